@@ -1,0 +1,246 @@
+"""The composition root: the only place that turns a configuration into objects, and the tables of what there is."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from selfpatch import distributed
+from selfpatch.config import RunConfig
+from selfpatch.data.crops import ViewRecipe, dino_views
+from selfpatch.data.index import ImageIndex
+from selfpatch.data.loader import CropLoader
+from selfpatch.nn.backbones import SIZES, Backbone, ViTShape, build_backbone, build_timm
+from selfpatch.nn.branch import Branch
+from selfpatch.optim import Schedule
+from selfpatch.pretraining import Clipping, LoopSettings, Pretrainer
+from selfpatch.weights import TIMM, LoadReport, Weights, load_backbone, read_weights
+
+METHODS = {
+    "dino": "selfpatch.methods.dino:DINO",
+}
+OBJECTIVES = {
+    "selfpatch": "selfpatch.objectives.selfpatch:SelfPatch",
+}
+
+
+def find(table: Mapping[str, str], name: str, kind: str) -> Any:
+    """The class or function behind a name of a table.
+
+    Raises:
+        ValueError: the table has no such name.
+    """
+    if name not in table:
+        raise ValueError(f"unknown {kind} {name!r}; use one of: {', '.join(sorted(table))}")
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def backbone_shape(config: RunConfig) -> ViTShape:
+    """The architecture that a configuration names.
+
+    Raises:
+        ValueError: the model is unknown, or what is set does not go with it.
+    """
+    b = config.backbone
+    if config.model in SIZES:
+        width, depth, heads = SIZES[config.model]
+        patch = 16 if config.patch_size is None else config.patch_size
+        if patch < 1:
+            raise ValueError(f"patch_size is {patch}; it must be above 0, e.g. 16")
+        shape = ViTShape(
+            embed_dim=b.embed_dim or width,
+            depth=b.depth or depth,
+            num_heads=b.num_heads or heads,
+            patch_size=patch,
+            grid=max(1, config.crops.global_size // patch),
+            position_embedding=b.position_embedding,
+        )
+        if shape.embed_dim % shape.num_heads:
+            raise ValueError(
+                f"width {shape.embed_dim} cannot be split into {shape.num_heads} attention heads; change backbone.num_heads"
+            )
+        return shape
+    own = {
+        "patch_size": config.patch_size,
+        "backbone.embed_dim": b.embed_dim,
+        "backbone.depth": b.depth,
+        "backbone.num_heads": b.num_heads,
+    }
+    for name, value in own.items():
+        if value is not None:
+            raise ValueError(f"{name} is {value}, but the timm model {config.model!r} has its own; leave it out")
+    shape = build_timm(config.model.removeprefix(TIMM)).shape
+    return replace(shape, grid=max(1, config.crops.global_size // shape.patch_size))
+
+
+def make_pretrainer(config: RunConfig) -> tuple[Pretrainer, LoadReport | None]:
+    """The network of a run, freshly initialised from its seed, or from `config.init`, and how the latter matched.
+
+    Raises:
+        ValueError: an unknown name or setting, a patch that does not divide a crop, weights that do not fit.
+    """
+    classes = _classes(config)
+    shape = backbone_shape(config)
+    weights = None if config.init is None else read_weights(config.init)
+    if weights is not None:
+        shape = replace(shape, grid=weights.shape.grid)
+    torch.manual_seed(config.seed)
+    objectives = {
+        name: _make_component(cls, name, config.components.get(name, {}), shape) for name, cls in classes.items()
+    }
+    pool = _only_pool(objectives)
+    backbone = build_backbone(shape if pool is None else shape.for_pool(), drop_path=config.backbone.drop_path)
+    _check_crops(backbone, config)
+    report = None if weights is None else load_backbone(backbone, weights, allow_partial=config.allow_partial)
+    student = Branch(backbone, pool, _all_heads(objectives))
+    return Pretrainer(student, objectives, _loss_weights(config, objectives)), report
+
+
+def _classes(config: RunConfig) -> dict[str, type[nn.Module]]:
+    """The method and the objectives by name, in that order."""
+    known = {**METHODS, **OBJECTIVES}
+    for name in config.components:
+        if name not in known:
+            raise ValueError(f"{name!r} is neither a setting of a run nor a method or objective; there are: {', '.join(known)}")
+    objectives = {name: find(OBJECTIVES, name, "objective") for name in config.objectives}
+    return {config.method: find(METHODS, config.method, "method"), **objectives}
+
+
+def _make_component(cls: type[nn.Module], name: str, settings: Mapping[str, Any], shape: ViTShape) -> nn.Module:
+    """A method or objective; its settings are the keyword arguments of its constructor. Width and heads are the backbone's."""
+    accepted = inspect.signature(cls).parameters
+    of_backbone = {"dim": shape.embed_dim, "num_heads": shape.num_heads}
+    offered = {key: p.default for key, p in accepted.items() if key not in of_backbone}
+    for key, value in settings.items():
+        if key not in offered:
+            raise ValueError(f"{name} has no setting {key!r}; it has: {', '.join(offered)}")
+        numeric = isinstance(offered[key], int | float) and not isinstance(value, int | float | str)
+        if numeric or isinstance(offered[key], bool) != isinstance(value, bool):
+            raise ValueError(f"{name}.{key} is {value!r}; a value like {offered[key]!r} is needed")
+    return cls(**{k: v for k, v in of_backbone.items() if k in accepted}, **settings)
+
+
+def _only_pool(objectives: Mapping[str, nn.Module]) -> nn.Module | None:
+    pools = {name: pool for name, o in objectives.items() if (pool := o.pool()) is not None}
+    if len(pools) > 1:
+        raise ValueError(f"{' and '.join(pools)} each bring a pool for the image token; only one can")
+    return next(iter(pools.values()), None)
+
+
+def _all_heads(objectives: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    heads: dict[str, nn.Module] = {}
+    for name, objective in objectives.items():
+        own = objective.heads()
+        twice = heads.keys() & own.keys()
+        if twice:
+            raise ValueError(f"{name} brings a head {', '.join(twice)!r} that another method or objective brings too")
+        heads |= own
+    return heads
+
+
+def _loss_weights(config: RunConfig, objectives: Mapping[str, nn.Module]) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for objective in objectives.values():
+        weights |= objective.loss_weights
+    for name, weight in config.loss_weights.items():
+        if name not in weights:
+            raise ValueError(f"loss_weights names {name!r}, which is no loss here; the losses are: {', '.join(weights)}")
+        weights[name] = float(weight)
+    return weights
+
+
+def _check_crops(backbone: Backbone, config: RunConfig) -> None:
+    backbone.check_size(config.crops.global_size, config.crops.global_size)
+    if config.crops.num_local:
+        backbone.check_size(config.crops.local_size, config.crops.local_size)
+
+
+def view_recipes(config: RunConfig) -> tuple[ViewRecipe, ...]:
+    return dino_views(**asdict(config.crops))
+
+
+def make_loader(config: RunConfig, index: ImageIndex, places: np.ndarray, device: torch.device) -> CropLoader:
+    """The training stream of this process.
+
+    Raises:
+        ValueError: as `CropLoader`.
+    """
+    return CropLoader(
+        index,
+        places,
+        view_recipes(config),
+        batch_size=config.batch_size,
+        accumulate=config.accumulate,
+        seed=config.seed,
+        workers=config.loader.workers,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        max_bad=config.loader.max_bad,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def make_schedule(config: RunConfig, steps_per_epoch: int) -> Schedule:
+    o = config.optimizer
+    return Schedule(
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        peak_lr=o.base_lr * config.batch_size / 256,
+        min_lr=o.min_lr,
+        warmup_epochs=o.warmup_epochs,
+        weight_decay=o.weight_decay,
+        weight_decay_end=o.weight_decay_end,
+        teacher_momentum=o.teacher_momentum,
+        teacher_temp=o.teacher_temp,
+        warmup_teacher_temp=o.warmup_teacher_temp,
+        teacher_patch_temp=o.teacher_patch_temp,
+        warmup_teacher_patch_temp=o.warmup_teacher_patch_temp,
+        warmup_teacher_temp_epochs=o.warmup_teacher_temp_epochs,
+        freeze_last_layer_epochs=o.freeze_last_layer_epochs,
+    )
+
+
+def make_clipping(config: RunConfig) -> Clipping:
+    return Clipping(config.optimizer.clip, config.optimizer.clip_mode)
+
+
+def make_loop_settings(config: RunConfig, device: torch.device) -> LoopSettings:
+    return LoopSettings(
+        seed=config.seed,
+        autocast=autocast_dtype(config.precision, device),
+        log_every=config.watch.log_every,
+        evaluate_every=config.watch.evaluate_every,
+        checkpoint_minutes=config.checkpoint.every_minutes,
+        checkpoint_steps=config.checkpoint.every_steps,
+        keep=config.checkpoint.keep,
+        keep_every_epochs=config.checkpoint.keep_every_epochs,
+        max_nonfinite=config.checkpoint.max_nonfinite,
+    )
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """bf16 where it was asked for, or where `auto` finds that the device computes it in hardware; None: float32 throughout."""
+    if precision == "auto":
+        fast = {
+            "cuda": lambda: torch.cuda.get_device_capability(device) >= (8, 0),
+            "cpu": lambda: "avx512_bf16" in _cpu_flags(),
+        }
+        precision = "bf16" if device.type in fast and fast[device.type]() else "fp32"
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        with open("/proc/cpuinfo") as file:
+            line = next((line for line in file if line.startswith("flags")), "")
+    except OSError:  # no Linux
+        return set()
+    return set(line.split())

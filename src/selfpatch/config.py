@@ -1,0 +1,338 @@
+"""The settings of a run: frozen dataclasses, a recipe laid over their defaults, options laid over the recipe.
+
+Nothing heavy is imported here, so that `selfpatch pretrain --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+
+SAMPLES = "samples"
+"""The value of `--data` that stands for the built-in sample photographs."""
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """What the model's name leaves open. None: the model's own."""
+
+    embed_dim: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    drop_path: float = 0.1
+    """Student only; the teacher drops nothing."""
+    position_embedding: Literal["released", "size"] = "released"
+    """How position embeddings are interpolated to another grid: as the released code of DINO does, or timm's way."""
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """Multi-crop and its augmentation (DINO, arXiv 2104.14294, appendix; SelfPatch uses the same)."""
+
+    global_size: int = 224
+    global_scale: tuple[float, float] = (0.25, 1.0)
+    """Area of a global crop as a share of the image's."""
+    num_local: int = 8
+    local_size: int = 96
+    local_scale: tuple[float, float] = (0.05, 0.25)
+    flip: float = 0.5
+    jitter: float = 0.8
+    """Probability of colour jitter."""
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    grey: float = 0.2
+    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    """Probability of blur in global crop 1, in global crop 2, in each local crop."""
+    blur_radius: tuple[float, float] = (0.1, 2.0)
+    """Range of the Gaussian's standard deviation, in pixels of the crop."""
+    solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
+    """Probability of solarization in global crop 1, in global crop 2, in each local crop."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and the schedules of DINO's released code."""
+
+    base_lr: float = 5e-4
+    """Learning rate for a batch of 256; the peak is base_lr * batch / 256."""
+    min_lr: float = 1e-6
+    warmup_epochs: float = 10
+    weight_decay: float = 0.04
+    weight_decay_end: float = 0.4
+    clip: float = 3.0
+    """Largest gradient norm; 0 clips nothing."""
+    clip_mode: Literal["tensor", "global"] = "tensor"
+    """Clip each parameter tensor by itself, as the released code does, or all of them together."""
+    freeze_last_layer_epochs: float = 1
+    teacher_momentum: float = 0.996
+    teacher_temp: float = 0.04
+    warmup_teacher_temp: float = 0.04
+    teacher_patch_temp: float | None = None
+    """Final temperature of a patch loss that has a schedule of its own (iBOT); None: as `teacher_temp`."""
+    warmup_teacher_patch_temp: float | None = None
+    warmup_teacher_temp_epochs: float = 0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    workers: int | None = None
+    """Loader processes of each training process; None: one fewer than its share of the cores. Samples do not depend on it."""
+    max_bad: float = 0.01
+    """The run stops when more than this share of the images that were read are unreadable."""
+    held_out: int = 32
+    """Images kept out of training to measure on (at most a tenth of the data); 0 measures on none."""
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    evaluate_every: float = 1
+    """Epochs between two rounds of dense meter, k-NN and picture sheet; 0: only at the end."""
+    knn_images: int = 1000
+    """Images of the labelled folder that the k-NN meter uses at most; 0 turns it off."""
+    picture_images: int = 6
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every_minutes: float = 10
+    every_steps: int = 0
+    """Also after every so many steps; 0: by time and at each epoch's end only."""
+    keep: int = 2
+    """Most recent checkpoints that are kept."""
+    keep_every_epochs: int = 0
+    """Checkpoints of every so many epochs are kept for good; 0: none."""
+    max_nonfinite: int = 5
+    """Stop after this many steps in a row with a loss or gradient that is not finite."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run. `components` holds the settings of methods and objectives by name: the keyword arguments of
+    their constructors, written `--selfpatch.k 2` or, in a recipe, `selfpatch: {k: 2}`."""
+
+    data: str = SAMPLES
+    """Folder of images (any nesting), a text file of paths, or `samples`: the built-in photographs."""
+    out: str | None = None
+    """Run directory; None: runs/<data>-<method>-<objective>. One that has files in it is refused."""
+    recipe: str | None = None
+    """Name of a built-in recipe or path of a YAML file; None: chosen by the number of images."""
+    method: str = "dino"
+    objective: str = "selfpatch"
+    """Patch-level objective, several joined by `+`, or `none`."""
+    model: str = "vit_small"
+    """vit_tiny, vit_small, vit_base, or the name of any timm ViT."""
+    patch_size: int | None = None
+    """Side of a patch in pixels; None: 16, or what the timm name says."""
+    init: str | None = None
+    """Weights to start the backbone from: a run directory, a released checkpoint, a .safetensors file or timm:NAME."""
+    allow_partial: bool = False
+    """Accept `init` weights that leave parts of the backbone as initialised."""
+    epochs: float = 300
+    batch_size: int = 1024
+    """Images a step, over all processes and accumulated micro-batches."""
+    accumulate: int = 1
+    """Micro-batches a step, for a batch that does not fit into memory; the result is that of the whole batch."""
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    """Weight of each loss by name; 1 where not given, except the defaults that the objectives state."""
+    backbone: BackboneConfig = BackboneConfig()
+    crops: CropConfig = CropConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loader: DataConfig = DataConfig()
+    watch: WatchConfig = WatchConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        return tuple(name for name in self.objective.split("+") if name not in ("", "none"))
+
+    def override(self, values: Mapping[str, Any]) -> RunConfig:
+        """This configuration with nested `values` laid over it; a section that is no field of a run belongs to a component.
+
+        Raises:
+            ValueError: an unknown key, or a value of the wrong type.
+        """
+        components = {name: dict(settings) for name, settings in self.components.items()}
+        values = dict(values)
+        sections = {**dict(values.pop("components", {}) or {})}
+        for name in [k for k in values if k not in _field_types(RunConfig)]:
+            if not isinstance(values[name], Mapping):
+                raise ValueError(_unknown_key(name, _field_types(RunConfig), "a run's setting"))
+            sections[name] = values.pop(name)
+        for name, settings in sections.items():
+            components.setdefault(name, {}).update(settings)
+        return dataclasses.replace(_override(self, values, "run"), components=components)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested values, as `config.yaml` holds them and `override` reads them."""
+        plain = _plain(dataclasses.asdict(self))
+        return plain | plain.pop("components")
+
+    def validate(self) -> RunConfig:
+        """Checks what can be checked without data, model or device.
+
+        Raises:
+            ValueError: one sentence that names the setting, what was got and what is allowed.
+        """
+        for name, value in [("epochs", self.epochs), ("batch_size", self.batch_size), ("accumulate", self.accumulate)]:
+            if value <= 0:
+                raise ValueError(f"{name} is {value}; it must be above 0")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} cannot be split into {self.accumulate} micro-batches; let accumulate divide it")
+        for name, scale in [("global_scale", self.crops.global_scale), ("local_scale", self.crops.local_scale)]:
+            if not 0 < scale[0] <= scale[1] <= 1:
+                raise ValueError(f"crops.{name} is {list(scale)}; use [low, high] with 0 < low <= high <= 1")
+        shares = {
+            "crops.flip": self.crops.flip, "crops.jitter": self.crops.jitter, "crops.grey": self.crops.grey,
+            "loader.max_bad": self.loader.max_bad, "backbone.drop_path": self.backbone.drop_path,
+            "optimizer.teacher_momentum": self.optimizer.teacher_momentum,
+        }  # fmt: skip
+        shares |= {f"crops.blur[{i}]": p for i, p in enumerate(self.crops.blur)}
+        shares |= {f"crops.solarize[{i}]": p for i, p in enumerate(self.crops.solarize)}
+        for name, value in shares.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
+        for name, temp in [("teacher_temp", self.optimizer.teacher_temp), ("warmup_teacher_temp", self.optimizer.warmup_teacher_temp)]:
+            if temp <= 0:
+                raise ValueError(f"optimizer.{name} is {temp}; a temperature must be above 0")
+        if self.crops.num_local < 0:
+            raise ValueError(f"crops.num_local is {self.crops.num_local}; use 0 for no local crops")
+        return self
+
+
+def recipe_names() -> list[str]:
+    folder = resources.files("selfpatch") / "recipes"
+    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_recipe(name: str) -> RunConfig:
+    """A built-in recipe by name, or a YAML file by path, laid over the defaults.
+
+    Raises:
+        ValueError: there is no such recipe, it is not YAML, or it has a key that nothing reads.
+    """
+    built_in = resources.files("selfpatch") / "recipes" / f"{name}.yaml"
+    if built_in.is_file():
+        text = built_in.read_text()
+    elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
+        text = Path(name).read_text()
+    else:
+        raise ValueError(f"no recipe {name!r}; use the path of a .yaml file or one of: {', '.join(recipe_names())}")
+    return RunConfig().override(parse_yaml(text, name) | {"recipe": name})
+
+
+def choose_recipe(num_images: int, data: str) -> str:
+    """The recipe for a folder of so many images, when none was named."""
+    if data == SAMPLES:
+        return "samples"
+    for limit, name in [(3_000, "small-1k"), (30_000, "small-10k"), (500_000, "small-100k")]:
+        if num_images <= limit:
+            return name
+    return "selfpatch-dino-vits16"
+
+
+def parse_yaml(text: str, name: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{name} holds a {type(values).__name__}; a mapping of settings is needed")
+    return values
+
+
+def nested(options: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """`[("selfpatch.k", "2")]` -> `{"selfpatch": {"k": 2}}`; dashes in names read as underscores, values as YAML."""
+    result: dict[str, Any] = {}
+    for path, text in options:
+        *sections, key = path.replace("-", "_").split(".")
+        place = result
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = yaml.safe_load(text)
+    return result
+
+
+def _override(config: Any, values: Mapping[str, Any], where: str) -> Any:
+    kinds = _field_types(type(config))
+    changes = {}
+    for key, value in values.items():
+        if key not in kinds:
+            raise ValueError(_unknown_key(key, kinds, f"a setting of {where}"))
+        name = key if where == "run" else f"{where}.{key}"
+        current = getattr(config, key)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{name} is {value!r}; a mapping of settings is needed: {', '.join(_field_types(type(current)))}")
+            changes[key] = _override(current, value, name)
+        elif get_origin(kinds[key]) is Mapping or kinds[key] is Mapping:
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{name} is {value!r}; a mapping of names to values is needed")
+            changes[key] = {**current, **value}
+        else:
+            changes[key] = _convert(value, kinds[key], name)
+    return dataclasses.replace(config, **changes)
+
+
+def _convert(value: Any, kind: Any, name: str) -> Any:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        return _convert(value, next(k for k in inner if k is not type(None)), name)
+    if origin is Literal:
+        if value not in inner:
+            raise ValueError(f"{name} is {value!r}; use one of: {', '.join(map(str, inner))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple) or len(value) != len(inner):
+            raise ValueError(f"{name} is {value!r}; {len(inner)} values are needed")
+        return tuple(_convert(v, k, name) for v, k in zip(value, inner, strict=True))
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:  # YAML reads 1e-3, without a dot, as text
+            return float(value)
+        except ValueError:
+            pass
+    if kind is str and isinstance(value, str | int):
+        return str(value)
+    raise ValueError(f"{name} is {value!r}; a value of type {getattr(kind, '__name__', kind)} is needed")
+
+
+def _field_types(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls)}
+
+
+def _unknown_key(key: str, known: Iterable[str], what: str) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    return f"{key!r} is not {what}; {hint}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value

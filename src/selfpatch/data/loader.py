@@ -1,0 +1,290 @@
+"""The training stream: which images and which crops each step sees, on each process.
+
+Everything derives from (seed, epoch, sample, view), so the stream is the same for any number of workers, is shared out
+over any number of processes, and starts at any step without replaying what came before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from selfpatch.data.crops import ViewParameters, ViewRecipe, draw_view, generator
+from selfpatch.data.index import ImageIndex
+from selfpatch.data.reading import BadImage, read_image
+from selfpatch.data.rendering import render as render_plain
+from selfpatch.types import Views
+
+Render = Callable[[Image.Image, int, ViewParameters], Tensor]
+"""(upright RGB image, side of the view, parameters) -> uint8 [3, side, side]."""
+
+Box = tuple[int, int, int, int, bool]
+"""A row of `Views.boxes`: (left, top, width, height, flipped)."""
+
+PART_SIZE = 32
+"""Images that a worker hands over at once; whole batches would hold up the first step and fill the shared memory."""
+MAX_WORKERS = 16
+REPLACEMENTS = 20
+"""Other images that are tried in place of an unreadable one."""
+JUDGED_FROM = 100
+"""Distinct images that must have been read (or one epoch) before the share of unreadable ones is judged."""
+
+# Streams of `generator` beside those of the views, which count from 0.
+_REPLACEMENT_STREAM = 2**32
+_ORDER_STREAM = 2**32 + 1
+
+
+class _Request(NamedTuple):
+    epoch: int
+    samples: np.ndarray  # [images] places
+
+
+class _Part(NamedTuple):
+    views: Views | None  # None: too many unreadable images in a row
+    tried: list[int]  # places of all images that were opened
+    bad: dict[str, str]  # reason by path
+
+
+class CropLoader:
+    """Multi-crop batches of an index.
+
+    An epoch's order is a permutation from (seed, epoch). A step's batch is a slice of it; its micro-batches are slices
+    of the batch, in order, and each process takes a slice of each micro-batch, in order of rank. The tail of an epoch
+    that fills no batch is dropped.
+
+    An unreadable image is replaced by another one, which is drawn from (seed, epoch, sample) too and cropped with the
+    random numbers of the sample that it stands in for.
+
+    Attributes:
+        bad: why each unreadable file that this process met was unreadable, by path.
+        steps_per_epoch: whole batches in an epoch.
+    """
+
+    def __init__(
+        self,
+        index: ImageIndex,
+        places: np.ndarray,
+        recipes: Sequence[ViewRecipe],
+        *,
+        num_global: int = 2,
+        batch_size: int,
+        accumulate: int = 1,
+        seed: int,
+        workers: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        max_bad: float = 0.01,
+        pin_memory: bool = False,
+        render: Render = render_plain,
+    ) -> None:
+        """
+        Args:
+            index: the images.
+            places: [n] those to train on.
+            recipes: one a view, global views first; all global views are of one size, and so are all local ones.
+            num_global: how many of the recipes are global views.
+            batch_size: images a step, over all processes and micro-batches.
+            accumulate: micro-batches a step.
+            seed: of order and crops.
+            workers: loader processes; None: `default_workers()`; 0: all in this process. Does not change the stream.
+            rank: this process's number.
+            world_size: number of training processes.
+            max_bad: largest share of unreadable images, of the distinct ones that were read.
+            pin_memory: gather batches in page-locked memory, so that copies to a CUDA device overlap with computing.
+            render: turns an image and drawn parameters into pixels.
+
+        Raises:
+            ValueError: the batch is larger than the data or cannot be shared out, or the recipes' sizes differ.
+        """
+        shares = world_size * accumulate
+        if batch_size < 1 or batch_size % shares:
+            raise ValueError(
+                f"a batch of {batch_size} images cannot be shared out over {world_size} processes x {accumulate} "
+                f"micro-batches; use a multiple of {shares}"
+            )
+        if batch_size > len(places):
+            largest = len(places) // shares * shares
+            advice = f"use --batch-size {largest} or less, or more images" if largest else "use more images"
+            raise ValueError(f"a batch of {batch_size} images is larger than the data, {len(places)} images; {advice}")
+        self._places = np.asarray(places, np.int64)
+        self._crops = _Crops(index, self._places, recipes, num_global, seed, render)
+        self._batch_size = batch_size
+        self._share = batch_size // shares  # images of one micro-batch on this process
+        self._accumulate = accumulate
+        self._seed = seed
+        self._workers = default_workers() if workers is None else workers
+        self._rank = rank
+        self._world_size = world_size
+        self._max_bad = max_bad
+        self._pin_memory = pin_memory
+        self._order: tuple[int, np.ndarray] | None = None
+        self._tried = np.zeros(len(index), bool)
+        self._steps_given = 0
+        self.bad: dict[str, str] = {}
+        self.steps_per_epoch = len(places) // batch_size
+
+    def samples(self, step: int) -> np.ndarray:
+        """[accumulate, B] the places that this process's micro-batches of a step are made of."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        samples = self._epoch_order(epoch)[batch * self._batch_size : (batch + 1) * self._batch_size]
+        return samples.reshape(self._accumulate, self._world_size, -1)[:, self._rank]
+
+    def steps(self, first: int, last: int) -> Iterator[list[Views]]:
+        """What this process trains on in the steps `first`, ..., `last` - 1; steps count through the epochs.
+
+        Yields:
+            For each step its micro-batches: `accumulate` Views, uint8, on the CPU.
+
+        Raises:
+            ValueError: more than `max_bad` of the images are unreadable, or no readable one was found in place of one.
+        """
+        loader = DataLoader(
+            self._crops,
+            batch_size=None,  # one request is one part already
+            sampler=self._requests(first, last),
+            num_workers=self._workers,
+            collate_fn=_unchanged,
+            generator=torch.Generator(),  # or else it would draw from, and so change, the random state of the training
+        )
+        parts = iter(loader)
+        for _ in range(first, last):
+            micro_batches = [self._gather(parts) for _ in range(self._accumulate)]
+            self._steps_given += 1
+            self._judge()
+            yield micro_batches
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        if self._order is None or self._order[0] != epoch:
+            # Sorting draws, not Generator.permutation, whose stream NumPy may change.
+            draws = generator(self._seed, epoch, 0, _ORDER_STREAM).random(len(self._places))
+            self._order = epoch, self._places[np.argsort(draws, kind="stable")]
+        return self._order[1]
+
+    def _requests(self, first: int, last: int) -> Iterator[_Request]:
+        for step in range(first, last):
+            for samples in self.samples(step):
+                for start in range(0, self._share, PART_SIZE):
+                    yield _Request(step // self.steps_per_epoch, samples[start : start + PART_SIZE])
+
+    def _gather(self, parts: Iterator[_Part]) -> Views:
+        """One micro-batch from the next parts."""
+        views = []
+        for _ in range(0, self._share, PART_SIZE):
+            part = next(parts)
+            self._tried[part.tried] = True
+            self.bad |= part.bad
+            if part.views is None:
+                path, reason = next(reversed(part.bad.items()))
+                raise ValueError(
+                    f"{1 + REPLACEMENTS} images drawn one after the other are unreadable, e.g. {path}: {reason}; "
+                    "give a folder or a list of images that can be read"
+                )
+            views.append(part.views)
+        local_crops = [v.local_crops for v in views if v.local_crops is not None]
+        return Views(
+            global_crops=_join([v.global_crops for v in views], 1, self._pin_memory),
+            local_crops=_join(local_crops, 1, self._pin_memory) if local_crops else None,
+            boxes=_join([v.boxes for v in views], 1, self._pin_memory),
+            samples=_join([v.samples for v in views], 0, self._pin_memory),
+        )
+
+    def _judge(self) -> None:
+        distinct = int(np.count_nonzero(self._tried)) if self.bad else 0
+        judged = distinct >= JUDGED_FROM or self._steps_given >= self.steps_per_epoch
+        if judged and len(self.bad) > self._max_bad * distinct:
+            path, reason = next(iter(self.bad.items()))
+            raise ValueError(
+                f"{len(self.bad)} of the {distinct} images read so far are unreadable, more than a share of "
+                f"{self._max_bad:g}, e.g. {path}: {reason}; remove them, or allow more with --loader.max-bad"
+            )
+
+
+class _Crops(Dataset[_Part]):
+    """What runs in the workers: reads the images of a request, draws and renders their views."""
+
+    def __init__(
+        self,
+        index: ImageIndex,
+        places: np.ndarray,
+        recipes: Sequence[ViewRecipe],
+        num_global: int,
+        seed: int,
+        render: Render,
+    ) -> None:
+        sizes = [recipe.size for recipe in recipes]
+        if not 1 <= num_global <= len(recipes):
+            raise ValueError(f"{num_global} global views were asked of {len(recipes)} recipes; use 1 to {len(recipes)}")
+        for kind, group in [("global", sizes[:num_global]), ("local", sizes[num_global:])]:
+            if len(set(group)) > 1:
+                raise ValueError(f"{kind} views of sizes {group} do not fit into one batch; give them one size")
+        self._index, self._places, self._recipes = index, places, recipes
+        self._num_global, self._seed, self._render = num_global, seed, render
+
+    def __getitem__(self, request: _Request) -> _Part:
+        tried: list[int] = []
+        bad: dict[str, str] = {}
+        views: list[list[Tensor]] = []  # [B][V]
+        boxes: list[list[Box]] = []  # [B][V]
+        samples: list[int] = []  # [B] those that were read, replacements included
+        for sample in request.samples.tolist():
+            image = self._read(request.epoch, sample, tried, bad)
+            if image is None:
+                return _Part(None, tried, bad)
+            samples.append(tried[-1])
+            parameters = [
+                draw_view(recipe, image.size, generator(self._seed, request.epoch, sample, view))
+                for view, recipe in enumerate(self._recipes)
+            ]
+            views.append([self._render(image, r.size, p) for r, p in zip(self._recipes, parameters, strict=True)])
+            boxes.append([p.box for p in parameters])
+        return _Part(self._stack(views, boxes, samples), tried, bad)
+
+    def _read(self, epoch: int, sample: int, tried: list[int], bad: dict[str, str]) -> Image.Image | None:
+        """The image of a sample, or another one if it is unreadable; None if those are unreadable too."""
+        draws = generator(self._seed, epoch, sample, _REPLACEMENT_STREAM).random(REPLACEMENTS)
+        for place in [sample, *self._places[(draws * len(self._places)).astype(np.int64)].tolist()]:
+            tried.append(place)
+            try:
+                return read_image(self._index.path(place))
+            except BadImage as error:
+                bad[error.path] = error.reason
+        return None
+
+    def _stack(self, views: list[list[Tensor]], boxes: list[list[Box]], samples: list[int]) -> Views:
+        by_view = [list(crops) for crops in zip(*views, strict=True)]  # [V][B]
+        first_local = self._num_global
+        return Views(
+            global_crops=torch.stack([torch.stack(crops) for crops in by_view[:first_local]]),
+            local_crops=torch.stack([torch.stack(crops) for crops in by_view[first_local:]])
+            if by_view[first_local:]
+            else None,
+            boxes=torch.tensor(boxes, dtype=torch.float32).transpose(0, 1).contiguous(),
+            samples=torch.tensor(samples, dtype=torch.int64),
+        )
+
+
+def default_workers() -> int:
+    """One fewer than this process's share of the cores it may use, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine, as torchrun says
+    return min(MAX_WORKERS, max(0, cores // processes - 1))
+
+
+def _join(parts: list[Tensor], dim: int, pin_memory: bool) -> Tensor:
+    if len(parts) == 1 and not pin_memory:
+        return parts[0]
+    shape = list(parts[0].shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    joined = torch.empty(shape, dtype=parts[0].dtype, pin_memory=pin_memory)
+    return torch.cat(parts, dim, out=joined)
+
+
+def _unchanged(part: Any) -> Any:
+    return part

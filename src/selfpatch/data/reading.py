@@ -1,0 +1,75 @@
+"""One image file as an upright 8-bit RGB picture, whatever the file holds."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+WIDE_GREY = ("I", "F")
+"""First letters of the modes that hold more than 8 bits a pixel: I, I;16, I;16B, ..., F."""
+
+
+class BadImage(ValueError):
+    """A file that is missing, empty, truncated, no image, or too large to be decoded safely."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(str(path), reason)  # both, so that it survives pickling
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot read {self.path}: {self.reason}"
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Reads the first frame of an image as RGB.
+
+    - The EXIF orientation is applied.
+    - Alpha is dropped and the colours below it are kept, as all published loaders do (`convert("RGB")`); a palette with
+      transparency goes through RGBA first, so that its colours survive.
+    - Grey of 16 bits is scaled to 8, 65535 to 255; Pillow's own conversion would clip it at 255. Integers beyond 16
+      bits, and floats outside [0, 1], have no agreed white: the image's own range is stretched to [0, 255].
+
+    Raises:
+        BadImage: the file is missing, empty, truncated or no image, or has more pixels than Pillow decodes
+            (twice `PIL.Image.MAX_IMAGE_PIXELS`: a decompression bomb, or a picture to be tiled first).
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            _turn_upright(image)
+            return _rgb(image)
+    except (
+        Exception
+    ) as error:  # decoders of damaged files raise nearly everything: OSError, SyntaxError, struct.error, ...
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise BadImage(path, reason) from error
+
+
+def _turn_upright(image: Image.Image) -> None:
+    with contextlib.suppress(Exception):  # broken EXIF is no reason to lose the picture
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(WIDE_GREY):
+        image = Image.fromarray(_to_8_bits(np.asarray(image)))
+    elif image.mode in ("La", "RGBa"):  # premultiplied; only un-premultiplying leads on
+        image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
+    elif image.mode == "PA" or "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    """[h, w] wide integers or floats -> uint8."""
+    wide = np.nan_to_num(values.astype(np.float64))
+    low, high = wide.min(), wide.max()
+    white = 1.0 if np.issubdtype(values.dtype, np.floating) else 65535.0
+    if low >= 0 and high <= white:
+        low, high = 0.0, white
+    span = high - low if high > low else 1.0
+    return np.rint((wide - low) * (255.0 / span)).astype(np.uint8)

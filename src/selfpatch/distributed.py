@@ -1,0 +1,110 @@
+"""Several processes, written so that it reads like one: on a single process each function is the identity."""
+
+from __future__ import annotations
+
+import datetime
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def is_main_process() -> bool:
+    return rank() == 0
+
+
+def start(device: str) -> torch.device:
+    """Joins the process group that torchrun announces, if any, and names this process's device.
+
+    Args:
+        device: `auto` (CUDA, then MPS, then CPU), or a torch device such as `cpu`, `cuda`, `cuda:1`, `mps`.
+
+    Raises:
+        ValueError: the device is unknown or not on this machine.
+    """
+    chosen = _device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_distributed():
+        # Both backends at once: tensors reduce over nccl on CUDA, and the stop flag over gloo without a host sync.
+        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=30))
+    return chosen
+
+
+def stop() -> None:
+    if is_distributed():
+        dist.destroy_process_group()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"device {name!r} was asked for, but torch sees no CUDA device; use --device cpu")
+        index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {name!r} was asked for, but torch sees no MPS device; use --device cpu")
+    return device
+
+
+def barrier() -> None:
+    if is_distributed():
+        dist.barrier()
+
+
+@torch.no_grad()
+def all_reduce_mean(x: Tensor) -> Tensor:
+    """The mean over processes, as a new tensor without gradient."""
+    if not is_distributed():
+        return x.detach().clone()
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def any_process(*flags: bool) -> tuple[bool, ...]:
+    """For each flag, whether it is raised on any process: one small all-reduce on the CPU."""
+    if not is_distributed():
+        return flags
+    raised = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+    return tuple(bool(x) for x in raised)
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        # Each process's loss depends on every process's x: the gradients of all of them belong to it.
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def all_reduce_sum_with_gradient(x: Tensor) -> Tensor:
+    """The sum over processes, through which gradients flow back to every process."""
+    return _AllReduceSum.apply(x) if is_distributed() else x

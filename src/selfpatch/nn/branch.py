@@ -1,0 +1,85 @@
+"""A branch: backbone, pool and heads together. The student is one; the teacher is the moving average of a copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from selfpatch.nn.backbones import Backbone, disable_drop_path
+from selfpatch.types import Encoding, Tokens
+
+
+def image_token(tokens: Tokens, pool: nn.Module | None) -> Tensor:
+    """[B, D] the pool's token over the raw patches, else the backbone's CLS token, else the mean of its patches."""
+    if pool is not None:
+        return pool(tokens.raw_patches.flatten(1, 2))
+    return tokens.patches.mean((1, 2)) if tokens.image is None else tokens.image
+
+
+class Branch(nn.Module):
+    """One side of the training: `crops -> Encoding`."""
+
+    def __init__(self, backbone: Backbone, pool: nn.Module | None, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pool = pool
+        self.heads = nn.ModuleDict(heads)
+
+    def forward(self, crops: Sequence[Tensor]) -> Encoding:
+        """Encodes groups of views of one resolution each.
+
+        Args:
+            crops: normalised [V, B, C, S, S] a resolution, the global crops' first.
+        """
+        grids, images = [], []
+        for views in crops:
+            tokens = self.backbone(views.flatten(0, 1))
+            grids.append(tokens)
+            images.append(image_token(tokens, self.pool).unflatten(0, views.shape[:2]))  # [V, B, D]
+        return Encoding(torch.cat(images), tuple(grids), dict(self.heads.items()), self.pool)
+
+    def make_teacher(self) -> Branch:
+        """A copy without gradients and without drop path; it stays in training mode, as its heads may hold batch norms."""
+        teacher = copy.deepcopy(self).requires_grad_(False)
+        disable_drop_path(teacher)
+        return teacher
+
+    @torch.no_grad()
+    def move_towards(self, student: Branch, momentum: float) -> None:
+        """This branch's parameters become momentum * own + (1 - momentum) * the student's; buffers stay its own."""
+        torch._foreach_lerp_(list(self.parameters()), list(student.parameters()), 1 - momentum)
+
+
+class BranchEncoder(nn.Module):
+    """A trained backbone and pool as an `Encoder`: what evaluations and pictures see.
+
+    Args:
+        normed_patches: give patch features after the trunk's final norm (DINO) instead of the last block's output (SelfPatch);
+            the same where the trunk has no final norm.
+    """
+
+    def __init__(self, backbone: Backbone, pool: nn.Module | None, *, normed_patches: bool = True) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pool = pool
+        self.normed_patches = normed_patches
+        self.dim, self.patch_size = backbone.dim, backbone.patch_size
+        self.mean, self.std = backbone.mean, backbone.std
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @torch.no_grad()
+    def patches(self, images: Tensor) -> Tensor:
+        """Normalised images [B, C, H, W] -> [B, D, h, w]."""
+        tokens = self.backbone(images.to(self.device))
+        return (tokens.patches if self.normed_patches else tokens.raw_patches).permute(0, 3, 1, 2).float()
+
+    @torch.no_grad()
+    def image(self, images: Tensor) -> Tensor:
+        """Normalised images [B, C, H, W] -> [B, D]."""
+        return image_token(self.backbone(images.to(self.device)), self.pool).float()

@@ -1,0 +1,132 @@
+"""Positive matching: which neighbours of a patch share its content (SelfPatch, arXiv 2206.07990, section 3.1)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Window = int | Literal["all"]
+Border = Literal["wrap", "clip"]
+
+
+class NeighbourTable(NamedTuple):
+    """The neighbours of each patch of a grid, itself left out."""
+
+    indices: Tensor
+    """[N, M] int64 flat patch indices, ascending; entries that are not valid come last and hold the patch's own index."""
+    valid: Tensor
+    """[N, M] bool."""
+    fewest: int
+    """Neighbours of the patch that has fewest."""
+
+
+class Positives(NamedTuple):
+    """The chosen neighbours of each patch."""
+
+    indices: Tensor
+    """[B, N, k] int64 flat patch indices, most similar first."""
+    valid: Tensor | None
+    """[B, N, k] bool, False where a patch has fewer than k neighbours; None where all have."""
+
+
+def check_matching(k: int, window: Window, border: Border) -> None:
+    """Raises ValueError where k, window and border make no sense together, whatever the grid."""
+    if window != "all" and (not isinstance(window, int) or window < 3 or window % 2 == 0):
+        raise ValueError(f"window is {window!r}; use an odd number from 3 on, or 'all'")
+    if border not in ("wrap", "clip"):
+        raise ValueError(f"border is {border!r}; use 'wrap' (as released) or 'clip'")
+    if k < 1:
+        raise ValueError(f"k is {k}; at least 1 positive is needed")
+    if window != "all" and k > window * window - 1:
+        raise ValueError(
+            f"k is {k}, but a {window}x{window} window has {window * window - 1} neighbours; lower k or widen the window"
+        )
+
+
+def neighbour_table(
+    h: int, w: int, window: Window = 3, border: Border = "wrap", device: torch.device | None = None
+) -> NeighbourTable:
+    """The neighbours of every patch of an h x w grid.
+
+    Args:
+        window: odd side of the square neighbourhood, or `all`: every other patch of the grid.
+        border: `wrap` goes around the image border like a torus (the released code); `clip` keeps to the image.
+
+    Returns:
+        N = h*w rows of M entries: window^2 - 1, or N - 1 for `all`. Where a window meets itself around a small torus, each patch
+        counts once.
+
+    Raises:
+        ValueError: the window is neither odd and at least 3 nor `all`, the border is unknown, or the grid has one patch only.
+    """
+    check_matching(1, window, border)
+    if h * w < 2:
+        raise ValueError(f"a grid of {h} x {w} patches has no neighbours; use larger crops or smaller patches")
+    table = _table(h, w, window, border)
+    return table._replace(indices=table.indices.to(device), valid=table.valid.to(device))
+
+
+@lru_cache(maxsize=64)
+def _table(h: int, w: int, window: Window, border: Border) -> NeighbourTable:
+    own = torch.arange(h * w)
+    if window == "all":
+        others = own.expand(h * w, -1)[~torch.eye(h * w, dtype=torch.bool)].view(h * w, h * w - 1)
+        return NeighbourTable(others, torch.ones_like(others, dtype=torch.bool), h * w - 1)
+    offsets = torch.arange(window) - window // 2
+    dy, dx = (o.flatten() for o in torch.meshgrid(offsets, offsets, indexing="ij"))
+    elsewhere = (dy != 0) | (dx != 0)
+    y = own[:, None] // w + dy[elsewhere]  # [N, M]
+    x = own[:, None] % w + dx[elsewhere]
+    inside = torch.ones_like(y, dtype=torch.bool) if border == "wrap" else (y >= 0) & (y < h) & (x >= 0) & (x < w)
+    flat = (y % h) * w + x % w
+    flat = torch.where(inside & (flat != own[:, None]), flat, h * w).sort(dim=1).values  # N stands for "no neighbour"
+    again = F.pad(flat[:, 1:] == flat[:, :-1], (1, 0))
+    flat = flat.masked_fill(again, h * w).sort(dim=1).values
+    valid = flat < h * w
+    return NeighbourTable(torch.where(valid, flat, own[:, None]), valid, int(valid.sum(1).min()))
+
+
+def neighbour_similarity_reference(features: Tensor, table: NeighbourTable) -> Tensor:
+    """Cosine similarity of each patch with each of its neighbours:
+
+        for b, i, m:  s[b, i, m] = cos(f[b, i], f[b, table.indices[i, m]])
+
+    Args:
+        features: [B, N, D].
+
+    Returns:
+        [B, N, M] float32, -inf where the table is not valid.
+    """
+    f = F.normalize(features.float(), dim=-1)
+    similarity = (f[:, :, None] * f[:, table.indices]).sum(-1)
+    return similarity.masked_fill(~table.valid, float("-inf"))
+
+
+def neighbour_similarity(features: Tensor, table: NeighbourTable) -> Tensor:
+    """`neighbour_similarity_reference` by one dense product, from which the neighbours are gathered: the [B, N, M, D] tensor of
+    gathered features never exists."""
+    f = F.normalize(features.float(), dim=-1)
+    dense = f @ f.transpose(1, 2)  # [B, N, N]
+    similarity = dense.gather(2, table.indices.expand(len(features), -1, -1))
+    return similarity.masked_fill(~table.valid, float("-inf"))
+
+
+@torch.no_grad()
+def top_positives(features: Tensor, k: int, table: NeighbourTable) -> Positives:
+    """The k most similar neighbours of each patch, P(i) of the paper.
+
+    Args:
+        features: [B, N, D] the teacher's patch features before any norm.
+
+    Raises:
+        ValueError: k exceeds the neighbours of the table.
+    """
+    if k > table.indices.shape[1]:
+        raise ValueError(f"k is {k}, but a patch has {table.indices.shape[1]} neighbours; lower k or widen the window")
+    similarity, place = neighbour_similarity(features, table).topk(k, dim=-1)
+    indices = table.indices.expand(len(features), -1, -1).gather(2, place)
+    return Positives(indices, None if k <= table.fewest else similarity > float("-inf"))

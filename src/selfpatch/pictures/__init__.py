@@ -1,0 +1,1 @@
+"""Pictures: what patch features look like, which patches they match, and how a run went."""

@@ -1,0 +1,73 @@
+"""Patch features as colours: their first three principal components, shown as red, green and blue."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LOW, HIGH = 0.01, 0.99
+"""Quantiles of a component that become 0 and 255, so that a few extreme patches do not flatten all others."""
+RELATIVE_FLOOR = 1e-5
+"""A component whose standard deviation is below this share of the features' size is rounding noise, and is drawn grey."""
+GREY = 128
+
+
+def pca_colours(features: Tensor, *, joint: bool = True) -> Tensor:
+    """Colours each patch by its coordinates on the first three principal components.
+
+    The signs are fixed (the largest loading of a component is positive), so that equal features give equal pictures. A component
+    that does not vary is mid-grey in its channel. Patches with a feature that is not finite are left out of the fit and drawn black.
+
+    Args:
+        features: [n, h, w, D] patch features of n images, any float type and device.
+        joint: one basis for all images, so that colours compare across them; otherwise each image has its own.
+
+    Returns:
+        [n, h, w, 3] uint8 on the CPU.
+
+    Raises:
+        ValueError: `features` is not [n, h, w, D].
+    """
+    if features.ndim != 4:
+        raise ValueError(f"features have shape {list(features.shape)}; patch features [n, h, w, D] are needed")
+    n, h, w, dim = features.shape
+    groups = features.detach().to("cpu", torch.float64).reshape(1 if joint else n, -1, dim)
+    return torch.stack([_colours(group) for group in groups]).reshape(n, h, w, 3)
+
+
+def principal_components(x: Tensor, count: int = 3) -> tuple[Tensor, Tensor]:
+    """Coordinates [M, count] of the rows of x [M, D] on their leading principal components, and the deviations [count] along them.
+
+    Where D < count, the missing components are zero.
+    """
+    centred = x - x.mean(0)
+    variances, directions = torch.linalg.eigh(centred.mT @ centred / len(x))  # ascending
+    variances, directions = variances.flip(0)[:count], directions.flip(1)[:, :count]
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    coordinates = centred @ (directions * largest.sign())
+    missing = count - len(variances)
+    deviations = variances.clamp(min=0).sqrt()
+    return torch.nn.functional.pad(coordinates, (0, missing)), torch.nn.functional.pad(deviations, (0, missing))
+
+
+def _colours(x: Tensor) -> Tensor:
+    """[M, D] -> [M, 3] uint8."""
+    finite = x.isfinite().all(-1)
+    colours = torch.zeros(len(x), 3, dtype=torch.uint8)
+    if not finite.any():
+        return colours
+    coordinates, deviations = principal_components(x[finite])
+    size = x[finite].square().sum(-1).mean().sqrt()
+    channels = [
+        _stretch(c) if d > RELATIVE_FLOOR * size else torch.full_like(c, GREY)
+        for c, d in zip(coordinates.mT, deviations, strict=True)
+    ]
+    colours[finite] = torch.stack(channels, -1).round().to(torch.uint8)
+    return colours
+
+
+def _stretch(values: Tensor) -> Tensor:
+    low, high = values.quantile(LOW), values.quantile(HIGH)
+    if high <= low:  # nearly all patches are equal: only the few that differ span the range
+        low, high = values.min(), values.max()
+    return ((values - low) / (high - low)).clamp(0, 1) * 255

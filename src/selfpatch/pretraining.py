@@ -1,0 +1,346 @@
+"""The whole algorithm: the `Pretrainer`, one step, and the loop over steps."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from selfpatch.distributed import all_reduce_mean, any_process, barrier, is_distributed, is_main_process, rank
+from selfpatch.nn.branch import Branch
+from selfpatch.nn.heads import StepState
+from selfpatch.ops.collapse import effective_rank
+from selfpatch.ops.images import normalise
+from selfpatch.optim import Schedule, clip_gradients, drop_last_layer_gradients, set_hyperparameters
+from selfpatch.run import RunDirectory
+from selfpatch.types import Encoding, Hyperparameters, Needs, Objective, Views
+from selfpatch.watching import CollapseWatch, ProgressBar, Speed, StopSignals
+
+
+METERS = frozenset({"effective_rank", "patch_rank", "entropy", "mean_entropy", "max_entropy"})
+"""Names of what `Pretrainer` measures beside its losses."""
+
+
+class Pretrainer(nn.Module):
+    """Student, teacher, an image-level method and any patch-level objectives. DDP wraps the whole: one forward a step.
+
+    Args:
+        student: its pool and heads are those that the objectives ask for.
+        objectives: by name, the image-level method first.
+        loss_weights: weight of each loss by its name.
+    """
+
+    def __init__(self, student: Branch, objectives: Mapping[str, nn.Module], loss_weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = student.make_teacher()
+        self.objectives = nn.ModuleDict(objectives)
+        self.loss_weights = dict(loss_weights)
+        self.needs = Needs()
+        for objective in self._objectives():
+            self.needs |= objective.needs
+
+    def _objectives(self) -> list[Objective]:
+        return list(self.objectives.values())  # type: ignore[arg-type]
+
+    def forward(self, views: Views, hp: Hyperparameters, with_meters: bool = False) -> dict[str, Tensor]:
+        """The weighted sum of the losses as `loss`, each unweighted loss by its name and, if asked for, the teacher's meters."""
+        student_crops = self._normalised(views)
+        teacher_crops = student_crops if self.needs.teacher_on_local_crops else student_crops[:1]
+        with torch.no_grad():
+            teacher = self.teacher(teacher_crops)
+        student = self.student(student_crops)
+        losses: dict[str, Tensor] = {}
+        for objective in self._objectives():
+            losses |= objective(student, teacher, views, hp)
+        total = torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
+        return {"loss": total, **losses, **(self._meters(teacher, hp) if with_meters else {})}
+
+    def _normalised(self, views: Views) -> list[Tensor]:
+        """The crops of each resolution as the network's input."""
+        backbone = self.student.backbone
+        groups = [views.global_crops]
+        if views.local_crops is not None and self.needs.local_crops:
+            groups.append(views.local_crops)
+        return [normalise(crops, backbone.mean, backbone.std) for crops in groups]
+
+    @torch.no_grad()
+    def _meters(self, teacher: Encoding, hp: Hyperparameters) -> dict[str, Tensor]:
+        meters = {
+            "effective_rank": effective_rank(teacher.image.flatten(0, 1)),
+            "patch_rank": effective_rank(teacher.grids[0].raw_patches.flatten(0, 2)),
+        }
+        for objective in self.objectives.values():
+            if hasattr(objective, "meters"):
+                meters |= objective.meters(teacher, hp)
+        return meters
+
+    def step_states(self) -> Iterator[StepState]:
+        return (module for module in self.modules() if isinstance(module, StepState))
+
+    def finish_step(self, teacher_momentum: float) -> None:
+        """After the optimizer's step: centres and queues take in the batch, the teacher follows the student."""
+        for state in self.step_states():
+            state.commit()
+        self.teacher.move_towards(self.student, teacher_momentum)
+
+    def discard_step(self) -> None:
+        """After a step that was not finite: nothing of it is kept."""
+        for state in self.step_states():
+            state.discard()
+
+
+@dataclass(frozen=True)
+class Clipping:
+    largest: float
+    mode: Literal["tensor", "global"]
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    values: dict[str, Tensor]
+    """Losses, gradient norm and meters by name."""
+    taken: bool
+    """Whether loss and gradient were finite on all processes; if not, nothing was changed."""
+    stop: bool
+    """Whether any process wishes to stop."""
+
+
+def training_step(
+    model: nn.Module,
+    micro_batches: Sequence[Views],
+    optimizer: torch.optim.Optimizer,
+    hp: Hyperparameters,
+    *,
+    clipping: Clipping,
+    autocast: torch.dtype | None = None,
+    with_meters: bool = False,
+    stop_requested: bool = False,
+) -> StepOutcome:
+    """One step of the algorithm: forward, backward, clip, AdamW, centres, teacher.
+
+    Args:
+        model: a `Pretrainer`, or DDP around one.
+        micro_batches: their mean is the batch; gradients and centres are those of the whole.
+        stop_requested: on this process; any process's wish counts on all.
+
+    Returns:
+        What came of it; the values are means over the micro-batches, meters those of the last.
+    """
+    pretrainer: Pretrainer = model.module if isinstance(model, DistributedDataParallel) else model  # type: ignore[assignment]
+    device_type = micro_batches[0].global_crops.device.type
+    set_hyperparameters(optimizer, hp)
+    optimizer.zero_grad(set_to_none=True)
+    outputs: list[dict[str, Tensor]] = []
+    for i, views in enumerate(micro_batches):
+        last = i == len(micro_batches) - 1
+        waits = contextlib.nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
+        with waits:
+            with torch.autocast(device_type, autocast, enabled=autocast is not None):
+                output = model(views, hp, with_meters and last)
+            (output["loss"] / len(micro_batches)).backward()
+        outputs.append({name: value.detach() for name, value in output.items()})
+    if hp.freeze_last_layer:
+        drop_last_layer_gradients(pretrainer.student)
+    norm = clip_gradients(pretrainer.parameters(), clipping.largest, clipping.mode)
+    result = {name: torch.stack([o[name] for o in outputs if name in o]).mean() for name in outputs[-1]}
+    finite = bool(torch.isfinite(result["loss"] + norm))
+    broken, stop = any_process(not finite, stop_requested)
+    if broken:
+        pretrainer.discard_step()
+    else:
+        optimizer.step()
+        pretrainer.finish_step(hp.teacher_momentum)
+    return StepOutcome(result | {"grad_norm": norm}, taken=not broken, stop=stop)
+
+
+class StepLoader(Protocol):
+    """Gives the micro-batches of each step from `first` up to `last`; `selfpatch.data.loader.CropLoader` is one."""
+
+    batch_size: int
+    bad: dict[str, str]
+
+    def steps(self, first: int, last: int) -> Iterator[list[Views]]: ...
+
+
+class NonFinite(ValueError):
+    """The loss or the gradient was not finite for several steps in a row."""
+
+
+def step_seed(seed: int, step: int, process: int) -> int:
+    """The seed of what a step itself draws (drop path), so that nothing of the generator's state need be saved."""
+    return int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0] >> 1)
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What decides how a run is watched and saved, and nothing about its result, but for seed and precision."""
+
+    seed: int = 0
+    autocast: torch.dtype | None = None
+    log_every: int = 10
+    evaluate_every: float = 1
+    checkpoint_minutes: float = 10
+    checkpoint_steps: int = 0
+    keep: int = 2
+    keep_every_epochs: int = 0
+    max_nonfinite: int = 5
+
+
+Evaluate = Callable[[Pretrainer, int], Mapping[str, float]]
+"""Measures the pretrainer's teacher after so many steps; called on the main process only."""
+
+
+def train(
+    pretrainer: Pretrainer,
+    loader: StepLoader,
+    schedule: Schedule,
+    optimizer: torch.optim.Optimizer,
+    run: RunDirectory,
+    *,
+    device: torch.device,
+    clipping: Clipping,
+    settings: LoopSettings,
+    evaluate: Evaluate | None = None,
+) -> int:
+    """Trains to the end of the schedule, from the run's newest checkpoint if it has one.
+
+    Returns:
+        0 at the end of the schedule; the signal's number where a signal stopped it, after a checkpoint.
+
+    Raises:
+        NonFinite: the loss or gradient was not finite `max_nonfinite` steps in a row.
+    """
+    keeper = Keeper(pretrainer, optimizer, run, settings)
+    first = keeper.restore()
+    model = DistributedDataParallel(pretrainer, broadcast_buffers=False) if is_distributed() else pretrainer
+    pretrainer.train()
+    total = schedule.total_steps
+    evaluate_steps = max(1, round(settings.evaluate_every * schedule.steps_per_epoch)) if settings.evaluate_every else total
+    speed, failures = Speed(), 0
+    watch = CollapseWatch(first_step=min(total // 10, schedule.steps_per_epoch))
+    if first == 0 and evaluate and is_main_process():
+        run.record({"step": 0, **evaluate(pretrainer, 0)})
+    with StopSignals() as signals, ProgressBar(total, loader.batch_size, enabled=is_main_process()) as bar:
+        for step, batches in enumerate(loader.steps(first, total), start=first):
+            hp, done = schedule(step), step + 1
+            logs = done % settings.log_every == 0 or done == total
+            torch.manual_seed(step_seed(settings.seed, step, rank()))
+            outcome = training_step(
+                model,
+                [views.to(device) for views in batches],
+                optimizer,
+                hp,
+                clipping=clipping,
+                autocast=settings.autocast,
+                with_meters=logs,
+                stop_requested=signals.requested is not None,
+            )
+            speed.add(loader.batch_size)
+            failures = 0 if outcome.taken else failures + 1
+            if failures >= settings.max_nonfinite:
+                raise keeper.give_up(batches, step, failures)
+            if logs:
+                _log(run, bar, watch, hp, outcome.values, speed, done)
+            run.note_skipped(loader.bad)
+            with speed.pause():
+                if evaluate and is_main_process() and (done % evaluate_steps == 0 or done == total) and not outcome.stop:
+                    run.record({"step": done, **evaluate(pretrainer, done)})
+                keeper.save_if_due(done, epoch_ends=done % schedule.steps_per_epoch == 0, force=outcome.stop or done == total)
+            if outcome.stop and done < total:
+                return signals.requested or signal.SIGTERM
+    barrier()
+    return 0
+
+
+class Keeper:
+    """Saves all that a run needs to go on exactly, and takes it up again."""
+
+    def __init__(
+        self, pretrainer: Pretrainer, optimizer: torch.optim.Optimizer, run: RunDirectory, settings: LoopSettings
+    ) -> None:
+        self._pretrainer, self._optimizer, self._run, self._settings = pretrainer, optimizer, run, settings
+        self._saved_at = time.monotonic()
+        self._epochs = 0
+
+    def restore(self) -> int:
+        """Loads the newest checkpoint, if there is one, and drops what was recorded after it. Returns the next step to take."""
+        state = self._run.load_checkpoint()
+        step = 0
+        if state is not None:
+            self._pretrainer.load_state_dict(state["pretrainer"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            step, self._epochs = int(state["step"]), int(state["epochs"])
+        if is_main_process():
+            self._run.rewind(step + 1 if state else 0)  # a record of step s is made with s steps done
+        return step
+
+    def save_if_due(self, step: int, *, epoch_ends: bool, force: bool) -> None:
+        """Saves with so many steps done, where the time, the count of steps or the end of an epoch asks for it."""
+        self._epochs += epoch_ends
+        settings = self._settings
+        by_time = time.monotonic() - self._saved_at >= 60 * settings.checkpoint_minutes
+        by_steps = settings.checkpoint_steps and step % settings.checkpoint_steps == 0
+        if not is_main_process() or not (force or epoch_ends or by_time or by_steps):
+            return
+        lasting = bool(settings.keep_every_epochs) and epoch_ends and self._epochs % settings.keep_every_epochs == 0
+        self._run.save_checkpoint(self._state(step), step=step, keep=settings.keep, keep_forever=lasting)
+        self._saved_at = time.monotonic()
+
+    def give_up(self, batches: Sequence[Views], step: int, failures: int) -> NonFinite:
+        """Saves the last batch and the state for replay, and says what to try."""
+        message = f"the loss or gradient was not finite for {failures} steps in a row, up to step {step}"
+        path = self._run.save_failure(batches, self._state(step), message, step=step)
+        return NonFinite(
+            f"{message}; batch and state are in {path}; the newest checkpoint is from before. Try a lower optimizer.base_lr, "
+            "a smaller optimizer.clip, more optimizer.warmup_epochs, or --precision fp32"
+        )
+
+    def _state(self, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "epochs": self._epochs,
+            "pretrainer": self._pretrainer.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "shape": self._pretrainer.student.backbone.shape.to_dict(),
+        }
+
+
+def _log(
+    run: RunDirectory,
+    bar: ProgressBar,
+    watch: CollapseWatch,
+    hp: Hyperparameters,
+    values: Mapping[str, Tensor],
+    speed: Speed,
+    done: int,
+) -> None:
+    """One line of metrics, with `done` steps behind it, on the screen and on disk."""
+    means = all_reduce_mean(torch.stack([value.float() for value in values.values()])).tolist()
+    if not is_main_process():
+        return
+    numbers = dict(zip(values, means, strict=True))
+    row = {
+        "step": done,
+        "epoch": hp.epoch,
+        **numbers,
+        "lr": hp.lr,
+        "weight_decay": hp.weight_decay,
+        "teacher_momentum": hp.teacher_momentum,
+        "teacher_temp": hp.teacher_temp,
+        "images_per_second": speed.images_per_second,
+    }
+    run.record(row)
+    losses = {name: numbers[name] for name in values if name not in METERS}
+    bar.update(done, epoch=hp.epoch + 1, images_per_second=speed.images_per_second, losses=losses, lr=hp.lr)
+    warning = watch.check(done, numbers)
+    if warning:
+        bar.say(f"warning: {warning}")

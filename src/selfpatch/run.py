@@ -1,0 +1,357 @@
+"""The run directory: everything that a run leaves on disk, written so that a kill at any moment loses nothing.
+
+    config.yaml       the resolved settings
+    metrics.jsonl     one line a record, each with its "step"
+    tensorboard/      the same numbers as TensorBoard events
+    checkpoints/      step-00001234.pt, and step-00001234-kept.pt for those that are never pruned
+    exported/         backbones as safetensors
+    pictures/         what the run drew
+    skipped.txt       unreadable images, one `path TAB reason` a line
+    failed/           batch and state of steps whose loss was not finite
+
+A checkpoint "at step s" has s steps behind it: the next step to take is s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+import yaml
+from safetensors.torch import save as serialize_safetensors
+from torch import Tensor
+
+from selfpatch.config import RunConfig, parse_yaml
+from selfpatch.distributed import is_distributed, is_main_process, rank
+from selfpatch.types import Views
+
+Row = Mapping[str, float | int | str | None]
+"""One record: plain Python values by name, "step" among them."""
+
+_CHECKPOINT = re.compile(r"step-(\d+)(-kept)?\.pt")
+
+
+class RunDirectory:
+    """One run on disk. Any process may read; only the main process writes, `save_failure` excepted."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        """Use `create` or `open`."""
+        self.path = path
+        self.config = config
+        self.checkpoints = path / "checkpoints"
+        self.exported = path / "exported"
+        self.pictures = path / "pictures"
+        self._metrics = path / "metrics.jsonl"
+        self._skipped = path / "skipped.txt"
+        self._tensorboard = _TensorBoard(path / "tensorboard")
+
+    @classmethod
+    def create(cls, path: str | Path, config: RunConfig) -> RunDirectory:
+        """A new run in a folder that is empty or not there yet; on the main process only.
+
+        Raises:
+            ValueError: the folder holds files, is a file, or cannot be written to.
+        """
+        assert is_main_process(), "the main process creates the run directory; the others open it"
+        path = Path(path).expanduser()
+        run = cls(path, config)
+        settings = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if (path / "config.yaml").exists():
+                raise ValueError(
+                    f"{path} already holds a run; continue it (`selfpatch resume {path}`) or name another --out"
+                )
+            if any(path.iterdir()):
+                raise ValueError(f"{path} already has files in it; name another folder with --out")
+            write_atomically(path / "config.yaml", settings)
+            for folder in (run.checkpoints, run.exported, run.pictures):
+                folder.mkdir()
+        except FileExistsError:
+            raise ValueError(f"{path} is a file; name a folder with --out") from None
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise ValueError(
+                f"cannot write to {path} ({reason}); name a folder that can be written to with --out"
+            ) from None
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDirectory:
+        """An existing run. Changes nothing on disk, so that a run can be looked at while it trains.
+
+        Raises:
+            ValueError: there is no run, or its config.yaml cannot be read.
+        """
+        path = Path(path).expanduser()
+        file = path / "config.yaml"
+        if not file.is_file():
+            raise ValueError(
+                f"{path} is no run directory: it has no config.yaml; name the --out of `selfpatch pretrain`"
+            )
+        try:
+            config = RunConfig().override(parse_yaml(file.read_text(encoding="utf-8"), str(file)))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the settings in {file} cannot be read: {error}") from None
+        return cls(path, config)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, state: dict[str, Any], *, step: int, keep: int, keep_forever: bool = False) -> Path:
+        """Writes a checkpoint, then removes all but the `keep` most recent (those kept forever neither count nor go).
+
+        The new file is complete and on disk before an old one is removed, so the disk holds `keep` + 1 for a moment.
+
+        Args:
+            state: tensors, numbers, strings and containers of them, since `load_checkpoint` unpickles nothing else.
+
+        Raises:
+            OSError: the disk is full or cannot be written to; earlier checkpoints are as they were.
+        """
+        assert keep >= 1, "a run without a checkpoint cannot be resumed"
+        path = self.checkpoints / f"step-{step:08d}{'-kept' if keep_forever else ''}.pt"
+        _save(state, path)
+        self._prune(step, keep)
+        return path
+
+    def _prune(self, step: int, keep: int) -> None:
+        passing = [path for path in self._checkpoints() if not path.stem.endswith("-kept")]
+        # Later than the one just saved: the run was resumed from before it, for it could not be read. Were it counted
+        # among the most recent, it would push out a good one.
+        unreadable = [path for path in self._checkpoints() if _step_of(path) > step]
+        recent = [path for path in passing if _step_of(path) <= step]
+        for path in unreadable + recent[keep:]:
+            path.unlink(missing_ok=True)
+
+    def _checkpoints(self) -> list[Path]:
+        """Newest first."""
+        found = [path for path in self.checkpoints.glob("step-*.pt") if _CHECKPOINT.fullmatch(path.name)]
+        return sorted(found, key=_step_of, reverse=True)
+
+    def load_checkpoint(self, map_location: torch.device | str = "cpu") -> dict[str, Any] | None:
+        """The newest checkpoint that reads completely, or None if none was ever written.
+
+        One that does not read is passed over with a warning. Tensors on the CPU are mapped from the file.
+
+        Raises:
+            ValueError: there are checkpoints, and none of them reads.
+        """
+        paths = self._checkpoints()
+        for path in paths:
+            try:
+                # torch.load does not notice damaged tensors, and mapped ones would fail only when touched.
+                _verify(path)
+                return torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+            except (MemoryError, torch.OutOfMemoryError):
+                raise  # says nothing about the file
+            except Exception as error:  # damaged bytes make the readers fail in many ways
+                reason = str(error).partition("\n")[0]
+                warnings.warn(f"checkpoint {path} cannot be read and is passed over: {reason}", stacklevel=2)
+        if paths:
+            raise ValueError(
+                f"no checkpoint of {len(paths)} in {self.checkpoints} can be read; start anew with another --out"
+            )
+        return None
+
+    # -- metrics -------------------------------------------------------------------------------------------------------
+
+    def record(self, row: Row) -> None:
+        """Appends one line to metrics.jsonl and its numbers to TensorBoard.
+
+        NaN and infinities are written as null, which every JSON reader takes for a missing value; TensorBoard shows
+        them as they are.
+        """
+        assert "step" in row, "a record without its step cannot be rewound"
+        finite = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in row.items()}
+        with _clear_error(self._metrics), open(self._metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(finite, allow_nan=False) + "\n")
+        self._tensorboard.add(row)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All records; a line that a kill left half-written is left out."""
+        if not self._metrics.exists():
+            return []
+        with open(self._metrics, encoding="utf-8", errors="replace") as file:
+            return [row for row in map(_parse, file) if row is not None]
+
+    def rewind(self, step: int) -> None:
+        """Takes the run up again with `step` as the next step to take.
+
+        Drops the records of that and later steps, in TensorBoard too, and what a killed process left half-written. On
+        the main process, before it writes anything else.
+        """
+        for stray in self.path.rglob(".*.tmp"):
+            stray.unlink(missing_ok=True)
+        kept = [row for row in self.rows() if row["step"] < step]
+        write_atomically(self._metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        self._tensorboard.purge_step = step
+
+    def close(self) -> None:
+        """Writes out what TensorBoard still holds in memory."""
+        self._tensorboard.close()
+
+    # -- what else a run leaves ----------------------------------------------------------------------------------------
+
+    def export(
+        self, state_dict: Mapping[str, Tensor], metadata: dict[str, str], name: str = "backbone.safetensors"
+    ) -> Path:
+        """Writes weights to `exported/name` as safetensors, with `metadata` in the file's header."""
+        # Own, contiguous memory: safetensors refuses tensors that share it.
+        tensors = {key: x.detach().cpu().clone(memory_format=torch.contiguous_format) for key, x in state_dict.items()}
+        path = self.exported / name
+        write_atomically(path, serialize_safetensors(tensors, metadata))
+        return path
+
+    def save_failure(self, batch: Views, state: dict[str, Any], message: str, *, step: int) -> Path:
+        """Keeps the batch and the state of a step that went wrong, one file a process.
+
+        `saved = torch.load(path, weights_only=True)` and `Views(**saved["batch"])` bring the step back.
+        """
+        path = self.path / "failed" / f"step-{step:08d}{f'-rank{rank()}' if is_distributed() else ''}.pt"
+        views = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        _save({"step": step, "message": message, "batch": views, "state": state}, path)
+        return path
+
+    def note_skipped(self, bad: Mapping[str, str]) -> None:
+        """Adds unreadable files to skipped.txt, each path once however often the run meets it.
+
+        Args:
+            bad: reason by path. Tabs and line ends in a path are written as \\t, \\n and \\r.
+        """
+        old = self._skipped.read_bytes().decode("utf-8", "surrogateescape") if self._skipped.exists() else ""
+        known = {line.partition("\t")[0] for line in old.split("\n")}
+        paths = {path.translate({9: "\\t", 10: "\\n", 13: "\\r"}): reason for path, reason in bad.items()}
+        new = [f"{path}\t{' '.join(reason.split())}\n" for path, reason in paths.items() if path not in known]
+        if new:
+            write_atomically(self._skipped, old + "".join(new))
+
+
+class _TensorBoard:
+    """The event writer, made at the first record. Training goes on without it where TensorBoard is missing or fails."""
+
+    def __init__(self, folder: Path) -> None:
+        self.purge_step: int | None = None
+        self._folder = folder
+        self._writer: Any = None
+        self._broken = False
+
+    def add(self, row: Row) -> None:
+        if self._broken:
+            return
+        try:
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+                self._writer = SummaryWriter(str(self._folder), purge_step=self.purge_step, flush_secs=30)
+            for name, value in row.items():
+                if name != "step" and isinstance(value, int | float):
+                    self._writer.add_scalar(name, value, global_step=row["step"])
+        except Exception as error:  # a missing package, a version that clashes, a full disk
+            self._give_up(error)
+
+    def close(self) -> None:
+        if self._writer is not None and not self._broken:
+            try:
+                self._writer.close()
+            except Exception as error:
+                self._give_up(error)
+            self._writer = None
+
+    def _give_up(self, error: Exception) -> None:
+        self._broken = True
+        warnings.warn(f"no TensorBoard events ({error}); metrics.jsonl holds every number", stacklevel=4)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Puts `content` at `path`, making its folder if need be; a kill or a power cut leaves the old file or the new one.
+
+    Raises:
+        OSError: the disk is full or cannot be written to; the old file is as it was.
+    """
+    with _replacing(path) as file:
+        # Names of files may hold bytes that are no UTF-8; Python carries them as surrogates.
+        file.write(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` once it is complete and on disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _clear_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a renaming last through a power cut, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _clear_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        advice = "earlier files are intact; make room, then `selfpatch resume`"
+        raise OSError(error.errno, f"cannot write {path} ({error.strerror}); {advice}") from error
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    with _replacing(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # On a full disk torch's own complaint, about positions in the archive, hides the cause.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def _verify(path: Path) -> None:
+    """Reads the whole archive against its checksums.
+
+    Raises:
+        zipfile.BadZipFile, OSError: it is incomplete or damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} is damaged")
+
+
+def _step_of(path: Path) -> int:
+    match = _CHECKPOINT.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and "step" in row else None

@@ -1,0 +1,39 @@
+"""Where tests find data: `tests/golden` travels with the project, real data lies beside it or where SELFPATCH_DATA says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+SHARED = HERE.parent.parent / "shared"
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    return HERE / "golden"
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of small real data sets; skips where there is none."""
+    folder = Path(os.environ.get("SELFPATCH_DATA", SHARED / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no data at {folder}; set SELFPATCH_DATA to the folder that holds davis/, imagenet_sample_256/, ...")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def full_golden_dir() -> Path:
+    """The larger golden bundles; skips where there are none."""
+    folder = Path(os.environ.get("SELFPATCH_GOLDEN", SHARED / "golden"))
+    if not (folder / "davis_metric").is_dir():
+        pytest.skip(f"no golden bundles at {folder}; set SELFPATCH_GOLDEN to their folder")
+    return folder
