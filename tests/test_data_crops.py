@@ -82,6 +82,12 @@ def test_boxes_lie_inside_the_image(width: int, height: int, sample: int, smalle
         assert 0 <= p.top < p.top + p.height <= height
 
 
+def test_a_box_reaches_every_place_in_the_image() -> None:
+    drawn = draws(ViewRecipe(8, scale=(0.25, 0.25), ratio=(1.0, 1.0)), image_size=(4, 6))
+    assert {(p.width, p.height) for p in drawn} == {(2, 2)}
+    assert {(p.left, p.top) for p in drawn} == set(itertools.product(range(3), range(5)))
+
+
 def test_probabilities_and_ranges_are_the_recipes() -> None:
     for view, recipe in enumerate(RECIPES[:3]):
         drawn = draws(recipe, view=view)
@@ -110,7 +116,7 @@ def test_colour_jitter_is_distributed_as_torchvisions() -> None:
     for column, name in enumerate(ADJUSTMENTS, start=1):
         ours = [getattr(jitter, name) for jitter in jitters]
         assert ks_2samp(ours, [row[column] for row in theirs]).pvalue > 1e-3
-    counts = {order: 0 for order in itertools.permutations(ADJUSTMENTS)}
+    counts = dict.fromkeys(itertools.permutations(ADJUSTMENTS), 0)
     for jitter in jitters:
         counts[jitter.order] += 1
     expected = len(jitters) / 24

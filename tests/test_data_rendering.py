@@ -11,7 +11,7 @@ from torchvision import transforms
 from selfpatch.data.crops import ADJUSTMENTS, ColourJitter, ViewParameters, ViewRecipe, draw_view, generator
 from selfpatch.data.reading import read_image
 from selfpatch.data.rendering import render
-from selfpatch.data.samples import HELD_OUT, _source_folder
+from selfpatch.data.samples import HELD_OUT, source_folder
 
 BICUBIC = transforms.InterpolationMode.BICUBIC
 NOTHING = {"flip": False, "jitter": None, "grey": False, "blur_radius": 0.0, "solarize": False}
@@ -19,7 +19,7 @@ NOTHING = {"flip": False, "jitter": None, "grey": False, "blur_radius": 0.0, "so
 
 @pytest.fixture(scope="module")
 def photo() -> Image.Image:
-    return read_image(_source_folder() / HELD_OUT[0])
+    return read_image(source_folder() / HELD_OUT[0])
 
 
 def force(name: str, factor: float) -> transforms.ColorJitter:
@@ -80,4 +80,4 @@ def test_the_drawn_order_of_the_adjustments_counts() -> None:
 def test_one_pixel_becomes_a_view() -> None:
     image = Image.new("RGB", (1, 1), (9, 8, 7))
     view = render(image, 8, ViewParameters(0, 0, 1, 1, **(NOTHING | {"blur_radius": 2.0})))
-    assert view.unique(dim=1).flatten().tolist() == [9, 8, 7]
+    assert view.flatten(1).unique(dim=1).flatten().tolist() == [9, 8, 7]

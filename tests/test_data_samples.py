@@ -34,7 +34,7 @@ def test_a_few_hundred_tiles_of_different_scenes(folder: Path) -> None:
 
 def test_tiles_are_pieces_of_the_photographs(folder: Path) -> None:
     assert all(Image.open(file).size == (TILE, TILE) for file in folder.rglob("*.jpg"))
-    whole = np.asarray(read_image(samples._source_folder() / "astronaut.png")).astype(float)
+    whole = np.asarray(read_image(samples.source_folder() / "astronaut.png")).astype(float)
     last = sorted((folder / "training").glob("astronaut-*"))[-1]  # full resolution, lower right corner
     difference = np.abs(np.asarray(read_image(last)) - whole[-TILE:, -TILE:])
     assert difference.mean() < 3
@@ -77,5 +77,5 @@ def test_nothing_is_downloaded_and_scikit_image_not_imported(tmp_path: Path, mon
     monkeypatch.setattr(socket, "socket", None)
     monkeypatch.setattr(samples, "TRAINING", ("coins.png",))
     sample_photographs(tmp_path)
-    code = "import sys, selfpatch.data.samples as s; s._source_folder(); sys.exit('skimage' in sys.modules)"
+    code = "import sys, selfpatch.data.samples as s; s.source_folder(); sys.exit('skimage' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

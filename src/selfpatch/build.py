@@ -21,13 +21,18 @@ from selfpatch.nn.backbones import SIZES, Backbone, ViTShape, build_backbone, bu
 from selfpatch.nn.branch import Branch
 from selfpatch.optim import Schedule
 from selfpatch.pretraining import Clipping, LoopSettings, Pretrainer
-from selfpatch.weights import TIMM, LoadReport, Weights, load_backbone, read_weights
+from selfpatch.types import Objective
+from selfpatch.weights import TIMM, LoadReport, load_backbone, read_weights
 
 METHODS = {
     "dino": "selfpatch.methods.dino:DINO",
 }
 OBJECTIVES = {
     "selfpatch": "selfpatch.objectives.selfpatch:SelfPatch",
+}
+EVALUATIONS = {
+    "davis": "selfpatch.evaluation.davis:evaluate",
+    "knn": "selfpatch.evaluation.knn:evaluate",
 }
 
 
@@ -65,7 +70,8 @@ def backbone_shape(config: RunConfig) -> ViTShape:
         )
         if shape.embed_dim % shape.num_heads:
             raise ValueError(
-                f"width {shape.embed_dim} cannot be split into {shape.num_heads} attention heads; change backbone.num_heads"
+                f"width {shape.embed_dim} cannot be split into {shape.num_heads} attention heads; "
+                "change backbone.num_heads"
             )
         return shape
     own = {
@@ -104,18 +110,21 @@ def make_pretrainer(config: RunConfig) -> tuple[Pretrainer, LoadReport | None]:
     return Pretrainer(student, objectives, _loss_weights(config, objectives)), report
 
 
-def _classes(config: RunConfig) -> dict[str, type[nn.Module]]:
+def _classes(config: RunConfig) -> dict[str, type[Objective]]:
     """The method and the objectives by name, in that order."""
     known = {**METHODS, **OBJECTIVES}
     for name in config.components:
         if name not in known:
-            raise ValueError(f"{name!r} is neither a setting of a run nor a method or objective; there are: {', '.join(known)}")
+            raise ValueError(
+                f"{name!r} is neither a setting of a run nor a method or objective; there are: {', '.join(known)}"
+            )
     objectives = {name: find(OBJECTIVES, name, "objective") for name in config.objectives}
     return {config.method: find(METHODS, config.method, "method"), **objectives}
 
 
-def _make_component(cls: type[nn.Module], name: str, settings: Mapping[str, Any], shape: ViTShape) -> nn.Module:
-    """A method or objective; its settings are the keyword arguments of its constructor. Width and heads are the backbone's."""
+def _make_component(cls: type[Objective], name: str, settings: Mapping[str, Any], shape: ViTShape) -> Objective:
+    """A method or objective; its settings are the keyword arguments of its constructor. Width and heads are the
+    backbone's."""
     accepted = inspect.signature(cls).parameters
     of_backbone = {"dim": shape.embed_dim, "num_heads": shape.num_heads}
     offered = {key: p.default for key, p in accepted.items() if key not in of_backbone}
@@ -128,14 +137,14 @@ def _make_component(cls: type[nn.Module], name: str, settings: Mapping[str, Any]
     return cls(**{k: v for k, v in of_backbone.items() if k in accepted}, **settings)
 
 
-def _only_pool(objectives: Mapping[str, nn.Module]) -> nn.Module | None:
+def _only_pool(objectives: Mapping[str, Objective]) -> nn.Module | None:
     pools = {name: pool for name, o in objectives.items() if (pool := o.pool()) is not None}
     if len(pools) > 1:
         raise ValueError(f"{' and '.join(pools)} each bring a pool for the image token; only one can")
     return next(iter(pools.values()), None)
 
 
-def _all_heads(objectives: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+def _all_heads(objectives: Mapping[str, Objective]) -> dict[str, nn.Module]:
     heads: dict[str, nn.Module] = {}
     for name, objective in objectives.items():
         own = objective.heads()
@@ -146,13 +155,15 @@ def _all_heads(objectives: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     return heads
 
 
-def _loss_weights(config: RunConfig, objectives: Mapping[str, nn.Module]) -> dict[str, float]:
+def _loss_weights(config: RunConfig, objectives: Mapping[str, Objective]) -> dict[str, float]:
     weights: dict[str, float] = {}
     for objective in objectives.values():
         weights |= objective.loss_weights
     for name, weight in config.loss_weights.items():
         if name not in weights:
-            raise ValueError(f"loss_weights names {name!r}, which is no loss here; the losses are: {', '.join(weights)}")
+            raise ValueError(
+                f"loss_weights names {name!r}, which is no loss here; the losses are: {', '.join(weights)}"
+            )
         weights[name] = float(weight)
     return weights
 
@@ -227,7 +238,8 @@ def make_loop_settings(config: RunConfig, device: torch.device) -> LoopSettings:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bf16 where it was asked for, or where `auto` finds that the device computes it in hardware; None: float32 throughout."""
+    """bf16 where it was asked for, or where `auto` finds that the device computes it in hardware; None: float32
+    throughout."""
     if precision == "auto":
         fast = {
             "cuda": lambda: torch.cuda.get_device_capability(device) >= (8, 0),

@@ -87,7 +87,8 @@ class OptimizerConfig:
 @dataclass(frozen=True)
 class DataConfig:
     workers: int | None = None
-    """Loader processes of each training process; None: one fewer than its share of the cores. Samples do not depend on it."""
+    """Loader processes of each training process; None: one fewer than its share of the cores. Samples do not depend on
+    it."""
     max_bad: float = 0.01
     """The run stops when more than this share of the images that were read are unreadable."""
     held_out: int = 32
@@ -120,8 +121,8 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides a run. `components` holds the settings of methods and objectives by name: the keyword arguments of
-    their constructors, written `--selfpatch.k 2` or, in a recipe, `selfpatch: {k: 2}`."""
+    """Everything that decides a run. `components` holds the settings of methods and objectives by name: the keyword
+    arguments of their constructors, written `--selfpatch.k 2` or, in a recipe, `selfpatch: {k: 2}`."""
 
     data: str = SAMPLES
     """Folder of images (any nesting), a text file of paths, or `samples`: the built-in photographs."""
@@ -163,7 +164,8 @@ class RunConfig:
         return tuple(name for name in self.objective.split("+") if name not in ("", "none"))
 
     def override(self, values: Mapping[str, Any]) -> RunConfig:
-        """This configuration with nested `values` laid over it; a section that is no field of a run belongs to a component.
+        """This configuration with nested `values` laid over it; a section that is no field of a run belongs to a
+        component.
 
         Raises:
             ValueError: an unknown key, or a value of the wrong type.
@@ -194,7 +196,10 @@ class RunConfig:
             if value <= 0:
                 raise ValueError(f"{name} is {value}; it must be above 0")
         if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} cannot be split into {self.accumulate} micro-batches; let accumulate divide it")
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be split into {self.accumulate} micro-batches; "
+                "let accumulate divide it"
+            )
         for name, scale in [("global_scale", self.crops.global_scale), ("local_scale", self.crops.local_scale)]:
             if not 0 < scale[0] <= scale[1] <= 1:
                 raise ValueError(f"crops.{name} is {list(scale)}; use [low, high] with 0 < low <= high <= 1")
@@ -208,7 +213,10 @@ class RunConfig:
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
-        for name, temp in [("teacher_temp", self.optimizer.teacher_temp), ("warmup_teacher_temp", self.optimizer.warmup_teacher_temp)]:
+        for name, temp in [
+            ("teacher_temp", self.optimizer.teacher_temp),
+            ("warmup_teacher_temp", self.optimizer.warmup_teacher_temp),
+        ]:
             if temp <= 0:
                 raise ValueError(f"optimizer.{name} is {temp}; a temperature must be above 0")
         if self.crops.num_local < 0:
@@ -279,7 +287,9 @@ def _override(config: Any, values: Mapping[str, Any], where: str) -> Any:
         current = getattr(config, key)
         if dataclasses.is_dataclass(current):
             if not isinstance(value, Mapping):
-                raise ValueError(f"{name} is {value!r}; a mapping of settings is needed: {', '.join(_field_types(type(current)))}")
+                raise ValueError(
+                    f"{name} is {value!r}; a mapping of settings is needed: {', '.join(_field_types(type(current)))}"
+                )
             changes[key] = _override(current, value, name)
         elif get_origin(kinds[key]) is Mapping or kinds[key] is Mapping:
             if not isinstance(value, Mapping):

@@ -108,3 +108,12 @@ class _AllReduceSum(torch.autograd.Function):
 def all_reduce_sum_with_gradient(x: Tensor) -> Tensor:
     """The sum over processes, through which gradients flow back to every process."""
     return _AllReduceSum.apply(x) if is_distributed() else x
+
+
+def from_main_process(value: str) -> str:
+    """The main process's value, on every process."""
+    if not is_distributed():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

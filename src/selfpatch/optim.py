@@ -81,7 +81,8 @@ def parameter_groups(module: nn.Module, *, decay_biases: bool = False) -> list[d
         decay_biases: the rule of SERE's released code (1-D tensors that are no bias are left out) instead of that of DINO and
             SelfPatch (biases and all 1-D tensors are).
     """
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             bias = name.endswith(".bias")

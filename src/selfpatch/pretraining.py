@@ -24,7 +24,6 @@ from selfpatch.run import RunDirectory
 from selfpatch.types import Encoding, Hyperparameters, Needs, Objective, Views
 from selfpatch.watching import CollapseWatch, ProgressBar, Speed, StopSignals
 
-
 METERS = frozenset({"effective_rank", "patch_rank", "entropy", "mean_entropy", "max_entropy"})
 """Names of what `Pretrainer` measures beside its losses."""
 
@@ -38,28 +37,26 @@ class Pretrainer(nn.Module):
         loss_weights: weight of each loss by its name.
     """
 
-    def __init__(self, student: Branch, objectives: Mapping[str, nn.Module], loss_weights: Mapping[str, float]) -> None:
+    def __init__(self, student: Branch, objectives: Mapping[str, Objective], loss_weights: Mapping[str, float]) -> None:
         super().__init__()
         self.student = student
         self.teacher = student.make_teacher()
         self.objectives = nn.ModuleDict(objectives)
         self.loss_weights = dict(loss_weights)
         self.needs = Needs()
-        for objective in self._objectives():
+        for objective in objectives.values():
             self.needs |= objective.needs
 
-    def _objectives(self) -> list[Objective]:
-        return list(self.objectives.values())  # type: ignore[arg-type]
-
     def forward(self, views: Views, hp: Hyperparameters, with_meters: bool = False) -> dict[str, Tensor]:
-        """The weighted sum of the losses as `loss`, each unweighted loss by its name and, if asked for, the teacher's meters."""
+        """The weighted sum of the losses as `loss`, each unweighted loss by its name and, if asked for, the teacher's
+        meters."""
         student_crops = self._normalised(views)
         teacher_crops = student_crops if self.needs.teacher_on_local_crops else student_crops[:1]
         with torch.no_grad():
             teacher = self.teacher(teacher_crops)
         student = self.student(student_crops)
         losses: dict[str, Tensor] = {}
-        for objective in self._objectives():
+        for objective in self.objectives.values():
             losses |= objective(student, teacher, views, hp)
         total = torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
         return {"loss": total, **losses, **(self._meters(teacher, hp) if with_meters else {})}
@@ -79,8 +76,8 @@ class Pretrainer(nn.Module):
             "patch_rank": effective_rank(teacher.grids[0].raw_patches.flatten(0, 2)),
         }
         for objective in self.objectives.values():
-            if hasattr(objective, "meters"):
-                meters |= objective.meters(teacher, hp)
+            assert isinstance(objective, Objective)
+            meters |= objective.meters(teacher, hp)
         return meters
 
     def step_states(self) -> Iterator[StepState]:
@@ -224,7 +221,9 @@ def train(
     model = DistributedDataParallel(pretrainer, broadcast_buffers=False) if is_distributed() else pretrainer
     pretrainer.train()
     total = schedule.total_steps
-    evaluate_steps = max(1, round(settings.evaluate_every * schedule.steps_per_epoch)) if settings.evaluate_every else total
+    evaluate_steps = (
+        max(1, round(settings.evaluate_every * schedule.steps_per_epoch)) if settings.evaluate_every else total
+    )
     speed, failures = Speed(), 0
     watch = CollapseWatch(first_step=min(total // 10, schedule.steps_per_epoch))
     if first == 0 and evaluate and is_main_process():
@@ -252,9 +251,16 @@ def train(
                 _log(run, bar, watch, hp, outcome.values, speed, done)
             run.note_skipped(loader.bad)
             with speed.pause():
-                if evaluate and is_main_process() and (done % evaluate_steps == 0 or done == total) and not outcome.stop:
+                if (
+                    evaluate
+                    and is_main_process()
+                    and (done % evaluate_steps == 0 or done == total)
+                    and not outcome.stop
+                ):
                     run.record({"step": done, **evaluate(pretrainer, done)})
-                keeper.save_if_due(done, epoch_ends=done % schedule.steps_per_epoch == 0, force=outcome.stop or done == total)
+                keeper.save_if_due(
+                    done, epoch_ends=done % schedule.steps_per_epoch == 0, force=outcome.stop or done == total
+                )
             if outcome.stop and done < total:
                 return signals.requested or signal.SIGTERM
     barrier()
@@ -272,7 +278,8 @@ class Keeper:
         self._epochs = 0
 
     def restore(self) -> int:
-        """Loads the newest checkpoint, if there is one, and drops what was recorded after it. Returns the next step to take."""
+        """Loads the newest checkpoint, if there is one, and drops what was recorded after it. Returns the next step to
+        take."""
         state = self._run.load_checkpoint()
         step = 0
         if state is not None:
@@ -300,8 +307,8 @@ class Keeper:
         message = f"the loss or gradient was not finite for {failures} steps in a row, up to step {step}"
         path = self._run.save_failure(batches, self._state(step), message, step=step)
         return NonFinite(
-            f"{message}; batch and state are in {path}; the newest checkpoint is from before. Try a lower optimizer.base_lr, "
-            "a smaller optimizer.clip, more optimizer.warmup_epochs, or --precision fp32"
+            f"{message}; batch and state are in {path}; the newest checkpoint is from before. "
+            "Try a lower optimizer.base_lr, a smaller optimizer.clip, more optimizer.warmup_epochs, or --precision fp32"
         )
 
     def _state(self, step: int) -> dict[str, Any]:

@@ -14,17 +14,16 @@ A checkpoint "at step s" has s steps behind it: the next step to take is s.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 import yaml
@@ -33,6 +32,7 @@ from torch import Tensor
 
 from selfpatch.config import RunConfig, parse_yaml
 from selfpatch.distributed import is_distributed, is_main_process, rank
+from selfpatch.files import clear_error, replacing, write_atomically
 from selfpatch.types import Views
 
 Row = Mapping[str, float | int | str | None]
@@ -42,7 +42,7 @@ _CHECKPOINT = re.compile(r"step-(\d+)(-kept)?\.pt")
 
 
 class RunDirectory:
-    """One run on disk. Any process may read; only the main process writes, `save_failure` excepted."""
+    """One run on disk. Any process may read; only the main one writes, but for `save_failure` and `note_skipped`."""
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         """Use `create` or `open`."""
@@ -53,6 +53,7 @@ class RunDirectory:
         self.pictures = path / "pictures"
         self._metrics = path / "metrics.jsonl"
         self._skipped = path / "skipped.txt"
+        self._noted: set[str] = set()
         self._tensorboard = _TensorBoard(path / "tensorboard")
 
     @classmethod
@@ -69,9 +70,7 @@ class RunDirectory:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if (path / "config.yaml").exists():
-                raise ValueError(
-                    f"{path} already holds a run; continue it (`selfpatch resume {path}`) or name another --out"
-                )
+                raise ValueError(f"{path} already holds a run; use `selfpatch resume {path}`, or name another --out")
             if any(path.iterdir()):
                 raise ValueError(f"{path} already has files in it; name another folder with --out")
             write_atomically(path / "config.yaml", settings)
@@ -81,9 +80,7 @@ class RunDirectory:
             raise ValueError(f"{path} is a file; name a folder with --out") from None
         except OSError as error:
             reason = os.strerror(error.errno or 0)
-            raise ValueError(
-                f"cannot write to {path} ({reason}); name a folder that can be written to with --out"
-            ) from None
+            raise ValueError(f"cannot write to {path} ({reason}); name another folder with --out") from None
         return run
 
     @classmethod
@@ -96,16 +93,12 @@ class RunDirectory:
         path = Path(path).expanduser()
         file = path / "config.yaml"
         if not file.is_file():
-            raise ValueError(
-                f"{path} is no run directory: it has no config.yaml; name the --out of `selfpatch pretrain`"
-            )
+            raise ValueError(f"{path} is no run: it has no config.yaml; name the --out of a `selfpatch pretrain`")
         try:
             config = RunConfig().override(parse_yaml(file.read_text(encoding="utf-8"), str(file)))
         except (OSError, ValueError) as error:
             raise ValueError(f"the settings in {file} cannot be read: {error}") from None
         return cls(path, config)
-
-    # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, state: dict[str, Any], *, step: int, keep: int, keep_forever: bool = False) -> Path:
         """Writes a checkpoint, then removes all but the `keep` most recent (those kept forever neither count nor go).
@@ -163,8 +156,6 @@ class RunDirectory:
             )
         return None
 
-    # -- metrics -------------------------------------------------------------------------------------------------------
-
     def record(self, row: Row) -> None:
         """Appends one line to metrics.jsonl and its numbers to TensorBoard.
 
@@ -173,7 +164,7 @@ class RunDirectory:
         """
         assert "step" in row, "a record without its step cannot be rewound"
         finite = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in row.items()}
-        with _clear_error(self._metrics), open(self._metrics, "a", encoding="utf-8") as file:
+        with clear_error(self._metrics), open(self._metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._tensorboard.add(row)
 
@@ -185,11 +176,8 @@ class RunDirectory:
             return [row for row in map(_parse, file) if row is not None]
 
     def rewind(self, step: int) -> None:
-        """Takes the run up again with `step` as the next step to take.
-
-        Drops the records of that and later steps, in TensorBoard too, and what a killed process left half-written. On
-        the main process, before it writes anything else.
-        """
+        """Takes the run up again: drops the records of `step` and later ones, in TensorBoard too, and what a kill left
+        half-written. On the main process, before it writes anything else."""
         for stray in self.path.rglob(".*.tmp"):
             stray.unlink(missing_ok=True)
         kept = [row for row in self.rows() if row["step"] < step]
@@ -199,8 +187,6 @@ class RunDirectory:
     def close(self) -> None:
         """Writes out what TensorBoard still holds in memory."""
         self._tensorboard.close()
-
-    # -- what else a run leaves ----------------------------------------------------------------------------------------
 
     def export(
         self, state_dict: Mapping[str, Tensor], metadata: dict[str, str], name: str = "backbone.safetensors"
@@ -212,28 +198,33 @@ class RunDirectory:
         write_atomically(path, serialize_safetensors(tensors, metadata))
         return path
 
-    def save_failure(self, batch: Views, state: dict[str, Any], message: str, *, step: int) -> Path:
-        """Keeps the batch and the state of a step that went wrong, one file a process.
+    def save_failure(self, batches: Sequence[Views], state: dict[str, Any], message: str, *, step: int) -> Path:
+        """Keeps the micro-batches and the state of a step that went wrong, one file a process.
 
-        `saved = torch.load(path, weights_only=True)` and `Views(**saved["batch"])` bring the step back.
+        `saved = torch.load(path, weights_only=True)` and `Views(**saved["batches"][0])` bring the step back.
         """
         path = self.path / "failed" / f"step-{step:08d}{f'-rank{rank()}' if is_distributed() else ''}.pt"
-        views = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        _save({"step": step, "message": message, "batch": views, "state": state}, path)
+        views = [{f.name: getattr(batch, f.name) for f in fields(batch)} for batch in batches]
+        _save({"step": step, "message": message, "batches": views, "state": state}, path)
         return path
 
     def note_skipped(self, bad: Mapping[str, str]) -> None:
-        """Adds unreadable files to skipped.txt, each path once however often the run meets it.
+        """Adds unreadable files to skipped.txt, each path once, whichever processes meet it and however often.
 
         Args:
             bad: reason by path. Tabs and line ends in a path are written as \\t, \\n and \\r.
         """
+        new = {path: reason for path, reason in bad.items() if path not in self._noted}
+        if not new:
+            return
+        self._noted.update(new)
         old = self._skipped.read_bytes().decode("utf-8", "surrogateescape") if self._skipped.exists() else ""
         known = {line.partition("\t")[0] for line in old.split("\n")}
-        paths = {path.translate({9: "\\t", 10: "\\n", 13: "\\r"}): reason for path, reason in bad.items()}
-        new = [f"{path}\t{' '.join(reason.split())}\n" for path, reason in paths.items() if path not in known]
-        if new:
-            write_atomically(self._skipped, old + "".join(new))
+        escaped = {path.translate({9: "\\t", 10: "\\n", 13: "\\r"}): reason for path, reason in new.items()}
+        lines = [f"{path}\t{' '.join(reason.split())}\n" for path, reason in escaped.items() if path not in known]
+        # Appended in one piece, for other processes append too.
+        with clear_error(self._skipped), open(self._skipped, "a", encoding="utf-8", errors="surrogateescape") as file:
+            file.write("".join(lines))
 
 
 class _TensorBoard:
@@ -272,56 +263,8 @@ class _TensorBoard:
         warnings.warn(f"no TensorBoard events ({error}); metrics.jsonl holds every number", stacklevel=4)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Puts `content` at `path`, making its folder if need be; a kill or a power cut leaves the old file or the new one.
-
-    Raises:
-        OSError: the disk is full or cannot be written to; the old file is as it was.
-    """
-    with _replacing(path) as file:
-        # Names of files may hold bytes that are no UTF-8; Python carries them as surrogates.
-        file.write(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` once it is complete and on disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _clear_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a renaming last through a power cut, where the file system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _clear_error(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        advice = "earlier files are intact; make room, then `selfpatch resume`"
-        raise OSError(error.errno, f"cannot write {path} ({error.strerror}); {advice}") from error
-
-
 def _save(state: dict[str, Any], path: Path) -> None:
-    with _replacing(path) as file:
+    with replacing(path) as file:
         try:
             torch.save(state, file)
         except RuntimeError as error:

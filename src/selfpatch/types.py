@@ -1,14 +1,15 @@
 """The words everything else is written in.
 
-One legend of letters for the whole project: B images, V views, G / L global / local crops, h x w the patch grid and N = h*w,
-D width, K prototypes, H heads, C channels. Lists of views are view-major: all images of view 0, then all of view 1.
+One legend of letters for the whole project: B images, V views, G / L global / local crops, h x w the patch grid and N =
+h*w, D width, K prototypes, H heads, C channels. Lists of views are view-major: all images of view 0, then all of view
+1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,8 @@ class Encoding:
 
     Attributes:
         image: [V, B, D] image tokens: the pool's over the patches where there is a pool, else the backbone's own.
-        grids: the tokens of each resolution that was seen, the global crops' first: Tokens of [G*B, ...], then of [L*B, ...].
+        grids: the tokens of each resolution that was seen, the global crops' first: Tokens of [G*B, ...], then of [L*B,
+            ...].
         heads: the branch's heads by name.
         pool: the branch's pooling module, or None.
     """
@@ -81,7 +83,8 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method or an objective asks of the data and of the teacher. The union of all needs decides what is made."""
+    """What a method or an objective asks of the data and of the teacher. The union of all needs decides what is
+    made."""
 
     local_crops: bool = False
     masks: bool = False
@@ -105,23 +108,33 @@ class Hyperparameters:
     freeze_last_layer: bool
 
 
-class Objective(Protocol):
-    """An image-level method or a patch-level objective: an `nn.Module` with
+class Objective(nn.Module):
+    """An image-level method or a patch-level objective.
 
-    `needs`; `heads()`, the modules that student and teacher each own a copy of (the teacher's is the EMA of the student's);
-    `pool()`, a module `[..., N, D] -> [..., D]` that replaces the CLS token, or None; and `forward`, which gives unweighted losses
-    by name. Parameters of its own (a predictor, say) belong to the student's side only and are trained.
+    Parameters of its own (a predictor, say) belong to the student's side only and are trained; what student and teacher
+    each need a copy of, the teacher's being the moving average of the student's, comes from `heads` and `pool`.
     """
 
-    needs: Needs
+    needs: ClassVar[Needs] = Needs()
+    loss_weights: ClassVar[Mapping[str, float]] = {}
+    """Weight of each of its losses by name, where the recipe gives none."""
 
-    def heads(self) -> dict[str, nn.Module]: ...
+    def heads(self) -> dict[str, nn.Module]:
+        """Fresh heads by name, for the branch to own."""
+        return {}
 
-    def pool(self) -> nn.Module | None: ...
+    def pool(self) -> nn.Module | None:
+        """A fresh module [..., N, D] -> [..., D] that makes the image token, in place of the CLS token; None: no need
+        of one."""
+        return None
 
-    def __call__(
-        self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters
-    ) -> dict[str, Tensor]: ...
+    def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
+        """The unweighted losses by name."""
+        raise NotImplementedError
+
+    def meters(self, teacher: Encoding, hp: Hyperparameters) -> dict[str, Tensor]:
+        """Scalars to watch, from what the teacher made of a batch."""
+        return {}
 
 
 @runtime_checkable

@@ -204,13 +204,13 @@ def _signs(meters: Mapping[str, float]) -> dict[Collapse, str]:
     # Comparisons with NaN, a meter that is not there, are False.
     if entropy > 0.99 * max_entropy:
         signs["uniform"] = (
-            f"The teacher has collapsed to uniform distributions (entropy {entropy:.2f} of at most {max_entropy:.2f} nats) "
-            "and teaches nothing: sharpen it with a lower optimizer.teacher_temp, or lower optimizer.base_lr."
+            f"The teacher has collapsed to uniform distributions (entropy {entropy:.2f} of {max_entropy:.2f} nats) and "
+            "teaches nothing: sharpen it with a lower optimizer.teacher_temp, or lower optimizer.base_lr."
         )
     if mean_entropy < 0.1:
         signs["one prototype"] = (
             "The teacher gives every image the same prototype (entropy of the mean distribution "
-            f"{mean_entropy:.3f} nats): soften it with a higher optimizer.teacher_temp or warmup_teacher_temp, or raise "
+            f"{mean_entropy:.3f} nats): soften it with a higher optimizer.teacher_temp, or raise "
             "optimizer.freeze_last_layer_epochs."
         )
     if rank < 1.5:

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from selfpatch.nn.backbones import Backbone, ViTShape, build_timm, build_backbone
+from selfpatch.nn.backbones import Backbone, ViTShape, build_backbone, build_timm
 from selfpatch.nn.branch import BranchEncoder
 from selfpatch.nn.heads import AveragePool, ClassAttentionPool
 from selfpatch.run import RunDirectory
@@ -59,6 +59,8 @@ class LoadReport:
     unexpected: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     """Keys that are not wanted here, such as projection heads."""
+    sha256: str | None = None
+    """Of the file."""
 
     def __str__(self) -> str:
         parts = [f"{self.source}: {len(self.matched)} keys matched"]
@@ -86,7 +88,9 @@ def read_weights(source: str, *, side: Side = "teacher", num_heads: int | None =
     if path.is_dir():
         return _read_run(path, side)
     if not path.is_file():
-        raise ValueError(f"no weights at {source!r}; use a run directory, a checkpoint file, a .safetensors file or {TIMM}NAME")
+        raise ValueError(
+            f"no weights at {source!r}; use a run directory, a checkpoint file, a .safetensors file or {TIMM}NAME"
+        )
     metadata: Mapping[str, str] = {}
     if path.suffix == ".safetensors":
         try:
@@ -102,7 +106,9 @@ def read_weights(source: str, *, side: Side = "teacher", num_heads: int | None =
     if num_heads is not None:
         shape = replace(shape, num_heads=num_heads)
     if shape.embed_dim % shape.num_heads:
-        raise ValueError(f"{source}: width {shape.embed_dim} cannot be split into {shape.num_heads} attention heads; give --num-heads")
+        raise ValueError(
+            f"{source}: width {shape.embed_dim} cannot be split into {shape.num_heads} attention heads; give --num-heads"
+        )
     return Weights(state, shape, source, file_hash(path))
 
 
@@ -142,7 +148,9 @@ def _state_dict(content: Any, side: Side, source: str) -> dict[str, Tensor]:
         tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
         if tensors:
             return tensors
-    raise ValueError(f"{source} holds no state dict; expected tensors by name, or such a mapping under {side!r}, 'state_dict' or 'model'")
+    raise ValueError(
+        f"{source} holds no state dict; expected tensors by name, or such a mapping under {side!r}, 'state_dict' or 'model'"
+    )
 
 
 def to_branch_names(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -196,7 +204,12 @@ def load_backbone(backbone: Backbone, weights: Weights, *, allow_partial: bool =
 
 
 def load_strictly(
-    module: nn.Module, state: Mapping[str, Tensor], source: str, *, allow_partial: bool = False, left_out: tuple[str, ...] = ()
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    *,
+    allow_partial: bool = False,
+    left_out: tuple[str, ...] = (),
 ) -> LoadReport:
     """`load_state_dict` with a report; all keys must match unless `allow_partial`. Shapes always must.
 
@@ -237,14 +250,16 @@ def load_encoder(
         ValueError: as `read_weights` and `load_strictly`.
     """
     weights = read_weights(source, side=side, num_heads=num_heads)
-    shape = weights.shape if position_embedding is None else replace(weights.shape, position_embedding=position_embedding)
+    shape = (
+        weights.shape if position_embedding is None else replace(weights.shape, position_embedding=position_embedding)
+    )
     backbone = build_backbone(shape)
     pool = _pool(_part(weights.state, "pool."), shape)
     encoder = BranchEncoder(backbone, pool, normed_patches=normed_patches)
     wanted = {k: v for k, v in weights.state.items() if k.startswith(("backbone.", "pool."))}
     left_out = tuple(k for k in weights.state if k not in wanted)
     report = load_strictly(encoder, wanted, source, allow_partial=allow_partial, left_out=left_out)
-    return encoder.eval(), report
+    return encoder.eval(), replace(report, sha256=weights.sha256)
 
 
 def export_state(encoder: BranchEncoder) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -22,11 +22,14 @@ class Check:
         return self.error <= self.tolerance  # False for NaN
 
     def __str__(self) -> str:
-        return f"{'ok  ' if self.holds else 'FAIL'} {self.name:<48} error {self.error:.2e}  tolerance {self.tolerance:.0e}"
+        return (
+            f"{'ok  ' if self.holds else 'FAIL'} {self.name:<48} error {self.error:.2e}  tolerance {self.tolerance:.0e}"
+        )
 
 
 def compare(name: str, got: Any, expected: Any, tolerance: float) -> Check:
-    """Numbers or tensors by the largest difference over the largest expected magnitude. float16 values carry 1e-3 of rounding."""
+    """Numbers or tensors by the largest difference over the largest expected magnitude. float16 values carry 1e-3 of
+    rounding."""
     got, expected = torch.as_tensor(got).detach(), torch.as_tensor(expected)
     if got.shape != expected.shape:
         raise ValueError(f"{name} has shape {list(got.shape)}, {list(expected.shape)} is expected")
@@ -41,7 +44,8 @@ def compare_norms(name: str, got: dict[str, Tensor], expected: dict[str, Tensor]
     if got.keys() != expected.keys():
         raise ValueError(f"{name}: other tensors than expected: {sorted(got.keys() ^ expected.keys())}")
     errors = [
-        float((got[k].double() - expected[k].double()).norm() / expected[k].double().norm().clamp(min=1e-12)) for k in got
+        float((got[k].double() - expected[k].double()).norm() / expected[k].double().norm().clamp(min=1e-12))
+        for k in got
     ]
     return Check(f"{name} ({len(errors)} tensors)", max(errors), tolerance)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from selfpatch.config import RunConfig
 from selfpatch.nn.heads import Center
 from selfpatch.ops.neighbours import neighbour_table, top_positives
 from selfpatch.optim import make_optimizer
-from selfpatch.pretraining import Pretrainer, training_step
+from selfpatch.pretraining import training_step
 from selfpatch.types import Encoding, Views
 from selfpatch.weights import to_branch_names
 from tests.parity.check import Check, compare, compare_exactly, compare_norms
@@ -58,7 +57,11 @@ def run_config(c: dict[str, Any], kind: str) -> RunConfig:
     if kind == "selfpatch":
         settings["objective"] = "selfpatch"
         settings["loss_weights"] = {"patch": c["patch_loss_weight"]}
-        settings["selfpatch"] = {"num_prototypes": c["patch_out_dim"], **{k: c[k] for k in ("k", "window", "border")}, **head}
+        settings["selfpatch"] = {
+            "num_prototypes": c["patch_out_dim"],
+            **{k: c[k] for k in ("k", "window", "border")},
+            **head,
+        }
     return RunConfig().override(settings)
 
 
@@ -126,7 +129,9 @@ def replay_trajectory(bundle: Path) -> Iterator[Check]:
             if name in expected:
                 yield compare(f"step {step} {name}", getattr(hp, name), expected[name], 1e-9)
         for name, center in run.centers().items():
-            yield compare(f"step {step} {center_names[name]}", center, run.tensors[f"step{step}.{center_names[name]}"], TIGHT)
+            yield compare(
+                f"step {step} {center_names[name]}", center, run.tensors[f"step{step}.{center_names[name]}"], TIGHT
+            )
     for side in ("student", "teacher"):
         got = _without_key_biases(getattr(run.pretrainer, side).state_dict())
         expected_state = _without_key_biases(to_branch_names(run.final[side]))

@@ -63,6 +63,7 @@ class CropLoader:
     random numbers of the sample that it stands in for.
 
     Attributes:
+        batch_size: images a step, over all processes.
         bad: why each unreadable file that this process met was unreadable, by path.
         steps_per_epoch: whole batches in an epoch.
     """
@@ -115,7 +116,7 @@ class CropLoader:
             raise ValueError(f"a batch of {batch_size} images is larger than the data, {len(places)} images; {advice}")
         self._places = np.asarray(places, np.int64)
         self._crops = _Crops(index, self._places, recipes, num_global, seed, render)
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._share = batch_size // shares  # images of one micro-batch on this process
         self._accumulate = accumulate
         self._seed = seed
@@ -133,7 +134,7 @@ class CropLoader:
     def samples(self, step: int) -> np.ndarray:
         """[accumulate, B] the places that this process's micro-batches of a step are made of."""
         epoch, batch = divmod(step, self.steps_per_epoch)
-        samples = self._epoch_order(epoch)[batch * self._batch_size : (batch + 1) * self._batch_size]
+        samples = self._epoch_order(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
         return samples.reshape(self._accumulate, self._world_size, -1)[:, self._rank]
 
     def steps(self, first: int, last: int) -> Iterator[list[Views]]:

@@ -42,9 +42,7 @@ def read_image(path: str | Path) -> Image.Image:
             image.load()
             _turn_upright(image)
             return _rgb(image)
-    except (
-        Exception
-    ) as error:  # decoders of damaged files raise nearly everything: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # on damaged files decoders raise nearly anything: OSError, SyntaxError, struct.error
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise BadImage(path, reason) from error
 
@@ -66,7 +64,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
     """[h, w] wide integers or floats -> uint8."""
-    wide = np.nan_to_num(values.astype(np.float64))
+    wide = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
     low, high = wide.min(), wide.max()
     white = 1.0 if np.issubdtype(values.dtype, np.floating) else 65535.0
     if low >= 0 and high <= white:

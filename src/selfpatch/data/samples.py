@@ -65,7 +65,7 @@ def sample_photographs(cache_dir: Path | None = None) -> Path:
         for part, names in [("training", TRAINING), ("held_out", HELD_OUT)]:
             (aside / part).mkdir()
             for name in names:
-                _write_tiles(_source_folder() / name, aside / part)
+                _write_tiles(source_folder() / name, aside / part)
         aside.chmod(0o755)
         _rename_once(aside, folder)
     finally:
@@ -81,7 +81,7 @@ def _rename_once(aside: Path, folder: Path) -> None:
             raise
 
 
-def _source_folder() -> Path:
+def source_folder() -> Path:
     """The folder of the wheel that holds the photographs, found without importing the package, which takes a while."""
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from selfpatch.nn.heads import Center, PrototypeHead
 from selfpatch.ops.collapse import distribution_meters
 from selfpatch.ops.cross_entropy import cross_view_loss, teacher_distribution
-from selfpatch.types import Encoding, Hyperparameters, Needs, Views
+from selfpatch.types import Encoding, Hyperparameters, Needs, Objective, Views
 
 
-class DINO(nn.Module):
+class DINO(Objective):
     """The teacher's distribution of each global crop is to be predicted from every other crop of the same image.
 
     Args:
@@ -26,7 +26,7 @@ class DINO(nn.Module):
         norm_last_layer: keep the prototypes' norm at 1.
     """
 
-    needs = Needs(local_crops=True)
+    needs: ClassVar[Needs] = Needs(local_crops=True)
     loss_weights: ClassVar[Mapping[str, float]] = {"image": 1.0}
 
     def __init__(
@@ -57,12 +57,7 @@ class DINO(nn.Module):
     def heads(self) -> dict[str, nn.Module]:
         return {"image": self._make_head()}
 
-    def pool(self) -> nn.Module | None:
-        return None
-
-    def forward(
-        self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
         """`{"image": loss}`. The centre takes in every view that the teacher saw, as the released code of SelfPatch does."""
         with torch.no_grad():
             scores = teacher.heads["image"](teacher.image)  # [V or G, B, K]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -52,6 +52,7 @@ class _ReleasedPositions(VisionTransformer):
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         B, h, w, D = x.shape
+        assert self.pos_embed is not None
         prefix, grid = self.pos_embed[:, : self.num_prefix_tokens], self.pos_embed[:, self.num_prefix_tokens :]
         G = int(grid.shape[1] ** 0.5)
         if (h, w) != (G, G):
@@ -78,11 +79,11 @@ class Backbone(nn.Module):
         self.shape = shape
         self.dim: int = trunk.embed_dim
         self.patch_size: int = trunk.patch_embed.patch_size[0]
-        self.num_heads: int = trunk.blocks[0].attn.num_heads
+        self.num_heads = _num_heads(trunk)
         self.has_class_token = trunk.cls_token is not None
-        expected = trunk.pretrained_cfg if shape.timm_model else {}
-        self.mean: tuple[float, ...] = tuple(expected.get("mean", IMAGENET_MEAN))
-        self.std: tuple[float, ...] = tuple(expected.get("std", IMAGENET_STD))
+        expected = timm.data.resolve_model_data_config(trunk) if shape.timm_model else {}
+        self.mean: tuple[float, ...] = expected.get("mean", IMAGENET_MEAN)
+        self.std: tuple[float, ...] = expected.get("std", IMAGENET_STD)
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ValueError where the patch does not divide the image."""
@@ -90,7 +91,9 @@ class Backbone(nn.Module):
         for side in (height, width):
             if side % p or side < p:
                 nearest = max(p, round(side / p) * p)
-                raise ValueError(f"patch size {p} does not divide the image side {side}; use a multiple of {p}, e.g. {nearest}")
+                raise ValueError(
+                    f"patch size {p} does not divide the image side {side}; use a multiple of {p}, e.g. {nearest}"
+                )
 
     def forward(self, images: Tensor) -> Tokens:
         """Images [B, C, H, W], normalised, with sides that the patch divides.
@@ -163,7 +166,7 @@ def build_timm(
         close = difflib.get_close_matches(name, timm.list_models("vit_*"), n=3)
         hint = f", e.g. {', '.join(close)}" if close else ""
         raise ValueError(f"unknown model {name!r}; use one of {', '.join(SIZES)}, or the name of a timm ViT{hint}")
-    options = {"num_classes": 0, "dynamic_img_size": True, "drop_path_rate": drop_path}
+    options: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True, "drop_path_rate": drop_path}
     if image_size is not None:
         options["img_size"] = image_size
     try:
@@ -178,7 +181,7 @@ def build_timm(
     shape = ViTShape(
         embed_dim=trunk.embed_dim,
         depth=len(trunk.blocks),
-        num_heads=trunk.blocks[0].attn.num_heads,
+        num_heads=_num_heads(trunk),
         patch_size=trunk.patch_embed.patch_size[0],
         grid=trunk.patch_embed.grid_size[0],
         class_token=trunk.cls_token is not None,
@@ -187,6 +190,12 @@ def build_timm(
         timm_model=name,
     )
     return Backbone(trunk, shape)
+
+
+def _num_heads(trunk: VisionTransformer) -> int:
+    heads = trunk.get_submodule("blocks.0.attn").num_heads
+    assert isinstance(heads, int)
+    return heads
 
 
 def disable_drop_path(module: nn.Module) -> None:

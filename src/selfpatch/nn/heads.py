@@ -153,7 +153,29 @@ class _ClassAttentionBlock(nn.Module):
         return query + self.mlp(self.norm2(query))
 
 
-class ClassAttentionPool(nn.Module):
+class PositivePool(nn.Module):
+    """A pool of patches that also aggregates the positives of each patch."""
+
+    norm: nn.LayerNorm
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Patches [..., N, D] -> one token a set, [..., D]."""
+        raise NotImplementedError
+
+    def pool_positives(self, patches: Tensor, positives: Positives) -> Tensor:
+        """The aggregate of each patch's positives.
+
+        Args:
+            patches: [B, N, D] features before any norm.
+            positives: [B, N, k] indices, and which of them are valid.
+
+        Returns:
+            [B, N, D].
+        """
+        raise NotImplementedError
+
+
+class ClassAttentionPool(PositivePool):
     """SelfPatch's aggregation module h: a learnable query attends, in two blocks, to a set of patches (arXiv 2206.07990, 3.2).
 
     Over all patches of an image it gives the image token y(0); over the positives of patch i, the patch target y(i).
@@ -163,7 +185,7 @@ class ClassAttentionPool(nn.Module):
         super().__init__()
         self.query = nn.Parameter(torch.empty(1, dim))  # two dimensions, so that it is decayed, as released
         nn.init.trunc_normal_(self.query, std=0.02)
-        self.blocks = nn.ModuleList(_ClassAttentionBlock(dim, num_heads) for _ in range(blocks))
+        self.blocks = nn.Sequential(*(_ClassAttentionBlock(dim, num_heads) for _ in range(blocks)))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         for part in self.modules():
             if isinstance(part, nn.Linear):
@@ -172,7 +194,7 @@ class ClassAttentionPool(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Patches [..., N, D] -> one token a set, [..., D]."""
-        query = self.query.expand(*patches.shape[:-2], -1)
+        query = self.query[0].expand(*patches.shape[:-2], -1)
         for block in self.blocks:
             query = block(query, *block.keys_and_values(patches))
         return self.norm(query)
@@ -180,7 +202,7 @@ class ClassAttentionPool(nn.Module):
     def pool_positives_reference(self, patches: Tensor, positives: Positives) -> Tensor:
         """Plainly: for b, i:  y[b, i] = self(patches[b, positives[b, i]]). Arguments as for `pool_positives`."""
         sets = gather_patches(patches, positives.indices)  # [B, N, k, D]
-        query = self.query.expand(*sets.shape[:-2], -1)
+        query = self.query[0].expand(*sets.shape[:-2], -1)
         for block in self.blocks:
             query = block(query, *block.keys_and_values(sets), positives.valid)
         return self.norm(query)
@@ -196,14 +218,14 @@ class ClassAttentionPool(nn.Module):
         Returns:
             [B, N, D].
         """
-        query = self.query.expand(*patches.shape[:2], -1)
+        query = self.query[0].expand(*patches.shape[:2], -1)
         for block in self.blocks:
             keys, values = (gather_patches(x, positives.indices) for x in block.keys_and_values(patches))
             query = block(query, keys, values, positives.valid)
         return self.norm(query)
 
 
-class AveragePool(nn.Module):
+class AveragePool(PositivePool):
     """The ablation of `ClassAttentionPool`: the mean of the patches, then the same final norm (poster, "Agg" off)."""
 
     def __init__(self, dim: int) -> None:

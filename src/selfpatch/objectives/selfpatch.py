@@ -9,13 +9,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from selfpatch.nn.heads import AveragePool, Center, ClassAttentionPool, PrototypeHead
+from selfpatch.nn.heads import AveragePool, Center, ClassAttentionPool, PositivePool, PrototypeHead
 from selfpatch.ops.cross_entropy import soft_cross_entropy, teacher_distribution
 from selfpatch.ops.neighbours import Border, Window, check_matching, neighbour_table, top_positives
-from selfpatch.types import Encoding, Hyperparameters, Needs, Tokens, Views
+from selfpatch.types import Encoding, Hyperparameters, Needs, Objective, Tokens, Views
 
 
-class SelfPatch(nn.Module):
+class SelfPatch(Objective):
     """The loss of patch i is the cross-entropy between the teacher's distribution of y(i), the aggregate of the k neighbours most
     similar to i, and the student's distribution of its own, normalised f(i):
 
@@ -34,7 +34,7 @@ class SelfPatch(nn.Module):
         aggregation: h by class `attention`, or by the `mean` (the poster's ablation).
     """
 
-    needs = Needs(teacher_on_local_crops=True)
+    needs: ClassVar[Needs] = Needs(teacher_on_local_crops=True)
     loss_weights: ClassVar[Mapping[str, float]] = {"patch": 0.1}
 
     def __init__(
@@ -61,7 +61,9 @@ class SelfPatch(nn.Module):
         self.k, self.window, self.border = k, window, border
         self.student_temp = student_temp
         self.center = Center(num_prototypes, center_momentum)
-        self._make_pool = partial(ClassAttentionPool, dim, num_heads) if aggregation == "attention" else partial(AveragePool, dim)
+        self._make_pool = (
+            partial(ClassAttentionPool, dim, num_heads) if aggregation == "attention" else partial(AveragePool, dim)
+        )
         self._make_head = partial(
             PrototypeHead,
             dim,
@@ -75,13 +77,13 @@ class SelfPatch(nn.Module):
     def heads(self) -> dict[str, nn.Module]:
         return {"patch": self._make_head()}
 
-    def pool(self) -> nn.Module | None:
+    def pool(self) -> PositivePool:
         return self._make_pool()
 
-    def forward(
-        self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
         """`{"patch": loss}`, the mean over the patches of a view, then over views."""
+        assert isinstance(student.pool, PositivePool)
+        assert isinstance(teacher.pool, PositivePool)
         with torch.no_grad():
             targets = [self.targets(tokens, teacher.pool).flatten(0, 1) for tokens in teacher.grids]
             scores = teacher.heads["patch"](torch.cat(targets))  # over all patches of all views
@@ -95,7 +97,7 @@ class SelfPatch(nn.Module):
         per_grid = torch.stack([x.mean() * n for x, n in zip(grids, image_views, strict=True)])
         return {"patch": per_grid.sum() / sum(image_views)}
 
-    def targets(self, tokens: Tokens, pool: nn.Module) -> Tensor:
+    def targets(self, tokens: Tokens, pool: PositivePool) -> Tensor:
         """The aggregates y(i) of each patch's positives, [V*B, N, D]."""
         _, h, w, _ = tokens.raw_patches.shape
         patches = tokens.raw_patches.flatten(1, 2)

@@ -66,8 +66,8 @@ def effective_rank(features: Tensor) -> Tensor:
     rows = _sample_rows(features)
     if not rows.isfinite().all():  # the decomposition would raise, and a meter must not end a run
         return rows.new_tensor(math.nan)
-    # Of the matrix itself: the square roots of the Gram matrix's eigenvalues would carry an error of 3e-4 of the largest
-    # in float32, which hundreds of dimensions add up to a rank well above 1 for constant features.
+    # Of the matrix itself: the square roots of the Gram matrix's eigenvalues would carry an error of 3e-4 of the
+    # largest in float32, which hundreds of dimensions add up to a rank well above 1 for constant features.
     singular_values = torch.linalg.svdvals(rows)
     total = singular_values.sum().clamp(min=torch.finfo(rows.dtype).tiny)
     return entropy(singular_values / total).exp()

@@ -66,17 +66,17 @@ def neighbour_table(
     check_matching(1, window, border)
     if h * w < 2:
         raise ValueError(f"a grid of {h} x {w} patches has no neighbours; use larger crops or smaller patches")
-    table = _table(h, w, window, border)
-    return table._replace(indices=table.indices.to(device), valid=table.valid.to(device))
+    return _table(h, w, window, border, device)
 
 
 @lru_cache(maxsize=64)
-def _table(h: int, w: int, window: Window, border: Border) -> NeighbourTable:
-    own = torch.arange(h * w)
+@torch.inference_mode(False)  # a table made in inference mode could not take part in a later backward pass
+def _table(h: int, w: int, window: Window, border: Border, device: torch.device | None) -> NeighbourTable:
+    own = torch.arange(h * w, device=device)
     if window == "all":
-        others = own.expand(h * w, -1)[~torch.eye(h * w, dtype=torch.bool)].view(h * w, h * w - 1)
+        others = own.expand(h * w, -1)[own[:, None] != own].view(h * w, h * w - 1)
         return NeighbourTable(others, torch.ones_like(others, dtype=torch.bool), h * w - 1)
-    offsets = torch.arange(window) - window // 2
+    offsets = torch.arange(window, device=device) - window // 2
     dy, dx = (o.flatten() for o in torch.meshgrid(offsets, offsets, indexing="ij"))
     elsewhere = (dy != 0) | (dx != 0)
     y = own[:, None] // w + dy[elsewhere]  # [N, M]
@@ -110,7 +110,8 @@ def neighbour_similarity(features: Tensor, table: NeighbourTable) -> Tensor:
     """`neighbour_similarity_reference` by one dense product, from which the neighbours are gathered: the [B, N, M, D] tensor of
     gathered features never exists."""
     f = F.normalize(features.float(), dim=-1)
-    dense = f @ f.transpose(1, 2)  # [B, N, N]
+    with torch.autocast(f.device.type, enabled=False):  # in bfloat16 many neighbours would tie
+        dense = f @ f.transpose(1, 2)  # [B, N, N]
     similarity = dense.gather(2, table.indices.expand(len(features), -1, -1))
     return similarity.masked_fill(~table.valid, float("-inf"))
 

@@ -6,6 +6,8 @@ Correspondence as a Contrastive Random Walk" (arXiv 2006.14613).
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,8 +18,8 @@ def propagate_labels(
 ) -> Tensor:
     """The labels of one frame's patches, from the labels of the context frames' patches.
 
-    The same numbers as `propagate_labels_reference`. The query grid is cut into blocks about as large as the radius, and a block
-    meets only the part of the context that its windows reach: no [N, T*N] matrix exists at once, and about half of its
+    The numbers of `propagate_labels_reference`. The query grid is cut into blocks about as large as the radius, and
+    each meets only the part of the context that its windows reach: no [N, T*N] matrix exists at once, and half of its
     products are never computed.
 
     Args:
@@ -58,11 +60,11 @@ def propagate_labels_reference(
 ) -> Tensor:
     """As `propagate_labels`, all pairs at once::
 
-        for each patch i of the query frame:
-            near    = the patches j of all context frames with |row(i) - row(j)| <= radius and |column(i) - column(j)| <= radius
-            kept    = the topk of near with the largest cosine(i, j)
-            weights = exp(cosine(i, j) / temperature) for j in kept, divided by their sum
-            out[i]  = sum of weights[j] * label[j] over kept
+    for each patch i of the query frame:
+        near    = the patches j of all context frames at most radius rows and radius columns from i
+        kept    = the topk of near with the largest cosine(i, j)
+        weights = exp(cosine(i, j) / temperature) for j in kept, divided by their sum
+        out[i]  = sum of weights[j] * label[j] over kept
     """
     _check(query, context_features, context_labels, radius, topk, temperature)
     h, w, _ = query.shape
@@ -78,8 +80,10 @@ def propagate_labels_reference(
     return torch.einsum("nk,nkc->cn", weights, labels[index]).unflatten(1, (h, w))
 
 
-def _propagate_block(query: Tensor, keys: Tensor, labels: Tensor, near: Tensor, topk: int, temperature: float) -> Tensor:
-    """query [a, b, D], keys [T, p, q, D], labels [T, p, q, C], near [a, b, p, q] -> [a, b, C]; a*b queries, T*p*q candidates."""
+def _propagate_block(
+    query: Tensor, keys: Tensor, labels: Tensor, near: Tensor, topk: int, temperature: float
+) -> Tensor:
+    """query [a, b, D], keys [T, p, q, D], labels [T, p, q, C], near [a, b, p, q] -> [a, b, C]."""
     cosine = query.flatten(0, 1) @ keys.flatten(0, 2).T  # [a*b, T*p*q]
     far = ~near.flatten(2).flatten(0, 1)
     cosine.view(len(cosine), len(keys), -1).masked_fill_(far[:, None], -torch.inf)
@@ -94,7 +98,7 @@ def _blocks(length: int, radius: int) -> list[tuple[slice, slice]]:
     edges = [length * i // count for i in range(count + 1)]
     return [
         (slice(start, stop), slice(max(0, start - radius), min(length, stop + radius)))
-        for start, stop in zip(edges, edges[1:], strict=False)
+        for start, stop in pairwise(edges)
     ]
 
 
@@ -107,7 +111,8 @@ def _within(block: slice, window: slice, radius: int) -> Tensor:
 def _check(query: Tensor, features: Tensor, labels: Tensor, radius: int, topk: int, temperature: float) -> None:
     if query.ndim != 3 or features.ndim != 4 or features.shape[1:] != query.shape or len(features) == 0:
         raise ValueError(
-            f"query {list(query.shape)} and context_features {list(features.shape)} do not fit; use [h, w, D] and [T, h, w, D]"
+            f"query {list(query.shape)} and context_features {list(features.shape)} do not fit; "
+            "use [h, w, D] and [T, h, w, D]"
         )
     if labels.ndim != 4 or (labels.shape[0], *labels.shape[2:]) != features.shape[:3]:
         raise ValueError(

@@ -26,7 +26,7 @@ SCALE_BAR = (56, 10)
 
 @dataclass(frozen=True)
 class Panel:
-    """One image of a sheet and the line under it: a numbered dot, a caption, and a scale from dark to bright at its right end."""
+    """One image of a sheet and the line under it: a numbered dot, a caption, a scale of colours at its right end."""
 
     image: Image.Image
     caption: str = ""
@@ -136,7 +136,7 @@ def fitted(text: str, size: int, width: float) -> str:
 
 
 def draw_marker(image: Image.Image, centre: tuple[float, float], colour: RGB, number: int, *, radius: int = 12) -> None:
-    """A numbered disk with a white rim, drawn in place, smooth at the edge, and moved so far that all of it is inside the image."""
+    """A numbered disk with a white rim, drawn in place; near the image's edge it moves inwards to be seen whole."""
     fine, side = 4, 2 * radius + 4
     x, y = (
         min(max(place, side / 2), max(length - side / 2, side / 2))

@@ -30,7 +30,7 @@ def unit_patch_features(encoder: Encoder, images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     if height % encoder.patch_size or width % encoder.patch_size:
         raise ValueError(
-            f"images of {width} x {height} pixels cannot be cut into patches of {encoder.patch_size}; use multiples of it"
+            f"images of {width} x {height} pixels cannot be cut into patches of {encoder.patch_size}; use a multiple"
         )
     device = _device(encoder, images)
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (encoder.mean, encoder.std))

@@ -22,7 +22,7 @@ def to_image(pixels: Tensor) -> Image.Image:
 
 
 def patch_map(colours: Tensor, size: tuple[int, int]) -> Image.Image:
-    """uint8 [h, w, 3], a colour for each patch -> an image of (width, height) in which patches stay squares with sharp edges."""
+    """uint8 [h, w, 3], a colour a patch -> an image of (width, height) in which patches keep their sharp edges."""
     return Image.fromarray(colours.numpy()).resize(size, Image.Resampling.NEAREST)
 
 

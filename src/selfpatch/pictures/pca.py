@@ -8,15 +8,16 @@ from torch import Tensor
 LOW, HIGH = 0.01, 0.99
 """Quantiles of a component that become 0 and 255, so that a few extreme patches do not flatten all others."""
 RELATIVE_FLOOR = 1e-5
-"""A component whose standard deviation is below this share of the features' size is rounding noise, and is drawn grey."""
+"""A component whose deviation is below this share of the features' size is rounding noise, and is drawn grey."""
 GREY = 128
 
 
 def pca_colours(features: Tensor, *, joint: bool = True) -> Tensor:
     """Colours each patch by its coordinates on the first three principal components.
 
-    The signs are fixed (the largest loading of a component is positive), so that equal features give equal pictures. A component
-    that does not vary is mid-grey in its channel. Patches with a feature that is not finite are left out of the fit and drawn black.
+    The signs are fixed (the largest loading of a component is positive), so that equal features give equal pictures. A
+    component that does not vary is mid-grey in its channel. Patches with a feature that is not finite are left out of
+    the fit and drawn black.
 
     Args:
         features: [n, h, w, D] patch features of n images, any float type and device.
@@ -36,9 +37,8 @@ def pca_colours(features: Tensor, *, joint: bool = True) -> Tensor:
 
 
 def principal_components(x: Tensor, count: int = 3) -> tuple[Tensor, Tensor]:
-    """Coordinates [M, count] of the rows of x [M, D] on their leading principal components, and the deviations [count] along them.
-
-    Where D < count, the missing components are zero.
+    """Coordinates [M, count] of the rows of x [M, D] on their leading principal components, and the deviations [count]
+    along them. Where D < count, the missing components are zero.
     """
     centred = x - x.mean(0)
     variances, directions = torch.linalg.eigh(centred.mT @ centred / len(x))  # ascending

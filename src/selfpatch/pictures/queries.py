@@ -30,9 +30,9 @@ def patches_at(points: Sequence[tuple[float, float]], grid: tuple[int, int]) -> 
 def salient_patches(features: Tensor, count: int) -> list[int]:
     """Patches that differ from each other and lie apart, by farthest-point sampling (Gonzalez 1985).
 
-    The first is the patch least like the image as a whole; each next one is the patch whose nearest chosen patch is farthest away,
-    in features and in place. Features are averaged over 3x3 patches first, for a single odd patch is no salient thing, and the
-    outer eighth of the grid is left out where there is anything inside it.
+    The first is the patch least like the image as a whole; each next one is the patch whose nearest chosen patch is
+    farthest away, in features and in place. Features are averaged over 3x3 patches first, for a single odd patch is no
+    salient thing, and the outer sixth of the grid is left out where there is anything inside it.
 
     Args:
         features: [h, w, D] of length 1.
@@ -40,12 +40,12 @@ def salient_patches(features: Tensor, count: int) -> list[int]:
     Returns:
         min(count, number of patches to choose from) flat indices, equal for equal features.
     """
-    h, w, dim = features.shape
+    h, w, _ = features.shape
     smooth = F.avg_pool2d(features.permute(2, 0, 1)[None], 3, stride=1, padding=1, count_include_pad=False)
     smooth = F.normalize(smooth[0].flatten(1).T, dim=-1)  # [N, D]
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     places = torch.stack([rows, columns], -1).reshape(-1, 2).double() / (h * h + w * w) ** 0.5
-    top, left = (max(1, side // 8) for side in (h, w))
+    top, left = (max(1, side // 6) for side in (h, w))
     inner = (rows >= top) & (rows < h - top) & (columns >= left) & (columns < w - left)
     candidates = (inner if inner.any() else torch.ones_like(inner)).flatten().nonzero().flatten()
     smooth, places = smooth[candidates].double(), places[candidates]

@@ -1,4 +1,4 @@
-"""The picture sheet of a run: a few fixed images, and what the network makes of their patches at this point of training."""
+"""The picture sheet of a run: a few fixed images, and what the network makes of their patches by now."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from selfpatch.types import Encoder
 
 TILE = 224
 COLUMNS = 8
-SUBTITLE = "Each patch is coloured by the first three principal components of its features, taken over all the images together."
+SUBTITLE = "A patch's colour: the first three principal components of its features, over all these images together."
 
 
 def picture_sheet(

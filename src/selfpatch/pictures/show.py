@@ -1,4 +1,4 @@
-"""A picture of what an encoder sees in an image: its patch features, what resembles a patch, and the positives SelfPatch would pick."""
+"""What an encoder sees in an image: its patch features, what resembles a patch, and the positives SelfPatch picks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from selfpatch.data.reading import read_image
 from selfpatch.ops.neighbours import Border, Window, check_matching, neighbour_table, top_positives
 from selfpatch.pictures.canvas import Panel, Row, draw_marker, lay_out, save_png
-from selfpatch.pictures.colour import QUERY_COLOURS
+from selfpatch.pictures.colour import SERIES
 from selfpatch.pictures.features import unit_patch_features
 from selfpatch.pictures.maps import heat_over, heat_range, patch_map
 from selfpatch.pictures.pca import pca_colours
@@ -21,8 +21,8 @@ from selfpatch.pictures.queries import patches_at, salient_patches
 from selfpatch.pictures.zoom import MARGIN, Match, draw_match, view_around
 from selfpatch.types import Encoder
 
-PANEL = 320
-"""Longer side of a panel, in pixels."""
+PANEL, TALL_PANEL = 320, 280
+"""Width of a panel in pixels, for images that are wide and for those that are tall; the captions need as much."""
 AUTOMATIC_QUERIES = 4
 
 
@@ -37,13 +37,14 @@ def show(
     window: Window = 3,
     border: Border = "wrap",
 ) -> list[Path]:
-    """Draws one picture for each image: the image with its query patches marked, the principal components of its patch features, and
-    for each query its cosine similarity to all patches and its k positives in the window around it (SelfPatch, section 3.1).
+    """Draws one picture for each image: the image with its query patches marked, the principal components of its patch
+    features, and for each query its cosine similarity to all patches and its k positives in the window around it
+    (SelfPatch, arXiv 2206.07990, section 3.1).
 
     Args:
         paths: image files.
-        out: folder that the pictures are written to, each as `<image's name>.png`.
-        resolution: short side that images are resized to, in pixels; both sides are rounded to multiples of the patch size.
+        out: folder that the pictures are written to, each as `<image's name>.png`. No image of `paths` is overwritten.
+        resolution: short side that images are resized to, in pixels; both sides become multiples of the patch size.
         queries: points (x, y) as fractions of width and height; None: four patches that differ and lie apart.
         k, window, border: how positives are picked, as in `selfpatch.ops.neighbours`.
 
@@ -51,28 +52,28 @@ def show(
         The files written, in the order of `paths`.
 
     Raises:
-        ValueError: an image cannot be read, the resolution is below a patch, a query lies outside the image, or k, window and border
-            make no sense together.
+        ValueError: an image cannot be read, the resolution is below a patch, a query lies outside the image, or k,
+            window and border make no sense together, or the encoder gives features that are not finite.
     """
     check_matching(k, window, border)
     if resolution < encoder.patch_size:
-        raise ValueError(
-            f"resolution {resolution} is below one patch of {encoder.patch_size} pixels; use e.g. {30 * encoder.patch_size}"
-        )
-    written = []
-    for path, name in zip(paths, _distinct_names(paths), strict=True):
+        raise ValueError(f"resolution {resolution} is below one patch of {encoder.patch_size} pixels; use a larger one")
+    targets = _targets(paths, Path(out))
+    for path, target in zip(paths, targets, strict=True):
         image = resized(read_image(path), resolution, encoder.patch_size)
         features = unit_patch_features(encoder, torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])[0]
+        if not features.isfinite().all():
+            raise ValueError(f"the encoder gives features of {path} that are not finite; use weights from before that")
         grid = (features.shape[0], features.shape[1])
         chosen = salient_patches(features, AUTOMATIC_QUERIES) if queries is None else patches_at(queries, grid)
         matches = find_positives(features, chosen, k, window, border)
         picture = draw(image, features, matches, title=Path(path).name, window=window, border=border)
-        written.append(save_png(picture, Path(out) / f"{name}.png"))
-    return written
+        save_png(picture, target)
+    return targets
 
 
 def resized(image: Image.Image, resolution: int, patch_size: int) -> Image.Image:
-    """The image with its short side near `resolution`, its aspect ratio kept up to rounding, both sides multiples of the patch size."""
+    """The image with its short side near `resolution`, its shape kept up to rounding, sides multiples of a patch."""
     scale = resolution / min(image.size)
     width, height = (max(1, round(side * scale / patch_size)) * patch_size for side in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC)
@@ -101,7 +102,7 @@ def draw(
     below = [Panel(patch_map(pca_colours(features[None])[0], size), "principal components")]
     extent = max(h, w) if window == "all" else window + 2 * MARGIN
     for number, match in enumerate(matches, start=1):
-        colour = QUERY_COLOURS[(number - 1) % len(QUERY_COLOURS)]
+        colour = SERIES[(number - 1) % len(SERIES)]
         row, column = divmod(match.query, w)
         similarity = (features @ features[row, column]).clamp(-1, 1)  # [h, w]
         scale = heat_range(similarity)
@@ -117,8 +118,9 @@ def draw(
 
 
 def _panel_size(size: tuple[int, int]) -> tuple[int, int]:
-    scale = PANEL / max(size)
-    return round(size[0] * scale), round(size[1] * scale)
+    width, height = size
+    panel_width = PANEL if width >= height else TALL_PANEL
+    return panel_width, max(1, round(panel_width * height / width))
 
 
 def _positives_caption(similarity: Tensor, match: Match) -> str:
@@ -128,12 +130,14 @@ def _positives_caption(similarity: Tensor, match: Match) -> str:
     return f"{len(match.picked)} positives, cosine {values.min():.2f} to {values.max():.2f}"
 
 
-def _distinct_names(paths: Sequence[str | Path]) -> list[str]:
-    """File names without their endings; ones that come again get a number."""
-    names: list[str] = []
+def _targets(paths: Sequence[str | Path], out: Path) -> list[Path]:
+    """Where each picture goes: named as its image, with a number where the name is taken, be it by one of `paths`."""
+    taken = {Path(path).resolve() for path in paths}
+    targets = []
     for path in paths:
-        stem, name, copy = Path(path).stem, Path(path).stem, 2
-        while name in names:
-            name, copy = f"{stem}-{copy}", copy + 1
-        names.append(name)
-    return names
+        target, copy = out / f"{Path(path).stem}.png", 2
+        while target.resolve() in taken:
+            target, copy = out / f"{Path(path).stem}-{copy}.png", copy + 1
+        taken.add(target.resolve())
+        targets.append(target)
+    return targets

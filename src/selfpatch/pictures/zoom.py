@@ -48,7 +48,7 @@ class View:
 
 
 def view_around(query: int, grid: tuple[int, int], size: tuple[int, int], extent: int, *, wrap: bool) -> View:
-    """A view of the panel's shape with the query in its middle and at least `extent` patches a side, as far as the grid has them.
+    """A view of the panel's shape, the query in its middle, `extent` patches on its short side if the grid has them.
 
     Args:
         wrap: keep the query in the middle even where the view then leaves the image.
@@ -68,8 +68,9 @@ def draw_match(image: Image.Image, match: Match, grid: tuple[int, int], view: Vi
     """
     h, w = grid
     patch = image.width // w
-    box = (view.left, view.top, view.left + view.columns, view.top + view.rows)
-    drawn = torus_crop(image, tuple(edge * patch for edge in box)).resize(view.size, Image.Resampling.BICUBIC)
+    bottom, right = view.top + view.rows, view.left + view.columns
+    crop = torus_crop(image, (view.left * patch, view.top * patch, right * patch, bottom * patch))
+    drawn = crop.resize(view.size, Image.Resampling.BICUBIC)
     for index in set(match.candidates) - set(match.picked):
         place = view.place(index, grid)
         drawn.paste(drawn.crop(place).point(lambda value: round(value * DIMMED)), place)

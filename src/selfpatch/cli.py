@@ -1,0 +1,296 @@
+"""The command line: reads options, calls `commands`, turns errors into one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+import selfpatch
+from selfpatch.config import SAMPLES, RunConfig, load_recipe, nested
+
+if TYPE_CHECKING:
+    from selfpatch.evaluation.result import Result
+
+USAGE = f"""selfpatch {selfpatch.__version__}: {selfpatch.__doc__}
+  selfpatch pretrain [--data PHOTOS]                   train on a folder of images, or on built-in sample photographs
+  selfpatch resume DIR                                 go on with a run exactly where it stopped
+  selfpatch evaluate davis|knn --weights W --data D    measure weights by a published protocol
+  selfpatch show --weights W IMAGE...                  pictures of what the patch features see
+
+`selfpatch COMMAND --help` lists a command's options. Weights are a run directory, a released checkpoint of DINO or
+SelfPatch, a .safetensors file, or timm:NAME.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0 done, 2 something about the input was wrong, 128 + n stopped by signal
+    n."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(selfpatch.__version__)
+        return 0
+    command = COMMANDS.get(arguments[0])
+    if command is None:
+        return _complain(f"there is no command {arguments[0]!r}; the commands are: {', '.join(COMMANDS)}")
+    # torch and timm announce their own future; a user of this program can do nothing about it.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        return command(arguments[1:])
+    except ValueError as error:
+        return _complain(str(error))
+    except OSError as error:
+        return _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    except KeyboardInterrupt:
+        return _complain("interrupted", code=130)
+
+
+def _complain(sentence: str, code: int = 2) -> int:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"selfpatch: {sentence}", file=sys.stderr)
+    return code
+
+
+def _pretrain(arguments: list[str]) -> int:
+    chosen = _peek(arguments)
+    if "--help" in arguments or "-h" in arguments:
+        base = load_recipe(chosen["recipe"] or SAMPLES)
+    elif chosen["recipe"]:
+        base = load_recipe(chosen["recipe"])
+    else:
+        from selfpatch.commands import recipe_for
+
+        base = recipe_for(chosen["data"] or SAMPLES)
+    config, unknown = tyro.cli(
+        RunConfig,
+        prog="selfpatch pretrain",
+        description=PRETRAIN,
+        default=base,
+        args=arguments,
+        return_unknown_args=True,
+    )
+    config = config.override(nested(_pairs(unknown))).validate()
+    from selfpatch.commands import Interrupted, pretrain
+
+    try:
+        pretrain(config)
+    except Interrupted as stopped:
+        return _complain(str(stopped), 128 + stopped.signal_number)
+    return 0
+
+
+PRETRAIN = """Pre-train a network on images without labels.
+
+The values shown are those of the recipe. Settings of a method or objective are written by its name:
+--dino.num-prototypes 1024 --selfpatch.k 2 --selfpatch.window 5, and weights of losses --loss-weights.patch 0.2.
+Several processes: torchrun --nproc-per-node N -m selfpatch pretrain ..."""
+
+
+def _peek(arguments: list[str]) -> dict[str, str | None]:
+    """What decides the defaults of all other options, read before them."""
+    found: dict[str, str | None] = {"recipe": None, "data": None}
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and name in found:
+            found[name] = value if equals else next(iter(arguments[i + 1 : i + 2]), None)
+    return found
+
+
+def _pairs(unknown: list[str]) -> list[tuple[str, str]]:
+    """`["--selfpatch.k", "2"]` -> `[("selfpatch.k", "2")]`."""
+    pairs, rest = [], list(unknown)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not name.startswith("--") or "." not in name:
+            raise ValueError(f"unknown option {name!r}; `selfpatch pretrain --help` lists them")
+        if not equals:
+            if not rest:
+                raise ValueError(f"option {name} lacks a value")
+            value = rest.pop(0)
+        pairs.append((name.removeprefix("--"), value))
+    return pairs
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a run exactly where its newest checkpoint is."""
+
+    run: tyro.conf.Positional[str]
+    """Its directory."""
+    device: str | None = None
+    """Where it differs from when the run was begun."""
+    workers: int | None = None
+    """Where it differs from when the run was begun; the samples do not depend on it."""
+
+
+def _resume(arguments: list[str]) -> int:
+    options = tyro.cli(Resume, prog="selfpatch resume", args=arguments)
+    from selfpatch.commands import Interrupted, resume
+
+    try:
+        resume(options.run, device=options.device, workers=options.workers)
+    except Interrupted as stopped:
+        return _complain(str(stopped), 128 + stopped.signal_number)
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Which network, and how it is read."""
+
+    weights: str | None = None
+    """A run directory, a released checkpoint of DINO or SelfPatch, a .safetensors file, or timm:NAME."""
+    side: Literal["teacher", "student"] = "teacher"
+    num_heads: int | None = None
+    """Attention heads, which a checkpoint does not tell; None: width / 64."""
+    position_embedding: Literal["released", "size"] | None = None
+    """How position embeddings are interpolated; None: as the weights were trained."""
+    allow_partial: bool = False
+    """Use weights that leave parts of the network as initialised."""
+    device: str = "auto"
+
+    def named_weights(self) -> str:
+        if self.weights is None:
+            raise ValueError("no weights were named; give --weights with a run directory, a checkpoint or timm:NAME")
+        return self.weights
+
+    def load_options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("side", "num_heads", "position_embedding", "allow_partial")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Davis(NetworkOptions):
+    """DAVIS video object segmentation: the first mask of each clip propagated through patch features, J and F."""
+
+    data: str
+    """DAVIS-2016 or -2017 tree, with JPEGImages/, Annotations/ and ImageSets/."""
+    out: str | None = None
+    """Folder for masks, pictures and result.json."""
+    results: str | None = None
+    """Score this folder of ready-made masks instead of a network."""
+    resolution: int = 480
+    """Short side of the frames in pixels."""
+    radius: int = 12
+    """Of the window, in patches."""
+    topk: int = 5
+    """Context patches a patch takes its label from."""
+    context_frames: int = 7
+    """Frames just before the present one that are looked at beside the first."""
+    temperature: float = 0.1
+    std: Literal["released", "encoder"] = "released"
+    """Normalise with the released script's standard deviation, or with the network's own."""
+    year: Literal[2016, 2017] | None = None
+    """None: 2017 where the tree has it."""
+    sequences: tuple[str, ...] | None = None
+    """Only these; None: those of the tree's val.txt."""
+
+    def run(self) -> Result:
+        if self.results is not None:
+            from selfpatch.evaluation.davis import score
+
+            return score(self.results, self.data, year=self.year, sequences=self.sequences)
+        protocol = ("resolution", "radius", "topk", "context_frames", "temperature", "std", "year", "sequences", "out")
+        return _evaluate("davis", self, **{name: getattr(self, name) for name in protocol})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knn(NetworkOptions):
+    """Weighted k-nearest-neighbour classification of image features; k = 20 is the number to quote."""
+
+    data: str
+    """Folder with train/ and val/ (or test/), each with a sub-folder a class."""
+    out: str | None = None
+    """Folder for result.json."""
+    ks: tuple[int, ...] = (10, 20, 100, 200)
+    temperature: float = 0.07
+    resize: int = 256
+    """Short side that images are resized to, in pixels."""
+    crop: int = 224
+    """Side of the centre crop, in pixels."""
+    batch_size: int = 64
+
+    def run(self) -> Result:
+        protocol = ("ks", "temperature", "resize", "crop", "batch_size", "out")
+        return _evaluate("knn", self, **{name: getattr(self, name) for name in protocol})
+
+
+EVALUATIONS: dict[str, type[Davis] | type[Knn]] = {"davis": Davis, "knn": Knn}
+
+
+def _evaluate_command(arguments: list[str]) -> int:
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print("selfpatch evaluate NAME --weights W --data D; `selfpatch evaluate NAME --help` lists its options\n")
+        print("\n".join(f"  {name:<8} {options.__doc__}" for name, options in EVALUATIONS.items()))
+        return 0
+    if name not in EVALUATIONS:
+        raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}")
+    options = tyro.cli(EVALUATIONS[name], prog=f"selfpatch evaluate {name}", args=arguments[1:])
+    result = options.run()
+    from rich.console import Console
+
+    Console().print(result.table())
+    if options.out is not None:
+        result.save(Path(options.out) / "result.json")
+        print(f"written to {options.out}")
+    return 0
+
+
+def _evaluate(name: str, network: Davis | Knn, **settings: Any) -> Result:
+    from selfpatch.commands import evaluate
+
+    weights = network.named_weights()
+    return evaluate(name, weights, network.data, device=network.device, load_options=network.load_options(), **settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show(NetworkOptions):
+    """Draw each image's patch features, and for some patches what they resemble and which positives are picked."""
+
+    images: tyro.conf.Positional[tuple[str, ...]]
+    out: str = "pictures"
+    """Folder for the pictures."""
+    resolution: int = 480
+    """Short side in pixels, rounded to a multiple of the patch."""
+    k: int = 4
+    """Positives of a patch."""
+    window: str = "3"
+    """Side of the neighbourhood in patches, or `all`."""
+    border: Literal["wrap", "clip"] = "wrap"
+
+
+def _show(arguments: list[str]) -> int:
+    options = tyro.cli(Show, prog="selfpatch show", args=arguments)
+    if not options.images:
+        raise ValueError("no image was named; give one or more files")
+    window: Any = "all" if options.window == "all" else _whole_number("window", options.window)
+    weights = options.named_weights()
+    from selfpatch.commands import load, show
+
+    encoder = load(weights, device=options.device, **options.load_options())
+    drawing = {"resolution": options.resolution, "k": options.k, "window": window, "border": options.border}
+    print("\n".join(str(path) for path in show(encoder, options.images, options.out, **drawing)))
+    return 0
+
+
+def _whole_number(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{name} is {text!r}; a whole number is needed")
+    return int(text)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "pretrain": _pretrain,
+    "resume": _resume,
+    "evaluate": _evaluate_command,
+    "show": _show,
+}

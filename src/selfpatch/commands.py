@@ -1,0 +1,303 @@
+"""The commands, as the Python face offers them and the command line calls them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from selfpatch import distributed
+from selfpatch.build import (
+    EVALUATIONS,
+    find,
+    make_clipping,
+    make_loader,
+    make_loop_settings,
+    make_pretrainer,
+    make_schedule,
+    view_recipes,
+)
+from selfpatch.config import SAMPLES, RunConfig, choose_recipe, load_recipe
+from selfpatch.data.index import ImageIndex
+from selfpatch.data.samples import sample_photographs
+from selfpatch.evaluation.result import Result, Weights
+from selfpatch.monitoring import Monitor, teacher_encoder
+from selfpatch.nn.branch import BranchEncoder
+from selfpatch.optim import Schedule, make_optimizer
+from selfpatch.pictures.show import show as draw_pictures
+from selfpatch.pretraining import LoopSettings, Pretrainer, train
+from selfpatch.run import RunDirectory, write_atomically
+from selfpatch.run_report import measured_table, write_run_report
+from selfpatch.types import Encoder
+from selfpatch.weights import LoadReport, export_state, load_encoder
+
+console = Console()
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The images of a run: those it trains on, and those it is measured on."""
+
+    index: ImageIndex
+    places: np.ndarray
+    held_out_index: ImageIndex
+    held_out: np.ndarray
+
+
+def open_data(config: RunConfig) -> TrainingData:
+    """Finds the images of a configuration.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if config.data == SAMPLES:
+        folder = sample_photographs()
+        index, held_out_index = ImageIndex.open(folder / "training"), ImageIndex.open(folder / "held_out")
+        return TrainingData(index, np.arange(len(index)), held_out_index, np.arange(len(held_out_index)))
+    index = ImageIndex.open(config.data)
+    places, held_out = index.split(config.loader.held_out, config.seed)
+    return TrainingData(index, places, index, held_out)
+
+
+def recipe_for(data: str) -> RunConfig:
+    """The recipe that suits the number of images, with a batch that they fill at least eight times where they can.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    if data == SAMPLES:
+        return load_recipe(SAMPLES)
+    count = len(ImageIndex.open(data))
+    recipe = load_recipe(choose_recipe(count, data))
+    largest = 1 << max(0, (count // 8).bit_length() - 1)  # a power of two
+    return (
+        recipe if recipe.batch_size <= largest else replace(recipe, batch_size=max(1, min(recipe.batch_size, largest)))
+    )
+
+
+def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
+    """Pre-trains a network.
+
+    Args:
+        config: a whole configuration; or else
+        settings: those of `config.RunConfig` by name, nested ones as mappings, laid over the recipe that `recipe` names
+            or that the number of images suggests: `pretrain(data="photos/", objective="selfpatch", epochs=100,
+            selfpatch={"k": 2})`.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        ValueError: something about the settings or the data is wrong; one sentence says what.
+        Interrupted: a signal stopped it; it can be resumed.
+    """
+    if config is None:
+        name = settings.get("recipe")
+        base = load_recipe(name) if name else recipe_for(str(settings.get("data", SAMPLES)))
+        config = base.override(settings)
+    config.validate()
+    device = distributed.start(config.device)
+    data = open_data(config)
+    pretrainer, report = make_pretrainer(config)
+    steps_per_epoch = make_loader(config, data.index, data.places, device).steps_per_epoch  # refuses what cannot be
+    run = _new_run(config, data)
+    if distributed.is_main_process():
+        schedule, loop = make_schedule(config, steps_per_epoch), make_loop_settings(config, device)
+        console.print(
+            _summary(config, data, pretrainer, schedule, loop, device, report), highlight=False, soft_wrap=True
+        )
+    return _train(run, config, data, pretrainer, device)
+
+
+def resume(path: str | Path, *, device: str | None = None, workers: int | None = None) -> Path:
+    """Goes on with a run exactly where its newest checkpoint is.
+
+    Args:
+        device, workers: where these differ from when the run was begun.
+
+    Raises:
+        ValueError: there is no run, or its images have changed.
+        Interrupted: a signal stopped it again.
+    """
+    run = RunDirectory.open(path)
+    config = run.config
+    if device is not None:
+        config = replace(config, device=device)
+    if workers is not None:
+        config = replace(config, loader=replace(config.loader, workers=workers))
+    started = distributed.start(config.device)
+    data = open_data(config)
+    recorded = json.loads((run.path / "data.json").read_text())
+    if recorded["fingerprint"] != data.index.fingerprint:
+        raise ValueError(
+            f"the images in {config.data} are no longer those that {run.path} was begun with "
+            f"({recorded['images']} then, {len(data.index)} now); put them back, or begin a new run from its weights with --init {run.path}"
+        )
+    pretrainer, _ = make_pretrainer(replace(config, init=None))  # the checkpoint brings all weights
+    return _train(run, config, data, pretrainer, started)
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after a checkpoint."""
+
+    def __init__(self, run: Path, signal_number: int) -> None:
+        super().__init__(f"stopped and saved; go on with: selfpatch resume {run}")
+        self.signal_number = signal_number
+
+
+def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
+    out = distributed.from_main_process(config.out or _free_folder(config))
+    if distributed.is_main_process():
+        run = RunDirectory.create(out, replace(config, out=out))
+        record = {"source": config.data, "images": len(data.index), "fingerprint": data.index.fingerprint}
+        write_atomically(run.path / "data.json", json.dumps(record, indent=1) + "\n")
+    distributed.barrier()
+    return RunDirectory.open(out)
+
+
+def _free_folder(config: RunConfig) -> str:
+    name = "-".join([Path(config.data).resolve().stem or "images", config.method, *config.objectives])
+    base = Path("runs") / name
+    candidates = [base, *(base.with_name(f"{name}-{i}") for i in range(2, 10_000))]
+    return str(next(path for path in candidates if not path.exists()))
+
+
+def _train(
+    run: RunDirectory, config: RunConfig, data: TrainingData, pretrainer: Pretrainer, device: torch.device
+) -> Path:
+    pretrainer.to(device)
+    loader = make_loader(config, data.index, data.places, device)
+    schedule = make_schedule(config, loader.steps_per_epoch)
+    monitor = Monitor(
+        (data.held_out_index, data.held_out),
+        (data.index, data.places),
+        view_recipes(config),
+        patch_size=pretrainer.student.backbone.patch_size,
+        pictures=run.pictures,
+        picture_images=config.watch.picture_images,
+        knn_images=config.watch.knn_images,
+        seed=config.seed,
+    )
+    signal_number = train(
+        pretrainer,
+        loader,
+        schedule,
+        make_optimizer(pretrainer),
+        run,
+        device=device,
+        clipping=make_clipping(config),
+        settings=make_loop_settings(config, device),
+        evaluate=monitor,
+    )
+    if signal_number:
+        raise Interrupted(run.path, signal_number)
+    if distributed.is_main_process():
+        _finish(run, pretrainer)
+    distributed.stop()
+    return run.path
+
+
+def _finish(run: RunDirectory, pretrainer: Pretrainer) -> None:
+    """Exports the teacher, writes the report, and says what came of it and what to do next."""
+    exported = run.export(*export_state(teacher_encoder(pretrainer)))
+    run.close()
+    table = measured_table(run.rows())
+    if table is not None:
+        console.print(table)
+    sheets = sorted(run.pictures.glob("step-*.png"))
+    lines = [f"pictures   {sheets[-1]}"] if sheets else []
+    lines += [f"report     {write_run_report(run)}", f"weights    {exported}"]
+    if (run.path / "skipped.txt").is_file():
+        lines.append(f"unreadable images are listed in {run.path / 'skipped.txt'}")
+    lines.append(f"next       selfpatch show --weights {run.path} IMAGE...")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _summary(
+    config: RunConfig,
+    data: TrainingData,
+    pretrainer: Pretrainer,
+    schedule: Schedule,
+    settings: LoopSettings,
+    device: torch.device,
+    report: LoadReport | None,
+) -> str:
+    backbone = pretrainer.student.backbone
+    parameters = sum(p.numel() for p in backbone.parameters())
+    precision = "bf16 autocast" if settings.autocast else "fp32"
+    lines = [
+        f"{len(data.places)} images to train on, {len(data.held_out)} held out ({config.data})",
+        f"recipe {config.recipe or '(none)'}: {' + '.join([config.method, *config.objectives])}",
+        f"{config.model} of width {backbone.dim}, patch {backbone.patch_size}, {parameters / 1e6:.1f} M parameters",
+        f"batch {config.batch_size}, {schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} steps "
+        f"in {config.epochs:g} epochs, peak lr {schedule.peak_lr:.2e} ({config.optimizer.base_lr:g} x batch / 256)",
+        f"{precision} on {device}, {distributed.world_size()} process{'es' if distributed.world_size() > 1 else ''}",
+    ]
+    if report is not None:
+        lines.append(str(report))
+    return "\n".join(lines)
+
+
+def load(weights: str, *, device: str = "auto", **options: Any) -> Encoder:
+    """A trained network from anywhere: `encoder.patches(images) -> [B, D, h, w]`, `encoder.image(images) -> [B, D]`.
+
+    Args:
+        weights: a run directory, a released checkpoint of DINO or SelfPatch, a .safetensors file, or timm:NAME.
+        options: as `weights.load_encoder` takes them.
+
+    Raises:
+        ValueError: there are no such weights, or they do not fit.
+    """
+    return _load(weights, device, options)[0]
+
+
+def _load(weights: str, device: str, options: Mapping[str, Any]) -> tuple[BranchEncoder, LoadReport]:
+    encoder, report = load_encoder(weights, **options)
+    console.print(str(report), highlight=False, soft_wrap=True)
+    return encoder.to(distributed.start(device)), report
+
+
+def evaluate(
+    name: str,
+    weights: str | Encoder,
+    data: str | Path,
+    *,
+    device: str = "auto",
+    load_options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Result:
+    """Runs one evaluation.
+
+    Args:
+        name: one of `build.EVALUATIONS`.
+        weights: as `load` takes them, or an encoder.
+        load_options: as `load` takes them.
+        settings: of the evaluation's own `evaluate`.
+
+    Raises:
+        ValueError: an unknown name, weights or data that do not fit.
+    """
+    run = find(EVALUATIONS, name, "evaluation")
+    if not isinstance(weights, str):
+        return run(weights, data, **settings)
+    encoder, report = _load(weights, device, load_options or {})
+    return run(encoder, data, weights=Weights(report.source, report.sha256), **settings)
+
+
+def show(
+    weights: str | Encoder, images: Sequence[str | Path], out: str | Path, *, device: str = "auto", **options: Any
+) -> list[Path]:
+    """Draws, for each image, its patch features and what some of its patches resemble; `options` as
+    `pictures.show.show` takes them.
+
+    Raises:
+        ValueError: weights or an image cannot be read.
+    """
+    encoder = load(weights, device=device) if isinstance(weights, str) else weights
+    return draw_pictures(encoder, images, out, **options)

@@ -1,0 +1,50 @@
+"""Encoders without a network: what an evaluation gives to plain colours, the rows to beat."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class _PixelEncoder(ABC):
+    """Images are taken as they are, in [0, 1]; the image feature is the mean patch."""
+
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    def __init__(self, patch_size: int, dim: int) -> None:
+        if patch_size < 1:
+            raise ValueError(f"patch_size is {patch_size}; use 1 or more")
+        self.patch_size = patch_size
+        self.dim = dim
+
+    @abstractmethod
+    def patches(self, images: Tensor) -> Tensor: ...
+
+    def image(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, D]."""
+        return self.patches(images).mean(dim=(2, 3))
+
+
+class MeanColour(_PixelEncoder):
+    """A patch is its mean colour: D = 3."""
+
+    def __init__(self, patch_size: int) -> None:
+        super().__init__(patch_size, dim=3)
+
+    def patches(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, 3, h, w]."""
+        return F.avg_pool2d(images, self.patch_size)
+
+
+class RawPatch(_PixelEncoder):
+    """A patch is its pixels: D = 3 * patch_size**2, channel by channel."""
+
+    def __init__(self, patch_size: int) -> None:
+        super().__init__(patch_size, dim=3 * patch_size**2)
+
+    def patches(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, 3 * patch_size**2, h, w]."""
+        return F.pixel_unshuffle(images, self.patch_size)

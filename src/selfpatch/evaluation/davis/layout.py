@@ -1,0 +1,168 @@
+"""The folders and files of DAVIS: image sets, frames and masks.
+
+::
+
+    ImageSets/2017/val.txt               or ImageSets/2016/val.txt, or ImageSets/480p/val.txt of the 2016 download
+    JPEGImages/480p/<sequence>/00000.jpg
+    Annotations/480p/<sequence>/00000.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+Year = Literal[2016, 2017]
+
+IMAGE_SETS: dict[Year, tuple[str, ...]] = {2017: ("2017/val.txt",), 2016: ("2016/val.txt", "480p/val.txt")}
+VOID = 255
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One sequence. Masks are read as uint8 [H, W] object numbers, 0 the background."""
+
+    name: str
+    frames_dir: Path
+    masks_dir: Path
+    year: Year
+
+    @cached_property
+    def frames(self) -> tuple[str, ...]:
+        """The stems of all images and masks, in order: `00000`, `00001`, ..."""
+        return tuple(sorted({path.stem for path in (*self.frames_dir.glob("*.jpg"), *self.masks_dir.glob("*.png"))}))
+
+    def image(self, frame: int) -> Image.Image:
+        return Image.open(self.frames_dir / f"{self.frames[frame]}.jpg").convert("RGB")
+
+    def mask(self, frame: int) -> np.ndarray:
+        return read_mask(self.masks_dir / f"{self.frames[frame]}.png", self.year)
+
+    @cached_property
+    def num_objects(self) -> int:
+        """The highest object number in the first mask: objects that come later are not scored."""
+        return int(self.mask(0).max())
+
+    def require_masks(self) -> None:
+        """Every frame must have a mask, the first one with an object in it, and there must be frames to score.
+
+        Raises:
+            ValueError: which file is missing or which clip cannot be scored.
+        """
+        if len(self.frames) < 3:
+            raise ValueError(
+                f"{self.name} has {len(self.frames)} frames; 3 are needed, for the first and the last are not scored"
+            )
+        for frame in self.frames:
+            if not (path := self.masks_dir / f"{frame}.png").is_file():
+                raise ValueError(f"{self.name} has no mask {path}; every frame of a clip that is scored needs one")
+        if self.num_objects == 0:
+            raise ValueError(f"the first mask of {self.name} holds no object; there is nothing to propagate")
+
+    def require_frames(self) -> None:
+        """Every frame must have an image of the size of the first mask.
+
+        Raises:
+            ValueError: which image is missing, or what the two sizes are.
+        """
+        height, width = self.mask(0).shape
+        for frame in self.frames:
+            if not (path := self.frames_dir / f"{frame}.jpg").is_file():
+                raise ValueError(f"{self.name} has no image {path}; every frame of a clip needs one")
+            with Image.open(path) as image:
+                size = image.size
+            if size != (width, height):
+                raise ValueError(
+                    f"frame {frame} of {self.name} is {size[0]} x {size[1]} and its first mask {width} x {height}; "
+                    "use frames and masks of one resolution"
+                )
+
+
+def open_clips(root: str | Path, *, year: Year | None = None, sequences: Sequence[str] | None = None) -> list[Clip]:
+    """The clips of a DAVIS tree.
+
+    Args:
+        root: folder that holds Annotations/, ImageSets/ and JPEGImages/.
+        year: which image set, and how masks are read: in 2016 everything that is not black is the one object, in 2017
+            pixel values are object numbers. None: 2017 where the tree has its image set, else 2016.
+        sequences: names to take; None: the validation set's.
+
+    Raises:
+        ValueError: no such tree, no image set in it, or a sequence without a folder of masks.
+    """
+    root = Path(root).expanduser()
+    if not (root / "Annotations" / "480p").is_dir():
+        raise ValueError(f"no DAVIS at {root}: it has no folder Annotations/480p; give the folder that holds it")
+    years: tuple[Year, ...] = (2017, 2016) if year is None else (year,)
+    candidates = [(y, root / "ImageSets" / name) for y in years for name in IMAGE_SETS[y]]
+    found = next(((y, path) for y, path in candidates if path.is_file()), None)
+    if found is None and sequences is None:
+        looked_for = " or ".join(str(path.relative_to(root)) for _, path in candidates)
+        raise ValueError(f"the DAVIS at {root} has no {looked_for}; add it, or name the sequences")
+    chosen = found[0] if found else years[0]
+    if sequences is None:
+        assert found is not None
+        sequences = _read_image_set(found[1])
+    frames, masks = root / "JPEGImages" / "480p", root / "Annotations" / "480p"
+    clips = [Clip(name, frames / name, masks / name, chosen) for name in sequences]
+    for clip in clips:
+        if not clip.masks_dir.is_dir():
+            raise ValueError(f"sequence {clip.name!r} has no folder {clip.masks_dir}; check the name or the download")
+    if not clips:
+        raise ValueError(f"no sequences to evaluate in {root}; the image set is empty")
+    return clips
+
+
+def _read_image_set(path: Path) -> list[str]:
+    """Names, one a line; or, as in the 2016 download, `/JPEGImages/480p/<name>/00000.jpg /Annotations/...` a frame."""
+    lines = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    names = [Path(line).parent.name if line.endswith(".jpg") else line for line in lines]
+    return list(dict.fromkeys(names))
+
+
+def read_mask(path: Path, year: Year) -> np.ndarray:
+    """A mask as uint8 [H, W] object numbers, 0 the background.
+
+    2016: everything that is not black is object 1 (some of its masks are RGB files). 2017: palette indices, void (255)
+    as background; a grey file of 0 and 255 alone is taken for a mask of one object, as in 2016.
+
+    Raises:
+        ValueError: there is no such file, or it is a colour picture where object numbers are needed.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            bands = image.mode
+            values = np.asarray(image.convert("L") if year == 2016 and bands != "P" else image)
+    except FileNotFoundError:
+        raise ValueError(f"no mask {path}; every scored frame needs one") from None
+    if values.ndim != 2:
+        raise ValueError(f"{path} is a picture of mode {bands}; masks are palette or grey PNGs of object numbers")
+    if year == 2016 or values.dtype == bool or (bands == "L" and np.isin(values, (0, VOID)).all()):
+        return (values > 0).astype(np.uint8)
+    return np.where(values == VOID, 0, values).astype(np.uint8)
+
+
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    """uint8 [H, W] object numbers -> a palette PNG as DAVIS has them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(mask)
+    image.putpalette(PALETTE.flatten().tolist())
+    image.save(path)
+
+
+def _palette() -> np.ndarray:
+    """PASCAL VOC's colour map, which DAVIS uses: the number's bits, dealt to R, G, B in turn, highest bits first."""
+    number = np.arange(256)
+    bits = [sum(((number >> (3 * i + c)) & 1) << (7 - i) for i in range(8)) for c in range(3)]
+    return np.stack(bits, axis=1).astype(np.uint8)
+
+
+PALETTE = _palette()
+"""[256, 3] uint8 RGB."""

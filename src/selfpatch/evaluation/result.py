@@ -1,0 +1,116 @@
+"""What every evaluation returns: numbers, a table of rows, and where they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+Cell = str | int | float
+Progress = Callable[[str, int, int], None]
+"""How an evaluation tells how far it is: called with (what it works on, done, total)."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights were measured."""
+
+    source: str
+    """As the user named them: a run directory, a file, or timm:NAME."""
+    sha256: str | None = None
+    """Of the file; None where the weights are no single file."""
+
+    @classmethod
+    def of_file(cls, path: str | Path) -> Weights:
+        with open(path, "rb") as file:
+            return cls(str(path), hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def current_versions() -> dict[str, str]:
+    """The versions that the numbers may depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "selfpatch": importlib.metadata.version("selfpatch"),
+    }
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one evaluation.
+
+    Attributes:
+        name: of the evaluation, e.g. `davis`.
+        metrics: the numbers to quote, by the names their field uses.
+        rows: one mapping a line of the table, all with the same columns: a sequence's object, a class, a k.
+        settings: every value that decides the numbers, so that they can be made again.
+        weights: what was measured; None for scores of ready-made results and for baselines.
+        versions: of the software.
+        pictures: paths of the pictures that were written, relative to the result's folder.
+    """
+
+    name: str
+    metrics: Mapping[str, float]
+    rows: Sequence[Mapping[str, Cell]] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    weights: Weights | None = None
+    versions: Mapping[str, str] = field(default_factory=current_versions)
+    pictures: Sequence[str] = ()
+
+    def save(self, path: str | Path) -> None:
+        """Writes JSON; a reader finds the old file or the new one, never half of one."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets nobody else read
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: there is no such file, or it holds no result.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            weights = values.pop("weights")
+            return cls(**values, weights=None if weights is None else Weights(**weights))
+        except FileNotFoundError:
+            raise ValueError(f"no result at {path}; give the path of a result.json") from None
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{path} holds no result; give a result.json that an evaluation wrote") from None
+
+    def table(self) -> Table:
+        """For the terminal: the rows, then the metrics as a caption; the metrics alone where there are no rows."""
+        caption = "   ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        rows = self.rows or [{"metric": name, "value": value} for name, value in self.metrics.items()]
+        table = Table(title=self.name, caption=caption if self.rows else None)
+        for column in rows[0] if rows else ():
+            table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+        for row in rows:
+            table.add_row(*[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row.values()])
+        return table
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

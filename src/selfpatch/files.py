@@ -1,0 +1,57 @@
+"""Files that are whole or not there: after a kill or a power cut a reader finds the old one or the new one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Puts `content` at `path`, making its folder if need be; a kill or a power cut leaves the old file or the new one.
+
+    Raises:
+        OSError: the disk is full or cannot be written to; the old file is as it was.
+    """
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` once it is complete and on disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with clear_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a renaming last through a power cut, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def clear_error(path: Path) -> Iterator[None]:
+    """Inside, an OSError is raised again with words that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        advice = "what was written before is intact; make room and try again, a run with `selfpatch resume`"
+        raise OSError(error.errno, f"cannot write {path} ({error.strerror}); {advice}") from error

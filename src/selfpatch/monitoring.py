@@ -1,0 +1,111 @@
+"""What is measured and drawn while a network trains: a callable that the loop is handed, so that training never knows
+of it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfpatch.data.crops import ViewRecipe
+from selfpatch.data.images import load_images
+from selfpatch.data.index import ImageIndex
+from selfpatch.data.reading import BadImage, read_image
+from selfpatch.evaluation.baselines import MeanColour
+from selfpatch.evaluation.features import image_features
+from selfpatch.evaluation.knn import leave_one_out
+from selfpatch.evaluation.view_matching import ViewPairs, make_view_pairs, view_matching
+from selfpatch.nn.branch import Branch, BranchEncoder
+from selfpatch.pictures.sheet import picture_sheet
+from selfpatch.pretraining import Pretrainer
+
+SHEET_PATCHES = 28
+"""Patches along a side of the images on the picture sheets."""
+NEIGHBOURS = 20
+"""k of the k-NN meter, the number that DINO quotes."""
+BATCH = 64
+"""Images that are encoded at once."""
+
+
+class Monitor:
+    """Measures the teacher on images that it does not train on: the dense meter, k-NN where the folder has classes, a
+    picture sheet.
+
+    Args:
+        held_out: images for the dense meter and the sheets, and their places.
+        labelled: training images whose sub-folders are their classes, and the places that k-NN may use.
+        recipes: how the training's global views are drawn; pairs for the dense meter are drawn so too.
+        pictures: folder for the sheets.
+    """
+
+    def __init__(
+        self,
+        held_out: tuple[ImageIndex, np.ndarray],
+        labelled: tuple[ImageIndex, np.ndarray],
+        recipes: tuple[ViewRecipe, ...],
+        *,
+        patch_size: int,
+        pictures: Path,
+        picture_images: int,
+        knn_images: int,
+        seed: int,
+    ) -> None:
+        self._pictures, self._seed = pictures, seed
+        self._patch_size = patch_size
+        self._pairs = self._draw_pairs(*held_out, recipes)
+        self._sheet_images = self._load_sheet_images(*held_out, picture_images)
+        self._labelled = self._load_labelled(*labelled, knn_images, recipes[0].size)
+
+    def _draw_pairs(self, index: ImageIndex, places: np.ndarray, recipes: tuple[ViewRecipe, ...]) -> ViewPairs | None:
+        images = []
+        for place in places:
+            with contextlib.suppress(BadImage):  # the loader lists those that it meets
+                images.append(read_image(index.path(int(place))))
+        return make_view_pairs(images, (recipes[0], recipes[1]), seed=self._seed) if images else None
+
+    def _load_sheet_images(self, index: ImageIndex, places: np.ndarray, count: int) -> Tensor | None:
+        if not count or not len(places):
+            return None
+        return load_images(index, _spread(places, count), SHEET_PATCHES * self._patch_size).images
+
+    def _load_labelled(
+        self, index: ImageIndex, places: np.ndarray, count: int, size: int
+    ) -> tuple[Tensor, Tensor] | None:
+        """Images and labels of as many places as are wanted; None where k-NN has no meaning."""
+        if not count or not index.classes:
+            return None
+        loaded = load_images(index, _spread(places, count), size)
+        labels = torch.tensor([index.label(int(place)) for place in loaded.places])
+        alone = labels.bincount()[labels] == 1
+        return None if alone.float().mean() > 0.5 else (loaded.images, labels)
+
+    def __call__(self, pretrainer: Pretrainer, step: int) -> dict[str, float]:
+        """The metrics after so many steps; with step 0 also those of mean patch colour, the floor."""
+        encoder = teacher_encoder(pretrainer)
+        metrics: dict[str, float] = {}
+        if self._pairs is not None:
+            metrics["view_matching"] = view_matching(encoder, *self._pairs)
+            if step == 0:
+                metrics["view_matching_mean_colour"] = view_matching(MeanColour(self._patch_size), *self._pairs)
+        if self._labelled is not None:
+            images, labels = self._labelled
+            features = image_features(encoder, images.split(BATCH))
+            metrics["knn_top1"] = leave_one_out(features, labels, min(NEIGHBOURS, len(labels) - 1))
+        if self._sheet_images is not None:
+            path = self._pictures / f"step-{step:08d}.png"
+            picture_sheet(encoder, self._sheet_images, path, title=f"after {step} steps")
+        return metrics
+
+
+def _spread(places: np.ndarray, count: int) -> np.ndarray:
+    """So many of the places, evenly spread."""
+    return places[np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)]
+
+
+def teacher_encoder(pretrainer: Pretrainer) -> BranchEncoder:
+    """The teacher's backbone and pool, sharing its weights."""
+    teacher: Branch = pretrainer.teacher
+    return BranchEncoder(teacher.backbone, teacher.pool)

@@ -1,0 +1,60 @@
+"""What a run says of itself: a few lines before, a table after, a page to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from selfpatch.pictures import report as html
+from selfpatch.pictures.curves import points_of
+from selfpatch.run import RunDirectory
+
+MEASURES = {"view_matching": "patches matched across views", "knn_top1": "k-NN top-1, leave one out"}
+"""What `monitoring.Monitor` records, in words."""
+COLUMNS = ("", "mean patch colour", "untrained", "trained")
+
+
+def measured(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """What a run measured of itself, beside mean patch colour and the same network untrained; `COLUMNS` in percent."""
+    first = next((row for row in rows if row["step"] == 0), {})
+    lines = []
+    for name, words in MEASURES.items():
+        last = next((row for row in reversed(rows) if row["step"] > 0 and row.get(name) is not None), None)
+        if last is not None:
+            values = (first.get(f"{name}_mean_colour"), first.get(name), last[name])
+            floor, untrained, trained = ("" if value is None else f"{100 * value:.1f}" for value in values)
+            lines.append((words, floor, untrained, trained))
+    return lines
+
+
+def measured_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
+    """`measured` for the terminal; None where nothing was measured."""
+    lines = measured(rows)
+    if not lines:
+        return None
+    table = Table(*COLUMNS, title="measured on images that were not trained on, in percent")
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def write_run_report(run: RunDirectory) -> Path:
+    """Writes `report.html`: the table, the curves, the first and the last picture sheet."""
+    rows = run.rows()
+    sections = []
+    if lines := measured(rows):
+        sections.append(html.Section("Measured", [html.Table(COLUMNS, lines)]))
+    groups = {"Losses": ["loss", "image", "patch"], "Collapse meters": ["entropy", "mean_entropy", "max_entropy"]}
+    groups |= {"Feature rank": ["effective_rank", "patch_rank"], "On held-out images": list(MEASURES)}
+    for heading, names in groups.items():
+        curves = {name: points for name in names if (points := points_of(rows, name))}
+        if curves:
+            sections.append(html.Section(heading, [html.Curves(curves)]))
+    sheets = sorted(run.pictures.glob("step-*.png"))
+    if sheets:
+        ends = dict.fromkeys([sheets[0], sheets[-1]])
+        sections.append(html.Section("Patch features", [html.Picture(sheet, sheet.stem) for sheet in ends]))
+    return html.write_report(run.path / "report.html", run.path.name, sections)

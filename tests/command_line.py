@@ -1,0 +1,71 @@
+"""Runs the program as a user does, on a small run that takes seconds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+TINY = (
+    "--recipe samples --model vit_tiny --patch-size 4 --backbone.embed-dim 24 --backbone.depth 2 --backbone.num-heads 3 "
+    "--crops.global-size 32 --crops.local-size 16 --dino.num-prototypes 64 --dino.hidden 32 --dino.bottleneck 16 "
+    "--selfpatch.num-prototypes 32 --selfpatch.hidden 32 --selfpatch.bottleneck 16 --batch-size 4 "
+    "--optimizer.base-lr 0.05 --watch.evaluate-every 0 --watch.picture-images 2 --watch.log-every 1 "
+    "--loader.held-out 2 --device cpu --precision fp32"
+).split()
+"""Options of a run whose every part is small."""
+
+
+def write_photos(folder: Path, count: int, size: int = 48) -> Path:
+    """Smooth random images, so that crops of them differ and neighbouring patches are alike."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        coarse.resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def command(*arguments: str, processes: int = 1) -> list[str]:
+    if processes == 1:
+        return [sys.executable, "-m", "selfpatch", *arguments]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*torchrun, "-m", "selfpatch", *arguments]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return os.environ | {"XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1"}
+
+
+def run(cache: Path, *arguments: str, processes: int = 1, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments, processes=processes),
+        env=environment(cache),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def final_state(out: Path) -> dict[str, Any]:
+    """Everything that the last checkpoint of a run holds."""
+    newest = max((out / "checkpoints").glob("step-*.pt"))
+    return torch.load(newest, weights_only=True)
+
+
+def differences(a: Any, b: Any, where: str = "") -> list[str]:
+    """Where two nested states differ in the least bit."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        if a.keys() != b.keys():
+            return [f"{where}: keys {sorted(map(str, a.keys() ^ b.keys()))}"]
+        return [d for key in a for d in differences(a[key], b[key], f"{where}.{key}")]
+    if isinstance(a, list | tuple):
+        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{where}[{i}]")]
+    same = torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    return [] if same else [where]

@@ -1,0 +1,137 @@
+"""A run that is killed, stopped or spread over processes ends exactly as one that is not."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import TINY, command, differences, environment, final_state, run, write_photos
+
+pytestmark = pytest.mark.slow
+
+KILLS = int(os.environ.get("SELFPATCH_KILLS", "3"))
+STEPS = ("--epochs", "8", "--checkpoint.every-steps", "3", "--loader.workers", "1", "--backbone.drop-path", "0.2")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", 42)  # 10 steps of 4 an epoch
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    done = run(cache, "pretrain", "--data", str(photos), "--out", str(out), *TINY, *STEPS)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def start(cache: Path, *arguments: str, processes: int = 1) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command(*arguments, processes=processes),
+        env=environment(cache),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def steps_done(out: Path) -> int:
+    metrics = out / "metrics.jsonl"
+    return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
+def wait_for_steps(process: subprocess.Popen[bytes], out: Path, count: int) -> None:
+    """Until so many more lines of metrics are there, or the run is over."""
+    target, limit = steps_done(out) + count, time.monotonic() + 120
+    while process.poll() is None and steps_done(out) < target and time.monotonic() < limit:
+        time.sleep(0.01)
+
+
+def test_kill_at_random_moments_changes_no_bit(photos: Path, cache: Path, undisturbed: Path, tmp_path: Path) -> None:
+    out, rng = tmp_path / "killed", random.Random(0)
+    arguments = ["pretrain", "--data", str(photos), "--out", str(out), *TINY, *STEPS]
+    kills = 0
+    while kills < KILLS:
+        process = start(cache, *arguments)
+        wait_for_steps(process, out, rng.randint(1, max(2, 80 // KILLS)))
+        time.sleep(rng.uniform(0, 0.1))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        code = process.wait()
+        assert code in (0, -signal.SIGKILL)
+        if code == 0:
+            break
+        arguments = ["resume", str(out)]
+    assert kills > 0
+    last = run(cache, "resume", str(out))
+    assert last.returncode == 0, last.stderr
+    assert differences(final_state(out), final_state(undisturbed)) == []
+    assert losses(out) == losses(undisturbed)
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    import json
+
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row["loss"]) for row in rows if "loss" in row]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_resumed_run_is_the_same(
+    photos: Path, cache: Path, undisturbed: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "stopped"
+    process = start(cache, "pretrain", "--data", str(photos), "--out", str(out), *TINY, *STEPS)
+    wait_for_steps(process, out, 11)
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    stopped_at = final_state(out)["step"]
+    assert 10 <= stopped_at < 80
+    resumed = run(cache, "resume", str(out), "--workers", "0")
+    assert resumed.returncode == 0, resumed.stderr
+    assert differences(final_state(out), final_state(undisturbed)) == []
+
+
+def test_workers_change_no_bit(photos: Path, cache: Path, undisturbed: Path, tmp_path: Path) -> None:
+    for workers in ("0", "4"):
+        out = tmp_path / workers
+        done = run(
+            cache, "pretrain", "--data", str(photos), "--out", str(out), *TINY, *STEPS, "--loader.workers", workers
+        )
+        assert done.returncode == 0, done.stderr
+        assert differences(final_state(out), final_state(undisturbed)) == []
+
+
+def test_two_processes_equal_one_and_resume_exactly(photos: Path, cache: Path, tmp_path: Path) -> None:
+    options = ["pretrain", "--data", str(photos), *TINY, *STEPS, "--backbone.drop-path", "0", "--epochs", "3"]
+    for name, processes in [("one", 1), ("two", 2)]:
+        done = run(cache, *options, "--out", str(tmp_path / name), processes=processes)
+        assert done.returncode == 0, done.stderr
+    one, two = (final_state(tmp_path / name)["pretrainer"] for name in ("one", "two"))
+    for key, value in one.items():
+        # Adam turns the rounding of a gradient that is zero into updates: key biases change no attention.
+        if "qkv.bias" not in key and "attn.k.bias" not in key:
+            assert (two[key] - value).abs().max() <= 1e-3 * value.abs().max().clamp(min=1e-3), key
+
+    out = tmp_path / "killed"
+    process = start(cache, *options, "--out", str(out), processes=2)
+    wait_for_steps(process, out, 12)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run(["pkill", "-9", "-f", str(out)], check=False)  # torchrun's workers have sessions of their own
+    resumed = run(cache, "resume", str(out), processes=2)
+    assert resumed.returncode == 0, resumed.stderr
+    assert differences(final_state(out), final_state(tmp_path / "two")) == []
