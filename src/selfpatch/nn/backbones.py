@@ -10,7 +10,7 @@ from typing import Any, Literal
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
+from timm.layers import Attention, DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -44,6 +44,18 @@ class ViTShape:
     def for_pool(self) -> ViTShape:
         """The trunk below a pool that makes the image token from raw patches: no CLS token, no final norm."""
         return replace(self, class_token=self.class_token and self.timm_model is not None, final_norm=False)
+
+
+class _Attention(Attention):
+    """timm's attention, computed in float32 on the CPU under autocast: its bf16 backward pass is twice as slow there."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x, attn_mask, is_causal)
+        query, key, value = self.qkv(x).float().unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
+        with torch.autocast("cpu", enabled=False):
+            attended = F.scaled_dot_product_attention(query, key, value)  # [B, H, N, d]
+        return self.proj(attended.transpose(1, 2).flatten(2))
 
 
 class _ReleasedPositions(VisionTransformer):
@@ -140,6 +152,7 @@ def build_backbone(shape: ViTShape, *, drop_path: float = 0.0) -> Backbone:
         dynamic_img_size=True,
         drop_path_rate=drop_path,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        attn_layer=_Attention,
     )
     if trunk.cls_token is not None:
         nn.init.trunc_normal_(trunk.cls_token, std=0.02)  # timm's 1e-6 is not what DINO starts from
