@@ -1,4 +1,5 @@
-"""Where tests find data: `tests/golden` travels with the project, real data lies beside it or where SELFPATCH_DATA says."""
+"""Where tests find data: `tests/golden` travels with the project, real data lies beside it or where SELFPATCH_DATA
+says."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def data_dir() -> Path:
     """The folder of small real data sets; skips where there is none."""
     folder = Path(os.environ.get("SELFPATCH_DATA", SHARED / "data"))
     if not folder.is_dir():
-        pytest.skip(f"no data at {folder}; set SELFPATCH_DATA to the folder that holds davis/, imagenet_sample_256/, ...")
+        pytest.skip(
+            f"no data at {folder}; set SELFPATCH_DATA to the folder that holds davis/, imagenet_sample_256/, ..."
+        )
     return folder
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from selfpatch.evaluation import davis
 from selfpatch.evaluation.baselines import MeanColour
 from selfpatch.evaluation.davis.layout import PALETTE, read_mask, write_mask
-from selfpatch.evaluation.davis.protocol import _to_mask, network_size
+from selfpatch.evaluation.davis.protocol import network_size, to_mask
 from selfpatch.evaluation.result import Result, Weights
 
 Tree = Callable[..., Path]
@@ -151,7 +151,7 @@ def test_network_size(frame: tuple[int, int], patch_size: int, expected: tuple[i
 def test_released_masks_from_soft_labels(golden_dir: Path) -> None:
     tensors = load_file(golden_dir / "pieces" / "tensors.safetensors")
     for labels, mask in zip(tensors["vos.soft_labels"], tensors["vos.masks_x16"], strict=True):
-        assert np.array_equal(_to_mask(labels, 16, tuple(mask.shape)), mask.numpy())
+        assert np.array_equal(to_mask(labels, 16, tuple(mask.shape)), mask.numpy())
 
 
 def test_a_frame_of_one_object(tree: Tree) -> None:

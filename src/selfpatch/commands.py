@@ -137,7 +137,8 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
     if recorded["fingerprint"] != data.index.fingerprint:
         raise ValueError(
             f"the images in {config.data} are no longer those that {run.path} was begun with "
-            f"({recorded['images']} then, {len(data.index)} now); put them back, or begin a new run from its weights with --init {run.path}"
+            f"({recorded['images']} then, {len(data.index)} now); "
+            f"put them back, or begin a new run from its weights with --init {run.path}"
         )
     pretrainer, _ = make_pretrainer(replace(config, init=None))  # the checkpoint brings all weights
     return _train(run, config, data, pretrainer, started)

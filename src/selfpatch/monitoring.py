@@ -15,10 +15,10 @@ from selfpatch.data.images import load_images
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.reading import BadImage, read_image
 from selfpatch.evaluation.baselines import MeanColour
-from selfpatch.evaluation.features import image_features
 from selfpatch.evaluation.knn import leave_one_out
 from selfpatch.evaluation.view_matching import ViewPairs, make_view_pairs, view_matching
 from selfpatch.nn.branch import Branch, BranchEncoder
+from selfpatch.ops.features import image_features
 from selfpatch.pictures.sheet import picture_sheet
 from selfpatch.pretraining import Pretrainer
 

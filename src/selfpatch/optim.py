@@ -17,9 +17,9 @@ from selfpatch.types import Hyperparameters
 class Schedule:
     """The hyper-parameters of every step, as a value: `schedule(step)`.
 
-    Learning rate: linear from 0 to the peak over the warm-up steps, both ends included, then a cosine to `min_lr`. Weight decay
-    and teacher momentum: a cosine over all steps. Teacher temperatures: constant within an epoch, linear over the warm-up epochs.
-    All as in the released code of DINO.
+    Learning rate: linear from 0 to the peak over the warm-up steps, both ends included, then a cosine to `min_lr`.
+    Weight decay and teacher momentum: a cosine over all steps. Teacher temperatures: constant within an epoch, linear
+    over the warm-up epochs. All as in the released code of DINO.
     """
 
     epochs: float
@@ -45,7 +45,9 @@ class Schedule:
         epoch = step // self.steps_per_epoch
         teacher_temp = self._temp(epoch, self.warmup_teacher_temp, self.teacher_temp)
         patch_end = self.teacher_temp if self.teacher_patch_temp is None else self.teacher_patch_temp
-        patch_start = self.warmup_teacher_temp if self.warmup_teacher_patch_temp is None else self.warmup_teacher_patch_temp
+        patch_start = (
+            self.warmup_teacher_temp if self.warmup_teacher_patch_temp is None else self.warmup_teacher_patch_temp
+        )
         return Hyperparameters(
             step=step,
             epoch=epoch,
@@ -78,8 +80,8 @@ def parameter_groups(module: nn.Module, *, decay_biases: bool = False) -> list[d
     """The trainable parameters, those that weight decay leaves out in a group of their own.
 
     Args:
-        decay_biases: the rule of SERE's released code (1-D tensors that are no bias are left out) instead of that of DINO and
-            SelfPatch (biases and all 1-D tensors are).
+        decay_biases: the rule of SERE's released code (1-D tensors that are no bias are left out) instead of that of
+            DINO and SelfPatch (biases and all 1-D tensors are).
     """
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
@@ -94,7 +96,9 @@ def parameter_groups(module: nn.Module, *, decay_biases: bool = False) -> list[d
 def make_optimizer(module: nn.Module, *, decay_biases: bool = False) -> torch.optim.AdamW:
     """AdamW whose learning rate and weight decay `set_hyperparameters` sets at each step."""
     device = next(module.parameters()).device.type
-    return torch.optim.AdamW(parameter_groups(module, decay_biases=decay_biases), lr=0.0, fused=device in ("cpu", "cuda"))
+    return torch.optim.AdamW(
+        parameter_groups(module, decay_biases=decay_biases), lr=0.0, fused=device in ("cpu", "cuda")
+    )
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer, hp: Hyperparameters) -> None:
@@ -106,8 +110,8 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, hp: Hyperparameters) -
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, mode: Literal["tensor", "global"]) -> Tensor:
-    """Scales gradients down to a norm of at most `largest`: each tensor by itself, as the released code of DINO does, or all
-    together. 0 clips nothing.
+    """Scales gradients down to a norm of at most `largest`: each tensor by itself, as the released code of DINO does,
+    or all together. 0 clips nothing.
 
     Returns:
         The global norm before clipping, a scalar.

@@ -146,6 +146,11 @@ class Encoder(Protocol):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def device(self) -> torch.device:
+        """Where images have to be."""
+        ...
+
     def patches(self, images: Tensor) -> Tensor:
         """Normalised images [B, C, H, W] -> patch features [B, D, h, w]; no gradient is kept."""
         ...

@@ -1,4 +1,4 @@
-"""Weights in and out: released checkpoints, run directories, safetensors and timm, with a strict report of what matched."""
+"""Weights in and out: released checkpoints, run directories, safetensors and timm, with a strict report."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def read_weights(source: str, *, side: Side = "teacher", num_heads: int | None =
     """Finds and reads weights, whatever format they are in; the format is told from the keys.
 
     Args:
-        source: a run directory, a checkpoint file of DINO or SelfPatch (full or backbone only), a .safetensors file, or timm:NAME.
+        source: a run directory, a checkpoint file of DINO or SelfPatch (full or backbone only), a .safetensors file, or
+            timm:NAME.
         side: which network of a full checkpoint.
         num_heads: attention heads; they leave no trace in a state dict. None: as the file says, else width / 64.
 
@@ -263,8 +264,8 @@ def load_encoder(
 
 
 def export_state(encoder: BranchEncoder) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and metadata of an exported file. The trunk's keys are timm's own, so that timm loads them as they are; those of
-    the pool begin with `pool.`."""
+    """The tensors and metadata of an exported file. The trunk's keys are timm's own, so that timm loads them as they
+    are; those of the pool begin with `pool.`."""
     state = {k.removeprefix("backbone.trunk."): v.contiguous() for k, v in encoder.state_dict().items()}
     shape = encoder.backbone.shape
     return state, {"format": "pt"} | {"shape": json.dumps(shape.to_dict())}

@@ -5,9 +5,9 @@ Only numpy is imported, so that the command line can count the images before any
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import tempfile
 import time
 import zipfile
 from collections import deque
@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+
+from selfpatch.files import replacing
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
@@ -221,21 +223,14 @@ def _load_cache(root: str, file: Path) -> _PathTable | None:
 
 
 def _save_cache(file: Path, images: _PathTable, folders: _PathTable, times: np.ndarray) -> None:
-    temporary = None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as stream:
-            temporary = stream.name
-            np.savez(
-                stream,
-                format=np.array(CACHE_FORMAT),
-                images=images.characters,
-                image_offsets=images.offsets,
-                folders=folders.characters,
-                folder_offsets=folders.offsets,
-                times=times,
-            )
-        os.replace(temporary, file)
-    except OSError:  # a read-only home is no reason to stop; the next run walks again
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    # A read-only home is no reason to stop: the next run walks again.
+    with contextlib.suppress(OSError), replacing(file) as stream:
+        np.savez(
+            stream,
+            format=np.array(CACHE_FORMAT),
+            images=images.characters,
+            image_offsets=images.offsets,
+            folders=folders.characters,
+            folder_offsets=folders.offsets,
+            times=times,
+        )

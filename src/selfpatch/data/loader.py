@@ -7,6 +7,7 @@ over any number of processes, and starts at any step without replaying what came
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -152,6 +153,7 @@ class CropLoader:
             sampler=self._requests(first, last),
             num_workers=self._workers,
             collate_fn=_unchanged,
+            worker_init_fn=_leave_signals_to_the_trainer,
             generator=torch.Generator(),  # or else it would draw from, and so change, the random state of the training
         )
         parts = iter(loader)
@@ -285,6 +287,13 @@ def _join(parts: list[Tensor], dim: int, pin_memory: bool) -> Tensor:
     shape[dim] = sum(part.shape[dim] for part in parts)
     joined = torch.empty(shape, dtype=parts[0].dtype, pin_memory=pin_memory)
     return torch.cat(parts, dim, out=joined)
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C, and a scheduler's SIGTERM, go to every process of a job; the trainer needs its batches until it has
+    saved."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _unchanged(part: Any) -> Any:

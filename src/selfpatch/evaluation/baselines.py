@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +20,7 @@ class _PixelEncoder(ABC):
             raise ValueError(f"patch_size is {patch_size}; use 1 or more")
         self.patch_size = patch_size
         self.dim = dim
+        self.device = torch.device("cpu")
 
     @abstractmethod
     def patches(self, images: Tensor) -> Tensor: ...

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from selfpatch.data.images import load_images
 from selfpatch.data.index import ImageIndex
-from selfpatch.evaluation.features import encoder_device, image_features
 from selfpatch.evaluation.result import Cell, Progress, Result, Weights
+from selfpatch.ops.features import image_features
 from selfpatch.types import Encoder
 
 MAX_COSINES = 2**26
@@ -128,7 +128,7 @@ def evaluate(
         )
     train, train_names = _features(encoder, train_index, "train", resize, crop, batch_size, progress)
     test, test_names = _features(encoder, test_index, "test", resize, crop, batch_size, progress)
-    device = encoder_device(encoder)
+    device = encoder.device
     number = {name: i for i, name in enumerate(train_index.classes)}
     train_labels, test_labels = (
         torch.tensor([number[n] for n in names], device=device) for names in (train_names, test_names)

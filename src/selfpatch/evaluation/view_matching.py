@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from selfpatch.data.crops import ViewRecipe, draw_view, generator
 from selfpatch.data.geometry import crop_to_image, image_to_crop
 from selfpatch.data.rendering import render
-from selfpatch.evaluation.features import patch_features
+from selfpatch.ops.features import patch_features
 from selfpatch.types import Encoder
 
 

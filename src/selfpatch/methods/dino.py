@@ -58,7 +58,7 @@ class DINO(Objective):
         return {"image": self._make_head()}
 
     def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
-        """`{"image": loss}`. The centre takes in every view that the teacher saw, as the released code of SelfPatch does."""
+        """`{"image": loss}`. The centre takes in every view that the teacher saw, as in SelfPatch's released code."""
         with torch.no_grad():
             scores = teacher.heads["image"](teacher.image)  # [V or G, B, K]
             target = teacher_distribution(scores.select(views.num_global), self.center.center, hp.teacher_temp)

@@ -47,7 +47,7 @@ class ViTShape:
 
 
 class _Attention(Attention):
-    """timm's attention, computed in float32 on the CPU under autocast: its bf16 backward pass is twice as slow there."""
+    """timm's attention; on the CPU under autocast in float32, for the bf16 backward pass is twice as slow there."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
@@ -59,8 +59,9 @@ class _Attention(Attention):
 
 
 class _ReleasedPositions(VisionTransformer):
-    """Position embeddings at other sizes exactly as the code of DINO, iBOT, SelfPatch and SERE interpolates them: bicubic, no
-    antialias, by a scale factor with 0.1 added to the grid's side, which shifts the sampling coordinates a little."""
+    """Position embeddings at other sizes exactly as the code of DINO, iBOT, SelfPatch and SERE interpolates them:
+    bicubic, no antialias, by a scale factor with 0.1 added to the grid's side, which shifts the sampling coordinates a
+    little."""
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         B, h, w, D = x.shape

@@ -42,7 +42,7 @@ class Branch(nn.Module):
         return Encoding(torch.cat(images), tuple(grids), dict(self.heads.items()), self.pool)
 
     def make_teacher(self) -> Branch:
-        """A copy without gradients and without drop path; it stays in training mode, as its heads may hold batch norms."""
+        """A copy without gradients or drop path; it stays in training mode, as its heads may hold batch norms."""
         teacher = copy.deepcopy(self).requires_grad_(False)
         disable_drop_path(teacher)
         return teacher
@@ -57,8 +57,8 @@ class BranchEncoder(nn.Module):
     """A trained backbone and pool as an `Encoder`: what evaluations and pictures see.
 
     Args:
-        normed_patches: give patch features after the trunk's final norm (DINO) instead of the last block's output (SelfPatch);
-            the same where the trunk has no final norm.
+        normed_patches: give patch features after the trunk's final norm (DINO) instead of the last block's output
+            (SelfPatch); the same where the trunk has no final norm.
     """
 
     def __init__(self, backbone: Backbone, pool: nn.Module | None, *, normed_patches: bool = True) -> None:
@@ -76,10 +76,10 @@ class BranchEncoder(nn.Module):
     @torch.no_grad()
     def patches(self, images: Tensor) -> Tensor:
         """Normalised images [B, C, H, W] -> [B, D, h, w]."""
-        tokens = self.backbone(images.to(self.device))
+        tokens = self.backbone(images)
         return (tokens.patches if self.normed_patches else tokens.raw_patches).permute(0, 3, 1, 2).float()
 
     @torch.no_grad()
     def image(self, images: Tensor) -> Tensor:
         """Normalised images [B, C, H, W] -> [B, D]."""
-        return image_token(self.backbone(images.to(self.device)), self.pool).float()
+        return image_token(self.backbone(images), self.pool).float()

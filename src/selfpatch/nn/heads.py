@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,7 +35,7 @@ class Prototypes(nn.Module):
 
 
 class PrototypeHead(nn.Module):
-    """DINO's projection head: an MLP with GELU to a normalised bottleneck, and a prototype matrix (arXiv 2104.14294, appendix C).
+    """DINO's projection head: an MLP to a normalised bottleneck, and prototypes (arXiv 2104.14294, appendix C).
 
     Args:
         dim: width of the tokens that come in.
@@ -53,7 +57,7 @@ class PrototypeHead(nn.Module):
         super().__init__()
         widths = [dim, *[hidden] * (layers - 1), bottleneck]
         parts: list[nn.Module] = []
-        for i, (wide, narrow) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (wide, narrow) in enumerate(pairwise(widths)):
             parts.append(nn.Linear(wide, narrow))
             if i < layers - 1:
                 parts += [BatchNorm(narrow), nn.GELU()] if norm else [nn.GELU()]
@@ -176,7 +180,7 @@ class PositivePool(nn.Module):
 
 
 class ClassAttentionPool(PositivePool):
-    """SelfPatch's aggregation module h: a learnable query attends, in two blocks, to a set of patches (arXiv 2206.07990, 3.2).
+    """SelfPatch's aggregation h: a learnable query attends, in two blocks, to a set of patches (arXiv 2206.07990, 3.2).
 
     Over all patches of an image it gives the image token y(0); over the positives of patch i, the patch target y(i).
     """
@@ -194,34 +198,32 @@ class ClassAttentionPool(PositivePool):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Patches [..., N, D] -> one token a set, [..., D]."""
-        query = self.query[0].expand(*patches.shape[:-2], -1)
-        for block in self.blocks:
-            query = block(query, *block.keys_and_values(patches))
-        return self.norm(query)
+        return self._aggregate(patches.shape[:-2], patches)
 
     def pool_positives_reference(self, patches: Tensor, positives: Positives) -> Tensor:
         """Plainly: for b, i:  y[b, i] = self(patches[b, positives[b, i]]). Arguments as for `pool_positives`."""
         sets = gather_patches(patches, positives.indices)  # [B, N, k, D]
-        query = self.query[0].expand(*sets.shape[:-2], -1)
-        for block in self.blocks:
-            query = block(query, *block.keys_and_values(sets), positives.valid)
-        return self.norm(query)
+        return self._aggregate(sets.shape[:-2], sets, positives.valid)
 
     def pool_positives(self, patches: Tensor, positives: Positives) -> Tensor:
-        """The aggregate of each patch's positives. Keys and values do not depend on who asks: they are computed once a patch and
-        gathered, where the reference projects each (patch, positive) pair anew.
+        """See `PositivePool`. Keys and values do not depend on who asks: they are computed once a patch and gathered,
+        where the reference projects each (patch, positive) pair anew."""
+        gather = partial(gather_patches, indices=positives.indices)
+        return self._aggregate(patches.shape[:2], patches, positives.valid, gather)
 
-        Args:
-            patches: [B, N, D] features before any norm.
-            positives: [B, N, k] indices, and which of them are valid.
-
-        Returns:
-            [B, N, D].
-        """
-        query = self.query[0].expand(*patches.shape[:2], -1)
+    def _aggregate(
+        self,
+        sets: torch.Size,
+        patches: Tensor,
+        valid: Tensor | None = None,
+        gather: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> Tensor:
+        """One query a set attends to the keys and values that `gather` picks for it."""
+        query = self.query.expand(*sets, -1)
         for block in self.blocks:
-            keys, values = (gather_patches(x, positives.indices) for x in block.keys_and_values(patches))
-            query = block(query, keys, values, positives.valid)
+            assert isinstance(block, _ClassAttentionBlock)
+            keys, values = (gather(x) for x in block.keys_and_values(patches))
+            query = block(query, keys, values, valid)
         return self.norm(query)
 
 

@@ -1,4 +1,4 @@
-"""SelfPatch: each patch learns from the aggregate of its most similar neighbours (Yun et al., CVPR 2022, arXiv 2206.07990)."""
+"""SelfPatch: a patch learns from the aggregate of its most similar neighbours (CVPR 2022, arXiv 2206.07990)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from selfpatch.types import Encoding, Hyperparameters, Needs, Objective, Tokens,
 
 
 class SelfPatch(Objective):
-    """The loss of patch i is the cross-entropy between the teacher's distribution of y(i), the aggregate of the k neighbours most
-    similar to i, and the student's distribution of its own, normalised f(i):
+    """The loss of patch i is the cross-entropy between the teacher's distribution of y(i), the aggregate of the k
+    neighbours most similar to i, and the student's distribution of its own, normalised f(i):
 
         for each view, for each patch i:
             P(i) = the k patches j of the neighbourhood of i with largest cos(f_t(i), f_t(j))

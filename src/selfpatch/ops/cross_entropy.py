@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Scores(NamedTuple):
-    """Similarities to prototypes, kept as their two factors, so that [..., K] logits exist only where a loss forms them."""
+    """Similarities to prototypes as their two factors, so that [..., K] logits exist only where a loss forms them."""
 
     bottleneck: Tensor
     """[..., E], normalised."""
@@ -45,7 +45,7 @@ def soft_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
 
 
 def teacher_distribution(scores: Scores, center: Tensor, temp: float) -> Tensor:
-    """The centred and sharpened distribution of the teacher, softmax((g - c) / tau): [..., K] (DINO, arXiv 2104.14294, eq. 1)."""
+    """The teacher's centred and sharpened distribution, softmax((g - c) / tau): [..., K] (DINO, arXiv 2104.14294)."""
     return ((scores.logits() - center) / temp).softmax(-1)
 
 
@@ -68,8 +68,8 @@ def cross_view_loss_reference(target: Tensor, logits: Tensor) -> Tensor:
 
 
 def cross_view_loss(target: Tensor, logits: Tensor) -> Tensor:
-    """`cross_view_loss_reference` with one product a student view: the cross-entropy is linear in the target, so that the
-    targets which a view is compared with are added up first."""
+    """`cross_view_loss_reference` with one product a student view: the cross-entropy is linear in the target, so that
+    the targets which a view is compared with are added up first."""
     G, V = len(target), len(logits)
     everything = target.sum(0)
     opposite = torch.cat([everything - target, everything.expand(V - G, -1, -1)])  # [V, B, K]

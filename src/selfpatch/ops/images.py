@@ -15,12 +15,19 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """(image / 255 - mean) / std, channel by channel.
 
     Args:
-        images: [..., C, H, W] uint8, or float in 0..255.
+        images: [..., C, H, W] uint8.
+        mean, std: C numbers each.
 
     Returns:
         [..., C, H, W] float32.
+
+    Raises:
+        ValueError: the images are not uint8, or have another number of channels than mean and std.
     """
-    shape = (-1, 1, 1)
-    mean_tensor = torch.tensor(mean, device=images.device).view(shape)
-    std_tensor = torch.tensor(std, device=images.device).view(shape)
-    return (images.float() / 255 - mean_tensor) / std_tensor
+    if images.dtype != torch.uint8 or images.ndim < 3 or not images.shape[-3] == len(mean) == len(std):
+        raise ValueError(
+            f"images are {images.dtype} {list(images.shape)}; "
+            f"uint8 [..., {len(mean)}, H, W] is needed for {len(mean)} means"
+        )
+    shift, scale = (torch.tensor(v, dtype=torch.float32, device=images.device).view(-1, 1, 1) for v in (mean, std))
+    return (images / 255 - shift) / scale

@@ -17,7 +17,7 @@ class NeighbourTable(NamedTuple):
     """The neighbours of each patch of a grid, itself left out."""
 
     indices: Tensor
-    """[N, M] int64 flat patch indices, ascending; entries that are not valid come last and hold the patch's own index."""
+    """[N, M] int64 flat patch indices, ascending; those that are not valid come last and hold the patch's own."""
     valid: Tensor
     """[N, M] bool."""
     fewest: int
@@ -43,7 +43,8 @@ def check_matching(k: int, window: Window, border: Border) -> None:
         raise ValueError(f"k is {k}; at least 1 positive is needed")
     if window != "all" and k > window * window - 1:
         raise ValueError(
-            f"k is {k}, but a {window}x{window} window has {window * window - 1} neighbours; lower k or widen the window"
+            f"k is {k}, but a {window}x{window} window has {window * window - 1} neighbours; "
+            "lower k or widen the window"
         )
 
 
@@ -57,11 +58,12 @@ def neighbour_table(
         border: `wrap` goes around the image border like a torus (the released code); `clip` keeps to the image.
 
     Returns:
-        N = h*w rows of M entries: window^2 - 1, or N - 1 for `all`. Where a window meets itself around a small torus, each patch
-        counts once.
+        N = h*w rows of M entries: window^2 - 1, or N - 1 for `all`. Where a window meets itself around a small torus,
+        each patch counts once.
 
     Raises:
-        ValueError: the window is neither odd and at least 3 nor `all`, the border is unknown, or the grid has one patch only.
+        ValueError: the window is neither odd and at least 3 nor `all`, the border is unknown, or the grid has one patch
+            only.
     """
     check_matching(1, window, border)
     if h * w < 2:
@@ -107,8 +109,8 @@ def neighbour_similarity_reference(features: Tensor, table: NeighbourTable) -> T
 
 
 def neighbour_similarity(features: Tensor, table: NeighbourTable) -> Tensor:
-    """`neighbour_similarity_reference` by one dense product, from which the neighbours are gathered: the [B, N, M, D] tensor of
-    gathered features never exists."""
+    """`neighbour_similarity_reference` by one dense product, from which the neighbours are gathered: the [B, N, M, D]
+    tensor of gathered features never exists."""
     f = F.normalize(features.float(), dim=-1)
     with torch.autocast(f.device.type, enabled=False):  # in bfloat16 many neighbours would tie
         dense = f @ f.transpose(1, 2)  # [B, N, N]

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from selfpatch.evaluation.davis.layout import Clip, Year, open_clips, write_mask
 from selfpatch.evaluation.davis.overlay import OverlayStrip
 from selfpatch.evaluation.davis.scoring import frame_scores, means_over_objects, object_rows, scored_frames
-from selfpatch.evaluation.features import encoder_device, patch_features
 from selfpatch.evaluation.result import Cell, Progress, Result, Weights
+from selfpatch.ops.features import patch_features
 from selfpatch.ops.propagation import propagate_labels
 from selfpatch.types import Encoder
 
@@ -79,13 +79,13 @@ class LabelPropagation:
                 temperature=self.temperature,
             )
             recent.append((features, labels))  # soft: errors are not hardened
-            yield _to_mask(labels, encoder.patch_size, first_mask.shape)
+            yield to_mask(labels, encoder.patch_size, first_mask.shape)
 
     def _features(self, encoder: Encoder, image: Image.Image) -> Tensor:
         """[h, w, D]."""
         std = encoder.std if self.std == "encoder" else [RELEASED_STD.get(s, s) for s in encoder.std]
         size = network_size(image.height, image.width, self.resolution, encoder.patch_size)
-        pixels = torch.from_numpy(np.array(image)).to(encoder_device(encoder)).movedim(-1, 0)[None].float()
+        pixels = torch.from_numpy(np.array(image)).to(encoder.device).movedim(-1, 0)[None].float()
         # Neither antialiased nor fractional: as OpenCV's linear interpolation, which the released script uses.
         pixels = F.interpolate(pixels, size, mode="bilinear").round().to(torch.uint8)
         return patch_features(encoder, pixels, std=std)[0]
@@ -111,7 +111,7 @@ def _one_hot(mask: np.ndarray, grid: Sequence[int], channels: int) -> Tensor:
     return F.one_hot(torch.from_numpy(small.astype(np.int64)), channels).movedim(-1, 0).float()
 
 
-def _to_mask(labels: Tensor, patch_size: int, size: tuple[int, ...]) -> np.ndarray:
+def to_mask(labels: Tensor, patch_size: int, size: tuple[int, ...]) -> np.ndarray:
     """Soft labels [C, h, w] -> uint8 object numbers at the clip's own size."""
     soft = F.interpolate(labels[None], scale_factor=patch_size, mode="bilinear")[0]
     low, high = soft.amin((1, 2), keepdim=True), soft.amax((1, 2), keepdim=True)

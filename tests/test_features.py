@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
-from selfpatch.evaluation.features import image_features, normalise, patch_features
+from selfpatch.ops.features import image_features, patch_features
+from selfpatch.ops.images import normalise
 from selfpatch.types import Encoder
 
 

@@ -1,0 +1,59 @@
+"""Single parts of the methods: label propagation and k-NN."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from selfpatch.evaluation.davis.protocol import to_mask
+from selfpatch.evaluation.knn import knn_predict
+from selfpatch.ops.propagation import propagate_labels
+from tests.parity.check import Check, compare, compare_exactly
+
+
+def replay_pieces(bundle: Path) -> Iterator[Check]:
+    """Every part of a `pieces` bundle that the project has."""
+    expected = json.loads((bundle / "expected.json").read_text())
+    tensors = load_file(bundle / "tensors.safetensors")
+    yield from _label_propagation(expected["vos"], tensors)
+    yield from _knn(expected["knn"], tensors)
+
+
+def _label_propagation(settings: dict[str, Any], t: dict[str, Tensor]) -> Iterator[Check]:
+    features, previous = t["vos.features"], settings["n_last_frames"]
+    classes = t["vos.soft_labels"].shape[1]
+    labels = [F.one_hot(t["vos.first_labels"], classes).movedim(-1, 0).float()]
+    for frame in range(1, len(features)):
+        context = [0, *range(max(1, frame - previous), frame)]
+        soft = propagate_labels(
+            features[frame],
+            features[context],
+            torch.stack([labels[i] for i in context]),
+            radius=settings["size_mask_neighborhood"],
+            topk=settings["topk"],
+            temperature=settings["temperature"],
+        )
+        yield compare(f"vos soft labels of frame {frame}", soft, t["vos.soft_labels"][frame - 1], 1e-5)
+        mask = to_mask(soft, 16, t["vos.masks_x16"].shape[1:])
+        yield compare_exactly(
+            f"vos mask of frame {frame}", torch.from_numpy(np.array(mask)), t["vos.masks_x16"][frame - 1]
+        )
+        labels.append(soft)
+
+
+def _knn(expected: dict[str, list[float]], t: dict[str, Tensor]) -> Iterator[Check]:
+    train, test = F.normalize(t["knn.train"], dim=1), F.normalize(t["knn.test"], dim=1)
+    classes = int(t["knn.train_labels"].max()) + 1
+    for k, scores in expected.items():
+        votes = knn_predict(train, t["knn.train_labels"], test, k=int(k), num_classes=classes)
+        hits = votes.argsort(1, descending=True) == t["knn.test_labels"][:, None]
+        top = [100 * float(hits[:, :n].any(1).float().mean()) for n in (1, 5)]
+        yield compare(f"knn top-1 and top-5, k = {k}", torch.tensor(top), torch.tensor(scores), 1e-6)

@@ -1,0 +1,192 @@
+"""Two processes compute what one does on the same global batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from selfpatch import distributed
+from selfpatch.nn.batch_norm import BatchNorm
+from selfpatch.nn.heads import Center
+from selfpatch.pretraining import Clipping, Pretrainer, training_step
+from tests.tiny import hyperparameters, movement_error, part_of, plain_sgd, snapshot, tiny_pretrainer, tiny_views
+from tests.workers import WorkerPool
+
+WORLD, BATCH, STEPS = 2, 4, 3
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[WorkerPool]:
+    pool = WorkerPool(WORLD)
+    yield pool
+    pool.close()
+
+
+def _train(pretrainer: Pretrainer, model: nn.Module, images: slice, accumulate: int, bad: bool) -> dict[str, Any]:
+    """Some steps on these images of each batch; `bad`: the second step's crops are not finite here."""
+    optimizer = plain_sgd(pretrainer)
+    outcomes = []
+    for step in range(STEPS):
+        views = part_of(tiny_views(BATCH, seed=step), images)
+        if bad and step == 1:
+            views = replace(views, global_crops=torch.full_like(views.global_crops.float(), float("nan")))
+        size = views.batch_size // accumulate
+        batches = [part_of(views, slice(i * size, (i + 1) * size)) for i in range(accumulate)]
+        outcomes.append(training_step(model, batches, optimizer, hyperparameters(step), clipping=Clipping(0.5, "tensor")))
+    return {
+        "state": snapshot(pretrainer),
+        "taken": [outcome.taken for outcome in outcomes],
+        "losses": torch.stack([outcome.values["loss"] for outcome in outcomes]),
+    }
+
+
+def train_on_a_share(rank: int, settings: dict[str, Any], accumulate: int = 1, bad_rank: int | None = None) -> dict[str, Any]:
+    pretrainer = tiny_pretrainer(**settings)
+    share = BATCH // WORLD
+    model = DistributedDataParallel(pretrainer, broadcast_buffers=False)
+    return _train(pretrainer, model, slice(rank * share, (rank + 1) * share), accumulate, bad=rank == bad_rank)
+
+
+HEADS = {"dino": {"head_norm": True}, "selfpatch": {"head_norm": True}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "accumulate"),
+    [({"objective": "none"}, 1), ({}, 1), ({}, 2), (HEADS, 1), ({"dino": {"norm_last_layer": False}}, 1)],
+    ids=["dino", "dino+selfpatch", "accumulated", "batch norm", "trained gain"],
+)
+def test_two_processes_train_as_one(pool: WorkerPool, settings: dict[str, Any], accumulate: int) -> None:
+    alone = tiny_pretrainer(**settings)
+    begin = snapshot(alone)
+    expected = _train(alone, alone, slice(None), 1, bad=False)
+    results = pool.run(train_on_a_share, settings, accumulate)
+    for name, tensor in results[0]["state"].items():
+        assert torch.equal(tensor, results[1]["state"][name]), f"{name} differs between the processes"
+    torch.testing.assert_close(sum(r["losses"] for r in results) / WORLD, expected["losses"], rtol=1e-5, atol=1e-6)
+    learned = {name: tensor for name, tensor in expected["state"].items() if tensor.is_floating_point()}
+    assert any(name.endswith("center") for name in learned)
+    assert movement_error(begin, results[0]["state"], learned) < 1e-3
+
+
+@pytest.mark.parametrize("bad_rank", [0, 1])
+def test_no_process_takes_a_step_that_is_not_finite_on_one(pool: WorkerPool, bad_rank: int) -> None:
+    results = pool.run(train_on_a_share, {}, 1, bad_rank)
+    assert [result["taken"] for result in results] == [[True, False, True]] * WORLD
+    for name, tensor in results[0]["state"].items():
+        assert tensor.isfinite().all()
+        assert torch.equal(tensor, results[1]["state"][name])
+
+
+def rows(count: int = 6) -> Tensor:
+    return torch.randn(count, 3, generator=torch.manual_seed(0), dtype=torch.float64)
+
+
+def sum_and_its_gradient(rank: int) -> tuple[Tensor, Tensor]:
+    x = rows()[rank].requires_grad_()
+    total = distributed.all_reduce_sum_with_gradient(x)
+    # A loss of each process's own; as under DDP, the loss of the whole is their sum.
+    loss = ((rank + 1) * total.square() * torch.arange(3)).sum()
+    return total.detach(), torch.autograd.grad(loss, x)[0]
+
+
+def test_the_sum_with_gradient_is_autograds(pool: WorkerPool) -> None:
+    x = rows()[:WORLD].requires_grad_()
+    total = x.sum(0)
+    loss = sum(((rank + 1) * total.square() * torch.arange(3)).sum() for rank in range(WORLD))
+    (gradient,) = torch.autograd.grad(loss, x)
+    for rank, (got, got_gradient) in enumerate(pool.run(sum_and_its_gradient)):
+        torch.testing.assert_close(got, total.detach())
+        torch.testing.assert_close(got_gradient, gradient[rank])
+
+
+def normalise_a_share(rank: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    norm, x = batch_norm(BatchNorm), wide_rows()[4 * rank : 4 * (rank + 1)].requires_grad_()
+    normed = norm(x)
+    (normed * upstream()[4 * rank : 4 * (rank + 1)]).sum().backward()
+    gradient = norm.weight.grad
+    assert gradient is not None
+    torch.distributed.all_reduce(gradient)
+    return normed.detach(), x.grad, {**dict(norm.named_buffers()), "gradient": gradient}
+
+
+def wide_rows() -> Tensor:
+    return 5 + 2 * torch.randn(8, 2, 3, generator=torch.manual_seed(1))
+
+
+def upstream() -> Tensor:
+    return torch.randn(8, 2, 3, generator=torch.manual_seed(2))
+
+
+def batch_norm(kind: type[nn.BatchNorm1d]) -> nn.BatchNorm1d:
+    norm = kind(3)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([0.5, 1.0, 2.0]))
+        norm.bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
+    return norm
+
+
+def test_batch_norm_is_over_the_global_batch(pool: WorkerPool) -> None:
+    norm, x = batch_norm(nn.BatchNorm1d), wide_rows().requires_grad_()
+    normed = norm(x.flatten(0, 1)).view_as(x)
+    (normed * upstream()).sum().backward()
+    expected = {**dict(norm.named_buffers()), "gradient": norm.weight.grad}
+    results = pool.run(normalise_a_share)
+    torch.testing.assert_close(torch.cat([r[0] for r in results]), normed.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat([r[1] for r in results]), x.grad, rtol=1e-4, atol=1e-5)
+    for _, _, got in results:
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def observe_a_share(rank: int) -> Tensor:
+    center = Center(3, momentum=0.9)
+    for row in rows().float()[2 * rank : 2 * (rank + 1)]:
+        center.observe(row)
+    center.commit()
+    return center.center
+
+
+def test_a_center_is_the_mean_over_processes(pool: WorkerPool) -> None:
+    for center in pool.run(observe_a_share):
+        torch.testing.assert_close(center, 0.1 * rows().float()[: 2 * WORLD].mean(0))
+
+
+def raise_flags(rank: int) -> tuple[tuple[bool, ...], ...]:
+    return distributed.any_process(rank == 1, False, True, rank == 0), distributed.any_process(rank == 3)
+
+
+def describe(rank: int) -> tuple[Any, ...]:
+    mean = distributed.all_reduce_mean(torch.tensor([float(rank)], requires_grad=True))
+    assert not mean.requires_grad
+    return distributed.rank(), distributed.world_size(), distributed.is_main_process(), mean.item(), distributed.from_main_process(f"of {rank}")
+
+
+def test_a_flag_on_any_process_is_seen_on_all(pool: WorkerPool) -> None:
+    assert pool.run(raise_flags) == [((True, False, True, True), (False,))] * WORLD
+
+
+def test_processes_know_each_other(pool: WorkerPool) -> None:
+    assert pool.run(describe) == [(0, 2, True, 0.5, "of 0"), (1, 2, False, 0.5, "of 0")]
+
+
+def test_one_process_is_the_identity() -> None:
+    x = torch.randn(3, requires_grad=True)
+    assert distributed.all_reduce_sum_with_gradient(x) is x
+    mean = distributed.all_reduce_mean(x)
+    assert torch.equal(mean, x)
+    assert mean.data_ptr() != x.data_ptr(), "a new tensor, that its owner may change"
+    assert not mean.requires_grad
+    assert distributed.any_process(True, False) == (True, False)
+    assert distributed.from_main_process("here") == "here"
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main_process()) == (0, 1, True)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:cpu"])
+def test_an_unknown_device_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown device '{name}'; use auto, cpu"):
+        distributed.start(name)
