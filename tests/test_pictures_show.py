@@ -26,6 +26,7 @@ class ColourEncoder:
 
     dim, patch_size = 6, 16
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    device = torch.device("cpu")
 
     def patches(self, images: Tensor) -> Tensor:
         mean = F.avg_pool2d(images, self.patch_size)
@@ -39,6 +40,7 @@ class ColourEncoder:
 class ConvolutionEncoder(nn.Module):
     dim, patch_size = 8, 16
     mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         super().__init__()

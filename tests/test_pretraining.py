@@ -12,7 +12,7 @@ import torch
 from selfpatch.optim import make_optimizer
 from selfpatch.pretraining import Clipping, Pretrainer, StepOutcome, step_seed, training_step
 from selfpatch.types import Views
-from tests.tiny import hyperparameters, movement_error, part_of, plain_sgd, snapshot, tiny_pretrainer, tiny_views
+from tests.tiny import hyperparameters, movement_error, not_finite, part_of, plain_sgd, snapshot, tiny_pretrainer, tiny_views
 
 NO_CLIPPING = Clipping(0.0, "tensor")
 CHOICES = [{"objective": "none"}, {"objective": "selfpatch"}, {"selfpatch": {"border": "clip", "aggregation": "mean"}}]
@@ -60,9 +60,8 @@ def test_a_step_that_is_not_finite_changes_nothing(bad: int, settings: dict[str,
     hp = hyperparameters(lr=1e-3)
     assert training_step(pretrainer, split(tiny_views(4), 2), optimizer, hp, clipping=NO_CLIPPING).taken
     begin, adam = snapshot(pretrainer), {k: v.clone() for k, v in adam_state(optimizer).items()}
-    batches = split(tiny_views(4, seed=1), 2)
-    batches[bad] = replace(batches[bad], global_crops=torch.full_like(batches[bad].global_crops.float(), float("nan")))
-    outcome = training_step(pretrainer, batches, optimizer, hp, clipping=Clipping(3.0, "tensor"))
+    with not_finite(pretrainer, micro_batch=bad):
+        outcome = training_step(pretrainer, split(tiny_views(4, seed=1), 2), optimizer, hp, clipping=Clipping(3.0, "tensor"))
     assert not outcome.taken
     assert not outcome.values["loss"].isfinite()
     assert all(torch.equal(begin[name], tensor) for name, tensor in snapshot(pretrainer).items())

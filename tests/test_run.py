@@ -337,6 +337,6 @@ class TestWriteAtomically:
     def test_the_old_file_survives_a_failure(self, tmp_path: Path) -> None:
         path = tmp_path / "file"
         write_atomically(path, "old")
-        with largest_file(1000), pytest.raises(OSError, match="earlier files are intact"):
+        with largest_file(1000), pytest.raises(OSError, match="what was written before is intact"):
             write_atomically(path, b"n" * 100_000)
         assert files_below(tmp_path) == {path: b"old"}

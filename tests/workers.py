@@ -43,7 +43,7 @@ class WorkerPool:
             pipe.send((function, args))
         results = []
         for rank, pipe in enumerate(self._pipes):
-            if not pipe.poll(120):
+            if not pipe.poll(30):
                 raise RuntimeError(f"process {rank} has not answered for two minutes; it may wait for another one")
             worked, result = pipe.recv()
             if not worked:

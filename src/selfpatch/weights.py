@@ -108,7 +108,7 @@ def read_weights(source: str, *, side: Side = "teacher", num_heads: int | None =
         shape = replace(shape, num_heads=num_heads)
     if shape.embed_dim % shape.num_heads:
         raise ValueError(
-            f"{source}: width {shape.embed_dim} cannot be split into {shape.num_heads} attention heads; give --num-heads"
+            f"{source}: width {shape.embed_dim} cannot be split into {shape.num_heads} heads; give another --num-heads"
         )
     return Weights(state, shape, source, file_hash(path))
 
@@ -134,7 +134,8 @@ def _torch_load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
-            f"{path} holds more than tensors and plain values, and unpickling it could run code; save its state dict as .safetensors"
+            f"{path} holds more than tensors and plain values, and unpickling it could run code; "
+            "save its state dict as .safetensors"
         ) from None
     except (RuntimeError, EOFError, OSError, KeyError) as error:
         raise ValueError(f"{path} is not a readable checkpoint: {' '.join(str(error).split())[:200]}") from None
@@ -150,7 +151,8 @@ def _state_dict(content: Any, side: Side, source: str) -> dict[str, Tensor]:
         if tensors:
             return tensors
     raise ValueError(
-        f"{source} holds no state dict; expected tensors by name, or such a mapping under {side!r}, 'state_dict' or 'model'"
+        f"{source} holds no state dict; tensors by name are needed, or a mapping of such under {side!r}, 'state_dict' or "
+        "'model'"
     )
 
 
@@ -221,7 +223,8 @@ def load_strictly(
     for name in own.keys() & state.keys():
         if own[name].shape != state[name].shape:
             raise ValueError(
-                f"{source} is of another architecture: {name} is {list(state[name].shape)} there and {list(own[name].shape)} here"
+                f"{source} is of another architecture: {name} is {list(state[name].shape)} there "
+                f"and {list(own[name].shape)} here; name its architecture with --model and --patch-size"
             )
     report = LoadReport(
         source,
