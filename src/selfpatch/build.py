@@ -17,6 +17,7 @@ from selfpatch.config import RunConfig
 from selfpatch.data.crops import ViewRecipe, dino_views
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.loader import CropLoader
+from selfpatch.keeping import Saving
 from selfpatch.nn.backbones import SIZES, Backbone, ViTShape, build_backbone, build_timm
 from selfpatch.nn.branch import Branch
 from selfpatch.optim import Schedule
@@ -229,11 +230,13 @@ def make_loop_settings(config: RunConfig, device: torch.device) -> LoopSettings:
         autocast=autocast_dtype(config.precision, device),
         log_every=config.watch.log_every,
         evaluate_every=config.watch.evaluate_every,
-        checkpoint_minutes=config.checkpoint.every_minutes,
-        checkpoint_steps=config.checkpoint.every_steps,
-        keep=config.checkpoint.keep,
-        keep_every_epochs=config.checkpoint.keep_every_epochs,
         max_nonfinite=config.checkpoint.max_nonfinite,
+        saving=Saving(
+            every_minutes=config.checkpoint.every_minutes,
+            every_steps=config.checkpoint.every_steps,
+            keep=config.checkpoint.keep,
+            keep_every_epochs=config.checkpoint.keep_every_epochs,
+        ),
     )
 
 

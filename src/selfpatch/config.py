@@ -108,9 +108,9 @@ class WatchConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    every_minutes: float = 10
+    every_minutes: float = 5
     every_steps: int = 0
-    """Also after every so many steps; 0: by time and at each epoch's end only."""
+    """Also after every so many steps; 0: by time only."""
     keep: int = 2
     """Most recent checkpoints that are kept."""
     keep_every_epochs: int = 0

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from selfpatch.distributed import all_reduce_mean, any_process, barrier, is_distributed, is_main_process, rank
+from selfpatch.keeping import Keeper, Saving
 from selfpatch.nn.branch import Branch
 from selfpatch.nn.heads import StepState
 from selfpatch.ops.collapse import effective_rank
@@ -168,10 +168,6 @@ class StepLoader(Protocol):
     def steps(self, first: int, last: int) -> Iterator[list[Views]]: ...
 
 
-class NonFinite(ValueError):
-    """The loss or the gradient was not finite for several steps in a row."""
-
-
 def step_seed(seed: int, step: int, process: int) -> int:
     """The seed of what a step itself draws (drop path), so that nothing of the generator's state need be saved."""
     return int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0] >> 1)
@@ -185,11 +181,9 @@ class LoopSettings:
     autocast: torch.dtype | None = None
     log_every: int = 10
     evaluate_every: float = 1
-    checkpoint_minutes: float = 10
-    checkpoint_steps: int = 0
-    keep: int = 2
-    keep_every_epochs: int = 0
+    """Epochs between two measurements; 0: at the end only."""
     max_nonfinite: int = 5
+    saving: Saving = field(default_factory=Saving)
 
 
 Evaluate = Callable[[Pretrainer, int], Mapping[str, float]]
@@ -216,17 +210,16 @@ def train(
     Raises:
         NonFinite: the loss or gradient was not finite `max_nonfinite` steps in a row.
     """
-    keeper = Keeper(pretrainer, optimizer, run, settings)
+    keeper = Keeper(run, pretrainer, pretrainer.student, optimizer, schedule.steps_per_epoch, settings.saving)
     first = keeper.restore()
     model = DistributedDataParallel(pretrainer, broadcast_buffers=False) if is_distributed() else pretrainer
     pretrainer.train()
     total = schedule.total_steps
-    evaluate_steps = (
-        max(1, round(settings.evaluate_every * schedule.steps_per_epoch)) if settings.evaluate_every else total
-    )
+    every = max(1, round(settings.evaluate_every * schedule.steps_per_epoch)) if settings.evaluate_every else total
+    measured_at = {total, *range(0, total, every)}
     speed, failures = Speed(), 0
     watch = CollapseWatch(first_step=min(total // 10, schedule.steps_per_epoch))
-    if first == 0 and evaluate and is_main_process():
+    if first == 0 and evaluate is not None and is_main_process():
         run.record({"step": 0, **evaluate(pretrainer, 0)})
     with StopSignals() as signals, ProgressBar(total, loader.batch_size, enabled=is_main_process()) as bar:
         for step, batches in enumerate(loader.steps(first, total), start=first):
@@ -246,79 +239,31 @@ def train(
             speed.add(loader.batch_size)
             failures = 0 if outcome.taken else failures + 1
             if failures >= settings.max_nonfinite:
-                raise keeper.give_up(batches, step, failures)
+                raise keeper.give_up(batches, done, failures)
             if logs:
                 _log(run, bar, watch, hp, outcome.values, speed, done)
             run.note_skipped(loader.bad)
             with speed.pause():
-                if (
-                    evaluate
-                    and is_main_process()
-                    and (done % evaluate_steps == 0 or done == total)
-                    and not outcome.stop
-                ):
-                    run.record({"step": done, **evaluate(pretrainer, done)})
-                keeper.save_if_due(
-                    done, epoch_ends=done % schedule.steps_per_epoch == 0, force=outcome.stop or done == total
-                )
+                if evaluate and is_main_process() and done in measured_at and not outcome.stop:
+                    metrics = evaluate(pretrainer, done)
+                    run.record({"step": done, **metrics})
+                    bar.say(_beside_untrained(metrics, run, done))
+                keeper.save_if_due(done, force=outcome.stop or done == total)
             if outcome.stop and done < total:
                 return signals.requested or signal.SIGTERM
     barrier()
     return 0
 
 
-class Keeper:
-    """Saves all that a run needs to go on exactly, and takes it up again."""
-
-    def __init__(
-        self, pretrainer: Pretrainer, optimizer: torch.optim.Optimizer, run: RunDirectory, settings: LoopSettings
-    ) -> None:
-        self._pretrainer, self._optimizer, self._run, self._settings = pretrainer, optimizer, run, settings
-        self._saved_at = time.monotonic()
-        self._epochs = 0
-
-    def restore(self) -> int:
-        """Loads the newest checkpoint, if there is one, and drops what was recorded after it. Returns the next step to
-        take."""
-        state = self._run.load_checkpoint()
-        step = 0
-        if state is not None:
-            self._pretrainer.load_state_dict(state["pretrainer"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            step, self._epochs = int(state["step"]), int(state["epochs"])
-        if is_main_process():
-            self._run.rewind(step + 1 if state else 0)  # a record of step s is made with s steps done
-        return step
-
-    def save_if_due(self, step: int, *, epoch_ends: bool, force: bool) -> None:
-        """Saves with so many steps done, where the time, the count of steps or the end of an epoch asks for it."""
-        self._epochs += epoch_ends
-        settings = self._settings
-        by_time = time.monotonic() - self._saved_at >= 60 * settings.checkpoint_minutes
-        by_steps = settings.checkpoint_steps and step % settings.checkpoint_steps == 0
-        if not is_main_process() or not (force or epoch_ends or by_time or by_steps):
-            return
-        lasting = bool(settings.keep_every_epochs) and epoch_ends and self._epochs % settings.keep_every_epochs == 0
-        self._run.save_checkpoint(self._state(step), step=step, keep=settings.keep, keep_forever=lasting)
-        self._saved_at = time.monotonic()
-
-    def give_up(self, batches: Sequence[Views], step: int, failures: int) -> NonFinite:
-        """Saves the last batch and the state for replay, and says what to try."""
-        message = f"the loss or gradient was not finite for {failures} steps in a row, up to step {step}"
-        path = self._run.save_failure(batches, self._state(step), message, step=step)
-        return NonFinite(
-            f"{message}; batch and state are in {path}; the newest checkpoint is from before. "
-            "Try a lower optimizer.base_lr, a smaller optimizer.clip, more optimizer.warmup_epochs, or --precision fp32"
-        )
-
-    def _state(self, step: int) -> dict[str, Any]:
-        return {
-            "step": step,
-            "epochs": self._epochs,
-            "pretrainer": self._pretrainer.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "shape": self._pretrainer.student.backbone.shape.to_dict(),
-        }
+def _beside_untrained(metrics: Mapping[str, float], run: RunDirectory, done: int) -> str:
+    """One line: each metric after so many steps, and in brackets what step 0 recorded of it and of its floors."""
+    first = next((row for row in run.rows() if row["step"] == 0), {})
+    parts = []
+    for name, value in metrics.items():
+        beside = {key.removeprefix(name).strip("_") or "untrained": first[key] for key in first if key.startswith(name)}
+        floors = ", ".join(f"{words.replace('_', ' ')} {floor:.4f}" for words, floor in beside.items())
+        parts.append(f"{name.replace('_', ' ')} {value:.4f}" + (f" ({floors})" if floors else ""))
+    return f"step {done}: {'  '.join(parts)}"
 
 
 def _log(

@@ -151,8 +151,7 @@ def _state_dict(content: Any, side: Side, source: str) -> dict[str, Tensor]:
         if tensors:
             return tensors
     raise ValueError(
-        f"{source} holds no state dict; tensors by name are needed, or a mapping of such under {side!r}, 'state_dict' or "
-        "'model'"
+        f"{source} holds no state dict; tensors by name are needed, by themselves or under {side!r}, 'state_dict' or 'model'"
     )
 
 
