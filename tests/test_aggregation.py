@@ -1,4 +1,4 @@
-"""Class attention over gathered positives: the fast form against the plain one, and both against hand-made attention."""
+"""Class attention over gathered positives: the fast form against the plain one, both against torch's attention."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ def test_each_set_is_pooled_by_itself_and_without_its_invalid_entries() -> None:
                 torch.testing.assert_close(pooled[b, i], pool(own), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [lambda: ClassAttentionPool(D, HEADS), lambda: AveragePool(D)], ids=["attention", "mean"])
+@pytest.mark.parametrize(
+    "make", [lambda: ClassAttentionPool(D, HEADS), lambda: AveragePool(D)], ids=["attention", "mean"]
+)
 def test_positives_that_are_all_patches_give_the_image_token(make) -> None:
     pool, patches = scrambled(make()), features(B, N, D)
     order = torch.stack([torch.randperm(N, generator=torch.manual_seed(i)) for i in range(N)])  # a set has no order
@@ -104,7 +106,7 @@ def test_all_other_patches_as_positives() -> None:
 
 
 def class_attention_by_torch(pool: ClassAttentionPool, patches: Tensor) -> Tensor:
-    """CaiT's class-attention blocks by `F.multi_head_attention_forward`, written from the paper, for one set of patches [N, D]."""
+    """CaiT's class-attention blocks, written from the paper around torch's multi-head attention; one set [N, D]."""
     query = pool.query
     for block in pool.blocks:
         tokens = F.layer_norm(torch.cat([query, patches]), (D,), block.norm1.weight, block.norm1.bias, eps=1e-6)

@@ -38,7 +38,7 @@ def cubic(t: float) -> float:
 
 
 def sampling_matrix(n: int, grid: int, scale: float) -> Tensor:
-    """[n, grid] weights of a 1-D bicubic resampling whose pixel i looks at (i + 1/2) / scale - 1/2; no antialias, edges repeated."""
+    """[n, grid] weights of a bicubic resampling: pixel i looks at (i + 1/2) / scale - 1/2; no antialias, edges repeated."""
     matrix = torch.zeros(n, grid, dtype=torch.float64)
     for i in range(n):
         source = (i + 0.5) / scale - 0.5
@@ -67,7 +67,9 @@ def test_positions_of_the_stored_grid_are_used_as_they_are(class_token: bool, po
 
 
 def test_positions_by_size_are_resized_with_antialias() -> None:
-    released, by_size = (build_backbone(tiny(class_token=False, position_embedding=name)) for name in ("released", "size"))
+    released, by_size = (
+        build_backbone(tiny(class_token=False, position_embedding=name)) for name in ("released", "size")
+    )
     by_size.load_state_dict(released.state_dict())
     stored = by_size.trunk.pos_embed.detach().view(1, GRID, GRID, -1).permute(0, 3, 1, 2)
     expected = F.interpolate(stored, size=(3, 7), mode="bicubic", antialias=True)[0].permute(1, 2, 0)
@@ -99,7 +101,9 @@ def test_tokens_are_before_and_after_the_final_norm() -> None:
 
 @pytest.mark.parametrize("size", [(18, 16), (16, 18), (2, 16)])
 def test_a_patch_that_does_not_divide_a_side_is_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=r"patch size 4 does not divide the image side (18|2); use a multiple of 4, e.g. (16|20|4)"):
+    with pytest.raises(
+        ValueError, match=r"patch size 4 does not divide the image side (18|2); use a multiple of 4, e.g. (16|20|4)"
+    ):
         build_backbone(tiny())(torch.zeros(1, 3, *size))
 
 
@@ -149,7 +153,9 @@ def test_what_is_no_plain_vit_is_refused(name: str, message: str) -> None:
 
 def test_the_teacher_drops_no_path_but_stays_in_training_mode() -> None:
     torch.manual_seed(0)
-    student = Branch(build_backbone(tiny(class_token=False, final_norm=False), drop_path=0.9), AveragePool(8), {}).train()
+    student = Branch(
+        build_backbone(tiny(class_token=False, final_norm=False), drop_path=0.9), AveragePool(8), {}
+    ).train()
     teacher, crops = student.make_teacher(), [torch.randn(2, 4, 3, 20, 20)]
     assert not torch.equal(student(crops).image, student(crops).image)
     assert torch.equal(teacher(crops).image, teacher(crops).image)
@@ -163,7 +169,8 @@ def test_image_tokens_come_from_pool_class_token_or_mean() -> None:
     assert image_token(with_token, None) is with_token.image
     torch.testing.assert_close(image_token(without, None), without.patches.flatten(1, 2).mean(1))
     torch.testing.assert_close(
-        image_token(with_token, AveragePool(8)), F.layer_norm(with_token.raw_patches.flatten(1, 2).mean(1), (8,), eps=1e-6)
+        image_token(with_token, AveragePool(8)),
+        F.layer_norm(with_token.raw_patches.flatten(1, 2).mean(1), (8,), eps=1e-6),
     )
 
 

@@ -54,7 +54,9 @@ def test_mistakes_are_named(values: dict, message: str) -> None:
 
 
 def test_numbers_are_read_as_people_write_them() -> None:
-    values = parse_yaml("optimizer: {base_lr: 1e-3, min_lr: 1e-6, warmup_epochs: 3}\nepochs: 10\ndata: 2012\nout: null", "x")
+    values = parse_yaml(
+        "optimizer: {base_lr: 1e-3, min_lr: 1e-6, warmup_epochs: 3}\nepochs: 10\ndata: 2012\nout: null", "x"
+    )
     assert isinstance(values["optimizer"]["base_lr"], str), "YAML itself reads 1e-3 as text"
     config = RunConfig().override(values)
     assert (config.optimizer.base_lr, config.optimizer.min_lr, config.optimizer.warmup_epochs) == (1e-3, 1e-6, 3.0)
@@ -84,10 +86,19 @@ def test_impossible_values_are_refused(values: dict, message: str) -> None:
 
 
 def test_options_become_nested_values() -> None:
-    options = [("selfpatch.k", "2"), ("selfpatch.window", "all"), ("dino.num-prototypes", "64"), ("a.b.c", "[1, x]"), ("d.e", "true")]
+    options = [
+        ("selfpatch.k", "2"),
+        ("selfpatch.window", "all"),
+        ("dino.num-prototypes", "64"),
+        ("a.b.c", "[1, x]"),
+        ("d.e", "true"),
+    ]
     assert nested(options) == {
-        "selfpatch": {"k": 2, "window": "all"}, "dino": {"num_prototypes": 64}, "a": {"b": {"c": [1, "x"]}}, "d": {"e": True},
-    }  # fmt: skip
+        "selfpatch": {"k": 2, "window": "all"},
+        "dino": {"num_prototypes": 64},
+        "a": {"b": {"c": [1, "x"]}},
+        "d": {"e": True},
+    }
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2", "just words"])
@@ -143,14 +154,23 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     [
         ({"method": "dinosaur"}, "unknown method 'dinosaur'; use one of: dino"),
         ({"objective": "patchself"}, "unknown objective 'patchself'; use one of: "),
-        ({"selfpach": {"k": 2}}, "'selfpach' is neither a setting of a run nor a method or objective; there are: dino, "),
+        (
+            {"selfpach": {"k": 2}},
+            "'selfpach' is neither a setting of a run nor a method or objective; there are: dino, ",
+        ),
         ({"selfpatch": {"kk": 2}}, "selfpatch has no setting 'kk'; it has: k, window"),
         ({"selfpatch": {"k": [2]}}, r"selfpatch.k is \[2\]; a value like 4 is needed"),
         ({"selfpatch": {"head_norm": 1}}, "selfpatch.head_norm is 1; a value like False is needed"),
         ({"selfpatch": {"dim": 8}}, "selfpatch has no setting 'dim'"),
         ({"selfpatch": {"aggregation": "max"}}, "selfpatch.aggregation is 'max'; use 'attention' or 'mean'"),
-        ({"loss_weights": {"patches": 1}}, "loss_weights names 'patches', which is no loss here; the losses are: image, patch"),
-        ({"crops": {"global_size": 225}}, "patch size 16 does not divide the image side 225; use a multiple of 16, e.g. 224"),
+        (
+            {"loss_weights": {"patches": 1}},
+            "loss_weights names 'patches', which is no loss here; the losses are: image, patch",
+        ),
+        (
+            {"crops": {"global_size": 225}},
+            "patch size 16 does not divide the image side 225; use a multiple of 16, e.g. 224",
+        ),
         ({"crops": {"local_size": 100}}, "patch size 16 does not divide the image side 100"),
         ({"backbone": {"num_heads": 5}}, "width 384 cannot be split into 5 attention heads"),
         ({"model": "vit_gigantic"}, "unknown model 'vit_gigantic'"),
@@ -159,7 +179,9 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
 )
 def test_settings_that_make_no_network_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_pretrainer(RunConfig().override({"backbone": {"depth": 1}} if "model" not in settings else {}).override(settings))
+        make_pretrainer(
+            RunConfig().override({"backbone": {"depth": 1}} if "model" not in settings else {}).override(settings)
+        )
 
 
 @pytest.mark.parametrize("module", ["selfpatch", "selfpatch.config", "selfpatch.cli"])

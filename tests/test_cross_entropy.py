@@ -18,7 +18,9 @@ from selfpatch.ops.cross_entropy import (
 
 def scores(*leading: int, prototypes: int = 7, width: int = 5) -> Scores:
     generator = torch.manual_seed(3)
-    return Scores(torch.randn(*leading, width, generator=generator), torch.randn(prototypes, width, generator=generator))
+    return Scores(
+        torch.randn(*leading, width, generator=generator), torch.randn(prototypes, width, generator=generator)
+    )
 
 
 def targets_and_logits(G: int, V: int, B: int = 3, K: int = 6) -> tuple[Tensor, Tensor]:

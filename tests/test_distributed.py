@@ -15,7 +15,16 @@ from selfpatch import distributed
 from selfpatch.nn.batch_norm import BatchNorm
 from selfpatch.nn.heads import Center
 from selfpatch.pretraining import Clipping, Pretrainer, training_step
-from tests.tiny import hyperparameters, movement_error, not_finite, part_of, plain_sgd, snapshot, tiny_pretrainer, tiny_views
+from tests.tiny import (
+    hyperparameters,
+    movement_error,
+    not_finite,
+    part_of,
+    plain_sgd,
+    snapshot,
+    tiny_pretrainer,
+    tiny_views,
+)
 from tests.workers import WorkerPool
 
 WORLD, BATCH, STEPS = 2, 4, 3
@@ -37,7 +46,9 @@ def _train(pretrainer: Pretrainer, model: nn.Module, images: slice, accumulate: 
         size = views.batch_size // accumulate
         batches = [part_of(views, slice(i * size, (i + 1) * size)) for i in range(accumulate)]
         with not_finite(pretrainer, micro_batch=0) if bad and step == 1 else contextlib.nullcontext():
-            outcomes.append(training_step(model, batches, optimizer, hyperparameters(step), clipping=Clipping(0.5, "tensor")))
+            outcomes.append(
+                training_step(model, batches, optimizer, hyperparameters(step), clipping=Clipping(0.5, "tensor"))
+            )
     return {
         "state": snapshot(pretrainer),
         "taken": [outcome.taken for outcome in outcomes],
@@ -45,7 +56,9 @@ def _train(pretrainer: Pretrainer, model: nn.Module, images: slice, accumulate: 
     }
 
 
-def train_on_a_share(rank: int, settings: dict[str, Any], accumulate: int = 1, bad_rank: int | None = None) -> dict[str, Any]:
+def train_on_a_share(
+    rank: int, settings: dict[str, Any], accumulate: int = 1, bad_rank: int | None = None
+) -> dict[str, Any]:
     pretrainer = tiny_pretrainer(**settings)
     share = BATCH // WORLD
     model = DistributedDataParallel(pretrainer, broadcast_buffers=False)
@@ -162,7 +175,13 @@ def raise_flags(rank: int) -> tuple[tuple[bool, ...], ...]:
 def describe(rank: int) -> tuple[Any, ...]:
     mean = distributed.all_reduce_mean(torch.tensor([float(rank)], requires_grad=True))
     assert not mean.requires_grad
-    return distributed.rank(), distributed.world_size(), distributed.is_main_process(), mean.item(), distributed.from_main_process(f"of {rank}")
+    return (
+        distributed.rank(),
+        distributed.world_size(),
+        distributed.is_main_process(),
+        mean.item(),
+        distributed.from_main_process(f"of {rank}"),
+    )
 
 
 def test_a_flag_on_any_process_is_seen_on_all(pool: WorkerPool) -> None:

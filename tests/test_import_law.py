@@ -16,7 +16,7 @@ LAYERS = {
     "ops": 1,
     "nn": 2, "data": 2,
     "methods": 3, "objectives": 3, "evaluation": 3, "pictures": 3,
-    "optim": 4, "run": 4, "watching": 4, "weights": 4, "pretraining": 4,
+    "optim": 4, "run": 4, "watching": 4, "keeping": 4, "weights": 4, "pretraining": 4,
     "build": 5, "monitoring": 5, "run_report": 5,
     "commands": 6,
     "cli": 7,
@@ -24,7 +24,7 @@ LAYERS = {
 }  # fmt: skip
 """Layer of each room or module, by the first part of its name below `selfpatch`."""
 
-NEIGHBOURS = {"pretraining": {"optim", "run", "watching"}, "weights": {"run"}, "config": set(), "run": set()}
+NEIGHBOURS = {"pretraining": {"optim", "run", "watching", "keeping"}, "keeping": {"run"}, "weights": {"run"}}
 """What a module may import from its own layer."""
 
 OPEN_ROOMS = {"nn", "data", "pictures", "ops"}
@@ -33,7 +33,20 @@ OPEN_ROOMS = {"nn", "data", "pictures", "ops"}
 SHARED_BY_PROTOCOLS = {"features", "metrics", "result", "baselines"}
 """What every evaluation protocol may import; the protocols themselves do not know one another."""
 
-TRAINING = {"optim", "run", "watching", "weights", "pretraining", "build", "methods", "objectives", "nn", "data", "ops"}
+TRAINING = {
+    "optim",
+    "run",
+    "watching",
+    "keeping",
+    "weights",
+    "pretraining",
+    "build",
+    "methods",
+    "objectives",
+    "nn",
+    "data",
+    "ops",
+}
 KNOW_THE_CONFIG = {"run", "build", "commands", "cli"}
 
 
@@ -61,7 +74,10 @@ def imports_of(source: str, importer: str, place: str, modules: set[str]) -> Ite
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{place}:{node.lineno}: relative import; write the full name"
             base = node.module or ""
-            names = [f"{base}.{a.name}" if f"{base}.{a.name}".removeprefix("selfpatch.") in modules else base for a in node.names]
+            names = [
+                f"{base}.{a.name}" if f"{base}.{a.name}".removeprefix("selfpatch.") in modules else base
+                for a in node.names
+            ]
         for name in dict.fromkeys(names):
             inside = name.startswith("selfpatch.")
             yield Import(importer, name.removeprefix("selfpatch."), f"{place}:{node.lineno}", inside)
@@ -117,7 +133,9 @@ def _within_a_room(a: str, b: str) -> str | None:
 
 
 def test_every_import_keeps_the_law() -> None:
-    broken = [f"{i.place}: {i.importer} imports {i.imported}: {why}" for i in all_imports(ROOT) if (why := complaint(i))]
+    broken = [
+        f"{i.place}: {i.importer} imports {i.imported}: {why}" for i in all_imports(ROOT) if (why := complaint(i))
+    ]
     assert not broken, "\n".join(broken)
 
 
@@ -136,11 +154,20 @@ def test_no_configuration_below_the_composition_root() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-                found += [f"{path}:{node.lineno}: {node.name}({a.arg})" for a in arguments if a.arg in ("cfg", "config", "args")]
+                found += [
+                    f"{path}:{node.lineno}: {node.name}({a.arg})"
+                    for a in arguments
+                    if a.arg in ("cfg", "config", "args")
+                ]
     assert not found, "\n".join(found)
 
 
-MODULES = set(all_modules(ROOT)) | {"evaluation.knn", "evaluation.davis", "evaluation.davis.score", "evaluation.features"}
+MODULES = set(all_modules(ROOT)) | {
+    "evaluation.knn",
+    "evaluation.davis",
+    "evaluation.davis.score",
+    "evaluation.features",
+}
 
 
 @pytest.mark.parametrize(
@@ -150,10 +177,22 @@ MODULES = set(all_modules(ROOT)) | {"evaluation.knn", "evaluation.davis", "evalu
         ("ops.neighbours", "def f():\n    from selfpatch.nn import heads", "ops is of layer 1, below nn"),
         ("data.loader", "import selfpatch.nn.heads", "data and nn are of the same layer"),
         ("nn.heads", "from selfpatch.data.crops import draw_view", "nn and data are of the same layer"),
-        ("methods.dino", "from selfpatch.objectives.selfpatch import SelfPatch", "methods and objectives are of the same layer"),
+        (
+            "methods.dino",
+            "from selfpatch.objectives.selfpatch import SelfPatch",
+            "methods and objectives are of the same layer",
+        ),
         ("methods.dino", "from selfpatch.methods.ibot import IBOT", "the modules of methods do not import one another"),
-        ("evaluation.knn", "from selfpatch.evaluation.davis import evaluate", "evaluation protocols do not import one another"),
-        ("evaluation.features", "from selfpatch.evaluation import knn", "evaluation protocols do not import one another"),
+        (
+            "evaluation.knn",
+            "from selfpatch.evaluation.davis import evaluate",
+            "evaluation protocols do not import one another",
+        ),
+        (
+            "evaluation.features",
+            "from selfpatch.evaluation import knn",
+            "evaluation protocols do not import one another",
+        ),
         ("optim", "from selfpatch.pretraining import train", "optim and pretraining are of the same layer"),
         ("pretraining", "from selfpatch.evaluation.knn import evaluate", "training never imports evaluation"),
         ("build", "from selfpatch import monitoring", "training never imports evaluation"),

@@ -87,7 +87,9 @@ def test_one_callers_table_does_not_depend_on_anothers_mode() -> None:
 @pytest.mark.parametrize("window", [3, 5, "all"])
 @pytest.mark.parametrize("grid", [(4, 6), (5, 2), (1, 7)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_similarity_equals_the_reference(grid: tuple[int, int], window: Window, border: Border, dtype: torch.dtype) -> None:
+def test_similarity_equals_the_reference(
+    grid: tuple[int, int], window: Window, border: Border, dtype: torch.dtype
+) -> None:
     h, w = grid
     table = neighbour_table(h, w, window, border)
     features = torch.randn(2, h * w, 5, generator=torch.manual_seed(0)).to(dtype)

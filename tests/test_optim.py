@@ -18,7 +18,8 @@ from tests.tiny import hyperparameters, tiny_pretrainer
 
 def schedule_of(config: dict) -> Schedule:
     names = ("epochs", "steps_per_epoch", "peak_lr", "min_lr", "warmup_epochs", "weight_decay", "weight_decay_end",
-             "teacher_momentum", "teacher_temp", "warmup_teacher_temp", "warmup_teacher_temp_epochs", "freeze_last_layer_epochs")  # fmt: skip
+             "teacher_momentum", "teacher_temp", "warmup_teacher_temp", "warmup_teacher_temp_epochs",
+             "freeze_last_layer_epochs")  # fmt: skip
     return Schedule(**{name: config[name] for name in names})
 
 
@@ -50,12 +51,18 @@ def test_schedule_at_its_corners() -> None:
 def test_schedule_is_the_published_arrays(epochs: int, steps: int, warmup: int, temp_warmup: int) -> None:
     total, warm = epochs * steps, min(warmup, epochs) * steps
     schedule = Schedule(epochs=epochs, steps_per_epoch=steps, peak_lr=1.0, min_lr=0.1, warmup_epochs=warmup,
-                        warmup_teacher_temp=0.04, teacher_temp=0.07, warmup_teacher_temp_epochs=temp_warmup)  # fmt: skip
+                        warmup_teacher_temp=0.04, teacher_temp=0.07,
+                        warmup_teacher_temp_epochs=temp_warmup)  # fmt: skip
 
     def cosine(start: float, end: float, n: int) -> np.ndarray:
         return end + 0.5 * (start - end) * (1 + np.cos(np.pi * np.arange(n) / max(1, n)))
 
-    lr = np.concatenate([np.linspace(0, 1.0, warmup * steps)[:warm] if warmup <= epochs else np.linspace(0, 1.0, warm), cosine(1.0, 0.1, total - warm)])
+    lr = np.concatenate(
+        [
+            np.linspace(0, 1.0, warmup * steps)[:warm] if warmup <= epochs else np.linspace(0, 1.0, warm),
+            cosine(1.0, 0.1, total - warm),
+        ]
+    )
     temps = np.concatenate([np.linspace(0.04, 0.07, temp_warmup), np.full(epochs, 0.07)])
     values = [schedule(step) for step in range(total)]
     np.testing.assert_allclose([hp.lr for hp in values], lr, atol=1e-12)

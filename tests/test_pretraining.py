@@ -1,4 +1,4 @@
-"""One step of the algorithm: what it changes, what it must not, and what the size of its micro-batches must not matter to."""
+"""One step of the algorithm: what it changes, what it must not, and that micro-batches do not change the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ import torch
 from selfpatch.optim import make_optimizer
 from selfpatch.pretraining import Clipping, Pretrainer, StepOutcome, step_seed, training_step
 from selfpatch.types import Views
-from tests.tiny import hyperparameters, movement_error, not_finite, part_of, plain_sgd, snapshot, tiny_pretrainer, tiny_views
+from tests.tiny import (
+    hyperparameters,
+    movement_error,
+    not_finite,
+    part_of,
+    plain_sgd,
+    snapshot,
+    tiny_pretrainer,
+    tiny_views,
+)
 
 NO_CLIPPING = Clipping(0.0, "tensor")
 CHOICES = [{"objective": "none"}, {"objective": "selfpatch"}, {"selfpatch": {"border": "clip", "aggregation": "mean"}}]
@@ -27,7 +36,9 @@ def two_steps(parts: int, clipping: Clipping, settings: dict[str, Any]) -> tuple
     pretrainer = tiny_pretrainer(**settings)
     optimizer = plain_sgd(pretrainer)
     outcomes = [
-        training_step(pretrainer, split(tiny_views(4, seed=step), parts), optimizer, hyperparameters(step), clipping=clipping)
+        training_step(
+            pretrainer, split(tiny_views(4, seed=step), parts), optimizer, hyperparameters(step), clipping=clipping
+        )
         for step in range(2)
     ]
     return pretrainer, outcomes
@@ -35,8 +46,12 @@ def two_steps(parts: int, clipping: Clipping, settings: dict[str, Any]) -> tuple
 
 @pytest.mark.parametrize("settings", CHOICES, ids=["dino", "dino+selfpatch", "dino+selfpatch-clip-mean"])
 @pytest.mark.parametrize("parts", [2, 4])
-@pytest.mark.parametrize("clipping", [NO_CLIPPING, Clipping(0.05, "tensor"), Clipping(0.2, "global")], ids=lambda c: f"{c.mode}-{c.largest}")
-def test_micro_batches_give_the_result_of_the_whole_batch(parts: int, clipping: Clipping, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "clipping", [NO_CLIPPING, Clipping(0.05, "tensor"), Clipping(0.2, "global")], ids=lambda c: f"{c.mode}-{c.largest}"
+)
+def test_micro_batches_give_the_result_of_the_whole_batch(
+    parts: int, clipping: Clipping, settings: dict[str, Any]
+) -> None:
     begin = snapshot(tiny_pretrainer(**settings))
     whole, expected = two_steps(1, clipping, settings)
     accumulated, outcomes = two_steps(parts, clipping, settings)
@@ -44,7 +59,9 @@ def test_micro_batches_give_the_result_of_the_whole_batch(parts: int, clipping: 
         assert outcome.taken
         assert outcome.values.keys() == plain.values.keys()
         for name, value in plain.values.items():
-            torch.testing.assert_close(outcome.values[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                outcome.values[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+            )
     assert movement_error(begin, snapshot(accumulated), snapshot(whole)) < 1e-3  # measured: below 1e-4
     for name, state in snapshot(whole).items():
         if name.endswith("center"):
@@ -61,7 +78,9 @@ def test_a_step_that_is_not_finite_changes_nothing(bad: int, settings: dict[str,
     assert training_step(pretrainer, split(tiny_views(4), 2), optimizer, hp, clipping=NO_CLIPPING).taken
     begin, adam = snapshot(pretrainer), {k: v.clone() for k, v in adam_state(optimizer).items()}
     with not_finite(pretrainer, micro_batch=bad):
-        outcome = training_step(pretrainer, split(tiny_views(4, seed=1), 2), optimizer, hp, clipping=Clipping(3.0, "tensor"))
+        outcome = training_step(
+            pretrainer, split(tiny_views(4, seed=1), 2), optimizer, hp, clipping=Clipping(3.0, "tensor")
+        )
     assert not outcome.taken
     assert not outcome.values["loss"].isfinite()
     assert all(torch.equal(begin[name], tensor) for name, tensor in snapshot(pretrainer).items())
@@ -105,7 +124,10 @@ def test_the_teacher_is_the_moving_average_of_the_student() -> None:
         student = dict(pretrainer.student.named_parameters())
         for name, teacher in pretrainer.teacher.named_parameters():
             torch.testing.assert_close(teacher, momentum * before[name] + (1 - momentum) * student[name])
-    assert any(not torch.equal(t, s) for t, s in zip(pretrainer.teacher.parameters(), pretrainer.student.parameters(), strict=True))
+    assert any(
+        not torch.equal(t, s)
+        for t, s in zip(pretrainer.teacher.parameters(), pretrainer.student.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("settings", CHOICES, ids=["dino", "dino+selfpatch", "dino+selfpatch-clip-mean"])
@@ -117,7 +139,10 @@ def test_every_trainable_parameter_has_a_gradient_and_the_teacher_none(settings:
             assert parameter.grad is not None, f"{name} has no gradient; DDP would wait for it for ever"
             assert parameter.grad.any() or name.endswith("attn.k.bias"), f"the gradient of {name} is zero"
     assert not any(p.requires_grad for p in pretrainer.teacher.parameters())
-    assert {p.requires_grad for p in pretrainer.student.parameters()} == {True, False}  # the gains of the prototypes are fixed
+    assert {p.requires_grad for p in pretrainer.student.parameters()} == {
+        True,
+        False,
+    }  # the gains of the prototypes are fixed
 
 
 def test_the_total_is_the_weighted_sum() -> None:
@@ -170,7 +195,9 @@ def test_a_frozen_last_layer_keeps_its_weights_and_no_adam_state() -> None:
 
 def test_meters_come_only_when_asked_for_and_change_nothing() -> None:
     watched, plain = tiny_pretrainer(), tiny_pretrainer()
-    with_meters = training_step(watched, [tiny_views(2)], plain_sgd(watched), hyperparameters(), clipping=NO_CLIPPING, with_meters=True)
+    with_meters = training_step(
+        watched, [tiny_views(2)], plain_sgd(watched), hyperparameters(), clipping=NO_CLIPPING, with_meters=True
+    )
     without = training_step(plain, [tiny_views(2)], plain_sgd(plain), hyperparameters(), clipping=NO_CLIPPING)
     meters = with_meters.values.keys() - without.values.keys()
     assert meters >= {"effective_rank", "patch_rank", "entropy", "mean_entropy", "max_entropy"}
@@ -180,7 +207,12 @@ def test_meters_come_only_when_asked_for_and_change_nothing() -> None:
 def test_autocast_trains_in_bfloat16_with_float32_weights() -> None:
     pretrainer = tiny_pretrainer()
     outcome = training_step(
-        pretrainer, [tiny_views(4)], plain_sgd(pretrainer), hyperparameters(), clipping=NO_CLIPPING, autocast=torch.bfloat16
+        pretrainer,
+        [tiny_views(4)],
+        plain_sgd(pretrainer),
+        hyperparameters(),
+        clipping=NO_CLIPPING,
+        autocast=torch.bfloat16,
     )
     exact = tiny_pretrainer()(tiny_views(4), hyperparameters())
     assert outcome.taken
@@ -195,7 +227,12 @@ def test_a_wish_to_stop_comes_back() -> None:
     pretrainer = tiny_pretrainer()
     for wish in (False, True):
         outcome = training_step(
-            pretrainer, [tiny_views(2)], plain_sgd(pretrainer), hyperparameters(), clipping=NO_CLIPPING, stop_requested=wish
+            pretrainer,
+            [tiny_views(2)],
+            plain_sgd(pretrainer),
+            hyperparameters(),
+            clipping=NO_CLIPPING,
+            stop_requested=wish,
         )
         assert outcome.stop is wish
         assert outcome.taken

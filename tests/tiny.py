@@ -1,4 +1,4 @@
-"""The smallest pretrainer and batch that still have everything: two resolutions, a head for images and one for patches."""
+"""The smallest pretrainer and batch that still have everything: two resolutions, a head for images, one for patches."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def tiny_views(batch: int, seed: int = 0) -> Views:
 def part_of(views: Views, images: slice) -> Views:
     """The same views of some of the images."""
     assert views.local_crops is not None
-    return Views(views.global_crops[:, images], views.local_crops[:, images], views.boxes[:, images], views.samples[images])
+    return Views(
+        views.global_crops[:, images], views.local_crops[:, images], views.boxes[:, images], views.samples[images]
+    )
 
 
 def hyperparameters(step: int = 0, **values: Any) -> Hyperparameters:
@@ -89,7 +91,7 @@ def not_finite(pretrainer: Pretrainer, micro_batch: int) -> Iterator[None]:
 
 
 def plain_sgd(pretrainer: Pretrainer) -> torch.optim.SGD:
-    """In place of AdamW where two computations are compared: Adam turns rounding of vanishing gradients into whole updates."""
+    """For comparing two computations: AdamW would turn rounding of vanishing gradients into whole updates."""
     return torch.optim.SGD(parameter_groups(pretrainer), lr=0.1)
 
 

@@ -23,6 +23,8 @@ from selfpatch.run import RunDirectory
 
 TIMM = "timm:"
 Side = Literal["teacher", "student"]
+_NOT_BACKBONE = ("pool.", "heads.")
+"""Beginnings of the names, in our terms, that a backbone may leave out. Other names must find their place."""
 
 _RENAMES = [  # released name -> name in our Branch, tried in this order
     (r"^module\.", ""),
@@ -193,16 +195,21 @@ def infer_shape(state: Mapping[str, Tensor], source: str) -> ViTShape:
 
 
 def load_backbone(backbone: Backbone, weights: Weights, *, allow_partial: bool = False) -> LoadReport:
-    """Copies weights into a backbone. CLS token and its position are dropped for a trunk that has none.
+    """Copies weights into a backbone. CLS token, its position and final norm are left out for a trunk that has none.
 
     Raises:
         ValueError: a key is missing, unexpected or of another shape, unless `allow_partial`.
     """
-    state = _part(weights.state, "backbone.")
+    state = {k.removeprefix("backbone."): v for k, v in weights.state.items() if not k.startswith(_NOT_BACKBONE)}
+    left_out = [k for k in weights.state if k.startswith(_NOT_BACKBONE)]
     if not backbone.has_class_token and "trunk.cls_token" in state:
         state["trunk.pos_embed"] = state["trunk.pos_embed"][:, 1:]
-    others = tuple(k for k in weights.state if not k.startswith("backbone."))
-    return load_strictly(backbone, state, weights.source, allow_partial=allow_partial, left_out=others)
+    own = backbone.state_dict()
+    for name in ("trunk.cls_token", "trunk.norm.weight", "trunk.norm.bias"):
+        if name in state and name not in own:
+            del state[name]
+            left_out.append(f"backbone.{name}")
+    return load_strictly(backbone, state, weights.source, allow_partial=allow_partial, left_out=tuple(left_out))
 
 
 def load_strictly(
@@ -259,7 +266,7 @@ def load_encoder(
     backbone = build_backbone(shape)
     pool = _pool(_part(weights.state, "pool."), shape)
     encoder = BranchEncoder(backbone, pool, normed_patches=normed_patches)
-    wanted = {k: v for k, v in weights.state.items() if k.startswith(("backbone.", "pool."))}
+    wanted = {k: v for k, v in weights.state.items() if not k.startswith("heads.")}
     left_out = tuple(k for k in weights.state if k not in wanted)
     report = load_strictly(encoder, wanted, source, allow_partial=allow_partial, left_out=left_out)
     return encoder.eval(), replace(report, sha256=weights.sha256)

@@ -21,23 +21,29 @@ TRAINING = (
     "astronaut.png",
     "brick.png",
     "camera.png",
-    "coffee.png",
+    "clock_motion.png",
     "coins.png",
     "grass.png",
     "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "moon.png",
     "motorcycle_left.png",
     "motorcycle_right.png",
+    "retina.jpg",
+    "rocket.jpg",
 )
-HELD_OUT = ("chelsea.png", "rocket.jpg")
+HELD_OUT = ("chelsea.png", "coffee.png")
 """Scenes that no training tile shows any part of."""
 
-FOLDER = "sample-photographs-1"
+FOLDER = "sample-photographs-2"
 """Counted up when the tiles change, so that an older cache is not taken for the new set."""
 TILE = 224
 STRIDE = 72
 """Largest distance between neighbouring tiles, in pixels; they overlap by two thirds."""
-ZOOMS = (1.0, 1.5)
-"""Each photograph is cut up at the scales at which its shorter side is this many tiles, as far as its own pixels go."""
+ZOOMS = (1.0, 1.5, 2.25)
+"""Each photograph is cut up at the scales at which its shorter side is this many tiles, as far as its own pixels go; a
+large one no further, so that it does not outweigh the others."""
 
 
 def sample_photographs(cache_dir: Path | None = None) -> Path:
@@ -101,7 +107,7 @@ def _write_tiles(source: Path, folder: Path) -> None:
 
 def _tiles(photograph: Image.Image) -> Iterator[Image.Image]:
     own_zoom = min(photograph.size) / TILE
-    for zoom in [*(z for z in ZOOMS if z < own_zoom), own_zoom]:
+    for zoom in [*(z for z in ZOOMS if z < own_zoom), min(own_zoom, ZOOMS[-1])]:
         width, height = (round(side * zoom / own_zoom) for side in photograph.size)
         scaled = photograph.resize((width, height), Image.Resampling.LANCZOS)
         for top in _starts(height):

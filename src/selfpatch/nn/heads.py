@@ -219,7 +219,7 @@ class ClassAttentionPool(PositivePool):
         gather: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> Tensor:
         """One query a set attends to the keys and values that `gather` picks for it."""
-        query = self.query.expand(*sets, -1)
+        query = self.query[0].expand(*sets, -1)
         for block in self.blocks:
             assert isinstance(block, _ClassAttentionBlock)
             keys, values = (gather(x) for x in block.keys_and_values(patches))

@@ -1,0 +1,118 @@
+"""Parity with the methods' released code: every recorded quantity holds, and a mistake would not go unseen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.parity import replay
+from tests.parity.check import Check, all_hold, compare, compare_exactly, compare_norms
+
+BUNDLES = ["mini/dino", "mini/selfpatch", "pieces"]
+
+
+def assert_all_hold(bundle: Path) -> None:
+    checks = list(replay(bundle))
+    assert checks
+    assert all_hold(checks), "\n".join(str(check) for check in checks if not check.holds)
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_every_quantity_holds(golden_dir: Path, bundle: str) -> None:
+    assert_all_hold(golden_dir / bundle)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bundle", ["dino", "selfpatch", "pieces", "davis_metric"])
+def test_every_quantity_of_the_full_bundles_holds(full_golden_dir: Path, bundle: str) -> None:
+    assert_all_hold(full_golden_dir / bundle)
+
+
+def copy_of(bundle: Path, folder: Path) -> Path:
+    """A copy to change; the recorded files may be read-only."""
+    folder.mkdir()
+    for file in bundle.iterdir():
+        shutil.copyfile(file, folder / file.name)
+    return folder
+
+
+def holding(bundle: Path) -> bool:
+    """A replay that refuses a bundle does not hold either."""
+    try:
+        return all_hold(replay(bundle))
+    except ValueError:
+        return False
+
+
+def test_an_unchanged_copy_holds(golden_dir: Path, tmp_path: Path) -> None:
+    assert holding(copy_of(golden_dir / "mini" / "dino", tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("bundle", ["dino", "selfpatch"])
+@pytest.mark.parametrize("name", ["backbone.blocks.1.mlp.fc1.weight", "backbone.pos_embed"])
+def test_a_perturbed_weight_is_noticed(golden_dir: Path, tmp_path: Path, bundle: str, name: str) -> None:
+    copy = copy_of(golden_dir / "mini" / bundle, tmp_path / "copy")
+    checkpoint = torch.load(copy / "initial.pth", weights_only=True)
+    for tensor in (checkpoint["student"][f"module.{name}"], checkpoint["teacher"][name]):
+        tensor.view(-1)[0] += 1e-2
+    torch.save(checkpoint, copy / "initial.pth")
+    assert not holding(copy)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "setting", "wrong"),
+    [
+        ("dino", "clip_grad", 0.31),
+        ("dino", "clip_mode", "global"),
+        ("dino", "freeze_last_layer_epochs", 0),
+        ("dino", "norm_last_layer", False),
+        ("selfpatch", "patch_loss_weight", 0.11),
+        ("selfpatch", "k", 3),
+        ("selfpatch", "border", "clip"),
+        ("selfpatch", "student_temp", 0.101),
+        ("selfpatch", "center_momentum", 0.91),
+    ],
+)
+def test_a_wrong_setting_is_noticed(
+    golden_dir: Path, tmp_path: Path, bundle: str, setting: str, wrong: float | str
+) -> None:
+    copy = copy_of(golden_dir / "mini" / bundle, tmp_path / "copy")
+    record = json.loads((copy / "trajectory.json").read_text())
+    assert record["config"][setting] != wrong
+    record["config"][setting] = wrong
+    (copy / "trajectory.json").write_text(json.dumps(record))
+    assert not holding(copy)
+
+
+@pytest.mark.parametrize("name", ["vos.features", "knn.train"])
+def test_perturbed_features_of_a_piece_are_noticed(golden_dir: Path, tmp_path: Path, name: str) -> None:
+    copy = copy_of(golden_dir / "pieces", tmp_path / "copy")
+    tensors = load_file(copy / "tensors.safetensors")
+    save_file({**tensors, name: tensors[name].flip(0).contiguous()}, copy / "tensors.safetensors")
+    assert not holding(copy)
+
+
+def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no golden bundle; give a folder with"):
+        list(replay(tmp_path))
+
+
+def test_checks_can_fail() -> None:
+    one = torch.tensor([1.0, 2.0])
+    assert compare("same", one, one, 1e-5).holds
+    assert not compare("off", one + 1e-4, one, 1e-5).holds
+    assert not compare("not a number", one * float("nan"), one, 1e-5).holds
+    assert not compare_exactly("another", torch.tensor([1, 2]), torch.tensor([1, 3])).holds
+    assert not compare_exactly("longer", torch.tensor([1, 2, 3]), torch.tensor([1, 2])).holds
+    assert not compare_norms("off", {"a": one * 1.001}, {"a": one}, 1e-4).holds
+    assert not all_hold([]), "nothing checked is nothing shown"
+    assert not all_hold([Check("good", 0.0, 1.0), Check("bad", 2.0, 1.0)])
+    with pytest.raises(ValueError, match=r"off has shape \[2\], \[3\] is expected"):
+        compare("off", one, torch.zeros(3), 1.0)
+    with pytest.raises(ValueError, match="other tensors than expected"):
+        compare_norms("names", {"a": one}, {"b": one}, 1.0)
