@@ -14,7 +14,7 @@ SHARED = HERE.parent.parent / "shared"
 
 
 def pytest_configure() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # beside other jobs, spinning threads make tiny steps crawl
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def cubic(t: float) -> float:
 
 
 def sampling_matrix(n: int, grid: int, scale: float) -> Tensor:
-    """[n, grid] weights of a bicubic resampling: pixel i looks at (i + 1/2) / scale - 1/2; no antialias, edges repeated."""
+    """[n, grid] of a bicubic resampling; pixel i is at (i + 1/2) / scale - 1/2; no antialias, edges repeated."""
     matrix = torch.zeros(n, grid, dtype=torch.float64)
     for i in range(n):
         source = (i + 0.5) / scale - 0.5

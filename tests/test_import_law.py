@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "src" / "selfpatch"
 
 LAYERS = {
-    "types": 0, "distributed": 0, "config": 0, "files": 0,
+    "types": 0, "distributed": 0, "config": 0, "ranges": 0, "files": 0,
     "ops": 1,
     "nn": 2, "data": 2,
     "methods": 3, "objectives": 3, "evaluation": 3, "pictures": 3,
@@ -24,7 +24,10 @@ LAYERS = {
 }  # fmt: skip
 """Layer of each room or module, by the first part of its name below `selfpatch`."""
 
-NEIGHBOURS = {"pretraining": {"optim", "run", "watching", "keeping"}, "keeping": {"run"}, "weights": {"run"}}
+NEIGHBOURS = {
+    "pretraining": {"optim", "run", "watching", "keeping"}, "keeping": {"run"}, "weights": {"run"},
+    "config": {"ranges"},
+}  # fmt: skip
 """What a module may import from its own layer."""
 
 OPEN_ROOMS = {"nn", "data", "pictures", "ops"}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
 from torch import nn
 
 from selfpatch import distributed
-from selfpatch.config import RunConfig
+from selfpatch.config import RunConfig, convert
 from selfpatch.data.crops import ViewRecipe, dino_views
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.loader import CropLoader
@@ -75,6 +78,7 @@ def backbone_shape(config: RunConfig) -> ViTShape:
                 "change backbone.num_heads"
             )
         return shape
+    shape = build_timm(config.model.removeprefix(TIMM)).shape
     own = {
         "patch_size": config.patch_size,
         "backbone.embed_dim": b.embed_dim,
@@ -84,21 +88,24 @@ def backbone_shape(config: RunConfig) -> ViTShape:
     for name, value in own.items():
         if value is not None:
             raise ValueError(f"{name} is {value}, but the timm model {config.model!r} has its own; leave it out")
-    shape = build_timm(config.model.removeprefix(TIMM)).shape
     return replace(shape, grid=max(1, config.crops.global_size // shape.patch_size))
 
 
-def make_pretrainer(config: RunConfig) -> tuple[Pretrainer, LoadReport | None]:
+def make_pretrainer(config: RunConfig, shape: ViTShape | None = None) -> tuple[Pretrainer, LoadReport | None]:
     """The network of a run, freshly initialised from its seed, or from `config.init`, and how the latter matched.
+
+    Args:
+        shape: of the backbone, for a run that goes on; None: as the configuration and `config.init` say.
 
     Raises:
         ValueError: an unknown name or setting, a patch that does not divide a crop, weights that do not fit.
     """
     classes = _classes(config)
-    shape = backbone_shape(config)
-    weights = None if config.init is None else read_weights(config.init)
+    weights = None if config.init is None or shape is not None else read_weights(config.init)
+    if shape is None:
+        shape = backbone_shape(config)
     if weights is not None:
-        shape = replace(shape, grid=weights.shape.grid)
+        shape = replace(shape, grid=weights.shape.grid)  # position embeddings stay as they are, whatever the crops
     torch.manual_seed(config.seed)
     objectives = {
         name: _make_component(cls, name, config.components.get(name, {}), shape) for name, cls in classes.items()
@@ -129,13 +136,26 @@ def _make_component(cls: type[Objective], name: str, settings: Mapping[str, Any]
     accepted = inspect.signature(cls).parameters
     of_backbone = {"dim": shape.embed_dim, "num_heads": shape.num_heads}
     offered = {key: p.default for key, p in accepted.items() if key not in of_backbone}
-    for key, value in settings.items():
+    for key in settings:
         if key not in offered:
             raise ValueError(f"{name} has no setting {key!r}; it has: {', '.join(offered)}")
-        numeric = isinstance(offered[key], int | float) and not isinstance(value, int | float | str)
-        if numeric or isinstance(offered[key], bool) != isinstance(value, bool):
-            raise ValueError(f"{name}.{key} is {value!r}; a value like {offered[key]!r} is needed")
-    return cls(**{k: v for k, v in of_backbone.items() if k in accepted}, **settings)
+    kinds = get_type_hints(cls.__init__)
+    own = {key: _setting(value, kinds[key], offered[key], f"{name}.{key}") for key, value in settings.items()}
+    return cls(**{k: v for k, v in of_backbone.items() if k in accepted}, **own)
+
+
+def _setting(value: Any, kind: Any, default: Any, name: str) -> Any:
+    """A setting of a component as its constructor takes it: counts from 1 on, other numbers from 0 on; of the words it
+    knows the constructor itself speaks."""
+    for alternative in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
+        if get_origin(alternative) is Literal and isinstance(value, str):
+            return value
+        with contextlib.suppress(ValueError):
+            converted = convert(value, alternative, name)
+            is_number = isinstance(converted, int | float) and not isinstance(converted, bool)
+            if not is_number or (1 if alternative is int else 0) <= converted < math.inf:
+                return converted
+    raise ValueError(f"{name} is {value!r}; a value like {default!r} is needed")
 
 
 def _only_pool(objectives: Mapping[str, Objective]) -> nn.Module | None:

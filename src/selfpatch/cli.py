@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
 import os
 import sys
 import warnings
@@ -42,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = COMMANDS.get(arguments[0])
     if command is None:
         return _complain(f"there is no command {arguments[0]!r}; the commands are: {', '.join(COMMANDS)}")
+    # Threads that spin while they wait steal the cores that the loader's processes need; read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # torch and timm announce their own future; a user of this program can do nothing about it.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
@@ -60,6 +65,26 @@ def _complain(sentence: str, code: int = 2) -> int:
     return code
 
 
+def _read(kind: Any, command: str, arguments: list[str], **how: Any) -> Any:
+    """Options as a `kind`: `tyro.cli`, whose page of complaint is cut down to its first paragraph.
+
+    Raises:
+        ValueError: an option is unknown, missing or of the wrong type.
+    """
+    page = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(page):
+            return tyro.cli(kind, prog=f"selfpatch {command}", args=arguments, **how)
+    except SystemExit as stopped:
+        if not stopped.code:  # --help
+            raise
+        frame = " \u2500\u2502\u256d\u256e\u256f\u2570-"
+        _, *lines = [line.lstrip(frame[:-1]).rstrip(frame) for line in page.getvalue().splitlines()]  # below the title
+        paragraph = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line.strip("-"), lines))
+        sentence = " ".join(paragraph).rstrip(".")
+        raise ValueError(f"{sentence}; `selfpatch {command} --help` says what each option takes") from None
+
+
 def _pretrain(arguments: list[str]) -> int:
     chosen = _peek(arguments)
     if "--help" in arguments or "-h" in arguments:
@@ -70,13 +95,8 @@ def _pretrain(arguments: list[str]) -> int:
         from selfpatch.commands import recipe_for
 
         base = recipe_for(chosen["data"] or SAMPLES)
-    config, unknown = tyro.cli(
-        RunConfig,
-        prog="selfpatch pretrain",
-        description=PRETRAIN,
-        default=base,
-        args=arguments,
-        return_unknown_args=True,
+    config, unknown = _read(
+        RunConfig, "pretrain", arguments, description=PRETRAIN, default=base, return_unknown_args=True
     )
     config = config.override(nested(_pairs(unknown))).validate()
     from selfpatch.commands import Interrupted, pretrain
@@ -133,7 +153,7 @@ class Resume:
 
 
 def _resume(arguments: list[str]) -> int:
-    options = tyro.cli(Resume, prog="selfpatch resume", args=arguments)
+    options = _read(Resume, "resume", arguments)
     from selfpatch.commands import Interrupted, resume
 
     try:
@@ -234,7 +254,7 @@ def _evaluate_command(arguments: list[str]) -> int:
         return 0
     if name not in EVALUATIONS:
         raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}")
-    options = tyro.cli(EVALUATIONS[name], prog=f"selfpatch evaluate {name}", args=arguments[1:])
+    options = _read(EVALUATIONS[name], f"evaluate {name}", arguments[1:])
     result = options.run()
     from rich.console import Console
 
@@ -246,10 +266,26 @@ def _evaluate_command(arguments: list[str]) -> int:
 
 
 def _evaluate(name: str, network: Davis | Knn, **settings: Any) -> Result:
+    weights, options = network.named_weights(), network.load_options()
+    from rich.progress import Progress
+
     from selfpatch.commands import evaluate
 
-    weights = network.named_weights()
-    return evaluate(name, weights, network.data, device=network.device, load_options=network.load_options(), **settings)
+    with Progress(transient=True) as bar:
+        task = bar.add_task(name, total=None)
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        return evaluate(
+            name,
+            weights,
+            network.data,
+            device=network.device,
+            load_options=options,
+            progress=progress,
+            **settings,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +305,7 @@ class Show(NetworkOptions):
 
 
 def _show(arguments: list[str]) -> int:
-    options = tyro.cli(Show, prog="selfpatch show", args=arguments)
+    options = _read(Show, "show", arguments)
     if not options.images:
         raise ValueError("no image was named; give one or more files")
     window: Any = "all" if options.window == "all" else _whole_number("window", options.window)

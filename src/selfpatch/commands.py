@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from selfpatch.data.index import ImageIndex
 from selfpatch.data.samples import sample_photographs
 from selfpatch.evaluation.result import Result, Weights
 from selfpatch.monitoring import Monitor, teacher_encoder
+from selfpatch.nn.backbones import ViTShape
 from selfpatch.nn.branch import BranchEncoder
 from selfpatch.optim import Schedule, make_optimizer
 from selfpatch.pictures.show import show as draw_pictures
@@ -112,7 +114,11 @@ def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
         console.print(
             _summary(config, data, pretrainer, schedule, loop, device, report), highlight=False, soft_wrap=True
         )
-    return _train(run, config, data, pretrainer, device)
+    try:
+        return _train(run, config, data, pretrainer, device)
+    except ValueError:
+        _discard_if_unsaved(run)
+        raise
 
 
 def resume(path: str | Path, *, device: str | None = None, workers: int | None = None) -> Path:
@@ -131,6 +137,7 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
         config = replace(config, device=device)
     if workers is not None:
         config = replace(config, loader=replace(config.loader, workers=workers))
+    config.validate()
     started = distributed.start(config.device)
     data = open_data(config)
     recorded = json.loads((run.path / "data.json").read_text())
@@ -140,7 +147,8 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
             f"({recorded['images']} then, {len(data.index)} now); "
             f"put them back, or begin a new run from its weights with --init {run.path}"
         )
-    pretrainer, _ = make_pretrainer(replace(config, init=None))  # the checkpoint brings all weights
+    checkpoint = run.load_checkpoint()  # None: killed before the first one, so that it begins again
+    pretrainer, _ = make_pretrainer(config, None if checkpoint is None else ViTShape(**checkpoint["shape"]))
     return _train(run, config, data, pretrainer, started)
 
 
@@ -155,11 +163,21 @@ class Interrupted(Exception):
 def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
     out = distributed.from_main_process(config.out or _free_folder(config))
     if distributed.is_main_process():
-        run = RunDirectory.create(out, replace(config, out=out))
+        source = config.data if config.data == SAMPLES else str(Path(config.data).expanduser().resolve())
+        run = RunDirectory.create(out, replace(config, data=source, out=str(Path(out).expanduser().resolve())))
         record = {"source": config.data, "images": len(data.index), "fingerprint": data.index.fingerprint}
         write_atomically(run.path / "data.json", json.dumps(record, indent=1) + "\n")
     distributed.barrier()
     return RunDirectory.open(out)
+
+
+def _discard_if_unsaved(run: RunDirectory) -> None:
+    """A run that was refused before its first checkpoint has nothing to go on with; it would only stand in the way of
+    the next try. One that has saved a failed step stays, for replay."""
+    saved = any(run.checkpoints.iterdir()) or (run.path / "failed").exists()
+    if distributed.is_main_process() and not saved:
+        run.close()
+        shutil.rmtree(run.path)
 
 
 def _free_folder(config: RunConfig) -> str:
@@ -285,6 +303,8 @@ def evaluate(
         ValueError: an unknown name, weights or data that do not fit.
     """
     run = find(EVALUATIONS, name, "evaluation")
+    if settings.get("out") is not None:
+        _make_folder(settings["out"])
     if not isinstance(weights, str):
         return run(weights, data, **settings)
     encoder, report = _load(weights, device, load_options or {})
@@ -300,5 +320,14 @@ def show(
     Raises:
         ValueError: weights or an image cannot be read.
     """
+    _make_folder(out)
     encoder = load(weights, device=device) if isinstance(weights, str) else weights
     return draw_pictures(encoder, images, out, **options)
+
+
+def _make_folder(out: str | Path) -> None:
+    """Before the work, so that none is lost."""
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {out} ({error.strerror}); name another folder with --out") from None

@@ -17,6 +17,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
+from selfpatch.ranges import check_ranges
+
 SAMPLES = "samples"
 """The value of `--data` that stands for the built-in sample photographs."""
 
@@ -192,9 +194,7 @@ class RunConfig:
         Raises:
             ValueError: one sentence that names the setting, what was got and what is allowed.
         """
-        for name, value in [("epochs", self.epochs), ("batch_size", self.batch_size), ("accumulate", self.accumulate)]:
-            if value <= 0:
-                raise ValueError(f"{name} is {value}; it must be above 0")
+        check_ranges(self)
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be split into {self.accumulate} micro-batches; "
@@ -203,24 +203,6 @@ class RunConfig:
         for name, scale in [("global_scale", self.crops.global_scale), ("local_scale", self.crops.local_scale)]:
             if not 0 < scale[0] <= scale[1] <= 1:
                 raise ValueError(f"crops.{name} is {list(scale)}; use [low, high] with 0 < low <= high <= 1")
-        shares = {
-            "crops.flip": self.crops.flip, "crops.jitter": self.crops.jitter, "crops.grey": self.crops.grey,
-            "loader.max_bad": self.loader.max_bad, "backbone.drop_path": self.backbone.drop_path,
-            "optimizer.teacher_momentum": self.optimizer.teacher_momentum,
-        }  # fmt: skip
-        shares |= {f"crops.blur[{i}]": p for i, p in enumerate(self.crops.blur)}
-        shares |= {f"crops.solarize[{i}]": p for i, p in enumerate(self.crops.solarize)}
-        for name, value in shares.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
-        for name, temp in [
-            ("teacher_temp", self.optimizer.teacher_temp),
-            ("warmup_teacher_temp", self.optimizer.warmup_teacher_temp),
-        ]:
-            if temp <= 0:
-                raise ValueError(f"optimizer.{name} is {temp}; a temperature must be above 0")
-        if self.crops.num_local < 0:
-            raise ValueError(f"crops.num_local is {self.crops.num_local}; use 0 for no local crops")
         return self
 
 
@@ -294,18 +276,24 @@ def _override(config: Any, values: Mapping[str, Any], where: str) -> Any:
         elif get_origin(kinds[key]) is Mapping or kinds[key] is Mapping:
             if not isinstance(value, Mapping):
                 raise ValueError(f"{name} is {value!r}; a mapping of names to values is needed")
-            changes[key] = {**current, **value}
+            number = get_args(kinds[key])[1]
+            changes[key] = {**current, **{k: convert(v, number, f"{name}.{k}") for k, v in value.items()}}
         else:
-            changes[key] = _convert(value, kinds[key], name)
+            changes[key] = convert(value, kinds[key], name)
     return dataclasses.replace(config, **changes)
 
 
-def _convert(value: Any, kind: Any, name: str) -> Any:
+def convert(value: Any, kind: Any, name: str) -> Any:
+    """A value, as YAML reads it, as one of a field's type.
+
+    Raises:
+        ValueError: it is of another one.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in inner:
             return None
-        return _convert(value, next(k for k in inner if k is not type(None)), name)
+        return convert(value, next(k for k in inner if k is not type(None)), name)
     if origin is Literal:
         if value not in inner:
             raise ValueError(f"{name} is {value!r}; use one of: {', '.join(map(str, inner))}")
@@ -313,7 +301,7 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list | tuple) or len(value) != len(inner):
             raise ValueError(f"{name} is {value!r}; {len(inner)} values are needed")
-        return tuple(_convert(v, k, name) for v, k in zip(value, inner, strict=True))
+        return tuple(convert(v, k, name) for v, k in zip(value, inner, strict=True))
     if kind is bool and isinstance(value, bool):
         return value
     if kind is int and isinstance(value, int) and not isinstance(value, bool):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from selfpatch.data.crops import ViewRecipe
-from selfpatch.data.images import load_images
+from selfpatch.data.images import LoadedImages, load_images
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.reading import BadImage, read_image
 from selfpatch.evaluation.baselines import MeanColour
@@ -67,17 +67,16 @@ class Monitor:
         return make_view_pairs(images, (recipes[0], recipes[1]), seed=self._seed) if images else None
 
     def _load_sheet_images(self, index: ImageIndex, places: np.ndarray, count: int) -> Tensor | None:
-        if not count or not len(places):
-            return None
-        return load_images(index, _spread(places, count), SHEET_PATCHES * self._patch_size).images
+        loaded = _load(index, places, count, SHEET_PATCHES * self._patch_size)
+        return None if loaded is None else loaded.images
 
     def _load_labelled(
         self, index: ImageIndex, places: np.ndarray, count: int, size: int
     ) -> tuple[Tensor, Tensor] | None:
         """Images and labels of as many places as are wanted; None where k-NN has no meaning."""
-        if not count or not index.classes:
+        loaded = _load(index, places, count, size) if index.classes else None
+        if loaded is None:
             return None
-        loaded = load_images(index, _spread(places, count), size)
         labels = torch.tensor([index.label(int(place)) for place in loaded.places])
         alone = labels.bincount()[labels] == 1
         return None if alone.float().mean() > 0.5 else (loaded.images, labels)
@@ -100,9 +99,15 @@ class Monitor:
         return metrics
 
 
-def _spread(places: np.ndarray, count: int) -> np.ndarray:
-    """So many of the places, evenly spread."""
-    return places[np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)]
+def _load(index: ImageIndex, places: np.ndarray, count: int, size: int) -> LoadedImages | None:
+    """So many of the places, evenly spread; None where none is wanted or readable: the loader judges of that."""
+    if not count or not len(places):
+        return None
+    chosen = places[np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)]
+    try:
+        return load_images(index, chosen, size)
+    except ValueError:
+        return None
 
 
 def teacher_encoder(pretrainer: Pretrainer) -> BranchEncoder:

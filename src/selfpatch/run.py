@@ -131,10 +131,10 @@ class RunDirectory:
         found = [path for path in self.checkpoints.glob("step-*.pt") if _CHECKPOINT.fullmatch(path.name)]
         return sorted(found, key=_step_of, reverse=True)
 
-    def load_checkpoint(self, map_location: torch.device | str = "cpu") -> dict[str, Any] | None:
-        """The newest checkpoint that reads completely, or None if none was ever written.
+    def newest_checkpoint(self) -> Path | None:
+        """The newest checkpoint that reads completely; None if none was ever written.
 
-        One that does not read is passed over with a warning. Tensors on the CPU are mapped from the file.
+        One that does not read is passed over with a warning.
 
         Raises:
             ValueError: there are checkpoints, and none of them reads.
@@ -144,7 +144,8 @@ class RunDirectory:
             try:
                 # torch.load does not notice damaged tensors, and mapped ones would fail only when touched.
                 _verify(path)
-                return torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                return path
             except (MemoryError, torch.OutOfMemoryError):
                 raise  # says nothing about the file
             except Exception as error:  # damaged bytes make the readers fail in many ways
@@ -155,6 +156,15 @@ class RunDirectory:
                 f"no checkpoint of {len(paths)} in {self.checkpoints} can be read; start anew with another --out"
             )
         return None
+
+    def load_checkpoint(self, map_location: torch.device | str = "cpu") -> dict[str, Any] | None:
+        """What `newest_checkpoint` holds, tensors on the CPU mapped from the file; None if none was ever written.
+
+        Raises:
+            ValueError: as `newest_checkpoint`.
+        """
+        path = self.newest_checkpoint()
+        return None if path is None else torch.load(path, map_location=map_location, weights_only=True, mmap=True)
 
     def record(self, row: Row) -> None:
         """Appends one line to metrics.jsonl and its numbers to TensorBoard.

@@ -7,6 +7,7 @@ import hashlib
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,15 +86,26 @@ def read_weights(source: str, *, side: Side = "teacher", num_heads: int | None =
         ValueError: there is no such file, it holds no vision transformer, or it would have to be unpickled.
     """
     if source.startswith(TIMM):
+        if num_heads is not None:
+            raise ValueError(f"num_heads is {num_heads}, but {source} has its own; leave it out")
         backbone = build_timm(source.removeprefix(TIMM), pretrained=True)
         return Weights({f"backbone.{k}": v for k, v in backbone.state_dict().items()}, backbone.shape, source, None)
     path = Path(source)
-    if path.is_dir():
-        return _read_run(path, side)
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(
             f"no weights at {source!r}; use a run directory, a checkpoint file, a .safetensors file or {TIMM}NAME"
         )
+    weights = _read_run(path, side) if path.is_dir() else _read_file(path, side)
+    shape = weights.shape if num_heads is None else replace(weights.shape, num_heads=num_heads)
+    if shape.num_heads < 1 or shape.embed_dim % shape.num_heads:
+        raise ValueError(
+            f"{source}: width {shape.embed_dim} cannot be split into {shape.num_heads} heads; give another --num-heads"
+        )
+    return replace(weights, shape=shape)
+
+
+def _read_file(path: Path, side: Side) -> Weights:
+    source = str(path)
     metadata: Mapping[str, str] = {}
     if path.suffix == ".safetensors":
         try:
@@ -106,41 +118,39 @@ def read_weights(source: str, *, side: Side = "teacher", num_heads: int | None =
         raw = _state_dict(_torch_load(path), side, source)
     state = to_branch_names(raw)
     shape = ViTShape(**json.loads(metadata["shape"])) if "shape" in metadata else infer_shape(state, source)
-    if num_heads is not None:
-        shape = replace(shape, num_heads=num_heads)
-    if shape.embed_dim % shape.num_heads:
-        raise ValueError(
-            f"{source}: width {shape.embed_dim} cannot be split into {shape.num_heads} heads; give another --num-heads"
-        )
     return Weights(state, shape, source, file_hash(path))
 
 
 def _read_run(path: Path, side: Side) -> Weights:
     run = RunDirectory.open(path)
-    checkpoint = run.load_checkpoint()
-    if checkpoint is not None:
+    newest = run.newest_checkpoint()
+    if newest is not None:
+        checkpoint = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)
         prefix = f"{side}."
         state = {k.removeprefix(prefix): v for k, v in checkpoint["pretrainer"].items() if k.startswith(prefix)}
-        newest = max((path / "checkpoints").glob("step-*.pt"))
         return Weights(state, ViTShape(**checkpoint["shape"]), str(path), file_hash(newest))
     exported = path / "exported" / "backbone.safetensors"
     if exported.is_file():
-        return replace(read_weights(str(exported)), source=str(path))
+        return replace(_read_file(exported, side), source=str(path))
     raise ValueError(f"{path} has no checkpoint yet; wait for the first one, or start the run again")
 
 
 def _torch_load(path: Path) -> Any:
     try:
         # DINO and its descendants save their argparse options beside the tensors; a Namespace is only attributes.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
             f"{path} holds more than tensors and plain values, and unpickling it could run code; "
             "save its state dict as .safetensors"
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint: {' '.join(str(error).split())[:200]}") from None
+    except PermissionError:
+        raise
+    except Exception:  # on what is no checkpoint the unpickler fails in nearly any way, and says nothing of use
+        raise ValueError(
+            f"{path} is no checkpoint, or a damaged one; give a file that torch.save or safetensors wrote"
+        ) from None
 
 
 def _state_dict(content: Any, side: Side, source: str) -> dict[str, Tensor]:
@@ -153,7 +163,8 @@ def _state_dict(content: Any, side: Side, source: str) -> dict[str, Tensor]:
         if tensors:
             return tensors
     raise ValueError(
-        f"{source} holds no state dict; tensors by name are needed, by themselves or under {side!r}, 'state_dict' or 'model'"
+        f"{source} holds no state dict; tensors by name are needed, by themselves or under {side!r}, "
+        "'state_dict' or 'model'"
     )
 
 
