@@ -32,6 +32,24 @@ def write_photos(folder: Path, count: int, size: int = 48) -> Path:
     return folder
 
 
+def write_davis(root: Path, sequences: tuple[str, ...] = ("first", "second"), frames: int = 4) -> Path:
+    """A DAVIS-2017 tree: in each sequence two objects, one of which moves."""
+    rng = np.random.default_rng(0)
+    for name in sequences:
+        images, masks = (root / kind / "480p" / name for kind in ("JPEGImages", "Annotations"))
+        for folder in (images, masks):
+            folder.mkdir(parents=True)
+        for frame in range(frames):
+            mask = np.zeros((48, 64), np.uint8)
+            mask[8:24, 8 + frame : 24 + frame], mask[28:44, 36:52] = 1, 2
+            picture = rng.integers(0, 60, (48, 64, 3), dtype=np.uint8) + 90 * mask[..., None]
+            Image.fromarray(picture).save(images / f"{frame:05d}.jpg")
+            Image.fromarray(mask).save(masks / f"{frame:05d}.png")
+    (root / "ImageSets" / "2017").mkdir(parents=True)
+    (root / "ImageSets" / "2017" / "val.txt").write_text("\n".join(sequences))
+    return root
+
+
 def command(*arguments: str, processes: int = 1) -> list[str]:
     if processes == 1:
         return [sys.executable, "-m", "selfpatch", *arguments]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import itertools
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -95,10 +96,16 @@ def _pretrain(arguments: list[str]) -> int:
         from selfpatch.commands import recipe_for
 
         base = recipe_for(chosen["data"] or SAMPLES)
-    config, unknown = _read(
-        RunConfig, "pretrain", arguments, description=PRETRAIN, default=base, return_unknown_args=True
+    # Settings of components have short names, which tyro does not know: it leaves them over.
+    config, others = _read(
+        RunConfig,
+        "pretrain",
+        arguments,
+        description=PRETRAIN,
+        default=replace(base, components={}),
+        return_unknown_args=True,
     )
-    config = config.override(nested(_pairs(unknown))).validate()
+    config = replace(config, components=base.components).override(nested(_pairs(others))).validate()
     from selfpatch.commands import Interrupted, pretrain
 
     try:
@@ -131,7 +138,10 @@ def _pairs(unknown: list[str]) -> list[tuple[str, str]]:
     while rest:
         name, equals, value = rest.pop(0).partition("=")
         if not name.startswith("--") or "." not in name:
-            raise ValueError(f"unknown option {name!r}; `selfpatch pretrain --help` lists them")
+            known = [f"--{field.name.replace('_', '-')}" for field in fields(RunConfig)]
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "`selfpatch pretrain --help` lists them"
+            raise ValueError(f"unknown option {name!r}; {hint}")
         if not equals:
             if not rest:
                 raise ValueError(f"option {name} lacks a value")

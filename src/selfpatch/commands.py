@@ -217,12 +217,12 @@ def _train(
     if signal_number:
         raise Interrupted(run.path, signal_number)
     if distributed.is_main_process():
-        _finish(run, pretrainer)
+        _finish(run, data, pretrainer)
     distributed.stop()
     return run.path
 
 
-def _finish(run: RunDirectory, pretrainer: Pretrainer) -> None:
+def _finish(run: RunDirectory, data: TrainingData, pretrainer: Pretrainer) -> None:
     """Exports the teacher, writes the report, and says what came of it and what to do next."""
     exported = run.export(*export_state(teacher_encoder(pretrainer)))
     run.close()
@@ -234,7 +234,8 @@ def _finish(run: RunDirectory, pretrainer: Pretrainer) -> None:
     lines += [f"report     {write_run_report(run)}", f"weights    {exported}"]
     if (run.path / "skipped.txt").is_file():
         lines.append(f"unreadable images are listed in {run.path / 'skipped.txt'}")
-    lines.append(f"next       selfpatch show --weights {run.path} IMAGE...")
+    example = data.held_out_index.path(int(data.held_out[0])) if len(data.held_out) else "IMAGE"
+    lines.append(f"next       selfpatch show --weights {run.path} {example}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
