@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,20 +86,28 @@ def test_kill_at_random_moments_changes_no_bit(photos: Path, cache: Path, undist
 
 
 def losses(out: Path) -> list[tuple[int, float]]:
-    import json
-
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [(row["step"], row["loss"]) for row in rows if "loss" in row]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "send"),
+    [(signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg), (signal.SIGINT, os.killpg)],
+    ids=["terminate", "terminate-group", "interrupt-group"],
+)
 def test_a_signal_saves_and_the_resumed_run_is_the_same(
-    photos: Path, cache: Path, undisturbed: Path, tmp_path: Path, number: signal.Signals
+    photos: Path,
+    cache: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    number: signal.Signals,
+    send: Callable[[int, int], None],
 ) -> None:
+    """To the trainer alone, as `kill` sends it; or to its loader's processes too, as Ctrl-C and schedulers do."""
     out = tmp_path / "stopped"
     process = start(cache, "pretrain", "--data", str(photos), "--out", str(out), *TINY, *STEPS)
     wait_for_steps(process, out, 11)
-    process.send_signal(number)
+    send(process.pid, number)
     assert process.wait(60) == 128 + number
     stopped_at = final_state(out)["step"]
     assert 10 <= stopped_at < 80
@@ -120,18 +131,42 @@ def test_two_processes_equal_one_and_resume_exactly(photos: Path, cache: Path, t
     for name, processes in [("one", 1), ("two", 2)]:
         done = run(cache, *options, "--out", str(tmp_path / name), processes=processes)
         assert done.returncode == 0, done.stderr
-    one, two = (final_state(tmp_path / name)["pretrainer"] for name in ("one", "two"))
-    for key, value in one.items():
-        # Adam turns the rounding of a gradient that is zero into updates: key biases change no attention.
-        if "qkv.bias" not in key and "attn.k.bias" not in key:
-            assert (two[key] - value).abs().max() <= 1e-3 * value.abs().max().clamp(min=1e-3), key
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert [step for step, _ in losses(two)] == list(range(1, 31))
+    assert [loss for _, loss in losses(two)] == pytest.approx([loss for _, loss in losses(one)], rel=1e-4)
+    expected, found = (final_state(out)["pretrainer"] for out in (one, two))
+    for name, value in expected.items():
+        # Adam turns the rounding of a gradient that is zero into updates: of biases that a norm or softmax takes out.
+        if not name.endswith("bias"):
+            assert (found[name] - value).abs().max() <= 1e-3 * value.abs().max().clamp(min=1e-3), name
 
-    out = tmp_path / "killed"
+    out = tmp_path / "disturbed"
     process = start(cache, *options, "--out", str(out), processes=2)
-    wait_for_steps(process, out, 12)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    subprocess.run(["pkill", "-9", "-f", str(out)], check=False)  # torchrun's workers have sessions of their own
+    wait_for_steps(process, out, 8)
+    os.kill(process.pid, signal.SIGTERM)  # torchrun passes it on, and waits until both have stopped
+    process.wait(60)
+    assert 7 <= final_state(out)["step"] < 30
+    process = start(cache, "resume", str(out), processes=2)
+    wait_for_steps(process, out, 5)
+    kill_all(process)
     resumed = run(cache, "resume", str(out), processes=2)
     assert resumed.returncode == 0, resumed.stderr
-    assert differences(final_state(out), final_state(tmp_path / "two")) == []
+    assert differences(final_state(out), final_state(two)) == []
+    assert losses(out) == losses(two)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """torchrun's processes have sessions of their own, so that the group is not enough."""
+    family = [process.pid]
+    for parent in family:  # grows as it is walked
+        family += [child for child, its_parent in parents().items() if its_parent == parent]
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def parents() -> dict[int, int]:
+    """Parent by process."""
+    lines = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    return {int(pid): int(parent) for pid, parent in map(str.split, lines.splitlines())}

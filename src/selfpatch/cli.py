@@ -178,7 +178,8 @@ class NetworkOptions:
     """Which network, and how it is read."""
 
     weights: str | None = None
-    """A run directory, a released checkpoint of DINO or SelfPatch, a .safetensors file, or timm:NAME."""
+    """A run directory, a released checkpoint of DINO or SelfPatch, a .safetensors file, or timm:NAME. To compare with:
+    untrained:RUN, baseline:mean-colour:P and baseline:raw-patch:P, P being the side of a patch."""
     side: Literal["teacher", "student"] = "teacher"
     num_heads: int | None = None
     """Attention heads, which a checkpoint does not tell; None: width / 64."""
@@ -199,7 +200,8 @@ class NetworkOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Davis(NetworkOptions):
-    """DAVIS video object segmentation: the first mask of each clip propagated through patch features, J and F."""
+    """DAVIS video object segmentation: the first mask of each clip propagated through patch features, J and F.
+    `--weights baseline:first-mask` repeats the first mask."""
 
     data: str
     """DAVIS-2016 or -2017 tree, with JPEGImages/, Annotations/ and ImageSets/."""
@@ -228,6 +230,10 @@ class Davis(NetworkOptions):
             from selfpatch.evaluation.davis import score
 
             return score(self.results, self.data, year=self.year, sequences=self.sequences)
+        if self.weights == FIRST_MASK:
+            from selfpatch.evaluation.davis import repeat_first_mask
+
+            return repeat_first_mask(self.data, self.out, year=self.year, sequences=self.sequences)
         protocol = ("resolution", "radius", "topk", "context_frames", "temperature", "std", "year", "sequences", "out")
         return _evaluate("davis", self, **{name: getattr(self, name) for name in protocol})
 
@@ -253,6 +259,7 @@ class Knn(NetworkOptions):
         return _evaluate("knn", self, **{name: getattr(self, name) for name in protocol})
 
 
+FIRST_MASK = "baseline:first-mask"
 EVALUATIONS: dict[str, type[Davis] | type[Knn]] = {"davis": Davis, "knn": Knn}
 
 

@@ -27,10 +27,10 @@ from selfpatch.build import (
 from selfpatch.config import SAMPLES, RunConfig, choose_recipe, load_recipe
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.samples import sample_photographs
+from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.result import Result, Weights
 from selfpatch.monitoring import Monitor, teacher_encoder
 from selfpatch.nn.backbones import ViTShape
-from selfpatch.nn.branch import BranchEncoder
 from selfpatch.optim import Schedule, make_optimizer
 from selfpatch.pictures.show import show as draw_pictures
 from selfpatch.pretraining import LoopSettings, Pretrainer, train
@@ -217,20 +217,20 @@ def _train(
     if signal_number:
         raise Interrupted(run.path, signal_number)
     if distributed.is_main_process():
-        _finish(run, data, pretrainer)
+        begun, _ = make_pretrainer(config)
+        _finish(run, data, pretrainer, monitor.before_and_after(pretrainer, begun.to(device)))
     distributed.stop()
     return run.path
 
 
-def _finish(run: RunDirectory, data: TrainingData, pretrainer: Pretrainer) -> None:
+def _finish(run: RunDirectory, data: TrainingData, pretrainer: Pretrainer, picture: Path | None) -> None:
     """Exports the teacher, writes the report, and says what came of it and what to do next."""
     exported = run.export(*export_state(teacher_encoder(pretrainer)))
     run.close()
     table = measured_table(run.rows())
     if table is not None:
         console.print(table)
-    sheets = sorted(run.pictures.glob("step-*.png"))
-    lines = [f"pictures   {sheets[-1]}"] if sheets else []
+    lines = [f"picture    {picture}"] if picture is not None else []
     lines += [f"report     {write_run_report(run)}", f"weights    {exported}"]
     if (run.path / "skipped.txt").is_file():
         lines.append(f"unreadable images are listed in {run.path / 'skipped.txt'}")
@@ -264,11 +264,16 @@ def _summary(
     return "\n".join(lines)
 
 
+BASELINES = {"mean-colour": MeanColour, "raw-patch": RawPatch}
+
+
 def load(weights: str, *, device: str = "auto", **options: Any) -> Encoder:
     """A trained network from anywhere: `encoder.patches(images) -> [B, D, h, w]`, `encoder.image(images) -> [B, D]`.
 
     Args:
-        weights: a run directory, a released checkpoint of DINO or SelfPatch, a .safetensors file, or timm:NAME.
+        weights: a run directory, a released checkpoint of DINO or SelfPatch, a .safetensors file, or timm:NAME. To
+            compare with: `untrained:RUN`, the network of a run as it began, and `baseline:mean-colour:P` or
+            `baseline:raw-patch:P`, which encode a patch of P pixels without any network.
         options: as `weights.load_encoder` takes them.
 
     Raises:
@@ -277,10 +282,22 @@ def load(weights: str, *, device: str = "auto", **options: Any) -> Encoder:
     return _load(weights, device, options)[0]
 
 
-def _load(weights: str, device: str, options: Mapping[str, Any]) -> tuple[BranchEncoder, LoadReport]:
+def _load(weights: str, device: str, options: Mapping[str, Any]) -> tuple[Encoder, Weights]:
+    """The encoder, and the record of what it is."""
+    kind, _, rest = weights.partition(":")
+    if kind == "baseline":
+        name, _, patch = rest.partition(":")
+        if name not in BASELINES or not patch.isdecimal():
+            known = ", ".join(f"baseline:{known}:P" for known in BASELINES)
+            raise ValueError(f"{weights!r} is no baseline; use one of {known}, P being the side of a patch in pixels")
+        return BASELINES[name](int(patch)), Weights(weights)
+    on = distributed.start(device)
+    if kind == "untrained":
+        pretrainer, _ = make_pretrainer(replace(RunDirectory.open(rest).config, init=None))
+        return teacher_encoder(pretrainer).to(on).eval(), Weights(weights)
     encoder, report = load_encoder(weights, **options)
     console.print(str(report), highlight=False, soft_wrap=True)
-    return encoder.to(distributed.start(device)), report
+    return encoder.to(on), Weights(report.source, report.sha256)
 
 
 def evaluate(
@@ -304,12 +321,10 @@ def evaluate(
         ValueError: an unknown name, weights or data that do not fit.
     """
     run = find(EVALUATIONS, name, "evaluation")
-    if settings.get("out") is not None:
-        _make_folder(settings["out"])
     if not isinstance(weights, str):
         return run(weights, data, **settings)
-    encoder, report = _load(weights, device, load_options or {})
-    return run(encoder, data, weights=Weights(report.source, report.sha256), **settings)
+    encoder, record = _load(weights, device, load_options or {})
+    return run(encoder, data, weights=record, **settings)
 
 
 def show(

@@ -64,7 +64,14 @@ class Monitor:
         for place in places:
             with contextlib.suppress(BadImage):  # the loader lists those that it meets
                 images.append(read_image(index.path(int(place))))
-        return make_view_pairs(images, (recipes[0], recipes[1]), seed=self._seed) if images else None
+        if not images:
+            return None
+        pairs = make_view_pairs(images, (recipes[0], recipes[1]), seed=self._seed)
+        try:
+            view_matching(MeanColour(self._patch_size), *pairs)
+        except ValueError:  # so few images that no two views of one overlap
+            return None
+        return pairs
 
     def _load_sheet_images(self, index: ImageIndex, places: np.ndarray, count: int) -> Tensor | None:
         loaded = _load(index, places, count, SHEET_PATCHES * self._patch_size)
@@ -97,6 +104,16 @@ class Monitor:
             path = self._pictures / f"step-{step:08d}.png"
             picture_sheet(encoder, self._sheet_images, path, title=f"after {step} steps")
         return metrics
+
+    def before_and_after(self, trained: Pretrainer, begun: Pretrainer) -> Path | None:
+        """One sheet of what the teacher sees now and what it saw as it began; None where there is nothing to draw."""
+        if self._sheet_images is None:
+            return None
+        path = self._pictures / "before-and-after.png"
+        now, then = teacher_encoder(trained), teacher_encoder(begun)
+        return picture_sheet(
+            now, self._sheet_images, path, title="before and after", reference=then, reference_name="before training"
+        )
 
 
 def _load(index: ImageIndex, places: np.ndarray, count: int, size: int) -> LoadedImages | None:

@@ -24,9 +24,6 @@ from selfpatch.run import RunDirectory
 from selfpatch.types import Encoding, Hyperparameters, Needs, Objective, Views
 from selfpatch.watching import CollapseWatch, ProgressBar, Speed, StopSignals
 
-METERS = frozenset({"effective_rank", "patch_rank", "entropy", "mean_entropy", "max_entropy"})
-"""Names of what `Pretrainer` measures beside its losses."""
-
 
 class Pretrainer(nn.Module):
     """Student, teacher, an image-level method and any patch-level objectives. DDP wraps the whole: one forward a step.
@@ -241,7 +238,7 @@ def train(
             if failures >= settings.max_nonfinite:
                 raise keeper.give_up(batches, done, failures)
             if logs:
-                _log(run, bar, watch, hp, outcome.values, speed, done)
+                _log(run, bar, watch, hp, outcome.values, ("loss", *pretrainer.loss_weights), speed, done)
             run.note_skipped(loader.bad)
             with speed.pause():
                 if evaluate and is_main_process() and done in measured_at and not outcome.stop:
@@ -272,6 +269,7 @@ def _log(
     watch: CollapseWatch,
     hp: Hyperparameters,
     values: Mapping[str, Tensor],
+    losses: Sequence[str],
     speed: Speed,
     done: int,
 ) -> None:
@@ -291,8 +289,8 @@ def _log(
         "images_per_second": speed.images_per_second,
     }
     run.record(row)
-    losses = {name: numbers[name] for name in values if name not in METERS}
-    bar.update(done, epoch=hp.epoch + 1, images_per_second=speed.images_per_second, losses=losses, lr=hp.lr)
+    shown = {name: numbers[name] for name in losses}
+    bar.update(done, epoch=hp.epoch + 1, images_per_second=speed.images_per_second, losses=shown, lr=hp.lr)
     warning = watch.check(done, numbers)
     if warning:
         bar.say(f"warning: {warning}")

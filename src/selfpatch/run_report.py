@@ -42,7 +42,7 @@ def measured_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
 
 
 def write_run_report(run: RunDirectory) -> Path:
-    """Writes `report.html`: the table, the curves, the first and the last picture sheet."""
+    """Writes `report.html`: the table, the curves, the picture sheet of before and after."""
     rows = run.rows()
     sections = []
     if lines := measured(rows):
@@ -53,8 +53,6 @@ def write_run_report(run: RunDirectory) -> Path:
         curves = {name: points for name in names if (points := points_of(rows, name))}
         if curves:
             sections.append(html.Section(heading, [html.Curves(curves)]))
-    sheets = sorted(run.pictures.glob("step-*.png"))
-    if sheets:
-        ends = dict.fromkeys([sheets[0], sheets[-1]])
-        sections.append(html.Section("Patch features", [html.Picture(sheet, sheet.stem) for sheet in ends]))
+    if (sheet := run.pictures / "before-and-after.png").is_file():
+        sections.append(html.Section("Patch features", [html.Picture(sheet)]))
     return html.write_report(run.path / "report.html", run.path.name, sections)
