@@ -87,7 +87,10 @@ REFUSED_RUNS = [
     # data
     ("--data nowhere", "no folder or file 'nowhere'; give a folder of images, or a text file with one path a line"),
     ("--data empty", "no images in ... empty; files with these endings are read: .jpg"),
-    ("--data list", "unreadable, e.g. ... No such file or directory; give a folder or a list of images that can be read"),
+    (
+        "--data list",
+        "unreadable, e.g. ... No such file or directory; give a folder or a list of images that can be read",
+    ),
     ("--data corrupt", "unreadable, e.g. ... corrupt ... give a folder or a list of images that can be read"),
     ("--data corrupt --loader.max-bad 1", "unreadable, e.g. ... that can be read"),
     ("--data partly-corrupt", "a share of 0.01, e.g. ... partly-corrupt ... allow more with --loader.max-bad"),
@@ -106,7 +109,10 @@ REFUSED_RUNS = [
     ("--recipe typo.yaml", "'epoch' is not a run's setting; did you mean 'epochs'?"),
     ("--recipe broken.yaml", "broken.yaml is not valid YAML"),
     ("--selfpatch.kk 3", "selfpatch has no setting 'kk'; it has: k, window, border"),
-    ("--selfpach.k 3", "'selfpach' is neither a setting of a run nor a method or objective; there are: dino, selfpatch"),
+    (
+        "--selfpach.k 3",
+        "'selfpach' is neither a setting of a run nor a method or objective; there are: dino, selfpatch",
+    ),
     ("--crops.num-locals 3", "'num_locals' is not a setting of crops; did you mean 'num_local'?"),
     ("--bath-size 3", "unknown option '--bath-size'; did you mean --batch-size?"),
     ("--zzz", "unknown option '--zzz'; `selfpatch pretrain --help` lists them"),
@@ -151,7 +157,10 @@ REFUSED_RUNS = [
     # devices
     ("--device gpu", "unknown device 'gpu'; use auto, cpu, cuda, cuda:N or mps"),
     # weights to start from
-    ("--init nowhere", "no weights at 'nowhere'; use a run directory, a checkpoint file, a .safetensors file or timm:NAME"),
+    (
+        "--init nowhere",
+        "no weights at 'nowhere'; use a run directory, a checkpoint file, a .safetensors file or timm:NAME",
+    ),
     ("--init code.pth", "code.pth holds more than tensors ... save its state dict as .safetensors"),
     ("--init timm:nope", "unknown model 'nope'; use one of"),
     ("--init run --backbone.embed-dim 48", "run is of another architecture: ... name its architecture with --model"),
@@ -207,14 +216,26 @@ REFUSED = [
     ("resume run --workers many", "--workers ... 'many' ... `selfpatch resume --help`"),
     ("resume run --device gpu", "unknown device 'gpu'; use auto, cpu, cuda, cuda:N or mps"),
     # weights
-    ("evaluate davis --data davis", "no weights were named; give --weights with a run directory, a checkpoint or timm:"),
-    ("evaluate davis --data davis --weights nowhere", "no weights at 'nowhere'; use a run directory, a checkpoint file"),
+    (
+        "evaluate davis --data davis",
+        "no weights were named; give --weights with a run directory, a checkpoint or timm:",
+    ),
+    (
+        "evaluate davis --data davis --weights nowhere",
+        "no weights at 'nowhere'; use a run directory, a checkpoint file",
+    ),
     ("evaluate davis --data davis --weights photos", "photos is no run: it has no config.yaml"),
-    ("evaluate davis --data davis --weights file", "file is no checkpoint, or a damaged one; give a file that torch.save"),
+    (
+        "evaluate davis --data davis --weights file",
+        "file is no checkpoint, or a damaged one; give a file that torch.save",
+    ),
     ("evaluate davis --data davis --weights cut.pth", "cut.pth is no checkpoint, or a damaged one"),
     ("evaluate davis --data davis --weights nothing.pth", "nothing.pth is no checkpoint, or a damaged one"),
     ("evaluate davis --data davis --weights code.pth", "code.pth holds more than tensors ... as .safetensors"),
-    ("evaluate davis --data davis --weights no-vit.pth", "no-vit.pth holds no plain vision transformer; its keys are a.w"),
+    (
+        "evaluate davis --data davis --weights no-vit.pth",
+        "no-vit.pth holds no plain vision transformer; its keys are a.w",
+    ),
     ("evaluate davis --data davis --weights no-tensors.pth", "no-tensors.pth holds no state dict; tensors by name"),
     ("evaluate davis --data davis --weights text.safetensors", "text.safetensors is not a readable safetensors file"),
     ("evaluate davis --data davis --weights run --num-heads 5", "24 cannot be split into 5 heads; give another --num-"),
@@ -224,10 +245,16 @@ REFUSED = [
     ("evaluate davis --weights run", "selfpatch evaluate davis ... --data ... `selfpatch evaluate davis --help`"),
     ("evaluate davis --weights run --data nowhere", "no DAVIS at nowhere: ... give the folder that holds it"),
     ("evaluate davis --weights run --data photos", "no DAVIS at photos: ... give the folder that holds it"),
-    ("evaluate davis --weights run --data davis-without-sets", "has no ImageSets/2017/val.txt ... or name the sequences"),
+    (
+        "evaluate davis --weights run --data davis-without-sets",
+        "has no ImageSets/2017/val.txt ... or name the sequences",
+    ),
     ("evaluate davis --weights run --data davis-without-a-mask", "second has no mask ... 00002.png; every frame"),
     ("evaluate davis --weights run --data davis --sequences third", "'third' has no folder ... check the name"),
-    ("evaluate davis --weights run --data davis --resolution 2", "resolution 2 is too small for patches of 4; use e.g. 480"),
+    (
+        "evaluate davis --weights run --data davis --resolution 2",
+        "resolution 2 is too small for patches of 4; use e.g. 480",
+    ),
     ("evaluate davis --weights run --data davis --resolution 48 --topk 0", "topk 0 ... use ... topk >= 1"),
     ("evaluate davis --weights run --data davis --colour red", "--colour ... `selfpatch evaluate davis --help`"),
     ("evaluate davis --weights run --data davis --out file", "cannot write to file (File exists); name another folder"),
@@ -242,8 +269,14 @@ REFUSED = [
     ("show --weights run photos/000.png --k 9", "k is 9, but a 3x3 window has 8 neighbours; lower k or widen"),
     ("show --weights run photos/000.png --window 4", "window is 4; use an odd number from 3 on, or 'all'"),
     ("show --weights run photos/000.png --window wide", "window is 'wide'; a whole number"),
-    ("show --weights run photos/000.png --resolution 1", "resolution 1 is below one patch of 4 pixels; use a larger one"),
-    ("show --weights run photos/000.png --out file", "cannot write to file (File exists); name another folder with --out"),
+    (
+        "show --weights run photos/000.png --resolution 1",
+        "resolution 1 is below one patch of 4 pixels; use a larger one",
+    ),
+    (
+        "show --weights run photos/000.png --out file",
+        "cannot write to file (File exists); name another folder with --out",
+    ),
     ("show --weights run nowhere.png", "cannot read nowhere.png: No such file"),
     ("show --weights run file", "cannot read file: cannot identify image file"),
 ]

@@ -56,6 +56,7 @@ def test_a_run_directory_holds_all_that_it_promises(run: Path) -> None:
     assert found - events == {
         "config.yaml", "data.json", "metrics.jsonl", "report.html", "exported/backbone.safetensors",
         f"checkpoints/step-{STEPS:08d}.pt", "pictures/step-00000000.png", f"pictures/step-{STEPS:08d}.png",
+        "pictures/before-and-after.png",
     }  # fmt: skip
     settings = yaml.safe_load((run / "config.yaml").read_text())
     assert (settings["epochs"], settings["dino"]["num_prototypes"], settings["crops"]["num_local"]) == (EPOCHS, 64, 2)
@@ -80,7 +81,7 @@ def test_what_pretrain_says(capsys: pytest.CaptureFixture[str], photos: Path, tm
     parts = [
         "22 images to train on, 2 held out", "recipe samples: dino + selfpatch", "batch 4, 5 steps an epoch",
         "mean patch colour", "untrained", "trained", "patches matched across views", "k-NN top-1",
-        f"pictures   {out}/pictures/step-00000005.png", f"report     {out}/report.html",
+        f"picture    {out}/pictures/before-and-after.png", f"report     {out}/report.html",
         f"weights    {out}/exported/backbone.safetensors", f"selfpatch show --weights {out} {photos}",
     ]  # fmt: skip
     for part in parts:
@@ -179,7 +180,7 @@ def test_the_python_face(photos: Path, tmp_path: Path) -> None:
     assert results[0].metrics == results[1].metrics
     assert (results[0].weights, results[1].weights.source) == (None, str(run))
     assert selfpatch.show(encoder, [photos / "cat" / "000.png"], tmp_path / "pictures", resolution=48)[0].is_file()
-    with pytest.raises(ValueError, match="epochs is 0; it must be above 0|epochs is 0.0; it must be above 0"):
+    with pytest.raises(ValueError, match=r"epochs is 0\.0; it must be above 0"):
         selfpatch.pretrain(data=str(photos), out=str(tmp_path / "none"), **(settings | {"epochs": 0}))
     with pytest.raises(AttributeError, match="has no attribute 'fly'"):
         selfpatch.fly  # noqa: B018
@@ -252,4 +253,4 @@ def test_no_command_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_program_ends_with_the_exit_code() -> None:
     done = subprocess.run([sys.executable, "-m", "selfpatch", "pretend"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "selfpatch: there is no command 'pretend'; the commands are: pretrain, resume, evaluate, show\n"
+    assert done.stderr.startswith("selfpatch: there is no command 'pretend'")

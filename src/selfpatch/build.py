@@ -7,7 +7,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -221,23 +221,10 @@ def make_loader(config: RunConfig, index: ImageIndex, places: np.ndarray, device
 
 
 def make_schedule(config: RunConfig, steps_per_epoch: int) -> Schedule:
-    o = config.optimizer
-    return Schedule(
-        epochs=config.epochs,
-        steps_per_epoch=steps_per_epoch,
-        peak_lr=o.base_lr * config.batch_size / 256,
-        min_lr=o.min_lr,
-        warmup_epochs=o.warmup_epochs,
-        weight_decay=o.weight_decay,
-        weight_decay_end=o.weight_decay_end,
-        teacher_momentum=o.teacher_momentum,
-        teacher_temp=o.teacher_temp,
-        warmup_teacher_temp=o.warmup_teacher_temp,
-        teacher_patch_temp=o.teacher_patch_temp,
-        warmup_teacher_patch_temp=o.warmup_teacher_patch_temp,
-        warmup_teacher_temp_epochs=o.warmup_teacher_temp_epochs,
-        freeze_last_layer_epochs=o.freeze_last_layer_epochs,
-    )
+    scheduled = {field.name for field in fields(Schedule)}
+    settings = {name: value for name, value in asdict(config.optimizer).items() if name in scheduled}
+    peak_lr = config.optimizer.base_lr * config.batch_size / 256
+    return Schedule(epochs=config.epochs, steps_per_epoch=steps_per_epoch, peak_lr=peak_lr, **settings)
 
 
 def make_clipping(config: RunConfig) -> Clipping:

@@ -78,9 +78,7 @@ def recipe_for(data: str) -> RunConfig:
     count = len(ImageIndex.open(data))
     recipe = load_recipe(choose_recipe(count, data))
     largest = 1 << max(0, (count // 8).bit_length() - 1)  # a power of two
-    return (
-        recipe if recipe.batch_size <= largest else replace(recipe, batch_size=max(1, min(recipe.batch_size, largest)))
-    )
+    return replace(recipe, batch_size=min(recipe.batch_size, largest))
 
 
 def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
@@ -321,6 +319,8 @@ def evaluate(
         ValueError: an unknown name, weights or data that do not fit.
     """
     run = find(EVALUATIONS, name, "evaluation")
+    if settings.get("out") is not None:
+        _make_folder(settings["out"])
     if not isinstance(weights, str):
         return run(weights, data, **settings)
     encoder, record = _load(weights, device, load_options or {})
