@@ -67,8 +67,7 @@ def test_batch_norm_on_one_process_is_torchs() -> None:
     theirs = nn.BatchNorm1d(8)
     x = torch.randn(4, 5, 8) * 3 + 1
     torch.testing.assert_close(ours(x), theirs(x.flatten(0, 1)).view_as(x))
-    torch.testing.assert_close(dict(ours.named_buffers()), dict(theirs.named_buffers()))
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x.flatten(0, 1)).view_as(x))
+    assert not dict(ours.named_buffers()), "there is nothing that a step which fails could spoil"
 
 
 def test_center_is_a_moving_average() -> None:
