@@ -18,7 +18,7 @@ from selfpatch.evaluation import davis
 from selfpatch.evaluation.baselines import MeanColour
 from selfpatch.evaluation.davis.layout import PALETTE, read_mask, write_mask
 from selfpatch.evaluation.davis.protocol import network_size, to_mask
-from selfpatch.evaluation.result import Result, Weights
+from selfpatch.evaluation.result import Provenance, Result
 
 Tree = Callable[..., Path]
 
@@ -50,7 +50,7 @@ def test_the_floor(data_dir: Path) -> None:
 def test_mean_colour_on_a_real_clip(data_dir: Path, tmp_path: Path) -> None:
     """The first frames of a real clip: colours follow the dog better than a mask that stands still."""
     tree = _copy_frames(data_dir / "davis", tmp_path / "davis", "dog", 8)
-    result = davis.evaluate(MeanColour(16), tree, out=tmp_path / "out", weights=Weights("mean colour"))
+    result = davis.evaluate(MeanColour(16), tree, out=tmp_path / "out", weights=Provenance("mean colour"))
     floor = davis.repeat_first_mask(tree)
     assert result.metrics["J-Mean"] > floor.metrics["J-Mean"] + 0.03
     again = davis.score(tmp_path / "out" / "results", tree)

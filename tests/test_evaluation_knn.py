@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from selfpatch.evaluation import knn
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
-from selfpatch.evaluation.result import Result, Weights
+from selfpatch.evaluation.result import Provenance, Result
 
 
 def test_released_numbers(golden_dir: Path) -> None:
@@ -92,7 +92,7 @@ def test_evaluate_a_folder(coloured_folder: Path, tmp_path: Path) -> None:
         resize=20,
         crop=16,
         batch_size=5,
-        weights=Weights("none"),
+        weights=Provenance("none"),
         progress=lambda *report: seen.append(report),
     )
     assert result.metrics == {"top-1 k=1": 1.0, "top-5 k=1": 1.0, "top-1 k=3": 1.0, "top-5 k=3": 1.0}

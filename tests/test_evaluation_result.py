@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from pathlib import Path
@@ -10,14 +9,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from selfpatch.evaluation.result import Result, Weights
+from selfpatch.evaluation.result import Provenance, Result
 
 RESULT = Result(
     name="davis",
     metrics={"J&F-Mean": 0.5},
     rows=[{"sequence": "dog", "object": 1, "J-Mean": 0.25}, {"sequence": "cow", "object": 2, "J-Mean": 0.75}],
     settings={"radius": 12, "ks": [1, 2]},
-    weights=Weights("runs/a", "abc"),
+    weights=Provenance("runs/a", "abc"),
     pictures=["pictures/dog.jpg"],
 )
 
@@ -52,8 +51,3 @@ def test_table() -> None:
         console.print(result.table())
     text = console.export_text()
     assert all(part in text for part in ("dog", "0.2500", "cow", "0.7500", "J&F-Mean 0.5000", "top-1", "0.1250"))
-
-
-def test_weights_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "w.pth").write_bytes(b"weights")
-    assert Weights.of_file(tmp_path / "w.pth").sha256 == hashlib.sha256(b"weights").hexdigest()

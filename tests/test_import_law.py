@@ -17,7 +17,7 @@ LAYERS = {
     "nn": 2, "data": 2,
     "methods": 3, "objectives": 3, "evaluation": 3, "pictures": 3,
     "optim": 4, "run": 4, "watching": 4, "keeping": 4, "weights": 4, "pretraining": 4,
-    "build": 5, "monitoring": 5, "run_report": 5,
+    "build": 5, "monitoring": 5, "run_report": 5, "training_data": 5,
     "commands": 6,
     "cli": 7,
     "__init__": 8, "__main__": 8,
@@ -50,7 +50,7 @@ TRAINING = {
     "data",
     "ops",
 }
-KNOW_THE_CONFIG = {"run", "build", "commands", "cli"}
+KNOW_THE_CONFIG = {"run", "build", "training_data", "commands", "cli"}
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,11 @@ SelfPatch, a .safetensors file, or timm:NAME.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0 done, 2 something about the input was wrong, 128 + n stopped by signal
-    n."""
+    """Runs one command.
+
+    Returns:
+        The exit code: 0 done, 2 something about the input was wrong, 128 + n stopped by signal n.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
@@ -93,7 +96,7 @@ def _pretrain(arguments: list[str]) -> int:
     elif chosen["recipe"]:
         base = load_recipe(chosen["recipe"])
     else:
-        from selfpatch.commands import recipe_for
+        from selfpatch.training_data import recipe_for
 
         base = recipe_for(chosen["data"] or SAMPLES)
     # Settings of components have short names, which tyro does not know: it leaves them over.

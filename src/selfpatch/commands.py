@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
@@ -24,61 +22,21 @@ from selfpatch.build import (
     make_schedule,
     view_recipes,
 )
-from selfpatch.config import SAMPLES, RunConfig, choose_recipe, load_recipe
-from selfpatch.data.index import ImageIndex
-from selfpatch.data.samples import sample_photographs
+from selfpatch.config import SAMPLES, RunConfig, load_recipe
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
-from selfpatch.evaluation.result import Result, Weights
+from selfpatch.evaluation.result import Provenance, Result
 from selfpatch.monitoring import Monitor, teacher_encoder
 from selfpatch.nn.backbones import ViTShape
 from selfpatch.optim import Schedule, make_optimizer
 from selfpatch.pictures.show import show as draw_pictures
 from selfpatch.pretraining import LoopSettings, Pretrainer, train
-from selfpatch.run import RunDirectory, write_atomically
+from selfpatch.run import RunDirectory
 from selfpatch.run_report import measured_table, write_run_report
+from selfpatch.training_data import TrainingData, check_data, open_data, recipe_for, record_data
 from selfpatch.types import Encoder
 from selfpatch.weights import LoadReport, export_state, load_encoder
 
 console = Console()
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """The images of a run: those it trains on, and those it is measured on."""
-
-    index: ImageIndex
-    places: np.ndarray
-    held_out_index: ImageIndex
-    held_out: np.ndarray
-
-
-def open_data(config: RunConfig) -> TrainingData:
-    """Finds the images of a configuration.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if config.data == SAMPLES:
-        folder = sample_photographs()
-        index, held_out_index = ImageIndex.open(folder / "training"), ImageIndex.open(folder / "held_out")
-        return TrainingData(index, np.arange(len(index)), held_out_index, np.arange(len(held_out_index)))
-    index = ImageIndex.open(config.data)
-    places, held_out = index.split(config.loader.held_out, config.seed)
-    return TrainingData(index, places, index, held_out)
-
-
-def recipe_for(data: str) -> RunConfig:
-    """The recipe that suits the number of images, with a batch that they fill at least eight times where they can.
-
-    Raises:
-        ValueError: there are no images.
-    """
-    if data == SAMPLES:
-        return load_recipe(SAMPLES)
-    count = len(ImageIndex.open(data))
-    recipe = load_recipe(choose_recipe(count, data))
-    largest = 1 << max(0, (count // 8).bit_length() - 1)  # a power of two
-    return replace(recipe, batch_size=min(recipe.batch_size, largest))
 
 
 def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
@@ -138,13 +96,7 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
     config.validate()
     started = distributed.start(config.device)
     data = open_data(config)
-    recorded = json.loads((run.path / "data.json").read_text())
-    if recorded["fingerprint"] != data.index.fingerprint:
-        raise ValueError(
-            f"the images in {config.data} are no longer those that {run.path} was begun with "
-            f"({recorded['images']} then, {len(data.index)} now); "
-            f"put them back, or begin a new run from its weights with --init {run.path}"
-        )
+    check_data(run, data)
     checkpoint = run.load_checkpoint()  # None: killed before the first one, so that it begins again
     pretrainer, _ = make_pretrainer(config, None if checkpoint is None else ViTShape(**checkpoint["shape"]))
     return _train(run, config, data, pretrainer, started)
@@ -163,8 +115,7 @@ def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
     if distributed.is_main_process():
         source = config.data if config.data == SAMPLES else str(Path(config.data).expanduser().resolve())
         run = RunDirectory.create(out, replace(config, data=source, out=str(Path(out).expanduser().resolve())))
-        record = {"source": config.data, "images": len(data.index), "fingerprint": data.index.fingerprint}
-        write_atomically(run.path / "data.json", json.dumps(record, indent=1) + "\n")
+        record_data(run, data)
     distributed.barrier()
     return RunDirectory.open(out)
 
@@ -280,7 +231,7 @@ def load(weights: str, *, device: str = "auto", **options: Any) -> Encoder:
     return _load(weights, device, options)[0]
 
 
-def _load(weights: str, device: str, options: Mapping[str, Any]) -> tuple[Encoder, Weights]:
+def _load(weights: str, device: str, options: Mapping[str, Any]) -> tuple[Encoder, Provenance]:
     """The encoder, and the record of what it is."""
     kind, _, rest = weights.partition(":")
     if kind == "baseline":
@@ -288,14 +239,14 @@ def _load(weights: str, device: str, options: Mapping[str, Any]) -> tuple[Encode
         if name not in BASELINES or not patch.isdecimal():
             known = ", ".join(f"baseline:{known}:P" for known in BASELINES)
             raise ValueError(f"{weights!r} is no baseline; use one of {known}, P being the side of a patch in pixels")
-        return BASELINES[name](int(patch)), Weights(weights)
+        return BASELINES[name](int(patch)), Provenance(weights)
     on = distributed.start(device)
     if kind == "untrained":
         pretrainer, _ = make_pretrainer(replace(RunDirectory.open(rest).config, init=None))
-        return teacher_encoder(pretrainer).to(on).eval(), Weights(weights)
+        return teacher_encoder(pretrainer).to(on).eval(), Provenance(weights)
     encoder, report = load_encoder(weights, **options)
     console.print(str(report), highlight=False, soft_wrap=True)
-    return encoder.to(on), Weights(report.source, report.sha256)
+    return encoder.to(on), Provenance(report.source, report.sha256)
 
 
 def evaluate(

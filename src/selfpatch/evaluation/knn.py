@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from selfpatch.data.images import load_images
 from selfpatch.data.index import ImageIndex
-from selfpatch.evaluation.result import Cell, Progress, Result, Weights
+from selfpatch.evaluation.result import Cell, Progress, Provenance, Result
 from selfpatch.ops.features import image_features
 from selfpatch.types import Encoder
 
@@ -99,7 +99,7 @@ def evaluate(
     resize: int = 256,
     crop: int = 224,
     batch_size: int = 64,
-    weights: Weights | None = None,
+    weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """k-NN accuracy of the image features; k = 20 is the number to quote.

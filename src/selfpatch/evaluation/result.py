@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -22,18 +21,13 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Weights:
+class Provenance:
     """Which weights were measured."""
 
     source: str
     """As the user named them: a run directory, a file, or timm:NAME."""
     sha256: str | None = None
     """Of the file; None where the weights are no single file."""
-
-    @classmethod
-    def of_file(cls, path: str | Path) -> Weights:
-        with open(path, "rb") as file:
-            return cls(str(path), hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def current_versions() -> dict[str, str]:
@@ -63,7 +57,7 @@ class Result:
     metrics: Mapping[str, float]
     rows: Sequence[Mapping[str, Cell]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    weights: Weights | None = None
+    weights: Provenance | None = None
     versions: Mapping[str, str] = field(default_factory=current_versions)
     pictures: Sequence[str] = ()
 
@@ -82,7 +76,7 @@ class Result:
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             weights = values.pop("weights")
-            return cls(**values, weights=None if weights is None else Weights(**weights))
+            return cls(**values, weights=None if weights is None else Provenance(**weights))
         except FileNotFoundError:
             raise ValueError(f"no result at {path}; give the path of a result.json") from None
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):

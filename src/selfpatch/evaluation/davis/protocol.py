@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from selfpatch.evaluation.davis.layout import Clip, Year, open_clips, write_mask
 from selfpatch.evaluation.davis.overlay import OverlayStrip
 from selfpatch.evaluation.davis.scoring import frame_scores, means_over_objects, object_rows, scored_frames
-from selfpatch.evaluation.result import Cell, Progress, Result, Weights
+from selfpatch.evaluation.result import Cell, Progress, Provenance, Result
 from selfpatch.ops.features import patch_features
 from selfpatch.ops.propagation import propagate_labels
 from selfpatch.types import Encoder
@@ -134,7 +134,7 @@ def evaluate(
     std: Literal["released", "encoder"] = "released",
     year: Year | None = None,
     sequences: Sequence[str] | None = None,
-    weights: Weights | None = None,
+    weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Propagates the first mask of each clip through the encoder's patch features, and scores the masks.
@@ -176,7 +176,7 @@ def _run(
     predict: Callable[[Clip], Iterator[np.ndarray]],
     settings: dict[str, Any],
     out: str | Path | None,
-    weights: Weights | None,
+    weights: Provenance | None,
     progress: Progress | None,
 ) -> Result:
     for clip in clips:
