@@ -19,14 +19,14 @@ LAYERS = {
     "optim": 4, "run": 4, "watching": 4, "keeping": 4, "weights": 4, "pretraining": 4,
     "build": 5, "monitoring": 5, "run_report": 5, "training_data": 5,
     "commands": 6,
-    "cli": 7,
+    "cli": 7, "evaluation_options": 7,
     "__init__": 8, "__main__": 8,
 }  # fmt: skip
 """Layer of each room or module, by the first part of its name below `selfpatch`."""
 
 NEIGHBOURS = {
     "pretraining": {"optim", "run", "watching", "keeping"}, "keeping": {"run"}, "weights": {"run"},
-    "config": {"ranges"},
+    "config": {"ranges"}, "cli": {"evaluation_options"},
 }  # fmt: skip
 """What a module may import from its own layer."""
 
