@@ -237,8 +237,8 @@ def load_strictly(
         ValueError: they do not.
     """
     own = module.state_dict()
-    for name in own.keys() & state.keys():
-        if own[name].shape != state[name].shape:
+    for name in own:
+        if name in state and own[name].shape != state[name].shape:
             raise ValueError(
                 f"{source} is of another architecture: {name} is {list(state[name].shape)} there "
                 f"and {list(own[name].shape)} here; name its architecture with --model and --patch-size"
