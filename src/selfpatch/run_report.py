@@ -35,7 +35,7 @@ def measured_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
     lines = measured(rows)
     if not lines:
         return None
-    table = Table(*COLUMNS, title="measured on images that were not trained on, in percent")
+    table = Table(*COLUMNS, title="measured, in percent; matching on held-out images")
     for line in lines:
         table.add_row(*line)
     return table
