@@ -27,6 +27,7 @@ from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.result import Provenance, Result
 from selfpatch.monitoring import Monitor, teacher_encoder
 from selfpatch.nn.backbones import ViTShape
+from selfpatch.nn.branch import BranchEncoder
 from selfpatch.optim import Schedule, make_optimizer
 from selfpatch.pictures.show import show as draw_pictures
 from selfpatch.pretraining import LoopSettings, Pretrainer, train
@@ -166,10 +167,16 @@ def _train(
     if signal_number:
         raise Interrupted(run.path, signal_number)
     if distributed.is_main_process():
-        begun, _ = make_pretrainer(config)
-        _finish(run, data, pretrainer, monitor.before_and_after(pretrainer, begun.to(device)))
+        untrained = _untrained_encoder(config).to(device)
+        _finish(run, data, pretrainer, monitor.before_and_after(pretrainer, untrained))
     distributed.stop()
     return run.path
+
+
+def _untrained_encoder(config: RunConfig) -> BranchEncoder:
+    """The network of a run, freshly initialised, whatever weights it began from: they may have gone since."""
+    pretrainer, _ = make_pretrainer(replace(config, init=None))
+    return teacher_encoder(pretrainer).eval()
 
 
 def _finish(run: RunDirectory, data: TrainingData, pretrainer: Pretrainer, picture: Path | None) -> None:
@@ -180,7 +187,8 @@ def _finish(run: RunDirectory, data: TrainingData, pretrainer: Pretrainer, pictu
     if table is not None:
         console.print(table)
     lines = [f"picture    {picture}"] if picture is not None else []
-    lines += [f"report     {write_run_report(run)}", f"weights    {exported}"]
+    report = write_run_report(run, losses=("loss", *pretrainer.loss_weights))
+    lines += [f"report     {report}", f"weights    {exported}"]
     if (run.path / "skipped.txt").is_file():
         lines.append(f"unreadable images are listed in {run.path / 'skipped.txt'}")
     example = data.held_out_index.path(int(data.held_out[0])) if len(data.held_out) else "IMAGE"
@@ -221,7 +229,7 @@ def load(weights: str, *, device: str = "auto", **options: Any) -> Encoder:
 
     Args:
         weights: a run directory, a released checkpoint of DINO or SelfPatch, a .safetensors file, or timm:NAME. To
-            compare with: `untrained:RUN`, the network of a run as it began, and `baseline:mean-colour:P` or
+            compare with: `untrained:RUN`, the network of a run freshly initialised, and `baseline:mean-colour:P` or
             `baseline:raw-patch:P`, which encode a patch of P pixels without any network.
         options: as `weights.load_encoder` takes them.
 
@@ -242,8 +250,7 @@ def _load(weights: str, device: str, options: Mapping[str, Any]) -> tuple[Encode
         return BASELINES[name](int(patch)), Provenance(weights)
     on = distributed.start(device)
     if kind == "untrained":
-        pretrainer, _ = make_pretrainer(replace(RunDirectory.open(rest).config, init=None))
-        return teacher_encoder(pretrainer).to(on).eval(), Provenance(weights)
+        return _untrained_encoder(RunDirectory.open(rest).config).to(on), Provenance(weights)
     encoder, report = load_encoder(weights, **options)
     console.print(str(report), highlight=False, soft_wrap=True)
     return encoder.to(on), Provenance(report.source, report.sha256)

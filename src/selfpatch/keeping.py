@@ -33,7 +33,8 @@ class Saving:
 
 
 class Keeper:
-    """Nothing else is saved: every random draw of a step follows from the run's seed and the step's number."""
+    """Saves weights, centres and optimizer, and restores them. No generator's state is among them: every random draw of
+    a step follows from the run's seed and the step's number."""
 
     def __init__(
         self,

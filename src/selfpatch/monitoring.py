@@ -55,23 +55,25 @@ class Monitor:
     ) -> None:
         self._pictures, self._seed = pictures, seed
         self._patch_size = patch_size
-        self._pairs = self._draw_pairs(*held_out, recipes)
+        self._pairs, self._floor = self._draw_pairs(*held_out, recipes)
         self._sheet_images = self._load_sheet_images(*held_out, picture_images)
         self._labelled = self._load_labelled(*labelled, knn_images, recipes[0].size)
 
-    def _draw_pairs(self, index: ImageIndex, places: np.ndarray, recipes: tuple[ViewRecipe, ...]) -> ViewPairs | None:
+    def _draw_pairs(
+        self, index: ImageIndex, places: np.ndarray, recipes: tuple[ViewRecipe, ...]
+    ) -> tuple[ViewPairs | None, float]:
+        """The pairs of the dense meter, and what mean patch colour makes of them; None where there are none."""
         images = []
         for place in places:
             with contextlib.suppress(BadImage):  # the loader lists those that it meets
                 images.append(read_image(index.path(int(place))))
         if not images:
-            return None
+            return None, 0.0
         pairs = make_view_pairs(images, (recipes[0], recipes[1]), seed=self._seed)
         try:
-            view_matching(MeanColour(self._patch_size), *pairs)
+            return pairs, view_matching(MeanColour(self._patch_size), *pairs)
         except ValueError:  # so few images that no two views of one overlap
-            return None
-        return pairs
+            return None, 0.0
 
     def _load_sheet_images(self, index: ImageIndex, places: np.ndarray, count: int) -> Tensor | None:
         loaded = _load(index, places, count, SHEET_PATCHES * self._patch_size)
@@ -95,7 +97,7 @@ class Monitor:
         if self._pairs is not None:
             metrics["view_matching"] = view_matching(encoder, *self._pairs)
             if step == 0:
-                metrics["view_matching_mean_colour"] = view_matching(MeanColour(self._patch_size), *self._pairs)
+                metrics["view_matching_mean_colour"] = self._floor
         if self._labelled is not None:
             images, labels = self._labelled
             features = image_features(encoder, images.split(BATCH))
@@ -105,15 +107,13 @@ class Monitor:
             picture_sheet(encoder, self._sheet_images, path, title=f"after {step} steps")
         return metrics
 
-    def before_and_after(self, trained: Pretrainer, begun: Pretrainer) -> Path | None:
-        """One sheet of what the teacher sees now and what it saw as it began; None where there is nothing to draw."""
+    def before_and_after(self, trained: Pretrainer, untrained: BranchEncoder) -> Path | None:
+        """One sheet of what the teacher and an untrained network see; None where there is nothing to draw."""
         if self._sheet_images is None:
             return None
         path = self._pictures / "before-and-after.png"
-        now, then = teacher_encoder(trained), teacher_encoder(begun)
-        return picture_sheet(
-            now, self._sheet_images, path, title="before and after", reference=then, reference_name="before training"
-        )
+        encoder = teacher_encoder(trained)
+        return picture_sheet(encoder, self._sheet_images, path, title="before and after", reference=untrained)
 
 
 def _load(index: ImageIndex, places: np.ndarray, count: int, size: int) -> LoadedImages | None:

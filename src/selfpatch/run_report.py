@@ -41,13 +41,13 @@ def measured_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
     return table
 
 
-def write_run_report(run: RunDirectory) -> Path:
-    """Writes `report.html`: the table, the curves, the picture sheet of before and after."""
+def write_run_report(run: RunDirectory, losses: Sequence[str]) -> Path:
+    """Writes `report.html`: the table, the curves of these losses and of all meters, the sheet of before and after."""
     rows = run.rows()
     sections = []
     if lines := measured(rows):
         sections.append(html.Section("Measured", [html.Table(COLUMNS, lines)]))
-    groups = {"Losses": ["loss", "image", "patch"], "Collapse meters": ["entropy", "mean_entropy", "max_entropy"]}
+    groups = {"Losses": losses, "Collapse meters": ["entropy", "mean_entropy", "max_entropy"]}
     groups |= {"Feature rank": ["effective_rank", "patch_rank"], "On held-out images": list(MEASURES)}
     for heading, names in groups.items():
         curves = {name: points for name in names if (points := points_of(rows, name))}

@@ -47,7 +47,7 @@ class ViTShape:
 
 
 class _Attention(Attention):
-    """timm's attention; on the CPU under autocast in float32, for the bf16 backward pass is twice as slow there."""
+    """timm's attention; on the CPU under autocast in float32, for the bf16 backward pass is slow there."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):

@@ -197,7 +197,6 @@ class ClassAttentionPool(PositivePool):
                 nn.init.zeros_(part.bias)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Patches [..., N, D] -> one token a set, [..., D]."""
         return self._aggregate(patches.shape[:-2], patches)
 
     def pool_positives_reference(self, patches: Tensor, positives: Positives) -> Tensor:
@@ -235,11 +234,10 @@ class AveragePool(PositivePool):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Patches [..., N, D] -> [..., D]."""
         return self.norm(patches.mean(-2))
 
     def pool_positives(self, patches: Tensor, positives: Positives) -> Tensor:
-        """As `ClassAttentionPool.pool_positives`."""
+        """See `PositivePool`."""
         sets = gather_patches(patches, positives.indices)  # [B, N, k, D]
         if positives.valid is None:
             return self.norm(sets.mean(2))
