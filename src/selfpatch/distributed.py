@@ -81,6 +81,17 @@ def all_reduce_mean(x: Tensor) -> Tensor:
     return total / world_size()
 
 
+@torch.no_grad()
+def all_gather(x: Tensor) -> Tensor:
+    """[processes, ...]: the same-shaped tensors of all processes, by rank, without gradient."""
+    x = x.detach().contiguous()
+    if not is_distributed():
+        return x.unsqueeze(0)
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x)
+    return torch.stack(parts)
+
+
 def any_process(*flags: bool) -> tuple[bool, ...]:
     """For each flag, whether it is raised on any process: one small all-reduce on the CPU."""
     if not is_distributed():

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from selfpatch.distributed import all_reduce_mean, any_process, barrier, is_distributed, is_main_process, rank
 from selfpatch.keeping import Keeper, Saving
 from selfpatch.nn.branch import Branch
-from selfpatch.nn.heads import StepState
+from selfpatch.nn.step_state import StepState
 from selfpatch.ops.collapse import effective_rank
 from selfpatch.ops.images import normalise
 from selfpatch.optim import Schedule, clip_gradients, drop_last_layer_gradients, set_hyperparameters

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from selfpatch.distributed import all_reduce_mean
 from selfpatch.nn.batch_norm import BatchNorm
+from selfpatch.nn.step_state import StepState
 from selfpatch.ops.aggregation import attend, gather_patches
 from selfpatch.ops.cross_entropy import Scores
 from selfpatch.ops.neighbours import Positives
@@ -71,18 +72,6 @@ class PrototypeHead(nn.Module):
     def forward(self, tokens: Tensor) -> Scores:
         """Tokens [..., D] -> their scores against the prototypes."""
         return Scores(F.normalize(self.mlp(tokens).float(), dim=-1), self.last_layer())
-
-
-class StepState(nn.Module):
-    """State that changes once a training step, after all its micro-batches, the same on every process."""
-
-    def commit(self) -> None:
-        """Takes in what the micro-batches of the step brought."""
-        raise NotImplementedError
-
-    def discard(self) -> None:
-        """Forgets what the micro-batches of a failed step brought."""
-        raise NotImplementedError
 
 
 class Center(StepState):

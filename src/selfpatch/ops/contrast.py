@@ -1,0 +1,45 @@
+"""InfoNCE: telling the key of the same image, or patch, from the keys of others."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temp: float) -> Tensor:
+    """Each query against its own key and shared negatives (MoCo, arXiv 1911.05722, eq. 1):
+
+        for i:  -log( exp(q_i . k_i / temp) / (exp(q_i . k_i / temp) + sum_j exp(q_i . n_j / temp)) )
+
+    Args:
+        queries, keys: [..., E], normalised.
+        negatives: [K, E], normalised.
+
+    Returns:
+        [...] float32.
+    """
+    queries, keys = queries.float(), keys.float()
+    with torch.autocast(queries.device.type, enabled=False):
+        positive = (queries * keys).sum(-1, keepdim=True)  # [..., 1]
+        logits = torch.cat([positive, queries @ negatives.float().T], -1) / temp
+    return logits.logsumexp(-1) - logits[..., 0]
+
+
+def batch_info_nce(queries: Tensor, keys: Tensor, first: int, temp: float) -> Tensor:
+    """Each query against the keys of a whole batch, of which one is its own (MoCo-v3, arXiv 2104.02057, algorithm 1):
+
+        for i:  -log( exp(q_i . k_{first + i} / temp) / sum_j exp(q_i . k_j / temp) )
+
+    Args:
+        queries: [b, E], normalised: those of this process.
+        keys: [B, E], normalised: those of all processes.
+        first: place of this process's first key among all.
+
+    Returns:
+        [b] float32.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        logits = queries.float() @ keys.float().T / temp
+    own = torch.arange(first, first + len(queries), device=queries.device)
+    return F.cross_entropy(logits, own, reduction="none")
