@@ -142,7 +142,7 @@ def test_a_model_of_timm_under_a_pool_gives_raw_patches() -> None:
     ("name", "message"),
     [
         ("vit_small_patch16_225", r"unknown model .*; use one of vit_tiny, vit_small, .*e\.g\. vit_small_patch16_224"),
-        ("resnet18", "timm cannot make 'resnet18' as a ViT"),
+        ("resnet18", "'resnet18' is a ResNet; a ViT .* a Swin or a ResNet of bottlenecks is needed"),
         ("test_efficientnet", "'?test_efficientnet'?"),
     ],
 )

@@ -91,22 +91,58 @@ class Parts(nn.Module):
         self.linear = nn.Linear(3, 2)
         self.norm = nn.LayerNorm(3)
         self.token = nn.Parameter(torch.randn(1, 1, 3))
+        self.pos_embed = nn.Parameter(torch.randn(1, 4, 3))
         self.frozen = nn.Parameter(torch.randn(2, 2), requires_grad=False)
         self.table = nn.Module()
         self.table.bias = nn.Parameter(torch.randn(2, 2))  # a bias of two dimensions
 
 
 @pytest.mark.parametrize(
-    ("decay_biases", "kept"),
-    [(False, {"linear.bias", "norm.weight", "norm.bias", "table.bias"}), (True, {"norm.weight"})],
-    ids=["DINO and SelfPatch", "SERE"],
+    ("rule", "kept"),
+    [
+        ("matrices", {"linear.bias", "norm.weight", "norm.bias", "table.bias"}),
+        ("matrices_but_positions", {"linear.bias", "norm.weight", "norm.bias", "table.bias", "pos_embed"}),
+        ("matrices_and_biases", {"norm.weight"}),
+    ],
+    ids=["DINO and SelfPatch", "MoBY", "SERE"],
 )
-def test_weight_decay_leaves_out_what_the_released_code_leaves_out(decay_biases: bool, kept: set[str]) -> None:
+def test_weight_decay_leaves_out_what_the_released_code_leaves_out(rule: str, kept: set[str]) -> None:
     parts = Parts()
     names = {id(p): name for name, p in parts.named_parameters()}
-    decayed_group, kept_group = parameter_groups(parts, decay_biases=decay_biases)
+    decayed_group, kept_group = parameter_groups(parts, weight_decay_on=rule)
     assert {names[id(p)] for p in kept_group["params"]} == kept
     assert {names[id(p)] for p in decayed_group["params"]} == set(names.values()) - kept - {"frozen"}
+
+
+def test_moco_decays_everything() -> None:
+    parts = Parts()
+    (group,) = parameter_groups(parts, weight_decay_on="all")
+    assert {id(p) for p in group["params"]} == {id(p) for p in parts.parameters() if p.requires_grad}
+
+
+def test_layers_may_learn_at_rates_of_their_own() -> None:
+    optimizer = make_optimizer(Parts(), lr_scale=lambda name: 0.5 if name.startswith("linear") else 1.0)
+    set_hyperparameters(optimizer, hyperparameters(lr=0.2, weight_decay=0.3))
+    found = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in optimizer.param_groups}
+    assert found == {(0.2, 0.3): 2, (0.2, 0.0): 3, (0.1, 0.3): 1, (0.1, 0.0): 1}
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_other_optimizers_take_a_step(name: str) -> None:
+    parts = Parts()
+    optimizer = make_optimizer(parts, name=name)
+    set_hyperparameters(optimizer, hyperparameters(lr=0.1, weight_decay=0.0))
+    before = parts.linear.weight.detach().clone()
+    parts.linear(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(parts.linear.weight, before)
+
+
+def test_a_teacher_that_moves_before_the_step_has_the_next_momentum() -> None:
+    after, before = (Schedule(2, 5, 1.0, teacher_momentum=0.9, teacher_moves=m) for m in ("after_step", "before_step"))
+    assert [before(t).teacher_momentum for t in range(9)] == [after(t + 1).teacher_momentum for t in range(9)]
+    constant = Schedule(2, 5, 1.0, teacher_momentum=0.9, teacher_momentum_end=0.9)
+    assert {constant(t).teacher_momentum for t in range(10)} == {0.9}
 
 
 def test_hyperparameters_reach_the_groups() -> None:

@@ -15,13 +15,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from selfpatch import distributed
+from selfpatch import distributed, optim
 from selfpatch.config import RunConfig, convert
 from selfpatch.data.crops import ViewRecipe, dino_views
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.loader import CropLoader
+from selfpatch.data.masks import MaskRecipe
 from selfpatch.keeping import Saving
-from selfpatch.nn.backbones import SIZES, Backbone, ViTShape, build_backbone, build_timm
+from selfpatch.nn.backbones import (
+    MODELS,
+    AnyShape,
+    Backbone,
+    ViT,
+    ViTShape,
+    build_backbone,
+    build_timm,
+    named_shape,
+)
 from selfpatch.nn.branch import Branch
 from selfpatch.optim import Schedule
 from selfpatch.pretraining import Clipping, LoopSettings, Pretrainer
@@ -30,9 +40,16 @@ from selfpatch.weights import TIMM, LoadReport, load_backbone, read_weights
 
 METHODS = {
     "dino": "selfpatch.methods.dino:DINO",
+    "ibot": "selfpatch.methods.ibot:IBOT",
+    "moco_v3": "selfpatch.methods.moco_v3:MoCoV3",
+    "moby": "selfpatch.methods.moby:MoBY",
+    "moco_v2": "selfpatch.methods.moco_v2:MoCoV2",
+    "swav": "selfpatch.methods.swav:SwAV",
+    "densecl": "selfpatch.methods.densecl:DenseCL",
 }
 OBJECTIVES = {
     "selfpatch": "selfpatch.objectives.selfpatch:SelfPatch",
+    "sere": "selfpatch.objectives.sere:SERE",
 }
 EVALUATIONS = {
     "davis": "selfpatch.evaluation.davis:evaluate",
@@ -52,96 +69,123 @@ def find(table: Mapping[str, str], name: str, kind: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def backbone_shape(config: RunConfig) -> ViTShape:
+def backbone_shape(config: RunConfig) -> AnyShape:
     """The architecture that a configuration names.
 
     Raises:
         ValueError: the model is unknown, or what is set does not go with it.
     """
     b = config.backbone
-    if config.model in SIZES:
-        width, depth, heads = SIZES[config.model]
-        patch = 16 if config.patch_size is None else config.patch_size
-        if patch < 1:
-            raise ValueError(f"patch_size is {patch}; it must be above 0, e.g. 16")
-        shape = ViTShape(
-            embed_dim=b.embed_dim or width,
-            depth=b.depth or depth,
-            num_heads=b.num_heads or heads,
-            patch_size=patch,
-            grid=max(1, config.crops.global_size // patch),
-            position_embedding=b.position_embedding,
-        )
-        if shape.embed_dim % shape.num_heads:
-            raise ValueError(
-                f"width {shape.embed_dim} cannot be split into {shape.num_heads} attention heads; "
-                "change backbone.num_heads"
-            )
-        return shape
-    shape = build_timm(config.model.removeprefix(TIMM)).shape
-    own = {
+    own: dict[str, Any] = {
         "patch_size": config.patch_size,
-        "backbone.embed_dim": b.embed_dim,
-        "backbone.depth": b.depth,
-        "backbone.num_heads": b.num_heads,
+        "embed_dim": b.embed_dim,
+        "depth": b.depth,
+        "depths": b.depths,
+        "num_heads": b.num_heads,
     }
+    if config.model in MODELS:
+        grid = max(1, config.crops.global_size // (config.patch_size or 16))
+        return named_shape(config.model, grid=grid, position_embedding=b.position_embedding, **own)
     for name, value in own.items():
         if value is not None:
-            raise ValueError(f"{name} is {value}, but the timm model {config.model!r} has its own; leave it out")
-    return replace(shape, grid=max(1, config.crops.global_size // shape.patch_size))
+            setting = name if name == "patch_size" else f"backbone.{name}"
+            raise ValueError(f"{setting} is {value}, but the timm model {config.model!r} has its own; leave it out")
+    shape = build_timm(config.model.removeprefix(TIMM)).shape
+    if isinstance(shape, ViTShape):
+        return replace(shape, grid=max(1, config.crops.global_size // shape.patch_size))
+    return shape
 
 
-def make_pretrainer(config: RunConfig, shape: ViTShape | None = None) -> tuple[Pretrainer, LoadReport | None]:
+def make_pretrainer(config: RunConfig, shape: AnyShape | None = None) -> tuple[Pretrainer, LoadReport | None]:
     """The network of a run, freshly initialised from its seed, or from `config.init`, and how the latter matched.
 
     Args:
         shape: of the backbone, for a run that goes on; None: as the configuration and `config.init` say.
 
     Raises:
-        ValueError: an unknown name or setting, a patch that does not divide a crop, weights that do not fit.
+        ValueError: an unknown name or setting, a patch that does not divide a crop, weights that do not fit, masks for
+            a backbone that embeds no patches.
     """
     classes = _classes(config)
     weights = None if config.init is None or shape is not None else read_weights(config.init)
     if shape is None:
         shape = backbone_shape(config)
-    if weights is not None:
+    if weights is not None and isinstance(shape, ViTShape) and isinstance(weights.shape, ViTShape):
         shape = replace(shape, grid=weights.shape.grid)  # position embeddings stay as they are, whatever the crops
     torch.manual_seed(config.seed)
     objectives = {
-        name: _make_component(cls, name, config.components.get(name, {}), shape) for name, cls in classes.items()
+        name: _make_component(cls, name, config.components.get(name, {}), _facts(config, shape))
+        for name, cls in classes.items()
     }
     pool = _only_pool(objectives)
-    backbone = build_backbone(shape if pool is None else shape.for_pool(), drop_path=config.backbone.drop_path)
+    backbone = _make_backbone(config, _below_pool(config, shape) if pool is not None else shape)
     _check_crops(backbone, config)
+    masking = [name for name, objective in objectives.items() if objective.needs.masks]
+    if masking:
+        if not backbone.maskable:
+            raise ValueError(
+                f"{' and '.join(masking)} hides patches from the student, but {config.model} embeds no patches that "
+                "could be masked; use a ViT or a Swin"
+            )
+        backbone.add_mask_token()
     report = None if weights is None else load_backbone(backbone, weights, allow_partial=config.allow_partial)
+    _freeze(backbone, config)
     student = Branch(backbone, pool, _all_heads(objectives))
     return Pretrainer(student, objectives, _loss_weights(config, objectives)), report
 
 
+def _facts(config: RunConfig, shape: AnyShape) -> dict[str, int]:
+    """What a method or objective is told by these names, if its constructor asks."""
+    return {
+        "dim": shape.dim,
+        "num_heads": shape.num_heads,
+        "num_local": config.crops.num_local,
+        "batch_size": config.batch_size,
+    }
+
+
+def _below_pool(config: RunConfig, shape: AnyShape) -> AnyShape:
+    """The trunk whose image token a pool makes."""
+    below = shape.for_pool()
+    if config.backbone.keep_class_token and isinstance(shape, ViTShape) and isinstance(below, ViTShape):
+        return replace(below, class_token=shape.class_token)
+    return below
+
+
+def _make_backbone(config: RunConfig, shape: AnyShape) -> Backbone:
+    backbone = build_backbone(shape, drop_path=config.backbone.drop_path)
+    if config.backbone.positions == "sincos":
+        if not isinstance(backbone, ViT):
+            raise ValueError(f"backbone.positions is 'sincos', but {config.model} has no position embeddings to fix")
+        backbone.fix_positions()
+    return backbone
+
+
+def _freeze(backbone: Backbone, config: RunConfig) -> None:
+    if config.backbone.freeze_patch_embed:
+        backbone.freeze_embedding()
+    if config.backbone.frozen_blocks:
+        backbone.freeze_first(config.backbone.frozen_blocks)
+
+
 def _classes(config: RunConfig) -> dict[str, type[Objective]]:
     """The method and the objectives by name, in that order."""
-    known = {**METHODS, **OBJECTIVES}
-    for name in config.components:
-        if name not in known:
-            raise ValueError(
-                f"{name!r} is neither a setting of a run nor a method or objective; there are: {', '.join(known)}"
-            )
     objectives = {name: find(OBJECTIVES, name, "objective") for name in config.objectives}
     return {config.method: find(METHODS, config.method, "method"), **objectives}
 
 
-def _make_component(cls: type[Objective], name: str, settings: Mapping[str, Any], shape: ViTShape) -> Objective:
-    """A method or objective; its settings are the keyword arguments of its constructor. Width and heads are the
-    backbone's."""
+def _make_component(
+    cls: type[Objective], name: str, settings: Mapping[str, Any], facts: Mapping[str, int]
+) -> Objective:
+    """A method or objective; its settings are the keyword arguments of its constructor."""
     accepted = inspect.signature(cls).parameters
-    of_backbone = {"dim": shape.embed_dim, "num_heads": shape.num_heads}
-    offered = {key: p.default for key, p in accepted.items() if key not in of_backbone}
+    offered = {key: p.default for key, p in accepted.items() if key not in facts}
     for key in settings:
         if key not in offered:
             raise ValueError(f"{name} has no setting {key!r}; it has: {', '.join(offered)}")
     kinds = get_type_hints(cls.__init__)
     own = {key: _setting(value, kinds[key], offered[key], f"{name}.{key}") for key, value in settings.items()}
-    return cls(**{k: v for k, v in of_backbone.items() if k in accepted}, **own)
+    return cls(**{k: v for k, v in facts.items() if k in accepted}, **own)
 
 
 def _setting(value: Any, kind: Any, default: Any, name: str) -> Any:
@@ -199,7 +243,20 @@ def view_recipes(config: RunConfig) -> tuple[ViewRecipe, ...]:
     return dino_views(**asdict(config.crops))
 
 
-def make_loader(config: RunConfig, index: ImageIndex, places: np.ndarray, device: torch.device) -> CropLoader:
+def mask_recipe(config: RunConfig, pretrainer: Pretrainer) -> MaskRecipe | None:
+    """How masks are drawn; None where nothing asks for them."""
+    if not pretrainer.needs.masks:
+        return None
+    return MaskRecipe(config.crops.global_size // pretrainer.student.backbone.patch_size, **asdict(config.masks))
+
+
+def make_loader(
+    config: RunConfig,
+    index: ImageIndex,
+    places: np.ndarray,
+    device: torch.device,
+    masks: MaskRecipe | None = None,
+) -> CropLoader:
     """The training stream of this process.
 
     Raises:
@@ -217,6 +274,7 @@ def make_loader(config: RunConfig, index: ImageIndex, places: np.ndarray, device
         world_size=distributed.world_size(),
         max_bad=config.loader.max_bad,
         pin_memory=device.type == "cuda",
+        masks=masks,
     )
 
 
@@ -225,6 +283,25 @@ def make_schedule(config: RunConfig, steps_per_epoch: int) -> Schedule:
     settings = {name: value for name, value in asdict(config.optimizer).items() if name in scheduled}
     peak_lr = config.optimizer.base_lr * config.batch_size / 256
     return Schedule(epochs=config.epochs, steps_per_epoch=steps_per_epoch, peak_lr=peak_lr, **settings)
+
+
+def make_optimizer(config: RunConfig, pretrainer: Pretrainer) -> torch.optim.Optimizer:
+    """The optimizer of a run; the backbone's layers may learn at rates of their own."""
+    o, backbone = config.optimizer, pretrainer.student.backbone
+    prefix = "student.backbone."
+
+    def lr_scale(name: str) -> float:
+        if not name.startswith(prefix) or name == f"{prefix}mask_token":
+            return 1.0
+        return o.layer_decay ** (backbone.num_layers + 1 - backbone.layer_of(name.removeprefix(prefix)))
+
+    return optim.make_optimizer(
+        pretrainer,
+        name=o.name,
+        momentum=o.momentum,
+        weight_decay_on=o.weight_decay_on,
+        lr_scale=None if o.layer_decay == 1 else lr_scale,
+    )
 
 
 def make_clipping(config: RunConfig) -> Clipping:

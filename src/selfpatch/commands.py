@@ -18,17 +18,19 @@ from selfpatch.build import (
     make_clipping,
     make_loader,
     make_loop_settings,
+    make_optimizer,
     make_pretrainer,
     make_schedule,
+    mask_recipe,
     view_recipes,
 )
 from selfpatch.config import SAMPLES, RunConfig, load_recipe
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.result import Provenance, Result
 from selfpatch.monitoring import Monitor, teacher_encoder
-from selfpatch.nn.backbones import ViTShape
+from selfpatch.nn.backbones import shape_from_dict
 from selfpatch.nn.branch import BranchEncoder
-from selfpatch.optim import Schedule, make_optimizer
+from selfpatch.optim import Schedule
 from selfpatch.pictures.show import show as draw_pictures
 from selfpatch.pretraining import LoopSettings, Pretrainer, train
 from selfpatch.run import RunDirectory
@@ -99,7 +101,7 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
     data = open_data(config)
     check_data(run, data)
     checkpoint = run.load_checkpoint()  # None: killed before the first one, so that it begins again
-    pretrainer, _ = make_pretrainer(config, None if checkpoint is None else ViTShape(**checkpoint["shape"]))
+    pretrainer, _ = make_pretrainer(config, None if checkpoint is None else shape_from_dict(checkpoint["shape"]))
     return _train(run, config, data, pretrainer, started)
 
 
@@ -141,7 +143,7 @@ def _train(
     run: RunDirectory, config: RunConfig, data: TrainingData, pretrainer: Pretrainer, device: torch.device
 ) -> Path:
     pretrainer.to(device)
-    loader = make_loader(config, data.index, data.places, device)
+    loader = make_loader(config, data.index, data.places, device, mask_recipe(config, pretrainer))
     schedule = make_schedule(config, loader.steps_per_epoch)
     monitor = Monitor(
         (data.held_out_index, data.held_out),
@@ -157,7 +159,7 @@ def _train(
         pretrainer,
         loader,
         schedule,
-        make_optimizer(pretrainer),
+        make_optimizer(config, pretrainer),
         run,
         device=device,
         clipping=make_clipping(config),
@@ -167,6 +169,7 @@ def _train(
     if signal_number:
         raise Interrupted(run.path, signal_number)
     if distributed.is_main_process():
+        pretrainer.eval()
         untrained = _untrained_encoder(config).to(device)
         _finish(run, data, pretrainer, monitor.before_and_after(pretrainer, untrained))
     distributed.stop()

@@ -28,12 +28,36 @@ class BackboneConfig:
     """What the model's name leaves open. None: the model's own."""
 
     embed_dim: int | None = None
+    """Width; of a Swin's first stage, or of a ResNet's first bottlenecks."""
     depth: int | None = None
+    """Blocks of a ViT."""
+    depths: tuple[int, ...] | None = None
+    """Blocks of each stage of a Swin or a ResNet."""
     num_heads: int | None = None
+    """Attention heads; of a Swin's first stage."""
     drop_path: float = 0.1
     """Student only; the teacher drops nothing."""
     position_embedding: Literal["released", "size"] = "released"
     """How position embeddings are interpolated to another grid: as the released code of DINO does, or timm's way."""
+    positions: Literal["learned", "sincos"] = "learned"
+    """Position embeddings of a ViT that are trained, or fixed sines and cosines (MoCo-v3)."""
+    freeze_patch_embed: bool = False
+    """Keep the patch projection as initialised (MoCo-v3), or as `init` has it."""
+    frozen_blocks: int = 0
+    """Keep the embedding and the first so many blocks as they are; 0: train all."""
+    keep_class_token: bool = False
+    """Keep a ViT's CLS token although a pool makes the image token, for weights that were trained with one."""
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Masks of the student's global crops, where a method asks for them (iBOT, arXiv 2111.07832)."""
+
+    kind: Literal["block", "random"] = "block"
+    ratio: tuple[float, float] = (0.1, 0.5)
+    """Share of the patches that is hidden."""
+    share_unmasked: float = 0.5
+    """Probability that a crop is not masked at all."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +88,31 @@ class CropConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and the schedules of DINO's released code."""
+    """The optimizer and the schedules; by default those of DINO's released code."""
 
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    momentum: float = 0.9
+    """Of SGD and LARS."""
     base_lr: float = 5e-4
     """Learning rate for a batch of 256; the peak is base_lr * batch / 256."""
     min_lr: float = 1e-6
     warmup_epochs: float = 10
     weight_decay: float = 0.04
     weight_decay_end: float = 0.4
+    weight_decay_on: Literal["matrices", "matrices_but_positions", "matrices_and_biases", "all"] = "matrices"
+    """Which parameters decay: those of two dimensions or more (DINO, SelfPatch), of these not the positions (MoBY),
+    biases too (SERE's code), or every one (MoCo)."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate of each layer of the backbone against that of the next one; 1 changes nothing."""
     clip: float = 3.0
     """Largest gradient norm; 0 clips nothing."""
     clip_mode: Literal["tensor", "global"] = "tensor"
     """Clip each parameter tensor by itself, as the released code does, or all of them together."""
     freeze_last_layer_epochs: float = 1
     teacher_momentum: float = 0.996
+    teacher_momentum_end: float = 1.0
+    teacher_moves: Literal["after_step", "before_step"] = "after_step"
+    """`before_step`, the order of MoCo and MoBY, is computed at the end of the step before, with the next momentum."""
     teacher_temp: float = 0.04
     warmup_teacher_temp: float = 0.04
     teacher_patch_temp: float | None = None
@@ -136,7 +171,8 @@ class RunConfig:
     objective: str = "selfpatch"
     """Patch-level objective, several joined by `+`, or `none`."""
     model: str = "vit_small"
-    """vit_tiny, vit_small, vit_base, or the name of any timm ViT."""
+    """vit_tiny, vit_small, vit_base, vit_large, swin_tiny, swin_small, swin_base, resnet50, or the name of any ViT,
+    Swin or ResNet of timm."""
     patch_size: int | None = None
     """Side of a patch in pixels; None: 16, or what the timm name says."""
     init: str | None = None
@@ -147,7 +183,8 @@ class RunConfig:
     batch_size: int = 1024
     """Images a step, over all processes and accumulated micro-batches."""
     accumulate: int = 1
-    """Micro-batches a step, for a batch that does not fit into memory; the result is that of the whole batch."""
+    """Micro-batches a step, for a batch that does not fit into memory; the result is that of the whole batch, but for
+    what looks at a batch as such: batch norms, and the negatives of MoCo-v3, are those of a micro-batch."""
     seed: int = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -155,6 +192,7 @@ class RunConfig:
     """Weight of each loss by name; 1 where not given, except the defaults that the objectives state."""
     backbone: BackboneConfig = BackboneConfig()
     crops: CropConfig = CropConfig()
+    masks: MaskConfig = MaskConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loader: DataConfig = DataConfig()
     watch: WatchConfig = WatchConfig()
@@ -164,6 +202,11 @@ class RunConfig:
     @property
     def objectives(self) -> tuple[str, ...]:
         return tuple(name for name in self.objective.split("+") if name not in ("", "none"))
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The method and the objectives, whose settings are read."""
+        return (self.method, *self.objectives)
 
     def override(self, values: Mapping[str, Any]) -> RunConfig:
         """This configuration with nested `values` laid over it; a section that is no field of a run belongs to a
@@ -181,12 +224,20 @@ class RunConfig:
             sections[name] = values.pop(name)
         for name, settings in sections.items():
             components.setdefault(name, {}).update(settings)
-        return dataclasses.replace(_override(self, values, "run"), components=components)
+        config = dataclasses.replace(_override(self, values, "run"), components=components)
+        for name in sections:
+            if name not in config.used:
+                raise ValueError(
+                    f"nothing reads the settings of {name!r}: the run's method and objectives are "
+                    f"{', '.join(config.used)}; leave them out, or name it with --method or --objective"
+                )
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, as `config.yaml` holds them and `override` reads them."""
         plain = _plain(dataclasses.asdict(self))
-        return plain | plain.pop("components")
+        components = plain.pop("components")
+        return plain | {name: components[name] for name in self.used if name in components}
 
     def validate(self) -> RunConfig:
         """Checks what can be checked without data, model or device.
@@ -298,6 +349,10 @@ def convert(value: Any, kind: Any, name: str) -> Any:
         if value not in inner:
             raise ValueError(f"{name} is {value!r}; use one of: {', '.join(map(str, inner))}")
         return value
+    if origin is tuple and inner[-1:] == (Ellipsis,):
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError(f"{name} is {value!r}; a list of values is needed")
+        return tuple(convert(v, inner[0], name) for v in value)
     if origin is tuple:
         if not isinstance(value, list | tuple) or len(value) != len(inner):
             raise ValueError(f"{name} is {value!r}; {len(inner)} values are needed")

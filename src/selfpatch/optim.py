@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from timm.optim import Lars
 from torch import Tensor, nn
 
 from selfpatch.types import Hyperparameters
@@ -19,7 +20,8 @@ class Schedule:
 
     Learning rate: linear from 0 to the peak over the warm-up steps, both ends included, then a cosine to `min_lr`.
     Weight decay and teacher momentum: a cosine over all steps. Teacher temperatures: constant within an epoch, linear
-    over the warm-up epochs. All as in the released code of DINO.
+    over the warm-up epochs. All as in the released code of DINO. A teacher that moves before the step (MoCo, MoBY) is
+    the one that moves at the end of the step before, with the momentum of the next.
     """
 
     epochs: float
@@ -30,6 +32,8 @@ class Schedule:
     weight_decay: float = 0.04
     weight_decay_end: float = 0.4
     teacher_momentum: float = 0.996
+    teacher_momentum_end: float = 1.0
+    teacher_moves: Literal["after_step", "before_step"] = "after_step"
     teacher_temp: float = 0.04
     warmup_teacher_temp: float = 0.04
     teacher_patch_temp: float | None = None
@@ -53,7 +57,12 @@ class Schedule:
             epoch=epoch,
             lr=self._lr(step),
             weight_decay=_cosine(step, self.total_steps, self.weight_decay, self.weight_decay_end),
-            teacher_momentum=_cosine(step, self.total_steps, self.teacher_momentum, 1.0),
+            teacher_momentum=_cosine(
+                step + (self.teacher_moves == "before_step"),
+                self.total_steps,
+                self.teacher_momentum,
+                self.teacher_momentum_end,
+            ),
             teacher_temp=teacher_temp,
             teacher_patch_temp=self._temp(epoch, patch_start, patch_end),
             freeze_last_layer=step < self.freeze_last_layer_epochs * self.steps_per_epoch,
@@ -76,34 +85,73 @@ def _cosine(step: int, steps: int, start: float, end: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def parameter_groups(module: nn.Module, *, decay_biases: bool = False) -> list[dict]:
-    """The trainable parameters, those that weight decay leaves out in a group of their own.
+Decayed = Literal["matrices", "matrices_but_positions", "matrices_and_biases", "all"]
+_POSITIONS = ("pos_embed", "cls_token", "relative_position_bias_table")
+
+
+def is_decayed(name: str, parameter: nn.Parameter, rule: Decayed) -> bool:
+    """Whether weight decay is for a parameter.
 
     Args:
-        decay_biases: the rule of SERE's released code (1-D tensors that are no bias are left out) instead of that of
-            DINO and SelfPatch (biases and all 1-D tensors are).
+        rule: `matrices`: neither biases nor 1-D tensors (DINO, SelfPatch); `matrices_but_positions`: nor position
+            embeddings and CLS token (MoBY); `matrices_and_biases`: 1-D tensors are left out unless they are a bias
+            (SERE's released code); `all`: every one (MoCo).
     """
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    bias, flat = name.endswith(".bias"), parameter.ndim == 1
+    return {
+        "matrices": not (bias or flat),
+        "matrices_but_positions": not (bias or flat or name.endswith(_POSITIONS)),
+        "matrices_and_biases": bias or not flat,
+        "all": True,
+    }[rule]
+
+
+def parameter_groups(
+    module: nn.Module, *, weight_decay_on: Decayed = "matrices", lr_scale: Callable[[str], float] | None = None
+) -> list[dict[str, Any]]:
+    """The trainable parameters in groups of one learning rate, with or without weight decay.
+
+    Args:
+        lr_scale: factor on the learning rate of a parameter, by its name; None: 1 for all.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            bias = name.endswith(".bias")
-            free = (parameter.ndim == 1 and not bias) if decay_biases else (parameter.ndim == 1 or bias)
-            (kept if free else decayed).append(parameter)
-    return [{"params": decayed, "decayed": True}, {"params": kept, "decayed": False, "weight_decay": 0.0}]
+            scale = 1.0 if lr_scale is None else lr_scale(name)
+            groups.setdefault((scale, is_decayed(name, parameter, weight_decay_on)), []).append(parameter)
+    return [
+        {"params": parameters, "decayed": decayed, "lr_scale": scale} | ({} if decayed else {"weight_decay": 0.0})
+        for (scale, decayed), parameters in groups.items()
+        if parameters
+    ]
 
 
-def make_optimizer(module: nn.Module, *, decay_biases: bool = False) -> torch.optim.AdamW:
-    """AdamW whose learning rate and weight decay `set_hyperparameters` sets at each step."""
-    device = next(module.parameters()).device.type
-    return torch.optim.AdamW(
-        parameter_groups(module, decay_biases=decay_biases), lr=0.0, fused=device in ("cpu", "cuda")
-    )
+def make_optimizer(
+    module: nn.Module,
+    *,
+    name: Literal["adamw", "sgd", "lars"] = "adamw",
+    momentum: float = 0.9,
+    weight_decay_on: Decayed = "matrices",
+    lr_scale: Callable[[str], float] | None = None,
+) -> torch.optim.Optimizer:
+    """The optimizer, whose learning rates and weight decay `set_hyperparameters` sets at each step.
+
+    Args:
+        momentum: of SGD and LARS.
+        weight_decay_on, lr_scale: as `parameter_groups` takes them.
+    """
+    groups = parameter_groups(module, weight_decay_on=weight_decay_on, lr_scale=lr_scale)
+    if name == "lars":
+        return Lars(groups, lr=0.0, momentum=momentum)
+    fused = next(module.parameters()).device.type in ("cpu", "cuda")
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=fused)
+    return torch.optim.AdamW(groups, lr=0.0, fused=fused)
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer, hp: Hyperparameters) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = hp.lr
+        group["lr"] = hp.lr * group["lr_scale"]
         if group["decayed"]:
             group["weight_decay"] = hp.weight_decay
 

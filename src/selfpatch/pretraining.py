@@ -25,6 +25,14 @@ from selfpatch.types import Encoding, Hyperparameters, Needs, Objective, Views
 from selfpatch.watching import CollapseWatch, ProgressBar, Speed, StopSignals
 
 
+def union_of_needs(objectives: Mapping[str, Objective]) -> Needs:
+    """What decides which data is made, and what the teacher sees."""
+    needs = Needs()
+    for objective in objectives.values():
+        needs |= objective.needs
+    return needs
+
+
 class Pretrainer(nn.Module):
     """Student, teacher, an image-level method and any patch-level objectives. DDP wraps the whole: one forward a step.
 
@@ -40,9 +48,7 @@ class Pretrainer(nn.Module):
         self.teacher = student.make_teacher()
         self.objectives = nn.ModuleDict(objectives)
         self.loss_weights = dict(loss_weights)
-        self.needs = Needs()
-        for objective in objectives.values():
-            self.needs |= objective.needs
+        self.needs = union_of_needs(objectives)
 
     def forward(self, views: Views, hp: Hyperparameters, with_meters: bool = False) -> dict[str, Tensor]:
         """The weighted sum of the losses as `loss`, each unweighted loss by its name and, if asked for, the teacher's
@@ -51,7 +57,7 @@ class Pretrainer(nn.Module):
         teacher_crops = student_crops if self.needs.teacher_on_local_crops else student_crops[:1]
         with torch.no_grad():
             teacher = self.teacher(teacher_crops)
-        student = self.student(student_crops)
+        student = self.student(student_crops, views.masks if self.needs.masks else None)
         losses: dict[str, Tensor] = {}
         for objective in self.objectives.values():
             losses |= objective(student, teacher, views, hp)
@@ -143,7 +149,7 @@ def training_step(
             (output["loss"] / len(micro_batches)).backward()
         outputs.append({name: value.detach() for name, value in output.items()})
     if hp.freeze_last_layer:
-        drop_last_layer_gradients(pretrainer.student)
+        drop_last_layer_gradients(pretrainer)
     norm = clip_gradients(pretrainer.parameters(), clipping.largest, clipping.mode)
     result = {name: torch.stack([o[name] for o in outputs if name in o]).mean() for name in outputs[-1]}
     finite = bool(torch.isfinite(result["loss"] + norm))
@@ -217,7 +223,7 @@ def train(
     speed, failures = Speed(), 0
     watch = CollapseWatch(first_step=min(total // 10, schedule.steps_per_epoch))
     if first == 0 and evaluate is not None and is_main_process():
-        run.record({"step": 0, **evaluate(pretrainer, 0)})
+        run.record({"step": 0, **_measured(evaluate, pretrainer, 0)})
     with StopSignals() as signals, ProgressBar(total, loader.batch_size, enabled=is_main_process()) as bar:
         for step, batches in enumerate(loader.steps(first, total), start=first):
             hp, done = schedule(step), step + 1
@@ -242,7 +248,7 @@ def train(
             run.note_skipped(loader.bad)
             with speed.pause():
                 if evaluate and is_main_process() and done in measured_at and not outcome.stop:
-                    metrics = evaluate(pretrainer, done)
+                    metrics = _measured(evaluate, pretrainer, done)
                     run.record({"step": done, **metrics})
                     bar.say(_beside_untrained(metrics, run, done))
                 keeper.save_if_due(done, force=outcome.stop or done == total)
@@ -250,6 +256,14 @@ def train(
                 return signals.requested or signal.SIGTERM
     barrier()
     return 0
+
+
+def _measured(evaluate: Evaluate, pretrainer: Pretrainer, done: int) -> Mapping[str, float]:
+    """In evaluation mode, in which batch norms go by their running statistics."""
+    pretrainer.eval()
+    metrics = evaluate(pretrainer, done)
+    pretrainer.train()
+    return metrics
 
 
 def _beside_untrained(metrics: Mapping[str, float], run: RunDirectory, done: int) -> str:

@@ -9,7 +9,8 @@ from operator import attrgetter
 RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "it must be above 0": (lambda x: x > 0, (
         "epochs", "batch_size", "accumulate", "patch_size", "backbone.embed_dim", "backbone.depth",
-        "backbone.num_heads", "crops.global_size", "watch.log_every", "checkpoint.keep", "checkpoint.max_nonfinite",
+        "backbone.num_heads", "backbone.depths", "crops.global_size", "watch.log_every", "checkpoint.keep",
+        "checkpoint.max_nonfinite",
     )),
     "a temperature must be above 0": (lambda x: x > 0, (
         "optimizer.teacher_temp", "optimizer.warmup_teacher_temp", "optimizer.teacher_patch_temp",
@@ -20,12 +21,13 @@ RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         "optimizer.warmup_epochs", "optimizer.weight_decay", "optimizer.weight_decay_end", "optimizer.clip",
         "optimizer.freeze_last_layer_epochs", "optimizer.warmup_teacher_temp_epochs", "loader.workers",
         "loader.held_out", "watch.evaluate_every", "watch.knn_images", "watch.picture_images",
-        "checkpoint.every_minutes", "checkpoint.every_steps", "checkpoint.keep_every_epochs",
+        "backbone.frozen_blocks", "checkpoint.every_minutes", "checkpoint.every_steps", "checkpoint.keep_every_epochs",
     )),
     "use 0 for no local crops": (lambda x: x >= 0, ("crops.num_local",)),
     "it must lie between 0 and 1": (lambda x: 0 <= x <= 1, (
         "crops.flip", "crops.jitter", "crops.grey", "crops.blur", "crops.solarize", "loader.max_bad",
-        "backbone.drop_path", "optimizer.teacher_momentum",
+        "backbone.drop_path", "optimizer.teacher_momentum", "optimizer.teacher_momentum_end", "optimizer.momentum",
+        "optimizer.layer_decay", "masks.ratio", "masks.share_unmasked",
     )),
 }  # fmt: skip
 """Of each rule, in the words of the complaint: what it allows, and the settings it is for. None is always allowed."""

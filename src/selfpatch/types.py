@@ -58,7 +58,8 @@ class Tokens(NamedTuple):
     image: Tensor | None
     """[B, D] the CLS token after the trunk's final norm; None where the trunk has none."""
     patches: Tensor
-    """[B, h, w, D] patch tokens after the trunk's final norm (the raw ones where the trunk has no final norm)."""
+    """[B, h, w, D] patch tokens after the trunk's final norm, or that of a pool which takes its place; the raw ones
+    where there is neither."""
     raw_patches: Tensor
     """[B, h, w, D] output of the last block, before any norm."""
 

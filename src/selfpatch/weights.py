@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from selfpatch.nn.backbones import Backbone, ViTShape, build_backbone, build_timm
+from selfpatch.nn.backbones import AnyShape, Backbone, ViTShape, build_backbone, build_timm, shape_from_dict
 from selfpatch.nn.branch import BranchEncoder
 from selfpatch.nn.heads import AveragePool, ClassAttentionPool
 from selfpatch.run import RunDirectory
@@ -46,7 +46,7 @@ class Weights:
     """Weights as they were found, in the names of our `Branch`: `backbone.trunk.*`, `pool.*`, `heads.*`."""
 
     state: Mapping[str, Tensor]
-    shape: ViTShape
+    shape: AnyShape
     source: str
     sha256: str | None
     """Of the file; None for weights that timm fetched."""
@@ -96,6 +96,10 @@ def read_weights(source: str, *, side: Side = "teacher", num_heads: int | None =
             f"no weights at {source!r}; use a run directory, a checkpoint file, a .safetensors file or {TIMM}NAME"
         )
     weights = _read_run(path, side) if path.is_dir() else _read_file(path, side)
+    if not isinstance(weights.shape, ViTShape):
+        if num_heads is not None:
+            raise ValueError(f"num_heads is {num_heads}, but {source} is no ViT; leave it out")
+        return weights
     shape = weights.shape if num_heads is None else replace(weights.shape, num_heads=num_heads)
     if shape.num_heads < 1 or shape.embed_dim % shape.num_heads:
         raise ValueError(
@@ -117,7 +121,7 @@ def _read_file(path: Path, side: Side) -> Weights:
     else:
         raw = _state_dict(_torch_load(path), side, source)
     state = to_branch_names(raw)
-    shape = ViTShape(**json.loads(metadata["shape"])) if "shape" in metadata else infer_shape(state, source)
+    shape = shape_from_dict(json.loads(metadata["shape"])) if "shape" in metadata else infer_shape(state, source)
     return Weights(state, shape, source, file_hash(path))
 
 
@@ -128,7 +132,7 @@ def _read_run(path: Path, side: Side) -> Weights:
         checkpoint = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)
         prefix = f"{side}."
         state = {k.removeprefix(prefix): v for k, v in checkpoint["pretrainer"].items() if k.startswith(prefix)}
-        return Weights(state, ViTShape(**checkpoint["shape"]), str(path), file_hash(newest))
+        return Weights(state, shape_from_dict(checkpoint["shape"]), str(path), file_hash(newest))
     exported = path / "exported" / "backbone.safetensors"
     if exported.is_file():
         return replace(_read_file(exported, side), source=str(path))
@@ -216,7 +220,9 @@ def load_backbone(backbone: Backbone, weights: Weights, *, allow_partial: bool =
     if not backbone.has_class_token and "trunk.cls_token" in state:
         state["trunk.pos_embed"] = state["trunk.pos_embed"][:, 1:]
     own = backbone.state_dict()
-    for name in ("trunk.cls_token", "trunk.norm.weight", "trunk.norm.bias"):
+    if "mask_token" in own:
+        state.setdefault("mask_token", own["mask_token"])  # most weights have none; it is learned soon
+    for name in ("trunk.cls_token", "trunk.norm.weight", "trunk.norm.bias", "mask_token"):
         if name in state and name not in own:
             del state[name]
             left_out.append(f"backbone.{name}")
@@ -271,13 +277,13 @@ def load_encoder(
         ValueError: as `read_weights` and `load_strictly`.
     """
     weights = read_weights(source, side=side, num_heads=num_heads)
-    shape = (
-        weights.shape if position_embedding is None else replace(weights.shape, position_embedding=position_embedding)
-    )
+    shape = weights.shape
+    if position_embedding is not None and isinstance(shape, ViTShape):
+        shape = replace(shape, position_embedding=position_embedding)
     backbone = build_backbone(shape)
     pool = _pool(_part(weights.state, "pool."), shape)
     encoder = BranchEncoder(backbone, pool, normed_patches=normed_patches)
-    wanted = {k: v for k, v in weights.state.items() if not k.startswith("heads.")}
+    wanted = {k: v for k, v in weights.state.items() if not k.startswith("heads.") and k != "backbone.mask_token"}
     left_out = tuple(k for k in weights.state if k not in wanted)
     report = load_strictly(encoder, wanted, source, allow_partial=allow_partial, left_out=left_out)
     return encoder.eval(), replace(report, sha256=weights.sha256)
@@ -291,13 +297,13 @@ def export_state(encoder: BranchEncoder) -> tuple[dict[str, Tensor], dict[str, s
     return state, {"format": "pt"} | {"shape": json.dumps(shape.to_dict())}
 
 
-def _pool(state: Mapping[str, Tensor], shape: ViTShape) -> nn.Module | None:
+def _pool(state: Mapping[str, Tensor], shape: AnyShape) -> nn.Module | None:
     if not state:
         return None
     if "query" not in state:
-        return AveragePool(shape.embed_dim)
+        return AveragePool(shape.dim)
     blocks = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks."))
-    return ClassAttentionPool(shape.embed_dim, shape.num_heads, blocks=blocks)
+    return ClassAttentionPool(shape.dim, shape.num_heads, blocks=blocks)
 
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

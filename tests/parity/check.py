@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+TIGHT, GRADIENTS, WEIGHTS = 1e-5, 1e-4, 1e-4
+"""Tolerances of values, of gradients' norms, and of final weights."""
+
 
 @dataclass(frozen=True)
 class Check:

@@ -11,32 +11,45 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from selfpatch.build import make_clipping, make_pretrainer, make_schedule
+from selfpatch.build import make_clipping, make_optimizer, make_pretrainer, make_schedule
 from selfpatch.config import RunConfig
-from selfpatch.nn.heads import Center
-from selfpatch.ops.neighbours import neighbour_table, top_positives
-from selfpatch.optim import make_optimizer
 from selfpatch.pretraining import training_step
 from selfpatch.types import Encoding, Views
 from selfpatch.weights import to_branch_names
-from tests.parity.check import Check, compare, compare_exactly, compare_norms
+from tests.parity.check import GRADIENTS, TIGHT, WEIGHTS, Check, compare, compare_norms
+from tests.parity.intermediates import INTERMEDIATES
 
-TIGHT, GRADIENTS, WEIGHTS = 1e-5, 1e-4, 1e-4
-LOSSES = {"dino": {"image": "loss"}, "selfpatch": {"image": "image_loss", "patch": "patch_loss"}}
+LOSSES = {
+    "dino": {"image": "loss"},
+    "selfpatch": {"image": "image_loss", "patch": "patch_loss"},
+    "sere": {
+        "image": "cls_loss",
+        "masked_patch": "masked_patch_loss",
+        "spatial": "spatial_relation_loss",
+        "channel": "channel_relation_loss",
+    },
+}
 """Our losses -> the bundle's."""
+CENTERS = {
+    "dino": {"center": "dino.center"},
+    "selfpatch": {"center": "dino.center", "patch_center": "selfpatch.agreement.center"},
+    "sere": {"center": "ibot.center", "patch_center": "ibot.patch_center"},
+}
+"""The bundle's centres -> ours, below the objectives."""
+MARKS = {"patch_loss_weight": "selfpatch", "spatial_weight": "sere"}
+"""What tells the kinds of bundle apart: a setting that only one has."""
+SCHEDULED = ("lr", "weight_decay", "teacher_momentum", "teacher_temp", "teacher_patch_temp")
 
 
 def run_config(c: dict[str, Any], kind: str) -> RunConfig:
     """The bundle's own configuration in our terms."""
-    head = {
-        "hidden": c["head_hidden_dim"],
-        "bottleneck": c["head_bottleneck_dim"],
-        "norm_last_layer": c["norm_last_layer"],
-        "student_temp": c["student_temp"],
-        "center_momentum": c["center_momentum"],
-    }
-    settings: dict[str, Any] = {
-        "method": "dino",
+    return RunConfig().override(_common(c)).override({"dino": _dino, "selfpatch": _selfpatch, "sere": _sere}[kind](c))
+
+
+def _common(c: dict[str, Any]) -> dict[str, Any]:
+    schedule = ("min_lr", "warmup_epochs", "weight_decay", "weight_decay_end", "teacher_momentum", "teacher_temp")
+    schedule += ("warmup_teacher_temp", "warmup_teacher_temp_epochs", "freeze_last_layer_epochs")
+    return {
         "objective": "none",
         "model": "vit_small",
         "patch_size": c["patch_size"],
@@ -44,25 +57,58 @@ def run_config(c: dict[str, Any], kind: str) -> RunConfig:
         "batch_size": c["batch_size"],
         "backbone": {k: c[k] for k in ("embed_dim", "depth", "num_heads", "drop_path")},
         "crops": {"global_size": c["global_size"], "local_size": c["local_size"], "num_local": c["local_crops"]},
-        "dino": {"num_prototypes": c["out_dim"], **head},
         "optimizer": {
             "base_lr": c["peak_lr"] * 256 / c["batch_size"],
-            **{k: c[k] for k in ("min_lr", "warmup_epochs", "weight_decay", "weight_decay_end", "teacher_momentum")},
-            **{k: c[k] for k in ("teacher_temp", "warmup_teacher_temp", "warmup_teacher_temp_epochs")},
+            **{k: c[k] for k in schedule},
             "clip": c["clip_grad"],
             "clip_mode": {"per parameter": "tensor", "global": "global"}[c["clip_mode"]],
-            "freeze_last_layer_epochs": c["freeze_last_layer_epochs"],
         },
     }
-    if kind == "selfpatch":
-        settings["objective"] = "selfpatch"
-        settings["loss_weights"] = {"patch": c["patch_loss_weight"]}
-        settings["selfpatch"] = {
-            "num_prototypes": c["patch_out_dim"],
-            **{k: c[k] for k in ("k", "window", "border")},
-            **head,
-        }
-    return RunConfig().override(settings)
+
+
+def _head(c: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "hidden": c["head_hidden_dim"],
+        "bottleneck": c["head_bottleneck_dim"],
+        "norm_last_layer": c["norm_last_layer"],
+        "student_temp": c["student_temp"],
+        "center_momentum": c["center_momentum"],
+    }
+
+
+def _dino(c: dict[str, Any]) -> dict[str, Any]:
+    return {"method": "dino", "dino": {"num_prototypes": c["out_dim"], **_head(c)}}
+
+
+def _selfpatch(c: dict[str, Any]) -> dict[str, Any]:
+    matching = {k: c[k] for k in ("k", "window", "border")}
+    return {
+        **_dino(c),
+        "objective": "selfpatch",
+        "loss_weights": {"patch": c["patch_loss_weight"]},
+        "selfpatch": {"num_prototypes": c["patch_out_dim"], **matching, **_head(c)},
+    }
+
+
+def _sere(c: dict[str, Any]) -> dict[str, Any]:
+    spatial, channel = c["spatial_weight"], c["channel_weight"]
+    ibot = (4 - spatial - channel) / 2
+    prototypes = {
+        "prototypes": "shared" if c["shared_head"] else "separate",
+        "num_patch_prototypes": c["patch_out_dim"],
+    }
+    of_objective = ("spatial_temp", "channel_temp", "overlap_size", "local_overlap_size")
+    return {
+        "method": "ibot",
+        "objective": "sere",
+        "ibot": {"num_prototypes": c["out_dim"], **prototypes, **_head(c)},
+        "sere": {k: c[k] for k in of_objective},
+        "loss_weights": {"image": ibot, "masked_patch": ibot, "spatial": spatial, "channel": channel},
+        "optimizer": {
+            **{k: c[k] for k in ("teacher_patch_temp", "warmup_teacher_patch_temp")},
+            "weight_decay_on": "matrices_and_biases",
+        },
+    }
 
 
 class Trajectory:
@@ -71,7 +117,7 @@ class Trajectory:
     def __init__(self, bundle: Path) -> None:
         record = json.loads((bundle / "trajectory.json").read_text())
         self.settings, self.steps = record["config"], record["steps"]
-        self.kind = "selfpatch" if "patch_loss_weight" in self.settings else "dino"
+        self.kind = next((kind for key, kind in MARKS.items() if key in self.settings), "dino")
         self.tensors = load_file(bundle / "tensors.safetensors")
         self.final = torch.load(bundle / "final.pth", weights_only=True)
         config = run_config(self.settings, self.kind)
@@ -79,11 +125,15 @@ class Trajectory:
         self.schedule = make_schedule(config, self.settings["steps_per_epoch"])
         self.clipping = make_clipping(config)
         self._load(torch.load(bundle / "initial.pth", weights_only=True))
-        self.optimizer = make_optimizer(self.pretrainer)
+        self.optimizer = make_optimizer(config, self.pretrainer)
 
     def _load(self, checkpoint: dict[str, Any]) -> None:
-        self.pretrainer.student.load_state_dict(to_branch_names(checkpoint["student"]))
-        self.pretrainer.teacher.load_state_dict(to_branch_names(checkpoint["teacher"]))
+        for side in ("student", "teacher"):
+            branch = getattr(self.pretrainer, side)
+            state = to_branch_names(checkpoint[side])
+            if side == "teacher" and branch.backbone.mask_token is not None:  # which is the student's alone as released
+                state["backbone.mask_token"] = branch.backbone.mask_token
+            branch.load_state_dict(state)
 
     def views(self, step: int) -> Views:
         crops = [self.tensors[f"step{step}.crop{v}"] for v in range(2 + self.settings["local_crops"])]
@@ -91,50 +141,51 @@ class Trajectory:
         return Views(
             global_crops=torch.stack(crops[:2]),
             local_crops=torch.stack(crops[2:]) if len(crops) > 2 else None,
-            boxes=torch.zeros(len(crops), batch, 5),
+            boxes=self._boxes(step, len(crops), batch),
             samples=torch.arange(batch),
+            masks=torch.stack([self.tensors[f"step{step}.mask{v}"] for v in range(2)]) if self.kind == "sere" else None,
         )
 
-    def centers(self) -> dict[str, Tensor]:
-        return {
-            name: objective.center.center
-            for name, objective in self.pretrainer.objectives.items()
-            if isinstance(getattr(objective, "center", None), Center)
-        }
+    def _boxes(self, step: int, views: int, batch: int) -> Tensor:
+        """[V, B, 5]; methods that do not look at them have none recorded."""
+        boxes = self.tensors.get(f"step{step}.boxes")
+        return torch.zeros(views, batch, 5) if boxes is None else boxes.transpose(0, 1)
+
+    def center(self, name: str) -> Tensor:
+        return self.pretrainer.objectives.get_submodule(CENTERS[self.kind][name]).center
 
     def encode(self, step: int) -> tuple[Encoding, Encoding]:
         """Student and teacher on a step's views, with the weights as they are."""
-        crops = self.pretrainer._normalised(self.views(step))
+        views = self.views(step)
+        crops = self.pretrainer._normalised(views)
         everything = self.pretrainer.needs.teacher_on_local_crops
         with torch.no_grad():
-            return self.pretrainer.student(crops), self.pretrainer.teacher(crops if everything else crops[:1])
+            teacher = self.pretrainer.teacher(crops if everything else crops[:1])
+            return self.pretrainer.student(crops, views.masks), teacher
 
 
 def replay_trajectory(bundle: Path) -> Iterator[Check]:
-    """Every quantity of a `dino` or `selfpatch` bundle."""
+    """Every quantity of a `dino`, `selfpatch` or `sere` bundle."""
     run = Trajectory(bundle)
     run.pretrainer.train()
-    yield from (_selfpatch_intermediates if run.kind == "selfpatch" else _dino_intermediates)(run)
+    yield from INTERMEDIATES[run.kind](run)
     yield from _gradient_norms(run)
-    center_names = {"dino": "center", "selfpatch": "patch_center"}
     for step, expected in enumerate(run.steps):
         hp = run.schedule(step)
         outcome = training_step(run.pretrainer, [run.views(step)], run.optimizer, hp, clipping=run.clipping)
-        if "loss" in expected:
-            yield compare(f"step {step} loss", outcome.values["loss"], expected["loss"], TIGHT)
-        for ours, theirs in LOSSES[run.kind].items():
-            if theirs != "loss":
+        for ours, theirs in {"loss": "loss", **LOSSES[run.kind]}.items():
+            if theirs in expected:
                 yield compare(f"step {step} {theirs}", outcome.values[ours], expected[theirs], TIGHT)
-        for name in ("lr", "weight_decay", "teacher_momentum", "teacher_temp"):
+        for name in SCHEDULED:
             if name in expected:
                 yield compare(f"step {step} {name}", getattr(hp, name), expected[name], 1e-9)
-        for name, center in run.centers().items():
-            yield compare(
-                f"step {step} {center_names[name]}", center, run.tensors[f"step{step}.{center_names[name]}"], TIGHT
-            )
+        for name in CENTERS[run.kind]:
+            yield compare(f"step {step} {name}", run.center(name), run.tensors[f"step{step}.{name}"], TIGHT)
     for side in ("student", "teacher"):
         got = _without_key_biases(getattr(run.pretrainer, side).state_dict())
         expected_state = _without_key_biases(to_branch_names(run.final[side]))
+        if side == "teacher":
+            got.pop("backbone.mask_token", None)
         yield compare_norms(f"final weights of the {side}", got, expected_state, WEIGHTS)
 
 
@@ -151,51 +202,6 @@ def _gradient_norms(run: Trajectory) -> Iterator[Check]:
     yield Check(f"step 0 gradient norms ({len(errors)} tensors)", max(errors), GRADIENTS)
     run.pretrainer.zero_grad(set_to_none=True)
     run.pretrainer.discard_step()
-
-
-def _dino_intermediates(run: Trajectory) -> Iterator[Check]:
-    student, teacher = run.encode(0)
-    for name, side in (("student", student), ("teacher", teacher)):
-        logits = side.heads["image"](side.image).logits().flatten(0, 1)
-        yield compare(f"{name} cls_logits", logits, run.tensors[f"step0.{name}.cls_logits"], TIGHT)
-    tokens = teacher.grids[0]
-    assert tokens.image is not None
-    last = torch.cat([tokens.image[:, None], tokens.patches.flatten(1, 2)], 1)
-    yield compare("teacher tokens after the final norm", last, run.tensors["step0.teacher.intermediate_last"], TIGHT)
-
-
-def _selfpatch_intermediates(run: Trajectory) -> Iterator[Check]:
-    student, teacher = run.encode(0)
-    c, t = run.settings, run.tensors
-    objective = run.pretrainer.objectives["selfpatch"]
-    assert teacher.pool is not None
-    assert student.pool is not None
-    images = {"global": slice(0, 2), "local": slice(2, None)}
-    for grid, (name, views) in enumerate(images.items()):
-        if grid >= len(teacher.grids):
-            continue
-        raw = teacher.grids[grid].raw_patches
-        h, w = raw.shape[1:3]
-        patches = raw.flatten(1, 2)
-        table = neighbour_table(h, w, c["window"], c["border"])
-        if f"neighbour_indices_{h}x{w}" in t:
-            yield compare_exactly(f"neighbour table {h} x {w}", table.indices, t[f"neighbour_indices_{h}x{w}"])
-        yield compare(f"teacher patch_features_{name}", patches, t[f"step0.teacher.patch_features_{name}"], TIGHT)
-        positives = top_positives(patches, c["k"], table).indices
-        if f"step0.teacher.positive_indices_{name}" in t:
-            yield compare_exactly(f"teacher positives {name}", positives, t[f"step0.teacher.positive_indices_{name}"])
-        targets = objective.targets(teacher.grids[grid], teacher.pool)
-        aggregated = torch.cat([teacher.image[views].flatten(0, 1)[:, None], targets], 1)
-        yield compare(f"teacher aggregated_{name}", aggregated, t[f"step0.teacher.aggregated_{name}"], TIGHT)
-        own = student.pool.norm(student.grids[grid].raw_patches.flatten(1, 2))
-        if f"step0.student.tokens_{name}" in t:
-            tokens = torch.cat([student.image[views].flatten(0, 1)[:, None], own], 1)
-            yield compare(f"student tokens_{name}", tokens, t[f"step0.student.tokens_{name}"], TIGHT)
-        for who, side, tokens in (("student", student, own), ("teacher", teacher, targets)):
-            logits = side.heads["image"](side.image[views]).logits().flatten(0, 1)
-            yield compare(f"{who} cls_logits_{name}", logits, t[f"step0.{who}.cls_logits_{name}"], TIGHT)
-            patch_logits = side.heads["patch"](tokens).logits()
-            yield compare(f"{who} patch_logits_{name}", patch_logits, t[f"step0.{who}.patch_logits_{name}"], TIGHT)
 
 
 def _without_key_biases(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from selfpatch.data.crops import ViewParameters, ViewRecipe, draw_view, generator
 from selfpatch.data.index import ImageIndex
+from selfpatch.data.masks import MaskRecipe, draw_mask
 from selfpatch.data.reading import BadImage, read_image
 from selfpatch.data.rendering import render as render_plain
 from selfpatch.types import Views
@@ -40,6 +42,7 @@ JUDGED_FROM = 100
 # Streams of `generator` beside those of the views, which count from 0.
 _REPLACEMENT_STREAM = 2**32
 _ORDER_STREAM = 2**32 + 1
+_MASK_STREAM = 2**33  # plus the number of the view
 
 
 class _Request(NamedTuple):
@@ -84,6 +87,7 @@ class CropLoader:
         world_size: int = 1,
         max_bad: float = 0.01,
         pin_memory: bool = False,
+        masks: MaskRecipe | None = None,
         render: Render = render_plain,
     ) -> None:
         """
@@ -100,6 +104,7 @@ class CropLoader:
             world_size: number of training processes.
             max_bad: largest share of unreadable images, of the distinct ones that were read.
             pin_memory: gather batches in page-locked memory, so that copies to a CUDA device overlap with computing.
+            masks: how masks of the global views are drawn; None: there are none.
             render: turns an image and drawn parameters into pixels.
 
         Raises:
@@ -116,7 +121,7 @@ class CropLoader:
             advice = f"use --batch-size {largest} or less, or more images" if largest else "use more images"
             raise ValueError(f"a batch of {batch_size} images is larger than the data, {len(places)} images; {advice}")
         self._places = np.asarray(places, np.int64)
-        self._crops = _Crops(index, self._places, recipes, num_global, seed, render)
+        self._crops = _Crops(index, self._places, recipes, num_global, seed, masks, render)
         self.batch_size = batch_size
         self._share = batch_size // shares  # images of one micro-batch on this process
         self._accumulate = accumulate
@@ -191,11 +196,13 @@ class CropLoader:
                 )
             views.append(part.views)
         local_crops = [v.local_crops for v in views if v.local_crops is not None]
+        masks = [v.masks for v in views if v.masks is not None]
         return Views(
             global_crops=_join([v.global_crops for v in views], 1, self._pin_memory),
             local_crops=_join(local_crops, 1, self._pin_memory) if local_crops else None,
             boxes=_join([v.boxes for v in views], 1, self._pin_memory),
             samples=_join([v.samples for v in views], 0, self._pin_memory),
+            masks=_join(masks, 1, self._pin_memory) if masks else None,
         )
 
     def _judge(self) -> None:
@@ -219,6 +226,7 @@ class _Crops(Dataset[_Part]):
         recipes: Sequence[ViewRecipe],
         num_global: int,
         seed: int,
+        masks: MaskRecipe | None,
         render: Render,
     ) -> None:
         sizes = [recipe.size for recipe in recipes]
@@ -228,7 +236,7 @@ class _Crops(Dataset[_Part]):
             if len(set(group)) > 1:
                 raise ValueError(f"{kind} views of sizes {group} do not fit into one batch; give them one size")
         self._index, self._places, self._recipes = index, places, recipes
-        self._num_global, self._seed, self._render = num_global, seed, render
+        self._num_global, self._seed, self._masks, self._render = num_global, seed, masks, render
 
     def __getitem__(self, request: _Request) -> _Part:
         tried: list[int] = []
@@ -247,7 +255,21 @@ class _Crops(Dataset[_Part]):
             ]
             views.append([self._render(image, r.size, p) for r, p in zip(self._recipes, parameters, strict=True)])
             boxes.append([p.box for p in parameters])
-        return _Part(self._stack(views, boxes, samples), tried, bad)
+        stacked = self._stack(views, boxes, samples)
+        return _Part(replace(stacked, masks=self._draw_masks(request)), tried, bad)
+
+    def _draw_masks(self, request: _Request) -> Tensor | None:
+        """[G, B, h, w], or None where there are none."""
+        if self._masks is None:
+            return None
+        drawn = [
+            [
+                draw_mask(self._masks, generator(self._seed, request.epoch, sample, _MASK_STREAM + view))
+                for sample in request.samples.tolist()
+            ]
+            for view in range(self._num_global)
+        ]
+        return torch.from_numpy(np.array(drawn))
 
     def _read(self, epoch: int, sample: int, tried: list[int], bad: dict[str, str]) -> Image.Image | None:
         """The image of a sample, or another one if it is unreadable; None if those are unreadable too."""

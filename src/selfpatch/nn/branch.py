@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.nn.backbones import Backbone, disable_drop_path
+from selfpatch.nn.heads import PositivePool
 from selfpatch.types import Encoding, Tokens
 
 
@@ -28,15 +29,19 @@ class Branch(nn.Module):
         self.pool = pool
         self.heads = nn.ModuleDict(heads)
 
-    def forward(self, crops: Sequence[Tensor]) -> Encoding:
+    def forward(self, crops: Sequence[Tensor], masks: Tensor | None = None) -> Encoding:
         """Encodes groups of views of one resolution each.
 
         Args:
             crops: normalised [V, B, C, S, S] a resolution, the global crops' first.
+            masks: [G, B, h, w] bool, what is hidden of the global crops.
         """
         grids, images = [], []
-        for views in crops:
-            tokens = self.backbone(views.flatten(0, 1))
+        for group, views in enumerate(crops):
+            mask = masks.flatten(0, 1) if masks is not None and group == 0 else None
+            tokens = self.backbone(views.flatten(0, 1), mask)
+            if isinstance(self.pool, PositivePool):  # it stands in for the final norm too
+                tokens = tokens._replace(patches=self.pool.norm(tokens.raw_patches))
             grids.append(tokens)
             images.append(image_token(tokens, self.pool).unflatten(0, views.shape[:2]))  # [V, B, D]
         return Encoding(torch.cat(images), tuple(grids), dict(self.heads.items()), self.pool)

@@ -74,6 +74,18 @@ class PrototypeHead(nn.Module):
         return Scores(F.normalize(self.mlp(tokens).float(), dim=-1), self.last_layer())
 
 
+class PatchPrototypes(nn.Module):
+    """Prototypes by themselves, for patches whose bottleneck another head makes (iBOT's heads that are not shared)."""
+
+    def __init__(self, num_prototypes: int, dim: int, *, trainable_gain: bool = False) -> None:
+        super().__init__()
+        self.last_layer = Prototypes(num_prototypes, dim, trainable_gain=trainable_gain)
+
+    def forward(self) -> Tensor:
+        """[K, E]."""
+        return self.last_layer()
+
+
 class Center(StepState):
     """Moving average of the teacher's logits, taken off them against collapse (DINO, arXiv 2104.14294, eq. 4)."""
 

@@ -1,0 +1,124 @@
+"""What all backbones have in common: images in, `Tokens` out, patches masked on the way."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from selfpatch.nn.backbones.shapes import AnyShape
+from selfpatch.types import Tokens
+
+
+class Backbone(nn.Module):
+    """A trunk of timm's as `images [B, C, H, W] -> Tokens`.
+
+    Attributes:
+        trunk: the timm model.
+        shape: what it was built from.
+        dim: width D of its tokens.
+        patch_size: side in pixels of what one token stands for.
+        has_class_token: whether `Tokens.image` is given.
+        mask_token: [1, E] what is put in the place of embedded patches that the student is not to see, or None.
+    """
+
+    maskable: ClassVar[bool] = True
+    embedding_stride: int
+    """Side in pixels of the patches that are embedded, on whose map masks are laid."""
+    embedding_dim: int
+    has_class_token = False
+
+    def __init__(self, trunk: nn.Module, shape: AnyShape) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.shape = shape
+        self.dim, self.num_heads, self.patch_size = shape.dim, shape.num_heads, shape.patch_size
+        self.mean, self.std = shape.mean, shape.std
+        self.register_parameter("mask_token", None)
+
+    def add_mask_token(self) -> None:
+        """Only where something masks: a parameter without gradient would hold up DDP."""
+        self.mask_token = nn.Parameter(torch.zeros(1, self.embedding_dim))
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises ValueError where the patch does not divide the image."""
+        p = self.patch_size
+        for side in (height, width):
+            if side % p or side < p:
+                nearest = max(p, round(side / p) * p)
+                raise ValueError(
+                    f"patch size {p} does not divide the image side {side}; use a multiple of {p}, e.g. {nearest}"
+                )
+
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> Tokens:
+        """Encodes images.
+
+        Args:
+            images: [B, C, H, W], normalised, with sides that the patch divides.
+            mask: [B, h, w] bool, True where the mask token takes the place of what is embedded.
+
+        Raises:
+            ValueError: the patch does not divide a side.
+        """
+        self.check_size(*images.shape[-2:])
+        embedded = self.embed(images)
+        if mask is not None:
+            embedded = self._mask(embedded, mask)
+        return self.encode(embedded)
+
+    def _mask(self, embedded: Tensor, mask: Tensor) -> Tensor:
+        assert self.mask_token is not None
+        finer = self.patch_size // self.embedding_stride
+        if finer > 1:
+            mask = mask.repeat_interleave(finer, 1).repeat_interleave(finer, 2)
+        return torch.where(mask[..., None], self.mask_token.to(embedded.dtype), embedded)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, H / embedding_stride, W / embedding_stride, E]."""
+        raise NotImplementedError
+
+    def encode(self, embedded: Tensor) -> Tokens:
+        """What `embed` gave, through the rest of the trunk."""
+        raise NotImplementedError
+
+    @property
+    def num_layers(self) -> int:
+        """Layers after the embedding."""
+        raise NotImplementedError
+
+    def layer_of(self, name: str) -> int:
+        """The layer that a parameter of this module belongs to, by its name: 0 for the embedding, then 1, 2, ...;
+        `num_layers` + 1 for what comes after the last."""
+        raise NotImplementedError
+
+    def freeze_first(self, layers: int) -> None:
+        """Keeps the embedding and the first so many layers as they are.
+
+        Raises:
+            ValueError: there are not so many, or nothing would be left to train.
+        """
+        if layers >= self.num_layers:
+            raise ValueError(
+                f"backbone.frozen_blocks is {layers}, but the network has {self.num_layers} blocks; "
+                f"use at most {self.num_layers - 1}"
+            )
+        for name, parameter in self.named_parameters():
+            if name != "mask_token" and self.layer_of(name) <= layers:
+                parameter.requires_grad_(False)
+
+    def freeze_embedding(self) -> None:
+        """Keeps the random patch projection as it is (MoCo-v3, arXiv 2104.02057, section 4.2).
+
+        Raises:
+            ValueError: the trunk has none.
+        """
+        raise ValueError(f"backbone.freeze_patch_embed is for a ViT or a Swin; a {self.shape.family} embeds no patches")
+
+
+def disable_drop_path(module: nn.Module) -> None:
+    """Sets every drop path rate to 0; the module may stay in training mode."""
+    for part in module.modules():
+        if isinstance(part, DropPath):
+            part.drop_prob = 0.0

@@ -1,0 +1,70 @@
+"""ResNets, for the methods and released weights that the papers compare with."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import ClassVar
+
+from timm.models.resnet import Bottleneck
+from timm.models.resnet import ResNet as TimmResNet
+from torch import Tensor
+
+from selfpatch.nn.backbones.base import Backbone
+from selfpatch.nn.backbones.shapes import ResNetShape
+from selfpatch.nn.batch_norm import BatchNorm2d
+from selfpatch.types import Tokens
+
+SIZES = {"resnet50": (3, 4, 6, 3)}
+"""Bottlenecks of each stage by name (arXiv 1512.03385)."""
+
+
+class ResNet(Backbone):
+    """A timm `ResNet` whose batch norms go over the global batch. Its tokens are the last map; it has no patches to
+    mask."""
+
+    maskable: ClassVar[bool] = False
+    trunk: TimmResNet
+    shape: ResNetShape
+
+    def __init__(self, trunk: TimmResNet, shape: ResNetShape) -> None:
+        super().__init__(trunk, shape)
+        BatchNorm2d.convert(trunk)
+        self.embedding_stride, self.embedding_dim = 4, shape.width
+
+    def embed(self, images: Tensor) -> Tensor:
+        trunk = self.trunk
+        return trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(images)))).movedim(1, -1)
+
+    def encode(self, embedded: Tensor) -> Tokens:
+        x = embedded.movedim(-1, 1)
+        for stage in self._stages():
+            x = getattr(self.trunk, stage)(x)
+        last = x.movedim(1, -1)  # [B, h, w, D]
+        return Tokens(None, last, last)
+
+    def _stages(self) -> list[str]:
+        return [f"layer{i + 1}" for i in range(len(self.shape.depths))]
+
+    @property
+    def num_layers(self) -> int:
+        return sum(self.shape.depths)
+
+    def layer_of(self, name: str) -> int:
+        _, part, *rest = name.split(".")
+        if part in self._stages():
+            before = [0, *accumulate(self.shape.depths)][self._stages().index(part)]
+            return 1 + before + int(rest[0])
+        return 0
+
+
+def build_resnet(shape: ResNetShape, *, drop_path: float = 0.0) -> ResNet:
+    """A freshly initialised ResNet."""
+    trunk = TimmResNet(
+        block=Bottleneck,  # type: ignore[arg-type]  # timm's annotation means the class
+        layers=shape.depths,
+        num_classes=0,
+        in_chans=shape.in_channels,
+        channels=tuple(shape.width << stage for stage in range(len(shape.depths))),
+        drop_path_rate=drop_path,
+    )
+    return ResNet(trunk, shape)

@@ -1,0 +1,152 @@
+"""Plain vision transformers."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention, Mlp, SwiGLUPacked
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from selfpatch.nn.backbones.base import Backbone
+from selfpatch.nn.backbones.shapes import ViTShape
+from selfpatch.types import Tokens
+
+SIZES = {"vit_tiny": (192, 12, 3), "vit_small": (384, 12, 6), "vit_base": (768, 12, 12), "vit_large": (1024, 24, 16)}
+"""Width, depth and heads by name (DeiT, arXiv 2012.12877; ViT, arXiv 2010.11929)."""
+
+_MLPS: dict[str, Any] = {"gelu": Mlp, "swiglu": SwiGLUPacked}
+
+
+class _Attention(Attention):
+    """timm's attention; on the CPU under autocast in float32, for the bf16 backward pass is slow there."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x, attn_mask, is_causal)
+        query, key, value = self.qkv(x).float().unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
+        with torch.autocast("cpu", enabled=False):
+            attended = F.scaled_dot_product_attention(query, key, value)  # [B, H, N, d]
+        return self.proj(attended.transpose(1, 2).flatten(2))
+
+
+class _ReleasedPositions(VisionTransformer):
+    """Position embeddings at other sizes exactly as the code of DINO, iBOT, SelfPatch, SERE and DINOv2 interpolates
+    them: bicubic, no antialias, by a scale factor with 0.1 added to the grid's side, which shifts the sampling
+    coordinates a little."""
+
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        B, h, w, D = x.shape
+        assert self.pos_embed is not None
+        embedded = 0 if self.no_embed_class else self.num_prefix_tokens
+        prefix, grid = self.pos_embed[:, :embedded], self.pos_embed[:, embedded:]
+        G = int(grid.shape[1] ** 0.5)
+        if (h, w) != (G, G):
+            square = grid.view(1, G, G, D).permute(0, 3, 1, 2)
+            square = F.interpolate(square, scale_factor=((h + 0.1) / G, (w + 0.1) / G), mode="bicubic")
+            grid = square.permute(0, 2, 3, 1).reshape(1, h * w, D)
+        tokens: list[Tensor] = [token for token in (self.cls_token, self.reg_token) if token is not None]
+        x = x.view(B, h * w, D) + grid
+        if tokens:
+            first = torch.cat(tokens, dim=1)
+            x = torch.cat([(first + prefix if embedded else first).expand(B, -1, -1), x], dim=1)
+        return self.pos_drop(x)
+
+
+class ViT(Backbone):
+    """A timm `VisionTransformer` with `dynamic_img_size`."""
+
+    trunk: VisionTransformer
+    shape: ViTShape
+
+    def __init__(self, trunk: VisionTransformer, shape: ViTShape) -> None:
+        super().__init__(trunk, shape)
+        self.embedding_stride, self.embedding_dim = shape.patch_size, shape.embed_dim
+        self.has_class_token = trunk.cls_token is not None
+
+    def embed(self, images: Tensor) -> Tensor:
+        return self.trunk.patch_embed(images)
+
+    def encode(self, embedded: Tensor) -> Tokens:
+        trunk = self.trunk
+        h, w = embedded.shape[1:3]
+        raw = trunk.blocks(trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(embedded))))  # [B, prefix + N, D]
+        normed = trunk.norm(raw)
+        prefix = trunk.num_prefix_tokens
+
+        def to_map(tokens: Tensor) -> Tensor:
+            return tokens[:, prefix:].unflatten(1, (h, w))
+
+        image = normed[:, 0] if self.has_class_token else None
+        return Tokens(image, to_map(normed), to_map(raw))
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.trunk.blocks)
+
+    def layer_of(self, name: str) -> int:
+        _, part, *rest = name.split(".")
+        if part == "blocks":
+            return 1 + int(rest[0])
+        return self.num_layers + 1 if part == "norm" else 0
+
+    def freeze_embedding(self) -> None:
+        self.trunk.patch_embed.proj.requires_grad_(False)
+
+    def fix_positions(self) -> None:
+        """Sine and cosine of the patch's place instead of learned positions."""
+        assert self.trunk.pos_embed is not None
+        positions = sincos_positions(self.shape.grid, self.shape.embed_dim)
+        with torch.no_grad():
+            self.trunk.pos_embed.zero_()  # nothing is added to the CLS token
+            self.trunk.pos_embed[0, -len(positions) :] = positions
+        self.trunk.pos_embed.requires_grad_(False)
+
+
+def sincos_positions(grid: int, dim: int) -> Tensor:
+    """Fixed 2-D positions [grid * grid, D] (MoCo-v3, arXiv 2104.02057, section 5.1): of row y and column x, with
+    w_i = 10000^(-4 i / D),
+
+        (sin(y w_i), cos(y w_i), sin(x w_i), cos(x w_i)), a quarter of the width each
+
+    Raises:
+        ValueError: 4 does not divide the width.
+    """
+    if dim % 4:
+        raise ValueError(f"sin-cos positions need a width that 4 divides, not {dim}; change backbone.embed_dim")
+    frequencies = torch.exp(torch.arange(dim // 4) * (-4 * math.log(10000) / dim))
+    places = torch.arange(grid)
+    rows, columns = (place.flatten()[:, None] * frequencies for place in torch.meshgrid(places, places, indexing="ij"))
+    return torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=1)
+
+
+def build_vit(shape: ViTShape, *, drop_path: float = 0.0) -> ViT:
+    """A freshly initialised vision transformer."""
+    kind = _ReleasedPositions if shape.position_embedding == "released" else VisionTransformer
+    trunk = kind(
+        img_size=shape.grid * shape.patch_size,
+        patch_size=shape.patch_size,
+        in_chans=shape.in_channels,
+        num_classes=0,
+        global_pool="token" if shape.class_token else "",
+        embed_dim=shape.embed_dim,
+        depth=shape.depth,
+        num_heads=shape.num_heads,
+        class_token=shape.class_token,
+        reg_tokens=shape.num_registers,
+        no_embed_class=shape.num_registers > 0,
+        final_norm=shape.final_norm,
+        init_values=1e-5 if shape.layer_scale else None,
+        mlp_layer=_MLPS[shape.mlp],
+        dynamic_img_size=True,
+        drop_path_rate=drop_path,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        attn_layer=_Attention,
+    )
+    if trunk.cls_token is not None:
+        nn.init.trunc_normal_(trunk.cls_token, std=0.02)  # timm's 1e-6 is not what DINO starts from
+    return ViT(trunk, shape)

@@ -1,0 +1,128 @@
+"""What the networks and objectives make of the first step's views, before anything has moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from selfpatch.ops.neighbours import neighbour_table, top_positives
+from selfpatch.ops.relation import channel_relation, overlap_grids, sample_patches, spatial_relation
+from selfpatch.pretraining import Pretrainer
+from selfpatch.types import Encoding, Views
+from tests.parity.check import TIGHT, Check, compare, compare_exactly
+
+
+class Replayed(Protocol):
+    """What is needed of a trajectory."""
+
+    settings: dict[str, Any]
+    tensors: dict[str, Tensor]
+    pretrainer: Pretrainer
+
+    def views(self, step: int) -> Views: ...
+    def encode(self, step: int) -> tuple[Encoding, Encoding]: ...
+
+
+def _dino_intermediates(run: Replayed) -> Iterator[Check]:
+    student, teacher = run.encode(0)
+    for name, side in (("student", student), ("teacher", teacher)):
+        logits = side.heads["image"](side.image).logits().flatten(0, 1)
+        yield compare(f"{name} cls_logits", logits, run.tensors[f"step0.{name}.cls_logits"], TIGHT)
+    tokens = teacher.grids[0]
+    assert tokens.image is not None
+    last = torch.cat([tokens.image[:, None], tokens.patches.flatten(1, 2)], 1)
+    yield compare("teacher tokens after the final norm", last, run.tensors["step0.teacher.intermediate_last"], TIGHT)
+
+
+def _selfpatch_intermediates(run: Replayed) -> Iterator[Check]:
+    student, teacher = run.encode(0)
+    c, t = run.settings, run.tensors
+    objective = run.pretrainer.objectives["selfpatch"]
+    assert teacher.pool is not None
+    assert student.pool is not None
+    images = {"global": slice(0, 2), "local": slice(2, None)}
+    for grid, (name, views) in enumerate(images.items()):
+        if grid >= len(teacher.grids):
+            continue
+        raw = teacher.grids[grid].raw_patches
+        h, w = raw.shape[1:3]
+        patches = raw.flatten(1, 2)
+        table = neighbour_table(h, w, c["window"], c["border"])
+        if f"neighbour_indices_{h}x{w}" in t:
+            yield compare_exactly(f"neighbour table {h} x {w}", table.indices, t[f"neighbour_indices_{h}x{w}"])
+        yield compare(f"teacher patch_features_{name}", patches, t[f"step0.teacher.patch_features_{name}"], TIGHT)
+        positives = top_positives(patches, c["k"], table).indices
+        if f"step0.teacher.positive_indices_{name}" in t:
+            yield compare_exactly(f"teacher positives {name}", positives, t[f"step0.teacher.positive_indices_{name}"])
+        targets = objective.targets(teacher.grids[grid], teacher.pool)
+        aggregated = torch.cat([teacher.image[views].flatten(0, 1)[:, None], targets], 1)
+        yield compare(f"teacher aggregated_{name}", aggregated, t[f"step0.teacher.aggregated_{name}"], TIGHT)
+        own = student.pool.norm(student.grids[grid].raw_patches.flatten(1, 2))
+        if f"step0.student.tokens_{name}" in t:
+            tokens = torch.cat([student.image[views].flatten(0, 1)[:, None], own], 1)
+            yield compare(f"student tokens_{name}", tokens, t[f"step0.student.tokens_{name}"], TIGHT)
+        for who, side, tokens in (("student", student, own), ("teacher", teacher, targets)):
+            logits = side.heads["image"](side.image[views]).logits().flatten(0, 1)
+            yield compare(f"{who} cls_logits_{name}", logits, t[f"step0.{who}.cls_logits_{name}"], TIGHT)
+            patch_logits = side.heads["patch"](tokens).logits()
+            yield compare(f"{who} patch_logits_{name}", patch_logits, t[f"step0.{who}.patch_logits_{name}"], TIGHT)
+
+
+def _sere_intermediates(run: Replayed) -> Iterator[Check]:
+    student, teacher = run.encode(0)
+    t = run.tensors
+    for who, side in (("student", student), ("teacher", teacher)):
+        image, patches = side.image[:2].flatten(0, 1), side.grids[0].patches.flatten(1, 2)
+        head = side.heads["image"]
+        yield compare(f"{who} cls_logits", head(image).logits(), t[f"step0.{who}_cls_logits"], TIGHT)
+        yield compare(f"{who} patch_logits", head(patches).logits(), t[f"step0.{who}_patch_logits"], TIGHT)
+    yield from _grids(run)
+    yield from _relations(run, student, teacher)
+
+
+def _grids(run: Replayed) -> Iterator[Check]:
+    boxes, c = run.views(0).boxes, run.settings
+    for name, first, second, size in (
+        ("global", 0, 1, c["overlap_size"]),
+        ("local0", 2, 0, c["local_overlap_size"]),
+    ):
+        grids = overlap_grids(boxes[first], boxes[second], size)
+        for part, grid in zip(("query", "key"), grids, strict=True):
+            yield compare(f"grid_{name}_{part}", grid, t_of(run, f"grid_{name}_{part}"), TIGHT)
+
+
+def _relations(run: Replayed, student: Encoding, teacher: Encoding) -> Iterator[Check]:
+    views, sere = run.views(0), run.pretrainer.objectives["sere"]
+    with torch.no_grad():
+        own, local = sere.student_tokens(student, views, "channel")
+        target = sere.teacher_tokens(teacher, views, "channel")
+        for name, tokens, scale in (
+            ("student_channel_relation", own, sere.channel_scale),
+            ("teacher_channel_relation", target, sere.channel_scale),
+            ("student_channel_relation_local", local, sere.local_channel_scale),
+        ):
+            relation = channel_relation(tokens.flatten(2, 3), scale).flatten(0, 1)
+            yield compare(name, relation, t_of(run, name), TIGHT)
+        own, local = sere.student_tokens(student, views, "spatial")
+        target = sere.teacher_tokens(teacher, views, "spatial")
+        grid, _ = overlap_grids(views.boxes[0], views.boxes[1], run.settings["overlap_size"])
+        for name, tokens in (("student", own), ("teacher", target)):
+            sampled = spatial_relation(sample_patches(tokens[0, :1], grid[:1]), sere.num_heads)
+            name = f"{name}_spatial_relation_sampled0"
+            yield compare(name, sampled, t_of(run, name), TIGHT)
+        unsampled = spatial_relation(local[0, :1].flatten(1, 2), sere.num_heads)
+        yield compare("student_spatial_relation_local0", unsampled, t_of(run, "student_spatial_relation_local0"), TIGHT)
+
+
+def t_of(run: Replayed, name: str) -> Tensor:
+    return run.tensors[f"step0.{name}"]
+
+
+INTERMEDIATES: dict[str, Callable[[Replayed], Iterator[Check]]] = {
+    "dino": _dino_intermediates,
+    "selfpatch": _selfpatch_intermediates,
+    "sere": _sere_intermediates,
+}
