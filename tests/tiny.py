@@ -16,20 +16,42 @@ from selfpatch.optim import parameter_groups
 from selfpatch.pretraining import Pretrainer
 from selfpatch.types import Hyperparameters, Views
 
-SETTINGS: dict[str, Any] = {
+RUN: dict[str, Any] = {
     "method": "dino",
     "objective": "selfpatch",
     "model": "vit_tiny",
     "patch_size": 4,
+    "batch_size": 4,
     "backbone": {"embed_dim": 16, "depth": 2, "num_heads": 2, "drop_path": 0.0},
     "crops": {"global_size": 16, "local_size": 12, "num_local": 2},
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "vit_tiny": {},
+    "swin_tiny": {"backbone": {"embed_dim": 8, "depths": [1, 1], "num_heads": 1}},
+    "resnet50": {"backbone": {"embed_dim": 4, "depths": [1, 1]}},
+}
+"""What a model needs to be tiny; the latter two have one token for 8 x 8 pixels."""
+COMPONENTS: dict[str, dict[str, Any]] = {
     "dino": {"num_prototypes": 24, "hidden": 16, "bottleneck": 8},
+    "ibot": {"num_prototypes": 24, "hidden": 16, "bottleneck": 8},
+    "moco_v3": {"projector_hidden": 16, "predictor_hidden": 16, "out_dim": 8},
+    "moby": {"hidden": 16, "out_dim": 8, "queue_size": 8},
+    "moco_v2": {"out_dim": 8, "queue_size": 8},
+    "swav": {"num_prototypes": 12, "hidden": 16, "out_dim": 8},
+    "densecl": {"out_dim": 8, "queue_size": 8},
     "selfpatch": {"num_prototypes": 12, "hidden": 16, "bottleneck": 8},
+    "sere": {},
 }
 
 
 def tiny_config(**settings: Any) -> RunConfig:
-    return RunConfig().override(SETTINGS).override(settings)
+    """`settings` laid over the smallest ones of the method, the objectives and the model that they name."""
+    model = settings.get("model", RUN["model"])
+    base = RUN if model == "vit_tiny" else {**RUN, "patch_size": None, "backbone": {"drop_path": 0.0}}
+    crops = {} if model == "vit_tiny" else {"crops": {"global_size": 32, "local_size": 24}}
+    named = {name: settings[name] for name in ("method", "objective", "model") if name in settings}
+    config = RunConfig().override(base).override(crops).override(named).override(MODELS.get(model, {}))
+    return config.override({name: COMPONENTS[name] for name in config.used if name in COMPONENTS}).override(settings)
 
 
 def tiny_pretrainer(**settings: Any) -> Pretrainer:
@@ -44,20 +66,36 @@ def tiny_pretrainer(**settings: Any) -> Pretrainer:
     return pretrainer.train()
 
 
-def tiny_views(batch: int, seed: int = 0) -> Views:
+def tiny_views(batch: int, seed: int = 0, *, scale: int = 1) -> Views:
+    """Two global crops of 4 x 4 patches and two local ones of 3 x 3, masks, and boxes most of which overlap.
+
+    Args:
+        scale: 1 for patches of 4 pixels, 2 for 8.
+    """
     generator = torch.manual_seed(seed)
 
     def crops(views: int, size: int) -> Tensor:
         return torch.randint(256, (views, batch, 3, size, size), generator=generator, dtype=torch.uint8)
 
-    return Views(crops(2, 16), crops(2, 12), torch.zeros(4, batch, 5), torch.arange(batch))
+    global_crops, local_crops = crops(2, 16 * scale), crops(2, 12 * scale)
+    corners = torch.randint(30, (4, batch, 2), generator=generator)
+    sides = torch.randint(20, 60, (4, batch, 2), generator=generator)
+    flips = torch.randint(2, (4, batch, 1), generator=generator)
+    masks = torch.rand(2, batch, 4, 4, generator=generator) < 0.3
+    boxes = torch.cat([corners, sides, flips], -1).float()
+    return Views(global_crops, local_crops, boxes, torch.arange(batch), masks)
 
 
 def part_of(views: Views, images: slice) -> Views:
     """The same views of some of the images."""
     assert views.local_crops is not None
+    assert views.masks is not None
     return Views(
-        views.global_crops[:, images], views.local_crops[:, images], views.boxes[:, images], views.samples[images]
+        views.global_crops[:, images],
+        views.local_crops[:, images],
+        views.boxes[:, images],
+        views.samples[images],
+        views.masks[:, images],
     )
 
 

@@ -8,7 +8,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -192,6 +192,8 @@ def _setting(value: Any, kind: Any, default: Any, name: str) -> Any:
     """A setting of a component as its constructor takes it: counts from 1 on, other numbers from 0 on; of the words it
     knows the constructor itself speaks."""
     for alternative in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
+        if alternative is NoneType and value is None:
+            return None
         if get_origin(alternative) is Literal and isinstance(value, str):
             return value
         with contextlib.suppress(ValueError):

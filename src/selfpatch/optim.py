@@ -143,10 +143,9 @@ def make_optimizer(
     groups = parameter_groups(module, weight_decay_on=weight_decay_on, lr_scale=lr_scale)
     if name == "lars":
         return Lars(groups, lr=0.0, momentum=momentum)
-    fused = next(module.parameters()).device.type in ("cpu", "cuda")
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=fused)
-    return torch.optim.AdamW(groups, lr=0.0, fused=fused)
+        return torch.optim.SGD(groups, lr=0.0, momentum=momentum)  # the fused one fails on parameters without gradient
+    return torch.optim.AdamW(groups, lr=0.0, fused=next(module.parameters()).device.type in ("cpu", "cuda"))
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer, hp: Hyperparameters) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar, Literal
@@ -9,22 +10,27 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from selfpatch.nn.heads import AveragePool, Center, ClassAttentionPool, PositivePool, PrototypeHead
-from selfpatch.ops.cross_entropy import soft_cross_entropy, teacher_distribution
+from selfpatch.nn.agreement import PatchPairs, make_agreement
+from selfpatch.nn.heads import AveragePool, ClassAttentionPool, PositivePool
 from selfpatch.ops.neighbours import Border, Window, check_matching, neighbour_table, top_positives
 from selfpatch.types import Encoding, Hyperparameters, Needs, Objective, Tokens, Views
 
 
 class SelfPatch(Objective):
-    """The loss of patch i is the cross-entropy between the teacher's distribution of y(i), the aggregate of the k
-    neighbours most similar to i, and the student's distribution of its own, normalised f(i):
+    """Match, aggregate, agree: the student's patch i is to agree with y(i), the teacher's aggregate of the k neighbours
+    most similar to i:
 
         for each view, for each patch i:
             P(i) = the k patches j of the neighbourhood of i with largest cos(f_t(i), f_t(j))
             y(i) = h_t({f_t(j) : j in P(i)})
-            loss += H(softmax((g_t(y(i)) - c) / tau_t), softmax(g_s(LN f_s(i)) / tau_s))
+            loss += disagreement(y(i), LN f_s(i))
 
-    Teacher and student see the same view, local crops too. h also gives the image token, in place of a CLS token.
+    Teacher and student see the same view, local crops too. h also gives the image token, in place of a CLS token. The
+    disagreement is, g being the patch head of each side,
+
+        prototypes   H(softmax((g_t(y(i)) - c) / tau_t), softmax(g_s(LN f_s(i)) / tau_s)), as published with DINO
+        cosine       -cos(g_t(y(i)), predict(g_s(LN f_s(i)))), as with MoBY without negatives
+        contrast     InfoNCE of the same two against a queue of patch keys, as with MoBY with negatives
 
     Args:
         dim, num_heads: of the backbone.
@@ -32,6 +38,11 @@ class SelfPatch(Objective):
         window: side of the neighbourhood, or `all`.
         border: `wrap` around the image as the released code does, or `clip` to it.
         aggregation: h by class `attention`, or by the `mean` (the poster's ablation).
+        agreement: see above.
+        hidden, bottleneck: width inside the patch head, and of what it gives.
+        num_prototypes, head_norm, norm_last_layer, student_temp, center_momentum: of `prototypes`, as in DINO.
+        temp, queue_size, keys_per_view: of `contrast`. The queue holds as many keys as one of MoBY's, and each view of
+            an image gives one, so that as many views speak in it.
     """
 
     needs: ClassVar[Needs] = Needs(teacher_on_local_crops=True)
@@ -46,56 +57,55 @@ class SelfPatch(Objective):
         window: Window = 3,
         border: Border = "wrap",
         aggregation: Literal["attention", "mean"] = "attention",
-        num_prototypes: int = 4096,
+        agreement: Literal["prototypes", "cosine", "contrast"] = "prototypes",
         hidden: int = 2048,
         bottleneck: int = 256,
+        num_prototypes: int = 4096,
         head_norm: bool = False,
         norm_last_layer: bool = True,
         student_temp: float = 0.1,
         center_momentum: float = 0.9,
+        temp: float = 0.2,
+        queue_size: int = 4096,
+        keys_per_view: int = 1,
     ) -> None:
         super().__init__()
         check_matching(k, window, border)
         if aggregation not in ("attention", "mean"):
             raise ValueError(f"selfpatch.aggregation is {aggregation!r}; use 'attention' or 'mean'")
         self.k, self.window, self.border = k, window, border
-        self.student_temp = student_temp
-        self.center = Center(num_prototypes, center_momentum)
         self._make_pool = (
             partial(ClassAttentionPool, dim, num_heads) if aggregation == "attention" else partial(AveragePool, dim)
         )
-        self._make_head = partial(
-            PrototypeHead,
-            dim,
-            num_prototypes,
-            hidden=hidden,
-            bottleneck=bottleneck,
-            norm=head_norm,
-            trainable_gain=not norm_last_layer,
-        )
+        of_agreement = {
+            "hidden": hidden,
+            "bottleneck": bottleneck,
+            "num_prototypes": num_prototypes,
+            "head_norm": head_norm,
+            "norm_last_layer": norm_last_layer,
+            "student_temp": student_temp,
+            "center_momentum": center_momentum,
+            "temp": temp,
+            "queue_size": queue_size,
+            "keys_per_view": keys_per_view,
+        }
+        defaults = {name: p.default for name, p in inspect.signature(SelfPatch).parameters.items()}
+        self.agreement = make_agreement(agreement, dim, of_agreement, defaults)
 
     def heads(self) -> dict[str, nn.Module]:
-        return {"patch": self._make_head()}
+        return {"patch": self.agreement.head()}
 
     def pool(self) -> PositivePool:
         return self._make_pool()
 
     def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
         """`{"patch": loss}`, the mean over the patches of a view, then over views."""
-        assert isinstance(student.pool, PositivePool)
         assert isinstance(teacher.pool, PositivePool)
         with torch.no_grad():
-            targets = [self.targets(tokens, teacher.pool).flatten(0, 1) for tokens in teacher.grids]
-            scores = teacher.heads["patch"](torch.cat(targets))  # over all patches of all views
-            target = teacher_distribution(scores, self.center.center, hp.teacher_temp)
-            self.center.observe(scores.mean_logits())
-        own = [student.pool.norm(tokens.raw_patches).flatten(0, 2) for tokens in student.grids]
-        logits = student.heads["patch"](torch.cat(own)).logits() / self.student_temp
-        losses = soft_cross_entropy(target, logits)  # [patches of all views]
-        grids = losses.split([len(patches) for patches in own])
-        image_views = [len(tokens.raw_patches) for tokens in student.grids]  # G*B, then L*B
-        per_grid = torch.stack([x.mean() * n for x, n in zip(grids, image_views, strict=True)])
-        return {"patch": per_grid.sum() / sum(image_views)}
+            targets = [self.targets(tokens, teacher.pool) for tokens in teacher.grids]
+        patches = [tokens.patches.flatten(1, 2) for tokens in student.grids]  # LN f(i)
+        pairs = PatchPairs.of(patches, targets, views.samples)
+        return {"patch": pairs.mean(self.agreement(pairs, student.heads["patch"], teacher.heads["patch"], hp))}
 
     def targets(self, tokens: Tokens, pool: PositivePool) -> Tensor:
         """The aggregates y(i) of each patch's positives, [V*B, N, D]."""

@@ -1,0 +1,65 @@
+"""Sinkhorn-Knopp: soft assignments of samples to prototypes that use every prototype equally (SwAV, arXiv 2006.09882).
+
+The codes of a batch maximise their similarity to the scores plus epsilon times their entropy, among the assignments in
+which each sample counts as much as any other and each prototype gets as much as any other (section 3.1, eq. 3 to 5).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from selfpatch.distributed import all_gather
+
+
+@torch.no_grad()
+def sinkhorn_reference(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+    """As in the paper, on one process; arguments as for `sinkhorn`.
+
+        Q = exp(scores / epsilon)
+        repeat:
+            for each prototype k:  Q[:, k] /= K * sum of Q[:, k]
+            for each sample b:     Q[b, :] /= B * sum of Q[b, :]
+        return B * Q
+
+    The exponential overflows in float32 where a score is above 88 epsilon.
+    """
+    B, K = scores.shape
+    codes = (scores / epsilon).exp()
+    codes /= codes.sum()
+    for _ in range(iterations):
+        codes /= K * codes.sum(0, keepdim=True)
+        codes /= B * codes.sum(1, keepdim=True)
+    return B * codes
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+    """The codes of this process's samples among those of all processes; see `sinkhorn_reference` for the loop.
+
+    Every step of the loop scales a prototype's column or a sample's row, so that the logarithms of these factors are
+    all that changes. What scales everything alike (B, K and the total) cancels when the samples are scaled next. The
+    sums are of logarithms, none of which overflows, and a prototype's goes over all processes: one small all-gather an
+    iteration.
+
+    Args:
+        scores: [b, K] similarities of this process's samples to the prototypes.
+        epsilon: smoothness of the codes; the smaller, the nearer to one prototype a sample.
+        iterations: at least 1.
+
+    Returns:
+        [b, K] float32 without gradient; each sample's sums to 1.
+
+    Raises:
+        ValueError: epsilon is not above 0, or there is no iteration.
+    """
+    if epsilon <= 0 or iterations < 1:
+        raise ValueError(
+            f"got epsilon {epsilon} and {iterations} iterations; use epsilon > 0, e.g. 0.05, and 1 or more"
+        )
+    scores = scores.float() / epsilon
+    samples = scores.new_zeros(len(scores), 1)  # [b, 1] logarithm of each sample's factor
+    for _ in range(iterations):
+        prototypes = -all_gather((scores + samples).logsumexp(0)).logsumexp(0)  # [K] of each prototype's factor
+        samples = -(scores + prototypes).logsumexp(1, keepdim=True)
+    return (scores + prototypes + samples).exp()

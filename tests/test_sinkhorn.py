@@ -1,0 +1,73 @@
+"""Codes that use every prototype equally: the fast form against the paper's loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from selfpatch.ops.sinkhorn import sinkhorn, sinkhorn_reference
+
+
+def scores(samples: int = 12, prototypes: int = 5) -> Tensor:
+    return torch.rand(samples, prototypes, generator=torch.manual_seed(0)) * 2 - 1
+
+
+@pytest.mark.parametrize("shape", [(12, 5), (3, 8), (1, 4), (4, 1)])
+@pytest.mark.parametrize("epsilon", [0.05, 0.5])
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_codes_are_the_papers(shape: tuple[int, int], epsilon: float, iterations: int) -> None:
+    expected = sinkhorn_reference(scores(*shape).double(), epsilon, iterations).float()
+    torch.testing.assert_close(sinkhorn(scores(*shape), epsilon, iterations), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_defaults_are_the_published_ones() -> None:
+    torch.testing.assert_close(sinkhorn(scores()), sinkhorn(scores(), epsilon=0.05, iterations=3))
+    torch.testing.assert_close(sinkhorn_reference(scores()), sinkhorn_reference(scores(), epsilon=0.05, iterations=3))
+
+
+def test_a_samples_code_sums_to_one_after_any_number_of_iterations() -> None:
+    for iterations in (1, 2, 7):
+        torch.testing.assert_close(sinkhorn(scores(), 0.05, iterations).sum(1), torch.ones(12))
+
+
+def test_every_prototype_gets_as_much_after_many_iterations() -> None:
+    skewed = scores()
+    skewed[:, 0] += 1  # by itself nearly every sample would choose prototype 0
+    few, many = sinkhorn(skewed, 0.2, 1), sinkhorn(skewed, 0.2, 200)
+    torch.testing.assert_close(many.sum(0), torch.full((5,), 12 / 5))
+    assert (few.sum(0) - 12 / 5).abs().max() > 1e-2
+
+
+def test_what_scores_of_a_prototype_have_in_common_does_not_matter() -> None:
+    shift = torch.tensor([3.0, -1.0, 0.5, 0.0, 10.0])
+    torch.testing.assert_close(sinkhorn(scores() + shift), sinkhorn(scores()), rtol=1e-3, atol=1e-5)
+
+
+def test_the_order_of_samples_does_not_matter() -> None:
+    order = torch.randperm(12, generator=torch.manual_seed(1))
+    torch.testing.assert_close(sinkhorn(scores()[order]), sinkhorn(scores())[order])
+
+
+def test_identical_samples_are_spread_evenly() -> None:
+    torch.testing.assert_close(sinkhorn(scores(1).expand(12, -1)), torch.full((12, 5), 1 / 5))
+
+
+def test_large_scores_do_not_overflow() -> None:
+    large = 10 * scores()
+    assert not sinkhorn_reference(large).isfinite().all()
+    expected = sinkhorn_reference(large.double()).float()
+    torch.testing.assert_close(sinkhorn(large), expected, rtol=1e-3, atol=1e-5)
+    assert sinkhorn(1000 * large).isfinite().all()
+
+
+def test_codes_are_float32_and_have_no_gradient() -> None:
+    codes = sinkhorn(scores().bfloat16().requires_grad_())
+    assert codes.dtype == torch.float32
+    assert not codes.requires_grad
+
+
+@pytest.mark.parametrize(("epsilon", "iterations"), [(0.0, 3), (-0.1, 3), (0.05, 0)])
+def test_what_gives_no_codes_is_refused(epsilon: float, iterations: int) -> None:
+    with pytest.raises(ValueError, match=rf"got epsilon {epsilon} and {iterations} iterations; use epsilon > 0"):
+        sinkhorn(scores(), epsilon, iterations)
