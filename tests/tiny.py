@@ -108,6 +108,7 @@ def hyperparameters(step: int = 0, **values: Any) -> Hyperparameters:
         "teacher_temp": 0.07,
         "teacher_patch_temp": 0.07,
         "freeze_last_layer": False,
+        "freeze_backbone": False,
     }
     return Hyperparameters(step=step, **(defaults | values))
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from selfpatch import distributed, optim
-from selfpatch.config import RunConfig, convert
+from selfpatch.config import FROM_INIT, RunConfig, convert
 from selfpatch.data.crops import ViewRecipe, dino_views
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.loader import CropLoader
@@ -83,6 +83,8 @@ def backbone_shape(config: RunConfig) -> AnyShape:
         "depths": b.depths,
         "num_heads": b.num_heads,
     }
+    if config.model == FROM_INIT:
+        raise ValueError("model is 'init', the architecture of the weights of init, but none are named; give --init")
     if config.model in MODELS:
         grid = max(1, config.crops.global_size // (config.patch_size or 16))
         return named_shape(config.model, grid=grid, position_embedding=b.position_embedding, **own)
@@ -93,6 +95,17 @@ def backbone_shape(config: RunConfig) -> AnyShape:
     shape = build_timm(config.model.removeprefix(TIMM)).shape
     if isinstance(shape, ViTShape):
         return replace(shape, grid=max(1, config.crops.global_size // shape.patch_size))
+    return shape
+
+
+def _shape_for(given: AnyShape, config: RunConfig) -> AnyShape:
+    """The architecture that weights are loaded into: theirs, or that of the configuration with their grid of position
+    embeddings, which stay as they are, whatever the crops."""
+    if config.model == FROM_INIT:
+        return given
+    shape = backbone_shape(config)
+    if isinstance(shape, ViTShape) and isinstance(given, ViTShape):
+        return replace(shape, grid=given.grid)
     return shape
 
 
@@ -109,9 +122,7 @@ def make_pretrainer(config: RunConfig, shape: AnyShape | None = None) -> tuple[P
     classes = _classes(config)
     weights = None if config.init is None or shape is not None else read_weights(config.init)
     if shape is None:
-        shape = backbone_shape(config)
-    if weights is not None and isinstance(shape, ViTShape) and isinstance(weights.shape, ViTShape):
-        shape = replace(shape, grid=weights.shape.grid)  # position embeddings stay as they are, whatever the crops
+        shape = backbone_shape(config) if weights is None else _shape_for(weights.shape, config)
     torch.manual_seed(config.seed)
     objectives = {
         name: _make_component(cls, name, config.components.get(name, {}), _facts(config, shape))
@@ -316,6 +327,7 @@ def make_loop_settings(config: RunConfig, device: torch.device) -> LoopSettings:
         autocast=autocast_dtype(config.precision, device),
         log_every=config.watch.log_every,
         evaluate_every=config.watch.evaluate_every,
+        guard_features=config.init is not None,
         max_nonfinite=config.checkpoint.max_nonfinite,
         saving=Saving(
             every_minutes=config.checkpoint.every_minutes,

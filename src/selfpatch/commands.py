@@ -186,7 +186,7 @@ def _finish(run: RunDirectory, data: TrainingData, pretrainer: Pretrainer, pictu
     """Exports the teacher, writes the report, and says what came of it and what to do next."""
     exported = run.export(*export_state(teacher_encoder(pretrainer)))
     run.close()
-    table = measured_table(run.rows())
+    table = measured_table(run)
     if table is not None:
         console.print(table)
     lines = [f"picture    {picture}"] if picture is not None else []

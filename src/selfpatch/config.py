@@ -19,6 +19,8 @@ import yaml
 
 from selfpatch.ranges import check_ranges
 
+FROM_INIT = "init"
+"""The value of `model` that stands for the architecture of the weights of `init`."""
 SAMPLES = "samples"
 """The value of `--data` that stands for the built-in sample photographs."""
 
@@ -109,6 +111,8 @@ class OptimizerConfig:
     clip_mode: Literal["tensor", "global"] = "tensor"
     """Clip each parameter tensor by itself, as the released code does, or all of them together."""
     freeze_last_layer_epochs: float = 1
+    freeze_backbone_epochs: float = 0
+    """Train the new heads alone at first, so that their first gradients do not spoil the weights of `init`."""
     teacher_momentum: float = 0.996
     teacher_momentum_end: float = 1.0
     teacher_moves: Literal["after_step", "before_step"] = "after_step"
@@ -171,8 +175,8 @@ class RunConfig:
     objective: str = "selfpatch"
     """Patch-level objective, several joined by `+`, or `none`."""
     model: str = "vit_small"
-    """vit_tiny, vit_small, vit_base, vit_large, swin_tiny, swin_small, swin_base, resnet50, or the name of any ViT,
-    Swin or ResNet of timm."""
+    """vit_tiny, vit_small, vit_base, vit_large, swin_tiny, swin_small, swin_base, resnet50, the name of any ViT, Swin
+    or ResNet of timm, or `init`: as the weights of `init` are."""
     patch_size: int | None = None
     """Side of a patch in pixels; None: 16, or what the timm name says."""
     init: str | None = None

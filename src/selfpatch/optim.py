@@ -40,6 +40,7 @@ class Schedule:
     warmup_teacher_patch_temp: float | None = None
     warmup_teacher_temp_epochs: float = 0
     freeze_last_layer_epochs: float = 1
+    freeze_backbone_epochs: float = 0
 
     @property
     def total_steps(self) -> int:
@@ -66,6 +67,7 @@ class Schedule:
             teacher_temp=teacher_temp,
             teacher_patch_temp=self._temp(epoch, patch_start, patch_end),
             freeze_last_layer=step < self.freeze_last_layer_epochs * self.steps_per_epoch,
+            freeze_backbone=step < self.freeze_backbone_epochs * self.steps_per_epoch,
         )
 
     def _lr(self, step: int) -> float:
@@ -173,8 +175,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, mode: Lit
     return total
 
 
-def drop_last_layer_gradients(module: nn.Module) -> None:
-    """Freezes the prototypes for a step: without a gradient there is no weight decay and no Adam state either."""
+def drop_gradients(module: nn.Module, part: str) -> None:
+    """Freezes the parameters with `part` in their name for a step: without a gradient there is no weight decay and no
+    Adam state either."""
     for name, parameter in module.named_parameters():
-        if ".last_layer." in name:
+        if part in name:
             parameter.grad = None

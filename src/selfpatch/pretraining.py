@@ -19,10 +19,10 @@ from selfpatch.nn.branch import Branch
 from selfpatch.nn.step_state import StepState
 from selfpatch.ops.collapse import effective_rank
 from selfpatch.ops.images import normalise
-from selfpatch.optim import Schedule, clip_gradients, drop_last_layer_gradients, set_hyperparameters
+from selfpatch.optim import Schedule, clip_gradients, drop_gradients, set_hyperparameters
 from selfpatch.run import RunDirectory
 from selfpatch.types import Encoding, Hyperparameters, Needs, Objective, Views
-from selfpatch.watching import CollapseWatch, ProgressBar, Speed, StopSignals
+from selfpatch.watching import CollapseWatch, FeatureGuard, ProgressBar, Speed, StopSignals
 
 
 def union_of_needs(objectives: Mapping[str, Objective]) -> Needs:
@@ -149,7 +149,9 @@ def training_step(
             (output["loss"] / len(micro_batches)).backward()
         outputs.append({name: value.detach() for name, value in output.items()})
     if hp.freeze_last_layer:
-        drop_last_layer_gradients(pretrainer)
+        drop_gradients(pretrainer, ".last_layer.")
+    if hp.freeze_backbone:
+        drop_gradients(pretrainer, "student.backbone.")
     norm = clip_gradients(pretrainer.parameters(), clipping.largest, clipping.mode)
     result = {name: torch.stack([o[name] for o in outputs if name in o]).mean() for name in outputs[-1]}
     finite = bool(torch.isfinite(result["loss"] + norm))
@@ -185,6 +187,8 @@ class LoopSettings:
     log_every: int = 10
     evaluate_every: float = 1
     """Epochs between two measurements; 0: at the end only."""
+    guard_features: bool = False
+    """The weights are not fresh: say when a measurement falls below that of step 0."""
     max_nonfinite: int = 5
     saving: Saving = field(default_factory=Saving)
 
@@ -250,7 +254,10 @@ def train(
                 if evaluate and is_main_process() and done in measured_at and not outcome.stop:
                     metrics = _measured(evaluate, pretrainer, done)
                     run.record({"step": done, **metrics})
-                    bar.say(_beside_untrained(metrics, run, done))
+                    at_start = next((row for row in run.rows() if row["step"] == 0), {})
+                    bar.say(_beside(metrics, at_start, "at first" if settings.guard_features else "untrained", done))
+                    if settings.guard_features and (warning := FeatureGuard(at_start).check(metrics)):
+                        bar.say(f"warning: {warning}")
                 keeper.save_if_due(done, force=outcome.stop or done == total)
             if outcome.stop and done < total:
                 return signals.requested or signal.SIGTERM
@@ -266,12 +273,11 @@ def _measured(evaluate: Evaluate, pretrainer: Pretrainer, done: int) -> Mapping[
     return metrics
 
 
-def _beside_untrained(metrics: Mapping[str, float], run: RunDirectory, done: int) -> str:
+def _beside(metrics: Mapping[str, float], first: Mapping[str, float], start: str, done: int) -> str:
     """One line: each metric after so many steps, and in brackets what step 0 recorded of it and of its floors."""
-    first = next((row for row in run.rows() if row["step"] == 0), {})
     parts = []
     for name, value in metrics.items():
-        beside = {key.removeprefix(name).strip("_") or "untrained": first[key] for key in first if key.startswith(name)}
+        beside = {key.removeprefix(name).strip("_") or start: first[key] for key in first if key.startswith(name)}
         floors = ", ".join(f"{words.replace('_', ' ')} {floor:.4f}" for words, floor in beside.items())
         parts.append(f"{name.replace('_', ' ')} {value:.4f}" + (f" ({floors})" if floors else ""))
     return f"step {done}: {'  '.join(parts)}"

@@ -14,11 +14,10 @@ from selfpatch.run import RunDirectory
 
 MEASURES = {"view_matching": "patches matched across views", "knn_top1": "k-NN top-1, leave one out"}
 """What `monitoring.Monitor` records, in words."""
-COLUMNS = ("", "mean patch colour", "untrained", "trained")
 
 
 def measured(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
-    """What a run measured of itself, beside mean patch colour and the same network untrained; `COLUMNS` in percent."""
+    """What a run measured of itself, in percent: mean patch colour, the network at the start, trained."""
     first = next((row for row in rows if row["step"] == 0), {})
     lines = []
     for name, words in MEASURES.items():
@@ -30,12 +29,16 @@ def measured(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str
     return lines
 
 
-def measured_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
+def _columns(run: RunDirectory) -> tuple[str, ...]:
+    return "", "mean patch colour", "untrained" if run.config.init is None else "initial weights", "trained"
+
+
+def measured_table(run: RunDirectory) -> Table | None:
     """`measured` for the terminal; None where nothing was measured."""
-    lines = measured(rows)
+    lines = measured(run.rows())
     if not lines:
         return None
-    table = Table(*COLUMNS, title="measured, in percent; matching on held-out images")
+    table = Table(*_columns(run), title="measured, in percent; matching on held-out images")
     for line in lines:
         table.add_row(*line)
     return table
@@ -46,7 +49,7 @@ def write_run_report(run: RunDirectory, losses: Sequence[str]) -> Path:
     rows = run.rows()
     sections = []
     if lines := measured(rows):
-        sections.append(html.Section("Measured", [html.Table(COLUMNS, lines)]))
+        sections.append(html.Section("Measured", [html.Table(_columns(run), lines)]))
     groups = {"Losses": losses, "Collapse meters": ["entropy", "mean_entropy", "max_entropy"]}
     groups |= {"Feature rank": ["effective_rank", "patch_rank"], "On held-out images": list(MEASURES)}
     for heading, names in groups.items():

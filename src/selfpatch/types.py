@@ -107,6 +107,7 @@ class Hyperparameters:
     teacher_temp: float
     teacher_patch_temp: float
     freeze_last_layer: bool
+    freeze_backbone: bool
 
 
 class Objective(nn.Module):

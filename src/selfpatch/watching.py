@@ -219,3 +219,30 @@ def _signs(meters: Mapping[str, float]) -> dict[Collapse, str]:
             "raise optimizer.warmup_epochs, and check that the images differ."
         )
     return signs
+
+
+class FeatureGuard:
+    """Says when training spoils what the initial weights were good at.
+
+    Args:
+        at_start: the metrics of the initial weights; more is better.
+        tolerance: a metric may fall by so much, in its own unit, without a word.
+    """
+
+    def __init__(self, at_start: Mapping[str, float], tolerance: float = 0.02) -> None:
+        self._at_start, self._tolerance = dict(at_start), tolerance
+
+    def check(self, metrics: Mapping[str, float]) -> str | None:
+        """A warning that names what fell, or None. Called at each measurement."""
+        fallen = [
+            f"{name} from {before:.3f} to {metrics[name]:.3f}"
+            for name, before in self._at_start.items()
+            if name in metrics and metrics[name] < before - self._tolerance
+        ]
+        if not fallen:
+            return None
+        return (
+            f"The objective fights the initial features: {', '.join(fallen)}. Lower optimizer.base_lr, raise "
+            "backbone.frozen_blocks or optimizer.freeze_backbone_epochs, or lower the weight of the loss that "
+            "fights them."
+        )

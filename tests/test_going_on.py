@@ -1,0 +1,107 @@
+"""Going on from weights: their architecture, heads first, layers at rates of their own, and a guard of the features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from selfpatch.build import make_optimizer, make_pretrainer
+from selfpatch.config import RunConfig, load_recipe
+from selfpatch.nn.branch import BranchEncoder
+from selfpatch.pretraining import Clipping, training_step
+from selfpatch.watching import FeatureGuard
+from selfpatch.weights import export_state
+from tests.tiny import MODELS, hyperparameters, plain_sgd, tiny_config, tiny_pretrainer, tiny_views
+
+
+def weights_of(tmp_path: Path, **settings: Any) -> str:
+    """A file of the backbone of a tiny network."""
+    donor = tiny_pretrainer(**settings)
+    state, metadata = export_state(BranchEncoder(donor.student.backbone, donor.student.pool))
+    save_file(state, tmp_path / "donor.safetensors", metadata)
+    return str(tmp_path / "donor.safetensors")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_architecture_may_be_that_of_the_weights(tmp_path: Path, model: str) -> None:
+    file = weights_of(tmp_path, model=model, objective="none")
+    crops = {"global_size": 32, "local_size": 16}
+    config = RunConfig().override({"model": "init", "init": file, "objective": "none", "crops": crops})
+    config = config.override({"dino": {"num_prototypes": 8, "hidden": 8}})
+    pretrainer, report = make_pretrainer(config)
+    assert report is not None
+    expected = tiny_pretrainer(model=model, objective="none").student.backbone
+    assert pretrainer.student.backbone.shape == expected.shape
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(pretrainer.student.backbone.state_dict()[name], tensor)
+    with pytest.raises(ValueError, match="model is 'init', .* but none are named; give --init"):
+        make_pretrainer(config.override({"init": None}))
+
+
+def test_a_class_token_may_stay_below_a_pool(tmp_path: Path) -> None:
+    file = weights_of(tmp_path, objective="none")
+    settings: dict[str, Any] = {"model": "init", "init": file, "crops": {"global_size": 16, "local_size": 12}}
+    config = RunConfig().override(settings)
+    kept, _ = make_pretrainer(config.override({"backbone": {"keep_class_token": True}}))
+    assert kept.student.backbone.has_class_token
+    assert kept.student.pool is not None
+    dropped, report = make_pretrainer(config)
+    assert not dropped.student.backbone.has_class_token
+    assert report is not None
+    assert "backbone.trunk.cls_token" in report.left_out
+
+
+def test_heads_may_learn_first() -> None:
+    pretrainer = tiny_pretrainer()
+    backbone = {name: p.clone() for name, p in pretrainer.student.backbone.named_parameters()}
+    head = pretrainer.student.heads["patch"].mlp[0].weight.clone()
+    hp = hyperparameters(freeze_backbone=True)
+    assert training_step(pretrainer, [tiny_views(2)], plain_sgd(pretrainer), hp, clipping=Clipping(0, "tensor")).taken
+    assert all(torch.equal(p, backbone[name]) for name, p in pretrainer.student.backbone.named_parameters())
+    assert not torch.equal(pretrainer.student.heads["patch"].mlp[0].weight, head)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_rate_falls_from_layer_to_layer(model: str) -> None:
+    settings = {"model": model, "objective": "none", "optimizer": {"layer_decay": 0.5}}
+    config = tiny_config(**settings)
+    pretrainer = tiny_pretrainer(**settings)
+    names = {id(p): name for name, p in pretrainer.named_parameters()}
+    optimizer = make_optimizer(config, pretrainer)
+    scales = {names[id(p)]: group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    backbone = pretrainer.student.backbone
+    for name, scale in scales.items():
+        if name.startswith("student.backbone."):
+            layer = backbone.layer_of(name.removeprefix("student.backbone."))
+            assert scale == 0.5 ** (backbone.num_layers + 1 - layer)
+        else:
+            assert scale == 1.0
+    assert len(set(scales.values())) >= 3
+
+
+@pytest.mark.parametrize("name", ["continue-pretraining", "post-train-patches"])
+def test_the_recipes_go_on_from_any_vit(tmp_path: Path, name: str) -> None:
+    file = weights_of(tmp_path, objective="none", backbone={"embed_dim": 16, "depth": 7, "num_heads": 2})
+    config = load_recipe(name).override({"init": file, "crops": {"global_size": 16, "local_size": 12}}).validate()
+    pretrainer, report = make_pretrainer(
+        config.override({"dino" if name.startswith("post") else "ibot": {"hidden": 8}})
+    )
+    assert report is not None
+    assert not report.missing
+
+
+def test_the_guard_names_what_fell() -> None:
+    guard = FeatureGuard({"knn_top1": 0.60, "view_matching": 0.30, "step": 0})
+    assert guard.check({"knn_top1": 0.59, "view_matching": 0.45}) is None
+    warning = guard.check({"knn_top1": 0.50, "view_matching": 0.45})
+    assert warning is not None
+    assert "knn_top1 from 0.600 to 0.500" in warning
+    assert "view_matching" not in warning
+    for setting in ("optimizer.base_lr", "backbone.frozen_blocks", "optimizer.freeze_backbone_epochs"):
+        assert setting in warning
+        section, key = setting.split(".")
+        assert hasattr(getattr(RunConfig(), section), key)
