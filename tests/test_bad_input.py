@@ -26,6 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write_data(root)
     _write_weights(root)
     (root / "typo.yaml").write_text("epoch: 3\n")
+    (root / "unread.yaml").write_text("moby: {queue_size: 64}\n")
     (root / "broken.yaml").write_text("epochs: [3\n")
     (root / "broken-run").mkdir()
     (root / "broken-run" / "config.yaml").write_text("epochs: [1")
@@ -103,16 +104,14 @@ REFUSED_RUNS = [
     ("--out file/below", "cannot write to file/below (Not a directory); name another folder with --out"),
     # names
     ("--model vit_smal", "unknown model 'vit_smal'; use one of vit_tiny, vit_small"),
-    ("--method dinoo", "unknown method 'dinoo'; use one of: dino"),
-    ("--objective selfpatch+sere+x", "unknown objective 'sere'; use one of: selfpatch"),
+    ("--method dinoo", "nothing reads the settings of 'dino': the run's method and objectives are dinoo, selfpatch"),
+    ("--objective selfpatch+sere+x", "unknown objective 'x'; use one of: selfpatch, sere"),
     ("--recipe sampels", "no recipe 'sampels'; use the path of a .yaml file or one of: ... samples"),
     ("--recipe typo.yaml", "'epoch' is not a run's setting; did you mean 'epochs'?"),
     ("--recipe broken.yaml", "broken.yaml is not valid YAML"),
     ("--selfpatch.kk 3", "selfpatch has no setting 'kk'; it has: k, window, border"),
-    (
-        "--selfpach.k 3",
-        "'selfpach' is neither a setting of a run nor a method or objective; there are: dino, selfpatch",
-    ),
+    ("--selfpach.k 3", "nothing reads the settings of 'selfpach': the run's method and objectives are dino, selfpatch"),
+    ("--recipe unread.yaml", "nothing reads the settings of 'moby': the run's method and objectives are dino, self"),
     ("--crops.num-locals 3", "'num_locals' is not a setting of crops; did you mean 'num_local'?"),
     ("--bath-size 3", "unknown option '--bath-size'; did you mean --batch-size?"),
     ("--zzz", "unknown option '--zzz'; `selfpatch pretrain --help` lists them"),
@@ -154,6 +153,10 @@ REFUSED_RUNS = [
     ("--selfpatch.window 4", "window is 4; use an odd number from 3 on, or 'all'"),
     ("--backbone.num-heads 5", "width 24 cannot be split into 5 attention heads; change backbone.num_heads"),
     ("--model test_vit", "patch_size is 4, but the timm model 'test_vit' has its own; leave it out"),
+    ("--model swin_tiny", "patch_size is 4, but the model 'swin_tiny' has no such setting; leave it out"),
+    ("--model init", "model is 'init', the architecture of the weights of init, but none are named; give --init"),
+    ("--masks.ratio 0.5 0.1", "masks.ratio is [0.5, 0.1]; use [low, high] with 0 <= low <= high <= 1"),
+    ("--channels 4", "its number of channels is 3, not 4; use images of 4, or --channels 3"),
     # devices
     ("--device gpu", "unknown device 'gpu'; use auto, cpu, cuda, cuda:N or mps"),
     # weights to start from
@@ -206,6 +209,16 @@ def test_a_run_that_diverges_keeps_what_led_to_it(capsys: pytest.CaptureFixture[
 
 
 REFUSED = [
+    # what does not go together
+    (
+        "pretrain --data photos --out refused --recipe ibot-vits16 --model resnet50 --patch-size None",
+        "ibot hides patches from the student, but resnet50 embeds no patches that could be masked; use a ViT or a Swin",
+    ),
+    (
+        "pretrain --data photos --out refused --recipe moby-vits16 --batch-size 6 --moby.queue-size 64",
+        "moby.queue_size is 64, which the batch of 6 images does not divide; use a multiple, e.g. 66",
+    ),
+    ("pretrain --channels 4", "channels is 4, but the sample photographs have 3; give your own images with --data"),
     ("pretend", "there is no command 'pretend'; the commands are: pretrain, resume, evaluate, show"),
     # resume
     ("resume", "selfpatch resume ... directory ... `selfpatch resume --help`"),
@@ -234,7 +247,7 @@ REFUSED = [
     ("evaluate davis --data davis --weights code.pth", "code.pth holds more than tensors ... as .safetensors"),
     (
         "evaluate davis --data davis --weights no-vit.pth",
-        "no-vit.pth holds no plain vision transformer; its keys are a.w",
+        "no-vit.pth holds no plain ViT, Swin or ResNet; its keys are a.weight",
     ),
     ("evaluate davis --data davis --weights no-tensors.pth", "no-tensors.pth holds no state dict; tensors by name"),
     ("evaluate davis --data davis --weights text.safetensors", "text.safetensors is not a readable safetensors file"),

@@ -189,14 +189,20 @@ def test_the_python_face(photos: Path, tmp_path: Path) -> None:
 NETWORK = "weights side num-heads position-embedding allow-partial device"
 OPTIONS = {
     "pretrain": """
-        data out recipe method objective model patch-size init allow-partial epochs batch-size accumulate seed device
-        precision loss-weights
-        backbone.embed-dim backbone.depth backbone.num-heads backbone.drop-path backbone.position-embedding
+        data out channels recipe method objective model patch-size init allow-partial epochs batch-size accumulate seed
+        device precision loss-weights
+        backbone.embed-dim backbone.depth backbone.depths backbone.num-heads backbone.drop-path
+        backbone.position-embedding backbone.positions backbone.freeze-patch-embed backbone.frozen-blocks
+        backbone.keep-class-token
         crops.global-size crops.global-scale crops.num-local crops.local-size crops.local-scale crops.flip crops.jitter
         crops.brightness crops.contrast crops.saturation crops.hue crops.grey crops.blur crops.blur-radius
         crops.solarize
-        optimizer.base-lr optimizer.min-lr optimizer.warmup-epochs optimizer.weight-decay optimizer.weight-decay-end
-        optimizer.clip optimizer.clip-mode optimizer.freeze-last-layer-epochs optimizer.teacher-momentum
+        masks.kind masks.ratio masks.share-unmasked
+        optimizer.name optimizer.momentum optimizer.base-lr optimizer.min-lr optimizer.warmup-epochs
+        optimizer.weight-decay optimizer.weight-decay-end
+        optimizer.weight-decay-on optimizer.layer-decay optimizer.clip optimizer.clip-mode
+        optimizer.freeze-last-layer-epochs optimizer.freeze-backbone-epochs optimizer.teacher-momentum
+        optimizer.teacher-momentum-end optimizer.teacher-moves
         optimizer.teacher-temp optimizer.warmup-teacher-temp optimizer.teacher-patch-temp
         optimizer.warmup-teacher-patch-temp optimizer.warmup-teacher-temp-epochs
         loader.workers loader.max-bad loader.held-out

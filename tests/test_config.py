@@ -145,7 +145,9 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     file.write_text("epochs: 3\nselfpatch: {k: 1}\n")
     config = load_recipe(str(file))
     assert (config.epochs, config.components, config.recipe) == (3.0, {"selfpatch": {"k": 1}}, str(file))
-    with pytest.raises(ValueError, match=r"no recipe 'nothing'; use the path of a .yaml file or one of: .*dino-vits16, "):
+    with pytest.raises(
+        ValueError, match=r"no recipe 'nothing'; use the path of a .yaml file or one of: .*dino-vits16, "
+    ):
         load_recipe("nothing")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,8 +56,3 @@ def test_some_crops_are_not_masked() -> None:
     unmasked = ~masks(MaskRecipe(8, share_unmasked=0.5)).any((1, 2))
     assert 0.42 < unmasked.mean() < 0.58
     assert not masks(MaskRecipe(8, share_unmasked=1.0)).any()
-
-
-def test_a_range_upside_down_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"masks.ratio is \[0.5, 0.1\]; use \[low, high\]"):
-        MaskRecipe(8, ratio=(0.5, 0.1))

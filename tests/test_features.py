@@ -15,7 +15,8 @@ def test_normalise() -> None:
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1)
     out = normalise(images, (0.0, 0.2, 0.5), (1.0, 0.1, 0.25))
     torch.testing.assert_close(out.flatten(), torch.tensor([0.0, 0.0, 2.0]))
-    for bad in (images.float(), images[:2], images.flatten()):
+    torch.testing.assert_close(normalise(images / 255, (0.0, 0.2, 0.5), (1.0, 0.1, 0.25)), out)
+    for bad in (images.double(), images[:2], images.flatten()):
         with pytest.raises(ValueError, match="uint8"):
             normalise(bad, (0.0, 0.2, 0.5), (1.0, 0.1, 0.25))
 

@@ -16,7 +16,7 @@ LAYERS = {
     "ops": 1,
     "nn": 2, "data": 2,
     "methods": 3, "objectives": 3, "evaluation": 3, "pictures": 3,
-    "optim": 4, "run": 4, "watching": 4, "keeping": 4, "weights": 4, "pretraining": 4,
+    "optim": 4, "run": 4, "watching": 4, "keeping": 4, "weights": 4, "export": 4, "pretraining": 4,
     "build": 5, "monitoring": 5, "run_report": 5, "training_data": 5,
     "commands": 6,
     "cli": 7, "evaluation_options": 7,
@@ -26,11 +26,12 @@ LAYERS = {
 
 NEIGHBOURS = {
     "pretraining": {"optim", "run", "watching", "keeping"}, "keeping": {"run"}, "weights": {"run"},
+    "export": {"weights"},
     "config": {"ranges"}, "cli": {"evaluation_options"},
 }  # fmt: skip
 """What a module may import from its own layer."""
 
-OPEN_ROOMS = {"nn", "data", "pictures", "ops"}
+OPEN_ROOMS = {"nn", "data", "pictures", "ops", "weights", "export"}
 """Rooms whose modules may import one another freely. Methods and objectives may not at all."""
 
 SHARED_BY_PROTOCOLS = {"features", "metrics", "result", "baselines"}
@@ -104,15 +105,19 @@ def room(name: str) -> str:
 
 
 def knows_timm(name: str) -> bool:
-    """Its models are backbones; LARS is one of its optimizers."""
-    return name == "optim" or name.startswith("nn.backbones")
+    """Its models are backbones; LARS is one of its optimizers; what is exported for it is tried in it."""
+    return name in ("optim", "export.timm_folder") or name.startswith("nn.backbones")
 
 
 def complaint(found: Import) -> str | None:
     """Why an import breaks the law, or None."""
     a, b = found.importer, found.imported
     if not found.inside:
-        return "only nn/backbones and optim know timm" if room(b) == "timm" and not knows_timm(a) else None
+        return (
+            "only nn/backbones, optim and export/timm_folder know timm"
+            if room(b) == "timm" and not knows_timm(a)
+            else None
+        )
     if room(b) == "config" and room(a) not in KNOW_THE_CONFIG:
         return "only the composition root knows the configuration; take named values"
     if room(b) in ("evaluation", "monitoring") and room(a) in TRAINING:
@@ -206,7 +211,7 @@ MODULES = set(all_modules(ROOT)) | {
         ("build", "from selfpatch import monitoring", "training never imports evaluation"),
         ("pretraining", "from selfpatch import build", "pretraining is of layer 4, below build"),
         ("nn.heads", "from selfpatch import config", "only the composition root knows the configuration"),
-        ("weights", "import timm.layers", "only nn/backbones and optim know timm"),
+        ("weights", "import timm.layers", "only nn/backbones, optim and export/timm_folder know timm"),
         ("types", "from selfpatch.distributed import rank", "types and distributed are of the same layer"),
     ],
 )

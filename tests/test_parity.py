@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.parity import replay
 from tests.parity.check import Check, all_hold, compare, compare_exactly, compare_norms
 
-BUNDLES = ["mini/dino", "mini/selfpatch", "pieces"]
+BUNDLES = ["mini/dino", "mini/selfpatch", "mini/sere", "pieces"]
 
 
 def assert_all_hold(bundle: Path) -> None:
@@ -28,7 +28,7 @@ def test_every_quantity_holds(golden_dir: Path, bundle: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bundle", ["dino", "selfpatch", "pieces", "davis_metric"])
+@pytest.mark.parametrize("bundle", ["dino", "selfpatch", "sere", "pieces", "davis_metric"])
 def test_every_quantity_of_the_full_bundles_holds(full_golden_dir: Path, bundle: str) -> None:
     assert_all_hold(full_golden_dir / bundle)
 
@@ -53,7 +53,7 @@ def test_an_unchanged_copy_holds(golden_dir: Path, tmp_path: Path) -> None:
     assert holding(copy_of(golden_dir / "mini" / "dino", tmp_path / "copy"))
 
 
-@pytest.mark.parametrize("bundle", ["dino", "selfpatch"])
+@pytest.mark.parametrize("bundle", ["dino", "selfpatch", "sere"])
 @pytest.mark.parametrize("name", ["backbone.blocks.1.mlp.fc1.weight", "backbone.pos_embed"])
 def test_a_perturbed_weight_is_noticed(golden_dir: Path, tmp_path: Path, bundle: str, name: str) -> None:
     copy = copy_of(golden_dir / "mini" / bundle, tmp_path / "copy")
@@ -76,6 +76,12 @@ def test_a_perturbed_weight_is_noticed(golden_dir: Path, tmp_path: Path, bundle:
         ("selfpatch", "border", "clip"),
         ("selfpatch", "student_temp", 0.101),
         ("selfpatch", "center_momentum", 0.91),
+        ("sere", "spatial_weight", 0.21),
+        ("sere", "channel_temp", 0.11),
+        ("sere", "overlap_size", 12),
+        ("sere", "teacher_patch_temp", 0.07),
+        ("sere", "student_temp", 0.101),
+        ("sere", "norm_last_layer", True),
     ],
 )
 def test_a_wrong_setting_is_noticed(
@@ -89,7 +95,9 @@ def test_a_wrong_setting_is_noticed(
     assert not holding(copy)
 
 
-@pytest.mark.parametrize("name", ["vos.features", "knn.train"])
+@pytest.mark.parametrize(
+    "name", ["vos.features", "knn.train", "moby.step2.x1", "mocov3.step0.x2", "moby.initial.queue1"]
+)
 def test_perturbed_features_of_a_piece_are_noticed(golden_dir: Path, tmp_path: Path, name: str) -> None:
     copy = copy_of(golden_dir / "pieces", tmp_path / "copy")
     tensors = load_file(copy / "tensors.safetensors")

@@ -98,7 +98,7 @@ def test_features_of_a_module_keep_no_gradient_and_come_in_float32(crops: Tensor
 
 def test_features_refuse_what_is_no_image(crops: Tensor) -> None:
     with pytest.raises(ValueError, match="uint8"):
-        unit_patch_features(ColourEncoder(), crops.float())
+        unit_patch_features(ColourEncoder(), crops.double())
     with pytest.raises(ValueError, match="60 x 64"):
         unit_patch_features(ColourEncoder(), crops[..., :60])
 

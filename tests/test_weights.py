@@ -154,7 +154,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     [
         (
             {"conv1.weight": torch.zeros(8, 3, 7, 7), "fc.bias": torch.zeros(3)},
-            "holds no plain vision transformer; its keys are conv1.weight, fc.bias",
+            "holds no plain ViT, Swin or ResNet; its keys are conv1.weight, fc.bias",
         ),
         (
             {"patch_embed.proj.weight": torch.zeros(8, 3, 4, 4), "pos_embed": torch.zeros(1, 7, 8)},
@@ -199,12 +199,12 @@ def test_partial_weights_need_permission(golden_dir: Path, tmp_path: Path, chang
     assert len(getattr(report, change)) == 1
 
 
-@pytest.mark.parametrize("name", ["norm_pre.weight", "fc_norm.weight", "reg_token"])
+@pytest.mark.parametrize("name", ["norm_pre.weight", "dist_token", "blocks.0.attn.q_norm.weight", "reg_token"])
 def test_parts_of_a_trunk_that_are_not_ours_are_not_passed_over(golden_dir: Path, tmp_path: Path, name: str) -> None:
     """Left out silently, the features would be wrong with nobody told."""
     file = tmp_path / "other.pth"
     torch.save({**plainly_named(golden(golden_dir, "dino")["teacher"]), name: torch.ones(24)}, file)
-    with pytest.raises(ValueError, match=rf"1 unexpected \({name}\)"):
+    with pytest.raises(ValueError, match=rf"1 unexpected \(backbone\.trunk\.{name}\)"):
         load_encoder(str(file), num_heads=HEADS)
 
 

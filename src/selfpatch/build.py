@@ -21,6 +21,7 @@ from selfpatch.data.crops import ViewRecipe, dino_views
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.loader import CropLoader
 from selfpatch.data.masks import MaskRecipe
+from selfpatch.data.statistics import ChannelStatistics
 from selfpatch.keeping import Saving
 from selfpatch.nn.backbones import (
     MODELS,
@@ -88,32 +89,45 @@ def backbone_shape(config: RunConfig) -> AnyShape:
     if config.model in MODELS:
         grid = max(1, config.crops.global_size // (config.patch_size or 16))
         return named_shape(config.model, grid=grid, position_embedding=b.position_embedding, **own)
+    shape = build_timm(config.model.removeprefix(TIMM)).shape
     for name, value in own.items():
         if value is not None:
             setting = name if name == "patch_size" else f"backbone.{name}"
             raise ValueError(f"{setting} is {value}, but the timm model {config.model!r} has its own; leave it out")
-    shape = build_timm(config.model.removeprefix(TIMM)).shape
     if isinstance(shape, ViTShape):
         return replace(shape, grid=max(1, config.crops.global_size // shape.patch_size))
     return shape
 
 
 def _shape_for(given: AnyShape, config: RunConfig) -> AnyShape:
-    """The architecture that weights are loaded into: theirs, or that of the configuration with their grid of position
-    embeddings, which stay as they are, whatever the crops."""
+    """The architecture that weights are loaded into: theirs, or that of the configuration with what belongs to weights:
+    the grid of position embeddings, which stay as they are, whatever the crops, and what images are normalised with."""
     if config.model == FROM_INIT:
         return given
-    shape = backbone_shape(config)
-    if isinstance(shape, ViTShape) and isinstance(given, ViTShape):
-        return replace(shape, grid=given.grid)
-    return shape
+    shape = replace(backbone_shape(config), mean=given.mean, std=given.std, in_channels=given.in_channels)
+    if not (isinstance(shape, ViTShape) and isinstance(given, ViTShape)):
+        return shape
+    guessed = given.num_heads == max(1, given.embed_dim // 64)  # heads leave no trace in most files
+    own = guessed or config.backbone.num_heads is not None
+    return replace(shape, grid=given.grid, num_heads=shape.num_heads if own else given.num_heads)
 
 
-def make_pretrainer(config: RunConfig, shape: AnyShape | None = None) -> tuple[Pretrainer, LoadReport | None]:
+def _for_channels(shape: AnyShape, channels: int, statistics: ChannelStatistics | None) -> AnyShape:
+    """The architecture for images of so many channels; without statistics they are taken as they are, in [0, 1]."""
+    if channels == shape.in_channels and statistics is None:
+        return shape
+    mean, std = statistics or ((0.0,) * channels, (1.0,) * channels)
+    return replace(shape, in_channels=channels, mean=mean, std=std)
+
+
+def make_pretrainer(
+    config: RunConfig, shape: AnyShape | None = None, *, statistics: ChannelStatistics | None = None
+) -> tuple[Pretrainer, LoadReport | None]:
     """The network of a run, freshly initialised from its seed, or from `config.init`, and how the latter matched.
 
     Args:
         shape: of the backbone, for a run that goes on; None: as the configuration and `config.init` say.
+        statistics: what the images of a new run are normalised with; None: as the model expects, which is ImageNet's.
 
     Raises:
         ValueError: an unknown name or setting, a patch that does not divide a crop, weights that do not fit, masks for
@@ -123,6 +137,7 @@ def make_pretrainer(config: RunConfig, shape: AnyShape | None = None) -> tuple[P
     weights = None if config.init is None or shape is not None else read_weights(config.init)
     if shape is None:
         shape = backbone_shape(config) if weights is None else _shape_for(weights.shape, config)
+        shape = _for_channels(shape, config.channels, statistics)
     torch.manual_seed(config.seed)
     objectives = {
         name: _make_component(cls, name, config.components.get(name, {}), _facts(config, shape))
@@ -281,6 +296,7 @@ def make_loader(
         view_recipes(config),
         batch_size=config.batch_size,
         accumulate=config.accumulate,
+        channels=config.channels,
         seed=config.seed,
         workers=config.loader.workers,
         rank=distributed.rank(),

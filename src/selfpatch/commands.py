@@ -28,16 +28,16 @@ from selfpatch.config import SAMPLES, RunConfig, load_recipe
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.result import Provenance, Result
 from selfpatch.monitoring import Monitor, teacher_encoder
-from selfpatch.nn.backbones import shape_from_dict
+from selfpatch.nn.backbones import AnyShape, shape_from_dict
 from selfpatch.nn.branch import BranchEncoder
 from selfpatch.optim import Schedule
 from selfpatch.pictures.show import show as draw_pictures
 from selfpatch.pretraining import LoopSettings, Pretrainer, train
 from selfpatch.run import RunDirectory
 from selfpatch.run_report import measured_table, write_run_report
-from selfpatch.training_data import TrainingData, check_data, open_data, recipe_for, record_data
+from selfpatch.training_data import TrainingData, check_data, measure_channels, open_data, recipe_for, record_data
 from selfpatch.types import Encoder
-from selfpatch.weights import LoadReport, export_state, load_encoder
+from selfpatch.weights import LoadReport, export_state, load_encoder, read_weights
 
 console = Console()
 
@@ -65,7 +65,7 @@ def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
     config.validate()
     device = distributed.start(config.device)
     data = open_data(config)
-    pretrainer, report = make_pretrainer(config)
+    pretrainer, report = make_pretrainer(config, statistics=measure_channels(config, data))
     steps_per_epoch = make_loader(config, data.index, data.places, device).steps_per_epoch  # refuses what cannot be
     run = _new_run(config, data)
     if distributed.is_main_process():
@@ -101,7 +101,10 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
     data = open_data(config)
     check_data(run, data)
     checkpoint = run.load_checkpoint()  # None: killed before the first one, so that it begins again
-    pretrainer, _ = make_pretrainer(config, None if checkpoint is None else shape_from_dict(checkpoint["shape"]))
+    if checkpoint is None:
+        pretrainer, _ = make_pretrainer(config, statistics=measure_channels(config, data))
+    else:
+        pretrainer, _ = make_pretrainer(config, shape_from_dict(checkpoint["shape"]))
     return _train(run, config, data, pretrainer, started)
 
 
@@ -149,6 +152,7 @@ def _train(
         (data.held_out_index, data.held_out),
         (data.index, data.places),
         view_recipes(config),
+        channels=config.channels,
         patch_size=pretrainer.student.backbone.patch_size,
         pictures=run.pictures,
         picture_images=config.watch.picture_images,
@@ -170,15 +174,15 @@ def _train(
         raise Interrupted(run.path, signal_number)
     if distributed.is_main_process():
         pretrainer.eval()
-        untrained = _untrained_encoder(config).to(device)
+        untrained = _untrained_encoder(config, pretrainer.student.backbone.shape).to(device)
         _finish(run, data, pretrainer, monitor.before_and_after(pretrainer, untrained))
     distributed.stop()
     return run.path
 
 
-def _untrained_encoder(config: RunConfig) -> BranchEncoder:
+def _untrained_encoder(config: RunConfig, shape: AnyShape) -> BranchEncoder:
     """The network of a run, freshly initialised, whatever weights it began from: they may have gone since."""
-    pretrainer, _ = make_pretrainer(replace(config, init=None))
+    pretrainer, _ = make_pretrainer(replace(config, init=None), shape)
     return teacher_encoder(pretrainer).eval()
 
 
@@ -211,8 +215,9 @@ def _summary(
     backbone = pretrainer.student.backbone
     parameters = sum(p.numel() for p in backbone.parameters())
     precision = "bf16 autocast" if settings.autocast else "fp32"
+    channels = "" if config.channels == 3 else f", {config.channels} channels normalised by their own statistics"
     lines = [
-        f"{len(data.places)} images to train on, {len(data.held_out)} held out ({config.data})",
+        f"{len(data.places)} images to train on, {len(data.held_out)} held out ({config.data}){channels}",
         f"recipe {config.recipe or '(none)'}: {' + '.join([config.method, *config.objectives])}",
         f"{config.model} of width {backbone.dim}, patch {backbone.patch_size}, {parameters / 1e6:.1f} M parameters",
         f"batch {config.batch_size}, {schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} steps "
@@ -253,7 +258,8 @@ def _load(weights: str, device: str, options: Mapping[str, Any]) -> tuple[Encode
         return BASELINES[name](int(patch)), Provenance(weights)
     on = distributed.start(device)
     if kind == "untrained":
-        return _untrained_encoder(RunDirectory.open(rest).config).to(on), Provenance(weights)
+        untrained = _untrained_encoder(RunDirectory.open(rest).config, read_weights(rest).shape)
+        return untrained.to(on), Provenance(weights)
     encoder, report = load_encoder(weights, **options)
     console.print(str(report), highlight=False, soft_wrap=True)
     return encoder.to(on), Provenance(report.source, report.sha256)

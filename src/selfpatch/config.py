@@ -169,6 +169,9 @@ class RunConfig:
     """Folder of images (any nesting), a text file of paths, or `samples`: the built-in photographs."""
     out: str | None = None
     """Run directory; None: runs/<data>-<method>-<objective>. One that has files in it is refused."""
+    channels: int = 3
+    """Channels of the images. 3: red, green and blue, whatever the files hold; any other number must be what they hold,
+    and is normalised by its own mean and deviation, measured at the start."""
     recipe: str | None = None
     """Name of a built-in recipe or path of a YAML file; None: chosen by the number of images."""
     method: str = "dino"
@@ -255,9 +258,15 @@ class RunConfig:
                 f"batch_size {self.batch_size} cannot be split into {self.accumulate} micro-batches; "
                 "let accumulate divide it"
             )
+        if self.data == SAMPLES and self.channels != 3:
+            raise ValueError(
+                f"channels is {self.channels}, but the sample photographs have 3; give your own images with --data"
+            )
         for name, scale in [("global_scale", self.crops.global_scale), ("local_scale", self.crops.local_scale)]:
             if not 0 < scale[0] <= scale[1] <= 1:
                 raise ValueError(f"crops.{name} is {list(scale)}; use [low, high] with 0 < low <= high <= 1")
+        if self.masks.ratio[0] > self.masks.ratio[1]:
+            raise ValueError(f"masks.ratio is {list(self.masks.ratio)}; use [low, high] with 0 <= low <= high <= 1")
         return self
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from selfpatch.data.crops import ViewRecipe
-from selfpatch.data.images import LoadedImages, load_images
+from selfpatch.data.images import LoadedImages, evenly_spread, load_images
 from selfpatch.data.index import ImageIndex
-from selfpatch.data.reading import BadImage, read_image
+from selfpatch.data.reading import BadImage, read_picture
 from selfpatch.evaluation.baselines import MeanColour
 from selfpatch.evaluation.knn import leave_one_out
 from selfpatch.evaluation.view_matching import ViewPairs, make_view_pairs, view_matching
@@ -38,6 +38,7 @@ class Monitor:
         held_out: images for the dense meter and the sheets, and their places.
         labelled: training images whose sub-folders are their classes, and the places that k-NN may use.
         recipes: how the training's global views are drawn; pairs for the dense meter are drawn so too.
+        channels: of the images.
         pictures: folder for the sheets.
     """
 
@@ -47,6 +48,7 @@ class Monitor:
         labelled: tuple[ImageIndex, np.ndarray],
         recipes: tuple[ViewRecipe, ...],
         *,
+        channels: int = 3,
         patch_size: int,
         pictures: Path,
         picture_images: int,
@@ -54,7 +56,7 @@ class Monitor:
         seed: int,
     ) -> None:
         self._pictures, self._seed = pictures, seed
-        self._patch_size = patch_size
+        self._patch_size, self._channels = patch_size, channels
         self._pairs, self._floor = self._draw_pairs(*held_out, recipes)
         self._sheet_images = self._load_sheet_images(*held_out, picture_images)
         self._labelled = self._load_labelled(*labelled, knn_images, recipes[0].size)
@@ -66,24 +68,24 @@ class Monitor:
         images = []
         for place in places:
             with contextlib.suppress(BadImage):  # the loader lists those that it meets
-                images.append(read_image(index.path(int(place))))
+                images.append(read_picture(index.path(int(place)), self._channels))
         if not images:
             return None, 0.0
         pairs = make_view_pairs(images, (recipes[0], recipes[1]), seed=self._seed)
         try:
-            return pairs, view_matching(MeanColour(self._patch_size), *pairs)
+            return pairs, view_matching(MeanColour(self._patch_size, self._channels), *pairs)
         except ValueError:  # so few images that no two views of one overlap
             return None, 0.0
 
     def _load_sheet_images(self, index: ImageIndex, places: np.ndarray, count: int) -> Tensor | None:
-        loaded = _load(index, places, count, SHEET_PATCHES * self._patch_size)
+        loaded = _load(index, places, count, SHEET_PATCHES * self._patch_size, self._channels)
         return None if loaded is None else loaded.images
 
     def _load_labelled(
         self, index: ImageIndex, places: np.ndarray, count: int, size: int
     ) -> tuple[Tensor, Tensor] | None:
         """Images and labels of as many places as are wanted; None where k-NN has no meaning."""
-        loaded = _load(index, places, count, size) if index.classes else None
+        loaded = _load(index, places, count, size, self._channels) if index.classes else None
         if loaded is None:
             return None
         labels = torch.tensor([index.label(int(place)) for place in loaded.places])
@@ -116,13 +118,12 @@ class Monitor:
         return picture_sheet(encoder, self._sheet_images, path, title="before and after", reference=untrained)
 
 
-def _load(index: ImageIndex, places: np.ndarray, count: int, size: int) -> LoadedImages | None:
+def _load(index: ImageIndex, places: np.ndarray, count: int, size: int, channels: int) -> LoadedImages | None:
     """So many of the places, evenly spread; None where none is wanted or readable: the loader judges of that."""
     if not count or not len(places):
         return None
-    chosen = places[np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)]
     try:
-        return load_images(index, chosen, size)
+        return load_images(index, evenly_spread(places, count), size, channels=channels)
     except ValueError:
         return None
 

@@ -8,7 +8,7 @@ from operator import attrgetter
 
 RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "it must be above 0": (lambda x: x > 0, (
-        "epochs", "batch_size", "accumulate", "patch_size", "backbone.embed_dim", "backbone.depth",
+        "epochs", "batch_size", "accumulate", "channels", "patch_size", "backbone.embed_dim", "backbone.depth",
         "backbone.num_heads", "backbone.depths", "crops.global_size", "watch.log_every", "checkpoint.keep",
         "checkpoint.max_nonfinite",
     )),
@@ -19,7 +19,8 @@ RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "it must be 0 or above": (lambda x: x >= 0, (
         "seed", "crops.brightness", "crops.contrast", "crops.saturation", "optimizer.base_lr", "optimizer.min_lr",
         "optimizer.warmup_epochs", "optimizer.weight_decay", "optimizer.weight_decay_end", "optimizer.clip",
-        "optimizer.freeze_last_layer_epochs", "optimizer.freeze_backbone_epochs", "optimizer.warmup_teacher_temp_epochs", "loader.workers",
+        "optimizer.freeze_last_layer_epochs", "optimizer.freeze_backbone_epochs",
+        "optimizer.warmup_teacher_temp_epochs", "loader.workers",
         "loader.held_out", "watch.evaluate_every", "watch.knn_images", "watch.picture_images",
         "backbone.frozen_blocks", "checkpoint.every_minutes", "checkpoint.every_steps", "checkpoint.keep_every_epochs",
     )),

@@ -10,6 +10,7 @@ import numpy as np
 from selfpatch.config import SAMPLES, RunConfig, choose_recipe, load_recipe
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.samples import sample_photographs
+from selfpatch.data.statistics import ChannelStatistics, channel_statistics
 from selfpatch.files import write_atomically
 from selfpatch.run import RunDirectory
 
@@ -37,6 +38,15 @@ def open_data(config: RunConfig) -> TrainingData:
     index = ImageIndex.open(config.data)
     places, held_out = index.split(config.loader.held_out, config.seed)
     return TrainingData(index, places, index, held_out)
+
+
+def measure_channels(config: RunConfig, data: TrainingData) -> ChannelStatistics | None:
+    """What the images are normalised with; None: of red, green and blue, as the model expects.
+
+    Raises:
+        ValueError: none of the images can be read.
+    """
+    return None if config.channels == 3 else channel_statistics(data.index, data.places, config.channels)
 
 
 def recipe_for(data: str) -> RunConfig:

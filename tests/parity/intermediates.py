@@ -85,10 +85,10 @@ def _sere_intermediates(run: Replayed) -> Iterator[Check]:
 
 def _grids(run: Replayed) -> Iterator[Check]:
     boxes, c = run.views(0).boxes, run.settings
-    for name, first, second, size in (
-        ("global", 0, 1, c["overlap_size"]),
-        ("local0", 2, 0, c["local_overlap_size"]),
-    ):
+    compared = [("global", 0, 1, c["overlap_size"])]
+    if c["local_crops"]:
+        compared.append(("local0", 2, 0, c["local_overlap_size"]))
+    for name, first, second, size in compared:
         grids = overlap_grids(boxes[first], boxes[second], size)
         for part, grid in zip(("query", "key"), grids, strict=True):
             yield compare(f"grid_{name}_{part}", grid, t_of(run, f"grid_{name}_{part}"), TIGHT)
@@ -96,25 +96,28 @@ def _grids(run: Replayed) -> Iterator[Check]:
 
 def _relations(run: Replayed, student: Encoding, teacher: Encoding) -> Iterator[Check]:
     views, sere = run.views(0), run.pretrainer.objectives["sere"]
+    related: dict[str, Tensor] = {}
     with torch.no_grad():
         own, local = sere.student_tokens(student, views, "channel")
         target = sere.teacher_tokens(teacher, views, "channel")
-        for name, tokens, scale in (
-            ("student_channel_relation", own, sere.channel_scale),
-            ("teacher_channel_relation", target, sere.channel_scale),
-            ("student_channel_relation_local", local, sere.local_channel_scale),
-        ):
-            relation = channel_relation(tokens.flatten(2, 3), scale).flatten(0, 1)
-            yield compare(name, relation, t_of(run, name), TIGHT)
+        for who, tokens in (("student", own), ("teacher", target)):
+            related[f"{who}_channel_relation"] = channel_relation(
+                tokens.flatten(0, 1).flatten(1, 2), sere.channel_scale
+            )
+        if local is not None:
+            patches = local.flatten(0, 1).flatten(1, 2)
+            related["student_channel_relation_local"] = channel_relation(patches, sere.local_channel_scale)
         own, local = sere.student_tokens(student, views, "spatial")
         target = sere.teacher_tokens(teacher, views, "spatial")
         grid, _ = overlap_grids(views.boxes[0], views.boxes[1], run.settings["overlap_size"])
-        for name, tokens in (("student", own), ("teacher", target)):
-            sampled = spatial_relation(sample_patches(tokens[0, :1], grid[:1]), sere.num_heads)
-            name = f"{name}_spatial_relation_sampled0"
-            yield compare(name, sampled, t_of(run, name), TIGHT)
-        unsampled = spatial_relation(local[0, :1].flatten(1, 2), sere.num_heads)
-        yield compare("student_spatial_relation_local0", unsampled, t_of(run, "student_spatial_relation_local0"), TIGHT)
+        for who, tokens in (("student", own), ("teacher", target)):
+            sampled = sample_patches(tokens[0, :1], grid[:1])
+            related[f"{who}_spatial_relation_sampled0"] = spatial_relation(sampled, sere.num_heads)
+        if local is not None:
+            patches = local[0, :1].flatten(1, 2)
+            related["student_spatial_relation_local0"] = spatial_relation(patches, sere.num_heads)
+    for name, relation in related.items():
+        yield compare(name, relation, t_of(run, name), TIGHT)
 
 
 def t_of(run: Replayed, name: str) -> Tensor:

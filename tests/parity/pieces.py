@@ -1,4 +1,4 @@
-"""Single parts of the methods: label propagation and k-NN."""
+"""Single parts of the methods: MoBY and MoCo-v3, label propagation and k-NN."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from selfpatch.evaluation.davis.protocol import to_mask
 from selfpatch.evaluation.knn import knn_predict
 from selfpatch.ops.propagation import propagate_labels
 from tests.parity.check import Check, compare, compare_exactly
+from tests.parity.contrastive import replay_moby, replay_moco_v3
 
 
 def replay_pieces(bundle: Path) -> Iterator[Check]:
     """Every part of a `pieces` bundle that the project has."""
     expected = json.loads((bundle / "expected.json").read_text())
     tensors = load_file(bundle / "tensors.safetensors")
+    yield from replay_moby(expected["moby"], tensors)
+    yield from replay_moco_v3(expected["mocov3"], tensors)
     yield from _label_propagation(expected["vos"], tensors)
     yield from _knn(expected["knn"], tensors)
 

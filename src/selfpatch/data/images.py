@@ -11,19 +11,30 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import functional as tvf
-from torchvision.transforms.functional import InterpolationMode
 
 from selfpatch.data.index import ImageIndex
-from selfpatch.data.reading import BadImage, read_image
+from selfpatch.data.reading import BadImage, read_picture
+from selfpatch.data.rendering import resize_picture, to_tensor
+from selfpatch.ops.images import one_depth
 
 
 class LoadedImages(NamedTuple):
-    images: Tensor  # [n, 3, size, size] uint8
+    images: Tensor  # [n, C, size, size] uint8, or float32 where an image is deeper than 8 bits
     places: np.ndarray  # [n] int64, the places that could be read, in the order asked for
 
 
+def evenly_spread(places: np.ndarray, count: int) -> np.ndarray:
+    """So many of the places, the first and the last among them; all of them where there are no more."""
+    return places[np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)]
+
+
 def load_images(
-    index: ImageIndex, places: Sequence[int] | np.ndarray, size: int, *, resize: int | None = None
+    index: ImageIndex,
+    places: Sequence[int] | np.ndarray,
+    size: int,
+    *,
+    resize: int | None = None,
+    channels: int = 3,
 ) -> LoadedImages:
     """Centre crops: the shorter side is resized to `resize` (bicubic, antialiased), then the middle is cut out.
 
@@ -32,6 +43,7 @@ def load_images(
         places: those to load; unreadable ones are left out.
         size: side of the crops in pixels.
         resize: shorter side before cropping; None: `size`. DINO's k-NN protocol is size 224, resize 256.
+        channels: of the images, as `read_picture` takes them.
 
     Raises:
         ValueError: none of the images can be read, or `resize` is smaller than `size`.
@@ -44,11 +56,11 @@ def load_images(
 
     def load(place: int) -> Tensor | BadImage:
         try:
-            image = read_image(index.path(place))
+            picture = read_picture(index.path(place), channels)
         except BadImage as error:
             return error
-        image = tvf.resize(image, [shorter], InterpolationMode.BICUBIC)
-        return tvf.pil_to_tensor(tvf.center_crop(image, [size, size]))
+        width, height = (int(shorter * side / min(picture.size)) for side in picture.size)
+        return tvf.center_crop(to_tensor(resize_picture(picture, width, height)), [size, size])
 
     numbers = [int(place) for place in places]
     with ThreadPoolExecutor(
@@ -59,4 +71,5 @@ def load_images(
     if not images:
         example = f", e.g. {loaded[0]}" if loaded else ""
         raise ValueError(f"none of {len(numbers)} images can be read{example}; give images that can be read")
-    return LoadedImages(torch.stack([image for _, image in images]), np.array([place for place, _ in images], np.int64))
+    pixels = torch.stack(one_depth([image for _, image in images]))
+    return LoadedImages(pixels, np.array([place for place, _ in images], np.int64))

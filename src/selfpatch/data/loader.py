@@ -14,19 +14,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from selfpatch.data.crops import ViewParameters, ViewRecipe, draw_view, generator
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.masks import MaskRecipe, draw_mask
-from selfpatch.data.reading import BadImage, read_image
+from selfpatch.data.reading import BadImage, Picture, read_picture
 from selfpatch.data.rendering import render as render_plain
+from selfpatch.ops.images import one_depth
 from selfpatch.types import Views
 
-Render = Callable[[Image.Image, int, ViewParameters], Tensor]
-"""(upright RGB image, side of the view, parameters) -> uint8 [3, side, side]."""
+Render = Callable[[Picture, int, ViewParameters], Tensor]
+"""(upright image, side of the view, parameters) -> [C, side, side], uint8 or, of deeper images, float32 in [0, 1]."""
 
 Box = tuple[int, int, int, int, bool]
 """A row of `Views.boxes`: (left, top, width, height, flipped)."""
@@ -81,6 +81,7 @@ class CropLoader:
         num_global: int = 2,
         batch_size: int,
         accumulate: int = 1,
+        channels: int = 3,
         seed: int,
         workers: int | None = None,
         rank: int = 0,
@@ -98,6 +99,7 @@ class CropLoader:
             num_global: how many of the recipes are global views.
             batch_size: images a step, over all processes and micro-batches.
             accumulate: micro-batches a step.
+            channels: of the images, as `read_picture` takes them.
             seed: of order and crops.
             workers: loader processes; None: `default_workers()`; 0: all in this process. Does not change the stream.
             rank: this process's number.
@@ -121,7 +123,7 @@ class CropLoader:
             advice = f"use --batch-size {largest} or less, or more images" if largest else "use more images"
             raise ValueError(f"a batch of {batch_size} images is larger than the data, {len(places)} images; {advice}")
         self._places = np.asarray(places, np.int64)
-        self._crops = _Crops(index, self._places, recipes, num_global, seed, masks, render)
+        self._crops = _Crops(index, self._places, recipes, num_global, channels, seed, masks, render)
         self.batch_size = batch_size
         self._share = batch_size // shares  # images of one micro-batch on this process
         self._accumulate = accumulate
@@ -225,6 +227,7 @@ class _Crops(Dataset[_Part]):
         places: np.ndarray,
         recipes: Sequence[ViewRecipe],
         num_global: int,
+        channels: int,
         seed: int,
         masks: MaskRecipe | None,
         render: Render,
@@ -236,7 +239,8 @@ class _Crops(Dataset[_Part]):
             if len(set(group)) > 1:
                 raise ValueError(f"{kind} views of sizes {group} do not fit into one batch; give them one size")
         self._index, self._places, self._recipes = index, places, recipes
-        self._num_global, self._seed, self._masks, self._render = num_global, seed, masks, render
+        self._num_global, self._channels = num_global, channels
+        self._seed, self._masks, self._render = seed, masks, render
 
     def __getitem__(self, request: _Request) -> _Part:
         tried: list[int] = []
@@ -271,25 +275,23 @@ class _Crops(Dataset[_Part]):
         ]
         return torch.from_numpy(np.array(drawn))
 
-    def _read(self, epoch: int, sample: int, tried: list[int], bad: dict[str, str]) -> Image.Image | None:
+    def _read(self, epoch: int, sample: int, tried: list[int], bad: dict[str, str]) -> Picture | None:
         """The image of a sample, or another one if it is unreadable; None if those are unreadable too."""
         draws = generator(self._seed, epoch, sample, _REPLACEMENT_STREAM).random(REPLACEMENTS)
         for place in [sample, *self._places[(draws * len(self._places)).astype(np.int64)].tolist()]:
             tried.append(place)
             try:
-                return read_image(self._index.path(place))
+                return read_picture(self._index.path(place), self._channels)
             except BadImage as error:
                 bad[error.path] = error.reason
         return None
 
     def _stack(self, views: list[list[Tensor]], boxes: list[list[Box]], samples: list[int]) -> Views:
-        by_view = [list(crops) for crops in zip(*views, strict=True)]  # [V][B]
-        first_local = self._num_global
+        by_view = [torch.stack(one_depth(crops)) for crops in zip(*views, strict=True)]  # [V] of [B, C, S, S]
+        global_crops, local_crops = by_view[: self._num_global], by_view[self._num_global :]
         return Views(
-            global_crops=torch.stack([torch.stack(crops) for crops in by_view[:first_local]]),
-            local_crops=torch.stack([torch.stack(crops) for crops in by_view[first_local:]])
-            if by_view[first_local:]
-            else None,
+            global_crops=torch.stack(global_crops),
+            local_crops=torch.stack(local_crops) if local_crops else None,
             boxes=torch.tensor(boxes, dtype=torch.float32).transpose(0, 1).contiguous(),
             samples=torch.tensor(samples, dtype=torch.int64),
         )
@@ -303,10 +305,12 @@ def default_workers() -> int:
 
 
 def _join(parts: list[Tensor], dim: int, pin_memory: bool) -> Tensor:
+    """The parts as one tensor; a part of 8 bits becomes float where another is deeper."""
     if len(parts) == 1 and not pin_memory:
         return parts[0]
     shape = list(parts[0].shape)
     shape[dim] = sum(part.shape[dim] for part in parts)
+    parts = one_depth(parts)
     joined = torch.empty(shape, dtype=parts[0].dtype, pin_memory=pin_memory)
     return torch.cat(parts, dim, out=joined)
 

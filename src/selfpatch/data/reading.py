@@ -1,12 +1,19 @@
-"""One image file as an upright 8-bit RGB picture, whatever the file holds."""
+"""One image file as an upright picture: 8-bit RGB, whatever the file holds, or as many channels as are asked for."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from selfpatch.data.orientation import turn_upright
+from selfpatch.data.rasters import Raster, decode_raster
+
+Picture = Image.Image | Raster
+"""An RGB image, or a raster of any other number of channels."""
 
 WIDE_GREY = ("I", "F")
 """First letters of the modes that hold more than 8 bits a pixel: I, I;16, I;16B, ..., F."""
@@ -37,19 +44,32 @@ def read_image(path: str | Path) -> Image.Image:
         BadImage: the file is missing, empty, truncated or no image, or has more pixels than Pillow decodes
             (twice `PIL.Image.MAX_IMAGE_PIXELS`: a decompression bomb, or a picture to be tiled first).
     """
+    with _damage_told(path), Image.open(path) as image:
+        image.load()
+        turn_upright(image)
+        return _rgb(image)
+
+
+def read_picture(path: str | Path, channels: int = 3) -> Picture:
+    """Reads an image of so many channels: 3 as `read_image` does, any other number as `rasters.decode_raster` does.
+
+    Raises:
+        BadImage: as `read_image`; or the file has another number of channels.
+    """
+    if channels == 3:
+        return read_image(path)
+    with _damage_told(path):
+        return decode_raster(path, channels)
+
+
+@contextlib.contextmanager
+def _damage_told(path: str | Path) -> Iterator[None]:
+    """Turns whatever goes wrong into a BadImage; on damaged files decoders raise nearly anything."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            _turn_upright(image)
-            return _rgb(image)
-    except Exception as error:  # on damaged files decoders raise nearly anything: OSError, SyntaxError, struct.error
+        yield
+    except Exception as error:  # OSError, SyntaxError, struct.error, ...
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise BadImage(path, reason) from error
-
-
-def _turn_upright(image: Image.Image) -> None:
-    with contextlib.suppress(Exception):  # broken EXIF is no reason to lose the picture
-        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -11,6 +11,9 @@ from torchvision.transforms import functional as tvf
 from torchvision.transforms.functional import InterpolationMode
 
 from selfpatch.data.crops import ColourJitter, ViewParameters
+from selfpatch.data.raster_rendering import render_raster, resize_raster
+from selfpatch.data.rasters import Raster
+from selfpatch.data.reading import Picture
 
 SOLARIZE_THRESHOLD = 128
 
@@ -22,17 +25,19 @@ _ADJUST = {
 }
 
 
-def render(image: Image.Image, size: int, parameters: ViewParameters) -> Tensor:
+def render(image: Picture, size: int, parameters: ViewParameters) -> Tensor:
     """Crop and resize (bicubic, antialiased), flip, colour jitter, grey, blur, solarize.
 
     Args:
-        image: the whole image, upright, RGB.
+        image: the whole image, upright: RGB, or a raster, which `raster_rendering.render_raster` renders.
         size: side of the rendered view in pixels.
         parameters: what `draw_view` drew for an image of this size.
 
     Returns:
-        uint8 [3, size, size].
+        uint8 [3, size, size]; of a raster [C, size, size], uint8 or float32.
     """
+    if isinstance(image, Raster):
+        return render_raster(image, size, parameters)
     p = parameters
     view = tvf.resized_crop(image, p.top, p.left, p.height, p.width, [size, size], InterpolationMode.BICUBIC)
     if p.flip:
@@ -52,3 +57,15 @@ def _jitter(view: Image.Image, jitter: ColourJitter) -> Image.Image:
     for name in jitter.order:
         view = _ADJUST[name](view, getattr(jitter, name))
     return view
+
+
+def resize_picture(picture: Picture, width: int, height: int) -> Picture:
+    """The whole picture at another size (bicubic, antialiased)."""
+    if isinstance(picture, Raster):
+        return Raster(resize_raster(picture, width, height))
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def to_tensor(picture: Picture) -> Tensor:
+    """[C, h, w], uint8 or, of a raster, perhaps float32."""
+    return picture.pixels if isinstance(picture, Raster) else tvf.pil_to_tensor(picture)

@@ -187,7 +187,7 @@ def _features(
 
     def batches() -> Iterator[Tensor]:
         for places in np.split(np.arange(len(index)), range(batch_size, len(index), batch_size)):
-            loaded = load_images(index, places, crop, resize=resize)
+            loaded = load_images(index, places, crop, resize=resize, channels=len(encoder.mean))
             names.extend(_class_name(index, int(place)) for place in loaded.places)
             yield loaded.images
             if progress is not None:

@@ -11,14 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.data.crops import ViewRecipe, draw_view, generator
 from selfpatch.data.geometry import crop_to_image, image_to_crop
+from selfpatch.data.reading import Picture
 from selfpatch.data.rendering import render
 from selfpatch.ops.features import patch_features
+from selfpatch.ops.images import one_depth
 from selfpatch.types import Encoder
 
 
@@ -26,20 +27,18 @@ class ViewPairs(NamedTuple):
     """Two views of each of n images."""
 
     views_a: Tensor
-    """[n, 3, S, S] uint8."""
+    """[n, C, S, S], uint8 or float32."""
     views_b: Tensor
     boxes_a: Tensor
     """[n, 5] float32 (left, top, width, height, flipped) in pixels of the image."""
     boxes_b: Tensor
 
 
-def make_view_pairs(
-    images: Sequence[Image.Image], recipes: tuple[ViewRecipe, ViewRecipe], *, seed: int = 0
-) -> ViewPairs:
+def make_view_pairs(images: Sequence[Picture], recipes: tuple[ViewRecipe, ViewRecipe], *, seed: int = 0) -> ViewPairs:
     """Draws and renders two views of each image, the same ones whenever it is called.
 
     Args:
-        images: whole images, upright, RGB.
+        images: whole images, upright, of one number of channels.
         recipes: of the first and of the second view; of one size.
         seed: of the draws.
     """
@@ -50,10 +49,8 @@ def make_view_pairs(
             drawn = draw_view(recipe, image.size, generator(seed, 0, sample, view))
             views[view].append(render(image, recipe.size, drawn))
             boxes[view].append(drawn.box)
-    (views_a, views_b), (boxes_a, boxes_b) = (
-        map(torch.stack, views),
-        (torch.tensor(b, dtype=torch.float32) for b in boxes),
-    )
+    views_a, views_b = (torch.stack(one_depth(crops)) for crops in views)
+    boxes_a, boxes_b = (torch.tensor(b, dtype=torch.float32) for b in boxes)
     return ViewPairs(views_a, views_b, boxes_a, boxes_b)
 
 

@@ -1,4 +1,4 @@
-"""Features of plain uint8 images, in batches, without gradient, on whatever device the encoder is."""
+"""Features of plain images, in batches, without gradient, on whatever device the encoder is."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def patch_features(encoder: Encoder, images: Tensor, *, std: Sequence[float] | N
 
     Args:
         encoder: the network.
-        images: uint8 [B, 3, H, W]; H and W are multiples of the encoder's patch size.
+        images: [B, C, H, W] as `normalise` takes them; H and W are multiples of the encoder's patch size.
         std: to normalise with; None: the encoder's own.
 
     Returns:
         [B, h, w, D] float32 on the encoder's device.
 
     Raises:
-        ValueError: the patch size does not divide the sides of the images, or they are no uint8 images.
+        ValueError: the patch size does not divide the sides of the images, or `normalise` refuses them.
     """
     height, width = images.shape[-2:]
     if height % encoder.patch_size or width % encoder.patch_size:
@@ -42,7 +42,7 @@ def image_features(encoder: Encoder, batches: Iterable[Tensor]) -> Tensor:
 
     Args:
         encoder: the network.
-        batches: at least one, uint8 [b, 3, H, W] each.
+        batches: at least one, [b, C, H, W] each as `normalise` takes them.
 
     Returns:
         [n, D] float32 on the CPU, in the order of the batches.

@@ -12,22 +12,34 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(image / 255 - mean) / std, channel by channel.
+    """(image - mean) / std, channel by channel, of images in [0, 1]; those of 8 bits are divided by 255 first.
 
     Args:
-        images: [..., C, H, W] uint8.
+        images: [..., C, H, W] uint8 in [0, 255], or float32 in [0, 1].
         mean, std: C numbers each.
 
     Returns:
         [..., C, H, W] float32.
 
     Raises:
-        ValueError: the images are not uint8, or have another number of channels than mean and std.
+        ValueError: the images are neither uint8 nor float32, or have another number of channels than mean and std.
     """
-    if images.dtype != torch.uint8 or images.ndim < 3 or not images.shape[-3] == len(mean) == len(std):
+    known = images.dtype in (torch.uint8, torch.float32)
+    if not known or images.ndim < 3 or not images.shape[-3] == len(mean) == len(std):
         raise ValueError(
             f"images are {images.dtype} {list(images.shape)}; "
-            f"uint8 [..., {len(mean)}, H, W] is needed for {len(mean)} means"
+            f"uint8 or float32 [..., {len(mean)}, H, W] is needed for {len(mean)} means"
         )
     shift, scale = (torch.tensor(v, dtype=torch.float32, device=images.device).view(-1, 1, 1) for v in (mean, std))
-    return (images / 255 - shift) / scale
+    return (in_unit_range(images) - shift) / scale
+
+
+def in_unit_range(images: Tensor) -> Tensor:
+    """uint8 -> float32 in [0, 1]; floats are taken to lie there already."""
+    return images / 255 if images.dtype == torch.uint8 else images
+
+
+def one_depth(images: Sequence[Tensor]) -> list[Tensor]:
+    """Images that can be stacked: as they are, or all float32 in [0, 1] where some are uint8 and some float32."""
+    mixed = len({image.dtype for image in images}) > 1
+    return [in_unit_range(image) if mixed else image for image in images]

@@ -17,13 +17,13 @@ def unit_patch_features(encoder: Encoder, images: Tensor) -> Tensor:
     """Patch features of length 1, so that their dot products are the cosines that positives are chosen by.
 
     Args:
-        images: uint8 [n, 3, H, W].
+        images: [n, C, H, W], uint8 or float32 as `ops.images.normalise` takes them.
 
     Returns:
         [n, h, w, D] float32 on the CPU.
 
     Raises:
-        ValueError: the images are not uint8 [n, 3, H, W], or the encoder's patch size does not divide their sides.
+        ValueError: the images are of another type or number of channels, or the patch size does not divide their sides.
     """
     parts = [patch_features(encoder, part).cpu() for part in images.split(CHUNK)]
     return F.normalize(torch.cat(parts), dim=-1)

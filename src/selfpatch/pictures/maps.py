@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -12,13 +13,29 @@ from selfpatch.pictures.colour import viridis
 Box = tuple[int, int, int, int]
 """(left, top, right, bottom), right and bottom excluded, as Pillow has it."""
 
+DARKEST, BRIGHTEST = 0.02, 0.98
+"""Quantiles of a channel of more than 8 bits that are drawn black and white."""
 HEAT_OPACITY = 0.72
 HEAT_QUANTILE = 0.02
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """uint8 [3, H, W] -> RGB image."""
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().contiguous().numpy())
+    """Any image [C, H, W] as RGB: its first three channels, or its first in grey where there are but one or two.
+
+    8 bits are drawn as they are. What is deeper seldom reaches its white: each channel is stretched by itself from its
+    2 % to its 98 % quantile.
+    """
+    drawn = pixels[: 3 if len(pixels) >= 3 else 1].cpu()
+    if drawn.dtype != torch.uint8:
+        drawn = _stretched(drawn)
+    return Image.fromarray(drawn.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+
+
+def _stretched(pixels: Tensor) -> Tensor:
+    """[C, H, W] float -> uint8."""
+    # NumPy's quantiles, as torch's refuse more than 16 million values.
+    low, high = torch.from_numpy(np.quantile(pixels.numpy(), [DARKEST, BRIGHTEST], axis=(1, 2)))[:, :, None, None]
+    return ((pixels - low) / (high - low).clamp(min=1e-12) * 255).clamp(0, 255).round().to(torch.uint8)
 
 
 def patch_map(colours: Tensor, size: tuple[int, int]) -> Image.Image:

@@ -30,7 +30,7 @@ def picture_sheet(
     """Draws images above the principal components of their patch features, and writes the sheet as a PNG.
 
     Args:
-        images: uint8 [n, 3, S, S], S a multiple of the encoder's patch size.
+        images: [n, C, S, S], uint8 or float32, S a multiple of the encoder's patch size.
         title: the line on top, such as `photos · epoch 12 of 200`.
         reference: an encoder to compare with, such as the same network before training; drawn as a third row.
         reference_name: what the third row is headed with.

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from selfpatch.data.reading import read_image
+from selfpatch.data.reading import Picture, read_picture
+from selfpatch.data.rendering import resize_picture, to_tensor
 from selfpatch.ops.neighbours import Border, Window, check_matching, neighbour_table, top_positives
 from selfpatch.pictures.canvas import Panel, Row, draw_marker, lay_out, save_png
 from selfpatch.pictures.colour import SERIES
 from selfpatch.pictures.features import unit_patch_features
-from selfpatch.pictures.maps import heat_over, heat_range, patch_map
+from selfpatch.pictures.maps import heat_over, heat_range, patch_map, to_image
 from selfpatch.pictures.pca import pca_colours
 from selfpatch.pictures.queries import patches_at, salient_patches
 from selfpatch.pictures.zoom import MARGIN, Match, draw_match, view_around
@@ -60,23 +60,24 @@ def show(
         raise ValueError(f"resolution {resolution} is below one patch of {encoder.patch_size} pixels; use a larger one")
     targets = _targets(paths, Path(out))
     for path, target in zip(paths, targets, strict=True):
-        image = resized(read_image(path), resolution, encoder.patch_size)
-        features = unit_patch_features(encoder, torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])[0]
+        picture = read_picture(path, channels=len(encoder.mean))
+        pixels = to_tensor(resized(picture, resolution, encoder.patch_size))
+        features = unit_patch_features(encoder, pixels[None])[0]
         if not features.isfinite().all():
             raise ValueError(f"the encoder gives features of {path} that are not finite; use weights from before that")
         grid = (features.shape[0], features.shape[1])
         chosen = salient_patches(features, AUTOMATIC_QUERIES) if queries is None else patches_at(queries, grid)
         matches = find_positives(features, chosen, k, window, border)
-        picture = draw(image, features, matches, title=Path(path).name, window=window, border=border)
-        save_png(picture, target)
+        sheet = draw(to_image(pixels), features, matches, title=Path(path).name, window=window, border=border)
+        save_png(sheet, target)
     return targets
 
 
-def resized(image: Image.Image, resolution: int, patch_size: int) -> Image.Image:
-    """The image with its short side near `resolution`, its shape kept up to rounding, sides multiples of a patch."""
-    scale = resolution / min(image.size)
-    width, height = (max(1, round(side * scale / patch_size)) * patch_size for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+def resized(picture: Picture, resolution: int, patch_size: int) -> Picture:
+    """The picture with its short side near `resolution`, its shape kept up to rounding, sides multiples of a patch."""
+    scale = resolution / min(picture.size)
+    width, height = (max(1, round(side * scale / patch_size)) * patch_size for side in picture.size)
+    return resize_picture(picture, width, height)
 
 
 def find_positives(features: Tensor, queries: Sequence[int], k: int, window: Window, border: Border) -> list[Match]:

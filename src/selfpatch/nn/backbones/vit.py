@@ -124,6 +124,15 @@ def sincos_positions(grid: int, dim: int) -> Tensor:
     return torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=1)
 
 
+def _mlp_ratio(shape: ViTShape) -> float:
+    """Inner width of the MLP over the width. DINOv2's gated one has two halves, each two thirds of the usual width,
+    rounded up to a multiple of 8."""
+    if shape.mlp == "gelu":
+        return 4.0
+    half = (8 * shape.embed_dim // 3 + 7) // 8 * 8
+    return (2 * half + 0.5) / shape.embed_dim  # timm rounds the product down
+
+
 def build_vit(shape: ViTShape, *, drop_path: float = 0.0) -> ViT:
     """A freshly initialised vision transformer."""
     kind = _ReleasedPositions if shape.position_embedding == "released" else VisionTransformer
@@ -136,6 +145,7 @@ def build_vit(shape: ViTShape, *, drop_path: float = 0.0) -> ViT:
         embed_dim=shape.embed_dim,
         depth=shape.depth,
         num_heads=shape.num_heads,
+        mlp_ratio=_mlp_ratio(shape),
         class_token=shape.class_token,
         reg_tokens=shape.num_registers,
         no_embed_class=shape.num_registers > 0,
