@@ -162,6 +162,18 @@ def test_show(capsys: pytest.CaptureFixture[str], run: Path, photos: Path, tmp_p
         assert min(Image.open(path).size) > 100
 
 
+def test_export(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "exported"
+    assert main(f"export --weights {run} --to timm --out {out}".split()) == 0
+    shown = capsys.readouterr().out
+    assert f"{out}/model.safetensors" in shown
+    assert f"local-dir:{out}" in shown
+    assert main(f"export --weights {run} --to timm --out {out}".split()) == 2
+    assert "is no empty folder; name another one with --out" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="there is no export to 'tf'; use one of timm, safetensors, hf, onnx"):
+        selfpatch.export(str(run), "tf", tmp_path / "other")
+
+
 def test_the_python_face(photos: Path, tmp_path: Path) -> None:
     options = [(name.removeprefix("--"), value) for name, value in zip(TINY[::2], TINY[1::2], strict=True)]
     settings = nested(options)
@@ -213,6 +225,7 @@ OPTIONS = {
     "evaluate davis": f"""{NETWORK} data out results resolution radius topk context-frames temperature std year
         sequences""",
     "evaluate knn": f"{NETWORK} data out ks temperature resize crop batch-size",
+    "export": "weights side num-heads position-embedding allow-partial to out size",
     "show": f"{NETWORK} out resolution k window border",
 }
 """Users write these in their scripts: one that goes or is renamed is a change to announce."""

@@ -16,7 +16,7 @@ LAYERS = {
     "ops": 1,
     "nn": 2, "data": 2,
     "methods": 3, "objectives": 3, "evaluation": 3, "pictures": 3,
-    "optim": 4, "run": 4, "watching": 4, "keeping": 4, "weights": 4, "export": 4, "pretraining": 4,
+    "optim": 4, "run": 4, "watching": 4, "keeping": 4, "weights": 4, "exports": 4, "pretraining": 4,
     "build": 5, "monitoring": 5, "run_report": 5, "training_data": 5,
     "commands": 6,
     "cli": 7, "evaluation_options": 7,
@@ -26,12 +26,12 @@ LAYERS = {
 
 NEIGHBOURS = {
     "pretraining": {"optim", "run", "watching", "keeping"}, "keeping": {"run"}, "weights": {"run"},
-    "export": {"weights"},
+    "exports": {"weights"},
     "config": {"ranges"}, "cli": {"evaluation_options"},
 }  # fmt: skip
 """What a module may import from its own layer."""
 
-OPEN_ROOMS = {"nn", "data", "pictures", "ops", "weights", "export"}
+OPEN_ROOMS = {"nn", "data", "pictures", "ops", "weights", "exports"}
 """Rooms whose modules may import one another freely. Methods and objectives may not at all."""
 
 SHARED_BY_PROTOCOLS = {"features", "metrics", "result", "baselines"}
@@ -106,7 +106,7 @@ def room(name: str) -> str:
 
 def knows_timm(name: str) -> bool:
     """Its models are backbones; LARS is one of its optimizers; what is exported for it is tried in it."""
-    return name in ("optim", "export.timm_folder") or name.startswith("nn.backbones")
+    return name in ("optim", "exports.timm_folder") or name.startswith("nn.backbones")
 
 
 def complaint(found: Import) -> str | None:

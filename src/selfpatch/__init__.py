@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "load", "pretrain", "resume", "show"]
+__all__ = ["evaluate", "export", "load", "pretrain", "resume", "show"]
 
 if TYPE_CHECKING:
-    from selfpatch.commands import evaluate, load, pretrain, resume, show
+    from selfpatch.commands import evaluate, export, load, pretrain, resume, show
 
 
 def __getattr__(name: str) -> Any:

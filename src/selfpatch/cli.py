@@ -18,16 +18,17 @@ import tyro
 
 import selfpatch
 from selfpatch.config import SAMPLES, RunConfig, load_recipe, nested
-from selfpatch.evaluation_options import EVALUATIONS, NetworkOptions
+from selfpatch.evaluation_options import EVALUATIONS, NetworkOptions, WeightsOptions
 
 USAGE = f"""selfpatch {selfpatch.__version__}: {selfpatch.__doc__}
   selfpatch pretrain [--data PHOTOS]                   train on a folder of images, or on built-in sample photographs
   selfpatch resume DIR                                 go on with a run exactly where it stopped
   selfpatch evaluate davis|knn --weights W --data D    measure weights by a published protocol
   selfpatch show --weights W IMAGE...                  pictures of what the patch features see
+  selfpatch export --weights W --to timm --out DIR     what timm, transformers or onnxruntime load
 
-`selfpatch COMMAND --help` lists a command's options. Weights are a run directory, a released checkpoint of DINO or
-SelfPatch, a .safetensors file, or timm:NAME.
+`selfpatch COMMAND --help` lists a command's options. Weights are a run directory, a released checkpoint (DINO,
+iBOT, SelfPatch, SERE, MoCo, MoBY, DINOv2 and more), a .safetensors file, or timm:NAME.
 """
 
 
@@ -223,6 +224,29 @@ def _show(arguments: list[str]) -> int:
     return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Export(WeightsOptions):
+    """Write a network as timm, transformers (hf) or onnxruntime load it, or as one file of ours; features are compared
+    there."""
+
+    to: Literal["timm", "safetensors", "hf", "onnx"]
+    out: str
+    """Folder, new or empty."""
+    size: int | None = None
+    """Side of the images in pixels, for onnx; None: any size (a Swin: that of its windows)."""
+
+
+def _export(arguments: list[str]) -> int:
+    options = _read(Export, "export", arguments)
+    weights = options.named_weights()
+    from selfpatch.commands import export
+
+    *files, readme = export(weights, options.to, options.out, size=options.size, **options.load_options())
+    print("\n".join(str(path) for path in [*files, readme]))
+    print(readme.read_text(), end="")
+    return 0
+
+
 def _whole_number(name: str, text: str) -> int:
     if not text.isdecimal():
         raise ValueError(f"{name} is {text!r}; a whole number is needed")
@@ -234,4 +258,5 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "resume": _resume,
     "evaluate": _evaluate_command,
     "show": _show,
+    "export": _export,
 }

@@ -27,6 +27,7 @@ from selfpatch.build import (
 from selfpatch.config import SAMPLES, RunConfig, load_recipe
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.result import Provenance, Result
+from selfpatch.exports import export as export_encoder
 from selfpatch.monitoring import Monitor, teacher_encoder
 from selfpatch.nn.backbones import AnyShape, shape_from_dict
 from selfpatch.nn.branch import BranchEncoder
@@ -292,6 +293,30 @@ def evaluate(
         return run(weights, data, **settings)
     encoder, record = _load(weights, device, load_options or {})
     return run(encoder, data, weights=record, **settings)
+
+
+def export(
+    weights: str | BranchEncoder, to: str, out: str | Path, *, size: int | None = None, **options: Any
+) -> list[Path]:
+    """Writes a network as timm, transformers or onnxruntime load it, or as one file of ours, checked by loading it.
+
+    Args:
+        weights: as `load` takes them, but for baselines and `untrained:`; or an encoder.
+        to: timm, safetensors, hf or onnx.
+        out: a folder that is new or empty.
+        size: of the images, for onnx, which then takes no others.
+        options: as `weights.load_encoder` takes them.
+
+    Returns:
+        The files; README.txt, the last, says how to load them and where features agree.
+
+    Raises:
+        ValueError: weights cannot be read, or the format has no such network.
+    """
+    if isinstance(weights, str):
+        weights, report = load_encoder(weights, **options)
+        console.print(str(report), highlight=False, soft_wrap=True)
+    return export_encoder(weights, to, out, size=size)
 
 
 def show(

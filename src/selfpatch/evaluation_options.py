@@ -12,12 +12,12 @@ FIRST_MASK = "baseline:first-mask"
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkOptions:
+class WeightsOptions:
     """Which network, and how it is read."""
 
     weights: str | None = None
-    """A run directory, a released checkpoint of DINO or SelfPatch, a .safetensors file, or timm:NAME. To compare with:
-    untrained:RUN, baseline:mean-colour:P and baseline:raw-patch:P, P being the side of a patch."""
+    """A run directory, a released checkpoint, a .safetensors file, or timm:NAME. To compare with: untrained:RUN,
+    baseline:mean-colour:P and baseline:raw-patch:P, P being the side of a patch."""
     side: Literal["teacher", "student"] = "teacher"
     num_heads: int | None = None
     """Attention heads, which a checkpoint does not tell; None: width / 64."""
@@ -25,7 +25,6 @@ class NetworkOptions:
     """How position embeddings are interpolated; None: as the weights were trained."""
     allow_partial: bool = False
     """Use weights that leave parts of the network as initialised."""
-    device: str = "auto"
 
     def named_weights(self) -> str:
         if self.weights is None:
@@ -34,6 +33,13 @@ class NetworkOptions:
 
     def load_options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("side", "num_heads", "position_embedding", "allow_partial")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(WeightsOptions):
+    """Which network, how it is read, and where it runs."""
+
+    device: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,6 +152,7 @@ def build_vit(shape: ViTShape, *, drop_path: float = 0.0) -> ViT:
         final_norm=shape.final_norm,
         init_values=1e-5 if shape.layer_scale else None,
         mlp_layer=_MLPS[shape.mlp],
+        act_layer=nn.SiLU if shape.mlp == "swiglu" else None,  # timm's default, GELU, would reach the gate
         dynamic_img_size=True,
         drop_path_rate=drop_path,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
