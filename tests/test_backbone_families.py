@@ -208,3 +208,43 @@ def test_masks_are_laid_on_the_finer_map_of_a_swin() -> None:
     masked = backbone._mask(embedded, mask)
     expected = F.pad(torch.full((1, 2, 2, 8), 7.0), (0, 0, 0, 2, 0, 2))
     assert torch.equal(masked, expected)
+
+
+@FAMILIES
+def test_inner_maps_lead_to_the_last_one(shape: AnyShape) -> None:
+    backbone, x = build_backbone(shape).eval(), images(shape, 2, 4)
+    count = len(backbone.map_dims)
+    maps = backbone.maps(x, range(1, count + 1))
+    assert [m.shape[-1] for m in maps] == list(backbone.map_dims)
+    assert torch.equal(maps[-1], backbone(x).raw_patches)
+    assert torch.equal(backbone.maps(x, [1])[0], maps[0])
+    strides = [x.shape[-1] // m.shape[2] for m in maps]
+    assert strides == sorted(strides)
+    with pytest.raises(ValueError, match=rf"layer {count + 1} is asked for, but this {shape.family} has 1 to {count}"):
+        backbone.maps(x, [1, count + 1])
+
+
+def test_tokens_of_the_last_blocks_are_normed() -> None:
+    backbone, x = build_backbone(VIT).eval(), images(VIT)
+    tokens = backbone.last_tokens(x, 2)
+    whole = backbone(x)
+    assert torch.equal(tokens[-1].image, whole.image)
+    assert torch.equal(tokens[-1].patches, whole.patches)
+    inner = backbone.maps(x, [2])[0]
+    assert torch.equal(tokens[0].raw_patches, inner)
+    assert torch.equal(tokens[0].patches, backbone.trunk.norm(inner))
+    with pytest.raises(ValueError, match="the last 4 blocks are asked for; the network has 3"):
+        backbone.last_tokens(x, 4)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_facets_are_what_attention_works_with(number: int) -> None:
+    backbone, x = build_backbone(VIT).eval(), images(VIT)
+    attention = backbone.trunk.blocks[number - 1].attn
+    seen: list[torch.Tensor] = []
+    handle = attention.qkv.register_forward_hook(lambda _, __, out: seen.append(out))
+    backbone(x)
+    handle.remove()
+    expected = seen[0][:, 1:].unflatten(1, (2, 3)).chunk(3, -1)
+    for name, facet in zip(("query", "key", "value"), expected, strict=True):
+        assert torch.equal(backbone.facet(x, name, block=number - 1), facet)

@@ -19,7 +19,7 @@ LAYERS = {
     "optim": 4, "run": 4, "watching": 4, "keeping": 4, "weights": 4, "exports": 4, "pretraining": 4,
     "build": 5, "monitoring": 5, "run_report": 5, "training_data": 5,
     "commands": 6,
-    "cli": 7, "evaluation_options": 7,
+    "cli": 7, "options": 7,
     "__init__": 8, "__main__": 8,
 }  # fmt: skip
 """Layer of each room or module, by the first part of its name below `selfpatch`."""
@@ -27,14 +27,14 @@ LAYERS = {
 NEIGHBOURS = {
     "pretraining": {"optim", "run", "watching", "keeping"}, "keeping": {"run"}, "weights": {"run"},
     "exports": {"weights"},
-    "config": {"ranges"}, "cli": {"evaluation_options"},
+    "config": {"ranges"}, "cli": {"options"},
 }  # fmt: skip
 """What a module may import from its own layer."""
 
-OPEN_ROOMS = {"nn", "data", "pictures", "ops", "weights", "exports"}
+OPEN_ROOMS = {"options", "nn", "data", "pictures", "ops", "weights", "exports"}
 """Rooms whose modules may import one another freely. Methods and objectives may not at all."""
 
-SHARED_BY_PROTOCOLS = {"features", "metrics", "result", "baselines"}
+SHARED_BY_PROTOCOLS = {"features", "metrics", "result", "baselines", "batches", "fitting"}
 """What every evaluation protocol may import; the protocols themselves do not know one another."""
 
 TRAINING = {

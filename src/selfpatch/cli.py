@@ -18,7 +18,7 @@ import tyro
 
 import selfpatch
 from selfpatch.config import SAMPLES, RunConfig, load_recipe, nested
-from selfpatch.evaluation_options import EVALUATIONS, NetworkOptions, WeightsOptions
+from selfpatch.options import EVALUATIONS, NetworkOptions, WeightsOptions
 
 USAGE = f"""selfpatch {selfpatch.__version__}: {selfpatch.__doc__}
   selfpatch pretrain [--data PHOTOS]                   train on a folder of images, or on built-in sample photographs

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from selfpatch.nn.backbones import Backbone, disable_drop_path
+from selfpatch.nn.backbones import Backbone, ViT, disable_drop_path
 from selfpatch.nn.heads import PositivePool
 from selfpatch.types import Encoding, Tokens
 
@@ -88,3 +88,10 @@ class BranchEncoder(nn.Module):
     def image(self, images: Tensor) -> Tensor:
         """Normalised images [B, C, H, W] -> [B, D]."""
         return image_token(self.backbone(images), self.pool).float()
+
+    @torch.no_grad()
+    def image_tokens(self, images: Tensor, blocks: int) -> Tensor:
+        """The image tokens of the last so many blocks of a ViT, [B, blocks, D]; a pool is applied to each."""
+        if not isinstance(self.backbone, ViT):
+            raise ValueError(f"a {self.backbone.shape.family} has one image token; blocks is {blocks}, use 1")
+        return torch.stack([image_token(t, self.pool) for t in self.backbone.last_tokens(images, blocks)], 1).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -81,6 +82,36 @@ class Backbone(nn.Module):
 
     def encode(self, embedded: Tensor) -> Tokens:
         """What `embed` gave, through the rest of the trunk."""
+        raise NotImplementedError
+
+    @property
+    def map_dims(self) -> tuple[int, ...]:
+        """Widths of all maps that `maps` can give, the first one first."""
+        raise NotImplementedError
+
+    def maps(self, images: Tensor, numbers: Sequence[int]) -> list[Tensor]:
+        """What leaves inner layers, before any norm, for heads that look at several of them.
+
+        Args:
+            images: as for `forward`.
+            numbers: which, counted from 1: blocks of a ViT, stages of a Swin or a ResNet.
+
+        Returns:
+            [B, h, w, D] of each, of the size and width that it has there.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        self.check_size(*images.shape[-2:])
+        count = len(self.map_dims)
+        for number in numbers:
+            if not 1 <= number <= count:
+                raise ValueError(f"layer {number} is asked for, but this {self.shape.family} has 1 to {count}")
+        found = dict(self._maps(self.embed(images), max(numbers)))
+        return [found[number] for number in numbers]
+
+    def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
+        """Each map with its number, up to `last`."""
         raise NotImplementedError
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import accumulate
 from typing import ClassVar
 
@@ -36,11 +37,18 @@ class ResNet(Backbone):
         return trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(images)))).movedim(1, -1)
 
     def encode(self, embedded: Tensor) -> Tokens:
-        x = embedded.movedim(-1, 1)
-        for stage in self._stages():
-            x = getattr(self.trunk, stage)(x)
-        last = x.movedim(1, -1)  # [B, h, w, D]
+        *_, (_, last) = self._maps(embedded, len(self.shape.depths))
         return Tokens(None, last, last)
+
+    @property
+    def map_dims(self) -> tuple[int, ...]:
+        return tuple(4 * self.shape.width << stage for stage in range(len(self.shape.depths)))
+
+    def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
+        x = embedded.movedim(-1, 1)
+        for number, stage in enumerate(self._stages()[:last], start=1):
+            x = getattr(self.trunk, stage)(x)
+            yield number, x.movedim(1, -1)
 
     def _stages(self) -> list[str]:
         return [f"layer{i + 1}" for i in range(len(self.shape.depths))]

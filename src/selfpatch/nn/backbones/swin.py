@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import accumulate
 
 from timm.models.swin_transformer import SwinTransformer
@@ -32,6 +33,16 @@ class Swin(Backbone):
     def encode(self, embedded: Tensor) -> Tokens:
         raw = self.trunk.layers(embedded)  # [B, h, w, D]
         return Tokens(None, self.trunk.norm(raw), raw)
+
+    @property
+    def map_dims(self) -> tuple[int, ...]:
+        return tuple(self.shape.embed_dim << stage for stage in range(len(self.shape.depths)))
+
+    def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
+        x = embedded
+        for number in range(1, last + 1):
+            x = self.trunk.layers[number - 1](x)
+            yield number, x
 
     @property
     def num_layers(self) -> int:

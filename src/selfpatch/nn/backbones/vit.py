@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -72,17 +73,58 @@ class ViT(Backbone):
         return self.trunk.patch_embed(images)
 
     def encode(self, embedded: Tensor) -> Tokens:
-        trunk = self.trunk
-        h, w = embedded.shape[1:3]
-        raw = trunk.blocks(trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(embedded))))  # [B, prefix + N, D]
-        normed = trunk.norm(raw)
-        prefix = trunk.num_prefix_tokens
+        return self._tokens(self.trunk.blocks(self._placed(embedded)), embedded)
 
-        def to_map(tokens: Tensor) -> Tensor:
-            return tokens[:, prefix:].unflatten(1, (h, w))
+    def _placed(self, embedded: Tensor) -> Tensor:
+        """[B, prefix + N, D] what the first block sees."""
+        return self.trunk.norm_pre(self.trunk.patch_drop(self.trunk._pos_embed(embedded)))
 
+    def _tokens(self, raw: Tensor, embedded: Tensor) -> Tokens:
+        normed = self.trunk.norm(raw)
         image = normed[:, 0] if self.has_class_token else None
-        return Tokens(image, to_map(normed), to_map(raw))
+        return Tokens(image, self._map(normed, embedded), self._map(raw, embedded))
+
+    def _map(self, tokens: Tensor, embedded: Tensor) -> Tensor:
+        return tokens[:, self.trunk.num_prefix_tokens :].unflatten(1, embedded.shape[1:3])
+
+    @property
+    def map_dims(self) -> tuple[int, ...]:
+        return (self.dim,) * len(self.trunk.blocks)
+
+    def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
+        x = self._placed(embedded)
+        for number, block in enumerate(self.trunk.blocks[:last], start=1):
+            x = block(x)
+            yield number, self._map(x, embedded)
+
+    def last_tokens(self, images: Tensor, blocks: int) -> list[Tokens]:
+        """The tokens after each of the last so many blocks, all through the final norm, the last block's last (the
+        linear protocol of DINO).
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        if not 1 <= blocks <= self.num_layers:
+            raise ValueError(f"the last {blocks} blocks are asked for; the network has {self.num_layers}")
+        embedded = self.embed(images)
+        x, found = self._placed(embedded), []
+        for block in self.trunk.blocks:
+            x = block(x)
+            found.append(x)
+        return [self._tokens(raw, embedded) for raw in found[-blocks:]]
+
+    def facet(self, images: Tensor, name: Literal["query", "key", "value"], block: int = -1) -> Tensor:
+        """[B, h, w, D] queries, keys or values of the patches in a block's attention, all heads side by side (LOST,
+        arXiv 2109.14279; Amir et al., arXiv 2112.05814)."""
+        given: list[Tensor] = []
+        projection = self.trunk.get_submodule(f"blocks.{block % self.num_layers}.attn.qkv")
+        handle = projection.register_forward_hook(lambda _, __, output: given.append(output))
+        try:
+            embedded = self.embed(images)
+            self.trunk.blocks(self._placed(embedded))
+        finally:
+            handle.remove()
+        return self._map(given[0].chunk(3, dim=-1)[("query", "key", "value").index(name)], embedded)
 
     @property
     def num_layers(self) -> int:

@@ -1,0 +1,89 @@
+"""Batches of labelled samples for what an evaluation trains: the same at each step, whatever the workers or a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from selfpatch.data.crops import generator
+
+Sample = TypeVar("Sample")
+_ORDER_STREAM = 2**32 + 1
+
+
+class _Request(NamedTuple):
+    epoch: int
+    numbers: list[int]
+
+
+class Batches(Generic[Sample]):
+    """Shuffled batches of a training set; the tail of an epoch that fills none is dropped.
+
+    Args:
+        count: samples of the set.
+        load: (number of the sample, its random generator) -> sample. The generator is a function of (seed, epoch,
+            sample), so that augmentation is the same for any number of workers and after a stop.
+        batch_size: samples a step.
+        seed: of order and augmentation.
+        workers: loader processes; 0: all in this process.
+        collate: [samples] -> batch; torch's own by default.
+
+    Raises:
+        ValueError: the batch is larger than the set.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        load: Callable[[int, np.random.Generator], Sample],
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        collate: Callable[[list[Sample]], Any] = default_collate,
+    ) -> None:
+        if not 1 <= batch_size <= count:
+            raise ValueError(
+                f"a batch of {batch_size} cannot be drawn from {count} training samples; use a batch of 1 to {count}"
+            )
+        self._samples = _Samples(load, seed, collate)
+        self._count, self._batch_size, self._seed, self._workers = count, batch_size, seed, workers
+        self.steps_per_epoch = count // batch_size
+
+    def steps(self, first: int, last: int) -> Iterator[Any]:
+        """The batches of the steps `first`, ..., `last` - 1; steps count through the epochs."""
+        yield from DataLoader(
+            self._samples,
+            batch_size=None,
+            sampler=self._requests(first, last),
+            num_workers=self._workers,
+            generator=torch.Generator(),  # or else it would draw from, and so change, the random state of the training
+        )
+
+    def _requests(self, first: int, last: int) -> Iterator[_Request]:
+        order, of_epoch = np.empty(0, np.int64), -1
+        for step in range(first, last):
+            epoch, batch = divmod(step, self.steps_per_epoch)
+            if epoch != of_epoch:
+                draws = generator(self._seed, epoch, 0, _ORDER_STREAM).random(self._count)
+                order, of_epoch = np.argsort(draws, kind="stable"), epoch
+            yield _Request(epoch, order[batch * self._batch_size : (batch + 1) * self._batch_size].tolist())
+
+
+class _Samples(Dataset[Any]):
+    def __init__(
+        self,
+        load: Callable[[int, np.random.Generator], Any],
+        seed: int,
+        collate: Callable[[list[Any]], Any],
+    ) -> None:
+        self._load, self._seed, self._collate = load, seed, collate
+
+    def __getitem__(self, request: _Request) -> Any:
+        return self._collate(
+            [self._load(number, generator(self._seed, request.epoch, number, 0)) for number in request.numbers]
+        )

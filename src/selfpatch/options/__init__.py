@@ -1,0 +1,12 @@
+"""The command line's options of each evaluation, one file each; only what a call needs is imported, when it is made."""
+
+from __future__ import annotations
+
+from selfpatch.options.davis import Davis
+from selfpatch.options.knn import Knn
+from selfpatch.options.weights import EvaluationOptions, NetworkOptions, WeightsOptions
+
+__all__ = ["EVALUATIONS", "NetworkOptions", "WeightsOptions"]
+
+EVALUATIONS: dict[str, type[EvaluationOptions]] = {"davis": Davis, "knn": Knn}
+"""By the name that follows `selfpatch evaluate`."""

@@ -1,0 +1,30 @@
+"""Options of the k-NN evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from selfpatch.options.weights import EvaluationOptions, run_evaluation
+
+if TYPE_CHECKING:
+    from selfpatch.evaluation.result import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knn(EvaluationOptions):
+    """Weighted k-nearest-neighbour classification of image features; k = 20 is the number to quote."""
+
+    data: str
+    """Folder with train/ and val/ (or test/), each with a sub-folder a class."""
+    ks: tuple[int, ...] = (10, 20, 100, 200)
+    temperature: float = 0.07
+    resize: int = 256
+    """Short side that images are resized to, in pixels."""
+    crop: int = 224
+    """Side of the centre crop, in pixels."""
+    batch_size: int = 64
+
+    def run(self) -> Result:
+        protocol = ("ks", "temperature", "resize", "crop", "batch_size", "out")
+        return run_evaluation("knn", self, **{name: getattr(self, name) for name in protocol})
