@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from selfpatch.options.weights import EvaluationOptions, run_evaluation
+from selfpatch.options.weights import EvaluationOptions
 
 if TYPE_CHECKING:
     from selfpatch.evaluation.result import Result
@@ -17,6 +17,8 @@ FIRST_MASK = "baseline:first-mask"
 class Davis(EvaluationOptions):
     """DAVIS video object segmentation: the first mask of each clip propagated through patch features, J and F.
     `--weights baseline:first-mask` repeats the first mask."""
+
+    evaluation: ClassVar[str] = "davis"
 
     data: str
     """DAVIS-2016 or -2017 tree, with JPEGImages/, Annotations/ and ImageSets/."""
@@ -47,5 +49,7 @@ class Davis(EvaluationOptions):
             from selfpatch.evaluation.davis import repeat_first_mask
 
             return repeat_first_mask(self.data, self.out, year=self.year, sequences=self.sequences)
-        protocol = ("resolution", "radius", "topk", "context_frames", "temperature", "std", "year", "sequences", "out")
-        return run_evaluation("davis", self, **{name: getattr(self, name) for name in protocol})
+        return super().run()
+
+    def settings(self) -> dict[str, Any]:
+        return {name: value for name, value in super().settings().items() if name != "results"}

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-from selfpatch.options.weights import EvaluationOptions, run_evaluation
-
-if TYPE_CHECKING:
-    from selfpatch.evaluation.result import Result
+from selfpatch.options.weights import EvaluationOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Knn(EvaluationOptions):
     """Weighted k-nearest-neighbour classification of image features; k = 20 is the number to quote."""
+
+    evaluation: ClassVar[str] = "knn"
 
     data: str
     """Folder with train/ and val/ (or test/), each with a sub-folder a class."""
@@ -24,7 +23,3 @@ class Knn(EvaluationOptions):
     crop: int = 224
     """Side of the centre crop, in pixels."""
     batch_size: int = 64
-
-    def run(self) -> Result:
-        protocol = ("ks", "temperature", "resize", "crop", "batch_size", "out")
-        return run_evaluation("knn", self, **{name: getattr(self, name) for name in protocol})

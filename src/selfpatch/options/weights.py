@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from selfpatch.evaluation.result import Result
@@ -42,36 +42,40 @@ class NetworkOptions(WeightsOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(NetworkOptions):
-    """What every evaluation is given: a network, data, and perhaps a folder to write to."""
+    """What every evaluation is given: a network, data, and perhaps a folder to write to. The other fields are the
+    keyword arguments of its `evaluate`."""
+
+    evaluation: ClassVar[str]
+    """Its name in `build.EVALUATIONS`."""
 
     data: str
     out: str | None = None
     """Folder for result.json and what else is written."""
 
+    def settings(self) -> dict[str, Any]:
+        """What `evaluate` is given beside network and data."""
+        others = {"data", *(field.name for field in fields(NetworkOptions))}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in others}
+
     def run(self) -> Result:
-        """Runs it; heavy modules are imported here and not before."""
-        raise NotImplementedError
+        """Runs the evaluation with a bar of its progress; heavy modules are imported here and not before."""
+        weights = self.named_weights()
+        from rich.progress import Progress
 
+        from selfpatch.commands import evaluate
 
-def run_evaluation(name: str, network: EvaluationOptions, **settings: Any) -> Result:
-    """Runs an evaluation with a bar of its progress."""
-    weights, options = network.named_weights(), network.load_options()
-    from rich.progress import Progress
+        with Progress(transient=True) as bar:
+            task = bar.add_task(self.evaluation, total=None)
 
-    from selfpatch.commands import evaluate
+            def progress(what: str, done: int, total: int) -> None:
+                bar.update(task, description=what, completed=done, total=total)
 
-    with Progress(transient=True) as bar:
-        task = bar.add_task(name, total=None)
-
-        def progress(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        return evaluate(
-            name,
-            weights,
-            network.data,
-            device=network.device,
-            load_options=options,
-            progress=progress,
-            **settings,
-        )
+            return evaluate(
+                self.evaluation,
+                weights,
+                self.data,
+                device=self.device,
+                load_options=self.load_options(),
+                progress=progress,
+                **self.settings(),
+            )
