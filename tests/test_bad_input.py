@@ -273,8 +273,8 @@ REFUSED = [
     ("evaluate davis --weights run --data davis --out file", "cannot write to file (File exists); name another folder"),
     ("evaluate davis --results nowhere --data davis", "nowhere has no results for first, second; add them, or name"),
     # k-NN
-    ("evaluate knn --weights run --data photos", "photos has no train/ and val/ (or test/); k-NN needs both"),
-    ("evaluate knn --weights run --data knn", "knn has no train/ and val/ (or test/); k-NN needs both"),
+    ("evaluate knn --weights run --data photos", "photos has no train/ and val/ (or test/); this evaluation needs both"),
+    ("evaluate knn --weights run --data knn", "knn has no train/ and val/ (or test/); this evaluation needs both"),
     ("evaluate nn --weights run --data knn", "there is no evaluation 'nn'; use one of: davis, knn"),
     # show
     ("show --weights run", "no image was named; give one or more files"),

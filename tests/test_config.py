@@ -12,6 +12,7 @@ import yaml
 
 from selfpatch.build import make_clipping, make_pretrainer, make_schedule, view_recipes
 from selfpatch.config import SAMPLES, RunConfig, choose_recipe, load_recipe, nested, parse_yaml, recipe_names
+from selfpatch.types import Needs
 
 RECIPES = Path(__file__).parent.parent / "src" / "selfpatch" / "recipes"
 
@@ -123,7 +124,8 @@ def test_every_recipe_loads_and_says_where_it_comes_from(name: str) -> None:
     assert re.match(r"# Expected: .+", header[2])
     make_schedule(config, steps_per_epoch=10)
     make_clipping(config)
-    assert len(view_recipes(config)) == 2 + config.crops.num_local
+    assert len(view_recipes(config, Needs(local_crops=True))) == 2 + config.crops.num_local
+    assert len(view_recipes(config, Needs())) == 2
 
 
 @pytest.mark.parametrize("name", [n for n in recipe_names() if n in ("samples", "small-1k")])

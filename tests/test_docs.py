@@ -36,10 +36,9 @@ def byol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("objective", ["none", "selfpatch", "selfpatch+sere"])
 def test_the_method_of_the_page_trains(objective: str, model: str) -> None:
     training = Training(Combination("byol", objective, model))
-    losses = [training.step(step) for step in range(3)]
+    losses = [training.step(0)["prediction"] for _ in range(4)]  # of the same crops
     assert all(p.grad is not None for p in training.pretrainer.parameters() if p.requires_grad)
-    assert all(0 <= row["prediction"] <= 4 for row in losses)
-    assert losses[0] != losses[2]
+    assert 4 >= losses[0] > losses[-1] >= 0
 
 
 @pytest.mark.usefixtures("byol")

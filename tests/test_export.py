@@ -13,10 +13,9 @@ import timm
 import torch
 from safetensors import safe_open
 
-from selfpatch.exports import FORMATS, export, onnx_graph
+from selfpatch.exports import FORMATS, export
 from selfpatch.exports.timm_folder import read_features as read_timm
 from selfpatch.nn.backbones import AnyShape, ResNetShape, SwinShape, ViTShape, build_backbone
-from selfpatch.nn.backbones.vit import ViT
 from selfpatch.nn.branch import BranchEncoder
 from selfpatch.nn.heads import ClassAttentionPool
 from selfpatch.weights import load_encoder
@@ -208,23 +207,6 @@ def test_onnxruntime_gives_the_same_features_of_any_batch(
     assert json.loads(metadata["std"]) == list(shape.std)
     assert metadata["patch_size"] == str(shape.patch_size)
     assert metadata.get("size") == (None if other_size else str(side))
-
-
-@pytest.mark.parametrize("position_embedding", ["released", "size"])
-@pytest.mark.parametrize("settings", [{}, {"class_token": False}, {"num_registers": 2}])
-@pytest.mark.parametrize(("h", "w"), [(5, 5), (5, 6), (3, 4), (9, 13), (1, 2)])
-def test_the_positions_of_the_graph_are_those_of_the_trunk(
-    position_embedding: Any, settings: dict[str, Any], h: int, w: int
-) -> None:
-    backbone = encoder_of(replace(VIT, position_embedding=position_embedding, **settings)).backbone
-    assert isinstance(backbone, ViT)
-    torch.nn.init.normal_(backbone.trunk.pos_embed)
-    embedded = torch.randn(2, h, w, 16)
-    with torch.no_grad():
-        expected, found = backbone.trunk._pos_embed(embedded), onnx_graph.add_positions(backbone, embedded)
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
-    if (h, w) == (5, 5):
-        assert torch.equal(found, expected)
 
 
 def test_nothing_appears_where_the_other_library_gives_other_features(

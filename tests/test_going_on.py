@@ -83,13 +83,48 @@ def test_the_rate_falls_from_layer_to_layer(model: str) -> None:
     assert len(set(scales.values())) >= 3
 
 
-@pytest.mark.parametrize("name", ["continue-pretraining", "post-train-patches"])
-def test_the_recipes_go_on_from_any_vit(tmp_path: Path, name: str) -> None:
-    file = weights_of(tmp_path, objective="none", backbone={"embed_dim": 16, "depth": 7, "num_heads": 2})
-    config = load_recipe(name).override({"init": file, "crops": {"global_size": 16, "local_size": 12}}).validate()
-    _, report = make_pretrainer(config.override({"dino" if name.startswith("post") else "ibot": {"hidden": 8}}))
+@pytest.mark.parametrize(
+    ("name", "model"), [("continue-pretraining", m) for m in MODELS] + [("post-train-patches", "vit_tiny")]
+)
+def test_the_recipes_go_on_from_any_family_that_their_header_names(tmp_path: Path, name: str, model: str) -> None:
+    backbone = {"backbone": {"depth": 7}} if model == "vit_tiny" else {}
+    file = weights_of(tmp_path, model=model, objective="none", **backbone)
+    scale = 1 if model == "vit_tiny" else 2
+    method = {"method": "dino"} if model == "resnet50" else {}
+    config = load_recipe(name).override({"init": file, **method}).validate()
+    config = config.override({"crops": {"global_size": 16 * scale, "local_size": 12 * scale, "num_local": 2}})
+    config = config.override({config.method: {"num_prototypes": 16, "hidden": 8, "bottleneck": 4}})
+    pretrainer, report = make_pretrainer(config)
     assert report is not None
     assert not report.missing
+    optimizer = make_optimizer(config, pretrainer)
+    for step in (0, 1):
+        hp = hyperparameters(step, lr=1e-3, freeze_backbone=step == 0)
+        outcome = training_step(
+            pretrainer, [tiny_views(2, scale=scale)], optimizer, hp, clipping=Clipping(0.3, "tensor")
+        )
+        assert outcome.taken
+
+
+def test_sincos_positions_are_not_laid_over_weights(tmp_path: Path) -> None:
+    file = weights_of(tmp_path, objective="none")
+    with pytest.raises(ValueError, match="but the weights of init bring their own; leave it out"):
+        make_pretrainer(tiny_config(init=file, objective="none", backbone={"positions": "sincos"}))
+
+
+def test_a_pool_goes_on_too(tmp_path: Path) -> None:
+    file = weights_of(tmp_path)
+    pretrainer, report = make_pretrainer(tiny_config(init=file, seed=9))
+    assert report is not None
+    assert "pool.query" in report.matched
+    assert torch.equal(pretrainer.student.pool.query, tiny_pretrainer().student.pool.query)
+
+
+@pytest.mark.parametrize("setting", [{"patch_size": 8}, {"backbone": {"depth": 3}}])
+def test_the_weights_own_architecture_is_not_changed(tmp_path: Path, setting: dict[str, Any]) -> None:
+    config = RunConfig().override({"model": "init", "init": weights_of(tmp_path), **setting})
+    with pytest.raises(ValueError, match=r"is (8|3), but model 'init' is as the weights in .*; leave it out"):
+        make_pretrainer(config)
 
 
 def test_the_guard_names_what_fell() -> None:
@@ -99,7 +134,3 @@ def test_the_guard_names_what_fell() -> None:
     assert warning is not None
     assert "knn_top1 from 0.600 to 0.500" in warning
     assert "view_matching" not in warning
-    for setting in ("optimizer.base_lr", "backbone.frozen_blocks", "optimizer.freeze_backbone_epochs"):
-        assert setting in warning
-        section, key = setting.split(".")
-        assert hasattr(getattr(RunConfig(), section), key)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from selfpatch import distributed, optim
-from selfpatch.config import FROM_INIT, RunConfig, convert
+from selfpatch.config import FROM_INIT, RunConfig, convert, load_recipe
 from selfpatch.data.crops import ViewRecipe, dino_views
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.loader import CropLoader
@@ -31,12 +31,13 @@ from selfpatch.nn.backbones import (
     ViTShape,
     build_backbone,
     build_timm,
+    check_heads,
     named_shape,
 )
 from selfpatch.nn.branch import Branch
 from selfpatch.optim import Schedule
-from selfpatch.pretraining import Clipping, LoopSettings, Pretrainer
-from selfpatch.types import Objective
+from selfpatch.pretraining import Clipping, LoopSettings, Pretrainer, union_of_needs
+from selfpatch.types import Needs, Objective
 from selfpatch.weights import TIMM, LoadReport, load_backbone, read_weights
 
 METHODS = {
@@ -77,39 +78,51 @@ def backbone_shape(config: RunConfig) -> AnyShape:
         ValueError: the model is unknown, or what is set does not go with it.
     """
     b = config.backbone
-    own: dict[str, Any] = {
-        "patch_size": config.patch_size,
-        "embed_dim": b.embed_dim,
-        "depth": b.depth,
-        "depths": b.depths,
-        "num_heads": b.num_heads,
-    }
     if config.model == FROM_INIT:
         raise ValueError("model is 'init', the architecture of the weights of init, but none are named; give --init")
     if config.model in MODELS:
         grid = max(1, config.crops.global_size // (config.patch_size or 16))
-        return named_shape(config.model, grid=grid, position_embedding=b.position_embedding, **own)
+        positions = b.position_embedding or "released"
+        own = {"embed_dim": b.embed_dim, "depth": b.depth, "num_heads": b.num_heads, "patch_size": config.patch_size}
+        return named_shape(config.model, grid=grid, position_embedding=positions, depths=b.depths, **own)
     shape = build_timm(config.model.removeprefix(TIMM)).shape
-    for name, value in own.items():
-        if value is not None:
-            setting = name if name == "patch_size" else f"backbone.{name}"
-            raise ValueError(f"{setting} is {value}, but the timm model {config.model!r} has its own; leave it out")
+    _refuse_own_architecture(config, f"the timm model {config.model!r} has its own", num_heads=b.num_heads)
+    if b.position_embedding not in (None, "size"):
+        raise ValueError(
+            "backbone.position_embedding is 'released', but a timm model interpolates by 'size'; leave it out"
+        )
     if isinstance(shape, ViTShape):
         return replace(shape, grid=max(1, config.crops.global_size // shape.patch_size))
     return shape
 
 
+def _refuse_own_architecture(config: RunConfig, why: str, **others: Any) -> None:
+    """Where something else than the configuration says what is built."""
+    b = config.backbone
+    own = {"embed_dim": b.embed_dim, "depth": b.depth, "depths": b.depths, **others}
+    for name, value in {"patch_size": config.patch_size, **{f"backbone.{k}": v for k, v in own.items()}}.items():
+        if value is not None:
+            raise ValueError(f"{name} is {value}, but {why}; leave it out")
+
+
 def _shape_for(given: AnyShape, config: RunConfig) -> AnyShape:
     """The architecture that weights are loaded into: theirs, or that of the configuration with what belongs to weights:
     the grid of position embeddings, which stay as they are, whatever the crops, and what images are normalised with."""
+    b = config.backbone
     if config.model == FROM_INIT:
-        return given
-    shape = replace(backbone_shape(config), mean=given.mean, std=given.std, in_channels=given.in_channels)
+        _refuse_own_architecture(config, f"model 'init' is as the weights in {config.init}")
+        shape = given
+    else:
+        shape = backbone_shape(config)
+        shape = replace(shape, mean=given.mean, std=given.std, in_channels=given.in_channels)
     if not (isinstance(shape, ViTShape) and isinstance(given, ViTShape)):
         return shape
+    if b.num_heads is not None and config.model == FROM_INIT:
+        check_heads(shape.embed_dim, b.num_heads)
     guessed = given.num_heads == max(1, given.embed_dim // 64)  # heads leave no trace in most files
-    own = guessed or config.backbone.num_heads is not None
-    return replace(shape, grid=given.grid, num_heads=shape.num_heads if own else given.num_heads)
+    heads = b.num_heads or (shape.num_heads if guessed else given.num_heads)
+    positions = b.position_embedding or given.position_embedding
+    return replace(shape, grid=given.grid, num_heads=heads, position_embedding=positions)
 
 
 def _for_channels(shape: AnyShape, channels: int, statistics: ChannelStatistics | None) -> AnyShape:
@@ -145,7 +158,7 @@ def make_pretrainer(
     }
     pool = _only_pool(objectives)
     backbone = _make_backbone(config, _below_pool(config, shape) if pool is not None else shape)
-    _check_crops(backbone, config)
+    _check_crops(backbone, config, objectives)
     masking = [name for name, objective in objectives.items() if objective.needs.masks]
     if masking:
         if not backbone.maskable:
@@ -154,8 +167,9 @@ def make_pretrainer(
                 "could be masked; use a ViT or a Swin"
             )
         backbone.add_mask_token()
-    report = None if weights is None else load_backbone(backbone, weights, allow_partial=config.allow_partial)
-    _freeze(backbone, config)
+    report = None if weights is None else load_backbone(backbone, weights, pool, allow_partial=config.allow_partial)
+    if config.backbone.frozen_blocks:
+        backbone.freeze_first(config.backbone.frozen_blocks)
     student = Branch(backbone, pool, _all_heads(objectives))
     return Pretrainer(student, objectives, _loss_weights(config, objectives)), report
 
@@ -181,17 +195,14 @@ def _below_pool(config: RunConfig, shape: AnyShape) -> AnyShape:
 def _make_backbone(config: RunConfig, shape: AnyShape) -> Backbone:
     backbone = build_backbone(shape, drop_path=config.backbone.drop_path)
     if config.backbone.positions == "sincos":
+        if config.init is not None:
+            raise ValueError("backbone.positions is 'sincos', but the weights of init bring their own; leave it out")
         if not isinstance(backbone, ViT):
             raise ValueError(f"backbone.positions is 'sincos', but {config.model} has no position embeddings to fix")
         backbone.fix_positions()
-    return backbone
-
-
-def _freeze(backbone: Backbone, config: RunConfig) -> None:
     if config.backbone.freeze_patch_embed:
         backbone.freeze_embedding()
-    if config.backbone.frozen_blocks:
-        backbone.freeze_first(config.backbone.frozen_blocks)
+    return backbone
 
 
 def _classes(config: RunConfig) -> dict[str, type[Objective]]:
@@ -225,9 +236,16 @@ def _setting(value: Any, kind: Any, default: Any, name: str) -> Any:
         with contextlib.suppress(ValueError):
             converted = convert(value, alternative, name)
             is_number = isinstance(converted, int | float) and not isinstance(converted, bool)
-            if not is_number or (1 if alternative is int else 0) <= converted < math.inf:
+            if not is_number or _in_range(converted, alternative, name):
                 return converted
     raise ValueError(f"{name} is {value!r}; a value like {default!r} is needed")
+
+
+def _in_range(number: float, kind: type, name: str) -> bool:
+    """Counts begin at 1; nothing can be divided by a temperature of 0."""
+    if name.endswith(("temp", "epsilon")):
+        return 0 < number < math.inf
+    return (1 if kind is int else 0) <= number < math.inf
 
 
 def _only_pool(objectives: Mapping[str, Objective]) -> nn.Module | None:
@@ -252,7 +270,10 @@ def _loss_weights(config: RunConfig, objectives: Mapping[str, Objective]) -> dic
     weights: dict[str, float] = {}
     for objective in objectives.values():
         weights |= objective.loss_weights
+    from_recipe = load_recipe(config.recipe).loss_weights if config.recipe else {}
     for name, weight in config.loss_weights.items():
+        if name not in weights and from_recipe.get(name) == weight:
+            continue  # of a method or objective that an option replaced
         if name not in weights:
             raise ValueError(
                 f"loss_weights names {name!r}, which is no loss here; the losses are: {', '.join(weights)}"
@@ -261,14 +282,20 @@ def _loss_weights(config: RunConfig, objectives: Mapping[str, Objective]) -> dic
     return weights
 
 
-def _check_crops(backbone: Backbone, config: RunConfig) -> None:
-    backbone.check_size(config.crops.global_size, config.crops.global_size)
-    if config.crops.num_local:
-        backbone.check_size(config.crops.local_size, config.crops.local_size)
+def _check_crops(backbone: Backbone, config: RunConfig, objectives: Mapping[str, Objective]) -> None:
+    sides = [config.crops.global_size]
+    if config.crops.num_local and union_of_needs(objectives).local_crops:
+        sides.append(config.crops.local_size)
+    for side in sides:
+        backbone.check_size(side, side)
+        for objective in objectives.values():
+            objective.check_grid(side // backbone.patch_size, side // backbone.patch_size)
 
 
-def view_recipes(config: RunConfig) -> tuple[ViewRecipe, ...]:
-    return dino_views(**asdict(config.crops))
+def view_recipes(config: RunConfig, needs: Needs) -> tuple[ViewRecipe, ...]:
+    """How each view is drawn; local ones only where something looks at them."""
+    views = dino_views(**asdict(config.crops))
+    return views if needs.local_crops else views[:2]
 
 
 def mask_recipe(config: RunConfig, pretrainer: Pretrainer) -> MaskRecipe | None:
@@ -279,11 +306,7 @@ def mask_recipe(config: RunConfig, pretrainer: Pretrainer) -> MaskRecipe | None:
 
 
 def make_loader(
-    config: RunConfig,
-    index: ImageIndex,
-    places: np.ndarray,
-    device: torch.device,
-    masks: MaskRecipe | None = None,
+    config: RunConfig, pretrainer: Pretrainer, index: ImageIndex, places: np.ndarray, device: torch.device
 ) -> CropLoader:
     """The training stream of this process.
 
@@ -293,7 +316,7 @@ def make_loader(
     return CropLoader(
         index,
         places,
-        view_recipes(config),
+        view_recipes(config, pretrainer.needs),
         batch_size=config.batch_size,
         accumulate=config.accumulate,
         channels=config.channels,
@@ -303,7 +326,7 @@ def make_loader(
         world_size=distributed.world_size(),
         max_bad=config.loader.max_bad,
         pin_memory=device.type == "cuda",
-        masks=masks,
+        masks=mask_recipe(config, pretrainer),
     )
 
 

@@ -104,7 +104,7 @@ def _pretrain(arguments: list[str]) -> int:
         "pretrain",
         arguments,
         description=PRETRAIN,
-        default=replace(base, components={}),
+        default=replace(base.for_model(chosen["model"] or base.model), components={}),
         return_unknown_args=True,
     )
     config = replace(config, components=base.components).override(nested(_pairs(others))).validate()
@@ -126,7 +126,7 @@ Several processes: torchrun --nproc-per-node N -m selfpatch pretrain ..."""
 
 def _peek(arguments: list[str]) -> dict[str, str | None]:
     """What decides the defaults of all other options, read before them."""
-    found: dict[str, str | None] = {"recipe": None, "data": None}
+    found: dict[str, str | None] = {"recipe": None, "data": None, "model": None}
     for i, argument in enumerate(arguments):
         name, equals, value = argument.removeprefix("--").partition("=")
         if argument.startswith("--") and name in found:
@@ -140,6 +140,8 @@ def _pairs(unknown: list[str]) -> list[tuple[str, str]]:
     while rest:
         name, equals, value = rest.pop(0).partition("=")
         if not name.startswith("--") or "." not in name:
+            if name == "--loss-weights":
+                raise ValueError("--loss-weights is given by name: --loss-weights.patch 0.2, say")
             known = [f"--{field.name.replace('_', '-')}" for field in fields(RunConfig)]
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "`selfpatch pretrain --help` lists them"

@@ -21,10 +21,9 @@ from selfpatch.build import (
     make_optimizer,
     make_pretrainer,
     make_schedule,
-    mask_recipe,
     view_recipes,
 )
-from selfpatch.config import SAMPLES, RunConfig, load_recipe
+from selfpatch.config import FROM_INIT, SAMPLES, RunConfig, load_recipe
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.result import Provenance, Result
 from selfpatch.exports import export as export_encoder
@@ -67,10 +66,11 @@ def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
     device = distributed.start(config.device)
     data = open_data(config)
     pretrainer, report = make_pretrainer(config, statistics=measure_channels(config, data))
-    steps_per_epoch = make_loader(config, data.index, data.places, device).steps_per_epoch  # refuses what cannot be
+    config = replace(config, loss_weights=pretrainer.loss_weights)  # all of them, and no others
+    loader = make_loader(config, pretrainer, data.index, data.places, device)  # refuses what cannot be
     run = _new_run(config, data)
     if distributed.is_main_process():
-        schedule, loop = make_schedule(config, steps_per_epoch), make_loop_settings(config, device)
+        schedule, loop = make_schedule(config, loader.steps_per_epoch), make_loop_settings(config, device)
         console.print(
             _summary(config, data, pretrainer, schedule, loop, device, report), highlight=False, soft_wrap=True
         )
@@ -147,18 +147,19 @@ def _train(
     run: RunDirectory, config: RunConfig, data: TrainingData, pretrainer: Pretrainer, device: torch.device
 ) -> Path:
     pretrainer.to(device)
-    loader = make_loader(config, data.index, data.places, device, mask_recipe(config, pretrainer))
+    loader = make_loader(config, pretrainer, data.index, data.places, device)
     schedule = make_schedule(config, loader.steps_per_epoch)
     monitor = Monitor(
         (data.held_out_index, data.held_out),
         (data.index, data.places),
-        view_recipes(config),
+        view_recipes(config, pretrainer.needs),
         channels=config.channels,
         patch_size=pretrainer.student.backbone.patch_size,
         pictures=run.pictures,
         picture_images=config.watch.picture_images,
         knn_images=config.watch.knn_images,
         seed=config.seed,
+        of_patches=config.init is not None,  # a pool that is new says nothing of the weights
     )
     signal_number = train(
         pretrainer,
@@ -214,13 +215,14 @@ def _summary(
     report: LoadReport | None,
 ) -> str:
     backbone = pretrainer.student.backbone
+    model = config.model if config.model != FROM_INIT else backbone.shape.family
     parameters = sum(p.numel() for p in backbone.parameters())
     precision = "bf16 autocast" if settings.autocast else "fp32"
     channels = "" if config.channels == 3 else f", {config.channels} channels normalised by their own statistics"
     lines = [
         f"{len(data.places)} images to train on, {len(data.held_out)} held out ({config.data}){channels}",
         f"recipe {config.recipe or '(none)'}: {' + '.join([config.method, *config.objectives])}",
-        f"{config.model} of width {backbone.dim}, patch {backbone.patch_size}, {parameters / 1e6:.1f} M parameters",
+        f"{model} of width {backbone.dim}, patch {backbone.patch_size}, {parameters / 1e6:.1f} M parameters",
         f"batch {config.batch_size}, {schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} steps "
         f"in {config.epochs:g} epochs, peak lr {schedule.peak_lr:.2e} ({config.optimizer.base_lr:g} x batch / 256)",
         f"{precision} on {device}, {distributed.world_size()} process{'es' if distributed.world_size() > 1 else ''}",
@@ -237,7 +239,7 @@ def load(weights: str, *, device: str = "auto", **options: Any) -> Encoder:
     """A trained network from anywhere: `encoder.patches(images) -> [B, D, h, w]`, `encoder.image(images) -> [B, D]`.
 
     Args:
-        weights: a run directory, a released checkpoint of DINO or SelfPatch, a .safetensors file, or timm:NAME. To
+        weights: a run directory, a released checkpoint, a .safetensors file, or timm:NAME. To
             compare with: `untrained:RUN`, the network of a run freshly initialised, and `baseline:mean-colour:P` or
             `baseline:raw-patch:P`, which encode a patch of P pixels without any network.
         options: as `weights.load_encoder` takes them.

@@ -21,6 +21,8 @@ from selfpatch.ranges import check_ranges
 
 FROM_INIT = "init"
 """The value of `model` that stands for the architecture of the weights of `init`."""
+PLAIN_VITS = {"vit_tiny", "vit_small", "vit_base", "vit_large"}
+"""Models that differ in their sizes alone."""
 SAMPLES = "samples"
 """The value of `--data` that stands for the built-in sample photographs."""
 
@@ -39,8 +41,9 @@ class BackboneConfig:
     """Attention heads; of a Swin's first stage."""
     drop_path: float = 0.1
     """Student only; the teacher drops nothing."""
-    position_embedding: Literal["released", "size"] = "released"
-    """How position embeddings are interpolated to another grid: as the released code of DINO does, or timm's way."""
+    position_embedding: Literal["released", "size"] | None = None
+    """How position embeddings are interpolated to another grid: as the released code of DINO does, or by the size, with
+    antialias. None: `released`, or what the weights or timm's model were trained with."""
     positions: Literal["learned", "sincos"] = "learned"
     """Position embeddings of a ViT that are trained, or fixed sines and cosines (MoCo-v3)."""
     freeze_patch_embed: bool = False
@@ -224,8 +227,12 @@ class RunConfig:
         """
         components = {name: dict(settings) for name, settings in self.components.items()}
         values = dict(values)
+        if isinstance(values.get("model"), str):
+            return self.for_model(values["model"]).override({k: v for k, v in values.items() if k != "model"})
         sections = {**dict(values.pop("components", {}) or {})}
         for name in [k for k in values if k not in _field_types(RunConfig)]:
+            if not isinstance(values[name], Mapping) and name in self.used:
+                raise ValueError(f"{name} is {values[name]!r}; a mapping of its settings is needed")
             if not isinstance(values[name], Mapping):
                 raise ValueError(_unknown_key(name, _field_types(RunConfig), "a run's setting"))
             sections[name] = values.pop(name)
@@ -240,6 +247,13 @@ class RunConfig:
                 )
         return config
 
+    def for_model(self, model: str) -> RunConfig:
+        """With another model; what describes the architecture goes with the old one, unless both are plain ViTs."""
+        if model == self.model or {model, self.model} <= PLAIN_VITS:
+            return dataclasses.replace(self, model=model)
+        kept = {name: getattr(self.backbone, name) for name in ("drop_path", "frozen_blocks", "keep_class_token")}
+        return dataclasses.replace(self, model=model, patch_size=None, backbone=BackboneConfig(**kept))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, as `config.yaml` holds them and `override` reads them."""
         plain = _plain(dataclasses.asdict(self))
@@ -253,6 +267,8 @@ class RunConfig:
             ValueError: one sentence that names the setting, what was got and what is allowed.
         """
         check_ranges(self)
+        if len(set(self.used)) < len(self.used):
+            raise ValueError(f"objective is {self.objective!r}, which names one twice; name each once")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be split into {self.accumulate} micro-batches; "
@@ -285,10 +301,17 @@ def load_recipe(name: str) -> RunConfig:
     if built_in.is_file():
         text = built_in.read_text()
     elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
-        text = Path(name).read_text()
+        text = _read_text(name)
     else:
         raise ValueError(f"no recipe {name!r}; use the path of a .yaml file or one of: {', '.join(recipe_names())}")
     return RunConfig().override(parse_yaml(text, name) | {"recipe": name})
+
+
+def _read_text(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{name} is no text in UTF-8; give a YAML file") from None
 
 
 def choose_recipe(num_images: int, data: str) -> str:
@@ -319,7 +342,10 @@ def nested(options: Iterable[tuple[str, str]]) -> dict[str, Any]:
         place = result
         for section in sections:
             place = place.setdefault(section, {})
-        place[key] = yaml.safe_load(text)
+        try:
+            place[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"--{path} is {text!r}, which is no value; quote it if it is text") from None
     return result
 
 

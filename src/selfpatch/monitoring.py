@@ -18,7 +18,7 @@ from selfpatch.evaluation.baselines import MeanColour
 from selfpatch.evaluation.knn import leave_one_out
 from selfpatch.evaluation.view_matching import ViewPairs, make_view_pairs, view_matching
 from selfpatch.nn.branch import Branch, BranchEncoder
-from selfpatch.ops.features import image_features
+from selfpatch.ops.features import image_features, mean_patch_features
 from selfpatch.pictures.sheet import picture_sheet
 from selfpatch.pretraining import Pretrainer
 
@@ -54,7 +54,9 @@ class Monitor:
         picture_images: int,
         knn_images: int,
         seed: int,
+        of_patches: bool = False,
     ) -> None:
+        self._of_patches = of_patches
         self._pictures, self._seed = pictures, seed
         self._patch_size, self._channels = patch_size, channels
         self._pairs, self._floor = self._draw_pairs(*held_out, recipes)
@@ -103,7 +105,10 @@ class Monitor:
         if self._labelled is not None:
             images, labels = self._labelled
             features = image_features(encoder, images.split(BATCH))
-            metrics["knn_top1"] = leave_one_out(features, labels, min(NEIGHBOURS, len(labels) - 1))
+            k = min(NEIGHBOURS, len(labels) - 1)
+            metrics["knn_top1"] = leave_one_out(features, labels, k)
+            if self._of_patches:
+                metrics["patch_knn_top1"] = leave_one_out(mean_patch_features(encoder, images.split(BATCH)), labels, k)
         if self._sheet_images is not None:
             path = self._pictures / f"step-{step:08d}.png"
             picture_sheet(encoder, self._sheet_images, path, title=f"after {step} steps")

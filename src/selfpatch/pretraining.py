@@ -151,7 +151,7 @@ def training_step(
     if hp.freeze_last_layer:
         drop_gradients(pretrainer, ".last_layer.")
     if hp.freeze_backbone:
-        drop_gradients(pretrainer, "student.backbone.")
+        drop_gradients(pretrainer, "student.backbone.trunk.")
     norm = clip_gradients(pretrainer.parameters(), clipping.largest, clipping.mode)
     result = {name: torch.stack([o[name] for o in outputs if name in o]).mean() for name in outputs[-1]}
     finite = bool(torch.isfinite(result["loss"] + norm))

@@ -12,7 +12,11 @@ from selfpatch.pictures import report as html
 from selfpatch.pictures.curves import points_of
 from selfpatch.run import RunDirectory
 
-MEASURES = {"view_matching": "patches matched across views", "knn_top1": "k-NN top-1, leave one out"}
+MEASURES = {
+    "view_matching": "patches matched across views",
+    "knn_top1": "k-NN top-1, leave one out",
+    "patch_knn_top1": "k-NN top-1 of the mean patch",
+}
 """What `monitoring.Monitor` records, in words."""
 
 

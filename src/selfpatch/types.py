@@ -130,6 +130,9 @@ class Objective(nn.Module):
         of one."""
         return None
 
+    def check_grid(self, h: int, w: int) -> None:
+        """Raises ValueError where it can learn nothing from views of h x w patches; called before the first step."""
+
     def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
         """The unweighted losses by name."""
         raise NotImplementedError

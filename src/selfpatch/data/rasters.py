@@ -97,7 +97,7 @@ def _to_tensor(pixels: np.ndarray) -> Tensor:
     planes = pixels.transpose(2, 0, 1)
     if planes.dtype == np.bool_:
         planes = planes * np.uint8(255)
-    elif planes.dtype == np.uint16:
+    elif planes.dtype.kind == "u" and planes.dtype.itemsize == 2:  # of either byte order
         planes = planes.astype(np.float32) / np.float32(65535)
     elif planes.dtype != np.uint8:
         planes = np.nan_to_num(planes.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)

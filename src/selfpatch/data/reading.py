@@ -45,6 +45,7 @@ def read_image(path: str | Path) -> Image.Image:
             (twice `PIL.Image.MAX_IMAGE_PIXELS`: a decompression bomb, or a picture to be tiled first).
     """
     with _damage_told(path), Image.open(path) as image:
+        _refuse_pages(image)
         image.load()
         turn_upright(image)
         return _rgb(image)
@@ -70,6 +71,18 @@ def _damage_told(path: str | Path) -> Iterator[None]:
     except Exception as error:  # OSError, SyntaxError, struct.error, ...
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise BadImage(path, reason) from error
+
+
+def _refuse_pages(image: Image.Image) -> None:
+    """The first page of a TIFF of equal pages is no picture of red, green and blue; pages of other sizes are
+    thumbnails."""
+    pages = getattr(image, "n_frames", 1)
+    if image.format == "TIFF" and pages > 1:
+        first = image.size
+        image.seek(1)
+        if image.size == first:
+            raise ValueError(f"it holds {pages} pages of one size; if they are its channels, give --channels {pages}")
+        image.seek(0)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

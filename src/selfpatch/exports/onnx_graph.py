@@ -7,16 +7,13 @@ laid out for one size.
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfpatch.exports.written import Features, Written, stored_size
 from selfpatch.nn.backbones import AnyShape, SwinShape
-from selfpatch.nn.backbones.vit import ViT
 from selfpatch.nn.branch import BranchEncoder, image_token
 
 FILE = "model.onnx"
@@ -71,66 +68,10 @@ class Graph(nn.Module):
     def __init__(self, encoder: BranchEncoder) -> None:
         super().__init__()
         self.backbone, self.pool = encoder.backbone, encoder.pool
-        if isinstance(self.backbone, ViT):
-            positions = partial(add_positions, self.backbone)
-            self.backbone.trunk._pos_embed = positions  # type: ignore[method-assign]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.backbone(images)
         return image_token(tokens, self.pool), tokens.patches.movedim(-1, 1)
-
-
-def add_positions(backbone: ViT, embedded: Tensor) -> Tensor:
-    """`backbone.trunk._pos_embed` with the same operations for any size: interpolation is two matrix products, with the
-    identity at the stored grid. Embedded patches [B, h, w, D] -> tokens [B, prefix + h * w, D]."""
-    B, h, w, D = embedded.shape
-    trunk, shape = backbone.trunk, backbone.shape
-    released = shape.timm_model is None and shape.position_embedding == "released"
-    assert trunk.pos_embed is not None
-    own = 0 if trunk.no_embed_class else trunk.num_prefix_tokens
-    prefix, grid = trunk.pos_embed[:, :own], trunk.pos_embed[0, own:]
-    G = shape.grid
-    rows, columns = released_weights(h, w, G) if released else (size_weights(h, G), size_weights(w, G))
-    positions = torch.einsum("ig,jk,gkd->ijd", rows, columns, grid.view(G, G, D)).flatten(0, 1)
-    x = embedded.flatten(1, 2) + positions
-    tokens: list[Tensor] = [token for token in (trunk.cls_token, trunk.reg_token) if token is not None]
-    if tokens:
-        first = torch.cat(tokens, dim=1)
-        x = torch.cat([(first + prefix if own else first).expand(B, -1, -1), x], dim=1)
-    return trunk.pos_drop(x)
-
-
-def released_weights(h: int, w: int, G: int) -> tuple[Tensor, Tensor]:
-    """What each of h rows and w columns takes of G stored ones, [h, G] and [w, G]: torch's bicubic interpolation by the
-    scale factors (h + 0.1) / G and (w + 0.1) / G; the identity where both are G."""
-    sides = [torch.ones(side).sum() for side in (h, w)]  # as tensors, so that the graph can compare them
-    stored = (sides[0] == G) & (sides[1] == G)
-
-    def weights(count: int, side: Tensor) -> Tensor:
-        scale = torch.where(stored, torch.ones(()), G / (side + 0.1))
-        centres = (torch.arange(count) + 0.5) * scale - 0.5
-        distance = (centres[:, None] - torch.arange(-2, G + 2)).abs()  # two more on each side repeat the border
-        taps = _cubic(distance, -0.75)
-        before, after = taps[:, :2].sum(1, keepdim=True), taps[:, -2:].sum(1, keepdim=True)
-        inner = taps[:, 2:-2]
-        return inner + F.pad(before, (0, G - 1)) + F.pad(after, (G - 1, 0))
-
-    return weights(h, sides[0]), weights(w, sides[1])
-
-
-def size_weights(count: int, G: int) -> Tensor:
-    """[count, G]: torch's bicubic interpolation to a size with antialias, as timm interpolates positions."""
-    scale = G / torch.ones(count).sum()
-    centres = (torch.arange(count) + 0.5) * scale
-    taps = _cubic((centres[:, None] - torch.arange(G) - 0.5).abs() / scale.clamp(min=1), -0.5)
-    return taps / taps.sum(1, keepdim=True)
-
-
-def _cubic(distance: Tensor, a: float) -> Tensor:
-    """Keys' kernel of a distance >= 0, in samples."""
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = a * (((distance - 5) * distance + 8) * distance - 4)
-    return torch.where(distance <= 1, near, torch.where(distance < 2, far, torch.zeros(())))
 
 
 def read_features(folder: Path, images: Tensor) -> Features:

@@ -37,6 +37,7 @@ class BatchNorm(StepState):
     ) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum
+        self.frozen = False  # True: running statistics as they are, in training too
         self.weight = nn.Parameter(torch.ones(dim)) if affine else None
         self.bias = nn.Parameter(torch.zeros(dim)) if affine else None
         self.register_buffer("running_mean", torch.zeros(dim) if running_statistics else None)
@@ -49,7 +50,7 @@ class BatchNorm(StepState):
 
     def _normalised(self, x: Tensor) -> Tensor:
         """[n, D, ...], all but dimension 1 being the batch."""
-        if not self.training and self.running_mean is not None:
+        if self.running_mean is not None and (self.frozen or not self.training):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         if is_distributed():
             return self._over_all_processes(x)

@@ -45,7 +45,7 @@ class SelfPatch(Objective):
             an image gives one, so that as many views speak in it.
     """
 
-    needs: ClassVar[Needs] = Needs(teacher_on_local_crops=True)
+    needs: ClassVar[Needs] = Needs(local_crops=True, teacher_on_local_crops=True)
     loss_weights: ClassVar[Mapping[str, float]] = {"patch": 0.1}
 
     def __init__(
@@ -97,6 +97,14 @@ class SelfPatch(Objective):
 
     def pool(self) -> PositivePool:
         return self._make_pool()
+
+    def check_grid(self, h: int, w: int) -> None:
+        neighbours = neighbour_table(h, w, self.window, self.border, torch.device("cpu")).indices.shape[1]
+        if self.k > neighbours:
+            raise ValueError(
+                f"k is {self.k}, but in views of {h} x {w} patches a patch has {neighbours} neighbours; "
+                "lower selfpatch.k, or raise crops.global_size or crops.local_size"
+            )
 
     def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
         """`{"patch": loss}`, the mean over the patches of a view, then over views."""

@@ -73,6 +73,6 @@ def cross_view_loss(target: Tensor, logits: Tensor) -> Tensor:
     G, V = len(target), len(logits)
     everything = target.sum(0)
     opposite = torch.cat([everything - target, everything.expand(V - G, -1, -1)])  # [V, B, K]
-    partners = torch.tensor([G - 1] * G + [G] * (V - G), device=logits.device, dtype=logits.dtype)  # [V]
-    losses = partners[:, None] * logits.logsumexp(-1) - (opposite * logits).sum(-1)  # [V, B]
+    normaliser = logits.logsumexp(-1)  # [V, B], once for each target that a view is compared with
+    losses = torch.cat([(G - 1) * normaliser[:G], G * normaliser[G:]]) - (opposite * logits).sum(-1)
     return losses.mean(1).sum() / (G * (V - 1))

@@ -37,6 +37,12 @@ def patch_features(encoder: Encoder, images: Tensor, *, std: Sequence[float] | N
 
 
 @torch.no_grad()
+def mean_patch_features(encoder: Encoder, batches: Iterable[Tensor]) -> Tensor:
+    """The mean patch feature of each image of a data set; arguments as for `image_features`."""
+    return torch.cat([patch_features(encoder, batch).mean((1, 2)).cpu() for batch in batches])
+
+
+@torch.no_grad()
 def image_features(encoder: Encoder, batches: Iterable[Tensor]) -> Tensor:
     """The image features of a data set, batch by batch.
 

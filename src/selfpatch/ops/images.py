@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -30,8 +31,14 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
             f"images are {images.dtype} {list(images.shape)}; "
             f"uint8 or float32 [..., {len(mean)}, H, W] is needed for {len(mean)} means"
         )
-    shift, scale = (torch.tensor(v, dtype=torch.float32, device=images.device).view(-1, 1, 1) for v in (mean, std))
-    return (in_unit_range(images) - shift) / scale
+    return (in_unit_range(images) - _constant(tuple(mean), images.device)) / _constant(tuple(std), images.device)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """[C, 1, 1]; once a device, for to bring it there at each step would make the host wait."""
+    return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 def in_unit_range(images: Tensor) -> Tensor:

@@ -48,10 +48,14 @@ class LoadReport:
         return ", ".join(parts)
 
 
-def load_backbone(backbone: Backbone, weights: Weights, *, allow_partial: bool = False) -> LoadReport:
-    """Copies weights into a backbone. CLS token, its position, registers and final norm are left out for a trunk that
-    has none; so is the mask token, and where the weights have none it stays as it is. What reads three channels is
-    adapted to a trunk that reads more or fewer.
+def load_backbone(
+    backbone: Backbone, weights: Weights, pool: nn.Module | None = None, *, allow_partial: bool = False
+) -> LoadReport:
+    """Copies weights into a backbone, and into a pool where they have one of its form.
+
+    CLS token, its position, registers and final norm are left out for a trunk that has none; so is the mask token, and
+    where the weights have none it stays as it is. What reads three channels is adapted to a trunk that reads more or
+    fewer.
 
     Raises:
         ValueError: the weights are of another family, or a key is missing, unexpected or of another shape, unless
@@ -63,7 +67,8 @@ def load_backbone(backbone: Backbone, weights: Weights, *, allow_partial: bool =
             "give a --model of the same family"
         )
     state = {k.removeprefix("backbone."): v for k, v in weights.state.items() if not k.startswith(_NOT_BACKBONE)}
-    left_out = [k for k in weights.state if k.startswith(_NOT_BACKBONE)]
+    pooled = _load_pool(pool, weights)
+    left_out = [k for k in weights.state if k.startswith(_NOT_BACKBONE) and k not in pooled]
     own = backbone.state_dict()
     for name in _FIRST_KERNELS:
         if name in state and name in own and state[name].shape[1] == 3 != own[name].shape[1]:
@@ -80,7 +85,18 @@ def load_backbone(backbone: Backbone, weights: Weights, *, allow_partial: bool =
             del state[name]
             left_out.append(f"backbone.{name}")
     left_out += weights.left_out
-    return load_strictly(backbone, state, weights.source, allow_partial=allow_partial, left_out=tuple(left_out))
+    report = load_strictly(backbone, state, weights.source, allow_partial=allow_partial, left_out=tuple(left_out))
+    return replace(report, matched=(*report.matched, *pooled))
+
+
+def _load_pool(pool: nn.Module | None, weights: Weights) -> tuple[str, ...]:
+    """The names of the pool's tensors, if the weights have just these, which are then copied."""
+    state = {k: v for k, v in weights.state.items() if k.startswith("pool.")}
+    own = {} if pool is None else {f"pool.{k}": v for k, v in pool.state_dict().items()}
+    if pool is None or {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in own.items()}:
+        return ()
+    pool.load_state_dict({k.removeprefix("pool."): v for k, v in state.items()})
+    return tuple(state)
 
 
 def kernel_for_channels(kernel: Tensor, channels: int) -> Tensor:
@@ -127,7 +143,7 @@ def load_strictly(
         left_out=left_out,
     )
     if (report.missing or report.unexpected) and not allow_partial:
-        raise ValueError(f"{report}; give --allow-partial to load what matches")
+        raise ValueError(f"{report}; give --allow-partial to load what matches, or --model init for its architecture")
     module.load_state_dict({k: state[k] for k in report.matched}, strict=False)
     return report
 

@@ -154,7 +154,8 @@ def _torch_load(path: Path) -> Any:
 def _state_dict(content: Any, side: Side, source: str) -> dict[str, Tensor]:
     """The tensors of one network, or of both sides, out of whatever a checkpoint wraps them in."""
     if isinstance(content, Mapping):
-        for key in (side, *_WRAPPERS):
+        other = "student" if side == "teacher" else "teacher"  # some files hold one network, whichever was asked for
+        for key in (side, *_WRAPPERS, other):
             if isinstance(content.get(key), Mapping):
                 return _state_dict(content[key], side, source)
         tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}

@@ -35,6 +35,7 @@ __all__ = [
     "ViTShape",
     "build_backbone",
     "build_timm",
+    "check_heads",
     "disable_drop_path",
     "named_shape",
     "shape_from_dict",
@@ -77,7 +78,7 @@ def named_shape(
             grid=grid or 14,
             **common,
         )
-        _check_heads(shape.embed_dim, shape.num_heads)
+        check_heads(shape.embed_dim, shape.num_heads)
         return shape
     common.pop("position_embedding", None)  # neither has any
     _refuse(name, patch_size=patch_size, depth=depth)
@@ -86,7 +87,7 @@ def named_shape(
         swin_shape = SwinShape(
             embed_dim=embed_dim or width, depths=depths or stages, first_heads=num_heads or heads, **common
         )
-        _check_heads(swin_shape.embed_dim, swin_shape.first_heads)
+        check_heads(swin_shape.embed_dim, swin_shape.first_heads)
         return swin_shape
     _refuse(name, num_heads=num_heads)
     return ResNetShape(depths=depths or resnet.SIZES[name], width=embed_dim or 64, **common)
@@ -99,7 +100,7 @@ def _refuse(model: str, **settings: Any) -> None:
             raise ValueError(f"{setting} is {value}, but the model {model!r} has no such setting; leave it out")
 
 
-def _check_heads(width: int, heads: int) -> None:
+def check_heads(width: int, heads: int) -> None:
     if width % heads:
         raise ValueError(f"width {width} cannot be split into {heads} attention heads; change backbone.num_heads")
 
@@ -114,7 +115,11 @@ def build_backbone(shape: AnyShape, *, drop_path: float = 0.0) -> Backbone:
         return build_timm(shape.timm_model, drop_path=drop_path, shape=shape)
     if isinstance(shape, ViTShape):
         return build_vit(shape, drop_path=drop_path)
-    return build_swin(shape, drop_path=drop_path) if isinstance(shape, SwinShape) else build_resnet(shape)
+    return (
+        build_swin(shape, drop_path=drop_path)
+        if isinstance(shape, SwinShape)
+        else build_resnet(shape, drop_path=drop_path)
+    )
 
 
 def build_timm(
@@ -153,10 +158,25 @@ def _create(name: str, pretrained: bool, drop_path: float, shape: AnyShape | Non
         if isinstance(shape, ViTShape):
             options["img_size"] = shape.grid * shape.patch_size
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
-    except (TypeError, RuntimeError, OSError) as error:
+        trunk = timm.create_model(name, pretrained=pretrained, **options)
+    except OSError as error:
+        raise ValueError(
+            f"the weights of timm's {name!r} cannot be fetched ({type(error).__name__}); "
+            "check the connection, or give a file"
+        ) from error
+    except (TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"timm cannot make {name!r} as a ViT, Swin or ResNet of any image size: {reason}") from error
+    if isinstance(trunk, VisionTransformer):
+        _take_off_pool(trunk)
+    return trunk
+
+
+def _take_off_pool(trunk: VisionTransformer) -> None:
+    """A ViT that averages its tokens has its final norm behind the pool; one with an attention pool, parameters too."""
+    if not isinstance(trunk.fc_norm, nn.Identity):
+        trunk.norm, trunk.fc_norm = trunk.fc_norm, nn.Identity()
+    trunk.attn_pool = None  # type: ignore[assignment]  # as timm itself sets it where there is none
 
 
 def _shape_of(trunk: nn.Module, name: str) -> AnyShape:

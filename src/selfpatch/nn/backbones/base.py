@@ -10,6 +10,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from selfpatch.nn.backbones.shapes import AnyShape
+from selfpatch.nn.batch_norm import BatchNorm
 from selfpatch.types import Tokens
 
 
@@ -138,14 +139,28 @@ class Backbone(nn.Module):
         for name, parameter in self.named_parameters():
             if name != "mask_token" and self.layer_of(name) <= layers:
                 parameter.requires_grad_(False)
+        for name, part in self.named_modules():
+            if isinstance(part, BatchNorm) and self.layer_of(name) <= layers:
+                part.frozen = True
 
     def freeze_embedding(self) -> None:
-        """Keeps the random patch projection as it is (MoCo-v3, arXiv 2104.02057, section 4.2).
+        """Draws the patch projection anew and keeps it (MoCo-v3, arXiv 2104.02057, section 4.2).
 
         Raises:
             ValueError: the trunk has none.
         """
         raise ValueError(f"backbone.freeze_patch_embed is for a ViT or a Swin; a {self.shape.family} embeds no patches")
+
+
+def freeze_projection(projection: nn.Module) -> None:
+    """Xavier-uniform over all that a patch holds, without bias, as the released code of MoCo-v3 has it: what is frozen
+    never recovers from a wrong scale."""
+    assert isinstance(projection, nn.Conv2d)
+    with torch.no_grad():
+        nn.init.xavier_uniform_(projection.weight.view(len(projection.weight), -1))
+        if projection.bias is not None:
+            projection.bias.zero_()
+    projection.requires_grad_(False)
 
 
 def disable_drop_path(module: nn.Module) -> None:

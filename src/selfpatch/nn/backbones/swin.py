@@ -8,7 +8,7 @@ from itertools import accumulate
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
-from selfpatch.nn.backbones.base import Backbone
+from selfpatch.nn.backbones.base import Backbone, freeze_projection
 from selfpatch.nn.backbones.shapes import SwinShape
 from selfpatch.types import Tokens
 
@@ -57,7 +57,7 @@ class Swin(Backbone):
         return self.num_layers + 1 if part == "norm" else 0
 
     def freeze_embedding(self) -> None:
-        self.trunk.patch_embed.proj.requires_grad_(False)
+        freeze_projection(self.trunk.get_submodule("patch_embed.proj"))
 
 
 def build_swin(shape: SwinShape, *, drop_path: float = 0.0) -> Swin:

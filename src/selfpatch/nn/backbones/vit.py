@@ -13,7 +13,8 @@ from timm.layers import Attention, Mlp, SwiGLUPacked
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from selfpatch.nn.backbones.base import Backbone
+from selfpatch.nn.backbones.base import Backbone, freeze_projection
+from selfpatch.nn.backbones.positions import add_positions
 from selfpatch.nn.backbones.shapes import ViTShape
 from selfpatch.types import Tokens
 
@@ -35,29 +36,6 @@ class _Attention(Attention):
         return self.proj(attended.transpose(1, 2).flatten(2))
 
 
-class _ReleasedPositions(VisionTransformer):
-    """Position embeddings at other sizes exactly as the code of DINO, iBOT, SelfPatch, SERE and DINOv2 interpolates
-    them: bicubic, no antialias, by a scale factor with 0.1 added to the grid's side, which shifts the sampling
-    coordinates a little."""
-
-    def _pos_embed(self, x: Tensor) -> Tensor:
-        B, h, w, D = x.shape
-        assert self.pos_embed is not None
-        embedded = 0 if self.no_embed_class else self.num_prefix_tokens
-        prefix, grid = self.pos_embed[:, :embedded], self.pos_embed[:, embedded:]
-        G = int(grid.shape[1] ** 0.5)
-        if (h, w) != (G, G):
-            square = grid.view(1, G, G, D).permute(0, 3, 1, 2)
-            square = F.interpolate(square, scale_factor=((h + 0.1) / G, (w + 0.1) / G), mode="bicubic")
-            grid = square.permute(0, 2, 3, 1).reshape(1, h * w, D)
-        tokens: list[Tensor] = [token for token in (self.cls_token, self.reg_token) if token is not None]
-        x = x.view(B, h * w, D) + grid
-        if tokens:
-            first = torch.cat(tokens, dim=1)
-            x = torch.cat([(first + prefix if embedded else first).expand(B, -1, -1), x], dim=1)
-        return self.pos_drop(x)
-
-
 class ViT(Backbone):
     """A timm `VisionTransformer` with `dynamic_img_size`."""
 
@@ -77,7 +55,9 @@ class ViT(Backbone):
 
     def _placed(self, embedded: Tensor) -> Tensor:
         """[B, prefix + N, D] what the first block sees."""
-        return self.trunk.norm_pre(self.trunk.patch_drop(self.trunk._pos_embed(embedded)))
+        return self.trunk.norm_pre(
+            self.trunk.patch_drop(add_positions(self.trunk, embedded, self.shape.position_embedding))
+        )
 
     def _tokens(self, raw: Tensor, embedded: Tensor) -> Tokens:
         normed = self.trunk.norm(raw)
@@ -137,7 +117,7 @@ class ViT(Backbone):
         return self.num_layers + 1 if part == "norm" else 0
 
     def freeze_embedding(self) -> None:
-        self.trunk.patch_embed.proj.requires_grad_(False)
+        freeze_projection(self.trunk.get_submodule("patch_embed.proj"))
 
     def fix_positions(self) -> None:
         """Sine and cosine of the patch's place instead of learned positions."""
@@ -177,8 +157,7 @@ def _mlp_ratio(shape: ViTShape) -> float:
 
 def build_vit(shape: ViTShape, *, drop_path: float = 0.0) -> ViT:
     """A freshly initialised vision transformer."""
-    kind = _ReleasedPositions if shape.position_embedding == "released" else VisionTransformer
-    trunk = kind(
+    trunk = VisionTransformer(
         img_size=shape.grid * shape.patch_size,
         patch_size=shape.patch_size,
         in_chans=shape.in_channels,
