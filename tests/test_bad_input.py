@@ -276,6 +276,18 @@ REFUSED = [
     ("evaluate knn --weights run --data photos", "photos has no train/ and val/ (or test/); this evaluation needs both"),
     ("evaluate knn --weights run --data knn", "knn has no train/ and val/ (or test/); this evaluation needs both"),
     ("evaluate nn --weights run --data knn", "there is no evaluation 'nn'; use one of: davis, knn"),
+    # suites and comparisons
+    ("evaluate all --weights run", "selfpatch evaluate all ... --suite ... `selfpatch evaluate all --help`"),
+    ("evaluate all --suite photos/000.png", "no weights were named; give --weights with a run directory"),
+    (
+        "evaluate all --suite nowhere.yaml --weights run",
+        "cannot read the suite nowhere.yaml (No such file or directory",
+    ),
+    ("evaluate all --suite file --weights run --out out", "file holds no list of evaluations; write one a line, like"),
+    ("evaluate --compare", "a comparison needs two or more results; 0 named"),
+    ("evaluate --compare nowhere.json", "a comparison needs two or more results; 1 named"),
+    ("evaluate --compare nowhere.json file", "no result at nowhere.json; give the path of a result.json"),
+    ("evaluate --compare file file", "file holds no result; give a result.json that an evaluation wrote"),
     # show
     ("show --weights run", "no image was named; give one or more files"),
     ("show photos/000.png", "no weights were named; give --weights with a run directory"),

@@ -19,7 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import selfpatch
 from selfpatch.cli import main
-from selfpatch.config import nested
+from selfpatch.settings import nested
 from tests.command_line import TINY, differences, write_davis, write_photos
 
 EPOCHS, STEPS = 2, 10  # 24 images, 2 of them held out, in batches of 4
@@ -152,6 +152,77 @@ def test_knn(capsys: pytest.CaptureFixture[str], run: Path, photos: Path, tmp_pa
     assert result["metrics"].keys() == {"top-1 k=1", "top-5 k=1", "top-1 k=3", "top-5 k=3"}
 
 
+def test_a_suite(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+    """One evaluation succeeds and one fails; the second time only what failed is run again."""
+    davis, out = write_davis(tmp_path / "davis"), tmp_path / "out"
+    lines = [f"- davis: {{data: {davis}, resolution: 48}}", "- knn: {data: nowhere}"]
+    (tmp_path / "suite.yaml").write_text("\n".join(lines))
+    command = f"evaluate all --suite {tmp_path}/suite.yaml --weights {run} --out {out} --device cpu".split()
+    assert main(command) == 2
+    shown = capsys.readouterr()
+    assert "J&F-Mean" in shown.out
+    assert "selfpatch: 2-knn: nowhere has no train/" in shown.err
+    result = json.loads((out / "1-davis" / "result.json").read_text())
+    assert re.fullmatch("[0-9a-f]{64}", result["weights"]["sha256"])
+    assert result["device"]
+    assert result["costs"].keys() == {"seconds", "frames/s"}
+    assert "| 1-davis | J&F-Mean |" in (out / "report.md").read_text()
+    assert main(command) == 2
+    assert "1. davis on" in (again := capsys.readouterr().out)
+    assert "was done before" in again
+    assert json.loads((out / "1-davis" / "result.json").read_text()) == result
+    (tmp_path / "suite.yaml").write_text(lines[0])
+    assert main(command) == 0
+    outcomes = selfpatch.evaluate_suite(tmp_path / "suite.yaml", str(run), out, device="cpu")
+    assert [outcome.was_done for outcome in outcomes] == [True]
+    assert main([*command, "--side", "student"]) == 2
+    assert "holds another result (weights.side is teacher there and student now)" in capsys.readouterr().err
+
+
+def test_a_suite_finds_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_davis(Path("davis"))
+    Path("every-one.yaml").write_text("- davis: {data: davis, resolution: 48}")
+    (outcome,) = selfpatch.evaluate_suite("every-one.yaml", "baseline:mean-colour:8")
+    assert outcome.result is not None
+    assert Path("evaluations/every-one-baseline-mean-colour-8/report.html").is_file()
+    (again,) = selfpatch.evaluate_suite("every-one.yaml", "baseline:mean-colour:8")
+    assert again.was_done
+    with pytest.raises(ValueError, match=r"weights\.source is baseline:mean-colour:8 there"):
+        selfpatch.evaluate_suite("every-one.yaml", "baseline:raw-patch:8", next(Path("evaluations").iterdir()))
+
+
+def test_results_side_by_side(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+    davis = write_davis(tmp_path / "davis")
+    for weights, out in [(run, "a"), ("baseline:mean-colour:8", "b")]:
+        options = f"--data {davis} --out {tmp_path / out} --resolution 48 --device cpu"
+        assert main(f"evaluate davis --weights {weights} {options}".split()) == 0
+    files = [str(tmp_path / name / "result.json") for name in "ab"]
+    capsys.readouterr()
+    assert main(["evaluate", "--compare", *files]) == 0
+    shown = capsys.readouterr().out
+    assert "baseline:mean-colour:8" in shown.replace("\n", "")
+    assert "J-Mean, mean of 2" in shown
+    assert selfpatch.compare(files).columns == [str(run), "baseline:mean-colour:8"]
+    assert main(f"evaluate davis --results {tmp_path}/a/results --data {davis} --out {tmp_path}/c".split()) == 0
+    other = [*files, str(tmp_path / "c" / "result.json")]
+    assert main(["evaluate", "--compare", *other]) == 2
+    assert "resolution is 48 in result 1 and not given in result 3; allow it with --all" in capsys.readouterr().err
+    assert main(["evaluate", "--compare", *other, "--allow-different"]) == 0
+
+
+def test_a_function_is_evaluated(tmp_path: Path) -> None:
+    davis, settings = write_davis(tmp_path / "davis"), {"resolution": 48, "device": "cpu"}
+    how = {"patch_size": 8, "load_options": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}}
+    pool = torch.nn.AvgPool2d(8)
+    result = selfpatch.evaluate("davis", pool, davis, **how, **settings)
+    assert result.metrics == selfpatch.evaluate("davis", "baseline:mean-colour:8", davis, **settings).metrics
+    with pytest.raises(ValueError, match=r"function of images; say how large its patches are, e\.g\. patch_size=16"):
+        selfpatch.evaluate("davis", pool, davis)
+    with pytest.raises(ValueError, match="patch_size is 8, but only a function of images needs one"):
+        selfpatch.evaluate("davis", "baseline:mean-colour:8", davis, patch_size=8)
+
+
 def test_show(capsys: pytest.CaptureFixture[str], run: Path, photos: Path, tmp_path: Path) -> None:
     images = [photos / "cat" / "000.png", photos / "dog" / "000.png"]
     where = f"--out {tmp_path} --resolution 48 --window all --border clip --device cpu"
@@ -222,9 +293,11 @@ OPTIONS = {
         checkpoint.every-minutes checkpoint.every-steps checkpoint.keep checkpoint.keep-every-epochs
         checkpoint.max-nonfinite""",
     "resume": "device workers",
-    "evaluate davis": f"""{NETWORK} data out results resolution radius topk context-frames temperature std year
-        sequences""",
+    "evaluate davis": f"""{NETWORK} data out results resolution radius topk context-frames temperature std max-memory
+        year sequences""",
     "evaluate knn": f"{NETWORK} data out ks temperature resize crop batch-size",
+    "evaluate all": f"{NETWORK} suite out",
+    "evaluate --compare": "compare allow-different",
     "export": "weights side num-heads position-embedding allow-partial to out size",
     "show": f"{NETWORK} out resolution k window border",
 }

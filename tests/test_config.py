@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from selfpatch.build import make_clipping, make_pretrainer, make_schedule, view_recipes
-from selfpatch.config import SAMPLES, RunConfig, choose_recipe, load_recipe, nested, parse_yaml, recipe_names
+from selfpatch.config import SAMPLES, RunConfig, choose_recipe, load_recipe, recipe_names
+from selfpatch.settings import nested, parse_yaml
 from selfpatch.types import Needs
 
 RECIPES = Path(__file__).parent.parent / "src" / "selfpatch" / "recipes"

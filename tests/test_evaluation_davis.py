@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Callable
@@ -13,12 +14,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfpatch.evaluation import davis
-from selfpatch.evaluation.baselines import MeanColour
+from selfpatch.evaluation.baselines import MeanColour, RawPatch
+from selfpatch.evaluation.davis import protocol
 from selfpatch.evaluation.davis.layout import PALETTE, read_mask, write_mask
 from selfpatch.evaluation.davis.protocol import network_size, to_mask
 from selfpatch.evaluation.result import Provenance, Result
+from tests.command_line import write_davis
 
 Tree = Callable[..., Path]
 
@@ -146,6 +150,12 @@ def test_what_the_encoder_sees(tree: Tree, std: str, red: float) -> None:
 )
 def test_network_size(frame: tuple[int, int], patch_size: int, expected: tuple[int, int]) -> None:
     assert network_size(*frame, 480, patch_size) == expected
+
+
+def test_network_size_below_64_pixels() -> None:
+    assert network_size(100, 100, 50, 8) == (48, 48)
+    assert network_size(100, 120, 50, 8) == (48, 56)
+    assert network_size(100, 130, 50, 8) == (48, 64)
 
 
 def test_released_masks_from_soft_labels(golden_dir: Path) -> None:
@@ -277,10 +287,116 @@ def test_settings_that_cannot_be(tree: Tree) -> None:
         ({"context_frames": -1}, "context_frames is -1"),
         ({"resolution": 8}, "resolution 8 is too small"),
         ({"topk": 0}, "topk 0"),
+        ({"max_memory": 0}, "max_memory is 0; use 1 MB or more"),
     ]:
         with pytest.raises(ValueError, match=message):
             davis.evaluate(MeanColour(16), root, **{"resolution": 128, **settings})
-    for kind, suffix in [("JPEGImages", "jpg"), ("Annotations", "png")]:
-        (root / f"{kind}/480p/toy/00002.{suffix}").unlink()
-    with pytest.raises(ValueError, match="toy has 2 frames; 3 are needed"):
-        davis.evaluate(MeanColour(16), root)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_clip_too_short_to_be_scored(tree: Tree, tmp_path: Path, frames: int) -> None:
+    """It has masks, one a frame, and no scores, and needs no mask but the first."""
+    root = tree(frames=frames)
+    (root / "Annotations/480p/toy/00001.png").unlink(missing_ok=True)
+    result = davis.evaluate(MeanColour(16), root, out=tmp_path / "out", resolution=128)
+    assert (result.metrics, result.rows, result.per_image) == ({}, [], {})
+    written = sorted(path.stem for path in (tmp_path / "out" / "results" / "toy").iterdir())
+    assert written == [f"{i:05d}" for i in range(frames)]
+    assert ("frames/s" in result.costs) == (frames == 2)
+    with pytest.raises(ValueError, match="no sequence of toy has 3 frames"):
+        davis.score(root / "Annotations" / "480p", root)
+
+
+def test_a_short_clip_leaves_the_others_their_scores(tmp_path: Path) -> None:
+    root = write_davis(tmp_path / "davis", ("first", "second"))
+    for i in (1, 2, 3):
+        for kind, suffix in [("JPEGImages", "jpg"), ("Annotations", "png")]:
+            (root / f"{kind}/480p/second/{i:05d}.{suffix}").unlink()
+    both = davis.evaluate(MeanColour(8), root, resolution=48)
+    alone = davis.evaluate(MeanColour(8), root, resolution=48, sequences=["first", "first"])
+    assert both.metrics == alone.metrics
+    assert [row["sequence"] for row in both.rows] == ["first", "first"]
+    assert list(both.per_image) == ["first"]
+
+
+def test_the_means_of_each_sequence(tmp_path: Path) -> None:
+    """Means over its objects; the quoted ones are over the objects of all sequences."""
+    root = write_davis(tmp_path / "davis", ("first", "second"))
+    for i in range(4):  # the second one keeps one object
+        path = root / f"Annotations/480p/second/{i:05d}.png"
+        write_mask(path, (read_mask(path, 2017) == 1).astype(np.uint8))
+    result = davis.repeat_first_mask(root)
+    j = [row["J-Mean"] for row in result.rows]
+    assert len(j) == 3
+    assert result.per_image["first"]["J-Mean"] == pytest.approx((j[0] + j[1]) / 2)
+    assert result.per_image["second"]["J-Mean"] == j[2]
+    assert result.metrics["J-Mean"] == pytest.approx(sum(j) / 3)
+    both = result.per_image["first"]
+    assert both["J&F-Mean"] == pytest.approx((both["J-Mean"] + both["F-Mean"]) / 2)
+
+
+class Witness(RawPatch):
+    """Counts the feature maps of frames that are alive whenever it is asked for one more."""
+
+    def __init__(self, patch_size: int) -> None:
+        super().__init__(patch_size)
+        self.alive: list[int] = []
+
+    def patches(self, images: Tensor) -> Tensor:
+        shape = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size, self.dim)
+        tensors = [o for o in gc.get_objects() if issubclass(type(o), Tensor) and o.shape[-3:] == shape]
+        self.alive.append(len({t.untyped_storage().data_ptr() for t in tensors}))
+        return super().patches(images)
+
+
+@pytest.mark.parametrize("context_frames", [0, 3])
+def test_memory_does_not_grow_with_the_clip(tree: Tree, context_frames: int) -> None:
+    """While a frame is encoded, only the first one and the few before it are held."""
+    witness = Witness(16)
+    davis.evaluate(witness, tree(frames=9), resolution=96, context_frames=context_frames)  # maps of 6 x 8 patches
+    before = witness.alive[0]
+    assert [alive - before for alive in witness.alive] == [min(i, 1 + context_frames) for i in range(9)]
+
+
+def test_max_memory_bounds_the_similarities(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The masks are the same when fewer similarities are held."""
+    root = tree()
+    plain = davis.evaluate(MeanColour(4), root, resolution=128, radius=50)
+    monkeypatch.setattr(protocol, "BYTES_OF_A_COSINE", 20)
+    with LargestTensor() as largest:
+        bounded = davis.evaluate(MeanColour(4), root, resolution=128, radius=50, max_memory=1)
+    assert largest.elements <= 2**20 // 20 < 3 * 1024**2  # 5 frames of 32 x 32 patches ask 5 * 1024 others
+    assert bounded.metrics == plain.metrics
+    assert bounded == plain, "max_memory is no setting that decides the numbers"
+
+
+class LargestTensor(TorchDispatchMode):
+    """Sees every matrix of similarities."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.mm.default:
+            self.elements = max(self.elements, out.numel())
+        return out
+
+
+def test_frames_per_second(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Propagated frames by the time between a read picture and its mask: the first frame's features count as time, what
+    the caller does with a mask does not."""
+    monkeypatch.setattr(protocol, "perf_counter", iter(range(100)).__next__)
+    result = davis.evaluate(MeanColour(16), tree(), resolution=128)
+    assert result.costs == {"frames/s": 5 / 6}
+
+
+@pytest.mark.parametrize(("size", "resolution"), [((47, 101), 37), ((101, 47), 50), ((33, 33), 20), ((120, 500), 16)])
+def test_sizes_that_nothing_divides(tmp_path: Path, size: tuple[int, int], resolution: int) -> None:
+    root = write_davis(tmp_path / "davis", ("toy",))
+    for folder, picture in [("JPEGImages", "jpg"), ("Annotations", "png")]:
+        for path in (root / folder / "480p" / "toy").glob(f"*.{picture}"):
+            Image.open(path).resize(size[::-1], Image.Resampling.NEAREST).save(path)
+    for patch_size in (8, 14):
+        result = davis.evaluate(MeanColour(patch_size), root, out=tmp_path / str(patch_size), resolution=resolution)
+        assert Image.open(tmp_path / str(patch_size) / "results/toy/00003.png").size == size[::-1]
+        assert all(0 <= row["J-Mean"] <= 1 for row in result.rows)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
+from torch import nn
 
-from selfpatch.evaluation.result import Provenance, Result
+from selfpatch.evaluation.result import Provenance, Result, device_name, network_sha256
 
 RESULT = Result(
     name="davis",
@@ -18,6 +22,9 @@ RESULT = Result(
     settings={"radius": 12, "ks": [1, 2]},
     weights=Provenance("runs/a", "abc"),
     pictures=["pictures/dog.jpg"],
+    per_image={"dog": {"J-Mean": 0.25}, "cow": {"J-Mean": 0.75}},
+    device="a CPU",
+    costs={"seconds": 2.0},
 )
 
 
@@ -25,7 +32,47 @@ def test_save_and_load(tmp_path: Path) -> None:
     RESULT.save(tmp_path / "new" / "result.json")
     assert Result.load(tmp_path / "new" / "result.json") == RESULT
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["result.json"]
-    assert set(RESULT.versions) == {"python", "torch", "selfpatch"}
+    assert set(RESULT.versions) == {"python", "selfpatch", "torch", "torchvision", "timm"}
+    loaded = Result.load(tmp_path / "new" / "result.json")
+    assert (loaded.device, loaded.costs) == ("a CPU", {"seconds": 2.0})
+
+
+def test_costs_are_no_part_of_the_outcome() -> None:
+    assert replace(RESULT, costs={}, device=None) == RESULT
+    assert replace(RESULT, per_image={}) != RESULT
+
+
+def test_a_file_from_before_values_of_images(tmp_path: Path) -> None:
+    RESULT.save(tmp_path / "result.json")
+    values = json.loads((tmp_path / "result.json").read_text())
+    for name in ("per_image", "device", "costs"):
+        del values[name]
+    (tmp_path / "result.json").write_text(json.dumps(values))
+    old = Result.load(tmp_path / "result.json")
+    assert (old.per_image, old.device, old.costs) == ({}, None, {})
+    assert replace(old, per_image=RESULT.per_image) == RESULT
+
+
+def test_the_hash_of_a_network() -> None:
+    """It is that of names and values, wherever they lie; a half-precision, an empty and a single number count too."""
+    network = nn.Linear(3, 2)
+    network.register_buffer("short", torch.ones(2, dtype=torch.bfloat16))
+    network.register_buffer("nothing", torch.zeros(0, 4))
+    network.register_buffer("steps_taken", torch.tensor(7))
+    before = network_sha256(network)
+    assert network_sha256(copy.deepcopy(network)) == before
+    for change in (
+        lambda: network.bias.data.add_(1e-3),
+        lambda: network.steps_taken.add_(1),
+        lambda: network.register_buffer("nothing", torch.zeros(4, 0)),
+    ):
+        change()
+        before, earlier = network_sha256(network), before
+        assert before != earlier
+
+
+def test_the_name_of_this_machine() -> None:
+    assert device_name(torch.device("cpu"))
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
@@ -51,3 +98,4 @@ def test_table() -> None:
         console.print(result.table())
     text = console.export_text()
     assert all(part in text for part in ("dog", "0.2500", "cow", "0.7500", "J&F-Mean 0.5000", "top-1", "0.1250"))
+    assert "2 seconds" in text

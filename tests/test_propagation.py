@@ -27,13 +27,16 @@ BOTH = pytest.mark.parametrize("propagate", [propagate_labels, propagate_labels_
     channels=st.integers(1, 4),
     radius=st.integers(0, 13),
     topk=st.integers(1, 7),
+    max_cosines=st.sampled_from([1, 1000, 2**26]),
 )
-def test_blocked_equals_reference(h: int, w: int, frames: int, channels: int, radius: int, topk: int) -> None:
+def test_blocked_equals_reference(
+    h: int, w: int, frames: int, channels: int, radius: int, topk: int, max_cosines: int
+) -> None:
     generator = torch.Generator().manual_seed(h * 31 + w)
     query = torch.randn(h, w, 6, generator=generator, dtype=torch.float64)
     features = torch.randn(frames, h, w, 6, generator=generator, dtype=torch.float64)
     labels = torch.rand(frames, channels, h, w, generator=generator, dtype=torch.float64)
-    fast = propagate_labels(query, features, labels, radius=radius, topk=topk, temperature=0.1)
+    fast = propagate_labels(query, features, labels, radius=radius, topk=topk, temperature=0.1, max_cosines=max_cosines)
     plain = propagate_labels_reference(query, features, labels, radius=radius, topk=topk, temperature=0.1)
     torch.testing.assert_close(fast, plain, rtol=1e-10, atol=1e-12)
 
@@ -112,3 +115,11 @@ def test_bad_input(change: dict, message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         propagate_labels(**{**good, **change})
+
+
+def test_no_room_for_a_single_cosine() -> None:
+    with pytest.raises(ValueError, match="max_cosines is 0; use 1 or more"):
+        propagate_labels(
+            torch.zeros(2, 2, 1), torch.zeros(1, 2, 2, 1), torch.zeros(1, 1, 2, 2), radius=1, topk=1, temperature=1.0,
+            max_cosines=0,
+        )  # fmt: skip

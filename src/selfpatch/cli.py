@@ -17,13 +17,16 @@ from typing import Any, Literal
 import tyro
 
 import selfpatch
-from selfpatch.config import SAMPLES, RunConfig, load_recipe, nested
-from selfpatch.options import EVALUATIONS, NetworkOptions, WeightsOptions
+from selfpatch.config import SAMPLES, RunConfig, load_recipe
+from selfpatch.options import EVALUATIONS, Compare, NetworkOptions, Suite, WeightsOptions
+from selfpatch.settings import nested
 
 USAGE = f"""selfpatch {selfpatch.__version__}: {selfpatch.__doc__}
   selfpatch pretrain [--data PHOTOS]                   train on a folder of images, or on built-in sample photographs
   selfpatch resume DIR                                 go on with a run exactly where it stopped
-  selfpatch evaluate davis|knn --weights W --data D    measure weights by a published protocol
+  selfpatch evaluate NAME --weights W --data D         measure weights by a published protocol: {", ".join(EVALUATIONS)}
+  selfpatch evaluate all --suite S --weights W         every evaluation that a file lists, and one report
+  selfpatch evaluate --compare A.json B.json           results side by side
   selfpatch show --weights W IMAGE...                  pictures of what the patch features see
   selfpatch export --weights W --to timm --out DIR     what timm, transformers or onnxruntime load
 
@@ -182,9 +185,15 @@ def _evaluate_command(arguments: list[str]) -> int:
     if name in ("-h", "--help"):
         print("selfpatch evaluate NAME --weights W --data D; `selfpatch evaluate NAME --help` lists its options\n")
         print("\n".join(f"  {name:<8} {options.__doc__}" for name, options in EVALUATIONS.items()))
+        print(f"\nselfpatch evaluate all --suite S --weights W\n  {Suite.__doc__}")
+        print(f"\nselfpatch evaluate --compare A.json B.json ...\n  {Compare.__doc__}")
         return 0
+    if name == "all":
+        return _evaluate_all(arguments[1:])
+    if name == "--compare" or name.startswith("--compare="):
+        return _compare(arguments)
     if name not in EVALUATIONS:
-        raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}")
+        raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}, all")
     options = _read(EVALUATIONS[name], f"evaluate {name}", arguments[1:])
     result = options.run()
     from rich.console import Console
@@ -193,6 +202,22 @@ def _evaluate_command(arguments: list[str]) -> int:
     if options.out is not None:
         result.save(Path(options.out) / "result.json")
         print(f"written to {options.out}")
+    return 0
+
+
+def _evaluate_all(arguments: list[str]) -> int:
+    outcomes = _read(Suite, "evaluate all", arguments).run()
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    for outcome in failed:
+        _complain(f"{outcome.entry.folder}: {outcome.error}")
+    return 2 if failed else 0
+
+
+def _compare(arguments: list[str]) -> int:
+    comparison = _read(Compare, "evaluate", arguments).run()
+    from rich.console import Console
+
+    Console().print(comparison.table())
     return 0
 
 

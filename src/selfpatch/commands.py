@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from selfpatch import distributed
 from selfpatch.build import (
@@ -25,7 +27,9 @@ from selfpatch.build import (
 )
 from selfpatch.config import FROM_INIT, SAMPLES, RunConfig, load_recipe
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
-from selfpatch.evaluation.result import Provenance, Result
+from selfpatch.evaluation.compare import compare
+from selfpatch.evaluation.functions import FunctionEncoder
+from selfpatch.evaluation.result import Provenance, Result, device_name, network_sha256
 from selfpatch.exports import export as export_encoder
 from selfpatch.monitoring import Monitor, teacher_encoder
 from selfpatch.nn.backbones import AnyShape, shape_from_dict
@@ -38,6 +42,8 @@ from selfpatch.run_report import measured_table, write_run_report
 from selfpatch.training_data import TrainingData, check_data, measure_channels, open_data, recipe_for, record_data
 from selfpatch.types import Encoder
 from selfpatch.weights import LoadReport, export_state, load_encoder, read_weights
+
+__all__ = ["compare", "evaluate", "export", "load", "measure", "open_encoder", "pretrain", "resume", "show"]
 
 console = Console()
 
@@ -262,18 +268,41 @@ def _load(weights: str, device: str, options: Mapping[str, Any]) -> tuple[Encode
     on = distributed.start(device)
     if kind == "untrained":
         untrained = _untrained_encoder(RunDirectory.open(rest).config, read_weights(rest).shape)
-        return untrained.to(on), Provenance(weights)
+        return untrained.to(on), Provenance(weights, network_sha256(untrained))
     encoder, report = load_encoder(weights, **options)
     console.print(str(report), highlight=False, soft_wrap=True)
-    return encoder.to(on), Provenance(report.source, report.sha256)
+    return encoder.to(on), Provenance(report.source, report.sha256 or network_sha256(encoder))
+
+
+def open_encoder(
+    weights: str | Encoder | Callable[[Tensor], Any],
+    device: str = "auto",
+    patch_size: int | None = None,
+    load_options: Mapping[str, Any] | None = None,
+) -> tuple[Encoder, Provenance | None]:
+    """The encoder, and the record of what it is, where that is known; arguments as for `evaluate`.
+
+    Raises:
+        ValueError: there are no such weights, or a patch size is missing or is none to choose.
+    """
+    options = load_options or {}
+    if callable(weights) and not isinstance(weights, Encoder):
+        if patch_size is None:
+            raise ValueError("the network is a function of images; say how large its patches are, e.g. patch_size=16")
+        on = None if device == "auto" else distributed.start(device)
+        return FunctionEncoder(weights, patch_size, device=on, **options), None
+    if patch_size is not None:
+        raise ValueError(f"patch_size is {patch_size}, but only a function of images needs one; leave it out")
+    return _load(weights, device, options) if isinstance(weights, str) else (weights, None)
 
 
 def evaluate(
     name: str,
-    weights: str | Encoder,
+    weights: str | Encoder | Callable[[Tensor], Any],
     data: str | Path,
     *,
     device: str = "auto",
+    patch_size: int | None = None,
     load_options: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Result:
@@ -281,20 +310,33 @@ def evaluate(
 
     Args:
         name: one of `build.EVALUATIONS`.
-        weights: as `load` takes them, or an encoder.
-        load_options: as `load` takes them.
+        weights: as `load` takes them, an encoder, or a function that makes patch features of normalised images, as
+            `evaluation.functions.FunctionEncoder` says: `evaluate("davis", model.forward_features, "DAVIS",
+            patch_size=14, load_options={"prefix_tokens": 1})`.
+        patch_size: side of a patch in pixels, where weights are a function.
+        load_options: as `load` takes them; for a function, as `FunctionEncoder` does.
         settings: of the evaluation's own `evaluate`.
 
     Raises:
         ValueError: an unknown name, weights or data that do not fit.
     """
-    run = find(EVALUATIONS, name, "evaluation")
+    find(EVALUATIONS, name, "evaluation")  # before weights are read
     if settings.get("out") is not None:
         _make_folder(settings["out"])
-    if not isinstance(weights, str):
-        return run(weights, data, **settings)
-    encoder, record = _load(weights, device, load_options or {})
-    return run(encoder, data, weights=record, **settings)
+    encoder, record = open_encoder(weights, device, patch_size, load_options)
+    return measure(name, encoder, record, data, **settings)
+
+
+def measure(name: str, encoder: Encoder, record: Provenance | None, data: str | Path, **settings: Any) -> Result:
+    """Runs one evaluation of an encoder that is there; the result says on what device and in how many seconds."""
+    run = find(EVALUATIONS, name, "evaluation")
+    started = time.perf_counter()
+    result = run(encoder, data, weights=record, **settings)
+    costs = {"seconds": time.perf_counter() - started, **result.costs}
+    result = replace(result, device=device_name(encoder.device), costs=costs)
+    if settings.get("out") is not None:
+        result.save(Path(settings["out"]) / "result.json")
+    return result
 
 
 def export(

@@ -6,18 +6,14 @@ Nothing heavy is imported here, so that `selfpatch pretrain --help` answers at o
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
-import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
-
-import yaml
+from typing import Any, Literal
 
 from selfpatch.ranges import check_ranges
+from selfpatch.settings import field_types, override_fields, parse_yaml, plain_values, unknown_key
 
 FROM_INIT = "init"
 """The value of `model` that stands for the architecture of the weights of `init`."""
@@ -230,15 +226,15 @@ class RunConfig:
         if isinstance(values.get("model"), str):
             return self.for_model(values["model"]).override({k: v for k, v in values.items() if k != "model"})
         sections = {**dict(values.pop("components", {}) or {})}
-        for name in [k for k in values if k not in _field_types(RunConfig)]:
+        for name in [k for k in values if k not in field_types(RunConfig)]:
             if not isinstance(values[name], Mapping) and name in self.used:
                 raise ValueError(f"{name} is {values[name]!r}; a mapping of its settings is needed")
             if not isinstance(values[name], Mapping):
-                raise ValueError(_unknown_key(name, _field_types(RunConfig), "a run's setting"))
+                raise ValueError(unknown_key(name, field_types(RunConfig), "a run's setting"))
             sections[name] = values.pop(name)
         for name, settings in sections.items():
             components.setdefault(name, {}).update(settings)
-        config = dataclasses.replace(_override(self, values, "run"), components=components)
+        config = dataclasses.replace(override_fields(self, values, "run"), components=components)
         for name in sections:
             if name not in config.used:
                 raise ValueError(
@@ -256,7 +252,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, as `config.yaml` holds them and `override` reads them."""
-        plain = _plain(dataclasses.asdict(self))
+        plain = plain_values(dataclasses.asdict(self))
         components = plain.pop("components")
         return plain | {name: components[name] for name in self.used if name in components}
 
@@ -322,109 +318,3 @@ def choose_recipe(num_images: int, data: str) -> str:
         if num_images <= limit:
             return name
     return "selfpatch-dino-vits16"
-
-
-def parse_yaml(text: str, name: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{name} holds a {type(values).__name__}; a mapping of settings is needed")
-    return values
-
-
-def nested(options: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """`[("selfpatch.k", "2")]` -> `{"selfpatch": {"k": 2}}`; dashes in names read as underscores, values as YAML."""
-    result: dict[str, Any] = {}
-    for path, text in options:
-        *sections, key = path.replace("-", "_").split(".")
-        place = result
-        for section in sections:
-            place = place.setdefault(section, {})
-        try:
-            place[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ValueError(f"--{path} is {text!r}, which is no value; quote it if it is text") from None
-    return result
-
-
-def _override(config: Any, values: Mapping[str, Any], where: str) -> Any:
-    kinds = _field_types(type(config))
-    changes = {}
-    for key, value in values.items():
-        if key not in kinds:
-            raise ValueError(_unknown_key(key, kinds, f"a setting of {where}"))
-        name = key if where == "run" else f"{where}.{key}"
-        current = getattr(config, key)
-        if dataclasses.is_dataclass(current):
-            if not isinstance(value, Mapping):
-                raise ValueError(
-                    f"{name} is {value!r}; a mapping of settings is needed: {', '.join(_field_types(type(current)))}"
-                )
-            changes[key] = _override(current, value, name)
-        elif get_origin(kinds[key]) is Mapping or kinds[key] is Mapping:
-            if not isinstance(value, Mapping):
-                raise ValueError(f"{name} is {value!r}; a mapping of names to values is needed")
-            number = get_args(kinds[key])[1]
-            changes[key] = {**current, **{k: convert(v, number, f"{name}.{k}") for k, v in value.items()}}
-        else:
-            changes[key] = convert(value, kinds[key], name)
-    return dataclasses.replace(config, **changes)
-
-
-def convert(value: Any, kind: Any, name: str) -> Any:
-    """A value, as YAML reads it, as one of a field's type.
-
-    Raises:
-        ValueError: it is of another one.
-    """
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in inner:
-            return None
-        return convert(value, next(k for k in inner if k is not type(None)), name)
-    if origin is Literal:
-        if value not in inner:
-            raise ValueError(f"{name} is {value!r}; use one of: {', '.join(map(str, inner))}")
-        return value
-    if origin is tuple and inner[-1:] == (Ellipsis,):
-        if not isinstance(value, list | tuple) or not value:
-            raise ValueError(f"{name} is {value!r}; a list of values is needed")
-        return tuple(convert(v, inner[0], name) for v in value)
-    if origin is tuple:
-        if not isinstance(value, list | tuple) or len(value) != len(inner):
-            raise ValueError(f"{name} is {value!r}; {len(inner)} values are needed")
-        return tuple(convert(v, k, name) for v, k in zip(value, inner, strict=True))
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:  # YAML reads 1e-3, without a dot, as text
-            return float(value)
-        except ValueError:
-            pass
-    if kind is str and isinstance(value, str | int):
-        return str(value)
-    raise ValueError(f"{name} is {value!r}; a value of type {getattr(kind, '__name__', kind)} is needed")
-
-
-def _field_types(cls: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    return {f.name: hints[f.name] for f in fields(cls)}
-
-
-def _unknown_key(key: str, known: Iterable[str], what: str) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-    return f"{key!r} is not {what}; {hint}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value

@@ -30,9 +30,10 @@ import yaml
 from safetensors.torch import save as serialize_safetensors
 from torch import Tensor
 
-from selfpatch.config import RunConfig, parse_yaml
+from selfpatch.config import RunConfig
 from selfpatch.distributed import is_distributed, is_main_process, rank
 from selfpatch.files import clear_error, replacing, write_atomically
+from selfpatch.settings import parse_yaml
 from selfpatch.types import Views
 
 Row = Mapping[str, float | int | str | None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from torch import nn
 
 from selfpatch.files import write_atomically
 
@@ -27,16 +29,37 @@ class Provenance:
     source: str
     """As the user named them: a run directory, a file, or timm:NAME."""
     sha256: str | None = None
-    """Of the file; None where the weights are no single file."""
+    """Of the file, or of the tensors (`network_sha256`) where the weights are no single file; None: no network."""
+
+
+def network_sha256(network: nn.Module) -> str:
+    """A hash of a network's parameters and buffers: of their names, types, shapes and values, in the order of names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        values = tensor.detach().cpu().contiguous()
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes() if values.numel() else b"")
+    return digest.hexdigest()
+
+
+PACKAGES = ("selfpatch", "torch", "torchvision", "timm")
 
 
 def current_versions() -> dict[str, str]:
     """The versions that the numbers may depend on."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "selfpatch": importlib.metadata.version("selfpatch"),
-    }
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def device_name(device: torch.device) -> str:
+    """What a device calls itself: `NVIDIA H200`, `AMD EPYC 9B14`, `arm64`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:  # no Linux
+        names = []
+    return next(iter(names), platform.processor() or platform.machine())
 
 
 @dataclass(frozen=True)
@@ -51,6 +74,11 @@ class Result:
         weights: what was measured; None for scores of ready-made results and for baselines.
         versions: of the software.
         pictures: paths of the pictures that were written, relative to the result's folder.
+        per_image: by the name of an image or a sequence, its own values of metrics; what `compare` draws intervals
+            from.
+        device: the name of what computed it, as `device_name` gives it.
+        costs: what it took by its unit, `seconds` or `frames/s`. They are no part of the outcome: two results are equal
+            whatever they took, and wherever.
     """
 
     name: str
@@ -60,6 +88,9 @@ class Result:
     weights: Provenance | None = None
     versions: Mapping[str, str] = field(default_factory=current_versions)
     pictures: Sequence[str] = ()
+    per_image: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    device: str | None = field(default=None, compare=False)
+    costs: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     def save(self, path: str | Path) -> None:
         """Writes JSON; a reader finds the old file or the new one, never half of one."""
@@ -83,10 +114,13 @@ class Result:
             raise ValueError(f"{path} holds no result; give a result.json that an evaluation wrote") from None
 
     def table(self) -> Table:
-        """For the terminal: the rows, then the metrics as a caption; the metrics alone where there are no rows."""
-        caption = "   ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        """For the terminal: the rows, then the metrics and the costs as a caption; where there are no rows the metrics
+        are the rows."""
+        metrics = "   ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        costs = "   ".join(f"{value:.4g} {unit}" for unit, value in self.costs.items())
         rows = self.rows or [{"metric": name, "value": value} for name, value in self.metrics.items()]
-        table = Table(title=self.name, caption=caption if self.rows else None)
+        caption = "\n".join(line for line in (metrics if self.rows else "", costs) if line)
+        table = Table(title=self.name, caption=caption or None)
         for column in rows[0] if rows else ():
             table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
         for row in rows:

@@ -14,7 +14,14 @@ from torch import Tensor
 
 
 def propagate_labels(
-    query: Tensor, context_features: Tensor, context_labels: Tensor, *, radius: int, topk: int, temperature: float
+    query: Tensor,
+    context_features: Tensor,
+    context_labels: Tensor,
+    *,
+    radius: int,
+    topk: int,
+    temperature: float,
+    max_cosines: int = 2**26,
 ) -> Tensor:
     """The labels of one frame's patches, from the labels of the context frames' patches.
 
@@ -29,28 +36,33 @@ def propagate_labels(
         radius: rows and columns that a patch sees in each direction around its own place.
         topk: context patches that a patch takes its label from.
         temperature: of the softmax over their cosines.
+        max_cosines: that are held at once, so that memory does not grow with the radius; the numbers stay the same to
+            float rounding. Those of one patch, T * (2 radius + 1)^2 and somewhat more, are held in any case.
 
     Returns:
         [C, h, w] soft labels: weighted means of the context's labels.
 
     Raises:
-        ValueError: the shapes do not fit, or radius, topk or temperature is out of range.
+        ValueError: the shapes do not fit, or radius, topk, temperature or max_cosines is out of range.
     """
     _check(query, context_features, context_labels, radius, topk, temperature)
+    if max_cosines < 1:
+        raise ValueError(f"max_cosines is {max_cosines}; use 1 or more, e.g. {2**26}")
     h, w, _ = query.shape
     query, keys = F.normalize(query, dim=-1), F.normalize(context_features, dim=-1)
     labels = context_labels.movedim(1, -1)  # [T, h, w, C]
     propagated = labels.new_empty(h, w, labels.shape[-1])
     for rows, near_rows in _blocks(h, radius):
         for columns, near_columns in _blocks(w, radius):
-            near = _within(rows, near_rows, radius)[:, None, :, None] & _within(columns, near_columns, radius)[:, None]
+            near = _within(rows, near_rows, radius), _within(columns, near_columns, radius)
             propagated[rows, columns] = _propagate_block(
                 query[rows, columns],
                 keys[:, near_rows, near_columns],
                 labels[:, near_rows, near_columns],
-                near.to(query.device),
+                (near[0].to(query.device), near[1].to(query.device)),
                 topk,
                 temperature,
+                max_cosines,
             )
     return propagated.movedim(-1, 0)
 
@@ -81,15 +93,28 @@ def propagate_labels_reference(
 
 
 def _propagate_block(
-    query: Tensor, keys: Tensor, labels: Tensor, near: Tensor, topk: int, temperature: float
+    query: Tensor,
+    keys: Tensor,
+    labels: Tensor,
+    near: tuple[Tensor, Tensor],
+    topk: int,
+    temperature: float,
+    max_cosines: int,
 ) -> Tensor:
-    """query [a, b, D], keys [T, p, q, D], labels [T, p, q, C], near [a, b, p, q] -> [a, b, C]."""
-    cosine = query.flatten(0, 1) @ keys.flatten(0, 2).T  # [a*b, T*p*q]
-    far = ~near.flatten(2).flatten(0, 1)
-    cosine.view(len(cosine), len(keys), -1).masked_fill_(far[:, None], -torch.inf)
-    kept, index = cosine.topk(min(topk, cosine.shape[1]), dim=1)
-    weights = (kept / temperature).softmax(dim=1)  # exp only where it counts: on the kept ones
-    return torch.einsum("nk,nkc->nc", weights, labels.flatten(0, 2)[index]).unflatten(0, query.shape[:2])
+    """query [a, b, D], keys [T, p, q, D], labels [T, p, q, C], near bool [a, p] and [b, q] -> [a, b, C]."""
+    rows, columns = query.shape[:2]
+    flat_keys, flat_labels = keys.flatten(0, 2), labels.flatten(0, 2)
+    chunks = torch.arange(rows * columns, device=query.device).split(max(1, max_cosines // len(flat_keys)))
+    parts = []
+    for places in chunks:
+        cosine = query.flatten(0, 1)[places] @ flat_keys.T  # [n, T*p*q]
+        row, column = places // columns, places % columns
+        far = ~(near[0][row][:, :, None] & near[1][column][:, None]).flatten(1)  # [n, p*q]
+        cosine.view(len(cosine), len(keys), -1).masked_fill_(far[:, None], -torch.inf)
+        kept, index = cosine.topk(min(topk, cosine.shape[1]), dim=1)
+        weights = (kept / temperature).softmax(dim=1)  # exp only where it counts: on the kept ones
+        parts.append(torch.einsum("nk,nkc->nc", weights, flat_labels[index]))
+    return torch.cat(parts).unflatten(0, (rows, columns))
 
 
 def _blocks(length: int, radius: int) -> list[tuple[slice, slice]]:

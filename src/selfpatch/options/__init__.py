@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from selfpatch.options.compare import Compare
 from selfpatch.options.davis import Davis
 from selfpatch.options.knn import Knn
+from selfpatch.options.suite import Suite
 from selfpatch.options.weights import EvaluationOptions, NetworkOptions, WeightsOptions
 
-__all__ = ["EVALUATIONS", "NetworkOptions", "WeightsOptions"]
+__all__ = ["EVALUATIONS", "Compare", "NetworkOptions", "Suite", "WeightsOptions"]
 
 EVALUATIONS: dict[str, type[EvaluationOptions]] = {"davis": Davis, "knn": Knn}
 """By the name that follows `selfpatch evaluate`."""

@@ -35,6 +35,8 @@ class Davis(EvaluationOptions):
     temperature: float = 0.1
     std: Literal["released", "encoder"] = "released"
     """Normalise with the released script's standard deviation, or with the network's own."""
+    max_memory: int = 512
+    """MB that the similarities of patches may take at once; speed and memory only."""
     year: Literal[2016, 2017] | None = None
     """None: 2017 where the tree has it."""
     sequences: tuple[str, ...] | None = None

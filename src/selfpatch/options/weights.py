@@ -14,8 +14,8 @@ class WeightsOptions:
     """Which network, and how it is read."""
 
     weights: str | None = None
-    """A run directory, a released checkpoint, a .safetensors file, or timm:NAME. To compare with: untrained:RUN,
-    baseline:mean-colour:P and baseline:raw-patch:P, P being the side of a patch."""
+    """A run directory, a released checkpoint, a .safetensors file, or timm:NAME; what measures or draws also takes
+    untrained:RUN, baseline:mean-colour:P and baseline:raw-patch:P, P being the side of a patch, to compare with."""
     side: Literal["teacher", "student"] = "teacher"
     num_heads: int | None = None
     """Attention heads, which a checkpoint does not tell; None: width / 64."""

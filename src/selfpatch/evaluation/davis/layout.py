@@ -50,16 +50,15 @@ class Clip:
         return int(self.mask(0).max())
 
     def require_masks(self) -> None:
-        """Every frame must have a mask, the first one with an object in it, and there must be frames to score.
+        """The first frame must have a mask with an object in it; where there are frames to score, which are all but the
+        first and the last, every frame must have one.
 
         Raises:
             ValueError: which file is missing or which clip cannot be scored.
         """
-        if len(self.frames) < 3:
-            raise ValueError(
-                f"{self.name} has {len(self.frames)} frames; 3 are needed, for the first and the last are not scored"
-            )
-        for frame in self.frames:
+        if not self.frames:
+            raise ValueError(f"{self.name} has no frames: no .jpg in {self.frames_dir} and no .png in {self.masks_dir}")
+        for frame in self.frames if len(self.frames) > 2 else self.frames[:1]:
             if not (path := self.masks_dir / f"{frame}.png").is_file():
                 raise ValueError(f"{self.name} has no mask {path}; every frame of a clip that is scored needs one")
         if self.num_objects == 0:
@@ -110,7 +109,7 @@ def open_clips(root: str | Path, *, year: Year | None = None, sequences: Sequenc
         assert found is not None
         sequences = _read_image_set(found[1])
     frames, masks = root / "JPEGImages" / "480p", root / "Annotations" / "480p"
-    clips = [Clip(name, frames / name, masks / name, chosen) for name in sequences]
+    clips = [Clip(name, frames / name, masks / name, chosen) for name in dict.fromkeys(sequences)]
     for clip in clips:
         if not clip.masks_dir.is_dir():
             raise ValueError(f"sequence {clip.name!r} has no folder {clip.masks_dir}; check the name or the download")

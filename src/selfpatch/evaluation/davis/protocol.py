@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import repeat
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from selfpatch.evaluation.davis.layout import Clip, Year, open_clips, write_mask
 from selfpatch.evaluation.davis.overlay import OverlayStrip
-from selfpatch.evaluation.davis.scoring import frame_scores, means_over_objects, object_rows, scored_frames
+from selfpatch.evaluation.davis.scoring import frame_scores, object_rows, scored, scored_frames
 from selfpatch.evaluation.result import Cell, Progress, Provenance, Result
 from selfpatch.ops.features import patch_features
 from selfpatch.ops.propagation import propagate_labels
@@ -26,6 +27,24 @@ from selfpatch.types import Encoder
 LONG_SIDE_MULTIPLE = 64
 RELEASED_STD = {0.229: 0.228}
 """The released script normalises red with 0.228 where ImageNet's standard deviation is 0.229."""
+BYTES_OF_A_COSINE = 8
+"""Four of its own, and as many for masks and for what is made of it."""
+
+Remembered = tuple[Tensor, Tensor]
+"""What is kept of a frame: its features [h, w, D] and its soft labels [C, h, w]."""
+
+
+class Stopwatch:
+    """Adds up the seconds spent inside `with` blocks; `frames` is counted by whom it is lent to."""
+
+    def __init__(self) -> None:
+        self.seconds, self.frames = 0.0, 0
+
+    def __enter__(self) -> None:
+        self._started = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += perf_counter() - self._started
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,9 @@ class LabelPropagation:
         temperature: of the softmax over cosines.
         std: `released` normalises with the released script's (0.228, 0.224, 0.225) where the encoder's own standard
             deviation is ImageNet's; `encoder` with the encoder's own.
+        max_memory: MB that the similarities of patches may take at once; speed and memory only. Beside them there are
+            the features of the frames looked at, the encoder's own memory and one mask an object at the size of the
+            resized frame, and none of these grows with the clip.
     """
 
     resolution: int = 480
@@ -49,37 +71,65 @@ class LabelPropagation:
     context_frames: int = 7
     temperature: float = 0.1
     std: Literal["released", "encoder"] = "released"
+    max_memory: int = 512
 
     def __post_init__(self) -> None:
         if self.context_frames < 0:
             raise ValueError(f"context_frames is {self.context_frames}; use 0 for the first frame alone")
         if self.std not in ("released", "encoder"):
             raise ValueError(f"std is {self.std!r}; use released or encoder")
+        if self.max_memory < 1:
+            raise ValueError(f"max_memory is {self.max_memory}; use 1 MB or more")
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the numbers."""
+        return {name: value for name, value in asdict(self).items() if name != "max_memory"}
 
     @torch.no_grad()
-    def masks(self, encoder: Encoder, clip: Clip) -> Iterator[np.ndarray]:
+    def masks(self, encoder: Encoder, clip: Clip, clock: Stopwatch | None = None) -> Iterator[np.ndarray]:
         """The mask of each frame, uint8 [H, W] at the clip's own size, the given first one included.
 
-        Only the first frame and the last few are held, however long the clip is.
+            context = the first frame, then up to `context_frames` frames before this one
+            labels  = propagate_labels(features of this frame, features and soft labels of the context)
+            mask    = argmax over objects of the labels, upsampled
+
+        Of the frames already seen only the context is held, however long the clip is.
+
+        Args:
+            clock: runs from a picture that is read to the mask of its frame; reading does not count.
         """
+        clock = clock or Stopwatch()
         first_mask = clip.mask(0)
         yield first_mask
-        features = self._features(encoder, clip.image(0))
-        first = features, _one_hot(first_mask, features.shape[:2], clip.num_objects + 1).to(features.device)
-        recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=self.context_frames)
+        if len(clip.frames) == 1:
+            return
+        image = clip.image(0)
+        with clock:
+            features = self._features(encoder, image)
+            labels = _one_hot(first_mask, features.shape[:2], clip.num_objects + 1).to(features.device)
+        first = features, labels
+        recent: deque[Remembered] = deque(maxlen=self.context_frames)
         for frame in range(1, len(clip.frames)):
-            features = self._features(encoder, clip.image(frame))
-            context_features, context_labels = zip(first, *recent, strict=True)
-            labels = propagate_labels(
-                features,
-                torch.stack(context_features),
-                torch.stack(context_labels),
-                radius=self.radius,
-                topk=self.topk,
-                temperature=self.temperature,
-            )
-            recent.append((features, labels))  # soft: errors are not hardened
-            yield to_mask(labels, encoder.patch_size, first_mask.shape)
+            image = clip.image(frame)
+            with clock:
+                seen = self._propagate(self._features(encoder, image), [first, *recent])
+                mask = to_mask(seen[1], encoder.patch_size, first_mask.shape)  # waits for the device
+            recent.append(seen)  # soft: errors are not hardened
+            del seen  # else it would be held beside the context while the next frame is worked on
+            clock.frames += 1
+            yield mask
+
+    def _propagate(self, features: Tensor, context: Sequence[Remembered]) -> Remembered:
+        labels = propagate_labels(
+            features,
+            torch.stack([features for features, _ in context]),
+            torch.stack([labels for _, labels in context]),
+            radius=self.radius,
+            topk=self.topk,
+            temperature=self.temperature,
+            max_cosines=self.max_memory * 2**20 // BYTES_OF_A_COSINE,
+        )
+        return features, labels
 
     def _features(self, encoder: Encoder, image: Image.Image) -> Tensor:
         """[h, w, D]."""
@@ -92,14 +142,16 @@ class LabelPropagation:
 
 
 def network_size(height: int, width: int, resolution: int, patch_size: int) -> tuple[int, int]:
-    """The (height, width) that frames are resized to; see `LabelPropagation.resolution`.
+    """The (height, width) that frames are resized to; see `LabelPropagation.resolution`. A long side below 64 is
+    floored to a multiple of the patch size.
 
     Raises:
         ValueError: the frames would have no patch.
     """
     multiple = LONG_SIDE_MULTIPLE if LONG_SIDE_MULTIPLE % patch_size == 0 else patch_size
     short = resolution // patch_size * patch_size
-    long = int(resolution * max(height, width) / min(height, width)) // multiple * multiple
+    exact = int(resolution * max(height, width) / min(height, width))
+    long = exact // multiple * multiple or exact // patch_size * patch_size
     if short == 0 or long == 0:
         raise ValueError(f"resolution {resolution} is too small for patches of {patch_size}; use e.g. 480")
     return (short, long) if height <= width else (long, short)
@@ -132,6 +184,7 @@ def evaluate(
     context_frames: int = 7,
     temperature: float = 0.1,
     std: Literal["released", "encoder"] = "released",
+    max_memory: int = 512,
     year: Year | None = None,
     sequences: Sequence[str] | None = None,
     weights: Provenance | None = None,
@@ -139,11 +192,16 @@ def evaluate(
 ) -> Result:
     """Propagates the first mask of each clip through the encoder's patch features, and scores the masks.
 
+    Clips of any length, frames of any size: the first and the last frame are not scored, so that a clip of one or two
+    frames has masks but no scores. `per_image` holds the means over the objects of each sequence, and `costs` the
+    `frames/s` that were propagated: from the picture that is read to the mask of the frame, without reading pictures,
+    writing and scoring masks.
+
     Args:
         encoder: the network.
         data: DAVIS tree, see `layout`.
         out: folder for results/<sequence>/00000.png, pictures/<sequence>.jpg and result.json; None writes nothing.
-        resolution, radius, topk, context_frames, temperature, std: see `LabelPropagation`.
+        resolution, radius, topk, context_frames, temperature, std, max_memory: see `LabelPropagation`.
         year, sequences: see `open_clips`.
         weights: what the encoder was made of, for the record.
         progress: called with the sequence and the frames done, of all sequences.
@@ -151,10 +209,11 @@ def evaluate(
     Raises:
         ValueError: the tree or one of its clips is not as it should be; found before the first frame is worked on.
     """
-    propagation = LabelPropagation(resolution, radius, topk, context_frames, temperature, std)
+    propagation = LabelPropagation(resolution, radius, topk, context_frames, temperature, std, max_memory)
     clips = open_clips(data, year=year, sequences=sequences)
-    settings = {**asdict(propagation), "patch_size": encoder.patch_size, "data": str(data)}
-    return _run(clips, lambda clip: propagation.masks(encoder, clip), settings, out, weights, progress)
+    settings = {**propagation.settings(), "patch_size": encoder.patch_size, "data": str(data)}
+    clock = Stopwatch()
+    return _run(clips, lambda clip: propagation.masks(encoder, clip, clock), settings, out, weights, progress, clock)
 
 
 def repeat_first_mask(
@@ -178,11 +237,12 @@ def _run(
     out: str | Path | None,
     weights: Provenance | None,
     progress: Progress | None,
+    clock: Stopwatch | None = None,
 ) -> Result:
     for clip in clips:
         clip.require_masks()
         clip.require_frames()
-    rows: list[dict[str, Cell]] = []
+    rows: dict[str, list[dict[str, Cell]]] = {}
     pictures: list[str] = []
     total, done = sum(len(clip.frames) for clip in clips), 0
     for clip in clips:
@@ -197,13 +257,14 @@ def _run(
             done += 1
             if progress is not None:
                 progress(clip.name, done, total)
-        rows += object_rows(clip, scores)
+        rows[clip.name] = object_rows(clip, scores)
         if out is not None:
             pictures.append(f"pictures/{clip.name}.jpg")
             (Path(out) / "pictures").mkdir(exist_ok=True)
             strip.picture().save(Path(out) / pictures[-1], quality=90)
     settings = settings | {"year": clips[0].year, "sequences": [clip.name for clip in clips]}
-    result = Result("davis", means_over_objects(rows), rows, settings, weights, pictures=pictures)
+    costs = {"frames/s": clock.frames / clock.seconds} if clock is not None and clock.frames else {}
+    result = scored(rows, settings, weights, pictures=pictures, costs=costs)
     if out is not None:
         result.save(Path(out) / "result.json")
     return result

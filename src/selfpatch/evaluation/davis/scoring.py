@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from selfpatch.evaluation.davis.layout import Clip, Year, open_clips, read_mask
 from selfpatch.evaluation.metrics import boundary_f, clip_statistics, region_similarity
-from selfpatch.evaluation.result import Cell, Result
+from selfpatch.evaluation.result import Cell, Provenance, Result
 
 
 def score(
@@ -23,20 +24,41 @@ def score(
         year, sequences: see `open_clips`. A result of some sequences only is scored by naming them.
 
     Raises:
-        ValueError: a sequence or a mask is missing, a mask has another size than the truth, or more objects.
+        ValueError: a sequence or a mask is missing, a mask has another size than the truth or more objects, or no
+            sequence has a frame to score.
     """
     clips = open_clips(data, year=year, sequences=sequences)
     missing = [clip.name for clip in clips if not (Path(results) / clip.name).is_dir()]
     if missing:
         raise ValueError(f"{results} has no results for {', '.join(missing)}; add them, or name the sequences to score")
-    rows: list[dict[str, Cell]] = []
+    rows: dict[str, list[dict[str, Cell]]] = {}
     for clip in clips:
         clip.require_masks()
         paths = [Path(results) / clip.name / f"{frame}.png" for frame in clip.frames]
         scores = [frame_scores(clip, frame, read_mask(paths[frame], clip.year)) for frame in scored_frames(clip)]
-        rows += object_rows(clip, scores)
+        rows[clip.name] = object_rows(clip, scores)
     settings = {"results": str(results), "data": str(data), "year": clips[0].year, "sequences": [c.name for c in clips]}
-    return Result("davis", means_over_objects(rows), rows, settings)
+    if not any(rows.values()):
+        raise ValueError(f"no sequence of {', '.join(rows)} has 3 frames: the first and the last are not scored")
+    return scored(rows, settings)
+
+
+def scored(
+    rows: Mapping[str, list[dict[str, Cell]]],
+    settings: Mapping[str, Any],
+    weights: Provenance | None = None,
+    **others: Any,
+) -> Result:
+    """The result of all clips.
+
+    Args:
+        rows: by sequence, those of its objects; none for a sequence of fewer than three frames.
+        others: further fields of the result.
+    """
+    per_sequence = {name: means_over_objects(objects) for name, objects in rows.items() if objects}
+    every = [row for objects in rows.values() for row in objects]
+    metrics = means_over_objects(every) if every else {}
+    return Result("davis", metrics, every, settings, weights, per_image=per_sequence, **others)
 
 
 def frame_scores(clip: Clip, frame: int, prediction: np.ndarray) -> np.ndarray:
@@ -69,8 +91,10 @@ def scored_frames(clip: Clip) -> range:
 
 
 def object_rows(clip: Clip, scores: list[np.ndarray]) -> list[dict[str, Cell]]:
-    """One row an object, from [2, objects] a frame."""
+    """One row an object, from [2, objects] a frame; none without a scored frame."""
     rows: list[dict[str, Cell]] = []
+    if not scores:
+        return rows
     for number, (j, f) in enumerate(np.stack(scores, axis=-1).swapaxes(0, 1), start=1):
         row: dict[str, Cell] = {"sequence": clip.name, "object": number}
         for name, values in [("J", j), ("F", f)]:

@@ -1,0 +1,120 @@
+"""Any Python function of images as an `Encoder`: what evaluations take beside our own networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PROBE = 224
+"""Side of the black image that tells the width of the features, in pixels, rounded down to whole patches."""
+
+
+class FunctionEncoder:
+    """A function of normalised images as an `Encoder`; the image feature is the mean patch.
+
+    `FunctionEncoder(model.forward_features, patch_size=14, prefix_tokens=1)` takes a ViT of timm with a CLS token. What
+    the function is made of is used as it is: put a network into evaluation mode first.
+
+    Args:
+        function: images [B, C, H, W] -> patch features [B, D, h, w], or tokens [B, prefix_tokens + h*w, D] row by row;
+            h = H / patch_size and w = W / patch_size.
+        patch_size: side of a patch in pixels.
+        dim: D; None: found out now, by encoding a black image of about 224 pixels.
+        mean, std: what images in [0, 1] are normalised with, one number a channel.
+        prefix_tokens: tokens before those of the patches (CLS, registers), which are left out.
+        device: where images are put; None: where the parameters are of a network, or of the one whose method the
+            function is, else the CPU.
+
+    Raises:
+        ValueError: what is given cannot be called, one of the numbers is out of range, or the function returns anything
+            but patch features of the images it was given; the last of these `patches` and `image` say, too.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Any],
+        patch_size: int,
+        dim: int | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        *,
+        prefix_tokens: int = 0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if not callable(function):
+            raise ValueError(f"a function of images is needed, and {function!r} cannot be called")
+        if patch_size < 1 or (dim is not None and dim < 1) or prefix_tokens < 0:
+            raise ValueError(
+                f"patch_size {patch_size}, dim {dim}, prefix_tokens {prefix_tokens}: use patch_size >= 1, dim >= 1 or "
+                "None, and prefix_tokens >= 0"
+            )
+        if len(mean) != len(std) or not mean or min(std) <= 0:
+            raise ValueError(f"mean {tuple(mean)} and std {tuple(std)}: use one number a channel each, std above 0")
+        self.function = function
+        self.patch_size = patch_size
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.prefix_tokens = prefix_tokens
+        self._device = None if device is None else torch.device(device)
+        side = max(1, PROBE // patch_size) * patch_size
+        black = torch.zeros(1, len(mean), side, side, device=self.device)
+        self.dim = dim if dim is not None else self._map(black).shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        network = getattr(self.function, "__self__", self.function)
+        if self._device is not None or not isinstance(network, nn.Module):
+            return self._device or torch.device("cpu")
+        return next((p.device for p in network.parameters()), torch.device("cpu"))
+
+    def patches(self, images: Tensor) -> Tensor:
+        """Normalised images [B, C, H, W] -> float32 [B, D, h, w]."""
+        features = self._map(images)
+        if features.shape[1] != self.dim:
+            raise ValueError(f"the function gave features of width {features.shape[1]}, but dim is {self.dim}")
+        return features.float()
+
+    def image(self, images: Tensor) -> Tensor:
+        """Normalised images [B, C, H, W] -> float32 [B, D]."""
+        return self.patches(images).mean(dim=(2, 3))
+
+    @torch.no_grad()
+    def _map(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, D, h, w] of whatever type and width."""
+        height, width = images.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"images of {width} x {height} pixels cannot be cut into patches of {self.patch_size}; "
+                "use sides that are multiples of it"
+            )
+        grid = height // self.patch_size, width // self.patch_size
+        return self._as_map(self.function(images), len(images), grid)
+
+    def _as_map(self, output: Any, count: int, grid: tuple[int, int]) -> Tensor:
+        """[B, D, h, w] of what the function gave."""
+        h, w = grid
+        if not isinstance(output, Tensor):
+            raise ValueError(f"the function gave a {type(output).__name__}; it must return one tensor of features")
+        shape = tuple(output.shape)
+        if len(shape) == 4 and (shape[0], *shape[2:]) == (count, h, w):
+            return output
+        tokens = self.prefix_tokens + h * w
+        if len(shape) == 3 and shape[:2] == (count, tokens):
+            return output[:, self.prefix_tokens :].movedim(1, -1).unflatten(-1, grid)
+        wanted = f"[{count}, D, {h}, {w}] or [{count}, {tokens}, D]"
+        raise ValueError(
+            f"the function gave features of shape {list(shape)}; needed {wanted}{self._advice(shape, grid)}"
+        )
+
+    def _advice(self, shape: tuple[int, ...], grid: tuple[int, int]) -> str:
+        extra = shape[1] - grid[0] * grid[1] if len(shape) == 3 else 0
+        if extra > 0:
+            return f"; if the first {extra} are no patches, say prefix_tokens={extra}"
+        if len(shape) == 4 and shape[1:3] == grid:
+            return "; move the last axis to the second place"
+        if len(shape) == 2:
+            return "; these are image features, and evaluations look at patches"
+        return f", for patches of {self.patch_size} pixels"
