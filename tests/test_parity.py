@@ -96,7 +96,7 @@ def test_a_wrong_setting_is_noticed(
 
 
 @pytest.mark.parametrize(
-    "name", ["vos.features", "knn.train", "moby.step2.x1", "mocov3.step0.x2", "moby.initial.queue1"]
+    "name", ["lost.features0", "vos.features", "knn.train", "moby.step2.x1", "mocov3.step0.x2", "moby.initial.queue1"]
 )
 def test_perturbed_features_of_a_piece_are_noticed(golden_dir: Path, tmp_path: Path, name: str) -> None:
     copy = copy_of(golden_dir / "pieces", tmp_path / "copy")

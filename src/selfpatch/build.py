@@ -50,7 +50,9 @@ OBJECTIVES = {
     "sere": "selfpatch.objectives.sere:SERE",
 }
 EVALUATIONS = {
+    "correspond": "selfpatch.evaluation.correspond:evaluate",
     "davis": "selfpatch.evaluation.davis:evaluate",
+    "discover": "selfpatch.evaluation.discover:evaluate",
     "knn": "selfpatch.evaluation.knn:evaluate",
 }
 

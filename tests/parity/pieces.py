@@ -1,4 +1,4 @@
-"""Single parts of the methods: MoBY and MoCo-v3, label propagation and k-NN."""
+"""Single parts of the methods: MoBY and MoCo-v3, label propagation, LOST and k-NN."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from selfpatch.evaluation.knn import knn_predict
 from selfpatch.ops.propagation import propagate_labels
 from tests.parity.check import Check, compare, compare_exactly
 from tests.parity.contrastive import replay_moby, replay_moco_v3
+from tests.parity.lost import replay_lost
 
 
 def replay_pieces(bundle: Path) -> Iterator[Check]:
@@ -27,6 +28,7 @@ def replay_pieces(bundle: Path) -> Iterator[Check]:
     yield from replay_moby(expected["moby"], tensors)
     yield from replay_moco_v3(expected["mocov3"], tensors)
     yield from _label_propagation(expected["vos"], tensors)
+    yield from replay_lost(expected["lost"], tensors)
     yield from _knn(expected["knn"], tensors)
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from selfpatch.options.compare import Compare
+from selfpatch.options.correspond import Correspond
 from selfpatch.options.davis import Davis
+from selfpatch.options.discover import Discover
 from selfpatch.options.knn import Knn
 from selfpatch.options.suite import Suite
 from selfpatch.options.weights import EvaluationOptions, NetworkOptions, WeightsOptions
 
 __all__ = ["EVALUATIONS", "Compare", "NetworkOptions", "Suite", "WeightsOptions"]
 
-EVALUATIONS: dict[str, type[EvaluationOptions]] = {"davis": Davis, "knn": Knn}
+EVALUATIONS: dict[str, type[EvaluationOptions]] = {
+    "correspond": Correspond,
+    "davis": Davis,
+    "discover": Discover,
+    "knn": Knn,
+}
 """By the name that follows `selfpatch evaluate`."""

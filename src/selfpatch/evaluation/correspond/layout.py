@@ -1,0 +1,121 @@
+"""The folders and files of SPair-71k (Min et al., arXiv 1908.10543).
+
+::
+
+    Layout/<large or small>/<split>.txt      a pair a line: 000001-2007_000032-2007_001373:aeroplane
+    PairAnnotation/<split>/<pair>.json       its images, keypoints and boxes
+    JPEGImages/<category>/<image>.jpg
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+Layout = Literal["large", "small"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images of one category, and the keypoints that both show.
+
+    Attributes:
+        name: of its annotation.
+        category: e.g. `car`.
+        source, target: paths of the images.
+        source_points, target_points: [K, 2] float64 (x, y), K at least 1; the centre of the first pixel is (0, 0).
+        source_box, target_box: [4] float64 (left, top, right, bottom), pixels that still belong to the object.
+    """
+
+    name: str
+    category: str
+    source: Path
+    target: Path
+    source_points: np.ndarray
+    target_points: np.ndarray
+    source_box: np.ndarray
+    target_box: np.ndarray
+
+
+def open_pairs(
+    data: str | Path,
+    *,
+    split: str = "test",
+    layout: Layout | None = None,
+    categories: Sequence[str] | None = None,
+) -> list[Pair]:
+    """The pairs of a split, those of a category side by side.
+
+    Args:
+        data: folder that holds Layout/, PairAnnotation/ and JPEGImages/.
+        split: trn, val or test.
+        layout: None: large where it is there, else small.
+        categories: these only; None: all.
+
+    Raises:
+        ValueError: a file is missing or not as it should be, a pair has no keypoints, a category has no pair.
+    """
+    root = Path(data).expanduser()
+    names = _names(root, split, layout)
+    pairs = [_read_pair(root, root / "PairAnnotation" / split / f"{name}.json") for name in names]
+    if categories is not None:
+        missing = sorted(set(categories) - {pair.category for pair in pairs})
+        if missing or not categories:
+            known = ", ".join(sorted({pair.category for pair in pairs}))
+            raise ValueError(f"no pair is of category {', '.join(missing) or '(none)'}; the categories are: {known}")
+        pairs = [pair for pair in pairs if pair.category in categories]
+    for path in {path for pair in pairs for path in (pair.source, pair.target)}:
+        if not path.is_file():
+            raise ValueError(f"there is no image {path}, which a pair names; add it or check the download")
+    return sorted(pairs, key=lambda pair: (pair.category, pair.name))
+
+
+def _names(root: Path, split: str, layout: Layout | None) -> list[str]:
+    if layout not in (None, "large", "small"):
+        raise ValueError(f"layout is {layout!r}; use large or small")
+    candidates = [root / "Layout" / size / f"{split}.txt" for size in ([layout] if layout else ["large", "small"])]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        missing = " or ".join(str(path.relative_to(root)) for path in candidates)
+        raise ValueError(f"no SPair-71k at {root}: it has no {missing}; give the folder that holds Layout/")
+    names = list(dict.fromkeys(path.read_text(encoding="utf-8").split()))
+    if not names:
+        raise ValueError(f"{path} is empty; it should name a pair a line")
+    return names
+
+
+def _read_pair(root: Path, path: Path) -> Pair:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        images = root / "JPEGImages" / values["category"]
+        pair = Pair(
+            path.stem,
+            values["category"],
+            images / values["src_imname"],
+            images / values["trg_imname"],
+            *(np.array(values[name], np.float64).reshape(-1, 2) for name in ("src_kps", "trg_kps")),
+            *(np.array(values[name], np.float64).reshape(4) for name in ("src_bndbox", "trg_bndbox")),
+        )
+    except FileNotFoundError:
+        raise ValueError(f"there is no annotation {path}, which the layout names; check the download") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} cannot be read as a pair of SPair-71k; download it again") from None
+    _check(pair, path)
+    return pair
+
+
+def _check(pair: Pair, path: Path) -> None:
+    counts = len(pair.source_points), len(pair.target_points)
+    if counts[0] != counts[1]:
+        raise ValueError(f"{path} has {counts[0]} keypoints in the source and {counts[1]} in the target; pair them")
+    if not counts[0]:
+        raise ValueError(f"{path} has no keypoints; leave the pair out of the layout, for there is nothing to match")
+    if not np.isfinite(np.concatenate([pair.source_points, pair.target_points])).all():
+        raise ValueError(f"{path} has a keypoint that is no number; leave it out on both sides")
+    if not (pair.target_box[2:] - pair.target_box[:2]).max() > 0:
+        raise ValueError(f"the target box of {path} is empty; PCK is measured by its longer side")

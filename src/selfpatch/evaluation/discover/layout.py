@@ -1,0 +1,149 @@
+"""Images and their boxes, as Pascal VOC and COCO lay them out.
+
+::
+
+    Annotations/<name>.xml   ImageSets/Main/<split>.txt   JPEGImages/<name>.jpg        perhaps in VOCdevkit/VOC2007/
+    annotations/instances_<split>.json   <split>/<file>   or images/<split>/<file>
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) in pixels from the image's corner: the whole image is (0, 0, width, height)."""
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image and the boxes of all its objects, of whatever class."""
+
+    name: str
+    path: Path
+    boxes: tuple[Box, ...]
+
+
+def open_images(
+    data: str | Path, *, split: str | None = None, image_list: str | Path | None = None, hard: bool = True
+) -> list[LabelledImage]:
+    """The images of a data set, those without a box among them.
+
+    Args:
+        data: folder in the layout of VOC or COCO.
+        split: None: trainval of VOC; the only one of COCO, or train2014 where there are several.
+        image_list: text file with a name a line, to take these images only (COCO-20k); a folder in front of the name
+            and an ending behind it do not matter.
+        hard: keep boxes of VOC that are marked difficult or truncated, as LOST does unless told otherwise.
+
+    Raises:
+        ValueError: the folder has neither layout, or something that it names is missing or cannot be read.
+    """
+    root = Path(data).expanduser()
+    tables = sorted((root / "annotations").glob("instances_*.json"))
+    voc = _voc_root(root)
+    if voc is not None:
+        images = list(_voc_images(voc, split or "trainval", hard))
+    elif tables:
+        images = list(_coco_images(root, tables, split))
+    else:
+        raise ValueError(
+            f"{root} is neither VOC nor COCO: it has no Annotations/ beside JPEGImages/, and no "
+            "annotations/instances_*.json; give the folder that holds them"
+        )
+    if image_list is not None:
+        images = _listed(images, Path(image_list).expanduser())
+    if not images:
+        raise ValueError(f"split {split or 'trainval'!r} of {root} names no image; there is nothing to search")
+    for image in images:
+        if not image.path.is_file():
+            raise ValueError(f"there is no image {image.path}, which the data set names; add it or check the download")
+    return images
+
+
+def _voc_root(root: Path) -> Path | None:
+    """The folder of one year, at `root` or below it."""
+    found = [
+        folder
+        for folder in (root, *sorted(root.glob("VOC2*")), *sorted(root.glob("VOCdevkit/VOC2*")))
+        if (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
+    ]
+    if len(found) > 1:
+        raise ValueError(f"{root} holds {' and '.join(f.name for f in found)}; give the folder of one of them")
+    return found[0] if found else None
+
+
+def _voc_images(root: Path, split: str, hard: bool) -> Iterator[LabelledImage]:
+    path = root / "ImageSets" / "Main" / f"{split}.txt"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
+        raise ValueError(f"there is no {path}; the splits of {root} are: {known}")
+    for name in dict.fromkeys(line.split()[0] for line in path.read_text().splitlines() if line.strip()):
+        boxes = tuple(_voc_boxes(root / "Annotations" / f"{name}.xml", hard))
+        yield LabelledImage(name, root / "JPEGImages" / f"{name}.jpg", boxes)
+
+
+def _voc_boxes(path: Path, hard: bool) -> Iterator[Box]:
+    """VOC's corners count pixels from 1, the last one included: left and top move by one."""
+    try:
+        objects = ElementTree.parse(path).getroot().findall("object")
+        for thing in objects:
+            if not hard and any(thing.findtext(mark) == "1" for mark in ("difficult", "truncated")):
+                continue
+            # Some files of VOC2012 have fractions; they are cut off, as LOST does.
+            left, top, right, bottom = (
+                int(float(thing.findtext(f"bndbox/{side}") or "")) for side in ("xmin", "ymin", "xmax", "ymax")
+            )
+            yield left - 1, top - 1, right, bottom
+    except FileNotFoundError:
+        raise ValueError(f"there is no {path}; every image of the split needs its boxes") from None
+    except (ElementTree.ParseError, ValueError):
+        raise ValueError(f"{path} cannot be read as VOC's boxes; download it again") from None
+
+
+def _coco_images(root: Path, tables: list[Path], split: str | None) -> Iterator[LabelledImage]:
+    names = [path.stem.removeprefix("instances_") for path in tables]
+    chosen = split or ("train2014" if "train2014" in names else names[0])
+    if chosen not in names or (split is None and chosen != "train2014" and len(names) > 1):
+        asked = f"split {split!r} is asked for, but" if split else "no split is named, and"
+        raise ValueError(f"{asked} {root} has: {', '.join(names)}; name one of them")
+    path = tables[names.index(chosen)]
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        boxes = _coco_boxes(table["annotations"])
+        files = [(int(image["id"]), str(image["file_name"])) for image in table["images"]]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} cannot be read as COCO's instances; download it again") from None
+    folders = [folder for folder in (root / chosen, root / "images" / chosen, root / "images") if folder.is_dir()]
+    if not folders:
+        raise ValueError(f"{root} has no folder {chosen}/ or images/{chosen}/ with the images of {path.name}; add it")
+    for number, file in files:
+        yield LabelledImage(Path(file).stem, folders[0] / file, tuple(boxes[number]))
+
+
+def _coco_boxes(annotations: list[dict[str, Any]]) -> defaultdict[int, list[Box]]:
+    """Boxes by image, rounded as LOST does; a crowd is no object."""
+    boxes: defaultdict[int, list[Box]] = defaultdict(list)
+    for annotation in annotations:
+        if not annotation.get("iscrowd", 0):
+            left, top, width, height = annotation["bbox"]
+            corners = round(left), round(top), round(left + width), round(top + height)
+            boxes[int(annotation["image_id"])].append(corners)
+    return boxes
+
+
+def _listed(images: list[LabelledImage], path: Path) -> list[LabelledImage]:
+    """Those that a file names, in its order."""
+    if not path.is_file():
+        raise ValueError(f"there is no list of images {path}; give a text file with a name a line")
+    by_name = {image.name: image for image in images}
+    names = [Path(line.strip()).stem for line in path.read_text().splitlines() if line.strip()]
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise ValueError(f"{path} names {len(unknown)} images that the data set has not, e.g. {unknown[0]}")
+    return [by_name[name] for name in dict.fromkeys(names)]
