@@ -53,7 +53,9 @@ EVALUATIONS = {
     "correspond": "selfpatch.evaluation.correspond:evaluate",
     "davis": "selfpatch.evaluation.davis:evaluate",
     "discover": "selfpatch.evaluation.discover:evaluate",
+    "finetune": "selfpatch.evaluation.finetune:evaluate",
     "knn": "selfpatch.evaluation.knn:evaluate",
+    "linear": "selfpatch.evaluation.linear:evaluate",
 }
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfpatch.data.images import load_images
-from selfpatch.data.index import ImageIndex
+from selfpatch.evaluation.classified import LabelledImages, accuracies, centre_crops, open_splits, top_hits
 from selfpatch.evaluation.result import Cell, Progress, Provenance, Result
 from selfpatch.ops.features import image_features
 from selfpatch.types import Encoder
@@ -120,77 +118,57 @@ def evaluate(
         ValueError: a split or its classes are missing, the test set has a class that the training set has not, or
             there are too few training images for every k.
     """
-    train_index, test_index = _open_splits(Path(data).expanduser())
-    usable = [k for k in ks if 1 <= k <= len(train_index)]
+    train, test = open_splits(Path(data).expanduser())
+    usable = [k for k in ks if 1 <= k <= len(train)]
     if not usable:
-        raise ValueError(
-            f"ks are {list(ks)} for {len(train_index)} training images; use at least one of 1 to that many"
-        )
-    train, train_names = _features(encoder, train_index, "train", resize, crop, batch_size, progress)
-    test, test_names = _features(encoder, test_index, "test", resize, crop, batch_size, progress)
+        raise ValueError(f"ks are {list(ks)} for {len(train)} training images; use at least one of 1 to that many")
     device = encoder.device
-    number = {name: i for i, name in enumerate(train_index.classes)}
-    train_labels, test_labels = (
-        torch.tensor([number[n] for n in names], device=device) for names in (train_names, test_names)
-    )
-    usable = [k for k in usable if k <= len(train)]  # unreadable images are left out
-    cosine, neighbours = _nearest(train.to(device), train_labels, test.to(device), max(usable))
+    known, known_labels, _ = _features(encoder, train, "train", resize, crop, batch_size, progress)
+    asked, labels, names = _features(encoder, test, "test", resize, crop, batch_size, progress)
+    usable = [k for k in usable if k <= len(known)]  # unreadable images are left out
+    cosine, neighbours = _nearest(known.to(device), known_labels.to(device), asked.to(device), max(usable))
     rows: list[dict[str, Cell]] = []
+    per_image: dict[str, dict[str, float]] = {name: {} for name in names}
     for k in usable:
-        ranked = _votes(cosine, neighbours, k, temperature, len(number)).argsort(dim=1, descending=True, stable=True)
-        hits = ranked == test_labels[:, None]
-        rows.append({"k": k, **{f"top-{n}": float(hits[:, :n].any(1).float().mean()) for n in (1, 5)}})
+        hits = top_hits(_votes(cosine, neighbours, k, temperature, len(train.classes)), labels.to(device))
+        rows.append({"k": k, **accuracies(hits)})
+        for name, hit in zip(names, hits[:, 0].tolist(), strict=True):
+            per_image[name][f"top-1 k={k}"] = float(hit)
     metrics = {f"{name} k={row['k']}": float(row[name]) for row in rows for name in ("top-1", "top-5")}
     settings = {"ks": usable, "temperature": temperature, "resize": resize, "crop": crop, "data": str(data)}
-    settings |= {"train_images": len(train), "test_images": len(test), "classes": len(number)}
-    result = Result("knn", metrics, rows, settings, weights)
+    settings |= {"train_images": len(known), "test_images": len(asked), "classes": len(train.classes)}
+    result = Result("knn", metrics, rows, settings, weights, per_image=per_image)
     if out is not None:
         result.save(Path(out) / "result.json")
     return result
 
 
-def _open_splits(root: Path) -> tuple[ImageIndex, ImageIndex]:
-    test = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
-    if test is None or not (root / "train").is_dir():
-        raise ValueError(
-            f"{root} has no train/ and val/ (or test/); k-NN needs both, with a sub-folder a class in each"
-        )
-    indices = ImageIndex.open(root / "train"), ImageIndex.open(test)
-    for index in indices:
-        if not index.classes:
-            raise ValueError(
-                f"the images in {index.root} do not lie in a sub-folder a class, of at least two; sort them"
-            )
-    unknown = set(indices[1].classes) - set(indices[0].classes)
-    if unknown:
-        raise ValueError(f"{test} has classes that train/ has not, e.g. {min(unknown)!r}; both need the same names")
-    return indices
-
-
-def _class_name(index: ImageIndex, place: int) -> str:
-    label = index.label(place)
-    assert label is not None  # `_open_splits` saw to it
-    return index.classes[label]
-
-
 def _features(
     encoder: Encoder,
-    index: ImageIndex,
+    images: LabelledImages,
     split: str,
     resize: int,
     crop: int,
     batch_size: int,
     progress: Progress | None,
-) -> tuple[Tensor, list[str]]:
-    """Features [n, D] and class names of the images that can be read."""
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Features [n, D], labels [n] and names of the images that can be read."""
+    labels: list[Tensor] = []
     names: list[str] = []
 
     def batches() -> Iterator[Tensor]:
-        for places in np.split(np.arange(len(index)), range(batch_size, len(index), batch_size)):
-            loaded = load_images(index, places, crop, resize=resize, channels=len(encoder.mean))
-            names.extend(_class_name(index, int(place)) for place in loaded.places)
-            yield loaded.images
-            if progress is not None:
-                progress(split, int(places[-1]) + 1, len(index))
+        crops = centre_crops(
+            images,
+            resize=resize,
+            crop=crop,
+            channels=len(encoder.mean),
+            batch_size=batch_size,
+            what=split,
+            progress=progress,
+        )
+        for batch in crops:
+            labels.append(batch.labels)
+            names.extend(batch.names)
+            yield batch.images
 
-    return image_features(encoder, batches()), names
+    return image_features(encoder, batches()), torch.cat(labels), names

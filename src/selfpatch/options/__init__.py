@@ -6,7 +6,9 @@ from selfpatch.options.compare import Compare
 from selfpatch.options.correspond import Correspond
 from selfpatch.options.davis import Davis
 from selfpatch.options.discover import Discover
+from selfpatch.options.finetune import Finetune
 from selfpatch.options.knn import Knn
+from selfpatch.options.linear import Linear
 from selfpatch.options.suite import Suite
 from selfpatch.options.weights import EvaluationOptions, NetworkOptions, WeightsOptions
 
@@ -16,6 +18,8 @@ EVALUATIONS: dict[str, type[EvaluationOptions]] = {
     "correspond": Correspond,
     "davis": Davis,
     "discover": Discover,
+    "finetune": Finetune,
     "knn": Knn,
+    "linear": Linear,
 }
 """By the name that follows `selfpatch evaluate`."""

@@ -1,0 +1,211 @@
+"""Fine-tuning:
+
+for each step:
+    crops, augmented by the sample's own random numbers -> mixup or cutmix of the batch
+    logits = network(crops) -> cross-entropy with smoothed labels -> AdamW, each layer at its own learning rate
+top-1 and top-5 of centre crops of the test set
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfpatch.data.crops import ViewRecipe
+from selfpatch.evaluation.batches import Batches
+from selfpatch.evaluation.classified import (
+    LabelledImages,
+    accuracies,
+    centre_crops,
+    hits_per_image,
+    network_fingerprint,
+    open_splits,
+    rows_per_class,
+    top_hits,
+    with_labels,
+)
+from selfpatch.evaluation.finetune.augmentation import AugmentedImages, Mixing
+from selfpatch.evaluation.finetune.network import Classifier
+from selfpatch.evaluation.finetune.presets import Preset, Token, resolved
+from selfpatch.evaluation.fitting import Fit, cosine, fit
+from selfpatch.evaluation.result import Progress, Provenance, Result
+from selfpatch.nn.branch import BranchEncoder
+from selfpatch.ops.images import normalise
+from selfpatch.types import Encoder
+
+
+def evaluate(
+    encoder: Encoder,
+    data: str | Path,
+    *,
+    out: str | Path | None = None,
+    preset: Literal["mae", "ibot", "ibot_small", "cifar", "flowers", "cars", "inaturalist", "small"] = "mae",
+    labels: str | None = None,
+    token: Token | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    min_lr: float | None = None,
+    warmup_epochs: float | None = None,
+    weight_decay: float | None = None,
+    layer_decay: float | None = None,
+    drop_path: float | None = None,
+    mixup: float | None = None,
+    cutmix: float | None = None,
+    smoothing: float | None = None,
+    rand_augment: float | None = None,
+    erasing: float | None = None,
+    resize: int = 256,
+    crop: int = 224,
+    bf16: bool = False,
+    seed: int = 0,
+    per_class: bool = False,
+    test_batch: int = 128,
+    workers: int = 4,
+    weights: Provenance | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Top-1 and top-5 accuracy of a network that is fine-tuned on labelled images.
+
+    Args:
+        encoder: a `BranchEncoder`; a copy is trained.
+        data: folder with train/ and val/ (or test/), each with a sub-folder a class.
+        out: folder for result.json and the checkpoint from which a stopped training goes on; None writes nothing.
+        preset: fills in the settings that are None: see `presets.PRESETS`.
+        labels: a share of the training images such as `1%`, or a text file of their names; None: all.
+        token, ..., erasing: see `presets.Preset`.
+        resize, crop: shorter side of test images (bicubic), and side of all crops, in pixels.
+        bf16: whether the network runs in bfloat16; parameters and loss stay float32.
+        seed: of head, order, augmentation, drop path, and of which labels are used.
+        per_class: give a row for each class.
+        test_batch: centre crops that are classified at once; speed only.
+        workers: processes that load training images; speed only.
+        weights: what the encoder was made of, for the record.
+        progress: called with what is done and how far it is.
+
+    Returns:
+        Accuracies on the test set, and on as many training images (centre crops).
+
+    Raises:
+        ValueError: data or settings do not fit, a training image cannot be read, or `out` holds another training.
+    """
+    chosen = resolved(
+        preset,
+        token=token,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        min_lr=min_lr,
+        warmup_epochs=warmup_epochs,
+        weight_decay=weight_decay,
+        layer_decay=layer_decay,
+        drop_path=drop_path,
+        mixup=mixup,
+        cutmix=cutmix,
+        smoothing=smoothing,
+        rand_augment=rand_augment,
+        erasing=erasing,
+    )
+    network = _trainable(encoder, chosen)
+    train, test = open_splits(Path(data).expanduser())
+    train = with_labels(train, labels, seed)
+    settings: dict[str, Any] = {"preset": preset, **asdict(chosen), "labels": labels}
+    settings |= {"resize": resize, "crop": crop, "bf16": bf16, "seed": seed}
+    classifier = Classifier(
+        network,
+        len(train.classes),
+        token=chosen.token,
+        drop_path=chosen.drop_path,
+        head_std=chosen.head_std,
+        seed=seed,
+    ).to(network.device)
+    tuning = _Tuning(classifier, network, chosen, resize, crop, bf16, seed, test_batch, workers, progress)
+    decisive = {**settings, "train": train.fingerprint, "network": network_fingerprint(network)}
+    tuning.train(train, decisive, None if out is None else Path(out))
+    hits, truth, names = tuning.test(test, "test images")
+    train_hits, _, _ = tuning.test(train.some(len(test)), "training images")
+    settings |= {"data": str(data), "train_images": len(train), "test_images": len(names)}
+    settings |= {"classes": len(train.classes)}
+    metrics = {**accuracies(hits), "train top-1": accuracies(train_hits)["top-1"]}
+    rows = rows_per_class(train.classes, truth, hits) if per_class else []
+    result = Result("finetune", metrics, rows, settings, weights, per_image=hits_per_image(names, hits))
+    if out is not None:
+        result.save(Path(out) / "result.json")
+    return result
+
+
+def _trainable(encoder: Encoder, chosen: Preset) -> BranchEncoder:
+    if not isinstance(encoder, BranchEncoder):
+        raise ValueError(
+            f"a {type(encoder).__name__} cannot be fine-tuned; give a run directory, a checkpoint or timm:NAME"
+        )
+    if chosen.rand_augment and len(encoder.mean) != 3:
+        raise ValueError(f"RandAugment is for 3 channels, not {len(encoder.mean)}; set rand_augment to 0")
+    return encoder
+
+
+@dataclass(frozen=True)
+class _Tuning:
+    """The classifier, how it is trained, and how it is tested."""
+
+    classifier: Classifier
+    encoder: BranchEncoder
+    preset: Preset
+    resize: int
+    crop: int
+    bf16: bool
+    seed: int
+    test_batch: int
+    workers: int
+    progress: Progress | None
+
+    def train(self, images: LabelledImages, settings: dict[str, Any], out: Path | None) -> None:
+        p, encoder = self.preset, self.encoder
+        recipe = ViewRecipe(self.crop, scale=(0.08, 1.0), flip=0.5)
+        load = AugmentedImages(images, recipe, encoder.mean, encoder.std, p.rand_augment, p.erasing)
+        batch_size = min(p.batch_size, len(images))
+        batches = Batches(len(images), load, batch_size=batch_size, seed=self.seed, workers=self.workers)
+        lr = p.lr * batch_size / 256
+        steps, warmup = (round(n * batches.steps_per_epoch) for n in (p.epochs, p.warmup_epochs))
+        groups = self.classifier.parameter_groups(lr, layer_decay=p.layer_decay, weight_decay=p.weight_decay)
+        optimizer = torch.optim.AdamW(groups, fused=encoder.device.type in ("cpu", "cuda"))
+        schedule = cosine(steps, warmup=warmup, end=min(1.0, p.min_lr / lr))
+        how = Fit(steps, schedule, seed=self.seed, autocast=torch.bfloat16 if self.bf16 else None)
+        loss = partial(self._loss, Mixing(len(images.classes), mixup=p.mixup, cutmix=p.cutmix))
+        self.classifier.train()
+        fit(self.classifier, loss, batches, optimizer, how, settings=settings, out=out, progress=self.progress)
+
+    def _loss(self, mixing: Mixing, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = (part.to(self.encoder.device, non_blocking=True) for part in batch)
+        images, targets = mixing(images, labels)
+        logits = self.classifier(images)
+        self.classifier.commit()  # a step has one batch, so that its statistics are complete
+        return F.cross_entropy(logits.float(), targets, label_smoothing=self.preset.smoothing)
+
+    @torch.no_grad()
+    def test(self, images: LabelledImages, what: str) -> tuple[Tensor, Tensor, list[str]]:
+        """`top_hits` [n, 2], labels [n] and names of the images that can be read, on the CPU."""
+        self.classifier.eval()
+        encoder, hits, labels, names = self.encoder, [], [], []
+        for batch in centre_crops(
+            images,
+            resize=self.resize,
+            crop=self.crop,
+            channels=len(encoder.mean),
+            batch_size=self.test_batch,
+            what=what,
+            progress=self.progress,
+        ):
+            normal = normalise(batch.images.to(encoder.device), encoder.mean, encoder.std)
+            with torch.autocast(encoder.device.type, torch.bfloat16, enabled=self.bf16):
+                logits = self.classifier(normal)
+            hits.append(top_hits(logits.float().cpu(), batch.labels))
+            labels.append(batch.labels)
+            names += batch.names
+        return torch.cat(hits), torch.cat(labels), names
