@@ -273,9 +273,12 @@ REFUSED = [
     ("evaluate davis --weights run --data davis --out file", "cannot write to file (File exists); name another folder"),
     ("evaluate davis --results nowhere --data davis", "nowhere has no results for first, second; add them, or name"),
     # k-NN
-    ("evaluate knn --weights run --data photos", "photos has no train/ and val/ (or test/); this evaluation needs both"),
+    (
+        "evaluate knn --weights run --data photos",
+        "photos has no train/ and val/ (or test/); this evaluation needs",
+    ),
     ("evaluate knn --weights run --data knn", "knn has no train/ and val/ (or test/); this evaluation needs both"),
-    ("evaluate nn --weights run --data knn", "there is no evaluation 'nn'; use one of: davis, knn"),
+    ("evaluate nn --weights run --data knn", "there is no evaluation 'nn'; use one of: correspond, davis, detect"),
     # suites and comparisons
     ("evaluate all --weights run", "selfpatch evaluate all ... --suite ... `selfpatch evaluate all --help`"),
     ("evaluate all --suite photos/000.png", "no weights were named; give --weights with a run directory"),

@@ -52,10 +52,12 @@ OBJECTIVES = {
 EVALUATIONS = {
     "correspond": "selfpatch.evaluation.correspond:evaluate",
     "davis": "selfpatch.evaluation.davis:evaluate",
+    "detect": "selfpatch.evaluation.detect:evaluate",
     "discover": "selfpatch.evaluation.discover:evaluate",
     "finetune": "selfpatch.evaluation.finetune:evaluate",
     "knn": "selfpatch.evaluation.knn:evaluate",
     "linear": "selfpatch.evaluation.linear:evaluate",
+    "segment": "selfpatch.evaluation.segment:evaluate",
 }
 
 

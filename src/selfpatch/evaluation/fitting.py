@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from selfpatch.evaluation.result import Progress
 from selfpatch.files import replacing
+from selfpatch.nn.step_state import StepState
 
 CHECKPOINT = "fitting.pt"
 
@@ -115,6 +116,9 @@ def _step(
     if how.clip:
         nn.utils.clip_grad_norm_(trained.parameters(), how.clip)
     optimizer.step()
+    for part in trained.modules():
+        if isinstance(part, StepState):  # running statistics of batch norms, say
+            part.commit()
     return value.detach().float()
 
 

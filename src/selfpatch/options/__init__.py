@@ -5,10 +5,12 @@ from __future__ import annotations
 from selfpatch.options.compare import Compare
 from selfpatch.options.correspond import Correspond
 from selfpatch.options.davis import Davis
+from selfpatch.options.detect import Detect
 from selfpatch.options.discover import Discover
 from selfpatch.options.finetune import Finetune
 from selfpatch.options.knn import Knn
 from selfpatch.options.linear import Linear
+from selfpatch.options.segment import Segment
 from selfpatch.options.suite import Suite
 from selfpatch.options.weights import EvaluationOptions, NetworkOptions, WeightsOptions
 
@@ -17,9 +19,11 @@ __all__ = ["EVALUATIONS", "Compare", "NetworkOptions", "Suite", "WeightsOptions"
 EVALUATIONS: dict[str, type[EvaluationOptions]] = {
     "correspond": Correspond,
     "davis": Davis,
+    "detect": Detect,
     "discover": Discover,
     "finetune": Finetune,
     "knn": Knn,
     "linear": Linear,
+    "segment": Segment,
 }
 """By the name that follows `selfpatch evaluate`."""

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from selfpatch.evaluation.finetune.presets import Token
 from selfpatch.nn.backbones import build_backbone
 from selfpatch.nn.branch import BranchEncoder, image_token
-from selfpatch.nn.step_state import StepState
 
 NOT_DECAYED = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table", "pool.query")
 """Ends of the names of tokens and positions, which weight decay is not for, as timm has it."""
@@ -48,12 +47,6 @@ class Classifier(nn.Module):
         if self.norm is not None:
             return self.head(self.norm(tokens.raw_patches.mean((1, 2))))
         return self.head(image_token(tokens, self.pool))
-
-    def commit(self) -> None:
-        """Running statistics take in what they have seen."""
-        for part in self.modules():
-            if isinstance(part, StepState):
-                part.commit()
 
     def parameter_groups(self, lr: float, *, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
         """For an optimizer: the layers, each with its learning rate, with and without weight decay.

@@ -184,9 +184,7 @@ class _Tuning:
     def _loss(self, mixing: Mixing, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = (part.to(self.encoder.device, non_blocking=True) for part in batch)
         images, targets = mixing(images, labels)
-        logits = self.classifier(images)
-        self.classifier.commit()  # a step has one batch, so that its statistics are complete
-        return F.cross_entropy(logits.float(), targets, label_smoothing=self.preset.smoothing)
+        return F.cross_entropy(self.classifier(images).float(), targets, label_smoothing=self.preset.smoothing)
 
     @torch.no_grad()
     def test(self, images: LabelledImages, what: str) -> tuple[Tensor, Tensor, list[str]]:

@@ -1,0 +1,90 @@
+"""Instance masks in COCO's forms: polygons, run lengths (RLE) and pixels. All of it is pycocotools' own arithmetic, so
+that masks are what the benchmark scores them against."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Polygons = tuple[np.ndarray, ...]
+"""Outlines [n, 2] of (x, y) in pixels, the parts of one object."""
+Rle = dict[str, Any]
+"""{"size": [height, width], "counts": run lengths down the columns, as a list or packed in a string}."""
+
+
+def pycocotools(module: str) -> Any:
+    """A module of the optional package.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        return importlib.import_module(f"pycocotools.{module}")
+    except ImportError:
+        raise ValueError("detection needs pycocotools; install it with: pip install 'selfpatch[detect]'") from None
+
+
+def packed(segmentation: Polygons | Rle, height: int, width: int) -> Rle:
+    """At least one polygon, or run lengths, as packed run lengths; what lies outside the image is cut off."""
+    api = pycocotools("mask")
+    if isinstance(segmentation, dict):
+        as_list = isinstance(segmentation["counts"], list)
+        return api.frPyObjects(segmentation, height, width) if as_list else segmentation
+    return api.merge(api.frPyObjects([outline.ravel().tolist() for outline in segmentation], height, width))
+
+
+def to_pixels(rles: Sequence[Rle], height: int, width: int) -> np.ndarray:
+    """[n, height, width] uint8, 1 inside."""
+    if not rles:
+        return np.zeros((0, height, width), np.uint8)
+    return np.ascontiguousarray(pycocotools("mask").decode(list(rles)).transpose(2, 0, 1))
+
+
+def from_pixels(mask: np.ndarray) -> Rle:
+    """[H, W] bool -> run lengths as results files hold them."""
+    rle = pycocotools("mask").encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def extent(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """(left, top, right, bottom) of the pixels inside, right and bottom being the first ones outside; None: no pixel.
+
+    Args:
+        mask: [H, W], nonzero inside.
+    """
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    if len(columns) == 0:
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def paste(probabilities: Tensor, boxes: Tensor, height: int, width: int) -> list[Rle]:
+    """Masks of boxes as masks of the image: each of its pixels looks up, bilinearly, where its centre falls in the box.
+
+    Args:
+        probabilities: [n, m, m] of the cells of each box.
+        boxes: [n, 4] (left, top, right, bottom) in pixels of the image.
+
+    Returns:
+        Of each, where the probability is at least 1/2. Beyond the outermost cells' centres it fades to 0 at half a
+        cell's distance outside the box, as in Detectron2 and mmdetection.
+    """
+    pasted = []
+    for cells, box in zip(probabilities.float().cpu(), boxes.float().cpu(), strict=True):
+        left, top = (int(side) for side in box[:2].floor().clamp(min=0))
+        right, bottom = min(width, int(box[2].ceil())), min(height, int(box[3].ceil()))
+        mask = np.zeros((height, width), bool)
+        if right > left and bottom > top:
+            x = (torch.arange(left, right) + 0.5 - box[0]) / (box[2] - box[0]) * 2 - 1
+            y = (torch.arange(top, bottom) + 0.5 - box[1]) / (box[3] - box[1]) * 2 - 1
+            grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # [h, w, 2]
+            sampled = F.grid_sample(cells[None, None], grid[None], align_corners=False)
+            mask[top:bottom, left:right] = (sampled[0, 0] >= 0.5).numpy()
+        pasted.append(from_pixels(mask))
+    return pasted

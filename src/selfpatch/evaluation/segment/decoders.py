@@ -1,0 +1,198 @@
+"""Decoders for semantic segmentation: maps of four resolutions -> logits at the finest one.
+
+Sources: Semantic FPN, Kirillov et al., "Panoptic Feature Pyramid Networks" (arXiv 1901.02446); UPerNet, Xiao et al.,
+"Unified Perceptual Parsing for Scene Understanding" (arXiv 1807.10221); both as mmsegmentation builds them, with which
+the papers measured. All are `maps [B, D_i, h_i, w_i], the finest first -> logits [B, K, h_1, w_1]`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Norm = Literal["batch", "group"]
+"""Of the decoder: batch norm, or group norm, which a batch of one image can be trained with."""
+LEVELS = 4
+POOL_SCALES = (1, 2, 3, 6)
+DROPOUT = 0.1
+
+
+class SemanticFPN(nn.Module):
+    """A feature pyramid network and a head that brings every level to the finest one::
+
+        top = None
+        for map i from the coarsest to the finest:
+            top = lateral_i(map_i) + enlarged(top)
+            level_i = smooth_i(top)
+            repeat max(1, i) times:  level_i = conv-norm-ReLU(level_i), enlarged twofold unless i = 0
+        logits = classify(sum of the levels at the size of level 0)
+
+    Levels are enlarged by their number, not by their size, as the released head is configured for strides 4, 8, 16 and
+    32: where all maps have one size, as SelfPatch's released code feeds them, what was enlarged is reduced again.
+
+    Args:
+        dims: widths of the maps, the finest first.
+        num_classes: K.
+        channels: of the pyramid.
+        head_channels: of the head.
+        norm: in the head.
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        num_classes: int,
+        *,
+        channels: int = 256,
+        head_channels: int = 128,
+        norm: Norm = "batch",
+    ) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(dim, channels, 1) for dim in dims)
+        self.smoothing = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in dims)
+        for conv in (*self.laterals, *self.smoothing):
+            nn.init.xavier_uniform_(conv.get_parameter("weight"))
+            nn.init.zeros_(conv.get_parameter("bias"))
+        self.heads = nn.ModuleList(_scale_head(level, channels, head_channels, norm) for level in range(len(dims)))
+        self.classify = _classifier(head_channels, num_classes)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        pyramid = _top_down([lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)], "nearest")
+        levels = [smooth(x) for smooth, x in zip(self.smoothing, pyramid, strict=True)]
+        summed = self.heads[0](levels[0])
+        for head, level in zip(list(self.heads)[1:], levels[1:], strict=True):
+            summed = summed + _resized(head(level), summed)
+        return self.classify(summed)
+
+
+class UPerNet(nn.Module):
+    """Pyramid pooling on the coarsest map, a feature pyramid network below, all levels side by side::
+
+        level_4 = bottleneck(map_4, and its means over 1x1, 2x2, 3x3 and 6x6 cells, each reduced and enlarged)
+        for i in 3, 2, 1:  top_i = lateral_i(map_i) + enlarged(top_{i+1});  level_i = smooth_i(top_i)
+        logits = classify(fuse(all levels enlarged to level 1))
+
+    Args:
+        dims: widths of the maps, the finest first.
+        num_classes: K.
+        channels: of every layer.
+        norm: after every convolution.
+    """
+
+    def __init__(self, dims: Sequence[int], num_classes: int, *, channels: int = 512, norm: Norm = "batch") -> None:
+        super().__init__()
+        *finer, coarsest = dims
+        self.pooled = nn.ModuleList(_conv(coarsest, channels, 1, norm) for _ in POOL_SCALES)
+        self.bottleneck = _conv(coarsest + len(POOL_SCALES) * channels, channels, 3, norm)
+        self.laterals = nn.ModuleList(_conv(dim, channels, 1, norm) for dim in finer)
+        self.smoothing = nn.ModuleList(_conv(channels, channels, 3, norm) for _ in finer)
+        self.fuse = _conv(len(dims) * channels, channels, 3, norm)
+        self.classify = _classifier(channels, num_classes)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        laterals = [lateral(x) for lateral, x in zip(self.laterals, maps[:-1], strict=True)]
+        *finer, coarsest = _top_down([*laterals, self._pool(maps[-1])], "bilinear")
+        levels = [*(smooth(x) for smooth, x in zip(self.smoothing, finer, strict=True)), coarsest]
+        return self.classify(self.fuse(torch.cat([_resized(level, levels[0]) for level in levels], dim=1)))
+
+    def _pool(self, x: Tensor) -> Tensor:
+        means = [
+            _resized(reduce(F.adaptive_avg_pool2d(x, scale)), x)
+            for reduce, scale in zip(self.pooled, POOL_SCALES, strict=True)
+        ]
+        return self.bottleneck(torch.cat([x, *means], dim=1))
+
+
+class FCNHead(nn.Module):
+    """The auxiliary head of UPerNet on one map: convolution, norm, ReLU, classifier."""
+
+    def __init__(self, dim: int, num_classes: int, *, channels: int = 256, norm: Norm = "batch") -> None:
+        super().__init__()
+        self.conv = _conv(dim, channels, 3, norm)
+        self.classify = _classifier(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, D, h, w] -> [B, K, h, w]."""
+        return self.classify(self.conv(x))
+
+
+class Pyramid(nn.Module):
+    """Four maps of a plain ViT, all of one size, brought to strides 4, 8, 16 and 32, as BEiT and iBOT do it.
+
+    A map is enlarged by factors of two, deconvolution by deconvolution with norm and GELU between them, or reduced by a
+    maximum. Where the patch is no power of two, strides are those of the nearest one: 3.5, 7, 14, 28 for patch 14.
+
+    Args:
+        dim: width D of the maps.
+        patch_size: side in pixels of what a token stands for.
+        norm: between two deconvolutions.
+    """
+
+    def __init__(self, dim: int, patch_size: int, *, norm: Norm = "batch") -> None:
+        super().__init__()
+        halvings = [round(math.log2(4 << level) - math.log2(patch_size)) for level in range(LEVELS)]
+        self.rescale = nn.ModuleList(_rescaled(dim, steps, norm) for steps in halvings)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """[B, D, h, w] each -> [B, D, h_i, w_i]."""
+        return [rescale(x) for rescale, x in zip(self.rescale, maps, strict=True)]
+
+
+def _rescaled(dim: int, halvings: int, norm: Norm) -> nn.Module:
+    """Reduced by 2^halvings, or enlarged where that is negative."""
+    if halvings == 0:
+        return nn.Identity()
+    if halvings > 0:  # rounded up, so that a map of one patch stays one
+        return nn.MaxPool2d(2**halvings, ceil_mode=True)
+    layers: list[nn.Module] = []
+    for step in range(-halvings):
+        between = [_norm(dim, norm), nn.GELU()] if step else []
+        layers += [*between, nn.ConvTranspose2d(dim, dim, 2, stride=2)]
+    return nn.Sequential(*layers)
+
+
+def _scale_head(level: int, channels: int, head_channels: int, norm: Norm) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for step in range(max(1, level)):
+        layers.append(_conv(head_channels if step else channels, head_channels, 3, norm))
+        if level:
+            layers.append(nn.Upsample(scale_factor=2, mode="bilinear"))
+    return nn.Sequential(*layers)
+
+
+def _top_down(laterals: list[Tensor], mode: str) -> list[Tensor]:
+    """Adds to every map what is above it, enlarged."""
+    summed = [laterals[-1]]
+    for lateral in laterals[-2::-1]:
+        summed.insert(0, lateral + _resized(summed[0], lateral, mode))
+    return summed
+
+
+def _resized(x: Tensor, like: Tensor, mode: str = "bilinear") -> Tensor:
+    size = like.shape[-2:]
+    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode=mode)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, norm: Norm) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, _norm(outputs, norm), nn.ReLU(inplace=True))
+
+
+def _classifier(channels: int, num_classes: int) -> nn.Sequential:
+    conv = nn.Conv2d(channels, num_classes, 1)
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.zeros_(conv.get_parameter("bias"))
+    return nn.Sequential(nn.Dropout2d(DROPOUT), conv)
+
+
+def _norm(channels: int, norm: Norm) -> nn.Module:
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    groups = math.gcd(32, channels)
+    return nn.GroupNorm(groups if groups < channels else max(1, channels // 2), channels)  # a group of one is always 0

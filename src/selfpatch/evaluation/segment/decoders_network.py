@@ -1,0 +1,204 @@
+"""A backbone that is trained on, maps from inside it, and a decoder: images -> logits of every pixel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from selfpatch.evaluation.segment.datasets import IGNORE
+from selfpatch.evaluation.segment.decoders import LEVELS, FCNHead, Norm, Pyramid, SemanticFPN, UPerNet
+from selfpatch.nn.backbones import Backbone, SwinShape, ViT, build_backbone
+from selfpatch.nn.backbones.positions import add_positions
+
+Head = Literal["fpn", "upernet"]
+
+AUXILIARY_WEIGHT = 0.4
+AUXILIARY_LEVEL = 2
+
+_DEPTHS: dict[Head, tuple[Fraction, ...]] = {
+    "fpn": (Fraction(1, 4), Fraction(1, 2), Fraction(3, 4), Fraction(1)),
+    "upernet": (Fraction(1, 3), Fraction(1, 2), Fraction(2, 3), Fraction(1)),
+}
+"""Where the maps of a plain ViT are taken, as shares of its depth: blocks 3, 6, 9, 12 and 4, 6, 8, 12 of twelve."""
+_UNDECAYED = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table")
+
+
+def default_blocks(backbone: Backbone, head: Head) -> tuple[int, ...]:
+    """Which maps a head looks at: blocks of a ViT at its usual depths, the four stages of a Swin or a ResNet.
+
+    Raises:
+        ValueError: there are not four stages.
+    """
+    if isinstance(backbone, ViT):
+        return tuple(math.ceil(share * backbone.num_layers) for share in _DEPTHS[head])
+    stages = len(backbone.map_dims)
+    if stages != LEVELS:
+        raise ValueError(f"a decoder looks at {LEVELS} stages; this {backbone.shape.family} has {stages}")
+    return tuple(range(1, LEVELS + 1))
+
+
+def trainable_copy(backbone: Backbone, *, drop_path: float, side: int) -> Backbone:
+    """The same network with drop path, and with a ViT's positions at the grid of a training crop.
+
+    Positions are resized once instead of in every step, as the released code does it: those of the crop's grid are
+    trained, and the larger images of the test have them interpolated from there.
+
+    Args:
+        backbone: stays as it is.
+        side: of the crop, in pixels.
+    """
+    state = {name: value for name, value in backbone.state_dict().items() if name != "mask_token"}
+    shape = backbone.shape
+    if isinstance(backbone, ViT) and backbone.trunk.pos_embed is not None:
+        grid = math.ceil(side / backbone.patch_size)
+        state["trunk.pos_embed"] = _resized_positions(backbone, grid)
+        shape = replace(backbone.shape, grid=grid)
+    copy = build_backbone(shape, drop_path=drop_path)
+    copy.load_state_dict(state)
+    return copy
+
+
+@torch.no_grad()
+def _resized_positions(backbone: ViT, grid: int) -> Tensor:
+    """[1, prefix + grid * grid, D]: what the network itself would add to the patches of a map of that size."""
+    trunk = backbone.trunk
+    assert trunk.pos_embed is not None
+    prefix = trunk.pos_embed[:, : trunk.pos_embed.shape[1] - backbone.shape.grid**2]
+    nothing = trunk.pos_embed.new_zeros(1, grid, grid, backbone.dim)
+    placed = add_positions(trunk, nothing, backbone.shape.position_embedding)
+    return torch.cat([prefix, placed[:, trunk.num_prefix_tokens :]], dim=1)
+
+
+class Taps(nn.Module):
+    """Maps from inside a backbone, as a decoder reads them: [B, D_i, h_i, w_i], channels last in memory.
+
+    Args:
+        blocks: which, counted from 1: blocks of a ViT, stages of a Swin or a ResNet.
+        normed: put each map of a ViT through the trunk's final norm, where it has one (iBOT's `out_with_norm`). The
+            stages of a Swin have new norms of their own in any case, as in its released code.
+    """
+
+    def __init__(self, backbone: Backbone, blocks: Sequence[int], *, normed: bool) -> None:
+        super().__init__()
+        self.backbone, self.blocks = backbone, tuple(blocks)
+        self.shared_norm = normed and isinstance(backbone, ViT)
+        self.dims = tuple(backbone.map_dims[block - 1] for block in blocks)
+        is_swin = isinstance(backbone.shape, SwinShape)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) if is_swin else nn.Identity() for dim in self.dims)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = self.backbone.maps(images, self.blocks)  # [B, h_i, w_i, D_i]
+        if self.shared_norm:
+            assert isinstance(self.backbone, ViT)
+            maps = [self.backbone.trunk.norm(x) for x in maps]
+        return [norm(x).movedim(-1, 1) for norm, x in zip(self.norms, maps, strict=True)]
+
+
+class Segmenter(nn.Module):
+    """The network that is trained: normalised images [B, C, H, W] of any size -> logits [B, K, H, W].
+
+    Args:
+        taps: the backbone, and where its maps are taken.
+        head: `fpn` or `upernet`, the latter with an auxiliary head on its third map.
+        num_classes: K.
+        rescale: give the maps of a plain ViT strides 4, 8, 16 and 32; else they stay as they are.
+        channels: of the decoder; a Semantic FPN's head has half as many.
+        auxiliary_channels: of the auxiliary head.
+        norm: of the decoder.
+    """
+
+    def __init__(
+        self,
+        taps: Taps,
+        head: Head,
+        num_classes: int,
+        *,
+        rescale: bool,
+        channels: int,
+        auxiliary_channels: int = 256,
+        norm: Norm = "batch",
+    ) -> None:
+        super().__init__()
+        self.taps = taps
+        backbone = taps.backbone
+        plain = isinstance(backbone, ViT)
+        self.pyramid = Pyramid(backbone.dim, backbone.patch_size, norm=norm) if rescale and plain else None
+        self.auxiliary: FCNHead | None = None
+        if head == "fpn":
+            self.decoder: SemanticFPN | UPerNet = SemanticFPN(
+                taps.dims, num_classes, channels=channels, head_channels=channels // 2, norm=norm
+            )
+        else:
+            self.decoder = UPerNet(taps.dims, num_classes, channels=channels, norm=norm)
+            self.auxiliary = FCNHead(taps.dims[AUXILIARY_LEVEL], num_classes, channels=auxiliary_channels, norm=norm)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return _to_pixels(self.decoder(self._maps(images)), images, self.taps.backbone.patch_size)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The decoder's loss, and 0.4 of the auxiliary head's where there is one.
+
+        Args:
+            images: [B, C, H, W], normalised.
+            labels: [B, H, W] int64, 255 where there is none.
+        """
+        maps, patch = self._maps(images), self.taps.backbone.patch_size
+        total = pixel_loss(_to_pixels(self.decoder(maps), images, patch), labels)
+        if self.auxiliary is None:
+            return total
+        coarse = self.auxiliary(maps[AUXILIARY_LEVEL])
+        return total + AUXILIARY_WEIGHT * pixel_loss(_to_pixels(coarse, images, patch), labels)
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        height, width = images.shape[-2:]
+        patch = self.taps.backbone.patch_size
+        padded = F.pad(images, (0, -width % patch, 0, -height % patch))
+        maps = self.taps(padded)
+        return maps if self.pyramid is None else self.pyramid(maps)
+
+
+def _to_pixels(logits: Tensor, images: Tensor, patch: int) -> Tensor:
+    """[B, K, h, w] -> [B, K, H, W] float32: enlarged to the padded image, and what was added is cut off."""
+    height, width = images.shape[-2:]
+    padded = (height + -height % patch, width + -width % patch)
+    # What is contiguous stays so: softmax over channels-last logits would copy them.
+    return F.interpolate(logits.float().contiguous(), size=padded, mode="bilinear")[..., :height, :width]
+
+
+def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy summed over the labelled pixels, over the number of all pixels, as mmsegmentation averages: a batch
+    that is mostly void weighs little, and one that is nothing else gives 0.
+
+    Args:
+        logits: [B, K, H, W].
+        labels: [B, H, W] int64 in 0, ..., K - 1, or 255.
+    """
+    return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") / labels.numel()
+
+
+def parameter_groups(
+    network: Segmenter, *, lr: float, weight_decay: float, layer_decay: float
+) -> Iterator[dict[str, Any]]:
+    """Of an optimizer: the learning rate of layer l of L is lr * layer_decay^(L + 1 - l), the embedding being layer 0;
+    final norm and decoder have lr itself. Neither norms and biases nor positions and prefix tokens are decayed."""
+    backbone = network.taps.backbone
+    last = backbone.num_layers + 1
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        inner = name.removeprefix("taps.backbone.")
+        layer = last if inner == name else backbone.layer_of(inner)
+        decayed = parameter.ndim > 1 and not name.endswith(_UNDECAYED)
+        groups.setdefault((layer, decayed), []).append(parameter)
+    for (layer, decayed), parameters in groups.items():
+        yield {
+            "params": parameters,
+            "lr": lr * layer_decay ** (last - layer),
+            "weight_decay": weight_decay if decayed else 0.0,
+        }

@@ -1,0 +1,357 @@
+"""Segmentation with frozen features: retrieval, a linear head, clusters, and the command around them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from selfpatch.evaluation.baselines import MeanColour, RawPatch
+from selfpatch.evaluation.result import Result
+from selfpatch.evaluation.segment import Method, evaluate
+from selfpatch.evaluation.segment.clustering import cluster_means, kmeans, nearest_centre
+from selfpatch.evaluation.segment.datasets import IGNORE
+from selfpatch.evaluation.segment.kmeans import match_clusters
+from selfpatch.evaluation.segment.knn import Memory, remembered
+from selfpatch.evaluation.segment.linear import (
+    PRESETS,
+    LinearHead,
+    describe_presets,
+    resized_crop,
+    resolve,
+    segmentation_loss,
+    step_decay,
+)
+from selfpatch.evaluation.segment.patches import grid_of, soft_labels, whole_features
+from selfpatch.options.segment import Segment
+
+COLOURS = np.array([(250, 20, 20), (20, 250, 20), (20, 20, 250)], np.uint8)
+SMALL = {"preset": "small", "crop": 16, "steps": 40, "batch_size": 4, "test_split": "val"}
+
+
+@pytest.fixture
+def blocks(tmp_path: Path) -> Path:
+    """Images of blocks of 8 x 8 pixels, whose colour is the class; the first row of pixels is void."""
+    root, rng = tmp_path / "blocks", np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 3)):
+        for folder in ("images", "labels"):
+            (root / folder / split).mkdir(parents=True)
+        for i in range(count):
+            label = rng.integers(0, 3, (4, 5)).repeat(8, 0).repeat(8, 1)
+            noisy = COLOURS[label].astype(int) + rng.integers(-20, 20, (32, 40, 3))
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / "images" / split / f"{i}.png")
+            label[0] = IGNORE
+            Image.fromarray(label.astype(np.uint8)).save(root / "labels" / split / f"{i}.png")
+    (root / "classes.txt").write_text("red\ngreen\nblue\n")
+    return root
+
+
+def settings_of(method: Method) -> dict[str, object]:
+    return {
+        "knn": {"resolution": 32, "k": 3, "memory_patches": 200},
+        "kmeans": {"resolution": 32, "memory_patches": 200},
+        "linear": {**SMALL, "crop": 32},
+    }[method]
+
+
+class Callable3:
+    """An encoder that is no module: the colour of a patch, by a plain function."""
+
+    dim, patch_size = 3, 4
+    mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    device = torch.device("cpu")
+
+    def patches(self, images: Tensor) -> Tensor:
+        return F.avg_pool2d(images, 4)
+
+    def image(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
+
+
+@pytest.mark.parametrize("method", ["knn", "kmeans", "linear"])
+@pytest.mark.parametrize("encoder", [MeanColour(4), RawPatch(8), Callable3()], ids=["colour", "raw", "callable"])
+def test_colours_that_are_the_classes_are_found(blocks: Path, method: Method, encoder: MeanColour) -> None:
+    result = evaluate(encoder, blocks, method=method, **settings_of(method))
+    assert result.metrics["mIoU"] > 0.8
+    assert result.metrics["mIoU"] > result.metrics["mIoU floor"] + 0.4
+    assert [row["class"] for row in result.rows] == ["red", "green", "blue"]
+    assert set(result.per_image) == {"0", "1", "2"}
+    assert all(value["miou_image"] > 0.7 for value in result.per_image.values())
+    assert result.settings["method"] == method
+
+
+@pytest.mark.parametrize("method", ["knn", "kmeans", "linear"])
+def test_a_seed_decides_all(blocks: Path, method: Method) -> None:
+    once, again = (evaluate(MeanColour(4), blocks, method=method, seed=5, **settings_of(method)) for _ in range(2))
+    assert once == again
+
+
+@pytest.mark.parametrize("method", ["knn", "kmeans", "linear"])
+def test_results_and_pictures_are_written(blocks: Path, tmp_path: Path, method: Method) -> None:
+    out = tmp_path / "out"
+    result = evaluate(MeanColour(4), blocks, method=method, out=out, pictures=2, limit=4, **settings_of(method))
+    assert Result.load(out / "result.json").metrics == result.metrics
+    assert "NaN" not in (out / "result.json").read_text()
+    sheet = np.asarray(Image.open(out / result.pictures[0]))
+    assert sheet.shape == (2 * 256 + 8, 3 * 320 + 16, 3)
+    assert not np.array_equal(sheet[:256, :320], sheet[:256, 328:648])
+
+
+def test_votes_equal_the_loop() -> None:
+    torch.manual_seed(0)
+    features, labels, queries = torch.randn(40, 6), torch.rand(40, 4), torch.randn(11, 6)
+    for max_cosines in (5, 12, 45, 100, 10**6):  # blocks of the memory, of the queries, neither
+        memory = Memory(features, labels, k=5, temperature=0.1, max_cosines=max_cosines)
+        votes = memory.votes(queries)
+        for query, found in zip(queries, votes, strict=True):
+            cosine = torch.cosine_similarity(query[None], features)
+            nearest = cosine.argsort(descending=True)[:5]
+            expected = ((cosine[nearest] / 0.1).softmax(0)[:, None] * labels[nearest]).sum(0)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_votes_never_hold_more_cosines_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    multiply = Tensor.__matmul__
+
+    def spy(a: Tensor, b: Tensor) -> Tensor:
+        product = multiply(a, b)
+        sizes.append(product.numel())
+        return product
+
+    monkeypatch.setattr(Tensor, "__matmul__", spy)
+    for allowed in (40, 600, 10_000):
+        sizes.clear()
+        memory = Memory(torch.randn(500, 8), torch.rand(500, 3), k=4, temperature=0.02, max_cosines=allowed)
+        memory.votes(torch.randn(300, 8))
+        assert 0 < max(sizes) <= allowed
+        assert sum(sizes) == 500 * 300
+
+
+def test_a_memory_that_cannot_vote_is_refused() -> None:
+    with pytest.raises(ValueError, match="k is 5 for 4 remembered patches"):
+        Memory(torch.randn(4, 2), torch.rand(4, 2), k=5, temperature=0.1)
+    with pytest.raises(ValueError, match="temperature is 0"):
+        Memory(torch.randn(4, 2), torch.rand(4, 2), k=1, temperature=0)
+
+
+def test_rare_classes_are_remembered_first_and_void_never() -> None:
+    labels = torch.zeros(20, 3)
+    labels[:16, 0] = 1  # the frequent class
+    labels[16:18, 1] = 1  # the rare one
+    draws = torch.full((20,), 0.5)
+    assert remembered(labels, 2, draws).tolist() == [16, 17]
+    assert remembered(labels, 99, draws).tolist() == [*range(18)]
+
+
+def test_the_memory_is_bounded_and_deterministic(blocks: Path) -> None:
+    small = evaluate(MeanColour(4), blocks, method="knn", resolution=32, k=3, memory_patches=30)
+    assert small.settings["remembered"] == 30
+    with pytest.raises(ValueError, match="memory_patches is 5 for 6 training images"):
+        evaluate(MeanColour(4), blocks, method="knn", resolution=32, k=3, memory_patches=5)
+
+
+def test_soft_labels_are_shares_of_the_labelled_pixels() -> None:
+    label = np.array([[0, 0, 1, IGNORE], [0, 2, IGNORE, IGNORE]])
+    expected = torch.tensor([[[3 / 4, 0, 1 / 4], [0, 1, 0]]])
+    torch.testing.assert_close(soft_labels(label, (1, 2), 2, 3), expected)
+    assert soft_labels(np.full((4, 4), IGNORE), (2, 2), 2, 3).sum() == 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3000, 40), (7, 100)])
+def test_images_of_any_shape_become_patches(size: tuple[int, int]) -> None:
+    image = Image.new("RGB", size, (255, 0, 0))
+    features = whole_features(MeanColour(8), image, 32)
+    assert tuple(features.shape[:2]) == grid_of(image, 32, 8)
+    assert max(features.shape[:2]) <= 4 * 32 / 8
+    torch.testing.assert_close(features[0, 0], torch.tensor([1.0, 0.0, 0.0]))
+
+
+def test_clusters_are_found_and_restarts_keep_the_best() -> None:
+    torch.manual_seed(0)
+    middles = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    points = middles.repeat_interleave(50, 0) + torch.randn(150, 2)
+    found = kmeans(points, 3, iterations=20, restarts=3, rng=np.random.default_rng(0))
+    assert torch.cdist(middles, found.centres).min(1).values.max() < 0.5
+    cluster, distance = nearest_centre(points, found.centres)
+    torch.testing.assert_close(distance, torch.cdist(points, found.centres).min(1).values ** 2, rtol=1e-3, atol=1e-3)
+    assert found.inertia == pytest.approx(float(distance.sum()), rel=1e-5)
+    assert len(cluster.unique()) == 3
+    for i in range(3):  # a fixed point of Lloyd's iteration
+        torch.testing.assert_close(found.centres[i], points[cluster == i].mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_cluster_without_points_gets_the_farthest_one() -> None:
+    points, cluster = torch.tensor([[0.0], [1.0], [10.0]]), torch.tensor([0, 0, 0])
+    means = cluster_means(points, cluster, torch.tensor([0.0, 1.0, 100.0]), 2)
+    torch.testing.assert_close(means, torch.tensor([[11 / 3], [10.0]]))
+
+
+def test_points_that_coincide_are_no_harm() -> None:
+    found = kmeans(torch.ones(10, 2), 3, iterations=5, restarts=1, rng=np.random.default_rng(0))
+    assert found.inertia == 0
+    with pytest.raises(ValueError, match="3 clusters cannot be made of 2 patches"):
+        kmeans(torch.ones(2, 2), 3, iterations=5, restarts=1, rng=np.random.default_rng(0))
+
+
+def test_matching_puts_as_many_pixels_right_as_any_other() -> None:
+    counts = np.random.default_rng(0).integers(0, 100, (5, 5))
+    matched = match_clusters(counts)
+    assert sorted(matched) == [*range(5)]
+    best = counts[linear_sum_assignment(counts, maximize=True)].sum()
+    assert sum(counts[matched[cluster], cluster] for cluster in range(5)) == best
+
+
+def test_loss_equals_the_plain_one_without_void() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 8, 8))
+    labels[0, :3] = IGNORE
+    enlarged = F.interpolate(logits, (8, 8), mode="bilinear")
+    torch.testing.assert_close(
+        segmentation_loss(logits, labels, None), F.cross_entropy(enlarged, labels, ignore_index=IGNORE)
+    )
+    reduced = F.interpolate(labels[:, None].float(), (5, 5), mode="nearest")[:, 0].long()
+    enlarged = F.interpolate(logits, (5, 5), mode="bilinear")
+    torch.testing.assert_close(
+        segmentation_loss(logits, labels, 5), F.cross_entropy(enlarged, reduced, ignore_index=IGNORE)
+    )
+    assert segmentation_loss(logits, torch.full_like(labels, IGNORE), None) == 0
+
+
+def test_a_head_before_the_enlargement_equals_one_after_it() -> None:
+    """Leopart's code enlarges the features; a linear map commutes with that."""
+    head = LinearHead(6, 4, batch_norm=False, seed=0)
+    features = torch.randn(1, 5, 5, 6)
+    large = F.interpolate(features.movedim(-1, 1), (20, 20), mode="bilinear")
+    after = head(large.movedim(1, -1))
+    torch.testing.assert_close(F.interpolate(head(features), (20, 20), mode="bilinear"), after, rtol=1e-4, atol=1e-5)
+
+
+def test_presets_are_the_published_ones() -> None:
+    leopart, full = PRESETS["leopart"], PRESETS["full"]
+    assert (leopart.crop, leopart.mask_side, leopart.optimizer, leopart.lr, leopart.epochs) == (
+        448,
+        100,
+        "sgd",
+        0.01,
+        25,
+    )
+    assert (full.crop, full.steps, full.optimizer, full.lr, full.test) == (512, 40_000, "adamw", 1e-3, "slide")
+    assert full.mask_side is None
+    factor = step_decay(250)
+    assert (factor(0), factor(199), factor(200), factor(249)) == (1, 1, 0.1, 0.1)
+    assert all(name in describe_presets() for name in PRESETS)
+
+
+def test_changes_to_a_preset_are_checked() -> None:
+    assert resolve("full", {"crop": None, "steps": 7}, 14).crop == 504
+    assert resolve("full", {"crop": None, "steps": 7}, 14).steps == 7
+    with pytest.raises(ValueError, match="no preset 'huge'; use one of: leopart, full, small"):
+        resolve("huge", {}, 8)
+    with pytest.raises(ValueError, match="crop is 4 pixels for patches of 8"):
+        resolve("small", {"crop": 4}, 8)
+    with pytest.raises(ValueError, match="steps is 0"):
+        resolve("small", {"steps": 0}, 8)
+
+
+def test_resized_crops_keep_image_and_labels_together() -> None:
+    label = (np.arange(60)[None] // 20 + np.zeros((40, 1), np.int64)).astype(np.int64)
+    image = Image.fromarray(COLOURS[label])
+    flips = set()
+    for seed in range(10):
+        pixels, classes = resized_crop(image, label, 24, np.random.default_rng(seed))
+        assert (pixels.shape, classes.shape) == ((3, 24, 24), (24, 24))
+        flips.add(int(classes[0, 0]))
+        hard = pixels.argmax(0)
+        assert (hard == classes).float().mean() > 0.9
+    assert flips == {0, 2}
+
+
+@pytest.mark.parametrize("test", ["square", "whole", "slide"])
+def test_every_way_to_test_works(blocks: Path, test: str) -> None:
+    result = evaluate(MeanColour(4), blocks, **{**SMALL, "crop": 32}, test=test)
+    assert result.metrics["mIoU"] > 0.75
+
+
+def test_the_published_presets_run(blocks: Path) -> None:
+    for preset in ("leopart", "full"):
+        result = evaluate(MeanColour(8), blocks, preset=preset, crop=24, steps=12, batch_size=3, lr=0.1)
+        assert 0 <= result.metrics["mIoU"] <= 1
+        assert result.settings["steps"] == 12
+    epochs = evaluate(MeanColour(8), blocks, preset="leopart", crop=16, batch_size=3)
+    assert epochs.settings["steps"] == 25 * 2
+
+
+def test_a_stopped_training_goes_on_and_ends_alike(blocks: Path, tmp_path: Path) -> None:
+    whole = evaluate(MeanColour(4), blocks, **SMALL, out=tmp_path / "whole")
+
+    def stop(what: str, done: int, total: int) -> None:
+        if (what, done) == ("scoring", 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(MeanColour(4), blocks, **SMALL, out=tmp_path / "stopped", progress=stop)
+    seen: list[str] = []
+    again = evaluate(
+        MeanColour(4), blocks, **SMALL, out=tmp_path / "stopped", progress=lambda what, *_: seen.append(what)
+    )
+    assert again.metrics == whole.metrics
+    assert "training" not in seen
+    with pytest.raises(ValueError, match="other settings"):
+        evaluate(MeanColour(4), blocks, **{**SMALL, "steps": 41}, out=tmp_path / "stopped")
+
+
+def test_the_encoder_stays_as_it_is(blocks: Path) -> None:
+    class Network(nn.Module):
+        dim, patch_size, mean, std, device = 4, 8, (0.5,) * 3, (0.5,) * 3, torch.device("cpu")
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 4, 8, 8)
+
+        @torch.no_grad()
+        def patches(self, images: Tensor) -> Tensor:
+            return self.convolution(images)
+
+    network = Network()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    evaluate(network, blocks, **SMALL)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_what_cannot_be_is_refused(blocks: Path) -> None:
+    colour = MeanColour(4)
+    with pytest.raises(ValueError, match="no method 'svm'"):
+        evaluate(colour, blocks, method="svm")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="knn does not read crop, steps; it reads train_split"):
+        evaluate(colour, blocks, method="knn", crop=32, steps=3)
+    with pytest.raises(ValueError, match="images of 1 channels"):
+        evaluate(MeanColour(4, channels=1), blocks, method="knn")
+    with pytest.raises(ValueError, match="3 images of 'val' are in 'val' too"):
+        evaluate(colour, blocks, method="knn", train_split="val")
+    for path in (blocks / "labels" / "val").iterdir():
+        Image.new("L", (40, 32), IGNORE).save(path)
+    with pytest.raises(ValueError, match="are void; there is nothing to score"):
+        evaluate(colour, blocks, method="knn", **settings_of("knn"))
+
+
+def test_options_are_the_settings_that_methods_read(blocks: Path) -> None:
+    from selfpatch.evaluation.segment import READS
+
+    options = Segment(data=str(blocks)).settings()
+    common = {"method", "kind", "out", "test_split", "limit", "seed", "pictures"}
+    assert options.keys() == common | {name for names in READS.values() for name in names}
+    result = evaluate(MeanColour(4), blocks, **{**options, **settings_of("knn"), "method": "knn"})
+    assert json.dumps(result.settings)
+
+
+def test_real_images(data_dir: Path) -> None:
+    result = evaluate(MeanColour(8), data_dir / "camvid", method="knn", resolution=96, memory_patches=2000, limit=6)
+    assert result.metrics["mIoU"] > 2 * result.metrics["mIoU floor"]
