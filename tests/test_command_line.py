@@ -296,20 +296,22 @@ OPTIONS = {
     "evaluate davis": f"""{NETWORK} data out results resolution radius topk context-frames temperature std max-memory
         year sequences""",
     "evaluate knn": f"{NETWORK} data out ks temperature resize crop batch-size",
-    "evaluate correspond": f"""{NETWORK} data out preset facet layer stride resolution shape sampling alphas threshold split
-        layout categories max-pictures""",
-    "evaluate detect": f"""{NETWORK} data out preset split eval-split limit negatives pyramid blocks heads width anchor-scale
-        proposals rois augmentation short-sides long-side batch-size epochs decay-at warmup-steps lr lr-batch weight-decay
-        layer-decay drop-path clip precision seed workers""",
-    "evaluate discover": f"{NETWORK} data out methods facet block num-patches tau mass head split image-list hard max-pictures",
-    "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr warmup-epochs weight-decay
-        layer-decay drop-path mixup cutmix smoothing rand-augment erasing resize crop bf16 seed per-class test-batch
-        workers""",
-    "evaluate linear": f"""{NETWORK} data out preset labels blocks mean-patch crops lrs epochs batch-size held-out resize crop
-        bf16 seed per-class encode-batch workers""",
-    "evaluate segment": f"""{NETWORK} data out method preset kind train-split test-split limit seed pictures workers steps
-        batch-size crop short-side lr weight-decay warmup layer-decay drop-path blocks rescale normed channels
-        auxiliary-channels test stride precision resolution memory-patches k temperature iterations restarts""",
+    "evaluate correspond": f"""{NETWORK} data out preset facet layer stride resolution shape sampling alphas
+        threshold split layout categories max-pictures""",
+    "evaluate detect": f"""{NETWORK} data out preset split eval-split limit negatives pyramid blocks heads
+        width anchor-scale proposals rois augmentation short-sides long-side batch-size epochs decay-at
+        warmup-steps lr lr-batch weight-decay layer-decay drop-path clip precision seed workers""",
+    "evaluate discover": f"""{NETWORK} data out methods facet block num-patches tau mass head split
+        image-list hard max-pictures""",
+    "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr
+        warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing resize
+        crop bf16 seed per-class test-batch workers""",
+    "evaluate linear": f"""{NETWORK} data out preset labels blocks mean-patch crops lrs epochs batch-size
+        held-out resize crop bf16 seed per-class encode-batch workers""",
+    "evaluate segment": f"""{NETWORK} data out method preset kind train-split test-split limit seed pictures
+        workers steps batch-size crop short-side lr weight-decay warmup layer-decay drop-path blocks rescale
+        normed channels auxiliary-channels test stride precision resolution memory-patches k temperature
+        iterations restarts""",
     "evaluate all": f"{NETWORK} suite out",
     "evaluate --compare": "compare allow-different",
     "export": "weights side num-heads position-embedding allow-partial to out size",
