@@ -12,7 +12,7 @@ from torchvision.ops import roi_align
 
 from selfpatch.evaluation.detect.augmentation import Target
 from selfpatch.evaluation.detect.network import MaskRCNN, PyramidPool, StridedAnchors, mask_loss, mask_targets
-from selfpatch.evaluation.detect.presets import PRESETS, describe_presets, resolve
+from selfpatch.evaluation.detect.presets import PRESETS, resolve
 from selfpatch.evaluation.detect.pyramid import InnerMaps, LastMap, padded
 from selfpatch.evaluation.detect.training import build_network, parameter_groups
 from tests.detect_data import tiny_encoder
@@ -203,13 +203,6 @@ def test_layers_nearer_to_the_image_learn_more_slowly() -> None:
     assert of["pyramid.backbone.trunk.pos_embed"] == (0.5**5, 0.0)
     assert of["pyramid.backbone.trunk.blocks.3.mlp.fc1.bias"] == (0.5, 0.0)
     assert of["roi_heads.box_head.fc6.weight"] == (1.0, 0.1)
-
-
-def test_presets_say_how_they_differ() -> None:
-    text = describe_presets()
-    assert all(name in text.splitlines()[0] for name in PRESETS)
-    assert "large-scale-jitter" in text
-    assert "lr_batch" in text
 
 
 @pytest.mark.parametrize(

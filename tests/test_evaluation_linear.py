@@ -308,12 +308,6 @@ def test_an_unreadable_training_image_is_named(tmp_path: Path, preset: Any) -> N
         linear.evaluate(MeanColour(8), root, preset=preset, **SMALL)
 
 
-def test_presets_say_how_they_differ() -> None:
-    first, second = classified.describe_presets(linear.PRESETS).splitlines()
-    assert first.startswith("dino: crops random, lrs (0.001,), epochs 100, batch_size 1024")
-    assert second.startswith("sweep: crops cached")
-
-
 @pytest.mark.slow
 def test_real_images_are_told_apart_better_than_by_chance(data_dir: Path) -> None:
     """10 classes, 300 + 100 photographs of 32 x 32 pixels, by their mean colours on a grid of 8 x 8."""

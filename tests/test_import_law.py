@@ -36,7 +36,7 @@ NEIGHBOURS = {
 OPEN_ROOMS = {"options", "nn", "data", "pictures", "ops", "weights", "exports"}
 """Rooms whose modules may import one another freely. Methods and objectives may not at all."""
 
-SHARED_BY_PROTOCOLS = {"features", "metrics", "result", "baselines", "batches", "fitting", "classified"}
+SHARED_BY_PROTOCOLS = {"features", "metrics", "result", "baselines", "batches", "fitting", "classified", "presets"}
 """What every evaluation protocol may import; the protocols themselves do not know one another."""
 
 TRAINING = {

@@ -183,7 +183,10 @@ def _resume(arguments: list[str]) -> int:
 def _evaluate_command(arguments: list[str]) -> int:
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
-        print("selfpatch evaluate NAME --weights W --data D; `selfpatch evaluate NAME --help` lists its options\n")
+        print(
+            "selfpatch evaluate NAME --weights W --data D; `selfpatch evaluate NAME --help` lists its options,\n"
+            "`selfpatch evaluate NAME --presets` says how its named protocols differ\n"
+        )
         print("\n".join(f"  {name:<8} {options.__doc__}" for name, options in EVALUATIONS.items()))
         print(f"\nselfpatch evaluate all --suite S --weights W\n  {Suite.__doc__}")
         print(f"\nselfpatch evaluate --compare A.json B.json ...\n  {Compare.__doc__}")
@@ -194,6 +197,11 @@ def _evaluate_command(arguments: list[str]) -> int:
         return _compare(arguments)
     if name not in EVALUATIONS:
         raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}, all")
+    if "--presets" in arguments:
+        from selfpatch.commands import presets
+
+        print(presets(name))
+        return 0
     options = _read(EVALUATIONS[name], f"evaluate {name}", arguments[1:])
     result = options.run()
     from rich.console import Console

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from selfpatch.config import FROM_INIT, SAMPLES, RunConfig, load_recipe
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.compare import compare
 from selfpatch.evaluation.functions import FunctionEncoder
+from selfpatch.evaluation.presets import describe_presets
 from selfpatch.evaluation.result import Provenance, Result, device_name, network_sha256
 from selfpatch.exports import export as export_encoder
 from selfpatch.monitoring import Monitor, teacher_encoder
@@ -361,6 +363,22 @@ def export(
         weights, report = load_encoder(weights, **options)
         console.print(str(report), highlight=False, soft_wrap=True)
     return export_encoder(weights, to, out, size=size)
+
+
+def presets(name: str) -> str:
+    """How the presets of an evaluation differ, as a table for each of its methods that has any.
+
+    Raises:
+        ValueError: there is no such evaluation, or it has no presets.
+    """
+    find(EVALUATIONS, name, "evaluation")
+    module = importlib.import_module(EVALUATIONS[name].partition(":")[0])
+    tables: Mapping[str, Any] = getattr(module, "PRESETS", {})
+    if not tables:
+        raise ValueError(f"{name} has no presets; its defaults are the published protocol")
+    if isinstance(next(iter(tables.values())), Mapping):
+        return "\n\n".join(f"{method}\n{describe_presets(of)}" for method, of in tables.items())
+    return describe_presets(tables)
 
 
 def show(

@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -267,15 +266,3 @@ def network_fingerprint(encoder: object) -> str:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-def describe_presets(presets: Mapping[str, Any]) -> str:
-    """One line a preset, a dataclass: the first in full, of the others what differs from it."""
-    lines: list[str] = []
-    first: dict[str, Any] = {}
-    for name, preset in presets.items():
-        values = asdict(preset)
-        told = [f"{key} {value}" for key, value in values.items() if key not in first or first[key] != value]
-        lines.append(f"{name}: {', '.join(told)}" if told else name)
-        first = first or values
-    return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Facet = Literal["token", "key", "query", "value"]
@@ -62,16 +62,3 @@ def chosen(preset: str, **own: Any) -> Matching:
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}; use one of: {', '.join(PRESETS)}")
     return replace(PRESETS[preset], **{name: value for name, value in own.items() if value is not None})
-
-
-def describe_presets() -> str:
-    """A line a preset: where it departs from the first."""
-    first, lines = next(iter(PRESETS.values())), []
-    for name, preset in PRESETS.items():
-        shown = [f for f in fields(Matching) if preset is first or getattr(preset, f.name) != getattr(first, f.name)]
-        lines.append(f"{name}: " + ", ".join(f"{f.name} {_said(getattr(preset, f.name))}" for f in shown))
-    return "\n".join(lines)
-
-
-def _said(value: Any) -> str:
-    return f"{value:.2g}" if isinstance(value, float) else str(value)

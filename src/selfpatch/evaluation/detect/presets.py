@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from selfpatch.evaluation.detect.augmentation import Augmentation
@@ -140,21 +140,3 @@ def resolve(name: PresetName, given: dict[str, Any]) -> Preset:
     preset = replace(PRESETS[name], **{**values, **tuples})
     preset.check()
     return preset
-
-
-def describe_presets() -> str:
-    """A line for each setting in which the presets differ."""
-    names = [field.name for field in fields(Preset)]
-    presets = {name: asdict(preset) for name, preset in PRESETS.items()}
-    rows = [["", *presets]]
-    rows += [[n, *(_short(p[n]) for p in presets.values())] for n in names if len({p[n] for p in presets.values()}) > 1]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    padded = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in padded)
-
-
-def _short(value: Any) -> str:
-    if not isinstance(value, tuple):
-        return f"{value:g}" if isinstance(value, float) else str(value)
-    cells = [_short(cell) for cell in value]
-    return " ".join(cells) if len(cells) < 4 else f"{cells[0]} {cells[1]} ... {cells[-1]}"

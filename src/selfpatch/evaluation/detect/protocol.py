@@ -73,8 +73,7 @@ def evaluate(
         data: COCO tree: annotations/instances_SPLIT.json and a folder of images for each split.
         out: folder for checkpoints, results files and result.json; a stopped evaluation goes on there. None: nothing is
             written.
-        preset: gives the settings that are None; see `presets.Preset` for each, `presets.describe_presets` for how they
-            differ.
+        preset: gives the settings that are None; see `presets.Preset` for each.
         split, eval_split: names of the splits to train on and to score.
         limit: images of each split that are used, the first ones; None: all.
         negatives: train on images without objects too, which the published protocols leave out.

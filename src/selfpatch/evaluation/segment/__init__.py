@@ -4,14 +4,19 @@ decoder."""
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from selfpatch.evaluation.result import Progress, Provenance, Result, device_name
+from selfpatch.evaluation.segment import kmeans, knn, linear, trained
 from selfpatch.types import Encoder
 
-__all__ = ["Method", "evaluate"]
+__all__ = ["PRESETS", "Method", "evaluate"]
+
+PRESETS: dict[str, Mapping[str, Any]] = {"linear": linear.PRESETS, **trained.PRESETS}
+"""By method."""
 
 Method = Literal["knn", "linear", "kmeans", "fpn", "upernet"]
 
@@ -99,19 +104,7 @@ def evaluate(
 
 
 def _run(method: Method, encoder: Encoder, data: str | Path, settings: dict[str, Any]) -> Result:
-    """Only the chosen method's modules are imported."""
-    if method == "knn":
-        from selfpatch.evaluation.segment.knn import evaluate_knn
-
-        return evaluate_knn(encoder, data, **settings)
-    if method == "kmeans":
-        from selfpatch.evaluation.segment.kmeans import evaluate_kmeans
-
-        return evaluate_kmeans(encoder, data, **settings)
-    if method == "linear":
-        from selfpatch.evaluation.segment.linear import evaluate_linear
-
-        return evaluate_linear(encoder, data, **settings)
-    from selfpatch.evaluation.segment.trained import evaluate_trained
-
-    return evaluate_trained(encoder, data, head=method, **settings)
+    if method in ("fpn", "upernet"):
+        return trained.evaluate_trained(encoder, data, head=method, **settings)
+    run = {"knn": knn.evaluate_knn, "kmeans": kmeans.evaluate_kmeans, "linear": linear.evaluate_linear}[method]
+    return run(encoder, data, **settings)

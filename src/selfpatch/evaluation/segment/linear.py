@@ -285,14 +285,3 @@ def _tester(
             resize_nearest(label, (crop, crop), EVERYTHING), (side, side), EVERYTHING
         )
     return (slide if protocol.test == "slide" else whole), lambda label: label
-
-
-def describe_presets() -> str:
-    """A table of how the presets differ: one line a setting, one column a preset."""
-    columns = {name: asdict(protocol) for name, protocol in PRESETS.items()}
-    lines = [f"{'':<13}" + "".join(f"{name:>14}" for name in columns)]
-    lines += [
-        f"{setting:<13}" + "".join(f"{values[setting]!s:>14}" for values in columns.values())
-        for setting in next(iter(columns.values()))
-    ]
-    return "\n".join(lines)

@@ -140,17 +140,6 @@ def _check(recipe: Recipe) -> None:
             raise ValueError(f"{name} is {getattr(recipe, name)!r}; use one of: {', '.join(get_args(allowed))}")
 
 
-def describe_presets(head: Head) -> str:
-    """One line a preset: what it has that the default has not."""
-    (name, default), *others = PRESETS[head].items()
-    first = ", ".join(f"{key} {value}" for key, value in asdict(default).items())
-    lines = [f"{name}: {first}"]
-    for other, recipe in others:
-        changed = [f"{key} {value}" for key, value in asdict(recipe).items() if value != getattr(default, key)]
-        lines.append(f"{other}: {', '.join(changed)}")
-    return "\n".join(lines)
-
-
 def evaluate_trained(
     encoder: Encoder,
     data: str | Path,
