@@ -4,7 +4,7 @@ decoder."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,7 +15,11 @@ from selfpatch.types import Encoder
 
 __all__ = ["PRESETS", "Method", "evaluate"]
 
-PRESETS: dict[str, Mapping[str, Any]] = {"linear": linear.PRESETS, **trained.PRESETS}
+PRESETS: dict[str, Mapping[str, Any]] = {
+    "linear": linear.PRESETS,
+    "fpn": trained.PRESETS["fpn"],
+    "upernet": trained.PRESETS["upernet"],
+}
 """By method."""
 
 Method = Literal["knn", "linear", "kmeans", "fpn", "upernet"]
@@ -106,5 +110,9 @@ def evaluate(
 def _run(method: Method, encoder: Encoder, data: str | Path, settings: dict[str, Any]) -> Result:
     if method in ("fpn", "upernet"):
         return trained.evaluate_trained(encoder, data, head=method, **settings)
-    run = {"knn": knn.evaluate_knn, "kmeans": kmeans.evaluate_kmeans, "linear": linear.evaluate_linear}[method]
-    return run(encoder, data, **settings)
+    of_frozen: dict[str, Callable[..., Result]] = {
+        "knn": knn.evaluate_knn,
+        "kmeans": kmeans.evaluate_kmeans,
+        "linear": linear.evaluate_linear,
+    }
+    return of_frozen[method](encoder, data, **settings)
