@@ -146,6 +146,16 @@ def test_the_first_frame_of_an_animation(tmp_path: Path, extension: str) -> None
     assert read_image(tmp_path / f"a.{extension}").getpixel((0, 0)) == (255, 0, 0)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pages_that_are_channels_are_no_picture(tmp_path: Path, dtype: type) -> None:
+    pages = [Image.fromarray(np.full((8, 8), value, dtype)) for value in (10, 20, 30, 40)]
+    pages[0].save(tmp_path / "bands.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(BadImage, match="it holds 4 pages of one size; if they are its channels, give --channels 4"):
+        read_image(tmp_path / "bands.tif")
+    pages[0].save(tmp_path / "thumbnail.tif", save_all=True, append_images=[pages[0].resize((4, 4))])
+    assert read_image(tmp_path / "thumbnail.tif").size == (8, 8)
+
+
 @pytest.mark.parametrize("extension", ["jpg", "png", "webp", "gif", "tif", "bmp"])
 @pytest.mark.parametrize("damage", ["half", "empty", "text", "zeros", "missing"])
 def test_damage_is_a_bad_image(tmp_path: Path, extension: str, damage: str) -> None:

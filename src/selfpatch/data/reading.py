@@ -74,10 +74,10 @@ def _damage_told(path: str | Path) -> Iterator[None]:
 
 
 def _refuse_pages(image: Image.Image) -> None:
-    """The first page of a TIFF of equal pages is no picture of red, green and blue; pages of other sizes are
+    """The first page of a TIFF of equal grey pages is no picture of red, green and blue; pages of other sizes are
     thumbnails."""
     pages = getattr(image, "n_frames", 1)
-    if image.format == "TIFF" and pages > 1:
+    if image.format == "TIFF" and pages > 1 and image.mode.startswith(("L", *WIDE_GREY)):
         first = image.size
         image.seek(1)
         if image.size == first:
