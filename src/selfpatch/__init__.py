@@ -9,13 +9,15 @@ __version__ = "0.1.0"
 __all__ = ["compare", "evaluate", "evaluate_suite", "export", "load", "pretrain", "resume", "show"]
 
 if TYPE_CHECKING:
-    from selfpatch.commands import compare, evaluate, export, load, pretrain, resume, show
+    from selfpatch.commands import export, pretrain, resume, show
+    from selfpatch.measuring import compare, evaluate, load
     from selfpatch.suite import evaluate_suite
+
+_FROM = dict.fromkeys(["export", "pretrain", "resume", "show"], "selfpatch.commands")
+_FROM |= dict.fromkeys(["compare", "evaluate", "load"], "selfpatch.measuring") | {"evaluate_suite": "selfpatch.suite"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        # torch and timm take seconds to import: only when something is asked for
-        module = importlib.import_module("selfpatch.suite" if name == "evaluate_suite" else "selfpatch.commands")
-        return getattr(module, name)
+    if name in _FROM:  # torch and timm take seconds to import: only when something is asked for
+        return getattr(importlib.import_module(_FROM[name]), name)
     raise AttributeError(f"module 'selfpatch' has no attribute {name!r}")

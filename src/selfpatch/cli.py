@@ -198,7 +198,7 @@ def _evaluate_command(arguments: list[str]) -> int:
     if name not in EVALUATIONS:
         raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}, all")
     if "--presets" in arguments:
-        from selfpatch.commands import presets
+        from selfpatch.measuring import presets
 
         print(presets(name))
         return 0
@@ -251,7 +251,8 @@ def _show(arguments: list[str]) -> int:
         raise ValueError("no image was named; give one or more files")
     window: Any = "all" if options.window == "all" else _whole_number("window", options.window)
     weights = options.named_weights()
-    from selfpatch.commands import load, show
+    from selfpatch.commands import show
+    from selfpatch.measuring import load
 
     encoder = load(weights, device=options.device, **options.load_options())
     drawing = {"resolution": options.resolution, "k": options.k, "window": window, "border": options.border}

@@ -27,7 +27,7 @@ from typing import Any, get_type_hints
 import yaml
 from torch import Tensor, nn
 
-from selfpatch import commands
+from selfpatch import measuring
 from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256
 from selfpatch.files import write_atomically
 from selfpatch.options import EVALUATIONS
@@ -57,7 +57,7 @@ def evaluate_suite(
 
     Args:
         suite: the file, see above.
-        weights, device, patch_size, load_options: as `commands.evaluate` takes them.
+        weights, device, patch_size, load_options: as `measuring.evaluate` takes them.
         out: folder; None: evaluations/SUITE-WEIGHTS.
         tell: called with each outcome when it is known.
         progress: called as an evaluation calls it.
@@ -70,12 +70,12 @@ def evaluate_suite(
             before the first evaluation runs.
     """
     entries = read_suite(suite)
-    encoder, record = commands.open_encoder(weights, device, patch_size, load_options)
+    encoder, record = measuring.open_encoder(weights, device, patch_size, load_options)
     source = "encoder" if record is None else record.source
     out = Path(out) if out is not None else Path("evaluations") / f"{Path(suite).stem}-{_file_name(source)}"
 
     def run(name: str, data: str, folder: Path, settings: Mapping[str, Any]) -> Result:
-        return commands.measure(name, encoder, record, data, out=folder, progress=progress, **settings)
+        return measuring.measure(name, encoder, record, data, out=folder, progress=progress, **settings)
 
     reading = {**_defaults(load_encoder), **(load_options or {})} if isinstance(weights, str) else {}
     outcomes = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from selfpatch.files import replacing
 from selfpatch.nn.step_state import StepState
 
 CHECKPOINT = "fitting.pt"
+REMEMBERED = 1000
 
 
 class StepBatches(Protocol):
@@ -73,7 +75,7 @@ def fit(
         progress: told after each step.
 
     Returns:
-        The losses of the steps taken now.
+        The losses of the steps taken now, of the last `REMEMBERED` at most.
 
     Raises:
         ValueError: the folder holds a training with other settings, or the loss is not finite.
@@ -82,10 +84,9 @@ def fit(
         group.setdefault("initial_lr", group["lr"])
     checkpoint = None if out is None else out / CHECKPOINT
     first = 0 if checkpoint is None else _restore(checkpoint, trained, optimizer, settings)
-    losses: list[Tensor] = []
+    losses: deque[Tensor] = deque(maxlen=REMEMBERED)
     saved_at = time.monotonic()
     for step, batch in enumerate(batches.steps(first, how.steps), start=first):
-        torch.manual_seed(_step_seed(how.seed, step))
         losses.append(_step(trained, loss, batch, optimizer, how, step))
         if progress is not None:
             progress("training", step + 1, how.steps)
@@ -95,7 +96,7 @@ def fit(
         if checkpoint is not None and due:
             _save(checkpoint, trained, optimizer, settings, step + 1)
             saved_at = time.monotonic()
-    return torch.stack(losses).tolist() if losses else []
+    return torch.stack(list(losses)).tolist() if losses else []
 
 
 def _step(
@@ -108,9 +109,11 @@ def _step(
 ) -> Tensor:
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * how.lr(step)
-    device_type = next(trained.parameters()).device.type
-    with torch.autocast(device_type, how.autocast, enabled=how.autocast is not None):
-        value = loss(batch)
+    device = next(trained.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's state stays as it was
+        torch.manual_seed(_step_seed(how.seed, step))
+        with torch.autocast(device.type, how.autocast, enabled=how.autocast is not None):
+            value = loss(batch)
     optimizer.zero_grad(set_to_none=True)
     value.backward()
     if how.clip:
@@ -122,7 +125,7 @@ def _step(
     return value.detach().float()
 
 
-def _check(losses: list[Tensor], step: int) -> None:
+def _check(losses: Sequence[Tensor], step: int) -> None:
     """Now and then, so that the device is not waited for at each step."""
     if not math.isfinite(float(losses[-1])):
         raise ValueError(f"the loss is {float(losses[-1])} at step {step}; use a lower learning rate")

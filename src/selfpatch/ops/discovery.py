@@ -11,6 +11,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+MOST_PATCHES = 60_000
+"""Of an image in TokenCut: 3.6 GB of pairs."""
 MAX_PRODUCTS = 2**25
 """Products of patches that are held at once: 128 MB of float32, 256 MB of float64."""
 FAINT_EDGE = 1e-5
@@ -138,7 +140,12 @@ def normalised_cut_reference(features: Tensor, *, tau: float = 0.2) -> Tensor:
 
 
 def _alike(features: Tensor, tau: float) -> Tensor:
-    """[N, N] bool."""
+    """[N, N] bool, which is kept: as many pairs as an image of 1,000,000 pixels has at a patch of 4."""
+    if len(features) > MOST_PATCHES:
+        raise ValueError(
+            f"TokenCut compares each of {len(features)} patches with every other; at most {MOST_PATCHES} can be: "
+            "use smaller images, or lost, which keeps no pairs"
+        )
     if features.device.type == "mps":  # which has no float64
         features = features.cpu()
     unit = F.normalize(features, dim=1)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfpatch.ops.images import normalise
 from selfpatch.types import Encoder
+
+
+@contextlib.contextmanager
+def evaluating(encoder: Encoder) -> Iterator[None]:
+    """Keeps a network in evaluation mode: no drop path, batch norms by their running statistics."""
+    training = isinstance(encoder, nn.Module) and encoder.training
+    if isinstance(encoder, nn.Module):
+        encoder.eval()
+    try:
+        yield
+    finally:
+        if isinstance(encoder, nn.Module):
+            encoder.train(training)
 
 
 @torch.no_grad()

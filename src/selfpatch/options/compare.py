@@ -20,6 +20,6 @@ class Compare:
     """Compare what was measured on other data, with other settings, or by other evaluations."""
 
     def run(self) -> Comparison:
-        from selfpatch.commands import compare
+        from selfpatch.measuring import compare
 
         return compare(self.compare, allow_different=self.allow_different)

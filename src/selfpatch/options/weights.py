@@ -62,7 +62,7 @@ class EvaluationOptions(NetworkOptions):
         weights = self.named_weights()
         from rich.progress import Progress
 
-        from selfpatch.commands import evaluate
+        from selfpatch.measuring import evaluate
 
         with Progress(transient=True) as bar:
             task = bar.add_task(self.evaluation, total=None)
