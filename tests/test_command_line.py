@@ -305,9 +305,9 @@ OPTIONS = {
         image-list hard max-pictures""",
     "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr
         warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing resize
-        crop bf16 seed per-class test-batch workers""",
+        crop precision seed per-class test-batch workers""",
     "evaluate linear": f"""{NETWORK} data out preset labels blocks mean-patch crops lrs epochs batch-size
-        held-out resize crop bf16 seed per-class encode-batch workers""",
+        held-out resize crop precision seed per-class encode-batch workers""",
     "evaluate segment": f"""{NETWORK} data out method preset kind train-split test-split limit seed pictures
         workers steps batch-size crop short-side lr weight-decay warmup layer-decay drop-path blocks rescale
         normed channels auxiliary-channels test stride precision resolution memory-patches k temperature

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 from selfpatch.evaluation.baselines import MeanColour
@@ -82,18 +85,33 @@ def test_pck_of_features_counted_by_hand(spair: Path, tmp_path: Path) -> None:
     """The third dog truth lies hypot(3.5, 19.5) = 19.8 pixels away: outside 0.2 * 95 = 19, inside 0.21 * 95."""
     out = tmp_path / "out"
     result = evaluate(Colour(8), spair, resolution=96, shape="keep", alphas=(0.01, 0.2, 0.21), out=out)
-    by_name = {row["category"]: row for row in result.rows}
-    assert by_name["cat"]["PCK@0.01 per image"] == by_name["cat"]["PCK@0.01 per point"] == 1
-    assert by_name["dog"]["PCK@0.2 per image"] == pytest.approx((0 + 2 / 3) / 2)
-    assert by_name["dog"]["PCK@0.2 per point"] == pytest.approx(2 / 4)
-    assert by_name["dog"]["PCK@0.21 per point"] == pytest.approx(3 / 4)
+    rows = {(row["category"], row["alpha"]): row for row in result.rows}
+    assert rows["cat", "0.01"]["per image"] == rows["cat", "0.01"]["per point"] == 1
+    assert rows["dog", "0.2"]["per image"] == pytest.approx((0 + 2 / 3) / 2)
+    assert rows["dog", "0.2"]["per point"] == pytest.approx(2 / 4)
+    assert rows["dog", "0.21"]["per point"] == pytest.approx(3 / 4)
+    floors = [row["position, per point"] for row in result.rows if row["alpha"] == "0.2"]
+    assert np.mean(floors) == pytest.approx(result.metrics["baseline:position PCK@0.2 per point"])
     assert result.metrics["PCK@0.2 per image"] == pytest.approx((1 + 1 / 3) / 2)
     assert result.metrics["PCK@0.2 per point"] == pytest.approx((1 + 1 / 2) / 2)
     assert result.per_image["000002-a-a:dog"]["PCK@0.2"] == pytest.approx(2 / 3)
-    assert (by_name["dog"]["pairs"], by_name["dog"]["points"]) == (2, 4)
+    assert (rows["dog", "0.2"]["pairs"], rows["dog", "0.2"]["points"]) == (2, 4)
     assert Result.load(out / "result.json") == result
     assert len(result.pictures) == 3
     assert all((out / picture).is_file() for picture in result.pictures)
+
+
+def test_the_table_is_readable_at_80_columns(spair: Path) -> None:
+    """Each row on one line, no number folded; the longest category is `pottedplant`."""
+    result = evaluate(Colour(8), spair, resolution=96, shape="keep")
+    wide = [{**row, "category": "pottedplant", "pairs": 1000, "points": 10000} for row in result.rows]
+    console = Console(width=80, file=io.StringIO())
+    console.print(replace(result, rows=wide).table())
+    lines = [line for line in console.file.getvalue().splitlines() if "pottedplant" in line]
+    assert len(lines) == len(result.rows) == 6
+    for line, row in zip(lines, wide, strict=True):
+        cells = [f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row.values()]
+        assert [cell.strip() for cell in line.strip("\u2502").split("\u2502")] == cells
 
 
 def test_a_distance_just_at_the_threshold_counts() -> None:

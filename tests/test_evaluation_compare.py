@@ -133,9 +133,54 @@ def test_what_was_measured_in_another_way(change: dict, message: str) -> None:
     assert len(comparison.lines[0].values) == 3
 
 
-def test_networks_of_other_patches_are_compared() -> None:
-    a, b = (result({}, name, metrics={"m": 1.0}, settings={"patch_size": p}) for name, p in [("a", 8), ("b", 16)])
-    assert compare([a, b]).differing == []
+@pytest.mark.parametrize(
+    ("evaluation", "setting", "values"),
+    [
+        *((name, "patch_size", (8, 16)) for name in ("davis", "discover", "correspond")),
+        ("linear", "lr", (0.1, 0.2)),
+        ("linear", "blocks", (4, 1)),
+        ("linear", "mean_patch", (False, True)),
+        ("segment", "remembered", (900, 1000)),
+        ("segment", "channels", (384, 768)),
+        ("detect", "strides", ([4, 8], [8, 16])),
+        ("detect", "blocks", ([1, 2], [3, 4])),
+        ("correspond", "stride", (8, 16)),
+        ("correspond", "layer", (10, 20)),
+    ],
+)
+def test_what_comes_with_the_network_is_shown_but_blocks_nothing(evaluation: str, setting: str, values: tuple) -> None:
+    a, b = (
+        replace(result({}, str(value), metrics={"m": 1.0}, settings={setting: value}), name=evaluation)
+        for value in values
+    )
+    comparison = compare([a, b])
+    assert comparison.differing == []
+    assert comparison.of_the_networks == [f"{setting} is {values[0]} in result 1 and {values[1]} in result 2"]
+    assert comparison.of_the_networks[0] in str(comparison.table().caption)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "settings", "others"),
+    [
+        ("finetune", {"lr": 0.1}, {"lr": 0.2}),
+        ("knn", {"crop": 224}, {"crop": 208}),
+        ("knn", {"unreadable": 0}, {"unreadable": 2}),
+        ("segment", {"method": "linear", "crop": 448}, {"method": "linear", "crop": 320}),
+        ("segment", {"method": "fpn", "crop": 512}, {"method": "fpn", "crop": 504}),
+        ("segment", {"method": "fpn", "stride": 8}, {"method": "fpn", "stride": 16}),
+    ],
+)
+def test_what_the_user_gave_blocks(evaluation: str, settings: dict, others: dict) -> None:
+    a, b = (replace(result({}, metrics={"m": 1.0}, settings=s), name=evaluation) for s in (settings, others))
+    with pytest.raises(ValueError, match="cannot be compared"):
+        compare([a, b])
+
+
+def test_a_crop_rounded_to_the_patch_is_no_other_crop() -> None:
+    """512 pixels are 36 patches of 14 and 32 of 16."""
+    a, b = (result({}, metrics={"m": 1.0}, settings={"method": "linear", "crop": crop}) for crop in (504, 512))
+    comparison = compare([replace(a, name="segment"), replace(b, name="segment")])
+    assert comparison.of_the_networks == ["crop is 504 in result 1 and 512 in result 2"]
 
 
 def test_metrics_that_one_lacks() -> None:

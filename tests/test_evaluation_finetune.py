@@ -210,8 +210,8 @@ def test_what_colour_tells_apart_is_learned(folder: Path) -> None:
 
 
 def test_bfloat16(folder: Path) -> None:
-    result = finetune.evaluate(tiny_encoder("vit"), folder, bf16=True, **SMALL)
-    assert result.settings["bf16"] is True
+    result = finetune.evaluate(tiny_encoder("vit"), folder, precision="bf16", **SMALL)
+    assert result.settings["precision"] == "bf16"
 
 
 def test_published_settings() -> None:
@@ -230,10 +230,35 @@ def test_bad_settings_are_said(folder: Path) -> None:
         ({"lr": 0.0}, "lr is 0.0; use more than 0"),
         ({"warmup_epochs": 2}, "warmup_epochs is 2 of 2 epochs; use 0 or more, but fewer"),
         ({"drop_path": 1.5}, "drop_path is 1.5; use 0 to 1"),
+        ({"batch_size": 0}, "batch_size is 0; use more than 0"),
+        ({"test_batch": 0}, "test_batch is 0; use 1 or more"),
+        ({"workers": -1}, "workers is -1; use 0 or more"),
+        ({"mixup": -0.1}, "mixup is -0.1; use 0 or more"),
+        ({"cutmix": -1.0}, "cutmix is -1.0; use 0 or more"),
+        ({"weight_decay": -0.05}, "weight_decay is -0.05; use 0 or more"),
+        ({"crop": 20, "resize": 20}, "crop is 20, no multiple of the patch size 8; use e.g. 16"),
+        ({"precision": "fp8"}, "precision is 'fp8'; use one of: float32, bf16"),
         ({"labels": "some"}, "labels is 'some', neither a share"),
     ]:
         with pytest.raises(ValueError, match=why):
-            finetune.evaluate(tiny_encoder("vit"), folder, **{**SMALL, **settings})
+            finetune.evaluate(tiny_encoder("vit"), folder, **{**SMALL, **settings}, progress=never)
+
+
+def never(what: str, done: int, total: int) -> None:
+    raise AssertionError(f"{what} began before the settings were checked")
+
+
+def test_the_batch_that_was_used_is_recorded(folder: Path) -> None:
+    settings = {**SMALL, "batch_size": 1000}
+    assert finetune.evaluate(tiny_encoder("vit"), folder, **settings).settings["batch_size"] == 24
+
+
+def test_unreadable_test_images_are_counted_and_named(tmp_path: Path) -> None:
+    root = coloured_folder(tmp_path, train=2, test=2)
+    (root / "val" / "red" / "red_1.png").write_bytes(b"no image")
+    result = finetune.evaluate(tiny_encoder("vit"), root, **SMALL)
+    assert (result.settings["unreadable"], result.settings["test_images"]) == (1, 5)
+    assert result.notes == ["1 image could not be read, left out: val/red/red_1.png"]
 
 
 def test_other_channels_go_without_rand_augment(folder: Path) -> None:

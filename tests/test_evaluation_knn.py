@@ -36,7 +36,7 @@ def test_votes_equal_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         cosine = [float(torch.cosine_similarity(query, other, dim=0)) for other in train]
         expected = [0.0] * 4
         for j in sorted(range(40), key=lambda j: -cosine[j])[:6]:
-            expected[int(labels[j])] += math.exp(cosine[j] / 0.2)
+            expected[int(labels[j])] += math.exp((cosine[j] - max(cosine)) / 0.2)
         torch.testing.assert_close(votes[i], torch.tensor(expected), rtol=1e-4, atol=1e-4)
 
 
@@ -67,6 +67,36 @@ def test_bad_k(k: int) -> None:
         knn.knn_predict(features, labels, features, k=k, num_classes=1)
     with pytest.raises(ValueError, match=f"k is {max(k, 0)}"):
         knn.leave_one_out(features, labels, k)
+
+
+def test_a_low_temperature_is_the_nearest_neighbour() -> None:
+    train, labels = torch.eye(3), torch.tensor([0, 1, 1])
+    votes = knn.knn_predict(train, labels, torch.tensor([[3.0, 2.0, 1.0]]), k=3, temperature=1e-4, num_classes=2)
+    assert votes.tolist() == [[1.0, 0.0]]
+    assert knn.leave_one_out(torch.randn(6, 4), torch.zeros(6, dtype=torch.long), k=5, temperature=1e-4) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.07, math.nan])
+def test_bad_temperature(coloured_folder: Path, temperature: float) -> None:
+    features, labels = torch.randn(4, 5), torch.zeros(4, dtype=torch.long)
+    for run in (
+        lambda: knn.knn_predict(features, labels, features, k=1, temperature=temperature, num_classes=1),
+        lambda: knn.leave_one_out(features, labels, 1, temperature=temperature),
+        lambda: knn.evaluate(MeanColour(8), coloured_folder, temperature=temperature),
+    ):
+        with pytest.raises(ValueError, match=f"temperature is {temperature}; use a number above 0"):
+            run()
+
+
+def test_unreadable_images_are_counted_and_named(coloured_folder: Path) -> None:
+    (coloured_folder / "train" / "b" / "1.png").write_bytes(b"no image")
+    (coloured_folder / "val" / "c" / "2.png").write_bytes(b"no image")
+    result = knn.evaluate(MeanColour(8), coloured_folder, ks=(1,), resize=16, crop=16)
+    assert [result.settings[name] for name in ("unreadable", "train_images", "test_images")] == [2, 11, 7]
+    assert result.notes == ["2 images could not be read, left out: train/b/1.png, val/c/2.png"]
+    assert "train/b/1.png" in str(result.table().caption)
+    with pytest.raises(ValueError, match="only 11 training images can be read"):
+        knn.evaluate(MeanColour(8), coloured_folder, ks=(12,), resize=16, crop=16)
 
 
 @pytest.fixture
@@ -103,6 +133,8 @@ def test_evaluate_a_folder(coloured_folder: Path, tmp_path: Path) -> None:
 
 def test_evaluate_errors(coloured_folder: Path) -> None:
     small = {"resize": 16, "crop": 16}
+    with pytest.raises(ValueError, match="batch_size is 0; use 1 or more"):
+        knn.evaluate(MeanColour(8), coloured_folder, batch_size=0, **small)
     with pytest.raises(ValueError, match="12 training images"):
         knn.evaluate(MeanColour(8), coloured_folder, ks=(13,), **small)
     (coloured_folder / "val" / "a").rename(coloured_folder / "val" / "zebra")

@@ -130,7 +130,7 @@ def test_what_is_held_out_is_not_trained_on(folder: Path) -> None:
 
 def test_cached_features_are_standardised_by_the_training_images(folder: Path) -> None:
     train, test = open_splits(folder)
-    plain = CentreCrops(FrozenFeatures(tiny_encoder("vit"), blocks=1, mean_patch=False, bf16=False), 16, 16, 8, None)
+    plain = CentreCrops(FrozenFeatures(tiny_encoder("vit"), blocks=1, mean_patch=False), 16, 16, 8, None)
     source = CachedFeatures(train, plain)
     both = torch.stack([f for f, _ in source.batches(np.arange(24), batch_size=1, seed=0).steps(0, 24 * 40)])
     torch.testing.assert_close(both.mean((0, 1)), torch.zeros(16), atol=0.1, rtol=0)
@@ -145,7 +145,7 @@ def test_random_crops_are_flipped_half_of_the_time(tmp_path: Path) -> None:
     root = coloured_folder(tmp_path, train=1, test=1)
     for path in (root / "train").rglob("*.png"):
         Image.fromarray(np.tile(np.arange(0, 240, 10, np.uint8)[None, :, None], (20, 1, 3))).save(path)
-    plain = CentreCrops(FrozenFeatures(MeanColour(8), blocks=1, mean_patch=False, bf16=False), 16, 16, 8, None)
+    plain = CentreCrops(FrozenFeatures(MeanColour(8), blocks=1, mean_patch=False), 16, 16, 8, None)
     source = FreshCrops(open_splits(root)[0], plain, workers=0)
     views = torch.cat([images for images, _ in source.batches(np.arange(3), batch_size=3, seed=0).steps(0, 20)]).float()
     flipped = (views[..., 0] > views[..., -1]).all((1, 2)).float().mean()
@@ -178,7 +178,7 @@ def test_every_network_works_and_stays_frozen(folder: Path, kind: str) -> None:
 def test_features_are_image_tokens_of_the_last_blocks_and_the_mean_patch(kind: str) -> None:
     encoder = tiny_encoder(kind)
     images = torch.rand(2, 3, 16, 16)
-    features = FrozenFeatures(encoder, blocks=2, mean_patch=True, bf16=False)
+    features = FrozenFeatures(encoder, blocks=2, mean_patch=True)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (encoder.mean, encoder.std))
     batch = (images - mean) / std
     tokens = encoder.backbone(batch)
@@ -189,16 +189,16 @@ def test_features_are_image_tokens_of_the_last_blocks_and_the_mean_patch(kind: s
 
 
 def test_which_features_are_taken_goes_by_the_width() -> None:
-    narrow = FrozenFeatures(tiny_encoder("vit"), blocks=None, mean_patch=None, bf16=False)
+    narrow = FrozenFeatures(tiny_encoder("vit"), blocks=None, mean_patch=None)
     assert (narrow.blocks, narrow.mean_patch) == (3, False)
     encoder = tiny_encoder("vit")
     encoder.backbone.dim = 768
-    wide = FrozenFeatures(encoder, blocks=None, mean_patch=None, bf16=False)
+    wide = FrozenFeatures(encoder, blocks=None, mean_patch=None)
     assert (wide.blocks, wide.mean_patch) == (1, True)
     with pytest.raises(ValueError, match="image tokens of 4 blocks are asked for; this network has 3 blocks"):
-        FrozenFeatures(encoder, blocks=4, mean_patch=None, bf16=False)
+        FrozenFeatures(encoder, blocks=4, mean_patch=None)
     with pytest.raises(ValueError, match="this network has one image feature"):
-        FrozenFeatures(tiny_encoder("swin"), blocks=2, mean_patch=None, bf16=False)
+        FrozenFeatures(tiny_encoder("swin"), blocks=2, mean_patch=None)
 
 
 class Stop(Exception):
@@ -295,9 +295,59 @@ def test_bad_settings_are_said(folder: Path) -> None:
         ({"lrs": (0.0,)}, r"lrs are \[0.0\]; use one or more learning rates above 0"),
         ({"lrs": (0.1, 1.0), "held_out": 1.5}, "held_out is 1.5; use a share between 0 and 1"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"batch_size": 0}, "batch_size 0; use 1 or more"),
+        ({"encode_batch": 0}, "encode_batch is 0; use 1 or more"),
+        ({"workers": -1}, "workers is -1; use 0 or more"),
+        ({"crop": 20, "resize": 20}, "crop is 20, no multiple of the patch size 8; use e.g. 16"),
+        ({"crop": 24}, "resize is 16, less than the crop of 24 pixels"),
+        ({"precision": "fp8"}, "precision is 'fp8'; use one of: float32, bf16"),
     ]:
         with pytest.raises(ValueError, match=why):
-            linear.evaluate(MeanColour(8), folder, **{**SMALL, **settings})
+            linear.evaluate(MeanColour(8), folder, **{**SMALL, **settings}, progress=never)
+
+
+def never(what: str, done: int, total: int) -> None:
+    raise AssertionError(f"{what} began before the settings were checked")
+
+
+def test_the_batch_that_was_used_is_recorded(folder: Path) -> None:
+    settings = {**SMALL, "batch_size": 1000, "lrs": (0.1,)}
+    assert linear.evaluate(MeanColour(8), folder, **settings).settings["batch_size"] == 24
+    assert linear.evaluate(MeanColour(8), folder, labels="25%", **settings).settings["batch_size"] == 6
+
+
+def test_bfloat16(folder: Path) -> None:
+    results = [linear.evaluate(tiny_encoder("vit"), folder, precision=p, **SMALL) for p in ("float32", "bf16")]
+    assert [result.settings["precision"] for result in results] == ["float32", "bf16"]
+    images = torch.rand(2, 3, 16, 16)
+    one, other = (
+        FrozenFeatures(tiny_encoder("vit"), blocks=1, mean_patch=False, precision=p)(images)
+        for p in ("float32", "bf16")
+    )
+    assert not torch.equal(one, other)
+
+
+def test_unreadable_test_images_are_counted_and_named(tmp_path: Path) -> None:
+    root = coloured_folder(tmp_path, train=2, test=2)
+    (root / "val" / "red" / "red_1.png").write_bytes(b"no image")
+    result = linear.evaluate(MeanColour(8), root, **SMALL)
+    assert (result.settings["unreadable"], result.settings["test_images"]) == (1, 5)
+    assert result.notes == ["1 image could not be read, left out: val/red/red_1.png"]
+
+
+class Brighter(MeanColour):
+    factor = 1.0
+
+    def patches(self, images: Tensor) -> Tensor:
+        return super().patches(images) * self.factor
+
+
+def test_a_head_is_not_used_with_another_function(folder: Path, tmp_path: Path) -> None:
+    linear.evaluate(Brighter(8), folder, out=tmp_path, **SMALL)
+    other = Brighter(8)
+    other.factor = 2.0
+    with pytest.raises(ValueError, match=r"holds a training with other settings \(network"):
+        linear.evaluate(other, folder, out=tmp_path, **SMALL)
 
 
 @pytest.mark.parametrize("preset", ["dino", "sweep"])

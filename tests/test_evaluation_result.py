@@ -13,7 +13,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from selfpatch.evaluation.result import Provenance, Result, device_name, network_sha256
+from selfpatch.evaluation.baselines import MeanColour, RawPatch
+from selfpatch.evaluation.result import Provenance, Result, device_name, encoder_identity, network_sha256
+from tests.labelled_images import tiny_encoder
 
 RESULT = Result(
     name="davis",
@@ -68,6 +70,39 @@ def test_the_hash_of_a_network() -> None:
     ):
         change()
         before, earlier = network_sha256(network), before
+        assert before != earlier
+
+
+class Scaled(MeanColour):
+    scale = 1.0
+
+    def patches(self, images: torch.Tensor) -> torch.Tensor:
+        return super().patches(images) * self.scale
+
+
+def test_encoders_that_compute_other_features_are_told_apart() -> None:
+    plain, twice, other = Scaled(8), Scaled(8), Scaled(8)
+    twice.scale = 2.0
+    other.mean = (0.1, 0.0, 0.0)
+    hashes = [encoder_identity(e) for e in (plain, twice, other, Scaled(4), MeanColour(8), RawPatch(8))]
+    assert len(set(hashes)) == len(hashes)
+    before = torch.get_rng_state()
+    assert encoder_identity(Scaled(8)) == hashes[0]
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_network_is_told_apart_by_its_tensors_and_how_it_is_used() -> None:
+    network = tiny_encoder("vit")
+    before = encoder_identity(network)
+    assert encoder_identity(tiny_encoder("vit")) == before
+    for change in (
+        lambda: next(network.parameters()).data.add_(1.0),
+        lambda: setattr(network, "mean", (0.1, 0.2, 0.3)),
+        lambda: setattr(network, "std", (0.1, 0.2, 0.3)),
+        lambda: setattr(network, "normed_patches", not network.normed_patches),
+    ):
+        change()
+        before, earlier = encoder_identity(network), before
         assert before != earlier
 
 

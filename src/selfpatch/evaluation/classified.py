@@ -10,10 +10,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfpatch.data.crops import generator
 from selfpatch.data.images import evenly_spread, load_images
@@ -21,9 +22,13 @@ from selfpatch.data.index import ImageIndex
 from selfpatch.data.reading import BadImage, Picture, read_picture
 from selfpatch.evaluation.result import Cell, Progress
 from selfpatch.ops.images import one_depth
+from selfpatch.types import Encoder
 
+Precision = Literal["float32", "bf16"]
 _SUBSET_STREAM, _HELD_OUT_STREAM = 2**32 + 2, 2**32 + 3
 _SCORED_AT_ONCE = 4096
+_NAMED = 5
+"""Unreadable images that a note names."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +218,46 @@ def centre_crops(
             progress(what, int(numbers[-1]) + 1, len(images))
 
 
+def unreadable(images: LabelledImages, read: list[str]) -> list[str]:
+    """Paths, below the folder of the data, of the images that are not among those `read`."""
+    kept = set(read)
+    every = (images.name(i) for i in range(len(images)))
+    return [f"{Path(images.index.root).name}/{name}" for name in every if name not in kept]
+
+
+def unreadable_note(names: list[str]) -> list[str]:
+    """As `Result.notes` has it: a sentence where there are any."""
+    shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    count = "1 image" if len(names) == 1 else f"{len(names)} images"
+    return [f"{count} could not be read, left out: {shown}"] if names else []
+
+
+def check_settings(encoder: Encoder, *, resize: int, crop: int, precision: str, **least: tuple[int, int]) -> None:
+    """What would fail in the midst of an evaluation is said before it begins.
+
+    Args:
+        resize: shorter side that images are resized to.
+        crop: side of the crops.
+        precision: one of `Precision`.
+        least: settings by name: (the value, the smallest one that is allowed).
+
+    Raises:
+        ValueError: the patch does not divide the crop, the crop is larger than the image, or a setting is none that is
+            allowed.
+    """
+    patch = encoder.patch_size
+    if crop < 1 or crop % patch:
+        nearest = max(patch, round(crop / patch) * patch)
+        raise ValueError(f"crop is {crop}, no multiple of the patch size {patch}; use e.g. {nearest}")
+    if resize < crop:
+        raise ValueError(f"resize is {resize}, less than the crop of {crop} pixels; use {crop} or more")
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r}; use one of: {', '.join(get_args(Precision))}")
+    for name, (value, smallest) in least.items():
+        if value < smallest:
+            raise ValueError(f"{name} is {value}; use {smallest} or more")
+
+
 def collate(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     """Images of one size [C, S, S] and their labels, as a batch."""
     images, labels = zip(*samples, strict=True)
@@ -256,13 +301,3 @@ def rows_per_class(classes: tuple[str, ...], labels: Tensor, hits: Tensor) -> li
         of_class = hits[labels == number]
         rows.append({"class": classes[number], "images": len(of_class), **accuracies(of_class)})
     return rows
-
-
-def network_fingerprint(encoder: object) -> str:
-    """A hash of all parameters and buffers, so that a training does not go on upon another network."""
-    digest = hashlib.sha256(type(encoder).__name__.encode())
-    if isinstance(encoder, nn.Module):
-        for name, tensor in encoder.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:32]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.markup import escape
@@ -18,8 +18,20 @@ from rich.table import Table
 
 from selfpatch.evaluation.result import Result
 
-OF_THE_NETWORK = frozenset({"patch_size"})
-"""Settings that say what was measured, not how: they may differ."""
+OF_THE_NETWORK: Mapping[str, frozenset[str]] = {
+    "davis": frozenset({"patch_size"}),
+    "discover": frozenset({"patch_size"}),
+    "linear": frozenset({"lr", "blocks", "mean_patch"}),
+    "segment": frozenset({"patch_size", "remembered", "blocks", "channels"}),
+    "detect": frozenset({"blocks", "strides"}),
+    "correspond": frozenset({"patch_size", "layer", "stride"}),
+}
+"""By evaluation: settings that may differ, as they say what was measured, not how: a property of the network, or what
+the evaluation chose for it: of `linear` the best learning rate and the features by the network's width, of `segment`
+the number of remembered patches, the blocks and the decoder's width, of `detect` and `correspond` the layers and how
+many pixels apart their features are. All others decide the comparison, an `lr` that is given (finetune) among them."""
+LARGEST_PATCH = 32
+"""`segment` rounds the crop of a linear layer down to a multiple of the patch: less than this is no difference."""
 CONFIDENCE = 0.95
 DRAWS = 10_000
 ABSENT = object()
@@ -64,16 +76,18 @@ class Comparison:
         lines: first the metrics that are quoted, then the means over images.
         differing: what the results do not have in common, though it decides the numbers: empty, unless that was
             allowed.
+        of_the_networks: what else they do not have in common, as their networks are others: see `OF_THE_NETWORK`.
     """
 
     columns: Sequence[str]
     lines: Sequence[Line]
     differing: Sequence[str] = ()
+    of_the_networks: Sequence[str] = ()
 
     def table(self) -> Table:
         """For the terminal: a row a metric, a column a result; below each number its interval."""
         caption = [f"[low, high]: {CONFIDENCE:.0%} bootstrap intervals over the images that all results have"]
-        table = Table(title="comparison", caption=escape("\n".join([*caption, *self.differing])))
+        table = Table(title="comparison", caption=escape("\n".join([*caption, *self.differing, *self.of_the_networks])))
         table.add_column("metric")
         for column in self.columns:
             table.add_column(escape(column), justify="right", overflow="fold")
@@ -118,12 +132,13 @@ def compare(
     if draws < 1:
         raise ValueError(f"draws is {draws}; use 1 or more, e.g. {DRAWS}")
     loaded = [result if isinstance(result, Result) else Result.load(result) for result in results]
-    differing = _differing(loaded)
+    differing, of_the_networks = _differing(loaded)
     if differing and not allow_different:
         raise ValueError(f"the results cannot be compared: {differing[0]}; allow it with --allow-different")
     names = list(dict.fromkeys(name for result in loaded for name in result.metrics))
     quoted = [_quoted(name, [result.metrics.get(name) for result in loaded]) for name in names]
-    return Comparison(_columns(results, loaded), _merged(quoted, _means(loaded, draws, seed)), differing)
+    lines = _merged(quoted, _means(loaded, draws, seed))
+    return Comparison(_columns(results, loaded), lines, differing, of_the_networks)
 
 
 def paired_bootstrap(values: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -145,20 +160,29 @@ def paired_bootstrap(values: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -
     return np.quantile(means, tails, axis=0).T, np.quantile(means - means[:, :1], tails, axis=0).T
 
 
-def _differing(results: Sequence[Result]) -> list[str]:
-    """A sentence for each thing that decides the numbers and is not the same throughout."""
+def _differing(results: Sequence[Result]) -> tuple[list[str], list[str]]:
+    """A sentence for each thing that decides the numbers and is not the same throughout, and for each that comes with
+    the network."""
     first, *others = results
-    sentences = []
+    sentences, of_the_networks = list[str](), list[str]()
     for number, other in enumerate(others, start=2):
         if other.name != first.name:
             sentences.append(f"the evaluation is {first.name} in result 1 and {other.name} in result {number}")
             continue
         mine, its = _plain(first.settings), _plain(other.settings)
         for name in dict.fromkeys([*mine, *its]):
-            if name not in OF_THE_NETWORK and mine.get(name, ABSENT) != its.get(name, ABSENT):
+            if mine.get(name, ABSENT) != its.get(name, ABSENT):
                 a, b = (str(values[name]) if name in values else "not given" for values in (mine, its))
-                sentences.append(f"{name} is {a} in result 1 and {b} in result {number}")
-    return sentences
+                kind = of_the_networks if _is_of_the_network(first.name, name, mine, its) else sentences
+                kind.append(f"{name} is {a} in result 1 and {b} in result {number}")
+    return sentences, of_the_networks
+
+
+def _is_of_the_network(evaluation: str, name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether a setting that differs may do so."""
+    if (evaluation, name, a.get("method")) == ("segment", "crop", "linear"):
+        return abs(a.get(name, 0) - b.get(name, 0)) < LARGEST_PATCH
+    return name in OF_THE_NETWORK.get(evaluation, ())
 
 
 def _plain(settings: Mapping[str, object]) -> dict[str, object]:

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfpatch.evaluation.classified import LabelledImages, accuracies, centre_crops, open_splits, top_hits
+from selfpatch.evaluation.classified import (
+    LabelledImages,
+    accuracies,
+    centre_crops,
+    open_splits,
+    top_hits,
+    unreadable,
+    unreadable_note,
+)
 from selfpatch.evaluation.result import Cell, Progress, Provenance, Result
 from selfpatch.ops.features import image_features
 from selfpatch.types import Encoder
@@ -25,7 +33,10 @@ def knn_predict(
 
         for each test feature i:
             for each of the k training features j with the largest cosine(i, j):
-                votes[i, label[j]] += exp(cosine(i, j) / temperature)
+                votes[i, label[j]] += exp((cosine(i, j) - the largest cosine) / temperature)
+
+    Wu et al. leave the largest cosine in: that multiplies all votes of i by one number, which low temperatures make
+    infinite.
 
     Args:
         train: [n, D] features of any norm.
@@ -39,7 +50,7 @@ def knn_predict(
         [m, num_classes] votes; the largest is the prediction.
 
     Raises:
-        ValueError: k is not between 1 and n.
+        ValueError: k is not between 1 and n, or the temperature is not above 0.
     """
     return _votes(*_nearest(train, train_labels, test, k), k, temperature, num_classes)
 
@@ -53,7 +64,11 @@ def leave_one_out(features: Tensor, labels: Tensor, k: int, *, temperature: floa
         labels: [n] int64.
         k: neighbours that vote, at most n - 1.
         temperature: of a vote's weight.
+
+    Raises:
+        ValueError: k is not between 1 and n - 1, or the temperature is not above 0.
     """
+    _check_temperature(temperature)
     if not 1 <= k < len(features):
         raise ValueError(f"k is {k} for {len(features)} features; leaving one out, use 1 to {len(features) - 1}")
     # The feature itself is struck out by number: a twin of it may stand just as near.
@@ -83,8 +98,15 @@ def _chunk(train: Tensor) -> int:
 
 
 def _votes(cosine: Tensor, labels: Tensor, k: int, temperature: float, num_classes: int) -> Tensor:
+    """Of cosines in descending order, as `_nearest` gives them."""
+    _check_temperature(temperature)
     votes = cosine.new_zeros(len(cosine), num_classes)
-    return votes.scatter_add_(1, labels[:, :k], (cosine[:, :k] / temperature).exp())
+    return votes.scatter_add_(1, labels[:, :k], ((cosine[:, :k] - cosine[:, :1]) / temperature).exp())
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; use a number above 0, e.g. 0.07")
 
 
 def evaluate(
@@ -115,17 +137,23 @@ def evaluate(
         progress: called with `train` or `test` and the images done, of that split.
 
     Raises:
-        ValueError: a split or its classes are missing, the test set has a class that the training set has not, or
-            there are too few training images for every k.
+        ValueError: a split or its classes are missing, the test set has a class that the training set has not, there
+            are too few training images for every k, or a setting is out of range.
     """
+    _check_temperature(temperature)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; use 1 or more")
     train, test = open_splits(Path(data).expanduser())
     usable = [k for k in ks if 1 <= k <= len(train)]
     if not usable:
         raise ValueError(f"ks are {list(ks)} for {len(train)} training images; use at least one of 1 to that many")
     device = encoder.device
-    known, known_labels, _ = _features(encoder, train, "train", resize, crop, batch_size, progress)
+    known, known_labels, known_names = _features(encoder, train, "train", resize, crop, batch_size, progress)
     asked, labels, names = _features(encoder, test, "test", resize, crop, batch_size, progress)
     usable = [k for k in usable if k <= len(known)]  # unreadable images are left out
+    if not usable:
+        raise ValueError(f"ks are {list(ks)}, but only {len(known)} training images can be read; use at most that many")
+    lost = [*unreadable(train, known_names), *unreadable(test, names)]
     cosine, neighbours = _nearest(known.to(device), known_labels.to(device), asked.to(device), max(usable))
     rows: list[dict[str, Cell]] = []
     per_image: dict[str, dict[str, float]] = {name: {} for name in names}
@@ -137,7 +165,8 @@ def evaluate(
     metrics = {f"{name} k={row['k']}": float(row[name]) for row in rows for name in ("top-1", "top-5")}
     settings = {"ks": usable, "temperature": temperature, "resize": resize, "crop": crop, "data": str(data)}
     settings |= {"train_images": len(known), "test_images": len(asked), "classes": len(train.classes)}
-    result = Result("knn", metrics, rows, settings, weights, per_image=per_image)
+    settings |= {"unreadable": len(lost)}
+    result = Result("knn", metrics, rows, settings, weights, per_image=per_image, notes=unreadable_note(lost))
     if out is not None:
         result.save(Path(out) / "result.json")
     return result

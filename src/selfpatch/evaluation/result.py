@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
 from selfpatch.files import write_atomically
+from selfpatch.types import Encoder
 
 Cell = str | int | float
 Progress = Callable[[str, int, int], None]
@@ -39,6 +41,27 @@ def network_sha256(network: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         values = tensor.detach().cpu().contiguous()
         digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes() if values.numel() else b"")
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def encoder_identity(encoder: Encoder) -> str:
+    """A hash of what an encoder computes, so that nothing trained on one function is used with another.
+
+    Of a network: its tensors (`network_sha256`), and what else decides its features: the mean and deviation that images
+    are normalised by, and whether patches are normed. Of anything else: its type, and its features of a fixed image of
+    noise, 4 x 4 patches; how they are rounded depends on the device.
+    """
+    digest = hashlib.sha256(f"{type(encoder).__name__} {list(encoder.mean)} {list(encoder.std)}\n".encode())
+    if isinstance(encoder, nn.Module):
+        digest.update(f"{getattr(encoder, 'normed_patches', None)} {network_sha256(encoder)}".encode())
+        return digest.hexdigest()
+    shape = (1, len(encoder.mean), 4 * encoder.patch_size, 4 * encoder.patch_size)
+    probe = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(encoder.device)
+    digest.update(f"{encoder.patch_size}\n".encode())
+    for features in (encoder.patches(probe), encoder.image(probe)):
+        digest.update(f"{list(features.shape)}\n".encode())
+        digest.update(features.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -76,6 +99,7 @@ class Result:
         pictures: paths of the pictures that were written, relative to the result's folder.
         per_image: by the name of an image or a sequence, its own values of metrics; what `compare` draws intervals
             from.
+        notes: sentences that a reader of the numbers should know, e.g. which images could not be read.
         device: the name of what computed it, as `device_name` gives it.
         costs: what it took by its unit, `seconds` or `frames/s`. They are no part of the outcome: two results are equal
             whatever they took, and wherever.
@@ -89,6 +113,7 @@ class Result:
     versions: Mapping[str, str] = field(default_factory=current_versions)
     pictures: Sequence[str] = ()
     per_image: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    notes: Sequence[str] = field(default_factory=list)
     device: str | None = field(default=None, compare=False)
     costs: Mapping[str, float] = field(default_factory=dict, compare=False)
 
@@ -114,13 +139,13 @@ class Result:
             raise ValueError(f"{path} holds no result; give a result.json that an evaluation wrote") from None
 
     def table(self) -> Table:
-        """For the terminal: the rows, then the metrics and the costs as a caption; where there are no rows the metrics
-        are the rows."""
+        """For the terminal: the rows, then the metrics, the costs and the notes as a caption; where there are no
+        rows the metrics are the rows."""
         metrics = "   ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
         costs = "   ".join(f"{value:.4g} {unit}" for unit, value in self.costs.items())
         rows = self.rows or [{"metric": name, "value": value} for name, value in self.metrics.items()]
-        caption = "\n".join(line for line in (metrics if self.rows else "", costs) if line)
-        table = Table(title=self.name, caption=caption or None)
+        caption = "\n".join(line for line in (metrics if self.rows else "", costs, *self.notes) if line)
+        table = Table(title=self.name, caption=escape(caption) or None)
         for column in rows[0] if rows else ():
             table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
         for row in rows:

@@ -55,8 +55,8 @@ class Finetune(EvaluationOptions):
     """Short side that test images are resized to, in pixels."""
     crop: int = 224
     """Side of all crops, in pixels."""
-    bf16: bool = False
-    """Run the network in bfloat16."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """That the network runs in; bf16: under autocast."""
     seed: int = 0
     per_class: bool = False
     """A row for each class."""

@@ -26,6 +26,7 @@ from selfpatch.evaluation.correspond.scoring import (
     correct,
     means_over_categories,
     pair_shares,
+    table_rows,
 )
 from selfpatch.evaluation.result import Progress, Provenance, Result
 from selfpatch.types import Encoder
@@ -116,6 +117,9 @@ def evaluate(
         weights: what the encoder was made of, for the record.
         progress: called with the category and the pairs done, of all pairs.
 
+    Returns:
+        A row for each category and alpha; `position, per point` is the floor's.
+
     Raises:
         ValueError: an unknown preset or word, a layer or stride that the encoder has not, or data that are not as they
             should be.
@@ -139,15 +143,17 @@ def evaluate(
         if progress is not None:
             progress(pair.category, number + 1, len(pairs))
     rows = category_rows(scored, alphas)
-    floors = means_over_categories(category_rows(floor, alphas))
-    metrics = means_over_categories(rows) | {f"{FLOOR} {name}": value for name, value in floors.items()}
+    floors = category_rows(floor, alphas)
+    metrics = means_over_categories(rows)
+    metrics |= {f"{FLOOR} {name}": value for name, value in means_over_categories(floors).items()}
+    table = table_rows(rows, floors, alphas)
     per_image = {one.pair.name: pair_shares(one, alphas) for one in scored}
     settings = {
         "preset": preset, **_resolved(matching, encode), "alphas": list(alphas), "threshold": threshold,
         "split": split, "layout": layout, "patch_size": encoder.patch_size, "data": str(data), "pairs": len(pairs),
         "categories": [row["category"] for row in rows],
     }  # fmt: skip
-    result = Result("correspond", metrics, rows, settings, weights, pictures=pictures, per_image=per_image)
+    result = Result("correspond", metrics, table, settings, weights, pictures=pictures, per_image=per_image)
     if out is not None:
         result.save(Path(out) / "result.json")
     return result

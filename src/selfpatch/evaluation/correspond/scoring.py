@@ -71,6 +71,25 @@ def category_rows(scored: Sequence[Scored], alphas: Sequence[float]) -> list[dic
     return rows
 
 
+def table_rows(
+    rows: Sequence[dict[str, Cell]], floors: Sequence[dict[str, Cell]], alphas: Sequence[float]
+) -> list[dict[str, Cell]]:
+    """`category_rows` of the features and of the floor, as a table that is not wide: a row a category and alpha."""
+    return [
+        {
+            "category": row["category"],
+            "pairs": row["pairs"],
+            "points": row["points"],
+            "alpha": f"{alpha:g}",
+            "per image": row[f"PCK@{alpha:g} per image"],
+            "per point": row[f"PCK@{alpha:g} per point"],
+            "position, per point": floor[f"PCK@{alpha:g} per point"],
+        }
+        for row, floor in zip(rows, floors, strict=True)
+        for alpha in alphas
+    ]
+
+
 def means_over_categories(rows: Sequence[dict[str, Cell]]) -> dict[str, float]:
     """Every category weighs the same, however many pairs it has."""
     names = [name for name in rows[0] if name.startswith("PCK")]

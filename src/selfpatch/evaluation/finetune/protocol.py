@@ -8,7 +8,7 @@ top-1 and top-5 of centre crops of the test set
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,20 +21,23 @@ from selfpatch.data.crops import ViewRecipe
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.classified import (
     LabelledImages,
+    Precision,
     accuracies,
     centre_crops,
+    check_settings,
     hits_per_image,
-    network_fingerprint,
     open_splits,
     rows_per_class,
     top_hits,
+    unreadable,
+    unreadable_note,
     with_labels,
 )
 from selfpatch.evaluation.finetune.augmentation import AugmentedImages, Mixing
 from selfpatch.evaluation.finetune.network import Classifier
 from selfpatch.evaluation.finetune.presets import Preset, Token, resolved
 from selfpatch.evaluation.fitting import Fit, cosine, fit
-from selfpatch.evaluation.result import Progress, Provenance, Result
+from selfpatch.evaluation.result import Progress, Provenance, Result, encoder_identity
 from selfpatch.nn.branch import BranchEncoder
 from selfpatch.ops.images import normalise
 from selfpatch.types import Encoder
@@ -63,7 +66,7 @@ def evaluate(
     erasing: float | None = None,
     resize: int = 256,
     crop: int = 224,
-    bf16: bool = False,
+    precision: Precision = "float32",
     seed: int = 0,
     per_class: bool = False,
     test_batch: int = 128,
@@ -81,7 +84,7 @@ def evaluate(
         labels: a share of the training images such as `1%`, or a text file of their names; None: all.
         token, ..., erasing: see `presets.Preset`.
         resize, crop: shorter side of test images (bicubic), and side of all crops, in pixels.
-        bf16: whether the network runs in bfloat16; parameters and loss stay float32.
+        precision: that the network runs in; bf16: under autocast, parameters and loss stay float32.
         seed: of head, order, augmentation, drop path, and of which labels are used.
         per_class: give a row for each class.
         test_batch: centre crops that are classified at once; speed only.
@@ -113,10 +116,13 @@ def evaluate(
         erasing=erasing,
     )
     network = _trainable(encoder, chosen)
+    least = {"test_batch": (test_batch, 1), "workers": (workers, 0)}
+    check_settings(encoder, resize=resize, crop=crop, precision=precision, **least)
     train, test = open_splits(Path(data).expanduser())
     train = with_labels(train, labels, seed)
+    chosen = replace(chosen, batch_size=min(chosen.batch_size, len(train)))
     settings: dict[str, Any] = {"preset": preset, **asdict(chosen), "labels": labels}
-    settings |= {"resize": resize, "crop": crop, "bf16": bf16, "seed": seed}
+    settings |= {"resize": resize, "crop": crop, "precision": precision, "seed": seed}
     classifier = Classifier(
         network,
         len(train.classes),
@@ -125,16 +131,19 @@ def evaluate(
         head_std=chosen.head_std,
         seed=seed,
     ).to(network.device)
-    tuning = _Tuning(classifier, network, chosen, resize, crop, bf16, seed, test_batch, workers, progress)
-    decisive = {**settings, "train": train.fingerprint, "network": network_fingerprint(network)}
+    tuning = _Tuning(classifier, network, chosen, resize, crop, precision, seed, test_batch, workers, progress)
+    decisive = {**settings, "train": train.fingerprint, "network": encoder_identity(network)}
     tuning.train(train, decisive, None if out is None else Path(out))
     hits, truth, names = tuning.test(test, "test images")
     train_hits, _, _ = tuning.test(train.some(len(test)), "training images")
     settings |= {"data": str(data), "train_images": len(train), "test_images": len(names)}
-    settings |= {"classes": len(train.classes)}
+    lost = unreadable(test, names)
+    settings |= {"classes": len(train.classes), "unreadable": len(lost)}
     metrics = {**accuracies(hits), "train top-1": accuracies(train_hits)["top-1"]}
     rows = rows_per_class(train.classes, truth, hits) if per_class else []
-    result = Result("finetune", metrics, rows, settings, weights, per_image=hits_per_image(names, hits))
+    per_image = hits_per_image(names, hits)
+    notes = unreadable_note(lost)
+    result = Result("finetune", metrics, rows, settings, weights, per_image=per_image, notes=notes)
     if out is not None:
         result.save(Path(out) / "result.json")
     return result
@@ -159,7 +168,7 @@ class _Tuning:
     preset: Preset
     resize: int
     crop: int
-    bf16: bool
+    precision: Precision
     seed: int
     test_batch: int
     workers: int
@@ -169,14 +178,13 @@ class _Tuning:
         p, encoder = self.preset, self.encoder
         recipe = ViewRecipe(self.crop, scale=(0.08, 1.0), flip=0.5)
         load = AugmentedImages(images, recipe, encoder.mean, encoder.std, p.rand_augment, p.erasing)
-        batch_size = min(p.batch_size, len(images))
-        batches = Batches(len(images), load, batch_size=batch_size, seed=self.seed, workers=self.workers)
-        lr = p.lr * batch_size / 256
+        batches = Batches(len(images), load, batch_size=p.batch_size, seed=self.seed, workers=self.workers)
+        lr = p.lr * p.batch_size / 256
         steps, warmup = (round(n * batches.steps_per_epoch) for n in (p.epochs, p.warmup_epochs))
         groups = self.classifier.parameter_groups(lr, layer_decay=p.layer_decay, weight_decay=p.weight_decay)
         optimizer = torch.optim.AdamW(groups, fused=encoder.device.type in ("cpu", "cuda"))
         schedule = cosine(steps, warmup=warmup, end=min(1.0, p.min_lr / lr))
-        how = Fit(steps, schedule, seed=self.seed, autocast=torch.bfloat16 if self.bf16 else None)
+        how = Fit(steps, schedule, seed=self.seed, autocast=torch.bfloat16 if self.precision == "bf16" else None)
         loss = partial(self._loss, Mixing(len(images.classes), mixup=p.mixup, cutmix=p.cutmix))
         self.classifier.train()
         fit(self.classifier, loss, batches, optimizer, how, settings=settings, out=out, progress=self.progress)
@@ -201,7 +209,7 @@ class _Tuning:
             progress=self.progress,
         ):
             normal = normalise(batch.images.to(encoder.device), encoder.mean, encoder.std)
-            with torch.autocast(encoder.device.type, torch.bfloat16, enabled=self.bf16):
+            with torch.autocast(encoder.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 logits = self.classifier(normal)
             hits.append(top_hits(logits.float().cpu(), batch.labels))
             labels.append(batch.labels)

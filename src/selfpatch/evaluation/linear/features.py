@@ -16,7 +16,7 @@ from selfpatch.data.crops import ViewRecipe, draw_view, generator
 from selfpatch.data.rasters import Raster
 from selfpatch.data.rendering import render
 from selfpatch.evaluation.batches import Batches
-from selfpatch.evaluation.classified import LabelledImages, centre_crops, collate
+from selfpatch.evaluation.classified import LabelledImages, Precision, centre_crops, collate
 from selfpatch.evaluation.fitting import StepBatches
 from selfpatch.evaluation.result import Progress
 from selfpatch.nn.backbones import ViT
@@ -48,20 +48,22 @@ class FrozenFeatures:
     Args:
         blocks: of a ViT; None: 4 where it is narrower than 768, else 1. Every other network has one image feature.
         mean_patch: None: where a ViT is 768 wide or more.
-        bf16: whether the network runs in bfloat16.
+        precision: that the network runs in; bf16: under autocast.
 
     Raises:
         ValueError: there are not so many blocks.
     """
 
-    def __init__(self, encoder: Encoder, *, blocks: int | None, mean_patch: bool | None, bf16: bool) -> None:
+    def __init__(
+        self, encoder: Encoder, *, blocks: int | None, mean_patch: bool | None, precision: Precision = "float32"
+    ) -> None:
         vit = encoder.backbone if isinstance(encoder, BranchEncoder) and isinstance(encoder.backbone, ViT) else None
         if blocks is None:
             blocks = min(4, vit.num_layers) if vit is not None and vit.dim < WIDE else 1
         if not 1 <= blocks <= (1 if vit is None else vit.num_layers):
             have = "one image feature" if vit is None else f"{vit.num_layers} blocks"
             raise ValueError(f"the image tokens of {blocks} blocks are asked for; this network has {have}")
-        self.encoder, self.blocks, self._vit, self.bf16 = encoder, blocks, vit, bf16
+        self.encoder, self.blocks, self._vit, self.precision = encoder, blocks, vit, precision
         self.mean_patch = (vit is not None and vit.dim >= WIDE) if mean_patch is None else mean_patch
         self.dim = encoder.dim * (blocks + self.mean_patch)
 
@@ -70,7 +72,7 @@ class FrozenFeatures:
         """Images [B, C, H, W] as `normalise` takes them -> [B, F] float32 on the encoder's device."""
         device = self.encoder.device
         batch = normalise(images.to(device, non_blocking=True), self.encoder.mean, self.encoder.std)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             parts = self._parts(batch)
         return torch.cat([part.float() for part in parts], dim=1)
 

@@ -21,13 +21,16 @@ from torch import Tensor
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.classified import (
     LabelledImages,
+    Precision,
     accuracies,
+    check_settings,
     hits_per_image,
     hold_out,
-    network_fingerprint,
     open_splits,
     rows_per_class,
     top_hits,
+    unreadable,
+    unreadable_note,
     with_labels,
 )
 from selfpatch.evaluation.fitting import Fit, cosine, fit
@@ -40,7 +43,7 @@ from selfpatch.evaluation.linear.features import (
     evaluating,
 )
 from selfpatch.evaluation.linear.heads import LinearHeads
-from selfpatch.evaluation.result import Cell, Progress, Provenance, Result
+from selfpatch.evaluation.result import Cell, Progress, Provenance, Result, encoder_identity
 from selfpatch.types import Encoder
 
 
@@ -145,7 +148,7 @@ def evaluate(
     held_out: float = 0.1,
     resize: int = 256,
     crop: int = 224,
-    bf16: bool = False,
+    precision: Precision = "float32",
     seed: int = 0,
     per_class: bool = False,
     encode_batch: int = 128,
@@ -164,7 +167,7 @@ def evaluate(
         blocks, mean_patch: as `FrozenFeatures` takes them.
         held_out: share of each class that the learning rate is chosen by, where there are several.
         resize, crop: shorter side of test images (bicubic), and side of all crops, in pixels.
-        bf16: whether the network runs in bfloat16; the linear layer does not.
+        precision: that the network runs in; bf16: under autocast. The linear layer runs in float32.
         seed: of the first weights, the order, the crops, and of which labels and which images are held out.
         per_class: give a row for each class.
         encode_batch: centre crops that are encoded at once; speed only.
@@ -179,18 +182,23 @@ def evaluate(
         ValueError: data or settings do not fit, a training image cannot be read, or `out` holds another training.
     """
     chosen = _resolved(preset, crops=crops, lrs=lrs, epochs=epochs, batch_size=batch_size)
+    least = {"encode_batch": (encode_batch, 1), "workers": (workers, 0)}
+    check_settings(encoder, resize=resize, crop=crop, precision=precision, **least)
+    if len(chosen.lrs) > 1 and not 0 < held_out < 1:
+        raise ValueError(f"held_out is {held_out}; use a share between 0 and 1")
     train, test = open_splits(Path(data).expanduser())
     train = with_labels(train, labels, seed)
-    features = FrozenFeatures(encoder, blocks=blocks, mean_patch=mean_patch, bf16=bf16)
+    chosen = replace(chosen, batch_size=min(chosen.batch_size, len(train)))
+    features = FrozenFeatures(encoder, blocks=blocks, mean_patch=mean_patch, precision=precision)
     settings: dict[str, Any] = {"preset": preset, **asdict(chosen), "labels": labels, "blocks": features.blocks}
     settings |= {"mean_patch": features.mean_patch, "held_out": held_out if len(chosen.lrs) > 1 else None}
-    settings |= {"resize": resize, "crop": crop, "bf16": bf16, "seed": seed}
+    settings |= {"resize": resize, "crop": crop, "precision": precision, "seed": seed}
     plain = CentreCrops(features, resize, crop, encode_batch, progress)
     with evaluating(encoder):
         source: Source = (
             FreshCrops(train, plain, workers=workers) if chosen.crops == "random" else CachedFeatures(train, plain)
         )
-        decisive = {**settings, "train": train.fingerprint, "network": network_fingerprint(encoder)}
+        decisive = {**settings, "train": train.fingerprint, "network": encoder_identity(encoder)}
         folder = None if out is None else Path(out)
         training = _Training(source, features.dim, len(train.classes), chosen, seed, decisive, folder, progress)
         rows = _choose(training, train, held_out, encoder.device) if len(chosen.lrs) > 1 else []
@@ -201,10 +209,13 @@ def evaluate(
         hits = _hits(heads, source.prepared(tested[:, 0]), truth)[0]
         train_hits = _hits(heads, *source.plain(evenly_spread(everything, len(test))))[0]
     settings |= {"lr": lr, "data": str(data), "train_images": len(train), "test_images": len(names)}
-    settings |= {"classes": len(train.classes)}
+    lost = unreadable(test, names)
+    settings |= {"classes": len(train.classes), "unreadable": len(lost)}
     metrics = {**accuracies(hits), "train top-1": accuracies(train_hits)["top-1"]}
     table = rows_per_class(train.classes, truth, hits) if per_class else rows
-    result = Result("linear", metrics, table, settings, weights, per_image=hits_per_image(names, hits))
+    per_image = hits_per_image(names, hits)
+    notes = unreadable_note(lost)
+    result = Result("linear", metrics, table, settings, weights, per_image=per_image, notes=notes)
     if out is not None:
         result.save(Path(out) / "result.json")
     return result
