@@ -311,7 +311,7 @@ OPTIONS = {
     "evaluate segment": f"""{NETWORK} data out method preset kind train-split test-split limit seed pictures
         workers steps batch-size crop short-side lr weight-decay warmup layer-decay drop-path blocks rescale
         normed channels auxiliary-channels test stride precision resolution memory-patches k temperature
-        iterations restarts""",
+        max-memory iterations restarts""",
     "evaluate all": f"{NETWORK} suite out",
     "evaluate --compare": "compare allow-different",
     "export": "weights side num-heads position-embedding allow-partial to out size",

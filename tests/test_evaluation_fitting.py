@@ -103,6 +103,11 @@ def test_a_batch_larger_than_the_set_is_refused() -> None:
         batches(batch_size=11)
 
 
+def test_less_than_no_workers_are_refused() -> None:
+    with pytest.raises(ValueError, match="workers is -1; use 0 or more"):
+        batches(workers=-1)
+
+
 def test_factors_on_the_learning_rate() -> None:
     cos = cosine(10, warmup=2, end=0.1)
     assert [cos(0), cos(1), cos(2)] == [0.5, 1.0, 1.0]

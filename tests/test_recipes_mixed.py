@@ -18,7 +18,7 @@ OTHERS = itertools.cycle(
 )
 
 
-@pytest.mark.parametrize(("name", "other"), zip(FROM_NOTHING, OTHERS, strict=False))
+@pytest.mark.parametrize(("name", "other"), list(zip(FROM_NOTHING, OTHERS, strict=False)))
 def test_options_replace_parts_of_a_recipe(name: str, other: tuple[str, str]) -> None:
     (method, model), objective = other, "selfpatch+sere"
     config = load_recipe(name).override({"method": method, "objective": objective, "model": model})

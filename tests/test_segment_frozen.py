@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
+from selfpatch.evaluation.functions import FunctionEncoder
 from selfpatch.evaluation.result import Result
 from selfpatch.evaluation.segment import Method, evaluate
 from selfpatch.evaluation.segment.clustering import cluster_means, kmeans, nearest_centre
@@ -105,7 +108,7 @@ def test_results_and_pictures_are_written(blocks: Path, tmp_path: Path, method: 
 
 def test_votes_equal_the_loop() -> None:
     torch.manual_seed(0)
-    features, labels, queries = torch.randn(40, 6), torch.rand(40, 4), torch.randn(11, 6)
+    features, labels, queries = F.normalize(torch.randn(40, 6)), torch.rand(40, 4), torch.randn(11, 6)
     for max_cosines in (5, 12, 45, 100, 10**6):  # blocks of the memory, of the queries, neither
         memory = Memory(features, labels, k=5, temperature=0.1, max_cosines=max_cosines)
         votes = memory.votes(queries)
@@ -132,6 +135,50 @@ def test_votes_never_hold_more_cosines_than_allowed(monkeypatch: pytest.MonkeyPa
         memory.votes(torch.randn(300, 8))
         assert 0 < max(sizes) <= allowed
         assert sum(sizes) == 500 * 300
+
+
+class LargeStorages(TorchDispatchMode):
+    """Remembers the storages of so many bytes or more that operators make; each is kept, so that none is reused."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.found: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (list, tuple)) else [made]:
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().nbytes() >= self.size:
+                self.found[tensor.untyped_storage().data_ptr()] = tensor
+        return made
+
+
+def test_knn_holds_the_remembered_patches_once(blocks: Path) -> None:
+    count, encoder = 6 * 20, RawPatch(8)
+    with LargeStorages(count * encoder.dim * 4 // 2) as storages:
+        result = evaluate(encoder, blocks, method="knn", resolution=32, k=3, pictures=0)
+    assert result.settings["remembered"] == count
+    assert len(storages.found) == 1
+
+
+def test_knn_takes_no_more_memory_at_once_than_allowed(blocks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"method": "knn", "resolution": 64, "k": 3}
+    plain = evaluate(MeanColour(4), blocks, **settings)
+    sizes: list[int] = []
+    multiply = Tensor.__matmul__
+
+    def spy(a: Tensor, b: Tensor) -> Tensor:
+        product = multiply(a, b)
+        sizes.append(product.numel())
+        return product
+
+    monkeypatch.setattr(Tensor, "__matmul__", spy)
+    bounded = evaluate(MeanColour(4), blocks, **settings, max_memory=1)
+    assert 2**16 < max(sizes) <= 2**20 // 8
+    assert bounded.metrics == pytest.approx(plain.metrics)
+    assert bounded.settings == plain.settings
+    with pytest.raises(ValueError, match="max_memory is 0; use 1 or more"):
+        evaluate(MeanColour(4), blocks, **settings, max_memory=0)
 
 
 def test_a_memory_that_cannot_vote_is_refused() -> None:
@@ -168,7 +215,7 @@ def test_soft_labels_are_shares_of_the_labelled_pixels() -> None:
 def test_images_of_any_shape_become_patches(size: tuple[int, int]) -> None:
     image = Image.new("RGB", size, (255, 0, 0))
     features = whole_features(MeanColour(8), image, 32)
-    assert tuple(features.shape[:2]) == grid_of(image, 32, 8)
+    assert tuple(features.shape[:2]) == grid_of(image.height, image.width, 32, 8)
     assert max(features.shape[:2]) <= 4 * 32 / 8
     torch.testing.assert_close(features[0, 0], torch.tensor([1.0, 0.0, 0.0]))
 
@@ -198,6 +245,25 @@ def test_points_that_coincide_are_no_harm() -> None:
     assert found.inertia == 0
     with pytest.raises(ValueError, match="3 clusters cannot be made of 2 patches"):
         kmeans(torch.ones(2, 2), 3, iterations=5, restarts=1, rng=np.random.default_rng(0))
+
+
+def test_doubles_are_made_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS has none."""
+    moved: set[int] = set()
+    to_cpu, to_double = Tensor.cpu, Tensor.double
+
+    def cpu(x: Tensor) -> Tensor:
+        moved.add(id(x))  # a tensor that is there already is returned as it is
+        return to_cpu(x)
+
+    def double(x: Tensor) -> Tensor:
+        assert id(x) in moved
+        return to_double(x)
+
+    monkeypatch.setattr(Tensor, "cpu", cpu)
+    monkeypatch.setattr(Tensor, "double", double)
+    kmeans(torch.randn(20, 2), 3, iterations=5, restarts=2, rng=np.random.default_rng(0))
+    assert moved
 
 
 def test_matching_puts_as_many_pixels_right_as_any_other() -> None:
@@ -257,6 +323,41 @@ def test_changes_to_a_preset_are_checked() -> None:
         resolve("small", {"crop": 4}, 8)
     with pytest.raises(ValueError, match="steps is 0"):
         resolve("small", {"steps": 0}, 8)
+    with pytest.raises(ValueError, match="warmup is 5, and leopart trains without; leave it out"):
+        resolve("leopart", {"warmup": 5}, 8)
+    with pytest.raises(ValueError, match="warmup is -1; use 0 or more"):
+        resolve("full", {"warmup": -1}, 8)
+    with pytest.raises(ValueError, match="lr is 0; use a number above 0"):
+        resolve("full", {"lr": 0}, 8)
+    with pytest.raises(ValueError, match="test is 'half'; use one of: square, whole, slide"):
+        resolve("full", {"test": "half"}, 8)
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "value"),
+    [
+        ("knn", "resolution", 0),
+        ("knn", "limit", 0),
+        ("knn", "k", 0),
+        ("kmeans", "resolution", 0),
+        ("kmeans", "restarts", 0),
+        ("kmeans", "iterations", 0),
+        ("kmeans", "limit", -1),
+        ("linear", "limit", 0),
+        ("linear", "workers", -1),
+        ("linear", "weight_decay", -1),
+        ("linear", "seed", -1),
+        ("knn", "temperature", 0),
+        ("linear", "batch_size", 7),
+    ],
+)
+def test_values_out_of_range_are_said_before_anything_runs(blocks: Path, method: Method, name: str, value: int) -> None:
+    def too_late(what: str, *_: int) -> None:
+        raise AssertionError(f"{what} has begun")
+
+    said = "a batch of 7 cannot be drawn from 6" if name == "batch_size" else f"{name} is {value}; use"
+    with pytest.raises(ValueError, match=said):
+        evaluate(MeanColour(4), blocks, **{**settings_of(method), "method": method, name: value}, progress=too_late)
 
 
 def test_resized_crops_keep_image_and_labels_together() -> None:
@@ -304,6 +405,36 @@ def test_a_stopped_training_goes_on_and_ends_alike(blocks: Path, tmp_path: Path)
     assert "training" not in seen
     with pytest.raises(ValueError, match="other settings"):
         evaluate(MeanColour(4), blocks, **{**SMALL, "steps": 41}, out=tmp_path / "stopped")
+
+
+def test_a_trained_head_is_scored_elsewhere_and_in_other_ways(blocks: Path, tmp_path: Path) -> None:
+    out, seen = tmp_path / "out", list[str]()
+    first = evaluate(MeanColour(4), blocks, **SMALL, out=out)
+    for folder in ("images", "labels"):
+        (blocks / folder / "val").rename(blocks / folder / "other")
+    moved = blocks.rename(tmp_path / "moved")
+    settings: dict[str, Any] = {**SMALL, "test_split": "other", "out": out}
+    again = evaluate(MeanColour(4), moved, **settings, progress=lambda what, *_: seen.append(what))
+    assert again.metrics == first.metrics
+    for test in ("slide", "square"):
+        evaluate(MeanColour(4), moved, **settings, test=test, progress=lambda what, *_: seen.append(what))
+    assert set(seen) == {"scoring"}
+    Image.new("L", (40, 32), 1).save(moved / "labels" / "train" / "0.png")
+    with pytest.raises(ValueError, match=r"other settings \(training_data "):
+        evaluate(MeanColour(4), moved, **settings)
+
+
+def test_a_head_is_not_used_on_another_function(blocks: Path, tmp_path: Path) -> None:
+    evaluate(FunctionEncoder(lambda x: F.avg_pool2d(x, 4), 4), blocks, **SMALL, out=tmp_path)
+    evaluate(FunctionEncoder(lambda x: F.avg_pool2d(x, 4), 4), blocks, **SMALL, out=tmp_path)
+    with pytest.raises(ValueError, match=r"other settings \(network "):
+        evaluate(FunctionEncoder(lambda x: -F.avg_pool2d(x, 4), 4), blocks, **SMALL, out=tmp_path)
+
+
+def test_settings_of_the_result_are_those_that_were_taken(blocks: Path) -> None:
+    for method in ("knn", "kmeans", "linear"):
+        assert evaluate(MeanColour(4), blocks, method=method, **settings_of(method)).settings["kind"] == "folder"
+    assert evaluate(MeanColour(4), blocks, **SMALL, warmup=30).settings["warmup"] == 4
 
 
 def test_the_encoder_stays_as_it_is(blocks: Path) -> None:

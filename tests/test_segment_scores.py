@@ -21,7 +21,12 @@ def test_by_hand() -> None:
     assert scores.miou == pytest.approx((1 / 2 + 3 / 5 + 0) / 3)
     assert scores.macc == pytest.approx((1 / 2 + 3 / 4) / 2)
     assert scores.aacc == pytest.approx(4 / 6)
-    assert [row["IoU"] for row in scores.rows("abcd")] == [0.5, 0.6, 0.0, "-"]
+    assert [row["IoU"] for row in scores.rows("abcd")] == [0.5, 0.6, 0.0]
+
+
+def test_a_class_that_only_the_prediction_has_keeps_its_row() -> None:
+    rows = Scores.of(confusion(torch.tensor([0, 1]), torch.tensor([0, 0]), 3)).rows("abc")
+    assert rows == [{"class": "a", "IoU": 0.5, "Acc": 0.5}, {"class": "b", "IoU": 0.0, "Acc": "-"}]
 
 
 @pytest.mark.parametrize("seed", range(5))

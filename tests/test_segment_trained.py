@@ -104,6 +104,25 @@ def test_only_what_is_learned_binds_a_checkpoint(photos: Path, tmp_path: Path) -
         evaluate_trained(other, photos, head="fpn", steps=2, out=tmp_path, **SMALL)
 
 
+def test_a_trained_decoder_is_scored_elsewhere_and_bound_to_its_training_data(photos: Path, tmp_path: Path) -> None:
+    out, seen = tmp_path / "out", list[str]()
+    first = run(photos, "fpn", steps=2, out=out)
+    (photos / "images" / "val").rename(photos / "images" / "test")
+    (photos / "labels" / "val").rename(photos / "labels" / "test")
+    moved = photos.rename(tmp_path / "moved")
+    again = run(moved, "fpn", steps=2, test_split="test", out=out, progress=lambda what, *_: seen.append(what))
+    assert set(seen) == {"scoring"}
+    assert again.metrics == first.metrics
+    Image.new("L", (48, 48), 1).save(moved / "labels" / "train" / "a.png")
+    with pytest.raises(ValueError, match=r"other settings \(training_data "):
+        run(moved, "fpn", steps=2, test_split="test", out=out)
+
+
+def test_settings_of_the_result_are_those_that_were_taken(photos: Path) -> None:
+    result = run(photos, "fpn", steps=10, warmup=7)
+    assert (result.settings["kind"], result.settings["warmup"]) == ("folder", 1)
+
+
 def test_a_swin_and_a_single_image_a_step(photos: Path) -> None:
     result = run(photos, "upernet", SWIN, steps=2, batch_size=1, test="slide", precision="bf16")
     assert result.settings["norm"] == "group"
@@ -117,7 +136,7 @@ def test_the_encoder_is_left_as_it_is_and_the_running_statistics_of_a_resnet_fol
     recipe = resolve("fpn", "small", crop=48, batch_size=2, steps=3, channels=16)
     network = build_segmenter(measured, "fpn", 3, recipe)
     images = trained.open_splits(photos, None, "train", "val", None)[0]
-    trained.train(network, measured, images, recipe, settings={})
+    trained.train(network, measured, trained.training_batches(images, recipe, 0, 0), recipe, settings={})
     assert all(torch.equal(value, before[name]) for name, value in measured.state_dict().items())
     norm = next(part for part in network.modules() if isinstance(part, BatchNorm2d))
     assert int(norm.get_buffer("num_batches_tracked")) == 3
@@ -153,6 +172,14 @@ def test_presets_are_the_published_settings() -> None:
         ({"head": "segmenter"}, "no decoder 'segmenter'; use one of: fpn, upernet"),
         ({"preset": "ibot"}, "no preset 'ibot' of fpn; use one of: selfpatch, pyramid, small"),
         ({"steps": 0}, "steps is 0; use 1 or more"),
+        ({"drop_path": 1.0}, "drop_path is 1.0; use 0 .nothing is dropped. to less than 1"),
+        ({"drop_path": -0.1}, "drop_path is -0.1; use 0"),
+        ({"layer_decay": 0.0}, "layer_decay is 0.0; use more than 0, up to 1"),
+        ({"warmup": -1}, "warmup is -1; use 0 or more"),
+        ({"lr": 0.0}, "lr is 0.0; use a number above 0"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1; use 0 or more"),
+        ({"limit": 0}, "limit is 0; use 1 or more"),
+        ({"workers": -1}, "workers is -1; use 0 or more"),
         ({"channels": 7}, "channels is 7; use an even number, or 0"),
         ({"test": "square"}, "test is 'square'; use one of: whole, slide"),
         ({"test": "slide", "crop": 64, "stride": 65}, "windows of 64 pixels, 65 apart, leave gaps"),
@@ -162,8 +189,11 @@ def test_presets_are_the_published_settings() -> None:
     ],
 )
 def test_settings_that_do_not_fit_are_said(photos: Path, settings: dict[str, Any], sentence: str) -> None:
+    def too_late(what: str, *_: int) -> None:
+        raise AssertionError(f"{what} has begun")
+
     with pytest.raises(ValueError, match=sentence):
-        run(photos, **{"head": "fpn", **settings})
+        run(photos, **{"head": "fpn", "progress": too_late, **settings})
 
 
 def test_an_encoder_without_a_network_is_refused(photos: Path) -> None:

@@ -169,8 +169,11 @@ def _check_sides(file: TiffFile) -> None:
 def _channels_last(file: TiffFile, channels: int) -> np.ndarray:
     """[h, w, C], whatever the file's layout: all that is neither height nor width counts as channels."""
     series = file.series[0]
-    axes, shape = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
-    values = series.asarray(maxworkers=1).reshape(shape)
+    values, axes = series.asarray(maxworkers=1).reshape(series.shape), series.axes
+    for side in "YX":
+        if side not in axes:  # sides of 1 are squeezed out
+            values, axes = values[..., None], axes + side
+    shape = values.shape
     height, width = axes.index("Y"), axes.index("X")
     pages = math.prod(shape) // (shape[height] * shape[width])
     if 1 != pages != channels == shape[width] and file.pages.first.samplesperpixel == 1:

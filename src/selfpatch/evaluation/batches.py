@@ -33,7 +33,7 @@ class Batches(Generic[Sample]):
         collate: [samples] -> batch; torch's own by default.
 
     Raises:
-        ValueError: the batch is larger than the set.
+        ValueError: the batch is larger than the set, or there are less than 0 workers.
     """
 
     def __init__(
@@ -50,6 +50,8 @@ class Batches(Generic[Sample]):
             raise ValueError(
                 f"a batch of {batch_size} cannot be drawn from {count} training samples; use a batch of 1 to {count}"
             )
+        if workers < 0:
+            raise ValueError(f"workers is {workers}; use 0 or more")
         self._samples = _Samples(load, seed, collate)
         self._count, self._batch_size, self._seed, self._workers = count, batch_size, seed, workers
         self.steps_per_epoch = count // batch_size

@@ -52,7 +52,7 @@ class Segment(EvaluationOptions):
     lr: float | None = None
     weight_decay: float | None = None
     warmup: int | None = None
-    """Steps over which the learning rate rises."""
+    """Steps over which the learning rate rises; leopart has no such steps."""
     layer_decay: float | None = None
     """Of fpn and upernet: each layer of the network learns at so many times the rate of the one above."""
     drop_path: float | None = None
@@ -81,6 +81,8 @@ class Segment(EvaluationOptions):
     """Patches that vote, in knn: 30."""
     temperature: float | None = None
     """Of the attention over them: 0.02."""
+    max_memory: int | None = None
+    """MB that the cosines of patches may take at once in knn: 128. Speed and memory only."""
     iterations: int | None = None
     """Of kmeans, at most: 50."""
     restarts: int | None = None

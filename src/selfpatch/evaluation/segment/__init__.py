@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from selfpatch.evaluation.result import Progress, Provenance, Result, device_name
 from selfpatch.evaluation.segment import kmeans, knn, linear, trained
+from selfpatch.evaluation.segment.scoring import check_at_least
 from selfpatch.types import Encoder
 
 __all__ = ["PRESETS", "Method", "evaluate"]
@@ -39,7 +40,7 @@ _DECODER = (
     "auxiliary_channels",
 )
 READS: dict[str, tuple[str, ...]] = {
-    "knn": ("train_split", "resolution", "memory_patches", "k", "temperature"),
+    "knn": ("train_split", "resolution", "memory_patches", "k", "temperature", "max_memory"),
     "kmeans": ("resolution", "memory_patches", "iterations", "restarts"),
     "linear": _TRAINING,
     "fpn": _DECODER,
@@ -86,8 +87,8 @@ def evaluate(
             its preset has it.
 
     Raises:
-        ValueError: an unknown method, preset or kind, a setting that the method does not read, data that cannot be
-            read, or an encoder that does not fit.
+        ValueError: an unknown method, preset or kind, a setting that is out of range or that the method does not read,
+            data that cannot be read, or an encoder that does not fit.
     """
     if method not in get_args(Method):
         raise ValueError(f"there is no method {method!r} of segmentation; use one of: {', '.join(get_args(Method))}")
@@ -97,6 +98,7 @@ def evaluate(
     unread = sorted(given.keys() - set(READS[method]))
     if unread:
         raise ValueError(f"{method} does not read {', '.join(unread)}; it reads {', '.join(READS[method])}")
+    check_at_least(0, seed=seed, pictures=pictures, workers=settings.get("workers"))
     common = {"out": out, "kind": kind, "test_split": test_split, "limit": limit, "seed": seed, "pictures": pictures}
     started = time.monotonic()
     result = _run(method, encoder, data, {**common, **given, "weights": weights, "progress": progress})

@@ -30,7 +30,7 @@ def kmeans(points: Tensor, k: int, *, iterations: int, restarts: int, rng: np.ra
         points: [n, D] float32.
         k: clusters.
         iterations: at most, a run.
-        restarts: runs; that with the smallest inertia is kept.
+        restarts: runs, 1 or more; that with the smallest inertia is kept.
         rng: all that is random is drawn from it.
 
     Raises:
@@ -40,7 +40,7 @@ def kmeans(points: Tensor, k: int, *, iterations: int, restarts: int, rng: np.ra
         raise ValueError(
             f"{k} clusters cannot be made of {len(points)} patches; use more images or a larger resolution"
         )
-    runs = [_lloyd(points, plus_plus(points, k, rng), iterations) for _ in range(max(1, restarts))]
+    runs = [_lloyd(points, plus_plus(points, k, rng), iterations) for _ in range(restarts)]
     return min(runs, key=lambda run: run.inertia)
 
 
@@ -52,7 +52,8 @@ def _lloyd(points: Tensor, centres: Tensor, iterations: int) -> Clusters:
         cluster, distance = nearest_centre(points, centres)
         if torch.equal(cluster, before):
             break
-    return Clusters(centres, float(distance.double().sum()))
+    # Moved first: MPS has no float64.
+    return Clusters(centres, float(distance.cpu().double().sum()))
 
 
 def cluster_means(points: Tensor, cluster: Tensor, distance: Tensor, k: int) -> Tensor:
@@ -95,7 +96,7 @@ def plus_plus(points: Tensor, k: int, rng: np.random.Generator) -> Tensor:
     chosen = [int(rng.integers(len(points)))]
     distance = (points - points[chosen[0]]).square().sum(1)
     for _ in range(k - 1):
-        mass = distance.double().cpu().numpy().cumsum()
+        mass = distance.cpu().double().numpy().cumsum()
         # Where all points coincide with centres there is no mass, and any point will do.
         at_random = int(rng.integers(len(points)))
         place = int(np.searchsorted(mass, rng.random() * mass[-1], side="right")) if mass[-1] > 0 else at_random

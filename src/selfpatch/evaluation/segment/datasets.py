@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -35,6 +37,7 @@ class SegmentationSet:
         names: one an image, unlike in a split: its path below the folder of images, without suffix.
         images, labels: the files, in the order of the names.
         table: value in a label file -> class number, IGNORE or UNKNOWN; [n] int64.
+        kind: of `Kind`, as it was given or found.
     """
 
     classes: tuple[str, ...]
@@ -42,6 +45,7 @@ class SegmentationSet:
     images: list[Path]
     labels: list[Path]
     table: np.ndarray
+    kind: str = "folder"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -67,6 +71,15 @@ class SegmentationSet:
             )
         return image, classes
 
+    def size(self, i: int) -> tuple[int, int]:
+        """(height, width) of the i-th image, from the head of its label file.
+
+        Raises:
+            ValueError: the file cannot be read.
+        """
+        with _damage_told(self.labels[i]), Image.open(self.labels[i]) as header:
+            return header.height, header.width
+
     def limited(self, count: int | None) -> SegmentationSet:
         """So many of the images, evenly spread; all of them where `count` is None or larger."""
         if count is None or count >= len(self):
@@ -77,16 +90,30 @@ class SegmentationSet:
         names, images, labels = ([part[i] for i in chosen] for part in (self.names, self.images, self.labels))
         return replace(self, names=names, images=images, labels=labels)
 
+    def fingerprint(self) -> str:
+        """A hash of what a training on the set depends on, wherever the set lies: of classes and table, and of each
+        image its name, the size of its file and the bytes of its labels."""
+        digest = hashlib.sha256(repr(self.classes).encode() + self.table.tobytes())
+        for name, image, label in zip(self.names, self.images, self.labels, strict=True):
+            digest.update(f"{name!r} {image.stat().st_size} {label.stat().st_size}\n".encode())
+            digest.update(label.read_bytes())
+        return digest.hexdigest()
+
 
 def _read_values(path: Path) -> np.ndarray:
     """A label file as int64 [h, w]; one of colours (ImageNet-S) is red + 256 green."""
+    with _damage_told(path), Image.open(path) as image:
+        image.load()
+        values = np.asarray(image.convert("RGB") if image.mode == "RGBA" else image).astype(np.int64)
+    return values if values.ndim == 2 else values[..., 0] + 256 * values[..., 1]
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
     try:
-        with Image.open(path) as image:
-            image.load()
-            values = np.asarray(image.convert("RGB") if image.mode == "RGBA" else image).astype(np.int64)
+        yield
     except Exception as error:  # decoders raise nearly anything on damaged files
         raise ValueError(f"cannot read the labels {path}: {error}") from error
-    return values if values.ndim == 2 else values[..., 0] + 256 * values[..., 1]
 
 
 def _table(classes: Mapping[int, int], void: Sequence[int] = ()) -> np.ndarray:
@@ -130,7 +157,7 @@ def open_dataset(root: str | Path, split: str, kind: str | None = None) -> Segme
     found = OPENERS[kind](root, split)
     if not found.names:
         raise ValueError(f"the split {split!r} of {root} has no image; check the folder")
-    return found
+    return replace(found, kind=kind)
 
 
 def _told(root: Path) -> str:

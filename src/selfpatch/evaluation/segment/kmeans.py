@@ -20,7 +20,7 @@ from selfpatch.evaluation.segment.augmentation import resize_nearest
 from selfpatch.evaluation.segment.clustering import kmeans, nearest_centre
 from selfpatch.evaluation.segment.datasets import IGNORE, SegmentationSet, open_dataset
 from selfpatch.evaluation.segment.patches import EVERYTHING, whole_features
-from selfpatch.evaluation.segment.scoring import score_images
+from selfpatch.evaluation.segment.scoring import check_at_least, score_images
 from selfpatch.types import Encoder
 
 _FIT, _DRAW = 2**32 + 2, 2**32 + 3
@@ -59,6 +59,9 @@ def evaluate_kmeans(
     progress: Progress | None = None,
 ) -> Result:
     """k-means segmentation; the settings are those of `segment.evaluate`."""
+    check_at_least(
+        1, limit=limit, memory_patches=memory_patches, resolution=resolution, iterations=iterations, restarts=restarts
+    )
     test = open_dataset(data, test_split, kind).limited(limit)
     points = _sampled(encoder, test, resolution, memory_patches, seed, progress)
     rng = generator(seed, 0, 0, _FIT)
@@ -72,7 +75,7 @@ def evaluate_kmeans(
         return torch.from_numpy(class_of[resize_nearest(grid, size, EVERYTHING)])
 
     scored = score_images(test, predict, out=out, pictures=pictures, progress=progress)
-    settings: dict[str, Any] = {"method": "kmeans", "data": str(data), "kind": kind, "test_split": test_split}
+    settings: dict[str, Any] = {"method": "kmeans", "data": str(data), "kind": test.kind, "test_split": test_split}
     settings |= {"clusters": len(test.classes), "memory_patches": memory_patches, "resolution": resolution}
     settings |= {"iterations": iterations, "restarts": restarts, "seed": seed, "test_images": len(test)}
     return scored.result(test.classes, settings, weights)

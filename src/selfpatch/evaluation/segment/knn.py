@@ -18,12 +18,14 @@ from selfpatch.data.crops import generator
 from selfpatch.evaluation.result import Progress, Provenance, Result
 from selfpatch.evaluation.segment.datasets import SegmentationSet
 from selfpatch.evaluation.segment.inference import classes_at
-from selfpatch.evaluation.segment.patches import soft_labels, whole_features
-from selfpatch.evaluation.segment.scoring import open_splits, score_images
+from selfpatch.evaluation.segment.patches import grid_of, soft_labels, whole_features
+from selfpatch.evaluation.segment.scoring import check_at_least, open_splits, score_images
 from selfpatch.types import Encoder
 
 MAX_COSINES = 2**24
 """That are held at once: 64 MB."""
+BYTES_OF_A_COSINE = 8
+"""Four of its own, and as many for what is made of it."""
 QUERIES = 1024
 """That are looked up at once: the memory is read once for so many."""
 
@@ -36,11 +38,11 @@ class Memory:
             votes[q] = sum over nearest of softmax(cosine(q, m) / temperature) * label[m]
 
     Args:
-        features: [M, D] of any norm.
+        features: [M, D] of norm 1; kept as they are, for a copy could double what the whole takes.
         labels: [M, C] shares of the classes.
         k: patches that vote.
         temperature: of the softmax.
-        max_cosines: that may be held at once.
+        max_cosines: that may be held at once, and so many shares of the labels of those that vote.
 
     Raises:
         ValueError: k is not between 1 and M.
@@ -53,13 +55,13 @@ class Memory:
             raise ValueError(f"k is {k} for {len(features)} remembered patches; use 1 to {len(features)}")
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}; use a number above 0, e.g. 0.02")
-        self.features, self.labels = F.normalize(features, dim=1), labels
+        self.features, self.labels = features, labels
         self.k, self.temperature, self.max_cosines = k, temperature, max_cosines
 
     def votes(self, queries: Tensor) -> Tensor:
         """[n, D] of any norm -> [n, C]. The [n, M] cosines are made a block at a time, of queries and of memory both,
         with the best k so far carried along."""
-        rows = max(1, min(QUERIES, self.max_cosines // self.k))
+        rows = max(1, min(QUERIES, self.max_cosines // (self.k * self.labels.shape[1])))
         return torch.cat([self._votes(part) for part in F.normalize(queries, dim=1).split(rows)])
 
     def _votes(self, queries: Tensor) -> Tensor:
@@ -106,7 +108,7 @@ def build_memory(
     seed: int,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Features [M, D] and labels [M, C] of at most `memory_patches` patches, as many of each image.
+    """Features [M, D] of norm 1 and labels [M, C] of at most `memory_patches` patches, as many of each image.
 
     Raises:
         ValueError: fewer patches than images, or no patch has a label.
@@ -116,7 +118,11 @@ def build_memory(
         raise ValueError(
             f"memory_patches is {memory_patches} for {len(train)} training images; use one an image or more"
         )
-    features, labels = [], []
+    grids = (grid_of(*train.size(i), resolution, encoder.patch_size) for i in range(len(train)))
+    room = sum(min(budget, h * w) for h, w in grids)
+    features = torch.empty(room, encoder.dim, device=encoder.device)
+    labels = torch.empty(room, len(train.classes), device=encoder.device)
+    filled = 0
     for i in range(len(train)):
         image, label = train.read(i)
         of_image = whole_features(encoder, image, resolution)
@@ -124,13 +130,15 @@ def build_memory(
         soft = soft_labels(label, (h, w), encoder.patch_size, len(train.classes)).flatten(0, 1)
         draws = torch.from_numpy(generator(seed, 0, i, 0).random(h * w))
         kept = remembered(soft, budget, draws.float())
-        features.append(of_image.flatten(0, 1)[kept.to(of_image.device)])
-        labels.append(soft[kept].to(of_image.device))
+        rows = slice(filled, filled + len(kept))
+        features[rows] = F.normalize(of_image.flatten(0, 1)[kept.to(of_image.device)], dim=1)
+        labels[rows] = soft[kept].to(labels.device)
+        filled += len(kept)
         if progress is not None:
             progress("memory", i + 1, len(train))
-    if not any(len(part) for part in labels):
+    if not filled:
         raise ValueError(f"all labels of {train.labels[0].parent} are void; there is nothing to remember")
-    return torch.cat(features), torch.cat(labels)
+    return features[:filled], labels[:filled]  # patches without a label leave room; views, no copies
 
 
 def evaluate_knn(
@@ -146,28 +154,38 @@ def evaluate_knn(
     temperature: float = 0.02,
     memory_patches: int = 1_000_000,
     resolution: int = 512,
+    max_memory: int = 128,
     seed: int = 0,
     pictures: int = 4,
     weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """k-NN segmentation; the settings are those of `segment.evaluate`."""
+    """k-NN segmentation; the settings are those of `segment.evaluate`.
+
+    Args:
+        max_memory: MB that the cosines of patches, and then the logits of an image, may take at once; speed and memory
+            only. Beside them there are the remembered patches, once, and the encoder's own memory.
+    """
+    check_at_least(1, k=k, memory_patches=memory_patches, resolution=resolution, max_memory=max_memory)
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; use a number above 0, e.g. 0.02")
+    at_once = max_memory * 2**20 // BYTES_OF_A_COSINE
     train, test = open_splits(data, kind, train_split, test_split, limit)
     features, labels = build_memory(
         encoder, train, resolution=resolution, memory_patches=memory_patches, seed=seed, progress=progress
     )
-    memory = Memory(features, labels, k=k, temperature=temperature)
+    memory = Memory(features, labels, k=k, temperature=temperature, max_cosines=at_once)
 
     def predict(image: Image.Image) -> Tensor:
         queries = whole_features(encoder, image, resolution)
         votes = memory.votes(queries.flatten(0, 1)).unflatten(0, queries.shape[:2])
-        return classes_at(votes.permute(2, 0, 1)[None], (image.height, image.width))
+        return classes_at(votes.permute(2, 0, 1)[None], (image.height, image.width), max_logits=at_once)
 
     scored = score_images(test, predict, out=out, pictures=pictures, progress=progress)
     settings: dict[str, Any] = {
         "method": "knn",
         "data": str(data),
-        "kind": kind,
+        "kind": test.kind,
         "train_split": train_split,
         "test_split": test_split,
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,16 +21,17 @@ from torchvision.transforms import functional as tvf
 from selfpatch.data.crops import ViewRecipe, draw_view
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.fitting import Fit, fit, polynomial
-from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256
+from selfpatch.evaluation.result import Progress, Provenance, Result, encoder_identity
 from selfpatch.evaluation.segment.augmentation import TrainCrop, resize_nearest
 from selfpatch.evaluation.segment.datasets import IGNORE, SegmentationSet
 from selfpatch.evaluation.segment.inference import classes_at, fit_image, predict_sliding
 from selfpatch.evaluation.segment.patches import EVERYTHING, LONG_OVER_SHORT, whole_features
-from selfpatch.evaluation.segment.scoring import Predict, open_splits, score_images
+from selfpatch.evaluation.segment.scoring import Predict, check_at_least, check_rates, open_splits, score_images
 from selfpatch.ops.features import patch_features
 from selfpatch.ops.images import normalise
 from selfpatch.types import Encoder
 
+Test = Literal["square", "whole", "slide"]
 SLIDE = 2 / 3
 """Of the window: how far the next one is (341 pixels for 512)."""
 
@@ -47,7 +48,7 @@ class LinearProtocol:
             polynomial rate of power 1 after a warm-up.
         lr: peak learning rate.
         weight_decay: of the optimizer.
-        warmup: steps, with adamw; at most a tenth of all.
+        warmup: steps, with adamw alone; at most a tenth of all.
         batch_size: images a step.
         steps: of the optimizer; None: as many as `epochs` have.
         epochs: where steps is None.
@@ -69,7 +70,7 @@ class LinearProtocol:
     warmup: int
     batch_norm: bool
     mask_side: int | None
-    test: Literal["square", "whole", "slide"]
+    test: Test
 
 
 PRESETS: dict[str, LinearProtocol] = {
@@ -118,15 +119,16 @@ def evaluate_linear(
     **changes: Any,
 ) -> Result:
     """Linear segmentation; the settings are those of `segment.evaluate`, `changes` fields of `LinearProtocol`."""
-    train, test = open_splits(data, kind, train_split, test_split, limit)
     protocol = resolve(preset, changes, encoder.patch_size)
+    train, test = open_splits(data, kind, train_split, test_split, limit)
     batches = Batches(len(train), _Samples(train, protocol), batch_size=protocol.batch_size, seed=seed, workers=workers)
     protocol = _in_steps(protocol, batches.steps_per_epoch)
-    settings = {"method": "linear", "preset": preset, **asdict(protocol), "data": str(data), "kind": kind}
+    settings = {"method": "linear", "preset": preset, **asdict(protocol), "data": str(data), "kind": test.kind}
     settings |= {"train_split": train_split, "test_split": test_split, "seed": seed}
     settings |= {"train_images": len(train), "test_images": len(test)}
     head = LinearHead(encoder.dim, len(train.classes), batch_norm=protocol.batch_norm, seed=seed).to(encoder.device)
-    fit_head(head, encoder, batches, protocol, settings, seed, out, weights, progress)
+    learned = {} if out is None else _identity(encoder, train, protocol, seed)
+    fit_head(head, encoder, batches, protocol, learned, seed, out, progress)
     predict, truth = _tester(encoder, head.eval(), protocol, len(test.classes))
     scored = score_images(test, predict, out=out, pictures=pictures, truth=truth, progress=progress)
     return scored.result(test.classes, settings, weights)
@@ -146,15 +148,23 @@ def resolve(preset: str, changes: Mapping[str, Any], patch_size: int) -> LinearP
         raise ValueError(f"crop is {protocol.crop} pixels for patches of {patch_size}; use {patch_size} or more")
     if protocol.steps is not None and protocol.steps < 1:
         raise ValueError(f"steps is {protocol.steps}; use 1 or more")
+    check_rates(protocol.lr, protocol.weight_decay)
+    check_at_least(0, warmup=protocol.warmup)
+    if protocol.optimizer == "sgd" and protocol.warmup:
+        raise ValueError(f"warmup is {protocol.warmup}, and {preset} trains without; leave it out, or use preset full")
+    if protocol.test not in get_args(Test):
+        raise ValueError(f"test is {protocol.test!r}; use one of: {', '.join(get_args(Test))}")
     return replace(protocol, crop=protocol.crop // patch_size * patch_size)
 
 
 def _in_steps(protocol: LinearProtocol, steps_per_epoch: int) -> LinearProtocol:
-    """Epochs as steps."""
-    if protocol.steps is not None:
-        return replace(protocol, epochs=None)
-    assert protocol.epochs is not None  # every preset has one of the two
-    return replace(protocol, steps=protocol.epochs * steps_per_epoch)
+    """Epochs as steps, and the warm-up cut to a tenth of them."""
+    steps = protocol.steps
+    if steps is None:
+        assert protocol.epochs is not None  # every preset has one of the two
+        steps = protocol.epochs * steps_per_epoch
+    epochs = protocol.epochs if protocol.steps is None else None
+    return replace(protocol, steps=steps, epochs=epochs, warmup=min(protocol.warmup, steps // 10))
 
 
 @dataclass(frozen=True)
@@ -194,7 +204,6 @@ def fit_head(
     settings: Mapping[str, Any],
     seed: int,
     out: str | Path | None,
-    weights: Provenance | None,
     progress: Progress | None,
 ) -> None:
     """Trains the head on the encoder's features; it goes on where an earlier call with this `out` was stopped."""
@@ -211,7 +220,7 @@ def fit_head(
         factor: Callable[[int], float] = step_decay(protocol.steps)
     else:
         optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
-        factor = polynomial(protocol.steps, warmup=min(protocol.warmup, protocol.steps // 10))
+        factor = polynomial(protocol.steps, warmup=protocol.warmup)
     head.train()
     fit(
         head,
@@ -219,17 +228,17 @@ def fit_head(
         batches,
         optimizer,
         Fit(protocol.steps, factor, seed=seed),
-        settings={**settings, **_identity(encoder, weights)},
+        settings=settings,
         out=None if out is None else Path(out),
         progress=progress,
     )
 
 
-def _identity(encoder: Encoder, weights: Provenance | None) -> dict[str, Any]:
-    """Tells networks apart, so that a head is not trained on with the features of another one."""
-    named = f"{type(encoder).__name__} of {encoder.dim} dimensions, patch {encoder.patch_size}"
-    network = network_sha256(encoder) if isinstance(encoder, nn.Module) else named
-    return {"weights": None if weights is None else weights.source, "network": network}
+def _identity(encoder: Encoder, train: SegmentationSet, protocol: LinearProtocol, seed: int) -> dict[str, Any]:
+    """What the head depends on, and nothing else: neither how it is tested nor where the data lie."""
+    learned = {name: value for name, value in asdict(protocol).items() if name not in ("test", "epochs")}
+    learned |= {"method": "linear", "seed": seed}
+    return {**learned, "training_data": train.fingerprint(), "network": encoder_identity(encoder)}
 
 
 def step_decay(steps: int) -> Callable[[int], float]:

@@ -17,16 +17,16 @@ LONG_OVER_SHORT = 4
 EVERYTHING = (slice(None), slice(None))
 
 
-def grid_of(image: Image.Image, resolution: int, patch_size: int) -> tuple[int, int]:
+def grid_of(height: int, width: int, resolution: int, patch_size: int) -> tuple[int, int]:
     """(h, w) in patches of an image whose short side is resized to about `resolution` pixels, rounded to whole
     patches."""
-    height, width = fitted_size(image.height, image.width, resolution, LONG_OVER_SHORT * resolution)
+    height, width = fitted_size(height, width, resolution, LONG_OVER_SHORT * resolution)
     return max(1, round(height / patch_size)), max(1, round(width / patch_size))
 
 
 def whole_features(encoder: Encoder, image: Image.Image, resolution: int) -> Tensor:
-    """[h, w, D] float32 on the encoder's device; the grid is `grid_of` the image."""
-    grid = grid_of(image, resolution, encoder.patch_size)
+    """[h, w, D] float32 on the encoder's device; the grid is `grid_of` its size."""
+    grid = grid_of(image.height, image.width, resolution, encoder.patch_size)
     size = (grid[0] * encoder.patch_size, grid[1] * encoder.patch_size)
     pixels = torch.from_numpy(resize_bilinear(np.asarray(image), size, EVERYTHING))
     return patch_features(encoder, pixels.permute(2, 0, 1)[None])[0]

@@ -77,9 +77,9 @@ class Scores:
         return {"mIoU": self.miou, "aAcc": self.aacc, "mAcc": self.macc}
 
     def rows(self, classes: Sequence[str]) -> list[dict[str, Cell]]:
-        """One a class; `-` for what is not defined."""
+        """One a class that the truth or the prediction has; `-` for an accuracy that is not defined."""
         values = zip(classes, self.iou, self.acc, strict=True)
-        return [{"class": name, "IoU": _cell(iou), "Acc": _cell(acc)} for name, iou, acc in values]
+        return [{"class": name, "IoU": float(iou), "Acc": _cell(acc)} for name, iou, acc in values if not np.isnan(iou)]
 
 
 def _mean(values: np.ndarray) -> float:

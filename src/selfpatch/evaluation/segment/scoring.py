@@ -21,6 +21,28 @@ Predict = Callable[[Image.Image], Tensor]
 """RGB image -> int64 [h, w] class numbers, at the size of its labels."""
 
 
+def check_at_least(minimum: int, **settings: float | None) -> None:
+    """Refuses settings that are too small.
+
+    Raises:
+        ValueError: a setting that is not None is less.
+    """
+    for name, value in settings.items():
+        if value is not None and not value >= minimum:
+            raise ValueError(f"{name} is {value}; use {minimum} or more")
+
+
+def check_rates(lr: float, weight_decay: float) -> None:
+    """Refuses what cannot be trained with.
+
+    Raises:
+        ValueError: a rate that no optimizer can take.
+    """
+    if not lr > 0:
+        raise ValueError(f"lr is {lr}; use a number above 0")
+    check_at_least(0, weight_decay=weight_decay)
+
+
 def open_splits(
     data: str | Path,
     kind: str | None,
@@ -31,8 +53,9 @@ def open_splits(
     """The images to learn from and those to be scored on, so many of each.
 
     Raises:
-        ValueError: as `open_dataset`; or an image is in both, or their classes differ.
+        ValueError: as `open_dataset`; or the limit is less than 1, an image is in both, or their classes differ.
     """
+    check_at_least(1, limit=limit)
     train, test = (open_dataset(data, split, kind) for split in (train_split, test_split))
     both = set(train.images) & set(test.images)
     if both:

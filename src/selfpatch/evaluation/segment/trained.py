@@ -28,7 +28,7 @@ from selfpatch.evaluation.segment.decoders_network import (
 )
 from selfpatch.evaluation.segment.inference import classes_at, fit_image, predict_sliding, predict_whole
 from selfpatch.evaluation.segment.patches import LONG_OVER_SHORT
-from selfpatch.evaluation.segment.scoring import Predict, open_splits, score_images
+from selfpatch.evaluation.segment.scoring import Predict, check_at_least, check_rates, open_splits, score_images
 from selfpatch.nn.backbones import ViT
 from selfpatch.nn.branch import BranchEncoder
 from selfpatch.ops.images import normalise
@@ -128,9 +128,14 @@ def resolve(head: Head, preset: str | None, **overrides: Any) -> Recipe:
 
 
 def _check(recipe: Recipe) -> None:
-    for name in ("steps", "batch_size", "crop", "short_side", "stride", "auxiliary_channels"):
-        if getattr(recipe, name) < 1:
-            raise ValueError(f"{name} is {getattr(recipe, name)}; use 1 or more")
+    whole_numbers = ("steps", "batch_size", "crop", "short_side", "stride", "auxiliary_channels")
+    check_at_least(1, **{name: getattr(recipe, name) for name in whole_numbers})
+    check_at_least(0, warmup=recipe.warmup)
+    check_rates(recipe.lr, recipe.weight_decay)
+    if not 0 <= recipe.drop_path < 1:
+        raise ValueError(f"drop_path is {recipe.drop_path}; use 0 (nothing is dropped) to less than 1")
+    if not 0 < recipe.layer_decay <= 1:
+        raise ValueError(f"layer_decay is {recipe.layer_decay}; use more than 0, up to 1 (all layers alike)")
     if recipe.channels % 2 or recipe.channels < 0:
         raise ValueError(f"channels is {recipe.channels}; use an even number, or 0 for the width of the backbone")
     if recipe.test == "slide" and (recipe.stride or 0) > recipe.crop:
@@ -191,19 +196,29 @@ def evaluate_trained(
     own = _checked(encoder)
     folder = None if out is None else Path(out)
     train_set, test_set = open_splits(data, kind, train_split, test_split, limit)
+    batches = training_batches(train_set, recipe, seed, workers)
     num_classes = len(train_set.classes)
     network = build_segmenter(own, head, num_classes, recipe, blocks=blocks, seed=seed)
     settings = {"method": head, "preset": preset or next(iter(PRESETS[head])), **asdict(recipe)}
     settings |= {"channels": recipe.channels or _width(own), "norm": _norm(recipe), "blocks": list(network.taps.blocks)}
-    settings |= {"seed": seed, "data": str(data), "kind": kind}
+    settings |= {"seed": seed, "data": str(data), "kind": test_set.kind}
     settings |= {"train_split": train_split, "train_images": len(train_set)}
-    learned = {name: value for name, value in settings.items() if name not in ("preset", "test", "stride")}
-    learned |= {"backbone": network_sha256(own.backbone), "classes": num_classes}
-    train(network, own, train_set, recipe, seed=seed, workers=workers, settings=learned, out=folder, progress=progress)
+    learned = {} if out is None else _identity(own, train_set, settings)
+    train(network, own, batches, recipe, seed=seed, settings=learned, out=folder, progress=progress)
     predict = predictor(network, own, recipe, num_classes)
     scored = score_images(test_set, predict, out=out, pictures=pictures, progress=progress)
     settings |= {"test_split": test_split, "test_images": len(test_set), "classes": num_classes}
     return scored.result(test_set.classes, settings, weights)
+
+
+_UNLEARNED = ("preset", "test", "stride", "data", "kind", "train_split", "train_images")
+
+
+def _identity(encoder: BranchEncoder, images: SegmentationSet, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the weights depend on, and nothing else: neither how they are tested nor where the data lie."""
+    learned = {name: value for name, value in settings.items() if name not in _UNLEARNED}
+    network = {"backbone": network_sha256(encoder.backbone), "mean": encoder.mean, "std": encoder.std}
+    return {**learned, **network, "training_data": images.fingerprint()}
 
 
 def _checked(encoder: Encoder) -> BranchEncoder:
@@ -266,22 +281,27 @@ class _Crops:
         return self.crop(*self.images.read(number), rng)
 
 
+def training_batches(
+    images: SegmentationSet, recipe: Recipe, seed: int, workers: int
+) -> Batches[tuple[Tensor, Tensor]]:
+    """The crops that `train` learns from."""
+    short = recipe.short_side or recipe.crop
+    crops = _Crops(images, TrainCrop(recipe.crop, short_side=short, long_side=LONG_OVER_SHORT * short))
+    return Batches(len(images), crops, batch_size=recipe.batch_size, seed=seed, workers=workers)
+
+
 def train(
     network: Segmenter,
     encoder: BranchEncoder,
-    images: SegmentationSet,
+    batches: Batches[tuple[Tensor, Tensor]],
     recipe: Recipe,
     *,
     seed: int = 0,
-    workers: int = 0,
     settings: Mapping[str, Any],
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
     """Trains in place; goes on from a checkpoint in `out`. Returns the losses of the steps taken now."""
-    short = recipe.short_side or recipe.crop
-    crops = _Crops(images, TrainCrop(recipe.crop, short_side=short, long_side=LONG_OVER_SHORT * short))
-    batches = Batches(len(images), crops, batch_size=recipe.batch_size, seed=seed, workers=workers)
     groups = parameter_groups(
         network, lr=recipe.lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
     )  # fmt: skip
