@@ -300,7 +300,7 @@ OPTIONS = {
         threshold split layout categories max-pictures""",
     "evaluate detect": f"""{NETWORK} data out preset split eval-split limit negatives pyramid blocks heads
         width anchor-scale proposals rois augmentation short-sides long-side batch-size epochs decay-at
-        warmup-steps lr lr-batch weight-decay layer-decay drop-path clip precision seed workers""",
+        warmup-steps lr lr-batch weight-decay layer-decay drop-path clip precision seed workers pictures""",
     "evaluate discover": f"""{NETWORK} data out methods facet block num-patches tau mass head split
         image-list hard max-pictures""",
     "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr

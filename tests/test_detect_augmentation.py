@@ -112,7 +112,7 @@ def test_the_image_moves_with_its_masks(kind: Augmentation) -> None:
     box = (13.0, 9.0, 41.0, 30.0)
     pixels = np.zeros((48, 64, 3), np.uint8)
     pixels[9:30, 13:41] = 255
-    annotated = AnnotatedImage(1, Path("none"), 64, 48, (instance(90, box),))
+    annotated = AnnotatedImage(1, "none", Path("none"), 64, 48, (instance(90, box),))
     seen = 0
     for seed in range(40):
         image, target = render(Image.fromarray(pixels), annotated, drawn(kind, seed))
@@ -188,7 +188,7 @@ def test_large_scale_jitter_stays_on_its_square() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (3000, 40), (40, 3000)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_of_any_size_are_placed(kind: Augmentation, size: tuple[int, int]) -> None:
-    annotated = AnnotatedImage(1, Path("none"), *size, (instance(90, (0.0, 0.0, *map(float, size))),))
+    annotated = AnnotatedImage(1, "none", Path("none"), *size, (instance(90, (0.0, 0.0, *map(float, size))),))
     for seed in range(10):
         placement = draw(kind, *size, (60, 80), 133, np.random.default_rng(seed))
         image, target = render(Image.new("RGB", size), annotated, placement)
@@ -246,9 +246,9 @@ def test_annotations_that_cannot_be_used_are_told(tmp_path: Path, change: Any, m
 
 
 def test_an_image_of_another_size_than_annotated_is_told(tmp_path: Path) -> None:
-    split = open_split(broken(tmp_path, lambda c: c["images"][0].update(width=65)), "train")
+    split = open_split(broken(tmp_path, lambda c: c["images"][1].update(width=65)), "train")
     with pytest.raises(ValueError, match="64 x 48 pixels, but its annotations are for 65 x 48"):
-        split.images[0].read()
+        split.images[1].read()
 
 
 def test_a_missing_split_is_told(tmp_path: Path) -> None:

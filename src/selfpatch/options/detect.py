@@ -64,8 +64,10 @@ class Detect(EvaluationOptions):
     drop_path: float | None = None
     clip: float | None = None
     """Largest norm of the gradient; 0: none."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bf16"] = "float32"
     """Of the forward pass."""
     seed: int = 0
     workers: int = 0
     """Processes that load images."""
+    pictures: int = 4
+    """Images of the scored split to draw with what is found in them."""

@@ -143,14 +143,15 @@ def render(image: Image.Image, annotated: AnnotatedImage, placement: Placement) 
 
 
 def place_objects(objects: Iterable[Instance], width: int, height: int, placement: Placement) -> Target:
-    """The objects of an image of this size as a placement shows them."""
+    """The objects of an image of this size as a placement shows them; those with a box only have an empty mask, and
+    are dropped where less than a pixel of the box is left."""
     seen = [o for o in objects if _overlaps(placement.box(o.box), placement)]
     masks = _masks([o.segmentation for o in seen], width, height, placement)
     kept, boxes = [], []
     for number, (one, mask) in enumerate(zip(seen, masks, strict=True)):
-        found = extent(mask)
+        box = placement.box(one.box)
+        found = extent(mask) if one.segmentation else _clipped(box, placement)
         if found is not None:
-            box = placement.box(one.box)
             kept.append(number)
             boxes.append(box if _inside(box, placement) else found)
     return {
@@ -162,6 +163,12 @@ def place_objects(objects: Iterable[Instance], width: int, height: int, placemen
 
 def _overlaps(box: Box, placement: Placement) -> bool:
     return box[0] < placement.width and box[1] < placement.height and box[2] > 0 and box[3] > 0
+
+
+def _clipped(box: Box, placement: Placement) -> Box | None:
+    left, top, right, bottom = box
+    left, top, right, bottom = max(left, 0.0), max(top, 0.0), min(right, placement.width), min(bottom, placement.height)
+    return (left, top, right, bottom) if min(right - left, bottom - top) >= 1 else None
 
 
 def _inside(box: Box, placement: Placement) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,17 +14,11 @@ import numpy as np
 from PIL import Image
 
 from selfpatch.data.reading import read_image
+from selfpatch.evaluation.detect.annotations import read_annotations
 from selfpatch.evaluation.detect.masks import Polygons, Rle
 
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels; the image's right side is its width: no pixel is added or taken off."""
-
-NEEDED = {
-    "images": ("id", "file_name", "width", "height"),
-    "categories": ("id", "name"),
-    "annotations": ("image_id", "category_id", "bbox", "segmentation"),
-}
-"""What is read of each entry of an annotation file."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,7 @@ class Instance:
     Attributes:
         label: of its category, 1 to the number of categories, whatever gaps the ids have; 0 is the background.
         box: as annotated.
-        segmentation: as annotated.
+        segmentation: as annotated; no outline: it has a box only.
         crowd: a region of several objects. It is no object to learn; scoring ignores what is detected in it.
     """
 
@@ -45,9 +40,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image's id, file and size, and the objects in it."""
+    """An image's id, file name as annotated, file and size, and the objects in it."""
 
     id: int
+    name: str
     path: Path
     width: int
     height: int
@@ -109,72 +105,57 @@ class Split:
             raise ValueError(f"{self.annotations} annotates no object in the images used; there is nothing to learn")
         return replace(self, images=images)
 
+    def fingerprint(self) -> str:
+        """A hash of what is learned from: the categories' ids, and name, size and objects of each image, wherever the
+        data set lies. The pixels are not looked at."""
+        digest = hashlib.sha256(json.dumps(self.category_ids).encode())
+        for image in self.images:
+            digest.update(json.dumps([image.name, image.width, image.height, len(image.instances)]).encode())
+            for one in image.instances:
+                digest.update(json.dumps([one.label, one.box, one.crowd, _plain(one.segmentation)]).encode())
+        return digest.hexdigest()
+
+
+def _plain(segmentation: Polygons | Rle) -> Any:
+    return segmentation if isinstance(segmentation, dict) else [outline.tolist() for outline in segmentation]
+
 
 def open_split(root: str | Path, split: str) -> Split:
     """Reads the annotations of one split, and sees to it that the images are there.
 
     Raises:
-        ValueError: the file or images are missing, it is no instance annotation file, it holds no annotation, or an
-            annotation names an image or a category that it does not list.
+        ValueError: images are missing, or the file is, or cannot be used (`annotations.read_annotations`).
     """
     root = Path(root).expanduser()
     path = root / "annotations" / f"instances_{split}.json"
-    content = _read(path)
-    if not content["annotations"]:
-        raise ValueError(f"{path} holds no annotation; detection needs boxes and masks")
+    content = read_annotations(path)
     categories = sorted(content["categories"], key=lambda category: category["id"])
     labels = {category["id"]: label for label, category in enumerate(categories, start=1)}
     instances: dict[int, list[Instance]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
-        _check(annotation, instances, labels, path)
         instances[annotation["image_id"]].append(_instance(annotation, labels))
     images = tuple(_image(image, root / split, instances) for image in content["images"])
     _check_files(image.path for image in images)
     return Split(path, images, tuple(labels), tuple(str(category["name"]) for category in categories))
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"no file {path}; a COCO data set has annotations/instances_SPLIT.json and a folder SPLIT of images"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); fetch it again") from None
-    missing = [name for name in NEEDED if not isinstance(content, dict) or name not in content]
-    if missing:
-        raise ValueError(f"{path} has no {missing[0]!r}; an instance annotation file has {', '.join(NEEDED)}")
-    for kind, fields in NEEDED.items():
-        lacking = [field for entry in content[kind] for field in fields if field not in entry]
-        if lacking:
-            raise ValueError(f"one of the {kind} of {path} has no {lacking[0]!r}; each needs {', '.join(fields)}")
-    return content
-
-
-def _check(annotation: Mapping[str, Any], images: Mapping[int, Any], categories: Mapping[int, Any], path: Path) -> None:
-    name = annotation.get("id", "without id")
-    for field, known in (("image_id", images), ("category_id", categories)):
-        if annotation[field] not in known:
-            raise ValueError(f"annotation {name} of {path} is for {field} {annotation[field]}, which is not listed")
-
-
 def _instance(annotation: Mapping[str, Any], labels: Mapping[int, int]) -> Instance:
     left, top, width, height = annotation["bbox"]
     segmentation: Any = annotation["segmentation"]
-    if not isinstance(segmentation, dict):  # an outline of fewer than 3 points encloses nothing
-        segmentation = tuple(np.array(o, np.float64).reshape(-1, 2) for o in segmentation if len(o) >= 6)
+    if not isinstance(segmentation, dict):
+        segmentation = tuple(np.array(outline, np.float64).reshape(-1, 2) for outline in segmentation)
     return Instance(
         label=labels[annotation["category_id"]],
         box=(left, top, left + width, top + height),
         segmentation=segmentation,
-        crowd=bool(annotation.get("iscrowd", 0)),
+        crowd=bool(annotation["iscrowd"]),
     )
 
 
 def _image(image: Mapping[str, Any], folder: Path, instances: Mapping[int, Sequence[Instance]]) -> AnnotatedImage:
     found = tuple(instances[image["id"]])
-    return AnnotatedImage(image["id"], folder / image["file_name"], image["width"], image["height"], found)
+    name = image["file_name"]
+    return AnnotatedImage(image["id"], name, folder / name, image["width"], image["height"], found)
 
 
 def _check_files(paths: Iterable[Path]) -> None:

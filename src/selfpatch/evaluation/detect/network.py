@@ -184,7 +184,10 @@ class AlignedRoIHeads(RoIHeads):
         proposals, matched, labels, moves = self.select_training_samples(proposals, targets)
         pooled = self.box_roi_pool(features, proposals, sizes)
         classes, boxes = fastrcnn_loss(*self.box_predictor(self.box_head(pooled)), labels, moves)
-        on_objects = [torch.where(label > 0)[0] for label in labels]
+        on_objects = [
+            _on_masks(target["masks"], torch.where(label > 0)[0], number)
+            for target, label, number in zip(targets, labels, matched, strict=True)
+        ]
         covered = [p[where] for p, where in zip(proposals, on_objects, strict=True)]
         logits = self._mask_logits(features, covered, sizes).float()
         wanted = [
@@ -197,6 +200,12 @@ class AlignedRoIHeads(RoIHeads):
 
     def _mask_logits(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[Size]) -> Tensor:
         return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, sizes)))
+
+
+def _on_masks(masks: Tensor, where: Tensor, matched: Tensor) -> Tensor:
+    """Of the boxes on objects, those whose object has a mask to learn."""
+    outlined = masks.flatten(1).any(dim=1).bool()  # [objects]
+    return where[outlined[matched[where]]]
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor, cells: int) -> Tensor:

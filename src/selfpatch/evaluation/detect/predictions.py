@@ -57,6 +57,14 @@ def detect_all(detector: Detector, split: Split, progress: Progress | None = Non
     return boxes, masks
 
 
+def rows_by_image(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    """By the id of the image."""
+    grouped: dict[int, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(row["image_id"], []).append(row)
+    return grouped
+
+
 def save(out: Path, boxes: Sequence[Row], masks: Sequence[Row]) -> None:
     """Writes both results files, as the benchmark's server takes them."""
     for name, rows in ((BOXES, boxes), (MASKS, masks)):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from selfpatch.evaluation.detect.augmentation import Augmentation
 from selfpatch.evaluation.detect.network import Heads
@@ -75,8 +76,16 @@ class Preset:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; use {least} or more")
         for name in ("anchor_scale", "epochs", "lr", "layer_decay"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; use a number above 0")
+        for name in ("warmup_steps", "weight_decay", "clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; use 0 or more")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path is {self.drop_path}; use a rate of 0 or more, below 1")
+        for name, known in (("pyramid", PyramidName), ("heads", Heads), ("augmentation", Augmentation)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of: {', '.join(get_args(known))}")
         if not self.short_sides or min(self.short_sides) < 1:
             raise ValueError(f"short_sides are {list(self.short_sides)}; give one or more sides in pixels")
         if any(not 0 < share <= 1 for share in self.decay_at):

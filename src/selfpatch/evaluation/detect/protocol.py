@@ -7,6 +7,7 @@ for each image of the other split: boxes, masks -> results files -> pycocotools
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,17 +18,19 @@ import torch
 
 from selfpatch.evaluation.detect.augmentation import Augmentation, whole
 from selfpatch.evaluation.detect.dataset import AnnotatedImage, Split, open_split
+from selfpatch.evaluation.detect.drawing import save_pictures
 from selfpatch.evaluation.detect.masks import paste, pycocotools
 from selfpatch.evaluation.detect.network import Heads, MaskRCNN
 from selfpatch.evaluation.detect.predictions import Detections, Detector, Row, detect_all, save
 from selfpatch.evaluation.detect.presets import Preset, PresetName, PyramidName, resolve
+from selfpatch.evaluation.detect.recall import recall_per_image
 from selfpatch.evaluation.detect.scoring import GroundTruth
 from selfpatch.evaluation.detect.training import build_network, train
 from selfpatch.evaluation.result import Cell, Progress, Provenance, Result, network_sha256
 from selfpatch.ops.images import normalise
 from selfpatch.types import Encoder
 
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
 
 
 def evaluate(
@@ -60,9 +63,10 @@ def evaluate(
     layer_decay: float | None = None,
     drop_path: float | None = None,
     clip: float | None = None,
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Literal["float32", "bf16"] = "float32",
     seed: int = 0,
     workers: int = 0,
+    pictures: int = 4,
     weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -71,8 +75,8 @@ def evaluate(
     Args:
         encoder: a network of ours; its backbone is copied and trained along.
         data: COCO tree: annotations/instances_SPLIT.json and a folder of images for each split.
-        out: folder for checkpoints, results files and result.json; a stopped evaluation goes on there. None: nothing is
-            written.
+        out: folder for checkpoints, results files, pictures and result.json. A stopped evaluation goes on there, and a
+            finished training is scored on another split. None: nothing is written.
         preset: gives the settings that are None; see `presets.Preset` for each.
         split, eval_split: names of the splits to train on and to score.
         limit: images of each split that are used, the first ones; None: all.
@@ -81,6 +85,7 @@ def evaluate(
         precision: of the forward pass.
         seed: of initialisation, order and augmentation.
         workers: processes that load images.
+        pictures: images of the scored split to draw with what is found in them, in the folder pictures.
         weights: what the encoder was made of, for the record.
         progress: called with `training` and steps, then with `detecting` and images.
 
@@ -101,17 +106,26 @@ def evaluate(
     )  # fmt: skip
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; use one of: {', '.join(PRECISIONS)}")
+    for name, number in (("seed", seed), ("workers", workers), ("pictures", pictures)):
+        if number < 0:
+            raise ValueError(f"{name} is {number}; use 0 or more")
     trained_on, scored = _open_splits(data, split, eval_split, limit, negatives)
+    truth = GroundTruth(scored.annotations, [image.id for image in scored.images])  # what is wrong is told before hours
     network = build_network(encoder, len(trained_on.category_ids), how, blocks=blocks, seed=seed)
+    learned = {
+        **asdict(how), "blocks": list(getattr(network.pyramid, "blocks", ())), "seed": seed, "precision": precision,
+        "strides": list(network.pyramid.strides), "rate": how.rate(),
+    }  # fmt: skip
     settings = {
-        "preset": preset, **asdict(how), "blocks": list(getattr(network.pyramid, "blocks", ())), "seed": seed,
-        "precision": precision, "split": split, "eval_split": eval_split, "limit": limit, "negatives": negatives,
-        "strides": list(network.pyramid.strides), "rate": how.rate(), "data": str(data),
-        "train_images": len(trained_on.images), "eval_images": len(scored.images),
+        "preset": preset, **learned, "split": split, "eval_split": eval_split, "limit": limit, "negatives": negatives,
+        "data": str(data), "train_images": len(trained_on.images), "eval_images": len(scored.images),
         "categories": len(scored.category_ids),
     }  # fmt: skip
+    identity = {
+        **learned, "training data": trained_on.fingerprint(), "weights": network_sha256(network.pyramid.backbone),
+        "mean": list(encoder.mean), "std": list(encoder.std),
+    }  # fmt: skip
     folder = None if out is None else Path(out)
-    identity = {**settings, "weights": network_sha256(network.pyramid.backbone)}
     train(
         network,
         encoder,
@@ -126,10 +140,14 @@ def evaluate(
     )
     detector = as_detector(network, encoder, how, PRECISIONS[precision])
     boxes, masks = detect_all(detector, scored, progress)
-    metrics, rows = average_precision(scored, boxes, masks)
-    result = Result("detect", metrics, rows, settings, weights)
+    drawn: list[str] = []
     if folder is not None:
         save(folder, boxes, masks)
+        drawn = save_pictures(folder, scored, boxes, masks, pictures)
+    metrics, rows = average_precision(scored, boxes, masks, truth)
+    per_image = recall_per_image(scored, boxes)
+    result = Result("detect", metrics, rows, settings, weights, pictures=drawn, per_image=per_image)
+    if folder is not None:
         result.save(folder / "result.json")
     return result
 
@@ -153,10 +171,16 @@ def as_detector(network: MaskRCNN, encoder: Encoder, how: Preset, autocast: torc
 
 
 def average_precision(
-    split: Split, boxes: Sequence[Row], masks: Sequence[Row]
+    split: Split, boxes: Sequence[Row], masks: Sequence[Row], truth: GroundTruth | None = None
 ) -> tuple[dict[str, float], list[dict[str, Cell]]]:
-    """The numbers to quote, and a row for each category that has objects."""
-    truth = GroundTruth(split.annotations, [image.id for image in split.images])
+    """The numbers to quote, and a row for each category that has objects; nan: none of them has a mask.
+
+    Args:
+        split: the images that count.
+        boxes, masks: rows of results files.
+        truth: of the split, where it is read already.
+    """
+    truth = truth or GroundTruth(split.annotations, [image.id for image in split.images])
     of_boxes, of_masks = truth.precision(boxes, "bbox"), truth.precision(masks, "segm")
     metrics = {f"box {name}": value for name, value in of_boxes.overall.items()}
     metrics |= {f"mask {name}": value for name, value in of_masks.overall.items()}
@@ -165,8 +189,8 @@ def average_precision(
         {
             "category": names[category],
             "objects": count,
-            "box AP": of_boxes.of_category[category],
-            "mask AP": of_masks.of_category[category],
+            "box AP": of_boxes.of_category.get(category, math.nan),
+            "mask AP": of_masks.of_category.get(category, math.nan),
         }
         for category, count in truth.objects().items()
     ]

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from selfpatch.evaluation.detect.masks import pycocotools
+from selfpatch.evaluation.detect.annotations import read_annotations
+from selfpatch.evaluation.detect.masks import packed, pycocotools
 
+Row = Mapping[str, Any]
 STATISTICS = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
 """The first of pycocotools' twelve."""
 
@@ -33,14 +35,22 @@ class Precision:
 class GroundTruth:
     """The annotations of a split, ready to score against.
 
+    An object that has a box only is no object where masks are scored: what is detected in its box is ignored there, as
+    in a crowd.
+
     Args:
         annotations: the JSON file.
         images: ids of those that count.
+
+    Raises:
+        ValueError: an annotation cannot be used.
     """
 
     def __init__(self, annotations: Path, images: Sequence[int]) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints how long it takes
-            self._coco = pycocotools("coco").COCO(str(annotations))
+        content = read_annotations(annotations)
+        rows = _with_areas(content["annotations"], {image["id"]: image for image in content["images"]})
+        self._coco = _indexed({**content, "annotations": rows})
+        self._masks = _indexed({**content, "annotations": [_for_masks(row) for row in rows]})
         self.images = list(images)
 
     def objects(self) -> dict[int, int]:
@@ -49,15 +59,16 @@ class GroundTruth:
         ids, counts = np.unique([one["category_id"] for one in found], return_counts=True)
         return {int(category): int(count) for category, count in zip(ids, counts, strict=True)}
 
-    def precision(self, results: Sequence[Mapping[str, Any]], kind: str) -> Precision:
+    def precision(self, results: Sequence[Row], kind: str) -> Precision:
         """Scores the rows of a results file.
 
         Args:
             results: rows of COCO's results format.
             kind: `bbox` or `segm`.
         """
+        truth = self._masks if kind == "segm" else self._coco
         with contextlib.redirect_stdout(io.StringIO()):
-            scored = pycocotools("cocoeval").COCOeval(self._coco, self._detected(results), kind)
+            scored = pycocotools("cocoeval").COCOeval(truth, _detected(truth, results), kind)
             scored.params.imgIds = self.images
             scored.evaluate()
             scored.accumulate()
@@ -71,10 +82,44 @@ class GroundTruth:
         }
         return Precision({name: float(value) for name, value in pairs if value > -1}, per_category)
 
-    def _detected(self, results: Sequence[Mapping[str, Any]]) -> Any:
-        if results:
-            return self._coco.loadRes([dict(row) for row in results])  # it writes into the rows
-        empty = pycocotools("coco").COCO()
-        empty.dataset = {**self._coco.dataset, "annotations": []}
-        empty.createIndex()
-        return empty
+
+def _with_areas(rows: Sequence[Row], images: Mapping[int, Row]) -> list[Row]:
+    """An area that is missing is that of the mask, as in COCO; of the box where there is no mask."""
+    filled = []
+    for row in rows:
+        if row["area"] is None:
+            image = images[row["image_id"]]
+            row = {**row, "area": _area(row, image["height"], image["width"])}
+        filled.append(row)
+    return filled
+
+
+def _area(row: Row, height: int, width: int) -> float:
+    segmentation: Any = row["segmentation"]
+    if not segmentation:
+        return float(row["bbox"][2] * row["bbox"][3])
+    if not isinstance(segmentation, dict):
+        segmentation = tuple(np.array(outline, np.float64) for outline in segmentation)
+    return float(pycocotools("mask").area(packed(segmentation, height, width)))
+
+
+def _for_masks(row: Row) -> Row:
+    if row["segmentation"]:
+        return row
+    left, top, width, height = row["bbox"]
+    right, bottom = left + width, top + height
+    return {**row, "iscrowd": 1, "segmentation": [[left, top, right, top, right, bottom, left, bottom]]}
+
+
+def _indexed(content: Mapping[str, Any]) -> Any:
+    coco = pycocotools("coco").COCO()
+    coco.dataset = {**content, "annotations": [dict(row) for row in content["annotations"]]}  # scoring writes into them
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def _detected(truth: Any, results: Sequence[Row]) -> Any:
+    if results:
+        return truth.loadRes([dict(row) for row in results])  # it writes into the rows
+    return _indexed({**truth.dataset, "annotations": []})
