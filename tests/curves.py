@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
 from selfpatch.build import make_clipping, make_optimizer, make_schedule
 from selfpatch.pretraining import Pretrainer, training_step
@@ -46,6 +49,7 @@ class Training:
         settings = {**combination._asdict(), "epochs": STEPS, "optimizer": optimizer}
         config = tiny_config(**settings)
         self.pretrainer: Pretrainer = tiny_pretrainer(**settings)
+        _settle(self.pretrainer)
         self.optimizer = make_optimizer(config, self.pretrainer)
         self._schedule, self._clipping = make_schedule(config, steps_per_epoch=1), make_clipping(config)
         self._scale = 1 if combination.model == "vit_tiny" else 2
@@ -57,6 +61,20 @@ class Training:
         outcome = training_step(self.pretrainer, [views], self.optimizer, hp, clipping=self._clipping)
         assert outcome.taken
         return {name: float(outcome.values[name]) for name in ("loss", *self.pretrainer.loss_weights)}
+
+
+@torch.no_grad()
+def _settle(pretrainer: Pretrainer) -> None:
+    """Weights and queues that no version of torch or timm draws otherwise."""
+    drawn = [(n, p) for n, p in pretrainer.named_parameters() if p.requires_grad]
+    drawn += [(n, b) for n, b in pretrainer.named_buffers() if n.endswith(".keys")]
+    for name, tensor in drawn:
+        uniform = np.random.default_rng(zlib.crc32(name.encode())).random(tuple(tensor.shape)) - 0.5
+        around = 1.0 if tensor.ndim == 1 and name.endswith("weight") else 0.0
+        tensor.copy_(around + 0.4 * torch.from_numpy(uniform))
+        if name.endswith(".keys"):
+            tensor.copy_(F.normalize(tensor, dim=1))
+    pretrainer.teacher.load_state_dict(pretrainer.student.state_dict())
 
 
 def losses(combination: Combination) -> list[dict[str, float]]:
