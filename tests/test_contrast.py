@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfpatch.ops import contrast
 from selfpatch.ops.contrast import batch_info_nce, info_nce
 
 
@@ -54,6 +55,15 @@ def test_known_values() -> None:
     assert info_nce(query, query, torch.tensor([[0.0, 1.0]]), 1.0).item() == pytest.approx(math.log(1 + math.exp(-1)))
     assert info_nce(query, query, query, 0.1).item() == pytest.approx(math.log(2))
     assert batch_info_nce(query, query, 0, 0.2).item() == 0.0, "without another key there is nothing to tell apart"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_vectors_of_norm_1_are_float32(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 8).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = contrast.unit(x)
+    assert torch.equal(found, F.normalize(x.float(), dim=-1))
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

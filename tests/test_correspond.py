@@ -17,7 +17,7 @@ from torch import Tensor
 from selfpatch.evaluation.baselines import MeanColour
 from selfpatch.evaluation.correspond import evaluate, open_pairs
 from selfpatch.evaluation.correspond.layout import Pair
-from selfpatch.evaluation.correspond.presets import chosen
+from selfpatch.evaluation.correspond.presets import PRESETS
 from selfpatch.evaluation.correspond.scoring import (
     Scored,
     by_position,
@@ -25,6 +25,7 @@ from selfpatch.evaluation.correspond.scoring import (
     correct,
     means_over_categories,
 )
+from selfpatch.evaluation.presets import resolve_preset
 from selfpatch.evaluation.result import Result
 from selfpatch.options.correspond import Correspond
 
@@ -181,7 +182,8 @@ def test_real_images_match_themselves(data_dir: Path, tmp_path: Path) -> None:
 
 
 def test_presets_fill_in_what_is_left_open(spair: Path) -> None:
-    assert chosen("small", stride=4) == chosen("patch", stride=4, resolution=224)
+    patch = resolve_preset(PRESETS, "patch", stride=4, resolution=224)
+    assert resolve_preset(PRESETS, "small", stride=4) == patch
     settings = evaluate(Colour(8), spair, preset="small", resolution=96).settings
     assert settings["preset"] == "small"
     assert (settings["resolution"], settings["stride"], settings["shape"]) == (96, 8, "square")

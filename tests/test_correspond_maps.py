@@ -1,4 +1,4 @@
-"""Feature maps of whole images: pixels and places, strides, layers and facets, and that geometry knows no left or
+"""Feature maps of whole images: pixels and places, strides, blocks and facets, and that geometry knows no left or
 right."""
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def features_of(encoder: BranchEncoder, image: Picture, **settings: Any) -> Tens
     return DenseEncoder(encoder, as_it_is(64, **settings))(image).features
 
 
-def test_layers_and_facets_of_a_vit() -> None:
+def test_blocks_and_facets_of_a_vit() -> None:
     encoder, image = tiny_vit(), noise(8)
     pixels = torch.from_numpy(np.array(image)).movedim(-1, 0)[None] / 255
     mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
@@ -140,25 +140,25 @@ def test_layers_and_facets_of_a_vit() -> None:
         return F.normalize(features.detach(), dim=-1)
 
     torch.testing.assert_close(features_of(encoder, image), unit(encoder.patches(normalised)[0].movedim(0, -1)))
-    torch.testing.assert_close(features_of(encoder, image, layer=2), unit(encoder.backbone.maps(normalised, [2])[0][0]))
+    torch.testing.assert_close(features_of(encoder, image, block=2), unit(encoder.backbone.maps(normalised, [2])[0][0]))
     for facet in ("key", "query", "value"):
         last, second = (encoder.backbone.facet(normalised, facet, block)[0] for block in (-1, 1))
         torch.testing.assert_close(features_of(encoder, image, facet=facet), unit(last))
-        torch.testing.assert_close(features_of(encoder, image, facet=facet, layer=2), unit(second))
+        torch.testing.assert_close(features_of(encoder, image, facet=facet, block=2), unit(second))
     torch.testing.assert_close(
-        features_of(encoder, image, facet="key", depth=5 / 6), features_of(encoder, image, facet="key", layer=2)
+        features_of(encoder, image, facet="key", depth=5 / 6), features_of(encoder, image, facet="key", block=2)
     )
 
 
 def test_stages_of_a_swin_have_their_own_step() -> None:
     encoder, image = tiny_swin(), noise(9)
-    for layer, step in [(1, 4), (2, 8)]:
-        dense = DenseEncoder(encoder, as_it_is(64, layer=layer))(image)
+    for block, step in [(1, 4), (2, 8)]:
+        dense = DenseEncoder(encoder, as_it_is(64, block=block))(image)
         assert (dense.first, dense.step) == (step / 2, step)
         assert dense.features.shape[:2] == (48 // step, 64 // step)
         assert dense.points(torch.tensor([[0.0, 0.0]])).tolist() == [[(step - 1) / 2] * 2]
     with pytest.raises(ValueError, match="has a feature for 4 pixels, not for a patch of 8; leave out the stride"):
-        DenseEncoder(encoder, as_it_is(64, layer=1, stride=2))(image)
+        DenseEncoder(encoder, as_it_is(64, block=1, stride=2))(image)
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_stages_of_a_swin_have_their_own_step() -> None:
     [
         ({"stride": 3}, "stride 3 does not divide the patch size 8; use e.g. 4"),
         ({"stride": 0}, "stride 0 does not divide"),
-        ({"layer": 4}, "layer 4 is asked for, but the network has 1 to 3"),
-        ({"layer": 0}, "layer 0 is asked for"),
+        ({"block": 4}, "block 4 is asked for, but the network has 1 to 3"),
+        ({"block": 0}, "block 0 is asked for"),
         ({"facet": "keys"}, "facet is 'keys'; use one of: token, key"),
         ({"sampling": "cubic"}, "sampling is 'cubic'"),
         ({"resolution": 0}, "resolution is 0; use e.g. 512"),
@@ -181,8 +181,8 @@ def test_words_for_what_a_vit_has_not(settings: dict[str, Any], words: str) -> N
 def test_words_for_what_a_plain_encoder_has_not() -> None:
     with pytest.raises(ValueError, match="facet 'key' is asked for, but only a ViT"):
         DenseEncoder(tiny_swin(), Matching(facet="key"))
-    with pytest.raises(ValueError, match="layer 1 is asked for, but a MeanColour shows none"):
-        DenseEncoder(MeanColour(8), Matching(layer=1))
+    with pytest.raises(ValueError, match="block 1 is asked for, but a MeanColour shows none"):
+        DenseEncoder(MeanColour(8), Matching(block=1))
 
 
 def test_sizes_are_whole_patches_and_bounded() -> None:

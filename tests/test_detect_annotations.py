@@ -14,17 +14,18 @@ from selfpatch.evaluation.detect.augmentation import place_objects, whole
 from selfpatch.evaluation.detect.drawing import draw_found
 from selfpatch.evaluation.detect.network import _on_masks
 from selfpatch.evaluation.detect.predictions import BOXES, MASKS
-from selfpatch.evaluation.detect.presets import resolve
+from selfpatch.evaluation.detect.presets import PRESETS
 from selfpatch.evaluation.detect.recall import RECALL, recall_per_image
 from selfpatch.evaluation.detect.scoring import GroundTruth
 from selfpatch.evaluation.fitting import fit
+from selfpatch.evaluation.presets import resolve_preset
 from tests.detect_data import outline, read_json, tiny_encoder, write_json, write_split
 
 pytest.importorskip("pycocotools.coco")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools
 
 QUICK: dict[str, Any] = {
-    "preset": "small", "split": "train", "eval_split": "val", "width": 8, "proposals": 30, "rois": 16,
+    "preset": "small", "train_split": "train", "test_split": "val", "width": 8, "proposals": 30, "rois": 16,
     "short_sides": (32,), "long_side": 64, "batch_size": 2, "epochs": 1.0, "anchor_scale": 4.0, "lr": 1e-4,
 }  # fmt: skip
 
@@ -197,10 +198,10 @@ def test_a_finished_training_is_scored_on_another_split_and_changed_labels_are_r
     evaluate(tiny_encoder(), data, out=tmp_path / "out", **QUICK)
     moved = data.rename(tmp_path / "moved")
     told: list[str] = []
-    spelled_out = {**QUICK, "eval_split": "train"}
+    spelled_out = {**QUICK, "test_split": "train"}
     result = evaluate(tiny_encoder(), moved, out=tmp_path / "out", progress=lambda w, *_: told.append(w), **spelled_out)
     assert set(told) == {"detecting"}
-    assert result.settings["eval_split"] == "train"
+    assert result.settings["test_split"] == "train"
     change(moved, "train", category_id=7)
     with pytest.raises(ValueError, match=r"a training with other settings .training data"):
         evaluate(tiny_encoder(), moved, out=tmp_path / "out", **QUICK)
@@ -214,10 +215,10 @@ def test_the_identity_holds_what_training_depends_on_only(data: Path, monkeypatc
         return fit(*arguments, settings=settings, **others)
 
     monkeypatch.setattr("selfpatch.evaluation.detect.training.fit", spied)
-    for settings in (QUICK, {**QUICK, "eval_split": "train"}, {**QUICK, "limit": 3}, {**QUICK, "seed": 1}):
+    for settings in (QUICK, {**QUICK, "test_split": "train"}, {**QUICK, "limit": 3}, {**QUICK, "seed": 1}):
         evaluate(tiny_encoder(), data, **settings)
     assert handed[0] == handed[1] == handed[2] != handed[3]
-    assert not {"preset", "data", "split", "eval_split", "eval_images"} & handed[0].keys()
+    assert not {"preset", "data", "train_split", "test_split", "test_images"} & handed[0].keys()
 
 
 @pytest.mark.parametrize(
@@ -229,10 +230,10 @@ def test_the_identity_holds_what_training_depends_on_only(data: Path, monkeypatc
 )  # fmt: skip
 def test_settings_that_make_no_training_are_told(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} is .*; use"):
-        resolve("small", {name: value})
+        resolve_preset(PRESETS, "small", **{name: value})
 
 
-@pytest.mark.parametrize("name", ["seed", "workers", "pictures"])
+@pytest.mark.parametrize("name", ["seed", "workers", "max_pictures"])
 def test_numbers_below_0_are_told(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{name} is -1; use 0 or more"):
         evaluate(tiny_encoder(), tmp_path / "nowhere", **QUICK, **{name: -1})
@@ -253,7 +254,7 @@ def test_each_image_has_the_share_of_its_objects_that_is_found(data: Path) -> No
 
 
 def test_pictures_are_listed_and_written(data: Path, tmp_path: Path) -> None:
-    result = evaluate(tiny_encoder(), data, out=tmp_path / "out", pictures=2, **QUICK)
+    result = evaluate(tiny_encoder(), data, out=tmp_path / "out", max_pictures=2, **QUICK)
     assert result.pictures == ["pictures/000000000000.jpg", "pictures/000000000002.jpg"]
     assert all((tmp_path / "out" / path).is_file() for path in result.pictures)
     assert set(result.per_image) == {"000000000000.png", "000000000001.png"}

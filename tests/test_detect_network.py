@@ -12,9 +12,11 @@ from torchvision.ops import roi_align
 
 from selfpatch.evaluation.detect.augmentation import Target
 from selfpatch.evaluation.detect.network import MaskRCNN, PyramidPool, StridedAnchors, mask_loss, mask_targets
-from selfpatch.evaluation.detect.presets import PRESETS, resolve
+from selfpatch.evaluation.detect.presets import PRESETS
 from selfpatch.evaluation.detect.pyramid import InnerMaps, LastMap, padded
-from selfpatch.evaluation.detect.training import build_network, parameter_groups
+from selfpatch.evaluation.detect.training import build_network
+from selfpatch.evaluation.presets import resolve_preset
+from selfpatch.evaluation.tuning import layer_groups
 from tests.detect_data import tiny_encoder
 
 SMALL = replace(PRESETS["small"], width=8, proposals=20, rois=8)
@@ -141,7 +143,7 @@ def target(boxes: list[list[float]], size: tuple[int, int]) -> Target:
 def test_every_parameter_of_the_heads_learns_and_images_without_objects_are_learned_from(
     model: str, preset: str
 ) -> None:
-    how = replace(SMALL, pyramid=PRESETS[preset].pyramid, heads=PRESETS[preset].heads)  # type: ignore[index]
+    how = replace(SMALL, pyramid=PRESETS[preset].pyramid, heads=PRESETS[preset].heads)
     if preset == "vitdet-simple" and model != "vit_tiny":
         pytest.skip("the simple pyramid is for a ViT")
     network = build_network(tiny_encoder(model), 3, how).train()
@@ -182,7 +184,7 @@ def test_detections_lie_in_the_image(size: tuple[int, int]) -> None:
 
 
 def test_the_learning_rate_follows_the_preset() -> None:
-    how = resolve("selfpatch", {"batch_size": 16})
+    how = resolve_preset(PRESETS, "selfpatch", batch_size=16)
     assert how.rate() == pytest.approx(1e-4)
     assert [how.factor(step, 12000) for step in (500, 7999, 8000, 11000)] == pytest.approx([1, 1, 0.1, 0.01])
     assert how.factor(0, 12000) == pytest.approx(0.001)
@@ -192,9 +194,10 @@ def test_layers_nearer_to_the_image_learn_more_slowly() -> None:
     how = replace(SMALL, layer_decay=0.5, lr=1.0, batch_size=1, lr_batch=1, weight_decay=0.1)
     network = build_network(tiny_encoder(), 3, how)
     names = {parameter: name for name, parameter in network.named_parameters()}
+    rates = {"lr": how.rate(), "layer_decay": how.layer_decay, "weight_decay": how.weight_decay}
     of = {
         names[p]: (group["lr"], group["weight_decay"])
-        for group in parameter_groups(network, how)
+        for group in layer_groups(network, network.pyramid.backbone, **rates)
         for p in group["params"]
     }
     assert len(of) == len(names)
@@ -216,6 +219,6 @@ def test_layers_nearer_to_the_image_learn_more_slowly() -> None:
 )
 def test_settings_that_make_no_training_are_told(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        resolve("selfpatch", given)
-    with pytest.raises(ValueError, match="unknown preset 'x'; use one of"):
-        resolve("x", {})  # type: ignore[arg-type]
+        resolve_preset(PRESETS, "selfpatch", **given)
+    with pytest.raises(ValueError, match="there is no preset 'x'; use one of"):
+        resolve_preset(PRESETS, "x")

@@ -32,7 +32,7 @@ cocoeval = pytest.importorskip("pycocotools.cocoeval")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools
 
 TINY: dict[str, Any] = {
-    "preset": "small", "split": "train", "eval_split": "val", "width": 8, "proposals": 30, "rois": 16,
+    "preset": "small", "train_split": "train", "test_split": "val", "width": 8, "proposals": 30, "rois": 16,
     "short_sides": (32, 48), "long_side": 64, "batch_size": 2, "epochs": 3.0,
     "anchor_scale": 4.0, "lr": 1e-3, "lr_batch": 4, "warmup_steps": 20,
 }  # fmt: skip
@@ -190,7 +190,7 @@ def test_grey_tiny_and_long_images_are_trained_on_and_searched(tmp_path: Path) -
         points = outline(90, (0.0, 0.0, float(size[0]), float(size[1])))
         content["annotations"].append(annotation(number, number, 90, points))
     write_json(tmp_path, "train", content)
-    settings = {**TINY, "eval_split": "train", "negatives": True, "epochs": 2.0}
+    settings = {**TINY, "test_split": "train", "negatives": True, "epochs": 2.0}
     assert 0 <= evaluate(tiny_encoder(), tmp_path, **settings).metrics["box AP"] <= 1
 
 

@@ -145,7 +145,7 @@ def test_what_was_measured_in_another_way(change: dict, message: str) -> None:
         ("detect", "strides", ([4, 8], [8, 16])),
         ("detect", "blocks", ([1, 2], [3, 4])),
         ("correspond", "stride", (8, 16)),
-        ("correspond", "layer", (10, 20)),
+        ("correspond", "block", (10, 20)),
     ],
 )
 def test_what_comes_with_the_network_is_shown_but_blocks_nothing(evaluation: str, setting: str, values: tuple) -> None:

@@ -19,6 +19,7 @@ from selfpatch.evaluation.finetune import PRESETS, protocol
 from selfpatch.evaluation.finetune.augmentation import AugmentedImages, Mixing, rand_augment
 from selfpatch.evaluation.finetune.network import Classifier
 from selfpatch.evaluation.fitting import CHECKPOINT
+from selfpatch.evaluation.tuning import layer_groups
 from selfpatch.nn.backbones import build_backbone
 from selfpatch.nn.branch import BranchEncoder
 from selfpatch.nn.heads import ClassAttentionPool
@@ -74,7 +75,7 @@ def test_learning_rates_fall_from_layer_to_layer() -> None:
     """Three blocks: the embedding is 4 layers below the head."""
     tuned = classifier("vit+pool")
     rates = {}
-    for group in tuned.parameter_groups(2.0, layer_decay=0.5, weight_decay=0.1):
+    for group in layer_groups(tuned, tuned.backbone, lr=2.0, layer_decay=0.5, weight_decay=0.1):
         for parameter in group["params"]:
             rates[parameter] = (group["lr"], group["weight_decay"])
     found = {name: rates.pop(parameter) for name, parameter in tuned.named_parameters()}
@@ -92,7 +93,7 @@ def test_learning_rates_fall_from_layer_to_layer() -> None:
 @pytest.mark.parametrize("kind", ["swin", "resnet"])
 def test_every_family_has_layers(kind: str) -> None:
     tuned = classifier(kind, token="mean")
-    groups = tuned.parameter_groups(1.0, layer_decay=0.5, weight_decay=0.1)
+    groups = layer_groups(tuned, tuned.backbone, lr=1.0, layer_decay=0.5, weight_decay=0.1)
     assert {group["lr"] for group in groups} == {1.0, 0.5, 0.25, 0.125}, "embedding, two layers, head"
     assert sum(len(group["params"]) for group in groups) == len(list(tuned.parameters()))
 
@@ -226,7 +227,7 @@ def test_bad_settings_are_said(folder: Path) -> None:
     with pytest.raises(ValueError, match="a MeanColour cannot be fine-tuned; give a run directory, a checkpoint"):
         finetune.evaluate(MeanColour(8), folder, **SMALL)
     for settings, why in [
-        ({"preset": "imagenet"}, "unknown preset 'imagenet'; use one of: mae, ibot"),
+        ({"preset": "imagenet"}, "there is no preset 'imagenet'; use one of: mae, ibot"),
         ({"lr": 0.0}, "lr is 0.0; use more than 0"),
         ({"warmup_epochs": 2}, "warmup_epochs is 2 of 2 epochs; use 0 or more, but fewer"),
         ({"drop_path": 1.5}, "drop_path is 1.5; use 0 to 1"),

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from selfpatch.evaluation import classified, linear
+from selfpatch.evaluation import accuracy, linear
+from selfpatch.evaluation.accuracy import top_hits
 from selfpatch.evaluation.baselines import MeanColour
-from selfpatch.evaluation.classified import LabelledImages, hold_out, open_splits, top_hits, with_labels
+from selfpatch.evaluation.classified import LabelledImages, hold_out, open_splits, with_labels
 from selfpatch.evaluation.fitting import CHECKPOINT
 from selfpatch.evaluation.linear import protocol
 from selfpatch.evaluation.linear.features import CachedFeatures, CentreCrops, FreshCrops, FrozenFeatures, _CachedBatches
@@ -282,7 +283,7 @@ def test_labels_are_those_of_the_training_set(tmp_path: Path) -> None:
 
 
 def test_hits_of_equal_scores_go_by_the_number_of_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classified, "_SCORED_AT_ONCE", 2)
+    monkeypatch.setattr(accuracy, "_SCORED_AT_ONCE", 2)
     scores = torch.zeros(3, 7)
     scores[2, 6] = 1.0
     hits = top_hits(scores, torch.tensor([0, 5, 6]))
@@ -291,7 +292,7 @@ def test_hits_of_equal_scores_go_by_the_number_of_the_class(monkeypatch: pytest.
 
 def test_bad_settings_are_said(folder: Path) -> None:
     for settings, why in [
-        ({"preset": "imagenet"}, "unknown preset 'imagenet'; use one of: dino, sweep"),
+        ({"preset": "imagenet"}, "there is no preset 'imagenet'; use one of: dino, sweep"),
         ({"lrs": (0.0,)}, r"lrs are \[0.0\]; use one or more learning rates above 0"),
         ({"lrs": (0.1, 1.0), "held_out": 1.5}, "held_out is 1.5; use a share between 0 and 1"),
         ({"epochs": 0}, "epochs is 0"),
@@ -333,6 +334,16 @@ def test_unreadable_test_images_are_counted_and_named(tmp_path: Path) -> None:
     result = linear.evaluate(MeanColour(8), root, **SMALL)
     assert (result.settings["unreadable"], result.settings["test_images"]) == (1, 5)
     assert result.notes == ["1 image could not be read, left out: val/red/red_1.png"]
+
+
+def test_a_batch_of_unreadable_test_images_is_left_out(tmp_path: Path) -> None:
+    """Two images a batch: the last one has none that can be read."""
+    root = coloured_folder(tmp_path, train=2, test=2)
+    for number in range(2):
+        (root / "val" / "red" / f"red_{number}.png").write_bytes(b"no image")
+    result = linear.evaluate(MeanColour(8), root, **SMALL, encode_batch=2, per_class=True)
+    assert (result.settings["unreadable"], result.settings["test_images"]) == (2, 4)
+    assert [row["class"] for row in result.rows] == ["blue", "green"]
 
 
 class Brighter(MeanColour):

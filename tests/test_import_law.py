@@ -12,14 +12,14 @@ import pytest
 ROOT = Path(__file__).parent.parent / "src" / "selfpatch"
 
 LAYERS = {
-    "types": 0, "distributed": 0, "config": 0, "ranges": 0, "settings": 0, "files": 0,
+    "types": 0, "distributed": 0, "config": 0, "ranges": 0, "settings": 0, "files": 0, "plain": 0,
     "ops": 1,
     "nn": 2, "data": 2,
     "methods": 3, "objectives": 3, "evaluation": 3, "pictures": 3,
     "optim": 4, "run": 4, "watching": 4, "keeping": 4, "weights": 4, "exports": 4, "pretraining": 4,
     "build": 5, "components": 5, "monitoring": 5, "run_report": 5, "suite_report": 5,
     "training_data": 5,
-    "commands": 6, "measuring": 6,
+    "commands": 6, "measuring": 6, "benchmarks": 6,
     "cli": 7, "options": 7, "suite": 7,
     "__init__": 8, "__main__": 8,
 }  # fmt: skip
@@ -33,10 +33,12 @@ NEIGHBOURS = {
 }  # fmt: skip
 """What a module may import from its own layer."""
 
-OPEN_ROOMS = {"options", "nn", "data", "pictures", "ops", "weights", "exports"}
+OPEN_ROOMS = {"benchmarks", "options", "nn", "data", "pictures", "ops", "weights", "exports"}
 """Rooms whose modules may import one another freely. Methods and objectives may not at all."""
 
-SHARED_BY_PROTOCOLS = {"features", "metrics", "result", "baselines", "batches", "fitting", "classified", "presets"}
+SHARED_BY_PROTOCOLS = {
+    "features", "metrics", "result", "baselines", "batches", "fitting", "classified", "accuracy", "presets", "tuning",
+}  # fmt: skip
 """What every evaluation protocol may import; the protocols themselves do not know one another."""
 
 TRAINING = {
@@ -53,7 +55,7 @@ TRAINING = {
     "data",
     "ops",
 }
-KNOW_THE_CONFIG = {"run", "build", "training_data", "commands", "measuring", "cli", "suite"}
+KNOW_THE_CONFIG = {"run", "build", "training_data", "commands", "measuring", "benchmarks", "cli", "suite"}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import pytest
@@ -14,10 +15,9 @@ from selfpatch.evaluation.segment.decoders_network import (
     Segmenter,
     Taps,
     default_blocks,
-    parameter_groups,
     pixel_loss,
-    trainable_copy,
 )
+from selfpatch.evaluation.tuning import layer_groups, trainable_copy
 from selfpatch.nn.backbones import AnyShape, ResNetShape, SwinShape, ViTShape, build_backbone, build_timm, named_shape
 
 
@@ -42,7 +42,8 @@ def segmenter(
     shape: AnyShape, head: Literal["fpn", "upernet"], *, rescale: bool = True, normed: bool = False, side: int = 32
 ) -> Segmenter:
     torch.manual_seed(0)
-    backbone = trainable_copy(build_backbone(shape), drop_path=0.0, side=side)
+    plain = build_backbone(shape)
+    backbone = trainable_copy(plain, drop_path=0.0, grid=math.ceil(side / plain.patch_size))
     taps = Taps(backbone, default_blocks(backbone, head), normed=normed)
     return Segmenter(taps, head, 3, rescale=rescale, channels=16, auxiliary_channels=8)
 
@@ -197,7 +198,7 @@ def test_maps_are_taken_at_the_published_depths() -> None:
 def test_a_trainable_copy_computes_the_same_at_the_size_of_the_crop(shape: AnyShape) -> None:
     backbone = build_backbone(shape).eval()
     images = torch.randn(1, 3, 64, 64)
-    copy = trainable_copy(backbone, drop_path=0.3, side=64).eval()
+    copy = trainable_copy(backbone, drop_path=0.3, grid=64 // backbone.patch_size).eval()
     torch.testing.assert_close(copy(images).raw_patches, backbone(images).raw_patches)
     for parameter in copy.parameters():
         nn.init.zeros_(parameter)
@@ -206,7 +207,7 @@ def test_a_trainable_copy_computes_the_same_at_the_size_of_the_crop(shape: AnySh
 
 def test_a_trainable_copy_of_a_timm_network_has_positions_and_drop_path() -> None:
     backbone = build_timm("vit_tiny_patch16_224", in_channels=3).eval()
-    copy = trainable_copy(backbone, drop_path=0.3, side=64).eval()
+    copy = trainable_copy(backbone, drop_path=0.3, grid=4).eval()
     images = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(copy(images).patches, backbone(images).patches)
     assert copy.get_parameter("trunk.pos_embed").shape == (1, 17, 192)
@@ -255,7 +256,7 @@ def test_group_norm_trains_on_a_single_image() -> None:
 
 def test_learning_rates_decay_towards_the_embedding() -> None:
     network = segmenter(SHAPES["vit8"], "upernet")
-    groups = list(parameter_groups(network, lr=1.0, weight_decay=0.5, layer_decay=0.5))
+    groups = layer_groups(network, network.taps.backbone, lr=1.0, weight_decay=0.5, layer_decay=0.5)
     of = {id(parameter): group for group in groups for parameter in group["params"]}
     assert len(of) == len(list(network.parameters()))
 

@@ -98,7 +98,7 @@ def test_a_seed_decides_all(blocks: Path, method: Method) -> None:
 @pytest.mark.parametrize("method", ["knn", "kmeans", "linear"])
 def test_results_and_pictures_are_written(blocks: Path, tmp_path: Path, method: Method) -> None:
     out = tmp_path / "out"
-    result = evaluate(MeanColour(4), blocks, method=method, out=out, pictures=2, limit=4, **settings_of(method))
+    result = evaluate(MeanColour(4), blocks, method=method, out=out, max_pictures=2, limit=4, **settings_of(method))
     assert Result.load(out / "result.json").metrics == result.metrics
     assert "NaN" not in (out / "result.json").read_text()
     sheet = np.asarray(Image.open(out / result.pictures[0]))
@@ -156,7 +156,7 @@ class LargeStorages(TorchDispatchMode):
 def test_knn_holds_the_remembered_patches_once(blocks: Path) -> None:
     count, encoder = 6 * 20, RawPatch(8)
     with LargeStorages(count * encoder.dim * 4 // 2) as storages:
-        result = evaluate(encoder, blocks, method="knn", resolution=32, k=3, pictures=0)
+        result = evaluate(encoder, blocks, method="knn", resolution=32, k=3, max_pictures=0)
     assert result.settings["remembered"] == count
     assert len(storages.found) == 1
 
@@ -475,7 +475,7 @@ def test_options_are_the_settings_that_methods_read(blocks: Path) -> None:
     from selfpatch.evaluation.segment import READS
 
     options = Segment(data=str(blocks)).settings()
-    common = {"method", "kind", "out", "test_split", "limit", "seed", "pictures"}
+    common = {"method", "kind", "out", "test_split", "limit", "seed", "max_pictures"}
     assert options.keys() == common | {name for names in READS.values() for name in names}
     result = evaluate(MeanColour(4), blocks, **{**options, **settings_of("knn"), "method": "knn"})
     assert json.dumps(result.settings)

@@ -41,6 +41,11 @@ class Views:
     def batch_size(self) -> int:
         return self.global_crops.shape[1]
 
+    def require_pair(self, method: str) -> None:
+        """Raises ValueError where there are not exactly two global crops for `method` to compare."""
+        if self.num_global != 2:
+            raise ValueError(f"{method} compares 2 global crops of an image, but there are {self.num_global}; make 2")
+
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Views:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(

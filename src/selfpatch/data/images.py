@@ -18,6 +18,15 @@ from selfpatch.data.rendering import resize_picture, to_tensor
 from selfpatch.ops.images import one_depth
 
 
+class NoneReadable(ValueError):
+    """None of so many images can be read; `example` says why not, of one."""
+
+    def __init__(self, count: int, example: object = None) -> None:
+        reason = f", e.g. {example}" if example is not None else ""
+        super().__init__(f"none of {count} images can be read{reason}; give images that can be read")
+        self.example = example
+
+
 class LoadedImages(NamedTuple):
     images: Tensor  # [n, C, size, size] uint8, or float32 where an image is deeper than 8 bits
     places: np.ndarray  # [n] int64, the places that could be read, in the order asked for
@@ -46,7 +55,8 @@ def load_images(
         channels: of the images, as `read_picture` takes them.
 
     Raises:
-        ValueError: none of the images can be read, or `resize` is smaller than `size`.
+        NoneReadable: none of the images can be read.
+        ValueError: `resize` is smaller than `size`.
     """
     shorter = size if resize is None else resize
     if shorter < size:
@@ -69,7 +79,6 @@ def load_images(
         loaded = list(pool.map(load, numbers))
     images = [(place, image) for place, image in zip(numbers, loaded, strict=True) if isinstance(image, Tensor)]
     if not images:
-        example = f", e.g. {loaded[0]}" if loaded else ""
-        raise ValueError(f"none of {len(numbers)} images can be read{example}; give images that can be read")
+        raise NoneReadable(len(numbers), next(iter(loaded), None))
     pixels = torch.stack(one_depth([image for _, image in images]))
     return LoadedImages(pixels, np.array([place for place, _ in images], np.int64))

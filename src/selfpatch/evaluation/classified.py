@@ -1,13 +1,13 @@
-"""Labelled images in folders, one a class: reading them, training on some of them only, and accuracies.
+"""Labelled images in folders, one a class: reading them, and training on some of them only.
 
-Shared by all protocols that classify images.
+Shared by all protocols that classify images; `accuracy` is what they have found.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,18 +17,15 @@ import torch
 from torch import Tensor
 
 from selfpatch.data.crops import generator
-from selfpatch.data.images import evenly_spread, load_images
+from selfpatch.data.images import NoneReadable, evenly_spread, load_images
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.reading import BadImage, Picture, read_picture
-from selfpatch.evaluation.result import Cell, Progress
+from selfpatch.evaluation.result import Progress
 from selfpatch.ops.images import one_depth
 from selfpatch.types import Encoder
 
 Precision = Literal["float32", "bf16"]
 _SUBSET_STREAM, _HELD_OUT_STREAM = 2**32 + 2, 2**32 + 3
-_SCORED_AT_ONCE = 4096
-_NAMED = 5
-"""Unreadable images that a note names."""
 
 
 @dataclass(frozen=True)
@@ -208,28 +205,22 @@ def centre_crops(
         what: told to `progress`, with the images done.
 
     Raises:
-        ValueError: as `load_images`.
+        ValueError: none of all the images can be read, or as `load_images`.
     """
-    for numbers in np.split(np.arange(len(images)), range(batch_size, len(images), batch_size)):
-        loaded = load_images(images.index, images.places[numbers], crop, resize=resize, channels=channels)
-        read = numbers[np.isin(images.places[numbers], loaded.places)]
-        yield Batch(loaded.images, torch.from_numpy(images.labels[read]), [images.name(int(i)) for i in read])
+    empty = []
+    batches = np.split(np.arange(len(images)), range(batch_size, len(images), batch_size))
+    for numbers in batches:
+        try:
+            loaded = load_images(images.index, images.places[numbers], crop, resize=resize, channels=channels)
+        except NoneReadable as error:
+            empty.append(error)
+        else:
+            read = numbers[np.isin(images.places[numbers], loaded.places)]
+            yield Batch(loaded.images, torch.from_numpy(images.labels[read]), [images.name(int(i)) for i in read])
         if progress is not None:
             progress(what, int(numbers[-1]) + 1, len(images))
-
-
-def unreadable(images: LabelledImages, read: list[str]) -> list[str]:
-    """Paths, below the folder of the data, of the images that are not among those `read`."""
-    kept = set(read)
-    every = (images.name(i) for i in range(len(images)))
-    return [f"{Path(images.index.root).name}/{name}" for name in every if name not in kept]
-
-
-def unreadable_note(names: list[str]) -> list[str]:
-    """As `Result.notes` has it: a sentence where there are any."""
-    shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-    count = "1 image" if len(names) == 1 else f"{len(names)} images"
-    return [f"{count} could not be read, left out: {shown}"] if names else []
+    if len(empty) == len(batches):
+        raise NoneReadable(len(images), empty[0].example)
 
 
 def check_settings(encoder: Encoder, *, resize: int, crop: int, precision: str, **least: tuple[int, int]) -> None:
@@ -262,42 +253,3 @@ def collate(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     """Images of one size [C, S, S] and their labels, as a batch."""
     images, labels = zip(*samples, strict=True)
     return torch.stack(one_depth(images)), torch.tensor(labels)
-
-
-def top_hits(scores: Tensor, labels: Tensor) -> Tensor:
-    """Whether the true class is the first, and among the first five; of equal scores the class of the lower number
-    comes first.
-
-    Args:
-        scores: [m, K].
-        labels: [m] int64, on the same device.
-
-    Returns:
-        [m, 2] bool.
-    """
-    parts = []
-    for some, truth in zip(scores.split(_SCORED_AT_ONCE), labels.split(_SCORED_AT_ONCE), strict=True):
-        hits = some.argsort(dim=1, descending=True, stable=True)[:, :5] == truth[:, None]
-        parts.append(torch.stack([hits[:, 0], hits.any(1)], dim=1))
-    return torch.cat(parts)
-
-
-def accuracies(hits: Tensor) -> dict[str, float]:
-    """Top-1 and top-5 of `top_hits`."""
-    top1, top5 = hits.float().mean(0).tolist()
-    return {"top-1": top1, "top-5": top5}
-
-
-def hits_per_image(names: list[str], hits: Tensor) -> dict[str, Mapping[str, float]]:
-    """As `Result.per_image` has them."""
-    rows = hits.float().tolist()
-    return {name: {"top-1": top1, "top-5": top5} for name, (top1, top5) in zip(names, rows, strict=True)}
-
-
-def rows_per_class(classes: tuple[str, ...], labels: Tensor, hits: Tensor) -> list[dict[str, Cell]]:
-    """Of each class that was tested: its images and their accuracies."""
-    rows: list[dict[str, Cell]] = []
-    for number in labels.unique().tolist():
-        of_class = hits[labels == number]
-        rows.append({"class": classes[number], "images": len(of_class), **accuracies(of_class)})
-    return rows

@@ -24,11 +24,11 @@ OF_THE_NETWORK: Mapping[str, frozenset[str]] = {
     "linear": frozenset({"lr", "blocks", "mean_patch"}),
     "segment": frozenset({"patch_size", "remembered", "blocks", "channels"}),
     "detect": frozenset({"blocks", "strides"}),
-    "correspond": frozenset({"patch_size", "layer", "stride"}),
+    "correspond": frozenset({"patch_size", "block", "stride"}),
 }
 """By evaluation: settings that may differ, as they say what was measured, not how: a property of the network, or what
 the evaluation chose for it: of `linear` the best learning rate and the features by the network's width, of `segment`
-the number of remembered patches, the blocks and the decoder's width, of `detect` and `correspond` the layers and how
+the number of remembered patches, the blocks and the decoder's width, of `detect` and `correspond` the blocks and how
 many pixels apart their features are. All others decide the comparison, an `lr` that is given (finetune) among them."""
 LARGEST_PATCH = 32
 """`segment` rounds the crop of a linear layer down to a multiple of the patch: less than this is no difference."""

@@ -1,10 +1,31 @@
-"""How the presets of an evaluation, the protocols that have a name, differ."""
+"""The presets of an evaluation, the protocols that have a name: one with settings of one's own, and how they differ."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+
+Preset = TypeVar("Preset")
+
+
+def resolve_preset(presets: Mapping[str, Preset], name: str, /, *, of: str = "", **given: Any) -> Preset:
+    """The preset of that name with the settings that are given, those that are not None, in place of its own.
+
+    Args:
+        presets: dataclasses of one type by name.
+        of: what they are presets of, where an evaluation has several kinds.
+        given: fields of a preset; of sequences it has tuples.
+
+    Raises:
+        ValueError: there is no such preset, or it refuses a setting.
+    """
+    if name not in presets:
+        kind = f" of {of}" if of else ""
+        raise ValueError(f"there is no preset {name!r}{kind}; use one of: {', '.join(presets)}")
+    own = {field: value for field, value in given.items() if value is not None}
+    tuples = {field: tuple(v) for field, v in own.items() if isinstance(v, Sequence) and not isinstance(v, str)}
+    return replace(presets[name], **{**own, **tuples})  # type: ignore[type-var]
 
 
 def describe_presets(presets: Mapping[str, Any]) -> str:

@@ -7,12 +7,11 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfpatch.nn.mlp import mlp
 from selfpatch.nn.queue import Queue, check_queue
-from selfpatch.ops.contrast import info_nce
+from selfpatch.ops.contrast import info_nce, unit
 from selfpatch.types import Encoding, Hyperparameters, Objective, Views
 
 
@@ -67,8 +66,7 @@ class DenseCL(Objective):
         Raises:
             ValueError: there are not exactly two global crops.
         """
-        if views.num_global != 2:
-            raise ValueError(f"DenseCL compares 2 global crops of an image, but there are {views.num_global}; make 2")
+        views.require_pair("DenseCL")
         return {
             "contrast": self._contrast(student, teacher),
             "dense_contrast": self._dense_contrast(student, teacher, views.batch_size),
@@ -76,8 +74,8 @@ class DenseCL(Objective):
 
     def _contrast(self, student: Encoding, teacher: Encoding) -> Tensor:
         with torch.no_grad():
-            keys = F.normalize(teacher.heads["projector"](teacher.image[1]).float(), dim=-1)  # [B, E]
-        queries = F.normalize(student.heads["projector"](student.image[0]).float(), dim=-1)
+            keys = unit(teacher.heads["projector"](teacher.image[1]))  # [B, E]
+        queries = unit(student.heads["projector"](student.image[0]))
         self.queue.observe(keys)
         return info_nce(queries, keys, self.queue.keys, self.temp).mean()
 
@@ -87,9 +85,9 @@ class DenseCL(Objective):
         with torch.no_grad():
             dense = teacher.heads["dense_projector"](second).float()  # [B, N, E]
             matched = dense.take_along_dim(corresponding_positions(first, second)[..., None], dim=1)
-            keys = F.normalize(matched, dim=-1)
-            self.dense_queue.observe(F.normalize(dense.mean(1), dim=-1))
-        queries = F.normalize(student.heads["dense_projector"](first).float(), dim=-1)
+            keys = unit(matched)
+            self.dense_queue.observe(unit(dense.mean(1)))
+        queries = unit(student.heads["dense_projector"](first))
         return info_nce(queries, keys, self.dense_queue.keys, self.temp).mean()
 
 
@@ -105,5 +103,5 @@ def corresponding_positions(queries: Tensor, keys: Tensor) -> Tensor:
         [B, N] int64.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        similarity = F.normalize(queries.float(), dim=-1) @ F.normalize(keys.float(), dim=-1).mT  # [B, N, M]
+        similarity = unit(queries) @ unit(keys).mT  # [B, N, M]
     return similarity.argmax(-1)

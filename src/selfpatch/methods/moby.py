@@ -7,12 +7,11 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfpatch.nn.mlp import mlp
 from selfpatch.nn.queue import Queue, check_queue
-from selfpatch.ops.contrast import info_nce
+from selfpatch.ops.contrast import info_nce, unit
 from selfpatch.types import Encoding, Hyperparameters, Objective, Views
 
 
@@ -63,10 +62,9 @@ class MoBY(Objective):
         Raises:
             ValueError: there are not exactly two global crops.
         """
-        if views.num_global != 2:
-            raise ValueError(f"MoBY compares 2 global crops of an image, but there are {views.num_global}; make 2")
+        views.require_pair("MoBY")
         with torch.no_grad():
-            key1, key2 = (F.normalize(teacher.heads["projector"](x).float(), dim=-1) for x in teacher.image[:2])
+            key1, key2 = (unit(teacher.heads["projector"](x)) for x in teacher.image[:2])
         query1, query2 = (self.predictor(student.heads["projector"](x)) for x in student.image[:2])  # [B, E]
         loss = self._one_way(query1, key2, self.queue2) + self._one_way(query2, key1, self.queue1)
         self.queue1.observe(key1)
@@ -74,4 +72,4 @@ class MoBY(Objective):
         return {"contrast": loss}
 
     def _one_way(self, queries: Tensor, keys: Tensor, queue: Queue) -> Tensor:
-        return info_nce(F.normalize(queries.float(), dim=-1), keys, queue.keys, self.temp).mean()
+        return info_nce(unit(queries), keys, queue.keys, self.temp).mean()

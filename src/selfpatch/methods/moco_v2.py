@@ -7,12 +7,11 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfpatch.nn.mlp import mlp
 from selfpatch.nn.queue import Queue, check_queue
-from selfpatch.ops.contrast import info_nce
+from selfpatch.ops.contrast import info_nce, unit
 from selfpatch.types import Encoding, Hyperparameters, Objective, Views
 
 
@@ -65,10 +64,9 @@ class MoCoV2(Objective):
         Raises:
             ValueError: there are not exactly two global crops.
         """
-        if views.num_global != 2:
-            raise ValueError(f"MoCo-v2 compares 2 global crops of an image, but there are {views.num_global}; make 2")
+        views.require_pair("MoCo-v2")
         with torch.no_grad():
-            keys = F.normalize(teacher.heads["projector"](teacher.image[1]).float(), dim=-1)  # [B, E]
-        queries = F.normalize(student.heads["projector"](student.image[0]).float(), dim=-1)
+            keys = unit(teacher.heads["projector"](teacher.image[1]))  # [B, E]
+        queries = unit(student.heads["projector"](student.image[0]))
         self.queue.observe(keys)
         return {"contrast": info_nce(queries, keys, self.queue.keys, self.temp).mean()}

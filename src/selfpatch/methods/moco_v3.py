@@ -7,12 +7,11 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfpatch.distributed import all_gather, rank
 from selfpatch.nn.mlp import mlp
-from selfpatch.ops.contrast import batch_info_nce
+from selfpatch.ops.contrast import batch_info_nce, unit
 from selfpatch.types import Encoding, Hyperparameters, Objective, Views
 
 
@@ -59,16 +58,15 @@ class MoCoV3(Objective):
         Raises:
             ValueError: there are not exactly two global crops.
         """
-        if views.num_global != 2:
-            raise ValueError(f"MoCo-v3 compares 2 global crops of an image, but there are {views.num_global}; make 2")
+        views.require_pair("MoCo-v3")
         with torch.no_grad():
-            key1, key2 = (F.normalize(teacher.heads["projector"](x).float(), dim=-1) for x in teacher.image[:2])
+            key1, key2 = (unit(teacher.heads["projector"](x)) for x in teacher.image[:2])
         query1, query2 = (self.predictor(student.heads["projector"](x)) for x in student.image[:2])  # [B, E]
         return {"contrast": self._one_way(query1, key2) + self._one_way(query2, key1)}
 
     def _one_way(self, queries: Tensor, keys: Tensor) -> Tensor:
         keys_of_all = all_gather(keys).flatten(0, 1)
-        queries = F.normalize(queries.float(), dim=-1)
+        queries = unit(queries)
         losses = batch_info_nce(queries, keys_of_all, rank() * len(keys), self.temp)
         # The factor keeps the size of gradients comparable over temperatures, as released.
         return 2 * self.temp * losses.mean()

@@ -7,6 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def unit(x: Tensor) -> Tensor:
+    """[..., E] -> [..., E] float32 of norm 1, as queries and keys are compared."""
+    return F.normalize(x.float(), dim=-1)
+
+
 def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temp: float) -> Tensor:
     """Each query against its own key and shared negatives (MoCo, arXiv 1911.05722, eq. 1):
 

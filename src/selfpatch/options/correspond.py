@@ -22,8 +22,8 @@ class Correspond(EvaluationOptions):
     the tenth of twelve blocks every 4 pixels, longer side 304; small: as patch, 224 pixels."""
     facet: Literal["token", "key", "query", "value"] | None = None
     """Patch tokens, or keys, queries or values of a ViT's block."""
-    layer: int | None = None
-    """Block of a ViT or stage of another network, counted from 1."""
+    block: int | None = None
+    """Of a ViT, or stage of another network, counted from 1."""
     stride: int | None = None
     """Pixels between features; it divides the patch size."""
     resolution: int | None = None

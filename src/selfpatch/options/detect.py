@@ -21,9 +21,9 @@ class Detect(EvaluationOptions):
     pyramid network, 12 epochs, short sides 480 to 800 with crops, lr 5e-5 at batch 8, drop path 0.05). vitdet-simple:
     ViTDet (pyramid of the last map, LayerNorm heads, 100 epochs, large-scale jitter at 1024, lr 1e-4 at batch 64, layer
     decay 0.7, drop path 0.1). small: for CPUs and a few dozen images (short side 160, narrow heads, no crops)."""
-    split: str = "train2017"
+    train_split: str = "train2017"
     """To train on."""
-    eval_split: str = "val2017"
+    test_split: str = "val2017"
     """To score."""
     limit: int | None = None
     """Use the first so many images of each split only."""
@@ -69,5 +69,5 @@ class Detect(EvaluationOptions):
     seed: int = 0
     workers: int = 0
     """Processes that load images."""
-    pictures: int = 4
+    max_pictures: int = 4
     """Images of the scored split to draw with what is found in them."""

@@ -37,7 +37,7 @@ class Segment(EvaluationOptions):
     limit: int | None = None
     """Images of each split, evenly spread; None: all."""
     seed: int = 0
-    pictures: int = 4
+    max_pictures: int = 4
     """Images to show in pictures/segments.png: image, labels, prediction."""
     workers: int | None = None
     """Loader processes of what is trained; speed only."""
@@ -70,7 +70,7 @@ class Segment(EvaluationOptions):
     test: Literal["slide", "whole", "square"] | None = None
     """How a test image is seen."""
     stride: int | None = None
-    """Of fpn and upernet: from one window to the next, in pixels."""
+    """Of fpn and upernet, with test slide: from one window to the next, in pixels; None: 2/3 of the crop."""
     precision: Literal["float32", "bf16"] | None = None
     """Of fpn and upernet."""
     resolution: int | None = None

@@ -71,7 +71,7 @@ class DenseEncoder:
     """Pictures into feature maps, as `matching` says.
 
     Raises:
-        ValueError: the encoder has no such layer, facet or stride.
+        ValueError: the encoder has no such block, facet or stride.
     """
 
     encoder: Encoder
@@ -81,12 +81,12 @@ class DenseEncoder:
         m, patch = self.matching, self.encoder.patch_size
         if m.facet != "token" and not isinstance(self._backbone, ViT):
             raise ValueError(f"facet {m.facet!r} is asked for, but only a ViT has keys, queries and values; use token")
-        if self.layer is not None:
+        if self.block is not None:
             if self._backbone is None:
-                raise ValueError(f"layer {self.layer} is asked for, but a {type(self.encoder).__name__} shows none")
+                raise ValueError(f"block {self.block} is asked for, but a {type(self.encoder).__name__} shows none")
             count = len(self._backbone.map_dims)
-            if not 1 <= self.layer <= count:
-                raise ValueError(f"layer {self.layer} is asked for, but the network has 1 to {count}")
+            if not 1 <= self.block <= count:
+                raise ValueError(f"block {self.block} is asked for, but the network has 1 to {count}")
         if m.stride is not None and (m.stride < 1 or patch % m.stride):
             raise ValueError(f"stride {m.stride} does not divide the patch size {patch}; use e.g. {_half(patch)}")
 
@@ -95,10 +95,10 @@ class DenseEncoder:
         return self.encoder.backbone if isinstance(self.encoder, BranchEncoder) else None
 
     @property
-    def layer(self) -> int | None:
+    def block(self) -> int | None:
         """Counted from 1; None: the encoder's own features, or the last block of a facet."""
-        if self.matching.layer is not None or self.matching.depth is None or self._backbone is None:
-            return self.matching.layer
+        if self.matching.block is not None or self.matching.depth is None or self._backbone is None:
+            return self.matching.block
         return max(1, round(self.matching.depth * len(self._backbone.map_dims)))
 
     @torch.no_grad()
@@ -122,7 +122,7 @@ class DenseEncoder:
             return plain, side
         if side != self.encoder.patch_size:
             raise ValueError(
-                f"layer {self.layer} has a feature for {side:g} pixels, not for a patch of {self.encoder.patch_size}; "
+                f"block {self.block} has a feature for {side:g} pixels, not for a patch of {self.encoder.patch_size}; "
                 "leave out the stride"
             )
         assert self.matching.stride is not None
@@ -146,13 +146,13 @@ class DenseEncoder:
 
     def _features(self, image: Tensor) -> Tensor:
         """[1, C, H, W] -> [h, w, D] float32."""
-        facet, layer, backbone = self.matching.facet, self.layer, self._backbone
+        facet, block, backbone = self.matching.facet, self.block, self._backbone
         if facet != "token":
             assert isinstance(backbone, ViT)
-            return backbone.facet(image, facet, -1 if layer is None else layer - 1)[0].float()
-        if layer is not None:
+            return backbone.facet(image, facet, -1 if block is None else block - 1)[0].float()
+        if block is not None:
             assert backbone is not None
-            return backbone.maps(image, [layer])[0][0].float()
+            return backbone.maps(image, [block])[0][0].float()
         return self.encoder.patches(image)[0].movedim(0, -1).float()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 Facet = Literal["token", "key", "query", "value"]
 
@@ -15,7 +15,7 @@ class Matching:
     Attributes:
         facet: patch tokens, or keys, queries or values of a block's attention.
         depth: share of the blocks to go through; None: all, and tokens are then the encoder's own, after its norm.
-        layer: block of a ViT or stage of another network, counted from 1, in place of `depth`.
+        block: of a ViT, or stage of another network, counted from 1, in place of `depth`.
         stride: distance in pixels of the places that have a feature; None: the patch size.
         resolution: longer side of the images in pixels.
         shape: `square` changes the aspect ratio, `keep` keeps it but for rounding to whole patches.
@@ -24,7 +24,7 @@ class Matching:
 
     facet: Facet = "token"
     depth: float | None = None
-    layer: int | None = None
+    block: int | None = None
     stride: int | None = None
     resolution: int = 512
     shape: Literal["square", "keep"] = "square"
@@ -51,14 +51,3 @@ PRESETS: dict[str, Matching] = {
 """`patch`: the encoder's patch features as they are. `dense_keys`: keys of the tenth of twelve blocks every 4 pixels,
 after Amir et al. (arXiv 2112.05814), who resize the shorter side to 224 and also bin neighbours, which is left out.
 `small`: as `patch`, for a minute on a processor."""
-
-
-def chosen(preset: str, **own: Any) -> Matching:
-    """A preset with the settings of one's own that are not None.
-
-    Raises:
-        ValueError: there is no such preset, or a setting has no such value.
-    """
-    if preset not in PRESETS:
-        raise ValueError(f"there is no preset {preset!r}; use one of: {', '.join(PRESETS)}")
-    return replace(PRESETS[preset], **{name: value for name, value in own.items() if value is not None})

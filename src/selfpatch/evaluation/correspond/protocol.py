@@ -16,7 +16,7 @@ from selfpatch.data.reading import Picture, read_picture
 from selfpatch.evaluation.correspond.drawing import draw_matches
 from selfpatch.evaluation.correspond.layout import Layout, Pair, open_pairs
 from selfpatch.evaluation.correspond.maps import DenseEncoder, FeatureMap
-from selfpatch.evaluation.correspond.presets import Facet, Matching, chosen
+from selfpatch.evaluation.correspond.presets import PRESETS, Facet, Matching
 from selfpatch.evaluation.correspond.scoring import (
     Scored,
     Threshold,
@@ -28,6 +28,7 @@ from selfpatch.evaluation.correspond.scoring import (
     pair_shares,
     table_rows,
 )
+from selfpatch.evaluation.presets import resolve_preset
 from selfpatch.evaluation.result import Progress, Provenance, Result
 from selfpatch.types import Encoder
 
@@ -84,7 +85,7 @@ def evaluate(
     out: str | Path | None = None,
     preset: str = "patch",
     facet: Facet | None = None,
-    layer: int | None = None,
+    block: int | None = None,
     stride: int | None = None,
     resolution: int | None = None,
     shape: Literal["square", "keep"] | None = None,
@@ -109,7 +110,7 @@ def evaluate(
         data: folder as SPair-71k's, see `layout`.
         out: folder for pictures/ and result.json; None writes nothing.
         preset: a name of `presets.PRESETS`, which gives the settings that are None.
-        facet, layer, stride, resolution, shape, sampling: see `presets.Matching`.
+        facet, block, stride, resolution, shape, sampling: see `presets.Matching`.
         alphas: shares of the longer side within which a keypoint is right; 0.1 is quoted.
         threshold: the longer side of the target's `box` or of its `image`.
         split, layout, categories: see `open_pairs`.
@@ -121,11 +122,12 @@ def evaluate(
         A row for each category and alpha; `position, per point` is the floor's.
 
     Raises:
-        ValueError: an unknown preset or word, a layer or stride that the encoder has not, or data that are not as they
+        ValueError: an unknown preset or word, a block or stride that the encoder has not, or data that are not as they
             should be.
     """
-    own = {"facet": facet, "layer": layer, "stride": stride, "resolution": resolution}
-    matching = chosen(preset, **own, shape=shape, sampling=sampling)
+    matching = resolve_preset(
+        PRESETS, preset, facet=facet, block=block, stride=stride, resolution=resolution, shape=shape, sampling=sampling
+    )
     _check_scores(alphas, threshold)
     encode = DenseEncoder(encoder, matching)
     pairs = open_pairs(data, split=split, layout=layout, categories=categories)
@@ -167,8 +169,8 @@ def _check_scores(alphas: Sequence[float], threshold: str) -> None:
 
 
 def _resolved(matching: Matching, encode: DenseEncoder) -> dict[str, object]:
-    """The settings of the features as they were used, without `depth`, which stands for a layer."""
-    values = asdict(matching) | {"layer": encode.layer, "stride": matching.stride or encode.encoder.patch_size}
+    """The settings of the features as they were used, without `depth`, which stands for a block."""
+    values = asdict(matching) | {"block": encode.block, "stride": matching.stride or encode.encoder.patch_size}
     del values["depth"]
     return values
 

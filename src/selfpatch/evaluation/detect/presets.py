@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from selfpatch.evaluation.detect.augmentation import Augmentation
 from selfpatch.evaluation.detect.network import Heads
@@ -55,22 +55,7 @@ class Preset:
     drop_path: float = 0.05
     clip: float = 0.0
 
-    @property
-    def canvas(self) -> int:
-        """Side that batches have at least: large-scale jitter is on a square."""
-        return self.long_side if self.augmentation == "large-scale-jitter" else 0
-
-    def rate(self) -> float:
-        """The learning rate at this batch."""
-        return self.lr * self.batch_size / self.lr_batch
-
-    def factor(self, step: int, steps: int) -> float:
-        """On the learning rate at a step of so many: the warm-up, and a tenth after each of `decay_at`."""
-        warmup = min(1.0, 0.001 + 0.999 * step / self.warmup_steps) if self.warmup_steps else 1.0
-        return warmup * 0.1 ** sum(step >= round(share * steps) for share in self.decay_at)
-
-    def check(self) -> None:
-        """Raises ValueError for numbers that make no training."""
+    def __post_init__(self) -> None:
         smallest = {"width": 8, "proposals": 1, "rois": 4, "long_side": 1, "batch_size": 1, "lr_batch": 1}
         for name, least in smallest.items():
             if getattr(self, name) < least:
@@ -90,6 +75,20 @@ class Preset:
             raise ValueError(f"short_sides are {list(self.short_sides)}; give one or more sides in pixels")
         if any(not 0 < share <= 1 for share in self.decay_at):
             raise ValueError(f"decay_at is {list(self.decay_at)}; give shares of the training, each above 0, at most 1")
+
+    @property
+    def canvas(self) -> int:
+        """Side that batches have at least: large-scale jitter is on a square."""
+        return self.long_side if self.augmentation == "large-scale-jitter" else 0
+
+    def rate(self) -> float:
+        """The learning rate at this batch."""
+        return self.lr * self.batch_size / self.lr_batch
+
+    def factor(self, step: int, steps: int) -> float:
+        """On the learning rate at a step of so many: the warm-up, and a tenth after each of `decay_at`."""
+        warmup = min(1.0, 0.001 + 0.999 * step / self.warmup_steps) if self.warmup_steps else 1.0
+        return warmup * 0.1 ** sum(step >= round(share * steps) for share in self.decay_at)
 
 
 SELFPATCH = Preset()
@@ -133,19 +132,4 @@ SMALL = replace(
 """Ours, for a CPU and a few dozen images. A ViT of width 192, depth 6 and patch 8 learns 8 images by heart, to a box
 AP50 of 0.56 in 440 steps."""
 
-PRESETS: dict[PresetName, Preset] = {"selfpatch": SELFPATCH, "vitdet-simple": VITDET_SIMPLE, "small": SMALL}
-
-
-def resolve(name: PresetName, given: dict[str, Any]) -> Preset:
-    """The preset, with what is given in place of its own; None: its own.
-
-    Raises:
-        ValueError: there is no such preset, or the numbers make no training.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; use one of: {', '.join(PRESETS)}")
-    values = {key: value for key, value in given.items() if value is not None}
-    tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list | tuple)}
-    preset = replace(PRESETS[name], **{**values, **tuples})
-    preset.check()
-    return preset
+PRESETS: dict[str, Preset] = {"selfpatch": SELFPATCH, "vitdet-simple": VITDET_SIMPLE, "small": SMALL}

@@ -22,10 +22,11 @@ from selfpatch.evaluation.detect.drawing import save_pictures
 from selfpatch.evaluation.detect.masks import paste, pycocotools
 from selfpatch.evaluation.detect.network import Heads, MaskRCNN
 from selfpatch.evaluation.detect.predictions import Detections, Detector, Row, detect_all, save
-from selfpatch.evaluation.detect.presets import Preset, PresetName, PyramidName, resolve
+from selfpatch.evaluation.detect.presets import PRESETS, Preset, PresetName, PyramidName
 from selfpatch.evaluation.detect.recall import recall_per_image
 from selfpatch.evaluation.detect.scoring import GroundTruth
 from selfpatch.evaluation.detect.training import build_network, train
+from selfpatch.evaluation.presets import resolve_preset
 from selfpatch.evaluation.result import Cell, Progress, Provenance, Result, network_sha256
 from selfpatch.ops.images import normalise
 from selfpatch.types import Encoder
@@ -39,8 +40,8 @@ def evaluate(
     *,
     out: str | Path | None = None,
     preset: PresetName = "selfpatch",
-    split: str = "train2017",
-    eval_split: str = "val2017",
+    train_split: str = "train2017",
+    test_split: str = "val2017",
     limit: int | None = None,
     negatives: bool = False,
     pyramid: PyramidName | None = None,
@@ -66,7 +67,7 @@ def evaluate(
     precision: Literal["float32", "bf16"] = "float32",
     seed: int = 0,
     workers: int = 0,
-    pictures: int = 4,
+    max_pictures: int = 4,
     weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -78,14 +79,14 @@ def evaluate(
         out: folder for checkpoints, results files, pictures and result.json. A stopped evaluation goes on there, and a
             finished training is scored on another split. None: nothing is written.
         preset: gives the settings that are None; see `presets.Preset` for each.
-        split, eval_split: names of the splits to train on and to score.
+        train_split, test_split: names of the splits to train on and to score.
         limit: images of each split that are used, the first ones; None: all.
         negatives: train on images without objects too, which the published protocols leave out.
         blocks: of a ViT, whose maps are taken for pyramid inner-maps; None: at 1/3, 1/2, 2/3 and the end of its depth.
         precision: of the forward pass.
         seed: of initialisation, order and augmentation.
         workers: processes that load images.
-        pictures: images of the scored split to draw with what is found in them, in the folder pictures.
+        max_pictures: images of the scored split to draw with what is found in them, in the folder pictures.
         weights: what the encoder was made of, for the record.
         progress: called with `training` and steps, then with `detecting` and images.
 
@@ -94,22 +95,18 @@ def evaluate(
             settings do not go together, or `out` holds a training with other ones.
     """
     pycocotools("mask")  # so that its absence is told before an hour of training
-    how = resolve(
-        preset,
-        {
-            "pyramid": pyramid, "heads": heads, "width": width, "anchor_scale": anchor_scale, "proposals": proposals,
-            "rois": rois, "augmentation": augmentation, "short_sides": short_sides, "long_side": long_side,
-            "batch_size": batch_size, "epochs": epochs, "decay_at": decay_at, "warmup_steps": warmup_steps, "lr": lr,
-            "lr_batch": lr_batch, "weight_decay": weight_decay, "layer_decay": layer_decay, "drop_path": drop_path,
-            "clip": clip,
-        },
+    how = resolve_preset(
+        PRESETS, preset, pyramid=pyramid, heads=heads, width=width, anchor_scale=anchor_scale, proposals=proposals,
+        rois=rois, augmentation=augmentation, short_sides=short_sides, long_side=long_side, batch_size=batch_size,
+        epochs=epochs, decay_at=decay_at, warmup_steps=warmup_steps, lr=lr, lr_batch=lr_batch,
+        weight_decay=weight_decay, layer_decay=layer_decay, drop_path=drop_path, clip=clip,
     )  # fmt: skip
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; use one of: {', '.join(PRECISIONS)}")
-    for name, number in (("seed", seed), ("workers", workers), ("pictures", pictures)):
+    for name, number in (("seed", seed), ("workers", workers), ("max_pictures", max_pictures)):
         if number < 0:
             raise ValueError(f"{name} is {number}; use 0 or more")
-    trained_on, scored = _open_splits(data, split, eval_split, limit, negatives)
+    trained_on, scored = _open_splits(data, train_split, test_split, limit, negatives)
     truth = GroundTruth(scored.annotations, [image.id for image in scored.images])  # what is wrong is told before hours
     network = build_network(encoder, len(trained_on.category_ids), how, blocks=blocks, seed=seed)
     learned = {
@@ -117,9 +114,9 @@ def evaluate(
         "strides": list(network.pyramid.strides), "rate": how.rate(),
     }  # fmt: skip
     settings = {
-        "preset": preset, **learned, "split": split, "eval_split": eval_split, "limit": limit, "negatives": negatives,
-        "data": str(data), "train_images": len(trained_on.images), "eval_images": len(scored.images),
-        "categories": len(scored.category_ids),
+        "preset": preset, **learned, "train_split": train_split, "test_split": test_split, "limit": limit,
+        "negatives": negatives, "data": str(data), "train_images": len(trained_on.images),
+        "test_images": len(scored.images), "categories": len(scored.category_ids),
     }  # fmt: skip
     identity = {
         **learned, "training data": trained_on.fingerprint(), "weights": network_sha256(network.pyramid.backbone),
@@ -143,7 +140,7 @@ def evaluate(
     drawn: list[str] = []
     if folder is not None:
         save(folder, boxes, masks)
-        drawn = save_pictures(folder, scored, boxes, masks, pictures)
+        drawn = save_pictures(folder, scored, boxes, masks, max_pictures)
     metrics, rows = average_precision(scored, boxes, masks, truth)
     per_image = recall_per_image(scored, boxes)
     result = Result("detect", metrics, rows, settings, weights, pictures=drawn, per_image=per_image)
@@ -198,10 +195,10 @@ def average_precision(
 
 
 def _open_splits(
-    data: str | Path, split: str, eval_split: str, limit: int | None, negatives: bool
+    data: str | Path, train_split: str, test_split: str, limit: int | None, negatives: bool
 ) -> tuple[Split, Split]:
-    first = open_split(data, split)
-    second = first if eval_split == split else open_split(data, eval_split)
+    first = open_split(data, train_split)
+    second = first if test_split == train_split else open_split(data, test_split)
     if first.category_ids != second.category_ids:
         odd = sorted(set(first.category_ids) ^ set(second.category_ids))
         raise ValueError(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
+from selfpatch.evaluation.tuning import rescaling
 from selfpatch.nn.backbones import Backbone, ViT
 from selfpatch.nn.backbones.shapes import SwinShape
 
@@ -77,7 +78,7 @@ class InnerMaps(Pyramid):
         normed = isinstance(backbone.shape, SwinShape)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) if normed else nn.Identity() for dim in dims)
         self.resize = nn.ModuleList(
-            resized(dim, [dim] * factor, factor, nn.BatchNorm2d) for dim, factor in zip(dims, factors, strict=True)
+            rescaling(dim, factor, nn.BatchNorm2d) for dim, factor in zip(dims, factors, strict=True)
         )
         self.merge = FeaturePyramidNetwork(dims, width)
 
@@ -110,7 +111,7 @@ class LastMap(Pyramid):
             last = dims[-1] if dims else dim
             smooth = [nn.Conv2d(last, width, 1, bias=False), ChannelNorm(width)]
             smooth += [nn.Conv2d(width, width, 3, padding=1, bias=False), ChannelNorm(width)]
-            self.resize.append(nn.Sequential(resized(dim, dims, factor, ChannelNorm), *smooth))
+            self.resize.append(nn.Sequential(rescaling(dim, factor, ChannelNorm, dims=dims), *smooth))
 
     def levels(self, images: Tensor) -> list[Tensor]:
         (last,) = self.backbone.maps(images, [self.backbone.num_layers])
@@ -132,17 +133,6 @@ def upsampling(patch_size: int) -> tuple[int, ...]:
     halved. Patch 16 and 14: (2, 1, 0, -1); patch 8: (1, 0, -1, -2)."""
     finest = max(0, round(math.log2(patch_size / FINEST_STRIDE)))
     return tuple(finest - level for level in range(LEVELS))
-
-
-def resized(dim: int, dims: Sequence[int], factor: int, norm: type[nn.Module]) -> nn.Module:
-    """[B, dim, h, w] -> 2^factor times its sides: deconvolutions to widths `dims` with norm and GELU between, or a
-    max-pool."""
-    if factor <= 0:
-        return nn.MaxPool2d(2**-factor) if factor else nn.Identity()
-    layers: list[nn.Module] = []
-    for before, after in zip([dim, *dims], dims, strict=False):
-        layers += [nn.ConvTranspose2d(before, after, 2, stride=2), norm(after), nn.GELU()]
-    return nn.Sequential(*layers[:-2])
 
 
 def _blocks(backbone: Backbone, blocks: Sequence[int] | None) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Training Mask R-CNN: the network around a copy of the backbone, the optimizer's groups, the steps."""
+"""Training Mask R-CNN: the network around a copy of the backbone, the steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.detect.augmentation import Target, draw, render
@@ -19,13 +19,12 @@ from selfpatch.evaluation.detect.presets import Preset
 from selfpatch.evaluation.detect.pyramid import InnerMaps, LastMap, Pyramid
 from selfpatch.evaluation.fitting import Fit, fit
 from selfpatch.evaluation.result import Progress
-from selfpatch.nn.backbones import Backbone, build_backbone
+from selfpatch.evaluation.tuning import layer_groups, trainable_copy
 from selfpatch.nn.branch import BranchEncoder
 from selfpatch.ops.images import normalise
 from selfpatch.types import Encoder
 
 Sample = tuple[Tensor, Target]
-POSITIONS = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table")
 
 
 def build_network(
@@ -50,7 +49,7 @@ def build_network(
         raise ValueError("blocks are for pyramid inner-maps; the simple pyramid takes the last map, leave them out")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = copied(encoder.backbone, how.drop_path)
+        backbone = trainable_copy(encoder.backbone, drop_path=how.drop_path)
         pyramid: Pyramid
         if how.pyramid == "last-map":
             pyramid = LastMap(backbone, width=how.width)
@@ -66,13 +65,6 @@ def build_network(
             canvas=how.canvas,
         )
     return network.to(encoder.device)
-
-
-def copied(backbone: Backbone, drop_path: float) -> Backbone:
-    """The same weights in a network with drop path."""
-    copy = build_backbone(backbone.shape, drop_path=drop_path)
-    copy.load_state_dict({name: value for name, value in backbone.state_dict().items() if name != "mask_token"})
-    return copy
 
 
 def train(
@@ -98,34 +90,13 @@ def train(
     load = partial(_load, split, how)
     batches = Batches(len(split.images), load, batch_size=how.batch_size, seed=seed, workers=workers, collate=_as_list)
     steps = max(1, round(how.epochs * batches.steps_per_epoch))
-    optimizer = torch.optim.AdamW(parameter_groups(network, how), lr=how.rate())
+    groups = layer_groups(
+        network, network.pyramid.backbone, lr=how.rate(), layer_decay=how.layer_decay, weight_decay=how.weight_decay
+    )
+    optimizer = torch.optim.AdamW(groups, lr=how.rate())
     fitting = Fit(steps, partial(how.factor, steps=steps), seed=seed, clip=how.clip, autocast=autocast)
     fit(network.train(), loss, batches, optimizer, fitting, settings=settings, out=out, progress=progress)
     network.eval()
-
-
-def parameter_groups(network: MaskRCNN, how: Preset) -> list[dict[str, Any]]:
-    """The parameters by learning rate and weight decay.
-
-    The learning rate of layer l of a backbone of n is decayed n + 1 - l times (the embedding is layer 0); there is no
-    weight decay for biases, norms and positions.
-    """
-    backbone = network.pyramid.backbone
-    layers = {parameter: backbone.layer_of(name) for name, parameter in backbone.named_parameters()}
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            away = backbone.num_layers + 1 - layers.get(parameter, backbone.num_layers + 1)
-            decayed = parameter.ndim > 1 and not name.endswith(POSITIONS)
-            groups.setdefault((away, decayed), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": how.rate() * how.layer_decay**away,
-            "weight_decay": how.weight_decay if decayed else 0.0,
-        }
-        for (away, decayed), parameters in groups.items()
-    ]
 
 
 def _load(split: Split, how: Preset, number: int, rng: np.random.Generator) -> Sample:

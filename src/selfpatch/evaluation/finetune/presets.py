@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 Token = Literal["image", "mean"]
 
@@ -88,14 +88,3 @@ evaluation/README.md of iBOT's released code, ViT-B and ViT-S (arXiv 2111.07832)
 ViT-S they give an lr of 2.5e-5 (2018) and 1.25e-5 (2019). `small`: ours, for some hundred small images on a CPU.
 
 Not taken over: DeiT's repeated augmentation, and the best epoch on the test set. The last epoch counts."""
-
-
-def resolved(preset: str, **given: Any) -> Preset:
-    """A preset with the settings that are not None in place of its own.
-
-    Raises:
-        ValueError: there is no such preset, or a setting is out of range.
-    """
-    if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; use one of: {', '.join(PRESETS)}")
-    return replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})

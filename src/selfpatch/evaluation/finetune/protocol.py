@@ -18,26 +18,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfpatch.data.crops import ViewRecipe
+from selfpatch.evaluation.accuracy import Tested, top_hits, trained_result
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.classified import (
     LabelledImages,
     Precision,
-    accuracies,
     centre_crops,
     check_settings,
-    hits_per_image,
     open_splits,
-    rows_per_class,
-    top_hits,
-    unreadable,
-    unreadable_note,
     with_labels,
 )
 from selfpatch.evaluation.finetune.augmentation import AugmentedImages, Mixing
 from selfpatch.evaluation.finetune.network import Classifier
-from selfpatch.evaluation.finetune.presets import Preset, Token, resolved
+from selfpatch.evaluation.finetune.presets import PRESETS, Preset, Token
 from selfpatch.evaluation.fitting import Fit, cosine, fit
+from selfpatch.evaluation.presets import resolve_preset
 from selfpatch.evaluation.result import Progress, Provenance, Result, encoder_identity
+from selfpatch.evaluation.tuning import layer_groups
 from selfpatch.nn.branch import BranchEncoder
 from selfpatch.ops.images import normalise
 from selfpatch.types import Encoder
@@ -98,7 +95,8 @@ def evaluate(
     Raises:
         ValueError: data or settings do not fit, a training image cannot be read, or `out` holds another training.
     """
-    chosen = resolved(
+    chosen = resolve_preset(
+        PRESETS,
         preset,
         token=token,
         epochs=epochs,
@@ -134,16 +132,12 @@ def evaluate(
     tuning = _Tuning(classifier, network, chosen, resize, crop, precision, seed, test_batch, workers, progress)
     decisive = {**settings, "train": train.fingerprint, "network": encoder_identity(network)}
     tuning.train(train, decisive, None if out is None else Path(out))
-    hits, truth, names = tuning.test(test, "test images")
-    train_hits, _, _ = tuning.test(train.some(len(test)), "training images")
-    settings |= {"data": str(data), "train_images": len(train), "test_images": len(names)}
-    lost = unreadable(test, names)
-    settings |= {"classes": len(train.classes), "unreadable": len(lost)}
-    metrics = {**accuracies(hits), "train top-1": accuracies(train_hits)["top-1"]}
-    rows = rows_per_class(train.classes, truth, hits) if per_class else []
-    per_image = hits_per_image(names, hits)
-    notes = unreadable_note(lost)
-    result = Result("finetune", metrics, rows, settings, weights, per_image=per_image, notes=notes)
+    tested = tuning.test(test, "test images")
+    train_hits = tuning.test(train.some(len(test)), "training images").hits
+    settings |= {"data": str(data)}
+    result = trained_result(
+        "finetune", train, test, tested, train_hits, settings=settings, weights=weights, per_class=per_class
+    )
     if out is not None:
         result.save(Path(out) / "result.json")
     return result
@@ -181,7 +175,9 @@ class _Tuning:
         batches = Batches(len(images), load, batch_size=p.batch_size, seed=self.seed, workers=self.workers)
         lr = p.lr * p.batch_size / 256
         steps, warmup = (round(n * batches.steps_per_epoch) for n in (p.epochs, p.warmup_epochs))
-        groups = self.classifier.parameter_groups(lr, layer_decay=p.layer_decay, weight_decay=p.weight_decay)
+        groups = layer_groups(
+            self.classifier, self.classifier.backbone, lr=lr, layer_decay=p.layer_decay, weight_decay=p.weight_decay
+        )
         optimizer = torch.optim.AdamW(groups, fused=encoder.device.type in ("cpu", "cuda"))
         schedule = cosine(steps, warmup=warmup, end=min(1.0, p.min_lr / lr))
         how = Fit(steps, schedule, seed=self.seed, autocast=torch.bfloat16 if self.precision == "bf16" else None)
@@ -195,8 +191,8 @@ class _Tuning:
         return F.cross_entropy(self.classifier(images).float(), targets, label_smoothing=self.preset.smoothing)
 
     @torch.no_grad()
-    def test(self, images: LabelledImages, what: str) -> tuple[Tensor, Tensor, list[str]]:
-        """`top_hits` [n, 2], labels [n] and names of the images that can be read, on the CPU."""
+    def test(self, images: LabelledImages, what: str) -> Tested:
+        """On the CPU."""
         self.classifier.eval()
         encoder, hits, labels, names = self.encoder, [], [], []
         for batch in centre_crops(
@@ -214,4 +210,4 @@ class _Tuning:
             hits.append(top_hits(logits.float().cpu(), batch.labels))
             labels.append(batch.labels)
             names += batch.names
-        return torch.cat(hits), torch.cat(labels), names
+        return Tested(torch.cat(hits), torch.cat(labels), names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,19 +26,6 @@ from selfpatch.types import Encoder, Tokens
 
 WIDE = 768
 """From this width on, DINO takes the last block and the mean patch; below, the last four blocks."""
-
-
-@contextlib.contextmanager
-def evaluating(encoder: Encoder) -> Iterator[None]:
-    """Keeps a network in evaluation mode."""
-    training = isinstance(encoder, nn.Module) and encoder.training
-    if isinstance(encoder, nn.Module):
-        encoder.eval()
-    try:
-        yield
-    finally:
-        if isinstance(encoder, nn.Module):
-            encoder.train(training)
 
 
 class FrozenFeatures:

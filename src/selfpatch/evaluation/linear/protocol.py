@@ -19,18 +19,13 @@ import torch
 from torch import Tensor
 
 from selfpatch.data.images import evenly_spread
+from selfpatch.evaluation.accuracy import Tested, top_hits, trained_result
 from selfpatch.evaluation.classified import (
     LabelledImages,
     Precision,
-    accuracies,
     check_settings,
-    hits_per_image,
     hold_out,
     open_splits,
-    rows_per_class,
-    top_hits,
-    unreadable,
-    unreadable_note,
     with_labels,
 )
 from selfpatch.evaluation.fitting import Fit, cosine, fit
@@ -40,10 +35,11 @@ from selfpatch.evaluation.linear.features import (
     FreshCrops,
     FrozenFeatures,
     Source,
-    evaluating,
 )
 from selfpatch.evaluation.linear.heads import LinearHeads
+from selfpatch.evaluation.presets import resolve_preset
 from selfpatch.evaluation.result import Cell, Progress, Provenance, Result, encoder_identity
+from selfpatch.ops.features import evaluating
 from selfpatch.types import Encoder
 
 
@@ -63,6 +59,12 @@ class Preset:
     lrs: tuple[float, ...]
     epochs: int
     batch_size: int
+
+    def __post_init__(self) -> None:
+        if not self.lrs or min(self.lrs) <= 0:
+            raise ValueError(f"lrs are {list(self.lrs)}; use one or more learning rates above 0")
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(f"epochs is {self.epochs} and batch_size {self.batch_size}; use 1 or more of both")
 
 
 PRESETS: dict[str, Preset] = {
@@ -181,7 +183,7 @@ def evaluate(
     Raises:
         ValueError: data or settings do not fit, a training image cannot be read, or `out` holds another training.
     """
-    chosen = _resolved(preset, crops=crops, lrs=lrs, epochs=epochs, batch_size=batch_size)
+    chosen = resolve_preset(PRESETS, preset, crops=crops, lrs=lrs, epochs=epochs, batch_size=batch_size)
     least = {"encode_batch": (encode_batch, 1), "workers": (workers, 0)}
     check_settings(encoder, resize=resize, crop=crop, precision=precision, **least)
     if len(chosen.lrs) > 1 and not 0 < held_out < 1:
@@ -205,28 +207,13 @@ def evaluate(
         lr = float(max(rows, key=lambda row: row["held-out top-1"])["lr"]) if rows else chosen.lrs[0]
         everything = np.arange(len(train))
         heads = training.heads(everything, [lr], "final", encoder.device)
-        tested, truth, names = plain.encode(test, "test images")
-        hits = _hits(heads, source.prepared(tested[:, 0]), truth)[0]
+        encoded, truth, names = plain.encode(test, "test images")
+        tested = Tested(_hits(heads, source.prepared(encoded[:, 0]), truth)[0], truth, names)
         train_hits = _hits(heads, *source.plain(evenly_spread(everything, len(test))))[0]
-    settings |= {"lr": lr, "data": str(data), "train_images": len(train), "test_images": len(names)}
-    lost = unreadable(test, names)
-    settings |= {"classes": len(train.classes), "unreadable": len(lost)}
-    metrics = {**accuracies(hits), "train top-1": accuracies(train_hits)["top-1"]}
-    table = rows_per_class(train.classes, truth, hits) if per_class else rows
-    per_image = hits_per_image(names, hits)
-    notes = unreadable_note(lost)
-    result = Result("linear", metrics, table, settings, weights, per_image=per_image, notes=notes)
+    settings |= {"lr": lr, "data": str(data)}
+    result = trained_result(
+        "linear", train, test, tested, train_hits, settings=settings, weights=weights, rows=rows, per_class=per_class
+    )
     if out is not None:
         result.save(Path(out) / "result.json")
     return result
-
-
-def _resolved(preset: str, **given: Any) -> Preset:
-    if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; use one of: {', '.join(PRESETS)}")
-    chosen = replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
-    if not chosen.lrs or min(chosen.lrs) <= 0:
-        raise ValueError(f"lrs are {list(chosen.lrs)}; use one or more learning rates above 0")
-    if chosen.epochs < 1 or chosen.batch_size < 1:
-        raise ValueError(f"epochs is {chosen.epochs} and batch_size {chosen.batch_size}; use 1 or more of both")
-    return replace(chosen, lrs=tuple(chosen.lrs))

@@ -3,13 +3,12 @@ decoder."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from selfpatch.evaluation.result import Progress, Provenance, Result, device_name
+from selfpatch.evaluation.result import Progress, Provenance, Result
 from selfpatch.evaluation.segment import kmeans, knn, linear, trained
 from selfpatch.evaluation.segment.scoring import check_at_least
 from selfpatch.types import Encoder
@@ -48,6 +47,14 @@ READS: dict[str, tuple[str, ...]] = {
 }
 """Settings of `evaluate` that a method reads beside those that all do."""
 
+_RUN: dict[Method, Callable[..., Result]] = {
+    "knn": knn.evaluate_knn,
+    "linear": linear.evaluate_linear,
+    "kmeans": kmeans.evaluate_kmeans,
+    "fpn": partial(trained.evaluate_trained, head="fpn"),
+    "upernet": partial(trained.evaluate_trained, head="upernet"),
+}
+
 
 def evaluate(
     encoder: Encoder,
@@ -60,7 +67,7 @@ def evaluate(
     test_split: str = "val",
     limit: int | None = None,
     seed: int = 0,
-    pictures: int = 4,
+    max_pictures: int = 4,
     weights: Provenance | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -80,7 +87,7 @@ def evaluate(
         test_split: name of the split that is scored.
         limit: images of each split, evenly spread; None: all.
         seed: of all that is random.
-        pictures: test images to draw.
+        max_pictures: test images to draw.
         weights: what the encoder was made of, for the record.
         progress: called with what is worked on, done and total.
         settings: those in `READS` of the method, as `options.segment.Segment` describes them; None: as the method or
@@ -98,23 +105,20 @@ def evaluate(
     unread = sorted(given.keys() - set(READS[method]))
     if unread:
         raise ValueError(f"{method} does not read {', '.join(unread)}; it reads {', '.join(READS[method])}")
-    check_at_least(0, seed=seed, pictures=pictures, workers=settings.get("workers"))
-    common = {"out": out, "kind": kind, "test_split": test_split, "limit": limit, "seed": seed, "pictures": pictures}
-    started = time.monotonic()
-    result = _run(method, encoder, data, {**common, **given, "weights": weights, "progress": progress})
-    costs = {"seconds": time.monotonic() - started}
-    result = replace(result, device=device_name(encoder.device), costs=costs)
+    check_at_least(0, seed=seed, max_pictures=max_pictures, workers=settings.get("workers"))
+    result = _RUN[method](
+        encoder,
+        data,
+        out=out,
+        kind=kind,
+        test_split=test_split,
+        limit=limit,
+        seed=seed,
+        max_pictures=max_pictures,
+        weights=weights,
+        progress=progress,
+        **given,
+    )
     if out is not None:
         result.save(Path(out) / "result.json")
     return result
-
-
-def _run(method: Method, encoder: Encoder, data: str | Path, settings: dict[str, Any]) -> Result:
-    if method in ("fpn", "upernet"):
-        return trained.evaluate_trained(encoder, data, head=method, **settings)
-    of_frozen: dict[str, Callable[..., Result]] = {
-        "knn": knn.evaluate_knn,
-        "kmeans": kmeans.evaluate_kmeans,
-        "linear": linear.evaluate_linear,
-    }
-    return of_frozen[method](encoder, data, **settings)

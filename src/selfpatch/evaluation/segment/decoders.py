@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from selfpatch.evaluation.tuning import rescaling
 
 Norm = Literal["batch", "group"]
 """Of the decoder: batch norm, or group norm, which a batch of one image can be trained with."""
@@ -124,8 +127,7 @@ class FCNHead(nn.Module):
 class Pyramid(nn.Module):
     """Four maps of a plain ViT, all of one size, brought to strides 4, 8, 16 and 32, as BEiT and iBOT do it.
 
-    A map is enlarged by factors of two, deconvolution by deconvolution with norm and GELU between them, or reduced by a
-    maximum. Where the patch is no power of two, strides are those of the nearest one: 3.5, 7, 14, 28 for patch 14.
+    Where the patch is no power of two, strides are those of the nearest one: 3.5, 7, 14, 28 for patch 14.
 
     Args:
         dim: width D of the maps.
@@ -135,25 +137,12 @@ class Pyramid(nn.Module):
 
     def __init__(self, dim: int, patch_size: int, *, norm: Norm = "batch") -> None:
         super().__init__()
-        halvings = [round(math.log2(4 << level) - math.log2(patch_size)) for level in range(LEVELS)]
-        self.rescale = nn.ModuleList(_rescaled(dim, steps, norm) for steps in halvings)
+        doublings = [round(math.log2(patch_size) - math.log2(4 << level)) for level in range(LEVELS)]
+        self.rescale = nn.ModuleList(rescaling(dim, times, partial(_norm, norm=norm)) for times in doublings)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """[B, D, h, w] each -> [B, D, h_i, w_i]."""
         return [rescale(x) for rescale, x in zip(self.rescale, maps, strict=True)]
-
-
-def _rescaled(dim: int, halvings: int, norm: Norm) -> nn.Module:
-    """Reduced by 2^halvings, or enlarged where that is negative."""
-    if halvings == 0:
-        return nn.Identity()
-    if halvings > 0:  # rounded up, so that a map of one patch stays one
-        return nn.MaxPool2d(2**halvings, ceil_mode=True)
-    layers: list[nn.Module] = []
-    for step in range(-halvings):
-        between = [_norm(dim, norm), nn.GELU()] if step else []
-        layers += [*between, nn.ConvTranspose2d(dim, dim, 2, stride=2)]
-    return nn.Sequential(*layers)
 
 
 def _scale_head(level: int, channels: int, head_channels: int, norm: Norm) -> nn.Sequential:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfpatch.evaluation.segment.datasets import IGNORE
 from selfpatch.evaluation.segment.decoders import LEVELS, FCNHead, Norm, Pyramid, SemanticFPN, UPerNet
-from selfpatch.nn.backbones import Backbone, SwinShape, ViT, build_backbone
-from selfpatch.nn.backbones.positions import add_positions
+from selfpatch.nn.backbones import Backbone, SwinShape, ViT
 
 Head = Literal["fpn", "upernet"]
 
@@ -27,7 +24,6 @@ _DEPTHS: dict[Head, tuple[Fraction, ...]] = {
     "upernet": (Fraction(1, 3), Fraction(1, 2), Fraction(2, 3), Fraction(1)),
 }
 """Where the maps of a plain ViT are taken, as shares of its depth: blocks 3, 6, 9, 12 and 4, 6, 8, 12 of twelve."""
-_UNDECAYED = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table")
 
 
 def default_blocks(backbone: Backbone, head: Head) -> tuple[int, ...]:
@@ -42,38 +38,6 @@ def default_blocks(backbone: Backbone, head: Head) -> tuple[int, ...]:
     if stages != LEVELS:
         raise ValueError(f"a decoder looks at {LEVELS} stages; this {backbone.shape.family} has {stages}")
     return tuple(range(1, LEVELS + 1))
-
-
-def trainable_copy(backbone: Backbone, *, drop_path: float, side: int) -> Backbone:
-    """The same network with drop path, and with a ViT's positions at the grid of a training crop.
-
-    Positions are resized once instead of in every step, as the released code does it: those of the crop's grid are
-    trained, and the larger images of the test have them interpolated from there.
-
-    Args:
-        backbone: stays as it is.
-        side: of the crop, in pixels.
-    """
-    state = {name: value for name, value in backbone.state_dict().items() if name != "mask_token"}
-    shape = backbone.shape
-    if isinstance(backbone, ViT) and backbone.trunk.pos_embed is not None:
-        grid = math.ceil(side / backbone.patch_size)
-        state["trunk.pos_embed"] = _resized_positions(backbone, grid)
-        shape = replace(backbone.shape, grid=grid)
-    copy = build_backbone(shape, drop_path=drop_path)
-    copy.load_state_dict(state)
-    return copy
-
-
-@torch.no_grad()
-def _resized_positions(backbone: ViT, grid: int) -> Tensor:
-    """[1, prefix + grid * grid, D]: what the network itself would add to the patches of a map of that size."""
-    trunk = backbone.trunk
-    assert trunk.pos_embed is not None
-    prefix = trunk.pos_embed[:, : trunk.pos_embed.shape[1] - backbone.shape.grid**2]
-    nothing = trunk.pos_embed.new_zeros(1, grid, grid, backbone.dim)
-    placed = add_positions(trunk, nothing, backbone.shape.position_embedding)
-    return torch.cat([prefix, placed[:, trunk.num_prefix_tokens :]], dim=1)
 
 
 class Taps(nn.Module):
@@ -181,24 +145,3 @@ def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: [B, H, W] int64 in 0, ..., K - 1, or 255.
     """
     return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") / labels.numel()
-
-
-def parameter_groups(
-    network: Segmenter, *, lr: float, weight_decay: float, layer_decay: float
-) -> Iterator[dict[str, Any]]:
-    """Of an optimizer: the learning rate of layer l of L is lr * layer_decay^(L + 1 - l), the embedding being layer 0;
-    final norm and decoder have lr itself. Neither norms and biases nor positions and prefix tokens are decayed."""
-    backbone = network.taps.backbone
-    last = backbone.num_layers + 1
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        inner = name.removeprefix("taps.backbone.")
-        layer = last if inner == name else backbone.layer_of(inner)
-        decayed = parameter.ndim > 1 and not name.endswith(_UNDECAYED)
-        groups.setdefault((layer, decayed), []).append(parameter)
-    for (layer, decayed), parameters in groups.items():
-        yield {
-            "params": parameters,
-            "lr": lr * layer_decay ** (last - layer),
-            "weight_decay": weight_decay if decayed else 0.0,
-        }

@@ -54,7 +54,7 @@ def evaluate_kmeans(
     iterations: int = 50,
     restarts: int = 3,
     seed: int = 0,
-    pictures: int = 4,
+    max_pictures: int = 4,
     weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -74,7 +74,7 @@ def evaluate_kmeans(
         grid, size = next(remaining)
         return torch.from_numpy(class_of[resize_nearest(grid, size, EVERYTHING)])
 
-    scored = score_images(test, predict, out=out, pictures=pictures, progress=progress)
+    scored = score_images(test, predict, out=out, max_pictures=max_pictures, progress=progress)
     settings: dict[str, Any] = {"method": "kmeans", "data": str(data), "kind": test.kind, "test_split": test_split}
     settings |= {"clusters": len(test.classes), "memory_patches": memory_patches, "resolution": resolution}
     settings |= {"iterations": iterations, "restarts": restarts, "seed": seed, "test_images": len(test)}

@@ -156,7 +156,7 @@ def evaluate_knn(
     resolution: int = 512,
     max_memory: int = 128,
     seed: int = 0,
-    pictures: int = 4,
+    max_pictures: int = 4,
     weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -181,7 +181,7 @@ def evaluate_knn(
         votes = memory.votes(queries.flatten(0, 1)).unflatten(0, queries.shape[:2])
         return classes_at(votes.permute(2, 0, 1)[None], (image.height, image.width), max_logits=at_once)
 
-    scored = score_images(test, predict, out=out, pictures=pictures, progress=progress)
+    scored = score_images(test, predict, out=out, max_pictures=max_pictures, progress=progress)
     settings: dict[str, Any] = {
         "method": "knn",
         "data": str(data),

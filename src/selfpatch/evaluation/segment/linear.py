@@ -21,6 +21,7 @@ from torchvision.transforms import functional as tvf
 from selfpatch.data.crops import ViewRecipe, draw_view
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.fitting import Fit, fit, polynomial
+from selfpatch.evaluation.presets import resolve_preset
 from selfpatch.evaluation.result import Progress, Provenance, Result, encoder_identity
 from selfpatch.evaluation.segment.augmentation import TrainCrop, resize_nearest
 from selfpatch.evaluation.segment.datasets import IGNORE, SegmentationSet
@@ -113,7 +114,7 @@ def evaluate_linear(
     limit: int | None = None,
     workers: int = 0,
     seed: int = 0,
-    pictures: int = 4,
+    max_pictures: int = 4,
     weights: Provenance | None = None,
     progress: Progress | None = None,
     **changes: Any,
@@ -130,7 +131,7 @@ def evaluate_linear(
     learned = {} if out is None else _identity(encoder, train, protocol, seed)
     fit_head(head, encoder, batches, protocol, learned, seed, out, progress)
     predict, truth = _tester(encoder, head.eval(), protocol, len(test.classes))
-    scored = score_images(test, predict, out=out, pictures=pictures, truth=truth, progress=progress)
+    scored = score_images(test, predict, out=out, max_pictures=max_pictures, truth=truth, progress=progress)
     return scored.result(test.classes, settings, weights)
 
 
@@ -140,10 +141,7 @@ def resolve(preset: str, changes: Mapping[str, Any], patch_size: int) -> LinearP
     Raises:
         ValueError: there is no such preset, or a value makes no sense.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"linear segmentation has no preset {preset!r}; use one of: {', '.join(PRESETS)}")
-    given = {name: value for name, value in changes.items() if value is not None}
-    protocol = replace(PRESETS[preset], **given)
+    protocol = resolve_preset(PRESETS, preset, **changes)
     if protocol.crop < patch_size:
         raise ValueError(f"crop is {protocol.crop} pixels for patches of {patch_size}; use {patch_size} or more")
     if protocol.steps is not None and protocol.steps < 1:

@@ -105,7 +105,7 @@ def score_images(
     predict: Predict,
     *,
     out: str | Path | None = None,
-    pictures: int = 4,
+    max_pictures: int = 4,
     truth: Callable[[np.ndarray], np.ndarray] = lambda label: label,
     progress: Progress | None = None,
 ) -> Scored:
@@ -119,7 +119,7 @@ def score_images(
         dataset: the images and their labels.
         predict: the method.
         out: folder for pictures/segments.png; None: no picture.
-        pictures: images on it, evenly spread.
+        max_pictures: images on it, evenly spread.
         truth: what is done to labels before they are compared, where a protocol scores at another size.
         progress: called with `scoring` and the images done.
 
@@ -129,7 +129,7 @@ def score_images(
     num_classes = len(dataset.classes)
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     per_image: dict[str, dict[str, float]] = {}
-    sheet = OverlaySheet(len(dataset), pictures if out is not None else 0)
+    sheet = OverlaySheet(len(dataset), max_pictures if out is not None else 0)
     for i, name in enumerate(dataset.names):
         image, label = dataset.read(i)
         label = truth(label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.fitting import Fit, fit, polynomial
+from selfpatch.evaluation.presets import resolve_preset
 from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256
 from selfpatch.evaluation.segment.augmentation import TrainCrop
 from selfpatch.evaluation.segment.datasets import SegmentationSet
@@ -23,12 +25,11 @@ from selfpatch.evaluation.segment.decoders_network import (
     Segmenter,
     Taps,
     default_blocks,
-    parameter_groups,
-    trainable_copy,
 )
 from selfpatch.evaluation.segment.inference import classes_at, fit_image, predict_sliding, predict_whole
 from selfpatch.evaluation.segment.patches import LONG_OVER_SHORT
 from selfpatch.evaluation.segment.scoring import Predict, check_at_least, check_rates, open_splits, score_images
+from selfpatch.evaluation.tuning import layer_groups, trainable_copy
 from selfpatch.nn.backbones import ViT
 from selfpatch.nn.branch import BranchEncoder
 from selfpatch.ops.images import normalise
@@ -113,10 +114,9 @@ def resolve(head: Head, preset: str | None, **overrides: Any) -> Recipe:
     if head not in PRESETS:
         raise ValueError(f"there is no decoder {head!r}; use one of: {', '.join(PRESETS)}")
     choices = PRESETS[head]
-    name = next(iter(choices)) if preset is None else preset
-    if name not in choices:
-        raise ValueError(f"there is no preset {name!r} of {head}; use one of: {', '.join(choices)}")
-    recipe = replace(choices[name], **{key: value for key, value in overrides.items() if value is not None})
+    recipe = resolve_preset(choices, next(iter(choices)) if preset is None else preset, of=head, **overrides)
+    if recipe.test == "whole" and recipe.stride is not None:
+        raise ValueError(f"stride is {recipe.stride}, but test whole has no windows; leave it out, or use test slide")
     recipe = replace(
         recipe,
         short_side=recipe.crop if recipe.short_side is None else recipe.short_side,
@@ -158,7 +158,7 @@ def evaluate_trained(
     blocks: tuple[int, ...] | None = None,
     seed: int = 0,
     workers: int = 0,
-    pictures: int = 4,
+    max_pictures: int = 4,
     out: str | Path | None = None,
     weights: Provenance | None = None,
     progress: Progress | None = None,
@@ -182,7 +182,7 @@ def evaluate_trained(
             proportion of other depths; the stages of a Swin or a ResNet.
         seed: of the decoder's first weights, the order, the crops, and what is dropped.
         workers: that read images; speed only.
-        pictures: test images to draw.
+        max_pictures: test images to draw.
         out: folder of the pictures and of the checkpoint, from which a stopped training goes on.
         weights: what the encoder was made of, for the record.
         progress: called with `training` and the steps, then with `scoring` and the images done.
@@ -206,7 +206,7 @@ def evaluate_trained(
     learned = {} if out is None else _identity(own, train_set, settings)
     train(network, own, batches, recipe, seed=seed, settings=learned, out=folder, progress=progress)
     predict = predictor(network, own, recipe, num_classes)
-    scored = score_images(test_set, predict, out=out, pictures=pictures, progress=progress)
+    scored = score_images(test_set, predict, out=out, max_pictures=max_pictures, progress=progress)
     settings |= {"test_split": test_split, "test_images": len(test_set), "classes": num_classes}
     return scored.result(test_set.classes, settings, weights)
 
@@ -244,7 +244,9 @@ def build_segmenter(
     """The network to train, on the encoder's device; the same for a seed, whatever was drawn before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = trainable_copy(encoder.backbone, drop_path=recipe.drop_path, side=recipe.crop)
+        # Positions are resized once and trained so, as the released code does it, instead of in every step.
+        grid = math.ceil(recipe.crop / encoder.patch_size)
+        backbone = trainable_copy(encoder.backbone, drop_path=recipe.drop_path, grid=grid)
         chosen = default_blocks(backbone, head) if blocks is None else blocks
         if len(chosen) != 4 or not all(1 <= block <= len(backbone.map_dims) for block in chosen):
             raise ValueError(f"blocks are {list(chosen)}; use four of 1 to {len(backbone.map_dims)}")
@@ -302,9 +304,8 @@ def train(
     progress: Progress | None = None,
 ) -> list[float]:
     """Trains in place; goes on from a checkpoint in `out`. Returns the losses of the steps taken now."""
-    groups = parameter_groups(
-        network, lr=recipe.lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
-    )  # fmt: skip
+    rates = {"lr": recipe.lr, "layer_decay": recipe.layer_decay, "weight_decay": recipe.weight_decay}
+    groups = layer_groups(network, network.taps.backbone, **rates)
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=encoder.device.type in ("cpu", "cuda"))
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -30,7 +30,6 @@ class ResNet(Backbone):
     def __init__(self, trunk: TimmResNet, shape: ResNetShape) -> None:
         super().__init__(trunk, shape)
         BatchNorm2d.convert(trunk)
-        self.embedding_stride, self.embedding_dim = 4, shape.width
 
     def embed(self, images: Tensor) -> Tensor:
         trunk = self.trunk
