@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Categorical
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from selfpatch.ops import cross_entropy
 from selfpatch.ops.cross_entropy import (
     Scores,
     cross_view_loss,
     cross_view_loss_reference,
+    prototype_cross_view_loss,
+    prototype_cross_view_loss_reference,
+    prototype_loss,
+    prototype_loss_reference,
     soft_cross_entropy,
     teacher_distribution,
 )
@@ -102,3 +111,104 @@ def test_mean_logits_keeps_float32_under_autocast() -> None:
 def test_selected_scores_are_the_first_ones() -> None:
     given = scores(5, 2)
     assert torch.equal(given.select(2).logits(), given.logits()[:2])
+
+
+class Sides:
+    """Scores of a student, to be trained, and of a teacher, whose prototypes have a centre."""
+
+    def __init__(self, student: tuple[int, ...], teacher: tuple[int, ...], dtype: torch.dtype = torch.float64) -> None:
+        generator = torch.manual_seed(5)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=dtype)
+
+        self.student = Scores(draw(*student, 5).requires_grad_(), draw(9, 5).requires_grad_())
+        self.teacher = Scores(draw(*teacher, 5), draw(9, 5))
+        self.center, self.weights = draw(9), draw(*student).abs()
+
+    def loss_and_gradients(self, loss_of: Callable[..., Tensor], **more: Tensor) -> list[Tensor]:
+        loss = loss_of(self.student, self.teacher, self.center, student_temp=0.2, teacher_temp=0.1, **more)
+        return [loss.detach(), *torch.autograd.grad(3 * loss, self.student)]
+
+
+@pytest.fixture(params=[1, 4, 1000], ids=lambda rows: f"{rows} rows at once")
+def rows_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_entropy, "ROWS_AT_ONCE", request.param)
+    monkeypatch.setattr(cross_entropy, "LOGITS_AT_ONCE", {"cpu": 1})
+
+
+@pytest.mark.usefixtures("rows_at_once")
+@pytest.mark.parametrize("shape", [(11,), (2, 3, 2), (1,)], ids=str)
+def test_prototype_loss_is_its_reference(shape: tuple[int, ...]) -> None:
+    sides = Sides(shape, shape)
+    results = [
+        sides.loss_and_gradients(loss, weights=sides.weights) for loss in (prototype_loss, prototype_loss_reference)
+    ]
+    torch.testing.assert_close(*results, rtol=1e-5, atol=3e-5)  # `Scores.logits` are float32
+
+
+@pytest.mark.usefixtures("rows_at_once")
+@pytest.mark.parametrize(("G", "V"), [(2, 2), (2, 5), (1, 3), (3, 4)])
+def test_prototype_cross_view_loss_is_its_reference(G: int, V: int) -> None:
+    sides = Sides((V, 7), (G, 7))
+    results = [
+        sides.loss_and_gradients(loss) for loss in (prototype_cross_view_loss, prototype_cross_view_loss_reference)
+    ]
+    torch.testing.assert_close(*results, rtol=1e-5, atol=3e-5)  # `Scores.logits` are float32
+
+
+def test_rows_that_weigh_nothing_take_no_gradient() -> None:
+    sides = Sides((6,), (6,))
+    sides.weights[2:4] = 0
+    _, of_rows, _ = sides.loss_and_gradients(prototype_loss, weights=sides.weights)
+    assert not of_rows[2:4].any()
+    assert of_rows[[0, 1, 4, 5]].any(1).all()
+
+
+def test_frozen_prototypes_take_no_gradient() -> None:
+    """They need none of the work either, but the rows need theirs."""
+    sides = Sides((6,), (6,))
+    expected = sides.loss_and_gradients(prototype_loss_reference, weights=sides.weights)[1]
+    frozen = Scores(sides.student.bottleneck, sides.student.prototypes.detach())
+    loss = prototype_loss(
+        frozen, sides.teacher, sides.center, student_temp=0.2, teacher_temp=0.1, weights=sides.weights
+    )
+    (3 * loss).backward()
+    assert sides.student.bottleneck.grad is not None
+    torch.testing.assert_close(sides.student.bottleneck.grad, expected, rtol=1e-5, atol=3e-5)
+    assert sides.student.prototypes.grad is None
+
+
+def test_no_tensor_of_all_rows_and_prototypes_is_made() -> None:
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                self.numel = max(self.numel, result.numel())
+            return result
+
+    rows, K = 3 * cross_entropy.ROWS_AT_ONCE, 2**13
+    student, teacher = (
+        Scores(torch.randn(rows, 8, requires_grad=grad), torch.randn(K, 8, requires_grad=grad))
+        for grad in (True, False)
+    )
+    with Largest() as largest:
+        prototype_loss(
+            student, teacher, torch.zeros(K), student_temp=0.1, teacher_temp=0.1, weights=torch.ones(rows)
+        ).backward()
+    assert largest.numel == cross_entropy.ROWS_AT_ONCE * K
+
+
+@pytest.mark.parametrize("rows", [40, 600], ids=["few rows stay in float32", "many are cast"])
+def test_bfloat16_is_as_near_to_float32_as_the_plain_way(rows: int) -> None:
+    sides = Sides((rows,), (rows,), torch.float32)
+    sides.weights /= sides.weights.sum()
+    exact = sides.loss_and_gradients(prototype_loss_reference, weights=sides.weights)
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = sides.loss_and_gradients(prototype_loss, weights=sides.weights)
+        plain = sides.loss_and_gradients(prototype_loss_reference, weights=sides.weights)
+    for own, theirs, true in zip(fast, plain, exact, strict=True):
+        assert own.dtype == true.dtype
+        assert (own - true).norm() <= 1.5 * (theirs - true).norm() + 1e-6 * true.norm()

@@ -11,6 +11,7 @@ import torch
 from timm.optim import Lars
 from torch import Tensor, nn
 
+from selfpatch.plain import beside, is_plain
 from selfpatch.types import Hyperparameters
 
 
@@ -147,6 +148,8 @@ def make_optimizer(
         return Lars(groups, lr=0.0, momentum=momentum)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum)  # the fused one fails on parameters without gradient
+    if is_plain():
+        return torch.optim.AdamW(groups, lr=0.0, foreach=False, fused=False)
     return torch.optim.AdamW(groups, lr=0.0, fused=next(module.parameters()).device.type in ("cpu", "cuda"))
 
 
@@ -157,6 +160,21 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, hp: Hyperparameters) -
             group["weight_decay"] = hp.weight_decay
 
 
+@torch.no_grad()
+def clip_gradients_reference(
+    parameters: Iterable[nn.Parameter], largest: float, mode: Literal["tensor", "global"]
+) -> Tensor:
+    """`clip_gradients`, one parameter after the other."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = [gradient.norm() for gradient in gradients]
+    total = torch.stack(norms).norm()
+    for gradient, norm in zip(gradients, norms, strict=True):
+        if largest > 0:
+            gradient.mul_((largest / ((norm if mode == "tensor" else total) + 1e-6)).clamp(max=1.0))
+    return total
+
+
+@beside(clip_gradients_reference)
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, mode: Literal["tensor", "global"]) -> Tensor:
     """Scales gradients down to a norm of at most `largest`: each tensor by itself, as the released code of DINO does,
@@ -170,8 +188,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, mode: Lit
     total = norms.norm()
     if largest > 0:
         scales = (largest / ((norms if mode == "tensor" else total.expand_as(norms)) + 1e-6)).clamp(max=1.0)
-        for gradient, scale in zip(gradients, scales, strict=True):
-            gradient.mul_(scale)
+        torch._foreach_mul_(gradients, list(scales.unbind()))
     return total
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from selfpatch.nn.heads import Center, PrototypeHead
 from selfpatch.ops.collapse import distribution_meters
-from selfpatch.ops.cross_entropy import cross_view_loss, teacher_distribution
+from selfpatch.ops.cross_entropy import prototype_cross_view_loss
 from selfpatch.types import Encoding, Hyperparameters, Needs, Objective, Views
 
 
@@ -61,10 +61,15 @@ class DINO(Objective):
         """`{"image": loss}`. The centre takes in every view that the teacher saw, as in SelfPatch's released code."""
         with torch.no_grad():
             scores = teacher.heads["image"](teacher.image)  # [V or G, B, K]
-            target = teacher_distribution(scores.select(views.num_global), self.center.center, hp.teacher_temp)
             self.center.observe(scores.mean_logits())
-        logits = student.heads["image"](student.image).logits() / self.student_temp  # [V, B, K]
-        return {"image": cross_view_loss(target, logits)}
+        loss = prototype_cross_view_loss(
+            student.heads["image"](student.image),
+            scores.select(views.num_global),
+            self.center.center,
+            student_temp=self.student_temp,
+            teacher_temp=hp.teacher_temp,
+        )
+        return {"image": loss}
 
     @torch.no_grad()
     def meters(self, teacher: Encoding, hp: Hyperparameters) -> dict[str, Tensor]:

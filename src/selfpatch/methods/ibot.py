@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from selfpatch.nn.heads import Center, PatchPrototypes, PrototypeHead
 from selfpatch.ops.collapse import distribution_meters
-from selfpatch.ops.cross_entropy import Scores, cross_view_loss, soft_cross_entropy, teacher_distribution
+from selfpatch.ops.cross_entropy import Scores, prototype_cross_view_loss, prototype_loss
 from selfpatch.types import Encoding, Hyperparameters, Needs, Objective, Views
 
 
@@ -87,24 +87,30 @@ class IBOT(Objective):
         assert views.masks is not None
         with torch.no_grad():
             image_scores = teacher.heads["image"](teacher.image[: views.num_global])  # [G, B, K]
-            image_target = teacher_distribution(image_scores, self.center.center, hp.teacher_temp)
             self.center.observe(image_scores.mean_logits())
-        logits = student.heads["image"](student.image).logits() / self.student_temp  # [V, B, K]
+        image = prototype_cross_view_loss(
+            student.heads["image"](student.image),  # [V, B, K]
+            image_scores,
+            self.center.center,
+            student_temp=self.student_temp,
+            teacher_temp=hp.teacher_temp,
+        )
         masks = views.masks.flatten(0, 1)  # [G*B, h, w]
-        return {
-            "image": cross_view_loss(image_target, logits),
-            "masked_patch": self._masked_patch_loss(student, teacher, masks, hp.teacher_patch_temp),
-        }
+        return {"image": image, "masked_patch": self._masked_patch_loss(student, teacher, masks, hp.teacher_patch_temp)}
 
     def _masked_patch_loss(self, student: Encoding, teacher: Encoding, masks: Tensor, temp: float) -> Tensor:
         with torch.no_grad():
             scores = self._patch_scores(teacher, teacher.heads.get("masked_patch"))  # [G*B, h, w, K]
-            target = teacher_distribution(scores, self.patch_center.center, temp)
             self.patch_center.observe(scores.mean_logits())  # over all patches, masked or not
         own = student.heads.get("masked_patch", self.patch_prototypes)
-        logits = self._patch_scores(student, own).logits() / self.student_temp
-        losses = soft_cross_entropy(target, logits) * masks
-        return (losses.sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)).mean()
+        return prototype_loss(
+            self._patch_scores(student, own),
+            scores,
+            self.patch_center.center,
+            student_temp=self.student_temp,
+            teacher_temp=temp,
+            weights=masks / masks.sum((1, 2), keepdim=True).clamp(min=1) / len(masks),
+        )
 
     def _patch_scores(self, side: Encoding, prototypes: nn.Module | None) -> Scores:
         """The global crops' patches against prototypes of their own, or those of the image tokens."""

@@ -15,7 +15,7 @@ from selfpatch.nn.heads import Center, PrototypeHead
 from selfpatch.nn.mlp import mlp
 from selfpatch.nn.queue import Queue
 from selfpatch.ops.contrast import info_nce
-from selfpatch.ops.cross_entropy import soft_cross_entropy, teacher_distribution
+from selfpatch.ops.cross_entropy import prototype_loss
 from selfpatch.types import Hyperparameters
 
 
@@ -44,20 +44,23 @@ class PatchPairs(NamedTuple):
         parts = values.split([views * patches for views, patches in self.grids])
         return [part.unflatten(0, grid) for part, grid in zip(parts, self.grids, strict=True)]
 
-    def mean(self, losses: Tensor) -> Tensor:
-        """Of [n] losses the mean over the patches of a view, then over views: each weighs the same, however small."""
-        return torch.cat([grid.mean(1) for grid in self.split(losses)]).mean()
+    def weights(self) -> Tensor:
+        """[n] what each pair weighs in the mean over the patches of a view, then over views: each view weighs the same,
+        however small; they add up to 1."""
+        views = sum(count for count, _ in self.grids)
+        each = [torch.full((count * n,), 1 / (views * n), device=self.targets.device) for count, n in self.grids]
+        return torch.cat(each)
 
 
 class Agreement(nn.Module):
-    """A loss for each pair of patch and target. What only the student has, a predictor, is the agreement's own."""
+    """A loss over pairs of patch and target. What only the student has, a predictor, is the agreement's own."""
 
     def head(self) -> nn.Module:
         """A fresh head, of which student and teacher have one each."""
         raise NotImplementedError
 
     def forward(self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, hp: Hyperparameters) -> Tensor:
-        """The losses [n], by the heads of student and teacher."""
+        """The mean of the pairs' losses, by their `weights`, a scalar; by the heads of student and teacher."""
         raise NotImplementedError
 
 
@@ -97,9 +100,15 @@ class PrototypeAgreement(Agreement):
         """See `Agreement`. The centre is that of all patches of all views."""
         with torch.no_grad():
             scores = teacher(pairs.targets)
-            target = teacher_distribution(scores, self.center.center, hp.teacher_temp)  # [n, K]
             self.center.observe(scores.mean_logits())
-        return soft_cross_entropy(target, student(pairs.patches).logits() / self.student_temp)
+        return prototype_loss(
+            student(pairs.patches),
+            scores,
+            self.center.center,
+            student_temp=self.student_temp,
+            teacher_temp=hp.teacher_temp,
+            weights=pairs.weights(),
+        )
 
 
 class ProjectedAgreement(Agreement):
@@ -132,7 +141,7 @@ class CosineAgreement(ProjectedAgreement):
     def forward(self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, hp: Hyperparameters) -> Tensor:
         """See `Agreement`; from -1 to 1."""
         queries, keys = self.project(pairs, student, teacher)
-        return -(queries * keys).sum(-1)
+        return -(pairs.weights() @ (queries * keys).sum(-1))
 
 
 class ContrastAgreement(ProjectedAgreement):
@@ -156,9 +165,9 @@ class ContrastAgreement(ProjectedAgreement):
     def forward(self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, hp: Hyperparameters) -> Tensor:
         """See `Agreement`."""
         queries, keys = self.project(pairs, student, teacher)
-        losses = info_nce(queries, keys, self.queue.keys, self.temp)
+        loss = pairs.weights() @ info_nce(queries, keys, self.queue.keys, self.temp)
         self.queue.observe(self.entering(pairs.split(keys), pairs.samples, hp.step))
-        return losses
+        return loss
 
     def entering(self, keys: Sequence[Tensor], samples: Tensor, step: int) -> Tensor:
         """Of the keys [V*B, N, E] of each resolution those that enter the queue, [m, E], all of image 0 first."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from selfpatch.nn.backbones import Backbone, ViT, disable_drop_path
 from selfpatch.nn.heads import PositivePool
+from selfpatch.plain import beside
 from selfpatch.types import Encoding, Tokens
 
 
@@ -52,6 +53,13 @@ class Branch(nn.Module):
         disable_drop_path(teacher)
         return teacher
 
+    @torch.no_grad()
+    def move_towards_reference(self, student: Branch, momentum: float) -> None:
+        """`move_towards`, one parameter after the other."""
+        for own, theirs in zip(self.parameters(), student.parameters(), strict=True):
+            own.mul_(momentum).add_(theirs, alpha=1 - momentum)
+
+    @beside(move_towards_reference)
     @torch.no_grad()
     def move_towards(self, student: Branch, momentum: float) -> None:
         """This branch's parameters become momentum * own + (1 - momentum) * the student's; buffers stay its own."""

@@ -15,7 +15,9 @@ from selfpatch.nn.batch_norm import BatchNorm
 from selfpatch.nn.step_state import StepState
 from selfpatch.ops.aggregation import attend, gather_patches
 from selfpatch.ops.cross_entropy import Scores
+from selfpatch.ops.linear import gelu_linear
 from selfpatch.ops.neighbours import Positives
+from selfpatch.plain import beside
 
 
 class Prototypes(nn.Module):
@@ -32,7 +34,7 @@ class Prototypes(nn.Module):
 
     def forward(self) -> Tensor:
         """[K, E]."""
-        return self.weight_g * F.normalize(self.weight_v, dim=1, eps=0.0)
+        return torch._weight_norm(self.weight_v, self.weight_g, 0)  # one pass, as `weight_norm` of torch.nn.utils takes
 
 
 class PrototypeHead(nn.Module):
@@ -71,7 +73,14 @@ class PrototypeHead(nn.Module):
 
     def forward(self, tokens: Tensor) -> Scores:
         """Tokens [..., D] -> their scores against the prototypes."""
-        return Scores(F.normalize(self.mlp(tokens).float(), dim=-1), self.last_layer())
+        first, *others = self.mlp
+        x = first(tokens)
+        for part in others:
+            if isinstance(part, nn.Linear):
+                x = gelu_linear(x, part.weight, part.bias)
+            elif not isinstance(part, nn.GELU):
+                x = part(x)
+        return Scores(F.normalize(x.float(), dim=-1), self.last_layer())
 
 
 class PatchPrototypes(nn.Module):
@@ -205,6 +214,7 @@ class ClassAttentionPool(PositivePool):
         sets = gather_patches(patches, positives.indices)  # [B, N, k, D]
         return self._aggregate(sets.shape[:-2], sets, positives.valid)
 
+    @beside(pool_positives_reference)
     def pool_positives(self, patches: Tensor, positives: Positives) -> Tensor:
         """See `PositivePool`. Keys and values do not depend on who asks: they are computed once a patch and gathered,
         where the reference projects each (patch, positive) pair anew."""

@@ -113,7 +113,7 @@ class SelfPatch(Objective):
             targets = [self.targets(tokens, teacher.pool) for tokens in teacher.grids]
         patches = [tokens.patches.flatten(1, 2) for tokens in student.grids]  # LN f(i)
         pairs = PatchPairs.of(patches, targets, views.samples)
-        return {"patch": pairs.mean(self.agreement(pairs, student.heads["patch"], teacher.heads["patch"], hp))}
+        return {"patch": self.agreement(pairs, student.heads["patch"], teacher.heads["patch"], hp)}
 
     def targets(self, tokens: Tokens, pool: PositivePool) -> Tensor:
         """The aggregates y(i) of each patch's positives, [V*B, N, D]."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfpatch.ops.cross_entropy import soft_cross_entropy
+from selfpatch.plain import beside
 
 OUTSIDE = 2.0
 """A grid coordinate at which a map of any size is sampled as 0."""
@@ -75,15 +76,6 @@ def overlap_grids(boxes_a: Tensor, boxes_b: Tensor, size: int) -> tuple[Tensor, 
     return grid_a, grid_b
 
 
-def sample_patches(patches: Tensor, grid: Tensor) -> Tensor:
-    """`sample_patches_reference` as one product with the bilinear weights. Unlike that of `grid_sample`, its backward
-    pass on a GPU adds up in the same order every time."""
-    h, w = patches.shape[-3:-1]
-    weights = _tents(grid[..., 1], h).unsqueeze(-1) * _tents(grid[..., 0], w).unsqueeze(-2)  # [..., s, s, h, w]
-    with torch.autocast(patches.device.type, enabled=False):
-        return torch.einsum("...pn,...nd->...pd", weights.flatten(-2).flatten(-3, -2), patches.flatten(-3, -2))
-
-
 def sample_patches_reference(patches: Tensor, grid: Tensor) -> Tensor:
     """Features at points of a crop, bilinear between the patches' centres, with zeros around the crop.
 
@@ -99,6 +91,16 @@ def sample_patches_reference(patches: Tensor, grid: Tensor) -> Tensor:
     grids = grid.expand(*lead, -1, -1, -1).reshape(-1, *grid.shape[-3:])
     sampled = F.grid_sample(maps, grids, align_corners=False)  # [..., D, s, s]
     return sampled.flatten(2).mT.reshape(*lead, -1, patches.shape[-1])
+
+
+@beside(sample_patches_reference)
+def sample_patches(patches: Tensor, grid: Tensor) -> Tensor:
+    """`sample_patches_reference` as one product with the bilinear weights. Unlike that of `grid_sample`, its backward
+    pass on a GPU adds up in the same order every time."""
+    h, w = patches.shape[-3:-1]
+    weights = _tents(grid[..., 1], h).unsqueeze(-1) * _tents(grid[..., 0], w).unsqueeze(-2)  # [..., s, s, h, w]
+    with torch.autocast(patches.device.type, enabled=False):
+        return torch.einsum("...pn,...nd->...pd", weights.flatten(-2).flatten(-3, -2), patches.flatten(-3, -2))
 
 
 def sample_relation_reference(relation: Tensor, grid: Tensor, height: int, width: int) -> Tensor:
@@ -134,6 +136,7 @@ def spatial_relation_loss_reference(
     return soft_cross_entropy(target, related(student, student_grid)).mean()
 
 
+@beside(spatial_relation_loss_reference)
 def spatial_relation_loss(
     student: Tensor, teacher: Tensor, student_grid: Tensor, teacher_grid: Tensor, num_heads: int, temp: float
 ) -> Tensor:
@@ -158,6 +161,7 @@ def channel_relation_loss_reference(student: Tensor, target: Tensor, scale: floa
     return soft_cross_entropy(target.detach(), channel_relation(student, scale)).mean()
 
 
+@beside(channel_relation_loss_reference)
 def channel_relation_loss(student: Tensor, target: Tensor, scale: float) -> Tensor:
     """`channel_relation_loss_reference`; no relation of the student outlives the call."""
     return _cross_entropy_of_products(target, _channel_rows(student, scale))

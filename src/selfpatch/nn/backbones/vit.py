@@ -10,12 +10,14 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention, Mlp, SwiGLUPacked
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from selfpatch.nn.backbones.base import Backbone, freeze_projection
 from selfpatch.nn.backbones.positions import add_positions
 from selfpatch.nn.backbones.shapes import ViTShape
+from selfpatch.ops.linear import gelu_linear, norm_linear
+from selfpatch.plain import is_plain
 from selfpatch.types import Tokens
 
 SIZES = {"vit_tiny": (192, 12, 3), "vit_small": (384, 12, 6), "vit_base": (768, 12, 12), "vit_large": (1024, 24, 16)}
@@ -25,15 +27,50 @@ _MLPS: dict[str, Any] = {"gelu": Mlp, "swiglu": SwiGLUPacked}
 
 
 class _Attention(Attention):
-    """timm's attention; on the CPU under autocast in float32, for the bf16 backward pass is slow there."""
+    """timm's attention, of queries, keys and values that may be given; on the CPU under autocast in float32, for the
+    bf16 backward pass is slow there."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-            return super().forward(x, attn_mask, is_causal)
-        query, key, value = self.qkv(x).float().unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
-        with torch.autocast("cpu", enabled=False):
+        return self.attend(self.qkv(x))
+
+    def attend(self, projected: Tensor) -> Tensor:
+        """[B, N, 3 * D] -> [B, N, D]."""
+        if is_plain():
+            return self._attend_reference(projected)
+        on_cpu = projected.device.type == "cpu"
+        queries_and_all = (projected.float() if on_cpu else projected).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = queries_and_all.transpose(1, 3).unbind(2)
+        with torch.autocast(projected.device.type, enabled=torch.is_autocast_enabled() and not on_cpu):
             attended = F.scaled_dot_product_attention(query, key, value)  # [B, H, N, d]
         return self.proj(attended.transpose(1, 2).flatten(2))
+
+    def _attend_reference(self, projected: Tensor) -> Tensor:
+        """softmax(q k^T / sqrt(d)) v with the matrix of all pairs formed, as the released code does."""
+        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
+        pairs = (query * self.scale @ key.transpose(-2, -1)).softmax(-1)  # [B, H, N, N]
+        return self.proj((pairs @ value).transpose(1, 2).flatten(2))
+
+
+class _Block(Block):
+    """timm's block, which in training keeps neither the outputs of its norms nor those of its GELU."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        if is_plain() or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return super().forward(x, attn_mask, is_causal)  # a compiler sees to what is kept
+        assert isinstance(self.attn, _Attention)
+        x = x + self.drop_path1(self.ls1(self.attn.attend(_norm_linear(x, self.norm1, self.attn.qkv))))
+        return x + self.drop_path2(self.ls2(self._mlp(x)))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        mlp = self.mlp
+        if not isinstance(mlp, Mlp):
+            return mlp(self.norm2(x))
+        return gelu_linear(_norm_linear(x, self.norm2, mlp.fc1), mlp.fc2.weight, mlp.fc2.bias)
+
+
+def _norm_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
+    assert isinstance(norm, nn.LayerNorm) and isinstance(linear, nn.Linear)
+    return norm_linear(x, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)
 
 
 class ViT(Backbone):
@@ -178,6 +215,7 @@ def build_vit(shape: ViTShape, *, drop_path: float = 0.0) -> ViT:
         drop_path_rate=drop_path,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         attn_layer=_Attention,
+        block_fn=_Block,
     )
     if trunk.cls_token is not None:
         nn.init.trunc_normal_(trunk.cls_token, std=0.02)  # timm's 1e-6 is not what DINO starts from

@@ -1,0 +1,115 @@
+"""Linear layers that do not keep their input for the backward pass, but make it again from what is kept in any case.
+
+A layer norm's or GELU's output costs little to compute and much to keep: together they are two fifths of what a
+transformer block holds on to.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfpatch.plain import beside
+
+
+def norm_linear_reference(
+    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """linear(layer_norm(x)).
+
+    Args:
+        x: [..., D].
+        norm_weight, norm_bias: [D].
+        weight: [E, D].
+        bias: [E].
+
+    Returns:
+        [..., E].
+    """
+    return F.linear(F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps), weight, bias)
+
+
+@beside(norm_linear_reference)
+def norm_linear(
+    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """`norm_linear_reference`; of what it computes, only the mean and deviation of each token are kept."""
+    result: Tensor = _NormLinear.apply(x, norm_weight, norm_bias, eps, *_as_multiplied(weight, bias))
+    return result
+
+
+def gelu_linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """linear(gelu(x)) of x [..., D], weight [E, D] and bias [E]: [..., E]."""
+    return F.linear(F.gelu(x), weight, bias)
+
+
+@beside(gelu_linear_reference)
+def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`gelu_linear_reference`; nothing is kept but x."""
+    result: Tensor = _GeluLinear.apply(x, *_as_multiplied(weight, bias))
+    return result
+
+
+def _as_multiplied(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """In the type that autocast multiplies in. Casting is left to autograd, outside of the functions below."""
+    device = weight.device.type
+    if not torch.is_autocast_enabled(device):
+        return weight, bias
+    dtype = torch.get_autocast_dtype(device)
+    return weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+class _NormLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            normed, mean, scale = torch.native_layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
+            ctx.save_for_backward(x, norm_weight, norm_bias, mean, scale, weight)
+            ctx.eps = eps
+            return F.linear(normed.to(weight.dtype), weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, norm_weight, norm_bias, mean, scale, weight = ctx.saved_tensors
+        wants_x, wants_norm_weight, wants_norm_bias, _, wants_weight, wants_bias = ctx.needs_input_grad
+        to_weight = None
+        if wants_weight:
+            normed, *_ = torch.native_layer_norm(x, x.shape[-1:], norm_weight, norm_bias, ctx.eps)
+            to_weight = gradient.flatten(0, -2).T @ normed.flatten(0, -2).to(weight.dtype)
+        to_normed = (gradient @ weight).to(x.dtype)
+        to_x, to_norm_weight, to_norm_bias = torch.ops.aten.native_layer_norm_backward(
+            to_normed,
+            x,
+            x.shape[-1:],
+            mean,
+            scale,
+            norm_weight,
+            norm_bias,
+            [wants_x, wants_norm_weight, wants_norm_bias],
+        )
+        to_bias = gradient.flatten(0, -2).sum(0) if wants_bias else None
+        return to_x, to_norm_weight, to_norm_bias, None, to_weight, to_bias
+
+
+class _GeluLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            ctx.save_for_backward(x, weight)
+            return F.linear(F.gelu(x).to(weight.dtype), weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        rows = gradient.flatten(0, -2)
+        to_weight = rows.T @ F.gelu(x).flatten(0, -2).to(weight.dtype) if wants_weight else None
+        to_x = torch.ops.aten.gelu_backward((gradient @ weight).to(x.dtype), x) if wants_x else None
+        return to_x, to_weight, rows.sum(0) if wants_bias else None

@@ -1,0 +1,106 @@
+"""Linear layers that compute their input again: equal to the plain ones, and keeping less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from selfpatch.ops.linear import gelu_linear, gelu_linear_reference, norm_linear, norm_linear_reference
+
+
+def after_norm(dtype: torch.dtype = torch.float64, lead: tuple[int, ...] = (2, 3)) -> tuple[Any, ...]:
+    """x, the norm's weight, bias and eps, the linear layer's weight and bias."""
+    generator = torch.manual_seed(1)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=dtype)
+
+    return draw(*lead, 5), 1 + 0.3 * draw(5), draw(5), 1e-6, draw(4, 5), draw(4)
+
+
+def after_gelu(dtype: torch.dtype = torch.float64, lead: tuple[int, ...] = (2, 3)) -> tuple[Any, ...]:
+    x, _, _, _, weight, bias = after_norm(dtype, lead)
+    return x, weight, bias
+
+
+PAIRS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[..., tuple[Any, ...]]]] = {
+    "norm": (norm_linear, norm_linear_reference, after_norm),
+    "gelu": (gelu_linear, gelu_linear_reference, after_gelu),
+}
+
+
+def value_and_gradients(
+    function: Callable[..., Tensor], given: tuple[Any, ...], frozen: int | None = None
+) -> list[Any]:
+    """Output, then the gradient for each tensor, None for the one that is frozen."""
+    given = tuple(g.clone() if isinstance(g, Tensor) else g for g in given)
+    tensors = [g for g in given if isinstance(g, Tensor)]
+    for place, tensor in enumerate(tensors):
+        tensor.requires_grad_(place != frozen)
+    output = function(*given)
+    slope = torch.linspace(-1, 2, output.numel(), dtype=output.dtype).view_as(output)
+    output.backward(slope)
+    return [output.detach(), *(tensor.grad for tensor in tensors)]
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("lead", [(7,), (2, 3), (2, 1, 3), (0, 3)], ids=str)
+def test_value_and_gradients_are_those_of_the_reference(kind: str, lead: tuple[int, ...]) -> None:
+    fast, reference, make = PAIRS[kind]
+    given = make(lead=lead)
+    torch.testing.assert_close(value_and_gradients(fast, given), value_and_gradients(reference, given))
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_without_a_bias(kind: str) -> None:
+    fast, reference, make = PAIRS[kind]
+    *given, _ = make()
+    results = [value_and_gradients(function, (*given, None)) for function in (fast, reference)]
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_what_is_frozen_has_no_gradient_and_the_rest_the_right_one(kind: str) -> None:
+    fast, reference, make = PAIRS[kind]
+    given = make()
+    for frozen in range(sum(isinstance(g, Tensor) for g in given)):
+        result = value_and_gradients(fast, given, frozen)
+        assert result[1 + frozen] is None
+        expected = value_and_gradients(reference, given, frozen)
+        for own, theirs in zip(result, expected, strict=True):
+            if theirs is not None:
+                torch.testing.assert_close(own, theirs)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_under_autocast_types_and_numbers_are_those_of_the_reference(kind: str) -> None:
+    fast, reference, make = PAIRS[kind]
+    given = make(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        own, theirs = (value_and_gradients(function, given) for function in (fast, reference))
+    assert [x.dtype for x in own] == [x.dtype for x in theirs]
+    assert own[0].dtype == torch.bfloat16
+    torch.testing.assert_close(own, theirs, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_only_what_is_needed_is_kept(kind: str) -> None:
+    """Of the size of x: x alone."""
+    fast, reference, make = PAIRS[kind]
+    given = tuple(g.requires_grad_() if isinstance(g, Tensor) else g for g in make(lead=(40,)))
+    kept: dict[str, set[int]] = {"fast": set(), "reference": set()}
+    for name, function in [("fast", fast), ("reference", reference)]:
+
+        def keep(tensor: Tensor, name: str = name) -> Tensor:
+            if tensor.numel() >= 40 * 5:
+                kept[name].add(tensor.data_ptr())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            function(*given)
+    assert kept["fast"] == {given[0].data_ptr()}
+    assert len(kept["reference"]) == 2
