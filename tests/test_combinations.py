@@ -9,13 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 
 from selfpatch.build import METHODS, OBJECTIVES
 from tests import curves
 from tests.curves import Combination, Training, combinations
 from tests.tiny import tiny_pretrainer
 
-ALL = pytest.mark.parametrize("combination", list(combinations()), ids=str)
+
+def _marked(combination: Combination) -> ParameterSet:
+    """On a ViT all are quick to run; on the others those with everything, which the rest is a part of."""
+    quick = combination.model == "vit_tiny" or combination.objective == "selfpatch+sere"
+    return pytest.param(combination, id=str(combination), marks=() if quick else pytest.mark.slow)
+
+
+ALL = pytest.mark.parametrize("combination", [_marked(combination) for combination in combinations()])
 
 
 @pytest.fixture(scope="module")

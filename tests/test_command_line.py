@@ -273,7 +273,7 @@ NETWORK = "weights side num-heads position-embedding allow-partial device"
 OPTIONS = {
     "pretrain": """
         data out channels recipe method objective model patch-size init allow-partial epochs batch-size accumulate seed
-        device precision loss-weights
+        device precision compile loss-weights
         backbone.embed-dim backbone.depth backbone.depths backbone.num-heads backbone.drop-path
         backbone.position-embedding backbone.positions backbone.freeze-patch-embed backbone.frozen-blocks
         backbone.keep-class-token
@@ -288,7 +288,7 @@ OPTIONS = {
         optimizer.teacher-momentum-end optimizer.teacher-moves
         optimizer.teacher-temp optimizer.warmup-teacher-temp optimizer.teacher-patch-temp
         optimizer.warmup-teacher-patch-temp optimizer.warmup-teacher-temp-epochs
-        loader.workers loader.max-bad loader.held-out
+        loader.workers loader.render loader.max-pixels loader.max-bad loader.held-out
         watch.log-every watch.evaluate-every watch.knn-images watch.picture-images
         checkpoint.every-minutes checkpoint.every-steps checkpoint.keep checkpoint.keep-every-epochs
         checkpoint.max-nonfinite""",
@@ -296,11 +296,11 @@ OPTIONS = {
     "evaluate davis": f"""{NETWORK} data out results resolution radius topk context-frames temperature std max-memory
         year sequences""",
     "evaluate knn": f"{NETWORK} data out ks temperature resize crop batch-size",
-    "evaluate correspond": f"""{NETWORK} data out preset facet layer stride resolution shape sampling alphas
+    "evaluate correspond": f"""{NETWORK} data out preset facet block stride resolution shape sampling alphas
         threshold split layout categories max-pictures""",
-    "evaluate detect": f"""{NETWORK} data out preset split eval-split limit negatives pyramid blocks heads
+    "evaluate detect": f"""{NETWORK} data out preset train-split test-split limit negatives pyramid blocks heads
         width anchor-scale proposals rois augmentation short-sides long-side batch-size epochs decay-at
-        warmup-steps lr lr-batch weight-decay layer-decay drop-path clip precision seed workers pictures""",
+        warmup-steps lr lr-batch weight-decay layer-decay drop-path clip precision seed workers max-pictures""",
     "evaluate discover": f"""{NETWORK} data out methods facet block num-patches tau mass head split
         image-list hard max-pictures""",
     "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr
@@ -308,7 +308,7 @@ OPTIONS = {
         crop precision seed per-class test-batch workers""",
     "evaluate linear": f"""{NETWORK} data out preset labels blocks mean-patch crops lrs epochs batch-size
         held-out resize crop precision seed per-class encode-batch workers""",
-    "evaluate segment": f"""{NETWORK} data out method preset kind train-split test-split limit seed pictures
+    "evaluate segment": f"""{NETWORK} data out method preset kind train-split test-split limit seed max-pictures
         workers steps batch-size crop short-side lr weight-decay warmup layer-decay drop-path blocks rescale
         normed channels auxiliary-channels test stride precision resolution memory-patches k temperature
         max-memory iterations restarts""",

@@ -151,6 +151,15 @@ def test_neighbouring_streams_are_uncorrelated() -> None:
         assert abs(np.corrcoef(table[:-shift].ravel(), table[shift:].ravel())[0, 1]) < 4 / np.sqrt(table.size)
 
 
+@pytest.mark.parametrize(
+    ("seed", "epoch", "sample", "view"), [(0, 0, 0, 0), (-1, 3, 2**40, 2**33), (2**64 - 1, 1, 7, 9)]
+)
+def test_a_stream_is_philox_of_key_and_counter(seed: int, epoch: int, sample: int, view: int) -> None:
+    key, counter = np.array([seed % 2**64, epoch], np.uint64), np.array([0, 0, view, sample], np.uint64)
+    expected = np.random.Generator(np.random.Philox(key=key, counter=counter))
+    np.testing.assert_array_equal(generator(seed, epoch, sample, view).random(100), expected.random(100))
+
+
 def test_the_stream_is_pinned() -> None:
     """A run that is resumed with a newer version must go on with the same crops."""
     p = draw_view(RECIPES[0], (500, 375), generator(seed=7, epoch=3, sample=1234, view=1))

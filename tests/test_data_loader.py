@@ -15,9 +15,13 @@ from torch import Tensor
 
 from selfpatch.data import loader as loader_module
 from selfpatch.data.crops import ViewParameters, ViewRecipe, draw_view, generator
+from selfpatch.data.decoded import DecodedBatch
+from selfpatch.data.fast_rendering import fast_rendering_available
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.loader import CropLoader, default_workers
+from selfpatch.data.masks import MaskRecipe
 from selfpatch.data.reading import read_image
+from selfpatch.data.renderers import Name, choose_renderer, ways_of
 from selfpatch.data.rendering import render
 from selfpatch.types import Views
 
@@ -28,6 +32,12 @@ GLOBAL = ViewRecipe(
 LOCAL = replace(GLOBAL, size=8, scale=(0.05, 0.25))
 RECIPES = (GLOBAL, GLOBAL, LOCAL, LOCAL, LOCAL)
 NUM_IMAGES = 40
+RENDERERS = [
+    "plain",
+    pytest.param("fast", marks=pytest.mark.skipif(not fast_rendering_available(), reason="OpenCV is not installed")),
+    "device",
+]
+every_renderer = pytest.mark.parametrize("renderer", RENDERERS)
 
 
 @pytest.fixture
@@ -42,6 +52,11 @@ def index(tmp_path: Path) -> ImageIndex:
 def make(index: ImageIndex, **changes: Any) -> CropLoader:
     settings: dict[str, Any] = {"recipes": RECIPES, "batch_size": 8, "seed": 1, "workers": 0}
     return CropLoader(index, np.arange(len(index)), **(settings | changes))
+
+
+def rendered(steps: Iterable[list[Any]]) -> list[Views]:
+    """The micro-batches of all steps, one after the other."""
+    return [batch.to("cpu") for batches in steps for batch in batches]
 
 
 def spoil(index: ImageIndex, places: Iterable[int]) -> None:
@@ -225,6 +240,74 @@ def test_the_renderer_can_be_swapped(index: ImageIndex) -> None:
     ((plain,),) = make(index).steps(0, 1)
     assert views.global_crops.amax((0, 1, 3, 4)).tolist() == [255, 0, 0]
     torch.testing.assert_close(views.boxes, plain.boxes)
+
+
+@pytest.mark.parametrize("renderer", RENDERERS[1:])
+def test_what_is_drawn_does_not_depend_on_the_renderer(index: ImageIndex, renderer: Name) -> None:
+    spoil(index, [4, 9])
+    settings: dict[str, Any] = {"max_bad": 1.0, "accumulate": 2, "masks": MaskRecipe(4, "block", (0.1, 0.5), 0.5)}
+    settings |= {"max_pixels": 600}  # of 400 to 1600
+    reference, loader = make(index, **settings), make(index, **settings, **ways_of(renderer))
+    for ours, theirs in zip(rendered(loader.steps(2, 8)), rendered(reference.steps(2, 8)), strict=True):
+        for name in ("boxes", "samples", "masks"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+        assert ours.global_crops.shape == theirs.global_crops.shape
+        assert ours.local_crops is not None
+        assert ours.local_crops.dtype == torch.uint8
+    assert loader.bad == reference.bad != {}
+
+
+@every_renderer
+def test_views_are_of_the_images_that_were_drawn(index: ImageIndex, renderer: Name) -> None:
+    """Without colours, which noise exaggerates."""
+    recipes = (ViewRecipe(16, (0.25, 1.0), flip=0.5),) * 2
+    ways = ways_of(renderer)
+    for ours, theirs in zip(
+        rendered(make(index, recipes=recipes, **ways).steps(0, 3)),
+        rendered(make(index, recipes=recipes).steps(0, 3)),
+        strict=True,
+    ):
+        assert (ours.global_crops.float() - theirs.global_crops.float()).abs().mean() < 0.5
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@every_renderer
+def test_a_resumed_stream_is_the_same_to_the_last_bit(
+    index: ImageIndex, renderer: Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In mid-epoch, with other workers, past unreadable images, with images that are shrunk."""
+    spoil(index, [4, 9])
+    settings: dict[str, Any] = {"max_bad": 1.0, "accumulate": 2, "max_pixels": 600, **ways_of(renderer)}
+    through = rendered(make(index, **settings).steps(0, 8))
+    monkeypatch.setattr(loader_module, "PART_SIZE", 3)
+    for workers, first in [(0, 3), (2, 6)]:
+        resumed = rendered(make(index, workers=workers, **settings).steps(first, 8))
+        for ours, theirs in zip(resumed, through[2 * first :], strict=True):
+            assert_same(ours, theirs)
+
+
+def test_workers_that_leave_rendering_to_the_device_hand_over_images(index: ImageIndex) -> None:
+    ((batch,),) = make(index, **ways_of("device")).steps(0, 1)
+    assert isinstance(batch, DecodedBatch)
+    assert batch.samples.tolist() == make(index).samples(0)[0].tolist()
+    first = read_image(index.path(int(batch.samples[0])))
+    assert batch.sizes[0].tolist() == list(first.size)
+    width, height = first.size
+    assert torch.equal(batch.pixels[: width * height], torch.from_numpy(np.array(first)).flatten(0, 1))
+
+
+def test_auto_takes_the_fastest_renderer_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, expected in [(True, "fast"), (False, "plain")]:
+        monkeypatch.setattr("selfpatch.data.renderers.fast_rendering_available", lambda there=there: there)
+        assert choose_renderer("auto", device_type="cpu", channels=3) == expected
+        assert choose_renderer("auto", device_type="mps", channels=3) == expected
+        assert choose_renderer("auto", device_type="cuda", channels=3) == "device"
+        assert choose_renderer("auto", device_type="cuda", channels=5) == "plain"
+        assert choose_renderer("device", device_type="cpu", channels=3) == "device"
+        assert choose_renderer("plain", device_type="cuda", channels=3) == "plain"
+    message = r"loader.render is 'fast', but OpenCV is not installed; run `pip install 'selfpatch\[fast\]'`, or use"
+    with pytest.raises(ValueError, match=message):
+        choose_renderer("fast", device_type="cpu", channels=3)
 
 
 def test_impossible_batches_are_refused(index: ImageIndex) -> None:

@@ -24,6 +24,7 @@ from selfpatch.ops.discovery import (
     pixel_box,
     tokencut,
 )
+from tests.largest_tensor import LargestTensor
 
 
 def smooth_features(seed: int, grid: tuple[int, int] = (9, 11), dim: int = 6) -> Tensor:
@@ -126,6 +127,22 @@ def test_lanczos_alone_finds_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cut.shape == reference.shape
     monkeypatch.setattr(discovery, "LANCZOS_STEPS", 2)
     assert normalised_cut(features).shape == (1,)
+
+
+def test_products_that_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 99 patches: LOST never holds more than the features, TokenCut its pairs as bytes and no matrix of float64, not
+    even where its iterations do not settle."""
+    monkeypatch.setattr(discovery, "MAX_PRODUCTS", 500)
+    features = smooth_features(0)
+    with LargestTensor() as largest:
+        lost(features, num_patches=1000)
+    assert largest.elements == features.numel()
+    for steps in (400, 2):
+        monkeypatch.setattr(discovery, "LANCZOS_STEPS", steps)
+        with LargestTensor() as largest:
+            cut = normalised_cut(features.flatten(0, 1))
+        assert 99 * 99 <= largest.bytes < 99 * 99 * 8
+        assert torch.isfinite(cut).all()
 
 
 def test_tokencut_takes_the_side_of_the_largest_entry() -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from selfpatch.evaluation import knn
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.result import Provenance, Result
+from tests.largest_tensor import LargestTensor
 
 
 def test_released_numbers(golden_dir: Path) -> None:
@@ -60,6 +61,32 @@ def test_leave_one_out_equals_prediction_without_it(monkeypatch: pytest.MonkeyPa
     assert knn.leave_one_out(features, labels, k=5) == pytest.approx(right / 30)
 
 
+def test_cosines_and_votes_that_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 features with 100 others and 90 classes: never all cosines, nor the votes of all."""
+    monkeypatch.setattr(knn, "MAX_COSINES", 400)
+    torch.manual_seed(0)
+    features, labels = torch.randn(100, 2), torch.randint(0, 90, (100,))
+    with LargestTensor() as largest:
+        knn.leave_one_out(features, labels, k=3)
+        knn.knn_predict(features, labels % 4, features, k=3, num_classes=4)
+    assert largest.elements == 400
+
+
+def test_evaluation_holds_the_votes_of_some(coloured_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"ks": (1, 5), "resize": 16, "crop": 16}
+    at_once = knn.evaluate(MeanColour(8), coloured_folder, **settings)
+    voters, votes = [], knn._votes
+
+    def counted(cosine: torch.Tensor, *others) -> torch.Tensor:
+        voters.append(len(cosine))
+        return votes(cosine, *others)
+
+    monkeypatch.setattr(knn, "MAX_COSINES", 9)
+    monkeypatch.setattr(knn, "_votes", counted)
+    assert knn.evaluate(MeanColour(8), coloured_folder, **settings) == at_once
+    assert voters == 2 * [3, 3, 2]  # of 3 classes
+
+
 @pytest.mark.parametrize("k", [0, 41])
 def test_bad_k(k: int) -> None:
     features, labels = torch.randn(40, 5), torch.zeros(40, dtype=torch.long)
@@ -97,6 +124,22 @@ def test_unreadable_images_are_counted_and_named(coloured_folder: Path) -> None:
     assert "train/b/1.png" in str(result.table().caption)
     with pytest.raises(ValueError, match="only 11 training images can be read"):
         knn.evaluate(MeanColour(8), coloured_folder, ks=(12,), resize=16, crop=16)
+
+
+def test_a_batch_of_unreadable_images_is_left_out(coloured_folder: Path) -> None:
+    for split, name in (("train", "a"), ("train", "b"), ("val", "c")):
+        for i in range(4):
+            (coloured_folder / split / name / f"{i}.png").write_bytes(b"no image")
+    settings = {"ks": (1,), "resize": 16, "crop": 16, "batch_size": 2}
+    seen = []
+    result = knn.evaluate(MeanColour(8), coloured_folder, **settings, progress=lambda *report: seen.append(report))
+    assert [result.settings[name] for name in ("unreadable", "train_images", "test_images")] == [12, 4, 4]
+    assert list(result.per_image) == [f"a/{i}.png" for i in range(4)]
+    assert [done for what, done, _ in seen if what == "train"] == [2, 4, 6, 8, 10, 12]
+    for path in (coloured_folder / "val" / "a").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"none of 8 images can be read, e\.g\. cannot read .*val/a/0\.png"):
+        knn.evaluate(MeanColour(8), coloured_folder, **settings)
 
 
 @pytest.fixture

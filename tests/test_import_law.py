@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "src" / "selfpatch"
 
 LAYERS = {
-    "types": 0, "distributed": 0, "config": 0, "ranges": 0, "settings": 0, "files": 0, "plain": 0,
+    "types": 0, "distributed": 0, "config": 0, "ranges": 0, "settings": 0, "files": 0, "plain": 0, "allocator": 0,
     "ops": 1,
     "nn": 2, "data": 2,
     "methods": 3, "objectives": 3, "evaluation": 3, "pictures": 3,

@@ -17,7 +17,7 @@ from selfpatch.pretraining import Pretrainer, training_step
 from tests.curves import METHODS, OBJECTIVES
 from tests.tiny import hyperparameters, tiny_config, tiny_pretrainer, tiny_views
 
-MODELS = ("vit_tiny", "swin_tiny")
+MODELS = ("vit_tiny", pytest.param("swin_tiny", marks=pytest.mark.slow))
 
 
 def test_a_function_stands_beside_its_reference() -> None:

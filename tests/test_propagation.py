@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import interpolate, one_hot
+from torch.nn.functional import interpolate, normalize, one_hot
 
 from selfpatch.ops.propagation import propagate_labels, propagate_labels_reference
+from tests.largest_tensor import LargestTensor
 
 BOTH = pytest.mark.parametrize("propagate", [propagate_labels, propagate_labels_reference])
 
@@ -39,6 +40,34 @@ def test_blocked_equals_reference(
     fast = propagate_labels(query, features, labels, radius=radius, topk=topk, temperature=0.1, max_cosines=max_cosines)
     plain = propagate_labels_reference(query, features, labels, radius=radius, topk=topk, temperature=0.1)
     torch.testing.assert_close(fast, plain, rtol=1e-10, atol=1e-12)
+
+
+def drawn(frames: int, h: int, w: int, dim: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of a frame, and features and soft labels of its context."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1 + frames, h, w, dim, generator=generator)
+    return features[0], features[1:], torch.rand(frames, 3, h, w, generator=generator)
+
+
+@BOTH
+def test_frames_of_length_one_one_after_the_other(propagate) -> None:
+    """As a clip remembers them: not stacked, and normalised once."""
+    query, features, labels = drawn(3, 10, 19)
+    settings = {"radius": 4, "topk": 5, "temperature": 0.1}
+    expected = propagate_labels_reference(query, features, labels, **settings)
+    frames = [normalize(frame, dim=-1) for frame in features]
+    found = propagate(normalize(query, dim=-1), frames, list(labels), normalised=True, **settings)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("max_cosines", [1, 3000, 20_000, 2**26])
+def test_cosines_that_are_held_at_once(max_cosines: int) -> None:
+    """A window of radius 3 in 4 frames has 4 * 7 * 7 patches; 600 x 3 labels are mixed. All pairs of a 20 x 30 grid
+    never exist."""
+    with LargestTensor(torch.ops.aten.mm.default, torch.ops.aten.bmm.default) as cosines, LargestTensor() as largest:
+        propagate_labels(*drawn(4, 20, 30), radius=3, topk=5, temperature=0.1, max_cosines=max_cosines)
+    assert 0 < cosines.elements <= max(max_cosines, 4 * 7 * 7, 600 * 3)
+    assert largest.elements < 600 * 4 * 600 / 10
 
 
 @BOTH
@@ -99,6 +128,11 @@ def test_nothing_beyond_the_radius(propagate) -> None:
         ({"query": torch.zeros(4, 5, 3)}, "do not fit"),
         ({"context_labels": torch.zeros(2, 1, 4, 5)}, "context_labels"),
         ({"context_features": torch.zeros(0, 4, 4, 3), "context_labels": torch.zeros(0, 1, 4, 4)}, "context_features"),
+        (
+            {"context_features": [torch.zeros(4, 4, 3), torch.zeros(4, 5, 3)]},
+            r"of \(4, 4, 3\) and \(4, 5, 3\) do not fit",
+        ),
+        ({"context_labels": torch.zeros(3, 1, 4, 4)}, "context_labels, 3 maps"),
         ({"radius": -1}, "radius -1"),
         ({"topk": 0}, "topk 0"),
         ({"temperature": 0.0}, "temperature 0"),

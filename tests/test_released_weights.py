@@ -145,7 +145,8 @@ def test_safetensors_in_any_names_load_as_well(tmp_path: Path) -> None:
 def test_what_we_export_loads_again(tmp_path: Path, shape: AnyShape) -> None:
     backbone = random_backbone(shape)
     pool = ClassAttentionPool(shape.dim, shape.num_heads) if isinstance(shape, SwinShape) else None
-    backbone.add_mask_token()  # an exported teacher may have one
+    if backbone.maskable:
+        backbone.add_mask_token()  # an exported teacher may have one
     encoder = BranchEncoder(backbone, pool).eval()
     state, metadata = export_state(encoder)
     save_file(state, tmp_path / "e.safetensors", metadata)
@@ -154,7 +155,7 @@ def test_what_we_export_loads_again(tmp_path: Path, shape: AnyShape) -> None:
     assert again.backbone.shape == shape
     assert torch.equal(again.patches(images), encoder.patches(images))
     assert torch.equal(again.image(images), encoder.image(images))
-    assert report.left_out == ("backbone.mask_token",)
+    assert report.left_out == (("backbone.mask_token",) if backbone.maskable else ())
 
 
 def test_timm_names_of_every_family_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from selfpatch.data.crops import ViewRecipe, dino_views
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.loader import CropLoader
 from selfpatch.data.masks import MaskRecipe
+from selfpatch.data.renderers import choose_renderer, ways_of
 from selfpatch.data.statistics import ChannelStatistics
 from selfpatch.keeping import Saving
 from selfpatch.nn.backbones import (
@@ -217,11 +218,11 @@ def _loss_weights(config: RunConfig, objectives: Mapping[str, Objective]) -> dic
     weights: dict[str, float] = {}
     for objective in objectives.values():
         weights |= objective.loss_weights
-    from_recipe = load_recipe(config.recipe).loss_weights if config.recipe else {}
     for name, weight in config.loss_weights.items():
-        if name not in weights and from_recipe.get(name) == weight:
-            continue  # of a method or objective that an option replaced
         if name not in weights:
+            # Read only now: the recipe of a run that is resumed may be gone.
+            if config.recipe and load_recipe(config.recipe).loss_weights.get(name) == weight:
+                continue  # of a method or objective that an option replaced
             raise ValueError(
                 f"loss_weights names {name!r}, which is no loss here; the losses are: {', '.join(weights)}"
             )
@@ -252,14 +253,26 @@ def mask_recipe(config: RunConfig, pretrainer: Pretrainer) -> MaskRecipe | None:
     return MaskRecipe(config.crops.global_size // pretrainer.student.backbone.patch_size, **asdict(config.masks))
 
 
+def with_renderer(config: RunConfig, device: torch.device) -> RunConfig:
+    """The configuration with the renderer that `auto` comes to here, so that a run which is resumed elsewhere, or after
+    a package was installed, goes on with the same one.
+
+    Raises:
+        ValueError: OpenCV was asked for and is not installed.
+    """
+    render = choose_renderer(config.loader.render, device_type=device.type, channels=config.channels)
+    return replace(config, loader=replace(config.loader, render=render))
+
+
 def make_loader(
     config: RunConfig, pretrainer: Pretrainer, index: ImageIndex, places: np.ndarray, device: torch.device
 ) -> CropLoader:
     """The training stream of this process.
 
     Raises:
-        ValueError: as `CropLoader`.
+        ValueError: as `CropLoader`; or OpenCV was asked for and is not installed.
     """
+    renderer = choose_renderer(config.loader.render, device_type=device.type, channels=config.channels)
     return CropLoader(
         index,
         places,
@@ -274,6 +287,8 @@ def make_loader(
         max_bad=config.loader.max_bad,
         pin_memory=device.type == "cuda",
         masks=mask_recipe(config, pretrainer),
+        max_pixels=config.loader.max_pixels,
+        **ways_of(renderer),
     )
 
 

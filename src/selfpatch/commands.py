@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from selfpatch import distributed
+from selfpatch.allocator import keep_freed_memory
 from selfpatch.build import (
     make_clipping,
     make_loader,
@@ -20,6 +21,7 @@ from selfpatch.build import (
     make_pretrainer,
     make_schedule,
     view_recipes,
+    with_renderer,
 )
 from selfpatch.config import FROM_INIT, SAMPLES, RunConfig, load_recipe
 from selfpatch.exports import export as export_encoder
@@ -64,6 +66,7 @@ def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
     data = open_data(config)
     pretrainer, report = make_pretrainer(config, statistics=measure_channels(config, data))
     config = replace(config, loss_weights=pretrainer.loss_weights)  # all of them, and no others
+    config = with_renderer(config, device)
     loader = make_loader(config, pretrainer, data.index, data.places, device)  # refuses what cannot be
     run = _new_run(config, data)
     if distributed.is_main_process():
@@ -144,6 +147,11 @@ def _train(
     run: RunDirectory, config: RunConfig, data: TrainingData, pretrainer: Pretrainer, device: torch.device
 ) -> Path:
     pretrainer.to(device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if config.compile:
+        for branch in (pretrainer.student, pretrainer.teacher):
+            branch.compile_blocks()
     loader = make_loader(config, pretrainer, data.index, data.places, device)
     schedule = make_schedule(config, loader.steps_per_epoch)
     monitor = Monitor(

@@ -129,6 +129,13 @@ class DataConfig:
     workers: int | None = None
     """Loader processes of each training process; None: one fewer than its share of the cores. Samples do not depend on
     it."""
+    render: Literal["auto", "plain", "fast", "device"] = "auto"
+    """What makes pixels of drawn crops: Pillow, OpenCV (`pip install 'selfpatch[fast]'`), or the device that trains, so
+    that workers only decode. auto: device on CUDA, else fast where OpenCV is installed. What is drawn is the same for
+    all, and pixels differ by less than a level in the mean."""
+    max_pixels: int = 1_000_000
+    """Larger images are shrunk to so many pixels before they go to a device that renders, which bounds memory; 0: none
+    is."""
     max_bad: float = 0.01
     """The run stops when more than this share of the images that were read are unreadable."""
     held_out: int = 32
@@ -194,6 +201,9 @@ class RunConfig:
     seed: int = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    """Run the blocks of a ViT through torch.compile: some minutes at the start, then faster on CUDA; of no use on a
+    CPU."""
     loss_weights: Mapping[str, float] = field(default_factory=dict)
     """Weight of each loss by name; 1 where not given, except the defaults that the objectives state."""
     backbone: BackboneConfig = BackboneConfig()
@@ -273,6 +283,11 @@ class RunConfig:
         if self.data == SAMPLES and self.channels != 3:
             raise ValueError(
                 f"channels is {self.channels}, but the sample photographs have 3; give your own images with --data"
+            )
+        if self.channels != 3 and self.loader.render in ("fast", "device"):
+            raise ValueError(
+                f"loader.render is {self.loader.render!r}, which is for images of 3 channels, but channels is "
+                f"{self.channels}; leave it out, or use 'plain'"
             )
         for name, scale in [("global_scale", self.crops.global_scale), ("local_scale", self.crops.local_scale)]:
             if not 0 < scale[0] <= scale[1] <= 1:

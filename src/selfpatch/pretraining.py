@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from selfpatch.data.batches import Batch
+from selfpatch.data.prefetching import prefetched
 from selfpatch.distributed import all_reduce_mean, any_process, barrier, is_distributed, is_main_process, rank
 from selfpatch.keeping import Keeper, Saving
 from selfpatch.nn.branch import Branch
@@ -170,7 +172,7 @@ class StepLoader(Protocol):
     batch_size: int
     bad: dict[str, str]
 
-    def steps(self, first: int, last: int) -> Iterator[list[Views]]: ...
+    def steps(self, first: int, last: int) -> Iterator[list[Batch]]: ...
 
 
 def step_seed(seed: int, step: int, process: int) -> int:
@@ -228,14 +230,18 @@ def train(
     watch = CollapseWatch(first_step=min(total // 10, schedule.steps_per_epoch))
     if first == 0 and evaluate is not None and is_main_process():
         run.record({"step": 0, **_measured(evaluate, pretrainer, 0)})
-    with StopSignals() as signals, ProgressBar(total, loader.batch_size, enabled=is_main_process()) as bar:
-        for step, batches in enumerate(loader.steps(first, total), start=first):
+    with (
+        StopSignals() as signals,
+        ProgressBar(total, loader.batch_size, enabled=is_main_process()) as bar,
+        contextlib.closing(prefetched(loader.steps(first, total), device)) as stream,
+    ):
+        for step, batches in enumerate(stream, start=first):
             hp, done = schedule(step), step + 1
             logs = done % settings.log_every == 0 or done == total
             torch.manual_seed(step_seed(settings.seed, step, rank()))
             outcome = training_step(
                 model,
-                [views.to(device) for views in batches],
+                batches,
                 optimizer,
                 hp,
                 clipping=clipping,
@@ -246,7 +252,7 @@ def train(
             speed.add(loader.batch_size)
             failures = 0 if outcome.taken else failures + 1
             if failures >= settings.max_nonfinite:
-                raise keeper.give_up(batches, done, failures)
+                raise keeper.give_up([views.to("cpu") for views in batches], done, failures)
             if logs:
                 _log(run, bar, watch, hp, outcome.values, ("loss", *pretrainer.loss_weights), speed, done)
             run.note_skipped(loader.bad)

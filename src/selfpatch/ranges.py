@@ -21,7 +21,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         "optimizer.warmup_epochs", "optimizer.weight_decay", "optimizer.weight_decay_end", "optimizer.clip",
         "optimizer.freeze_last_layer_epochs", "optimizer.freeze_backbone_epochs",
         "optimizer.warmup_teacher_temp_epochs", "loader.workers",
-        "loader.held_out", "watch.evaluate_every", "watch.knn_images", "watch.picture_images",
+        "loader.max_pixels", "loader.held_out", "watch.evaluate_every", "watch.knn_images", "watch.picture_images",
         "backbone.frozen_blocks", "checkpoint.every_minutes", "checkpoint.every_steps", "checkpoint.keep_every_epochs",
     )),
     "use 0 for no local crops": (lambda x: x >= 0, ("crops.num_local",)),

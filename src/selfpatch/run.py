@@ -39,6 +39,9 @@ from selfpatch.types import Views
 Row = Mapping[str, float | int | str | None]
 """One record: plain Python values by name, "step" among them."""
 
+BEFORE_THE_SETTING = {"loader": {"render": "plain"}}
+"""What runs did that were begun before there was a setting for it, where its default is something else."""
+
 _CHECKPOINT = re.compile(r"step-(\d+)(-kept)?\.pt")
 
 
@@ -96,7 +99,8 @@ class RunDirectory:
         if not file.is_file():
             raise ValueError(f"{path} is no run: it has no config.yaml; name the --out of a `selfpatch pretrain`")
         try:
-            config = RunConfig().override(parse_yaml(file.read_text(encoding="utf-8"), str(file)))
+            settings = parse_yaml(file.read_text(encoding="utf-8"), str(file))
+            config = RunConfig().override(BEFORE_THE_SETTING).override(settings)
         except (OSError, ValueError) as error:
             raise ValueError(f"the settings in {file} cannot be read: {error}") from None
         return cls(path, config)

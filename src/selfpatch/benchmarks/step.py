@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from selfpatch.benchmarks.timing import Case
+from selfpatch.allocator import keep_freed_memory, return_freed_memory
+from selfpatch.benchmarks.memory import peak_memory
+from selfpatch.benchmarks.timing import Case, Timing, time_case
 from selfpatch.build import make_clipping, make_optimizer, make_pretrainer, make_schedule
-from selfpatch.config import RunConfig
+from selfpatch.config import RunConfig, load_recipe
 from selfpatch.plain import plain_paths
 from selfpatch.pretraining import Pretrainer, training_step
 from selfpatch.types import Views
@@ -27,7 +30,7 @@ WAYS = {
 
 def published_step(model: str = "vit_small", batch_size: int = 4) -> RunConfig:
     """DINO + SelfPatch as the paper trains it, for a batch of so many images."""
-    return replace(RunConfig(), model=model, method="dino", objective="selfpatch", batch_size=batch_size)
+    return load_recipe("selfpatch-dino-vits16").for_model(model).override({"batch_size": batch_size})
 
 
 def random_views(config: RunConfig, pretrainer: Pretrainer, device: torch.device) -> Views:
@@ -66,6 +69,7 @@ class StepBench:
 
     def step(self, way: str) -> None:
         plain, autocast = WAYS[way]
+        (return_freed_memory if plain else keep_freed_memory)()
         with plain_paths() if plain else contextlib.nullcontext():
             if plain not in self._optimizers:
                 self._optimizers[plain] = make_optimizer(self.config, self.pretrainer)
@@ -78,11 +82,9 @@ class StepBench:
                 autocast=autocast,
             )
 
-    def case(self, name: str) -> Case:
-        def call(way: str) -> Callable[[], None]:
-            return lambda: self.step(way)
-
-        return Case(name, {way: call(way) for way in WAYS}, items=self.config.batch_size, flops=self.flops())
+    def case(self, name: str, ways: Sequence[str] = tuple(WAYS)) -> Case:
+        calls = {way: partial(self.step, way) for way in ways}
+        return Case(name, calls, items=self.config.batch_size, flops=self.flops())
 
     def flops(self) -> float:
         """Of the matrix products and convolutions of a plain step, forward and backward."""
@@ -91,9 +93,9 @@ class StepBench:
         return counter.get_total_flops()
 
 
-def step_of(config: RunConfig, way: str) -> Callable[[], None]:
-    """One way on the CPU, by itself, for `peak_memory`: two steps, as only the second has moments and gradients."""
-    bench = StepBench(config, torch.device("cpu"))
+def step_of(config: RunConfig, way: str, device: torch.device) -> Callable[[], None]:
+    """One way by itself, for `peak_memory`: two steps, as only the second has moments and gradients."""
+    bench = StepBench(config, device)
 
     def two_steps() -> None:
         for _ in range(2):
@@ -102,7 +104,10 @@ def step_of(config: RunConfig, way: str) -> Callable[[], None]:
     return two_steps
 
 
-def cases(device: torch.device, config: RunConfig | None = None) -> Iterator[Case]:
-    config = config or published_step()
-    crops = f"2 x {config.crops.global_size} + {config.crops.num_local} x {config.crops.local_size}"
-    yield StepBench(config, device).case(f"step of {config.model}, {crops}, batch {config.batch_size}")
+def time_steps(config: RunConfig, device: torch.device, *, seconds: float) -> Timing:
+    """All ways side by side, and the most memory that each takes."""
+    crops = f"2 x {config.crops.global_size} + {config.crops.num_local} x {config.crops.local_size} pixels"
+    name = f"step of {config.method} + {config.objective}, {config.model}, {crops}, batch {config.batch_size}"
+    timing = time_case(StepBench(config, device).case(name), seconds=seconds)
+    peaks = {way: peak_memory(step_of, config, way, device, device=device) for way in WAYS}
+    return replace(timing, peak_memory=peaks)

@@ -85,14 +85,14 @@ def time_case(case: Case, *, seconds: float = 4.0) -> Timing:
 
 def _seconds_of(call: Callable[[], object]) -> float:
     gc.collect()  # not in the middle of it
-    _wait_for_device()
+    wait_for_device()
     started = perf_counter()
     call()
-    _wait_for_device()
+    wait_for_device()
     return perf_counter() - started
 
 
-def _wait_for_device() -> None:
+def wait_for_device() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     elif torch.backends.mps.is_available():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,19 +17,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from selfpatch.data.batches import Batch, Batching, Render, RenderedBatches
 from selfpatch.data.crops import ViewParameters, ViewRecipe, draw_view, generator
+from selfpatch.data.decoded import DecodedBatches
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.masks import MaskRecipe, draw_mask
 from selfpatch.data.reading import BadImage, Picture, read_picture
 from selfpatch.data.rendering import render as render_plain
-from selfpatch.ops.images import one_depth
-from selfpatch.types import Views
 
-Render = Callable[[Picture, int, ViewParameters], Tensor]
-"""(upright image, side of the view, parameters) -> [C, side, side], uint8 or, of deeper images, float32 in [0, 1]."""
-
-Box = tuple[int, int, int, int, bool]
-"""A row of `Views.boxes`: (left, top, width, height, flipped)."""
+Read = Callable[[str | Path, int], Picture]
+"""(path, number of channels) -> upright image, or BadImage."""
 
 PART_SIZE = 32
 """Images that a worker hands over at once; whole batches would hold up the first step and fill the shared memory."""
@@ -51,7 +48,7 @@ class _Request(NamedTuple):
 
 
 class _Part(NamedTuple):
-    views: Views | None  # None: too many unreadable images in a row
+    batch: Batch | None  # None: too many unreadable images in a row
     tried: list[int]  # places of all images that were opened
     bad: dict[str, str]  # reason by path
 
@@ -89,7 +86,9 @@ class CropLoader:
         max_bad: float = 0.01,
         pin_memory: bool = False,
         masks: MaskRecipe | None = None,
-        render: Render = render_plain,
+        read: Read = read_picture,
+        render: Render | None = render_plain,
+        max_pixels: int = 0,
     ) -> None:
         """
         Args:
@@ -107,7 +106,10 @@ class CropLoader:
             max_bad: largest share of unreadable images, of the distinct ones that were read.
             pin_memory: gather batches in page-locked memory, so that copies to a CUDA device overlap with computing.
             masks: how masks of the global views are drawn; None: there are none.
-            render: turns an image and drawn parameters into pixels.
+            read: reads an image.
+            render: turns an image and drawn parameters into pixels; None: leaves that to the device. Batches are then
+                `decoded.DecodedBatch`es.
+            max_pixels: larger images are shrunk to so many before they go to a device that renders; 0: none is.
 
         Raises:
             ValueError: the batch is larger than the data or cannot be shared out, or the recipes' sizes differ.
@@ -123,7 +125,13 @@ class CropLoader:
             advice = f"use --batch-size {largest} or less, or more images" if largest else "use more images"
             raise ValueError(f"a batch of {batch_size} images is larger than the data, {len(places)} images; {advice}")
         self._places = np.asarray(places, np.int64)
-        self._crops = _Crops(index, self._places, recipes, num_global, channels, seed, masks, render)
+        _check_recipes(recipes, num_global)
+        self._batching: Batching = (
+            DecodedBatches(recipes, num_global, max_pixels)
+            if render is None
+            else RenderedBatches(recipes, num_global, render)
+        )
+        self._crops = _Crops(index, self._places, recipes, num_global, channels, seed, masks, read, self._batching)
         self.batch_size = batch_size
         self._share = batch_size // shares  # images of one micro-batch on this process
         self._accumulate = accumulate
@@ -145,11 +153,11 @@ class CropLoader:
         samples = self._epoch_order(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
         return samples.reshape(self._accumulate, self._world_size, -1)[:, self._rank]
 
-    def steps(self, first: int, last: int) -> Iterator[list[Views]]:
+    def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
         """What this process trains on in the steps `first`, ..., `last` - 1; steps count through the epochs.
 
         Yields:
-            For each step its micro-batches: `accumulate` Views, uint8, on the CPU.
+            For each step its micro-batches: `accumulate` of them, on the CPU, whose `to(device)` gives Views in uint8.
 
         Raises:
             ValueError: more than `max_bad` of the images are unreadable, or no readable one was found in place of one.
@@ -183,29 +191,22 @@ class CropLoader:
                 for start in range(0, self._share, PART_SIZE):
                     yield _Request(step // self.steps_per_epoch, samples[start : start + PART_SIZE])
 
-    def _gather(self, parts: Iterator[_Part]) -> Views:
+    def _gather(self, parts: Iterator[_Part]) -> Batch:
         """One micro-batch from the next parts."""
-        views = []
+        batches = []
         for _ in range(0, self._share, PART_SIZE):
             part = next(parts)
             self._tried[part.tried] = True
-            self.bad |= part.bad
-            if part.views is None:
+            if part.bad:
+                self.bad = self.bad | part.bad  # a new one, for the training may be going through the old one just now
+            if part.batch is None:
                 path, reason = next(reversed(part.bad.items()))
                 raise ValueError(
                     f"{1 + REPLACEMENTS} images drawn one after the other are unreadable, e.g. {path}: {reason}; "
                     "give a folder or a list of images that can be read"
                 )
-            views.append(part.views)
-        local_crops = [v.local_crops for v in views if v.local_crops is not None]
-        masks = [v.masks for v in views if v.masks is not None]
-        return Views(
-            global_crops=_join([v.global_crops for v in views], 1, self._pin_memory),
-            local_crops=_join(local_crops, 1, self._pin_memory) if local_crops else None,
-            boxes=_join([v.boxes for v in views], 1, self._pin_memory),
-            samples=_join([v.samples for v in views], 0, self._pin_memory),
-            masks=_join(masks, 1, self._pin_memory) if masks else None,
-        )
+            batches.append(part.batch)
+        return self._batching.join(batches, self._pin_memory)
 
     def _judge(self) -> None:
         distinct = int(np.count_nonzero(self._tried)) if self.bad else 0
@@ -219,7 +220,7 @@ class CropLoader:
 
 
 class _Crops(Dataset[_Part]):
-    """What runs in the workers: reads the images of a request, draws and renders their views."""
+    """What runs in the workers: reads the images of a request, draws their views and makes a part of a batch."""
 
     def __init__(
         self,
@@ -230,23 +231,18 @@ class _Crops(Dataset[_Part]):
         channels: int,
         seed: int,
         masks: MaskRecipe | None,
-        render: Render,
+        read: Read,
+        batching: Batching,
     ) -> None:
-        sizes = [recipe.size for recipe in recipes]
-        if not 1 <= num_global <= len(recipes):
-            raise ValueError(f"{num_global} global views were asked of {len(recipes)} recipes; use 1 to {len(recipes)}")
-        for kind, group in [("global", sizes[:num_global]), ("local", sizes[num_global:])]:
-            if len(set(group)) > 1:
-                raise ValueError(f"{kind} views of sizes {group} do not fit into one batch; give them one size")
         self._index, self._places, self._recipes = index, places, recipes
         self._num_global, self._channels = num_global, channels
-        self._seed, self._masks, self._render = seed, masks, render
+        self._seed, self._masks, self._open, self._batching = seed, masks, read, batching
 
     def __getitem__(self, request: _Request) -> _Part:
         tried: list[int] = []
         bad: dict[str, str] = {}
-        views: list[list[Tensor]] = []  # [B][V]
-        boxes: list[list[Box]] = []  # [B][V]
+        prepared: list[Any] = []
+        drawn: list[list[ViewParameters]] = []  # [B][V]
         samples: list[int] = []  # [B] those that were read, replacements included
         for sample in request.samples.tolist():
             image = self._read(request.epoch, sample, tried, bad)
@@ -257,10 +253,9 @@ class _Crops(Dataset[_Part]):
                 draw_view(recipe, image.size, generator(self._seed, request.epoch, sample, view))
                 for view, recipe in enumerate(self._recipes)
             ]
-            views.append([self._render(image, r.size, p) for r, p in zip(self._recipes, parameters, strict=True)])
-            boxes.append([p.box for p in parameters])
-        stacked = self._stack(views, boxes, samples)
-        return _Part(replace(stacked, masks=self._draw_masks(request)), tried, bad)
+            prepared.append(self._batching.prepare(image, parameters))
+            drawn.append(parameters)
+        return _Part(self._batching.part(prepared, drawn, samples, self._draw_masks(request)), tried, bad)
 
     def _draw_masks(self, request: _Request) -> Tensor | None:
         """[G, B, h, w], or None where there are none."""
@@ -281,20 +276,19 @@ class _Crops(Dataset[_Part]):
         for place in [sample, *self._places[(draws * len(self._places)).astype(np.int64)].tolist()]:
             tried.append(place)
             try:
-                return read_picture(self._index.path(place), self._channels)
+                return self._open(self._index.path(place), self._channels)
             except BadImage as error:
                 bad[error.path] = error.reason
         return None
 
-    def _stack(self, views: list[list[Tensor]], boxes: list[list[Box]], samples: list[int]) -> Views:
-        by_view = [torch.stack(one_depth(crops)) for crops in zip(*views, strict=True)]  # [V] of [B, C, S, S]
-        global_crops, local_crops = by_view[: self._num_global], by_view[self._num_global :]
-        return Views(
-            global_crops=torch.stack(global_crops),
-            local_crops=torch.stack(local_crops) if local_crops else None,
-            boxes=torch.tensor(boxes, dtype=torch.float32).transpose(0, 1).contiguous(),
-            samples=torch.tensor(samples, dtype=torch.int64),
-        )
+
+def _check_recipes(recipes: Sequence[ViewRecipe], num_global: int) -> None:
+    sizes = [recipe.size for recipe in recipes]
+    if not 1 <= num_global <= len(recipes):
+        raise ValueError(f"{num_global} global views were asked of {len(recipes)} recipes; use 1 to {len(recipes)}")
+    for kind, group in [("global", sizes[:num_global]), ("local", sizes[num_global:])]:
+        if len(set(group)) > 1:
+            raise ValueError(f"{kind} views of sizes {group} do not fit into one batch; give them one size")
 
 
 def default_workers() -> int:
@@ -302,17 +296,6 @@ def default_workers() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine, as torchrun says
     return min(MAX_WORKERS, max(0, cores // processes - 1))
-
-
-def _join(parts: list[Tensor], dim: int, pin_memory: bool) -> Tensor:
-    """The parts as one tensor; a part of 8 bits becomes float where another is deeper."""
-    if len(parts) == 1 and not pin_memory:
-        return parts[0]
-    shape = list(parts[0].shape)
-    shape[dim] = sum(part.shape[dim] for part in parts)
-    parts = one_depth(parts)
-    joined = torch.empty(shape, dtype=parts[0].dtype, pin_memory=pin_memory)
-    return torch.cat(parts, dim, out=joined)
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

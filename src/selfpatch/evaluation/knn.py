@@ -9,21 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfpatch.evaluation.classified import (
-    LabelledImages,
-    accuracies,
-    centre_crops,
-    open_splits,
-    top_hits,
-    unreadable,
-    unreadable_note,
-)
+from selfpatch.evaluation.accuracy import accuracies, top_hits, unreadable, unreadable_note
+from selfpatch.evaluation.classified import LabelledImages, centre_crops, open_splits
 from selfpatch.evaluation.result import Cell, Progress, Provenance, Result
 from selfpatch.ops.features import image_features
 from selfpatch.types import Encoder
 
 MAX_COSINES = 2**26
-"""That are held at once: 256 MB."""
+"""Cosines, or votes for classes, that are held at once: 256 MB."""
 
 
 def knn_predict(
@@ -72,14 +65,14 @@ def leave_one_out(features: Tensor, labels: Tensor, k: int, *, temperature: floa
     if not 1 <= k < len(features):
         raise ValueError(f"k is {k} for {len(features)} features; leaving one out, use 1 to {len(features) - 1}")
     # The feature itself is struck out by number: a twin of it may stand just as near.
-    unit = F.normalize(features, dim=1)
-    votes = []
-    for rows in torch.arange(len(unit), device=unit.device).split(_chunk(unit)):
+    unit, num_classes = F.normalize(features, dim=1), int(labels.max()) + 1
+    predicted = []
+    for rows in torch.arange(len(unit), device=unit.device).split(_rows_at_once(len(unit))):
         cosine = unit[rows] @ unit.T
         cosine.scatter_(1, rows[:, None], -torch.inf)
         nearest, index = cosine.topk(k, dim=1)
-        votes.append(_votes(nearest, labels[index], k, temperature, int(labels.max()) + 1))
-    return float((torch.cat(votes).argmax(1) == labels).float().mean())
+        predicted.append(_votes(nearest, labels[index], k, temperature, num_classes).argmax(1))
+    return float((torch.cat(predicted) == labels).float().mean())
 
 
 def _nearest(train: Tensor, train_labels: Tensor, test: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -87,14 +80,14 @@ def _nearest(train: Tensor, train_labels: Tensor, test: Tensor, k: int) -> tuple
     if not 1 <= k <= len(train):
         raise ValueError(f"k is {k} for {len(train)} training features; use 1 to {len(train)}")
     unit = F.normalize(train, dim=1)
-    parts = [(F.normalize(part, dim=1) @ unit.T).topk(k, dim=1) for part in test.split(_chunk(unit))]
+    parts = [(F.normalize(part, dim=1) @ unit.T).topk(k, dim=1) for part in test.split(_rows_at_once(len(unit)))]
     cosine, index = (torch.cat(p) for p in zip(*parts, strict=True))
     return cosine, train_labels[index]
 
 
-def _chunk(train: Tensor) -> int:
-    """Features that are compared with all training features at once."""
-    return max(1, MAX_COSINES // len(train))
+def _rows_at_once(columns: int) -> int:
+    """Test features that are compared with so many training features, or vote for so many classes, at once."""
+    return max(1, MAX_COSINES // columns)
 
 
 def _votes(cosine: Tensor, labels: Tensor, k: int, temperature: float, num_classes: int) -> Tensor:
@@ -157,14 +150,21 @@ def evaluate(
     cosine, neighbours = _nearest(known.to(device), known_labels.to(device), asked.to(device), max(usable))
     rows: list[dict[str, Cell]] = []
     per_image: dict[str, dict[str, float]] = {name: {} for name in names}
+    num_classes = len(train.classes)
+    parts = [t.split(_rows_at_once(num_classes)) for t in (cosine, neighbours, labels.to(device))]
     for k in usable:
-        hits = top_hits(_votes(cosine, neighbours, k, temperature, len(train.classes)), labels.to(device))
+        hits = torch.cat(
+            [
+                top_hits(_votes(near, voters, k, temperature, num_classes), truth)
+                for near, voters, truth in zip(*parts, strict=True)
+            ]
+        )
         rows.append({"k": k, **accuracies(hits)})
         for name, hit in zip(names, hits[:, 0].tolist(), strict=True):
             per_image[name][f"top-1 k={k}"] = float(hit)
     metrics = {f"{name} k={row['k']}": float(row[name]) for row in rows for name in ("top-1", "top-5")}
     settings = {"ks": usable, "temperature": temperature, "resize": resize, "crop": crop, "data": str(data)}
-    settings |= {"train_images": len(known), "test_images": len(asked), "classes": len(train.classes)}
+    settings |= {"train_images": len(known), "test_images": len(asked), "classes": num_classes}
     settings |= {"unreadable": len(lost)}
     result = Result("knn", metrics, rows, settings, weights, per_image=per_image, notes=unreadable_note(lost))
     if out is not None:

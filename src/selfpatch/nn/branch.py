@@ -47,6 +47,15 @@ class Branch(nn.Module):
             images.append(image_token(tokens, self.pool).unflatten(0, views.shape[:2]))  # [V, B, D]
         return Encoding(torch.cat(images), tuple(grids), dict(self.heads.items()), self.pool)
 
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """The backbone's blocks run through torch.compile from now on; names, weights and copies stay as they are.
+
+        Raises:
+            ValueError: the backbone is no ViT.
+        """
+        for part in self.backbone.repeated_parts():
+            part.compile(backend=backend)
+
     def make_teacher(self) -> Branch:
         """A copy without gradients or drop path; it stays in training mode, as its heads may hold batch norms."""
         teacher = copy.deepcopy(self).requires_grad_(False)

@@ -12,7 +12,7 @@ from selfpatch.plain import beside
 
 ROWS_AT_ONCE = 256
 """Rows of logits that are formed at once at the least: fewer would read the prototypes too often."""
-LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
+LOGITS_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}
 """Logits that are formed at once where that is more: what stays in the cache, or is a small part of the memory."""
 
 
@@ -206,7 +206,7 @@ class _PrototypeLoss(torch.autograd.Function):
         keys = _product_type(bottleneck, prototypes)
         wanted = any(ctx.needs_input_grad)
         to_rows = torch.empty_like(bottleneck)
-        to_prototypes = torch.zeros_like(prototypes) if wanted else prototypes.new_zeros(())
+        to_prototypes: Tensor | None = None
         loss = prototypes.new_zeros(())
         with torch.autocast(bottleneck.device.type, enabled=False):
             for rows, target, mass in targets:
@@ -216,7 +216,7 @@ class _PrototypeLoss(torch.autograd.Function):
                 if wanted:
                     slope = log_probabilities.exp_().mul_(mass[:, None]).sub_(target).to(keys.dtype)
                     to_rows[rows] = (slope @ keys).div_(temp)
-                    _add_product(to_prototypes, slope.T, queries)
+                    to_prototypes = _plus_product(to_prototypes, slope.T, queries, prototypes.dtype)
         ctx.gradients = to_rows, to_prototypes
         return loss
 
@@ -228,18 +228,17 @@ class _PrototypeLoss(torch.autograd.Function):
         of_rows, of_prototypes, *_ = ctx.needs_input_grad
         return (
             to_rows.mul_(grad_output) if of_rows else None,
-            to_prototypes.mul_(grad_output) if of_prototypes else None,
+            to_prototypes.mul_(grad_output) if of_prototypes and to_prototypes is not None else None,
             None,
             None,
         )
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, without a tensor for the product where the types allow."""
-    if a.dtype == total.dtype:
-        total.addmm_(a, b)
-    else:
-        total += a @ b
+def _plus_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """total + a @ b, in place where there is something to add to."""
+    if total is None:
+        return (a @ b).to(dtype)
+    return total.addmm_(a, b) if a.dtype == dtype else total.add_(a @ b)
 
 
 def _prototype_loss(bottleneck: Tensor, prototypes: Tensor, temp: float, targets: Iterable[_Targets]) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MOST_PATCHES = 60_000
-"""Of an image in TokenCut: 3.6 GB of pairs."""
+"""Of an image in TokenCut, 3.6 GB of pairs: nearly 1000 x 1000 pixels at a patch of 4."""
 MAX_PRODUCTS = 2**25
 """Products of patches that are held at once: 128 MB of float32, 256 MB of float64."""
 FAINT_EDGE = 1e-5
@@ -56,7 +56,8 @@ def lost(features: Tensor, *, num_patches: int = 100) -> Found:
     lowest = degree.argsort(stable=True)[:num_patches]
     seed = lowest[0]
     similar = lowest[flat[lowest] @ flat[seed] > 0]
-    return _grown(int(seed), (flat[similar] @ flat.T).sum(0).view(features.shape[:2]) > 0)
+    total = flat @ flat[similar].sum(0)  # the sum of their rows is the row of their sum
+    return _grown(int(seed), total.view(features.shape[:2]) > 0)
 
 
 def lost_reference(features: Tensor, *, num_patches: int = 100) -> Found:
@@ -104,7 +105,8 @@ def normalised_cut(features: Tensor, *, tau: float = 0.2) -> Tensor:
 
     With z = sqrt(d) v this asks for the largest eigenvector but one of A[i, j] / sqrt(d[i] d[j]), whose largest,
     sqrt(d), is known: Lanczos iterations orthogonal to it need some tens of products with A instead of a whole
-    decomposition. Where they do not settle, `normalised_cut_reference` decides.
+    decomposition. Where they do not settle, `normalised_cut_reference` decides; for as many patches as would make its
+    [N, N] float64 too large, the nearest that they came.
 
     Args:
         features: [N, D] of any norm.
@@ -126,8 +128,10 @@ def normalised_cut(features: Tensor, *, tau: float = 0.2) -> Tensor:
 
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(len(root), generator=generator, dtype=torch.float64).to(root.device)
-    found = _largest_eigenvector(weigh, _without(start, trivial[None]), min(len(root) - 1, LANCZOS_STEPS))
-    return normalised_cut_reference(features, tau=tau) if found is None else found / root
+    found, settled = _largest_eigenvector(weigh, _without(start, trivial[None]), min(len(root) - 1, LANCZOS_STEPS))
+    if not settled and alike.numel() <= MAX_PRODUCTS:
+        return normalised_cut_reference(features, tau=tau)
+    return found / root
 
 
 def normalised_cut_reference(features: Tensor, *, tau: float = 0.2) -> Tensor:
@@ -140,7 +144,11 @@ def normalised_cut_reference(features: Tensor, *, tau: float = 0.2) -> Tensor:
 
 
 def _alike(features: Tensor, tau: float) -> Tensor:
-    """[N, N] bool, which is kept: as many pairs as an image of 1,000,000 pixels has at a patch of 4."""
+    """[N, N] bool: which patches have a cosine above tau; all pairs are held at once, a byte each.
+
+    Raises:
+        ValueError: there are more than `MOST_PATCHES`.
+    """
     if len(features) > MOST_PATCHES:
         raise ValueError(
             f"TokenCut compares each of {len(features)} patches with every other; at most {MOST_PATCHES} can be: "
@@ -161,9 +169,9 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
     return torch.cat([rows.double() @ vector for rows in matrix.split(_rows_at_once(len(matrix)))])
 
 
-def _largest_eigenvector(apply: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Tensor | None:
+def _largest_eigenvector(apply: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, bool]:
     """Of a symmetric operator, in the space that `start` lies in, by Lanczos iterations with full orthogonalisation;
-    None where so many steps do not find it."""
+    and whether so many steps found it."""
     basis, diagonal, beside = [start / start.norm()], list[Tensor](), list[Tensor]()
     for step in range(1, steps + 1):
         product = apply(basis[-1])
@@ -175,10 +183,11 @@ def _largest_eigenvector(apply: Callable[[Tensor], Tensor], start: Tensor, steps
             inner = torch.stack(beside[:-1]) if step > 1 else rest.new_zeros(0)
             tridiagonal = torch.stack(diagonal).diag() + inner.diag(1) + inner.diag(-1)
             _, vectors = torch.linalg.eigh(tridiagonal.cpu())
-            if closed or beside[-1] * vectors[-1, -1].abs() < LANCZOS_TOLERANCE:
-                return vectors[:, -1].to(rest.device) @ torch.stack(basis)
+            settled = closed or bool(beside[-1] * vectors[-1, -1].abs() < LANCZOS_TOLERANCE)
+            if settled or step == steps:
+                return vectors[:, -1].to(rest.device) @ torch.stack(basis), settled
         basis.append(rest / beside[-1])
-    return None
+    return start, False
 
 
 def _without(vector: Tensor, basis: Tensor) -> Tensor:

@@ -50,3 +50,9 @@ def one_depth(images: Sequence[Tensor]) -> list[Tensor]:
     """Images that can be stacked: as they are, or all float32 in [0, 1] where some are uint8 and some float32."""
     mixed = len({image.dtype for image in images}) > 1
     return [in_unit_range(image) if mixed else image for image in images]
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """A small tensor of the CPU on a device. CUDA takes its own copy before this returns, so that nothing waits and the
+    memory may go at once; of other devices that is not said."""
+    return values.to(device, non_blocking=device.type == "cuda")

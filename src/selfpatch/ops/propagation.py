@@ -6,38 +6,86 @@ Correspondence as a Contrastive Random Walk" (arXiv 2006.14613).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfpatch.plain import beside
 
-def propagate_labels(
+Frames = Tensor | Sequence[Tensor]
+"""A map of each context frame, stacked or one after the other."""
+MAX_COSINES = 2**26
+
+
+def propagate_labels_reference(
     query: Tensor,
-    context_features: Tensor,
-    context_labels: Tensor,
+    context_features: Frames,
+    context_labels: Frames,
     *,
     radius: int,
     topk: int,
     temperature: float,
-    max_cosines: int = 2**26,
+    normalised: bool = False,
+    max_cosines: int = MAX_COSINES,
+) -> Tensor:
+    """As `propagate_labels`, all pairs at once as in the released code, whatever `max_cosines` says::
+
+        for each patch i of the query frame:
+            near    = the patches j of all context frames at most radius rows and radius columns from i
+            kept    = the topk of near with the largest cosine(i, j)
+            weights = exp(cosine(i, j) / temperature) for j in kept, divided by their sum
+            out[i]  = sum of weights[j] * label[j] over kept
+
+    The released code keeps more than topk where several equal the last of them. Its exponential overflows in float32 at
+    temperatures below 0.012.
+    """
+    _check(query, context_features, context_labels, radius, topk, temperature, max_cosines)
+    h, w, _ = query.shape
+    query = F.normalize(query, dim=-1).flatten(0, 1)
+    keys = F.normalize(torch.stack(tuple(context_features)), dim=-1).flatten(1, 2)
+    affinity = torch.exp(query @ keys.mT / temperature)  # [T, N, N]
+    rows, columns = (_distance(side, query.device) <= radius for side in (h, w))
+    affinity *= (rows[:, None, :, None] & columns[:, None]).view(h * w, h * w)
+    affinity = affinity.transpose(1, 2).flatten(0, 1)  # [T*N, N]
+    kept, index = affinity.topk(min(topk, len(affinity)), dim=0)
+    weights = torch.zeros_like(affinity).scatter_(0, index, kept)
+    weights = weights / weights.sum(dim=0)
+    labels = torch.stack(tuple(context_labels)).transpose(0, 1).flatten(1)  # [C, T*N]
+    return (labels @ weights).unflatten(1, (h, w))
+
+
+@beside(propagate_labels_reference)
+def propagate_labels(
+    query: Tensor,
+    context_features: Frames,
+    context_labels: Frames,
+    *,
+    radius: int,
+    topk: int,
+    temperature: float,
+    normalised: bool = False,
+    max_cosines: int = MAX_COSINES,
 ) -> Tensor:
     """The labels of one frame's patches, from the labels of the context frames' patches.
 
-    The numbers of `propagate_labels_reference`. The query grid is cut into blocks about as large as the radius, and
-    each meets only the part of the context that its windows reach: no [N, T*N] matrix exists at once, and half of its
+    The numbers of `propagate_labels_reference`. The query grid is cut into blocks somewhat smaller than the radius, and
+    each meets only the part of the context that its windows reach: no [N, T*N] matrix exists at once, and most of its
     products are never computed.
 
     Args:
         query: [h, w, D] patch features of the frame, of any norm: similarity is the cosine.
-        context_features: [T, h, w, D] patch features of the context frames.
-        context_labels: [T, C, h, w] their labels, hard (one-hot) or soft.
+        context_features: T maps [h, w, D], patch features of the context frames.
+        context_labels: T maps [C, h, w], their labels, hard (one-hot) or soft.
         radius: rows and columns that a patch sees in each direction around its own place.
-        topk: context patches that a patch takes its label from.
+        topk: context patches that a patch takes its label from; some of those that are equally similar.
         temperature: of the softmax over their cosines.
+        normalised: all features have length one already, so that a frame need not be normalised once for every frame
+            whose context it is in.
         max_cosines: that are held at once, so that memory does not grow with the radius; the numbers stay the same to
-            float rounding. Those of one patch, T * (2 radius + 1)^2 and somewhat more, are held in any case.
+            float rounding. Those of one patch, at most T * (2 radius + 1)^2, are held in any case.
 
     Returns:
         [C, h, w] soft labels: weighted means of the context's labels.
@@ -45,81 +93,67 @@ def propagate_labels(
     Raises:
         ValueError: the shapes do not fit, or radius, topk, temperature or max_cosines is out of range.
     """
-    _check(query, context_features, context_labels, radius, topk, temperature)
-    if max_cosines < 1:
-        raise ValueError(f"max_cosines is {max_cosines}; use 1 or more, e.g. {2**26}")
+    _check(query, context_features, context_labels, radius, topk, temperature, max_cosines)
+    keys = tuple(context_features)
+    if not normalised:
+        query, keys = F.normalize(query, dim=-1), tuple(F.normalize(frame, dim=-1) for frame in keys)
+    kept, index = _most_similar(query, keys, radius, topk, max_cosines)
+    weights = (kept / temperature).softmax(dim=-1)  # -inf, where a window has fewer than topk patches, weighs 0
+    labels = torch.stack(tuple(context_labels)).movedim(1, -1).flatten(0, 2)  # [T*N, C]
+    return torch.einsum("hwk,hwkc->chw", weights, labels[index])
+
+
+def _most_similar(
+    query: Tensor, keys: Sequence[Tensor], radius: int, topk: int, max_cosines: int
+) -> tuple[Tensor, Tensor]:
+    """The largest cosines of each patch within its window and where in the context they are, both [h, w, topk]; query
+    and each key [h, w, D] of length one. Of too small a window, -inf fills up."""
     h, w, _ = query.shape
-    query, keys = F.normalize(query, dim=-1), F.normalize(context_features, dim=-1)
-    labels = context_labels.movedim(1, -1)  # [T, h, w, C]
-    propagated = labels.new_empty(h, w, labels.shape[-1])
-    for rows, near_rows in _blocks(h, radius):
-        for columns, near_columns in _blocks(w, radius):
-            near = _within(rows, near_rows, radius), _within(columns, near_columns, radius)
-            propagated[rows, columns] = _propagate_block(
-                query[rows, columns],
-                keys[:, near_rows, near_columns],
-                labels[:, near_rows, near_columns],
-                (near[0].to(query.device), near[1].to(query.device)),
-                topk,
-                temperature,
-                max_cosines,
-            )
-    return propagated.movedim(-1, 0)
+    count = min(topk, len(keys) * h * w)
+    kept = query.new_full((h, w, count), -torch.inf)
+    index = torch.zeros(h, w, count, dtype=torch.long, device=query.device)
+    number = torch.arange(h * w, device=query.device).view(h, w)
+    row_bands, column_bands = _band(h, radius, query), _band(w, radius, query)
+    side = _block_side(h, w, len(keys), radius, max_cosines)
+    for columns, near_columns in _blocks(w, radius, side):
+        strip = torch.stack([frame[:, near_columns] for frame in keys])  # [T, h, q, D]: any of its rows without a copy
+        for rows, near_rows in _blocks(h, radius, side):
+            places = query[rows, columns].flatten(0, 1)  # [n, D]
+            near = strip[:, near_rows].flatten(1, 2)  # [T, p*q, D]
+            cosine = places.expand(len(keys), -1, -1) @ near.mT  # [T, n, p*q]
+            band = row_bands[rows, None, near_rows, None] + column_bands[columns, None, near_columns]  # [a, b, p, q]
+            values, frame, place = _top(cosine, band.flatten(2).flatten(0, 1), topk)
+            found = frame * (h * w) + number[near_rows, near_columns].flatten()[place]  # [n, topk]
+            block = rows, columns, slice(values.shape[1])
+            kept[block], index[block] = (x.view(*band.shape[:2], -1) for x in (values, found))
+    return kept, index
 
 
-def propagate_labels_reference(
-    query: Tensor, context_features: Tensor, context_labels: Tensor, *, radius: int, topk: int, temperature: float
-) -> Tensor:
-    """As `propagate_labels`, all pairs at once::
+def _top(cosine: Tensor, band: Tensor, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest of [T, n, m] cosines over frames and places, their frames and their places, all [n, topk]. Band:
+    [n, m], 0 within the window and -inf beyond.
 
-    for each patch i of the query frame:
-        near    = the patches j of all context frames at most radius rows and radius columns from i
-        kept    = the topk of near with the largest cosine(i, j)
-        weights = exp(cosine(i, j) / temperature) for j in kept, divided by their sum
-        out[i]  = sum of weights[j] * label[j] over kept
+    They are among the topk places whose best frame is best: a maximum over frames is far cheaper than a search of all.
     """
-    _check(query, context_features, context_labels, radius, topk, temperature)
-    h, w, _ = query.shape
-    keys = F.normalize(context_features, dim=-1).flatten(0, 2)
-    cosine = F.normalize(query, dim=-1).flatten(0, 1) @ keys.T  # [N, T*N]
-    row, column = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    place = torch.stack([row.flatten(), column.flatten()])
-    near = ((place[:, :, None] - place[:, None, :]).abs() <= radius).all(dim=0)  # [N, N]
-    cosine = cosine.masked_fill(~near.repeat(1, len(context_features)).to(cosine.device), -torch.inf)
-    kept, index = cosine.topk(min(topk, cosine.shape[1]), dim=1)
-    weights = (kept / temperature).softmax(dim=1)  # -inf, where a window has fewer than topk patches, weighs 0
-    labels = context_labels.movedim(1, -1).flatten(0, 2)  # [T*N, C]
-    return torch.einsum("nk,nkc->cn", weights, labels[index]).unflatten(1, (h, w))
+    best, place = cosine.amax(0).add_(band).topk(min(topk, band.shape[1]), dim=1)
+    candidates = cosine.gather(2, place.expand(len(cosine), -1, -1)).masked_fill_(best == -torch.inf, -torch.inf)
+    candidates = candidates.transpose(0, 1).flatten(1)  # [n, T*topk]
+    values, index = candidates.topk(min(topk, candidates.shape[1]), dim=1)
+    return values, index // place.shape[1], place.gather(1, index % place.shape[1])
 
 
-def _propagate_block(
-    query: Tensor,
-    keys: Tensor,
-    labels: Tensor,
-    near: tuple[Tensor, Tensor],
-    topk: int,
-    temperature: float,
-    max_cosines: int,
-) -> Tensor:
-    """query [a, b, D], keys [T, p, q, D], labels [T, p, q, C], near bool [a, p] and [b, q] -> [a, b, C]."""
-    rows, columns = query.shape[:2]
-    flat_keys, flat_labels = keys.flatten(0, 2), labels.flatten(0, 2)
-    chunks = torch.arange(rows * columns, device=query.device).split(max(1, max_cosines // len(flat_keys)))
-    parts = []
-    for places in chunks:
-        cosine = query.flatten(0, 1)[places] @ flat_keys.T  # [n, T*p*q]
-        row, column = places // columns, places % columns
-        far = ~(near[0][row][:, :, None] & near[1][column][:, None]).flatten(1)  # [n, p*q]
-        cosine.view(len(cosine), len(keys), -1).masked_fill_(far[:, None], -torch.inf)
-        kept, index = cosine.topk(min(topk, cosine.shape[1]), dim=1)
-        weights = (kept / temperature).softmax(dim=1)  # exp only where it counts: on the kept ones
-        parts.append(torch.einsum("nk,nkc->nc", weights, flat_labels[index]))
-    return torch.cat(parts).unflatten(0, (rows, columns))
+def _block_side(h: int, w: int, frames: int, radius: int, max_cosines: int) -> int:
+    """Of the blocks of query patches: two thirds of the radius measured fastest; less where cosines would be too
+    many."""
+    side = max(8, 2 * radius // 3)
+    while side > 1 and frames * side**2 * min(h, side + 2 * radius) * min(w, side + 2 * radius) > max_cosines:
+        side -= 1
+    return side
 
 
-def _blocks(length: int, radius: int) -> list[tuple[slice, slice]]:
-    """Cuts an axis into even blocks about as long as the radius; beside each, the stretch that its windows reach."""
-    count = -(-length // max(radius, 8))
+def _blocks(length: int, radius: int, side: int) -> list[tuple[slice, slice]]:
+    """Cuts an axis into even blocks, at most `side` long; beside each, the stretch that its windows reach."""
+    count = -(-length // side)
     edges = [length * i // count for i in range(count + 1)]
     return [
         (slice(start, stop), slice(max(0, start - radius), min(length, stop + radius)))
@@ -127,23 +161,35 @@ def _blocks(length: int, radius: int) -> list[tuple[slice, slice]]:
     ]
 
 
-def _within(block: slice, window: slice, radius: int) -> Tensor:
-    """[block, window] bool: which places of the window lie within the radius of which place of the block."""
-    distance = torch.arange(block.start, block.stop)[:, None] - torch.arange(window.start, window.stop)
-    return distance.abs() <= radius
+def _band(length: int, radius: int, like: Tensor) -> Tensor:
+    """[length, length] 0 between places that lie within the radius, else -inf."""
+    distance = _distance(length, like.device)
+    return torch.zeros_like(distance, dtype=like.dtype).masked_fill_(distance > radius, -torch.inf)
 
 
-def _check(query: Tensor, features: Tensor, labels: Tensor, radius: int, topk: int, temperature: float) -> None:
-    if query.ndim != 3 or features.ndim != 4 or features.shape[1:] != query.shape or len(features) == 0:
+def _distance(length: int, device: torch.device) -> Tensor:
+    place = torch.arange(length, device=device)
+    return (place[:, None] - place).abs()
+
+
+def _check(
+    query: Tensor, features: Frames, labels: Frames, radius: int, topk: int, temperature: float, max_cosines: int
+) -> None:
+    shapes = list(dict.fromkeys(tuple(frame.shape) for frame in features))
+    if query.ndim != 3 or shapes != [tuple(query.shape)]:
         raise ValueError(
-            f"query {list(query.shape)} and context_features {list(features.shape)} do not fit; "
-            "use [h, w, D] and [T, h, w, D]"
+            f"query {list(query.shape)} and context_features of {' and '.join(map(str, shapes)) or 'no frame'} do not "
+            "fit; use [h, w, D] and one or more maps of the same shape"
         )
-    if labels.ndim != 4 or (labels.shape[0], *labels.shape[2:]) != features.shape[:3]:
+    shapes = list(dict.fromkeys(tuple(frame.shape) for frame in labels))
+    if len(labels) != len(features) or len(shapes) != 1 or not all(shape[1:] == query.shape[:2] for shape in shapes):
         raise ValueError(
-            f"context_labels {list(labels.shape)} do not fit context_features {list(features.shape)}; use [T, C, h, w]"
+            f"context_labels, {len(labels)} maps of {' and '.join(map(str, shapes))}, do not fit context_features, "
+            f"{len(features)} of {tuple(query.shape)}; use [C, h, w] for each [h, w, D]"
         )
     if radius < 0 or topk < 1 or temperature <= 0:
         raise ValueError(
             f"radius {radius}, topk {topk}, temperature {temperature}: use radius >= 0, topk >= 1 and temperature > 0"
         )
+    if max_cosines < 1:
+        raise ValueError(f"max_cosines is {max_cosines}; use 1 or more, e.g. {MAX_COSINES}")

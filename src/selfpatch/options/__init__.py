@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfpatch.options.bench import Bench
 from selfpatch.options.compare import Compare
 from selfpatch.options.correspond import Correspond
 from selfpatch.options.davis import Davis
@@ -14,7 +15,7 @@ from selfpatch.options.segment import Segment
 from selfpatch.options.suite import Suite
 from selfpatch.options.weights import EvaluationOptions, NetworkOptions, WeightsOptions
 
-__all__ = ["EVALUATIONS", "Compare", "NetworkOptions", "Suite", "WeightsOptions"]
+__all__ = ["EVALUATIONS", "Bench", "Compare", "NetworkOptions", "Suite", "WeightsOptions"]
 
 EVALUATIONS: dict[str, type[EvaluationOptions]] = {
     "correspond": Correspond,

@@ -115,6 +115,14 @@ class Backbone(nn.Module):
         """Each map with its number, up to `last`."""
         raise NotImplementedError
 
+    def repeated_parts(self) -> Sequence[nn.Module]:
+        """Modules that are all alike: what is worth compiling, as it is done once for all of them.
+
+        Raises:
+            ValueError: there are none.
+        """
+        raise ValueError(f"compile is for a ViT; the blocks of a {self.shape.family} take minutes each; leave it out")
+
     @property
     def num_layers(self) -> int:
         """Layers after the embedding."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -26,22 +26,24 @@ SIZES = {"vit_tiny": (192, 12, 3), "vit_small": (384, 12, 6), "vit_base": (768, 
 _MLPS: dict[str, Any] = {"gelu": Mlp, "swiglu": SwiGLUPacked}
 
 
+LARGEST_FORMED = 1024
+"""Tokens of an image up to which the matrix of all pairs is formed where that is faster."""
+
+
 class _Attention(Attention):
-    """timm's attention, of queries, keys and values that may be given; on the CPU under autocast in float32, for the
-    bf16 backward pass is slow there."""
+    """timm's attention, of queries, keys and values that may be given."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         return self.attend(self.qkv(x))
 
     def attend(self, projected: Tensor) -> Tensor:
         """[B, N, 3 * D] -> [B, N, D]."""
-        if is_plain():
+        # On a CPU the fused attention is slow in bfloat16, backward above all.
+        slow = projected.device.type == "cpu" and projected.dtype == torch.bfloat16
+        if is_plain() or (slow and projected.shape[1] <= LARGEST_FORMED):
             return self._attend_reference(projected)
-        on_cpu = projected.device.type == "cpu"
-        queries_and_all = (projected.float() if on_cpu else projected).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = queries_and_all.transpose(1, 3).unbind(2)
-        with torch.autocast(projected.device.type, enabled=torch.is_autocast_enabled() and not on_cpu):
-            attended = F.scaled_dot_product_attention(query, key, value)  # [B, H, N, d]
+        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
+        attended = F.scaled_dot_product_attention(query, key, value)  # [B, H, N, d]
         return self.proj(attended.transpose(1, 2).flatten(2))
 
     def _attend_reference(self, projected: Tensor) -> Tensor:
@@ -55,8 +57,9 @@ class _Block(Block):
     """timm's block, which in training keeps neither the outputs of its norms nor those of its GELU."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        if is_plain() or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return super().forward(x, attn_mask, is_causal)  # a compiler sees to what is kept
+        keeps_less = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if is_plain() or not keeps_less:  # a compiler sees to it by itself
+            return super().forward(x, attn_mask, is_causal)
         assert isinstance(self.attn, _Attention)
         x = x + self.drop_path1(self.ls1(self.attn.attend(_norm_linear(x, self.norm1, self.attn.qkv))))
         return x + self.drop_path2(self.ls2(self._mlp(x)))
@@ -69,7 +72,8 @@ class _Block(Block):
 
 
 def _norm_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
-    assert isinstance(norm, nn.LayerNorm) and isinstance(linear, nn.Linear)
+    assert isinstance(norm, nn.LayerNorm)
+    assert isinstance(linear, nn.Linear)
     return norm_linear(x, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)
 
 
@@ -114,6 +118,9 @@ class ViT(Backbone):
             x = block(x)
             yield number, self._map(x, embedded)
 
+    def repeated_parts(self) -> Sequence[nn.Module]:
+        return list(self.trunk.blocks)
+
     def last_tokens(self, images: Tensor, blocks: int) -> list[Tokens]:
         """The tokens after each of the last so many blocks, all through the final norm, the last block's last (the
         linear protocol of DINO).
@@ -133,15 +140,11 @@ class ViT(Backbone):
     def facet(self, images: Tensor, name: Literal["query", "key", "value"], block: int = -1) -> Tensor:
         """[B, h, w, D] queries, keys or values of the patches in a block's attention, all heads side by side (LOST,
         arXiv 2109.14279; Amir et al., arXiv 2112.05814)."""
-        given: list[Tensor] = []
-        projection = self.trunk.get_submodule(f"blocks.{block % self.num_layers}.attn.qkv")
-        handle = projection.register_forward_hook(lambda _, __, output: given.append(output))
-        try:
-            embedded = self.embed(images)
-            self.trunk.blocks(self._placed(embedded))
-        finally:
-            handle.remove()
-        return self._map(given[0].chunk(3, dim=-1)[("query", "key", "value").index(name)], embedded)
+        embedded, block = self.embed(images), block % self.num_layers
+        x = self.trunk.blocks[:block](self._placed(embedded))
+        last = self.trunk.blocks[block]
+        projected = last.get_submodule("attn.qkv")(last.get_submodule("norm1")(x))
+        return self._map(projected.chunk(3, dim=-1)[("query", "key", "value").index(name)], embedded)
 
     @property
     def num_layers(self) -> int:
