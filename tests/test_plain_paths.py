@@ -17,6 +17,7 @@ from selfpatch.pretraining import Pretrainer, training_step
 from tests.curves import METHODS, OBJECTIVES
 from tests.tiny import hyperparameters, tiny_config, tiny_pretrainer, tiny_views
 
+DEVICES = ["cpu", *["cuda"] * torch.cuda.is_available()]
 MODELS = ("vit_tiny", pytest.param("swin_tiny", marks=pytest.mark.slow))
 
 
@@ -44,35 +45,37 @@ def test_an_error_ends_the_plain_paths() -> None:
 
 
 def losses_and_gradients(
-    plain: bool, autocast: torch.dtype | None = None, **settings: Any
+    plain: bool, autocast: torch.dtype | None = None, device: str = "cpu", **settings: Any
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Of one step, drop path and masks included: each loss, and all gradients one after the other."""
-    pretrainer = tiny_pretrainer(**settings)
+    pretrainer = tiny_pretrainer(**settings).to(device)
     scale = 1 if settings["model"] == "vit_tiny" else 2
     torch.manual_seed(11)
     with plain_paths() if plain else contextlib.nullcontext():
-        with torch.autocast("cpu", autocast, enabled=autocast is not None):
-            losses = pretrainer(tiny_views(16, scale=scale), hyperparameters())
+        with torch.autocast(device, autocast, enabled=autocast is not None):
+            losses = pretrainer(tiny_views(16, scale=scale).to(device), hyperparameters())
         losses["loss"].backward()
     gradients = [p.grad.flatten() for p in pretrainer.parameters() if p.grad is not None]
-    return {name: loss.detach() for name, loss in losses.items()}, torch.cat(gradients)
+    return {name: loss.detach().cpu() for name, loss in losses.items()}, torch.cat(gradients).cpu()
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_step_has_the_gradients_of_the_plain_step(method: str, objective: str, model: str) -> None:
+def test_a_step_has_the_gradients_of_the_plain_step(method: str, objective: str, model: str, device: str) -> None:
     settings = {"method": method, "objective": objective, "model": model, "backbone": {"drop_path": 0.2}}
     (losses, gradients), (expected, expected_gradients) = (
-        losses_and_gradients(plain, **settings) for plain in (False, True)
+        losses_and_gradients(plain, device=device, **settings) for plain in (False, True)
     )
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
     assert (gradients - expected_gradients).norm() <= 1e-5 * expected_gradients.norm()
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("method", ["dino", "ibot"])
-def test_in_bfloat16_a_step_is_as_near_to_float32_as_the_plain_one(method: str) -> None:
-    settings = {"method": method, "objective": "selfpatch", "model": "vit_tiny"}
+def test_in_bfloat16_a_step_is_as_near_to_float32_as_the_plain_one(method: str, device: str) -> None:
+    settings = {"method": method, "objective": "selfpatch", "model": "vit_tiny", "device": device}
     _, exact = losses_and_gradients(True, **settings)
     errors = [
         (losses_and_gradients(plain, torch.bfloat16, **settings)[1] - exact).norm() / exact.norm()

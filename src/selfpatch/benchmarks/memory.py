@@ -41,12 +41,12 @@ def peak_memory(make: Callable[..., Callable[[], object]], *arguments: Any, devi
 
 
 def _measure(sender: Any, make: Callable[..., Callable[[], object]], arguments: tuple[Any, ...]) -> None:
-    before = _largest_resident_size()
+    before = largest_resident_size()
     make(*arguments)()
-    sender.send(_largest_resident_size() - before)
+    sender.send(largest_resident_size() - before)
 
 
-def _largest_resident_size() -> int:
+def largest_resident_size() -> int:
     """Bytes, since this program began."""
     try:
         status = Path("/proc/self/status").read_text()  # Linux's `getrusage` counts what the parent process took, too

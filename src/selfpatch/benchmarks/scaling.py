@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from rich.table import Table
 
 from selfpatch.benchmarks.memory import peak_memory
+from selfpatch.benchmarks.processes import costs_of_processes
 from selfpatch.benchmarks.step import StepBench, step_of
 from selfpatch.benchmarks.timing import time_case
 from selfpatch.config import RunConfig
@@ -22,25 +23,24 @@ BASE: dict[str, Any] = {
     "crops": {"global_size": 112, "local_size": 48, "num_local": 4},
     "dino": {"num_prototypes": 4096},
 }
-GROWN: dict[str, list[tuple[str, Mapping[str, Any]]]] = {
-    "images in a batch": [(str(n), {"batch_size": n}) for n in (2, 4, 8, 16)],
-    "local crops": [(str(n), {"crops": {"num_local": n}}) for n in (0, 4, 8, 16)],
-    "patches of a global crop": [
-        (f"{(s // 16) ** 2}", {"crops": {"global_size": s, "num_local": 0}}) for s in (112, 224, 448)
-    ],
-    "patches of 8 pixels": [("16: 49", {}), ("8: 196", {"patch_size": 8})],
-    "image prototypes": [(f"{n:,}", {"dino": {"num_prototypes": n}}) for n in (4096, 16384, 65536)],
-    "patch prototypes": [(f"{n:,}", {"selfpatch": {"num_prototypes": n}}) for n in (1024, 4096, 16384)],
+GROWN: dict[str, Mapping[str, Any]] = {
+    "ViT-Ti/16, 4 images, 2 x 112 + 4 x 48 pixels, 4,096 prototypes": {},
+    "8 images": {"batch_size": 8},
+    "16 local crops": {"crops": {"num_local": 16}},
+    "196 patches a global crop, not 49": {"crops": {"global_size": 224}},
+    "784 patches a global crop": {"crops": {"global_size": 448}},
+    "patches of 8 pixels": {"patch_size": 8},
+    "65,536 image prototypes": {"dino": {"num_prototypes": 65536}},
+    "16,384 patch prototypes": {"selfpatch": {"num_prototypes": 16384}},
 }
-"""What grows, and the settings of each of its sizes."""
+"""The base, then what grows alone, by what it grows to."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a fast step in float32 (bfloat16 on CUDA)."""
+    """Of a fast step in float32, on CUDA in bfloat16."""
 
-    grown: str
-    size: str
+    name: str
     seconds: float
     flops: float
     peak_bytes: int
@@ -48,28 +48,28 @@ class Cost:
 
 def costs(device: torch.device) -> Iterator[Cost]:
     way = "fast bfloat16" if device.type == "cuda" else "fast float32"
-    for grown, sizes in GROWN.items():
-        for size, settings in sizes:
-            config = RunConfig().override(BASE).override(settings)
-            bench = StepBench(config, device)
-            timing = time_case(bench.case(size, ways=[way]), seconds=1.0)
-            assert timing.flops is not None
-            peak = peak_memory(step_of, config, way, device, device=device)
-            yield Cost(grown, size, timing.median(way), timing.flops, peak)
+    for name, settings in GROWN.items():
+        config = RunConfig().override(BASE).override(settings)
+        timing = time_case(StepBench(config, device).case(name, ways=[way]), seconds=1.0)
+        assert timing.flops is not None
+        yield Cost(name, timing.median(way), timing.flops, peak_memory(step_of, config, way, device, device=device))
+    for cost in costs_of_processes(RunConfig().override(BASE), way, device):
+        yield Cost(f"processes: {cost.processes}, memory of one", *cost[1:])
 
 
-def table(found: list[Cost]) -> Table:
-    shown = Table(title="a step as one thing of it grows", title_justify="left")
-    for column in ("", "size", "time", "GFLOP", "GFLOP / s", "peak memory"):
+def table(found: Sequence[Cost]) -> Table:
+    base, *_ = found
+    shown = Table(title="a step, and what it costs as one thing of it grows", title_justify="left")
+    for column in ("", "time", "x", "GFLOP", "x", "peak memory", "x"):
         shown.add_column(column, justify="right" if column else "left")
-    for number, cost in enumerate(found):
-        first = number == 0 or found[number - 1].grown != cost.grown
+    for cost in found:
         shown.add_row(
-            cost.grown if first else "",
-            cost.size,
+            cost.name,
             f"{1000 * cost.seconds:,.0f} ms",
+            f"{cost.seconds / base.seconds:.2f}",
             f"{cost.flops / 1e9:,.1f}",
-            f"{cost.flops / cost.seconds / 1e9:,.0f}",
+            f"{cost.flops / base.flops:.2f}",
             f"{cost.peak_bytes / 2**20:,.0f} MiB",
+            f"{cost.peak_bytes / base.peak_bytes:.2f}",
         )
     return shown

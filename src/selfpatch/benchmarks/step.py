@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
 from selfpatch.allocator import keep_freed_memory, return_freed_memory
@@ -15,6 +17,7 @@ from selfpatch.benchmarks.memory import peak_memory
 from selfpatch.benchmarks.timing import Case, Timing, time_case
 from selfpatch.build import make_clipping, make_optimizer, make_pretrainer, make_schedule
 from selfpatch.config import RunConfig, load_recipe
+from selfpatch.distributed import is_distributed
 from selfpatch.plain import plain_paths
 from selfpatch.pretraining import Pretrainer, training_step
 from selfpatch.types import Views
@@ -63,6 +66,8 @@ class StepBench:
         torch.manual_seed(0)
         pretrainer, _ = make_pretrainer(config)
         self.pretrainer = pretrainer.to(device).train()
+        wrap = partial(DistributedDataParallel, broadcast_buffers=False)
+        self._model: nn.Module = wrap(self.pretrainer) if is_distributed() else self.pretrainer
         self.views = random_views(config, self.pretrainer, device)
         self._hp = replace(make_schedule(config, steps_per_epoch=1000)(5000), freeze_last_layer=False)
         self._optimizers: dict[bool, torch.optim.Optimizer] = {}
@@ -74,7 +79,7 @@ class StepBench:
             if plain not in self._optimizers:
                 self._optimizers[plain] = make_optimizer(self.config, self.pretrainer)
             training_step(
-                self.pretrainer,
+                self._model,
                 [self.views],
                 self._optimizers[plain],
                 self._hp,
@@ -109,5 +114,6 @@ def time_steps(config: RunConfig, device: torch.device, *, seconds: float) -> Ti
     crops = f"2 x {config.crops.global_size} + {config.crops.num_local} x {config.crops.local_size} pixels"
     name = f"step of {config.method} + {config.objective}, {config.model}, {crops}, batch {config.batch_size}"
     timing = time_case(StepBench(config, device).case(name), seconds=seconds)
+    return_freed_memory()  # as the process began, for what is timed next
     peaks = {way: peak_memory(step_of, config, way, device, device=device) for way in WAYS}
     return replace(timing, peak_memory=peaks)

@@ -34,7 +34,7 @@ class Bench:
     def run(self) -> Report:
         from rich.console import Console
 
-        from selfpatch.benchmarks import PARTS, run_benchmarks
+        from selfpatch.benchmarks.running import PARTS, run_benchmarks
         from selfpatch.distributed import start
 
         if self.seconds <= 0 or self.batch_size < 1:
