@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from selfpatch import distributed
 from selfpatch.build import METHODS
 from selfpatch.nn.batch_norm import BatchNorm
 from selfpatch.nn.heads import Center
+from selfpatch.optim import make_optimizer
 from selfpatch.pretraining import Clipping, Pretrainer, training_step
 from tests.tiny import (
     hyperparameters,
@@ -117,6 +119,29 @@ def test_no_process_takes_a_step_that_is_not_finite_on_one(pool: WorkerPool, bad
         assert torch.equal(tensor, results[1]["state"][name])
 
 
+def defer_on_a_share(rank: int, bad_rank: int) -> tuple[list[bool], list[dict[str, Tensor]]]:
+    """A step of the device's own judgement that is finite, one that is not on one process, one that is."""
+    pretrainer = tiny_pretrainer(method="moby")
+    model, optimizer = DistributedDataParallel(pretrainer, broadcast_buffers=False), make_optimizer(pretrainer)
+    outcomes, states = [], []
+    for step in range(STEPS):
+        views, hp = part_of(tiny_views(BATCH, seed=step), slice(2 * rank, 2 * rank + 2)), hyperparameters(step, lr=1e-3)
+        with not_finite(pretrainer, micro_batch=0) if step == 1 and rank == bad_rank else contextlib.nullcontext():
+            outcomes.append(training_step(model, [views], optimizer, hp, clipping=Clipping(0, "tensor"), deferred=True))
+        states.append(snapshot(pretrainer))
+    return [outcome.taken for outcome in outcomes], states
+
+
+@pytest.mark.parametrize("bad_rank", [0, 1])
+def test_the_devices_agree_on_whether_a_step_is_taken(pool: WorkerPool, bad_rank: int) -> None:
+    for (taken, states), (_, others) in itertools.permutations(pool.run(defer_on_a_share, bad_rank)):
+        assert taken == [True, False, True]
+        for name, (first, second, third) in {n: [state[n] for state in states] for n in states[0]}.items():
+            assert torch.equal(first, second), f"{name} took the failed step in"
+            assert torch.equal(third, others[2][name]), f"{name} differs between the processes"
+    assert any(not torch.equal(tensor, states[2][name]) for name, tensor in states[1].items())
+
+
 def rows(count: int = 6) -> Tensor:
     return torch.randn(count, 3, generator=torch.manual_seed(0), dtype=torch.float64)
 
@@ -204,6 +229,16 @@ def describe(rank: int) -> tuple[Any, ...]:
         mean.item(),
         distributed.from_main_process(f"of {rank}"),
     )
+
+
+def hold_everywhere(rank: int) -> list[bool]:
+    return [bool(distributed.every_process(torch.tensor(flag))) for flag in (True, rank == 1, rank == 0, False)]
+
+
+def test_a_flag_holds_where_all_processes_raise_it(pool: WorkerPool) -> None:
+    assert pool.run(hold_everywhere) == [[True, False, False, False]] * WORLD
+    assert distributed.every_process(torch.tensor(True))
+    assert not distributed.every_process(torch.tensor(False))
 
 
 def test_a_flag_on_any_process_is_seen_on_all(pool: WorkerPool) -> None:

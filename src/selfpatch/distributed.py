@@ -101,6 +101,16 @@ def any_process(*flags: bool) -> tuple[bool, ...]:
     return tuple(bool(x) for x in raised)
 
 
+@torch.no_grad()
+def every_process(flag: Tensor) -> Tensor:
+    """Whether a flag, a bool on the device, is raised on all processes; the device is not waited for."""
+    if not is_distributed():
+        return flag
+    raised = flag.to(torch.int32)
+    dist.all_reduce(raised, op=dist.ReduceOp.MIN)
+    return raised.bool()
+
+
 class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:

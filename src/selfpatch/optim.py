@@ -153,6 +153,23 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=0.0, fused=next(module.parameters()).device.type in ("cpu", "cuda"))
 
 
+def steps_where(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether `step_where` can be used: the optimizer is a fused AdamW."""
+    return isinstance(optimizer, torch.optim.AdamW) and all(group["fused"] for group in optimizer.param_groups)
+
+
+def step_where(optimizer: torch.optim.Optimizer, ok: Tensor) -> None:
+    """The optimizer's step where `ok`, a bool on the device, else none: its count of steps stays too. The device is not
+    waited for: a fused AdamW skips by itself, as it does for `torch.amp.GradScaler`.
+    """
+    assert steps_where(optimizer)  # others would take the step
+    optimizer.found_inf = (~ok).float()  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]
+
+
 def set_hyperparameters(optimizer: torch.optim.Optimizer, hp: Hyperparameters) -> None:
     for group in optimizer.param_groups:
         group["lr"] = hp.lr * group["lr_scale"]

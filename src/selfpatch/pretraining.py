@@ -15,16 +15,24 @@ from torch.nn.parallel import DistributedDataParallel
 
 from selfpatch.data.batches import Batch
 from selfpatch.data.prefetching import prefetched
-from selfpatch.distributed import all_reduce_mean, any_process, barrier, is_distributed, is_main_process, rank
+from selfpatch.distributed import (
+    all_reduce_mean,
+    any_process,
+    barrier,
+    every_process,
+    is_distributed,
+    is_main_process,
+    rank,
+)
 from selfpatch.keeping import Keeper, Saving
 from selfpatch.nn.branch import Branch
 from selfpatch.nn.step_state import StepState
 from selfpatch.ops.collapse import effective_rank
 from selfpatch.ops.images import normalise
-from selfpatch.optim import Schedule, clip_gradients, drop_gradients, set_hyperparameters
+from selfpatch.optim import Schedule, clip_gradients, drop_gradients, set_hyperparameters, step_where, steps_where
 from selfpatch.run import RunDirectory
 from selfpatch.types import Encoding, Hyperparameters, Needs, Objective, Views
-from selfpatch.watching import CollapseWatch, FeatureGuard, ProgressBar, Speed, StopSignals
+from selfpatch.watching import CollapseWatch, Failures, FeatureGuard, ProgressBar, Speed, StopSignals, Verdict
 
 
 def union_of_needs(objectives: Mapping[str, Objective]) -> Needs:
@@ -88,11 +96,18 @@ class Pretrainer(nn.Module):
     def step_states(self) -> Iterator[StepState]:
         return (module for module in self.modules() if isinstance(module, StepState))
 
-    def finish_step(self, teacher_momentum: float) -> None:
-        """After the optimizer's step: centres and queues take in the batch, the teacher follows the student."""
+    def finish_step(self, teacher_momentum: float, ok: Tensor | None = None) -> None:
+        """After the optimizer's step: centres and queues take in the batch, the teacher follows the student.
+
+        Args:
+            ok: a bool on the device: where it is False, nothing is kept. None: the step is known to be finite.
+        """
         for state in self.step_states():
-            state.commit()
-        self.teacher.move_towards(self.student, teacher_momentum)
+            if ok is None:
+                state.commit()
+            else:
+                state.commit_where(ok)
+        self.teacher.move_towards(self.student, teacher_momentum, ok)
 
     def discard_step(self) -> None:
         """After a step that was not finite: nothing of it is kept."""
@@ -110,10 +125,15 @@ class Clipping:
 class StepOutcome:
     values: dict[str, Tensor]
     """Losses, gradient norm and meters by name."""
-    taken: bool
+    verdict: Verdict
     """Whether loss and gradient were finite on all processes; if not, nothing was changed."""
     stop: bool
     """Whether any process wishes to stop."""
+
+    @property
+    def taken(self) -> bool:
+        """The verdict; waits for the device."""
+        return bool(self.verdict)
 
 
 def training_step(
@@ -126,6 +146,7 @@ def training_step(
     autocast: torch.dtype | None = None,
     with_meters: bool = False,
     stop_requested: bool = False,
+    deferred: bool | None = None,
 ) -> StepOutcome:
     """One step of the algorithm: forward, backward, clip, AdamW, centres, teacher.
 
@@ -133,6 +154,8 @@ def training_step(
         model: a `Pretrainer`, or DDP around one.
         micro_batches: their mean is the batch; gradients and centres are those of the whole.
         stop_requested: on this process; any process's wish counts on all.
+        deferred: the device decides by itself whether the step is taken, and is not waited for; the result is the same.
+            None: so on CUDA, where the optimizer can (a fused AdamW).
 
     Returns:
         What came of it; the values are means over the micro-batches, meters those of the last.
@@ -156,14 +179,19 @@ def training_step(
         drop_gradients(pretrainer, "student.backbone.trunk.")
     norm = clip_gradients(pretrainer.parameters(), clipping.largest, clipping.mode)
     result = {name: torch.stack([o[name] for o in outputs if name in o]).mean() for name in outputs[-1]}
-    finite = bool(torch.isfinite(result["loss"] + norm))
-    broken, stop = any_process(not finite, stop_requested)
-    if broken:
-        pretrainer.discard_step()
-    else:
+    ok, (stop,) = every_process(torch.isfinite(result["loss"] + norm)), any_process(stop_requested)
+    verdict = Verdict(ok)
+    if deferred is None:
+        deferred = device_type == "cuda" and steps_where(optimizer)
+    if deferred:
+        step_where(optimizer, ok)
+        pretrainer.finish_step(hp.teacher_momentum, ok)
+    elif verdict:
         optimizer.step()
         pretrainer.finish_step(hp.teacher_momentum)
-    return StepOutcome(result | {"grad_norm": norm}, taken=not broken, stop=stop)
+    else:
+        pretrainer.discard_step()
+    return StepOutcome(result | {"grad_norm": norm}, verdict, stop)
 
 
 class StepLoader(Protocol):
@@ -226,7 +254,7 @@ def train(
     total = schedule.total_steps
     every = max(1, round(settings.evaluate_every * schedule.steps_per_epoch)) if settings.evaluate_every else total
     measured_at = {total, *range(0, total, every)}
-    speed, failures = Speed(), 0
+    speed, failures = Speed(), Failures(settings.max_nonfinite)
     watch = CollapseWatch(first_step=min(total // 10, schedule.steps_per_epoch))
     if first == 0 and evaluate is not None and is_main_process():
         run.record({"step": 0, **_measured(evaluate, pretrainer, 0)})
@@ -250,9 +278,8 @@ def train(
                 stop_requested=signals.requested is not None,
             )
             speed.add(loader.batch_size)
-            failures = 0 if outcome.taken else failures + 1
-            if failures >= settings.max_nonfinite:
-                raise keeper.give_up([views.to("cpu") for views in batches], done, failures)
+            if failures.too_many(outcome.verdict):
+                raise keeper.give_up([views.to("cpu") for views in batches], done, settings.max_nonfinite)
             if logs:
                 _log(run, bar, watch, hp, outcome.values, ("loss", *pretrainer.loss_weights), speed, done)
             run.note_skipped(loader.bad)

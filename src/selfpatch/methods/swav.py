@@ -41,6 +41,9 @@ class UnitPrototypes(StepState):
     def discard(self) -> None:
         """Nothing was taken."""
 
+    def changing(self) -> list[Tensor]:
+        return [self.weight]
+
 
 class SwAVHead(nn.Module):
     """Projector to normalised features, and prototypes (appendix A of the paper)."""

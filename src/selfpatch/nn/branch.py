@@ -63,16 +63,26 @@ class Branch(nn.Module):
         return teacher
 
     @torch.no_grad()
-    def move_towards_reference(self, student: Branch, momentum: float) -> None:
+    def move_towards_reference(self, student: Branch, momentum: float, ok: Tensor | None = None) -> None:
         """`move_towards`, one parameter after the other."""
         for own, theirs in zip(self.parameters(), student.parameters(), strict=True):
-            own.mul_(momentum).add_(theirs, alpha=1 - momentum)
+            moved = (own * momentum).add_(theirs, alpha=1 - momentum)
+            own.copy_(moved if ok is None else torch.where(ok, moved, own))
 
     @beside(move_towards_reference)
     @torch.no_grad()
-    def move_towards(self, student: Branch, momentum: float) -> None:
-        """This branch's parameters become momentum * own + (1 - momentum) * the student's; buffers stay its own."""
-        torch._foreach_lerp_(list(self.parameters()), list(student.parameters()), 1 - momentum)
+    def move_towards(self, student: Branch, momentum: float, ok: Tensor | None = None) -> None:
+        """This branch's parameters become momentum * own + (1 - momentum) * the student's; buffers stay its own.
+
+        Args:
+            ok: a bool on the device: where it is False, all parameters stay. None: they move.
+        """
+        own: list[Tensor] = list(self.parameters())
+        theirs: list[Tensor] = list(student.parameters())
+        if ok is None:
+            torch._foreach_lerp_(own, theirs, 1 - momentum)
+        else:
+            torch._foreach_lerp_(own, theirs, [ok * (1 - momentum)] * len(own))
 
 
 class BranchEncoder(nn.Module):
