@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,18 @@ def test_ways_take_turns_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> Non
     assert calls == ["plain", "fast"] * (1 + MIN_ROUNDS)
     assert result.seconds == {"plain": [3.0] * MIN_ROUNDS, "fast": [1.0] * MIN_ROUNDS}
     assert (result.rate("fast"), result.speedup("fast")) == (6.0, (3.0, 3.0, 3.0))
+
+
+def test_the_second_of_two_calls_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = [0.0], {"plain": 0, "fast": 0}
+    monkeypatch.setattr(timing, "perf_counter", lambda: clock[0])
+
+    def way(name: str) -> None:
+        calls[name] += 1
+        clock[0] += 10.0 if calls[name] % 2 == 0 else 1.0  # the first one warms up
+
+    case = Case("a case", {name: partial(way, name) for name in calls}, second_of_two=True)
+    assert time_case(case, seconds=0.0).seconds == {"plain": [1.0] * MIN_ROUNDS, "fast": [1.0] * MIN_ROUNDS}
 
 
 def test_speed_is_compared_within_a_round() -> None:

@@ -18,9 +18,11 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """As glibc comes to do by itself once large tensors have been freed: what `keep_freed_memory` is measured
-    against."""
+    """As glibc comes to do by itself once large tensors have been freed: what `keep_freed_memory` is measured against.
+    What was kept is given back."""
     _set({M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26, M_MMAP_MAX: 2**16})
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _set(options: dict[int, int]) -> None:

@@ -28,7 +28,6 @@ GROWN: dict[str, Mapping[str, Any]] = {
     "8 images": {"batch_size": 8},
     "16 local crops": {"crops": {"num_local": 16}},
     "196 patches a global crop, not 49": {"crops": {"global_size": 224}},
-    "784 patches a global crop": {"crops": {"global_size": 448}},
     "patches of 8 pixels": {"patch_size": 8},
     "65,536 image prototypes": {"dino": {"num_prototypes": 65536}},
     "16,384 patch prototypes": {"selfpatch": {"num_prototypes": 16384}},

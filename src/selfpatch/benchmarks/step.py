@@ -89,7 +89,8 @@ class StepBench:
 
     def case(self, name: str, ways: Sequence[str] = tuple(WAYS)) -> Case:
         calls = {way: partial(self.step, way) for way in ways}
-        return Case(name, calls, items=self.config.batch_size, flops=self.flops())
+        second_of_two = self.device.type == "cpu" and len(calls) > 1
+        return Case(name, calls, self.config.batch_size, flops=self.flops(), second_of_two=second_of_two)
 
     def flops(self) -> float:
         """Of the matrix products and convolutions of a plain step, forward and backward."""
