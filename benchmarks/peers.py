@@ -10,7 +10,6 @@ Lightly's is put together as its example does it.
 from __future__ import annotations
 
 import argparse
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -43,9 +42,8 @@ class LightlyStep:
     def __init__(self, model: str, batch_size: int, device: torch.device, autocast: torch.dtype | None) -> None:
         torch.manual_seed(0)
         self._autocast, self._device = autocast, device
-        backbone = timm.create_model(f"{model}_patch16_224", num_classes=0, dynamic_img_size=True)
-        self._student = nn.Sequential(backbone, DINOProjectionHead(backbone.num_features)).to(device)
-        self._teacher = copy.deepcopy(self._student)
+        self._student, self._teacher = (_lightly_network(model).to(device) for _ in range(2))
+        self._teacher.load_state_dict(self._student.state_dict())
         deactivate_requires_grad(self._teacher)
         self._loss = DINOLoss().to(device)
         self._optimizer = torch.optim.AdamW(self._student.parameters(), lr=1e-4)
@@ -61,6 +59,11 @@ class LightlyStep:
         nn.utils.clip_grad_norm_(self._student.parameters(), 3.0)
         self._optimizer.step()
         update_momentum(self._student, self._teacher, m=0.996)
+
+
+def _lightly_network(model: str) -> nn.Sequential:
+    backbone = timm.create_model(f"{model}_patch16_224", num_classes=0, dynamic_img_size=True)
+    return nn.Sequential(backbone, DINOProjectionHead(backbone.num_features))
 
 
 def step_cases(model: str, batch_size: int, device: torch.device) -> Iterator[Case]:

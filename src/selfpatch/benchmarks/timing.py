@@ -25,7 +25,7 @@ class Case:
         ways: by name, the plain reference first.
         items: how many a call handles: what the rate counts.
         unit: what the items are.
-        flops: of one call, where they are counted.
+        flops: of one plain call, where they are counted; a fast way may need fewer.
         second_of_two: time each way's second call of two in a row, as the way before it left memory in another state.
     """
 
