@@ -66,8 +66,10 @@ class Branch(nn.Module):
     def move_towards_reference(self, student: Branch, momentum: float, ok: Tensor | None = None) -> None:
         """`move_towards`, one parameter after the other."""
         for own, theirs in zip(self.parameters(), student.parameters(), strict=True):
-            moved = (own * momentum).add_(theirs, alpha=1 - momentum)
-            own.copy_(moved if ok is None else torch.where(ok, moved, own))
+            before = None if ok is None else own.clone()
+            own.mul_(momentum).add_(theirs, alpha=1 - momentum)
+            if ok is not None and before is not None:
+                torch.where(ok, own, before, out=own)
 
     @beside(move_towards_reference)
     @torch.no_grad()

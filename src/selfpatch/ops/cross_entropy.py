@@ -82,7 +82,7 @@ def prototype_loss(
 ) -> Tensor:
     """`prototype_loss_reference`, some rows at a time: no [..., K] tensor of all rows ever exists."""
     own, their, weights = student.bottleneck.flatten(0, -2), teacher.bottleneck.flatten(0, -2), weights.flatten()
-    keys = _product_type(their, teacher.prototypes)
+    keys = _as_multiplied(their, teacher.prototypes)
 
     def targets() -> Iterator[_Targets]:
         for rows in _chunks(len(own), student.prototypes):
@@ -144,7 +144,7 @@ def prototype_cross_view_loss(
     V, B = student.bottleneck.shape[:2]
     G = len(teacher.bottleneck)
     own, their = (x.bottleneck.transpose(0, 1).flatten(0, 1) for x in (student, teacher))  # [B * V, E], [B * G, E]
-    keys = _product_type(their, teacher.prototypes)
+    keys = _as_multiplied(their, teacher.prototypes)
     weight = 1 / (B * G * (V - 1))
     seen = torch.full((V,), G, device=their.device)  # targets that a view is compared with
     seen[:G] -= 1
@@ -178,7 +178,7 @@ def _chunks(count: int, prototypes: Tensor, rows: int = 1) -> Iterator[slice]:
         yield slice(start, min(count, start + size))
 
 
-def _product_type(rows: Tensor, prototypes: Tensor) -> Tensor:
+def _as_multiplied(rows: Tensor, prototypes: Tensor) -> Tensor:
     """The prototypes as products with so many rows take them: in autocast's type, unless to cast the prototypes would
     cost more than it saves."""
     device = prototypes.device.type
@@ -203,7 +203,7 @@ class _PrototypeLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, bottleneck: Tensor, prototypes: Tensor, temp: float, targets: Iterable[_Targets]) -> Tensor:
-        keys = _product_type(bottleneck, prototypes)
+        keys = _as_multiplied(bottleneck, prototypes)
         wanted = any(ctx.needs_input_grad)
         to_rows = torch.empty_like(bottleneck)
         to_prototypes: Tensor | None = None

@@ -31,9 +31,11 @@ LARGEST_FORMED = 1024
 
 
 class _Attention(Attention):
-    """timm's attention, of queries, keys and values that may be given."""
+    """timm's attention in two steps, so that a block can make the projection together with its norm."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        if attn_mask is not None or is_causal:
+            return super().forward(x, attn_mask, is_causal)
         return self.attend(self.qkv(x))
 
     def attend(self, projected: Tensor) -> Tensor:
@@ -41,12 +43,12 @@ class _Attention(Attention):
         # On a CPU the fused attention is slow in bfloat16, backward above all.
         slow = projected.device.type == "cpu" and projected.dtype == torch.bfloat16
         if is_plain() or (slow and projected.shape[1] <= LARGEST_FORMED):
-            return self._attend_reference(projected)
+            return self._attend_by_pairs(projected)
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
         attended = F.scaled_dot_product_attention(query, key, value)  # [B, H, N, d]
         return self.proj(attended.transpose(1, 2).flatten(2))
 
-    def _attend_reference(self, projected: Tensor) -> Tensor:
+    def _attend_by_pairs(self, projected: Tensor) -> Tensor:
         """softmax(q k^T / sqrt(d)) v with the matrix of all pairs formed, as the released code does."""
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
         pairs = (query * self.scale @ key.transpose(-2, -1)).softmax(-1)  # [B, H, N, N]
@@ -57,8 +59,9 @@ class _Block(Block):
     """timm's block, which in training keeps neither the outputs of its norms nor those of its GELU."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        keeps_less = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if is_plain() or not keeps_less:  # a compiler sees to it by itself
+        masked = attn_mask is not None or is_causal
+        differentiated = self.training and torch.is_grad_enabled()
+        if is_plain() or masked or not differentiated or torch.compiler.is_compiling():  # a compiler sees to it itself
             return super().forward(x, attn_mask, is_causal)
         assert isinstance(self.attn, _Attention)
         x = x + self.drop_path1(self.ls1(self.attn.attend(_norm_linear(x, self.norm1, self.attn.qkv))))
