@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from _pytest.mark import ParameterSet
 
 from selfpatch.build import METHODS, OBJECTIVES
 from tests import curves
@@ -17,7 +16,7 @@ from tests.curves import Combination, Training, combinations
 from tests.tiny import tiny_pretrainer
 
 
-def _marked(combination: Combination) -> ParameterSet:
+def _marked(combination: Combination) -> Any:
     """On a ViT all are quick to run; on the others those with everything, which the rest is a part of."""
     quick = combination.model == "vit_tiny" or combination.objective == "selfpatch+sere"
     return pytest.param(combination, id=str(combination), marks=() if quick else pytest.mark.slow)

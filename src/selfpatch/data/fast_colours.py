@@ -8,14 +8,14 @@ from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from selfpatch.data.crops import ColourJitter
+from selfpatch.ops.blur import PASSES, box_radius
 
 INSTALL = "run `pip install 'selfpatch[fast]'`"
 LUMINANCE = (0.299, 0.587, 0.114)
 """Of ITU-R 601-2, as Pillow makes grey of red, green and blue."""
-BLUR_PASSES = 3
-"""Box blurs that are Pillow's Gaussian blur."""
 
 
 @cache
@@ -137,14 +137,13 @@ def solarize(pair: Pair) -> None:
 
 @cache
 def _blur_kernel(radius: float) -> np.ndarray:
-    """[taps] the kernel of Pillow's Gaussian blur: box blurs of fractional width (Gwosdek et al., SSVM 2011, section
-    2.2), in 256ths, so that OpenCV, which counts in those, leaves even areas as they are."""
-    variance = radius**2 / BLUR_PASSES
-    whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)  # pixels on each side that count fully
-    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    """[taps] the kernel of Pillow's Gaussian blur, box blurs of fractional width as in `ops.blur`; in 256ths, so that
+    OpenCV, which counts in those, leaves even areas as they are."""
+    part, whole = math.modf(float(box_radius(torch.tensor(radius, dtype=torch.float64))))
+    whole = int(whole)  # pixels on each side that count fully
     box = np.array([part, *[1.0] * (2 * whole + 1), part]) / (2 * (whole + part) + 1)
     kernel = np.ones(1)
-    for _ in range(BLUR_PASSES):
+    for _ in range(PASSES):
         kernel = np.convolve(kernel, box)
     counts = np.rint(kernel * 256)
     counts[len(counts) // 2] += 256 - counts.sum()

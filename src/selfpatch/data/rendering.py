@@ -14,8 +14,7 @@ from selfpatch.data.crops import ColourJitter, ViewParameters
 from selfpatch.data.raster_rendering import render_raster, resize_raster
 from selfpatch.data.rasters import Raster
 from selfpatch.data.reading import Picture
-
-SOLARIZE_THRESHOLD = 128
+from selfpatch.ops.colour import SOLARIZE_THRESHOLD
 
 _ADJUST = {
     "brightness": tvf.adjust_brightness,

@@ -28,7 +28,7 @@ def gaussian_blur(levels: Tensor, radius: Tensor, dtype: torch.dtype = torch.flo
 
 
 def box_radius(radius: Tensor) -> Tensor:
-    """[N] the radius, with a fraction, of the box that gives a Gaussian's variance after three passes.
+    """[...] the radius, with a fraction, of the box that gives a Gaussian's variance after three passes.
 
     Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", 2011, as in Pillow.
     """

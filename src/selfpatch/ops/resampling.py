@@ -78,7 +78,8 @@ def resize_weights(
     centres = (steps + 0.5) * scale  # [..., size] counted from the box's start
     first = (start + centres - SUPPORT * widening - 0.5).ceil()
     pixels = first[..., None] + torch.arange(taps, device=start.device)  # [..., size, taps]
-    weights = bicubic((pixels - start[..., None] + 0.5 - centres[..., None]) / widening[..., None])
+    distance = (pixels - start[..., None] + 0.5 - centres[..., None]).abs() / widening[..., None]
+    weights = cubic(distance, -0.5)
     inside = (pixels > start[..., None] - 1) & (pixels < (start + length)[..., None])
     weights = torch.where(inside, weights, 0.0)
     weights = weights / weights.sum(-1, keepdim=True)
@@ -86,9 +87,8 @@ def resize_weights(
     return line.scatter_add_(-1, pixels.clamp(0, side - 1).long(), weights)  # what was cut off adds nothing
 
 
-def bicubic(x: Tensor) -> Tensor:
-    """Keys' kernel with a = -0.5, the one of Pillow's BICUBIC."""
-    x = x.abs()
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, torch.where(x < SUPPORT, far, 0.0))
+def cubic(distance: Tensor, a: float) -> Tensor:
+    """Keys' kernel of a distance >= 0, in samples; Pillow's BICUBIC has a = -0.5, torch's without antialias -0.75."""
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = a * (((distance - 5) * distance + 8) * distance - 4)
+    return torch.where(distance <= 1, near, torch.where(distance < SUPPORT, far, torch.zeros_like(distance)))

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from selfpatch.ops.resampling import cubic
+
 Kind = Literal["released", "size"]
 
 
@@ -78,7 +80,7 @@ def _as_released(count: int, side: Tensor, G: int, stored: Tensor) -> Tensor:
     scale = torch.where(stored, torch.ones_like(side), G / (side + 0.1))
     centres = (torch.arange(count, device=side.device) + 0.5) * scale - 0.5
     distance = (centres[:, None] - torch.arange(-2, G + 2, device=side.device)).abs()
-    taps = _cubic(distance, -0.75)  # of two more on each side, which repeat the border
+    taps = cubic(distance, -0.75)  # of two more on each side, which repeat the border
     before, after = taps[:, :2].sum(1, keepdim=True), taps[:, -2:].sum(1, keepdim=True)
     return taps[:, 2:-2] + F.pad(before, (0, G - 1)) + F.pad(after, (G - 1, 0))
 
@@ -88,12 +90,5 @@ def _by_size(count: int, side: Tensor, G: int) -> Tensor:
     scale = G / side
     centres = (torch.arange(count, device=side.device) + 0.5) * scale
     distance = (centres[:, None] - torch.arange(G, device=side.device) - 0.5).abs()
-    taps = _cubic(distance / scale.clamp(min=1), -0.5)
+    taps = cubic(distance / scale.clamp(min=1), -0.5)
     return taps / taps.sum(1, keepdim=True)
-
-
-def _cubic(distance: Tensor, a: float) -> Tensor:
-    """Keys' kernel of a distance >= 0, in samples."""
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = a * (((distance - 5) * distance + 8) * distance - 4)
-    return torch.where(distance <= 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
