@@ -12,7 +12,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 def keep_freed_memory() -> None:
     """Has glibc keep what is freed, from now on; elsewhere nothing happens.
 
-    By itself it maps large tensors anew each time, and the system clears their pages one by one: a tenth of a step.
+    By itself it maps large tensors anew each time, and the system clears their pages one by one.
     """
     _set({M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_MAX: 0})
 
