@@ -242,7 +242,7 @@ def test_pictures_of_any_number_of_channels(tmp_path: Path, channels: int) -> No
     encoder = MeanColour(8, channels)
     (drawn,) = show(encoder, [tmp_path / "a.tif"], tmp_path / "out", resolution=48)
     images = load_images(ImageIndex(tmp_path, [b"a.tif"]), [0], 48, channels=channels).images
-    sheet = picture_sheet(encoder, images, tmp_path / "sheet.png", title="bands")
+    sheet = picture_sheet({"patch features": encoder}, images, tmp_path / "sheet.png", title="bands")
     assert all(Image.open(path).mode == "RGB" for path in (drawn, sheet))
 
 

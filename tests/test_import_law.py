@@ -20,7 +20,7 @@ LAYERS = {
     "build": 5, "components": 5, "monitoring": 5, "run_report": 5, "suite_report": 5,
     "training_data": 5,
     "commands": 6, "measuring": 6, "benchmarks": 6,
-    "cli": 7, "options": 7, "suite": 7,
+    "cli": 7, "options": 7, "suite": 7, "study": 7,
     "__init__": 8, "__main__": 8,
 }  # fmt: skip
 """Layer of each room or module, by the first part of its name below `selfpatch`."""
@@ -29,15 +29,17 @@ NEIGHBOURS = {
     "pretraining": {"optim", "run", "watching", "keeping"}, "keeping": {"run"}, "weights": {"run"},
     "exports": {"weights"},
     "config": {"ranges", "settings"}, "build": {"components"}, "cli": {"options"},
-    "commands": {"measuring"}, "suite": {"options"}, "options": {"suite"},
+    "commands": {"measuring"}, "suite": {"options"}, "options": {"suite", "study"},
+    "study": {"suite"},
 }  # fmt: skip
 """What a module may import from its own layer."""
 
-OPEN_ROOMS = {"benchmarks", "options", "nn", "data", "pictures", "ops", "weights", "exports"}
+OPEN_ROOMS = {"benchmarks", "options", "nn", "data", "pictures", "ops", "weights", "exports", "study"}
 """Rooms whose modules may import one another freely. Methods and objectives may not at all."""
 
 SHARED_BY_PROTOCOLS = {
     "features", "metrics", "result", "baselines", "batches", "fitting", "classified", "accuracy", "presets", "tuning",
+    "strides",
 }  # fmt: skip
 """What every evaluation protocol may import; the protocols themselves do not know one another."""
 
@@ -55,7 +57,7 @@ TRAINING = {
     "data",
     "ops",
 }
-KNOW_THE_CONFIG = {"run", "build", "training_data", "commands", "measuring", "benchmarks", "cli", "suite"}
+KNOW_THE_CONFIG = {"run", "build", "training_data", "commands", "measuring", "benchmarks", "cli", "suite", "study"}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from selfpatch.pictures.canvas import (
     CAPTION_SIZE,
     GAP,
     MARGIN,
+    SUBTITLE_HEIGHT,
     Panel,
     Row,
     draw_marker,
@@ -20,6 +21,7 @@ from selfpatch.pictures.canvas import (
     font,
     lay_out,
     save_png,
+    wrapped,
 )
 from selfpatch.pictures.colour import viridis
 from selfpatch.pictures.maps import heat_over, heat_range, patch_map, to_image, torus_crop
@@ -113,6 +115,41 @@ def test_long_texts_are_cut_to_their_room() -> None:
     cut = fitted("a very long file name indeed.jpeg", CAPTION_SIZE, 120)
     assert cut.endswith("...")
     assert font(CAPTION_SIZE).getlength(cut) <= 120
+
+
+@pytest.mark.parametrize("width", [30, 120, 400, 5000])
+def test_wrapped_lines_fit_and_hold_every_word(width: int) -> None:
+    text = "A patch's colour: the first three principal components of its features, over all these images."
+    lines = wrapped(text, CAPTION_SIZE, width)
+    assert all(font(CAPTION_SIZE).getlength(line) <= width for line in lines)
+    assert width < 120 or " ".join(lines) == text
+    assert (len(lines) == 1) == (width == 5000)
+    assert wrapped("", CAPTION_SIZE, width) == []
+
+
+def test_a_subtitle_takes_the_lines_that_it_needs() -> None:
+    rows = [Row([Panel(Image.new("RGB", (200, 50), RED))])]
+    one, three = (lay_out(rows, title="t", subtitle=" ".join(["some words"] * n)) for n in (1, 4))
+    lines = len(wrapped(" ".join(["some words"] * 4), CAPTION_SIZE, 200))
+    assert lines > 1
+    assert three.height - one.height == (lines - 1) * SUBTITLE_HEIGHT
+    pixels = np.asarray(three)
+    assert (pixels[three.height - MARGIN - 50 : three.height - MARGIN, MARGIN:-MARGIN] == RED).all()
+
+
+def test_a_png_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_png(Image.new("RGB", (3, 2), RED), tmp_path / "red.png")
+    before = path.read_bytes()
+
+    def fails(self: Image.Image, file, **options) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fails)
+    with pytest.raises(OSError, match="No space left"):
+        save_png(Image.new("RGB", (3, 2), BLUE), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("centre", [(50, 30), (0, 0), (100, 60), (3, 58)])

@@ -6,15 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["compare", "evaluate", "evaluate_suite", "export", "load", "pretrain", "resume", "show"]
+__all__ = ["compare", "evaluate", "evaluate_suite", "export", "load", "pretrain", "resume", "run_study", "show"]
 
 if TYPE_CHECKING:
     from selfpatch.commands import export, pretrain, resume, show
     from selfpatch.measuring import compare, evaluate, load
+    from selfpatch.study import run_study
     from selfpatch.suite import evaluate_suite
 
 _FROM = dict.fromkeys(["export", "pretrain", "resume", "show"], "selfpatch.commands")
-_FROM |= dict.fromkeys(["compare", "evaluate", "load"], "selfpatch.measuring") | {"evaluate_suite": "selfpatch.suite"}
+_FROM |= dict.fromkeys(["compare", "evaluate", "load"], "selfpatch.measuring")
+_FROM |= {"evaluate_suite": "selfpatch.suite", "run_study": "selfpatch.study"}
 
 
 def __getattr__(name: str) -> Any:

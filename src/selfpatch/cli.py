@@ -18,7 +18,7 @@ import tyro
 
 import selfpatch
 from selfpatch.config import SAMPLES, RunConfig, load_recipe
-from selfpatch.options import EVALUATIONS, Bench, Compare, NetworkOptions, Suite, WeightsOptions
+from selfpatch.options import EVALUATIONS, Bench, Compare, NetworkOptions, Study, Suite, WeightsOptions
 from selfpatch.settings import nested
 
 USAGE = f"""selfpatch {selfpatch.__version__}: {selfpatch.__doc__}
@@ -29,6 +29,7 @@ USAGE = f"""selfpatch {selfpatch.__version__}: {selfpatch.__doc__}
   selfpatch evaluate --compare A.json B.json           results side by side
   selfpatch show --weights W IMAGE...                  pictures of what the patch features see
   selfpatch export --weights W --to timm --out DIR     what timm, transformers or onnxruntime load
+  selfpatch study FILE --data D                        a grid of recipes over seeds, measured and laid side by side
   selfpatch bench [loader|step|ops|davis|scaling]      how fast it is here, beside the plain way
 
 `selfpatch COMMAND --help` lists a command's options. Weights are a run directory, a released checkpoint (DINO,
@@ -284,6 +285,11 @@ def _export(arguments: list[str]) -> int:
     return 0
 
 
+def _study(arguments: list[str]) -> int:
+    failures = _read(Study, "study", arguments).run()
+    return 2 if failures else 0
+
+
 def _bench(arguments: list[str]) -> int:
     _read(Bench, "bench", arguments).run()
     return 0
@@ -301,5 +307,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": _evaluate_command,
     "show": _show,
     "export": _export,
+    "study": _study,
     "bench": _bench,
 }

@@ -70,7 +70,7 @@ class Monitor:
         images = []
         for place in places:
             with contextlib.suppress(BadImage):  # the loader lists those that it meets
-                images.append(read_picture(index.path(int(place)), self._channels))
+                images.append(read_picture(index.file(int(place)), self._channels))
         if not images:
             return None, 0.0
         pairs = make_view_pairs(images, (recipes[0], recipes[1]), seed=self._seed)
@@ -111,7 +111,7 @@ class Monitor:
                 metrics["patch_knn_top1"] = leave_one_out(mean_patch_features(encoder, images.split(BATCH)), labels, k)
         if self._sheet_images is not None:
             path = self._pictures / f"step-{step:08d}.png"
-            picture_sheet(encoder, self._sheet_images, path, title=f"after {step} steps")
+            picture_sheet({"patch features": encoder}, self._sheet_images, path, title=f"after {step} steps")
         return metrics
 
     def before_and_after(self, trained: Pretrainer, untrained: BranchEncoder) -> Path | None:
@@ -119,8 +119,8 @@ class Monitor:
         if self._sheet_images is None:
             return None
         path = self._pictures / "before-and-after.png"
-        encoder = teacher_encoder(trained)
-        return picture_sheet(encoder, self._sheet_images, path, title="before and after", reference=untrained)
+        networks = {"patch features": teacher_encoder(trained), "patch features, untrained": untrained}
+        return picture_sheet(networks, self._sheet_images, path, title="before and after")
 
 
 def _load(index: ImageIndex, places: np.ndarray, count: int, size: int, channels: int) -> LoadedImages | None:

@@ -136,6 +136,10 @@ class RunDirectory:
         found = [path for path in self.checkpoints.glob("step-*.pt") if _CHECKPOINT.fullmatch(path.name)]
         return sorted(found, key=_step_of, reverse=True)
 
+    def kept_checkpoints(self) -> list[tuple[int, Path]]:
+        """The steps behind those that are never pruned, and their files; the earliest first."""
+        return sorted((_step_of(path), path) for path in self._checkpoints() if path.stem.endswith("-kept"))
+
     def newest_checkpoint(self) -> Path | None:
         """The newest checkpoint that reads completely; None if none was ever written.
 

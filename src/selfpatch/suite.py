@@ -71,17 +71,38 @@ def evaluate_suite(
     """
     entries = read_suite(suite)
     encoder, record = measuring.open_encoder(weights, device, patch_size, load_options)
-    source = "encoder" if record is None else record.source
-    out = Path(out) if out is not None else Path("evaluations") / f"{Path(suite).stem}-{_file_name(source)}"
+    if out is None:
+        source = "encoder" if record is None else record.source
+        out = Path("evaluations") / f"{Path(suite).stem}-{_file_name(source)}"
+    reading = {**_defaults(load_encoder), **(load_options or {})} if isinstance(weights, str) else {}
+    return evaluate_entries(entries, encoder, record, Path(out), reading, tell=tell, progress=progress)
+
+
+def evaluate_entries(
+    entries: Sequence[Entry],
+    encoder: Encoder,
+    record: Provenance | None,
+    out: Path,
+    reading: Mapping[str, Any],
+    *,
+    tell: Callable[[Outcome], None] | None = None,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """`evaluate_suite` of a network that is open.
+
+    Args:
+        entries: as `read_suite` gives them.
+        encoder, record: as `measuring.open_encoder` gives them.
+        out: folder of the suite.
+        reading: how the weights were read, which tells results apart as the weights do.
+    """
 
     def run(name: str, data: str, folder: Path, settings: Mapping[str, Any]) -> Result:
         return measuring.measure(name, encoder, record, data, out=folder, progress=progress, **settings)
 
-    reading = {**_defaults(load_encoder), **(load_options or {})} if isinstance(weights, str) else {}
+    title = f"Evaluation of {'encoder' if record is None else record.source}"
     outcomes = []
-    for outcome in run_suite(
-        entries, run, out, weights=identity(encoder, record, reading), title=f"Evaluation of {source}"
-    ):
+    for outcome in run_suite(entries, run, out, weights=identity(encoder, record, reading), title=title):
         outcomes.append(outcome)
         if tell is not None:
             tell(outcome)
@@ -112,11 +133,15 @@ def read_suite(path: str | Path) -> list[Entry]:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(listed, list) or not listed:
         raise ValueError(f"{path} holds no list of evaluations; write one a line, like {EXAMPLE}")
-    return [_entry(number, item, path) for number, item in enumerate(listed, start=1)]
+    return [read_entry(number, item, f"entry {number} of {path}") for number, item in enumerate(listed, start=1)]
 
 
-def _entry(number: int, item: Any, path: str | Path) -> Entry:
-    where = f"entry {number} of {path}"
+def read_entry(number: int, item: Any, where: str) -> Entry:
+    """One evaluation with its settings, `{davis: {data: DAVIS}}`, every name and every type of a value checked.
+
+    Raises:
+        ValueError: it is none; the sentence begins with `where`.
+    """
     if not (isinstance(item, dict) and len(item) == 1 and all(isinstance(v, dict) for v in item.values())):
         raise ValueError(f"{where} is {item!r}; one evaluation with its settings is needed, like {EXAMPLE}")
     ((name, given),) = item.items()
@@ -235,7 +260,7 @@ def _done(entry: Entry, out: Path, weights: Mapping[str, Any] | None) -> Result 
         return None
     if weights is None:
         return None
-    different = _differences(before, _asked(entry, weights))
+    different = differences(before, _asked(entry, weights))
     if different:
         raise ValueError(
             f"{folder} holds another result ({different[0]}); name another folder with --out, or remove that one"
@@ -243,9 +268,9 @@ def _done(entry: Entry, out: Path, weights: Mapping[str, Any] | None) -> Result 
     return result
 
 
-def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
     """What two nested plain values do not have in common."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = dict.fromkeys([*now, *before])
-        return [d for key in keys for d in _differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))]
+        return [d for key in keys for d in differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))]
     return [] if before == now else [f"{name.removeprefix('settings.')} is {before} there and {now} now"]

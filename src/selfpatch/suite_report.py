@@ -9,7 +9,8 @@ from typing import Any
 
 from selfpatch.evaluation.result import Result
 from selfpatch.files import write_atomically
-from selfpatch.pictures.report import MIME, Curves, Picture, Section, Table, Text, write_report
+from selfpatch.pictures.markdown import markdown_page
+from selfpatch.pictures.report import MIME, Picture, Section, Table, Text, write_report
 
 MAX_PICTURES = 12
 """Of an evaluation that the report shows."""
@@ -49,10 +50,7 @@ def write_reports(outcomes: Sequence[Outcome], out: Path, title: str) -> None:
     """`report.html`, a page that needs no other file, and `report.md`, which shows the pictures where they lie."""
     sections = [Section("Summary", [_summary(outcomes)]), *(_section(outcome, out) for outcome in outcomes)]
     write_report(out / "report.html", title, sections)
-    parts = [f"# {title}"]
-    for section in sections:
-        parts += [f"## {section.heading}", *(_markdown(block, out) for block in section.blocks)]
-    write_atomically(out / "report.md", "\n\n".join(parts) + "\n")
+    write_atomically(out / "report.md", markdown_page(title, sections, out))
 
 
 def _summary(outcomes: Sequence[Outcome]) -> Table:
@@ -97,18 +95,3 @@ def _origins(result: Result) -> list[str]:
         "Took": {unit: f"{value:.4g}" for unit, value in result.costs.items()},
     }
     return [f"{kind}: {', '.join(f'{k} {v}' for k, v in values.items())}" for kind, values in kinds.items() if values]
-
-
-def _markdown(block: Text | Table | Picture | Curves, out: Path) -> str:
-    if isinstance(block, Text):
-        return block.text
-    if isinstance(block, Picture):
-        return f"![{block.caption}](<{Path(block.path).relative_to(out).as_posix()}>)"
-    assert isinstance(block, Table), "no curves are drawn here"
-    head = [_line(block.columns), _line(["---"] * len(block.columns))]
-    return "\n".join([*head, *(_line(row) for row in block.rows)])
-
-
-def _line(cells: Sequence[str | float | None]) -> str:
-    written = [f"{c:.4f}" if isinstance(c, float) else "\N{EN DASH}" if c is None else str(c) for c in cells]
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in written) + " |"

@@ -12,10 +12,11 @@ from selfpatch.options.finetune import Finetune
 from selfpatch.options.knn import Knn
 from selfpatch.options.linear import Linear
 from selfpatch.options.segment import Segment
+from selfpatch.options.study import Study
 from selfpatch.options.suite import Suite
 from selfpatch.options.weights import EvaluationOptions, NetworkOptions, WeightsOptions
 
-__all__ = ["EVALUATIONS", "Bench", "Compare", "NetworkOptions", "Suite", "WeightsOptions"]
+__all__ = ["EVALUATIONS", "Bench", "Compare", "NetworkOptions", "Study", "Suite", "WeightsOptions"]
 
 EVALUATIONS: dict[str, type[EvaluationOptions]] = {
     "correspond": Correspond,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from selfpatch.files import replacing
 from selfpatch.pictures.colour import INK, MUTED, PAPER, RGB, viridis
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -19,6 +20,8 @@ GAP = 16
 TITLE_SIZE = 30
 HEADING_SIZE = 20
 CAPTION_SIZE = 18
+SUBTITLE_HEIGHT = 26
+"""Of each line of a subtitle."""
 CAPTION_HEIGHT = 32
 HEADING_HEIGHT = 34
 SCALE_BAR = (56, 10)
@@ -60,7 +63,7 @@ def font(size: int) -> Font:
 
 
 def lay_out(rows: Sequence[Row], *, title: str, subtitle: str = "") -> Image.Image:
-    """Rows of panels below a title. Columns are as wide as their widest panel.
+    """Rows of panels below a title and a subtitle. Columns are as wide as their widest panel.
 
     Returns:
         An RGB image, just large enough.
@@ -73,15 +76,17 @@ def lay_out(rows: Sequence[Row], *, title: str, subtitle: str = "") -> Image.Ima
         raise ValueError("there is no image to draw; give at least one")
     columns = max(len(row.panels) for row in rows)
     widths = [max(row.panels[c].image.width for row in rows if c < len(row.panels)) for c in range(columns)]
-    header = 44 + (28 if subtitle else 0) + 8
     width = 2 * MARGIN + sum(widths) + GAP * (columns - 1)
+    text_width = width - 2 * MARGIN
+    lines = wrapped(subtitle, CAPTION_SIZE, text_width)
+    header = 44 + (SUBTITLE_HEIGHT * len(lines) + 2 if lines else 0) + 8
     height = 2 * MARGIN + header + sum(row.height for row in rows) + GAP * (len(rows) - 1)
 
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    text_width = width - 2 * MARGIN
     draw.text((MARGIN, MARGIN - 6), fitted(title, TITLE_SIZE, text_width), INK, font(TITLE_SIZE))
-    draw.text((MARGIN, MARGIN + 36), fitted(subtitle, CAPTION_SIZE, text_width), MUTED, font(CAPTION_SIZE))
+    for number, line in enumerate(lines):
+        draw.text((MARGIN, MARGIN + 36 + SUBTITLE_HEIGHT * number), line, MUTED, font(CAPTION_SIZE))
     top = MARGIN + header
     for row in rows:
         _draw_row(sheet, row, top, widths)
@@ -135,6 +140,18 @@ def fitted(text: str, size: int, width: float) -> str:
     return text.rstrip() + "..."
 
 
+def wrapped(text: str, size: int, width: float) -> list[str]:
+    """The text in lines of at most `width` pixels, broken between words; a word that is wider is cut as by `fitted`."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font(size).getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(fitted(word, size, width))
+    return lines
+
+
 def draw_marker(image: Image.Image, centre: tuple[float, float], colour: RGB, number: int, *, radius: int = 12) -> None:
     """A numbered disk with a white rim, drawn in place; near the image's edge it moves inwards to be seen whole."""
     fine, side = 4, 2 * radius + 4
@@ -157,8 +174,8 @@ def draw_marker(image: Image.Image, centre: tuple[float, float], colour: RGB, nu
 
 
 def save_png(image: Image.Image, path: str | Path) -> Path:
-    """Writes the image, making its folder on the way; the path it is at."""
+    """Writes the image whole or not at all, making its folder on the way; the path it is at."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG", optimize=True)
+    with replacing(path) as file:
+        image.save(file, format="PNG", optimize=True)
     return path

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from selfpatch.files import write_atomically
 from selfpatch.pictures.curves import Point, curves_svg
 
 MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif", ".webp": "image/webp"}
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --muted: #656d76; --line: #d8dee4; --paper: #ffffff; }
+:root { color-scheme: light dark; --ink: #1b1f24; --muted: #656d76; --line: #d8dee4; --paper: #ffffff;
+  --alert: #b35900; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --muted: #9198a1; --line: #30363d; --paper: #0d1117; }
+  :root { --ink: #e6edf3; --muted: #9198a1; --line: #30363d; --paper: #0d1117; --alert: #f0883e; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1040px; padding: 40px 24px 80px; background: var(--paper); color: var(--ink);
@@ -26,8 +28,9 @@ p { margin: 0 0 12px; max-width: 44em; }
 .scroll { overflow-x: auto; margin: 0 0 16px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 18px 6px 0; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
-th { color: var(--muted); font-weight: 500; }
+th { color: var(--muted); font-weight: 500; white-space: normal; vertical-align: bottom; }
 .number { text-align: right; }
+sup { margin-left: 2px; color: var(--alert); font-weight: 600; line-height: 0; }
 figure { margin: 0 0 24px; }
 img { display: block; max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 8px; }
 svg { display: block; width: 100%; max-width: 880px; height: auto; font-family: inherit; }
@@ -46,24 +49,52 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Numbers are written with four significant digits and set flush right; None is a dash."""
+class Written:
+    """A number as it is to be read, such as `43.4 ± 0.3`; it stands where numbers stand.
 
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str | float | None]]
+    Attributes:
+        strong: written bold, as the best of its column.
+        mark: that of a footnote, after the number.
+    """
+
+    text: str
+    strong: bool = False
+    mark: str = ""
 
     def html(self) -> str:
-        """The table, scrolling sideways where the page is too narrow for it.
+        text = f"<strong>{escape(self.text)}</strong>" if self.strong else escape(self.text)
+        return f"{text}<sup>{escape(self.mark)}</sup>" if self.mark else text
 
-        Raises:
-            ValueError: a row has more or fewer cells than there are columns.
-        """
+
+Cell = str | float | Written | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers are written with four significant digits and set flush right; None is a dash.
+
+    Raises:
+        ValueError: a row has more or fewer cells than there are columns.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(
                     f"the row {list(row)} has {len(row)} cells; one for each of {list(self.columns)} is needed"
                 )
-        numeric = [all(not isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Of each column, whether it holds no words."""
+        return [all(not isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
+
+    def html(self) -> str:
+        """The table, scrolling sideways where the page is too narrow for it."""
+        numeric = self.numeric
         head = "".join(_cell("th", name, right) for name, right in zip(self.columns, numeric, strict=True))
         body = "".join(
             "<tr>" + "".join(_cell("td", value, right) for value, right in zip(row, numeric, strict=True)) + "</tr>"
@@ -106,10 +137,13 @@ class Curves:
         return _figure(curves_svg(self.curves, x_label=self.x_label), escape(self.caption))
 
 
+Block = Text | Table | Picture | Curves
+
+
 @dataclass(frozen=True)
 class Section:
     heading: str
-    blocks: Sequence[Text | Table | Picture | Curves]
+    blocks: Sequence[Block]
 
     def html(self) -> str:
         return f"<section><h2>{escape(self.heading)}</h2>{''.join(block.html() for block in self.blocks)}</section>"
@@ -122,8 +156,7 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section]) -> P
         `path`.
 
     Raises:
-        ValueError: a table's rows do not fit its columns, a picture is of no kind that browsers show, or no curve has a
-            point.
+        ValueError: a picture is of no kind that browsers show, or no curve has a point.
         OSError: a picture cannot be read, or the page cannot be written.
     """
     path = Path(path)
@@ -142,22 +175,21 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section]) -> P
 </body>
 </html>
 """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_atomically(path, page)
     return path
 
 
-def _cell(tag: str, value: str | float | None, right: bool) -> str:
+def _cell(tag: str, value: Cell, right: bool) -> str:
     attribute = ' class="number"' if right else ""
-    return f"<{tag}{attribute}>{escape(_written(value))}</{tag}>"
+    return f"<{tag}{attribute}>{_written(value)}</{tag}>"
 
 
-def _written(value: str | float | None) -> str:
+def _written(value: Cell) -> str:
     if value is None:
         return "\N{EN DASH}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
+    if isinstance(value, Written):
+        return value.html()
+    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
 
 
 def _figure(content: str, caption: str) -> str:

@@ -100,6 +100,8 @@ def _with_heads(weights: Weights, num_heads: int | None) -> Weights:
 def _read_file(path: Path, side: Side) -> Weights:
     source = str(path)
     content, metadata = _safetensors_load(path) if path.suffix == ".safetensors" else (_torch_load(path), {})
+    if isinstance(content, Mapping) and {"pretrainer", "shape"} <= content.keys():
+        return _of_checkpoint(content, path, side, source)
     tensors = _state_dict(content, side, source)
     state, left_out = rename(tensors, side, source)
     if "shape" in metadata:
@@ -116,13 +118,18 @@ def _read_run(path: Path, side: Side) -> Weights:
     newest = run.newest_checkpoint()
     if newest is not None:
         checkpoint = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)
-        prefix = f"{side}."
-        state = {k.removeprefix(prefix): v for k, v in checkpoint["pretrainer"].items() if k.startswith(prefix)}
-        return Weights(state, shape_from_dict(checkpoint["shape"]), str(path), file_hash(newest))
+        return _of_checkpoint(checkpoint, newest, side, str(path))
     exported = path / "exported" / "backbone.safetensors"
     if exported.is_file():
         return replace(_read_file(exported, side), source=str(path))
     raise ValueError(f"{path} has no checkpoint yet; wait for the first one, or start the run again")
+
+
+def _of_checkpoint(checkpoint: Mapping[str, Any], file: Path, side: Side, source: str) -> Weights:
+    """One network of a checkpoint of a run."""
+    prefix = f"{side}."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint["pretrainer"].items() if k.startswith(prefix)}
+    return Weights(state, shape_from_dict(checkpoint["shape"]), source, file_hash(file))
 
 
 def _safetensors_load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

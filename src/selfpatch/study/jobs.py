@@ -1,0 +1,245 @@
+"""The jobs of a study, each of which knows of no other: a network, trained or not, and all that is measured of it.
+
+In the folder of a job::
+
+    run/                    the run directory of what is trained
+    evaluations/1-davis/    as a suite writes them
+    over_time/00000100/     the same, of the network after so many steps
+    asked.json              the settings that it was begun with
+    done.json               all that was asked of it, written once it is done
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from selfpatch import distributed, measuring
+from selfpatch.build import make_pretrainer
+from selfpatch.commands import pretrain, resume
+from selfpatch.config import RunConfig
+from selfpatch.evaluation.result import Provenance, Result, network_sha256
+from selfpatch.files import write_atomically
+from selfpatch.run import RunDirectory
+from selfpatch.study.plan import UNTRAINED, Arm, Measurement, Study
+from selfpatch.suite import differences, evaluate_entries
+from selfpatch.suite_report import Outcome
+from selfpatch.types import Encoder
+
+WHERE_AND_HOW = ("data", "out", "device")
+"""Settings of a run that may differ when a study goes on."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Attributes:
+    row: the line of the table that its numbers stand in.
+    seed: None: nothing in it is random.
+    folder: its name.
+    config: of the network; None: a baseline without one.
+    baseline: as `measuring.load` takes it.
+    trained: else the network stays as it is initialised.
+    """
+
+    row: str
+    seed: int | None
+    folder: str
+    config: RunConfig | None = None
+    baseline: str = ""
+    trained: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.row if self.seed is None else f"{self.row}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job runs.
+
+    Attributes:
+        device: as torch names it.
+        threads: of the CPU that are its own.
+    """
+
+    device: str
+    threads: int
+
+
+def jobs_of(study: Study, epochs: Mapping[str, float]) -> list[Job]:
+    """All jobs, the floors first, then the arms seed by seed, so that a study that is stopped has compared something.
+
+    Args:
+        epochs: of the arms that train for as long as another one, by name.
+    """
+    jobs = [
+        Job(_in_words(floor), None, floor.replace(":", "-"), baseline=floor)
+        for floor in study.floors
+        if floor != UNTRAINED
+    ]
+    networks = _networks(study.arms) if UNTRAINED in study.floors else {}
+    for seed in study.seeds:
+        for arm in networks.values():
+            row = UNTRAINED if len(networks) == 1 else f"{UNTRAINED}, as of {arm.name}"
+            jobs.append(Job(row, seed, f"{UNTRAINED}-{arm.slug}-seed{seed}", replace(arm.config, seed=seed)))
+    for seed in study.seeds:
+        for arm in study.arms:
+            config = replace(arm.config, seed=seed, epochs=epochs.get(arm.name, arm.config.epochs))
+            jobs.append(Job(arm.name, seed, f"{arm.slug}-seed{seed}", config, trained=True))
+    return jobs
+
+
+def _in_words(baseline: str) -> str:
+    """`baseline:mean-colour:8` -> `mean colour, 8 x 8 pixels`."""
+    _, _, rest = baseline.partition(":")
+    name, _, patch = rest.partition(":")
+    return f"{name.replace('-', ' ')}, {patch} x {patch} pixels"
+
+
+def _networks(arms: Sequence[Arm]) -> dict[Any, Arm]:
+    """The first arm of each architecture; pools and heads do not count."""
+    networks: dict[Any, Arm] = {}
+    for arm in arms:
+        c = arm.config
+        networks.setdefault((c.model, c.patch_size, c.backbone, c.crops.global_size, c.init), arm)
+    return networks
+
+
+def is_done(job: Job, study: Study, out: Path) -> bool:
+    """Whether nothing is left to do for it: all that is asked now was done before."""
+    return _read_json(out / job.folder / "done.json") == _asked(job, study)
+
+
+def run_job(job: Job, study: Study, data: str, out: Path, place: Place) -> list[str]:
+    """Does what is left to do.
+
+    Args:
+        data: of the training, as `pretrain` takes it.
+        out: folder of the study.
+
+    Returns:
+        A sentence for each evaluation that failed.
+
+    Raises:
+        ValueError: the job was begun with other settings, or something about settings or data is wrong.
+        Interrupted: a signal stopped the training, after a checkpoint.
+    """
+    folder = out / job.folder
+    _refuse_other_settings(job, folder)
+    if job.trained:
+        _train(job, data, folder / "run", place)
+    encoder, record = _open(job, folder / "run", place.device)
+    outcomes = _evaluate(study.evaluations, encoder, record, folder / "evaluations")
+    if job.trained and study.over_time:
+        for step, weights in _stages(folder / "run"):
+            encoder, record = measuring.open_encoder(weights, place.device)
+            outcomes += _evaluate(study.over_time, encoder, record, folder / "over_time" / f"{step:08d}")
+    failures = [f"{o.entry.folder}: {o.error}" for o in outcomes if o.error is not None]
+    failures += _missing_metrics([*study.evaluations, *study.over_time], outcomes)
+    if not failures:
+        write_atomically(folder / "done.json", json.dumps(_asked(job, study), indent=1) + "\n")
+    return failures
+
+
+def _missing_metrics(measurements: Sequence[Measurement], outcomes: Sequence[Outcome]) -> list[str]:
+    """A sentence for each column that no evaluation fills."""
+    found = [(m, o.result.metrics) for m in measurements for o in outcomes if o.entry == m.entry and o.result]
+    sentences = [
+        f"{m.entry.evaluation} has no metric {name!r} to show; its metrics are: {', '.join(metrics)}"
+        for m, metrics in found
+        for name in m.columns
+        if name not in metrics
+    ]
+    return list(dict.fromkeys(sentences))
+
+
+def _refuse_other_settings(job: Job, folder: Path) -> None:
+    """What is there is never overwritten, nor taken for something that it is not."""
+    before, now = _read_json(folder / "asked.json"), _settings(job)
+    if before is None:
+        write_atomically(folder / "asked.json", json.dumps(now, indent=1) + "\n")
+    elif different := differences(before, now):
+        raise ValueError(
+            f"{folder} was begun with other settings ({different[0]}); name another --out, or remove that folder"
+        )
+
+
+def _train(job: Job, data: str, run: Path, place: Place) -> None:
+    """Begins, goes on, or finds that it is finished."""
+    assert job.config is not None
+    if is_trained(run):
+        return
+    workers = max(0, place.threads - 1) if job.config.loader.workers is None else job.config.loader.workers
+    if (run / "config.yaml").is_file():
+        resume(run, device=place.device, workers=workers)
+        return
+    shutil.rmtree(run, ignore_errors=True)  # killed while it was being made
+    loader = replace(job.config.loader, workers=workers)
+    pretrain(replace(job.config, data=data, out=str(run), device=place.device, loader=loader))
+
+
+def is_trained(run: Path) -> bool:
+    return (run / "exported" / "backbone.safetensors").is_file()
+
+
+def _open(job: Job, run: Path, device: str) -> tuple[Encoder, Provenance | None]:
+    if job.trained:
+        return measuring.open_encoder(str(run), device)
+    if job.config is None:
+        return measuring.open_encoder(job.baseline, device)
+    pretrainer, _ = make_pretrainer(replace(job.config, init=None))
+    encoder = measuring.teacher_encoder(pretrainer).eval()
+    return encoder.to(distributed.start(device)), Provenance(UNTRAINED, network_sha256(encoder))
+
+
+def _stages(run: Path) -> Iterator[tuple[int, str]]:
+    """Weights by the steps behind them: as initialised, then the checkpoints that were kept."""
+    yield 0, f"untrained:{run}"
+    for step, path in RunDirectory.open(run).kept_checkpoints():
+        yield step, str(path)
+
+
+def _evaluate(
+    measurements: Sequence[Measurement], encoder: Encoder, record: Provenance | None, out: Path
+) -> list[Outcome]:
+    return evaluate_entries([m.entry for m in measurements], encoder, record, out, {})
+
+
+def scores(measurements: Sequence[Measurement], out: Path) -> dict[str, float]:
+    """What the table shows of results in a folder, by column; what is not there is left out."""
+    found: dict[str, float] = {}
+    for measurement in measurements:
+        path = out / measurement.entry.folder / "result.json"
+        if path.is_file():
+            metrics = Result.load(path).metrics
+            found |= {column: metrics[name] for name, column in measurement.columns.items() if name in metrics}
+    return found
+
+
+def _asked(job: Job, study: Study) -> Any:
+    measured = [*study.evaluations, *(study.over_time if job.trained else ())]
+    return _plain({"settings": _settings(job), "evaluations": [asdict(m.entry) for m in measured]})
+
+
+def _settings(job: Job) -> Any:
+    if job.config is None:
+        return _plain({"baseline": job.baseline})
+    settings = {key: value for key, value in job.config.to_dict().items() if key not in WHERE_AND_HOW}
+    settings["loader"] = {key: value for key, value in settings["loader"].items() if key != "workers"}
+    return _plain({"trained": job.trained, "run": settings})
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent, or cut
+        return None

@@ -1,0 +1,240 @@
+"""What a study is: a grid of recipes over seeds, and what each is measured by; read from YAML and checked at once.
+
+::
+
+    extends: common.yaml            # another file, laid under this one
+    title: DINO against DINO + SelfPatch
+    question: Does SelfPatch help?
+    pretrain: [photos]              # folders, shards or lists, all of them together
+    seeds: [0, 1, 2]
+    settings: {recipe: samples, epochs: 30}         # of every arm, as a recipe writes them
+    arms:
+      DINO: {objective: none}
+      DINO + SelfPatch: {objective: selfpatch}
+      DINO, equal time: {objective: none, equal_time: DINO + SelfPatch}
+    floors: [untrained, "baseline:mean-colour:8"]
+    evaluations:
+      - segment: {data: camvid, method: linear}     # as in a suite, and which of its metrics the table shows
+        columns: {mIoU: CamVid linear mIoU}
+    over_time:                                      # the same, of what checkpoint.keep_every_epochs keeps
+      - davis: {data: davis, resolution: 160}
+        columns: {J&F-Mean: DAVIS J&F}
+    pictures: davis/JPEGImages                      # images for the sheet of patch features
+    sizes:                                          # what --size lays over all of the above
+      cpu: {seeds: [0], settings: {epochs: 2}}
+
+Mappings are laid over one another key by key, lists replace one another. Paths are relative to the folder of all data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from selfpatch.build import METHODS, OBJECTIVES, find
+from selfpatch.config import RunConfig, load_recipe
+from selfpatch.settings import convert, parse_yaml, unknown_key
+from selfpatch.suite import read_entry
+from selfpatch.suite_report import Entry
+
+UNTRAINED = "untrained"
+"""The floor that stands for the arms' networks as they are initialised."""
+KEYS = {
+    "extends", "title", "question", "pretrain", "seeds", "settings", "arms", "reference", "floors", "evaluations",
+    "over_time", "pictures", "sizes",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A recipe of the grid.
+
+    Attributes:
+        config: its run, but for data, seed, device and folder, which are the study's.
+        equal_time: another arm; this one is trained for as long as that one takes.
+    """
+
+    name: str
+    config: RunConfig
+    equal_time: str | None = None
+
+    @property
+    def slug(self) -> str:
+        """`DINO + SelfPatch, k = 2` -> `dino-selfpatch-k-2`."""
+        return "-".join(re.findall(r"\w+", self.name.lower()))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """An evaluation, and the columns of the table that its metrics are shown in, by metric."""
+
+    entry: Entry
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Study:
+    title: str
+    question: str
+    pretrain: tuple[Path, ...]
+    seeds: tuple[int, ...]
+    arms: tuple[Arm, ...]
+    reference: str
+    """The arm that the others are compared with."""
+    floors: tuple[str, ...]
+    evaluations: tuple[Measurement, ...]
+    over_time: tuple[Measurement, ...]
+    pictures: Path | None
+
+    def arm(self, name: str) -> Arm:
+        return next(arm for arm in self.arms if arm.name == name)
+
+
+def read_study(path: str | Path, data: str | Path, size: str | None = None) -> Study:
+    """A study file, all of it checked.
+
+    Args:
+        path: the file.
+        data: the folder that its paths are relative to.
+        size: one of its `sizes`; None: none of them.
+
+    Raises:
+        ValueError: there is no such file, size or data, or something in it is unknown; one sentence says what.
+    """
+    plan = _read(Path(path).expanduser(), ())
+    sizes = plan.pop("sizes", None) or {}
+    if size is not None and size not in sizes:
+        raise ValueError(f"{path} has no size {size!r}; use one of: {', '.join(sizes) or '(it has none)'}")
+    if size is not None:
+        plan = _laid_over(plan, sizes[size])
+    for key in plan:
+        if key not in KEYS:
+            raise ValueError(f"{path}: {unknown_key(key, sorted(KEYS), 'a part of a study')}")
+    return _study(plan, str(path), Path(data).expanduser())
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """A file over those that it extends."""
+    if path.resolve() in above:
+        raise ValueError(f"{path} extends itself, by way of {above[-1]}; leave one `extends` out")
+    try:
+        plan = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ValueError(f"cannot read the study {path} ({reason}); give a YAML file") from None
+    below = plan.pop("extends", None)
+    return plan if below is None else _laid_over(_read(path.parent / str(below), (*above, path.resolve())), plan)
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings key by key; anything else as it is above."""
+    if not isinstance(above, Mapping):
+        raise ValueError(f"{above!r} stands where a study needs a mapping of its parts")
+    both = dict(below)
+    for key, value in above.items():
+        mappings = isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
+        both[key] = _laid_over(below[key], value) if mappings else value
+    return both
+
+
+def _study(plan: Mapping[str, Any], path: str, data: Path) -> Study:
+    for key in ("title", "pretrain", "arms", "evaluations"):
+        if not plan.get(key):
+            raise ValueError(f"{path} has no {key}; a study needs title, pretrain, arms and evaluations")
+    arms = _arms(plan["arms"], plan.get("settings") or {}, path)
+    names = [arm.name for arm in arms]
+    reference = str(plan.get("reference", names[0]))
+    if reference not in names:
+        raise ValueError(f"{path}: reference is {reference!r}, which is no arm; use one of: {', '.join(names)}")
+    sources = plan["pretrain"] if isinstance(plan["pretrain"], list) else [plan["pretrain"]]
+    pictures = plan.get("pictures")
+    return Study(
+        title=str(plan["title"]),
+        question=" ".join(str(plan.get("question", "")).split()),
+        pretrain=tuple(_existing(data, source, f"{path}: pretrain") for source in sources),
+        seeds=_seeds(plan.get("seeds", [0]), path),
+        arms=arms,
+        reference=reference,
+        floors=tuple(_floor(floor, path) for floor in plan.get("floors") or ()),
+        evaluations=tuple(_measurements(plan["evaluations"], data, f"{path}: evaluations")),
+        over_time=tuple(_measurements(plan.get("over_time") or (), data, f"{path}: over_time")),
+        pictures=None if pictures is None else _existing(data, pictures, f"{path}: pictures"),
+    )
+
+
+def _seeds(given: Any, path: str) -> tuple[int, ...]:
+    seeds: tuple[int, ...] = convert(given, tuple[int, ...], f"{path}: seeds")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{path}: seeds is {list(seeds)}, which names one twice; name each once")
+    return seeds
+
+
+def _floor(given: Any, path: str) -> str:
+    if given != UNTRAINED and not str(given).startswith("baseline:"):
+        raise ValueError(f"{path}: the floor {given!r} is unknown; use {UNTRAINED}, or baseline:mean-colour:P and such")
+    return str(given)
+
+
+def _existing(data: Path, name: Any, where: str) -> Path:
+    path = data / str(name)
+    if not path.exists():
+        raise ValueError(f"{where}: there is no {path}; say with --data where the folder of all data is")
+    return path
+
+
+def _arms(given: Any, common: Mapping[str, Any], path: str) -> tuple[Arm, ...]:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{path}: arms is {given!r}; settings by the arm's name are needed, DINO: {{objective: none}}")
+    arms = tuple(_arm(str(name), own or {}, common, f"{path}: arm {name!r}") for name, own in given.items())
+    slugs = [arm.slug for arm in arms]
+    for arm in arms:
+        if not arm.slug or slugs.count(arm.slug) > 1:
+            raise ValueError(f"{path}: the arm {arm.name!r} needs a name that differs from others in its words")
+        other = next((a for a in arms if a.name == arm.equal_time), None)
+        if arm.equal_time is not None and (other is None or other.equal_time is not None):
+            raise ValueError(f"{path}: arm {arm.name!r} has equal_time {arm.equal_time!r}, which is no arm with epochs")
+    return arms
+
+
+def _arm(name: str, own: Any, common: Mapping[str, Any], where: str) -> Arm:
+    if not isinstance(own, Mapping):
+        raise ValueError(f"{where} is {own!r}; a mapping of settings is needed")
+    own = dict(own)
+    equal_time = own.pop("equal_time", None)
+    settings = _laid_over(common, own)
+    recipe = settings.pop("recipe", None)
+    try:
+        base = RunConfig() if recipe is None else load_recipe(str(recipe))
+        chosen: dict[str, Any] = {key: settings[key] for key in ("method", "objective", "model") if key in settings}
+        base = base.override(chosen)
+        for used in base.used:
+            find({**METHODS, **OBJECTIVES}, used, "method or objective")
+        # Settings that all arms have in common may be those of methods that this one does not use.
+        unused = {key for key in settings if key in {*METHODS, *OBJECTIVES} - {*base.used} and key not in own}
+        config = base.override({k: v for k, v in settings.items() if k not in unused and k not in chosen}).validate()
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    for key in ("data", "out", "seed", "device"):
+        if key in settings:
+            raise ValueError(f"{where} sets {key}, which is the study's to set; leave it out")
+    return Arm(name, config, None if equal_time is None else str(equal_time))
+
+
+def _measurements(given: Any, data: Path, where: str) -> Iterator[Measurement]:
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise ValueError(f"{where} is {given!r}; a list of evaluations is needed")
+    seen: set[str] = set()
+    for number, item in enumerate(given, start=1):
+        columns = item.get("columns") if isinstance(item, Mapping) else None
+        if not isinstance(columns, Mapping) or not columns:
+            raise ValueError(f"{where}, entry {number}: give columns, a heading for each metric to show: mIoU: CamVid")
+        entry = read_entry(number, {k: v for k, v in item.items() if k != "columns"}, f"{where}, entry {number}")
+        entry = replace(entry, data=str(_existing(data, entry.data, f"{where}, entry {number}")))
+        for column in columns.values():
+            if str(column) in seen:
+                raise ValueError(f"{where}: the column {column!r} stands for two metrics; give each its own heading")
+            seen.add(str(column))
+        yield Measurement(entry, {str(metric): str(column) for metric, column in columns.items()})

@@ -1,0 +1,253 @@
+"""Whole studies of seconds: what is written, what is not done again, kills at any moment, the studies of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from selfpatch import run_study
+from selfpatch.pretraining import training_step
+from selfpatch.study import costs, gathering
+from selfpatch.study.plan import read_study
+from tests.command_line import command, environment
+from tests.tiny_study import PLAN, write_study
+
+STUDIES = Path(__file__).parent.parent / "studies"
+KILLS = int(os.environ.get("SELFPATCH_KILLS", "3"))
+SIZE = os.environ.get("SELFPATCH_STUDY_SIZE", "test")
+"""The size at which the slow tests run the studies of ours: cpu takes hours."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> Path:
+    out = folder / "undisturbed"
+    assert run_study(write_study(folder), folder, out, device="cpu", processes=2, tell=lambda line: None) == []
+    return out
+
+
+def again(folder: Path, out: Path, **changes: Any) -> tuple[list[str], list[str]]:
+    """The failures, and what was told."""
+    told: list[str] = []
+    failures = run_study(write_study(folder, **changes), folder, out, device="cpu", processes=1, tell=told.append)
+    return failures, told
+
+
+def tables(out: Path) -> list[list[str]]:
+    """The cells of the report's tables, but for times."""
+    lines = [line for line in (out / "report.md").read_text().splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    minutes = next(row.index("minutes") for row in cells if "minutes" in row)
+    results = len(cells[0])
+    return [[c for i, c in enumerate(row) if i != minutes] if len(row) == results else row for row in cells]
+
+
+def metrics(out: Path) -> dict[str, Any]:
+    """Every number of every evaluation, and every loss of every run."""
+    found: dict[str, Any] = {
+        str(path.relative_to(out)): json.loads(path.read_text())["metrics"] for path in out.rglob("result.json")
+    }
+    for path in out.rglob("metrics.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        found[str(path.relative_to(out))] = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    return found
+
+
+@pytest.mark.slow
+def test_what_is_written(undisturbed: Path) -> None:
+    report = (undisturbed / "report.md").read_text()
+    assert report.startswith("# tiny")
+    for name in ("untrained", "mean colour, 4 x 4 pixels", "DINO", "DINO + SelfPatch"):
+        assert f"| {name}" in report
+    assert re.search(r"\| DINO \| .*\d ± \d.* \| 20 \| [\d.]+ \|", report), "mean, spread, steps and minutes"
+    assert "2 of 2" in report or "1 of 2" in report or "0 of 2" in report
+    for link in re.findall(r"!\[.*?\]\(<(.*?)>\)", report):
+        assert (undisturbed / link).stat().st_size > 500
+    for name in ("loss.svg", "first-j-f.svg", "patch-features.png"):
+        assert (undisturbed / "figures" / name).is_file()
+    assert "<svg" in (undisturbed / "report.html").read_text()
+    stages = sorted(path.name for path in (undisturbed / "dino-seed0" / "over_time").iterdir())
+    assert stages == ["00000000", "00000010", "00000020"], "untrained, then each kept checkpoint"
+
+
+@pytest.mark.slow
+def test_what_is_done_is_not_done_again(folder: Path, undisturbed: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("result.json")}
+    failures, told = again(folder, undisturbed)
+    assert failures == []
+    assert told[0] == "tiny: 7 jobs, 7 done before"
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("result.json")} == before
+
+
+@pytest.mark.slow
+def test_what_is_added_is_all_that_is_run(folder: Path, undisturbed: Path) -> None:
+    """A seed more, and an evaluation more of networks that are there."""
+    runs = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("backbone.safetensors")}
+    more = {"davis": {"data": "davis", "resolution": 32}, "columns": {"J&F-Mean": "J&F at 32"}}
+    before = metrics(undisturbed)
+    _, told = again(folder, undisturbed, seeds=[0, 1, 2], evaluations=[*PLAN["evaluations"], more])
+    assert told[0] == "tiny: 10 jobs, 0 done before"
+    after = metrics(undisturbed)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 2 * 10 + (3 + 1) * 6, "evaluations of ten jobs; of six runs three stages and a curve"
+    assert {path: path.stat().st_mtime_ns for path in runs} == runs
+    assert "J&F at 32" in tables(undisturbed)[0]
+
+
+@pytest.mark.slow
+def test_other_settings_are_not_mixed_in(folder: Path, undisturbed: Path) -> None:
+    before = metrics(undisturbed)
+    settings = {**PLAN["settings"], "optimizer": {"warmup_epochs": 2}}
+    failures, _ = again(folder, undisturbed, settings=settings)
+    assert len(failures) == 6, "all but the baseline"
+    assert "was begun with other settings (run.optimizer.warmup_epochs is 1.0 there and 2.0 now)" in failures[0]
+    assert metrics(undisturbed) == before
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_change_no_number(folder: Path, tmp_path: Path) -> None:
+    """Of the whole process, with all that it began: power cuts, schedulers, people."""
+    write_study(folder)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        arguments = command("study", str(folder / "tiny.yaml"), "--data", str(folder), "--out", str(out))
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        place = ["--processes", "2", "--device", "cpu"]
+        return subprocess.Popen([*arguments, *place], env=environment(tmp_path), **quiet)  # type: ignore[call-overload,no-any-return]
+
+    began = time.monotonic()
+    assert start(whole).wait(400) == 0
+    took, rng = time.monotonic() - began, random.Random(1)
+    kills = 0
+    while kills < KILLS:
+        process = start(killed)
+        time.sleep(rng.uniform(0.35, 0.8) * took)
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills > 0
+    assert start(killed).wait(400) == 0
+    assert metrics(killed) == metrics(whole)
+    assert tables(killed)[:-1] == tables(whole)[:-1], "the last line is the command"
+
+
+@pytest.mark.slow
+def test_a_signal_saves_and_says_so(folder: Path, tmp_path: Path) -> None:
+    write_study(folder, settings={**PLAN["settings"], "epochs": 400})
+    out = tmp_path / "stopped"
+    arguments = command(
+        "study", str(folder / "tiny.yaml"), "--data", str(folder), "--out", str(out), "--processes", "1"
+    )
+    process = subprocess.Popen(arguments, env=environment(tmp_path), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    run = out / "dino-seed0" / "run"
+    wait_until(lambda: (run / "metrics.jsonl").exists())
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr.decode().strip()) == (130, "selfpatch: interrupted")
+    assert list((run / "checkpoints").glob("*.pt"))
+
+
+def wait_until(what: Callable[[], object], seconds: float = 120) -> None:
+    limit = time.monotonic() + seconds
+    while not what() and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert what()
+
+
+@pytest.mark.slow
+def test_a_metric_that_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
+    evaluations = [{"davis": {"data": "davis", "resolution": 48}, "columns": {"mIoU": "mIoU"}}]
+    failures, _ = again(folder, tmp_path / "out", arms={"A": {}}, seeds=[0], evaluations=evaluations, floors=[])
+    assert failures == ["A, seed 0: davis has no metric 'mIoU' to show; its metrics are: " + ", ".join(DAVIS)]
+    assert "has no metric" in (tmp_path / "out" / "report.md").read_text()
+
+
+DAVIS = ["J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay"]
+
+
+def test_an_arm_that_cannot_be_is_refused_before_anything_is_run(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="arm 'A': k is 9, but a 3x3 window has 8 neighbours"):
+        again(folder, tmp_path / "out", arms={"A": {"selfpatch": {"k": 9}}})
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name != ".lock"]
+
+
+def test_two_studies_do_not_share_a_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def within(*_: object) -> list[str]:
+        with pytest.raises(ValueError, match="another process is at the study in"):
+            again(folder, tmp_path)
+        return ["ran"]
+
+    monkeypatch.setattr("selfpatch.study.running._run", within)
+    assert again(folder, tmp_path)[0] == ["ran"]
+
+
+def test_equal_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs by the costs of a step, which are measured once and never again."""
+    monkeypatch.setattr(costs, "step_seconds", lambda configs, device: [0.3, 0.2][: len(configs)])
+    arms = {"DINO": {"objective": "none"}, "both": {"objective": "selfpatch", "equal_time": "DINO"}}
+    study = read_study(write_study(folder, arms=arms), folder)
+    file = tmp_path / "costs.json"
+    assert costs.equal_time_epochs(study, "photos", "cpu", file) == {"both": pytest.approx(4 * 0.2 / 0.3, abs=1e-3)}
+    monkeypatch.setattr(costs, "step_seconds", lambda configs, device: pytest.fail("measured again"))
+    assert costs.equal_time_epochs(study, "photos", "cpu", file) == {"both": pytest.approx(4 * 0.2 / 0.3, abs=1e-3)}
+
+
+def test_costs_of_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real steps of both runs take turns, each on batches of its own."""
+    sizes: list[int] = []
+
+    def noted(model: Any, batches: Any, *rest: Any, **options: Any) -> Any:
+        sizes.append(sum(len(views.global_crops[0]) for views in batches))
+        return training_step(model, batches, *rest, **options)
+
+    monkeypatch.setattr(costs, "training_step", noted)
+    small = replace(read_study(write_study(folder), folder).arms[0].config, data=str(folder / "photos"))
+    seconds = costs.step_seconds([small, replace(small, batch_size=8)], torch.device("cpu"))
+    assert sizes == [4, 8] * (costs.WARM_UP + costs.STEPS)
+    assert all(0 < s < 60 for s in seconds)
+
+
+def test_minutes_are_those_of_the_steps() -> None:
+    rows = [
+        {"step": 0, "view_matching": 0.1},
+        {"step": 10, "images_per_second": 4.0},
+        {"step": 10, "view_matching": 0.2},
+        {"step": 30, "images_per_second": 8.0},
+    ]
+    assert gathering.minutes_of(rows, batch_size=6) == pytest.approx((60 / 4 + 120 / 8) / 60)
+
+
+def test_curves_are_means_over_the_steps_that_all_seeds_have() -> None:
+    lines = [[(0.0, 1.0), (10.0, 2.0), (20.0, 9.0)], [(0.0, 3.0), (10.0, 4.0)]]
+    assert gathering.mean_curve(lines) == [(0.0, 2.0), (10.0, 3.0)]
+    assert gathering.mean_curve([]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("[!c]*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_of_ours_run(path: Path, data_dir: Path, tmp_path: Path) -> None:
+    assert run_study(path, data_dir, tmp_path, size=SIZE, tell=lambda line: None) == []
+    report = (tmp_path / "report.md").read_text()
+    study = read_study(path, data_dir, SIZE)
+    assert all(f"| {arm.name}" in report.replace("**", "") for arm in study.arms)
+    assert "–" not in report.split("## Difference")[0].split("## Results")[1].split(study.arms[0].name)[1]
