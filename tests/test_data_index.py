@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfpatch.data.index import EXTENSIONS, ImageIndex, default_cache_dir
+from selfpatch.data.index import ImageIndex
+from selfpatch.data.listing import default_cache_dir
+from selfpatch.data.searching import EXTENSIONS
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -129,6 +131,16 @@ def test_a_damaged_cache_is_made_anew(photos: Path, cache: Path, damage: bytes |
     file.write_bytes(file.read_bytes()[:-40] if damage is None else damage)
     assert relative(ImageIndex.open(photos, cache)) == expected
     assert [f.name for f in cache.iterdir()] == [file.name]  # no temporary files stay behind
+
+
+def test_a_cache_of_another_format_is_made_anew(photos: Path, cache: Path) -> None:
+    settle(photos)
+    expected = relative(ImageIndex.open(photos, cache))
+    (file,) = cache.iterdir()
+    with np.load(file) as stored:
+        other = {**stored, "format": np.array(1), "images": stored["images"] + 1}
+    np.savez(file, **other)
+    assert relative(ImageIndex.open(photos, cache)) == expected
 
 
 def test_a_cache_that_cannot_be_written_is_no_cache(photos: Path, tmp_path: Path) -> None:

@@ -199,8 +199,9 @@ def _finish(run: RunDirectory, data: TrainingData, pretrainer: Pretrainer, pictu
     lines += [f"report     {report}", f"weights    {exported}"]
     if (run.path / "skipped.txt").is_file():
         lines.append(f"unreadable images are listed in {run.path / 'skipped.txt'}")
-    example = data.held_out_index.path(int(data.held_out[0])) if len(data.held_out) else "IMAGE"
-    lines.append(f"next       selfpatch show --weights {run.path} {example}")
+    example = data.held_out_index.file(int(data.held_out[0])) if len(data.held_out) else None
+    image = example if isinstance(example, Path) else "IMAGE"  # `show` takes no members of shards
+    lines.append(f"next       selfpatch show --weights {run.path} {image}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 

@@ -172,7 +172,8 @@ class RunConfig:
     arguments of their constructors, written `--selfpatch.k 2` or, in a recipe, `selfpatch: {k: 2}`."""
 
     data: str = SAMPLES
-    """Folder of images (any nesting), a text file of paths, or `samples`: the built-in photographs."""
+    """Folder of images and uncompressed .tar shards (any nesting), one shard, a text file that names images, folders
+    and shards, or `samples`: the built-in photographs."""
     out: str | None = None
     """Run directory; None: runs/<data>-<method>-<objective>. One that has files in it is refused."""
     channels: int = 3

@@ -29,7 +29,7 @@ def open_data(config: RunConfig) -> TrainingData:
     """Finds the images of a configuration.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or a shard is damaged.
     """
     if config.data == SAMPLES:
         folder = sample_photographs()

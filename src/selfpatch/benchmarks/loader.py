@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -17,6 +17,7 @@ from selfpatch.config import CropConfig
 from selfpatch.data.crops import ADJUSTMENTS, ColourJitter, ViewParameters, ViewRecipe, dino_views, draw_view, generator
 from selfpatch.data.fast_reading import read_fast
 from selfpatch.data.fast_rendering import render_fast
+from selfpatch.data.image_files import ImageFile
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.loader import CropLoader, Read, Render
 from selfpatch.data.reading import Picture, read_picture
@@ -36,21 +37,21 @@ def cases(folder: Path | None = None) -> Iterator[Case]:
     """DINO's ten views of photographs in a folder; None: of the built-in samples."""
     index = ImageIndex.open(sample_photographs() / "training" if folder is None else folder)
     places = np.unique(np.linspace(0, len(index) - 1, IMAGES).astype(int))
-    paths, recipes = [index.path(int(place)) for place in places], dino_views(**asdict(CropConfig()))
+    files, recipes = [index.file(int(place)) for place in places], dino_views(**asdict(CropConfig()))
 
     def case(name: str, calls: dict[str, Callable[[], object]]) -> Case:
-        return Case(name, {way: _in_one_thread(call) for way, call in calls.items()}, len(paths))
+        return Case(name, {way: _in_one_thread(call) for way, call in calls.items()}, len(files))
 
     yield case(
         "read, draw, render",
-        {way: partial(_views_of_files, paths, recipes, read, render) for way, (read, render) in WAYS.items()},
+        {way: partial(_views_of_files, files, recipes, read, render) for way, (read, render) in WAYS.items()},
     )
     yield case(
         "CropLoader without workers",
         {way: partial(_batch, index, places, recipes, read, render) for way, (read, render) in WAYS.items()},
     )
-    yield case("read", {way: partial(_read, paths, read) for way, (read, _) in WAYS.items()})
-    pictures = {way: _read(paths, read) for way, (read, _) in WAYS.items()}
+    yield case("read", {way: partial(_read, files, read) for way, (read, _) in WAYS.items()})
+    pictures = {way: _read(files, read) for way, (read, _) in WAYS.items()}
     yield case("draw", {"draw": partial(_draw, pictures["plain"], recipes)})
     drawn = _draw(pictures["plain"], recipes)
     for name, change in _operations().items():
@@ -95,8 +96,8 @@ def _operations() -> dict[str, Callable[[ViewParameters], ViewParameters]]:
     }
 
 
-def _read(paths: list[Path], read: Read) -> list[Picture]:
-    return [read(path, 3) for path in paths]
+def _read(files: Sequence[ImageFile], read: Read) -> list[Picture]:
+    return [read(file, 3) for file in files]
 
 
 def _draw(pictures: list[Picture], recipes: tuple[ViewRecipe, ...]) -> Parameters:
@@ -115,9 +116,9 @@ def _render(
     ]
 
 
-def _views_of_files(paths: list[Path], recipes: tuple[ViewRecipe, ...], read: Read, render: Render) -> None:
-    for number, path in enumerate(paths):
-        picture = read(path, 3)
+def _views_of_files(files: Sequence[ImageFile], recipes: tuple[ViewRecipe, ...], read: Read, render: Render) -> None:
+    for number, file in enumerate(files):
+        picture = read(file, 3)
         for view, recipe in enumerate(recipes):
             render(picture, recipe.size, draw_view(recipe, picture.size, generator(0, 0, number, view)))
 

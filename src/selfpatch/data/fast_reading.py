@@ -6,12 +6,12 @@ simplejpeg and Pillow wrap the same library and give the same pixels; this one l
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from selfpatch.data.image_files import ImageFile, opened
 from selfpatch.data.orientation import ORIENTATION_TAG, upright
 from selfpatch.data.rasters import Raster
 from selfpatch.data.reading import Picture, read_image, read_picture
@@ -24,7 +24,7 @@ except ImportError:
 JPEG_BEGINNING = b"\xff\xd8\xff"
 
 
-def read_fast(path: str | Path, channels: int = 3) -> Picture:
+def read_fast(file: ImageFile, channels: int = 3) -> Picture:
     """Reads an image of so many channels: 3 into a raster whose pixels lie as the decoder left them, channels last, any
     other number as `reading.read_picture` does.
 
@@ -32,22 +32,23 @@ def read_fast(path: str | Path, channels: int = 3) -> Picture:
         BadImage: as `reading.read_picture`.
     """
     if channels != 3:
-        return read_picture(path, channels)
-    pixels = _decode_jpeg(path)
+        return read_picture(file, channels)
+    pixels = _decode_jpeg(file)
     if pixels is None:
-        pixels = np.array(read_image(path))
+        pixels = np.array(read_image(file))
     return Raster(torch.from_numpy(pixels).permute(2, 0, 1))
 
 
-def _decode_jpeg(path: str | Path) -> np.ndarray | None:
+def _decode_jpeg(file: ImageFile) -> np.ndarray | None:
     """[h, w, 3], upright. None: no JPEG of three colours, or anything is wrong with it; Pillow has the say on those."""
     if simplejpeg is None:
         return None
     try:
-        with open(path, "rb") as file:
-            if not file.peek(len(JPEG_BEGINNING)).startswith(JPEG_BEGINNING):
+        with opened(file) as stream:
+            if stream.read(len(JPEG_BEGINNING)) != JPEG_BEGINNING:
                 return None
-            content = file.read()
+            stream.seek(0)
+            content = stream.read()
         # The header alone, read by Pillow: its limit on pixels, its notion of a file's colours and orientation.
         with Image.open(io.BytesIO(content)) as image:
             if image.mode != "RGB":

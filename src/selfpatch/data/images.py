@@ -66,7 +66,7 @@ def load_images(
 
     def load(place: int) -> Tensor | BadImage:
         try:
-            picture = read_picture(index.path(place), channels)
+            picture = read_picture(index.file(place), channels)
         except BadImage as error:
             return error
         width, height = (int(shorter * side / min(picture.size)) for side in picture.size)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,13 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 from selfpatch.data.batches import Batch, Batching, Render, RenderedBatches
 from selfpatch.data.crops import ViewParameters, ViewRecipe, draw_view, generator
 from selfpatch.data.decoded import DecodedBatches
+from selfpatch.data.image_files import ImageFile
 from selfpatch.data.index import ImageIndex
 from selfpatch.data.masks import MaskRecipe, draw_mask
 from selfpatch.data.reading import BadImage, Picture, read_picture
 from selfpatch.data.rendering import render as render_plain
 
-Read = Callable[[str | Path, int], Picture]
-"""(path, number of channels) -> upright image, or BadImage."""
+Read = Callable[[ImageFile, int], Picture]
+"""(file, number of channels) -> upright image, or BadImage."""
 
 PART_SIZE = 32
 """Images that a worker hands over at once; whole batches would hold up the first step and fill the shared memory."""
@@ -276,7 +276,7 @@ class _Crops(Dataset[_Part]):
         for place in [sample, *self._places[(draws * len(self._places)).astype(np.int64)].tolist()]:
             tried.append(place)
             try:
-                return self._open(self._index.path(place), self._channels)
+                return self._open(self._index.file(place), self._channels)
             except BadImage as error:
                 bad[error.path] = error.reason
         return None

@@ -6,7 +6,6 @@ import logging
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from selfpatch.data.image_files import ImageFile, openable, opened
 from selfpatch.data.orientation import ORIENTATION_TAG, turn_upright, upright
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Raster:
         return self.pixels.amax((1, 2), keepdim=True)
 
 
-def decode_raster(path: str | Path, channels: int) -> Raster:
+def decode_raster(file: ImageFile, channels: int) -> Raster:
     """Reads an image file of so many channels.
 
     - TIFF goes through tifffile, in any layout: [h, w, C], [C, h, w], or a page for each channel. What its header calls
@@ -74,14 +74,14 @@ def decode_raster(path: str | Path, channels: int) -> Raster:
         ValueError: another number of channels; a package that is needed is missing.
         Exception: whatever decoders raise on damaged files.
     """
-    with open(path, "rb") as file:
-        beginning = file.read(PNG_DEPTH + 1)
+    with opened(file) as stream:
+        beginning = stream.read(PNG_DEPTH + 1)
     if beginning.startswith(TIFF_BEGINNINGS):
-        pixels = _read_tiff(path, channels)
+        pixels = _read_tiff(file, channels)
     elif beginning.startswith(PNG_BEGINNING) and beginning[PNG_DEPTH:] == b"\x10":
-        pixels = _read_deep_png(path)
+        pixels = _read_deep_png(file)
     else:
-        pixels = _read_with_pillow(path)
+        pixels = _read_with_pillow(file)
     if channels == 1 and pixels.shape[2] == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., :1]
     if pixels.shape[2] != channels:
@@ -104,12 +104,12 @@ def _to_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.require(planes, requirements=["C", "W"]))
 
 
-def _read_with_pillow(path: str | Path) -> np.ndarray:
+def _read_with_pillow(file: ImageFile) -> np.ndarray:
     """[h, w, C]"""
-    with Image.open(path) as opened:
-        opened.load()
-        turn_upright(opened)
-        image: Image.Image = opened
+    with Image.open(openable(file)) as stored:
+        stored.load()
+        turn_upright(stored)
+        image: Image.Image = stored
         if image.mode in ("P", "PA"):  # numbers of colours, not colours
             image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
         elif image.mode in ("La", "RGBa"):
@@ -120,34 +120,36 @@ def _read_with_pillow(path: str | Path) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _read_deep_png(path: str | Path) -> np.ndarray:
+def _read_deep_png(file: ImageFile) -> np.ndarray:
     """[h, w, C] uint16"""
-    from torchvision.io import ImageReadMode, decode_png, read_file
+    from torchvision.io import ImageReadMode, decode_png
 
-    with Image.open(path):  # refuses decompression bombs
+    with Image.open(openable(file)):  # refuses decompression bombs
         pass
-    planes = decode_png(read_file(str(path)), ImageReadMode.UNCHANGED, apply_exif_orientation=True)
+    with opened(file) as stream:
+        content = torch.frombuffer(bytearray(stream.read()), dtype=torch.uint8)
+    planes = decode_png(content, ImageReadMode.UNCHANGED, apply_exif_orientation=True)
     return planes.permute(1, 2, 0).numpy()
 
 
-def _read_tiff(path: str | Path, channels: int) -> np.ndarray:
+def _read_tiff(file: ImageFile, channels: int) -> np.ndarray:
     """[h, w, C]"""
     try:
         from tifffile import PHOTOMETRIC, TiffFile
     except ImportError:
         raise ValueError(f"it is a TIFF file, and tifffile, which reads those, is not installed; {INSTALL}") from None
-    with TiffFile(path) as file:
-        page = file.pages.first
-        _check_sides(file)
+    with TiffFile(openable(file)) as tiff:
+        page = tiff.pages.first
+        _check_sides(tiff)
         if page.photometric in (PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR):
-            return _read_with_pillow(path)
+            return _read_with_pillow(file)
         try:
-            pixels = _channels_last(file, channels)
+            pixels = _channels_last(tiff, channels)
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
-            if _pillow_loses_nothing(file):
-                return _read_with_pillow(path)
+            if _pillow_loses_nothing(tiff):
+                return _read_with_pillow(file)
             raise ValueError(f"{error}; {INSTALL}") from None
         if page.photometric == PHOTOMETRIC.MINISWHITE and pixels.dtype.kind in "bu":
             pixels = np.invert(pixels)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from selfpatch.data.image_files import ImageFile, openable
 from selfpatch.data.orientation import turn_upright
 from selfpatch.data.rasters import Raster, decode_raster
 
@@ -22,16 +22,16 @@ WIDE_GREY = ("I", "F")
 class BadImage(ValueError):
     """A file that is missing, empty, truncated, no image, or too large to be decoded safely."""
 
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(str(path), reason)  # both, so that it survives pickling
-        self.path = str(path)
+    def __init__(self, file: ImageFile, reason: str) -> None:
+        super().__init__(str(file), reason)  # both, so that it survives pickling
+        self.path = str(file)
         self.reason = reason
 
     def __str__(self) -> str:
         return f"cannot read {self.path}: {self.reason}"
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(file: ImageFile) -> Image.Image:
     """Reads the first frame of an image as RGB.
 
     - The EXIF orientation is applied.
@@ -44,33 +44,33 @@ def read_image(path: str | Path) -> Image.Image:
         BadImage: the file is missing, empty, truncated or no image, or has more pixels than Pillow decodes
             (twice `PIL.Image.MAX_IMAGE_PIXELS`: a decompression bomb, or a picture to be tiled first).
     """
-    with _damage_told(path), Image.open(path) as image:
+    with _damage_told(file), Image.open(openable(file)) as image:
         _refuse_pages(image)
         image.load()
         turn_upright(image)
         return _rgb(image)
 
 
-def read_picture(path: str | Path, channels: int = 3) -> Picture:
+def read_picture(file: ImageFile, channels: int = 3) -> Picture:
     """Reads an image of so many channels: 3 as `read_image` does, any other number as `rasters.decode_raster` does.
 
     Raises:
         BadImage: as `read_image`; or the file has another number of channels.
     """
     if channels == 3:
-        return read_image(path)
-    with _damage_told(path):
-        return decode_raster(path, channels)
+        return read_image(file)
+    with _damage_told(file):
+        return decode_raster(file, channels)
 
 
 @contextlib.contextmanager
-def _damage_told(path: str | Path) -> Iterator[None]:
+def _damage_told(file: ImageFile) -> Iterator[None]:
     """Turns whatever goes wrong into a BadImage; on damaged files decoders raise nearly anything."""
     try:
         yield
     except Exception as error:  # OSError, SyntaxError, struct.error, ...
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise BadImage(path, reason) from error
+        raise BadImage(file, reason) from error
 
 
 def _refuse_pages(image: Image.Image) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from selfpatch.data.index import default_cache_dir
+from selfpatch.data.listing import default_cache_dir
 
 TRAINING = (
     "astronaut.png",

@@ -55,7 +55,7 @@ def channel_statistics(
     def moments(place: int) -> np.ndarray | BadImage:
         """[2, C] float64, about zero."""
         try:
-            pixels = in_unit_range(to_tensor(read_picture(index.path(place), channels))).flatten(1)
+            pixels = in_unit_range(to_tensor(read_picture(index.file(place), channels))).flatten(1)
         except BadImage as error:
             return error
         # In float64 the difference of the two moments keeps ten digits where the mean is a thousand deviations off.

@@ -52,7 +52,7 @@ class LabelledImages:
     def read(self, number: int, channels: int) -> Picture:
         """Raises ValueError where the image cannot be read."""
         try:
-            return read_picture(self.index.path(int(self.places[number])), channels)
+            return read_picture(self.index.file(int(self.places[number])), channels)
         except BadImage as error:
             raise ValueError(f"{error}; remove it from the training images, or mend it") from None
 

@@ -1,0 +1,96 @@
+"""Where each image lies in a tar shard: its headers are read once, its images in place and in any order."""
+
+from __future__ import annotations
+
+import posixpath
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+SHARD = ".tar"
+COMPRESSED = (
+    *(".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4", ".tar.z"),
+)
+"""Endings, in lower case, of tars that cannot be read but from their beginning."""
+
+
+class Extent(NamedTuple):
+    """Where the bytes of a member lie in a shard."""
+
+    offset: int
+    size: int
+
+
+def is_shard(name: str) -> bool:
+    return name.lower().endswith(SHARD)
+
+
+def is_compressed_shard(name: str) -> bool:
+    return name.lower().endswith(COMPRESSED)
+
+
+def refuse_compressed(path: str) -> None:
+    if is_compressed_shard(path):
+        raise ValueError(
+            f"{path} is compressed, so images in it cannot be read in any order; decompress it to a plain .tar first"
+        )
+
+
+def shard_images(path: str, is_image: Callable[[str], bool]) -> dict[str, Extent]:
+    """The images in a shard by name, as unpacking it would leave them, had all lain in one folder.
+
+    So of members of one name the last one counts, a hard link is the file it leads to, and hidden files and what lies
+    in hidden folders (such as macOS's `._photo.jpg`) are left out, as they are in a folder. Symbolic links are not
+    followed.
+
+    Args:
+        path: of the tar; any format that Python's `tarfile` reads, long names included.
+        is_image: says of a member's name whether it is wanted.
+
+    Raises:
+        ValueError: it is no tar, or a compressed, truncated or damaged one; or an image in it is stored sparsely.
+        OSError: it cannot be opened.
+    """
+    extents: dict[str, Extent] = {}
+    for member in _members(path):
+        name = _normal(member.name)
+        if member.issparse() and is_image(name):
+            raise ValueError(f"{member.name} in the shard {path} is stored sparsely; write it again without --sparse")
+        if member.isreg():
+            extents[name] = Extent(member.offset_data, member.size)
+        elif member.islnk() and (target := extents.get(_normal(member.linkname))) is not None:
+            extents[name] = target
+    return {name: extent for name, extent in extents.items() if is_image(name) and "/." not in f"/{name}"}
+
+
+def _normal(name: str) -> str:
+    """`./a//b.jpg` and `/a/b.jpg` -> `a/b.jpg`: below the shard, whatever it says."""
+    return posixpath.normpath(f"/{name.lstrip('/')}").lstrip("/")
+
+
+def _members(path: str) -> Iterator[tarfile.TarInfo]:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep a kilobyte of each
+                if member.size < 0:  # where a damaged header would lead back, to no end
+                    raise tarfile.ReadError("negative size")
+                yield member
+            _check_end(tar)
+    except (tarfile.TarError, ValueError, ArithmeticError, MemoryError) as error:  # of damaged numbers
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"cannot read {path} as an uncompressed tar: {reason}; write or fetch it again, or take it out"
+        ) from None
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """`tarfile` takes any header that it cannot read, but the first, for the end, and so the end of a truncated file:
+    images would be missing unnoticed."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    block = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if block.strip(b"\0"):
+        raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
+    if len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it is truncated, for the empty blocks that close a tar are missing")
