@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment, minimize
+from scipy.special import log_softmax
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -31,6 +33,7 @@ from selfpatch.evaluation.segment.linear import (
     segmentation_loss,
     step_decay,
 )
+from selfpatch.evaluation.segment.logistic import fit_logistic
 from selfpatch.evaluation.segment.patches import grid_of, soft_labels, whole_features
 from selfpatch.options.segment import Segment
 
@@ -59,6 +62,7 @@ def settings_of(method: Method) -> dict[str, object]:
     return {
         "knn": {"resolution": 32, "k": 3, "memory_patches": 200},
         "kmeans": {"resolution": 32, "memory_patches": 200},
+        "logistic": {"resolution": 32, "memory_patches": 200},
         "linear": {**SMALL, "crop": 32},
     }[method]
 
@@ -77,7 +81,7 @@ class Callable3:
         return images.mean((2, 3))
 
 
-@pytest.mark.parametrize("method", ["knn", "kmeans", "linear"])
+@pytest.mark.parametrize("method", ["knn", "kmeans", "linear", "logistic"])
 @pytest.mark.parametrize("encoder", [MeanColour(4), RawPatch(8), Callable3()], ids=["colour", "raw", "callable"])
 def test_colours_that_are_the_classes_are_found(blocks: Path, method: Method, encoder: MeanColour) -> None:
     result = evaluate(encoder, blocks, method=method, **settings_of(method))
@@ -89,13 +93,13 @@ def test_colours_that_are_the_classes_are_found(blocks: Path, method: Method, en
     assert result.settings["method"] == method
 
 
-@pytest.mark.parametrize("method", ["knn", "kmeans", "linear"])
+@pytest.mark.parametrize("method", ["knn", "kmeans", "linear", "logistic"])
 def test_a_seed_decides_all(blocks: Path, method: Method) -> None:
     once, again = (evaluate(MeanColour(4), blocks, method=method, seed=5, **settings_of(method)) for _ in range(2))
     assert once == again
 
 
-@pytest.mark.parametrize("method", ["knn", "kmeans", "linear"])
+@pytest.mark.parametrize("method", ["knn", "kmeans", "linear", "logistic"])
 def test_results_and_pictures_are_written(blocks: Path, tmp_path: Path, method: Method) -> None:
     out = tmp_path / "out"
     result = evaluate(MeanColour(4), blocks, method=method, out=out, max_pictures=2, limit=4, **settings_of(method))
@@ -104,6 +108,27 @@ def test_results_and_pictures_are_written(blocks: Path, tmp_path: Path, method: 
     sheet = np.asarray(Image.open(out / result.pictures[0]))
     assert sheet.shape == (2 * 256 + 8, 3 * 320 + 16, 3)
     assert not np.array_equal(sheet[:256, :320], sheet[:256, 328:648])
+
+
+def test_logistic_regression_is_the_minimum() -> None:
+    """Of SciPy too, on the same function of weights and bias, with features of any mean and scale."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(80, 5)) * [1, 10, 0.1, 3, 0] + [0, 50, 0, -2, 7]
+    labels = rng.dirichlet([0.3, 0.3, 0.3], size=80)
+    labels[:, 0] += (features[:, 1] > 50) * 2
+    labels /= labels.sum(1, keepdims=True)
+    classify = fit_logistic(torch.tensor(features), torch.tensor(labels), weight_decay=0.01, iterations=500)
+    standard = (features - features.mean(0)) / features.std(0).clip(1e-6)
+
+    def loss(parameters: np.ndarray) -> float:
+        weight, bias = parameters[:15].reshape(3, 5), parameters[15:]
+        logits = standard @ weight.T + bias
+        return float(-(labels * log_softmax(logits, 1)).sum(1).mean() + 0.005 * (weight**2).sum())
+
+    ours = np.concatenate([classify.weight.flatten(), classify.bias])
+    assert loss(ours) == pytest.approx(minimize(loss, np.zeros(18), tol=1e-10).fun, abs=1e-6)
+    logits = classify(torch.tensor(features)).numpy()
+    assert_allclose(logits, standard @ ours[:15].reshape(3, 5).T + ours[15:], atol=1e-8)
 
 
 def test_votes_equal_the_loop() -> None:
@@ -349,6 +374,8 @@ def test_changes_to_a_preset_are_checked() -> None:
         ("linear", "seed", -1),
         ("knn", "temperature", 0),
         ("linear", "batch_size", 7),
+        ("logistic", "iterations", 0),
+        ("logistic", "weight_decay", -1),
     ],
 )
 def test_values_out_of_range_are_said_before_anything_runs(blocks: Path, method: Method, name: str, value: int) -> None:

@@ -13,7 +13,8 @@ class Segment(EvaluationOptions):
     """Semantic segmentation with patch features: mIoU, aAcc, mAcc.
 
     Methods: knn (patches take the labels of the training patches they resemble), linear (a 1x1 convolution on frozen
-    features), kmeans (clusters matched to classes, no training), fpn and upernet (decoders trained with the network).
+    features), logistic (the same, fitted until it has converged: nothing to tune), kmeans (clusters matched to classes,
+    no training), fpn and upernet (decoders trained with the network).
     An option that is not given is as the method or its preset has it; one that the method does not read is refused."""
 
     evaluation: ClassVar[str] = "segment"
@@ -21,7 +22,7 @@ class Segment(EvaluationOptions):
     data: str
     """ADE20K, Pascal VOC 2012, COCO-Stuff, Cityscapes, CamVid or ImageNet-S as downloaded, or a folder with images/,
     labels/ and classes.txt."""
-    method: Literal["knn", "linear", "kmeans", "fpn", "upernet"] = "linear"
+    method: Literal["knn", "linear", "logistic", "kmeans", "fpn", "upernet"] = "linear"
     preset: str | None = None
     """Of linear: leopart (the default; 448 pixels, masks of 100x100, SGD 0.01, 25 epochs), full (crops of 512, batch
     norm, AdamW 0.001, 40,000 steps, sliding windows, full masks) or small (ours, for CPUs: 160 pixels, 120 steps). Of
@@ -74,9 +75,10 @@ class Segment(EvaluationOptions):
     precision: Literal["float32", "bf16"] | None = None
     """Of fpn and upernet."""
     resolution: int | None = None
-    """Short side of whole images in pixels: knn 512, kmeans 320."""
+    """Short side of whole images in pixels: knn 512, logistic and kmeans 320."""
     memory_patches: int | None = None
-    """At most so many patches are remembered by knn (1,000,000), or clustered by kmeans (200,000)."""
+    """At most so many patches are remembered by knn or fitted by logistic (1,000,000), or clustered by kmeans
+    (200,000)."""
     k: int | None = None
     """Patches that vote, in knn: 30."""
     temperature: float | None = None
@@ -84,6 +86,6 @@ class Segment(EvaluationOptions):
     max_memory: int | None = None
     """MB that the cosines of patches may take at once in knn: 128. Speed and memory only."""
     iterations: int | None = None
-    """Of kmeans, at most: 50."""
+    """Of kmeans, at most: 50; of logistic: 100."""
     restarts: int | None = None
     """Of kmeans, the best of which is taken: 3."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from selfpatch.evaluation.result import Progress, Provenance, Result
-from selfpatch.evaluation.segment import kmeans, knn, linear, trained
+from selfpatch.evaluation.segment import kmeans, knn, linear, logistic, trained
 from selfpatch.evaluation.segment.scoring import check_at_least
 from selfpatch.types import Encoder
 
@@ -22,7 +22,7 @@ PRESETS: dict[str, Mapping[str, Any]] = {
 }
 """By method."""
 
-Method = Literal["knn", "linear", "kmeans", "fpn", "upernet"]
+Method = Literal["knn", "linear", "logistic", "kmeans", "fpn", "upernet"]
 
 _TRAINING = ("train_split", "workers", "preset", "steps", "batch_size", "crop", "lr", "weight_decay", "warmup", "test")
 _DECODER = (
@@ -42,6 +42,7 @@ READS: dict[str, tuple[str, ...]] = {
     "knn": ("train_split", "resolution", "memory_patches", "k", "temperature", "max_memory"),
     "kmeans": ("resolution", "memory_patches", "iterations", "restarts"),
     "linear": _TRAINING,
+    "logistic": ("train_split", "resolution", "memory_patches", "weight_decay", "iterations"),
     "fpn": _DECODER,
     "upernet": _DECODER,
 }
@@ -50,6 +51,7 @@ READS: dict[str, tuple[str, ...]] = {
 _RUN: dict[Method, Callable[..., Result]] = {
     "knn": knn.evaluate_knn,
     "linear": linear.evaluate_linear,
+    "logistic": logistic.evaluate_logistic,
     "kmeans": kmeans.evaluate_kmeans,
     "fpn": partial(trained.evaluate_trained, head="fpn"),
     "upernet": partial(trained.evaluate_trained, head="upernet"),
@@ -77,9 +79,9 @@ def evaluate(
     Args:
         encoder: the network; `fpn` and `upernet` train a copy of it, and need one of ours.
         data: a labelled set, as `datasets.open_dataset` reads it.
-        method: `knn` (retrieval of training patches), `linear` (a 1x1 convolution on frozen features), `kmeans`
-            (clusters of the test images' patches, matched to classes; no training), `fpn`, `upernet` (decoders trained
-            with the network).
+        method: `knn` (retrieval of training patches), `linear` (a 1x1 convolution on frozen features),
+            `logistic` (the same, fitted until it has converged), `kmeans` (clusters of the test images' patches,
+            matched to classes; no training), `fpn`, `upernet` (decoders trained with the network).
         preset: of `linear`, `fpn` and `upernet`: the published setting that fills in what is not given; None: the first
             of the method's PRESETS.
         out: folder for result.json, pictures and the checkpoint of what is trained, which a second call goes on from.

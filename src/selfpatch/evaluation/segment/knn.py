@@ -106,9 +106,13 @@ def build_memory(
     resolution: int,
     memory_patches: int,
     seed: int,
+    unit: bool = True,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Features [M, D] of norm 1 and labels [M, C] of at most `memory_patches` patches, as many of each image.
+    """Features [M, D] and labels [M, C] of at most `memory_patches` patches, as many of each image.
+
+    Args:
+        unit: give the features a norm of 1.
 
     Raises:
         ValueError: fewer patches than images, or no patch has a label.
@@ -131,7 +135,8 @@ def build_memory(
         draws = torch.from_numpy(generator(seed, 0, i, 0).random(h * w))
         kept = remembered(soft, budget, draws.float())
         rows = slice(filled, filled + len(kept))
-        features[rows] = F.normalize(of_image.flatten(0, 1)[kept.to(of_image.device)], dim=1)
+        of_kept = of_image.flatten(0, 1)[kept.to(of_image.device)]
+        features[rows] = F.normalize(of_kept, dim=1) if unit else of_kept
         labels[rows] = soft[kept].to(labels.device)
         filled += len(kept)
         if progress is not None:
