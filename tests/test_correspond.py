@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from selfpatch.evaluation.baselines import MeanColour
+from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.correspond import evaluate, open_pairs
 from selfpatch.evaluation.correspond.layout import Pair
 from selfpatch.evaluation.correspond.presets import PRESETS
@@ -179,6 +179,20 @@ def test_real_images_match_themselves(data_dir: Path, tmp_path: Path) -> None:
     )
     result = evaluate(Colour(8), root, sampling="nearest", resolution=304, alphas=(0.04,))
     assert result.metrics["PCK@0.04 per point"] == 1, "within half the diagonal of a patch"
+
+
+def test_keypoints_off_the_centres_arrive_where_pixels_are_matched(tmp_path: Path) -> None:
+    """An image of noise matched with itself, at whole pixels that are no centres."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    points = [[10.0, 9.0], [33.0, 40.0], [70.0, 22.0]]
+    root = write_spair(tmp_path, {"0-a-a:car": {"src_kps": points, "trg_kps": points}}, {"a": image})
+    share = {
+        places: evaluate(RawPatch(8), root, resolution=96, places=places, alphas=(0.001,)).metrics[
+            "PCK@0.001 per point"
+        ]
+        for places in ("patches", "pixels")
+    }
+    assert share == {"patches": 0, "pixels": 1}
 
 
 def test_presets_fill_in_what_is_left_open(spair: Path) -> None:

@@ -92,6 +92,28 @@ def test_sampling_between_patches_by_hand() -> None:
     assert dense.at(at[[0, 3, 4, 5]] + 0.2, "nearest").flatten().tolist() == [0, 5, 0, 5]
 
 
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("original", [(31, 22), (7, 90)])
+def test_cosines_of_pixels_are_those_of_enlarged_features(original: tuple[int, int], stride: int) -> None:
+    """As plainly written: the map's features between its centres, brought to unit length, times the others."""
+    dense = DenseEncoder(RawPatch(4), Matching(resolution=40, stride=stride))(noise(10, *original))
+    features = F.normalize(torch.randn(3, dense.features.shape[-1], generator=torch.manual_seed(0)), dim=1)
+    width, height = original
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    enlarged = F.normalize(dense.at(torch.stack([x, y], dim=-1).flatten(0, 1), "bilinear"), dim=1)
+    expected = (features @ enlarged.T).view(3, height, width)
+    torch.testing.assert_close(dense.pixel_cosines(features), expected)
+
+
+@pytest.mark.parametrize("original", [(64, 48), (33, 57)])
+def test_pixels_of_an_image_are_found_in_itself(original: tuple[int, int]) -> None:
+    """Between centres of patches, where they cannot be when keypoints land on these."""
+    dense = DenseEncoder(RawPatch(8), Matching(resolution=64))(noise(11, *original))
+    points = torch.tensor([[13.0, 9.0], [25.0, 30.0], [8.0, 40.0]], dtype=torch.float64)
+    assert torch.equal(carry(dense, dense, points, "bilinear", "pixels"), points)
+    assert (carry(dense, dense, points, "bilinear", "patches") - points).abs().amax(1).gt(0.5).all()
+
+
 def test_a_larger_image_is_resized_before_it_is_matched() -> None:
     """A keypoint of an image twice as large lands where it would in the small one."""
     small = noise(5, 64, 48)
@@ -170,6 +192,7 @@ def test_stages_of_a_swin_have_their_own_step() -> None:
         ({"block": 0}, "block 0 is asked for"),
         ({"facet": "keys"}, "facet is 'keys'; use one of: token, key"),
         ({"sampling": "cubic"}, "sampling is 'cubic'"),
+        ({"places": "pixel"}, "places is 'pixel'; use one of: patches, pixels"),
         ({"resolution": 0}, "resolution is 0; use e.g. 512"),
     ],
 )

@@ -232,7 +232,7 @@ def test_bad_settings_are_said(folder: Path) -> None:
         ({"warmup_epochs": 2}, "warmup_epochs is 2 of 2 epochs; use 0 or more, but fewer"),
         ({"drop_path": 1.5}, "drop_path is 1.5; use 0 to 1"),
         ({"batch_size": 0}, "batch_size is 0; use more than 0"),
-        ({"test_batch": 0}, "test_batch is 0; use 1 or more"),
+        ({"encode_batch": 0}, "encode_batch is 0; use 1 or more"),
         ({"workers": -1}, "workers is -1; use 0 or more"),
         ({"mixup": -0.1}, "mixup is -0.1; use 0 or more"),
         ({"cutmix": -1.0}, "cutmix is -1.0; use 0 or more"),

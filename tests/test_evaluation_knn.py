@@ -130,7 +130,7 @@ def test_a_batch_of_unreadable_images_is_left_out(coloured_folder: Path) -> None
     for split, name in (("train", "a"), ("train", "b"), ("val", "c")):
         for i in range(4):
             (coloured_folder / split / name / f"{i}.png").write_bytes(b"no image")
-    settings = {"ks": (1,), "resize": 16, "crop": 16, "batch_size": 2}
+    settings = {"ks": (1,), "resize": 16, "crop": 16, "encode_batch": 2}
     seen = []
     result = knn.evaluate(MeanColour(8), coloured_folder, **settings, progress=lambda *report: seen.append(report))
     assert [result.settings[name] for name in ("unreadable", "train_images", "test_images")] == [12, 4, 4]
@@ -164,7 +164,7 @@ def test_evaluate_a_folder(coloured_folder: Path, tmp_path: Path) -> None:
         ks=(1, 3, 100),
         resize=20,
         crop=16,
-        batch_size=5,
+        encode_batch=5,
         weights=Provenance("none"),
         progress=lambda *report: seen.append(report),
     )
@@ -176,8 +176,8 @@ def test_evaluate_a_folder(coloured_folder: Path, tmp_path: Path) -> None:
 
 def test_evaluate_errors(coloured_folder: Path) -> None:
     small = {"resize": 16, "crop": 16}
-    with pytest.raises(ValueError, match="batch_size is 0; use 1 or more"):
-        knn.evaluate(MeanColour(8), coloured_folder, batch_size=0, **small)
+    with pytest.raises(ValueError, match="encode_batch is 0; use 1 or more"):
+        knn.evaluate(MeanColour(8), coloured_folder, encode_batch=0, **small)
     with pytest.raises(ValueError, match="12 training images"):
         knn.evaluate(MeanColour(8), coloured_folder, ks=(13,), **small)
     (coloured_folder / "val" / "a").rename(coloured_folder / "val" / "zebra")

@@ -1,4 +1,4 @@
-"""What evaluations share that train the network along: the copy, its maps at other strides, the optimizer's groups."""
+"""What evaluations share that train the network along: the copy, and the optimizer's groups."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from selfpatch.evaluation.tuning import layer_groups, rescaling, trainable_copy
+from selfpatch.evaluation.tuning import layer_groups, trainable_copy
 from selfpatch.nn.backbones import AnyShape, ResNetShape, SwinShape, ViTShape, build_backbone
 
 VIT = ViTShape(embed_dim=16, depth=3, num_heads=2, patch_size=8, grid=4, num_registers=2)
@@ -48,25 +48,6 @@ def test_what_is_drawn_after_a_copy_stays_what_it_is(shape: AnyShape) -> None:
     torch.manual_seed(0)
     build_backbone(copy.shape, drop_path=0.1)
     assert torch.equal(after, torch.rand(1))
-
-
-@pytest.mark.parametrize(("doublings", "size"), [(2, (12, 20)), (1, (6, 10)), (0, (3, 5)), (-1, (2, 3)), (-3, (1, 1))])
-def test_maps_come_to_other_strides(doublings: int, size: tuple[int, int]) -> None:
-    """Halved sides are rounded up."""
-    x = torch.randn(2, 4, 3, 5)
-    rescaled = rescaling(4, doublings, nn.BatchNorm2d)(x)
-    assert rescaled.shape == (2, 4, *size)
-    if doublings < 0:
-        assert torch.equal(rescaled.amax((2, 3)), x.amax((2, 3)))
-
-
-def test_widths_follow_the_deconvolutions() -> None:
-    layers = rescaling(16, 3, nn.BatchNorm2d, dims=[8, 6, 2])
-    assert isinstance(layers, nn.Sequential)
-    widths = [(part.in_channels, part.out_channels) for part in layers if isinstance(part, nn.ConvTranspose2d)]
-    assert widths == [(16, 8), (8, 6), (6, 2)]
-    assert [part.num_features for part in layers if isinstance(part, nn.BatchNorm2d)] == [8, 6]
-    assert layers(torch.randn(2, 16, 1, 2)).shape == (2, 2, 8, 16)
 
 
 @SHAPES

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfpatch.evaluation.segment.decoders import FCNHead, Pyramid, SemanticFPN, UPerNet
+from selfpatch.evaluation.segment.decoders import FCNHead, SemanticFPN, UPerNet
 from selfpatch.evaluation.segment.decoders_network import (
     Segmenter,
     Taps,
@@ -70,27 +70,6 @@ def test_gradients_reach_the_first_layer_of_the_backbone(shape: AnyShape, head: 
     assert first.grad.abs().sum() > 0
     without = [name for name, p in network.named_parameters() if p.grad is None and not name.startswith("taps.back")]
     assert without == []
-
-
-@pytest.mark.parametrize(
-    ("patch", "sides"),
-    [(4, (64, 32, 16, 8)), (8, (64, 32, 16, 8)), (14, (64, 32, 16, 8)), (16, (64, 32, 16, 8)), (32, (64, 32, 16, 8))],
-)
-def test_a_pyramid_has_the_strides_of_a_convolutional_network(patch: int, sides: tuple[int, ...]) -> None:
-    grid = 256 // (16 if patch == 14 else patch)
-    maps = [torch.randn(2, 4, grid, grid) for _ in range(4)]
-    pyramid = Pyramid(4, patch).train()
-    assert tuple(x.shape[-1] for x in pyramid(maps)) == sides
-
-
-def test_the_pyramid_of_patch_16_is_that_of_beit() -> None:
-    kinds = [[type(part).__name__ for part in level.modules()] for level in Pyramid(4, 16).rescale]
-    assert kinds == [
-        ["Sequential", "ConvTranspose2d", "BatchNorm2d", "GELU", "ConvTranspose2d"],
-        ["Sequential", "ConvTranspose2d"],
-        ["Identity"],
-        ["MaxPool2d"],
-    ]
 
 
 def test_a_semantic_fpn_has_the_parameters_of_the_released_one() -> None:

@@ -111,7 +111,7 @@ def evaluate(
     temperature: float = 0.07,
     resize: int = 256,
     crop: int = 224,
-    batch_size: int = 64,
+    encode_batch: int = 64,
     weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -125,7 +125,7 @@ def evaluate(
         temperature: of a vote's weight.
         resize: shorter side that images are resized to (bicubic).
         crop: side of the centre crop.
-        batch_size: images that are encoded at once; speed only.
+        encode_batch: images that are encoded at once; speed and memory only.
         weights: what the encoder was made of, for the record.
         progress: called with `train` or `test` and the images done, of that split.
 
@@ -134,15 +134,15 @@ def evaluate(
             are too few training images for every k, or a setting is out of range.
     """
     _check_temperature(temperature)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; use 1 or more")
+    if encode_batch < 1:
+        raise ValueError(f"encode_batch is {encode_batch}; use 1 or more")
     train, test = open_splits(Path(data).expanduser())
     usable = [k for k in ks if 1 <= k <= len(train)]
     if not usable:
         raise ValueError(f"ks are {list(ks)} for {len(train)} training images; use at least one of 1 to that many")
     device = encoder.device
-    known, known_labels, known_names = _features(encoder, train, "train", resize, crop, batch_size, progress)
-    asked, labels, names = _features(encoder, test, "test", resize, crop, batch_size, progress)
+    known, known_labels, known_names = _features(encoder, train, "train", resize, crop, encode_batch, progress)
+    asked, labels, names = _features(encoder, test, "test", resize, crop, encode_batch, progress)
     usable = [k for k in usable if k <= len(known)]  # unreadable images are left out
     if not usable:
         raise ValueError(f"ks are {list(ks)}, but only {len(known)} training images can be read; use at most that many")
@@ -178,7 +178,7 @@ def _features(
     split: str,
     resize: int,
     crop: int,
-    batch_size: int,
+    encode_batch: int,
     progress: Progress | None,
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Features [n, D], labels [n] and names of the images that can be read."""
@@ -191,7 +191,7 @@ def _features(
             resize=resize,
             crop=crop,
             channels=len(encoder.mean),
-            batch_size=batch_size,
+            batch_size=encode_batch,
             what=split,
             progress=progress,
         )

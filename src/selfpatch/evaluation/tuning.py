@@ -1,9 +1,7 @@
-"""What evaluations share that train the network along: a copy of the backbone, its maps at other strides, the
-optimizer's groups."""
+"""What evaluations share that train the network along: a copy of the backbone, and the optimizer's groups."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,31 +41,6 @@ def _resized_positions(backbone: ViT, grid: int) -> Tensor:
     nothing = trunk.pos_embed.new_zeros(1, grid, grid, backbone.dim)
     placed = add_positions(trunk, nothing, backbone.shape.position_embedding)
     return torch.cat([prefix, placed[:, trunk.num_prefix_tokens :]], dim=1)
-
-
-def rescaling(
-    dim: int, doublings: int, norm: Callable[[int], nn.Module], *, dims: Sequence[int] | None = None
-) -> nn.Module:
-    """[B, dim, h, w] -> 2^doublings times its sides: how the maps of a plain ViT come to other strides.
-
-    A map is enlarged deconvolution by deconvolution, with norm and GELU between them, or reduced by a maximum.
-
-    Args:
-        doublings: of the sides; negative: halvings.
-        norm: width -> module.
-        dims: widths after each deconvolution; None: all as before.
-    """
-    if doublings == 0:
-        return nn.Identity()
-    if doublings < 0:  # rounded up, so that a map of one patch stays one
-        return nn.MaxPool2d(2**-doublings, ceil_mode=True)
-    layers: list[nn.Module] = []
-    for after in [dim] * doublings if dims is None else dims:
-        if layers:
-            layers += [norm(dim), nn.GELU()]
-        layers.append(nn.ConvTranspose2d(dim, after, 2, stride=2))
-        dim = after
-    return nn.Sequential(*layers)
 
 
 def layer_groups(

@@ -32,6 +32,8 @@ class Correspond(EvaluationOptions):
     """Resize images to squares, or keep their aspect ratio."""
     sampling: Literal["bilinear", "nearest"] | None = None
     """The source's feature between the patches around a keypoint, or of the nearest one."""
+    places: Literal["patches", "pixels"] | None = None
+    """Keypoints land on centres of patches, or on any pixel, to which features are enlarged bilinearly (DIFT)."""
     alphas: tuple[float, ...] = (0.05, 0.1, 0.15)
     """Shares of the longer side within which a keypoint is right."""
     threshold: Literal["box", "image"] = "box"

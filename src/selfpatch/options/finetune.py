@@ -60,7 +60,7 @@ class Finetune(EvaluationOptions):
     seed: int = 0
     per_class: bool = False
     """A row for each class."""
-    test_batch: int = 128
-    """Centre crops that are classified at once; speed only."""
+    encode_batch: int = 128
+    """Centre crops that are classified at once; speed and memory only."""
     workers: int = 4
     """Processes that load training images; speed only."""

@@ -22,4 +22,5 @@ class Knn(EvaluationOptions):
     """Short side that images are resized to, in pixels."""
     crop: int = 224
     """Side of the centre crop, in pixels."""
-    batch_size: int = 64
+    encode_batch: int = 64
+    """Images that are encoded at once; speed and memory only."""

@@ -47,6 +47,6 @@ class Linear(EvaluationOptions):
     per_class: bool = False
     """A row for each class."""
     encode_batch: int = 128
-    """Centre crops that are encoded at once; speed only."""
+    """Centre crops that are encoded at once; speed and memory only."""
     workers: int = 4
     """Processes that load random crops; speed only."""

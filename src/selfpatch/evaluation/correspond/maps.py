@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -64,6 +65,33 @@ class FeatureMap:
         upper = torch.lerp(self.features[top, left], self.features[top, right], across)
         lower = torch.lerp(self.features[bottom, left], self.features[bottom, right], across)
         return torch.lerp(upper, lower, down)
+
+    def cosines(self, features: Tensor) -> Tensor:
+        """Features [K, D] of unit length -> [K, h, w] with those of the map."""
+        return torch.einsum("kd,hwd->khw", features, self.features)
+
+    def pixel_cosines(self, features: Tensor) -> Tensor:
+        """Features [K, D] of unit length -> [K, H, W] with those of the map enlarged bilinearly to the image's own
+        pixels. What is enlarged are the cosines, a product with each feature being linear; only the length of an
+        enlarged feature, which lies between others, is needed beside them."""
+        rows, columns = self._enlarging
+        return torch.einsum("yh,khw,xw->kyx", rows, self.cosines(features), columns) / self._lengths
+
+    @cached_property
+    def _enlarging(self) -> tuple[Tensor, Tensor]:
+        """What each row and column of pixels takes of the map's, [H, h] and [W, w]; beyond the outermost centres of the
+        border alone."""
+        pixels = torch.arange(max(self.original), dtype=torch.float64)
+        x, y = self.cells(pixels[:, None].expand(-1, 2)).unbind(1)
+        (width, height), (h, w, _) = self.original, self.features.shape
+        return _between(y[:height], h).to(self.features), _between(x[:width], w).to(self.features)
+
+    @cached_property
+    def _lengths(self) -> Tensor:
+        """Of the enlarged features, [H, W]; a row at a time, for all of them at once would be large."""
+        rows, columns = self._enlarging
+        lengths = [(columns @ torch.einsum("h,hwd->wd", row, self.features)).norm(dim=1) for row in rows]
+        return torch.stack(lengths).clamp(min=1e-12)
 
 
 @dataclass(frozen=True)
@@ -162,6 +190,12 @@ def network_size(size: Size, matching: Matching, patch_size: int) -> Size:
     sides = (longer, longer) if matching.shape == "square" else size
     width, height = (max(1, round(side * matching.resolution / longer / patch_size)) * patch_size for side in sides)
     return width, height
+
+
+def _between(cells: Tensor, count: int) -> Tensor:
+    """Bilinear weights [n, count] of places [n] on an axis of `count` centres."""
+    centres = torch.arange(count, dtype=cells.dtype)
+    return (1 - (cells.clamp(0, count - 1)[:, None] - centres).abs()).clamp(min=0)
 
 
 def _half(patch_size: int) -> int:

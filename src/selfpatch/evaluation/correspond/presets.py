@@ -20,6 +20,8 @@ class Matching:
         resolution: longer side of the images in pixels.
         shape: `square` changes the aspect ratio, `keep` keeps it but for rounding to whole patches.
         sampling: of the source feature at a keypoint: `bilinear` between the patches around it, or of the `nearest`.
+        places: where a keypoint can land: on the centres of the target's `patches`, or on any of its `pixels`, to which
+            features are enlarged bilinearly (DIFT, arXiv 2306.03881).
     """
 
     facet: Facet = "token"
@@ -29,12 +31,14 @@ class Matching:
     resolution: int = 512
     shape: Literal["square", "keep"] = "square"
     sampling: Literal["bilinear", "nearest"] = "bilinear"
+    places: Literal["patches", "pixels"] = "patches"
 
     def __post_init__(self) -> None:
         known = {
             "facet": ("token", "key", "query", "value"),
             "shape": ("square", "keep"),
             "sampling": ("bilinear", "nearest"),
+            "places": ("patches", "pixels"),
         }
         for name, words in known.items():
             if getattr(self, name) not in words:

@@ -37,24 +37,33 @@ MAX_FEATURE_VALUES = 2**29
 """Of the images whose features are kept: 2 GB."""
 
 
-def carry(source: FeatureMap, target: FeatureMap, points: Tensor, sampling: Literal["bilinear", "nearest"]) -> Tensor:
+def carry(
+    source: FeatureMap,
+    target: FeatureMap,
+    points: Tensor,
+    sampling: Literal["bilinear", "nearest"],
+    places: Literal["patches", "pixels"] = "patches",
+) -> Tensor:
     """Keypoints of the source in the target::
 
         for each keypoint:
             f = the source's feature there
-            the centre of the target's patch whose feature has the largest cosine with f
+            the centre of the target's patch, or its pixel, whose feature has the largest cosine with f
 
     Args:
         source, target: of one encoder.
         points: [K, 2] (x, y) in pixels of the source.
         sampling: see `FeatureMap.at`.
+        places: see `presets.Matching`.
 
     Returns:
         [K, 2] float64 in pixels of the target, on the CPU.
     """
-    similarity = source.at(points, sampling) @ target.features.flatten(0, 1).T  # [K, h * w]
-    best, width = similarity.argmax(1).cpu(), target.features.shape[1]
-    return target.points(torch.stack([best % width, best // width], dim=1).double())
+    features = source.at(points, sampling)  # [K, D]
+    cosines = target.pixel_cosines(features) if places == "pixels" else target.cosines(features)
+    best, width = cosines.flatten(1).argmax(1).cpu(), cosines.shape[2]
+    found = torch.stack([best % width, best // width], dim=1).double()
+    return found if places == "pixels" else target.points(found)
 
 
 class _FeatureStore:
@@ -90,6 +99,7 @@ def evaluate(
     resolution: int | None = None,
     shape: Literal["square", "keep"] | None = None,
     sampling: Literal["bilinear", "nearest"] | None = None,
+    places: Literal["patches", "pixels"] | None = None,
     alphas: Sequence[float] = (0.05, 0.1, 0.15),
     threshold: Threshold = "box",
     split: str = "test",
@@ -110,7 +120,7 @@ def evaluate(
         data: folder as SPair-71k's, see `layout`.
         out: folder for pictures/ and result.json; None writes nothing.
         preset: a name of `presets.PRESETS`, which gives the settings that are None.
-        facet, block, stride, resolution, shape, sampling: see `presets.Matching`.
+        facet, block, stride, resolution, shape, sampling, places: see `presets.Matching`.
         alphas: shares of the longer side within which a keypoint is right; 0.1 is quoted.
         threshold: the longer side of the target's `box` or of its `image`.
         split, layout, categories: see `open_pairs`.
@@ -126,8 +136,9 @@ def evaluate(
             should be.
     """
     matching = resolve_preset(
-        PRESETS, preset, facet=facet, block=block, stride=stride, resolution=resolution, shape=shape, sampling=sampling
-    )
+        PRESETS, preset, facet=facet, block=block, stride=stride, resolution=resolution, shape=shape,
+        sampling=sampling, places=places,
+    )  # fmt: skip
     _check_scores(alphas, threshold)
     encode = DenseEncoder(encoder, matching)
     pairs = open_pairs(data, split=split, layout=layout, categories=categories)
@@ -136,7 +147,8 @@ def evaluate(
     scored, floor, pictures = list[Scored](), list[Scored](), list[str]()
     for number, pair in enumerate(pairs):
         source, target = store[pair.source], store[pair.target]
-        found = carry(source, target, torch.from_numpy(pair.source_points), matching.sampling).numpy()
+        points = torch.from_numpy(pair.source_points)
+        found = carry(source, target, points, matching.sampling, matching.places).numpy()
         size = box_size(pair.target_box) if threshold == "box" else target.original
         scored.append(Scored(pair, correct(found, pair.target_points, size, alphas)))
         floor.append(Scored(pair, correct(by_position(pair), pair.target_points, size, alphas)))

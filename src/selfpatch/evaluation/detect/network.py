@@ -28,7 +28,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import roi_align
 
 from selfpatch.evaluation.detect.augmentation import Target
-from selfpatch.evaluation.detect.pyramid import LEVELS, ChannelNorm, Pyramid, padded
+from selfpatch.evaluation.detect.pyramid import ChannelNorm, Pyramid, padded
+from selfpatch.evaluation.strides import LEVELS
 
 Heads = Literal["linear", "convolutional"]
 Size = tuple[int, int]

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from selfpatch.evaluation.tuning import rescaling
+from selfpatch.evaluation.strides import FINEST_STRIDE, LEVELS, FourStrides, doublings, rescaling
 from selfpatch.nn.backbones import Backbone, ViT
 from selfpatch.nn.backbones.shapes import SwinShape
 
-LEVELS = 4
-FINEST_STRIDE = 4
+STAGE_STRIDES = tuple(float(FINEST_STRIDE << level) for level in range(LEVELS))
+"""Of the stages of a Swin or a ResNet."""
 
 
 class Pyramid(nn.Module):
@@ -52,9 +52,8 @@ class InnerMaps(Pyramid):
     """The published 1x protocol: four inner maps, brought to strides near 4, 8, 16 and 32, and a feature pyramid
     network.
 
-    - ViT: blocks at a third, a half, two thirds and the end of the depth (4, 6, 8 and 12 of 12). Patch 16:
-      deconvolution - batch norm - GELU - deconvolution, deconvolution, as it is, max-pool (XCiT, arXiv 2106.09681).
-      Patch 8: deconvolution, as it is, max-pools by 2 and by 4. Patch 14 as 16: strides 3.5, 7, 14 and 28.
+    - ViT: blocks at a third, a half, two thirds and the end of the depth (4, 6, 8 and 12 of 12), rescaled with batch
+      norms (XCiT, arXiv 2106.09681).
     - Swin: its stages, a LayerNorm on each (arXiv 2103.14030). ResNet: its stages.
 
     Args:
@@ -65,28 +64,22 @@ class InnerMaps(Pyramid):
     """
 
     def __init__(self, backbone: Backbone, *, width: int = 256, blocks: Sequence[int] | None = None) -> None:
-        if isinstance(backbone, ViT):
-            factors = upsampling(backbone.patch_size)
-            strides = [backbone.patch_size / 2.0**factor for factor in factors]
-        else:
+        if not isinstance(backbone, ViT):
             _check_stages(backbone, blocks)
-            factors = (0,) * LEVELS
-            strides = [float(FINEST_STRIDE << level) for level in range(LEVELS)]
-        super().__init__(backbone, strides, width)
+        rescale = FourStrides(backbone.dim, backbone.patch_size, nn.BatchNorm2d) if isinstance(backbone, ViT) else None
+        super().__init__(backbone, rescale.strides if rescale else STAGE_STRIDES, width)
         self.blocks = _blocks(backbone, blocks)
         dims = [backbone.map_dims[number - 1] for number in self.blocks]
         normed = isinstance(backbone.shape, SwinShape)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) if normed else nn.Identity() for dim in dims)
-        self.resize = nn.ModuleList(
-            rescaling(dim, factor, nn.BatchNorm2d) for dim, factor in zip(dims, factors, strict=True)
-        )
+        self.rescale = rescale
         self.merge = FeaturePyramidNetwork(dims, width)
 
     def levels(self, images: Tensor) -> list[Tensor]:
         maps = self.backbone.maps(images, self.blocks)
-        parts = zip(maps, self.norms, self.resize, strict=True)
-        channels_first = [resize(norm(m).movedim(-1, 1)) for m, norm, resize in parts]
-        return list(self.merge({str(level): m for level, m in enumerate(channels_first)}).values())
+        channels_first = [norm(m).movedim(-1, 1) for m, norm in zip(maps, self.norms, strict=True)]
+        rescaled = channels_first if self.rescale is None else self.rescale(channels_first)
+        return list(self.merge({str(level): m for level, m in enumerate(rescaled)}).values())
 
 
 class LastMap(Pyramid):
@@ -102,7 +95,7 @@ class LastMap(Pyramid):
             raise ValueError(
                 f"the simple feature pyramid is for a plain ViT; for a {backbone.shape.family} use pyramid inner-maps"
             )
-        factors = upsampling(backbone.patch_size)
+        factors = doublings(backbone.patch_size)
         super().__init__(backbone, [backbone.patch_size / 2.0**factor for factor in factors], width)
         dim = backbone.dim
         self.resize = nn.ModuleList()
@@ -126,13 +119,6 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
-
-
-def upsampling(patch_size: int) -> tuple[int, ...]:
-    """How often the grid of patches is doubled for each of the levels, so that the finest stride is near 4; negative:
-    halved. Patch 16 and 14: (2, 1, 0, -1); patch 8: (1, 0, -1, -2)."""
-    finest = max(0, round(math.log2(patch_size / FINEST_STRIDE)))
-    return tuple(finest - level for level in range(LEVELS))
 
 
 def _blocks(backbone: Backbone, blocks: Sequence[int] | None) -> tuple[int, ...]:

@@ -66,7 +66,7 @@ def evaluate(
     precision: Precision = "float32",
     seed: int = 0,
     per_class: bool = False,
-    test_batch: int = 128,
+    encode_batch: int = 128,
     workers: int = 4,
     weights: Provenance | None = None,
     progress: Progress | None = None,
@@ -84,7 +84,7 @@ def evaluate(
         precision: that the network runs in; bf16: under autocast, parameters and loss stay float32.
         seed: of head, order, augmentation, drop path, and of which labels are used.
         per_class: give a row for each class.
-        test_batch: centre crops that are classified at once; speed only.
+        encode_batch: centre crops that are classified at once; speed and memory only.
         workers: processes that load training images; speed only.
         weights: what the encoder was made of, for the record.
         progress: called with what is done and how far it is.
@@ -114,7 +114,7 @@ def evaluate(
         erasing=erasing,
     )
     network = _trainable(encoder, chosen)
-    least = {"test_batch": (test_batch, 1), "workers": (workers, 0)}
+    least = {"encode_batch": (encode_batch, 1), "workers": (workers, 0)}
     check_settings(encoder, resize=resize, crop=crop, precision=precision, **least)
     train, test = open_splits(Path(data).expanduser())
     train = with_labels(train, labels, seed)
@@ -129,7 +129,7 @@ def evaluate(
         head_std=chosen.head_std,
         seed=seed,
     ).to(network.device)
-    tuning = _Tuning(classifier, network, chosen, resize, crop, precision, seed, test_batch, workers, progress)
+    tuning = _Tuning(classifier, network, chosen, resize, crop, precision, seed, encode_batch, workers, progress)
     decisive = {**settings, "train": train.fingerprint, "network": encoder_identity(network)}
     tuning.train(train, decisive, None if out is None else Path(out))
     tested = tuning.test(test, "test images")
@@ -164,7 +164,7 @@ class _Tuning:
     crop: int
     precision: Precision
     seed: int
-    test_batch: int
+    encode_batch: int
     workers: int
     progress: Progress | None
 
@@ -200,7 +200,7 @@ class _Tuning:
             resize=self.resize,
             crop=self.crop,
             channels=len(encoder.mean),
-            batch_size=self.test_batch,
+            batch_size=self.encode_batch,
             what=what,
             progress=self.progress,
         ):

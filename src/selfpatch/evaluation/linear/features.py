@@ -122,7 +122,7 @@ class CentreCrops:
     features: FrozenFeatures
     resize: int
     crop: int
-    batch_size: int
+    encode_batch: int
     progress: Progress | None
 
     def encode(self, images: LabelledImages, what: str, *, flips: bool = False) -> tuple[Tensor, Tensor, list[str]]:
@@ -135,7 +135,7 @@ class CentreCrops:
             resize=self.resize,
             crop=self.crop,
             channels=channels,
-            batch_size=self.batch_size,
+            batch_size=self.encode_batch,
             what=what,
             progress=self.progress,
         ):

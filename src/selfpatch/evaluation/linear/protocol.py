@@ -172,7 +172,7 @@ def evaluate(
         precision: that the network runs in; bf16: under autocast. The linear layer runs in float32.
         seed: of the first weights, the order, the crops, and of which labels and which images are held out.
         per_class: give a row for each class.
-        encode_batch: centre crops that are encoded at once; speed only.
+        encode_batch: centre crops that are encoded at once; speed and memory only.
         workers: processes that load random crops; speed only.
         weights: what the encoder was made of, for the record.
         progress: called with what is done and how far it is.

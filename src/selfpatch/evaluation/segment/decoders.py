@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selfpatch.evaluation.tuning import rescaling
-
 Norm = Literal["batch", "group"]
 """Of the decoder: batch norm, or group norm, which a batch of one image can be trained with."""
-LEVELS = 4
 POOL_SCALES = (1, 2, 3, 6)
 DROPOUT = 0.1
 
@@ -124,27 +120,6 @@ class FCNHead(nn.Module):
         return self.classify(self.conv(x))
 
 
-class Pyramid(nn.Module):
-    """Four maps of a plain ViT, all of one size, brought to strides 4, 8, 16 and 32, as BEiT and iBOT do it.
-
-    Where the patch is no power of two, strides are those of the nearest one: 3.5, 7, 14, 28 for patch 14.
-
-    Args:
-        dim: width D of the maps.
-        patch_size: side in pixels of what a token stands for.
-        norm: between two deconvolutions.
-    """
-
-    def __init__(self, dim: int, patch_size: int, *, norm: Norm = "batch") -> None:
-        super().__init__()
-        doublings = [round(math.log2(patch_size) - math.log2(4 << level)) for level in range(LEVELS)]
-        self.rescale = nn.ModuleList(rescaling(dim, times, partial(_norm, norm=norm)) for times in doublings)
-
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """[B, D, h, w] each -> [B, D, h_i, w_i]."""
-        return [rescale(x) for rescale, x in zip(self.rescale, maps, strict=True)]
-
-
 def _scale_head(level: int, channels: int, head_channels: int, norm: Norm) -> nn.Sequential:
     layers: list[nn.Module] = []
     for step in range(max(1, level)):
@@ -170,7 +145,7 @@ def _resized(x: Tensor, like: Tensor, mode: str = "bilinear") -> Tensor:
 def _conv(inputs: int, outputs: int, kernel: int, norm: Norm) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(conv, _norm(outputs, norm), nn.ReLU(inplace=True))
+    return nn.Sequential(conv, norm_layer(outputs, norm), nn.ReLU(inplace=True))
 
 
 def _classifier(channels: int, num_classes: int) -> nn.Sequential:
@@ -180,7 +155,8 @@ def _classifier(channels: int, num_classes: int) -> nn.Sequential:
     return nn.Sequential(nn.Dropout2d(DROPOUT), conv)
 
 
-def _norm(channels: int, norm: Norm) -> nn.Module:
+def norm_layer(channels: int, norm: Norm) -> nn.Module:
+    """Of a decoder, for [B, channels, h, w]."""
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     groups = math.gcd(32, channels)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfpatch.evaluation.segment.datasets import IGNORE
-from selfpatch.evaluation.segment.decoders import LEVELS, FCNHead, Norm, Pyramid, SemanticFPN, UPerNet
+from selfpatch.evaluation.segment.decoders import FCNHead, Norm, SemanticFPN, UPerNet, norm_layer
+from selfpatch.evaluation.strides import LEVELS, FourStrides
 from selfpatch.nn.backbones import Backbone, SwinShape, ViT
 
 Head = Literal["fpn", "upernet"]
@@ -93,7 +95,8 @@ class Segmenter(nn.Module):
         self.taps = taps
         backbone = taps.backbone
         plain = isinstance(backbone, ViT)
-        self.pyramid = Pyramid(backbone.dim, backbone.patch_size, norm=norm) if rescale and plain else None
+        between = partial(norm_layer, norm=norm)
+        self.pyramid = FourStrides(backbone.dim, backbone.patch_size, between) if rescale and plain else None
         self.auxiliary: FCNHead | None = None
         if head == "fpn":
             self.decoder: SemanticFPN | UPerNet = SemanticFPN(
