@@ -27,6 +27,8 @@ from selfpatch.pretraining import training_step
 from selfpatch.study.plan import Study
 from selfpatch.training_data import open_data
 
+COSTS = "costs.json"
+"""In the folder of a study."""
 WARM_UP, STEPS = 3, 12
 """Steps that are not timed, and those that are."""
 
@@ -39,23 +41,22 @@ def equal_time_epochs(study: Study, data: str, device: str, file: Path) -> dict[
     """
     pairs = {arm.name: arm.equal_time for arm in study.arms if arm.equal_time is not None}
     names = list(dict.fromkeys([*pairs, *pairs.values()]))
-    seconds = _kept(file, names)
-    if seconds is None:
+    seconds = kept_seconds(file)
+    if not set(names) <= set(seconds):
         configs = [replace(study.arm(name).config, data=data) for name in names]
-        seconds = dict(zip(names, step_seconds(configs, distributed.start(device)), strict=True)) if names else {}
-        if names:
-            write_atomically(file, json.dumps(seconds, indent=1) + "\n")
+        seconds = dict(zip(names, step_seconds(configs, distributed.start(device)), strict=True))
+        write_atomically(file, json.dumps(seconds, indent=1) + "\n")
     return {
         name: round(study.arm(other).config.epochs * seconds[other] / seconds[name], 3) for name, other in pairs.items()
     }
 
 
-def _kept(file: Path, names: Sequence[str]) -> Mapping[str, float] | None:
+def kept_seconds(file: Path) -> Mapping[str, float]:
+    """Of a step of each arm that was timed."""
     try:
-        seconds = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return seconds if set(names) <= set(seconds) else None
+        return {}
 
 
 def step_seconds(configs: Sequence[RunConfig], device: torch.device) -> list[float]:

@@ -19,6 +19,7 @@ from selfpatch.evaluation.result import current_versions, device_name
 from selfpatch.pictures.curves import Point, points_of
 from selfpatch.pictures.sheet import picture_sheet
 from selfpatch.run import RunDirectory
+from selfpatch.study.costs import COSTS, kept_seconds
 from selfpatch.study.findings import Findings, Row, Seed
 from selfpatch.study.jobs import Job, is_trained, scores
 from selfpatch.study.plan import Study
@@ -134,9 +135,15 @@ def mean_curve(lines: Sequence[Sequence[Point]]) -> list[Point]:
 def _conditions(study: Study, out: Path, command: str) -> dict[str, str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     versions = ", ".join(f"{name} {version}" for name, version in current_versions().items())
-    images = ", ".join(source.name for source in study.pretrain)
-    found = {"trained on": images, "seeds": ", ".join(map(str, study.seeds)), "device": device_name(device)}
-    return found | {"versions": versions} | ({"command": command} if command else {})
+    found = {
+        "trained on": ", ".join("/".join(source.parts[-2:]) for source in study.pretrain),
+        "seeds": ", ".join(map(str, study.seeds)),
+        "device": device_name(device),
+        "versions": versions,
+    }
+    if seconds := kept_seconds(out / COSTS):
+        found["seconds a step, taken in turns"] = ", ".join(f"{arm} {s:.3g}" for arm, s in seconds.items())
+    return found | ({"command": command} if command else {})
 
 
 def _draw_sheet(study: Study, jobs: Sequence[Job], out: Path, device: str) -> None:

@@ -26,7 +26,7 @@ from selfpatch.build import make_loader, make_pretrainer
 from selfpatch.commands import Interrupted
 from selfpatch.files import write_atomically
 from selfpatch.measuring import make_folder
-from selfpatch.study.costs import equal_time_epochs
+from selfpatch.study.costs import COSTS, equal_time_epochs
 from selfpatch.study.gathering import gather
 from selfpatch.study.jobs import Job, Place, is_done, jobs_of, run_job
 from selfpatch.study.plan import Study, read_study
@@ -50,6 +50,8 @@ def run_study(
     tell: Callable[[str], None] = print,
 ) -> list[str]:
     """Runs what is missing of a study, and writes its report; called again, it goes on where it was stopped.
+
+    It begins processes anew, which import the script that it is called from: call it below `if __name__ == "__main__"`.
 
     Args:
         path: the study's file, see `study.plan`.
@@ -80,7 +82,7 @@ def run_study(
 def _run(study: Study, out: Path, places: Sequence[Place], command: str, tell: Callable[[str], None]) -> list[str]:
     source = _training_data(study, out)
     _check_arms(study, source)
-    epochs = equal_time_epochs(study, source, places[0].device, out / "costs.json")
+    epochs = equal_time_epochs(study, source, places[0].device, out / COSTS)
     jobs = jobs_of(study, epochs)
     missing = [job for job in jobs if not is_done(job, study, out)]
     tell(f"{study.title}: {len(jobs)} jobs, {len(jobs) - len(missing)} done before")

@@ -166,6 +166,9 @@ def _print_to(log: Path) -> None:
 @contextlib.contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
     """Inside, SIGTERM raises KeyboardInterrupt, so that it stops a study as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other one handle signals
+        yield
+        return
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
