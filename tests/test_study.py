@@ -20,6 +20,7 @@ import torch
 from selfpatch import run_study
 from selfpatch.pretraining import training_step
 from selfpatch.study import costs, gathering
+from selfpatch.study.jobs import Place, is_done, jobs_of, run_job
 from selfpatch.study.plan import read_study
 from tests.command_line import command, environment
 from tests.tiny_study import PLAN, write_study
@@ -97,17 +98,18 @@ def test_what_is_done_is_not_done_again(folder: Path, undisturbed: Path) -> None
 
 @pytest.mark.slow
 def test_what_is_added_is_all_that_is_run(folder: Path, undisturbed: Path) -> None:
-    """A seed more, and an evaluation more of networks that are there."""
-    runs = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("backbone.safetensors")}
+    """An evaluation more, of a network that is there."""
     more = {"davis": {"data": "davis", "resolution": 32}, "columns": {"J&F-Mean": "J&F at 32"}}
-    before = metrics(undisturbed)
-    _, told = again(folder, undisturbed, seeds=[0, 1, 2], evaluations=[*PLAN["evaluations"], more])
-    assert told[0] == "tiny: 10 jobs, 0 done before"
-    after = metrics(undisturbed)
-    assert {name: after[name] for name in before} == before
-    assert len(after) == 2 * 10 + (3 + 1) * 6, "evaluations of ten jobs; of six runs three stages and a curve"
-    assert {path: path.stat().st_mtime_ns for path in runs} == runs
-    assert "J&F at 32" in tables(undisturbed)[0]
+    study = read_study(write_study(folder, evaluations=[*PLAN["evaluations"], more]), folder)
+    (job,) = (job for job in jobs_of(study, {}) if job.name == "DINO, seed 1")
+    assert not is_done(job, study, undisturbed)
+    before, own = metrics(undisturbed), undisturbed / job.folder
+    written = {path: path.stat().st_mtime_ns for path in (own / "run").rglob("*") if path.is_file()}
+    assert run_job(job, study, str(folder / "photos"), undisturbed, Place("cpu", 1)) == []
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert metrics(undisturbed).keys() - before.keys() == {f"{job.folder}/evaluations/2-davis/result.json"}
+    assert {name: metrics(undisturbed)[name] for name in before} == before
+    assert is_done(job, study, undisturbed)
 
 
 @pytest.mark.slow
@@ -174,12 +176,13 @@ def wait_until(what: Callable[[], object], seconds: float = 120) -> None:
     assert what()
 
 
-@pytest.mark.slow
 def test_a_metric_that_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
     evaluations = [{"davis": {"data": "davis", "resolution": 48}, "columns": {"mIoU": "mIoU"}}]
-    failures, _ = again(folder, tmp_path / "out", arms={"A": {}}, seeds=[0], evaluations=evaluations, floors=[])
-    assert failures == ["A, seed 0: davis has no metric 'mIoU' to show; its metrics are: " + ", ".join(DAVIS)]
-    assert "has no metric" in (tmp_path / "out" / "report.md").read_text()
+    study = read_study(write_study(folder, evaluations=evaluations), folder)
+    job = next(job for job in jobs_of(study, {}) if job.baseline)
+    failures = run_job(job, study, "", tmp_path, Place("cpu", 1))
+    assert failures == ["davis has no metric 'mIoU' to show; its metrics are: " + ", ".join(DAVIS)]
+    assert not is_done(job, study, tmp_path)
 
 
 DAVIS = ["J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay"]
