@@ -65,11 +65,10 @@ class RenderedBatches:
         samples: Sequence[int],
         masks: Tensor | None,
     ) -> Views:
-        by_view = [torch.stack(one_depth(crops)) for crops in zip(*prepared, strict=True)]  # [V] of [B, C, S, S]
-        global_crops, local_crops = by_view[: self._num_global], by_view[self._num_global :]
+        views = list(zip(*prepared, strict=True))  # [V][B]
         return Views(
-            global_crops=torch.stack(global_crops),
-            local_crops=torch.stack(local_crops) if local_crops else None,
+            global_crops=_stacked(views[: self._num_global]),
+            local_crops=_stacked(views[self._num_global :]) if len(views) > self._num_global else None,
             boxes=stack_boxes(parameters),
             samples=torch.tensor(samples, dtype=torch.int64),
             masks=masks,
@@ -84,6 +83,12 @@ class RenderedBatches:
             samples=join_tensors([v.samples for v in parts], 0, pin_memory),
             masks=join_masks([v.masks for v in parts], pin_memory),
         )
+
+
+def _stacked(views: Sequence[Sequence[Tensor]]) -> Tensor:
+    """[V][B] crops of one size -> [V, B, C, S, S], copied once."""
+    crops = one_depth([crop for view in views for crop in view])
+    return torch.stack(crops).unflatten(0, (len(views), -1))
 
 
 def stack_boxes(parameters: Sequence[Sequence[ViewParameters]]) -> Tensor:
