@@ -120,6 +120,7 @@ def test_the_teachers_local_crops_change_nothing() -> None:
 def test_what_is_off_has_neither_heads_nor_a_loss(relations: Any, num_local: int) -> None:
     objective = SERE(DIM, HEADS, num_local, relations=relations)
     kinds = ["spatial", "channel"] if relations == "both" else [relations]
+    assert list(objective.loss_weights) == kinds
     places = ["", "_local"] if num_local else [""]
     assert set(objective.heads()) == {f"{kind}_relation{place}" for kind in kinds for place in places}
     views = views_of(2, num_local, 3)

@@ -102,6 +102,8 @@ class SERE(Objective):
                 raise ValueError(f"sere.{name} is {value}; it must be above 0")
         self.num_heads, self.num_local = num_heads, num_local
         self.kinds = ("spatial", "channel") if relations == "both" else (relations,)
+        # One kind alone has one loss, and a run neither weighs nor logs the other.
+        self.loss_weights = {kind: SERE.loss_weights[kind] for kind in self.kinds}  # type: ignore[misc]
         self.spatial_temp, self.channel_temp = spatial_temp, channel_temp
         self.overlap_size, self.local_overlap_size = overlap_size, local_overlap_size
         self.channel_scale, self.local_channel_scale = channel_scale, local_channel_scale
