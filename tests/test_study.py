@@ -120,6 +120,9 @@ def test_other_settings_are_not_mixed_in(folder: Path, undisturbed: Path) -> Non
     assert len(failures) == 6, "all but the baseline"
     assert "was begun with other settings (run.optimizer.warmup_epochs is 1.0 there and 2.0 now)" in failures[0]
     assert metrics(undisturbed) == before
+    assert next(row[1:4] for row in tables(undisturbed) if row[0] in PLAN["arms"]) == ["–", "–", "–"], (
+        "nor in the table"
+    )
 
 
 @pytest.mark.slow

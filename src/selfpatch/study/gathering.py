@@ -21,7 +21,7 @@ from selfpatch.pictures.sheet import picture_sheet
 from selfpatch.run import RunDirectory
 from selfpatch.study.costs import COSTS, kept_seconds
 from selfpatch.study.findings import Findings, Row, Seed
-from selfpatch.study.jobs import Job, is_trained, scores
+from selfpatch.study.jobs import Job, begun_alike, is_trained, scores
 from selfpatch.study.plan import Study
 
 METERS = {
@@ -44,7 +44,7 @@ def gather(
     command: str,
     draw: str | None = None,
 ) -> Findings:
-    """All that is known so far.
+    """All that is known so far; what is there of jobs with other settings is left out.
 
     Args:
         jobs: of the study, as `jobs.jobs_of` gives them.
@@ -54,10 +54,11 @@ def gather(
     by_row: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         by_row[job.row].append(job)
-    rows = [_row(name, members, study, out) for name, members in by_row.items()]
+    begun = [job for job in jobs if begun_alike(job, out)]
+    rows = [_row(name, [job for job in members if job in begun], study, out) for name, members in by_row.items()]
     trained = {job.row for job in jobs if job.trained}
     if draw is not None and study.pictures is not None:
-        _draw_sheet(study, jobs, out, draw)
+        _draw_sheet(study, begun, out, draw)
     sheet = out / "figures" / "patch-features.png"
     return Findings(
         title=study.title,
@@ -65,7 +66,7 @@ def gather(
         columns=[column for m in study.evaluations for column in m.columns.values()],
         floors=[row for row in rows if row.name not in trained],
         arms=[row for row in rows if row.name in trained],
-        curves=_curves(study, jobs, out),
+        curves=_curves(study, begun, out),
         sheets=[sheet] if sheet.is_file() else [],
         failures=failures,
         conditions=_conditions(study, out, command),

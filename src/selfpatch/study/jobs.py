@@ -209,13 +209,21 @@ def _evaluate(
     return evaluate_entries([m.entry for m in measurements], encoder, record, out, {})
 
 
+def begun_alike(job: Job, out: Path) -> bool:
+    """Whether what lies in its folder is of this job, and not of one with other settings."""
+    return _read_json(out / job.folder / "asked.json") == _settings(job)
+
+
 def scores(measurements: Sequence[Measurement], out: Path) -> dict[str, float]:
-    """What the table shows of results in a folder, by column; what is not there is left out."""
+    """What the table shows of results in a folder, by column; what is not there, or was measured otherwise, is left
+    out."""
     found: dict[str, float] = {}
     for measurement in measurements:
-        path = out / measurement.entry.folder / "result.json"
-        if path.is_file():
-            metrics = Result.load(path).metrics
+        folder = out / measurement.entry.folder
+        asked = _plain({key: getattr(measurement.entry, key) for key in ("evaluation", "data", "settings")})
+        before = _read_json(folder / "entry.json")
+        if before is not None and {key: before.get(key) for key in asked} == asked:
+            metrics = Result.load(folder / "result.json").metrics
             found |= {column: metrics[name] for name, column in measurement.columns.items() if name in metrics}
     return found
 
