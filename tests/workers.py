@@ -14,6 +14,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
+PATIENCE = 240
+"""Seconds for an answer, the start of the processes among them, on cores that do other work."""
+
+
 class WorkerPool:
     """Runs one function on every process of a group at once.
 
@@ -43,8 +47,8 @@ class WorkerPool:
             pipe.send((function, args))
         results = []
         for rank, pipe in enumerate(self._pipes):
-            if not pipe.poll(30):
-                raise RuntimeError(f"process {rank} has not answered for two minutes; it may wait for another one")
+            if not pipe.poll(PATIENCE):
+                raise RuntimeError(f"process {rank} has not answered for {PATIENCE} s; it may wait for another one")
             worked, result = pipe.recv()
             if not worked:
                 raise RuntimeError(f"process {rank} failed:\n{result}")
