@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from selfpatch import run_study
 from selfpatch.pretraining import training_step
 from selfpatch.study import costs, gathering
 from selfpatch.study.jobs import Place, is_done, jobs_of, run_job
-from selfpatch.study.plan import read_study
+from selfpatch.study.plan import Study, read_study
 from tests.command_line import command, environment
 from tests.tiny_study import PLAN, write_study
 
@@ -197,6 +196,46 @@ def test_an_arm_that_cannot_be_is_refused_before_anything_is_run(folder: Path, t
     assert not [path for path in (tmp_path / "out").iterdir() if path.name != ".lock"]
 
 
+@pytest.mark.slow
+def test_other_images_are_not_mixed_in(folder: Path, undisturbed: Path) -> None:
+    study = read_study(write_study(folder), folder)
+    other = read_study(write_study(folder, pretrain=["photos", "davis/JPEGImages"]), folder)
+    (trained,) = (job for job in jobs_of(other, {}) if job.name == "DINO, seed 0")
+    assert is_done(next(job for job in jobs_of(study, {}) if job.name == trained.name), study, undisturbed)
+    assert not is_done(trained, other, undisturbed)
+    with pytest.raises(ValueError, match="was begun with other settings"):
+        run_job(trained, other, str(folder / "photos"), undisturbed, Place("cpu", 1))
+
+
+@pytest.mark.slow
+def test_a_result_that_is_lost_is_measured_again(folder: Path, undisturbed: Path) -> None:
+    study = read_study(write_study(folder), folder)
+    job = next(job for job in jobs_of(study, {}) if job.baseline)
+    path = undisturbed / job.folder / "evaluations" / "1-davis" / "result.json"
+    before = json.loads(path.read_text())["metrics"]
+    path.unlink()
+    assert not is_done(job, study, undisturbed)
+    assert gathering.gather(study, jobs_of(study, {}), undisturbed, [], 1, "", "cpu").floors[0].numbers == {}
+    assert run_job(job, study, "", undisturbed, Place("cpu", 1)) == []
+    assert json.loads(path.read_text())["metrics"] == before
+
+
+def test_devices_and_processes_that_cannot_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = write_study(folder)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"device": "cuda:99"}, "cuda:99"),
+        ({"processes": 0}, "processes is 0; use 1 or more"),
+    ]
+    for given, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            run_study(study, folder, folder / "never", **given)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="call it without torchrun"):
+        run_study(study, folder, folder / "never")
+    assert not (folder / "never").exists()
+
+
 def test_two_studies_do_not_share_a_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def within(*_: object) -> list[str]:
         with pytest.raises(ValueError, match="another process is at the study in"):
@@ -207,30 +246,55 @@ def test_two_studies_do_not_share_a_folder(folder: Path, tmp_path: Path, monkeyp
     assert again(folder, tmp_path)[0] == ["ran"]
 
 
+EQUAL = {
+    "DINO": {"objective": "none"},
+    "both": {"objective": "selfpatch", "equal_time": "DINO"},
+    "large": {"objective": "selfpatch", "batch_size": 8, "equal_time": "DINO"},
+}
+
+
 def test_equal_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Epochs by the costs of a step, which are measured once and never again."""
-    monkeypatch.setattr(costs, "step_seconds", lambda configs, device: [0.3, 0.2][: len(configs)])
-    arms = {"DINO": {"objective": "none"}, "both": {"objective": "selfpatch", "equal_time": "DINO"}}
-    study = read_study(write_study(folder, arms=arms), folder)
-    file = tmp_path / "costs.json"
-    assert costs.equal_time_epochs(study, "photos", "cpu", file) == {"both": pytest.approx(4 * 0.2 / 0.3, abs=1e-3)}
-    monkeypatch.setattr(costs, "step_seconds", lambda configs, device: pytest.fail("measured again"))
-    assert costs.equal_time_epochs(study, "photos", "cpu", file) == {"both": pytest.approx(4 * 0.2 / 0.3, abs=1e-3)}
+    """Epochs by the times of an epoch, which are measured once and never again; but with other settings."""
+    file, place = tmp_path / "costs.json", Place("cpu", 1)
+
+    def time(study: Study, *seconds: float) -> None:
+        monkeypatch.setattr(costs, "epoch_seconds", lambda configs, place: seconds)
+        for arm in costs.untimed(study, file):
+            assert costs.time_arm(arm, place, study=study, data="photos", file=file) == []
+
+    two = {name: EQUAL[name] for name in ("DINO", "both")}
+    study = read_study(write_study(folder, arms=two), folder)
+    time(study, 3.0, 2.0)
+    assert costs.equal_time_epochs(study, file) == {"both": pytest.approx(4 * 2 / 3, abs=1e-3)}
+    study = read_study(write_study(folder, arms=EQUAL, settings={**PLAN["settings"], "epochs": 8}), folder)
+    time(study, 8.0, 2.0)
+    assert costs.equal_time_epochs(study, file) == {"both": pytest.approx(8 * 2 / 3, abs=1e-3), "large": 2.0}
+    study = read_study(write_study(folder, arms={**two, "both": {**two["both"], "selfpatch": {"k": 2}}}), folder)
+    assert [arm.name for arm in costs.untimed(study, file)] == ["both"]
 
 
-def test_costs_of_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real steps of both runs take turns, each on batches of its own."""
+@pytest.mark.parametrize("text", ["", "[1]", "5", '{"both": 3}', '{"both": {}}', '{"both": {"ratio": 2}}'])
+def test_what_is_no_record_of_times_is_not_read_as_one(folder: Path, tmp_path: Path, text: str) -> None:
+    study = read_study(write_study(folder, arms={name: EQUAL[name] for name in ("DINO", "both")}), folder)
+    (tmp_path / "costs.json").write_text(text)
+    assert [arm.name for arm in costs.untimed(study, tmp_path / "costs.json")] == ["both"]
+
+
+def test_times_of_epochs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real steps of both runs take turns, each on batches of its own; an epoch of large batches has fewer of them."""
     sizes: list[int] = []
+    clock = iter(range(10_000))
 
     def noted(model: Any, batches: Any, *rest: Any, **options: Any) -> Any:
         sizes.append(sum(len(views.global_crops[0]) for views in batches))
         return training_step(model, batches, *rest, **options)
 
     monkeypatch.setattr(costs, "training_step", noted)
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: next(clock))
     small = replace(read_study(write_study(folder), folder).arms[0].config, data=str(folder / "photos"))
-    seconds = costs.step_seconds([small, replace(small, batch_size=8)], torch.device("cpu"))
+    seconds = costs.epoch_seconds([small, replace(small, batch_size=8)], Place("cpu", 1))
     assert sizes == [4, 8] * (costs.WARM_UP + costs.STEPS)
-    assert all(0 < s < 60 for s in seconds)
+    assert seconds == [20 // 4, 20 // 8], "every step takes one second of this clock"
 
 
 def test_minutes_are_those_of_the_steps() -> None:

@@ -21,7 +21,7 @@ def test_a_file(tmp_path: Path) -> None:
     assert [arm.name for arm in study.arms] == ["DINO", "DINO + SelfPatch"]
     assert [arm.slug for arm in study.arms] == ["dino", "dino-selfpatch"]
     assert study.reference == "DINO"
-    assert study.pretrain == (tmp_path / "photos",)
+    assert study.pretrain == {"photos": tmp_path / "photos"}
     assert [arm.config.objectives for arm in study.arms] == [(), ("selfpatch",)]
     dino, both = (arm.config for arm in study.arms)
     assert both.components["selfpatch"]["num_prototypes"] == 32
@@ -77,8 +77,14 @@ def test_each_architecture_has_an_untrained_floor_of_its_own(tmp_path: Path) -> 
     [
         ({"arms": None}, "has no arms; a study needs title, pretrain, arms and evaluations"),
         ({"arm": {}}, "'arm' is not a part of a study; did you mean 'arms'?"),
-        ({"arms": [1]}, r"arms is \[1\]; settings by the arm's name are needed"),
-        ({"arms": {"A": 3}}, "arm 'A' is 3; a mapping of settings is needed"),
+        ({"arms": [1]}, r"arms is \[1\]; a mapping of names to values is needed"),
+        ({"arms": {"A": 3}}, "arm 'A' is 3; a mapping of names to values is needed"),
+        ({"arms": {3: {}}}, "arms has the key 3, which is no text"),
+        ({"arms": {"A": {"channels": 4}}}, "arm 'A' has channels 4"),
+        ({"arms": {"A": {"components": 5}}}, "arm 'A': components is no mapping"),
+        ({"arms": {"A": {"crops": {5: 1}}}}, "arm 'A': 5 is not a setting of crops"),
+        ({"settings": 5}, "settings is 5; a mapping"),
+        ({"settings": [1]}, r"settings is \[1\]; a mapping"),
         ({"arms": {"A": {"objective": "sefpatch"}}}, "arm 'A': .*sefpatch"),
         ({"arms": {"A": {"epocs": 3}}}, "arm 'A': 'epocs' is not .*did you mean 'epochs'"),
         ({"arms": {"A": {"objective": "none", "selfpatch": {"k": 2}}}}, "arm 'A': nothing reads .*'selfpatch'"),
@@ -86,9 +92,14 @@ def test_each_architecture_has_an_untrained_floor_of_its_own(tmp_path: Path) -> 
         ({"arms": {"A b": {}, "a-B": {}}}, "the arm 'A b' needs a name that differs"),
         ({"arms": {"A": {"equal_time": "B"}}}, "arm 'A' has equal_time 'B', which is no arm with epochs"),
         ({"reference": "MoBY"}, "reference is 'MoBY', which is no arm; use one of: DINO, DINO"),
-        ({"seeds": [1, 1]}, r"seeds is \[1, 1\], which names one twice"),
+        ({"seeds": [1, 1]}, r"seeds is \[1, 1\]; name each once"),
+        ({"seeds": [-1]}, r"seeds is \[-1\]; name each once, from 0 up"),
         ({"seeds": 3}, "seeds is 3; a list of values is needed"),
-        ({"floors": ["raw"]}, "the floor 'raw' is unknown; use untrained, or baseline:"),
+        ({"floors": ["raw"]}, "the floor 'raw' is unknown or there twice; use untrained, baseline:"),
+        ({"floors": ["baseline:mean-colour:0"]}, "the floor 'baseline:mean-colour:0' is unknown"),
+        ({"floors": ["baseline:mean-colour:../.."]}, "is unknown"),
+        ({"floors": ["untrained", "untrained"]}, "the floor 'untrained' is unknown or there twice"),
+        ({"floors": 5}, "floors is 5; a list of values is needed"),
         ({"pretrain": "phots"}, "pretrain: there is no .*phots; say with --data"),
         ({"evaluations": [{"davis": {"data": "davis"}}]}, "evaluations, entry 1: give columns"),
         (
@@ -96,16 +107,40 @@ def test_each_architecture_has_an_untrained_floor_of_its_own(tmp_path: Path) -> 
             "davis has no setting 'size'",
         ),
         ({"evaluations": [{"davis": {"data": "away"}, "columns": {"J": "J"}}]}, "entry 1: there is no .*away"),
-        ({"evaluations": 2 * PLAN["evaluations"]}, "the column 'J&F' stands for two"),
+        ({"evaluations": 2 * PLAN["evaluations"]}, "the column 'J&F' is no text or there twice"),
+        ({"evaluations": [{"davis": {"data": "davis"}, "columns": {"J": None}}]}, "the column None is no text"),
+        ({"settings": {**PLAN["settings"], "checkpoint": {}}}, "over_time measures checkpoints that are kept"),
         ({"extends": "tiny.yaml"}, "extends itself"),
         ({"extends": "none.yaml"}, r"cannot read the study .*none.yaml \(No such file"),
-        ({"sizes": {"cpu": 3}}, "3 stands where a study needs a mapping"),
+        ({"sizes": {"cpu": 3}}, "size 'cpu' is 3; a mapping of names to values is needed"),
+        ({"sizes": [1]}, r"sizes is \[1\]; a mapping"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         read_study(write_study(tmp_path, **changes), tmp_path, "cpu" if "sizes" in changes else None)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arms", "floors"),
+    [
+        ({"untrained": {}}, ["untrained"]),
+        ({"mean colour, 4 x 4 pixels": {}}, ["baseline:mean-colour:4"]),
+        ({"untrained A": {"backbone": {"depth": 1}}, "A": {}}, ["untrained"]),
+    ],
+)
+def test_an_arm_is_not_taken_for_a_floor(tmp_path: Path, arms: dict[str, Any], floors: list[str]) -> None:
+    study = read_study(write_study(tmp_path, arms=arms, floors=floors), tmp_path)
+    with pytest.raises(ValueError, match="an arm and a floor are both called"):
+        jobs_of(study, {})
+
+
+def test_a_part_that_is_no_text(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    path.write_text(path.read_text() + "5: 1\n")
+    with pytest.raises(ValueError, match="'5' is not a part of a study"):
+        read_study(path, tmp_path)
 
 
 def test_a_size_that_is_not_there(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def test_a_job_that_fails_keeps_no_other_from_running(tmp_path: Path) -> None:
     assert ended["work"] == []
     assert "a mistake" in (tmp_path / "logs" / "place-0.log").read_text(), "the log has the whole traceback"
     pids = {job: int((tmp_path / "here" / job).read_text()) for job in ended}
-    assert pids["fail it"] == pids["crash"] == pids["die"] != pids["work"], "only a killed process is replaced"
+    assert pids["fail it"] == pids["refuse"] == pids["crash"], "what was foreseen leaves the process as it was"
+    assert len({pids["crash"], pids["die"], pids["work"]}) == 3, "after what was not, another one goes on"
 
 
 def test_places_work_at_once_and_each_takes_the_next_job(tmp_path: Path) -> None:

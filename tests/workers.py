@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-
 PATIENCE = 240
 """Seconds for an answer, the start of the processes among them, on cores that do other work."""
 

@@ -7,6 +7,7 @@ import difflib
 import io
 import itertools
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -286,7 +287,7 @@ def _export(arguments: list[str]) -> int:
 
 
 def _study(arguments: list[str]) -> int:
-    failures = _read(Study, "study", arguments).run()
+    failures = _read(Study, "study", arguments).run(shlex.join(["selfpatch", "study", *arguments]))
     return 2 if failures else 0
 
 

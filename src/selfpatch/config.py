@@ -236,7 +236,9 @@ class RunConfig:
         values = dict(values)
         if isinstance(values.get("model"), str):
             return self.for_model(values["model"]).override({k: v for k, v in values.items() if k != "model"})
-        sections = {**dict(values.pop("components", {}) or {})}
+        sections = dict(values.pop("components", None) or {}) if _holds_mappings(values.get("components")) else None
+        if sections is None:
+            raise ValueError("components is no mapping of settings by the component's name; write --selfpatch.k 2, say")
         for name in [k for k in values if k not in field_types(RunConfig)]:
             if not isinstance(values[name], Mapping) and name in self.used:
                 raise ValueError(f"{name} is {values[name]!r}; a mapping of its settings is needed")
@@ -296,6 +298,10 @@ class RunConfig:
         if self.masks.ratio[0] > self.masks.ratio[1]:
             raise ValueError(f"masks.ratio is {list(self.masks.ratio)}; use [low, high] with 0 <= low <= high <= 1")
         return self
+
+
+def _holds_mappings(value: Any) -> bool:
+    return value is None or (isinstance(value, Mapping) and all(isinstance(v, Mapping) for v in value.values()))
 
 
 def recipe_names() -> list[str]:

@@ -48,21 +48,34 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of a name; `auto` is CUDA, then MPS, then the CPU.
+
+    Raises:
+        ValueError: the device is unknown or not on this machine.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
+    there = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} was asked for, but torch sees no CUDA device; use --device cpu")
+    if (device.index or 0) >= there:
+        raise ValueError(f"device {name!r} was asked for, but there are {there}; use a lower number")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {name!r} was asked for, but torch sees no MPS device; use --device cpu")
+    return device
+
+
+def _device(name: str) -> torch.device:
+    device = find_device(name)
     if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(f"device {name!r} was asked for, but torch sees no CUDA device; use --device cpu")
         index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device {name!r} was asked for, but torch sees no MPS device; use --device cpu")
     return device
 
 

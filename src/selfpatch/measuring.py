@@ -70,7 +70,9 @@ def _load(weights: str, device: str, options: Mapping[str, Any]) -> tuple[Encode
         if name not in BASELINES or not patch.isdecimal():
             known = ", ".join(f"baseline:{known}:P" for known in BASELINES)
             raise ValueError(f"{weights!r} is no baseline; use one of {known}, P being the side of a patch in pixels")
-        return BASELINES[name](int(patch)), Provenance(weights)
+        baseline = BASELINES[name](int(patch))
+        baseline.device = distributed.start(device)
+        return baseline, Provenance(weights)
     on = distributed.start(device)
     if kind == "untrained":
         untrained = untrained_encoder(RunDirectory.open(rest).config, read_weights(rest).shape)

@@ -254,10 +254,11 @@ def train(
     total = schedule.total_steps
     every = max(1, round(settings.evaluate_every * schedule.steps_per_epoch)) if settings.evaluate_every else total
     measured_at = {total, *range(0, total, every)}
-    speed, failures = Speed(), Failures(settings.max_nonfinite)
+    failures = Failures(settings.max_nonfinite)
     watch = CollapseWatch(first_step=min(total // 10, schedule.steps_per_epoch))
-    if first == 0 and evaluate is not None and is_main_process():
-        run.record({"step": 0, **_measured(evaluate, pretrainer, 0)})
+    if evaluate is not None and is_main_process() and first in {0, *measured_at} and not _was_measured(run, first):
+        run.record({"step": first, **_measured(evaluate, pretrainer, first)})  # or it was stopped before it could be
+    speed = Speed()
     with (
         StopSignals() as signals,
         ProgressBar(total, loader.batch_size, enabled=is_main_process()) as bar,
@@ -296,6 +297,11 @@ def train(
                 return signals.requested or signal.SIGTERM
     barrier()
     return 0
+
+
+def _was_measured(run: RunDirectory, step: int) -> bool:
+    """Losses of a step are recorded too, before it is measured."""
+    return any(row["step"] == step and "loss" not in row for row in run.rows())
 
 
 def _measured(evaluate: Evaluate, pretrainer: Pretrainer, done: int) -> Mapping[str, float]:

@@ -104,9 +104,9 @@ def field_types(cls: type) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in fields(cls)}
 
 
-def unknown_key(key: str, known: Iterable[str], what: str) -> str:
+def unknown_key(key: object, known: Iterable[str], what: str) -> str:
     known = list(known)
-    close = difflib.get_close_matches(key, known, n=1)
+    close = difflib.get_close_matches(str(key), known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
     return f"{key!r} is not {what}; {hint}"
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass
+from functools import partial
 
 import tyro
 
@@ -29,8 +28,8 @@ class Study:
     """Networks that are trained at once, shared out over the devices; None: one a CUDA device, and on a CPU one a core,
     at most four."""
 
-    def run(self) -> list[str]:
-        """What failed, a sentence each."""
+    def run(self, command: str) -> list[str]:
+        """What failed, a sentence each; the report names the command."""
         from selfpatch.study import run_study
 
         return run_study(
@@ -40,5 +39,6 @@ class Study:
             size=self.size,
             device=self.device,
             processes=self.processes,
-            command=shlex.join(["selfpatch", *sys.argv[1:]]),
+            command=command,
+            tell=partial(print, flush=True),  # hours may go by before a pipe's buffer is full
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -19,20 +20,21 @@ from selfpatch.evaluation.result import current_versions, device_name
 from selfpatch.pictures.curves import Point, points_of
 from selfpatch.pictures.sheet import picture_sheet
 from selfpatch.run import RunDirectory
-from selfpatch.study.costs import COSTS, kept_seconds
+from selfpatch.study.costs import COSTS, kept_ratio
 from selfpatch.study.findings import Findings, Row, Seed
 from selfpatch.study.jobs import Job, begun_alike, is_trained, scores
 from selfpatch.study.plan import Study
 
 METERS = {
-    "loss": "loss",
-    "view_matching": "patches matched across views, %",
-    "entropy": "entropy of the teacher's distributions, nats",
-    "patch_rank": "effective rank of the patch features",
+    "loss": ("loss", 1),
+    "view_matching": ("patches matched across views, %", 100),
+    "entropy": ("entropy of the teacher's distributions, nats", 1),
+    "patch_rank": ("effective rank of the patch features", 1),
 }
-"""What a run records that is drawn over its steps."""
+"""What a run records that is drawn over its steps: its heading, and what it is multiplied by."""
+SHEET = Path("figures", "patch-features.png")
 SHEET_IMAGES, SHEET_SIDE = 6, 224
-"""Images on the sheet of patch features, and their side in pixels."""
+"""Images on the sheet of patch features, and about their side in pixels."""
 
 
 def gather(
@@ -42,14 +44,15 @@ def gather(
     failures: Sequence[str],
     unfinished: int,
     command: str,
-    draw: str | None = None,
+    device: str,
 ) -> Findings:
     """All that is known so far; what is there of jobs with other settings is left out.
 
     Args:
         jobs: of the study, as `jobs.jobs_of` gives them.
-        failures, unfinished, command: see `Findings`.
-        draw: the device to draw the sheet of patch features on; None: it is not drawn anew.
+        failures, unfinished: see `Findings`.
+        command: that was called; empty: it is not known.
+        device: that the jobs run on.
     """
     by_row: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
@@ -57,9 +60,7 @@ def gather(
     begun = [job for job in jobs if begun_alike(job, out)]
     rows = [_row(name, [job for job in members if job in begun], study, out) for name, members in by_row.items()]
     trained = {job.row for job in jobs if job.trained}
-    if draw is not None and study.pictures is not None:
-        _draw_sheet(study, begun, out, draw)
-    sheet = out / "figures" / "patch-features.png"
+    sheet = out / SHEET
     return Findings(
         title=study.title,
         question=study.question,
@@ -69,7 +70,7 @@ def gather(
         curves=_curves(study, begun, out),
         sheets=[sheet] if sheet.is_file() else [],
         failures=failures,
-        conditions=_conditions(study, out, command),
+        conditions=_conditions(study, out, command, device),
         unfinished=unfinished,
         reference=study.reference,
     )
@@ -82,16 +83,16 @@ def _row(name: str, jobs: Sequence[Job], study: Study, out: Path) -> Row:
     for job in jobs:
         for column, value in scores(study.evaluations, out / job.folder / "evaluations").items():
             numbers[column][job.seed] = value
-        run = out / job.folder / "run"
-        if job.trained and job.seed is not None and is_trained(run):
-            rows = RunDirectory.open(run).rows()
-            steps = max((row["step"] for row in rows), default=None)
-            minutes[job.seed] = minutes_of(rows, RunDirectory.open(run).config.batch_size)
+        if job.trained and job.seed is not None and is_trained(out / job.folder / "run"):
+            run = RunDirectory.open(out / job.folder / "run")
+            steps = max((row["step"] for row in run.rows()), default=None)
+            minutes[job.seed] = minutes_of(run.rows(), run.config.batch_size)
     return Row(name, numbers, steps, minutes)
 
 
 def minutes_of(rows: Iterable[Mapping[str, Any]], batch_size: int) -> float:
-    """Of the training steps alone: measurements and stops in between do not count."""
+    """Of the training steps, as long as they took: measurements and stops in between do not count, but what else the
+    machine did at the time does."""
     logged = [row for row in rows if row.get("images_per_second")]
     steps = [0, *(row["step"] for row in logged)]
     images = [batch_size * (after - before) for before, after in pairwise(steps)]
@@ -99,21 +100,19 @@ def minutes_of(rows: Iterable[Mapping[str, Any]], batch_size: int) -> float:
 
 
 def _curves(study: Study, jobs: Sequence[Job], out: Path) -> dict[str, dict[str, list[Point]]]:
-    """By heading and arm, over steps."""
+    """By heading and arm, over the steps of what is trained to its end."""
     curves: dict[str, dict[str, list[list[Point]]]] = defaultdict(lambda: defaultdict(list))
-    for job in (job for job in jobs if job.trained and (out / job.folder / "run" / "config.yaml").is_file()):
+    for job in (job for job in jobs if job.trained and is_trained(out / job.folder / "run")):
         rows = RunDirectory.open(out / job.folder / "run").rows()
-        for meter, heading in METERS.items():
-            curves[heading][job.row].append(_scaled(points_of(rows, meter), heading))
+        for meter, (heading, factor) in METERS.items():
+            curves[heading][job.row].append([(x, factor * y) for x, y in points_of(rows, meter)])
         for column, line in _stages(study, out / job.folder / "over_time").items():
-            curves[f"{column}, %"][job.row].append(_scaled(line, "%"))
-    means = {heading: {arm: mean_curve(lines) for arm, lines in arms.items()} for heading, arms in curves.items()}
+            curves[f"{column}, %"][job.row].append([(x, 100 * y) for x, y in line])
+    means = {
+        heading: {arm: mean_curve([line for line in lines if line]) for arm, lines in arms.items()}
+        for heading, arms in curves.items()
+    }
     return {h: drawn for h, arms in means.items() if (drawn := {arm: line for arm, line in arms.items() if line})}
-
-
-def _scaled(line: Sequence[Point], heading: str) -> list[Point]:
-    """Fractions in percent, where the heading says so."""
-    return [(x, 100 * y) for x, y in line] if heading.endswith("%") else list(line)
 
 
 def _stages(study: Study, folder: Path) -> dict[str, list[Point]]:
@@ -133,30 +132,34 @@ def mean_curve(lines: Sequence[Sequence[Point]]) -> list[Point]:
     return [(x, fmean(ys)) for x, ys in sorted(values.items()) if len(ys) == len(lines)]
 
 
-def _conditions(study: Study, out: Path, command: str) -> dict[str, str]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    versions = ", ".join(f"{name} {version}" for name, version in current_versions().items())
+def _conditions(study: Study, out: Path, command: str, device: str) -> dict[str, str]:
     found = {
-        "trained on": ", ".join("/".join(source.parts[-2:]) for source in study.pretrain),
+        "trained on": ", ".join(study.pretrain),
         "seeds": ", ".join(map(str, study.seeds)),
-        "device": device_name(device),
-        "versions": versions,
+        "device": device_name(torch.device(device)),
+        "versions": ", ".join(f"{name} {version}" for name, version in current_versions().items()),
     }
-    if seconds := kept_seconds(out / COSTS):
-        found["seconds a step, taken in turns"] = ", ".join(f"{arm} {s:.3g}" for arm, s in seconds.items())
+    for arm in study.arms:
+        if (ratio := kept_ratio(study, arm, out / COSTS)) is not None:
+            found[f"an epoch of {arm.name}"] = f"takes {1 / ratio:.2f} times as long as one of {arm.equal_time}"
     return found | ({"command": command} if command else {})
 
 
-def _draw_sheet(study: Study, jobs: Sequence[Job], out: Path, device: str) -> None:
-    """What each arm's network of the first seed makes of some images, and the untrained one."""
-    assert study.pictures is not None
-    first = [job for job in jobs if job.seed == study.seeds[0] and job.trained and is_trained(out / job.folder / "run")]
-    if not first:
+def draw_sheet(study: Study, jobs: Sequence[Job], out: Path, device: str) -> None:
+    """What each arm's network of the first seed makes of some images, and the first one as its training began.
+
+    Raises:
+        ValueError: there are no such images, or the networks take no common size.
+    """
+    own = [job for job in jobs if job.seed == study.seeds[0] and job.trained and begun_alike(job, out)]
+    runs = {job.row: str(out / job.folder / "run") for job in own if is_trained(out / job.folder / "run")}
+    if not runs or study.pictures is None:
         return
-    index = ImageIndex.open(study.pictures)
-    runs = {job.row: str(out / job.folder / "run") for job in first}
     networks = {"untrained": f"untrained:{next(iter(runs.values()))}", **runs}
     encoders = {name: measuring.open_encoder(weights, device)[0] for name, weights in networks.items()}
-    images = load_images(index, evenly_spread(np.arange(len(index)), SHEET_IMAGES), SHEET_SIDE).images
-    (out / "figures").mkdir(exist_ok=True)
-    picture_sheet(encoders, images, out / "figures" / "patch-features.png", title=study.title)
+    unit = math.lcm(*(encoder.patch_size for encoder in encoders.values()))
+    side = unit * max(1, round(SHEET_SIDE / unit))
+    index = ImageIndex.open(study.pictures)
+    images = load_images(index, evenly_spread(np.arange(len(index)), SHEET_IMAGES), side).images
+    (out / SHEET).parent.mkdir(exist_ok=True)
+    picture_sheet(encoders, images, out / SHEET, title=study.title)

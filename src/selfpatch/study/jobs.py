@@ -11,6 +11,7 @@ In the folder of a job::
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,8 @@ class Job:
     folder: its name.
     config: of the network; None: a baseline without one.
     baseline: as `measuring.load` takes it.
-    trained: else the network stays as it is initialised.
+    trained: else the network stays as it is when its training begins.
+    data: what it is trained on, by the study's names.
     """
 
     row: str
@@ -51,6 +53,7 @@ class Job:
     config: RunConfig | None = None
     baseline: str = ""
     trained: bool = False
+    data: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -75,6 +78,10 @@ def jobs_of(study: Study, epochs: Mapping[str, float]) -> list[Job]:
 
     Args:
         epochs: of the arms that train for as long as another one, by name.
+
+    Raises:
+        ValueError: two of them would be one line of the table, or lie in one folder; or an arm cannot be trained for so
+            long.
     """
     jobs = [
         Job(_in_words(floor), None, floor.replace(":", "-"), baseline=floor)
@@ -84,13 +91,24 @@ def jobs_of(study: Study, epochs: Mapping[str, float]) -> list[Job]:
     networks = _networks(study.arms) if UNTRAINED in study.floors else {}
     for seed in study.seeds:
         for arm in networks.values():
-            row = UNTRAINED if len(networks) == 1 else f"{UNTRAINED}, as of {arm.name}"
+            words = UNTRAINED if arm.config.init is None else "initial weights"
+            row = words if len(networks) == 1 else f"{words}, as of {arm.name}"
             jobs.append(Job(row, seed, f"{UNTRAINED}-{arm.slug}-seed{seed}", replace(arm.config, seed=seed)))
     for seed in study.seeds:
         for arm in study.arms:
-            config = replace(arm.config, seed=seed, epochs=epochs.get(arm.name, arm.config.epochs))
-            jobs.append(Job(arm.name, seed, f"{arm.slug}-seed{seed}", config, trained=True))
+            config = replace(arm.config, seed=seed, epochs=epochs.get(arm.name, arm.config.epochs)).validate()
+            folder = f"{arm.slug}-seed{seed}"
+            jobs.append(Job(arm.name, seed, folder, config, trained=True, data=tuple(study.pretrain)))
+    _refuse_twins(jobs)
     return jobs
+
+
+def _refuse_twins(jobs: Sequence[Job]) -> None:
+    folders = [job.folder for job in jobs]
+    arms = {job.row for job in jobs if job.trained}
+    for job in jobs:
+        if folders.count(job.folder) > 1 or (not job.trained and job.row in arms):
+            raise ValueError(f"an arm and a floor are both called {job.row!r}; give the arm another name")
 
 
 def _in_words(baseline: str) -> str:
@@ -110,8 +128,12 @@ def _networks(arms: Sequence[Arm]) -> dict[Any, Arm]:
 
 
 def is_done(job: Job, study: Study, out: Path) -> bool:
-    """Whether nothing is left to do for it: all that is asked now was done before."""
-    return _read_json(out / job.folder / "done.json") == _asked(job, study)
+    """Whether nothing is left to do for it: all that is asked now was done before, and the results are there."""
+    folder = out / job.folder
+    columns = [column for m in study.evaluations for column in m.columns.values()]
+    return _read_json(folder / "done.json") == _asked(job, study) and set(columns) <= set(
+        scores(study.evaluations, folder / "evaluations")
+    )
 
 
 def run_job(job: Job, study: Study, data: str, out: Path, place: Place) -> list[str]:
@@ -135,8 +157,7 @@ def run_job(job: Job, study: Study, data: str, out: Path, place: Place) -> list[
     encoder, record = _open(job, folder / "run", place.device)
     outcomes = _evaluate(study.evaluations, encoder, record, folder / "evaluations")
     if job.trained and study.over_time:
-        for step, weights in _stages(folder / "run"):
-            encoder, record = measuring.open_encoder(weights, place.device)
+        for step, (encoder, record) in _stages(job, folder / "run", place.device):
             outcomes += _evaluate(study.over_time, encoder, record, folder / "over_time" / f"{step:08d}")
     failures = [f"{o.entry.folder}: {o.error}" for o in outcomes if o.error is not None]
     failures += _missing_metrics([*study.evaluations, *study.over_time], outcomes)
@@ -173,13 +194,17 @@ def _train(job: Job, data: str, run: Path, place: Place) -> None:
     assert job.config is not None
     if is_trained(run):
         return
-    workers = max(0, place.threads - 1) if job.config.loader.workers is None else job.config.loader.workers
+    workers = loader_workers(job.config, place)
     if (run / "config.yaml").is_file():
         resume(run, device=place.device, workers=workers)
         return
     shutil.rmtree(run, ignore_errors=True)  # killed while it was being made
     loader = replace(job.config.loader, workers=workers)
     pretrain(replace(job.config, data=data, out=str(run), device=place.device, loader=loader))
+
+
+def loader_workers(config: RunConfig, place: Place) -> int:
+    return max(0, place.threads - 1) if config.loader.workers is None else config.loader.workers
 
 
 def is_trained(run: Path) -> bool:
@@ -191,16 +216,21 @@ def _open(job: Job, run: Path, device: str) -> tuple[Encoder, Provenance | None]
         return measuring.open_encoder(str(run), device)
     if job.config is None:
         return measuring.open_encoder(job.baseline, device)
-    pretrainer, _ = make_pretrainer(replace(job.config, init=None))
+    return _untrained(job.config, device)
+
+
+def _untrained(config: RunConfig, device: str) -> tuple[Encoder, Provenance]:
+    pretrainer, _ = make_pretrainer(config)
     encoder = measuring.teacher_encoder(pretrainer).eval()
     return encoder.to(distributed.start(device)), Provenance(UNTRAINED, network_sha256(encoder))
 
 
-def _stages(run: Path) -> Iterator[tuple[int, str]]:
-    """Weights by the steps behind them: as initialised, then the checkpoints that were kept."""
-    yield 0, f"untrained:{run}"
+def _stages(job: Job, run: Path, device: str) -> Iterator[tuple[int, tuple[Encoder, Provenance | None]]]:
+    """Networks by the steps behind them: as training begins, then the checkpoints that were kept."""
+    assert job.config is not None
+    yield 0, _untrained(job.config, device)
     for step, path in RunDirectory.open(run).kept_checkpoints():
-        yield step, str(path)
+        yield step, measuring.open_encoder(str(path), device)
 
 
 def _evaluate(
@@ -223,8 +253,9 @@ def scores(measurements: Sequence[Measurement], out: Path) -> dict[str, float]:
         asked = _plain({key: getattr(measurement.entry, key) for key in ("evaluation", "data", "settings")})
         before = _read_json(folder / "entry.json")
         if before is not None and {key: before.get(key) for key in asked} == asked:
-            metrics = Result.load(folder / "result.json").metrics
-            found |= {column: metrics[name] for name, column in measurement.columns.items() if name in metrics}
+            with contextlib.suppress(ValueError):  # a result that cannot be read is measured again
+                metrics = Result.load(folder / "result.json").metrics
+                found |= {column: metrics[name] for name, column in measurement.columns.items() if name in metrics}
     return found
 
 
@@ -238,7 +269,7 @@ def _settings(job: Job) -> Any:
         return _plain({"baseline": job.baseline})
     settings = {key: value for key, value in job.config.to_dict().items() if key not in WHERE_AND_HOW}
     settings["loader"] = {key: value for key, value in settings["loader"].items() if key != "workers"}
-    return _plain({"trained": job.trained, "run": settings})
+    return _plain({"trained": job.trained, "data": job.data, "run": settings})
 
 
 def _plain(value: Any) -> Any:

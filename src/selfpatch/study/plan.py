@@ -36,12 +36,13 @@ from typing import Any
 
 from selfpatch.build import METHODS, OBJECTIVES, find
 from selfpatch.config import RunConfig, load_recipe
+from selfpatch.measuring import BASELINES
 from selfpatch.settings import convert, parse_yaml, unknown_key
 from selfpatch.suite import read_entry
 from selfpatch.suite_report import Entry
 
 UNTRAINED = "untrained"
-"""The floor that stands for the arms' networks as they are initialised."""
+"""The floor that stands for the arms' networks as their training begins."""
 KEYS = {
     "extends", "title", "question", "pretrain", "seeds", "settings", "arms", "reference", "floors", "evaluations",
     "over_time", "pictures", "sizes",
@@ -77,13 +78,20 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Study:
+    """Attributes:
+    pretrain: what is trained on, by the names that the file gives.
+    reference: the arm that the others are compared with.
+    floors: UNTRAINED, or baselines as `measuring.load` takes them.
+    over_time: measured of the checkpoints that are kept.
+    pictures: images for the sheet of patch features.
+    """
+
     title: str
     question: str
-    pretrain: tuple[Path, ...]
+    pretrain: Mapping[str, Path]
     seeds: tuple[int, ...]
     arms: tuple[Arm, ...]
     reference: str
-    """The arm that the others are compared with."""
     floors: tuple[str, ...]
     evaluations: tuple[Measurement, ...]
     over_time: tuple[Measurement, ...]
@@ -105,14 +113,14 @@ def read_study(path: str | Path, data: str | Path, size: str | None = None) -> S
         ValueError: there is no such file, size or data, or something in it is unknown; one sentence says what.
     """
     plan = _read(Path(path).expanduser(), ())
-    sizes = plan.pop("sizes", None) or {}
+    sizes = _mapping(plan.pop("sizes", None), f"{path}: sizes")
     if size is not None and size not in sizes:
         raise ValueError(f"{path} has no size {size!r}; use one of: {', '.join(sizes) or '(it has none)'}")
     if size is not None:
-        plan = _laid_over(plan, sizes[size])
+        plan = _laid_over(plan, _mapping(sizes[size], f"{path}: size {size!r}"))
     for key in plan:
         if key not in KEYS:
-            raise ValueError(f"{path}: {unknown_key(key, sorted(KEYS), 'a part of a study')}")
+            raise ValueError(f"{path}: {unknown_key(str(key), sorted(KEYS), 'a part of a study')}")
     return _study(plan, str(path), Path(data).expanduser())
 
 
@@ -129,10 +137,18 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     return plan if below is None else _laid_over(_read(path.parent / str(below), (*above, path.resolve())), plan)
 
 
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    """Nothing is an empty one."""
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"{where} is {value!r}; a mapping of names to values is needed")
+    for key in value or {}:
+        if not isinstance(key, str):
+            raise ValueError(f"{where} has the key {key!r}, which is no text; quote it, or leave it out")
+    return value or {}
+
+
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Mappings key by key; anything else as it is above."""
-    if not isinstance(above, Mapping):
-        raise ValueError(f"{above!r} stands where a study needs a mapping of its parts")
     both = dict(below)
     for key, value in above.items():
         mappings = isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
@@ -144,38 +160,45 @@ def _study(plan: Mapping[str, Any], path: str, data: Path) -> Study:
     for key in ("title", "pretrain", "arms", "evaluations"):
         if not plan.get(key):
             raise ValueError(f"{path} has no {key}; a study needs title, pretrain, arms and evaluations")
-    arms = _arms(plan["arms"], plan.get("settings") or {}, path)
+    arms = _arms(plan["arms"], _mapping(plan.get("settings"), f"{path}: settings"), path)
     names = [arm.name for arm in arms]
-    reference = str(plan.get("reference", names[0]))
+    reference = str(plan.get("reference") or names[0])
     if reference not in names:
         raise ValueError(f"{path}: reference is {reference!r}, which is no arm; use one of: {', '.join(names)}")
     sources = plan["pretrain"] if isinstance(plan["pretrain"], list) else [plan["pretrain"]]
     pictures = plan.get("pictures")
+    over_time = tuple(_measurements(plan.get("over_time") or (), data, f"{path}: over_time"))
+    if over_time and not any(arm.config.checkpoint.keep_every_epochs for arm in arms):
+        raise ValueError(f"{path}: over_time measures checkpoints that are kept; set checkpoint.keep_every_epochs")
     return Study(
         title=str(plan["title"]),
-        question=" ".join(str(plan.get("question", "")).split()),
-        pretrain=tuple(_existing(data, source, f"{path}: pretrain") for source in sources),
+        question=" ".join(str(plan.get("question") or "").split()),
+        pretrain={str(source): _existing(data, source, f"{path}: pretrain") for source in sources},
         seeds=_seeds(plan.get("seeds", [0]), path),
         arms=arms,
         reference=reference,
-        floors=tuple(_floor(floor, path) for floor in plan.get("floors") or ()),
+        floors=_floors(plan.get("floors"), path),
         evaluations=tuple(_measurements(plan["evaluations"], data, f"{path}: evaluations")),
-        over_time=tuple(_measurements(plan.get("over_time") or (), data, f"{path}: over_time")),
+        over_time=over_time,
         pictures=None if pictures is None else _existing(data, pictures, f"{path}: pictures"),
     )
 
 
 def _seeds(given: Any, path: str) -> tuple[int, ...]:
     seeds: tuple[int, ...] = convert(given, tuple[int, ...], f"{path}: seeds")
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"{path}: seeds is {list(seeds)}, which names one twice; name each once")
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError(f"{path}: seeds is {list(seeds)}; name each once, from 0 up")
     return seeds
 
 
-def _floor(given: Any, path: str) -> str:
-    if given != UNTRAINED and not str(given).startswith("baseline:"):
-        raise ValueError(f"{path}: the floor {given!r} is unknown; use {UNTRAINED}, or baseline:mean-colour:P and such")
-    return str(given)
+def _floors(given: Any, path: str) -> tuple[str, ...]:
+    floors: tuple[str, ...] = convert(given, tuple[str, ...], f"{path}: floors") if given else ()
+    known = re.compile(rf"{UNTRAINED}|baseline:({'|'.join(BASELINES)}):[1-9]\d*")
+    for floor in floors:
+        if not known.fullmatch(floor) or floors.count(floor) > 1:
+            names = ", ".join(f"baseline:{name}:P" for name in BASELINES)
+            raise ValueError(f"{path}: the floor {floor!r} is unknown or there twice; use {UNTRAINED}, {names}")
+    return floors
 
 
 def _existing(data: Path, name: Any, where: str) -> Path:
@@ -186,9 +209,8 @@ def _existing(data: Path, name: Any, where: str) -> Path:
 
 
 def _arms(given: Any, common: Mapping[str, Any], path: str) -> tuple[Arm, ...]:
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{path}: arms is {given!r}; settings by the arm's name are needed, DINO: {{objective: none}}")
-    arms = tuple(_arm(str(name), own or {}, common, f"{path}: arm {name!r}") for name, own in given.items())
+    given = _mapping(given, f"{path}: arms")
+    arms = tuple(_arm(name, own, common, f"{path}: arm {name!r}") for name, own in given.items())
     slugs = [arm.slug for arm in arms]
     for arm in arms:
         if not arm.slug or slugs.count(arm.slug) > 1:
@@ -200,12 +222,15 @@ def _arms(given: Any, common: Mapping[str, Any], path: str) -> tuple[Arm, ...]:
 
 
 def _arm(name: str, own: Any, common: Mapping[str, Any], where: str) -> Arm:
-    if not isinstance(own, Mapping):
-        raise ValueError(f"{where} is {own!r}; a mapping of settings is needed")
-    own = dict(own)
+    own = dict(_mapping(own, where))
     equal_time = own.pop("equal_time", None)
     settings = _laid_over(common, own)
     recipe = settings.pop("recipe", None)
+    for key in ("data", "out", "seed", "device"):
+        if key in settings:
+            raise ValueError(f"{where} sets {key}, which is the study's to set; leave it out")
+    if settings.get("channels", 3) != 3:
+        raise ValueError(f"{where} has channels {settings['channels']!r}; what is evaluated here has 3, leave it out")
     try:
         base = RunConfig() if recipe is None else load_recipe(str(recipe))
         chosen: dict[str, Any] = {key: settings[key] for key in ("method", "objective", "model") if key in settings}
@@ -217,9 +242,6 @@ def _arm(name: str, own: Any, common: Mapping[str, Any], where: str) -> Arm:
         config = base.override({k: v for k, v in settings.items() if k not in unused and k not in chosen}).validate()
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    for key in ("data", "out", "seed", "device"):
-        if key in settings:
-            raise ValueError(f"{where} sets {key}, which is the study's to set; leave it out")
     return Arm(name, config, None if equal_time is None else str(equal_time))
 
 
@@ -234,7 +256,9 @@ def _measurements(given: Any, data: Path, where: str) -> Iterator[Measurement]:
         entry = read_entry(number, {k: v for k, v in item.items() if k != "columns"}, f"{where}, entry {number}")
         entry = replace(entry, data=str(_existing(data, entry.data, f"{where}, entry {number}")))
         for column in columns.values():
-            if str(column) in seen:
-                raise ValueError(f"{where}: the column {column!r} stands for two metrics; give each its own heading")
-            seen.add(str(column))
+            if not isinstance(column, str) or column in seen:
+                raise ValueError(
+                    f"{where}: the column {column!r} is no text or there twice; give each a heading of its own"
+                )
+            seen.add(column)
         yield Measurement(entry, {str(metric): str(column) for metric, column in columns.items()})

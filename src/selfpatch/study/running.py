@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -24,10 +25,11 @@ import torch
 
 from selfpatch.build import make_loader, make_pretrainer
 from selfpatch.commands import Interrupted
+from selfpatch.distributed import find_device
 from selfpatch.files import write_atomically
 from selfpatch.measuring import make_folder
-from selfpatch.study.costs import COSTS, equal_time_epochs
-from selfpatch.study.gathering import gather
+from selfpatch.study.costs import COSTS, equal_time_epochs, time_arm, untimed
+from selfpatch.study.gathering import draw_sheet, gather
 from selfpatch.study.jobs import Job, Place, is_done, jobs_of, run_job
 from selfpatch.study.plan import Study, read_study
 from selfpatch.study.report import write_study_report
@@ -71,19 +73,23 @@ def run_study(
         ValueError: something about the file, the data or the folder is wrong, found before anything is run; or another
             process is at the same study.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("a study begins its own processes, one a device; call it without torchrun")
     study = read_study(path, data, size)
+    places = _places(device, processes)
     name = Path(path).stem if size is None else f"{Path(path).stem}-{size}"
     folder = Path(out) if out is not None else Path("studies") / name
     make_folder(folder)
     with _alone(folder), stopped_by_sigterm():
-        return _run(study, folder.resolve(), _places(device, processes), command, tell)
+        return _run(study, folder.resolve(), places, command, tell)
 
 
 def _run(study: Study, out: Path, places: Sequence[Place], command: str, tell: Callable[[str], None]) -> list[str]:
+    jobs_of(study, {})  # refuses what cannot be
     source = _training_data(study, out)
     _check_arms(study, source)
-    epochs = equal_time_epochs(study, source, places[0].device, out / COSTS)
-    jobs = jobs_of(study, epochs)
+    _time_arms(study, source, out, places[0], tell)
+    jobs = jobs_of(study, equal_time_epochs(study, out / COSTS))
     missing = [job for job in jobs if not is_done(job, study, out)]
     tell(f"{study.title}: {len(jobs)} jobs, {len(jobs) - len(missing)} done before")
     failures: list[str] = []
@@ -95,10 +101,28 @@ def _run(study: Study, out: Path, places: Sequence[Place], command: str, tell: C
             failures += named
             missing.remove(job)
             tell("\n".join(named) or f"{job.name}: done, {len(missing)} left")
-            write_study_report(gather(study, jobs, out, failures, len(missing), command), out)
-    report = write_study_report(gather(study, jobs, out, failures, 0, command, draw=places[0].device), out)
+            write_study_report(gather(study, jobs, out, failures, len(missing), command, places[0].device), out)
+    try:
+        draw_sheet(study, jobs, out, places[0].device)
+    except ValueError as error:
+        failures.append(f"the sheet of patch features cannot be drawn: {error}")
+    report = write_study_report(gather(study, jobs, out, failures, 0, command, places[0].device), out)
     tell(f"report     {report}")
     return failures
+
+
+def _time_arms(study: Study, source: str, out: Path, place: Place, tell: Callable[[str], None]) -> None:
+    """In a process of its own, so that none of it stays in the memory of a device.
+
+    Raises:
+        ValueError: an arm cannot be timed.
+    """
+    execute = functools.partial(time_arm, study=study, data=source, file=out / COSTS)
+    arms = untimed(study, out / COSTS)
+    for arm, failures in run_jobs(arms, execute, [place], out / "logs"):
+        if failures:
+            raise ValueError(f"arm {arm.name!r} cannot be timed: {failures[0]}")
+        tell(f"{arm.name}: {equal_time_epochs(study, out / COSTS)[arm.name]:g} epochs take as long as {arm.equal_time}")
 
 
 def _execute(job: Job, place: Place, *, study: Study, data: str, out: Path) -> list[str]:
@@ -107,22 +131,24 @@ def _execute(job: Job, place: Place, *, study: Study, data: str, out: Path) -> l
         return run_job(job, study, data, out, place)
     except Interrupted as stopped:  # saved; the whole study is being stopped
         raise SystemExit(128 + stopped.signal_number) from None
+    finally:
+        if place.device.startswith("cuda"):
+            gc.collect()
+            torch.cuda.empty_cache()  # another process may share the device
 
 
 def _places(device: str, processes: int | None) -> list[Place]:
-    """Where jobs run at once; they share the cores.
+    """Where jobs run at once; they share the cores, as many of them each however few jobs are left: rounding depends on
+    the number of threads.
 
     Raises:
-        ValueError: fewer than one process.
+        ValueError: fewer than one process, or no such device.
     """
     if processes is not None and processes < 1:
         raise ValueError(f"processes is {processes}; use 1 or more, or leave it out")
-    if device == "auto" and torch.cuda.is_available():
-        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    elif device == "auto":
-        devices = ["mps" if torch.backends.mps.is_available() else "cpu"]
-    else:
-        devices = [device]
+    chosen = find_device(device)
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    devices = cuda if chosen.type == "cuda" and device in ("auto", "cuda") else [str(chosen)]
     cores = _cores()
     count = processes or (min(cores, MOST_PROCESSES) if devices == ["cpu"] else len(devices))
     return [Place(devices[i % len(devices)], max(1, cores // count)) for i in range(count)]
@@ -135,7 +161,7 @@ def _cores() -> int:
 
 def _training_data(study: Study, out: Path) -> str:
     """One source as it is; several as a list of them."""
-    sources = [str(source.resolve()) for source in study.pretrain]
+    sources = [str(source.resolve()) for source in study.pretrain.values()]
     if len(sources) == 1:
         return sources[0]
     file = out / "images.txt"
@@ -149,9 +175,9 @@ def _check_arms(study: Study, source: str) -> None:
     Raises:
         ValueError: one cannot.
     """
-    data = open_data(replace(study.arms[0].config, data=source))
     for arm in study.arms:
         try:
+            data = open_data(replace(arm.config, data=source))
             pretrainer, _ = make_pretrainer(arm.config)
             make_loader(arm.config, pretrainer, data.index, data.places, torch.device("cpu"))
         except ValueError as error:
@@ -164,6 +190,6 @@ def _alone(folder: Path) -> Iterator[None]:
     with open(folder / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ValueError(f"another process is at the study in {folder}; wait, or name another --out") from None
         yield

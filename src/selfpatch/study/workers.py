@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -73,9 +74,11 @@ def run_jobs(
                 job, worker.job = worker.job, None
                 assert job is not None
                 try:
-                    failures = worker.connection.recv()
+                    failures, goes_on = worker.connection.recv()
                 except (EOFError, ConnectionResetError):
-                    failures = [_death(worker.process, logs)]
+                    failures, goes_on = [_death(worker.process, logs)], False
+                if not goes_on:
+                    worker.process.join(PATIENCE)
                     workers.remove(worker)
                     free.append((int(worker.process.name), worker.place))
                 yield job, failures
@@ -131,17 +134,22 @@ def _work(connection: Connection, execute: Execute[J, P], place: P, log: Path) -
             job = connection.recv()
         except EOFError:
             return
-        connection.send(_tried(execute, job, place))
+        failures, goes_on = _tried(execute, job, place)
+        connection.send((failures, goes_on))
+        if not goes_on:
+            return
 
 
-def _tried(execute: Execute[J, P], job: J, place: P) -> list[str]:
+def _tried(execute: Execute[J, P], job: J, place: P) -> tuple[list[str], bool]:
+    """What failed, and whether the process can go on: after an error that nobody foresaw the device may be in any
+    state, and would fail all other jobs too."""
     try:
-        return execute(job, place)
+        return execute(job, place), True
     except (ValueError, OSError) as error:
-        return [str(error)]
+        return [str(error)], True
     except Exception as error:  # no mistake of the user's; the log has all of it
         traceback.print_exc()
-        return [f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"]
+        return [f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"], False
 
 
 def _end_with_parent() -> None:
@@ -160,6 +168,7 @@ def _print_to(log: Path) -> None:
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what it printed last is to be there
     print(time.strftime("--- %Y-%m-%d %H:%M:%S"), flush=True)
 
 
