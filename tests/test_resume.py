@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -11,10 +12,15 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from selfpatch import pretraining
+from selfpatch.commands import Interrupted, pretrain, resume
+from selfpatch.pretraining import StepOutcome, training_step
 from tests.command_line import TINY, command, differences, environment, final_state, run, write_photos
+from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +120,28 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(
     resumed = run(cache, "resume", str(out), "--workers", "0")
     assert resumed.returncode == 0, resumed.stderr
     assert differences(final_state(out), final_state(undisturbed)) == []
+
+
+def test_a_stop_loses_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a step after which the network is measured: that is made up for when the run goes on."""
+    config = tiny_config(
+        data=str(write_photos(tmp_path / "photos", 22)), out=str(tmp_path / "run"), epochs=4, device="cpu",
+        loader={"held_out": 2, "workers": 0}, watch={"picture_images": 0}, optimizer={"warmup_epochs": 1},
+    )  # fmt: skip
+    steps = itertools.count(1)
+
+    def stopped(*args: Any, **options: Any) -> StepOutcome:
+        if next(steps) == 9:
+            os.kill(os.getpid(), signal.SIGTERM)  # seen at the next step
+        return training_step(*args, **options)
+
+    monkeypatch.setattr(pretraining, "training_step", stopped)
+    with pytest.raises(Interrupted):
+        pretrain(config)
+    assert final_state(tmp_path / "run")["step"] == 10
+    resume(tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "view_matching" in row] == [0, 5, 10, 15, 20]
 
 
 def test_workers_change_no_bit(photos: Path, cache: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ class Segment(EvaluationOptions):
     """Semantic segmentation with patch features: mIoU, aAcc, mAcc.
 
     Methods: knn (patches take the labels of the training patches they resemble), linear (a 1x1 convolution on frozen
-    features), logistic (the same, fitted until it has converged: nothing to tune), kmeans (clusters matched to classes,
+    features), logistic (the same by L-BFGS, with nothing to tune), kmeans (clusters matched to classes,
     no training), fpn and upernet (decoders trained with the network).
     An option that is not given is as the method or its preset has it; one that the method does not read is refused."""
 

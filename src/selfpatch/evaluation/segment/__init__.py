@@ -80,7 +80,7 @@ def evaluate(
         encoder: the network; `fpn` and `upernet` train a copy of it, and need one of ours.
         data: a labelled set, as `datasets.open_dataset` reads it.
         method: `knn` (retrieval of training patches), `linear` (a 1x1 convolution on frozen features),
-            `logistic` (the same, fitted until it has converged), `kmeans` (clusters of the test images' patches,
+            `logistic` (the same by L-BFGS), `kmeans` (clusters of the test images' patches,
             matched to classes; no training), `fpn`, `upernet` (decoders trained with the network).
         preset: of `linear`, `fpn` and `upernet`: the published setting that fills in what is not given; None: the first
             of the method's PRESETS.

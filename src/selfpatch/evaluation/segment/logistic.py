@@ -1,7 +1,7 @@
-"""Logistic regression on frozen patches, fitted until it has converged.
+"""Logistic regression on frozen patches, by L-BFGS.
 
-Nothing in it is drawn or tuned: no learning rate, no schedule, no augmentation. So two networks differ by their
-features alone, and seconds suffice where a linear layer trained by SGD takes minutes. No paper's protocol.
+There is no learning rate, no schedule and no augmentation, so that two networks differ by their features alone, and
+seconds suffice where a linear layer trained by SGD takes minutes. No paper's protocol.
 """
 
 from __future__ import annotations
