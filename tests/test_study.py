@@ -18,7 +18,7 @@ import pytest
 
 from selfpatch import run_study
 from selfpatch.pretraining import training_step
-from selfpatch.study import costs, gathering
+from selfpatch.study import costs, gathering, running
 from selfpatch.study.jobs import Place, is_done, jobs_of, run_job
 from selfpatch.study.plan import Study, read_study
 from tests.command_line import command, environment
@@ -234,6 +234,18 @@ def test_devices_and_processes_that_cannot_be(folder: Path, monkeypatch: pytest.
     with pytest.raises(ValueError, match="call it without torchrun"):
         run_study(study, folder, folder / "never")
     assert not (folder / "never").exists()
+
+
+def test_every_device_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_cores", lambda: 12)
+    assert running._places("cpu", None) == [Place("cpu", 3)] * 4
+    assert running._places("cpu", 1) == [Place("cpu", 12)]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    for name in ("auto", "cuda"):
+        assert running._places(name, None) == [Place(f"cuda:{i}", 4) for i in range(3)]
+    assert [place.device for place in running._places("auto", 5)] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:1"]
+    assert running._places("cuda:1", 2) == [Place("cuda:1", 6)] * 2
 
 
 def test_two_studies_do_not_share_a_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
