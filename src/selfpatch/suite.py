@@ -239,15 +239,18 @@ def _run(entry: Entry, run: Run, out: Path, weights: Mapping[str, Any] | None) -
     return Outcome(entry, result)
 
 
+def asked_of(entry: Entry) -> dict[str, Any]:
+    """All that is asked of an evaluation but its number, as JSON gives it back."""
+    return as_json({"evaluation": entry.evaluation, "data": entry.data, "settings": entry.settings})
+
+
+def as_json(value: Any) -> Any:
+    """A value as JSON gives it back, so that it can be compared with what was read."""
+    return json.loads(json.dumps(value, default=str))
+
+
 def _asked(entry: Entry, weights: Mapping[str, Any] | None) -> dict[str, Any]:
-    """As JSON gives it back."""
-    asked = {
-        "evaluation": entry.evaluation,
-        "data": entry.data,
-        "settings": entry.settings,
-        "weights": weights,
-    }
-    return json.loads(json.dumps(asked, default=str))
+    return asked_of(entry) | {"weights": as_json(weights)}
 
 
 def _done(entry: Entry, out: Path, weights: Mapping[str, Any] | None) -> Result | None:

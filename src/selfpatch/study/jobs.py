@@ -15,7 +15,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from selfpatch.evaluation.result import Provenance, Result, network_sha256
 from selfpatch.files import write_atomically
 from selfpatch.run import RunDirectory
 from selfpatch.study.plan import UNTRAINED, Arm, Measurement, Study
-from selfpatch.suite import differences, evaluate_entries
+from selfpatch.suite import as_json, asked_of, differences, evaluate_entries
 from selfpatch.suite_report import Outcome
 from selfpatch.types import Encoder
 
@@ -250,7 +250,7 @@ def scores(measurements: Sequence[Measurement], out: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     for measurement in measurements:
         folder = out / measurement.entry.folder
-        asked = _plain({key: getattr(measurement.entry, key) for key in ("evaluation", "data", "settings")})
+        asked = asked_of(measurement.entry)
         before = _read_json(folder / "entry.json")
         if before is not None and {key: before.get(key) for key in asked} == asked:
             with contextlib.suppress(ValueError):  # a result that cannot be read is measured again
@@ -261,20 +261,15 @@ def scores(measurements: Sequence[Measurement], out: Path) -> dict[str, float]:
 
 def _asked(job: Job, study: Study) -> Any:
     measured = [*study.evaluations, *(study.over_time if job.trained else ())]
-    return _plain({"settings": _settings(job), "evaluations": [asdict(m.entry) for m in measured]})
+    return {"settings": _settings(job), "evaluations": [asked_of(m.entry) for m in measured]}
 
 
 def _settings(job: Job) -> Any:
     if job.config is None:
-        return _plain({"baseline": job.baseline})
+        return {"baseline": job.baseline}
     settings = {key: value for key, value in job.config.to_dict().items() if key not in WHERE_AND_HOW}
     settings["loader"] = {key: value for key, value in settings["loader"].items() if key != "workers"}
-    return _plain({"trained": job.trained, "data": job.data, "run": settings})
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
-    return json.loads(json.dumps(value, default=str))
+    return as_json({"trained": job.trained, "data": job.data, "run": settings})
 
 
 def _read_json(path: Path) -> Any:
