@@ -23,15 +23,15 @@ from lightly.transforms import DINOTransform
 from rich.console import Console
 from torch import Tensor, nn
 
-from selfpatch.benchmarks.report import Report, machine_facts
-from selfpatch.benchmarks.step import StepBench
-from selfpatch.benchmarks.timing import Case, time_case
-from selfpatch.config import CropConfig, load_recipe
-from selfpatch.data.crops import dino_views, draw_view, generator
-from selfpatch.data.index import ImageIndex
-from selfpatch.data.reading import read_image
-from selfpatch.data.renderers import choose_renderer, ways_of
-from selfpatch.data.samples import sample_photographs
+from benchmarks.report import Report, machine_facts
+from benchmarks.step import StepBench
+from benchmarks.timing import Case, time_case
+from selfpatch.config.run import CropConfig, load_recipe
+from selfpatch.data.augment.backends import choose_renderer, ways_of
+from selfpatch.data.augment.multicrop import dino_views, draw_view, generator
+from selfpatch.data.decode.pillow import read_image
+from selfpatch.data.sample_images import sample_photographs
+from selfpatch.data.sources.index import ImageIndex
 
 IMAGES = 16
 

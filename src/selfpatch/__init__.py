@@ -9,14 +9,14 @@ __version__ = "0.1.0"
 __all__ = ["compare", "evaluate", "evaluate_suite", "export", "load", "pretrain", "resume", "run_study", "show"]
 
 if TYPE_CHECKING:
-    from selfpatch.commands import export, pretrain, resume, show
-    from selfpatch.measuring import compare, evaluate, load
-    from selfpatch.study import run_study
-    from selfpatch.suite import evaluate_suite
+    from selfpatch.api.evaluate import compare, evaluate, load
+    from selfpatch.api.pretrain import export, pretrain, resume, show
+    from selfpatch.experiments.run import run_study
+    from selfpatch.experiments.suite import evaluate_suite
 
-_FROM = dict.fromkeys(["export", "pretrain", "resume", "show"], "selfpatch.commands")
-_FROM |= dict.fromkeys(["compare", "evaluate", "load"], "selfpatch.measuring")
-_FROM |= {"evaluate_suite": "selfpatch.suite", "run_study": "selfpatch.study"}
+_FROM = dict.fromkeys(["export", "pretrain", "resume", "show"], "selfpatch.api.pretrain")
+_FROM |= dict.fromkeys(["compare", "evaluate", "load"], "selfpatch.api.evaluate")
+_FROM |= {"evaluate_suite": "selfpatch.experiments.suite", "run_study": "selfpatch.experiments.run"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-from selfpatch.cli import main
+from selfpatch.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

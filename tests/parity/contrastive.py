@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfpatch.methods.moby import MoBY
-from selfpatch.methods.moco_v3 import MoCoV3
-from selfpatch.nn.step_state import StepState
-from selfpatch.optim import Schedule
-from selfpatch.types import Encoding, Objective, Views
+from selfpatch.core.types import Encoding, Objective, Views
+from selfpatch.methods.image.moby import MoBY
+from selfpatch.methods.image.moco_v3 import MoCoV3
+from selfpatch.models.layers.deferred_state import StepState
+from selfpatch.training.optim import Schedule
 from tests.parity.check import Check, compare, compare_norms
 
 RELEASED_MLP = {"linear_hidden.1": "0", "linear_hidden.2": "1", "linear_out": "3"}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from selfpatch.evaluation.davis import score
+from selfpatch.evaluation.video_segmentation.metrics import score
 from tests.parity.check import Check, compare
 
 

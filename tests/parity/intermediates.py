@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from selfpatch.core.types import Encoding, Views
 from selfpatch.ops.neighbours import neighbour_table, top_positives
 from selfpatch.ops.relation import channel_relation, overlap_grids, sample_patches, spatial_relation
-from selfpatch.pretraining import Pretrainer
-from selfpatch.types import Encoding, Views
+from selfpatch.training.trainer import Pretrainer
 from tests.parity.check import TIGHT, Check, compare, compare_exactly
 
 

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from selfpatch.build import make_clipping, make_optimizer, make_pretrainer, make_schedule
-from selfpatch.config import RunConfig
-from selfpatch.pretraining import training_step
-from selfpatch.types import Encoding, Views
-from selfpatch.weights import to_branch_names
+from selfpatch.checkpoints.key_mapping import to_branch_names
+from selfpatch.config.run import RunConfig
+from selfpatch.core.types import Encoding, Views
+from selfpatch.training.factory import make_clipping, make_optimizer, make_pretrainer, make_schedule
+from selfpatch.training.trainer import training_step
 from tests.parity.check import GRADIENTS, TIGHT, WEIGHTS, Check, compare, compare_norms
 from tests.parity.intermediates import INTERMEDIATES
 

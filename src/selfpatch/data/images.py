@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional as tvf
 
-from selfpatch.data.index import ImageIndex
-from selfpatch.data.reading import BadImage, read_picture
-from selfpatch.data.rendering import resize_picture, to_tensor
+from selfpatch.data.augment.pillow import resize_picture, to_tensor
+from selfpatch.data.decode.pillow import BadImage, read_picture
+from selfpatch.data.sources.index import ImageIndex
 from selfpatch.ops.images import one_depth
 
 

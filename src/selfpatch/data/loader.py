@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from selfpatch.data.batches import Batch, Batching, Render, RenderedBatches
-from selfpatch.data.crops import ViewParameters, ViewRecipe, draw_view, generator
-from selfpatch.data.decoded import DecodedBatches
-from selfpatch.data.image_files import ImageFile
-from selfpatch.data.index import ImageIndex
-from selfpatch.data.masks import MaskRecipe, draw_mask
-from selfpatch.data.reading import BadImage, Picture, read_picture
-from selfpatch.data.rendering import render as render_plain
+from selfpatch.data.augment.masks import MaskRecipe, draw_mask
+from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe, draw_view, generator
+from selfpatch.data.augment.pillow import render as render_plain
+from selfpatch.data.collate import Batch, Batching, Render, RenderedBatches
+from selfpatch.data.decode.pillow import BadImage, Picture, read_picture
+from selfpatch.data.decoded_batches import DecodedBatches
+from selfpatch.data.sources.image_files import ImageFile
+from selfpatch.data.sources.index import ImageIndex
 
 Read = Callable[[ImageFile, int], Picture]
 """(file, number of channels) -> upright image, or BadImage."""

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from selfpatch.data.augment.pillow import to_tensor
+from selfpatch.data.decode.pillow import BadImage, read_picture
 from selfpatch.data.images import evenly_spread
-from selfpatch.data.index import ImageIndex
-from selfpatch.data.reading import BadImage, read_picture
-from selfpatch.data.rendering import to_tensor
+from selfpatch.data.sources.index import ImageIndex
 from selfpatch.ops.images import in_unit_range
 
 SAMPLE = 1000

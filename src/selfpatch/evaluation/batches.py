@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from selfpatch.data.crops import generator
+from selfpatch.data.augment.multicrop import generator
 
 Sample = TypeVar("Sample")
 _ORDER_STREAM = 2**32 + 1

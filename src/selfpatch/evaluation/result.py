@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from selfpatch.files import write_atomically
-from selfpatch.types import Encoder
+from selfpatch.core.atomic_io import write_atomically
+from selfpatch.core.types import Encoder
 
 Cell = str | int | float
 Progress = Callable[[str, int, int], None]

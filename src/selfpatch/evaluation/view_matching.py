@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfpatch.data.crops import ViewRecipe, draw_view, generator
-from selfpatch.data.geometry import crop_to_image, image_to_crop
-from selfpatch.data.reading import Picture
-from selfpatch.data.rendering import render
-from selfpatch.ops.features import patch_features
+from selfpatch.core.types import Encoder
+from selfpatch.data.augment.geometry import crop_to_image, image_to_crop
+from selfpatch.data.augment.multicrop import ViewRecipe, draw_view, generator
+from selfpatch.data.augment.pillow import render
+from selfpatch.data.decode.pillow import Picture
+from selfpatch.models.features import patch_features
 from selfpatch.ops.images import one_depth
-from selfpatch.types import Encoder
 
 
 class ViewPairs(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from selfpatch.plain import beside
+from selfpatch.core.reference import beside
 
 ROWS_AT_ONCE = 256
 """Rows of logits that are formed at once at the least: fewer would read the prototypes too often."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfpatch.plain import beside
+from selfpatch.core.reference import beside
 
 
 def norm_linear_reference(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfpatch.plain import beside
+from selfpatch.core.reference import beside
 
 Window = int | Literal["all"]
 Border = Literal["wrap", "clip"]

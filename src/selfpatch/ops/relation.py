@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfpatch.core.reference import beside
 from selfpatch.ops.cross_entropy import soft_cross_entropy
-from selfpatch.plain import beside
 
 OUTSIDE = 2.0
 """A grid coordinate at which a map of any size is sampled as 0."""

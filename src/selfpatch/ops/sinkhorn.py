@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selfpatch.distributed import all_gather
+from selfpatch.core.distributed import all_gather
 
 
 @torch.no_grad()

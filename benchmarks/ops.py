@@ -1,0 +1,131 @@
+"""The parts of a step one by one, forward and backward, fast paths against their references."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.timing import Case
+from selfpatch.core.reference import plain_paths
+from selfpatch.models.backbones.build import build_backbone, named_shape
+from selfpatch.models.branch import Branch
+from selfpatch.models.heads import ClassAttentionPool
+from selfpatch.ops.cross_entropy import Scores, prototype_cross_view_loss, prototype_loss
+from selfpatch.ops.linear import gelu_linear, norm_linear
+from selfpatch.ops.neighbours import neighbour_table, top_positives
+from selfpatch.ops.relation import overlap_grids, spatial_relation_loss
+from selfpatch.training.optim import clip_gradients, make_optimizer
+
+BATCH, DIM, HEADS, SIDE = 4, 384, 6, 14
+"""Images, width and heads of a ViT-S, patches along a side of a global crop."""
+VIEWS = 10
+
+
+def cases(device: torch.device) -> Iterator[Case]:
+    torch.manual_seed(0)
+    patches = torch.randn(2 * BATCH, SIDE * SIDE, DIM, device=device)
+    table = neighbour_table(SIDE, SIDE, 3, "wrap", device)
+    yield _beside_plain("positives of each patch", lambda: top_positives(patches, 4, table), len(patches), "views")
+
+    pool = ClassAttentionPool(DIM, HEADS).to(device).requires_grad_(False)
+    positives = top_positives(patches, 4, table)
+    aggregate = torch.no_grad()(lambda: pool.pool_positives(patches, positives))
+    yield _beside_plain("aggregates of the positives", aggregate, len(patches), "views")
+
+    rows = BATCH * (2 * SIDE * SIDE + 8 * 36)
+    weights = torch.full((rows,), 1 / rows, device=device)
+    student, teacher = _scores(device, rows, prototypes=4096), _scores(device, rows, prototypes=4096)
+    center = torch.zeros(4096, device=device)
+    yield _beside_plain(
+        "loss of all patches, 4,096 prototypes",
+        lambda: _gradients(
+            prototype_loss(student, teacher, center, student_temp=0.1, teacher_temp=0.04, weights=weights), student
+        ),
+        BATCH,
+    )
+    many, their_many = _scores(device, VIEWS, BATCH, prototypes=65536), _scores(device, 2, BATCH, prototypes=65536)
+    many_center = torch.zeros(65536, device=device)
+    yield _beside_plain(
+        "loss across views, 65,536 prototypes",
+        lambda: _gradients(
+            prototype_cross_view_loss(many, their_many, many_center, student_temp=0.1, teacher_temp=0.04), many
+        ),
+        BATCH,
+    )
+    yield from _linear_layers(device, rows)
+    yield _relation(device)
+    yield from _updates(device)
+
+
+def _linear_layers(device: torch.device, rows: int) -> Iterator[Case]:
+    norm, wide, narrow = nn.LayerNorm(DIM), nn.Linear(DIM, 4 * DIM), nn.Linear(4 * DIM, DIM)
+    for layer in (norm, wide, narrow):
+        layer.to(device)
+    x = torch.randn(rows, DIM, device=device, requires_grad=True)
+    inner = torch.randn(rows, 4 * DIM, device=device, requires_grad=True)
+    given = norm.weight, norm.bias, norm.eps, wide.weight, wide.bias
+    yield _beside_plain(
+        "layer norm and linear layer", lambda: norm_linear(x, *given).backward(inner.detach()), rows, "tokens"
+    )
+    yield _beside_plain(
+        "GELU and linear layer",
+        lambda: gelu_linear(inner, narrow.weight, narrow.bias).backward(x.detach()),
+        rows,
+        "tokens",
+    )
+
+
+def _relation(device: torch.device) -> Case:
+    """SERE's spatial relation of two views that half overlap."""
+    student, teacher = (torch.randn(BATCH, SIDE, SIDE, DIM, device=device) for _ in range(2))
+    student.requires_grad_()
+    box = torch.tensor([0.0, 0.0, 200.0, 200.0, 0.0], device=device).expand(BATCH, 5)
+    grids = overlap_grids(box, box + torch.tensor([60.0, 60.0, 0.0, 0.0, 0.0], device=device), SIDE)
+    return _beside_plain(
+        "spatial self-relations of two views",
+        lambda: spatial_relation_loss(student, teacher, *grids[:2], HEADS, 0.1).backward(),
+        BATCH,
+    )
+
+
+def _updates(device: torch.device) -> Iterator[Case]:
+    """What follows the backward pass, on the parameters of a ViT-S."""
+    student = Branch(build_backbone(named_shape("vit_small")), None, {}).to(device)
+    teacher = student.make_teacher()
+    for parameter in student.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    parameters = sum(p.numel() for p in student.parameters())
+    yield _beside_plain(
+        "clipping", lambda: clip_gradients(student.parameters(), 3.0, "tensor"), parameters, "parameters"
+    )
+    yield _beside_plain("moving the teacher", lambda: teacher.move_towards(student, 0.996), parameters, "parameters")
+    fast = make_optimizer(copy.deepcopy(student))
+    with plain_paths():
+        plain = make_optimizer(copy.deepcopy(student))
+    for optimizer in (fast, plain):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.randn_like(parameter)
+    yield Case("AdamW", {"plain": plain.step, "fast": fast.step}, parameters, "parameters")
+
+
+def _scores(device: torch.device, *rows: int, prototypes: int, width: int = 256) -> Scores:
+    draws = torch.randn(*rows, width, device=device), torch.randn(prototypes, width, device=device)
+    bottleneck, keys = (F.normalize(x, dim=-1).requires_grad_() for x in draws)
+    return Scores(bottleneck, keys)
+
+
+def _gradients(loss: Tensor, scores: Scores) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, scores)
+
+
+def _beside_plain(name: str, fast: Callable[[], object], items: float, unit: str = "images") -> Case:
+    def plain() -> object:
+        with plain_paths():
+            return fast()
+
+    return Case(name, {"plain": plain, "fast": fast}, items, unit)

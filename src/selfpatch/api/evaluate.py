@@ -1,0 +1,173 @@
+"""Measuring networks: which one is meant, one evaluation of it, several results side by side."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import Tensor
+
+from selfpatch.checkpoints.load import load_encoder
+from selfpatch.checkpoints.read import read_weights
+from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.config.run import RunConfig
+from selfpatch.core import distributed
+from selfpatch.core.types import Encoder
+from selfpatch.evaluation.baselines import MeanColour, RawPatch
+from selfpatch.evaluation.compare import compare
+from selfpatch.evaluation.encoders import FunctionEncoder
+from selfpatch.evaluation.presets import describe_presets
+from selfpatch.evaluation.result import Provenance, Result, device_name, network_sha256
+from selfpatch.models.backbones.config import AnyShape
+from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.features import evaluating
+from selfpatch.training.factory import (
+    EVALUATIONS,
+    find,
+    make_pretrainer,
+)
+from selfpatch.training.online_eval import teacher_encoder
+
+__all__ = ["compare", "evaluate", "load", "make_folder", "measure", "open_encoder", "presets", "untrained_encoder"]
+
+
+console = Console()
+
+
+def untrained_encoder(config: RunConfig, shape: AnyShape) -> BranchEncoder:
+    """The network of a run, freshly initialised, whatever weights it began from: they may have gone since."""
+    pretrainer, _ = make_pretrainer(replace(config, init=None), shape)
+    return teacher_encoder(pretrainer).eval()
+
+
+BASELINES = {"mean-colour": MeanColour, "raw-patch": RawPatch}
+
+
+def load(weights: str, *, device: str = "auto", **options: Any) -> Encoder:
+    """A trained network from anywhere: `encoder.patches(images) -> [B, D, h, w]`, `encoder.image(images) -> [B, D]`.
+
+    Args:
+        weights: a run directory, a released checkpoint, a .safetensors file, or timm:NAME. To
+            compare with: `untrained:RUN`, the network of a run freshly initialised, and `baseline:mean-colour:P` or
+            `baseline:raw-patch:P`, which encode a patch of P pixels without any network.
+        options: as `weights.load_encoder` takes them.
+
+    Raises:
+        ValueError: there are no such weights, or they do not fit.
+    """
+    return _load(weights, device, options)[0]
+
+
+def _load(weights: str, device: str, options: Mapping[str, Any]) -> tuple[Encoder, Provenance]:
+    """The encoder, and the record of what it is."""
+    kind, _, rest = weights.partition(":")
+    if kind == "baseline":
+        name, _, patch = rest.partition(":")
+        if name not in BASELINES or not patch.isdecimal():
+            known = ", ".join(f"baseline:{known}:P" for known in BASELINES)
+            raise ValueError(f"{weights!r} is no baseline; use one of {known}, P being the side of a patch in pixels")
+        baseline = BASELINES[name](int(patch))
+        baseline.device = distributed.start(device)
+        return baseline, Provenance(weights)
+    on = distributed.start(device)
+    if kind == "untrained":
+        untrained = untrained_encoder(RunDirectory.open(rest).config, read_weights(rest).shape)
+        return untrained.to(on), Provenance(weights, network_sha256(untrained))
+    encoder, report = load_encoder(weights, **options)
+    console.print(str(report), highlight=False, soft_wrap=True)
+    return encoder.to(on), Provenance(report.source, report.sha256 or network_sha256(encoder))
+
+
+def open_encoder(
+    weights: str | Encoder | Callable[[Tensor], Any],
+    device: str = "auto",
+    patch_size: int | None = None,
+    load_options: Mapping[str, Any] | None = None,
+) -> tuple[Encoder, Provenance | None]:
+    """The encoder, and the record of what it is, where that is known; arguments as for `evaluate`.
+
+    Raises:
+        ValueError: there are no such weights, or a patch size is missing or is none to choose.
+    """
+    options = load_options or {}
+    if callable(weights) and not isinstance(weights, Encoder):
+        if patch_size is None:
+            raise ValueError("the network is a function of images; say how large its patches are, e.g. patch_size=16")
+        on = None if device == "auto" else distributed.start(device)
+        return FunctionEncoder(weights, patch_size, device=on, **options), None
+    if patch_size is not None:
+        raise ValueError(f"patch_size is {patch_size}, but only a function of images needs one; leave it out")
+    return _load(weights, device, options) if isinstance(weights, str) else (weights, None)
+
+
+def evaluate(
+    name: str,
+    weights: str | Encoder | Callable[[Tensor], Any],
+    data: str | Path,
+    *,
+    device: str = "auto",
+    patch_size: int | None = None,
+    load_options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Result:
+    """Runs one evaluation.
+
+    Args:
+        name: one of `build.EVALUATIONS`.
+        weights: as `load` takes them, an encoder, or a function that makes patch features of normalised images, as
+            `evaluation.functions.FunctionEncoder` says: `evaluate("davis", model.forward_features, "DAVIS",
+            patch_size=14, load_options={"prefix_tokens": 1})`.
+        patch_size: side of a patch in pixels, where weights are a function.
+        load_options: as `load` takes them; for a function, as `FunctionEncoder` does.
+        settings: of the evaluation's own `evaluate`.
+
+    Raises:
+        ValueError: an unknown name, weights or data that do not fit.
+    """
+    find(EVALUATIONS, name, "evaluation")  # before weights are read
+    if settings.get("out") is not None:
+        make_folder(settings["out"])
+    encoder, record = open_encoder(weights, device, patch_size, load_options)
+    return measure(name, encoder, record, data, **settings)
+
+
+def measure(name: str, encoder: Encoder, record: Provenance | None, data: str | Path, **settings: Any) -> Result:
+    """Runs one evaluation of an encoder that is there; the result says on what device and in how many seconds."""
+    run = find(EVALUATIONS, name, "evaluation")
+    started = time.perf_counter()
+    with evaluating(encoder):
+        result = run(encoder, data, weights=record, **settings)
+    costs = {"seconds": time.perf_counter() - started, **result.costs}
+    result = replace(result, device=device_name(encoder.device), costs=costs)
+    if settings.get("out") is not None:
+        result.save(Path(settings["out"]) / "result.json")
+    return result
+
+
+def presets(name: str) -> str:
+    """How the presets of an evaluation differ, as a table for each of its methods that has any.
+
+    Raises:
+        ValueError: there is no such evaluation, or it has no presets.
+    """
+    find(EVALUATIONS, name, "evaluation")
+    module = importlib.import_module(EVALUATIONS[name].partition(":")[0])
+    tables: Mapping[str, Any] = getattr(module, "PRESETS", {})
+    if not tables:
+        raise ValueError(f"{name} has no presets; its defaults are the published protocol")
+    if isinstance(next(iter(tables.values())), Mapping):
+        return "\n\n".join(f"{method}\n{describe_presets(of)}" for method, of in tables.items())
+    return describe_presets(tables)
+
+
+def make_folder(out: str | Path) -> None:
+    """Before the work, so that none is lost."""
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {out} ({error.strerror}); name another folder with --out") from None

@@ -1,0 +1,271 @@
+"""The commands, as the Python face offers them and the command line calls them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from selfpatch.api.evaluate import load, make_folder, untrained_encoder
+from selfpatch.checkpoints.export.export import export as export_encoder
+from selfpatch.checkpoints.load import LoadReport, load_encoder
+from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.checkpoints.state import export_state
+from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig, load_recipe
+from selfpatch.core import distributed
+from selfpatch.core.malloc import keep_freed_memory
+from selfpatch.core.types import Encoder
+from selfpatch.models.backbones.config import shape_from_dict
+from selfpatch.models.branch import BranchEncoder
+from selfpatch.training.dataset import TrainingData, check_data, measure_channels, open_data, recipe_for, record_data
+from selfpatch.training.factory import (
+    make_clipping,
+    make_loader,
+    make_loop_settings,
+    make_optimizer,
+    make_pretrainer,
+    make_schedule,
+    view_recipes,
+    with_renderer,
+)
+from selfpatch.training.online_eval import Monitor, teacher_encoder
+from selfpatch.training.optim import Schedule
+from selfpatch.training.report import measured_table, write_run_report
+from selfpatch.training.trainer import LoopSettings, Pretrainer, train
+from selfpatch.visualization.show import show as draw_pictures
+
+console = Console()
+
+
+def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
+    """Pre-trains a network.
+
+    Args:
+        config: a whole configuration; or else
+        settings: those of `config.RunConfig` by name, nested ones as mappings, laid over the recipe that `recipe` names
+            or that the number of images suggests: `pretrain(data="photos/", objective="selfpatch", epochs=100,
+            selfpatch={"k": 2})`.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        ValueError: something about the settings or the data is wrong; one sentence says what.
+        Interrupted: a signal stopped it; it can be resumed.
+    """
+    if config is None:
+        name = settings.get("recipe")
+        base = load_recipe(name) if name else recipe_for(str(settings.get("data", SAMPLES)))
+        config = base.override(settings)
+    config.validate()
+    device = distributed.start(config.device)
+    data = open_data(config)
+    pretrainer, report = make_pretrainer(config, statistics=measure_channels(config, data))
+    config = replace(config, loss_weights=pretrainer.loss_weights)  # all of them, and no others
+    config = with_renderer(config, device)
+    loader = make_loader(config, pretrainer, data.index, data.places, device)  # refuses what cannot be
+    run = _new_run(config, data)
+    if distributed.is_main_process():
+        schedule, loop = make_schedule(config, loader.steps_per_epoch), make_loop_settings(config, device)
+        console.print(
+            _summary(config, data, pretrainer, schedule, loop, device, report), highlight=False, soft_wrap=True
+        )
+    try:
+        return _train(run, config, data, pretrainer, device)
+    except ValueError:
+        _discard_if_unsaved(run)
+        raise
+
+
+def resume(path: str | Path, *, device: str | None = None, workers: int | None = None) -> Path:
+    """Goes on with a run exactly where its newest checkpoint is.
+
+    Args:
+        device, workers: where these differ from when the run was begun.
+
+    Raises:
+        ValueError: there is no run, or its images have changed.
+        Interrupted: a signal stopped it again.
+    """
+    run = RunDirectory.open(path)
+    config = run.config
+    if device is not None:
+        config = replace(config, device=device)
+    if workers is not None:
+        config = replace(config, loader=replace(config.loader, workers=workers))
+    config.validate()
+    started = distributed.start(config.device)
+    data = open_data(config)
+    check_data(run, data)
+    checkpoint = run.load_checkpoint()  # None: killed before the first one, so that it begins again
+    if checkpoint is None:
+        pretrainer, _ = make_pretrainer(config, statistics=measure_channels(config, data))
+    else:
+        pretrainer, _ = make_pretrainer(config, shape_from_dict(checkpoint["shape"]))
+    return _train(run, config, data, pretrainer, started)
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after a checkpoint."""
+
+    def __init__(self, run: Path, signal_number: int) -> None:
+        super().__init__(f"stopped and saved; go on with: selfpatch resume {run}")
+        self.signal_number = signal_number
+
+
+def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
+    out = distributed.from_main_process(config.out or _free_folder(config))
+    if distributed.is_main_process():
+        source = config.data if config.data == SAMPLES else str(Path(config.data).expanduser().resolve())
+        run = RunDirectory.create(out, replace(config, data=source, out=str(Path(out).expanduser().resolve())))
+        record_data(run, data)
+    distributed.barrier()
+    return RunDirectory.open(out)
+
+
+def _discard_if_unsaved(run: RunDirectory) -> None:
+    """A run that was refused before its first checkpoint has nothing to go on with; it would only stand in the way of
+    the next try. One that has saved a failed step stays, for replay."""
+    saved = any(run.checkpoints.iterdir()) or (run.path / "failed").exists()
+    if distributed.is_main_process() and not saved:
+        run.close()
+        shutil.rmtree(run.path)
+
+
+def _free_folder(config: RunConfig) -> str:
+    name = "-".join([Path(config.data).resolve().stem or "images", config.method, *config.objectives])
+    base = Path("runs") / name
+    candidates = [base, *(base.with_name(f"{name}-{i}") for i in range(2, 10_000))]
+    return str(next(path for path in candidates if not path.exists()))
+
+
+def _train(
+    run: RunDirectory, config: RunConfig, data: TrainingData, pretrainer: Pretrainer, device: torch.device
+) -> Path:
+    pretrainer.to(device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if config.compile:
+        for branch in (pretrainer.student, pretrainer.teacher):
+            branch.compile_blocks()
+    loader = make_loader(config, pretrainer, data.index, data.places, device)
+    schedule = make_schedule(config, loader.steps_per_epoch)
+    monitor = Monitor(
+        (data.held_out_index, data.held_out),
+        (data.index, data.places),
+        view_recipes(config, pretrainer.needs),
+        channels=config.channels,
+        patch_size=pretrainer.student.backbone.patch_size,
+        pictures=run.pictures,
+        picture_images=config.watch.picture_images,
+        knn_images=config.watch.knn_images,
+        seed=config.seed,
+        of_patches=config.init is not None,  # a pool that is new says nothing of the weights
+    )
+    signal_number = train(
+        pretrainer,
+        loader,
+        schedule,
+        make_optimizer(config, pretrainer),
+        run,
+        device=device,
+        clipping=make_clipping(config),
+        settings=make_loop_settings(config, device),
+        evaluate=monitor,
+    )
+    if signal_number:
+        raise Interrupted(run.path, signal_number)
+    if distributed.is_main_process():
+        pretrainer.eval()
+        untrained = untrained_encoder(config, pretrainer.student.backbone.shape).to(device)
+        _finish(run, data, pretrainer, monitor.before_and_after(pretrainer, untrained))
+    distributed.stop()
+    return run.path
+
+
+def _finish(run: RunDirectory, data: TrainingData, pretrainer: Pretrainer, picture: Path | None) -> None:
+    """Exports the teacher, writes the report, and says what came of it and what to do next."""
+    exported = run.export(*export_state(teacher_encoder(pretrainer)))
+    run.close()
+    table = measured_table(run)
+    if table is not None:
+        console.print(table)
+    lines = [f"picture    {picture}"] if picture is not None else []
+    report = write_run_report(run, losses=("loss", *pretrainer.loss_weights))
+    lines += [f"report     {report}", f"weights    {exported}"]
+    if (run.path / "skipped.txt").is_file():
+        lines.append(f"unreadable images are listed in {run.path / 'skipped.txt'}")
+    example = data.held_out_index.file(int(data.held_out[0])) if len(data.held_out) else None
+    image = example if isinstance(example, Path) else "IMAGE"  # `show` takes no members of shards
+    lines.append(f"next       selfpatch show --weights {run.path} {image}")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _summary(
+    config: RunConfig,
+    data: TrainingData,
+    pretrainer: Pretrainer,
+    schedule: Schedule,
+    settings: LoopSettings,
+    device: torch.device,
+    report: LoadReport | None,
+) -> str:
+    backbone = pretrainer.student.backbone
+    model = config.model if config.model != FROM_INIT else backbone.shape.family
+    parameters = sum(p.numel() for p in backbone.parameters())
+    precision = "bf16 autocast" if settings.autocast else "fp32"
+    channels = "" if config.channels == 3 else f", {config.channels} channels normalised by their own statistics"
+    lines = [
+        f"{len(data.places)} images to train on, {len(data.held_out)} held out ({config.data}){channels}",
+        f"recipe {config.recipe or '(none)'}: {' + '.join([config.method, *config.objectives])}",
+        f"{model} of width {backbone.dim}, patch {backbone.patch_size}, {parameters / 1e6:.1f} M parameters",
+        f"batch {config.batch_size}, {schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} steps "
+        f"in {config.epochs:g} epochs, peak lr {schedule.peak_lr:.2e} ({config.optimizer.base_lr:g} x batch / 256)",
+        f"{precision} on {device}, {distributed.world_size()} process{'es' if distributed.world_size() > 1 else ''}",
+    ]
+    if report is not None:
+        lines.append(str(report))
+    return "\n".join(lines)
+
+
+def export(
+    weights: str | BranchEncoder, to: str, out: str | Path, *, size: int | None = None, **options: Any
+) -> list[Path]:
+    """Writes a network as timm, transformers or onnxruntime load it, or as one file of ours, checked by loading it.
+
+    Args:
+        weights: as `load` takes them, but for baselines and `untrained:`; or an encoder.
+        to: timm, safetensors, hf or onnx.
+        out: a folder that is new or empty.
+        size: of the images, for onnx, which then takes no others.
+        options: as `weights.load_encoder` takes them.
+
+    Returns:
+        The files; README.txt, the last, says how to load them and where features agree.
+
+    Raises:
+        ValueError: weights cannot be read, or the format has no such network.
+    """
+    if isinstance(weights, str):
+        weights, report = load_encoder(weights, **options)
+        console.print(str(report), highlight=False, soft_wrap=True)
+    return export_encoder(weights, to, out, size=size)
+
+
+def show(
+    weights: str | Encoder, images: Sequence[str | Path], out: str | Path, *, device: str = "auto", **options: Any
+) -> list[Path]:
+    """Draws, for each image, its patch features and what some of its patches resemble; `options` as
+    `pictures.show.show` takes them.
+
+    Raises:
+        ValueError: weights or an image cannot be read.
+    """
+    make_folder(out)
+    encoder = load(weights, device=device) if isinstance(weights, str) else weights
+    return draw_pictures(encoder, images, out, **options)

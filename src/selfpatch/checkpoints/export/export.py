@@ -1,0 +1,143 @@
+"""Trained networks as other libraries load them, each checked there before its folder appears.
+
+A new format is a module with `write` and `read_features`, and its row in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from selfpatch.checkpoints.export import huggingface, onnx, safetensors, timm
+from selfpatch.checkpoints.export.formats import Features, Written
+from selfpatch.core.atomic_io import clear_error, write_atomically
+from selfpatch.models.branch import BranchEncoder, image_token
+
+TOLERANCE = 1e-4
+"""Largest difference of a feature, relative to the largest feature, that passes as rounding."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of folder: the module that writes it, and the libraries that this and the check there need."""
+
+    module: ModuleType
+    libraries: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "timm": Format(timm),
+    "safetensors": Format(safetensors),
+    "hf": Format(huggingface, ("transformers",)),
+    "onnx": Format(onnx, ("onnx", "onnxscript", "onnxruntime")),
+}
+
+
+def export(encoder: BranchEncoder, to: str, out: str | Path, *, size: int | None = None) -> list[Path]:
+    """Writes a network as a folder for another library, loads it there and compares the features of random images.
+
+    Patch features are those after the trunk's final norm, where it has one. The folder appears once it has passed.
+
+    Args:
+        to: one of `FORMATS`.
+        out: a folder that is new or empty.
+        size: of the images in pixels, for onnx alone, which then takes no others; None: any, where the family can.
+
+    Returns:
+        The files, the last one a README.txt that says how to load the others and where features agree.
+
+    Raises:
+        ValueError: the format has no such architecture, a library is missing, the folder is not empty or the features
+            are others there.
+    """
+    _check_request(to, Path(out), size)
+    encoder = copy.deepcopy(encoder).cpu().float().eval()
+    module = FORMATS[to].module
+    with _folder_at(Path(out)) as folder:
+        written: Written = module.write(encoder, folder, size)
+        for height, width in written.sizes:
+            images = torch.randn(2, encoder.backbone.shape.in_channels, height, width, generator=torch.manual_seed(0))
+            found = module.read_features(folder, images)
+            _compare(found if written.has_image else found._replace(image=None), encoder, images, to)
+        write_atomically(folder / "README.txt", _readme(encoder, to, written, Path(out)))
+    return sorted(Path(out).iterdir(), key=lambda path: (path.name == "README.txt", path.name))
+
+
+def _check_request(to: str, out: Path, size: int | None) -> None:
+    if to not in FORMATS:
+        raise ValueError(f"there is no export to {to!r}; use one of {', '.join(FORMATS)}")
+    if size is not None and to != "onnx":
+        raise ValueError(f"size is {size}, but an export to {to} takes images of many sizes; leave it out")
+    missing = [name for name in FORMATS[to].libraries if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"an export to {to} needs {', '.join(missing)}; install with: pip install 'selfpatch[export]'")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is no empty folder; name another one with --out, or remove it")
+
+
+@contextmanager
+def _folder_at(out: Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of `out` once all is in it; after an error there is none."""
+    filling = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    with clear_error(out):
+        filling.mkdir(parents=True)
+        try:
+            yield filling
+            os.replace(filling, out)  # an empty folder may be there already
+        finally:
+            shutil.rmtree(filling, ignore_errors=True)
+
+
+@torch.no_grad()
+def _compare(found: Features, encoder: BranchEncoder, images: Tensor, to: str) -> None:
+    """Raises ValueError where the other library's features of normalised images are not ours."""
+    tokens = encoder.backbone(images)
+    pairs = [("patch", tokens.patches.movedim(-1, 1), found.patches)]
+    if found.image is not None:
+        pairs.append(("image", image_token(tokens, encoder.pool), found.image))
+    for kind, ours, theirs in pairs:
+        if ours.shape != theirs.shape:
+            raise ValueError(f"{to} gives {kind} features {list(theirs.shape)}, not {list(ours.shape)}; {_advice(to)}")
+        difference = float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-6))
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"{to} gives {kind} features that differ by {difference:.1e} of the largest; {_advice(to)}"
+            )
+
+
+def _advice(to: str) -> str:
+    others = " or ".join(name for name in ("onnx", "safetensors") if name != to)
+    return f"it does not have exactly this network, and nothing was written; use --to {others}"
+
+
+def _readme(encoder: BranchEncoder, to: str, written: Written, out: Path) -> str:
+    shape = encoder.backbone.shape
+    sizes = " and ".join(f"{height} x {width}" for height, width in written.sizes)
+    described = ", ".join(
+        f"{name} {value}"
+        for name, value in shape.to_dict().items()
+        if value is not None and name not in ("mean", "std")
+    )
+    lines = [
+        f"Network: {described}.",
+        "",
+        f"Load it ({to}):",
+        *(f"    {line}" for line in written.usage.format(folder=out).splitlines()),
+        "",
+        f"Images are RGB in [0, 1] less the mean {list(shape.mean)}, over the standard deviation {list(shape.std)}."
+        if shape.in_channels == 3
+        else f"Images of {shape.in_channels} channels, less the mean {list(shape.mean)}, over {list(shape.std)}.",
+        f"Its features were compared with the trained network's on images of {sizes} pixels.",
+        *written.notes,
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,299 @@
+"""Folders that Hugging Face's transformers opens: `AutoModel.from_pretrained("FOLDER")`.
+
+Each of its models is one list of names, ours to theirs, and the values of its config.json. Names are those of files on
+the Hub, which every version reads.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from selfpatch.checkpoints.export.formats import POOL_IS_LEFT_OUT, Features, Written, stored_size, write_safetensors
+from selfpatch.core.atomic_io import write_atomically
+from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape
+from selfpatch.models.branch import BranchEncoder
+
+Names = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+"""Patterns of timm's names, queries, keys and values apart, and what takes their place."""
+
+
+class Model(NamedTuple):
+    """One of transformers' models."""
+
+    name: str
+    model_type: str
+    names: Names
+    settings: Mapping[str, Any]
+
+
+_EMBEDDING = (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection.")
+_VIT_TOKENS: Names = [
+    (r"^cls_token$", "embeddings.cls_token"),
+    (r"^reg_token$", "embeddings.register_tokens"),
+    (r"^pos_embed$", "embeddings.position_embeddings"),
+    _EMBEDDING,
+    (r"^norm\.", "layernorm."),
+    (r"^blocks\.(\d+)\.attn\.(query|key|value)\.", r"encoder.layer.\1.attention.attention.\2."),
+    (r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layer.\1.attention.output.dense."),
+]
+_VIT: Names = [
+    *_VIT_TOKENS,
+    (r"^blocks\.(\d+)\.norm1\.", r"encoder.layer.\1.layernorm_before."),
+    (r"^blocks\.(\d+)\.norm2\.", r"encoder.layer.\1.layernorm_after."),
+    (r"^blocks\.(\d+)\.mlp\.fc1\.", r"encoder.layer.\1.intermediate.dense."),
+    (r"^blocks\.(\d+)\.mlp\.fc2\.", r"encoder.layer.\1.output.dense."),
+]
+_DINOV2: Names = [
+    *_VIT_TOKENS,
+    (r"^blocks\.(\d+)\.ls([12])\.gamma$", r"encoder.layer.\1.layer_scale\2.lambda1"),
+    (r"^blocks\.(\d+)\.(norm[12]|mlp\.fc[12])\.", r"encoder.layer.\1.\2."),
+]
+_DINOV2_SWIGLU: Names = [
+    (r"^blocks\.(\d+)\.mlp\.fc1\.", r"encoder.layer.\1.mlp.weights_in."),
+    (r"^blocks\.(\d+)\.mlp\.fc2\.", r"encoder.layer.\1.mlp.weights_out."),
+    *_DINOV2,
+]
+_SWIN_BLOCK = r"^layers\.(\d+)\.blocks\.(\d+)\."
+_SWIN_PLACE = r"encoder.layers.\1.blocks.\2."
+_SWIN: Names = [
+    (r"^patch_embed\.norm\.", "embeddings.norm."),
+    _EMBEDDING,
+    (r"^norm\.", "layernorm."),
+    (_SWIN_BLOCK + r"norm1\.", _SWIN_PLACE + "layernorm_before."),
+    (_SWIN_BLOCK + r"norm2\.", _SWIN_PLACE + "layernorm_after."),
+    (_SWIN_BLOCK + r"attn\.(query|key|value)\.", _SWIN_PLACE + r"attention.self.\3."),
+    (_SWIN_BLOCK + r"attn\.relative_position", _SWIN_PLACE + "attention.self.relative_position"),
+    (_SWIN_BLOCK + r"attn\.proj\.", _SWIN_PLACE + "attention.output.dense."),
+    (_SWIN_BLOCK + r"mlp\.fc1\.", _SWIN_PLACE + "intermediate.dense."),
+    (_SWIN_BLOCK + r"mlp\.fc2\.", _SWIN_PLACE + "output.dense."),
+    (r"^layers\.(\d+)\.downsample\.", lambda m: f"encoder.layers.{int(m[1]) - 1}.downsample."),
+]
+_RESNET_PARTS = {"conv": "convolution", "bn": "normalization"}
+_RESNET: Names = [
+    (r"^(conv|bn)1\.", lambda m: f"embedder.embedder.{_RESNET_PARTS[m[1]]}."),
+    (
+        r"^layer(\d)\.(\d+)\.(conv|bn)(\d)\.",
+        lambda m: f"encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.layer.{int(m[4]) - 1}.{_RESNET_PARTS[m[3]]}.",
+    ),
+    (
+        r"^layer(\d)\.(\d+)\.downsample\.([01])\.",
+        lambda m: f"encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.shortcut.{[*_RESNET_PARTS.values()][int(m[3])]}.",
+    ),
+]
+
+USAGE = """model = transformers.AutoModel.from_pretrained("{folder}")
+tokens = model(images).last_hidden_state"""
+
+
+def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
+    """Raises ValueError where transformers has no model of exactly this architecture."""
+    shape = encoder.backbone.shape
+    state = with_split_attention(encoder.backbone.trunk.state_dict())
+    model = model_of(shape, state)
+    if isinstance(shape, ViTShape) and shape.class_token:
+        state |= {"pos_embed": with_class_position(state["pos_embed"], shape)}
+    tensors = renamed(state, model.names)
+    if isinstance(shape, ViTShape) and model.name.startswith("Dinov2"):
+        tensors |= _dinov2_extras(shape, tensors)
+    write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    settings = {"architectures": [model.name], "model_type": model.model_type, "num_channels": shape.in_channels}
+    write_atomically(folder / "config.json", json.dumps(settings | dict(model.settings), indent=2))
+    if shape.in_channels == 3:
+        write_atomically(folder / "preprocessor_config.json", json.dumps(_preprocessing(shape), indent=2))
+    side = stored_size(shape)
+    return Written(USAGE, ((side, side),), _notes(encoder, model), has_image=encoder.pool is None)
+
+
+def _notes(encoder: BranchEncoder, model: Model) -> tuple[str, ...]:
+    shape = encoder.backbone.shape
+    notes = [] if encoder.pool is None else [POOL_IS_LEFT_OUT]
+    if not isinstance(shape, ResNetShape):
+        what = "cuts windows" if isinstance(shape, SwinShape) else "interpolates positions"
+        notes.append(
+            f"At other sizes transformers {what} its own way, and features differ from those of the training code."
+        )
+    if model.name == "ViTModel":
+        notes.append("The `pooler` that ViTModel adds is untrained; add_pooling_layer=False leaves it out.")
+    return tuple(notes)
+
+
+def model_of(shape: AnyShape, state: Mapping[str, Tensor]) -> Model:
+    """Which model of transformers has a shape.
+
+    Args:
+        state: the trunk's tensors; widths that the shape does not tell are read from them.
+
+    Raises:
+        ValueError: none has.
+    """
+    if isinstance(shape, ViTShape):
+        return _vit(shape, state)
+    if isinstance(shape, SwinShape):
+        return _swin(shape, state)
+    settings = {
+        "embedding_size": state["conv1.weight"].shape[0],
+        "hidden_sizes": [4 * shape.width << stage for stage in range(len(shape.depths))],
+        "depths": list(shape.depths),
+        "layer_type": "bottleneck",
+        "hidden_act": "relu",
+    }
+    return Model("ResNetModel", "resnet", _RESNET, settings)
+
+
+def _vit(shape: ViTShape, state: Mapping[str, Tensor]) -> Model:
+    if not shape.final_norm:
+        raise ValueError(
+            "this ViT has no final norm (a pool made its image token), and every ViT of transformers has one; "
+            "use --to timm, whose folder transformers' AutoModel opens where timm is installed, or --to onnx"
+        )
+    common = {
+        "hidden_size": shape.embed_dim,
+        "num_hidden_layers": shape.depth,
+        "num_attention_heads": shape.num_heads,
+        "image_size": stored_size(shape),
+        "patch_size": shape.patch_size,
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": "blocks.0.attn.query.bias" in state,
+        "hidden_act": "gelu",
+    }
+    scaled = "blocks.0.ls1.gamma" in state
+    hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
+    if shape.class_token and (shape.num_registers or scaled or shape.mlp == "swiglu"):
+        return _dinov2(shape, state, common)
+    if scaled or shape.num_registers or shape.mlp == "swiglu":
+        raise ValueError("transformers has no ViT without CLS token that has all of this one; use --to timm or onnx")
+    name, model_type = ("ViTModel", "vit") if shape.class_token else ("IJepaModel", "ijepa")
+    return Model(name, model_type, _VIT, common | {"intermediate_size": hidden})
+
+
+def _dinov2(shape: ViTShape, state: Mapping[str, Tensor], common: Mapping[str, Any]) -> Model:
+    gated = shape.mlp == "swiglu"
+    settings = dict(common) | {"mlp_ratio": _mlp_ratio(shape, state), "use_swiglu_ffn": gated}
+    names = _DINOV2_SWIGLU if gated else _DINOV2
+    if not shape.num_registers:
+        return Model("Dinov2Model", "dinov2", names, settings)
+    settings["num_register_tokens"] = shape.num_registers
+    return Model("Dinov2WithRegistersModel", "dinov2_with_registers", names, settings)
+
+
+def _dinov2_extras(shape: ViTShape, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a Dinov2Model has that a network may lack: the mask token of pre-training, and scales of 1."""
+    scales = [f"encoder.layer.{i}.layer_scale{j}.lambda1" for i in range(shape.depth) for j in (1, 2)]
+    ones = {name: torch.ones(shape.dim) for name in scales if name not in tensors}
+    return {"embeddings.mask_token": torch.zeros(1, shape.dim)} | ones
+
+
+def _mlp_ratio(shape: ViTShape, state: Mapping[str, Tensor]) -> int:
+    """The whole number from which transformers computes the MLP's width.
+
+    Raises:
+        ValueError: there is none.
+    """
+    width, hidden = shape.embed_dim, state["blocks.0.mlp.fc2.weight"].shape[1]
+    for ratio in range(1, 17):
+        # Of a gated MLP two thirds, rounded up to a multiple of 8.
+        if hidden == ((width * ratio * 2 // 3 + 7) // 8 * 8 if shape.mlp == "swiglu" else width * ratio):
+            return ratio
+    raise ValueError(f"transformers cannot say a {shape.mlp} MLP of width {hidden} in a ViT of width {width}")
+
+
+def _swin(shape: SwinShape, state: Mapping[str, Tensor]) -> Model:
+    if not shape.final_norm:
+        raise ValueError("this Swin has no final norm, and transformers' always has one; use --to onnx or safetensors")
+    settings = {
+        "image_size": stored_size(shape),
+        "patch_size": shape.EMBEDDING,
+        "embed_dim": shape.embed_dim,
+        "depths": list(shape.depths),
+        "num_heads": [shape.first_heads << stage for stage in range(len(shape.depths))],
+        "window_size": shape.window,
+        "mlp_ratio": state["layers.0.blocks.0.mlp.fc1.weight"].shape[0] / shape.embed_dim,
+        "layer_norm_eps": 1e-5,
+        "drop_path_rate": 0.0,
+    }
+    return Model("SwinModel", "swin", _SWIN, settings)
+
+
+def with_split_attention(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each qkv [3 * D, ...] as query, key and value of [D, ...]."""
+    split = {}
+    for name, tensor in state.items():
+        if ".attn.qkv." not in name:
+            split[name] = tensor
+            continue
+        for part, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+            split[name.replace(".qkv.", f".{part}.")] = third
+    return split
+
+
+def with_class_position(positions: Tensor, shape: ViTShape) -> Tensor:
+    """Positions [1, N, D] -> [1, 1 + N, D], with nothing added to a CLS token that has no position of its own."""
+    return positions if positions.shape[1] > shape.grid**2 else torch.cat([0 * positions[:, :1], positions], dim=1)
+
+
+def renamed(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+    """Raises ValueError for a tensor that has no place among the names."""
+    result = {}
+    for name, tensor in state.items():
+        found = [re.sub(pattern, theirs, name) for pattern, theirs in names if re.search(pattern, name)]
+        if not found:
+            raise ValueError(f"transformers has no place for {name!r} of this network; use --to timm or onnx")
+        result[found[0]] = tensor
+    return result
+
+
+def _preprocessing(shape: AnyShape) -> dict[str, Any]:
+    side = stored_size(shape) if not isinstance(shape, ResNetShape) else 224
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": side, "width": side},
+        "resample": 3,  # bicubic
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(shape.mean),
+        "image_std": list(shape.std),
+    }
+
+
+@contextmanager
+def _no_progress_bar(logging: Any) -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@torch.no_grad()
+def read_features(folder: Path, images: Tensor) -> Features:
+    """Raises ValueError where transformers finds a tensor too few or too many."""
+    import transformers  # takes a second
+
+    name = json.loads((folder / "config.json").read_text())["architectures"][0]
+    options = {"add_pooling_layer": False} if name in ("ViTModel", "IJepaModel") else {}
+    with _no_progress_bar(transformers.utils.logging):
+        model, found = getattr(transformers, name).from_pretrained(folder, output_loading_info=True, **options)
+    wrong = [key for keys in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in found[keys]]
+    if wrong:
+        raise ValueError(f"transformers' {name} has no place or no tensor for {wrong[0]!r}; use --to timm or onnx")
+    output = model.eval()(images)
+    if name == "ResNetModel":
+        return Features(output.pooler_output.flatten(1), output.last_hidden_state)
+    tokens = output.last_hidden_state  # [B, prefix + N, D]
+    stride = model.config.patch_size << (len(model.config.depths) - 1 if name == "SwinModel" else 0)
+    h, w = (side // stride for side in images.shape[-2:])
+    patches = tokens[:, -h * w :]
+    image = tokens[:, 0] if tokens.shape[1] > h * w else patches.mean(1)
+    return Features(image, patches.unflatten(1, (h, w)).movedim(-1, 1))

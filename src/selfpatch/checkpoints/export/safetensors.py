@@ -1,0 +1,26 @@
+"""The state dict with its shape, as run directories have it in exported/: selfpatch loads it, pool and all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from selfpatch.checkpoints.export.formats import Features, Written, stored_size, write_safetensors
+from selfpatch.checkpoints.load import load_encoder
+from selfpatch.checkpoints.state import export_state
+from selfpatch.models.branch import BranchEncoder
+
+FILE = "backbone.safetensors"
+
+
+def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
+    write_safetensors(folder / FILE, *export_state(encoder))
+    side = stored_size(encoder.backbone.shape)
+    usage = f'encoder = selfpatch.load("{{folder}}/{FILE}")'
+    return Written(usage, sizes=((side, side),), notes=("Names of the trunk's tensors are timm's, `pool.` apart.",))
+
+
+def read_features(folder: Path, images: Tensor) -> Features:
+    encoder, _ = load_encoder(str(folder / FILE))
+    return Features(encoder.image(images), encoder.patches(images))

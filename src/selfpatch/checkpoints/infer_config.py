@@ -1,0 +1,106 @@
+"""What network a state dict was made with, told from its names and sizes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from itertools import count, takewhile
+
+from torch import Tensor
+
+from selfpatch.checkpoints.key_mapping import TRUNK
+from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape
+
+
+def infer_shape(state: Mapping[str, Tensor], source: str) -> AnyShape:
+    """The architecture that a state dict in our names was made with.
+
+    Raises:
+        ValueError: it is no plain ViT, Swin or ResNet of bottlenecks.
+    """
+    trunk = {k.removeprefix(TRUNK): v for k, v in state.items() if k.startswith(TRUNK)}
+    embedding = trunk.get("patch_embed.proj.weight")
+    if "layer1.0.conv1.weight" in trunk:
+        return _resnet_shape(trunk, source)
+    if embedding is not None and embedding.ndim == 4:
+        if "layers.0.blocks.0.attn.qkv.weight" in trunk:
+            return _swin_shape(trunk, embedding, source)
+        if "pos_embed" in trunk and trunk["pos_embed"].ndim == 3:
+            return _vit_shape(trunk, embedding, source)
+    raise ValueError(f"{source} holds no plain ViT, Swin or ResNet; its keys are {some(tuple(state))}")
+
+
+def _vit_shape(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> ViTShape:
+    """With registers, the CLS token has no position of its own."""
+    class_token = "cls_token" in trunk
+    registers = trunk["reg_token"].shape[1] if "reg_token" in trunk and trunk["reg_token"].ndim == 3 else 0
+    tokens = trunk["pos_embed"].shape[1] - (class_token and not registers)
+    grid = math.isqrt(tokens)
+    if grid * grid != tokens:
+        raise ValueError(f"{source} has position embeddings for {tokens} patches, which is no square grid")
+    return ViTShape(
+        embed_dim=embedding.shape[0],
+        depth=_count(trunk, "blocks"),
+        num_heads=max(1, embedding.shape[0] // 64),
+        patch_size=embedding.shape[-1],
+        grid=grid,
+        class_token=class_token,
+        num_registers=registers,
+        final_norm="norm.weight" in trunk,
+        layer_scale="blocks.0.ls1.gamma" in trunk,
+        mlp="swiglu" if _is_gated(trunk) else "gelu",
+        position_embedding="size" if registers else "released",  # as DINOv2 with registers was trained
+        in_channels=embedding.shape[1],
+    )
+
+
+def _is_gated(trunk: Mapping[str, Tensor]) -> bool:
+    """A gated MLP has two inner parts in its first layer, one for each channel that the second takes in."""
+    first, second = (trunk.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
+    return first is not None and second is not None and first.shape[0] == 2 * second.shape[1]
+
+
+def _swin_shape(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> SwinShape:
+    table = trunk.get("layers.0.blocks.0.attn.relative_position_bias_table")
+    if table is None or embedding.shape[-1] != SwinShape.EMBEDDING:
+        raise ValueError(
+            f"{source} holds another kind of Swin transformer; one of version 1 is needed, which has tables of "
+            f"relative positions and embeds patches of {SwinShape.EMBEDDING} pixels"
+        )
+    return SwinShape(
+        embed_dim=embedding.shape[0],
+        depths=tuple(_count(trunk, f"layers.{stage}.blocks") for stage in range(_count(trunk, "layers"))),
+        first_heads=table.shape[1],
+        window=(math.isqrt(table.shape[0]) + 1) // 2,  # a table has (2 window - 1)^2 rows
+        final_norm="norm.weight" in trunk,
+        in_channels=embedding.shape[1],
+    )
+
+
+def _resnet_shape(trunk: Mapping[str, Tensor], source: str) -> ResNetShape:
+    if "layer1.0.conv3.weight" not in trunk:
+        raise ValueError(
+            f"{source} holds a ResNet of basic blocks, such as ResNet-18 or -34; one of bottlenecks is needed, "
+            "such as ResNet-50"
+        )
+    width = trunk["layer1.0.conv1.weight"].shape[0]
+    if trunk["layer1.0.conv2.weight"].shape[1] != width or trunk["layer1.0.conv3.weight"].shape[0] != 4 * width:
+        raise ValueError(f"{source} holds a wide ResNet or a ResNeXt; a plain one is needed, such as ResNet-50")
+    stages = takewhile(lambda stage: f"layer{stage}.0.conv1.weight" in trunk, count(1))
+    return ResNetShape(
+        depths=tuple(_count(trunk, f"layer{stage}") for stage in stages),
+        width=width,
+        in_channels=trunk["conv1.weight"].shape[1],
+    )
+
+
+def _count(trunk: Mapping[str, Tensor], parts: str) -> int:
+    """One more than the highest number N of a name that begins with `<parts>.N.`"""
+    pattern = re.compile(rf"{re.escape(parts)}\.(\d+)\.")
+    return 1 + max((int(match[1]) for match in map(pattern.match, trunk) if match), default=-1)
+
+
+def some(keys: tuple[str, ...], number: int = 4) -> str:
+    """The first few, and whether there are more."""
+    return ", ".join(keys[:number]) + (", ..." if len(keys) > number else "")

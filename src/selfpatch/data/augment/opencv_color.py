@@ -1,0 +1,150 @@
+"""Colour changes and blur of one 8-bit view by OpenCV, as Pillow and torchvision do them."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from selfpatch.data.augment.multicrop import ColourJitter
+from selfpatch.ops.blur import PASSES, box_radius
+
+INSTALL = "run `pip install 'selfpatch[fast]'`"
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Of ITU-R 601-2, as Pillow makes grey of red, green and blue."""
+
+
+@cache
+def opencv() -> ModuleType:
+    """The module cv2, with its threads switched off.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import cv2
+    except ImportError:
+        raise ValueError(f"the fast renderer needs OpenCV, which is not installed; {INSTALL}") from None
+    # One thread a loader process; and a pool that was started before a process forks would leave the child waiting.
+    cv2.setNumThreads(0)
+    return cv2
+
+
+class Pair:
+    """A view and a buffer of its size, [h, w, 3] uint8; what is done to the view may end in either, as `view`."""
+
+    def __init__(self, view: np.ndarray, spare: np.ndarray) -> None:
+        self.view, self.spare = view, spare
+
+    def exchange(self) -> None:
+        self.view, self.spare = self.spare, self.view
+
+
+class _Blend(NamedTuple):
+    """x -> own * x + grey * luminance(x) + level, of which brightness, contrast, saturation and grey each are one."""
+
+    own: float = 1.0
+    grey: float = 0.0
+    level: float = 0.0
+
+    def after(self, first: _Blend) -> _Blend:
+        """The blend that does first the one, then this. As luminance's weights add up to 1, that of a blended pixel is
+        (own + grey) * luminance + level."""
+        return _Blend(
+            self.own * first.own,
+            self.own * first.grey + self.grey * (first.own + first.grey),
+            (self.own + self.grey) * first.level + self.level,
+        )
+
+
+_UNCHANGED = _Blend()
+
+
+def change_colours(pair: Pair, jitter: ColourJitter | None, grey: bool) -> None:
+    """The adjustments in their drawn order, then grey. Those that are blends are gathered into one for as long as none
+    of them can leave [0, 255], where Pillow would cut off."""
+    blend = _UNCHANGED
+    for name in jitter.order if jitter is not None else ():
+        factor = getattr(jitter, name)
+        if name == "hue":
+            _apply(pair, blend)
+            blend = _UNCHANGED
+            _turn_hue(pair, factor)
+            continue
+        # Pillow cuts the fraction off, half a level in the mean.
+        if name == "brightness":
+            step = _Blend(factor, 0.0, -0.5)
+        elif name == "contrast":
+            step = _Blend(factor, 0.0, (1 - factor) * _mean_luminance(pair, blend) - 0.5)
+        else:
+            step = _Blend(factor, 1 - factor, -0.5)
+        blend = step.after(blend)
+        if factor > 1:
+            _apply(pair, blend)
+            blend = _UNCHANGED
+    _apply(pair, _Blend(0.0, 1.0).after(blend) if grey else blend)
+
+
+def _mean_luminance(pair: Pair, blend: _Blend) -> int:
+    """Of the blended view, a whole number, as Pillow has it."""
+    red, green, blue, _ = opencv().mean(pair.view)
+    mean = LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
+    return math.floor((blend.own + blend.grey) * mean + blend.level + 0.5)
+
+
+def _apply(pair: Pair, blend: _Blend) -> None:
+    if blend is _UNCHANGED:
+        return
+    own, grey, level = blend
+    red, green, blue = grey * LUMINANCE[0], grey * LUMINANCE[1], grey * LUMINANCE[2]
+    rows = ((red + own, green, blue, level), (red, green + own, blue, level), (red, green, blue + own, level))
+    matrix = np.array(rows, np.float32)
+    opencv().transform(pair.view, matrix, dst=pair.spare)
+    pair.exchange()
+
+
+def _turn_hue(pair: Pair, turns: float) -> None:
+    shift = int(turns * 255) % 256  # as torchvision has it
+    if shift == 0:
+        return
+    cv2 = opencv()
+    cv2.cvtColor(pair.view, cv2.COLOR_RGB2HSV_FULL, dst=pair.spare)
+    rows = pair.spare.reshape(len(pair.spare), -1)
+    shifts = np.zeros(rows.shape[1], np.uint8)
+    shifts[::3] = shift
+    np.add(rows, shifts, out=rows)  # wraps around, as hue does
+    cv2.cvtColor(pair.spare, cv2.COLOR_HSV2RGB_FULL, dst=pair.view)
+
+
+def blur(pair: Pair, radius: float) -> None:
+    """Pillow's Gaussian blur, rounded once, not after each pass."""
+    cv2 = opencv()
+    kernel = _blur_kernel(round(radius, 2))  # few enough to be kept; a 100th of a pixel is less than its rounding
+    cv2.sepFilter2D(pair.view, -1, kernel, kernel, dst=pair.spare, borderType=cv2.BORDER_REPLICATE)
+    pair.exchange()
+
+
+def solarize(pair: Pair) -> None:
+    """255 - x from 128 on, which is the smaller of the two."""
+    cv2 = opencv()
+    cv2.bitwise_not(pair.view, dst=pair.spare)
+    cv2.min(pair.view, pair.spare, dst=pair.view)
+
+
+@cache
+def _blur_kernel(radius: float) -> np.ndarray:
+    """[taps] the kernel of Pillow's Gaussian blur, box blurs of fractional width as in `ops.blur`; in 256ths, so that
+    OpenCV, which counts in those, leaves even areas as they are."""
+    part, whole = math.modf(float(box_radius(torch.tensor(radius, dtype=torch.float64))))
+    whole = int(whole)  # pixels on each side that count fully
+    box = np.array([part, *[1.0] * (2 * whole + 1), part]) / (2 * (whole + part) + 1)
+    kernel = np.ones(1)
+    for _ in range(PASSES):
+        kernel = np.convolve(kernel, box)
+    counts = np.rint(kernel * 256)
+    counts[len(counts) // 2] += 256 - counts.sum()
+    return (np.trim_zeros(counts) / 256).astype(np.float32)

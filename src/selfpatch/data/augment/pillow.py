@@ -1,0 +1,70 @@
+"""The plain renderer: drawn parameters into pixels, one view at a time, with Pillow, in the order of DINO's recipe.
+
+Every faster renderer is tested against this one.
+"""
+
+from __future__ import annotations
+
+from PIL import Image, ImageFilter, ImageOps
+from torch import Tensor
+from torchvision.transforms import functional as tvf
+from torchvision.transforms.functional import InterpolationMode
+
+from selfpatch.data.augment.multichannel import render_raster, resize_raster
+from selfpatch.data.augment.multicrop import ColourJitter, ViewParameters
+from selfpatch.data.decode.multichannel import Raster
+from selfpatch.data.decode.pillow import Picture
+from selfpatch.ops.colour import SOLARIZE_THRESHOLD
+
+_ADJUST = {
+    "brightness": tvf.adjust_brightness,
+    "contrast": tvf.adjust_contrast,
+    "saturation": tvf.adjust_saturation,
+    "hue": tvf.adjust_hue,
+}
+
+
+def render(image: Picture, size: int, parameters: ViewParameters) -> Tensor:
+    """Crop and resize (bicubic, antialiased), flip, colour jitter, grey, blur, solarize.
+
+    Args:
+        image: the whole image, upright: RGB, or a raster, which `raster_rendering.render_raster` renders.
+        size: side of the rendered view in pixels.
+        parameters: what `draw_view` drew for an image of this size.
+
+    Returns:
+        uint8 [3, size, size]; of a raster [C, size, size], uint8 or float32.
+    """
+    if isinstance(image, Raster):
+        return render_raster(image, size, parameters)
+    p = parameters
+    view = tvf.resized_crop(image, p.top, p.left, p.height, p.width, [size, size], InterpolationMode.BICUBIC)
+    if p.flip:
+        view = tvf.hflip(view)
+    if p.jitter is not None:
+        view = _jitter(view, p.jitter)
+    if p.grey:
+        view = tvf.to_grayscale(view, num_output_channels=3)
+    if p.blur_radius > 0:
+        view = view.filter(ImageFilter.GaussianBlur(p.blur_radius))
+    if p.solarize:
+        view = ImageOps.solarize(view, SOLARIZE_THRESHOLD)
+    return tvf.pil_to_tensor(view)
+
+
+def _jitter(view: Image.Image, jitter: ColourJitter) -> Image.Image:
+    for name in jitter.order:
+        view = _ADJUST[name](view, getattr(jitter, name))
+    return view
+
+
+def resize_picture(picture: Picture, width: int, height: int) -> Picture:
+    """The whole picture at another size (bicubic, antialiased)."""
+    if isinstance(picture, Raster):
+        return Raster(resize_raster(picture, width, height))
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def to_tensor(picture: Picture) -> Tensor:
+    """[C, h, w], uint8 or, of a raster, perhaps float32."""
+    return picture.pixels if isinstance(picture, Raster) else tvf.pil_to_tensor(picture)

@@ -1,0 +1,190 @@
+"""Images of any number of channels: what 8 bits and three colours cannot hold, such as the 13 bands of Sentinel-2."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from selfpatch.data.decode.orientation import ORIENTATION_TAG, turn_upright, upright
+from selfpatch.data.sources.image_files import ImageFile, openable, opened
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile
+
+TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PNG_BEGINNING = b"\x89PNG\r\n\x1a\n"
+PNG_DEPTH = 24
+"""Where the bits a channel stand in a PNG file."""
+INSTALL = "run `pip install 'selfpatch[tiff]'`"
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # not to stderr: what is said of a bad file is enough
+
+
+@dataclass(frozen=True)
+class Raster:
+    """An upright image of any number of channels.
+
+    Attributes:
+        pixels: [C, h, w], uint8, or float32 for all deeper ones: 16 bits are divided by 65535, other numbers keep their
+            values.
+    """
+
+    pixels: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height), as Pillow has it."""
+        _, height, width = self.pixels.shape
+        return width, height
+
+    @cached_property
+    def black(self) -> Tensor:
+        """[C, 1, 1] what counts as black: 0, or the lowest value of a channel that goes below."""
+        if self.pixels.dtype == torch.uint8:
+            return self.pixels.new_zeros(len(self.pixels), 1, 1)
+        return self.pixels.amin((1, 2), keepdim=True).clamp(max=0)
+
+    @cached_property
+    def white(self) -> Tensor:
+        """[C, 1, 1] what counts as white: 255 for 8 bits. Deeper images seldom use their whole range (Sentinel-2 ends
+        near 10000 of 65535), so there it is the highest value of each channel."""
+        if self.pixels.dtype == torch.uint8:
+            return torch.full_like(self.black, 255)
+        return self.pixels.amax((1, 2), keepdim=True)
+
+
+def decode_raster(file: ImageFile, channels: int) -> Raster:
+    """Reads an image file of so many channels.
+
+    - TIFF goes through tifffile, in any layout: [h, w, C], [C, h, w], or a page for each channel. What its header calls
+      no data, and floats that are not finite, become 0.
+    - All else goes through Pillow, except PNG of 16 bits a channel, of which Pillow would keep 8.
+    - For one channel, a picture of three equal ones is grey.
+    - Alpha is a channel like any other.
+
+    Raises:
+        ValueError: another number of channels; a package that is needed is missing.
+        Exception: whatever decoders raise on damaged files.
+    """
+    with opened(file) as stream:
+        beginning = stream.read(PNG_DEPTH + 1)
+    if beginning.startswith(TIFF_BEGINNINGS):
+        pixels = _read_tiff(file, channels)
+    elif beginning.startswith(PNG_BEGINNING) and beginning[PNG_DEPTH:] == b"\x10":
+        pixels = _read_deep_png(file)
+    else:
+        pixels = _read_with_pillow(file)
+    if channels == 1 and pixels.shape[2] == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., :1]
+    if pixels.shape[2] != channels:
+        got = pixels.shape[2]
+        raise ValueError(
+            f"its number of channels is {got}, not {channels}; use images of {channels}, or --channels {got}"
+        )
+    return Raster(_to_tensor(pixels))
+
+
+def _to_tensor(pixels: np.ndarray) -> Tensor:
+    """[h, w, C] of any numbers -> [C, h, w] uint8 or float32."""
+    planes = pixels.transpose(2, 0, 1)
+    if planes.dtype == np.bool_:
+        planes = planes * np.uint8(255)
+    elif planes.dtype.kind == "u" and planes.dtype.itemsize == 2:  # of either byte order
+        planes = planes.astype(np.float32) / np.float32(65535)
+    elif planes.dtype != np.uint8:
+        planes = np.nan_to_num(planes.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    return torch.from_numpy(np.require(planes, requirements=["C", "W"]))
+
+
+def _read_with_pillow(file: ImageFile) -> np.ndarray:
+    """[h, w, C]"""
+    with Image.open(openable(file)) as stored:
+        stored.load()
+        turn_upright(stored)
+        image: Image.Image = stored
+        if image.mode in ("P", "PA"):  # numbers of colours, not colours
+            image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
+        elif image.mode in ("La", "RGBa"):
+            image = image.convert(image.mode.upper())
+        pixels = np.asarray(image)
+    if image.mode == "I":  # what Pillow makes of 16 bits in some formats
+        pixels = pixels.clip(0, 65535).astype(np.uint16)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _read_deep_png(file: ImageFile) -> np.ndarray:
+    """[h, w, C] uint16"""
+    from torchvision.io import ImageReadMode, decode_png
+
+    with Image.open(openable(file)):  # refuses decompression bombs
+        pass
+    with opened(file) as stream:
+        content = torch.frombuffer(bytearray(stream.read()), dtype=torch.uint8)
+    planes = decode_png(content, ImageReadMode.UNCHANGED, apply_exif_orientation=True)
+    return planes.permute(1, 2, 0).numpy()
+
+
+def _read_tiff(file: ImageFile, channels: int) -> np.ndarray:
+    """[h, w, C]"""
+    try:
+        from tifffile import PHOTOMETRIC, TiffFile
+    except ImportError:
+        raise ValueError(f"it is a TIFF file, and tifffile, which reads those, is not installed; {INSTALL}") from None
+    with TiffFile(openable(file)) as tiff:
+        page = tiff.pages.first
+        _check_sides(tiff)
+        if page.photometric in (PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR):
+            return _read_with_pillow(file)
+        try:
+            pixels = _channels_last(tiff, channels)
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            if _pillow_loses_nothing(tiff):
+                return _read_with_pillow(file)
+            raise ValueError(f"{error}; {INSTALL}") from None
+        if page.photometric == PHOTOMETRIC.MINISWHITE and pixels.dtype.kind in "bu":
+            pixels = np.invert(pixels)
+        if page.nodata:
+            pixels = np.where(pixels == page.nodata, pixels.dtype.type(0), pixels)
+        tag = page.tags.get(ORIENTATION_TAG)
+        return upright(pixels, 1 if tag is None else int(tag.value))
+
+
+def _check_sides(file: TiffFile) -> None:
+    """tifffile, unlike Pillow, has no limit; a damaged header could ask for all memory."""
+    page, limit = file.pages.first, Image.MAX_IMAGE_PIXELS
+    if limit is not None and page.imagewidth * page.imagelength > 2 * limit:
+        raise ValueError(
+            f"it has {page.imagewidth} x {page.imagelength} pixels, more than {2 * limit}; cut it into tiles first"
+        )
+
+
+def _channels_last(file: TiffFile, channels: int) -> np.ndarray:
+    """[h, w, C], whatever the file's layout: all that is neither height nor width counts as channels."""
+    series = file.series[0]
+    values, axes = series.asarray(maxworkers=1).reshape(series.shape), series.axes
+    for side in "YX":
+        if side not in axes:  # sides of 1 are squeezed out
+            values, axes = values[..., None], axes + side
+    shape = values.shape
+    height, width = axes.index("Y"), axes.index("X")
+    pages = math.prod(shape) // (shape[height] * shape[width])
+    if 1 != pages != channels == shape[width] and file.pages.first.samplesperpixel == 1:
+        return values.reshape(pages, shape[height], channels)  # [h, w, C] that was written as h pages of w x C
+    return np.moveaxis(values, (height, width), (0, 1)).reshape(shape[height], shape[width], pages)
+
+
+def _pillow_loses_nothing(file: TiffFile) -> bool:
+    """Pillow, unlike tifffile by itself, has every codec, but not every kind of pixel."""
+    page = file.pages.first
+    deepest = 16 if page.samplesperpixel == 1 else 8
+    return len(file.pages) == 1 and page.sampleformat == 1 and page.bitspersample <= deepest

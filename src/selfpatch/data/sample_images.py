@@ -1,0 +1,122 @@
+"""The built-in sample photographs: enough to see the whole tool work before there are images of one's own.
+
+They are cut out of photographs that the scikit-image wheel carries; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from selfpatch.data.sources.cache import default_cache_dir
+
+TRAINING = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "clock_motion.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+HELD_OUT = ("chelsea.png", "coffee.png")
+"""Scenes that no training tile shows any part of."""
+
+FOLDER = "sample-photographs-2"
+"""Counted up when the tiles change, so that an older cache is not taken for the new set."""
+TILE = 224
+STRIDE = 72
+"""Largest distance between neighbouring tiles, in pixels; they overlap by two thirds."""
+ZOOMS = (1.0, 1.5, 2.25)
+"""Each photograph is cut up at the scales at which its shorter side is this many tiles, as far as its own pixels go; a
+large one no further, so that it does not outweigh the others."""
+
+
+def sample_photographs(cache_dir: Path | None = None) -> Path:
+    """The folder of the sample photographs, made on first use: `training/` and `held_out/`, of different scenes.
+
+    Args:
+        cache_dir: where it is kept; None: `default_cache_dir()`.
+
+    Raises:
+        ValueError: the cache folder cannot be written, or the installed scikit-image lacks a photograph.
+    """
+    parent = default_cache_dir() if cache_dir is None else cache_dir
+    folder = parent / FOLDER
+    if folder.is_dir():
+        return folder
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        # Made aside and renamed: a run that is interrupted, or many processes at once, leave a whole folder or none.
+        aside = Path(tempfile.mkdtemp(dir=parent, prefix=f"{FOLDER}-"))
+    except OSError as error:
+        raise ValueError(
+            f"the sample photographs cannot be written to {parent}: {error}; set XDG_CACHE_HOME to a writable folder"
+        ) from None
+    try:
+        for part, names in [("training", TRAINING), ("held_out", HELD_OUT)]:
+            (aside / part).mkdir()
+            for name in names:
+                _write_tiles(source_folder() / name, aside / part)
+        aside.chmod(0o755)
+        _rename_once(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _rename_once(aside: Path, folder: Path) -> None:
+    try:
+        os.rename(aside, folder)
+    except OSError:
+        if not folder.is_dir():  # otherwise another process was first, with the same tiles
+            raise
+
+
+def source_folder() -> Path:
+    """The folder of the wheel that holds the photographs, found without importing the package, which takes a while."""
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise ValueError(
+            "the sample photographs come with scikit-image, which is not installed; run `pip install scikit-image`"
+        )
+    return Path(spec.origin).parent / "data"
+
+
+def _write_tiles(source: Path, folder: Path) -> None:
+    if not source.is_file():
+        raise ValueError(f"scikit-image has no photograph {source}; run `pip install --force-reinstall scikit-image`")
+    with Image.open(source) as photograph:
+        for number, tile in enumerate(_tiles(photograph)):
+            tile.save(folder / f"{source.stem}-{number:03d}.jpg", quality=95, subsampling=0)
+
+
+def _tiles(photograph: Image.Image) -> Iterator[Image.Image]:
+    own_zoom = min(photograph.size) / TILE
+    for zoom in [*(z for z in ZOOMS if z < own_zoom), min(own_zoom, ZOOMS[-1])]:
+        width, height = (round(side * zoom / own_zoom) for side in photograph.size)
+        scaled = photograph.resize((width, height), Image.Resampling.LANCZOS)
+        for top in _starts(height):
+            for left in _starts(width):
+                yield scaled.crop((left, top, left + TILE, top + TILE))
+
+
+def _starts(side: int) -> list[int]:
+    """Where tiles begin along a side: evenly spaced, the first and the last flush with its ends."""
+    room = side - TILE
+    count = math.ceil(room / STRIDE)
+    return [round(room * i / count) for i in range(count + 1)] if count else [0]

@@ -1,0 +1,98 @@
+"""What a network that is fine-tuned sees of its training images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from selfpatch.data.augment.multicrop import ViewRecipe, draw_view
+from selfpatch.data.augment.pillow import render
+from selfpatch.evaluation.classification.dataset import LabelledImages
+from selfpatch.ops.images import normalise
+
+_BINS = 101
+"""Of magnitudes from 0 to 10."""
+
+
+@dataclass(frozen=True)
+class AugmentedImages:
+    """Random resized crop (bicubic) and flip, RandAugment, normalisation, random erasing.
+
+    All that is random comes from the generator that a sample is loaded with; torch's own random state, which
+    torchvision draws from, is seeded from it for as long as the sample takes, and put back.
+
+    Attributes:
+        recipe: of crop and flip.
+        mean, std: of the channels.
+        magnitude: of RandAugment, of 10; 0: off.
+        erasing: probability that a rectangle of 2 % to a third of the crop becomes normal noise.
+    """
+
+    images: LabelledImages
+    recipe: ViewRecipe
+    mean: Sequence[float]
+    std: Sequence[float]
+    magnitude: float
+    erasing: float
+
+    def __call__(self, number: int, rng: np.random.Generator) -> tuple[Tensor, int]:
+        """Float [C, S, S], normalised, and its label."""
+        picture = self.images.read(number, len(self.mean))
+        view = render(picture, self.recipe.size, draw_view(self.recipe, picture.size, rng))
+        erase = v2.RandomErasing(self.erasing, scale=(0.02, 1 / 3), ratio=(0.3, 1 / 0.3), value="random")
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(rng.integers(2**63)))
+            if self.magnitude:
+                view = rand_augment(view, self.magnitude, rng, fill=[255 * m for m in self.mean])
+            return erase(normalise(view, self.mean, self.std)), int(self.images.labels[number])
+
+
+def rand_augment(image: Tensor, magnitude: float, rng: np.random.Generator, *, fill: Sequence[float]) -> Tensor:
+    """RandAugment (arXiv 1909.13719) as timm's `rand-m9-mstd0.5` draws it:
+
+        twice:
+            with probability 1/2:
+                one operation, at a magnitude drawn from normal(magnitude, 0.5) out of 10
+
+    The operations and their ranges are torchvision's, which lack timm's Invert and SolarizeAdd.
+
+    Args:
+        image: uint8 [3, S, S].
+        rng: of what is applied and how strongly; which operation it is, torch's random state decides.
+        fill: colour of what comes in at the border, of 255.
+    """
+    for _ in range(2):
+        applied, strength = rng.random() < 0.5, rng.normal(magnitude, 0.5)
+        if applied:
+            level = round(float(np.clip(strength, 0, 10)) / 10 * (_BINS - 1))
+            image = v2.RandAugment(1, level, _BINS, InterpolationMode.BILINEAR, fill=list(fill))(image)
+    return image
+
+
+class Mixing:
+    """Mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899) of a batch, each half of the time where both are on.
+
+    Args:
+        mixup, cutmix: parameter of the Beta distribution that shares are drawn from; 0: off.
+    """
+
+    def __init__(self, num_classes: int, *, mixup: float, cutmix: float) -> None:
+        self.num_classes = num_classes
+        self._ways: list[v2.Transform] = []
+        if mixup:
+            self._ways.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
+        if cutmix:
+            self._ways.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Float [B, C, S, S] and int64 [B] -> images and targets [B, K], whose rows sum to 1."""
+        if not self._ways:
+            return images, F.one_hot(labels, self.num_classes).to(images.dtype)
+        way = self._ways[int(torch.randint(len(self._ways), ()))]
+        return way(images, labels)

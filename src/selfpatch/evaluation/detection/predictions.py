@@ -1,0 +1,71 @@
+"""What a detector found in a split, as COCO's results files hold it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from selfpatch.core.atomic_io import write_atomically
+from selfpatch.evaluation.detection.dataset import AnnotatedImage, Split
+from selfpatch.evaluation.detection.masks import Rle
+from selfpatch.evaluation.result import Progress
+
+BOXES, MASKS = "predictions_bbox.json", "predictions_segm.json"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image.
+
+    Attributes:
+        boxes: [n, 4] (left, top, right, bottom) in its pixels.
+        labels: [n] from 1.
+        scores: [n].
+        masks: of its size.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+    masks: Sequence[Rle]
+
+
+Detector = Callable[[AnnotatedImage], Detections]
+
+
+def detect_all(detector: Detector, split: Split, progress: Progress | None = None) -> tuple[list[Row], list[Row]]:
+    """The rows of boxes and of masks of all images."""
+    boxes: list[Row] = []
+    masks: list[Row] = []
+    for done, image in enumerate(split.images, start=1):
+        found = detector(image)
+        for box, label, score, mask in zip(
+            found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), found.masks, strict=True
+        ):
+            row = {"image_id": image.id, "category_id": split.category_ids[label - 1], "score": score}
+            left, top, right, bottom = box
+            boxes.append({**row, "bbox": [left, top, right - left, bottom - top]})
+            masks.append({**row, "segmentation": mask})
+        if progress is not None:
+            progress("detecting", done, len(split.images))
+    return boxes, masks
+
+
+def rows_by_image(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    """By the id of the image."""
+    grouped: dict[int, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(row["image_id"], []).append(row)
+    return grouped
+
+
+def save(out: Path, boxes: Sequence[Row], masks: Sequence[Row]) -> None:
+    """Writes both results files, as the benchmark's server takes them."""
+    for name, rows in ((BOXES, boxes), (MASKS, masks)):
+        write_atomically(out / name, json.dumps(list(rows)))

@@ -1,0 +1,154 @@
+"""Maps of four strides, and a fifth for proposals, out of any backbone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+
+from selfpatch.evaluation.feature_pyramid import FINEST_STRIDE, LEVELS, FourStrides, doublings, rescaling
+from selfpatch.models.backbones.base import Backbone
+from selfpatch.models.backbones.config import SwinShape
+from selfpatch.models.backbones.vit import ViT
+
+STAGE_STRIDES = tuple(float(FINEST_STRIDE << level) for level in range(LEVELS))
+"""Of the stages of a Swin or a ResNet."""
+
+
+class Pyramid(nn.Module):
+    """Normalised images [B, C, H, W] -> five maps [B, width, H / stride, W / stride], the finest first.
+
+    Attributes:
+        width: of every map.
+        strides: in pixels of the five maps; fractions where the patch size is no power of two.
+        multiple: what the sides of the images must be multiples of.
+        backbone: whose maps they are made of.
+    """
+
+    def __init__(self, backbone: Backbone, strides: Sequence[float], width: int) -> None:
+        super().__init__()
+        self.backbone, self.width = backbone, width
+        self.strides = (*strides, 2 * strides[-1])
+        self.multiple = max(backbone.patch_size, round(strides[-1]))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = self.levels(images)
+        return [*maps, maps[-1][:, :, ::2, ::2]]  # a max-pool of one pixel and stride 2 (arXiv 1612.03144)
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Pyramid:
+        """The running statistics of a ResNet stay those of pre-training: a batch of a few images gives poor ones."""
+        super().train(mode)
+        for part in self.backbone.modules():
+            if getattr(part, "running_mean", None) is not None:
+                part.eval()
+        return self
+
+
+class InnerMaps(Pyramid):
+    """The published 1x protocol: four inner maps, brought to strides near 4, 8, 16 and 32, and a feature pyramid
+    network.
+
+    - ViT: blocks at a third, a half, two thirds and the end of the depth (4, 6, 8 and 12 of 12), rescaled with batch
+      norms (XCiT, arXiv 2106.09681).
+    - Swin: its stages, a LayerNorm on each (arXiv 2103.14030). ResNet: its stages.
+
+    Args:
+        blocks: of a ViT, counted from 1, the finest map's first; None: as above.
+
+    Raises:
+        ValueError: blocks are given for another backbone than a ViT, or are not four; or there are not four stages.
+    """
+
+    def __init__(self, backbone: Backbone, *, width: int = 256, blocks: Sequence[int] | None = None) -> None:
+        if not isinstance(backbone, ViT):
+            _check_stages(backbone, blocks)
+        rescale = FourStrides(backbone.dim, backbone.patch_size, nn.BatchNorm2d) if isinstance(backbone, ViT) else None
+        super().__init__(backbone, rescale.strides if rescale else STAGE_STRIDES, width)
+        self.blocks = _blocks(backbone, blocks)
+        dims = [backbone.map_dims[number - 1] for number in self.blocks]
+        normed = isinstance(backbone.shape, SwinShape)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) if normed else nn.Identity() for dim in dims)
+        self.rescale = rescale
+        self.merge = FeaturePyramidNetwork(dims, width)
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        maps = self.backbone.maps(images, self.blocks)
+        channels_first = [norm(m).movedim(-1, 1) for m, norm in zip(maps, self.norms, strict=True)]
+        rescaled = channels_first if self.rescale is None else self.rescale(channels_first)
+        return list(self.merge({str(level): m for level, m in enumerate(rescaled)}).values())
+
+
+class LastMap(Pyramid):
+    """ViTDet's simple feature pyramid (arXiv 2203.16527, section 3): all levels from the last map of a ViT alone, the
+    width halved by each deconvolution, LayerNorms throughout, no top-down pathway.
+
+    Raises:
+        ValueError: the backbone is no ViT.
+    """
+
+    def __init__(self, backbone: Backbone, *, width: int = 256) -> None:
+        if not isinstance(backbone, ViT):
+            raise ValueError(
+                f"the simple feature pyramid is for a plain ViT; for a {backbone.shape.family} use pyramid inner-maps"
+            )
+        factors = doublings(backbone.patch_size)
+        super().__init__(backbone, [backbone.patch_size / 2.0**factor for factor in factors], width)
+        dim = backbone.dim
+        self.resize = nn.ModuleList()
+        for factor in factors:
+            dims = [dim // 2**step for step in range(1, factor + 1)]
+            last = dims[-1] if dims else dim
+            smooth = [nn.Conv2d(last, width, 1, bias=False), ChannelNorm(width)]
+            smooth += [nn.Conv2d(width, width, 3, padding=1, bias=False), ChannelNorm(width)]
+            self.resize.append(nn.Sequential(rescaling(dim, factor, ChannelNorm, dims=dims), *smooth))
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        (last,) = self.backbone.maps(images, [self.backbone.num_layers])
+        return [resize(last.movedim(-1, 1)) for resize in self.resize]
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of [B, C, H, W]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def _blocks(backbone: Backbone, blocks: Sequence[int] | None) -> tuple[int, ...]:
+    count = len(backbone.map_dims)
+    if not isinstance(backbone, ViT):
+        return tuple(range(1, LEVELS + 1))
+    if blocks is None:
+        return tuple(max(1, round(count * share)) for share in (1 / 3, 1 / 2, 2 / 3, 1))
+    if len(blocks) != LEVELS or not all(1 <= block <= count for block in blocks):
+        raise ValueError(f"blocks are {list(blocks)}; give {LEVELS} of 1 to {count}, the finest map's first")
+    return tuple(blocks)
+
+
+def _check_stages(backbone: Backbone, blocks: Sequence[int] | None) -> None:
+    if blocks is not None:
+        raise ValueError(f"blocks are for a plain ViT; a {backbone.shape.family} gives its stages, leave blocks out")
+    if len(backbone.map_dims) != LEVELS:
+        raise ValueError(f"this {backbone.shape.family} has {len(backbone.map_dims)} stages; detection needs {LEVELS}")
+
+
+def padded(images: Sequence[Tensor], multiple: int, smallest: int = 0) -> Tensor:
+    """[C, H, W] of any sizes -> [B, C, H', W'], zeros to the right and below, sides multiples of `multiple`.
+
+    Args:
+        smallest: side that the batch has at least.
+    """
+    sides = [max(smallest, *(image.shape[axis] for image in images)) for axis in (1, 2)]
+    height, width = (math.ceil(side / multiple) * multiple for side in sides)
+    batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+    for row, image in zip(batch, images, strict=True):
+        row[:, : image.shape[1], : image.shape[2]] = image
+    return batch

@@ -1,0 +1,52 @@
+"""CorLoc (Deselaers et al., 2010): the share of images in which the box that was found is right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torchvision.ops import box_iou
+
+from selfpatch.evaluation.object_discovery.dataset import Box
+from selfpatch.evaluation.result import Cell
+
+MIN_IOU = 0.5
+
+
+def best_iou(found: Box, truth: Sequence[Box]) -> float:
+    """Intersection over union with the object that is met best.
+
+    Args:
+        found: one box.
+        truth: at least one.
+    """
+    boxes = (torch.tensor(b, dtype=torch.float64).reshape(-1, 4) for b in ([found], list(truth)))
+    return float(box_iou(*boxes).max())
+
+
+def is_right(iou: float) -> bool:
+    return iou >= MIN_IOU
+
+
+def method_rows(ious: Mapping[str, Sequence[float]]) -> list[dict[str, Cell]]:
+    """One row a method, from the best IoU in each image."""
+    return [
+        {
+            "method": method,
+            "images": len(values),
+            "CorLoc": float(np.mean([is_right(iou) for iou in values])),
+            "mean IoU": float(np.mean(values)),
+        }
+        for method, values in ious.items()
+    ]
+
+
+def whole_image(height: int, width: int) -> Box:
+    return 0, 0, width, height
+
+
+def centre_box(height: int, width: int) -> Box:
+    """The middle of the image, of its shape and half its area."""
+    margin = (1 - 0.5**0.5) / 2
+    return margin * width, margin * height, (1 - margin) * width, (1 - margin) * height

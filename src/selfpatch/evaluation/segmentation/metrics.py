@@ -1,0 +1,91 @@
+"""The measures of semantic segmentation: mean intersection over union, pixel accuracy, mean class accuracy.
+
+All come from one confusion matrix over all pixels of all images that are not void, as mmsegmentation counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfpatch.evaluation.result import Cell
+from selfpatch.evaluation.segmentation.dataset import IGNORE
+
+
+def confusion(prediction: Tensor | np.ndarray, truth: Tensor | np.ndarray, num_classes: int) -> Tensor:
+    """Counts the pixels of each (class, predicted class)::
+
+        for each pixel whose truth is not IGNORE:
+            counts[truth, prediction] += 1
+
+    Args:
+        prediction: int [...] in [0, num_classes).
+        truth: int [...] in [0, num_classes), or IGNORE.
+        num_classes: C.
+
+    Returns:
+        [C, C] int64, on the prediction's device.
+
+    Raises:
+        ValueError: the two have different shapes.
+    """
+    prediction = torch.as_tensor(prediction)
+    truth = torch.as_tensor(truth, device=prediction.device)
+    if prediction.shape != truth.shape:
+        raise ValueError(
+            f"the prediction has shape {list(prediction.shape)}, the truth {list(truth.shape)}; give two of one shape"
+        )
+    kept = truth != IGNORE
+    pairs = truth[kept].long() * num_classes + prediction[kept].long()
+    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of a confusion matrix.
+
+    Attributes:
+        miou: mean of `iou` over the classes that the truth or the prediction has.
+        aacc: share of the pixels that are right.
+        macc: mean of `acc` over the classes that the truth has.
+        iou: [C] float64 intersection over union; nan where neither truth nor prediction has the class.
+        acc: [C] float64 share of a class's pixels that are right; nan where the truth has none.
+    """
+
+    miou: float
+    aacc: float
+    macc: float
+    iou: np.ndarray
+    acc: np.ndarray
+
+    @classmethod
+    def of(cls, counts: Tensor | np.ndarray) -> Scores:
+        """From [C, C] counts of (truth, prediction). All are nan where there is no pixel."""
+        matrix = torch.as_tensor(counts).cpu().numpy().astype(np.float64)
+        right, of_truth, of_prediction = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
+        with np.errstate(invalid="ignore"):  # 0 / 0 is nan, as it should be
+            iou = right / (of_truth + of_prediction - right)
+            acc = right / of_truth
+            aacc = float(right.sum() / matrix.sum())
+        return cls(_mean(iou), aacc, _mean(acc), iou, acc)
+
+    def metrics(self) -> dict[str, float]:
+        return {"mIoU": self.miou, "aAcc": self.aacc, "mAcc": self.macc}
+
+    def rows(self, classes: Sequence[str]) -> list[dict[str, Cell]]:
+        """One a class that the truth or the prediction has; `-` for an accuracy that is not defined."""
+        values = zip(classes, self.iou, self.acc, strict=True)
+        return [{"class": name, "IoU": float(iou), "Acc": _cell(acc)} for name, iou, acc in values if not np.isnan(iou)]
+
+
+def _mean(values: np.ndarray) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
+
+
+def _cell(value: float) -> Cell:
+    return "-" if np.isnan(value) else float(value)

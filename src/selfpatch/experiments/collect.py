@@ -1,0 +1,165 @@
+"""What lies on disk of a study, as the records that its report is made of."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfpatch.api import evaluate as measuring
+from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.data.images import evenly_spread, load_images
+from selfpatch.data.sources.index import ImageIndex
+from selfpatch.evaluation.result import current_versions, device_name
+from selfpatch.experiments.jobs import Job, begun_alike, is_trained, scores
+from selfpatch.experiments.results import Findings, Row, Seed
+from selfpatch.experiments.spec import Study
+from selfpatch.experiments.timing import COSTS, kept_ratio
+from selfpatch.visualization.curves import Point, points_of
+from selfpatch.visualization.sheet import picture_sheet
+
+METERS = {
+    "loss": ("loss", 1),
+    "view_matching": ("patches matched across views, %", 100),
+    "entropy": ("entropy of the teacher's distributions, nats", 1),
+    "patch_rank": ("effective rank of the patch features", 1),
+}
+"""What a run records that is drawn over its steps: its heading, and what it is multiplied by."""
+SHEET = Path("figures", "patch-features.png")
+SHEET_IMAGES, SHEET_SIDE = 6, 224
+"""Images on the sheet of patch features, and about their side in pixels."""
+
+
+def gather(
+    study: Study,
+    jobs: Sequence[Job],
+    out: Path,
+    failures: Sequence[str],
+    unfinished: int,
+    command: str,
+    device: str,
+) -> Findings:
+    """All that is known so far; what is there of jobs with other settings is left out.
+
+    Args:
+        jobs: of the study, as `jobs.jobs_of` gives them.
+        failures, unfinished: see `Findings`.
+        command: that was called; empty: it is not known.
+        device: that the jobs run on.
+    """
+    by_row: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        by_row[job.row].append(job)
+    begun = [job for job in jobs if begun_alike(job, out)]
+    rows = [_row(name, [job for job in members if job in begun], study, out) for name, members in by_row.items()]
+    trained = {job.row for job in jobs if job.trained}
+    sheet = out / SHEET
+    return Findings(
+        title=study.title,
+        question=study.question,
+        columns=[column for m in study.evaluations for column in m.columns.values()],
+        floors=[row for row in rows if row.name not in trained],
+        arms=[row for row in rows if row.name in trained],
+        curves=_curves(study, begun, out),
+        sheets=[sheet] if sheet.is_file() else [],
+        failures=failures,
+        conditions=_conditions(study, out, command, device),
+        unfinished=unfinished,
+        reference=study.reference,
+    )
+
+
+def _row(name: str, jobs: Sequence[Job], study: Study, out: Path) -> Row:
+    numbers: dict[str, dict[Seed, float]] = defaultdict(dict)
+    minutes: dict[int, float] = {}
+    steps = None
+    for job in jobs:
+        for column, value in scores(study.evaluations, out / job.folder / "evaluations").items():
+            numbers[column][job.seed] = value
+        if job.trained and job.seed is not None and is_trained(out / job.folder / "run"):
+            run = RunDirectory.open(out / job.folder / "run")
+            steps = max((row["step"] for row in run.rows()), default=None)
+            minutes[job.seed] = minutes_of(run.rows(), run.config.batch_size)
+    return Row(name, numbers, steps, minutes)
+
+
+def minutes_of(rows: Iterable[Mapping[str, Any]], batch_size: int) -> float:
+    """Of the training steps, as long as they took: measurements and stops in between do not count, but what else the
+    machine did at the time does."""
+    logged = [row for row in rows if row.get("images_per_second")]
+    steps = [0, *(row["step"] for row in logged)]
+    images = [batch_size * (after - before) for before, after in pairwise(steps)]
+    return sum(n / row["images_per_second"] for n, row in zip(images, logged, strict=True)) / 60
+
+
+def _curves(study: Study, jobs: Sequence[Job], out: Path) -> dict[str, dict[str, list[Point]]]:
+    """By heading and arm, over the steps of what is trained to its end."""
+    curves: dict[str, dict[str, list[list[Point]]]] = defaultdict(lambda: defaultdict(list))
+    for job in (job for job in jobs if job.trained and is_trained(out / job.folder / "run")):
+        rows = RunDirectory.open(out / job.folder / "run").rows()
+        for meter, (heading, factor) in METERS.items():
+            curves[heading][job.row].append([(x, factor * y) for x, y in points_of(rows, meter)])
+        for column, line in _stages(study, out / job.folder / "over_time").items():
+            curves[f"{column}, %"][job.row].append([(x, 100 * y) for x, y in line])
+    means = {
+        heading: {arm: mean_curve([line for line in lines if line]) for arm, lines in arms.items()}
+        for heading, arms in curves.items()
+    }
+    return {h: drawn for h, arms in means.items() if (drawn := {arm: line for arm, line in arms.items() if line})}
+
+
+def _stages(study: Study, folder: Path) -> dict[str, list[Point]]:
+    """By column, the scores of the network after so many steps."""
+    lines: dict[str, list[Point]] = defaultdict(list)
+    for stage in sorted(folder.glob("*")):
+        for column, value in scores(study.over_time, stage).items():
+            lines[column].append((float(stage.name), value))
+    return lines
+
+
+def mean_curve(lines: Sequence[Sequence[Point]]) -> list[Point]:
+    """The mean over seeds, at the steps that all of them have."""
+    values: dict[float, list[float]] = defaultdict(list)
+    for x, y in (point for line in lines for point in line):
+        values[x].append(y)
+    return [(x, fmean(ys)) for x, ys in sorted(values.items()) if len(ys) == len(lines)]
+
+
+def _conditions(study: Study, out: Path, command: str, device: str) -> dict[str, str]:
+    found = {
+        "trained on": ", ".join(study.pretrain),
+        "seeds": ", ".join(map(str, study.seeds)),
+        "device": device_name(torch.device(device)),
+        "versions": ", ".join(f"{name} {version}" for name, version in current_versions().items()),
+    }
+    for arm in study.arms:
+        if (ratio := kept_ratio(study, arm, out / COSTS)) is not None:
+            found[f"an epoch of {arm.name}"] = f"takes {1 / ratio:.2f} times as long as one of {arm.equal_time}"
+    return found | ({"command": command} if command else {})
+
+
+def draw_sheet(study: Study, jobs: Sequence[Job], out: Path, device: str) -> None:
+    """What each arm's network of the first seed makes of some images, and the first one as its training began.
+
+    Raises:
+        ValueError: there are no such images, or the networks take no common size.
+    """
+    own = [job for job in jobs if job.seed == study.seeds[0] and job.trained and begun_alike(job, out)]
+    runs = {job.row: str(out / job.folder / "run") for job in own if is_trained(out / job.folder / "run")}
+    if not runs or study.pictures is None:
+        return
+    networks = {"untrained": f"untrained:{next(iter(runs.values()))}", **runs}
+    encoders = {name: measuring.open_encoder(weights, device)[0] for name, weights in networks.items()}
+    unit = math.lcm(*(encoder.patch_size for encoder in encoders.values()))
+    side = unit * max(1, round(SHEET_SIDE / unit))
+    index = ImageIndex.open(study.pictures)
+    images = load_images(index, evenly_spread(np.arange(len(index)), SHEET_IMAGES), side).images
+    (out / SHEET).parent.mkdir(exist_ok=True)
+    picture_sheet(encoders, images, out / SHEET, title=study.title)

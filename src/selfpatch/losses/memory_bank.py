@@ -1,0 +1,59 @@
+"""Negatives from earlier batches."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfpatch.core.distributed import all_gather
+from selfpatch.models.layers.deferred_state import StepState
+
+
+def check_queue(name: str, size: int, batch_size: int) -> None:
+    """Refuses a queue that whole batches do not fill, as the released code of MoCo and MoBY does.
+
+    Raises:
+        ValueError: the batch does not divide the queue.
+    """
+    if size % batch_size:
+        nearest = max(1, round(size / batch_size)) * batch_size
+        raise ValueError(
+            f"{name} is {size}, which the batch of {batch_size} images does not divide; use a multiple, e.g. {nearest}"
+        )
+
+
+class Queue(StepState):
+    """The newest `size` keys of earlier steps, first in, first out (MoCo, arXiv 1911.05722, section 3.2).
+
+    Attributes:
+        keys: [size, E] normalised; random ones to begin with.
+    """
+
+    keys: Tensor
+    pointer: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+        self._new: list[Tensor] = []
+
+    @torch.no_grad()
+    def observe(self, keys: Tensor) -> None:
+        """Notes the keys [n, E] of one micro-batch of this process; the same n on each."""
+        self._new.append(keys.detach().float())
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        """The step's keys enter in the order of the global batch: by micro-batch, then by process."""
+        if self._new:
+            gathered = torch.stack([all_gather(keys) for keys in self._new])  # [micro-batches, processes, n, E]
+            new = gathered.flatten(0, 2)[-len(self.keys) :]
+            place = (self.pointer + torch.arange(len(new), device=new.device)) % len(self.keys)
+            self.keys[place] = new
+            self.pointer.copy_((self.pointer + len(new)) % len(self.keys))
+        self.discard()
+
+    def discard(self) -> None:
+        self._new = []

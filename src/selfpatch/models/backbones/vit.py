@@ -1,0 +1,228 @@
+"""Plain vision transformers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention, Mlp, SwiGLUPacked
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from selfpatch.core.reference import is_plain
+from selfpatch.core.types import Tokens
+from selfpatch.models.backbones.base import Backbone, freeze_projection
+from selfpatch.models.backbones.config import ViTShape
+from selfpatch.models.backbones.positions import add_positions
+from selfpatch.ops.linear import gelu_linear, norm_linear
+
+SIZES = {"vit_tiny": (192, 12, 3), "vit_small": (384, 12, 6), "vit_base": (768, 12, 12), "vit_large": (1024, 24, 16)}
+"""Width, depth and heads by name (DeiT, arXiv 2012.12877; ViT, arXiv 2010.11929)."""
+
+_MLPS: dict[str, Any] = {"gelu": Mlp, "swiglu": SwiGLUPacked}
+
+
+LARGEST_FORMED = 1024
+"""Tokens of an image up to which the matrix of all pairs is formed where that is faster."""
+
+
+class _Attention(Attention):
+    """timm's attention in two steps, so that a block can make the projection together with its norm."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        if attn_mask is not None or is_causal:
+            return super().forward(x, attn_mask, is_causal)
+        return self.attend(self.qkv(x))
+
+    def attend(self, projected: Tensor) -> Tensor:
+        """[B, N, 3 * D] -> [B, N, D]."""
+        # On a CPU the fused attention is slow in bfloat16, backward above all.
+        slow = projected.device.type == "cpu" and projected.dtype == torch.bfloat16
+        if is_plain() or (slow and projected.shape[1] <= LARGEST_FORMED):
+            return self._attend_by_pairs(projected)
+        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
+        attended = F.scaled_dot_product_attention(query, key, value)  # [B, H, N, d]
+        return self.proj(attended.transpose(1, 2).flatten(2))
+
+    def _attend_by_pairs(self, projected: Tensor) -> Tensor:
+        """softmax(q k^T / sqrt(d)) v with the matrix of all pairs formed, as the released code does."""
+        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
+        pairs = (query * self.scale @ key.transpose(-2, -1)).softmax(-1)  # [B, H, N, N]
+        return self.proj((pairs @ value).transpose(1, 2).flatten(2))
+
+
+class _Block(Block):
+    """timm's block, which in training keeps neither the outputs of its norms nor those of its GELU."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        masked = attn_mask is not None or is_causal
+        differentiated = self.training and torch.is_grad_enabled()
+        if is_plain() or masked or not differentiated or torch.compiler.is_compiling():  # a compiler sees to it itself
+            return super().forward(x, attn_mask, is_causal)
+        assert isinstance(self.attn, _Attention)
+        x = x + self.drop_path1(self.ls1(self.attn.attend(_norm_linear(x, self.norm1, self.attn.qkv))))
+        return x + self.drop_path2(self.ls2(self._mlp(x)))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        mlp = self.mlp
+        if not isinstance(mlp, Mlp):
+            return mlp(self.norm2(x))
+        return gelu_linear(_norm_linear(x, self.norm2, mlp.fc1), mlp.fc2.weight, mlp.fc2.bias)
+
+
+def _norm_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
+    assert isinstance(norm, nn.LayerNorm)
+    assert isinstance(linear, nn.Linear)
+    return norm_linear(x, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)
+
+
+class ViT(Backbone):
+    """A timm `VisionTransformer` with `dynamic_img_size`."""
+
+    trunk: VisionTransformer
+    shape: ViTShape
+
+    def __init__(self, trunk: VisionTransformer, shape: ViTShape) -> None:
+        super().__init__(trunk, shape)
+        self.embedding_stride, self.embedding_dim = shape.patch_size, shape.embed_dim
+        self.has_class_token = trunk.cls_token is not None
+
+    def embed(self, images: Tensor) -> Tensor:
+        return self.trunk.patch_embed(images)
+
+    def encode(self, embedded: Tensor) -> Tokens:
+        return self._tokens(self.trunk.blocks(self._placed(embedded)), embedded)
+
+    def _placed(self, embedded: Tensor) -> Tensor:
+        """[B, prefix + N, D] what the first block sees."""
+        return self.trunk.norm_pre(
+            self.trunk.patch_drop(add_positions(self.trunk, embedded, self.shape.position_embedding))
+        )
+
+    def _tokens(self, raw: Tensor, embedded: Tensor) -> Tokens:
+        normed = self.trunk.norm(raw)
+        image = normed[:, 0] if self.has_class_token else None
+        return Tokens(image, self._map(normed, embedded), self._map(raw, embedded))
+
+    def _map(self, tokens: Tensor, embedded: Tensor) -> Tensor:
+        return tokens[:, self.trunk.num_prefix_tokens :].unflatten(1, embedded.shape[1:3])
+
+    @property
+    def map_dims(self) -> tuple[int, ...]:
+        return (self.dim,) * len(self.trunk.blocks)
+
+    def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
+        x = self._placed(embedded)
+        for number, block in enumerate(self.trunk.blocks[:last], start=1):
+            x = block(x)
+            yield number, self._map(x, embedded)
+
+    def repeated_parts(self) -> Sequence[nn.Module]:
+        return list(self.trunk.blocks)
+
+    def last_tokens(self, images: Tensor, blocks: int) -> list[Tokens]:
+        """The tokens after each of the last so many blocks, all through the final norm, the last block's last (the
+        linear protocol of DINO).
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        if not 1 <= blocks <= self.num_layers:
+            raise ValueError(f"the last {blocks} blocks are asked for; the network has {self.num_layers}")
+        embedded = self.embed(images)
+        x, found = self._placed(embedded), []
+        for block in self.trunk.blocks:
+            x = block(x)
+            found.append(x)
+        return [self._tokens(raw, embedded) for raw in found[-blocks:]]
+
+    def facet(self, images: Tensor, name: Literal["query", "key", "value"], block: int = -1) -> Tensor:
+        """[B, h, w, D] queries, keys or values of the patches in a block's attention, all heads side by side (LOST,
+        arXiv 2109.14279; Amir et al., arXiv 2112.05814)."""
+        embedded, block = self.embed(images), block % self.num_layers
+        x = self.trunk.blocks[:block](self._placed(embedded))
+        last = self.trunk.blocks[block]
+        projected = last.get_submodule("attn.qkv")(last.get_submodule("norm1")(x))
+        return self._map(projected.chunk(3, dim=-1)[("query", "key", "value").index(name)], embedded)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.trunk.blocks)
+
+    def layer_of(self, name: str) -> int:
+        _, part, *rest = name.split(".")
+        if part == "blocks":
+            return 1 + int(rest[0])
+        return self.num_layers + 1 if part == "norm" else 0
+
+    def freeze_embedding(self) -> None:
+        freeze_projection(self.trunk.get_submodule("patch_embed.proj"))
+
+    def fix_positions(self) -> None:
+        """Sine and cosine of the patch's place instead of learned positions."""
+        assert self.trunk.pos_embed is not None
+        positions = sincos_positions(self.shape.grid, self.shape.embed_dim)
+        with torch.no_grad():
+            self.trunk.pos_embed.zero_()  # nothing is added to the CLS token
+            self.trunk.pos_embed[0, -len(positions) :] = positions
+        self.trunk.pos_embed.requires_grad_(False)
+
+
+def sincos_positions(grid: int, dim: int) -> Tensor:
+    """Fixed 2-D positions [grid * grid, D] (MoCo-v3, arXiv 2104.02057, section 5.1): of row y and column x, with
+    w_i = 10000^(-4 i / D),
+
+        (sin(y w_i), cos(y w_i), sin(x w_i), cos(x w_i)), a quarter of the width each
+
+    Raises:
+        ValueError: 4 does not divide the width.
+    """
+    if dim % 4:
+        raise ValueError(f"sin-cos positions need a width that 4 divides, not {dim}; change backbone.embed_dim")
+    frequencies = torch.exp(torch.arange(dim // 4) * (-4 * math.log(10000) / dim))
+    places = torch.arange(grid)
+    rows, columns = (place.flatten()[:, None] * frequencies for place in torch.meshgrid(places, places, indexing="ij"))
+    return torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=1)
+
+
+def _mlp_ratio(shape: ViTShape) -> float:
+    """Inner width of the MLP over the width. DINOv2's gated one has two halves, each two thirds of the usual width,
+    rounded up to a multiple of 8."""
+    if shape.mlp == "gelu":
+        return 4.0
+    half = (8 * shape.embed_dim // 3 + 7) // 8 * 8
+    return (2 * half + 0.5) / shape.embed_dim  # timm rounds the product down
+
+
+def build_vit(shape: ViTShape, *, drop_path: float = 0.0) -> ViT:
+    """A freshly initialised vision transformer."""
+    trunk = VisionTransformer(
+        img_size=shape.grid * shape.patch_size,
+        patch_size=shape.patch_size,
+        in_chans=shape.in_channels,
+        num_classes=0,
+        global_pool="token" if shape.class_token else "",
+        embed_dim=shape.embed_dim,
+        depth=shape.depth,
+        num_heads=shape.num_heads,
+        mlp_ratio=_mlp_ratio(shape),
+        class_token=shape.class_token,
+        reg_tokens=shape.num_registers,
+        no_embed_class=shape.num_registers > 0,
+        final_norm=shape.final_norm,
+        init_values=1e-5 if shape.layer_scale else None,
+        mlp_layer=_MLPS[shape.mlp],
+        act_layer=nn.SiLU if shape.mlp == "swiglu" else None,  # timm's default, GELU, would reach the gate
+        dynamic_img_size=True,
+        drop_path_rate=drop_path,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        attn_layer=_Attention,
+        block_fn=_Block,
+    )
+    if trunk.cls_token is not None:
+        nn.init.trunc_normal_(trunk.cls_token, std=0.02)  # timm's 1e-6 is not what DINO starts from
+    return ViT(trunk, shape)

@@ -1,0 +1,72 @@
+"""Features of plain images, in batches, without gradient, on whatever device the encoder is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from selfpatch.core.types import Encoder
+from selfpatch.ops.images import normalise
+
+
+@contextlib.contextmanager
+def evaluating(encoder: Encoder) -> Iterator[None]:
+    """Keeps a network in evaluation mode: no drop path, batch norms by their running statistics."""
+    training = isinstance(encoder, nn.Module) and encoder.training
+    if isinstance(encoder, nn.Module):
+        encoder.eval()
+    try:
+        yield
+    finally:
+        if isinstance(encoder, nn.Module):
+            encoder.train(training)
+
+
+@torch.no_grad()
+def patch_features(encoder: Encoder, images: Tensor, *, std: Sequence[float] | None = None) -> Tensor:
+    """The patch features of one batch.
+
+    Args:
+        encoder: the network.
+        images: [B, C, H, W] as `normalise` takes them; H and W are multiples of the encoder's patch size.
+        std: to normalise with; None: the encoder's own.
+
+    Returns:
+        [B, h, w, D] float32 on the encoder's device.
+
+    Raises:
+        ValueError: the patch size does not divide the sides of the images, or `normalise` refuses them.
+    """
+    height, width = images.shape[-2:]
+    if height % encoder.patch_size or width % encoder.patch_size:
+        raise ValueError(
+            f"images of {width} x {height} pixels cannot be cut into patches of {encoder.patch_size}; "
+            "use sides that are multiples of it"
+        )
+    batch = normalise(images.to(encoder.device), encoder.mean, encoder.std if std is None else std)
+    return encoder.patches(batch).float().movedim(1, -1)
+
+
+@torch.no_grad()
+def mean_patch_features(encoder: Encoder, batches: Iterable[Tensor]) -> Tensor:
+    """The mean patch feature of each image of a data set; arguments as for `image_features`."""
+    return torch.cat([patch_features(encoder, batch).mean((1, 2)).cpu() for batch in batches])
+
+
+@torch.no_grad()
+def image_features(encoder: Encoder, batches: Iterable[Tensor]) -> Tensor:
+    """The image features of a data set, batch by batch.
+
+    Args:
+        encoder: the network.
+        batches: at least one, [b, C, H, W] each as `normalise` takes them.
+
+    Returns:
+        [n, D] float32 on the CPU, in the order of the batches.
+    """
+    device = encoder.device
+    parts = [encoder.image(normalise(batch.to(device), encoder.mean, encoder.std)) for batch in batches]
+    return torch.cat([part.float().cpu() for part in parts])

@@ -1,0 +1,114 @@
+"""Batch normalisation over the global batch, on any device; torch's SyncBatchNorm refuses CPU tensors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfpatch.core.distributed import all_reduce_sum_with_gradient, is_distributed, world_size
+from selfpatch.models.layers.deferred_state import StepState
+
+
+class BatchNorm(StepState):
+    """`nn.BatchNorm1d` over inputs [..., D] by the statistics of the batch, all processes together.
+
+    Every process must bring the same number of rows. Heads are used in training only and need no running statistics;
+    where they are asked for, they take in a step's batches when the step is finished, so that a failed step leaves no
+    trace, and serve in evaluation mode.
+
+    Args:
+        affine: learn a weight and a bias.
+        running_statistics: keep torch's moving averages of mean and (unbiased) variance.
+    """
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        affine: bool = True,
+        running_statistics: bool = False,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.frozen = False  # True: running statistics as they are, in training too
+        self.weight = nn.Parameter(torch.ones(dim)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(dim)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(dim) if running_statistics else None)
+        self.register_buffer("running_var", torch.ones(dim) if running_statistics else None)
+        self.register_buffer("num_batches_tracked", torch.tensor(0) if running_statistics else None)
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._normalised(x.flatten(0, -2)).view_as(x)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        """[n, D, ...], all but dimension 1 being the batch."""
+        if self.running_mean is not None and (self.frozen or not self.training):
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        if is_distributed():
+            return self._over_all_processes(x)
+        if self.running_mean is None:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        # With momentum 1 torch writes the batch's own statistics: no second pass over the data.
+        mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_mean)
+        normed = F.batch_norm(x, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
+        self._seen.append((mean, variance))
+        return normed
+
+    def _over_all_processes(self, x: Tensor) -> Tensor:
+        batch = [0, *range(2, x.ndim)]
+        per_channel = (1, -1, *[1] * (x.ndim - 2))
+        wide = x.float()
+        count = x.numel() // x.shape[1] * world_size()
+        mean = all_reduce_sum_with_gradient(wide.sum(batch)) / count
+        centred = wide - mean.view(per_channel)
+        variance = all_reduce_sum_with_gradient(centred.square().sum(batch)) / count
+        if self.running_mean is not None:
+            self._seen.append((mean.detach(), variance.detach() * count / (count - 1)))
+        normed = centred * torch.rsqrt(variance + self.eps).view(per_channel)
+        if self.weight is not None and self.bias is not None:
+            normed = torch.addcmul(self.bias.view(per_channel), normed, self.weight.view(per_channel))
+        return normed.to(x.dtype)
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        for mean, variance in self._seen:
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance, self.momentum)
+            self.num_batches_tracked += 1
+        self.discard()
+
+    def discard(self) -> None:
+        self._seen = []
+
+
+class BatchNorm2d(BatchNorm):
+    """`BatchNorm` over feature maps [B, D, h, w], with running statistics: what a ResNet is made of."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, running_statistics=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._normalised(x)
+
+    @classmethod
+    def convert(cls, module: nn.Module) -> None:
+        """Puts one in the place of every `nn.BatchNorm2d` below a module, with the same parameters and statistics."""
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                own = cls(child.num_features)
+                own.eps, own.momentum = child.eps, 0.1 if child.momentum is None else child.momentum
+                own.load_state_dict(child.state_dict())
+                setattr(module, name, own)
+            else:
+                cls.convert(child)

@@ -1,0 +1,27 @@
+"""The benchmark of DAVIS compares ways that do the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from benchmarks.davis import propagation, whole_frame
+
+CPU = torch.device("cpu")
+
+
+def test_propagation_is_the_same_either_way() -> None:
+    case = propagation(6, 9, CPU, dim=16)
+    plain, fast = (way() for way in case.ways.values())
+    assert list(case.ways) == ["plain", "fast"]
+    torch.testing.assert_close(fast, plain)
+    frames, patches, labels = 8, 6 * 9, 4
+    assert case.flops == 2 * frames * patches**2 * (16 + labels)  # of all pairs
+
+
+def test_a_frame_is_the_same_either_way() -> None:
+    case = whole_frame(CPU, model="vit_tiny", resolution=64)
+    plain, fast = (way() for way in case.ways.values())
+    assert isinstance(fast, np.ndarray)
+    assert fast.shape == (480, 854)
+    assert len(np.unique(fast)) > 1
+    assert (fast == plain).mean() > 0.999

@@ -1,0 +1,262 @@
+"""Exports: what timm, transformers and onnxruntime load gives the features of the network that was trained."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+
+from selfpatch.checkpoints.export.export import FORMATS, export
+from selfpatch.checkpoints.export.timm import read_features as read_timm
+from selfpatch.checkpoints.load import load_encoder
+from selfpatch.models.backbones.build import build_backbone
+from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape
+from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.heads import ClassAttentionPool
+
+VIT = ViTShape(embed_dim=16, depth=2, num_heads=4, patch_size=4, grid=5)
+SWIN = SwinShape(embed_dim=8, depths=(2, 2, 2), first_heads=2, window=4)
+RESNET = ResNetShape(depths=(1, 2, 1, 1), width=8)
+SHAPES: dict[str, AnyShape] = {
+    "vit": VIT,
+    "vit without CLS token": replace(VIT, class_token=False),
+    "vit with scales": replace(VIT, layer_scale=True),
+    "vit with registers": replace(VIT, num_registers=3),
+    "vit of five channels": replace(VIT, in_channels=5, mean=(0.4,) * 5, std=(0.2,) * 5),
+    "swin": SWIN,
+    "resnet": RESNET,
+}
+POOLED = VIT.for_pool()
+"""What a run with SelfPatch trains: neither CLS token nor final norm, and a pool."""
+
+
+def encoder_of(shape: AnyShape, *, pool: bool = False) -> BranchEncoder:
+    """Its weights far from any initial value, so that each of them matters."""
+    torch.manual_seed(0)
+    backbone = build_backbone(shape)
+    encoder = BranchEncoder(backbone, ClassAttentionPool(shape.dim, shape.num_heads) if pool else None).eval()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+        for name, buffer in encoder.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.add_(torch.rand_like(buffer))
+    return encoder
+
+
+def side_of(shape: AnyShape) -> int:
+    """Of the images whose patches are the stored grid, or which the windows were laid out for."""
+    return 20 if isinstance(shape, ViTShape) else 64
+
+
+def images_for(shape: AnyShape, height: int | None = None, width: int | None = None) -> torch.Tensor:
+    height, width = height or side_of(shape), width or side_of(shape)
+    return torch.randn(2, shape.in_channels, height, width, generator=torch.manual_seed(1))
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_timm_gives_the_same_features(name: str, tmp_path: Path) -> None:
+    encoder, images = encoder_of(SHAPES[name]), images_for(SHAPES[name])
+    export(encoder, "timm", tmp_path / "out")
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True, num_classes=0).eval()
+    found = read_timm(tmp_path / "out", images)
+    close(found.patches, encoder.patches(images))
+    with torch.no_grad():
+        close(model(images), encoder.image(images))
+    assert tuple(model.pretrained_cfg["mean"]) == SHAPES[name].mean
+
+
+@pytest.mark.parametrize("shape", [replace(VIT, position_embedding="size"), SWIN, RESNET])
+def test_timm_agrees_at_other_sizes_where_positions_are_its_own(shape: AnyShape, tmp_path: Path) -> None:
+    encoder, images = encoder_of(shape), images_for(shape, 128, 96)
+    export(encoder, "timm", tmp_path / "out")
+    close(read_timm(tmp_path / "out", images).patches, encoder.patches(images))
+
+
+def test_timm_gives_the_patches_of_a_run_with_a_pool_and_the_folder_says_so(tmp_path: Path) -> None:
+    encoder, images = encoder_of(POOLED, pool=True), images_for(POOLED)
+    *_, readme = export(encoder, "timm", tmp_path / "out")
+    close(read_timm(tmp_path / "out", images).patches, encoder.patches(images))
+    assert "a pool's, which is not in this folder" in readme.read_text()
+    assert "At sizes other than 20 x 20 timm interpolates" in readme.read_text()
+
+
+@pytest.mark.parametrize("shape", [VIT, SWIN, RESNET])
+def test_timm_puts_a_classifier_on_what_was_exported(shape: AnyShape, tmp_path: Path) -> None:
+    encoder, images = encoder_of(shape), images_for(shape)
+    export(encoder, "timm", tmp_path / "out")
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True, num_classes=10).eval()
+    with torch.no_grad():
+        assert model(images).shape == (2, 10)
+        close(model.forward_head(model.forward_features(images), pre_logits=True), encoder.image(images))
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_our_own_file_loads_back_with_its_pool(pool: bool, tmp_path: Path) -> None:
+    shape = POOLED if pool else VIT
+    encoder, images = encoder_of(shape, pool=pool), images_for(shape, 24, 16)
+    file, _ = export(encoder, "safetensors", tmp_path / "out")
+    loaded, _ = load_encoder(str(file))
+    assert torch.equal(loaded.image(images), encoder.image(images))
+    assert torch.equal(loaded.patches(images), encoder.patches(images))
+    with safe_open(file, "pt") as opened:
+        assert json.loads(opened.metadata()["shape"])["num_heads"] == 4
+
+
+MODELS = {
+    "vit": "ViTModel",
+    "vit without CLS token": "IJepaModel",
+    "vit with scales": "Dinov2Model",
+    "vit with registers": "Dinov2WithRegistersModel",
+    "vit of five channels": "ViTModel",
+    "swin": "SwinModel",
+    "resnet": "ResNetModel",
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_transformers_gives_the_same_features(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    encoder, images = encoder_of(SHAPES[name]), images_for(SHAPES[name])
+    export(encoder, "hf", tmp_path / "out")
+    model = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
+    assert type(model).__name__ == MODELS[name]
+    with torch.no_grad():
+        last = model(images).last_hidden_state
+    patches = encoder.patches(images)
+    if last.ndim == 3:  # [B, prefix + N, D]
+        patches = patches.flatten(2).transpose(1, 2)
+        if last.shape[1] > patches.shape[1]:
+            close(last[:, 0], encoder.image(images))
+        last = last[:, -patches.shape[1] :]
+    close(last, patches)
+    if SHAPES[name].in_channels == 3:
+        pixels = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+        assert tuple(pixels["image_mean"]) == SHAPES[name].mean
+
+
+def test_transformers_opens_what_was_exported_for_timm(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    encoder, images = encoder_of(POOLED, pool=True), images_for(POOLED)
+    export(encoder, "timm", tmp_path / "out")
+    model = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        close(model(images).last_hidden_state.transpose(1, 2), encoder.patches(images).flatten(2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "to", "sentence"),
+    [
+        (POOLED, "hf", "this ViT has no final norm .* use --to timm, .* or --to onnx"),
+        (SWIN.for_pool(), "hf", "this Swin has no final norm.*use --to onnx or safetensors"),
+        (SWIN.for_pool(), "timm", "this Swin has no final norm.*use --to onnx or safetensors"),
+        (replace(VIT, class_token=False, layer_scale=True), "hf", "no ViT without CLS token.*use --to timm"),
+    ],
+)
+def test_what_a_library_does_not_have_is_refused(shape: AnyShape, to: str, sentence: str, tmp_path: Path) -> None:
+    if to == "hf":
+        pytest.importorskip("transformers", reason="transformers is not installed")
+    with pytest.raises(ValueError, match=sentence):
+        export(encoder_of(shape), to, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def require_onnx() -> None:
+    for library in FORMATS["onnx"].libraries:
+        pytest.importorskip(library, reason=f"{library} is not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "pool", "size", "other_size"),
+    [
+        (POOLED, True, None, (16, 28)),
+        (VIT, False, 24, None),
+        (SWIN, False, None, None),
+        (RESNET, False, None, (96, 64)),
+    ],
+)
+def test_onnxruntime_gives_the_same_features_of_any_batch(
+    shape: AnyShape, pool: bool, size: int | None, other_size: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    require_onnx()
+    import onnxruntime
+
+    encoder = encoder_of(shape, pool=pool)
+    export(encoder, "onnx", tmp_path / "out", size=size)
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
+    side = size or side_of(shape)
+    for height, width in {(side, side), other_size or (side, side)}:
+        for batch in (1, 3):
+            images = images_for(shape, height, width)[:1].repeat(batch, 1, 1, 1)
+            image, patches = (torch.from_numpy(x) for x in session.run(None, {"images": images.numpy()}))
+            close(image, encoder.image(images))
+            close(patches, encoder.patches(images))
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["mean"]) == list(shape.mean)
+    assert json.loads(metadata["std"]) == list(shape.std)
+    assert metadata["patch_size"] == str(shape.patch_size)
+    assert metadata.get("size") == (None if other_size else str(side))
+
+
+def test_nothing_appears_where_the_other_library_gives_other_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slightly_off(folder: Path, images: torch.Tensor) -> Any:
+        found = read_timm(folder, images)
+        return found._replace(patches=found.patches + 1e-3 * found.patches.abs().max())
+
+    monkeypatch.setattr(FORMATS["timm"].module, "read_features", slightly_off)
+    with pytest.raises(ValueError, match=r"timm gives patch features that differ by 1\.0e-03 of the largest"):
+        export(encoder_of(VIT), "timm", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_files_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is no empty folder; name another one with --out"):
+        export(encoder_of(VIT), "timm", tmp_path)
+    assert os.listdir(tmp_path) == ["mine.txt"]
+
+
+def test_an_empty_folder_may_be_there(tmp_path: Path) -> None:
+    paths = export(encoder_of(VIT), "timm", tmp_path)
+    assert [path.name for path in paths] == ["config.json", "model.safetensors", "README.txt"]
+    assert f'local-dir:{tmp_path}"' in paths[-1].read_text()
+
+
+def test_the_encoder_is_as_it_was(tmp_path: Path) -> None:
+    encoder = encoder_of(VIT).train().double()
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    export(encoder, "timm", tmp_path / "out")
+    assert encoder.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+
+def test_a_request_that_cannot_be_met_is_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="no export to 'tflite'; use one of timm, safetensors, hf, onnx"):
+        export(encoder_of(VIT), "tflite", tmp_path / "out")
+    with pytest.raises(ValueError, match="size is 224, but an export to timm takes images of many sizes"):
+        export(encoder_of(VIT), "timm", tmp_path / "out", size=224)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs onnx, onnxscript, onnxruntime; .*pip install 'selfpatch\[export\]'"):
+        export(encoder_of(VIT), "onnx", tmp_path / "out")
+
+
+def test_a_size_that_the_patch_does_not_divide_is_refused(tmp_path: Path) -> None:
+    require_onnx()
+    with pytest.raises(ValueError, match="patch size 4 does not divide the image side 22"):
+        export(encoder_of(VIT), "onnx", tmp_path / "out", size=22)

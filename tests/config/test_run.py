@@ -1,0 +1,202 @@
+"""Settings: what a recipe or an option may say, and what comes of a mistake."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from selfpatch.config.parsing import nested, parse_yaml
+from selfpatch.config.run import SAMPLES, RunConfig, choose_recipe, load_recipe, recipe_names
+from selfpatch.core.types import Needs
+from selfpatch.training.factory import make_clipping, make_pretrainer, make_schedule, view_recipes
+
+RECIPES = Path(__file__).parents[2] / "src" / "selfpatch" / "recipes"
+
+
+def test_nested_values_are_laid_over_what_is_there() -> None:
+    base = RunConfig().override({"crops": {"num_local": 4, "flip": 0.25}, "selfpatch": {"k": 2}})
+    config = base.override({"crops": {"num_local": 6}, "selfpatch": {"window": 5}, "epochs": 7})
+    assert (config.crops.num_local, config.crops.flip, config.crops.global_size) == (6, 0.25, 224)
+    assert config.components == {"selfpatch": {"k": 2, "window": 5}}
+    assert config.epochs == 7.0
+    assert (base.crops.num_local, base.components) == (4, {"selfpatch": {"k": 2}}), "the first one stays as it was"
+
+
+def test_loss_weights_add_up() -> None:
+    config = RunConfig().override({"loss_weights": {"patch": 0.2}}).override({"loss_weights": {"image": 2}})
+    assert config.loss_weights == {"patch": 0.2, "image": 2}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epoch": 3}, "'epoch' is not a run's setting; did you mean 'epochs'"),
+        ({"crops": {"globl_size": 3}}, "'globl_size' is not a setting of crops; did you mean 'global_size'"),
+        ({"optimizer": {"zzz": 3}}, "'zzz' is not a setting of optimizer; known: name, momentum, base_lr, "),
+        ({"crops": 3}, "crops is 3; a mapping of settings is needed: global_size"),
+        ({"epochs": "many"}, "epochs is 'many'; a value of type float is needed"),
+        ({"batch_size": 2.5}, "batch_size is 2.5; a value of type int is needed"),
+        ({"batch_size": True}, "batch_size is True; a value of type int is needed"),
+        ({"precision": "fp8"}, "precision is 'fp8'; use one of: auto, fp32, bf16"),
+        ({"crops": {"global_scale": [0.1]}}, r"crops.global_scale is \[0.1\]; 2 values are needed"),
+        ({"crops": {"global_scale": 0.1}}, "crops.global_scale is 0.1; 2 values are needed"),
+        ({"allow_partial": "yes"}, "allow_partial is 'yes'; a value of type bool is needed"),
+        ({"loss_weights": 3}, "loss_weights is 3; a mapping of names to values is needed"),
+        ({"data": None}, "data is None; a value of type str is needed"),
+    ],
+)
+def test_mistakes_are_named(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RunConfig().override(values)
+
+
+def test_numbers_are_read_as_people_write_them() -> None:
+    values = parse_yaml(
+        "optimizer: {base_lr: 1e-3, min_lr: 1e-6, warmup_epochs: 3}\nepochs: 10\ndata: 2012\nout: null", "x"
+    )
+    assert isinstance(values["optimizer"]["base_lr"], str), "YAML itself reads 1e-3 as text"
+    config = RunConfig().override(values)
+    assert (config.optimizer.base_lr, config.optimizer.min_lr, config.optimizer.warmup_epochs) == (1e-3, 1e-6, 3.0)
+    assert isinstance(config.epochs, float)
+    assert config.data == "2012"
+    assert config.out is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0.0; it must be above 0"),
+        ({"batch_size": -4}, "batch_size is -4; it must be above 0"),
+        ({"batch_size": 10, "accumulate": 4}, "batch_size 10 cannot be split into 4 micro-batches"),
+        ({"crops": {"local_scale": [0.5, 0.2]}}, r"crops.local_scale is \[0.5, 0.2\]; use \[low, high\]"),
+        ({"crops": {"global_scale": [0.0, 1.0]}}, r"crops.global_scale is \[0.0, 1.0\]"),
+        ({"crops": {"flip": 1.5}}, "crops.flip is 1.5; it must lie between 0 and 1"),
+        ({"crops": {"blur": [1, 2, 0]}}, r"crops.blur\[1\] is 2.0; it must lie between 0 and 1"),
+        ({"crops": {"num_local": -1}}, "crops.num_local is -1; use 0 for no local crops"),
+        ({"optimizer": {"teacher_temp": 0}}, "optimizer.teacher_temp is 0.0; a temperature must be above 0"),
+        ({"optimizer": {"teacher_momentum": 1.2}}, "optimizer.teacher_momentum is 1.2"),
+    ],
+)
+def test_impossible_values_are_refused(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RunConfig().override(values).validate()
+
+
+def test_options_become_nested_values() -> None:
+    options = [
+        ("selfpatch.k", "2"),
+        ("selfpatch.window", "all"),
+        ("dino.num-prototypes", "64"),
+        ("a.b.c", "[1, x]"),
+        ("d.e", "true"),
+    ]
+    assert nested(options) == {
+        "selfpatch": {"k": 2, "window": "all"},
+        "dino": {"num_prototypes": 64},
+        "a": {"b": {"c": [1, "x"]}},
+        "d": {"e": True},
+    }
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2", "just words"])
+def test_what_is_no_mapping_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^here (is not valid YAML|holds a (list|str); a mapping)"):
+        parse_yaml(text, "here")
+
+
+def test_plain_values_come_back_the_same() -> None:
+    config = load_recipe("samples").override({"data": "photos", "selfpatch": {"k": 2}, "loss_weights": {"patch": 0.2}})
+    text = yaml.safe_dump(config.to_dict())
+    assert RunConfig().override(yaml.safe_load(text)) == config
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_says_where_it_comes_from(name: str) -> None:
+    config = load_recipe(name).validate()
+    assert config.recipe == name
+    header = [line for line in (RECIPES / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
+    assert re.match(r"# .*(arXiv \d{4}\.\d{5}|about [\d,]+ images|sample photographs)", header[0])
+    assert re.match(rf"# Command: .*selfpatch pretrain( --recipe {re.escape(name)}\b|$)", header[1])
+    assert re.match(r"# Expected: .+", header[2])
+    make_schedule(config, steps_per_epoch=10)
+    make_clipping(config)
+    assert len(view_recipes(config, Needs(local_crops=True))) == 2 + config.crops.num_local
+    assert len(view_recipes(config, Needs())) == 2
+
+
+@pytest.mark.parametrize("name", [n for n in recipe_names() if n in ("samples", "small-1k")])
+def test_small_recipes_build(name: str) -> None:
+    pretrainer, report = make_pretrainer(load_recipe(name))
+    assert report is None
+    assert set(pretrainer.objectives) == {"dino", "selfpatch"}
+
+
+def test_the_recipe_grows_with_the_data() -> None:
+    chosen = [choose_recipe(n, "photos") for n in (10, 3_000, 3_001, 30_000, 400_000, 1_281_167)]
+    assert chosen == ["small-1k", "small-1k", "small-10k", "small-10k", "small-100k", "selfpatch-dino-vits16"]
+    assert choose_recipe(1_000_000, SAMPLES) == "samples"
+    assert set(chosen) | {"samples"} <= set(recipe_names())
+
+
+def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("epochs: 3\nselfpatch: {k: 1}\n")
+    config = load_recipe(str(file))
+    assert (config.epochs, config.components, config.recipe) == (3.0, {"selfpatch": {"k": 1}}, str(file))
+    with pytest.raises(
+        ValueError, match=r"no recipe 'nothing'; use the path of a .yaml file or one of: .*dino-vits16, "
+    ):
+        load_recipe("nothing")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "dinosaur"}, "unknown method 'dinosaur'; use one of: densecl, dino, "),
+        ({"objective": "patchself"}, "unknown objective 'patchself'; use one of: "),
+        (
+            {"selfpach": {"k": 2}},
+            "nothing reads the settings of 'selfpach': the run's method and objectives are dino, selfpatch; leave",
+        ),
+        ({"objective": "none", "selfpatch": {"k": 2}}, "nothing reads the settings of 'selfpatch'"),
+        ({"model": "swin_tiny", "patch_size": 8}, "patch_size is 8, but the model 'swin_tiny' has no such setting"),
+        ({"model": "resnet50", "backbone": {"num_heads": 2}}, "backbone.num_heads is 2, but the model 'resnet50' has"),
+        ({"method": "ibot", "model": "resnet50"}, "ibot hides patches .* resnet50 embeds no patches"),
+        ({"backbone": {"frozen_blocks": 12}}, "backbone.frozen_blocks is 12, but the network has 1 blocks; use at mo"),
+        ({"selfpatch": {"kk": 2}}, "selfpatch has no setting 'kk'; it has: k, window"),
+        ({"selfpatch": {"k": [2]}}, r"selfpatch.k is \[2\]; a value like 4 is needed"),
+        ({"selfpatch": {"head_norm": 1}}, "selfpatch.head_norm is 1; a value like False is needed"),
+        ({"selfpatch": {"dim": 8}}, "selfpatch has no setting 'dim'"),
+        ({"selfpatch": {"aggregation": "max"}}, "selfpatch.aggregation is 'max'; use 'attention' or 'mean'"),
+        (
+            {"loss_weights": {"patches": 1}},
+            "loss_weights names 'patches', which is no loss here; the losses are: image, patch",
+        ),
+        (
+            {"crops": {"global_size": 225}},
+            "patch size 16 does not divide the image side 225; use a multiple of 16, e.g. 224",
+        ),
+        ({"crops": {"local_size": 100}}, "patch size 16 does not divide the image side 100"),
+        ({"backbone": {"num_heads": 5}}, "width 384 cannot be split into 5 attention heads"),
+        ({"model": "vit_gigantic"}, "unknown model 'vit_gigantic'"),
+        ({"model": "test_vit", "patch_size": 8}, "patch_size is 8, but the timm model 'test_vit' has its own"),
+    ],
+)
+def test_settings_that_make_no_network_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_pretrainer(
+            RunConfig().override({"backbone": {"depth": 1}} if "model" not in settings else {}).override(settings)
+        )
+
+
+@pytest.mark.parametrize("module", ["selfpatch", "selfpatch.config.run", "selfpatch.cli.main"])
+def test_help_answers_at_once_for_nothing_heavy_is_imported(module: str) -> None:
+    heavy = ("torch", "torchvision", "timm", "numpy", "scipy", "skimage", "PIL", "tensorboard", "safetensors")
+    program = f"import sys, {module}; print(*[name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert found == []

@@ -1,0 +1,56 @@
+"""Centre crops of whole images, against torchvision's transforms; unreadable images are left out by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from selfpatch.data.images import load_images
+from selfpatch.data.sources.index import ImageIndex
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> ImageIndex:
+    rng = np.random.default_rng(0)
+    for i, shape in enumerate([(40, 60), (60, 40), (33, 33), (20, 90)]):
+        Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "4.png").write_bytes(b"no image")
+    return ImageIndex(tmp_path, [b"%d.png" % i for i in range(5)])
+
+
+@pytest.mark.parametrize(("size", "resize"), [(24, None), (24, 30), (48, None)])
+def test_the_same_as_torchvision(index: ImageIndex, size: int, resize: int | None) -> None:
+    steps = [transforms.Resize(resize or size, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(size)]
+    transform = transforms.Compose([*steps, transforms.PILToTensor()])
+    places = [3, 0, 2, 1]
+    images, kept = load_images(index, places, size, resize=resize)
+    assert kept.tolist() == places
+    torch.testing.assert_close(images, torch.stack([transform(Image.open(index.path(i))) for i in places]))
+    assert images.dtype == torch.uint8
+
+
+def test_unreadable_images_are_left_out(index: ImageIndex) -> None:
+    images, kept = load_images(index, np.array([0, 4, 1]), 16)
+    assert images.shape == (2, 3, 16, 16)
+    assert kept.tolist() == [0, 1]
+
+
+def test_errors(index: ImageIndex) -> None:
+    with pytest.raises(ValueError, match=r"none of 1 images can be read, e\.g\. cannot read .*4\.png"):
+        load_images(index, [4], 16)
+    with pytest.raises(ValueError, match="let resize be 16 or more"):
+        load_images(index, [0], 16, resize=8)
+
+
+def test_real_photographs(data_dir: Path, tmp_path: Path) -> None:
+    index = ImageIndex.open(data_dir / "cifar10_mini" / "test", tmp_path)
+    images, kept = load_images(index, range(100), 32)
+    assert images.shape == (100, 3, 32, 32)
+    assert len(kept) == 100
+    first = torch.from_numpy(np.array(Image.open(index.path(0)))).permute(2, 0, 1)
+    torch.testing.assert_close(images[0], first)  # already 32 x 32: not touched

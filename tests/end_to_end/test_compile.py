@@ -1,0 +1,61 @@
+"""Blocks run through torch.compile: the same step, the same names."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.cli.main import main
+from tests.helpers.command_line import TINY, write_photos
+from tests.helpers.tiny import hyperparameters, tiny_pretrainer, tiny_views
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_step() -> None:
+    """Traced and differentiated ahead of time, but not turned into machine code, which takes a minute."""
+    results = []
+    for backend in (None, "aot_eager"):
+        pretrainer = tiny_pretrainer()
+        if backend:
+            names = list(pretrainer.state_dict())
+            for branch in (pretrainer.student, pretrainer.teacher):
+                branch.compile_blocks(backend)
+            assert list(pretrainer.state_dict()) == names
+        losses = pretrainer(tiny_views(4), hyperparameters())
+        losses["loss"].backward()
+        gradients = [p.grad.flatten() for p in pretrainer.parameters() if p.grad is not None]
+        results.append((losses["loss"].detach(), torch.cat(gradients)))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
+
+def test_every_block_is_compiled_and_copies_are_not() -> None:
+    pretrainer = tiny_pretrainer()
+    pretrainer.student.compile_blocks("eager")
+    blocks = pretrainer.student.backbone.repeated_parts()
+    assert all(block._compiled_call_impl is not None for block in blocks)
+    copied = copy.deepcopy(pretrainer.student).backbone.repeated_parts()
+    assert all(block._compiled_call_impl is None for block in copied)
+
+
+@pytest.mark.parametrize("model", ["swin_tiny", "resnet50"])
+def test_what_is_no_vit_is_refused(model: str) -> None:
+    with pytest.raises(ValueError, match="compile is for a ViT"):
+        tiny_pretrainer(model=model).student.compile_blocks("eager")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_run_has_the_losses_of_any_other(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 8)
+    losses = []
+    for more in ([], ["--compile"]):
+        out = tmp_path / f"run{len(more)}"
+        assert main(["pretrain", *TINY, "--data", str(tmp_path / "photos"), "--out", str(out), *more]) == 0
+        losses.append([row["loss"] for row in RunDirectory.open(out).rows() if "loss" in row])
+    assert losses[0]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

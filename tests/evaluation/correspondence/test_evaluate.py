@@ -1,0 +1,262 @@
+"""Semantic correspondence: PCK by hand, the layout of SPair-71k, presets, real pairs, words for bad data."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from selfpatch.cli.options.correspond import Correspond
+from selfpatch.evaluation.baselines import MeanColour, RawPatch
+from selfpatch.evaluation.correspondence.config import PRESETS
+from selfpatch.evaluation.correspondence.dataset import Pair, open_pairs
+from selfpatch.evaluation.correspondence.evaluate import evaluate
+from selfpatch.evaluation.correspondence.metrics import (
+    Scored,
+    by_position,
+    category_rows,
+    correct,
+    means_over_categories,
+)
+from selfpatch.evaluation.presets import resolve_preset
+from selfpatch.evaluation.result import Result
+
+SIZE = (96, 64)
+"""Width and height of the written images."""
+
+
+class Colour(MeanColour):
+    """Mean colour about grey, so that directions tell colours apart."""
+
+    def patches(self, images: Tensor) -> Tensor:
+        return super().patches(images - 0.5)
+
+
+def coloured_patches(seed: int) -> np.ndarray:
+    """[64, 96, 3]: each patch of 8 pixels in a colour of its own."""
+    angles = np.random.default_rng(seed).permutation(96) * 2 * np.pi / 96
+    colours = 127.5 + 110 * np.stack([np.cos(angles), np.sin(angles), np.full(96, 0.1)], axis=1)
+    return colours.reshape(8, 12, 3).round().astype(np.uint8).repeat(8, 0).repeat(8, 1)
+
+
+def write_spair(root: Path, pairs: dict[str, dict[str, Any]], images: dict[str, np.ndarray]) -> Path:
+    """A split `test` of the small layout; names are <number>-<source>-<target>:<category>."""
+    for folder in ("Layout/small", "PairAnnotation/test"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "Layout" / "small" / "test.txt").write_text("\n".join(pairs))
+    for name, values in pairs.items():
+        (_, source, target), category = name.partition(":")[0].split("-"), name.partition(":")[2]
+        (root / "JPEGImages" / category).mkdir(parents=True, exist_ok=True)
+        for image in (source, target):
+            Image.fromarray(images[image]).save(root / "JPEGImages" / category / f"{image}.png")
+        record = {
+            "category": category, "src_imname": f"{source}.png", "trg_imname": f"{target}.png",
+            "src_bndbox": [0, 0, 95, 63], "trg_bndbox": [0, 0, 95, 63], **values,
+        }  # fmt: skip
+        (root / "PairAnnotation" / "test" / f"{name}.json").write_text(json.dumps(record))
+    return root
+
+
+PLACES = [[3.5, 3.5], [43.5, 27.5], [91.5, 59.5]]
+"""Centres of three patches."""
+
+
+@pytest.fixture
+def spair(tmp_path: Path) -> Path:
+    """`b` is `a` upside down; `cat` has one pair, all of it right, `dog` two pairs with wrong truths among them."""
+    a = coloured_patches(0)
+    turned = [[x, 63 - y] for x, y in PLACES]
+    pairs = {
+        "000000-a-b:cat": {"src_kps": PLACES, "trg_kps": turned},
+        "000001-a-b:dog": {"src_kps": PLACES[:1], "trg_kps": PLACES[:1]},
+        "000002-a-a:dog": {"src_kps": PLACES, "trg_kps": [*PLACES[:2], [88.0, 40.0]]},
+    }
+    return write_spair(tmp_path / "spair", pairs, {"a": a, "b": a[::-1]})
+
+
+def test_pck_of_features_counted_by_hand(spair: Path, tmp_path: Path) -> None:
+    """The third dog truth lies hypot(3.5, 19.5) = 19.8 pixels away: outside 0.2 * 95 = 19, inside 0.21 * 95."""
+    out = tmp_path / "out"
+    result = evaluate(Colour(8), spair, resolution=96, shape="keep", alphas=(0.01, 0.2, 0.21), out=out)
+    rows = {(row["category"], row["alpha"]): row for row in result.rows}
+    assert rows["cat", "0.01"]["per image"] == rows["cat", "0.01"]["per point"] == 1
+    assert rows["dog", "0.2"]["per image"] == pytest.approx((0 + 2 / 3) / 2)
+    assert rows["dog", "0.2"]["per point"] == pytest.approx(2 / 4)
+    assert rows["dog", "0.21"]["per point"] == pytest.approx(3 / 4)
+    floors = [row["position, per point"] for row in result.rows if row["alpha"] == "0.2"]
+    assert np.mean(floors) == pytest.approx(result.metrics["baseline:position PCK@0.2 per point"])
+    assert result.metrics["PCK@0.2 per image"] == pytest.approx((1 + 1 / 3) / 2)
+    assert result.metrics["PCK@0.2 per point"] == pytest.approx((1 + 1 / 2) / 2)
+    assert result.per_image["000002-a-a:dog"]["PCK@0.2"] == pytest.approx(2 / 3)
+    assert (rows["dog", "0.2"]["pairs"], rows["dog", "0.2"]["points"]) == (2, 4)
+    assert Result.load(out / "result.json") == result
+    assert len(result.pictures) == 3
+    assert all((out / picture).is_file() for picture in result.pictures)
+
+
+def test_the_table_is_readable_at_80_columns(spair: Path) -> None:
+    """Each row on one line, no number folded; the longest category is `pottedplant`."""
+    result = evaluate(Colour(8), spair, resolution=96, shape="keep")
+    wide = [{**row, "category": "pottedplant", "pairs": 1000, "points": 10000} for row in result.rows]
+    console = Console(width=80, file=io.StringIO())
+    console.print(replace(result, rows=wide).table())
+    lines = [line for line in console.file.getvalue().splitlines() if "pottedplant" in line]
+    assert len(lines) == len(result.rows) == 6
+    for line, row in zip(lines, wide, strict=True):
+        cells = [f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row.values()]
+        assert [cell.strip() for cell in line.strip("\u2502").split("\u2502")] == cells
+
+
+def test_a_distance_just_at_the_threshold_counts() -> None:
+    truth = np.zeros((3, 2))
+    found = np.array([[10.0, 0], [0, 10.001], [6, 8]])
+    assert correct(found, truth, (100, 40), [0.1]).tolist() == [[True, False, True]]
+    assert correct(found, truth, (100, 40), [0.05, 0.2]).tolist() == [[False] * 3, [True] * 3]
+
+
+def test_threshold_of_box_or_image(spair: Path) -> None:
+    path = spair / "PairAnnotation" / "test" / "000002-a-a:dog.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"trg_bndbox": [50, 20, 90, 63]}))
+
+    def pck(threshold: Any) -> dict[str, float]:
+        result = evaluate(
+            Colour(8), spair, resolution=96, shape="keep", alphas=(0.3,), threshold=threshold, categories=["dog"]
+        )
+        return dict(result.per_image["000002-a-a:dog"])
+
+    assert pck("box") == {"PCK@0.3": pytest.approx(2 / 3)}, "0.3 * 43 is less than 19.8"
+    assert pck("image") == {"PCK@0.3": 1}, "0.3 * 96 is more"
+
+
+def scored(category: str, *right: bool) -> Scored:
+    empty = np.zeros((len(right), 2))
+    return Scored(Pair("p", category, Path(), Path(), empty, empty, np.zeros(4), np.zeros(4)), np.array([right]))
+
+
+def test_means_by_image_by_point_and_over_categories() -> None:
+    pairs = [scored("a", True), scored("a", True, False, False, False), scored("b", False, False)]
+    rows = category_rows(pairs, [0.1])
+    assert rows[0] == {
+        "category": "a", "pairs": 2, "points": 5,
+        "PCK@0.1 per image": (1 + 0.25) / 2, "PCK@0.1 per point": 2 / 5,
+    }  # fmt: skip
+    assert means_over_categories(rows) == pytest.approx({"PCK@0.1 per image": 0.3125, "PCK@0.1 per point": 0.2})
+
+
+def test_position_in_the_box() -> None:
+    boxes = np.array([10.0, 20, 30, 60]), np.array([0.0, 0, 40, 20])
+    points = np.array([[10.0, 20], [30, 60], [15, 50]])
+    pair = Pair("p", "a", Path(), Path(), points, points, *boxes)
+    assert by_position(pair).tolist() == [[0, 0], [40, 20], [10, 15]]
+    flat = Pair("p", "a", Path(), Path(), points, points, np.array([10.0, 20, 10, 60]), boxes[1])
+    assert by_position(flat)[:, 0].tolist() == [20, 20, 20], "the middle, where a box has no width"
+
+
+def test_the_floor_of_the_real_pairs(data_dir: Path) -> None:
+    result = evaluate(Colour(8), data_dir / "correspondence_car", preset="small")
+    floor = {name: value for name, value in result.metrics.items() if name.startswith("baseline:position")}
+    assert floor["baseline:position PCK@0.1 per point"] == pytest.approx(0.590, abs=5e-4)
+    assert floor["baseline:position PCK@0.05 per point"] == pytest.approx(0.196, abs=5e-4)
+    assert (result.settings["pairs"], result.rows[0]["points"]) == (190, 761)
+    assert len(result.per_image) == 190
+
+
+def test_real_images_match_themselves(data_dir: Path, tmp_path: Path) -> None:
+    source = data_dir / "correspondence_car"
+    values = json.loads(next((source / "PairAnnotation" / "test").glob("000000-*")).read_text())
+    same = {**values, "trg_imname": values["src_imname"], "trg_kps": values["src_kps"]}
+    image = np.asarray(Image.open(source / "JPEGImages" / "car" / values["src_imname"]).convert("RGB"))
+    root = write_spair(
+        tmp_path, {"0-a-a:car": {**same, "category": "car", "src_imname": "a.png", "trg_imname": "a.png"}}, {"a": image}
+    )
+    result = evaluate(Colour(8), root, sampling="nearest", resolution=304, alphas=(0.04,))
+    assert result.metrics["PCK@0.04 per point"] == 1, "within half the diagonal of a patch"
+
+
+def test_keypoints_off_the_centres_arrive_where_pixels_are_matched(tmp_path: Path) -> None:
+    """An image of noise matched with itself, at whole pixels that are no centres."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    points = [[10.0, 9.0], [33.0, 40.0], [70.0, 22.0]]
+    root = write_spair(tmp_path, {"0-a-a:car": {"src_kps": points, "trg_kps": points}}, {"a": image})
+    share = {
+        places: evaluate(RawPatch(8), root, resolution=96, places=places, alphas=(0.001,)).metrics[
+            "PCK@0.001 per point"
+        ]
+        for places in ("patches", "pixels")
+    }
+    assert share == {"patches": 0, "pixels": 1}
+
+
+def test_presets_fill_in_what_is_left_open(spair: Path) -> None:
+    patch = resolve_preset(PRESETS, "patch", stride=4, resolution=224)
+    assert resolve_preset(PRESETS, "small", stride=4) == patch
+    settings = evaluate(Colour(8), spair, preset="small", resolution=96).settings
+    assert settings["preset"] == "small"
+    assert (settings["resolution"], settings["stride"], settings["shape"]) == (96, 8, "square")
+    with pytest.raises(ValueError, match="there is no preset 'big'; use one of: patch, dense_keys, small"):
+        evaluate(Colour(8), spair, preset="big")
+
+
+def test_the_options_are_the_keyword_arguments(spair: Path) -> None:
+    options = Correspond(data=str(spair), resolution=96)
+    assert evaluate(Colour(8), spair, **options.settings()) == evaluate(Colour(8), spair, resolution=96)
+
+
+def test_layout_large_comes_first(spair: Path) -> None:
+    assert [pair.name for pair in open_pairs(spair)] == ["000000-a-b:cat", "000001-a-b:dog", "000002-a-a:dog"]
+    (spair / "Layout" / "large").mkdir()
+    (spair / "Layout" / "large" / "test.txt").write_text("000001-a-b:dog\n")
+    assert len(open_pairs(spair)) == 1
+    assert len(open_pairs(spair, layout="small", categories=["dog"])) == 2
+
+
+def break_pair(root: Path, **values: Any) -> None:
+    path = root / "PairAnnotation" / "test" / "000001-a-b:dog.json"
+    record = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({name: value for name, value in record.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"src_kps": [], "trg_kps": []}, "has no keypoints; leave the pair out"),
+        ({"src_kps": [[1, 1], [2, 2]]}, "has 2 keypoints in the source and 1 in the target"),
+        ({"src_kps": [[float("nan"), 1]]}, "a keypoint that is no number"),
+        ({"trg_bndbox": [5, 5, 5, 5]}, "the target box of .* is empty"),
+        ({"trg_kps": None}, "cannot be read as a pair"),
+        ({"src_kps": [[1, 2, 3]]}, "cannot be read as a pair"),
+        ({"trg_imname": "z.png"}, r"there is no image .*z\.png"),
+    ],
+)
+def test_words_for_a_bad_pair(spair: Path, values: dict[str, Any], words: str) -> None:
+    break_pair(spair, **values)
+    with pytest.raises(ValueError, match=words):
+        evaluate(Colour(8), spair)
+
+
+def test_words_for_bad_folders_and_settings(spair: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"it has no Layout/large/test.txt or Layout/small/test.txt"):
+        evaluate(Colour(8), tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no pair is of category fish; the categories are: cat, dog"):
+        evaluate(Colour(8), spair, categories=["fish"])
+    with pytest.raises(ValueError, match="threshold is 'mask'; use box or image"):
+        evaluate(Colour(8), spair, threshold="mask")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="alphas are"):
+        evaluate(Colour(8), spair, alphas=())
+    (spair / "JPEGImages" / "cat" / "a.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"cannot read .*a\.png"):
+        evaluate(Colour(8), spair)
+    (spair / "PairAnnotation" / "test" / "000000-a-b:cat.json").unlink()
+    with pytest.raises(ValueError, match="there is no annotation"):
+        evaluate(Colour(8), spair)
+    (spair / "Layout" / "small" / "test.txt").write_text("")
+    with pytest.raises(ValueError, match="is empty"):
+        evaluate(Colour(8), spair)

@@ -1,0 +1,72 @@
+"""What evaluations share that train the network along: the copy, and the optimizer's groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
+from selfpatch.models.backbones.build import build_backbone
+from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape
+
+VIT = ViTShape(embed_dim=16, depth=3, num_heads=2, patch_size=8, grid=4, num_registers=2)
+SHAPES = pytest.mark.parametrize(
+    "shape",
+    [VIT, SwinShape(embed_dim=8, depths=(1, 1), first_heads=1, window=4), ResNetShape(depths=(1, 1), width=4)],
+    ids=["vit", "swin", "resnet"],
+)
+
+
+@SHAPES
+def test_a_copy_computes_the_same_and_leaves_the_mask_token_behind(shape: AnyShape) -> None:
+    backbone = build_backbone(shape).eval()
+    backbone.register_parameter("mask_token", nn.Parameter(torch.zeros(1, 16)))
+    copy = trainable_copy(backbone, drop_path=0.3).eval()
+    images = torch.randn(2, 3, 32, 64)
+    torch.testing.assert_close(copy(images).patches, backbone(images).patches)
+    assert copy.mask_token is None
+    assert copy.shape == shape, "its positions stay as they are stored"
+    assert all(a is not b for a, b in zip(copy.parameters(), backbone.parameters(), strict=False))
+
+
+def test_positions_at_another_grid_are_those_that_the_network_would_add() -> None:
+    backbone = build_backbone(VIT).eval()
+    copy = trainable_copy(backbone, drop_path=0.0, grid=6).eval()
+    assert copy.shape.grid == 6  # type: ignore[union-attr]
+    images = torch.randn(1, 3, 48, 48)
+    torch.testing.assert_close(copy(images).patches, backbone(images).patches)
+    assert torch.equal(copy.get_parameter("trunk.reg_token"), backbone.get_parameter("trunk.reg_token"))
+
+
+@SHAPES
+def test_what_is_drawn_after_a_copy_stays_what_it_is(shape: AnyShape) -> None:
+    """First weights of pyramids and decoders come after it: published numbers hang on them."""
+    backbone = build_backbone(shape)
+    torch.manual_seed(0)
+    copy = trainable_copy(backbone, drop_path=0.1, grid=5)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    build_backbone(copy.shape, drop_path=0.1)
+    assert torch.equal(after, torch.rand(1))
+
+
+@SHAPES
+def test_every_trained_parameter_is_in_one_group_and_no_frozen_one(shape: AnyShape) -> None:
+    backbone = build_backbone(shape)
+    backbone.freeze_first(1)
+    network = nn.ModuleDict({"head": nn.Linear(16, 2), "backbone": backbone})
+    groups = layer_groups(network, backbone, lr=8.0, layer_decay=0.5, weight_decay=0.1)
+    grouped = [parameter for group in groups for parameter in group["params"]]
+    assert {*grouped} == {p for p in network.parameters() if p.requires_grad}
+    assert len(grouped) == len({*grouped})
+    layers = backbone.num_layers
+    assert {group["lr"] for group in groups} == {8.0 * 0.5 ** (layers + 1 - layer) for layer in range(2, layers + 2)}
+
+
+def test_neither_positions_nor_tokens_are_decayed() -> None:
+    backbone = build_backbone(VIT)
+    groups = layer_groups(backbone, backbone, lr=1.0, layer_decay=1.0, weight_decay=0.1)
+    decay = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
+    kept = {name for name, parameter in backbone.named_parameters() if parameter.ndim > 1 and not decay[parameter]}
+    assert kept == {"trunk.pos_embed", "trunk.cls_token", "trunk.reg_token"}

@@ -1,0 +1,54 @@
+"""Presets say how they differ, in one form for every evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from selfpatch.cli.main import main
+from selfpatch.evaluation.presets import describe_presets, resolve_preset
+
+
+@dataclass(frozen=True)
+class Protocol:
+    steps: int = 100
+    lr: float = 1e-3
+    sides: tuple[int, ...] = (1, 2)
+    same: str = "everywhere"
+
+
+def test_only_what_differs_is_told() -> None:
+    text = describe_presets({"published": Protocol(), "small": Protocol(steps=5, sides=tuple(range(480, 801, 32)))})
+    assert text.splitlines() == ["       published  small", "steps  100        5", "sides  1 2        480 512 ... 800"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("segment", ["linear", "leopart", "fpn", "pyramid", "upernet", "ibot_small"]),
+        ("detect", ["selfpatch", "vitdet-simple", "large-scale-jitter"]),
+        ("linear", ["dino", "sweep"]),
+        ("finetune", ["mae", "ibot", "cifar", "inaturalist"]),
+        ("correspond", ["patch", "dense_keys", "small"]),
+    ],
+)
+def test_a_command_prints_them(capsys: pytest.CaptureFixture[str], name: str, words: list[str]) -> None:
+    assert main(["evaluate", name, "--presets"]) == 0
+    shown = capsys.readouterr().out.split()
+    assert all(word in shown for word in words)
+
+
+def test_an_evaluation_without_presets_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "knn", "--presets"]) == 2
+    assert "knn has no presets; its defaults are the published protocol" in capsys.readouterr().err
+
+
+def test_a_preset_with_settings_of_ones_own() -> None:
+    presets = {"published": Protocol(), "small": Protocol(steps=5)}
+    assert resolve_preset(presets, "small", steps=None, lr=0.0, sides=[3, 4]) == Protocol(5, 0.0, (3, 4))
+    assert resolve_preset(presets, "published", same="here") == Protocol(same="here")
+    with pytest.raises(ValueError, match="there is no preset 'big'; use one of: published, small"):
+        resolve_preset(presets, "big")
+    with pytest.raises(ValueError, match="there is no preset 'big' of decoders; use one of: published, small"):
+        resolve_preset(presets, "big", of="decoders")

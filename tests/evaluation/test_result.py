@@ -1,0 +1,136 @@
+"""A result goes to disk and comes back; its table shows every row."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from selfpatch.evaluation.baselines import MeanColour, RawPatch
+from selfpatch.evaluation.result import Provenance, Result, device_name, encoder_identity, network_sha256
+from tests.helpers.labelled_images import tiny_encoder
+
+RESULT = Result(
+    name="davis",
+    metrics={"J&F-Mean": 0.5},
+    rows=[{"sequence": "dog", "object": 1, "J-Mean": 0.25}, {"sequence": "cow", "object": 2, "J-Mean": 0.75}],
+    settings={"radius": 12, "ks": [1, 2]},
+    weights=Provenance("runs/a", "abc"),
+    pictures=["pictures/dog.jpg"],
+    per_image={"dog": {"J-Mean": 0.25}, "cow": {"J-Mean": 0.75}},
+    device="a CPU",
+    costs={"seconds": 2.0},
+)
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    RESULT.save(tmp_path / "new" / "result.json")
+    assert Result.load(tmp_path / "new" / "result.json") == RESULT
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["result.json"]
+    assert set(RESULT.versions) == {"python", "selfpatch", "torch", "torchvision", "timm"}
+    loaded = Result.load(tmp_path / "new" / "result.json")
+    assert (loaded.device, loaded.costs) == ("a CPU", {"seconds": 2.0})
+
+
+def test_costs_are_no_part_of_the_outcome() -> None:
+    assert replace(RESULT, costs={}, device=None) == RESULT
+    assert replace(RESULT, per_image={}) != RESULT
+
+
+def test_a_file_from_before_values_of_images(tmp_path: Path) -> None:
+    RESULT.save(tmp_path / "result.json")
+    values = json.loads((tmp_path / "result.json").read_text())
+    for name in ("per_image", "device", "costs"):
+        del values[name]
+    (tmp_path / "result.json").write_text(json.dumps(values))
+    old = Result.load(tmp_path / "result.json")
+    assert (old.per_image, old.device, old.costs) == ({}, None, {})
+    assert replace(old, per_image=RESULT.per_image) == RESULT
+
+
+def test_the_hash_of_a_network() -> None:
+    """It is that of names and values, wherever they lie; a half-precision, an empty and a single number count too."""
+    network = nn.Linear(3, 2)
+    network.register_buffer("short", torch.ones(2, dtype=torch.bfloat16))
+    network.register_buffer("nothing", torch.zeros(0, 4))
+    network.register_buffer("steps_taken", torch.tensor(7))
+    before = network_sha256(network)
+    assert network_sha256(copy.deepcopy(network)) == before
+    for change in (
+        lambda: network.bias.data.add_(1e-3),
+        lambda: network.steps_taken.add_(1),
+        lambda: network.register_buffer("nothing", torch.zeros(4, 0)),
+    ):
+        change()
+        before, earlier = network_sha256(network), before
+        assert before != earlier
+
+
+class Scaled(MeanColour):
+    scale = 1.0
+
+    def patches(self, images: torch.Tensor) -> torch.Tensor:
+        return super().patches(images) * self.scale
+
+
+def test_encoders_that_compute_other_features_are_told_apart() -> None:
+    plain, twice, other = Scaled(8), Scaled(8), Scaled(8)
+    twice.scale = 2.0
+    other.mean = (0.1, 0.0, 0.0)
+    hashes = [encoder_identity(e) for e in (plain, twice, other, Scaled(4), MeanColour(8), RawPatch(8))]
+    assert len(set(hashes)) == len(hashes)
+    before = torch.get_rng_state()
+    assert encoder_identity(Scaled(8)) == hashes[0]
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_network_is_told_apart_by_its_tensors_and_how_it_is_used() -> None:
+    network = tiny_encoder("vit")
+    before = encoder_identity(network)
+    assert encoder_identity(tiny_encoder("vit")) == before
+    for change in (
+        lambda: next(network.parameters()).data.add_(1.0),
+        lambda: setattr(network, "mean", (0.1, 0.2, 0.3)),
+        lambda: setattr(network, "std", (0.1, 0.2, 0.3)),
+        lambda: setattr(network, "normed_patches", not network.normed_patches),
+    ):
+        change()
+        before, earlier = encoder_identity(network), before
+        assert before != earlier
+
+
+def test_the_name_of_this_machine() -> None:
+    assert device_name(torch.device("cpu"))
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
+    RESULT.save(tmp_path / "result.json")
+    with pytest.raises(TypeError):
+        Result("x", {}, settings={"not json": object()}).save(tmp_path / "result.json")
+    assert Result.load(tmp_path / "result.json") == RESULT
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"name": "x", "weights": None, "colour": 1})])
+def test_what_is_no_result(tmp_path: Path, text: str) -> None:
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(ValueError, match="holds no result"):
+        Result.load(tmp_path / "result.json")
+    with pytest.raises(ValueError, match="no result at"):
+        Result.load(tmp_path / "other.json")
+
+
+def test_table() -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    for result in (RESULT, Result("knn", {"top-1": 0.125})):
+        console.print(result.table())
+    text = console.export_text()
+    assert all(part in text for part in ("dog", "0.2500", "cow", "0.7500", "J&F-Mean 0.5000", "top-1", "0.1250"))
+    assert "2 seconds" in text

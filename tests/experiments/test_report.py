@@ -1,0 +1,312 @@
+"""The report of a study: its arithmetic by hand, and Markdown, SVG and HTML that say what the numbers are."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import re
+import statistics
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from selfpatch.experiments.report import write_study_report
+from selfpatch.experiments.results import Difference, Findings, Row, Seed, Spread, paired, percent, spread
+from selfpatch.visualization.curves import COLOURS, curves_svg
+from tests.visualization.test_report import Page
+
+SVG = "{http://www.w3.org/2000/svg}"
+WRAP = "DINO + SelfPatch <k=4> & wrap"
+scores = st.floats(0, 1)
+
+
+def row(name: str, **columns: Mapping[Seed, float] | Sequence[float]) -> Row:
+    """A sequence holds the values of seeds 0, 1, ..."""
+    return Row(name, {c: v if isinstance(v, Mapping) else dict(enumerate(v)) for c, v in columns.items()})
+
+
+def findings(arms: Sequence[Row], floors: Sequence[Row] = (), **more) -> Findings:
+    columns = list(dict.fromkeys(column for one in [*floors, *arms] for column in one.numbers))
+    return Findings(**{"title": "T", "question": "Q?", "columns": columns, "floors": floors, "arms": arms, **more})
+
+
+def table(text: str, heading: str) -> dict[str, dict[str, str]]:
+    """The first table below a heading: row -> column -> cell."""
+    lines = text.split(f"## {heading}\n", 1)[1].split("\n## ")[0].splitlines()
+    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
+    head, _, *rows = [[re.sub(r"\\(.)", r"\1", cell.strip()) for cell in line] for line in cells]
+    return {first: dict(zip(head[1:], rest, strict=True)) for first, *rest in rows}
+
+
+def written(found: Findings, out: Path) -> str:
+    return write_study_report(found, out).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], None),
+        ([0.434], Spread(0.434, None, 1)),
+        ([0.40, 0.42, 0.44], Spread(0.42, 0.02, 3)),  # deviations of -.02, 0, .02: sqrt(.0008 / 2)
+        ([0.25, 0.25], Spread(0.25, 0.0, 2)),
+    ],
+)
+def test_mean_and_sample_deviation(values: list[float], expected: Spread | None) -> None:
+    found = spread(values)
+    if expected is None or found is None:
+        assert found is expected
+    else:
+        assert (found.mean, found.count) == (pytest.approx(expected.mean), expected.count)
+        assert found.deviation == (None if expected.deviation is None else pytest.approx(expected.deviation))
+
+
+@pytest.mark.parametrize(
+    ("value", "signed", "expected"),
+    [(0.434, False, "43.4"), (1.0, False, "100.0"), (0.0, False, "0.0"), (0.007, True, "+0.7"), (-0.0271, True, "-2.7"),
+     (-0.0001, True, "+0.0"), (-0.0001, False, "0.0")],
+)  # fmt: skip
+def test_every_score_is_in_percent_with_one_decimal(value: float, signed: bool, expected: str) -> None:
+    assert percent(value, signed=signed) == expected
+
+
+def test_paired_differences() -> None:
+    """Differences of .02, .01 and -.006: their mean is .008, their squared deviations .000144, .000004 and .000196."""
+    ours = row("a", score={0: 0.42, 1: 0.51, 2: 0.394, 3: 0.9})
+    theirs = row("b", score={0: 0.40, 1: 0.50, 2: 0.400, 7: 0.1})
+    found = paired(ours, theirs, "score")
+    assert isinstance(found, Difference)
+    assert found.mean == pytest.approx(0.008)
+    assert found.deviation == pytest.approx(math.sqrt(0.000344 / 2))
+    assert (found.count, found.positive) == (3, 2)
+    assert str(found) == "+0.8 ± 1.3, 2 of 3"
+
+
+def test_pairs_of_one_seed_and_of_none() -> None:
+    ours, theirs = row("a", x={0: 0.3, 1: 0.4}), row("b", x={1: 0.4, 2: 0.1})
+    assert str(paired(ours, theirs, "x")) == "+0.0, 0 of 1"
+    assert paired(ours, row("c", x={2: 0.3}), "x") is None
+    assert paired(ours, theirs, "y") is None
+
+
+@given(st.dictionaries(st.integers(0, 5), st.tuples(scores, scores), min_size=1))
+def test_the_mean_of_pairs_is_the_difference_of_means(pairs: dict[int, tuple[float, float]]) -> None:
+    ours = row("a", x={seed: pair[0] for seed, pair in pairs.items()})
+    theirs = row("b", x={seed: pair[1] for seed, pair in pairs.items()})
+    there, back = paired(ours, theirs, "x"), paired(theirs, ours, "x")
+    means = ours.score("x"), theirs.score("x")
+    assert there is not None
+    assert back is not None
+    assert means[0] is not None
+    assert means[1] is not None
+    assert there.mean == pytest.approx(means[0].mean - means[1].mean, abs=1e-12)
+    assert there.mean == pytest.approx(-back.mean, abs=1e-12)
+    assert there.deviation == (None if len(pairs) == 1 else pytest.approx(back.deviation, abs=1e-12))
+    assert there.positive + back.positive == sum(a != b for a, b in pairs.values())
+
+
+def test_what_is_not_finite_is_missing() -> None:
+    found = row("a", x=[0.4, math.nan, math.inf])
+    assert found.score("x") == Spread(0.4, None, 1)
+    assert row("a", x=[math.nan]).score("x") is None
+
+
+@pytest.mark.parametrize(
+    ("arms", "floors", "more", "message"),
+    [
+        ([row("a"), row("a")], [], {}, "a: named more than once"),
+        ([row("a")], [row("a")], {}, "a: named more than once"),
+        ([row("a")], [], {"columns": ["x", "x"]}, "x: named more than once"),
+        ([row("a", x=[1])], [], {"columns": ["y"]}, "a has x; the columns are y"),
+        ([row("a"), row("b")], [], {"reference": "c"}, "the reference c is no arm; choose one of: a, b"),
+        ([row("a")], [row(f"floor {i}") for i in range(27)], {}, "27 floors"),
+    ],
+)
+def test_findings_say_what_is_wrong(arms, floors, more, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        findings(arms, floors, **more)
+
+
+def test_the_tables(tmp_path: Path) -> None:
+    floors = [row("untrained", J=[0.25, 0.26, 0.27]), row("mean colour", J={None: 0.393})]
+    dino = Row("DINO", {"J": {0: 0.40, 1: 0.41, 2: 0.42}}, 5400, {0: 60.0, 1: 62.0, 2: 70.0})
+    arms = [dino, Row(WRAP, {"J": {0: 0.43, 1: 0.42, 2: 0.45}}, 5400, {0: 9.26}), row("random", J={1: 0.35})]
+    text = written(findings(arms, floors), tmp_path)
+    results = table(text, "Results")
+    assert list(results) == ["untrained (floor a)", "mean colour (floor b)", "DINO", WRAP, "random"]
+    assert list(results["DINO"]) == ["J", "steps", "minutes"]
+    assert list(results["untrained (floor a)"].values()) == ["26.0 ± 1.0", "–", "–"]
+    assert list(results["mean colour (floor b)"].values()) == ["39.3", "–", "–"]
+    assert list(results["DINO"].values()) == ["41.0 ± 1.0", "5,400", "64"]
+    assert list(results[WRAP].values()) == ["**43.3 ± 1.5**", "5,400", "9.3"]
+    assert list(results["random"].values()) == ["35.0 (n=1) †b", "–", "–"]
+    assert "over the seeds 0, 1, 2" in text
+    assert "† The arm does not beat a floor: b, mean colour." in text
+    assert table(text, "Difference to DINO") == {WRAP: {"J": "+2.3 ± 1.2, 3 of 3"}, "random": {"J": "-6.0, 0 of 1"}}
+
+
+def test_another_reference(tmp_path: Path) -> None:
+    text = written(findings([row("a", x=[0.5]), row("b", x=[0.4])], reference="b"), tmp_path)
+    assert table(text, "Difference to b") == {"a": {"x": "+10.0, 1 of 1"}}
+
+
+@pytest.mark.parametrize(
+    ("arm", "mark"),
+    [(0.5, ""), (0.4004, "†b"), (0.4, "†b"), (0.401, ""), (0.399, "†b"), (0.3, "†ab"), (0.1, "†ab")],
+)
+def test_an_arm_that_does_not_beat_a_floor_is_marked(tmp_path: Path, arm: float, mark: str) -> None:
+    """Equal is not above, and what is printed alike is equal."""
+    floors = [row("untrained", x=[0.3]), row("mean colour", x={None: 0.4}), row("raw patch", y={None: 0.9})]
+    text = written(findings([row("arm", x=[arm])], floors), tmp_path)
+    assert table(text, "Results")["arm"]["x"] == f"{percent(arm)} {mark}".strip()
+    assert ("†" in text) == bool(mark)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert ("sup" in {tag for tag, _ in page.tags}) == bool(mark)
+
+
+def test_the_best_arm_is_bold_and_so_is_its_equal(tmp_path: Path) -> None:
+    arms = [row("a", x=[0.5, 0.6], y=[0.2]), row("b", x=[0.5501], z=[0.1]), row("c", x=[0.4], y=[0.3])]
+    results = table(written(findings(arms, [row("floor", x=[0.9], y=[0.1])]), tmp_path), "Results")
+    assert [results[name]["x"] for name in "abc"] == ["**55.0 ± 7.1** †a", "**55.0 (n=1)** †a", "40.0 (n=1) †a"]
+    assert [results[name]["y"] for name in "abc"] == ["20.0 (n=1)", "–", "**30.0 (n=1)**"]
+    assert results["b"]["z"] == "10.0 (n=1)"  # there is nothing to choose from
+    assert results["floor (floor a)"]["x"] == "90.0"
+
+
+def test_one_seed_shows_no_spread_and_says_so(tmp_path: Path) -> None:
+    text = written(findings([row("a", x={3: 0.5}), row("b", x={3: 0.6})]), tmp_path)
+    assert "±" not in text.split("## Difference")[0]
+    assert "of one seed (3): how far seeds differ is not known" in text
+
+
+def test_a_study_that_has_barely_begun(tmp_path: Path) -> None:
+    found = findings([row("a"), row("b")], columns=["x"], curves={"loss": {}, "x": {"a": []}}, unfinished=1)
+    text = written(found, tmp_path)
+    assert table(text, "Results")["a"] == {"x": "–", "steps": "–", "minutes": "–"}
+    assert table(text, "Difference to a") == {"b": {"x": "–"}}
+    assert "1 job is yet to be run" in text
+    assert "## loss" not in text
+    assert written(findings([], columns=[]), tmp_path).startswith("# T\n")
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12),
+        st.dictionaries(st.integers(0, 3), scores, max_size=4),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_markdown_gives_the_numbers_back(tmp_path_factory: pytest.TempPathFactory, arms: dict) -> None:
+    found = findings([row(name, score=values) for name, values in arms.items()])
+    results = table(written(found, tmp_path_factory.mktemp("study")), "Results")
+    assert list(results) == list(arms)
+    for name, values in arms.items():
+        numbers = [float(n) for n in re.findall(r"\d+\.\d", results[name]["score"])]
+        expected = [100 * statistics.mean(values.values())] if values else []
+        expected += [100 * statistics.stdev(values.values())] if len(values) > 1 else []
+        assert numbers == pytest.approx(expected, abs=0.0501)
+
+
+CURVES = {"DINO": [(0.0, 6.0), (100.0, 4.0)], WRAP: [(0.0, 6.5), (100.0, 3.5)], "none yet": []}
+
+
+def test_curves_lie_beside_the_markdown_and_in_the_page(tmp_path: Path) -> None:
+    curves = {"loss": CURVES, "patches matched, %": {"DINO": [(100.0, 29.0)]}, "J&F": CURVES, "J F": CURVES}
+    text = written(findings([row("DINO"), row(WRAP)], curves=curves), tmp_path)
+    paths = re.findall(r"!\[.*\]\(<(.*)>\)", text)
+    assert paths == [f"figures/{name}.svg" for name in ("loss", "patches-matched", "j-f", "j-f-2")]
+    words = {path: [node.text for node in ET.parse(tmp_path / path).iter(f"{SVG}text")] for path in paths}
+    assert {"loss", "DINO", WRAP, "step"} <= set(words["figures/loss.svg"])
+    assert "none yet" not in words["figures/loss.svg"]
+    assert {"patches matched, %", "DINO"} <= set(words["figures/patches-matched.svg"])
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert [tag for tag, _ in page.tags].count("svg") == 4
+    assert page.words.count(WRAP) == 2 * 3 + 1 + 1  # legend and title thrice, and a row of each table
+
+
+def test_an_arm_has_its_colour_in_every_figure(tmp_path: Path) -> None:
+    line = [(0.0, 1.0), (1.0, 2.0)]
+    curves = {"all": {"c": line, "a": line, "b": line}, "some": {"c": line}}
+    written(findings([row("a"), row("b"), row("c")], curves=curves), tmp_path)
+    for name in ("all", "some"):
+        lines = {
+            node.findtext(f"{SVG}title"): node.attrib["stroke"]
+            for node in ET.parse(tmp_path / "figures" / f"{name}.svg").iter(f"{SVG}path")
+        }
+        assert lines["c"] == COLOURS[2]
+    assert f"background:{COLOURS[2]}" in (tmp_path / "report.html").read_text()
+
+
+def test_points_that_are_not_finite_are_not_drawn(tmp_path: Path) -> None:
+    gone = [(0.0, math.nan), (1.0, math.inf)]
+    assert "nan" not in curves_svg({"a": [*gone, (2.0, 1.0)]})
+    text = written(findings([row("a")], curves={"loss": {"a": gone}}), tmp_path)
+    assert "## loss" not in text
+
+
+@pytest.fixture
+def sheet(tmp_path: Path) -> Path:
+    path = tmp_path / "pictures" / "after & before #1.png"
+    path.parent.mkdir()
+    Image.new("RGB", (5, 4), (9, 8, 7)).save(path)
+    return path
+
+
+def test_the_page_needs_no_other_file(sheet: Path, tmp_path: Path) -> None:
+    found = findings(
+        [row("DINO", x=[0.4]), row(WRAP, x=[0.3])],
+        curves={"loss": CURVES},
+        sheets=[sheet, tmp_path / "gone.png"],
+        failures=["a, seed 1: the loss is not finite."],
+        conditions={"device": "cpu | 2 cores"},
+        unfinished=2,
+    )
+    text = written(found, tmp_path / "out")
+    (link,) = re.findall(r"\(<(.*png)>\)", text)
+    assert link == "../pictures/after%20%26%20before%20%231.png"
+    assert table(text, "Conditions") == {"device": {"value": "cpu | 2 cores"}}
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    page = Page(html)
+    (source,) = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert source is not None
+    assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == sheet.read_bytes()
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    assert not re.search(r"http|url\(|@import|href", html)
+    for words in ("Q?", "a, seed 1: the loss is not finite.", "2 jobs are yet to be run", "1 failure: see below"):
+        assert words in text
+        assert words in html
+
+
+def test_writing_again_overwrites_and_leaves_nothing_else(tmp_path: Path) -> None:
+    once = findings([row("a", x=[0.1])], curves={"loss": {"a": [(0.0, 1.0)]}})
+    again = findings([row("a", x=[0.2])], curves={"loss": {"a": [(0.0, 1.0), (1.0, 7.0)]}})
+    assert write_study_report(once, tmp_path) == tmp_path / "report.md"
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    write_study_report(again, tmp_path)
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {path.relative_to(tmp_path).as_posix() for path in after} == {"report.md", "report.html", "figures/loss.svg"}
+    assert all(after[path] != files[path] for path in files)
+
+
+@pytest.mark.parametrize("file", ["report.md", "report.html", "figures/loss.svg"])
+def test_what_cannot_be_written_leaves_the_old_report(tmp_path: Path, monkeypatch, file: str) -> None:
+    curves = {"loss": {"a": [(0.0, 1.0)]}}
+    written(findings([row("a", x=[0.1])], curves=curves), tmp_path)
+    before, replace = (tmp_path / file).read_bytes(), os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if target == tmp_path / file:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="No space left"):
+        written(findings([row("a", x=[0.2])], curves=curves), tmp_path)
+    assert (tmp_path / file).read_bytes() == before
+    assert not [*tmp_path.rglob("*.tmp")]

@@ -1,0 +1,337 @@
+"""Whole studies of seconds: what is written, what is not done again, kills at any moment, the studies of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfpatch import run_study
+from selfpatch.experiments import collect as gathering
+from selfpatch.experiments import run as running
+from selfpatch.experiments import timing as costs
+from selfpatch.experiments.jobs import Place, is_done, jobs_of, run_job
+from selfpatch.experiments.spec import Study, read_study
+from selfpatch.training.trainer import training_step
+from tests.helpers.command_line import command, environment
+from tests.helpers.tiny_study import PLAN, write_study
+
+STUDIES = Path(__file__).parents[2] / "studies"
+KILLS = int(os.environ.get("SELFPATCH_KILLS", "3"))
+SIZE = os.environ.get("SELFPATCH_STUDY_SIZE", "test")
+"""The size at which the slow tests run the studies of ours: cpu takes hours."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> Path:
+    out = folder / "undisturbed"
+    assert run_study(write_study(folder), folder, out, device="cpu", processes=2, tell=lambda line: None) == []
+    return out
+
+
+def again(folder: Path, out: Path, **changes: Any) -> tuple[list[str], list[str]]:
+    """The failures, and what was told."""
+    told: list[str] = []
+    failures = run_study(write_study(folder, **changes), folder, out, device="cpu", processes=1, tell=told.append)
+    return failures, told
+
+
+def tables(out: Path) -> list[list[str]]:
+    """The cells of the report's tables, but for times."""
+    lines = [line for line in (out / "report.md").read_text().splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    minutes = next(row.index("minutes") for row in cells if "minutes" in row)
+    results = len(cells[0])
+    return [[c for i, c in enumerate(row) if i != minutes] if len(row) == results else row for row in cells]
+
+
+def metrics(out: Path) -> dict[str, Any]:
+    """Every number of every evaluation, and every loss of every run."""
+    found: dict[str, Any] = {
+        str(path.relative_to(out)): json.loads(path.read_text())["metrics"] for path in out.rglob("result.json")
+    }
+    for path in out.rglob("metrics.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        found[str(path.relative_to(out))] = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    return found
+
+
+@pytest.mark.slow
+def test_what_is_written(undisturbed: Path) -> None:
+    report = (undisturbed / "report.md").read_text()
+    assert report.startswith("# tiny")
+    for name in ("untrained", "mean colour, 4 x 4 pixels", "DINO", "DINO + SelfPatch"):
+        assert f"| {name}" in report
+    assert re.search(r"\| DINO \| .*\d ± \d.* \| 20 \| [\d.]+ \|", report), "mean, spread, steps and minutes"
+    assert "2 of 2" in report or "1 of 2" in report or "0 of 2" in report
+    for link in re.findall(r"!\[.*?\]\(<(.*?)>\)", report):
+        assert (undisturbed / link).stat().st_size > 500
+    for name in ("loss.svg", "first-j-f.svg", "patch-features.png"):
+        assert (undisturbed / "figures" / name).is_file()
+    assert "<svg" in (undisturbed / "report.html").read_text()
+    stages = sorted(path.name for path in (undisturbed / "dino-seed0" / "over_time").iterdir())
+    assert stages == ["00000000", "00000010", "00000020"], "untrained, then each kept checkpoint"
+
+
+@pytest.mark.slow
+def test_what_is_done_is_not_done_again(folder: Path, undisturbed: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("result.json")}
+    failures, told = again(folder, undisturbed)
+    assert failures == []
+    assert told[0] == "tiny: 7 jobs, 7 done before"
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("result.json")} == before
+
+
+@pytest.mark.slow
+def test_what_is_added_is_all_that_is_run(folder: Path, undisturbed: Path) -> None:
+    """An evaluation more, of a network that is there."""
+    more = {"davis": {"data": "davis", "resolution": 32}, "columns": {"J&F-Mean": "J&F at 32"}}
+    study = read_study(write_study(folder, evaluations=[*PLAN["evaluations"], more]), folder)
+    (job,) = (job for job in jobs_of(study, {}) if job.name == "DINO, seed 1")
+    assert not is_done(job, study, undisturbed)
+    before, own = metrics(undisturbed), undisturbed / job.folder
+    written = {path: path.stat().st_mtime_ns for path in (own / "run").rglob("*") if path.is_file()}
+    assert run_job(job, study, str(folder / "photos"), undisturbed, Place("cpu", 1)) == []
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert metrics(undisturbed).keys() - before.keys() == {f"{job.folder}/evaluations/2-davis/result.json"}
+    assert {name: metrics(undisturbed)[name] for name in before} == before
+    assert is_done(job, study, undisturbed)
+
+
+@pytest.mark.slow
+def test_other_settings_are_not_mixed_in(folder: Path, undisturbed: Path) -> None:
+    before = metrics(undisturbed)
+    settings = {**PLAN["settings"], "optimizer": {"warmup_epochs": 2}}
+    failures, _ = again(folder, undisturbed, settings=settings)
+    assert len(failures) == 6, "all but the baseline"
+    assert "was begun with other settings (run.optimizer.warmup_epochs is 1.0 there and 2.0 now)" in failures[0]
+    assert metrics(undisturbed) == before
+    assert next(row[1:4] for row in tables(undisturbed) if row[0] in PLAN["arms"]) == ["–", "–", "–"], (
+        "nor in the table"
+    )
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_change_no_number(folder: Path, tmp_path: Path) -> None:
+    """Of the whole process, with all that it began: power cuts, schedulers, people."""
+    write_study(folder)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        arguments = command("study", str(folder / "tiny.yaml"), "--data", str(folder), "--out", str(out))
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        place = ["--processes", "2", "--device", "cpu"]
+        return subprocess.Popen([*arguments, *place], env=environment(tmp_path), **quiet)  # type: ignore[call-overload,no-any-return]
+
+    began = time.monotonic()
+    assert start(whole).wait(400) == 0
+    took, rng = time.monotonic() - began, random.Random(1)
+    kills = 0
+    while kills < KILLS:
+        process = start(killed)
+        time.sleep(rng.uniform(0.35, 0.8) * took)
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills > 0
+    assert start(killed).wait(400) == 0
+    assert metrics(killed) == metrics(whole)
+    assert tables(killed)[:-1] == tables(whole)[:-1], "the last line is the command"
+
+
+@pytest.mark.slow
+def test_a_signal_saves_and_says_so(folder: Path, tmp_path: Path) -> None:
+    write_study(folder, settings={**PLAN["settings"], "epochs": 400})
+    out = tmp_path / "stopped"
+    arguments = command(
+        "study", str(folder / "tiny.yaml"), "--data", str(folder), "--out", str(out), "--processes", "1"
+    )
+    process = subprocess.Popen(arguments, env=environment(tmp_path), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    run = out / "dino-seed0" / "run"
+    wait_until(lambda: (run / "metrics.jsonl").exists())
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr.decode().strip()) == (130, "selfpatch: interrupted")
+    assert list((run / "checkpoints").glob("*.pt"))
+
+
+def wait_until(what: Callable[[], object], seconds: float = 120) -> None:
+    limit = time.monotonic() + seconds
+    while not what() and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert what()
+
+
+def test_a_metric_that_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
+    evaluations = [{"davis": {"data": "davis", "resolution": 48}, "columns": {"mIoU": "mIoU"}}]
+    study = read_study(write_study(folder, evaluations=evaluations), folder)
+    job = next(job for job in jobs_of(study, {}) if job.baseline)
+    failures = run_job(job, study, "", tmp_path, Place("cpu", 1))
+    assert failures == ["davis has no metric 'mIoU' to show; its metrics are: " + ", ".join(DAVIS)]
+    assert not is_done(job, study, tmp_path)
+
+
+DAVIS = ["J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay"]
+
+
+def test_an_arm_that_cannot_be_is_refused_before_anything_is_run(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="arm 'A': k is 9, but a 3x3 window has 8 neighbours"):
+        again(folder, tmp_path / "out", arms={"A": {"selfpatch": {"k": 9}}})
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name != ".lock"]
+
+
+@pytest.mark.slow
+def test_other_images_are_not_mixed_in(folder: Path, undisturbed: Path) -> None:
+    study = read_study(write_study(folder), folder)
+    other = read_study(write_study(folder, pretrain=["photos", "davis/JPEGImages"]), folder)
+    (trained,) = (job for job in jobs_of(other, {}) if job.name == "DINO, seed 0")
+    assert is_done(next(job for job in jobs_of(study, {}) if job.name == trained.name), study, undisturbed)
+    assert not is_done(trained, other, undisturbed)
+    with pytest.raises(ValueError, match="was begun with other settings"):
+        run_job(trained, other, str(folder / "photos"), undisturbed, Place("cpu", 1))
+
+
+@pytest.mark.slow
+def test_a_result_that_is_lost_is_measured_again(folder: Path, undisturbed: Path) -> None:
+    study = read_study(write_study(folder), folder)
+    job = next(job for job in jobs_of(study, {}) if job.baseline)
+    path = undisturbed / job.folder / "evaluations" / "1-davis" / "result.json"
+    before = json.loads(path.read_text())["metrics"]
+    path.unlink()
+    assert not is_done(job, study, undisturbed)
+    assert gathering.gather(study, jobs_of(study, {}), undisturbed, [], 1, "", "cpu").floors[0].numbers == {}
+    assert run_job(job, study, "", undisturbed, Place("cpu", 1)) == []
+    assert json.loads(path.read_text())["metrics"] == before
+
+
+def test_devices_and_processes_that_cannot_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = write_study(folder)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"device": "cuda:99"}, "cuda:99"),
+        ({"processes": 0}, "processes is 0; use 1 or more"),
+    ]
+    for given, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            run_study(study, folder, folder / "never", **given)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="call it without torchrun"):
+        run_study(study, folder, folder / "never")
+    assert not (folder / "never").exists()
+
+
+def test_every_device_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_cores", lambda: 12)
+    assert running._places("cpu", None) == [Place("cpu", 3)] * 4
+    assert running._places("cpu", 1) == [Place("cpu", 12)]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    for name in ("auto", "cuda"):
+        assert running._places(name, None) == [Place(f"cuda:{i}", 4) for i in range(3)]
+    assert [place.device for place in running._places("auto", 5)] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:1"]
+    assert running._places("cuda:1", 2) == [Place("cuda:1", 6)] * 2
+
+
+def test_two_studies_do_not_share_a_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def within(*_: object) -> list[str]:
+        with pytest.raises(ValueError, match="another process is at the study in"):
+            again(folder, tmp_path)
+        return ["ran"]
+
+    monkeypatch.setattr("selfpatch.experiments.run._run", within)
+    assert again(folder, tmp_path)[0] == ["ran"]
+
+
+EQUAL = {
+    "DINO": {"objective": "none"},
+    "both": {"objective": "selfpatch", "equal_time": "DINO"},
+    "large": {"objective": "selfpatch", "batch_size": 8, "equal_time": "DINO"},
+}
+
+
+def test_equal_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs by the times of an epoch, which are measured once and never again; but with other settings."""
+    file, place = tmp_path / "costs.json", Place("cpu", 1)
+
+    def time(study: Study, *seconds: float) -> None:
+        monkeypatch.setattr(costs, "epoch_seconds", lambda configs, place: seconds)
+        for arm in costs.untimed(study, file):
+            assert costs.time_arm(arm, place, study=study, data="photos", file=file) == []
+
+    two = {name: EQUAL[name] for name in ("DINO", "both")}
+    study = read_study(write_study(folder, arms=two), folder)
+    time(study, 3.0, 2.0)
+    assert costs.equal_time_epochs(study, file) == {"both": pytest.approx(4 * 2 / 3, abs=1e-3)}
+    study = read_study(write_study(folder, arms=EQUAL, settings={**PLAN["settings"], "epochs": 8}), folder)
+    time(study, 8.0, 2.0)
+    assert costs.equal_time_epochs(study, file) == {"both": pytest.approx(8 * 2 / 3, abs=1e-3), "large": 2.0}
+    study = read_study(write_study(folder, arms={**two, "both": {**two["both"], "selfpatch": {"k": 2}}}), folder)
+    assert [arm.name for arm in costs.untimed(study, file)] == ["both"]
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "5", '{"both": 3}', '{"both": {}}', '{"both": {"ratio": 2}}'])
+def test_what_is_no_record_of_times_is_not_read_as_one(folder: Path, tmp_path: Path, text: str) -> None:
+    study = read_study(write_study(folder, arms={name: EQUAL[name] for name in ("DINO", "both")}), folder)
+    (tmp_path / "costs.json").write_text(text)
+    assert [arm.name for arm in costs.untimed(study, tmp_path / "costs.json")] == ["both"]
+
+
+def test_times_of_epochs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real steps of both runs take turns, each on batches of its own; an epoch of large batches has fewer of them."""
+    sizes: list[int] = []
+    clock = iter(range(10_000))
+
+    def noted(model: Any, batches: Any, *rest: Any, **options: Any) -> Any:
+        sizes.append(sum(len(views.global_crops[0]) for views in batches))
+        return training_step(model, batches, *rest, **options)
+
+    monkeypatch.setattr(costs, "training_step", noted)
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: next(clock))
+    small = replace(read_study(write_study(folder), folder).arms[0].config, data=str(folder / "photos"))
+    seconds = costs.epoch_seconds([small, replace(small, batch_size=8)], Place("cpu", 1))
+    assert sizes == [4, 8] * (costs.WARM_UP + costs.STEPS)
+    assert seconds == [20 // 4, 20 // 8], "every step takes one second of this clock"
+
+
+def test_minutes_are_those_of_the_steps() -> None:
+    rows = [
+        {"step": 0, "view_matching": 0.1},
+        {"step": 10, "images_per_second": 4.0},
+        {"step": 10, "view_matching": 0.2},
+        {"step": 30, "images_per_second": 8.0},
+    ]
+    assert gathering.minutes_of(rows, batch_size=6) == pytest.approx((60 / 4 + 120 / 8) / 60)
+
+
+def test_curves_are_means_over_the_steps_that_all_seeds_have() -> None:
+    lines = [[(0.0, 1.0), (10.0, 2.0), (20.0, 9.0)], [(0.0, 3.0), (10.0, 4.0)]]
+    assert gathering.mean_curve(lines) == [(0.0, 2.0), (10.0, 3.0)]
+    assert gathering.mean_curve([]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("[!c]*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_of_ours_run(path: Path, data_dir: Path, tmp_path: Path) -> None:
+    assert run_study(path, data_dir, tmp_path, size=SIZE, tell=lambda line: None) == []
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    for arm in read_study(path, data_dir, SIZE).arms:
+        results = next(line for line in lines if line.startswith(f"| {arm.name} |"))
+        assert "\N{EN DASH}" not in results, "all columns, steps and minutes are filled"

@@ -1,0 +1,157 @@
+"""What a study file may say, and how its parts are laid over one another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from selfpatch.config.run import load_recipe
+from selfpatch.experiments.jobs import jobs_of
+from selfpatch.experiments.spec import read_study
+from tests.helpers.tiny_study import PLAN, write_study
+
+STUDIES = Path(__file__).parents[2] / "studies"
+
+
+def test_a_file(tmp_path: Path) -> None:
+    study = read_study(write_study(tmp_path), tmp_path)
+    assert [arm.name for arm in study.arms] == ["DINO", "DINO + SelfPatch"]
+    assert [arm.slug for arm in study.arms] == ["dino", "dino-selfpatch"]
+    assert study.reference == "DINO"
+    assert study.pretrain == {"photos": tmp_path / "photos"}
+    assert [arm.config.objectives for arm in study.arms] == [(), ("selfpatch",)]
+    dino, both = (arm.config for arm in study.arms)
+    assert both.components["selfpatch"]["num_prototypes"] == 32
+    assert both.components["dino"] == dino.components["dino"]
+    assert dino.crops.hue == load_recipe("samples").crops.hue != 0.1, "what is not given is the recipe's"
+    (measured,) = study.evaluations
+    assert measured.columns == {"J&F-Mean": "J&F", "J-Mean": "J"}
+    assert (measured.entry.data, measured.entry.settings["resolution"]) == (str(tmp_path / "davis"), 48)
+
+
+def test_sizes_and_files_are_laid_over_one_another(tmp_path: Path) -> None:
+    """Mappings key by key, lists as a whole; the size on top."""
+    write_study(tmp_path)
+    (tmp_path / "tiny.yaml").rename(tmp_path / "common.yaml")
+    above = {
+        "extends": "common.yaml",
+        "title": "above",
+        "settings": {"crops": {"local_size": 24}},
+        "sizes": {"large": {"seeds": [5], "settings": {"epochs": 9}}, "small": {}},
+    }
+    (tmp_path / "above.yaml").write_text(yaml.safe_dump(above))
+    study = read_study(tmp_path / "above.yaml", tmp_path, "large")
+    assert (study.title, study.seeds, study.arms[0].config.epochs) == ("above", (5,), 9)
+    assert (study.arms[0].config.crops.global_size, study.arms[0].config.crops.local_size) == (32, 24)
+    assert read_study(tmp_path / "above.yaml", tmp_path, "small").arms[0].config.epochs == 4
+
+
+def test_the_jobs(tmp_path: Path) -> None:
+    """Floors first, then all arms of a seed before those of the next."""
+    arms = {**PLAN["arms"], "longer": {"objective": "selfpatch", "equal_time": "DINO"}}
+    study = read_study(write_study(tmp_path, arms=arms), tmp_path)
+    jobs = jobs_of(study, {"longer": 2.5})
+    assert [job.name for job in jobs] == [
+        "mean colour, 4 x 4 pixels", "untrained, seed 0", "untrained, seed 1",
+        "DINO, seed 0", "DINO + SelfPatch, seed 0", "longer, seed 0",
+        "DINO, seed 1", "DINO + SelfPatch, seed 1", "longer, seed 1",
+    ]  # fmt: skip
+    assert [job.config.epochs for job in jobs if job.config is not None and job.seed == 1] == [4, 4, 4, 2.5]
+    assert {job.config.seed for job in jobs if job.config is not None and job.seed == 1} == {1}
+    assert len({job.folder for job in jobs}) == len(jobs)
+
+
+def test_each_architecture_has_an_untrained_floor_of_its_own(tmp_path: Path) -> None:
+    arms = {"small": {"objective": "none"}, "deep": {"objective": "none", "backbone": {"depth": 3}}}
+    jobs = jobs_of(read_study(write_study(tmp_path, arms=arms, seeds=[0]), tmp_path), {})
+    assert [job.row for job in jobs if not job.trained] == [
+        "mean colour, 4 x 4 pixels", "untrained, as of small", "untrained, as of deep",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": None}, "has no arms; a study needs title, pretrain, arms and evaluations"),
+        ({"arm": {}}, "'arm' is not a part of a study; did you mean 'arms'?"),
+        ({"arms": [1]}, r"arms is \[1\]; a mapping of names to values is needed"),
+        ({"arms": {"A": 3}}, "arm 'A' is 3; a mapping of names to values is needed"),
+        ({"arms": {3: {}}}, "arms has the key 3, which is no text"),
+        ({"arms": {"A": {"channels": 4}}}, "arm 'A' has channels 4"),
+        ({"arms": {"A": {"components": 5}}}, "arm 'A': components is no mapping"),
+        ({"arms": {"A": {"crops": {5: 1}}}}, "arm 'A': 5 is not a setting of crops"),
+        ({"settings": 5}, "settings is 5; a mapping"),
+        ({"settings": [1]}, r"settings is \[1\]; a mapping"),
+        ({"arms": {"A": {"objective": "sefpatch"}}}, "arm 'A': .*sefpatch"),
+        ({"arms": {"A": {"epocs": 3}}}, "arm 'A': 'epocs' is not .*did you mean 'epochs'"),
+        ({"arms": {"A": {"objective": "none", "selfpatch": {"k": 2}}}}, "arm 'A': nothing reads .*'selfpatch'"),
+        ({"arms": {"A": {"seed": 3}}}, "arm 'A' sets seed, which is the study's to set"),
+        ({"arms": {"A b": {}, "a-B": {}}}, "the arm 'A b' needs a name that differs"),
+        ({"arms": {"A": {"equal_time": "B"}}}, "arm 'A' has equal_time 'B', which is no arm with epochs"),
+        ({"reference": "MoBY"}, "reference is 'MoBY', which is no arm; use one of: DINO, DINO"),
+        ({"seeds": [1, 1]}, r"seeds is \[1, 1\]; name each once"),
+        ({"seeds": [-1]}, r"seeds is \[-1\]; name each once, from 0 up"),
+        ({"seeds": 3}, "seeds is 3; a list of values is needed"),
+        ({"floors": ["raw"]}, "the floor 'raw' is unknown or there twice; use untrained, baseline:"),
+        ({"floors": ["baseline:mean-colour:0"]}, "the floor 'baseline:mean-colour:0' is unknown"),
+        ({"floors": ["baseline:mean-colour:../.."]}, "is unknown"),
+        ({"floors": ["untrained", "untrained"]}, "the floor 'untrained' is unknown or there twice"),
+        ({"floors": 5}, "floors is 5; a list of values is needed"),
+        ({"pretrain": "phots"}, "pretrain: there is no .*phots; say with --data"),
+        ({"evaluations": [{"davis": {"data": "davis"}}]}, "evaluations, entry 1: give columns"),
+        (
+            {"evaluations": [{"davis": {"data": "davis", "size": 3}, "columns": {"J": "J"}}]},
+            "davis has no setting 'size'",
+        ),
+        ({"evaluations": [{"davis": {"data": "away"}, "columns": {"J": "J"}}]}, "entry 1: there is no .*away"),
+        ({"evaluations": 2 * PLAN["evaluations"]}, "the column 'J&F' is no text or there twice"),
+        ({"evaluations": [{"davis": {"data": "davis"}, "columns": {"J": None}}]}, "the column None is no text"),
+        ({"settings": {**PLAN["settings"], "checkpoint": {}}}, "over_time measures checkpoints that are kept"),
+        ({"extends": "tiny.yaml"}, "extends itself"),
+        ({"extends": "none.yaml"}, r"cannot read the study .*none.yaml \(No such file"),
+        ({"sizes": {"cpu": 3}}, "size 'cpu' is 3; a mapping of names to values is needed"),
+        ({"sizes": [1]}, r"sizes is \[1\]; a mapping"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        read_study(write_study(tmp_path, **changes), tmp_path, "cpu" if "sizes" in changes else None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arms", "floors"),
+    [
+        ({"untrained": {}}, ["untrained"]),
+        ({"mean colour, 4 x 4 pixels": {}}, ["baseline:mean-colour:4"]),
+        ({"untrained A": {"backbone": {"depth": 1}}, "A": {}}, ["untrained"]),
+    ],
+)
+def test_an_arm_is_not_taken_for_a_floor(tmp_path: Path, arms: dict[str, Any], floors: list[str]) -> None:
+    study = read_study(write_study(tmp_path, arms=arms, floors=floors), tmp_path)
+    with pytest.raises(ValueError, match="an arm and a floor are both called"):
+        jobs_of(study, {})
+
+
+def test_a_part_that_is_no_text(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    path.write_text(path.read_text() + "5: 1\n")
+    with pytest.raises(ValueError, match="'5' is not a part of a study"):
+        read_study(path, tmp_path)
+
+
+def test_a_size_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no size 'gpu'; use one of: cpu"):
+        read_study(write_study(tmp_path, sizes={"cpu": {}}), tmp_path, "gpu")
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("size", ["test", "cpu", "gpu"])
+def test_every_study_of_ours_reads(path: Path, size: str, data_dir: Path) -> None:
+    if path.stem != "common":
+        study = read_study(path, data_dir, size)
+        assert {"untrained", "baseline:raw-patch:8", "baseline:mean-colour:8"} <= set(study.floors)
+        assert study.question

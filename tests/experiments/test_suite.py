@@ -1,0 +1,230 @@
+"""Suites: what a file may say, what is run and what is not run again, failures, and the reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from selfpatch.cli.options import EVALUATIONS
+from selfpatch.evaluation.baselines import MeanColour
+from selfpatch.evaluation.result import Provenance, Result, network_sha256
+from selfpatch.evaluation.video_segmentation import evaluate as davis
+from selfpatch.experiments.suite import identity, read_suite, run_suite
+from selfpatch.experiments.suite_report import Entry, Outcome
+from selfpatch.training import factory as build
+from tests.helpers.command_line import write_davis
+
+WEIGHTS = {"sha256": "abc", "side": "teacher"}
+
+
+class Runner:
+    """Stands for the evaluations: notes what it is asked to run, and raises what it is told to."""
+
+    def __init__(self, **errors: Exception) -> None:
+        self.ran: list[str] = []
+        self.errors = errors
+
+    def __call__(self, name: str, data: str, out: Path, settings: Mapping[str, Any]) -> Result:
+        self.ran.append(out.name)
+        if name in self.errors:
+            raise self.errors[name]
+        (out / "strip.png").write_bytes(b"not looked into")
+        rows = [{"kind": "a|b", "score": 0.25}, {"kind": "c", "score": 0.75}]
+        return Result(name, {"score": 0.5}, rows, dict(settings), Provenance("w", "abc"), pictures=["strip.png"],
+                      costs={"seconds": 1.5})  # fmt: skip
+
+
+def suite(tmp_path: Path, text: str) -> list[Entry]:
+    (tmp_path / "suite.yaml").write_text(text)
+    return read_suite(tmp_path / "suite.yaml")
+
+
+def run(entries: list[Entry], runner: Runner, out: Path, weights: dict | None = WEIGHTS) -> list[Outcome]:
+    return list(run_suite(entries, runner, out, weights=weights))
+
+
+TWO = """
+- davis: {data: DAVIS, resolution: 240, sequences: [dog, cow], std: encoder}
+- knn:
+    data: pets
+    ks: [1, 2]
+    temperature: 1e-2
+"""
+
+
+def test_a_file(tmp_path: Path) -> None:
+    """Values are converted as the arguments take them; what is not given is at its default."""
+    first, second = suite(tmp_path, TWO)
+    assert (first.folder, second.folder) == ("1-davis", "2-knn")
+    assert (first.evaluation, first.data, second.data) == ("davis", "DAVIS", "pets")
+    assert first.settings.items() >= {
+        ("resolution", 240), ("sequences", ("dog", "cow")), ("std", "encoder"), ("radius", 12), ("year", None)
+    }  # fmt: skip
+    assert second.settings["ks"] == (1, 2)
+    assert second.settings["temperature"] == 0.01
+    assert not {"out", "weights", "progress", "encoder", "data"} & {*first.settings, *second.settings}
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_every_evaluation_can_be_listed(tmp_path: Path, name: str) -> None:
+    (entry,) = suite(tmp_path, f"- {name}: {{data: d}}")
+    assert (entry.evaluation, entry.data) == (name, "d")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- flight: {data: d}", r"entry 1 of .*suite.yaml: there is no evaluation 'flight'; use one of: .*davis"),
+        (
+            "- knn: {data: d}\n- davis: {data: d, colour: 1}",
+            "entry 2 of .*: davis has no setting 'colour'; it has: res",
+        ),
+        ("- davis: {data: d, out: there}", "davis has no setting 'out'"),
+        ("- davis: {data: d, weights: other}", "davis has no setting 'weights'"),
+        ("- davis: {data: d, results: there}", "davis has no setting 'results'"),
+        ("- davis: {resolution: 240}", "davis needs data, the path of its data set"),
+        ("- davis: {data: [d]}", "davis needs data"),
+        ("- davis: {data: d, resolution: high}", r"davis.resolution is 'high'; a value of type int"),
+        ("- davis: {data: d, sequences: dog}", r"davis.sequences is 'dog'; a list of values"),
+        ("- davis: {data: d, std: mine}", r"davis.std is 'mine'; use one of: released, encoder"),
+        ("- davis: {data: d, year: 2020}", r"davis.year is 2020; use one of: 2016, 2017"),
+        ("- davis", "entry 1 of .* is 'davis'; one evaluation with its settings is needed"),
+        ("- davis:", "one evaluation with its settings is needed"),
+        ("- {davis: {data: d}, knn: {data: d}}", "one evaluation with its settings is needed"),
+        ("davis: {data: d}", "holds no list of evaluations"),
+        ("", "holds no list of evaluations"),
+        ("- {", "is no YAML"),
+    ],
+)
+def test_files_that_are_no_suite(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        suite(tmp_path, text)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot read the suite .*none.yaml \(No such file"):
+        read_suite(tmp_path / "none.yaml")
+
+
+def test_a_suite_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    entries, out, runner = suite(tmp_path, TWO), tmp_path / "out", Runner()
+    first = next(iter(run_suite(entries, runner, out, weights=WEIGHTS)))
+    assert runner.ran == ["1-davis"]
+    assert "2-knn | not run yet" in (out / "report.md").read_text()
+    outcomes = run(entries, runner, out)
+    assert runner.ran == ["1-davis", "2-knn"]
+    assert [outcome.was_done for outcome in outcomes] == [True, False]
+    assert first.result is not None
+    assert outcomes[0].result == Result.load(out / "1-davis" / "result.json")
+    assert run(entries, runner, out)[1].was_done
+    assert len(runner.ran) == 2
+
+
+@pytest.mark.parametrize("file", ["entry.json", "result.json"])
+def test_what_was_cut_off_is_run_again(tmp_path: Path, file: str) -> None:
+    entries, out, runner = suite(tmp_path, TWO), tmp_path / "out", Runner()
+    run(entries, runner, out)
+    for spoil in (lambda path: path.write_text("{"), lambda path: path.unlink()):
+        spoil(out / "1-davis" / file)
+        assert not run(entries, runner, out)[0].was_done
+    assert runner.ran == ["1-davis", "2-knn", "1-davis", "1-davis"]
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "message"),
+    [
+        (TWO.replace("[1, 2]", "[1, 3]"), WEIGHTS, r"2-knn holds another result \(ks is \[1, 2\] there and \[1, 3\]"),
+        (TWO.replace("pets", "cars"), WEIGHTS, r"data is pets there and cars now\); name another folder with --out"),
+        (TWO, {"sha256": "def", "side": "teacher"}, r"weights.sha256 is abc there and def now"),
+        (TWO, {"sha256": "abc", "side": "student"}, r"weights.side is teacher there and student now"),
+        (TWO, {"source": "timm:x"}, r"weights.source is None there and timm:x now"),
+    ],
+)
+def test_no_result_is_overwritten(tmp_path: Path, text: str, weights: dict, message: str) -> None:
+    """Whatever entry it is, it is found before anything runs."""
+    runner = Runner()
+    run(suite(tmp_path, TWO), runner, tmp_path / "out")
+    with pytest.raises(ValueError, match=message):
+        run_suite([*suite(tmp_path, text)], runner, tmp_path / "out", weights=weights)
+    assert runner.ran == ["1-davis", "2-knn"]
+
+
+def test_a_network_that_cannot_be_told_from_others_is_measured_again(tmp_path: Path) -> None:
+    runner = Runner()
+    for _ in range(2):
+        run(suite(tmp_path, TWO), runner, tmp_path / "out", weights=None)
+    assert runner.ran == ["1-davis", "2-knn"] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ValueError("no DAVIS at d; give the folder"), "no DAVIS at d; give the folder"),
+        (FileNotFoundError(2, "No such file or directory", "d/x"), "No such file or directory: d/x"),
+        (RuntimeError("out of memory\nlong story"), r"RuntimeError: out of memory (all of it is in "),
+    ],
+)
+def test_after_a_failure_the_others_go_on(tmp_path: Path, error: Exception, sentence: str) -> None:
+    out, runner = tmp_path / "out", Runner(davis=error)
+    failed, other = run(suite(tmp_path, TWO), runner, out)
+    assert failed.result is None
+    assert failed.error is not None
+    assert failed.error.startswith(sentence)
+    assert other.result is not None
+    for report in ("report.md", "report.html"):
+        assert f"Failed: {sentence}" in (out / report).read_text()
+    assert (out / "1-davis" / "error.txt").exists() == isinstance(error, RuntimeError)
+    runner.errors = {}
+    assert [o.was_done for o in run(suite(tmp_path, TWO), runner, out)] == [False, True]
+
+
+def test_being_stopped_is_no_failure(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(suite(tmp_path, TWO), Runner(davis=KeyboardInterrupt()), tmp_path / "out")  # type: ignore[arg-type]
+
+
+def test_the_reports(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    entries = suite(tmp_path, TWO)
+    list(run_suite(entries, Runner(), out, weights=WEIGHTS, title="Of W"))
+    text = (out / "report.md").read_text()
+    for part in (
+        "# Of W", "| 1-davis | score | 0.5000 |", "## 2. knn on pets", "| kind | score |", r"| a\|b | 0.2500 |",
+        "resolution 240", "sha256 abc", "torch ", "seconds 1.5",
+        "![strip](<1-davis/strip.png>)",
+    ):  # fmt: skip
+        assert part in text, part
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "Of W" in page
+
+
+def test_davis_as_it_is_run(tmp_path: Path) -> None:
+    """The evaluation itself in place of the stand-in, alone and in a suite."""
+    tree = write_davis(tmp_path / "davis")
+
+    def evaluate(name: str, data: str, out: Path, settings: Mapping[str, Any]) -> Result:
+        return build.find(build.EVALUATIONS, name, "evaluation")(MeanColour(8), data, out=out, **settings)
+
+    entries = suite(tmp_path, f"- davis: {{data: {tree}, resolution: 48}}\n- davis: {{data: nowhere}}")
+    outcomes = list(run_suite(entries, evaluate, tmp_path / "out", weights=None))
+    alone = davis.evaluate(MeanColour(8), tree, resolution=48)
+    assert outcomes[0].result is not None
+    assert outcomes[0].result.metrics == alone.metrics
+    assert outcomes[1].error is not None
+    assert outcomes[1].error.startswith("no DAVIS at nowhere")
+    assert "![second](<1-davis/pictures/second.jpg>)" in (tmp_path / "out" / "report.md").read_text()
+    assert json.loads((tmp_path / "out/1-davis/entry.json").read_text())["settings"]["resolution"] == 48
+
+
+def test_what_tells_networks_apart() -> None:
+    network = nn.Linear(2, 2)
+    assert identity(network, Provenance("w", "abc"), {"side": "teacher"}) == {"sha256": "abc", "side": "teacher"}
+    assert identity(network, None, {}) == {"sha256": network_sha256(network)}
+    assert identity(MeanColour(8), Provenance("baseline:mean-colour:8"), {}) == {"source": "baseline:mean-colour:8"}
+    assert identity(MeanColour(8), None, {}) is None

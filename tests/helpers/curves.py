@@ -1,0 +1,89 @@
+"""The first losses of every combination, recorded: `python -m tests.helpers.curves` writes them anew."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from selfpatch.training.factory import make_clipping, make_optimizer, make_schedule
+from selfpatch.training.trainer import Pretrainer, training_step
+from tests.helpers.tiny import tiny_config, tiny_pretrainer, tiny_views
+
+FILE = Path(__file__).parents[1] / "golden" / "curves.json"
+METHODS = ("dino", "ibot", "moby", "moco_v3", "moco_v2", "swav", "densecl")
+OBJECTIVES = ("none", "selfpatch", "sere", "selfpatch+sere")
+MODELS = ("vit_tiny", "swin_tiny", "resnet50")
+STEPS, BATCH = 3, 4
+
+
+class Combination(NamedTuple):
+    method: str
+    objective: str
+    model: str
+
+    def __str__(self) -> str:
+        return " ".join(self)
+
+
+def combinations() -> Iterator[Combination]:
+    """All that have a meaning: a ResNet has no patches to mask."""
+    for method in METHODS:
+        for objective in OBJECTIVES:
+            for model in MODELS:
+                if (method, model) != ("ibot", "resnet50"):
+                    yield Combination(method, objective, model)
+
+
+class Training:
+    """Some steps of a tiny network, whose state can be taken and given back as a checkpoint's is."""
+
+    def __init__(self, combination: Combination) -> None:
+        optimizer = {"base_lr": 0.5, "warmup_epochs": 0, "freeze_last_layer_epochs": 0}
+        settings = {**combination._asdict(), "epochs": STEPS, "optimizer": optimizer}
+        config = tiny_config(**settings)
+        self.pretrainer: Pretrainer = tiny_pretrainer(**settings)
+        _settle(self.pretrainer)
+        self.optimizer = make_optimizer(config, self.pretrainer)
+        self._schedule, self._clipping = make_schedule(config, steps_per_epoch=1), make_clipping(config)
+        self._scale = 1 if combination.model == "vit_tiny" else 2
+
+    def step(self, step: int) -> dict[str, float]:
+        """Its losses by name."""
+        views = tiny_views(BATCH, seed=step, scale=self._scale)
+        hp = self._schedule(step)
+        outcome = training_step(self.pretrainer, [views], self.optimizer, hp, clipping=self._clipping)
+        assert outcome.taken
+        return {name: float(outcome.values[name]) for name in ("loss", *self.pretrainer.loss_weights)}
+
+
+@torch.no_grad()
+def _settle(pretrainer: Pretrainer) -> None:
+    """Weights and queues that no version of torch or timm draws otherwise."""
+    drawn = [(n, p) for n, p in pretrainer.named_parameters() if p.requires_grad]
+    drawn += [(n, b) for n, b in pretrainer.named_buffers() if n.endswith(".keys")]
+    for name, tensor in drawn:
+        uniform = np.random.default_rng(zlib.crc32(name.encode())).random(tuple(tensor.shape)) - 0.5
+        around = 1.0 if tensor.ndim == 1 and name.endswith("weight") else 0.0
+        tensor.copy_(around + 0.4 * torch.from_numpy(uniform))
+        if name.endswith(".keys"):
+            tensor.copy_(F.normalize(tensor, dim=1))
+    pretrainer.teacher.load_state_dict(pretrainer.student.state_dict())
+
+
+def losses(combination: Combination) -> list[dict[str, float]]:
+    training = Training(combination)
+    return [training.step(step) for step in range(STEPS)]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    recorded = {str(combination): losses(combination) for combination in combinations()}
+    rounded = {k: [{n: float(f"{v:.7g}") for n, v in row.items()} for row in rows] for k, rows in recorded.items()}
+    FILE.write_text(json.dumps(rounded, indent=1) + "\n")

@@ -1,0 +1,346 @@
+"""Tiny networks with random weights, and what the released file of each format would hold of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfpatch.models.backbones.base import Backbone
+from selfpatch.models.backbones.build import build_backbone
+from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape
+from selfpatch.models.branch import BranchEncoder
+
+VIT = ViTShape(embed_dim=128, depth=2, num_heads=2, patch_size=4, grid=3)
+SWIN = SwinShape(embed_dim=8, depths=(1, 2, 1), first_heads=2, window=2)
+RESNET = ResNetShape(depths=(1, 2, 1, 1), width=4)
+
+State = dict[str, Tensor]
+
+
+def random_backbone(shape: AnyShape, seed: int = 0) -> Backbone:
+    """In evaluation mode, every weight and statistic away from where it starts, so that each must be loaded."""
+    backbone = build_backbone(shape).eval()
+    generator = torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in backbone.state_dict().items():
+            if not name.endswith("num_batches_tracked"):
+                noise = torch.randn(tensor.shape, generator=generator)
+                tensor.add_(noise.abs() if name.endswith("running_var") else 0.1 * noise)
+    return backbone
+
+
+def trunk_state(backbone: Backbone) -> State:
+    return {name: tensor.clone() for name, tensor in backbone.trunk.state_dict().items()}
+
+
+def random_state(shape: AnyShape) -> State:
+    """Of another network than the one that is meant."""
+    return trunk_state(random_backbone(shape, seed=99))
+
+
+def prefixed(prefix: str, state: Mapping[str, Tensor]) -> State:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def numbers(*names: str) -> State:
+    """Tensors that nobody looks at."""
+    return {name: torch.ones(2, 3) for name in names}
+
+
+def assert_same_features(encoder: BranchEncoder, expected: Backbone) -> None:
+    side = 2 * expected.patch_size
+    images = torch.randn(2, 3, side, 2 * side, generator=torch.manual_seed(1))
+    own = BranchEncoder(expected, None)
+    torch.testing.assert_close(encoder.patches(images), own.patches(images), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(encoder.image(images), own.image(images), rtol=1e-5, atol=1e-6)
+
+
+def swin_as_released(state: Mapping[str, Tensor]) -> State:
+    """Swin's own names: patches are merged at the end of a stage, and tables are saved."""
+    renamed = {
+        re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", name): tensor
+        for name, tensor in state.items()
+    }
+    index, mask = "layers.0.blocks.0.attn.relative_position_index", "layers.1.blocks.1.attn_mask"
+    return {**renamed, **numbers(index, mask)}
+
+
+def dinov2_as_released(state: Mapping[str, Tensor], chunks: int = 1) -> State:
+    """DINOv2's names: a mask token, registers of another name, a position of the CLS token beside them, and blocks in
+    chunks."""
+    state = {re.sub(r"^blocks\.(\d+)\.", _chunked(chunks), name): tensor for name, tensor in state.items()}
+    state["mask_token"] = torch.ones(1, state["cls_token"].shape[-1])
+    if "reg_token" in state:
+        state["register_tokens"] = state.pop("reg_token")
+        position = torch.full_like(state["cls_token"], 0.25)
+        state["cls_token"] = state["cls_token"] - position
+        state["pos_embed"] = torch.cat([position, state["pos_embed"]], dim=1)
+    return state
+
+
+def _chunked(chunks: int) -> Callable[[re.Match[str]], str]:
+    return lambda m: f"blocks.{m[1]}." if chunks == 1 else f"blocks.{int(m[1]) % chunks}.{m[1]}."
+
+
+def swiglu_as_released(state: Mapping[str, Tensor]) -> State:
+    return {n.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): tensor for n, tensor in state.items()}
+
+
+def hugging_face(state: Mapping[str, Tensor]) -> State:
+    """As `ViTModel.save_pretrained` writes it."""
+    table = {
+        "cls_token": "embeddings.cls_token",
+        "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj": "embeddings.patch_embeddings.projection",
+        ".norm1": ".layernorm_before",
+        ".norm2": ".layernorm_after",
+        ".attn.proj": ".attention.output.dense",
+        ".mlp.fc1": ".intermediate.dense",
+        ".mlp.fc2": ".output.dense",
+        "blocks.": "encoder.layer.",
+    }
+    renamed: State = {}
+    for name, tensor in state.items():
+        name = "layernorm" + name.removeprefix("norm") if name.startswith("norm.") else name
+        for ours, theirs in table.items():
+            name = name.replace(ours, theirs)
+        if ".attn.qkv." in name:
+            for part, value in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                renamed[name.replace(".attn.qkv.", f".attention.attention.{part}.")] = value
+        else:
+            renamed[name] = tensor
+    return renamed
+
+
+IBOT_HEAD = {
+    **numbers("head.mlp.0.weight", "head.mlp.0.bias", "head.last_layer.weight_g", "head.last_layer.weight_v"),
+    **{f"head.last_layer2.weight_{x}": torch.ones(2, 3) for x in "gv"},
+}
+
+
+def without_counts(state: Mapping[str, Tensor]) -> State:
+    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
+FORMS: dict[str, tuple[AnyShape, Callable[[State], Any], list[str]]] = {
+    # name: (shape, the trunk's state under timm's names -> what the file holds, some names that are left out)
+    "ibot, both sides": (
+        VIT,
+        lambda t: {
+            "student": prefixed("module.", {**prefixed("backbone.", random_state(VIT)), **IBOT_HEAD}),
+            "teacher": {**prefixed("backbone.", t), **IBOT_HEAD},
+            "epoch": 3,
+        },
+        ["heads.image.mlp.0.weight", "heads.image.last_layer.weight_v", "head.last_layer2.weight_v"],
+    ),
+    "ibot, backbone alone": (
+        VIT,
+        lambda t: {"state_dict": {**t, "masked_embed": torch.ones(1, 128)}},
+        ["backbone.mask_token"],
+    ),
+    "ibot, swin": (
+        SWIN,
+        lambda t: {"state_dict": {**swin_as_released(t), "masked_embed": torch.ones(1, 8)}},
+        ["backbone.mask_token", "layers.0.blocks.0.attn.relative_position_index"],
+    ),
+    "moco v3, vit": (
+        VIT,
+        lambda t: {
+            "arch": "vit_small",
+            "state_dict": {
+                **prefixed("module.base_encoder.", random_state(VIT)),
+                **prefixed("module.momentum_encoder.", t),
+                **numbers("module.base_encoder.head.0.weight", "module.momentum_encoder.head.0.weight"),
+                **numbers("module.momentum_encoder.head.1.running_mean", "module.predictor.0.weight"),
+            },
+        },
+        [
+            "module.momentum_encoder.head.0.weight",
+            "module.momentum_encoder.head.1.running_mean",
+            "module.predictor.0.weight",
+        ],
+    ),
+    "moco v3, resnet": (
+        RESNET,
+        lambda t: {
+            "state_dict": {
+                **prefixed("module.base_encoder.", random_state(RESNET)),
+                **prefixed("module.momentum_encoder.", t),
+                **numbers("module.momentum_encoder.fc.0.weight", "module.predictor.0.weight"),
+            }
+        },
+        ["module.momentum_encoder.fc.0.weight", "module.predictor.0.weight"],
+    ),
+    "moby, swin": (
+        SWIN,
+        lambda t: {
+            "model": {
+                **prefixed("encoder.", swin_as_released(random_state(SWIN))),
+                **prefixed("encoder_k.", swin_as_released(t)),
+                **numbers("projector.linear_out.weight", "projector_k.linear_hidden.1.weight"),
+                **numbers("predictor.linear_out.bias", "queue1", "queue2", "queue_ptr"),
+            }
+        },
+        [
+            "encoder_k.layers.0.blocks.0.attn.relative_position_index",
+            "encoder_k.layers.1.blocks.1.attn_mask",
+            "projector.linear_out.weight",
+            "projector_k.linear_hidden.1.weight",
+            "predictor.linear_out.bias",
+            "queue1",
+            "queue2",
+            "queue_ptr",
+        ],
+    ),
+    "moby, deit": (
+        VIT,
+        lambda t: {
+            "model": {
+                **prefixed("encoder.", random_state(VIT)),
+                **prefixed("encoder_k.", t),
+                **numbers("projector_k.linear_out.weight", "queue_ptr"),
+            }
+        },
+        ["projector_k.linear_out.weight", "queue_ptr"],
+    ),
+    "swin, supervised": (
+        SWIN,
+        lambda t: {"model": {**swin_as_released(t), **numbers("head.weight", "head.bias")}},
+        ["head.weight", "head.bias", "layers.1.blocks.1.attn_mask"],
+    ),
+    "swin, timm": (SWIN, lambda t: {**t, **numbers("head.fc.weight")}, ["head.fc.weight"]),
+    "moco v2": (
+        RESNET,
+        lambda t: {
+            "state_dict": {
+                **prefixed("module.encoder_q.", t),
+                **numbers("module.encoder_q.fc.0.weight", "module.encoder_q.fc.2.bias"),
+                **numbers("module.queue", "module.queue_ptr"),
+            }
+        },
+        [
+            "module.encoder_q.fc.0.weight",
+            "module.encoder_q.fc.2.bias",
+            "module.queue",
+            "module.queue_ptr",
+        ],
+    ),
+    "swav": (
+        RESNET,
+        lambda t: prefixed(
+            "module.",
+            {**t, **numbers("projection_head.0.weight", "projection_head.1.running_var", "prototypes.weight")},
+        ),
+        ["module.projection_head.0.weight", "module.projection_head.1.running_var", "module.prototypes.weight"],
+    ),
+    "densecl, backbone alone": (RESNET, lambda t: {"state_dict": without_counts(t), "author": "DenseCL"}, []),
+    "densecl, all of mmselfsup": (
+        RESNET,
+        lambda t: {
+            "meta": {"epoch": 200},
+            "state_dict": {
+                **prefixed("backbone.", random_state(RESNET)),
+                **prefixed("encoder_q.0.", random_state(RESNET)),
+                **prefixed("encoder_k.0.", t),
+                **numbers("queue", "queue_ptr", "queue2", "queue2_ptr", "neck.mlp.0.weight"),
+                **numbers("encoder_q.1.mlp.0.weight", "encoder_k.1.mlp2.2.bias"),
+            },
+        },
+        ["queue", "queue_ptr", "queue2", "queue2_ptr", "encoder_k.1.mlp2.2.bias"],
+    ),
+    "densecl, backbone and neck": (
+        RESNET,
+        lambda t: {"state_dict": {**prefixed("backbone.", t), **numbers("neck.mlp.0.weight", "queue")}},
+        ["neck.mlp.0.weight", "queue"],
+    ),
+    "resim": (
+        RESNET,
+        lambda t: {
+            "state_dict": {
+                **prefixed("module.encoder_q.", t),
+                **numbers("module.encoder_q.fpn_lateral5.weight", "module.encoder_q.fpn_output3.bias"),
+                **numbers("module.encoder_q.fc.0.weight", "module.queue"),
+            }
+        },
+        ["module.encoder_q.fpn_lateral5.weight", "module.encoder_q.fpn_output3.bias", "module.queue"],
+    ),
+    "detco": (RESNET, lambda t: {"state_dict": t}, []),
+    "torchvision": (RESNET, lambda t: {**t, **numbers("fc.weight", "fc.bias")}, ["fc.weight", "fc.bias"]),
+    "vissl": (
+        RESNET,
+        lambda t: {
+            "classy_state_dict": {"base_model": {"model": {"trunk": prefixed("_feature_blocks.", t), "heads": {}}}}
+        },
+        [],
+    ),
+    "leopart": (
+        VIT,
+        lambda t: {
+            "state_dict": {
+                **prefixed("model.", random_state(VIT)),
+                **prefixed("teacher.", t),
+                **numbers("model.prototypes.weight", "teacher.projection_head.0.weight", "teacher.prototypes.weight"),
+            }
+        },
+        ["teacher.projection_head.0.weight", "teacher.prototypes.weight"],
+    ),
+    "leopart, backbone alone": (
+        VIT,
+        lambda t: prefixed("model.", {**t, **numbers("projection_head.0.weight", "prototypes.weight")}),
+        ["model.projection_head.0.weight", "model.prototypes.weight"],
+    ),
+    "lightning": (
+        VIT,
+        lambda t: {"state_dict": {**prefixed("model.backbone.", t), **numbers("model.head.weight")}},
+        ["model.head.weight"],
+    ),
+    "dinov2": (replace(VIT, layer_scale=True), dinov2_as_released, ["backbone.mask_token"]),
+    "dinov2 with registers": (
+        replace(VIT, layer_scale=True, num_registers=4, position_embedding="size"),
+        dinov2_as_released,
+        ["backbone.mask_token"],
+    ),
+    "dinov2, gated": (
+        replace(VIT, layer_scale=True, mlp="swiglu"),
+        lambda t: swiglu_as_released(dinov2_as_released(t, chunks=2)),
+        ["backbone.mask_token"],
+    ),
+    "dinov2, while training": (
+        replace(VIT, layer_scale=True),
+        lambda t: {
+            "teacher": {
+                **prefixed("backbone.", dinov2_as_released(t, chunks=2)),
+                **numbers("dino_head.mlp.0.weight", "dino_head.last_layer.parametrizations.weight.original1"),
+                **numbers("ibot_head.mlp.0.weight"),
+            }
+        },
+        ["heads.image.mlp.0.weight", "heads.image.last_layer.weight_v", "ibot_head.mlp.0.weight"],
+    ),
+    "dinov2, all of training": (
+        replace(VIT, layer_scale=True, num_registers=2, position_embedding="size"),
+        lambda t: {
+            "model": {
+                **prefixed("teacher.backbone.", dinov2_as_released(t, chunks=2)),
+                **prefixed("student.backbone.", dinov2_as_released(t, chunks=2)),
+                **numbers("student.dino_head.mlp.0.weight", "teacher.dino_head.mlp.0.weight", "dino_loss.center"),
+            }
+        },
+        ["heads.image.mlp.0.weight", "dino_loss.center"],
+    ),
+    "vit, timm": (VIT, lambda t: {**t, **numbers("head.weight", "head.bias")}, ["head.weight", "head.bias"]),
+    "vit, timm, pooled": (
+        replace(VIT, class_token=False, final_norm=False),
+        lambda t: {**t, **numbers("fc_norm.weight", "head.weight")},
+        ["fc_norm.weight", "head.weight"],
+    ),
+    "hugging face": (
+        VIT,
+        lambda t: prefixed("vit.", {**hugging_face(t), **numbers("pooler.dense.weight")}),
+        ["vit.pooler.dense.weight"],
+    ),
+}

@@ -1,0 +1,150 @@
+"""The smallest pretrainer and batch that still have everything: two resolutions, a head for images, one for patches."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selfpatch.config.run import RunConfig
+from selfpatch.core.types import Hyperparameters, Views
+from selfpatch.training.factory import make_pretrainer
+from selfpatch.training.optim import parameter_groups
+from selfpatch.training.trainer import Pretrainer
+
+RUN: dict[str, Any] = {
+    "method": "dino",
+    "objective": "selfpatch",
+    "model": "vit_tiny",
+    "patch_size": 4,
+    "batch_size": 4,
+    "backbone": {"embed_dim": 16, "depth": 2, "num_heads": 2, "drop_path": 0.0},
+    "crops": {"global_size": 16, "local_size": 12, "num_local": 2},
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "vit_tiny": {},
+    "swin_tiny": {"backbone": {"embed_dim": 8, "depths": [1, 1], "num_heads": 1}},
+    "resnet50": {"backbone": {"embed_dim": 4, "depths": [1, 1]}},
+}
+"""What a model needs to be tiny; the latter two have one token for 8 x 8 pixels."""
+COMPONENTS: dict[str, dict[str, Any]] = {
+    "dino": {"num_prototypes": 24, "hidden": 16, "bottleneck": 8},
+    "ibot": {"num_prototypes": 24, "hidden": 16, "bottleneck": 8},
+    "moco_v3": {"projector_hidden": 16, "predictor_hidden": 16, "out_dim": 8},
+    "moby": {"hidden": 16, "out_dim": 8, "queue_size": 8},
+    "moco_v2": {"out_dim": 8, "queue_size": 8},
+    "swav": {"num_prototypes": 12, "hidden": 16, "out_dim": 8},
+    "densecl": {"out_dim": 8, "queue_size": 8},
+    "selfpatch": {"num_prototypes": 12, "hidden": 16, "bottleneck": 8},
+    "sere": {},
+}
+
+
+def tiny_config(**settings: Any) -> RunConfig:
+    """`settings` laid over the smallest ones of the method, the objectives and the model that they name."""
+    model = settings.get("model", RUN["model"])
+    base = RUN if model == "vit_tiny" else {**RUN, "patch_size": None, "backbone": {"drop_path": 0.0}}
+    crops = {} if model == "vit_tiny" else {"crops": {"global_size": 32, "local_size": 24}}
+    named = {name: settings[name] for name in ("method", "objective", "model") if name in settings}
+    config = RunConfig().override(base).override(crops).override(named).override(MODELS.get(model, {}))
+    return config.override({name: COMPONENTS[name] for name in config.used if name in COMPONENTS}).override(settings)
+
+
+def tiny_pretrainer(**settings: Any) -> Pretrainer:
+    """In training mode, its weights larger than at initialisation, so that losses and gradients are not nearly flat."""
+    pretrainer, _ = make_pretrainer(tiny_config(**settings))
+    generator = torch.manual_seed(7)
+    with torch.no_grad():
+        for parameter in pretrainer.student.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+        pretrainer.teacher.load_state_dict(pretrainer.student.state_dict())
+    return pretrainer.train()
+
+
+def tiny_views(batch: int, seed: int = 0, *, scale: int = 1) -> Views:
+    """Two global crops of 4 x 4 patches and two local ones of 3 x 3, masks, and boxes most of which overlap.
+
+    Args:
+        scale: 1 for patches of 4 pixels, 2 for 8.
+    """
+    generator = torch.manual_seed(seed)
+
+    def crops(views: int, size: int) -> Tensor:
+        return torch.randint(256, (views, batch, 3, size, size), generator=generator, dtype=torch.uint8)
+
+    global_crops, local_crops = crops(2, 16 * scale), crops(2, 12 * scale)
+    corners = torch.randint(30, (4, batch, 2), generator=generator)
+    sides = torch.randint(20, 60, (4, batch, 2), generator=generator)
+    flips = torch.randint(2, (4, batch, 1), generator=generator)
+    masks = torch.rand(2, batch, 4, 4, generator=generator) < 0.3
+    boxes = torch.cat([corners, sides, flips], -1).float()
+    return Views(global_crops, local_crops, boxes, torch.arange(batch), masks)
+
+
+def part_of(views: Views, images: slice) -> Views:
+    """The same views of some of the images."""
+    assert views.local_crops is not None
+    assert views.masks is not None
+    return Views(
+        views.global_crops[:, images],
+        views.local_crops[:, images],
+        views.boxes[:, images],
+        views.samples[images],
+        views.masks[:, images],
+    )
+
+
+def hyperparameters(step: int = 0, **values: Any) -> Hyperparameters:
+    defaults = {
+        "epoch": 0,
+        "lr": 0.1,
+        "weight_decay": 0.04,
+        "teacher_momentum": 0.9,
+        "teacher_temp": 0.07,
+        "teacher_patch_temp": 0.07,
+        "freeze_last_layer": False,
+        "freeze_backbone": False,
+    }
+    return Hyperparameters(step=step, **(defaults | values))
+
+
+@contextlib.contextmanager
+def not_finite(pretrainer: Pretrainer, micro_batch: int) -> Iterator[None]:
+    """While active, student and teacher see NaN in one micro-batch of a step, counted from 0."""
+    hooks = []
+    for branch in (pretrainer.student, pretrainer.teacher):
+        count = itertools.count()
+
+        def poison(_: nn.Module, inputs: tuple[Any, ...], count: Iterator[int] = count) -> Any:
+            return ([crops * float("nan") for crops in inputs[0]],) if next(count) == micro_batch else inputs
+
+        hooks.append(branch.register_forward_pre_hook(poison))
+    yield
+    for hook in hooks:
+        hook.remove()
+
+
+def plain_sgd(pretrainer: Pretrainer) -> torch.optim.SGD:
+    """For comparing two computations: AdamW would turn rounding of vanishing gradients into whole updates."""
+    return torch.optim.SGD(parameter_groups(pretrainer), lr=0.1)
+
+
+def snapshot(pretrainer: Pretrainer) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in pretrainer.state_dict().items()}
+
+
+def movement_error(begin: dict[str, Tensor], end: dict[str, Tensor], expected_end: dict[str, Tensor]) -> float:
+    """How far two trainings from the same weights part, relative to how far they went; the worst tensor counts."""
+    worst = 0.0
+    for name, expected in expected_end.items():
+        way = (expected - begin[name]).double().norm()
+        apart = (end[name] - expected).double().norm()
+        # The gradient of key biases, and of biases before a batch norm, is rounding alone: these go nowhere.
+        floor = 5e-3 * (1 + expected.double().norm())
+        worst = max(worst, float(apart / way.clamp(min=floor)))
+    return worst

@@ -1,0 +1,70 @@
+"""A study of seconds on made-up data, and jobs that stand for those of a study."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.helpers.command_line import write_davis, write_photos
+
+PLAN: dict[str, Any] = {
+    "title": "tiny",
+    "question": "Does it work?",
+    "pretrain": "photos",
+    "seeds": [0, 1],
+    "settings": {
+        "recipe": "samples",
+        "epochs": 4,
+        "patch_size": 4,
+        "batch_size": 4,
+        "precision": "fp32",
+        "backbone": {"embed_dim": 24, "depth": 2, "num_heads": 3},
+        "crops": {"global_size": 32, "local_size": 16},
+        "dino": {"num_prototypes": 64, "hidden": 32, "bottleneck": 16},
+        "selfpatch": {"num_prototypes": 32, "hidden": 32, "bottleneck": 16},
+        "loader": {"held_out": 2},
+        "watch": {"evaluate_every": 0, "picture_images": 0, "log_every": 1},
+        "checkpoint": {"every_steps": 3, "keep_every_epochs": 2},
+        "optimizer": {"warmup_epochs": 1},
+    },
+    "arms": {"DINO": {"objective": "none"}, "DINO + SelfPatch": {"objective": "selfpatch"}},
+    "floors": ["untrained", "baseline:mean-colour:4"],
+    "evaluations": [{"davis": {"data": "davis", "resolution": 48}, "columns": {"J&F-Mean": "J&F", "J-Mean": "J"}}],
+    "over_time": [
+        {"davis": {"data": "davis", "resolution": 48, "sequences": ["first"]}, "columns": {"J&F-Mean": "first J&F"}}
+    ],
+    "pictures": "photos",
+}
+
+
+def write_study(folder: Path, **changes: Any) -> Path:
+    """tiny.yaml, with `changes` in place of what PLAN says; None: without it. The data lie beside it."""
+    if not (folder / "photos").is_dir():
+        write_photos(folder / "photos", 22)
+        write_davis(folder / "davis")
+    plan = {key: value for key, value in {**PLAN, **changes}.items() if value is not None}
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(plan, sort_keys=False))
+    return path
+
+
+def execute(job: str, place: Path) -> list[str]:
+    """Does what the job's name says; a place is a folder to leave a mark in."""
+    word, _, rest = job.partition(" ")
+    (place / job).write_text(str(os.getpid()))
+    if word == "sleep":
+        time.sleep(float(rest))
+    elif word == "fail":
+        return [f"{rest} failed"]
+    elif word == "refuse":
+        raise ValueError("this cannot be")
+    elif word == "crash":
+        raise KeyError("a mistake\nof several lines")
+    elif word == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return []

@@ -1,0 +1,108 @@
+"""iBOT's losses against plain loops, and what its kinds of prototypes share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from selfpatch.core.types import Encoding, Tokens, Views
+from selfpatch.methods.image.ibot import IBOT
+from tests.helpers.tiny import hyperparameters
+
+D, B, G, L, GRID = 6, 3, 2, 1, 4
+SMALL: dict[str, Any] = {"num_prototypes": 10, "hidden": 8, "bottleneck": 5}
+
+
+def make(**settings: Any) -> tuple[IBOT, Encoding, Encoding, Views]:
+    """The method and both sides, with heads and tokens of their own."""
+    generator = torch.manual_seed(1)
+    method = IBOT(D, **{**SMALL, **settings})
+    sides = []
+    for views in (G + L, G):
+        patches = torch.randn(G * B, GRID, GRID, D, generator=generator)
+        sides.append(
+            Encoding(
+                torch.randn(views, B, D, generator=generator), (Tokens(None, patches, patches),), method.heads(), None
+            )
+        )
+    masks = torch.rand(G, B, GRID, GRID, generator=generator) < 0.4
+    masks[0, 1] = False
+    boxes = torch.zeros(G + L, B, 5)
+    views = Views(torch.zeros(G, B, 3, 8, 8), torch.zeros(L, B, 3, 4, 4), boxes, torch.arange(B), masks)
+    with torch.no_grad():
+        for center in (method.center, method.patch_center):
+            center.center.normal_(generator=generator)
+    return method, sides[0], sides[1], views
+
+
+def probabilities(logits: Tensor, center: Tensor, temp: float) -> Tensor:
+    return ((logits - center) / temp).softmax(-1)
+
+
+def test_the_masked_patches_are_averaged_image_by_image() -> None:
+    method, student, teacher, views = make()
+    hp = hyperparameters(teacher_temp=0.05, teacher_patch_temp=0.09)
+    loss = method(student, teacher, views, hp)["masked_patch"]
+    per_image = []
+    for v in range(G):
+        for b in range(B):
+            terms = []
+            for i in range(GRID * GRID):
+                y, x = divmod(i, GRID)
+                if views.masks[v, b, y, x]:
+                    seen, own = (
+                        side.heads["image"](side.grids[0].patches[v * B + b, y, x]).logits()
+                        for side in (teacher, student)
+                    )
+                    target = probabilities(seen, method.patch_center.center, 0.09)
+                    terms.append(-(target * (own / 0.1).log_softmax(-1)).sum())
+            per_image.append(torch.stack(terms).mean() if terms else torch.zeros(()))
+    torch.testing.assert_close(loss, torch.stack(per_image).mean())
+
+
+def test_image_tokens_learn_across_views() -> None:
+    method, student, teacher, views = make()
+    loss = method(student, teacher, views, hyperparameters(teacher_temp=0.05))["image"]
+    target = probabilities(teacher.heads["image"](teacher.image).logits(), method.center.center, 0.05)
+    predicted = (student.heads["image"](student.image).logits() / 0.1).log_softmax(-1)
+    pairs = [-(target[t] * predicted[s]).sum(-1).mean() for t in range(G) for s in range(G + L) if s != t]
+    torch.testing.assert_close(loss, torch.stack(pairs).mean())
+
+
+def test_centres_follow_image_tokens_and_all_patches() -> None:
+    method, student, teacher, views = make(center_momentum=0.8)
+    before = method.center.center.clone(), method.patch_center.center.clone()
+    method(student, teacher, views, hyperparameters())
+    for center, old, tokens in zip(
+        (method.center, method.patch_center), before, (teacher.image, teacher.grids[0].patches), strict=True
+    ):
+        center.commit()
+        mean = teacher.heads["image"](tokens).logits().flatten(0, -2).mean(0)
+        torch.testing.assert_close(center.center, 0.8 * old + 0.2 * mean)
+
+
+@pytest.mark.parametrize("kind", ["shared", "separate", "shared_by_teacher"])
+def test_whose_prototypes_patches_are_compared_with(kind: str) -> None:
+    method, student, teacher, views = make(prototypes=kind, norm_last_layer=False)
+    method(student, teacher, views, hyperparameters())["masked_patch"].backward()
+    image, own = student.heads["image"].last_layer.weight_v, method.patch_prototypes
+    assert (image.grad is not None) == (kind == "shared")
+    assert (own is not None) == (kind == "shared_by_teacher")
+    if own is not None:
+        assert own.last_layer.weight_v.grad is not None
+    if kind == "separate":
+        assert student.heads["masked_patch"].last_layer.weight_v.grad is not None
+    assert all(p.grad is None for head in teacher.heads.values() for p in head.parameters())
+
+
+def test_separate_patch_prototypes_may_be_of_another_number() -> None:
+    method, student, teacher, views = make(prototypes="separate", num_patch_prototypes=7)
+    assert method(student, teacher, views, hyperparameters())["masked_patch"].isfinite()
+    assert method.patch_center.center.shape == (7,)
+    with pytest.raises(ValueError, match=r"ibot.num_patch_prototypes is 7, but shared prototypes are 10; leave it out"):
+        IBOT(D, **SMALL, num_patch_prototypes=7)
+    with pytest.raises(ValueError, match=r"ibot.prototypes is 'some'; use 'shared', 'separate' or"):
+        IBOT(D, **SMALL, prototypes="some")

@@ -1,0 +1,241 @@
+"""Swin, ResNet and the plain ViT behind one face: maps, masks, layers, freezing, shapes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from selfpatch.models.backbones.build import build_backbone, build_timm, named_shape
+from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape, shape_from_dict
+from selfpatch.models.backbones.vit import ViT, sincos_positions
+
+VIT = ViTShape(embed_dim=8, depth=3, num_heads=2, patch_size=8, grid=4)
+SWIN = SwinShape(embed_dim=8, depths=(1, 2), first_heads=2, window=4)
+RESNET = ResNetShape(depths=(1, 1, 1, 1), width=4)
+FAMILIES = pytest.mark.parametrize("shape", [VIT, SWIN, RESNET], ids=["vit", "swin", "resnet"])
+MASKABLE = pytest.mark.parametrize("shape", [VIT, SWIN], ids=["vit", "swin"])
+
+
+def images(shape: AnyShape, h: int = 2, w: int = 3, batch: int = 2) -> torch.Tensor:
+    p = shape.patch_size
+    return torch.randn(batch, shape.in_channels, p * h, p * w, generator=torch.manual_seed(0))
+
+
+@FAMILIES
+def test_tokens_form_a_map_of_the_size_that_the_shape_says(shape: AnyShape) -> None:
+    backbone = build_backbone(shape)
+    tokens = backbone(images(shape))
+    assert tokens.patches.shape == tokens.raw_patches.shape == (2, 2, 3, shape.dim)
+    assert (tokens.image is None) == (shape.family != "vit")
+    assert (backbone.dim, backbone.patch_size, backbone.num_heads) == (shape.dim, shape.patch_size, shape.num_heads)
+
+
+@FAMILIES
+def test_a_shape_survives_a_file(shape: AnyShape) -> None:
+    assert shape_from_dict(json.loads(json.dumps(shape.to_dict()))) == shape
+
+
+def test_the_names_stand_for_the_published_sizes() -> None:
+    millions = {"swin_tiny": 27.5, "swin_small": 48.8, "resnet50": 23.5, "vit_small": 21.7, "vit_tiny": 5.5}
+    for name, expected in millions.items():
+        with torch.device("meta"):
+            backbone = build_backbone(named_shape(name))
+        assert sum(p.numel() for p in backbone.parameters()) / 1e6 == pytest.approx(expected, abs=0.06)
+
+
+def test_a_swin_gives_timms_own_features() -> None:
+    backbone = build_backbone(SWIN).eval()
+    x = images(SWIN, 4, 4)
+    torch.testing.assert_close(backbone(x).patches, backbone.trunk.forward_features(x))
+    below = build_backbone(SWIN.for_pool())
+    assert torch.equal(below(x).patches, below(x).raw_patches)
+    assert not any(name.startswith("trunk.norm") for name in below.state_dict())
+
+
+def test_a_resnet_gives_timms_own_features_in_evaluation() -> None:
+    backbone = build_backbone(RESNET)
+    x = images(RESNET)
+    for _ in range(3):  # running statistics that are not the first ones
+        backbone(x)
+        for part in backbone.modules():
+            if hasattr(part, "commit"):
+                part.commit()
+    theirs = build_timm_like(RESNET)
+    theirs.load_state_dict(backbone.trunk.state_dict())
+    torch.testing.assert_close(backbone.eval()(x).patches, theirs.eval().forward_features(x).movedim(1, -1))
+
+
+def build_timm_like(shape: ResNetShape) -> nn.Module:
+    from timm.models.resnet import Bottleneck, ResNet
+
+    return ResNet(Bottleneck, shape.depths, num_classes=0, channels=(4, 8, 16, 32))
+
+
+@MASKABLE
+def test_what_is_masked_is_not_seen(shape: AnyShape) -> None:
+    backbone = build_backbone(shape)
+    backbone.add_mask_token()
+    x = images(shape)
+    mask = torch.zeros(2, 2, 3, dtype=torch.bool)
+    mask[0, 1, 2] = mask[1, 0, 0] = True
+    other = x.clone()
+    p = shape.patch_size
+    other[0, :, p:, 2 * p :] = 9.0
+    other[1, :, :p, :p] = -9.0
+    assert torch.equal(backbone(x, mask).patches, backbone(other, mask).patches)
+    assert not torch.allclose(backbone(x).patches, backbone(other).patches)
+    assert torch.equal(backbone(x, torch.zeros_like(mask)).patches, backbone(x).patches)
+    backbone(x, mask).patches.square().sum().backward()
+    assert backbone.mask_token.grad.abs().sum() > 0
+
+
+@FAMILIES
+def test_layers_count_from_the_embedding_to_the_norm(shape: AnyShape) -> None:
+    backbone = build_backbone(shape)
+    layers = [backbone.layer_of(name) for name, _ in backbone.named_parameters()]
+    inside = range(backbone.num_layers + 1 + (shape.family != "resnet") * 1)
+    assert set(layers) == set(inside)
+    at = {name: backbone.layer_of(name) for name, _ in backbone.named_parameters()}
+    ordered = [layer for name, layer in at.items() if name != "norm.weight" and ("blocks" in name or "layer" in name)]
+    assert ordered == sorted(ordered)
+
+
+@FAMILIES
+def test_frozen_blocks_get_no_gradient_and_the_others_do(shape: AnyShape) -> None:
+    backbone = build_backbone(shape)
+    backbone.freeze_first(1)
+    backbone(images(shape)).patches.square().sum().backward()
+    for name, parameter in backbone.named_parameters():
+        frozen = backbone.layer_of(name) <= 1
+        assert parameter.requires_grad == (not frozen)
+        if frozen:
+            assert parameter.grad is None
+    with pytest.raises(ValueError, match=r"backbone.frozen_blocks is 9, but the network has \d blocks; use at most \d"):
+        backbone.freeze_first(9)
+
+
+def test_the_patch_projection_alone_may_be_frozen() -> None:
+    for shape in (VIT, SWIN):
+        backbone = build_backbone(shape)
+        backbone.freeze_embedding()
+        frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
+        assert frozen == {"trunk.patch_embed.proj.weight", "trunk.patch_embed.proj.bias"}
+    with pytest.raises(ValueError, match="freeze_patch_embed is for a ViT or a Swin; a resnet embeds no patches"):
+        build_backbone(RESNET).freeze_embedding()
+
+
+def test_sincos_positions_by_the_formula() -> None:
+    grid, dim = 3, 8
+    expected = torch.zeros(grid, grid, dim)
+    for y in range(grid):
+        for x in range(grid):
+            for i in range(dim // 4):
+                w = torch.tensor(10000.0 ** (-4 * i / dim))
+                for quarter, value in enumerate(((y * w).sin(), (y * w).cos(), (x * w).sin(), (x * w).cos())):
+                    expected[y, x, quarter * dim // 4 + i] = value
+    torch.testing.assert_close(sincos_positions(grid, dim).view(grid, grid, dim), expected)
+    with pytest.raises(ValueError, match="sin-cos positions need a width that 4 divides, not 6"):
+        sincos_positions(3, 6)
+
+
+def test_fixed_positions_are_not_trained_and_leave_the_class_token_alone() -> None:
+    backbone = build_backbone(VIT)
+    assert isinstance(backbone, ViT)
+    backbone.fix_positions()
+    assert not backbone.trunk.pos_embed.requires_grad
+    assert torch.equal(backbone.trunk.pos_embed[0, 0], torch.zeros(8))
+    assert torch.equal(backbone.trunk.pos_embed[0, 1:], sincos_positions(4, 8))
+
+
+def test_registers_are_no_patches() -> None:
+    from dataclasses import replace
+
+    for position_embedding in ("released", "size"):
+        shape = replace(VIT, num_registers=3, layer_scale=True, mlp="swiglu", position_embedding=position_embedding)
+        backbone = build_backbone(shape)
+        tokens = backbone(images(shape))
+        assert tokens.patches.shape == (2, 2, 3, 8)
+        assert backbone.trunk.pos_embed.shape == (1, 16, 8)
+        at_home = backbone(images(shape, 4, 4)).patches
+        torch.testing.assert_close(at_home.flatten(1, 2), backbone.trunk.forward_features(images(shape, 4, 4))[:, 4:])
+
+
+@pytest.mark.parametrize("name", ["swin_s3_tiny_224", "resnet26", "test_vit4"])
+def test_families_of_timm_by_name(name: str) -> None:
+    backbone = build_timm(name)
+    again = build_backbone(backbone.shape)
+    assert again.shape == backbone.shape
+    again.load_state_dict(backbone.state_dict())
+    x = images(backbone.shape, 1, 2, batch=1)
+    assert backbone.eval()(x).patches.shape == (1, 1, 2, backbone.dim)
+
+
+def test_batch_norms_of_a_resnet_take_in_a_step_when_it_is_finished() -> None:
+    backbone, x = build_backbone(RESNET), images(RESNET)
+    plain = build_timm_like(RESNET).train()
+    plain.load_state_dict(backbone.trunk.state_dict())
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    torch.testing.assert_close(backbone(x).patches, plain.forward_features(x).movedim(1, -1))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+    for part in backbone.modules():
+        if hasattr(part, "commit"):
+            part.commit()
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(backbone.state_dict()[f"trunk.{name}"], tensor)
+    assert not torch.equal(backbone.trunk.bn1.running_mean, before["trunk.bn1.running_mean"])
+
+
+def test_masks_are_laid_on_the_finer_map_of_a_swin() -> None:
+    backbone = build_backbone(SWIN)
+    backbone.add_mask_token()
+    with torch.no_grad():
+        backbone.mask_token.fill_(7.0)
+    mask = torch.tensor([[[True, False], [False, False]]])
+    embedded = torch.zeros(1, 4, 4, 8)
+    masked = backbone._mask(embedded, mask)
+    expected = F.pad(torch.full((1, 2, 2, 8), 7.0), (0, 0, 0, 2, 0, 2))
+    assert torch.equal(masked, expected)
+
+
+@FAMILIES
+def test_inner_maps_lead_to_the_last_one(shape: AnyShape) -> None:
+    backbone, x = build_backbone(shape).eval(), images(shape, 2, 4)
+    count = len(backbone.map_dims)
+    maps = backbone.maps(x, range(1, count + 1))
+    assert [m.shape[-1] for m in maps] == list(backbone.map_dims)
+    assert torch.equal(maps[-1], backbone(x).raw_patches)
+    assert torch.equal(backbone.maps(x, [1])[0], maps[0])
+    strides = [x.shape[-1] // m.shape[2] for m in maps]
+    assert strides == sorted(strides)
+    with pytest.raises(ValueError, match=rf"layer {count + 1} is asked for, but this {shape.family} has 1 to {count}"):
+        backbone.maps(x, [1, count + 1])
+
+
+def test_tokens_of_the_last_blocks_are_normed() -> None:
+    backbone, x = build_backbone(VIT).eval(), images(VIT)
+    tokens = backbone.last_tokens(x, 2)
+    whole = backbone(x)
+    assert torch.equal(tokens[-1].image, whole.image)
+    assert torch.equal(tokens[-1].patches, whole.patches)
+    inner = backbone.maps(x, [2])[0]
+    assert torch.equal(tokens[0].raw_patches, inner)
+    assert torch.equal(tokens[0].patches, backbone.trunk.norm(inner))
+    with pytest.raises(ValueError, match="the last 4 blocks are asked for; the network has 3"):
+        backbone.last_tokens(x, 4)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_facets_are_what_attention_works_with(number: int) -> None:
+    backbone, x = build_backbone(VIT).eval(), images(VIT)
+    attention = backbone.trunk.blocks[number - 1].attn
+    seen: list[torch.Tensor] = []
+    handle = attention.qkv.register_forward_hook(lambda _, __, out: seen.append(out))
+    backbone(x)
+    handle.remove()
+    expected = seen[0][:, 1:].unflatten(1, (2, 3)).chunk(3, -1)
+    for name, facet in zip(("query", "key", "value"), expected, strict=True):
+        assert torch.equal(backbone.facet(x, name, block=number - 1), facet)

@@ -1,0 +1,108 @@
+"""Prototype heads and centres."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from selfpatch.models.heads import Center, ClassAttentionPool, PrototypeHead
+from selfpatch.training.optim import parameter_groups
+
+
+def head(**options: bool) -> PrototypeHead:
+    torch.manual_seed(0)
+    return PrototypeHead(6, 10, hidden=8, bottleneck=4, **options)
+
+
+def test_bottleneck_and_prototypes_have_norm_one() -> None:
+    scores = head()(torch.randn(3, 5, 6))
+    torch.testing.assert_close(scores.bottleneck.norm(dim=-1), torch.ones(3, 5))
+    torch.testing.assert_close(scores.prototypes.norm(dim=-1), torch.ones(10))
+    assert scores.logits().shape == (3, 5, 10)
+    assert scores.logits().abs().max() <= 1 + 1e-6
+
+
+def test_logits_and_gradients_are_those_of_torchs_weight_norm() -> None:
+    ours, tokens = head(trainable_gain=True), torch.randn(7, 6)
+    with torch.no_grad():
+        ours.last_layer.weight_g.uniform_(0.5, 2.0)
+    theirs = weight_norm(nn.Linear(4, 10, bias=False), dim=0)
+    parts = theirs.parametrizations.weight
+    with torch.no_grad():
+        parts.original0.copy_(ours.last_layer.weight_g)
+        parts.original1.copy_(ours.last_layer.weight_v)
+    logits = ours(tokens).logits()
+    expected = theirs(F.normalize(ours.mlp(tokens), dim=-1))
+    torch.testing.assert_close(logits, expected)
+    upstream = torch.randn_like(logits)
+    gradients = torch.autograd.grad((logits * upstream).sum(), [ours.last_layer.weight_g, ours.last_layer.weight_v])
+    torch.testing.assert_close(
+        gradients, torch.autograd.grad((expected * upstream).sum(), [parts.original0, parts.original1])
+    )
+
+
+def test_the_gain_is_frozen_unless_asked_for() -> None:
+    frozen, trainable = head(), head(trainable_gain=True)
+    assert not frozen.last_layer.weight_g.requires_grad
+    assert trainable.last_layer.weight_g.requires_grad
+    assert torch.equal(frozen.last_layer.weight_g, torch.ones(10, 1))
+    (decayed, _) = parameter_groups(trainable)
+    assert any(p is trainable.last_layer.weight_g for p in decayed["params"])
+    assert not any(p is frozen.last_layer.weight_g for group in parameter_groups(frozen) for p in group["params"])
+
+
+def test_layers_of_the_mlp() -> None:
+    kinds = [type(part).__name__ for part in head().mlp]
+    assert kinds == ["Linear", "GELU", "Linear", "GELU", "Linear"]
+    kinds = [type(part).__name__ for part in head(norm=True).mlp]
+    assert kinds == ["Linear", "BatchNorm", "GELU", "Linear", "BatchNorm", "GELU", "Linear"]
+    assert [type(part).__name__ for part in PrototypeHead(6, 10, layers=1).mlp] == ["Linear"]
+
+
+def test_batch_norm_on_one_process_is_torchs() -> None:
+    ours = head(norm=True).mlp[1]
+    theirs = nn.BatchNorm1d(8)
+    x = torch.randn(4, 5, 8) * 3 + 1
+    torch.testing.assert_close(ours(x), theirs(x.flatten(0, 1)).view_as(x))
+    assert not dict(ours.named_buffers()), "there is nothing that a step which fails could spoil"
+
+
+def test_center_is_a_moving_average() -> None:
+    center = Center(2, momentum=0.9)
+    center.observe(torch.tensor([1.0, -2.0]))
+    assert torch.equal(center.center, torch.zeros(2)), "a centre moves at the end of a step, not within"
+    center.commit()
+    torch.testing.assert_close(center.center, torch.tensor([0.1, -0.2]))
+    center.commit()  # nothing was observed since
+    torch.testing.assert_close(center.center, torch.tensor([0.1, -0.2]))
+    center.observe(torch.tensor([0.0, 1.0]))
+    center.commit()
+    torch.testing.assert_close(center.center, torch.tensor([0.09, -0.08]))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_center_over_micro_batches_is_that_of_the_batch(parts: int) -> None:
+    logits = torch.randn(6, 5, generator=torch.manual_seed(0))
+    center = Center(5, momentum=0.8)
+    for chunk in logits.chunk(parts):
+        center.observe(chunk.mean(0))
+    center.commit()
+    torch.testing.assert_close(center.center, 0.2 * logits.mean(0))
+
+
+def test_a_discarded_step_leaves_no_trace_in_the_center() -> None:
+    center = Center(2)
+    center.observe(torch.tensor([float("nan"), 1.0]))
+    center.discard()
+    center.commit()
+    assert torch.equal(center.center, torch.zeros(2))
+
+
+def test_the_query_of_the_pool_is_decayed_as_released() -> None:
+    pool = ClassAttentionPool(8, 2)
+    decayed, kept = parameter_groups(pool)
+    assert any(p is pool.query for p in decayed["params"])
+    assert all(p.ndim == 1 for p in kept["params"])

@@ -1,0 +1,206 @@
+"""LOST, TokenCut and attention boxes on patch grids: released numbers, SciPy, loops, an object that can be seen."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from selfpatch.ops import discovery
+from selfpatch.ops.discovery import (
+    attended,
+    lost,
+    lost_reference,
+    normalised_cut,
+    normalised_cut_reference,
+    pixel_box,
+    tokencut,
+)
+from tests.helpers.largest_tensor import LargestTensor
+
+
+def smooth_features(seed: int, grid: tuple[int, int] = (9, 11), dim: int = 6) -> Tensor:
+    """Random, but alike in neighbouring patches."""
+    coarse = torch.randn(1, dim, 4, 4, generator=torch.manual_seed(seed))
+    return F.interpolate(coarse, grid, mode="bilinear")[0].movedim(0, -1)
+
+
+def object_on_ground(grid: tuple[int, int] = (12, 16), noise: float = 0.05) -> tuple[Tensor, Tensor]:
+    """Features [h, w, D] with a block that differs from the rest, and its mask."""
+    mask = torch.zeros(grid, dtype=torch.bool)
+    mask[3:8, 5:11] = True
+    thing, ground = torch.eye(8)[0], -0.3 * torch.eye(8)[0] + torch.eye(8)[1]
+    features = torch.where(mask[..., None], thing, ground)
+    return features + noise * torch.randn(features.shape, generator=torch.manual_seed(0)), mask
+
+
+def component_by_walking(mask: np.ndarray, start: tuple[int, int]) -> set[tuple[int, int]]:
+    seen, todo = {start}, deque([start])
+    while todo:
+        y, x = todo.popleft()
+        for near in ((y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)):
+            inside = 0 <= near[0] < mask.shape[0] and 0 <= near[1] < mask.shape[1]
+            if inside and mask[near] and near not in seen:
+                seen.add(near)
+                todo.append(near)
+    return seen
+
+
+def test_released_boxes_of_lost(golden_dir: Path) -> None:
+    expected = json.loads((golden_dir / "pieces" / "expected.json").read_text())["lost"]
+    tensors = load_file(golden_dir / "pieces" / "tensors.safetensors")
+    for number, (*box, seed) in enumerate(expected["boxes_xyxy_and_seed"]):
+        features = tensors[f"lost.features{number}"].unflatten(0, expected["grid"])
+        for method in (lost, lost_reference):
+            found = method(features, num_patches=expected["k_patches"])
+            assert found.seed == seed
+            assert list(pixel_box(found.mask, (16, 16), expected["image_size"])) == box
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("num_patches", [1, 20, 1000])
+def test_lost_in_parts_equals_all_products_at_once(
+    monkeypatch: pytest.MonkeyPatch, seed: int, num_patches: int
+) -> None:
+    features = smooth_features(seed)
+    reference = lost_reference(features, num_patches=num_patches)
+    monkeypatch.setattr(discovery, "MAX_PRODUCTS", 500)  # 5 rows at a time
+    found = lost(features, num_patches=num_patches)
+    assert found.seed == reference.seed
+    assert torch.equal(found.mask, reference.mask)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_object_is_the_seeds_four_connected_part(seed: int) -> None:
+    features = smooth_features(seed)
+    found = lost(features, num_patches=15)
+    flat = features.flatten(0, 1)
+    products = (flat @ flat.T).numpy()
+    lowest = np.argsort((products > 0).sum(1), kind="stable")[:15]
+    similar = [i for i in lowest if products[lowest[0], i] > 0]
+    positive = products[similar].sum(0).reshape(9, 11) > 0
+    walked = component_by_walking(positive, divmod(int(lowest[0]), 11))
+    assert {tuple(place) for place in found.mask.nonzero().tolist()} == walked
+
+
+def test_both_methods_find_an_object_that_can_be_seen() -> None:
+    features, mask = object_on_ground()
+    for found in (lost(features), tokencut(features)):
+        assert mask.flatten()[found.seed]
+        assert torch.equal(found.mask, mask)
+        assert pixel_box(found.mask, (8, 8), (96, 128)) == (40, 24, 88, 64)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_normalised_cut_equals_the_generalised_eigenvector_of_scipy(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Numbers above MAX_PRODUCTS go through the products part by part."""
+    monkeypatch.setattr(discovery, "MAX_PRODUCTS", 500 if seed % 2 else 2**25)
+    features = smooth_features(seed).flatten(0, 1)
+    unit = (features / features.norm(dim=1, keepdim=True)).numpy()
+    weights = np.where(unit @ unit.T > 0.2, 1.0, 1e-5)
+    degree = np.diag(weights.sum(1))
+    values, vectors = scipy.linalg.eigh(degree - weights, degree, subset_by_index=[1, 2])
+    assert values[1] - values[0] > 1e-3, "two cuts are as good as each other; take another seed"
+    expected = vectors[:, 0] / np.linalg.norm(vectors[:, 0])
+    for method in (normalised_cut, normalised_cut_reference):
+        own = method(torch.from_numpy(features.numpy()), tau=0.2).numpy()
+        own = own / np.linalg.norm(own)
+        own = own * np.sign(own @ expected)
+        np.testing.assert_allclose(own, expected, atol=1e-6)
+        assert ((own > own.mean()) == (expected > expected.mean())).all()
+
+
+def test_lanczos_alone_finds_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ever falling back on the whole decomposition; and that is what decides where it does not settle."""
+    features = smooth_features(3).flatten(0, 1)
+    reference = normalised_cut_reference(features)
+    monkeypatch.setattr(discovery, "normalised_cut_reference", lambda *_, **__: torch.zeros(1))
+    cut = normalised_cut(features)
+    assert cut.shape == reference.shape
+    monkeypatch.setattr(discovery, "LANCZOS_STEPS", 2)
+    assert normalised_cut(features).shape == (1,)
+
+
+def test_products_that_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 99 patches: LOST never holds more than the features, TokenCut its pairs as bytes and no matrix of float64, not
+    even where its iterations do not settle."""
+    monkeypatch.setattr(discovery, "MAX_PRODUCTS", 500)
+    features = smooth_features(0)
+    with LargestTensor() as largest:
+        lost(features, num_patches=1000)
+    assert largest.elements == features.numel()
+    for steps in (400, 2):
+        monkeypatch.setattr(discovery, "LANCZOS_STEPS", steps)
+        with LargestTensor() as largest:
+            cut = normalised_cut(features.flatten(0, 1))
+        assert 99 * 99 <= largest.bytes < 99 * 99 * 8
+        assert torch.isfinite(cut).all()
+
+
+def test_tokencut_takes_the_side_of_the_largest_entry() -> None:
+    for seed in range(6):
+        features = smooth_features(seed)
+        vector = normalised_cut_reference(features.flatten(0, 1))
+        strongest = int(vector.abs().argmax())
+        side = (vector > vector.mean()) == (vector[strongest] > vector.mean())
+        walked = component_by_walking(side.view(9, 11).numpy(), divmod(strongest, 11))
+        found = tokencut(features)
+        assert found.seed == strongest
+        assert {tuple(place) for place in found.mask.nonzero().tolist()} == walked
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 2), (2, 1), (1, 40)])
+def test_the_smallest_grids(grid: tuple[int, int]) -> None:
+    features = torch.randn(*grid, 4, generator=torch.manual_seed(0))
+    for found in (lost(features), tokencut(features), attended(features[..., 0].abs())):
+        assert found.mask.shape == grid
+        assert found.mask.flatten()[found.seed]
+
+
+def test_patches_without_features() -> None:
+    """A patch of zeros has no positive product, not even with itself: it stands alone."""
+    found = lost(torch.zeros(3, 4, 5))
+    assert found.mask.sum() == 1
+    assert torch.isfinite(normalised_cut(torch.zeros(12, 5))).all()
+
+
+def test_attention_keeps_its_mass_and_the_largest_part() -> None:
+    attention = torch.tensor(
+        [
+            [8.0, 0.1, 0.1, 0.1],
+            [0.1, 0.1, 3.0, 3.0],
+            [0.1, 0.1, 3.0, 0.2],
+        ]
+    )
+    found = attended(attention, mass=0.9)
+    assert found.mask.int().tolist() == [[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 0]]
+    assert found.seed == 6
+    assert attended(attention, mass=0.3).mask.nonzero().tolist() == [[0, 0]]
+    assert attended(attention, mass=1.0).mask.all()
+
+
+def test_attention_keeps_the_patch_that_crosses_the_mass() -> None:
+    """0.1 + 0.2 < 0.4 < 0.1 + 0.2 + 0.3: the third goes over the line and stays."""
+    found = attended(torch.tensor([[0.1, 0.2, 0.3, 0.4]]), mass=0.6)
+    assert found.mask.tolist() == [[False, False, True, True]]
+
+
+def test_boxes_are_cut_at_the_image_before_padding() -> None:
+    mask = torch.zeros(3, 4, dtype=torch.bool)
+    mask[1:, 2:] = True
+    assert pixel_box(mask, (16, 16), (45, 50)) == (32, 16, 50, 45)
+
+
+def test_words_for_what_cannot_be() -> None:
+    with pytest.raises(ValueError, match="num_patches is 0; use 1 or more"):
+        lost(torch.randn(2, 2, 3), num_patches=0)
+    with pytest.raises(ValueError, match=r"mass is 0.0; use more than 0"):
+        attended(torch.rand(2, 2), mass=0.0)

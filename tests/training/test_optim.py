@@ -1,0 +1,196 @@
+"""Schedules, parameter groups and clipping against the golden trajectories, plain loops and torch's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from selfpatch.training.optim import Schedule, clip_gradients, make_optimizer, parameter_groups, set_hyperparameters
+from tests.helpers.tiny import hyperparameters, tiny_pretrainer
+
+
+def schedule_of(config: dict) -> Schedule:
+    names = ("epochs", "steps_per_epoch", "peak_lr", "min_lr", "warmup_epochs", "weight_decay", "weight_decay_end",
+             "teacher_momentum", "teacher_temp", "warmup_teacher_temp", "warmup_teacher_temp_epochs",
+             "freeze_last_layer_epochs")  # fmt: skip
+    return Schedule(**{name: config[name] for name in names})
+
+
+@pytest.mark.parametrize("bundle", ["dino", "selfpatch"])
+def test_schedule_of_the_golden_trajectories(golden_dir: Path, bundle: str) -> None:
+    record = json.loads((golden_dir / "mini" / bundle / "trajectory.json").read_text())
+    schedule = schedule_of(record["config"])
+    assert schedule.total_steps >= len(record["steps"]) > 0
+    for expected in record["steps"]:
+        hp = schedule(expected["step"])
+        for name in ("epoch", "lr", "weight_decay", "teacher_momentum", "teacher_temp"):
+            assert getattr(hp, name) == pytest.approx(expected[name], rel=1e-9), name
+
+
+def test_schedule_at_its_corners() -> None:
+    schedule = Schedule(epochs=5, steps_per_epoch=4, peak_lr=2.0, min_lr=0.5, warmup_epochs=1, warmup_teacher_temp=0.04,
+                        teacher_temp=0.07, warmup_teacher_temp_epochs=3, freeze_last_layer_epochs=2)  # fmt: skip
+    first, warm, peak, last = (schedule(step) for step in (0, 3, 4, 19))
+    assert (first.lr, warm.lr, peak.lr) == (0.0, 2.0, 2.0)  # the peak twice, as released
+    assert last.lr == pytest.approx(0.5 + 1.5 * (1 + np.cos(np.pi * 15 / 16)) / 2)
+    assert (first.weight_decay, first.teacher_momentum) == pytest.approx((0.04, 0.996))
+    assert last.teacher_momentum == pytest.approx(1 - 0.004 * (1 + np.cos(np.pi * 19 / 20)) / 2)
+    assert [schedule(4 * epoch).teacher_temp for epoch in range(5)] == pytest.approx([0.04, 0.055, 0.07, 0.07, 0.07])
+    assert [schedule(step).freeze_last_layer for step in (0, 7, 8, 19)] == [True, True, False, False]
+    assert [schedule(step).epoch for step in (0, 3, 4, 19)] == [0, 0, 1, 4]
+
+
+@given(epochs=st.integers(1, 8), steps=st.integers(1, 9), warmup=st.integers(0, 9), temp_warmup=st.integers(0, 9))
+def test_schedule_is_the_published_arrays(epochs: int, steps: int, warmup: int, temp_warmup: int) -> None:
+    total, warm = epochs * steps, min(warmup, epochs) * steps
+    schedule = Schedule(epochs=epochs, steps_per_epoch=steps, peak_lr=1.0, min_lr=0.1, warmup_epochs=warmup,
+                        warmup_teacher_temp=0.04, teacher_temp=0.07,
+                        warmup_teacher_temp_epochs=temp_warmup)  # fmt: skip
+
+    def cosine(start: float, end: float, n: int) -> np.ndarray:
+        return end + 0.5 * (start - end) * (1 + np.cos(np.pi * np.arange(n) / max(1, n)))
+
+    lr = np.concatenate(
+        [
+            np.linspace(0, 1.0, warmup * steps)[:warm] if warmup <= epochs else np.linspace(0, 1.0, warm),
+            cosine(1.0, 0.1, total - warm),
+        ]
+    )
+    temps = np.concatenate([np.linspace(0.04, 0.07, temp_warmup), np.full(epochs, 0.07)])
+    values = [schedule(step) for step in range(total)]
+    np.testing.assert_allclose([hp.lr for hp in values], lr, atol=1e-12)
+    np.testing.assert_allclose([hp.weight_decay for hp in values], cosine(0.04, 0.4, total))
+    np.testing.assert_allclose([hp.teacher_momentum for hp in values], cosine(0.996, 1.0, total))
+    np.testing.assert_allclose([hp.teacher_temp for hp in values], np.repeat(temps[:epochs], steps))
+
+
+def test_parts_of_an_epoch_count() -> None:
+    assert Schedule(epochs=0.5, steps_per_epoch=7, peak_lr=1.0).total_steps == 4
+    assert Schedule(epochs=0.01, steps_per_epoch=7, peak_lr=1.0).total_steps == 1
+
+
+def test_patch_temperature_follows_the_images_unless_it_has_its_own() -> None:
+    shared = Schedule(epochs=2, steps_per_epoch=1, peak_lr=1.0, teacher_temp=0.07, warmup_teacher_temp=0.05)
+    own = Schedule(epochs=2, steps_per_epoch=1, peak_lr=1.0, teacher_temp=0.07, teacher_patch_temp=0.03)
+    assert shared(0).teacher_patch_temp == 0.07
+    assert own(0).teacher_patch_temp == 0.03
+
+
+class Parts(nn.Module):
+    """One parameter of each kind that the rules tell apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.norm = nn.LayerNorm(3)
+        self.token = nn.Parameter(torch.randn(1, 1, 3))
+        self.pos_embed = nn.Parameter(torch.randn(1, 4, 3))
+        self.frozen = nn.Parameter(torch.randn(2, 2), requires_grad=False)
+        self.table = nn.Module()
+        self.table.bias = nn.Parameter(torch.randn(2, 2))  # a bias of two dimensions
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [
+        ("matrices", {"linear.bias", "norm.weight", "norm.bias", "table.bias"}),
+        ("matrices_but_positions", {"linear.bias", "norm.weight", "norm.bias", "table.bias", "pos_embed"}),
+        ("matrices_and_biases", {"norm.weight"}),
+    ],
+    ids=["DINO and SelfPatch", "MoBY", "SERE"],
+)
+def test_weight_decay_leaves_out_what_the_released_code_leaves_out(rule: str, kept: set[str]) -> None:
+    parts = Parts()
+    names = {id(p): name for name, p in parts.named_parameters()}
+    decayed_group, kept_group = parameter_groups(parts, weight_decay_on=rule)
+    assert {names[id(p)] for p in kept_group["params"]} == kept
+    assert {names[id(p)] for p in decayed_group["params"]} == set(names.values()) - kept - {"frozen"}
+
+
+def test_moco_decays_everything() -> None:
+    parts = Parts()
+    (group,) = parameter_groups(parts, weight_decay_on="all")
+    assert {id(p) for p in group["params"]} == {id(p) for p in parts.parameters() if p.requires_grad}
+
+
+def test_layers_may_learn_at_rates_of_their_own() -> None:
+    optimizer = make_optimizer(Parts(), lr_scale=lambda name: 0.5 if name.startswith("linear") else 1.0)
+    set_hyperparameters(optimizer, hyperparameters(lr=0.2, weight_decay=0.3))
+    found = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in optimizer.param_groups}
+    assert found == {(0.2, 0.3): 2, (0.2, 0.0): 3, (0.1, 0.3): 1, (0.1, 0.0): 1}
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_other_optimizers_take_a_step(name: str) -> None:
+    parts = Parts()
+    optimizer = make_optimizer(parts, name=name)
+    set_hyperparameters(optimizer, hyperparameters(lr=0.1, weight_decay=0.0))
+    before = parts.linear.weight.detach().clone()
+    parts.linear(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(parts.linear.weight, before)
+
+
+def test_a_teacher_that_moves_before_the_step_has_the_next_momentum() -> None:
+    after, before = (Schedule(2, 5, 1.0, teacher_momentum=0.9, teacher_moves=m) for m in ("after_step", "before_step"))
+    assert [before(t).teacher_momentum for t in range(9)] == [after(t + 1).teacher_momentum for t in range(9)]
+    constant = Schedule(2, 5, 1.0, teacher_momentum=0.9, teacher_momentum_end=0.9)
+    assert {constant(t).teacher_momentum for t in range(10)} == {0.9}
+
+
+def test_hyperparameters_reach_the_groups() -> None:
+    optimizer = make_optimizer(Parts())
+    set_hyperparameters(optimizer, hyperparameters(lr=0.3, weight_decay=0.2))
+    decayed, kept = optimizer.param_groups
+    assert (decayed["lr"], decayed["weight_decay"]) == (0.3, 0.2)
+    assert (kept["lr"], kept["weight_decay"]) == (0.3, 0.0)
+    assert (optimizer.defaults["betas"], optimizer.defaults["eps"]) == ((0.9, 0.999), 1e-8)
+
+
+def test_the_whole_pretrainer_is_optimised_but_for_the_teacher() -> None:
+    pretrainer = tiny_pretrainer()
+    optimised = {id(p) for group in make_optimizer(pretrainer).param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in pretrainer.student.parameters() if p.requires_grad}
+
+
+def parameters_with_gradients() -> list[nn.Parameter]:
+    generator = torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((3, 4), (5,), (2, 2), (1,), (2,))]
+    for parameter, size in zip(parameters, [0.1, 1.0, 10.0, 0.0], strict=False):  # the last has none
+        parameter.grad = size * torch.randn(parameter.shape, generator=generator)
+    return parameters
+
+
+@pytest.mark.parametrize("largest", [0.01, 1.0, 100.0])
+def test_clipping_each_tensor_equals_a_plain_loop(largest: float) -> None:
+    clipped, plain = parameters_with_gradients(), parameters_with_gradients()
+    clip_gradients(clipped, largest, "tensor")
+    for got, p in zip(clipped, plain, strict=True):
+        if p.grad is None:
+            assert got.grad is None
+            continue
+        scale = largest / (float(p.grad.norm()) + 1e-6)
+        torch.testing.assert_close(got.grad, p.grad * scale if scale < 1 else p.grad)
+
+
+@pytest.mark.parametrize("largest", [0.01, 1.0, 100.0])
+def test_clipping_all_together_is_torchs(largest: float) -> None:
+    clipped, plain = parameters_with_gradients(), parameters_with_gradients()
+    norm = clip_gradients(clipped, largest, "global")
+    torch.testing.assert_close(norm, nn.utils.clip_grad_norm_(plain, largest))
+    torch.testing.assert_close([p.grad for p in clipped[:-1]], [p.grad for p in plain[:-1]])
+
+
+@pytest.mark.parametrize("mode", ["tensor", "global"])
+def test_zero_clips_nothing_but_still_measures(mode: str) -> None:
+    parameters, plain = parameters_with_gradients(), parameters_with_gradients()
+    norm = clip_gradients(parameters, 0.0, mode)
+    torch.testing.assert_close(norm, torch.cat([p.grad.flatten() for p in plain[:-1]]).norm())
+    assert all(torch.equal(p.grad, q.grad) for p, q in zip(parameters[:-1], plain[:-1], strict=True))

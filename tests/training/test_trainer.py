@@ -1,0 +1,263 @@
+"""One step of the algorithm: what it changes, what it must not, and that micro-batches do not change the result."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from selfpatch.core.types import Views
+from selfpatch.training.optim import make_optimizer
+from selfpatch.training.trainer import Clipping, Pretrainer, StepOutcome, step_seed, training_step
+from tests.helpers.tiny import (
+    hyperparameters,
+    movement_error,
+    not_finite,
+    part_of,
+    plain_sgd,
+    snapshot,
+    tiny_pretrainer,
+    tiny_views,
+)
+
+NO_CLIPPING = Clipping(0.0, "tensor")
+CHOICES = [{"objective": "none"}, {"objective": "selfpatch"}, {"selfpatch": {"border": "clip", "aggregation": "mean"}}]
+
+
+def split(views: Views, parts: int) -> list[Views]:
+    size = views.batch_size // parts
+    return [part_of(views, slice(i * size, (i + 1) * size)) for i in range(parts)]
+
+
+def two_steps(parts: int, clipping: Clipping, settings: dict[str, Any]) -> tuple[Pretrainer, list[StepOutcome]]:
+    pretrainer = tiny_pretrainer(**settings)
+    optimizer = plain_sgd(pretrainer)
+    outcomes = [
+        training_step(
+            pretrainer, split(tiny_views(4, seed=step), parts), optimizer, hyperparameters(step), clipping=clipping
+        )
+        for step in range(2)
+    ]
+    return pretrainer, outcomes
+
+
+@pytest.mark.parametrize("settings", CHOICES, ids=["dino", "dino+selfpatch", "dino+selfpatch-clip-mean"])
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize(
+    "clipping", [NO_CLIPPING, Clipping(0.05, "tensor"), Clipping(0.2, "global")], ids=lambda c: f"{c.mode}-{c.largest}"
+)
+def test_micro_batches_give_the_result_of_the_whole_batch(
+    parts: int, clipping: Clipping, settings: dict[str, Any]
+) -> None:
+    begin = snapshot(tiny_pretrainer(**settings))
+    whole, expected = two_steps(1, clipping, settings)
+    accumulated, outcomes = two_steps(parts, clipping, settings)
+    for outcome, plain in zip(outcomes, expected, strict=True):
+        assert outcome.taken
+        assert outcome.values.keys() == plain.values.keys()
+        for name, value in plain.values.items():
+            torch.testing.assert_close(
+                outcome.values[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+            )
+    assert movement_error(begin, snapshot(accumulated), snapshot(whole)) < 1e-3  # measured: below 1e-4
+    for name, state in snapshot(whole).items():
+        if name.endswith("center"):
+            assert state.any()
+            torch.testing.assert_close(snapshot(accumulated)[name], state, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [0, 1], ids=["first", "last"])
+@pytest.mark.parametrize("settings", CHOICES[:2], ids=["dino", "dino+selfpatch"])
+def test_a_step_that_is_not_finite_changes_nothing(bad: int, settings: dict[str, Any]) -> None:
+    pretrainer = tiny_pretrainer(**settings)
+    optimizer = make_optimizer(pretrainer)
+    hp = hyperparameters(lr=1e-3)
+    assert training_step(pretrainer, split(tiny_views(4), 2), optimizer, hp, clipping=NO_CLIPPING).taken
+    begin, adam = snapshot(pretrainer), {k: v.clone() for k, v in adam_state(optimizer).items()}
+    with not_finite(pretrainer, micro_batch=bad):
+        outcome = training_step(
+            pretrainer, split(tiny_views(4, seed=1), 2), optimizer, hp, clipping=Clipping(3.0, "tensor")
+        )
+    assert not outcome.taken
+    assert not outcome.values["loss"].isfinite()
+    assert all(torch.equal(begin[name], tensor) for name, tensor in snapshot(pretrainer).items())
+    assert adam.keys() == adam_state(optimizer).keys()
+    assert all(torch.equal(adam[name], tensor) for name, tensor in adam_state(optimizer).items())
+    # The centres' notes of the failed step are forgotten too: the next step is as if it had never been.
+    twin = tiny_pretrainer(**settings)
+    twin.load_state_dict(begin)
+    for model, chosen in ((pretrainer, optimizer), (twin, clone_of(optimizer, twin))):
+        assert training_step(model, [tiny_views(4, seed=2)], chosen, hp, clipping=NO_CLIPPING).taken
+    assert all(torch.equal(snapshot(twin)[name], tensor) for name, tensor in snapshot(pretrainer).items())
+
+
+def adam_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {f"{i}.{k}": v for i, state in optimizer.state_dict()["state"].items() for k, v in state.items()}
+
+
+def clone_of(optimizer: torch.optim.Optimizer, pretrainer: Pretrainer) -> torch.optim.Optimizer:
+    clone = make_optimizer(pretrainer)
+    clone.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # loading alone would share the tensors
+    return clone
+
+
+def test_a_gradient_that_is_not_finite_stops_the_step_too() -> None:
+    pretrainer = tiny_pretrainer()
+    pretrainer.student.backbone.trunk.pos_embed.register_hook(lambda gradient: gradient * float("inf"))
+    begin = snapshot(pretrainer)
+    outcome = training_step(pretrainer, [tiny_views(2)], plain_sgd(pretrainer), hyperparameters(), clipping=NO_CLIPPING)
+    assert outcome.values["loss"].isfinite()
+    assert not outcome.taken
+    assert all(torch.equal(begin[name], tensor) for name, tensor in snapshot(pretrainer).items())
+
+
+def test_the_teacher_is_the_moving_average_of_the_student() -> None:
+    pretrainer = tiny_pretrainer()
+    optimizer = plain_sgd(pretrainer)
+    for step, momentum in enumerate([0.9, 0.5, 1.0]):
+        before = {name: p.clone() for name, p in pretrainer.teacher.named_parameters()}
+        hp = hyperparameters(step, teacher_momentum=momentum)
+        training_step(pretrainer, [tiny_views(2, seed=step)], optimizer, hp, clipping=NO_CLIPPING)
+        student = dict(pretrainer.student.named_parameters())
+        for name, teacher in pretrainer.teacher.named_parameters():
+            torch.testing.assert_close(teacher, momentum * before[name] + (1 - momentum) * student[name])
+    assert any(
+        not torch.equal(t, s)
+        for t, s in zip(pretrainer.teacher.parameters(), pretrainer.student.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("settings", CHOICES, ids=["dino", "dino+selfpatch", "dino+selfpatch-clip-mean"])
+def test_every_trainable_parameter_has_a_gradient_and_the_teacher_none(settings: dict[str, Any]) -> None:
+    pretrainer = tiny_pretrainer(**settings)
+    pretrainer(tiny_views(3), hyperparameters())["loss"].backward()
+    for name, parameter in pretrainer.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f"{name} has no gradient; DDP would wait for it for ever"
+            assert parameter.grad.any() or name.endswith("attn.k.bias"), f"the gradient of {name} is zero"
+    assert not any(p.requires_grad for p in pretrainer.teacher.parameters())
+    assert {p.requires_grad for p in pretrainer.student.parameters()} == {
+        True,
+        False,
+    }  # the gains of the prototypes are fixed
+
+
+def test_the_total_is_the_weighted_sum() -> None:
+    pretrainer = tiny_pretrainer(loss_weights={"patch": 0.3})
+    out = pretrainer(tiny_views(2), hyperparameters())
+    assert out.keys() == {"loss", "image", "patch"}
+    torch.testing.assert_close(out["loss"], out["image"] + 0.3 * out["patch"])
+    assert tiny_pretrainer().loss_weights == {"image": 1.0, "patch": 0.1}
+
+
+def test_the_patch_loss_weighs_each_view_the_same() -> None:
+    """A global crop has 16 patches here and a local one 9; swapping the counts would change the mean."""
+    pretrainer, views, hp = tiny_pretrainer(), tiny_views(2), hyperparameters()
+    objective = pretrainer.objectives["selfpatch"]
+    assert views.local_crops is not None
+    per_view = []
+    for crops in (*views.global_crops, *views.local_crops):
+        alone = Views(crops[None], None, torch.zeros(1, 2, 5), views.samples)
+        inputs = pretrainer._normalised(alone)
+        per_view.append(objective(pretrainer.student(inputs), pretrainer.teacher(inputs), alone, hp)["patch"])
+    expected = torch.stack(per_view).mean()
+    torch.testing.assert_close(pretrainer(views, hp)["patch"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_teacher_sees_local_crops_only_if_something_needs_them() -> None:
+    seen: list[int] = []
+    for objective in ("none", "selfpatch"):
+        pretrainer = tiny_pretrainer(objective=objective)
+        pretrainer.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+        pretrainer(tiny_views(2), hyperparameters())
+    assert seen == [1, 2]
+
+
+def test_a_frozen_last_layer_keeps_its_weights_and_no_adam_state() -> None:
+    pretrainer = tiny_pretrainer()
+    optimizer = make_optimizer(pretrainer)
+    hp = hyperparameters(lr=1e-2, weight_decay=0.4, freeze_last_layer=True)
+    last = {n: p for n, p in pretrainer.student.named_parameters() if n.endswith("last_layer.weight_v")}
+    assert sorted(last) == ["heads.image.last_layer.weight_v", "heads.patch.last_layer.weight_v"]
+    before = {name: p.clone() for name, p in last.items()}
+    training_step(pretrainer, [tiny_views(2)], optimizer, hp, clipping=NO_CLIPPING)
+    for name, parameter in last.items():
+        assert torch.equal(parameter, before[name])
+        assert parameter not in optimizer.state
+    training_step(pretrainer, [tiny_views(2)], optimizer, replace(hp, freeze_last_layer=False), clipping=NO_CLIPPING)
+    for name, parameter in last.items():
+        assert not torch.equal(parameter, before[name])
+        assert float(optimizer.state[parameter]["step"]) == 1
+
+
+def test_meters_come_only_when_asked_for_and_change_nothing() -> None:
+    watched, plain = tiny_pretrainer(), tiny_pretrainer()
+    with_meters = training_step(
+        watched, [tiny_views(2)], plain_sgd(watched), hyperparameters(), clipping=NO_CLIPPING, with_meters=True
+    )
+    without = training_step(plain, [tiny_views(2)], plain_sgd(plain), hyperparameters(), clipping=NO_CLIPPING)
+    meters = with_meters.values.keys() - without.values.keys()
+    assert meters >= {"effective_rank", "patch_rank", "entropy", "mean_entropy", "max_entropy"}
+    assert all(torch.equal(snapshot(plain)[name], tensor) for name, tensor in snapshot(watched).items())
+
+
+def test_autocast_trains_in_bfloat16_with_float32_weights() -> None:
+    pretrainer = tiny_pretrainer()
+    outcome = training_step(
+        pretrainer,
+        [tiny_views(4)],
+        plain_sgd(pretrainer),
+        hyperparameters(),
+        clipping=NO_CLIPPING,
+        autocast=torch.bfloat16,
+    )
+    exact = tiny_pretrainer()(tiny_views(4), hyperparameters())
+    assert outcome.taken
+    assert {p.dtype for p in pretrainer.parameters()} == {torch.float32}
+    assert {value.dtype for value in outcome.values.values()} == {torch.float32}
+    for name in ("image", "patch"):
+        torch.testing.assert_close(outcome.values[name], exact[name].detach(), rtol=0.05, atol=0.05)
+        assert not torch.equal(outcome.values[name], exact[name])
+
+
+def test_a_wish_to_stop_comes_back() -> None:
+    pretrainer = tiny_pretrainer()
+    for wish in (False, True):
+        outcome = training_step(
+            pretrainer,
+            [tiny_views(2)],
+            plain_sgd(pretrainer),
+            hyperparameters(),
+            clipping=NO_CLIPPING,
+            stop_requested=wish,
+        )
+        assert outcome.stop is wish
+        assert outcome.taken
+
+
+def test_step_seeds_differ_and_stay_what_they_are() -> None:
+    seeds = {step_seed(seed, step, process) for seed in range(3) for step in range(20) for process in range(4)}
+    assert len(seeds) == 3 * 20 * 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert step_seed(0, 1, 2) == 1535930435702422785, "runs that were begun before would go on with other noise"
+
+
+def test_drop_path_follows_the_seed_of_the_step() -> None:
+    views = tiny_views(4)
+
+    def loss(seed: int) -> float:
+        pretrainer = tiny_pretrainer(backbone={"drop_path": 0.5})
+        torch.manual_seed(seed)
+        return float(pretrainer(views, hyperparameters())["loss"].detach())
+
+    assert loss(1) == loss(1)
+    assert loss(1) != loss(2)
+
+
+def test_the_teacher_is_a_whole_branch_in_training_mode() -> None:
+    pretrainer = tiny_pretrainer(dino={"head_norm": True})
+    assert pretrainer.teacher.state_dict().keys() == pretrainer.student.state_dict().keys()
+    assert all(module.training for module in pretrainer.teacher.modules())

@@ -1,0 +1,242 @@
+"""A step that the device takes or discards by itself: the result of one that is waited for, without the wait."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.core.reference import plain_paths
+from selfpatch.core.types import Hyperparameters, Views
+from selfpatch.models.layers.deferred_state import StepState
+from selfpatch.training import trainer as pretraining
+from selfpatch.training.checkpointing import NonFinite
+from selfpatch.training.factory import METHODS, make_schedule
+from selfpatch.training.optim import make_optimizer, steps_where
+from selfpatch.training.trainer import Clipping, LoopSettings, Pretrainer, StepOutcome, train, training_step
+from selfpatch.training.watching import Failures, Verdict
+from tests.helpers.tiny import hyperparameters, not_finite, part_of, tiny_config, tiny_pretrainer, tiny_views
+
+Settings = dict[str, Any]
+CHOICES: list[Settings] = [
+    *({"method": method, "objective": "none"} for method in METHODS),
+    {"method": "dino", "objective": "selfpatch"},
+    {"method": "dino", "objective": "none", "model": "resnet50"},
+    {"method": "moby", "objective": "none", "model": "swin_tiny"},
+]
+ids = [f"{c['method']}-{c.get('model', c['objective'])}" for c in CHOICES]
+DEVICES = ["cpu", *["cuda"] * torch.cuda.is_available()]
+HOST = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2")
+
+
+class NothingIsRead(TorchDispatchMode):
+    """Raises where a tensor's value, or a shape that depends on one, is needed on the host."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func.overloadpacket.__name__ not in HOST, f"{func} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+class Training:
+    def __init__(self, settings: Settings, device: str = "cpu") -> None:
+        self.pretrainer, self.device = tiny_pretrainer(**settings).to(device), device
+        self.optimizer = make_optimizer(self.pretrainer)
+        self.scale = 1 if settings.get("model", "vit_tiny") == "vit_tiny" else 2
+
+    def step(self, seed: int, *, deferred: bool | None, parts: int = 1, bad: int | None = None) -> StepOutcome:
+        """`bad`: the micro-batch that is not finite."""
+        views = tiny_views(4, seed=seed, scale=self.scale).to(self.device)
+        size = 4 // parts
+        batches = [part_of(views, slice(i * size, (i + 1) * size)) for i in range(parts)]
+        hp = hyperparameters(seed, lr=1e-3)
+        clipping = Clipping(0.3, "tensor")
+        with contextlib.nullcontext() if bad is None else not_finite(self.pretrainer, micro_batch=bad):
+            return training_step(self.pretrainer, batches, self.optimizer, hp, clipping=clipping, deferred=deferred)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor of pretrainer and optimizer, copied."""
+        adam = self.optimizer.state_dict()["state"]
+        tensors = {f"{i}.{name}": tensor for i, state in adam.items() for name, tensor in state.items()}
+        return {name: tensor.clone() for name, tensor in (tensors | self.pretrainer.state_dict()).items()}
+
+
+def assert_equal(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    differing = [name for name, tensor in expected.items() if not torch.equal(actual[name], tensor)]
+    assert not differing
+
+
+@pytest.mark.parametrize("settings", CHOICES, ids=ids)
+def test_the_result_is_that_of_a_step_that_is_waited_for(settings: Settings) -> None:
+    usual, deferred = Training(settings), Training(settings)
+    for step in range(3):
+        assert usual.step(step, deferred=False, parts=2).taken
+        assert deferred.step(step, deferred=True, parts=2).taken
+        assert_equal(deferred.state(), usual.state())
+
+
+@pytest.mark.parametrize("bad", [0, 1], ids=["first", "last"])
+@pytest.mark.parametrize("settings", CHOICES, ids=ids)
+def test_a_step_that_is_not_finite_leaves_no_trace(settings: Settings, bad: int) -> None:
+    training, twin = Training(settings), Training(settings)
+    for one in (training, twin):
+        one.step(0, deferred=True, parts=2)
+    begin = training.state()
+    outcome = training.step(1, deferred=True, parts=2, bad=bad)
+    assert not outcome.taken
+    assert not outcome.values["loss"].isfinite()
+    assert_equal(training.state(), begin)
+    for one in (training, twin):
+        assert one.step(2, deferred=True).taken
+    assert_equal(training.state(), twin.state())
+
+
+def test_the_first_step_may_fail() -> None:
+    training, twin = Training(CHOICES[0]), Training(CHOICES[0])
+    assert not training.step(0, deferred=True, bad=0).taken
+    for one in (training, twin):
+        assert one.step(1, deferred=True).taken
+    assert_equal(training.state(), twin.state())
+    assert not hasattr(training.optimizer, "found_inf")
+
+
+@pytest.mark.parametrize("bad", [None, 0], ids=["finite", "not finite"])
+@pytest.mark.parametrize("settings", CHOICES, ids=ids)
+def test_nothing_is_read_on_the_host(settings: Settings, bad: int | None) -> None:
+    training = Training(settings)
+    with NothingIsRead():
+        outcome = training.step(0, deferred=True, parts=2, bad=bad)
+    assert outcome.taken is (bad is None)
+    with pytest.raises(AssertionError, match="waits for the device"), NothingIsRead():
+        training.step(1, deferred=False)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA alone says when it is waited for")
+@pytest.mark.parametrize("settings", CHOICES, ids=ids)
+def test_cuda_is_not_waited_for(settings: Settings) -> None:
+    training = Training(settings, "cuda")
+    training.step(0, deferred=None, parts=2)  # constants come to the device once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        taken = training.step(1, deferred=None, parts=2)
+        after = training.state()
+        discarded = training.step(2, deferred=None, parts=2, bad=0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert taken.taken
+    assert not discarded.taken
+    assert_equal(training.state(), after)
+
+
+def test_every_state_names_what_it_changes() -> None:
+    """A state that changes more than it names would keep traces of a failed step."""
+    for settings in CHOICES:
+        training = Training(settings)
+        for module in (m for m in training.pretrainer.modules() if isinstance(m, StepState)):
+            named = {id(tensor) for tensor in module.changing()}
+            others = [t for t in (*module.parameters(), *module.buffers()) if id(t) not in named]
+            before = [t.clone() for t in others]
+            module.commit()
+            assert all(torch.equal(t, old) for t, old in zip(others, before, strict=True))
+
+
+@pytest.mark.parametrize("ok", [True, False])
+@pytest.mark.parametrize("plain", [False, True], ids=["fast", "plain"])
+@pytest.mark.parametrize("momentum", [0.996, 0.3, 0.0, 1.0])
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_teacher_moves_where_the_step_is_fine(device: str, momentum: float, plain: bool, ok: bool) -> None:
+    pretrainer, twin = tiny_pretrainer().to(device), tiny_pretrainer().to(device)
+    for one in (pretrainer, twin):
+        for i, parameter in enumerate(one.student.parameters()):
+            parameter.data.add_(torch.randn(parameter.shape, generator=torch.manual_seed(i)).to(device))
+    with plain_paths() if plain else contextlib.nullcontext():
+        pretrainer.teacher.move_towards(pretrainer.student, momentum, torch.tensor(ok, device=device))
+        if ok:
+            twin.teacher.move_towards(twin.student, momentum)
+    assert_equal(pretrainer.teacher.state_dict(), twin.teacher.state_dict())
+
+
+def test_only_a_fused_adamw_skips_by_itself() -> None:
+    pretrainer = tiny_pretrainer()
+    assert steps_where(make_optimizer(pretrainer))
+    assert not any(steps_where(make_optimizer(pretrainer, name=name)) for name in ("sgd", "lars"))
+    with plain_paths():
+        assert not steps_where(make_optimizer(pretrainer))
+
+
+class NotYet(Verdict):
+    """A verdict that fails the test if it is looked at too early."""
+
+    def __init__(self, taken: bool) -> None:
+        super().__init__(torch.tensor(taken))
+        self.known = False
+
+    def __bool__(self) -> bool:
+        assert self.known
+        return super().__bool__()
+
+
+def test_a_step_is_judged_when_the_next_is_on_its_way() -> None:
+    failures = Failures(3)
+    for taken in (True, False, True, True, False):
+        verdict = NotYet(taken)
+        assert not failures.too_many(verdict)
+        verdict.known = True
+
+
+def test_the_last_chance_is_judged_at_once() -> None:
+    failures = Failures(3)
+    outcomes = [False, True, False, False, True, False, False, False]
+    assert [failures.too_many(Verdict(torch.tensor(taken))) for taken in outcomes] == [False] * 7 + [True]
+    assert Failures(1).too_many(Verdict(torch.tensor(False)))
+    assert not Failures(1).too_many(Verdict(torch.tensor(True)))
+
+
+class Batches:
+    """A loader whose batches are made from the number of their step."""
+
+    batch_size = 4
+
+    def __init__(self) -> None:
+        self.bad: dict[str, str] = {}
+
+    def steps(self, first: int, last: int) -> Iterator[list[Any]]:
+        return ([tiny_views(4, seed=step)] for step in range(first, last))
+
+
+@pytest.mark.parametrize("deferred", [False, True], ids=["waited for", "deferred"])
+def test_training_gives_up_at_the_step_that_was_one_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deferred: bool
+) -> None:
+    pretrainer, bad = tiny_pretrainer(), {1, 2, 4, 5, 6}
+
+    def step(model: Pretrainer, batches: list[Views], optimizer: Any, hp: Hyperparameters, **others: Any) -> Any:
+        with not_finite(model, micro_batch=0) if hp.step in bad else contextlib.nullcontext():
+            return training_step(model, batches, optimizer, hp, **others, deferred=deferred)
+
+    monkeypatch.setattr(pretraining, "training_step", step)
+    config = tiny_config(epochs=3, optimizer={"freeze_last_layer_epochs": 0})
+    with pytest.raises(NonFinite, match="for 3 steps in a row, up to step 7"):
+        train(
+            pretrainer,
+            Batches(),
+            make_schedule(config, steps_per_epoch=4),
+            make_optimizer(pretrainer),
+            RunDirectory.create(tmp_path / "run", config),
+            device=torch.device("cpu"),
+            clipping=Clipping(3.0, "tensor"),
+            settings=LoopSettings(max_nonfinite=3),
+        )
+    (file,) = (tmp_path / "run" / "failed").iterdir()
+    saved = torch.load(file, weights_only=True)
+    assert saved["step"] == 7
+    assert torch.equal(saved["batches"][0]["global_crops"], tiny_views(4, seed=6).global_crops)
+    counts = {int(adam["step"]) for adam in saved["state"]["optimizer"]["state"].values()}
+    assert counts == {2}, "steps 0 and 3 were taken"
