@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import Case
-from selfpatch.core.reference import plain_paths
+from selfpatch.core.reference import use_references
 from selfpatch.evaluation.video_segmentation.evaluate import LabelPropagation, Remembered, network_size, to_mask
-from selfpatch.models.backbones.build import build_backbone, named_shape
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.backbones.build import build_backbone, named_backbone_config
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.propagation import propagate_labels
 
 HEIGHT, WIDTH = 480, 854
@@ -46,7 +46,9 @@ def propagation(h: int, w: int, device: torch.device, *, dim: int = 384) -> Case
 def whole_frame(device: torch.device, *, model: str = "vit_small", patch_size: int = 16, resolution: int = 480) -> Case:
     """A frame of noise through an untrained network, its labels, and the mask of them."""
     torch.manual_seed(0)
-    encoder = BranchEncoder(build_backbone(named_shape(model, patch_size=patch_size)), pool=None).to(device).eval()
+    encoder = (
+        BranchEncoder(build_backbone(named_backbone_config(model, patch_size=patch_size)), pool=None).to(device).eval()
+    )
     noise = np.random.default_rng(0).integers(256, size=(HEIGHT, WIDTH, 3), dtype=np.uint8)
     image, released = Image.fromarray(noise), LabelPropagation(resolution)
     height, width = network_size(HEIGHT, WIDTH, resolution, patch_size)
@@ -69,7 +71,7 @@ def remembered_frames(h: int, w: int, dim: int, device: torch.device, *, seed: i
 
 def _beside_plain(name: str, fast: Callable[[], object]) -> Case:
     def plain() -> object:
-        with plain_paths():
+        with use_references():
             return fast()
 
     with FlopCounterMode(display=False) as counter:

@@ -13,7 +13,7 @@ import torch
 from benchmarks.timing import Case
 from selfpatch.config.run import CropConfig
 from selfpatch.core.types import Views
-from selfpatch.data.augment.backends import Name, ways_of
+from selfpatch.data.augment.backends import Name, render_backend
 from selfpatch.data.augment.multicrop import ViewRecipe, dino_views
 from selfpatch.data.collate import Batch
 from selfpatch.data.loader import CropLoader
@@ -41,7 +41,7 @@ def cases(device: torch.device, folder: Path | None = None) -> Iterator[Case]:
 
 def _load(index: ImageIndex, places: np.ndarray, recipes: tuple[ViewRecipe, ...], renderer: Name) -> Batch:
     """One batch of all the images, in this process."""
-    loader = CropLoader(index, places, recipes, batch_size=len(places), seed=0, workers=0, **ways_of(renderer))
+    loader = CropLoader(index, places, recipes, batch_size=len(places), seed=0, workers=0, **render_backend(renderer))
     ((batch,),) = loader.steps(0, 1)
     return batch
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.timing import Case
-from selfpatch.core.reference import plain_paths
-from selfpatch.models.backbones.build import build_backbone, named_shape
+from selfpatch.core.reference import use_references
+from selfpatch.models.backbones.build import build_backbone, named_backbone_config
 from selfpatch.models.branch import Branch
-from selfpatch.models.heads import ClassAttentionPool
+from selfpatch.models.pooling import ClassAttentionPool
 from selfpatch.ops.cross_entropy import Scores, prototype_cross_view_loss, prototype_loss
 from selfpatch.ops.linear import gelu_linear, norm_linear
 from selfpatch.ops.neighbours import neighbour_table, top_positives
@@ -94,7 +94,7 @@ def _relation(device: torch.device) -> Case:
 
 def _updates(device: torch.device) -> Iterator[Case]:
     """What follows the backward pass, on the parameters of a ViT-S."""
-    student = Branch(build_backbone(named_shape("vit_small")), None, {}).to(device)
+    student = Branch(build_backbone(named_backbone_config("vit_small")), None, {}).to(device)
     teacher = student.make_teacher()
     for parameter in student.parameters():
         parameter.grad = torch.randn_like(parameter)
@@ -102,9 +102,9 @@ def _updates(device: torch.device) -> Iterator[Case]:
     yield _beside_plain(
         "clipping", lambda: clip_gradients(student.parameters(), 3.0, "tensor"), parameters, "parameters"
     )
-    yield _beside_plain("moving the teacher", lambda: teacher.move_towards(student, 0.996), parameters, "parameters")
+    yield _beside_plain("moving the teacher", lambda: teacher.ema_update(student, 0.996), parameters, "parameters")
     fast = make_optimizer(copy.deepcopy(student))
-    with plain_paths():
+    with use_references():
         plain = make_optimizer(copy.deepcopy(student))
     for optimizer in (fast, plain):
         for group in optimizer.param_groups:
@@ -125,7 +125,7 @@ def _gradients(loss: Tensor, scores: Scores) -> tuple[Tensor, ...]:
 
 def _beside_plain(name: str, fast: Callable[[], object], items: float, unit: str = "images") -> Case:
     def plain() -> object:
-        with plain_paths():
+        with use_references():
             return fast()
 
     return Case(name, {"plain": plain, "fast": fast}, items, unit)

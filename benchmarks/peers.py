@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from benchmarks.report import Report, machine_facts
 from benchmarks.step import StepBench
 from benchmarks.timing import Case, time_case
-from selfpatch.config.run import CropConfig, load_recipe
-from selfpatch.data.augment.backends import choose_renderer, ways_of
+from selfpatch.config.recipes import load_recipe
+from selfpatch.config.run import CropConfig
+from selfpatch.data.augment.backends import choose_backend, render_backend
 from selfpatch.data.augment.multicrop import dino_views, draw_view, generator
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.sample_images import sample_photographs
@@ -83,7 +84,7 @@ def loader_case(data: Path | None) -> Case:
     index = ImageIndex.open(sample_photographs() / "training" if data is None else data)
     paths = [index.path(place) for place in range(min(IMAGES, len(index)))]
     transform, recipes = DINOTransform(n_local_views=8), dino_views(**asdict(CropConfig()))
-    ways = ways_of(choose_renderer("auto", device_type="cpu", channels=3))
+    ways = render_backend(choose_backend("auto", device_type="cpu", channels=3))
     read, render = ways["read"], ways["render"]
     assert render is not None
 

@@ -14,13 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import peak_memory
 from benchmarks.timing import Case, Timing, time_case
-from selfpatch.config.run import RunConfig, load_recipe
+from selfpatch.config.recipes import load_recipe
+from selfpatch.config.run import RunConfig
 from selfpatch.core.distributed import is_distributed
 from selfpatch.core.malloc import keep_freed_memory, return_freed_memory
-from selfpatch.core.reference import plain_paths
+from selfpatch.core.reference import use_references
 from selfpatch.core.types import Views
-from selfpatch.training.factory import make_clipping, make_optimizer, make_pretrainer, make_schedule
-from selfpatch.training.trainer import Pretrainer, training_step
+from selfpatch.training.factory import make_clipping, make_optimizer, make_schedule, make_student_teacher
+from selfpatch.training.trainer import StudentTeacher, training_step
 
 WAYS = {
     "plain float32": (True, None),
@@ -36,7 +37,7 @@ def published_step(model: str = "vit_small", batch_size: int = 4) -> RunConfig:
     return load_recipe("selfpatch-dino-vits16").for_model(model).override({"batch_size": batch_size})
 
 
-def random_views(config: RunConfig, pretrainer: Pretrainer, device: torch.device) -> Views:
+def random_views(config: RunConfig, pretrainer: StudentTeacher, device: torch.device) -> Views:
     """A batch of noise of the configured crops; all boxes are the whole image."""
     crops, batch, generator = config.crops, config.batch_size, torch.Generator().manual_seed(0)
 
@@ -64,7 +65,7 @@ class StepBench:
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         torch.manual_seed(0)
-        pretrainer, _ = make_pretrainer(config)
+        pretrainer, _ = make_student_teacher(config)
         self.pretrainer = pretrainer.to(device).train()
         wrap = partial(DistributedDataParallel, broadcast_buffers=False)
         self._model: nn.Module = wrap(self.pretrainer) if is_distributed() else self.pretrainer
@@ -75,7 +76,7 @@ class StepBench:
     def step(self, way: str) -> None:
         plain, autocast = WAYS[way]
         (return_freed_memory if plain else keep_freed_memory)()
-        with plain_paths() if plain else contextlib.nullcontext():
+        with use_references() if plain else contextlib.nullcontext():
             if plain not in self._optimizers:
                 self._optimizers[plain] = make_optimizer(self.config, self.pretrainer)
             training_step(

@@ -18,7 +18,7 @@ MIN_ROUNDS, MAX_ROUNDS = 3, 200
 
 @dataclass(frozen=True)
 class Case:
-    """Ways of doing one thing.
+    """RenderBackend of doing one thing.
 
     Attributes:
         name: what is done.

@@ -10,13 +10,20 @@ __all__ = ["compare", "evaluate", "evaluate_suite", "export", "load", "pretrain"
 
 if TYPE_CHECKING:
     from selfpatch.api.evaluate import compare, evaluate, load
-    from selfpatch.api.pretrain import export, pretrain, resume, show
+    from selfpatch.api.export import export
+    from selfpatch.api.pretrain import pretrain, resume
+    from selfpatch.api.show import show
     from selfpatch.experiments.run import run_study
     from selfpatch.experiments.suite import evaluate_suite
 
-_FROM = dict.fromkeys(["export", "pretrain", "resume", "show"], "selfpatch.api.pretrain")
+_FROM = dict.fromkeys(["pretrain", "resume"], "selfpatch.api.pretrain")
 _FROM |= dict.fromkeys(["compare", "evaluate", "load"], "selfpatch.api.evaluate")
-_FROM |= {"evaluate_suite": "selfpatch.experiments.suite", "run_study": "selfpatch.experiments.run"}
+_FROM |= {
+    "export": "selfpatch.api.export",
+    "show": "selfpatch.api.show",
+    "evaluate_suite": "selfpatch.experiments.suite",
+    "run_study": "selfpatch.experiments.run",
+}
 
 
 def __getattr__(name: str) -> Any:

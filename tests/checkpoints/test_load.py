@@ -20,9 +20,9 @@ from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.checkpoints.state import export_state
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import ViTShape
-from selfpatch.models.branch import BranchEncoder
-from selfpatch.models.heads import AveragePool
+from selfpatch.models.backbones.config import ViTConfig
+from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.pooling import AveragePool
 from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD, normalise
 from tests.helpers.tiny import snapshot, tiny_config, tiny_pretrainer
 
@@ -178,7 +178,7 @@ def test_a_number_of_heads_that_does_not_divide_the_width_is_refused(golden_dir:
 
 def test_another_shape_is_refused_even_in_part(golden_dir: Path) -> None:
     weights = read_weights(str(golden_dir / "mini" / "dino" / "initial.pth"), num_heads=HEADS)
-    wider = build_backbone(ViTShape(embed_dim=48, depth=2, num_heads=3, patch_size=4))
+    wider = build_backbone(ViTConfig(embed_dim=48, depth=2, num_heads=3, patch_size=4))
     for allow_partial in (False, True):
         with pytest.raises(ValueError, match=r"is of another architecture: .* is \[.*24.*\] there and \[.*48.*\] here"):
             load_backbone(wider, weights, allow_partial=allow_partial)
@@ -262,7 +262,7 @@ def test_exports_load_into_timm(golden_dir: Path, tmp_path: Path, bundle: str) -
 
 
 def test_an_average_pool_is_exported_too(tmp_path: Path) -> None:
-    shape = ViTShape(embed_dim=8, depth=1, num_heads=2, patch_size=4, grid=3).for_pool()
+    shape = ViTConfig(embed_dim=8, depth=1, num_heads=2, patch_size=4, grid=3).for_pool()
     encoder = BranchEncoder(build_backbone(shape), AveragePool(8)).eval()
     torch.nn.init.normal_(encoder.pool.norm.weight)
     save_file(*[export_state(encoder)[0], tmp_path / "e.safetensors", export_state(encoder)[1]])
@@ -295,7 +295,7 @@ def test_a_run_directory_gives_its_newest_checkpoint(tmp_path: Path, side: str) 
 
 def test_an_exported_run_without_checkpoints_still_loads(tmp_path: Path) -> None:
     encoder = BranchEncoder(
-        build_backbone(ViTShape(embed_dim=8, depth=1, num_heads=2, patch_size=4, grid=3)), None
+        build_backbone(ViTConfig(embed_dim=8, depth=1, num_heads=2, patch_size=4, grid=3)), None
     ).eval()
     run = RunDirectory.create(tmp_path / "run", tiny_config())
     run.export(*export_state(encoder))

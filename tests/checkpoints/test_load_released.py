@@ -16,16 +16,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from selfpatch.checkpoints.infer_config import infer_shape
+from selfpatch.checkpoints.infer_config import infer_backbone_config
 from selfpatch.checkpoints.key_mapping import to_branch_names
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.state import export_state
 from selfpatch.methods.patch.sere import SERE
 from selfpatch.models.backbones.build import build_backbone, build_timm
-from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape
-from selfpatch.models.branch import BranchEncoder
-from selfpatch.models.heads import ClassAttentionPool
+from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.pooling import ClassAttentionPool
 from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD, normalise
 from tests.helpers.released_forms import (
     FORMS,
@@ -72,7 +72,7 @@ def test_an_unknown_key_is_refused_by_name(tmp_path: Path, form: str) -> None:
     tensors = content
     while not any(isinstance(value, Tensor) for value in tensors.values()):
         tensors = next(tensors[k] for k in (*WRAPPERS, "model") if k in tensors)
-    anchor = "layer1.0.bn1.bias" if isinstance(shape, ResNetShape) else "patch_embed.proj.bias"
+    anchor = "layer1.0.bn1.bias" if isinstance(shape, ResNetConfig) else "patch_embed.proj.bias"
     hugging_faces = "embeddings.patch_embeddings.projection.bias"
     inside = [n.removesuffix(end) for n in tensors for end in (anchor, hugging_faces) if n.endswith(end)]
     if len(inside) > 2:
@@ -108,7 +108,9 @@ def _put(content: Any, tensors: State, name: str) -> Any:
     ],
 )
 @pytest.mark.parametrize("shape", [VIT, RESNET], ids=["vit", "resnet"])
-def test_the_side_that_is_asked_for_is_read(tmp_path: Path, student: str, teacher: str, shape: AnyShape) -> None:
+def test_the_side_that_is_asked_for_is_read(
+    tmp_path: Path, student: str, teacher: str, shape: AnyBackboneConfig
+) -> None:
     own, average = random_backbone(shape, 1), random_backbone(shape, 2)
     both = {**prefixed(student, trunk_state(own)), **prefixed(teacher, trunk_state(average))}
     file = saved(tmp_path / "both.pth", both)
@@ -141,9 +143,9 @@ def test_safetensors_in_any_names_load_as_well(tmp_path: Path) -> None:
     ],
     ids=["registers", "swin", "resnet", "heads"],
 )
-def test_what_we_export_loads_again(tmp_path: Path, shape: AnyShape) -> None:
+def test_what_we_export_loads_again(tmp_path: Path, shape: AnyBackboneConfig) -> None:
     backbone = random_backbone(shape)
-    pool = ClassAttentionPool(shape.dim, shape.num_heads) if isinstance(shape, SwinShape) else None
+    pool = ClassAttentionPool(shape.dim, shape.num_heads) if isinstance(shape, SwinConfig) else None
     if backbone.maskable:
         backbone.add_mask_token()  # an exported teacher may have one
     encoder = BranchEncoder(backbone, pool).eval()
@@ -164,7 +166,7 @@ def test_timm_names_of_every_family_load(tmp_path: Path, monkeypatch: pytest.Mon
     encoder, report = load_encoder("timm:resnet26")
     assert_same_features(encoder, backbone)
     assert report.source == "timm:resnet26"
-    assert isinstance(encoder.backbone.shape, ResNetShape)
+    assert isinstance(encoder.backbone.shape, ResNetConfig)
 
 
 def test_a_whole_timm_classifier_loads_from_its_file(tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_hugging_faces_own_models_load(tmp_path: Path) -> None:
 
 def test_moco_v3_small_has_its_twelve_heads(tmp_path: Path) -> None:
     """Its attention is not that of other ViT-S, and no tensor shows it."""
-    backbone = random_backbone(ViTShape(embed_dim=384, depth=1, num_heads=12, patch_size=4, grid=2))
+    backbone = random_backbone(ViTConfig(embed_dim=384, depth=1, num_heads=12, patch_size=4, grid=2))
     state = trunk_state(backbone)
     moco = saved(tmp_path / "moco.pth", {"state_dict": prefixed("module.base_encoder.", state)})
     assert read_weights(moco).shape == backbone.shape
@@ -274,7 +276,7 @@ def test_patch_prototypes_of_their_own_are_kept_as_such() -> None:
         (VIT, r"pos_embed", "holds no plain ViT, Swin or ResNet; its keys are"),
     ],
 )
-def test_other_networks_are_refused(tmp_path: Path, shape: AnyShape, change: str, message: str) -> None:
+def test_other_networks_are_refused(tmp_path: Path, shape: AnyBackboneConfig, change: str, message: str) -> None:
     state = {n: t for n, t in trunk_state(random_backbone(shape)).items() if not re.search(change, n)}
     with pytest.raises(ValueError, match=message):
         load_encoder(saved(tmp_path / "other.pth", state))
@@ -285,7 +287,7 @@ def test_wide_and_grouped_resnets_are_refused(name: str) -> None:
     with torch.device("meta"):
         state = timm.create_model(name).state_dict()
     with pytest.raises(ValueError, match=r"w\.pth holds a wide ResNet or a ResNeXt; a plain one is needed"):
-        infer_shape(to_branch_names(state), "w.pth")
+        infer_backbone_config(to_branch_names(state), "w.pth")
 
 
 @pytest.mark.parametrize(
@@ -299,8 +301,10 @@ def test_wide_and_grouped_resnets_are_refused(name: str) -> None:
         replace(RESNET, depths=(2, 3), width=8),
     ],
 )
-def test_the_architecture_is_told_from_the_tensors(shape: AnyShape) -> None:
-    assert infer_shape({f"backbone.{k}": v for k, v in build_backbone(shape).state_dict().items()}, "w") == shape
+def test_the_architecture_is_told_from_the_tensors(shape: AnyBackboneConfig) -> None:
+    assert (
+        infer_backbone_config({f"backbone.{k}": v for k, v in build_backbone(shape).state_dict().items()}, "w") == shape
+    )
 
 
 @pytest.mark.parametrize(

@@ -334,7 +334,7 @@ def test_the_options_of_a_command_are_these(
 
 def test_settings_of_components_are_options_too(run: Path) -> None:
     settings = yaml.safe_load((run / "config.yaml").read_text())
-    assert settings["selfpatch"] == {"num_prototypes": 32, "hidden": 32, "bottleneck": 16, "head_norm": True}
+    assert settings["selfpatch"] == {"num_prototypes": 32, "hidden_dim": 32, "bottleneck_dim": 16, "head_norm": True}
 
 
 def test_help_answers_without_torch() -> None:

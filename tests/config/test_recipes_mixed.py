@@ -7,8 +7,9 @@ import itertools
 import pytest
 import torch
 
-from selfpatch.config.run import FROM_INIT, load_recipe, recipe_names
-from selfpatch.training.factory import make_pretrainer
+from selfpatch.config.recipes import load_recipe, recipe_names
+from selfpatch.config.run import FROM_INIT
+from selfpatch.training.factory import make_student_teacher
 
 FROM_NOTHING = [name for name in recipe_names() if load_recipe(name).model != FROM_INIT]
 
@@ -26,5 +27,5 @@ def test_options_replace_parts_of_a_recipe(name: str, other: tuple[str, str]) ->
     if method == "densecl":
         config = config.override({"batch_size": 64, "densecl": {"queue_size": 128}})
     with torch.device("meta"):
-        pretrainer, _ = make_pretrainer(config)
+        pretrainer, _ = make_student_teacher(config)
     assert list(pretrainer.objectives) == [method, *config.objectives]

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from selfpatch.config.parsing import nested, parse_yaml
-from selfpatch.config.run import SAMPLES, RunConfig, choose_recipe, load_recipe, recipe_names
+from selfpatch.config.recipes import choose_recipe, load_recipe, recipe_names
+from selfpatch.config.run import SAMPLES, RunConfig
 from selfpatch.core.types import Needs
-from selfpatch.training.factory import make_clipping, make_pretrainer, make_schedule, view_recipes
+from selfpatch.training.factory import make_clipping, make_schedule, make_student_teacher, view_recipes
 
 RECIPES = Path(__file__).parents[2] / "src" / "selfpatch" / "recipes"
 
@@ -131,7 +132,7 @@ def test_every_recipe_loads_and_says_where_it_comes_from(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in recipe_names() if n in ("samples", "small-1k")])
 def test_small_recipes_build(name: str) -> None:
-    pretrainer, report = make_pretrainer(load_recipe(name))
+    pretrainer, report = make_student_teacher(load_recipe(name))
     assert report is None
     assert set(pretrainer.objectives) == {"dino", "selfpatch"}
 
@@ -189,7 +190,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
 )
 def test_settings_that_make_no_network_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_pretrainer(
+        make_student_teacher(
             RunConfig().override({"backbone": {"depth": 1}} if "model" not in settings else {}).override(settings)
         )
 

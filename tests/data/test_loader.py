@@ -15,7 +15,7 @@ from torch import Tensor
 
 from selfpatch.core.types import Views
 from selfpatch.data import loader as loader_module
-from selfpatch.data.augment.backends import Name, choose_renderer, ways_of
+from selfpatch.data.augment.backends import Name, choose_backend, render_backend
 from selfpatch.data.augment.masks import MaskRecipe
 from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe, draw_view, generator
 from selfpatch.data.augment.opencv import fast_rendering_available
@@ -247,7 +247,7 @@ def test_what_is_drawn_does_not_depend_on_the_renderer(index: ImageIndex, render
     spoil(index, [4, 9])
     settings: dict[str, Any] = {"max_bad": 1.0, "accumulate": 2, "masks": MaskRecipe(4, "block", (0.1, 0.5), 0.5)}
     settings |= {"max_pixels": 600}  # of 400 to 1600
-    reference, loader = make(index, **settings), make(index, **settings, **ways_of(renderer))
+    reference, loader = make(index, **settings), make(index, **settings, **render_backend(renderer))
     for ours, theirs in zip(rendered(loader.steps(2, 8)), rendered(reference.steps(2, 8)), strict=True):
         for name in ("boxes", "samples", "masks"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
@@ -261,7 +261,7 @@ def test_what_is_drawn_does_not_depend_on_the_renderer(index: ImageIndex, render
 def test_views_are_of_the_images_that_were_drawn(index: ImageIndex, renderer: Name) -> None:
     """Without colours, which noise exaggerates."""
     recipes = (ViewRecipe(16, (0.25, 1.0), flip=0.5),) * 2
-    ways = ways_of(renderer)
+    ways = render_backend(renderer)
     for ours, theirs in zip(
         rendered(make(index, recipes=recipes, **ways).steps(0, 3)),
         rendered(make(index, recipes=recipes).steps(0, 3)),
@@ -277,7 +277,7 @@ def test_a_resumed_stream_is_the_same_to_the_last_bit(
 ) -> None:
     """In mid-epoch, with other workers, past unreadable images, with images that are shrunk."""
     spoil(index, [4, 9])
-    settings: dict[str, Any] = {"max_bad": 1.0, "accumulate": 2, "max_pixels": 600, **ways_of(renderer)}
+    settings: dict[str, Any] = {"max_bad": 1.0, "accumulate": 2, "max_pixels": 600, **render_backend(renderer)}
     through = rendered(make(index, **settings).steps(0, 8))
     monkeypatch.setattr(loader_module, "PART_SIZE", 3)
     for workers, first in [(0, 3), (2, 6)]:
@@ -287,7 +287,7 @@ def test_a_resumed_stream_is_the_same_to_the_last_bit(
 
 
 def test_workers_that_leave_rendering_to_the_device_hand_over_images(index: ImageIndex) -> None:
-    ((batch,),) = make(index, **ways_of("device")).steps(0, 1)
+    ((batch,),) = make(index, **render_backend("device")).steps(0, 1)
     assert isinstance(batch, DecodedBatch)
     assert batch.samples.tolist() == make(index).samples(0)[0].tolist()
     first = read_image(index.path(int(batch.samples[0])))
@@ -299,15 +299,15 @@ def test_workers_that_leave_rendering_to_the_device_hand_over_images(index: Imag
 def test_auto_takes_the_fastest_renderer_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for there, expected in [(True, "fast"), (False, "plain")]:
         monkeypatch.setattr("selfpatch.data.augment.backends.fast_rendering_available", lambda there=there: there)
-        assert choose_renderer("auto", device_type="cpu", channels=3) == expected
-        assert choose_renderer("auto", device_type="mps", channels=3) == expected
-        assert choose_renderer("auto", device_type="cuda", channels=3) == "device"
-        assert choose_renderer("auto", device_type="cuda", channels=5) == "plain"
-        assert choose_renderer("device", device_type="cpu", channels=3) == "device"
-        assert choose_renderer("plain", device_type="cuda", channels=3) == "plain"
+        assert choose_backend("auto", device_type="cpu", channels=3) == expected
+        assert choose_backend("auto", device_type="mps", channels=3) == expected
+        assert choose_backend("auto", device_type="cuda", channels=3) == "device"
+        assert choose_backend("auto", device_type="cuda", channels=5) == "plain"
+        assert choose_backend("device", device_type="cpu", channels=3) == "device"
+        assert choose_backend("plain", device_type="cuda", channels=3) == "plain"
     message = r"loader.render is 'fast', but OpenCV is not installed; run `pip install 'selfpatch\[fast\]'`, or use"
     with pytest.raises(ValueError, match=message):
-        choose_renderer("fast", device_type="cpu", channels=3)
+        choose_backend("fast", device_type="cpu", channels=3)
 
 
 def test_impossible_batches_are_refused(index: ImageIndex) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from selfpatch.core.types import Views
-from selfpatch.data.augment.backends import ways_of
+from selfpatch.data.augment.backends import render_backend
 from selfpatch.data.augment.multicrop import ViewRecipe
 from selfpatch.data.collate import Batch
 from selfpatch.data.loader import CropLoader
@@ -86,7 +86,9 @@ def test_loader_processes_start_from_the_thread(tmp_path: Path) -> None:
     recipes = [ViewRecipe(16, (0.25, 1.0))] * 2
 
     def steps(workers: int) -> Iterator[list[Batch]]:
-        loader = CropLoader(index, np.arange(8), recipes, batch_size=4, seed=0, workers=workers, **ways_of("device"))
+        loader = CropLoader(
+            index, np.arange(8), recipes, batch_size=4, seed=0, workers=workers, **render_backend("device")
+        )
         return loader.steps(0, 6)
 
     expected = [views for (views,) in prefetched(steps(0), torch.device("cpu"))]

@@ -59,7 +59,7 @@ def _write_weights(root: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def beside(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_path_of(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run in `place`, and leave it as it was."""
     monkeypatch.chdir(place)
     monkeypatch.setenv("XDG_CACHE_HOME", f"{place}-cache")
@@ -145,7 +145,7 @@ REFUSED_RUNS = [
     ("--checkpoint.keep 0", "checkpoint.keep is 0; it must be above 0"),
     ("--selfpatch.num-prototypes 0", "selfpatch.num_prototypes is 0; a value like 4096 is needed"),
     ("--selfpatch.student-temp -1", "selfpatch.student_temp is -1; a value like 0.1 is needed"),
-    ("--dino.hidden -5", "dino.hidden is -5; a value like 2048 is needed"),
+    ("--dino.hidden-dim -5", "dino.hidden_dim is -5; a value like 2048 is needed"),
     # what does not go together
     ("--crops.global-size 30", "patch size 4 does not divide the image side 30; use a multiple of 4, e.g. 32"),
     ("--crops.local-size 15", "patch size 4 does not divide the image side 15; use a multiple of 4, e.g. 16"),

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from selfpatch.checkpoints.state import export_state
-from selfpatch.config.run import RunConfig, load_recipe
-from selfpatch.models.branch import BranchEncoder
-from selfpatch.training.factory import make_optimizer, make_pretrainer
+from selfpatch.config.recipes import load_recipe
+from selfpatch.config.run import RunConfig
+from selfpatch.models.encoder import BranchEncoder
+from selfpatch.training.collapse import RegressionDetector
+from selfpatch.training.factory import make_optimizer, make_student_teacher
 from selfpatch.training.trainer import Clipping, training_step
-from selfpatch.training.watching import FeatureGuard
 from tests.helpers.tiny import MODELS, hyperparameters, plain_sgd, tiny_config, tiny_pretrainer, tiny_views
 
 
@@ -31,25 +32,25 @@ def test_the_architecture_may_be_that_of_the_weights(tmp_path: Path, model: str)
     file = weights_of(tmp_path, model=model, objective="none")
     crops = {"global_size": 32, "local_size": 16}
     config = RunConfig().override({"model": "init", "init": file, "objective": "none", "crops": crops})
-    config = config.override({"dino": {"num_prototypes": 8, "hidden": 8}})
-    pretrainer, report = make_pretrainer(config)
+    config = config.override({"dino": {"num_prototypes": 8, "hidden_dim": 8}})
+    pretrainer, report = make_student_teacher(config)
     assert report is not None
     expected = tiny_pretrainer(model=model, objective="none").student.backbone
     assert pretrainer.student.backbone.shape == expected.shape
     for name, tensor in expected.state_dict().items():
         assert torch.equal(pretrainer.student.backbone.state_dict()[name], tensor)
     with pytest.raises(ValueError, match=r"model is 'init', .* but none are named; give --init"):
-        make_pretrainer(config.override({"init": None}))
+        make_student_teacher(config.override({"init": None}))
 
 
 def test_a_class_token_may_stay_below_a_pool(tmp_path: Path) -> None:
     file = weights_of(tmp_path, objective="none")
     settings: dict[str, Any] = {"model": "init", "init": file, "crops": {"global_size": 16, "local_size": 12}}
     config = RunConfig().override(settings)
-    kept, _ = make_pretrainer(config.override({"backbone": {"keep_class_token": True}}))
+    kept, _ = make_student_teacher(config.override({"backbone": {"keep_class_token": True}}))
     assert kept.student.backbone.has_class_token
     assert kept.student.pool is not None
-    dropped, report = make_pretrainer(config)
+    dropped, report = make_student_teacher(config)
     assert not dropped.student.backbone.has_class_token
     assert report is not None
     assert "backbone.trunk.cls_token" in report.left_out
@@ -93,8 +94,8 @@ def test_the_recipes_go_on_from_any_family_that_their_header_names(tmp_path: Pat
     method = {"method": "dino"} if model == "resnet50" else {}
     config = load_recipe(name).override({"init": file, **method}).validate()
     config = config.override({"crops": {"global_size": 16 * scale, "local_size": 12 * scale, "num_local": 2}})
-    config = config.override({config.method: {"num_prototypes": 16, "hidden": 8, "bottleneck": 4}})
-    pretrainer, report = make_pretrainer(config)
+    config = config.override({config.method: {"num_prototypes": 16, "hidden_dim": 8, "bottleneck_dim": 4}})
+    pretrainer, report = make_student_teacher(config)
     assert report is not None
     assert not report.missing
     optimizer = make_optimizer(config, pretrainer)
@@ -109,12 +110,12 @@ def test_the_recipes_go_on_from_any_family_that_their_header_names(tmp_path: Pat
 def test_sincos_positions_are_not_laid_over_weights(tmp_path: Path) -> None:
     file = weights_of(tmp_path, objective="none")
     with pytest.raises(ValueError, match="but the weights of init bring their own; leave it out"):
-        make_pretrainer(tiny_config(init=file, objective="none", backbone={"positions": "sincos"}))
+        make_student_teacher(tiny_config(init=file, objective="none", backbone={"positions": "sincos"}))
 
 
 def test_a_pool_goes_on_too(tmp_path: Path) -> None:
     file = weights_of(tmp_path)
-    pretrainer, report = make_pretrainer(tiny_config(init=file, seed=9))
+    pretrainer, report = make_student_teacher(tiny_config(init=file, seed=9))
     assert report is not None
     assert "pool.query" in report.matched
     assert torch.equal(pretrainer.student.pool.query, tiny_pretrainer().student.pool.query)
@@ -124,11 +125,11 @@ def test_a_pool_goes_on_too(tmp_path: Path) -> None:
 def test_the_weights_own_architecture_is_not_changed(tmp_path: Path, setting: dict[str, Any]) -> None:
     config = RunConfig().override({"model": "init", "init": weights_of(tmp_path), **setting})
     with pytest.raises(ValueError, match=r"is (8|3), but model 'init' is as the weights in .*; leave it out"):
-        make_pretrainer(config)
+        make_student_teacher(config)
 
 
 def test_the_guard_names_what_fell() -> None:
-    guard = FeatureGuard({"knn_top1": 0.60, "view_matching": 0.30, "step": 0})
+    guard = RegressionDetector({"knn_top1": 0.60, "view_matching": 0.30, "step": 0})
     assert guard.check({"knn_top1": 0.59, "view_matching": 0.45}) is None
     warning = guard.check({"knn_top1": 0.50, "view_matching": 0.45})
     assert warning is not None

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfpatch.losses.memory_bank import Queue
+from selfpatch.losses.memory_bank import MemoryBank
 from selfpatch.methods.image.moby import MoBY
 from selfpatch.methods.image.moco_v3 import MoCoV3
 from selfpatch.methods.patch.selfpatch import SelfPatch
@@ -28,22 +28,22 @@ def pool() -> Iterator[WorkerPool]:
 
 def moco_v3() -> TwoSides:
     torch.manual_seed(1)
-    return TwoSides(MoCoV3(5, projector_hidden=8, out_dim=4, predictor_hidden=8), tokens_of(batch=16))
+    return TwoSides(MoCoV3(5, projector_hidden_dim=8, out_dim=4, predictor_hidden_dim=8), tokens_of(batch=16))
 
 
 def moby() -> TwoSides:
     torch.manual_seed(1)
-    return TwoSides(MoBY(5, 6, hidden=8, out_dim=4, queue_size=12), tokens_of())
+    return TwoSides(MoBY(5, 6, hidden_dim=8, out_dim=4, queue_size=12), tokens_of())
 
 
 def patch_cosine() -> TwoGridSides:
     torch.manual_seed(1)
-    return TwoGridSides(SelfPatch(TwoGridSides.dim, 2, agreement="cosine", hidden=8, bottleneck=4))
+    return TwoGridSides(SelfPatch(TwoGridSides.dim, 2, agreement="cosine", hidden_dim=8, bottleneck_dim=4))
 
 
 def patch_contrast() -> TwoGridSides:
     torch.manual_seed(1)
-    settings = {"hidden": 8, "bottleneck": 4, "queue_size": 17}  # 12 keys a step: steps overlap in it
+    settings = {"hidden_dim": 8, "bottleneck_dim": 4, "queue_size": 17}  # 12 keys a step: steps overlap in it
     return TwoGridSides(SelfPatch(TwoGridSides.dim, 2, agreement="contrast", **settings))
 
 
@@ -64,7 +64,7 @@ def two_steps(make: Make, images: slice = slice(None)) -> dict[str, list[Tensor]
     parameters = [*own, *sides.objective.parameters()]
     return {
         "losses": losses,
-        "queues": [module.keys for module in sides.objective.modules() if isinstance(module, Queue)],
+        "queues": [module.keys for module in sides.objective.modules() if isinstance(module, MemoryBank)],
         "token gradients": [x.grad[:, images] for x in tokens if x.grad is not None],
         "gradients": [p.grad for p in parameters if p.grad is not None],
     }

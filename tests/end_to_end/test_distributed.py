@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from selfpatch.core import distributed
-from selfpatch.models.heads import Center
+from selfpatch.losses.center import Center
 from selfpatch.models.layers.batch_norm import BatchNorm
 from selfpatch.training.factory import METHODS
 from selfpatch.training.optim import make_optimizer
-from selfpatch.training.trainer import Clipping, Pretrainer, training_step
+from selfpatch.training.trainer import Clipping, StudentTeacher, training_step
 from tests.helpers.tiny import (
     hyperparameters,
     movement_error,
@@ -41,7 +41,7 @@ def pool() -> Iterator[WorkerPool]:
 
 
 def _train(
-    pretrainer: Pretrainer, model: nn.Module, images: slice, accumulate: int, bad: bool, scale: int = 1
+    pretrainer: StudentTeacher, model: nn.Module, images: slice, accumulate: int, bad: bool, scale: int = 1
 ) -> dict[str, Any]:
     """Some steps on these images of each batch; `bad`: the second step is not finite here."""
     optimizer = plain_sgd(pretrainer)
@@ -205,8 +205,8 @@ def test_batch_norm_is_over_the_global_batch(pool: WorkerPool) -> None:
 def observe_a_share(rank: int) -> Tensor:
     center = Center(3, momentum=0.9)
     for row in rows().float()[2 * rank : 2 * (rank + 1)]:
-        center.observe(row)
-    center.commit()
+        center.accumulate(row)
+    center.update()
     return center.center
 
 
@@ -216,7 +216,7 @@ def test_a_center_is_the_mean_over_processes(pool: WorkerPool) -> None:
 
 
 def raise_flags(rank: int) -> tuple[tuple[bool, ...], ...]:
-    return distributed.any_process(rank == 1, False, True, rank == 0), distributed.any_process(rank == 3)
+    return distributed.any_rank(rank == 1, False, True, rank == 0), distributed.any_rank(rank == 3)
 
 
 def describe(rank: int) -> tuple[Any, ...]:
@@ -227,18 +227,18 @@ def describe(rank: int) -> tuple[Any, ...]:
         distributed.world_size(),
         distributed.is_main_process(),
         mean.item(),
-        distributed.from_main_process(f"of {rank}"),
+        distributed.broadcast_from_main(f"of {rank}"),
     )
 
 
 def hold_everywhere(rank: int) -> list[bool]:
-    return [bool(distributed.every_process(torch.tensor(flag))) for flag in (True, rank == 1, rank == 0, False)]
+    return [bool(distributed.all_ranks(torch.tensor(flag))) for flag in (True, rank == 1, rank == 0, False)]
 
 
 def test_a_flag_holds_where_all_processes_raise_it(pool: WorkerPool) -> None:
     assert pool.run(hold_everywhere) == [[True, False, False, False]] * WORLD
-    assert distributed.every_process(torch.tensor(True))
-    assert not distributed.every_process(torch.tensor(False))
+    assert distributed.all_ranks(torch.tensor(True))
+    assert not distributed.all_ranks(torch.tensor(False))
 
 
 def test_a_flag_on_any_process_is_seen_on_all(pool: WorkerPool) -> None:
@@ -256,8 +256,8 @@ def test_one_process_is_the_identity() -> None:
     assert torch.equal(mean, x)
     assert mean.data_ptr() != x.data_ptr(), "a new tensor, that its owner may change"
     assert not mean.requires_grad
-    assert distributed.any_process(True, False) == (True, False)
-    assert distributed.from_main_process("here") == "here"
+    assert distributed.any_rank(True, False) == (True, False)
+    assert distributed.broadcast_from_main("here") == "here"
     assert (distributed.rank(), distributed.world_size(), distributed.is_main_process()) == (0, 1, True)
 
 

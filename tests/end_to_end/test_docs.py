@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from selfpatch.config.run import load_recipe
+from selfpatch.config.recipes import load_recipe
 from selfpatch.training import factory as build
 from tests.helpers import tiny
 from tests.helpers.curves import Combination, Training
@@ -28,7 +28,7 @@ def byol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "byol_of_the_page.py").write_text(block("python"))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(build.METHODS, "byol", "byol_of_the_page:BYOL")
-    monkeypatch.setitem(tiny.COMPONENTS, "byol", {"hidden": 16, "out_dim": 8})
+    monkeypatch.setitem(tiny.COMPONENTS, "byol", {"hidden_dim": 16, "out_dim": 8})
 
 
 @pytest.mark.usefixtures("byol")
@@ -46,5 +46,7 @@ def test_the_recipe_of_the_page_loads(tmp_path: Path) -> None:
     file = tmp_path / "byol-vits16.yaml"
     file.write_text(block("yaml"))
     config = load_recipe(str(file)).validate()
-    assert config.components == {"byol": {"hidden": 4096, "out_dim": 256}}
-    build.make_pretrainer(config.override({"model": "vit_tiny", "backbone": {"depth": 1}, "byol": {"hidden": 8}}))
+    assert config.components == {"byol": {"hidden_dim": 4096, "out_dim": 256}}
+    build.make_student_teacher(
+        config.override({"model": "vit_tiny", "backbone": {"depth": 1}, "byol": {"hidden_dim": 8}})
+    )

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfpatch.core.reference import beside, is_plain, plain_paths
+from selfpatch.core.reference import fast_path_of, use_references, using_references
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import ViTShape
+from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.training.factory import make_clipping, make_optimizer, make_schedule
 from selfpatch.training.optim import clip_gradients
-from selfpatch.training.trainer import Pretrainer, training_step
+from selfpatch.training.trainer import StudentTeacher, training_step
 from tests.helpers.curves import METHODS, OBJECTIVES
 from tests.helpers.tiny import hyperparameters, tiny_config, tiny_pretrainer, tiny_views
 
@@ -26,23 +26,23 @@ def test_a_function_stands_beside_its_reference() -> None:
     def slow(x: int, *, y: int = 0) -> str:
         return f"slow {x} {y}"
 
-    @beside(slow)
+    @fast_path_of(slow)
     def fast(x: int, *, y: int = 0) -> str:
         return f"fast {x} {y}"
 
     assert fast(1, y=2) == "fast 1 2"
-    with plain_paths():
+    with use_references():
         assert fast(1, y=2) == "slow 1 2"
-        with plain_paths():
+        with use_references():
             pass
-        assert is_plain()
+        assert using_references()
     assert fast(1) == "fast 1 0"
 
 
 def test_an_error_ends_the_plain_paths() -> None:
-    with pytest.raises(KeyError), plain_paths():
+    with pytest.raises(KeyError), use_references():
         raise KeyError
-    assert not is_plain()
+    assert not using_references()
 
 
 def losses_and_gradients(
@@ -52,7 +52,7 @@ def losses_and_gradients(
     pretrainer = tiny_pretrainer(**settings).to(device)
     scale = 1 if settings["model"] == "vit_tiny" else 2
     torch.manual_seed(11)
-    with plain_paths() if plain else contextlib.nullcontext():
+    with use_references() if plain else contextlib.nullcontext():
         with torch.autocast(device, autocast, enabled=autocast is not None):
             losses = pretrainer(tiny_views(16, scale=scale).to(device), hyperparameters())
         losses["loss"].backward()
@@ -89,13 +89,13 @@ def test_in_bfloat16_a_step_is_as_near_to_float32_as_the_plain_one(method: str, 
     "changes", [{}, {"layer_scale": True}, {"mlp": "swiglu"}, {"class_token": False, "num_registers": 2}], ids=str
 )
 def test_a_block_that_keeps_less_is_the_same_block(changes: dict[str, Any]) -> None:
-    shape = ViTShape(embed_dim=16, depth=3, num_heads=2, patch_size=4, grid=4, **changes)
+    shape = ViTConfig(embed_dim=16, depth=3, num_heads=2, patch_size=4, grid=4, **changes)
     results = []
     for plain in (False, True):
         torch.manual_seed(2)
         backbone = build_backbone(shape, drop_path=0.3).train()
         images = torch.randn(5, 3, 20, 12)
-        with plain_paths() if plain else contextlib.nullcontext():
+        with use_references() if plain else contextlib.nullcontext():
             backbone(images).raw_patches.square().sum().backward()
         results.append({n: p.grad for n, p in backbone.named_parameters() if p.grad is not None})
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-4)
@@ -110,7 +110,7 @@ def test_clipping_is_its_reference(mode: Any, largest: float) -> None:
         parameters = [torch.nn.Parameter(torch.zeros(n)) for n in (3, 1, 7)]
         for p in parameters[:2]:
             p.grad = torch.randn(p.shape, generator=generator)
-        with plain_paths() if plain else contextlib.nullcontext():
+        with use_references() if plain else contextlib.nullcontext():
             norm = clip_gradients(parameters, largest, mode)
         results.append([norm, *(p.grad for p in parameters[:2])])
     torch.testing.assert_close(*results)
@@ -123,7 +123,7 @@ def train(steps: int, *, plain: bool, nudge: float = 0.0) -> Tensor:
     config, pretrainer = tiny_config(**settings), tiny_pretrainer(**settings)
     _nudge(pretrainer, nudge)
     schedule, losses = make_schedule(config, steps_per_epoch=1), []
-    with plain_paths() if plain else contextlib.nullcontext():
+    with use_references() if plain else contextlib.nullcontext():
         optimizer = make_optimizer(config, pretrainer)
         for step in range(steps):
             torch.manual_seed(step)
@@ -135,7 +135,7 @@ def train(steps: int, *, plain: bool, nudge: float = 0.0) -> Tensor:
 
 
 @torch.no_grad()
-def _nudge(pretrainer: Pretrainer, size: float) -> None:
+def _nudge(pretrainer: StudentTeacher, size: float) -> None:
     generator = torch.manual_seed(1)
     for parameter in pretrainer.student.parameters():
         parameter.mul_(1 + size * torch.randn(parameter.shape, generator=generator))

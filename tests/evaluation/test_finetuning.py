@@ -8,18 +8,18 @@ from torch import nn
 
 from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape
+from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
 
-VIT = ViTShape(embed_dim=16, depth=3, num_heads=2, patch_size=8, grid=4, num_registers=2)
+VIT = ViTConfig(embed_dim=16, depth=3, num_heads=2, patch_size=8, grid=4, num_registers=2)
 SHAPES = pytest.mark.parametrize(
     "shape",
-    [VIT, SwinShape(embed_dim=8, depths=(1, 1), first_heads=1, window=4), ResNetShape(depths=(1, 1), width=4)],
+    [VIT, SwinConfig(embed_dim=8, depths=(1, 1), first_heads=1, window=4), ResNetConfig(depths=(1, 1), width=4)],
     ids=["vit", "swin", "resnet"],
 )
 
 
 @SHAPES
-def test_a_copy_computes_the_same_and_leaves_the_mask_token_behind(shape: AnyShape) -> None:
+def test_a_copy_computes_the_same_and_leaves_the_mask_token_behind(shape: AnyBackboneConfig) -> None:
     backbone = build_backbone(shape).eval()
     backbone.register_parameter("mask_token", nn.Parameter(torch.zeros(1, 16)))
     copy = trainable_copy(backbone, drop_path=0.3).eval()
@@ -40,7 +40,7 @@ def test_positions_at_another_grid_are_those_that_the_network_would_add() -> Non
 
 
 @SHAPES
-def test_what_is_drawn_after_a_copy_stays_what_it_is(shape: AnyShape) -> None:
+def test_what_is_drawn_after_a_copy_stays_what_it_is(shape: AnyBackboneConfig) -> None:
     """First weights of pyramids and decoders come after it: published numbers hang on them."""
     backbone = build_backbone(shape)
     torch.manual_seed(0)
@@ -52,7 +52,7 @@ def test_what_is_drawn_after_a_copy_stays_what_it_is(shape: AnyShape) -> None:
 
 
 @SHAPES
-def test_every_trained_parameter_is_in_one_group_and_no_frozen_one(shape: AnyShape) -> None:
+def test_every_trained_parameter_is_in_one_group_and_no_frozen_one(shape: AnyBackboneConfig) -> None:
     backbone = build_backbone(shape)
     backbone.freeze_first(1)
     network = nn.ModuleDict({"head": nn.Linear(16, 2), "backbone": backbone})

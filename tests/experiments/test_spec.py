@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from selfpatch.config.run import load_recipe
+from selfpatch.config.recipes import load_recipe
 from selfpatch.experiments.jobs import jobs_of
 from selfpatch.experiments.spec import read_study
 from tests.helpers.tiny_study import PLAN, write_study

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from selfpatch.training.factory import make_clipping, make_optimizer, make_schedule
-from selfpatch.training.trainer import Pretrainer, training_step
+from selfpatch.training.trainer import StudentTeacher, training_step
 from tests.helpers.tiny import tiny_config, tiny_pretrainer, tiny_views
 
 FILE = Path(__file__).parents[1] / "golden" / "curves.json"
@@ -48,7 +48,7 @@ class Training:
         optimizer = {"base_lr": 0.5, "warmup_epochs": 0, "freeze_last_layer_epochs": 0}
         settings = {**combination._asdict(), "epochs": STEPS, "optimizer": optimizer}
         config = tiny_config(**settings)
-        self.pretrainer: Pretrainer = tiny_pretrainer(**settings)
+        self.pretrainer: StudentTeacher = tiny_pretrainer(**settings)
         _settle(self.pretrainer)
         self.optimizer = make_optimizer(config, self.pretrainer)
         self._schedule, self._clipping = make_schedule(config, steps_per_epoch=1), make_clipping(config)
@@ -64,7 +64,7 @@ class Training:
 
 
 @torch.no_grad()
-def _settle(pretrainer: Pretrainer) -> None:
+def _settle(pretrainer: StudentTeacher) -> None:
     """Weights and queues that no version of torch or timm draws otherwise."""
     drawn = [(n, p) for n, p in pretrainer.named_parameters() if p.requires_grad]
     drawn += [(n, b) for n, b in pretrainer.named_buffers() if n.endswith(".keys")]

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from selfpatch.models.backbones.build import build_backbone, named_shape
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.backbones.build import build_backbone, named_backbone_config
+from selfpatch.models.encoder import BranchEncoder
 
 CATEGORIES = {90: "square", 7: "triangle", 3: "disk"}
 """With gaps, and in no order."""
@@ -81,4 +81,4 @@ def tiny_encoder(model: str = "vit_tiny", **settings: Any) -> BranchEncoder:
         "resnet50": {"embed_dim": 4, "depths": (1, 1, 1, 1)},
     }
     torch.manual_seed(0)
-    return BranchEncoder(build_backbone(named_shape(model, **{**sizes[model], **settings})), None).eval()
+    return BranchEncoder(build_backbone(named_backbone_config(model, **{**sizes[model], **settings})), None).eval()

@@ -7,9 +7,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from selfpatch.core.types import Encoding, Objective, Tokens, Views
-from selfpatch.models.heads import PositivePool
-from selfpatch.models.layers.deferred_state import StepState
+from selfpatch.core.types import EncoderOutput, Objective, Tokens, Views
+from selfpatch.models.layers.deferred_state import DeferredState
+from selfpatch.models.pooling import PositivePool
 
 
 def _other_than(student: nn.Module) -> nn.Module:
@@ -25,8 +25,8 @@ def _other_than(student: nn.Module) -> nn.Module:
 def commit(objective: Objective) -> None:
     """The end of a step."""
     for module in objective.modules():
-        if isinstance(module, StepState):
-            module.commit()
+        if isinstance(module, DeferredState):
+            module.update()
 
 
 class TwoSides:
@@ -44,11 +44,11 @@ class TwoSides:
         self.tokens = tokens.clone().requires_grad_()
         self.teacher_tokens = tokens.flip(-1) + 0.5
 
-    def encodings(self, images: slice = slice(None)) -> tuple[Encoding, Encoding]:
+    def encodings(self, images: slice = slice(None)) -> tuple[EncoderOutput, EncoderOutput]:
         """Of some of the images: the student's and the teacher's."""
         return (
-            Encoding(self.tokens[:, images], (), dict(self.student.items()), None),
-            Encoding(self.teacher_tokens[:, images], (), dict(self.teacher.items()), None),
+            EncoderOutput(self.tokens[:, images], (), dict(self.student.items()), None),
+            EncoderOutput(self.teacher_tokens[:, images], (), dict(self.teacher.items()), None),
         )
 
     def views(self, images: slice = slice(None)) -> Views:
@@ -82,16 +82,16 @@ class TwoGridSides:
         self.raw = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
         self.teacher_raw = [torch.randn(shape, generator=generator) for shape in shapes]
 
-    def encodings(self, images: slice = slice(None)) -> tuple[Encoding, Encoding]:
+    def encodings(self, images: slice = slice(None)) -> tuple[EncoderOutput, EncoderOutput]:
         return self._encode(self.student, self.raw, images), self._encode(self.teacher, self.teacher_raw, images)
 
-    def _encode(self, side: nn.ModuleDict, grids: list[Tensor], images: slice) -> Encoding:
+    def _encode(self, side: nn.ModuleDict, grids: list[Tensor], images: slice) -> EncoderOutput:
         pool = side["pool"]
         assert isinstance(pool, PositivePool)
         some = [grid[:, images].flatten(0, 1) for grid in grids]
         tokens = tuple(Tokens(None, pool.norm(raw), raw) for raw in some)
         image = torch.cat([pool(grid[:, images].flatten(2, 3)) for grid in grids])
-        return Encoding(image, tokens, {name: head for name, head in side.items() if name != "pool"}, pool)
+        return EncoderOutput(image, tokens, {name: head for name, head in side.items() if name != "pool"}, pool)
 
     def views(self, images: slice = slice(None)) -> Views:
         samples = torch.tensor([5, 2, 11, 7])[images]

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import ResNetShape, SwinShape, ViTShape
-from selfpatch.models.branch import BranchEncoder
-from selfpatch.models.heads import ClassAttentionPool
+from selfpatch.models.backbones.config import ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.pooling import ClassAttentionPool
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 NETWORKS = ("vit", "vit+pool", "swin", "resnet")
@@ -37,12 +37,12 @@ def tiny_encoder(kind: str) -> BranchEncoder:
     torch.manual_seed(3)
     pool = None
     if kind == "swin":
-        backbone = build_backbone(SwinShape(embed_dim=8, depths=(1, 1), first_heads=1, window=4))
+        backbone = build_backbone(SwinConfig(embed_dim=8, depths=(1, 1), first_heads=1, window=4))
     elif kind == "resnet":
-        backbone = build_backbone(ResNetShape(depths=(1, 1), width=4))
+        backbone = build_backbone(ResNetConfig(depths=(1, 1), width=4))
     else:
         plain = kind == "vit"
-        shape = ViTShape(embed_dim=16, depth=3, num_heads=2, patch_size=8, grid=2, class_token=plain, final_norm=plain)
+        shape = ViTConfig(embed_dim=16, depth=3, num_heads=2, patch_size=8, grid=2, class_token=plain, final_norm=plain)
         backbone = build_backbone(shape)
         pool = None if plain else ClassAttentionPool(16, 2)
     return BranchEncoder(backbone, pool).eval()

@@ -12,17 +12,17 @@ from torch import Tensor
 
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.encoder import BranchEncoder
 
-VIT = ViTShape(embed_dim=128, depth=2, num_heads=2, patch_size=4, grid=3)
-SWIN = SwinShape(embed_dim=8, depths=(1, 2, 1), first_heads=2, window=2)
-RESNET = ResNetShape(depths=(1, 2, 1, 1), width=4)
+VIT = ViTConfig(embed_dim=128, depth=2, num_heads=2, patch_size=4, grid=3)
+SWIN = SwinConfig(embed_dim=8, depths=(1, 2, 1), first_heads=2, window=2)
+RESNET = ResNetConfig(depths=(1, 2, 1, 1), width=4)
 
 State = dict[str, Tensor]
 
 
-def random_backbone(shape: AnyShape, seed: int = 0) -> Backbone:
+def random_backbone(shape: AnyBackboneConfig, seed: int = 0) -> Backbone:
     """In evaluation mode, every weight and statistic away from where it starts, so that each must be loaded."""
     backbone = build_backbone(shape).eval()
     generator = torch.manual_seed(seed)
@@ -38,7 +38,7 @@ def trunk_state(backbone: Backbone) -> State:
     return {name: tensor.clone() for name, tensor in backbone.trunk.state_dict().items()}
 
 
-def random_state(shape: AnyShape) -> State:
+def random_state(shape: AnyBackboneConfig) -> State:
     """Of another network than the one that is meant."""
     return trunk_state(random_backbone(shape, seed=99))
 
@@ -127,7 +127,7 @@ def without_counts(state: Mapping[str, Tensor]) -> State:
     return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 
 
-FORMS: dict[str, tuple[AnyShape, Callable[[State], Any], list[str]]] = {
+FORMS: dict[str, tuple[AnyBackboneConfig, Callable[[State], Any], list[str]]] = {
     # name: (shape, the trunk's state under timm's names -> what the file holds, some names that are left out)
     "ibot, both sides": (
         VIT,

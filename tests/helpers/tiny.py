@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from selfpatch.config.run import RunConfig
 from selfpatch.core.types import Hyperparameters, Views
-from selfpatch.training.factory import make_pretrainer
+from selfpatch.training.factory import make_student_teacher
 from selfpatch.training.optim import parameter_groups
-from selfpatch.training.trainer import Pretrainer
+from selfpatch.training.trainer import StudentTeacher
 
 RUN: dict[str, Any] = {
     "method": "dino",
@@ -32,14 +32,14 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 """What a model needs to be tiny; the latter two have one token for 8 x 8 pixels."""
 COMPONENTS: dict[str, dict[str, Any]] = {
-    "dino": {"num_prototypes": 24, "hidden": 16, "bottleneck": 8},
-    "ibot": {"num_prototypes": 24, "hidden": 16, "bottleneck": 8},
-    "moco_v3": {"projector_hidden": 16, "predictor_hidden": 16, "out_dim": 8},
-    "moby": {"hidden": 16, "out_dim": 8, "queue_size": 8},
+    "dino": {"num_prototypes": 24, "hidden_dim": 16, "bottleneck_dim": 8},
+    "ibot": {"num_prototypes": 24, "hidden_dim": 16, "bottleneck_dim": 8},
+    "moco_v3": {"projector_hidden_dim": 16, "predictor_hidden_dim": 16, "out_dim": 8},
+    "moby": {"hidden_dim": 16, "out_dim": 8, "queue_size": 8},
     "moco_v2": {"out_dim": 8, "queue_size": 8},
-    "swav": {"num_prototypes": 12, "hidden": 16, "out_dim": 8},
+    "swav": {"num_prototypes": 12, "hidden_dim": 16, "out_dim": 8},
     "densecl": {"out_dim": 8, "queue_size": 8},
-    "selfpatch": {"num_prototypes": 12, "hidden": 16, "bottleneck": 8},
+    "selfpatch": {"num_prototypes": 12, "hidden_dim": 16, "bottleneck_dim": 8},
     "sere": {},
 }
 
@@ -54,9 +54,9 @@ def tiny_config(**settings: Any) -> RunConfig:
     return config.override({name: COMPONENTS[name] for name in config.used if name in COMPONENTS}).override(settings)
 
 
-def tiny_pretrainer(**settings: Any) -> Pretrainer:
+def tiny_pretrainer(**settings: Any) -> StudentTeacher:
     """In training mode, its weights larger than at initialisation, so that losses and gradients are not nearly flat."""
-    pretrainer, _ = make_pretrainer(tiny_config(**settings))
+    pretrainer, _ = make_student_teacher(tiny_config(**settings))
     generator = torch.manual_seed(7)
     with torch.no_grad():
         for parameter in pretrainer.student.parameters():
@@ -114,7 +114,7 @@ def hyperparameters(step: int = 0, **values: Any) -> Hyperparameters:
 
 
 @contextlib.contextmanager
-def not_finite(pretrainer: Pretrainer, micro_batch: int) -> Iterator[None]:
+def not_finite(pretrainer: StudentTeacher, micro_batch: int) -> Iterator[None]:
     """While active, student and teacher see NaN in one micro-batch of a step, counted from 0."""
     hooks = []
     for branch in (pretrainer.student, pretrainer.teacher):
@@ -129,12 +129,12 @@ def not_finite(pretrainer: Pretrainer, micro_batch: int) -> Iterator[None]:
         hook.remove()
 
 
-def plain_sgd(pretrainer: Pretrainer) -> torch.optim.SGD:
+def plain_sgd(pretrainer: StudentTeacher) -> torch.optim.SGD:
     """For comparing two computations: AdamW would turn rounding of vanishing gradients into whole updates."""
     return torch.optim.SGD(parameter_groups(pretrainer), lr=0.1)
 
 
-def snapshot(pretrainer: Pretrainer) -> dict[str, Tensor]:
+def snapshot(pretrainer: StudentTeacher) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in pretrainer.state_dict().items()}
 
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from selfpatch.config.run import RunConfig
 from selfpatch.losses.agreement import key_places
-from selfpatch.losses.memory_bank import Queue
+from selfpatch.losses.memory_bank import MemoryBank
 from selfpatch.methods.patch.selfpatch import SelfPatch
-from selfpatch.training.factory import make_pretrainer
+from selfpatch.training.factory import make_student_teacher
 from selfpatch.training.trainer import Clipping, training_step
 from tests.helpers.encodings import TwoGridSides, commit
 from tests.helpers.tiny import hyperparameters, plain_sgd, tiny_views
 
-SMALL: dict[str, Any] = {"hidden": 8, "bottleneck": 5, "k": 3}
+SMALL: dict[str, Any] = {"hidden_dim": 8, "bottleneck_dim": 5, "k": 3}
 OF_AGREEMENT: dict[str, dict[str, Any]] = {
     "prototypes": {"num_prototypes": 7, "student_temp": 0.2},
     "cosine": {},
@@ -110,10 +110,11 @@ def test_loss_and_gradients_are_the_plain_ones(agreement: str) -> None:
 
 def test_each_agreement_has_what_it_uses_and_no_more() -> None:
     held = {
-        name: {type(module).__name__ for module in two_sides(name).objective.modules()} & {"Center", "Queue", "Linear"}
+        name: {type(module).__name__ for module in two_sides(name).objective.modules()}
+        & {"Center", "MemoryBank", "Linear"}
         for name in PLAIN
     }
-    assert held == {"prototypes": {"Center"}, "cosine": {"Linear"}, "contrast": {"Linear", "Queue"}}
+    assert held == {"prototypes": {"Center"}, "cosine": {"Linear"}, "contrast": {"Linear", "MemoryBank"}}
 
 
 @pytest.mark.parametrize("count", [1, 3, 16])
@@ -159,10 +160,10 @@ def test_no_random_number_decides_which_keys_enter() -> None:
 @pytest.mark.parametrize(
     ("agreement", "setting", "value", "read"),
     [
-        ("cosine", "num_prototypes", 1024, "hidden, bottleneck"),
-        ("cosine", "temp", 0.1, "hidden, bottleneck"),
-        ("contrast", "norm_last_layer", False, "hidden, bottleneck, temp, queue_size, keys_per_view"),
-        ("prototypes", "queue_size", 64, "hidden, bottleneck, head_norm, norm_last_layer"),
+        ("cosine", "num_prototypes", 1024, "hidden_dim, bottleneck_dim"),
+        ("cosine", "temp", 0.1, "hidden_dim, bottleneck_dim"),
+        ("contrast", "norm_last_layer", False, "hidden_dim, bottleneck_dim, temp, queue_size, keys_per_view"),
+        ("prototypes", "queue_size", 64, "hidden_dim, bottleneck_dim, head_norm, norm_last_layer"),
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused(agreement: str, setting: str, value: Any, read: str) -> None:
@@ -181,7 +182,10 @@ def test_an_unknown_agreement_is_refused() -> None:
 @pytest.mark.parametrize("agreement", PLAIN)
 @pytest.mark.parametrize("method", ["moby", "moco_v3"])
 def test_a_step_with_a_contrastive_method_reaches_every_parameter(method: str, agreement: str) -> None:
-    of_method = {"moby": {"queue_size": 8, "hidden": 16}, "moco_v3": {"projector_hidden": 16, "predictor_hidden": 16}}
+    of_method = {
+        "moby": {"queue_size": 8, "hidden_dim": 16},
+        "moco_v3": {"projector_hidden_dim": 16, "predictor_hidden_dim": 16},
+    }
     config = RunConfig().override(
         {
             "method": method,
@@ -192,10 +196,10 @@ def test_a_step_with_a_contrastive_method_reaches_every_parameter(method: str, a
             "backbone": {"embed_dim": 16, "depth": 1, "num_heads": 2, "drop_path": 0.0},
             "crops": {"global_size": 16, "num_local": 0},
             method: {"out_dim": 8, **of_method[method]},
-            "selfpatch": {"agreement": agreement, "hidden": 16, "bottleneck": 8, **OF_AGREEMENT[agreement]},
+            "selfpatch": {"agreement": agreement, "hidden_dim": 16, "bottleneck_dim": 8, **OF_AGREEMENT[agreement]},
         }
     )
-    pretrainer = make_pretrainer(config)[0].train()
+    pretrainer = make_student_teacher(config)[0].train()
     outcome = training_step(
         pretrainer, [tiny_views(4)], plain_sgd(pretrainer), hyperparameters(), clipping=Clipping(0, "tensor")
     )
@@ -203,5 +207,5 @@ def test_a_step_with_a_contrastive_method_reaches_every_parameter(method: str, a
     assert {"loss", "contrast", "patch"} <= outcome.values.keys()
     still = [name for name, p in pretrainer.named_parameters() if p.requires_grad and p.grad is None]
     assert still == [], "a parameter without gradient stops DDP"
-    queues: list[nn.Module] = [module for module in pretrainer.modules() if isinstance(module, Queue)]
+    queues: list[nn.Module] = [module for module in pretrainer.modules() if isinstance(module, MemoryBank)]
     assert len(queues) == 2 * (method == "moby") + (agreement == "contrast")

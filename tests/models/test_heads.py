@@ -8,13 +8,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from selfpatch.models.heads import Center, ClassAttentionPool, PrototypeHead
+from selfpatch.losses.center import Center
+from selfpatch.models.heads import PrototypeHead
+from selfpatch.models.pooling import ClassAttentionPool
 from selfpatch.training.optim import parameter_groups
 
 
 def head(**options: bool) -> PrototypeHead:
     torch.manual_seed(0)
-    return PrototypeHead(6, 10, hidden=8, bottleneck=4, **options)
+    return PrototypeHead(6, 10, hidden_dim=8, bottleneck_dim=4, **options)
 
 
 def test_bottleneck_and_prototypes_have_norm_one() -> None:
@@ -72,14 +74,14 @@ def test_batch_norm_on_one_process_is_torchs() -> None:
 
 def test_center_is_a_moving_average() -> None:
     center = Center(2, momentum=0.9)
-    center.observe(torch.tensor([1.0, -2.0]))
+    center.accumulate(torch.tensor([1.0, -2.0]))
     assert torch.equal(center.center, torch.zeros(2)), "a centre moves at the end of a step, not within"
-    center.commit()
+    center.update()
     torch.testing.assert_close(center.center, torch.tensor([0.1, -0.2]))
-    center.commit()  # nothing was observed since
+    center.update()  # nothing was observed since
     torch.testing.assert_close(center.center, torch.tensor([0.1, -0.2]))
-    center.observe(torch.tensor([0.0, 1.0]))
-    center.commit()
+    center.accumulate(torch.tensor([0.0, 1.0]))
+    center.update()
     torch.testing.assert_close(center.center, torch.tensor([0.09, -0.08]))
 
 
@@ -88,16 +90,16 @@ def test_center_over_micro_batches_is_that_of_the_batch(parts: int) -> None:
     logits = torch.randn(6, 5, generator=torch.manual_seed(0))
     center = Center(5, momentum=0.8)
     for chunk in logits.chunk(parts):
-        center.observe(chunk.mean(0))
-    center.commit()
+        center.accumulate(chunk.mean(0))
+    center.update()
     torch.testing.assert_close(center.center, 0.2 * logits.mean(0))
 
 
 def test_a_discarded_step_leaves_no_trace_in_the_center() -> None:
     center = Center(2)
-    center.observe(torch.tensor([float("nan"), 1.0]))
+    center.accumulate(torch.tensor([float("nan"), 1.0]))
     center.discard()
-    center.commit()
+    center.update()
     assert torch.equal(center.center, torch.zeros(2))
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfpatch.models.heads import AveragePool, ClassAttentionPool
+from selfpatch.models.pooling import AveragePool, ClassAttentionPool
 from selfpatch.ops.aggregation import attend, gather_patches
 from selfpatch.ops.neighbours import Positives, neighbour_table, top_positives
 

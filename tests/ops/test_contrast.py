@@ -13,7 +13,7 @@ from selfpatch.ops import contrast
 from selfpatch.ops.contrast import batch_info_nce, info_nce
 
 
-def unit(*shape: int, seed: int = 0) -> Tensor:
+def l2_normalize(*shape: int, seed: int = 0) -> Tensor:
     generator = torch.manual_seed(seed)
     return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1).float()
 
@@ -30,7 +30,7 @@ def info_nce_as_defined(queries: Tensor, keys: Tensor, negatives: Tensor, temp: 
 @pytest.mark.parametrize("shape", [(4, 3), (2, 5, 3)])
 @pytest.mark.parametrize("temp", [0.2, 1.0])
 def test_info_nce_and_its_gradients_are_as_defined(shape: tuple[int, ...], temp: float) -> None:
-    given = [unit(*shape, seed=1), unit(*shape, seed=2), unit(7, 3, seed=3)]
+    given = [l2_normalize(*shape, seed=1), l2_normalize(*shape, seed=2), l2_normalize(7, 3, seed=3)]
     ours, plain = ([x.clone().requires_grad_() for x in given] for _ in range(2))
     got, expected = info_nce(*ours, temp), info_nce_as_defined(*plain, temp)
     torch.testing.assert_close(got, expected)
@@ -42,7 +42,7 @@ def test_info_nce_and_its_gradients_are_as_defined(shape: tuple[int, ...], temp:
 
 @pytest.mark.parametrize("temp", [0.2, 1.0])
 def test_info_nce_in_the_batch_is_that_against_the_keys_of_others(temp: float) -> None:
-    queries, keys = unit(3, 4, seed=1), unit(6, 4, seed=2)
+    queries, keys = l2_normalize(3, 4, seed=1), l2_normalize(6, 4, seed=2)
     losses = batch_info_nce(queries, keys, 2, temp)
     for i, loss in enumerate(losses):
         own = 2 + i
@@ -68,7 +68,11 @@ def test_vectors_of_norm_1_are_float32(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_they_are_computed_in_float32_under_autocast(dtype: torch.dtype) -> None:
-    given = [unit(5, 64, seed=1).to(dtype), unit(5, 64, seed=2).to(dtype), unit(9, 64, seed=3).to(dtype)]
+    given = [
+        l2_normalize(5, 64, seed=1).to(dtype),
+        l2_normalize(5, 64, seed=2).to(dtype),
+        l2_normalize(9, 64, seed=3).to(dtype),
+    ]
     queries, keys, negatives = (x.float() for x in given)
     expected = info_nce(queries, keys, negatives, 0.2), batch_info_nce(queries, keys, 0, 0.2)
     with torch.autocast("cpu", torch.bfloat16):

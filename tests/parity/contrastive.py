@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfpatch.core.types import Encoding, Objective, Views
+from selfpatch.core.types import EncoderOutput, Objective, Views
 from selfpatch.methods.image.moby import MoBY
 from selfpatch.methods.image.moco_v3 import MoCoV3
-from selfpatch.models.layers.deferred_state import StepState
+from selfpatch.models.layers.deferred_state import DeferredState
 from selfpatch.training.optim import Schedule
 from tests.parity.check import Check, compare, compare_norms
 
@@ -24,7 +24,7 @@ def replay_moby(settings: dict[str, Any], t: dict[str, Tensor]) -> Iterator[Chec
     objective = MoBY(
         settings["feature_dim"],
         settings["batch"],
-        hidden=settings["inner_dim"],
+        hidden_dim=settings["inner_dim"],
         out_dim=settings["out_dim"],
         queue_size=settings["queue"],
         temp=settings["temperature"],
@@ -47,9 +47,9 @@ def replay_moby(settings: dict[str, Any], t: dict[str, Tensor]) -> Iterator[Chec
 def replay_moco_v3(settings: dict[str, Any], t: dict[str, Tensor]) -> Iterator[Check]:
     objective = MoCoV3(
         settings["feature_dim"],
-        projector_hidden=settings["mlp_dim"],
+        projector_hidden_dim=settings["mlp_dim"],
         out_dim=settings["dim"],
-        predictor_hidden=settings["mlp_dim"],
+        predictor_hidden_dim=settings["mlp_dim"],
         temp=settings["temperature"],
     )
     run = _Replay("mocov3", objective, t)
@@ -98,8 +98,8 @@ class _Replay:
             loss.backward()
             optimizer.step()
             for state in self.objective.modules():
-                if isinstance(state, StepState):
-                    state.commit()
+                if isinstance(state, DeferredState):
+                    state.update()
 
     def final_weights(self, student: str, teacher: str) -> Iterator[Check]:
         for side, module, key in (("student", self.student, student), ("teacher", self.teacher, teacher)):
@@ -111,8 +111,8 @@ class _Replay:
         for own, other in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             own.lerp_(other, 1 - momentum)
 
-    def _encode(self, side: nn.ModuleDict, views: list[Tensor]) -> Encoding:
-        return Encoding(torch.stack([side["encoder"](view) for view in views]), (), dict(side.items()), None)
+    def _encode(self, side: nn.ModuleDict, views: list[Tensor]) -> EncoderOutput:
+        return EncoderOutput(torch.stack([side["encoder"](view) for view in views]), (), dict(side.items()), None)
 
 
 def _views(batch: int) -> Views:

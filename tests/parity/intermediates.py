@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from selfpatch.core.types import Encoding, Views
+from selfpatch.core.types import EncoderOutput, Views
 from selfpatch.ops.neighbours import neighbour_table, top_positives
 from selfpatch.ops.relation import channel_relation, overlap_grids, sample_patches, spatial_relation
-from selfpatch.training.trainer import Pretrainer
+from selfpatch.training.trainer import StudentTeacher
 from tests.parity.check import TIGHT, Check, compare, compare_exactly
 
 
@@ -20,10 +20,10 @@ class Replayed(Protocol):
 
     settings: dict[str, Any]
     tensors: dict[str, Tensor]
-    pretrainer: Pretrainer
+    pretrainer: StudentTeacher
 
     def views(self, step: int) -> Views: ...
-    def encode(self, step: int) -> tuple[Encoding, Encoding]: ...
+    def encode(self, step: int) -> tuple[EncoderOutput, EncoderOutput]: ...
 
 
 def _dino_intermediates(run: Replayed) -> Iterator[Check]:
@@ -94,7 +94,7 @@ def _grids(run: Replayed) -> Iterator[Check]:
             yield compare(f"grid_{name}_{part}", grid, t_of(run, f"grid_{name}_{part}"), TIGHT)
 
 
-def _relations(run: Replayed, student: Encoding, teacher: Encoding) -> Iterator[Check]:
+def _relations(run: Replayed, student: EncoderOutput, teacher: EncoderOutput) -> Iterator[Check]:
     views, sere = run.views(0), run.pretrainer.objectives["sere"]
     related: dict[str, Tensor] = {}
     with torch.no_grad():

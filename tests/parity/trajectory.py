@@ -13,8 +13,8 @@ from torch import Tensor
 
 from selfpatch.checkpoints.key_mapping import to_branch_names
 from selfpatch.config.run import RunConfig
-from selfpatch.core.types import Encoding, Views
-from selfpatch.training.factory import make_clipping, make_optimizer, make_pretrainer, make_schedule
+from selfpatch.core.types import EncoderOutput, Views
+from selfpatch.training.factory import make_clipping, make_optimizer, make_schedule, make_student_teacher
 from selfpatch.training.trainer import training_step
 from tests.parity.check import GRADIENTS, TIGHT, WEIGHTS, Check, compare, compare_norms
 from tests.parity.intermediates import INTERMEDIATES
@@ -68,8 +68,8 @@ def _common(c: dict[str, Any]) -> dict[str, Any]:
 
 def _head(c: dict[str, Any]) -> dict[str, Any]:
     return {
-        "hidden": c["head_hidden_dim"],
-        "bottleneck": c["head_bottleneck_dim"],
+        "hidden_dim": c["head_hidden_dim"],
+        "bottleneck_dim": c["head_bottleneck_dim"],
         "norm_last_layer": c["norm_last_layer"],
         "student_temp": c["student_temp"],
         "center_momentum": c["center_momentum"],
@@ -121,7 +121,7 @@ class Trajectory:
         self.tensors = load_file(bundle / "tensors.safetensors")
         self.final = torch.load(bundle / "final.pth", weights_only=True)
         config = run_config(self.settings, self.kind)
-        self.pretrainer, _ = make_pretrainer(config)
+        self.pretrainer, _ = make_student_teacher(config)
         self.schedule = make_schedule(config, self.settings["steps_per_epoch"])
         self.clipping = make_clipping(config)
         self._load(torch.load(bundle / "initial.pth", weights_only=True))
@@ -154,7 +154,7 @@ class Trajectory:
     def center(self, name: str) -> Tensor:
         return self.pretrainer.objectives.get_submodule(CENTERS[self.kind][name]).center
 
-    def encode(self, step: int) -> tuple[Encoding, Encoding]:
+    def encode(self, step: int) -> tuple[EncoderOutput, EncoderOutput]:
         """Student and teacher on a step's views, with the weights as they are."""
         views = self.views(step)
         crops = self.pretrainer._normalised(views)

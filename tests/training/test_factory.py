@@ -12,16 +12,16 @@ from safetensors.torch import save_file
 from selfpatch.checkpoints.state import export_state
 from selfpatch.config.run import RunConfig
 from selfpatch.core.types import Objective
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.factory import (
     EVALUATIONS,
     METHODS,
     OBJECTIVES,
     autocast_dtype,
-    backbone_shape,
+    backbone_config,
     find,
-    make_pretrainer,
     make_schedule,
+    make_student_teacher,
 )
 from selfpatch.training.optim import Schedule
 from tests.helpers.tiny import tiny_config
@@ -44,14 +44,14 @@ def test_every_name_of_a_table_leads_somewhere(table: dict[str, str], kind: str)
     [("vit_tiny", 16, (192, 12, 3, 14)), ("vit_small", 8, (384, 12, 6, 28)), ("vit_base", None, (768, 12, 12, 14))],
 )
 def test_models_by_name(model: str, patch: int | None, expected: tuple[int, ...]) -> None:
-    shape = backbone_shape(RunConfig(model=model, patch_size=patch))
+    shape = backbone_config(RunConfig(model=model, patch_size=patch))
     assert (shape.embed_dim, shape.depth, shape.num_heads, shape.grid) == expected
     assert shape.patch_size == (patch or 16)
 
 
 def test_a_pool_takes_the_place_of_the_class_token() -> None:
-    alone, _ = make_pretrainer(tiny_config(objective="none"))
-    together, _ = make_pretrainer(tiny_config())
+    alone, _ = make_student_teacher(tiny_config(objective="none"))
+    together, _ = make_student_teacher(tiny_config())
     assert alone.student.backbone.has_class_token
     assert alone.student.pool is None
     assert list(alone.student.heads) == ["image"]
@@ -62,7 +62,7 @@ def test_a_pool_takes_the_place_of_the_class_token() -> None:
 
 
 def test_a_seed_decides_the_weights() -> None:
-    first, again, other = (make_pretrainer(tiny_config(seed=seed))[0].state_dict() for seed in (1, 1, 2))
+    first, again, other = (make_student_teacher(tiny_config(seed=seed))[0].state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     name = "student.backbone.trunk.blocks.0.attn.qkv.weight"
     assert not torch.equal(first[name], other[name])
@@ -70,11 +70,11 @@ def test_a_seed_decides_the_weights() -> None:
 
 @pytest.mark.parametrize("objective", ["none", "selfpatch"])
 def test_a_backbone_starts_from_given_weights(tmp_path: Path, objective: str) -> None:
-    donor, _ = make_pretrainer(tiny_config(objective=objective, seed=5))
+    donor, _ = make_student_teacher(tiny_config(objective=objective, seed=5))
     file = tmp_path / "donor.safetensors"
     save_file(*[export_state(BranchEncoder(donor.student.backbone, donor.student.pool))[0], file,
                 export_state(BranchEncoder(donor.student.backbone, donor.student.pool))[1]])  # fmt: skip
-    pretrainer, report = make_pretrainer(tiny_config(objective=objective, seed=6, init=str(file)))
+    pretrainer, report = make_student_teacher(tiny_config(objective=objective, seed=6, init=str(file)))
     expected = donor.student.backbone.state_dict()
     assert report is not None
     for branch in (pretrainer.student, pretrainer.teacher):
@@ -102,10 +102,10 @@ def test_precision() -> None:
 @pytest.mark.parametrize("text", ["1e-1", 0.1])
 def test_numbers_of_a_component_are_read_as_people_write_them(text: str | float) -> None:
     """YAML reads 1e-1, without a dot, as text."""
-    pretrainer, _ = make_pretrainer(tiny_config(dino={"student_temp": text}))
+    pretrainer, _ = make_student_teacher(tiny_config(dino={"student_temp": text}))
     assert pretrainer.objectives["dino"].student_temp == 0.1
 
 
 def test_text_is_no_number() -> None:
     with pytest.raises(ValueError, match=r"dino.student_temp is 'cold'; a value like 0.1 is needed"):
-        make_pretrainer(tiny_config(dino={"student_temp": "cold"}))
+        make_student_teacher(tiny_config(dino={"student_temp": "cold"}))

@@ -12,8 +12,8 @@ from selfpatch.checkpoints.load import load_backbone
 from selfpatch.checkpoints.read import Weights
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import AnyShape
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.backbones.config import AnyBackboneConfig
+from selfpatch.models.encoder import BranchEncoder
 from tests.helpers.released_forms import RESNET, SWIN, VIT, assert_same_features, random_backbone
 
 
@@ -23,7 +23,7 @@ def weights_of(backbone: Backbone, **more: Tensor) -> Weights:
 
 
 @pytest.mark.parametrize("other", [SWIN, RESNET], ids=["swin", "resnet"])
-def test_weights_of_another_family_are_refused(other: AnyShape) -> None:
+def test_weights_of_another_family_are_refused(other: AnyBackboneConfig) -> None:
     weights = weights_of(random_backbone(other))
     with pytest.raises(
         ValueError, match=f"released.pth holds a {other.family}, but the model is a vit; give a --model of the same"

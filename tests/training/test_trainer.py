@@ -11,7 +11,7 @@ import torch
 
 from selfpatch.core.types import Views
 from selfpatch.training.optim import make_optimizer
-from selfpatch.training.trainer import Clipping, Pretrainer, StepOutcome, step_seed, training_step
+from selfpatch.training.trainer import Clipping, StepOutcome, StudentTeacher, step_seed, training_step
 from tests.helpers.tiny import (
     hyperparameters,
     movement_error,
@@ -32,7 +32,7 @@ def split(views: Views, parts: int) -> list[Views]:
     return [part_of(views, slice(i * size, (i + 1) * size)) for i in range(parts)]
 
 
-def two_steps(parts: int, clipping: Clipping, settings: dict[str, Any]) -> tuple[Pretrainer, list[StepOutcome]]:
+def two_steps(parts: int, clipping: Clipping, settings: dict[str, Any]) -> tuple[StudentTeacher, list[StepOutcome]]:
     pretrainer = tiny_pretrainer(**settings)
     optimizer = plain_sgd(pretrainer)
     outcomes = [
@@ -98,7 +98,7 @@ def adam_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     return {f"{i}.{k}": v for i, state in optimizer.state_dict()["state"].items() for k, v in state.items()}
 
 
-def clone_of(optimizer: torch.optim.Optimizer, pretrainer: Pretrainer) -> torch.optim.Optimizer:
+def clone_of(optimizer: torch.optim.Optimizer, pretrainer: StudentTeacher) -> torch.optim.Optimizer:
     clone = make_optimizer(pretrainer)
     clone.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # loading alone would share the tensors
     return clone

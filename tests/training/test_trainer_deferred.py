@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfpatch.checkpoints.run_dir import RunDirectory
-from selfpatch.core.reference import plain_paths
+from selfpatch.core.reference import use_references
 from selfpatch.core.types import Hyperparameters, Views
-from selfpatch.models.layers.deferred_state import StepState
+from selfpatch.models.layers.deferred_state import DeferredState
 from selfpatch.training import trainer as pretraining
 from selfpatch.training.checkpointing import NonFinite
 from selfpatch.training.factory import METHODS, make_schedule
-from selfpatch.training.optim import make_optimizer, steps_where
-from selfpatch.training.trainer import Clipping, LoopSettings, Pretrainer, StepOutcome, train, training_step
-from selfpatch.training.watching import Failures, Verdict
+from selfpatch.training.nonfinite import DeferredFlag, NonFiniteCounter
+from selfpatch.training.optim import can_step_if_finite, make_optimizer
+from selfpatch.training.trainer import Clipping, LoopSettings, StepOutcome, StudentTeacher, train, training_step
 from tests.helpers.tiny import hyperparameters, not_finite, part_of, tiny_config, tiny_pretrainer, tiny_views
 
 Settings = dict[str, Any]
@@ -139,11 +139,11 @@ def test_every_state_names_what_it_changes() -> None:
     """A state that changes more than it names would keep traces of a failed step."""
     for settings in CHOICES:
         training = Training(settings)
-        for module in (m for m in training.pretrainer.modules() if isinstance(m, StepState)):
+        for module in (m for m in training.pretrainer.modules() if isinstance(m, DeferredState)):
             named = {id(tensor) for tensor in module.changing()}
             others = [t for t in (*module.parameters(), *module.buffers()) if id(t) not in named]
             before = [t.clone() for t in others]
-            module.commit()
+            module.update()
             assert all(torch.equal(t, old) for t, old in zip(others, before, strict=True))
 
 
@@ -156,22 +156,22 @@ def test_the_teacher_moves_where_the_step_is_fine(device: str, momentum: float, 
     for one in (pretrainer, twin):
         for i, parameter in enumerate(one.student.parameters()):
             parameter.data.add_(torch.randn(parameter.shape, generator=torch.manual_seed(i)).to(device))
-    with plain_paths() if plain else contextlib.nullcontext():
-        pretrainer.teacher.move_towards(pretrainer.student, momentum, torch.tensor(ok, device=device))
+    with use_references() if plain else contextlib.nullcontext():
+        pretrainer.teacher.ema_update(pretrainer.student, momentum, torch.tensor(ok, device=device))
         if ok:
-            twin.teacher.move_towards(twin.student, momentum)
+            twin.teacher.ema_update(twin.student, momentum)
     assert_equal(pretrainer.teacher.state_dict(), twin.teacher.state_dict())
 
 
 def test_only_a_fused_adamw_skips_by_itself() -> None:
     pretrainer = tiny_pretrainer()
-    assert steps_where(make_optimizer(pretrainer))
-    assert not any(steps_where(make_optimizer(pretrainer, name=name)) for name in ("sgd", "lars"))
-    with plain_paths():
-        assert not steps_where(make_optimizer(pretrainer))
+    assert can_step_if_finite(make_optimizer(pretrainer))
+    assert not any(can_step_if_finite(make_optimizer(pretrainer, name=name)) for name in ("sgd", "lars"))
+    with use_references():
+        assert not can_step_if_finite(make_optimizer(pretrainer))
 
 
-class NotYet(Verdict):
+class NotYet(DeferredFlag):
     """A verdict that fails the test if it is looked at too early."""
 
     def __init__(self, taken: bool) -> None:
@@ -184,7 +184,7 @@ class NotYet(Verdict):
 
 
 def test_a_step_is_judged_when_the_next_is_on_its_way() -> None:
-    failures = Failures(3)
+    failures = NonFiniteCounter(3)
     for taken in (True, False, True, True, False):
         verdict = NotYet(taken)
         assert not failures.too_many(verdict)
@@ -192,11 +192,11 @@ def test_a_step_is_judged_when_the_next_is_on_its_way() -> None:
 
 
 def test_the_last_chance_is_judged_at_once() -> None:
-    failures = Failures(3)
+    failures = NonFiniteCounter(3)
     outcomes = [False, True, False, False, True, False, False, False]
-    assert [failures.too_many(Verdict(torch.tensor(taken))) for taken in outcomes] == [False] * 7 + [True]
-    assert Failures(1).too_many(Verdict(torch.tensor(False)))
-    assert not Failures(1).too_many(Verdict(torch.tensor(True)))
+    assert [failures.too_many(DeferredFlag(torch.tensor(taken))) for taken in outcomes] == [False] * 7 + [True]
+    assert NonFiniteCounter(1).too_many(DeferredFlag(torch.tensor(False)))
+    assert not NonFiniteCounter(1).too_many(DeferredFlag(torch.tensor(True)))
 
 
 class Batches:
@@ -217,7 +217,7 @@ def test_training_gives_up_at_the_step_that_was_one_too_many(
 ) -> None:
     pretrainer, bad = tiny_pretrainer(), {1, 2, 4, 5, 6}
 
-    def step(model: Pretrainer, batches: list[Views], optimizer: Any, hp: Hyperparameters, **others: Any) -> Any:
+    def step(model: StudentTeacher, batches: list[Views], optimizer: Any, hp: Hyperparameters, **others: Any) -> Any:
         with not_finite(model, micro_batch=0) if hp.step in bad else contextlib.nullcontext():
             return training_step(model, batches, optimizer, hp, **others, deferred=deferred)
 

@@ -16,7 +16,9 @@ import pytest
 from rich.console import Console
 
 from selfpatch.config.run import RunConfig
-from selfpatch.training.watching import CollapseWatch, ProgressBar, Speed, StopSignals
+from selfpatch.training.collapse import CollapseDetector
+from selfpatch.training.progress import ProgressBar, Throughput
+from selfpatch.training.signals import StopSignals
 
 
 class Clock:
@@ -76,7 +78,7 @@ class TestProgressBar:
 class TestSpeed:
     def test_the_window_moves_on(self) -> None:
         clock = Clock()
-        speed = Speed(window=4, clock=clock)
+        speed = Throughput(window=4, clock=clock)
         assert speed.images_per_second == 0
         clock.now += 100  # compilation
         speed.add(10)
@@ -88,7 +90,7 @@ class TestSpeed:
 
     def test_pauses_do_not_count(self) -> None:
         clock = Clock()
-        speed = Speed(clock=clock)
+        speed = Throughput(clock=clock)
         for _ in range(5):
             clock.now += 1
             speed.add(8)
@@ -98,7 +100,7 @@ class TestSpeed:
 
     def test_a_pause_ends_with_an_error(self) -> None:
         clock = Clock()
-        speed = Speed(clock=clock)
+        speed = Throughput(clock=clock)
         with contextlib.suppress(RuntimeError), speed.pause():
             clock.now += 50
             raise RuntimeError
@@ -193,7 +195,7 @@ class TestCollapseWatch:
         ],
     )
     def test_one_warning_a_kind_after_several_logs_in_a_row(self, bad: dict[str, float], words: list[str]) -> None:
-        watch = CollapseWatch(first_step=100, patience=3)
+        watch = CollapseDetector(first_step=100, patience=3)
         assert [watch.check(step, HEALTHY | bad) for step in range(0, 100, 10)] == [None] * 10
         assert [watch.check(step, HEALTHY | bad) for step in (100, 110)] == [None, None]
         assert watch.check(120, HEALTHY) is None  # one good log starts the count again
@@ -204,7 +206,7 @@ class TestCollapseWatch:
         assert [answer for answer in answers if answer] == [warning]
 
     def test_kinds_warn_apart(self) -> None:
-        watch = CollapseWatch(first_step=0, patience=1)
+        watch = CollapseDetector(first_step=0, patience=1)
         first = watch.check(0, HEALTHY | {"effective_rank": 1.0})
         second = watch.check(1, HEALTHY | {"effective_rank": 1.0, "mean_entropy": 0.0})
         assert first is not None
@@ -214,13 +216,13 @@ class TestCollapseWatch:
         assert "direction" not in second
 
     def test_meters_that_are_missing_or_not_finite_are_no_sign(self) -> None:
-        watch = CollapseWatch(first_step=0, patience=1)
+        watch = CollapseDetector(first_step=0, patience=1)
         assert watch.check(0, {}) is None
         assert watch.check(1, dict.fromkeys(HEALTHY, math.nan)) is None
         assert watch.check(2, {"loss": 0.0, "effective_rank": 30.0}) is None
 
     def test_the_settings_it_names_exist(self) -> None:
-        watch = CollapseWatch(first_step=0, patience=1)
+        watch = CollapseDetector(first_step=0, patience=1)
         bad = {"entropy": 8.3, "mean_entropy": 0.0, "max_entropy": 8.3, "effective_rank": 1.0}
         names = re.findall(r"optimizer\.(\w+)", watch.check(0, bad) or "")
         assert len(names) >= 5

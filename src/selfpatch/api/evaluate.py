@@ -23,13 +23,13 @@ from selfpatch.evaluation.compare import compare
 from selfpatch.evaluation.encoders import FunctionEncoder
 from selfpatch.evaluation.presets import describe_presets
 from selfpatch.evaluation.result import Provenance, Result, device_name, network_sha256
-from selfpatch.models.backbones.config import AnyShape
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.backbones.config import AnyBackboneConfig
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.features import evaluating
 from selfpatch.training.factory import (
     EVALUATIONS,
     find,
-    make_pretrainer,
+    make_student_teacher,
 )
 from selfpatch.training.online_eval import teacher_encoder
 
@@ -39,9 +39,9 @@ __all__ = ["compare", "evaluate", "load", "make_folder", "measure", "open_encode
 console = Console()
 
 
-def untrained_encoder(config: RunConfig, shape: AnyShape) -> BranchEncoder:
+def untrained_encoder(config: RunConfig, shape: AnyBackboneConfig) -> BranchEncoder:
     """The network of a run, freshly initialised, whatever weights it began from: they may have gone since."""
-    pretrainer, _ = make_pretrainer(replace(config, init=None), shape)
+    pretrainer, _ = make_student_teacher(replace(config, init=None), shape)
     return teacher_encoder(pretrainer).eval()
 
 

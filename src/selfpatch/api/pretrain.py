@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,33 +10,30 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from selfpatch.api.evaluate import load, make_folder, untrained_encoder
-from selfpatch.checkpoints.export.export import export as export_encoder
-from selfpatch.checkpoints.load import LoadReport, load_encoder
+from selfpatch.api.evaluate import untrained_encoder
+from selfpatch.checkpoints.load import LoadReport
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.checkpoints.state import export_state
-from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig, load_recipe
+from selfpatch.config.recipes import load_recipe
+from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.malloc import keep_freed_memory
-from selfpatch.core.types import Encoder
-from selfpatch.models.backbones.config import shape_from_dict
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.backbones.config import backbone_config_from_dict
 from selfpatch.training.dataset import TrainingData, check_data, measure_channels, open_data, recipe_for, record_data
 from selfpatch.training.factory import (
     make_clipping,
     make_loader,
     make_loop_settings,
     make_optimizer,
-    make_pretrainer,
     make_schedule,
+    make_student_teacher,
     view_recipes,
     with_renderer,
 )
-from selfpatch.training.online_eval import Monitor, teacher_encoder
+from selfpatch.training.online_eval import OnlineEvaluator, teacher_encoder
 from selfpatch.training.optim import Schedule
 from selfpatch.training.report import measured_table, write_run_report
-from selfpatch.training.trainer import LoopSettings, Pretrainer, train
-from selfpatch.visualization.show import show as draw_pictures
+from selfpatch.training.trainer import LoopSettings, StudentTeacher, train
 
 console = Console()
 
@@ -65,7 +61,7 @@ def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
     config.validate()
     device = distributed.start(config.device)
     data = open_data(config)
-    pretrainer, report = make_pretrainer(config, statistics=measure_channels(config, data))
+    pretrainer, report = make_student_teacher(config, statistics=measure_channels(config, data))
     config = replace(config, loss_weights=pretrainer.loss_weights)  # all of them, and no others
     config = with_renderer(config, device)
     loader = make_loader(config, pretrainer, data.index, data.places, device)  # refuses what cannot be
@@ -104,9 +100,9 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
     check_data(run, data)
     checkpoint = run.load_checkpoint()  # None: killed before the first one, so that it begins again
     if checkpoint is None:
-        pretrainer, _ = make_pretrainer(config, statistics=measure_channels(config, data))
+        pretrainer, _ = make_student_teacher(config, statistics=measure_channels(config, data))
     else:
-        pretrainer, _ = make_pretrainer(config, shape_from_dict(checkpoint["shape"]))
+        pretrainer, _ = make_student_teacher(config, backbone_config_from_dict(checkpoint["shape"]))
     return _train(run, config, data, pretrainer, started)
 
 
@@ -119,7 +115,7 @@ class Interrupted(Exception):
 
 
 def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
-    out = distributed.from_main_process(config.out or _free_folder(config))
+    out = distributed.broadcast_from_main(config.out or _free_folder(config))
     if distributed.is_main_process():
         source = config.data if config.data == SAMPLES else str(Path(config.data).expanduser().resolve())
         run = RunDirectory.create(out, replace(config, data=source, out=str(Path(out).expanduser().resolve())))
@@ -145,7 +141,7 @@ def _free_folder(config: RunConfig) -> str:
 
 
 def _train(
-    run: RunDirectory, config: RunConfig, data: TrainingData, pretrainer: Pretrainer, device: torch.device
+    run: RunDirectory, config: RunConfig, data: TrainingData, pretrainer: StudentTeacher, device: torch.device
 ) -> Path:
     pretrainer.to(device)
     if device.type == "cpu":
@@ -155,7 +151,7 @@ def _train(
             branch.compile_blocks()
     loader = make_loader(config, pretrainer, data.index, data.places, device)
     schedule = make_schedule(config, loader.steps_per_epoch)
-    monitor = Monitor(
+    monitor = OnlineEvaluator(
         (data.held_out_index, data.held_out),
         (data.index, data.places),
         view_recipes(config, pretrainer.needs),
@@ -188,7 +184,7 @@ def _train(
     return run.path
 
 
-def _finish(run: RunDirectory, data: TrainingData, pretrainer: Pretrainer, picture: Path | None) -> None:
+def _finish(run: RunDirectory, data: TrainingData, pretrainer: StudentTeacher, picture: Path | None) -> None:
     """Exports the teacher, writes the report, and says what came of it and what to do next."""
     exported = run.export(*export_state(teacher_encoder(pretrainer)))
     run.close()
@@ -209,7 +205,7 @@ def _finish(run: RunDirectory, data: TrainingData, pretrainer: Pretrainer, pictu
 def _summary(
     config: RunConfig,
     data: TrainingData,
-    pretrainer: Pretrainer,
+    pretrainer: StudentTeacher,
     schedule: Schedule,
     settings: LoopSettings,
     device: torch.device,
@@ -231,41 +227,3 @@ def _summary(
     if report is not None:
         lines.append(str(report))
     return "\n".join(lines)
-
-
-def export(
-    weights: str | BranchEncoder, to: str, out: str | Path, *, size: int | None = None, **options: Any
-) -> list[Path]:
-    """Writes a network as timm, transformers or onnxruntime load it, or as one file of ours, checked by loading it.
-
-    Args:
-        weights: as `load` takes them, but for baselines and `untrained:`; or an encoder.
-        to: timm, safetensors, hf or onnx.
-        out: a folder that is new or empty.
-        size: of the images, for onnx, which then takes no others.
-        options: as `weights.load_encoder` takes them.
-
-    Returns:
-        The files; README.txt, the last, says how to load them and where features agree.
-
-    Raises:
-        ValueError: weights cannot be read, or the format has no such network.
-    """
-    if isinstance(weights, str):
-        weights, report = load_encoder(weights, **options)
-        console.print(str(report), highlight=False, soft_wrap=True)
-    return export_encoder(weights, to, out, size=size)
-
-
-def show(
-    weights: str | Encoder, images: Sequence[str | Path], out: str | Path, *, device: str = "auto", **options: Any
-) -> list[Path]:
-    """Draws, for each image, its patch features and what some of its patches resemble; `options` as
-    `pictures.show.show` takes them.
-
-    Raises:
-        ValueError: weights or an image cannot be read.
-    """
-    make_folder(out)
-    encoder = load(weights, device=device) if isinstance(weights, str) else weights
-    return draw_pictures(encoder, images, out, **options)

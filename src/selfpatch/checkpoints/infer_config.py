@@ -10,10 +10,10 @@ from itertools import count, takewhile
 from torch import Tensor
 
 from selfpatch.checkpoints.key_mapping import TRUNK
-from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape
+from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
 
 
-def infer_shape(state: Mapping[str, Tensor], source: str) -> AnyShape:
+def infer_backbone_config(state: Mapping[str, Tensor], source: str) -> AnyBackboneConfig:
     """The architecture that a state dict in our names was made with.
 
     Raises:
@@ -31,7 +31,7 @@ def infer_shape(state: Mapping[str, Tensor], source: str) -> AnyShape:
     raise ValueError(f"{source} holds no plain ViT, Swin or ResNet; its keys are {some(tuple(state))}")
 
 
-def _vit_shape(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> ViTShape:
+def _vit_shape(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> ViTConfig:
     """With registers, the CLS token has no position of its own."""
     class_token = "cls_token" in trunk
     registers = trunk["reg_token"].shape[1] if "reg_token" in trunk and trunk["reg_token"].ndim == 3 else 0
@@ -39,7 +39,7 @@ def _vit_shape(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> V
     grid = math.isqrt(tokens)
     if grid * grid != tokens:
         raise ValueError(f"{source} has position embeddings for {tokens} patches, which is no square grid")
-    return ViTShape(
+    return ViTConfig(
         embed_dim=embedding.shape[0],
         depth=_count(trunk, "blocks"),
         num_heads=max(1, embedding.shape[0] // 64),
@@ -61,14 +61,14 @@ def _is_gated(trunk: Mapping[str, Tensor]) -> bool:
     return first is not None and second is not None and first.shape[0] == 2 * second.shape[1]
 
 
-def _swin_shape(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> SwinShape:
+def _swin_shape(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> SwinConfig:
     table = trunk.get("layers.0.blocks.0.attn.relative_position_bias_table")
-    if table is None or embedding.shape[-1] != SwinShape.EMBEDDING:
+    if table is None or embedding.shape[-1] != SwinConfig.EMBEDDING:
         raise ValueError(
             f"{source} holds another kind of Swin transformer; one of version 1 is needed, which has tables of "
-            f"relative positions and embeds patches of {SwinShape.EMBEDDING} pixels"
+            f"relative positions and embeds patches of {SwinConfig.EMBEDDING} pixels"
         )
-    return SwinShape(
+    return SwinConfig(
         embed_dim=embedding.shape[0],
         depths=tuple(_count(trunk, f"layers.{stage}.blocks") for stage in range(_count(trunk, "layers"))),
         first_heads=table.shape[1],
@@ -78,7 +78,7 @@ def _swin_shape(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> 
     )
 
 
-def _resnet_shape(trunk: Mapping[str, Tensor], source: str) -> ResNetShape:
+def _resnet_shape(trunk: Mapping[str, Tensor], source: str) -> ResNetConfig:
     if "layer1.0.conv3.weight" not in trunk:
         raise ValueError(
             f"{source} holds a ResNet of basic blocks, such as ResNet-18 or -34; one of bottlenecks is needed, "
@@ -88,7 +88,7 @@ def _resnet_shape(trunk: Mapping[str, Tensor], source: str) -> ResNetShape:
     if trunk["layer1.0.conv2.weight"].shape[1] != width or trunk["layer1.0.conv3.weight"].shape[0] != 4 * width:
         raise ValueError(f"{source} holds a wide ResNet or a ResNeXt; a plain one is needed, such as ResNet-50")
     stages = takewhile(lambda stage: f"layer{stage}.0.conv1.weight" in trunk, count(1))
-    return ResNetShape(
+    return ResNetConfig(
         depths=tuple(_count(trunk, f"layer{stage}") for stage in stages),
         width=width,
         in_channels=trunk["conv1.weight"].shape[1],

@@ -14,9 +14,9 @@ from selfpatch.checkpoints.key_mapping import Side
 from selfpatch.checkpoints.read import Weights, read_weights
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import AnyShape, ViTShape
-from selfpatch.models.branch import BranchEncoder
-from selfpatch.models.heads import AveragePool, ClassAttentionPool
+from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig
+from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.pooling import AveragePool, ClassAttentionPool
 
 _NOT_BACKBONE = ("pool.", "heads.")
 """Beginnings of the names, in our terms, that a backbone may leave out. Other names must find their place."""
@@ -166,7 +166,7 @@ def load_encoder(
     """
     weights = read_weights(source, side=side, num_heads=num_heads)
     shape = weights.shape
-    if position_embedding is not None and isinstance(shape, ViTShape):
+    if position_embedding is not None and isinstance(shape, ViTConfig):
         shape = replace(shape, position_embedding=position_embedding)
     backbone = build_backbone(shape)
     pool = _pool(_part(weights.state, "pool."), shape)
@@ -177,7 +177,7 @@ def load_encoder(
     return encoder.eval(), replace(report, sha256=weights.sha256)
 
 
-def _pool(state: Mapping[str, Tensor], shape: AnyShape) -> nn.Module | None:
+def _pool(state: Mapping[str, Tensor], shape: AnyBackboneConfig) -> nn.Module | None:
     if not state:
         return None
     if "query" not in state:

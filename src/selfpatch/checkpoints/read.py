@@ -18,11 +18,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from selfpatch.checkpoints.infer_config import infer_shape
+from selfpatch.checkpoints.infer_config import infer_backbone_config
 from selfpatch.checkpoints.key_mapping import Side, known_num_heads, rename
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.models.backbones.build import build_timm
-from selfpatch.models.backbones.config import AnyShape, ViTShape, shape_from_dict
+from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig, backbone_config_from_dict
 
 TIMM = "timm:"
 
@@ -49,7 +49,7 @@ class Weights:
     """Weights as they were found, in the names of our `Branch`: `backbone.trunk.*`, `pool.*`, `heads.*`."""
 
     state: Mapping[str, Tensor]
-    shape: AnyShape
+    shape: AnyBackboneConfig
     source: str
     sha256: str | None
     """Of the file; None for weights that timm fetched."""
@@ -86,7 +86,7 @@ def read_weights(source: str, *, side: Side = "teacher", num_heads: int | None =
 
 def _with_heads(weights: Weights, num_heads: int | None) -> Weights:
     source, shape = weights.source, weights.shape
-    if not isinstance(shape, ViTShape):
+    if not isinstance(shape, ViTConfig):
         if num_heads is not None:
             raise ValueError(f"num_heads is {num_heads}, but {source} is no ViT; leave it out")
         return weights
@@ -106,10 +106,10 @@ def _read_file(path: Path, side: Side) -> Weights:
     tensors = _state_dict(content, side, source)
     state, left_out = rename(tensors, side, source)
     if "shape" in metadata:
-        shape = shape_from_dict(json.loads(metadata["shape"]))
+        shape = backbone_config_from_dict(json.loads(metadata["shape"]))
     else:
-        shape = infer_shape(state, source)
-        if isinstance(shape, ViTShape):
+        shape = infer_backbone_config(state, source)
+        if isinstance(shape, ViTConfig):
             shape = replace(shape, num_heads=known_num_heads(tensors, shape.embed_dim) or shape.num_heads)
     return Weights(state, shape, source, file_hash(path), left_out)
 
@@ -130,7 +130,7 @@ def _of_checkpoint(checkpoint: Mapping[str, Any], file: Path, side: Side, source
     """One network of a checkpoint of a run."""
     prefix = f"{side}."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["pretrainer"].items() if k.startswith(prefix)}
-    return Weights(state, shape_from_dict(checkpoint["shape"]), source, file_hash(file))
+    return Weights(state, backbone_config_from_dict(checkpoint["shape"]), source, file_hash(file))
 
 
 def _safetensors_load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -6,7 +6,7 @@ import json
 
 from torch import Tensor
 
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.encoder import BranchEncoder
 
 
 def export_state(encoder: BranchEncoder) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -20,7 +20,8 @@ import tyro
 import selfpatch
 from selfpatch.cli.options import EVALUATIONS, Bench, Compare, NetworkOptions, Study, Suite, WeightsOptions
 from selfpatch.config.parsing import nested
-from selfpatch.config.run import SAMPLES, RunConfig, load_recipe
+from selfpatch.config.recipes import load_recipe
+from selfpatch.config.run import SAMPLES, RunConfig
 
 USAGE = f"""selfpatch {selfpatch.__version__}: {selfpatch.__doc__}
   selfpatch pretrain [--data PHOTOS]                   train on a folder of images, or on built-in sample photographs
@@ -255,7 +256,7 @@ def _show(arguments: list[str]) -> int:
     window: Any = "all" if options.window == "all" else _whole_number("window", options.window)
     weights = options.named_weights()
     from selfpatch.api.evaluate import load
-    from selfpatch.api.pretrain import show
+    from selfpatch.api.show import show
 
     encoder = load(weights, device=options.device, **options.load_options())
     drawing = {"resolution": options.resolution, "k": options.k, "window": window, "border": options.border}
@@ -278,7 +279,7 @@ class Export(WeightsOptions):
 def _export(arguments: list[str]) -> int:
     options = _read(Export, "export", arguments)
     weights = options.named_weights()
-    from selfpatch.api.pretrain import export
+    from selfpatch.api.export import export
 
     *files, readme = export(weights, options.to, options.out, size=options.size, **options.load_options())
     print("\n".join(str(path) for path in [*files, readme]))

@@ -8,23 +8,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
-from selfpatch.config.parsing import field_types, override_fields, parse_yaml, plain_values, unknown_key
+from selfpatch.config.parsing import field_types, override_fields, plain_values, unknown_key
 from selfpatch.config.validation import check_ranges
 
 FROM_INIT = "init"
 """The value of `model` that stands for the architecture of the weights of `init`."""
+
+
 PLAIN_VITS = {"vit_tiny", "vit_small", "vit_base", "vit_large"}
 """Models that differ in their sizes alone."""
+
+
 SAMPLES = "samples"
 """The value of `--data` that stands for the built-in sample photographs."""
 
 
 @dataclass(frozen=True)
-class BackboneConfig:
+class BackboneOverrides:
     """What the model's name leaves open. None: the model's own."""
 
     embed_dim: int | None = None
@@ -207,7 +209,7 @@ class RunConfig:
     CPU."""
     loss_weights: Mapping[str, float] = field(default_factory=dict)
     """Weight of each loss by name; 1 where not given, except the defaults that the objectives state."""
-    backbone: BackboneConfig = BackboneConfig()
+    backbone: BackboneOverrides = BackboneOverrides()
     crops: CropConfig = CropConfig()
     masks: MaskConfig = MaskConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -261,7 +263,7 @@ class RunConfig:
         if model == self.model or {model, self.model} <= PLAIN_VITS:
             return dataclasses.replace(self, model=model)
         kept = {name: getattr(self.backbone, name) for name in ("drop_path", "frozen_blocks", "keep_class_token")}
-        return dataclasses.replace(self, model=model, patch_size=None, backbone=BackboneConfig(**kept))
+        return dataclasses.replace(self, model=model, patch_size=None, backbone=BackboneOverrides(**kept))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, as `config.yaml` holds them and `override` reads them."""
@@ -302,41 +304,3 @@ class RunConfig:
 
 def _holds_mappings(value: Any) -> bool:
     return value is None or (isinstance(value, Mapping) and all(isinstance(v, Mapping) for v in value.values()))
-
-
-def recipe_names() -> list[str]:
-    folder = resources.files("selfpatch") / "recipes"
-    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
-
-
-def load_recipe(name: str) -> RunConfig:
-    """A built-in recipe by name, or a YAML file by path, laid over the defaults.
-
-    Raises:
-        ValueError: there is no such recipe, it is not YAML, or it has a key that nothing reads.
-    """
-    built_in = resources.files("selfpatch") / "recipes" / f"{name}.yaml"
-    if built_in.is_file():
-        text = built_in.read_text()
-    elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
-        text = _read_text(name)
-    else:
-        raise ValueError(f"no recipe {name!r}; use the path of a .yaml file or one of: {', '.join(recipe_names())}")
-    return RunConfig().override(parse_yaml(text, name) | {"recipe": name})
-
-
-def _read_text(name: str) -> str:
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{name} is no text in UTF-8; give a YAML file") from None
-
-
-def choose_recipe(num_images: int, data: str) -> str:
-    """The recipe for a folder of so many images, when none was named."""
-    if data == SAMPLES:
-        return "samples"
-    for limit, name in [(3_000, "small-1k"), (30_000, "small-10k"), (500_000, "small-100k")]:
-        if num_images <= limit:
-            return name
-    return "selfpatch-dino-vits16"

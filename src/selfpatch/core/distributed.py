@@ -105,7 +105,7 @@ def all_gather(x: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
-def any_process(*flags: bool) -> tuple[bool, ...]:
+def any_rank(*flags: bool) -> tuple[bool, ...]:
     """For each flag, whether it is raised on any process: one small all-reduce on the CPU."""
     if not is_distributed():
         return flags
@@ -115,7 +115,7 @@ def any_process(*flags: bool) -> tuple[bool, ...]:
 
 
 @torch.no_grad()
-def every_process(flag: Tensor) -> Tensor:
+def all_ranks(flag: Tensor) -> Tensor:
     """Whether a flag, a bool on the device, is raised on all processes; the device is not waited for."""
     if not is_distributed():
         return flag
@@ -144,7 +144,7 @@ def all_reduce_sum_with_gradient(x: Tensor) -> Tensor:
     return _AllReduceSum.apply(x) if is_distributed() else x
 
 
-def from_main_process(value: str) -> str:
+def broadcast_from_main(value: str) -> str:
     """The main process's value, on every process."""
     if not is_distributed():
         return value

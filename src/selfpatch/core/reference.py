@@ -1,9 +1,9 @@
 """Every fast path stands beside a plain reference; here all of them can be switched to their references at once.
 
-    @beside(similarity_reference)
+    @fast_path_of(similarity_reference)
     def similarity(...): ...
 
-    with plain_paths():
+    with use_references():
         similarity(...)  # similarity_reference(...)
 
 So the whole training step can be run plainly: as the oracle of the fast one, and as what its speed is measured against.
@@ -22,15 +22,15 @@ R = TypeVar("R")
 _plain = False
 
 
-def is_plain() -> bool:
+def using_references() -> bool:
     """Whether references stand in for fast paths."""
     return _plain
 
 
 @contextlib.contextmanager
-def plain_paths() -> Iterator[None]:
-    """Within it every function marked by `beside` is its reference, attention is not fused, and new optimizers update
-    one parameter at a time."""
+def use_references() -> Iterator[None]:
+    """Run every function marked by `fast_path_of` as its reference, attention unfused, and optimizers one parameter at
+    a time."""
     global _plain
     before, _plain = _plain, True
     try:
@@ -39,7 +39,7 @@ def plain_paths() -> Iterator[None]:
         _plain = before
 
 
-def beside(reference: Callable[P, R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def fast_path_of(reference: Callable[P, R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Marks a function or method as the fast path of a reference that takes the same arguments."""
 
     def mark(fast: Callable[P, R]) -> Callable[P, R]:

@@ -70,7 +70,7 @@ class Tokens(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Encoding:
+class EncoderOutput:
     """What one side, student or teacher, makes of the views it saw; view-major.
 
     Attributes:
@@ -138,11 +138,13 @@ class Objective(nn.Module):
     def check_grid(self, h: int, w: int) -> None:
         """Raises ValueError where it can learn nothing from views of h x w patches; called before the first step."""
 
-    def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
+    def forward(
+        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
+    ) -> dict[str, Tensor]:
         """The unweighted losses by name."""
         raise NotImplementedError
 
-    def meters(self, teacher: Encoding, hp: Hyperparameters) -> dict[str, Tensor]:
+    def meters(self, teacher: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:
         """Scalars to watch, from what the teacher made of a batch."""
         return {}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from selfpatch.core.atomic_io import replacing
 from selfpatch.evaluation.result import Progress
-from selfpatch.models.layers.deferred_state import StepState
+from selfpatch.models.layers.deferred_state import DeferredState
 
 CHECKPOINT = "fitting.pt"
 REMEMBERED = 1000
@@ -120,8 +120,8 @@ def _step(
         nn.utils.clip_grad_norm_(trained.parameters(), how.clip)
     optimizer.step()
     for part in trained.modules():
-        if isinstance(part, StepState):  # running statistics of batch norms, say
-            part.commit()
+        if isinstance(part, DeferredState):  # running statistics of batch norms, say
+            part.update()
     return value.detach().float()
 
 

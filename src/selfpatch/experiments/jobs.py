@@ -30,7 +30,7 @@ from selfpatch.evaluation.result import Provenance, Result, network_sha256
 from selfpatch.experiments.spec import UNTRAINED, Arm, Measurement, Study
 from selfpatch.experiments.suite import as_json, asked_of, differences, evaluate_entries
 from selfpatch.experiments.suite_report import Outcome
-from selfpatch.training.factory import make_pretrainer
+from selfpatch.training.factory import make_student_teacher
 
 WHERE_AND_HOW = ("data", "out", "device")
 """Settings of a run that may differ when a study goes on."""
@@ -221,7 +221,7 @@ def _open(job: Job, run: Path, device: str) -> tuple[Encoder, Provenance | None]
 
 
 def _untrained(config: RunConfig, device: str) -> tuple[Encoder, Provenance]:
-    pretrainer, _ = make_pretrainer(config)
+    pretrainer, _ = make_student_teacher(config)
     encoder = measuring.teacher_encoder(pretrainer).eval()
     return encoder.to(distributed.start(device)), Provenance(UNTRAINED, network_sha256(encoder))
 

@@ -83,7 +83,7 @@ def _sections(findings: Findings, figures: Mapping[str, Block]) -> list[Section]
     if reference is not None and len(findings.arms) > 1:
         sections.append(_differences(findings, reference))
     if findings.failures:
-        sections.append(Section("Failures", [Text(sentence) for sentence in findings.failures]))
+        sections.append(Section("NonFiniteCounter", [Text(sentence) for sentence in findings.failures]))
     sections += [Section(heading, [figure]) for heading, figure in figures.items()]
     sheets = [path for path in findings.sheets if path.suffix.lower() in MIME and path.is_file()]
     if sheets:

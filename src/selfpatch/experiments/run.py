@@ -34,7 +34,7 @@ from selfpatch.experiments.spec import Study, read_study
 from selfpatch.experiments.timing import COSTS, equal_time_epochs, time_arm, untimed
 from selfpatch.experiments.worker_pool import run_jobs, stopped_by_sigterm
 from selfpatch.training.dataset import open_data
-from selfpatch.training.factory import make_loader, make_pretrainer
+from selfpatch.training.factory import make_loader, make_student_teacher
 
 MOST_PROCESSES = 4
 """On a CPU, unless more are asked for: each takes a gigabyte or more."""
@@ -178,7 +178,7 @@ def _check_arms(study: Study, source: str) -> None:
     for arm in study.arms:
         try:
             data = open_data(replace(arm.config, data=source))
-            pretrainer, _ = make_pretrainer(arm.config)
+            pretrainer, _ = make_student_teacher(arm.config)
             make_loader(arm.config, pretrainer, data.index, data.places, torch.device("cpu"))
         except ValueError as error:
             raise ValueError(f"arm {arm.name!r}: {error}") from None

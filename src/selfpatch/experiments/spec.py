@@ -36,7 +36,8 @@ from typing import Any
 
 from selfpatch.api.evaluate import BASELINES
 from selfpatch.config.parsing import convert, parse_yaml, unknown_key
-from selfpatch.config.run import RunConfig, load_recipe
+from selfpatch.config.recipes import load_recipe
+from selfpatch.config.run import RunConfig
 from selfpatch.experiments.suite import read_entry
 from selfpatch.experiments.suite_report import Entry
 from selfpatch.training.factory import METHODS, OBJECTIVES, find

@@ -26,8 +26,8 @@ from selfpatch.training.factory import (
     make_loader,
     make_loop_settings,
     make_optimizer,
-    make_pretrainer,
     make_schedule,
+    make_student_teacher,
     with_renderer,
 )
 from selfpatch.training.trainer import training_step
@@ -105,7 +105,7 @@ def _steps(config: RunConfig, place: Place, device: torch.device) -> Generator[f
     workers = loader_workers(config, place)
     config = with_renderer(replace(config, loader=replace(config.loader, workers=workers)), device)
     data = open_data(config)
-    pretrainer, _ = make_pretrainer(config)
+    pretrainer, _ = make_student_teacher(config)
     pretrainer.to(device).train()
     if config.compile:
         for branch in (pretrainer.student, pretrainer.teacher):

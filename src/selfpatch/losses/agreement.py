@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfpatch.core.types import Hyperparameters
-from selfpatch.losses.memory_bank import Queue
-from selfpatch.models.heads import Center, PrototypeHead
+from selfpatch.losses.center import Center
+from selfpatch.losses.memory_bank import MemoryBank
+from selfpatch.models.heads import PrototypeHead
 from selfpatch.models.layers.mlp import mlp
 from selfpatch.ops.contrast import info_nce
 from selfpatch.ops.cross_entropy import prototype_loss
@@ -73,8 +74,8 @@ class PrototypeAgreement(Agreement):
         dim: int,
         *,
         num_prototypes: int,
-        hidden: int,
-        bottleneck: int,
+        hidden_dim: int,
+        bottleneck_dim: int,
         head_norm: bool,
         norm_last_layer: bool,
         student_temp: float,
@@ -87,8 +88,8 @@ class PrototypeAgreement(Agreement):
             PrototypeHead,
             dim,
             num_prototypes,
-            hidden=hidden,
-            bottleneck=bottleneck,
+            hidden_dim=hidden_dim,
+            bottleneck_dim=bottleneck_dim,
             norm=head_norm,
             trainable_gain=not norm_last_layer,
         )
@@ -100,7 +101,7 @@ class PrototypeAgreement(Agreement):
         """See `Agreement`. The centre is that of all patches of all views."""
         with torch.no_grad():
             scores = teacher(pairs.targets)
-            self.center.observe(scores.mean_logits())
+            self.center.accumulate(scores.mean_logits())
         return prototype_loss(
             student(pairs.patches),
             scores,
@@ -119,10 +120,10 @@ class ProjectedAgreement(Agreement):
     images (arXiv 2105.04553).
     """
 
-    def __init__(self, dim: int, *, hidden: int, bottleneck: int) -> None:
+    def __init__(self, dim: int, *, hidden_dim: int, bottleneck_dim: int) -> None:
         super().__init__()
-        self._make_head = partial(mlp, [dim, hidden, bottleneck])
-        self.predictor = mlp([bottleneck, hidden, bottleneck])
+        self._make_head = partial(mlp, [dim, hidden_dim, bottleneck_dim])
+        self.predictor = mlp([bottleneck_dim, hidden_dim, bottleneck_dim])
 
     def head(self) -> nn.Module:
         return self._make_head()
@@ -156,17 +157,17 @@ class ContrastAgreement(ProjectedAgreement):
     """
 
     def __init__(
-        self, dim: int, *, hidden: int, bottleneck: int, temp: float, queue_size: int, keys_per_view: int
+        self, dim: int, *, hidden_dim: int, bottleneck_dim: int, temp: float, queue_size: int, keys_per_view: int
     ) -> None:
-        super().__init__(dim, hidden=hidden, bottleneck=bottleneck)
+        super().__init__(dim, hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim)
         self.temp, self.keys_per_view = temp, keys_per_view
-        self.queue = Queue(queue_size, bottleneck)
+        self.queue = MemoryBank(queue_size, bottleneck_dim)
 
     def forward(self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, hp: Hyperparameters) -> Tensor:
         """See `Agreement`."""
         queries, keys = self.project(pairs, student, teacher)
         loss = pairs.weights() @ info_nce(queries, keys, self.queue.keys, self.temp)
-        self.queue.observe(self.entering(pairs.split(keys), pairs.samples, hp.step))
+        self.queue.accumulate(self.entering(pairs.split(keys), pairs.samples, hp.step))
         return loss
 
     def entering(self, keys: Sequence[Tensor], samples: Tensor, step: int) -> Tensor:

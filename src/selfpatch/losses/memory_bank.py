@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfpatch.core.distributed import all_gather
-from selfpatch.models.layers.deferred_state import StepState
+from selfpatch.models.layers.deferred_state import DeferredState
 
 
-def check_queue(name: str, size: int, batch_size: int) -> None:
+def check_bank_size(name: str, size: int, batch_size: int) -> None:
     """Refuses a queue that whole batches do not fill, as the released code of MoCo and MoBY does.
 
     Raises:
@@ -23,7 +23,7 @@ def check_queue(name: str, size: int, batch_size: int) -> None:
         )
 
 
-class Queue(StepState):
+class MemoryBank(DeferredState):
     """The newest `size` keys of earlier steps, first in, first out (MoCo, arXiv 1911.05722, section 3.2).
 
     Attributes:
@@ -40,12 +40,12 @@ class Queue(StepState):
         self._new: list[Tensor] = []
 
     @torch.no_grad()
-    def observe(self, keys: Tensor) -> None:
+    def accumulate(self, keys: Tensor) -> None:
         """Notes the keys [n, E] of one micro-batch of this process; the same n on each."""
         self._new.append(keys.detach().float())
 
     @torch.no_grad()
-    def commit(self) -> None:
+    def update(self) -> None:
         """The step's keys enter in the order of the global batch: by micro-batch, then by process."""
         if self._new:
             gathered = torch.stack([all_gather(keys) for keys in self._new])  # [micro-batches, processes, n, E]

@@ -8,22 +8,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from selfpatch.core.reference import beside
-from selfpatch.core.types import Encoding, Tokens
+from selfpatch.core.reference import fast_path_of
+from selfpatch.core.types import EncoderOutput
 from selfpatch.models.backbones.base import Backbone, disable_drop_path
-from selfpatch.models.backbones.vit import ViT
-from selfpatch.models.heads import PositivePool
-
-
-def image_token(tokens: Tokens, pool: nn.Module | None) -> Tensor:
-    """[B, D] the pool's token over the raw patches, else the backbone's CLS token, else the mean of its patches."""
-    if pool is not None:
-        return pool(tokens.raw_patches.flatten(1, 2))
-    return tokens.patches.mean((1, 2)) if tokens.image is None else tokens.image
+from selfpatch.models.encoder import image_token
+from selfpatch.models.pooling import PositivePool
 
 
 class Branch(nn.Module):
-    """One side of the training: `crops -> Encoding`."""
+    """One side of the training: `crops -> EncoderOutput`."""
 
     def __init__(self, backbone: Backbone, pool: nn.Module | None, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -31,7 +24,7 @@ class Branch(nn.Module):
         self.pool = pool
         self.heads = nn.ModuleDict(heads)
 
-    def forward(self, crops: Sequence[Tensor], masks: Tensor | None = None) -> Encoding:
+    def forward(self, crops: Sequence[Tensor], masks: Tensor | None = None) -> EncoderOutput:
         """Encodes groups of views of one resolution each.
 
         Args:
@@ -46,7 +39,7 @@ class Branch(nn.Module):
                 tokens = tokens._replace(patches=self.pool.norm(tokens.raw_patches))
             grids.append(tokens)
             images.append(image_token(tokens, self.pool).unflatten(0, views.shape[:2]))  # [V, B, D]
-        return Encoding(torch.cat(images), tuple(grids), dict(self.heads.items()), self.pool)
+        return EncoderOutput(torch.cat(images), tuple(grids), dict(self.heads.items()), self.pool)
 
     def compile_blocks(self, backend: str = "inductor") -> None:
         """The backbone's blocks run through torch.compile from now on; names, weights and copies stay as they are.
@@ -64,17 +57,17 @@ class Branch(nn.Module):
         return teacher
 
     @torch.no_grad()
-    def move_towards_reference(self, student: Branch, momentum: float, ok: Tensor | None = None) -> None:
-        """`move_towards`, one parameter after the other."""
+    def ema_update_reference(self, student: Branch, momentum: float, ok: Tensor | None = None) -> None:
+        """`ema_update`, one parameter after the other."""
         for own, theirs in zip(self.parameters(), student.parameters(), strict=True):
             before = None if ok is None else own.clone()
             own.mul_(momentum).add_(theirs, alpha=1 - momentum)
             if ok is not None and before is not None:
                 torch.where(ok, own, before, out=own)
 
-    @beside(move_towards_reference)
+    @fast_path_of(ema_update_reference)
     @torch.no_grad()
-    def move_towards(self, student: Branch, momentum: float, ok: Tensor | None = None) -> None:
+    def ema_update(self, student: Branch, momentum: float, ok: Tensor | None = None) -> None:
         """This branch's parameters become momentum * own + (1 - momentum) * the student's; buffers stay its own.
 
         Args:
@@ -86,42 +79,3 @@ class Branch(nn.Module):
             torch._foreach_lerp_(own, theirs, 1 - momentum)
         else:
             torch._foreach_lerp_(own, theirs, [ok * (1 - momentum)] * len(own))
-
-
-class BranchEncoder(nn.Module):
-    """A trained backbone and pool as an `Encoder`: what evaluations and pictures see.
-
-    Args:
-        normed_patches: give patch features after the trunk's final norm (DINO) instead of the last block's output
-            (SelfPatch); the same where the trunk has no final norm.
-    """
-
-    def __init__(self, backbone: Backbone, pool: nn.Module | None, *, normed_patches: bool = True) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.pool = pool
-        self.normed_patches = normed_patches
-        self.dim, self.patch_size = backbone.dim, backbone.patch_size
-        self.mean, self.std = backbone.mean, backbone.std
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @torch.no_grad()
-    def patches(self, images: Tensor) -> Tensor:
-        """Normalised images [B, C, H, W] -> [B, D, h, w]."""
-        tokens = self.backbone(images)
-        return (tokens.patches if self.normed_patches else tokens.raw_patches).permute(0, 3, 1, 2).float()
-
-    @torch.no_grad()
-    def image(self, images: Tensor) -> Tensor:
-        """Normalised images [B, C, H, W] -> [B, D]."""
-        return image_token(self.backbone(images), self.pool).float()
-
-    @torch.no_grad()
-    def image_tokens(self, images: Tensor, blocks: int) -> Tensor:
-        """The image tokens of the last so many blocks of a ViT, [B, blocks, D]; a pool is applied to each."""
-        if not isinstance(self.backbone, ViT):
-            raise ValueError(f"a {self.backbone.shape.family} has one image token; blocks is {blocks}, use 1")
-        return torch.stack([image_token(t, self.pool) for t in self.backbone.last_tokens(images, blocks)], 1).float()

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfpatch.core.distributed import all_reduce_mean
-from selfpatch.core.reference import beside
 from selfpatch.models.layers.batch_norm import BatchNorm
-from selfpatch.models.layers.deferred_state import StepState
-from selfpatch.ops.aggregation import attend, gather_patches
 from selfpatch.ops.cross_entropy import Scores
 from selfpatch.ops.linear import gelu_linear
-from selfpatch.ops.neighbours import Positives
 
 
 class Prototypes(nn.Module):
@@ -51,14 +44,14 @@ class PrototypeHead(nn.Module):
         dim: int,
         num_prototypes: int,
         *,
-        hidden: int = 2048,
-        bottleneck: int = 256,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
         layers: int = 3,
         norm: bool = False,
         trainable_gain: bool = False,
     ) -> None:
         super().__init__()
-        widths = [dim, *[hidden] * (layers - 1), bottleneck]
+        widths = [dim, *[hidden_dim] * (layers - 1), bottleneck_dim]
         parts: list[nn.Module] = []
         for i, (wide, narrow) in enumerate(pairwise(widths)):
             parts.append(nn.Linear(wide, narrow))
@@ -69,7 +62,7 @@ class PrototypeHead(nn.Module):
             if isinstance(part, nn.Linear):
                 nn.init.trunc_normal_(part.weight, std=0.02)
                 nn.init.zeros_(part.bias)
-        self.last_layer = Prototypes(num_prototypes, bottleneck, trainable_gain=trainable_gain)
+        self.last_layer = Prototypes(num_prototypes, bottleneck_dim, trainable_gain=trainable_gain)
 
     def forward(self, tokens: Tensor) -> Scores:
         """Tokens [..., D] -> their scores against the prototypes."""
@@ -93,164 +86,3 @@ class PatchPrototypes(nn.Module):
     def forward(self) -> Tensor:
         """[K, E]."""
         return self.last_layer()
-
-
-class Center(StepState):
-    """Moving average of the teacher's logits, taken off them against collapse (DINO, arXiv 2104.14294, eq. 4)."""
-
-    center: Tensor
-
-    def __init__(self, num_prototypes: int, momentum: float = 0.9) -> None:
-        super().__init__()
-        self.momentum = momentum
-        self.register_buffer("center", torch.zeros(num_prototypes))
-        self._means: list[Tensor] = []
-
-    @torch.no_grad()
-    def observe(self, mean_logits: Tensor) -> None:
-        """Notes the mean logits [K] of one micro-batch of this process."""
-        self._means.append(mean_logits)
-
-    def commit(self) -> None:
-        if self._means:
-            mean = all_reduce_mean(torch.stack(self._means).mean(0))
-            self.center.mul_(self.momentum).add_(mean, alpha=1 - self.momentum)
-        self.discard()
-
-    def discard(self) -> None:
-        self._means = []
-
-
-class _ClassAttention(nn.Module):
-    """Attention of a query to [query; patches]; q, k and v have layers of their own (CaiT, arXiv 2103.17239)."""
-
-    def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.q = nn.Linear(dim, dim)
-        self.k = nn.Linear(dim, dim)
-        self.v = nn.Linear(dim, dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def heads(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., H, d]."""
-        return x.unflatten(-1, (self.num_heads, -1))
-
-    def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.heads(self.k(x)), self.heads(self.v(x))
-
-    def forward(self, query: Tensor, keys: Tensor, values: Tensor, valid: Tensor | None) -> Tensor:
-        """Normalised query [..., D], the patches' keys and values [..., n, H, d] -> [..., D]."""
-        own_key, own_value = self.keys_and_values(query)
-        keys = torch.cat([own_key.unsqueeze(-3), keys], dim=-3)
-        values = torch.cat([own_value.unsqueeze(-3), values], dim=-3)
-        if valid is not None:
-            valid = F.pad(valid, (1, 0), value=True)  # the query always attends to itself
-        return self.proj(attend(self.heads(self.q(query)), keys, values, valid).flatten(-2))
-
-
-class _ClassAttentionBlock(nn.Module):
-    """Pre-norm class attention and MLP, with residuals on the query alone."""
-
-    def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = _ClassAttention(dim, num_heads)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-
-    def keys_and_values(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        return self.attn.keys_and_values(self.norm1(patches))
-
-    def forward(self, query: Tensor, keys: Tensor, values: Tensor, valid: Tensor | None = None) -> Tensor:
-        query = query + self.attn(self.norm1(query), keys, values, valid)
-        return query + self.mlp(self.norm2(query))
-
-
-class PositivePool(nn.Module):
-    """A pool of patches that also aggregates the positives of each patch."""
-
-    norm: nn.LayerNorm
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """Patches [..., N, D] -> one token a set, [..., D]."""
-        raise NotImplementedError
-
-    def pool_positives(self, patches: Tensor, positives: Positives) -> Tensor:
-        """The aggregate of each patch's positives.
-
-        Args:
-            patches: [B, N, D] features before any norm.
-            positives: [B, N, k] indices, and which of them are valid.
-
-        Returns:
-            [B, N, D].
-        """
-        raise NotImplementedError
-
-
-class ClassAttentionPool(PositivePool):
-    """SelfPatch's aggregation h: a learnable query attends, in two blocks, to a set of patches (arXiv 2206.07990, 3.2).
-
-    Over all patches of an image it gives the image token y(0); over the positives of patch i, the patch target y(i).
-    """
-
-    def __init__(self, dim: int, num_heads: int, *, blocks: int = 2) -> None:
-        super().__init__()
-        self.query = nn.Parameter(torch.empty(1, dim))  # two dimensions, so that it is decayed, as released
-        nn.init.trunc_normal_(self.query, std=0.02)
-        self.blocks = nn.Sequential(*(_ClassAttentionBlock(dim, num_heads) for _ in range(blocks)))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        for part in self.modules():
-            if isinstance(part, nn.Linear):
-                nn.init.trunc_normal_(part.weight, std=0.02)
-                nn.init.zeros_(part.bias)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        return self._aggregate(patches.shape[:-2], patches)
-
-    def pool_positives_reference(self, patches: Tensor, positives: Positives) -> Tensor:
-        """Plainly: for b, i:  y[b, i] = self(patches[b, positives[b, i]]). Arguments as for `pool_positives`."""
-        sets = gather_patches(patches, positives.indices)  # [B, N, k, D]
-        return self._aggregate(sets.shape[:-2], sets, positives.valid)
-
-    @beside(pool_positives_reference)
-    def pool_positives(self, patches: Tensor, positives: Positives) -> Tensor:
-        """See `PositivePool`. Keys and values do not depend on who asks: they are computed once a patch and gathered,
-        where the reference projects each (patch, positive) pair anew."""
-        gather = partial(gather_patches, indices=positives.indices)
-        return self._aggregate(patches.shape[:2], patches, positives.valid, gather)
-
-    def _aggregate(
-        self,
-        sets: torch.Size,
-        patches: Tensor,
-        valid: Tensor | None = None,
-        gather: Callable[[Tensor], Tensor] = lambda x: x,
-    ) -> Tensor:
-        """One query a set attends to the keys and values that `gather` picks for it."""
-        query = self.query[0].expand(*sets, -1)
-        for block in self.blocks:
-            assert isinstance(block, _ClassAttentionBlock)
-            keys, values = (gather(x) for x in block.keys_and_values(patches))
-            query = block(query, keys, values, valid)
-        return self.norm(query)
-
-
-class AveragePool(PositivePool):
-    """The ablation of `ClassAttentionPool`: the mean of the patches, then the same final norm (poster, "Agg" off)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        return self.norm(patches.mean(-2))
-
-    def pool_positives(self, patches: Tensor, positives: Positives) -> Tensor:
-        """See `PositivePool`."""
-        sets = gather_patches(patches, positives.indices)  # [B, N, k, D]
-        if positives.valid is None:
-            return self.norm(sets.mean(2))
-        weights = positives.valid.to(patches.dtype)  # [B, N, k]
-        return self.norm(torch.einsum("bnk,bnkd->bnd", weights, sets) / weights.sum(-1, keepdim=True))

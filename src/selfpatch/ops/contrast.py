@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def unit(x: Tensor) -> Tensor:
+def l2_normalize(x: Tensor) -> Tensor:
     """[..., E] -> [..., E] float32 of norm 1, as queries and keys are compared."""
     return F.normalize(x.float(), dim=-1)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from selfpatch.core.reference import beside
+from selfpatch.core.reference import fast_path_of
 
 ROWS_AT_ONCE = 256
 """Rows of logits that are formed at once at the least: fewer would read the prototypes too often."""
@@ -76,7 +76,7 @@ def prototype_loss_reference(
     return (weights * soft_cross_entropy(target, student.logits() / student_temp)).sum()
 
 
-@beside(prototype_loss_reference)
+@fast_path_of(prototype_loss_reference)
 def prototype_loss(
     student: Scores, teacher: Scores, center: Tensor, *, student_temp: float, teacher_temp: float, weights: Tensor
 ) -> Tensor:
@@ -110,7 +110,7 @@ def cross_view_loss_reference(target: Tensor, logits: Tensor) -> Tensor:
     return torch.stack(pairs).mean()
 
 
-@beside(cross_view_loss_reference)
+@fast_path_of(cross_view_loss_reference)
 def cross_view_loss(target: Tensor, logits: Tensor) -> Tensor:
     """`cross_view_loss_reference` with one product a student view: the cross-entropy is linear in the target, so that
     the targets which a view is compared with are added up first."""
@@ -136,7 +136,7 @@ def prototype_cross_view_loss_reference(
     return cross_view_loss(target, student.logits() / student_temp)
 
 
-@beside(prototype_cross_view_loss_reference)
+@fast_path_of(prototype_cross_view_loss_reference)
 def prototype_cross_view_loss(
     student: Scores, teacher: Scores, center: Tensor, *, student_temp: float, teacher_temp: float
 ) -> Tensor:

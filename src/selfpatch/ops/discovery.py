@@ -22,7 +22,7 @@ LANCZOS_STEPS = 400
 LANCZOS_TOLERANCE = 1e-9
 
 
-class Found(NamedTuple):
+class ImageEntry(NamedTuple):
     """An object on the patch grid."""
 
     seed: int
@@ -31,7 +31,7 @@ class Found(NamedTuple):
     """[h, w] bool, on the CPU."""
 
 
-def lost(features: Tensor, *, num_patches: int = 100) -> Found:
+def lost(features: Tensor, *, num_patches: int = 100) -> ImageEntry:
     """The object by LOST (Siméoni et al., arXiv 2109.14279, section 3)::
 
         A = F F^T                                     of features that are not normalised
@@ -60,7 +60,7 @@ def lost(features: Tensor, *, num_patches: int = 100) -> Found:
     return _grown(int(seed), total.view(features.shape[:2]) > 0)
 
 
-def lost_reference(features: Tensor, *, num_patches: int = 100) -> Found:
+def lost_reference(features: Tensor, *, num_patches: int = 100) -> ImageEntry:
     """As `lost`, with all of A."""
     _check_expansion(num_patches)
     flat = features.flatten(0, 1)
@@ -76,7 +76,7 @@ def _check_expansion(num_patches: int) -> None:
         raise ValueError(f"num_patches is {num_patches}; use 1 or more, 100 as in LOST")
 
 
-def tokencut(features: Tensor, *, tau: float = 0.2) -> Found:
+def tokencut(features: Tensor, *, tau: float = 0.2) -> ImageEntry:
     """The object by TokenCut (Wang et al., arXiv 2202.11539, section 3)::
 
         v = normalised_cut(features)
@@ -197,7 +197,7 @@ def _without(vector: Tensor, basis: Tensor) -> Tensor:
     return vector
 
 
-def attended(attention: Tensor, *, mass: float = 0.6) -> Found:
+def attended(attention: Tensor, *, mass: float = 0.6) -> ImageEntry:
     """The largest part that hangs together of the patches that hold most of the attention (DINO, arXiv 2104.14294,
     appendix; LOST's baseline "DINO-seg")::
 
@@ -219,16 +219,16 @@ def attended(attention: Tensor, *, mass: float = 0.6) -> Found:
     sizes = torch.from_numpy(labels).flatten().bincount()
     sizes[0] = 0  # what is not kept
     mask = torch.from_numpy(labels) == int(sizes.argmax())
-    return Found(int(attention.cpu().masked_fill(~mask, -1).argmax()), mask)
+    return ImageEntry(int(attention.cpu().masked_fill(~mask, -1).argmax()), mask)
 
 
-def _grown(seed: int, mask: Tensor) -> Found:
+def _grown(seed: int, mask: Tensor) -> ImageEntry:
     """The 4-connected component of the seed; the seed alone where it is not in the mask, as a patch of zeros may be."""
     labels, _ = ndimage.label(mask.cpu().numpy())
     own = labels.flat[seed]
     component = torch.from_numpy(labels == own) if own else torch.zeros(labels.shape, dtype=torch.bool)
     component.view(-1)[seed] = True
-    return Found(seed, component)
+    return ImageEntry(seed, component)
 
 
 def pixel_box(mask: Tensor, cell: tuple[float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:

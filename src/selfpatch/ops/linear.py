@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfpatch.core.reference import beside
+from selfpatch.core.reference import fast_path_of
 
 
 def norm_linear_reference(
@@ -33,7 +33,7 @@ def norm_linear_reference(
     return F.linear(F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps), weight, bias)
 
 
-@beside(norm_linear_reference)
+@fast_path_of(norm_linear_reference)
 def norm_linear(
     x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
@@ -47,7 +47,7 @@ def gelu_linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
     return F.linear(F.gelu(x), weight, bias)
 
 
-@beside(gelu_linear_reference)
+@fast_path_of(gelu_linear_reference)
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`gelu_linear_reference`; nothing is kept but x."""
     result: Tensor = _GeluLinear.apply(x, *_as_multiplied(weight, bias))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfpatch.core.reference import beside
+from selfpatch.core.reference import fast_path_of
 
 Window = int | Literal["all"]
 Border = Literal["wrap", "clip"]
@@ -110,7 +110,7 @@ def neighbour_similarity_reference(features: Tensor, table: NeighbourTable) -> T
     return similarity.masked_fill(~table.valid, float("-inf"))
 
 
-@beside(neighbour_similarity_reference)
+@fast_path_of(neighbour_similarity_reference)
 def neighbour_similarity(features: Tensor, table: NeighbourTable) -> Tensor:
     """`neighbour_similarity_reference` by one dense product, from which the neighbours are gathered: the [B, N, M, D]
     tensor of gathered features never exists."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfpatch.core.reference import beside
+from selfpatch.core.reference import fast_path_of
 
 Frames = Tensor | Sequence[Tensor]
 """A map of each context frame, stacked or one after the other."""
@@ -57,7 +57,7 @@ def propagate_labels_reference(
     return (labels @ weights).unflatten(1, (h, w))
 
 
-@beside(propagate_labels_reference)
+@fast_path_of(propagate_labels_reference)
 def propagate_labels(
     query: Tensor,
     context_features: Frames,

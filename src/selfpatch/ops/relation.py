@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfpatch.core.reference import beside
+from selfpatch.core.reference import fast_path_of
 from selfpatch.ops.cross_entropy import soft_cross_entropy
 
 OUTSIDE = 2.0
@@ -93,7 +93,7 @@ def sample_patches_reference(patches: Tensor, grid: Tensor) -> Tensor:
     return sampled.flatten(2).mT.reshape(*lead, -1, patches.shape[-1])
 
 
-@beside(sample_patches_reference)
+@fast_path_of(sample_patches_reference)
 def sample_patches(patches: Tensor, grid: Tensor) -> Tensor:
     """`sample_patches_reference` as one product with the bilinear weights. Unlike that of `grid_sample`, its backward
     pass on a GPU adds up in the same order every time."""
@@ -136,7 +136,7 @@ def spatial_relation_loss_reference(
     return soft_cross_entropy(target, related(student, student_grid)).mean()
 
 
-@beside(spatial_relation_loss_reference)
+@fast_path_of(spatial_relation_loss_reference)
 def spatial_relation_loss(
     student: Tensor, teacher: Tensor, student_grid: Tensor, teacher_grid: Tensor, num_heads: int, temp: float
 ) -> Tensor:
@@ -161,7 +161,7 @@ def channel_relation_loss_reference(student: Tensor, target: Tensor, scale: floa
     return soft_cross_entropy(target.detach(), channel_relation(student, scale)).mean()
 
 
-@beside(channel_relation_loss_reference)
+@fast_path_of(channel_relation_loss_reference)
 def channel_relation_loss(student: Tensor, target: Tensor, scale: float) -> Tensor:
     """`channel_relation_loss_reference`; no relation of the student outlives the call."""
     return _cross_entropy_of_products(target, _channel_rows(student, scale))

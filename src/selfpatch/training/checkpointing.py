@@ -32,7 +32,7 @@ class Saving:
     """Checkpoints of every so many epochs stay for good; 0: none."""
 
 
-class Keeper:
+class Checkpointer:
     """Saves weights, centres and optimizer, and restores them. No generator's state is among them: every random draw of
     a step follows from the run's seed and the step's number."""
 

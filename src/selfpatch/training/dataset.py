@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from selfpatch.checkpoints.run_dir import RunDirectory
-from selfpatch.config.run import SAMPLES, RunConfig, choose_recipe, load_recipe
+from selfpatch.config.recipes import choose_recipe, load_recipe
+from selfpatch.config.run import SAMPLES, RunConfig
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.data.sample_images import sample_photographs
 from selfpatch.data.sources.index import ImageIndex

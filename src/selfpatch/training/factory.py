@@ -12,25 +12,26 @@ import torch
 
 from selfpatch.checkpoints.load import LoadReport, load_backbone
 from selfpatch.checkpoints.read import TIMM, read_weights
-from selfpatch.config.run import FROM_INIT, RunConfig, load_recipe
+from selfpatch.config.recipes import load_recipe
+from selfpatch.config.run import FROM_INIT, RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.types import Needs, Objective
-from selfpatch.data.augment.backends import choose_renderer, ways_of
+from selfpatch.data.augment.backends import choose_backend, render_backend
 from selfpatch.data.augment.masks import MaskRecipe
 from selfpatch.data.augment.multicrop import ViewRecipe, dino_views
 from selfpatch.data.loader import CropLoader
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.data.statistics import ChannelStatistics
 from selfpatch.models.backbones.base import Backbone
-from selfpatch.models.backbones.build import MODELS, build_backbone, build_timm, check_heads, named_shape
-from selfpatch.models.backbones.config import AnyShape, ViTShape
+from selfpatch.models.backbones.build import MODELS, build_backbone, build_timm, check_heads, named_backbone_config
+from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.branch import Branch
 from selfpatch.training import optim
 from selfpatch.training.checkpointing import Saving
 from selfpatch.training.components import all_heads, make_component, only_pool
 from selfpatch.training.optim import Schedule
-from selfpatch.training.trainer import Clipping, LoopSettings, Pretrainer, union_of_needs
+from selfpatch.training.trainer import Clipping, LoopSettings, StudentTeacher, union_of_needs
 
 METHODS = {
     "dino": "selfpatch.methods.image.dino:DINO",
@@ -69,7 +70,7 @@ def find(table: Mapping[str, str], name: str, kind: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def backbone_shape(config: RunConfig) -> AnyShape:
+def backbone_config(config: RunConfig) -> AnyBackboneConfig:
     """The architecture that a configuration names.
 
     Raises:
@@ -82,14 +83,14 @@ def backbone_shape(config: RunConfig) -> AnyShape:
         grid = max(1, config.crops.global_size // (config.patch_size or 16))
         positions = b.position_embedding or "released"
         own = {"embed_dim": b.embed_dim, "depth": b.depth, "num_heads": b.num_heads, "patch_size": config.patch_size}
-        return named_shape(config.model, grid=grid, position_embedding=positions, depths=b.depths, **own)
+        return named_backbone_config(config.model, grid=grid, position_embedding=positions, depths=b.depths, **own)
     shape = build_timm(config.model.removeprefix(TIMM)).shape
     _refuse_own_architecture(config, f"the timm model {config.model!r} has its own", num_heads=b.num_heads)
     if b.position_embedding not in (None, "size"):
         raise ValueError(
             "backbone.position_embedding is 'released', but a timm model interpolates by 'size'; leave it out"
         )
-    if isinstance(shape, ViTShape):
+    if isinstance(shape, ViTConfig):
         return replace(shape, grid=max(1, config.crops.global_size // shape.patch_size))
     return shape
 
@@ -103,7 +104,7 @@ def _refuse_own_architecture(config: RunConfig, why: str, **others: Any) -> None
             raise ValueError(f"{name} is {value}, but {why}; leave it out")
 
 
-def _shape_for(given: AnyShape, config: RunConfig) -> AnyShape:
+def _shape_for(given: AnyBackboneConfig, config: RunConfig) -> AnyBackboneConfig:
     """The architecture that weights are loaded into: theirs, or that of the configuration with what belongs to weights:
     the grid of position embeddings, which stay as they are, whatever the crops, and what images are normalised with."""
     b = config.backbone
@@ -111,9 +112,9 @@ def _shape_for(given: AnyShape, config: RunConfig) -> AnyShape:
         _refuse_own_architecture(config, f"model 'init' is as the weights in {config.init}")
         shape = given
     else:
-        shape = backbone_shape(config)
+        shape = backbone_config(config)
         shape = replace(shape, mean=given.mean, std=given.std, in_channels=given.in_channels)
-    if not (isinstance(shape, ViTShape) and isinstance(given, ViTShape)):
+    if not (isinstance(shape, ViTConfig) and isinstance(given, ViTConfig)):
         return shape
     if b.num_heads is not None and config.model == FROM_INIT:
         check_heads(shape.embed_dim, b.num_heads)
@@ -123,7 +124,7 @@ def _shape_for(given: AnyShape, config: RunConfig) -> AnyShape:
     return replace(shape, grid=given.grid, num_heads=heads, position_embedding=positions)
 
 
-def _for_channels(shape: AnyShape, channels: int, statistics: ChannelStatistics | None) -> AnyShape:
+def _for_channels(shape: AnyBackboneConfig, channels: int, statistics: ChannelStatistics | None) -> AnyBackboneConfig:
     """The architecture for images of so many channels; without statistics they are taken as they are, in [0, 1]."""
     if channels == shape.in_channels and statistics is None:
         return shape
@@ -131,9 +132,9 @@ def _for_channels(shape: AnyShape, channels: int, statistics: ChannelStatistics 
     return replace(shape, in_channels=channels, mean=mean, std=std)
 
 
-def make_pretrainer(
-    config: RunConfig, shape: AnyShape | None = None, *, statistics: ChannelStatistics | None = None
-) -> tuple[Pretrainer, LoadReport | None]:
+def make_student_teacher(
+    config: RunConfig, shape: AnyBackboneConfig | None = None, *, statistics: ChannelStatistics | None = None
+) -> tuple[StudentTeacher, LoadReport | None]:
     """The network of a run, freshly initialised from its seed, or from `config.init`, and how the latter matched.
 
     Args:
@@ -147,7 +148,7 @@ def make_pretrainer(
     classes = _classes(config)
     weights = None if config.init is None or shape is not None else read_weights(config.init)
     if shape is None:
-        shape = backbone_shape(config) if weights is None else _shape_for(weights.shape, config)
+        shape = backbone_config(config) if weights is None else _shape_for(weights.shape, config)
         shape = _for_channels(shape, config.channels, statistics)
     torch.manual_seed(config.seed)
     objectives = {
@@ -169,10 +170,10 @@ def make_pretrainer(
     if config.backbone.frozen_blocks:
         backbone.freeze_first(config.backbone.frozen_blocks)
     student = Branch(backbone, pool, all_heads(objectives))
-    return Pretrainer(student, objectives, _loss_weights(config, objectives)), report
+    return StudentTeacher(student, objectives, _loss_weights(config, objectives)), report
 
 
-def _facts(config: RunConfig, shape: AnyShape) -> dict[str, int]:
+def _facts(config: RunConfig, shape: AnyBackboneConfig) -> dict[str, int]:
     """What a method or objective is told by these names, if its constructor asks."""
     return {
         "dim": shape.dim,
@@ -182,15 +183,15 @@ def _facts(config: RunConfig, shape: AnyShape) -> dict[str, int]:
     }
 
 
-def _below_pool(config: RunConfig, shape: AnyShape) -> AnyShape:
+def _below_pool(config: RunConfig, shape: AnyBackboneConfig) -> AnyBackboneConfig:
     """The trunk whose image token a pool makes."""
     below = shape.for_pool()
-    if config.backbone.keep_class_token and isinstance(shape, ViTShape) and isinstance(below, ViTShape):
+    if config.backbone.keep_class_token and isinstance(shape, ViTConfig) and isinstance(below, ViTConfig):
         return replace(below, class_token=shape.class_token)
     return below
 
 
-def _make_backbone(config: RunConfig, shape: AnyShape) -> Backbone:
+def _make_backbone(config: RunConfig, shape: AnyBackboneConfig) -> Backbone:
     backbone = build_backbone(shape, drop_path=config.backbone.drop_path)
     if config.backbone.positions == "sincos":
         if config.init is not None:
@@ -241,7 +242,7 @@ def view_recipes(config: RunConfig, needs: Needs) -> tuple[ViewRecipe, ...]:
     return views if needs.local_crops else views[:2]
 
 
-def mask_recipe(config: RunConfig, pretrainer: Pretrainer) -> MaskRecipe | None:
+def mask_recipe(config: RunConfig, pretrainer: StudentTeacher) -> MaskRecipe | None:
     """How masks are drawn; None where nothing asks for them."""
     if not pretrainer.needs.masks:
         return None
@@ -255,19 +256,19 @@ def with_renderer(config: RunConfig, device: torch.device) -> RunConfig:
     Raises:
         ValueError: OpenCV was asked for and is not installed.
     """
-    render = choose_renderer(config.loader.render, device_type=device.type, channels=config.channels)
+    render = choose_backend(config.loader.render, device_type=device.type, channels=config.channels)
     return replace(config, loader=replace(config.loader, render=render))
 
 
 def make_loader(
-    config: RunConfig, pretrainer: Pretrainer, index: ImageIndex, places: np.ndarray, device: torch.device
+    config: RunConfig, pretrainer: StudentTeacher, index: ImageIndex, places: np.ndarray, device: torch.device
 ) -> CropLoader:
     """The training stream of this process.
 
     Raises:
         ValueError: as `CropLoader`; or OpenCV was asked for and is not installed.
     """
-    renderer = choose_renderer(config.loader.render, device_type=device.type, channels=config.channels)
+    renderer = choose_backend(config.loader.render, device_type=device.type, channels=config.channels)
     return CropLoader(
         index,
         places,
@@ -283,7 +284,7 @@ def make_loader(
         pin_memory=device.type == "cuda",
         masks=mask_recipe(config, pretrainer),
         max_pixels=config.loader.max_pixels,
-        **ways_of(renderer),
+        **render_backend(renderer),
     )
 
 
@@ -294,7 +295,7 @@ def make_schedule(config: RunConfig, steps_per_epoch: int) -> Schedule:
     return Schedule(epochs=config.epochs, steps_per_epoch=steps_per_epoch, peak_lr=peak_lr, **settings)
 
 
-def make_optimizer(config: RunConfig, pretrainer: Pretrainer) -> torch.optim.Optimizer:
+def make_optimizer(config: RunConfig, pretrainer: StudentTeacher) -> torch.optim.Optimizer:
     """The optimizer of a run; the backbone's layers may learn at rates of their own."""
     o, backbone = config.optimizer, pretrainer.student.backbone
     prefix = "student.backbone."

@@ -17,9 +17,10 @@ from selfpatch.data.sources.index import ImageIndex
 from selfpatch.evaluation.baselines import MeanColour
 from selfpatch.evaluation.classification.knn import leave_one_out
 from selfpatch.evaluation.view_matching import ViewPairs, make_view_pairs, view_matching
-from selfpatch.models.branch import Branch, BranchEncoder
+from selfpatch.models.branch import Branch
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.features import image_features, mean_patch_features
-from selfpatch.training.trainer import Pretrainer
+from selfpatch.training.trainer import StudentTeacher
 from selfpatch.visualization.sheet import picture_sheet
 
 SHEET_PATCHES = 28
@@ -30,7 +31,7 @@ BATCH = 64
 """Images that are encoded at once."""
 
 
-class Monitor:
+class OnlineEvaluator:
     """Measures the teacher on images that it does not train on: the dense meter, k-NN where the folder has classes, a
     picture sheet.
 
@@ -94,7 +95,7 @@ class Monitor:
         alone = labels.bincount()[labels] == 1
         return None if alone.float().mean() > 0.5 else (loaded.images, labels)
 
-    def __call__(self, pretrainer: Pretrainer, step: int) -> dict[str, float]:
+    def __call__(self, pretrainer: StudentTeacher, step: int) -> dict[str, float]:
         """The metrics after so many steps; with step 0 also those of mean patch colour, the floor."""
         encoder = teacher_encoder(pretrainer)
         metrics: dict[str, float] = {}
@@ -114,7 +115,7 @@ class Monitor:
             picture_sheet({"patch features": encoder}, self._sheet_images, path, title=f"after {step} steps")
         return metrics
 
-    def before_and_after(self, trained: Pretrainer, untrained: BranchEncoder) -> Path | None:
+    def before_and_after(self, trained: StudentTeacher, untrained: BranchEncoder) -> Path | None:
         """One sheet of what the teacher and an untrained network see; None where there is nothing to draw."""
         if self._sheet_images is None:
             return None
@@ -133,7 +134,7 @@ def _load(index: ImageIndex, places: np.ndarray, count: int, size: int, channels
         return None
 
 
-def teacher_encoder(pretrainer: Pretrainer) -> BranchEncoder:
+def teacher_encoder(pretrainer: StudentTeacher) -> BranchEncoder:
     """The teacher's backbone and pool, sharing its weights."""
     teacher: Branch = pretrainer.teacher
     return BranchEncoder(teacher.backbone, teacher.pool)

@@ -11,7 +11,7 @@ import torch
 from timm.optim import Lars
 from torch import Tensor, nn
 
-from selfpatch.core.reference import beside, is_plain
+from selfpatch.core.reference import fast_path_of, using_references
 from selfpatch.core.types import Hyperparameters
 
 
@@ -148,21 +148,21 @@ def make_optimizer(
         return Lars(groups, lr=0.0, momentum=momentum)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum)  # the fused one fails on parameters without gradient
-    if is_plain():
+    if using_references():
         return torch.optim.AdamW(groups, lr=0.0, foreach=False, fused=False)
     return torch.optim.AdamW(groups, lr=0.0, fused=next(module.parameters()).device.type in ("cpu", "cuda"))
 
 
-def steps_where(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether `step_where` can be used: the optimizer is a fused AdamW."""
+def can_step_if_finite(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether `step_if_finite` can be used: the optimizer is a fused AdamW."""
     return isinstance(optimizer, torch.optim.AdamW) and all(group["fused"] for group in optimizer.param_groups)
 
 
-def step_where(optimizer: torch.optim.Optimizer, ok: Tensor) -> None:
+def step_if_finite(optimizer: torch.optim.Optimizer, ok: Tensor) -> None:
     """The optimizer's step where `ok`, a bool on the device, else none: its count of steps stays too. The device is not
     waited for: a fused AdamW skips by itself, as it does for `torch.amp.GradScaler`.
     """
-    assert steps_where(optimizer)  # others would take the step
+    assert can_step_if_finite(optimizer)  # others would take the step
     optimizer.found_inf = (~ok).float()  # type: ignore[attr-defined]
     try:
         optimizer.step()
@@ -191,7 +191,7 @@ def clip_gradients_reference(
     return total
 
 
-@beside(clip_gradients_reference)
+@fast_path_of(clip_gradients_reference)
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, mode: Literal["tensor", "global"]) -> Tensor:
     """Scales gradients down to a norm of at most `largest`: each tensor by itself, as the released code of DINO does,
@@ -209,7 +209,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, mode: Lit
     return total
 
 
-def drop_gradients(module: nn.Module, part: str) -> None:
+def freeze_gradients(module: nn.Module, part: str) -> None:
     """Freezes the parameters with `part` in their name for a step: without a gradient there is no weight decay and no
     Adam state either."""
     for name, parameter in module.named_parameters():

@@ -17,7 +17,7 @@ MEASURES = {
     "knn_top1": "k-NN top-1, leave one out",
     "patch_knn_top1": "k-NN top-1 of the mean patch",
 }
-"""What `monitoring.Monitor` records, in words."""
+"""What `monitoring.OnlineEvaluator` records, in words."""
 
 
 def measured(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:

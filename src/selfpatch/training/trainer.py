@@ -1,4 +1,4 @@
-"""The whole algorithm: the `Pretrainer`, one step, and the loop over steps."""
+"""The whole algorithm: the `StudentTeacher`, one step, and the loop over steps."""
 
 from __future__ import annotations
 
@@ -15,31 +15,34 @@ from torch.nn.parallel import DistributedDataParallel
 
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.core.distributed import (
+    all_ranks,
     all_reduce_mean,
-    any_process,
+    any_rank,
     barrier,
-    every_process,
     is_distributed,
     is_main_process,
     rank,
 )
-from selfpatch.core.types import Encoding, Hyperparameters, Needs, Objective, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Views
 from selfpatch.data.collate import Batch
 from selfpatch.data.prefetch import prefetched
 from selfpatch.models.branch import Branch
-from selfpatch.models.layers.deferred_state import StepState
+from selfpatch.models.layers.deferred_state import DeferredState
 from selfpatch.ops.collapse import effective_rank
 from selfpatch.ops.images import normalise
-from selfpatch.training.checkpointing import Keeper, Saving
+from selfpatch.training.checkpointing import Checkpointer, Saving
+from selfpatch.training.collapse import CollapseDetector, RegressionDetector
+from selfpatch.training.nonfinite import DeferredFlag, NonFiniteCounter
 from selfpatch.training.optim import (
     Schedule,
+    can_step_if_finite,
     clip_gradients,
-    drop_gradients,
+    freeze_gradients,
     set_hyperparameters,
-    step_where,
-    steps_where,
+    step_if_finite,
 )
-from selfpatch.training.watching import CollapseWatch, Failures, FeatureGuard, ProgressBar, Speed, StopSignals, Verdict
+from selfpatch.training.progress import ProgressBar, Throughput
+from selfpatch.training.signals import StopSignals
 
 
 def union_of_needs(objectives: Mapping[str, Objective]) -> Needs:
@@ -50,7 +53,7 @@ def union_of_needs(objectives: Mapping[str, Objective]) -> Needs:
     return needs
 
 
-class Pretrainer(nn.Module):
+class StudentTeacher(nn.Module):
     """Student, teacher, an image-level method and any patch-level objectives. DDP wraps the whole: one forward a step.
 
     Args:
@@ -90,7 +93,7 @@ class Pretrainer(nn.Module):
         return [normalise(crops, backbone.mean, backbone.std) for crops in groups]
 
     @torch.no_grad()
-    def _meters(self, teacher: Encoding, hp: Hyperparameters) -> dict[str, Tensor]:
+    def _meters(self, teacher: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:
         meters = {
             "effective_rank": effective_rank(teacher.image.flatten(0, 1)),
             "patch_rank": effective_rank(teacher.grids[0].raw_patches.flatten(0, 2)),
@@ -100,8 +103,8 @@ class Pretrainer(nn.Module):
             meters |= objective.meters(teacher, hp)
         return meters
 
-    def step_states(self) -> Iterator[StepState]:
-        return (module for module in self.modules() if isinstance(module, StepState))
+    def deferred_states(self) -> Iterator[DeferredState]:
+        return (module for module in self.modules() if isinstance(module, DeferredState))
 
     def finish_step(self, teacher_momentum: float, ok: Tensor | None = None) -> None:
         """After the optimizer's step: centres and queues take in the batch, the teacher follows the student.
@@ -109,16 +112,16 @@ class Pretrainer(nn.Module):
         Args:
             ok: a bool on the device: where it is False, nothing is kept. None: the step is known to be finite.
         """
-        for state in self.step_states():
+        for state in self.deferred_states():
             if ok is None:
-                state.commit()
+                state.update()
             else:
-                state.commit_where(ok)
-        self.teacher.move_towards(self.student, teacher_momentum, ok)
+                state.update_where(ok)
+        self.teacher.ema_update(self.student, teacher_momentum, ok)
 
     def discard_step(self) -> None:
         """After a step that was not finite: nothing of it is kept."""
-        for state in self.step_states():
+        for state in self.deferred_states():
             state.discard()
 
 
@@ -132,7 +135,7 @@ class Clipping:
 class StepOutcome:
     values: dict[str, Tensor]
     """Losses, gradient norm and meters by name."""
-    verdict: Verdict
+    verdict: DeferredFlag
     """Whether loss and gradient were finite on all processes; if not, nothing was changed."""
     stop: bool
     """Whether any process wishes to stop."""
@@ -158,7 +161,7 @@ def training_step(
     """One step of the algorithm: forward, backward, clip, AdamW, centres, teacher.
 
     Args:
-        model: a `Pretrainer`, or DDP around one.
+        model: a `StudentTeacher`, or DDP around one.
         micro_batches: their mean is the batch; gradients and centres are those of the whole.
         stop_requested: on this process; any process's wish counts on all.
         deferred: the device decides by itself whether the step is taken, and is not waited for; the result is the same.
@@ -167,7 +170,7 @@ def training_step(
     Returns:
         What came of it; the values are means over the micro-batches, meters those of the last.
     """
-    pretrainer: Pretrainer = model.module if isinstance(model, DistributedDataParallel) else model  # type: ignore[assignment]
+    pretrainer: StudentTeacher = model.module if isinstance(model, DistributedDataParallel) else model  # type: ignore[assignment]
     device_type = micro_batches[0].global_crops.device.type
     set_hyperparameters(optimizer, hp)
     optimizer.zero_grad(set_to_none=True)
@@ -181,17 +184,17 @@ def training_step(
             (output["loss"] / len(micro_batches)).backward()
         outputs.append({name: value.detach() for name, value in output.items()})
     if hp.freeze_last_layer:
-        drop_gradients(pretrainer, ".last_layer.")
+        freeze_gradients(pretrainer, ".last_layer.")
     if hp.freeze_backbone:
-        drop_gradients(pretrainer, "student.backbone.trunk.")
+        freeze_gradients(pretrainer, "student.backbone.trunk.")
     norm = clip_gradients(pretrainer.parameters(), clipping.largest, clipping.mode)
     result = {name: torch.stack([o[name] for o in outputs if name in o]).mean() for name in outputs[-1]}
-    ok, (stop,) = every_process(torch.isfinite(result["loss"] + norm)), any_process(stop_requested)
-    verdict = Verdict(ok)
+    ok, (stop,) = all_ranks(torch.isfinite(result["loss"] + norm)), any_rank(stop_requested)
+    verdict = DeferredFlag(ok)
     if deferred is None:
-        deferred = device_type == "cuda" and steps_where(optimizer)
+        deferred = device_type == "cuda" and can_step_if_finite(optimizer)
     if deferred:
-        step_where(optimizer, ok)
+        step_if_finite(optimizer, ok)
         pretrainer.finish_step(hp.teacher_momentum, ok)
     elif verdict:
         optimizer.step()
@@ -230,12 +233,12 @@ class LoopSettings:
     saving: Saving = field(default_factory=Saving)
 
 
-Evaluate = Callable[[Pretrainer, int], Mapping[str, float]]
+Evaluate = Callable[[StudentTeacher, int], Mapping[str, float]]
 """Measures the pretrainer's teacher after so many steps; called on the main process only."""
 
 
 def train(
-    pretrainer: Pretrainer,
+    pretrainer: StudentTeacher,
     loader: StepLoader,
     schedule: Schedule,
     optimizer: torch.optim.Optimizer,
@@ -254,18 +257,18 @@ def train(
     Raises:
         NonFinite: the loss or gradient was not finite `max_nonfinite` steps in a row.
     """
-    keeper = Keeper(run, pretrainer, pretrainer.student, optimizer, schedule.steps_per_epoch, settings.saving)
+    keeper = Checkpointer(run, pretrainer, pretrainer.student, optimizer, schedule.steps_per_epoch, settings.saving)
     first = keeper.restore()
     model = DistributedDataParallel(pretrainer, broadcast_buffers=False) if is_distributed() else pretrainer
     pretrainer.train()
     total = schedule.total_steps
     every = max(1, round(settings.evaluate_every * schedule.steps_per_epoch)) if settings.evaluate_every else total
     measured_at = {total, *range(0, total, every)}
-    failures = Failures(settings.max_nonfinite)
-    watch = CollapseWatch(first_step=min(total // 10, schedule.steps_per_epoch))
+    failures = NonFiniteCounter(settings.max_nonfinite)
+    watch = CollapseDetector(first_step=min(total // 10, schedule.steps_per_epoch))
     if evaluate is not None and is_main_process() and first in {0, *measured_at} and not _was_measured(run, first):
         run.record({"step": first, **_measured(evaluate, pretrainer, first)})  # or it was stopped before it could be
-    speed = Speed()
+    speed = Throughput()
     with (
         StopSignals() as signals,
         ProgressBar(total, loader.batch_size, enabled=is_main_process()) as bar,
@@ -297,7 +300,7 @@ def train(
                     run.record({"step": done, **metrics})
                     at_start = next((row for row in run.rows() if row["step"] == 0), {})
                     bar.say(_beside(metrics, at_start, "at first" if settings.guard_features else "untrained", done))
-                    if settings.guard_features and (warning := FeatureGuard(at_start).check(metrics)):
+                    if settings.guard_features and (warning := RegressionDetector(at_start).check(metrics)):
                         bar.say(f"warning: {warning}")
                 keeper.save_if_due(done, force=outcome.stop or done == total)
             if outcome.stop and done < total:
@@ -311,7 +314,7 @@ def _was_measured(run: RunDirectory, step: int) -> bool:
     return any(row["step"] == step and "loss" not in row for row in run.rows())
 
 
-def _measured(evaluate: Evaluate, pretrainer: Pretrainer, done: int) -> Mapping[str, float]:
+def _measured(evaluate: Evaluate, pretrainer: StudentTeacher, done: int) -> Mapping[str, float]:
     """In evaluation mode, in which batch norms go by their running statistics."""
     pretrainer.eval()
     metrics = evaluate(pretrainer, done)
@@ -332,11 +335,11 @@ def _beside(metrics: Mapping[str, float], first: Mapping[str, float], start: str
 def _log(
     run: RunDirectory,
     bar: ProgressBar,
-    watch: CollapseWatch,
+    watch: CollapseDetector,
     hp: Hyperparameters,
     values: Mapping[str, Tensor],
     losses: Sequence[str],
-    speed: Speed,
+    speed: Throughput,
     done: int,
 ) -> None:
     """One line of metrics, with `done` steps behind it, on the screen and on disk."""

@@ -17,14 +17,14 @@ from selfpatch.checkpoints.export.export import FORMATS, export
 from selfpatch.checkpoints.export.timm import read_features as read_timm
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape
-from selfpatch.models.branch import BranchEncoder
-from selfpatch.models.heads import ClassAttentionPool
+from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.pooling import ClassAttentionPool
 
-VIT = ViTShape(embed_dim=16, depth=2, num_heads=4, patch_size=4, grid=5)
-SWIN = SwinShape(embed_dim=8, depths=(2, 2, 2), first_heads=2, window=4)
-RESNET = ResNetShape(depths=(1, 2, 1, 1), width=8)
-SHAPES: dict[str, AnyShape] = {
+VIT = ViTConfig(embed_dim=16, depth=2, num_heads=4, patch_size=4, grid=5)
+SWIN = SwinConfig(embed_dim=8, depths=(2, 2, 2), first_heads=2, window=4)
+RESNET = ResNetConfig(depths=(1, 2, 1, 1), width=8)
+SHAPES: dict[str, AnyBackboneConfig] = {
     "vit": VIT,
     "vit without CLS token": replace(VIT, class_token=False),
     "vit with scales": replace(VIT, layer_scale=True),
@@ -37,7 +37,7 @@ POOLED = VIT.for_pool()
 """What a run with SelfPatch trains: neither CLS token nor final norm, and a pool."""
 
 
-def encoder_of(shape: AnyShape, *, pool: bool = False) -> BranchEncoder:
+def encoder_of(shape: AnyBackboneConfig, *, pool: bool = False) -> BranchEncoder:
     """Its weights far from any initial value, so that each of them matters."""
     torch.manual_seed(0)
     backbone = build_backbone(shape)
@@ -51,12 +51,12 @@ def encoder_of(shape: AnyShape, *, pool: bool = False) -> BranchEncoder:
     return encoder
 
 
-def side_of(shape: AnyShape) -> int:
+def side_of(shape: AnyBackboneConfig) -> int:
     """Of the images whose patches are the stored grid, or which the windows were laid out for."""
-    return 20 if isinstance(shape, ViTShape) else 64
+    return 20 if isinstance(shape, ViTConfig) else 64
 
 
-def images_for(shape: AnyShape, height: int | None = None, width: int | None = None) -> torch.Tensor:
+def images_for(shape: AnyBackboneConfig, height: int | None = None, width: int | None = None) -> torch.Tensor:
     height, width = height or side_of(shape), width or side_of(shape)
     return torch.randn(2, shape.in_channels, height, width, generator=torch.manual_seed(1))
 
@@ -78,7 +78,7 @@ def test_timm_gives_the_same_features(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [replace(VIT, position_embedding="size"), SWIN, RESNET])
-def test_timm_agrees_at_other_sizes_where_positions_are_its_own(shape: AnyShape, tmp_path: Path) -> None:
+def test_timm_agrees_at_other_sizes_where_positions_are_its_own(shape: AnyBackboneConfig, tmp_path: Path) -> None:
     encoder, images = encoder_of(shape), images_for(shape, 128, 96)
     export(encoder, "timm", tmp_path / "out")
     close(read_timm(tmp_path / "out", images).patches, encoder.patches(images))
@@ -93,7 +93,7 @@ def test_timm_gives_the_patches_of_a_run_with_a_pool_and_the_folder_says_so(tmp_
 
 
 @pytest.mark.parametrize("shape", [VIT, SWIN, RESNET])
-def test_timm_puts_a_classifier_on_what_was_exported(shape: AnyShape, tmp_path: Path) -> None:
+def test_timm_puts_a_classifier_on_what_was_exported(shape: AnyBackboneConfig, tmp_path: Path) -> None:
     encoder, images = encoder_of(shape), images_for(shape)
     export(encoder, "timm", tmp_path / "out")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True, num_classes=10).eval()
@@ -164,7 +164,9 @@ def test_transformers_opens_what_was_exported_for_timm(tmp_path: Path) -> None:
         (replace(VIT, class_token=False, layer_scale=True), "hf", "no ViT without CLS token.*use --to timm"),
     ],
 )
-def test_what_a_library_does_not_have_is_refused(shape: AnyShape, to: str, sentence: str, tmp_path: Path) -> None:
+def test_what_a_library_does_not_have_is_refused(
+    shape: AnyBackboneConfig, to: str, sentence: str, tmp_path: Path
+) -> None:
     if to == "hf":
         pytest.importorskip("transformers", reason="transformers is not installed")
     with pytest.raises(ValueError, match=sentence):
@@ -188,7 +190,7 @@ def require_onnx() -> None:
     ],
 )
 def test_onnxruntime_gives_the_same_features_of_any_batch(
-    shape: AnyShape, pool: bool, size: int | None, other_size: tuple[int, int] | None, tmp_path: Path
+    shape: AnyBackboneConfig, pool: bool, size: int | None, other_size: tuple[int, int] | None, tmp_path: Path
 ) -> None:
     require_onnx()
     import onnxruntime

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from selfpatch.config.run import CropConfig
-from selfpatch.data.augment.backends import Name, ways_of
+from selfpatch.data.augment.backends import Name, render_backend
 from selfpatch.data.augment.multicrop import dino_views
 from selfpatch.data.collate import Batch
 from selfpatch.data.decode.fast import read_fast
@@ -108,7 +108,9 @@ def test_the_loader_gives_the_same_batches(twins: tuple[ImageIndex, ImageIndex],
     if renderer == "fast":
         pytest.importorskip("cv2")
     streams = [
-        CropLoader(index, np.arange(40), RECIPES, batch_size=10, seed=3, workers=count, **ways_of(renderer)).steps(2, 8)
+        CropLoader(
+            index, np.arange(40), RECIPES, batch_size=10, seed=3, workers=count, **render_backend(renderer)
+        ).steps(2, 8)
         for index, count in zip(twins, (workers, 0), strict=True)
     ]
     for step, other in zip(*streams, strict=True):

@@ -20,8 +20,8 @@ from selfpatch.evaluation.correspondence.config import Matching
 from selfpatch.evaluation.correspondence.evaluate import carry
 from selfpatch.evaluation.correspondence.feature_maps import DenseEncoder, FeatureMap, network_size
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import SwinShape, ViTShape
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.backbones.config import SwinConfig, ViTConfig
+from selfpatch.models.encoder import BranchEncoder
 
 
 def noise(seed: int, width: int = 64, height: int = 48) -> Image.Image:
@@ -39,13 +39,13 @@ def as_it_is(side: int, **settings: Any) -> Matching:
 
 def tiny_vit() -> BranchEncoder:
     torch.manual_seed(0)
-    shape = ViTShape(embed_dim=16, depth=3, num_heads=2, patch_size=8, grid=4, position_embedding="size")
+    shape = ViTConfig(embed_dim=16, depth=3, num_heads=2, patch_size=8, grid=4, position_embedding="size")
     return BranchEncoder(build_backbone(shape), None).eval()
 
 
 def tiny_swin() -> BranchEncoder:
     torch.manual_seed(0)
-    return BranchEncoder(build_backbone(SwinShape(embed_dim=8, depths=(1, 1), first_heads=1)), None).eval()
+    return BranchEncoder(build_backbone(SwinConfig(embed_dim=8, depths=(1, 1), first_heads=1)), None).eval()
 
 
 def test_centres_of_patches_in_pixels() -> None:
@@ -159,15 +159,17 @@ def test_blocks_and_facets_of_a_vit() -> None:
     mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
     normalised = (pixels - mean) / std
 
-    def unit(features: Tensor) -> Tensor:
+    def l2_normalize(features: Tensor) -> Tensor:
         return F.normalize(features.detach(), dim=-1)
 
-    torch.testing.assert_close(features_of(encoder, image), unit(encoder.patches(normalised)[0].movedim(0, -1)))
-    torch.testing.assert_close(features_of(encoder, image, block=2), unit(encoder.backbone.maps(normalised, [2])[0][0]))
+    torch.testing.assert_close(features_of(encoder, image), l2_normalize(encoder.patches(normalised)[0].movedim(0, -1)))
+    torch.testing.assert_close(
+        features_of(encoder, image, block=2), l2_normalize(encoder.backbone.maps(normalised, [2])[0][0])
+    )
     for facet in ("key", "query", "value"):
         last, second = (encoder.backbone.facet(normalised, facet, block)[0] for block in (-1, 1))
-        torch.testing.assert_close(features_of(encoder, image, facet=facet), unit(last))
-        torch.testing.assert_close(features_of(encoder, image, facet=facet, block=2), unit(second))
+        torch.testing.assert_close(features_of(encoder, image, facet=facet), l2_normalize(last))
+        torch.testing.assert_close(features_of(encoder, image, facet=facet, block=2), l2_normalize(second))
     torch.testing.assert_close(
         features_of(encoder, image, facet="key", depth=5 / 6), features_of(encoder, image, facet="key", block=2)
     )

@@ -20,8 +20,8 @@ from selfpatch.evaluation.object_discovery.features import PatchView
 from selfpatch.evaluation.object_discovery.metrics import best_iou, centre_box
 from selfpatch.evaluation.result import Result
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import ViTShape
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.backbones.config import ViTConfig
+from selfpatch.models.encoder import BranchEncoder
 
 
 class ColourAgainstGround(MeanColour):
@@ -33,7 +33,7 @@ class ColourAgainstGround(MeanColour):
 
 def tiny_vit(*, class_token: bool = True, registers: int = 0) -> BranchEncoder:
     torch.manual_seed(0)
-    shape = ViTShape(
+    shape = ViTConfig(
         embed_dim=16, depth=3, num_heads=2, patch_size=8, grid=4, class_token=class_token, num_registers=registers
     )
     return BranchEncoder(build_backbone(shape), None).eval()

@@ -18,16 +18,16 @@ from selfpatch.evaluation.segmentation.decoders_network import (
     default_blocks,
     pixel_loss,
 )
-from selfpatch.models.backbones.build import build_backbone, build_timm, named_shape
-from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape
+from selfpatch.models.backbones.build import build_backbone, build_timm, named_backbone_config
+from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
 
 
-def vit(patch_size: int = 8, **settings: bool) -> ViTShape:
-    return ViTShape(embed_dim=16, depth=4, num_heads=2, patch_size=patch_size, grid=4, **settings)
+def vit(patch_size: int = 8, **settings: bool) -> ViTConfig:
+    return ViTConfig(embed_dim=16, depth=4, num_heads=2, patch_size=patch_size, grid=4, **settings)
 
 
-SWIN = SwinShape(embed_dim=8, depths=(1, 1, 1, 1), first_heads=2, window=2)
-RESNET = ResNetShape(depths=(1, 1, 1, 1), width=4)
+SWIN = SwinConfig(embed_dim=8, depths=(1, 1, 1, 1), first_heads=2, window=2)
+RESNET = ResNetConfig(depths=(1, 1, 1, 1), width=4)
 SHAPES = {
     "vit8": vit(8),
     "vit14": vit(14),
@@ -40,7 +40,12 @@ HEADS = pytest.mark.parametrize("head", ["fpn", "upernet"])
 
 
 def segmenter(
-    shape: AnyShape, head: Literal["fpn", "upernet"], *, rescale: bool = True, normed: bool = False, side: int = 32
+    shape: AnyBackboneConfig,
+    head: Literal["fpn", "upernet"],
+    *,
+    rescale: bool = True,
+    normed: bool = False,
+    side: int = 32,
 ) -> Segmenter:
     torch.manual_seed(0)
     plain = build_backbone(shape)
@@ -55,7 +60,9 @@ def count(*modules: nn.Module) -> int:
 
 @HEADS
 @ALL_SHAPES
-def test_every_pixel_of_an_image_of_any_size_gets_logits(shape: AnyShape, head: Literal["fpn", "upernet"]) -> None:
+def test_every_pixel_of_an_image_of_any_size_gets_logits(
+    shape: AnyBackboneConfig, head: Literal["fpn", "upernet"]
+) -> None:
     network = segmenter(shape, head).eval()
     for height, width in ((1, 1), (32, 32), (45, 70)):
         assert network(torch.randn(1, 3, height, width)).shape == (1, 3, height, width)
@@ -63,7 +70,9 @@ def test_every_pixel_of_an_image_of_any_size_gets_logits(shape: AnyShape, head: 
 
 @HEADS
 @ALL_SHAPES
-def test_gradients_reach_the_first_layer_of_the_backbone(shape: AnyShape, head: Literal["fpn", "upernet"]) -> None:
+def test_gradients_reach_the_first_layer_of_the_backbone(
+    shape: AnyBackboneConfig, head: Literal["fpn", "upernet"]
+) -> None:
     network = segmenter(shape, head, side=56).train()
     network.loss(torch.randn(2, 3, 56, 56), torch.randint(0, 3, (2, 56, 56))).backward()
     first = next(network.taps.backbone.trunk.parameters())
@@ -81,7 +90,7 @@ def test_a_semantic_fpn_has_the_parameters_of_the_released_one() -> None:
     assert laterals + smoothing + head + 128 * 150 + 150 == 4_397_718
     with torch.device("meta"):
         assert count(SemanticFPN([384] * 4, 150)) == 4_397_718
-        resnet = build_backbone(named_shape("resnet50"))
+        resnet = build_backbone(named_backbone_config("resnet50"))
         # "Pyramid Vision Transformer" (arXiv 2102.12122), table 4: Semantic FPN of a ResNet-50 on ADE20K.
         assert round(count(resnet, SemanticFPN(resnet.map_dims, 150)) / 1e6, 1) == 28.5
 
@@ -95,7 +104,7 @@ def test_an_upernet_has_the_parameters_of_the_published_one() -> None:
         assert count(UPerNet([768] * 4, 150)) == expected
         assert count(FCNHead(768, 150)) == 768 * 256 * 9 + 512 + 256 * 150 + 150
         for name, millions in {"swin_tiny": 60, "swin_small": 81, "swin_base": 121}.items():
-            swin = build_backbone(named_shape(name))
+            swin = build_backbone(named_backbone_config(name))
             taps = Taps(swin, default_blocks(swin, "upernet"), normed=False)
             network = Segmenter(taps, "upernet", 150, rescale=True, channels=512)
             assert round(count(network) / 1e6) == millions, "of arXiv 2103.14030, table 3"
@@ -163,8 +172,8 @@ def test_normed_maps_have_been_through_the_final_norm() -> None:
 
 def test_maps_are_taken_at_the_published_depths() -> None:
     with torch.device("meta"):
-        base, large = (build_backbone(named_shape(name)) for name in ("vit_base", "vit_large"))
-        swin, short = build_backbone(SWIN), build_backbone(SwinShape(embed_dim=8, depths=(1, 1), first_heads=2))
+        base, large = (build_backbone(named_backbone_config(name)) for name in ("vit_base", "vit_large"))
+        swin, short = build_backbone(SWIN), build_backbone(SwinConfig(embed_dim=8, depths=(1, 1), first_heads=2))
     assert default_blocks(base, "fpn") == (3, 6, 9, 12)
     assert default_blocks(base, "upernet") == (4, 6, 8, 12)
     assert default_blocks(large, "fpn") == (6, 12, 18, 24)
@@ -175,7 +184,7 @@ def test_maps_are_taken_at_the_published_depths() -> None:
 
 
 @pytest.mark.parametrize("shape", [vit(8), vit(8, class_token=False), SWIN, RESNET])
-def test_a_trainable_copy_computes_the_same_at_the_size_of_the_crop(shape: AnyShape) -> None:
+def test_a_trainable_copy_computes_the_same_at_the_size_of_the_crop(shape: AnyBackboneConfig) -> None:
     backbone = build_backbone(shape).eval()
     images = torch.randn(1, 3, 64, 64)
     copy = trainable_copy(backbone, drop_path=0.3, grid=64 // backbone.patch_size).eval()

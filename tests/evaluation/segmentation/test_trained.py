@@ -17,20 +17,20 @@ from selfpatch.evaluation.result import Result
 from selfpatch.evaluation.segmentation import trained
 from selfpatch.evaluation.segmentation.trained import PRESETS, build_segmenter, evaluate_trained, resolve
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.layers.batch_norm import BatchNorm2d
 
-VIT = ViTShape(embed_dim=32, depth=4, num_heads=2, patch_size=8, grid=4)
-SWIN = SwinShape(embed_dim=8, depths=(1, 1, 1, 1), first_heads=2, window=2)
-RESNET = ResNetShape(depths=(1, 1, 1, 1), width=4)
+VIT = ViTConfig(embed_dim=32, depth=4, num_heads=2, patch_size=8, grid=4)
+SWIN = SwinConfig(embed_dim=8, depths=(1, 1, 1, 1), first_heads=2, window=2)
+RESNET = ResNetConfig(depths=(1, 1, 1, 1), width=4)
 HEADS = pytest.mark.parametrize("head", ["fpn", "upernet"])
 SMALL: dict[str, Any] = {"preset": "small", "crop": 48, "batch_size": 2, "channels": 16, "auxiliary_channels": 8}
 SMALL |= {"precision": "float32"}
 COLOURS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]], np.uint8)
 
 
-def encoder(shape: AnyShape = VIT) -> BranchEncoder:
+def encoder(shape: AnyBackboneConfig = VIT) -> BranchEncoder:
     torch.manual_seed(0)
     return BranchEncoder(build_backbone(shape), None)
 
@@ -52,7 +52,7 @@ def photos(tmp_path: Path) -> Path:
     return root
 
 
-def run(photos: Path, head: Literal["fpn", "upernet"], shape: AnyShape = VIT, **settings: Any) -> Result:
+def run(photos: Path, head: Literal["fpn", "upernet"], shape: AnyBackboneConfig = VIT, **settings: Any) -> Result:
     return evaluate_trained(encoder(shape), photos, head=head, **{**SMALL, **settings})
 
 
@@ -74,7 +74,7 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("shape", [VIT, RESNET], ids=["vit", "resnet"])
 def test_a_stopped_training_ends_as_one_that_was_not(
-    photos: Path, shape: AnyShape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, shape: AnyBackboneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trained, "Fit", partial(trained.Fit, save_every=0.0))
     settings: dict[str, Any] = {"steps": 5, "drop_path": 0.3}
@@ -201,6 +201,6 @@ def test_settings_that_do_not_fit_are_said(photos: Path, settings: dict[str, Any
 def test_an_encoder_without_a_network_is_refused(photos: Path) -> None:
     with pytest.raises(ValueError, match="a MeanColour cannot be fine-tuned; give weights of a ViT, a Swin or a"):
         evaluate_trained(MeanColour(8), photos, head="fpn")
-    four = encoder(ViTShape(embed_dim=8, depth=1, num_heads=1, in_channels=4, mean=(0.5,) * 4, std=(0.2,) * 4))
+    four = encoder(ViTConfig(embed_dim=8, depth=1, num_heads=1, in_channels=4, mean=(0.5,) * 4, std=(0.2,) * 4))
     with pytest.raises(ValueError, match="the network takes 4 channels; segmentation sets are RGB images"):
         evaluate_trained(four, photos, head="fpn")

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.result import Provenance, Result
-from selfpatch.evaluation.video_segmentation import evaluate as davis
-from selfpatch.evaluation.video_segmentation import evaluate as protocol
-from selfpatch.evaluation.video_segmentation.dataset import PALETTE, read_mask, write_mask
-from selfpatch.evaluation.video_segmentation.evaluate import network_size, to_mask
+from selfpatch.evaluation.video_segmentation.dataset import PALETTE, open_clips, read_mask, write_mask
+from selfpatch.evaluation.video_segmentation.evaluate import evaluate, network_size, repeat_first_mask, to_mask
+from selfpatch.evaluation.video_segmentation.metrics import score
 from tests.helpers.command_line import write_davis
 from tests.helpers.largest_tensor import LargestTensor
 
@@ -31,7 +30,7 @@ Tree = Callable[..., Path]
 def test_official_scores_of_several_objects(name: str, full_golden_dir: Path) -> None:
     folder = full_golden_dir / "davis_metric"
     expected = json.loads((folder / "expected.json").read_text())[name]
-    result = davis.score(folder / "results" / name, folder / "DAVIS")
+    result = score(folder / "results" / name, folder / "DAVIS")
     assert result.metrics == pytest.approx(expected["global_means"], abs=1e-9)
     for measure in "JF":
         mine = {f"{row['sequence']}_{row['object']}": row[f"{measure}-Mean"] for row in result.rows}
@@ -41,23 +40,23 @@ def test_official_scores_of_several_objects(name: str, full_golden_dir: Path) ->
 def test_official_scores_of_osvos(data_dir: Path) -> None:
     expected = json.loads((data_dir / "davis" / "oracle" / "scores.json").read_text())
     names = [name.removesuffix("_1") for name in expected["sequences"]]
-    result = davis.score(data_dir / "davis" / "oracle" / "osvos", data_dir / "davis", sequences=names)
+    result = score(data_dir / "davis" / "oracle" / "osvos", data_dir / "davis", sequences=names)
     assert result.metrics == pytest.approx(expected["global"], abs=1e-9)
 
 
 @pytest.mark.slow
 def test_the_floor(data_dir: Path) -> None:
-    metrics = davis.repeat_first_mask(data_dir / "davis").metrics
+    metrics = repeat_first_mask(data_dir / "davis").metrics
     assert (metrics["J-Mean"], metrics["F-Mean"]) == pytest.approx((0.2325, 0.1961), abs=5e-5)
 
 
 def test_mean_colour_on_a_real_clip(data_dir: Path, tmp_path: Path) -> None:
     """The first frames of a real clip: colours follow the dog better than a mask that stands still."""
     tree = _copy_frames(data_dir / "davis", tmp_path / "davis", "dog", 8)
-    result = davis.evaluate(MeanColour(16), tree, out=tmp_path / "out", weights=Provenance("mean colour"))
-    floor = davis.repeat_first_mask(tree)
+    result = evaluate(MeanColour(16), tree, out=tmp_path / "out", weights=Provenance("mean colour"))
+    floor = repeat_first_mask(tree)
     assert result.metrics["J-Mean"] > floor.metrics["J-Mean"] + 0.03
-    again = davis.score(tmp_path / "out" / "results", tree)
+    again = score(tmp_path / "out" / "results", tree)
     assert again.metrics == pytest.approx(result.metrics)
     assert Result.load(tmp_path / "out" / "result.json") == result
     mask = Image.open(tmp_path / "out" / "results" / "dog" / "00003.png")
@@ -103,7 +102,7 @@ def tree(tmp_path: Path) -> Tree:
 
 def test_two_objects_are_followed(tree: Tree) -> None:
     """Squares of whole patches that move by whole patches: wrong only where upsampling rounds their corners."""
-    result = davis.evaluate(MeanColour(16), tree(), resolution=128, context_frames=2)
+    result = evaluate(MeanColour(16), tree(), resolution=128, context_frames=2)
     assert [(row["sequence"], row["object"]) for row in result.rows] == [("toy", 1), ("toy", 2)]
     assert all(row["J-Mean"] > 0.8 for row in result.rows)
     assert result.settings["radius"] == 12
@@ -113,8 +112,8 @@ def test_two_objects_are_followed(tree: Tree) -> None:
 def test_an_object_leaves_the_window(tree: Tree) -> None:
     """With radius 0 a patch asks its own place only, so that nothing moves: the floor."""
     root = tree()
-    still = davis.evaluate(MeanColour(16), root, resolution=128, radius=0).metrics
-    assert still["J-Mean"] == pytest.approx(davis.repeat_first_mask(root).metrics["J-Mean"], abs=0.05)
+    still = evaluate(MeanColour(16), root, resolution=128, radius=0).metrics
+    assert still["J-Mean"] == pytest.approx(repeat_first_mask(root).metrics["J-Mean"], abs=0.05)
 
 
 class Recorder(MeanColour):
@@ -132,7 +131,7 @@ class Recorder(MeanColour):
 def test_what_the_encoder_sees(tree: Tree, std: str, red: float) -> None:
     """Frame by frame, at the released script's size, normalised with its own standard deviation."""
     recorder = Recorder(16)
-    davis.evaluate(recorder, tree(colours=np.full((3, 3), 255, np.uint8)), resolution=96, std=std)
+    evaluate(recorder, tree(colours=np.full((3, 3), 255, np.uint8)), resolution=96, std=std)
     assert [tuple(images.shape) for images in recorder.inputs] == [(1, 3, 96, 128)] * 6  # 96 * 192 / 128 = 144 -> 128
     white = (1 - torch.tensor(recorder.mean)) / torch.tensor([red, 0.224, 0.225])
     torch.testing.assert_close(recorder.inputs[0][0, :, 5, 5], white)
@@ -169,12 +168,12 @@ def test_a_frame_of_one_object(tree: Tree) -> None:
     root = tree(frames=4)
     for i in range(4):
         write_mask(root / f"Annotations/480p/toy/{i:05d}.png", np.ones((128, 192), np.uint8))
-    assert davis.evaluate(MeanColour(16), root, resolution=128).metrics["J-Mean"] == 1.0
+    assert evaluate(MeanColour(16), root, resolution=128).metrics["J-Mean"] == 1.0
 
 
 def test_progress(tree: Tree) -> None:
     seen: list[tuple[str, int, int]] = []
-    davis.repeat_first_mask(tree(frames=3), progress=lambda *report: seen.append(report))
+    repeat_first_mask(tree(frames=3), progress=lambda *report: seen.append(report))
     assert seen == [("toy", 1, 3), ("toy", 2, 3), ("toy", 3, 3)]
 
 
@@ -185,15 +184,15 @@ def test_the_layout_of_2016(tree: Tree) -> None:
     (root / "ImageSets" / "480p").mkdir()
     lines = [f"/JPEGImages/480p/toy/{i:05d}.jpg /Annotations/480p/toy/{i:05d}.png" for i in range(4)]
     (root / "ImageSets" / "480p" / "val.txt").write_text("\n".join(lines) + "\n")
-    two = davis.open_clips(root)[0].mask(1)
+    two = open_clips(root)[0].mask(1)
     for i in range(4):
         path = root / f"Annotations/480p/toy/{i:05d}.png"
         grey = Image.fromarray(np.where(np.asarray(Image.open(path)) > 0, 255, 0).astype(np.uint8))
         (grey.convert("RGB") if i == 1 else grey).save(path)
-    (clip,) = davis.open_clips(root)
+    (clip,) = open_clips(root)
     assert (clip.name, clip.year, clip.num_objects) == ("toy", 2016, 1)
     assert np.array_equal(clip.mask(1), two)
-    assert len(davis.repeat_first_mask(root).rows) == 1
+    assert len(repeat_first_mask(root).rows) == 1
 
 
 def test_masks(tmp_path: Path) -> None:
@@ -219,14 +218,14 @@ def test_objects_count_from_the_first_frame(tree: Tree) -> None:
     root = tree(frames=4)
     first = root / "Annotations/480p/toy/00000.png"
     write_mask(first, np.minimum(read_mask(first, 2017), 1))
-    assert [row["object"] for row in davis.repeat_first_mask(root).rows] == [1]
+    assert [row["object"] for row in repeat_first_mask(root).rows] == [1]
     with pytest.raises(ValueError, match="frame 00001 of toy has object 2; the clip has 1"):
-        davis.score(root / "Annotations" / "480p", root)
+        score(root / "Annotations" / "480p", root)
 
 
 def test_perfect_results(tree: Tree) -> None:
     root = tree()
-    metrics = davis.score(root / "Annotations" / "480p", root).metrics
+    metrics = score(root / "Annotations" / "480p", root).metrics
     assert all(metrics[name] == 1 for name in ("J&F-Mean", "J-Mean", "F-Mean", "J-Recall", "F-Recall"))
     assert metrics["J-Decay"] == metrics["F-Decay"] == 0
 
@@ -236,17 +235,17 @@ def test_results_that_cannot_be_scored(tree: Tree, tmp_path: Path) -> None:
     results = tmp_path / "results"
     results.mkdir()
     with pytest.raises(ValueError, match="no results for toy"):
-        davis.score(results, root)
+        score(results, root)
     shutil.copytree(root / "Annotations" / "480p" / "toy", results / "toy")
     for unscored in ("00000.png", "00005.png"):
         (results / "toy" / unscored).unlink()
-    assert davis.score(results, root).metrics["J-Mean"] == 1
+    assert score(results, root).metrics["J-Mean"] == 1
     write_mask(results / "toy" / "00003.png", np.zeros((64, 96), np.uint8))
     with pytest.raises(ValueError, match=r"frame 00003 of toy has shape \(64, 96\)"):
-        davis.score(results, root)
+        score(results, root)
     (results / "toy" / "00003.png").unlink()
     with pytest.raises(ValueError, match=r"no mask .*00003\.png"):
-        davis.score(results, root)
+        score(results, root)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +276,7 @@ def test_trees_that_cannot_be_evaluated(tree: Tree, spoil: Callable[[Path], obje
     root = tree()
     spoil(root)
     with pytest.raises(ValueError, match=message):
-        davis.evaluate(MeanColour(16), root, resolution=128)
+        evaluate(MeanColour(16), root, resolution=128)
 
 
 def test_settings_that_cannot_be(tree: Tree) -> None:
@@ -290,7 +289,7 @@ def test_settings_that_cannot_be(tree: Tree) -> None:
         ({"max_memory": 0}, "max_memory is 0; use 1 MB or more"),
     ]:
         with pytest.raises(ValueError, match=message):
-            davis.evaluate(MeanColour(16), root, **{"resolution": 128, **settings})
+            evaluate(MeanColour(16), root, **{"resolution": 128, **settings})
 
 
 @pytest.mark.parametrize("frames", [1, 2])
@@ -298,13 +297,13 @@ def test_a_clip_too_short_to_be_scored(tree: Tree, tmp_path: Path, frames: int) 
     """It has masks, one a frame, and no scores, and needs no mask but the first."""
     root = tree(frames=frames)
     (root / "Annotations/480p/toy/00001.png").unlink(missing_ok=True)
-    result = davis.evaluate(MeanColour(16), root, out=tmp_path / "out", resolution=128)
+    result = evaluate(MeanColour(16), root, out=tmp_path / "out", resolution=128)
     assert (result.metrics, result.rows, result.per_image) == ({}, [], {})
     written = sorted(path.stem for path in (tmp_path / "out" / "results" / "toy").iterdir())
     assert written == [f"{i:05d}" for i in range(frames)]
     assert ("frames/s" in result.costs) == (frames == 2)
     with pytest.raises(ValueError, match="no sequence of toy has 3 frames"):
-        davis.score(root / "Annotations" / "480p", root)
+        score(root / "Annotations" / "480p", root)
 
 
 def test_a_short_clip_leaves_the_others_their_scores(tmp_path: Path) -> None:
@@ -312,8 +311,8 @@ def test_a_short_clip_leaves_the_others_their_scores(tmp_path: Path) -> None:
     for i in (1, 2, 3):
         for kind, suffix in [("JPEGImages", "jpg"), ("Annotations", "png")]:
             (root / f"{kind}/480p/second/{i:05d}.{suffix}").unlink()
-    both = davis.evaluate(MeanColour(8), root, resolution=48)
-    alone = davis.evaluate(MeanColour(8), root, resolution=48, sequences=["first", "first"])
+    both = evaluate(MeanColour(8), root, resolution=48)
+    alone = evaluate(MeanColour(8), root, resolution=48, sequences=["first", "first"])
     assert both.metrics == alone.metrics
     assert [row["sequence"] for row in both.rows] == ["first", "first"]
     assert list(both.per_image) == ["first"]
@@ -325,7 +324,7 @@ def test_the_means_of_each_sequence(tmp_path: Path) -> None:
     for i in range(4):  # the second one keeps one object
         path = root / f"Annotations/480p/second/{i:05d}.png"
         write_mask(path, (read_mask(path, 2017) == 1).astype(np.uint8))
-    result = davis.repeat_first_mask(root)
+    result = repeat_first_mask(root)
     j = [row["J-Mean"] for row in result.rows]
     assert len(j) == 3
     assert result.per_image["first"]["J-Mean"] == pytest.approx((j[0] + j[1]) / 2)
@@ -353,7 +352,7 @@ class Witness(RawPatch):
 def test_memory_does_not_grow_with_the_clip(tree: Tree, context_frames: int) -> None:
     """While a frame is encoded, only the first one and the few before it are held."""
     witness = Witness(16)
-    davis.evaluate(witness, tree(frames=9), resolution=96, context_frames=context_frames)  # maps of 6 x 8 patches
+    evaluate(witness, tree(frames=9), resolution=96, context_frames=context_frames)  # maps of 6 x 8 patches
     before = witness.alive[0]
     assert [alive - before for alive in witness.alive] == [min(i, 1 + context_frames) for i in range(9)]
 
@@ -361,10 +360,10 @@ def test_memory_does_not_grow_with_the_clip(tree: Tree, context_frames: int) -> 
 def test_max_memory_bounds_the_similarities(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """The masks are the same when fewer similarities are held."""
     root = tree()
-    plain = davis.evaluate(MeanColour(4), root, resolution=128, radius=50)
+    plain = evaluate(MeanColour(4), root, resolution=128, radius=50)
     monkeypatch.setattr(protocol, "BYTES_OF_A_COSINE", 20)
     with LargestTensor(torch.ops.aten.mm.default, torch.ops.aten.bmm.default) as largest:
-        bounded = davis.evaluate(MeanColour(4), root, resolution=128, radius=50, max_memory=1)
+        bounded = evaluate(MeanColour(4), root, resolution=128, radius=50, max_memory=1)
     assert 0 < largest.elements <= 2**20 // 20 < 3 * 1024**2  # 5 frames of 32 x 32 patches ask 5 * 1024 others
     assert bounded.metrics == plain.metrics
     assert bounded == plain, "max_memory is no setting that decides the numbers"
@@ -374,7 +373,7 @@ def test_frames_per_second(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """Propagated frames by the time between a read picture and its mask: the first frame's features count as time, what
     the caller does with a mask does not."""
     monkeypatch.setattr(protocol, "perf_counter", iter(range(100)).__next__)
-    result = davis.evaluate(MeanColour(16), tree(), resolution=128)
+    result = evaluate(MeanColour(16), tree(), resolution=128)
     assert result.costs == {"frames/s": 5 / 6}
 
 
@@ -385,6 +384,6 @@ def test_sizes_that_nothing_divides(tmp_path: Path, size: tuple[int, int], resol
         for path in (root / folder / "480p" / "toy").glob(f"*.{picture}"):
             Image.open(path).resize(size[::-1], Image.Resampling.NEAREST).save(path)
     for patch_size in (8, 14):
-        result = davis.evaluate(MeanColour(patch_size), root, out=tmp_path / str(patch_size), resolution=resolution)
+        result = evaluate(MeanColour(patch_size), root, out=tmp_path / str(patch_size), resolution=resolution)
         assert Image.open(tmp_path / str(patch_size) / "results/toy/00003.png").size == size[::-1]
         assert all(0 <= row["J-Mean"] <= 1 for row in result.rows)

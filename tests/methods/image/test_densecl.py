@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfpatch.core.types import Encoding, Tokens, Views
+from selfpatch.core.types import EncoderOutput, Tokens, Views
 from selfpatch.methods.image.densecl import DenseCL, corresponding_positions
 from tests.helpers.tiny import hyperparameters
 
@@ -17,7 +17,7 @@ GRID = (2, 3)
 N = GRID[0] * GRID[1]
 
 
-def make(**settings: int | float) -> tuple[DenseCL, Encoding, Encoding]:
+def make(**settings: int | float) -> tuple[DenseCL, EncoderOutput, EncoderOutput]:
     """The method, and both sides with weights and tokens of their own; the student sees two local views more."""
     torch.manual_seed(0)
     method = DenseCL(D, B, **({"out_dim": E, "queue_size": K} | settings))
@@ -25,7 +25,7 @@ def make(**settings: int | float) -> tuple[DenseCL, Encoding, Encoding]:
     for V in (4, 2):
         patches, local = torch.randn(2 * B, *GRID, D), torch.randn(2 * B, 1, 1, D)
         grids = (Tokens(None, patches, torch.randn_like(patches)), Tokens(None, local, local))[: V // 2]
-        sides.append(Encoding(torch.randn(V, B, D), grids, method.heads(), None))
+        sides.append(EncoderOutput(torch.randn(V, B, D), grids, method.heads(), None))
     for head in sides[1].heads.values():
         head.requires_grad_(False)
     for tensor in (sides[0].image, sides[0].grids[0].patches):
@@ -37,7 +37,7 @@ def views(num_global: int = 2) -> Views:
     return Views(torch.empty(num_global, B, 3, 4, 4), None, torch.empty(num_global, B, 5), torch.arange(B))
 
 
-def unit(x: Tensor) -> Tensor:
+def l2_normalize(x: Tensor) -> Tensor:
     return x / x.norm()
 
 
@@ -46,19 +46,19 @@ def plain_info_nce(query: Tensor, key: Tensor, negatives: Tensor) -> Tensor:
     return -torch.log(own / (own + sum(torch.exp(query @ negative / TEMP) for negative in negatives)))
 
 
-def plain_losses(method: DenseCL, student: Encoding, teacher: Encoding) -> dict[str, Tensor]:
+def plain_losses(method: DenseCL, student: EncoderOutput, teacher: EncoderOutput) -> dict[str, Tensor]:
     contrast, dense = torch.zeros(()), torch.zeros(())
     for b in range(B):
-        query = unit(student.heads["projector"](student.image[0, b]))
-        key = unit(teacher.heads["projector"](teacher.image[1, b])).detach()
+        query = l2_normalize(student.heads["projector"](student.image[0, b]))
+        key = l2_normalize(teacher.heads["projector"](teacher.image[1, b])).detach()
         contrast = contrast + plain_info_nce(query, key, method.queue.keys) / B
         first = student.grids[0].patches[b].flatten(0, 1)  # view-major: view 0 of image b
         second = teacher.grids[0].patches[B + b].flatten(0, 1)
         for i in range(N):
             similarity = [torch.cosine_similarity(first[i], second[j], dim=0) for j in range(N)]
             match = max(range(N), key=lambda j: float(similarity[j].detach()))
-            query = unit(student.heads["dense_projector"](first[i]))
-            key = unit(teacher.heads["dense_projector"](second[match])).detach()
+            query = l2_normalize(student.heads["dense_projector"](first[i]))
+            key = l2_normalize(teacher.heads["dense_projector"](second[match])).detach()
             dense = dense + plain_info_nce(query, key, method.dense_queue.keys) / (B * N)
     return {"contrast": contrast, "dense_contrast": dense}
 
@@ -98,10 +98,10 @@ def test_both_queues_take_in_the_second_view_after_the_step() -> None:
     method(student, teacher, views(), hyperparameters())
     assert torch.equal(method.queue.keys, before["queue"]), "not before the step is done"
     for queue in (method.queue, method.dense_queue):
-        queue.commit()
-    keys = torch.stack([unit(teacher.heads["projector"](token)) for token in teacher.image[1]])
+        queue.update()
+    keys = torch.stack([l2_normalize(teacher.heads["projector"](token)) for token in teacher.image[1]])
     grids = teacher.heads["dense_projector"](teacher.grids[0].patches[B:])  # of view 1
-    dense = torch.stack([unit(grid.mean((0, 1))) for grid in grids])
+    dense = torch.stack([l2_normalize(grid.mean((0, 1))) for grid in grids])
     torch.testing.assert_close(method.queue.keys, torch.cat([keys, before["queue"][B:]]))
     torch.testing.assert_close(method.dense_queue.keys, torch.cat([dense, before["dense_queue"][B:]]))
 

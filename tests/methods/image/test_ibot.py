@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfpatch.core.types import Encoding, Tokens, Views
+from selfpatch.core.types import EncoderOutput, Tokens, Views
 from selfpatch.methods.image.ibot import IBOT
 from tests.helpers.tiny import hyperparameters
 
 D, B, G, L, GRID = 6, 3, 2, 1, 4
-SMALL: dict[str, Any] = {"num_prototypes": 10, "hidden": 8, "bottleneck": 5}
+SMALL: dict[str, Any] = {"num_prototypes": 10, "hidden_dim": 8, "bottleneck_dim": 5}
 
 
-def make(**settings: Any) -> tuple[IBOT, Encoding, Encoding, Views]:
+def make(**settings: Any) -> tuple[IBOT, EncoderOutput, EncoderOutput, Views]:
     """The method and both sides, with heads and tokens of their own."""
     generator = torch.manual_seed(1)
     method = IBOT(D, **{**SMALL, **settings})
@@ -24,7 +24,7 @@ def make(**settings: Any) -> tuple[IBOT, Encoding, Encoding, Views]:
     for views in (G + L, G):
         patches = torch.randn(G * B, GRID, GRID, D, generator=generator)
         sides.append(
-            Encoding(
+            EncoderOutput(
                 torch.randn(views, B, D, generator=generator), (Tokens(None, patches, patches),), method.heads(), None
             )
         )
@@ -79,7 +79,7 @@ def test_centres_follow_image_tokens_and_all_patches() -> None:
     for center, old, tokens in zip(
         (method.center, method.patch_center), before, (teacher.image, teacher.grids[0].patches), strict=True
     ):
-        center.commit()
+        center.update()
         mean = teacher.heads["image"](tokens).logits().flatten(0, -2).mean(0)
         torch.testing.assert_close(center.center, 0.8 * old + 0.2 * mean)
 

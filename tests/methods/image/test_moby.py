@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from selfpatch.losses.memory_bank import Queue
+from selfpatch.losses.memory_bank import MemoryBank
 from selfpatch.methods.image.moby import MoBY
 from tests.helpers.encodings import TwoSides, commit, tokens_of
 from tests.helpers.tiny import hyperparameters
 from tests.parity.check import all_hold
 from tests.parity.contrastive import replay_moby
 
-SETTINGS: dict[str, Any] = {"hidden": 8, "out_dim": 4, "queue_size": 12, "temp": 0.3}
+SETTINGS: dict[str, Any] = {"hidden_dim": 8, "out_dim": 4, "queue_size": 12, "temp": 0.3}
 
 
 def two_sides(views: int = 2, **settings: Any) -> TwoSides:
@@ -37,7 +37,7 @@ def keys_of(sides: TwoSides) -> list[Tensor]:
     return [F.normalize(sides.teacher["projector"](x), dim=1) for x in sides.teacher_tokens[:2]]
 
 
-def queues_of(sides: TwoSides) -> tuple[Queue, Queue]:
+def queues_of(sides: TwoSides) -> tuple[MemoryBank, MemoryBank]:
     return sides.objective.queue1, sides.objective.queue2
 
 

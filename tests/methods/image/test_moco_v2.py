@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfpatch.core.types import Encoding, Tokens, Views
+from selfpatch.core.types import EncoderOutput, Tokens, Views
 from selfpatch.methods.image.moco_v2 import MoCoV2
 from tests.helpers.tiny import hyperparameters
 
 B, D, E, K, TEMP = 4, 6, 5, 8, 0.2
 
 
-def make(**settings: int | float) -> tuple[MoCoV2, Encoding, Encoding]:
+def make(**settings: int | float) -> tuple[MoCoV2, EncoderOutput, EncoderOutput]:
     """The method, and both sides with weights and tokens of their own; the student sees two local views more."""
     torch.manual_seed(0)
     method = MoCoV2(D, B, **({"out_dim": E, "queue_size": K} | settings))
     grid = Tokens(None, torch.empty(2 * B, 2, 2, D), torch.empty(2 * B, 2, 2, D))
-    sides = [Encoding(torch.randn(V, B, D), (grid,), method.heads(), None) for V in (4, 2)]
+    sides = [EncoderOutput(torch.randn(V, B, D), (grid,), method.heads(), None) for V in (4, 2)]
     sides[1].heads["projector"].requires_grad_(False)
     return method, replace(sides[0], image=sides[0].image.requires_grad_()), sides[1]
 
@@ -30,15 +30,15 @@ def views(num_global: int = 2) -> Views:
     return Views(torch.empty(num_global, B, 3, 4, 4), None, torch.empty(num_global, B, 5), torch.arange(B))
 
 
-def unit(x: Tensor) -> Tensor:
+def l2_normalize(x: Tensor) -> Tensor:
     return x / x.norm()
 
 
-def plain_loss(method: MoCoV2, student: Encoding, teacher: Encoding) -> Tensor:
+def plain_loss(method: MoCoV2, student: EncoderOutput, teacher: EncoderOutput) -> Tensor:
     total = torch.zeros(())
     for b in range(B):
-        query = unit(student.heads["projector"](student.image[0, b]))
-        key = unit(teacher.heads["projector"](teacher.image[1, b])).detach()
+        query = l2_normalize(student.heads["projector"](student.image[0, b]))
+        key = l2_normalize(teacher.heads["projector"](teacher.image[1, b])).detach()
         own = torch.exp(query @ key / TEMP)
         others = sum(torch.exp(query @ negative / TEMP) for negative in method.queue.keys)
         total = total - torch.log(own / (own + others))
@@ -73,8 +73,8 @@ def test_the_second_views_keys_enter_the_queue_after_the_step() -> None:
     before = method.queue.keys.clone()
     method(student, teacher, views(), hyperparameters())
     assert torch.equal(method.queue.keys, before), "not before the step is done"
-    method.queue.commit()
-    keys = torch.stack([unit(teacher.heads["projector"](token)) for token in teacher.image[1]])
+    method.queue.update()
+    keys = torch.stack([l2_normalize(teacher.heads["projector"](token)) for token in teacher.image[1]])
     torch.testing.assert_close(method.queue.keys, torch.cat([keys, before[B:]]))
 
 
@@ -83,7 +83,7 @@ def test_a_failed_step_leaves_the_queue_alone() -> None:
     before = method.queue.keys.clone()
     method(student, teacher, views(), hyperparameters())
     method.queue.discard()
-    method.queue.commit()
+    method.queue.update()
     assert torch.equal(method.queue.keys, before)
 
 
@@ -93,7 +93,7 @@ def test_the_projector_has_two_layers_with_biases_and_no_batch_norm() -> None:
     shapes = [(layer.in_features, layer.out_features) for layer in layers if isinstance(layer, nn.Linear)]
     assert shapes == [(D, D), (D, 128)]
     assert all(layer.bias is not None for layer in layers if isinstance(layer, nn.Linear))
-    assert make(hidden=3)[0].heads()["projector"][0].out_features == 3
+    assert make(hidden_dim=3)[0].heads()["projector"][0].out_features == 3
 
 
 def test_the_defaults_are_the_published_ones() -> None:

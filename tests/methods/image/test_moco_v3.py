@@ -18,7 +18,7 @@ from tests.helpers.tiny import hyperparameters
 from tests.parity.check import all_hold
 from tests.parity.contrastive import replay_moco_v3
 
-SETTINGS: dict[str, Any] = {"projector_hidden": 8, "out_dim": 4, "predictor_hidden": 8, "temp": 0.3}
+SETTINGS: dict[str, Any] = {"projector_hidden_dim": 8, "out_dim": 4, "predictor_hidden_dim": 8, "temp": 0.3}
 
 
 def two_sides(views: int = 2, **settings: Any) -> TwoSides:

@@ -11,22 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfpatch.core.types import Encoding, Tokens, Views
+from selfpatch.core.types import EncoderOutput, Tokens, Views
 from selfpatch.methods.image.swav import SwAV, SwAVHead, UnitPrototypes
 from selfpatch.ops.sinkhorn import sinkhorn, sinkhorn_reference
 from tests.helpers.tiny import hyperparameters
 from tests.helpers.workers import WorkerPool
 
 B, D, E, K, QUEUE = 4, 6, 5, 7, 8
-SMALL = {"num_prototypes": K, "hidden": 10, "out_dim": E}
+SMALL = {"num_prototypes": K, "hidden_dim": 10, "out_dim": E}
 
 
-def make(local: int = 2, **settings: Any) -> tuple[SwAV, Encoding, Encoding]:
+def make(local: int = 2, **settings: Any) -> tuple[SwAV, EncoderOutput, EncoderOutput]:
     """The method, and both sides with weights and tokens of their own."""
     torch.manual_seed(0)
     method = SwAV(D, B, **(SMALL | settings))
     grid = Tokens(None, torch.empty(2 * B, 2, 2, D), torch.empty(2 * B, 2, 2, D))
-    sides = [Encoding(torch.randn(V, B, D), (grid,), method.heads(), None) for V in (2 + local, 2)]
+    sides = [EncoderOutput(torch.randn(V, B, D), (grid,), method.heads(), None) for V in (2 + local, 2)]
     return method, replace(sides[0], image=sides[0].image.requires_grad_()), sides[1]
 
 
@@ -37,14 +37,14 @@ def views(num_global: int = 2) -> Views:
 def projections(head: nn.Module, tokens: Tensor) -> Tensor:
     """[V, B, E] of norm 1, written out: linear, batch norm over all views and images, ReLU, linear."""
     first, norm, _, second = head.projector
-    hidden = first(tokens)
+    hidden_dim = first(tokens)
     mean, variance = hidden.mean((0, 1)), hidden.var((0, 1), correction=0)
     normed = norm.weight * (hidden - mean) / (variance + 1e-5).sqrt() + norm.bias
     projected = second(normed.relu())
     return projected / projected.norm(dim=-1, keepdim=True)
 
 
-def plain_loss(student: Encoding, queues: list[Tensor] | None = None) -> Tensor:
+def plain_loss(student: EncoderOutput, queues: list[Tensor] | None = None) -> Tensor:
     """As in the paper, in loops over views and images."""
     head = student.heads["prototypes"]
     scores = projections(head, student.image) @ head.last_layer.weight.T  # [V, B, K]
@@ -124,7 +124,7 @@ def test_each_global_views_projections_enter_a_queue_of_its_own() -> None:
     assert all(torch.equal(queue.keys, old) for queue, old in zip(method.queues, before, strict=True))
     expected = projections(student.heads["prototypes"], student.image).detach()
     for view, queue in enumerate(method.queues):
-        queue.commit()
+        queue.update()
         torch.testing.assert_close(queue.keys, torch.cat([expected[view], before[view][B:]]))
 
 
@@ -136,7 +136,7 @@ def test_prototypes_are_put_back_to_norm_one_after_the_step() -> None:
     moved = prototypes.weight.detach().clone()
     prototypes.discard()
     assert torch.equal(prototypes.weight, moved)
-    prototypes.commit()
+    prototypes.update()
     torch.testing.assert_close(prototypes.weight.detach(), F.normalize(moved, dim=1))
 
 
@@ -186,7 +186,7 @@ def learn(images: slice) -> dict[str, Any]:
         part = replace(student, image=tokens[:, images] * (1 + step))
         losses.append(method(part, teacher, views(), hyperparameters(step))["swapped"])
         for queue in method.queues:
-            queue.commit()
+            queue.update()
     gradients = torch.autograd.grad(sum(losses), parameters)
     queues = torch.stack([queue.keys for queue in method.queues])
     return {"losses": torch.stack(losses).detach(), "gradients": gradients, "queues": queues}

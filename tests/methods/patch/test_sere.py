@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from selfpatch.checkpoints.key_mapping import to_branch_names
-from selfpatch.core.types import Encoding, Tokens, Views
+from selfpatch.core.types import EncoderOutput, Tokens, Views
 from selfpatch.methods.patch.sere import SERE
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import ViTShape
+from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.models.branch import Branch
 from selfpatch.ops.images import normalise
 from selfpatch.ops.relation import (
@@ -28,7 +28,7 @@ from selfpatch.ops.relation import (
     spatial_relation,
     spatial_relation_loss_reference,
 )
-from selfpatch.training.trainer import Pretrainer
+from selfpatch.training.trainer import StudentTeacher
 from tests.helpers.tiny import hyperparameters
 
 DIM, HEADS = 12, 3
@@ -56,14 +56,14 @@ def views_of(num_global: int, num_local: int, batch: int, sizes: tuple[int, int]
     return Views(crops(num_global, sizes[0]), local, box, torch.arange(batch))
 
 
-def encoding(views: Views, heads: dict[str, nn.Module], seed: int, side: int = 4, local_side: int = 3) -> Encoding:
+def encoding(views: Views, heads: dict[str, nn.Module], seed: int, side: int = 4, local_side: int = 3) -> EncoderOutput:
     """Random tokens in place of a backbone's."""
     G, B = views.num_global, views.batch_size
     maps = [random(G * B, side, side, DIM, seed=seed)]
     if views.local_crops is not None:
         maps.append(random(len(views.local_crops) * B, local_side, local_side, DIM, seed=seed + 1))
     tokens = tuple(Tokens(None, torch.full_like(x, torch.nan), x) for x in maps)  # the normed tokens are never used
-    return Encoding(random(len(views.boxes), B, DIM), tokens, heads, None)
+    return EncoderOutput(random(len(views.boxes), B, DIM), tokens, heads, None)
 
 
 def heads_of(objective: SERE, seed: int) -> dict[str, nn.Module]:
@@ -111,7 +111,7 @@ def test_the_teachers_local_crops_change_nothing() -> None:
     views = views_of(2, 2, 3)
     student, teacher = (encoding(views, heads_of(objective, seed), seed) for seed in (1, 2))
     with_them = objective(student, teacher, views, hyperparameters())
-    without = Encoding(teacher.image[:2], teacher.grids[:1], teacher.heads, None)
+    without = EncoderOutput(teacher.image[:2], teacher.grids[:1], teacher.heads, None)
     for name, loss in objective(student, without, views, hyperparameters()).items():
         assert torch.equal(loss, with_them[name])
 
@@ -129,15 +129,15 @@ def test_what_is_off_has_neither_heads_nor_a_loss(relations: Any, num_local: int
     assert list(objective(student, teacher, views, hyperparameters())) == kinds
 
 
-def tiny_pretrainer(relations: Any = "both", num_local: int = 2) -> Pretrainer:
-    shape = ViTShape(embed_dim=DIM, depth=1, num_heads=HEADS, patch_size=4, grid=4)
+def tiny_pretrainer(relations: Any = "both", num_local: int = 2) -> StudentTeacher:
+    shape = ViTConfig(embed_dim=DIM, depth=1, num_heads=HEADS, patch_size=4, grid=4)
     torch.manual_seed(0)
     objective = SERE(DIM, HEADS, num_local, relations=relations)
     student = Branch(build_backbone(shape), None, heads_of(objective, seed=1))
     with torch.no_grad():
         for parameter in student.backbone.parameters():
             parameter.add_(random(*parameter.shape), alpha=0.2)
-    return Pretrainer(student, {"sere": objective}, objective.loss_weights).train()
+    return StudentTeacher(student, {"sere": objective}, objective.loss_weights).train()
 
 
 @pytest.mark.parametrize(("relations", "num_local"), [("both", 2), ("spatial", 2), ("channel", 2), ("both", 0)])
@@ -198,7 +198,7 @@ class Released:
             c["local_crops"],
             **{k: c[k] for k in ("spatial_temp", "channel_temp", "overlap_size", "local_overlap_size")},
         )
-        shape = ViTShape(**{k: c[k] for k in ("embed_dim", "depth", "num_heads", "patch_size")})
+        shape = ViTConfig(**{k: c[k] for k in ("embed_dim", "depth", "num_heads", "patch_size")})
         self.student = Branch(build_backbone(shape), None, self.objective.heads())
         self.teacher = self.student.make_teacher()
         checkpoint = torch.load(bundle / "initial.pth", weights_only=True)
@@ -214,7 +214,7 @@ class Released:
         return Views(torch.stack(crops[:2]), torch.stack(crops[2:]), boxes, torch.arange(len(crops[0])), masks)
 
     @torch.no_grad()
-    def encode(self, views: Views) -> tuple[Encoding, Encoding]:
+    def encode(self, views: Views) -> tuple[EncoderOutput, EncoderOutput]:
         assert views.local_crops is not None
         assert views.masks is not None
         masks = views.masks.flatten(0, 1).unsqueeze(-1)
@@ -266,7 +266,7 @@ def test_losses_are_those_of_the_released_code(released: Released) -> None:
 def test_so_are_they_where_crops_do_not_overlap(released: Released) -> None:
     """Some do not in step 1. The learning rate of step 0 is 0, so that only the teacher has moved by then."""
     assert released.steps[0]["lr"] == 0
-    released.teacher.move_towards(released.student, released.steps[0]["teacher_momentum"])
+    released.teacher.ema_update(released.student, released.steps[0]["teacher_momentum"])
     boxes = released.views(1).boxes
     assert any((overlap_grids(boxes[t], boxes[2:], 2)[0] > 1).any() for t in (0, 1))
     _check_losses(released, 1)

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_backbone, build_timm
-from selfpatch.models.backbones.config import ViTShape
-from selfpatch.models.branch import Branch, BranchEncoder, image_token
-from selfpatch.models.heads import AveragePool
+from selfpatch.models.backbones.config import ViTConfig
+from selfpatch.models.branch import Branch
+from selfpatch.models.encoder import BranchEncoder, image_token
+from selfpatch.models.pooling import AveragePool
 
 GRID = 5
 
 
-def tiny(patch_size: int = 4, **fields) -> ViTShape:
-    return ViTShape(embed_dim=8, depth=2, num_heads=2, patch_size=patch_size, grid=GRID, **fields)
+def tiny(patch_size: int = 4, **fields) -> ViTConfig:
+    return ViTConfig(embed_dim=8, depth=2, num_heads=2, patch_size=patch_size, grid=GRID, **fields)
 
 
 def position_map(backbone: Backbone, height: int, width: int) -> Tensor:
@@ -117,7 +118,7 @@ def test_a_pool_takes_class_token_and_final_norm_away() -> None:
 
 
 def test_the_class_token_starts_as_dinos_does() -> None:
-    spread = build_backbone(ViTShape(embed_dim=768, depth=1, num_heads=12)).trunk.cls_token.std()
+    spread = build_backbone(ViTConfig(embed_dim=768, depth=1, num_heads=12)).trunk.cls_token.std()
     assert 0.015 < float(spread.detach()) < 0.025
 
 

@@ -9,24 +9,30 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from selfpatch.models.backbones.build import build_backbone, build_timm, named_shape
-from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape, shape_from_dict
+from selfpatch.models.backbones.build import build_backbone, build_timm, named_backbone_config
+from selfpatch.models.backbones.config import (
+    AnyBackboneConfig,
+    ResNetConfig,
+    SwinConfig,
+    ViTConfig,
+    backbone_config_from_dict,
+)
 from selfpatch.models.backbones.vit import ViT, sincos_positions
 
-VIT = ViTShape(embed_dim=8, depth=3, num_heads=2, patch_size=8, grid=4)
-SWIN = SwinShape(embed_dim=8, depths=(1, 2), first_heads=2, window=4)
-RESNET = ResNetShape(depths=(1, 1, 1, 1), width=4)
+VIT = ViTConfig(embed_dim=8, depth=3, num_heads=2, patch_size=8, grid=4)
+SWIN = SwinConfig(embed_dim=8, depths=(1, 2), first_heads=2, window=4)
+RESNET = ResNetConfig(depths=(1, 1, 1, 1), width=4)
 FAMILIES = pytest.mark.parametrize("shape", [VIT, SWIN, RESNET], ids=["vit", "swin", "resnet"])
 MASKABLE = pytest.mark.parametrize("shape", [VIT, SWIN], ids=["vit", "swin"])
 
 
-def images(shape: AnyShape, h: int = 2, w: int = 3, batch: int = 2) -> torch.Tensor:
+def images(shape: AnyBackboneConfig, h: int = 2, w: int = 3, batch: int = 2) -> torch.Tensor:
     p = shape.patch_size
     return torch.randn(batch, shape.in_channels, p * h, p * w, generator=torch.manual_seed(0))
 
 
 @FAMILIES
-def test_tokens_form_a_map_of_the_size_that_the_shape_says(shape: AnyShape) -> None:
+def test_tokens_form_a_map_of_the_size_that_the_shape_says(shape: AnyBackboneConfig) -> None:
     backbone = build_backbone(shape)
     tokens = backbone(images(shape))
     assert tokens.patches.shape == tokens.raw_patches.shape == (2, 2, 3, shape.dim)
@@ -35,15 +41,15 @@ def test_tokens_form_a_map_of_the_size_that_the_shape_says(shape: AnyShape) -> N
 
 
 @FAMILIES
-def test_a_shape_survives_a_file(shape: AnyShape) -> None:
-    assert shape_from_dict(json.loads(json.dumps(shape.to_dict()))) == shape
+def test_a_shape_survives_a_file(shape: AnyBackboneConfig) -> None:
+    assert backbone_config_from_dict(json.loads(json.dumps(shape.to_dict()))) == shape
 
 
 def test_the_names_stand_for_the_published_sizes() -> None:
     millions = {"swin_tiny": 27.5, "swin_small": 48.8, "resnet50": 23.5, "vit_small": 21.7, "vit_tiny": 5.5}
     for name, expected in millions.items():
         with torch.device("meta"):
-            backbone = build_backbone(named_shape(name))
+            backbone = build_backbone(named_backbone_config(name))
         assert sum(p.numel() for p in backbone.parameters()) / 1e6 == pytest.approx(expected, abs=0.06)
 
 
@@ -63,20 +69,20 @@ def test_a_resnet_gives_timms_own_features_in_evaluation() -> None:
         backbone(x)
         for part in backbone.modules():
             if hasattr(part, "commit"):
-                part.commit()
+                part.update()
     theirs = build_timm_like(RESNET)
     theirs.load_state_dict(backbone.trunk.state_dict())
     torch.testing.assert_close(backbone.eval()(x).patches, theirs.eval().forward_features(x).movedim(1, -1))
 
 
-def build_timm_like(shape: ResNetShape) -> nn.Module:
+def build_timm_like(shape: ResNetConfig) -> nn.Module:
     from timm.models.resnet import Bottleneck, ResNet
 
     return ResNet(Bottleneck, shape.depths, num_classes=0, channels=(4, 8, 16, 32))
 
 
 @MASKABLE
-def test_what_is_masked_is_not_seen(shape: AnyShape) -> None:
+def test_what_is_masked_is_not_seen(shape: AnyBackboneConfig) -> None:
     backbone = build_backbone(shape)
     backbone.add_mask_token()
     x = images(shape)
@@ -94,7 +100,7 @@ def test_what_is_masked_is_not_seen(shape: AnyShape) -> None:
 
 
 @FAMILIES
-def test_layers_count_from_the_embedding_to_the_norm(shape: AnyShape) -> None:
+def test_layers_count_from_the_embedding_to_the_norm(shape: AnyBackboneConfig) -> None:
     backbone = build_backbone(shape)
     layers = [backbone.layer_of(name) for name, _ in backbone.named_parameters()]
     inside = range(backbone.num_layers + 1 + (shape.family != "resnet") * 1)
@@ -105,7 +111,7 @@ def test_layers_count_from_the_embedding_to_the_norm(shape: AnyShape) -> None:
 
 
 @FAMILIES
-def test_frozen_blocks_get_no_gradient_and_the_others_do(shape: AnyShape) -> None:
+def test_frozen_blocks_get_no_gradient_and_the_others_do(shape: AnyBackboneConfig) -> None:
     backbone = build_backbone(shape)
     backbone.freeze_first(1)
     backbone(images(shape)).patches.square().sum().backward()
@@ -183,7 +189,7 @@ def test_batch_norms_of_a_resnet_take_in_a_step_when_it_is_finished() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
     for part in backbone.modules():
         if hasattr(part, "commit"):
-            part.commit()
+            part.update()
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(backbone.state_dict()[f"trunk.{name}"], tensor)
     assert not torch.equal(backbone.trunk.bn1.running_mean, before["trunk.bn1.running_mean"])
@@ -202,7 +208,7 @@ def test_masks_are_laid_on_the_finer_map_of_a_swin() -> None:
 
 
 @FAMILIES
-def test_inner_maps_lead_to_the_last_one(shape: AnyShape) -> None:
+def test_inner_maps_lead_to_the_last_one(shape: AnyBackboneConfig) -> None:
     backbone, x = build_backbone(shape).eval(), images(shape, 2, 4)
     count = len(backbone.map_dims)
     maps = backbone.maps(x, range(1, count + 1))

@@ -21,7 +21,7 @@ from torch import Tensor
 from selfpatch.checkpoints.export import huggingface, onnx, safetensors, timm
 from selfpatch.checkpoints.export.formats import Features, Written
 from selfpatch.core.atomic_io import clear_error, write_atomically
-from selfpatch.models.branch import BranchEncoder, image_token
+from selfpatch.models.encoder import BranchEncoder, image_token
 
 TOLERANCE = 1e-4
 """Largest difference of a feature, relative to the largest feature, that passes as rounding."""

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from selfpatch.core.atomic_io import write_atomically
-from selfpatch.models.backbones.config import AnyShape, ResNetShape, ViTShape
+from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, ViTConfig
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ POOL_IS_LEFT_OUT = (
 )
 
 
-def stored_size(shape: AnyShape) -> int:
+def stored_size(shape: AnyBackboneConfig) -> int:
     """Side of the images that a network is at home with: its grid of positions, or one window in the last stage."""
-    if isinstance(shape, ResNetShape):
+    if isinstance(shape, ResNetConfig):
         return 2 * shape.patch_size
-    return shape.patch_size * (shape.grid if isinstance(shape, ViTShape) else shape.window)
+    return shape.patch_size * (shape.grid if isinstance(shape, ViTConfig) else shape.window)
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from selfpatch.checkpoints.export.formats import POOL_IS_LEFT_OUT, Features, Written, stored_size, write_safetensors
 from selfpatch.core.atomic_io import write_atomically
-from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.encoder import BranchEncoder
 
 Names = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 """Patterns of timm's names, queries, keys and values apart, and what takes their place."""
@@ -98,10 +98,10 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
     shape = encoder.backbone.shape
     state = with_split_attention(encoder.backbone.trunk.state_dict())
     model = model_of(shape, state)
-    if isinstance(shape, ViTShape) and shape.class_token:
+    if isinstance(shape, ViTConfig) and shape.class_token:
         state |= {"pos_embed": with_class_position(state["pos_embed"], shape)}
     tensors = renamed(state, model.names)
-    if isinstance(shape, ViTShape) and model.name.startswith("Dinov2"):
+    if isinstance(shape, ViTConfig) and model.name.startswith("Dinov2"):
         tensors |= _dinov2_extras(shape, tensors)
     write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
     settings = {"architectures": [model.name], "model_type": model.model_type, "num_channels": shape.in_channels}
@@ -115,8 +115,8 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
 def _notes(encoder: BranchEncoder, model: Model) -> tuple[str, ...]:
     shape = encoder.backbone.shape
     notes = [] if encoder.pool is None else [POOL_IS_LEFT_OUT]
-    if not isinstance(shape, ResNetShape):
-        what = "cuts windows" if isinstance(shape, SwinShape) else "interpolates positions"
+    if not isinstance(shape, ResNetConfig):
+        what = "cuts windows" if isinstance(shape, SwinConfig) else "interpolates positions"
         notes.append(
             f"At other sizes transformers {what} its own way, and features differ from those of the training code."
         )
@@ -125,7 +125,7 @@ def _notes(encoder: BranchEncoder, model: Model) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def model_of(shape: AnyShape, state: Mapping[str, Tensor]) -> Model:
+def model_of(shape: AnyBackboneConfig, state: Mapping[str, Tensor]) -> Model:
     """Which model of transformers has a shape.
 
     Args:
@@ -134,9 +134,9 @@ def model_of(shape: AnyShape, state: Mapping[str, Tensor]) -> Model:
     Raises:
         ValueError: none has.
     """
-    if isinstance(shape, ViTShape):
+    if isinstance(shape, ViTConfig):
         return _vit(shape, state)
-    if isinstance(shape, SwinShape):
+    if isinstance(shape, SwinConfig):
         return _swin(shape, state)
     settings = {
         "embedding_size": state["conv1.weight"].shape[0],
@@ -148,7 +148,7 @@ def model_of(shape: AnyShape, state: Mapping[str, Tensor]) -> Model:
     return Model("ResNetModel", "resnet", _RESNET, settings)
 
 
-def _vit(shape: ViTShape, state: Mapping[str, Tensor]) -> Model:
+def _vit(shape: ViTConfig, state: Mapping[str, Tensor]) -> Model:
     if not shape.final_norm:
         raise ValueError(
             "this ViT has no final norm (a pool made its image token), and every ViT of transformers has one; "
@@ -174,7 +174,7 @@ def _vit(shape: ViTShape, state: Mapping[str, Tensor]) -> Model:
     return Model(name, model_type, _VIT, common | {"intermediate_size": hidden})
 
 
-def _dinov2(shape: ViTShape, state: Mapping[str, Tensor], common: Mapping[str, Any]) -> Model:
+def _dinov2(shape: ViTConfig, state: Mapping[str, Tensor], common: Mapping[str, Any]) -> Model:
     gated = shape.mlp == "swiglu"
     settings = dict(common) | {"mlp_ratio": _mlp_ratio(shape, state), "use_swiglu_ffn": gated}
     names = _DINOV2_SWIGLU if gated else _DINOV2
@@ -184,14 +184,14 @@ def _dinov2(shape: ViTShape, state: Mapping[str, Tensor], common: Mapping[str, A
     return Model("Dinov2WithRegistersModel", "dinov2_with_registers", names, settings)
 
 
-def _dinov2_extras(shape: ViTShape, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _dinov2_extras(shape: ViTConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What a Dinov2Model has that a network may lack: the mask token of pre-training, and scales of 1."""
     scales = [f"encoder.layer.{i}.layer_scale{j}.lambda1" for i in range(shape.depth) for j in (1, 2)]
     ones = {name: torch.ones(shape.dim) for name in scales if name not in tensors}
     return {"embeddings.mask_token": torch.zeros(1, shape.dim)} | ones
 
 
-def _mlp_ratio(shape: ViTShape, state: Mapping[str, Tensor]) -> int:
+def _mlp_ratio(shape: ViTConfig, state: Mapping[str, Tensor]) -> int:
     """The whole number from which transformers computes the MLP's width.
 
     Raises:
@@ -205,7 +205,7 @@ def _mlp_ratio(shape: ViTShape, state: Mapping[str, Tensor]) -> int:
     raise ValueError(f"transformers cannot say a {shape.mlp} MLP of width {hidden} in a ViT of width {width}")
 
 
-def _swin(shape: SwinShape, state: Mapping[str, Tensor]) -> Model:
+def _swin(shape: SwinConfig, state: Mapping[str, Tensor]) -> Model:
     if not shape.final_norm:
         raise ValueError("this Swin has no final norm, and transformers' always has one; use --to onnx or safetensors")
     settings = {
@@ -234,7 +234,7 @@ def with_split_attention(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
-def with_class_position(positions: Tensor, shape: ViTShape) -> Tensor:
+def with_class_position(positions: Tensor, shape: ViTConfig) -> Tensor:
     """Positions [1, N, D] -> [1, 1 + N, D], with nothing added to a CLS token that has no position of its own."""
     return positions if positions.shape[1] > shape.grid**2 else torch.cat([0 * positions[:, :1], positions], dim=1)
 
@@ -250,8 +250,8 @@ def renamed(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     return result
 
 
-def _preprocessing(shape: AnyShape) -> dict[str, Any]:
-    side = stored_size(shape) if not isinstance(shape, ResNetShape) else 224
+def _preprocessing(shape: AnyBackboneConfig) -> dict[str, Any]:
+    side = stored_size(shape) if not isinstance(shape, ResNetConfig) else 224
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,

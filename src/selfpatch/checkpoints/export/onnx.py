@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.checkpoints.export.formats import Features, Written, stored_size
-from selfpatch.models.backbones.config import AnyShape, SwinShape
-from selfpatch.models.branch import BranchEncoder, image_token
+from selfpatch.models.backbones.config import AnyBackboneConfig, SwinConfig
+from selfpatch.models.encoder import BranchEncoder, image_token
 
 FILE = "model.onnx"
 USAGE = f"""session = onnxruntime.InferenceSession("{{folder}}/{FILE}")
@@ -24,7 +24,7 @@ image, patches = session.run(None, {{{{"images": images}}}})"""
 def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
     """Raises ValueError where the patch does not divide `size`."""
     shape = encoder.backbone.shape
-    fixed = size is not None or isinstance(shape, SwinShape)
+    fixed = size is not None or isinstance(shape, SwinConfig)
     side = stored_size(shape) if size is None else size
     encoder.backbone.check_size(side, side)
     example = torch.zeros(2, shape.in_channels, side, side)
@@ -49,7 +49,7 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
     return Written(USAGE, ((side, side), other), (f"Sides of images have to be multiples of {p}.",))
 
 
-def dynamic_dimensions(shape: AnyShape, *, fixed: bool) -> dict[int, object]:
+def dynamic_dimensions(shape: AnyBackboneConfig, *, fixed: bool) -> dict[int, object]:
     """Which dimensions of the images are free."""
     free: dict[int, object] = {0: torch.export.Dim("batch")}
     if not fixed:
@@ -57,7 +57,7 @@ def dynamic_dimensions(shape: AnyShape, *, fixed: bool) -> dict[int, object]:
     return free
 
 
-def _metadata(shape: AnyShape, side: int | None) -> dict[str, str]:
+def _metadata(shape: AnyBackboneConfig, side: int | None) -> dict[str, str]:
     size = {} if side is None else {"size": str(side)}
     return {"mean": json.dumps(shape.mean), "std": json.dumps(shape.std), "patch_size": str(shape.patch_size)} | size
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from selfpatch.checkpoints.export.formats import Features, Written, stored_size, write_safetensors
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.checkpoints.state import export_state
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.encoder import BranchEncoder
 
 FILE = "backbone.safetensors"
 

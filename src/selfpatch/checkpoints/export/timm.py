@@ -17,8 +17,8 @@ from torch import Tensor
 
 from selfpatch.checkpoints.export.formats import POOL_IS_LEFT_OUT, Features, Written, stored_size, write_safetensors
 from selfpatch.core.atomic_io import write_atomically
-from selfpatch.models.backbones.config import AnyShape, SwinShape, ViTShape
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.backbones.config import AnyBackboneConfig, SwinConfig, ViTConfig
+from selfpatch.models.encoder import BranchEncoder
 
 USAGE = """model = timm.create_model("local-dir:{folder}", pretrained=True)
 features = model.forward_features(images)"""
@@ -27,36 +27,36 @@ features = model.forward_features(images)"""
 def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
     """Raises ValueError for a Swin without final norm: timm's always has one."""
     shape, trunk = encoder.backbone.shape, encoder.backbone.trunk
-    if isinstance(shape, SwinShape) and not shape.final_norm:
+    if isinstance(shape, SwinConfig) and not shape.final_norm:
         raise ValueError("this Swin has no final norm, and timm's always has one; use --to onnx or safetensors")
     state = trunk.state_dict()
     name, arguments = architecture(shape, state)
     write_safetensors(folder / "model.safetensors", to_timm_file(state, shape), {"format": "pt"})
     write_atomically(folder / "config.json", json.dumps(_config(shape, name, arguments), indent=2))
     notes = [] if encoder.pool is None else [POOL_IS_LEFT_OUT]
-    if isinstance(shape, ViTShape) and shape.timm_model is None and shape.position_embedding == "released":
+    if isinstance(shape, ViTConfig) and shape.timm_model is None and shape.position_embedding == "released":
         notes.append(
             f"At sizes other than {stored_size(shape)} x {stored_size(shape)} timm interpolates positions its own way, "
             "and features differ a little from those of the training code."
         )
-    if not isinstance(shape, SwinShape):
+    if not isinstance(shape, SwinConfig):
         notes.append("Beside timm, transformers opens this folder too: AutoModel.from_pretrained(FOLDER).")
     side = stored_size(shape)
     own_pooling = encoder.pool is None and shape.timm_model is None
     return Written(USAGE, sizes=((side, side),), notes=tuple(notes), has_image=own_pooling)
 
 
-def architecture(shape: AnyShape, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
+def architecture(shape: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
     """Name and arguments of the timm model that has a shape."""
     common: dict[str, Any] = {"in_chans": shape.in_channels}
-    if isinstance(shape, ViTShape):
+    if isinstance(shape, ViTConfig):
         common |= {"img_size": stored_size(shape), "dynamic_img_size": True}
         if shape.timm_model is None:
             return _named_vit(shape), common | _vit_arguments(shape, state)
         if not shape.final_norm and "fc_norm.weight" not in state:
             common["final_norm"] = False
         return shape.timm_model.partition(".")[0], common
-    if isinstance(shape, SwinShape):
+    if isinstance(shape, SwinConfig):
         common["strict_img_size"] = False
         if shape.timm_model is None:
             return "swin_tiny_patch4_window7_224", common | _swin_arguments(shape)
@@ -67,7 +67,7 @@ def architecture(shape: AnyShape, state: Mapping[str, Tensor]) -> tuple[str, dic
     return shape.timm_model.partition(".")[0], common
 
 
-def _named_vit(shape: ViTShape) -> str:
+def _named_vit(shape: ViTConfig) -> str:
     """All that differs from it is among the arguments, but for the kind of MLP, which JSON cannot say."""
     if shape.mlp == "swiglu":
         return "vit_giant_patch14_dinov2"
@@ -75,7 +75,7 @@ def _named_vit(shape: ViTShape) -> str:
     return f"vit_{sizes.get(shape.embed_dim, 'small')}_patch16_224"
 
 
-def _vit_arguments(shape: ViTShape, state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _vit_arguments(shape: ViTConfig, state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
         "patch_size": shape.patch_size,
         "embed_dim": shape.embed_dim,
@@ -92,7 +92,7 @@ def _vit_arguments(shape: ViTShape, state: Mapping[str, Tensor]) -> dict[str, An
     }
 
 
-def _swin_arguments(shape: SwinShape) -> dict[str, Any]:
+def _swin_arguments(shape: SwinConfig) -> dict[str, Any]:
     return {
         "img_size": stored_size(shape),
         "patch_size": shape.EMBEDDING,
@@ -103,10 +103,10 @@ def _swin_arguments(shape: SwinShape) -> dict[str, Any]:
     }
 
 
-def to_timm_file(state: Mapping[str, Tensor], shape: AnyShape) -> dict[str, Tensor]:
+def to_timm_file(state: Mapping[str, Tensor], shape: AnyBackboneConfig) -> dict[str, Tensor]:
     """The tensors by the names that timm expects in a file. For a Swin these are the first authors', where a stage's
     merging is its end: timm takes any file without classifier for theirs and renames it."""
-    if not isinstance(shape, SwinShape):
+    if not isinstance(shape, SwinConfig):
         return dict(state)
 
     def before(merging: re.Match[str]) -> str:
@@ -115,7 +115,7 @@ def to_timm_file(state: Mapping[str, Tensor], shape: AnyShape) -> dict[str, Tens
     return {re.sub(r"^layers\.(\d+)\.downsample\.", before, name): tensor for name, tensor in state.items()}
 
 
-def _config(shape: AnyShape, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _config(shape: AnyBackboneConfig, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     side = stored_size(shape)
     known = timm.get_pretrained_cfg(name)
     assert known is not None, name

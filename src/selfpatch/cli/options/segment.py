@@ -84,7 +84,7 @@ class Segment(EvaluationOptions):
     temperature: float | None = None
     """Of the attention over them: 0.02."""
     max_memory: int | None = None
-    """MB that the cosines of patches may take at once in knn: 128. Speed and memory only."""
+    """MB that the cosines of patches may take at once in knn: 128. Throughput and memory only."""
     iterations: int | None = None
     """Of kmeans, at most: 50; of logistic: 100."""
     restarts: int | None = None

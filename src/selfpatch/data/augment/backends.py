@@ -14,21 +14,21 @@ from selfpatch.data.loader import Read
 Name = Literal["plain", "fast", "device"]
 
 
-class Ways(TypedDict):
+class RenderBackend(TypedDict):
     """How a `CropLoader` reads and renders."""
 
     read: Read
     render: Render | None
 
 
-_WAYS: dict[Name, Ways] = {
+_WAYS: dict[Name, RenderBackend] = {
     "plain": {"read": read_picture, "render": render},
     "fast": {"read": read_fast, "render": render_fast},
     "device": {"read": read_fast, "render": None},
 }
 
 
-def choose_renderer(asked: Literal["auto"] | Name, *, device_type: str, channels: int) -> Name:
+def choose_backend(asked: Literal["auto"] | Name, *, device_type: str, channels: int) -> Name:
     """What `auto` comes to: the device where it is a GPU that this was written for, OpenCV where it is installed, or
     Pillow; images of other than three channels are always rendered plainly.
 
@@ -46,5 +46,5 @@ def choose_renderer(asked: Literal["auto"] | Name, *, device_type: str, channels
     return asked
 
 
-def ways_of(name: Name) -> Ways:
+def render_backend(name: Name) -> RenderBackend:
     return _WAYS[name]

@@ -42,7 +42,7 @@ class PathTable:
         return len(self.offsets) - 1
 
 
-class Found(NamedTuple):
+class ImageEntry(NamedTuple):
     """An image that was found; in a shard, its path is that of the shard, a slash and its name there."""
 
     path: bytes
@@ -51,7 +51,7 @@ class Found(NamedTuple):
     size: int = 0
 
 
-class Watched(NamedTuple):
+class SourceStamp(NamedTuple):
     """A folder, a shard or a list that images were looked for in, as it was just before."""
 
     path: bytes
@@ -59,9 +59,9 @@ class Watched(NamedTuple):
     size: int  # -1 of a folder
 
     @staticmethod
-    def of(path: str, status: os.stat_result) -> Watched:
+    def of(path: str, status: os.stat_result) -> SourceStamp:
         size = -1 if stat.S_ISDIR(status.st_mode) else status.st_size
-        return Watched(os.fsencode(path), status.st_mtime_ns, size)
+        return SourceStamp(os.fsencode(path), status.st_mtime_ns, size)
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Listing:
     """Images in a fixed order.
 
     Attributes:
-        paths: as `Found.path`.
-        extents: [images, 3] int64, the rest of `Found`; [0, 3] where no image lies in a shard.
+        paths: as `ImageEntry.path`.
+        extents: [images, 3] int64, the rest of `ImageEntry`; [0, 3] where no image lies in a shard.
     """
 
     paths: PathTable
@@ -81,14 +81,14 @@ class Listing:
         return Listing(PathTable.pack(paths), np.zeros((0, 3), np.int64))
 
     @staticmethod
-    def pack(found: Sequence[Found]) -> Listing:
+    def pack(found: Sequence[ImageEntry]) -> Listing:
         paths = [image.path for image in found]
         if not any(image.shard for image in found):
             return Listing.of_files(paths)
         return Listing(PathTable.pack(paths), np.array([image[1:] for image in found], np.int64))
 
-    def get(self, i: int) -> Found:
-        return Found(self.paths.get(i), *(self.extents[i].tolist() if len(self.extents) else ()))
+    def get(self, i: int) -> ImageEntry:
+        return ImageEntry(self.paths.get(i), *(self.extents[i].tolist() if len(self.extents) else ()))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -100,7 +100,7 @@ def default_cache_dir() -> Path:
 
 
 def cached(
-    source: str, root: str, cache_dir: Path | None, find: Callable[[], tuple[Listing, Sequence[Watched]]]
+    source: str, root: str, cache_dir: Path | None, find: Callable[[], tuple[Listing, Sequence[SourceStamp]]]
 ) -> Listing:
     """What `find` finds, or what it found before where nothing of what it watched has changed since.
 
@@ -144,12 +144,12 @@ def _load(root: str, file: Path) -> Listing | None:
 def _unchanged(root: str, watched: PathTable, times: Iterable[int], sizes: Iterable[int]) -> bool:
     paths = (os.fsdecode(watched.get(i)) for i in range(len(watched)))
     return all(
-        Watched.of(path, os.stat(os.path.join(root, path)))[1:] == (time, size)
+        SourceStamp.of(path, os.stat(os.path.join(root, path)))[1:] == (time, size)
         for path, time, size in zip(paths, times, sizes, strict=True)
     )
 
 
-def _save(file: Path, listing: Listing, watched: Sequence[Watched]) -> None:
+def _save(file: Path, listing: Listing, watched: Sequence[SourceStamp]) -> None:
     folders = PathTable.pack([each.path for each in watched])
     # A read-only home is no reason to stop: the next run looks again.
     with contextlib.suppress(OSError), replacing(file) as stream:

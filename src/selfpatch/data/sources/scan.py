@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from selfpatch.data.sources.cache import Found, Listing, Watched
+from selfpatch.data.sources.cache import ImageEntry, Listing, SourceStamp
 from selfpatch.data.sources.shards import SHARD, is_compressed_shard, is_shard, refuse_compressed, shard_images
 
 EXTENSIONS = (
@@ -37,29 +37,29 @@ class Search:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self.watched: list[Watched] = []
+        self.watched: list[SourceStamp] = []
         self.compressed: str | None = None
 
-    def shard(self, path: str) -> list[Found]:
+    def shard(self, path: str) -> list[ImageEntry]:
         """The images in a shard, sorted.
 
         Raises:
             ValueError, OSError: as `shards.shard_images`.
         """
         place = os.path.join(self._root, path)
-        self.watched.append(Watched.of(path, os.stat(place)))
+        self.watched.append(SourceStamp.of(path, os.stat(place)))
         images = shard_images(place, is_image)
         length = len(os.fsencode(path))
-        return sorted(Found(os.fsencode(f"{path}/{name}"), length, *extent) for name, extent in images.items())
+        return sorted(ImageEntry(os.fsencode(f"{path}/{name}"), length, *extent) for name, extent in images.items())
 
-    def folder(self, start: str) -> list[Found]:
+    def folder(self, start: str) -> list[ImageEntry]:
         """The images in a folder and all below it, sorted. Hidden files and folders are skipped; links to folders are
         followed, each folder once.
 
         Raises:
             ValueError, OSError: a folder cannot be read, or a shard: as `shards.shard_images`.
         """
-        images: list[Found] = []
+        images: list[ImageEntry] = []
         seen: set[tuple[int, int]] = set()
         real, linked = deque([start]), deque[str]()
         while real or linked:  # real folders first: one that a link leads to as well keeps its own name
@@ -68,13 +68,13 @@ class Search:
             if (status.st_dev, status.st_ino) in seen:  # a second link to it, or a cycle
                 continue
             seen.add((status.st_dev, status.st_ino))
-            self.watched.append(Watched.of(folder, status))
+            self.watched.append(SourceStamp.of(folder, status))
             for entry in self._visible(folder):
                 path = posixpath.join(folder, entry.name)
                 if entry.is_dir():
                     (linked if entry.is_symlink() else real).append(path)
                 elif is_image(entry.name):
-                    images.append(Found(os.fsencode(path)))
+                    images.append(ImageEntry(os.fsencode(path)))
                 elif is_shard(entry.name):
                     images += self.shard(path)
                 elif is_compressed_shard(entry.name):
@@ -86,7 +86,7 @@ class Search:
             return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
 
 
-def search_folder(root: str) -> tuple[Listing, list[Watched]]:
+def search_folder(root: str) -> tuple[Listing, list[SourceStamp]]:
     """All images under a folder, sorted by their paths, which are relative to it; and what to watch.
 
     Raises:
@@ -104,7 +104,7 @@ def search_folder(root: str) -> tuple[Listing, list[Watched]]:
     return Listing.pack(images), search.watched
 
 
-def search_file(path: Path) -> tuple[Listing, list[Watched]]:
+def search_file(path: Path) -> tuple[Listing, list[SourceStamp]]:
     """The images of a shard, sorted, or those that a text file names, in its order; and what to watch.
 
     Paths are relative to the file's folder, where they are not absolute in the text file.
@@ -120,7 +120,7 @@ def search_file(path: Path) -> tuple[Listing, list[Watched]]:
     lines = _lines(path)
     if all(_is_image_line(line) for line in lines):
         return Listing.of_files(lines), []
-    itself = Watched.of(path.name, status)
+    itself = SourceStamp.of(path.name, status)
     images = [image for line in lines for image in _of_line(search, path, line)]
     return Listing.pack(images), [itself, *search.watched] if search.watched else []
 
@@ -144,18 +144,18 @@ def _is_image_line(line: bytes) -> bool:
     return line[line.rfind(b".") :].lower() in _ENCODED_EXTENSIONS
 
 
-def _of_line(search: Search, path: Path, line: bytes) -> Iterator[Found]:
+def _of_line(search: Search, path: Path, line: bytes) -> Iterator[ImageEntry]:
     name = os.fsdecode(line)
     if _is_image_line(line):
-        yield Found(line)
+        yield ImageEntry(line)
     elif is_shard(name) or os.path.isdir(path.parent / name):
         yield from _named(search, path, name)
     else:
         refuse_compressed(str(path.parent / name))
-        yield Found(line)
+        yield ImageEntry(line)
 
 
-def _named(search: Search, path: Path, name: str) -> list[Found]:
+def _named(search: Search, path: Path, name: str) -> list[ImageEntry]:
     """The images of a folder or shard that a file names, or of the file itself."""
     place = path.parent / name
     try:

@@ -16,7 +16,7 @@ from selfpatch.data.decode.pillow import Picture
 from selfpatch.evaluation.correspondence.config import Matching
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.vit import ViT
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
 
 Size = tuple[int, int]

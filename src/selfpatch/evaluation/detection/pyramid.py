@@ -10,7 +10,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from selfpatch.evaluation.feature_pyramid import FINEST_STRIDE, LEVELS, FourStrides, doublings, rescaling
 from selfpatch.models.backbones.base import Backbone
-from selfpatch.models.backbones.config import SwinShape
+from selfpatch.models.backbones.config import SwinConfig
 from selfpatch.models.backbones.vit import ViT
 
 STAGE_STRIDES = tuple(float(FINEST_STRIDE << level) for level in range(LEVELS))
@@ -71,7 +71,7 @@ class InnerMaps(Pyramid):
         super().__init__(backbone, rescale.strides if rescale else STAGE_STRIDES, width)
         self.blocks = _blocks(backbone, blocks)
         dims = [backbone.map_dims[number - 1] for number in self.blocks]
-        normed = isinstance(backbone.shape, SwinShape)
+        normed = isinstance(backbone.shape, SwinConfig)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) if normed else nn.Identity() for dim in dims)
         self.rescale = rescale
         self.merge = FeaturePyramidNetwork(dims, width)

@@ -21,7 +21,7 @@ from selfpatch.evaluation.detection.pyramid import InnerMaps, LastMap, Pyramid
 from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
 from selfpatch.evaluation.probe_training import Fit, fit
 from selfpatch.evaluation.result import Progress
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
 
 Sample = tuple[Tensor, Target]

@@ -16,7 +16,7 @@ from selfpatch.evaluation.object_discovery.features import Facet, PatchView
 from selfpatch.evaluation.object_discovery.metrics import best_iou, centre_box, is_right, method_rows, whole_image
 from selfpatch.evaluation.object_discovery.visualize import draw_boxes
 from selfpatch.evaluation.result import Progress, Provenance, Result
-from selfpatch.ops.discovery import Found, attended, lost, pixel_box, tokencut
+from selfpatch.ops.discovery import ImageEntry, attended, lost, pixel_box, tokencut
 
 METHODS = ("lost", "tokencut", "attention")
 FLOORS = {"baseline:whole-image": whole_image, "baseline:centre": centre_box}
@@ -46,7 +46,7 @@ class Discovery:
         features = self.view.features(padded) if {"lost", "tokencut"} & set(methods) else None
         return {name: self._box(self._find(name, padded, features), padded, image) for name in methods}
 
-    def _find(self, method: str, padded: Tensor, features: Tensor | None) -> Found:
+    def _find(self, method: str, padded: Tensor, features: Tensor | None) -> ImageEntry:
         if method == "attention":
             return attended(self._attention(padded), mass=self.mass)
         assert features is not None
@@ -62,7 +62,7 @@ class Discovery:
             raise ValueError(f"head {self.head} is asked for, but the network has 0 to {len(heads) - 1}")
         return heads[self.head]
 
-    def _box(self, found: Found, padded: Tensor, image: Tensor) -> Box:
+    def _box(self, found: ImageEntry, padded: Tensor, image: Tensor) -> Box:
         cell = padded.shape[2] / found.mask.shape[0], padded.shape[3] / found.mask.shape[1]
         return pixel_box(found.mask, cell, (image.shape[1], image.shape[2]))
 

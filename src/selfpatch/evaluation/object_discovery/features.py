@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
 from selfpatch.models.backbones.vit import ViT
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
 
 Facet = Literal["key", "query", "value", "token"]

@@ -15,7 +15,7 @@ from selfpatch.evaluation.feature_pyramid import LEVELS, FourStrides
 from selfpatch.evaluation.segmentation.dataset import IGNORE
 from selfpatch.evaluation.segmentation.decoders import FCNHead, Norm, SemanticFPN, UPerNet, norm_layer
 from selfpatch.models.backbones.base import Backbone
-from selfpatch.models.backbones.config import SwinShape
+from selfpatch.models.backbones.config import SwinConfig
 from selfpatch.models.backbones.vit import ViT
 
 Head = Literal["fpn", "upernet"]
@@ -58,7 +58,7 @@ class Taps(nn.Module):
         self.backbone, self.blocks = backbone, tuple(blocks)
         self.shared_norm = normed and isinstance(backbone, ViT)
         self.dims = tuple(backbone.map_dims[block - 1] for block in blocks)
-        is_swin = isinstance(backbone.shape, SwinShape)
+        is_swin = isinstance(backbone.shape, SwinConfig)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) if is_swin else nn.Identity() for dim in self.dims)
 
     def forward(self, images: Tensor) -> list[Tensor]:

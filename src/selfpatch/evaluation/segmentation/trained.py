@@ -32,7 +32,7 @@ from selfpatch.evaluation.segmentation.inference import classes_at, fit_image, p
 from selfpatch.evaluation.segmentation.patches import LONG_OVER_SHORT
 from selfpatch.evaluation.segmentation.scoring import Predict, check_at_least, check_rates, open_splits, score_images
 from selfpatch.models.backbones.vit import ViT
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
 
 Precision = Literal["float32", "bf16"]

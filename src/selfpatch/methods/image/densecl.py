@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from selfpatch.core.types import Encoding, Hyperparameters, Objective, Views
-from selfpatch.losses.memory_bank import Queue, check_queue
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Objective, Views
+from selfpatch.losses.memory_bank import MemoryBank, check_bank_size
 from selfpatch.models.layers.mlp import mlp
-from selfpatch.ops.contrast import info_nce, unit
+from selfpatch.ops.contrast import info_nce, l2_normalize
 
 
 class DenseCL(Objective):
@@ -45,22 +45,24 @@ class DenseCL(Objective):
         dim: int,
         batch_size: int,
         *,
-        hidden: int | None = None,
+        hidden_dim: int | None = None,
         out_dim: int = 128,
         queue_size: int = 65536,
         temp: float = 0.2,
     ) -> None:
         super().__init__()
-        check_queue("densecl.queue_size", queue_size, batch_size)
+        check_bank_size("densecl.queue_size", queue_size, batch_size)
         self.temp = temp
-        self._make_projector = partial(mlp, [dim, hidden or dim, out_dim], norm=False)
-        self.queue = Queue(queue_size, out_dim)
-        self.dense_queue = Queue(queue_size, out_dim)
+        self._make_projector = partial(mlp, [dim, hidden_dim or dim, out_dim], norm=False)
+        self.queue = MemoryBank(queue_size, out_dim)
+        self.dense_queue = MemoryBank(queue_size, out_dim)
 
     def heads(self) -> dict[str, nn.Module]:
         return {"projector": self._make_projector(), "dense_projector": self._make_projector()}
 
-    def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
+    def forward(
+        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
+    ) -> dict[str, Tensor]:
         """`{"contrast": loss, "dense_contrast": loss}`, the latter the mean over images and positions.
 
         Raises:
@@ -72,22 +74,22 @@ class DenseCL(Objective):
             "dense_contrast": self._dense_contrast(student, teacher, views.batch_size),
         }
 
-    def _contrast(self, student: Encoding, teacher: Encoding) -> Tensor:
+    def _contrast(self, student: EncoderOutput, teacher: EncoderOutput) -> Tensor:
         with torch.no_grad():
-            keys = unit(teacher.heads["projector"](teacher.image[1]))  # [B, E]
-        queries = unit(student.heads["projector"](student.image[0]))
-        self.queue.observe(keys)
+            keys = l2_normalize(teacher.heads["projector"](teacher.image[1]))  # [B, E]
+        queries = l2_normalize(student.heads["projector"](student.image[0]))
+        self.queue.accumulate(keys)
         return info_nce(queries, keys, self.queue.keys, self.temp).mean()
 
-    def _dense_contrast(self, student: Encoding, teacher: Encoding, batch_size: int) -> Tensor:
+    def _dense_contrast(self, student: EncoderOutput, teacher: EncoderOutput, batch_size: int) -> Tensor:
         first = student.grids[0].patches[:batch_size].flatten(1, 2)  # [B, N, D] of view 0
         second = teacher.grids[0].patches[batch_size : 2 * batch_size].flatten(1, 2)
         with torch.no_grad():
             dense = teacher.heads["dense_projector"](second).float()  # [B, N, E]
             matched = dense.take_along_dim(corresponding_positions(first, second)[..., None], dim=1)
-            keys = unit(matched)
-            self.dense_queue.observe(unit(dense.mean(1)))
-        queries = unit(student.heads["dense_projector"](first))
+            keys = l2_normalize(matched)
+            self.dense_queue.accumulate(l2_normalize(dense.mean(1)))
+        queries = l2_normalize(student.heads["dense_projector"](first))
         return info_nce(queries, keys, self.dense_queue.keys, self.temp).mean()
 
 
@@ -103,5 +105,5 @@ def corresponding_positions(queries: Tensor, keys: Tensor) -> Tensor:
         [B, N] int64.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        similarity = unit(queries) @ unit(keys).mT  # [B, N, M]
+        similarity = l2_normalize(queries) @ l2_normalize(keys).mT  # [B, N, M]
     return similarity.argmax(-1)

@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from selfpatch.core.types import Encoding, Hyperparameters, Needs, Objective, Views
-from selfpatch.models.heads import Center, PrototypeHead
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Views
+from selfpatch.losses.center import Center
+from selfpatch.models.heads import PrototypeHead
 from selfpatch.ops.collapse import distribution_meters
 from selfpatch.ops.cross_entropy import prototype_cross_view_loss
 
@@ -21,7 +22,7 @@ class DINO(Objective):
     Args:
         dim: width of the image token.
         num_prototypes: K.
-        hidden, bottleneck: widths inside the head.
+        hidden_dim, bottleneck: widths inside the head.
         head_norm: batch normalisation in the head; helps small heads.
         norm_last_layer: keep the prototypes' norm at 1.
     """
@@ -34,8 +35,8 @@ class DINO(Objective):
         dim: int,
         *,
         num_prototypes: int = 65536,
-        hidden: int = 2048,
-        bottleneck: int = 256,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
         head_norm: bool = False,
         norm_last_layer: bool = True,
         student_temp: float = 0.1,
@@ -48,8 +49,8 @@ class DINO(Objective):
             PrototypeHead,
             dim,
             num_prototypes,
-            hidden=hidden,
-            bottleneck=bottleneck,
+            hidden_dim=hidden_dim,
+            bottleneck_dim=bottleneck_dim,
             norm=head_norm,
             trainable_gain=not norm_last_layer,
         )
@@ -57,11 +58,13 @@ class DINO(Objective):
     def heads(self) -> dict[str, nn.Module]:
         return {"image": self._make_head()}
 
-    def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
+    def forward(
+        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
+    ) -> dict[str, Tensor]:
         """`{"image": loss}`. The centre takes in every view that the teacher saw, as in SelfPatch's released code."""
         with torch.no_grad():
             scores = teacher.heads["image"](teacher.image)  # [V or G, B, K]
-            self.center.observe(scores.mean_logits())
+            self.center.accumulate(scores.mean_logits())
         loss = prototype_cross_view_loss(
             student.heads["image"](student.image),
             scores.select(views.num_global),
@@ -72,7 +75,7 @@ class DINO(Objective):
         return {"image": loss}
 
     @torch.no_grad()
-    def meters(self, teacher: Encoding, hp: Hyperparameters) -> dict[str, Tensor]:
+    def meters(self, teacher: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:
         """How far the teacher's distributions are from both ways of collapse."""
         logits = teacher.heads["image"](teacher.image).logits().flatten(0, -2)
         return distribution_meters(logits, hp.teacher_temp, self.center.center)

@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from selfpatch.core.types import Encoding, Hyperparameters, Needs, Objective, Views
-from selfpatch.models.heads import Center, PatchPrototypes, PrototypeHead
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Views
+from selfpatch.losses.center import Center
+from selfpatch.models.heads import PatchPrototypes, PrototypeHead
 from selfpatch.ops.collapse import distribution_meters
 from selfpatch.ops.cross_entropy import Scores, prototype_cross_view_loss, prototype_loss
 
@@ -31,7 +32,7 @@ class IBOT(Objective):
         prototypes: `shared` by image tokens and patches; `separate`; or `shared_by_teacher`: the student's patches have
             their own, and the teacher compares its patches with those of its image tokens (the ViT-B of the papers).
             The layers below are shared in all cases, as in the released code.
-        hidden, bottleneck, head_norm, norm_last_layer: as in DINO.
+        hidden_dim, bottleneck_dim, head_norm, norm_last_layer: as in DINO.
     """
 
     needs: ClassVar[Needs] = Needs(local_crops=True, masks=True)
@@ -44,8 +45,8 @@ class IBOT(Objective):
         num_prototypes: int = 8192,
         num_patch_prototypes: int | None = None,
         prototypes: Literal["shared", "separate", "shared_by_teacher"] = "shared",
-        hidden: int = 2048,
-        bottleneck: int = 256,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
         head_norm: bool = False,
         norm_last_layer: bool = True,
         student_temp: float = 0.1,
@@ -63,15 +64,15 @@ class IBOT(Objective):
         self.student_temp = student_temp
         self.center = Center(num_prototypes, center_momentum)
         self.patch_center = Center(num_patch, center_momentum)
-        make_prototypes = partial(PatchPrototypes, num_patch, bottleneck, trainable_gain=not norm_last_layer)
+        make_prototypes = partial(PatchPrototypes, num_patch, bottleneck_dim, trainable_gain=not norm_last_layer)
         self._make_patch_prototypes = make_prototypes if prototypes == "separate" else None
         self.patch_prototypes = make_prototypes() if prototypes == "shared_by_teacher" else None
         self._make_head = partial(
             PrototypeHead,
             dim,
             num_prototypes,
-            hidden=hidden,
-            bottleneck=bottleneck,
+            hidden_dim=hidden_dim,
+            bottleneck_dim=bottleneck_dim,
             norm=head_norm,
             trainable_gain=not norm_last_layer,
         )
@@ -82,12 +83,14 @@ class IBOT(Objective):
             heads["masked_patch"] = self._make_patch_prototypes()
         return heads
 
-    def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
+    def forward(
+        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
+    ) -> dict[str, Tensor]:
         """`{"image": loss, "masked_patch": loss}`."""
         assert views.masks is not None
         with torch.no_grad():
             image_scores = teacher.heads["image"](teacher.image[: views.num_global])  # [G, B, K]
-            self.center.observe(image_scores.mean_logits())
+            self.center.accumulate(image_scores.mean_logits())
         image = prototype_cross_view_loss(
             student.heads["image"](student.image),  # [V, B, K]
             image_scores,
@@ -98,10 +101,10 @@ class IBOT(Objective):
         masks = views.masks.flatten(0, 1)  # [G*B, h, w]
         return {"image": image, "masked_patch": self._masked_patch_loss(student, teacher, masks, hp.teacher_patch_temp)}
 
-    def _masked_patch_loss(self, student: Encoding, teacher: Encoding, masks: Tensor, temp: float) -> Tensor:
+    def _masked_patch_loss(self, student: EncoderOutput, teacher: EncoderOutput, masks: Tensor, temp: float) -> Tensor:
         with torch.no_grad():
             scores = self._patch_scores(teacher, teacher.heads.get("masked_patch"))  # [G*B, h, w, K]
-            self.patch_center.observe(scores.mean_logits())  # over all patches, masked or not
+            self.patch_center.accumulate(scores.mean_logits())  # over all patches, masked or not
         own = student.heads.get("masked_patch", self.patch_prototypes)
         return prototype_loss(
             self._patch_scores(student, own),
@@ -112,13 +115,13 @@ class IBOT(Objective):
             weights=masks / masks.sum((1, 2), keepdim=True).clamp(min=1) / len(masks),
         )
 
-    def _patch_scores(self, side: Encoding, prototypes: nn.Module | None) -> Scores:
+    def _patch_scores(self, side: EncoderOutput, prototypes: nn.Module | None) -> Scores:
         """The global crops' patches against prototypes of their own, or those of the image tokens."""
         scores = side.heads["image"](side.grids[0].patches)
         return scores if prototypes is None else Scores(scores.bottleneck, prototypes())
 
     @torch.no_grad()
-    def meters(self, teacher: Encoding, hp: Hyperparameters) -> dict[str, Tensor]:
+    def meters(self, teacher: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:
         """How far the teacher's distributions of image tokens are from both ways of collapse."""
         logits = teacher.heads["image"](teacher.image).logits().flatten(0, -2)
         return distribution_meters(logits, hp.teacher_temp, self.center.center)

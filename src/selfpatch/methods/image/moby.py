@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from selfpatch.core.types import Encoding, Hyperparameters, Objective, Views
-from selfpatch.losses.memory_bank import Queue, check_queue
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Objective, Views
+from selfpatch.losses.memory_bank import MemoryBank, check_bank_size
 from selfpatch.models.layers.mlp import mlp
-from selfpatch.ops.contrast import info_nce, unit
+from selfpatch.ops.contrast import info_nce, l2_normalize
 
 
 class MoBY(Objective):
@@ -41,22 +41,24 @@ class MoBY(Objective):
         dim: int,
         batch_size: int,
         *,
-        hidden: int = 4096,
+        hidden_dim: int = 4096,
         out_dim: int = 256,
         queue_size: int = 4096,
         temp: float = 0.2,
     ) -> None:
         super().__init__()
-        check_queue("moby.queue_size", queue_size, batch_size)
+        check_bank_size("moby.queue_size", queue_size, batch_size)
         self.temp = temp
-        self._make_projector = partial(mlp, [dim, hidden, out_dim])
-        self.predictor = mlp([out_dim, hidden, out_dim])
-        self.queue1, self.queue2 = Queue(queue_size, out_dim), Queue(queue_size, out_dim)
+        self._make_projector = partial(mlp, [dim, hidden_dim, out_dim])
+        self.predictor = mlp([out_dim, hidden_dim, out_dim])
+        self.queue1, self.queue2 = MemoryBank(queue_size, out_dim), MemoryBank(queue_size, out_dim)
 
     def heads(self) -> dict[str, nn.Module]:
         return {"projector": self._make_projector()}
 
-    def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
+    def forward(
+        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
+    ) -> dict[str, Tensor]:
         """`{"contrast": loss}`, the sum over both directions.
 
         Raises:
@@ -64,12 +66,12 @@ class MoBY(Objective):
         """
         views.require_pair("MoBY")
         with torch.no_grad():
-            key1, key2 = (unit(teacher.heads["projector"](x)) for x in teacher.image[:2])
+            key1, key2 = (l2_normalize(teacher.heads["projector"](x)) for x in teacher.image[:2])
         query1, query2 = (self.predictor(student.heads["projector"](x)) for x in student.image[:2])  # [B, E]
         loss = self._one_way(query1, key2, self.queue2) + self._one_way(query2, key1, self.queue1)
-        self.queue1.observe(key1)
-        self.queue2.observe(key2)
+        self.queue1.accumulate(key1)
+        self.queue2.accumulate(key2)
         return {"contrast": loss}
 
-    def _one_way(self, queries: Tensor, keys: Tensor, queue: Queue) -> Tensor:
-        return info_nce(unit(queries), keys, queue.keys, self.temp).mean()
+    def _one_way(self, queries: Tensor, keys: Tensor, queue: MemoryBank) -> Tensor:
+        return info_nce(l2_normalize(queries), keys, queue.keys, self.temp).mean()

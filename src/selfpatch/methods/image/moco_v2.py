@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from selfpatch.core.types import Encoding, Hyperparameters, Objective, Views
-from selfpatch.losses.memory_bank import Queue, check_queue
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Objective, Views
+from selfpatch.losses.memory_bank import MemoryBank, check_bank_size
 from selfpatch.models.layers.mlp import mlp
-from selfpatch.ops.contrast import info_nce, unit
+from selfpatch.ops.contrast import info_nce, l2_normalize
 
 
 class MoCoV2(Objective):
@@ -44,21 +44,23 @@ class MoCoV2(Objective):
         dim: int,
         batch_size: int,
         *,
-        hidden: int | None = None,
+        hidden_dim: int | None = None,
         out_dim: int = 128,
         queue_size: int = 65536,
         temp: float = 0.2,
     ) -> None:
         super().__init__()
-        check_queue("moco_v2.queue_size", queue_size, batch_size)
+        check_bank_size("moco_v2.queue_size", queue_size, batch_size)
         self.temp = temp
-        self._make_projector = partial(mlp, [dim, hidden or dim, out_dim], norm=False)
-        self.queue = Queue(queue_size, out_dim)
+        self._make_projector = partial(mlp, [dim, hidden_dim or dim, out_dim], norm=False)
+        self.queue = MemoryBank(queue_size, out_dim)
 
     def heads(self) -> dict[str, nn.Module]:
         return {"projector": self._make_projector()}
 
-    def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
+    def forward(
+        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
+    ) -> dict[str, Tensor]:
         """`{"contrast": loss}`.
 
         Raises:
@@ -66,7 +68,7 @@ class MoCoV2(Objective):
         """
         views.require_pair("MoCo-v2")
         with torch.no_grad():
-            keys = unit(teacher.heads["projector"](teacher.image[1]))  # [B, E]
-        queries = unit(student.heads["projector"](student.image[0]))
-        self.queue.observe(keys)
+            keys = l2_normalize(teacher.heads["projector"](teacher.image[1]))  # [B, E]
+        queries = l2_normalize(student.heads["projector"](student.image[0]))
+        self.queue.accumulate(keys)
         return {"contrast": info_nce(queries, keys, self.queue.keys, self.temp).mean()}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.core.distributed import all_gather, rank
-from selfpatch.core.types import Encoding, Hyperparameters, Objective, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Objective, Views
 from selfpatch.models.layers.mlp import mlp
-from selfpatch.ops.contrast import batch_info_nce, unit
+from selfpatch.ops.contrast import batch_info_nce, l2_normalize
 
 
 class MoCoV3(Objective):
@@ -28,7 +28,7 @@ class MoCoV3(Objective):
 
     Args:
         dim: width of the image token.
-        projector_hidden, predictor_hidden: hidden widths of projector (3 layers) and predictor (2 layers).
+        projector_hidden_dim, predictor_hidden_dim: hidden widths of projector (3 layers) and predictor (2 layers).
         out_dim: width of queries and keys.
     """
 
@@ -38,21 +38,23 @@ class MoCoV3(Objective):
         self,
         dim: int,
         *,
-        projector_hidden: int = 4096,
+        projector_hidden_dim: int = 4096,
         out_dim: int = 256,
-        predictor_hidden: int = 4096,
+        predictor_hidden_dim: int = 4096,
         temp: float = 0.2,
     ) -> None:
         super().__init__()
         self.temp = temp
-        widths = [dim, projector_hidden, projector_hidden, out_dim]
+        widths = [dim, projector_hidden_dim, projector_hidden_dim, out_dim]
         self._make_projector = partial(mlp, widths, bias=False, output_norm=True)
-        self.predictor = mlp([out_dim, predictor_hidden, out_dim], bias=False, output_norm=True)
+        self.predictor = mlp([out_dim, predictor_hidden_dim, out_dim], bias=False, output_norm=True)
 
     def heads(self) -> dict[str, nn.Module]:
         return {"projector": self._make_projector()}
 
-    def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
+    def forward(
+        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
+    ) -> dict[str, Tensor]:
         """`{"contrast": loss}`, the sum over both directions.
 
         Raises:
@@ -60,13 +62,13 @@ class MoCoV3(Objective):
         """
         views.require_pair("MoCo-v3")
         with torch.no_grad():
-            key1, key2 = (unit(teacher.heads["projector"](x)) for x in teacher.image[:2])
+            key1, key2 = (l2_normalize(teacher.heads["projector"](x)) for x in teacher.image[:2])
         query1, query2 = (self.predictor(student.heads["projector"](x)) for x in student.image[:2])  # [B, E]
         return {"contrast": self._one_way(query1, key2) + self._one_way(query2, key1)}
 
     def _one_way(self, queries: Tensor, keys: Tensor) -> Tensor:
         keys_of_all = all_gather(keys).flatten(0, 1)
-        queries = unit(queries)
+        queries = l2_normalize(queries)
         losses = batch_info_nce(queries, keys_of_all, rank() * len(keys), self.temp)
         # The factor keeps the size of gradients comparable over temperatures, as released.
         return 2 * self.temp * losses.mean()

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfpatch.core.distributed import rank, world_size
-from selfpatch.core.types import Encoding, Hyperparameters, Needs, Objective, Views
-from selfpatch.losses.memory_bank import Queue, check_queue
-from selfpatch.models.layers.deferred_state import StepState
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Views
+from selfpatch.losses.memory_bank import MemoryBank, check_bank_size
+from selfpatch.models.layers.deferred_state import DeferredState
 from selfpatch.models.layers.mlp import mlp
 from selfpatch.ops.cross_entropy import Scores, cross_view_loss
 from selfpatch.ops.sinkhorn import sinkhorn
 
 
-class UnitPrototypes(StepState):
+class UnitPrototypes(DeferredState):
     """K prototypes that are put back to norm 1 after each step, as the released code does before the next.
 
     The gradient is that of free vectors. DINO's weight-normalised `Prototypes` would take the same directions to first
@@ -35,7 +35,7 @@ class UnitPrototypes(StepState):
         return self.weight
 
     @torch.no_grad()
-    def commit(self) -> None:
+    def update(self) -> None:
         self.weight.copy_(F.normalize(self.weight, dim=1))
 
     def discard(self) -> None:
@@ -48,9 +48,9 @@ class UnitPrototypes(StepState):
 class SwAVHead(nn.Module):
     """Projector to normalised features, and prototypes (appendix A of the paper)."""
 
-    def __init__(self, dim: int, num_prototypes: int, *, hidden: int, out_dim: int) -> None:
+    def __init__(self, dim: int, num_prototypes: int, *, hidden_dim: int, out_dim: int) -> None:
         super().__init__()
-        self.projector = mlp([dim, hidden, out_dim])
+        self.projector = mlp([dim, hidden_dim, out_dim])
         self.last_layer = UnitPrototypes(num_prototypes, out_dim)
 
     def forward(self, tokens: Tensor) -> Scores:
@@ -97,7 +97,7 @@ class SwAV(Objective):
         batch_size: int,
         *,
         num_prototypes: int = 3000,
-        hidden: int = 2048,
+        hidden_dim: int = 2048,
         out_dim: int = 128,
         temp: float = 0.1,
         epsilon: float = 0.05,
@@ -107,18 +107,20 @@ class SwAV(Objective):
     ) -> None:
         super().__init__()
         if queue_size is not None:
-            check_queue("swav.queue_size", queue_size, batch_size)
+            check_bank_size("swav.queue_size", queue_size, batch_size)
         self.temp = temp
         self.queue_from_epoch = queue_from_epoch
         self.steps_to_fill = 0 if queue_size is None else queue_size // batch_size
-        self._make_head = partial(SwAVHead, dim, num_prototypes, hidden=hidden, out_dim=out_dim)
+        self._make_head = partial(SwAVHead, dim, num_prototypes, hidden_dim=hidden_dim, out_dim=out_dim)
         self._assign = partial(sinkhorn, epsilon=epsilon, iterations=iterations)
-        self.queues = nn.ModuleList(() if queue_size is None else (Queue(queue_size, out_dim) for _ in range(2)))
+        self.queues = nn.ModuleList(() if queue_size is None else (MemoryBank(queue_size, out_dim) for _ in range(2)))
 
     def heads(self) -> dict[str, nn.Module]:
         return {"prototypes": self._make_head()}
 
-    def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
+    def forward(
+        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
+    ) -> dict[str, Tensor]:
         """`{"swapped": loss}`.
 
         Raises:
@@ -133,8 +135,8 @@ class SwAV(Objective):
             logits = scores.logits()  # [V, B, K]
             codes = self._codes(logits[: views.num_global], scores.prototypes, hp)
         for queue, projections in zip(self.queues, scores.bottleneck, strict=False):
-            assert isinstance(queue, Queue)
-            queue.observe(projections)
+            assert isinstance(queue, MemoryBank)
+            queue.accumulate(projections)
         return {"swapped": cross_view_loss(codes, logits / self.temp)}
 
     @torch.no_grad()

@@ -10,9 +10,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from selfpatch.core.types import Encoding, Hyperparameters, Needs, Objective, Tokens, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Tokens, Views
 from selfpatch.losses.agreement import PatchPairs, make_agreement
-from selfpatch.models.heads import AveragePool, ClassAttentionPool, PositivePool
+from selfpatch.models.pooling import AveragePool, ClassAttentionPool, PositivePool
 from selfpatch.ops.neighbours import Border, Window, check_matching, neighbour_table, top_positives
 
 
@@ -39,7 +39,7 @@ class SelfPatch(Objective):
         border: `wrap` around the image as the released code does, or `clip` to it.
         aggregation: h by class `attention`, or by the `mean` (the poster's ablation).
         agreement: see above.
-        hidden, bottleneck: width inside the patch head, and of what it gives.
+        hidden_dim, bottleneck: width inside the patch head, and of what it gives.
         num_prototypes, head_norm, norm_last_layer, student_temp, center_momentum: of `prototypes`, as in DINO.
         temp, queue_size, keys_per_view: of `contrast`. The queue holds as many keys as one of MoBY's, and each view of
             an image gives one, so that as many views speak in it.
@@ -58,8 +58,8 @@ class SelfPatch(Objective):
         border: Border = "wrap",
         aggregation: Literal["attention", "mean"] = "attention",
         agreement: Literal["prototypes", "cosine", "contrast"] = "prototypes",
-        hidden: int = 2048,
-        bottleneck: int = 256,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
         num_prototypes: int = 4096,
         head_norm: bool = False,
         norm_last_layer: bool = True,
@@ -78,8 +78,8 @@ class SelfPatch(Objective):
             partial(ClassAttentionPool, dim, num_heads) if aggregation == "attention" else partial(AveragePool, dim)
         )
         of_agreement = {
-            "hidden": hidden,
-            "bottleneck": bottleneck,
+            "hidden_dim": hidden_dim,
+            "bottleneck_dim": bottleneck_dim,
             "num_prototypes": num_prototypes,
             "head_norm": head_norm,
             "norm_last_layer": norm_last_layer,
@@ -106,7 +106,9 @@ class SelfPatch(Objective):
                 "lower selfpatch.k, or raise crops.global_size or crops.local_size"
             )
 
-    def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
+    def forward(
+        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
+    ) -> dict[str, Tensor]:
         """`{"patch": loss}`, the mean over the patches of a view, then over views."""
         assert isinstance(teacher.pool, PositivePool)
         with torch.no_grad():

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from selfpatch.core.types import Encoding, Hyperparameters, Needs, Objective, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Views
 from selfpatch.models.layers.batch_norm import BatchNorm
 from selfpatch.ops.relation import (
     channel_relation,
@@ -113,7 +113,9 @@ class SERE(Objective):
         places = ("", "_local") if self.num_local else ("",)
         return {f"{kind}_relation{place}": self._make_head() for kind in self.kinds for place in places}
 
-    def forward(self, student: Encoding, teacher: Encoding, views: Views, hp: Hyperparameters) -> dict[str, Tensor]:
+    def forward(
+        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
+    ) -> dict[str, Tensor]:
         """`{"spatial": loss, "channel": loss}`, or the one of them that is learned.
 
         Raises:
@@ -131,7 +133,7 @@ class SERE(Objective):
             )
         return losses
 
-    def student_tokens(self, student: Encoding, views: Views, kind: str) -> tuple[Tensor, Tensor | None]:
+    def student_tokens(self, student: EncoderOutput, views: Views, kind: str) -> tuple[Tensor, Tensor | None]:
         """What the student's relations of a kind are made of: [G, B, h, w, D] and, of local crops, [L, B, h, w, D]."""
         of_views = (-1, views.batch_size)
         own = student.heads[f"{kind}_relation"](student.grids[0].raw_patches).float().unflatten(0, of_views)
@@ -140,7 +142,7 @@ class SERE(Objective):
         local = student.heads[f"{kind}_relation_local"](student.grids[1].raw_patches)
         return own, local.float().unflatten(0, of_views)
 
-    def teacher_tokens(self, teacher: Encoding, views: Views, kind: str) -> Tensor:
+    def teacher_tokens(self, teacher: EncoderOutput, views: Views, kind: str) -> Tensor:
         """What the teacher's relations of a kind are made of: [G, B, h, w, D]."""
         head = teacher.heads[f"{kind}_relation"]
         assert isinstance(head, RelationHead)

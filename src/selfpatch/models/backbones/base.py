@@ -10,7 +10,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from selfpatch.core.types import Tokens
-from selfpatch.models.backbones.config import AnyShape
+from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.layers.batch_norm import BatchNorm
 
 
@@ -32,7 +32,7 @@ class Backbone(nn.Module):
     embedding_dim: int
     has_class_token = False
 
-    def __init__(self, trunk: nn.Module, shape: AnyShape) -> None:
+    def __init__(self, trunk: nn.Module, shape: AnyBackboneConfig) -> None:
         super().__init__()
         self.trunk = trunk
         self.shape = shape

@@ -19,7 +19,13 @@ from torch import nn
 
 from selfpatch.models.backbones import resnet, swin, vit
 from selfpatch.models.backbones.base import Backbone, disable_drop_path
-from selfpatch.models.backbones.config import AnyShape, ResNetShape, SwinShape, ViTShape, shape_from_dict
+from selfpatch.models.backbones.config import (
+    AnyBackboneConfig,
+    ResNetConfig,
+    SwinConfig,
+    ViTConfig,
+    backbone_config_from_dict,
+)
 from selfpatch.models.backbones.resnet import ResNet, build_resnet
 from selfpatch.models.backbones.swin import Swin, build_swin
 from selfpatch.models.backbones.vit import ViT, build_vit
@@ -27,25 +33,25 @@ from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = [
     "MODELS",
-    "AnyShape",
+    "AnyBackboneConfig",
     "Backbone",
-    "ResNetShape",
-    "SwinShape",
+    "ResNetConfig",
+    "SwinConfig",
     "ViT",
-    "ViTShape",
+    "ViTConfig",
     "build_backbone",
     "build_timm",
     "check_heads",
     "disable_drop_path",
-    "named_shape",
-    "shape_from_dict",
+    "named_backbone_config",
+    "backbone_config_from_dict",
 ]
 
 MODELS = (*vit.SIZES, *swin.SIZES, *resnet.SIZES)
 """Names of the backbones that are built here; every other one is timm's."""
 
 
-def named_shape(
+def named_backbone_config(
     name: str,
     *,
     patch_size: int | None = None,
@@ -55,7 +61,7 @@ def named_shape(
     depths: tuple[int, ...] | None = None,
     num_heads: int | None = None,
     **common: Any,
-) -> AnyShape:
+) -> AnyBackboneConfig:
     """The shape of a model of `MODELS`; None: as the name says.
 
     Args:
@@ -70,7 +76,7 @@ def named_shape(
     if name in vit.SIZES:
         _refuse(name, depths=depths)
         width, blocks, heads = vit.SIZES[name]
-        shape = ViTShape(
+        shape = ViTConfig(
             embed_dim=embed_dim or width,
             depth=depth or blocks,
             num_heads=num_heads or heads,
@@ -84,13 +90,13 @@ def named_shape(
     _refuse(name, patch_size=patch_size, depth=depth)
     if name in swin.SIZES:
         width, stages, heads = swin.SIZES[name]
-        swin_shape = SwinShape(
+        swin_shape = SwinConfig(
             embed_dim=embed_dim or width, depths=depths or stages, first_heads=num_heads or heads, **common
         )
         check_heads(swin_shape.embed_dim, swin_shape.first_heads)
         return swin_shape
     _refuse(name, num_heads=num_heads)
-    return ResNetShape(depths=depths or resnet.SIZES[name], width=embed_dim or 64, **common)
+    return ResNetConfig(depths=depths or resnet.SIZES[name], width=embed_dim or 64, **common)
 
 
 def _refuse(model: str, **settings: Any) -> None:
@@ -105,7 +111,7 @@ def check_heads(width: int, heads: int) -> None:
         raise ValueError(f"width {width} cannot be split into {heads} attention heads; change backbone.num_heads")
 
 
-def build_backbone(shape: AnyShape, *, drop_path: float = 0.0) -> Backbone:
+def build_backbone(shape: AnyBackboneConfig, *, drop_path: float = 0.0) -> Backbone:
     """A freshly initialised backbone.
 
     Raises:
@@ -113,17 +119,22 @@ def build_backbone(shape: AnyShape, *, drop_path: float = 0.0) -> Backbone:
     """
     if shape.timm_model is not None:
         return build_timm(shape.timm_model, drop_path=drop_path, shape=shape)
-    if isinstance(shape, ViTShape):
+    if isinstance(shape, ViTConfig):
         return build_vit(shape, drop_path=drop_path)
     return (
         build_swin(shape, drop_path=drop_path)
-        if isinstance(shape, SwinShape)
+        if isinstance(shape, SwinConfig)
         else build_resnet(shape, drop_path=drop_path)
     )
 
 
 def build_timm(
-    name: str, *, pretrained: bool = False, drop_path: float = 0.0, shape: AnyShape | None = None, in_channels: int = 3
+    name: str,
+    *,
+    pretrained: bool = False,
+    drop_path: float = 0.0,
+    shape: AnyBackboneConfig | None = None,
+    in_channels: int = 3,
 ) -> Backbone:
     """Any ViT, Swin or ResNet of timm by its name, with position embeddings interpolated timm's way.
 
@@ -141,21 +152,25 @@ def build_timm(
     found = _shape_of(trunk, name)
     if shape is not None:
         found = replace(found, mean=shape.mean, std=shape.std)
-        if isinstance(found, ViTShape | SwinShape) and isinstance(shape, ViTShape | SwinShape) and not shape.final_norm:
+        if (
+            isinstance(found, ViTConfig | SwinConfig)
+            and isinstance(shape, ViTConfig | SwinConfig)
+            and not shape.final_norm
+        ):
             trunk.norm = nn.Identity()
             found = replace(found, final_norm=False)
-    if isinstance(found, ViTShape):
+    if isinstance(found, ViTConfig):
         return ViT(trunk, found)
-    return Swin(trunk, found) if isinstance(found, SwinShape) else ResNet(trunk, found)
+    return Swin(trunk, found) if isinstance(found, SwinConfig) else ResNet(trunk, found)
 
 
-def _create(name: str, pretrained: bool, drop_path: float, shape: AnyShape | None, in_channels: int) -> Any:
+def _create(name: str, pretrained: bool, drop_path: float, shape: AnyBackboneConfig | None, in_channels: int) -> Any:
     options: dict[str, Any] = {"num_classes": 0, "drop_path_rate": drop_path, "in_chans": in_channels}
     if name.startswith("swin"):
         options["strict_img_size"] = False
     elif not name.startswith("resnet"):
         options["dynamic_img_size"] = True
-        if isinstance(shape, ViTShape):
+        if isinstance(shape, ViTConfig):
             options["img_size"] = shape.grid * shape.patch_size
     try:
         trunk = timm.create_model(name, pretrained=pretrained, **options)
@@ -179,7 +194,7 @@ def _take_off_pool(trunk: VisionTransformer) -> None:
     trunk.attn_pool = None  # type: ignore[assignment]  # as timm itself sets it where there is none
 
 
-def _shape_of(trunk: nn.Module, name: str) -> AnyShape:
+def _shape_of(trunk: nn.Module, name: str) -> AnyBackboneConfig:
     """What describes a model of timm's."""
     expected = timm.data.resolve_model_data_config(trunk)
     first_layer = next(part for part in trunk.modules() if isinstance(part, nn.Conv2d))
@@ -191,14 +206,14 @@ def _shape_of(trunk: nn.Module, name: str) -> AnyShape:
         return _swin_shape(trunk, common)
     if isinstance(trunk, TimmResNet) and isinstance(trunk.get_submodule("layer1.0"), Bottleneck):
         stages = [trunk.get_submodule(f"layer{i}") for i in range(1, 5)]
-        return ResNetShape(depths=tuple(len(list(stage.children())) for stage in stages), **common)
+        return ResNetConfig(depths=tuple(len(list(stage.children())) for stage in stages), **common)
     raise ValueError(
         f"{name!r} is a {type(trunk).__name__}; a ViT (vit_*, deit_*), a Swin or a ResNet of bottlenecks is needed"
     )
 
 
-def _vit_shape(trunk: VisionTransformer, common: Mapping[str, Any]) -> ViTShape:
-    return ViTShape(
+def _vit_shape(trunk: VisionTransformer, common: Mapping[str, Any]) -> ViTConfig:
+    return ViTConfig(
         embed_dim=trunk.embed_dim,
         depth=len(trunk.blocks),
         num_heads=_attribute(trunk, "blocks.0.attn", "num_heads"),
@@ -213,9 +228,9 @@ def _vit_shape(trunk: VisionTransformer, common: Mapping[str, Any]) -> ViTShape:
     )
 
 
-def _swin_shape(trunk: SwinTransformer, common: Mapping[str, Any]) -> SwinShape:
+def _swin_shape(trunk: SwinTransformer, common: Mapping[str, Any]) -> SwinConfig:
     stages = range(trunk.num_layers)
-    return SwinShape(
+    return SwinConfig(
         embed_dim=trunk.embed_dim,
         depths=tuple(len(list(trunk.get_submodule(f"layers.{i}.blocks").children())) for i in stages),
         first_heads=_attribute(trunk, "layers.0.blocks.0.attn", "num_heads"),

@@ -10,7 +10,7 @@ from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class BackboneConfig:
     """What every family has. Each also says of its output: `dim`, `num_heads` and `patch_size`, the side in pixels of
     what one token stands for."""
 
@@ -23,7 +23,7 @@ class Shape:
     """Name of the timm model that was built; the other fields then only describe it."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that `shape_from_dict` reads."""
+        """Plain values that `backbone_config_from_dict` reads."""
         return {"family": self.family, **asdict(self)}
 
     def for_pool(self) -> Self:
@@ -32,7 +32,7 @@ class Shape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTShape(Shape):
+class ViTConfig(BackboneConfig):
     """A plain vision transformer, as DINO and its descendants release them."""
 
     family: ClassVar[str] = "vit"
@@ -61,7 +61,7 @@ class ViTShape(Shape):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwinShape(Shape):
+class SwinConfig(BackboneConfig):
     """A Swin transformer (arXiv 2103.14030); its tokens are those of the last stage."""
 
     family: ClassVar[str] = "swin"
@@ -94,7 +94,7 @@ class SwinShape(Shape):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetShape(Shape):
+class ResNetConfig(BackboneConfig):
     """A ResNet of bottlenecks (arXiv 1512.03385); its tokens are the last map."""
 
     family: ClassVar[str] = "resnet"
@@ -116,14 +116,14 @@ class ResNetShape(Shape):
         return 4 << (len(self.depths) - 1)
 
 
-FAMILIES: dict[str, type[Shape]] = {cls.family: cls for cls in (ViTShape, SwinShape, ResNetShape)}
+FAMILIES: dict[str, type[BackboneConfig]] = {cls.family: cls for cls in (ViTConfig, SwinConfig, ResNetConfig)}
 
-AnyShape = ViTShape | SwinShape | ResNetShape
+AnyBackboneConfig = ViTConfig | SwinConfig | ResNetConfig
 
 
-def shape_from_dict(values: Mapping[str, Any]) -> AnyShape:
-    """The inverse of `Shape.to_dict`; lists read as tuples, as JSON has no others."""
+def backbone_config_from_dict(values: Mapping[str, Any]) -> AnyBackboneConfig:
+    """The inverse of `BackboneConfig.to_dict`; lists read as tuples, as JSON has no others."""
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "family"}
     shape = FAMILIES[values.get("family", "vit")](**plain)
-    assert isinstance(shape, AnyShape)
+    assert isinstance(shape, AnyBackboneConfig)
     return shape

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from selfpatch.core.types import Tokens
 from selfpatch.models.backbones.base import Backbone
-from selfpatch.models.backbones.config import ResNetShape
+from selfpatch.models.backbones.config import ResNetConfig
 from selfpatch.models.layers.batch_norm import BatchNorm2d
 
 SIZES = {"resnet50": (3, 4, 6, 3)}
@@ -25,9 +25,9 @@ class ResNet(Backbone):
 
     maskable: ClassVar[bool] = False
     trunk: TimmResNet
-    shape: ResNetShape
+    shape: ResNetConfig
 
-    def __init__(self, trunk: TimmResNet, shape: ResNetShape) -> None:
+    def __init__(self, trunk: TimmResNet, shape: ResNetConfig) -> None:
         super().__init__(trunk, shape)
         BatchNorm2d.convert(trunk)
 
@@ -64,7 +64,7 @@ class ResNet(Backbone):
         return 0
 
 
-def build_resnet(shape: ResNetShape, *, drop_path: float = 0.0) -> ResNet:
+def build_resnet(shape: ResNetConfig, *, drop_path: float = 0.0) -> ResNet:
     """A freshly initialised ResNet."""
     trunk = TimmResNet(
         block=Bottleneck,  # type: ignore[arg-type]  # timm's annotation means the class

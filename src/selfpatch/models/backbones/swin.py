@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from selfpatch.core.types import Tokens
 from selfpatch.models.backbones.base import Backbone, freeze_projection
-from selfpatch.models.backbones.config import SwinShape
+from selfpatch.models.backbones.config import SwinConfig
 
 SIZES = {"swin_tiny": (96, (2, 2, 6, 2), 3), "swin_small": (96, (2, 2, 18, 2), 3), "swin_base": (128, (2, 2, 18, 2), 4)}
 """Width of the first stage, depths and heads of the first stage by name (arXiv 2103.14030)."""
@@ -21,9 +21,9 @@ class Swin(Backbone):
     is laid on the finer map of embedded patches."""
 
     trunk: SwinTransformer
-    shape: SwinShape
+    shape: SwinConfig
 
-    def __init__(self, trunk: SwinTransformer, shape: SwinShape) -> None:
+    def __init__(self, trunk: SwinTransformer, shape: SwinConfig) -> None:
         super().__init__(trunk, shape)
         self.embedding_stride, self.embedding_dim = shape.EMBEDDING, shape.embed_dim
 
@@ -60,7 +60,7 @@ class Swin(Backbone):
         freeze_projection(self.trunk.get_submodule("patch_embed.proj"))
 
 
-def build_swin(shape: SwinShape, *, drop_path: float = 0.0) -> Swin:
+def build_swin(shape: SwinConfig, *, drop_path: float = 0.0) -> Swin:
     """A freshly initialised Swin transformer. It is built as for an image whose last stage is one window, so that no
     window is clipped and the same weights serve any image size; smaller maps are padded."""
     stages = range(len(shape.depths))

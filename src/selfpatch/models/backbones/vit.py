@@ -13,10 +13,10 @@ from timm.layers import Attention, Mlp, SwiGLUPacked
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from selfpatch.core.reference import is_plain
+from selfpatch.core.reference import using_references
 from selfpatch.core.types import Tokens
 from selfpatch.models.backbones.base import Backbone, freeze_projection
-from selfpatch.models.backbones.config import ViTShape
+from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.models.backbones.positions import add_positions
 from selfpatch.ops.linear import gelu_linear, norm_linear
 
@@ -42,7 +42,7 @@ class _Attention(Attention):
         """[B, N, 3 * D] -> [B, N, D]."""
         # On a CPU the fused attention is slow in bfloat16, backward above all.
         slow = projected.device.type == "cpu" and projected.dtype == torch.bfloat16
-        if is_plain() or (slow and projected.shape[1] <= LARGEST_FORMED):
+        if using_references() or (slow and projected.shape[1] <= LARGEST_FORMED):
             return self._attend_by_pairs(projected)
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
         attended = F.scaled_dot_product_attention(query, key, value)  # [B, H, N, d]
@@ -61,7 +61,9 @@ class _Block(Block):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         masked = attn_mask is not None or is_causal
         differentiated = self.training and torch.is_grad_enabled()
-        if is_plain() or masked or not differentiated or torch.compiler.is_compiling():  # a compiler sees to it itself
+        if (
+            using_references() or masked or not differentiated or torch.compiler.is_compiling()
+        ):  # a compiler sees to it itself
             return super().forward(x, attn_mask, is_causal)
         assert isinstance(self.attn, _Attention)
         x = x + self.drop_path1(self.ls1(self.attn.attend(_norm_linear(x, self.norm1, self.attn.qkv))))
@@ -84,9 +86,9 @@ class ViT(Backbone):
     """A timm `VisionTransformer` with `dynamic_img_size`."""
 
     trunk: VisionTransformer
-    shape: ViTShape
+    shape: ViTConfig
 
-    def __init__(self, trunk: VisionTransformer, shape: ViTShape) -> None:
+    def __init__(self, trunk: VisionTransformer, shape: ViTConfig) -> None:
         super().__init__(trunk, shape)
         self.embedding_stride, self.embedding_dim = shape.patch_size, shape.embed_dim
         self.has_class_token = trunk.cls_token is not None
@@ -189,7 +191,7 @@ def sincos_positions(grid: int, dim: int) -> Tensor:
     return torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=1)
 
 
-def _mlp_ratio(shape: ViTShape) -> float:
+def _mlp_ratio(shape: ViTConfig) -> float:
     """Inner width of the MLP over the width. DINOv2's gated one has two halves, each two thirds of the usual width,
     rounded up to a multiple of 8."""
     if shape.mlp == "gelu":
@@ -198,7 +200,7 @@ def _mlp_ratio(shape: ViTShape) -> float:
     return (2 * half + 0.5) / shape.embed_dim  # timm rounds the product down
 
 
-def build_vit(shape: ViTShape, *, drop_path: float = 0.0) -> ViT:
+def build_vit(shape: ViTConfig, *, drop_path: float = 0.0) -> ViT:
     """A freshly initialised vision transformer."""
     trunk = VisionTransformer(
         img_size=shape.grid * shape.patch_size,

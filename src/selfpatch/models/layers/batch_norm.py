@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfpatch.core.distributed import all_reduce_sum_with_gradient, is_distributed, world_size
-from selfpatch.models.layers.deferred_state import StepState
+from selfpatch.models.layers.deferred_state import DeferredState
 
 
-class BatchNorm(StepState):
+class BatchNorm(DeferredState):
     """`nn.BatchNorm1d` over inputs [..., D] by the statistics of the batch, all processes together.
 
     Every process must bring the same number of rows. Heads are used in training only and need no running statistics;
@@ -78,7 +78,7 @@ class BatchNorm(StepState):
         return normed.to(x.dtype)
 
     @torch.no_grad()
-    def commit(self) -> None:
+    def update(self) -> None:
         for mean, variance in self._seen:
             assert self.running_mean is not None
             assert self.running_var is not None

@@ -22,8 +22,8 @@ from selfpatch.evaluation.classification.finetune.network import Classifier
 from selfpatch.evaluation.finetuning import layer_groups
 from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.branch import BranchEncoder
-from selfpatch.models.heads import ClassAttentionPool
+from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.pooling import ClassAttentionPool
 from tests.helpers.labelled_images import NETWORKS, coloured_folder, tiny_encoder
 
 SMALL: dict[str, Any] = {"resize": 16, "crop": 16, "epochs": 2, "batch_size": 6, "warmup_epochs": 0.5, "workers": 0}

@@ -106,7 +106,7 @@ def test_the_sweep_trains_on_some_chooses_by_the_others_then_trains_on_all(
 ) -> None:
     calls: list[tuple[str, list[int]]] = []
 
-    class Watched(CachedFeatures):
+    class SourceStamp(CachedFeatures):
         def batches(self, numbers: np.ndarray, **how: Any) -> Any:
             calls.append(("trained on", numbers.tolist()))
             return super().batches(numbers, **how)
@@ -115,7 +115,7 @@ def test_the_sweep_trains_on_some_chooses_by_the_others_then_trains_on_all(
             calls.append(("tested on", numbers.tolist()))
             return super().plain(numbers)
 
-    monkeypatch.setattr(protocol, "CachedFeatures", Watched)
+    monkeypatch.setattr(protocol, "CachedFeatures", SourceStamp)
     linear.evaluate(MeanColour(8), folder, preset="sweep", **SMALL)
     (_, kept), (_, held), (_, everything) = calls[:3]
     assert [what for what, _ in calls] == ["trained on", "tested on", "trained on", "tested on"]

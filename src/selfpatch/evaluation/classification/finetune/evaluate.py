@@ -36,7 +36,7 @@ from selfpatch.evaluation.finetuning import layer_groups
 from selfpatch.evaluation.presets import resolve_preset
 from selfpatch.evaluation.probe_training import Fit, cosine, fit
 from selfpatch.evaluation.result import Progress, Provenance, Result, encoder_identity
-from selfpatch.models.branch import BranchEncoder
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from selfpatch.evaluation.classification.finetune.config import Token
 from selfpatch.evaluation.finetuning import trainable_copy
-from selfpatch.models.branch import BranchEncoder, image_token
+from selfpatch.models.encoder import BranchEncoder, image_token
 
 
 class Classifier(nn.Module):

@@ -20,8 +20,8 @@ from selfpatch.evaluation.classification.dataset import LabelledImages, Precisio
 from selfpatch.evaluation.probe_training import StepBatches
 from selfpatch.evaluation.result import Progress
 from selfpatch.models.backbones.vit import ViT
-from selfpatch.models.branch import BranchEncoder, image_token
-from selfpatch.models.heads import PositivePool
+from selfpatch.models.encoder import BranchEncoder, image_token
+from selfpatch.models.pooling import PositivePool
 from selfpatch.ops.images import normalise
 
 WIDE = 768

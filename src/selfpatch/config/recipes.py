@@ -1,0 +1,47 @@
+"""Built-in recipes and recipe files."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from selfpatch.config.parsing import parse_yaml
+from selfpatch.config.run import SAMPLES, RunConfig
+
+
+def recipe_names() -> list[str]:
+    folder = resources.files("selfpatch") / "recipes"
+    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_recipe(name: str) -> RunConfig:
+    """A built-in recipe by name, or a YAML file by path, laid over the defaults.
+
+    Raises:
+        ValueError: there is no such recipe, it is not YAML, or it has a key that nothing reads.
+    """
+    built_in = resources.files("selfpatch") / "recipes" / f"{name}.yaml"
+    if built_in.is_file():
+        text = built_in.read_text()
+    elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
+        text = _read_text(name)
+    else:
+        raise ValueError(f"no recipe {name!r}; use the path of a .yaml file or one of: {', '.join(recipe_names())}")
+    return RunConfig().override(parse_yaml(text, name) | {"recipe": name})
+
+
+def _read_text(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{name} is no text in UTF-8; give a YAML file") from None
+
+
+def choose_recipe(num_images: int, data: str) -> str:
+    """The recipe for a folder of so many images, when none was named."""
+    if data == SAMPLES:
+        return "samples"
+    for limit, name in [(3_000, "small-1k"), (30_000, "small-10k"), (500_000, "small-100k")]:
+        if num_images <= limit:
+            return name
+    return "selfpatch-dino-vits16"

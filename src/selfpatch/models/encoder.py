@@ -1,0 +1,56 @@
+"""A trained backbone and pool as evaluations see it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from selfpatch.core.types import Tokens
+from selfpatch.models.backbones.base import Backbone
+from selfpatch.models.backbones.vit import ViT
+
+
+def image_token(tokens: Tokens, pool: nn.Module | None) -> Tensor:
+    """[B, D] the pool's token over the raw patches, else the backbone's CLS token, else the mean of its patches."""
+    if pool is not None:
+        return pool(tokens.raw_patches.flatten(1, 2))
+    return tokens.patches.mean((1, 2)) if tokens.image is None else tokens.image
+
+
+class BranchEncoder(nn.Module):
+    """A trained backbone and pool as an `Encoder`: what evaluations and pictures see.
+
+    Args:
+        normed_patches: give patch features after the trunk's final norm (DINO) instead of the last block's output
+            (SelfPatch); the same where the trunk has no final norm.
+    """
+
+    def __init__(self, backbone: Backbone, pool: nn.Module | None, *, normed_patches: bool = True) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pool = pool
+        self.normed_patches = normed_patches
+        self.dim, self.patch_size = backbone.dim, backbone.patch_size
+        self.mean, self.std = backbone.mean, backbone.std
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @torch.no_grad()
+    def patches(self, images: Tensor) -> Tensor:
+        """Normalised images [B, C, H, W] -> [B, D, h, w]."""
+        tokens = self.backbone(images)
+        return (tokens.patches if self.normed_patches else tokens.raw_patches).permute(0, 3, 1, 2).float()
+
+    @torch.no_grad()
+    def image(self, images: Tensor) -> Tensor:
+        """Normalised images [B, C, H, W] -> [B, D]."""
+        return image_token(self.backbone(images), self.pool).float()
+
+    @torch.no_grad()
+    def image_tokens(self, images: Tensor, blocks: int) -> Tensor:
+        """The image tokens of the last so many blocks of a ViT, [B, blocks, D]; a pool is applied to each."""
+        if not isinstance(self.backbone, ViT):
+            raise ValueError(f"a {self.backbone.shape.family} has one image token; blocks is {blocks}, use 1")
+        return torch.stack([image_token(t, self.pool) for t in self.backbone.last_tokens(images, blocks)], 1).float()

@@ -1,0 +1,92 @@
+"""Detect collapse and regression of the features during training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+Collapse = Literal["uniform", "one prototype", "rank"]
+
+
+class CollapseDetector:
+    """Turns the meters of `ops.collapse` into one warning for each kind of collapse, with what to do about it.
+
+    Args:
+        first_step: meters of earlier steps are not looked at: an untrained network looks collapsed.
+        patience: how many times in a row a meter must be bad before there is a warning.
+    """
+
+    def __init__(self, first_step: int, patience: int = 3) -> None:
+        self._first_step = first_step
+        self._patience = patience
+        self._in_a_row: dict[Collapse, int] = {"uniform": 0, "one prototype": 0, "rank": 0}
+        self._warned: set[Collapse] = set()
+
+    def check(self, step: int, meters: Mapping[str, float]) -> str | None:
+        """A warning, or None. Called at each log.
+
+        Args:
+            meters: `entropy`, `mean_entropy` and `max_entropy` as from `distribution_meters`, and `effective_rank`;
+                those that a method has not are left out, and others are not looked at.
+        """
+        if step < self._first_step:
+            return None
+        signs = _signs(meters)
+        for kind in self._in_a_row:
+            self._in_a_row[kind] = self._in_a_row[kind] + 1 if kind in signs else 0
+        due = [kind for kind in signs if self._in_a_row[kind] >= self._patience and kind not in self._warned]
+        self._warned.update(due)
+        return " ".join(signs[kind] for kind in due) or None
+
+
+def _signs(meters: Mapping[str, float]) -> dict[Collapse, str]:
+    """The kinds of collapse that these meters show, each with its warning."""
+    entropy, mean_entropy = meters.get("entropy", math.nan), meters.get("mean_entropy", math.nan)
+    max_entropy, rank = meters.get("max_entropy", math.nan), meters.get("effective_rank", math.nan)
+    signs: dict[Collapse, str] = {}
+    # Comparisons with NaN, a meter that is not there, are False.
+    if entropy > 0.99 * max_entropy:
+        signs["uniform"] = (
+            f"The teacher has collapsed to uniform distributions (entropy {entropy:.2f} of {max_entropy:.2f} nats) and "
+            "teaches nothing: sharpen it with a lower optimizer.teacher_temp, or lower optimizer.base_lr."
+        )
+    if mean_entropy < 0.1:
+        signs["one prototype"] = (
+            "The teacher gives every image the same prototype (entropy of the mean distribution "
+            f"{mean_entropy:.3f} nats): soften it with a higher optimizer.teacher_temp, or raise "
+            "optimizer.freeze_last_layer_epochs."
+        )
+    if rank < 1.5:
+        signs["rank"] = (
+            f"The features have collapsed to one direction (effective rank {rank:.2f}): lower optimizer.base_lr or "
+            "raise optimizer.warmup_epochs, and check that the images differ."
+        )
+    return signs
+
+
+class RegressionDetector:
+    """Says when training spoils what the initial weights were good at.
+
+    Args:
+        at_start: the metrics of the initial weights; more is better.
+        tolerance: a metric may fall by so much, in its own unit, without a word.
+    """
+
+    def __init__(self, at_start: Mapping[str, float], tolerance: float = 0.02) -> None:
+        self._at_start, self._tolerance = dict(at_start), tolerance
+
+    def check(self, metrics: Mapping[str, float]) -> str | None:
+        """A warning that names what fell, or None. Called at each measurement."""
+        fallen = [
+            f"{name} from {before:.3f} to {metrics[name]:.3f}"
+            for name, before in self._at_start.items()
+            if name in metrics and metrics[name] < before - self._tolerance
+        ]
+        if not fallen:
+            return None
+        return (
+            f"The objective fights the initial features: {', '.join(fallen)}. Lower optimizer.base_lr, raise "
+            "backbone.frozen_blocks or optimizer.freeze_backbone_epochs, or lower the weight of the loss that "
+            "fights them."
+        )
