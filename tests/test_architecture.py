@@ -219,7 +219,7 @@ MODULES = set(all_modules(ROOT)) | {
         ("optim", "from selfpatch.training.trainer import train", "optim and pretraining are of the same layer"),
         (
             "pretraining",
-            "from selfpatch.evaluation.classification.knn import evaluate",
+            "from selfpatch.evaluation.classification.knn.evaluate import evaluate",
             "training never imports evaluation",
         ),
         ("build", "from selfpatch import monitoring", "training never imports evaluation"),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfpatch.evaluation.classification.knn import knn_predict
+from selfpatch.evaluation.classification.knn.evaluate import knn_predict
 from selfpatch.evaluation.video_segmentation.evaluate import to_mask
 from selfpatch.ops.propagation import propagate_labels
 from tests.parity.check import Check, compare, compare_exactly

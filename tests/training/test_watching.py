@@ -111,7 +111,7 @@ class TestSpeed:
 
 CHILD = """
 import sys, time
-from selfpatch.training.watching import StopSignals
+from selfpatch.training.signals import StopSignals
 with StopSignals() as stop:
     print("ready", flush=True)
     while stop.requested is None:

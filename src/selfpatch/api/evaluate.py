@@ -18,10 +18,13 @@ from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.types import Encoder
+from selfpatch.evaluation import registry as evaluations
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.compare import compare
+from selfpatch.evaluation.config import EvaluationConfig
 from selfpatch.evaluation.encoders import FunctionEncoder
 from selfpatch.evaluation.presets import describe_presets
+from selfpatch.evaluation.registry import Evaluation
 from selfpatch.evaluation.result import Provenance, Result, device_name, network_sha256
 from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.encoder import BranchEncoder
@@ -129,7 +132,7 @@ def evaluate(
     Raises:
         ValueError: an unknown name, weights or data that do not fit.
     """
-    find(EVALUATIONS, name, "evaluation")  # before weights are read
+    protocol(name)  # before weights are read
     if settings.get("out") is not None:
         make_folder(settings["out"])
     encoder, record = open_encoder(weights, device, patch_size, load_options)
@@ -138,14 +141,20 @@ def evaluate(
 
 def measure(name: str, encoder: Encoder, record: Provenance | None, data: str | Path, **settings: Any) -> Result:
     """Runs one evaluation of an encoder that is there; the result says on what device and in how many seconds."""
-    run = find(EVALUATIONS, name, "evaluation")
+    known = protocol(name)
+    out, progress = settings.pop("out", None), settings.pop("progress", None)
     started = time.perf_counter()
     with evaluating(encoder):
-        result = run(encoder, data, weights=record, **settings)
+        if isinstance(known, Evaluation):
+            config = known.config.from_settings(settings, name)
+            folder = None if out is None else Path(out)
+            result = known.load()(encoder, data, config, out=folder, weights=record, progress=progress)
+        else:
+            result = known(encoder, data, weights=record, out=out, progress=progress, **settings)
     costs = {"seconds": time.perf_counter() - started, **result.costs}
     result = replace(result, device=device_name(encoder.device), costs=costs)
-    if settings.get("out") is not None:
-        result.save(Path(settings["out"]) / "result.json")
+    if out is not None:
+        result.save(Path(out) / "result.json")
     return result
 
 
@@ -155,7 +164,9 @@ def presets(name: str) -> str:
     Raises:
         ValueError: there is no such evaluation, or it has no presets.
     """
-    find(EVALUATIONS, name, "evaluation")
+    known = protocol(name)
+    if isinstance(known, Evaluation):
+        return describe_presets_of(known.config, name)
     module = importlib.import_module(EVALUATIONS[name].partition(":")[0])
     tables: Mapping[str, Any] = getattr(module, "PRESETS", {})
     if not tables:
@@ -163,6 +174,28 @@ def presets(name: str) -> str:
     if isinstance(next(iter(tables.values())), Mapping):
         return "\n\n".join(f"{method}\n{describe_presets(of)}" for method, of in tables.items())
     return describe_presets(tables)
+
+
+def protocol(name: str) -> Any:
+    """The row of an evaluation, or, until it has one, its function."""
+    return evaluations.EVALUATIONS[name] if name in evaluations.EVALUATIONS else find(EVALUATIONS, name, "evaluation")
+
+
+def describe_presets_of(config: type[EvaluationConfig], name: str) -> str:
+    """Return how the presets of an evaluation, or of each of its variants, differ.
+
+    Raises:
+        ValueError: it has no presets.
+    """
+    variants = {"": config} if config.variants is None else config.variants[1]
+    tables = [
+        f"{variant}\n{describe_presets({p: cls.from_settings({'preset': p}) for p in cls.presets})}".strip()
+        for variant, cls in variants.items()
+        if cls.presets
+    ]
+    if not tables:
+        raise ValueError(f"{name} has no presets; its defaults are the published protocol")
+    return "\n\n".join(tables)
 
 
 def make_folder(out: str | Path) -> None:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import tyro
 
@@ -22,6 +22,8 @@ from selfpatch.cli.options import EVALUATIONS, Bench, Compare, NetworkOptions, S
 from selfpatch.config.parsing import nested
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import SAMPLES, RunConfig
+from selfpatch.evaluation import registry
+from selfpatch.evaluation.config import EvaluationConfig
 
 USAGE = f"""selfpatch {selfpatch.__version__}: {selfpatch.__doc__}
   selfpatch pretrain [--data PHOTOS]                   train on a folder of images, or on built-in sample photographs
@@ -96,7 +98,7 @@ def _read(kind: Any, command: str, arguments: list[str], **how: Any) -> Any:
 
 
 def _pretrain(arguments: list[str]) -> int:
-    chosen = _peek(arguments)
+    chosen = _peek(arguments, "recipe", "data", "model")
     if "--help" in arguments or "-h" in arguments:
         base = load_recipe(chosen["recipe"] or SAMPLES)
     elif chosen["recipe"]:
@@ -131,9 +133,9 @@ The values shown are those of the recipe. Settings of a method or objective are 
 Several processes: torchrun --nproc-per-node N -m selfpatch pretrain ..."""
 
 
-def _peek(arguments: list[str]) -> dict[str, str | None]:
+def _peek(arguments: list[str], *names: str) -> dict[str, str | None]:
     """What decides the defaults of all other options, read before them."""
-    found: dict[str, str | None] = {"recipe": None, "data": None, "model": None}
+    found: dict[str, str | None] = dict.fromkeys(names)
     for i, argument in enumerate(arguments):
         name, equals, value = argument.removeprefix("--").partition("=")
         if argument.startswith("--") and name in found:
@@ -191,7 +193,10 @@ def _evaluate_command(arguments: list[str]) -> int:
             "selfpatch evaluate NAME --weights W --data D; `selfpatch evaluate NAME --help` lists its options,\n"
             "`selfpatch evaluate NAME --presets` says how its named protocols differ\n"
         )
-        print("\n".join(f"  {name:<8} {options.__doc__}" for name, options in EVALUATIONS.items()))
+        docs = {n: o.__doc__ for n, o in EVALUATIONS.items()} | {
+            n: o.config.__doc__ for n, o in registry.EVALUATIONS.items()
+        }
+        print("\n".join(f"  {name:<8} {docs[name]}" for name in sorted(docs)))
         print(f"\nselfpatch evaluate all --suite S --weights W\n  {Suite.__doc__}")
         print(f"\nselfpatch evaluate --compare A.json B.json ...\n  {Compare.__doc__}")
         return 0
@@ -199,6 +204,8 @@ def _evaluate_command(arguments: list[str]) -> int:
         return _evaluate_all(arguments[1:])
     if name == "--compare" or name.startswith("--compare="):
         return _compare(arguments)
+    if name in registry.EVALUATIONS:
+        return _evaluate(name, arguments)
     if name not in EVALUATIONS:
         raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}, all")
     if "--presets" in arguments:
@@ -213,6 +220,53 @@ def _evaluate_command(arguments: list[str]) -> int:
     Console().print(result.table())
     if options.out is not None:
         result.save(Path(options.out) / "result.json")
+        print(f"written to {options.out}")
+    return 0
+
+
+C = TypeVar("C", bound=EvaluationConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(NetworkOptions, Generic[C]):
+    """A network, a data set, and the settings of an evaluation."""
+
+    data: str
+    out: str | None = None
+    """Folder for result.json and pictures; if not given, nothing is written."""
+    config: tyro.conf.OmitArgPrefixes[C]
+
+
+def _evaluate(name: str, arguments: list[str]) -> int:
+    """Run one evaluation; its settings class is the schema of its options."""
+    kind = registry.EVALUATIONS[name].config
+    chosen = {key: value for key, value in _peek(arguments, "preset", "method").items() if value is not None}
+    config = kind.from_settings({key: value for key, value in chosen.items() if hasattr(kind.variant(chosen), key)})
+    options_class: Any = EvaluateOptions[type(config)]  # type: ignore[misc]
+    default = options_class(data=tyro.MISSING, config=config)
+    if "--presets" in arguments:
+        from selfpatch.api.evaluate import presets
+
+        print(presets(name))
+        return 0
+    options = _read(options_class, f"evaluate {name}", arguments[1:], default=default, description=kind.__doc__)
+    weights = options.named_weights()
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from selfpatch.api.evaluate import evaluate
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task(name, total=None)
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        how = {"device": options.device, "load_options": options.load_options(), "out": options.out}
+        settings = {field.name: getattr(options.config, field.name) for field in fields(options.config)}
+        result = evaluate(name, weights, options.data, progress=progress, **how, **settings)
+    Console().print(result.table())
+    if options.out is not None:
         print(f"written to {options.out}")
     return 0
 

@@ -32,8 +32,10 @@ from selfpatch.checkpoints.load import load_encoder
 from selfpatch.cli.options import EVALUATIONS
 from selfpatch.cli.options.weights import EvaluationOptions
 from selfpatch.config.parsing import convert
+from selfpatch.config.schema import plain
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.core.types import Encoder
+from selfpatch.evaluation import registry
 from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256
 from selfpatch.experiments.suite_report import Entry, Outcome, write_reports
 
@@ -145,7 +147,11 @@ def read_entry(number: int, item: Any, where: str) -> Entry:
     if not (isinstance(item, dict) and len(item) == 1 and all(isinstance(v, dict) for v in item.values())):
         raise ValueError(f"{where} is {item!r}; one evaluation with its settings is needed, like {EXAMPLE}")
     ((name, given),) = item.items()
-    if name not in EVALUATIONS:
+    if name in registry.EVALUATIONS and isinstance(given.get("data"), str):
+        values = {key: value for key, value in given.items() if key != "data"}
+        config = registry.EVALUATIONS[name].config.from_settings(values, f"{where}: {name}")
+        return Entry(number, name, given["data"], plain(config))
+    if name not in EVALUATIONS and name not in registry.EVALUATIONS:
         raise ValueError(f"{where}: there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}")
     if not isinstance(given.get("data"), str):
         raise ValueError(f"{where}: {name} needs data, the path of its data set, like {EXAMPLE}")

@@ -52,7 +52,6 @@ EVALUATIONS = {
     "detect": "selfpatch.evaluation.detection.evaluate:evaluate",
     "discover": "selfpatch.evaluation.object_discovery.evaluate:evaluate",
     "finetune": "selfpatch.evaluation.classification.finetune.evaluate:evaluate",
-    "knn": "selfpatch.evaluation.classification.knn:evaluate",
     "linear": "selfpatch.evaluation.classification.linear.evaluate:evaluate",
     "segment": "selfpatch.evaluation.segmentation.evaluate:evaluate",
 }

@@ -30,12 +30,12 @@ def test_never_more_is_hidden_than_asked_for(grid: int, kind: str, low: float, h
 
 
 def test_random_masks_hide_exactly_their_share() -> None:
-    hidden_dim = masks(MaskRecipe(10, "random", (0.3, 0.3), share_unmasked=0.0)).sum((1, 2))
-    assert set(hidden_dim) == {30}
+    hidden = masks(MaskRecipe(10, "random", (0.3, 0.3), share_unmasked=0.0)).sum((1, 2))
+    assert set(hidden) == {30}
 
 
 def test_blocks_come_close_to_their_share() -> None:
-    hidden_dim = masks(MaskRecipe(14, "block", (0.1, 0.5), share_unmasked=0.0)).mean((1, 2))
+    hidden = masks(MaskRecipe(14, "block", (0.1, 0.5), share_unmasked=0.0)).mean((1, 2))
     assert 0.24 < hidden.mean() < 0.33
     assert hidden.min() > 0.03
     assert hidden.max() <= 0.5

@@ -361,7 +361,7 @@ def test_max_memory_bounds_the_similarities(tree: Tree, monkeypatch: pytest.Monk
     """The masks are the same when fewer similarities are held."""
     root = tree()
     plain = evaluate(MeanColour(4), root, resolution=128, radius=50)
-    monkeypatch.setattr(protocol, "BYTES_OF_A_COSINE", 20)
+    monkeypatch.setattr(evaluate_module, "BYTES_OF_A_COSINE", 20)
     with LargestTensor(torch.ops.aten.mm.default, torch.ops.aten.bmm.default) as largest:
         bounded = evaluate(MeanColour(4), root, resolution=128, radius=50, max_memory=1)
     assert 0 < largest.elements <= 2**20 // 20 < 3 * 1024**2  # 5 frames of 32 x 32 patches ask 5 * 1024 others
@@ -372,7 +372,7 @@ def test_max_memory_bounds_the_similarities(tree: Tree, monkeypatch: pytest.Monk
 def test_frames_per_second(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """Propagated frames by the time between a read picture and its mask: the first frame's features count as time, what
     the caller does with a mask does not."""
-    monkeypatch.setattr(protocol, "perf_counter", iter(range(100)).__next__)
+    monkeypatch.setattr(evaluate_module, "perf_counter", iter(range(100)).__next__)
     result = evaluate(MeanColour(16), tree(), resolution=128)
     assert result.costs == {"frames/s": 5 / 6}
 

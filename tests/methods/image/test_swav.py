@@ -37,7 +37,7 @@ def views(num_global: int = 2) -> Views:
 def projections(head: nn.Module, tokens: Tensor) -> Tensor:
     """[V, B, E] of norm 1, written out: linear, batch norm over all views and images, ReLU, linear."""
     first, norm, _, second = head.projector
-    hidden_dim = first(tokens)
+    hidden = first(tokens)
     mean, variance = hidden.mean((0, 1)), hidden.var((0, 1), correction=0)
     normed = norm.weight * (hidden - mean) / (variance + 1e-5).sqrt() + norm.bias
     projected = second(normed.relu())
@@ -178,7 +178,7 @@ def pool() -> Iterator[WorkerPool]:
 
 
 def learn(images: slice) -> dict[str, Any]:
-    """Two steps, each with its commit, so that the second one's codes are found beside a queue."""
+    """Two steps, each with its update, so that the second one's codes are found beside a queue."""
     method, student, teacher = make(queue_size=QUEUE, queue_from_epoch=0)
     losses, parameters = [], list(student.heads["prototypes"].parameters())
     tokens = student.image.detach()

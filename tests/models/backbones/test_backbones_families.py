@@ -68,7 +68,7 @@ def test_a_resnet_gives_timms_own_features_in_evaluation() -> None:
     for _ in range(3):  # running statistics that are not the first ones
         backbone(x)
         for part in backbone.modules():
-            if hasattr(part, "commit"):
+            if hasattr(part, "update_where"):
                 part.update()
     theirs = build_timm_like(RESNET)
     theirs.load_state_dict(backbone.trunk.state_dict())
@@ -188,7 +188,7 @@ def test_batch_norms_of_a_resnet_take_in_a_step_when_it_is_finished() -> None:
     torch.testing.assert_close(backbone(x).patches, plain.forward_features(x).movedim(1, -1))
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
     for part in backbone.modules():
-        if hasattr(part, "commit"):
+        if hasattr(part, "update_where"):
             part.update()
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(backbone.state_dict()[f"trunk.{name}"], tensor)

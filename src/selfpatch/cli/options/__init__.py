@@ -9,7 +9,6 @@ from selfpatch.cli.options.davis import Davis
 from selfpatch.cli.options.detect import Detect
 from selfpatch.cli.options.discover import Discover
 from selfpatch.cli.options.finetune import Finetune
-from selfpatch.cli.options.knn import Knn
 from selfpatch.cli.options.linear import Linear
 from selfpatch.cli.options.segment import Segment
 from selfpatch.cli.options.study import Study
@@ -24,7 +23,6 @@ EVALUATIONS: dict[str, type[EvaluationOptions]] = {
     "detect": Detect,
     "discover": Discover,
     "finetune": Finetune,
-    "knn": Knn,
     "linear": Linear,
     "segment": Segment,
 }

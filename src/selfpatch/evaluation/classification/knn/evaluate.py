@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.classification.dataset import LabelledImages, centre_crops, open_splits
+from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.metrics import accuracies, top_hits, unreadable, unreadable_note
 from selfpatch.evaluation.result import Cell, Progress, Provenance, Result
 from selfpatch.models.features import image_features
@@ -105,47 +106,40 @@ def _check_temperature(temperature: float) -> None:
 def evaluate(
     encoder: Encoder,
     data: str | Path,
+    config: KNNConfig,
     *,
-    out: str | Path | None = None,
-    ks: Sequence[int] = (10, 20, 100, 200),
-    temperature: float = 0.07,
-    resize: int = 256,
-    crop: int = 224,
-    encode_batch: int = 64,
+    out: Path | None = None,
     weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """k-NN accuracy of the image features; k = 20 is the number to quote.
+    """Measure the k-NN accuracy of image features.
 
     Args:
         encoder: the network.
-        data: folder with train/ and val/ (or test/), each with a sub-folder a class.
-        out: folder for result.json; None writes nothing.
-        ks: numbers of neighbours; those above the number of training images are left out.
-        temperature: of a vote's weight.
-        resize: shorter side that images are resized to (bicubic).
-        crop: side of the centre crop.
-        encode_batch: images that are encoded at once; speed and memory only.
+        data: folder with train/ and val/ (or test/), each with one sub-folder per class.
+        config: the settings.
+        out: unused; nothing is written.
         weights: what the encoder was made of, for the record.
-        progress: called with `train` or `test` and the images done, of that split.
+        progress: called with `train` or `test` and the number of images done, of that split.
 
     Raises:
-        ValueError: a split or its classes are missing, the test set has a class that the training set has not, there
-            are too few training images for every k, or a setting is out of range.
+        ValueError: a split or its classes are missing, the test set has a class that the training set lacks, or there
+            are too few training images for every k.
     """
-    _check_temperature(temperature)
-    if encode_batch < 1:
-        raise ValueError(f"encode_batch is {encode_batch}; use 1 or more")
     train, test = open_splits(Path(data).expanduser())
-    usable = [k for k in ks if 1 <= k <= len(train)]
+    usable = [k for k in config.ks if 1 <= k <= len(train)]
     if not usable:
-        raise ValueError(f"ks are {list(ks)} for {len(train)} training images; use at least one of 1 to that many")
+        raise ValueError(
+            f"ks are {list(config.ks)} for {len(train)} training images; use at least one of 1 to that many"
+        )
     device = encoder.device
-    known, known_labels, known_names = _features(encoder, train, "train", resize, crop, encode_batch, progress)
-    asked, labels, names = _features(encoder, test, "test", resize, crop, encode_batch, progress)
+    known, known_labels, known_names = _features(encoder, train, "train", config, progress)
+    asked, labels, names = _features(encoder, test, "test", config, progress)
     usable = [k for k in usable if k <= len(known)]  # unreadable images are left out
     if not usable:
-        raise ValueError(f"ks are {list(ks)}, but only {len(known)} training images can be read; use at most that many")
+        raise ValueError(
+            f"ks are {list(config.ks)}, but only {len(known)} training images can be read; use at most that many"
+        )
     lost = [*unreadable(train, known_names), *unreadable(test, names)]
     cosine, neighbours = _nearest(known.to(device), known_labels.to(device), asked.to(device), max(usable))
     rows: list[dict[str, Cell]] = []
@@ -155,7 +149,7 @@ def evaluate(
     for k in usable:
         hits = torch.cat(
             [
-                top_hits(_votes(near, voters, k, temperature, num_classes), truth)
+                top_hits(_votes(near, voters, k, config.temperature, num_classes), truth)
                 for near, voters, truth in zip(*parts, strict=True)
             ]
         )
@@ -163,22 +157,17 @@ def evaluate(
         for name, hit in zip(names, hits[:, 0].tolist(), strict=True):
             per_image[name][f"top-1 k={k}"] = float(hit)
     metrics = {f"{name} k={row['k']}": float(row[name]) for row in rows for name in ("top-1", "top-5")}
-    settings = {"ks": usable, "temperature": temperature, "resize": resize, "crop": crop, "data": str(data)}
+    settings = config.recorded() | {"ks": usable, "data": str(data)}
     settings |= {"train_images": len(known), "test_images": len(asked), "classes": num_classes}
     settings |= {"unreadable": len(lost)}
-    result = Result("knn", metrics, rows, settings, weights, per_image=per_image, notes=unreadable_note(lost))
-    if out is not None:
-        result.save(Path(out) / "result.json")
-    return result
+    return Result("knn", metrics, rows, settings, weights, per_image=per_image, notes=unreadable_note(lost))
 
 
 def _features(
     encoder: Encoder,
     images: LabelledImages,
     split: str,
-    resize: int,
-    crop: int,
-    encode_batch: int,
+    config: KNNConfig,
     progress: Progress | None,
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Features [n, D], labels [n] and names of the images that can be read."""
@@ -188,10 +177,10 @@ def _features(
     def batches() -> Iterator[Tensor]:
         crops = centre_crops(
             images,
-            resize=resize,
-            crop=crop,
+            resize=config.resize,
+            crop=config.crop,
             channels=len(encoder.mean),
-            batch_size=encode_batch,
+            batch_size=config.encode_batch,
             what=split,
             progress=progress,
         )

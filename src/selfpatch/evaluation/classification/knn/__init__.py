@@ -1,0 +1,1 @@
+"""Weighted k-nearest-neighbour classification of image features."""

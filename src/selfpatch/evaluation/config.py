@@ -1,0 +1,66 @@
+"""What the settings of every evaluation have in common: presets, variants, and what a result records of them.
+
+A module that defines such settings imports nothing heavy, so that the command line can list them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, get_type_hints
+
+from selfpatch.config.schema import SPEED_ONLY, override, plain, settings
+
+
+@settings
+class EvaluationConfig:
+    """Base class of an evaluation's settings.
+
+    Attributes:
+        presets: the published protocols by name, each as the settings in which it differs from the defaults; a class
+            with presets has a field `preset`.
+        variants: where one setting chooses what other settings there are: that setting's name, and the class of each
+            of its values.
+        data_help: help text of `--data`.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    variants: ClassVar[tuple[str, Mapping[str, type[EvaluationConfig]]] | None] = None
+    data_help: ClassVar[str] = "Folder of the data set."
+
+    @classmethod
+    def from_settings(cls, values: Mapping[str, Any], where: str = "") -> Self:
+        """Return the settings of the variant and the preset that `values` name, with the rest of `values` laid over.
+
+        Args:
+            values: settings by name, as YAML or Python gives them.
+            where: prefix of names in errors, e.g. `davis`.
+
+        Raises:
+            ValueError: a name is unknown, or a value has the wrong type or is out of range.
+        """
+        chosen = cls.variant(values)
+        preset = values.get("preset", getattr(chosen, "preset", None))
+        if chosen.presets and preset not in chosen.presets:
+            raise ValueError(f"{f'{where}.preset'.lstrip('.')} is {preset!r}; use one of: {', '.join(chosen.presets)}")
+        named: dict[str, Any] = {"preset": preset, **chosen.presets[preset]} if chosen.presets else {}
+        return override(chosen(**named), values, where)  # type: ignore[return-value]
+
+    @classmethod
+    def variant(cls, values: Mapping[str, Any]) -> type[EvaluationConfig]:
+        """Return the class of the variant that `values` name, or this class where there are none."""
+        if cls.variants is None:
+            return cls
+        name, classes = cls.variants
+        value = values.get(name, getattr(cls, name, next(iter(classes))))
+        if value not in classes:
+            raise ValueError(f"{name} is {value!r}; use one of: {', '.join(classes)}")
+        return classes[value]
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings that decide the numbers, as plain values: all but those marked SPEED_ONLY."""
+        hints = get_type_hints(type(self), include_extras=True)
+        return {name: value for name, value in plain(self).items() if SPEED_ONLY not in _metadata(hints[name])}
+
+
+def _metadata(hint: Any) -> tuple[Any, ...]:
+    return getattr(hint, "__metadata__", ())

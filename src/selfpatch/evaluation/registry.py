@@ -1,0 +1,65 @@
+"""The table of evaluations: the settings of each, and how to load the function that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from selfpatch.evaluation.classification.knn.config import KNNConfig
+from selfpatch.evaluation.config import EvaluationConfig
+
+if TYPE_CHECKING:
+    from selfpatch.core.types import Encoder
+    from selfpatch.evaluation.result import Progress, Provenance, Result
+
+
+class Evaluate(Protocol):
+    """Measure an encoder on a data set."""
+
+    def __call__(
+        self,
+        encoder: Encoder,
+        data: str | Path,
+        config: Any,
+        *,
+        out: Path | None = None,
+        weights: Provenance | None = None,
+        progress: Progress | None = None,
+    ) -> Result:
+        """Return the result; `out` is an existing folder for pictures and checkpoints, or None to write nothing."""
+        ...
+
+
+class Evaluation(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        config: class of the settings.
+        load: imports and returns the function; torch is imported here and not before.
+    """
+
+    config: type[EvaluationConfig]
+    load: Callable[[], Evaluate]
+
+
+def _knn() -> Evaluate:
+    from selfpatch.evaluation.classification.knn.evaluate import evaluate
+
+    return evaluate
+
+
+EVALUATIONS: dict[str, Evaluation] = {
+    "knn": Evaluation(KNNConfig, _knn),
+}
+
+
+def find_evaluation(name: str) -> Evaluation:
+    """Return the row of a name.
+
+    Raises:
+        ValueError: there is no such evaluation.
+    """
+    if name not in EVALUATIONS:
+        raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}")
+    return EVALUATIONS[name]
