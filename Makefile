@@ -1,0 +1,23 @@
+.PHONY: help test test-fast lint format docs
+
+help:  ## list the tasks
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+test:  ## run all tests (under 15 minutes on two cores)
+	pytest
+
+test-fast:  ## run the tests that are not marked slow (under 3 minutes on two cores)
+	pytest -m "not slow"
+
+lint:  ## check style, spelling and types
+	ruff check
+	ruff format --check
+	codespell
+	mypy
+
+format:  ## format the code and fix what ruff can fix
+	ruff check --fix
+	ruff format
+
+docs:  ## build the documentation into docs/_build
+	sphinx-build -W --keep-going -q docs docs/_build
