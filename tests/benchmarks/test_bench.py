@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from benchmarks import timing
 from benchmarks.memory import peak_memory
 from benchmarks.report import Report, machine_facts
 from benchmarks.running import PARTS
 from benchmarks.scaling import BASE, GROWN, Cost, table
 from benchmarks.step import StepBench, published_step
 from benchmarks.timing import MIN_ROUNDS, Case, Timing, time_case
-
-from benchmarks import timing
 from selfpatch.cli.main import main
 from selfpatch.config.run import RunConfig
 from tests.helpers.command_line import write_photos

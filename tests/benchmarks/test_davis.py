@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
 from benchmarks.davis import propagation, whole_frame
 
 CPU = torch.device("cpu")

@@ -32,9 +32,9 @@ class Bench:
     """JSON file for all times, with the machine and the versions."""
 
     def run(self) -> Report:
-        from benchmarks.running import PARTS, run_benchmarks
         from rich.console import Console
 
+        from benchmarks.running import PARTS, run_benchmarks
         from selfpatch.core.distributed import start
 
         if self.seconds <= 0 or self.batch_size < 1:
