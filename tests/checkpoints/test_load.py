@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.checkpoints.load import load_backbone, load_encoder
 from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.run_dir import RunDirectory
@@ -69,7 +70,7 @@ FORMS = {
 def test_a_released_dino_checkpoint_gives_the_recorded_features(golden_dir: Path, tmp_path: Path, form: str) -> None:
     file = tmp_path / "dino.pth"
     torch.save(FORMS[form](golden(golden_dir, "dino")), file)
-    encoder, report = load_encoder(str(file), num_heads=HEADS)
+    encoder, report = load_encoder(str(file), LoadConfig(num_heads=HEADS))
     images, tensors = images_of(golden_dir, "dino")
     recorded = tensors["step0.teacher.intermediate_last"]  # [2B, 1 + N, D], after the final norm
     torch.testing.assert_close(encoder.image(images), recorded[:, 0], rtol=1e-4, atol=1e-5)
@@ -80,7 +81,7 @@ def test_a_released_dino_checkpoint_gives_the_recorded_features(golden_dir: Path
 
 
 def test_a_released_selfpatch_checkpoint_gives_the_recorded_features(golden_dir: Path) -> None:
-    encoder, report = load_encoder(str(golden_dir / "mini" / "selfpatch" / "initial.pth"), num_heads=HEADS)
+    encoder, report = load_encoder(str(golden_dir / "mini" / "selfpatch" / "initial.pth"), LoadConfig(num_heads=HEADS))
     images, tensors = images_of(golden_dir, "selfpatch")
     torch.testing.assert_close(
         flat(encoder.patches(images)), tensors["step0.teacher.patch_features_global"], rtol=1e-4, atol=1e-5
@@ -96,7 +97,7 @@ def test_a_released_selfpatch_checkpoint_gives_the_recorded_features(golden_dir:
 def test_the_side_that_is_asked_for_is_read(golden_dir: Path, bundle: str) -> None:
     file, checkpoint = golden_dir / "mini" / bundle / "final.pth", golden(golden_dir, bundle, "final")
     for side in ("teacher", "student"):
-        encoder, _ = load_encoder(str(file), side=side, num_heads=HEADS)
+        encoder, _ = load_encoder(str(file), LoadConfig(side=side, num_heads=HEADS))
         loaded = dict(encoder.backbone.trunk.state_dict())
         expected = plainly_named(checkpoint[side])
         assert loaded.keys() == expected.keys()
@@ -109,8 +110,8 @@ def test_the_side_that_is_asked_for_is_read(golden_dir: Path, bundle: str) -> No
 def test_patches_before_the_final_norm_where_asked_for(golden_dir: Path) -> None:
     file = str(golden_dir / "mini" / "dino" / "initial.pth")
     images, _ = images_of(golden_dir, "dino")
-    raw, _ = load_encoder(file, num_heads=HEADS, normed_patches=False)
-    normed, _ = load_encoder(file, num_heads=HEADS)
+    raw, _ = load_encoder(file, LoadConfig(num_heads=HEADS), normed_patches=False)
+    normed, _ = load_encoder(file, LoadConfig(num_heads=HEADS))
     torch.testing.assert_close(normed.backbone.trunk.norm(flat(raw.patches(images))), flat(normed.patches(images)))
 
 
@@ -173,11 +174,11 @@ def test_another_architecture_is_refused(tmp_path: Path, state: dict[str, Tensor
 
 def test_a_number_of_heads_that_does_not_divide_the_width_is_refused(golden_dir: Path) -> None:
     with pytest.raises(ValueError, match="width 24 cannot be split into 5 heads"):
-        load_encoder(str(golden_dir / "mini" / "dino" / "initial.pth"), num_heads=5)
+        load_encoder(str(golden_dir / "mini" / "dino" / "initial.pth"), LoadConfig(num_heads=5))
 
 
 def test_another_shape_is_refused_even_in_part(golden_dir: Path) -> None:
-    weights = read_weights(str(golden_dir / "mini" / "dino" / "initial.pth"), num_heads=HEADS)
+    weights = read_weights(str(golden_dir / "mini" / "dino" / "initial.pth"), LoadConfig(num_heads=HEADS))
     wider = build_backbone(ViTConfig(embed_dim=48, depth=2, num_heads=3, patch_size=4))
     for allow_partial in (False, True):
         with pytest.raises(ValueError, match=r"is of another architecture: .* is \[.*24.*\] there and \[.*48.*\] here"):
@@ -197,8 +198,8 @@ def test_partial_weights_need_permission(golden_dir: Path, tmp_path: Path, chang
     with pytest.raises(
         ValueError, match=rf"partial.pth: \d+ keys matched, {named}; give --allow-partial to load what matches"
     ):
-        load_encoder(str(file), num_heads=HEADS)
-    _, report = load_encoder(str(file), num_heads=HEADS, allow_partial=True)
+        load_encoder(str(file), LoadConfig(num_heads=HEADS))
+    _, report = load_encoder(str(file), LoadConfig(num_heads=HEADS, allow_partial=True))
     assert len(getattr(report, change)) == 1
 
 
@@ -208,12 +209,12 @@ def test_parts_of_a_trunk_that_are_not_ours_are_not_passed_over(golden_dir: Path
     file = tmp_path / "other.pth"
     torch.save({**plainly_named(golden(golden_dir, "dino")["teacher"]), name: torch.ones(24)}, file)
     with pytest.raises(ValueError, match=rf"1 unexpected \(backbone\.trunk\.{name}\)"):
-        load_encoder(str(file), num_heads=HEADS)
+        load_encoder(str(file), LoadConfig(num_heads=HEADS))
 
 
 def test_the_report_counts_and_names(golden_dir: Path) -> None:
     file = str(golden_dir / "mini" / "dino" / "initial.pth")
-    _, report = load_encoder(file, num_heads=HEADS)
+    _, report = load_encoder(file, LoadConfig(num_heads=HEADS))
     count = len(plainly_named(golden(golden_dir, "dino")["teacher"]))
     assert str(report) == (
         f"{file}: {count} keys matched, 8 left out "
@@ -223,7 +224,7 @@ def test_the_report_counts_and_names(golden_dir: Path) -> None:
 
 def test_a_trunk_under_a_pool_starts_from_dino(golden_dir: Path) -> None:
     """CLS token, its position and the final norm have no place there; the rest is taken over whole."""
-    weights = read_weights(str(golden_dir / "mini" / "dino" / "initial.pth"), num_heads=HEADS)
+    weights = read_weights(str(golden_dir / "mini" / "dino" / "initial.pth"), LoadConfig(num_heads=HEADS))
     backbone = build_backbone(weights.shape.for_pool())
     report = load_backbone(backbone, weights)
     state = plainly_named(golden(golden_dir, "dino")["teacher"])
@@ -237,7 +238,7 @@ def test_a_trunk_under_a_pool_starts_from_dino(golden_dir: Path) -> None:
 
 @pytest.mark.parametrize("bundle", ["dino", "selfpatch"])
 def test_exports_load_into_timm(golden_dir: Path, tmp_path: Path, bundle: str) -> None:
-    encoder, _ = load_encoder(str(golden_dir / "mini" / bundle / "final.pth"), num_heads=HEADS)
+    encoder, _ = load_encoder(str(golden_dir / "mini" / bundle / "final.pth"), LoadConfig(num_heads=HEADS))
     state, metadata = export_state(encoder)
     file = tmp_path / "exported.safetensors"
     save_file(state, file, metadata)
@@ -283,7 +284,7 @@ def test_a_run_directory_gives_its_newest_checkpoint(tmp_path: Path, side: str) 
     old = {name: torch.zeros_like(tensor) for name, tensor in snapshot(pretrainer).items()}
     run.save_checkpoint({"pretrainer": old, "shape": shape}, step=9, keep=5)
     run.save_checkpoint({"pretrainer": snapshot(pretrainer), "shape": shape}, step=10, keep=5)
-    encoder, report = load_encoder(str(run.path), side=side)
+    encoder, report = load_encoder(str(run.path), LoadConfig(side=side))
     branch, images = getattr(pretrainer, side).eval(), torch.randn(2, 3, 16, 12)
     assert encoder.backbone.shape == branch.backbone.shape
     torch.testing.assert_close(encoder.patches(images), branch.backbone(images).patches.permute(0, 3, 1, 2).detach())
@@ -308,8 +309,8 @@ def test_an_exported_run_without_checkpoints_still_loads(tmp_path: Path) -> None
 def test_positions_can_be_interpolated_another_way(golden_dir: Path) -> None:
     file, images = str(golden_dir / "mini" / "dino" / "initial.pth"), torch.randn(1, 3, 24, 32)
     released, by_size = (
-        load_encoder(file, num_heads=HEADS, position_embedding=name)[0] for name in ("released", "size")
+        load_encoder(file, LoadConfig(num_heads=HEADS, position_embedding=name))[0] for name in ("released", "size")
     )
-    default, _ = load_encoder(file, num_heads=HEADS)
+    default, _ = load_encoder(file, LoadConfig(num_heads=HEADS))
     assert torch.equal(default.patches(images), released.patches(images))
     assert not torch.allclose(default.patches(images), by_size.patches(images), atol=1e-4)

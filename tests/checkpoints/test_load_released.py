@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from selfpatch.checkpoints.infer_config import infer_backbone_config
 from selfpatch.checkpoints.key_mapping import to_branch_names
+from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.state import export_state
@@ -83,7 +84,7 @@ def test_an_unknown_key_is_refused_by_name(tmp_path: Path, form: str) -> None:
         refused = 0
         for side in ("teacher", "student"):
             try:
-                load_encoder(file, side=side)
+                load_encoder(file, LoadConfig(side=side))
             except ValueError as error:
                 refused += "sonar.weight" in str(error)
         assert refused, f"{name} was passed over"
@@ -114,10 +115,10 @@ def test_the_side_that_is_asked_for_is_read(
     own, average = random_backbone(shape, 1), random_backbone(shape, 2)
     both = {**prefixed(student, trunk_state(own)), **prefixed(teacher, trunk_state(average))}
     file = saved(tmp_path / "both.pth", both)
-    assert_same_features(load_encoder(file, side="student")[0], own)
-    assert_same_features(load_encoder(file, side="teacher")[0], average)
+    assert_same_features(load_encoder(file, LoadConfig(side="student"))[0], own)
+    assert_same_features(load_encoder(file, LoadConfig(side="teacher"))[0], average)
     one = saved(tmp_path / "one.pth", prefixed(student, trunk_state(own)))
-    assert_same_features(load_encoder(one, side="teacher")[0], own)  # there is no other
+    assert_same_features(load_encoder(one, LoadConfig(side="teacher"))[0], own)  # there is no other
 
 
 def test_two_networks_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_moco_v3_small_has_its_twelve_heads(tmp_path: Path) -> None:
     state = trunk_state(backbone)
     moco = saved(tmp_path / "moco.pth", {"state_dict": prefixed("module.base_encoder.", state)})
     assert read_weights(moco).shape == backbone.shape
-    assert read_weights(moco, num_heads=6).shape == replace(backbone.shape, num_heads=6)
+    assert read_weights(moco, LoadConfig(num_heads=6)).shape == replace(backbone.shape, num_heads=6)
     assert read_weights(saved(tmp_path / "dino.pth", state)).shape == replace(backbone.shape, num_heads=6)
 
 
@@ -237,7 +238,7 @@ def test_relation_heads_of_sere_are_those_of_the_objective(golden_dir: Path, sid
 
 def test_a_released_sere_checkpoint_gives_the_recorded_logits(golden_dir: Path) -> None:
     file = str(golden_dir / "mini" / "sere" / "initial.pth")
-    encoder, report = load_encoder(file, num_heads=3)
+    encoder, report = load_encoder(file, LoadConfig(num_heads=3))
     recorded = load_file(golden_dir / "mini" / "sere" / "tensors.safetensors")
     crops = torch.cat([recorded["step0.crop0"], recorded["step0.crop1"]])
     x = encoder.image(normalise(crops, IMAGENET_MEAN, IMAGENET_STD))

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
+from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.run_dir import RunDirectory
@@ -58,7 +59,7 @@ def load(weights: str, *, device: str = "auto", **options: Any) -> Encoder:
         weights: a run directory, a released checkpoint, a .safetensors file, or timm:NAME. To
             compare with: `untrained:RUN`, the network of a run freshly initialised, and `baseline:mean-colour:P` or
             `baseline:raw-patch:P`, which encode a patch of P pixels without any network.
-        options: as `weights.load_encoder` takes them.
+        options: fields of `LoadConfig`, and `normed_patches`, as `load_encoder` takes it.
 
     Raises:
         ValueError: there are no such weights, or they do not fit.
@@ -81,7 +82,9 @@ def _load(weights: str, device: str, options: Mapping[str, Any]) -> tuple[Encode
     if kind == "untrained":
         untrained = untrained_encoder(RunDirectory.open(rest).config, read_weights(rest).shape)
         return untrained.to(on), Provenance(weights, network_sha256(untrained))
-    encoder, report = load_encoder(weights, **options)
+    fields = dict(options)
+    normed = fields.pop("normed_patches", True)
+    encoder, report = load_encoder(weights, LoadConfig(**fields), normed_patches=normed)
     console.print(str(report), highlight=False, soft_wrap=True)
     return encoder.to(on), Provenance(report.source, report.sha256 or network_sha256(encoder))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from selfpatch.api.pretrain import console
+from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.checkpoints.export.export import export as export_encoder
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.models.encoder import BranchEncoder
@@ -21,7 +22,7 @@ def export(
         to: timm, safetensors, hf or onnx.
         out: a folder that is new or empty.
         size: of the images, for onnx, which then takes no others.
-        options: as `weights.load_encoder` takes them.
+        options: fields of `LoadConfig`.
 
     Returns:
         The files; README.txt, the last, says how to load them and where features agree.
@@ -30,6 +31,6 @@ def export(
         ValueError: weights cannot be read, or the format has no such network.
     """
     if isinstance(weights, str):
-        weights, report = load_encoder(weights, **options)
+        weights, report = load_encoder(weights, LoadConfig(**options))
         console.print(str(report), highlight=False, soft_wrap=True)
     return export_encoder(weights, to, out, size=size)

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from selfpatch.checkpoints.config import Side
 from selfpatch.checkpoints.huggingface_keys import to_released_names
-
-Side = Literal["teacher", "student"]
 
 SIDES: dict[Side, str] = {
     "teacher": r"(^|\.)(teacher|momentum_encoder|encoder_k|target_encoder|target_network|ema)\.",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.checkpoints.infer_config import some
-from selfpatch.checkpoints.key_mapping import Side
 from selfpatch.checkpoints.read import Weights, read_weights
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_backbone
@@ -151,29 +150,28 @@ def load_strictly(
 
 
 def load_encoder(
-    source: str,
-    *,
-    side: Side = "teacher",
-    num_heads: int | None = None,
-    position_embedding: Literal["released", "size"] | None = None,
-    normed_patches: bool = True,
-    allow_partial: bool = False,
+    source: str, config: LoadConfig = LoadConfig(), *, normed_patches: bool = True
 ) -> tuple[BranchEncoder, LoadReport]:
-    """Weights from anywhere as an `Encoder`, in evaluation mode.
+    """Load weights from anywhere as an `Encoder` in evaluation mode.
+
+    Args:
+        source: as `read_weights` takes it.
+        config: which network of the source is read, and how.
+        normed_patches: give patch features after the trunk's final norm (DINO), else the last block's output.
 
     Raises:
         ValueError: as `read_weights` and `load_strictly`.
     """
-    weights = read_weights(source, side=side, num_heads=num_heads)
+    weights = read_weights(source, config)
     shape = weights.shape
-    if position_embedding is not None and isinstance(shape, ViTConfig):
-        shape = replace(shape, position_embedding=position_embedding)
+    if config.position_embedding is not None and isinstance(shape, ViTConfig):
+        shape = replace(shape, position_embedding=config.position_embedding)
     backbone = build_backbone(shape)
     pool = _pool(_part(weights.state, "pool."), shape)
     encoder = BranchEncoder(backbone, pool, normed_patches=normed_patches)
     wanted = {k: v for k, v in weights.state.items() if not k.startswith("heads.") and k != "backbone.mask_token"}
     left_out = (*(k for k in weights.state if k not in wanted), *weights.left_out)
-    report = load_strictly(encoder, wanted, source, allow_partial=allow_partial, left_out=left_out)
+    report = load_strictly(encoder, wanted, source, allow_partial=config.allow_partial, left_out=left_out)
     return encoder.eval(), replace(report, sha256=weights.sha256)
 
 

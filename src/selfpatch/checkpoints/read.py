@@ -18,8 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from selfpatch.checkpoints.config import LoadConfig, Side
 from selfpatch.checkpoints.infer_config import infer_backbone_config
-from selfpatch.checkpoints.key_mapping import Side, known_num_heads, rename
+from selfpatch.checkpoints.key_mapping import known_num_heads, rename
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.models.backbones.build import build_timm
 from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig, backbone_config_from_dict
@@ -57,22 +58,20 @@ class Weights:
     """Names in the file of what nothing here has a use for: queues, classifiers, other methods' heads."""
 
 
-def read_weights(source: str, *, side: Side = "teacher", num_heads: int | None = None) -> Weights:
+def read_weights(source: str, config: LoadConfig = LoadConfig()) -> Weights:
     """Finds and reads weights, whatever format they are in; the format is told from the keys.
 
     Args:
         source: a run directory, a checkpoint file of any method that `formats` knows (full or backbone only), a
             .safetensors file, or timm:NAME.
-        side: which network of a full checkpoint; the momentum encoder is the teacher. Where there is only one, that.
-        num_heads: attention heads of a ViT; they leave no trace in a state dict. None: as the file says, or as the
-            format is known to have, else width / 64.
+        config: which network, and what the file does not tell; a file with one network gives that one.
 
     Raises:
         ValueError: there is no such file, it holds no ViT, Swin or ResNet, or it would have to be unpickled.
     """
     if source.startswith(TIMM):
-        if num_heads is not None:
-            raise ValueError(f"num_heads is {num_heads}, but {source} has its own; leave it out")
+        if config.num_heads is not None:
+            raise ValueError(f"num_heads is {config.num_heads}, but {source} has its own; leave it out")
         backbone = build_timm(source.removeprefix(TIMM), pretrained=True)
         return Weights({f"backbone.{k}": v for k, v in backbone.state_dict().items()}, backbone.shape, source, None)
     path = Path(source)
@@ -80,8 +79,8 @@ def read_weights(source: str, *, side: Side = "teacher", num_heads: int | None =
         raise ValueError(
             f"no weights at {source!r}; use a run directory, a checkpoint file, a .safetensors file or {TIMM}NAME"
         )
-    weights = _read_run(path, side) if path.is_dir() else _read_file(path, side)
-    return _with_heads(weights, num_heads)
+    weights = _read_run(path, config.side) if path.is_dir() else _read_file(path, config.side)
+    return _with_heads(weights, config.num_heads)
 
 
 def _with_heads(weights: Weights, num_heads: int | None) -> Weights:
@@ -91,7 +90,7 @@ def _with_heads(weights: Weights, num_heads: int | None) -> Weights:
             raise ValueError(f"num_heads is {num_heads}, but {source} is no ViT; leave it out")
         return weights
     shape = shape if num_heads is None else replace(shape, num_heads=num_heads)
-    if shape.num_heads < 1 or shape.embed_dim % shape.num_heads:
+    if shape.embed_dim % shape.num_heads:
         raise ValueError(
             f"{source}: width {shape.embed_dim} cannot be split into {shape.num_heads} heads; give another --num-heads"
         )

@@ -16,7 +16,6 @@ folder of the suite::
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import traceback
@@ -28,7 +27,7 @@ import yaml
 from torch import Tensor, nn
 
 from selfpatch.api import evaluate as measuring
-from selfpatch.checkpoints.load import load_encoder
+from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.cli.options import EVALUATIONS
 from selfpatch.cli.options.weights import EvaluationOptions
 from selfpatch.config.parsing import convert
@@ -76,7 +75,9 @@ def evaluate_suite(
     if out is None:
         source = "encoder" if record is None else record.source
         out = Path("evaluations") / f"{Path(suite).stem}-{_file_name(source)}"
-    reading = {**_defaults(load_encoder), **(load_options or {})} if isinstance(weights, str) else {}
+    reading = (
+        {**plain(LoadConfig()), "normed_patches": True, **(load_options or {})} if isinstance(weights, str) else {}
+    )
     return evaluate_entries(entries, encoder, record, Path(out), reading, tell=tell, progress=progress)
 
 
@@ -114,11 +115,6 @@ def evaluate_entries(
 def _file_name(source: str) -> str:
     """`runs/photos` -> `photos`, `timm:vit_small` -> `timm-vit_small`."""
     return re.sub(r"[^\w.]+", "-", Path(source).name or source).strip("-.") or "encoder"
-
-
-def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def read_suite(path: str | Path) -> list[Entry]:
