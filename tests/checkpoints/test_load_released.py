@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.checkpoints.infer_config import infer_backbone_config
 from selfpatch.checkpoints.key_mapping import to_branch_names
-from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.state import export_state
