@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from selfpatch.core.schedules import cosine_factor
 from selfpatch.evaluation.batches import Batches
-from selfpatch.evaluation.probe_training import CHECKPOINT, Fit, cosine, fit, polynomial
+from selfpatch.evaluation.probe_training import CHECKPOINT, Fit, fit
 
 
 def load(number: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -41,7 +42,7 @@ def train(
         seen += 1
         return nn.functional.binary_cross_entropy_with_logits(head(batch[0])[:, 0], batch[1])
 
-    how = Fit(steps, cosine(steps, warmup=2), seed=1, save_every=0.0)
+    how = Fit(steps, cosine_factor(steps, warmup=2), seed=1, save_every=0.0)
     return head, fit(head, loss, batches(), optimizer, how, settings={"rate": rate}, out=out)
 
 
@@ -106,15 +107,3 @@ def test_a_batch_larger_than_the_set_is_refused() -> None:
 def test_less_than_no_workers_are_refused() -> None:
     with pytest.raises(ValueError, match="workers is -1; use 0 or more"):
         batches(workers=-1)
-
-
-def test_factors_on_the_learning_rate() -> None:
-    cos = cosine(10, warmup=2, end=0.1)
-    assert [cos(0), cos(1), cos(2)] == [0.5, 1.0, 1.0]
-    assert cos(6) == pytest.approx(0.55)
-    assert cos(10) == pytest.approx(0.1)
-    poly = polynomial(10, power=1.0, warmup=2, start=0.0)
-    assert poly(0) == 0.0
-    assert poly(1) == pytest.approx(0.9 * 0.5)
-    assert poly(5) == pytest.approx(0.5)
-    assert polynomial(10, power=2.0)(5) == pytest.approx(0.25)

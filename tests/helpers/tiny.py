@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from selfpatch.config.run import RunConfig
 from selfpatch.core.types import Hyperparameters, Views
+from selfpatch.models.param_groups import param_groups
 from selfpatch.training.factory import make_student_teacher
-from selfpatch.training.optim import parameter_groups
 from selfpatch.training.trainer import StudentTeacher
 
 RUN: dict[str, Any] = {
@@ -131,7 +131,7 @@ def not_finite(pretrainer: StudentTeacher, micro_batch: int) -> Iterator[None]:
 
 def plain_sgd(pretrainer: StudentTeacher) -> torch.optim.SGD:
     """For comparing two computations: AdamW would turn rounding of vanishing gradients into whole updates."""
-    return torch.optim.SGD(parameter_groups(pretrainer), lr=0.1)
+    return torch.optim.SGD(param_groups(pretrainer), lr=0.1)
 
 
 def snapshot(pretrainer: StudentTeacher) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from selfpatch.losses.center import Center
 from selfpatch.models.heads import PrototypeHead
+from selfpatch.models.param_groups import param_groups
 from selfpatch.models.pooling import ClassAttentionPool
-from selfpatch.training.optim import parameter_groups
 
 
 def head(**options: bool) -> PrototypeHead:
@@ -51,9 +51,9 @@ def test_the_gain_is_frozen_unless_asked_for() -> None:
     assert not frozen.last_layer.weight_g.requires_grad
     assert trainable.last_layer.weight_g.requires_grad
     assert torch.equal(frozen.last_layer.weight_g, torch.ones(10, 1))
-    (decayed, _) = parameter_groups(trainable)
+    (decayed, _) = param_groups(trainable)
     assert any(p is trainable.last_layer.weight_g for p in decayed["params"])
-    assert not any(p is frozen.last_layer.weight_g for group in parameter_groups(frozen) for p in group["params"])
+    assert not any(p is frozen.last_layer.weight_g for group in param_groups(frozen) for p in group["params"])
 
 
 def test_layers_of_the_mlp() -> None:
@@ -105,6 +105,6 @@ def test_a_discarded_step_leaves_no_trace_in_the_center() -> None:
 
 def test_the_query_of_the_pool_is_decayed_as_released() -> None:
     pool = ClassAttentionPool(8, 2)
-    decayed, kept = parameter_groups(pool)
+    decayed, kept = param_groups(pool)
     assert any(p is pool.query for p in decayed["params"])
     assert all(p.ndim == 1 for p in kept["params"])

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from selfpatch.training.optim import Schedule, clip_gradients, make_optimizer, parameter_groups, set_hyperparameters
+from selfpatch.training.optim import Schedule, clip_gradients, make_optimizer, set_hyperparameters
 from tests.helpers.tiny import hyperparameters, tiny_pretrainer
+from tests.models.test_param_groups import Parts
 
 
 def schedule_of(config: dict) -> Schedule:
@@ -83,45 +84,9 @@ def test_patch_temperature_follows_the_images_unless_it_has_its_own() -> None:
     assert own(0).teacher_patch_temp == 0.03
 
 
-class Parts(nn.Module):
-    """One parameter of each kind that the rules tell apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(3, 2)
-        self.norm = nn.LayerNorm(3)
-        self.token = nn.Parameter(torch.randn(1, 1, 3))
-        self.pos_embed = nn.Parameter(torch.randn(1, 4, 3))
-        self.frozen = nn.Parameter(torch.randn(2, 2), requires_grad=False)
-        self.table = nn.Module()
-        self.table.bias = nn.Parameter(torch.randn(2, 2))  # a bias of two dimensions
-
-
-@pytest.mark.parametrize(
-    ("rule", "kept"),
-    [
-        ("matrices", {"linear.bias", "norm.weight", "norm.bias", "table.bias"}),
-        ("matrices_but_positions", {"linear.bias", "norm.weight", "norm.bias", "table.bias", "pos_embed"}),
-        ("matrices_and_biases", {"norm.weight"}),
-    ],
-    ids=["DINO and SelfPatch", "MoBY", "SERE"],
-)
-def test_weight_decay_leaves_out_what_the_released_code_leaves_out(rule: str, kept: set[str]) -> None:
-    parts = Parts()
-    names = {id(p): name for name, p in parts.named_parameters()}
-    decayed_group, kept_group = parameter_groups(parts, weight_decay_on=rule)
-    assert {names[id(p)] for p in kept_group["params"]} == kept
-    assert {names[id(p)] for p in decayed_group["params"]} == set(names.values()) - kept - {"frozen"}
-
-
-def test_moco_decays_everything() -> None:
-    parts = Parts()
-    (group,) = parameter_groups(parts, weight_decay_on="all")
-    assert {id(p) for p in group["params"]} == {id(p) for p in parts.parameters() if p.requires_grad}
-
-
 def test_layers_may_learn_at_rates_of_their_own() -> None:
-    optimizer = make_optimizer(Parts(), lr_scale=lambda name: 0.5 if name.startswith("linear") else 1.0)
+    parts = Parts()
+    optimizer = make_optimizer(parts, lr_scales=dict.fromkeys(parts.linear.parameters(), 0.5))
     set_hyperparameters(optimizer, hyperparameters(lr=0.2, weight_decay=0.3))
     found = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in optimizer.param_groups}
     assert found == {(0.2, 0.3): 2, (0.2, 0.0): 3, (0.1, 0.3): 1, (0.1, 0.0): 1}

@@ -11,7 +11,7 @@ import torch
 
 from selfpatch.core.types import Views
 from selfpatch.training.optim import make_optimizer
-from selfpatch.training.trainer import Clipping, StepOutcome, StudentTeacher, step_seed, training_step
+from selfpatch.training.trainer import Clipping, StepOutcome, StudentTeacher, training_step
 from tests.helpers.tiny import (
     hyperparameters,
     movement_error,
@@ -236,13 +236,6 @@ def test_a_wish_to_stop_comes_back() -> None:
         )
         assert outcome.stop is wish
         assert outcome.taken
-
-
-def test_step_seeds_differ_and_stay_what_they_are() -> None:
-    seeds = {step_seed(seed, step, process) for seed in range(3) for step in range(20) for process in range(4)}
-    assert len(seeds) == 3 * 20 * 4
-    assert all(0 <= seed < 2**63 for seed in seeds)
-    assert step_seed(0, 1, 2) == 1535930435702422785, "runs that were begun before would go on with other noise"
 
 
 def test_drop_path_follows_the_seed_of_the_step() -> None:

@@ -12,9 +12,7 @@ from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.positions import add_positions
 from selfpatch.models.backbones.vit import ViT
-
-UNDECAYED = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table", "pool.query")
-"""Ends of the names of tokens and positions, which weight decay is not for, as timm has it."""
+from selfpatch.models.param_groups import layer_lr_scales, param_groups
 
 
 def trainable_copy(backbone: Backbone, *, drop_path: float, grid: int | None = None) -> Backbone:
@@ -48,26 +46,25 @@ def _resized_positions(backbone: ViT, grid: int) -> Tensor:
 def layer_groups(
     network: nn.Module, backbone: Backbone, *, lr: float, layer_decay: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """The trainable parameters of a network for an optimizer, by learning rate and weight decay:
+    """Return the trainable parameters of a network for an optimizer, by learning rate and weight decay.
 
-        layer l of the L of the backbone: lr * layer_decay^(L + 1 - l)
-
-    The embedding is layer 0, and all above the last block, the heads among it, L + 1. Weight decay is neither for
-    norms, biases and other 1-D parameters nor for `UNDECAYED`.
+    Norms, biases, tokens and position embeddings do not decay.
 
     Args:
         network: what is trained.
-        backbone: the part of it that has layers.
-        lr: of the heads.
+        backbone: the part of it whose layers have learning rates of their own, see `layer_lr_scales`.
+        lr: learning rate of the heads.
+        layer_decay: factor on the learning rate of each layer against the next one.
+        weight_decay: weight decay of all other parameters.
     """
-    top = backbone.num_layers + 1
-    layers = {parameter: backbone.layer_of(name) for name, parameter in backbone.named_parameters()}
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            decayed = parameter.ndim > 1 and not name.endswith(UNDECAYED)
-            groups.setdefault((layers.get(parameter, top), decayed), []).append(parameter)
+    groups = param_groups(
+        network, weight_decay_on="matrices_but_tokens", lr_scales=layer_lr_scales(backbone, layer_decay)
+    )
     return [
-        {"params": some, "lr": lr * layer_decay ** (top - layer), "weight_decay": weight_decay if decayed else 0.0}
-        for (layer, decayed), some in groups.items()
+        {
+            "params": group["params"],
+            "lr": lr * group["lr_scale"],
+            "weight_decay": weight_decay if group["decayed"] else 0.0,
+        }
+        for group in groups
     ]

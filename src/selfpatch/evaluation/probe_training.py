@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from selfpatch.core.atomic_io import replacing
+from selfpatch.core.schedules import Factor
+from selfpatch.core.seeds import step_seed
 from selfpatch.evaluation.result import Progress
 from selfpatch.models.layers.deferred_state import DeferredState
 
@@ -43,7 +44,7 @@ class Fit:
     """
 
     steps: int
-    lr: Callable[[int], float]
+    lr: Factor
     seed: int = 0
     clip: float = 0.0
     autocast: torch.dtype | None = None
@@ -111,7 +112,7 @@ def _step(
         group["lr"] = group["initial_lr"] * how.lr(step)
     device = next(trained.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's state stays as it was
-        torch.manual_seed(_step_seed(how.seed, step))
+        torch.manual_seed(step_seed(how.seed, step))
         with torch.autocast(device.type, how.autocast, enabled=how.autocast is not None):
             value = loss(batch)
     optimizer.zero_grad(set_to_none=True)
@@ -163,31 +164,3 @@ def _plain(settings: Mapping[str, Any]) -> str:
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     return ", ".join(f"{name} {old.get(name)} there, {new.get(name)} now" for name in names[:3])
-
-
-def _step_seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
-
-
-def cosine(steps: int, *, warmup: int = 0, end: float = 0.0) -> Callable[[int], float]:
-    """A factor that rises linearly over the warm-up and falls to `end` along a cosine."""
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        done = (step - warmup) / max(1, steps - warmup)
-        return end + (1 - end) * (1 + math.cos(math.pi * done)) / 2
-
-    return factor
-
-
-def polynomial(
-    steps: int, *, power: float = 1.0, warmup: int = 0, start: float = 1e-6, end: float = 0.0
-) -> Callable[[int], float]:
-    """A factor (1 - step / steps)^power, as segmentation is trained with; linear from `start` over the warm-up."""
-
-    def factor(step: int) -> float:
-        decayed = end + (1 - end) * (1 - step / steps) ** power
-        return decayed * (1 - (1 - step / warmup) * (1 - start)) if step < warmup else decayed
-
-    return factor

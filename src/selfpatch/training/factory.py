@@ -27,6 +27,7 @@ from selfpatch.models.backbones.build import MODELS, build_backbone, build_timm,
 from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.branch import Branch
+from selfpatch.models.param_groups import layer_lr_scales
 from selfpatch.training import optim
 from selfpatch.training.checkpointing import Saving
 from selfpatch.training.components import all_heads, make_component, only_pool
@@ -105,7 +106,8 @@ def _refuse_own_architecture(config: RunConfig, why: str, **others: Any) -> None
 
 def _shape_for(given: AnyBackboneConfig, config: RunConfig) -> AnyBackboneConfig:
     """The architecture that weights are loaded into: theirs, or that of the configuration with what belongs to weights:
-    the grid of position embeddings, which stay as they are, whatever the crops, and what images are normalised with."""
+    the grid of position embeddings, which stay as they are, whatever the crops, and what images are normalised with.
+    """
     b = config.backbone
     if config.model == FROM_INIT:
         _refuse_own_architecture(config, f"model 'init' is as the weights in {config.init}")
@@ -296,20 +298,13 @@ def make_schedule(config: RunConfig, steps_per_epoch: int) -> Schedule:
 
 def make_optimizer(config: RunConfig, pretrainer: StudentTeacher) -> torch.optim.Optimizer:
     """The optimizer of a run; the backbone's layers may learn at rates of their own."""
-    o, backbone = config.optimizer, pretrainer.student.backbone
-    prefix = "student.backbone."
-
-    def lr_scale(name: str) -> float:
-        if not name.startswith(prefix) or name == f"{prefix}mask_token":
-            return 1.0
-        return o.layer_decay ** (backbone.num_layers + 1 - backbone.layer_of(name.removeprefix(prefix)))
-
+    o = config.optimizer
     return optim.make_optimizer(
         pretrainer,
         name=o.name,
         momentum=o.momentum,
         weight_decay_on=o.weight_decay_on,
-        lr_scale=None if o.layer_decay == 1 else lr_scale,
+        lr_scales=layer_lr_scales(pretrainer.student.backbone, o.layer_decay),
     )
 
 
@@ -336,7 +331,8 @@ def make_loop_settings(config: RunConfig, device: torch.device) -> LoopSettings:
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """bf16 where it was asked for, or where `auto` finds that the device computes it in hardware; None: float32
-    throughout."""
+    throughout.
+    """
     if precision == "auto":
         fast = {
             "cuda": lambda: torch.cuda.get_device_capability(device) >= (8, 0),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from timm.optim import Lars
 from torch import Tensor, nn
 
 from selfpatch.core.reference import fast_path_of, using_references
+from selfpatch.core.schedules import cosine
 from selfpatch.core.types import Hyperparameters
+from selfpatch.models.param_groups import DecayRule, param_groups
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Schedule:
             step=step,
             epoch=epoch,
             lr=self._lr(step),
-            weight_decay=_cosine(step, self.total_steps, self.weight_decay, self.weight_decay_end),
-            teacher_momentum=_cosine(
+            weight_decay=cosine(step, self.total_steps, self.weight_decay, self.weight_decay_end),
+            teacher_momentum=cosine(
                 step + (self.teacher_moves == "before_step"),
                 self.total_steps,
                 self.teacher_momentum,
@@ -75,7 +76,7 @@ class Schedule:
         warmup = min(int(self.warmup_epochs * self.steps_per_epoch), self.total_steps)
         if step < warmup:
             return self.peak_lr * step / max(1, warmup - 1)
-        return _cosine(step - warmup, self.total_steps - warmup, self.peak_lr, self.min_lr)
+        return cosine(step - warmup, self.total_steps - warmup, self.peak_lr, self.min_lr)
 
     def _temp(self, epoch: int, start: float, end: float) -> float:
         warmup = int(self.warmup_teacher_temp_epochs)
@@ -84,66 +85,21 @@ class Schedule:
         return start + (end - start) * epoch / max(1, warmup - 1)
 
 
-def _cosine(step: int, steps: int, start: float, end: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * step / steps)) / 2
-
-
-Decayed = Literal["matrices", "matrices_but_positions", "matrices_and_biases", "all"]
-_POSITIONS = ("pos_embed", "cls_token", "relative_position_bias_table")
-
-
-def is_decayed(name: str, parameter: nn.Parameter, rule: Decayed) -> bool:
-    """Whether weight decay is for a parameter.
-
-    Args:
-        rule: `matrices`: neither biases nor 1-D tensors (DINO, SelfPatch); `matrices_but_positions`: nor position
-            embeddings and CLS token (MoBY); `matrices_and_biases`: 1-D tensors are left out unless they are a bias
-            (SERE's released code); `all`: every one (MoCo).
-    """
-    bias, flat = name.endswith(".bias"), parameter.ndim == 1
-    return {
-        "matrices": not (bias or flat),
-        "matrices_but_positions": not (bias or flat or name.endswith(_POSITIONS)),
-        "matrices_and_biases": bias or not flat,
-        "all": True,
-    }[rule]
-
-
-def parameter_groups(
-    module: nn.Module, *, weight_decay_on: Decayed = "matrices", lr_scale: Callable[[str], float] | None = None
-) -> list[dict[str, Any]]:
-    """The trainable parameters in groups of one learning rate, with or without weight decay.
-
-    Args:
-        lr_scale: factor on the learning rate of a parameter, by its name; None: 1 for all.
-    """
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            scale = 1.0 if lr_scale is None else lr_scale(name)
-            groups.setdefault((scale, is_decayed(name, parameter, weight_decay_on)), []).append(parameter)
-    return [
-        {"params": parameters, "decayed": decayed, "lr_scale": scale} | ({} if decayed else {"weight_decay": 0.0})
-        for (scale, decayed), parameters in groups.items()
-        if parameters
-    ]
-
-
 def make_optimizer(
     module: nn.Module,
     *,
     name: Literal["adamw", "sgd", "lars"] = "adamw",
     momentum: float = 0.9,
-    weight_decay_on: Decayed = "matrices",
-    lr_scale: Callable[[str], float] | None = None,
+    weight_decay_on: DecayRule = "matrices",
+    lr_scales: Mapping[nn.Parameter, float] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer, whose learning rates and weight decay `set_hyperparameters` sets at each step.
 
     Args:
         momentum: of SGD and LARS.
-        weight_decay_on, lr_scale: as `parameter_groups` takes them.
+        weight_decay_on, lr_scales: as `param_groups` takes them.
     """
-    groups = parameter_groups(module, weight_decay_on=weight_decay_on, lr_scale=lr_scale)
+    groups = param_groups(module, weight_decay_on=weight_decay_on, lr_scales=lr_scales)
     if name == "lars":
         return Lars(groups, lr=0.0, momentum=momentum)
     if name == "sgd":
@@ -211,7 +167,8 @@ def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, mode: Lit
 
 def freeze_gradients(module: nn.Module, part: str) -> None:
     """Freezes the parameters with `part` in their name for a step: without a gradient there is no weight decay and no
-    Adam state either."""
+    Adam state either.
+    """
     for name, parameter in module.named_parameters():
         if part in name:
             parameter.grad = None

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -23,6 +22,7 @@ from selfpatch.core.distributed import (
     is_main_process,
     rank,
 )
+from selfpatch.core.seeds import step_seed
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Views
 from selfpatch.data.collate import Batch
 from selfpatch.data.prefetch import prefetched
@@ -72,7 +72,8 @@ class StudentTeacher(nn.Module):
 
     def forward(self, views: Views, hp: Hyperparameters, with_meters: bool = False) -> dict[str, Tensor]:
         """The weighted sum of the losses as `loss`, each unweighted loss by its name and, if asked for, the teacher's
-        meters."""
+        meters.
+        """
         student_crops = self._normalised(views)
         teacher_crops = student_crops if self.needs.teacher_on_local_crops else student_crops[:1]
         with torch.no_grad():
@@ -211,11 +212,6 @@ class StepLoader(Protocol):
     bad: dict[str, str]
 
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]: ...
-
-
-def step_seed(seed: int, step: int, process: int) -> int:
-    """The seed of what a step itself draws (drop path), so that nothing of the generator's state need be saved."""
-    return int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0] >> 1)
 
 
 @dataclass(frozen=True)

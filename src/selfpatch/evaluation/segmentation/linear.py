@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import functional as tvf
 
+from selfpatch.core.schedules import polynomial_factor
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import ViewRecipe, draw_view
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.presets import resolve_preset
-from selfpatch.evaluation.probe_training import Fit, fit, polynomial
+from selfpatch.evaluation.probe_training import Fit, fit
 from selfpatch.evaluation.result import Progress, Provenance, Result, encoder_identity
 from selfpatch.evaluation.segmentation.augmentation import TrainCrop, resize_nearest
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
@@ -218,7 +219,7 @@ def fit_head(
         factor: Callable[[int], float] = step_decay(protocol.steps)
     else:
         optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
-        factor = polynomial(protocol.steps, warmup=protocol.warmup)
+        factor = polynomial_factor(protocol.steps, warmup=protocol.warmup)
     head.train()
     fit(
         head,

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from selfpatch.core.schedules import polynomial_factor
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
 from selfpatch.evaluation.presets import resolve_preset
-from selfpatch.evaluation.probe_training import Fit, fit, polynomial
+from selfpatch.evaluation.probe_training import Fit, fit
 from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256
 from selfpatch.evaluation.segmentation.augmentation import TrainCrop
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
@@ -314,7 +315,7 @@ def train(
 
     how = Fit(
         recipe.steps,
-        polynomial(recipe.steps, warmup=recipe.warmup),
+        polynomial_factor(recipe.steps, warmup=recipe.warmup),
         seed=seed,
         autocast=torch.bfloat16 if recipe.precision == "bf16" else None,
     )

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfpatch.core.schedules import cosine_factor
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import ViewRecipe
 from selfpatch.evaluation.batches import Batches
@@ -34,7 +35,7 @@ from selfpatch.evaluation.classification.finetune.network import Classifier
 from selfpatch.evaluation.classification.metrics import Tested, top_hits, trained_result
 from selfpatch.evaluation.finetuning import layer_groups
 from selfpatch.evaluation.presets import resolve_preset
-from selfpatch.evaluation.probe_training import Fit, cosine, fit
+from selfpatch.evaluation.probe_training import Fit, fit
 from selfpatch.evaluation.result import Progress, Provenance, Result, encoder_identity
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
@@ -179,7 +180,7 @@ class _Tuning:
             self.classifier, self.classifier.backbone, lr=lr, layer_decay=p.layer_decay, weight_decay=p.weight_decay
         )
         optimizer = torch.optim.AdamW(groups, fused=encoder.device.type in ("cpu", "cuda"))
-        schedule = cosine(steps, warmup=warmup, end=min(1.0, p.min_lr / lr))
+        schedule = cosine_factor(steps, warmup=warmup, end=min(1.0, p.min_lr / lr))
         how = Fit(steps, schedule, seed=self.seed, autocast=torch.bfloat16 if self.precision == "bf16" else None)
         loss = partial(self._loss, Mixing(len(images.classes), mixup=p.mixup, cutmix=p.cutmix))
         self.classifier.train()

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selfpatch.core.schedules import cosine_factor
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.classification.dataset import (
@@ -38,7 +39,7 @@ from selfpatch.evaluation.classification.linear.features import (
 from selfpatch.evaluation.classification.linear.heads import LinearHeads
 from selfpatch.evaluation.classification.metrics import Tested, top_hits, trained_result
 from selfpatch.evaluation.presets import resolve_preset
-from selfpatch.evaluation.probe_training import Fit, cosine, fit
+from selfpatch.evaluation.probe_training import Fit, fit
 from selfpatch.evaluation.result import Cell, Progress, Provenance, Result, encoder_identity
 from selfpatch.models.features import evaluating
 
@@ -100,7 +101,7 @@ class _Training(NamedTuple):
             torch.optim.SGD(heads.parameters(), lr=1.0, momentum=0.9),
             Fit(
                 self.preset.epochs * steps_per_epoch,
-                _epoch_wise(cosine(self.preset.epochs), steps_per_epoch),
+                _epoch_wise(cosine_factor(self.preset.epochs), steps_per_epoch),
                 seed=self.seed,
             ),
             settings={**self.settings, "rates": list(lrs), "images": len(numbers), "part": name},

@@ -1,0 +1,40 @@
+"""Schedules of a learning rate or another hyperparameter over the steps of a training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+Factor = Callable[[int], float]
+"""A step, counted from 0 -> the factor on the base learning rate."""
+
+
+def cosine(step: int, num_steps: int, start: float, end: float) -> float:
+    """Return the value at `step` of half a cosine that falls or rises from `start` to `end` over `num_steps` steps."""
+    return end + (start - end) * (1 + math.cos(math.pi * step / num_steps)) / 2
+
+
+def cosine_factor(num_steps: int, *, warmup: int = 0, end: float = 0.0) -> Factor:
+    """Return a factor that rises linearly to 1 over the `warmup` steps, then falls to `end` along a cosine."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return cosine(step - warmup, max(1, num_steps - warmup), 1.0, end)
+
+    return factor
+
+
+def polynomial_factor(
+    num_steps: int, *, power: float = 1.0, warmup: int = 0, start: float = 1e-6, end: float = 0.0
+) -> Factor:
+    """Return the factor (1 - step / num_steps)^power of segmentation, which falls to `end`.
+
+    During the `warmup` steps it is multiplied by a second factor that rises linearly from `start` to 1.
+    """
+
+    def factor(step: int) -> float:
+        decayed = end + (1 - end) * (1 - step / num_steps) ** power
+        return decayed * (1 - (1 - step / warmup) * (1 - start)) if step < warmup else decayed
+
+    return factor

@@ -1,0 +1,81 @@
+"""Parameter groups of an optimizer: which parameters decay, and the learning rate of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import nn
+
+from selfpatch.models.backbones.base import Backbone
+
+DecayRule = Literal["matrices", "matrices_but_positions", "matrices_but_tokens", "matrices_and_biases", "all"]
+POSITIONS = ("pos_embed", "cls_token", "relative_position_bias_table")
+"""Name endings of what MoBY's released code does not decay."""
+TOKENS = (*POSITIONS, "reg_token", "pool.query")
+"""Name endings of what timm does not decay in fine-tuning."""
+
+
+def is_decayed(name: str, parameter: nn.Parameter, rule: DecayRule) -> bool:
+    """Return whether weight decay applies to a parameter.
+
+    Args:
+        name: name of the parameter in its network.
+        parameter: the parameter.
+        rule: `matrices` leaves out biases and 1-D tensors (DINO, SelfPatch), `matrices_but_positions` also position
+            embeddings and the CLS token (MoBY), `matrices_but_tokens` every token and position (timm's fine-tuning).
+            `matrices_and_biases` leaves out 1-D tensors other than biases (SERE's released code). `all` decays every
+            parameter (MoCo).
+    """
+    bias, flat = name.endswith(".bias"), parameter.ndim == 1
+    return {
+        "matrices": not (bias or flat),
+        "matrices_but_positions": not (bias or flat or name.endswith(POSITIONS)),
+        "matrices_but_tokens": not (bias or flat or name.endswith(TOKENS)),
+        "matrices_and_biases": bias or not flat,
+        "all": True,
+    }[rule]
+
+
+def layer_lr_scales(backbone: Backbone, layer_decay: float) -> dict[nn.Parameter, float]:
+    """Return the factor on the learning rate of each parameter of a backbone.
+
+        layer l of the L of the backbone: layer_decay^(L + 1 - l)
+
+    The embedding is layer 0; what comes after the last block is layer L + 1. A mask token is left out.
+    """
+    top = backbone.num_layers + 1
+    return {
+        parameter: layer_decay ** (top - backbone.layer_of(name))
+        for name, parameter in backbone.named_parameters()
+        if name != "mask_token"
+    }
+
+
+def param_groups(
+    network: nn.Module,
+    *,
+    weight_decay_on: DecayRule = "matrices",
+    lr_scales: Mapping[nn.Parameter, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the trainable parameters in groups of one learning rate each, with or without weight decay.
+
+    Args:
+        network: what is trained.
+        weight_decay_on: see `is_decayed`.
+        lr_scales: factor on the learning rate by parameter; parameters that are missing have the factor 1.
+
+    Returns:
+        Dicts with `params`, `decayed` and `lr_scale`, and `weight_decay` 0 where it does not apply.
+    """
+    scales = lr_scales or {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            key = scales.get(parameter, 1.0), is_decayed(name, parameter, weight_decay_on)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "decayed": decayed, "lr_scale": scale} | ({} if decayed else {"weight_decay": 0.0})
+        for (scale, decayed), parameters in groups.items()
+        if parameters
+    ]
