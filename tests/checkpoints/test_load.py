@@ -280,13 +280,13 @@ def test_a_run_directory_gives_its_newest_checkpoint(tmp_path: Path, side: str) 
     run = RunDirectory.create(tmp_path / "run", tiny_config())
     with pytest.raises(ValueError, match="has no checkpoint yet; wait for the first one"):
         load_encoder(str(run.path))
-    shape = pretrainer.student.backbone.shape.to_dict()
+    shape = pretrainer.student.backbone.config.to_dict()
     old = {name: torch.zeros_like(tensor) for name, tensor in snapshot(pretrainer).items()}
     run.save_checkpoint({"pretrainer": old, "shape": shape}, step=9, keep=5)
     run.save_checkpoint({"pretrainer": snapshot(pretrainer), "shape": shape}, step=10, keep=5)
     encoder, report = load_encoder(str(run.path), LoadConfig(side=side))
     branch, images = getattr(pretrainer, side).eval(), torch.randn(2, 3, 16, 12)
-    assert encoder.backbone.shape == branch.backbone.shape
+    assert encoder.backbone.config == branch.backbone.config
     torch.testing.assert_close(encoder.patches(images), branch.backbone(images).patches.permute(0, 3, 1, 2).detach())
     torch.testing.assert_close(
         encoder.image(images), branch.pool(branch.backbone(images).raw_patches.flatten(1, 2)).detach()

@@ -54,7 +54,7 @@ def test_a_released_checkpoint_gives_the_features_of_its_trunk(tmp_path: Path, f
     backbone = random_backbone(shape)
     file = saved(tmp_path / "released.pth", write(trunk_state(backbone)))
     encoder, report = load_encoder(file)
-    assert encoder.backbone.shape == shape
+    assert encoder.backbone.config == shape
     assert_same_features(encoder, backbone)
     assert set(left_out) <= set(report.left_out)
     assert not report.missing
@@ -154,7 +154,7 @@ def test_what_we_export_loads_again(tmp_path: Path, shape: AnyBackboneConfig) ->
     save_file(state, tmp_path / "e.safetensors", metadata)
     again, report = load_encoder(str(tmp_path / "e.safetensors"))
     images = torch.randn(2, 3, 2 * shape.patch_size, shape.patch_size)
-    assert again.backbone.shape == shape
+    assert again.backbone.config == shape
     assert torch.equal(again.patches(images), encoder.patches(images))
     assert torch.equal(again.image(images), encoder.image(images))
     assert report.left_out == (("backbone.mask_token",) if backbone.maskable else ())
@@ -167,7 +167,7 @@ def test_timm_names_of_every_family_load(tmp_path: Path, monkeypatch: pytest.Mon
     encoder, report = load_encoder("timm:resnet26")
     assert_same_features(encoder, backbone)
     assert report.source == "timm:resnet26"
-    assert isinstance(encoder.backbone.shape, ResNetConfig)
+    assert isinstance(encoder.backbone.config, ResNetConfig)
 
 
 def test_a_whole_timm_classifier_loads_from_its_file(tmp_path: Path) -> None:
@@ -205,9 +205,9 @@ def test_moco_v3_small_has_its_twelve_heads(tmp_path: Path) -> None:
     backbone = random_backbone(ViTConfig(embed_dim=384, depth=1, num_heads=12, patch_size=4, grid=2))
     state = trunk_state(backbone)
     moco = saved(tmp_path / "moco.pth", {"state_dict": prefixed("module.base_encoder.", state)})
-    assert read_weights(moco).shape == backbone.shape
-    assert read_weights(moco, LoadConfig(num_heads=6)).shape == replace(backbone.shape, num_heads=6)
-    assert read_weights(saved(tmp_path / "dino.pth", state)).shape == replace(backbone.shape, num_heads=6)
+    assert read_weights(moco).shape == backbone.config
+    assert read_weights(moco, LoadConfig(num_heads=6)).shape == replace(backbone.config, num_heads=6)
+    assert read_weights(saved(tmp_path / "dino.pth", state)).shape == replace(backbone.config, num_heads=6)
 
 
 # SERE and iBOT: what becomes of their heads

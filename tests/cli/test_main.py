@@ -263,7 +263,7 @@ def test_the_python_face(photos: Path, tmp_path: Path) -> None:
     assert results[0].metrics == results[1].metrics
     assert (results[0].weights, results[1].weights.source) == (None, str(run))
     assert selfpatch.show(encoder, [photos / "cat" / "000.png"], tmp_path / "pictures", resolution=48)[0].is_file()
-    with pytest.raises(ValueError, match=r"epochs is 0\.0; it must be above 0"):
+    with pytest.raises(ValueError, match=r"epochs is 0; use a number above 0"):
         selfpatch.pretrain(data=str(photos), out=str(tmp_path / "none"), **(settings | {"epochs": 0}))
     with pytest.raises(AttributeError, match="has no attribute 'fly'"):
         selfpatch.fly  # noqa: B018

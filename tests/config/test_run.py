@@ -36,19 +36,19 @@ def test_loss_weights_add_up() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epoch": 3}, "'epoch' is not a run's setting; did you mean 'epochs'"),
-        ({"crops": {"globl_size": 3}}, "'globl_size' is not a setting of crops; did you mean 'global_size'"),
-        ({"optimizer": {"zzz": 3}}, "'zzz' is not a setting of optimizer; known: name, momentum, base_lr, "),
-        ({"crops": 3}, "crops is 3; a mapping of settings is needed: global_size"),
-        ({"epochs": "many"}, "epochs is 'many'; a value of type float is needed"),
-        ({"batch_size": 2.5}, "batch_size is 2.5; a value of type int is needed"),
-        ({"batch_size": True}, "batch_size is True; a value of type int is needed"),
+        ({"epoch": 3}, "epoch is not a setting; did you mean 'epochs'"),
+        ({"crops": {"globl_size": 3}}, "crops.globl_size is not a setting; did you mean 'global_size'"),
+        ({"optimizer": {"zzz": 3}}, "optimizer.zzz is not a setting; known are: name, momentum, base_lr, "),
+        ({"crops": 3}, "crops is 3; give a mapping of settings"),
+        ({"epochs": "many"}, "epochs is 'many'; use a number"),
+        ({"batch_size": 2.5}, "batch_size is 2.5; use a whole number"),
+        ({"batch_size": True}, "batch_size is True; use a number"),
         ({"precision": "fp8"}, "precision is 'fp8'; use one of: auto, fp32, bf16"),
-        ({"crops": {"global_scale": [0.1]}}, r"crops.global_scale is \[0.1\]; 2 values are needed"),
-        ({"crops": {"global_scale": 0.1}}, "crops.global_scale is 0.1; 2 values are needed"),
-        ({"allow_partial": "yes"}, "allow_partial is 'yes'; a value of type bool is needed"),
-        ({"loss_weights": 3}, "loss_weights is 3; a mapping of names to values is needed"),
-        ({"data": None}, "data is None; a value of type str is needed"),
+        ({"crops": {"global_scale": [0.1]}}, r"crops.global_scale is \[0.1\]; use 2 values"),
+        ({"crops": {"global_scale": 0.1}}, "crops.global_scale is 0.1; use a list of values"),
+        ({"allow_partial": "yes"}, "allow_partial is 'yes'; use true or false"),
+        ({"loss_weights": 3}, "loss_weights is 3; use a mapping of names to values"),
+        ({"data": None}, "data is None; use text"),
     ],
 )
 def test_mistakes_are_named(values: dict, message: str) -> None:
@@ -71,21 +71,21 @@ def test_numbers_are_read_as_people_write_them() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epochs": 0}, "epochs is 0.0; it must be above 0"),
-        ({"batch_size": -4}, "batch_size is -4; it must be above 0"),
+        ({"epochs": 0}, "epochs is 0; use a number above 0"),
+        ({"batch_size": -4}, "batch_size is -4; use a number above 0"),
         ({"batch_size": 10, "accumulate": 4}, "batch_size 10 cannot be split into 4 micro-batches"),
         ({"crops": {"local_scale": [0.5, 0.2]}}, r"crops.local_scale is \[0.5, 0.2\]; use \[low, high\]"),
         ({"crops": {"global_scale": [0.0, 1.0]}}, r"crops.global_scale is \[0.0, 1.0\]"),
-        ({"crops": {"flip": 1.5}}, "crops.flip is 1.5; it must lie between 0 and 1"),
-        ({"crops": {"blur": [1, 2, 0]}}, r"crops.blur\[1\] is 2.0; it must lie between 0 and 1"),
-        ({"crops": {"num_local": -1}}, "crops.num_local is -1; use 0 for no local crops"),
-        ({"optimizer": {"teacher_temp": 0}}, "optimizer.teacher_temp is 0.0; a temperature must be above 0"),
+        ({"crops": {"flip": 1.5}}, "crops.flip is 1.5; use 1 or less"),
+        ({"crops": {"blur": [1, 2, 0]}}, r"crops.blur\[1\] is 2; use 1 or less"),
+        ({"crops": {"num_local": -1}}, "crops.num_local is -1; use 0 or more"),
+        ({"optimizer": {"teacher_temp": 0}}, "optimizer.teacher_temp is 0; use a number above 0"),
         ({"optimizer": {"teacher_momentum": 1.2}}, "optimizer.teacher_momentum is 1.2"),
     ],
 )
 def test_impossible_values_are_refused(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RunConfig().override(values).validate()
+        RunConfig().override(values)
 
 
 def test_options_become_nested_values() -> None:
@@ -118,7 +118,7 @@ def test_plain_values_come_back_the_same() -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_loads_and_says_where_it_comes_from(name: str) -> None:
-    config = load_recipe(name).validate()
+    config = load_recipe(name)
     assert config.recipe == name
     header = [line for line in (RECIPES / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
     assert re.match(r"# .*(arXiv \d{4}\.\d{5}|about [\d,]+ images|sample photographs)", header[0])

@@ -45,7 +45,7 @@ def test_the_method_of_the_page_trains(objective: str, model: str) -> None:
 def test_the_recipe_of_the_page_loads(tmp_path: Path) -> None:
     file = tmp_path / "byol-vits16.yaml"
     file.write_text(block("yaml"))
-    config = load_recipe(str(file)).validate()
+    config = load_recipe(str(file))
     assert config.components == {"byol": {"hidden_dim": 4096, "out_dim": 256}}
     build.make_student_teacher(
         config.override({"model": "vit_tiny", "backbone": {"depth": 1}, "byol": {"hidden_dim": 8}})

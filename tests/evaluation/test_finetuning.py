@@ -26,14 +26,14 @@ def test_a_copy_computes_the_same_and_leaves_the_mask_token_behind(shape: AnyBac
     images = torch.randn(2, 3, 32, 64)
     torch.testing.assert_close(copy(images).patches, backbone(images).patches)
     assert copy.mask_token is None
-    assert copy.shape == shape, "its positions stay as they are stored"
+    assert copy.config == shape, "its positions stay as they are stored"
     assert all(a is not b for a, b in zip(copy.parameters(), backbone.parameters(), strict=False))
 
 
 def test_positions_at_another_grid_are_those_that_the_network_would_add() -> None:
     backbone = build_backbone(VIT).eval()
     copy = trainable_copy(backbone, drop_path=0.0, grid=6).eval()
-    assert copy.shape.grid == 6  # type: ignore[union-attr]
+    assert copy.config.grid == 6  # type: ignore[union-attr]
     images = torch.randn(1, 3, 48, 48)
     torch.testing.assert_close(copy(images).patches, backbone(images).patches)
     assert torch.equal(copy.get_parameter("trunk.reg_token"), backbone.get_parameter("trunk.reg_token"))
@@ -47,7 +47,7 @@ def test_what_is_drawn_after_a_copy_stays_what_it_is(shape: AnyBackboneConfig) -
     copy = trainable_copy(backbone, drop_path=0.1, grid=5)
     after = torch.rand(1)
     torch.manual_seed(0)
-    build_backbone(copy.shape, drop_path=0.1)
+    build_backbone(copy.config, drop_path=0.1)
     assert torch.equal(after, torch.rand(1))
 
 

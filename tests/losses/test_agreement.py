@@ -41,8 +41,10 @@ def loss_of(sides: TwoGridSides, step: int = 0) -> Tensor:
 def patches_and_targets(sides: TwoGridSides) -> tuple[list[Tensor], list[Tensor]]:
     """Of each resolution [V*B, N, D]."""
     student, teacher = sides.encodings()
-    targets = [sides.objective.targets(tokens, sides.teacher["pool"]).detach() for tokens in teacher.grids]
-    return [tokens.patches.flatten(1, 2) for tokens in student.grids], targets
+    targets = [
+        sides.objective.targets(tokens, sides.teacher["pool"]).detach() for tokens in teacher.tokens_per_resolution
+    ]
+    return [tokens.patches.flatten(1, 2) for tokens in student.tokens_per_resolution], targets
 
 
 def mean_over_views(losses: list[Tensor]) -> Tensor:

@@ -31,9 +31,9 @@ def _dino_intermediates(run: Replayed) -> Iterator[Check]:
     for name, side in (("student", student), ("teacher", teacher)):
         logits = side.heads["image"](side.image).logits().flatten(0, 1)
         yield compare(f"{name} cls_logits", logits, run.tensors[f"step0.{name}.cls_logits"], TIGHT)
-    tokens = teacher.grids[0]
-    assert tokens.image is not None
-    last = torch.cat([tokens.image[:, None], tokens.patches.flatten(1, 2)], 1)
+    tokens = teacher.tokens_per_resolution[0]
+    assert tokens.cls is not None
+    last = torch.cat([tokens.cls[:, None], tokens.patches.flatten(1, 2)], 1)
     yield compare("teacher tokens after the final norm", last, run.tensors["step0.teacher.intermediate_last"], TIGHT)
 
 
@@ -45,9 +45,9 @@ def _selfpatch_intermediates(run: Replayed) -> Iterator[Check]:
     assert student.pool is not None
     images = {"global": slice(0, 2), "local": slice(2, None)}
     for grid, (name, views) in enumerate(images.items()):
-        if grid >= len(teacher.grids):
+        if grid >= len(teacher.tokens_per_resolution):
             continue
-        raw = teacher.grids[grid].raw_patches
+        raw = teacher.tokens_per_resolution[grid].raw_patches
         h, w = raw.shape[1:3]
         patches = raw.flatten(1, 2)
         table = neighbour_table(h, w, c["window"], c["border"])
@@ -57,10 +57,10 @@ def _selfpatch_intermediates(run: Replayed) -> Iterator[Check]:
         positives = top_positives(patches, c["k"], table).indices
         if f"step0.teacher.positive_indices_{name}" in t:
             yield compare_exactly(f"teacher positives {name}", positives, t[f"step0.teacher.positive_indices_{name}"])
-        targets = objective.targets(teacher.grids[grid], teacher.pool)
+        targets = objective.targets(teacher.tokens_per_resolution[grid], teacher.pool)
         aggregated = torch.cat([teacher.image[views].flatten(0, 1)[:, None], targets], 1)
         yield compare(f"teacher aggregated_{name}", aggregated, t[f"step0.teacher.aggregated_{name}"], TIGHT)
-        own = student.pool.norm(student.grids[grid].raw_patches.flatten(1, 2))
+        own = student.pool.norm(student.tokens_per_resolution[grid].raw_patches.flatten(1, 2))
         if f"step0.student.tokens_{name}" in t:
             tokens = torch.cat([student.image[views].flatten(0, 1)[:, None], own], 1)
             yield compare(f"student tokens_{name}", tokens, t[f"step0.student.tokens_{name}"], TIGHT)
@@ -75,7 +75,7 @@ def _sere_intermediates(run: Replayed) -> Iterator[Check]:
     student, teacher = run.encode(0)
     t = run.tensors
     for who, side in (("student", student), ("teacher", teacher)):
-        image, patches = side.image[:2].flatten(0, 1), side.grids[0].patches.flatten(1, 2)
+        image, patches = side.image[:2].flatten(0, 1), side.tokens_per_resolution[0].patches.flatten(1, 2)
         head = side.heads["image"]
         yield compare(f"{who} cls_logits", head(image).logits(), t[f"step0.{who}_cls_logits"], TIGHT)
         yield compare(f"{who} patch_logits", head(patches).logits(), t[f"step0.{who}_patch_logits"], TIGHT)

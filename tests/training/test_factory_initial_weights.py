@@ -19,7 +19,7 @@ from tests.helpers.released_forms import RESNET, SWIN, VIT, assert_same_features
 
 def weights_of(backbone: Backbone, **more: Tensor) -> Weights:
     state = {f"backbone.{name}": tensor.clone() for name, tensor in backbone.state_dict().items()} | more
-    return Weights(state, backbone.shape, "released.pth", None, left_out=("queue",))
+    return Weights(state, backbone.config, "released.pth", None, left_out=("queue",))
 
 
 @pytest.mark.parametrize("other", [SWIN, RESNET], ids=["swin", "resnet"])

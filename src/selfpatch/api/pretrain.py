@@ -58,7 +58,6 @@ def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
         name = settings.get("recipe")
         base = load_recipe(name) if name else recipe_for(str(settings.get("data", SAMPLES)))
         config = base.override(settings)
-    config.validate()
     device = distributed.start(config.device)
     data = open_data(config)
     pretrainer, report = make_student_teacher(config, statistics=measure_channels(config, data))
@@ -94,7 +93,6 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
         config = replace(config, device=device)
     if workers is not None:
         config = replace(config, loader=replace(config.loader, workers=workers))
-    config.validate()
     started = distributed.start(config.device)
     data = open_data(config)
     check_data(run, data)
@@ -178,7 +176,7 @@ def _train(
         raise Interrupted(run.path, signal_number)
     if distributed.is_main_process():
         pretrainer.eval()
-        untrained = untrained_encoder(config, pretrainer.student.backbone.shape).to(device)
+        untrained = untrained_encoder(config, pretrainer.student.backbone.config).to(device)
         _finish(run, data, pretrainer, monitor.before_and_after(pretrainer, untrained))
     distributed.stop()
     return run.path
@@ -212,7 +210,7 @@ def _summary(
     report: LoadReport | None,
 ) -> str:
     backbone = pretrainer.student.backbone
-    model = config.model if config.model != FROM_INIT else backbone.shape.family
+    model = config.model if config.model != FROM_INIT else backbone.config.family
     parameters = sum(p.numel() for p in backbone.parameters())
     precision = "bf16 autocast" if settings.autocast else "fp32"
     channels = "" if config.channels == 3 else f", {config.channels} channels normalised by their own statistics"

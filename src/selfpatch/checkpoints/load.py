@@ -62,9 +62,9 @@ def load_backbone(
         ValueError: the weights are of another family, or a key is missing, unexpected or of another shape, unless
             `allow_partial`.
     """
-    if backbone.shape.family != weights.shape.family:
+    if backbone.config.family != weights.shape.family:
         raise ValueError(
-            f"{weights.source} holds a {weights.shape.family}, but the model is a {backbone.shape.family}; "
+            f"{weights.source} holds a {weights.shape.family}, but the model is a {backbone.config.family}; "
             "give a --model of the same family"
         )
     state = {k.removeprefix("backbone."): v for k, v in weights.state.items() if not k.startswith(_NOT_BACKBONE)}

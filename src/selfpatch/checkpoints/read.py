@@ -73,7 +73,7 @@ def read_weights(source: str, config: LoadConfig = LoadConfig()) -> Weights:
         if config.num_heads is not None:
             raise ValueError(f"num_heads is {config.num_heads}, but {source} has its own; leave it out")
         backbone = build_timm(source.removeprefix(TIMM), pretrained=True)
-        return Weights({f"backbone.{k}": v for k, v in backbone.state_dict().items()}, backbone.shape, source, None)
+        return Weights({f"backbone.{k}": v for k, v in backbone.state_dict().items()}, backbone.config, source, None)
     path = Path(source)
     if not path.exists():
         raise ValueError(

@@ -7,6 +7,7 @@ import difflib
 import io
 import itertools
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -93,8 +94,15 @@ def _read(kind: Any, command: str, arguments: list[str], **how: Any) -> Any:
         frame = " \u2500\u2502\u256d\u256e\u256f\u2570-"
         _, *lines = [line.lstrip(frame[:-1]).rstrip(frame) for line in page.getvalue().splitlines()]  # below the title
         paragraph = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line.strip("-"), lines))
-        sentence = " ".join(paragraph).rstrip(".")
+        sentence = re.sub(
+            r"^Error parsing (\w+): (?=\w+(\[\d+\])? is |batch_size )", _section, " ".join(paragraph).rstrip(".")
+        )
         raise ValueError(f"{sentence}; `selfpatch {command} --help` says what each option takes") from None
+
+
+def _section(found: re.Match[str]) -> str:
+    """Return the prefix of a setting's name in errors: its section, unless that is a whole record."""
+    return "" if found[1][0].isupper() else f"{found[1]}."
 
 
 def _pretrain(arguments: list[str]) -> int:
@@ -116,7 +124,7 @@ def _pretrain(arguments: list[str]) -> int:
         default=replace(base.for_model(chosen["model"] or base.model), components={}),
         return_unknown_args=True,
     )
-    config = replace(config, components=base.components).override(nested(_pairs(others))).validate()
+    config = replace(config, components=base.components).override(nested(_pairs(others)))
     from selfpatch.api.pretrain import Interrupted, pretrain
 
     try:

@@ -15,16 +15,38 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic
+from annotated_types import Ge, Le
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 T = TypeVar("T")
 Cls = TypeVar("Cls", bound=type)
 
+Fraction = Annotated[float, Ge(0), Le(1)]
+"""Number between 0 and 1, both included."""
+
 SPEED_ONLY = "speed only"
 """Metadata of a field that changes speed or memory but no number: `Annotated[int, Gt(0), SPEED_ONLY]`."""
+
+
+_ADVICE = {
+    "greater_than": "use a number above {gt:g}",
+    "greater_than_equal": "use {ge:g} or more",
+    "less_than": "use a number below {lt:g}",
+    "less_than_equal": "use {le:g} or less",
+    "finite_number": "use a finite number",
+    **dict.fromkeys(["int_type", "int_parsing", "int_from_float"], "use a whole number"),
+    **dict.fromkeys(["float_type", "float_parsing"], "use a number"),
+    **dict.fromkeys(["bool_type", "bool_parsing"], "use true or false"),
+    **dict.fromkeys(["mapping_type", "dict_type", "dataclass_type"], "use a mapping of names to values"),
+    "string_type": "use text",
+    "tuple_type": "use a list of values",
+    "too_short": "use {min_length} values or more",
+    "too_long": "use {max_length} values",
+}
+"""Advice for each of pydantic's types of error, filled in with its context."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -33,7 +55,8 @@ def settings(cls: Cls) -> Cls:
 
     Making one raises ValueError, in one sentence that says what was got and what is allowed.
     """
-    checked = pydantic_dataclass(frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid"))(cls)
+    rules = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+    checked = pydantic_dataclass(frozen=True, kw_only=True, config=rules)(cls)
     init = checked.__init__
 
     @functools.wraps(init)
@@ -41,10 +64,20 @@ def settings(cls: Cls) -> Cls:
         try:
             init(self, *args, **kwargs)
         except pydantic.ValidationError as error:
-            raise ValueError(explain(error, checked)) from None
+            raise ValueError(explain(error, checked, kwargs)) from None
+        for name, value in kwargs.items():
+            _refuse_mixed_booleans(name, value, getattr(self, name))
 
     checked.__init__ = init_in_a_sentence  # type: ignore[method-assign]
     return checked  # type: ignore[return-value]
+
+
+def _refuse_mixed_booleans(name: str, given: Any, kept: Any) -> None:
+    """Raise ValueError where pydantic made a number from a boolean, or a boolean from anything else."""
+    pairs = zip(given, kept, strict=True) if isinstance(given, list | tuple) else [(given, kept)]
+    for old, new in pairs:
+        if isinstance(old, bool) != isinstance(new, bool):
+            raise ValueError(f"{name} is {given!r}; use {'true or false' if isinstance(new, bool) else 'a number'}")
 
 
 def override(record: T, values: Mapping[str, Any], where: str = "") -> T:
@@ -84,39 +117,51 @@ def unknown_name(path: str, name: str, known: Iterable[str]) -> str:
     return f"{path} is not a setting; {hint}"
 
 
-def explain(error: pydantic.ValidationError, cls: type) -> str:
-    """Return pydantic's first complaint as one sentence: what was got, what is allowed."""
-    names = {field.name for field in dataclasses.fields(cls)}
+def explain(error: pydantic.ValidationError, cls: type, given: Mapping[str, Any]) -> str:
+    """Return pydantic's first complaint as one sentence: what was got, what is allowed.
+
+    Args:
+        error: what pydantic raised when `cls` was made.
+        given: the values that it was made from.
+    """
     problems = error.errors()
     first = problems[0]
     if first["type"] == "unexpected_keyword_argument":
-        return unknown_name(str(first["loc"][0]), str(first["loc"][0]), names)
+        name = str(first["loc"][0])
+        return unknown_name(name, name, [field.name for field in dataclasses.fields(cls)])
     if first["type"] == "value_error":  # raised by __post_init__, already a sentence
         return str(first["ctx"]["error"])
+    path = _path(first["loc"], given)
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    same = [problem for problem in problems if problem["loc"][: len(path)] == first["loc"][: len(path)]]
+    if first["type"] == "missing" and isinstance(first["input"], list | tuple):
+        return f"{name} is {list(first['input'])!r}; use {len(first['input']) + len(problems)} values"
+    if first["type"] == "missing":
+        return f"{first['loc'][0]} is not given; it has no default"
     # A union complains once for each of its members, behind the same location.
-    place = [part for part in first["loc"] if isinstance(part, int) or part in names]
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    same = [p for p in problems if p["loc"][: len(place)] == first["loc"][: len(place)]]
     wanted = " or ".join(dict.fromkeys(_wanted(problem) for problem in same))
     return f"{name} is {first['input']!r}; {wanted}"
+
+
+def _path(location: tuple[int | str, ...], given: Any) -> list[int | str]:
+    """Return the parts of a location that lead into the given values; the others name members of a union."""
+    path: list[int | str] = []
+    for part in location:
+        is_index = isinstance(part, int) and isinstance(given, list | tuple) and part < len(given)
+        if is_index or (isinstance(given, Mapping) and part in given):
+            given = given[part]
+            path.append(part)
+    return path
 
 
 def _wanted(problem: Any) -> str:
     """Return what one complaint of pydantic's asks for."""
     context = problem.get("ctx", {})
-    match problem["type"]:
-        case "greater_than":
-            return f"use a number above {context['gt']:g}"
-        case "greater_than_equal":
-            return f"use {context['ge']:g} or more"
-        case "less_than":
-            return f"use a number below {context['lt']:g}"
-        case "less_than_equal":
-            return f"use {context['le']:g} or less"
-        case "literal_error":
-            return f"use one of: {context['expected']}".replace(" or ", ", ").replace("'", "")
-        case _:
-            return str(problem["msg"][0].lower() + problem["msg"][1:]).replace("input should be", "it must be")
+    if problem["type"] == "literal_error":
+        return f"use one of: {context['expected']}".replace(" or ", ", ").replace("'", "")
+    if problem["type"] in _ADVICE:
+        return _ADVICE[problem["type"]].format(**context)
+    return str(problem["msg"][0].lower() + problem["msg"][1:]).replace("input should be", "it must be")
 
 
 def plain(record: Any) -> Any:

@@ -60,7 +60,7 @@ class Views:
 class Tokens(NamedTuple):
     """What a backbone makes of a batch of images."""
 
-    image: Tensor | None
+    cls: Tensor | None
     """[B, D] the CLS token after the trunk's final norm; None where the trunk has none."""
     patches: Tensor
     """[B, h, w, D] patch tokens after the trunk's final norm, or that of a pool which takes its place; the raw ones
@@ -75,14 +75,14 @@ class EncoderOutput:
 
     Attributes:
         image: [V, B, D] image tokens: the pool's over the patches where there is a pool, else the backbone's own.
-        grids: the tokens of each resolution that was seen, the global crops' first: Tokens of [G*B, ...], then of [L*B,
-            ...].
+        tokens_per_resolution: Tokens of the global crops, [G*B, ...], then of the local ones, [L*B, ...], where they
+            were encoded.
         heads: the branch's heads by name.
         pool: the branch's pooling module, or None.
     """
 
     image: Tensor
-    grids: tuple[Tokens, ...]
+    tokens_per_resolution: tuple[Tokens, ...]
     heads: Mapping[str, nn.Module]
     pool: nn.Module | None
 

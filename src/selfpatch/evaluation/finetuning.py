@@ -23,10 +23,10 @@ def trainable_copy(backbone: Backbone, *, drop_path: float, grid: int | None = N
         grid: side that the stored positions of a ViT are resized to; None: they stay as they are.
     """
     state = {name: value for name, value in backbone.state_dict().items() if name != "mask_token"}
-    shape = backbone.shape
+    shape = backbone.config
     if grid is not None and isinstance(backbone, ViT) and backbone.trunk.pos_embed is not None:
         state["trunk.pos_embed"] = _resized_positions(backbone, grid)
-        shape = replace(backbone.shape, grid=grid)
+        shape = replace(backbone.config, grid=grid)
     copy = build_backbone(shape, drop_path=drop_path)
     copy.load_state_dict(state)
     return copy
@@ -37,9 +37,9 @@ def _resized_positions(backbone: ViT, grid: int) -> Tensor:
     """[1, prefix + grid * grid, D]: what the network itself would add to the patches of a map of that size."""
     trunk = backbone.trunk
     assert trunk.pos_embed is not None
-    prefix = trunk.pos_embed[:, : trunk.pos_embed.shape[1] - backbone.shape.grid**2]
+    prefix = trunk.pos_embed[:, : trunk.pos_embed.shape[1] - backbone.config.grid**2]
     nothing = trunk.pos_embed.new_zeros(1, grid, grid, backbone.dim)
-    placed = add_positions(trunk, nothing, backbone.shape.position_embedding)
+    placed = add_positions(trunk, nothing, backbone.config.position_embedding)
     return torch.cat([prefix, placed[:, trunk.num_prefix_tokens :]], dim=1)
 
 

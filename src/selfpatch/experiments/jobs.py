@@ -97,7 +97,7 @@ def jobs_of(study: Study, epochs: Mapping[str, float]) -> list[Job]:
             jobs.append(Job(row, seed, f"{UNTRAINED}-{arm.slug}-seed{seed}", replace(arm.config, seed=seed)))
     for seed in study.seeds:
         for arm in study.arms:
-            config = replace(arm.config, seed=seed, epochs=epochs.get(arm.name, arm.config.epochs)).validate()
+            config = replace(arm.config, seed=seed, epochs=epochs.get(arm.name, arm.config.epochs))
             folder = f"{arm.slug}-seed{seed}"
             jobs.append(Job(arm.name, seed, folder, config, trained=True, data=tuple(study.pretrain)))
     _refuse_twins(jobs)

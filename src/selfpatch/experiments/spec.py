@@ -240,7 +240,7 @@ def _arm(name: str, own: Any, common: Mapping[str, Any], where: str) -> Arm:
             find({**METHODS, **OBJECTIVES}, used, "method or objective")
         # Settings that all arms have in common may be those of methods that this one does not use.
         unused = {key for key in settings if key in {*METHODS, *OBJECTIVES} - {*base.used} and key not in own}
-        config = base.override({k: v for k, v in settings.items() if k not in unused and k not in chosen}).validate()
+        config = base.override({k: v for k, v in settings.items() if k not in unused and k not in chosen})
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     return Arm(name, config, None if equal_time is None else str(equal_time))

@@ -14,7 +14,7 @@ def image_token(tokens: Tokens, pool: nn.Module | None) -> Tensor:
     """[B, D] the pool's token over the raw patches, else the backbone's CLS token, else the mean of its patches."""
     if pool is not None:
         return pool(tokens.raw_patches.flatten(1, 2))
-    return tokens.patches.mean((1, 2)) if tokens.image is None else tokens.image
+    return tokens.patches.mean((1, 2)) if tokens.cls is None else tokens.cls
 
 
 class BranchEncoder(nn.Module):
@@ -52,5 +52,5 @@ class BranchEncoder(nn.Module):
     def image_tokens(self, images: Tensor, blocks: int) -> Tensor:
         """The image tokens of the last so many blocks of a ViT, [B, blocks, D]; a pool is applied to each."""
         if not isinstance(self.backbone, ViT):
-            raise ValueError(f"a {self.backbone.shape.family} has one image token; blocks is {blocks}, use 1")
+            raise ValueError(f"a {self.backbone.config.family} has one image token; blocks is {blocks}, use 1")
         return torch.stack([image_token(t, self.pool) for t in self.backbone.last_tokens(images, blocks)], 1).float()

@@ -90,5 +90,5 @@ class Checkpointer:
             "step": done,
             "pretrainer": self._pretrainer.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "shape": self._student.backbone.shape.to_dict(),
+            "shape": self._student.backbone.config.to_dict(),
         }

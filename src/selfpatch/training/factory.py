@@ -84,7 +84,7 @@ def backbone_config(config: RunConfig) -> AnyBackboneConfig:
         positions = b.position_embedding or "released"
         own = {"embed_dim": b.embed_dim, "depth": b.depth, "num_heads": b.num_heads, "patch_size": config.patch_size}
         return named_backbone_config(config.model, grid=grid, position_embedding=positions, depths=b.depths, **own)
-    shape = build_timm(config.model.removeprefix(TIMM)).shape
+    shape = build_timm(config.model.removeprefix(TIMM)).config
     _refuse_own_architecture(config, f"the timm model {config.model!r} has its own", num_heads=b.num_heads)
     if b.position_embedding not in (None, "size"):
         raise ValueError(

@@ -97,7 +97,7 @@ class StudentTeacher(nn.Module):
     def _meters(self, teacher: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:
         meters = {
             "effective_rank": effective_rank(teacher.image.flatten(0, 1)),
-            "patch_rank": effective_rank(teacher.grids[0].raw_patches.flatten(0, 2)),
+            "patch_rank": effective_rank(teacher.tokens_per_resolution[0].raw_patches.flatten(0, 2)),
         }
         for objective in self.objectives.values():
             assert isinstance(objective, Objective)

@@ -93,13 +93,13 @@ def test_a_run_does_not_go_on_without_what_it_was_rendered_with(
 @pytest.mark.parametrize("renderer", ["fast", "device"])
 def test_other_channels_are_rendered_plainly(renderer: str) -> None:
     config = RunConfig().override({"data": "tiles", "channels": 5})
-    assert with_renderer(config.validate(), CPU).loader.render == "plain"
+    assert with_renderer(config, CPU).loader.render == "plain"
     with pytest.raises(ValueError, match=f"loader.render is '{renderer}', which is for images of 3 channels, but chan"):
-        config.override({"loader": {"render": renderer}}).validate()
+        config.override({"loader": {"render": renderer}})
 
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match=r"loader.render is 'gpu'; use one of: auto, plain, fast, device"):
         RunConfig().override({"loader": {"render": "gpu"}})
     with pytest.raises(ValueError, match=r"loader.max_pixels is -1; it must be 0 or above"):
-        RunConfig().override({"loader": {"max_pixels": -1}}).validate()
+        RunConfig().override({"loader": {"max_pixels": -1}})

@@ -40,7 +40,7 @@ def vit(patch_size: int) -> Any:
 @pytest.mark.parametrize("kind", [InnerMaps, LastMap])
 def test_maps_have_the_strides_that_they_claim(backbone: Any, strides: tuple[float, ...], kind: type) -> None:
     backbone = backbone()
-    if kind is LastMap and backbone.shape.family != "vit":
+    if kind is LastMap and backbone.config.family != "vit":
         pytest.skip("the simple pyramid is for a ViT")
     pyramid = kind(backbone, width=8).train()
     assert pyramid.strides == strides

@@ -28,7 +28,7 @@ def make(**settings: int | float) -> tuple[DenseCL, EncoderOutput, EncoderOutput
         sides.append(EncoderOutput(torch.randn(V, B, D), grids, method.heads(), None))
     for head in sides[1].heads.values():
         head.requires_grad_(False)
-    for tensor in (sides[0].image, sides[0].grids[0].patches):
+    for tensor in (sides[0].image, sides[0].tokens_per_resolution[0].patches):
         tensor.requires_grad_()
     return method, sides[0], sides[1]
 
@@ -52,8 +52,8 @@ def plain_losses(method: DenseCL, student: EncoderOutput, teacher: EncoderOutput
         query = l2_normalize(student.heads["projector"](student.image[0, b]))
         key = l2_normalize(teacher.heads["projector"](teacher.image[1, b])).detach()
         contrast = contrast + plain_info_nce(query, key, method.queue.keys) / B
-        first = student.grids[0].patches[b].flatten(0, 1)  # view-major: view 0 of image b
-        second = teacher.grids[0].patches[B + b].flatten(0, 1)
+        first = student.tokens_per_resolution[0].patches[b].flatten(0, 1)  # view-major: view 0 of image b
+        second = teacher.tokens_per_resolution[0].patches[B + b].flatten(0, 1)
         for i in range(N):
             similarity = [torch.cosine_similarity(first[i], second[j], dim=0) for j in range(N)]
             match = max(range(N), key=lambda j: float(similarity[j].detach()))
@@ -69,7 +69,7 @@ def test_losses_and_gradients_are_the_plain_ones() -> None:
     expected = plain_losses(method, student, teacher)
     assert losses.keys() == method.loss_weights.keys()
     torch.testing.assert_close(losses, expected)
-    patches = student.grids[0].patches
+    patches = student.tokens_per_resolution[0].patches
     learned = [student.image, patches, *(p for head in student.heads.values() for p in head.parameters())]
     gradients = torch.autograd.grad(sum(losses.values()), learned)
     torch.testing.assert_close(gradients, torch.autograd.grad(sum(expected.values()), learned))
@@ -86,7 +86,7 @@ def test_nothing_flows_to_the_teacher() -> None:
     method, student, teacher = make()
     for head in teacher.heads.values():
         head.requires_grad_(True)
-    inputs = [teacher.image.requires_grad_(), teacher.grids[0].patches.requires_grad_()]
+    inputs = [teacher.image.requires_grad_(), teacher.tokens_per_resolution[0].patches.requires_grad_()]
     sum(method(student, teacher, views(), hyperparameters()).values()).backward()
     assert all(tensor.grad is None for tensor in inputs)
     assert all(parameter.grad is None for head in teacher.heads.values() for parameter in head.parameters())
@@ -100,7 +100,7 @@ def test_both_queues_take_in_the_second_view_after_the_step() -> None:
     for queue in (method.queue, method.dense_queue):
         queue.update()
     keys = torch.stack([l2_normalize(teacher.heads["projector"](token)) for token in teacher.image[1]])
-    grids = teacher.heads["dense_projector"](teacher.grids[0].patches[B:])  # of view 1
+    grids = teacher.heads["dense_projector"](teacher.tokens_per_resolution[0].patches[B:])  # of view 1
     dense = torch.stack([l2_normalize(grid.mean((0, 1))) for grid in grids])
     torch.testing.assert_close(method.queue.keys, torch.cat([keys, before["queue"][B:]]))
     torch.testing.assert_close(method.dense_queue.keys, torch.cat([dense, before["dense_queue"][B:]]))
@@ -135,8 +135,8 @@ def test_the_defaults_are_the_published_ones() -> None:
 
 def test_where_the_second_view_shows_something_does_not_matter() -> None:
     method, student, teacher = make()
-    turned = teacher.grids[0].patches.flip(1)  # rows swapped: the same features elsewhere
-    moved = replace(teacher, grids=(teacher.grids[0]._replace(patches=turned),))
+    turned = teacher.tokens_per_resolution[0].patches.flip(1)  # rows swapped: the same features elsewhere
+    moved = replace(teacher, tokens_per_resolution=(teacher.tokens_per_resolution[0]._replace(patches=turned),))
     losses = [method(student, side, views(), hyperparameters())["dense_contrast"] for side in (teacher, moved)]
     torch.testing.assert_close(*losses)
 

@@ -54,7 +54,7 @@ def test_the_masked_patches_are_averaged_image_by_image() -> None:
                 y, x = divmod(i, GRID)
                 if views.masks[v, b, y, x]:
                     seen, own = (
-                        side.heads["image"](side.grids[0].patches[v * B + b, y, x]).logits()
+                        side.heads["image"](side.tokens_per_resolution[0].patches[v * B + b, y, x]).logits()
                         for side in (teacher, student)
                     )
                     target = probabilities(seen, method.patch_center.center, 0.09)
@@ -77,7 +77,10 @@ def test_centres_follow_image_tokens_and_all_patches() -> None:
     before = method.center.center.clone(), method.patch_center.center.clone()
     method(student, teacher, views, hyperparameters())
     for center, old, tokens in zip(
-        (method.center, method.patch_center), before, (teacher.image, teacher.grids[0].patches), strict=True
+        (method.center, method.patch_center),
+        before,
+        (teacher.image, teacher.tokens_per_resolution[0].patches),
+        strict=True,
     ):
         center.update()
         mean = teacher.heads["image"](tokens).logits().flatten(0, -2).mean(0)

@@ -84,10 +84,10 @@ def test_every_pair_of_views_counts_the_same() -> None:
     teacher = encoding(views, heads_of(objective, seed=2), seed=5)
     pairs: dict[str, list[Tensor]] = {"spatial": [], "channel": []}
     for kind, losses in pairs.items():
-        own = [student.heads[f"{kind}_relation"](student.grids[0].raw_patches)]
-        own.append(student.heads[f"{kind}_relation_local"](student.grids[1].raw_patches))
+        own = [student.heads[f"{kind}_relation"](student.tokens_per_resolution[0].raw_patches)]
+        own.append(student.heads[f"{kind}_relation_local"](student.tokens_per_resolution[1].raw_patches))
         of_views = [maps for group in own for maps in group.split(B)]  # of each view [B, h, w, D]
-        targets = teacher.heads[f"{kind}_relation"].projection(teacher.grids[0].raw_patches).split(B)
+        targets = teacher.heads[f"{kind}_relation"].projection(teacher.tokens_per_resolution[0].raw_patches).split(B)
         for t in range(G):
             for s in range(G + L):
                 if s == t:
@@ -111,7 +111,7 @@ def test_the_teachers_local_crops_change_nothing() -> None:
     views = views_of(2, 2, 3)
     student, teacher = (encoding(views, heads_of(objective, seed), seed) for seed in (1, 2))
     with_them = objective(student, teacher, views, hyperparameters())
-    without = EncoderOutput(teacher.image[:2], teacher.grids[:1], teacher.heads, None)
+    without = EncoderOutput(teacher.image[:2], teacher.tokens_per_resolution[:1], teacher.heads, None)
     for name, loss in objective(student, without, views, hyperparameters()).items():
         assert torch.equal(loss, with_them[name])
 

@@ -86,7 +86,7 @@ def test_any_size_that_the_patch_divides(patch_size: int, h: int, w: int) -> Non
     for shape in (tiny(patch_size), tiny(patch_size, class_token=False, final_norm=False)):
         tokens = build_backbone(shape)(torch.randn(2, 3, patch_size * h, patch_size * w))
         assert tokens.patches.shape == tokens.raw_patches.shape == (2, h, w, 8)
-        assert (tokens.image is None) == (not shape.class_token)
+        assert (tokens.cls is None) == (not shape.class_token)
         assert torch.equal(tokens.patches, tokens.raw_patches) == (not shape.final_norm)
 
 
@@ -99,7 +99,7 @@ def test_tokens_are_before_and_after_the_final_norm() -> None:
     torch.testing.assert_close(tokens.patches, normed)
     features = backbone.trunk.forward_features(torch.zeros(1, 3, 20, 20))  # timm's own way through the trunk
     tokens = backbone(torch.zeros(1, 3, 20, 20))
-    torch.testing.assert_close(torch.cat([tokens.image[:, None], tokens.patches.flatten(1, 2)], 1), features)
+    torch.testing.assert_close(torch.cat([tokens.cls[:, None], tokens.patches.flatten(1, 2)], 1), features)
 
 
 @pytest.mark.parametrize("size", [(18, 16), (16, 18), (2, 16)])
@@ -129,14 +129,14 @@ def test_models_of_timm_by_name(name: str) -> None:
     tokens = backbone(torch.randn(2, 3, 32, 48))
     assert tokens.patches.shape == (2, 2, 3, backbone.dim)
     assert backbone.has_class_token == (name == "test_vit")
-    assert (tokens.image is not None) == backbone.has_class_token
-    again = build_backbone(backbone.shape, drop_path=0.1)
-    assert again.shape == backbone.shape
+    assert (tokens.cls is not None) == backbone.has_class_token
+    again = build_backbone(backbone.config, drop_path=0.1)
+    assert again.config == backbone.config
     again.load_state_dict(backbone.state_dict())
 
 
 def test_a_model_of_timm_under_a_pool_gives_raw_patches() -> None:
-    backbone = build_backbone(build_timm("test_vit").shape.for_pool())
+    backbone = build_backbone(build_timm("test_vit").config.for_pool())
     tokens = backbone(torch.randn(1, 3, 32, 32))
     assert torch.equal(tokens.patches, tokens.raw_patches)
 
@@ -169,7 +169,7 @@ def test_the_teacher_drops_no_path_but_stays_in_training_mode() -> None:
 def test_image_tokens_come_from_pool_class_token_or_mean() -> None:
     images = torch.randn(2, 3, 20, 20)
     with_token, without = build_backbone(tiny())(images), build_backbone(tiny(class_token=False))(images)
-    assert image_token(with_token, None) is with_token.image
+    assert image_token(with_token, None) is with_token.cls
     torch.testing.assert_close(image_token(without, None), without.patches.flatten(1, 2).mean(1))
     torch.testing.assert_close(
         image_token(with_token, AveragePool(8)),
@@ -182,9 +182,9 @@ def test_a_branch_encodes_view_by_view() -> None:
     crops = [torch.randn(2, 3, 3, 20, 20), torch.randn(4, 3, 3, 12, 12)]
     encoding = branch(crops)
     assert encoding.image.shape == (6, 3, 8)
-    assert [tokens.patches.shape for tokens in encoding.grids] == [(6, 5, 5, 8), (12, 3, 3, 8)]
+    assert [tokens.patches.shape for tokens in encoding.tokens_per_resolution] == [(6, 5, 5, 8), (12, 3, 3, 8)]
     for v, view in enumerate([*crops[0], *crops[1]]):
-        torch.testing.assert_close(encoding.image[v], branch.backbone(view).image)
+        torch.testing.assert_close(encoding.image[v], branch.backbone(view).cls)
 
 
 @pytest.mark.parametrize("normed", [True, False])
@@ -194,6 +194,6 @@ def test_an_encoder_gives_channels_first_maps(normed: bool) -> None:
     tokens = backbone(images)
     expected = tokens.patches if normed else tokens.raw_patches
     assert torch.equal(encoder.patches(images), expected.permute(0, 3, 1, 2))
-    assert torch.equal(encoder.image(images), tokens.image)
+    assert torch.equal(encoder.image(images), tokens.cls)
     assert not encoder.patches(images).requires_grad
     assert (encoder.dim, encoder.patch_size) == (8, 4)

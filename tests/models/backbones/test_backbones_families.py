@@ -36,7 +36,7 @@ def test_tokens_form_a_map_of_the_size_that_the_shape_says(shape: AnyBackboneCon
     backbone = build_backbone(shape)
     tokens = backbone(images(shape))
     assert tokens.patches.shape == tokens.raw_patches.shape == (2, 2, 3, shape.dim)
-    assert (tokens.image is None) == (shape.family != "vit")
+    assert (tokens.cls is None) == (shape.family != "vit")
     assert (backbone.dim, backbone.patch_size, backbone.num_heads) == (shape.dim, shape.patch_size, shape.num_heads)
 
 
@@ -173,10 +173,10 @@ def test_registers_are_no_patches() -> None:
 @pytest.mark.parametrize("name", ["swin_s3_tiny_224", "resnet26", "test_vit4"])
 def test_families_of_timm_by_name(name: str) -> None:
     backbone = build_timm(name)
-    again = build_backbone(backbone.shape)
-    assert again.shape == backbone.shape
+    again = build_backbone(backbone.config)
+    assert again.config == backbone.config
     again.load_state_dict(backbone.state_dict())
-    x = images(backbone.shape, 1, 2, batch=1)
+    x = images(backbone.config, 1, 2, batch=1)
     assert backbone.eval()(x).patches.shape == (1, 1, 2, backbone.dim)
 
 
@@ -225,7 +225,7 @@ def test_tokens_of_the_last_blocks_are_normed() -> None:
     backbone, x = build_backbone(VIT).eval(), images(VIT)
     tokens = backbone.last_tokens(x, 2)
     whole = backbone(x)
-    assert torch.equal(tokens[-1].image, whole.image)
+    assert torch.equal(tokens[-1].cls, whole.cls)
     assert torch.equal(tokens[-1].patches, whole.patches)
     inner = backbone.maps(x, [2])[0]
     assert torch.equal(tokens[0].raw_patches, inner)

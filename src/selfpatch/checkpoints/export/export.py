@@ -66,7 +66,7 @@ def export(encoder: BranchEncoder, to: str, out: str | Path, *, size: int | None
     with _folder_at(Path(out)) as folder:
         written: Written = module.write(encoder, folder, size)
         for height, width in written.sizes:
-            images = torch.randn(2, encoder.backbone.shape.in_channels, height, width, generator=torch.manual_seed(0))
+            images = torch.randn(2, encoder.backbone.config.in_channels, height, width, generator=torch.manual_seed(0))
             found = module.read_features(folder, images)
             _compare(found if written.has_image else found._replace(image=None), encoder, images, to)
         write_atomically(folder / "README.txt", _readme(encoder, to, written, Path(out)))
@@ -121,7 +121,7 @@ def _advice(to: str) -> str:
 
 
 def _readme(encoder: BranchEncoder, to: str, written: Written, out: Path) -> str:
-    shape = encoder.backbone.shape
+    shape = encoder.backbone.config
     sizes = " and ".join(f"{height} x {width}" for height, width in written.sizes)
     described = ", ".join(
         f"{name} {value}"

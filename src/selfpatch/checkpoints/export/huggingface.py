@@ -95,7 +95,7 @@ tokens = model(images).last_hidden_state"""
 
 def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
     """Raises ValueError where transformers has no model of exactly this architecture."""
-    shape = encoder.backbone.shape
+    shape = encoder.backbone.config
     state = with_split_attention(encoder.backbone.trunk.state_dict())
     model = model_of(shape, state)
     if isinstance(shape, ViTConfig) and shape.class_token:
@@ -113,7 +113,7 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
 
 
 def _notes(encoder: BranchEncoder, model: Model) -> tuple[str, ...]:
-    shape = encoder.backbone.shape
+    shape = encoder.backbone.config
     notes = [] if encoder.pool is None else [POOL_IS_LEFT_OUT]
     if not isinstance(shape, ResNetConfig):
         what = "cuts windows" if isinstance(shape, SwinConfig) else "interpolates positions"

@@ -23,7 +23,7 @@ image, patches = session.run(None, {{{{"images": images}}}})"""
 
 def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
     """Raises ValueError where the patch does not divide `size`."""
-    shape = encoder.backbone.shape
+    shape = encoder.backbone.config
     fixed = size is not None or isinstance(shape, SwinConfig)
     side = stored_size(shape) if size is None else size
     encoder.backbone.check_size(side, side)

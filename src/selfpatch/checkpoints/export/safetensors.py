@@ -16,7 +16,7 @@ FILE = "backbone.safetensors"
 
 def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
     write_safetensors(folder / FILE, *export_state(encoder))
-    side = stored_size(encoder.backbone.shape)
+    side = stored_size(encoder.backbone.config)
     usage = f'encoder = selfpatch.load("{{folder}}/{FILE}")'
     return Written(usage, sizes=((side, side),), notes=("Names of the trunk's tensors are timm's, `pool.` apart.",))
 

@@ -26,7 +26,7 @@ features = model.forward_features(images)"""
 
 def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
     """Raises ValueError for a Swin without final norm: timm's always has one."""
-    shape, trunk = encoder.backbone.shape, encoder.backbone.trunk
+    shape, trunk = encoder.backbone.config, encoder.backbone.trunk
     if isinstance(shape, SwinConfig) and not shape.final_norm:
         raise ValueError("this Swin has no final norm, and timm's always has one; use --to onnx or safetensors")
     state = trunk.state_dict()

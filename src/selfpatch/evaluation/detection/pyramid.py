@@ -71,7 +71,7 @@ class InnerMaps(Pyramid):
         super().__init__(backbone, rescale.strides if rescale else STAGE_STRIDES, width)
         self.blocks = _blocks(backbone, blocks)
         dims = [backbone.map_dims[number - 1] for number in self.blocks]
-        normed = isinstance(backbone.shape, SwinConfig)
+        normed = isinstance(backbone.config, SwinConfig)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) if normed else nn.Identity() for dim in dims)
         self.rescale = rescale
         self.merge = FeaturePyramidNetwork(dims, width)
@@ -94,7 +94,7 @@ class LastMap(Pyramid):
     def __init__(self, backbone: Backbone, *, width: int = 256) -> None:
         if not isinstance(backbone, ViT):
             raise ValueError(
-                f"the simple feature pyramid is for a plain ViT; for a {backbone.shape.family} use pyramid inner-maps"
+                f"the simple feature pyramid is for a plain ViT; for a {backbone.config.family} use pyramid inner-maps"
             )
         factors = doublings(backbone.patch_size)
         super().__init__(backbone, [backbone.patch_size / 2.0**factor for factor in factors], width)
@@ -135,9 +135,9 @@ def _blocks(backbone: Backbone, blocks: Sequence[int] | None) -> tuple[int, ...]
 
 def _check_stages(backbone: Backbone, blocks: Sequence[int] | None) -> None:
     if blocks is not None:
-        raise ValueError(f"blocks are for a plain ViT; a {backbone.shape.family} gives its stages, leave blocks out")
+        raise ValueError(f"blocks are for a plain ViT; a {backbone.config.family} gives its stages, leave blocks out")
     if len(backbone.map_dims) != LEVELS:
-        raise ValueError(f"this {backbone.shape.family} has {len(backbone.map_dims)} stages; detection needs {LEVELS}")
+        raise ValueError(f"this {backbone.config.family} has {len(backbone.map_dims)} stages; detection needs {LEVELS}")
 
 
 def padded(images: Sequence[Tensor], multiple: int, smallest: int = 0) -> Tensor:

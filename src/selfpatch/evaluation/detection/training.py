@@ -40,9 +40,9 @@ def build_network(
             f"detection trains the network along, and a {type(encoder).__name__} has none; give weights of a ViT, a "
             "Swin or a ResNet"
         )
-    if encoder.backbone.shape.in_channels != 3:
+    if encoder.backbone.config.in_channels != 3:
         raise ValueError(
-            f"detection reads RGB images, but the network takes {encoder.backbone.shape.in_channels} channels; give "
+            f"detection reads RGB images, but the network takes {encoder.backbone.config.in_channels} channels; give "
             "weights for 3"
         )
     if blocks is not None and how.pyramid == "last-map":

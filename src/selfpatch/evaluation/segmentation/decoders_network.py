@@ -40,7 +40,7 @@ def default_blocks(backbone: Backbone, head: Head) -> tuple[int, ...]:
         return tuple(math.ceil(share * backbone.num_layers) for share in _DEPTHS[head])
     stages = len(backbone.map_dims)
     if stages != LEVELS:
-        raise ValueError(f"a decoder looks at {LEVELS} stages; this {backbone.shape.family} has {stages}")
+        raise ValueError(f"a decoder looks at {LEVELS} stages; this {backbone.config.family} has {stages}")
     return tuple(range(1, LEVELS + 1))
 
 
@@ -58,7 +58,7 @@ class Taps(nn.Module):
         self.backbone, self.blocks = backbone, tuple(blocks)
         self.shared_norm = normed and isinstance(backbone, ViT)
         self.dims = tuple(backbone.map_dims[block - 1] for block in blocks)
-        is_swin = isinstance(backbone.shape, SwinConfig)
+        is_swin = isinstance(backbone.config, SwinConfig)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) if is_swin else nn.Identity() for dim in self.dims)
 
     def forward(self, images: Tensor) -> list[Tensor]:

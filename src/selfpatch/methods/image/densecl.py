@@ -82,8 +82,8 @@ class DenseCL(Objective):
         return info_nce(queries, keys, self.queue.keys, self.temp).mean()
 
     def _dense_contrast(self, student: EncoderOutput, teacher: EncoderOutput, batch_size: int) -> Tensor:
-        first = student.grids[0].patches[:batch_size].flatten(1, 2)  # [B, N, D] of view 0
-        second = teacher.grids[0].patches[batch_size : 2 * batch_size].flatten(1, 2)
+        first = student.tokens_per_resolution[0].patches[:batch_size].flatten(1, 2)  # [B, N, D] of view 0
+        second = teacher.tokens_per_resolution[0].patches[batch_size : 2 * batch_size].flatten(1, 2)
         with torch.no_grad():
             dense = teacher.heads["dense_projector"](second).float()  # [B, N, E]
             matched = dense.take_along_dim(corresponding_positions(first, second)[..., None], dim=1)

@@ -117,7 +117,7 @@ class IBOT(Objective):
 
     def _patch_scores(self, side: EncoderOutput, prototypes: nn.Module | None) -> Scores:
         """The global crops' patches against prototypes of their own, or those of the image tokens."""
-        scores = side.heads["image"](side.grids[0].patches)
+        scores = side.heads["image"](side.tokens_per_resolution[0].patches)
         return scores if prototypes is None else Scores(scores.bottleneck, prototypes())
 
     @torch.no_grad()

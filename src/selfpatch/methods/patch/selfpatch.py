@@ -112,8 +112,8 @@ class SelfPatch(Objective):
         """`{"patch": loss}`, the mean over the patches of a view, then over views."""
         assert isinstance(teacher.pool, PositivePool)
         with torch.no_grad():
-            targets = [self.targets(tokens, teacher.pool) for tokens in teacher.grids]
-        patches = [tokens.patches.flatten(1, 2) for tokens in student.grids]  # LN f(i)
+            targets = [self.targets(tokens, teacher.pool) for tokens in teacher.tokens_per_resolution]
+        patches = [tokens.patches.flatten(1, 2) for tokens in student.tokens_per_resolution]  # LN f(i)
         pairs = PatchPairs.of(patches, targets, views.samples)
         return {"patch": self.agreement(pairs, student.heads["patch"], teacher.heads["patch"], hp)}
 

@@ -136,17 +136,23 @@ class SERE(Objective):
     def student_tokens(self, student: EncoderOutput, views: Views, kind: str) -> tuple[Tensor, Tensor | None]:
         """What the student's relations of a kind are made of: [G, B, h, w, D] and, of local crops, [L, B, h, w, D]."""
         of_views = (-1, views.batch_size)
-        own = student.heads[f"{kind}_relation"](student.grids[0].raw_patches).float().unflatten(0, of_views)
+        own = (
+            student.heads[f"{kind}_relation"](student.tokens_per_resolution[0].raw_patches)
+            .float()
+            .unflatten(0, of_views)
+        )
         if not self.num_local:
             return own, None
-        local = student.heads[f"{kind}_relation_local"](student.grids[1].raw_patches)
+        local = student.heads[f"{kind}_relation_local"](student.tokens_per_resolution[1].raw_patches)
         return own, local.float().unflatten(0, of_views)
 
     def teacher_tokens(self, teacher: EncoderOutput, views: Views, kind: str) -> Tensor:
         """What the teacher's relations of a kind are made of: [G, B, h, w, D]."""
         head = teacher.heads[f"{kind}_relation"]
         assert isinstance(head, RelationHead)
-        return head.projection(teacher.grids[0].raw_patches).float().unflatten(0, (-1, views.batch_size))
+        return (
+            head.projection(teacher.tokens_per_resolution[0].raw_patches).float().unflatten(0, (-1, views.batch_size))
+        )
 
     def spatial_loss(self, own: Tensor, local: Tensor | None, target: Tensor, boxes: Tensor) -> Tensor:
         """Tokens as above, and the boxes [V, B, 5] of all views."""

@@ -19,10 +19,10 @@ class Backbone(nn.Module):
 
     Attributes:
         trunk: the timm model.
-        shape: what it was built from.
+        config: the architecture it was built from.
         dim: width D of its tokens.
         patch_size: side in pixels of what one token stands for.
-        has_class_token: whether `Tokens.image` is given.
+        has_class_token: whether `Tokens.cls` is given.
         mask_token: [1, E] what is put in the place of embedded patches that the student is not to see, or None.
     """
 
@@ -32,12 +32,12 @@ class Backbone(nn.Module):
     embedding_dim: int
     has_class_token = False
 
-    def __init__(self, trunk: nn.Module, shape: AnyBackboneConfig) -> None:
+    def __init__(self, trunk: nn.Module, config: AnyBackboneConfig) -> None:
         super().__init__()
         self.trunk = trunk
-        self.shape = shape
-        self.dim, self.num_heads, self.patch_size = shape.dim, shape.num_heads, shape.patch_size
-        self.mean, self.std = shape.mean, shape.std
+        self.config = config
+        self.dim, self.num_heads, self.patch_size = config.dim, config.num_heads, config.patch_size
+        self.mean, self.std = config.mean, config.std
         self.register_parameter("mask_token", None)
 
     def add_mask_token(self) -> None:
@@ -107,7 +107,7 @@ class Backbone(nn.Module):
         count = len(self.map_dims)
         for number in numbers:
             if not 1 <= number <= count:
-                raise ValueError(f"layer {number} is asked for, but this {self.shape.family} has 1 to {count}")
+                raise ValueError(f"layer {number} is asked for, but this {self.config.family} has 1 to {count}")
         found = dict(self._maps(self.embed(images), max(numbers)))
         return [found[number] for number in numbers]
 
@@ -121,7 +121,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: there are none.
         """
-        raise ValueError(f"compile is for a ViT; the blocks of a {self.shape.family} take minutes each; leave it out")
+        raise ValueError(f"compile is for a ViT; the blocks of a {self.config.family} take minutes each; leave it out")
 
     @property
     def num_layers(self) -> int:
@@ -157,7 +157,9 @@ class Backbone(nn.Module):
         Raises:
             ValueError: the trunk has none.
         """
-        raise ValueError(f"backbone.freeze_patch_embed is for a ViT or a Swin; a {self.shape.family} embeds no patches")
+        raise ValueError(
+            f"backbone.freeze_patch_embed is for a ViT or a Swin; a {self.config.family} embeds no patches"
+        )
 
 
 def freeze_projection(projection: nn.Module) -> None:

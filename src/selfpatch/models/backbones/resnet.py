@@ -25,10 +25,10 @@ class ResNet(Backbone):
 
     maskable: ClassVar[bool] = False
     trunk: TimmResNet
-    shape: ResNetConfig
+    config: ResNetConfig
 
-    def __init__(self, trunk: TimmResNet, shape: ResNetConfig) -> None:
-        super().__init__(trunk, shape)
+    def __init__(self, trunk: TimmResNet, config: ResNetConfig) -> None:
+        super().__init__(trunk, config)
         BatchNorm2d.convert(trunk)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -36,12 +36,12 @@ class ResNet(Backbone):
         return trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(images)))).movedim(1, -1)
 
     def encode(self, embedded: Tensor) -> Tokens:
-        *_, (_, last) = self._maps(embedded, len(self.shape.depths))
+        *_, (_, last) = self._maps(embedded, len(self.config.depths))
         return Tokens(None, last, last)
 
     @property
     def map_dims(self) -> tuple[int, ...]:
-        return tuple(4 * self.shape.width << stage for stage in range(len(self.shape.depths)))
+        return tuple(4 * self.config.width << stage for stage in range(len(self.config.depths)))
 
     def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
         x = embedded.movedim(-1, 1)
@@ -50,16 +50,16 @@ class ResNet(Backbone):
             yield number, x.movedim(1, -1)
 
     def _stages(self) -> list[str]:
-        return [f"layer{i + 1}" for i in range(len(self.shape.depths))]
+        return [f"layer{i + 1}" for i in range(len(self.config.depths))]
 
     @property
     def num_layers(self) -> int:
-        return sum(self.shape.depths)
+        return sum(self.config.depths)
 
     def layer_of(self, name: str) -> int:
         _, part, *rest = name.split(".")
         if part in self._stages():
-            before = [0, *accumulate(self.shape.depths)][self._stages().index(part)]
+            before = [0, *accumulate(self.config.depths)][self._stages().index(part)]
             return 1 + before + int(rest[0])
         return 0
 

@@ -21,11 +21,11 @@ class Swin(Backbone):
     is laid on the finer map of embedded patches."""
 
     trunk: SwinTransformer
-    shape: SwinConfig
+    config: SwinConfig
 
-    def __init__(self, trunk: SwinTransformer, shape: SwinConfig) -> None:
-        super().__init__(trunk, shape)
-        self.embedding_stride, self.embedding_dim = shape.EMBEDDING, shape.embed_dim
+    def __init__(self, trunk: SwinTransformer, config: SwinConfig) -> None:
+        super().__init__(trunk, config)
+        self.embedding_stride, self.embedding_dim = config.EMBEDDING, config.embed_dim
 
     def embed(self, images: Tensor) -> Tensor:
         return self.trunk.patch_embed(images)
@@ -36,7 +36,7 @@ class Swin(Backbone):
 
     @property
     def map_dims(self) -> tuple[int, ...]:
-        return tuple(self.shape.embed_dim << stage for stage in range(len(self.shape.depths)))
+        return tuple(self.config.embed_dim << stage for stage in range(len(self.config.depths)))
 
     def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
         x = embedded
@@ -46,13 +46,13 @@ class Swin(Backbone):
 
     @property
     def num_layers(self) -> int:
-        return sum(self.shape.depths)
+        return sum(self.config.depths)
 
     def layer_of(self, name: str) -> int:
         _, part, *rest = name.split(".")
         if part == "layers":
             stage, kind, *block = rest
-            before = [0, *accumulate(self.shape.depths)][int(stage)]
+            before = [0, *accumulate(self.config.depths)][int(stage)]
             return 1 + before + (int(block[0]) if kind == "blocks" else 0)  # merging goes with the block after it
         return self.num_layers + 1 if part == "norm" else 0
 

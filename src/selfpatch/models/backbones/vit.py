@@ -86,11 +86,11 @@ class ViT(Backbone):
     """A timm `VisionTransformer` with `dynamic_img_size`."""
 
     trunk: VisionTransformer
-    shape: ViTConfig
+    config: ViTConfig
 
-    def __init__(self, trunk: VisionTransformer, shape: ViTConfig) -> None:
-        super().__init__(trunk, shape)
-        self.embedding_stride, self.embedding_dim = shape.patch_size, shape.embed_dim
+    def __init__(self, trunk: VisionTransformer, config: ViTConfig) -> None:
+        super().__init__(trunk, config)
+        self.embedding_stride, self.embedding_dim = config.patch_size, config.embed_dim
         self.has_class_token = trunk.cls_token is not None
 
     def embed(self, images: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class ViT(Backbone):
     def _placed(self, embedded: Tensor) -> Tensor:
         """[B, prefix + N, D] what the first block sees."""
         return self.trunk.norm_pre(
-            self.trunk.patch_drop(add_positions(self.trunk, embedded, self.shape.position_embedding))
+            self.trunk.patch_drop(add_positions(self.trunk, embedded, self.config.position_embedding))
         )
 
     def _tokens(self, raw: Tensor, embedded: Tensor) -> Tokens:
@@ -167,7 +167,7 @@ class ViT(Backbone):
     def fix_positions(self) -> None:
         """Sine and cosine of the patch's place instead of learned positions."""
         assert self.trunk.pos_embed is not None
-        positions = sincos_positions(self.shape.grid, self.shape.embed_dim)
+        positions = sincos_positions(self.config.grid, self.config.embed_dim)
         with torch.no_grad():
             self.trunk.pos_embed.zero_()  # nothing is added to the CLS token
             self.trunk.pos_embed[0, -len(positions) :] = positions

@@ -265,7 +265,7 @@ def test_unreadable_test_images_are_counted_and_named(tmp_path: Path) -> None:
 
 def test_other_channels_go_without_rand_augment(folder: Path) -> None:
     three = tiny_encoder("vit+pool")
-    shape = replace(three.backbone.shape, in_channels=4, mean=(0.5,) * 4, std=(0.2,) * 4)
+    shape = replace(three.backbone.config, in_channels=4, mean=(0.5,) * 4, std=(0.2,) * 4)
     encoder = BranchEncoder(build_backbone(shape), ClassAttentionPool(16, 2))
     with pytest.raises(ValueError, match="RandAugment is for 3 channels, not 4; set rand_augment to 0"):
         finetune.evaluate(encoder, folder, **SMALL)

@@ -193,7 +193,7 @@ def test_features_are_image_tokens_of_the_last_blocks_and_the_mean_patch(kind: s
     patches = tokens.patches if encoder.pool is None else encoder.pool.norm(tokens.raw_patches)
     expected = torch.cat([encoder.image_tokens(batch, 2).flatten(1), patches.mean((1, 2))], dim=1)
     torch.testing.assert_close(features(images), expected)
-    assert features.dim == expected.shape[1] == 48
+    assert features.dim == expected.config[1] == 48
 
 
 def test_which_features_are_taken_goes_by_the_width() -> None:

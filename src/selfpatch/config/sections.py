@@ -1,0 +1,198 @@
+"""Sections of a run's settings: each is read by one component and declared here once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import MinLen
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from selfpatch.config.schema import SPEED_ONLY, Fraction, settings
+
+
+@settings
+class BackboneOverrides:
+    """Architecture settings that the model's name leaves open; those that are not given follow the model."""
+
+    embed_dim: PositiveInt | None = None
+    """Width of the tokens (ViT), of the first stage (Swin) or of the first bottlenecks (ResNet)."""
+    depth: PositiveInt | None = None
+    """Number of blocks (ViT only)."""
+    depths: Annotated[tuple[PositiveInt, ...], MinLen(1)] | None = None
+    """Number of blocks in each stage (Swin and ResNet only)."""
+    num_heads: PositiveInt | None = None
+    """Number of attention heads (ViT), or those of the first stage (Swin)."""
+    drop_path: Fraction = 0.1
+    """Stochastic depth rate of the student; the teacher drops nothing."""
+    position_embedding: Literal["released", "size"] | None = None
+    """Interpolation of position embeddings to another grid: as in the released code of DINO, or by the size with
+    antialiasing. If not given: as the weights or timm's model were trained, else `released`."""
+    positions: Literal["learned", "sincos"] = "learned"
+    """Position embeddings of a ViT: trained, or fixed sines and cosines (MoCo-v3)."""
+    freeze_patch_embed: bool = False
+    """Keep the patch projection as initialised, or as `init` has it (MoCo-v3)."""
+    frozen_blocks: NonNegativeInt = 0
+    """Number of first blocks that stay frozen, together with the patch embedding; 0 trains everything."""
+    keep_class_token: bool = False
+    """Keep a ViT's CLS token although a pool makes the image token, for weights that were trained with one."""
+
+
+@settings
+class MaskConfig:
+    """Masks of the student's global crops, where a method asks for them (iBOT, arXiv 2111.07832)."""
+
+    kind: Literal["block", "random"] = "block"
+    """Shape of a mask: rectangular blocks of patches, or single random patches."""
+    ratio: tuple[Fraction, Fraction] = (0.1, 0.5)
+    """Range of the fraction of patches that is hidden."""
+    share_unmasked: Fraction = 0.5
+    """Probability that a crop is not masked at all."""
+
+    def __post_init__(self) -> None:
+        """Check that the range is ordered."""
+        if self.ratio[0] > self.ratio[1]:
+            raise ValueError(f"ratio is {list(self.ratio)}; use [low, high] with 0 <= low <= high <= 1")
+
+
+@settings
+class CropConfig:
+    """Multi-crop and its augmentation (DINO, arXiv 2104.14294, appendix; SelfPatch uses the same)."""
+
+    global_size: PositiveInt = 224
+    """Side of a global crop in pixels."""
+    global_scale: tuple[float, float] = (0.25, 1.0)
+    """Range of a global crop's area, as a fraction of the image's."""
+    num_local: NonNegativeInt = 8
+    """Number of local crops of each image; 0 makes none."""
+    local_size: PositiveInt = 96
+    """Side of a local crop in pixels."""
+    local_scale: tuple[float, float] = (0.05, 0.25)
+    """Range of a local crop's area, as a fraction of the image's."""
+    flip: Fraction = 0.5
+    """Probability of a horizontal flip."""
+    jitter: Fraction = 0.8
+    """Probability of colour jitter."""
+    brightness: NonNegativeFloat = 0.4
+    """Largest relative change of brightness in colour jitter."""
+    contrast: NonNegativeFloat = 0.4
+    """Largest relative change of contrast in colour jitter."""
+    saturation: NonNegativeFloat = 0.2
+    """Largest relative change of saturation in colour jitter."""
+    hue: float = 0.1
+    """Largest shift of hue in colour jitter, as a fraction of the colour circle."""
+    grey: Fraction = 0.2
+    """Probability of conversion to grey."""
+    blur: tuple[Fraction, Fraction, Fraction] = (1.0, 0.1, 0.5)
+    """Probabilities of blur in global crop 1, in global crop 2 and in each local crop."""
+    blur_radius: tuple[float, float] = (0.1, 2.0)
+    """Range of the Gaussian's standard deviation, in pixels of the crop."""
+    solarize: tuple[Fraction, Fraction, Fraction] = (0.0, 0.2, 0.0)
+    """Probabilities of solarization in global crop 1, in global crop 2 and in each local crop."""
+
+    def __post_init__(self) -> None:
+        """Check that the ranges of areas are ordered."""
+        for name, (low, high) in (("global_scale", self.global_scale), ("local_scale", self.local_scale)):
+            if not 0 < low <= high <= 1:
+                raise ValueError(f"{name} is {[low, high]}; use [low, high] with 0 < low <= high <= 1")
+
+
+@settings
+class OptimizerConfig:
+    """Optimizer and schedules; the defaults are those of DINO's released code."""
+
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    """Optimizer."""
+    momentum: Fraction = 0.9
+    """Momentum factor (sgd and lars only)."""
+    base_lr: NonNegativeFloat = 5e-4
+    """Learning rate for a batch of 256 images; the peak is base_lr * batch_size / 256."""
+    min_lr: NonNegativeFloat = 1e-6
+    """Learning rate at the end of the cosine schedule."""
+    warmup_epochs: NonNegativeFloat = 10
+    """Length of the linear warm-up of the learning rate, in epochs."""
+    weight_decay: NonNegativeFloat = 0.04
+    """Weight decay at the start of its cosine schedule."""
+    weight_decay_end: NonNegativeFloat = 0.4
+    """Weight decay at the end of its cosine schedule."""
+    weight_decay_on: Literal["matrices", "matrices_but_positions", "matrices_and_biases", "all"] = "matrices"
+    """Parameters that decay: those of two or more dimensions (DINO, SelfPatch), the same without position embeddings
+    (MoBY), the same with biases (SERE's code), or all (MoCo)."""
+    layer_decay: Fraction = 1.0
+    """Layer-wise learning-rate decay factor of the backbone; 1 gives all layers the same rate."""
+    clip: NonNegativeFloat = 3.0
+    """Largest gradient norm; 0 disables clipping."""
+    clip_mode: Literal["tensor", "global"] = "tensor"
+    """Norm that is clipped: each parameter tensor's own, as in the released code, or the global one."""
+    freeze_last_layer_epochs: NonNegativeFloat = 1
+    """Time that the last layer of prototype heads stays frozen at first, in epochs."""
+    freeze_backbone_epochs: NonNegativeFloat = 0
+    """Time that only the new heads are trained at first, in epochs, so that they do not spoil the weights of `init`."""
+    teacher_momentum: Fraction = 0.996
+    """EMA momentum of the teacher at the start of its cosine schedule."""
+    teacher_momentum_end: Fraction = 1.0
+    """EMA momentum of the teacher at the end of its cosine schedule."""
+    teacher_moves: Literal["after_step", "before_step"] = "after_step"
+    """Time of the teacher's EMA update. `before_step`, the order of MoCo and MoBY, is computed at the end of the step
+    before, with the next momentum."""
+    teacher_temp: PositiveFloat = 0.04
+    """Softmax temperature of the teacher after its warm-up."""
+    warmup_teacher_temp: PositiveFloat = 0.04
+    """Softmax temperature of the teacher at the start of its warm-up."""
+    teacher_patch_temp: PositiveFloat | None = None
+    """Softmax temperature of the teacher's patch tokens after the warm-up (iBOT); if not given, that of
+    `teacher_temp`."""
+    warmup_teacher_patch_temp: PositiveFloat | None = None
+    """Softmax temperature of the teacher's patch tokens at the start of the warm-up (iBOT); if not given, that of
+    `warmup_teacher_temp`."""
+    warmup_teacher_temp_epochs: NonNegativeFloat = 0
+    """Length of the linear warm-up of the teacher's temperatures, in epochs."""
+
+
+@settings
+class LoaderConfig:
+    """Reading and rendering of images."""
+
+    workers: Annotated[NonNegativeInt | None, SPEED_ONLY] = None
+    """Number of loader processes of each training process; if not given, one fewer than its share of the cores. Samples
+    do not depend on it."""
+    render: Literal["auto", "plain", "fast", "device"] = "auto"
+    """Renderer of the drawn crops: Pillow, OpenCV (`pip install 'selfpatch[fast]'`), or the training device, so that
+    workers only decode. `auto` is `device` on CUDA, else `fast` where OpenCV is installed. All draw the same crops;
+    their pixels differ by less than one level on average."""
+    max_pixels: NonNegativeInt = 1_000_000
+    """Largest number of pixels of an image sent to a rendering device; larger ones are shrunk first, which bounds
+    memory. 0 sends all at full size."""
+    max_bad: Fraction = 0.01
+    """Largest fraction of unreadable images among those that were read; the run stops above it."""
+    held_out: NonNegativeInt = 32
+    """Number of images kept out of training to measure on, at most a tenth of the data; 0 keeps none."""
+
+
+@settings
+class WatchConfig:
+    """Logging and online evaluation of a run."""
+
+    log_every: PositiveInt = 10
+    """Number of steps between two lines of metrics.jsonl."""
+    evaluate_every: NonNegativeFloat = 1
+    """Number of epochs between two rounds of dense meter, k-NN and picture sheet; 0 evaluates at the end only."""
+    knn_images: NonNegativeInt = 1000
+    """Largest number of labelled images that the k-NN meter uses; 0 turns it off."""
+    picture_images: NonNegativeInt = 6
+    """Number of images on each picture sheet; 0 draws none."""
+
+
+@settings
+class CheckpointConfig:
+    """Times at which checkpoints are written, beyond the end of the run and signals, and which are kept."""
+
+    every_minutes: NonNegativeFloat = 5
+    """Time between two checkpoints, in minutes."""
+    every_steps: NonNegativeInt = 0
+    """Number of steps after which a checkpoint is written too; 0 goes by time only."""
+    keep: PositiveInt = 2
+    """Number of most recent checkpoints that are kept."""
+    keep_every_epochs: NonNegativeInt = 0
+    """Number of epochs between two checkpoints that are kept for good; 0 keeps none."""
+    max_nonfinite: PositiveInt = 5
+    """Number of successive steps with a non-finite loss or gradient after which the run stops."""
