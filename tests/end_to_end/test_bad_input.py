@@ -252,7 +252,7 @@ REFUSED = [
     ("evaluate davis --data davis --weights no-tensors.pth", "no-tensors.pth holds no state dict; tensors by name"),
     ("evaluate davis --data davis --weights text.safetensors", "text.safetensors is not a readable safetensors file"),
     ("evaluate davis --data davis --weights run --num-heads 5", "24 cannot be split into 5 heads; give another --num-"),
-    ("evaluate davis --data davis --weights run --num-heads 0", "24 cannot be split into 0 heads; give another --num-"),
+    ("evaluate davis --data davis --weights run --num-heads 0", "num_heads is 0; use a number above 0"),
     ("evaluate davis --data davis --weights run --side left", "'left' ... --side ... teacher"),
     # DAVIS
     ("evaluate davis --weights run", "selfpatch evaluate davis ... --data ... `selfpatch evaluate davis --help`"),

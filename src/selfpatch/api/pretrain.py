@@ -92,7 +92,7 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
     if device is not None:
         config = replace(config, device=device)
     if workers is not None:
-        config = replace(config, loader=replace(config.loader, workers=workers))
+        config = config.override({"loader": {"workers": workers}})
     started = distributed.start(config.device)
     data = open_data(config)
     check_data(run, data)
