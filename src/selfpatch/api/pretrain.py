@@ -63,7 +63,7 @@ def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
     pretrainer, report = make_student_teacher(config, statistics=measure_channels(config, data))
     config = replace(config, loss_weights=pretrainer.loss_weights)  # all of them, and no others
     config = with_renderer(config, device)
-    loader = make_loader(config, pretrainer, data.index, data.places, device)  # refuses what cannot be
+    loader = make_loader(config, pretrainer, data.index, data.indices, device)  # refuses what cannot be
     run = _new_run(config, data)
     if distributed.is_main_process():
         schedule, loop = make_schedule(config, loader.steps_per_epoch), make_loop_settings(config, device)
@@ -147,11 +147,11 @@ def _train(
     if config.compile:
         for branch in (pretrainer.student, pretrainer.teacher):
             branch.compile_blocks()
-    loader = make_loader(config, pretrainer, data.index, data.places, device)
+    loader = make_loader(config, pretrainer, data.index, data.indices, device)
     schedule = make_schedule(config, loader.steps_per_epoch)
     monitor = OnlineEvaluator(
         (data.held_out_index, data.held_out),
-        (data.index, data.places),
+        (data.index, data.indices),
         view_recipes(config, pretrainer.needs),
         channels=config.channels,
         patch_size=pretrainer.student.backbone.patch_size,
@@ -215,7 +215,7 @@ def _summary(
     precision = "bf16 autocast" if settings.autocast else "fp32"
     channels = "" if config.channels == 3 else f", {config.channels} channels normalised by their own statistics"
     lines = [
-        f"{len(data.places)} images to train on, {len(data.held_out)} held out ({config.data}){channels}",
+        f"{len(data.indices)} images to train on, {len(data.held_out)} held out ({config.data}){channels}",
         f"recipe {config.recipe or '(none)'}: {' + '.join([config.method, *config.objectives])}",
         f"{model} of width {backbone.dim}, patch {backbone.patch_size}, {parameters / 1e6:.1f} M parameters",
         f"batch {config.batch_size}, {schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} steps "

@@ -1,1 +1,1 @@
-"""From a folder of images to batches of crops: index, read, draw, render, load. Never imports a network."""
+"""Data pipeline from image files to batches of crops; never imports a network."""

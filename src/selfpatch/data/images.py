@@ -1,11 +1,11 @@
-"""Whole images as one batch, for meters and pictures: resized and centre-cropped, no augmentation."""
+"""Whole images as one batch for meters and pictures: resized and centre-cropped, without augmentation."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,13 +13,15 @@ from torch import Tensor
 from torchvision.transforms import functional as tvf
 
 from selfpatch.data.augment.pillow import resize_picture, to_tensor
-from selfpatch.data.decode.pillow import BadImage, read_picture
+from selfpatch.data.decode.pillow import BadImage, Picture, read_picture
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.ops.images import one_depth
 
+T = TypeVar("T")
+
 
 class NoneReadable(ValueError):
-    """None of so many images can be read; `example` says why not, of one."""
+    """None of several images can be read; `example` is the error of one of them."""
 
     def __init__(self, count: int, example: object = None) -> None:
         reason = f", e.g. {example}" if example is not None else ""
@@ -28,31 +30,60 @@ class NoneReadable(ValueError):
 
 
 class LoadedImages(NamedTuple):
-    images: Tensor  # [n, C, size, size] uint8, or float32 where an image is deeper than 8 bits
-    places: np.ndarray  # [n] int64, the places that could be read, in the order asked for
+    """Images of a batch, and which they are."""
+
+    images: Tensor  # [n, C, size, size] uint8, or float32 if an image is deeper than 8 bits
+    indices: np.ndarray  # [n] int64, the indices that could be read, in the given order
 
 
-def evenly_spread(places: np.ndarray, count: int) -> np.ndarray:
-    """So many of the places, the first and the last among them; all of them where there are no more."""
-    return places[np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)]
+def evenly_spread(indices: np.ndarray, count: int) -> np.ndarray:
+    """Return `count` evenly spread elements, including the first and the last; all of them if there are no more."""
+    return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)]
+
+
+def read_each(
+    index: ImageIndex, indices: Sequence[int] | np.ndarray, channels: int, convert: Callable[[Picture], T]
+) -> tuple[list[int], list[T]]:
+    """Read and convert images in threads; at most as many images as threads are held at once.
+
+    Returns:
+        The indices of the readable images in the given order, and what `convert` made of each image.
+
+    Raises:
+        NoneReadable: none of the images can be read.
+    """
+
+    def read(i: int) -> tuple[int, T] | BadImage:
+        try:
+            return i, convert(read_picture(index.file(i), channels))
+        except BadImage as error:
+            return error
+
+    # Pillow and torch release the interpreter's lock while they decode and compute.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        outcomes = list(pool.map(read, map(int, indices)))
+    converted = [outcome for outcome in outcomes if not isinstance(outcome, BadImage)]
+    if not converted:
+        raise NoneReadable(len(outcomes), next(iter(outcomes), None))
+    return [i for i, _ in converted], [value for _, value in converted]
 
 
 def load_images(
     index: ImageIndex,
-    places: Sequence[int] | np.ndarray,
+    indices: Sequence[int] | np.ndarray,
     size: int,
     *,
     resize: int | None = None,
     channels: int = 3,
 ) -> LoadedImages:
-    """Centre crops: the shorter side is resized to `resize` (bicubic, antialiased), then the middle is cut out.
+    """Load centre crops: resize the shorter side to `resize` (bicubic, antialiased), then cut out the middle.
 
     Args:
         index: the images.
-        places: those to load; unreadable ones are left out.
+        indices: images to load; unreadable ones are left out.
         size: side of the crops in pixels.
-        resize: shorter side before cropping; None: `size`. DINO's k-NN protocol is size 224, resize 256.
-        channels: of the images, as `read_picture` takes them.
+        resize: shorter side before cropping in pixels (default: `size`). DINO's k-NN protocol has size 224, resize 256.
+        channels: channels of the images, as in `read_picture`.
 
     Raises:
         NoneReadable: none of the images can be read.
@@ -64,21 +95,9 @@ def load_images(
             f"crops of {size} pixels cannot be cut out of images resized to {shorter}; let resize be {size} or more"
         )
 
-    def load(place: int) -> Tensor | BadImage:
-        try:
-            picture = read_picture(index.file(place), channels)
-        except BadImage as error:
-            return error
+    def centre_crop(picture: Picture) -> Tensor:
         width, height = (int(shorter * side / min(picture.size)) for side in picture.size)
         return tvf.center_crop(to_tensor(resize_picture(picture, width, height)), [size, size])
 
-    numbers = [int(place) for place in places]
-    with ThreadPoolExecutor(
-        min(8, os.cpu_count() or 1)
-    ) as pool:  # Pillow decodes and resizes outside the interpreter's lock
-        loaded = list(pool.map(load, numbers))
-    images = [(place, image) for place, image in zip(numbers, loaded, strict=True) if isinstance(image, Tensor)]
-    if not images:
-        raise NoneReadable(len(numbers), next(iter(loaded), None))
-    pixels = torch.stack(one_depth([image for _, image in images]))
-    return LoadedImages(pixels, np.array([place for place, _ in images], np.int64))
+    readable, crops = read_each(index, indices, channels, centre_crop)
+    return LoadedImages(torch.stack(one_depth(crops)), np.array(readable, np.int64))

@@ -179,7 +179,7 @@ def _check_arms(study: Study, source: str) -> None:
         try:
             data = open_data(replace(arm.config, data=source))
             pretrainer, _ = make_student_teacher(arm.config)
-            make_loader(arm.config, pretrainer, data.index, data.places, torch.device("cpu"))
+            make_loader(arm.config, pretrainer, data.index, data.indices, torch.device("cpu"))
         except ValueError as error:
             raise ValueError(f"arm {arm.name!r}: {error}") from None
 

@@ -110,7 +110,7 @@ def _steps(config: RunConfig, place: Place, device: torch.device) -> Generator[f
     if config.compile:
         for branch in (pretrainer.student, pretrainer.teacher):
             branch.compile_blocks()
-    loader = make_loader(config, pretrainer, data.index, data.places, device)
+    loader = make_loader(config, pretrainer, data.index, data.indices, device)
     schedule, optimizer = make_schedule(config, loader.steps_per_epoch), make_optimizer(config, pretrainer)
     autocast, clipping = make_loop_settings(config, device).autocast, make_clipping(config)
     yield loader.steps_per_epoch

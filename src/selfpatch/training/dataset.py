@@ -21,7 +21,7 @@ class TrainingData:
     """The images of a run: those it trains on, and those it is measured on."""
 
     index: ImageIndex
-    places: np.ndarray
+    indices: np.ndarray
     held_out_index: ImageIndex
     held_out: np.ndarray
 
@@ -37,8 +37,8 @@ def open_data(config: RunConfig) -> TrainingData:
         index, held_out_index = ImageIndex.open(folder / "training"), ImageIndex.open(folder / "held_out")
         return TrainingData(index, np.arange(len(index)), held_out_index, np.arange(len(held_out_index)))
     index = ImageIndex.open(config.data)
-    places, held_out = index.split(config.loader.held_out, config.seed)
-    return TrainingData(index, places, index, held_out)
+    indices, held_out = index.split(config.loader.held_out, config.seed)
+    return TrainingData(index, indices, index, held_out)
 
 
 def measure_channels(config: RunConfig, data: TrainingData) -> ChannelStatistics | None:
@@ -47,7 +47,7 @@ def measure_channels(config: RunConfig, data: TrainingData) -> ChannelStatistics
     Raises:
         ValueError: none of the images can be read.
     """
-    return None if config.channels == 3 else channel_statistics(data.index, data.places, config.channels)
+    return None if config.channels == 3 else channel_statistics(data.index, data.indices, config.channels)
 
 
 def recipe_for(data: str) -> RunConfig:

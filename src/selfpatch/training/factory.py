@@ -262,7 +262,7 @@ def with_renderer(config: RunConfig, device: torch.device) -> RunConfig:
 
 
 def make_loader(
-    config: RunConfig, pretrainer: StudentTeacher, index: ImageIndex, places: np.ndarray, device: torch.device
+    config: RunConfig, pretrainer: StudentTeacher, index: ImageIndex, indices: np.ndarray, device: torch.device
 ) -> CropLoader:
     """The training stream of this process.
 
@@ -272,7 +272,7 @@ def make_loader(
     renderer = choose_backend(config.loader.render, device_type=device.type, channels=config.channels)
     return CropLoader(
         index,
-        places,
+        indices,
         view_recipes(config, pretrainer.needs),
         batch_size=config.batch_size,
         accumulate=config.accumulate,

@@ -91,7 +91,7 @@ class OnlineEvaluator:
         loaded = _load(index, places, count, size, self._channels) if index.classes else None
         if loaded is None:
             return None
-        labels = torch.tensor([index.label(int(place)) for place in loaded.places])
+        labels = torch.tensor([index.label(int(place)) for place in loaded.indices])
         alone = labels.bincount()[labels] == 1
         return None if alone.float().mean() > 0.5 else (loaded.images, labels)
 

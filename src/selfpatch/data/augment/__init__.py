@@ -1,0 +1,1 @@
+"""Multi-crop augmentation: parameters are drawn first, then rendered."""

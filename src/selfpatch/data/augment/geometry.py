@@ -1,8 +1,8 @@
-"""Points of a crop and points of its image: where SERE's overlap grids and the pictures of crops come from.
+"""Conversion of points between crops and images, for SERE's overlap grids and for pictures of crops.
 
-A crop's own coordinates run from 0 at its left (upper) edge to 1 at its right (lower) edge, as it is seen, flipped or
-not. An image's are pixels from its upper left corner. Edges, not pixel centres, so the size a crop is rendered at does
-not matter.
+Crop coordinates run from 0 at the left (upper) edge of the crop, as it is seen, flipped or not, to 1 at the right
+(lower) edge. Image coordinates are pixels from the upper left corner. Both refer to edges, not pixel centres, so the
+size of the rendered crop does not matter.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def crop_to_image(points: Tensor, boxes: Tensor) -> Tensor:
-    """Where points of crops lie in their images.
+    """Convert points of crops to points of their images.
 
     Args:
         points: [..., P, 2] (x, y) in crop coordinates.
@@ -26,14 +26,14 @@ def crop_to_image(points: Tensor, boxes: Tensor) -> Tensor:
 
 
 def image_to_crop(points: Tensor, boxes: Tensor) -> Tensor:
-    """Where points of images lie in crops of them: the inverse of `crop_to_image`; outside [0, 1] if outside the crop.
+    """Convert points of images to points of crops, the inverse of `crop_to_image`.
 
     Args:
         points: [..., P, 2] (x, y) in pixels of the image.
         boxes: [..., 5] (left, top, width, height, flipped); leading dimensions broadcast with those of the points.
 
     Returns:
-        [..., P, 2] (x, y) in crop coordinates.
+        [..., P, 2] (x, y) in crop coordinates, outside [0, 1] if outside the crop.
     """
     corner, size, flipped = _unpack(boxes)
     return _mirror((points - corner) / size, flipped)

@@ -1,9 +1,9 @@
-"""Rasters into views: the same drawn parameters, in the same order, as the plain renderer has them for colour pictures.
+"""Renderer for images of any number of channels, with the same parameters and order as the plain renderer.
 
-What has no meaning without red, green and blue is left out: saturation, hue and grey. That includes four channels, for
-the fourth may be alpha or near infrared. One draw serves all channels of an image; where an operation needs a level
-(contrast its mean, solarize its white), each channel has its own, for the bands of a satellite differ in brightness by
-orders of magnitude.
+Operations that need red, green and blue are left out: saturation, hue and grey. Images of four channels have none of
+them either, for the fourth may be alpha or near infrared. One draw serves all channels of an image. Levels that an
+operation needs (the mean for contrast, white for solarize) are those of each channel, for the bands of a satellite
+differ in brightness by orders of magnitude.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from selfpatch.data.decode.multichannel import Raster
 
 
 def render_raster(raster: Raster, size: int, parameters: ViewParameters) -> Tensor:
-    """Crop and resize (bicubic, antialiased), flip, brightness and contrast in their drawn order, blur, solarize.
+    """Crop and resize (bicubic, antialiased), flip, change brightness and contrast in drawn order, blur and solarize.
 
-    On 8 bits it agrees with the plain renderer to about a level (more where bicubic overshoots black or white, which
-    Pillow cuts off half way); contrast does so on grey pictures, as Pillow takes the mean of the luminance. Pillow's
-    blur is three box blurs, this one is the Gaussian itself: they differ by half a level in the mean, by a few levels
-    at sharp edges.
+    On 8 bits it agrees with the plain renderer to about a level, and by more where bicubic overshoots black or white,
+    which Pillow cuts off half way. Contrast agrees on grey pictures only, as Pillow takes the mean of the luminance.
+    Pillow's blur is three box blurs, this one is the Gaussian itself: they differ by half a level in the mean and by a
+    few levels at sharp edges.
 
     Args:
         raster: the whole image, upright.
         size: side of the rendered view in pixels.
-        parameters: what `draw_view` drew for an image of this size.
+        parameters: result of `draw_view` for an image of this size.
 
     Returns:
-        [C, size, size], uint8 or float32 as the raster is; floats lie in [0, 1] where the raster's do.
+        View [C, size, size] in the raster's type, uint8 or float32; floats lie in [0, 1] if the raster's do.
     """
     p = parameters
     view = resize_raster(raster, size, size, box=(p.left, p.top, p.width, p.height))
@@ -48,7 +48,7 @@ def render_raster(raster: Raster, size: int, parameters: ViewParameters) -> Tens
 
 
 def resize_raster(raster: Raster, width: int, height: int, *, box: tuple[int, int, int, int] | None = None) -> Tensor:
-    """A box (left, top, width, height) of a raster, or all of it, resized: [C, height, width]."""
+    """Resize a box (left, top, width, height) of a raster, or all of it, to [C, height, width]."""
     pixels = raster.pixels
     if box is not None:
         left, top, box_width, box_height = box
@@ -60,19 +60,20 @@ def resize_raster(raster: Raster, width: int, height: int, *, box: tuple[int, in
 
 
 def gaussian_blur(view: Tensor, radius: float) -> Tensor:
-    """Blurs each channel with a Gaussian of this standard deviation, cut off at three; edges are continued.
+    """Blur each channel with a Gaussian, cut off at three standard deviations; edges are continued.
 
     Args:
         view: [C, h, w] uint8 or float32.
+        radius: standard deviation in pixels.
     """
-    rows, columns = (_blurring(side, radius) for side in view.shape[1:])
+    rows, columns = (_blur_matrix(side, radius) for side in view.shape[1:])
     # Two products of dense matrices: several times faster than convolving single channels with 1 x k kernels.
     blurred = rows @ (view.float() @ columns.T)
     return (blurred.round() if view.dtype == torch.uint8 else blurred).to(view.dtype)
 
 
-def _blurring(side: int, radius: float) -> Tensor:
-    """[side, side] the matrix that blurs a line of so many pixels."""
+def _blur_matrix(side: int, radius: float) -> Tensor:
+    """Return the matrix [side, side] that blurs a line of `side` pixels."""
     reach = math.ceil(3 * radius)
     offsets = torch.arange(-reach, reach + 1)
     weights = torch.exp(-0.5 * (offsets / radius) ** 2)
@@ -90,12 +91,12 @@ def _jitter(view: Tensor, jitter: ColourJitter, raster: Raster) -> Tensor:
 
 
 def _blend(view: Tensor, degenerate: Tensor, factor: float, raster: Raster) -> Tensor:
-    """degenerate + factor * (view - degenerate); 8 bits are cut off, not rounded, after each step, as Pillow does."""
+    """Return degenerate + factor * (view - degenerate); 8 bits are truncated after each step, as in Pillow."""
     return _clamp(torch.lerp(degenerate.float(), view.float(), factor), raster).to(view.dtype)
 
 
 def _solarize(view: Tensor, raster: Raster) -> Tensor:
-    """Inverts what is brighter than half way from black to white."""
+    """Invert levels above the middle between black and white."""
     black, white = raster.black, raster.white
     threshold = (black.float() + white.float()) / 2
     inverted = _clamp(white - (view - black), raster)
@@ -103,5 +104,5 @@ def _solarize(view: Tensor, raster: Raster) -> Tensor:
 
 
 def _clamp(view: Tensor, raster: Raster) -> Tensor:
-    """To what a channel can hold: 8 or 16 bits their range, other numbers from black to 1 or to white, the higher."""
+    """Clamp to the range of a channel: from black to white, or to 1 if white is lower."""
     return view.clamp(raster.black, raster.white.clamp(min=1))

@@ -1,7 +1,7 @@
-"""The plain renderer's views several times faster: torch's 8-bit kernel resizes, OpenCV changes colours and blurs.
+"""Fast renderer: torch's 8-bit kernel resizes, OpenCV changes colours and blurs.
 
-Pixels are not the plain renderer's to the last bit: on photographs they differ by half a level in the mean, for Pillow
-rounds after every adjustment and every pass of its blur, and turns hue in HSV of 8 bits.
+It is several times faster than the plain renderer, but not equal to the last bit: on photographs they differ by half a
+level in the mean, for Pillow rounds after every adjustment and every pass of its blur, and turns hue in 8-bit HSV.
 """
 
 from __future__ import annotations
@@ -16,27 +16,25 @@ from torch import Tensor
 
 from selfpatch.data.augment.multichannel import render_raster
 from selfpatch.data.augment.multicrop import ViewParameters
-from selfpatch.data.augment.opencv_color import INSTALL, Pair, blur, change_colours, opencv, solarize
+from selfpatch.data.augment.opencv_color import Pair, blur, change_colours, opencv, solarize
 from selfpatch.data.decode.multichannel import Raster
 from selfpatch.data.decode.pillow import Picture
 
-__all__ = ["INSTALL", "fast_rendering_available", "render_fast"]
-
 LARGEST_KEPT = 2**24
-"""Bytes of the largest buffer that is kept for the next view; a rare huge photograph should not stay in memory."""
+"""Bytes of the largest buffer that is kept for the next view: a rare huge photograph should not stay in memory."""
 
 
 def render_fast(image: Picture, size: int, parameters: ViewParameters) -> Tensor:
-    """Crop and resize (bicubic, antialiased), flip, colour jitter, grey, blur, solarize.
+    """Crop and resize (bicubic, antialiased), flip, jitter colours, make grey, blur and solarize a view.
 
     Args:
-        image: the whole image, upright: RGB; best a raster as `fast_reading.read_fast` gives it, with its channels last
-            in memory. A raster of another number of channels, or of floats, goes to `raster_rendering.render_raster`.
+        image: the whole image, upright. An RGB raster in channels-last memory, as `decode.fast.read_fast` gives it, is
+            the fastest; a raster of other channels or of floats goes to `multichannel.render_raster`.
         size: side of the rendered view in pixels.
-        parameters: what `draw_view` drew for an image of this size.
+        parameters: result of `draw_view` for an image of this size.
 
     Returns:
-        uint8 [3, size, size]; of other rasters what `render_raster` returns.
+        View [3, size, size] in uint8; for other rasters the result of `render_raster`.
 
     Raises:
         ValueError: OpenCV is not installed.
@@ -58,7 +56,7 @@ def render_fast(image: Picture, size: int, parameters: ViewParameters) -> Tensor
 
 
 def fast_rendering_available() -> bool:
-    """Whether OpenCV is installed."""
+    """Return whether OpenCV is installed."""
     try:
         opencv()
     except ValueError:
@@ -67,13 +65,13 @@ def fast_rendering_available() -> bool:
 
 
 class _Scratch(threading.local):
-    """Memory that is used again for view after view, of one thread: fresh memory would have to be mapped first."""
+    """Buffers of one thread, reused for view after view: fresh memory would have to be mapped first."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, np.ndarray] = {}
 
     def buffer(self, name: str, height: int, width: int) -> np.ndarray:
-        """[height, width, 3] uint8, with whatever was in it."""
+        """Return an uninitialised buffer [height, width, 3] in uint8."""
         count = height * width * 3
         if count > LARGEST_KEPT:
             return np.empty((height, width, 3), np.uint8)
@@ -86,7 +84,7 @@ _scratch = _Scratch()
 
 
 def _resize(pixels: Tensor, size: int, p: ViewParameters) -> np.ndarray:
-    """[size, size, 3] the box, mirrored if it is to be: before it is resized, for it must be copied anyway."""
+    """Return the box as [size, size, 3], mirrored before it is resized, for it must be copied anyway."""
     cv2 = opencv()
     box = pixels.permute(1, 2, 0).numpy()[p.top : p.top + p.height, p.left : p.left + p.width]
     cut, view = _scratch.buffer("cut", p.height, p.width), _scratch.buffer("view", size, size)
@@ -99,9 +97,9 @@ def _resize(pixels: Tensor, size: int, p: ViewParameters) -> np.ndarray:
 
 
 _resample: Callable[..., Tensor] = torch._C._nn._upsample_bicubic2d_aa
-"""What `F.interpolate` calls, which cannot write into memory that is there. Ten crops take a seventh less for that."""
+"""Kernel behind `F.interpolate`, which itself cannot write into given memory: ten crops take a seventh less time."""
 
 
 def _as_batch(pixels: np.ndarray) -> Tensor:
-    """[h, w, 3] -> [1, 3, h, w], the same memory."""
+    """View [h, w, 3] as [1, 3, h, w] in the same memory."""
     return torch.from_numpy(pixels.transpose(2, 0, 1)[None])

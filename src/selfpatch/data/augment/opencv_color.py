@@ -1,4 +1,4 @@
-"""Colour changes and blur of one 8-bit view by OpenCV, as Pillow and torchvision do them."""
+"""Colour changes and blur of one 8-bit view by OpenCV, after Pillow and torchvision."""
 
 from __future__ import annotations
 
@@ -15,45 +15,48 @@ from selfpatch.ops.blur import PASSES, box_radius
 
 INSTALL = "run `pip install 'selfpatch[fast]'`"
 LUMINANCE = (0.299, 0.587, 0.114)
-"""Of ITU-R 601-2, as Pillow makes grey of red, green and blue."""
+"""Weights of red, green and blue in grey (ITU-R 601-2, as in Pillow)."""
 
 
 @cache
 def opencv() -> ModuleType:
-    """The module cv2, with its threads switched off.
+    """Import cv2 and switch its threads off.
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: OpenCV is not installed.
     """
     try:
         import cv2
     except ImportError:
         raise ValueError(f"the fast renderer needs OpenCV, which is not installed; {INSTALL}") from None
-    # One thread a loader process; and a pool that was started before a process forks would leave the child waiting.
+    # One thread per loader process; a pool started before a process forks would leave the child waiting.
     cv2.setNumThreads(0)
     return cv2
 
 
 class Pair:
-    """A view and a buffer of its size, [h, w, 3] uint8; what is done to the view may end in either, as `view`."""
+    """A view and a spare buffer of its size, [h, w, 3] uint8; every operation leaves its result in `view`."""
 
     def __init__(self, view: np.ndarray, spare: np.ndarray) -> None:
         self.view, self.spare = view, spare
 
     def exchange(self) -> None:
+        """Make the spare buffer the view."""
         self.view, self.spare = self.spare, self.view
 
 
 class _Blend(NamedTuple):
-    """x -> own * x + grey * luminance(x) + level, of which brightness, contrast, saturation and grey each are one."""
+    """Mapping x -> own * x + grey * luminance(x) + level, the form of brightness, contrast, saturation and grey."""
 
     own: float = 1.0
     grey: float = 0.0
     level: float = 0.0
 
     def after(self, first: _Blend) -> _Blend:
-        """The blend that does first the one, then this. As luminance's weights add up to 1, that of a blended pixel is
-        (own + grey) * luminance + level."""
+        """Return the composition: `first`, then this blend.
+
+        The weights of luminance add up to 1, so a blended pixel has the luminance (own + grey) * luminance + level.
+        """
         return _Blend(
             self.own * first.own,
             self.own * first.grey + self.grey * (first.own + first.grey),
@@ -65,8 +68,10 @@ _UNCHANGED = _Blend()
 
 
 def change_colours(pair: Pair, jitter: ColourJitter | None, grey: bool) -> None:
-    """The adjustments in their drawn order, then grey. Those that are blends are gathered into one for as long as none
-    of them can leave [0, 255], where Pillow would cut off."""
+    """Apply the adjustments in their drawn order, then grey.
+
+    Consecutive blends are composed into one as long as none of them can leave [0, 255], where Pillow would cut off.
+    """
     blend = _UNCHANGED
     for name in jitter.order if jitter is not None else ():
         factor = getattr(jitter, name)
@@ -75,7 +80,7 @@ def change_colours(pair: Pair, jitter: ColourJitter | None, grey: bool) -> None:
             blend = _UNCHANGED
             _turn_hue(pair, factor)
             continue
-        # Pillow cuts the fraction off, half a level in the mean.
+        # Pillow truncates the fraction, half a level in the mean.
         if name == "brightness":
             step = _Blend(factor, 0.0, -0.5)
         elif name == "contrast":
@@ -90,7 +95,7 @@ def change_colours(pair: Pair, jitter: ColourJitter | None, grey: bool) -> None:
 
 
 def _mean_luminance(pair: Pair, blend: _Blend) -> int:
-    """Of the blended view, a whole number, as Pillow has it."""
+    """Return the mean luminance of the blended view as a whole number, as in Pillow."""
     red, green, blue, _ = opencv().mean(pair.view)
     mean = LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
     return math.floor((blend.own + blend.grey) * mean + blend.level + 0.5)
@@ -108,7 +113,7 @@ def _apply(pair: Pair, blend: _Blend) -> None:
 
 
 def _turn_hue(pair: Pair, turns: float) -> None:
-    shift = int(turns * 255) % 256  # as torchvision has it
+    shift = int(turns * 255) % 256  # as in torchvision
     if shift == 0:
         return
     cv2 = opencv()
@@ -121,15 +126,15 @@ def _turn_hue(pair: Pair, turns: float) -> None:
 
 
 def blur(pair: Pair, radius: float) -> None:
-    """Pillow's Gaussian blur, rounded once, not after each pass."""
+    """Blur as Pillow's Gaussian blur does, but round once, not after each pass."""
     cv2 = opencv()
-    kernel = _blur_kernel(round(radius, 2))  # few enough to be kept; a 100th of a pixel is less than its rounding
+    kernel = _blur_kernel(round(radius, 2))  # few enough kernels to cache them; a 100th of a pixel is below rounding
     cv2.sepFilter2D(pair.view, -1, kernel, kernel, dst=pair.spare, borderType=cv2.BORDER_REPLICATE)
     pair.exchange()
 
 
 def solarize(pair: Pair) -> None:
-    """255 - x from 128 on, which is the smaller of the two."""
+    """Invert levels from 128 on: the result is the smaller one of x and 255 - x."""
     cv2 = opencv()
     cv2.bitwise_not(pair.view, dst=pair.spare)
     cv2.min(pair.view, pair.spare, dst=pair.view)
@@ -137,8 +142,10 @@ def solarize(pair: Pair) -> None:
 
 @cache
 def _blur_kernel(radius: float) -> np.ndarray:
-    """[taps] the kernel of Pillow's Gaussian blur, box blurs of fractional width as in `ops.blur`; in 256ths, so that
-    OpenCV, which counts in those, leaves even areas as they are."""
+    """Return the kernel [taps] of Pillow's Gaussian blur: box blurs of fractional width, as in `ops.blur`.
+
+    Weights are multiples of 1 / 256, OpenCV's own precision, so that even areas stay as they are.
+    """
     part, whole = math.modf(float(box_radius(torch.tensor(radius, dtype=torch.float64))))
     whole = int(whole)  # pixels on each side that count fully
     box = np.array([part, *[1.0] * (2 * whole + 1), part]) / (2 * (whole + part) + 1)

@@ -1,4 +1,4 @@
-"""The plain renderer: drawn parameters into pixels, one view at a time, with Pillow, in the order of DINO's recipe.
+"""Plain renderer: one view at a time with Pillow, in the order of DINO's recipe.
 
 Every faster renderer is tested against this one.
 """
@@ -25,15 +25,15 @@ _ADJUST = {
 
 
 def render(image: Picture, size: int, parameters: ViewParameters) -> Tensor:
-    """Crop and resize (bicubic, antialiased), flip, colour jitter, grey, blur, solarize.
+    """Crop and resize (bicubic, antialiased), flip, jitter colours, make grey, blur and solarize a view.
 
     Args:
-        image: the whole image, upright: RGB, or a raster, which `raster_rendering.render_raster` renders.
+        image: the whole image, upright: RGB, or a raster, which `multichannel.render_raster` renders.
         size: side of the rendered view in pixels.
-        parameters: what `draw_view` drew for an image of this size.
+        parameters: result of `draw_view` for an image of this size.
 
     Returns:
-        uint8 [3, size, size]; of a raster [C, size, size], uint8 or float32.
+        View [3, size, size] in uint8; for a raster [C, size, size] in uint8 or float32.
     """
     if isinstance(image, Raster):
         return render_raster(image, size, parameters)
@@ -59,12 +59,12 @@ def _jitter(view: Image.Image, jitter: ColourJitter) -> Image.Image:
 
 
 def resize_picture(picture: Picture, width: int, height: int) -> Picture:
-    """The whole picture at another size (bicubic, antialiased)."""
+    """Resize the whole picture (bicubic, antialiased)."""
     if isinstance(picture, Raster):
         return Raster(resize_raster(picture, width, height))
     return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def to_tensor(picture: Picture) -> Tensor:
-    """[C, h, w], uint8 or, of a raster, perhaps float32."""
+    """Return the pixels [C, h, w] in uint8, or in float32 for a deep raster."""
     return picture.pixels if isinstance(picture, Raster) else tvf.pil_to_tensor(picture)

@@ -1,0 +1,1 @@
+"""Decoders from image files to upright pictures."""

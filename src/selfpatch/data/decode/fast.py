@@ -1,6 +1,6 @@
-"""What `reading.read_picture` reads, faster: JPEG files, which nearly all photographs are, go through simplejpeg.
+"""Faster decoding of JPEG files by simplejpeg; all other files go through `decode.pillow`.
 
-simplejpeg and Pillow wrap the same library and give the same pixels; this one leaves out the copy into a Pillow image.
+simplejpeg and Pillow wrap the same library and give the same pixels; simplejpeg saves the copy into a Pillow image.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ JPEG_BEGINNING = b"\xff\xd8\xff"
 
 
 def read_fast(file: ImageFile, channels: int = 3) -> Picture:
-    """Reads an image of so many channels: 3 into a raster whose pixels lie as the decoder left them, channels last, any
-    other number as `reading.read_picture` does.
+    """Read an image as `decode.pillow.read_picture` does, with the same pixels.
+
+    An image of 3 channels is returned as a raster whose memory is channels-last, as the decoder leaves it.
 
     Raises:
-        BadImage: as `reading.read_picture`.
+        BadImage: as `decode.pillow.read_picture`.
     """
     if channels != 3:
         return read_picture(file, channels)
@@ -40,7 +41,7 @@ def read_fast(file: ImageFile, channels: int = 3) -> Picture:
 
 
 def _decode_jpeg(file: ImageFile) -> np.ndarray | None:
-    """[h, w, 3], upright. None: no JPEG of three colours, or anything is wrong with it; Pillow has the say on those."""
+    """Return upright pixels [h, w, 3], or None if Pillow must judge: no JPEG, not three colours, or damaged."""
     if simplejpeg is None:
         return None
     try:
@@ -49,18 +50,17 @@ def _decode_jpeg(file: ImageFile) -> np.ndarray | None:
                 return None
             stream.seek(0)
             content = stream.read()
-        # The header alone, read by Pillow: its limit on pixels, its notion of a file's colours and orientation.
+        # Pillow reads the header alone: its limit on pixels, its notion of a file's colours and orientation.
         with Image.open(io.BytesIO(content)) as image:
             if image.mode != "RGB":
                 return None
             orientation = _orientation(image)
         return np.ascontiguousarray(upright(simplejpeg.decode_jpeg(content), orientation))
-    except Exception:  # whatever decoders raise on damaged files
+    except Exception:  # decoders raise nearly anything on damaged files
         return None
 
 
 def _orientation(image: Image.Image) -> int:
-    """As `orientation.turn_upright` finds it."""
     try:
         return image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:  # broken EXIF is no reason to lose the picture

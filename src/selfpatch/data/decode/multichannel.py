@@ -1,4 +1,4 @@
-"""Images of any number of channels: what 8 bits and three colours cannot hold, such as the 13 bands of Sentinel-2."""
+"""Decoding of images with any number of channels or more than 8 bits, such as the 13 bands of Sentinel-2."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_BEGINNING = b"\x89PNG\r\n\x1a\n"
 PNG_DEPTH = 24
-"""Where the bits a channel stand in a PNG file."""
+"""Offset of the bits per channel in a PNG file."""
 INSTALL = "run `pip install 'selfpatch[tiff]'`"
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # not to stderr: what is said of a bad file is enough
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # BadImage reports the error; keep stderr clean
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Raster:
     """An upright image of any number of channels.
 
     Attributes:
-        pixels: [C, h, w], uint8, or float32 for all deeper ones: 16 bits are divided by 65535, other numbers keep their
+        pixels: [C, h, w], uint8, or float32 for anything deeper: 16 bits are divided by 65535, other numbers keep their
             values.
     """
 
@@ -41,38 +41,39 @@ class Raster:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height), as Pillow has it."""
+        """(width, height) in pixels, in Pillow's order."""
         _, height, width = self.pixels.shape
         return width, height
 
     @cached_property
     def black(self) -> Tensor:
-        """[C, 1, 1] what counts as black: 0, or the lowest value of a channel that goes below."""
+        """Level [C, 1, 1] that counts as black: 0, or the lowest value of a channel that goes below."""
         if self.pixels.dtype == torch.uint8:
             return self.pixels.new_zeros(len(self.pixels), 1, 1)
         return self.pixels.amin((1, 2), keepdim=True).clamp(max=0)
 
     @cached_property
     def white(self) -> Tensor:
-        """[C, 1, 1] what counts as white: 255 for 8 bits. Deeper images seldom use their whole range (Sentinel-2 ends
-        near 10000 of 65535), so there it is the highest value of each channel."""
+        """Level [C, 1, 1] that counts as white: 255 for 8 bits, else the highest value of each channel.
+
+        Deeper images seldom use their whole range: Sentinel-2 ends near 10000 of 65535.
+        """
         if self.pixels.dtype == torch.uint8:
             return torch.full_like(self.black, 255)
         return self.pixels.amax((1, 2), keepdim=True)
 
 
 def decode_raster(file: ImageFile, channels: int) -> Raster:
-    """Reads an image file of so many channels.
+    """Read an image file with a given number of channels; alpha counts as a channel.
 
-    - TIFF goes through tifffile, in any layout: [h, w, C], [C, h, w], or a page for each channel. What its header calls
-      no data, and floats that are not finite, become 0.
-    - All else goes through Pillow, except PNG of 16 bits a channel, of which Pillow would keep 8.
-    - For one channel, a picture of three equal ones is grey.
-    - Alpha is a channel like any other.
+    - TIFF goes through tifffile, in any layout: [h, w, C], [C, h, w], or one page per channel. Values that its header
+      declares as "no data", and floats that are not finite, become 0.
+    - All other formats go through Pillow, except PNG with 16 bits per channel, of which Pillow would keep 8.
+    - If one channel is expected, three equal channels count as grey.
 
     Raises:
-        ValueError: another number of channels; a package that is needed is missing.
-        Exception: whatever decoders raise on damaged files.
+        ValueError: the file has another number of channels, or a package to read it is not installed.
+        Exception: anything that decoders raise on damaged files.
     """
     with opened(file) as stream:
         beginning = stream.read(PNG_DEPTH + 1)
@@ -93,7 +94,7 @@ def decode_raster(file: ImageFile, channels: int) -> Raster:
 
 
 def _to_tensor(pixels: np.ndarray) -> Tensor:
-    """[h, w, C] of any numbers -> [C, h, w] uint8 or float32."""
+    """Convert [h, w, C] of any type to [C, h, w] uint8 or float32."""
     planes = pixels.transpose(2, 0, 1)
     if planes.dtype == np.bool_:
         planes = planes * np.uint8(255)
@@ -105,23 +106,23 @@ def _to_tensor(pixels: np.ndarray) -> Tensor:
 
 
 def _read_with_pillow(file: ImageFile) -> np.ndarray:
-    """[h, w, C]"""
+    """Return upright pixels [h, w, C]."""
     with Image.open(openable(file)) as stored:
         stored.load()
         turn_upright(stored)
         image: Image.Image = stored
-        if image.mode in ("P", "PA"):  # numbers of colours, not colours
+        if image.mode in ("P", "PA"):  # indices into a palette
             image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
         elif image.mode in ("La", "RGBa"):
             image = image.convert(image.mode.upper())
         pixels = np.asarray(image)
-    if image.mode == "I":  # what Pillow makes of 16 bits in some formats
+    if image.mode == "I":  # Pillow's mode for 16 bits in some formats
         pixels = pixels.clip(0, 65535).astype(np.uint16)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _read_deep_png(file: ImageFile) -> np.ndarray:
-    """[h, w, C] uint16"""
+    """Return upright pixels [h, w, C] uint16."""
     from torchvision.io import ImageReadMode, decode_png
 
     with Image.open(openable(file)):  # refuses decompression bombs
@@ -133,7 +134,7 @@ def _read_deep_png(file: ImageFile) -> np.ndarray:
 
 
 def _read_tiff(file: ImageFile, channels: int) -> np.ndarray:
-    """[h, w, C]"""
+    """Return upright pixels [h, w, C]."""
     try:
         from tifffile import PHOTOMETRIC, TiffFile
     except ImportError:
@@ -160,7 +161,7 @@ def _read_tiff(file: ImageFile, channels: int) -> np.ndarray:
 
 
 def _check_sides(file: TiffFile) -> None:
-    """tifffile, unlike Pillow, has no limit; a damaged header could ask for all memory."""
+    """Raise ValueError above Pillow's limit on pixels; tifffile has none, so a damaged header could take all memory."""
     page, limit = file.pages.first, Image.MAX_IMAGE_PIXELS
     if limit is not None and page.imagewidth * page.imagelength > 2 * limit:
         raise ValueError(
@@ -169,7 +170,7 @@ def _check_sides(file: TiffFile) -> None:
 
 
 def _channels_last(file: TiffFile, channels: int) -> np.ndarray:
-    """[h, w, C], whatever the file's layout: all that is neither height nor width counts as channels."""
+    """Return pixels [h, w, C] from any layout: every axis but height and width counts as channels."""
     series = file.series[0]
     values, axes = series.asarray(maxworkers=1).reshape(series.shape), series.axes
     for side in "YX":
@@ -179,12 +180,12 @@ def _channels_last(file: TiffFile, channels: int) -> np.ndarray:
     height, width = axes.index("Y"), axes.index("X")
     pages = math.prod(shape) // (shape[height] * shape[width])
     if 1 != pages != channels == shape[width] and file.pages.first.samplesperpixel == 1:
-        return values.reshape(pages, shape[height], channels)  # [h, w, C] that was written as h pages of w x C
+        return values.reshape(pages, shape[height], channels)  # [h, w, C] written as h pages of w x C
     return np.moveaxis(values, (height, width), (0, 1)).reshape(shape[height], shape[width], pages)
 
 
 def _pillow_loses_nothing(file: TiffFile) -> bool:
-    """Pillow, unlike tifffile by itself, has every codec, but not every kind of pixel."""
+    """Return whether Pillow, which has every codec but fewer pixel types than tifffile, reads the file in full."""
     page = file.pages.first
     deepest = 16 if page.samplesperpixel == 1 else 8
     return len(file.pages) == 1 and page.sampleformat == 1 and page.bitspersample <= deepest

@@ -1,4 +1,4 @@
-"""Images the right way up, as the orientation in their EXIF or TIFF tags says."""
+"""Orientation of images as their EXIF or TIFF tags give it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 from PIL import Image, ImageOps
 
 ORIENTATION_TAG = 274
-"""Of TIFF, and so of EXIF."""
+"""Tag of the orientation in TIFF, and so in EXIF."""
 
 
 def turn_upright(image: Image.Image) -> None:
-    """Turns a Pillow image in place."""
+    """Turn a Pillow image upright, in place."""
     with contextlib.suppress(Exception):  # broken EXIF is no reason to lose the picture
         ImageOps.exif_transpose(image, in_place=True)
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """[h, w, ...] as stored -> upright. Orientations are 1 to 8; any other value leaves the pixels as they are."""
+    """Turn stored pixels [h, w, ...] upright; orientations other than 1 to 8 leave them as they are."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

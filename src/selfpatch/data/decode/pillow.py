@@ -1,4 +1,4 @@
-"""One image file as an upright picture: 8-bit RGB, whatever the file holds, or as many channels as are asked for."""
+"""Decoding of one image file to an upright picture: 8-bit RGB, or a raster of another number of channels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from selfpatch.data.decode.orientation import turn_upright
 from selfpatch.data.sources.image_files import ImageFile, openable
 
 Picture = Image.Image | Raster
-"""An RGB image, or a raster of any other number of channels."""
+"""An RGB image, or a raster of any number of channels."""
 
 WIDE_GREY = ("I", "F")
-"""First letters of the modes that hold more than 8 bits a pixel: I, I;16, I;16B, ..., F."""
+"""First letters of the Pillow modes with more than 8 bits per pixel: I, I;16, I;16B, ..., F."""
 
 
 class BadImage(ValueError):
-    """A file that is missing, empty, truncated, no image, or too large to be decoded safely."""
+    """An image file that is missing, empty, truncated, no image, or too large to be decoded safely."""
 
     def __init__(self, file: ImageFile, reason: str) -> None:
         super().__init__(str(file), reason)  # both, so that it survives pickling
@@ -32,19 +32,19 @@ class BadImage(ValueError):
 
 
 def read_image(file: ImageFile) -> Image.Image:
-    """Reads the first frame of an image as RGB.
+    """Read the first frame of an image as RGB.
 
     - The EXIF orientation is applied.
-    - Alpha is dropped and the colours below it are kept, as all published loaders do (`convert("RGB")`); a palette with
+    - Alpha is dropped and the colours below it are kept, as in all published loaders (`convert("RGB")`); a palette with
       transparency goes through RGBA first, so that its colours survive.
-    - Grey of 16 bits is scaled to 8, 65535 to 255; Pillow's own conversion would clip it at 255. Integers beyond 16
-      bits, and floats outside [0, 1], have no agreed white: the image's own range is stretched to [0, 255].
+    - 16-bit grey is scaled to 8 bits, 65535 to 255; Pillow's own conversion would clip it at 255. Wider integers, and
+      floats outside [0, 1], have no agreed white: the image's own range is stretched to [0, 255].
 
     Raises:
         BadImage: the file is missing, empty, truncated or no image, or has more pixels than Pillow decodes
             (twice `PIL.Image.MAX_IMAGE_PIXELS`: a decompression bomb, or a picture to be tiled first).
     """
-    with _damage_told(file), Image.open(openable(file)) as image:
+    with _as_bad_image(file), Image.open(openable(file)) as image:
         _refuse_pages(image)
         image.load()
         turn_upright(image)
@@ -52,20 +52,20 @@ def read_image(file: ImageFile) -> Image.Image:
 
 
 def read_picture(file: ImageFile, channels: int = 3) -> Picture:
-    """Reads an image of so many channels: 3 as `read_image` does, any other number as `rasters.decode_raster` does.
+    """Read an image of 3 channels by `read_image`, or of another number by `multichannel.decode_raster`.
 
     Raises:
-        BadImage: as `read_image`; or the file has another number of channels.
+        BadImage: as `read_image`, or the file has another number of channels.
     """
     if channels == 3:
         return read_image(file)
-    with _damage_told(file):
+    with _as_bad_image(file):
         return decode_raster(file, channels)
 
 
 @contextlib.contextmanager
-def _damage_told(file: ImageFile) -> Iterator[None]:
-    """Turns whatever goes wrong into a BadImage; on damaged files decoders raise nearly anything."""
+def _as_bad_image(file: ImageFile) -> Iterator[None]:
+    """Raise any error as BadImage: on damaged files decoders raise nearly anything."""
     try:
         yield
     except Exception as error:  # OSError, SyntaxError, struct.error, ...
@@ -74,8 +74,7 @@ def _damage_told(file: ImageFile) -> Iterator[None]:
 
 
 def _refuse_pages(image: Image.Image) -> None:
-    """The first page of a TIFF of equal grey pages is no picture of red, green and blue; pages of other sizes are
-    thumbnails."""
+    """Raise ValueError for a TIFF of equal grey pages, which are channels; pages of other sizes are thumbnails."""
     pages = getattr(image, "n_frames", 1)
     if image.format == "TIFF" and pages > 1 and image.mode.startswith(("L", *WIDE_GREY)):
         first = image.size
@@ -88,7 +87,7 @@ def _refuse_pages(image: Image.Image) -> None:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(WIDE_GREY):
         image = Image.fromarray(_to_8_bits(np.asarray(image)))
-    elif image.mode in ("La", "RGBa"):  # premultiplied; only un-premultiplying leads on
+    elif image.mode in ("La", "RGBa"):  # premultiplied modes, which Pillow converts to no other
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
     elif image.mode == "PA" or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -96,7 +95,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """[h, w] wide integers or floats -> uint8."""
+    """Scale wide integers or floats [h, w] to uint8."""
     wide = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
     low, high = wide.min(), wide.max()
     white = 1.0 if np.issubdtype(values.dtype, np.floating) else 65535.0

@@ -1,4 +1,4 @@
-"""What an index is made of: many paths as a few arrays, and a file on disk that keeps them until something changes."""
+"""Compact table of image files, cached on disk until one of the sources changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from selfpatch.core.atomic_io import replacing
 
 CACHE_FORMAT = 2
 SETTLED_NS = 2_000_000_000
-"""What changed this recently is not cached: a coarse clock could hide the next change behind the same time."""
+"""Age in ns below which a source is not cached: a coarse clock could give the next change the same time."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,13 @@ class PathTable:
 
     @staticmethod
     def pack(paths: Sequence[bytes]) -> PathTable:
+        """Store paths, in file-system encoding, in one table."""
         offsets = np.zeros(len(paths) + 1, np.int64)
         np.cumsum([len(path) for path in paths], out=offsets[1:])
         return PathTable(np.frombuffer(b"".join(paths), np.uint8), offsets)
 
     def get(self, i: int) -> bytes:
+        """Return path `i`."""
         return self.characters[self.offsets[i] : self.offsets[i + 1]].tobytes()
 
     def __len__(self) -> int:
@@ -43,23 +45,24 @@ class PathTable:
 
 
 class ImageEntry(NamedTuple):
-    """An image that was found; in a shard, its path is that of the shard, a slash and its name there."""
+    """An image file, or an image in a tar shard, whose path is then the shard's path, a slash and the member's name."""
 
     path: bytes
-    shard: int = 0  # length of the shard's path; 0: it is a file of its own
-    offset: int = 0  # where its bytes lie in the shard, and how many they are
-    size: int = 0
+    shard: int = 0  # length of the shard's path; 0 for a file of its own
+    offset: int = 0  # first byte of the image in the shard
+    size: int = 0  # bytes of the image in the shard
 
 
 class SourceStamp(NamedTuple):
-    """A folder, a shard or a list that images were looked for in, as it was just before."""
+    """State of a folder, a shard or a list just before it was searched for images."""
 
     path: bytes
     time: int  # of modification, in ns
-    size: int  # -1 of a folder
+    size: int  # in bytes; -1 for a folder
 
     @staticmethod
     def of(path: str, status: os.stat_result) -> SourceStamp:
+        """Return the stamp of a path from its `os.stat`."""
         size = -1 if stat.S_ISDIR(status.st_mode) else status.st_size
         return SourceStamp(os.fsencode(path), status.st_mtime_ns, size)
 
@@ -69,8 +72,8 @@ class Listing:
     """Images in a fixed order.
 
     Attributes:
-        paths: as `ImageEntry.path`.
-        extents: [images, 3] int64, the rest of `ImageEntry`; [0, 3] where no image lies in a shard.
+        paths: `ImageEntry.path` of each image.
+        extents: [images, 3] int64, the other fields of `ImageEntry`; [0, 3] if no image lies in a shard.
     """
 
     paths: PathTable
@@ -78,16 +81,19 @@ class Listing:
 
     @staticmethod
     def of_files(paths: Sequence[bytes]) -> Listing:
+        """List images that are files of their own."""
         return Listing(PathTable.pack(paths), np.zeros((0, 3), np.int64))
 
     @staticmethod
-    def pack(found: Sequence[ImageEntry]) -> Listing:
-        paths = [image.path for image in found]
-        if not any(image.shard for image in found):
+    def pack(entries: Sequence[ImageEntry]) -> Listing:
+        """List images of either kind."""
+        paths = [entry.path for entry in entries]
+        if not any(entry.shard for entry in entries):
             return Listing.of_files(paths)
-        return Listing(PathTable.pack(paths), np.array([image[1:] for image in found], np.int64))
+        return Listing(PathTable.pack(paths), np.array([entry[1:] for entry in entries], np.int64))
 
     def get(self, i: int) -> ImageEntry:
+        """Return image `i`."""
         return ImageEntry(self.paths.get(i), *(self.extents[i].tolist() if len(self.extents) else ()))
 
     def __len__(self) -> int:
@@ -95,30 +101,30 @@ class Listing:
 
 
 def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/selfpatch`, or `~/.cache/selfpatch`."""
+    """Return `$XDG_CACHE_HOME/selfpatch`, or `~/.cache/selfpatch`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "selfpatch"
 
 
 def cached(
-    source: str, root: str, cache_dir: Path | None, find: Callable[[], tuple[Listing, Sequence[SourceStamp]]]
+    source: str, root: str, cache_dir: Path | None, search: Callable[[], tuple[Listing, Sequence[SourceStamp]]]
 ) -> Listing:
-    """What `find` finds, or what it found before where nothing of what it watched has changed since.
+    """Return the result of `search`, or that of an earlier search if no source has changed since.
 
     Args:
-        source: real path of the folder or file that it looks through.
-        root: what the watched paths are relative to.
-        cache_dir: folder for what was found; None: `default_cache_dir()`. Where it cannot be written there is no cache.
-        find: gives the images and what to watch; where that is nothing, there is nothing to save either.
+        source: real path of the folder or file to search; names the cache file.
+        root: folder that the stamped paths are relative to.
+        cache_dir: folder of the cache (default: `default_cache_dir()`). If it is not writable, nothing is cached.
+        search: returns the images and the stamps of all sources; without stamps, nothing is cached.
     """
     name = f"index-{hashlib.sha256(os.fsencode(source)).hexdigest()[:24]}.npz"
     file = (cache_dir or default_cache_dir()) / name
     known = _load(root, file)
     if known is not None:
         return known
-    began = time.time_ns()
-    listing, watched = find()
-    if watched and max(each.time for each in watched) < began - SETTLED_NS:
-        _save(file, listing, watched)
+    started = time.time_ns()
+    listing, stamps = search()
+    if stamps and max(stamp.time for stamp in stamps) < started - SETTLED_NS:
+        _save(file, listing, stamps)
     return listing
 
 
@@ -127,31 +133,25 @@ def _load(root: str, file: Path) -> Listing | None:
         with np.load(file, allow_pickle=False) as cache:
             if int(cache["format"]) != CACHE_FORMAT:
                 return None
-            watched = PathTable(cache["watched"], cache["watched_offsets"])
-            if not _unchanged(root, watched, cache["times"].tolist(), cache["sizes"].tolist()):
+            sources = PathTable(cache["watched"], cache["watched_offsets"])
+            if not _unchanged(root, sources, cache["times"].tolist(), cache["sizes"].tolist()):
                 return None
             return Listing(PathTable(cache["images"], cache["image_offsets"]), cache["extents"])
-    except (
-        OSError,
-        EOFError,
-        KeyError,
-        ValueError,
-        zipfile.BadZipFile,
-    ):  # no cache, a damaged one, or something that has gone
-        return None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return None  # no cache, a damaged one, or a source is gone
 
 
-def _unchanged(root: str, watched: PathTable, times: Iterable[int], sizes: Iterable[int]) -> bool:
-    paths = (os.fsdecode(watched.get(i)) for i in range(len(watched)))
+def _unchanged(root: str, sources: PathTable, times: Iterable[int], sizes: Iterable[int]) -> bool:
+    paths = (os.fsdecode(sources.get(i)) for i in range(len(sources)))
     return all(
         SourceStamp.of(path, os.stat(os.path.join(root, path)))[1:] == (time, size)
         for path, time, size in zip(paths, times, sizes, strict=True)
     )
 
 
-def _save(file: Path, listing: Listing, watched: Sequence[SourceStamp]) -> None:
-    folders = PathTable.pack([each.path for each in watched])
-    # A read-only home is no reason to stop: the next run looks again.
+def _save(file: Path, listing: Listing, stamps: Sequence[SourceStamp]) -> None:
+    sources = PathTable.pack([stamp.path for stamp in stamps])
+    # A read-only home is no reason to stop: the next run searches again.
     with contextlib.suppress(OSError), replacing(file) as stream:
         np.savez(
             stream,
@@ -159,8 +159,8 @@ def _save(file: Path, listing: Listing, watched: Sequence[SourceStamp]) -> None:
             images=listing.paths.characters,
             image_offsets=listing.paths.offsets,
             extents=listing.extents,
-            watched=folders.characters,
-            watched_offsets=folders.offsets,
-            times=np.array([each.time for each in watched], np.int64),
-            sizes=np.array([each.size for each in watched], np.int64),
+            watched=sources.characters,
+            watched_offsets=sources.offsets,
+            times=np.array([stamp.time for stamp in stamps], np.int64),
+            sizes=np.array([stamp.size for stamp in stamps], np.int64),
         )

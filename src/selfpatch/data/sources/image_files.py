@@ -1,4 +1,4 @@
-"""An image as it lies on disk: a file of its own, or a part of a tar shard."""
+"""Image files to read: a file of its own, or a member of a tar shard."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import BinaryIO
 
 @dataclass(frozen=True)
 class ShardMember:
-    """An image in an uncompressed tar, which is read in place; `str()` is `shard.tar/member.jpg`.
+    """An image in an uncompressed tar, read in place; `str()` gives `shard.tar/member.jpg`.
 
     Attributes:
         shard: path of the tar.
-        name: path of the image in it.
-        offset: where its bytes begin in the tar.
-        size: how many they are.
+        name: path of the image in the tar.
+        offset: first byte of the image in the tar.
+        size: bytes of the image.
     """
 
     shard: str
@@ -28,8 +28,12 @@ class ShardMember:
         return f"{self.shard}/{self.name}"
 
     def read(self) -> bytes:
-        """Raises OSError where the tar has gone, cannot be read, or ends too early."""
-        with open(self.shard, "rb") as shard:  # anew each time: no handle to share among threads, forks and pickles
+        """Return the bytes of the image.
+
+        Raises:
+            OSError: the tar is missing, unreadable, or ends too early.
+        """
+        with open(self.shard, "rb") as shard:  # opened each time: no handle is shared by threads, forks and pickles
             shard.seek(self.offset)
             content = shard.read(self.size)
         if len(content) < self.size:
@@ -38,11 +42,11 @@ class ShardMember:
 
 
 ImageFile = str | Path | ShardMember
-"""What readers of images take."""
+"""Input of every image reader."""
 
 
 class _Content(io.BytesIO):
-    """Bytes of a member; decoders name in their errors what they were given."""
+    """Bytes of a member, under its name: decoders quote the `repr` of their input in errors."""
 
     def __init__(self, member: ShardMember) -> None:
         super().__init__(member.read())
@@ -53,10 +57,10 @@ class _Content(io.BytesIO):
 
 
 def opened(file: ImageFile) -> BinaryIO:
-    """The bytes of an image, to be read."""
+    """Open an image file for reading bytes."""
     return _Content(file) if isinstance(file, ShardMember) else open(file, "rb")
 
 
 def openable(file: ImageFile) -> str | Path | BinaryIO:
-    """The same for Pillow and tifffile, which do more with a path (such as mapping it) than with an open file."""
+    """Return what Pillow and tifffile open best: the path itself, which they can map, or an open shard member."""
     return _Content(file) if isinstance(file, ShardMember) else file

@@ -1,4 +1,4 @@
-"""Which images there are, in folders, tar shards and lists of them, as an index that millions of images fit into.
+"""Index of the images in folders, tar shards and lists, compact enough for millions of images.
 
 Only numpy is imported, so that the command line can count the images before anything heavy is loaded.
 """
@@ -19,33 +19,36 @@ from selfpatch.data.sources.scan import search_file, search_folder
 
 
 class ImageIndex:
-    """The images of one source, in a fixed order; an image's number in it is its *place*."""
+    """Images of one source in a fixed order, addressed by their indices 0, 1, 2, ..."""
 
     def __init__(self, root: str | Path, images: Sequence[bytes] | Listing) -> None:
-        """
+        """Index images that are known already.
+
         Args:
-            root: the folder that the paths are relative to.
-            images: relative (or absolute) paths of files, in file-system encoding; or files and members of shards.
+            root: folder that the paths are relative to.
+            images: relative or absolute paths in file-system encoding, or a listing of files and shard members.
         """
         self.root = os.path.abspath(root)
         self._images = images if isinstance(images, Listing) else Listing.of_files(images)
 
     @classmethod
     def open(cls, source: str | Path, cache_dir: Path | None = None) -> ImageIndex:
-        """The images under a folder or in a tar shard, sorted, or those that a text file names, in its order.
+        """Index the images under a folder or in a tar shard, sorted, or those listed in a text file, in its order.
 
-        In a folder, hidden files and folders are skipped and links to folders are followed, each folder once. Its tar
-        shards (uncompressed `.tar` files) count as folders: their images belong to it, `shard.tar/member.jpg`, and
-        whatever else they hold does not. Headers of shards are read here, images later, in place.
-        In a text file there is one image, folder or shard a line, relative to the file's own folder; folders and shards
-        stand for all images in them, sorted; blank lines and lines that begin with # do not count. Whether the files
-        exist and are images shows when they are read.
-        What was found in folders and shards is kept in `cache_dir` and taken from there for as long as no folder's
-        modification time, and no shard's or list's time and size, changes.
+        In a folder, hidden files and folders are skipped; links to folders are followed, each folder once. Tar shards
+        (uncompressed `.tar` files) count as folders: their images are named `shard.tar/member.jpg`, and other members
+        are ignored. The headers of shards are read now, the images later and in place.
+
+        A text file lists one image, folder or shard per line, relative to its own folder. Folders and shards stand for
+        all images in them, sorted. Blank lines and lines that begin with # are ignored. A listed file that is missing
+        or no image is noticed when it is read.
+
+        The result for folders and shards is cached and reused while no folder's modification time, and no shard's or
+        list's time and size, changes.
 
         Args:
             source: folder, shard or text file.
-            cache_dir: folder for the index; None: `default_cache_dir()`. Where it cannot be written there is no cache.
+            cache_dir: folder of the cache (default: `default_cache_dir()`). If it is not writable, nothing is cached.
 
         Raises:
             ValueError: there is no such folder or file, no image in it, or a shard is compressed or damaged.
@@ -65,15 +68,19 @@ class ImageIndex:
     def __len__(self) -> int:
         return len(self._images)
 
-    def path(self, place: int) -> Path:
-        """What the image is called; `shard.tar/member.jpg` where it lies in a shard."""
-        return Path(str(self.file(place)))
+    def path(self, index: int) -> Path:
+        """Return the name of an image; `shard.tar/member.jpg` if it lies in a shard."""
+        return Path(str(self.file(index)))
 
-    def file(self, place: int) -> Path | ShardMember:
-        """What readers take."""
-        if not 0 <= place < len(self):
-            raise IndexError(f"place {place} is outside the index of {len(self)} images")
-        path, length, offset, size = self._images.get(place)
+    def file(self, index: int) -> Path | ShardMember:
+        """Return an image as readers take it.
+
+        Raises:
+            IndexError: the index is negative or too large.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is out of range; use 0 to {len(self) - 1}")
+        path, length, offset, size = self._images.get(index)
         if not length:
             return Path(self.root, os.fsdecode(path))
         shard, name = path[:length], path[length + 1 :]
@@ -81,34 +88,34 @@ class ImageIndex:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The root's sub-folders, sorted, where every image lies in one and there are at least two; else empty.
+        """Sub-folders of the root, sorted; empty unless there are at least two and every image lies in one.
 
-        A shard counts as unpacked in the folder that it lies in: `dog/photos.tar/1.jpg` and `train-000.tar/dog/2.jpg`
-        are both of the class `dog`, and `train-000.tar/3.jpg` is of none.
+        A shard counts as unpacked in its folder: `dog/photos.tar/1.jpg` and `train-000.tar/dog/2.jpg` both have the
+        class `dog`, `train-000.tar/3.jpg` has none.
         """
         return self._labels[0]
 
-    def label(self, place: int) -> int | None:
-        """The image's place in `classes`, or None where there are none."""
+    def label(self, index: int) -> int | None:
+        """Return the position of an image's class in `classes`, or None if there are no classes."""
         classes, labels = self._labels
-        return int(labels[place]) if classes else None
+        return int(labels[index]) if classes else None
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the relative paths: the same wherever the folder lies, another when an image came or went."""
+        """Hash of the relative paths: independent of the root, different once an image is added or removed."""
         digest = hashlib.sha256(self._images.paths.offsets.astype("<i8").tobytes())
         digest.update(self._images.paths.characters.tobytes())
         return digest.hexdigest()[:32]
 
     def split(self, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Keeps some images out of training.
+        """Split the images into training images and held-out ones.
 
         Args:
-            held_out: how many; at most a tenth of the images are taken.
-            seed: decides which.
+            held_out: number of images to hold out; capped at a tenth of the images.
+            seed: seed of the random choice.
 
         Returns:
-            The places to train on and the held-out ones: two sorted int64 arrays that share none and miss none.
+            The training indices and the held-out indices: two disjoint sorted int64 arrays that cover all images.
         """
         if held_out < 0:
             raise ValueError(f"{held_out} images cannot be held out; use 0 for none")
@@ -129,5 +136,5 @@ class ImageIndex:
 
 
 def _unpacked(path: bytes, shard: int) -> bytes:
-    """The path that an image has where its shard, the first so many bytes, is unpacked beside itself."""
+    """Return the path that an image has once its shard, the first `shard` bytes, is unpacked in the shard's folder."""
     return path[: path.rfind(b"/", 0, shard) + 1] + path[shard + 1 :] if shard else path

@@ -1,6 +1,6 @@
-"""Looks for images: in folders of any nesting, in tar shards, and in text files that name images, folders and shards.
+"""Search for images in folders of any nesting, in tar shards, and in text files that list images, folders and shards.
 
-A shard counts as a folder that holds what the shard does.
+A shard counts as a folder of its members.
 """
 
 from __future__ import annotations
@@ -18,46 +18,48 @@ EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".tga"),
 )
-"""File names that are taken for images, in lower case; Pillow reads them all."""
+"""Endings, in lower case, of files that count as images; Pillow reads them all."""
 
 _ENCODED_EXTENSIONS = frozenset(map(os.fsencode, EXTENSIONS))
 
 
 def is_image(name: str) -> bool:
+    """Return whether a file name has the ending of an image."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 class Search:
-    """Looks through folders and shards, whose paths are relative to a root or absolute.
+    """A search through folders and shards, whose paths are absolute or relative to a root.
 
     Attributes:
-        watched: all that was looked through, so that it can be told whether looking again would find the same.
-        compressed: a compressed shard that was passed by, if there was one.
+        stamps: state of everything that was searched, which tells later whether a new search would find the same.
+        compressed: path of a compressed shard that was skipped, if there was one.
     """
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self.watched: list[SourceStamp] = []
+        self.stamps: list[SourceStamp] = []
         self.compressed: str | None = None
 
     def shard(self, path: str) -> list[ImageEntry]:
-        """The images in a shard, sorted.
+        """Return the images in a shard, sorted.
 
         Raises:
             ValueError, OSError: as `shards.shard_images`.
         """
-        place = os.path.join(self._root, path)
-        self.watched.append(SourceStamp.of(path, os.stat(place)))
-        images = shard_images(place, is_image)
+        file = os.path.join(self._root, path)
+        self.stamps.append(SourceStamp.of(path, os.stat(file)))
+        images = shard_images(file, is_image)
         length = len(os.fsencode(path))
         return sorted(ImageEntry(os.fsencode(f"{path}/{name}"), length, *extent) for name, extent in images.items())
 
     def folder(self, start: str) -> list[ImageEntry]:
-        """The images in a folder and all below it, sorted. Hidden files and folders are skipped; links to folders are
-        followed, each folder once.
+        """Return the images in a folder and all folders below it, sorted.
+
+        Hidden files and folders are skipped; links to folders are followed, each folder once.
 
         Raises:
-            ValueError, OSError: a folder cannot be read, or a shard: as `shards.shard_images`.
+            ValueError, OSError: a folder cannot be read, or as `shards.shard_images`.
         """
         images: list[ImageEntry] = []
         seen: set[tuple[int, int]] = set()
@@ -68,7 +70,7 @@ class Search:
             if (status.st_dev, status.st_ino) in seen:  # a second link to it, or a cycle
                 continue
             seen.add((status.st_dev, status.st_ino))
-            self.watched.append(SourceStamp.of(folder, status))
+            self.stamps.append(SourceStamp.of(folder, status))
             for entry in self._visible(folder):
                 path = posixpath.join(folder, entry.name)
                 if entry.is_dir():
@@ -87,10 +89,13 @@ class Search:
 
 
 def search_folder(root: str) -> tuple[Listing, list[SourceStamp]]:
-    """All images under a folder, sorted by their paths, which are relative to it; and what to watch.
+    """Find all images under a folder.
+
+    Returns:
+        The images sorted by their paths, which are relative to the folder, and the stamps of all sources.
 
     Raises:
-        ValueError: there is none, or not all of the folder can be read.
+        ValueError: there are no images, or a part of the folder cannot be read.
     """
     search = Search(root)
     try:
@@ -100,29 +105,30 @@ def search_folder(root: str) -> tuple[Listing, list[SourceStamp]]:
             f"cannot look through {root}: {error}; make all of it readable, or give a list of paths"
         ) from None
     if not images:
-        raise _nothing_found(root, search)
-    return Listing.pack(images), search.watched
+        raise _no_images(root, search)
+    return Listing.pack(images), search.stamps
 
 
 def search_file(path: Path) -> tuple[Listing, list[SourceStamp]]:
-    """The images of a shard, sorted, or those that a text file names, in its order; and what to watch.
+    """Find the images of a shard, sorted, or those that a text file lists, in its order.
 
-    Paths are relative to the file's folder, where they are not absolute in the text file.
+    Returns:
+        The images, whose paths are relative to the file's folder unless listed as absolute, and the stamps of all
+        sources (none if the text file lists image files only).
 
     Raises:
-        ValueError: it is neither, it names no image, or what it names cannot be looked through.
+        ValueError: it is neither, it lists no image, or a listed folder or shard cannot be searched.
     """
     refuse_compressed(str(path))
     search = Search(str(path.parent))
     if is_shard(path.name):
-        return Listing.pack(_named(search, path, path.name)), search.watched
+        return Listing.pack(_search_named(search, path, path.name)), search.stamps
     status = os.stat(path)
     lines = _lines(path)
     if all(_is_image_line(line) for line in lines):
         return Listing.of_files(lines), []
-    itself = SourceStamp.of(path.name, status)
-    images = [image for line in lines for image in _of_line(search, path, line)]
-    return Listing.pack(images), [itself, *search.watched] if search.watched else []
+    images = [image for line in lines for image in _search_line(search, path, line)]
+    return Listing.pack(images), [SourceStamp.of(path.name, status), *search.stamps] if search.stamps else []
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -140,36 +146,36 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _is_image_line(line: bytes) -> bool:
-    """Judged by its ending alone: looking at a million files would take minutes on a network drive."""
+    """Judge a line by its ending alone: looking at a million files would take minutes on a network drive."""
     return line[line.rfind(b".") :].lower() in _ENCODED_EXTENSIONS
 
 
-def _of_line(search: Search, path: Path, line: bytes) -> Iterator[ImageEntry]:
+def _search_line(search: Search, path: Path, line: bytes) -> Iterator[ImageEntry]:
     name = os.fsdecode(line)
     if _is_image_line(line):
         yield ImageEntry(line)
     elif is_shard(name) or os.path.isdir(path.parent / name):
-        yield from _named(search, path, name)
+        yield from _search_named(search, path, name)
     else:
         refuse_compressed(str(path.parent / name))
         yield ImageEntry(line)
 
 
-def _named(search: Search, path: Path, name: str) -> list[ImageEntry]:
-    """The images of a folder or shard that a file names, or of the file itself."""
-    place = path.parent / name
+def _search_named(search: Search, path: Path, name: str) -> list[ImageEntry]:
+    """Return the images of a folder or shard that a text file lists, or of the shard itself."""
+    source = path.parent / name
     try:
-        images = search.folder(name) if place.is_dir() else search.shard(name)
+        images = search.folder(name) if source.is_dir() else search.shard(name)
     except OSError as error:
         raise ValueError(f"cannot look through {error.filename}: {error.strerror}; give what can be read") from None
     if not images:
-        raise _nothing_found(str(place), search)
+        raise _no_images(str(source), search)
     return images
 
 
-def _nothing_found(place: str, search: Search) -> ValueError:
+def _no_images(source: str, search: Search) -> ValueError:
     if search.compressed is not None:
         refuse_compressed(search.compressed)
     return ValueError(
-        f"no images in {place}; files with these endings are read: {' '.join(EXTENSIONS)}, also in {SHARD} shards"
+        f"no images in {source}; files with these endings are read: {' '.join(EXTENSIONS)}, also in {SHARD} shards"
     )

@@ -1,4 +1,4 @@
-"""Where each image lies in a tar shard: its headers are read once, its images in place and in any order."""
+"""Byte ranges of the images in a tar shard, from one pass over its headers."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ SHARD = ".tar"
 COMPRESSED = (
     *(".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4", ".tar.z"),
 )
-"""Endings, in lower case, of tars that cannot be read but from their beginning."""
+"""Endings, in lower case, of tars that can be read only from the beginning."""
 
 
 class Extent(NamedTuple):
-    """Where the bytes of a member lie in a shard."""
+    """Byte range of a member in a shard."""
 
     offset: int
     size: int
 
 
 def is_shard(name: str) -> bool:
+    """Return whether a file name has the ending of an uncompressed tar."""
     return name.lower().endswith(SHARD)
 
 
 def is_compressed_shard(name: str) -> bool:
+    """Return whether a file name has the ending of a compressed tar."""
     return name.lower().endswith(COMPRESSED)
 
 
 def refuse_compressed(path: str) -> None:
+    """Raise ValueError if a path has the ending of a compressed tar."""
     if is_compressed_shard(path):
         raise ValueError(
             f"{path} is compressed, so images in it cannot be read in any order; decompress it to a plain .tar first"
@@ -37,18 +40,17 @@ def refuse_compressed(path: str) -> None:
 
 
 def shard_images(path: str, is_image: Callable[[str], bool]) -> dict[str, Extent]:
-    """The images in a shard by name, as unpacking it would leave them, had all lain in one folder.
+    """Return the images in a shard by name, as unpacking it into a folder would leave them.
 
-    So of members of one name the last one counts, a hard link is the file it leads to, and hidden files and what lies
-    in hidden folders (such as macOS's `._photo.jpg`) are left out, as they are in a folder. Symbolic links are not
-    followed.
+    Of members with one name the last one counts, and a hard link is the file that it leads to. Hidden files and files
+    in hidden folders (such as macOS's `._photo.jpg`) are left out, as in a folder. Symbolic links are not followed.
 
     Args:
-        path: of the tar; any format that Python's `tarfile` reads, long names included.
-        is_image: says of a member's name whether it is wanted.
+        path: path of the tar, in any format that Python's `tarfile` reads, long names included.
+        is_image: tells from a member's name whether it is wanted.
 
     Raises:
-        ValueError: it is no tar, or a compressed, truncated or damaged one; or an image in it is stored sparsely.
+        ValueError: it is no tar, or a compressed, truncated or damaged one, or an image in it is stored sparsely.
         OSError: it cannot be opened.
     """
     extents: dict[str, Extent] = {}
@@ -64,7 +66,7 @@ def shard_images(path: str, is_image: Callable[[str], bool]) -> dict[str, Extent
 
 
 def _normal(name: str) -> str:
-    """`./a//b.jpg` and `/a/b.jpg` -> `a/b.jpg`: below the shard, whatever it says."""
+    """Return a member's path below the shard: `./a//b.jpg` and `/a/b.jpg` become `a/b.jpg`."""
     return posixpath.normpath(f"/{name.lstrip('/')}").lstrip("/")
 
 
@@ -73,11 +75,12 @@ def _members(path: str) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep a kilobyte of each
-                if member.size < 0:  # where a damaged header would lead back, to no end
+                if member.size < 0:  # a damaged header that would lead back, without end
                     raise tarfile.ReadError("negative size")
                 yield member
             _check_end(tar)
-    except (tarfile.TarError, ValueError, ArithmeticError, MemoryError) as error:  # of damaged numbers
+    except (tarfile.TarError, ValueError, ArithmeticError, MemoryError) as error:
+        # Damaged numbers raise more than TarError.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"cannot read {path} as an uncompressed tar: {reason}; write or fetch it again, or take it out"
@@ -85,8 +88,11 @@ def _members(path: str) -> Iterator[tarfile.TarInfo]:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """`tarfile` takes any header that it cannot read, but the first, for the end, and so the end of a truncated file:
-    images would be missing unnoticed."""
+    """Raise ReadError if the tar does not end as it should.
+
+    `tarfile` takes every unreadable header but the first, and the end of a truncated file, for the end of the tar:
+    images would be missing unnoticed.
+    """
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     block = tar.fileobj.read(tarfile.BLOCKSIZE)

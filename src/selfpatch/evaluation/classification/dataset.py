@@ -215,7 +215,7 @@ def centre_crops(
         except NoneReadable as error:
             empty.append(error)
         else:
-            read = numbers[np.isin(images.places[numbers], loaded.places)]
+            read = numbers[np.isin(images.places[numbers], loaded.indices)]
             yield Batch(loaded.images, torch.from_numpy(images.labels[read]), [images.name(int(i)) for i in read])
         if progress is not None:
             progress(what, int(numbers[-1]) + 1, len(images))
