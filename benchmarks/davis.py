@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import Case
 from selfpatch.core.reference import use_references
-from selfpatch.evaluation.video_segmentation.evaluate import LabelPropagation, Remembered, network_size, to_mask
+from selfpatch.evaluation.video_segmentation.config import DAVISConfig
+from selfpatch.evaluation.video_segmentation.propagation import ContextFrame, network_size, propagate_frame, to_mask
 from selfpatch.models.backbones.build import build_backbone, named_backbone_config
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.propagation import propagate_labels
@@ -27,7 +28,7 @@ def propagation(h: int, w: int, device: torch.device, *, dim: int = 384) -> Case
     """The labels of a frame of h x w patches, from those of 8 others."""
     context = remembered_frames(h, w, dim, device)
     (query, _), *_ = remembered_frames(h, w, dim, device, seed=1)
-    released = LabelPropagation()
+    released = DAVISConfig()
 
     def propagate() -> Tensor:
         return propagate_labels(
@@ -50,18 +51,18 @@ def whole_frame(device: torch.device, *, model: str = "vit_small", patch_size: i
         BranchEncoder(build_backbone(named_backbone_config(model, patch_size=patch_size)), pool=None).to(device).eval()
     )
     noise = np.random.default_rng(0).integers(256, size=(HEIGHT, WIDTH, 3), dtype=np.uint8)
-    image, released = Image.fromarray(noise), LabelPropagation(resolution)
+    image, released = Image.fromarray(noise), DAVISConfig(resolution=resolution)
     height, width = network_size(HEIGHT, WIDTH, resolution, patch_size)
     context = remembered_frames(height // patch_size, width // patch_size, encoder.dim, device)
 
     def frame() -> np.ndarray:
-        _, labels = released.propagate(encoder, image, context)
+        _, labels = propagate_frame(encoder, image, context, released)
         return to_mask(labels, patch_size, (HEIGHT, WIDTH))
 
     return _beside_plain(f"DAVIS frame, {model}/{patch_size} at {width} x {height}", frame)
 
 
-def remembered_frames(h: int, w: int, dim: int, device: torch.device, *, seed: int = 0) -> list[Remembered]:
+def remembered_frames(h: int, w: int, dim: int, device: torch.device, *, seed: int = 0) -> list[ContextFrame]:
     """Noise: as many frames as a frame of a clip is compared with."""
     generator = torch.Generator().manual_seed(seed)
     features = F.normalize(torch.randn(CONTEXT, h, w, dim, generator=generator), dim=-1).to(device)

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 from torch import nn
 
+from selfpatch.api.evaluate import measure
 from selfpatch.cli.options import EVALUATIONS
 from selfpatch.evaluation.baselines import MeanColour
+from selfpatch.evaluation.registry import EVALUATIONS as REGISTRY
 from selfpatch.evaluation.result import Provenance, Result, network_sha256
-from selfpatch.evaluation.video_segmentation import evaluate as davis
-from selfpatch.experiments.suite import identity, read_suite, run_suite
+from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
+from selfpatch.evaluation.video_segmentation.evaluate import evaluate as evaluate_davis
+from selfpatch.experiments.suite import evaluate_suite, identity, read_suite, run_suite
 from selfpatch.experiments.suite_report import Entry, Outcome
-from selfpatch.training import factory as build
 from tests.helpers.command_line import write_davis
 
 WEIGHTS = {"sha256": "abc", "side": "teacher"}
@@ -63,14 +65,14 @@ def test_a_file(tmp_path: Path) -> None:
     assert (first.folder, second.folder) == ("1-davis", "2-knn")
     assert (first.evaluation, first.data, second.data) == ("davis", "DAVIS", "pets")
     assert first.settings.items() >= {
-        ("resolution", 240), ("sequences", ("dog", "cow")), ("std", "encoder"), ("radius", 12), ("year", None)
-    }  # fmt: skip
-    assert second.settings["ks"] == (1, 2)
+        "resolution": 240, "sequences": ["dog", "cow"], "std": "encoder", "radius": 12, "year": None
+    }.items()  # fmt: skip
+    assert second.settings["ks"] == [1, 2]
     assert second.settings["temperature"] == 0.01
     assert not {"out", "weights", "progress", "encoder", "data"} & {*first.settings, *second.settings}
 
 
-@pytest.mark.parametrize("name", EVALUATIONS)
+@pytest.mark.parametrize("name", sorted({*EVALUATIONS, *REGISTRY}))
 def test_every_evaluation_can_be_listed(tmp_path: Path, name: str) -> None:
     (entry,) = suite(tmp_path, f"- {name}: {{data: d}}")
     assert (entry.evaluation, entry.data) == (name, "d")
@@ -82,15 +84,14 @@ def test_every_evaluation_can_be_listed(tmp_path: Path, name: str) -> None:
         ("- flight: {data: d}", r"entry 1 of .*suite.yaml: there is no evaluation 'flight'; use one of: .*davis"),
         (
             "- knn: {data: d}\n- davis: {data: d, colour: 1}",
-            "entry 2 of .*: davis has no setting 'colour'; it has: res",
+            r"entry 2 of .*: davis.colour is not a setting; known are: results, resolution",
         ),
-        ("- davis: {data: d, out: there}", "davis has no setting 'out'"),
-        ("- davis: {data: d, weights: other}", "davis has no setting 'weights'"),
-        ("- davis: {data: d, results: there}", "davis has no setting 'results'"),
+        ("- davis: {data: d, out: there}", r"davis\.out is not a setting"),
+        ("- davis: {data: d, weights: other}", r"davis\.weights is not a setting"),
         ("- davis: {resolution: 240}", "davis needs data, the path of its data set"),
         ("- davis: {data: [d]}", "davis needs data"),
-        ("- davis: {data: d, resolution: high}", r"davis.resolution is 'high'; a value of type int"),
-        ("- davis: {data: d, sequences: dog}", r"davis.sequences is 'dog'; a list of values"),
+        ("- davis: {data: d, resolution: high}", r"davis.resolution is 'high'; it must be a valid integer"),
+        ("- davis: {data: d, sequences: dog}", r"davis.sequences is 'dog'; it must be a valid tuple"),
         ("- davis: {data: d, std: mine}", r"davis.std is 'mine'; use one of: released, encoder"),
         ("- davis: {data: d, year: 2020}", r"davis.year is 2020; use one of: 2016, 2017"),
         ("- davis", "entry 1 of .* is 'davis'; one evaluation with its settings is needed"),
@@ -209,17 +210,34 @@ def test_davis_as_it_is_run(tmp_path: Path) -> None:
     tree = write_davis(tmp_path / "davis")
 
     def evaluate(name: str, data: str, out: Path, settings: Mapping[str, Any]) -> Result:
-        return build.find(build.EVALUATIONS, name, "evaluation")(MeanColour(8), data, out=out, **settings)
+        return measure(name, MeanColour(8), None, data, out=out, **settings)
 
     entries = suite(tmp_path, f"- davis: {{data: {tree}, resolution: 48}}\n- davis: {{data: nowhere}}")
     outcomes = list(run_suite(entries, evaluate, tmp_path / "out", weights=None))
-    alone = davis.evaluate(MeanColour(8), tree, resolution=48)
+    alone = evaluate_davis(MeanColour(8), tree, DAVISConfig(resolution=48))
     assert outcomes[0].result is not None
     assert outcomes[0].result.metrics == alone.metrics
     assert outcomes[1].error is not None
     assert outcomes[1].error.startswith("no DAVIS at nowhere")
     assert "![second](<1-davis/pictures/second.jpg>)" in (tmp_path / "out" / "report.md").read_text()
     assert json.loads((tmp_path / "out/1-davis/entry.json").read_text())["settings"]["resolution"] == 48
+
+
+def test_a_baseline_and_ready_made_masks_need_no_network(tmp_path: Path) -> None:
+    """A suite of the first mask's baseline: davis runs, what encodes images fails and keeps nothing from running."""
+    tree = write_davis(tmp_path / "davis")
+    masks = tree / "Annotations" / "480p"
+    (tmp_path / "suite.yaml").write_text(
+        f"- davis: {{data: {tree}}}\n- knn: {{data: pets}}\n- davis: {{data: {tree}, results: {masks}}}"
+    )
+    first, failed, scored = evaluate_suite(tmp_path / "suite.yaml", FIRST_MASK, tmp_path / "out")
+    assert first.result is not None
+    assert first.result.metrics == evaluate_davis(None, tree, DAVISConfig()).metrics
+    assert failed.error is not None
+    assert failed.error.startswith("knn measures a network, but baseline:first-mask was named")
+    assert scored.result is not None
+    assert scored.result.metrics["J-Mean"] == 1
+    assert evaluate_suite(tmp_path / "suite.yaml", FIRST_MASK, tmp_path / "out")[0].was_done
 
 
 def test_what_tells_networks_apart() -> None:

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from selfpatch.evaluation.video_segmentation.metrics import score
+from selfpatch.evaluation.video_segmentation.config import DAVISConfig
+from selfpatch.evaluation.video_segmentation.evaluate import evaluate
 from tests.parity.check import Check, compare
 
 
 def replay_davis_metric(bundle: Path) -> Iterator[Check]:
     for name, expected in json.loads((bundle / "expected.json").read_text()).items():
-        result = score(bundle / "results" / name, bundle / "DAVIS")
+        result = evaluate(None, bundle / "DAVIS", DAVISConfig(results=str(bundle / "results" / name)))
         for metric, value in expected["global_means"].items():
             yield compare(f"{name} {metric}", result.metrics[metric], value, 1e-6)
         for letter in ("J", "F"):

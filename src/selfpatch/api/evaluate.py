@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import time
 from collections.abc import Callable, Mapping
@@ -111,9 +112,27 @@ def open_encoder(
     return _load(weights, device, options) if isinstance(weights, str) else (weights, None)
 
 
+def open_network_or_baseline(
+    weights: str | Encoder | Callable[[Tensor], Any] | None,
+    device: str = "auto",
+    patch_size: int | None = None,
+    load_options: Mapping[str, Any] | None = None,
+) -> tuple[Encoder | None, Provenance | None]:
+    """Return what `open_encoder` does, but None for the encoder if `weights` name a baseline that needs none.
+
+    Raises:
+        ValueError: no weights are named, or as for `open_encoder`.
+    """
+    if weights is None:
+        raise ValueError("no weights were named; name a run directory, a checkpoint or timm:NAME")
+    if isinstance(weights, str) and weights in evaluations.BASELINES:
+        return None, Provenance(weights)
+    return open_encoder(weights, device, patch_size, load_options)
+
+
 def evaluate(
     name: str,
-    weights: str | Encoder | Callable[[Tensor], Any],
+    weights: str | Encoder | Callable[[Tensor], Any] | None,
     data: str | Path,
     *,
     device: str = "auto",
@@ -127,7 +146,8 @@ def evaluate(
         name: one of `build.EVALUATIONS`.
         weights: as `load` takes them, an encoder, or a function that makes patch features of normalised images, as
             `evaluation.functions.FunctionEncoder` says: `evaluate("davis", model.forward_features, "DAVIS",
-            patch_size=14, load_options={"prefix_tokens": 1})`.
+            patch_size=14, load_options={"prefix_tokens": 1})`; or a baseline of the evaluation's own, e.g.
+            `baseline:first-mask` of davis. None where ready-made results are scored.
         patch_size: side of a patch in pixels, where weights are a function.
         load_options: as `load` takes them; for a function, as `FunctionEncoder` does.
         settings: of the evaluation's own `evaluate`.
@@ -135,30 +155,55 @@ def evaluate(
     Raises:
         ValueError: an unknown name, weights or data that do not fit.
     """
-    protocol(name)  # before weights are read
+    known = protocol(name)  # before weights are read
     if settings.get("out") is not None:
         make_folder(settings["out"])
-    encoder, record = open_encoder(weights, device, patch_size, load_options)
+    if isinstance(known, Evaluation) and not _config(known, name, settings).needs_encoder:
+        return measure(name, None, None, data, **settings)
+    encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
     return measure(name, encoder, record, data, **settings)
 
 
-def measure(name: str, encoder: Encoder, record: Provenance | None, data: str | Path, **settings: Any) -> Result:
-    """Runs one evaluation of an encoder that is there; the result says on what device and in how many seconds."""
+def _config(evaluation: Evaluation, name: str, settings: Mapping[str, Any]) -> EvaluationConfig:
+    values = {key: value for key, value in settings.items() if key not in ("out", "progress")}
+    return evaluation.config.from_settings(values, name)
+
+
+def measure(name: str, encoder: Encoder | None, record: Provenance | None, data: str | Path, **settings: Any) -> Result:
+    """Run one evaluation of an open encoder; the result records the device and the seconds.
+
+    Args:
+        name: name of the evaluation.
+        encoder: network to measure; None if ready-made results are scored or `record` names a baseline.
+        record: source of the encoder.
+        data: data set.
+        settings: settings of the evaluation, and `out` and `progress` as its function takes them.
+
+    Raises:
+        ValueError: an unknown name or setting, or data that do not fit.
+    """
     known = protocol(name)
-    out, progress = settings.pop("out", None), settings.pop("progress", None)
+    out, progress = settings.get("out"), settings.get("progress")
     started = time.perf_counter()
-    with evaluating(encoder):
+    with evaluating(encoder) if encoder is not None else contextlib.nullcontext():
         if isinstance(known, Evaluation):
-            config = known.config.from_settings(settings, name)
+            config = _config(known, name, settings)
+            _check_encoder(name, encoder, record, config)
             folder = None if out is None else Path(out)
-            result = known.load()(encoder, data, config, out=folder, weights=record, progress=progress)
+            result = known.load()(encoder, data, config, out=folder, weights=record, progress=progress)  # type: ignore[arg-type]
         else:
-            result = known(encoder, data, weights=record, out=out, progress=progress, **settings)
+            result = known(encoder, data, weights=record, **settings)
     costs = {"seconds": time.perf_counter() - started, **result.costs}
-    result = replace(result, device=device_name(encoder.device), costs=costs)
+    result = replace(result, device=None if encoder is None else device_name(encoder.device), costs=costs)
     if out is not None:
         result.save(Path(out) / "result.json")
     return result
+
+
+def _check_encoder(name: str, encoder: Encoder | None, record: Provenance | None, config: EvaluationConfig) -> None:
+    if encoder is None and config.needs_encoder and (record is None or record.source not in config.baselines):
+        source = "no weights" if record is None else record.source
+        raise ValueError(f"{name} measures a network, but {source} was named; name a run, a checkpoint or timm:NAME")
 
 
 def presets(name: str) -> str:

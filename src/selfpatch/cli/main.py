@@ -26,10 +26,11 @@ from selfpatch.config.run import SAMPLES, RunConfig
 from selfpatch.evaluation import registry
 from selfpatch.evaluation.config import EvaluationConfig
 
+NAMES = sorted({*EVALUATIONS, *registry.EVALUATIONS})
 USAGE = f"""selfpatch {selfpatch.__version__}: {selfpatch.__doc__}
   selfpatch pretrain [--data PHOTOS]                   train on a folder of images, or on built-in sample photographs
   selfpatch resume DIR                                 go on with a run exactly where it stopped
-  selfpatch evaluate NAME --weights W --data D         measure weights by a published protocol: {", ".join(EVALUATIONS)}
+  selfpatch evaluate NAME --weights W --data D         measure weights by a published protocol: {", ".join(NAMES)}
   selfpatch evaluate all --suite S --weights W         every evaluation that a file lists, and one report
   selfpatch evaluate --compare A.json B.json           results side by side
   selfpatch show --weights W IMAGE...                  pictures of what the patch features see
@@ -215,7 +216,7 @@ def _evaluate_command(arguments: list[str]) -> int:
     if name in registry.EVALUATIONS:
         return _evaluate(name, arguments)
     if name not in EVALUATIONS:
-        raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}, all")
+        raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(NAMES)}, all")
     if "--presets" in arguments:
         from selfpatch.api.evaluate import presets
 
@@ -258,7 +259,7 @@ def _evaluate(name: str, arguments: list[str]) -> int:
         print(presets(name))
         return 0
     options = _read(options_class, f"evaluate {name}", arguments[1:], default=default, description=kind.__doc__)
-    weights = options.named_weights()
+    weights = options.named_weights() if options.config.needs_encoder else None
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,4 +1,4 @@
-"""What the settings of every evaluation have in common: presets, variants, and what a result records of them.
+"""Base class of every evaluation's settings: presets, variants, and what a result records.
 
 A module that defines such settings imports nothing heavy, so that the command line can list them at once.
 """
@@ -16,20 +16,26 @@ class EvaluationConfig:
     """Base class of an evaluation's settings.
 
     Attributes:
-        presets: the published protocols by name, each as the settings in which it differs from the defaults; a class
-            with presets has a field `preset`.
-        variants: where one setting chooses what other settings there are: that setting's name, and the class of each
-            of its values.
+        presets: published protocols by name, each as the settings in which it differs from the defaults; a class with
+            presets has a field `preset`.
+        variants: name of the setting that chooses which other settings there are, and the class of each of its values.
         data_help: help text of `--data`.
+        baselines: names that may stand in place of weights for baselines that need no encoder.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     variants: ClassVar[tuple[str, Mapping[str, type[EvaluationConfig]]] | None] = None
     data_help: ClassVar[str] = "Folder of the data set."
+    baselines: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether the evaluation encodes images; False if it scores ready-made results."""
+        return True
 
     @classmethod
     def from_settings(cls, values: Mapping[str, Any], where: str = "") -> Self:
-        """Return the settings of the variant and the preset that `values` name, with the rest of `values` laid over.
+        """Return the settings of the variant and the preset that `values` name, overridden by the rest of `values`.
 
         Args:
             values: settings by name, as YAML or Python gives them.
@@ -47,7 +53,7 @@ class EvaluationConfig:
 
     @classmethod
     def variant(cls, values: Mapping[str, Any]) -> type[EvaluationConfig]:
-        """Return the class of the variant that `values` name, or this class where there are none."""
+        """Return the class of the variant that `values` name, or this class if there are no variants."""
         if cls.variants is None:
             return cls
         name, classes = cls.variants

@@ -1,4 +1,4 @@
-"""The table of evaluations: the settings of each, and how to load the function that runs it."""
+"""Table of evaluations: the settings of each, and how to load the function that runs it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.config import EvaluationConfig
+from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 
 if TYPE_CHECKING:
     from selfpatch.core.types import Encoder
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Evaluate(Protocol):
-    """Measure an encoder on a data set."""
+    """Function that measures an encoder on a data set."""
 
     def __call__(
         self,
@@ -27,7 +28,10 @@ class Evaluate(Protocol):
         weights: Provenance | None = None,
         progress: Progress | None = None,
     ) -> Result:
-        """Return the result; `out` is an existing folder for pictures and checkpoints, or None to write nothing."""
+        """Return the result; `out` is an existing folder for pictures and checkpoints, or None to write nothing.
+
+        `encoder` is None only for an evaluation that scores ready-made results or measures one of its own baselines.
+        """
         ...
 
 
@@ -36,11 +40,17 @@ class Evaluation(NamedTuple):
 
     Attributes:
         config: class of the settings.
-        load: imports and returns the function; torch is imported here and not before.
+        load: function that imports the evaluation and returns it; torch is imported then and not before.
     """
 
     config: type[EvaluationConfig]
     load: Callable[[], Evaluate]
+
+
+def _davis() -> Evaluate:
+    from selfpatch.evaluation.video_segmentation.evaluate import evaluate
+
+    return evaluate
 
 
 def _knn() -> Evaluate:
@@ -50,8 +60,13 @@ def _knn() -> Evaluate:
 
 
 EVALUATIONS: dict[str, Evaluation] = {
+    "davis": Evaluation(DAVISConfig, _davis),
     "knn": Evaluation(KNNConfig, _knn),
 }
+"""Evaluations by the name that follows `selfpatch evaluate`."""
+
+BASELINES = {baseline: name for name, row in EVALUATIONS.items() for baseline in row.config.baselines}
+"""Evaluation of each baseline that needs no encoder."""
 
 
 def find_evaluation(name: str) -> Evaluation:

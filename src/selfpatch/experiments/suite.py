@@ -71,7 +71,7 @@ def evaluate_suite(
             before the first evaluation runs.
     """
     entries = read_suite(suite)
-    encoder, record = measuring.open_encoder(weights, device, patch_size, load_options)
+    encoder, record = measuring.open_network_or_baseline(weights, device, patch_size, load_options)
     if out is None:
         source = "encoder" if record is None else record.source
         out = Path("evaluations") / f"{Path(suite).stem}-{_file_name(source)}"
@@ -83,7 +83,7 @@ def evaluate_suite(
 
 def evaluate_entries(
     entries: Sequence[Entry],
-    encoder: Encoder,
+    encoder: Encoder | None,
     record: Provenance | None,
     out: Path,
     reading: Mapping[str, Any],
@@ -148,7 +148,8 @@ def read_entry(number: int, item: Any, where: str) -> Entry:
         config = registry.EVALUATIONS[name].config.from_settings(values, f"{where}: {name}")
         return Entry(number, name, given["data"], plain(config))
     if name not in EVALUATIONS and name not in registry.EVALUATIONS:
-        raise ValueError(f"{where}: there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}")
+        known = ", ".join(sorted({*EVALUATIONS, *registry.EVALUATIONS}))
+        raise ValueError(f"{where}: there is no evaluation {name!r}; use one of: {known}")
     if not isinstance(given.get("data"), str):
         raise ValueError(f"{where}: {name} needs data, the path of its data set, like {EXAMPLE}")
     options = EVALUATIONS[name]
@@ -165,7 +166,9 @@ def _settings(options: EvaluationOptions) -> dict[str, Any]:
     return {name: value for name, value in options.settings().items() if name != "out"}
 
 
-def identity(encoder: Encoder, record: Provenance | None, load_options: Mapping[str, Any]) -> dict[str, Any] | None:
+def identity(
+    encoder: Encoder | None, record: Provenance | None, load_options: Mapping[str, Any]
+) -> dict[str, Any] | None:
     """What tells one network from another, in plain values; None where nothing does, as for a function."""
     if record is not None and record.sha256 is not None:
         return {"sha256": record.sha256, **load_options}

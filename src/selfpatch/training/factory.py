@@ -49,7 +49,6 @@ OBJECTIVES = {
 }
 EVALUATIONS = {
     "correspond": "selfpatch.evaluation.correspondence.evaluate:evaluate",
-    "davis": "selfpatch.evaluation.video_segmentation.evaluate:evaluate",
     "detect": "selfpatch.evaluation.detection.evaluate:evaluate",
     "discover": "selfpatch.evaluation.object_discovery.evaluate:evaluate",
     "finetune": "selfpatch.evaluation.classification.finetune.evaluate:evaluate",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from selfpatch.cli.options.bench import Bench
 from selfpatch.cli.options.compare import Compare
 from selfpatch.cli.options.correspond import Correspond
-from selfpatch.cli.options.davis import Davis
 from selfpatch.cli.options.detect import Detect
 from selfpatch.cli.options.discover import Discover
 from selfpatch.cli.options.finetune import Finetune
@@ -19,7 +18,6 @@ __all__ = ["EVALUATIONS", "Bench", "Compare", "NetworkOptions", "Study", "Suite"
 
 EVALUATIONS: dict[str, type[EvaluationOptions]] = {
     "correspond": Correspond,
-    "davis": Davis,
     "detect": Detect,
     "discover": Discover,
     "finetune": Finetune,

@@ -1,4 +1,4 @@
-"""The folders and files of DAVIS: image sets, frames and masks.
+"""Folders and files of DAVIS: image sets, frames and masks.
 
 ::
 
@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-Year = Literal[2016, 2017]
+from selfpatch.evaluation.video_segmentation.config import Year
 
 IMAGE_SETS: dict[Year, tuple[str, ...]] = {2017: ("2017/val.txt",), 2016: ("2016/val.txt", "480p/val.txt")}
 VOID = 255
@@ -26,7 +25,7 @@ VOID = 255
 
 @dataclass(frozen=True)
 class Clip:
-    """One sequence. Masks are read as uint8 [H, W] object numbers, 0 the background."""
+    """One sequence; masks are read as uint8 [H, W] object numbers, 0 being the background."""
 
     name: str
     frames_dir: Path
@@ -35,26 +34,29 @@ class Clip:
 
     @cached_property
     def frames(self) -> tuple[str, ...]:
-        """The stems of all images and masks, in order: `00000`, `00001`, ..."""
+        """Stems of all images and masks, in order: `00000`, `00001`, ..."""
         return tuple(sorted({path.stem for path in (*self.frames_dir.glob("*.jpg"), *self.masks_dir.glob("*.png"))}))
 
     def image(self, frame: int) -> Image.Image:
+        """Return the frame of this index as an RGB image."""
         return Image.open(self.frames_dir / f"{self.frames[frame]}.jpg").convert("RGB")
 
     def mask(self, frame: int) -> np.ndarray:
+        """Return the true mask of the frame of this index."""
         return read_mask(self.masks_dir / f"{self.frames[frame]}.png", self.year)
 
     @cached_property
     def num_objects(self) -> int:
-        """The highest object number in the first mask: objects that come later are not scored."""
+        """Highest object number in the first mask; objects that appear later are not scored."""
         return int(self.mask(0).max())
 
     def require_masks(self) -> None:
-        """The first frame must have a mask with an object in it; where there are frames to score, which are all but the
-        first and the last, every frame must have one.
+        """Check that the first frame has a mask with an object in it, and that every frame of a scored clip has a mask.
+
+        A clip is scored if it has frames besides the first and the last.
 
         Raises:
-            ValueError: which file is missing or which clip cannot be scored.
+            ValueError: a mask is missing, or the first one holds no object.
         """
         if not self.frames:
             raise ValueError(f"{self.name} has no frames: no .jpg in {self.frames_dir} and no .png in {self.masks_dir}")
@@ -65,10 +67,10 @@ class Clip:
             raise ValueError(f"the first mask of {self.name} holds no object; there is nothing to propagate")
 
     def require_frames(self) -> None:
-        """Every frame must have an image of the size of the first mask.
+        """Check that every frame has an image of the size of the first mask.
 
         Raises:
-            ValueError: which image is missing, or what the two sizes are.
+            ValueError: an image is missing or has another size.
         """
         height, width = self.mask(0).shape
         for frame in self.frames:
@@ -84,16 +86,16 @@ class Clip:
 
 
 def open_clips(root: str | Path, *, year: Year | None = None, sequences: Sequence[str] | None = None) -> list[Clip]:
-    """The clips of a DAVIS tree.
+    """Return the clips of a DAVIS tree.
 
     Args:
         root: folder that holds Annotations/, ImageSets/ and JPEGImages/.
-        year: which image set, and how masks are read: in 2016 everything that is not black is the one object, in 2017
-            pixel values are object numbers. None: 2017 where the tree has its image set, else 2016.
-        sequences: names to take; None: the validation set's.
+        year: image set, and how masks are read: in 2016 every non-black pixel belongs to the one object, in 2017 pixel
+            values are object numbers. If None, 2017 if the tree has its image set, else 2016.
+        sequences: names of the sequences; if None, those of the validation set.
 
     Raises:
-        ValueError: no such tree, no image set in it, or a sequence without a folder of masks.
+        ValueError: the tree or its image set is missing, or a sequence has no folder of masks.
     """
     root = Path(root).expanduser()
     if not (root / "Annotations" / "480p").is_dir():
@@ -119,20 +121,23 @@ def open_clips(root: str | Path, *, year: Year | None = None, sequences: Sequenc
 
 
 def _read_image_set(path: Path) -> list[str]:
-    """Names, one a line; or, as in the 2016 download, `/JPEGImages/480p/<name>/00000.jpg /Annotations/...` a frame."""
+    """Return the names of an image set.
+
+    A line is a name or, in the 2016 download, a frame: `/JPEGImages/480p/<name>/00000.jpg /Annotations/...`.
+    """
     lines = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
     names = [Path(line).parent.name if line.endswith(".jpg") else line for line in lines]
     return list(dict.fromkeys(names))
 
 
 def read_mask(path: Path, year: Year) -> np.ndarray:
-    """A mask as uint8 [H, W] object numbers, 0 the background.
+    """Return a mask as uint8 [H, W] object numbers, 0 being the background.
 
-    2016: everything that is not black is object 1 (some of its masks are RGB files). 2017: palette indices, void (255)
-    as background; a grey file of 0 and 255 alone is taken for a mask of one object, as in 2016.
+    In 2016, every non-black pixel is object 1 (some masks are RGB files). In 2017, pixels are palette indices, and void
+    (255) is background; a grey file of 0 and 255 alone is a mask of one object, as in 2016.
 
     Raises:
-        ValueError: there is no such file, or it is a colour picture where object numbers are needed.
+        ValueError: the file is missing, or is a colour picture where object numbers are needed.
     """
     try:
         with Image.open(path) as image:
@@ -149,7 +154,7 @@ def read_mask(path: Path, year: Year) -> np.ndarray:
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
-    """uint8 [H, W] object numbers -> a palette PNG as DAVIS has them."""
+    """Write uint8 [H, W] object numbers as a palette PNG in DAVIS' colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(mask)
     image.putpalette(PALETTE.flatten().tolist())
@@ -157,11 +162,11 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
 
 
 def _palette() -> np.ndarray:
-    """PASCAL VOC's colour map, which DAVIS uses: the number's bits, dealt to R, G, B in turn, highest bits first."""
+    """Return PASCAL VOC's colour map, which DAVIS uses: bits of the index go to R, G, B in turn, highest bits first."""
     number = np.arange(256)
     bits = [sum(((number >> (3 * i + c)) & 1) << (7 - i) for i in range(8)) for c in range(3)]
     return np.stack(bits, axis=1).astype(np.uint8)
 
 
 PALETTE = _palette()
-"""[256, 3] uint8 RGB."""
+"""RGB colours by object number, uint8 [256, 3]."""

@@ -1,4 +1,4 @@
-"""The measures of video object segmentation: region similarity J, boundary accuracy F and their statistics over a clip.
+"""Region similarity J and boundary accuracy F of binary masks, and their statistics over the frames of a clip.
 
 Source: Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", CVPR 2016, and
 Pont-Tuset et al., "The 2017 DAVIS Challenge" (arXiv 1704.00675); details as in the official scorer.
@@ -13,26 +13,26 @@ import numpy as np
 from scipy.spatial import KDTree
 
 BOUNDARY_TOLERANCE = 0.008
-"""Of the image's diagonal: how far apart two boundary pixels may lie and still match."""
+"""Largest distance of two matching boundary pixels, as a share of the image's diagonal."""
 RECALL_THRESHOLD = 0.5
 
 
 class Statistics(NamedTuple):
-    """Of one measure of one object over the frames of a clip."""
+    """Statistics of J or F of one object over the frames of a clip."""
 
     mean: float
     recall: float
-    """Share of the frames above 0.5."""
+    """Share of the frames with a score above 0.5."""
     decay: float
-    """Mean over the first quarter of the clip minus mean over the last."""
+    """Mean over the first quarter of the clip minus the mean over the last."""
 
 
 def region_similarity(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """J: intersection over union; 1 where both masks are empty.
+    """Return J, the intersection over union; 1 where both masks are empty.
 
     Args:
-        truth: bool [..., H, W].
-        prediction: bool [..., H, W].
+        truth: true masks, bool [..., H, W].
+        prediction: predicted masks, bool [..., H, W].
 
     Returns:
         [...] float64.
@@ -43,17 +43,18 @@ def region_similarity(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 
 def boundary_f(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """F: harmonic mean of precision and recall of boundary pixels, matched within a disk of ceil(0.008 * diagonal).
+    """Return F, the harmonic mean of precision and recall of boundary pixels within a radius of ceil(0.008 * diagonal).
 
-    That a boundary meets the other one dilated by a disk is the same as that a pixel of the other one lies at most the
-    disk's radius away, which a k-d tree over the few boundary pixels finds without touching the rest of the image.
+    The official scorer dilates one boundary by a disk and intersects it with the other. A boundary pixel is in that
+    intersection if the other boundary has a pixel within the disk's radius. A k-d tree over the few boundary pixels
+    finds these without touching the rest of the image.
 
     Args:
-        truth: bool [..., H, W].
-        prediction: bool [..., H, W].
+        truth: true masks, bool [..., H, W].
+        prediction: predicted masks, bool [..., H, W].
 
     Returns:
-        [...] float64. One empty boundary: 0; both empty: 1.
+        [...] float64; 0 if one boundary is empty, 1 if both are.
     """
     height, width = truth.shape[-2:]
     radius = math.ceil(BOUNDARY_TOLERANCE * math.hypot(height, width))
@@ -67,12 +68,12 @@ def boundary_f(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 
 def mask_boundary(mask: np.ndarray) -> np.ndarray:
-    """Pixels that differ from their right, lower or lower-right neighbour.
+    """Return the pixels that differ from their right, lower or lower-right neighbour.
 
-    The last row and column are compared along themselves only, the last corner with nothing.
+    Pixels of the last row and column have one neighbour only, and the last corner has none.
 
     Args:
-        mask: bool [..., H, W].
+        mask: masks, bool [..., H, W].
 
     Returns:
         bool [..., H, W].
@@ -87,7 +88,7 @@ def mask_boundary(mask: np.ndarray) -> np.ndarray:
 
 
 def _matched_f(truth: np.ndarray, prediction: np.ndarray, radius: int) -> float:
-    """truth [n, 2], prediction [m, 2]: places of boundary pixels."""
+    """Return F of two boundaries, given as pixel coordinates: truth [n, 2], prediction [m, 2]."""
     if len(truth) == 0 or len(prediction) == 0:
         return float(len(truth) == len(prediction))
     precision, recall = _share_near(prediction, truth, radius), _share_near(truth, prediction, radius)
@@ -95,18 +96,18 @@ def _matched_f(truth: np.ndarray, prediction: np.ndarray, radius: int) -> float:
 
 
 def _share_near(points: np.ndarray, others: np.ndarray, radius: int) -> float:
-    # Squared distances are whole numbers and the bound is strict: half of one more than radius**2 is exact.
+    # Squared distances are integers and the bound is strict, so radius**2 + 0.5 includes exactly radius**2.
     distance, _ = KDTree(others).query(points, distance_upper_bound=math.sqrt(radius**2 + 0.5))
     return float(np.isfinite(distance).mean())
 
 
 def clip_statistics(values: np.ndarray) -> Statistics:
-    """Mean, recall and decay of one object.
+    """Return mean, recall and decay of one object.
 
     Args:
-        values: [n], one a frame, n >= 1.
+        values: J or F of each frame, [n] with n >= 1.
     """
-    # The scorer's four bins, each sharing its last frame with the next one; the + 1e-10 undoes rounding half to even.
+    # The scorer's four bins; neighbours share a frame. Adding 1e-10 undoes rounding half to even.
     edges = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
     first, last = values[edges[0] : edges[1] + 1], values[edges[3] : edges[4] + 1]
     return Statistics(

@@ -1,4 +1,4 @@
-"""Masks over their frames, as a strip of a few frames a clip."""
+"""Strips of a few frames per clip with the masks laid over them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from PIL import Image
 from selfpatch.evaluation.video_segmentation.dataset import PALETTE
 
 HEIGHT = 240
-"""Of the strip, in pixels."""
+"""Height of the strip in pixels."""
 FRAMES = 5
 OPACITY = 0.55
 
 
 class OverlayStrip:
-    """Collects evenly spaced frames of a clip while it is worked through.
+    """Strip of evenly spaced frames, collected while a clip is processed.
 
     Args:
-        num_frames: of the clip.
+        num_frames: number of frames of the clip.
     """
 
     def __init__(self, num_frames: int) -> None:
@@ -25,15 +25,17 @@ class OverlayStrip:
         self._panels: list[Image.Image] = []
 
     def wants(self, frame: int) -> bool:
+        """Return whether the frame of this index belongs to the strip."""
         return frame in self._chosen
 
     def add(self, image: Image.Image, mask: np.ndarray) -> None:
-        """image: RGB; mask: uint8 [H, W] object numbers, of the same size."""
+        """Add an RGB image with its mask, uint8 [H, W] object numbers of the same size."""
         panel = overlay(image, mask)
         width = max(1, round(panel.width * HEIGHT / panel.height))
         self._panels.append(panel.resize((width, HEIGHT), Image.Resampling.BICUBIC))
 
     def picture(self) -> Image.Image:
+        """Return the collected frames side by side."""
         strip = Image.new("RGB", (sum(panel.width for panel in self._panels), HEIGHT))
         left = 0
         for panel in self._panels:
@@ -43,7 +45,7 @@ class OverlayStrip:
 
 
 def overlay(image: Image.Image, mask: np.ndarray) -> Image.Image:
-    """The objects' colours laid over the image; the background stays as it is."""
+    """Return the image tinted with the objects' colours; the background stays as it is."""
     pixels = np.asarray(image, np.float32)
     tinted = (1 - OPACITY) * pixels + OPACITY * PALETTE[mask]
     return Image.fromarray(np.where(mask[..., None] > 0, tinted, pixels).round().astype(np.uint8))

@@ -1,0 +1,55 @@
+"""Settings of video object segmentation on DAVIS."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt
+
+from selfpatch.config.schema import SPEED_ONLY, settings
+from selfpatch.evaluation.config import EvaluationConfig
+
+Year = Literal[2016, 2017]
+FIRST_MASK = "baseline:first-mask"
+"""Name, in place of weights, of the baseline that repeats the first mask in every frame."""
+
+
+@settings
+class DAVISConfig(EvaluationConfig):
+    """DAVIS video object segmentation: first mask of each clip propagated through patch features, scored by J and F.
+
+    `--weights baseline:first-mask` measures the baseline that repeats the first mask.
+    """
+
+    data_help: ClassVar[str] = "DAVIS-2016 or -2017 tree, with JPEGImages/, Annotations/ and ImageSets/."
+    baselines: ClassVar[tuple[str, ...]] = (FIRST_MASK,)
+
+    results: str | None = None
+    """Folder of ready-made masks, <sequence>/00000.png, to score instead of a network; needs no weights."""
+    resolution: Annotated[int, Gt(0)] = 480
+    """Short side of the frames in pixels, floored to a multiple of the patch size. The long side is floored to a
+    multiple of 64 as in the released script, or of the patch size if that does not divide 64."""
+    radius: Annotated[int, Ge(0)] = 12
+    """Radius of the window that context patches are taken from, in patches."""
+    topk: Annotated[int, Gt(0)] = 5
+    """Number of context patches that a patch takes its label from."""
+    context_frames: Annotated[int, Ge(0)] = 7
+    """Number of preceding frames used as context in addition to the first frame."""
+    temperature: Annotated[float, Gt(0)] = 0.1
+    """Softmax temperature over cosine similarities."""
+    std: Literal["released", "encoder"] = "released"
+    """Standard deviation that frames are normalised by: `encoder` uses the encoder's own; `released` the released
+    script's (0.228, 0.224, 0.225) in place of ImageNet's."""
+    max_memory: Annotated[int, Ge(1), SPEED_ONLY] = 512
+    """Memory limit in MB for the similarities of patches; changes speed and memory only. Features of the context
+    frames, one mask per object and the encoder's own memory come on top; none of these grows with the clip."""
+    year: Year | None = None
+    """Image set, and how masks are read: 2016 has one object per clip, 2017 several. If not given, 2017 if the tree has
+    its image set, else 2016."""
+    sequences: tuple[str, ...] | None = None
+    """Sequences to evaluate; if not given, those of the tree's val.txt."""
+
+    @property
+    def needs_encoder(self) -> bool:
+        """False if ready-made masks are scored."""
+        return self.results is None

@@ -1,0 +1,152 @@
+"""Masks of a whole clip from its first mask, by label propagation (DINO, arXiv 2104.14294, section 4.2.2)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from selfpatch.core.types import Encoder
+from selfpatch.evaluation.video_segmentation.config import DAVISConfig
+from selfpatch.evaluation.video_segmentation.dataset import Clip
+from selfpatch.models.features import patch_features
+from selfpatch.ops.propagation import propagate_labels
+
+LONG_SIDE_MULTIPLE = 64
+RELEASED_STD = {0.229: 0.228}
+"""Standard deviation of the red channel: the released script has 0.228 where ImageNet's is 0.229."""
+BYTES_PER_COSINE = 8
+"""Memory of one cosine: four bytes of its own, and four for masks and intermediate results."""
+
+ContextFrame = tuple[Tensor, Tensor]
+"""Features [h, w, D] of a frame, each of unit length, and its soft labels [C, h, w]."""
+
+
+class Stopwatch:
+    """Sum of the seconds spent inside its `with` blocks; the user of the stopwatch counts `frames`."""
+
+    def __init__(self) -> None:
+        self.seconds, self.frames = 0.0, 0
+
+    def __enter__(self) -> None:
+        self._started = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += perf_counter() - self._started
+
+
+@torch.no_grad()
+def propagate_first_mask(
+    encoder: Encoder, clip: Clip, config: DAVISConfig, clock: Stopwatch | None = None
+) -> Iterator[np.ndarray]:
+    """Yield the mask of each frame, uint8 [H, W] in the clip's resolution, the given first one included.
+
+    ::
+
+        for each frame after the first:
+            context = the first frame and the `context_frames` frames before this one
+            labels  = propagate_labels(features of this frame, features and soft labels of the context)
+            mask    = argmax over objects of the upsampled labels
+
+    Only the context is kept in memory, however long the clip is.
+
+    Args:
+        encoder: network that encodes the frames.
+        clip: clip whose first mask is given.
+        config: settings.
+        clock: stopwatch that runs from the decoded picture to the mask of its frame; reading files is not counted.
+    """
+    clock = clock or Stopwatch()
+    first_mask = clip.mask(0)
+    yield first_mask
+    if len(clip.frames) == 1:
+        return
+    image = clip.image(0)
+    with clock:
+        features = _frame_features(encoder, image, config)
+        labels = _one_hot(first_mask, features.shape[:2], clip.num_objects + 1).to(features.device)
+    first = features, labels
+    recent: deque[ContextFrame] = deque(maxlen=config.context_frames)
+    for frame in range(1, len(clip.frames)):
+        image = clip.image(frame)
+        with clock:
+            current = propagate_frame(encoder, image, [first, *recent], config)
+            mask = to_mask(current[1], encoder.patch_size, first_mask.shape)  # waits for the device
+        recent.append(current)  # soft labels, so that errors are not hardened
+        del current  # otherwise it would stay in memory next to the context while the next frame is processed
+        clock.frames += 1
+        yield mask
+
+
+@torch.no_grad()
+def propagate_frame(
+    encoder: Encoder, image: Image.Image, context: Sequence[ContextFrame], config: DAVISConfig
+) -> ContextFrame:
+    """Return the features and soft labels of a frame, from those of its context frames."""
+    features = _frame_features(encoder, image, config)
+    labels = propagate_labels(
+        features,
+        [features for features, _ in context],
+        [labels for _, labels in context],
+        radius=config.radius,
+        topk=config.topk,
+        temperature=config.temperature,
+        normalised=True,
+        max_cosines=config.max_memory * 2**20 // BYTES_PER_COSINE,
+    )
+    return features, labels
+
+
+def _frame_features(encoder: Encoder, image: Image.Image, config: DAVISConfig) -> Tensor:
+    """Return patch features [h, w, D] of unit length."""
+    std = encoder.std if config.std == "encoder" else [RELEASED_STD.get(s, s) for s in encoder.std]
+    size = network_size(image.height, image.width, config.resolution, encoder.patch_size)
+    pixels = torch.from_numpy(np.array(image)).to(encoder.device).movedim(-1, 0)[None].float()
+    # Neither antialiased nor fractional, like OpenCV's linear interpolation, which the released script uses.
+    pixels = F.interpolate(pixels, size, mode="bilinear").round().to(torch.uint8)
+    return F.normalize(patch_features(encoder, pixels, std=std)[0], dim=-1).contiguous()
+
+
+def network_size(height: int, width: int, resolution: int, patch_size: int) -> tuple[int, int]:
+    """Return the (height, width) that frames are resized to; see `DAVISConfig.resolution`.
+
+    A long side below 64 is floored to a multiple of the patch size.
+
+    Raises:
+        ValueError: the resized frame would have no patch.
+    """
+    multiple = LONG_SIDE_MULTIPLE if LONG_SIDE_MULTIPLE % patch_size == 0 else patch_size
+    short = resolution // patch_size * patch_size
+    exact = int(resolution * max(height, width) / min(height, width))
+    long = exact // multiple * multiple or exact // patch_size * patch_size
+    if short == 0 or long == 0:
+        raise ValueError(f"resolution {resolution} is too small for patches of {patch_size}; use e.g. 480")
+    return (short, long) if height <= width else (long, short)
+
+
+def _one_hot(mask: np.ndarray, grid: Sequence[int], channels: int) -> Tensor:
+    """Return float32 [C, h, w] of a mask, uint8 [H, W]: the label of the nearest pixel of each patch."""
+    small = np.asarray(Image.fromarray(mask).resize((grid[1], grid[0]), Image.Resampling.NEAREST))
+    return F.one_hot(torch.from_numpy(small.astype(np.int64)), channels).movedim(-1, 0).float()
+
+
+def to_mask(labels: Tensor, patch_size: int, size: tuple[int, ...]) -> np.ndarray:
+    """Return uint8 object numbers [H, W] of soft labels [C, h, w].
+
+    Args:
+        labels: soft labels [C, h, w].
+        patch_size: side of a patch in pixels.
+        size: (H, W) of the mask.
+    """
+    soft = F.interpolate(labels[None], scale_factor=patch_size, mode="bilinear")[0]
+    low, high = soft.amin((1, 2), keepdim=True), soft.amax((1, 2), keepdim=True)
+    # A constant channel has no range; it stays as it is, so that an object that fills the frame is kept.
+    soft = torch.where(high > low, (soft - low) / (high - low), soft)
+    mask = soft.max(0).indices.to(torch.uint8).cpu().numpy()  # argmax is five times as slow on the CPU
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
