@@ -76,17 +76,17 @@ def test_each_architecture_has_an_untrained_floor_of_its_own(tmp_path: Path) -> 
     ("changes", "message"),
     [
         ({"arms": None}, "has no arms; a study needs title, pretrain, arms and evaluations"),
-        ({"arm": {}}, "'arm' is not a part of a study; did you mean 'arms'?"),
+        ({"arm": {}}, "arm is not a setting; did you mean 'arms'?"),
         ({"arms": [1]}, r"arms is \[1\]; a mapping of names to values is needed"),
         ({"arms": {"A": 3}}, "arm 'A' is 3; a mapping of names to values is needed"),
         ({"arms": {3: {}}}, "arms has the key 3, which is no text"),
         ({"arms": {"A": {"channels": 4}}}, "arm 'A' has channels 4"),
         ({"arms": {"A": {"components": 5}}}, "arm 'A': components is no mapping"),
-        ({"arms": {"A": {"crops": {5: 1}}}}, "arm 'A': 5 is not a setting of crops"),
+        ({"arms": {"A": {"crops": {5: 1}}}}, "arm 'A': crops.5 is not a setting"),
         ({"settings": 5}, "settings is 5; a mapping"),
         ({"settings": [1]}, r"settings is \[1\]; a mapping"),
         ({"arms": {"A": {"objective": "sefpatch"}}}, "arm 'A': .*sefpatch"),
-        ({"arms": {"A": {"epocs": 3}}}, "arm 'A': 'epocs' is not .*did you mean 'epochs'"),
+        ({"arms": {"A": {"epocs": 3}}}, "arm 'A': epocs is not .*did you mean 'epochs'"),
         ({"arms": {"A": {"objective": "none", "selfpatch": {"k": 2}}}}, "arm 'A': nothing reads .*'selfpatch'"),
         ({"arms": {"A": {"seed": 3}}}, "arm 'A' sets seed, which is the study's to set"),
         ({"arms": {"A b": {}, "a-B": {}}}, "the arm 'A b' needs a name that differs"),
@@ -94,12 +94,12 @@ def test_each_architecture_has_an_untrained_floor_of_its_own(tmp_path: Path) -> 
         ({"reference": "MoBY"}, "reference is 'MoBY', which is no arm; use one of: DINO, DINO"),
         ({"seeds": [1, 1]}, r"seeds is \[1, 1\]; name each once"),
         ({"seeds": [-1]}, r"seeds is \[-1\]; name each once, from 0 up"),
-        ({"seeds": 3}, "seeds is 3; a list of values is needed"),
+        ({"seeds": 3}, "seeds is 3; use a list of values"),
         ({"floors": ["raw"]}, "the floor 'raw' is unknown or there twice; use untrained, baseline:"),
         ({"floors": ["baseline:mean-colour:0"]}, "the floor 'baseline:mean-colour:0' is unknown"),
         ({"floors": ["baseline:mean-colour:../.."]}, "is unknown"),
         ({"floors": ["untrained", "untrained"]}, "the floor 'untrained' is unknown or there twice"),
-        ({"floors": 5}, "floors is 5; a list of values is needed"),
+        ({"floors": 5}, "floors is 5; use a list of values"),
         ({"pretrain": "phots"}, "pretrain: there is no .*phots; say with --data"),
         ({"evaluations": [{"davis": {"data": "davis"}}]}, "evaluations, entry 1: give columns"),
         (
@@ -139,7 +139,7 @@ def test_an_arm_is_not_taken_for_a_floor(tmp_path: Path, arms: dict[str, Any], f
 def test_a_part_that_is_no_text(tmp_path: Path) -> None:
     path = write_study(tmp_path)
     path.write_text(path.read_text() + "5: 1\n")
-    with pytest.raises(ValueError, match="'5' is not a part of a study"):
+    with pytest.raises(ValueError, match="5 is not a setting"):
         read_study(path, tmp_path)
 
 

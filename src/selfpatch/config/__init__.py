@@ -1,0 +1,1 @@
+"""Settings of a run, recipes, and the schema that checks them."""

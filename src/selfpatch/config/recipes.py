@@ -10,15 +10,16 @@ from selfpatch.config.run import SAMPLES, RunConfig
 
 
 def recipe_names() -> list[str]:
+    """Return the names of the built-in recipes."""
     folder = resources.files("selfpatch") / "recipes"
     return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
 def load_recipe(name: str) -> RunConfig:
-    """A built-in recipe by name, or a YAML file by path, laid over the defaults.
+    """Load a built-in recipe by name, or a YAML file by path, in place of the defaults.
 
     Raises:
-        ValueError: there is no such recipe, it is not YAML, or it has a key that nothing reads.
+        ValueError: there is no such recipe, it is not YAML, or it has an unknown setting or a value out of range.
     """
     built_in = resources.files("selfpatch") / "recipes" / f"{name}.yaml"
     if built_in.is_file():
@@ -34,11 +35,11 @@ def _read_text(name: str) -> str:
     try:
         return Path(name).read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ValueError(f"{name} is no text in UTF-8; give a YAML file") from None
+        raise ValueError(f"{name} is not UTF-8 text; give a YAML file") from None
 
 
 def choose_recipe(num_images: int, data: str) -> str:
-    """The recipe for a folder of so many images, when none was named."""
+    """Return the name of the recipe for a data set of `num_images` images, where none was named."""
     if data == SAMPLES:
         return "samples"
     for limit, name in [(3_000, "small-1k"), (30_000, "small-10k"), (500_000, "small-100k")]:

@@ -130,12 +130,12 @@ class RunConfig:
             raise ValueError("components is no mapping of settings by the component's name; write --selfpatch.k 2, say")
         known = [field.name for field in dataclasses.fields(self)]
         sections = {**sections, **{name: values.pop(name) for name in list(values) if name not in known}}
-        components = {name: dict(settings) for name, settings in self.components.items()}
-        for name, settings in sections.items():
-            if not isinstance(settings, Mapping):
-                mistake = f"{name} is {settings!r}; use a mapping of its settings"
-                raise ValueError(mistake if name in self.used else unknown_name(name, name, known))
-            components.setdefault(name, {}).update(settings)
+        components = {name: dict(own) for name, own in self.components.items()}
+        for name, section in sections.items():
+            if not isinstance(section, Mapping):
+                mistake = f"{name} is {section!r}; use a mapping of its settings"
+                raise ValueError(mistake if name in self.used else unknown_name(str(name), str(name), known))
+            components.setdefault(name, {}).update(section)
         config = override(self, {**values, "components": components})
         for name in sections:
             if name not in config.used:
@@ -146,7 +146,7 @@ class RunConfig:
         return config
 
     def for_model(self, model: str) -> RunConfig:
-        """Return this configuration with another model, without the architecture of the old one unless both are ViTs."""
+        """Return this configuration with another model; settings of the old architecture go, unless both are ViTs."""
         if model == self.model or {model, self.model} <= PLAIN_VITS:
             return dataclasses.replace(self, model=model)
         kept = {name: getattr(self.backbone, name) for name in ("drop_path", "frozen_blocks", "keep_class_token")}

@@ -31,6 +31,8 @@ SPEED_ONLY = "speed only"
 """Metadata of a field that changes speed or memory but no number: `Annotated[int, Gt(0), SPEED_ONLY]`."""
 
 
+_RULES = pydantic.ConfigDict(allow_inf_nan=False, coerce_numbers_to_str=True)
+
 _ADVICE = {
     "greater_than": "use a number above {gt:g}",
     "greater_than_equal": "use {ge:g} or more",
@@ -55,21 +57,20 @@ def settings(cls: Cls) -> Cls:
 
     Making one raises ValueError, in one sentence that says what was got and what is allowed.
     """
-    rules = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
-    checked = pydantic_dataclass(frozen=True, kw_only=True, config=rules)(cls)
-    init = checked.__init__
+    made = pydantic_dataclass(frozen=True, kw_only=True, config={**_RULES, "extra": "forbid"})(cls)
+    init = made.__init__
 
     @functools.wraps(init)
     def init_in_a_sentence(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             init(self, *args, **kwargs)
         except pydantic.ValidationError as error:
-            raise ValueError(explain(error, checked, kwargs)) from None
+            raise ValueError(explain(error, made, kwargs)) from None
         for name, value in kwargs.items():
             _refuse_mixed_booleans(name, value, getattr(self, name))
 
-    checked.__init__ = init_in_a_sentence  # type: ignore[method-assign]
-    return checked  # type: ignore[return-value]
+    made.__init__ = init_in_a_sentence  # type: ignore[method-assign]
+    return made  # type: ignore[return-value]
 
 
 def _refuse_mixed_booleans(name: str, given: Any, kept: Any) -> None:
@@ -84,6 +85,8 @@ def override(record: T, values: Mapping[str, Any], where: str = "") -> T:
     """Return a copy of a settings record with nested `values` in place of its own.
 
     Args:
+        record: a settings record.
+        values: values by name, as YAML or Python gives them; a mapping for a section of its own.
         where: prefix of names in errors, e.g. `davis`.
 
     Raises:
@@ -94,7 +97,7 @@ def override(record: T, values: Mapping[str, Any], where: str = "") -> T:
     for name, value in values.items():
         path = f"{where}.{name}".lstrip(".")
         if name not in known:
-            raise ValueError(unknown_name(path, name, known))
+            raise ValueError(unknown_name(path, str(name), known))
         current = getattr(record, name)
         if dataclasses.is_dataclass(current):
             if not isinstance(value, Mapping):
@@ -117,28 +120,54 @@ def unknown_name(path: str, name: str, known: Iterable[str]) -> str:
     return f"{path} is not a setting; {hint}"
 
 
+def checked(value: Any, kind: Any, name: str) -> Any:
+    """Return a value as one of a type.
+
+    Args:
+        value: a value as YAML or Python gives it.
+        kind: a type, or `Annotated` with a range.
+        name: name of the value in errors.
+
+    Raises:
+        ValueError: the value has another type or is out of range.
+    """
+    try:
+        kept = pydantic.TypeAdapter(kind, config=_RULES).validate_python(value)
+    except pydantic.ValidationError as error:
+        raise ValueError(name + _explain_value(error, value)) from None
+    _refuse_mixed_booleans(name, value, kept)
+    return kept
+
+
 def explain(error: pydantic.ValidationError, cls: type, given: Mapping[str, Any]) -> str:
     """Return pydantic's first complaint as one sentence: what was got, what is allowed.
 
     Args:
         error: what pydantic raised when `cls` was made.
+        cls: a settings class.
         given: the values that it was made from.
     """
-    problems = error.errors()
-    first = problems[0]
+    first = error.errors()[0]
     if first["type"] == "unexpected_keyword_argument":
         name = str(first["loc"][0])
         return unknown_name(name, name, [field.name for field in dataclasses.fields(cls)])
     if first["type"] == "value_error":  # raised by __post_init__, already a sentence
         return str(first["ctx"]["error"])
-    path = _path(first["loc"], given)
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-    same = [problem for problem in problems if problem["loc"][: len(path)] == first["loc"][: len(path)]]
-    if first["type"] == "missing" and isinstance(first["input"], list | tuple):
-        return f"{name} is {list(first['input'])!r}; use {len(first['input']) + len(problems)} values"
-    if first["type"] == "missing":
+    if first["type"] == "missing" and first["loc"][0] not in given:
         return f"{first['loc'][0]} is not given; it has no default"
+    return _explain_value(error, given).lstrip(".")
+
+
+def _explain_value(error: pydantic.ValidationError, given: Any) -> str:
+    """Return pydantic's first complaint about a value, preceded by the path to it."""
+    problems = error.errors()
+    first = problems[0]
+    path = _path(first["loc"], given)
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    if first["type"] == "missing":  # a tuple that is too short lacks one value in each problem
+        return f"{name} is {list(first['input'])!r}; use {len(first['input']) + len(problems)} values"
     # A union complains once for each of its members, behind the same location.
+    same = [problem for problem in problems if problem["loc"][: len(path)] == first["loc"][: len(path)]]
     wanted = " or ".join(dict.fromkeys(_wanted(problem) for problem in same))
     return f"{name} is {first['input']!r}; {wanted}"
 

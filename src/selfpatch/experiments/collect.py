@@ -92,7 +92,8 @@ def _row(name: str, jobs: Sequence[Job], study: Study, out: Path) -> Row:
 
 def minutes_of(rows: Iterable[Mapping[str, Any]], batch_size: int) -> float:
     """Of the training steps, as long as they took: measurements and stops in between do not count, but what else the
-    machine did at the time does."""
+    machine did at the time does.
+    """
     logged = [row for row in rows if row.get("images_per_second")]
     steps = [0, *(row["step"] for row in logged)]
     images = [batch_size * (after - before) for before, after in pairwise(steps)]

@@ -247,7 +247,8 @@ def begun_alike(job: Job, out: Path) -> bool:
 
 def scores(measurements: Sequence[Measurement], out: Path) -> dict[str, float]:
     """What the table shows of results in a folder, by column; what is not there, or was measured otherwise, is left
-    out."""
+    out.
+    """
     found: dict[str, float] = {}
     for measurement in measurements:
         folder = out / measurement.entry.folder

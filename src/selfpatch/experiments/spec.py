@@ -32,12 +32,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import MinLen
 
 from selfpatch.api.evaluate import BASELINES
-from selfpatch.config.parsing import convert, parse_yaml, unknown_key
+from selfpatch.config.parsing import parse_yaml
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
+from selfpatch.config.schema import checked, unknown_name
 from selfpatch.experiments.suite import read_entry
 from selfpatch.experiments.suite_report import Entry
 from selfpatch.training.factory import METHODS, OBJECTIVES, find
@@ -121,7 +124,7 @@ def read_study(path: str | Path, data: str | Path, size: str | None = None) -> S
         plan = _laid_over(plan, _mapping(sizes[size], f"{path}: size {size!r}"))
     for key in plan:
         if key not in KEYS:
-            raise ValueError(f"{path}: {unknown_key(str(key), sorted(KEYS), 'a part of a study')}")
+            raise ValueError(f"{path}: {unknown_name(str(key), str(key), sorted(KEYS))}")
     return _study(plan, str(path), Path(data).expanduser())
 
 
@@ -186,14 +189,14 @@ def _study(plan: Mapping[str, Any], path: str, data: Path) -> Study:
 
 
 def _seeds(given: Any, path: str) -> tuple[int, ...]:
-    seeds: tuple[int, ...] = convert(given, tuple[int, ...], f"{path}: seeds")
+    seeds: tuple[int, ...] = checked(given, Annotated[tuple[int, ...], MinLen(1)], f"{path}: seeds")
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"{path}: seeds is {list(seeds)}; name each once, from 0 up")
     return seeds
 
 
 def _floors(given: Any, path: str) -> tuple[str, ...]:
-    floors: tuple[str, ...] = convert(given, tuple[str, ...], f"{path}: floors") if given else ()
+    floors: tuple[str, ...] = checked(given, tuple[str, ...], f"{path}: floors") if given else ()
     known = re.compile(rf"{UNTRAINED}|baseline:({'|'.join(BASELINES)}):[1-9]\d*")
     for floor in floors:
         if not known.fullmatch(floor) or floors.count(floor) > 1:

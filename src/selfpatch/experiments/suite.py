@@ -30,8 +30,7 @@ from selfpatch.api import evaluate as measuring
 from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.cli.options import EVALUATIONS
 from selfpatch.cli.options.weights import EvaluationOptions
-from selfpatch.config.parsing import convert
-from selfpatch.config.schema import plain
+from selfpatch.config.schema import checked, plain
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry
@@ -157,7 +156,7 @@ def read_entry(number: int, item: Any, where: str) -> Entry:
     for key in given:
         if key != "data" and key not in accepted:
             raise ValueError(f"{where}: {name} has no setting {key!r}; it has: {', '.join(accepted)}")
-    values = {key: convert(value, kinds[key], f"{where}: {name}.{key}") for key, value in given.items()}
+    values = {key: checked(value, kinds[key], f"{where}: {name}.{key}") for key, value in given.items()}
     return Entry(number, name, given["data"], _settings(options(**values)))
 
 

@@ -61,7 +61,8 @@ def kept_ratio(study: Study, arm: Arm, file: Path) -> float | None:
 
 def time_arm(arm: Arm, place: Place, *, study: Study, data: str, file: Path) -> list[str]:
     """Times an arm beside the other one, and keeps what came of it: a study that goes on must not time them anew, or
-    its numbers would depend on where it was stopped."""
+    its numbers would depend on where it was stopped.
+    """
     assert arm.equal_time is not None
     torch.set_num_threads(place.threads)
     configs = [replace(each.config, data=data) for each in (arm, study.arm(arm.equal_time))]
@@ -88,7 +89,8 @@ def _entries(file: Path) -> Mapping[str, Any]:
 
 def epoch_seconds(configs: Sequence[RunConfig], place: Place) -> list[float]:
     """Seconds of an epoch of each run, by the median of its steps; steps of all take turns, so that whatever else the
-    machine does meets all alike."""
+    machine does meets all alike.
+    """
     device = distributed.start(place.device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -101,7 +103,8 @@ def epoch_seconds(configs: Sequence[RunConfig], place: Place) -> list[float]:
 
 def _steps(config: RunConfig, place: Place, device: torch.device) -> Generator[float]:
     """Trains as a job does, and gives first the steps of an epoch, then the seconds of each step. Where other processes
-    load the images, only the step itself counts: they work on while the other run has its turn."""
+    load the images, only the step itself counts: they work on while the other run has its turn.
+    """
     workers = loader_workers(config, place)
     config = with_renderer(replace(config, loader=replace(config.loader, workers=workers)), device)
     data = open_data(config)

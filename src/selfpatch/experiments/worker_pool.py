@@ -142,7 +142,8 @@ def _work(connection: Connection, execute: Execute[J, P], place: P, log: Path) -
 
 def _tried(execute: Execute[J, P], job: J, place: P) -> tuple[list[str], bool]:
     """What failed, and whether the process can go on: after an error that nobody foresaw the device may be in any
-    state, and would fail all other jobs too."""
+    state, and would fail all other jobs too.
+    """
     try:
         return execute(job, place), True
     except (ValueError, OSError) as error:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
-from selfpatch.config.parsing import convert
+from selfpatch.config.schema import checked
 from selfpatch.core.types import Objective
 
 
@@ -29,14 +29,15 @@ def make_component(cls: type[Objective], name: str, settings: Mapping[str, Any],
 
 def _setting(value: Any, kind: Any, default: Any, name: str) -> Any:
     """A setting of a component as its constructor takes it: counts from 1 on, other numbers from 0 on; of the words it
-    knows the constructor itself speaks."""
+    knows the constructor itself speaks.
+    """
     for alternative in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
         if alternative is NoneType and value is None:
             return None
         if get_origin(alternative) is Literal and isinstance(value, str):
             return value
         with contextlib.suppress(ValueError):
-            converted = convert(value, alternative, name)
+            converted = checked(value, alternative, name)
             is_number = isinstance(converted, int | float) and not isinstance(converted, bool)
             if not is_number or _in_range(converted, alternative, name):
                 return converted
