@@ -106,7 +106,7 @@ def test_options_become_nested_values() -> None:
 
 @pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2", "just words"])
 def test_what_is_no_mapping_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^here (is not valid YAML|holds a (list|str); a mapping)"):
+    with pytest.raises(ValueError, match=r"^here (is not valid YAML|holds a (list|str); write a mapping)"):
         parse_yaml(text, "here")
 
 
