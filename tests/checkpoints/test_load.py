@@ -19,7 +19,7 @@ from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.checkpoints.load import load_backbone, load_encoder
 from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.run_dir import RunDirectory
-from selfpatch.checkpoints.state import export_state
+from selfpatch.checkpoints.state import export_state, write_safetensors
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.models.encoder import BranchEncoder
@@ -277,13 +277,13 @@ def test_a_run_directory_gives_its_newest_checkpoint(tmp_path: Path, side: str) 
     pretrainer = tiny_pretrainer()
     for parameter in pretrainer.teacher.parameters():
         parameter.mul_(0.5)
-    run = RunDirectory.create(tmp_path / "run", tiny_config())
+    run = RunDirectory.create(tmp_path / "run", tiny_config().to_dict())
     with pytest.raises(ValueError, match="has no checkpoint yet; wait for the first one"):
         load_encoder(str(run.path))
     shape = pretrainer.student.backbone.config.to_dict()
     old = {name: torch.zeros_like(tensor) for name, tensor in snapshot(pretrainer).items()}
-    run.save_checkpoint({"pretrainer": old, "shape": shape}, step=9, keep=5)
-    run.save_checkpoint({"pretrainer": snapshot(pretrainer), "shape": shape}, step=10, keep=5)
+    run.checkpoints.save({"pretrainer": old, "shape": shape}, step=9, keep=5)
+    run.checkpoints.save({"pretrainer": snapshot(pretrainer), "shape": shape}, step=10, keep=5)
     encoder, report = load_encoder(str(run.path), LoadConfig(side=side))
     branch, images = getattr(pretrainer, side).eval(), torch.randn(2, 3, 16, 12)
     assert encoder.backbone.config == branch.backbone.config
@@ -298,8 +298,8 @@ def test_an_exported_run_without_checkpoints_still_loads(tmp_path: Path) -> None
     encoder = BranchEncoder(
         build_backbone(ViTConfig(embed_dim=8, depth=1, num_heads=2, patch_size=4, grid=3)), None
     ).eval()
-    run = RunDirectory.create(tmp_path / "run", tiny_config())
-    run.export(*export_state(encoder))
+    run = RunDirectory.create(tmp_path / "run", tiny_config().to_dict())
+    write_safetensors(run.exported_backbone, *export_state(encoder))
     again, report = load_encoder(str(run.path))
     assert report.source == str(run.path)
     images = torch.randn(1, 3, 12, 12)

@@ -110,6 +110,30 @@ def test_what_is_no_mapping_is_refused(text: str) -> None:
         parse_yaml(text, "here")
 
 
+def test_saved_settings_come_back() -> None:
+    config = RunConfig().override(
+        {
+            "method": "ibot",
+            "optimizer": {"min_lr": 1e-7},
+            "crops": {"global_scale": [0.4, 1]},
+            "loss_weights": {"patch": 0.1},
+            "selfpatch": {"k": 2, "border": "clip"},
+            "data": "Fotos/März",
+        }
+    )
+    assert RunConfig.from_saved(config.to_dict(), Path("config.yaml")) == config
+
+
+def test_a_run_from_before_a_setting_does_what_it_did() -> None:
+    assert RunConfig.from_saved({"epochs": 3}, Path("config.yaml")).loader.render == "plain"
+
+
+@pytest.mark.parametrize("settings", [{"epochs": "many"}, {"epocks": 3}])
+def test_saved_settings_that_cannot_be_read_are_named(settings: dict) -> None:
+    with pytest.raises(ValueError, match=r"settings in run/config.yaml cannot be read"):
+        RunConfig.from_saved(settings, Path("run/config.yaml"))
+
+
 def test_plain_values_come_back_the_same() -> None:
     config = load_recipe("samples").override({"data": "photos", "selfpatch": {"k": 2}, "loss_weights": {"patch": 0.2}})
     text = yaml.safe_dump(config.to_dict())

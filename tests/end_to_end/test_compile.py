@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.training.loggers.metrics import read_metrics
 from selfpatch.cli.main import main
 from tests.helpers.command_line import TINY, write_photos
 from tests.helpers.tiny import hyperparameters, tiny_pretrainer, tiny_views
@@ -56,6 +56,6 @@ def test_a_compiled_run_has_the_losses_of_any_other(tmp_path: Path) -> None:
     for more in ([], ["--compile"]):
         out = tmp_path / f"run{len(more)}"
         assert main(["pretrain", *TINY, "--data", str(tmp_path / "photos"), "--out", str(out), *more]) == 0
-        losses.append([row["loss"] for row in RunDirectory.open(out).rows() if "loss" in row])
+        losses.append([row["loss"] for row in read_metrics(out) if "loss" in row])
     assert losses[0]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -229,7 +229,7 @@ def test_training_gives_up_at_the_step_that_was_one_too_many(
             Batches(),
             make_schedule(config, steps_per_epoch=4),
             make_optimizer(pretrainer),
-            RunDirectory.create(tmp_path / "run", config),
+            RunDirectory.create(tmp_path / "run", config.to_dict()),
             device=torch.device("cpu"),
             clipping=Clipping(3.0, "tensor"),
             settings=LoopSettings(max_nonfinite=3),

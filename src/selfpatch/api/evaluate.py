@@ -81,7 +81,9 @@ def _load(weights: str, device: str, options: Mapping[str, Any]) -> tuple[Encode
         return baseline, Provenance(weights)
     on = distributed.start(device)
     if kind == "untrained":
-        untrained = untrained_encoder(RunDirectory.open(rest).config, read_weights(rest).shape)
+        run = RunDirectory.open(rest)
+        config = RunConfig.from_saved(run.settings, run.settings_file)
+        untrained = untrained_encoder(config, read_weights(rest).shape)
         return untrained.to(on), Provenance(weights, network_sha256(untrained))
     fields = dict(options)
     normed = fields.pop("normed_patches", True)

@@ -13,7 +13,7 @@ from rich.console import Console
 from selfpatch.api.evaluate import untrained_encoder
 from selfpatch.checkpoints.load import LoadReport
 from selfpatch.checkpoints.run_dir import RunDirectory
-from selfpatch.checkpoints.state import export_state
+from selfpatch.checkpoints.state import export_state, write_safetensors
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig
 from selfpatch.core import distributed
@@ -88,7 +88,7 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
         Interrupted: a signal stopped it again.
     """
     run = RunDirectory.open(path)
-    config = run.config
+    config = RunConfig.from_saved(run.settings, run.settings_file)
     if device is not None:
         config = replace(config, device=device)
     if workers is not None:
@@ -96,7 +96,7 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
     started = distributed.start(config.device)
     data = open_data(config)
     check_data(run, data)
-    checkpoint = run.load_checkpoint()  # None: killed before the first one, so that it begins again
+    checkpoint = run.checkpoints.load_newest()  # None: killed before the first one, so that it begins again
     if checkpoint is None:
         pretrainer, _ = make_student_teacher(config, statistics=measure_channels(config, data))
     else:
@@ -116,7 +116,8 @@ def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
     out = distributed.broadcast_from_main(config.out or _free_folder(config))
     if distributed.is_main_process():
         source = config.data if config.data == SAMPLES else str(Path(config.data).expanduser().resolve())
-        run = RunDirectory.create(out, replace(config, data=source, out=str(Path(out).expanduser().resolve())))
+        settings = replace(config, data=source, out=str(Path(out).expanduser().resolve())).to_dict()
+        run = RunDirectory.create(out, settings)
         record_data(run, data)
     distributed.barrier()
     return RunDirectory.open(out)
@@ -124,10 +125,10 @@ def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
 
 def _discard_if_unsaved(run: RunDirectory) -> None:
     """A run that was refused before its first checkpoint has nothing to go on with; it would only stand in the way of
-    the next try. One that has saved a failed step stays, for replay."""
-    saved = any(run.checkpoints.iterdir()) or (run.path / "failed").exists()
+    the next try. One that has saved a failed step stays, for replay.
+    """
+    saved = any(run.checkpoints.folder.iterdir()) or (run.path / "failed").exists()
     if distributed.is_main_process() and not saved:
-        run.close()
         shutil.rmtree(run.path)
 
 
@@ -184,8 +185,7 @@ def _train(
 
 def _finish(run: RunDirectory, data: TrainingData, pretrainer: StudentTeacher, picture: Path | None) -> None:
     """Exports the teacher, writes the report, and says what came of it and what to do next."""
-    exported = run.export(*export_state(teacher_encoder(pretrainer)))
-    run.close()
+    exported = write_safetensors(run.exported_backbone, *export_state(teacher_encoder(pretrainer)))
     table = measured_table(run)
     if table is not None:
         console.print(table)

@@ -31,7 +31,8 @@ _QUERY = re.compile(r"\.attention\.attention\.query\.")
 
 def to_released_names(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors under DINO's and DINOv2's names, queries, keys and values joined; whatever else there is stays
-    as it is."""
+    as it is.
+    """
     if not any(name.endswith(PATCHES) for name in raw):
         return dict(raw)
     state = {}

@@ -131,7 +131,8 @@ def _new_names(names: Collection[str], side: Side, source: str) -> tuple[dict[st
 
 def _prefix(name: str, own: str, trunks: Iterable[str]) -> str | None:
     """What to cut off a name: all that comes before the own trunk's names, or the part of it that a sibling shares.
-    None: the name belongs to another network, its trunk or what lies beside that."""
+    None: the name belongs to another network, its trunk or what lies beside that.
+    """
     if max((t for t in trunks if name.startswith(t)), key=len, default=own) != own:
         return None
     ways = [own, *_parents(own)]
@@ -143,7 +144,8 @@ def _prefix(name: str, own: str, trunks: Iterable[str]) -> str | None:
 
 def trunk_prefixes(names: Collection[str]) -> list[str]:
     """What comes before the names of each trunk: of a ViT or Swin, that of its patch embedding; of a ResNet, that of
-    its first layers."""
+    its first layers.
+    """
     vision_transformers = [
         n.removesuffix("patch_embed.proj.weight") for n in names if n.endswith("patch_embed.proj.weight")
     ]
@@ -226,6 +228,7 @@ def _complete_batch_norms(state: dict[str, Tensor]) -> None:
 
 def known_num_heads(names: Iterable[str], width: int) -> int | None:
     """Attention heads leave no trace in a state dict, and nearly all have 64 channels; MoCo-v3's ViT-S is the exception
-    with 12 heads (arXiv 2104.02057, section 4.3)."""
+    with 12 heads (arXiv 2104.02057, section 4.3).
+    """
     moco_v3 = any(re.search(r"(^|\.)(base|momentum)_encoder\.", name) for name in names)
     return 12 if moco_v3 and width == 384 else None

@@ -1,5 +1,6 @@
 """Where weights come from: run directories, checkpoint files, safetensors and timm. Nothing is unpickled that could run
-code."""
+code.
+"""
 
 from __future__ import annotations
 
@@ -115,13 +116,12 @@ def _read_file(path: Path, side: Side) -> Weights:
 
 def _read_run(path: Path, side: Side) -> Weights:
     run = RunDirectory.open(path)
-    newest = run.newest_checkpoint()
+    newest = run.checkpoints.newest()
     if newest is not None:
         checkpoint = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)
         return _of_checkpoint(checkpoint, newest, side, str(path))
-    exported = path / "exported" / "backbone.safetensors"
-    if exported.is_file():
-        return replace(_read_file(exported, side), source=str(path))
+    if run.exported_backbone.is_file():
+        return replace(_read_file(run.exported_backbone, side), source=str(path))
     raise ValueError(f"{path} has no checkpoint yet; wait for the first one, or start the run again")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
@@ -28,13 +29,13 @@ PLAIN_VITS = {"vit_tiny", "vit_small", "vit_base", "vit_large"}
 SAMPLES = "samples"
 """Value of `data` that stands for the built-in sample photographs."""
 
+BEFORE_THE_SETTING = {"loader": {"render": "plain"}}
+"""Values of settings in runs that were begun before the setting existed, where they are not today's defaults."""
+
 
 @settings
 class RunConfig:
-    """Everything that decides a run.
-
-    `components` holds the settings of methods and objectives by name: the keyword arguments of their constructors,
-    written `--selfpatch.k 2` or, in a recipe, `selfpatch: {k: 2}`.
+from pathlib import Path
     """
 
     data: str = SAMPLES
@@ -87,8 +88,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = CheckpointConfig()
     components: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        """Check what can be checked without data, model or device."""
+from pathlib import Path
         if len(set(self.used)) < len(self.used):
             raise ValueError(f"objective is {self.objective!r}, which names one twice; name each once")
         if self.batch_size % self.accumulate:

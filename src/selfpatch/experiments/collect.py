@@ -22,6 +22,7 @@ from selfpatch.experiments.jobs import Job, begun_alike, is_trained, scores
 from selfpatch.experiments.results import Findings, Row, Seed
 from selfpatch.experiments.spec import Study
 from selfpatch.experiments.timing import COSTS, kept_ratio
+from selfpatch.training.loggers.metrics import read_metrics
 from selfpatch.visualization.curves import Point, points_of
 from selfpatch.visualization.sheet import picture_sheet
 
@@ -85,8 +86,9 @@ def _row(name: str, jobs: Sequence[Job], study: Study, out: Path) -> Row:
             numbers[column][job.seed] = value
         if job.trained and job.seed is not None and is_trained(out / job.folder / "run"):
             run = RunDirectory.open(out / job.folder / "run")
-            steps = max((row["step"] for row in run.rows()), default=None)
-            minutes[job.seed] = minutes_of(run.rows(), run.config.batch_size)
+            rows = read_metrics(run.path)
+            steps = max((row["step"] for row in rows), default=None)
+            minutes[job.seed] = minutes_of(rows, run.settings["batch_size"])
     return Row(name, numbers, steps, minutes)
 
 
@@ -104,7 +106,7 @@ def _curves(study: Study, jobs: Sequence[Job], out: Path) -> dict[str, dict[str,
     """By heading and arm, over the steps of what is trained to its end."""
     curves: dict[str, dict[str, list[list[Point]]]] = defaultdict(lambda: defaultdict(list))
     for job in (job for job in jobs if job.trained and is_trained(out / job.folder / "run")):
-        rows = RunDirectory.open(out / job.folder / "run").rows()
+        rows = read_metrics(out / job.folder / "run")
         for meter, (heading, factor) in METERS.items():
             curves[heading][job.row].append([(x, factor * y) for x, y in points_of(rows, meter)])
         for column, line in _stages(study, out / job.folder / "over_time").items():

@@ -230,7 +230,7 @@ def _stages(job: Job, run: Path, device: str) -> Iterator[tuple[int, tuple[Encod
     """Networks by the steps behind them: as training begins, then the checkpoints that were kept."""
     assert job.config is not None
     yield 0, _untrained(job.config, device)
-    for step, path in RunDirectory.open(run).kept_checkpoints():
+    for step, path in RunDirectory.open(run).checkpoints.kept():
         yield step, measuring.open_encoder(str(path), device)
 
 

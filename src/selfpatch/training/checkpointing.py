@@ -34,7 +34,8 @@ class Saving:
 
 class Checkpointer:
     """Saves weights, centres and optimizer, and restores them. No generator's state is among them: every random draw of
-    a step follows from the run's seed and the step's number."""
+    a step follows from the run's seed and the step's number.
+    """
 
     def __init__(
         self,
@@ -50,19 +51,19 @@ class Checkpointer:
         self._saved_at = time.monotonic()
 
     def restore(self) -> int:
-        """Loads the newest checkpoint, if there is one, and drops what was recorded after it.
+        """Load the newest checkpoint, if there is one.
 
         Returns:
             The next step to take.
         """
-        state = self._run.load_checkpoint()
+        state = self._run.checkpoints.load_newest()
         step = 0
         if state is not None:
             self._pretrainer.load_state_dict(state["pretrainer"])
             self._optimizer.load_state_dict(state["optimizer"])
             step = int(state["step"])
         if is_main_process():
-            self._run.rewind(step + 1 if state else 0)  # a record of step s is made with s steps done
+            self._run.remove_partial_files()
         return step
 
     def save_if_due(self, done: int, *, force: bool) -> None:
@@ -73,13 +74,13 @@ class Checkpointer:
         by_steps = bool(saving.every_steps) and done % saving.every_steps == 0
         by_time = time.monotonic() - self._saved_at >= 60 * saving.every_minutes
         if is_main_process() and (force or lasting or by_steps or by_time):
-            self._run.save_checkpoint(self._state(done), step=done, keep=saving.keep, keep_forever=lasting)
+            self._run.checkpoints.save(self._state(done), step=done, keep=saving.keep, keep_forever=lasting)
             self._saved_at = time.monotonic()
 
     def give_up(self, batches: Sequence[Views], done: int, failures: int) -> NonFinite:
         """Saves the last batch and the state for replay, and says what to try."""
         message = f"the loss or gradient was not finite for {failures} steps in a row, up to step {done}"
-        path = self._run.save_failure(batches, self._state(done), message, step=done)
+        path = self._run.save_failed_step(batches, self._state(done), message, step=done)
         return NonFinite(
             f"{message}; batch and state are in {path}; the newest checkpoint is from before. "
             "Try a lower optimizer.base_lr, a smaller optimizer.clip, more optimizer.warmup_epochs, or --precision fp32"

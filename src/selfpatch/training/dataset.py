@@ -72,12 +72,12 @@ def check_data(run: RunDirectory, data: TrainingData) -> None:
     begun_with = json.loads(record.read_text())
     if begun_with["fingerprint"] != data.index.fingerprint:
         raise ValueError(
-            f"the images in {run.config.data} are no longer those that {run.path} was begun with "
+            f"the images in {run.settings['data']} are no longer those that {run.path} was begun with "
             f"({begun_with['images']} then, {len(data.index)} now); "
             f"put them back, or begin a new run from its weights with --init {run.path}"
         )
 
 
 def record_data(run: RunDirectory, data: TrainingData) -> None:
-    record = {"source": run.config.data, "images": len(data.index), "fingerprint": data.index.fingerprint}
+    record = {"source": run.settings["data"], "images": len(data.index), "fingerprint": data.index.fingerprint}
     write_atomically(run.path / "data.json", json.dumps(record, indent=1) + "\n")

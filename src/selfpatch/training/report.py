@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.training.loggers.metrics import read_metrics
 from selfpatch.visualization import report as html
 from selfpatch.visualization.curves import points_of
 
@@ -34,12 +35,12 @@ def measured(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str
 
 
 def _columns(run: RunDirectory) -> tuple[str, ...]:
-    return "", "mean patch colour", "untrained" if run.config.init is None else "initial weights", "trained"
+    return "", "mean patch colour", "untrained" if run.settings.get("init") is None else "initial weights", "trained"
 
 
 def measured_table(run: RunDirectory) -> Table | None:
     """`measured` for the terminal; None where nothing was measured."""
-    lines = measured(run.rows())
+    lines = measured(read_metrics(run.path))
     if not lines:
         return None
     table = Table(*_columns(run), title="measured, in percent; matching on held-out images")
@@ -50,7 +51,7 @@ def measured_table(run: RunDirectory) -> Table | None:
 
 def write_run_report(run: RunDirectory, losses: Sequence[str]) -> Path:
     """Writes `report.html`: the table, the curves of these losses and of all meters, the sheet of before and after."""
-    rows = run.rows()
+    rows = read_metrics(run.path)
     sections = []
     if lines := measured(rows):
         sections.append(html.Section("Measured", [html.Table(_columns(run), lines)]))

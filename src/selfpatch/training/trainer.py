@@ -32,6 +32,7 @@ from selfpatch.ops.collapse import effective_rank
 from selfpatch.ops.images import normalise
 from selfpatch.training.checkpointing import Checkpointer, Saving
 from selfpatch.training.collapse import CollapseDetector, RegressionDetector
+from selfpatch.training.loggers.metrics import MetricsLogger
 from selfpatch.training.nonfinite import DeferredFlag, NonFiniteCounter
 from selfpatch.training.optim import (
     Schedule,
@@ -253,8 +254,11 @@ def train(
     Raises:
         NonFinite: the loss or gradient was not finite `max_nonfinite` steps in a row.
     """
+    log = MetricsLogger(run.path)
     keeper = Checkpointer(run, pretrainer, pretrainer.student, optimizer, schedule.steps_per_epoch, settings.saving)
     first = keeper.restore()
+    if is_main_process():
+        log.rewind(first + 1 if first else 0)  # a record of step s is made with s steps done
     model = DistributedDataParallel(pretrainer, broadcast_buffers=False) if is_distributed() else pretrainer
     pretrainer.train()
     total = schedule.total_steps
@@ -262,12 +266,13 @@ def train(
     measured_at = {total, *range(0, total, every)}
     failures = NonFiniteCounter(settings.max_nonfinite)
     watch = CollapseDetector(first_step=min(total // 10, schedule.steps_per_epoch))
-    if evaluate is not None and is_main_process() and first in {0, *measured_at} and not _was_measured(run, first):
-        run.record({"step": first, **_measured(evaluate, pretrainer, first)})  # or it was stopped before it could be
+    if evaluate is not None and is_main_process() and first in {0, *measured_at} and not _was_measured(log, first):
+        log.record({"step": first, **_measured(evaluate, pretrainer, first)})  # or it was stopped before it could be
     speed = Throughput()
     with (
         StopSignals() as signals,
         ProgressBar(total, loader.batch_size, enabled=is_main_process()) as bar,
+        contextlib.closing(log),
         contextlib.closing(prefetched(loader.steps(first, total), device)) as stream,
     ):
         for step, batches in enumerate(stream, start=first):
@@ -288,13 +293,13 @@ def train(
             if failures.too_many(outcome.verdict):
                 raise keeper.give_up([views.to("cpu") for views in batches], done, settings.max_nonfinite)
             if logs:
-                _log(run, bar, watch, hp, outcome.values, ("loss", *pretrainer.loss_weights), speed, done)
+                _log(log, bar, watch, hp, outcome.values, ("loss", *pretrainer.loss_weights), speed, done)
             run.note_skipped(loader.bad)
             with speed.pause():
                 if evaluate and is_main_process() and done in measured_at and not outcome.stop:
                     metrics = _measured(evaluate, pretrainer, done)
-                    run.record({"step": done, **metrics})
-                    at_start = next((row for row in run.rows() if row["step"] == 0), {})
+                    log.record({"step": done, **metrics})
+                    at_start = next((row for row in log.rows() if row["step"] == 0), {})
                     bar.say(_beside(metrics, at_start, "at first" if settings.guard_features else "untrained", done))
                     if settings.guard_features and (warning := RegressionDetector(at_start).check(metrics)):
                         bar.say(f"warning: {warning}")
@@ -305,9 +310,9 @@ def train(
     return 0
 
 
-def _was_measured(run: RunDirectory, step: int) -> bool:
+def _was_measured(log: MetricsLogger, step: int) -> bool:
     """Losses of a step are recorded too, before it is measured."""
-    return any(row["step"] == step and "loss" not in row for row in run.rows())
+    return any(row["step"] == step and "loss" not in row for row in log.rows())
 
 
 def _measured(evaluate: Evaluate, pretrainer: StudentTeacher, done: int) -> Mapping[str, float]:
@@ -329,7 +334,7 @@ def _beside(metrics: Mapping[str, float], first: Mapping[str, float], start: str
 
 
 def _log(
-    run: RunDirectory,
+    log: MetricsLogger,
     bar: ProgressBar,
     watch: CollapseDetector,
     hp: Hyperparameters,
@@ -353,7 +358,7 @@ def _log(
         "teacher_temp": hp.teacher_temp,
         "images_per_second": speed.images_per_second,
     }
-    run.record(row)
+    log.record(row)
     shown = {name: numbers[name] for name in losses}
     bar.update(done, epoch=hp.epoch + 1, images_per_second=speed.images_per_second, losses=shown, lr=hp.lr)
     warning = watch.check(done, numbers)

@@ -75,7 +75,8 @@ def test_a_run_from_before_there_was_a_choice_goes_on_plainly(
     run = pretrain(photos, tmp_path / "run", render="plain")
     old = restart(run, tmp_path / "old", step=6)
     set_renderer(old, None)
-    assert RunDirectory.open(old).config.loader.render == "plain"
+    begun = RunDirectory.open(old)
+    assert RunConfig.from_saved(begun.settings, begun.settings_file).loader.render == "plain"
     monkeypatch.setattr("selfpatch.data.augment.backends.fast_rendering_available", lambda: True)
     assert differences(final_state(selfpatch.resume(old)), final_state(run)) == []
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, ViTConfig
 
 
@@ -52,9 +47,3 @@ def stored_size(shape: AnyBackboneConfig) -> int:
     if isinstance(shape, ResNetConfig):
         return 2 * shape.patch_size
     return shape.patch_size * (shape.grid if isinstance(shape, ViTConfig) else shape.window)
-
-
-def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    # Own, contiguous memory: safetensors refuses tensors that share it.
-    tensors = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
-    write_atomically(path, save(tensors, metadata))

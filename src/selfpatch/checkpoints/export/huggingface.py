@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from selfpatch.checkpoints.export.formats import POOL_IS_LEFT_OUT, Features, Written, stored_size, write_safetensors
+from selfpatch.checkpoints.export.formats import POOL_IS_LEFT_OUT, Features, Written, stored_size
+from selfpatch.checkpoints.state import write_safetensors
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from selfpatch.checkpoints.export.formats import Features, Written, stored_size, write_safetensors
+from selfpatch.checkpoints.export.formats import Features, Written, stored_size
 from selfpatch.checkpoints.load import load_encoder
-from selfpatch.checkpoints.state import export_state
+from selfpatch.checkpoints.state import export_state, write_safetensors
 from selfpatch.models.encoder import BranchEncoder
 
 FILE = "backbone.safetensors"

@@ -15,7 +15,8 @@ import timm
 import torch
 from torch import Tensor
 
-from selfpatch.checkpoints.export.formats import POOL_IS_LEFT_OUT, Features, Written, stored_size, write_safetensors
+from selfpatch.checkpoints.export.formats import POOL_IS_LEFT_OUT, Features, Written, stored_size
+from selfpatch.checkpoints.state import write_safetensors
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder
@@ -105,7 +106,8 @@ def _swin_arguments(shape: SwinConfig) -> dict[str, Any]:
 
 def to_timm_file(state: Mapping[str, Tensor], shape: AnyBackboneConfig) -> dict[str, Tensor]:
     """The tensors by the names that timm expects in a file. For a Swin these are the first authors', where a stage's
-    merging is its end: timm takes any file without classifier for theirs and renames it."""
+    merging is its end: timm takes any file without classifier for theirs and renames it.
+    """
     if not isinstance(shape, SwinConfig):
         return dict(state)
 

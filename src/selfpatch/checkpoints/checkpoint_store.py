@@ -1,0 +1,134 @@
+"""The checkpoints of a run: a folder of step-*.pt files, of which the most recent are kept."""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selfpatch.core.atomic_io import replacing
+
+_NAME = re.compile(r"step-(\d+)(-kept)?\.pt")
+
+
+class CheckpointStore:
+    """The folder `checkpoints/` of a run: step-00001234.pt, and step-00001234-kept.pt for those that are never pruned.
+
+    A checkpoint "at step s" has s steps behind it: the next step to take is s.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, state: dict[str, Any], *, step: int, keep: int, keep_forever: bool = False) -> Path:
+        """Write a checkpoint, then remove all but the most recent ones.
+
+        The new file is complete and on disk before an old one is removed, so the disk holds `keep` + 1 for a moment.
+
+        Args:
+            state: tensors, numbers, strings and containers of them; `load_newest` unpickles nothing else.
+            step: number of steps taken.
+            keep: number of most recent checkpoints to keep; those kept forever neither count nor go.
+            keep_forever: never prune this checkpoint.
+
+        Raises:
+            OSError: the disk is full or cannot be written to; earlier checkpoints are as they were.
+        """
+        assert keep >= 1, "a run without a checkpoint cannot be resumed"
+        path = self.folder / f"step-{step:08d}{'-kept' if keep_forever else ''}.pt"
+        save_atomically(state, path)
+        self._prune(step, keep)
+        return path
+
+    def _prune(self, step: int, keep: int) -> None:
+        # A checkpoint later than the one just saved could not be read when the run was resumed. Were it counted among
+        # the most recent, it would push out a good one.
+        unreadable = [path for path in self._newest_first() if _step_of(path) > step]
+        prunable = [path for path in self._newest_first() if not _is_kept(path) and _step_of(path) <= step]
+        for path in unreadable + prunable[keep:]:
+            path.unlink(missing_ok=True)
+
+    def _newest_first(self) -> list[Path]:
+        paths = [path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name)]
+        return sorted(paths, key=_step_of, reverse=True)
+
+    def kept(self) -> list[tuple[int, Path]]:
+        """Return (step, path) of the checkpoints that are never pruned, the earliest first."""
+        return sorted((_step_of(path), path) for path in self._newest_first() if _is_kept(path))
+
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint that reads completely, or None if none was ever written.
+
+        A checkpoint that does not read is skipped with a warning.
+
+        Raises:
+            ValueError: there are checkpoints, and none of them reads.
+        """
+        paths = self._newest_first()
+        for path in paths:
+            try:
+                # torch.load does not notice damaged tensors, and mapped ones would fail only when touched.
+                _verify_checksums(path)
+                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                return path
+            except (MemoryError, torch.OutOfMemoryError):
+                raise  # says nothing about the file
+            except Exception as error:  # damaged bytes make the readers fail in many ways
+                reason = str(error).partition("\n")[0]
+                warnings.warn(f"checkpoint {path} cannot be read and is skipped: {reason}", stacklevel=2)
+        if paths:
+            raise ValueError(
+                f"none of the {len(paths)} checkpoints in {self.folder} can be read; start again with another --out"
+            )
+        return None
+
+    def load_newest(self, map_location: torch.device | str = "cpu") -> dict[str, Any] | None:
+        """Load the checkpoint that `newest` returns; tensors on the CPU are mapped from the file.
+
+        Raises:
+            ValueError: as `newest`.
+        """
+        path = self.newest()
+        return None if path is None else torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+
+
+def save_atomically(state: dict[str, Any], path: Path) -> None:
+    """Write `state` with torch.save; a kill leaves the old file or the new one.
+
+    Raises:
+        OSError: the disk is full or cannot be written to.
+    """
+    with replacing(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # On a full disk torch's own error, about positions in the archive, hides the cause.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def _verify_checksums(path: Path) -> None:
+    """Read the whole archive against its checksums.
+
+    Raises:
+        zipfile.BadZipFile, OSError: the archive is incomplete or damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} is damaged")
+
+
+def _is_kept(path: Path) -> bool:
+    return path.stem.endswith("-kept")
+
+
+def _step_of(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])

@@ -1,0 +1,1 @@
+"""Loggers of the numbers of a run."""

@@ -1,0 +1,162 @@
+"""Checkpoints of a run: what is left of them after a kill, a full disk and damaged bytes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from selfpatch.checkpoints.checkpoint_store import CheckpointStore
+from selfpatch.checkpoints.run_dir import RunDirectory
+from tests.helpers.disk import files_below, largest_file
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    return CheckpointStore(tmp_path / "checkpoints")
+
+
+def names(store: CheckpointStore) -> list[str]:
+    return sorted(path.name for path in store.folder.iterdir())
+
+
+def saved_step(store: CheckpointStore) -> int:
+    state = store.load_newest()
+    assert state is not None
+    return state["step"]
+
+
+def test_state_comes_back_exactly(store: CheckpointStore) -> None:
+    assert store.load_newest() is None
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(4, 3)).sum().backward()
+    optimizer.step()
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": 7}
+    path = store.save(state, step=7, keep=1)
+    assert path == store.folder / "step-00000007.pt"
+    loaded = CheckpointStore(store.folder).load_newest()
+    assert loaded is not None
+    torch.testing.assert_close(loaded, state, rtol=0, atol=0)
+    plain = {"step": 8, "nested": {"names": ["a", "b"], "none": None, "pair": (1, 0.5)}}
+    store.save(plain, step=8, keep=1)
+    assert store.load_newest() == plain
+
+
+def test_the_most_recent_and_the_kept_stay(store: CheckpointStore) -> None:
+    for step in (5, 10, 15, 20, 25):
+        store.save({"step": step}, step=step, keep=2, keep_forever=step == 10)
+    assert names(store) == ["step-00000010-kept.pt", "step-00000020.pt", "step-00000025.pt"]
+    assert saved_step(store) == 25
+    store.save({"step": 123_456_789}, step=123_456_789, keep=1)
+    assert saved_step(store) == 123_456_789
+
+
+def test_a_kept_one_is_loaded_too(store: CheckpointStore) -> None:
+    store.save({"step": 5}, step=5, keep=1)
+    store.save({"step": 6}, step=6, keep=1, keep_forever=True)
+    assert saved_step(store) == 6
+
+
+def test_a_damaged_one_is_skipped_and_does_not_push_out_good_ones(store: CheckpointStore) -> None:
+    for step in (1, 2):
+        store.save({"step": step}, step=step, keep=2)
+    newest = store.folder / "step-00000002.pt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match=r"step-00000002.pt cannot be read and is skipped"):
+        assert saved_step(store) == 1
+    store.save({"step": 1, "again": True}, step=1, keep=1)
+    assert names(store) == ["step-00000001.pt"]
+    assert saved_step(store) == 1
+
+
+def test_no_damage_to_any_byte_is_ever_loaded(store: CheckpointStore) -> None:
+    """torch.load by itself takes changed tensors for good."""
+    weights = {step: torch.full((200,), float(step)) for step in (1, 2)}
+    for step in (1, 2):
+        store.save({"step": step, "weights": weights[step]}, step=step, keep=2)
+    newest = store.folder / "step-00000002.pt"
+    intact = newest.read_bytes()
+    skipped = 0
+    for place in range(0, len(intact), 13):
+        newest.write_bytes(intact[:place] + bytes([intact[place] ^ 0xFF]) + intact[place + 1 :])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = store.load_newest()
+        assert state is not None
+        assert torch.equal(state["weights"], weights[state["step"]])
+        skipped += state["step"] == 1
+    assert skipped > 50  # the rest hit padding between the archive's members
+
+
+def test_all_damaged_is_an_error_not_a_fresh_start(store: CheckpointStore) -> None:
+    store.save({"step": 1}, step=1, keep=1).write_bytes(b"")
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(ValueError, match="none of the 1 checkpoints"):
+        store.load_newest()
+
+
+def test_nothing_is_unpickled(store: CheckpointStore) -> None:
+    store.save({"step": 1}, step=1, keep=3)
+    store.save({"step": 2, "code": Path}, step=2, keep=3)
+    with pytest.warns(UserWarning, match="step-00000002"):
+        assert saved_step(store) == 1
+
+
+def test_a_full_disk_leaves_the_earlier_ones(store: CheckpointStore) -> None:
+    store.save({"step": 1}, step=1, keep=1)
+    before = files_below(store.folder)
+    big = {"step": 2, "weights": torch.zeros(1 << 20)}
+    with largest_file(1 << 20), pytest.raises(OSError, match=r"cannot write .*step-00000002.pt") as caught:
+        store.save(big, step=2, keep=1)
+    assert caught.value.errno == errno.EFBIG
+    assert files_below(store.folder) == before
+    assert saved_step(store) == 1
+
+
+@pytest.mark.parametrize("moment", ["any", "before the renaming"])
+def test_a_kill_leaves_the_newest_one_intact(tmp_path: Path, moment: str) -> None:
+    script = """
+import os, signal, sys, torch
+from selfpatch.checkpoints.run_dir import RunDirectory
+store = RunDirectory.create(sys.argv[1], {}).checkpoints
+replace = os.replace
+def kill_before(source, target):
+    if "step-00000007" in str(target):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+if sys.argv[2] == "before the renaming":
+    os.replace = kill_before
+for step in range(1, 100_000):
+    store.save({"step": step, "weights": torch.full((500_000,), float(step))}, step=step, keep=2)
+    print(step, flush=True)
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "run"), moment], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    announced = 0
+    for line in child.stdout:
+        announced = int(line)
+        if announced == 20:
+            os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    run = RunDirectory.open(tmp_path / "run")
+    store = run.checkpoints
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state = store.load_newest()
+    assert state is not None
+    assert state["step"] == 6 if moment != "any" else state["step"] >= announced >= 20
+    assert torch.equal(state["weights"], torch.full((500_000,), float(state["step"])))
+    strays = list(store.folder.glob(".*"))
+    assert strays or moment == "any"
+    run.remove_partial_files()
+    assert not list(store.folder.glob(".*"))
+    assert saved_step(store) == state["step"]
