@@ -35,7 +35,10 @@ BEFORE_THE_SETTING = {"loader": {"render": "plain"}}
 
 @settings
 class RunConfig:
-from pathlib import Path
+    """Everything that decides a run.
+
+    `components` holds the settings of methods and objectives by name: the keyword arguments of their constructors,
+    written `--selfpatch.k 2` or, in a recipe, `selfpatch: {k: 2}`.
     """
 
     data: str = SAMPLES
@@ -88,7 +91,8 @@ from pathlib import Path
     checkpoint: CheckpointConfig = CheckpointConfig()
     components: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
-from pathlib import Path
+    def __post_init__(self) -> None:
+        """Check what can be checked without data, model or device."""
         if len(set(self.used)) < len(self.used):
             raise ValueError(f"objective is {self.objective!r}, which names one twice; name each once")
         if self.batch_size % self.accumulate:
@@ -144,6 +148,22 @@ from pathlib import Path
                     f"{', '.join(config.used)}; leave them out, or name it with --method or --objective"
                 )
         return config
+
+    @classmethod
+    def from_saved(cls, settings: Mapping[str, Any], file: Path) -> RunConfig:
+        """Return the configuration of a run directory.
+
+        Args:
+            settings: content of its config.yaml, also of a run that was begun before some setting existed.
+            file: path of config.yaml, for errors.
+
+        Raises:
+            ValueError: a name is unknown, or a value has the wrong type or is out of range.
+        """
+        try:
+            return cls().override(BEFORE_THE_SETTING).override(settings)
+        except ValueError as error:
+            raise ValueError(f"the settings in {file} cannot be read: {error}") from None
 
     def for_model(self, model: str) -> RunConfig:
         """Return this configuration with another model; settings of the old architecture go, unless both are ViTs."""
