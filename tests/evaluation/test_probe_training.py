@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from selfpatch.core.schedules import cosine_factor
 from selfpatch.evaluation.batches import Batches
-from selfpatch.evaluation.probe_training import CHECKPOINT, Fit, fit
+from selfpatch.evaluation.probe_training import CHECKPOINT, TrainingPlan, fit
 
 
 def load(number: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -42,8 +42,8 @@ def train(
         seen += 1
         return nn.functional.binary_cross_entropy_with_logits(head(batch[0])[:, 0], batch[1])
 
-    how = Fit(steps, cosine_factor(steps, warmup=2), seed=1, save_every=0.0)
-    return head, fit(head, loss, batches(), optimizer, how, settings={"rate": rate}, out=out)
+    plan = TrainingPlan(steps, cosine_factor(steps, warmup=2), seed=1, save_every=0.0)
+    return head, fit(head, loss, batches(), optimizer, plan, settings={"rate": rate}, out=out)
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -66,7 +66,7 @@ def test_a_stopped_training_ends_as_one_that_was_not(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     train(tmp_path)
-    with pytest.raises(ValueError, match=r"holds a training with other settings \(rate 0.1 there, 0.2 now\); name an"):
+    with pytest.raises(ValueError, match=r"holds a training with other settings \(rate 0.1 there, 0.2 now\); give an"):
         train(tmp_path, rate=0.2)
     assert (tmp_path / CHECKPOINT).is_file()
 

@@ -55,7 +55,7 @@ def compare_norms(name: str, got: dict[str, Tensor], expected: dict[str, Tensor]
 
 def compare_exactly(name: str, got: Tensor, expected: Tensor) -> Check:
     """Integers and booleans: the share that differs must be 0."""
-    same = got.shape == expected.config
+    same = got.shape == expected.shape
     return Check(name, float((got != expected).double().mean()) if same else float("inf"), 0.0)
 
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfpatch.evaluation.classification.knn.evaluate import knn_predict
 from selfpatch.evaluation.video_segmentation.propagation import to_mask
+from selfpatch.ops.knn import knn_predict
 from selfpatch.ops.propagation import propagate_labels
 from tests.parity.check import Check, compare, compare_exactly
 from tests.parity.contrastive import replay_moby, replay_moco_v3

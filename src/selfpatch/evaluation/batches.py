@@ -1,4 +1,4 @@
-"""Batches of labelled samples for what an evaluation trains: the same at each step, whatever the workers or a stop."""
+"""Batches of labelled samples for training in an evaluation, the same for any number of workers and after a stop."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ _ORDER_STREAM = 2**32 + 1
 
 class _Request(NamedTuple):
     epoch: int
-    numbers: list[int]
+    indices: list[int]
 
 
 class Batches(Generic[Sample]):
-    """Shuffled batches of a training set; the tail of an epoch that fills none is dropped.
+    """Shuffled batches of a training set; the incomplete last batch of an epoch is dropped.
 
     Args:
-        count: samples of the set.
-        load: (number of the sample, its random generator) -> sample. The generator is a function of (seed, epoch,
-            sample), so that augmentation is the same for any number of workers and after a stop.
-        batch_size: samples a step.
-        seed: of order and augmentation.
-        workers: loader processes; 0: all in this process.
-        collate: [samples] -> batch; torch's own by default.
+        num_samples: size of the set.
+        load: function of the sample's index and its random generator that returns the sample. The generator is a
+            function of (seed, epoch, sample), so that augmentation is the same for any number of workers and after a
+            stop.
+        batch_size: samples per step.
+        seed: seed of order and augmentation.
+        workers: number of loader processes; 0 loads in this process.
+        collate: function that makes a batch of a list of samples; defaults to torch's.
 
     Raises:
-        ValueError: the batch is larger than the set, or there are less than 0 workers.
+        ValueError: the batch is larger than the set, or `workers` is negative.
     """
 
     def __init__(
         self,
-        count: int,
+        num_samples: int,
         load: Callable[[int, np.random.Generator], Sample],
         *,
         batch_size: int,
@@ -46,33 +47,34 @@ class Batches(Generic[Sample]):
         workers: int = 0,
         collate: Callable[[list[Sample]], Any] = default_collate,
     ) -> None:
-        if not 1 <= batch_size <= count:
+        if not 1 <= batch_size <= num_samples:
             raise ValueError(
-                f"a batch of {batch_size} cannot be drawn from {count} training samples; use a batch of 1 to {count}"
+                f"a batch of {batch_size} cannot be drawn from {num_samples} training samples; use a batch of 1 to "
+                f"{num_samples}"
             )
         if workers < 0:
             raise ValueError(f"workers is {workers}; use 0 or more")
         self._samples = _Samples(load, seed, collate)
-        self._count, self._batch_size, self._seed, self._workers = count, batch_size, seed, workers
-        self.steps_per_epoch = count // batch_size
+        self._num_samples, self._batch_size, self._seed, self._workers = num_samples, batch_size, seed, workers
+        self.steps_per_epoch = num_samples // batch_size
 
     def steps(self, first: int, last: int) -> Iterator[Any]:
-        """The batches of the steps `first`, ..., `last` - 1; steps count through the epochs."""
+        """Yield the batches of the steps `first`, ..., `last` - 1; steps count through the epochs."""
         yield from DataLoader(
             self._samples,
             batch_size=None,
             sampler=self._requests(first, last),
             num_workers=self._workers,
-            generator=torch.Generator(),  # or else it would draw from, and so change, the random state of the training
+            generator=torch.Generator(),  # else it would draw from, and so change, the random state of the training
         )
 
     def _requests(self, first: int, last: int) -> Iterator[_Request]:
-        order, of_epoch = np.empty(0, np.int64), -1
+        order, drawn_epoch = np.empty(0, np.int64), -1
         for step in range(first, last):
             epoch, batch = divmod(step, self.steps_per_epoch)
-            if epoch != of_epoch:
-                draws = generator(self._seed, epoch, 0, _ORDER_STREAM).random(self._count)
-                order, of_epoch = np.argsort(draws, kind="stable"), epoch
+            if epoch != drawn_epoch:
+                draws = generator(self._seed, epoch, 0, _ORDER_STREAM).random(self._num_samples)
+                order, drawn_epoch = np.argsort(draws, kind="stable"), epoch
             yield _Request(epoch, order[batch * self._batch_size : (batch + 1) * self._batch_size].tolist())
 
 
@@ -86,6 +88,4 @@ class _Samples(Dataset[Any]):
         self._load, self._seed, self._collate = load, seed, collate
 
     def __getitem__(self, request: _Request) -> Any:
-        return self._collate(
-            [self._load(number, generator(self._seed, request.epoch, number, 0)) for number in request.numbers]
-        )
+        return self._collate([self._load(i, generator(self._seed, request.epoch, i, 0)) for i in request.indices])

@@ -1,4 +1,4 @@
-"""The maps of a plain ViT, which all have the stride of a patch, at the strides of a convolutional network."""
+"""Feature pyramids of a plain ViT: its maps at the strides of a convolutional network."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ from torch import Tensor, nn
 
 LEVELS = 4
 FINEST_STRIDE = 4
-"""Pixels; each of the further levels has twice the stride of the one before."""
+"""Stride of the finest level in pixels; each further level has twice the stride of the one before."""
 
 
 def doublings(patch_size: int) -> tuple[int, ...]:
-    """How often the grid of patches is doubled for each of the levels, so that strides are near 4, 8, 16 and 32;
-    negative: halved. Patch 16 and 14: (2, 1, 0, -1); patch 8: (1, 0, -1, -2)."""
+    """Return how often the grid of patches is doubled for each level, so that strides are near 4, 8, 16 and 32.
+
+    Negative numbers are halvings: (2, 1, 0, -1) for patch 16 and 14, (1, 0, -1, -2) for patch 8.
+    """
     finest = round(math.log2(patch_size / FINEST_STRIDE))
     return tuple(finest - level for level in range(LEVELS))
 
 
 class FourStrides(nn.Module):
-    """Four maps of a plain ViT, all of one size, brought to strides near 4, 8, 16 and 32, as XCiT (arXiv 2106.09681),
-    BEiT (arXiv 2106.08254) and iBOT do it.
+    """Four maps of a plain ViT, all of one size, brought to strides near 4, 8, 16 and 32.
 
-    Patch 16: deconvolution - norm - GELU - deconvolution, deconvolution, as it is, max-pool. Patch 8: deconvolution, as
-    it is, max-pools by 2 and by 4. Where the patch is no power of two, strides are those of the nearest one.
+    XCiT (arXiv 2106.09681), BEiT (arXiv 2106.08254) and iBOT do it so. Patch 16: deconvolution - norm - GELU -
+    deconvolution; deconvolution; identity; max-pool. Patch 8: deconvolution; identity; max-pools by 2 and by 4. Where
+    the patch is no power of two, strides are those of the nearest one.
 
     Args:
         dim: width D of the maps.
-        patch_size: side in pixels of what a token stands for.
-        norm: between two deconvolutions: width -> module.
+        patch_size: side of a patch in pixels.
+        norm: function of a width that makes the norm between two deconvolutions.
 
     Attributes:
-        strides: of the four levels, the finest first; 3.5, 7, 14 and 28 for patch 14.
-        levels: what brings each map to its stride.
+        strides: strides of the four levels in pixels, the finest first; 3.5, 7, 14 and 28 for patch 14.
+        levels: modules that bring each map to its stride.
     """
 
     def __init__(self, dim: int, patch_size: int, norm: Callable[[int], nn.Module]) -> None:
@@ -43,21 +45,22 @@ class FourStrides(nn.Module):
         self.levels = nn.ModuleList(rescaling(dim, count, norm) for count in times)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """[B, D, h, w] each, the finest first -> [B, D, h_i, w_i]."""
+        """Rescale four maps [B, D, h, w], the finest first, to [B, D, h_i, w_i]."""
         return [level(x) for level, x in zip(self.levels, maps, strict=True)]
 
 
 def rescaling(
     dim: int, doublings: int, norm: Callable[[int], nn.Module], *, dims: Sequence[int] | None = None
 ) -> nn.Module:
-    """[B, dim, h, w] -> 2^doublings times its sides: how the maps of a plain ViT come to other strides.
+    """Return a module that rescales the sides of a map [B, dim, h, w] by 2^doublings.
 
-    A map is enlarged deconvolution by deconvolution, with norm and GELU between them, or reduced by a maximum.
+    It enlarges by deconvolutions, with norm and GELU between them, or reduces by max-pooling.
 
     Args:
-        doublings: of the sides; negative: halvings.
-        norm: width -> module.
-        dims: widths after each deconvolution; None: all as before.
+        dim: width of the map.
+        doublings: number of doublings of the sides; negative numbers are halvings.
+        norm: function of a width that makes a norm.
+        dims: widths after each deconvolution; if None, all are `dim`.
     """
     if doublings == 0:
         return nn.Identity()

@@ -1,4 +1,4 @@
-"""What evaluations share that train the network along: a copy of the backbone, and the optimizer's groups."""
+"""Fine-tuning the backbone within an evaluation: a trainable copy, and the optimizer's parameter groups."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from selfpatch.models.param_groups import layer_lr_scales, param_groups
 
 
 def trainable_copy(backbone: Backbone, *, drop_path: float, grid: int | None = None) -> Backbone:
-    """The same network with drop path, and without a mask token, as nothing is masked.
+    """Return a copy of a network with drop path, and without a mask token, because nothing is masked.
 
     Args:
-        backbone: stays as it is.
-        grid: side that the stored positions of a ViT are resized to; None: they stay as they are.
+        backbone: the network; it stays as it is.
+        drop_path: stochastic depth rate of the last block.
+        grid: side in patches that the stored positions of a ViT are resized to; if None, they stay as they are.
     """
     state = {name: value for name, value in backbone.state_dict().items() if name != "mask_token"}
     shape = backbone.config
@@ -34,12 +35,12 @@ def trainable_copy(backbone: Backbone, *, drop_path: float, grid: int | None = N
 
 @torch.no_grad()
 def _resized_positions(backbone: ViT, grid: int) -> Tensor:
-    """[1, prefix + grid * grid, D]: what the network itself would add to the patches of a map of that size."""
+    """Return the positions [1, prefix + grid * grid, D] that the network itself would add to a map of that size."""
     trunk = backbone.trunk
     assert trunk.pos_embed is not None
     prefix = trunk.pos_embed[:, : trunk.pos_embed.shape[1] - backbone.config.grid**2]
-    nothing = trunk.pos_embed.new_zeros(1, grid, grid, backbone.dim)
-    placed = add_positions(trunk, nothing, backbone.config.position_embedding)
+    zeros = trunk.pos_embed.new_zeros(1, grid, grid, backbone.dim)
+    placed = add_positions(trunk, zeros, backbone.config.position_embedding)
     return torch.cat([prefix, placed[:, trunk.num_prefix_tokens :]], dim=1)
 
 
@@ -51,7 +52,7 @@ def layer_groups(
     Norms, biases, tokens and position embeddings do not decay.
 
     Args:
-        network: what is trained.
+        network: the network to train.
         backbone: the part of it whose layers have learning rates of their own, see `layer_lr_scales`.
         lr: learning rate of the heads.
         layer_decay: factor on the learning rate of each layer against the next one.

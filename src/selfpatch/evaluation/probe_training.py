@@ -1,4 +1,4 @@
-"""Training what an evaluation puts on top of a network, or the network itself: with progress, saved, resumable."""
+"""Training loop of heads, decoders and fine-tuned networks: saved, resumable and with progress."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,25 +21,28 @@ from selfpatch.evaluation.result import Progress
 from selfpatch.models.layers.deferred_state import DeferredState
 
 CHECKPOINT = "fitting.pt"
-REMEMBERED = 1000
+MAX_LOSSES = 1000
+"""Number of last losses that `fit` returns."""
 
 
 class StepBatches(Protocol):
-    """Gives the batch of each step; `selfpatch.evaluation.batches.Batches` is one."""
+    """Source of the batch of each step; `selfpatch.evaluation.batches.Batches` is one."""
 
-    def steps(self, first: int, last: int) -> Iterator[Any]: ...
+    def steps(self, first: int, last: int) -> Iterator[Any]:
+        """Yield the batches of the steps `first`, ..., `last` - 1."""
+        ...
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How something is trained.
+class TrainingPlan:
+    """Steps of a training, and the numbers that each of them needs.
 
     Attributes:
-        steps: of the optimizer.
-        lr: step -> factor on the learning rate that each group of the optimizer began with.
-        seed: of what a step itself draws (dropout, drop path, mixup).
-        clip: largest global norm of the gradient; 0: none.
-        autocast: dtype of the forward pass; None: float32.
+        steps: number of optimizer steps.
+        lr: factor on the initial learning rate of every parameter group, by step.
+        seed: seed of the random numbers that a step itself draws (dropout, drop path, mixup).
+        clip: largest global norm of the gradient; 0 turns clipping off.
+        precision: precision of the forward pass; bf16 uses autocast.
         save_every: seconds between two checkpoints.
     """
 
@@ -47,7 +50,7 @@ class Fit:
     lr: Factor
     seed: int = 0
     clip: float = 0.0
-    autocast: torch.dtype | None = None
+    precision: Literal["float32", "bf16"] = "float32"
     save_every: float = 120.0
 
 
@@ -56,27 +59,31 @@ def fit(
     loss: Callable[[Any], Tensor],
     batches: StepBatches,
     optimizer: torch.optim.Optimizer,
-    how: Fit,
+    plan: TrainingPlan,
     *,
     settings: Mapping[str, Any],
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Takes the steps that are left, and leaves `trained` as it is after the last one.
+    """Take the steps that are left.
 
         for each step:
-            learning rates = how.lr(step) * those that the groups began with
+            learning rates = plan.lr(step) * the initial ones of the groups
             loss(batch) -> backward -> clip -> optimizer.step
 
     Args:
-        trained: all that the optimizer changes, buffers included.
-        loss: a batch -> a scalar; called with `trained` in training mode, as its caller set it.
-        settings: plain values that decide the result. A checkpoint of other ones is refused.
-        out: folder of the checkpoint; None: nothing is saved.
-        progress: told after each step.
+        trained: the module that the optimizer changes, buffers included, in training mode; it is left as it is after
+            the last step.
+        loss: function of a batch that returns a scalar.
+        batches: source of the batches.
+        optimizer: optimizer of the module's parameters.
+        plan: steps, schedule, seed and precision.
+        settings: plain values that decide the result; a checkpoint of other ones is refused.
+        out: folder of the checkpoint; if None, nothing is saved.
+        progress: called with `training`, the number of steps done and their total.
 
     Returns:
-        The losses of the steps taken now, of the last `REMEMBERED` at most.
+        The losses of the steps taken now, at most the last `MAX_LOSSES`.
 
     Raises:
         ValueError: the folder holds a training with other settings, or the loss is not finite.
@@ -85,15 +92,15 @@ def fit(
         group.setdefault("initial_lr", group["lr"])
     checkpoint = None if out is None else out / CHECKPOINT
     first = 0 if checkpoint is None else _restore(checkpoint, trained, optimizer, settings)
-    losses: deque[Tensor] = deque(maxlen=REMEMBERED)
+    losses: deque[Tensor] = deque(maxlen=MAX_LOSSES)
     saved_at = time.monotonic()
-    for step, batch in enumerate(batches.steps(first, how.steps), start=first):
-        losses.append(_step(trained, loss, batch, optimizer, how, step))
+    for step, batch in enumerate(batches.steps(first, plan.steps), start=first):
+        losses.append(_step(trained, loss, batch, optimizer, plan, step))
         if progress is not None:
-            progress("training", step + 1, how.steps)
-        due = time.monotonic() - saved_at >= how.save_every or step + 1 == how.steps
+            progress("training", step + 1, plan.steps)
+        due = time.monotonic() - saved_at >= plan.save_every or step + 1 == plan.steps
         if due:
-            _check(losses, step)
+            _check_loss(float(losses[-1]), step)  # rarely, because it synchronises with the device
         if checkpoint is not None and due:
             _save(checkpoint, trained, optimizer, settings, step + 1)
             saved_at = time.monotonic()
@@ -105,31 +112,30 @@ def _step(
     loss: Callable[[Any], Tensor],
     batch: Any,
     optimizer: torch.optim.Optimizer,
-    how: Fit,
+    plan: TrainingPlan,
     step: int,
 ) -> Tensor:
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * how.lr(step)
+        group["lr"] = group["initial_lr"] * plan.lr(step)
     device = next(trained.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's state stays as it was
-        torch.manual_seed(step_seed(how.seed, step))
-        with torch.autocast(device.type, how.autocast, enabled=how.autocast is not None):
+        torch.manual_seed(step_seed(plan.seed, step))
+        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
             value = loss(batch)
     optimizer.zero_grad(set_to_none=True)
     value.backward()
-    if how.clip:
-        nn.utils.clip_grad_norm_(trained.parameters(), how.clip)
+    if plan.clip:
+        nn.utils.clip_grad_norm_(trained.parameters(), plan.clip)
     optimizer.step()
     for part in trained.modules():
-        if isinstance(part, DeferredState):  # running statistics of batch norms, say
+        if isinstance(part, DeferredState):  # e.g. running statistics of batch norms
             part.update()
     return value.detach().float()
 
 
-def _check(losses: Sequence[Tensor], step: int) -> None:
-    """Now and then, so that the device is not waited for at each step."""
-    if not math.isfinite(float(losses[-1])):
-        raise ValueError(f"the loss is {float(losses[-1])} at step {step}; use a lower learning rate")
+def _check_loss(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise ValueError(f"the loss is {loss} at step {step}; use a lower learning rate")
 
 
 def _restore(
@@ -141,7 +147,7 @@ def _restore(
     if state["settings"] != _plain(settings):
         changed = _changed(json.loads(state["settings"]), json.loads(_plain(settings)))
         raise ValueError(
-            f"{checkpoint.parent} holds a training with other settings ({changed}); name another folder with --out, or "
+            f"{checkpoint.parent} holds a training with other settings ({changed}); give another folder with --out, or "
             f"remove {checkpoint}"
         )
     trained.load_state_dict(state["trained"])

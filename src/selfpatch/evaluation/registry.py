@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.classification.knn.config import KNNConfig
+from selfpatch.evaluation.classification.linear.config import LinearConfig
 from selfpatch.evaluation.config import EvaluationConfig
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 
@@ -53,15 +55,29 @@ def _davis() -> Evaluate:
     return evaluate
 
 
+def _finetune() -> Evaluate:
+    from selfpatch.evaluation.classification.finetune.evaluate import evaluate
+
+    return evaluate
+
+
 def _knn() -> Evaluate:
     from selfpatch.evaluation.classification.knn.evaluate import evaluate
 
     return evaluate
 
 
+def _linear() -> Evaluate:
+    from selfpatch.evaluation.classification.linear.evaluate import evaluate
+
+    return evaluate
+
+
 EVALUATIONS: dict[str, Evaluation] = {
     "davis": Evaluation(DAVISConfig, _davis),
+    "finetune": Evaluation(FinetuneConfig, _finetune),
     "knn": Evaluation(KNNConfig, _knn),
+    "linear": Evaluation(LinearConfig, _linear),
 }
 """Evaluations by the name that follows `selfpatch evaluate`."""
 

@@ -51,8 +51,6 @@ EVALUATIONS = {
     "correspond": "selfpatch.evaluation.correspondence.evaluate:evaluate",
     "detect": "selfpatch.evaluation.detection.evaluate:evaluate",
     "discover": "selfpatch.evaluation.object_discovery.evaluate:evaluate",
-    "finetune": "selfpatch.evaluation.classification.finetune.evaluate:evaluate",
-    "linear": "selfpatch.evaluation.classification.linear.evaluate:evaluate",
     "segment": "selfpatch.evaluation.segmentation.evaluate:evaluate",
 }
 

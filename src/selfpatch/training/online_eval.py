@@ -15,11 +15,11 @@ from selfpatch.data.decode.pillow import BadImage, read_picture
 from selfpatch.data.images import LoadedImages, evenly_spread, load_images
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.evaluation.baselines import MeanColour
-from selfpatch.evaluation.classification.knn.evaluate import leave_one_out
 from selfpatch.evaluation.view_matching import ViewPairs, make_view_pairs, view_matching
 from selfpatch.models.branch import Branch
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.features import image_features, mean_patch_features
+from selfpatch.ops.knn import leave_one_out
 from selfpatch.training.trainer import StudentTeacher
 from selfpatch.visualization.sheet import picture_sheet
 

@@ -24,7 +24,7 @@ from selfpatch.evaluation.detection.evaluate import average_precision, evaluate
 from selfpatch.evaluation.detection.masks import from_pixels, packed, to_pixels
 from selfpatch.evaluation.detection.metrics import STATISTICS
 from selfpatch.evaluation.detection.predictions import BOXES, MASKS, Detections, detect_all, save
-from selfpatch.evaluation.probe_training import Fit
+from selfpatch.evaluation.probe_training import TrainingPlan
 from selfpatch.evaluation.result import Result
 from tests.helpers.detect_data import annotation, outline, read_json, tiny_encoder, write_json, write_split
 
@@ -159,7 +159,7 @@ def test_a_stopped_evaluation_ends_as_one_that_was_not(
 ) -> None:
     settings = {**TINY, "augmentation": "multi-scale", "drop_path": 0.2}
     whole = evaluate(tiny_encoder(), data, out=tmp_path / "whole", **settings)
-    monkeypatch.setattr("selfpatch.evaluation.detection.training.Fit", partial(Fit, save_every=0.0))
+    monkeypatch.setattr("selfpatch.evaluation.detection.training.TrainingPlan", partial(TrainingPlan, save_every=0.0))
 
     def stop(what: str, done: int, total: int) -> None:
         if (what, done) == ("training", 3):

@@ -76,7 +76,7 @@ class Stop(Exception):
 def test_a_stopped_training_ends_as_one_that_was_not(
     photos: Path, shape: AnyBackboneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trained, "Fit", partial(trained.Fit, save_every=0.0))
+    monkeypatch.setattr(trained, "TrainingPlan", partial(trained.TrainingPlan, save_every=0.0))
     settings: dict[str, Any] = {"steps": 5, "drop_path": 0.3}
 
     def stop(what: str, done: int, total: int) -> None:

@@ -7,8 +7,6 @@ from selfpatch.cli.options.compare import Compare
 from selfpatch.cli.options.correspond import Correspond
 from selfpatch.cli.options.detect import Detect
 from selfpatch.cli.options.discover import Discover
-from selfpatch.cli.options.finetune import Finetune
-from selfpatch.cli.options.linear import Linear
 from selfpatch.cli.options.segment import Segment
 from selfpatch.cli.options.study import Study
 from selfpatch.cli.options.suite import Suite
@@ -20,8 +18,6 @@ EVALUATIONS: dict[str, type[EvaluationOptions]] = {
     "correspond": Correspond,
     "detect": Detect,
     "discover": Discover,
-    "finetune": Finetune,
-    "linear": Linear,
     "segment": Segment,
 }
 """By the name that follows `selfpatch evaluate`."""

@@ -1,0 +1,1 @@
+"""Image classification: k-NN, linear probing and fine-tuning."""

@@ -1,7 +1,4 @@
-"""Labelled images in folders, one a class: reading them, and training on some of them only.
-
-Shared by all protocols that classify images; `accuracy` is what they have found.
-"""
+"""Labelled images in one folder per class: splits, subsets of labels, and centre crops."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -21,117 +17,119 @@ from selfpatch.data.augment.multicrop import generator
 from selfpatch.data.decode.pillow import BadImage, Picture, read_picture
 from selfpatch.data.images import NoneReadable, evenly_spread, load_images
 from selfpatch.data.sources.index import ImageIndex
+from selfpatch.evaluation.classification.config import ClassificationConfig
 from selfpatch.evaluation.result import Progress
 from selfpatch.ops.images import one_depth
 
-Precision = Literal["float32", "bf16"]
 _SUBSET_STREAM, _HELD_OUT_STREAM = 2**32 + 2, 2**32 + 3
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Some images of an index, with numbers of classes that a training and a test set share.
+    """Some images of an index, with class numbers that the training and the test set share.
 
     Attributes:
-        places: [n] int64, in the index.
-        labels: [n] int64, places in `classes`.
+        indices: [n] int64, in the index.
+        labels: [n] int64, in `classes`.
     """
 
     index: ImageIndex
-    places: np.ndarray
+    indices: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
-    def name(self, number: int) -> str:
-        """Path of an image below the folder of its split."""
-        return self.index.path(int(self.places[number])).relative_to(self.index.root).as_posix()
+    def name(self, i: int) -> str:
+        """Return the path of the i-th image below the folder of its split."""
+        return self.index.path(int(self.indices[i])).relative_to(self.index.root).as_posix()
 
-    def read(self, number: int, channels: int) -> Picture:
-        """Raises ValueError where the image cannot be read."""
+    def read(self, i: int, channels: int) -> Picture:
+        """Read the i-th image.
+
+        Raises:
+            ValueError: the image cannot be read.
+        """
         try:
-            return read_picture(self.index.file(int(self.places[number])), channels)
+            return read_picture(self.index.file(int(self.indices[i])), channels)
         except BadImage as error:
-            raise ValueError(f"{error}; remove it from the training images, or mend it") from None
+            raise ValueError(f"{error}; remove it from the training images, or repair it") from None
 
-    def only(self, numbers: np.ndarray) -> LabelledImages:
-        return replace(self, places=self.places[numbers], labels=self.labels[numbers])
+    def subset(self, chosen: np.ndarray) -> LabelledImages:
+        """Return the images at the [n] int64 positions `chosen`."""
+        return replace(self, indices=self.indices[chosen], labels=self.labels[chosen])
 
-    def some(self, count: int) -> LabelledImages:
-        """So many of them, evenly spread over the classes; all where there are no more."""
-        return self.only(evenly_spread(np.arange(len(self)), count))
+    def limited(self, num_images: int) -> LabelledImages:
+        """Return at most `num_images` of the images, evenly spread over the classes."""
+        return self.subset(evenly_spread(np.arange(len(self)), num_images))
 
     @property
     def fingerprint(self) -> str:
-        """Another where the images or their labels are others."""
+        """Hash of the images and their labels."""
         digest = hashlib.sha256(self.index.fingerprint.encode())
-        digest.update(self.places.astype("<i8").tobytes() + self.labels.astype("<i8").tobytes())
+        digest.update(self.indices.astype("<i8").tobytes() + self.labels.astype("<i8").tobytes())
         return digest.hexdigest()[:32]
 
 
 def open_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
-    """The images of train/ and of val/, or test/, with a sub-folder a class in each.
+    """Open the images of train/ and of val/ (or test/), with one sub-folder per class in each.
 
     Raises:
-        ValueError: a split or its classes are missing, or the test set has a class that the training set has not.
+        ValueError: a split or its classes are missing, or the test set has a class that the training set lacks.
     """
     test = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
     if test is None or not (root / "train").is_dir():
         raise ValueError(
-            f"{root} has no train/ and val/ (or test/); this evaluation needs both, with a sub-folder a class in each"
+            f"{root} has no train/ and val/ (or test/); this evaluation needs both, with one sub-folder per class"
         )
     indices = ImageIndex.open(root / "train"), ImageIndex.open(test)
     for index in indices:
         if not index.classes:
             raise ValueError(
-                f"the images in {index.root} do not lie in a sub-folder a class, of at least two; sort them"
+                f"the images in {index.root} do not lie in one sub-folder per class, at least two; sort them"
             )
     unknown = set(indices[1].classes) - set(indices[0].classes)
     if unknown:
-        raise ValueError(f"{test} has classes that train/ has not, e.g. {min(unknown)!r}; both need the same names")
+        raise ValueError(f"{test} has classes that train/ lacks, e.g. {min(unknown)!r}; both need the same names")
     classes = indices[0].classes
     return _labelled(indices[0], classes), _labelled(indices[1], classes)
 
 
 def _labelled(index: ImageIndex, classes: tuple[str, ...]) -> LabelledImages:
     number = {name: i for i, name in enumerate(classes)}
-    here = np.array([number[name] for name in index.classes], np.int64)
-    own = np.array([index.label(place) for place in range(len(index))], np.int64)
-    return LabelledImages(index, np.arange(len(index)), here[own], classes)
+    class_of_folder = np.array([number[name] for name in index.classes], np.int64)
+    folders = np.array([index.label(i) for i in range(len(index))], np.int64)
+    return LabelledImages(index, np.arange(len(index)), class_of_folder[folders], classes)
 
 
 def with_labels(images: LabelledImages, labels: str | None, seed: int) -> LabelledImages:
-    """The training images whose labels may be used, for semi-supervised protocols.
+    """Return the training images whose labels a semi-supervised protocol may use.
 
     Args:
-        labels: a share such as `1%`: that share of all images, the same number of each class (SimCLR, arXiv
-            2002.05709, section 6), as far as the class has so many; or a text file with one image a line, by its name
-            or its path below train/, as SimCLR's lists are; None: all.
-        seed: decides which. A larger share contains a smaller one of the same seed.
+        images: all training images.
+        labels: a share such as `1%`: that share of all images, equally many per class (SimCLR, arXiv 2002.05709,
+            section 6) as far as the class has them; or a text file with one image per line, by its name or its path
+            below train/, as SimCLR's lists are; if None, all.
+        seed: seed of the choice. A larger share contains a smaller one of the same seed.
 
     Raises:
-        ValueError: neither a share nor a file, or the file names an image that is not there, or no unique one.
+        ValueError: `labels` is neither a share nor a file, or the file names an image that is missing or ambiguous.
     """
     if labels is None:
         return images
     if (share := re.fullmatch(r"(\d+(?:\.\d+)?)%", labels.strip())) is not None:
         if not 0 < float(share[1]) <= 100:
             raise ValueError(f"labels is {labels!r}; use more than 0% and at most 100%")
-        return _same_of_each_class(images, float(share[1]) / 100, seed)
+        count = max(1, round(float(share[1]) / 100 * len(images) / len(images.classes)))
+        return images.subset(_first_of_each_class(images, seed, _SUBSET_STREAM, lambda size: min(size, count)))
     if not Path(labels).expanduser().is_file():
         raise ValueError(f"labels is {labels!r}, neither a share such as 1% or 10% nor a text file of image names")
     return _listed(images, Path(labels).expanduser())
 
 
-def _same_of_each_class(images: LabelledImages, share: float, seed: int) -> LabelledImages:
-    count = max(1, round(share * len(images) / len(images.classes)))
-    return images.only(_first_of_each_class(images, seed, _SUBSET_STREAM, lambda size: min(size, count)))
-
-
 def _first_of_each_class(images: LabelledImages, seed: int, stream: int, count_of: Callable[[int], int]) -> np.ndarray:
-    """Sorted numbers of the images that come first in their class, in an order drawn from the seed."""
+    """Return the sorted positions of the images that come first in their class, in an order drawn from the seed."""
     draws = generator(seed, 0, 0, stream).random(len(images))
     chosen = []
     for label in range(len(images.classes)):
@@ -142,45 +140,44 @@ def _first_of_each_class(images: LabelledImages, seed: int, stream: int, count_o
 
 
 def _listed(images: LabelledImages, file: Path) -> LabelledImages:
-    names = [images.name(i) for i in range(len(images))]
-    places: dict[str, list[int]] = {}
-    for i, name in enumerate(names):
-        for known_as in {name, name.rpartition("/")[2]}:
-            places.setdefault(known_as, []).append(i)
+    positions: dict[str, list[int]] = {}
+    for i in range(len(images)):
+        name = images.name(i)
+        for alias in {name, name.rpartition("/")[2]}:
+            positions.setdefault(alias, []).append(i)
     wanted = dict.fromkeys(line.strip() for line in file.read_text(encoding="utf-8").splitlines())
     wanted.pop("", None)
     for name in wanted:
-        if len(places.get(name, ())) != 1:
-            found = "several training images are" if name in places else "no training image is"
+        if len(positions.get(name, ())) != 1:
+            found = "several training images are" if name in positions else "no training image is"
             raise ValueError(f"{file} lists {name!r}, which {found} called; list paths below {images.index.root}")
     if not wanted:
-        raise ValueError(f"{file} lists no images; write one name a line")
-    return images.only(np.sort(np.array([places[name][0] for name in wanted], np.int64)))
+        raise ValueError(f"{file} lists no images; write one name per line")
+    return images.subset(np.sort(np.array([positions[name][0] for name in wanted], np.int64)))
 
 
 def hold_out(images: LabelledImages, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divides training images into those to train on and those to choose settings by: the share of each class, at
-    least one image, but never its last.
+    """Divide training images into those to train on and those to choose settings by.
+
+    The latter are a share of each class: at least one image, but never its last.
 
     Returns:
-        Their numbers, sorted, which share none and miss none.
+        The two sets of positions, sorted; together they hold every image once.
 
     Raises:
-        ValueError: the share is not between 0 and 1, or no class can spare an image.
+        ValueError: no class can spare an image.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"held_out is {share}; use a share between 0 and 1")
     held = _first_of_each_class(
         images, seed, _HELD_OUT_STREAM, lambda size: min(size - 1, max(1, round(share * size))) if size else 0
     )
     if not len(held):
-        raise ValueError("each class has one labelled image, none to hold out and choose by; name one learning rate")
+        raise ValueError("each class has one labelled image, none to hold out and choose by; give one learning rate")
     return np.setdiff1d(np.arange(len(images)), held), held
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Centre crops, and which images they are of."""
+    """Centre crops with their labels and names."""
 
     images: Tensor  # [b, C, crop, crop], uint8 or float32, as `load_images` gives them
     labels: Tensor  # [b] int64
@@ -188,68 +185,54 @@ class Batch:
 
 
 def centre_crops(
-    images: LabelledImages,
-    *,
-    resize: int,
-    crop: int,
-    channels: int,
-    batch_size: int,
-    what: str = "",
-    progress: Progress | None = None,
+    images: LabelledImages, config: ClassificationConfig, channels: int, what: str, progress: Progress | None
 ) -> Iterator[Batch]:
-    """All images once, in their order; unreadable ones are left out.
+    """Yield all images once, in their order, as centre crops; unreadable ones are left out.
 
     Args:
-        resize: shorter side that images are resized to (bicubic).
-        crop: side of the centre crop.
-        what: told to `progress`, with the images done.
+        images: the images.
+        config: settings; read are resize, crop and encode_batch.
+        channels: number of channels C.
+        what: name of the work, told to `progress` with the number of images done.
+        progress: called after each batch.
 
     Raises:
-        ValueError: none of all the images can be read, or as `load_images`.
+        ValueError: no image can be read, or `load_images` refuses the sizes.
     """
     empty = []
-    batches = np.split(np.arange(len(images)), range(batch_size, len(images), batch_size))
-    for numbers in batches:
+    batches = np.split(np.arange(len(images)), range(config.encode_batch, len(images), config.encode_batch))
+    for positions in batches:
+        wanted = images.indices[positions]
         try:
-            loaded = load_images(images.index, images.places[numbers], crop, resize=resize, channels=channels)
+            loaded = load_images(images.index, wanted, config.crop, resize=config.resize, channels=channels)
         except NoneReadable as error:
             empty.append(error)
         else:
-            read = numbers[np.isin(images.places[numbers], loaded.indices)]
+            read = positions[np.isin(wanted, loaded.indices)]
             yield Batch(loaded.images, torch.from_numpy(images.labels[read]), [images.name(int(i)) for i in read])
         if progress is not None:
-            progress(what, int(numbers[-1]) + 1, len(images))
+            progress(what, int(positions[-1]) + 1, len(images))
     if len(empty) == len(batches):
         raise NoneReadable(len(images), empty[0].example)
 
 
-def check_settings(encoder: Encoder, *, resize: int, crop: int, precision: str, **least: tuple[int, int]) -> None:
-    """What would fail in the midst of an evaluation is said before it begins.
-
-    Args:
-        resize: shorter side that images are resized to.
-        crop: side of the crops.
-        precision: one of `Precision`.
-        least: settings by name: (the value, the smallest one that is allowed).
+def check_crop(encoder: Encoder, config: ClassificationConfig) -> None:
+    """Refuse crops that the encoder cannot take, before the evaluation begins.
 
     Raises:
-        ValueError: the patch does not divide the crop, the crop is larger than the image, or a setting is none that is
-            allowed.
+        ValueError: the patch size does not divide the crop, or the crop is larger than the resized image.
     """
     patch = encoder.patch_size
-    if crop < 1 or crop % patch:
-        nearest = max(patch, round(crop / patch) * patch)
-        raise ValueError(f"crop is {crop}, no multiple of the patch size {patch}; use e.g. {nearest}")
-    if resize < crop:
-        raise ValueError(f"resize is {resize}, less than the crop of {crop} pixels; use {crop} or more")
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision is {precision!r}; use one of: {', '.join(get_args(Precision))}")
-    for name, (value, smallest) in least.items():
-        if value < smallest:
-            raise ValueError(f"{name} is {value}; use {smallest} or more")
+    if config.crop % patch:
+        nearest = max(patch, round(config.crop / patch) * patch)
+        raise ValueError(f"crop is {config.crop}, no multiple of the patch size {patch}; use e.g. {nearest}")
+    if config.resize < config.crop:
+        raise ValueError(
+            f"resize is {config.resize}, less than the crop of {config.crop} pixels; use {config.crop} or more"
+        )
 
 
 def collate(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """Images of one size [C, S, S] and their labels, as a batch."""
+    """Return images of one size [C, S, S] and their labels as a batch."""
     images, labels = zip(*samples, strict=True)
     return torch.stack(one_depth(images)), torch.tensor(labels)

@@ -1,4 +1,4 @@
-"""What a protocol that classifies images has found: accuracies, by image and by class, and what could not be read."""
+"""Top-1 and top-5 accuracy, per image and per class, and notes on unreadable images."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from selfpatch.evaluation.classification.config import TrainedClassificationConfig
 from selfpatch.evaluation.classification.dataset import LabelledImages
 from selfpatch.evaluation.result import Cell, Provenance, Result
 
 _SCORED_AT_ONCE = 4096
-_NAMED = 5
-"""Unreadable images that a note names."""
+_NUM_NAMED = 5
+"""Number of unreadable images that a note names."""
 
 
 class Tested(NamedTuple):
-    """How the images that could be read were classified."""
+    """Classification of the readable images of a set."""
 
     hits: Tensor
     """[n, 2] bool, as `top_hits` gives them."""
@@ -28,8 +29,9 @@ class Tested(NamedTuple):
 
 
 def top_hits(scores: Tensor, labels: Tensor) -> Tensor:
-    """Whether the true class is the first, and among the first five; of equal scores the class of the lower number
-    comes first.
+    """Return whether the true class is the first, and among the first five.
+
+    Of equal scores the class of the lower number comes first.
 
     Args:
         scores: [m, K].
@@ -39,49 +41,44 @@ def top_hits(scores: Tensor, labels: Tensor) -> Tensor:
         [m, 2] bool.
     """
     parts = []
-    for some, truth in zip(scores.split(_SCORED_AT_ONCE), labels.split(_SCORED_AT_ONCE), strict=True):
-        hits = some.argsort(dim=1, descending=True, stable=True)[:, :5] == truth[:, None]
+    for block, truth in zip(scores.split(_SCORED_AT_ONCE), labels.split(_SCORED_AT_ONCE), strict=True):
+        hits = block.argsort(dim=1, descending=True, stable=True)[:, :5] == truth[:, None]
         parts.append(torch.stack([hits[:, 0], hits.any(1)], dim=1))
     return torch.cat(parts)
 
 
 def accuracies(hits: Tensor) -> dict[str, float]:
-    """Top-1 and top-5 of `top_hits`."""
+    """Return the top-1 and top-5 accuracy of `top_hits`."""
     top1, top5 = hits.float().mean(0).tolist()
     return {"top-1": top1, "top-5": top5}
 
 
-def hits_per_image(names: list[str], hits: Tensor) -> dict[str, Mapping[str, float]]:
-    """As `Result.per_image` has them."""
-    rows = hits.float().tolist()
-    return {name: {"top-1": top1, "top-5": top5} for name, (top1, top5) in zip(names, rows, strict=True)}
-
-
 def rows_per_class(classes: tuple[str, ...], labels: Tensor, hits: Tensor) -> list[dict[str, Cell]]:
-    """Of each class that was tested: its images and their accuracies."""
+    """Return one row per tested class: its number of images and their accuracies."""
     rows: list[dict[str, Cell]] = []
-    for number in labels.unique().tolist():
-        of_class = hits[labels == number]
-        rows.append({"class": classes[number], "images": len(of_class), **accuracies(of_class)})
+    for label in labels.unique().tolist():
+        of_class = hits[labels == label]
+        rows.append({"class": classes[label], "images": len(of_class), **accuracies(of_class)})
     return rows
 
 
 def unreadable(images: LabelledImages, read: list[str]) -> list[str]:
-    """Paths, below the folder of the data, of the images that are not among those `read`."""
+    """Return the paths, below the folder of the data, of the images that are not among those `read`."""
     kept = set(read)
-    every = (images.name(i) for i in range(len(images)))
-    return [f"{Path(images.index.root).name}/{name}" for name in every if name not in kept]
+    names = (images.name(i) for i in range(len(images)))
+    return [f"{Path(images.index.root).name}/{name}" for name in names if name not in kept]
 
 
 def unreadable_note(names: list[str]) -> list[str]:
-    """As `Result.notes` has it: a sentence where there are any."""
-    shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    """Return the note on unreadable images for `Result.notes`; it is empty where there are none."""
+    shown = ", ".join(names[:_NUM_NAMED]) + (", ..." if len(names) > _NUM_NAMED else "")
     count = "1 image" if len(names) == 1 else f"{len(names)} images"
     return [f"{count} could not be read, left out: {shown}"] if names else []
 
 
 def trained_result(
     name: str,
+    config: TrainedClassificationConfig,
     train: LabelledImages,
     test: LabelledImages,
     tested: Tested,
@@ -90,24 +87,29 @@ def trained_result(
     settings: Mapping[str, Any],
     weights: Provenance | None,
     rows: Sequence[Mapping[str, Cell]] = (),
-    per_class: bool = False,
 ) -> Result:
-    """Of a protocol that learned from labelled images.
+    """Return the result of a protocol that trained on labelled images.
 
     Args:
-        tested: what could be read of the test images.
-        train_hits: [n, 2] of some training images, as `Tested.hits`.
-        settings: to which the numbers of images and classes are added.
-        rows: of the table; with `per_class`, a row for each class is in their place.
+        name: name of the evaluation.
+        config: settings; read is per_class.
+        train: the training images.
+        test: the test images.
+        tested: classification of the readable test images.
+        train_hits: [n, 2] hits of some training images, as `Tested.hits`.
+        settings: the settings to record; the numbers of images and classes are added.
+        weights: origin of the network.
+        rows: rows of the table; replaced by one row per class with `config.per_class`.
     """
-    lost = unreadable(test, tested.names)
+    missing = unreadable(test, tested.names)
     counts = {"train_images": len(train), "test_images": len(tested.names), "classes": len(train.classes)}
+    per_image = zip(tested.names, tested.hits.float().tolist(), strict=True)
     return Result(
         name,
         {**accuracies(tested.hits), "train top-1": accuracies(train_hits)["top-1"]},
-        rows_per_class(train.classes, tested.labels, tested.hits) if per_class else list(rows),
-        {**settings, **counts, "unreadable": len(lost)},
+        rows_per_class(train.classes, tested.labels, tested.hits) if config.per_class else list(rows),
+        {**settings, **counts, "unreadable": len(missing)},
         weights,
-        per_image=hits_per_image(tested.names, tested.hits),
-        notes=unreadable_note(lost),
+        per_image={image: {"top-1": top1, "top-5": top5} for image, (top1, top5) in per_image},
+        notes=unreadable_note(missing),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from selfpatch.evaluation.detection.dataset import Split
 from selfpatch.evaluation.detection.network import MaskRCNN
 from selfpatch.evaluation.detection.pyramid import InnerMaps, LastMap, Pyramid
 from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
-from selfpatch.evaluation.probe_training import Fit, fit
+from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Progress
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
@@ -94,7 +94,8 @@ def train(
         network, network.pyramid.backbone, lr=how.rate(), layer_decay=how.layer_decay, weight_decay=how.weight_decay
     )
     optimizer = torch.optim.AdamW(groups, lr=how.rate())
-    fitting = Fit(steps, partial(how.factor, steps=steps), seed=seed, clip=how.clip, autocast=autocast)
+    precision: Literal["float32", "bf16"] = "float32" if autocast is None else "bf16"
+    fitting = TrainingPlan(steps, partial(how.factor, steps=steps), seed=seed, clip=how.clip, precision=precision)
     fit(network.train(), loss, batches, optimizer, fitting, settings=settings, out=out, progress=progress)
     network.eval()
 

@@ -23,7 +23,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import ViewRecipe, draw_view
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.presets import resolve_preset
-from selfpatch.evaluation.probe_training import Fit, fit
+from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Progress, Provenance, Result, encoder_identity
 from selfpatch.evaluation.segmentation.augmentation import TrainCrop, resize_nearest
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
@@ -226,7 +226,7 @@ def fit_head(
         loss,
         batches,
         optimizer,
-        Fit(protocol.steps, factor, seed=seed),
+        TrainingPlan(protocol.steps, factor, seed=seed),
         settings=settings,
         out=None if out is None else Path(out),
         progress=progress,

@@ -18,7 +18,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
 from selfpatch.evaluation.presets import resolve_preset
-from selfpatch.evaluation.probe_training import Fit, fit
+from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256
 from selfpatch.evaluation.segmentation.augmentation import TrainCrop
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
@@ -313,13 +313,13 @@ def train(
         pixels, labels = (part.to(encoder.device, non_blocking=True) for part in batch)
         return network.loss(normalise(pixels, encoder.mean, encoder.std), labels)
 
-    how = Fit(
+    plan = TrainingPlan(
         recipe.steps,
         polynomial_factor(recipe.steps, warmup=recipe.warmup),
         seed=seed,
-        autocast=torch.bfloat16 if recipe.precision == "bf16" else None,
+        precision=recipe.precision,
     )
-    return fit(network.train(), loss, batches, optimizer, how, settings=settings, out=out, progress=progress)
+    return fit(network.train(), loss, batches, optimizer, plan, settings=settings, out=out, progress=progress)
 
 
 def predictor(network: Segmenter, encoder: BranchEncoder, recipe: Recipe, num_classes: int) -> Predict:

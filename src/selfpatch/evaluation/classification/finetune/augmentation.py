@@ -1,4 +1,4 @@
-"""What a network that is fine-tuned sees of its training images."""
+"""Augmentation of training images: random crops, RandAugment, random erasing, mixup and cutmix."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from selfpatch.evaluation.classification.dataset import LabelledImages
 from selfpatch.ops.images import normalise
 
 _BINS = 101
-"""Of magnitudes from 0 to 10."""
+"""Number of magnitudes from 0 to 10."""
 
 
 @dataclass(frozen=True)
 class AugmentedImages:
     """Random resized crop (bicubic) and flip, RandAugment, normalisation, random erasing.
 
-    All that is random comes from the generator that a sample is loaded with; torch's own random state, which
-    torchvision draws from, is seeded from it for as long as the sample takes, and put back.
+    All random numbers come from the generator that a sample is loaded with. torch's global random state, which
+    torchvision draws from, is seeded from it while a sample is made, and restored.
 
     Attributes:
-        recipe: of crop and flip.
-        mean, std: of the channels.
-        magnitude: of RandAugment, of 10; 0: off.
+        recipe: how crop and flip are drawn.
+        mean, std: normalisation, one number per channel.
+        magnitude: magnitude of RandAugment, 0 to 10; 0 turns it off.
         erasing: probability that a rectangle of 2 % to a third of the crop becomes normal noise.
     """
 
@@ -41,20 +41,20 @@ class AugmentedImages:
     magnitude: float
     erasing: float
 
-    def __call__(self, number: int, rng: np.random.Generator) -> tuple[Tensor, int]:
-        """Float [C, S, S], normalised, and its label."""
-        picture = self.images.read(number, len(self.mean))
+    def __call__(self, i: int, rng: np.random.Generator) -> tuple[Tensor, int]:
+        """Return the i-th image, normalised float [C, S, S], and its label."""
+        picture = self.images.read(i, len(self.mean))
         view = render(picture, self.recipe.size, draw_view(self.recipe, picture.size, rng))
         erase = v2.RandomErasing(self.erasing, scale=(0.02, 1 / 3), ratio=(0.3, 1 / 0.3), value="random")
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(rng.integers(2**63)))
             if self.magnitude:
                 view = rand_augment(view, self.magnitude, rng, fill=[255 * m for m in self.mean])
-            return erase(normalise(view, self.mean, self.std)), int(self.images.labels[number])
+            return erase(normalise(view, self.mean, self.std)), int(self.images.labels[i])
 
 
 def rand_augment(image: Tensor, magnitude: float, rng: np.random.Generator, *, fill: Sequence[float]) -> Tensor:
-    """RandAugment (arXiv 1909.13719) as timm's `rand-m9-mstd0.5` draws it:
+    """Apply RandAugment (arXiv 1909.13719) as timm's `rand-m9-mstd0.5` draws it.
 
         twice:
             with probability 1/2:
@@ -64,8 +64,9 @@ def rand_augment(image: Tensor, magnitude: float, rng: np.random.Generator, *, f
 
     Args:
         image: uint8 [3, S, S].
-        rng: of what is applied and how strongly; which operation it is, torch's random state decides.
-        fill: colour of what comes in at the border, of 255.
+        magnitude: mean magnitude, 0 to 10.
+        rng: generator of whether and how strongly; torch's global random state chooses the operation.
+        fill: colour of pixels that come in at the border, 0 to 255.
     """
     for _ in range(2):
         applied, strength = rng.random() < 0.5, rng.normal(magnitude, 0.5)
@@ -79,20 +80,21 @@ class Mixing:
     """Mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899) of a batch, each half of the time where both are on.
 
     Args:
-        mixup, cutmix: parameter of the Beta distribution that shares are drawn from; 0: off.
+        num_classes: number of classes K.
+        mixup, cutmix: parameters of the Beta distributions that shares are drawn from; 0 turns one off.
     """
 
     def __init__(self, num_classes: int, *, mixup: float, cutmix: float) -> None:
         self.num_classes = num_classes
-        self._ways: list[v2.Transform] = []
+        self._transforms: list[v2.Transform] = []
         if mixup:
-            self._ways.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
+            self._transforms.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
         if cutmix:
-            self._ways.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+            self._transforms.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Float [B, C, S, S] and int64 [B] -> images and targets [B, K], whose rows sum to 1."""
-        if not self._ways:
+        """Mix float images [B, C, S, S]; return them and targets [B, K], whose rows sum to 1, for int64 labels [B]."""
+        if not self._transforms:
             return images, F.one_hot(labels, self.num_classes).to(images.dtype)
-        way = self._ways[int(torch.randint(len(self._ways), ()))]
-        return way(images, labels)
+        transform = self._transforms[int(torch.randint(len(self._transforms), ()))]
+        return transform(images, labels)

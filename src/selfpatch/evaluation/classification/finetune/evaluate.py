@@ -1,4 +1,4 @@
-"""Fine-tuning:
+"""Fine-tuning of the whole network.
 
 for each step:
     crops, augmented by the sample's own random numbers -> mixup or cutmix of the batch
@@ -8,10 +8,9 @@ top-1 and top-5 of centre crops of the test set
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,19 +22,17 @@ from selfpatch.data.augment.multicrop import ViewRecipe
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.classification.dataset import (
     LabelledImages,
-    Precision,
     centre_crops,
-    check_settings,
+    check_crop,
     open_splits,
     with_labels,
 )
 from selfpatch.evaluation.classification.finetune.augmentation import AugmentedImages, Mixing
-from selfpatch.evaluation.classification.finetune.config import PRESETS, Preset, Token
+from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.classification.finetune.network import Classifier
 from selfpatch.evaluation.classification.metrics import Tested, top_hits, trained_result
 from selfpatch.evaluation.finetuning import layer_groups
-from selfpatch.evaluation.presets import resolve_preset
-from selfpatch.evaluation.probe_training import Fit, fit
+from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Progress, Provenance, Result, encoder_identity
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
@@ -44,51 +41,21 @@ from selfpatch.ops.images import normalise
 def evaluate(
     encoder: Encoder,
     data: str | Path,
+    config: FinetuneConfig,
     *,
-    out: str | Path | None = None,
-    preset: Literal["mae", "ibot", "ibot_small", "cifar", "flowers", "cars", "inaturalist", "small"] = "mae",
-    labels: str | None = None,
-    token: Token | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    min_lr: float | None = None,
-    warmup_epochs: float | None = None,
-    weight_decay: float | None = None,
-    layer_decay: float | None = None,
-    drop_path: float | None = None,
-    mixup: float | None = None,
-    cutmix: float | None = None,
-    smoothing: float | None = None,
-    rand_augment: float | None = None,
-    erasing: float | None = None,
-    resize: int = 256,
-    crop: int = 224,
-    precision: Precision = "float32",
-    seed: int = 0,
-    per_class: bool = False,
-    encode_batch: int = 128,
-    workers: int = 4,
+    out: Path | None = None,
     weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Top-1 and top-5 accuracy of a network that is fine-tuned on labelled images.
+    """Measure the top-1 and top-5 accuracy of a network that is fine-tuned on labelled images.
 
     Args:
         encoder: a `BranchEncoder`; a copy is trained.
-        data: folder with train/ and val/ (or test/), each with a sub-folder a class.
-        out: folder for result.json and the checkpoint from which a stopped training goes on; None writes nothing.
-        preset: fills in the settings that are None: see `presets.PRESETS`.
-        labels: a share of the training images such as `1%`, or a text file of their names; None: all.
-        token, ..., erasing: see `presets.Preset`.
-        resize, crop: shorter side of test images (bicubic), and side of all crops, in pixels.
-        precision: that the network runs in; bf16: under autocast, parameters and loss stay float32.
-        seed: of head, order, augmentation, drop path, and of which labels are used.
-        per_class: give a row for each class.
-        encode_batch: centre crops that are classified at once; speed and memory only.
-        workers: processes that load training images; speed only.
-        weights: what the encoder was made of, for the record.
-        progress: called with what is done and how far it is.
+        data: folder with train/ and val/ (or test/), each with one sub-folder per class.
+        config: the settings.
+        out: folder of the checkpoint from which a stopped training goes on; if None, nothing is written.
+        weights: origin of the encoder, for the record.
+        progress: called with the name of the work, the steps or images done, and their total.
 
     Returns:
         Accuracies on the test set, and on as many training images (centre crops).
@@ -96,119 +63,79 @@ def evaluate(
     Raises:
         ValueError: data or settings do not fit, a training image cannot be read, or `out` holds another training.
     """
-    chosen = resolve_preset(
-        PRESETS,
-        preset,
-        token=token,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        min_lr=min_lr,
-        warmup_epochs=warmup_epochs,
-        weight_decay=weight_decay,
-        layer_decay=layer_decay,
-        drop_path=drop_path,
-        mixup=mixup,
-        cutmix=cutmix,
-        smoothing=smoothing,
-        rand_augment=rand_augment,
-        erasing=erasing,
-    )
-    network = _trainable(encoder, chosen)
-    least = {"encode_batch": (encode_batch, 1), "workers": (workers, 0)}
-    check_settings(encoder, resize=resize, crop=crop, precision=precision, **least)
+    network = _check_encoder(encoder, config)
+    check_crop(encoder, config)
     train, test = open_splits(Path(data).expanduser())
-    train = with_labels(train, labels, seed)
-    chosen = replace(chosen, batch_size=min(chosen.batch_size, len(train)))
-    settings: dict[str, Any] = {"preset": preset, **asdict(chosen), "labels": labels}
-    settings |= {"resize": resize, "crop": crop, "precision": precision, "seed": seed}
-    classifier = Classifier(
-        network,
-        len(train.classes),
-        token=chosen.token,
-        drop_path=chosen.drop_path,
-        head_std=chosen.head_std,
-        seed=seed,
-    ).to(network.device)
-    tuning = _Tuning(classifier, network, chosen, resize, crop, precision, seed, encode_batch, workers, progress)
-    decisive = {**settings, "train": train.fingerprint, "network": encoder_identity(network)}
-    tuning.train(train, decisive, None if out is None else Path(out))
-    tested = tuning.test(test, "test images")
-    train_hits = tuning.test(train.some(len(test)), "training images").hits
+    train = with_labels(train, config.labels, config.seed)
+    config = replace(config, batch_size=min(config.batch_size, len(train)))
+    settings = config.recorded()
+    classifier = Classifier(network, len(train.classes), config).to(network.device)
+    learned = {**settings, "train": train.fingerprint, "network": encoder_identity(network)}
+    _train(classifier, network, train, config, learned, out, progress)
+    tested = _test(classifier, network, test, config, "test images", progress)
+    train_hits = _test(classifier, network, train.limited(len(test)), config, "training images", progress).hits
     settings |= {"data": str(data)}
-    result = trained_result(
-        "finetune", train, test, tested, train_hits, settings=settings, weights=weights, per_class=per_class
-    )
-    if out is not None:
-        result.save(Path(out) / "result.json")
-    return result
+    return trained_result("finetune", config, train, test, tested, train_hits, settings=settings, weights=weights)
 
 
-def _trainable(encoder: Encoder, chosen: Preset) -> BranchEncoder:
+def _check_encoder(encoder: Encoder, config: FinetuneConfig) -> BranchEncoder:
     if not isinstance(encoder, BranchEncoder):
         raise ValueError(
             f"a {type(encoder).__name__} cannot be fine-tuned; give a run directory, a checkpoint or timm:NAME"
         )
-    if chosen.rand_augment and len(encoder.mean) != 3:
+    if config.rand_augment and len(encoder.mean) != 3:
         raise ValueError(f"RandAugment is for 3 channels, not {len(encoder.mean)}; set rand_augment to 0")
     return encoder
 
 
-@dataclass(frozen=True)
-class _Tuning:
-    """The classifier, how it is trained, and how it is tested."""
+def _train(
+    classifier: Classifier,
+    encoder: BranchEncoder,
+    images: LabelledImages,
+    config: FinetuneConfig,
+    learned: dict[str, Any],
+    out: Path | None,
+    progress: Progress | None,
+) -> None:
+    """Train the classifier in place; `learned` holds the values that decide the weights."""
+    recipe = ViewRecipe(config.crop, scale=(0.08, 1.0), flip=0.5)
+    load = AugmentedImages(images, recipe, encoder.mean, encoder.std, config.rand_augment, config.erasing)
+    batches = Batches(len(images), load, batch_size=config.batch_size, seed=config.seed, workers=config.workers)
+    lr = config.lr * config.batch_size / 256
+    steps, warmup = (round(epochs * batches.steps_per_epoch) for epochs in (config.epochs, config.warmup_epochs))
+    rates = {"lr": lr, "layer_decay": config.layer_decay, "weight_decay": config.weight_decay}
+    groups = layer_groups(classifier, classifier.backbone, **rates)
+    optimizer = torch.optim.AdamW(groups, fused=encoder.device.type in ("cpu", "cuda"))
+    schedule = cosine_factor(steps, warmup=warmup, end=min(1.0, config.min_lr / lr))
+    plan = TrainingPlan(steps, schedule, seed=config.seed, precision=config.precision)
+    mixing = Mixing(len(images.classes), mixup=config.mixup, cutmix=config.cutmix)
 
-    classifier: Classifier
-    encoder: BranchEncoder
-    preset: Preset
-    resize: int
-    crop: int
-    precision: Precision
-    seed: int
-    encode_batch: int
-    workers: int
-    progress: Progress | None
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        pixels, labels = (part.to(encoder.device, non_blocking=True) for part in batch)
+        pixels, targets = mixing(pixels, labels)
+        return F.cross_entropy(classifier(pixels).float(), targets, label_smoothing=config.smoothing)
 
-    def train(self, images: LabelledImages, settings: dict[str, Any], out: Path | None) -> None:
-        p, encoder = self.preset, self.encoder
-        recipe = ViewRecipe(self.crop, scale=(0.08, 1.0), flip=0.5)
-        load = AugmentedImages(images, recipe, encoder.mean, encoder.std, p.rand_augment, p.erasing)
-        batches = Batches(len(images), load, batch_size=p.batch_size, seed=self.seed, workers=self.workers)
-        lr = p.lr * p.batch_size / 256
-        steps, warmup = (round(n * batches.steps_per_epoch) for n in (p.epochs, p.warmup_epochs))
-        groups = layer_groups(
-            self.classifier, self.classifier.backbone, lr=lr, layer_decay=p.layer_decay, weight_decay=p.weight_decay
-        )
-        optimizer = torch.optim.AdamW(groups, fused=encoder.device.type in ("cpu", "cuda"))
-        schedule = cosine_factor(steps, warmup=warmup, end=min(1.0, p.min_lr / lr))
-        how = Fit(steps, schedule, seed=self.seed, autocast=torch.bfloat16 if self.precision == "bf16" else None)
-        loss = partial(self._loss, Mixing(len(images.classes), mixup=p.mixup, cutmix=p.cutmix))
-        self.classifier.train()
-        fit(self.classifier, loss, batches, optimizer, how, settings=settings, out=out, progress=self.progress)
+    classifier.train()
+    fit(classifier, loss, batches, optimizer, plan, settings=learned, out=out, progress=progress)
 
-    def _loss(self, mixing: Mixing, batch: tuple[Tensor, Tensor]) -> Tensor:
-        images, labels = (part.to(self.encoder.device, non_blocking=True) for part in batch)
-        images, targets = mixing(images, labels)
-        return F.cross_entropy(self.classifier(images).float(), targets, label_smoothing=self.preset.smoothing)
 
-    @torch.no_grad()
-    def test(self, images: LabelledImages, what: str) -> Tested:
-        """On the CPU."""
-        self.classifier.eval()
-        encoder, hits, labels, names = self.encoder, [], [], []
-        for batch in centre_crops(
-            images,
-            resize=self.resize,
-            crop=self.crop,
-            channels=len(encoder.mean),
-            batch_size=self.encode_batch,
-            what=what,
-            progress=self.progress,
-        ):
-            normal = normalise(batch.images.to(encoder.device), encoder.mean, encoder.std)
-            with torch.autocast(encoder.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                logits = self.classifier(normal)
-            hits.append(top_hits(logits.float().cpu(), batch.labels))
-            labels.append(batch.labels)
-            names += batch.names
-        return Tested(torch.cat(hits), torch.cat(labels), names)
+@torch.no_grad()
+def _test(
+    classifier: Classifier,
+    encoder: BranchEncoder,
+    images: LabelledImages,
+    config: FinetuneConfig,
+    what: str,
+    progress: Progress | None,
+) -> Tested:
+    """Classify centre crops; the outcome is on the CPU."""
+    classifier.eval()
+    hits, labels, names = [], [], []
+    for batch in centre_crops(images, config, len(encoder.mean), what, progress):
+        normal = normalise(batch.images.to(encoder.device), encoder.mean, encoder.std)
+        with torch.autocast(encoder.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits = classifier(normal)
+        hits.append(top_hits(logits.float().cpu(), batch.labels))
+        labels.append(batch.labels)
+        names += batch.names
+    return Tested(torch.cat(hits), torch.cat(labels), names)

@@ -1,4 +1,4 @@
-"""The network that is fine-tuned: a copy of the backbone, and a linear head."""
+"""The fine-tuned network: a copy of the backbone, and a linear head."""
 
 from __future__ import annotations
 
@@ -7,35 +7,34 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from selfpatch.evaluation.classification.finetune.config import Token
+from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.finetuning import trainable_copy
 from selfpatch.models.encoder import BranchEncoder, image_token
 
 
 class Classifier(nn.Module):
-    """Images -> logits.
+    """Images to logits.
 
     Args:
-        encoder: what is copied; it stays as it is.
-        token: as `Preset.token`.
-        seed: of the head.
+        encoder: the network to copy; it stays as it is.
+        num_classes: number of classes K.
+        config: settings; read are token, drop_path, head_std and seed.
     """
 
-    def __init__(
-        self, encoder: BranchEncoder, num_classes: int, *, token: Token, drop_path: float, head_std: float, seed: int
-    ) -> None:
+    def __init__(self, encoder: BranchEncoder, num_classes: int, config: FinetuneConfig) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):  # the fresh weights of the copy are overwritten at once
-            self.backbone = trainable_copy(encoder.backbone, drop_path=drop_path)
-        self.pool = copy.deepcopy(encoder.pool) if token == "image" else None
-        self.norm = nn.LayerNorm(encoder.dim, eps=1e-6) if token == "mean" else None
+            self.backbone = trainable_copy(encoder.backbone, drop_path=config.drop_path)
+        self.pool = copy.deepcopy(encoder.pool) if config.token == "image" else None
+        self.norm = nn.LayerNorm(encoder.dim, eps=1e-6) if config.token == "mean" else None
         self.head = nn.Linear(encoder.dim, num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=head_std, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(config.seed)
+        nn.init.trunc_normal_(self.head.weight, std=config.head_std, generator=generator)
         nn.init.zeros_(self.head.bias)
         self.requires_grad_(True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised [B, C, H, W] -> [B, K]."""
+        """Return the logits [B, K] of normalised images [B, C, H, W]."""
         tokens = self.backbone(images)
         if self.norm is not None:
             return self.head(self.norm(tokens.raw_patches.mean((1, 2))))

@@ -1,7 +1,7 @@
 """Linear probing: a linear layer trained on frozen features.
 
-    train some heads, one a learning rate, on most of the training images      only where there are several rates
-        choose the rate whose head is the best on those held out
+    train heads, one per learning rate, on most of the training images      only with several rates
+        choose the rate whose head is the best on the held-out ones
     train one head on all training images, then test it
 
 The test set never chooses anything. (DINO's and iBOT's code report the best epoch, and iBOT's the best rate, on it.)
@@ -9,10 +9,10 @@ The test set never chooses anything. (DINO's and iBOT's code report the best epo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,162 +21,40 @@ from torch import Tensor
 from selfpatch.core.schedules import cosine_factor
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
-from selfpatch.evaluation.classification.dataset import (
-    LabelledImages,
-    Precision,
-    check_settings,
-    hold_out,
-    open_splits,
-    with_labels,
-)
+from selfpatch.evaluation.classification.dataset import LabelledImages, check_crop, hold_out, open_splits, with_labels
+from selfpatch.evaluation.classification.linear.config import LinearConfig
 from selfpatch.evaluation.classification.linear.features import (
     CachedFeatures,
     CentreCrops,
-    FreshCrops,
     FrozenFeatures,
-    Source,
+    RandomCropFeatures,
+    TrainingFeatures,
 )
 from selfpatch.evaluation.classification.linear.heads import LinearHeads
 from selfpatch.evaluation.classification.metrics import Tested, top_hits, trained_result
-from selfpatch.evaluation.presets import resolve_preset
-from selfpatch.evaluation.probe_training import Fit, fit
+from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Cell, Progress, Provenance, Result, encoder_identity
 from selfpatch.models.features import evaluating
-
-
-@dataclass(frozen=True)
-class Preset:
-    """What a preset fills in.
-
-    Attributes:
-        crops: `random`: random resized crops and flips, encoded at each step; `cached`: centre crops and their mirror
-            images, encoded once and standardised.
-        lrs: learning rates for a batch of 256; of several the best on held-out training images is taken.
-        epochs: over the training images.
-        batch_size: images a step; at most those there are.
-    """
-
-    crops: Literal["random", "cached"]
-    lrs: tuple[float, ...]
-    epochs: int
-    batch_size: int
-
-    def __post_init__(self) -> None:
-        if not self.lrs or min(self.lrs) <= 0:
-            raise ValueError(f"lrs are {list(self.lrs)}; use one or more learning rates above 0")
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"epochs is {self.epochs} and batch_size {self.batch_size}; use 1 or more of both")
-
-
-PRESETS: dict[str, Preset] = {
-    "dino": Preset("random", lrs=(1e-3,), epochs=100, batch_size=1024),
-    "sweep": Preset(
-        "cached", lrs=(*(m * 10.0**e for e in range(-4, 1) for m in (1, 2, 5)), 10.0), epochs=50, batch_size=256
-    ),
-}
-"""`dino`: the released code of DINO (arXiv 2104.14294), 8 processes of 128 images. `sweep`: ours, quick."""
-
-
-class _Training(NamedTuple):
-    """What trains heads, whatever their rates and images are."""
-
-    source: Source
-    dim: int
-    num_classes: int
-    preset: Preset
-    seed: int
-    settings: Mapping[str, Any]
-    out: Path | None
-    progress: Progress | None
-
-    def heads(self, numbers: np.ndarray, lrs: Sequence[float], name: str, device: torch.device) -> LinearHeads:
-        """Heads trained on some of the images; the checkpoint lies in the folder `name`."""
-        batch_size = min(self.preset.batch_size, len(numbers))
-        heads = LinearHeads(self.dim, self.num_classes, [lr * batch_size / 256 for lr in lrs], seed=self.seed)
-        steps_per_epoch = len(numbers) // batch_size
-        fit(
-            heads.to(device).train(),
-            lambda batch: heads.loss(*self.source.seen(batch)),
-            self.source.batches(numbers, batch_size=batch_size, seed=self.seed),
-            torch.optim.SGD(heads.parameters(), lr=1.0, momentum=0.9),
-            Fit(
-                self.preset.epochs * steps_per_epoch,
-                _epoch_wise(cosine_factor(self.preset.epochs), steps_per_epoch),
-                seed=self.seed,
-            ),
-            settings={**self.settings, "rates": list(lrs), "images": len(numbers), "part": name},
-            out=None if self.out is None else self.out / name,
-            progress=self.progress,
-        )
-        return heads.eval()
-
-
-def _epoch_wise(factor: Callable[[int], float], steps_per_epoch: int) -> Callable[[int], float]:
-    """A schedule that stands still within an epoch, as DINO's does."""
-    return lambda step: factor(step // steps_per_epoch)
-
-
-@torch.no_grad()
-def _hits(heads: LinearHeads, features: Tensor, labels: Tensor) -> Tensor:
-    """[R, n, 2] `top_hits` of each head, on the CPU."""
-    device = heads.weight.device
-    parts = []
-    for some, truth in zip(features.split(1024), labels.split(1024), strict=True):
-        logits = heads(some.to(device)).transpose(0, 1)  # [R, b, K]
-        parts.append(torch.stack([top_hits(of_head, truth.to(device)) for of_head in logits]).cpu())
-    return torch.cat(parts, dim=1)
-
-
-def _choose(training: _Training, train: LabelledImages, held_out: float, device: torch.device) -> list[dict[str, Cell]]:
-    """A row for each learning rate: its accuracy on training images that were held out."""
-    kept, held = hold_out(train, held_out, training.seed)
-    heads = training.heads(kept, training.preset.lrs, "choosing", device)
-    top1 = _hits(heads, *training.source.plain(held))[..., 0].float().mean(1).tolist()
-    return [{"lr": lr, "held-out top-1": value} for lr, value in zip(training.preset.lrs, top1, strict=True)]
 
 
 def evaluate(
     encoder: Encoder,
     data: str | Path,
+    config: LinearConfig,
     *,
-    out: str | Path | None = None,
-    preset: Literal["dino", "sweep"] = "dino",
-    labels: str | None = None,
-    blocks: int | None = None,
-    mean_patch: bool | None = None,
-    crops: Literal["random", "cached"] | None = None,
-    lrs: Sequence[float] | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    held_out: float = 0.1,
-    resize: int = 256,
-    crop: int = 224,
-    precision: Precision = "float32",
-    seed: int = 0,
-    per_class: bool = False,
-    encode_batch: int = 128,
-    workers: int = 4,
+    out: Path | None = None,
     weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Top-1 and top-5 accuracy of a linear layer on frozen features.
+    """Measure the top-1 and top-5 accuracy of a linear layer on frozen features.
 
     Args:
         encoder: the network; it is neither trained nor left in another mode.
-        data: folder with train/ and val/ (or test/), each with a sub-folder a class.
-        out: folder for result.json and the checkpoints from which a stopped training goes on; None writes nothing.
-        preset: fills in `crops`, `lrs`, `epochs` and `batch_size` where they are None: see `PRESETS`.
-        labels: a share of the training images such as `1%`, or a text file of their names; None: all.
-        blocks, mean_patch: as `FrozenFeatures` takes them.
-        held_out: share of each class that the learning rate is chosen by, where there are several.
-        resize, crop: shorter side of test images (bicubic), and side of all crops, in pixels.
-        precision: that the network runs in; bf16: under autocast. The linear layer runs in float32.
-        seed: of the first weights, the order, the crops, and of which labels and which images are held out.
-        per_class: give a row for each class.
-        encode_batch: centre crops that are encoded at once; speed and memory only.
-        workers: processes that load random crops; speed only.
-        weights: what the encoder was made of, for the record.
-        progress: called with what is done and how far it is.
+        data: folder with train/ and val/ (or test/), each with one sub-folder per class.
+        config: the settings.
+        out: folder of the checkpoints from which a stopped training goes on; if None, nothing is written.
+        weights: origin of the encoder, for the record.
+        progress: called with the name of the work, the steps or images done, and their total.
 
     Returns:
         Accuracies on the test set, and on as many training images (centre crops).
@@ -184,37 +62,89 @@ def evaluate(
     Raises:
         ValueError: data or settings do not fit, a training image cannot be read, or `out` holds another training.
     """
-    chosen = resolve_preset(PRESETS, preset, crops=crops, lrs=lrs, epochs=epochs, batch_size=batch_size)
-    least = {"encode_batch": (encode_batch, 1), "workers": (workers, 0)}
-    check_settings(encoder, resize=resize, crop=crop, precision=precision, **least)
-    if len(chosen.lrs) > 1 and not 0 < held_out < 1:
-        raise ValueError(f"held_out is {held_out}; use a share between 0 and 1")
+    check_crop(encoder, config)
     train, test = open_splits(Path(data).expanduser())
-    train = with_labels(train, labels, seed)
-    chosen = replace(chosen, batch_size=min(chosen.batch_size, len(train)))
-    features = FrozenFeatures(encoder, blocks=blocks, mean_patch=mean_patch, precision=precision)
-    settings: dict[str, Any] = {"preset": preset, **asdict(chosen), "labels": labels, "blocks": features.blocks}
-    settings |= {"mean_patch": features.mean_patch, "held_out": held_out if len(chosen.lrs) > 1 else None}
-    settings |= {"resize": resize, "crop": crop, "precision": precision, "seed": seed}
-    plain = CentreCrops(features, resize, crop, encode_batch, progress)
-    with evaluating(encoder):
-        source: Source = (
-            FreshCrops(train, plain, workers=workers) if chosen.crops == "random" else CachedFeatures(train, plain)
-        )
-        decisive = {**settings, "train": train.fingerprint, "network": encoder_identity(encoder)}
-        folder = None if out is None else Path(out)
-        training = _Training(source, features.dim, len(train.classes), chosen, seed, decisive, folder, progress)
-        rows = _choose(training, train, held_out, encoder.device) if len(chosen.lrs) > 1 else []
-        lr = float(max(rows, key=lambda row: row["held-out top-1"])["lr"]) if rows else chosen.lrs[0]
-        everything = np.arange(len(train))
-        heads = training.heads(everything, [lr], "final", encoder.device)
-        encoded, truth, names = plain.encode(test, "test images")
-        tested = Tested(_hits(heads, source.prepared(encoded[:, 0]), truth)[0], truth, names)
-        train_hits = _hits(heads, *source.plain(evenly_spread(everything, len(test))))[0]
-    settings |= {"lr": lr, "data": str(data)}
-    result = trained_result(
-        "linear", train, test, tested, train_hits, settings=settings, weights=weights, rows=rows, per_class=per_class
+    train = with_labels(train, config.labels, config.seed)
+    features = FrozenFeatures(encoder, blocks=config.blocks, mean_patch=config.mean_patch, precision=config.precision)
+    config = replace(
+        config,
+        batch_size=min(config.batch_size, len(train)),
+        blocks=features.blocks,
+        mean_patch=features.mean_patch,
     )
-    if out is not None:
-        result.save(Path(out) / "result.json")
-    return result
+    settings = config.recorded() | {"held_out": config.held_out if len(config.lrs) > 1 else None}
+    crops = CentreCrops(features, config, progress)
+    with evaluating(encoder):
+        source: TrainingFeatures = (
+            RandomCropFeatures(train, crops) if config.crops == "random" else CachedFeatures(train, crops)
+        )
+        learned = {**settings, "train": train.fingerprint, "network": encoder_identity(encoder)}
+        training = _HeadTraining(source, features, len(train.classes), config, learned, out, progress)
+        rows = training.compare_lrs(train) if len(config.lrs) > 1 else []
+        lr = float(max(rows, key=lambda row: row["held-out top-1"])["lr"]) if rows else config.lrs[0]
+        positions = np.arange(len(train))
+        heads = training.train(positions, [lr], "final")
+        encoded, truth, names = crops.encode(test, "test images")
+        tested = Tested(_hits(heads, source.standardised(encoded[:, 0]), truth)[0], truth, names)
+        train_hits = _hits(heads, *source.centre(evenly_spread(positions, len(test))))[0]
+    settings |= {"lr": lr, "data": str(data)}
+    return trained_result(
+        "linear", config, train, test, tested, train_hits, settings=settings, weights=weights, rows=rows
+    )
+
+
+@dataclass(frozen=True)
+class _HeadTraining:
+    """Training of heads on any of the images, at any rates.
+
+    Attributes:
+        learned: values that decide what is learned; a checkpoint of other ones is refused.
+    """
+
+    source: TrainingFeatures
+    features: FrozenFeatures
+    num_classes: int
+    config: LinearConfig
+    learned: Mapping[str, Any]
+    out: Path | None
+    progress: Progress | None
+
+    def compare_lrs(self, train: LabelledImages) -> list[dict[str, Cell]]:
+        """Return one row per learning rate: its accuracy on training images that were held out."""
+        kept, held = hold_out(train, self.config.held_out, self.config.seed)
+        heads = self.train(kept, self.config.lrs, "choosing")
+        top1 = _hits(heads, *self.source.centre(held))[..., 0].float().mean(1).tolist()
+        return [{"lr": lr, "held-out top-1": value} for lr, value in zip(self.config.lrs, top1, strict=True)]
+
+    def train(self, positions: np.ndarray, lrs: Sequence[float], part: str) -> LinearHeads:
+        """Train one head per rate on some of the images; the checkpoint lies in the folder `part`."""
+        config = self.config
+        batch_size = min(config.batch_size, len(positions))
+        rates = [lr * batch_size / 256 for lr in lrs]
+        heads = LinearHeads(self.features.dim, self.num_classes, rates, seed=config.seed)
+        steps_per_epoch = len(positions) // batch_size
+        factor = cosine_factor(config.epochs)  # constant within an epoch, as DINO's
+        fit(
+            heads.to(self.features.encoder.device).train(),
+            lambda batch: heads.loss(*self.source.encode(batch)),
+            self.source.batches(positions, batch_size=batch_size, seed=config.seed),
+            torch.optim.SGD(heads.parameters(), lr=1.0, momentum=0.9),
+            TrainingPlan(
+                config.epochs * steps_per_epoch, lambda step: factor(step // steps_per_epoch), seed=config.seed
+            ),
+            settings={**self.learned, "rates": list(lrs), "images": len(positions), "part": part},
+            out=None if self.out is None else self.out / part,
+            progress=self.progress,
+        )
+        return heads.eval()
+
+
+@torch.no_grad()
+def _hits(heads: LinearHeads, features: Tensor, labels: Tensor) -> Tensor:
+    """Return the [R, n, 2] `top_hits` of each head, on the CPU."""
+    device = heads.weight.device
+    parts = []
+    for block, truth in zip(features.split(1024), labels.split(1024), strict=True):
+        logits = heads(block.to(device)).transpose(0, 1)  # [R, b, K]
+        parts.append(torch.stack([top_hits(of_head, truth.to(device)) for of_head in logits]).cpu())
+    return torch.cat(parts, dim=1)

@@ -1,4 +1,4 @@
-"""Many linear classifiers of the same features, trained at once, each with its own learning rate."""
+"""Linear classifiers of the same features, trained at once, each with its own learning rate."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ class LinearHeads(nn.Module):
 
     Args:
         dim: width F of the features.
-        num_classes: K.
-        rates: learning rates, R of them.
-        seed: of the weights, from which all heads begin.
+        num_classes: number of classes K.
+        rates: R learning rates.
+        seed: seed of the initial weights, which all heads share.
     """
+
+    roots: Tensor
 
     def __init__(self, dim: int, num_classes: int, rates: Sequence[float], *, seed: int) -> None:
         super().__init__()
@@ -33,14 +35,12 @@ class LinearHeads(nn.Module):
         self.weight = nn.Parameter((weight / roots[:, None, None]).flatten(0, 1))  # [R * K, F]
         self.bias = nn.Parameter(torch.zeros(len(roots) * num_classes))
 
-    roots: Tensor
-
     def forward(self, features: Tensor) -> Tensor:
-        """Features [B, F] -> logits [B, R, K]."""
+        """Return the logits [B, R, K] of features [B, F]."""
         return F.linear(features, self.weight, self.bias).unflatten(1, (-1, self.num_classes)) * self.roots[:, None]
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The sum over heads of their mean cross-entropy, so that each gets the gradient that it would get alone."""
+        """Return the sum over heads of their mean cross-entropy, so that each gets the gradient it would get alone."""
         logits = self(features)  # [B, R, K]
-        every = labels[:, None].expand(-1, logits.shape[1])
-        return F.cross_entropy(logits.flatten(0, 1), every.flatten(), reduction="sum") / len(labels)
+        repeated = labels[:, None].expand(-1, logits.shape[1])
+        return F.cross_entropy(logits.flatten(0, 1), repeated.flatten(), reduction="sum") / len(labels)

@@ -1,0 +1,50 @@
+"""Settings that the classification protocols share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt
+
+from selfpatch.config.schema import SPEED_ONLY, settings
+from selfpatch.evaluation.config import EvaluationConfig
+
+Precision = Literal["float32", "bf16"]
+
+
+@settings
+class ClassificationConfig(EvaluationConfig):
+    """Centre crops of labelled images."""
+
+    data_help: ClassVar[str] = "Folder with train/ and val/ (or test/), each with one sub-folder per class."
+
+    resize: Annotated[int, Gt(0)] = 256
+    """Short side that test images are resized to (bicubic), in pixels."""
+    crop: Annotated[int, Gt(0)] = 224
+    """Side of all crops, in pixels."""
+    encode_batch: Annotated[int, Gt(0), SPEED_ONLY] = 128
+    """Centre crops encoded at once; changes speed and memory only."""
+
+
+@settings
+class TrainedClassificationConfig(ClassificationConfig):
+    """A protocol that trains on labelled images."""
+
+    labels: str | None = None
+    """Labels to train on: a share of the images such as 1% or 10%, or a text file of image names; defaults to all."""
+    epochs: Annotated[int, Gt(0)] = 100
+    """Number of passes over the training images."""
+    batch_size: Annotated[int, Gt(0)] = 1024
+    """Images per step, capped at the number of training images."""
+    precision: Precision = "float32"
+    """Precision of the network; bf16 uses autocast, with float32 parameters and loss."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Random seed of the head, the order, the crops and the subset of labels."""
+    per_class: bool = False
+    """Show one row per class."""
+    workers: Annotated[int, Ge(0), SPEED_ONLY] = 4
+    """Number of processes that load training images; changes speed only."""
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings that decide the numbers; `per_class` changes the table only."""
+        return {name: value for name, value in super().recorded().items() if name != "per_class"}

@@ -1,0 +1,62 @@
+"""The fine-tuned network: a copy with layers of their own learning rates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
+from selfpatch.evaluation.classification.finetune.network import Classifier
+from selfpatch.evaluation.finetuning import layer_groups
+from tests.helpers.labelled_images import NETWORKS, tiny_encoder
+
+
+def classifier(kind: str, token: Any = "image", drop_path: float = 0.0) -> Classifier:
+    return Classifier(tiny_encoder(kind), 3, FinetuneConfig(token=token, drop_path=drop_path, head_std=0.02))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_the_copy_computes_what_the_encoder_does(kind: str) -> None:
+    """And holds drop path, which training alone sees."""
+    encoder, images = tiny_encoder(kind), torch.randn(2, 3, 16, 16)
+    tuned = classifier(kind, drop_path=0.5).eval()
+    torch.testing.assert_close(tuned(images), tuned.head(encoder.image(images)))
+    if kind == "vit":
+        first, second = tuned.train()(images), tuned(images)
+        assert not torch.equal(first, second)
+
+
+def test_a_mask_token_is_left_behind() -> None:
+    encoder = tiny_encoder("vit")
+    encoder.backbone.add_mask_token()
+    tuned = Classifier(encoder, 3, FinetuneConfig(token="image", drop_path=0.0))
+    assert tuned.backbone.mask_token is None
+
+
+def test_learning_rates_fall_from_layer_to_layer() -> None:
+    """Three blocks: the embedding is 4 layers below the head."""
+    tuned = classifier("vit+pool")
+    rates = {}
+    for group in layer_groups(tuned, tuned.backbone, lr=2.0, layer_decay=0.5, weight_decay=0.1):
+        for parameter in group["params"]:
+            rates[parameter] = (group["lr"], group["weight_decay"])
+    found = {name: rates.pop(parameter) for name, parameter in tuned.named_parameters()}
+    assert not rates, "each parameter is in one group"
+    assert found["backbone.trunk.patch_embed.proj.weight"] == (2.0 * 0.5**4, 0.1)
+    assert found["backbone.trunk.pos_embed"] == (2.0 * 0.5**4, 0.0)
+    assert found["backbone.trunk.blocks.0.mlp.fc1.weight"] == (2.0 * 0.5**3, 0.1)
+    assert found["backbone.trunk.blocks.0.mlp.fc1.bias"] == (2.0 * 0.5**3, 0.0)
+    assert found["backbone.trunk.blocks.2.norm1.weight"] == (2.0 * 0.5, 0.0)
+    assert found["pool.blocks.0.attn.q.weight"] == (2.0, 0.1)
+    assert found["pool.query"] == (2.0, 0.0)
+    assert found["head.weight"] == (2.0, 0.1)
+
+
+@pytest.mark.parametrize("kind", ["swin", "resnet"])
+def test_every_family_has_layers(kind: str) -> None:
+    tuned = classifier(kind, token="mean")
+    groups = layer_groups(tuned, tuned.backbone, lr=1.0, layer_decay=0.5, weight_decay=0.1)
+    assert {group["lr"] for group in groups} == {1.0, 0.5, 0.25, 0.125}, "embedding, two layers, head"
+    assert sum(len(group["params"]) for group in groups) == len(list(tuned.parameters()))

@@ -1,0 +1,62 @@
+"""Labelled folders: subsets of labels, held-out images, shared class numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from selfpatch.evaluation.classification.dataset import hold_out, open_splits, with_labels
+from tests.helpers.labelled_images import coloured_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return coloured_folder(tmp_path_factory.mktemp("data"))
+
+
+def test_held_out_images_are_a_share_of_each_class(folder: Path) -> None:
+    train, _ = open_splits(folder)
+    kept, held = hold_out(train, 0.25, seed=0)
+    assert sorted([*kept, *held]) == list(range(24))
+    assert np.bincount(train.labels[held]).tolist() == [2, 2, 2]
+    assert not np.array_equal(hold_out(train, 0.25, seed=1)[1], held)
+    with pytest.raises(ValueError, match="each class has one labelled image, none to hold out"):
+        hold_out(train.subset(np.array([0, 8, 16])), 0.1, seed=0)
+
+
+def test_a_share_of_the_labels_is_balanced_and_reproducible(folder: Path) -> None:
+    train, _ = open_splits(folder)
+    few, more = (with_labels(train, share, seed=0) for share in ("25%", "50%"))
+    assert np.bincount(few.labels).tolist() == [2, 2, 2]
+    assert np.bincount(more.labels).tolist() == [4, 4, 4]
+    assert set(few.indices) <= set(more.indices)
+    assert np.array_equal(few.indices, with_labels(train, "25%", seed=0).indices)
+    assert not np.array_equal(few.indices, with_labels(train, "25%", seed=1).indices)
+    assert len(with_labels(train, "1%", seed=0)) == 3, "one of each class at least"
+    assert few.fingerprint != more.fingerprint
+
+
+def test_labels_may_be_listed(folder: Path, tmp_path: Path) -> None:
+    train, _ = open_splits(folder)
+    listed = tmp_path / "some.txt"
+    listed.write_text("red_3.png\nblue/blue_1.png\n\nred_0.png\n")
+    some = with_labels(train, str(listed), seed=0)
+    assert [some.name(i) for i in range(len(some))] == ["blue/blue_1.png", "red/red_0.png", "red/red_3.png"]
+    listed.write_text("red_3.png\nzebra.png\n")
+    with pytest.raises(ValueError, match=r"lists 'zebra.png', which no training image is called"):
+        with_labels(train, str(listed), seed=0)
+    with pytest.raises(ValueError, match="'1 percent', neither a share such as 1% or 10% nor a text file"):
+        with_labels(train, "1 percent", seed=0)
+    with pytest.raises(ValueError, match="labels is '0%'; use more than 0%"):
+        with_labels(train, "0%", seed=0)
+
+
+def test_labels_are_those_of_the_training_set(tmp_path: Path) -> None:
+    """A test set without the first class."""
+    root = coloured_folder(tmp_path, train=2, test=1)
+    (root / "val" / "blue" / "blue_0.png").unlink()
+    (root / "val" / "blue").rmdir()
+    _, test = open_splits(root)
+    assert [test.classes[label] for label in test.labels] == ["green", "red"]

@@ -1,0 +1,95 @@
+"""Weighted k-NN votes against released numbers and a plain loop."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from selfpatch.ops import knn
+from tests.helpers.largest_tensor import LargestTensor
+
+
+def test_released_numbers(golden_dir: Path) -> None:
+    tensors = load_file(golden_dir / "pieces" / "tensors.safetensors")
+    train, train_labels, test, labels = (tensors[f"knn.{n}"] for n in ("train", "train_labels", "test", "test_labels"))
+    for k, (top1, top5) in json.loads((golden_dir / "pieces" / "expected.json").read_text())["knn"].items():
+        votes = knn.knn_predict(train, train_labels, test, k=int(k), num_classes=int(train_labels.max()) + 1)
+        hits = votes.argsort(dim=1, descending=True, stable=True) == labels[:, None]
+        assert hits[:, 0].float().mean().item() * 100 == pytest.approx(top1)
+        assert hits[:, :5].any(1).float().mean().item() * 100 == pytest.approx(top5)
+
+
+def test_votes_equal_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn, "MAX_SIMILARITIES", 100)  # several chunks
+    torch.manual_seed(0)
+    train, test, labels = torch.randn(40, 5), torch.randn(7, 5), torch.randint(0, 4, (40,))
+    votes = knn.knn_predict(train, labels, test, k=6, temperature=0.2, num_classes=4)
+    for i, query in enumerate(test):
+        cosine = [float(torch.cosine_similarity(query, other, dim=0)) for other in train]
+        expected = [0.0] * 4
+        for j in sorted(range(40), key=lambda j: -cosine[j])[:6]:
+            expected[int(labels[j])] += math.exp((cosine[j] - max(cosine)) / 0.2)
+        torch.testing.assert_close(votes[i], torch.tensor(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_leave_one_out_never_asks_itself() -> None:
+    """Two twins of one class, two of the other, and one that stands among the wrong ones."""
+    features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.1, 1.0]])
+    labels = torch.tensor([0, 0, 1, 1, 0])
+    assert knn.leave_one_out(features, labels, k=1) == pytest.approx(4 / 5)
+    assert knn.leave_one_out(torch.eye(3), torch.tensor([0, 1, 2]), k=1) == 0.0
+
+
+def test_leave_one_out_equals_prediction_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn, "MAX_SIMILARITIES", 60)
+    torch.manual_seed(0)
+    features, labels = torch.randn(30, 6), torch.randint(0, 3, (30,))
+    right = 0
+    for i in range(30):
+        rest = torch.arange(30) != i
+        votes = knn.knn_predict(features[rest], labels[rest], features[i : i + 1], k=5, num_classes=3)
+        right += int(votes.argmax() == labels[i])
+    assert knn.leave_one_out(features, labels, k=5) == pytest.approx(right / 30)
+
+
+def test_cosines_and_votes_that_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 features with 100 others and 90 classes: never all cosines, nor the votes of all."""
+    monkeypatch.setattr(knn, "MAX_SIMILARITIES", 400)
+    torch.manual_seed(0)
+    features, labels = torch.randn(100, 2), torch.randint(0, 90, (100,))
+    with LargestTensor() as largest:
+        knn.leave_one_out(features, labels, k=3)
+        knn.knn_predict(features, labels % 4, features, k=3, num_classes=4)
+    assert largest.elements == 400
+
+
+@pytest.mark.parametrize("k", [0, 41])
+def test_bad_k(k: int) -> None:
+    features, labels = torch.randn(40, 5), torch.zeros(40, dtype=torch.long)
+    with pytest.raises(ValueError, match=f"k is {k} for 40"):
+        knn.knn_predict(features, labels, features, k=k, num_classes=1)
+    with pytest.raises(ValueError, match=f"k is {max(k, 0)}"):
+        knn.leave_one_out(features, labels, k)
+
+
+def test_a_low_temperature_is_the_nearest_neighbour() -> None:
+    train, labels = torch.eye(3), torch.tensor([0, 1, 1])
+    votes = knn.knn_predict(train, labels, torch.tensor([[3.0, 2.0, 1.0]]), k=3, temperature=1e-4, num_classes=2)
+    assert votes.tolist() == [[1.0, 0.0]]
+    assert knn.leave_one_out(torch.randn(6, 4), torch.zeros(6, dtype=torch.long), k=5, temperature=1e-4) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.07, math.nan])
+def test_bad_temperature(temperature: float) -> None:
+    features, labels = torch.randn(4, 5), torch.zeros(4, dtype=torch.long)
+    for run in (
+        lambda: knn.knn_predict(features, labels, features, k=1, temperature=temperature, num_classes=1),
+        lambda: knn.leave_one_out(features, labels, 1, temperature=temperature),
+    ):
+        with pytest.raises(ValueError, match=f"temperature is {temperature}; use a number above 0"):
+            run()
