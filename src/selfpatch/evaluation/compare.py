@@ -162,7 +162,8 @@ def paired_bootstrap(values: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -
 
 def _differing(results: Sequence[Result]) -> tuple[list[str], list[str]]:
     """A sentence for each thing that decides the numbers and is not the same throughout, and for each that comes with
-    the network."""
+    the network.
+    """
     first, *others = results
     sentences, of_the_networks = list[str](), list[str]()
     for number, other in enumerate(others, start=2):

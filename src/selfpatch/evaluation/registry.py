@@ -10,6 +10,7 @@ from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.linear.config import LinearConfig
 from selfpatch.evaluation.config import EvaluationConfig
+from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ class Evaluation(NamedTuple):
     load: Callable[[], Evaluate]
 
 
+def _correspond() -> Evaluate:
+    from selfpatch.evaluation.correspondence.evaluate import evaluate
+
+    return evaluate
+
+
 def _davis() -> Evaluate:
     from selfpatch.evaluation.video_segmentation.evaluate import evaluate
 
@@ -74,6 +81,7 @@ def _linear() -> Evaluate:
 
 
 EVALUATIONS: dict[str, Evaluation] = {
+    "correspond": Evaluation(CorrespondenceConfig, _correspond),
     "davis": Evaluation(DAVISConfig, _davis),
     "finetune": Evaluation(FinetuneConfig, _finetune),
     "knn": Evaluation(KNNConfig, _knn),

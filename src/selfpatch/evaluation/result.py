@@ -140,7 +140,8 @@ class Result:
 
     def table(self) -> Table:
         """For the terminal: the rows, then the metrics, the costs and the notes as a caption; where there are no
-        rows the metrics are the rows."""
+        rows the metrics are the rows.
+        """
         metrics = "   ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
         costs = "   ".join(f"{value:.4g} {unit}" for unit, value in self.costs.items())
         rows = self.rows or [{"metric": name, "value": value} for name, value in self.metrics.items()]

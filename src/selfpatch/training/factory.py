@@ -48,7 +48,6 @@ OBJECTIVES = {
     "sere": "selfpatch.methods.patch.sere:SERE",
 }
 EVALUATIONS = {
-    "correspond": "selfpatch.evaluation.correspondence.evaluate:evaluate",
     "detect": "selfpatch.evaluation.detection.evaluate:evaluate",
     "discover": "selfpatch.evaluation.object_discovery.evaluate:evaluate",
     "segment": "selfpatch.evaluation.segmentation.evaluate:evaluate",

@@ -14,19 +14,18 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from selfpatch.cli.options.correspond import Correspond
+from selfpatch.api.evaluate import measure, presets
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
-from selfpatch.evaluation.correspondence.config import PRESETS
+from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
 from selfpatch.evaluation.correspondence.dataset import Pair, open_pairs
 from selfpatch.evaluation.correspondence.evaluate import evaluate
 from selfpatch.evaluation.correspondence.metrics import (
-    Scored,
-    by_position,
+    ScoredPair,
     category_rows,
-    correct,
     means_over_categories,
+    points_by_position,
+    within_threshold,
 )
-from selfpatch.evaluation.presets import resolve_preset
 from selfpatch.evaluation.result import Result
 
 SIZE = (96, 64)
@@ -85,14 +84,16 @@ def spair(tmp_path: Path) -> Path:
 def test_pck_of_features_counted_by_hand(spair: Path, tmp_path: Path) -> None:
     """The third dog truth lies hypot(3.5, 19.5) = 19.8 pixels away: outside 0.2 * 95 = 19, inside 0.21 * 95."""
     out = tmp_path / "out"
-    result = evaluate(Colour(8), spair, resolution=96, shape="keep", alphas=(0.01, 0.2, 0.21), out=out)
+    result = measure(
+        "correspond", Colour(8), None, spair, resolution=96, shape="keep", alphas=(0.01, 0.2, 0.21), out=out
+    )
     rows = {(row["category"], row["alpha"]): row for row in result.rows}
     assert rows["cat", "0.01"]["per image"] == rows["cat", "0.01"]["per point"] == 1
     assert rows["dog", "0.2"]["per image"] == pytest.approx((0 + 2 / 3) / 2)
     assert rows["dog", "0.2"]["per point"] == pytest.approx(2 / 4)
     assert rows["dog", "0.21"]["per point"] == pytest.approx(3 / 4)
-    floors = [row["position, per point"] for row in result.rows if row["alpha"] == "0.2"]
-    assert np.mean(floors) == pytest.approx(result.metrics["baseline:position PCK@0.2 per point"])
+    baselines = [row["position, per point"] for row in result.rows if row["alpha"] == "0.2"]
+    assert np.mean(baselines) == pytest.approx(result.metrics["baseline:position PCK@0.2 per point"])
     assert result.metrics["PCK@0.2 per image"] == pytest.approx((1 + 1 / 3) / 2)
     assert result.metrics["PCK@0.2 per point"] == pytest.approx((1 + 1 / 2) / 2)
     assert result.per_image["000002-a-a:dog"]["PCK@0.2"] == pytest.approx(2 / 3)
@@ -104,7 +105,7 @@ def test_pck_of_features_counted_by_hand(spair: Path, tmp_path: Path) -> None:
 
 def test_the_table_is_readable_at_80_columns(spair: Path) -> None:
     """Each row on one line, no number folded; the longest category is `pottedplant`."""
-    result = evaluate(Colour(8), spair, resolution=96, shape="keep")
+    result = evaluate(Colour(8), spair, CorrespondenceConfig(resolution=96, shape="keep"))
     wide = [{**row, "category": "pottedplant", "pairs": 1000, "points": 10000} for row in result.rows]
     console = Console(width=80, file=io.StringIO())
     console.print(replace(result, rows=wide).table())
@@ -118,8 +119,8 @@ def test_the_table_is_readable_at_80_columns(spair: Path) -> None:
 def test_a_distance_just_at_the_threshold_counts() -> None:
     truth = np.zeros((3, 2))
     found = np.array([[10.0, 0], [0, 10.001], [6, 8]])
-    assert correct(found, truth, (100, 40), [0.1]).tolist() == [[True, False, True]]
-    assert correct(found, truth, (100, 40), [0.05, 0.2]).tolist() == [[False] * 3, [True] * 3]
+    assert within_threshold(found, truth, (100, 40), [0.1]).tolist() == [[True, False, True]]
+    assert within_threshold(found, truth, (100, 40), [0.05, 0.2]).tolist() == [[False] * 3, [True] * 3]
 
 
 def test_threshold_of_box_or_image(spair: Path) -> None:
@@ -128,7 +129,9 @@ def test_threshold_of_box_or_image(spair: Path) -> None:
 
     def pck(threshold: Any) -> dict[str, float]:
         result = evaluate(
-            Colour(8), spair, resolution=96, shape="keep", alphas=(0.3,), threshold=threshold, categories=["dog"]
+            Colour(8),
+            spair,
+            CorrespondenceConfig(resolution=96, shape="keep", alphas=(0.3,), threshold=threshold, categories=("dog",)),
         )
         return dict(result.per_image["000002-a-a:dog"])
 
@@ -136,9 +139,9 @@ def test_threshold_of_box_or_image(spair: Path) -> None:
     assert pck("image") == {"PCK@0.3": 1}, "0.3 * 96 is more"
 
 
-def scored(category: str, *right: bool) -> Scored:
+def scored(category: str, *right: bool) -> ScoredPair:
     empty = np.zeros((len(right), 2))
-    return Scored(Pair("p", category, Path(), Path(), empty, empty, np.zeros(4), np.zeros(4)), np.array([right]))
+    return ScoredPair(Pair("p", category, Path(), Path(), empty, empty, np.zeros(4), np.zeros(4)), np.array([right]))
 
 
 def test_means_by_image_by_point_and_over_categories() -> None:
@@ -155,16 +158,18 @@ def test_position_in_the_box() -> None:
     boxes = np.array([10.0, 20, 30, 60]), np.array([0.0, 0, 40, 20])
     points = np.array([[10.0, 20], [30, 60], [15, 50]])
     pair = Pair("p", "a", Path(), Path(), points, points, *boxes)
-    assert by_position(pair).tolist() == [[0, 0], [40, 20], [10, 15]]
+    assert points_by_position(pair).tolist() == [[0, 0], [40, 20], [10, 15]]
     flat = Pair("p", "a", Path(), Path(), points, points, np.array([10.0, 20, 10, 60]), boxes[1])
-    assert by_position(flat)[:, 0].tolist() == [20, 20, 20], "the middle, where a box has no width"
+    assert points_by_position(flat)[:, 0].tolist() == [20, 20, 20], "the middle, where a box has no width"
 
 
-def test_the_floor_of_the_real_pairs(data_dir: Path) -> None:
-    result = evaluate(Colour(8), data_dir / "correspondence_car", preset="small")
-    floor = {name: value for name, value in result.metrics.items() if name.startswith("baseline:position")}
-    assert floor["baseline:position PCK@0.1 per point"] == pytest.approx(0.590, abs=5e-4)
-    assert floor["baseline:position PCK@0.05 per point"] == pytest.approx(0.196, abs=5e-4)
+def test_the_baseline_of_the_real_pairs(data_dir: Path) -> None:
+    result = evaluate(
+        Colour(8), data_dir / "correspondence_car", CorrespondenceConfig.from_settings({"preset": "small"})
+    )
+    baseline = {name: value for name, value in result.metrics.items() if name.startswith("baseline:position")}
+    assert baseline["baseline:position PCK@0.1 per point"] == pytest.approx(0.590, abs=5e-4)
+    assert baseline["baseline:position PCK@0.05 per point"] == pytest.approx(0.196, abs=5e-4)
     assert (result.settings["pairs"], result.rows[0]["points"]) == (190, 761)
     assert len(result.per_image) == 190
 
@@ -177,7 +182,7 @@ def test_real_images_match_themselves(data_dir: Path, tmp_path: Path) -> None:
     root = write_spair(
         tmp_path, {"0-a-a:car": {**same, "category": "car", "src_imname": "a.png", "trg_imname": "a.png"}}, {"a": image}
     )
-    result = evaluate(Colour(8), root, sampling="nearest", resolution=304, alphas=(0.04,))
+    result = evaluate(Colour(8), root, CorrespondenceConfig(sampling="nearest", resolution=304, alphas=(0.04,)))
     assert result.metrics["PCK@0.04 per point"] == 1, "within half the diagonal of a patch"
 
 
@@ -187,27 +192,31 @@ def test_keypoints_off_the_centres_arrive_where_pixels_are_matched(tmp_path: Pat
     points = [[10.0, 9.0], [33.0, 40.0], [70.0, 22.0]]
     root = write_spair(tmp_path, {"0-a-a:car": {"src_kps": points, "trg_kps": points}}, {"a": image})
     share = {
-        places: evaluate(RawPatch(8), root, resolution=96, places=places, alphas=(0.001,)).metrics[
-            "PCK@0.001 per point"
-        ]
+        places: evaluate(
+            RawPatch(8), root, CorrespondenceConfig(resolution=96, places=places, alphas=(0.001,))
+        ).metrics["PCK@0.001 per point"]
         for places in ("patches", "pixels")
     }
     assert share == {"patches": 0, "pixels": 1}
 
 
 def test_presets_fill_in_what_is_left_open(spair: Path) -> None:
-    patch = resolve_preset(PRESETS, "patch", stride=4, resolution=224)
-    assert resolve_preset(PRESETS, "small", stride=4) == patch
-    settings = evaluate(Colour(8), spair, preset="small", resolution=96).settings
+    from_settings = CorrespondenceConfig.from_settings
+    patch = from_settings({"preset": "patch", "stride": 4, "resolution": 224})
+    assert replace(from_settings({"preset": "small", "stride": 4}), preset="patch") == patch
+    settings = evaluate(Colour(8), spair, from_settings({"preset": "small", "resolution": 96})).settings
     assert settings["preset"] == "small"
     assert (settings["resolution"], settings["stride"], settings["shape"]) == (96, 8, "square")
-    with pytest.raises(ValueError, match="there is no preset 'big'; use one of: patch, dense_keys, small"):
-        evaluate(Colour(8), spair, preset="big")
+    assert "depth" not in settings
+    with pytest.raises(ValueError, match="preset is 'big'; use one of: patch, dense_keys, small"):
+        from_settings({"preset": "big"})
 
 
-def test_the_options_are_the_keyword_arguments(spair: Path) -> None:
-    options = Correspond(data=str(spair), resolution=96)
-    assert evaluate(Colour(8), spair, **options.settings()) == evaluate(Colour(8), spair, resolution=96)
+def test_the_presets_say_how_they_differ() -> None:
+    lines = [line.split() for line in presets("correspond").splitlines()]
+    assert lines[0] == ["patch", "dense_keys", "small"]
+    assert ["resolution", "512", "304", "224"] in lines
+    assert ["stride", "None", "4", "None"] in lines
 
 
 def test_layout_large_comes_first(spair: Path) -> None:
@@ -229,7 +238,7 @@ def break_pair(root: Path, **values: Any) -> None:
     [
         ({"src_kps": [], "trg_kps": []}, "has no keypoints; leave the pair out"),
         ({"src_kps": [[1, 1], [2, 2]]}, "has 2 keypoints in the source and 1 in the target"),
-        ({"src_kps": [[float("nan"), 1]]}, "a keypoint that is no number"),
+        ({"src_kps": [[float("nan"), 1]]}, "a keypoint that is not a number"),
         ({"trg_bndbox": [5, 5, 5, 5]}, "the target box of .* is empty"),
         ({"trg_kps": None}, "cannot be read as a pair"),
         ({"src_kps": [[1, 2, 3]]}, "cannot be read as a pair"),
@@ -239,24 +248,26 @@ def break_pair(root: Path, **values: Any) -> None:
 def test_words_for_a_bad_pair(spair: Path, values: dict[str, Any], words: str) -> None:
     break_pair(spair, **values)
     with pytest.raises(ValueError, match=words):
-        evaluate(Colour(8), spair)
+        evaluate(Colour(8), spair, CorrespondenceConfig())
 
 
 def test_words_for_bad_folders_and_settings(spair: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"it has no Layout/large/test.txt or Layout/small/test.txt"):
-        evaluate(Colour(8), tmp_path / "nowhere")
+        evaluate(Colour(8), tmp_path / "nowhere", CorrespondenceConfig())
     with pytest.raises(ValueError, match="no pair is of category fish; the categories are: cat, dog"):
-        evaluate(Colour(8), spair, categories=["fish"])
-    with pytest.raises(ValueError, match="threshold is 'mask'; use box or image"):
-        evaluate(Colour(8), spair, threshold="mask")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="alphas are"):
-        evaluate(Colour(8), spair, alphas=())
+        evaluate(Colour(8), spair, CorrespondenceConfig(categories=("fish",)))
+    with pytest.raises(ValueError, match="threshold is 'mask'; use one of: box, image"):
+        CorrespondenceConfig(threshold="mask")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="alphas is"):
+        CorrespondenceConfig(alphas=())
+    with pytest.raises(ValueError, match=r"alphas are \[0.1, 0.1\]; name each share once"):
+        CorrespondenceConfig(alphas=(0.1, 0.1))
     (spair / "JPEGImages" / "cat" / "a.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"cannot read .*a\.png"):
-        evaluate(Colour(8), spair)
+        evaluate(Colour(8), spair, CorrespondenceConfig())
     (spair / "PairAnnotation" / "test" / "000000-a-b:cat.json").unlink()
     with pytest.raises(ValueError, match="there is no annotation"):
-        evaluate(Colour(8), spair)
+        evaluate(Colour(8), spair, CorrespondenceConfig())
     (spair / "Layout" / "small" / "test.txt").write_text("")
     with pytest.raises(ValueError, match="is empty"):
-        evaluate(Colour(8), spair)
+        evaluate(Colour(8), spair, CorrespondenceConfig())

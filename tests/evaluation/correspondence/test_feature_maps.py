@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.correspondence import evaluate as protocol
-from selfpatch.evaluation.correspondence.config import Matching
-from selfpatch.evaluation.correspondence.evaluate import carry
+from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
+from selfpatch.evaluation.correspondence.evaluate import transfer_keypoints
 from selfpatch.evaluation.correspondence.feature_maps import DenseEncoder, FeatureMap, network_size
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import SwinConfig, ViTConfig
@@ -32,9 +32,9 @@ def flipped(image: Image.Image) -> Image.Image:
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
-def as_it_is(side: int, **settings: Any) -> Matching:
+def as_it_is(side: int, **settings: Any) -> CorrespondenceConfig:
     """No resizing of images whose longer side is `side`."""
-    return Matching(resolution=side, shape="keep", **settings)
+    return CorrespondenceConfig(resolution=side, shape="keep", **settings)
 
 
 def tiny_vit() -> BranchEncoder:
@@ -60,7 +60,7 @@ def test_centres_of_patches_in_pixels() -> None:
 @pytest.mark.parametrize("original", [(64, 48), (50, 91), (3000, 40), (1, 1)])
 def test_places_and_pixels_are_inverse_and_symmetric(stride: int | None, original: tuple[int, int]) -> None:
     """The first and the last place lie as far from their sides, in the image's own pixels."""
-    dense = DenseEncoder(MeanColour(8), Matching(resolution=64, stride=stride))(noise(0, *original))
+    dense = DenseEncoder(MeanColour(8), CorrespondenceConfig(resolution=64, stride=stride))(noise(0, *original))
     height, width, _ = dense.features.shape
     corners = torch.tensor([[0.0, 0.0], [width - 1.0, height - 1.0]], dtype=torch.float64)
     points = dense.points(corners)
@@ -75,12 +75,12 @@ def test_places_and_pixels_are_inverse_and_symmetric(stride: int | None, origina
 @pytest.mark.parametrize("shape", ["square", "keep"])
 def test_flipping_both_images_flips_the_matches(stride: int | None, sampling: Any, shape: Any) -> None:
     """Of features that know no left or right; the images are resized by fractions, differently."""
-    encode = DenseEncoder(MeanColour(8), Matching(resolution=96, shape=shape, stride=stride))
+    encode = DenseEncoder(MeanColour(8), CorrespondenceConfig(resolution=96, shape=shape, stride=stride))
     source, target = noise(1, 70, 50), noise(2, 91, 113)
     points = torch.from_numpy(np.random.default_rng(3).uniform(0, 49, (40, 2)))
-    found = carry(encode(source), encode(target), points, sampling)
+    found = transfer_keypoints(encode(source), encode(target), points, sampling)
     mirrored = torch.stack([69 - points[:, 0], points[:, 1]], dim=1)
-    mirror_found = carry(encode(flipped(source)), encode(flipped(target)), mirrored, sampling)
+    mirror_found = transfer_keypoints(encode(flipped(source)), encode(flipped(target)), mirrored, sampling)
     expected = torch.stack([90 - found[:, 0], found[:, 1]], dim=1)
     assert (mirror_found - expected).abs().max(1).values.lt(1e-6).double().mean() > 0.95, "rounding decides the rest"
 
@@ -97,7 +97,7 @@ def test_sampling_between_patches_by_hand() -> None:
 @pytest.mark.parametrize("original", [(31, 22), (7, 90)])
 def test_cosines_of_pixels_are_those_of_enlarged_features(original: tuple[int, int], stride: int) -> None:
     """As plainly written: the map's features between its centres, brought to unit length, times the others."""
-    dense = DenseEncoder(RawPatch(4), Matching(resolution=40, stride=stride))(noise(10, *original))
+    dense = DenseEncoder(RawPatch(4), CorrespondenceConfig(resolution=40, stride=stride))(noise(10, *original))
     features = F.normalize(torch.randn(3, dense.features.shape[-1], generator=torch.manual_seed(0)), dim=1)
     width, height = original
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -109,10 +109,10 @@ def test_cosines_of_pixels_are_those_of_enlarged_features(original: tuple[int, i
 @pytest.mark.parametrize("original", [(64, 48), (33, 57)])
 def test_pixels_of_an_image_are_found_in_itself(original: tuple[int, int]) -> None:
     """Between centres of patches, where they cannot be when keypoints land on these."""
-    dense = DenseEncoder(RawPatch(8), Matching(resolution=64))(noise(11, *original))
+    dense = DenseEncoder(RawPatch(8), CorrespondenceConfig(resolution=64))(noise(11, *original))
     points = torch.tensor([[13.0, 9.0], [25.0, 30.0], [8.0, 40.0]], dtype=torch.float64)
-    assert torch.equal(carry(dense, dense, points, "bilinear", "pixels"), points)
-    assert (carry(dense, dense, points, "bilinear", "patches") - points).abs().amax(1).gt(0.5).all()
+    assert torch.equal(transfer_keypoints(dense, dense, points, "bilinear", "pixels"), points)
+    assert (transfer_keypoints(dense, dense, points, "bilinear", "patches") - points).abs().amax(1).gt(0.5).all()
 
 
 def test_a_larger_image_is_resized_before_it_is_matched() -> None:
@@ -121,9 +121,9 @@ def test_a_larger_image_is_resized_before_it_is_matched() -> None:
     large = small.resize((128, 96), Image.Resampling.NEAREST)
     encode = DenseEncoder(MeanColour(8), as_it_is(64))
     points = torch.tensor([[8.0 * i + 3.5, 8.0 * i + 3.5] for i in range(6)], dtype=torch.float64)
-    found = carry(encode(large), encode(small), 2 * points + 0.5, "nearest")
+    found = transfer_keypoints(encode(large), encode(small), 2 * points + 0.5, "nearest")
     torch.testing.assert_close(found, points)
-    torch.testing.assert_close(carry(encode(small), encode(large), points, "nearest"), 2 * points + 0.5)
+    torch.testing.assert_close(transfer_keypoints(encode(small), encode(large), points, "nearest"), 2 * points + 0.5)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4, 8])
@@ -190,32 +190,32 @@ def test_stages_of_a_swin_have_their_own_step() -> None:
     ("settings", "words"),
     [
         ({"stride": 3}, "stride 3 does not divide the patch size 8; use e.g. 4"),
-        ({"stride": 0}, "stride 0 does not divide"),
-        ({"block": 4}, "block 4 is asked for, but the network has 1 to 3"),
-        ({"block": 0}, "block 0 is asked for"),
+        ({"stride": 0}, "stride is 0; use a number above 0"),
+        ({"block": 4}, "block is 4, but the network has 3; use 1 to 3"),
+        ({"block": 0}, "block is 0; use a number above 0"),
         ({"facet": "keys"}, "facet is 'keys'; use one of: token, key"),
         ({"sampling": "cubic"}, "sampling is 'cubic'"),
         ({"places": "pixel"}, "places is 'pixel'; use one of: patches, pixels"),
-        ({"resolution": 0}, "resolution is 0; use e.g. 512"),
+        ({"resolution": 0}, "resolution is 0; use 1 or more"),
     ],
 )
 def test_words_for_what_a_vit_has_not(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        DenseEncoder(tiny_vit(), Matching(**settings))
+        DenseEncoder(tiny_vit(), CorrespondenceConfig(**settings))
 
 
 def test_words_for_what_a_plain_encoder_has_not() -> None:
-    with pytest.raises(ValueError, match="facet 'key' is asked for, but only a ViT"):
-        DenseEncoder(tiny_swin(), Matching(facet="key"))
-    with pytest.raises(ValueError, match="block 1 is asked for, but a MeanColour shows none"):
-        DenseEncoder(MeanColour(8), Matching(block=1))
+    with pytest.raises(ValueError, match="facet is 'key', but only a ViT"):
+        DenseEncoder(tiny_swin(), CorrespondenceConfig(facet="key"))
+    with pytest.raises(ValueError, match="block is 1, but a MeanColour has none"):
+        DenseEncoder(MeanColour(8), CorrespondenceConfig(block=1))
 
 
 def test_sizes_are_whole_patches_and_bounded() -> None:
-    assert network_size((500, 333), Matching(resolution=224, shape="keep"), 16) == (224, 144)
-    assert network_size((333, 500), Matching(resolution=224), 16) == (224, 224)
-    assert network_size((3000, 40), Matching(resolution=224, shape="keep"), 16) == (224, 16)
-    assert network_size((1, 1), Matching(resolution=5), 16) == (16, 16)
+    assert network_size((500, 333), CorrespondenceConfig(resolution=224, shape="keep"), 16) == (224, 144)
+    assert network_size((333, 500), CorrespondenceConfig(resolution=224), 16) == (224, 224)
+    assert network_size((3000, 40), CorrespondenceConfig(resolution=224, shape="keep"), 16) == (224, 16)
+    assert network_size((1, 1), CorrespondenceConfig(resolution=5), 16) == (16, 16)
 
 
 def test_features_are_kept_while_there_is_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_features_are_kept_while_there_is_room(monkeypatch: pytest.MonkeyPatch, 
         return plain(picture)
 
     monkeypatch.setattr(protocol, "MAX_FEATURE_VALUES", 3 * 8 * 6 * 3)  # three images
-    store = protocol._FeatureStore(encode, 3)  # type: ignore[arg-type]
+    store = protocol._FeatureCache(encode, 3)  # type: ignore[arg-type]
     for number in (0, 1, 2, 0, 1, 2, 3, 2, 1, 0):
         torch.testing.assert_close(store[paths[number]].features, plain(noise(number)).features)
     assert len(encoded) == 5, "the fourth drove out the first, which was asked for again"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from selfpatch.cli.options.bench import Bench
 from selfpatch.cli.options.compare import Compare
-from selfpatch.cli.options.correspond import Correspond
 from selfpatch.cli.options.detect import Detect
 from selfpatch.cli.options.discover import Discover
 from selfpatch.cli.options.segment import Segment
@@ -15,7 +14,6 @@ from selfpatch.cli.options.weights import EvaluationOptions, NetworkOptions, Wei
 __all__ = ["EVALUATIONS", "Bench", "Compare", "NetworkOptions", "Study", "Suite", "WeightsOptions"]
 
 EVALUATIONS: dict[str, type[EvaluationOptions]] = {
-    "correspond": Correspond,
     "detect": Detect,
     "discover": Discover,
     "segment": Segment,

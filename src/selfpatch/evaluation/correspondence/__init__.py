@@ -1,1 +1,1 @@
-"""Semantic correspondence on SPair-71k: keypoints carried from one image to another by the nearest patch features."""
+"""Semantic correspondence on SPair-71k: keypoints transferred to another image by nearest patch features."""

@@ -1,57 +1,78 @@
-"""Named ways to match patches; what a preset leaves open the user may set."""
+"""Settings of semantic correspondence on SPair-71k."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+
+from selfpatch.config.schema import SPEED_ONLY, settings
+from selfpatch.evaluation.config import EvaluationConfig
 
 Facet = Literal["token", "key", "query", "value"]
+Sampling = Literal["bilinear", "nearest"]
+Places = Literal["patches", "pixels"]
+Layout = Literal["large", "small"]
 
 
-@dataclass(frozen=True)
-class Matching:
-    """What is matched.
+@settings
+class CorrespondenceConfig(EvaluationConfig):
+    """Semantic correspondence (SPair-71k): keypoints transferred to the nearest patch feature of another image.
 
-    Attributes:
-        facet: patch tokens, or keys, queries or values of a block's attention.
-        depth: share of the blocks to go through; None: all, and tokens are then the encoder's own, after its norm.
-        block: of a ViT, or stage of another network, counted from 1, in place of `depth`.
-        stride: distance in pixels of the places that have a feature; None: the patch size.
-        resolution: longer side of the images in pixels.
-        shape: `square` changes the aspect ratio, `keep` keeps it but for rounding to whole patches.
-        sampling: of the source feature at a keypoint: `bilinear` between the patches around it, or of the `nearest`.
-        places: where a keypoint can land: on the centres of the target's `patches`, or on any of its `pixels`, to which
-            features are enlarged bilinearly (DIFT, arXiv 2306.03881).
+    PCK is given per image and per point, averaged over categories.
     """
 
+    data_help: ClassVar[str] = "Folder with Layout/, PairAnnotation/ and JPEGImages/, as SPair-71k has them."
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "patch": {},
+        # After Amir et al. (arXiv 2112.05814), who resize the shorter side to 224 and also bin neighbours.
+        "dense_keys": {
+            "facet": "key",
+            "depth": 5 / 6,
+            "stride": 4,
+            "resolution": 304,
+            "shape": "keep",
+            "sampling": "nearest",
+        },
+        "small": {"resolution": 224},
+    }
+
+    preset: Literal["patch", "dense_keys", "small"] = "patch"
+    """Preset that the other settings start from. patch: the encoder's patch features, images 512 pixels square.
+    dense_keys: keys of the tenth of twelve blocks every 4 pixels, longer side 304. small: as patch at 224 pixels, for
+    a minute on a CPU."""
     facet: Facet = "token"
-    depth: float | None = None
-    block: int | None = None
-    stride: int | None = None
-    resolution: int = 512
+    """Features to match: patch tokens, or keys, queries or values of an attention block (ViT only)."""
+    depth: Annotated[float, Gt(0), Le(1)] | None = None
+    """Block to take features from, as a share of the network's depth; ignored if `block` is given. If neither is given,
+    the last block, and for tokens the encoder's own features after its norm."""
+    block: Annotated[int, Gt(0)] | None = None
+    """Block of a ViT, or stage of another network, to take features from, counted from 1."""
+    stride: Annotated[int, Gt(0)] | None = None
+    """Pixels between neighbouring features; divides the patch size, and is the patch size if not given."""
+    resolution: Annotated[int, Ge(1)] = 512
+    """Longer side of the images, in pixels."""
     shape: Literal["square", "keep"] = "square"
-    sampling: Literal["bilinear", "nearest"] = "bilinear"
-    places: Literal["patches", "pixels"] = "patches"
+    """Shape that images are resized to: square, or their own aspect ratio up to rounding to whole patches."""
+    sampling: Sampling = "bilinear"
+    """Source feature at a keypoint: interpolated between the patches around it, or the nearest one."""
+    places: Places = "patches"
+    """Locations in the target that keypoints may be matched to: centres of patches, or all pixels, to which features
+    are upsampled bilinearly (DIFT, arXiv 2306.03881)."""
+    alphas: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (0.05, 0.1, 0.15)
+    """Shares of the longer side within which a keypoint is correct; 0.1 is the one to quote."""
+    threshold: Literal["box", "image"] = "box"
+    """Object whose longer side the shares refer to: the target's box, or its image."""
+    split: str = "test"
+    """Split of the data set: trn, val or test."""
+    layout: Layout | None = None
+    """List of pairs to use; if not given, large if the data set has it, else small."""
+    categories: Annotated[tuple[str, ...], MinLen(1)] | None = None
+    """Categories to evaluate; all if not given."""
+    max_pictures: Annotated[int, Ge(0), SPEED_ONLY] = 8
+    """Number of pairs to draw, evenly spread; matches are green if correct at the middle one of the alphas."""
 
     def __post_init__(self) -> None:
-        known = {
-            "facet": ("token", "key", "query", "value"),
-            "shape": ("square", "keep"),
-            "sampling": ("bilinear", "nearest"),
-            "places": ("patches", "pixels"),
-        }
-        for name, words in known.items():
-            if getattr(self, name) not in words:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of: {', '.join(words)}")
-        if self.resolution < 1:
-            raise ValueError(f"resolution is {self.resolution}; use e.g. 512")
-
-
-PRESETS: dict[str, Matching] = {
-    "patch": Matching(),
-    "dense_keys": Matching(facet="key", depth=5 / 6, stride=4, resolution=304, shape="keep", sampling="nearest"),
-    "small": Matching(resolution=224),
-}
-"""`patch`: the encoder's patch features as they are. `dense_keys`: keys of the tenth of twelve blocks every 4 pixels,
-after Amir et al. (arXiv 2112.05814), who resize the shorter side to 224 and also bin neighbours, which is left out.
-`small`: as `patch`, for a minute on a processor."""
+        if len(set(self.alphas)) < len(self.alphas):
+            raise ValueError(f"alphas are {list(self.alphas)}; name each share once, e.g. 0.05 0.1 0.15")

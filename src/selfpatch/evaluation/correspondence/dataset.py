@@ -1,8 +1,8 @@
-"""The folders and files of SPair-71k (Min et al., arXiv 1908.10543).
+"""Folders and files of SPair-71k (Min et al., arXiv 1908.10543).
 
 ::
 
-    Layout/<large or small>/<split>.txt      a pair a line: 000001-2007_000032-2007_001373:aeroplane
+    Layout/<large or small>/<split>.txt      one pair per line: 000001-2007_000032-2007_001373:aeroplane
     PairAnnotation/<split>/<pair>.json       its images, keypoints and boxes
     JPEGImages/<category>/<image>.jpg
 """
@@ -13,11 +13,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-Layout = Literal["large", "small"]
+from selfpatch.evaluation.correspondence.config import Layout
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,14 @@ class Pair:
     """Two images of one category, and the keypoints that both show.
 
     Attributes:
-        name: of its annotation.
-        category: e.g. `car`.
-        source, target: paths of the images.
-        source_points, target_points: [K, 2] float64 (x, y), K at least 1; the centre of the first pixel is (0, 0).
-        source_box, target_box: [4] float64 (left, top, right, bottom), pixels that still belong to the object.
+        name: name of its annotation.
+        category: category of the object, e.g. `car`.
+        source: path of the source image.
+        target: path of the target image.
+        source_points: keypoints, float64 [K, 2] (x, y) with K >= 1; the centre of the first pixel is (0, 0).
+        target_points: the same keypoints in the target.
+        source_box: box of the object, float64 [4] (left, top, right, bottom), including its outermost pixels.
+        target_box: box of the object in the target.
     """
 
     name: str
@@ -49,25 +52,25 @@ def open_pairs(
     layout: Layout | None = None,
     categories: Sequence[str] | None = None,
 ) -> list[Pair]:
-    """The pairs of a split, those of a category side by side.
+    """Return the pairs of a split, sorted by category.
 
     Args:
         data: folder that holds Layout/, PairAnnotation/ and JPEGImages/.
         split: trn, val or test.
-        layout: None: large where it is there, else small.
-        categories: these only; None: all.
+        layout: list of pairs; if None, large if the data set has it, else small.
+        categories: categories to keep; all if None.
 
     Raises:
-        ValueError: a file is missing or not as it should be, a pair has no keypoints, a category has no pair.
+        ValueError: a file is missing or invalid, a pair has no keypoints, or a category has no pair.
     """
     root = Path(data).expanduser()
     names = _names(root, split, layout)
     pairs = [_read_pair(root, root / "PairAnnotation" / split / f"{name}.json") for name in names]
     if categories is not None:
         missing = sorted(set(categories) - {pair.category for pair in pairs})
-        if missing or not categories:
+        if missing:
             known = ", ".join(sorted({pair.category for pair in pairs}))
-            raise ValueError(f"no pair is of category {', '.join(missing) or '(none)'}; the categories are: {known}")
+            raise ValueError(f"no pair is of category {', '.join(missing)}; the categories are: {known}")
         pairs = [pair for pair in pairs if pair.category in categories]
     for path in {path for pair in pairs for path in (pair.source, pair.target)}:
         if not path.is_file():
@@ -76,8 +79,6 @@ def open_pairs(
 
 
 def _names(root: Path, split: str, layout: Layout | None) -> list[str]:
-    if layout not in (None, "large", "small"):
-        raise ValueError(f"layout is {layout!r}; use large or small")
     candidates = [root / "Layout" / size / f"{split}.txt" for size in ([layout] if layout else ["large", "small"])]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
@@ -85,7 +86,7 @@ def _names(root: Path, split: str, layout: Layout | None) -> list[str]:
         raise ValueError(f"no SPair-71k at {root}: it has no {missing}; give the folder that holds Layout/")
     names = list(dict.fromkeys(path.read_text(encoding="utf-8").split()))
     if not names:
-        raise ValueError(f"{path} is empty; it should name a pair a line")
+        raise ValueError(f"{path} is empty; it should name one pair per line")
     return names
 
 
@@ -114,8 +115,8 @@ def _check(pair: Pair, path: Path) -> None:
     if counts[0] != counts[1]:
         raise ValueError(f"{path} has {counts[0]} keypoints in the source and {counts[1]} in the target; pair them")
     if not counts[0]:
-        raise ValueError(f"{path} has no keypoints; leave the pair out of the layout, for there is nothing to match")
+        raise ValueError(f"{path} has no keypoints; leave the pair out of the layout")
     if not np.isfinite(np.concatenate([pair.source_points, pair.target_points])).all():
-        raise ValueError(f"{path} has a keypoint that is no number; leave it out on both sides")
+        raise ValueError(f"{path} has a keypoint that is not a number; leave it out on both sides")
     if not (pair.target_box[2:] - pair.target_box[:2]).max() > 0:
         raise ValueError(f"the target box of {path} is empty; PCK is measured by its longer side")

@@ -1,49 +1,46 @@
-"""PCK, the percentage of correct keypoints (Yang and Ramanan 2013; as SPair-71k has it, arXiv 1908.10543)."""
+"""PCK, the percentage of correct keypoints (Yang and Ramanan 2013; as in SPair-71k, arXiv 1908.10543)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from selfpatch.evaluation.correspondence.dataset import Pair
 from selfpatch.evaluation.result import Cell
 
-Threshold = Literal["box", "image"]
-
 
 @dataclass(frozen=True)
-class Scored:
-    """One pair: `right` is bool [alphas, K], whether a keypoint was carried close enough."""
+class ScoredPair:
+    """One pair; `correct` is bool [alphas, K]: whether a keypoint was transferred close enough."""
 
     pair: Pair
-    right: np.ndarray
+    correct: np.ndarray
 
 
-def correct(found: np.ndarray, truth: np.ndarray, size: tuple[float, float], alphas: Sequence[float]) -> np.ndarray:
-    """Whether keypoints lie within alpha times the longer side: distance <= alpha * max(size).
+def within_threshold(
+    found: np.ndarray, truth: np.ndarray, size: tuple[float, float], alphas: Sequence[float]
+) -> np.ndarray:
+    """Return whether distance <= alpha * max(size) for each keypoint, bool [alphas, K].
 
     Args:
-        found, truth: [K, 2].
+        found: transferred keypoints [K, 2].
+        truth: true keypoints [K, 2].
         size: width and height of the target's box, or of its image.
-        alphas: shares.
-
-    Returns:
-        bool [alphas, K].
+        alphas: shares of the longer side.
     """
     distance = np.linalg.norm(found - truth, axis=1)
     return distance <= np.array(alphas)[:, None] * max(size)
 
 
 def box_size(box: np.ndarray) -> tuple[float, float]:
-    """[4] (left, top, right, bottom) -> right - left and bottom - top, as SPair-71k measures."""
+    """Return right - left and bottom - top of a box [4] (left, top, right, bottom), as SPair-71k measures."""
     return float(box[2] - box[0]), float(box[3] - box[1])
 
 
-def by_position(pair: Pair) -> np.ndarray:
-    """The floor: each keypoint at the same place within the target's box as within the source's, [K, 2]."""
+def points_by_position(pair: Pair) -> np.ndarray:
+    """Return the baseline's keypoints [K, 2]: the same relative position in the target's box as in the source's."""
     source, target = (np.stack([box[:2], box[2:] - box[:2]]) for box in (pair.source_box, pair.target_box))
     share = np.divide(
         pair.source_points - source[0], source[1], out=np.full_like(pair.source_points, 0.5), where=source[1] > 0
@@ -51,30 +48,33 @@ def by_position(pair: Pair) -> np.ndarray:
     return target[0] + share * target[1]
 
 
-def pair_shares(scored: Scored, alphas: Sequence[float]) -> dict[str, float]:
-    """PCK of one pair."""
-    return {f"PCK@{alpha:g}": float(right.mean()) for alpha, right in zip(alphas, scored.right, strict=True)}
+def pair_pck(scored: ScoredPair, alphas: Sequence[float]) -> dict[str, float]:
+    """Return the PCK of one pair by alpha."""
+    return {f"PCK@{alpha:g}": float(correct.mean()) for alpha, correct in zip(alphas, scored.correct, strict=True)}
 
 
-def category_rows(scored: Sequence[Scored], alphas: Sequence[float]) -> list[dict[str, Cell]]:
-    """One row a category: PCK by image, the mean over its pairs of the pair's share, and by point, the share of all its
-    keypoints."""
+def category_rows(scored: Sequence[ScoredPair], alphas: Sequence[float]) -> list[dict[str, Cell]]:
+    """Return one row per category, with PCK per image and PCK per point.
+
+    PCK per image is the mean over pairs of the pair's share of correct keypoints; PCK per point is the share of all
+    keypoints of the category.
+    """
     rows: list[dict[str, Cell]] = []
     for category in sorted({one.pair.category for one in scored}):
-        rights = [one.right for one in scored if one.pair.category == category]
-        row: dict[str, Cell] = {"category": category, "pairs": len(rights), "points": sum(r.shape[1] for r in rights)}
-        by_image = np.mean([right.mean(1) for right in rights], axis=0)
-        by_point = np.concatenate(rights, axis=1).mean(1)
-        for alpha, image, point in zip(alphas, by_image, by_point, strict=True):
+        correct = [one.correct for one in scored if one.pair.category == category]
+        row: dict[str, Cell] = {"category": category, "pairs": len(correct), "points": sum(c.shape[1] for c in correct)}
+        per_image = np.mean([one.mean(1) for one in correct], axis=0)
+        per_point = np.concatenate(correct, axis=1).mean(1)
+        for alpha, image, point in zip(alphas, per_image, per_point, strict=True):
             row |= {f"PCK@{alpha:g} per image": float(image), f"PCK@{alpha:g} per point": float(point)}
         rows.append(row)
     return rows
 
 
 def table_rows(
-    rows: Sequence[dict[str, Cell]], floors: Sequence[dict[str, Cell]], alphas: Sequence[float]
+    rows: Sequence[dict[str, Cell]], baseline_rows: Sequence[dict[str, Cell]], alphas: Sequence[float]
 ) -> list[dict[str, Cell]]:
-    """`category_rows` of the features and of the floor, as a table that is not wide: a row a category and alpha."""
+    """Return `category_rows` of the features and of the baseline as a narrow table: a row per category and alpha."""
     return [
         {
             "category": row["category"],
@@ -83,14 +83,14 @@ def table_rows(
             "alpha": f"{alpha:g}",
             "per image": row[f"PCK@{alpha:g} per image"],
             "per point": row[f"PCK@{alpha:g} per point"],
-            "position, per point": floor[f"PCK@{alpha:g} per point"],
+            "position, per point": baseline[f"PCK@{alpha:g} per point"],
         }
-        for row, floor in zip(rows, floors, strict=True)
+        for row, baseline in zip(rows, baseline_rows, strict=True)
         for alpha in alphas
     ]
 
 
 def means_over_categories(rows: Sequence[dict[str, Cell]]) -> dict[str, float]:
-    """Every category weighs the same, however many pairs it has."""
+    """Return the means over categories, each of which weighs the same, however many pairs it has."""
     names = [name for name in rows[0] if name.startswith("PCK")]
     return {name: float(np.mean([float(row[name]) for row in rows])) for name in names}

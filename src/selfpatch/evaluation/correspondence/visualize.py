@@ -1,4 +1,4 @@
-"""Pictures of matches: source and target side by side, a line a keypoint."""
+"""Pictures of matches: source and target next to each other, with a line for each keypoint."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from selfpatch.data.decode.pillow import Picture
 from selfpatch.evaluation.correspondence.dataset import Pair
 from selfpatch.ops.images import in_unit_range
 
-RIGHT, WRONG, TRUTH = (40, 200, 90), (230, 60, 40), (255, 255, 255)
+CORRECT, WRONG, TRUTH = (40, 200, 90), (230, 60, 40), (255, 255, 255)
 HEIGHT = 240
-"""Pixels to which both images are resized."""
+"""Height in pixels that both images are resized to."""
 RADIUS = 4
 
 
-def draw_matches(source: Picture, target: Picture, pair: Pair, found: np.ndarray, right: np.ndarray) -> Image.Image:
-    """Lines to where keypoints were carried, green where that is right; a white ring where they belong.
+def draw_matches(source: Picture, target: Picture, pair: Pair, found: np.ndarray, correct: np.ndarray) -> Image.Image:
+    """Draw a line to each transferred keypoint, green if it is correct, and a white ring at its true position.
 
     Args:
-        source, target: the images of the pair.
-        found: [K, 2] in pixels of the target.
-        right: [K] bool.
+        source: source image of the pair.
+        target: target image of the pair.
+        pair: pair with the true keypoints.
+        found: transferred keypoints [K, 2] in pixels of the target.
+        correct: whether each one is close enough, bool [K].
     """
     images = [_rgb(source), _rgb(target)]
     scales = [HEIGHT / image.height for image in images]
@@ -34,12 +36,12 @@ def draw_matches(source: Picture, target: Picture, pair: Pair, found: np.ndarray
     sheet = Image.new("RGB", (sum(panel.width for panel in panels), HEIGHT))
     sheet.paste(panels[0], (0, 0))
     sheet.paste(panels[1], (panels[0].width, 0))
-    beside = np.array([panels[0].width, 0])
+    offset = np.array([panels[0].width, 0])
     begins = (pair.source_points + 0.5) * scales[0]
-    ends, truths = ((points + 0.5) * scales[1] + beside for points in (found, pair.target_points))
+    ends, truths = ((points + 0.5) * scales[1] + offset for points in (found, pair.target_points))
     draw = ImageDraw.Draw(sheet)
-    for begin, end, truth, hit in zip(begins, ends, truths, right, strict=True):
-        colour = RIGHT if hit else WRONG
+    for begin, end, truth, is_correct in zip(begins, ends, truths, correct, strict=True):
+        colour = CORRECT if is_correct else WRONG
         draw.line([*begin, *end], colour, width=2)
         draw.ellipse(_disk(begin), fill=colour)
         draw.ellipse(_disk(end), fill=colour)

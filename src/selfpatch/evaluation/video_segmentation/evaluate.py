@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from selfpatch.core.types import Encoder
+from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import Cell, Progress, Provenance, Result
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import Clip, open_clips, read_mask, write_mask
@@ -71,9 +72,7 @@ def evaluate(
                 progress(clip.name, done, total)
         rows[clip.name] = object_rows(clip, scores)
         if out is not None:
-            pictures.append(f"pictures/{clip.name}.jpg")
-            (out / "pictures").mkdir(exist_ok=True)
-            strip.picture().save(out / pictures[-1], quality=90)
+            pictures.append(save_picture(out, clip.name, strip.picture()))
     costs = {"frames/s": clock.frames / clock.seconds} if clock.frames else {}
     if encoder is None:
         return _result(rows, {"baseline": "repeat first mask", **used}, pictures=pictures)
