@@ -25,7 +25,8 @@ from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.view_matching import make_view_pairs, view_matching
 from selfpatch.models.features import patch_features
 from selfpatch.ops.images import normalise, one_depth
-from selfpatch.visualization.maps import to_image
+from selfpatch.visualization.config import ShowConfig
+from selfpatch.visualization.layout import to_image
 from selfpatch.visualization.sheet import picture_sheet
 from selfpatch.visualization.show import show
 from tests.helpers.raster_files import bands, write_tiff
@@ -240,7 +241,7 @@ def test_the_dense_meter_matches_views_of_13_bands(tiles: Path, baseline: type[M
 def test_pictures_of_any_number_of_channels(tmp_path: Path, channels: int) -> None:
     write_tiff(tmp_path / "a.tif", bands(channels, size=(48, 64)))
     encoder = MeanColour(8, channels)
-    (drawn,) = show(encoder, [tmp_path / "a.tif"], tmp_path / "out", resolution=48)
+    (drawn,) = show(encoder, [tmp_path / "a.tif"], tmp_path / "out", ShowConfig(resolution=48))
     images = load_images(ImageIndex(tmp_path, [b"a.tif"]), [0], 48, channels=channels).images
     sheet = picture_sheet({"patch features": encoder}, images, tmp_path / "sheet.png", title="bands")
     assert all(Image.open(path).mode == "RGB" for path in (drawn, sheet))

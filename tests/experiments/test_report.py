@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import os
 import re
 import statistics
-import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,10 +16,10 @@ from PIL import Image
 
 from selfpatch.experiments.report import write_study_report
 from selfpatch.experiments.results import Difference, Findings, Row, Seed, Spread, paired, percent, spread
-from selfpatch.visualization.curves import COLOURS, curves_svg
-from tests.visualization.test_report import Page
+from selfpatch.visualization.curves import COLOURS
+from tests.helpers.html_page import Page
+from tests.helpers.svg_curves import legend, words
 
-SVG = "{http://www.w3.org/2000/svg}"
 WRAP = "DINO + SelfPatch <k=4> & wrap"
 scores = st.floats(0, 1)
 
@@ -221,13 +219,14 @@ def test_curves_lie_beside_the_markdown_and_in_the_page(tmp_path: Path) -> None:
     text = written(findings([row("DINO"), row(WRAP)], curves=curves), tmp_path)
     paths = re.findall(r"!\[.*\]\(<(.*)>\)", text)
     assert paths == [f"figures/{name}.svg" for name in ("loss", "patches-matched", "j-f", "j-f-2")]
-    words = {path: [node.text for node in ET.parse(tmp_path / path).iter(f"{SVG}text")] for path in paths}
-    assert {"loss", "DINO", WRAP, "step"} <= set(words["figures/loss.svg"])
-    assert "none yet" not in words["figures/loss.svg"]
-    assert {"patches matched, %", "DINO"} <= set(words["figures/patches-matched.svg"])
+    shown = {path: words((tmp_path / path).read_text(encoding="utf-8")) for path in paths}
+    assert {"loss", "DINO", WRAP, "step"} <= set(shown["figures/loss.svg"])
+    assert "none yet" not in shown["figures/loss.svg"]
+    assert {"patches matched, %", "DINO"} <= set(shown["figures/patches-matched.svg"])
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert [tag for tag, _ in page.tags].count("svg") == 4
-    assert page.words.count(WRAP) == 2 * 3 + 1 + 1  # legend and title thrice, and a row of each table
+    legends = [set(legend(svg.decode())) for _, svg in page.images()]
+    assert legends == [{"DINO", WRAP}, {"DINO"}, {"DINO", WRAP}, {"DINO", WRAP}]
+    assert page.words.count(WRAP) == 2  # a row of each table
 
 
 def test_an_arm_has_its_colour_in_every_figure(tmp_path: Path) -> None:
@@ -235,17 +234,13 @@ def test_an_arm_has_its_colour_in_every_figure(tmp_path: Path) -> None:
     curves = {"all": {"c": line, "a": line, "b": line}, "some": {"c": line}}
     written(findings([row("a"), row("b"), row("c")], curves=curves), tmp_path)
     for name in ("all", "some"):
-        lines = {
-            node.findtext(f"{SVG}title"): node.attrib["stroke"]
-            for node in ET.parse(tmp_path / "figures" / f"{name}.svg").iter(f"{SVG}path")
-        }
-        assert lines["c"] == COLOURS[2]
-    assert f"background:{COLOURS[2]}" in (tmp_path / "report.html").read_text()
+        assert legend((tmp_path / "figures" / f"{name}.svg").read_text())["c"].colour == COLOURS[2]
+    images = Page((tmp_path / "report.html").read_text(encoding="utf-8")).images()
+    assert [legend(svg.decode())["c"].colour for _, svg in images] == [COLOURS[2]] * 2
 
 
 def test_points_that_are_not_finite_are_not_drawn(tmp_path: Path) -> None:
     gone = [(0.0, math.nan), (1.0, math.inf)]
-    assert "nan" not in curves_svg({"a": [*gone, (2.0, 1.0)]})
     text = written(findings([row("a")], curves={"loss": {"a": gone}}), tmp_path)
     assert "## loss" not in text
 
@@ -273,14 +268,15 @@ def test_the_page_needs_no_other_file(sheet: Path, tmp_path: Path) -> None:
     assert table(text, "Conditions") == {"device": {"value": "cpu | 2 cores"}}
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     page = Page(html)
-    (source,) = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
-    assert source is not None
-    assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == sheet.read_bytes()
+    (_, svg), (mime, png) = page.images()
+    assert mime == "image/png"
+    assert png == sheet.read_bytes()
+    assert set(legend(svg.decode())) == {"DINO", WRAP}
     assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
     assert not re.search(r"http|url\(|@import|href", html)
-    for words in ("Q?", "a, seed 1: the loss is not finite.", "2 jobs are yet to be run", "1 failure: see below"):
-        assert words in text
-        assert words in html
+    for sentence in ("Q?", "a, seed 1: the loss is not finite.", "2 jobs are yet to be run", "1 failure: see below"):
+        assert sentence in text
+        assert sentence in html
 
 
 def test_writing_again_overwrites_and_leaves_nothing_else(tmp_path: Path) -> None:

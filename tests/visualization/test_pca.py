@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from selfpatch.visualization.pca import pca_colours, principal_components
+from selfpatch.visualization.pca import patch_map, pca_colours, principal_components
 
 
 def test_components_are_those_of_the_svd() -> None:
@@ -102,3 +102,10 @@ def test_low_precision_features() -> None:
 def test_wrong_shape_is_named() -> None:
     with pytest.raises(ValueError, match=r"\[4, 4, 8\].*\[n, h, w, D\]"):
         pca_colours(torch.zeros(4, 4, 8))
+
+
+def test_patch_map_keeps_edges_sharp() -> None:
+    colours = torch.tensor([[[255, 0, 0], [0, 255, 0]]], dtype=torch.uint8)
+    image = np.asarray(patch_map(colours, (20, 10)))
+    assert (image[:, :10] == [255, 0, 0]).all()
+    assert (image[:, 10:] == [0, 255, 0]).all()

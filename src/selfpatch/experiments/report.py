@@ -10,9 +10,19 @@ from string import ascii_lowercase
 
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.experiments.results import Findings, Row, paired
-from selfpatch.visualization.curves import curves_file, finite
+from selfpatch.visualization.curves import curves_svg, finite
 from selfpatch.visualization.markdown import markdown_page
-from selfpatch.visualization.report import MIME, Block, Curves, Picture, Section, Table, Text, Written, write_report
+from selfpatch.visualization.report import (
+    MIME,
+    Block,
+    Curves,
+    FormattedNumber,
+    Picture,
+    Section,
+    Table,
+    Text,
+    write_report,
+)
 
 MARK = "†"
 """Before the letters of the floors that an arm does not beat."""
@@ -48,7 +58,7 @@ def _write_figures(findings: Findings, out: Path) -> dict[str, Path]:
     headings = [heading for heading, curves in drawn.items() if any(curves.values())]
     paths = {heading: out / "figures" / f"{name}.svg" for heading, name in zip(headings, _names(headings), strict=True)}
     for heading, path in paths.items():
-        write_atomically(path, curves_file(drawn[heading], title=heading))
+        write_atomically(path, curves_svg(drawn[heading], title=heading))
     return paths
 
 
@@ -118,24 +128,24 @@ def _results(findings: Findings) -> Table:
     return Table(("", *findings.columns, "steps", "minutes"), rows)
 
 
-def _floor_score(floor: Row, column: str) -> Written | None:
+def _floor_score(floor: Row, column: str) -> FormattedNumber | None:
     score = floor.score(column)
-    return None if score is None else Written(str(score))
+    return None if score is None else FormattedNumber(str(score))
 
 
-def _arm_score(findings: Findings, arm: Row, column: str) -> Written | None:
+def _arm_score(findings: Findings, arm: Row, column: str) -> FormattedNumber | None:
     score = arm.score(column)
     if score is None:
         return None
     fewer = f" (n={score.count})" if score.count < len(findings.seeds) else ""
     letters = "".join(ascii_lowercase[place] for place in findings.not_beaten(arm, column))
-    return Written(f"{score}{fewer}", arm.name in findings.best(column), MARK + letters if letters else "")
+    return FormattedNumber(f"{score}{fewer}", arm.name in findings.best(column), MARK + letters if letters else "")
 
 
-def _costs(row: Row) -> tuple[Written | None, Written | None]:
+def _costs(row: Row) -> tuple[FormattedNumber | None, FormattedNumber | None]:
     """Steps, and minutes of training in the mean."""
-    steps = None if row.steps is None else Written(f"{row.steps:,}")
-    return steps, Written(_minutes(fmean(row.minutes.values()))) if row.minutes else None
+    steps = None if row.steps is None else FormattedNumber(f"{row.steps:,}")
+    return steps, FormattedNumber(_minutes(fmean(row.minutes.values()))) if row.minutes else None
 
 
 def _minutes(minutes: float) -> str:
@@ -168,9 +178,9 @@ def _meaning(seeds: Sequence[int]) -> str:
 
 def _differences(findings: Findings, reference: Row) -> Section:
     """Of every other arm to the reference, seed by seed."""
-    rows: list[list[str | Written | None]] = []
+    rows: list[list[str | FormattedNumber | None]] = []
     for arm in findings.arms:
         if arm is not reference:
             differences = [paired(arm, reference, column) for column in findings.columns]
-            rows.append([arm.name, *(None if d is None else Written(str(d)) for d in differences)])
+            rows.append([arm.name, *(None if d is None else FormattedNumber(str(d)) for d in differences)])
     return Section(f"Difference to {reference.name}", [Table(("", *findings.columns), rows), Text(OF_DIFFERENCES)])

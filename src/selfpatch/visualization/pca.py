@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 LOW, HIGH = 0.01, 0.99
 """Quantiles of a component that become 0 and 255, so that a few extreme patches do not flatten all others."""
-RELATIVE_FLOOR = 1e-5
-"""A component whose deviation is below this share of the features' size is rounding noise, and is drawn grey."""
+NOISE = 1e-5
+"""A component whose deviation is below this share of the features' size is rounding noise and is drawn grey."""
 GREY = 128
 
 
 def pca_colours(features: Tensor, *, joint: bool = True) -> Tensor:
-    """Colours each patch by its coordinates on the first three principal components.
+    """Colour each patch by its coordinates on the first three principal components.
 
     The signs are fixed (the largest loading of a component is positive), so that equal features give equal pictures. A
     component that does not vary is mid-grey in its channel. Patches with a feature that is not finite are left out of
@@ -21,7 +23,7 @@ def pca_colours(features: Tensor, *, joint: bool = True) -> Tensor:
 
     Args:
         features: [n, h, w, D] patch features of n images, any float type and device.
-        joint: one basis for all images, so that colours compare across them; otherwise each image has its own.
+        joint: use one basis for all images, so that colours compare across them; otherwise each image has its own.
 
     Returns:
         [n, h, w, 3] uint8 on the CPU.
@@ -37,21 +39,22 @@ def pca_colours(features: Tensor, *, joint: bool = True) -> Tensor:
 
 
 def principal_components(x: Tensor, count: int = 3) -> tuple[Tensor, Tensor]:
-    """Coordinates [M, count] of the rows of x [M, D] on their leading principal components, and the deviations [count]
-    along them. Where D < count, the missing components are zero.
+    """Return the coordinates of the rows of x [M, D] on their leading principal components.
+
+    Returns:
+        Coordinates [M, count] and the deviations [count] along the components; zero for those beyond D.
     """
     centred = x - x.mean(0)
     variances, directions = torch.linalg.eigh(centred.mT @ centred / len(x))  # ascending
     variances, directions = variances.flip(0)[:count], directions.flip(1)[:, :count]
     largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
     coordinates = centred @ (directions * largest.sign())
-    missing = count - len(variances)
-    deviations = variances.clamp(min=0).sqrt()
-    return torch.nn.functional.pad(coordinates, (0, missing)), torch.nn.functional.pad(deviations, (0, missing))
+    missing = (0, count - len(variances))
+    return F.pad(coordinates, missing), F.pad(variances.clamp(min=0).sqrt(), missing)
 
 
 def _colours(x: Tensor) -> Tensor:
-    """[M, D] -> [M, 3] uint8."""
+    """Return [M, 3] uint8 of [M, D]."""
     finite = x.isfinite().all(-1)
     colours = torch.zeros(len(x), 3, dtype=torch.uint8)
     if not finite.any():
@@ -59,7 +62,7 @@ def _colours(x: Tensor) -> Tensor:
     coordinates, deviations = principal_components(x[finite])
     size = x[finite].square().sum(-1).mean().sqrt()
     channels = [
-        _stretch(c) if d > RELATIVE_FLOOR * size else torch.full_like(c, GREY)
+        _stretch(c) if d > NOISE * size else torch.full_like(c, GREY)
         for c, d in zip(coordinates.mT, deviations, strict=True)
     ]
     colours[finite] = torch.stack(channels, -1).round().to(torch.uint8)
@@ -71,3 +74,8 @@ def _stretch(values: Tensor) -> Tensor:
     if high <= low:  # nearly all patches are equal: only the few that differ span the range
         low, high = values.min(), values.max()
     return ((values - low) / (high - low)).clamp(0, 1) * 255
+
+
+def patch_map(colours: Tensor, size: tuple[int, int]) -> Image.Image:
+    """Enlarge uint8 [h, w, 3], one colour a patch, to an image of (width, height) in which patches keep sharp edges."""
+    return Image.fromarray(colours.numpy()).resize(size, Image.Resampling.NEAREST)

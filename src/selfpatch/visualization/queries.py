@@ -1,4 +1,4 @@
-"""Which patches of an image are worth asking about: chosen by the user as points, or automatically."""
+"""Query patches of an image: those under given points, or a few that differ from each other."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SPREAD = 0.5
-"""Weight of the distance in the image against the distance in feature space."""
+"""Weight of the distance in the image relative to the distance in feature space."""
 
 
 def patches_at(points: Sequence[tuple[float, float]], grid: tuple[int, int]) -> list[int]:
-    """Flat indices of the patches under points (x, y), fractions of the image's width and height.
+    """Return the flat indices of the patches under points (x, y), fractions of the image's width and height.
 
     Raises:
         ValueError: a point lies outside the image.
@@ -28,14 +28,15 @@ def patches_at(points: Sequence[tuple[float, float]], grid: tuple[int, int]) -> 
 
 
 def salient_patches(features: Tensor, count: int) -> list[int]:
-    """Patches that differ from each other and lie apart, by farthest-point sampling (Gonzalez 1985).
+    """Choose patches that differ from each other and lie apart, by farthest-point sampling (Gonzalez 1985).
 
     The first is the patch least like the image as a whole; each next one is the patch whose nearest chosen patch is
-    farthest away, in features and in place. Features are averaged over 3x3 patches first, for a single odd patch is no
-    salient thing, and the outer sixth of the grid is left out where there is anything inside it.
+    farthest away, in features and in the image. Features are averaged over 3x3 patches first, because a single odd
+    patch is not salient, and the outer sixth of the grid is left out where there is anything inside it.
 
     Args:
         features: [h, w, D] of length 1.
+        count: number of patches to choose.
 
     Returns:
         min(count, number of patches to choose from) flat indices, equal for equal features.
@@ -44,15 +45,16 @@ def salient_patches(features: Tensor, count: int) -> list[int]:
     smooth = F.avg_pool2d(features.permute(2, 0, 1)[None], 3, stride=1, padding=1, count_include_pad=False)
     smooth = F.normalize(smooth[0].flatten(1).T, dim=-1)  # [N, D]
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    places = torch.stack([rows, columns], -1).reshape(-1, 2).double() / (h * h + w * w) ** 0.5
+    positions = torch.stack([rows, columns], -1).reshape(-1, 2).double() / (h * h + w * w) ** 0.5
     top, left = (max(1, side // 6) for side in (h, w))
     inner = (rows >= top) & (rows < h - top) & (columns >= left) & (columns < w - left)
     candidates = (inner if inner.any() else torch.ones_like(inner)).flatten().nonzero().flatten()
-    smooth, places = smooth[candidates].double(), places[candidates]
+    smooth, positions = smooth[candidates].double(), positions[candidates]
 
     def distance(chosen: int) -> Tensor:
         # Rounded, so that patches which differ by rounding noise tie, and the first of them is taken on every machine.
-        return ((1 - smooth @ smooth[chosen]) + SPREAD * (places - places[chosen]).norm(dim=-1)).round(decimals=6)
+        spread = (positions - positions[chosen]).norm(dim=-1)
+        return ((1 - smooth @ smooth[chosen]) + SPREAD * spread).round(decimals=6)
 
     chosen = [int((smooth @ smooth.mean(0)).round(decimals=6).argmin())]
     nearest = distance(chosen[0])

@@ -1,4 +1,4 @@
-"""Picture sheets: a few fixed images, and what one or several networks make of their patches."""
+"""Picture sheets: a few fixed images, and below them the patch features of one or several networks as colours."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from PIL import Image
 from torch import Tensor
 
 from selfpatch.core.types import Encoder
-from selfpatch.visualization.canvas import Panel, Row, lay_out, save_png
-from selfpatch.visualization.features import unit_patch_features
-from selfpatch.visualization.maps import patch_map, to_image
-from selfpatch.visualization.pca import pca_colours
+from selfpatch.visualization.layout import Panel, Row, lay_out, save_png, to_image
+from selfpatch.visualization.pca import patch_map, pca_colours
+from selfpatch.visualization.similarity import unit_patch_features
 
 TILE = 224
+"""Side of an image on the sheet, in pixels."""
 COLUMNS = 8
-SUBTITLE = "A patch's colour: the first three principal components of its features, over all these images together."
-OF_SEVERAL = " Each network has components of its own: colours compare along its row, not between rows."
+SUBTITLE = "Colour of a patch: the first three principal components of its features, over all images of the row."
+ONE_BASIS_PER_ROW = " Each network has its own components, so colours compare within a row only."
 
 
 def picture_sheet(networks: Mapping[str, Encoder], images: Tensor, path: str | Path, *, title: str) -> Path:
-    """Draws images above the principal components of their patch features, and writes the sheet as a PNG.
+    """Draw images above the principal components of their patch features, and write the sheet as a PNG.
 
-    Below the images each network has a row of maps. The components are those of its own features over all images, so
-    that a colour means one thing along a row and another in the next.
+    Each network has one row of maps. The components are those of its own features over all images, so that a colour
+    means one thing along a row and another in the next.
 
     Args:
-        networks: what each row is headed with -> the network that is drawn there, from above to below.
+        networks: heading of a row -> the network drawn there, from top to bottom.
         images: [n, C, S, S], uint8 or float32, S a multiple of every network's patch size.
+        path: file of the sheet; its folder is made.
         title: the line on top, such as `photos · epoch 12 of 200`.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: no image, no network, or images that one of the networks cannot take.
+        ValueError: there is no image or no network, or one of the networks cannot take the images.
     """
     if not len(images):
         raise ValueError("there is no image to draw; give at least one")
@@ -49,13 +50,13 @@ def picture_sheet(networks: Mapping[str, Encoder], images: Tensor, path: str | P
         colours = pca_colours(unit_patch_features(network, images))
         rows.append((name, [patch_map(c, size) for c in colours]))
     bands = range(0, len(images), COLUMNS)
-    laid = [Row([Panel(p) for p in tiles[i : i + COLUMNS]], heading) for i in bands for heading, tiles in rows]
-    subtitle = SUBTITLE + (OF_SEVERAL if len(networks) > 1 else "")
-    return save_png(lay_out(laid, title=title, subtitle=subtitle), path)
+    panels = [Row([Panel(tile) for tile in tiles[i : i + COLUMNS]], name) for i in bands for name, tiles in rows]
+    subtitle = SUBTITLE + (ONE_BASIS_PER_ROW if len(networks) > 1 else "")
+    return save_png(lay_out(panels, title=title, subtitle=subtitle), path)
 
 
 def _check_patch_sizes(networks: Mapping[str, Encoder], images: Tensor) -> None:
-    """Raises ValueError, before anything is computed, where a network cannot cut the images into patches."""
+    """Raise ValueError, before anything is computed, if a network cannot cut the images into patches."""
     height, width = images.shape[-2:]
     for name, network in networks.items():
         if height % network.patch_size or width % network.patch_size:
