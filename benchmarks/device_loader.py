@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Case
-from selfpatch.config.run import CropConfig
+from selfpatch.config.sections import CropConfig, LoaderConfig
 from selfpatch.core.types import Views
-from selfpatch.data.augment.backends import Name, render_backend
+from selfpatch.data.augment.backends import Name
 from selfpatch.data.augment.multicrop import ViewRecipe, dino_views
 from selfpatch.data.collate import Batch
 from selfpatch.data.loader import CropLoader
@@ -31,7 +30,7 @@ def cases(device: torch.device, folder: Path | None = None) -> Iterator[Case]:
     index = ImageIndex.open(sample_photographs() / "training" if folder is None else folder)
     count = min(BATCHES.get(device.type, 16), len(index))
     places = np.unique(np.linspace(0, len(index) - 1, count).astype(int))
-    recipes = dino_views(**asdict(CropConfig()))
+    recipes = dino_views(CropConfig())
 
     load = partial(_load, index, places, recipes)
     yield Case("what a loader process does", {way: partial(load, way) for way in WAYS}, len(places))
@@ -41,7 +40,9 @@ def cases(device: torch.device, folder: Path | None = None) -> Iterator[Case]:
 
 def _load(index: ImageIndex, places: np.ndarray, recipes: tuple[ViewRecipe, ...], renderer: Name) -> Batch:
     """One batch of all the images, in this process."""
-    loader = CropLoader(index, places, recipes, batch_size=len(places), seed=0, workers=0, **render_backend(renderer))
+    loader = CropLoader(
+        index, places, recipes, LoaderConfig(workers=0, max_pixels=0, render=renderer), batch_size=len(places), seed=0
+    )
     ((batch,),) = loader.steps(0, 1)
     return batch
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Case
-from selfpatch.config.run import CropConfig
+from selfpatch.config.sections import CropConfig, LoaderConfig
+from selfpatch.data.augment.backends import RenderBackend
 from selfpatch.data.augment.multicrop import (
     ADJUSTMENTS,
     ColourJitter,
@@ -25,9 +26,10 @@ from selfpatch.data.augment.multicrop import (
 )
 from selfpatch.data.augment.opencv import render_fast
 from selfpatch.data.augment.pillow import render
+from selfpatch.data.collate import Render
 from selfpatch.data.decode.fast import read_fast
-from selfpatch.data.decode.pillow import Picture, read_picture
-from selfpatch.data.loader import CropLoader, Read, Render
+from selfpatch.data.decode.pillow import Picture, Read, read_picture
+from selfpatch.data.loader import CropLoader
 from selfpatch.data.sample_images import sample_photographs
 from selfpatch.data.sources.image_files import ImageFile
 from selfpatch.data.sources.index import ImageIndex
@@ -45,7 +47,7 @@ def cases(folder: Path | None = None) -> Iterator[Case]:
     """DINO's ten views of photographs in a folder; None: of the built-in samples."""
     index = ImageIndex.open(sample_photographs() / "training" if folder is None else folder)
     places = np.unique(np.linspace(0, len(index) - 1, IMAGES).astype(int))
-    files, recipes = [index.file(int(place)) for place in places], dino_views(**asdict(CropConfig()))
+    files, recipes = [index.file(int(place)) for place in places], dino_views(CropConfig())
 
     def case(name: str, calls: dict[str, Callable[[], object]]) -> Case:
         return Case(name, {way: _in_one_thread(call) for way, call in calls.items()}, len(files))
@@ -133,6 +135,14 @@ def _views_of_files(files: Sequence[ImageFile], recipes: tuple[ViewRecipe, ...],
 
 def _batch(index: ImageIndex, places: np.ndarray, recipes: tuple[ViewRecipe, ...], read: Read, render: Render) -> None:
     """One batch of all the images, stacked."""
-    loader = CropLoader(index, places, recipes, batch_size=len(places), seed=0, workers=0, read=read, render=render)
+    loader = CropLoader(
+        index,
+        places,
+        recipes,
+        LoaderConfig(workers=0),
+        batch_size=len(places),
+        seed=0,
+        backend=RenderBackend(read, render),
+    )
     for _ in loader.steps(0, 1):
         pass

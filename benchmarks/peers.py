@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import timm
@@ -27,8 +26,8 @@ from benchmarks.report import Report, machine_facts
 from benchmarks.step import StepBench
 from benchmarks.timing import Case, time_case
 from selfpatch.config.recipes import load_recipe
-from selfpatch.config.run import CropConfig
-from selfpatch.data.augment.backends import choose_backend, render_backend
+from selfpatch.config.sections import CropConfig
+from selfpatch.data.augment.backends import BACKENDS, choose_backend
 from selfpatch.data.augment.multicrop import dino_views, draw_view, generator
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.sample_images import sample_photographs
@@ -83,9 +82,8 @@ def loader_case(data: Path | None) -> Case:
     """From files to views on one core; lightly's are normalised floats, ours 8-bit, to be normalised on a device."""
     index = ImageIndex.open(sample_photographs() / "training" if data is None else data)
     paths = [index.path(place) for place in range(min(IMAGES, len(index)))]
-    transform, recipes = DINOTransform(n_local_views=8), dino_views(**asdict(CropConfig()))
-    ways = render_backend(choose_backend("auto", device_type="cpu", channels=3))
-    read, render = ways["read"], ways["render"]
+    transform, recipes = DINOTransform(n_local_views=8), dino_views(CropConfig())
+    read, render = BACKENDS[choose_backend("auto", device_type="cpu", channels=3)]
     assert render is not None
 
     def theirs() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from selfpatch.config.sections import CropConfig, LoaderConfig, MaskConfig
 from selfpatch.core.types import Views
 from selfpatch.data import loader as loader_module
-from selfpatch.data.augment.backends import Name, choose_backend, render_backend
-from selfpatch.data.augment.masks import MaskRecipe
+from selfpatch.data.augment.backends import Name, RenderBackend, choose_backend
+from selfpatch.data.augment.gpu import DecodedBatch
+from selfpatch.data.augment.masks import draw_mask
 from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe, draw_view, generator
 from selfpatch.data.augment.opencv import fast_rendering_available
 from selfpatch.data.augment.pillow import render
-from selfpatch.data.decode.pillow import read_image
-from selfpatch.data.decoded_batches import DecodedBatch
+from selfpatch.data.decode.pillow import Picture, read_image, read_picture
 from selfpatch.data.loader import CropLoader, default_workers
 from selfpatch.data.sources.index import ImageIndex
 
-GLOBAL = ViewRecipe(
-    16, (0.25, 1.0), flip=0.5, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1,
-    grey=0.2, blur=0.5, blur_radius=(0.1, 2.0), solarize=0.2,
-)  # fmt: skip
+GLOBAL = ViewRecipe(16, (0.25, 1.0), flip=0.5, blur=0.5, solarize=0.2, colour=CropConfig())
 LOCAL = replace(GLOBAL, size=8, scale=(0.05, 0.25))
 RECIPES = (GLOBAL, GLOBAL, LOCAL, LOCAL, LOCAL)
 NUM_IMAGES = 40
@@ -50,8 +49,11 @@ def index(tmp_path: Path) -> ImageIndex:
 
 
 def make(index: ImageIndex, **changes: Any) -> CropLoader:
-    settings: dict[str, Any] = {"recipes": RECIPES, "batch_size": 8, "seed": 1, "workers": 0}
-    return CropLoader(index, np.arange(len(index)), **(settings | changes))
+    """A loader of small batches; `changes` are arguments of it or settings of `LoaderConfig`."""
+    names = {field.name for field in fields(LoaderConfig)}
+    settings = {"workers": 0, "render": "plain"} | {k: v for k, v in changes.items() if k in names}
+    arguments = {"recipes": RECIPES, "batch_size": 8, "seed": 1} | {k: v for k, v in changes.items() if k not in names}
+    return CropLoader(index, np.arange(len(index)), config=LoaderConfig(**settings), **arguments)
 
 
 def rendered(steps: Iterable[list[Any]]) -> list[Views]:
@@ -59,9 +61,9 @@ def rendered(steps: Iterable[list[Any]]) -> list[Views]:
     return [batch.to("cpu") for batches in steps for batch in batches]
 
 
-def spoil(index: ImageIndex, places: Iterable[int]) -> None:
-    for place in places:
-        index.path(place).write_bytes(b"no image")
+def spoil(index: ImageIndex, indices: Iterable[int]) -> None:
+    for i in indices:
+        index.path(i).write_bytes(b"no image")
 
 
 def assert_same(ours: Views, theirs: Views) -> None:
@@ -94,12 +96,12 @@ def test_every_view_is_what_was_drawn_for_it(index: ImageIndex) -> None:
     ((views,),) = loader.steps(step, step + 1)
     assert views.local_crops is not None
     crops = [*views.global_crops, *views.local_crops]
-    for place, sample in enumerate(views.samples.tolist()):
+    for position, sample in enumerate(views.samples.tolist()):
         image = read_image(index.path(sample))
         for view, recipe in enumerate(RECIPES):
             p = draw_view(recipe, image.size, generator(1, 1, sample, view))
-            assert views.boxes[view, place].tolist() == list(p.box)
-            torch.testing.assert_close(crops[view][place], render(image, recipe.size, p), rtol=0, atol=0)
+            assert views.boxes[view, position].tolist() == list(p.box)
+            torch.testing.assert_close(crops[view][position], render(image, recipe.size, p), rtol=0, atol=0)
 
 
 def test_an_epoch_sees_each_image_once_in_an_order_of_its_own(index: ImageIndex) -> None:
@@ -122,10 +124,10 @@ def test_the_tail_that_fills_no_batch_is_dropped(index: ImageIndex) -> None:
     assert len(set(seen)) == 32
 
 
-def test_only_the_given_places_are_used(index: ImageIndex) -> None:
-    places = np.array([3, 5, 7, 11, 13, 17, 19, 23])
-    loader = CropLoader(index, places, RECIPES, batch_size=4, seed=0, workers=0)
-    assert {s for (v,) in loader.steps(0, 2) for s in v.samples.tolist()} == set(places.tolist())
+def test_only_the_given_indices_are_used(index: ImageIndex) -> None:
+    indices = np.array([3, 5, 7, 11, 13, 17, 19, 23])
+    loader = CropLoader(index, indices, RECIPES, LoaderConfig(workers=0), batch_size=4, seed=0)
+    assert {s for (v,) in loader.steps(0, 2) for s in v.samples.tolist()} == set(indices.tolist())
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -214,7 +216,7 @@ def test_too_many_bad_images_stop_the_run_at_the_end_of_the_first_epoch(index: I
 def test_too_many_bad_images_stop_the_run_once_enough_were_read(
     index: ImageIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader_module, "JUDGED_FROM", 16)
+    monkeypatch.setattr(loader_module, "CHECKED_FROM", 16)
     loader = make(index)
     spoil(index, loader.samples(0)[0][:1])
     stream = loader.steps(0, 5)
@@ -231,12 +233,12 @@ def test_a_data_set_without_readable_images_says_so(index: ImageIndex, workers: 
         next(make(index, max_bad=1.0, workers=workers).steps(0, 1))
 
 
-def render_red(image: Image.Image, size: int, parameters: ViewParameters) -> Tensor:
+def render_red(image: Picture, size: int, parameters: ViewParameters) -> Tensor:
     return torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1).expand(3, size, size)
 
 
 def test_the_renderer_can_be_swapped(index: ImageIndex) -> None:
-    ((views,),) = make(index, render=render_red).steps(0, 1)
+    ((views,),) = make(index, backend=RenderBackend(read_picture, render_red)).steps(0, 1)
     ((plain,),) = make(index).steps(0, 1)
     assert views.global_crops.amax((0, 1, 3, 4)).tolist() == [255, 0, 0]
     torch.testing.assert_close(views.boxes, plain.boxes)
@@ -245,9 +247,9 @@ def test_the_renderer_can_be_swapped(index: ImageIndex) -> None:
 @pytest.mark.parametrize("renderer", RENDERERS[1:])
 def test_what_is_drawn_does_not_depend_on_the_renderer(index: ImageIndex, renderer: Name) -> None:
     spoil(index, [4, 9])
-    settings: dict[str, Any] = {"max_bad": 1.0, "accumulate": 2, "masks": MaskRecipe(4, "block", (0.1, 0.5), 0.5)}
+    settings: dict[str, Any] = {"max_bad": 1.0, "accumulate": 2, "draw_mask": partial(draw_mask, MaskConfig(), 4)}
     settings |= {"max_pixels": 600}  # of 400 to 1600
-    reference, loader = make(index, **settings), make(index, **settings, **render_backend(renderer))
+    reference, loader = make(index, **settings), make(index, **(settings | {"render": renderer}))
     for ours, theirs in zip(rendered(loader.steps(2, 8)), rendered(reference.steps(2, 8)), strict=True):
         for name in ("boxes", "samples", "masks"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
@@ -261,9 +263,8 @@ def test_what_is_drawn_does_not_depend_on_the_renderer(index: ImageIndex, render
 def test_views_are_of_the_images_that_were_drawn(index: ImageIndex, renderer: Name) -> None:
     """Without colours, which noise exaggerates."""
     recipes = (ViewRecipe(16, (0.25, 1.0), flip=0.5),) * 2
-    ways = render_backend(renderer)
     for ours, theirs in zip(
-        rendered(make(index, recipes=recipes, **ways).steps(0, 3)),
+        rendered(make(index, recipes=recipes, render=renderer).steps(0, 3)),
         rendered(make(index, recipes=recipes).steps(0, 3)),
         strict=True,
     ):
@@ -277,7 +278,7 @@ def test_a_resumed_stream_is_the_same_to_the_last_bit(
 ) -> None:
     """In mid-epoch, with other workers, past unreadable images, with images that are shrunk."""
     spoil(index, [4, 9])
-    settings: dict[str, Any] = {"max_bad": 1.0, "accumulate": 2, "max_pixels": 600, **render_backend(renderer)}
+    settings: dict[str, Any] = {"max_bad": 1.0, "accumulate": 2, "max_pixels": 600, "render": renderer}
     through = rendered(make(index, **settings).steps(0, 8))
     monkeypatch.setattr(loader_module, "PART_SIZE", 3)
     for workers, first in [(0, 3), (2, 6)]:
@@ -287,7 +288,7 @@ def test_a_resumed_stream_is_the_same_to_the_last_bit(
 
 
 def test_workers_that_leave_rendering_to_the_device_hand_over_images(index: ImageIndex) -> None:
-    ((batch,),) = make(index, **render_backend("device")).steps(0, 1)
+    ((batch,),) = make(index, render="device").steps(0, 1)
     assert isinstance(batch, DecodedBatch)
     assert batch.samples.tolist() == make(index).samples(0)[0].tolist()
     first = read_image(index.path(int(batch.samples[0])))
@@ -335,7 +336,11 @@ def test_real_photographs(data_dir: Path, tmp_path: Path) -> None:
     recipes = (replace(GLOBAL, size=64), replace(GLOBAL, size=64), *[replace(LOCAL, size=32)] * 2)
     train, _ = index.split(32, seed=0)
     streams = [
-        list(CropLoader(index, train, recipes, batch_size=16, seed=0, workers=w, accumulate=2).steps(59, 62))
+        list(
+            CropLoader(index, train, recipes, LoaderConfig(workers=w), batch_size=16, seed=0, accumulate=2).steps(
+                59, 62
+            )
+        )
         for w in (0, 2)
     ]
     for ours, theirs in zip(*streams, strict=True):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from selfpatch.config.sections import LoaderConfig
 from selfpatch.core.types import Views
-from selfpatch.data.augment.backends import render_backend
 from selfpatch.data.augment.multicrop import ViewRecipe
 from selfpatch.data.collate import Batch
 from selfpatch.data.loader import CropLoader
@@ -87,7 +87,7 @@ def test_loader_processes_start_from_the_thread(tmp_path: Path) -> None:
 
     def steps(workers: int) -> Iterator[list[Batch]]:
         loader = CropLoader(
-            index, np.arange(8), recipes, batch_size=4, seed=0, workers=workers, **render_backend("device")
+            index, np.arange(8), recipes, LoaderConfig(workers=workers, render="device"), batch_size=4, seed=0
         )
         return loader.steps(0, 6)
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
+from selfpatch.config.sections import CropConfig
 from selfpatch.data.augment.multichannel import gaussian_blur
 from selfpatch.data.augment.multicrop import ColourJitter, ViewParameters, ViewRecipe, draw_view, generator
 from selfpatch.data.augment.pillow import render, to_tensor
@@ -156,10 +157,8 @@ def test_what_needs_colours_is_left_out() -> None:
 @pytest.mark.parametrize("sample", range(8))
 def test_deep_views_stay_in_the_range_of_16_bits(sample: int) -> None:
     raster = Raster(torch.rand(13, 40, 50, generator=torch.manual_seed(0)).round())  # sharp edges: bicubic overshoots
-    recipe = ViewRecipe(
-        24, (0.05, 1.0), flip=0.5, jitter=0.5, brightness=0.8, contrast=0.8, blur=0.5, blur_radius=(0.1, 2.0),
-        solarize=0.5,
-    )  # fmt: skip
+    colour = CropConfig(jitter=0.5, brightness=0.8, contrast=0.8, grey=0.0)
+    recipe = ViewRecipe(24, (0.05, 1.0), flip=0.5, blur=0.5, solarize=0.5, colour=colour)
     view = render(raster, 24, draw_view(recipe, raster.size, generator(0, 0, sample, 0)))
     assert view.shape == (13, 24, 24)
     assert view.dtype == torch.float32

@@ -13,8 +13,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from selfpatch.core.machine import device_name
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
-from selfpatch.evaluation.result import Provenance, Result, device_name, encoder_identity, network_sha256
+from selfpatch.evaluation.result import Provenance, Result, encoder_identity, network_sha256
 from tests.helpers.labelled_images import tiny_encoder
 
 RESULT = Result(

@@ -19,6 +19,7 @@ from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
+from selfpatch.core.machine import device_name
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry as evaluations
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
@@ -27,7 +28,7 @@ from selfpatch.evaluation.config import EvaluationConfig
 from selfpatch.evaluation.encoders import FunctionEncoder
 from selfpatch.evaluation.presets import describe_presets
 from selfpatch.evaluation.registry import Evaluation
-from selfpatch.evaluation.result import Provenance, Result, device_name, network_sha256
+from selfpatch.evaluation.result import Provenance, Result, network_sha256
 from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.features import evaluating

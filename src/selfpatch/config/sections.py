@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import MinLen
+from annotated_types import Interval, MinLen
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, Fraction, settings
@@ -78,7 +78,7 @@ class CropConfig:
     """Largest relative change of contrast in colour jitter."""
     saturation: NonNegativeFloat = 0.2
     """Largest relative change of saturation in colour jitter."""
-    hue: float = 0.1
+    hue: Annotated[float, Interval(ge=0, le=0.5)] = 0.1
     """Largest shift of hue in colour jitter, as a fraction of the colour circle."""
     grey: Fraction = 0.2
     """Probability of conversion to grey."""
@@ -90,10 +90,12 @@ class CropConfig:
     """Probabilities of solarization in global crop 1, in global crop 2 and in each local crop."""
 
     def __post_init__(self) -> None:
-        """Check that the ranges of areas are ordered."""
+        """Check that the ranges are ordered."""
         for name, (low, high) in (("global_scale", self.global_scale), ("local_scale", self.local_scale)):
             if not 0 < low <= high <= 1:
                 raise ValueError(f"{name} is {[low, high]}; use [low, high] with 0 < low <= high <= 1")
+        if not 0 <= self.blur_radius[0] <= self.blur_radius[1]:
+            raise ValueError(f"blur_radius is {list(self.blur_radius)}; use [low, high] with 0 <= low <= high")
 
 
 @settings

@@ -1,8 +1,8 @@
-"""From images to batches: what a worker keeps of each image, makes a part of, and what parts are joined to."""
+"""Collation of images into batches: prepared one by one in workers, collated to parts, joined to batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -14,96 +14,88 @@ from selfpatch.data.decode.pillow import Picture
 from selfpatch.ops.images import one_depth
 
 Render = Callable[[Picture, int, ViewParameters], Tensor]
-"""(upright image, side of the view, parameters) -> [C, side, side], uint8 or, of deeper images, float32 in [0, 1]."""
+"""(upright image, side of the view, parameters) -> [C, side, side], uint8, or float32 in [0, 1] for deeper images."""
 
 
 class Batch(Protocol):
-    """What the loader gives: `Views` on the CPU, or what becomes Views on its way to a device."""
+    """Batch of a loader on the CPU: `Views`, or data that become `Views` on a device."""
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> Views: ...
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Views:
+        """Return the views on a device."""
+        ...
 
 
-class Batching(Protocol):
-    """One way from images to batches. `prepare` and `part` run in workers; only what `prepare` returns is kept while
-    the other images of a part are read."""
+class Collator(Protocol):
+    """Strategy that turns images into batches.
 
-    def prepare(self, image: Picture, parameters: Sequence[ViewParameters]) -> Any: ...
+    `prepare` and `collate` run in workers. Only the result of `prepare` is kept while the other images of a part are
+    read.
+    """
 
-    def part(
-        self,
-        prepared: Sequence[Any],
-        parameters: Sequence[Sequence[ViewParameters]],
-        samples: Sequence[int],
-        masks: Tensor | None,
-    ) -> Batch:
-        """
+    def prepare(self, image: Picture, parameters: Sequence[ViewParameters]) -> Any:
+        """Return what a batch keeps of an image, given the parameters [V] of its views."""
+        ...
+
+    def collate(self, prepared: Sequence[Any], boxes: Tensor, samples: Tensor, masks: Tensor | None) -> Batch:
+        """Collate prepared images [B] to a part of a batch.
+
         Args:
-            prepared: [B] what `prepare` returned.
-            parameters: [B][V] what was drawn.
-            samples: [B] places of the images.
+            prepared: [B] results of `prepare`.
+            boxes: [V, B, 5] as in `Views`.
+            samples: [B] int64 indices of the images.
             masks: [G, B, h, w] or None.
         """
         ...
 
-    def join(self, parts: Sequence[Any], pin_memory: bool) -> Batch: ...
+    def join(self, parts: Sequence[Any], pin_memory: bool) -> Batch:
+        """Join parts to a batch, in page-locked memory if `pin_memory` is set."""
+        ...
 
 
-class RenderedBatches:
-    """Workers render; batches are `Views`."""
+class RenderingCollator:
+    """Collation to `Views`: the workers render."""
 
     def __init__(self, recipes: Sequence[ViewRecipe], num_global: int, render: Render) -> None:
         self._recipes, self._num_global, self._render = recipes, num_global, render
 
     def prepare(self, image: Picture, parameters: Sequence[ViewParameters]) -> list[Tensor]:
-        """[V] of [C, S, S]."""
+        """Render the views [V] of an image."""
         return [self._render(image, r.size, p) for r, p in zip(self._recipes, parameters, strict=True)]
 
-    def part(
-        self,
-        prepared: Sequence[list[Tensor]],
-        parameters: Sequence[Sequence[ViewParameters]],
-        samples: Sequence[int],
-        masks: Tensor | None,
-    ) -> Views:
+    def collate(self, prepared: Sequence[list[Tensor]], boxes: Tensor, samples: Tensor, masks: Tensor | None) -> Views:
+        """Stack the views of images."""
         views = list(zip(*prepared, strict=True))  # [V][B]
-        return Views(
-            global_crops=_stacked(views[: self._num_global]),
-            local_crops=_stacked(views[self._num_global :]) if len(views) > self._num_global else None,
-            boxes=stack_boxes(parameters),
-            samples=torch.tensor(samples, dtype=torch.int64),
-            masks=masks,
-        )
+        local = views[self._num_global :]
+        return Views(_stacked(views[: self._num_global]), _stacked(local) if local else None, boxes, samples, masks)
 
     def join(self, parts: Sequence[Views], pin_memory: bool) -> Views:
-        local_crops = [v.local_crops for v in parts if v.local_crops is not None]
-        return Views(
-            global_crops=join_tensors([v.global_crops for v in parts], 1, pin_memory),
-            local_crops=join_tensors(local_crops, 1, pin_memory) if local_crops else None,
-            boxes=join_tensors([v.boxes for v in parts], 1, pin_memory),
-            samples=join_tensors([v.samples for v in parts], 0, pin_memory),
-            masks=join_masks([v.masks for v in parts], pin_memory),
-        )
+        """Join parts along the images."""
+        dims = {"global_crops": 1, "local_crops": 1, "boxes": 1, "samples": 0, "masks": 1}
+        return Views(**join_fields(parts, dims, pin_memory))
 
 
 def _stacked(views: Sequence[Sequence[Tensor]]) -> Tensor:
-    """[V][B] crops of one size -> [V, B, C, S, S], copied once."""
+    """Stack crops [V][B] of one size to [V, B, C, S, S] with a single copy."""
     crops = one_depth([crop for view in views for crop in view])
     return torch.stack(crops).unflatten(0, (len(views), -1))
 
 
 def stack_boxes(parameters: Sequence[Sequence[ViewParameters]]) -> Tensor:
-    """[B][V] what was drawn -> [V, B, 5], `Views.boxes`."""
+    """Return the boxes [V, B, 5] of drawn parameters [B][V], as `Views.boxes`."""
     boxes = torch.tensor([[p.box for p in views] for views in parameters], dtype=torch.float32)
     return boxes.transpose(0, 1).contiguous()
 
 
-def join_masks(parts: Sequence[Tensor | None], pin_memory: bool) -> Tensor | None:
-    masks = [masks for masks in parts if masks is not None]
-    return join_tensors(masks, 1, pin_memory) if masks else None
+def join_fields(parts: Sequence[Any], dims: Mapping[str, int], pin_memory: bool) -> dict[str, Any]:
+    """Join fields of parts, each along its own dimension; a field that is None in the parts stays None."""
+    columns = {name: [getattr(part, name) for part in parts] for name in dims}
+    return {
+        name: None if values[0] is None else _join(values, dims[name], pin_memory) for name, values in columns.items()
+    }
 
 
-def join_tensors(parts: Sequence[Tensor], dim: int, pin_memory: bool) -> Tensor:
-    """The parts as one tensor; a part of 8 bits becomes float where another is deeper."""
+def _join(parts: Sequence[Tensor], dim: int, pin_memory: bool) -> Tensor:
+    """Concatenate tensors; 8-bit ones become float if another is deeper."""
     if len(parts) == 1 and not pin_memory:
         return parts[0]
     shape = list(parts[0].shape)

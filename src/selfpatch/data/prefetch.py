@@ -1,4 +1,4 @@
-"""Batches brought to the device, and rendered there, while the step before still computes."""
+"""Prefetching of batches to the device, where they are rendered while the previous step still computes."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ T = TypeVar("T")
 
 
 def prefetched(steps: Iterator[Sequence[Batch]], device: torch.device) -> Generator[list[Views]]:
-    """The micro-batches of each step on a device, in their order.
+    """Yield the micro-batches of each step on a device, in order.
 
-    On CUDA a thread gathers, copies and renders the next step's on a stream of its own; on other devices they are
-    brought there when they are asked for. Values are the same. Close it where it is not read to its end.
+    On CUDA, a thread gathers, copies and renders those of the next step on a stream of its own. On other devices they
+    are copied on demand. Values are the same. Close the generator if it is not read to its end.
     """
     if device.type != "cuda":
         for batches in steps:
             yield [batch.to(device) for batch in batches]
         return
-    with contextlib.closing(in_background(_on_a_stream_of_their_own(steps, device))) as made:
+    with contextlib.closing(in_background(_on_own_stream(steps, device))) as made:
         for views, done in made:
             stream = torch.cuda.current_stream(device)
             stream.wait_event(done)
             for tensor in (t for v in views for t in _tensors(v)):
-                tensor.record_stream(stream)  # or the other stream's allocator would give it away while it is read
+                tensor.record_stream(stream)  # otherwise its memory could be reused while it is read
             yield views
 
 
-def _on_a_stream_of_their_own(
+def _on_own_stream(
     steps: Iterator[Sequence[Batch]], device: torch.device
 ) -> Iterator[tuple[list[Views], torch.cuda.Event]]:
     stream = torch.cuda.Stream(device)
@@ -54,17 +54,17 @@ def _tensors(views: Views) -> list[Tensor]:
 
 
 class _End:
-    """The last thing in the queue: the items are over, or what ended them was raised."""
+    """Last element of the queue, with the error that ended the items, if any."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
 
 
 def in_background(items: Iterator[T]) -> Generator[T]:
-    """The items, of which a thread makes the next one while the last is in use.
+    """Yield the items of an iterator while a thread makes the next one.
 
-    What the iterator raises is raised here, after the items before it. Closing this ends the thread and closes the
-    iterator.
+    An error of the iterator is raised here, after the items before it. Closing the generator ends the thread and closes
+    the iterator.
     """
     ready: queue.Queue[T | _End] = queue.Queue(maxsize=1)
     stopped = threading.Event()
@@ -79,7 +79,7 @@ def in_background(items: Iterator[T]) -> Generator[T]:
         except BaseException as error:
             end = _End(error)
         if isinstance(items, Generator):
-            items.close()  # in the thread that ran it
+            items.close()  # in the thread that ran the generator
         ready.put(end)
 
     thread = threading.Thread(target=make, name="prefetching", daemon=True)
@@ -87,7 +87,7 @@ def in_background(items: Iterator[T]) -> Generator[T]:
     try:
         while not isinstance(item := ready.get(), _End):
             yield item
-            del item  # its memory is free while the next one is waited for
+            del item  # frees its memory while waiting for the next one
         if item.error is not None:
             raise item.error
     finally:

@@ -1,6 +1,6 @@
-"""The built-in sample photographs: enough to see the whole tool work before there are images of one's own.
+"""Built-in sample photographs, enough to see the whole tool work before there is other data.
 
-They are cut out of photographs that the scikit-image wheel carries; nothing is downloaded.
+They are cut out of photographs in the scikit-image wheel; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ TRAINING = (
     "rocket.jpg",
 )
 HELD_OUT = ("chelsea.png", "coffee.png")
-"""Scenes that no training tile shows any part of."""
+"""Photographs of scenes that appear in no training tile."""
 
 FOLDER = "sample-photographs-2"
-"""Counted up when the tiles change, so that an older cache is not taken for the new set."""
+"""Name in the cache; its number grows when the tiles change, so that an older cache is not used."""
 TILE = 224
 STRIDE = 72
-"""Largest distance between neighbouring tiles, in pixels; they overlap by two thirds."""
+"""Largest distance between neighbouring tiles in pixels; they overlap by two thirds."""
 ZOOMS = (1.0, 1.5, 2.25)
-"""Each photograph is cut up at the scales at which its shorter side is this many tiles, as far as its own pixels go; a
-large one no further, so that it does not outweigh the others."""
+"""Scales of each photograph, as its shorter side in tiles. None is enlarged, and the last scale is the limit for large
+ones, so that they do not outweigh the others."""
 
 
 def sample_photographs(cache_dir: Path | None = None) -> Path:
-    """The folder of the sample photographs, made on first use: `training/` and `held_out/`, of different scenes.
+    """Return the folder of the sample photographs, `training/` and `held_out/`; it is made on first use.
 
     Args:
-        cache_dir: where it is kept; None: `default_cache_dir()`.
+        cache_dir: parent of the folder (default: `default_cache_dir()`).
 
     Raises:
         ValueError: the cache folder cannot be written, or the installed scikit-image lacks a photograph.
@@ -61,7 +61,7 @@ def sample_photographs(cache_dir: Path | None = None) -> Path:
         return folder
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        # Made aside and renamed: a run that is interrupted, or many processes at once, leave a whole folder or none.
+        # Renamed once complete: an interrupted run, or many processes at once, leave a whole folder or none.
         aside = Path(tempfile.mkdtemp(dir=parent, prefix=f"{FOLDER}-"))
     except OSError as error:
         raise ValueError(
@@ -88,7 +88,7 @@ def _rename_once(aside: Path, folder: Path) -> None:
 
 
 def source_folder() -> Path:
-    """The folder of the wheel that holds the photographs, found without importing the package, which takes a while."""
+    """Return scikit-image's folder of photographs without importing the package, which is slow."""
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         raise ValueError(
@@ -106,9 +106,9 @@ def _write_tiles(source: Path, folder: Path) -> None:
 
 
 def _tiles(photograph: Image.Image) -> Iterator[Image.Image]:
-    own_zoom = min(photograph.size) / TILE
-    for zoom in [*(z for z in ZOOMS if z < own_zoom), min(own_zoom, ZOOMS[-1])]:
-        width, height = (round(side * zoom / own_zoom) for side in photograph.size)
+    full_zoom = min(photograph.size) / TILE
+    for zoom in [*(z for z in ZOOMS if z < full_zoom), min(full_zoom, ZOOMS[-1])]:
+        width, height = (round(side * zoom / full_zoom) for side in photograph.size)
         scaled = photograph.resize((width, height), Image.Resampling.LANCZOS)
         for top in _starts(height):
             for left in _starts(width):
@@ -116,7 +116,7 @@ def _tiles(photograph: Image.Image) -> Iterator[Image.Image]:
 
 
 def _starts(side: int) -> list[int]:
-    """Where tiles begin along a side: evenly spaced, the first and the last flush with its ends."""
-    room = side - TILE
-    count = math.ceil(room / STRIDE)
-    return [round(room * i / count) for i in range(count + 1)] if count else [0]
+    """Return where tiles begin along a side: evenly spaced, the first and the last flush with its ends."""
+    last = side - TILE
+    count = math.ceil(last / STRIDE)
+    return [round(last * i / count) for i in range(count + 1)] if count else [0]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from rich.table import Table
 from torch import nn
 
 from selfpatch.core.atomic_io import write_atomically
+from selfpatch.core.machine import current_versions
 from selfpatch.core.types import Encoder
 
 Cell = str | int | float
@@ -63,26 +62,6 @@ def encoder_identity(encoder: Encoder) -> str:
         digest.update(f"{list(features.shape)}\n".encode())
         digest.update(features.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-PACKAGES = ("selfpatch", "torch", "torchvision", "timm")
-
-
-def current_versions() -> dict[str, str]:
-    """The versions that the numbers may depend on."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
-
-
-def device_name(device: torch.device) -> str:
-    """What a device calls itself: `NVIDIA H200`, `AMD EPYC 9B14`, `arm64`."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:  # no Linux
-        names = []
-    return next(iter(names), platform.processor() or platform.machine())
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import torch
 
 from selfpatch.api import evaluate as measuring
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.core.machine import current_versions, device_name
 from selfpatch.data.images import evenly_spread, load_images
 from selfpatch.data.sources.index import ImageIndex
-from selfpatch.evaluation.result import current_versions, device_name
 from selfpatch.experiments.jobs import Job, begun_alike, is_trained, scores
 from selfpatch.experiments.results import Findings, Row, Seed
 from selfpatch.experiments.spec import Study

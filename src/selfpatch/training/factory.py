@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from selfpatch.checkpoints.read import TIMM, read_weights
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import FROM_INIT, RunConfig
 from selfpatch.core import distributed
+from selfpatch.core.machine import processor_flags
 from selfpatch.core.types import Needs, Objective
-from selfpatch.data.augment.backends import choose_backend, render_backend
-from selfpatch.data.augment.masks import MaskRecipe
+from selfpatch.data.augment.backends import choose_backend
+from selfpatch.data.augment.masks import draw_mask
 from selfpatch.data.augment.multicrop import ViewRecipe, dino_views
 from selfpatch.data.loader import CropLoader
 from selfpatch.data.sources.index import ImageIndex
@@ -234,24 +236,16 @@ def _check_crops(backbone: Backbone, config: RunConfig, objectives: Mapping[str,
 
 
 def view_recipes(config: RunConfig, needs: Needs) -> tuple[ViewRecipe, ...]:
-    """How each view is drawn; local ones only where something looks at them."""
-    views = dino_views(**asdict(config.crops))
+    """Return the recipe of each view, local ones only if they are needed."""
+    views = dino_views(config.crops)
     return views if needs.local_crops else views[:2]
 
 
-def mask_recipe(config: RunConfig, pretrainer: StudentTeacher) -> MaskRecipe | None:
-    """How masks are drawn; None where nothing asks for them."""
-    if not pretrainer.needs.masks:
-        return None
-    return MaskRecipe(config.crops.global_size // pretrainer.student.backbone.patch_size, **asdict(config.masks))
-
-
 def with_renderer(config: RunConfig, device: torch.device) -> RunConfig:
-    """The configuration with the renderer that `auto` comes to here, so that a run which is resumed elsewhere, or after
-    a package was installed, goes on with the same one.
+    """Resolve the renderer `auto`, so that a run that is resumed elsewhere keeps its renderer.
 
     Raises:
-        ValueError: OpenCV was asked for and is not installed.
+        ValueError: the renderer is `fast`, and OpenCV is not installed.
     """
     render = choose_backend(config.loader.render, device_type=device.type, channels=config.channels)
     return replace(config, loader=replace(config.loader, render=render))
@@ -260,28 +254,25 @@ def with_renderer(config: RunConfig, device: torch.device) -> RunConfig:
 def make_loader(
     config: RunConfig, pretrainer: StudentTeacher, index: ImageIndex, indices: np.ndarray, device: torch.device
 ) -> CropLoader:
-    """The training stream of this process.
+    """Return the training stream of this process.
 
     Raises:
-        ValueError: as `CropLoader`; or OpenCV was asked for and is not installed.
+        ValueError: as `CropLoader`.
     """
-    renderer = choose_backend(config.loader.render, device_type=device.type, channels=config.channels)
+    grid = config.crops.global_size // pretrainer.student.backbone.patch_size
     return CropLoader(
         index,
         indices,
         view_recipes(config, pretrainer.needs),
+        config.loader,
         batch_size=config.batch_size,
+        seed=config.seed,
         accumulate=config.accumulate,
         channels=config.channels,
-        seed=config.seed,
-        workers=config.loader.workers,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
-        max_bad=config.loader.max_bad,
-        pin_memory=device.type == "cuda",
-        masks=mask_recipe(config, pretrainer),
-        max_pixels=config.loader.max_pixels,
-        **render_backend(renderer),
+        device_type=device.type,
+        draw_mask=partial(draw_mask, config.masks, grid) if pretrainer.needs.masks else None,
     )
 
 
@@ -332,16 +323,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "auto":
         fast = {
             "cuda": lambda: torch.cuda.get_device_capability(device) >= (8, 0),
-            "cpu": lambda: "avx512_bf16" in _cpu_flags(),
+            "cpu": lambda: "avx512_bf16" in processor_flags(),
         }
         precision = "bf16" if device.type in fast and fast[device.type]() else "fp32"
     return torch.bfloat16 if precision == "bf16" else None
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        with open("/proc/cpuinfo") as file:
-            line = next((line for line in file if line.startswith("flags")), "")
-    except OSError:  # no Linux
-        return set()
-    return set(line.split())

@@ -102,5 +102,5 @@ def test_other_channels_are_rendered_plainly(renderer: str) -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match=r"loader.render is 'gpu'; use one of: auto, plain, fast, device"):
         RunConfig().override({"loader": {"render": "gpu"}})
-    with pytest.raises(ValueError, match=r"loader.max_pixels is -1; it must be 0 or above"):
+    with pytest.raises(ValueError, match=r"loader.max_pixels is -1; use 0 or more"):
         RunConfig().override({"loader": {"max_pixels": -1}})

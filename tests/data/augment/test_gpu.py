@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +14,12 @@ from skimage import data
 from torch import Tensor
 from torchvision.transforms import functional as tvf
 
+from selfpatch.config.sections import CropConfig
+from selfpatch.data.augment.gpu import DecodedBatch, DecodingCollator, shrink
 from selfpatch.data.augment.multicrop import ColourJitter, ViewParameters, ViewRecipe, draw_view, generator
 from selfpatch.data.augment.pillow import render
 from selfpatch.data.collate import stack_boxes
 from selfpatch.data.decode.multichannel import Raster
-from selfpatch.data.decoded_batches import DecodedBatch, DecodedBatches, shrink
 from selfpatch.ops import blur, colour, views
 from selfpatch.ops.resampling import crop_resize, num_taps, resize_weights
 
@@ -32,10 +34,7 @@ DEVICES = [
 ]
 every_device = pytest.mark.parametrize("device", DEVICES, ids=str)
 
-FULL: dict[str, Any] = {
-    "flip": 0.5, "jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "grey": 0.2,
-    "blur": 0.5, "blur_radius": (0.1, 2.0), "solarize": 0.2,
-}  # fmt: skip
+FULL: dict[str, Any] = {"flip": 0.5, "blur": 0.5, "solarize": 0.2, "colour": CropConfig()}
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +57,17 @@ def batch_of(
         [draw_view(recipe, image.size, generator(seed, 0, b, v)) for v, recipe in enumerate(recipes)]
         for b, image in enumerate(images)
     ]
-    batches = DecodedBatches(recipes, num_global, max_pixels)
-    prepared = [batches.prepare(image, parameters) for image, parameters in zip(images, drawn, strict=True)]
-    return batches.part(prepared, drawn, range(len(images)), None), drawn
+    return collated(DecodingCollator(recipes, num_global, max_pixels), images, drawn, range(len(images))), drawn
+
+
+def collated(
+    collator: DecodingCollator,
+    images: Iterable[Image.Image],
+    drawn: Sequence[list[ViewParameters]],
+    samples: Sequence[int],
+) -> DecodedBatch:
+    prepared = [collator.prepare(image, parameters) for image, parameters in zip(images, drawn, strict=True)]
+    return collator.collate(prepared, stack_boxes(drawn), torch.tensor(samples), None)
 
 
 def plain(images: list[Image.Image], size: int, drawn: list[list[ViewParameters]], views: slice) -> Tensor:
@@ -212,7 +219,8 @@ def test_a_blurring_keeps_even_areas_and_their_mean() -> None:
 
 @every_device
 def test_each_view_has_its_own_order(photographs: list[Image.Image], device: torch.device) -> None:
-    recipes = [ViewRecipe(32, (0.5, 1.0), jitter=1.0, brightness=0.9, contrast=0.9, saturation=0.9, hue=0.2)] * 6
+    vivid = CropConfig(jitter=1.0, brightness=0.9, contrast=0.9, saturation=0.9, hue=0.2, grey=0.0)
+    recipes = [ViewRecipe(32, (0.5, 1.0), colour=vivid)] * 6
     batch, drawn = batch_of(photographs, recipes, num_global=6)
     assert len({p.jitter.order for row in drawn for p in row if p.jitter is not None}) > 10
     off = difference(batch.to(device).global_crops, plain(photographs, 32, drawn, slice(6)))
@@ -250,14 +258,12 @@ def test_a_batch_is_the_same_each_time(photographs: list[Image.Image], device: t
 def test_a_joined_batch_is_that_of_all_its_images(photographs: list[Image.Image]) -> None:
     recipes = [ViewRecipe(32, (0.25, 1.0)), ViewRecipe(32, (0.25, 1.0)), ViewRecipe(16, (0.05, 0.25))]
     whole, drawn = batch_of(photographs, recipes)
-    batches = DecodedBatches(recipes, 2, 0)
+    collator = DecodingCollator(recipes, 2, 0)
     parts = [
-        batches.part(
-            [batches.prepare(photographs[i], drawn[i]) for i in chosen], [drawn[i] for i in chosen], chosen, None
-        )
+        collated(collator, [photographs[i] for i in chosen], [drawn[i] for i in chosen], chosen)
         for chosen in ([0], [1, 2], [3])
     ]
-    joined = batches.join(parts, pin_memory=False)
+    joined = collator.join(parts, pin_memory=False)
     ours, theirs = joined.to("cpu"), whole.to("cpu")
     assert ours.local_crops is not None
     assert theirs.local_crops is not None
@@ -291,14 +297,14 @@ def test_rasters_and_pillow_images_are_shrunk_alike(photographs: list[Image.Imag
     assert ours.tobytes() == theirs.tobytes()
     assert shrink(raster, 0) is raster
     recipes = [ViewRecipe(32, (0.25, 1.0), **FULL)] * 2
-    batches, (_, drawn) = DecodedBatches(recipes, 2, 0), batch_of(photographs[:1], recipes)
-    stored = [batches.prepare(image, drawn[0])[0] for image in (raster, photographs[0])]
+    collator, (_, drawn) = DecodingCollator(recipes, 2, 0), batch_of(photographs[:1], recipes)
+    stored = [collator.prepare(image, drawn[0])[0] for image in (raster, photographs[0])]
     assert torch.equal(*stored)
 
 
 def test_extreme_sizes() -> None:
     images = [Image.new("RGB", size, (10, 200, 30)) for size in [(1, 1), (1, 400), (400, 1), (3, 2)]]
-    recipe = replace(ViewRecipe(16, (0.05, 1.0), **FULL), jitter=0.0, solarize=0.0, grey=0.0)
+    recipe = ViewRecipe(16, (0.05, 1.0), flip=0.5, blur=0.5)
     batch, _ = batch_of(images, [recipe] * 2, max_pixels=100)
     assert (batch.to("cpu").global_crops == torch.tensor([10, 200, 30]).view(3, 1, 1)).all()
 
@@ -334,8 +340,6 @@ def test_an_order_may_leave_adjustments_out(photographs: list[Image.Image]) -> N
         [replace(draw_view(r, image.size, generator(0, 0, 0, v)), jitter=jitters[v]) for v, r in enumerate(recipes)]
         for image in photographs
     ]
-    batches = DecodedBatches(recipes, 2, 0)
-    prepared = [batches.prepare(image, parameters) for image, parameters in zip(photographs, drawn, strict=True)]
-    rendered = batches.part(prepared, drawn, range(4), None).to("cpu")
+    rendered = collated(DecodingCollator(recipes, 2, 0), photographs, drawn, range(4)).to("cpu")
     off = difference(rendered.global_crops, plain(photographs, 32, drawn, slice(2)))
     assert off.mean((2, 3, 4)).max() < 0.6

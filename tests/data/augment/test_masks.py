@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfpatch.data.augment.masks import MaskRecipe, draw_mask
+from selfpatch.config.sections import MaskConfig
+from selfpatch.data.augment.masks import draw_mask
 from selfpatch.data.augment.multicrop import generator
 
 
-def masks(recipe: MaskRecipe, count: int = 400) -> np.ndarray:
-    return np.array([draw_mask(recipe, generator(0, 0, sample, 0)) for sample in range(count)])
+def masks(config: MaskConfig, grid: int, count: int = 400) -> np.ndarray:
+    return np.array([draw_mask(config, grid, generator(0, 0, sample, 0)) for sample in range(count)])
 
 
 @given(
@@ -21,21 +24,23 @@ def masks(recipe: MaskRecipe, count: int = 400) -> np.ndarray:
     high=st.floats(0, 1),
     sample=st.integers(0, 1000),
 )
-def test_never_more_is_hidden_than_asked_for(grid: int, kind: str, low: float, high: float, sample: int) -> None:
+def test_never_more_is_hidden_than_asked_for(
+    grid: int, kind: Literal["block", "random"], low: float, high: float, sample: int
+) -> None:
     low, high = sorted((low, high))
-    mask = draw_mask(MaskRecipe(grid, kind, (low, high), share_unmasked=0.0), generator(3, 1, sample, 0))
+    mask = draw_mask(MaskConfig(kind=kind, ratio=(low, high), share_unmasked=0.0), grid, generator(3, 1, sample, 0))
     assert mask.shape == (grid, grid)
     assert mask.dtype == bool
     assert mask.sum() <= high * grid**2 + 1e-6
 
 
 def test_random_masks_hide_exactly_their_share() -> None:
-    hidden = masks(MaskRecipe(10, "random", (0.3, 0.3), share_unmasked=0.0)).sum((1, 2))
+    hidden = masks(MaskConfig(kind="random", ratio=(0.3, 0.3), share_unmasked=0.0), 10).sum((1, 2))
     assert set(hidden) == {30}
 
 
 def test_blocks_come_close_to_their_share() -> None:
-    hidden = masks(MaskRecipe(14, "block", (0.1, 0.5), share_unmasked=0.0)).mean((1, 2))
+    hidden = masks(MaskConfig(kind="block", ratio=(0.1, 0.5), share_unmasked=0.0), 14).mean((1, 2))
     assert 0.24 < hidden.mean() < 0.33
     assert hidden.min() > 0.03
     assert hidden.max() <= 0.5
@@ -44,8 +49,8 @@ def test_blocks_come_close_to_their_share() -> None:
 def test_blocks_hang_together_and_random_masks_do_not() -> None:
     """Share of hidden patches whose right neighbour is hidden too."""
 
-    def togetherness(kind: str) -> float:
-        drawn = masks(MaskRecipe(14, kind, (0.3, 0.3), share_unmasked=0.0))
+    def togetherness(kind: Literal["block", "random"]) -> float:
+        drawn = masks(MaskConfig(kind=kind, ratio=(0.3, 0.3), share_unmasked=0.0), 14)
         return (drawn[:, :, :-1] & drawn[:, :, 1:]).sum() / drawn[:, :, :-1].sum()
 
     assert togetherness("block") > 0.7
@@ -53,6 +58,6 @@ def test_blocks_hang_together_and_random_masks_do_not() -> None:
 
 
 def test_some_crops_are_not_masked() -> None:
-    unmasked = ~masks(MaskRecipe(8, share_unmasked=0.5)).any((1, 2))
+    unmasked = ~masks(MaskConfig(share_unmasked=0.5), 8).any((1, 2))
     assert 0.42 < unmasked.mean() < 0.58
-    assert not masks(MaskRecipe(8, share_unmasked=1.0)).any()
+    assert not masks(MaskConfig(share_unmasked=1.0), 8).any()

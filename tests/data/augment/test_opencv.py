@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from selfpatch.config.run import CropConfig
+from selfpatch.config.sections import CropConfig
 from selfpatch.data.augment import opencv as fast_rendering
 from selfpatch.data.augment import opencv_color as fast_colours
 from selfpatch.data.augment.multichannel import render_raster
@@ -37,7 +37,7 @@ from selfpatch.data.sample_images import source_folder
 pytest.importorskip("cv2")
 
 PHOTOS = ("chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg")
-RECIPES = dino_views(**dataclasses.asdict(CropConfig()))
+RECIPES = dino_views(CropConfig())
 NOTHING = ViewParameters(0, 0, 1, 1, flip=False, jitter=None, grey=False, blur_radius=0.0, solarize=False)
 NEUTRAL = ColourJitter(1.0, 1.0, 1.0, 0.0, ())
 

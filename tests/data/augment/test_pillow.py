@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
+from selfpatch.config.sections import CropConfig
 from selfpatch.data.augment.multicrop import ADJUSTMENTS, ColourJitter, ViewParameters, ViewRecipe, draw_view, generator
 from selfpatch.data.augment.pillow import render
 from selfpatch.data.decode.pillow import read_image
@@ -29,10 +30,7 @@ def force(name: str, factor: float) -> transforms.ColorJitter:
 
 @pytest.mark.parametrize("sample", range(12))
 def test_the_same_as_a_composition_of_torchvision_transforms(photo: Image.Image, sample: int) -> None:
-    recipe = ViewRecipe(
-        64, (0.05, 1.0), flip=0.5, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1,
-        grey=0.2, blur=0.5, blur_radius=(0.1, 2.0), solarize=0.5,
-    )  # fmt: skip
+    recipe = ViewRecipe(64, (0.05, 1.0), flip=0.5, blur=0.5, solarize=0.5, colour=CropConfig())
     p = draw_view(recipe, photo.size, generator(0, 0, sample, 0))
     steps = [
         transforms.Lambda(lambda image: image.crop((p.left, p.top, p.left + p.width, p.top + p.height))),

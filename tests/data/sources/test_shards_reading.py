@@ -8,7 +8,6 @@ import os
 import pickle
 import signal
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from selfpatch.config.run import CropConfig
-from selfpatch.data.augment.backends import Name, render_backend
+from selfpatch.config.sections import CropConfig, LoaderConfig
+from selfpatch.data.augment.backends import Name
 from selfpatch.data.augment.multicrop import dino_views
 from selfpatch.data.collate import Batch
 from selfpatch.data.decode.fast import read_fast
@@ -33,7 +32,7 @@ from tests.end_to_end.test_resume import start, wait_for_steps
 from tests.helpers.command_line import TINY, differences, final_state, run
 from tests.helpers.shard_files import photo, write_shard, write_twins
 
-RECIPES = dino_views(**asdict(CropConfig(global_size=32, local_size=16, num_local=2)))
+RECIPES = dino_views(CropConfig(global_size=32, local_size=16, num_local=2))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +108,7 @@ def test_the_loader_gives_the_same_batches(twins: tuple[ImageIndex, ImageIndex],
         pytest.importorskip("cv2")
     streams = [
         CropLoader(
-            index, np.arange(40), RECIPES, batch_size=10, seed=3, workers=count, **render_backend(renderer)
+            index, np.arange(40), RECIPES, LoaderConfig(workers=count, render=renderer), batch_size=10, seed=3
         ).steps(2, 8)
         for index, count in zip(twins, (workers, 0), strict=True)
     ]
@@ -158,7 +157,9 @@ def test_bad_members_are_replaced_and_named(tmp_path: Path) -> None:
     members = {f"{i}.jpg": photo(i) for i in range(20)} | {"bad.jpg": b"no image"}
     shard = write_shard(tmp_path / "s.tar", members)
     index = ImageIndex.open(shard, tmp_path / "cache")
-    loader = CropLoader(index, np.arange(21), RECIPES, batch_size=7, seed=0, workers=2, max_bad=0.2)
+    loader = CropLoader(
+        index, np.arange(21), RECIPES, LoaderConfig(workers=2, max_bad=0.2, render="plain"), batch_size=7, seed=0
+    )
     list(loader.steps(0, 3))
     assert loader.bad == {f"{shard}/bad.jpg": f"cannot identify image file '{shard}/bad.jpg'"}
 
@@ -221,7 +222,9 @@ def test_real_shards_are_cropped(data_dir: Path, tmp_path: Path) -> None:
     if not folder.is_dir():
         pytest.skip(f"no shards at {folder}")
     index = ImageIndex.open(folder, tmp_path / "cache")
-    loader = CropLoader(index, np.arange(len(index)), RECIPES, batch_size=250, seed=0, workers=1)
+    loader = CropLoader(
+        index, np.arange(len(index)), RECIPES, LoaderConfig(workers=1, render="plain"), batch_size=250, seed=0
+    )
     for (batch,) in loader.steps(0, 4):
         assert batch.to("cpu").global_crops.shape == (2, 250, 3, 32, 32)
     assert not loader.bad

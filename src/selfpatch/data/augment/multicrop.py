@@ -1,6 +1,6 @@
-"""Draw, then render: what is done to each view is drawn here; rendering.py makes pixels of it.
+"""Parameters of each view's augmentation, drawn before anything is rendered.
 
-What is drawn depends on (seed, epoch, sample, view) alone: the same for every renderer, for any number of workers and
+They depend on (seed, epoch, sample, view) alone: they are the same for every renderer, for any number of workers and
 processes, and in a run that is resumed.
 """
 
@@ -8,63 +8,57 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
+from selfpatch.config.sections import CropConfig
+
 ADJUSTMENTS = ("brightness", "contrast", "saturation", "hue")
 BOX_TRIES = 10
-"""Boxes that are tried before the centre of the image is taken, as torchvision's RandomResizedCrop does."""
+"""Number of boxes that are tried before the centre of the image is taken, as in torchvision's RandomResizedCrop."""
 _DRAWS = 2 * BOX_TRIES + 2 + 6 + 2 * len(ADJUSTMENTS)
-"""Numbers a view: tries and place of its box, six choices, factors of the adjustments and their order."""
+"""Random numbers per view: tries and position of its box, six choices, factors of the adjustments and their order."""
+
+
+NO_COLOUR = CropConfig(jitter=0.0, grey=0.0)
 
 
 @dataclass(frozen=True)
 class ViewRecipe:
-    """How one view is drawn; by default it is cropped only.
-
-    `flip`, `jitter`, `grey`, `blur` and `solarize` are probabilities.
+    """Distribution of one view; by default it is cropped only.
 
     Attributes:
         size: side of the view in pixels.
-        scale: range of the crop's share of the image's area.
-        ratio: range of the crop's width / height, drawn evenly in its logarithm.
-        brightness, contrast, saturation: a factor is drawn from [max(0, 1 - x), 1 + x].
-        hue: a shift is drawn from [-hue, hue], in turns of the colour circle; at most 0.5.
-        blur_radius: range of the Gaussian's standard deviation in pixels of the view.
+        scale: range of the crop's area, as a fraction of the image's.
+        ratio: range of the crop's width / height, log-uniform.
+        flip: probability of a horizontal flip.
+        blur: probability of blur.
+        solarize: probability of solarization.
+        colour: settings of colour jitter, grey and the radius of blur; its other fields are not used.
     """
 
     size: int
     scale: tuple[float, float]
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.0
-    jitter: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    grey: float = 0.0
     blur: float = 0.0
-    blur_radius: tuple[float, float] = (0.0, 0.0)
     solarize: float = 0.0
+    colour: CropConfig = NO_COLOUR
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"a view of {self.size} pixels cannot be made; use a size of 1 or more")
-        if not 0 <= self.hue <= 0.5:
-            raise ValueError(f"hue is {self.hue}; it must lie between 0 and 0.5, half a turn of the colour circle")
         for name in ("scale", "ratio"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} is ({low}, {high}); use (low, high) with 0 < low <= high")
-        if not 0 <= self.blur_radius[0] <= self.blur_radius[1]:
-            raise ValueError(f"blur_radius is {self.blur_radius}; use (low, high) with 0 <= low <= high")
 
 
 @dataclass(frozen=True)
 class ColourJitter:
-    """Factors (1 changes nothing), a hue shift (0 changes nothing), and the order in which the four are applied."""
+    """Drawn factors (1 changes nothing), hue shift (0 changes nothing) and order of the four adjustments."""
 
     brightness: float
     contrast: float
@@ -75,7 +69,7 @@ class ColourJitter:
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """What was drawn for one view. The box is in whole pixels of the upright image; `blur_radius` 0 means no blur."""
+    """Drawn parameters of one view: the box is in pixels of the upright image, a `blur_radius` of 0 is no blur."""
 
     left: int
     top: int
@@ -89,57 +83,22 @@ class ViewParameters:
 
     @property
     def box(self) -> tuple[int, int, int, int, bool]:
-        """A row of `Views.boxes`: (left, top, width, height, flipped)."""
+        """Row of `Views.boxes`: (left, top, width, height, flipped)."""
         return self.left, self.top, self.width, self.height, self.flip
 
 
-def dino_views(
-    *,
-    global_size: int,
-    global_scale: tuple[float, float],
-    num_local: int,
-    local_size: int,
-    local_scale: tuple[float, float],
-    flip: float,
-    jitter: float,
-    brightness: float,
-    contrast: float,
-    saturation: float,
-    hue: float,
-    grey: float,
-    blur: tuple[float, float, float],
-    blur_radius: tuple[float, float],
-    solarize: tuple[float, float, float],
-) -> tuple[ViewRecipe, ...]:
-    """DINO's multi-crop (arXiv 2104.14294): two global views, then `num_local` local ones.
-
-    `blur` and `solarize` are the probabilities in global view 1, in global view 2 and in each local view; all else is
-    shared.
-    """
-    first = ViewRecipe(
-        size=global_size,
-        scale=global_scale,
-        flip=flip,
-        jitter=jitter,
-        brightness=brightness,
-        contrast=contrast,
-        saturation=saturation,
-        hue=hue,
-        grey=grey,
-        blur=blur[0],
-        blur_radius=blur_radius,
-        solarize=solarize[0],
+def dino_views(crops: CropConfig) -> tuple[ViewRecipe, ...]:
+    """Return the recipes of DINO's multi-crop (arXiv 2104.14294): two global views, then `num_local` local ones."""
+    shapes = [(crops.global_size, crops.global_scale)] * 2 + [(crops.local_size, crops.local_scale)]
+    first, second, local = (
+        ViewRecipe(size, scale, flip=crops.flip, blur=blur, solarize=solarize, colour=crops)
+        for (size, scale), blur, solarize in zip(shapes, crops.blur, crops.solarize, strict=True)
     )
-    second = replace(first, blur=blur[1], solarize=solarize[1])
-    if num_local == 0:
-        return first, second
-    local = replace(first, size=local_size, scale=local_scale, blur=blur[2], solarize=solarize[2])
-    return (first, second, *[local] * num_local)
+    return first, second, *[local] * crops.num_local
 
 
 class _Key(ISeedSequence):
-    """Hands Philox its key as it is. `Philox(key=...)` would ask the system for entropy first and take four times as
-    long."""
+    """Philox's key, handed over as it is: `Philox(key=...)` would ask for entropy first and take four times as long."""
 
     def __init__(self, seed: int, epoch: int) -> None:
         self._words = np.array([seed % 2**64, epoch], np.uint64)
@@ -149,27 +108,27 @@ class _Key(ISeedSequence):
 
 
 def generator(seed: int, epoch: int, sample: int, view: int) -> np.random.Generator:
-    """The random numbers of one view of one image in one epoch, found without drawing any others.
+    """Return the random stream of one view of one image in one epoch, without drawing any other.
 
-    Philox is a function of (key, counter): seed and epoch are the key, sample and view the counter's upper words, and
-    the draws themselves count in the lower ones, so that no two streams ever share a block.
+    Philox is a function of (key, counter). Seed and epoch are the key, sample and view the counter's upper words; the
+    draws count in the lower words, so that no two streams ever share a block.
     """
     counter = np.array([0, 0, view, sample], np.uint64)
     return np.random.Generator(np.random.Philox(_Key(seed, epoch), counter=counter))  # type: ignore[arg-type]
 
 
 def draw_view(recipe: ViewRecipe, image_size: tuple[int, int], rng: np.random.Generator) -> ViewParameters:
-    """Draws what happens to one view.
+    """Draw the parameters of one view.
 
-    The same uniform numbers are drawn whatever the recipe and the image are, and each serves one purpose, so that
-    turning jitter off, say, leaves boxes and blurs as they were.
+    The number of uniform draws does not depend on the recipe and the image, and each serves one purpose: turning jitter
+    off, say, leaves boxes and blurs as they were.
 
     Args:
         recipe: ranges and probabilities.
         image_size: (width, height) of the upright image in pixels.
-        rng: `generator(seed, epoch, sample, view)`.
+        rng: random stream of the view, `generator(seed, epoch, sample, view)`.
     """
-    drawn: list[float] = rng.random(_DRAWS).tolist()  # plain floats: one by one they are quicker than NumPy's
+    drawn: list[float] = rng.random(_DRAWS).tolist()  # plain floats: faster one by one than NumPy's
     tries, (x, y, flip, jitter, grey, blur, solarize, radius, *rest) = drawn[: 2 * BOX_TRIES], drawn[2 * BOX_TRIES :]
     factors, ranks = rest[: len(ADJUSTMENTS)], rest[len(ADJUSTMENTS) :]
     left, top, width, height = _draw_box(recipe, image_size, zip(tries[::2], tries[1::2], strict=True), (x, y))
@@ -179,9 +138,9 @@ def draw_view(recipe: ViewRecipe, image_size: tuple[int, int], rng: np.random.Ge
         width=width,
         height=height,
         flip=flip < recipe.flip,
-        jitter=_draw_jitter(recipe, factors, ranks) if jitter < recipe.jitter else None,
-        grey=grey < recipe.grey,
-        blur_radius=_between(recipe.blur_radius, radius) if blur < recipe.blur else 0.0,
+        jitter=_draw_jitter(recipe.colour, factors, ranks) if jitter < recipe.colour.jitter else None,
+        grey=grey < recipe.colour.grey,
+        blur_radius=_between(recipe.colour.blur_radius, radius) if blur < recipe.blur else 0.0,
         solarize=solarize < recipe.solarize,
     )
 
@@ -192,7 +151,7 @@ def _draw_box(
     tries: Iterable[tuple[float, float]],
     position: tuple[float, float],
 ) -> tuple[int, int, int, int]:
-    """For each try: an area and a ratio. The first box that fits is put anywhere; if none does: the centre."""
+    """Return the first box that fits, at the given position, or the largest one in the centre if none fits."""
     image_width, image_height = image_size
     log_ratio = (math.log(recipe.ratio[0]), math.log(recipe.ratio[1]))
     for u_area, u_ratio in tries:
@@ -203,18 +162,17 @@ def _draw_box(
             left = int(position[0] * (image_width - width + 1))
             top = int(position[1] * (image_height - height + 1))
             return left, top, width, height
-    # The largest box of an allowed ratio.
     width = min(image_width, max(1, round(image_height * recipe.ratio[1])))
     height = min(image_height, max(1, round(image_width / recipe.ratio[0])))
     return (image_width - width) // 2, (image_height - height) // 2, width, height
 
 
-def _draw_jitter(recipe: ViewRecipe, factors: list[float], ranks: list[float]) -> ColourJitter:
-    strengths = (recipe.brightness, recipe.contrast, recipe.saturation)
+def _draw_jitter(colour: CropConfig, factors: list[float], ranks: list[float]) -> ColourJitter:
+    strengths = (colour.brightness, colour.contrast, colour.saturation)
     brightness, contrast, saturation = (
         _between((max(0.0, 1 - x), 1 + x), u) for x, u in zip(strengths, factors[:3], strict=True)
     )
-    hue = _between((-recipe.hue, recipe.hue), factors[3])
+    hue = _between((-colour.hue, colour.hue), factors[3])
     order = tuple(ADJUSTMENTS[i] for i in sorted(range(len(ADJUSTMENTS)), key=ranks.__getitem__))
     return ColourJitter(brightness, contrast, saturation, hue, order)
 

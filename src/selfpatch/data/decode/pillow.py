@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,9 @@ from selfpatch.data.sources.image_files import ImageFile, openable
 
 Picture = Image.Image | Raster
 """An RGB image, or a raster of any number of channels."""
+
+Read = Callable[[ImageFile, int], Picture]
+"""(file, number of channels) -> upright image, or BadImage."""
 
 WIDE_GREY = ("I", "F")
 """First letters of the Pillow modes with more than 8 bits per pixel: I, I;16, I;16B, ..., F."""

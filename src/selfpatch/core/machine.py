@@ -1,0 +1,61 @@
+"""Description of the machine and the software that a number was measured with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import torch
+
+PACKAGES = ("selfpatch", "torch", "torchvision", "timm")
+"""Packages whose version a result may depend on."""
+
+
+def current_versions() -> dict[str, str]:
+    """Return the versions of Python and of `PACKAGES`."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def num_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """Return the name of the CPU, e.g. `AMD EPYC 9B14` or `arm64`."""
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def processor_flags() -> set[str]:
+    """Return the instruction sets of the CPU as Linux names them; empty on other systems."""
+    return set(_cpu_info("flags").split())
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, e.g. `NVIDIA H200`, or that of the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Return everything that a number of speed depends on: versions, processor, cores, threads and device."""
+    description: dict[str, Any] = {
+        **current_versions(),
+        "processor": processor_name(),
+        "cores": num_cores(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+    }
+    if device.type == "cuda":
+        description["gpu"] = device_name(device)
+    return description
+
+
+def _cpu_info(field: str) -> str:
+    """Return the first value of a field of /proc/cpuinfo, or an empty string."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next((line.partition(":")[2].strip() for line in file if line.startswith(field)), "")
+    except OSError:  # not Linux
+        return ""
