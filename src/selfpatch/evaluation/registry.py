@@ -11,6 +11,7 @@ from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.linear.config import LinearConfig
 from selfpatch.evaluation.config import EvaluationConfig
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
+from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ def _davis() -> Evaluate:
     return evaluate
 
 
+def _discover() -> Evaluate:
+    from selfpatch.evaluation.object_discovery.evaluate import evaluate
+
+    return evaluate
+
+
 def _finetune() -> Evaluate:
     from selfpatch.evaluation.classification.finetune.evaluate import evaluate
 
@@ -83,6 +90,7 @@ def _linear() -> Evaluate:
 EVALUATIONS: dict[str, Evaluation] = {
     "correspond": Evaluation(CorrespondenceConfig, _correspond),
     "davis": Evaluation(DAVISConfig, _davis),
+    "discover": Evaluation(ObjectDiscoveryConfig, _discover),
     "finetune": Evaluation(FinetuneConfig, _finetune),
     "knn": Evaluation(KNNConfig, _knn),
     "linear": Evaluation(LinearConfig, _linear),

@@ -51,7 +51,6 @@ OBJECTIVES = {
 }
 EVALUATIONS = {
     "detect": "selfpatch.evaluation.detection.evaluate:evaluate",
-    "discover": "selfpatch.evaluation.object_discovery.evaluate:evaluate",
     "segment": "selfpatch.evaluation.segmentation.evaluate:evaluate",
 }
 

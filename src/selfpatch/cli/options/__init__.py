@@ -5,7 +5,6 @@ from __future__ import annotations
 from selfpatch.cli.options.bench import Bench
 from selfpatch.cli.options.compare import Compare
 from selfpatch.cli.options.detect import Detect
-from selfpatch.cli.options.discover import Discover
 from selfpatch.cli.options.segment import Segment
 from selfpatch.cli.options.study import Study
 from selfpatch.cli.options.suite import Suite
@@ -15,7 +14,6 @@ __all__ = ["EVALUATIONS", "Bench", "Compare", "NetworkOptions", "Study", "Suite"
 
 EVALUATIONS: dict[str, type[EvaluationOptions]] = {
     "detect": Detect,
-    "discover": Discover,
     "segment": Segment,
 }
 """By the name that follows `selfpatch evaluate`."""

@@ -1,2 +1,1 @@
-"""Unsupervised object discovery: one box an image from patch features alone, by LOST, TokenCut or the class token's
-attention, scored by CorLoc."""
+"""Unsupervised object discovery: one box per image by LOST, TokenCut or class attention, scored by CorLoc."""

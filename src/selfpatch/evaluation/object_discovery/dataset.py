@@ -1,4 +1,4 @@
-"""Images and their boxes, as Pascal VOC and COCO lay them out.
+"""Images and boxes in the layouts of Pascal VOC and COCO.
 
 ::
 
@@ -17,12 +17,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 Box = tuple[float, float, float, float]
-"""(left, top, right, bottom) in pixels from the image's corner: the whole image is (0, 0, width, height)."""
+"""(left, top, right, bottom) in pixels from the image's corner; the whole image is (0, 0, width, height)."""
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One image and the boxes of all its objects, of whatever class."""
+    """One image and the boxes of all its objects, whatever their classes."""
 
     name: str
     path: Path
@@ -32,17 +32,17 @@ class LabelledImage:
 def open_images(
     data: str | Path, *, split: str | None = None, image_list: str | Path | None = None, hard: bool = True
 ) -> list[LabelledImage]:
-    """The images of a data set, those without a box among them.
+    """Return the images of a data set, including those without a box.
 
     Args:
         data: folder in the layout of VOC or COCO.
-        split: None: trainval of VOC; the only one of COCO, or train2014 where there are several.
-        image_list: text file with a name a line, to take these images only (COCO-20k); a folder in front of the name
-            and an ending behind it do not matter.
-        hard: keep boxes of VOC that are marked difficult or truncated, as LOST does unless told otherwise.
+        split: name of the split; if None, trainval of VOC; of COCO its only split, or train2014 if there are several.
+        image_list: text file with the names of the images to keep, one per line (COCO-20k); folders and endings of the
+            names are ignored.
+        hard: keep boxes of VOC that are marked difficult or truncated, as LOST does by default.
 
     Raises:
-        ValueError: the folder has neither layout, or something that it names is missing or cannot be read.
+        ValueError: the folder has neither layout, or a file of it is missing or cannot be read.
     """
     root = Path(data).expanduser()
     tables = sorted((root / "annotations").glob("instances_*.json"))
@@ -53,21 +53,21 @@ def open_images(
         images = list(_coco_images(root, tables, split))
     else:
         raise ValueError(
-            f"{root} is neither VOC nor COCO: it has no Annotations/ beside JPEGImages/, and no "
+            f"{root} is neither VOC nor COCO: it has neither Annotations/ with JPEGImages/ nor "
             "annotations/instances_*.json; give the folder that holds them"
         )
     if image_list is not None:
         images = _listed(images, Path(image_list).expanduser())
     if not images:
-        raise ValueError(f"split {split or 'trainval'!r} of {root} names no image; there is nothing to search")
+        raise ValueError(f"split {split or 'trainval'!r} of {root} names no image; choose another split")
     for image in images:
         if not image.path.is_file():
-            raise ValueError(f"there is no image {image.path}, which the data set names; add it or check the download")
+            raise ValueError(f"there is no image {image.path}, which the data set lists; add it or check the download")
     return images
 
 
 def _voc_root(root: Path) -> Path | None:
-    """The folder of one year, at `root` or below it."""
+    """Return the folder of one year, at `root` or below it, or None if there is none."""
     found = [
         folder
         for folder in (root, *sorted(root.glob("VOC2*")), *sorted(root.glob("VOCdevkit/VOC2*")))
@@ -89,13 +89,13 @@ def _voc_images(root: Path, split: str, hard: bool) -> Iterator[LabelledImage]:
 
 
 def _voc_boxes(path: Path, hard: bool) -> Iterator[Box]:
-    """VOC's corners count pixels from 1, the last one included: left and top move by one."""
+    """Yield the boxes of an annotation file; VOC counts pixels from 1 and includes the last, so left and top move."""
     try:
         objects = ElementTree.parse(path).getroot().findall("object")
         for thing in objects:
             if not hard and any(thing.findtext(mark) == "1" for mark in ("difficult", "truncated")):
                 continue
-            # Some files of VOC2012 have fractions; they are cut off, as LOST does.
+            # Some files of VOC2012 have fractions, which are truncated as LOST does.
             left, top, right, bottom = (
                 int(float(thing.findtext(f"bndbox/{side}") or "")) for side in ("xmin", "ymin", "xmax", "ymax")
             )
@@ -110,8 +110,7 @@ def _coco_images(root: Path, tables: list[Path], split: str | None) -> Iterator[
     names = [path.stem.removeprefix("instances_") for path in tables]
     chosen = split or ("train2014" if "train2014" in names else names[0])
     if chosen not in names or (split is None and chosen != "train2014" and len(names) > 1):
-        asked = f"split {split!r} is asked for, but" if split else "no split is named, and"
-        raise ValueError(f"{asked} {root} has: {', '.join(names)}; name one of them")
+        raise ValueError(f"split is {split!r}, and {root} has: {', '.join(names)}; name one of them")
     path = tables[names.index(chosen)]
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
@@ -127,7 +126,7 @@ def _coco_images(root: Path, tables: list[Path], split: str | None) -> Iterator[
 
 
 def _coco_boxes(annotations: list[dict[str, Any]]) -> defaultdict[int, list[Box]]:
-    """Boxes by image, rounded as LOST does; a crowd is no object."""
+    """Return the boxes of each image, rounded as LOST does; crowds are left out."""
     boxes: defaultdict[int, list[Box]] = defaultdict(list)
     for annotation in annotations:
         if not annotation.get("iscrowd", 0):
@@ -138,12 +137,15 @@ def _coco_boxes(annotations: list[dict[str, Any]]) -> defaultdict[int, list[Box]
 
 
 def _listed(images: list[LabelledImage], path: Path) -> list[LabelledImage]:
-    """Those that a file names, in its order."""
+    """Return the images that a file names, in its order."""
     if not path.is_file():
-        raise ValueError(f"there is no list of images {path}; give a text file with a name a line")
+        raise ValueError(f"there is no list of images {path}; give a text file with one name per line")
     by_name = {image.name: image for image in images}
     names = [Path(line.strip()).stem for line in path.read_text().splitlines() if line.strip()]
     unknown = [name for name in names if name not in by_name]
     if unknown:
-        raise ValueError(f"{path} names {len(unknown)} images that the data set has not, e.g. {unknown[0]}")
+        raise ValueError(
+            f"{path} names {len(unknown)} images that the data set does not have, e.g. {unknown[0]}; "
+            "use the list of this split"
+        )
     return [by_name[name] for name in dict.fromkeys(names)]

@@ -1,4 +1,4 @@
-"""CorLoc (Deselaers et al., 2010): the share of images in which the box that was found is right."""
+"""CorLoc (Deselaers et al., 2010), the share of images whose box is correct, and its baselines."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ MIN_IOU = 0.5
 
 
 def best_iou(found: Box, truth: Sequence[Box]) -> float:
-    """Intersection over union with the object that is met best.
+    """Return the largest intersection over union with any object.
 
     Args:
         found: one box.
-        truth: at least one.
+        truth: boxes of the objects, at least one.
     """
     boxes = (torch.tensor(b, dtype=torch.float64).reshape(-1, 4) for b in ([found], list(truth)))
     return float(box_iou(*boxes).max())
 
 
-def is_right(iou: float) -> bool:
+def is_correct(iou: float) -> bool:
+    """Return whether a box counts as correct."""
     return iou >= MIN_IOU
 
 
 def method_rows(ious: Mapping[str, Sequence[float]]) -> list[dict[str, Cell]]:
-    """One row a method, from the best IoU in each image."""
+    """Return one row per method, from the best IoU in each image."""
     return [
         {
             "method": method,
             "images": len(values),
-            "CorLoc": float(np.mean([is_right(iou) for iou in values])),
+            "CorLoc": float(np.mean([is_correct(iou) for iou in values])),
             "mean IoU": float(np.mean(values)),
         }
         for method, values in ious.items()
@@ -43,10 +44,11 @@ def method_rows(ious: Mapping[str, Sequence[float]]) -> list[dict[str, Cell]]:
 
 
 def whole_image(height: int, width: int) -> Box:
+    """Return the box of the whole image."""
     return 0, 0, width, height
 
 
 def centre_box(height: int, width: int) -> Box:
-    """The middle of the image, of its shape and half its area."""
+    """Return a box in the middle of the image, with its aspect ratio and half its area."""
     margin = (1 - 0.5**0.5) / 2
     return margin * width, margin * height, (1 - margin) * width, (1 - margin) * height

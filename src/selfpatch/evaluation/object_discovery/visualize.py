@@ -1,4 +1,4 @@
-"""Pictures of what was found: the true boxes in white, each method's in its colour."""
+"""Pictures of discovered objects: true boxes in white, each method's box in its colour."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLOURS = {"lost": (230, 60, 40), "tokencut": (30, 140, 250), "attention": (250,
 
 
 def draw_boxes(pixels: Tensor, truth: Sequence[Box], found: Mapping[str, Box]) -> Image.Image:
-    """The image [C, H, W] with the boxes and, in the corner, the methods' names in their colours."""
+    """Draw the boxes into an image [C, H, W], and the methods' names in their colours into its corner."""
     channels = [0, 1, 2] if len(pixels) >= 3 else [0, 0, 0]
     picture = tvf.to_pil_image(in_unit_range(pixels)[channels].clamp(0, 1))
     draw = ImageDraw.Draw(picture)

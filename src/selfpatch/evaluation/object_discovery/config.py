@@ -1,0 +1,52 @@
+"""Settings of unsupervised object discovery."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+
+from selfpatch.config.schema import SPEED_ONLY, settings
+from selfpatch.evaluation.config import EvaluationConfig
+
+Facet = Literal["key", "query", "value", "token"]
+Method = Literal["lost", "tokencut", "attention"]
+
+
+@settings
+class ObjectDiscoveryConfig(EvaluationConfig):
+    """Unsupervised object discovery: one box per image from patch features, by LOST and TokenCut, scored by CorLoc.
+
+    CorLoc is the share of images whose box has an IoU of at least 0.5 with the box of any object.
+    """
+
+    data_help: ClassVar[str] = (
+        "VOC (Annotations/, ImageSets/, JPEGImages/, perhaps in VOCdevkit/VOC2007/) or COCO (annotations/, train2014/)."
+    )
+
+    methods: Annotated[tuple[Method, ...], MinLen(1)] = ("lost", "tokencut")
+    """Methods to evaluate; attention needs a class token."""
+    facet: Facet | None = None
+    """Features for LOST and TokenCut; if not given, keys of a ViT and patch tokens of any other network."""
+    block: Annotated[int, Gt(0)] | None = None
+    """Block of the keys, queries, values or attention, counted from 1; the last if not given."""
+    num_patches: Annotated[int, Gt(0)] = 100
+    """Number of patches of lowest degree from which LOST expands its seed."""
+    tau: Annotated[float, Ge(-1), Le(1)] = 0.2
+    """Cosine similarity above which TokenCut connects two patches."""
+    mass: Annotated[float, Gt(0), Le(1)] = 0.6
+    """Share of the attention that attention boxes keep."""
+    head: Annotated[int, Ge(0)] | None = None
+    """Attention head, counted from 0; the mean of all heads if not given. LOST's comparison with DINO uses 4."""
+    split: str | None = None
+    """Split to use; if not given, trainval of VOC; of COCO its only split, or train2014."""
+    image_list: str | None = None
+    """Text file with the names of the images to use, one per line; COCO-20k is such a list of train2014."""
+    hard: bool = True
+    """Keep VOC's boxes that are marked difficult or truncated, as LOST does by default."""
+    max_pictures: Annotated[int, Ge(0), SPEED_ONLY] = 8
+    """Number of images to draw with their boxes."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"methods are {list(self.methods)}; name each method once")

@@ -1,0 +1,77 @@
+"""Layouts of VOC and COCO, and lists of images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
+from selfpatch.evaluation.object_discovery.dataset import open_images
+from selfpatch.evaluation.object_discovery.evaluate import evaluate
+from tests.evaluation.object_discovery.conftest import ColourAgainstGround, square
+
+
+def test_voc_boxes_begin_at_zero(voc: Path) -> None:
+    images = {image.name: image for image in open_images(voc)}
+    assert images["met"].boxes == ((24, 16, 64, 48),)
+    assert images["second"].boxes[0] == (0, 0, 101, 80)
+    assert open_images(voc.parent)[0].path == images["met"].path, "the folder above serves too"
+
+
+def write_coco(root: Path, names: list[str], split: str = "train2014") -> Path:
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    (root / split).mkdir()
+    for name in names:
+        Image.fromarray(square(24, 16, 64, 48)).save(root / split / name, quality=100)
+    boxes = [[24.4, 15.6, 39.7, 32.3], [0, 0, 4, 4]]
+    table = {
+        "images": [{"id": 7 + i, "file_name": name} for i, name in enumerate(names)],
+        "annotations": [
+            {"image_id": 7 + i, "bbox": boxes[crowd], "iscrowd": crowd} for i in range(len(names)) for crowd in (0, 1)
+        ],
+    }
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(table))
+    return root
+
+
+def test_coco_and_a_list_of_its_images(tmp_path: Path) -> None:
+    coco = write_coco(tmp_path / "coco", ["COCO_train2014_000000000009.jpg", "COCO_train2014_000000000025.jpg"])
+    images = open_images(coco)
+    assert [image.boxes for image in images] == [((24, 16, 64, 48),)] * 2, "rounded as LOST does, without crowds"
+    listed = tmp_path / "coco_20k_filenames.txt"
+    listed.write_text("train2014/COCO_train2014_000000000025.jpg\n")
+    assert [image.name for image in open_images(coco, image_list=listed)] == ["COCO_train2014_000000000025"]
+    result = evaluate(ColourAgainstGround(8), coco, ObjectDiscoveryConfig(image_list=str(listed)))
+    assert result.metrics["CorLoc lost"] == 1
+    listed.write_text("COCO_train2014_000000000026.jpg\n")
+    with pytest.raises(ValueError, match=r"names 1 images that the data set does not have, e\.g\. COCO_train2014_0+26"):
+        open_images(coco, image_list=listed)
+    write_coco(coco, ["a.jpg"], split="val2014")
+    assert len(open_images(coco)) == 2, "train2014 where there are several"
+    assert len(open_images(coco, split="val2014")) == 1
+    with pytest.raises(ValueError, match="has: train2014, val2014; name one"):
+        open_images(coco, split="test")
+
+
+def test_words_for_data_that_are_not_as_they_should_be(voc: Path, tmp_path: Path) -> None:
+    encoder = ColourAgainstGround(8)
+    with pytest.raises(ValueError, match="is neither VOC nor COCO"):
+        evaluate(encoder, tmp_path / "nowhere", ObjectDiscoveryConfig())
+    (voc / "Annotations" / "met.xml").write_text("<annotation><object><bndbox/></object></annotation>")
+    with pytest.raises(ValueError, match=r"met\.xml cannot be read as VOC's boxes"):
+        evaluate(encoder, voc, ObjectDiscoveryConfig())
+    (voc / "Annotations" / "met.xml").unlink()
+    with pytest.raises(ValueError, match=r"there is no .*met\.xml"):
+        evaluate(encoder, voc, ObjectDiscoveryConfig())
+    (voc / "ImageSets" / "Main" / "trainval.txt").write_text("none\n")
+    with pytest.raises(ValueError, match=r"none of the 1 images .* has a box"):
+        evaluate(encoder, voc, ObjectDiscoveryConfig())
+    (voc / "JPEGImages" / "none.jpg").unlink()
+    with pytest.raises(ValueError, match=r"there is no image .*none\.jpg"):
+        evaluate(encoder, voc, ObjectDiscoveryConfig())
+    (voc / "ImageSets" / "Main" / "trainval.txt").write_text("")
+    with pytest.raises(ValueError, match="names no image"):
+        evaluate(encoder, voc, ObjectDiscoveryConfig())

@@ -1,0 +1,68 @@
+"""Keys, tokens and class attention of networks of every kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
+from selfpatch.evaluation.object_discovery.evaluate import evaluate
+from selfpatch.evaluation.object_discovery.features import PatchView
+from tests.evaluation.object_discovery.conftest import ColourAgainstGround, tiny_vit
+
+
+def test_keys_of_a_vit_at_full_resolution() -> None:
+    """Zeros are laid around what is normalised, not around the image."""
+    encoder = tiny_vit()
+    image = torch.randint(256, (3, 45, 50), generator=torch.manual_seed(1), dtype=torch.uint8)
+    view = PatchView(encoder)
+    padded = view.padded(image)
+    assert padded.shape == (1, 3, 48, 56)
+    assert (padded[..., 45:, :] == 0).all()
+    assert (padded[..., 50:] == 0).all()
+    mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
+    torch.testing.assert_close(padded[0, :, :45, :50], (image / 255 - mean) / std)
+    assert torch.equal(view.features(padded), encoder.backbone.facet(padded, "key")[0])
+    assert torch.equal(PatchView(encoder, "query", 2).features(padded), encoder.backbone.facet(padded, "query", 1)[0])
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_class_attention_equals_the_loop(registers: int) -> None:
+    encoder = tiny_vit(registers=registers)
+    padded = torch.randn(1, 3, 32, 40, generator=torch.manual_seed(2))
+    attention = PatchView(encoder).class_attention(padded)
+    trunk = encoder.backbone.trunk
+    with torch.no_grad():
+        tokens = trunk._pos_embed(trunk.patch_embed(padded))
+        for block in trunk.blocks[:-1]:
+            tokens = block(tokens)
+        last = trunk.blocks[-1]
+        qkv = last.attn.qkv(last.norm1(tokens))[0]  # [n, 3 * 16]
+    for head in range(2):
+        part = slice(8 * head, 8 * head + 8)
+        query, keys = qkv[0, :16][part], qkv[:, 16:32][:, part]
+        weights = torch.stack([query @ key / 8**0.5 for key in keys]).softmax(0)
+        torch.testing.assert_close(attention[head].flatten(), weights[1 + registers :])
+
+
+def test_features_of_what_is_no_vit(voc: Path) -> None:
+    encoder = ColourAgainstGround(8)
+    padded = torch.rand(1, 3, 16, 24)
+    features = PatchView(encoder).features(padded)
+    tokens = encoder.patches(padded)[0].movedim(0, -1)
+    torch.testing.assert_close(features, (tokens - tokens.mean()) / (tokens.var(correction=0) + 1e-5).sqrt())
+    settings = evaluate(encoder, voc, ObjectDiscoveryConfig(methods=("lost",))).settings
+    assert settings["features"] == "token, standardised over the map"
+    tokens_of_a_vit = PatchView(tiny_vit(), "token").features(padded)
+    torch.testing.assert_close(tokens_of_a_vit, tiny_vit().patches(padded)[0].movedim(0, -1))
+
+
+def test_words_for_a_vit_without_what_is_asked(voc: Path) -> None:
+    with pytest.raises(ValueError, match="this ViT has 3 blocks"):
+        evaluate(tiny_vit(), voc, ObjectDiscoveryConfig(block=4))
+    with pytest.raises(ValueError, match="tokens are the encoder's own"):
+        evaluate(tiny_vit(), voc, ObjectDiscoveryConfig(facet="token", block=1))
+    with pytest.raises(ValueError, match="this network has none; use lost or tokencut"):
+        evaluate(tiny_vit(class_token=False), voc, ObjectDiscoveryConfig(methods=("lost", "attention")))
