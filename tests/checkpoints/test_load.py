@@ -225,7 +225,7 @@ def test_the_report_counts_and_names(golden_dir: Path) -> None:
 def test_a_trunk_under_a_pool_starts_from_dino(golden_dir: Path) -> None:
     """CLS token, its position and the final norm have no place there; the rest is taken over whole."""
     weights = read_weights(str(golden_dir / "mini" / "dino" / "initial.pth"), LoadConfig(num_heads=HEADS))
-    backbone = build_backbone(weights.shape.for_pool())
+    backbone = build_backbone(weights.config.for_pool())
     report = load_backbone(backbone, weights)
     state = plainly_named(golden(golden_dir, "dino")["teacher"])
     assert torch.equal(backbone.trunk.pos_embed, state["pos_embed"][:, 1:])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.checkpoints.infer_config import infer_backbone_config
-from selfpatch.checkpoints.key_mapping import to_branch_names
+from selfpatch.checkpoints.key_mapping import to_branch_keys
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.state import export_state
@@ -205,9 +205,9 @@ def test_moco_v3_small_has_its_twelve_heads(tmp_path: Path) -> None:
     backbone = random_backbone(ViTConfig(embed_dim=384, depth=1, num_heads=12, patch_size=4, grid=2))
     state = trunk_state(backbone)
     moco = saved(tmp_path / "moco.pth", {"state_dict": prefixed("module.base_encoder.", state)})
-    assert read_weights(moco).shape == backbone.config
-    assert read_weights(moco, LoadConfig(num_heads=6)).shape == replace(backbone.config, num_heads=6)
-    assert read_weights(saved(tmp_path / "dino.pth", state)).shape == replace(backbone.config, num_heads=6)
+    assert read_weights(moco).config == backbone.config
+    assert read_weights(moco, LoadConfig(num_heads=6)).config == replace(backbone.config, num_heads=6)
+    assert read_weights(saved(tmp_path / "dino.pth", state)).config == replace(backbone.config, num_heads=6)
 
 
 # SERE and iBOT: what becomes of their heads
@@ -220,7 +220,7 @@ def golden_sere(golden_dir: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("side", ["teacher", "student"])
 def test_relation_heads_of_sere_are_those_of_the_objective(golden_dir: Path, side: str) -> None:
     checkpoint = golden_sere(golden_dir)
-    state = to_branch_names(checkpoint[side])
+    state = to_branch_keys(checkpoint[side])
     heads = nn.ModuleDict(SERE(24, 3, num_local=3).heads())
     heads.load_state_dict({k.removeprefix("heads."): v for k, v in state.items() if "_relation" in k})
     prefix = "module." if side == "student" else ""
@@ -255,8 +255,8 @@ def test_a_released_sere_checkpoint_gives_the_recorded_logits(golden_dir: Path) 
 
 def test_patch_prototypes_of_their_own_are_kept_as_such() -> None:
     head = {"backbone.patch_embed.proj.weight": torch.ones(4, 3, 2, 2), **prefixed("", IBOT_HEAD)}
-    shared = to_branch_names(head)
-    separate = to_branch_names({**head, "head.last_layer2.weight_v": torch.zeros(5, 3)})
+    shared = to_branch_keys(head)
+    separate = to_branch_keys({**head, "head.last_layer2.weight_v": torch.zeros(5, 3)})
     assert "heads.masked_patch.last_layer.weight_v" not in shared
     assert separate["heads.masked_patch.last_layer.weight_v"].shape == (5, 3)
     assert "heads.image.last_layer.weight_v" in shared
@@ -288,7 +288,7 @@ def test_wide_and_grouped_resnets_are_refused(name: str) -> None:
     with torch.device("meta"):
         state = timm.create_model(name).state_dict()
     with pytest.raises(ValueError, match=r"w\.pth holds a wide ResNet or a ResNeXt; a plain one is needed"):
-        infer_backbone_config(to_branch_names(state), "w.pth")
+        infer_backbone_config(to_branch_keys(state), "w.pth")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from selfpatch.checkpoints.key_mapping import to_branch_names
+from selfpatch.checkpoints.key_mapping import to_branch_keys
 from selfpatch.config.run import RunConfig
 from selfpatch.core.types import EncoderOutput, Views
 from selfpatch.training.factory import make_clipping, make_optimizer, make_schedule, make_student_teacher
@@ -130,7 +130,7 @@ class Trajectory:
     def _load(self, checkpoint: dict[str, Any]) -> None:
         for side in ("student", "teacher"):
             branch = getattr(self.pretrainer, side)
-            state = to_branch_names(checkpoint[side])
+            state = to_branch_keys(checkpoint[side])
             if side == "teacher" and branch.backbone.mask_token is not None:  # which is the student's alone as released
                 state["backbone.mask_token"] = branch.backbone.mask_token
             branch.load_state_dict(state)
@@ -183,7 +183,7 @@ def replay_trajectory(bundle: Path) -> Iterator[Check]:
             yield compare(f"step {step} {name}", run.center(name), run.tensors[f"step{step}.{name}"], TIGHT)
     for side in ("student", "teacher"):
         got = _without_key_biases(getattr(run.pretrainer, side).state_dict())
-        expected_state = _without_key_biases(to_branch_names(run.final[side]))
+        expected_state = _without_key_biases(to_branch_keys(run.final[side]))
         if side == "teacher":
             got.pop("backbone.mask_token", None)
         yield compare_norms(f"final weights of the {side}", got, expected_state, WEIGHTS)
@@ -194,7 +194,7 @@ def _gradient_norms(run: Trajectory) -> Iterator[Check]:
     run.pretrainer(run.views(0), run.schedule(0))["loss"].backward()
     ours = {name: p.grad for name, p in run.pretrainer.student.named_parameters() if p.grad is not None}
     expected = run.steps[0]["grad_norms"]
-    names = to_branch_names({name: torch.tensor(norm) for name, norm in expected.items()})
+    names = to_branch_keys({name: torch.tensor(norm) for name, norm in expected.items()})
     if ours.keys() != names.keys():
         raise ValueError(f"gradients of other parameters than expected: {sorted(ours.keys() ^ names.keys())}")
     # A key bias changes no attention, so its gradient is rounding; it lies inside qkv.bias and alone in attn.k.bias.

@@ -84,7 +84,7 @@ def _load(weights: str, device: str, options: Mapping[str, Any]) -> tuple[Encode
     if kind == "untrained":
         run = RunDirectory.open(rest)
         config = RunConfig.from_saved(run.settings, run.settings_file)
-        untrained = untrained_encoder(config, read_weights(rest).shape)
+        untrained = untrained_encoder(config, read_weights(rest).config)
         return untrained.to(on), Provenance(weights, network_sha256(untrained))
     fields = dict(options)
     normed = fields.pop("normed_patches", True)

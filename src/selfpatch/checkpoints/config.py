@@ -25,3 +25,6 @@ class LoadConfig:
     if None, as the weights were trained."""
     allow_partial: bool = False
     """Accept weights that leave parts of the network as initialised."""
+
+
+DEFAULTS = LoadConfig()

@@ -1,4 +1,4 @@
-"""State dicts of Hugging Face's `ViTModel` and `Dinov2Model` as `save_pretrained` writes them, in released names."""
+"""Keys of Hugging Face's `ViTModel` and `Dinov2Model`, as `save_pretrained` writes them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-PATCHES = "embeddings.patch_embeddings.projection.weight"
-"""A name that only these have; something like `vit.` may come before it."""
+PATCH_EMBEDDING = "embeddings.patch_embeddings.projection.weight"
+"""End of a key that only these models have."""
 
 _RENAMES = [
     (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
@@ -29,21 +29,22 @@ _RENAMES = [
 _QUERY = re.compile(r"\.attention\.attention\.query\.")
 
 
-def to_released_names(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under DINO's and DINOv2's names, queries, keys and values joined; whatever else there is stays
-    as it is.
+def to_released_keys(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under the keys of DINO and DINOv2, with queries, keys and values joined.
+
+    State dicts of other models stay as they are.
     """
-    if not any(name.endswith(PATCHES) for name in raw):
+    if not any(key.endswith(PATCH_EMBEDDING) for key in raw):
         return dict(raw)
     state = {}
-    for name, tensor in raw.items():
-        if re.search(r"\.attention\.attention\.(key|value)\.", name):
+    for key, tensor in raw.items():
+        if re.search(r"\.attention\.attention\.(key|value)\.", key):
             continue
-        if _QUERY.search(name):
-            parts = [raw.get(_QUERY.sub(f".attention.attention.{part}.", name)) for part in ("query", "key", "value")]
+        if _QUERY.search(key):
+            parts = [raw.get(_QUERY.sub(f".attention.attention.{part}.", key)) for part in ("query", "key", "value")]
             tensor = torch.cat([part for part in parts if part is not None])
-            name = _QUERY.sub(".attn.qkv.", name)
+            key = _QUERY.sub(".attn.qkv.", key)
         for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        state[name] = tensor
+            key = re.sub(pattern, replacement, key)
+        state[key] = tensor
     return state

@@ -1,4 +1,4 @@
-"""What network a state dict was made with, told from its names and sizes."""
+"""The configuration of a backbone, inferred from the keys and shapes of a state dict."""
 
 from __future__ import annotations
 
@@ -14,31 +14,30 @@ from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, S
 
 
 def infer_backbone_config(state: Mapping[str, Tensor], source: str) -> AnyBackboneConfig:
-    """The architecture that a state dict in our names was made with.
+    """Return the configuration of the backbone in a state dict with our keys.
 
     Raises:
-        ValueError: it is no plain ViT, Swin or ResNet of bottlenecks.
+        ValueError: it is not a plain ViT, a Swin or a ResNet of bottlenecks.
     """
     trunk = {k.removeprefix(TRUNK): v for k, v in state.items() if k.startswith(TRUNK)}
     embedding = trunk.get("patch_embed.proj.weight")
     if "layer1.0.conv1.weight" in trunk:
-        return _resnet_shape(trunk, source)
+        return _resnet_config(trunk, source)
     if embedding is not None and embedding.ndim == 4:
         if "layers.0.blocks.0.attn.qkv.weight" in trunk:
-            return _swin_shape(trunk, embedding, source)
+            return _swin_config(trunk, embedding, source)
         if "pos_embed" in trunk and trunk["pos_embed"].ndim == 3:
-            return _vit_shape(trunk, embedding, source)
-    raise ValueError(f"{source} holds no plain ViT, Swin or ResNet; its keys are {some(tuple(state))}")
+            return _vit_config(trunk, embedding, source)
+    raise ValueError(f"{source} holds no plain ViT, Swin or ResNet; its keys are {first_few(tuple(state))}")
 
 
-def _vit_shape(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> ViTConfig:
-    """With registers, the CLS token has no position of its own."""
+def _vit_config(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> ViTConfig:
     class_token = "cls_token" in trunk
     registers = trunk["reg_token"].shape[1] if "reg_token" in trunk and trunk["reg_token"].ndim == 3 else 0
-    tokens = trunk["pos_embed"].shape[1] - (class_token and not registers)
-    grid = math.isqrt(tokens)
-    if grid * grid != tokens:
-        raise ValueError(f"{source} has position embeddings for {tokens} patches, which is no square grid")
+    patches = trunk["pos_embed"].shape[1] - (class_token and not registers)  # with registers, CLS has no position
+    grid = math.isqrt(patches)
+    if grid * grid != patches:
+        raise ValueError(f"{source} has position embeddings for {patches} patches, which is no square grid")
     return ViTConfig(
         embed_dim=embedding.shape[0],
         depth=_count(trunk, "blocks"),
@@ -56,12 +55,12 @@ def _vit_shape(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> V
 
 
 def _is_gated(trunk: Mapping[str, Tensor]) -> bool:
-    """A gated MLP has two inner parts in its first layer, one for each channel that the second takes in."""
+    """Return whether the MLP is gated: its first layer then gives two values for each input of the second."""
     first, second = (trunk.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
     return first is not None and second is not None and first.shape[0] == 2 * second.shape[1]
 
 
-def _swin_shape(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> SwinConfig:
+def _swin_config(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> SwinConfig:
     table = trunk.get("layers.0.blocks.0.attn.relative_position_bias_table")
     if table is None or embedding.shape[-1] != SwinConfig.EMBEDDING:
         raise ValueError(
@@ -78,7 +77,7 @@ def _swin_shape(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> 
     )
 
 
-def _resnet_shape(trunk: Mapping[str, Tensor], source: str) -> ResNetConfig:
+def _resnet_config(trunk: Mapping[str, Tensor], source: str) -> ResNetConfig:
     if "layer1.0.conv3.weight" not in trunk:
         raise ValueError(
             f"{source} holds a ResNet of basic blocks, such as ResNet-18 or -34; one of bottlenecks is needed, "
@@ -95,12 +94,12 @@ def _resnet_shape(trunk: Mapping[str, Tensor], source: str) -> ResNetConfig:
     )
 
 
-def _count(trunk: Mapping[str, Tensor], parts: str) -> int:
-    """One more than the highest number N of a name that begins with `<parts>.N.`"""
-    pattern = re.compile(rf"{re.escape(parts)}\.(\d+)\.")
+def _count(trunk: Mapping[str, Tensor], prefix: str) -> int:
+    """Return one more than the highest number N among keys that begin with `<prefix>.N.`"""
+    pattern = re.compile(rf"{re.escape(prefix)}\.(\d+)\.")
     return 1 + max((int(match[1]) for match in map(pattern.match, trunk) if match), default=-1)
 
 
-def some(keys: tuple[str, ...], number: int = 4) -> str:
-    """The first few, and whether there are more."""
+def first_few(keys: tuple[str, ...], number: int = 4) -> str:
+    """Return the first few keys for a message, with `...` if there are more."""
     return ", ".join(keys[:number]) + (", ..." if len(keys) > number else "")

@@ -1,13 +1,13 @@
-"""The names of released checkpoints -> the names of our `Branch`. A new format is a row in one of the tables.
+"""Keys of released checkpoints -> keys of our `Branch`. A new format is a row in one of the tables.
 
-find the trunks, by names that no trunk goes without; choose the one of the side that is asked for
-for each name of a checkpoint:
-    it belongs to the network of the other side:      pass over it
-    cut off what comes before the trunk's names, or before those of its siblings (heads, queues)
-    it is in RENAMES:                                 that is its name
-    it is in LEFT_OUT:                                nothing here has a use for it, and the report names it
-    it lies in the trunk:                             backbone.trunk.<name>, in timm's terms
-    else:                                             it stays as it is, and loading refuses it by name
+find the trunks, by keys that every trunk has; choose the one of the requested side
+for each key of a checkpoint:
+    it belongs to the network of the other side:      skip it
+    cut off the prefix that it shares with the trunk, or with the trunk's siblings (heads, queues)
+    it matches RENAMES:                               use that name
+    it matches LEFT_OUT:                              nothing here uses it, and the report names it
+    it lies in the trunk:                             backbone.trunk.<key>, in timm's terms
+    else:                                             leave it as it is; loading then refuses it by name
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from selfpatch.checkpoints.config import Side
-from selfpatch.checkpoints.huggingface_keys import to_released_names
+from selfpatch.checkpoints.huggingface_keys import to_released_keys
 
 SIDES: dict[Side, str] = {
     "teacher": r"(^|\.)(teacher|momentum_encoder|encoder_k|target_encoder|target_network|ema)\.",
     "student": r"(^|\.)(student|base_encoder|encoder_q|encoder|online_encoder|online_network)\.",
 }
-"""What comes before a trunk's names where one state dict holds both sides: MoCo-v3, MoCo-v2, ReSim, MoBY, mmselfsup,
-DINOv2, Leopart (whose student is under `model.` and is taken as the side that is not named)."""
+"""Prefixes of a trunk's keys where one state dict holds both sides: MoCo-v3, MoCo-v2, ReSim, MoBY, mmselfsup, DINOv2,
+Leopart (whose student is under `model.` and counts as the unnamed side)."""
 
 TRUNK = "backbone.trunk."
 
@@ -45,26 +45,26 @@ RENAMES = [
     (r"channel_sere(_local)?\.(.+)", r"heads.channel_relation\1.\2"),
     (r"((?:pool|heads)\..+)", r"\1"),  # ours
 ]
-"""Whole names, after what comes before them was cut off; the first that fits counts."""
+"""Patterns of whole keys without their prefix; the first that matches counts."""
 
 LEFT_OUT = [
     r"(head|head_dist|ibot_head|dino_head|fc\w*|mlp\w*|pre_logits|classifier|pooler)\..+",  # classifiers, projections
     r"(projector|projector_k|predictor|projection_head|neck|\d+)\..+",  # MoCo-v3, MoBY, SwAV, mmselfsup
-    r"(encoder_[qk]|teacher|student)\..+",  # what else such a network holds: its parts after the trunk
+    r"(encoder_[qk]|teacher|student)\..+",  # parts of such a network after the trunk
     r"(prototypes\w*\..+|prototypes|queue\w*|centers?)",  # SwAV, Leopart; MoCo, MoBY, DenseCL
     r"fpn_\w+\..+",  # ReSim
     r"\w+_loss\..+",  # centres of DINOv2
-    r"(.+\.)?(relative_position_index|attn_mask)",  # tables that Swin makes anew
+    r"(.+\.)?(relative_position_index|attn_mask)",  # tables that Swin computes
 ]
-"""Whole names that belong to training, or can be computed."""
+"""Patterns of whole keys that only training needs, or that can be computed."""
 
 _WITHIN_TRUNK = [
-    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # blocks in chunks, with their own number behind (DINOv2)
+    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # DINOv2 numbers its chunks, then the blocks in them
     (r"\.mlp\.w12\.", ".mlp.fc1."),
     (r"\.mlp\.w3\.", ".mlp.fc2."),
     (r"^register_tokens$", "reg_token"),
 ]
-"""Parts of a trunk's names that timm calls something else; all apply."""
+"""Parts of a trunk's keys that timm names differently; all apply."""
 
 _WITHIN_HEADS = [
     (r"\.parametrizations\.weight\.original0$", ".weight_g"),  # torch's newer way of normalising weights
@@ -73,94 +73,88 @@ _WITHIN_HEADS = [
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-class Renamed(NamedTuple):
-    """One network of a checkpoint."""
+class MappedState(NamedTuple):
+    """One network of a checkpoint, in the keys of our `Branch`."""
 
     state: dict[str, Tensor]
     left_out: tuple[str, ...]
-    """Names, as they were found, that nothing here has a use for."""
+    """Keys of the checkpoint that nothing here uses."""
 
 
-def to_branch_names(raw: Mapping[str, Tensor], side: Side = "teacher") -> dict[str, Tensor]:
-    """Released names -> the names of our `Branch`; names it does not know stay as they are."""
-    return rename(raw, side, "the state dict").state
+def to_branch_keys(raw: Mapping[str, Tensor], side: Side = "teacher") -> dict[str, Tensor]:
+    """Return one network of a state dict in the keys of our `Branch`; unknown keys stay as they are."""
+    return map_keys(raw, side, "the state dict").state
 
 
-def rename(raw: Mapping[str, Tensor], side: Side, source: str) -> Renamed:
-    """The network of one side, in the names of our `Branch`; the other's where there is only one.
+def map_keys(raw: Mapping[str, Tensor], side: Side, source: str) -> MappedState:
+    """Return the network of one side in the keys of our `Branch`, or the only network there is.
 
     Raises:
-        ValueError: there are several, and nothing says which is which.
+        ValueError: there are several networks, and their names do not tell which is which.
     """
-    raw = to_released_names(raw)
-    names, left_out = _new_names(raw, side, source)
-    unused = [
-        *_shared_prototypes(names, raw),
-        *(n for n in names if n.startswith("heads.") and n.endswith(_STATISTICS)),
-    ]
-    left_out += [names.pop(name) for name in unused]
-    if f"{TRUNK}layers.0.downsample.reduction.weight" in names:
-        names = {_merge_at_begin(name): old for name, old in names.items()}
-    state = {name: _reshaped(name, raw[old]) for name, old in names.items()}
-    if names.get(f"{TRUNK}reg_token", "").endswith("register_tokens"):
+    raw = to_released_keys(raw)
+    keys, left_out = _new_keys(raw, side, source)
+    unused = [*_shared_prototypes(keys, raw), *(k for k in keys if k.startswith("heads.") and k.endswith(_STATISTICS))]
+    left_out += [keys.pop(key) for key in unused]
+    if f"{TRUNK}layers.0.downsample.reduction.weight" in keys:
+        keys = {_as_next_stage(key): old for key, old in keys.items()}
+    state = {key: _reshaped(key, raw[old]) for key, old in keys.items()}
+    if keys.get(f"{TRUNK}reg_token", "").endswith("register_tokens"):
         _fold_class_position(state)
-    _complete_batch_norms(state)
-    return Renamed(state, tuple(left_out))
+    _add_batch_counts(state)
+    return MappedState(state, tuple(left_out))
 
 
-def _new_names(names: Collection[str], side: Side, source: str) -> tuple[dict[str, str], list[str]]:
-    """{our name: name as found} of one network, and the names that are left out."""
-    trunks = trunk_prefixes(names)
-    own = _choose(trunks, side, source) if trunks else ""
-    found, left_out = {}, []
-    for name in names:
-        prefix = _prefix(name, own, trunks)
+def _new_keys(keys: Collection[str], side: Side, source: str) -> tuple[dict[str, str], list[str]]:
+    """Return {our key: key of the checkpoint} of one network, and the keys that are left out."""
+    trunks = trunk_prefixes(keys)
+    trunk = _choose_trunk(trunks, side, source) if trunks else ""
+    mapped, left_out = {}, []
+    for key in keys:
+        prefix = _prefix(key, trunk, trunks)
         if prefix is None:
             continue
-        bare = name.removeprefix(prefix)
-        new = _renamed(bare)
-        if new is not None:
-            found[new] = name
+        bare = key.removeprefix(prefix)
+        renamed = _renamed(bare)
+        if renamed is not None:
+            mapped[renamed] = key
         elif trunks and any(re.fullmatch(pattern, bare) for pattern in LEFT_OUT):
-            left_out.append(name)
+            left_out.append(key)
         else:
-            in_trunk = trunks and prefix == own
-            found[TRUNK + _replaced(bare, _WITHIN_TRUNK) if in_trunk else name] = name
-    return found, left_out
+            in_trunk = trunks and prefix == trunk
+            mapped[TRUNK + _substitute(bare, _WITHIN_TRUNK) if in_trunk else key] = key
+    return mapped, left_out
 
 
-def _prefix(name: str, own: str, trunks: Iterable[str]) -> str | None:
-    """What to cut off a name: all that comes before the own trunk's names, or the part of it that a sibling shares.
-    None: the name belongs to another network, its trunk or what lies beside that.
+def _prefix(key: str, trunk: str, trunks: Iterable[str]) -> str | None:
+    """Return what to cut off a key: the chosen trunk's prefix, or the part of it that a sibling shares.
+
+    If None, the key belongs to another network: to its trunk or to a sibling of that.
     """
-    if max((t for t in trunks if name.startswith(t)), key=len, default=own) != own:
+    if max((t for t in trunks if key.startswith(t)), key=len, default=trunk) != trunk:
         return None
-    ways = [own, *_parents(own)]
-    apart = [place for trunk in trunks for place in _parents(trunk) if place not in ways]
-    if not name.startswith(own) and name.startswith(tuple(apart)):
+    prefixes = [trunk, *_parents(trunk)]
+    foreign = [parent for other in trunks for parent in _parents(other) if parent not in prefixes]
+    if not key.startswith(trunk) and key.startswith(tuple(foreign)):
         return None
-    return next(place for place in ways if name.startswith(place))
+    return next(prefix for prefix in prefixes if key.startswith(prefix))
 
 
-def trunk_prefixes(names: Collection[str]) -> list[str]:
-    """What comes before the names of each trunk: of a ViT or Swin, that of its patch embedding; of a ResNet, that of
-    its first layers.
-    """
-    vision_transformers = [
-        n.removesuffix("patch_embed.proj.weight") for n in names if n.endswith("patch_embed.proj.weight")
-    ]
-    convolutional = [n.removesuffix("conv1.weight") for n in names if n.endswith("conv1.weight")]
-    found = vision_transformers + [p for p in convolutional if f"{p}layer1.0.conv1.weight" in names]
+def trunk_prefixes(keys: Collection[str]) -> list[str]:
+    """Return the prefix of each trunk's keys, told by the patch embedding (ViT, Swin) or the first layers (ResNet)."""
+    transformers = [k.removesuffix("patch_embed.proj.weight") for k in keys if k.endswith("patch_embed.proj.weight")]
+    convolutional = [k.removesuffix("conv1.weight") for k in keys if k.endswith("conv1.weight")]
+    found = transformers + [p for p in convolutional if f"{p}layer1.0.conv1.weight" in keys]
     return [prefix for prefix in found if prefix == "" or prefix.endswith(".")]
 
 
-def _choose(trunks: Iterable[str], side: Side, source: str) -> str:
+def _choose_trunk(trunks: Iterable[str], side: Side, source: str) -> str:
     def side_of(trunk: str) -> Side | None:
         return next((name for name, pattern in SIDES.items() if re.search(pattern, trunk)), None)
 
     other: Side = "student" if side == "teacher" else "teacher"
-    of_side = {wanted: [t for t in trunks if side_of(t) == wanted] for wanted in (side, None, other)}
-    chosen = next(found for found in of_side.values() if found)
+    by_preference = [[t for t in trunks if side_of(t) == wanted] for wanted in (side, None, other)]
+    chosen = next(found for found in by_preference if found)
     if len(chosen) > 1:
         raise ValueError(
             f"{source} holds {len(chosen)} networks, {' and '.join(repr(t) for t in chosen)}; "
@@ -170,7 +164,7 @@ def _choose(trunks: Iterable[str], side: Side, source: str) -> str:
 
 
 def _parents(prefix: str) -> list[str]:
-    """`a.b.` -> [`a.`, ``]: where the siblings of a trunk may be."""
+    """Return the prefixes that the siblings of a trunk may have: `a.b.` -> [`a.`, ``]."""
     parts = prefix.split(".")[:-1]
     return ["".join(f"{part}." for part in parts[:i]) for i in reversed(range(max(1, len(parts))))]
 
@@ -179,56 +173,57 @@ def _renamed(bare: str) -> str | None:
     for pattern, replacement in RENAMES:
         match = re.fullmatch(pattern, bare)
         if match is not None:
-            return _replaced(match.expand(replacement), _WITHIN_HEADS)
+            return _substitute(match.expand(replacement), _WITHIN_HEADS)
     return None
 
 
-def _replaced(name: str, table: Iterable[tuple[str, str]]) -> str:
+def _substitute(key: str, table: Iterable[tuple[str, str]]) -> str:
     for pattern, replacement in table:
-        name = re.sub(pattern, replacement, name)
-    return name
+        key = re.sub(pattern, replacement, key)
+    return key
 
 
-def _shared_prototypes(names: Mapping[str, str], raw: Mapping[str, Tensor]) -> list[str]:
-    """The patches' prototypes of iBOT where they are the image tokens' own, saved twice."""
-    twice = {n: n.replace("heads.masked_patch.", "heads.image.") for n in names if n.startswith("heads.masked_patch.")}
-    shared = all(image in names and torch.equal(raw[names[own]], raw[names[image]]) for own, image in twice.items())
-    return list(twice) if shared else []
+def _shared_prototypes(keys: Mapping[str, str], raw: Mapping[str, Tensor]) -> list[str]:
+    """Return the keys of iBOT's patch prototypes if they are saved twice, shared with the image tokens."""
+    twins = {k: k.replace("heads.masked_patch.", "heads.image.") for k in keys if k.startswith("heads.masked_patch.")}
+    shared = all(image in keys and torch.equal(raw[keys[patch]], raw[keys[image]]) for patch, image in twins.items())
+    return list(twins) if shared else []
 
 
-def _merge_at_begin(name: str) -> str:
-    """Patches are merged at the end of a stage in Swin's own code, at the beginning of the next one in timm's."""
+def _as_next_stage(key: str) -> str:
+    """Return the key of a patch merging as timm has it: at the begin of the next stage, not at the end of a stage."""
     return re.sub(
-        rf"^({re.escape(TRUNK)}layers\.)(\d+)\.downsample\.", lambda m: f"{m[1]}{int(m[2]) + 1}.downsample.", name
+        rf"^({re.escape(TRUNK)}layers\.)(\d+)\.downsample\.", lambda m: f"{m[1]}{int(m[2]) + 1}.downsample.", key
     )
 
 
-def _reshaped(name: str, tensor: Tensor) -> Tensor:
-    if name in ("pool.query", "backbone.mask_token") and tensor.ndim == 3:
+def _reshaped(key: str, tensor: Tensor) -> Tensor:
+    if key in ("pool.query", "backbone.mask_token") and tensor.ndim == 3:
         return tensor.flatten(0, 1)
-    if name.startswith("heads.") and tensor.ndim == 4:  # convolutions of one pixel (SERE)
+    if key.startswith("heads.") and tensor.ndim == 4:  # 1x1 convolutions (SERE)
         return tensor.flatten(1)
     return tensor
 
 
 def _fold_class_position(state: dict[str, Tensor]) -> None:
-    """DINOv2 with registers stores a position of the CLS token; timm and we add it to that token once and for all."""
+    """Add the position of the CLS token, which DINOv2 with registers stores, to the token itself, as timm has it."""
     cls_token, positions = (f"{TRUNK}{name}" for name in ("cls_token", "pos_embed"))
     if cls_token in state and positions in state:
         state[cls_token] = state[cls_token] + state[positions][:, :1]
         state[positions] = state[positions][:, 1:]
 
 
-def _complete_batch_norms(state: dict[str, Tensor]) -> None:
-    """Older checkpoints do not count batches, and nothing depends on the count."""
-    for name in list(state):
-        if name.startswith(TRUNK) and name.endswith(".running_mean"):
-            state.setdefault(name.removesuffix("running_mean") + "num_batches_tracked", torch.tensor(0))
+def _add_batch_counts(state: dict[str, Tensor]) -> None:
+    """Add the batch counts of batch norms, which older checkpoints lack; nothing depends on their values."""
+    for key in list(state):
+        if key.startswith(TRUNK) and key.endswith(".running_mean"):
+            state.setdefault(key.removesuffix("running_mean") + "num_batches_tracked", torch.tensor(0))
 
 
-def known_num_heads(names: Iterable[str], width: int) -> int | None:
-    """Attention heads leave no trace in a state dict, and nearly all have 64 channels; MoCo-v3's ViT-S is the exception
-    with 12 heads (arXiv 2104.02057, section 4.3).
+def known_num_heads(keys: Iterable[str], width: int) -> int | None:
+    """Return the number of attention heads where a format differs from the usual 64 channels a head.
+
+    The exception is MoCo-v3's ViT-S with 12 heads (arXiv 2104.02057, section 4.3); a state dict does not tell.
     """
-    moco_v3 = any(re.search(r"(^|\.)(base|momentum)_encoder\.", name) for name in names)
+    moco_v3 = any(re.search(r"(^|\.)(base|momentum)_encoder\.", key) for key in keys)
     return 12 if moco_v3 and width == 384 else None

@@ -1,6 +1,4 @@
-"""Where weights come from: run directories, checkpoint files, safetensors and timm. Nothing is unpickled that could run
-code.
-"""
+"""Weights from run directories, checkpoint files, safetensors files and timm; nothing that could run code is unpickled."""
 
 from __future__ import annotations
 
@@ -19,9 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from selfpatch.checkpoints.config import LoadConfig, Side
+from selfpatch.checkpoints.config import DEFAULTS, LoadConfig, Side
 from selfpatch.checkpoints.infer_config import infer_backbone_config
-from selfpatch.checkpoints.key_mapping import known_num_heads, rename
+from selfpatch.checkpoints.key_mapping import known_num_heads, map_keys
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.models.backbones.build import build_timm
 from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig, backbone_config_from_dict
@@ -29,12 +27,12 @@ from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig, back
 TIMM = "timm:"
 
 _WRAPPERS = ("state_dict", "model", "classy_state_dict", "base_model", "trunk")
-"""Entries of a checkpoint that may hold the state dict, besides the side's own name; the last three are VISSL's."""
+"""Entries of a checkpoint that may hold the state dict, apart from the side's own name; the last three are VISSL's."""
 
-_HARMLESS: list[Any] = [
-    # DINO and its descendants save their argparse options beside the tensors; a Namespace is only attributes.
+_SAFE_CLASSES: list[Any] = [
+    # DINO and its descendants save their argparse options with the tensors; a Namespace holds only attributes.
     argparse.Namespace,
-    # Others save their configuration in a mapping of a class of its own, or key a table by a class; a plain mapping
+    # Others save their configuration in a mapping of a class of their own, or key a table by a class; a plain mapping
     # takes its place.
     (OrderedDict, "yacs.config.CfgNode"),  # Swin, MoBY
     (OrderedDict, "pytorch_lightning.utilities.parsing.AttributeDict"),
@@ -43,75 +41,80 @@ _HARMLESS: list[Any] = [
     (OrderedDict, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
     (OrderedDict, "pytorch_lightning.callbacks.lr_monitor.LearningRateMonitor"),
 ]
-"""What a checkpoint may name besides tensors and plain values: classes that run nothing, and stand-ins for others."""
+"""Classes that a checkpoint may name besides tensors and plain values: they run nothing, or a stand-in replaces them."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights as they were found, in the names of our `Branch`: `backbone.trunk.*`, `pool.*`, `heads.*`."""
+    """Weights of one network in the keys of our `Branch`: `backbone.trunk.*`, `pool.*`, `heads.*`."""
 
     state: Mapping[str, Tensor]
-    shape: AnyBackboneConfig
+    config: AnyBackboneConfig
     source: str
     sha256: str | None
-    """Of the file; None for weights that timm fetched."""
+    """Hash of the file; None for weights that timm fetched."""
     left_out: tuple[str, ...] = ()
-    """Names in the file of what nothing here has a use for: queues, classifiers, other methods' heads."""
+    """Keys of the file that nothing here uses: queues, classifiers, other methods' heads."""
 
 
-def read_weights(source: str, config: LoadConfig = LoadConfig()) -> Weights:
-    """Finds and reads weights, whatever format they are in; the format is told from the keys.
+def read_weights(source: str, config: LoadConfig = DEFAULTS) -> Weights:
+    """Read weights of any known format, which is told from the keys.
 
     Args:
-        source: a run directory, a checkpoint file of any method that `formats` knows (full or backbone only), a
+        source: a run directory, a checkpoint file of any method that `key_mapping` knows (full or backbone only), a
             .safetensors file, or timm:NAME.
-        config: which network, and what the file does not tell; a file with one network gives that one.
+        config: which network is read; a file that holds only one gives that one.
 
     Raises:
-        ValueError: there is no such file, it holds no ViT, Swin or ResNet, or it would have to be unpickled.
+        ValueError: there is no such file, it holds no ViT, Swin or ResNet, or unpickling it could run code.
     """
     if source.startswith(TIMM):
         if config.num_heads is not None:
             raise ValueError(f"num_heads is {config.num_heads}, but {source} has its own; leave it out")
         backbone = build_timm(source.removeprefix(TIMM), pretrained=True)
-        return Weights({f"backbone.{k}": v for k, v in backbone.state_dict().items()}, backbone.config, source, None)
-    path = Path(source)
-    if not path.exists():
-        raise ValueError(
-            f"no weights at {source!r}; use a run directory, a checkpoint file, a .safetensors file or {TIMM}NAME"
-        )
-    weights = _read_run(path, config.side) if path.is_dir() else _read_file(path, config.side)
-    return _with_heads(weights, config.num_heads)
+        weights = Weights({f"backbone.{k}": v for k, v in backbone.state_dict().items()}, backbone.config, source, None)
+    else:
+        path = Path(source)
+        if not path.exists():
+            raise ValueError(
+                f"no weights at {source!r}; use a run directory, a checkpoint file, a .safetensors file or {TIMM}NAME"
+            )
+        weights = _read_run(path, config.side) if path.is_dir() else _read_file(path, config.side)
+    return replace(weights, config=_with_overrides(weights.config, config, source))
 
 
-def _with_heads(weights: Weights, num_heads: int | None) -> Weights:
-    source, shape = weights.source, weights.shape
-    if not isinstance(shape, ViTConfig):
-        if num_heads is not None:
-            raise ValueError(f"num_heads is {num_heads}, but {source} is no ViT; leave it out")
-        return weights
-    shape = shape if num_heads is None else replace(shape, num_heads=num_heads)
-    if shape.embed_dim % shape.num_heads:
+def _with_overrides(found: AnyBackboneConfig, config: LoadConfig, source: str) -> AnyBackboneConfig:
+    """Return the backbone's configuration with what `config` says in place of what was found."""
+    if not isinstance(found, ViTConfig):
+        if config.num_heads is not None:
+            raise ValueError(f"num_heads is {config.num_heads}, but {source} is no ViT; leave it out")
+        return found
+    found = replace(
+        found,
+        num_heads=config.num_heads or found.num_heads,
+        position_embedding=config.position_embedding or found.position_embedding,
+    )
+    if found.embed_dim % found.num_heads:
         raise ValueError(
-            f"{source}: width {shape.embed_dim} cannot be split into {shape.num_heads} heads; give another --num-heads"
+            f"{source}: width {found.embed_dim} cannot be split into {found.num_heads} heads; give another --num-heads"
         )
-    return replace(weights, shape=shape)
+    return found
 
 
 def _read_file(path: Path, side: Side) -> Weights:
     source = str(path)
-    content, metadata = _safetensors_load(path) if path.suffix == ".safetensors" else (_torch_load(path), {})
+    content, metadata = _load_safetensors(path) if path.suffix == ".safetensors" else (_load_pickle(path), {})
     if isinstance(content, Mapping) and {"pretrainer", "shape"} <= content.keys():
-        return _of_checkpoint(content, path, side, source)
-    tensors = _state_dict(content, side, source)
-    state, left_out = rename(tensors, side, source)
+        return _from_checkpoint(content, path, side, source)
+    tensors = _find_state_dict(content, side, source)
+    state, left_out = map_keys(tensors, side, source)
     if "shape" in metadata:
-        shape = backbone_config_from_dict(json.loads(metadata["shape"]))
+        config = backbone_config_from_dict(json.loads(metadata["shape"]))
     else:
-        shape = infer_backbone_config(state, source)
-        if isinstance(shape, ViTConfig):
-            shape = replace(shape, num_heads=known_num_heads(tensors, shape.embed_dim) or shape.num_heads)
-    return Weights(state, shape, source, file_hash(path), left_out)
+        config = infer_backbone_config(state, source)
+        if isinstance(config, ViTConfig):
+            config = replace(config, num_heads=known_num_heads(tensors, config.embed_dim) or config.num_heads)
+    return Weights(state, config, source, file_hash(path), left_out)
 
 
 def _read_run(path: Path, side: Side) -> Weights:
@@ -119,20 +122,20 @@ def _read_run(path: Path, side: Side) -> Weights:
     newest = run.checkpoints.newest()
     if newest is not None:
         checkpoint = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)
-        return _of_checkpoint(checkpoint, newest, side, str(path))
+        return _from_checkpoint(checkpoint, newest, side, str(path))
     if run.exported_backbone.is_file():
         return replace(_read_file(run.exported_backbone, side), source=str(path))
     raise ValueError(f"{path} has no checkpoint yet; wait for the first one, or start the run again")
 
 
-def _of_checkpoint(checkpoint: Mapping[str, Any], file: Path, side: Side, source: str) -> Weights:
-    """One network of a checkpoint of a run."""
+def _from_checkpoint(checkpoint: Mapping[str, Any], file: Path, side: Side, source: str) -> Weights:
+    """Return one network of a run's checkpoint."""
     prefix = f"{side}."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["pretrainer"].items() if k.startswith(prefix)}
     return Weights(state, backbone_config_from_dict(checkpoint["shape"]), source, file_hash(file))
 
 
-def _safetensors_load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -140,10 +143,9 @@ def _safetensors_load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
 
 
-def _torch_load(path: Path) -> Any:
-    """Whatever a checkpoint holds."""
+def _load_pickle(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings(action="ignore"):
+        with torch.serialization.safe_globals(_SAFE_CLASSES), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
@@ -152,19 +154,19 @@ def _torch_load(path: Path) -> Any:
         ) from None
     except PermissionError:
         raise
-    except Exception:  # on what is no checkpoint the unpickler fails in nearly any way, and says nothing of use
+    except Exception:  # the unpickler fails in many ways on other files, and its messages do not help
         raise ValueError(
             f"{path} is no checkpoint, or a damaged one; give a file that torch.save or safetensors wrote"
         ) from None
 
 
-def _state_dict(content: Any, side: Side, source: str) -> dict[str, Tensor]:
-    """The tensors of one network, or of both sides, out of whatever a checkpoint wraps them in."""
+def _find_state_dict(content: Any, side: Side, source: str) -> dict[str, Tensor]:
+    """Return the tensors of one network, or of both sides, from inside the entries that wrap them."""
     if isinstance(content, Mapping):
-        other = "student" if side == "teacher" else "teacher"  # some files hold one network, whichever was asked for
+        other = "student" if side == "teacher" else "teacher"  # some files hold one network, under either name
         for key in (side, *_WRAPPERS, other):
             if isinstance(content.get(key), Mapping):
-                return _state_dict(content[key], side, source)
+                return _find_state_dict(content[key], side, source)
         tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
         if tensors:
             return tensors
@@ -175,5 +177,6 @@ def _state_dict(content: Any, side: Side, source: str) -> dict[str, Tensor]:
 
 
 def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

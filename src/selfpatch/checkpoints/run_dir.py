@@ -116,10 +116,10 @@ class RunDirectory:
         return path
 
     def note_skipped(self, bad: Mapping[str, str]) -> None:
-        """Add unreadable files to skipped.txt, each path once, even if several processes meet it.
+        r"""Add unreadable files to skipped.txt, each path once, even if several processes meet it.
 
         Args:
-            bad: reason by path. Tabs and line ends in a path are written as \\t, \\n and \\r.
+            bad: reason by path. Tabs and line ends in a path are written as \t, \n and \r.
         """
         new = {path: reason for path, reason in bad.items() if path not in self._noted}
         if not new:

@@ -146,7 +146,7 @@ def make_student_teacher(
     classes = _classes(config)
     weights = None if config.init is None or shape is not None else read_weights(config.init)
     if shape is None:
-        shape = backbone_config(config) if weights is None else _shape_for(weights.shape, config)
+        shape = backbone_config(config) if weights is None else _shape_for(weights.config, config)
         shape = _for_channels(shape, config.channels, statistics)
     torch.manual_seed(config.seed)
     objectives = {

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from selfpatch.checkpoints.key_mapping import to_branch_names
+from selfpatch.checkpoints.key_mapping import to_branch_keys
 from selfpatch.core.types import EncoderOutput, Tokens, Views
 from selfpatch.methods.patch.sere import SERE
 from selfpatch.models.backbones.build import build_backbone
@@ -243,7 +243,7 @@ def _branch_state(released: dict[str, Tensor]) -> dict[str, Tensor]:
         name = name.replace("backbone.pixel_sere", "heads.spatial_relation")
         name = name.replace("backbone.channel_sere", "heads.channel_relation")
         state[name] = tensor.flatten(1) if name.endswith("predictor.0.weight") else tensor
-    return to_branch_names(state)
+    return to_branch_keys(state)
 
 
 @pytest.fixture(params=["mini", "full"])
