@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.timing import Case
+from selfpatch.config.sections import OptimizerConfig
 from selfpatch.core.reference import use_references
 from selfpatch.models.backbones.build import build_backbone, named_backbone_config
 from selfpatch.models.branch import Branch
@@ -103,9 +104,9 @@ def _updates(device: torch.device) -> Iterator[Case]:
         "clipping", lambda: clip_gradients(student.parameters(), 3.0, "tensor"), parameters, "parameters"
     )
     yield _beside_plain("moving the teacher", lambda: teacher.ema_update(student, 0.996), parameters, "parameters")
-    fast = make_optimizer(copy.deepcopy(student))
+    fast = make_optimizer(copy.deepcopy(student), OptimizerConfig())
     with use_references():
-        plain = make_optimizer(copy.deepcopy(student))
+        plain = make_optimizer(copy.deepcopy(student), OptimizerConfig())
     for optimizer in (fast, plain):
         for group in optimizer.param_groups:
             for parameter in group["params"]:

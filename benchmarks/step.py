@@ -20,7 +20,7 @@ from selfpatch.core.distributed import is_distributed
 from selfpatch.core.malloc import keep_freed_memory, return_freed_memory
 from selfpatch.core.reference import use_references
 from selfpatch.core.types import Views
-from selfpatch.training.factory import make_clipping, make_optimizer, make_schedule, make_student_teacher
+from selfpatch.training.factory import make_optimizer, make_schedule, make_student_teacher
 from selfpatch.training.trainer import StudentTeacher, training_step
 
 WAYS = {
@@ -37,7 +37,7 @@ def published_step(model: str = "vit_small", batch_size: int = 4) -> RunConfig:
     return load_recipe("selfpatch-dino-vits16").for_model(model).override({"batch_size": batch_size})
 
 
-def random_views(config: RunConfig, pretrainer: StudentTeacher, device: torch.device) -> Views:
+def random_views(config: RunConfig, student_teacher: StudentTeacher, device: torch.device) -> Views:
     """A batch of noise of the configured crops; all boxes are the whole image."""
     crops, batch, generator = config.crops, config.batch_size, torch.Generator().manual_seed(0)
 
@@ -45,10 +45,10 @@ def random_views(config: RunConfig, pretrainer: StudentTeacher, device: torch.de
         shape = (views, batch, config.channels, size, size)
         return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
 
-    local = crops.num_local if pretrainer.needs.local_crops else 0
+    local = crops.num_local if student_teacher.needs.local_crops else 0
     masks = None
-    if pretrainer.needs.masks:
-        side = crops.global_size // pretrainer.student.backbone.patch_size
+    if student_teacher.needs.masks:
+        side = crops.global_size // student_teacher.student.backbone.patch_size
         masks = torch.rand(2, batch, side, side, generator=generator) < 0.3
     return Views(
         global_crops=noise(2, crops.global_size),
@@ -65,11 +65,11 @@ class StepBench:
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         torch.manual_seed(0)
-        pretrainer, _ = make_student_teacher(config)
-        self.pretrainer = pretrainer.to(device).train()
+        student_teacher, _ = make_student_teacher(config)
+        self.student_teacher = student_teacher.to(device).train()
         wrap = partial(DistributedDataParallel, broadcast_buffers=False)
-        self._model: nn.Module = wrap(self.pretrainer) if is_distributed() else self.pretrainer
-        self.views = random_views(config, self.pretrainer, device)
+        self._model: nn.Module = wrap(self.student_teacher) if is_distributed() else self.student_teacher
+        self.views = random_views(config, self.student_teacher, device)
         self._hp = replace(make_schedule(config, steps_per_epoch=1000)(5000), freeze_last_layer=False)
         self._optimizers: dict[bool, torch.optim.Optimizer] = {}
 
@@ -78,13 +78,13 @@ class StepBench:
         (return_freed_memory if plain else keep_freed_memory)()
         with use_references() if plain else contextlib.nullcontext():
             if plain not in self._optimizers:
-                self._optimizers[plain] = make_optimizer(self.config, self.pretrainer)
+                self._optimizers[plain] = make_optimizer(self.config, self.student_teacher)
             training_step(
                 self._model,
                 [self.views],
                 self._optimizers[plain],
                 self._hp,
-                clipping=make_clipping(self.config),
+                self.config.optimizer,
                 autocast=autocast,
             )
 

@@ -83,9 +83,9 @@ def test_a_report_shows_and_keeps_what_was_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["dino", "ibot", "moby"])
 def test_a_step_of_each_way_trains(method: str, way: str) -> None:
     bench = StepBench(tiny_config(method=method), torch.device("cpu"))
-    before = [p.clone() for p in bench.pretrainer.teacher.parameters()]
+    before = [p.clone() for p in bench.student_teacher.teacher.parameters()]
     bench.step(way)
-    assert any(not torch.equal(p, b) for p, b in zip(bench.pretrainer.teacher.parameters(), before, strict=True))
+    assert any(not torch.equal(p, b) for p, b in zip(bench.student_teacher.teacher.parameters(), before, strict=True))
     assert bench.flops() > 0
 
 

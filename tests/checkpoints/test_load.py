@@ -25,7 +25,7 @@ from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.pooling import AveragePool
 from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD, normalise
-from tests.helpers.tiny import snapshot, tiny_config, tiny_pretrainer
+from tests.helpers.tiny import snapshot, tiny_config, tiny_student_teacher
 
 HEADS = 3
 """Of the golden networks; a checkpoint does not tell."""
@@ -274,18 +274,18 @@ def test_an_average_pool_is_exported_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", ["teacher", "student"])
 def test_a_run_directory_gives_its_newest_checkpoint(tmp_path: Path, side: str) -> None:
-    pretrainer = tiny_pretrainer()
-    for parameter in pretrainer.teacher.parameters():
+    student_teacher = tiny_student_teacher()
+    for parameter in student_teacher.teacher.parameters():
         parameter.mul_(0.5)
     run = RunDirectory.create(tmp_path / "run", tiny_config().to_dict())
     with pytest.raises(ValueError, match="has no checkpoint yet; wait for the first one"):
         load_encoder(str(run.path))
-    shape = pretrainer.student.backbone.config.to_dict()
-    old = {name: torch.zeros_like(tensor) for name, tensor in snapshot(pretrainer).items()}
+    shape = student_teacher.student.backbone.config.to_dict()
+    old = {name: torch.zeros_like(tensor) for name, tensor in snapshot(student_teacher).items()}
     run.checkpoints.save({"pretrainer": old, "shape": shape}, step=9, keep=5)
-    run.checkpoints.save({"pretrainer": snapshot(pretrainer), "shape": shape}, step=10, keep=5)
+    run.checkpoints.save({"pretrainer": snapshot(student_teacher), "shape": shape}, step=10, keep=5)
     encoder, report = load_encoder(str(run.path), LoadConfig(side=side))
-    branch, images = getattr(pretrainer, side).eval(), torch.randn(2, 3, 16, 12)
+    branch, images = getattr(student_teacher, side).eval(), torch.randn(2, 3, 16, 12)
     assert encoder.backbone.config == branch.backbone.config
     torch.testing.assert_close(encoder.patches(images), branch.backbone(images).patches.permute(0, 3, 1, 2).detach())
     torch.testing.assert_close(

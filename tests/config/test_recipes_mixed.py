@@ -27,5 +27,5 @@ def test_options_replace_parts_of_a_recipe(name: str, other: tuple[str, str]) ->
     if method == "densecl":
         config = config.override({"batch_size": 64, "densecl": {"queue_size": 128}})
     with torch.device("meta"):
-        pretrainer, _ = make_student_teacher(config)
-    assert list(pretrainer.objectives) == [method, *config.objectives]
+        student_teacher, _ = make_student_teacher(config)
+    assert list(student_teacher.objectives) == [method, *config.objectives]

@@ -14,7 +14,7 @@ from selfpatch.config.parsing import nested, parse_yaml
 from selfpatch.config.recipes import choose_recipe, load_recipe, recipe_names
 from selfpatch.config.run import SAMPLES, RunConfig
 from selfpatch.core.types import Needs
-from selfpatch.training.factory import make_clipping, make_schedule, make_student_teacher, view_recipes
+from selfpatch.training.factory import make_schedule, make_student_teacher, view_recipes
 
 RECIPES = Path(__file__).parents[2] / "src" / "selfpatch" / "recipes"
 
@@ -149,16 +149,15 @@ def test_every_recipe_loads_and_says_where_it_comes_from(name: str) -> None:
     assert re.match(rf"# Command: .*selfpatch pretrain( --recipe {re.escape(name)}\b|$)", header[1])
     assert re.match(r"# Expected: .+", header[2])
     make_schedule(config, steps_per_epoch=10)
-    make_clipping(config)
     assert len(view_recipes(config, Needs(local_crops=True))) == 2 + config.crops.num_local
     assert len(view_recipes(config, Needs())) == 2
 
 
 @pytest.mark.parametrize("name", [n for n in recipe_names() if n in ("samples", "small-1k")])
 def test_small_recipes_build(name: str) -> None:
-    pretrainer, report = make_student_teacher(load_recipe(name))
+    student_teacher, report = make_student_teacher(load_recipe(name))
     assert report is None
-    assert set(pretrainer.objectives) == {"dino", "selfpatch"}
+    assert set(student_teacher.objectives) == {"dino", "selfpatch"}
 
 
 def test_the_recipe_grows_with_the_data() -> None:

@@ -13,7 +13,7 @@ import torch
 from selfpatch.training.factory import METHODS, OBJECTIVES
 from tests.helpers import curves
 from tests.helpers.curves import Combination, Training, combinations
-from tests.helpers.tiny import tiny_pretrainer
+from tests.helpers.tiny import tiny_student_teacher
 
 
 def _marked(combination: Combination) -> Any:
@@ -47,22 +47,22 @@ def test_it_trains_resumes_exactly_and_keeps_its_losses(
     combination: Combination, recorded: dict[str, list[dict[str, float]]]
 ) -> None:
     training = Training(combination)
-    before = {name: p.clone() for name, p in training.pretrainer.teacher.named_parameters()}
+    before = {name: p.clone() for name, p in training.student_teacher.teacher.named_parameters()}
     found = [training.step(0)]
-    without = [n for n, p in training.pretrainer.named_parameters() if p.requires_grad and p.grad is None]
+    without = [n for n, p in training.student_teacher.named_parameters() if p.requires_grad and p.grad is None]
     assert not without, "these parameters received no gradient"
-    moved = {n for n, p in training.pretrainer.teacher.named_parameters() if not torch.equal(p, before[n])}
-    still = {n for n, p in training.pretrainer.student.named_parameters() if p.requires_grad} - moved
+    moved = {n for n, p in training.student_teacher.teacher.named_parameters() if not torch.equal(p, before[n])}
+    still = {n for n, p in training.student_teacher.student.named_parameters() if p.requires_grad} - moved
     assert not still, "the teacher did not follow here"
 
     found.append(training.step(1))
-    state = through_a_file([training.pretrainer.state_dict(), training.optimizer.state_dict()])
+    state = through_a_file([training.student_teacher.state_dict(), training.optimizer.state_dict()])
     found.append(training.step(2))
     resumed = Training(combination)
-    resumed.pretrainer.load_state_dict(state[0])
+    resumed.student_teacher.load_state_dict(state[0])
     resumed.optimizer.load_state_dict(state[1])
     assert resumed.step(2) == found[2]
-    ends = (t.pretrainer.state_dict() for t in (training, resumed))
+    ends = (t.student_teacher.state_dict() for t in (training, resumed))
     assert all(torch.equal(a, b) for a, b in zip(*(end.values() for end in ends), strict=True))
 
     for step, (row, expected) in enumerate(zip(found, recorded[str(combination)], strict=True)):
@@ -72,4 +72,4 @@ def test_it_trains_resumes_exactly_and_keeps_its_losses(
 @pytest.mark.parametrize("objective", curves.OBJECTIVES)
 def test_what_has_no_meaning_is_refused(objective: str) -> None:
     with pytest.raises(ValueError, match="ibot hides patches from the student, but resnet50 embeds no patches"):
-        tiny_pretrainer(method="ibot", objective=objective, model="resnet50")
+        tiny_student_teacher(method="ibot", objective=objective, model="resnet50")

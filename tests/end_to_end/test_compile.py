@@ -12,7 +12,7 @@ import torch
 from selfpatch.training.loggers.metrics import read_metrics
 from selfpatch.cli.main import main
 from tests.helpers.command_line import TINY, write_photos
-from tests.helpers.tiny import hyperparameters, tiny_pretrainer, tiny_views
+from tests.helpers.tiny import hyperparameters, tiny_student_teacher, tiny_views
 
 
 @pytest.mark.slow
@@ -20,32 +20,32 @@ def test_a_compiled_step_is_the_step() -> None:
     """Traced and differentiated ahead of time, but not turned into machine code, which takes a minute."""
     results = []
     for backend in (None, "aot_eager"):
-        pretrainer = tiny_pretrainer()
+        student_teacher = tiny_student_teacher()
         if backend:
-            names = list(pretrainer.state_dict())
-            for branch in (pretrainer.student, pretrainer.teacher):
+            names = list(student_teacher.state_dict())
+            for branch in (student_teacher.student, student_teacher.teacher):
                 branch.compile_blocks(backend)
-            assert list(pretrainer.state_dict()) == names
-        losses = pretrainer(tiny_views(4), hyperparameters())
+            assert list(student_teacher.state_dict()) == names
+        losses = student_teacher(tiny_views(4), hyperparameters())
         losses["loss"].backward()
-        gradients = [p.grad.flatten() for p in pretrainer.parameters() if p.grad is not None]
+        gradients = [p.grad.flatten() for p in student_teacher.parameters() if p.grad is not None]
         results.append((losses["loss"].detach(), torch.cat(gradients)))
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
 
 
 def test_every_block_is_compiled_and_copies_are_not() -> None:
-    pretrainer = tiny_pretrainer()
-    pretrainer.student.compile_blocks("eager")
-    blocks = pretrainer.student.backbone.repeated_parts()
+    student_teacher = tiny_student_teacher()
+    student_teacher.student.compile_blocks("eager")
+    blocks = student_teacher.student.backbone.repeated_parts()
     assert all(block._compiled_call_impl is not None for block in blocks)
-    copied = copy.deepcopy(pretrainer.student).backbone.repeated_parts()
+    copied = copy.deepcopy(student_teacher.student).backbone.repeated_parts()
     assert all(block._compiled_call_impl is None for block in copied)
 
 
 @pytest.mark.parametrize("model", ["swin_tiny", "resnet50"])
 def test_what_is_no_vit_is_refused(model: str) -> None:
     with pytest.raises(ValueError, match="compile is for a ViT"):
-        tiny_pretrainer(model=model).student.compile_blocks("eager")
+        tiny_student_teacher(model=model).student.compile_blocks("eager")
 
 
 @pytest.mark.slow

@@ -12,16 +12,17 @@ from safetensors.torch import save_file
 from selfpatch.checkpoints.state import export_state
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
+from selfpatch.config.sections import OptimizerConfig
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.collapse import RegressionDetector
 from selfpatch.training.factory import make_optimizer, make_student_teacher
-from selfpatch.training.trainer import Clipping, training_step
-from tests.helpers.tiny import MODELS, hyperparameters, plain_sgd, tiny_config, tiny_pretrainer, tiny_views
+from selfpatch.training.trainer import training_step
+from tests.helpers.tiny import MODELS, hyperparameters, plain_sgd, tiny_config, tiny_student_teacher, tiny_views
 
 
 def weights_of(tmp_path: Path, **settings: Any) -> str:
     """A file of the backbone of a tiny network."""
-    donor = tiny_pretrainer(**settings)
+    donor = tiny_student_teacher(**settings)
     state, metadata = export_state(BranchEncoder(donor.student.backbone, donor.student.pool))
     save_file(state, tmp_path / "donor.safetensors", metadata)
     return str(tmp_path / "donor.safetensors")
@@ -33,12 +34,12 @@ def test_the_architecture_may_be_that_of_the_weights(tmp_path: Path, model: str)
     crops = {"global_size": 32, "local_size": 16}
     config = RunConfig().override({"model": "init", "init": file, "objective": "none", "crops": crops})
     config = config.override({"dino": {"num_prototypes": 8, "hidden_dim": 8}})
-    pretrainer, report = make_student_teacher(config)
+    student_teacher, report = make_student_teacher(config)
     assert report is not None
-    expected = tiny_pretrainer(model=model, objective="none").student.backbone
-    assert pretrainer.student.backbone.config == expected.config
+    expected = tiny_student_teacher(model=model, objective="none").student.backbone
+    assert student_teacher.student.backbone.config == expected.config
     for name, tensor in expected.state_dict().items():
-        assert torch.equal(pretrainer.student.backbone.state_dict()[name], tensor)
+        assert torch.equal(student_teacher.student.backbone.state_dict()[name], tensor)
     with pytest.raises(ValueError, match=r"model is 'init', .* but none are named; give --init"):
         make_student_teacher(config.override({"init": None}))
 
@@ -57,24 +58,26 @@ def test_a_class_token_may_stay_below_a_pool(tmp_path: Path) -> None:
 
 
 def test_heads_may_learn_first() -> None:
-    pretrainer = tiny_pretrainer()
-    backbone = {name: p.clone() for name, p in pretrainer.student.backbone.named_parameters()}
-    head = pretrainer.student.heads["patch"].mlp[0].weight.clone()
+    student_teacher = tiny_student_teacher()
+    backbone = {name: p.clone() for name, p in student_teacher.student.backbone.named_parameters()}
+    head = student_teacher.student.heads["patch"].mlp[0].weight.clone()
     hp = hyperparameters(freeze_backbone=True)
-    assert training_step(pretrainer, [tiny_views(2)], plain_sgd(pretrainer), hp, clipping=Clipping(0, "tensor")).taken
-    assert all(torch.equal(p, backbone[name]) for name, p in pretrainer.student.backbone.named_parameters())
-    assert not torch.equal(pretrainer.student.heads["patch"].mlp[0].weight, head)
+    assert training_step(
+        student_teacher, [tiny_views(2)], plain_sgd(student_teacher), hp, OptimizerConfig(clip=0, clip_mode="tensor")
+    ).taken
+    assert all(torch.equal(p, backbone[name]) for name, p in student_teacher.student.backbone.named_parameters())
+    assert not torch.equal(student_teacher.student.heads["patch"].mlp[0].weight, head)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_rate_falls_from_layer_to_layer(model: str) -> None:
     settings = {"model": model, "objective": "none", "optimizer": {"layer_decay": 0.5}}
     config = tiny_config(**settings)
-    pretrainer = tiny_pretrainer(**settings)
-    names = {id(p): name for name, p in pretrainer.named_parameters()}
-    optimizer = make_optimizer(config, pretrainer)
+    student_teacher = tiny_student_teacher(**settings)
+    names = {id(p): name for name, p in student_teacher.named_parameters()}
+    optimizer = make_optimizer(config, student_teacher)
     scales = {names[id(p)]: group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
-    backbone = pretrainer.student.backbone
+    backbone = student_teacher.student.backbone
     for name, scale in scales.items():
         if name.startswith("student.backbone."):
             layer = backbone.layer_of(name.removeprefix("student.backbone."))
@@ -95,14 +98,14 @@ def test_the_recipes_go_on_from_any_family_that_their_header_names(tmp_path: Pat
     config = load_recipe(name).override({"init": file, **method})
     config = config.override({"crops": {"global_size": 16 * scale, "local_size": 12 * scale, "num_local": 2}})
     config = config.override({config.method: {"num_prototypes": 16, "hidden_dim": 8, "bottleneck_dim": 4}})
-    pretrainer, report = make_student_teacher(config)
+    student_teacher, report = make_student_teacher(config)
     assert report is not None
     assert not report.missing
-    optimizer = make_optimizer(config, pretrainer)
+    optimizer = make_optimizer(config, student_teacher)
     for step in (0, 1):
         hp = hyperparameters(step, lr=1e-3, freeze_backbone=step == 0)
         outcome = training_step(
-            pretrainer, [tiny_views(2, scale=scale)], optimizer, hp, clipping=Clipping(0.3, "tensor")
+            student_teacher, [tiny_views(2, scale=scale)], optimizer, hp, OptimizerConfig(clip=0.3, clip_mode="tensor")
         )
         assert outcome.taken
 
@@ -115,10 +118,10 @@ def test_sincos_positions_are_not_laid_over_weights(tmp_path: Path) -> None:
 
 def test_a_pool_goes_on_too(tmp_path: Path) -> None:
     file = weights_of(tmp_path)
-    pretrainer, report = make_student_teacher(tiny_config(init=file, seed=9))
+    student_teacher, report = make_student_teacher(tiny_config(init=file, seed=9))
     assert report is not None
     assert "pool.query" in report.matched
-    assert torch.equal(pretrainer.student.pool.query, tiny_pretrainer().student.pool.query)
+    assert torch.equal(student_teacher.student.pool.query, tiny_student_teacher().student.pool.query)
 
 
 @pytest.mark.parametrize("setting", [{"patch_size": 8}, {"backbone": {"depth": 3}}])

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from selfpatch.config.sections import OptimizerConfig
 from selfpatch.core import distributed
 from selfpatch.losses.center import Center
 from selfpatch.models.layers.batch_norm import BatchNorm
 from selfpatch.training.factory import METHODS
 from selfpatch.training.optim import make_optimizer
-from selfpatch.training.trainer import Clipping, StudentTeacher, training_step
+from selfpatch.training.trainer import StudentTeacher, training_step
 from tests.helpers.tiny import (
     hyperparameters,
     movement_error,
@@ -25,7 +26,7 @@ from tests.helpers.tiny import (
     part_of,
     plain_sgd,
     snapshot,
-    tiny_pretrainer,
+    tiny_student_teacher,
     tiny_views,
 )
 from tests.helpers.workers import WorkerPool
@@ -41,21 +42,23 @@ def pool() -> Iterator[WorkerPool]:
 
 
 def _train(
-    pretrainer: StudentTeacher, model: nn.Module, images: slice, accumulate: int, bad: bool, scale: int = 1
+    student_teacher: StudentTeacher, model: nn.Module, images: slice, accumulate: int, bad: bool, scale: int = 1
 ) -> dict[str, Any]:
     """Some steps on these images of each batch; `bad`: the second step is not finite here."""
-    optimizer = plain_sgd(pretrainer)
+    optimizer = plain_sgd(student_teacher)
     outcomes = []
     for step in range(STEPS):
         views = part_of(tiny_views(BATCH, seed=step, scale=scale), images)
         size = views.batch_size // accumulate
         batches = [part_of(views, slice(i * size, (i + 1) * size)) for i in range(accumulate)]
-        with not_finite(pretrainer, micro_batch=0) if bad and step == 1 else contextlib.nullcontext():
+        with not_finite(student_teacher, micro_batch=0) if bad and step == 1 else contextlib.nullcontext():
             outcomes.append(
-                training_step(model, batches, optimizer, hyperparameters(step), clipping=Clipping(0.5, "tensor"))
+                training_step(
+                    model, batches, optimizer, hyperparameters(step), OptimizerConfig(clip=0.5, clip_mode="tensor")
+                )
             )
     return {
-        "state": snapshot(pretrainer),
+        "state": snapshot(student_teacher),
         "taken": [outcome.taken for outcome in outcomes],
         "losses": torch.stack([outcome.values["loss"] for outcome in outcomes]),
     }
@@ -64,11 +67,11 @@ def _train(
 def train_on_a_share(
     rank: int, settings: dict[str, Any], accumulate: int = 1, bad_rank: int | None = None
 ) -> dict[str, Any]:
-    pretrainer = tiny_pretrainer(**settings)
+    student_teacher = tiny_student_teacher(**settings)
     share = BATCH // WORLD
-    model = DistributedDataParallel(pretrainer, broadcast_buffers=False)
+    model = DistributedDataParallel(student_teacher, broadcast_buffers=False)
     images = slice(rank * share, (rank + 1) * share)
-    return _train(pretrainer, model, images, accumulate, rank == bad_rank, scale_of(settings))
+    return _train(student_teacher, model, images, accumulate, rank == bad_rank, scale_of(settings))
 
 
 def scale_of(settings: dict[str, Any]) -> int:
@@ -97,7 +100,7 @@ HEADS = {"dino": {"head_norm": True}, "selfpatch": {"head_norm": True}}
     ids=str,
 )
 def test_two_processes_train_as_one(pool: WorkerPool, settings: dict[str, Any], accumulate: int) -> None:
-    alone = tiny_pretrainer(**settings)
+    alone = tiny_student_teacher(**settings)
     begin = snapshot(alone)
     expected = _train(alone, alone, slice(None), 1, bad=False, scale=scale_of(settings))
     results = pool.run(train_on_a_share, settings, accumulate)
@@ -121,14 +124,19 @@ def test_no_process_takes_a_step_that_is_not_finite_on_one(pool: WorkerPool, bad
 
 def defer_on_a_share(rank: int, bad_rank: int) -> tuple[list[bool], list[dict[str, Tensor]]]:
     """A step of the device's own judgement that is finite, one that is not on one process, one that is."""
-    pretrainer = tiny_pretrainer(method="moby")
-    model, optimizer = DistributedDataParallel(pretrainer, broadcast_buffers=False), make_optimizer(pretrainer)
+    student_teacher = tiny_student_teacher(method="moby")
+    model, optimizer = (
+        DistributedDataParallel(student_teacher, broadcast_buffers=False),
+        make_optimizer(student_teacher, OptimizerConfig()),
+    )
     outcomes, states = [], []
     for step in range(STEPS):
         views, hp = part_of(tiny_views(BATCH, seed=step), slice(2 * rank, 2 * rank + 2)), hyperparameters(step, lr=1e-3)
-        with not_finite(pretrainer, micro_batch=0) if step == 1 and rank == bad_rank else contextlib.nullcontext():
-            outcomes.append(training_step(model, [views], optimizer, hp, clipping=Clipping(0, "tensor"), deferred=True))
-        states.append(snapshot(pretrainer))
+        with not_finite(student_teacher, micro_batch=0) if step == 1 and rank == bad_rank else contextlib.nullcontext():
+            outcomes.append(
+                training_step(model, [views], optimizer, hp, OptimizerConfig(clip=0, clip_mode="tensor"), deferred=True)
+            )
+        states.append(snapshot(student_teacher))
     return [outcome.taken for outcome in outcomes], states
 
 

@@ -37,7 +37,7 @@ def byol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_method_of_the_page_trains(objective: str, model: str) -> None:
     training = Training(Combination("byol", objective, model))
     losses = [training.step(0)["prediction"] for _ in range(4)]  # of the same crops
-    assert all(p.grad is not None for p in training.pretrainer.parameters() if p.requires_grad)
+    assert all(p.grad is not None for p in training.student_teacher.parameters() if p.requires_grad)
     assert 4 >= losses[0] > losses[-1] >= 0
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from selfpatch.core.reference import fast_path_of, use_references, using_references
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import ViTConfig
-from selfpatch.training.factory import make_clipping, make_optimizer, make_schedule
+from selfpatch.training.factory import make_optimizer, make_schedule
 from selfpatch.training.optim import clip_gradients
 from selfpatch.training.trainer import StudentTeacher, training_step
 from tests.helpers.curves import METHODS, OBJECTIVES
-from tests.helpers.tiny import hyperparameters, tiny_config, tiny_pretrainer, tiny_views
+from tests.helpers.tiny import hyperparameters, tiny_config, tiny_student_teacher, tiny_views
 
 DEVICES = ["cpu", *["cuda"] * torch.cuda.is_available()]
 MODELS = ("vit_tiny", pytest.param("swin_tiny", marks=pytest.mark.slow))
@@ -49,14 +49,14 @@ def losses_and_gradients(
     plain: bool, autocast: torch.dtype | None = None, device: str = "cpu", **settings: Any
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Of one step, drop path and masks included: each loss, and all gradients one after the other."""
-    pretrainer = tiny_pretrainer(**settings).to(device)
+    student_teacher = tiny_student_teacher(**settings).to(device)
     scale = 1 if settings["model"] == "vit_tiny" else 2
     torch.manual_seed(11)
     with use_references() if plain else contextlib.nullcontext():
         with torch.autocast(device, autocast, enabled=autocast is not None):
-            losses = pretrainer(tiny_views(16, scale=scale).to(device), hyperparameters())
+            losses = student_teacher(tiny_views(16, scale=scale).to(device), hyperparameters())
         losses["loss"].backward()
-    gradients = [p.grad.flatten() for p in pretrainer.parameters() if p.grad is not None]
+    gradients = [p.grad.flatten() for p in student_teacher.parameters() if p.grad is not None]
     return {name: loss.detach().cpu() for name, loss in losses.items()}, torch.cat(gradients).cpu()
 
 
@@ -120,24 +120,24 @@ def train(steps: int, *, plain: bool, nudge: float = 0.0) -> Tensor:
     """The loss of each step of a tiny DINO + SelfPatch, with AdamW, schedules and drop path."""
     settings = {"model": "vit_tiny", "backbone": {"drop_path": 0.1}, "epochs": steps, "batch_size": 8}
     settings |= {"optimizer": {"base_lr": 0.03, "warmup_epochs": 10, "freeze_last_layer_epochs": 5}}
-    config, pretrainer = tiny_config(**settings), tiny_pretrainer(**settings)
-    _nudge(pretrainer, nudge)
+    config, student_teacher = tiny_config(**settings), tiny_student_teacher(**settings)
+    _nudge(student_teacher, nudge)
     schedule, losses = make_schedule(config, steps_per_epoch=1), []
     with use_references() if plain else contextlib.nullcontext():
-        optimizer = make_optimizer(config, pretrainer)
+        optimizer = make_optimizer(config, student_teacher)
         for step in range(steps):
             torch.manual_seed(step)
             outcome = training_step(
-                pretrainer, [tiny_views(8, seed=step)], optimizer, schedule(step), clipping=make_clipping(config)
+                student_teacher, [tiny_views(8, seed=step)], optimizer, schedule(step), config.optimizer
             )
             losses.append(outcome.values["loss"])
     return torch.stack(losses)
 
 
 @torch.no_grad()
-def _nudge(pretrainer: StudentTeacher, size: float) -> None:
+def _nudge(student_teacher: StudentTeacher, size: float) -> None:
     generator = torch.manual_seed(1)
-    for parameter in pretrainer.student.parameters():
+    for parameter in student_teacher.student.parameters():
         parameter.mul_(1 + size * torch.randn(parameter.shape, generator=generator))
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from selfpatch.training.factory import make_clipping, make_optimizer, make_schedule
+from selfpatch.training.factory import make_optimizer, make_schedule
 from selfpatch.training.trainer import StudentTeacher, training_step
-from tests.helpers.tiny import tiny_config, tiny_pretrainer, tiny_views
+from tests.helpers.tiny import tiny_config, tiny_student_teacher, tiny_views
 
 FILE = Path(__file__).parents[1] / "golden" / "curves.json"
 METHODS = ("dino", "ibot", "moby", "moco_v3", "moco_v2", "swav", "densecl")
@@ -48,33 +48,33 @@ class Training:
         optimizer = {"base_lr": 0.5, "warmup_epochs": 0, "freeze_last_layer_epochs": 0}
         settings = {**combination._asdict(), "epochs": STEPS, "optimizer": optimizer}
         config = tiny_config(**settings)
-        self.pretrainer: StudentTeacher = tiny_pretrainer(**settings)
-        _settle(self.pretrainer)
-        self.optimizer = make_optimizer(config, self.pretrainer)
-        self._schedule, self._clipping = make_schedule(config, steps_per_epoch=1), make_clipping(config)
+        self.student_teacher: StudentTeacher = tiny_student_teacher(**settings)
+        _settle(self.student_teacher)
+        self.optimizer = make_optimizer(config, self.student_teacher)
+        self._schedule = make_schedule(config, steps_per_epoch=1)
         self._scale = 1 if combination.model == "vit_tiny" else 2
 
     def step(self, step: int) -> dict[str, float]:
         """Its losses by name."""
         views = tiny_views(BATCH, seed=step, scale=self._scale)
         hp = self._schedule(step)
-        outcome = training_step(self.pretrainer, [views], self.optimizer, hp, clipping=self._clipping)
+        outcome = training_step(self.student_teacher, [views], self.optimizer, hp, self._schedule.config)
         assert outcome.taken
-        return {name: float(outcome.values[name]) for name in ("loss", *self.pretrainer.loss_weights)}
+        return {name: float(outcome.values[name]) for name in ("loss", *self.student_teacher.loss_weights)}
 
 
 @torch.no_grad()
-def _settle(pretrainer: StudentTeacher) -> None:
+def _settle(student_teacher: StudentTeacher) -> None:
     """Weights and queues that no version of torch or timm draws otherwise."""
-    drawn = [(n, p) for n, p in pretrainer.named_parameters() if p.requires_grad]
-    drawn += [(n, b) for n, b in pretrainer.named_buffers() if n.endswith(".keys")]
+    drawn = [(n, p) for n, p in student_teacher.named_parameters() if p.requires_grad]
+    drawn += [(n, b) for n, b in student_teacher.named_buffers() if n.endswith(".keys")]
     for name, tensor in drawn:
         uniform = np.random.default_rng(zlib.crc32(name.encode())).random(tuple(tensor.shape)) - 0.5
         around = 1.0 if tensor.ndim == 1 and name.endswith("weight") else 0.0
         tensor.copy_(around + 0.4 * torch.from_numpy(uniform))
         if name.endswith(".keys"):
             tensor.copy_(F.normalize(tensor, dim=1))
-    pretrainer.teacher.load_state_dict(pretrainer.student.state_dict())
+    student_teacher.teacher.load_state_dict(student_teacher.student.state_dict())
 
 
 def losses(combination: Combination) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""The smallest pretrainer and batch that still have everything: two resolutions, a head for images, one for patches."""
+"""The smallest network and batch that still have everything: two resolutions, a head for images, one for patches."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ def tiny_config(**settings: Any) -> RunConfig:
     return config.override({name: COMPONENTS[name] for name in config.used if name in COMPONENTS}).override(settings)
 
 
-def tiny_pretrainer(**settings: Any) -> StudentTeacher:
+def tiny_student_teacher(**settings: Any) -> StudentTeacher:
     """In training mode, its weights larger than at initialisation, so that losses and gradients are not nearly flat."""
-    pretrainer, _ = make_student_teacher(tiny_config(**settings))
+    student_teacher, _ = make_student_teacher(tiny_config(**settings))
     generator = torch.manual_seed(7)
     with torch.no_grad():
-        for parameter in pretrainer.student.parameters():
+        for parameter in student_teacher.student.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
-        pretrainer.teacher.load_state_dict(pretrainer.student.state_dict())
-    return pretrainer.train()
+        student_teacher.teacher.load_state_dict(student_teacher.student.state_dict())
+    return student_teacher.train()
 
 
 def tiny_views(batch: int, seed: int = 0, *, scale: int = 1) -> Views:
@@ -114,10 +114,10 @@ def hyperparameters(step: int = 0, **values: Any) -> Hyperparameters:
 
 
 @contextlib.contextmanager
-def not_finite(pretrainer: StudentTeacher, micro_batch: int) -> Iterator[None]:
+def not_finite(student_teacher: StudentTeacher, micro_batch: int) -> Iterator[None]:
     """While active, student and teacher see NaN in one micro-batch of a step, counted from 0."""
     hooks = []
-    for branch in (pretrainer.student, pretrainer.teacher):
+    for branch in (student_teacher.student, student_teacher.teacher):
         count = itertools.count()
 
         def poison(_: nn.Module, inputs: tuple[Any, ...], count: Iterator[int] = count) -> Any:
@@ -129,13 +129,13 @@ def not_finite(pretrainer: StudentTeacher, micro_batch: int) -> Iterator[None]:
         hook.remove()
 
 
-def plain_sgd(pretrainer: StudentTeacher) -> torch.optim.SGD:
+def plain_sgd(student_teacher: StudentTeacher) -> torch.optim.SGD:
     """For comparing two computations: AdamW would turn rounding of vanishing gradients into whole updates."""
-    return torch.optim.SGD(param_groups(pretrainer), lr=0.1)
+    return torch.optim.SGD(param_groups(student_teacher), lr=0.1)
 
 
-def snapshot(pretrainer: StudentTeacher) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in pretrainer.state_dict().items()}
+def snapshot(student_teacher: StudentTeacher) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in student_teacher.state_dict().items()}
 
 
 def movement_error(begin: dict[str, Tensor], end: dict[str, Tensor], expected_end: dict[str, Tensor]) -> float:

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfpatch.config.run import RunConfig
+from selfpatch.config.sections import OptimizerConfig
 from selfpatch.losses.agreement import key_places
 from selfpatch.losses.memory_bank import MemoryBank
 from selfpatch.methods.patch.selfpatch import SelfPatch
 from selfpatch.training.factory import make_student_teacher
-from selfpatch.training.trainer import Clipping, training_step
+from selfpatch.training.trainer import training_step
 from tests.helpers.encodings import TwoGridSides, commit
 from tests.helpers.tiny import hyperparameters, plain_sgd, tiny_views
 
@@ -201,13 +202,17 @@ def test_a_step_with_a_contrastive_method_reaches_every_parameter(method: str, a
             "selfpatch": {"agreement": agreement, "hidden_dim": 16, "bottleneck_dim": 8, **OF_AGREEMENT[agreement]},
         }
     )
-    pretrainer = make_student_teacher(config)[0].train()
+    student_teacher = make_student_teacher(config)[0].train()
     outcome = training_step(
-        pretrainer, [tiny_views(4)], plain_sgd(pretrainer), hyperparameters(), clipping=Clipping(0, "tensor")
+        student_teacher,
+        [tiny_views(4)],
+        plain_sgd(student_teacher),
+        hyperparameters(),
+        OptimizerConfig(clip=0, clip_mode="tensor"),
     )
     assert outcome.taken
     assert {"loss", "contrast", "patch"} <= outcome.values.keys()
-    still = [name for name, p in pretrainer.named_parameters() if p.requires_grad and p.grad is None]
+    still = [name for name, p in student_teacher.named_parameters() if p.requires_grad and p.grad is None]
     assert still == [], "a parameter without gradient stops DDP"
-    queues: list[nn.Module] = [module for module in pretrainer.modules() if isinstance(module, MemoryBank)]
+    queues: list[nn.Module] = [module for module in student_teacher.modules() if isinstance(module, MemoryBank)]
     assert len(queues) == 2 * (method == "moby") + (agreement == "contrast")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selfpatch.config.sections import OptimizerConfig
 from selfpatch.core.types import EncoderOutput, Objective, Views
 from selfpatch.methods.image.moby import MoBY
 from selfpatch.methods.image.moco_v3 import MoCoV3
@@ -83,7 +84,9 @@ class _Replay:
 
     def steps(self, settings: dict[str, Any]) -> Iterator[Check]:
         """The teacher moves first, then loss, plain SGD, and the queues take in the keys."""
-        schedule = Schedule(1, settings["total_steps"], peak_lr=0.1, teacher_momentum=settings["base_momentum"])
+        schedule = Schedule(
+            OptimizerConfig(teacher_momentum=settings["base_momentum"]), 1, settings["total_steps"], batch_size=256
+        )
         trained = [*self.student.parameters(), *self.objective.parameters()]
         optimizer = torch.optim.SGD(trained, lr=0.1)
         for step, expected in enumerate(settings["steps"]):

@@ -20,7 +20,7 @@ class Replayed(Protocol):
 
     settings: dict[str, Any]
     tensors: dict[str, Tensor]
-    pretrainer: StudentTeacher
+    student_teacher: StudentTeacher
 
     def views(self, step: int) -> Views: ...
     def encode(self, step: int) -> tuple[EncoderOutput, EncoderOutput]: ...
@@ -40,7 +40,7 @@ def _dino_intermediates(run: Replayed) -> Iterator[Check]:
 def _selfpatch_intermediates(run: Replayed) -> Iterator[Check]:
     student, teacher = run.encode(0)
     c, t = run.settings, run.tensors
-    objective = run.pretrainer.objectives["selfpatch"]
+    objective = run.student_teacher.objectives["selfpatch"]
     assert teacher.pool is not None
     assert student.pool is not None
     images = {"global": slice(0, 2), "local": slice(2, None)}
@@ -95,7 +95,7 @@ def _grids(run: Replayed) -> Iterator[Check]:
 
 
 def _relations(run: Replayed, student: EncoderOutput, teacher: EncoderOutput) -> Iterator[Check]:
-    views, sere = run.views(0), run.pretrainer.objectives["sere"]
+    views, sere = run.views(0), run.student_teacher.objectives["sere"]
     related: dict[str, Tensor] = {}
     with torch.no_grad():
         own, local = sere.student_tokens(student, views, "channel")

@@ -1,4 +1,4 @@
-"""Replays the training steps of a bundle through the project's own configuration, pretrainer, step and optimizer."""
+"""Replays the training steps of a bundle through the configuration, network, step and optimizer of the project."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from selfpatch.checkpoints.key_mapping import to_branch_keys
 from selfpatch.config.run import RunConfig
 from selfpatch.core.types import EncoderOutput, Views
-from selfpatch.training.factory import make_clipping, make_optimizer, make_schedule, make_student_teacher
+from selfpatch.training.factory import make_optimizer, make_schedule, make_student_teacher
 from selfpatch.training.trainer import training_step
 from tests.parity.check import GRADIENTS, TIGHT, WEIGHTS, Check, compare, compare_norms
 from tests.parity.intermediates import INTERMEDIATES
@@ -112,7 +112,7 @@ def _sere(c: dict[str, Any]) -> dict[str, Any]:
 
 
 class Trajectory:
-    """A bundle, and the pretrainer that replays it."""
+    """A bundle, and the student_teacher that replays it."""
 
     def __init__(self, bundle: Path) -> None:
         record = json.loads((bundle / "trajectory.json").read_text())
@@ -121,15 +121,14 @@ class Trajectory:
         self.tensors = load_file(bundle / "tensors.safetensors")
         self.final = torch.load(bundle / "final.pth", weights_only=True)
         config = run_config(self.settings, self.kind)
-        self.pretrainer, _ = make_student_teacher(config)
+        self.student_teacher, _ = make_student_teacher(config)
         self.schedule = make_schedule(config, self.settings["steps_per_epoch"])
-        self.clipping = make_clipping(config)
         self._load(torch.load(bundle / "initial.pth", weights_only=True))
-        self.optimizer = make_optimizer(config, self.pretrainer)
+        self.optimizer = make_optimizer(config, self.student_teacher)
 
     def _load(self, checkpoint: dict[str, Any]) -> None:
         for side in ("student", "teacher"):
-            branch = getattr(self.pretrainer, side)
+            branch = getattr(self.student_teacher, side)
             state = to_branch_keys(checkpoint[side])
             if side == "teacher" and branch.backbone.mask_token is not None:  # which is the student's alone as released
                 state["backbone.mask_token"] = branch.backbone.mask_token
@@ -152,27 +151,27 @@ class Trajectory:
         return torch.zeros(views, batch, 5) if boxes is None else boxes.transpose(0, 1)
 
     def center(self, name: str) -> Tensor:
-        return self.pretrainer.objectives.get_submodule(CENTERS[self.kind][name]).center
+        return self.student_teacher.objectives.get_submodule(CENTERS[self.kind][name]).center
 
     def encode(self, step: int) -> tuple[EncoderOutput, EncoderOutput]:
         """Student and teacher on a step's views, with the weights as they are."""
         views = self.views(step)
-        crops = self.pretrainer._normalised(views)
-        everything = self.pretrainer.needs.teacher_on_local_crops
+        crops = self.student_teacher._normalised(views)
+        everything = self.student_teacher.needs.teacher_on_local_crops
         with torch.no_grad():
-            teacher = self.pretrainer.teacher(crops if everything else crops[:1])
-            return self.pretrainer.student(crops, views.masks), teacher
+            teacher = self.student_teacher.teacher(crops if everything else crops[:1])
+            return self.student_teacher.student(crops, views.masks), teacher
 
 
 def replay_trajectory(bundle: Path) -> Iterator[Check]:
     """Every quantity of a `dino`, `selfpatch` or `sere` bundle."""
     run = Trajectory(bundle)
-    run.pretrainer.train()
+    run.student_teacher.train()
     yield from INTERMEDIATES[run.kind](run)
     yield from _gradient_norms(run)
     for step, expected in enumerate(run.steps):
         hp = run.schedule(step)
-        outcome = training_step(run.pretrainer, [run.views(step)], run.optimizer, hp, clipping=run.clipping)
+        outcome = training_step(run.student_teacher, [run.views(step)], run.optimizer, hp, run.schedule.config)
         for ours, theirs in {"loss": "loss", **LOSSES[run.kind]}.items():
             if theirs in expected:
                 yield compare(f"step {step} {theirs}", outcome.values[ours], expected[theirs], TIGHT)
@@ -182,7 +181,7 @@ def replay_trajectory(bundle: Path) -> Iterator[Check]:
         for name in CENTERS[run.kind]:
             yield compare(f"step {step} {name}", run.center(name), run.tensors[f"step{step}.{name}"], TIGHT)
     for side in ("student", "teacher"):
-        got = _without_key_biases(getattr(run.pretrainer, side).state_dict())
+        got = _without_key_biases(getattr(run.student_teacher, side).state_dict())
         expected_state = _without_key_biases(to_branch_keys(run.final[side]))
         if side == "teacher":
             got.pop("backbone.mask_token", None)
@@ -191,8 +190,8 @@ def replay_trajectory(bundle: Path) -> Iterator[Check]:
 
 def _gradient_norms(run: Trajectory) -> Iterator[Check]:
     """Of step 0, before clipping and freezing."""
-    run.pretrainer(run.views(0), run.schedule(0))["loss"].backward()
-    ours = {name: p.grad for name, p in run.pretrainer.student.named_parameters() if p.grad is not None}
+    run.student_teacher(run.views(0), run.schedule(0))["loss"].backward()
+    ours = {name: p.grad for name, p in run.student_teacher.student.named_parameters() if p.grad is not None}
     expected = run.steps[0]["grad_norms"]
     names = to_branch_keys({name: torch.tensor(norm) for name, norm in expected.items()})
     if ours.keys() != names.keys():
@@ -200,8 +199,8 @@ def _gradient_norms(run: Trajectory) -> Iterator[Check]:
     # A key bias changes no attention, so its gradient is rounding; it lies inside qkv.bias and alone in attn.k.bias.
     errors = [abs(float(ours[k].norm()) / float(n) - 1) for k, n in names.items() if not k.endswith("attn.k.bias")]
     yield Check(f"step 0 gradient norms ({len(errors)} tensors)", max(errors), GRADIENTS)
-    run.pretrainer.zero_grad(set_to_none=True)
-    run.pretrainer.discard_step()
+    run.student_teacher.zero_grad(set_to_none=True)
+    run.student_teacher.discard_step()
 
 
 def _without_key_biases(state: dict[str, Tensor]) -> dict[str, Tensor]:

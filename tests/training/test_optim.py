@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from selfpatch.config.sections import OptimizerConfig
 from selfpatch.training.optim import Schedule, clip_gradients, make_optimizer, set_hyperparameters
-from tests.helpers.tiny import hyperparameters, tiny_pretrainer
+from tests.helpers.tiny import hyperparameters, tiny_student_teacher
 from tests.models.test_param_groups import Parts
+
+
+def schedule_with(*, epochs: float, steps_per_epoch: int, peak_lr: float = 1.0, **settings: Any) -> Schedule:
+    """Return a schedule for a batch of 256 images, of which the base learning rate is the peak."""
+    return Schedule(OptimizerConfig(base_lr=peak_lr, **settings), epochs, steps_per_epoch, batch_size=256)
 
 
 def schedule_of(config: dict) -> Schedule:
     names = ("epochs", "steps_per_epoch", "peak_lr", "min_lr", "warmup_epochs", "weight_decay", "weight_decay_end",
              "teacher_momentum", "teacher_temp", "warmup_teacher_temp", "warmup_teacher_temp_epochs",
              "freeze_last_layer_epochs")  # fmt: skip
-    return Schedule(**{name: config[name] for name in names})
+    return schedule_with(**{name: config[name] for name in names})
 
 
 @pytest.mark.parametrize("bundle", ["dino", "selfpatch"])
@@ -36,8 +43,8 @@ def test_schedule_of_the_golden_trajectories(golden_dir: Path, bundle: str) -> N
 
 
 def test_schedule_at_its_corners() -> None:
-    schedule = Schedule(epochs=5, steps_per_epoch=4, peak_lr=2.0, min_lr=0.5, warmup_epochs=1, warmup_teacher_temp=0.04,
-                        teacher_temp=0.07, warmup_teacher_temp_epochs=3, freeze_last_layer_epochs=2)  # fmt: skip
+    schedule = schedule_with(epochs=5, steps_per_epoch=4, peak_lr=2.0, min_lr=0.5, warmup_epochs=1,
+                             warmup_teacher_temp=0.04, teacher_temp=0.07, warmup_teacher_temp_epochs=3, freeze_last_layer_epochs=2)  # fmt: skip
     first, warm, peak, last = (schedule(step) for step in (0, 3, 4, 19))
     assert (first.lr, warm.lr, peak.lr) == (0.0, 2.0, 2.0)  # the peak twice, as released
     assert last.lr == pytest.approx(0.5 + 1.5 * (1 + np.cos(np.pi * 15 / 16)) / 2)
@@ -51,7 +58,7 @@ def test_schedule_at_its_corners() -> None:
 @given(epochs=st.integers(1, 8), steps=st.integers(1, 9), warmup=st.integers(0, 9), temp_warmup=st.integers(0, 9))
 def test_schedule_is_the_published_arrays(epochs: int, steps: int, warmup: int, temp_warmup: int) -> None:
     total, warm = epochs * steps, min(warmup, epochs) * steps
-    schedule = Schedule(epochs=epochs, steps_per_epoch=steps, peak_lr=1.0, min_lr=0.1, warmup_epochs=warmup,
+    schedule = schedule_with(epochs=epochs, steps_per_epoch=steps, peak_lr=1.0, min_lr=0.1, warmup_epochs=warmup,
                         warmup_teacher_temp=0.04, teacher_temp=0.07,
                         warmup_teacher_temp_epochs=temp_warmup)  # fmt: skip
 
@@ -73,20 +80,20 @@ def test_schedule_is_the_published_arrays(epochs: int, steps: int, warmup: int, 
 
 
 def test_parts_of_an_epoch_count() -> None:
-    assert Schedule(epochs=0.5, steps_per_epoch=7, peak_lr=1.0).total_steps == 4
-    assert Schedule(epochs=0.01, steps_per_epoch=7, peak_lr=1.0).total_steps == 1
+    assert schedule_with(epochs=0.5, steps_per_epoch=7, peak_lr=1.0).total_steps == 4
+    assert schedule_with(epochs=0.01, steps_per_epoch=7, peak_lr=1.0).total_steps == 1
 
 
 def test_patch_temperature_follows_the_images_unless_it_has_its_own() -> None:
-    shared = Schedule(epochs=2, steps_per_epoch=1, peak_lr=1.0, teacher_temp=0.07, warmup_teacher_temp=0.05)
-    own = Schedule(epochs=2, steps_per_epoch=1, peak_lr=1.0, teacher_temp=0.07, teacher_patch_temp=0.03)
+    shared = schedule_with(epochs=2, steps_per_epoch=1, peak_lr=1.0, teacher_temp=0.07, warmup_teacher_temp=0.05)
+    own = schedule_with(epochs=2, steps_per_epoch=1, peak_lr=1.0, teacher_temp=0.07, teacher_patch_temp=0.03)
     assert shared(0).teacher_patch_temp == 0.07
     assert own(0).teacher_patch_temp == 0.03
 
 
 def test_layers_may_learn_at_rates_of_their_own() -> None:
     parts = Parts()
-    optimizer = make_optimizer(parts, lr_scales=dict.fromkeys(parts.linear.parameters(), 0.5))
+    optimizer = make_optimizer(parts, OptimizerConfig(), dict.fromkeys(parts.linear.parameters(), 0.5))
     set_hyperparameters(optimizer, hyperparameters(lr=0.2, weight_decay=0.3))
     found = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in optimizer.param_groups}
     assert found == {(0.2, 0.3): 2, (0.2, 0.0): 3, (0.1, 0.3): 1, (0.1, 0.0): 1}
@@ -95,7 +102,7 @@ def test_layers_may_learn_at_rates_of_their_own() -> None:
 @pytest.mark.parametrize("name", ["sgd", "lars"])
 def test_other_optimizers_take_a_step(name: str) -> None:
     parts = Parts()
-    optimizer = make_optimizer(parts, name=name)
+    optimizer = make_optimizer(parts, OptimizerConfig(name=name))
     set_hyperparameters(optimizer, hyperparameters(lr=0.1, weight_decay=0.0))
     before = parts.linear.weight.detach().clone()
     parts.linear(torch.ones(1, 3)).sum().backward()
@@ -104,14 +111,17 @@ def test_other_optimizers_take_a_step(name: str) -> None:
 
 
 def test_a_teacher_that_moves_before_the_step_has_the_next_momentum() -> None:
-    after, before = (Schedule(2, 5, 1.0, teacher_momentum=0.9, teacher_moves=m) for m in ("after_step", "before_step"))
+    after, before = (
+        schedule_with(epochs=2, steps_per_epoch=5, teacher_momentum=0.9, teacher_moves=m)
+        for m in ("after_step", "before_step")
+    )
     assert [before(t).teacher_momentum for t in range(9)] == [after(t + 1).teacher_momentum for t in range(9)]
-    constant = Schedule(2, 5, 1.0, teacher_momentum=0.9, teacher_momentum_end=0.9)
+    constant = schedule_with(epochs=2, steps_per_epoch=5, teacher_momentum=0.9, teacher_momentum_end=0.9)
     assert {constant(t).teacher_momentum for t in range(10)} == {0.9}
 
 
 def test_hyperparameters_reach_the_groups() -> None:
-    optimizer = make_optimizer(Parts())
+    optimizer = make_optimizer(Parts(), OptimizerConfig())
     set_hyperparameters(optimizer, hyperparameters(lr=0.3, weight_decay=0.2))
     decayed, kept = optimizer.param_groups
     assert (decayed["lr"], decayed["weight_decay"]) == (0.3, 0.2)
@@ -119,10 +129,12 @@ def test_hyperparameters_reach_the_groups() -> None:
     assert (optimizer.defaults["betas"], optimizer.defaults["eps"]) == ((0.9, 0.999), 1e-8)
 
 
-def test_the_whole_pretrainer_is_optimised_but_for_the_teacher() -> None:
-    pretrainer = tiny_pretrainer()
-    optimised = {id(p) for group in make_optimizer(pretrainer).param_groups for p in group["params"]}
-    assert optimised == {id(p) for p in pretrainer.student.parameters() if p.requires_grad}
+def test_the_whole_network_is_optimised_but_for_the_teacher() -> None:
+    student_teacher = tiny_student_teacher()
+    optimised = {
+        id(p) for group in make_optimizer(student_teacher, OptimizerConfig()).param_groups for p in group["params"]
+    }
+    assert optimised == {id(p) for p in student_teacher.student.parameters() if p.requires_grad}
 
 
 def parameters_with_gradients() -> list[nn.Parameter]:
@@ -133,23 +145,23 @@ def parameters_with_gradients() -> list[nn.Parameter]:
     return parameters
 
 
-@pytest.mark.parametrize("largest", [0.01, 1.0, 100.0])
-def test_clipping_each_tensor_equals_a_plain_loop(largest: float) -> None:
+@pytest.mark.parametrize("max_norm", [0.01, 1.0, 100.0])
+def test_clipping_each_tensor_equals_a_plain_loop(max_norm: float) -> None:
     clipped, plain = parameters_with_gradients(), parameters_with_gradients()
-    clip_gradients(clipped, largest, "tensor")
+    clip_gradients(clipped, max_norm, "tensor")
     for got, p in zip(clipped, plain, strict=True):
         if p.grad is None:
             assert got.grad is None
             continue
-        scale = largest / (float(p.grad.norm()) + 1e-6)
+        scale = max_norm / (float(p.grad.norm()) + 1e-6)
         torch.testing.assert_close(got.grad, p.grad * scale if scale < 1 else p.grad)
 
 
-@pytest.mark.parametrize("largest", [0.01, 1.0, 100.0])
-def test_clipping_all_together_is_torchs(largest: float) -> None:
+@pytest.mark.parametrize("max_norm", [0.01, 1.0, 100.0])
+def test_clipping_all_together_is_torchs(max_norm: float) -> None:
     clipped, plain = parameters_with_gradients(), parameters_with_gradients()
-    norm = clip_gradients(clipped, largest, "global")
-    torch.testing.assert_close(norm, nn.utils.clip_grad_norm_(plain, largest))
+    norm = clip_gradients(clipped, max_norm, "global")
+    torch.testing.assert_close(norm, nn.utils.clip_grad_norm_(plain, max_norm))
     torch.testing.assert_close([p.grad for p in clipped[:-1]], [p.grad for p in plain[:-1]])
 
 

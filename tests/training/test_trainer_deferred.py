@@ -13,16 +13,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.config.sections import CheckpointConfig, OptimizerConfig, WatchConfig
 from selfpatch.core.reference import use_references
 from selfpatch.core.types import Hyperparameters, Views
 from selfpatch.models.layers.deferred_state import DeferredState
-from selfpatch.training import trainer as pretraining
-from selfpatch.training.checkpointing import NonFinite
+from selfpatch.training import trainer as trainer
+from selfpatch.training.checkpointing import NonFiniteError
 from selfpatch.training.factory import METHODS, make_schedule
 from selfpatch.training.nonfinite import DeferredFlag, NonFiniteCounter
 from selfpatch.training.optim import can_step_if_finite, make_optimizer
-from selfpatch.training.trainer import Clipping, LoopSettings, StepOutcome, StudentTeacher, train, training_step
-from tests.helpers.tiny import hyperparameters, not_finite, part_of, tiny_config, tiny_pretrainer, tiny_views
+from selfpatch.training.trainer import StepOutcome, StudentTeacher, train, training_step
+from tests.helpers.tiny import hyperparameters, not_finite, part_of, tiny_config, tiny_student_teacher, tiny_views
 
 Settings = dict[str, Any]
 CHOICES: list[Settings] = [
@@ -46,8 +47,8 @@ class NothingIsRead(TorchDispatchMode):
 
 class Training:
     def __init__(self, settings: Settings, device: str = "cpu") -> None:
-        self.pretrainer, self.device = tiny_pretrainer(**settings).to(device), device
-        self.optimizer = make_optimizer(self.pretrainer)
+        self.student_teacher, self.device = tiny_student_teacher(**settings).to(device), device
+        self.optimizer = make_optimizer(self.student_teacher, OptimizerConfig())
         self.scale = 1 if settings.get("model", "vit_tiny") == "vit_tiny" else 2
 
     def step(self, seed: int, *, deferred: bool | None, parts: int = 1, bad: int | None = None) -> StepOutcome:
@@ -56,15 +57,15 @@ class Training:
         size = 4 // parts
         batches = [part_of(views, slice(i * size, (i + 1) * size)) for i in range(parts)]
         hp = hyperparameters(seed, lr=1e-3)
-        clipping = Clipping(0.3, "tensor")
-        with contextlib.nullcontext() if bad is None else not_finite(self.pretrainer, micro_batch=bad):
-            return training_step(self.pretrainer, batches, self.optimizer, hp, clipping=clipping, deferred=deferred)
+        clipping = OptimizerConfig(clip=0.3, clip_mode="tensor")
+        with contextlib.nullcontext() if bad is None else not_finite(self.student_teacher, micro_batch=bad):
+            return training_step(self.student_teacher, batches, self.optimizer, hp, clipping, deferred=deferred)
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor of pretrainer and optimizer, copied."""
+        """Every tensor of student_teacher and optimizer, copied."""
         adam = self.optimizer.state_dict()["state"]
         tensors = {f"{i}.{name}": tensor for i, state in adam.items() for name, tensor in state.items()}
-        return {name: tensor.clone() for name, tensor in (tensors | self.pretrainer.state_dict()).items()}
+        return {name: tensor.clone() for name, tensor in (tensors | self.student_teacher.state_dict()).items()}
 
 
 def assert_equal(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -139,7 +140,7 @@ def test_every_state_names_what_it_changes() -> None:
     """A state that changes more than it names would keep traces of a failed step."""
     for settings in CHOICES:
         training = Training(settings)
-        for module in (m for m in training.pretrainer.modules() if isinstance(m, DeferredState)):
+        for module in (m for m in training.student_teacher.modules() if isinstance(m, DeferredState)):
             named = {id(tensor) for tensor in module.changing()}
             others = [t for t in (*module.parameters(), *module.buffers()) if id(t) not in named]
             before = [t.clone() for t in others]
@@ -152,27 +153,29 @@ def test_every_state_names_what_it_changes() -> None:
 @pytest.mark.parametrize("momentum", [0.996, 0.3, 0.0, 1.0])
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_teacher_moves_where_the_step_is_fine(device: str, momentum: float, plain: bool, ok: bool) -> None:
-    pretrainer, twin = tiny_pretrainer().to(device), tiny_pretrainer().to(device)
-    for one in (pretrainer, twin):
+    student_teacher, twin = tiny_student_teacher().to(device), tiny_student_teacher().to(device)
+    for one in (student_teacher, twin):
         for i, parameter in enumerate(one.student.parameters()):
             parameter.data.add_(torch.randn(parameter.shape, generator=torch.manual_seed(i)).to(device))
     with use_references() if plain else contextlib.nullcontext():
-        pretrainer.teacher.ema_update(pretrainer.student, momentum, torch.tensor(ok, device=device))
+        student_teacher.teacher.ema_update(student_teacher.student, momentum, torch.tensor(ok, device=device))
         if ok:
             twin.teacher.ema_update(twin.student, momentum)
-    assert_equal(pretrainer.teacher.state_dict(), twin.teacher.state_dict())
+    assert_equal(student_teacher.teacher.state_dict(), twin.teacher.state_dict())
 
 
 def test_only_a_fused_adamw_skips_by_itself() -> None:
-    pretrainer = tiny_pretrainer()
-    assert can_step_if_finite(make_optimizer(pretrainer))
-    assert not any(can_step_if_finite(make_optimizer(pretrainer, name=name)) for name in ("sgd", "lars"))
+    student_teacher = tiny_student_teacher()
+    assert can_step_if_finite(make_optimizer(student_teacher, OptimizerConfig()))
+    assert not any(
+        can_step_if_finite(make_optimizer(student_teacher, OptimizerConfig(name=name))) for name in ("sgd", "lars")
+    )
     with use_references():
-        assert not can_step_if_finite(make_optimizer(pretrainer))
+        assert not can_step_if_finite(make_optimizer(student_teacher, OptimizerConfig()))
 
 
 class NotYet(DeferredFlag):
-    """A verdict that fails the test if it is looked at too early."""
+    """A flag that fails the test if it is looked at too early."""
 
     def __init__(self, taken: bool) -> None:
         super().__init__(torch.tensor(taken))
@@ -184,19 +187,19 @@ class NotYet(DeferredFlag):
 
 
 def test_a_step_is_judged_when_the_next_is_on_its_way() -> None:
-    failures = NonFiniteCounter(3)
+    nonfinite = NonFiniteCounter(3)
     for taken in (True, False, True, True, False):
-        verdict = NotYet(taken)
-        assert not failures.too_many(verdict)
-        verdict.known = True
+        flag = NotYet(taken)
+        assert not nonfinite.reaches_limit(flag)
+        flag.known = True
 
 
 def test_the_last_chance_is_judged_at_once() -> None:
-    failures = NonFiniteCounter(3)
+    nonfinite = NonFiniteCounter(3)
     outcomes = [False, True, False, False, True, False, False, False]
-    assert [failures.too_many(DeferredFlag(torch.tensor(taken))) for taken in outcomes] == [False] * 7 + [True]
-    assert NonFiniteCounter(1).too_many(DeferredFlag(torch.tensor(False)))
-    assert not NonFiniteCounter(1).too_many(DeferredFlag(torch.tensor(True)))
+    assert [nonfinite.reaches_limit(DeferredFlag(torch.tensor(taken))) for taken in outcomes] == [False] * 7 + [True]
+    assert NonFiniteCounter(1).reaches_limit(DeferredFlag(torch.tensor(False)))
+    assert not NonFiniteCounter(1).reaches_limit(DeferredFlag(torch.tensor(True)))
 
 
 class Batches:
@@ -215,24 +218,27 @@ class Batches:
 def test_training_gives_up_at_the_step_that_was_one_too_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deferred: bool
 ) -> None:
-    pretrainer, bad = tiny_pretrainer(), {1, 2, 4, 5, 6}
+    student_teacher, bad = tiny_student_teacher(), {1, 2, 4, 5, 6}
 
-    def step(model: StudentTeacher, batches: list[Views], optimizer: Any, hp: Hyperparameters, **others: Any) -> Any:
+    def step(
+        model: StudentTeacher, batches: list[Views], optimizer: Any, hp: Hyperparameters, *args: Any, **others: Any
+    ) -> Any:
         with not_finite(model, micro_batch=0) if hp.step in bad else contextlib.nullcontext():
-            return training_step(model, batches, optimizer, hp, **others, deferred=deferred)
+            return training_step(model, batches, optimizer, hp, *args, **others, deferred=deferred)
 
-    monkeypatch.setattr(pretraining, "training_step", step)
+    monkeypatch.setattr(trainer, "training_step", step)
     config = tiny_config(epochs=3, optimizer={"freeze_last_layer_epochs": 0})
-    with pytest.raises(NonFinite, match="for 3 steps in a row, up to step 7"):
+    with pytest.raises(NonFiniteError, match="for 3 steps in a row, up to step 7"):
         train(
-            pretrainer,
+            student_teacher,
             Batches(),
             make_schedule(config, steps_per_epoch=4),
-            make_optimizer(pretrainer),
+            make_optimizer(student_teacher, OptimizerConfig()),
             RunDirectory.create(tmp_path / "run", config.to_dict()),
             device=torch.device("cpu"),
-            clipping=Clipping(3.0, "tensor"),
-            settings=LoopSettings(max_nonfinite=3),
+            seed=0,
+            watch=WatchConfig(),
+            checkpoint=CheckpointConfig(max_nonfinite=3),
         )
     (file,) = (tmp_path / "run" / "failed").iterdir()
     saved = torch.load(file, weights_only=True)

@@ -47,8 +47,8 @@ console = Console()
 
 def untrained_encoder(config: RunConfig, shape: AnyBackboneConfig) -> BranchEncoder:
     """The network of a run, freshly initialised, whatever weights it began from: they may have gone since."""
-    pretrainer, _ = make_student_teacher(replace(config, init=None), shape)
-    return teacher_encoder(pretrainer).eval()
+    student_teacher, _ = make_student_teacher(replace(config, init=None), shape)
+    return teacher_encoder(student_teacher).eval()
 
 
 BASELINES = {"mean-colour": MeanColour, "raw-patch": RawPatch}

@@ -17,23 +17,24 @@ from selfpatch.checkpoints.state import export_state, write_safetensors
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig
 from selfpatch.core import distributed
-from selfpatch.core.malloc import keep_freed_memory
+from selfpatch.core.precision import autocast_dtype
 from selfpatch.models.backbones.config import backbone_config_from_dict
-from selfpatch.training.dataset import TrainingData, check_data, measure_channels, open_data, recipe_for, record_data
+from selfpatch.training.dataset import TrainingData, check_data, measure_channels, record_data
 from selfpatch.training.factory import (
-    make_clipping,
     make_loader,
-    make_loop_settings,
+    make_online_evaluator,
     make_optimizer,
     make_schedule,
     make_student_teacher,
-    view_recipes,
+    move_to_device,
+    open_training_data,
+    recipe_for,
     with_renderer,
 )
-from selfpatch.training.online_eval import OnlineEvaluator, teacher_encoder
+from selfpatch.training.online_eval import teacher_encoder
 from selfpatch.training.optim import Schedule
 from selfpatch.training.report import measured_table, write_run_report
-from selfpatch.training.trainer import LoopSettings, StudentTeacher, train
+from selfpatch.training.trainer import StudentTeacher, train
 
 console = Console()
 
@@ -59,19 +60,19 @@ def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
         base = load_recipe(name) if name else recipe_for(str(settings.get("data", SAMPLES)))
         config = base.override(settings)
     device = distributed.start(config.device)
-    data = open_data(config)
-    pretrainer, report = make_student_teacher(config, statistics=measure_channels(config, data))
-    config = replace(config, loss_weights=pretrainer.loss_weights)  # all of them, and no others
+    data = open_training_data(config)
+    student_teacher, report = make_student_teacher(config, statistics=measure_channels(data, config.channels))
+    config = replace(config, loss_weights=student_teacher.loss_weights)  # all of them, and no others
     config = with_renderer(config, device)
-    loader = make_loader(config, pretrainer, data.index, data.indices, device)  # refuses what cannot be
+    loader = make_loader(config, student_teacher, data, device)  # refuses what cannot be
     run = _new_run(config, data)
     if distributed.is_main_process():
-        schedule, loop = make_schedule(config, loader.steps_per_epoch), make_loop_settings(config, device)
+        schedule = make_schedule(config, loader.steps_per_epoch)
         console.print(
-            _summary(config, data, pretrainer, schedule, loop, device, report), highlight=False, soft_wrap=True
+            _summary(config, data, student_teacher, schedule, device, report), highlight=False, soft_wrap=True
         )
     try:
-        return _train(run, config, data, pretrainer, device)
+        return _train(run, config, data, student_teacher, device)
     except ValueError:
         _discard_if_unsaved(run)
         raise
@@ -94,14 +95,14 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
     if workers is not None:
         config = config.override({"loader": {"workers": workers}})
     started = distributed.start(config.device)
-    data = open_data(config)
+    data = open_training_data(config)
     check_data(run, data)
     checkpoint = run.checkpoints.load_newest()  # None: killed before the first one, so that it begins again
     if checkpoint is None:
-        pretrainer, _ = make_student_teacher(config, statistics=measure_channels(config, data))
+        student_teacher, _ = make_student_teacher(config, statistics=measure_channels(data, config.channels))
     else:
-        pretrainer, _ = make_student_teacher(config, backbone_config_from_dict(checkpoint["shape"]))
-    return _train(run, config, data, pretrainer, started)
+        student_teacher, _ = make_student_teacher(config, backbone_config_from_dict(checkpoint["shape"]))
+    return _train(run, config, data, student_teacher, started)
 
 
 class Interrupted(Exception):
@@ -140,61 +141,48 @@ def _free_folder(config: RunConfig) -> str:
 
 
 def _train(
-    run: RunDirectory, config: RunConfig, data: TrainingData, pretrainer: StudentTeacher, device: torch.device
+    run: RunDirectory, config: RunConfig, data: TrainingData, student_teacher: StudentTeacher, device: torch.device
 ) -> Path:
-    pretrainer.to(device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    if config.compile:
-        for branch in (pretrainer.student, pretrainer.teacher):
-            branch.compile_blocks()
-    loader = make_loader(config, pretrainer, data.index, data.indices, device)
+    move_to_device(config, student_teacher, device)
+    loader = make_loader(config, student_teacher, data, device)
     schedule = make_schedule(config, loader.steps_per_epoch)
-    monitor = OnlineEvaluator(
-        (data.held_out_index, data.held_out),
-        (data.index, data.indices),
-        view_recipes(config, pretrainer.needs),
-        channels=config.channels,
-        patch_size=pretrainer.student.backbone.patch_size,
-        pictures=run.pictures,
-        picture_images=config.watch.picture_images,
-        knn_images=config.watch.knn_images,
-        seed=config.seed,
-        of_patches=config.init is not None,  # a pool that is new says nothing of the weights
-    )
+    evaluator = make_online_evaluator(config, student_teacher, data, run.pictures)
     signal_number = train(
-        pretrainer,
+        student_teacher,
         loader,
         schedule,
-        make_optimizer(config, pretrainer),
+        make_optimizer(config, student_teacher),
         run,
+        watch=config.watch,
+        checkpoint=config.checkpoint,
         device=device,
-        clipping=make_clipping(config),
-        settings=make_loop_settings(config, device),
-        evaluate=monitor,
+        seed=config.seed,
+        autocast=autocast_dtype(config.precision, device),
+        pretrained=config.init is not None,
+        evaluate=evaluator,
     )
     if signal_number:
         raise Interrupted(run.path, signal_number)
     if distributed.is_main_process():
-        pretrainer.eval()
-        untrained = untrained_encoder(config, pretrainer.student.backbone.config).to(device)
-        _finish(run, data, pretrainer, monitor.before_and_after(pretrainer, untrained))
+        student_teacher.eval()
+        untrained = untrained_encoder(config, student_teacher.student.backbone.config).to(device)
+        _finish(run, data, student_teacher, evaluator.before_and_after(student_teacher, untrained))
     distributed.stop()
     return run.path
 
 
-def _finish(run: RunDirectory, data: TrainingData, pretrainer: StudentTeacher, picture: Path | None) -> None:
+def _finish(run: RunDirectory, data: TrainingData, student_teacher: StudentTeacher, picture: Path | None) -> None:
     """Exports the teacher, writes the report, and says what came of it and what to do next."""
-    exported = write_safetensors(run.exported_backbone, *export_state(teacher_encoder(pretrainer)))
+    exported = write_safetensors(run.exported_backbone, *export_state(teacher_encoder(student_teacher)))
     table = measured_table(run)
     if table is not None:
         console.print(table)
     lines = [f"picture    {picture}"] if picture is not None else []
-    report = write_run_report(run, losses=("loss", *pretrainer.loss_weights))
+    report = write_run_report(run, losses=("loss", *student_teacher.loss_weights))
     lines += [f"report     {report}", f"weights    {exported}"]
     if (run.path / "skipped.txt").is_file():
         lines.append(f"unreadable images are listed in {run.path / 'skipped.txt'}")
-    example = data.held_out_index.file(int(data.held_out[0])) if len(data.held_out) else None
+    example = data.held_out_index.file(int(data.held_out_indices[0])) if len(data.held_out_indices) else None
     image = example if isinstance(example, Path) else "IMAGE"  # `show` takes no members of shards
     lines.append(f"next       selfpatch show --weights {run.path} {image}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
@@ -203,19 +191,18 @@ def _finish(run: RunDirectory, data: TrainingData, pretrainer: StudentTeacher, p
 def _summary(
     config: RunConfig,
     data: TrainingData,
-    pretrainer: StudentTeacher,
+    student_teacher: StudentTeacher,
     schedule: Schedule,
-    settings: LoopSettings,
     device: torch.device,
     report: LoadReport | None,
 ) -> str:
-    backbone = pretrainer.student.backbone
+    backbone = student_teacher.student.backbone
     model = config.model if config.model != FROM_INIT else backbone.config.family
     parameters = sum(p.numel() for p in backbone.parameters())
-    precision = "bf16 autocast" if settings.autocast else "fp32"
+    precision = "bf16 autocast" if autocast_dtype(config.precision, device) else "fp32"
     channels = "" if config.channels == 3 else f", {config.channels} channels normalised by their own statistics"
     lines = [
-        f"{len(data.indices)} images to train on, {len(data.held_out)} held out ({config.data}){channels}",
+        f"{len(data.indices)} images to train on, {len(data.held_out_indices)} held out ({config.data}){channels}",
         f"recipe {config.recipe or '(none)'}: {' + '.join([config.method, *config.objectives])}",
         f"{model} of width {backbone.dim}, patch {backbone.patch_size}, {parameters / 1e6:.1f} M parameters",
         f"batch {config.batch_size}, {schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} steps "

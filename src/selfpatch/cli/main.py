@@ -113,7 +113,7 @@ def _pretrain(arguments: list[str]) -> int:
     elif chosen["recipe"]:
         base = load_recipe(chosen["recipe"])
     else:
-        from selfpatch.training.dataset import recipe_for
+        from selfpatch.training.factory import recipe_for
 
         base = recipe_for(chosen["data"] or SAMPLES)
     # Settings of components have short names, which tyro does not know: it leaves them over.

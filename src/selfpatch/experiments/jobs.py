@@ -221,8 +221,8 @@ def _open(job: Job, run: Path, device: str) -> tuple[Encoder, Provenance | None]
 
 
 def _untrained(config: RunConfig, device: str) -> tuple[Encoder, Provenance]:
-    pretrainer, _ = make_student_teacher(config)
-    encoder = measuring.teacher_encoder(pretrainer).eval()
+    student_teacher, _ = make_student_teacher(config)
+    encoder = measuring.teacher_encoder(student_teacher).eval()
     return encoder.to(distributed.start(device)), Provenance(UNTRAINED, network_sha256(encoder))
 
 

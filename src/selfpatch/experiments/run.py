@@ -33,8 +33,7 @@ from selfpatch.experiments.report import write_study_report
 from selfpatch.experiments.spec import Study, read_study
 from selfpatch.experiments.timing import COSTS, equal_time_epochs, time_arm, untimed
 from selfpatch.experiments.worker_pool import run_jobs, stopped_by_sigterm
-from selfpatch.training.dataset import open_data
-from selfpatch.training.factory import make_loader, make_student_teacher
+from selfpatch.training.factory import make_loader, make_student_teacher, open_training_data
 
 MOST_PROCESSES = 4
 """On a CPU, unless more are asked for: each takes a gigabyte or more."""
@@ -177,9 +176,8 @@ def _check_arms(study: Study, source: str) -> None:
     """
     for arm in study.arms:
         try:
-            data = open_data(replace(arm.config, data=source))
-            pretrainer, _ = make_student_teacher(arm.config)
-            make_loader(arm.config, pretrainer, data.index, data.indices, torch.device("cpu"))
+            data = open_training_data(replace(arm.config, data=source))
+            make_loader(arm.config, make_student_teacher(arm.config)[0], data, torch.device("cpu"))
         except ValueError as error:
             raise ValueError(f"arm {arm.name!r}: {error}") from None
 

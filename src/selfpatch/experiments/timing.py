@@ -16,18 +16,17 @@ import torch
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.atomic_io import write_atomically
-from selfpatch.core.malloc import keep_freed_memory
+from selfpatch.core.precision import autocast_dtype
 from selfpatch.data.prefetch import prefetched
 from selfpatch.experiments.jobs import Place, loader_workers
 from selfpatch.experiments.spec import Arm, Study
-from selfpatch.training.dataset import open_data
 from selfpatch.training.factory import (
-    make_clipping,
     make_loader,
-    make_loop_settings,
     make_optimizer,
     make_schedule,
     make_student_teacher,
+    move_to_device,
+    open_training_data,
     with_renderer,
 )
 from selfpatch.training.trainer import training_step
@@ -92,8 +91,6 @@ def epoch_seconds(configs: Sequence[RunConfig], place: Place) -> list[float]:
     machine does meets all alike.
     """
     device = distributed.start(place.device)
-    if device.type == "cpu":
-        keep_freed_memory()
     with contextlib.ExitStack() as stack:
         runs = [stack.enter_context(contextlib.closing(_steps(config, place, device))) for config in configs]
         epochs = [next(run) for run in runs]  # the steps of each
@@ -107,15 +104,10 @@ def _steps(config: RunConfig, place: Place, device: torch.device) -> Generator[f
     """
     workers = loader_workers(config, place)
     config = with_renderer(replace(config, loader=replace(config.loader, workers=workers)), device)
-    data = open_data(config)
-    pretrainer, _ = make_student_teacher(config)
-    pretrainer.to(device).train()
-    if config.compile:
-        for branch in (pretrainer.student, pretrainer.teacher):
-            branch.compile_blocks()
-    loader = make_loader(config, pretrainer, data.index, data.indices, device)
-    schedule, optimizer = make_schedule(config, loader.steps_per_epoch), make_optimizer(config, pretrainer)
-    autocast, clipping = make_loop_settings(config, device).autocast, make_clipping(config)
+    student_teacher = move_to_device(config, make_student_teacher(config)[0], device).train()
+    loader = make_loader(config, student_teacher, open_training_data(config), device)
+    schedule, optimizer = make_schedule(config, loader.steps_per_epoch), make_optimizer(config, student_teacher)
+    autocast = autocast_dtype(config.precision, device)
     yield loader.steps_per_epoch
     with contextlib.closing(prefetched(loader.steps(0, WARM_UP + STEPS), device)) as batches:
         for step in range(WARM_UP + STEPS):
@@ -123,7 +115,7 @@ def _steps(config: RunConfig, place: Place, device: torch.device) -> Generator[f
             views = next(batches)
             if workers:
                 started = time.perf_counter()
-            training_step(pretrainer, views, optimizer, schedule(step), clipping=clipping, autocast=autocast)
+            training_step(student_teacher, views, optimizer, schedule(step), config.optimizer, autocast=autocast)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             yield time.perf_counter() - started

@@ -1,53 +1,51 @@
-"""Saving all that a run needs to go on exactly, and taking it up again."""
+"""Saving all that a run needs to continue exactly, and restoring it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.config.sections import CheckpointConfig
 from selfpatch.core.distributed import is_main_process
 from selfpatch.core.types import Views
-from selfpatch.models.branch import Branch
+from selfpatch.models.backbones.base import Backbone
 
 
-class NonFinite(ValueError):
+class NonFiniteError(ValueError):
     """The loss or the gradient was not finite for several steps in a row."""
 
 
-@dataclass(frozen=True)
-class Saving:
-    """When a checkpoint is written, beside the end of the run and a signal, and which ones stay."""
-
-    every_minutes: float = 5
-    every_steps: int = 0
-    """0: by time only."""
-    keep: int = 2
-    keep_every_epochs: int = 0
-    """Checkpoints of every so many epochs stay for good; 0: none."""
-
-
 class Checkpointer:
-    """Saves weights, centres and optimizer, and restores them. No generator's state is among them: every random draw of
-    a step follows from the run's seed and the step's number.
+    """Saves and restores weights, centres and optimizer.
+
+    No generator's state is saved: every random draw of a step follows from the run's seed and the step's number.
+
+    Args:
+        config: when checkpoints are written and how many are kept.
+        run: directory of the run.
+        student_teacher: module whose state is saved.
+        backbone: the student's backbone, whose architecture is saved.
+        optimizer: optimizer whose state is saved.
+        steps_per_epoch: number of steps in an epoch.
     """
 
     def __init__(
         self,
+        config: CheckpointConfig,
         run: RunDirectory,
-        pretrainer: nn.Module,
-        student: Branch,
+        student_teacher: nn.Module,
+        backbone: Backbone,
         optimizer: torch.optim.Optimizer,
         steps_per_epoch: int,
-        saving: Saving,
     ) -> None:
-        self._run, self._pretrainer, self._student, self._optimizer = run, pretrainer, student, optimizer
-        self._steps_per_epoch, self._saving = steps_per_epoch, saving
+        self._config, self._run = config, run
+        self._student_teacher, self._backbone, self._optimizer = student_teacher, backbone, optimizer
+        self._steps_per_epoch = steps_per_epoch
         self._saved_at = time.monotonic()
 
     def restore(self) -> int:
@@ -59,7 +57,7 @@ class Checkpointer:
         state = self._run.checkpoints.load_newest()
         step = 0
         if state is not None:
-            self._pretrainer.load_state_dict(state["pretrainer"])
+            self._student_teacher.load_state_dict(state["pretrainer"])
             self._optimizer.load_state_dict(state["optimizer"])
             step = int(state["step"])
         if is_main_process():
@@ -67,21 +65,23 @@ class Checkpointer:
         return step
 
     def save_if_due(self, done: int, *, force: bool) -> None:
-        """Saves with so many steps done, where the clock, the count of steps or a lasting epoch asks for it."""
-        saving = self._saving
-        lasting_steps = saving.keep_every_epochs * self._steps_per_epoch
-        lasting = bool(lasting_steps) and done % lasting_steps == 0
-        by_steps = bool(saving.every_steps) and done % saving.every_steps == 0
-        by_time = time.monotonic() - self._saved_at >= 60 * saving.every_minutes
-        if is_main_process() and (force or lasting or by_steps or by_time):
-            self._run.checkpoints.save(self._state(done), step=done, keep=saving.keep, keep_forever=lasting)
+        """Save a checkpoint after `done` steps if one is due by time, steps or epoch, or if `force`."""
+        config = self._config
+        kept_interval = config.keep_every_epochs * self._steps_per_epoch
+        keep_forever = bool(kept_interval) and done % kept_interval == 0
+        due_by_steps = bool(config.every_steps) and done % config.every_steps == 0
+        due_by_time = time.monotonic() - self._saved_at >= 60 * config.every_minutes
+        if is_main_process() and (force or keep_forever or due_by_steps or due_by_time):
+            self._run.checkpoints.save(self._state(done), step=done, keep=config.keep, keep_forever=keep_forever)
             self._saved_at = time.monotonic()
 
-    def give_up(self, batches: Sequence[Views], done: int, failures: int) -> NonFinite:
-        """Saves the last batch and the state for replay, and says what to try."""
-        message = f"the loss or gradient was not finite for {failures} steps in a row, up to step {done}"
+    def dump_failed_step(self, batches: Sequence[Views], done: int) -> NonFiniteError:
+        """Save the last batch and the state for replay, and return the error to raise."""
+        message = (
+            f"the loss or gradient was not finite for {self._config.max_nonfinite} steps in a row, up to step {done}"
+        )
         path = self._run.save_failed_step(batches, self._state(done), message, step=done)
-        return NonFinite(
+        return NonFiniteError(
             f"{message}; batch and state are in {path}; the newest checkpoint is from before. "
             "Try a lower optimizer.base_lr, a smaller optimizer.clip, more optimizer.warmup_epochs, or --precision fp32"
         )
@@ -89,7 +89,7 @@ class Checkpointer:
     def _state(self, done: int) -> dict[str, Any]:
         return {
             "step": done,
-            "pretrainer": self._pretrainer.state_dict(),
+            "pretrainer": self._student_teacher.state_dict(),  # the names of the first version's files
             "optimizer": self._optimizer.state_dict(),
-            "shape": self._student.backbone.config.to_dict(),
+            "shape": self._backbone.config.to_dict(),
         }

@@ -1,4 +1,4 @@
-"""Detect collapse and regression of the features during training."""
+"""Detection of collapse and regression of the features during training."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Collapse = Literal["uniform", "one prototype", "rank"]
 
 
 class CollapseDetector:
-    """Turns the meters of `ops.collapse` into one warning for each kind of collapse, with what to do about it.
+    """Warns once about each kind of collapse that the meters of `ops.collapse` show, and says what to do.
 
     Args:
-        first_step: meters of earlier steps are not looked at: an untrained network looks collapsed.
-        patience: how many times in a row a meter must be bad before there is a warning.
+        first_step: first step whose meters count; an untrained network looks collapsed.
+        patience: number of logs in a row that must show a collapse before the warning.
     """
 
     def __init__(self, first_step: int, patience: int = 3) -> None:
@@ -24,11 +24,12 @@ class CollapseDetector:
         self._warned: set[Collapse] = set()
 
     def check(self, step: int, meters: Mapping[str, float]) -> str | None:
-        """A warning, or None. Called at each log.
+        """Return a warning or None; called at each log.
 
         Args:
-            meters: `entropy`, `mean_entropy` and `max_entropy` as from `distribution_meters`, and `effective_rank`;
-                those that a method has not are left out, and others are not looked at.
+            step: number of steps taken.
+            meters: `entropy`, `mean_entropy` and `max_entropy` in nats and `effective_rank`, as far as the method has
+                them; other names are ignored.
         """
         if step < self._first_step:
             return None
@@ -41,11 +42,11 @@ class CollapseDetector:
 
 
 def _signs(meters: Mapping[str, float]) -> dict[Collapse, str]:
-    """The kinds of collapse that these meters show, each with its warning."""
+    """Return the warning of each kind of collapse that the meters show."""
     entropy, mean_entropy = meters.get("entropy", math.nan), meters.get("mean_entropy", math.nan)
     max_entropy, rank = meters.get("max_entropy", math.nan), meters.get("effective_rank", math.nan)
     signs: dict[Collapse, str] = {}
-    # Comparisons with NaN, a meter that is not there, are False.
+    # A meter that is missing is NaN, and comparisons with NaN are False.
     if entropy > 0.99 * max_entropy:
         signs["uniform"] = (
             f"The teacher has collapsed to uniform distributions (entropy {entropy:.2f} of {max_entropy:.2f} nats) and "
@@ -66,18 +67,18 @@ def _signs(meters: Mapping[str, float]) -> dict[Collapse, str]:
 
 
 class RegressionDetector:
-    """Says when training spoils what the initial weights were good at.
+    """Warns when training makes the initial features worse.
 
     Args:
-        at_start: the metrics of the initial weights; more is better.
-        tolerance: a metric may fall by so much, in its own unit, without a word.
+        at_start: metrics of the initial weights; higher is better.
+        tolerance: fall of a metric, in its own unit, below which there is no warning.
     """
 
     def __init__(self, at_start: Mapping[str, float], tolerance: float = 0.02) -> None:
         self._at_start, self._tolerance = dict(at_start), tolerance
 
     def check(self, metrics: Mapping[str, float]) -> str | None:
-        """A warning that names what fell, or None. Called at each measurement."""
+        """Return a warning that names the metrics that fell, or None; called at each evaluation."""
         fallen = [
             f"{name} from {before:.3f} to {metrics[name]:.3f}"
             for name, before in self._at_start.items()

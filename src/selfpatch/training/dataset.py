@@ -1,15 +1,14 @@
-"""The images of a run: where they are, which are held out, what suits so many, whether they are still the same."""
+"""The images of a run: training images, held-out images, and whether they are still the same on resume."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from selfpatch.checkpoints.run_dir import RunDirectory
-from selfpatch.config.recipes import choose_recipe, load_recipe
-from selfpatch.config.run import SAMPLES, RunConfig
+from selfpatch.config.run import SAMPLES
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.data.sample_images import sample_photographs
 from selfpatch.data.sources.index import ImageIndex
@@ -18,56 +17,54 @@ from selfpatch.data.statistics import ChannelStatistics, channel_statistics
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The images of a run: those it trains on, and those it is measured on."""
+    """The images of a run.
+
+    Attributes:
+        index: all images of the source.
+        indices: [n] indices in `index` of the training images.
+        held_out_index: index of the held-out images.
+        held_out_indices: [m] indices in `held_out_index` of the images for online evaluation.
+    """
 
     index: ImageIndex
     indices: np.ndarray
     held_out_index: ImageIndex
-    held_out: np.ndarray
+    held_out_indices: np.ndarray
 
 
-def open_data(config: RunConfig) -> TrainingData:
-    """Finds the images of a configuration.
+def open_data(source: str, *, num_held_out: int, seed: int) -> TrainingData:
+    """Find the images of a run.
+
+    Args:
+        source: folder, shard or list of images, or `samples`.
+        num_held_out: number of images to hold out; the samples have a held-out folder of their own.
+        seed: seed that decides which images are held out.
 
     Raises:
-        ValueError: there are none, or a shard is damaged.
+        ValueError: there are no images, or a shard is damaged.
     """
-    if config.data == SAMPLES:
+    if source == SAMPLES:
         folder = sample_photographs()
         index, held_out_index = ImageIndex.open(folder / "training"), ImageIndex.open(folder / "held_out")
         return TrainingData(index, np.arange(len(index)), held_out_index, np.arange(len(held_out_index)))
-    index = ImageIndex.open(config.data)
-    indices, held_out = index.split(config.loader.held_out, config.seed)
+    index = ImageIndex.open(source)
+    indices, held_out = index.split(num_held_out, seed)
     return TrainingData(index, indices, index, held_out)
 
 
-def measure_channels(config: RunConfig, data: TrainingData) -> ChannelStatistics | None:
-    """What the images are normalised with; None: of red, green and blue, as the model expects.
+def measure_channels(data: TrainingData, channels: int) -> ChannelStatistics | None:
+    """Return mean and standard deviation of each channel, or None for RGB, which the model normalises itself.
 
     Raises:
         ValueError: none of the images can be read.
     """
-    return None if config.channels == 3 else channel_statistics(data.index, data.indices, config.channels)
-
-
-def recipe_for(data: str) -> RunConfig:
-    """The recipe that suits the number of images, with a batch that they fill at least eight times where they can.
-
-    Raises:
-        ValueError: there are no images.
-    """
-    if data == SAMPLES:
-        return load_recipe(SAMPLES)
-    count = len(ImageIndex.open(data))
-    recipe = load_recipe(choose_recipe(count, data))
-    largest = 1 << max(0, (count // 8).bit_length() - 1)  # a power of two
-    return replace(recipe, batch_size=min(recipe.batch_size, largest))
+    return None if channels == 3 else channel_statistics(data.index, data.indices, channels)
 
 
 def check_data(run: RunDirectory, data: TrainingData) -> None:
-    """Refuses to go on with other images than the run was begun with."""
+    """Raise ValueError if the images are no longer those that the run began with."""
     record = run.path / "data.json"
-    if not record.is_file():  # killed between the first two files
+    if not record.is_file():  # the run was killed before it was written
         record_data(run, data)
     begun_with = json.loads(record.read_text())
     if begun_with["fingerprint"] != data.index.fingerprint:
@@ -79,5 +76,6 @@ def check_data(run: RunDirectory, data: TrainingData) -> None:
 
 
 def record_data(run: RunDirectory, data: TrainingData) -> None:
+    """Write `data.json`, which identifies the images of the run."""
     record = {"source": run.settings["data"], "images": len(data.index), "fingerprint": data.index.fingerprint}
     write_atomically(run.path / "data.json", json.dumps(record, indent=1) + "\n")

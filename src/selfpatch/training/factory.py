@@ -1,22 +1,22 @@
-"""The composition root: the only place that turns a configuration into objects, and the tables of what there is."""
+"""Objects of a run, made from its configuration: the only module of training that knows the whole `RunConfig`."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from selfpatch.checkpoints.load import LoadReport, load_backbone
 from selfpatch.checkpoints.read import TIMM, read_weights
-from selfpatch.config.recipes import load_recipe
-from selfpatch.config.run import FROM_INIT, RunConfig
+from selfpatch.config.recipes import choose_recipe, load_recipe
+from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig
 from selfpatch.core import distributed
-from selfpatch.core.machine import processor_flags
+from selfpatch.core.malloc import keep_freed_memory
 from selfpatch.core.types import Needs, Objective
 from selfpatch.data.augment.backends import choose_backend
 from selfpatch.data.augment.masks import draw_mask
@@ -31,10 +31,11 @@ from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.branch import Branch
 from selfpatch.models.param_groups import layer_lr_scales
 from selfpatch.training import optim
-from selfpatch.training.checkpointing import Saving
 from selfpatch.training.components import all_heads, make_component, only_pool
+from selfpatch.training.dataset import TrainingData, open_data
+from selfpatch.training.online_eval import OnlineEvaluator
 from selfpatch.training.optim import Schedule
-from selfpatch.training.trainer import Clipping, LoopSettings, StudentTeacher, union_of_needs
+from selfpatch.training.trainer import StudentTeacher, union_of_needs
 
 METHODS = {
     "dino": "selfpatch.methods.image.dino:DINO",
@@ -56,7 +57,7 @@ EVALUATIONS = {
 
 
 def find(table: Mapping[str, str], name: str, kind: str) -> Any:
-    """The class or function behind a name of a table.
+    """Return the class or function behind a name of a table.
 
     Raises:
         ValueError: the table has no such name.
@@ -67,11 +68,34 @@ def find(table: Mapping[str, str], name: str, kind: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def backbone_config(config: RunConfig) -> AnyBackboneConfig:
-    """The architecture that a configuration names.
+def recipe_for(data: str) -> RunConfig:
+    """Return the recipe for the number of images, with a batch size that gives at least eight steps an epoch.
 
     Raises:
-        ValueError: the model is unknown, or what is set does not go with it.
+        ValueError: there are no images.
+    """
+    if data == SAMPLES:
+        return load_recipe(SAMPLES)
+    num_images = len(ImageIndex.open(data))
+    recipe = load_recipe(choose_recipe(num_images, data))
+    max_batch_size = 1 << max(0, (num_images // 8).bit_length() - 1)  # a power of two
+    return replace(recipe, batch_size=min(recipe.batch_size, max_batch_size))
+
+
+def open_training_data(config: RunConfig) -> TrainingData:
+    """Find the images of a run.
+
+    Raises:
+        ValueError: there are no images, or a shard is damaged.
+    """
+    return open_data(config.data, num_held_out=config.loader.held_out, seed=config.seed)
+
+
+def backbone_config(config: RunConfig) -> AnyBackboneConfig:
+    """Return the architecture that a configuration names.
+
+    Raises:
+        ValueError: the model is unknown, or a setting does not apply to it.
     """
     b = config.backbone
     if config.model == FROM_INIT:
@@ -79,10 +103,10 @@ def backbone_config(config: RunConfig) -> AnyBackboneConfig:
     if config.model in MODELS:
         grid = max(1, config.crops.global_size // (config.patch_size or 16))
         positions = b.position_embedding or "released"
-        own = {"embed_dim": b.embed_dim, "depth": b.depth, "num_heads": b.num_heads, "patch_size": config.patch_size}
-        return named_backbone_config(config.model, grid=grid, position_embedding=positions, depths=b.depths, **own)
+        sizes = {"embed_dim": b.embed_dim, "depth": b.depth, "num_heads": b.num_heads, "patch_size": config.patch_size}
+        return named_backbone_config(config.model, grid=grid, position_embedding=positions, depths=b.depths, **sizes)
     shape = build_timm(config.model.removeprefix(TIMM)).config
-    _refuse_own_architecture(config, f"the timm model {config.model!r} has its own", num_heads=b.num_heads)
+    _refuse_sizes(config, f"the timm model {config.model!r} has its own", num_heads=b.num_heads)
     if b.position_embedding not in (None, "size"):
         raise ValueError(
             "backbone.position_embedding is 'released', but a timm model interpolates by 'size'; leave it out"
@@ -92,38 +116,40 @@ def backbone_config(config: RunConfig) -> AnyBackboneConfig:
     return shape
 
 
-def _refuse_own_architecture(config: RunConfig, why: str, **others: Any) -> None:
-    """Where something else than the configuration says what is built."""
+def _refuse_sizes(config: RunConfig, reason: str, **others: Any) -> None:
+    """Raise ValueError if the configuration sets a size of the network that is decided elsewhere."""
     b = config.backbone
-    own = {"embed_dim": b.embed_dim, "depth": b.depth, "depths": b.depths, **others}
-    for name, value in {"patch_size": config.patch_size, **{f"backbone.{k}": v for k, v in own.items()}}.items():
+    sizes = {"embed_dim": b.embed_dim, "depth": b.depth, "depths": b.depths, **others}
+    for name, value in {"patch_size": config.patch_size, **{f"backbone.{k}": v for k, v in sizes.items()}}.items():
         if value is not None:
-            raise ValueError(f"{name} is {value}, but {why}; leave it out")
+            raise ValueError(f"{name} is {value}, but {reason}; leave it out")
 
 
-def _shape_for(given: AnyBackboneConfig, config: RunConfig) -> AnyBackboneConfig:
-    """The architecture that weights are loaded into: theirs, or that of the configuration with what belongs to weights:
-    the grid of position embeddings, which stay as they are, whatever the crops, and what images are normalised with.
+def _config_for_weights(weights: AnyBackboneConfig, config: RunConfig) -> AnyBackboneConfig:
+    """Return the architecture that weights are loaded into.
+
+    It is that of the weights or of the configuration. The grid of position embeddings, which does not depend on the
+    crops, and the normalisation of the images always come from the weights.
     """
     b = config.backbone
     if config.model == FROM_INIT:
-        _refuse_own_architecture(config, f"model 'init' is as the weights in {config.init}")
-        shape = given
+        _refuse_sizes(config, f"model 'init' is as the weights in {config.init}")
+        shape = weights
     else:
         shape = backbone_config(config)
-        shape = replace(shape, mean=given.mean, std=given.std, in_channels=given.in_channels)
-    if not (isinstance(shape, ViTConfig) and isinstance(given, ViTConfig)):
+        shape = replace(shape, mean=weights.mean, std=weights.std, in_channels=weights.in_channels)
+    if not (isinstance(shape, ViTConfig) and isinstance(weights, ViTConfig)):
         return shape
     if b.num_heads is not None and config.model == FROM_INIT:
         check_heads(shape.embed_dim, b.num_heads)
-    guessed = given.num_heads == max(1, given.embed_dim // 64)  # heads leave no trace in most files
-    heads = b.num_heads or (shape.num_heads if guessed else given.num_heads)
-    positions = b.position_embedding or given.position_embedding
-    return replace(shape, grid=given.grid, num_heads=heads, position_embedding=positions)
+    guessed = weights.num_heads == max(1, weights.embed_dim // 64)  # most files do not show the number of heads
+    heads = b.num_heads or (shape.num_heads if guessed else weights.num_heads)
+    positions = b.position_embedding or weights.position_embedding
+    return replace(shape, grid=weights.grid, num_heads=heads, position_embedding=positions)
 
 
 def _for_channels(shape: AnyBackboneConfig, channels: int, statistics: ChannelStatistics | None) -> AnyBackboneConfig:
-    """The architecture for images of so many channels; without statistics they are taken as they are, in [0, 1]."""
+    """Return the architecture for images of `channels` channels; without statistics they stay in [0, 1]."""
     if channels == shape.in_channels and statistics is None:
         return shape
     mean, std = statistics or ((0.0,) * channels, (1.0,) * channels)
@@ -133,20 +159,22 @@ def _for_channels(shape: AnyBackboneConfig, channels: int, statistics: ChannelSt
 def make_student_teacher(
     config: RunConfig, shape: AnyBackboneConfig | None = None, *, statistics: ChannelStatistics | None = None
 ) -> tuple[StudentTeacher, LoadReport | None]:
-    """The network of a run, freshly initialised from its seed, or from `config.init`, and how the latter matched.
+    """Return the network of a run, initialised from its seed or from `config.init`, and how the latter matched.
 
     Args:
-        shape: of the backbone, for a run that goes on; None: as the configuration and `config.init` say.
-        statistics: what the images of a new run are normalised with; None: as the model expects, which is ImageNet's.
+        config: the configuration.
+        shape: architecture of the backbone of a run that is resumed. If None, it follows from the configuration and
+            `config.init`.
+        statistics: normalisation of the images of a new run. If None, the model's own, which is ImageNet's.
 
     Raises:
-        ValueError: an unknown name or setting, a patch that does not divide a crop, weights that do not fit, masks for
-            a backbone that embeds no patches.
+        ValueError: a name or setting is unknown, the patch size does not divide a crop, the weights do not fit, or a
+            method masks patches and the backbone embeds none.
     """
     classes = _classes(config)
     weights = None if config.init is None or shape is not None else read_weights(config.init)
     if shape is None:
-        shape = backbone_config(config) if weights is None else _shape_for(weights.config, config)
+        shape = backbone_config(config) if weights is None else _config_for_weights(weights.config, config)
         shape = _for_channels(shape, config.channels, statistics)
     torch.manual_seed(config.seed)
     objectives = {
@@ -172,7 +200,7 @@ def make_student_teacher(
 
 
 def _facts(config: RunConfig, shape: AnyBackboneConfig) -> dict[str, int]:
-    """What a method or objective is told by these names, if its constructor asks."""
+    """Return the values that a method or objective receives if its constructor has a parameter of the name."""
     return {
         "dim": shape.dim,
         "num_heads": shape.num_heads,
@@ -182,7 +210,7 @@ def _facts(config: RunConfig, shape: AnyBackboneConfig) -> dict[str, int]:
 
 
 def _below_pool(config: RunConfig, shape: AnyBackboneConfig) -> AnyBackboneConfig:
-    """The trunk whose image token a pool makes."""
+    """Return the architecture of a trunk below a pool that makes the image token."""
     below = shape.for_pool()
     if config.backbone.keep_class_token and isinstance(shape, ViTConfig) and isinstance(below, ViTConfig):
         return replace(below, class_token=shape.class_token)
@@ -203,7 +231,7 @@ def _make_backbone(config: RunConfig, shape: AnyBackboneConfig) -> Backbone:
 
 
 def _classes(config: RunConfig) -> dict[str, type[Objective]]:
-    """The method and the objectives by name, in that order."""
+    """Return the classes of the method and the objectives by name, in that order."""
     objectives = {name: find(OBJECTIVES, name, "objective") for name in config.objectives}
     return {config.method: find(METHODS, config.method, "method"), **objectives}
 
@@ -214,9 +242,9 @@ def _loss_weights(config: RunConfig, objectives: Mapping[str, Objective]) -> dic
         weights |= objective.loss_weights
     for name, weight in config.loss_weights.items():
         if name not in weights:
-            # Read only now: the recipe of a run that is resumed may be gone.
+            # The recipe is read only now, as that of a resumed run may no longer exist.
             if config.recipe and load_recipe(config.recipe).loss_weights.get(name) == weight:
-                continue  # of a method or objective that an option replaced
+                continue  # the recipe sets it for a method or objective that an option replaced
             raise ValueError(
                 f"loss_weights names {name!r}, which is no loss here; the losses are: {', '.join(weights)}"
             )
@@ -251,18 +279,18 @@ def with_renderer(config: RunConfig, device: torch.device) -> RunConfig:
 
 
 def make_loader(
-    config: RunConfig, pretrainer: StudentTeacher, index: ImageIndex, indices: np.ndarray, device: torch.device
+    config: RunConfig, student_teacher: StudentTeacher, data: TrainingData, device: torch.device
 ) -> CropLoader:
     """Return the training stream of this process.
 
     Raises:
         ValueError: as `CropLoader`.
     """
-    grid = config.crops.global_size // pretrainer.student.backbone.patch_size
+    grid = config.crops.global_size // student_teacher.student.backbone.patch_size
     return CropLoader(
-        index,
-        indices,
-        view_recipes(config, pretrainer.needs),
+        data.index,
+        data.indices,
+        view_recipes(config, student_teacher.needs),
         config.loader,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -271,58 +299,43 @@ def make_loader(
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         device_type=device.type,
-        draw_mask=partial(draw_mask, config.masks, grid) if pretrainer.needs.masks else None,
+        draw_mask=partial(draw_mask, config.masks, grid) if student_teacher.needs.masks else None,
     )
 
 
 def make_schedule(config: RunConfig, steps_per_epoch: int) -> Schedule:
-    scheduled = {field.name for field in fields(Schedule)}
-    settings = {name: value for name, value in asdict(config.optimizer).items() if name in scheduled}
-    peak_lr = config.optimizer.base_lr * config.batch_size / 256
-    return Schedule(epochs=config.epochs, steps_per_epoch=steps_per_epoch, peak_lr=peak_lr, **settings)
+    """Return the hyperparameters of a run by step."""
+    return Schedule(config.optimizer, config.epochs, steps_per_epoch, config.batch_size)
 
 
-def make_optimizer(config: RunConfig, pretrainer: StudentTeacher) -> torch.optim.Optimizer:
-    """The optimizer of a run; the backbone's layers may learn at rates of their own."""
-    o = config.optimizer
-    return optim.make_optimizer(
-        pretrainer,
-        name=o.name,
-        momentum=o.momentum,
-        weight_decay_on=o.weight_decay_on,
-        lr_scales=layer_lr_scales(pretrainer.student.backbone, o.layer_decay),
-    )
+def make_optimizer(config: RunConfig, student_teacher: StudentTeacher) -> torch.optim.Optimizer:
+    """Return the optimizer of a run; the layers of the backbone may have learning rates of their own."""
+    lr_scales = layer_lr_scales(student_teacher.student.backbone, config.optimizer.layer_decay)
+    return optim.make_optimizer(student_teacher, config.optimizer, lr_scales)
 
 
-def make_clipping(config: RunConfig) -> Clipping:
-    return Clipping(config.optimizer.clip, config.optimizer.clip_mode)
-
-
-def make_loop_settings(config: RunConfig, device: torch.device) -> LoopSettings:
-    return LoopSettings(
+def make_online_evaluator(
+    config: RunConfig, student_teacher: StudentTeacher, data: TrainingData, pictures: Path
+) -> OnlineEvaluator:
+    """Return what measures the teacher during training and draws sheets into the folder `pictures`."""
+    return OnlineEvaluator(
+        config.watch,
+        data,
+        view_recipes(config, student_teacher.needs),
+        channels=config.channels,
+        patch_size=student_teacher.student.backbone.patch_size,
+        pictures=pictures,
         seed=config.seed,
-        autocast=autocast_dtype(config.precision, device),
-        log_every=config.watch.log_every,
-        evaluate_every=config.watch.evaluate_every,
-        guard_features=config.init is not None,
-        max_nonfinite=config.checkpoint.max_nonfinite,
-        saving=Saving(
-            every_minutes=config.checkpoint.every_minutes,
-            every_steps=config.checkpoint.every_steps,
-            keep=config.checkpoint.keep,
-            keep_every_epochs=config.checkpoint.keep_every_epochs,
-        ),
+        patch_knn=config.init is not None,
     )
 
 
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bf16 where it was asked for, or where `auto` finds that the device computes it in hardware; None: float32
-    throughout.
-    """
-    if precision == "auto":
-        fast = {
-            "cuda": lambda: torch.cuda.get_device_capability(device) >= (8, 0),
-            "cpu": lambda: "avx512_bf16" in processor_flags(),
-        }
-        precision = "bf16" if device.type in fast and fast[device.type]() else "fp32"
-    return torch.bfloat16 if precision == "bf16" else None
+def move_to_device(config: RunConfig, student_teacher: StudentTeacher, device: torch.device) -> StudentTeacher:
+    """Move the network to its device and compile its blocks if the configuration says so."""
+    student_teacher.to(device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if config.compile:
+        for branch in (student_teacher.student, student_teacher.teacher):
+            branch.compile_blocks()
+    return student_teacher

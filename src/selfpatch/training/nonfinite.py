@@ -1,4 +1,4 @@
-"""Count steps whose loss or gradient is not finite, without waiting for the device."""
+"""Detection of losses and gradients that are not finite, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -7,46 +7,48 @@ from torch import Tensor
 
 
 class DeferredFlag:
-    """A flag of the device that can be read later: on CUDA one then waits for what made it, not for what came since.
+    """A bool of the device that is read later.
+
+    On CUDA, reading it waits for the work that computed it and not for later work.
 
     Args:
-        flag: a bool scalar.
+        flag: bool scalar.
     """
 
     def __init__(self, flag: Tensor) -> None:
         self._flag = flag.to("cpu", non_blocking=True) if flag.is_cuda else flag
-        self._there = torch.cuda.current_stream(flag.device).record_event() if flag.is_cuda else None
+        self._copied = torch.cuda.current_stream(flag.device).record_event() if flag.is_cuda else None
 
     def __bool__(self) -> bool:
-        if self._there is not None:
-            self._there.synchronize()
+        if self._copied is not None:
+            self._copied.synchronize()
         return bool(self._flag)
 
 
 class NonFiniteCounter:
-    """Counts the steps in a row that were not taken.
+    """Counts steps in a row that were not finite.
 
-    A step is judged when the next one is on its way, so that the device always has work. Where one more failure would
-    be one too many it is judged at once, while the state is still that of the step.
+    The flag of a step is read when the next step has been started, so that the device always has work. If one more
+    such step reaches the limit, the flag is read at once, while the state is still that of the step.
 
     Args:
-        most: so many are too many; 1 waits for every step.
+        limit: number of steps in a row at which training stops; 1 waits for every step.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._in_a_row = 0
         self._pending: DeferredFlag | None = None
 
-    def too_many(self, taken: DeferredFlag) -> bool:
-        """Takes in the step that is now on its way; whether it was one failure too many."""
-        self._judge()
-        self._pending = taken
-        if self._in_a_row + 1 >= self._most:
-            self._judge()
-        return self._in_a_row >= self._most
+    def reaches_limit(self, finite: DeferredFlag) -> bool:
+        """Add a step that has just been started, and return whether the limit is reached."""
+        self._read_pending()
+        self._pending = finite
+        if self._in_a_row + 1 >= self._limit:
+            self._read_pending()
+        return self._in_a_row >= self._limit
 
-    def _judge(self) -> None:
+    def _read_pending(self) -> None:
         if self._pending is not None:
             self._in_a_row = 0 if self._pending else self._in_a_row + 1
         self._pending = None

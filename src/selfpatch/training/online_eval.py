@@ -1,5 +1,4 @@
-"""What is measured and drawn while a network trains: a callable that the loop is handed, so that training never knows
-of it."""
+"""Evaluation of the teacher during training: view matching, k-NN and picture sheets."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selfpatch.config.sections import WatchConfig
 from selfpatch.data.augment.multicrop import ViewRecipe
 from selfpatch.data.decode.pillow import BadImage, read_picture
 from selfpatch.data.images import LoadedImages, evenly_spread, load_images
@@ -20,103 +20,109 @@ from selfpatch.models.branch import Branch
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.features import image_features, mean_patch_features
 from selfpatch.ops.knn import leave_one_out
+from selfpatch.training.dataset import TrainingData
 from selfpatch.training.trainer import StudentTeacher
 from selfpatch.visualization.sheet import picture_sheet
 
 SHEET_PATCHES = 28
 """Patches along a side of the images on the picture sheets."""
-NEIGHBOURS = 20
-"""k of the k-NN meter, the number that DINO quotes."""
-BATCH = 64
-"""Images that are encoded at once."""
+K_NEIGHBOURS = 20
+"""k of the k-NN metric, as DINO reports it."""
+BATCH_SIZE = 64
 
 
 class OnlineEvaluator:
-    """Measures the teacher on images that it does not train on: the dense meter, k-NN where the folder has classes, a
-    picture sheet.
+    """Measures the teacher: view matching on held-out images, k-NN where the folder has classes, a picture sheet.
 
     Args:
-        held_out: images for the dense meter and the sheets, and their places.
-        labelled: training images whose sub-folders are their classes, and the places that k-NN may use.
-        recipes: how the training's global views are drawn; pairs for the dense meter are drawn so too.
-        channels: of the images.
-        pictures: folder for the sheets.
+        config: numbers of images.
+        data: held-out images for view matching and sheets, and training images, whose sub-folders are their classes.
+        recipes: augmentations of the two global views, which the view pairs use too.
+        channels: number of channels of the images.
+        patch_size: side of a patch of the network, in pixels.
+        pictures: folder of the sheets.
+        seed: seed of the view pairs.
+        patch_knn: also measure k-NN of the mean patch feature, which a new pool does not affect.
     """
 
     def __init__(
         self,
-        held_out: tuple[ImageIndex, np.ndarray],
-        labelled: tuple[ImageIndex, np.ndarray],
+        config: WatchConfig,
+        data: TrainingData,
         recipes: tuple[ViewRecipe, ...],
         *,
         channels: int = 3,
         patch_size: int,
         pictures: Path,
-        picture_images: int,
-        knn_images: int,
         seed: int,
-        of_patches: bool = False,
+        patch_knn: bool = False,
     ) -> None:
-        self._of_patches = of_patches
-        self._pictures, self._seed = pictures, seed
+        self._patch_knn, self._pictures = patch_knn, pictures
         self._patch_size, self._channels = patch_size, channels
-        self._pairs, self._floor = self._draw_pairs(*held_out, recipes)
-        self._sheet_images = self._load_sheet_images(*held_out, picture_images)
-        self._labelled = self._load_labelled(*labelled, knn_images, recipes[0].size)
+        held_out, indices = data.held_out_index, data.held_out_indices
+        self._pairs, self._baseline = self._make_pairs(held_out, indices, recipes, seed)
+        side = SHEET_PATCHES * patch_size
+        sheet_images = self._load(held_out, indices, config.picture_images, side)
+        self._sheet_images = None if sheet_images is None else sheet_images.images
+        self._labelled = self._load_labelled(data.index, data.indices, config.knn_images, recipes[0].size)
 
-    def _draw_pairs(
-        self, index: ImageIndex, places: np.ndarray, recipes: tuple[ViewRecipe, ...]
+    def _make_pairs(
+        self, index: ImageIndex, indices: np.ndarray, recipes: tuple[ViewRecipe, ...], seed: int
     ) -> tuple[ViewPairs | None, float]:
-        """The pairs of the dense meter, and what mean patch colour makes of them; None where there are none."""
+        """Return the view pairs and the score of mean patch colour, or None and 0 if no two views overlap."""
         images = []
-        for place in places:
-            with contextlib.suppress(BadImage):  # the loader lists those that it meets
-                images.append(read_picture(index.file(int(place)), self._channels))
+        for i in indices:
+            with contextlib.suppress(BadImage):  # the loader reports unreadable images
+                images.append(read_picture(index.file(int(i)), self._channels))
         if not images:
             return None, 0.0
-        pairs = make_view_pairs(images, (recipes[0], recipes[1]), seed=self._seed)
+        pairs = make_view_pairs(images, (recipes[0], recipes[1]), seed=seed)
         try:
             return pairs, view_matching(MeanColour(self._patch_size, self._channels), *pairs)
-        except ValueError:  # so few images that no two views of one overlap
+        except ValueError:  # there are so few images that no two views of one overlap
             return None, 0.0
 
-    def _load_sheet_images(self, index: ImageIndex, places: np.ndarray, count: int) -> Tensor | None:
-        loaded = _load(index, places, count, SHEET_PATCHES * self._patch_size, self._channels)
-        return None if loaded is None else loaded.images
-
     def _load_labelled(
-        self, index: ImageIndex, places: np.ndarray, count: int, size: int
+        self, index: ImageIndex, indices: np.ndarray, max_images: int, size: int
     ) -> tuple[Tensor, Tensor] | None:
-        """Images and labels of as many places as are wanted; None where k-NN has no meaning."""
-        loaded = _load(index, places, count, size, self._channels) if index.classes else None
+        """Return images and labels, or None if there are no classes or most of them have a single image."""
+        loaded = self._load(index, indices, max_images, size) if index.classes else None
         if loaded is None:
             return None
-        labels = torch.tensor([index.label(int(place)) for place in loaded.indices])
+        labels = torch.tensor([index.label(int(i)) for i in loaded.indices])
         alone = labels.bincount()[labels] == 1
         return None if alone.float().mean() > 0.5 else (loaded.images, labels)
 
-    def __call__(self, pretrainer: StudentTeacher, step: int) -> dict[str, float]:
-        """The metrics after so many steps; with step 0 also those of mean patch colour, the floor."""
-        encoder = teacher_encoder(pretrainer)
+    def _load(self, index: ImageIndex, indices: np.ndarray, max_images: int, size: int) -> LoadedImages | None:
+        """Return at most `max_images` images, evenly spread, or None if there are none or none can be read."""
+        if not max_images or not len(indices):
+            return None
+        try:
+            return load_images(index, evenly_spread(indices, max_images), size, channels=self._channels)
+        except ValueError:  # the loader decides how many unreadable images end the run
+            return None
+
+    def __call__(self, student_teacher: StudentTeacher, step: int) -> dict[str, float]:
+        """Return the metrics after `step` steps; at step 0 also the baseline, which is mean patch colour."""
+        encoder = teacher_encoder(student_teacher)
         metrics: dict[str, float] = {}
         if self._pairs is not None:
             metrics["view_matching"] = view_matching(encoder, *self._pairs)
             if step == 0:
-                metrics["view_matching_mean_colour"] = self._floor
+                metrics["view_matching_mean_colour"] = self._baseline
         if self._labelled is not None:
             images, labels = self._labelled
-            features = image_features(encoder, images.split(BATCH))
-            k = min(NEIGHBOURS, len(labels) - 1)
-            metrics["knn_top1"] = leave_one_out(features, labels, k)
-            if self._of_patches:
-                metrics["patch_knn_top1"] = leave_one_out(mean_patch_features(encoder, images.split(BATCH)), labels, k)
+            batches, k = images.split(BATCH_SIZE), min(K_NEIGHBOURS, len(labels) - 1)
+            metrics["knn_top1"] = leave_one_out(image_features(encoder, batches), labels, k)
+            if self._patch_knn:
+                metrics["patch_knn_top1"] = leave_one_out(mean_patch_features(encoder, batches), labels, k)
         if self._sheet_images is not None:
             path = self._pictures / f"step-{step:08d}.png"
             picture_sheet({"patch features": encoder}, self._sheet_images, path, title=f"after {step} steps")
         return metrics
 
     def before_and_after(self, trained: StudentTeacher, untrained: BranchEncoder) -> Path | None:
-        """One sheet of what the teacher and an untrained network see; None where there is nothing to draw."""
+        """Draw a sheet of the teacher and an untrained network; return its path, or None if there are no images."""
         if self._sheet_images is None:
             return None
         path = self._pictures / "before-and-after.png"
@@ -124,17 +130,7 @@ class OnlineEvaluator:
         return picture_sheet(networks, self._sheet_images, path, title="before and after")
 
 
-def _load(index: ImageIndex, places: np.ndarray, count: int, size: int, channels: int) -> LoadedImages | None:
-    """So many of the places, evenly spread; None where none is wanted or readable: the loader judges of that."""
-    if not count or not len(places):
-        return None
-    try:
-        return load_images(index, evenly_spread(places, count), size, channels=channels)
-    except ValueError:
-        return None
-
-
-def teacher_encoder(pretrainer: StudentTeacher) -> BranchEncoder:
-    """The teacher's backbone and pool, sharing its weights."""
-    teacher: Branch = pretrainer.teacher
+def teacher_encoder(student_teacher: StudentTeacher) -> BranchEncoder:
+    """Return the teacher's backbone and pool as an encoder, which shares their weights."""
+    teacher: Branch = student_teacher.teacher
     return BranchEncoder(teacher.backbone, teacher.pool)

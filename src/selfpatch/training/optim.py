@@ -1,4 +1,4 @@
-"""The optimizer's side of a step: parameter groups, clipping, schedules."""
+"""The optimizer's side of a step: schedule, optimizer, clipping."""
 
 from __future__ import annotations
 
@@ -10,76 +10,74 @@ import torch
 from timm.optim import Lars
 from torch import Tensor, nn
 
+from selfpatch.config.sections import OptimizerConfig
 from selfpatch.core.reference import fast_path_of, using_references
 from selfpatch.core.schedules import cosine
 from selfpatch.core.types import Hyperparameters
-from selfpatch.models.param_groups import DecayRule, param_groups
+from selfpatch.models.param_groups import param_groups
+
+ClipMode = Literal["tensor", "global"]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The hyper-parameters of every step, as a value: `schedule(step)`.
+    """The hyperparameters of every step, as a value: `schedule(step)`.
 
-    Learning rate: linear from 0 to the peak over the warm-up steps, both ends included, then a cosine to `min_lr`.
-    Weight decay and teacher momentum: a cosine over all steps. Teacher temperatures: constant within an epoch, linear
-    over the warm-up epochs. All as in the released code of DINO. A teacher that moves before the step (MoCo, MoBY) is
-    the one that moves at the end of the step before, with the momentum of the next.
+    The learning rate rises linearly from 0 to the peak over the warm-up steps, both ends included, then falls along a
+    cosine to `min_lr`. Weight decay and teacher momentum follow a cosine over all steps. Teacher temperatures are
+    constant within an epoch and linear over the warm-up epochs. All of this is as in the released code of DINO.
+
+    A teacher that moves before the step (MoCo, MoBY) equals one that moves at the end of the step before, with the
+    momentum of the next.
+
+    Attributes:
+        config: settings of the schedules.
+        epochs: length of the training in epochs.
+        steps_per_epoch: number of steps in an epoch.
+        batch_size: images in a step, over all processes; the peak learning rate is base_lr * batch_size / 256.
     """
 
+    config: OptimizerConfig
     epochs: float
     steps_per_epoch: int
-    peak_lr: float
-    min_lr: float = 1e-6
-    warmup_epochs: float = 10
-    weight_decay: float = 0.04
-    weight_decay_end: float = 0.4
-    teacher_momentum: float = 0.996
-    teacher_momentum_end: float = 1.0
-    teacher_moves: Literal["after_step", "before_step"] = "after_step"
-    teacher_temp: float = 0.04
-    warmup_teacher_temp: float = 0.04
-    teacher_patch_temp: float | None = None
-    warmup_teacher_patch_temp: float | None = None
-    warmup_teacher_temp_epochs: float = 0
-    freeze_last_layer_epochs: float = 1
-    freeze_backbone_epochs: float = 0
+    batch_size: int
 
     @property
     def total_steps(self) -> int:
+        """Number of steps of the training, at least 1."""
         return max(1, round(self.epochs * self.steps_per_epoch))
 
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate at the end of the warm-up."""
+        return self.config.base_lr * self.batch_size / 256
+
     def __call__(self, step: int) -> Hyperparameters:
-        epoch = step // self.steps_per_epoch
-        teacher_temp = self._temp(epoch, self.warmup_teacher_temp, self.teacher_temp)
-        patch_end = self.teacher_temp if self.teacher_patch_temp is None else self.teacher_patch_temp
-        patch_start = (
-            self.warmup_teacher_temp if self.warmup_teacher_patch_temp is None else self.warmup_teacher_patch_temp
-        )
+        """Return the hyperparameters of a step, counted from 0."""
+        c, epoch = self.config, step // self.steps_per_epoch
+        patch_start = c.warmup_teacher_temp if c.warmup_teacher_patch_temp is None else c.warmup_teacher_patch_temp
+        patch_end = c.teacher_temp if c.teacher_patch_temp is None else c.teacher_patch_temp
+        momentum_step = step + (c.teacher_moves == "before_step")
         return Hyperparameters(
             step=step,
             epoch=epoch,
             lr=self._lr(step),
-            weight_decay=cosine(step, self.total_steps, self.weight_decay, self.weight_decay_end),
-            teacher_momentum=cosine(
-                step + (self.teacher_moves == "before_step"),
-                self.total_steps,
-                self.teacher_momentum,
-                self.teacher_momentum_end,
-            ),
-            teacher_temp=teacher_temp,
+            weight_decay=cosine(step, self.total_steps, c.weight_decay, c.weight_decay_end),
+            teacher_momentum=cosine(momentum_step, self.total_steps, c.teacher_momentum, c.teacher_momentum_end),
+            teacher_temp=self._temp(epoch, c.warmup_teacher_temp, c.teacher_temp),
             teacher_patch_temp=self._temp(epoch, patch_start, patch_end),
-            freeze_last_layer=step < self.freeze_last_layer_epochs * self.steps_per_epoch,
-            freeze_backbone=step < self.freeze_backbone_epochs * self.steps_per_epoch,
+            freeze_last_layer=step < c.freeze_last_layer_epochs * self.steps_per_epoch,
+            freeze_backbone=step < c.freeze_backbone_epochs * self.steps_per_epoch,
         )
 
     def _lr(self, step: int) -> float:
-        warmup = min(int(self.warmup_epochs * self.steps_per_epoch), self.total_steps)
+        warmup = min(int(self.config.warmup_epochs * self.steps_per_epoch), self.total_steps)
         if step < warmup:
             return self.peak_lr * step / max(1, warmup - 1)
-        return cosine(step - warmup, self.total_steps - warmup, self.peak_lr, self.min_lr)
+        return cosine(step - warmup, self.total_steps - warmup, self.peak_lr, self.config.min_lr)
 
     def _temp(self, epoch: int, start: float, end: float) -> float:
-        warmup = int(self.warmup_teacher_temp_epochs)
+        warmup = int(self.config.warmup_teacher_temp_epochs)
         if epoch >= warmup:
             return end
         return start + (end - start) * epoch / max(1, warmup - 1)
@@ -87,36 +85,39 @@ class Schedule:
 
 def make_optimizer(
     module: nn.Module,
-    *,
-    name: Literal["adamw", "sgd", "lars"] = "adamw",
-    momentum: float = 0.9,
-    weight_decay_on: DecayRule = "matrices",
+    config: OptimizerConfig,
     lr_scales: Mapping[nn.Parameter, float] | None = None,
 ) -> torch.optim.Optimizer:
-    """The optimizer, whose learning rates and weight decay `set_hyperparameters` sets at each step.
+    """Return the optimizer, whose learning rates and weight decay `set_hyperparameters` sets at each step.
 
     Args:
-        momentum: of SGD and LARS.
-        weight_decay_on, lr_scales: as `param_groups` takes them.
+        module: what is trained.
+        config: kind of the optimizer, its momentum and which parameters decay.
+        lr_scales: factor on the learning rate by parameter, see `models.param_groups`.
     """
-    groups = param_groups(module, weight_decay_on=weight_decay_on, lr_scales=lr_scales)
-    if name == "lars":
-        return Lars(groups, lr=0.0, momentum=momentum)
-    if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=momentum)  # the fused one fails on parameters without gradient
+    groups = param_groups(module, weight_decay_on=config.weight_decay_on, lr_scales=lr_scales)
+    if config.name == "lars":
+        return Lars(groups, lr=0.0, momentum=config.momentum)
+    if config.name == "sgd":  # not the fused one, which fails on parameters without gradient
+        return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum)
     if using_references():
         return torch.optim.AdamW(groups, lr=0.0, foreach=False, fused=False)
     return torch.optim.AdamW(groups, lr=0.0, fused=next(module.parameters()).device.type in ("cpu", "cuda"))
 
 
 def can_step_if_finite(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether `step_if_finite` can be used: the optimizer is a fused AdamW."""
+    """Return whether `step_if_finite` accepts the optimizer, which must be a fused AdamW."""
     return isinstance(optimizer, torch.optim.AdamW) and all(group["fused"] for group in optimizer.param_groups)
 
 
 def step_if_finite(optimizer: torch.optim.Optimizer, ok: Tensor) -> None:
-    """The optimizer's step where `ok`, a bool on the device, else none: its count of steps stays too. The device is not
-    waited for: a fused AdamW skips by itself, as it does for `torch.amp.GradScaler`.
+    """Take the optimizer's step where `ok`, and nothing otherwise, not even in its count of steps.
+
+    A fused AdamW skips the step on the device, as it does for `torch.amp.GradScaler`, so that nothing waits for it.
+
+    Args:
+        optimizer: a fused AdamW.
+        ok: bool scalar on the device.
     """
     assert can_step_if_finite(optimizer)  # others would take the step
     optimizer.found_inf = (~ok).float()  # type: ignore[attr-defined]
@@ -127,6 +128,7 @@ def step_if_finite(optimizer: torch.optim.Optimizer, ok: Tensor) -> None:
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer, hp: Hyperparameters) -> None:
+    """Set the learning rate and the weight decay of each parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = hp.lr * group["lr_scale"]
         if group["decayed"]:
@@ -134,24 +136,27 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, hp: Hyperparameters) -
 
 
 @torch.no_grad()
-def clip_gradients_reference(
-    parameters: Iterable[nn.Parameter], largest: float, mode: Literal["tensor", "global"]
-) -> Tensor:
-    """`clip_gradients`, one parameter after the other."""
+def clip_gradients_reference(parameters: Iterable[nn.Parameter], max_norm: float, mode: ClipMode) -> Tensor:
+    """Compute `clip_gradients`, one parameter after the other."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norms = [gradient.norm() for gradient in gradients]
     total = torch.stack(norms).norm()
     for gradient, norm in zip(gradients, norms, strict=True):
-        if largest > 0:
-            gradient.mul_((largest / ((norm if mode == "tensor" else total) + 1e-6)).clamp(max=1.0))
+        if max_norm > 0:
+            gradient.mul_((max_norm / ((norm if mode == "tensor" else total) + 1e-6)).clamp(max=1.0))
     return total
 
 
 @fast_path_of(clip_gradients_reference)
 @torch.no_grad()
-def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, mode: Literal["tensor", "global"]) -> Tensor:
-    """Scales gradients down to a norm of at most `largest`: each tensor by itself, as the released code of DINO does,
-    or all together. 0 clips nothing.
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, mode: ClipMode) -> Tensor:
+    """Scale gradients down to a norm of at most `max_norm`.
+
+    Args:
+        parameters: parameters whose gradients are clipped.
+        max_norm: largest norm; 0 clips nothing.
+        mode: `tensor` clips the gradient of each parameter by itself, as the released code of DINO does; `global`
+            clips all together.
 
     Returns:
         The global norm before clipping, a scalar.
@@ -159,15 +164,16 @@ def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, mode: Lit
     gradients = [p.grad for p in parameters if p.grad is not None]
     norms = torch.stack(torch._foreach_norm(gradients))
     total = norms.norm()
-    if largest > 0:
-        scales = (largest / ((norms if mode == "tensor" else total.expand_as(norms)) + 1e-6)).clamp(max=1.0)
+    if max_norm > 0:
+        scales = (max_norm / ((norms if mode == "tensor" else total.expand_as(norms)) + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(gradients, list(scales.unbind()))
     return total
 
 
 def freeze_gradients(module: nn.Module, part: str) -> None:
-    """Freezes the parameters with `part` in their name for a step: without a gradient there is no weight decay and no
-    Adam state either.
+    """Freeze the parameters with `part` in their name for one step.
+
+    A parameter without a gradient has neither weight decay nor an update of its optimizer state.
     """
     for name, parameter in module.named_parameters():
         if part in name:

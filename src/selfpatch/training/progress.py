@@ -1,4 +1,4 @@
-"""Progress bar and throughput of a running training."""
+"""Progress bar, throughput and the line that describes an evaluation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
 class ProgressBar:
-    """A bar on a terminal, a plain line now and then elsewhere, nothing where not `enabled` (ranks but the main one).
+    """A bar on a terminal, and a plain line every `plain_every` seconds elsewhere.
 
     Args:
         total_steps: steps of the whole run.
-        batch_size: images a step, over all processes; the time left is worked out from it.
-        enabled: False prints nothing at all.
+        batch_size: images in a step, over all processes; the remaining time follows from it.
+        enabled: whether anything is printed; only the main process prints.
         plain_every: seconds between two lines where the output is no terminal.
-        console, clock: where to print and what time it is; other ones are for tests.
+        console: where to print; tests pass their own.
+        clock: function that returns the time in seconds; tests pass their own.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class ProgressBar:
     def update(
         self, step: int, *, epoch: int, images_per_second: float, losses: Mapping[str, float], lr: float
     ) -> None:
-        """Shows how things stand with `step` steps done, in epoch `epoch` counted from 1."""
+        """Show the state after `step` steps, in epoch `epoch` counted from 1."""
         if not self._enabled:
             return
         numbers = self._numbers(step, images_per_second, losses, lr)
@@ -75,7 +76,7 @@ class ProgressBar:
             self.say(f"epoch {epoch}  step {step}/{self._total_steps}  {numbers}")
 
     def say(self, text: str) -> None:
-        """Prints a line of its own, above the bar where there is one."""
+        """Print a line, above the bar if there is one."""
         if self._enabled:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -90,11 +91,11 @@ class ProgressBar:
 
 
 class Throughput:
-    """Images a second over the last `window` steps, pauses left out.
+    """Images per second over the last steps, without pauses.
 
     Args:
-        window: steps; compilation and other costs of the first ones leave the number after so many.
-        clock: seconds; another one is for tests.
+        window: number of steps; the cost of compilation leaves the number after this many steps.
+        clock: function that returns the time in seconds; tests pass their own.
     """
 
     def __init__(self, window: int = 50, clock: Callable[[], float] = time.monotonic) -> None:
@@ -108,13 +109,13 @@ class Throughput:
         return self._clock() - self._paused
 
     def add(self, images: int) -> None:
-        """Counts one step, just done, of so many images (over all processes)."""
+        """Count a step that has just ended, with its number of images over all processes."""
         self._images += images
         self._marks.append((self._now(), self._images))
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Time spent inside, evaluating or saving, does not count."""
+        """Leave out the time spent inside, which evaluates or saves."""
         begin = self._clock()
         try:
             yield
@@ -123,6 +124,25 @@ class Throughput:
 
     @property
     def images_per_second(self) -> float:
-        """0 before the first step."""
+        """The throughput, 0 before the first step."""
         (begin, images_before), (end, images) = self._marks[0], self._marks[-1]
         return (images - images_before) / (end - begin) if end > begin else 0.0
+
+
+def describe_metrics(metrics: Mapping[str, float], at_start: Mapping[str, float], start: str, done: int) -> str:
+    """Return one line with each metric, followed in brackets by its value at step 0 and its baselines.
+
+    Args:
+        metrics: metrics after `done` steps.
+        at_start: record of step 0; baselines of a metric have names that begin with the metric's.
+        start: word for the network at step 0.
+        done: number of steps.
+    """
+    parts = []
+    for name, value in metrics.items():
+        earlier = {
+            key.removeprefix(name).strip("_") or start: at_start[key] for key in at_start if key.startswith(name)
+        }
+        baselines = ", ".join(f"{words.replace('_', ' ')} {baseline:.4f}" for words, baseline in earlier.items())
+        parts.append(f"{name.replace('_', ' ')} {value:.4f}" + (f" ({baselines})" if baselines else ""))
+    return f"step {done}: {'  '.join(parts)}"

@@ -1,4 +1,4 @@
-"""Stop signals: finish the step, save and leave."""
+"""Stop signals: finish the step, save a checkpoint and leave."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any
 
 
 class StopSignals:
-    """While active, SIGTERM and SIGINT (Ctrl-C) only set `requested`, so that the loop can save and leave.
+    """Context in which SIGTERM and SIGINT (Ctrl-C) only set `requested`, so that the loop can save and leave.
 
-    A second SIGINT raises KeyboardInterrupt at once. The handlers of before come back at the end. Outside the main
-    thread, where Python sets no handlers, it does nothing.
+    A second SIGINT raises KeyboardInterrupt at once. The previous handlers are restored at the end. Outside the main
+    thread, where Python allows no handlers, the context does nothing.
+
+    Attributes:
+        requested: number of the latest signal, or None.
     """
 
     def __init__(self) -> None:
         self.requested: int | None = None
-        """The number of the signal that came, the latest one; None as long as none did."""
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -28,7 +30,7 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
-            # None: set by other than Python code, which cannot be put back.
+            # A handler that was not set by Python code is None and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous.clear()
 

@@ -1,18 +1,19 @@
-"""The whole algorithm: the `StudentTeacher`, one step, and the loop over steps."""
+"""Student and teacher, one training step, and the loop over steps."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.config.sections import CheckpointConfig, OptimizerConfig, WatchConfig
 from selfpatch.core.distributed import (
     all_ranks,
     all_reduce_mean,
@@ -30,9 +31,8 @@ from selfpatch.models.branch import Branch
 from selfpatch.models.layers.deferred_state import DeferredState
 from selfpatch.ops.collapse import effective_rank
 from selfpatch.ops.images import normalise
-from selfpatch.training.checkpointing import Checkpointer, Saving
+from selfpatch.training.checkpointing import Checkpointer
 from selfpatch.training.collapse import CollapseDetector, RegressionDetector
-from selfpatch.training.loggers.metrics import MetricsLogger
 from selfpatch.training.nonfinite import DeferredFlag, NonFiniteCounter
 from selfpatch.training.optim import (
     Schedule,
@@ -42,12 +42,12 @@ from selfpatch.training.optim import (
     set_hyperparameters,
     step_if_finite,
 )
-from selfpatch.training.progress import ProgressBar, Throughput
+from selfpatch.training.progress import ProgressBar, Throughput, describe_metrics
 from selfpatch.training.signals import StopSignals
 
 
 def union_of_needs(objectives: Mapping[str, Objective]) -> Needs:
-    """What decides which data is made, and what the teacher sees."""
+    """Return which views and masks are made for all objectives together, and which views the teacher sees."""
     needs = Needs()
     for objective in objectives.values():
         needs |= objective.needs
@@ -55,11 +55,13 @@ def union_of_needs(objectives: Mapping[str, Objective]) -> Needs:
 
 
 class StudentTeacher(nn.Module):
-    """Student, teacher, an image-level method and any patch-level objectives. DDP wraps the whole: one forward a step.
+    """A student, its teacher, an image-level method and any patch-level objectives.
+
+    DDP wraps the whole module, so that a step is one forward pass.
 
     Args:
-        student: its pool and heads are those that the objectives ask for.
-        objectives: by name, the image-level method first.
+        student: backbone, pool and heads; the objectives say which pool and heads.
+        objectives: the image-level method, then the patch-level objectives, by name.
         loss_weights: weight of each loss by its name.
     """
 
@@ -72,9 +74,7 @@ class StudentTeacher(nn.Module):
         self.needs = union_of_needs(objectives)
 
     def forward(self, views: Views, hp: Hyperparameters, with_meters: bool = False) -> dict[str, Tensor]:
-        """The weighted sum of the losses as `loss`, each unweighted loss by its name and, if asked for, the teacher's
-        meters.
-        """
+        """Return the weighted sum of the losses as `loss`, each unweighted loss, and the meters if `with_meters`."""
         student_crops = self._normalised(views)
         teacher_crops = student_crops if self.needs.teacher_on_local_crops else student_crops[:1]
         with torch.no_grad():
@@ -87,12 +87,12 @@ class StudentTeacher(nn.Module):
         return {"loss": total, **losses, **(self._meters(teacher, hp) if with_meters else {})}
 
     def _normalised(self, views: Views) -> list[Tensor]:
-        """The crops of each resolution as the network's input."""
+        """Return the network's input at each resolution: [G, B, C, S, S], then [L, B, C, s, s] if needed."""
         backbone = self.student.backbone
-        groups = [views.global_crops]
+        resolutions = [views.global_crops]
         if views.local_crops is not None and self.needs.local_crops:
-            groups.append(views.local_crops)
-        return [normalise(crops, backbone.mean, backbone.std) for crops in groups]
+            resolutions.append(views.local_crops)
+        return [normalise(crops, backbone.mean, backbone.std) for crops in resolutions]
 
     @torch.no_grad()
     def _meters(self, teacher: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:
@@ -106,13 +106,15 @@ class StudentTeacher(nn.Module):
         return meters
 
     def deferred_states(self) -> Iterator[DeferredState]:
+        """Return centres, queues and running statistics, which change once a step."""
         return (module for module in self.modules() if isinstance(module, DeferredState))
 
     def finish_step(self, teacher_momentum: float, ok: Tensor | None = None) -> None:
-        """After the optimizer's step: centres and queues take in the batch, the teacher follows the student.
+        """Update centres, queues and the teacher after the optimizer's step.
 
         Args:
-            ok: a bool on the device: where it is False, nothing is kept. None: the step is known to be finite.
+            teacher_momentum: momentum m in teacher <- m * teacher + (1 - m) * student.
+            ok: bool scalar on the device; where it is False, nothing changes. If None, the step is known to be finite.
         """
         for state in self.deferred_states():
             if ok is None:
@@ -122,30 +124,29 @@ class StudentTeacher(nn.Module):
         self.teacher.ema_update(self.student, teacher_momentum, ok)
 
     def discard_step(self) -> None:
-        """After a step that was not finite: nothing of it is kept."""
+        """Forget what centres and queues accumulated in a step that was not finite."""
         for state in self.deferred_states():
             state.discard()
 
 
 @dataclass(frozen=True)
-class Clipping:
-    largest: float
-    mode: Literal["tensor", "global"]
-
-
-@dataclass(frozen=True)
 class StepOutcome:
+    """Result of one step.
+
+    Attributes:
+        values: losses, gradient norm and meters by name.
+        finite: whether loss and gradient were finite on all processes; if not, the step changed nothing.
+        stop: whether any process requests a stop.
+    """
+
     values: dict[str, Tensor]
-    """Losses, gradient norm and meters by name."""
-    verdict: DeferredFlag
-    """Whether loss and gradient were finite on all processes; if not, nothing was changed."""
+    finite: DeferredFlag
     stop: bool
-    """Whether any process wishes to stop."""
 
     @property
     def taken(self) -> bool:
-        """The verdict; waits for the device."""
-        return bool(self.verdict)
+        """Whether the step changed the network; waits for the device."""
+        return bool(self.finite)
 
 
 def training_step(
@@ -153,214 +154,196 @@ def training_step(
     micro_batches: Sequence[Views],
     optimizer: torch.optim.Optimizer,
     hp: Hyperparameters,
+    config: OptimizerConfig,
     *,
-    clipping: Clipping,
     autocast: torch.dtype | None = None,
     with_meters: bool = False,
     stop_requested: bool = False,
     deferred: bool | None = None,
 ) -> StepOutcome:
-    """One step of the algorithm: forward, backward, clip, AdamW, centres, teacher.
+    """Take one step: forward, backward, clip, optimizer, centres, teacher.
 
     Args:
         model: a `StudentTeacher`, or DDP around one.
-        micro_batches: their mean is the batch; gradients and centres are those of the whole.
-        stop_requested: on this process; any process's wish counts on all.
-        deferred: the device decides by itself whether the step is taken, and is not waited for; the result is the same.
-            None: so on CUDA, where the optimizer can (a fused AdamW).
+        micro_batches: parts of the batch; gradients and centres are those of the whole batch.
+        optimizer: optimizer of the student and the objectives.
+        hp: scheduled values of this step.
+        config: settings of gradient clipping.
+        autocast: dtype of the forward pass. If None, float32.
+        with_meters: also compute the meters, on the last micro-batch.
+        stop_requested: whether this process requests a stop; one process stops all of them.
+        deferred: decide on the device whether the step is taken, without waiting for it. The result is the same.
+            If None, enabled on CUDA when the optimizer is a fused AdamW.
 
     Returns:
-        What came of it; the values are means over the micro-batches, meters those of the last.
+        The outcome; losses are means over the micro-batches.
     """
-    pretrainer: StudentTeacher = model.module if isinstance(model, DistributedDataParallel) else model  # type: ignore[assignment]
+    student_teacher: StudentTeacher = model.module if isinstance(model, DistributedDataParallel) else model  # type: ignore[assignment]
     device_type = micro_batches[0].global_crops.device.type
     set_hyperparameters(optimizer, hp)
     optimizer.zero_grad(set_to_none=True)
     outputs: list[dict[str, Tensor]] = []
     for i, views in enumerate(micro_batches):
         last = i == len(micro_batches) - 1
-        waits = contextlib.nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
-        with waits:
+        # Gradients are reduced over the processes once, with the last micro-batch.
+        accumulating = isinstance(model, DistributedDataParallel) and not last
+        with model.no_sync() if accumulating else contextlib.nullcontext():  # type: ignore[operator]
             with torch.autocast(device_type, autocast, enabled=autocast is not None):
                 output = model(views, hp, with_meters and last)
             (output["loss"] / len(micro_batches)).backward()
         outputs.append({name: value.detach() for name, value in output.items()})
     if hp.freeze_last_layer:
-        freeze_gradients(pretrainer, ".last_layer.")
+        freeze_gradients(student_teacher, ".last_layer.")
     if hp.freeze_backbone:
-        freeze_gradients(pretrainer, "student.backbone.trunk.")
-    norm = clip_gradients(pretrainer.parameters(), clipping.largest, clipping.mode)
-    result = {name: torch.stack([o[name] for o in outputs if name in o]).mean() for name in outputs[-1]}
-    ok, (stop,) = all_ranks(torch.isfinite(result["loss"] + norm)), any_rank(stop_requested)
-    verdict = DeferredFlag(ok)
+        freeze_gradients(student_teacher, "student.backbone.trunk.")
+    norm = clip_gradients(student_teacher.parameters(), config.clip, config.clip_mode)
+    values = {name: torch.stack([o[name] for o in outputs if name in o]).mean() for name in outputs[-1]}
+    ok, (stop,) = all_ranks(torch.isfinite(values["loss"] + norm)), any_rank(stop_requested)
+    finite = DeferredFlag(ok)
     if deferred is None:
         deferred = device_type == "cuda" and can_step_if_finite(optimizer)
     if deferred:
         step_if_finite(optimizer, ok)
-        pretrainer.finish_step(hp.teacher_momentum, ok)
-    elif verdict:
+        student_teacher.finish_step(hp.teacher_momentum, ok)
+    elif finite:
         optimizer.step()
-        pretrainer.finish_step(hp.teacher_momentum)
+        student_teacher.finish_step(hp.teacher_momentum)
     else:
-        pretrainer.discard_step()
-    return StepOutcome(result | {"grad_norm": norm}, verdict, stop)
+        student_teacher.discard_step()
+    return StepOutcome(values | {"grad_norm": norm}, finite, stop)
 
 
 class StepLoader(Protocol):
-    """Gives the micro-batches of each step from `first` up to `last`; `selfpatch.data.loader.CropLoader` is one."""
+    """Source of the micro-batches of each step, such as `data.loader.CropLoader`."""
 
     batch_size: int
     bad: dict[str, str]
 
-    def steps(self, first: int, last: int) -> Iterator[list[Batch]]: ...
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """What decides how a run is watched and saved, and nothing about its result, but for seed and precision."""
-
-    seed: int = 0
-    autocast: torch.dtype | None = None
-    log_every: int = 10
-    evaluate_every: float = 1
-    """Epochs between two measurements; 0: at the end only."""
-    guard_features: bool = False
-    """The weights are not fresh: say when a measurement falls below that of step 0."""
-    max_nonfinite: int = 5
-    saving: Saving = field(default_factory=Saving)
+    def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
+        """Yield the micro-batches of each step from `first` up to, not including, `last`."""
+        ...
 
 
 Evaluate = Callable[[StudentTeacher, int], Mapping[str, float]]
-"""Measures the pretrainer's teacher after so many steps; called on the main process only."""
+"""Measures the teacher after a number of steps; called on the main process only."""
 
 
 def train(
-    pretrainer: StudentTeacher,
+    student_teacher: StudentTeacher,
     loader: StepLoader,
     schedule: Schedule,
     optimizer: torch.optim.Optimizer,
     run: RunDirectory,
     *,
+    watch: WatchConfig,
+    checkpoint: CheckpointConfig,
     device: torch.device,
-    clipping: Clipping,
-    settings: LoopSettings,
+    seed: int,
+    autocast: torch.dtype | None = None,
+    pretrained: bool = False,
     evaluate: Evaluate | None = None,
 ) -> int:
-    """Trains to the end of the schedule, from the run's newest checkpoint if it has one.
+    """Train to the end of the schedule, from the run's newest checkpoint if it has one.
+
+    Args:
+        student_teacher: the network, on `device`.
+        loader: source of the batches.
+        schedule: hyperparameters by step.
+        optimizer: optimizer of the student and the objectives.
+        run: directory for checkpoints and metrics.
+        watch: when metrics are logged and the network is evaluated.
+        checkpoint: when checkpoints are written.
+        device: device of the batches.
+        seed: seed of what the steps draw, such as drop path.
+        autocast: dtype of the forward pass. If None, float32.
+        pretrained: whether the initial weights are trained; then a metric that falls below step 0 is reported.
+        evaluate: measures the network.
 
     Returns:
-        0 at the end of the schedule; the signal's number where a signal stopped it, after a checkpoint.
+        0 at the end of the schedule, or the number of the signal that stopped training after a checkpoint.
 
     Raises:
-        NonFinite: the loss or gradient was not finite `max_nonfinite` steps in a row.
+        NonFiniteError: the loss or gradient was not finite `checkpoint.max_nonfinite` steps in a row.
     """
-    log = MetricsLogger(run.path)
-    keeper = Checkpointer(run, pretrainer, pretrainer.student, optimizer, schedule.steps_per_epoch, settings.saving)
-    first = keeper.restore()
-    if is_main_process():
-        log.rewind(first + 1 if first else 0)  # a record of step s is made with s steps done
-    model = DistributedDataParallel(pretrainer, broadcast_buffers=False) if is_distributed() else pretrainer
-    pretrainer.train()
+    checkpointer = Checkpointer(
+        checkpoint, run, student_teacher, student_teacher.student.backbone, optimizer, schedule.steps_per_epoch
+    )
+    first = checkpointer.restore()
+    model = DistributedDataParallel(student_teacher, broadcast_buffers=False) if is_distributed() else student_teacher
+    student_teacher.train()
     total = schedule.total_steps
-    every = max(1, round(settings.evaluate_every * schedule.steps_per_epoch)) if settings.evaluate_every else total
-    measured_at = {total, *range(0, total, every)}
-    failures = NonFiniteCounter(settings.max_nonfinite)
-    watch = CollapseDetector(first_step=min(total // 10, schedule.steps_per_epoch))
-    if evaluate is not None and is_main_process() and first in {0, *measured_at} and not _was_measured(log, first):
-        log.record({"step": first, **_measured(evaluate, pretrainer, first)})  # or it was stopped before it could be
-    speed = Throughput()
+    interval = max(1, round(watch.evaluate_every * schedule.steps_per_epoch)) if watch.evaluate_every else total
+    evaluated_at = {total, *range(0, total, interval)}
+    nonfinite = NonFiniteCounter(checkpoint.max_nonfinite)
+    collapse = CollapseDetector(first_step=min(total // 10, schedule.steps_per_epoch))
+    if evaluate is not None and is_main_process() and first in {0, *evaluated_at} and not _is_evaluated(run, first):
+        _evaluate(evaluate, student_teacher, run, first)  # a new run, or one that was stopped before this evaluation
+    throughput = Throughput()
     with (
         StopSignals() as signals,
         ProgressBar(total, loader.batch_size, enabled=is_main_process()) as bar,
-        contextlib.closing(log),
         contextlib.closing(prefetched(loader.steps(first, total), device)) as stream,
     ):
         for step, batches in enumerate(stream, start=first):
             hp, done = schedule(step), step + 1
-            logs = done % settings.log_every == 0 or done == total
-            torch.manual_seed(step_seed(settings.seed, step, rank()))
+            log = done % watch.log_every == 0 or done == total
+            torch.manual_seed(step_seed(seed, step, rank()))
             outcome = training_step(
                 model,
                 batches,
                 optimizer,
                 hp,
-                clipping=clipping,
-                autocast=settings.autocast,
-                with_meters=logs,
+                schedule.config,
+                autocast=autocast,
+                with_meters=log,
                 stop_requested=signals.requested is not None,
             )
-            speed.add(loader.batch_size)
-            if failures.too_many(outcome.verdict):
-                raise keeper.give_up([views.to("cpu") for views in batches], done, settings.max_nonfinite)
-            if logs:
-                _log(log, bar, watch, hp, outcome.values, ("loss", *pretrainer.loss_weights), speed, done)
+            throughput.add(loader.batch_size)
+            if nonfinite.reaches_limit(outcome.finite):
+                raise checkpointer.dump_failed_step([views.to("cpu") for views in batches], done)
+            if log:
+                speed = throughput.images_per_second
+                numbers = _log(run, hp, outcome.values, speed, done)
+                losses = {name: numbers[name] for name in ("loss", *student_teacher.loss_weights)}
+                bar.update(done, epoch=hp.epoch + 1, images_per_second=speed, losses=losses, lr=hp.lr)
+                if warning := collapse.check(done, numbers):
+                    bar.say(f"warning: {warning}")
             run.note_skipped(loader.bad)
-            with speed.pause():
-                if evaluate and is_main_process() and done in measured_at and not outcome.stop:
-                    metrics = _measured(evaluate, pretrainer, done)
-                    log.record({"step": done, **metrics})
-                    at_start = next((row for row in log.rows() if row["step"] == 0), {})
-                    bar.say(_beside(metrics, at_start, "at first" if settings.guard_features else "untrained", done))
-                    if settings.guard_features and (warning := RegressionDetector(at_start).check(metrics)):
+            with throughput.pause():
+                if evaluate and is_main_process() and done in evaluated_at and not outcome.stop:
+                    metrics = _evaluate(evaluate, student_teacher, run, done)
+                    at_start = next((row for row in run.rows() if row["step"] == 0), {})
+                    bar.say(describe_metrics(metrics, at_start, "at first" if pretrained else "untrained", done))
+                    if pretrained and (warning := RegressionDetector(at_start).check(metrics)):
                         bar.say(f"warning: {warning}")
-                keeper.save_if_due(done, force=outcome.stop or done == total)
+                checkpointer.save_if_due(done, force=outcome.stop or done == total)
             if outcome.stop and done < total:
                 return signals.requested or signal.SIGTERM
     barrier()
     return 0
 
 
-def _was_measured(log: MetricsLogger, step: int) -> bool:
-    """Losses of a step are recorded too, before it is measured."""
-    return any(row["step"] == step and "loss" not in row for row in log.rows())
+def _is_evaluated(run: RunDirectory, step: int) -> bool:
+    """Return whether the metrics of an evaluation at `step` are recorded; losses are recorded in rows of their own."""
+    return any(row["step"] == step and "loss" not in row for row in run.rows())
 
 
-def _measured(evaluate: Evaluate, pretrainer: StudentTeacher, done: int) -> Mapping[str, float]:
-    """In evaluation mode, in which batch norms go by their running statistics."""
-    pretrainer.eval()
-    metrics = evaluate(pretrainer, done)
-    pretrainer.train()
+def _evaluate(evaluate: Evaluate, student_teacher: StudentTeacher, run: RunDirectory, done: int) -> Mapping[str, float]:
+    """Measure the network in evaluation mode, in which batch norms use running statistics, and record the metrics."""
+    student_teacher.eval()
+    metrics = evaluate(student_teacher, done)
+    student_teacher.train()
+    run.record({"step": done, **metrics})
     return metrics
 
 
-def _beside(metrics: Mapping[str, float], first: Mapping[str, float], start: str, done: int) -> str:
-    """One line: each metric after so many steps, and in brackets what step 0 recorded of it and of its floors."""
-    parts = []
-    for name, value in metrics.items():
-        beside = {key.removeprefix(name).strip("_") or start: first[key] for key in first if key.startswith(name)}
-        floors = ", ".join(f"{words.replace('_', ' ')} {floor:.4f}" for words, floor in beside.items())
-        parts.append(f"{name.replace('_', ' ')} {value:.4f}" + (f" ({floors})" if floors else ""))
-    return f"step {done}: {'  '.join(parts)}"
-
-
 def _log(
-    log: MetricsLogger,
-    bar: ProgressBar,
-    watch: CollapseDetector,
-    hp: Hyperparameters,
-    values: Mapping[str, Tensor],
-    losses: Sequence[str],
-    speed: Throughput,
-    done: int,
-) -> None:
-    """One line of metrics, with `done` steps behind it, on the screen and on disk."""
+    run: RunDirectory, hp: Hyperparameters, values: Mapping[str, Tensor], images_per_second: float, done: int
+) -> dict[str, float]:
+    """Record the means over the processes of losses and meters after `done` steps, and return them."""
     means = all_reduce_mean(torch.stack([value.float() for value in values.values()])).tolist()
-    if not is_main_process():
-        return
     numbers = dict(zip(values, means, strict=True))
-    row = {
-        "step": done,
-        "epoch": hp.epoch,
-        **numbers,
-        "lr": hp.lr,
-        "weight_decay": hp.weight_decay,
-        "teacher_momentum": hp.teacher_momentum,
-        "teacher_temp": hp.teacher_temp,
-        "images_per_second": speed.images_per_second,
-    }
-    log.record(row)
-    shown = {name: numbers[name] for name in losses}
-    bar.update(done, epoch=hp.epoch + 1, images_per_second=speed.images_per_second, losses=shown, lr=hp.lr)
-    warning = watch.check(done, numbers)
-    if warning:
-        bar.say(f"warning: {warning}")
+    if is_main_process():
+        scheduled = {name: getattr(hp, name) for name in ("lr", "weight_decay", "teacher_momentum", "teacher_temp")}
+        run.record({"step": done, "epoch": hp.epoch, **numbers, **scheduled, "images_per_second": images_per_second})
+    return numbers

@@ -129,7 +129,7 @@ def test_what_is_off_has_neither_heads_nor_a_loss(relations: Any, num_local: int
     assert list(objective(student, teacher, views, hyperparameters())) == kinds
 
 
-def tiny_pretrainer(relations: Any = "both", num_local: int = 2) -> StudentTeacher:
+def tiny_student_teacher(relations: Any = "both", num_local: int = 2) -> StudentTeacher:
     shape = ViTConfig(embed_dim=DIM, depth=1, num_heads=HEADS, patch_size=4, grid=4)
     torch.manual_seed(0)
     objective = SERE(DIM, HEADS, num_local, relations=relations)
@@ -142,21 +142,21 @@ def tiny_pretrainer(relations: Any = "both", num_local: int = 2) -> StudentTeach
 
 @pytest.mark.parametrize(("relations", "num_local"), [("both", 2), ("spatial", 2), ("channel", 2), ("both", 0)])
 def test_every_parameter_of_the_heads_is_trained_and_the_teacher_is_not(relations: Any, num_local: int) -> None:
-    pretrainer = tiny_pretrainer(relations, num_local)
-    pretrainer(views_of(2, num_local, 4), hyperparameters())["loss"].backward()
-    for name, parameter in pretrainer.student.heads.named_parameters():
+    student_teacher = tiny_student_teacher(relations, num_local)
+    student_teacher(views_of(2, num_local, 4), hyperparameters())["loss"].backward()
+    for name, parameter in student_teacher.student.heads.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
-    assert pretrainer.student.backbone.trunk.patch_embed.proj.weight.grad.any()
-    assert all(parameter.grad is None for parameter in pretrainer.teacher.parameters())
+    assert student_teacher.student.backbone.trunk.patch_embed.proj.weight.grad.any()
+    assert all(parameter.grad is None for parameter in student_teacher.teacher.parameters())
 
 
 def test_relations_are_in_float32_under_autocast() -> None:
-    pretrainer, views = tiny_pretrainer(), views_of(2, 2, 4)
+    student_teacher, views = tiny_student_teacher(), views_of(2, 2, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        output = pretrainer(views, hyperparameters())
+        output = student_teacher(views, hyperparameters())
     assert {loss.dtype for loss in output.values()} == {torch.float32}
-    torch.testing.assert_close(output, pretrainer(views, hyperparameters()), rtol=0.02, atol=0)
+    torch.testing.assert_close(output, student_teacher(views, hyperparameters()), rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize(
