@@ -44,7 +44,8 @@ def test_schedule_of_the_golden_trajectories(golden_dir: Path, bundle: str) -> N
 
 def test_schedule_at_its_corners() -> None:
     schedule = schedule_with(epochs=5, steps_per_epoch=4, peak_lr=2.0, min_lr=0.5, warmup_epochs=1,
-                             warmup_teacher_temp=0.04, teacher_temp=0.07, warmup_teacher_temp_epochs=3, freeze_last_layer_epochs=2)  # fmt: skip
+                             warmup_teacher_temp=0.04, teacher_temp=0.07, warmup_teacher_temp_epochs=3,
+                             freeze_last_layer_epochs=2)  # fmt: skip
     first, warm, peak, last = (schedule(step) for step in (0, 3, 4, 19))
     assert (first.lr, warm.lr, peak.lr) == (0.0, 2.0, 2.0)  # the peak twice, as released
     assert last.lr == pytest.approx(0.5 + 1.5 * (1 + np.cos(np.pi * 15 / 16)) / 2)

@@ -1,0 +1,1 @@
+"""Training: student and teacher, the step, the loop, and what watches it."""

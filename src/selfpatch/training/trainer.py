@@ -14,15 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.sections import CheckpointConfig, OptimizerConfig, WatchConfig
-from selfpatch.core.distributed import (
-    all_ranks,
-    all_reduce_mean,
-    any_rank,
-    barrier,
-    is_distributed,
-    is_main_process,
-    rank,
-)
+from selfpatch.core import distributed
 from selfpatch.core.seeds import step_seed
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Views
 from selfpatch.data.collate import Batch
@@ -33,6 +25,7 @@ from selfpatch.ops.collapse import effective_rank
 from selfpatch.ops.images import normalise
 from selfpatch.training.checkpointing import Checkpointer
 from selfpatch.training.collapse import CollapseDetector, RegressionDetector
+from selfpatch.training.loggers.metrics import MetricsLogger
 from selfpatch.training.nonfinite import DeferredFlag, NonFiniteCounter
 from selfpatch.training.optim import (
     Schedule,
@@ -44,6 +37,9 @@ from selfpatch.training.optim import (
 )
 from selfpatch.training.progress import ProgressBar, Throughput, describe_metrics
 from selfpatch.training.signals import StopSignals
+
+Evaluate = Callable[["StudentTeacher", int], Mapping[str, float]]
+"""Measures the teacher after a number of steps."""
 
 
 def union_of_needs(objectives: Mapping[str, Objective]) -> Needs:
@@ -198,7 +194,7 @@ def training_step(
         freeze_gradients(student_teacher, "student.backbone.trunk.")
     norm = clip_gradients(student_teacher.parameters(), config.clip, config.clip_mode)
     values = {name: torch.stack([o[name] for o in outputs if name in o]).mean() for name in outputs[-1]}
-    ok, (stop,) = all_ranks(torch.isfinite(values["loss"] + norm)), any_rank(stop_requested)
+    ok, (stop,) = distributed.all_ranks(torch.isfinite(values["loss"] + norm)), distributed.any_rank(stop_requested)
     finite = DeferredFlag(ok)
     if deferred is None:
         deferred = device_type == "cuda" and can_step_if_finite(optimizer)
@@ -222,10 +218,6 @@ class StepLoader(Protocol):
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
         """Yield the micro-batches of each step from `first` up to, not including, `last`."""
         ...
-
-
-Evaluate = Callable[[StudentTeacher, int], Mapping[str, float]]
-"""Measures the teacher after a number of steps; called on the main process only."""
 
 
 def train(
@@ -268,26 +260,33 @@ def train(
     checkpointer = Checkpointer(
         checkpoint, run, student_teacher, student_teacher.student.backbone, optimizer, schedule.steps_per_epoch
     )
-    first = checkpointer.restore()
-    model = DistributedDataParallel(student_teacher, broadcast_buffers=False) if is_distributed() else student_teacher
+    first, log = checkpointer.restore(), MetricsLogger(run.path)
+    if distributed.is_main_process():
+        log.rewind(first + 1 if first else 0)  # a record of step s is made after s steps
+    model: nn.Module = student_teacher
+    if distributed.is_distributed():
+        model = DistributedDataParallel(student_teacher, broadcast_buffers=False)
     student_teacher.train()
     total = schedule.total_steps
     interval = max(1, round(watch.evaluate_every * schedule.steps_per_epoch)) if watch.evaluate_every else total
     evaluated_at = {total, *range(0, total, interval)}
     nonfinite = NonFiniteCounter(checkpoint.max_nonfinite)
     collapse = CollapseDetector(first_step=min(total // 10, schedule.steps_per_epoch))
-    if evaluate is not None and is_main_process() and first in {0, *evaluated_at} and not _is_evaluated(run, first):
-        _evaluate(evaluate, student_teacher, run, first)  # a new run, or one that was stopped before this evaluation
+    if not distributed.is_main_process():
+        evaluate = None
+    if evaluate and first in {0, *evaluated_at} and not _is_evaluated(log, first):
+        _evaluate(evaluate, student_teacher, log, first)  # new, or stopped before this evaluation
     throughput = Throughput()
     with (
         StopSignals() as signals,
-        ProgressBar(total, loader.batch_size, enabled=is_main_process()) as bar,
+        ProgressBar(total, loader.batch_size, enabled=distributed.is_main_process()) as bar,
+        contextlib.closing(log),
         contextlib.closing(prefetched(loader.steps(first, total), device)) as stream,
     ):
         for step, batches in enumerate(stream, start=first):
             hp, done = schedule(step), step + 1
-            log = done % watch.log_every == 0 or done == total
-            torch.manual_seed(step_seed(seed, step, rank()))
+            log_now = done % watch.log_every == 0 or done == total
+            torch.manual_seed(step_seed(seed, step, distributed.rank()))
             outcome = training_step(
                 model,
                 batches,
@@ -295,55 +294,57 @@ def train(
                 hp,
                 schedule.config,
                 autocast=autocast,
-                with_meters=log,
+                with_meters=log_now,
                 stop_requested=signals.requested is not None,
             )
             throughput.add(loader.batch_size)
             if nonfinite.reaches_limit(outcome.finite):
                 raise checkpointer.dump_failed_step([views.to("cpu") for views in batches], done)
-            if log:
+            if log_now:
                 speed = throughput.images_per_second
-                numbers = _log(run, hp, outcome.values, speed, done)
+                numbers = _log(log, hp, outcome.values, speed, done)
                 losses = {name: numbers[name] for name in ("loss", *student_teacher.loss_weights)}
                 bar.update(done, epoch=hp.epoch + 1, images_per_second=speed, losses=losses, lr=hp.lr)
                 if warning := collapse.check(done, numbers):
                     bar.say(f"warning: {warning}")
             run.note_skipped(loader.bad)
             with throughput.pause():
-                if evaluate and is_main_process() and done in evaluated_at and not outcome.stop:
-                    metrics = _evaluate(evaluate, student_teacher, run, done)
-                    at_start = next((row for row in run.rows() if row["step"] == 0), {})
+                if evaluate and done in evaluated_at and not outcome.stop:
+                    metrics = _evaluate(evaluate, student_teacher, log, done)
+                    at_start = next((row for row in log.rows() if row["step"] == 0), {})
                     bar.say(describe_metrics(metrics, at_start, "at first" if pretrained else "untrained", done))
                     if pretrained and (warning := RegressionDetector(at_start).check(metrics)):
                         bar.say(f"warning: {warning}")
                 checkpointer.save_if_due(done, force=outcome.stop or done == total)
             if outcome.stop and done < total:
                 return signals.requested or signal.SIGTERM
-    barrier()
+    distributed.barrier()
     return 0
 
 
-def _is_evaluated(run: RunDirectory, step: int) -> bool:
+def _is_evaluated(log: MetricsLogger, step: int) -> bool:
     """Return whether the metrics of an evaluation at `step` are recorded; losses are recorded in rows of their own."""
-    return any(row["step"] == step and "loss" not in row for row in run.rows())
+    return any(row["step"] == step and "loss" not in row for row in log.rows())
 
 
-def _evaluate(evaluate: Evaluate, student_teacher: StudentTeacher, run: RunDirectory, done: int) -> Mapping[str, float]:
+def _evaluate(
+    evaluate: Evaluate, student_teacher: StudentTeacher, log: MetricsLogger, done: int
+) -> Mapping[str, float]:
     """Measure the network in evaluation mode, in which batch norms use running statistics, and record the metrics."""
     student_teacher.eval()
     metrics = evaluate(student_teacher, done)
     student_teacher.train()
-    run.record({"step": done, **metrics})
+    log.record({"step": done, **metrics})
     return metrics
 
 
 def _log(
-    run: RunDirectory, hp: Hyperparameters, values: Mapping[str, Tensor], images_per_second: float, done: int
+    log: MetricsLogger, hp: Hyperparameters, values: Mapping[str, Tensor], images_per_second: float, done: int
 ) -> dict[str, float]:
     """Record the means over the processes of losses and meters after `done` steps, and return them."""
-    means = all_reduce_mean(torch.stack([value.float() for value in values.values()])).tolist()
+    means = distributed.all_reduce_mean(torch.stack([value.float() for value in values.values()])).tolist()
     numbers = dict(zip(values, means, strict=True))
-    if is_main_process():
+    if distributed.is_main_process():
         scheduled = {name: getattr(hp, name) for name in ("lr", "weight_decay", "teacher_momentum", "teacher_temp")}
-        run.record({"step": done, "epoch": hp.epoch, **numbers, **scheduled, "images_per_second": images_per_second})
+        log.record({"step": done, "epoch": hp.epoch, **numbers, **scheduled, "images_per_second": images_per_second})
     return numbers
