@@ -22,6 +22,7 @@ from selfpatch.checkpoints.key_mapping import to_branch_keys
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.state import export_state
+from selfpatch.losses.sere import SEREConfig
 from selfpatch.methods.patch.sere import SERE
 from selfpatch.models.backbones.build import build_backbone, build_timm
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
@@ -221,7 +222,7 @@ def golden_sere(golden_dir: Path) -> dict[str, Any]:
 def test_relation_heads_of_sere_are_those_of_the_objective(golden_dir: Path, side: str) -> None:
     checkpoint = golden_sere(golden_dir)
     state = to_branch_keys(checkpoint[side])
-    heads = nn.ModuleDict(SERE(24, 3, num_local=3).heads())
+    heads = nn.ModuleDict(SERE(24, 3, 3, SEREConfig()).heads())
     heads.load_state_dict({k.removeprefix("heads."): v for k, v in state.items() if "_relation" in k})
     prefix = "module." if side == "student" else ""
     for ours, theirs in [

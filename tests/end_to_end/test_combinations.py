@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from selfpatch.training.factory import METHODS, OBJECTIVES
+from selfpatch.methods.registry import METHODS, OBJECTIVES
 from tests.helpers import curves
 from tests.helpers.curves import Combination, Training, combinations
 from tests.helpers.tiny import tiny_student_teacher

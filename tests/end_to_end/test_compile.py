@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from selfpatch.training.loggers.metrics import read_metrics
 from selfpatch.cli.main import main
+from selfpatch.training.loggers.metrics import read_metrics
 from tests.helpers.command_line import TINY, write_photos
 from tests.helpers.tiny import hyperparameters, tiny_student_teacher, tiny_views
 

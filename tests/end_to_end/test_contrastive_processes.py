@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from selfpatch.losses.memory_bank import MemoryBank
-from selfpatch.methods.image.moby import MoBY
-from selfpatch.methods.image.moco_v3 import MoCoV3
+from selfpatch.losses.selfpatch import SelfPatchConfig
+from selfpatch.methods.image.moby import MoBY, MoBYConfig
+from selfpatch.methods.image.moco_v3 import MoCoV3, MoCoV3Config
 from selfpatch.methods.patch.selfpatch import SelfPatch
 from tests.helpers.encodings import TwoGridSides, TwoSides, commit, tokens_of
 from tests.helpers.tiny import hyperparameters
@@ -28,23 +29,26 @@ def pool() -> Iterator[WorkerPool]:
 
 def moco_v3() -> TwoSides:
     torch.manual_seed(1)
-    return TwoSides(MoCoV3(5, projector_hidden_dim=8, out_dim=4, predictor_hidden_dim=8), tokens_of(batch=16))
+    config = MoCoV3Config(projector_hidden_dim=8, out_dim=4, predictor_hidden_dim=8)
+    return TwoSides(MoCoV3(5, config), tokens_of(batch=16))
 
 
 def moby() -> TwoSides:
     torch.manual_seed(1)
-    return TwoSides(MoBY(5, 6, hidden_dim=8, out_dim=4, queue_size=12), tokens_of())
+    return TwoSides(MoBY(5, 6, MoBYConfig(hidden_dim=8, out_dim=4, queue_size=12)), tokens_of())
 
 
 def patch_cosine() -> TwoGridSides:
     torch.manual_seed(1)
-    return TwoGridSides(SelfPatch(TwoGridSides.dim, 2, agreement="cosine", hidden_dim=8, bottleneck_dim=4))
+    config = SelfPatchConfig(agreement="cosine", hidden_dim=8, bottleneck_dim=4)
+    return TwoGridSides(SelfPatch(TwoGridSides.dim, 2, config))
 
 
 def patch_contrast() -> TwoGridSides:
     torch.manual_seed(1)
-    settings = {"hidden_dim": 8, "bottleneck_dim": 4, "queue_size": 17}  # 12 keys a step: steps overlap in it
-    return TwoGridSides(SelfPatch(TwoGridSides.dim, 2, agreement="contrast", **settings))
+    # A queue of 17 with 12 keys per step: steps overlap in it.
+    config = SelfPatchConfig(agreement="contrast", hidden_dim=8, bottleneck_dim=4, queue_size=17)
+    return TwoGridSides(SelfPatch(TwoGridSides.dim, 2, config))
 
 
 Make = Callable[[], TwoSides | TwoGridSides]

@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from selfpatch.config.sections import OptimizerConfig
 from selfpatch.core import distributed
 from selfpatch.losses.center import Center
+from selfpatch.methods.registry import METHODS
 from selfpatch.models.layers.batch_norm import BatchNorm
-from selfpatch.training.factory import METHODS
 from selfpatch.training.optim import make_optimizer
 from selfpatch.training.trainer import StudentTeacher, training_step
 from tests.helpers.tiny import (

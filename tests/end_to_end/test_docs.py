@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
 from selfpatch.config.recipes import load_recipe
-from selfpatch.training import factory as build
+from selfpatch.methods.registry import METHODS
+from selfpatch.training.factory import make_student_teacher
 from tests.helpers import tiny
 from tests.helpers.curves import Combination, Training
 
@@ -27,7 +29,7 @@ def byol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's file and row."""
     (tmp_path / "byol_of_the_page.py").write_text(block("python"))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(build.METHODS, "byol", "byol_of_the_page:BYOL")
+    monkeypatch.setitem(METHODS, "byol", importlib.import_module("byol_of_the_page").BYOL)
     monkeypatch.setitem(tiny.COMPONENTS, "byol", {"hidden_dim": 16, "out_dim": 8})
 
 
@@ -47,6 +49,6 @@ def test_the_recipe_of_the_page_loads(tmp_path: Path) -> None:
     file.write_text(block("yaml"))
     config = load_recipe(str(file))
     assert config.components == {"byol": {"hidden_dim": 4096, "out_dim": 256}}
-    build.make_student_teacher(
+    make_student_teacher(
         config.override({"model": "vit_tiny", "backbone": {"depth": 1}, "byol": {"hidden_dim": 8}})
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.core.types import EncoderOutput, Objective, Tokens, Views
-from selfpatch.models.layers.deferred_state import DeferredState
+from selfpatch.models.layers.deferred_state import deferred_states
 from selfpatch.models.pooling import PositivePool
 
 
@@ -23,10 +23,9 @@ def _other_than(student: nn.Module) -> nn.Module:
 
 
 def commit(objective: Objective) -> None:
-    """The end of a step."""
-    for module in objective.modules():
-        if isinstance(module, DeferredState):
-            module.update()
+    """Finish a step."""
+    for state in deferred_states(objective):
+        state.update()
 
 
 class TwoSides:

@@ -1,4 +1,4 @@
-"""How SelfPatch holds a patch against its target: each agreement against plain loops."""
+"""Agreements between patches and targets, each against plain loops."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from selfpatch.config.run import RunConfig
 from selfpatch.config.sections import OptimizerConfig
-from selfpatch.losses.agreement import key_places
+from selfpatch.losses.agreement import key_patches
 from selfpatch.losses.memory_bank import MemoryBank
+from selfpatch.losses.selfpatch import SelfPatchConfig
 from selfpatch.methods.patch.selfpatch import SelfPatch
 from selfpatch.training.factory import make_student_teacher
 from selfpatch.training.trainer import training_step
@@ -30,7 +31,7 @@ OF_AGREEMENT: dict[str, dict[str, Any]] = {
 def two_sides(agreement: str, **settings: Any) -> TwoGridSides:
     torch.manual_seed(1)
     values = SMALL | OF_AGREEMENT[agreement] | settings
-    return TwoGridSides(SelfPatch(TwoGridSides.dim, 2, agreement=agreement, **values))  # type: ignore[arg-type]
+    return TwoGridSides(SelfPatch(TwoGridSides.dim, 2, SelfPatchConfig(agreement=agreement, **values)))
 
 
 def loss_of(sides: TwoGridSides, step: int = 0) -> Tensor:
@@ -59,7 +60,7 @@ def projected(sides: TwoGridSides) -> tuple[list[Tensor], list[Tensor]]:
     patches, targets = patches_and_targets(sides)
     sizes = [grid.shape[:2] for grid in patches]
     together = [torch.cat([grid.flatten(0, 1) for grid in grids]) for grids in (patches, targets)]
-    queries = sides.objective.agreement.predictor(sides.student["patch"](together[0]))
+    queries = sides.objective.loss.agreement.predictor(sides.student["patch"](together[0]))
     keys = sides.teacher["patch"](together[1])
     counts = [size.numel() for size in sizes]
     return tuple(  # type: ignore[return-value]
@@ -70,7 +71,7 @@ def projected(sides: TwoGridSides) -> tuple[list[Tensor], list[Tensor]]:
 
 def prototypes_plainly(sides: TwoGridSides) -> Tensor:
     patches, targets = patches_and_targets(sides)
-    center, temps = sides.objective.agreement.center.center, (hyperparameters().teacher_temp, 0.2)
+    center, temps = sides.objective.loss.agreement.center.center, (hyperparameters().teacher_temp, 0.2)
     losses = []
     for own, target in zip(patches, targets, strict=True):
         distribution = ((sides.teacher["patch"](target).logits() - center) / temps[0]).softmax(-1)
@@ -89,7 +90,7 @@ def contrast_plainly(sides: TwoGridSides) -> Tensor:
     losses = []
     for q, k in zip(queries, keys, strict=True):
         own = ((q * k).sum(-1) / 0.3).exp()
-        others = sum((q @ negative / 0.3).exp() for negative in sides.objective.agreement.queue.keys)
+        others = sum((q @ negative / 0.3).exp() for negative in sides.objective.loss.agreement.queue.keys)
         losses.append(-(own / (own + others)).log())
     return mean_over_views(losses)
 
@@ -101,7 +102,7 @@ PLAIN = {"prototypes": prototypes_plainly, "cosine": cosine_plainly, "contrast":
 def test_loss_and_gradients_are_the_plain_ones(agreement: str) -> None:
     sides = two_sides(agreement)
     if agreement == "prototypes":
-        sides.objective.agreement.center.center.normal_()
+        sides.objective.loss.agreement.center.center.normal_()
     loss, expected = loss_of(sides), PLAIN[agreement](sides)
     torch.testing.assert_close(loss, expected)
     learned = [*sides.raw, *sides.student["patch"].parameters(), *sides.objective.parameters()]
@@ -121,18 +122,18 @@ def test_each_agreement_has_what_it_uses_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 16])
-def test_key_places_are_those_of_the_loop(count: int) -> None:
+def test_key_patches_are_those_of_the_loop(count: int) -> None:
     samples, patches = torch.tensor([0, 5, 1_000_003]), 16
     for step in (0, 9):
         expected = [[(b + step + j * patches // count) % patches for j in range(count)] for b in samples.tolist()]
-        places = key_places(samples, step, patches, count)
-        assert places.tolist() == expected
-        assert all(len(set(row)) == count for row in places.tolist()), "no patch gives two keys"
+        chosen = key_patches(samples, step, patches, count)
+        assert chosen.tolist() == expected
+        assert all(len(set(row)) == count for row in chosen.tolist()), "no patch gives two keys"
 
 
 def test_more_keys_than_patches_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"selfpatch.keys_per_view is 17, but a view has 16 patches; use fewer"):
-        key_places(torch.arange(2), 0, 16, 17)
+    with pytest.raises(ValueError, match=r"keys_per_view is 17, but a view has 16 patches; use fewer"):
+        key_patches(torch.arange(2), 0, 16, 17)
 
 
 def test_keys_of_each_view_enter_the_queue_image_by_image() -> None:
@@ -144,9 +145,9 @@ def test_keys_of_each_view_enter_the_queue_image_by_image() -> None:
     batch, samples, expected = sides.batch, sides.views().samples, []
     for image in range(batch):
         for grid, views in zip(keys, (2, 1), strict=True):
-            places = key_places(samples, step, grid.shape[1], 2)
-            expected += [grid[view * batch + image, place] for view in range(views) for place in places[image]]
-    queue = sides.objective.agreement.queue
+            chosen = key_patches(samples, step, grid.shape[1], 2)
+            expected += [grid[view * batch + image, patch] for view in range(views) for patch in chosen[image]]
+    queue = sides.objective.loss.agreement.queue
     assert len(expected) == len(queue.keys) == 24, "3 views of 4 images, 2 keys each"
     torch.testing.assert_close(queue.keys, torch.stack(expected))
 
@@ -157,7 +158,7 @@ def test_no_random_number_decides_which_keys_enter() -> None:
         torch.manual_seed(seed)
         loss_of(sides)
         commit(sides.objective)
-    assert torch.equal(first.objective.agreement.queue.keys, again.objective.agreement.queue.keys)
+    assert torch.equal(first.objective.loss.agreement.queue.keys, again.objective.loss.agreement.queue.keys)
 
 
 @pytest.mark.parametrize(
@@ -170,16 +171,14 @@ def test_no_random_number_decides_which_keys_enter() -> None:
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused(agreement: str, setting: str, value: Any, read: str) -> None:
-    with pytest.raises(
-        ValueError, match=f"selfpatch.{setting} is {value}, but agreement '{agreement}' has no use"
-    ) as e:
-        SelfPatch(8, 2, agreement=agreement, **{setting: value})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"^{setting} is {value}, but agreement '{agreement}' has no use") as e:
+        SelfPatchConfig(agreement=agreement, **{setting: value})
     assert set(read.split(", ")) <= set(str(e.value).split("what it reads: ")[1].split(", "))
 
 
 def test_an_unknown_agreement_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"selfpatch.agreement is 'l2'; use one of: prototypes, cosine, contrast"):
-        SelfPatch(8, 2, agreement="l2")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"agreement is 'l2'; use one of: prototypes, cosine, contrast"):
+        SelfPatchConfig(agreement="l2")
 
 
 @pytest.mark.parametrize("agreement", PLAIN)

@@ -9,14 +9,18 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from selfpatch.losses.center import Center
-from selfpatch.models.heads import PrototypeHead
+from selfpatch.models.heads import PrototypeHead, PrototypeHeadConfig
 from selfpatch.models.param_groups import param_groups
 from selfpatch.models.pooling import ClassAttentionPool
 
 
-def head(**options: bool) -> PrototypeHead:
+def config(**settings: bool) -> PrototypeHeadConfig:
+    return PrototypeHeadConfig(num_prototypes=10, hidden_dim=8, bottleneck_dim=4, **settings)
+
+
+def head(**settings: bool) -> PrototypeHead:
     torch.manual_seed(0)
-    return PrototypeHead(6, 10, hidden_dim=8, bottleneck_dim=4, **options)
+    return PrototypeHead(6, config(**settings))
 
 
 def test_bottleneck_and_prototypes_have_norm_one() -> None:
@@ -28,7 +32,7 @@ def test_bottleneck_and_prototypes_have_norm_one() -> None:
 
 
 def test_logits_and_gradients_are_those_of_torchs_weight_norm() -> None:
-    ours, tokens = head(trainable_gain=True), torch.randn(7, 6)
+    ours, tokens = head(norm_last_layer=False), torch.randn(7, 6)
     with torch.no_grad():
         ours.last_layer.weight_g.uniform_(0.5, 2.0)
     theirs = weight_norm(nn.Linear(4, 10, bias=False), dim=0)
@@ -47,7 +51,7 @@ def test_logits_and_gradients_are_those_of_torchs_weight_norm() -> None:
 
 
 def test_the_gain_is_frozen_unless_asked_for() -> None:
-    frozen, trainable = head(), head(trainable_gain=True)
+    frozen, trainable = head(), head(norm_last_layer=False)
     assert not frozen.last_layer.weight_g.requires_grad
     assert trainable.last_layer.weight_g.requires_grad
     assert torch.equal(frozen.last_layer.weight_g, torch.ones(10, 1))
@@ -59,13 +63,13 @@ def test_the_gain_is_frozen_unless_asked_for() -> None:
 def test_layers_of_the_mlp() -> None:
     kinds = [type(part).__name__ for part in head().mlp]
     assert kinds == ["Linear", "GELU", "Linear", "GELU", "Linear"]
-    kinds = [type(part).__name__ for part in head(norm=True).mlp]
+    kinds = [type(part).__name__ for part in head(head_norm=True).mlp]
     assert kinds == ["Linear", "BatchNorm", "GELU", "Linear", "BatchNorm", "GELU", "Linear"]
-    assert [type(part).__name__ for part in PrototypeHead(6, 10, layers=1).mlp] == ["Linear"]
+    assert [type(part).__name__ for part in PrototypeHead(6, config(), num_layers=1).mlp] == ["Linear"]
 
 
 def test_batch_norm_on_one_process_is_torchs() -> None:
-    ours = head(norm=True).mlp[1]
+    ours = head(head_norm=True).mlp[1]
     theirs = nn.BatchNorm1d(8)
     x = torch.randn(4, 5, 8) * 3 + 1
     torch.testing.assert_close(ours(x), theirs(x.flatten(0, 1)).view_as(x))

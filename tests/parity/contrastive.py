@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from selfpatch.config.sections import OptimizerConfig
 from selfpatch.core.types import EncoderOutput, Objective, Views
-from selfpatch.methods.image.moby import MoBY
-from selfpatch.methods.image.moco_v3 import MoCoV3
+from selfpatch.methods.image.moby import MoBY, MoBYConfig
+from selfpatch.methods.image.moco_v3 import MoCoV3, MoCoV3Config
 from selfpatch.models.layers.deferred_state import DeferredState
 from selfpatch.training.optim import Schedule
 from tests.parity.check import Check, compare, compare_norms
@@ -22,14 +22,13 @@ RELEASED_MLP = {"linear_hidden.1": "0", "linear_hidden.2": "1", "linear_out": "3
 
 
 def replay_moby(settings: dict[str, Any], t: dict[str, Tensor]) -> Iterator[Check]:
-    objective = MoBY(
-        settings["feature_dim"],
-        settings["batch"],
+    config = MoBYConfig(
         hidden_dim=settings["inner_dim"],
         out_dim=settings["out_dim"],
         queue_size=settings["queue"],
         temp=settings["temperature"],
     )
+    objective = MoBY(settings["feature_dim"], settings["batch"], config)
     queues = (objective.queue1, objective.queue2)
     for view, queue in enumerate(queues):
         queue.keys.copy_(t[f"moby.initial.queue{view + 1}"].T)
@@ -46,13 +45,13 @@ def replay_moby(settings: dict[str, Any], t: dict[str, Tensor]) -> Iterator[Chec
 
 
 def replay_moco_v3(settings: dict[str, Any], t: dict[str, Tensor]) -> Iterator[Check]:
-    objective = MoCoV3(
-        settings["feature_dim"],
+    config = MoCoV3Config(
         projector_hidden_dim=settings["mlp_dim"],
         out_dim=settings["dim"],
         predictor_hidden_dim=settings["mlp_dim"],
         temp=settings["temperature"],
     )
+    objective = MoCoV3(settings["feature_dim"], config)
     run = _Replay("mocov3", objective, t)
     for side, released in ((run.student, "base_encoder"), (run.teacher, "momentum_encoder")):
         run.load(side["encoder"], f"{released}.body")

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from selfpatch.core.types import EncoderOutput, Views
+from selfpatch.losses.sere import student_predictions, teacher_projection
+from selfpatch.methods.patch.sere import tokens_by_view
 from selfpatch.ops.neighbours import neighbour_table, top_positives
 from selfpatch.ops.relation import channel_relation, overlap_grids, sample_patches, spatial_relation
 from selfpatch.training.trainer import StudentTeacher
@@ -95,27 +97,30 @@ def _grids(run: Replayed) -> Iterator[Check]:
 
 
 def _relations(run: Replayed, student: EncoderOutput, teacher: EncoderOutput) -> Iterator[Check]:
-    views, sere = run.views(0), run.student_teacher.objectives["sere"]
+    views, config = run.views(0), run.student_teacher.objectives["sere"].loss.config
+    num_heads = run.settings["num_heads"]
+    tokens, local_tokens = (*tokens_by_view(student, views, 2), None)[:2]
+    (targets,) = tokens_by_view(teacher, views, 1)
     related: dict[str, Tensor] = {}
     with torch.no_grad():
-        own, local = sere.student_tokens(student, views, "channel")
-        target = sere.teacher_tokens(teacher, views, "channel")
-        for who, tokens in (("student", own), ("teacher", target)):
+        own, local = student_predictions(student.heads, "channel", tokens, local_tokens)
+        target = teacher_projection(teacher.heads, "channel", targets)
+        for who, projected in (("student", own), ("teacher", target)):
             related[f"{who}_channel_relation"] = channel_relation(
-                tokens.flatten(0, 1).flatten(1, 2), sere.channel_scale
+                projected.flatten(0, 1).flatten(1, 2), config.channel_scale
             )
         if local is not None:
             patches = local.flatten(0, 1).flatten(1, 2)
-            related["student_channel_relation_local"] = channel_relation(patches, sere.local_channel_scale)
-        own, local = sere.student_tokens(student, views, "spatial")
-        target = sere.teacher_tokens(teacher, views, "spatial")
+            related["student_channel_relation_local"] = channel_relation(patches, config.local_channel_scale)
+        own, local = student_predictions(student.heads, "spatial", tokens, local_tokens)
+        target = teacher_projection(teacher.heads, "spatial", targets)
         grid, _ = overlap_grids(views.boxes[0], views.boxes[1], run.settings["overlap_size"])
-        for who, tokens in (("student", own), ("teacher", target)):
-            sampled = sample_patches(tokens[0, :1], grid[:1])
-            related[f"{who}_spatial_relation_sampled0"] = spatial_relation(sampled, sere.num_heads)
+        for who, projected in (("student", own), ("teacher", target)):
+            sampled = sample_patches(projected[0, :1], grid[:1])
+            related[f"{who}_spatial_relation_sampled0"] = spatial_relation(sampled, num_heads)
         if local is not None:
             patches = local[0, :1].flatten(1, 2)
-            related["student_spatial_relation_local0"] = spatial_relation(patches, sere.num_heads)
+            related["student_spatial_relation_local0"] = spatial_relation(patches, num_heads)
     for name, relation in related.items():
         yield compare(name, relation, t_of(run, name), TIGHT)
 

@@ -31,9 +31,9 @@ LOSSES = {
 }
 """Our losses -> the bundle's."""
 CENTERS = {
-    "dino": {"center": "dino.center"},
-    "selfpatch": {"center": "dino.center", "patch_center": "selfpatch.agreement.center"},
-    "sere": {"center": "ibot.center", "patch_center": "ibot.patch_center"},
+    "dino": {"center": "dino.loss.center"},
+    "selfpatch": {"center": "dino.loss.center", "patch_center": "selfpatch.loss.agreement.center"},
+    "sere": {"center": "ibot.image_loss.center", "patch_center": "ibot.patch_loss.center"},
 }
 """The bundle's centres -> ours, below the objectives."""
 MARKS = {"patch_loss_weight": "selfpatch", "spatial_weight": "sere"}

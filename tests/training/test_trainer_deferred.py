@@ -16,10 +16,11 @@ from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.sections import CheckpointConfig, OptimizerConfig, WatchConfig
 from selfpatch.core.reference import use_references
 from selfpatch.core.types import Hyperparameters, Views
+from selfpatch.methods.registry import METHODS
 from selfpatch.models.layers.deferred_state import DeferredState
 from selfpatch.training import trainer as trainer
 from selfpatch.training.checkpointing import NonFiniteError
-from selfpatch.training.factory import METHODS, make_schedule
+from selfpatch.training.factory import make_schedule
 from selfpatch.training.nonfinite import DeferredFlag, NonFiniteCounter
 from selfpatch.training.optim import can_step_if_finite, make_optimizer
 from selfpatch.training.trainer import StepOutcome, StudentTeacher, train, training_step

@@ -122,6 +122,8 @@ class Objective(nn.Module):
     each need a copy of, the teacher's being the moving average of the student's, comes from `heads` and `pool`.
     """
 
+    Config: ClassVar[type]
+    """Settings dataclass of the constructor's argument `config`."""
     needs: ClassVar[Needs] = Needs()
     loss_weights: ClassVar[Mapping[str, float]] = {}
     """Weight of each of its losses by name, where the recipe gives none."""

@@ -43,7 +43,7 @@ from selfpatch.config.run import RunConfig
 from selfpatch.config.schema import checked, unknown_name
 from selfpatch.experiments.suite import read_entry
 from selfpatch.experiments.suite_report import Entry
-from selfpatch.training.factory import METHODS, OBJECTIVES, find
+from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
 
 UNTRAINED = "untrained"
 """The floor that stands for the arms' networks as their training begins."""
@@ -240,7 +240,7 @@ def _arm(name: str, own: Any, common: Mapping[str, Any], where: str) -> Arm:
         chosen: dict[str, Any] = {key: settings[key] for key in ("method", "objective", "model") if key in settings}
         base = base.override(chosen)
         for used in base.used:
-            find({**METHODS, **OBJECTIVES}, used, "method or objective")
+            find_objective({**METHODS, **OBJECTIVES}, used, "method or objective")
         # Settings that all arms have in common may be those of methods that this one does not use.
         unused = {key for key in settings if key in {*METHODS, *OBJECTIVES} - {*base.used} and key not in own}
         config = base.override({k: v for k, v in settings.items() if k not in unused and k not in chosen})

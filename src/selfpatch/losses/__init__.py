@@ -1,0 +1,31 @@
+"""Losses of self-supervised learning as modules on plain tensors, for any training loop."""
+
+from selfpatch.losses.center import Center
+from selfpatch.losses.dense_contrast import DenseContrastLoss
+from selfpatch.losses.dino import DINOConfig, DINOLoss
+from selfpatch.losses.ibot import IBOTConfig, IBOTPatchLoss
+from selfpatch.losses.info_nce import InfoNCELoss
+from selfpatch.losses.memory_bank import MemoryBank
+from selfpatch.losses.selfpatch import SelfPatchConfig, SelfPatchLoss
+from selfpatch.losses.sere import SEREChannelLoss, SEREConfig, SERELoss, SERESpatialLoss
+from selfpatch.losses.swav import SwAVConfig, SwAVHead, SwAVLoss
+
+__all__ = [
+    "Center",
+    "DINOConfig",
+    "DINOLoss",
+    "DenseContrastLoss",
+    "IBOTConfig",
+    "IBOTPatchLoss",
+    "InfoNCELoss",
+    "MemoryBank",
+    "SEREChannelLoss",
+    "SEREConfig",
+    "SERELoss",
+    "SERESpatialLoss",
+    "SelfPatchConfig",
+    "SelfPatchLoss",
+    "SwAVConfig",
+    "SwAVHead",
+    "SwAVLoss",
+]

@@ -1,104 +1,140 @@
-"""How a patch of the student is held against its target: by prototypes, by cosine, or by contrast."""
+"""Losses between a student's patches and their targets: over prototypes, by cosine, or by contrast."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
+from annotated_types import Gt
 from torch import Tensor, nn
 
-from selfpatch.core.types import Hyperparameters
+from selfpatch.config.schema import settings
 from selfpatch.losses.center import Center
+from selfpatch.losses.dino import DINOConfig
 from selfpatch.losses.memory_bank import MemoryBank
 from selfpatch.models.heads import PrototypeHead
 from selfpatch.models.layers.mlp import mlp
-from selfpatch.ops.contrast import info_nce
+from selfpatch.ops.contrast import info_nce, l2_normalize
 from selfpatch.ops.cross_entropy import prototype_loss
 
 
+@settings
+class AgreementConfig(DINOConfig):
+    """Settings of the loss between patches and targets, of which each agreement reads a part."""
+
+    agreement: Literal["prototypes", "cosine", "contrast"] = "prototypes"
+    """Loss between a patch and its target: over prototypes as published with DINO, by cosine as with MoBY without
+    negatives, or by contrast as with MoBY with negatives."""
+    num_prototypes: Annotated[int, Gt(0)] = 4096
+    """Number of patch prototypes."""
+    temp: Annotated[float, Gt(0)] = 0.2
+    """Softmax temperature of the cosine similarities (contrast only)."""
+    queue_size: Annotated[int, Gt(0)] = 4096
+    """Number of patch keys in the memory bank, as many as in one of MoBY's (contrast only)."""
+    keys_per_view: Annotated[int, Gt(0)] = 1
+    """Number of keys that each view of an image adds to the memory bank; with 1, many views are represented in it
+    (contrast only)."""
+
+    def __post_init__(self) -> None:
+        read = AGREEMENTS[self.agreement].reads
+        some_read = {name for agreement in AGREEMENTS.values() for name in agreement.reads}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in some_read - {*read} and value != field.default:
+                raise ValueError(
+                    f"{field.name} is {value!r}, but agreement {self.agreement!r} has no use for it; leave it out, "
+                    f"or set what it reads: {', '.join(read)}"
+                )
+
+
 class PatchPairs(NamedTuple):
-    """The student's patches of a batch and the teacher's targets of them, n in all: for each resolution, each view of
-    it, each image and each patch, one after the other."""
+    """The student's patches of a batch and the teacher's targets of them, n pairs in all.
+
+    They are ordered by resolution, then view, then image, then patch.
+    """
 
     patches: Tensor
     """[n, D]."""
     targets: Tensor
     """[n, D], without gradient."""
     grids: tuple[tuple[int, int], ...]
-    """Of each resolution (V*B, N)."""
+    """(V*B, N) of each resolution."""
     samples: Tensor
-    """[B] places of the images in the data set."""
+    """[B] indices of the images in the data set."""
 
     @classmethod
     def of(cls, patches: Sequence[Tensor], targets: Sequence[Tensor], samples: Tensor) -> PatchPairs:
-        """From [V*B, N, D] of each resolution."""
-        shapes = tuple((len(grid), grid.shape[1]) for grid in patches)
-        own, aims = (torch.cat([grid.flatten(0, 1) for grid in grids]) for grids in (patches, targets))
-        return cls(own, aims, shapes, samples)
+        """Pair the patches and targets of each resolution, [V*B, N, D] each."""
+        grids = tuple((len(grid), grid.shape[1]) for grid in patches)
+        flat_patches, flat_targets = (torch.cat([grid.flatten(0, 1) for grid in side]) for side in (patches, targets))
+        return cls(flat_patches, flat_targets, grids, samples)
 
     def split(self, values: Tensor) -> list[Tensor]:
-        """[n, ...] -> [V*B, N, ...] of each resolution."""
+        """Split values [n, ...] into [V*B, N, ...] of each resolution."""
         parts = values.split([views * patches for views, patches in self.grids])
         return [part.unflatten(0, grid) for part, grid in zip(parts, self.grids, strict=True)]
 
     def weights(self) -> Tensor:
-        """[n] what each pair weighs in the mean over the patches of a view, then over views: each view weighs the same,
-        however small; they add up to 1."""
+        """Return the weight of each pair, [n], in the mean over the patches of a view, then over views.
+
+        Each view has the same weight, whatever its number of patches. The weights add up to 1.
+        """
         views = sum(count for count, _ in self.grids)
-        each = [torch.full((count * n,), 1 / (views * n), device=self.targets.device) for count, n in self.grids]
-        return torch.cat(each)
+        parts = [torch.full((count * n,), 1 / (views * n), device=self.targets.device) for count, n in self.grids]
+        return torch.cat(parts)
 
 
 class Agreement(nn.Module):
-    """A loss over pairs of patch and target. What only the student has, a predictor, is the agreement's own."""
+    """Loss over pairs of patch and target. It owns what only the student has, such as a predictor."""
+
+    reads: ClassVar[tuple[str, ...]]
+    """Names of the settings that it reads."""
+
+    def __init__(self, dim: int, config: AgreementConfig) -> None:
+        super().__init__()
+        self.dim, self.config = dim, config
 
     def head(self) -> nn.Module:
-        """A fresh head, of which student and teacher have one each."""
+        """Return a fresh head; student and teacher have one each."""
         raise NotImplementedError
 
-    def forward(self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, hp: Hyperparameters) -> Tensor:
-        """The mean of the pairs' losses, by their `weights`, a scalar; by the heads of student and teacher."""
+    def forward(
+        self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, teacher_temp: float, step: int | Tensor
+    ) -> Tensor:
+        """Return the mean loss of the pairs with their `weights`, a scalar.
+
+        Args:
+            pairs: the student's patches and the teacher's targets.
+            student: the student's head.
+            teacher: the teacher's head.
+            teacher_temp: softmax temperature of the teacher (prototypes only).
+            step: number of steps so far (contrast only).
+        """
         raise NotImplementedError
 
 
 class PrototypeAgreement(Agreement):
-    """Cross-entropy between the teacher's centred and sharpened distribution over prototypes and the student's, as in
-    DINO: what SelfPatch was published with (arXiv 2206.07990, section 3.2)."""
+    """Cross-entropy between the teacher's centred and sharpened distribution over prototypes and the student's.
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        num_prototypes: int,
-        hidden_dim: int,
-        bottleneck_dim: int,
-        head_norm: bool,
-        norm_last_layer: bool,
-        student_temp: float,
-        center_momentum: float,
-    ) -> None:
-        super().__init__()
-        self.student_temp = student_temp
-        self.center = Center(num_prototypes, center_momentum)
-        self._make_head = partial(
-            PrototypeHead,
-            dim,
-            num_prototypes,
-            hidden_dim=hidden_dim,
-            bottleneck_dim=bottleneck_dim,
-            norm=head_norm,
-            trainable_gain=not norm_last_layer,
-        )
+    The centre is that of all patches of all views. SelfPatch was published with it (arXiv 2206.07990, section 3.2).
+    """
+
+    reads = tuple(field.name for field in fields(DINOConfig))
+
+    def __init__(self, dim: int, config: AgreementConfig) -> None:
+        super().__init__(dim, config)
+        self.center = Center(config.num_prototypes, config.center_momentum)
 
     def head(self) -> nn.Module:
-        return self._make_head()
+        """Return a projection head with prototypes."""
+        return PrototypeHead(self.dim, self.config)
 
-    def forward(self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, hp: Hyperparameters) -> Tensor:
-        """See `Agreement`. The centre is that of all patches of all views."""
+    def forward(
+        self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, teacher_temp: float, step: int | Tensor
+    ) -> Tensor:
+        """Return the loss, see `Agreement`."""
         with torch.no_grad():
             scores = teacher(pairs.targets)
             self.center.accumulate(scores.mean_logits())
@@ -106,99 +142,114 @@ class PrototypeAgreement(Agreement):
             student(pairs.patches),
             scores,
             self.center.center,
-            student_temp=self.student_temp,
-            teacher_temp=hp.teacher_temp,
+            student_temp=self.config.student_temp,
+            teacher_temp=teacher_temp,
             weights=pairs.weights(),
         )
 
 
 class ProjectedAgreement(Agreement):
-    """What agreements without prototypes share: queries q, the student's predictions of its projected patches, and keys
-    k, the teacher's projected targets, all of norm 1.
+    """Base of agreements without prototypes, between queries and keys of length 1.
 
-    Projector and predictor have two layers with a batch norm over all patches of all views between, as MoBY's for
-    images (arXiv 2105.04553).
+    Queries are the student's predictions of its projected patches, keys the teacher's projected targets. Projector and
+    predictor have two layers with a batch norm over all patches of all views between them, as MoBY's have for images
+    (arXiv 2105.04553).
     """
 
-    def __init__(self, dim: int, *, hidden_dim: int, bottleneck_dim: int) -> None:
-        super().__init__()
-        self._make_head = partial(mlp, [dim, hidden_dim, bottleneck_dim])
-        self.predictor = mlp([bottleneck_dim, hidden_dim, bottleneck_dim])
+    reads: ClassVar[tuple[str, ...]] = ("hidden_dim", "bottleneck_dim")
+
+    def __init__(self, dim: int, config: AgreementConfig) -> None:
+        super().__init__(dim, config)
+        self.predictor = mlp([config.bottleneck_dim, config.hidden_dim, config.bottleneck_dim])
 
     def head(self) -> nn.Module:
-        return self._make_head()
+        """Return a projector."""
+        return mlp([self.dim, self.config.hidden_dim, self.config.bottleneck_dim])
 
     def project(self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module) -> tuple[Tensor, Tensor]:
-        """Queries, and keys without gradient: [n, E] float32."""
+        """Return queries, and keys without gradient, [n, E] float32 each."""
         with torch.no_grad():
-            keys = F.normalize(teacher(pairs.targets).float(), dim=-1)
-        return F.normalize(self.predictor(student(pairs.patches)).float(), dim=-1), keys
+            keys = l2_normalize(teacher(pairs.targets))
+        return l2_normalize(self.predictor(student(pairs.patches))), keys
 
 
 class CosineAgreement(ProjectedAgreement):
-    """The negative cosine -q . k. Without negatives, predictor and moving average alone stand against collapse, as in
-    BYOL (arXiv 2006.07733)."""
+    """Negative cosine -q . k, from -1 to 1.
 
-    def forward(self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, hp: Hyperparameters) -> Tensor:
-        """See `Agreement`; from -1 to 1."""
+    Without negatives, predictor and moving average alone prevent collapse, as in BYOL (arXiv 2006.07733).
+    """
+
+    def forward(
+        self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, teacher_temp: float, step: int | Tensor
+    ) -> Tensor:
+        """Return the loss, see `Agreement`."""
         queries, keys = self.project(pairs, student, teacher)
         return -(pairs.weights() @ (queries * keys).sum(-1))
 
 
 class ContrastAgreement(ProjectedAgreement):
-    """InfoNCE of q and k against a queue of keys of earlier batches.
+    """InfoNCE of q and k with a memory bank of keys of earlier batches.
 
-    The patches of a view are much alike: the fewer of them enter, the more images a queue of one size speaks for. Keys
-    enter image by image, and no random number says which, so that neither processes nor a resumed run change them.
-
-    Args:
-        queue_size: keys kept; where a step brings more, those of its last images.
-        keys_per_view: keys that enter of each view of an image, those at `key_places`.
+    The patches of a view are much alike: the fewer of them enter the bank, the more images it represents. Keys enter
+    image by image, and no random number selects them, so that neither several processes nor a resumed run change them.
     """
 
-    def __init__(
-        self, dim: int, *, hidden_dim: int, bottleneck_dim: int, temp: float, queue_size: int, keys_per_view: int
-    ) -> None:
-        super().__init__(dim, hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim)
-        self.temp, self.keys_per_view = temp, keys_per_view
-        self.queue = MemoryBank(queue_size, bottleneck_dim)
+    reads = (*ProjectedAgreement.reads, "temp", "queue_size", "keys_per_view")
 
-    def forward(self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, hp: Hyperparameters) -> Tensor:
-        """See `Agreement`."""
+    def __init__(self, dim: int, config: AgreementConfig) -> None:
+        super().__init__(dim, config)
+        self.queue = MemoryBank(config.queue_size, config.bottleneck_dim)
+
+    def forward(
+        self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, teacher_temp: float, step: int | Tensor
+    ) -> Tensor:
+        """Return the loss, see `Agreement`."""
         queries, keys = self.project(pairs, student, teacher)
-        loss = pairs.weights() @ info_nce(queries, keys, self.queue.keys, self.temp)
-        self.queue.accumulate(self.entering(pairs.split(keys), pairs.samples, hp.step))
+        loss = pairs.weights() @ info_nce(queries, keys, self.queue.keys, self.config.temp)
+        self.queue.accumulate(self.entering(pairs.split(keys), pairs.samples, step))
         return loss
 
-    def entering(self, keys: Sequence[Tensor], samples: Tensor, step: int) -> Tensor:
-        """Of the keys [V*B, N, E] of each resolution those that enter the queue, [m, E], all of image 0 first."""
+    def entering(self, keys: Sequence[Tensor], samples: Tensor, step: int | Tensor) -> Tensor:
+        """Select the keys that enter the memory bank.
+
+        Args:
+            keys: [V*B, N, E] of each resolution.
+            samples: [B] indices of the images in the data set.
+            step: number of steps so far.
+
+        Returns:
+            [m, E], all of image 0 first.
+        """
         chosen = []
         for grid in keys:
             by_view = grid.unflatten(0, (-1, len(samples)))  # [V, B, N, E]
-            places = key_places(samples, step, grid.shape[1], self.keys_per_view)  # [B, keys_per_view]
-            chosen.append(by_view.take_along_dim(places[None, :, :, None], 2))
+            patches = key_patches(samples, step, grid.shape[1], self.config.keys_per_view)  # [B, keys_per_view]
+            chosen.append(by_view.take_along_dim(patches[None, :, :, None], 2))
         return torch.cat(chosen).transpose(0, 1).flatten(0, 2)
 
 
-def key_places(samples: Tensor, step: int, num_patches: int, count: int) -> Tensor:
-    """Which patches of each image give a key: evenly spaced ones, elsewhere in each image and at each step,
+def key_patches(samples: Tensor, step: int | Tensor, num_patches: int, num_keys: int) -> Tensor:
+    """Choose the patches of each image that give a key: evenly spaced, and shifted by image and step.
 
-        for b, j:  places[b, j] = (samples[b] + step + j * N // count) % N
+        for b, j:  patches[b, j] = (samples[b] + step + j * N // num_keys) % N
 
-    as one place for a whole batch would fill the queue with what is usually there, a sky or a ground.
+    The same patches for a whole batch would fill the memory bank with what is usually there, a sky or a ground.
 
     Args:
-        samples: [B] places of the images in the data set.
+        samples: [B] indices of the images in the data set.
+        step: number of steps so far.
+        num_patches: number of patches of a view, N.
+        num_keys: number of keys per view.
 
     Returns:
-        [B, count] flat patch indices.
+        [B, num_keys] flat patch indices.
 
     Raises:
-        ValueError: there are fewer patches than keys asked for.
+        ValueError: there are fewer patches than keys.
     """
-    if count > num_patches:
-        raise ValueError(f"selfpatch.keys_per_view is {count}, but a view has {num_patches} patches; use fewer")
-    spread = torch.arange(count, device=samples.device) * num_patches // count
+    if num_keys > num_patches:
+        raise ValueError(f"keys_per_view is {num_keys}, but a view has {num_patches} patches; use fewer keys")
+    spread = torch.arange(num_keys, device=samples.device) * num_patches // num_keys
     return (samples[:, None] + step + spread) % num_patches
 
 
@@ -207,21 +258,3 @@ AGREEMENTS: dict[str, type[Agreement]] = {
     "cosine": CosineAgreement,
     "contrast": ContrastAgreement,
 }
-
-
-def make_agreement(name: str, dim: int, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Agreement:
-    """The agreement of a name, with those of the settings that it reads.
-
-    Raises:
-        ValueError: the name is unknown, or a setting that it does not read differs from its default.
-    """
-    if name not in AGREEMENTS:
-        raise ValueError(f"selfpatch.agreement is {name!r}; use one of: {', '.join(AGREEMENTS)}")
-    read = [key for key in inspect.signature(AGREEMENTS[name]).parameters if key in settings]
-    for key, value in settings.items():
-        if key not in read and value != defaults[key]:
-            raise ValueError(
-                f"selfpatch.{key} is {value!r}, but agreement {name!r} has no use for it; leave it out, "
-                f"or set what it reads: {', '.join(read)}"
-            )
-    return AGREEMENTS[name](dim, **{key: settings[key] for key in read})

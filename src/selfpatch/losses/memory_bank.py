@@ -1,4 +1,4 @@
-"""Negatives from earlier batches."""
+"""Memory bank of keys from earlier batches, which serve as negatives."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from selfpatch.models.layers.deferred_state import DeferredState
 
 
 def check_bank_size(name: str, size: int, batch_size: int) -> None:
-    """Refuses a queue that whole batches do not fill, as the released code of MoCo and MoBY does.
+    """Refuse a memory bank that whole batches do not fill, as the released code of MoCo and MoBY does.
 
     Raises:
-        ValueError: the batch does not divide the queue.
+        ValueError: the batch size does not divide the size of the bank.
     """
     if size % batch_size:
         nearest = max(1, round(size / batch_size)) * batch_size
@@ -27,7 +27,7 @@ class MemoryBank(DeferredState):
     """The newest `size` keys of earlier steps, first in, first out (MoCo, arXiv 1911.05722, section 3.2).
 
     Attributes:
-        keys: [size, E] normalised; random ones to begin with.
+        keys: [size, E] normalised; random at first.
     """
 
     keys: Tensor
@@ -41,19 +41,23 @@ class MemoryBank(DeferredState):
 
     @torch.no_grad()
     def accumulate(self, keys: Tensor) -> None:
-        """Notes the keys [n, E] of one micro-batch of this process; the same n on each."""
+        """Collect the keys [n, E] of one micro-batch of this process; n is the same on every process."""
         self._new.append(keys.detach().float())
 
     @torch.no_grad()
     def update(self) -> None:
-        """The step's keys enter in the order of the global batch: by micro-batch, then by process."""
+        """Replace the oldest keys by those of the step, in the order of the global batch.
+
+        That order is by micro-batch, then by process. Of a step with more keys than the bank, the last ones stay.
+        """
         if self._new:
             gathered = torch.stack([all_gather(keys) for keys in self._new])  # [micro-batches, processes, n, E]
             new = gathered.flatten(0, 2)[-len(self.keys) :]
-            place = (self.pointer + torch.arange(len(new), device=new.device)) % len(self.keys)
-            self.keys[place] = new
+            indices = (self.pointer + torch.arange(len(new), device=new.device)) % len(self.keys)
+            self.keys[indices] = new
             self.pointer.copy_((self.pointer + len(new)) % len(self.keys))
         self.discard()
 
     def discard(self) -> None:
+        """Forget the keys of a failed step."""
         self._new = []

@@ -1,0 +1,1 @@
+"""Image-level methods and patch-level objectives: which views, which tokens, which loss."""

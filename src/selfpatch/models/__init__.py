@@ -1,0 +1,1 @@
+"""Backbones, heads, pools, and what they are made of."""

@@ -1,4 +1,4 @@
-"""A trained backbone and pool as evaluations see it."""
+"""Trained backbone and pool as evaluations see them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from selfpatch.models.backbones.vit import ViT
 
 
 def image_token(tokens: Tokens, pool: nn.Module | None) -> Tensor:
-    """[B, D] the pool's token over the raw patches, else the backbone's CLS token, else the mean of its patches."""
+    """Return the image token [B, D]: the pool's, else the backbone's CLS token, else the mean of its patches."""
     if pool is not None:
         return pool(tokens.raw_patches.flatten(1, 2))
     return tokens.patches.mean((1, 2)) if tokens.cls is None else tokens.cls
 
 
 class BranchEncoder(nn.Module):
-    """A trained backbone and pool as an `Encoder`: what evaluations and pictures see.
+    """Trained backbone and pool as an `Encoder`, for evaluations and pictures.
 
     Args:
-        normed_patches: give patch features after the trunk's final norm (DINO) instead of the last block's output
-            (SelfPatch); the same where the trunk has no final norm.
+        normed_patches: return patch features after the trunk's final norm (DINO) instead of the last block's output
+            (SelfPatch). Both are the same for a trunk without final norm.
     """
 
     def __init__(self, backbone: Backbone, pool: nn.Module | None, *, normed_patches: bool = True) -> None:
@@ -35,22 +35,27 @@ class BranchEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         return next(self.parameters()).device
 
     @torch.no_grad()
     def patches(self, images: Tensor) -> Tensor:
-        """Normalised images [B, C, H, W] -> [B, D, h, w]."""
+        """Return patch features [B, D, h, w] of normalised images [B, C, H, W]."""
         tokens = self.backbone(images)
         return (tokens.patches if self.normed_patches else tokens.raw_patches).permute(0, 3, 1, 2).float()
 
     @torch.no_grad()
     def image(self, images: Tensor) -> Tensor:
-        """Normalised images [B, C, H, W] -> [B, D]."""
+        """Return image features [B, D] of normalised images [B, C, H, W]."""
         return image_token(self.backbone(images), self.pool).float()
 
     @torch.no_grad()
     def image_tokens(self, images: Tensor, blocks: int) -> Tensor:
-        """The image tokens of the last so many blocks of a ViT, [B, blocks, D]; a pool is applied to each."""
+        """Return the image tokens of a ViT's last blocks, [B, blocks, D]; a pool is applied to each.
+
+        Raises:
+            ValueError: the backbone is no ViT.
+        """
         if not isinstance(self.backbone, ViT):
             raise ValueError(f"a {self.backbone.config.family} has one image token; blocks is {blocks}, use 1")
         return torch.stack([image_token(t, self.pool) for t in self.backbone.last_tokens(images, blocks)], 1).float()

@@ -1,4 +1,4 @@
-"""Features of plain images, in batches, without gradient, on whatever device the encoder is."""
+"""Features of images in batches, without gradient, on the encoder's device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from selfpatch.ops.images import normalise
 
 @contextlib.contextmanager
 def evaluating(encoder: Encoder) -> Iterator[None]:
-    """Keeps a network in evaluation mode: no drop path, batch norms by their running statistics."""
+    """Keep a network in evaluation mode: no drop path, and batch norms with their running statistics."""
     training = isinstance(encoder, nn.Module) and encoder.training
     if isinstance(encoder, nn.Module):
         encoder.eval()
@@ -27,12 +27,12 @@ def evaluating(encoder: Encoder) -> Iterator[None]:
 
 @torch.no_grad()
 def patch_features(encoder: Encoder, images: Tensor, *, std: Sequence[float] | None = None) -> Tensor:
-    """The patch features of one batch.
+    """Return the patch features of one batch.
 
     Args:
         encoder: the network.
         images: [B, C, H, W] as `normalise` takes them; H and W are multiples of the encoder's patch size.
-        std: to normalise with; None: the encoder's own.
+        std: standard deviation to normalise with. If None, the encoder's own.
 
     Returns:
         [B, h, w, D] float32 on the encoder's device.
@@ -52,17 +52,17 @@ def patch_features(encoder: Encoder, images: Tensor, *, std: Sequence[float] | N
 
 @torch.no_grad()
 def mean_patch_features(encoder: Encoder, batches: Iterable[Tensor]) -> Tensor:
-    """The mean patch feature of each image of a data set; arguments as for `image_features`."""
+    """Return the mean patch feature of each image, [n, D] on the CPU; arguments as for `image_features`."""
     return torch.cat([patch_features(encoder, batch).mean((1, 2)).cpu() for batch in batches])
 
 
 @torch.no_grad()
 def image_features(encoder: Encoder, batches: Iterable[Tensor]) -> Tensor:
-    """The image features of a data set, batch by batch.
+    """Return the image features of a data set.
 
     Args:
         encoder: the network.
-        batches: at least one, [b, C, H, W] each as `normalise` takes them.
+        batches: at least one batch, each [b, C, H, W] as `normalise` takes it.
 
     Returns:
         [n, D] float32 on the CPU, in the order of the batches.

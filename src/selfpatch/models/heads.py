@@ -1,16 +1,35 @@
-"""Pools, heads and centres: what sits on top of a backbone."""
+"""Projection heads that compare tokens with prototypes."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Gt
 from torch import Tensor, nn
 
+from selfpatch.config.schema import settings
 from selfpatch.models.layers.batch_norm import BatchNorm
 from selfpatch.ops.cross_entropy import Scores
 from selfpatch.ops.linear import gelu_linear
+
+
+@settings
+class PrototypeHeadConfig:
+    """Settings of a projection head with prototypes (DINO, arXiv 2104.14294, appendix C)."""
+
+    num_prototypes: Annotated[int, Gt(0)] = 65536
+    """Number of prototypes."""
+    hidden_dim: Annotated[int, Gt(0)] = 2048
+    """Width of the head's hidden layers."""
+    bottleneck_dim: Annotated[int, Gt(0)] = 256
+    """Width of the head's output, which is compared with the prototypes."""
+    head_norm: bool = False
+    """Batch normalisation after each hidden layer of the head; helps small heads."""
+    norm_last_layer: bool = True
+    """Fixed norm of 1 for every prototype, instead of a learned one."""
 
 
 class Prototypes(nn.Module):
@@ -26,7 +45,7 @@ class Prototypes(nn.Module):
         self.weight_v = nn.Parameter(nn.Linear(dim, num_prototypes, bias=False).weight.detach())
 
     def forward(self) -> Tensor:
-        """[K, E]."""
+        """Return the prototypes [K, E]."""
         return torch._weight_norm(self.weight_v, self.weight_g, 0)  # one pass, as `weight_norm` of torch.nn.utils takes
 
 
@@ -34,38 +53,30 @@ class PrototypeHead(nn.Module):
     """DINO's projection head: an MLP to a normalised bottleneck, and prototypes (arXiv 2104.14294, appendix C).
 
     Args:
-        dim: width of the tokens that come in.
-        layers: linear layers of the MLP.
-        norm: batch normalisation after each hidden layer.
+        dim: width of the input tokens.
+        config: number of prototypes and the head's layers.
+        num_layers: number of linear layers in the MLP.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_prototypes: int,
-        *,
-        hidden_dim: int = 2048,
-        bottleneck_dim: int = 256,
-        layers: int = 3,
-        norm: bool = False,
-        trainable_gain: bool = False,
-    ) -> None:
+    def __init__(self, dim: int, config: PrototypeHeadConfig, *, num_layers: int = 3) -> None:
         super().__init__()
-        widths = [dim, *[hidden_dim] * (layers - 1), bottleneck_dim]
+        widths = [dim, *[config.hidden_dim] * (num_layers - 1), config.bottleneck_dim]
         parts: list[nn.Module] = []
-        for i, (wide, narrow) in enumerate(pairwise(widths)):
-            parts.append(nn.Linear(wide, narrow))
-            if i < layers - 1:
-                parts += [BatchNorm(narrow), nn.GELU()] if norm else [nn.GELU()]
+        for i, (inputs, outputs) in enumerate(pairwise(widths)):
+            parts.append(nn.Linear(inputs, outputs))
+            if i < num_layers - 1:
+                parts += [BatchNorm(outputs), nn.GELU()] if config.head_norm else [nn.GELU()]
         self.mlp = nn.Sequential(*parts)
         for part in self.mlp:
             if isinstance(part, nn.Linear):
                 nn.init.trunc_normal_(part.weight, std=0.02)
                 nn.init.zeros_(part.bias)
-        self.last_layer = Prototypes(num_prototypes, bottleneck_dim, trainable_gain=trainable_gain)
+        self.last_layer = Prototypes(
+            config.num_prototypes, config.bottleneck_dim, trainable_gain=not config.norm_last_layer
+        )
 
     def forward(self, tokens: Tensor) -> Scores:
-        """Tokens [..., D] -> their scores against the prototypes."""
+        """Return the scores of tokens [..., D] against the prototypes."""
         first, *others = self.mlp
         x = first(tokens)
         for part in others:
@@ -77,12 +88,12 @@ class PrototypeHead(nn.Module):
 
 
 class PatchPrototypes(nn.Module):
-    """Prototypes by themselves, for patches whose bottleneck another head makes (iBOT's heads that are not shared)."""
+    """Prototypes alone, for patches whose bottleneck comes from another head (iBOT with separate prototypes)."""
 
     def __init__(self, num_prototypes: int, dim: int, *, trainable_gain: bool = False) -> None:
         super().__init__()
         self.last_layer = Prototypes(num_prototypes, dim, trainable_gain=trainable_gain)
 
     def forward(self) -> Tensor:
-        """[K, E]."""
+        """Return the prototypes [K, E]."""
         return self.last_layer()

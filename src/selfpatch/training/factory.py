@@ -24,6 +24,7 @@ from selfpatch.data.augment.multicrop import ViewRecipe, dino_views
 from selfpatch.data.loader import CropLoader
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.data.statistics import ChannelStatistics
+from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import MODELS, build_backbone, build_timm, check_heads, named_backbone_config
 from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig
@@ -37,19 +38,6 @@ from selfpatch.training.online_eval import OnlineEvaluator
 from selfpatch.training.optim import Schedule
 from selfpatch.training.trainer import StudentTeacher, union_of_needs
 
-METHODS = {
-    "dino": "selfpatch.methods.image.dino:DINO",
-    "ibot": "selfpatch.methods.image.ibot:IBOT",
-    "moco_v3": "selfpatch.methods.image.moco_v3:MoCoV3",
-    "moby": "selfpatch.methods.image.moby:MoBY",
-    "moco_v2": "selfpatch.methods.image.moco_v2:MoCoV2",
-    "swav": "selfpatch.methods.image.swav:SwAV",
-    "densecl": "selfpatch.methods.image.densecl:DenseCL",
-}
-OBJECTIVES = {
-    "selfpatch": "selfpatch.methods.patch.selfpatch:SelfPatch",
-    "sere": "selfpatch.methods.patch.sere:SERE",
-}
 EVALUATIONS = {
     "detect": "selfpatch.evaluation.detection.evaluate:evaluate",
     "segment": "selfpatch.evaluation.segmentation.evaluate:evaluate",
@@ -232,8 +220,8 @@ def _make_backbone(config: RunConfig, shape: AnyBackboneConfig) -> Backbone:
 
 def _classes(config: RunConfig) -> dict[str, type[Objective]]:
     """Return the classes of the method and the objectives by name, in that order."""
-    objectives = {name: find(OBJECTIVES, name, "objective") for name in config.objectives}
-    return {config.method: find(METHODS, config.method, "method"), **objectives}
+    objectives = {name: find_objective(OBJECTIVES, name, "objective") for name in config.objectives}
+    return {config.method: find_objective(METHODS, config.method, "method"), **objectives}
 
 
 def _loss_weights(config: RunConfig, objectives: Mapping[str, Objective]) -> dict[str, float]:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from selfpatch.core.types import EncoderOutput, Tokens, Views
-from selfpatch.methods.image.densecl import DenseCL, corresponding_positions
+from selfpatch.losses.dense_contrast import corresponding_positions
+from selfpatch.losses.info_nce import MoCoConfig
+from selfpatch.methods.image.densecl import DenseCL
 from tests.helpers.tiny import hyperparameters
 
 B, D, E, K, TEMP = 3, 6, 5, 9, 0.2
@@ -20,7 +22,7 @@ N = GRID[0] * GRID[1]
 def make(**settings: int | float) -> tuple[DenseCL, EncoderOutput, EncoderOutput]:
     """The method, and both sides with weights and tokens of their own; the student sees two local views more."""
     torch.manual_seed(0)
-    method = DenseCL(D, B, **({"out_dim": E, "queue_size": K} | settings))
+    method = DenseCL(D, B, MoCoConfig(**({"out_dim": E, "queue_size": K} | settings)))
     sides = []
     for V in (4, 2):
         patches, local = torch.randn(2 * B, *GRID, D), torch.randn(2 * B, 1, 1, D)
@@ -94,7 +96,7 @@ def test_nothing_flows_to_the_teacher() -> None:
 
 def test_both_queues_take_in_the_second_view_after_the_step() -> None:
     method, student, teacher = make()
-    before = {name: queue.keys.clone() for name, queue in method.named_children()}
+    before = {name: getattr(method, name).keys.clone() for name in ("queue", "dense_queue")}
     method(student, teacher, views(), hyperparameters())
     assert torch.equal(method.queue.keys, before["queue"]), "not before the step is done"
     for queue in (method.queue, method.dense_queue):
@@ -126,8 +128,8 @@ def test_the_two_projectors_are_separate() -> None:
 
 
 def test_the_defaults_are_the_published_ones() -> None:
-    method = DenseCL(D, 256)
-    assert method.temp == TEMP
+    method = DenseCL(D, 256, MoCoConfig())
+    assert method.loss.temp == method.dense_loss.temp == TEMP
     assert {queue.keys.shape for queue in (method.queue, method.dense_queue)} == {(65536, 128)}
     shapes = [p.shape for p in method.heads()["dense_projector"].parameters()]
     assert shapes == [(D, D), (D,), (128, D), (128,)]
@@ -143,7 +145,7 @@ def test_where_the_second_view_shows_something_does_not_matter() -> None:
 
 def test_wrong_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"densecl.queue_size is 10, which the batch of 3 images does not divide"):
-        DenseCL(D, B, queue_size=10)
+        DenseCL(D, B, MoCoConfig(queue_size=10))
     method, student, teacher = make()
     with pytest.raises(ValueError, match="DenseCL compares 2 global crops of an image, but there are 1; make 2"):
         method(student, teacher, views(1), hyperparameters())

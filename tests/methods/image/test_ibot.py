@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from selfpatch.core.types import EncoderOutput, Tokens, Views
+from selfpatch.losses.ibot import IBOTConfig
 from selfpatch.methods.image.ibot import IBOT
 from tests.helpers.tiny import hyperparameters
 
@@ -19,7 +20,7 @@ SMALL: dict[str, Any] = {"num_prototypes": 10, "hidden_dim": 8, "bottleneck_dim"
 def make(**settings: Any) -> tuple[IBOT, EncoderOutput, EncoderOutput, Views]:
     """The method and both sides, with heads and tokens of their own."""
     generator = torch.manual_seed(1)
-    method = IBOT(D, **{**SMALL, **settings})
+    method = IBOT(D, IBOTConfig(**{**SMALL, **settings}))
     sides = []
     for views in (G + L, G):
         patches = torch.randn(G * B, GRID, GRID, D, generator=generator)
@@ -33,7 +34,7 @@ def make(**settings: Any) -> tuple[IBOT, EncoderOutput, EncoderOutput, Views]:
     boxes = torch.zeros(G + L, B, 5)
     views = Views(torch.zeros(G, B, 3, 8, 8), torch.zeros(L, B, 3, 4, 4), boxes, torch.arange(B), masks)
     with torch.no_grad():
-        for center in (method.center, method.patch_center):
+        for center in (method.image_loss.center, method.patch_loss.center):
             center.center.normal_(generator=generator)
     return method, sides[0], sides[1], views
 
@@ -57,7 +58,7 @@ def test_the_masked_patches_are_averaged_image_by_image() -> None:
                         side.heads["image"](side.tokens_per_resolution[0].patches[v * B + b, y, x]).logits()
                         for side in (teacher, student)
                     )
-                    target = probabilities(seen, method.patch_center.center, 0.09)
+                    target = probabilities(seen, method.patch_loss.center.center, 0.09)
                     terms.append(-(target * (own / 0.1).log_softmax(-1)).sum())
             per_image.append(torch.stack(terms).mean() if terms else torch.zeros(()))
     torch.testing.assert_close(loss, torch.stack(per_image).mean())
@@ -66,7 +67,7 @@ def test_the_masked_patches_are_averaged_image_by_image() -> None:
 def test_image_tokens_learn_across_views() -> None:
     method, student, teacher, views = make()
     loss = method(student, teacher, views, hyperparameters(teacher_temp=0.05))["image"]
-    target = probabilities(teacher.heads["image"](teacher.image).logits(), method.center.center, 0.05)
+    target = probabilities(teacher.heads["image"](teacher.image).logits(), method.image_loss.center.center, 0.05)
     predicted = (student.heads["image"](student.image).logits() / 0.1).log_softmax(-1)
     pairs = [-(target[t] * predicted[s]).sum(-1).mean() for t in range(G) for s in range(G + L) if s != t]
     torch.testing.assert_close(loss, torch.stack(pairs).mean())
@@ -74,10 +75,10 @@ def test_image_tokens_learn_across_views() -> None:
 
 def test_centres_follow_image_tokens_and_all_patches() -> None:
     method, student, teacher, views = make(center_momentum=0.8)
-    before = method.center.center.clone(), method.patch_center.center.clone()
+    before = method.image_loss.center.center.clone(), method.patch_loss.center.center.clone()
     method(student, teacher, views, hyperparameters())
     for center, old, tokens in zip(
-        (method.center, method.patch_center),
+        (method.image_loss.center, method.patch_loss.center),
         before,
         (teacher.image, teacher.tokens_per_resolution[0].patches),
         strict=True,
@@ -104,8 +105,8 @@ def test_whose_prototypes_patches_are_compared_with(kind: str) -> None:
 def test_separate_patch_prototypes_may_be_of_another_number() -> None:
     method, student, teacher, views = make(prototypes="separate", num_patch_prototypes=7)
     assert method(student, teacher, views, hyperparameters())["masked_patch"].isfinite()
-    assert method.patch_center.center.shape == (7,)
-    with pytest.raises(ValueError, match=r"ibot.num_patch_prototypes is 7, but shared prototypes are 10; leave it out"):
-        IBOT(D, **SMALL, num_patch_prototypes=7)
-    with pytest.raises(ValueError, match=r"ibot.prototypes is 'some'; use 'shared', 'separate' or"):
-        IBOT(D, **SMALL, prototypes="some")
+    assert method.patch_loss.center.center.shape == (7,)
+    with pytest.raises(ValueError, match=r"num_patch_prototypes is 7, but shared prototypes are 10; leave it out"):
+        IBOTConfig(**SMALL, num_patch_prototypes=7)
+    with pytest.raises(ValueError, match="prototypes is 'some'; use one of: shared, separate, shared_by_teacher"):
+        IBOTConfig(**SMALL, prototypes="some")

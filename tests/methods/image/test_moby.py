@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from selfpatch.losses.memory_bank import MemoryBank
-from selfpatch.methods.image.moby import MoBY
+from selfpatch.methods.image.moby import MoBY, MoBYConfig
 from tests.helpers.encodings import TwoSides, commit, tokens_of
 from tests.helpers.tiny import hyperparameters
 from tests.parity.check import all_hold
@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {"hidden_dim": 8, "out_dim": 4, "queue_size": 12, "te
 
 def two_sides(views: int = 2, **settings: Any) -> TwoSides:
     torch.manual_seed(1)
-    return TwoSides(MoBY(5, 6, **(SETTINGS | settings)), tokens_of(views))
+    return TwoSides(MoBY(5, 6, MoBYConfig(**(SETTINGS | settings))), tokens_of(views))
 
 
 def loss_of(sides: TwoSides) -> Tensor:
@@ -76,7 +76,7 @@ def test_each_view_fills_its_own_queue_at_the_end_of_the_step() -> None:
 
 
 def test_layers_are_the_published_ones() -> None:
-    objective = MoBY(5, 6, **SETTINGS)
+    objective = MoBY(5, 6, MoBYConfig(**SETTINGS))
     projector, predictor = objective.heads()["projector"], objective.predictor
     for layers, width in ((projector, 5), (predictor, 4)):
         assert [type(layer).__name__ for layer in layers] == ["Linear", "BatchNorm", "ReLU", "Linear"]
@@ -100,7 +100,7 @@ def test_a_queue_that_batches_do_not_fill_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"moby.queue_size is 4096, which the batch of 96 .* use a multiple, e.g. 4128"
     ):
-        MoBY(5, 96)
+        MoBY(5, 96, MoBYConfig())
 
 
 @pytest.mark.parametrize("wrong", ["temperature", "base_momentum"])

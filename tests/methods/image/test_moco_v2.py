@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.core.types import EncoderOutput, Tokens, Views
+from selfpatch.losses.info_nce import MoCoConfig
 from selfpatch.methods.image.moco_v2 import MoCoV2
 from tests.helpers.tiny import hyperparameters
 
@@ -19,7 +20,7 @@ B, D, E, K, TEMP = 4, 6, 5, 8, 0.2
 def make(**settings: int | float) -> tuple[MoCoV2, EncoderOutput, EncoderOutput]:
     """The method, and both sides with weights and tokens of their own; the student sees two local views more."""
     torch.manual_seed(0)
-    method = MoCoV2(D, B, **({"out_dim": E, "queue_size": K} | settings))
+    method = MoCoV2(D, B, MoCoConfig(**({"out_dim": E, "queue_size": K} | settings)))
     grid = Tokens(None, torch.empty(2 * B, 2, 2, D), torch.empty(2 * B, 2, 2, D))
     sides = [EncoderOutput(torch.randn(V, B, D), (grid,), method.heads(), None) for V in (4, 2)]
     sides[1].heads["projector"].requires_grad_(False)
@@ -88,7 +89,7 @@ def test_a_failed_step_leaves_the_queue_alone() -> None:
 
 
 def test_the_projector_has_two_layers_with_biases_and_no_batch_norm() -> None:
-    layers = list(MoCoV2(D, B, queue_size=K).heads()["projector"].children())
+    layers = list(MoCoV2(D, B, MoCoConfig(queue_size=K)).heads()["projector"].children())
     assert [type(layer) for layer in layers] == [nn.Linear, nn.ReLU, nn.Linear]
     shapes = [(layer.in_features, layer.out_features) for layer in layers if isinstance(layer, nn.Linear)]
     assert shapes == [(D, D), (D, 128)]
@@ -97,8 +98,8 @@ def test_the_projector_has_two_layers_with_biases_and_no_batch_norm() -> None:
 
 
 def test_the_defaults_are_the_published_ones() -> None:
-    method = MoCoV2(D, 256)
-    assert (method.temp, method.queue.keys.shape) == (0.2, (65536, 128))
+    method = MoCoV2(D, 256, MoCoConfig())
+    assert (method.loss.temp, method.queue.keys.shape) == (0.2, (65536, 128))
 
 
 def test_at_a_high_temperature_all_keys_are_alike() -> None:
@@ -109,7 +110,7 @@ def test_at_a_high_temperature_all_keys_are_alike() -> None:
 
 def test_wrong_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"moco_v2.queue_size is 10, which the batch of 4 images does not divide"):
-        MoCoV2(D, B, queue_size=10)
+        MoCoV2(D, B, MoCoConfig(queue_size=10))
     method, student, teacher = make()
     with pytest.raises(ValueError, match="MoCo-v2 compares 2 global crops of an image, but there are 3; make 2"):
         method(student, teacher, views(3), hyperparameters())

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from selfpatch.methods.image.moco_v3 import MoCoV3
+from selfpatch.methods.image.moco_v3 import MoCoV3, MoCoV3Config
 from tests.helpers.encodings import TwoSides, tokens_of
 from tests.helpers.tiny import hyperparameters
 from tests.parity.check import all_hold
@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {"projector_hidden_dim": 8, "out_dim": 4, "predictor_
 
 def two_sides(views: int = 2, **settings: Any) -> TwoSides:
     torch.manual_seed(1)
-    return TwoSides(MoCoV3(5, **(SETTINGS | settings)), tokens_of(views))
+    return TwoSides(MoCoV3(5, MoCoV3Config(**(SETTINGS | settings))), tokens_of(views))
 
 
 def loss_of(sides: TwoSides) -> Tensor:
@@ -55,7 +55,7 @@ def test_loss_and_gradients_are_algorithm_1(temp: float) -> None:
 
 
 def test_layers_are_the_published_ones() -> None:
-    objective = MoCoV3(5, **SETTINGS)
+    objective = MoCoV3(5, MoCoV3Config(**SETTINGS))
     projector, predictor = objective.heads()["projector"], objective.predictor
     kinds = ["Linear", "BatchNorm", "ReLU", "Linear", "BatchNorm", "ReLU", "Linear", "BatchNorm"]
     assert [type(layer).__name__ for layer in projector] == kinds

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfpatch.core.types import EncoderOutput, Tokens, Views
-from selfpatch.methods.image.swav import SwAV, SwAVHead, UnitPrototypes
+from selfpatch.losses.swav import SwAVConfig, SwAVHead, UnitPrototypes
+from selfpatch.methods.image.swav import SwAV
 from selfpatch.ops.sinkhorn import sinkhorn, sinkhorn_reference
 from tests.helpers.tiny import hyperparameters
 from tests.helpers.workers import WorkerPool
@@ -24,7 +25,7 @@ SMALL = {"num_prototypes": K, "hidden_dim": 10, "out_dim": E}
 def make(local: int = 2, **settings: Any) -> tuple[SwAV, EncoderOutput, EncoderOutput]:
     """The method, and both sides with weights and tokens of their own."""
     torch.manual_seed(0)
-    method = SwAV(D, B, **(SMALL | settings))
+    method = SwAV(D, B, SwAVConfig(**(SMALL | settings)))
     grid = Tokens(None, torch.empty(2 * B, 2, 2, D), torch.empty(2 * B, 2, 2, D))
     sides = [EncoderOutput(torch.randn(V, B, D), (grid,), method.heads(), None) for V in (2 + local, 2)]
     return method, replace(sides[0], image=sides[0].image.requires_grad_()), sides[1]
@@ -83,7 +84,7 @@ def test_codes_are_the_students_own() -> None:
 def test_codes_are_found_in_float32_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     method, student, teacher = make()
     seen: list[Tensor] = []
-    monkeypatch.setattr(method, "_assign", lambda scores: seen.append(scores) or sinkhorn(scores))
+    monkeypatch.setattr(method.loss, "_assign", lambda scores: seen.append(scores) or sinkhorn(scores))
     with torch.autocast("cpu", torch.bfloat16):
         loss = method(student, teacher, views(), hyperparameters())["swapped"]
     assert loss.dtype == torch.float32
@@ -95,7 +96,7 @@ def test_codes_are_found_in_float32_under_autocast(monkeypatch: pytest.MonkeyPat
 def test_each_image_counts_once_and_prototypes_are_used_alike() -> None:
     method, student, _ = make(iterations=200, epsilon=0.5)
     scores = student.heads["prototypes"](student.image)
-    codes = method._codes(scores.logits()[:2], scores.prototypes, hyperparameters())
+    codes = method.loss.codes(scores.logits()[:2], scores.prototypes, use_queues=True)
     assert codes.shape == (2, B, K)
     assert not codes.requires_grad
     torch.testing.assert_close(codes.sum(-1), torch.ones(2, B))
@@ -104,7 +105,7 @@ def test_each_image_counts_once_and_prototypes_are_used_alike() -> None:
 
 def test_queued_projections_are_assigned_along() -> None:
     method, student, teacher = make(queue_size=QUEUE, queue_from_epoch=1)
-    queues = [queue.keys.clone() for queue in method.queues]
+    queues = [queue.keys.clone() for queue in method.loss.queues]
     loss = method(student, teacher, views(), hyperparameters(step=2, epoch=1))["swapped"]
     torch.testing.assert_close(loss, plain_loss(student, queues))
     assert not torch.allclose(loss, plain_loss(student))
@@ -119,11 +120,11 @@ def test_queues_wait_for_their_epoch_and_until_they_are_full(step: int, epoch: i
 
 def test_each_global_views_projections_enter_a_queue_of_its_own() -> None:
     method, student, teacher = make(queue_size=QUEUE)
-    before = [queue.keys.clone() for queue in method.queues]
+    before = [queue.keys.clone() for queue in method.loss.queues]
     method(student, teacher, views(), hyperparameters())
-    assert all(torch.equal(queue.keys, old) for queue, old in zip(method.queues, before, strict=True))
+    assert all(torch.equal(queue.keys, old) for queue, old in zip(method.loss.queues, before, strict=True))
     expected = projections(student.heads["prototypes"], student.image).detach()
-    for view, queue in enumerate(method.queues):
+    for view, queue in enumerate(method.loss.queues):
         queue.update()
         torch.testing.assert_close(queue.keys, torch.cat([expected[view], before[view][B:]]))
 
@@ -152,19 +153,19 @@ def test_the_prototypes_can_be_frozen_by_their_name() -> None:
 
 
 def test_the_defaults_are_the_published_ones() -> None:
-    method = SwAV(D, 4096)
+    method = SwAV(D, 4096, SwAVConfig())
     head = method.heads()["prototypes"]
     assert isinstance(head, SwAVHead)
     assert [type(part).__name__ for part in head.projector] == ["Linear", "BatchNorm", "ReLU", "Linear"]
     assert (head.projector[0].out_features, head.projector[3].out_features) == (2048, 128)
     assert head.last_layer().shape == (3000, 128)
-    assert (method.temp, method._assign.keywords) == (0.1, {"epsilon": 0.05, "iterations": 3})
-    assert len(method.queues) == 0
+    assert (method.config.temp, method.config.epsilon, method.config.iterations) == (0.1, 0.05, 3)
+    assert len(method.loss.queues) == 0
 
 
 def test_wrong_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"swav.queue_size is 10, which the batch of 4 images does not divide"):
-        SwAV(D, B, queue_size=10)
+        SwAV(D, B, SwAVConfig(queue_size=10))
     method, student, teacher = make(queue_size=QUEUE)
     with pytest.raises(ValueError, match="SwAV's queues are for 2 global crops of an image, but there are 3; make 2"):
         method(student, teacher, views(3), hyperparameters())
@@ -185,10 +186,10 @@ def learn(images: slice) -> dict[str, Any]:
     for step in (0, 2):
         part = replace(student, image=tokens[:, images] * (1 + step))
         losses.append(method(part, teacher, views(), hyperparameters(step))["swapped"])
-        for queue in method.queues:
+        for queue in method.loss.queues:
             queue.update()
     gradients = torch.autograd.grad(sum(losses), parameters)
-    queues = torch.stack([queue.keys for queue in method.queues])
+    queues = torch.stack([queue.keys for queue in method.loss.queues])
     return {"losses": torch.stack(losses).detach(), "gradients": gradients, "queues": queues}
 
 

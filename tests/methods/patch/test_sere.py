@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from selfpatch.checkpoints.key_mapping import to_branch_keys
 from selfpatch.core.types import EncoderOutput, Tokens, Views
-from selfpatch.methods.patch.sere import SERE
+from selfpatch.losses.sere import SEREConfig, student_predictions, teacher_projection
+from selfpatch.methods.patch.sere import SERE, tokens_by_view
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.models.branch import Branch
@@ -78,7 +79,8 @@ def heads_of(objective: SERE, seed: int) -> dict[str, nn.Module]:
 def test_every_pair_of_views_counts_the_same() -> None:
     """The plain double loop over views, with three global crops, against the losses that batch their pairs."""
     G, L, B = 3, 2, 4
-    objective = SERE(DIM, HEADS, L, overlap_size=5, local_overlap_size=4, channel_scale=2.0, local_channel_scale=3.0)
+    config = SEREConfig(overlap_size=5, local_overlap_size=4, channel_scale=2.0, local_channel_scale=3.0)
+    objective = SERE(DIM, HEADS, L, config)
     views = views_of(G, L, B)
     student = encoding(views, heads_of(objective, seed=1), seed=1)
     teacher = encoding(views, heads_of(objective, seed=2), seed=5)
@@ -107,7 +109,7 @@ def test_every_pair_of_views_counts_the_same() -> None:
 
 
 def test_the_teachers_local_crops_change_nothing() -> None:
-    objective = SERE(DIM, HEADS, 2)
+    objective = SERE(DIM, HEADS, 2, SEREConfig())
     views = views_of(2, 2, 3)
     student, teacher = (encoding(views, heads_of(objective, seed), seed) for seed in (1, 2))
     with_them = objective(student, teacher, views, hyperparameters())
@@ -119,7 +121,7 @@ def test_the_teachers_local_crops_change_nothing() -> None:
 @pytest.mark.parametrize("relations", ["both", "spatial", "channel"])
 @pytest.mark.parametrize("num_local", [0, 2])
 def test_what_is_off_has_neither_heads_nor_a_loss(relations: Any, num_local: int) -> None:
-    objective = SERE(DIM, HEADS, num_local, relations=relations)
+    objective = SERE(DIM, HEADS, num_local, SEREConfig(relations=relations))
     kinds = ["spatial", "channel"] if relations == "both" else [relations]
     assert list(objective.loss_weights) == kinds
     places = ["", "_local"] if num_local else [""]
@@ -132,7 +134,7 @@ def test_what_is_off_has_neither_heads_nor_a_loss(relations: Any, num_local: int
 def tiny_student_teacher(relations: Any = "both", num_local: int = 2) -> StudentTeacher:
     shape = ViTConfig(embed_dim=DIM, depth=1, num_heads=HEADS, patch_size=4, grid=4)
     torch.manual_seed(0)
-    objective = SERE(DIM, HEADS, num_local, relations=relations)
+    objective = SERE(DIM, HEADS, num_local, SEREConfig(relations=relations))
     student = Branch(build_backbone(shape), None, heads_of(objective, seed=1))
     with torch.no_grad():
         for parameter in student.backbone.parameters():
@@ -160,25 +162,29 @@ def test_relations_are_in_float32_under_autocast() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("settings", "message"),
     [
-        ({"num_heads": 5}, "width 12 cannot be split into 5 heads"),
-        ({"relations": "patch"}, "sere.relations is 'patch'; use one of: spatial, channel, both"),
-        ({"overlap_size": 1}, "sere.overlap_size is 1; at least 2 points"),
-        ({"local_overlap_size": 0}, "sere.local_overlap_size is 0; at least 2 points"),
-        ({"spatial_temp": 0.0}, "sere.spatial_temp is 0.0; it must be above 0"),
-        ({"channel_temp": float("nan")}, "sere.channel_temp is nan; it must be above 0"),
-        ({"channel_scale": 0.0}, "sere.channel_scale is 0.0; it must be above 0"),
-        ({"local_channel_scale": -1.0}, "sere.local_channel_scale is -1.0; it must be above 0"),
+        ({"relations": "patch"}, "relations is 'patch'; use one of: spatial, channel, both"),
+        ({"overlap_size": 1}, "overlap_size is 1; use 2 or more"),
+        ({"local_overlap_size": 0}, "local_overlap_size is 0; use 2 or more"),
+        ({"spatial_temp": 0.0}, "spatial_temp is 0.0; use a number above 0"),
+        ({"channel_temp": float("nan")}, "channel_temp is nan; use a finite number"),
+        ({"channel_scale": 0.0}, "channel_scale is 0.0; use a number above 0"),
+        ({"local_channel_scale": -1.0}, "local_channel_scale is -1.0; use a number above 0"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(arguments: dict[str, Any], message: str) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SERE(**{"dim": DIM, "num_heads": HEADS, "num_local": 2, **arguments})
+        SEREConfig(**settings)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(ValueError, match="width 12 cannot be split into 5 heads"):
+        SERE(DIM, 5, 2, SEREConfig())
 
 
 def test_one_global_crop_is_too_few() -> None:
-    objective, views = SERE(DIM, HEADS, 2), views_of(1, 2, 3)
+    objective, views = SERE(DIM, HEADS, 2, SEREConfig()), views_of(1, 2, 3)
     both = encoding(views, heads_of(objective, seed=1), seed=1)
     with pytest.raises(ValueError, match="only one; use at least 2"):
         objective(both, both, views, hyperparameters())
@@ -196,7 +202,7 @@ class Released:
             c["embed_dim"],
             c["num_heads"],
             c["local_crops"],
-            **{k: c[k] for k in ("spatial_temp", "channel_temp", "overlap_size", "local_overlap_size")},
+            SEREConfig(**{k: c[k] for k in ("spatial_temp", "channel_temp", "overlap_size", "local_overlap_size")}),
         )
         shape = ViTConfig(**{k: c[k] for k in ("embed_dim", "depth", "num_heads", "patch_size")})
         self.student = Branch(build_backbone(shape), None, self.objective.heads())
@@ -282,19 +288,20 @@ def test_grids_and_relations_are_those_of_the_released_code(released: Released) 
         for side, grid in zip(("query", "key"), pair, strict=True):
             torch.testing.assert_close(grid, t[f"step0.grid_{name}_{side}"], rtol=0, atol=1e-5)
     student, teacher = released.encode(views)
-    objective, heads = released.objective, released.settings["num_heads"]
-    own, local = objective.student_tokens(student, views, "spatial")
+    heads = released.settings["num_heads"]
+    tokens, targets = tokens_by_view(student, views, 2), tokens_by_view(teacher, views, 1)
+    own, local = student_predictions(student.heads, "spatial", *tokens)
     assert local is not None
     query = grids["global"][0][:1]
-    target = objective.teacher_tokens(teacher, views, "spatial")
+    target = teacher_projection(teacher.heads, "spatial", *targets)
     relations = {
         "student_spatial_relation_sampled0": spatial_relation(sample_patches(own[0, :1], query), heads),
         "teacher_spatial_relation_sampled0": spatial_relation(sample_patches(target[0, :1], query), heads),
         "student_spatial_relation_local0": spatial_relation(local[0, :1].flatten(1, 2), heads),
     }
-    own, local = objective.student_tokens(student, views, "channel")
+    own, local = student_predictions(student.heads, "channel", *tokens)
     assert local is not None
-    target = objective.teacher_tokens(teacher, views, "channel")
+    target = teacher_projection(teacher.heads, "channel", *targets)
     relations |= {
         "student_channel_relation": channel_relation(own.flatten(0, 1).flatten(1, 2), 14.0),
         "student_channel_relation_local": channel_relation(local.flatten(0, 1).flatten(1, 2), 6.0),

@@ -1,0 +1,1 @@
+"""Image-level methods, one per file."""

@@ -1,0 +1,1 @@
+"""Patch-level objectives, one per file."""

@@ -11,11 +11,11 @@ from selfpatch.models.layers.deferred_state import DeferredState
 
 
 class BatchNorm(DeferredState):
-    """`nn.BatchNorm1d` over inputs [..., D] by the statistics of the batch, all processes together.
+    """`nn.BatchNorm1d` over inputs [..., D] with the statistics of the global batch.
 
-    Every process must bring the same number of rows. Heads are used in training only and need no running statistics;
-    where they are asked for, they take in a step's batches when the step is finished, so that a failed step leaves no
-    trace, and serve in evaluation mode.
+    Every process must pass the same number of rows. Heads are used in training only and need no running statistics.
+    Running statistics, where kept, change at the end of a step, so that a failed step leaves no trace, and are used in
+    evaluation mode.
 
     Args:
         affine: learn a weight and a bias.
@@ -37,7 +37,7 @@ class BatchNorm(DeferredState):
     ) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum
-        self.frozen = False  # True: running statistics as they are, in training too
+        self.frozen = False  # if True, the running statistics are used in training too, and do not change
         self.weight = nn.Parameter(torch.ones(dim)) if affine else None
         self.bias = nn.Parameter(torch.zeros(dim)) if affine else None
         self.register_buffer("running_mean", torch.zeros(dim) if running_statistics else None)
@@ -46,17 +46,18 @@ class BatchNorm(DeferredState):
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise x [..., D] over all but its last dimension."""
         return self._normalised(x.flatten(0, -2)).view_as(x)
 
     def _normalised(self, x: Tensor) -> Tensor:
-        """[n, D, ...], all but dimension 1 being the batch."""
+        """Normalise x [n, D, ...] over all but dimension 1."""
         if self.running_mean is not None and (self.frozen or not self.training):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         if is_distributed():
             return self._over_all_processes(x)
         if self.running_mean is None:
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
-        # With momentum 1 torch writes the batch's own statistics: no second pass over the data.
+        # With momentum 1, torch writes the batch's own statistics without a second pass over the data.
         mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_mean)
         normed = F.batch_norm(x, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
         self._seen.append((mean, variance))
@@ -65,10 +66,10 @@ class BatchNorm(DeferredState):
     def _over_all_processes(self, x: Tensor) -> Tensor:
         batch = [0, *range(2, x.ndim)]
         per_channel = (1, -1, *[1] * (x.ndim - 2))
-        wide = x.float()
+        x32 = x.float()
         count = x.numel() // x.shape[1] * world_size()
-        mean = all_reduce_sum_with_gradient(wide.sum(batch)) / count
-        centred = wide - mean.view(per_channel)
+        mean = all_reduce_sum_with_gradient(x32.sum(batch)) / count
+        centred = x32 - mean.view(per_channel)
         variance = all_reduce_sum_with_gradient(centred.square().sum(batch)) / count
         if self.running_mean is not None:
             self._seen.append((mean.detach(), variance.detach() * count / (count - 1)))
@@ -79,6 +80,7 @@ class BatchNorm(DeferredState):
 
     @torch.no_grad()
     def update(self) -> None:
+        """Move the running statistics by one batch after the other."""
         for mean, variance in self._seen:
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -89,26 +91,28 @@ class BatchNorm(DeferredState):
         self.discard()
 
     def discard(self) -> None:
+        """Forget the statistics of a failed step."""
         self._seen = []
 
 
 class BatchNorm2d(BatchNorm):
-    """`BatchNorm` over feature maps [B, D, h, w], with running statistics: what a ResNet is made of."""
+    """`BatchNorm` over feature maps [B, D, h, w] with running statistics, as ResNets use it."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, running_statistics=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise x [B, D, h, w] over images and positions."""
         return self._normalised(x)
 
     @classmethod
     def convert(cls, module: nn.Module) -> None:
-        """Puts one in the place of every `nn.BatchNorm2d` below a module, with the same parameters and statistics."""
+        """Replace every `nn.BatchNorm2d` below a module, keeping parameters and statistics."""
         for name, child in list(module.named_children()):
             if isinstance(child, nn.BatchNorm2d):
-                own = cls(child.num_features)
-                own.eps, own.momentum = child.eps, 0.1 if child.momentum is None else child.momentum
-                own.load_state_dict(child.state_dict())
-                setattr(module, name, own)
+                new = cls(child.num_features)
+                new.eps, new.momentum = child.eps, 0.1 if child.momentum is None else child.momentum
+                new.load_state_dict(child.state_dict())
+                setattr(module, name, new)
             else:
                 cls.convert(child)

@@ -1,30 +1,44 @@
-"""State that changes once a training step: centres, queues, running statistics."""
+"""State that changes once per training step: centres, memory banks, running statistics."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 
 class DeferredState(nn.Module):
-    """State that changes once a training step, after all its micro-batches, the same on every process."""
+    """State that changes once per training step, after all micro-batches and identically on every process.
+
+    A subclass collects what it needs during the forward passes of a step and applies it in `update`.
+    """
 
     def update(self) -> None:
-        """Takes in what the micro-batches of the step brought."""
+        """Apply what the micro-batches of the finished step accumulated."""
         raise NotImplementedError
 
     def discard(self) -> None:
-        """Forgets what the micro-batches of a failed step brought."""
+        """Forget what the micro-batches of a failed step accumulated."""
         raise NotImplementedError
 
     def changing(self) -> list[Tensor]:
-        """The tensors that `update` changes: the buffers, unless a state says otherwise."""
+        """Return the tensors that `update` changes: the module's own buffers, unless a subclass returns others."""
         return list(self.buffers(recurse=False))
 
     @torch.no_grad()
     def update_where(self, ok: Tensor) -> None:
-        """`update` where the step was `ok`, a bool on the device, else `discard`; the device is not waited for."""
+        """Update if the step was finite, otherwise discard, without waiting for the device.
+
+        Args:
+            ok: bool scalar on the device.
+        """
         before = [tensor.clone() for tensor in self.changing()]
         self.update()
         for tensor, old in zip(self.changing(), before, strict=True):
             torch.where(ok, tensor, old, out=tensor)
+
+
+def deferred_states(module: nn.Module) -> Iterator[DeferredState]:
+    """Iterate over all deferred states of a module, itself included."""
+    return (part for part in module.modules() if isinstance(part, DeferredState))

@@ -1,0 +1,82 @@
+"""iBOT's loss of masked patches (Zhou et al., arXiv 2111.07832)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from selfpatch.config.schema import settings
+from selfpatch.losses.center import Center
+from selfpatch.losses.dino import DINOConfig
+from selfpatch.ops.cross_entropy import Scores, prototype_loss
+
+
+@settings
+class IBOTConfig(DINOConfig):
+    """Settings of iBOT: its head and its losses."""
+
+    num_prototypes: Annotated[int, Gt(0)] = 8192
+    """Number of prototypes of image tokens, and of patches where both share them."""
+    num_patch_prototypes: Annotated[int, Gt(0)] | None = None
+    """Number of prototypes of patches where they are separate. If None, as many as `num_prototypes`."""
+    prototypes: Literal["shared", "separate", "shared_by_teacher"] = "shared"
+    """Prototypes `shared` by image tokens and patches, `separate`, or `shared_by_teacher`: separate for the student,
+    while the teacher compares its patches with those of its image tokens (the papers' ViT-B). The layers below are
+    always shared, as in the released code."""
+
+    def __post_init__(self) -> None:
+        if self.prototypes != "separate" and self.patch_prototypes != self.num_prototypes:
+            raise ValueError(
+                f"num_patch_prototypes is {self.num_patch_prototypes}, but {self.prototypes.replace('_', ' ')} "
+                f"prototypes are {self.num_prototypes}; leave it out, or set prototypes to separate"
+            )
+
+    @property
+    def patch_prototypes(self) -> int:
+        """Number of prototypes that patches are compared with."""
+        return self.num_prototypes if self.num_patch_prototypes is None else self.num_patch_prototypes
+
+
+class IBOTPatchLoss(nn.Module):
+    """Cross-entropy between the teacher's and the student's distributions of masked patches, same view (eq. 2).
+
+        for each view b:
+            loss += mean over its masked patches i of
+                    H(softmax((g_t(x[b, i]) - center) / teacher_temp), softmax(g_s(x_masked[b, i]) / student_temp))
+        center = moving average of the mean of g_t over all patches, masked or not, in `update`
+
+    Args:
+        config: number of prototypes, student temperature and momentum of the centre.
+    """
+
+    def __init__(self, config: IBOTConfig = IBOTConfig()) -> None:
+        super().__init__()
+        self.student_temp = config.student_temp
+        self.center = Center(config.patch_prototypes, config.center_momentum)
+
+    def forward(self, student: Scores, teacher: Scores, masks: Tensor, teacher_temp: float) -> Tensor:
+        """Return the loss, a scalar: the mean over the masked patches of a view, then over views.
+
+        Args:
+            student: scores of the student, who sees masked views: bottleneck [B, h, w, E] and prototypes [K, E].
+            teacher: scores of the teacher, who sees them whole.
+            masks: [B, h, w] bool, True where a patch is hidden from the student.
+            teacher_temp: softmax temperature of the teacher's patches.
+        """
+        with torch.no_grad():
+            self.center.accumulate(teacher.mean_logits())
+        return prototype_loss(
+            student,
+            teacher,
+            self.center.center,
+            student_temp=self.student_temp,
+            teacher_temp=teacher_temp,
+            weights=masks / masks.sum((1, 2), keepdim=True).clamp(min=1) / len(masks),
+        )
+
+    def update(self) -> None:
+        """Move the centre; call it once per step, after the optimizer's."""
+        self.center.update()

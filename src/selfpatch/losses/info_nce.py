@@ -1,0 +1,71 @@
+"""InfoNCE between queries and keys, with a memory bank (MoCo) or within the batch (MoCo-v3)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from selfpatch.config.schema import settings
+from selfpatch.core.distributed import all_gather, rank
+from selfpatch.losses.memory_bank import MemoryBank
+from selfpatch.ops.contrast import batch_info_nce, info_nce, l2_normalize
+
+
+@settings
+class InfoNCEConfig:
+    """Settings of contrastive losses."""
+
+    temp: Annotated[float, Gt(0)] = 0.2
+    """Softmax temperature of the cosine similarities."""
+
+
+@settings
+class MoCoConfig(InfoNCEConfig):
+    """Settings of momentum contrast with a memory bank; the defaults are MoCo-v2's."""
+
+    hidden_dim: Annotated[int, Gt(0)] | None = None
+    """Width of the hidden layers of the heads. If None, the width of the tokens."""
+    out_dim: Annotated[int, Gt(0)] = 128
+    """Width of queries and keys."""
+    queue_size: Annotated[int, Gt(0)] = 65536
+    """Number of keys in a memory bank, a multiple of the batch size."""
+
+
+class InfoNCELoss(nn.Module):
+    """Contrast of each query with its own key and with negatives; all are normalised to length 1.
+
+        loss = mean over i of -log( exp(q_i . k_i / temp) / (exp(q_i . k_i / temp) + sum_j exp(q_i . n_j / temp)) )
+
+    With a memory bank, the negatives n are keys of earlier steps, and the bank takes in k once the step is over (MoCo,
+    arXiv 1911.05722, eq. 1). Without one, they are the other keys of the batch, of all processes (MoCo-v3, arXiv
+    2104.02057, algorithm 1).
+
+    Example:
+        >>> criterion, bank = InfoNCELoss(temp=0.2), MemoryBank(65536, 128)
+        >>> loss = criterion(queries, keys, bank)
+        >>> loss.backward(), optimizer.step(), bank.update()
+
+    Args:
+        temp: softmax temperature of the cosine similarities.
+    """
+
+    def __init__(self, temp: float) -> None:
+        super().__init__()
+        self.temp = temp
+
+    def forward(self, queries: Tensor, keys: Tensor, bank: MemoryBank | None = None) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            queries: [B, E] of the student.
+            keys: [B, E] of the teacher, one for each query; they take no gradient.
+            bank: negatives of earlier steps. If None, the batch's own keys.
+        """
+        queries, keys = l2_normalize(queries), l2_normalize(keys.detach())
+        if bank is None:
+            batch_keys = all_gather(keys).flatten(0, 1)
+            return batch_info_nce(queries, batch_keys, rank() * len(keys), self.temp).mean()
+        bank.accumulate(keys)
+        return info_nce(queries, keys, bank.keys, self.temp).mean()

@@ -1,0 +1,174 @@
+"""SelfPatch's loss: a patch learns from the aggregate of its most similar neighbours (CVPR 2022, arXiv 2206.07990)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal, cast
+
+import torch
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from selfpatch.config.schema import settings
+from selfpatch.losses.agreement import AGREEMENTS, AgreementConfig, PatchPairs
+from selfpatch.losses.owned_heads import LossWithHeads
+from selfpatch.models.pooling import AveragePool, ClassAttentionPool, PositivePool
+from selfpatch.ops.neighbours import Border, Window, check_matching, neighbour_table, top_positives
+
+Grid = tuple[int, int]
+
+
+@settings
+class SelfPatchConfig(AgreementConfig):
+    """Settings of SelfPatch: matching, aggregation, and the loss between patches and targets."""
+
+    k: Annotated[int, Gt(0)] = 4
+    """Number of positives per patch."""
+    window: Window = 3
+    """Side of the square neighbourhood in patches, an odd number from 3 on, or `all` for every other patch."""
+    border: Border = "wrap"
+    """Neighbourhood at the border of the image: `wrap` around it as the released code does, or `clip` to it."""
+    aggregation: Literal["attention", "mean"] = "attention"
+    """Aggregation of the positives: class `attention`, or their `mean` (the poster's ablation)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_matching(self.k, self.window, self.border)
+
+
+class PatchTargetLoss(nn.Module):
+    """Match, aggregate, agree, with pool and heads that the caller owns.
+
+        for each view, for each patch i:
+            P(i) = the k patches j of the neighbourhood of i with largest cos(f_t(i), f_t(j))
+            y(i) = h_t({f_t(j) : j in P(i)})
+            loss += disagreement(y(i), LN f_s(i))
+
+    f are the patches of the last block, h the pool, LN its final norm. The disagreement is, with the patch head g of
+    each side,
+
+        prototypes   H(softmax((g_t(y(i)) - c) / teacher_temp), softmax(g_s(LN f_s(i)) / student_temp))
+        cosine       -cos(g_t(y(i)), predict(g_s(LN f_s(i))))
+        contrast     InfoNCE of the same two with a memory bank of patch keys
+
+    Args:
+        dim: width of the patches.
+        num_heads: number of attention heads of the pool.
+        config: matching, aggregation and agreement.
+    """
+
+    def __init__(self, dim: int, num_heads: int, config: SelfPatchConfig) -> None:
+        super().__init__()
+        self.dim, self.num_heads, self.config = dim, num_heads, config
+        self.agreement = AGREEMENTS[config.agreement](dim, config)
+
+    def pool(self) -> PositivePool:
+        """Return a fresh pool; student and teacher have one each."""
+        if self.config.aggregation == "mean":
+            return AveragePool(self.dim)
+        return ClassAttentionPool(self.dim, self.num_heads)
+
+    def head(self) -> nn.Module:
+        """Return a fresh patch head; student and teacher have one each."""
+        return self.agreement.head()
+
+    @torch.no_grad()
+    def targets(self, patches: Tensor, grid: Grid, pool: PositivePool) -> Tensor:
+        """Match and aggregate: return the target y(i) of each patch.
+
+        Args:
+            patches: [B, N, D] the teacher's patches before any norm.
+            grid: (h, w) with h * w = N.
+            pool: the teacher's pool.
+
+        Returns:
+            [B, N, D].
+        """
+        table = neighbour_table(*grid, self.config.window, self.config.border, patches.device)
+        return pool.pool_positives(patches, top_positives(patches, self.config.k, table))
+
+    def forward(
+        self,
+        patches: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        heads: tuple[nn.Module, nn.Module],
+        *,
+        samples: Tensor,
+        teacher_temp: float,
+        step: int | Tensor,
+    ) -> Tensor:
+        """Return the loss, a scalar: the mean over the patches of a view, then over views.
+
+        Args:
+            patches: [V*B, N, D] of each resolution: the student's patches after the norm of its pool.
+            targets: [V*B, N, D] of each resolution, as `targets` returns them.
+            heads: patch heads of student and teacher.
+            samples: [B] indices of the images in the data set (contrast only).
+            teacher_temp: softmax temperature of the teacher (prototypes only).
+            step: number of steps so far (contrast only).
+        """
+        return self.agreement(PatchPairs.of(patches, targets, samples), *heads, teacher_temp, step)
+
+
+class SelfPatchLoss(LossWithHeads):
+    """SelfPatch's loss for any training loop; the equation is that of `PatchTargetLoss`.
+
+    It owns the pool and the patch head of student and teacher, and the centre (or predictor and memory bank). The pool
+    `student["pool"]` also maps patches [B, N, D] to the image token [B, D], which replaces the CLS token in an
+    image-level loss. Train `criterion.parameters()` together with the student.
+
+    Example:
+        >>> criterion = SelfPatchLoss(dim=384, num_heads=6)
+        >>> loss = criterion(student_patches, teacher_patches, grid=(14, 14), teacher_temp=0.04)
+        >>> loss.backward(), optimizer.step(), criterion.update(momentum=0.996)
+
+    Args:
+        dim: width of the patches.
+        num_heads: number of attention heads of the pool, usually the backbone's.
+        config: matching, aggregation and agreement.
+    """
+
+    def __init__(self, dim: int, num_heads: int, config: SelfPatchConfig = SelfPatchConfig()) -> None:
+        loss = PatchTargetLoss(dim, num_heads, config)
+        super().__init__({"pool": loss.pool(), "head": loss.head()})
+        self.loss = loss
+
+    def forward(
+        self,
+        student_patches: Tensor | Sequence[Tensor],
+        teacher_patches: Tensor | Sequence[Tensor],
+        grid: Grid | Sequence[Grid],
+        teacher_temp: float = 0.04,
+        samples: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss, a scalar: the mean over the patches of a view, then over views.
+
+        Args:
+            student_patches: [B, N, D] patches of the student's last block, before any norm. With crops of several
+                resolutions, one such tensor for each, whose rows are ordered by view, then by image.
+            teacher_patches: the teacher's patches of the same views.
+            grid: (h, w) with h * w = N; one for each resolution.
+            teacher_temp: softmax temperature of the teacher (prototypes only).
+            samples: [number of images] indices of the images in the data set. If None, each row of the tensors counts
+                as an image of its own (contrast only).
+        """
+        if isinstance(student_patches, Tensor):
+            student_patches = [student_patches]
+        if isinstance(teacher_patches, Tensor):
+            teacher_patches = [teacher_patches]
+        grids = [cast(Grid, grid)] if isinstance(grid[0], int) else cast(Sequence[Grid], grid)
+        pools = self.student["pool"], self.teacher["pool"]
+        assert isinstance(pools[0], PositivePool)
+        assert isinstance(pools[1], PositivePool)
+        if samples is None:
+            num_images = math.gcd(*(len(patches) for patches in student_patches))
+            samples = torch.arange(num_images, device=student_patches[0].device)
+        return self.loss(
+            [pools[0].norm(patches) for patches in student_patches],
+            [self.loss.targets(patches, size, pools[1]) for patches, size in zip(teacher_patches, grids, strict=True)],
+            (self.student["head"], self.teacher["head"]),
+            samples=samples,
+            teacher_temp=teacher_temp,
+            step=self.num_updates,
+        )

@@ -1,0 +1,255 @@
+"""SERE's losses: self-relations of patches and of channels, aligned between views (TPAMI 2023, arXiv 2206.05184)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor, nn
+
+from selfpatch.config.schema import settings
+from selfpatch.losses.owned_heads import LossWithHeads
+from selfpatch.models.layers.batch_norm import BatchNorm
+from selfpatch.ops.relation import (
+    channel_relation,
+    channel_relation_loss,
+    overlap_grids,
+    relation_target,
+    spatial_relation_loss,
+)
+
+
+@settings
+class SEREConfig:
+    """Settings of SERE."""
+
+    relations: Literal["spatial", "channel", "both"] = "both"
+    """Relations to learn: between patches (`spatial`), between channels (`channel`), or `both`."""
+    spatial_temp: Annotated[float, Gt(0)] = 0.5
+    """Softmax temperature of the teacher's spatial relations; the student's is 1."""
+    channel_temp: Annotated[float, Gt(0)] = 0.1
+    """Softmax temperature of the teacher's channel relations; the student's is 1."""
+    overlap_size: Annotated[int, Ge(2)] = 13
+    """Side of the grid of points on which two global crops are compared, in points."""
+    local_overlap_size: Annotated[int, Ge(2)] = 6
+    """Side of the grid of points on which a local and a global crop are compared, in points."""
+    channel_scale: Annotated[float, Gt(0)] = 14.0
+    """Divisor of the tokens of global crops before channels are related: the side of the patch grid of 224 pixels, a
+    constant of the released code."""
+    local_channel_scale: Annotated[float, Gt(0)] = 6.0
+    """Divisor of the tokens of local crops before channels are related: the side of the patch grid of 96 pixels, a
+    constant of the released code."""
+
+
+class RelationHead(nn.Module):
+    """Projection and prediction of patch tokens [..., D] before they are related; the width stays the same.
+
+    The teacher's relations come from the projection alone, the student's from the prediction on top of it. The released
+    code has both on both sides.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.projection = nn.Sequential(BatchNorm(dim), nn.ReLU(inplace=True))
+        self.predictor = nn.Sequential(nn.Linear(dim, dim, bias=False), BatchNorm(dim), nn.ReLU(inplace=True))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the student's predictions [..., D]."""
+        return self.predictor(self.projection(tokens))
+
+
+class SERESpatialLoss(nn.Module):
+    """Cross-entropy between the spatial relations of two views on the points that they share (section 3.2).
+
+        for each teacher's global crop t, for each other crop s of the same image, global or local:
+            R_t, R_s = z z^T / sqrt(d) within each attention head, both axes sampled on a grid over the overlap
+            loss += H(softmax(R_t / spatial_temp), softmax(R_s))
+
+    H is the mean over images, heads and rows, the loss the mean over pairs. Crops without overlap count as well: all
+    of their relations are 0.
+
+    Args:
+        num_heads: number of attention heads, which divides the width of the tokens.
+        config: temperature and grids.
+    """
+
+    def __init__(self, num_heads: int, config: SEREConfig = SEREConfig()) -> None:
+        super().__init__()
+        self.num_heads, self.config = num_heads, config
+
+    def forward(self, student: Tensor, local: Tensor | None, teacher: Tensor, boxes: Tensor) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            student: [G, B, h, w, D] the student's predictions of the global crops.
+            local: [L, B, h', w', D] those of the local crops, if any.
+            teacher: [G, B, h, w, D] the teacher's projections of the global crops; they take no gradient.
+            boxes: [G + L, B, 5] (left, top, width, height, flipped) of each crop in pixels of the image.
+        """
+        G, L = len(student), 0 if local is None else len(local)
+        compare = partial(spatial_relation_loss, num_heads=self.num_heads, temp=self.config.spatial_temp)
+        total = student.new_zeros(())
+        for t in range(G):
+            for s in range(G):
+                if s != t:
+                    grids = overlap_grids(boxes[s], boxes[t], self.config.overlap_size)
+                    total = total + compare(student[s], teacher[t], *grids)
+            if local is not None:
+                grids = overlap_grids(boxes[G:], boxes[t], self.config.local_overlap_size)  # [L, B, s, s, 2]
+                total = total + L * compare(local, teacher[t], *grids)
+        return total / (G * (G - 1 + L))
+
+
+class SEREChannelLoss(nn.Module):
+    """Cross-entropy between the channel relations of two views (section 3.3).
+
+        for each teacher's global crop t, for each other crop s of the same image, global or local:
+            R_t, R_s = (z / scale)^T (z / scale) over the patches of the crop
+            loss += H(softmax(R_t / channel_temp), softmax(R_s))
+
+    H is the mean over images and rows, the loss the mean over pairs. It is linear in the target: a view is compared
+    once, with the mean of the targets of all its pairs.
+
+    Args:
+        config: temperature and scales.
+    """
+
+    def __init__(self, config: SEREConfig = SEREConfig()) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, student: Tensor, local: Tensor | None, teacher: Tensor) -> Tensor:
+        """Return the loss, a scalar; arguments as for `SERESpatialLoss`."""
+        c = self.config
+        G, L = len(student), 0 if local is None else len(local)
+        with torch.no_grad():
+            relation = channel_relation(teacher.flatten(2, 3), c.channel_scale)
+            targets = relation_target(relation, c.channel_temp)  # [G, B, D, D]
+            mean_target = targets.mean(0)
+        total = student.new_zeros(())
+        for s in range(G):
+            others = torch.cat([targets[:s], targets[s + 1 :]]).mean(0)
+            total = total + (G - 1) * channel_relation_loss(student[s].flatten(1, 2), others, c.channel_scale)
+        for view in () if local is None else local:
+            total = total + G * channel_relation_loss(view.flatten(1, 2), mean_target, c.local_channel_scale)
+        return total / (G * (G - 1 + L))
+
+
+class RelationLoss(nn.Module):
+    """SERE's losses, with heads that the caller owns.
+
+    Tokens are those before the trunk's final norm. Batch normalisation is over all global crops together, and over all
+    local ones, which have heads of their own.
+
+    Args:
+        dim: width of the tokens.
+        num_heads: number of attention heads, within which patches are related.
+        has_local: there are local crops.
+        config: which relations, temperatures, grids and scales.
+
+    Raises:
+        ValueError: the width cannot be split into the heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int, has_local: bool, config: SEREConfig) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(
+                f"sere relates patches within each head, but width {dim} cannot be split into {num_heads} heads; "
+                "use a number of heads that divides it"
+            )
+        self.dim, self.has_local, self.config = dim, has_local, config
+        self.kinds = ("spatial", "channel") if config.relations == "both" else (config.relations,)
+        self.spatial, self.channel = SERESpatialLoss(num_heads, config), SEREChannelLoss(config)
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Return fresh heads by name; student and teacher have one of each."""
+        views = ("", "_local") if self.has_local else ("",)
+        return {f"{kind}_relation{view}": RelationHead(self.dim) for kind in self.kinds for view in views}
+
+    def forward(
+        self,
+        student: tuple[Tensor, Tensor | None],
+        teacher: Tensor,
+        boxes: Tensor,
+        heads: tuple[Mapping[str, nn.Module], Mapping[str, nn.Module]],
+    ) -> dict[str, Tensor]:
+        """Return `{"spatial": loss, "channel": loss}`, or the one that is learned.
+
+        Args:
+            student: the student's tokens of the global crops [G, B, h, w, D], and of the local ones
+                [L, B, h', w', D] or None.
+            teacher: [G, B, h, w, D] the teacher's tokens of the global crops.
+            boxes: [G + L, B, 5] of all crops, as for `SERESpatialLoss`.
+            heads: heads of student and teacher by name.
+
+        Raises:
+            ValueError: there is only one global crop.
+        """
+        if len(teacher) < 2:
+            raise ValueError("sere compares global crops with one another, but there is only one; use at least 2")
+        losses = {}
+        for kind in self.kinds:
+            predictions = student_predictions(heads[0], kind, *student)
+            with torch.no_grad():
+                target = teacher_projection(heads[1], kind, teacher)
+            losses[kind] = (
+                self.spatial(*predictions, target, boxes) if kind == "spatial" else self.channel(*predictions, target)
+            )
+        return losses
+
+
+def student_predictions(
+    heads: Mapping[str, nn.Module], kind: str, tokens: Tensor, local: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return what the student's relations of a kind are computed from, for global and local crops."""
+    predictions = heads[f"{kind}_relation"](tokens).float()
+    return predictions, None if local is None else heads[f"{kind}_relation_local"](local).float()
+
+
+def teacher_projection(heads: Mapping[str, nn.Module], kind: str, tokens: Tensor) -> Tensor:
+    """Return what the teacher's relations of a kind are computed from."""
+    head = heads[f"{kind}_relation"]
+    assert isinstance(head, RelationHead)
+    return head.projection(tokens).float()
+
+
+class SERELoss(LossWithHeads):
+    """SERE's losses for any training loop; equations are those of `SERESpatialLoss` and `SEREChannelLoss`.
+
+    It owns the heads of student and teacher. Train `criterion.parameters()` together with the student.
+
+    Example:
+        >>> criterion = SERELoss(dim=384, num_heads=6)
+        >>> losses = criterion(student_tokens, teacher_tokens, boxes)
+        >>> loss = 0.2 * losses["spatial"] + 0.5 * losses["channel"]    # the paper's weights, beside iBOT's loss
+        >>> loss.backward(), optimizer.step(), criterion.update(momentum=0.996)
+
+    Args:
+        dim: width of the tokens.
+        num_heads: number of attention heads, usually the backbone's.
+        has_local: there are local crops, which get heads of their own.
+        config: which relations, temperatures, grids and scales.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, has_local: bool = False, config: SEREConfig = SEREConfig()) -> None:
+        loss = RelationLoss(dim, num_heads, has_local, config)
+        super().__init__(loss.heads())
+        self.loss = loss
+
+    def forward(
+        self, student_tokens: Tensor, teacher_tokens: Tensor, boxes: Tensor, *, local_tokens: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return `{"spatial": loss, "channel": loss}`, or the one that is learned.
+
+        Args:
+            student_tokens: [G, B, h, w, D] the student's patches of the G >= 2 global crops, before any norm.
+            teacher_tokens: [G, B, h, w, D] the teacher's.
+            boxes: [G + L, B, 5] (left, top, width, height, flipped) of each crop in pixels of the image.
+            local_tokens: [L, B, h', w', D] the student's patches of the local crops.
+        """
+        heads = dict(self.student.items()), dict(self.teacher.items())
+        return self.loss((student_tokens, local_tokens), teacher_tokens, boxes, heads)

@@ -1,0 +1,44 @@
+"""Tables of the methods and objectives by the names that settings use. A new one is a file and a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from selfpatch.core.types import Objective
+from selfpatch.methods.image.densecl import DenseCL
+from selfpatch.methods.image.dino import DINO
+from selfpatch.methods.image.ibot import IBOT
+from selfpatch.methods.image.moby import MoBY
+from selfpatch.methods.image.moco_v2 import MoCoV2
+from selfpatch.methods.image.moco_v3 import MoCoV3
+from selfpatch.methods.image.swav import SwAV
+from selfpatch.methods.patch.selfpatch import SelfPatch
+from selfpatch.methods.patch.sere import SERE
+
+METHODS: dict[str, type[Objective]] = {
+    "dino": DINO,
+    "ibot": IBOT,
+    "moco_v3": MoCoV3,
+    "moby": MoBY,
+    "moco_v2": MoCoV2,
+    "swav": SwAV,
+    "densecl": DenseCL,
+}
+"""Image-level methods, `--method`."""
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "selfpatch": SelfPatch,
+    "sere": SERE,
+}
+"""Patch-level objectives, `--objective`."""
+
+
+def find_objective(table: Mapping[str, type[Objective]], name: str, kind: str) -> type[Objective]:
+    """Return the class behind a name of a table.
+
+    Raises:
+        ValueError: the table has no such name.
+    """
+    if name not in table:
+        raise ValueError(f"unknown {kind} {name!r}; use one of: {', '.join(sorted(table))}")
+    return table[name]

@@ -1,0 +1,37 @@
+"""Exponential moving average (EMA) of a module's parameters: how a teacher follows its student."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from selfpatch.core.reference import fast_path_of
+
+
+@torch.no_grad()
+def ema_update_reference(average: nn.Module, source: nn.Module, momentum: float, ok: Tensor | None = None) -> None:
+    """Compute `ema_update` one parameter after the other."""
+    for mean, new in zip(average.parameters(), source.parameters(), strict=True):
+        before = None if ok is None else mean.clone()
+        mean.mul_(momentum).add_(new, alpha=1 - momentum)
+        if ok is not None and before is not None:
+            torch.where(ok, mean, before, out=mean)
+
+
+@fast_path_of(ema_update_reference)
+@torch.no_grad()
+def ema_update(average: nn.Module, source: nn.Module, momentum: float, ok: Tensor | None = None) -> None:
+    """Set the parameters of `average` to momentum * average + (1 - momentum) * source; its buffers stay.
+
+    Args:
+        average: the teacher.
+        source: the student, with the same parameters.
+        momentum: weight of the average's own parameters.
+        ok: bool scalar on the device; all parameters stay where it is False. If None, they move.
+    """
+    means: list[Tensor] = list(average.parameters())
+    new: list[Tensor] = list(source.parameters())
+    if ok is None:
+        torch._foreach_lerp_(means, new, 1 - momentum)
+    else:
+        torch._foreach_lerp_(means, new, [ok * (1 - momentum)] * len(means))
