@@ -29,9 +29,11 @@ def row(name: str, **columns: Mapping[Seed, float] | Sequence[float]) -> Row:
     return Row(name, {c: v if isinstance(v, Mapping) else dict(enumerate(v)) for c, v in columns.items()})
 
 
-def findings(arms: Sequence[Row], floors: Sequence[Row] = (), **more) -> Findings:
-    columns = list(dict.fromkeys(column for one in [*floors, *arms] for column in one.numbers))
-    return Findings(**{"title": "T", "question": "Q?", "columns": columns, "floors": floors, "arms": arms, **more})
+def findings(arms: Sequence[Row], baselines: Sequence[Row] = (), **more) -> Findings:
+    columns = list(dict.fromkeys(column for one in [*baselines, *arms] for column in one.numbers))
+    return Findings(
+        **{"title": "T", "question": "Q?", "columns": columns, "baselines": baselines, "arms": arms, **more}
+    )
 
 
 def table(text: str, heading: str) -> dict[str, dict[str, str]]:
@@ -115,36 +117,36 @@ def test_what_is_not_finite_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arms", "floors", "more", "message"),
+    ("arms", "baselines", "more", "message"),
     [
         ([row("a"), row("a")], [], {}, "a: named more than once"),
         ([row("a")], [row("a")], {}, "a: named more than once"),
         ([row("a")], [], {"columns": ["x", "x"]}, "x: named more than once"),
         ([row("a", x=[1])], [], {"columns": ["y"]}, "a has x; the columns are y"),
         ([row("a"), row("b")], [], {"reference": "c"}, "the reference c is no arm; choose one of: a, b"),
-        ([row("a")], [row(f"floor {i}") for i in range(27)], {}, "27 floors"),
+        ([row("a")], [row(f"baseline {i}") for i in range(27)], {}, "27 baselines"),
     ],
 )
-def test_findings_say_what_is_wrong(arms, floors, more, message: str) -> None:
+def test_findings_say_what_is_wrong(arms, baselines, more, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        findings(arms, floors, **more)
+        findings(arms, baselines, **more)
 
 
 def test_the_tables(tmp_path: Path) -> None:
-    floors = [row("untrained", J=[0.25, 0.26, 0.27]), row("mean colour", J={None: 0.393})]
+    baselines = [row("untrained", J=[0.25, 0.26, 0.27]), row("mean colour", J={None: 0.393})]
     dino = Row("DINO", {"J": {0: 0.40, 1: 0.41, 2: 0.42}}, 5400, {0: 60.0, 1: 62.0, 2: 70.0})
     arms = [dino, Row(WRAP, {"J": {0: 0.43, 1: 0.42, 2: 0.45}}, 5400, {0: 9.26}), row("random", J={1: 0.35})]
-    text = written(findings(arms, floors), tmp_path)
+    text = written(findings(arms, baselines), tmp_path)
     results = table(text, "Results")
-    assert list(results) == ["untrained (floor a)", "mean colour (floor b)", "DINO", WRAP, "random"]
+    assert list(results) == ["untrained (baseline a)", "mean colour (baseline b)", "DINO", WRAP, "random"]
     assert list(results["DINO"]) == ["J", "steps", "minutes"]
-    assert list(results["untrained (floor a)"].values()) == ["26.0 ± 1.0", "–", "–"]
-    assert list(results["mean colour (floor b)"].values()) == ["39.3", "–", "–"]
+    assert list(results["untrained (baseline a)"].values()) == ["26.0 ± 1.0", "–", "–"]
+    assert list(results["mean colour (baseline b)"].values()) == ["39.3", "–", "–"]
     assert list(results["DINO"].values()) == ["41.0 ± 1.0", "5,400", "64"]
     assert list(results[WRAP].values()) == ["**43.3 ± 1.5**", "5,400", "9.3"]
     assert list(results["random"].values()) == ["35.0 (n=1) †b", "–", "–"]
     assert "over the seeds 0, 1, 2" in text
-    assert "† The arm does not beat a floor: b, mean colour." in text
+    assert "† The arm does not beat a baseline: b, mean colour." in text
     assert table(text, "Difference to DINO") == {WRAP: {"J": "+2.3 ± 1.2, 3 of 3"}, "random": {"J": "-6.0, 0 of 1"}}
 
 
@@ -157,10 +159,10 @@ def test_another_reference(tmp_path: Path) -> None:
     ("arm", "mark"),
     [(0.5, ""), (0.4004, "†b"), (0.4, "†b"), (0.401, ""), (0.399, "†b"), (0.3, "†ab"), (0.1, "†ab")],
 )
-def test_an_arm_that_does_not_beat_a_floor_is_marked(tmp_path: Path, arm: float, mark: str) -> None:
+def test_an_arm_that_does_not_beat_a_baseline_is_marked(tmp_path: Path, arm: float, mark: str) -> None:
     """Equal is not above, and what is printed alike is equal."""
-    floors = [row("untrained", x=[0.3]), row("mean colour", x={None: 0.4}), row("raw patch", y={None: 0.9})]
-    text = written(findings([row("arm", x=[arm])], floors), tmp_path)
+    baselines = [row("untrained", x=[0.3]), row("mean colour", x={None: 0.4}), row("raw patch", y={None: 0.9})]
+    text = written(findings([row("arm", x=[arm])], baselines), tmp_path)
     assert table(text, "Results")["arm"]["x"] == f"{percent(arm)} {mark}".strip()
     assert ("†" in text) == bool(mark)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
@@ -169,11 +171,11 @@ def test_an_arm_that_does_not_beat_a_floor_is_marked(tmp_path: Path, arm: float,
 
 def test_the_best_arm_is_bold_and_so_is_its_equal(tmp_path: Path) -> None:
     arms = [row("a", x=[0.5, 0.6], y=[0.2]), row("b", x=[0.5501], z=[0.1]), row("c", x=[0.4], y=[0.3])]
-    results = table(written(findings(arms, [row("floor", x=[0.9], y=[0.1])]), tmp_path), "Results")
+    results = table(written(findings(arms, [row("colour", x=[0.9], y=[0.1])]), tmp_path), "Results")
     assert [results[name]["x"] for name in "abc"] == ["**55.0 ± 7.1** †a", "**55.0 (n=1)** †a", "40.0 (n=1) †a"]
     assert [results[name]["y"] for name in "abc"] == ["20.0 (n=1)", "–", "**30.0 (n=1)**"]
     assert results["b"]["z"] == "10.0 (n=1)"  # there is nothing to choose from
-    assert results["floor (floor a)"]["x"] == "90.0"
+    assert results["colour (baseline a)"]["x"] == "90.0"
 
 
 def test_one_seed_shows_no_spread_and_says_so(tmp_path: Path) -> None:

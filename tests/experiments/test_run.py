@@ -217,7 +217,7 @@ def test_a_result_that_is_lost_is_measured_again(folder: Path, undisturbed: Path
     before = json.loads(path.read_text())["metrics"]
     path.unlink()
     assert not is_done(job, study, undisturbed)
-    assert gathering.gather(study, jobs_of(study, {}), undisturbed, [], 1, "", "cpu").floors[0].numbers == {}
+    assert gathering.gather(study, jobs_of(study, {}), undisturbed, [], 1, "", "cpu").baselines[0].numbers == {}
     assert run_job(job, study, "", undisturbed, Place("cpu", 1)) == []
     assert json.loads(path.read_text())["metrics"] == before
 

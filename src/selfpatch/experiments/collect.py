@@ -66,7 +66,7 @@ def gather(
         title=study.title,
         question=study.question,
         columns=[column for m in study.evaluations for column in m.columns.values()],
-        floors=[row for row in rows if row.name not in trained],
+        baselines=[row for row in rows if row.name not in trained],
         arms=[row for row in rows if row.name in trained],
         curves=_curves(study, begun, out),
         sheets=[sheet] if sheet.is_file() else [],

@@ -52,7 +52,7 @@ class Difference(Spread):
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: an arm, or a floor to compare with.
+    """One line of the table: an arm, or a baseline to compare with.
 
     Attributes:
         numbers: column -> seed -> score in [0, 1]; what was not measured or is not finite is missing.
@@ -80,7 +80,7 @@ class Findings:
     Attributes:
         question: one or two sentences: which table of which paper this mirrors, and what it asks.
         columns: such as `CamVid linear mIoU`.
-        floors: what an arm has to beat: an untrained network, raw patches, mean colours.
+        baselines: what an arm has to beat: an untrained network, raw patches, mean colours.
         arms: what was trained.
         reference: the arm that the others are compared with; None: the first.
         curves: heading, such as `loss` or `DAVIS J&F, %` -> arm -> points (step, mean over seeds), drawn as they are.
@@ -90,14 +90,14 @@ class Findings:
         unfinished: jobs that are yet to be run.
 
     Raises:
-        ValueError: a name is there twice, there are more floors than letters, the reference is no arm, or a row has
+        ValueError: a name is there twice, there are more baselines than letters, the reference is no arm, or a row has
             numbers of a column that is not there.
     """
 
     title: str
     question: str
     columns: Sequence[str]
-    floors: Sequence[Row]
+    baselines: Sequence[Row]
     arms: Sequence[Row]
     curves: Mapping[str, Mapping[str, Sequence[Point]]] = field(default_factory=dict)
     sheets: Sequence[Path] = ()
@@ -107,12 +107,12 @@ class Findings:
     reference: str | None = None
 
     def __post_init__(self) -> None:
-        rows = [*self.floors, *self.arms]
+        rows = [*self.baselines, *self.arms]
         for names in (list(self.columns), [row.name for row in rows]):
             if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
                 raise ValueError(f"{', '.join(twice)}: named more than once; give every column and row its own name")
-        if len(self.floors) > 26:
-            raise ValueError(f"there are {len(self.floors)} floors; a letter marks each, so give at most 26")
+        if len(self.baselines) > 26:
+            raise ValueError(f"there are {len(self.baselines)} baselines; a letter marks each, so give at most 26")
         for row in rows:
             if unknown := [column for column in row.numbers if column not in self.columns]:
                 raise ValueError(f"{row.name} has {', '.join(unknown)}; the columns are {', '.join(self.columns)}")
@@ -136,12 +136,12 @@ class Findings:
         return {name for name, mean in means.items() if mean == max(means.values())} if len(means) > 1 else set()
 
     def not_beaten(self, arm: Row, column: str) -> list[int]:
-        """Places of the floors whose mean an arm's is not above, as they are printed."""
+        """Return the indices of the baselines whose printed mean the arm's is not above."""
         score = arm.score(column)
-        means = [floor.score(column) for floor in self.floors]
+        means = [baseline.score(column) for baseline in self.baselines]
         return [
-            place
-            for place, mean in enumerate(means)
+            index
+            for index, mean in enumerate(means)
             if score is not None and mean is not None and tenths(score.mean) <= tenths(mean.mean)
         ]
 

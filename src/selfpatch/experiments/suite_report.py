@@ -1,4 +1,4 @@
-"""What came of a suite of evaluations, as one page and as one text."""
+"""The report of a suite of evaluations, as one HTML page and as Markdown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selfpatch.visualization.markdown import markdown_page
 from selfpatch.visualization.report import MIME, Picture, Section, Table, Text, write_report
 
 MAX_PICTURES = 12
-"""Of an evaluation that the report shows."""
+"""Number of pictures of one evaluation that the report shows."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Entry:
     """One evaluation of a suite.
 
     Attributes:
-        number: its place in the list, from 1.
-        settings: all that its options have, those not given at their defaults.
+        number: position in the list, from 1.
+        settings: all settings of the evaluation, those not given at their defaults.
     """
 
     number: int
@@ -32,29 +32,34 @@ class Entry:
 
     @property
     def folder(self) -> str:
+        """Name of the folder of its results."""
         return f"{self.number}-{self.evaluation}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an entry: a result, or the sentence that says why there is none; neither: it is yet to be run."""
+    """State of an entry: a result, an error, or neither if it was not run yet.
+
+    Attributes:
+        error: the sentence that says why there is no result.
+        was_done: the result is that of an earlier run of the suite.
+    """
 
     entry: Entry
     result: Result | None = None
     error: str | None = None
     was_done: bool = False
-    """It had been done before, and was not run again."""
 
 
 def write_reports(outcomes: Sequence[Outcome], out: Path, title: str) -> None:
-    """`report.html`, a page that needs no other file, and `report.md`, which shows the pictures where they lie."""
+    """Write `report.html`, a page that needs no other file, and `report.md`, which links the pictures."""
     sections = [Section("Summary", [_summary(outcomes)]), *(_section(outcome, out) for outcome in outcomes)]
     write_report(out / "report.html", title, sections)
     write_atomically(out / "report.md", markdown_page(title, sections, out))
 
 
 def _summary(outcomes: Sequence[Outcome]) -> Table:
-    """Every number that is to be quoted."""
+    """Return the table of every metric of every evaluation."""
     rows: list[tuple[str, str, float | None]] = []
     for outcome in outcomes:
         name = outcome.entry.folder
@@ -76,7 +81,7 @@ def _section(outcome: Outcome, out: Path) -> Section:
         blocks.append(Table(columns, [[row.get(column) for column in columns] for row in result.rows]))
     if result.metrics:
         blocks.append(Table(("metric", "value"), [(name, float(value)) for name, value in result.metrics.items()]))
-    blocks += [Text(line) for line in _origins(result)]
+    blocks += _origins(result)
     paths = [out / entry.folder / name for name in result.pictures]
     shown = [path for path in paths if path.suffix.lower() in MIME and path.is_file()][:MAX_PICTURES]
     blocks += [Picture(path, path.stem) for path in shown]
@@ -85,13 +90,13 @@ def _section(outcome: Outcome, out: Path) -> Section:
     return Section(heading, blocks)
 
 
-def _origins(result: Result) -> list[str]:
-    """What the numbers come from, a line a kind."""
+def _origins(result: Result) -> list[Text]:
+    """Return where the numbers come from: settings, weights, versions and time."""
     weights = result.weights
-    kinds: dict[str, Mapping[str, Any]] = {
+    origins: dict[str, Mapping[str, Any]] = {
         "Settings": result.settings,
         "Weights": {} if weights is None else {"from": weights.source, "sha256": weights.sha256},
         "Versions": {**result.versions, "device": result.device},
         "Took": {unit: f"{value:.4g}" for unit, value in result.costs.items()},
     }
-    return [f"{kind}: {', '.join(f'{k} {v}' for k, v in values.items())}" for kind, values in kinds.items() if values]
+    return [Text(f"{name}: {', '.join(f'{k} {v}' for k, v in of.items())}") for name, of in origins.items() if of]

@@ -1,4 +1,4 @@
-"""What a run says of itself: a few lines before, a table after, a page to keep."""
+"""The report of a run: a table for the terminal and a page to keep."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ MEASURES = {
     "knn_top1": "k-NN top-1, leave one out",
     "patch_knn_top1": "k-NN top-1 of the mean patch",
 }
-"""What `monitoring.OnlineEvaluator` records, in words."""
+"""Metrics of `online_eval.OnlineEvaluator` in words."""
+SETTINGS = ("data", "recipe", "method", "objective", "model", "patch_size", "init", "epochs", "batch_size", "seed")
+"""Settings that the page lists."""
 
 
 def measured(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
-    """What a run measured of itself, in percent: mean patch colour, the network at the start, trained."""
+    """Return each metric in words and in percent: of mean patch colours, at the start, and trained."""
     first = next((row for row in rows if row["step"] == 0), {})
     lines = []
     for name, words in MEASURES.items():
         last = next((row for row in reversed(rows) if row["step"] > 0 and row.get(name) is not None), None)
         if last is not None:
             values = (first.get(f"{name}_mean_colour"), first.get(name), last[name])
-            floor, untrained, trained = ("" if value is None else f"{100 * value:.1f}" for value in values)
-            lines.append((words, floor, untrained, trained))
+            baseline, untrained, trained = ("" if value is None else f"{100 * value:.1f}" for value in values)
+            lines.append((words, baseline, untrained, trained))
     return lines
 
 
@@ -39,7 +41,7 @@ def _columns(run: RunDirectory) -> tuple[str, ...]:
 
 
 def measured_table(run: RunDirectory) -> Table | None:
-    """`measured` for the terminal; None where nothing was measured."""
+    """Return `measured` for the terminal, or None if nothing was measured."""
     lines = measured(read_metrics(run.path))
     if not lines:
         return None
@@ -50,17 +52,29 @@ def measured_table(run: RunDirectory) -> Table | None:
 
 
 def write_run_report(run: RunDirectory, losses: Sequence[str]) -> Path:
-    """Writes `report.html`: the table, the curves of these losses and of all meters, the sheet of before and after."""
+    """Write `report.html`: the metrics, the curves of all meters, the sheet of before and after, and the settings.
+
+    Args:
+        run: the run.
+        losses: names of the losses in its metrics.
+
+    Returns:
+        The path of the page.
+    """
     rows = read_metrics(run.path)
     sections = []
     if lines := measured(rows):
         sections.append(html.Section("Measured", [html.Table(_columns(run), lines)]))
     groups = {"Losses": losses, "Collapse meters": ["entropy", "mean_entropy", "max_entropy"]}
     groups |= {"Feature rank": ["effective_rank", "patch_rank"], "On held-out images": list(MEASURES)}
+    groups |= {"Learning rate": ["lr"], "Speed": ["images_per_second"]}
     for heading, names in groups.items():
         curves = {name: points for name in names if (points := points_of(rows, name))}
         if curves:
             sections.append(html.Section(heading, [html.Curves(curves)]))
     if (sheet := run.pictures / "before-and-after.png").is_file():
         sections.append(html.Section("Patch features", [html.Picture(sheet)]))
+    settings = [(name, str(value)) for name in SETTINGS if (value := run.settings.get(name)) is not None]
+    hint = html.Text("All settings are in config.yaml.")
+    sections.append(html.Section("Settings", [html.Table(("setting", "value"), settings), hint]))
     return html.write_report(run.path / "report.html", run.path.name, sections)
