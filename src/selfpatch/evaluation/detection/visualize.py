@@ -1,4 +1,4 @@
-"""Pictures of what was found: boxes, masks and classes over the image."""
+"""Pictures of detections: boxes, masks and classes over the image."""
 
 from __future__ import annotations
 
@@ -8,53 +8,53 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageDraw
 
+from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.detection.dataset import Split
 from selfpatch.evaluation.detection.masks import to_pixels
 from selfpatch.evaluation.detection.predictions import Row, rows_by_image
+from selfpatch.evaluation.pictures import save_picture
+from selfpatch.visualization.layout import SERIES
 
-LEAST_SCORE = 0.5
-COLOURS = ((230, 60, 60), (60, 140, 240), (60, 190, 90), (240, 170, 40), (170, 90, 220), (40, 190, 200))
-"""By label, over and over."""
+MIN_SCORE = 0.5
 
 
 def save_pictures(out: Path, split: Split, boxes: Sequence[Row], masks: Sequence[Row], count: int) -> list[str]:
-    """Draws so many images of a split, evenly spread, with what is found in them at a score of at least 1/2.
+    """Draw evenly spread images of a split with their detections of a score of at least 1/2.
 
     Args:
         out: folder; the pictures lie in its folder pictures.
-        boxes, masks: rows as `detect_all` gives them.
+        split: the images.
+        boxes: rows of boxes as `detect_all` gives them.
+        masks: rows of masks in the same order.
+        count: number of images.
 
     Returns:
-        Their paths, relative to `out`.
+        The paths relative to `out`.
     """
-    chosen = np.linspace(0, len(split.images) - 1, min(count, len(split.images))).round().astype(int)
     found, outlined = rows_by_image(boxes), rows_by_image(masks)
     written = []
-    for image in (split.images[number] for number in chosen):
+    for index in evenly_spread(np.arange(len(split.images)), count):
+        image = split.images[index]
         picture = draw_found(image.read(), split, found.get(image.id, []), outlined.get(image.id, []))
-        relative = f"pictures/{PurePosixPath(image.name).with_suffix('').as_posix().replace('/', '_')}.jpg"
-        (out / "pictures").mkdir(parents=True, exist_ok=True)
-        picture.save(out / relative, quality=90)
-        written.append(relative)
+        name = PurePosixPath(image.name).with_suffix("").as_posix().replace("/", "_")
+        written.append(save_picture(out, name, picture))
     return written
 
 
 def draw_found(image: Image.Image, split: Split, boxes: Sequence[Row], masks: Sequence[Row]) -> Image.Image:
-    """One image with what is found in it, rows of boxes and of masks in the same order."""
+    """Draw the detections of one image; rows of boxes and of masks are in the same order."""
     labels = {category: label for label, category in enumerate(split.category_ids)}
-    sure = [(box, mask) for box, mask in zip(boxes, masks, strict=True) if box["score"] >= LEAST_SCORE]
-    shades = [COLOURS[labels[box["category_id"]] % len(COLOURS)] for box, _ in sure]
+    sure = [(box, mask) for box, mask in zip(boxes, masks, strict=True) if box["score"] >= MIN_SCORE]
+    colours = [SERIES[labels[box["category_id"]] % len(SERIES)] for box, _ in sure]
     pixels = np.array(image, np.float32)
     inside = to_pixels([mask["segmentation"] for _, mask in sure], image.height, image.width).astype(bool)
-    for mask, shade in zip(inside, shades, strict=True):
-        pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(shade, np.float32)
+    for mask, colour in zip(inside, colours, strict=True):
+        pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour, np.float32)
     picture = Image.fromarray(pixels.round().astype(np.uint8))
-    pen = ImageDraw.Draw(picture)
-    for (box, _), shade in zip(sure, shades, strict=True):
+    draw = ImageDraw.Draw(picture)
+    for (box, _), colour in zip(sure, colours, strict=True):
         left, top, width, height = box["bbox"]
-        pen.rectangle((left, top, left + width, top + height), outline=shade, width=2)
-        name = split.category_names[labels[box["category_id"]]]
-        pen.text(
-            (left + 3, top + 2), f"{name} {box['score']:.2f}", fill=(255, 255, 255), stroke_width=1, stroke_fill=shade
-        )
+        draw.rectangle((left, top, left + width, top + height), outline=colour, width=2)
+        text = f"{split.category_names[labels[box['category_id']]]} {box['score']:.2f}"
+        draw.text((left + 4, top + 3), text, (255, 255, 255), font_size=14, stroke_width=2, stroke_fill=colour)
     return picture

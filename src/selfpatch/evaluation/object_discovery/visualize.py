@@ -1,4 +1,4 @@
-"""Pictures of discovered objects: true boxes in white, each method's box in its colour."""
+"""Pictures of discovered objects: the true boxes in white, the box of each method in its colour."""
 
 from __future__ import annotations
 
@@ -6,25 +6,22 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torchvision.transforms import functional as tvf
 
 from selfpatch.evaluation.object_discovery.dataset import Box
-from selfpatch.ops.images import in_unit_range
+from selfpatch.visualization.layout import to_image
 
 TRUTH = (255, 255, 255)
-COLOURS = {"lost": (230, 60, 40), "tokencut": (30, 140, 250), "attention": (250, 190, 20)}
+COLOURS = {"lost": (230, 75, 53), "tokencut": (30, 140, 250), "attention": (250, 190, 20)}
 
 
 def draw_boxes(pixels: Tensor, truth: Sequence[Box], found: Mapping[str, Box]) -> Image.Image:
-    """Draw the boxes into an image [C, H, W], and the methods' names in their colours into its corner."""
-    channels = [0, 1, 2] if len(pixels) >= 3 else [0, 0, 0]
-    picture = tvf.to_pil_image(in_unit_range(pixels)[channels].clamp(0, 1))
+    """Draw the boxes over the image [C, H, W], with the names of the methods in the corner in their colours."""
+    picture = to_image(pixels)
     draw = ImageDraw.Draw(picture)
     for box in truth:
         _outline(draw, box, TRUTH, width=1)
-    for method, box in found.items():
+    for line, (method, box) in enumerate(found.items()):
         _outline(draw, box, COLOURS[method], width=3)
-    for line, method in enumerate(found):
         draw.text((8, 6 + 20 * line), method, COLOURS[method], font_size=16, stroke_width=2, stroke_fill=(0, 0, 0))
     return picture
 

@@ -1,5 +1,4 @@
-"""Pictures of what was segmented: an image, its labels and the prediction side by side, a few images below each
-other."""
+"""Pictures of segmentations: image, labels and prediction side by side, one row for each image."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.segmentation.dataset import IGNORE
 
 WIDTH, GAP, OPACITY = 320, 8, 0.6
@@ -16,7 +16,7 @@ FILE = "pictures/segments.png"
 
 
 def _palette() -> np.ndarray:
-    """[256, 3] uint8: hues a golden ratio of the circle apart, at three lightnesses in turn; void is black."""
+    """Return colours [256, 3] uint8: hues a golden ratio of the circle apart, in three lightnesses; void is black."""
     number = np.arange(256)
     hsv = np.stack([number * 0.618034 % 1 * 255, 255 - number % 2 * 90, 255 - number // 2 % 3 * 60], axis=1)
     colours = np.array(Image.fromarray(hsv[None].astype(np.uint8), "HSV").convert("RGB"))[0]
@@ -28,29 +28,36 @@ PALETTE = _palette()
 
 
 class OverlaySheet:
-    """Collects evenly spread images while a set is worked through.
+    """Evenly spread images of a set, collected while it is worked through.
 
     Args:
-        num_images: of the set.
-        rows: images to show.
+        num_images: number of images of the set.
+        rows: number of images to show.
     """
 
     def __init__(self, num_images: int, rows: int) -> None:
-        self._chosen = {int(i) for i in np.linspace(0, num_images - 1, min(rows, num_images)).round()}
+        self._chosen = set(evenly_spread(np.arange(num_images), rows).tolist())
         self._rows: list[list[Image.Image]] = []
 
     def wants(self, i: int) -> bool:
+        """Return whether the image of this index is to be added."""
         return i in self._chosen
 
     def add(self, image: Image.Image, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """image: RGB; truth, prediction: [h, w] class numbers of any size. Void stays void in the prediction."""
+        """Add one row. Void stays void in the prediction.
+
+        Args:
+            image: RGB image.
+            truth: [h, w] class numbers, of any size.
+            prediction: [h, w] class numbers, as large as `truth`.
+        """
         size = WIDTH, min(MAX_HEIGHT, max(1, round(image.height * WIDTH / image.width)))
         small = image.resize(size, Image.Resampling.BICUBIC)
         shown = np.where(truth == IGNORE, IGNORE, prediction)
         self._rows.append([small, _overlay(small, truth), _overlay(small, shown)])
 
     def save(self, out: str | Path | None) -> list[str]:
-        """Writes the sheet below the folder; its path there, or nothing where there is no picture."""
+        """Write the sheet below a folder, and return its path there; nothing if there is no picture."""
         if out is None or not self._rows:
             return []
         heights = [row[0].height for row in self._rows]
@@ -67,7 +74,7 @@ class OverlaySheet:
 
 
 def _overlay(image: Image.Image, classes: np.ndarray) -> Image.Image:
-    # Above 255 classes colours come round again; the number of void keeps its own.
+    # Above 255 classes the colours repeat; the number of void keeps its own.
     numbers = np.where(classes > IGNORE, classes % IGNORE, classes).astype(np.uint8)
     colours = PALETTE[np.asarray(Image.fromarray(numbers).resize(image.size, Image.Resampling.NEAREST))]
     return Image.fromarray((OPACITY * colours + (1 - OPACITY) * np.asarray(image)).round().astype(np.uint8))

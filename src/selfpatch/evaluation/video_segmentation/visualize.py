@@ -1,51 +1,46 @@
-"""Strips of a few frames per clip with the masks laid over them."""
+"""Masks over their frames, as one strip of a few frames of a clip."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
 
+from selfpatch.data.images import evenly_spread
+from selfpatch.evaluation.pictures import scaled_to_height, side_by_side
 from selfpatch.evaluation.video_segmentation.dataset import PALETTE
 
 HEIGHT = 240
-"""Height of the strip in pixels."""
-FRAMES = 5
+"""Height of the strip, in pixels."""
+NUM_FRAMES = 5
 OPACITY = 0.55
 
 
 class OverlayStrip:
-    """Strip of evenly spaced frames, collected while a clip is processed.
+    """Evenly spaced frames of a clip, collected while it is worked through.
 
     Args:
         num_frames: number of frames of the clip.
     """
 
     def __init__(self, num_frames: int) -> None:
-        self._chosen = {int(i) for i in np.linspace(0, num_frames - 1, FRAMES).round()}
+        self._chosen = set(evenly_spread(np.arange(num_frames), NUM_FRAMES).tolist())
         self._panels: list[Image.Image] = []
 
     def wants(self, frame: int) -> bool:
-        """Return whether the frame of this index belongs to the strip."""
+        """Return whether the frame of this index is to be added."""
         return frame in self._chosen
 
     def add(self, image: Image.Image, mask: np.ndarray) -> None:
-        """Add an RGB image with its mask, uint8 [H, W] object numbers of the same size."""
-        panel = overlay(image, mask)
-        width = max(1, round(panel.width * HEIGHT / panel.height))
-        self._panels.append(panel.resize((width, HEIGHT), Image.Resampling.BICUBIC))
+        """Add an RGB frame and its mask, uint8 [H, W] object numbers of the same size."""
+        self._panels.append(scaled_to_height(overlay(image, mask), HEIGHT))
 
     def picture(self) -> Image.Image:
-        """Return the collected frames side by side."""
-        strip = Image.new("RGB", (sum(panel.width for panel in self._panels), HEIGHT))
-        left = 0
-        for panel in self._panels:
-            strip.paste(panel, (left, 0))
-            left += panel.width
-        return strip
+        """Return the strip."""
+        return side_by_side(self._panels)
 
 
 def overlay(image: Image.Image, mask: np.ndarray) -> Image.Image:
-    """Return the image tinted with the objects' colours; the background stays as it is."""
+    """Lay the colours of the objects over the image; the background stays as it is."""
     pixels = np.asarray(image, np.float32)
     tinted = (1 - OPACITY) * pixels + OPACITY * PALETTE[mask]
     return Image.fromarray(np.where(mask[..., None] > 0, tinted, pixels).round().astype(np.uint8))
