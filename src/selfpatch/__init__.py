@@ -1,4 +1,4 @@
-"""Pre-training of vision transformers without labels, for good patch features, and every evaluation that shows it."""
+"""Self-supervised pre-training of vision backbones with good patch features, and the evaluations that measure them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,32 @@ __version__ = "0.1.0"
 __all__ = ["compare", "evaluate", "evaluate_suite", "export", "load", "pretrain", "resume", "run_study", "show"]
 
 if TYPE_CHECKING:
-    from selfpatch.api.evaluate import compare, evaluate, load
+    from selfpatch.api.encoder import load
+    from selfpatch.api.evaluate import compare, evaluate
     from selfpatch.api.export import export
     from selfpatch.api.pretrain import pretrain, resume
     from selfpatch.api.show import show
     from selfpatch.experiments.run import run_study
     from selfpatch.experiments.suite import evaluate_suite
 
-_FROM = dict.fromkeys(["pretrain", "resume"], "selfpatch.api.pretrain")
-_FROM |= dict.fromkeys(["compare", "evaluate", "load"], "selfpatch.api.evaluate")
-_FROM |= {
-    "export": "selfpatch.api.export",
-    "show": "selfpatch.api.show",
+_MODULES = {
+    "compare": "selfpatch.api.evaluate",
+    "evaluate": "selfpatch.api.evaluate",
     "evaluate_suite": "selfpatch.experiments.suite",
+    "export": "selfpatch.api.export",
+    "load": "selfpatch.api.encoder",
+    "pretrain": "selfpatch.api.pretrain",
+    "resume": "selfpatch.api.pretrain",
     "run_study": "selfpatch.experiments.run",
+    "show": "selfpatch.api.show",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FROM:  # torch and timm take seconds to import: only when something is asked for
-        return getattr(importlib.import_module(_FROM[name]), name)
+    if name in _MODULES:  # torch and timm take seconds to import, so that they are imported on first use only
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'selfpatch' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

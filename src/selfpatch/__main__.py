@@ -1,3 +1,5 @@
+"""Run the command line: `python -m selfpatch COMMAND`."""
+
 from selfpatch.cli.main import main
 
 if __name__ == "__main__":

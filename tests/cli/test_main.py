@@ -296,7 +296,7 @@ OPTIONS = {
     "evaluate davis": f"""{NETWORK} data out results resolution radius topk context-frames temperature std max-memory
         year sequences""",
     "evaluate knn": f"{NETWORK} data out ks temperature resize crop encode-batch",
-    "evaluate correspond": f"""{NETWORK} data out preset facet block stride resolution shape sampling places alphas
+    "evaluate correspond": f"""{NETWORK} data out preset facet depth block stride resolution shape sampling places alphas
         threshold split layout categories max-pictures""",
     "evaluate detect": f"""{NETWORK} data out preset train-split test-split limit negatives pyramid blocks heads
         width anchor-scale proposals rois augmentation short-sides long-side batch-size epochs decay-at
@@ -304,7 +304,7 @@ OPTIONS = {
     "evaluate discover": f"""{NETWORK} data out methods facet block num-patches tau mass head split
         image-list hard max-pictures""",
     "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr
-        warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing resize
+        warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing head-std resize
         crop precision seed per-class encode-batch workers""",
     "evaluate linear": f"""{NETWORK} data out preset labels blocks mean-patch crops lrs epochs batch-size
         held-out resize crop precision seed per-class encode-batch workers""",

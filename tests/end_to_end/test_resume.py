@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from selfpatch.api.pretrain import Interrupted, pretrain, resume
+from selfpatch.api.interrupted import Interrupted
+from selfpatch.api.pretrain import pretrain, resume
 from selfpatch.training import trainer as pretraining
 from selfpatch.training.trainer import StepOutcome, training_step
 from tests.helpers.command_line import TINY, command, differences, environment, final_state, run, write_photos

@@ -104,7 +104,7 @@ def test_each_architecture_has_an_untrained_floor_of_its_own(tmp_path: Path) -> 
         ({"evaluations": [{"davis": {"data": "davis"}}]}, "evaluations, entry 1: give columns"),
         (
             {"evaluations": [{"davis": {"data": "davis", "size": 3}, "columns": {"J": "J"}}]},
-            "davis has no setting 'size'",
+            "davis.size is not a setting",
         ),
         ({"evaluations": [{"davis": {"data": "away"}, "columns": {"J": "J"}}]}, "entry 1: there is no .*away"),
         ({"evaluations": 2 * PLAN["evaluations"]}, "the column 'J&F' is no text or there twice"),

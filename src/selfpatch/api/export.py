@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selfpatch.api.pretrain import console
+from selfpatch.api.encoder import console
 from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.checkpoints.export.export import export as export_encoder
 from selfpatch.checkpoints.load import load_encoder
@@ -13,16 +13,16 @@ from selfpatch.models.encoder import BranchEncoder
 
 
 def export(
-    weights: str | BranchEncoder, to: str, out: str | Path, *, size: int | None = None, **options: Any
+    weights: str | BranchEncoder, to: str, out: str | Path, *, size: int | None = None, **load_options: Any
 ) -> list[Path]:
-    """Writes a network as timm, transformers or onnxruntime load it, or as one file of ours, checked by loading it.
+    """Write a network for timm, transformers or onnxruntime, or as one safetensors file, and check it by loading it.
 
     Args:
-        weights: as `load` takes them, but for baselines and `untrained:`; or an encoder.
+        weights: weights as `selfpatch.load` takes them, without baselines and `untrained:`; or an encoder.
         to: timm, safetensors, hf or onnx.
-        out: a folder that is new or empty.
-        size: of the images, for onnx, which then takes no others.
-        options: fields of `LoadConfig`.
+        out: folder, new or empty.
+        size: side of the images in pixels (onnx only), which then takes no others.
+        load_options: fields of `checkpoints.config.LoadConfig`, e.g. `side="student"`.
 
     Returns:
         The files; README.txt, the last, says how to load them and where features agree.
@@ -31,6 +31,6 @@ def export(
         ValueError: weights cannot be read, or the format has no such network.
     """
     if isinstance(weights, str):
-        weights, report = load_encoder(weights, LoadConfig(**options))
+        weights, report = load_encoder(weights, LoadConfig(**load_options))
         console.print(str(report), highlight=False, soft_wrap=True)
     return export_encoder(weights, to, out, size=size)

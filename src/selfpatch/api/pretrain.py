@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
-from selfpatch.api.evaluate import untrained_encoder
+from selfpatch.api.encoder import console, untrained_encoder
+from selfpatch.api.interrupted import Interrupted
 from selfpatch.checkpoints.load import LoadReport
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.checkpoints.state import export_state, write_safetensors
@@ -35,8 +35,6 @@ from selfpatch.training.online_eval import teacher_encoder
 from selfpatch.training.optim import Schedule
 from selfpatch.training.report import measured_table, write_run_report
 from selfpatch.training.trainer import StudentTeacher, train
-
-console = Console()
 
 
 def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
@@ -103,14 +101,6 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
     else:
         student_teacher, _ = make_student_teacher(config, backbone_config_from_dict(checkpoint["shape"]))
     return _train(run, config, data, student_teacher, started)
-
-
-class Interrupted(Exception):
-    """A signal stopped the run after a checkpoint."""
-
-    def __init__(self, run: Path, signal_number: int) -> None:
-        super().__init__(f"stopped and saved; go on with: selfpatch resume {run}")
-        self.signal_number = signal_number
 
 
 def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfpatch.api.evaluate import load, make_folder
+from selfpatch.api.encoder import load
+from selfpatch.config.schema import override
+from selfpatch.core.atomic_io import make_folder
 from selfpatch.core.types import Encoder
 from selfpatch.visualization.config import ShowConfig
 from selfpatch.visualization.show import show as draw_pictures
@@ -16,28 +18,33 @@ def show(
     weights: str | Encoder,
     images: Sequence[str | Path],
     out: str | Path,
+    config: ShowConfig | None = None,
     *,
     queries: Sequence[tuple[float, float]] | None = None,
     device: str = "auto",
+    load_options: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> list[Path]:
-    """Draw, for each image, its patch features and what some of its patches resemble.
+    """Draw each image's patch features, and for some patches the similar ones and the positives that are picked.
 
     Args:
-        weights: an encoder, or weights as `load` takes them.
+        weights: weights as `selfpatch.load` takes them, or an encoder.
         images: image files.
         out: folder for the pictures.
-        queries: points (x, y) as fractions of width and height. If None, four patches that differ and lie apart.
-        device: device on which weights are loaded, such as `cpu` or `cuda:0`.
-        settings: those of `ShowConfig`, such as `resolution=480`.
+        config: resolution, and how positives are picked; if None, the defaults.
+        queries: points (x, y) whose patches are compared, as fractions of width and height; if None, four patches that
+            differ and lie apart.
+        device: as `selfpatch.load` takes it.
+        load_options: options of `selfpatch.load`.
+        settings: fields of `ShowConfig`, in place of those of `config`.
 
     Returns:
-        The files written, in the order of `images`.
+        The pictures, in the order of `images`.
 
     Raises:
-        ValueError: a setting is out of range, or the weights or an image cannot be read.
+        ValueError: weights or an image cannot be read, or a setting is unknown or out of range.
     """
-    config = ShowConfig(**settings)
+    config = override(config or ShowConfig(), settings)
     make_folder(out)
-    encoder = load(weights, device=device) if isinstance(weights, str) else weights
+    encoder = load(weights, device=device, **(load_options or {})) if isinstance(weights, str) else weights
     return draw_pictures(encoder, images, out, config, queries=queries)

@@ -1,0 +1,1 @@
+"""Command line: one module for each command, which parses options, calls the Python function and prints."""

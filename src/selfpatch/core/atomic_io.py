@@ -55,3 +55,15 @@ def clear_error(path: Path) -> Iterator[None]:
     except OSError as error:
         advice = "what was written before is intact; make room and try again, a run with `selfpatch resume`"
         raise OSError(error.errno, f"cannot write {path} ({error.strerror}); {advice}") from error
+
+
+def make_folder(out: str | Path) -> None:
+    """Create an output folder before the work begins, so that failures surface early.
+
+    Raises:
+        ValueError: the folder cannot be made.
+    """
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {out} ({error.strerror}); name another folder with --out") from None

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
+from selfpatch.evaluation.config import EvaluationConfig
+
 Preset = TypeVar("Preset")
 
 
@@ -43,6 +45,27 @@ def describe_presets(presets: Mapping[str, Any]) -> str:
             rows.append([setting, *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def preset_tables(config: type[EvaluationConfig], name: str) -> str:
+    """Return how the presets of an evaluation, or of each of its variants, differ.
+
+    Args:
+        config: settings class of the evaluation.
+        name: name of the evaluation.
+
+    Raises:
+        ValueError: the evaluation has no presets.
+    """
+    variants = {"": config} if config.variants is None else config.variants[1]
+    tables = [
+        f"{variant}\n{describe_presets({p: cls.from_settings({'preset': p}) for p in cls.presets})}".strip()
+        for variant, cls in variants.items()
+        if cls.presets
+    ]
+    if not tables:
+        raise ValueError(f"{name} has no presets; its defaults are the published protocol")
+    return "\n\n".join(tables)
 
 
 def _cell(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from selfpatch.api import evaluate as measuring
+from selfpatch.api.encoder import open_encoder
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.core.machine import current_versions, device_name
 from selfpatch.data.images import evenly_spread, load_images
@@ -159,7 +159,7 @@ def draw_sheet(study: Study, jobs: Sequence[Job], out: Path, device: str) -> Non
     if not runs or study.pictures is None:
         return
     networks = {"untrained": f"untrained:{next(iter(runs.values()))}", **runs}
-    encoders = {name: measuring.open_encoder(weights, device)[0] for name, weights in networks.items()}
+    encoders = {name: open_encoder(weights, device)[0] for name, weights in networks.items()}
     unit = math.lcm(*(encoder.patch_size for encoder in encoders.values()))
     side = unit * max(1, round(SHEET_SIDE / unit))
     index = ImageIndex.open(study.pictures)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selfpatch.api import evaluate as measuring
+from selfpatch.api.encoder import open_encoder
 from selfpatch.api.pretrain import pretrain, resume
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.run import RunConfig
@@ -31,6 +31,7 @@ from selfpatch.experiments.spec import UNTRAINED, Arm, Measurement, Study
 from selfpatch.experiments.suite import as_json, asked_of, differences, evaluate_entries
 from selfpatch.experiments.suite_report import Outcome
 from selfpatch.training.factory import make_student_teacher
+from selfpatch.training.online_eval import teacher_encoder
 
 WHERE_AND_HOW = ("data", "out", "device")
 """Settings of a run that may differ when a study goes on."""
@@ -43,7 +44,7 @@ class Job:
     seed: None: nothing in it is random.
     folder: its name.
     config: of the network; None: a baseline without one.
-    baseline: as `measuring.load` takes it.
+    baseline: as `selfpatch.load` takes it.
     trained: else the network stays as it is when its training begins.
     data: what it is trained on, by the study's names.
     """
@@ -214,15 +215,15 @@ def is_trained(run: Path) -> bool:
 
 def _open(job: Job, run: Path, device: str) -> tuple[Encoder, Provenance | None]:
     if job.trained:
-        return measuring.open_encoder(str(run), device)
+        return open_encoder(str(run), device)
     if job.config is None:
-        return measuring.open_encoder(job.baseline, device)
+        return open_encoder(job.baseline, device)
     return _untrained(job.config, device)
 
 
 def _untrained(config: RunConfig, device: str) -> tuple[Encoder, Provenance]:
     student_teacher, _ = make_student_teacher(config)
-    encoder = measuring.teacher_encoder(student_teacher).eval()
+    encoder = teacher_encoder(student_teacher).eval()
     return encoder.to(distributed.start(device)), Provenance(UNTRAINED, network_sha256(encoder))
 
 
@@ -231,7 +232,7 @@ def _stages(job: Job, run: Path, device: str) -> Iterator[tuple[int, tuple[Encod
     assert job.config is not None
     yield 0, _untrained(job.config, device)
     for step, path in RunDirectory.open(run).checkpoints.kept():
-        yield step, measuring.open_encoder(str(path), device)
+        yield step, open_encoder(str(path), device)
 
 
 def _evaluate(

@@ -23,9 +23,8 @@ from pathlib import Path
 
 import torch
 
-from selfpatch.api.evaluate import make_folder
-from selfpatch.api.pretrain import Interrupted
-from selfpatch.core.atomic_io import write_atomically
+from selfpatch.api.interrupted import Interrupted
+from selfpatch.core.atomic_io import make_folder, write_atomically
 from selfpatch.core.distributed import find_device
 from selfpatch.experiments.collect import draw_sheet, gather
 from selfpatch.experiments.jobs import Job, Place, is_done, jobs_of, run_job

@@ -36,7 +36,7 @@ from typing import Annotated, Any
 
 from annotated_types import MinLen
 
-from selfpatch.api.evaluate import BASELINES
+from selfpatch.api.encoder import BASELINES
 from selfpatch.config.parsing import parse_yaml
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
@@ -85,7 +85,7 @@ class Study:
     """Attributes:
     pretrain: what is trained on, by the names that the file gives.
     reference: the arm that the others are compared with.
-    floors: UNTRAINED, or baselines as `measuring.load` takes them.
+    floors: UNTRAINED, or baselines as `selfpatch.load` takes them.
     over_time: measured of the checkpoints that are kept.
     pictures: images for the sheet of patch features.
     """

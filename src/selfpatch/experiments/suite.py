@@ -26,7 +26,8 @@ from typing import Any, get_type_hints
 import yaml
 from torch import Tensor, nn
 
-from selfpatch.api import evaluate as measuring
+from selfpatch.api.encoder import open_network_or_baseline
+from selfpatch.api.evaluate import measure
 from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.cli.options import EVALUATIONS
 from selfpatch.cli.options.weights import EvaluationOptions
@@ -57,7 +58,7 @@ def evaluate_suite(
 
     Args:
         suite: the file, see above.
-        weights, device, patch_size, load_options: as `measuring.evaluate` takes them.
+        weights, device, patch_size, load_options: as `api.evaluate` takes them.
         out: folder; None: evaluations/SUITE-WEIGHTS.
         tell: called with each outcome when it is known.
         progress: called as an evaluation calls it.
@@ -70,7 +71,7 @@ def evaluate_suite(
             before the first evaluation runs.
     """
     entries = read_suite(suite)
-    encoder, record = measuring.open_network_or_baseline(weights, device, patch_size, load_options)
+    encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
     if out is None:
         source = "encoder" if record is None else record.source
         out = Path("evaluations") / f"{Path(suite).stem}-{_file_name(source)}"
@@ -94,13 +95,13 @@ def evaluate_entries(
 
     Args:
         entries: as `read_suite` gives them.
-        encoder, record: as `measuring.open_encoder` gives them.
+        encoder, record: as `api.open_encoder` gives them.
         out: folder of the suite.
         reading: how the weights were read, which tells results apart as the weights do.
     """
 
     def run(name: str, data: str, folder: Path, settings: Mapping[str, Any]) -> Result:
-        return measuring.measure(name, encoder, record, data, out=folder, progress=progress, **settings)
+        return measure(name, encoder, record, data, out=folder, progress=progress, **settings)
 
     title = f"Evaluation of {'encoder' if record is None else record.source}"
     outcomes = []

@@ -3,41 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from selfpatch.cli.network import NetworkOptions
+from selfpatch.config.schema import plain
 
 if TYPE_CHECKING:
     from selfpatch.evaluation.result import Result
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightsOptions:
-    """Which network, and how it is read."""
-
-    weights: str | None = None
-    """A run directory, a released checkpoint, a .safetensors file, or timm:NAME; what measures or draws also takes
-    untrained:RUN, baseline:mean-colour:P and baseline:raw-patch:P, P being the side of a patch, to compare with."""
-    side: Literal["teacher", "student"] = "teacher"
-    num_heads: int | None = None
-    """Attention heads, which a checkpoint does not tell; None: width / 64."""
-    position_embedding: Literal["released", "size"] | None = None
-    """How position embeddings are interpolated; None: as the weights were trained."""
-    allow_partial: bool = False
-    """Use weights that leave parts of the network as initialised."""
-
-    def named_weights(self) -> str:
-        if self.weights is None:
-            raise ValueError("no weights were named; give --weights with a run directory, a checkpoint or timm:NAME")
-        return self.weights
-
-    def load_options(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("side", "num_heads", "position_embedding", "allow_partial")}
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkOptions(WeightsOptions):
-    """Which network, how it is read, and where it runs."""
-
-    device: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +47,7 @@ class EvaluationOptions(NetworkOptions):
                 weights,
                 self.data,
                 device=self.device,
-                load_options=self.load_options(),
+                load_options=plain(self.load),
                 progress=progress,
                 **self.settings(),
             )

@@ -1,0 +1,131 @@
+"""Open a trained network, an untrained one or a baseline as an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+from torch import Tensor
+
+from selfpatch.checkpoints.config import LoadConfig
+from selfpatch.checkpoints.load import load_encoder
+from selfpatch.checkpoints.read import read_weights
+from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.config.run import RunConfig
+from selfpatch.core import distributed
+from selfpatch.core.types import Encoder
+from selfpatch.evaluation import registry
+from selfpatch.evaluation.baselines import MeanColour, RawPatch
+from selfpatch.evaluation.encoders import FunctionEncoder
+from selfpatch.evaluation.result import Provenance, network_sha256
+from selfpatch.models.backbones.config import AnyBackboneConfig
+from selfpatch.models.encoder import BranchEncoder
+from selfpatch.training.factory import make_student_teacher
+from selfpatch.training.online_eval import teacher_encoder
+
+Network = str | Encoder | Callable[[Tensor], Any]
+"""Name of weights, an encoder, or a function that makes patch features of normalised images."""
+
+BASELINES = {"mean-colour": MeanColour, "raw-patch": RawPatch}
+"""Encoders without a network by name, made for a patch size."""
+
+console = Console()
+
+
+def load(weights: str, *, device: str = "auto", normed_patches: bool = True, **options: Any) -> Encoder:
+    """Load a network: `encoder.patches(images) -> [B, D, h, w]`, `encoder.image(images) -> [B, D]`.
+
+    Args:
+        weights: a run directory, a released checkpoint, a .safetensors file, or timm:NAME. To compare with:
+            `untrained:RUN`, the freshly initialised network of a run, and `baseline:mean-colour:P` or
+            `baseline:raw-patch:P`, which encode a patch of P pixels without any network.
+        device: `auto` (CUDA, then MPS, then CPU), or a torch device.
+        normed_patches: give patch features after the trunk's final norm (DINO), else the last block's output.
+        options: fields of `checkpoints.config.LoadConfig`, e.g. `side="student"`.
+
+    Raises:
+        ValueError: there are no such weights, or they do not fit.
+    """
+    return _open(weights, device, LoadConfig(**options), normed_patches)[0]
+
+
+def open_encoder(
+    weights: Network,
+    device: str = "auto",
+    patch_size: int | None = None,
+    load_options: Mapping[str, Any] | None = None,
+) -> tuple[Encoder, Provenance | None]:
+    """Return the encoder and the record of its source, if that is known.
+
+    Args:
+        weights: weights as `load` takes them, an encoder, or a function.
+        device: as `load` takes it.
+        patch_size: side of a patch in pixels, if `weights` is a function.
+        load_options: options of `load`, or of `FunctionEncoder` if `weights` is a function.
+
+    Raises:
+        ValueError: there are no such weights, or a patch size is missing or given without need.
+    """
+    options = dict(load_options or {})
+    if callable(weights) and not isinstance(weights, Encoder):
+        if patch_size is None:
+            raise ValueError("the network is a function of images; say how large its patches are, e.g. patch_size=16")
+        placed = None if device == "auto" else distributed.start(device)
+        return FunctionEncoder(weights, patch_size, device=placed, **options), None
+    if patch_size is not None:
+        raise ValueError(f"patch_size is {patch_size}, but only a function of images needs one; leave it out")
+    if not isinstance(weights, str):
+        return weights, None
+    normed_patches = options.pop("normed_patches", True)
+    return _open(weights, device, LoadConfig(**options), normed_patches)
+
+
+def open_network_or_baseline(
+    weights: Network | None,
+    device: str = "auto",
+    patch_size: int | None = None,
+    load_options: Mapping[str, Any] | None = None,
+) -> tuple[Encoder | None, Provenance | None]:
+    """Return what `open_encoder` does, but None for the encoder if `weights` name a baseline that needs none.
+
+    Raises:
+        ValueError: no weights are named, or as for `open_encoder`.
+    """
+    if weights is None:
+        raise ValueError("no weights were named; name a run directory, a checkpoint or timm:NAME")
+    if isinstance(weights, str) and weights in registry.BASELINES:
+        return None, Provenance(weights)
+    return open_encoder(weights, device, patch_size, load_options)
+
+
+def untrained_encoder(config: RunConfig, backbone: AnyBackboneConfig) -> BranchEncoder:
+    """Return the freshly initialised network of a run; the weights of its `init`, which may be gone, are not read."""
+    student_teacher, _ = make_student_teacher(replace(config, init=None), backbone)
+    return teacher_encoder(student_teacher).eval()
+
+
+def _open(weights: str, device: str, reading: LoadConfig, normed_patches: bool) -> tuple[Encoder, Provenance]:
+    kind, _, rest = weights.partition(":")
+    if kind == "baseline":
+        return _baseline(weights, device), Provenance(weights)
+    placed = distributed.start(device)
+    if kind == "untrained":
+        run = RunDirectory.open(rest)
+        config = RunConfig.from_saved(run.settings, run.settings_file)
+        untrained = untrained_encoder(config, read_weights(rest).config)
+        return untrained.to(placed), Provenance(weights, network_sha256(untrained))
+    encoder, report = load_encoder(weights, reading, normed_patches=normed_patches)
+    console.print(str(report), highlight=False, soft_wrap=True)
+    return encoder.to(placed), Provenance(report.source, report.sha256 or network_sha256(encoder))
+
+
+def _baseline(weights: str, device: str) -> Encoder:
+    _, name, patch = (weights + "::").split(":")[:3]
+    if name not in BASELINES or not patch.isdecimal():
+        known = ", ".join(f"baseline:{known}:P" for known in BASELINES)
+        raise ValueError(f"{weights!r} is no baseline; use one of {known}, P being the side of a patch in pixels")
+    baseline = BASELINES[name](int(patch))
+    baseline.device = distributed.start(device)
+    return baseline

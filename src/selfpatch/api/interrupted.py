@@ -1,0 +1,13 @@
+"""Exception of a run that a signal stopped; importing it is cheap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after a checkpoint."""
+
+    def __init__(self, run: Path, signal_number: int) -> None:
+        super().__init__(f"stopped and saved; go on with: selfpatch resume {run}")
+        self.signal_number = signal_number

@@ -1,0 +1,217 @@
+"""`selfpatch evaluate`: one evaluation, a suite of them, or results side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from selfpatch.cli.network import NetworkOptions
+from selfpatch.cli.options import EVALUATIONS as LEGACY
+from selfpatch.cli.parsing import Flat, peek, read_options
+from selfpatch.config.schema import plain, settings
+from selfpatch.evaluation import registry
+from selfpatch.evaluation.config import EvaluationConfig
+from selfpatch.evaluation.presets import preset_tables
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as ProgressBar
+
+    from selfpatch.evaluation.result import Progress
+    from selfpatch.experiments.suite import Outcome
+
+NAMES = sorted({*registry.EVALUATIONS, *LEGACY})
+
+
+@settings
+class EvaluateOptions(NetworkOptions):
+    """Network, data set and settings of one evaluation; `options_class` adds `data` and `config`."""
+
+    out: str | None = None
+    """Folder for result.json and pictures; if not given, nothing is written."""
+
+
+def options_class(config: EvaluationConfig) -> type[EvaluateOptions]:
+    """Return the options of an evaluation whose settings have the defaults of `config`."""
+    data = Annotated[str, tyro.conf.arg(help=config.data_help)]
+    types = {"data": data, "config": Annotated[type(config), Flat]}
+    return settings(type("Options", (EvaluateOptions,), {"__annotations__": types, "config": config}))
+
+
+@settings
+class SuiteOptions(NetworkOptions):
+    """Run every evaluation that a file lists, and write one report of all.
+
+    A suite that was stopped continues when it is called again. The other evaluations run although one fails.
+    """
+
+    suite: str
+    """YAML file with one evaluation on each line: `- davis: {data: DAVIS, resolution: 240}`. Settings are those that
+    `selfpatch evaluate NAME --help` lists, with underscores."""
+    out: str | None = None
+    """Folder for report.html, report.md and one folder for each evaluation; if not given, evaluations/SUITE-WEIGHTS."""
+
+
+@settings
+class CompareOptions:
+    """Compare results of one evaluation: metrics, differences to the first result, and bootstrap intervals.
+
+    Intervals are given where results hold the values of single images.
+    """
+
+    compare: tuple[str, ...]
+    """Two or more result.json files."""
+    allow_different: bool = False
+    """Compare results of other data, settings or evaluations too."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command and return its exit code."""
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(usage())
+        return 0
+    if name == "all":
+        return _evaluate_all(arguments[1:])
+    if name.partition("=")[0] == "--compare":
+        return _compare(arguments)
+    return _evaluate(name, arguments[1:])
+
+
+def usage() -> str:
+    """Return the help of `selfpatch evaluate`, with a line for each evaluation."""
+    described = {
+        name: registry.EVALUATIONS[name].config if name in registry.EVALUATIONS else LEGACY[name] for name in NAMES
+    }
+    lines = [f"  {name:<10} {_first_line(described[name])}" for name in NAMES]
+    return "\n".join(
+        [
+            "selfpatch evaluate NAME --weights W --data D; `selfpatch evaluate NAME --help` lists its options,",
+            "`selfpatch evaluate NAME --presets` shows how its published protocols differ",
+            "",
+            *lines,
+            "",
+            "selfpatch evaluate all --suite S --weights W",
+            f"  {_first_line(SuiteOptions)}",
+            "",
+            "selfpatch evaluate --compare A.json B.json ...",
+            f"  {_first_line(CompareOptions)}",
+        ]
+    )
+
+
+def _first_line(described: type) -> str:
+    return (described.__doc__ or "").partition("\n")[0]
+
+
+def _evaluate(name: str, arguments: list[str]) -> int:
+    if name in LEGACY:
+        return _evaluate_legacy(name, arguments)
+    if name not in registry.EVALUATIONS:
+        raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(NAMES)}, all")
+    kind = registry.EVALUATIONS[name].config
+    if "--presets" in arguments:
+        print(preset_tables(kind, name))
+        return 0
+    options = read_options(
+        options_class(kind.from_settings(_choices(kind, arguments))),
+        f"evaluate {name}",
+        arguments,
+        description=kind.__doc__,
+    )
+    weights = options.named_weights() if options.config.needs_encoder else None
+    from selfpatch.api.evaluate import evaluate
+
+    with _progress_bar(name) as (bar, progress):
+        result = evaluate(
+            name,
+            weights,
+            options.data,
+            options.config,
+            out=options.out,
+            device=options.device,
+            load_options=plain(options.load),
+            progress=progress,
+        )
+    bar.console.print(result.table())
+    if options.out is not None:
+        print(f"written to {options.out}")
+    return 0
+
+
+def _evaluate_legacy(name: str, arguments: list[str]) -> int:
+    if "--presets" in arguments:
+        from selfpatch.api.evaluate import presets
+
+        print(presets(name))
+        return 0
+    options = read_options(LEGACY[name], f"evaluate {name}", arguments)
+    result = options.run()
+    from rich.console import Console
+
+    Console().print(result.table())
+    if options.out is not None:
+        print(f"written to {options.out}")
+    return 0
+
+
+def _choices(kind: type[EvaluationConfig], arguments: list[str]) -> dict[str, str]:
+    """Return the preset and the variant that are named, which decide the other settings and their defaults."""
+    chosen = peek(arguments, "preset", *([] if kind.variants is None else [kind.variants[0]]))
+    return {name: value for name, value in chosen.items() if hasattr(kind.variant(chosen), name)}
+
+
+def _evaluate_all(arguments: list[str]) -> int:
+    options = read_options(SuiteOptions, "evaluate all", arguments)
+    weights = options.named_weights()
+    from selfpatch.experiments.suite import evaluate_suite
+
+    with _progress_bar("suite") as (bar, progress):
+
+        def tell(outcome: Outcome) -> None:
+            name = f"{outcome.entry.number}. {outcome.entry.evaluation} on {outcome.entry.data}"
+            state = "failed" if outcome.error else "was done before" if outcome.was_done else "done"
+            bar.console.print(f"{name}: {state}", highlight=False, markup=False, soft_wrap=True)
+            if outcome.result is not None:
+                bar.console.print(outcome.result.table())
+
+        outcomes = evaluate_suite(
+            options.suite,
+            weights,
+            options.out,
+            device=options.device,
+            load_options=plain(options.load),
+            tell=tell,
+            progress=progress,
+        )
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    for outcome in failed:
+        print(f"selfpatch: {outcome.entry.folder}: {outcome.error}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _compare(arguments: list[str]) -> int:
+    options = read_options(CompareOptions, "evaluate", arguments)
+    from rich.console import Console
+
+    from selfpatch.api.evaluate import compare
+
+    Console().print(compare(options.compare, allow_different=options.allow_different).table())
+    return 0
+
+
+@contextlib.contextmanager
+def _progress_bar(name: str) -> Iterator[tuple[ProgressBar, Progress]]:
+    """Show a bar, moved by the function that is given out with it."""
+    from rich.progress import Progress as ProgressBar
+
+    with ProgressBar(transient=True) as bar:
+        task = bar.add_task(name, total=None)
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield bar, progress

@@ -1,0 +1,35 @@
+"""`selfpatch export`: write weights for other libraries."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from selfpatch.cli.network import WeightsOptions
+from selfpatch.cli.parsing import read_options
+from selfpatch.config.schema import plain, settings
+
+
+@settings
+class ExportOptions(WeightsOptions):
+    """Write a network for timm, transformers (hf) or onnxruntime, or as one safetensors file, and compare features."""
+
+    to: Literal["timm", "safetensors", "hf", "onnx"]
+    """Format."""
+    out: str
+    """Folder for the files, new or empty."""
+    size: PositiveInt | None = None
+    """Side of the images in pixels (onnx only); if not given, any size, or that of a Swin's windows."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command and return its exit code."""
+    options = read_options(ExportOptions, "export", arguments)
+    weights = options.named_weights()
+    from selfpatch.api.export import export
+
+    *files, readme = export(weights, options.to, options.out, size=options.size, **plain(options.load))
+    print("\n".join(str(path) for path in [*files, readme]))
+    print(readme.read_text(), end="")
+    return 0

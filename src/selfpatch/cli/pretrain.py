@@ -1,0 +1,63 @@
+"""`selfpatch pretrain`: train a network on images without labels."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import fields, replace
+
+from selfpatch.cli.parsing import peek, read_options, wants_help
+from selfpatch.config.parsing import nested
+from selfpatch.config.recipes import load_recipe
+from selfpatch.config.run import SAMPLES, RunConfig
+
+DESCRIPTION = """Pre-train a network on images without labels.
+
+The values shown are those of the recipe. Settings of a method or objective are written by its name:
+--dino.num-prototypes 1024 --selfpatch.k 2 --selfpatch.window 5, and weights of losses --loss-weights.patch 0.2.
+Several processes: torchrun --nproc-per-node N -m selfpatch pretrain ..."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command and return its exit code."""
+    chosen = peek(arguments, "recipe", "data", "model")
+    base = _recipe(chosen, arguments)
+    # tyro does not know the settings of components: it leaves them over.
+    config, others = read_options(
+        RunConfig,
+        "pretrain",
+        arguments,
+        description=DESCRIPTION,
+        default=replace(base.for_model(chosen.get("model", base.model)), components={}),
+        return_unknown_args=True,
+    )
+    config = replace(config, components=base.components).override(nested(_pairs(others)))
+    from selfpatch.api.pretrain import pretrain
+
+    pretrain(config)
+    return 0
+
+
+def _recipe(chosen: dict[str, str], arguments: list[str]) -> RunConfig:
+    if "recipe" in chosen or wants_help(arguments):
+        return load_recipe(chosen.get("recipe", SAMPLES))
+    from selfpatch.training.factory import recipe_for
+
+    return recipe_for(chosen.get("data", SAMPLES))
+
+
+def _pairs(words: list[str]) -> list[tuple[str, str]]:
+    """Return the settings of components by name: `["--selfpatch.k", "2"]` -> `[("selfpatch.k", "2")]`."""
+    pairs, remaining = [], list(words)
+    while remaining:
+        name, equals, value = remaining.pop(0).partition("=")
+        if name == "--loss-weights":
+            raise ValueError("--loss-weights needs the name of a loss; write e.g. --loss-weights.patch 0.2")
+        if not name.startswith("--") or "." not in name:
+            known = [f"--{field.name.replace('_', '-')}" for field in fields(RunConfig)]
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "`selfpatch pretrain --help` lists them"
+            raise ValueError(f"unknown option {name!r}; {hint}")
+        if not equals and not remaining:
+            raise ValueError(f"option {name} lacks a value")
+        pairs.append((name.removeprefix("--"), value if equals else remaining.pop(0)))
+    return pairs

@@ -1,0 +1,53 @@
+"""`selfpatch study`: train and measure a grid of recipes over seeds."""
+
+from __future__ import annotations
+
+import shlex
+from functools import partial
+
+import tyro
+from pydantic import PositiveInt
+
+from selfpatch.cli.parsing import read_options
+from selfpatch.config.schema import settings
+
+
+@settings
+class StudyOptions:
+    """Train every recipe of a grid with every seed, measure each network, and write one report.
+
+    The report gives mean and spread over seeds, next to the baselines. Finished jobs are kept: a study that was stopped
+    continues when it is called again.
+    """
+
+    file: tyro.conf.Positional[str]
+    """YAML file with the arms, the seeds and the evaluations."""
+    data: str
+    """Folder of all data; the file's paths are relative to it."""
+    out: str | None = None
+    """Folder for runs, results and report; if not given, studies/FILE-SIZE."""
+    size: str | None = None
+    """Name of one of the sizes that the file defines, e.g. cpu or gpu."""
+    device: str = "auto"
+    """Device to train on; `auto` takes every CUDA device, else MPS, else the CPU."""
+    processes: PositiveInt | None = None
+    """Number of networks trained at once, spread over the devices; if not given, one for each CUDA device, and on a CPU
+    one for each core, at most four."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command and return its exit code."""
+    options = read_options(StudyOptions, "study", arguments)
+    from selfpatch.experiments.run import run_study
+
+    failures = run_study(
+        options.file,
+        options.data,
+        options.out,
+        size=options.size,
+        device=options.device,
+        processes=options.processes,
+        command=shlex.join(["selfpatch", "study", *arguments]),
+        tell=partial(print, flush=True),  # hours may go by before a pipe's buffer is full
+    )
+    return 2 if failures else 0
