@@ -36,9 +36,9 @@ def test_a_compiled_step_is_the_step() -> None:
 def test_every_block_is_compiled_and_copies_are_not() -> None:
     student_teacher = tiny_student_teacher()
     student_teacher.student.compile_blocks("eager")
-    blocks = student_teacher.student.backbone.repeated_parts()
+    blocks = student_teacher.student.backbone.repeated_blocks()
     assert all(block._compiled_call_impl is not None for block in blocks)
-    copied = copy.deepcopy(student_teacher.student).backbone.repeated_parts()
+    copied = copy.deepcopy(student_teacher.student).backbone.repeated_blocks()
     assert all(block._compiled_call_impl is None for block in copied)
 
 

@@ -47,7 +47,7 @@ class Branch(nn.Module):
         Raises:
             ValueError: the backbone is no ViT.
         """
-        for part in self.backbone.repeated_parts():
+        for part in self.backbone.repeated_blocks():
             part.compile(backend=backend)
 
     def make_teacher(self) -> Branch:

@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from selfpatch.models.backbones.positions import Kind, add_positions, interpolation_weights
+from selfpatch.models.backbones.positions import Interpolation, add_positions, interpolation_weights
 
 GRIDS = pytest.mark.parametrize(("h", "w"), [(5, 5), (5, 6), (3, 4), (9, 13), (1, 2)])
 KINDS = pytest.mark.parametrize("kind", ["released", "size"])
 G = 5
 
 
-def by_torch(stored: Tensor, h: int, w: int, kind: Kind) -> Tensor:
+def by_torch(stored: Tensor, h: int, w: int, kind: Interpolation) -> Tensor:
     """[G, G, D] -> [h, w, D]"""
     if (h, w) == (G, G):
         return stored
@@ -27,7 +27,7 @@ def by_torch(stored: Tensor, h: int, w: int, kind: Kind) -> Tensor:
 
 @GRIDS
 @KINDS
-def test_the_products_are_torchs_interpolation_and_so_are_their_gradients(kind: Kind, h: int, w: int) -> None:
+def test_the_products_are_torchs_interpolation_and_so_are_their_gradients(kind: Interpolation, h: int, w: int) -> None:
     stored = torch.randn(G, G, 3, generator=torch.manual_seed(0)).requires_grad_()
     rows, columns = interpolation_weights(h, w, G, kind, torch.device("cpu"))
     ours, theirs = torch.einsum("ig,jk,gkd->ijd", rows, columns, stored), by_torch(stored, h, w, kind)
@@ -54,7 +54,7 @@ def test_positions_by_size_are_timms(settings: dict, h: int, w: int) -> None:
 
 
 @KINDS
-def test_the_stored_grid_is_used_as_it_is(kind: Kind) -> None:
+def test_the_stored_grid_is_used_as_it_is(kind: Interpolation) -> None:
     rows, columns = interpolation_weights(G, G, G, kind, torch.device("cpu"))
     torch.testing.assert_close(rows, torch.eye(G), rtol=0, atol=1e-6)
     assert torch.equal(rows, columns)

@@ -1,4 +1,4 @@
-"""What all backbones have in common: images in, `Tokens` out, patches masked on the way."""
+"""The base class of all backbones: images in, `Tokens` out, with patches masked in between."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from selfpatch.models.layers.batch_norm import BatchNorm
 
 
 class Backbone(nn.Module):
-    """A trunk of timm's as `images [B, C, H, W] -> Tokens`.
+    """A timm model as `images [B, C, H, W] -> Tokens`.
 
     Attributes:
         trunk: the timm model.
-        config: the architecture it was built from.
+        config: its architecture.
         dim: width D of its tokens.
-        patch_size: side in pixels of what one token stands for.
+        patch_size: side of a token in pixels.
         has_class_token: whether `Tokens.cls` is given.
-        mask_token: [1, E] what is put in the place of embedded patches that the student is not to see, or None.
+        mask_token: [1, E] replacement for embedded patches that are hidden from the student, or None.
     """
 
     maskable: ClassVar[bool] = True
     embedding_stride: int
-    """Side in pixels of the patches that are embedded, on whose map masks are laid."""
+    """Side in pixels of the embedded patches, on whose map masks are laid."""
     embedding_dim: int
     has_class_token = False
 
@@ -41,11 +41,11 @@ class Backbone(nn.Module):
         self.register_parameter("mask_token", None)
 
     def add_mask_token(self) -> None:
-        """Only where something masks: a parameter without gradient would hold up DDP."""
+        """Add the mask token; only if something masks, since DDP waits for a parameter without gradient."""
         self.mask_token = nn.Parameter(torch.zeros(1, self.embedding_dim))
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError where the patch does not divide the image."""
+        """Raise ValueError if the patch size does not divide the image."""
         p = self.patch_size
         for side in (height, width):
             if side % p or side < p:
@@ -55,14 +55,14 @@ class Backbone(nn.Module):
                 )
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Tokens:
-        """Encodes images.
+        """Encode images.
 
         Args:
-            images: [B, C, H, W], normalised, with sides that the patch divides.
-            mask: [B, h, w] bool, True where the mask token takes the place of what is embedded.
+            images: [B, C, H, W], normalised, with sides that the patch size divides.
+            mask: [B, h, w] bool, True where the mask token replaces the embedded patches.
 
         Raises:
-            ValueError: the patch does not divide a side.
+            ValueError: the patch size does not divide a side.
         """
         self.check_size(*images.shape[-2:])
         embedded = self.embed(images)
@@ -78,45 +78,45 @@ class Backbone(nn.Module):
         return torch.where(mask[..., None], self.mask_token.to(embedded.dtype), embedded)
 
     def embed(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, H / embedding_stride, W / embedding_stride, E]."""
-        raise NotImplementedError
+        """Embed patches: [B, C, H, W] -> [B, H / embedding_stride, W / embedding_stride, E]."""
+        return self.trunk.get_submodule("patch_embed")(images)
 
     def encode(self, embedded: Tensor) -> Tokens:
-        """What `embed` gave, through the rest of the trunk."""
+        """Run embedded patches through the rest of the trunk."""
         raise NotImplementedError
 
     @property
     def map_dims(self) -> tuple[int, ...]:
-        """Widths of all maps that `maps` can give, the first one first."""
-        raise NotImplementedError
+        """Width of each map that `maps` can give, the first layer first."""
+        return self.config.map_dims
 
-    def maps(self, images: Tensor, numbers: Sequence[int]) -> list[Tensor]:
-        """What leaves inner layers, before any norm, for heads that look at several of them.
+    def maps(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Return the outputs of inner layers before any norm, for decoders that read several of them.
 
         Args:
             images: as for `forward`.
-            numbers: which, counted from 1: blocks of a ViT, stages of a Swin or a ResNet.
+            layers: numbers of blocks of a ViT, or of stages of a Swin or a ResNet; the first one is 1.
 
         Returns:
-            [B, h, w, D] of each, of the size and width that it has there.
+            [B, h, w, D] of each layer, in that layer's size and width.
 
         Raises:
-            ValueError: there are not so many.
+            ValueError: there is no such layer.
         """
         self.check_size(*images.shape[-2:])
         count = len(self.map_dims)
-        for number in numbers:
-            if not 1 <= number <= count:
-                raise ValueError(f"layer {number} is asked for, but this {self.config.family} has 1 to {count}")
-        found = dict(self._maps(self.embed(images), max(numbers)))
-        return [found[number] for number in numbers]
+        for layer in layers:
+            if not 1 <= layer <= count:
+                raise ValueError(f"layer {layer} is asked for, but this {self.config.family} has 1 to {count}")
+        found = dict(self._maps(self.embed(images), max(layers)))
+        return [found[layer] for layer in layers]
 
     def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
-        """Each map with its number, up to `last`."""
+        """Yield (layer, map) up to the layer `last`."""
         raise NotImplementedError
 
-    def repeated_parts(self) -> Sequence[nn.Module]:
-        """Modules that are all alike: what is worth compiling, as it is done once for all of them.
+    def repeated_blocks(self) -> Sequence[nn.Module]:
+        """Return blocks that are all alike, so that compiling one of them serves all.
 
         Raises:
             ValueError: there are none.
@@ -125,19 +125,25 @@ class Backbone(nn.Module):
 
     @property
     def num_layers(self) -> int:
-        """Layers after the embedding."""
-        raise NotImplementedError
+        """Number of layers after the embedding."""
+        return self.config.num_layers
 
     def layer_of(self, name: str) -> int:
-        """The layer that a parameter of this module belongs to, by its name: 0 for the embedding, then 1, 2, ...;
-        `num_layers` + 1 for what comes after the last."""
+        """Return the layer that a parameter belongs to.
+
+        Args:
+            name: name of a parameter of this module.
+
+        Returns:
+            0 for the embedding, then 1, 2, ...; `num_layers` + 1 for what comes after the last layer.
+        """
         raise NotImplementedError
 
     def freeze_first(self, layers: int) -> None:
-        """Keeps the embedding and the first so many layers as they are.
+        """Freeze the embedding and the first `layers` layers.
 
         Raises:
-            ValueError: there are not so many, or nothing would be left to train.
+            ValueError: nothing would be left to train.
         """
         if layers >= self.num_layers:
             raise ValueError(
@@ -147,34 +153,30 @@ class Backbone(nn.Module):
         for name, parameter in self.named_parameters():
             if name != "mask_token" and self.layer_of(name) <= layers:
                 parameter.requires_grad_(False)
-        for name, part in self.named_modules():
-            if isinstance(part, BatchNorm) and self.layer_of(name) <= layers:
-                part.frozen = True
+        for name, module in self.named_modules():
+            if isinstance(module, BatchNorm) and self.layer_of(name) <= layers:
+                module.frozen = True
 
     def freeze_embedding(self) -> None:
-        """Draws the patch projection anew and keeps it (MoCo-v3, arXiv 2104.02057, section 4.2).
+        """Initialise the patch projection as MoCo-v3 does and freeze it (arXiv 2104.02057, section 4.2).
+
+        Xavier-uniform over all values of a patch, with a bias of 0, as in the released code: a frozen layer never
+        recovers from a wrong scale.
 
         Raises:
-            ValueError: the trunk has none.
+            ValueError: the trunk has no patch projection.
         """
-        raise ValueError(
-            f"backbone.freeze_patch_embed is for a ViT or a Swin; a {self.config.family} embeds no patches"
-        )
-
-
-def freeze_projection(projection: nn.Module) -> None:
-    """Xavier-uniform over all that a patch holds, without bias, as the released code of MoCo-v3 has it: what is frozen
-    never recovers from a wrong scale."""
-    assert isinstance(projection, nn.Conv2d)
-    with torch.no_grad():
-        nn.init.xavier_uniform_(projection.weight.view(len(projection.weight), -1))
-        if projection.bias is not None:
-            projection.bias.zero_()
-    projection.requires_grad_(False)
+        projection = self.trunk.get_submodule("patch_embed.proj")
+        assert isinstance(projection, nn.Conv2d)
+        with torch.no_grad():
+            nn.init.xavier_uniform_(projection.weight.view(len(projection.weight), -1))
+            if projection.bias is not None:
+                projection.bias.zero_()
+        projection.requires_grad_(False)
 
 
 def disable_drop_path(module: nn.Module) -> None:
-    """Sets every drop path rate to 0; the module may stay in training mode."""
+    """Set every drop path rate to 0; the module may stay in training mode."""
     for part in module.modules():
         if isinstance(part, DropPath):
             part.drop_prob = 0.0

@@ -1,6 +1,6 @@
-"""Backbones: every one maps images to `Tokens`. The only package that knows timm's models.
+"""Backbones by name or configuration: our ViTs, Swins and ResNets, and those of timm.
 
-A new family is a `Shape` in shapes.py, a module beside vit.py, and its rows below.
+A new family is a `BackboneConfig` in config.py, a module like vit.py, and its branches below.
 """
 
 from __future__ import annotations
@@ -18,37 +18,15 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from selfpatch.models.backbones import resnet, swin, vit
-from selfpatch.models.backbones.base import Backbone, disable_drop_path
-from selfpatch.models.backbones.config import (
-    AnyBackboneConfig,
-    ResNetConfig,
-    SwinConfig,
-    ViTConfig,
-    backbone_config_from_dict,
-)
+from selfpatch.models.backbones.base import Backbone
+from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.backbones.resnet import ResNet, build_resnet
 from selfpatch.models.backbones.swin import Swin, build_swin
 from selfpatch.models.backbones.vit import ViT, build_vit
 from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = [
-    "MODELS",
-    "AnyBackboneConfig",
-    "Backbone",
-    "ResNetConfig",
-    "SwinConfig",
-    "ViT",
-    "ViTConfig",
-    "build_backbone",
-    "build_timm",
-    "check_heads",
-    "disable_drop_path",
-    "named_backbone_config",
-    "backbone_config_from_dict",
-]
-
 MODELS = (*vit.SIZES, *swin.SIZES, *resnet.SIZES)
-"""Names of the backbones that are built here; every other one is timm's."""
+"""Names of the backbones that are built here; any other name is a timm model."""
 
 
 def named_backbone_config(
@@ -62,21 +40,26 @@ def named_backbone_config(
     num_heads: int | None = None,
     **common: Any,
 ) -> AnyBackboneConfig:
-    """The shape of a model of `MODELS`; None: as the name says.
+    """Return the configuration of a model of `MODELS`; values that are None are as the name says.
 
     Args:
-        embed_dim, num_heads: of the first stage where there are several.
-        depth: blocks of a ViT.
-        depths: blocks of each stage of a Swin or a ResNet.
-        common: fields that the family's shape has.
+        name: one of `MODELS`.
+        patch_size: side of a patch of a ViT, in pixels (default 16).
+        grid: side of a ViT's stored grid of positions, in patches (default 14).
+        embed_dim: width of a ViT, of a Swin's first stage, or of a ResNet's first bottlenecks.
+        depth: number of blocks of a ViT.
+        depths: number of blocks of each stage of a Swin or a ResNet.
+        num_heads: attention heads of a ViT, or of a Swin's first stage.
+        common: other fields of the family's configuration.
 
     Raises:
-        ValueError: the family has no such setting, or the numbers do not go together.
+        ValueError: the family has no such setting, or the width cannot be split into the heads.
     """
     if name in vit.SIZES:
         _refuse(name, depths=depths)
         width, blocks, heads = vit.SIZES[name]
-        shape = ViTConfig(
+        check_heads(embed_dim or width, num_heads or heads)
+        return ViTConfig(
             embed_dim=embed_dim or width,
             depth=depth or blocks,
             num_heads=num_heads or heads,
@@ -84,17 +67,14 @@ def named_backbone_config(
             grid=grid or 14,
             **common,
         )
-        check_heads(shape.embed_dim, shape.num_heads)
-        return shape
-    common.pop("position_embedding", None)  # neither has any
+    common.pop("position_embedding", None)  # neither of the others has any
     _refuse(name, patch_size=patch_size, depth=depth)
     if name in swin.SIZES:
         width, stages, heads = swin.SIZES[name]
-        swin_shape = SwinConfig(
+        check_heads(embed_dim or width, num_heads or heads)
+        return SwinConfig(
             embed_dim=embed_dim or width, depths=depths or stages, first_heads=num_heads or heads, **common
         )
-        check_heads(swin_shape.embed_dim, swin_shape.first_heads)
-        return swin_shape
     _refuse(name, num_heads=num_heads)
     return ResNetConfig(depths=depths or resnet.SIZES[name], width=embed_dim or 64, **common)
 
@@ -107,25 +87,24 @@ def _refuse(model: str, **settings: Any) -> None:
 
 
 def check_heads(width: int, heads: int) -> None:
+    """Raise ValueError if the width cannot be split into that many attention heads."""
     if width % heads:
         raise ValueError(f"width {width} cannot be split into {heads} attention heads; change backbone.num_heads")
 
 
-def build_backbone(shape: AnyBackboneConfig, *, drop_path: float = 0.0) -> Backbone:
-    """A freshly initialised backbone.
+def build_backbone(config: AnyBackboneConfig, *, drop_path: float = 0.0) -> Backbone:
+    """Build a freshly initialised backbone.
 
     Raises:
         ValueError: as `build_timm`.
     """
-    if shape.timm_model is not None:
-        return build_timm(shape.timm_model, drop_path=drop_path, shape=shape)
-    if isinstance(shape, ViTConfig):
-        return build_vit(shape, drop_path=drop_path)
-    return (
-        build_swin(shape, drop_path=drop_path)
-        if isinstance(shape, SwinConfig)
-        else build_resnet(shape, drop_path=drop_path)
-    )
+    if config.timm_model is not None:
+        return build_timm(config.timm_model, drop_path=drop_path, config=config)
+    if isinstance(config, ViTConfig):
+        return build_vit(config, drop_path=drop_path)
+    if isinstance(config, SwinConfig):
+        return build_swin(config, drop_path=drop_path)
+    return build_resnet(config, drop_path=drop_path)
 
 
 def build_timm(
@@ -133,30 +112,30 @@ def build_timm(
     *,
     pretrained: bool = False,
     drop_path: float = 0.0,
-    shape: AnyBackboneConfig | None = None,
+    config: AnyBackboneConfig | None = None,
     in_channels: int = 3,
 ) -> Backbone:
-    """Any ViT, Swin or ResNet of timm by its name, with position embeddings interpolated timm's way.
+    """Build any ViT, Swin or ResNet of timm, with position embeddings interpolated timm's way.
 
     Args:
-        shape: of such a model, to build it so again: with that grid of positions, with or without final norm.
+        name: timm's name of the model.
+        pretrained: load timm's weights.
+        drop_path: stochastic depth rate.
+        config: configuration of an earlier such model, whose grid of positions and final norm to rebuild.
+        in_channels: number of channels, if there is no `config`.
 
     Raises:
-        ValueError: timm has no such model, or it is of another family, or its weights cannot be fetched.
+        ValueError: timm has no such model, it is of another family, or its weights cannot be fetched.
     """
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(["vit_*", "swin_*", "resnet*"]), n=3)
         hint = f", e.g. {', '.join(close)}" if close else ""
         raise ValueError(f"unknown model {name!r}; use one of {', '.join(MODELS)}, or a name of timm's{hint}")
-    trunk = _create(name, pretrained, drop_path, shape, shape.in_channels if shape is not None else in_channels)
-    found = _shape_of(trunk, name)
-    if shape is not None:
-        found = replace(found, mean=shape.mean, std=shape.std)
-        if (
-            isinstance(found, ViTConfig | SwinConfig)
-            and isinstance(shape, ViTConfig | SwinConfig)
-            and not shape.final_norm
-        ):
+    trunk = _create(name, pretrained, drop_path, config, config.in_channels if config is not None else in_channels)
+    found = _config_of(trunk, name)
+    if config is not None:
+        found = replace(found, mean=config.mean, std=config.std)
+        if not isinstance(found, ResNetConfig) and not isinstance(config, ResNetConfig) and not config.final_norm:
             trunk.norm = nn.Identity()
             found = replace(found, final_norm=False)
     if isinstance(found, ViTConfig):
@@ -164,14 +143,14 @@ def build_timm(
     return Swin(trunk, found) if isinstance(found, SwinConfig) else ResNet(trunk, found)
 
 
-def _create(name: str, pretrained: bool, drop_path: float, shape: AnyBackboneConfig | None, in_channels: int) -> Any:
+def _create(name: str, pretrained: bool, drop_path: float, config: AnyBackboneConfig | None, in_channels: int) -> Any:
     options: dict[str, Any] = {"num_classes": 0, "drop_path_rate": drop_path, "in_chans": in_channels}
     if name.startswith("swin"):
         options["strict_img_size"] = False
     elif not name.startswith("resnet"):
         options["dynamic_img_size"] = True
-        if isinstance(shape, ViTConfig):
-            options["img_size"] = shape.grid * shape.patch_size
+        if isinstance(config, ViTConfig):
+            options["img_size"] = config.grid * config.patch_size
     try:
         trunk = timm.create_model(name, pretrained=pretrained, **options)
     except OSError as error:
@@ -183,27 +162,27 @@ def _create(name: str, pretrained: bool, drop_path: float, shape: AnyBackboneCon
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"timm cannot make {name!r} as a ViT, Swin or ResNet of any image size: {reason}") from error
     if isinstance(trunk, VisionTransformer):
-        _take_off_pool(trunk)
+        _remove_pool(trunk)
     return trunk
 
 
-def _take_off_pool(trunk: VisionTransformer) -> None:
-    """A ViT that averages its tokens has its final norm behind the pool; one with an attention pool, parameters too."""
+def _remove_pool(trunk: VisionTransformer) -> None:
+    """Remove the pool; a ViT that averages its tokens has its final norm after it, which moves before it."""
     if not isinstance(trunk.fc_norm, nn.Identity):
         trunk.norm, trunk.fc_norm = trunk.fc_norm, nn.Identity()
     trunk.attn_pool = None  # type: ignore[assignment]  # as timm itself sets it where there is none
 
 
-def _shape_of(trunk: nn.Module, name: str) -> AnyBackboneConfig:
-    """What describes a model of timm's."""
+def _config_of(trunk: nn.Module, name: str) -> AnyBackboneConfig:
+    """Return the configuration that describes a model of timm's."""
     expected = timm.data.resolve_model_data_config(trunk)
     first_layer = next(part for part in trunk.modules() if isinstance(part, nn.Conv2d))
     common: dict[str, Any] = {"timm_model": name, "in_channels": first_layer.in_channels}
     common |= {"mean": tuple(expected.get("mean", IMAGENET_MEAN)), "std": tuple(expected.get("std", IMAGENET_STD))}
     if isinstance(trunk, VisionTransformer):
-        return _vit_shape(trunk, common)
+        return _vit_config(trunk, common)
     if isinstance(trunk, SwinTransformer):
-        return _swin_shape(trunk, common)
+        return _swin_config(trunk, common)
     if isinstance(trunk, TimmResNet) and isinstance(trunk.get_submodule("layer1.0"), Bottleneck):
         stages = [trunk.get_submodule(f"layer{i}") for i in range(1, 5)]
         return ResNetConfig(depths=tuple(len(list(stage.children())) for stage in stages), **common)
@@ -212,7 +191,7 @@ def _shape_of(trunk: nn.Module, name: str) -> AnyBackboneConfig:
     )
 
 
-def _vit_shape(trunk: VisionTransformer, common: Mapping[str, Any]) -> ViTConfig:
+def _vit_config(trunk: VisionTransformer, common: Mapping[str, Any]) -> ViTConfig:
     return ViTConfig(
         embed_dim=trunk.embed_dim,
         depth=len(trunk.blocks),
@@ -228,7 +207,7 @@ def _vit_shape(trunk: VisionTransformer, common: Mapping[str, Any]) -> ViTConfig
     )
 
 
-def _swin_shape(trunk: SwinTransformer, common: Mapping[str, Any]) -> SwinConfig:
+def _swin_config(trunk: SwinTransformer, common: Mapping[str, Any]) -> SwinConfig:
     stages = range(trunk.num_layers)
     return SwinConfig(
         embed_dim=trunk.embed_dim,

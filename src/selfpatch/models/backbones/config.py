@@ -1,4 +1,4 @@
-"""All that decides the parameters of a backbone: plain values, saved beside its weights."""
+"""Architecture of a backbone: plain values that decide its parameters, saved with its weights."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """What every family has. Each also says of its output: `dim`, `num_heads` and `patch_size`, the side in pixels of
-    what one token stands for."""
+    """Architecture values that every family has.
+
+    Each family also has `dim` and `num_heads` of its output, `patch_size` (side of an output token in pixels),
+    `num_layers` after the embedding, and `map_dims` (the width of each map that `Backbone.maps` gives).
+    """
 
     family: ClassVar[str]
     in_channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    """Of the channels, that images are normalised with."""
+    """Mean and standard deviation of the channels, for normalising images in [0, 1]."""
     timm_model: str | None = None
     """Name of the timm model that was built; the other fields then only describe it."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that `backbone_config_from_dict` reads."""
+        """Return plain values that `backbone_config_from_dict` reads."""
         return {"family": self.family, **asdict(self)}
 
     def for_pool(self) -> Self:
-        """The trunk below a pool that makes the image token from raw patches, with a norm of its own."""
+        """Return the trunk below a pool, which makes the image token from raw patches and has a norm of its own."""
         return self
 
 
@@ -41,22 +44,34 @@ class ViTConfig(BackboneConfig):
     num_heads: int
     patch_size: int = 16
     grid: int = 14
-    """Side of the stored grid of position embeddings."""
+    """Side of the stored grid of position embeddings, in patches."""
     class_token: bool = True
     num_registers: int = 0
-    """Register tokens (DINOv2); then no position embedding is added to the CLS token."""
+    """Number of register tokens (DINOv2); with any, no position embedding is added to the CLS token."""
     final_norm: bool = True
     layer_scale: bool = False
-    """Each residual branch has a learned scale (CaiT, DINOv2)."""
+    """Learned scale on each residual branch (CaiT, DINOv2)."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
     position_embedding: Literal["released", "size"] = "released"
+    """Interpolation of position embeddings, see `positions.add_positions`."""
 
     @property
     def dim(self) -> int:
+        """Width of the output tokens."""
         return self.embed_dim
 
+    @property
+    def num_layers(self) -> int:
+        """Number of blocks."""
+        return self.depth
+
+    @property
+    def map_dims(self) -> tuple[int, ...]:
+        """Width after each block."""
+        return (self.embed_dim,) * self.depth
+
     def for_pool(self) -> Self:
-        """Neither CLS token nor final norm."""
+        """Return the trunk below a pool, without CLS token and final norm."""
         return replace(self, class_token=self.class_token and self.timm_model is not None, final_norm=False)
 
 
@@ -66,30 +81,50 @@ class SwinConfig(BackboneConfig):
 
     family: ClassVar[str] = "swin"
     embed_dim: int = 96
-    """Of the first stage; each further one doubles it, and halves the grid."""
+    """Width of the first stage; each further stage doubles it and halves the grid."""
     depths: tuple[int, ...] = (2, 2, 6, 2)
+    """Number of blocks in each stage."""
     first_heads: int = 3
-    """Attention heads of the first stage; each further one doubles them."""
+    """Attention heads of the first stage; each further stage doubles them."""
     window: int = 7
+    """Side of an attention window, in tokens."""
     final_norm: bool = True
 
     EMBEDDING: ClassVar[int] = 4
-    """Side of the patches that are embedded."""
+    """Side of the patches that are embedded, in pixels."""
+
+    @property
+    def map_dims(self) -> tuple[int, ...]:
+        """Width of each stage."""
+        return tuple(self.embed_dim << stage for stage in range(len(self.depths)))
+
+    @property
+    def stage_heads(self) -> tuple[int, ...]:
+        """Number of attention heads in each stage."""
+        return tuple(self.first_heads << stage for stage in range(len(self.depths)))
 
     @property
     def dim(self) -> int:
-        return self.embed_dim << (len(self.depths) - 1)
+        """Width of the output tokens."""
+        return self.map_dims[-1]
 
     @property
     def num_heads(self) -> int:
-        return self.first_heads << (len(self.depths) - 1)
+        """Attention heads of the last stage."""
+        return self.stage_heads[-1]
 
     @property
     def patch_size(self) -> int:
+        """Side of an output token, in pixels."""
         return self.EMBEDDING << (len(self.depths) - 1)
 
+    @property
+    def num_layers(self) -> int:
+        """Number of blocks in all stages."""
+        return sum(self.depths)
+
     def for_pool(self) -> Self:
-        """No final norm."""
+        """Return the trunk below a pool, without final norm."""
         return replace(self, final_norm=False)
 
 
@@ -99,21 +134,39 @@ class ResNetConfig(BackboneConfig):
 
     family: ClassVar[str] = "resnet"
     depths: tuple[int, ...] = (3, 4, 6, 3)
+    """Number of bottlenecks in each stage."""
     width: int = 64
-    """Of the first stage's bottlenecks; each further one doubles it."""
+    """Inner width of the first stage's bottlenecks; each further stage doubles it."""
+
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """Inner width of the bottlenecks in each stage."""
+        return tuple(self.width << stage for stage in range(len(self.depths)))
+
+    @property
+    def map_dims(self) -> tuple[int, ...]:
+        """Width of each stage's output."""
+        return tuple(4 * width for width in self.stage_widths)
 
     @property
     def dim(self) -> int:
-        return 4 * self.width << (len(self.depths) - 1)
+        """Width of the output tokens."""
+        return self.map_dims[-1]
 
     @property
     def num_heads(self) -> int:
-        """A convolutional trunk has none; of what attends to its map, or relates it head by head."""
+        """Number of heads for modules that attend to the last map or relate it by head; the trunk itself has none."""
         return max(1, self.dim // 64)
 
     @property
     def patch_size(self) -> int:
+        """Side of an output token, in pixels."""
         return 4 << (len(self.depths) - 1)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of bottlenecks in all stages."""
+        return sum(self.depths)
 
 
 FAMILIES: dict[str, type[BackboneConfig]] = {cls.family: cls for cls in (ViTConfig, SwinConfig, ResNetConfig)}
@@ -122,8 +175,8 @@ AnyBackboneConfig = ViTConfig | SwinConfig | ResNetConfig
 
 
 def backbone_config_from_dict(values: Mapping[str, Any]) -> AnyBackboneConfig:
-    """The inverse of `BackboneConfig.to_dict`; lists read as tuples, as JSON has no others."""
+    """Return the configuration that `BackboneConfig.to_dict` gave; lists become tuples, as JSON has only lists."""
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "family"}
-    shape = FAMILIES[values.get("family", "vit")](**plain)
-    assert isinstance(shape, AnyBackboneConfig)
-    return shape
+    config = FAMILIES[values.get("family", "vit")](**plain)
+    assert isinstance(config, AnyBackboneConfig)
+    return config

@@ -1,6 +1,6 @@
 """Position embeddings of a ViT at other grids than the stored one, as two matrix products.
 
-torch's own bicubic interpolation adds its gradient up in another order at each run on a GPU, and its exporter loses the
+torch's bicubic interpolation sums its gradient in a different order at each run on a GPU, and its exporter loses the
 scale factors; a product does neither.
 """
 
@@ -16,17 +16,18 @@ from torch import Tensor
 
 from selfpatch.ops.resampling import cubic
 
-Kind = Literal["released", "size"]
+Interpolation = Literal["released", "size"]
 
 
-def add_positions(trunk: VisionTransformer, embedded: Tensor, kind: Kind) -> Tensor:
-    """What the first block sees: positions added, CLS and register tokens put in front.
+def add_positions(trunk: VisionTransformer, embedded: Tensor, kind: Interpolation) -> Tensor:
+    """Return the input of the first block: positions added, CLS and register tokens in front.
 
     Args:
+        trunk: the timm model with the stored positions.
         embedded: [B, h, w, D] embedded patches.
-        kind: `released`: bicubic without antialias, by a scale factor with 0.1 added to the grid's side, which shifts
-            the sampling coordinates a little (the code of DINO, iBOT, SelfPatch, SERE and DINOv2 alike); `size`: by the
-            size, with antialias (timm).
+        kind: `released` interpolates bicubically without antialias, by a scale factor with 0.1 added to the grid's
+            side, which shifts the sampling coordinates a little (the code of DINO, iBOT, SelfPatch, SERE and DINOv2);
+            `size` interpolates by the size, with antialias (timm).
 
     Returns:
         [B, prefix + h * w, D].
@@ -35,38 +36,38 @@ def add_positions(trunk: VisionTransformer, embedded: Tensor, kind: Kind) -> Ten
     x, first = embedded.flatten(1, 2), [token for token in (trunk.cls_token, trunk.reg_token) if token is not None]
     tokens = torch.cat([token.expand(1, -1, -1) for token in first], dim=1) if first else None
     if trunk.pos_embed is not None:
-        own = 0 if trunk.no_embed_class else trunk.num_prefix_tokens
-        x = x + _interpolated(trunk.pos_embed[0, own:], h, w, kind)
-        tokens = tokens + trunk.pos_embed[:, :own] if tokens is not None and own else tokens
+        prefix = 0 if trunk.no_embed_class else trunk.num_prefix_tokens
+        x = x + _interpolate(trunk.pos_embed[0, prefix:], h, w, kind)
+        tokens = tokens + trunk.pos_embed[:, :prefix] if tokens is not None and prefix else tokens
     if tokens is not None:
         x = torch.cat([tokens.expand(B, -1, -1), x], dim=1)
     return trunk.pos_drop(x)
 
 
-def _interpolated(stored: Tensor, h: int, w: int, kind: Kind) -> Tensor:
-    """[G * G, D] -> [h * w, D]"""
+def _interpolate(stored: Tensor, h: int, w: int, kind: Interpolation) -> Tensor:
+    """Interpolate stored positions: [G * G, D] -> [h * w, D]."""
     G = int(stored.shape[0] ** 0.5)
     square = stored.view(G, G, -1)
-    if torch.compiler.is_compiling():  # h and w may be symbols, and what is made now no tensor to keep
+    if torch.compiler.is_compiling():  # h and w may be symbols, and the weights must not be cached
         rows, columns = interpolation_weights(h, w, G, kind, stored.device)
     elif (h, w) == (G, G):
         return stored
     else:
-        rows, columns = _cached(h, w, G, kind, stored.device)
+        rows, columns = _cached_weights(h, w, G, kind, stored.device)
     with torch.autocast(stored.device.type, enabled=False):
         return torch.einsum("ig,jk,gkd->ijd", rows, columns, square.float()).flatten(0, 1)
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # weights made in inference mode could not take part in a later backward pass
-def _cached(h: int, w: int, G: int, kind: Kind, device: torch.device) -> tuple[Tensor, Tensor]:
+def _cached_weights(h: int, w: int, G: int, kind: Interpolation, device: torch.device) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         return interpolation_weights(h, w, G, kind, device)
 
 
-def interpolation_weights(h: int, w: int, G: int, kind: Kind, device: torch.device) -> tuple[Tensor, Tensor]:
-    """What each of h rows and w columns takes of G stored ones, [h, G] and [w, G]."""
-    sides = [torch.ones(side, device=device).sum() for side in (h, w)]  # tensors, that an exported graph can compare
+def interpolation_weights(h: int, w: int, G: int, kind: Interpolation, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the weights of G stored rows and columns in each of h rows and w columns, [h, G] and [w, G]."""
+    sides = [torch.ones(side, device=device).sum() for side in (h, w)]  # tensors, so that an exported graph compares
     if kind == "size":
         rows, columns = (_by_size(count, side, G) for count, side in zip((h, w), sides, strict=True))
         return rows, columns
@@ -76,17 +77,17 @@ def interpolation_weights(h: int, w: int, G: int, kind: Kind, device: torch.devi
 
 
 def _as_released(count: int, side: Tensor, G: int, stored: Tensor) -> Tensor:
-    """By the scale factor (count + 0.1) / G; the identity at the stored grid."""
+    """Return weights for the scale factor (count + 0.1) / G; the identity at the stored grid."""
     scale = torch.where(stored, torch.ones_like(side), G / (side + 0.1))
     centres = (torch.arange(count, device=side.device) + 0.5) * scale - 0.5
     distance = (centres[:, None] - torch.arange(-2, G + 2, device=side.device)).abs()
-    taps = cubic(distance, -0.75)  # of two more on each side, which repeat the border
+    taps = cubic(distance, -0.75)  # with two more stored rows on each side, which repeat the border
     before, after = taps[:, :2].sum(1, keepdim=True), taps[:, -2:].sum(1, keepdim=True)
     return taps[:, 2:-2] + F.pad(before, (0, G - 1)) + F.pad(after, (G - 1, 0))
 
 
 def _by_size(count: int, side: Tensor, G: int) -> Tensor:
-    """To a size, with antialias."""
+    """Return weights for a size, with antialias."""
     scale = G / side
     centres = (torch.arange(count, device=side.device) + 0.5) * scale
     distance = (centres[:, None] - torch.arange(G, device=side.device) - 0.5).abs()

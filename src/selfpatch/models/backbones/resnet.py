@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate
 from typing import ClassVar
 
 from timm.models.resnet import Bottleneck
@@ -16,12 +15,14 @@ from selfpatch.models.backbones.config import ResNetConfig
 from selfpatch.models.layers.batch_norm import BatchNorm2d
 
 SIZES = {"resnet50": (3, 4, 6, 3)}
-"""Bottlenecks of each stage by name (arXiv 1512.03385)."""
+"""Number of bottlenecks in each stage by name (arXiv 1512.03385)."""
 
 
 class ResNet(Backbone):
-    """A timm `ResNet` whose batch norms go over the global batch. Its tokens are the last map; it has no patches to
-    mask."""
+    """A timm `ResNet` with batch norms over the global batch.
+
+    Its tokens are the last map; it has no patches to mask.
+    """
 
     maskable: ClassVar[bool] = False
     trunk: TimmResNet
@@ -32,46 +33,43 @@ class ResNet(Backbone):
         BatchNorm2d.convert(trunk)
 
     def embed(self, images: Tensor) -> Tensor:
+        """Run images through the stem: [B, C, H, W] -> [B, H / 4, W / 4, E]."""
         trunk = self.trunk
         return trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(images)))).movedim(1, -1)
 
     def encode(self, embedded: Tensor) -> Tokens:
+        """Run the stem's output through the stages."""
         *_, (_, last) = self._maps(embedded, len(self.config.depths))
         return Tokens(None, last, last)
 
-    @property
-    def map_dims(self) -> tuple[int, ...]:
-        return tuple(4 * self.config.width << stage for stage in range(len(self.config.depths)))
-
     def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
         x = embedded.movedim(-1, 1)
-        for number, stage in enumerate(self._stages()[:last], start=1):
-            x = getattr(self.trunk, stage)(x)
-            yield number, x.movedim(1, -1)
-
-    def _stages(self) -> list[str]:
-        return [f"layer{i + 1}" for i in range(len(self.config.depths))]
-
-    @property
-    def num_layers(self) -> int:
-        return sum(self.config.depths)
+        for stage in range(1, last + 1):
+            x = self.trunk.get_submodule(f"layer{stage}")(x)
+            yield stage, x.movedim(1, -1)
 
     def layer_of(self, name: str) -> int:
+        """Return the number of a parameter's bottleneck, 0 for the stem."""
         _, part, *rest = name.split(".")
-        if part in self._stages():
-            before = [0, *accumulate(self.config.depths)][self._stages().index(part)]
-            return 1 + before + int(rest[0])
-        return 0
+        if not part.startswith("layer"):
+            return 0
+        return 1 + sum(self.config.depths[: int(part.removeprefix("layer")) - 1]) + int(rest[0])
+
+    def freeze_embedding(self) -> None:
+        """Raise ValueError: a ResNet has no patch projection."""
+        raise ValueError(
+            f"backbone.freeze_patch_embed is for a ViT or a Swin; a {self.config.family} embeds no patches"
+        )
 
 
-def build_resnet(shape: ResNetConfig, *, drop_path: float = 0.0) -> ResNet:
-    """A freshly initialised ResNet."""
+def build_resnet(config: ResNetConfig, *, drop_path: float = 0.0) -> ResNet:
+    """Build a freshly initialised ResNet."""
     trunk = TimmResNet(
         block=Bottleneck,  # type: ignore[arg-type]  # timm's annotation means the class
-        layers=shape.depths,
+        layers=config.depths,
         num_classes=0,
-        in_chans=shape.in_channels,
-        channels=tuple(shape.width << stage for stage in range(len(shape.depths))),
+        in_chans=config.in_channels,
+        channels=config.stage_widths,
         drop_path_rate=drop_path,
     )
-    return ResNet(trunk, shape)
+    return ResNet(trunk, config)

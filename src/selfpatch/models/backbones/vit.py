@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from selfpatch.core.reference import using_references
 from selfpatch.core.types import Tokens
-from selfpatch.models.backbones.base import Backbone, freeze_projection
+from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.models.backbones.positions import add_positions
 from selfpatch.ops.linear import gelu_linear, norm_linear
@@ -25,13 +25,12 @@ SIZES = {"vit_tiny": (192, 12, 3), "vit_small": (384, 12, 6), "vit_base": (768, 
 
 _MLPS: dict[str, Any] = {"gelu": Mlp, "swiglu": SwiGLUPacked}
 
-
-LARGEST_FORMED = 1024
-"""Tokens of an image up to which the matrix of all pairs is formed where that is faster."""
+MAX_PAIRED_TOKENS = 1024
+"""Number of tokens of an image up to which the matrix of all pairs is formed if that is faster."""
 
 
 class _Attention(Attention):
-    """timm's attention in two steps, so that a block can make the projection together with its norm."""
+    """timm's attention in two steps, so that a block can compute the projection together with its norm."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         if attn_mask is not None or is_causal:
@@ -39,31 +38,30 @@ class _Attention(Attention):
         return self.attend(self.qkv(x))
 
     def attend(self, projected: Tensor) -> Tensor:
-        """[B, N, 3 * D] -> [B, N, D]."""
+        """Attend with projected queries, keys and values: [B, N, 3 * D] -> [B, N, D]."""
         # On a CPU the fused attention is slow in bfloat16, backward above all.
         slow = projected.device.type == "cpu" and projected.dtype == torch.bfloat16
-        if using_references() or (slow and projected.shape[1] <= LARGEST_FORMED):
+        if using_references() or (slow and projected.shape[1] <= MAX_PAIRED_TOKENS):
             return self._attend_by_pairs(projected)
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
         attended = F.scaled_dot_product_attention(query, key, value)  # [B, H, N, d]
         return self.proj(attended.transpose(1, 2).flatten(2))
 
     def _attend_by_pairs(self, projected: Tensor) -> Tensor:
-        """softmax(q k^T / sqrt(d)) v with the matrix of all pairs formed, as the released code does."""
+        """Compute softmax(q k^T / sqrt(d)) v with the matrix of all pairs, as the released code does."""
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
         pairs = (query * self.scale @ key.transpose(-2, -1)).softmax(-1)  # [B, H, N, N]
         return self.proj((pairs @ value).transpose(1, 2).flatten(2))
 
 
 class _Block(Block):
-    """timm's block, which in training keeps neither the outputs of its norms nor those of its GELU."""
+    """timm's block, which in training stores neither the outputs of its norms nor those of its GELU."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         masked = attn_mask is not None or is_causal
         differentiated = self.training and torch.is_grad_enabled()
-        if (
-            using_references() or masked or not differentiated or torch.compiler.is_compiling()
-        ):  # a compiler sees to it itself
+        # A compiler plans by itself what it stores.
+        if using_references() or masked or not differentiated or torch.compiler.is_compiling():
             return super().forward(x, attn_mask, is_causal)
         assert isinstance(self.attn, _Attention)
         x = x + self.drop_path1(self.ls1(self.attn.attend(_norm_linear(x, self.norm1, self.attn.qkv))))
@@ -93,79 +91,78 @@ class ViT(Backbone):
         self.embedding_stride, self.embedding_dim = config.patch_size, config.embed_dim
         self.has_class_token = trunk.cls_token is not None
 
-    def embed(self, images: Tensor) -> Tensor:
-        return self.trunk.patch_embed(images)
-
     def encode(self, embedded: Tensor) -> Tokens:
-        return self._tokens(self.trunk.blocks(self._placed(embedded)), embedded)
+        """Run embedded patches through the blocks and the final norm."""
+        return self._tokens(self.trunk.blocks(self._block_input(embedded)), embedded)
 
-    def _placed(self, embedded: Tensor) -> Tensor:
-        """[B, prefix + N, D] what the first block sees."""
-        return self.trunk.norm_pre(
-            self.trunk.patch_drop(add_positions(self.trunk, embedded, self.config.position_embedding))
-        )
+    def _block_input(self, embedded: Tensor) -> Tensor:
+        """Return the input of the first block, [B, prefix + N, D]."""
+        positioned = add_positions(self.trunk, embedded, self.config.position_embedding)
+        return self.trunk.norm_pre(self.trunk.patch_drop(positioned))
 
     def _tokens(self, raw: Tensor, embedded: Tensor) -> Tokens:
         normed = self.trunk.norm(raw)
-        image = normed[:, 0] if self.has_class_token else None
-        return Tokens(image, self._map(normed, embedded), self._map(raw, embedded))
+        cls = normed[:, 0] if self.has_class_token else None
+        return Tokens(cls, self._map(normed, embedded), self._map(raw, embedded))
 
     def _map(self, tokens: Tensor, embedded: Tensor) -> Tensor:
         return tokens[:, self.trunk.num_prefix_tokens :].unflatten(1, embedded.shape[1:3])
 
-    @property
-    def map_dims(self) -> tuple[int, ...]:
-        return (self.dim,) * len(self.trunk.blocks)
-
     def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
-        x = self._placed(embedded)
-        for number, block in enumerate(self.trunk.blocks[:last], start=1):
+        x = self._block_input(embedded)
+        for layer, block in enumerate(self.trunk.blocks[:last], start=1):
             x = block(x)
-            yield number, self._map(x, embedded)
+            yield layer, self._map(x, embedded)
 
-    def repeated_parts(self) -> Sequence[nn.Module]:
+    def repeated_blocks(self) -> Sequence[nn.Module]:
+        """Return the blocks."""
         return list(self.trunk.blocks)
 
     def last_tokens(self, images: Tensor, blocks: int) -> list[Tokens]:
-        """The tokens after each of the last so many blocks, all through the final norm, the last block's last (the
-        linear protocol of DINO).
+        """Return the tokens after each of the last blocks, all through the final norm (DINO's linear protocol).
+
+        Args:
+            images: [B, C, H, W], normalised.
+            blocks: number of blocks; the last block's tokens come last.
 
         Raises:
-            ValueError: there are not so many.
+            ValueError: there are not that many blocks.
         """
         if not 1 <= blocks <= self.num_layers:
             raise ValueError(f"the last {blocks} blocks are asked for; the network has {self.num_layers}")
         embedded = self.embed(images)
-        x, found = self._placed(embedded), []
+        x, outputs = self._block_input(embedded), []
         for block in self.trunk.blocks:
             x = block(x)
-            found.append(x)
-        return [self._tokens(raw, embedded) for raw in found[-blocks:]]
+            outputs.append(x)
+        return [self._tokens(raw, embedded) for raw in outputs[-blocks:]]
 
     def facet(self, images: Tensor, name: Literal["query", "key", "value"], block: int = -1) -> Tensor:
-        """[B, h, w, D] queries, keys or values of the patches in a block's attention, all heads side by side (LOST,
-        arXiv 2109.14279; Amir et al., arXiv 2112.05814)."""
+        """Return queries, keys or values of a block's attention (LOST, arXiv 2109.14279; arXiv 2112.05814).
+
+        Args:
+            images: [B, C, H, W], normalised.
+            name: which of the three.
+            block: index of the block; negative ones count from the end.
+
+        Returns:
+            [B, h, w, D] of the patches, all heads concatenated.
+        """
         embedded, block = self.embed(images), block % self.num_layers
-        x = self.trunk.blocks[:block](self._placed(embedded))
+        x = self.trunk.blocks[:block](self._block_input(embedded))
         last = self.trunk.blocks[block]
         projected = last.get_submodule("attn.qkv")(last.get_submodule("norm1")(x))
         return self._map(projected.chunk(3, dim=-1)[("query", "key", "value").index(name)], embedded)
 
-    @property
-    def num_layers(self) -> int:
-        return len(self.trunk.blocks)
-
     def layer_of(self, name: str) -> int:
+        """Return the number of a parameter's block, 0 for the embedding, `num_layers` + 1 for the final norm."""
         _, part, *rest = name.split(".")
         if part == "blocks":
             return 1 + int(rest[0])
         return self.num_layers + 1 if part == "norm" else 0
 
-    def freeze_embedding(self) -> None:
-        freeze_projection(self.trunk.get_submodule("patch_embed.proj"))
-
     def fix_positions(self) -> None:
-        """Sine and cosine of the patch's place instead of learned positions."""
+        """Replace the learned position embeddings by fixed sines and cosines."""
         assert self.trunk.pos_embed is not None
         positions = sincos_positions(self.config.grid, self.config.embed_dim)
         with torch.no_grad():
@@ -175,10 +172,11 @@ class ViT(Backbone):
 
 
 def sincos_positions(grid: int, dim: int) -> Tensor:
-    """Fixed 2-D positions [grid * grid, D] (MoCo-v3, arXiv 2104.02057, section 5.1): of row y and column x, with
-    w_i = 10000^(-4 i / D),
+    """Return fixed 2-D position embeddings [grid * grid, D] (MoCo-v3, arXiv 2104.02057, section 5.1).
 
-        (sin(y w_i), cos(y w_i), sin(x w_i), cos(x w_i)), a quarter of the width each
+    For row y and column x, with w_i = 10000^(-4 i / D) and a quarter of the width for each part:
+
+        (sin(y w_i), cos(y w_i), sin(x w_i), cos(x w_i))
 
     Raises:
         ValueError: 4 does not divide the width.
@@ -186,39 +184,41 @@ def sincos_positions(grid: int, dim: int) -> Tensor:
     if dim % 4:
         raise ValueError(f"sin-cos positions need a width that 4 divides, not {dim}; change backbone.embed_dim")
     frequencies = torch.exp(torch.arange(dim // 4) * (-4 * math.log(10000) / dim))
-    places = torch.arange(grid)
-    rows, columns = (place.flatten()[:, None] * frequencies for place in torch.meshgrid(places, places, indexing="ij"))
+    index = torch.arange(grid)
+    rows, columns = (axis.flatten()[:, None] * frequencies for axis in torch.meshgrid(index, index, indexing="ij"))
     return torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=1)
 
 
-def _mlp_ratio(shape: ViTConfig) -> float:
-    """Inner width of the MLP over the width. DINOv2's gated one has two halves, each two thirds of the usual width,
-    rounded up to a multiple of 8."""
-    if shape.mlp == "gelu":
+def _mlp_ratio(config: ViTConfig) -> float:
+    """Return the inner width of the MLP over the width.
+
+    DINOv2's gated MLP has two halves, each two thirds of the usual inner width, rounded up to a multiple of 8.
+    """
+    if config.mlp == "gelu":
         return 4.0
-    half = (8 * shape.embed_dim // 3 + 7) // 8 * 8
-    return (2 * half + 0.5) / shape.embed_dim  # timm rounds the product down
+    half = (8 * config.embed_dim // 3 + 7) // 8 * 8
+    return (2 * half + 0.5) / config.embed_dim  # timm rounds the product down
 
 
-def build_vit(shape: ViTConfig, *, drop_path: float = 0.0) -> ViT:
-    """A freshly initialised vision transformer."""
+def build_vit(config: ViTConfig, *, drop_path: float = 0.0) -> ViT:
+    """Build a freshly initialised vision transformer."""
     trunk = VisionTransformer(
-        img_size=shape.grid * shape.patch_size,
-        patch_size=shape.patch_size,
-        in_chans=shape.in_channels,
+        img_size=config.grid * config.patch_size,
+        patch_size=config.patch_size,
+        in_chans=config.in_channels,
         num_classes=0,
-        global_pool="token" if shape.class_token else "",
-        embed_dim=shape.embed_dim,
-        depth=shape.depth,
-        num_heads=shape.num_heads,
-        mlp_ratio=_mlp_ratio(shape),
-        class_token=shape.class_token,
-        reg_tokens=shape.num_registers,
-        no_embed_class=shape.num_registers > 0,
-        final_norm=shape.final_norm,
-        init_values=1e-5 if shape.layer_scale else None,
-        mlp_layer=_MLPS[shape.mlp],
-        act_layer=nn.SiLU if shape.mlp == "swiglu" else None,  # timm's default, GELU, would reach the gate
+        global_pool="token" if config.class_token else "",
+        embed_dim=config.embed_dim,
+        depth=config.depth,
+        num_heads=config.num_heads,
+        mlp_ratio=_mlp_ratio(config),
+        class_token=config.class_token,
+        reg_tokens=config.num_registers,
+        no_embed_class=config.num_registers > 0,
+        final_norm=config.final_norm,
+        init_values=1e-5 if config.layer_scale else None,
+        mlp_layer=_MLPS[config.mlp],
+        act_layer=nn.SiLU if config.mlp == "swiglu" else None,  # timm's default, GELU, would reach the gate
         dynamic_img_size=True,
         drop_path_rate=drop_path,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
@@ -227,4 +227,4 @@ def build_vit(shape: ViTConfig, *, drop_path: float = 0.0) -> ViT:
     )
     if trunk.cls_token is not None:
         nn.init.trunc_normal_(trunk.cls_token, std=0.02)  # timm's 1e-6 is not what DINO starts from
-    return ViT(trunk, shape)
+    return ViT(trunk, config)
