@@ -1,4 +1,4 @@
-"""The commands, as the Python face offers them and the command line calls them."""
+"""Train a network, or continue a run."""
 
 from __future__ import annotations
 
@@ -38,31 +38,30 @@ from selfpatch.training.trainer import StudentTeacher, train
 
 
 def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
-    """Pre-trains a network.
+    """Pre-train a network: `pretrain(data="photos/", objective="selfpatch", epochs=100, selfpatch={"k": 2})`.
 
     Args:
-        config: a whole configuration; or else
-        settings: those of `config.RunConfig` by name, nested ones as mappings, laid over the recipe that `recipe` names
-            or that the number of images suggests: `pretrain(data="photos/", objective="selfpatch", epochs=100,
-            selfpatch={"k": 2})`.
+        config: settings of the run. If None, those of the recipe that `recipe` names, or that fits the number of
+            images.
+        settings: settings by name, sections as mappings, in place of those of `config`.
 
     Returns:
         The run directory.
 
     Raises:
-        ValueError: something about the settings or the data is wrong; one sentence says what.
-        Interrupted: a signal stopped it; it can be resumed.
+        ValueError: settings or data are wrong.
+        Interrupted: a signal stopped the run, which can be resumed.
     """
     if config is None:
-        name = settings.get("recipe")
-        base = load_recipe(name) if name else recipe_for(str(settings.get("data", SAMPLES)))
-        config = base.override(settings)
+        recipe = settings.get("recipe")
+        config = load_recipe(recipe) if recipe else recipe_for(str(settings.get("data", SAMPLES)))
+    config = config.override(settings)
     device = distributed.start(config.device)
     data = open_training_data(config)
     student_teacher, report = make_student_teacher(config, statistics=measure_channels(data, config.channels))
-    config = replace(config, loss_weights=student_teacher.loss_weights)  # all of them, and no others
+    config = replace(config, loss_weights=student_teacher.loss_weights)  # of every loss, also where the default holds
     config = with_renderer(config, device)
-    loader = make_loader(config, student_teacher, data, device)  # refuses what cannot be
+    loader = make_loader(config, student_teacher, data, device)  # refuse impossible settings before the run directory is made
     run = _new_run(config, data)
     if distributed.is_main_process():
         schedule = make_schedule(config, loader.steps_per_epoch)
@@ -77,14 +76,19 @@ def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
 
 
 def resume(path: str | Path, *, device: str | None = None, workers: int | None = None) -> Path:
-    """Goes on with a run exactly where its newest checkpoint is.
+    """Continue a run exactly where its newest checkpoint is.
 
     Args:
-        device, workers: where these differ from when the run was begun.
+        path: the run directory.
+        device: device to train on; if None, that of the run's start.
+        workers: number of loader processes; if None, that of the run's start.
+
+    Returns:
+        The run directory.
 
     Raises:
         ValueError: there is no run, or its images have changed.
-        Interrupted: a signal stopped it again.
+        Interrupted: a signal stopped the run again.
     """
     run = RunDirectory.open(path)
     config = RunConfig.from_saved(run.settings, run.settings_file)
@@ -95,7 +99,7 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
     started = distributed.start(config.device)
     data = open_training_data(config)
     check_data(run, data)
-    checkpoint = run.checkpoints.load_newest()  # None: killed before the first one, so that it begins again
+    checkpoint = run.checkpoints.load_newest()  # None if it was killed before the first one
     if checkpoint is None:
         student_teacher, _ = make_student_teacher(config, statistics=measure_channels(data, config.channels))
     else:
@@ -115,8 +119,9 @@ def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
 
 
 def _discard_if_unsaved(run: RunDirectory) -> None:
-    """A run that was refused before its first checkpoint has nothing to go on with; it would only stand in the way of
-    the next try. One that has saved a failed step stays, for replay.
+    """Delete a run that failed before its first checkpoint: it cannot be resumed, and would block the next attempt.
+
+    A run that has saved a failed step is kept for replay.
     """
     saved = any(run.checkpoints.folder.iterdir()) or (run.path / "failed").exists()
     if distributed.is_main_process() and not saved:
@@ -162,7 +167,7 @@ def _train(
 
 
 def _finish(run: RunDirectory, data: TrainingData, student_teacher: StudentTeacher, picture: Path | None) -> None:
-    """Exports the teacher, writes the report, and says what came of it and what to do next."""
+    """Export the teacher, write the report, and print the measurements and the next command."""
     exported = write_safetensors(run.exported_backbone, *export_state(teacher_encoder(student_teacher)))
     table = measured_table(run)
     if table is not None:
@@ -173,7 +178,7 @@ def _finish(run: RunDirectory, data: TrainingData, student_teacher: StudentTeach
     if (run.path / "skipped.txt").is_file():
         lines.append(f"unreadable images are listed in {run.path / 'skipped.txt'}")
     example = data.held_out_index.file(int(data.held_out_indices[0])) if len(data.held_out_indices) else None
-    image = example if isinstance(example, Path) else "IMAGE"  # `show` takes no members of shards
+    image = example if isinstance(example, Path) else "IMAGE"  # `show` does not read members of shards
     lines.append(f"next       selfpatch show --weights {run.path} {image}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 

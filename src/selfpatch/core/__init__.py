@@ -1,0 +1,1 @@
+"""Data types, distributed training, atomic files and other foundations."""

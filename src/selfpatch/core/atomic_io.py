@@ -1,4 +1,4 @@
-"""Files that are whole or not there: after a kill or a power cut a reader finds the old one or the new one."""
+"""Atomic writing of files: after a kill or a power cut, a reader finds the old file or the new one, both complete."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Puts `content` at `path`, making its folder if need be; a kill or a power cut leaves the old file or the new one.
+    """Write `content` to `path` atomically, and create its folder if necessary.
 
     Raises:
-        OSError: the disk is full or cannot be written to; the old file is as it was.
+        OSError: the disk is full or cannot be written to; the old file is unchanged.
     """
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -21,7 +21,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` once it is complete and on disk."""
+    """Open a file that replaces `path` once it is complete and on disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with clear_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a renaming last through a power cut, where the file system can."""
+    """Make a renaming survive a power cut, if the file system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -49,7 +49,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def clear_error(path: Path) -> Iterator[None]:
-    """Inside, an OSError is raised again with words that say what to do."""
+    """Raise every OSError from inside again with advice on what to do."""
     try:
         yield
     except OSError as error:

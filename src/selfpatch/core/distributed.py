@@ -1,4 +1,4 @@
-"""Several processes, written so that it reads like one: on a single process each function is the identity."""
+"""Communication between training processes; on a single process each function is the identity."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ from torch import Tensor
 
 
 def is_distributed() -> bool:
+    """Return whether this process is one of a group."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
+    """Return the number of this process within its group, from 0."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
+    """Return the number of processes of the group."""
     return dist.get_world_size() if is_distributed() else 1
 
 
 def is_main_process() -> bool:
+    """Return whether this process prints and writes files."""
     return rank() == 0
 
 
 def start(device: str) -> torch.device:
-    """Joins the process group that torchrun announces, if any, and names this process's device.
+    """Join the process group that torchrun announces, if any, and return this process's device.
 
     Args:
         device: `auto` (CUDA, then MPS, then CPU), or a torch device such as `cpu`, `cuda`, `cuda:1`, `mps`.
@@ -36,7 +40,7 @@ def start(device: str) -> torch.device:
     Raises:
         ValueError: the device is unknown or not on this machine.
     """
-    chosen = _device(device)
+    chosen = _own_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_distributed():
         # Both backends at once: tensors reduce over nccl on CUDA, and the stop flag over gloo without a host sync.
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
@@ -45,12 +49,13 @@ def start(device: str) -> torch.device:
 
 
 def stop() -> None:
+    """Leave the process group."""
     if is_distributed():
         dist.destroy_process_group()
 
 
 def find_device(name: str) -> torch.device:
-    """The device of a name; `auto` is CUDA, then MPS, then the CPU.
+    """Return the device of a name; `auto` is CUDA, then MPS, then the CPU.
 
     Raises:
         ValueError: the device is unknown or not on this machine.
@@ -61,17 +66,17 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
-    there = torch.cuda.device_count() if device.type == "cuda" else 1
+    num_devices = torch.cuda.device_count() if device.type == "cuda" else 1
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name!r} was asked for, but torch sees no CUDA device; use --device cpu")
-    if (device.index or 0) >= there:
-        raise ValueError(f"device {name!r} was asked for, but there are {there}; use a lower number")
+    if (device.index or 0) >= num_devices:
+        raise ValueError(f"device {name!r} was asked for, but there are {num_devices}; use a lower number")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device {name!r} was asked for, but torch sees no MPS device; use --device cpu")
     return device
 
 
-def _device(name: str) -> torch.device:
+def _own_device(name: str) -> torch.device:
     device = find_device(name)
     if device.type == "cuda":
         index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
@@ -81,13 +86,14 @@ def _device(name: str) -> torch.device:
 
 
 def barrier() -> None:
+    """Wait for all processes."""
     if is_distributed():
         dist.barrier()
 
 
 @torch.no_grad()
 def all_reduce_mean(x: Tensor) -> Tensor:
-    """The mean over processes, as a new tensor without gradient."""
+    """Return the mean over processes, as a new tensor without gradient."""
     if not is_distributed():
         return x.detach().clone()
     total = x.detach().clone()
@@ -97,7 +103,7 @@ def all_reduce_mean(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def all_gather(x: Tensor) -> Tensor:
-    """[processes, ...]: the same-shaped tensors of all processes, by rank, without gradient."""
+    """Return the tensors of all processes, which have one shape, as [processes, ...] by rank, without gradient."""
     x = x.detach().contiguous()
     if not is_distributed():
         return x.unsqueeze(0)
@@ -107,22 +113,22 @@ def all_gather(x: Tensor) -> Tensor:
 
 
 def any_rank(*flags: bool) -> tuple[bool, ...]:
-    """For each flag, whether it is raised on any process: one small all-reduce on the CPU."""
+    """Return for each flag whether it is set on any process, by one small all-reduce on the CPU."""
     if not is_distributed():
         return flags
-    raised = torch.tensor(flags, dtype=torch.int32)
-    dist.all_reduce(raised, op=dist.ReduceOp.MAX)
-    return tuple(bool(x) for x in raised)
+    set_anywhere = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(set_anywhere, op=dist.ReduceOp.MAX)
+    return tuple(bool(x) for x in set_anywhere)
 
 
 @torch.no_grad()
 def all_ranks(flag: Tensor) -> Tensor:
-    """Whether a flag, a bool on the device, is raised on all processes; the device is not waited for."""
+    """Return whether a flag, a bool on the device, is set on all processes, without waiting for the device."""
     if not is_distributed():
         return flag
-    raised = flag.to(torch.int32)
-    dist.all_reduce(raised, op=dist.ReduceOp.MIN)
-    return raised.bool()
+    set_everywhere = flag.to(torch.int32)
+    dist.all_reduce(set_everywhere, op=dist.ReduceOp.MIN)
+    return set_everywhere.bool()
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -134,21 +140,21 @@ class _AllReduceSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        # Each process's loss depends on every process's x: the gradients of all of them belong to it.
+        # Each process's loss depends on every process's x, so that the gradients of all losses add up.
         total = gradient.clone()
         dist.all_reduce(total)
         return total
 
 
 def all_reduce_sum_with_gradient(x: Tensor) -> Tensor:
-    """The sum over processes, through which gradients flow back to every process."""
+    """Return the sum over processes, through which gradients flow back to every process."""
     return _AllReduceSum.apply(x) if is_distributed() else x
 
 
 def broadcast_from_main(value: str) -> str:
-    """The main process's value, on every process."""
+    """Return the main process's value on every process."""
     if not is_distributed():
         return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]

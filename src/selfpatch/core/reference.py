@@ -1,4 +1,4 @@
-"""Every fast path stands beside a plain reference; here all of them can be switched to their references at once.
+"""Switch between fast paths and their plain references.
 
     @fast_path_of(similarity_reference)
     def similarity(...): ...
@@ -6,7 +6,7 @@
     with use_references():
         similarity(...)  # similarity_reference(...)
 
-So the whole training step can be run plainly: as the oracle of the fast one, and as what its speed is measured against.
+The whole training step can so be run on plain references: to test the fast one, and to compare its speed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ _plain = False
 
 
 def using_references() -> bool:
-    """Whether references stand in for fast paths."""
+    """Return whether references replace the fast paths."""
     return _plain
 
 
 @contextlib.contextmanager
 def use_references() -> Iterator[None]:
-    """Run every function marked by `fast_path_of` as its reference, attention unfused, and optimizers one parameter at
-    a time."""
+    """Run the reference of every function marked by `fast_path_of`.
+
+    Attention is unfused, and optimizers update one parameter at a time.
+    """
     global _plain
     before, _plain = _plain, True
     try:
@@ -40,7 +42,7 @@ def use_references() -> Iterator[None]:
 
 
 def fast_path_of(reference: Callable[P, R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Marks a function or method as the fast path of a reference that takes the same arguments."""
+    """Mark a function or method as the fast path of a reference that takes the same arguments."""
 
     def mark(fast: Callable[P, R]) -> Callable[P, R]:
         @wraps(fast)

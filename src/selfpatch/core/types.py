@@ -1,8 +1,13 @@
-"""The words everything else is written in.
+"""Core data types and protocols.
 
-One legend of letters for the whole project: B images, V views, G / L global / local crops, h x w the patch grid and N =
-h*w, D width, K prototypes, H heads, C channels. Lists of views are view-major: all images of view 0, then all of view
-1.
+One legend of letters for the whole project:
+
+- B images of a batch; V views of an image, of them G global and L local crops
+- C channels; H x W pixels of an image; S, s sides of global and local crops
+- h x w patches of an image, N = h * w; D width of the tokens
+- K prototypes; H heads
+
+Tensors of views are view-major: all images of view 0, then all images of view 1.
 """
 
 from __future__ import annotations
@@ -17,14 +22,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Views:
-    """The crops of one batch, and where in their images they came from.
+    """Crops of one batch, and their positions in the images.
 
     Attributes:
         global_crops: [G, B, C, S, S], uint8 as loaded, float once normalised.
-        local_crops: [L, B, C, s, s] or None.
-        boxes: [V, B, 5] float32: (left, top, width, height, flipped) in pixels of the whole image, globals first.
+        local_crops: [L, B, C, s, s], or None.
+        boxes: [V, B, 5] float32, (left, top, width, height, flipped) in pixels of the whole image, globals first.
+        samples: [B] int64 indices of the images in the data set.
         masks: [G, B, h, w] bool, True where the student sees the mask token; None unless something needs masks.
-        samples: [B] int64 places of the images in the data set.
     """
 
     global_crops: Tensor
@@ -35,48 +40,53 @@ class Views:
 
     @property
     def num_global(self) -> int:
+        """Number of global crops G."""
         return self.global_crops.shape[0]
 
     @property
     def batch_size(self) -> int:
+        """Number of images B."""
         return self.global_crops.shape[1]
 
     def require_pair(self, method: str) -> None:
-        """Raises ValueError where there are not exactly two global crops for `method` to compare."""
+        """Raise ValueError unless there are exactly two global crops for `method` to compare."""
         if self.num_global != 2:
             raise ValueError(f"{method} compares 2 global crops of an image, but there are {self.num_global}; make 2")
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Views:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(
-            self, **{k: v.to(device, non_blocking=non_blocking) for k, v in moved.items() if isinstance(v, Tensor)}
-        )
+        """Return the views on a device."""
+        tensors = self._tensors().items()
+        return replace(self, **{name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors})
 
     def pin_memory(self) -> Views:
-        pinned = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.pin_memory() for k, v in pinned.items() if isinstance(v, Tensor)})
+        """Return the views in page-locked memory."""
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 class Tokens(NamedTuple):
-    """What a backbone makes of a batch of images."""
+    """Output of a backbone for a batch of images."""
 
     cls: Tensor | None
-    """[B, D] the CLS token after the trunk's final norm; None where the trunk has none."""
+    """[B, D] CLS token after the trunk's final norm; None if the trunk has none."""
     patches: Tensor
-    """[B, h, w, D] patch tokens after the trunk's final norm, or that of a pool which takes its place; the raw ones
-    where there is neither."""
+    """[B, h, w, D] patch tokens after the trunk's final norm, or after that of a pool which replaces it; the raw ones
+    if there is neither."""
     raw_patches: Tensor
     """[B, h, w, D] output of the last block, before any norm."""
 
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """What one side, student or teacher, makes of the views it saw; view-major.
+    """Output of one side, student or teacher, for the views it saw; view-major.
 
     Attributes:
-        image: [V, B, D] image tokens: the pool's over the patches where there is a pool, else the backbone's own.
-        tokens_per_resolution: Tokens of the global crops, [G*B, ...], then of the local ones, [L*B, ...], where they
-            were encoded.
+        image: [V, B, D] image tokens: the pool's if there is a pool, else the backbone's own.
+        tokens_per_resolution: Tokens of the global crops, [G*B, ...], then of the local ones, [L*B, ...], if they were
+            encoded.
         heads: the branch's heads by name.
         pool: the branch's pooling module, or None.
     """
@@ -89,8 +99,13 @@ class EncoderOutput:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method or an objective asks of the data and of the teacher. The union of all needs decides what is
-    made."""
+    """Needs of a method or an objective; the union of all needs decides what the loader and the teacher make.
+
+    Attributes:
+        local_crops: whether local crops are loaded.
+        masks: whether masks are drawn.
+        teacher_on_local_crops: whether the teacher encodes local crops.
+    """
 
     local_crops: bool = False
     masks: bool = False
@@ -102,7 +117,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """The scheduled values of one step."""
+    """Scheduled values of one step."""
 
     step: int
     epoch: int
@@ -116,44 +131,43 @@ class Hyperparameters:
 
 
 class Objective(nn.Module):
-    """An image-level method or a patch-level objective.
+    """Image-level method or patch-level objective.
 
-    Parameters of its own (a predictor, say) belong to the student's side only and are trained; what student and teacher
-    each need a copy of, the teacher's being the moving average of the student's, comes from `heads` and `pool`.
+    Parameters of its own, e.g. of a predictor, belong to the student and are trained. Modules of which student and
+    teacher each need a copy, the teacher's being the moving average of the student's, come from `heads` and `pool`.
     """
 
     Config: ClassVar[type]
     """Settings dataclass of the constructor's argument `config`."""
     needs: ClassVar[Needs] = Needs()
     loss_weights: ClassVar[Mapping[str, float]] = {}
-    """Weight of each of its losses by name, where the recipe gives none."""
+    """Default weight of each loss by name."""
 
     def heads(self) -> dict[str, nn.Module]:
-        """Fresh heads by name, for the branch to own."""
+        """Return fresh heads by name, for the branch to own."""
         return {}
 
     def pool(self) -> nn.Module | None:
-        """A fresh module [..., N, D] -> [..., D] that makes the image token, in place of the CLS token; None: no need
-        of one."""
+        """Return a fresh module [..., N, D] -> [..., D] that makes the image token in place of the CLS token, or None."""
         return None
 
     def check_grid(self, h: int, w: int) -> None:
-        """Raises ValueError where it can learn nothing from views of h x w patches; called before the first step."""
+        """Raise ValueError if views of h x w patches are too small to learn from; called before the first step."""
 
     def forward(
         self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
     ) -> dict[str, Tensor]:
-        """The unweighted losses by name."""
+        """Return the unweighted losses by name."""
         raise NotImplementedError
 
     def meters(self, teacher: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:
-        """Scalars to watch, from what the teacher made of a batch."""
+        """Return scalars to watch, computed from the teacher's output for a batch."""
         return {}
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A trained network as every evaluation and picture sees it."""
+    """Trained network as every evaluation and picture sees it."""
 
     dim: int
     patch_size: int
@@ -162,13 +176,13 @@ class Encoder(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where images have to be."""
+        """Device that images must be on."""
         ...
 
     def patches(self, images: Tensor) -> Tensor:
-        """Normalised images [B, C, H, W] -> patch features [B, D, h, w]; no gradient is kept."""
+        """Return patch features [B, D, h, w] of normalised images [B, C, H, W], without gradient."""
         ...
 
     def image(self, images: Tensor) -> Tensor:
-        """Normalised images [B, C, H, W] -> image features [B, D]; no gradient is kept."""
+        """Return image features [B, D] of normalised images [B, C, H, W], without gradient."""
         ...
