@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices of the shapes that a step is made of: what no step can be faster than."""
+"""Peak rate of matrix products with the shapes of a training step, an upper bound for any step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from benchmarks.timing import wait_for_device
 SHAPES = ((2048, 384, 1536), (2048, 1536, 384), (2048, 2048, 2048), (2048, 256, 4096))
 """(rows, inner, columns): MLP of a ViT-S, a head's hidden layer, patches against prototypes."""
 LARGER_ON_DEVICES = 8
+"""Factor on the rows on a GPU."""
 
 
 @lru_cache
 def matrix_ceiling(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:
-    """The best rate of any of the shapes, in floating-point operations a second."""
+    """Return the best rate over all shapes, in floating-point operations per second."""
     return max(_best_rate(device, dtype, shape, seconds / len(SHAPES)) for shape in SHAPES)
 
 

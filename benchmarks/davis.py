@@ -1,18 +1,16 @@
-"""DAVIS: label propagation alone, and a whole frame from its pixels to its mask, as released against the fast way."""
+"""Benchmark of DAVIS: label propagation alone, and a whole frame from its pixels to its mask."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.timing import Case
-from selfpatch.core.reference import use_references
+from benchmarks.timing import Case, against_reference
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 from selfpatch.evaluation.video_segmentation.propagation import ContextFrame, network_size, propagate_frame, to_mask
 from selfpatch.models.backbones.build import build_backbone, named_backbone_config
@@ -21,65 +19,69 @@ from selfpatch.ops.propagation import propagate_labels
 
 HEIGHT, WIDTH = 480, 854
 """Pixels of a frame of DAVIS at 480p."""
-CONTEXT, OBJECTS = 8, 3
+OBJECTS = 3
+
+
+def cases(device: torch.device) -> Iterator[Case]:
+    """Yield the cases of this benchmark."""
+    yield propagation(30, 53, device)
+    yield whole_frame(device)
 
 
 def propagation(h: int, w: int, device: torch.device, *, dim: int = 384) -> Case:
-    """The labels of a frame of h x w patches, from those of 8 others."""
-    context = remembered_frames(h, w, dim, device)
-    (query, _), *_ = remembered_frames(h, w, dim, device, seed=1)
-    released = DAVISConfig()
+    """Return the case of labels for a frame of h x w patches, from those of its context frames."""
+    config = DAVISConfig()
+    context = noise_frames(h, w, dim, device, config)
+    (query, _), *_ = noise_frames(h, w, dim, device, config, seed=1)
 
     def propagate() -> Tensor:
         return propagate_labels(
             query,
             [features for features, _ in context],
             [labels for _, labels in context],
-            radius=released.radius,
-            topk=released.topk,
-            temperature=released.temperature,
+            radius=config.radius,
+            topk=config.topk,
+            temperature=config.temperature,
             normalised=True,
         )
 
-    return _beside_plain(f"label propagation, {h} x {w} patches, {CONTEXT} context frames", propagate)
+    name = f"label propagation, {h} x {w} patches, {len(context)} context frames"
+    return against_reference(name, propagate, unit="frames", with_flops=True)
 
 
-def whole_frame(device: torch.device, *, model: str = "vit_small", patch_size: int = 16, resolution: int = 480) -> Case:
-    """A frame of noise through an untrained network, its labels, and the mask of them."""
+def whole_frame(
+    device: torch.device, *, model: str = "vit_small", patch_size: int = 16, config: DAVISConfig | None = None
+) -> Case:
+    """Return the case of a frame of noise: an untrained network, the frame's labels, and its mask."""
+    config = config or DAVISConfig()
     torch.manual_seed(0)
-    encoder = (
-        BranchEncoder(build_backbone(named_backbone_config(model, patch_size=patch_size)), pool=None).to(device).eval()
-    )
+    backbone = build_backbone(named_backbone_config(model, patch_size=patch_size))
+    encoder = BranchEncoder(backbone, pool=None).to(device).eval()
     noise = np.random.default_rng(0).integers(256, size=(HEIGHT, WIDTH, 3), dtype=np.uint8)
-    image, released = Image.fromarray(noise), DAVISConfig(resolution=resolution)
-    height, width = network_size(HEIGHT, WIDTH, resolution, patch_size)
-    context = remembered_frames(height // patch_size, width // patch_size, encoder.dim, device)
+    image = Image.fromarray(noise)
+    height, width = network_size(HEIGHT, WIDTH, config.resolution, patch_size)
+    context = noise_frames(height // patch_size, width // patch_size, encoder.dim, device, config)
 
     def frame() -> np.ndarray:
-        _, labels = propagate_frame(encoder, image, context, released)
+        _, labels = propagate_frame(encoder, image, context, config)
         return to_mask(labels, patch_size, (HEIGHT, WIDTH))
 
-    return _beside_plain(f"DAVIS frame, {model}/{patch_size} at {width} x {height}", frame)
+    name = f"DAVIS frame, {model}/{patch_size} at {width} x {height}"
+    return against_reference(name, frame, unit="frames", with_flops=True)
 
 
-def remembered_frames(h: int, w: int, dim: int, device: torch.device, *, seed: int = 0) -> list[ContextFrame]:
-    """Noise: as many frames as a frame of a clip is compared with."""
+def noise_frames(
+    h: int, w: int, dim: int, device: torch.device, config: DAVISConfig, *, seed: int = 0
+) -> list[ContextFrame]:
+    """Return noise for all context frames of a frame: the first frame and `config.context_frames` others."""
+    count = 1 + config.context_frames
     generator = torch.Generator().manual_seed(seed)
-    features = F.normalize(torch.randn(CONTEXT, h, w, dim, generator=generator), dim=-1).to(device)
-    labels = torch.rand(CONTEXT, 1 + OBJECTS, h, w, generator=generator).to(device)
+    features = F.normalize(torch.randn(count, h, w, dim, generator=generator), dim=-1).to(device)
+    labels = torch.rand(count, 1 + OBJECTS, h, w, generator=generator).to(device)
     return list(zip(features, labels, strict=True))
 
 
-def _beside_plain(name: str, fast: Callable[[], object]) -> Case:
-    def plain() -> object:
-        with use_references():
-            return fast()
+if __name__ == "__main__":
+    from benchmarks.run import main
 
-    with FlopCounterMode(display=False) as counter:
-        plain()
-    return Case(name, {"plain": plain, "fast": fast}, unit="frames", flops=counter.get_total_flops())
-
-
-def cases(device: torch.device) -> Iterator[Case]:
-    yield propagation(30, 53, device)
-    yield whole_frame(device)
+    main("davis")

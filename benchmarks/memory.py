@@ -1,4 +1,4 @@
-"""The most memory that a call takes: on a CUDA device as its allocator says, elsewhere by a process of its own."""
+"""Peak memory of a call: from the allocator on a CUDA device, from a process of its own elsewhere."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import torch
 
 
 def peak_memory(make: Callable[..., Callable[[], object]], *arguments: Any, device: torch.device) -> int:
-    """Bytes above what the process takes before anything is made.
+    """Return the peak memory of a call in bytes, above what the process takes before anything is made.
 
     Args:
-        make: gives what is to be called, from the arguments; both must be picklable, as a new process is started.
+        make: returns the function to call, given the arguments. Both must be picklable, as a new process is started.
+        arguments: arguments of `make`.
+        device: device that the call computes on.
     """
     if device.type == "cuda":
         gc.collect()
@@ -47,9 +49,9 @@ def _measure(sender: Any, make: Callable[..., Callable[[], object]], arguments: 
 
 
 def largest_resident_size() -> int:
-    """Bytes, since this program began."""
+    """Return the largest resident size of this process so far, in bytes."""
     try:
-        status = Path("/proc/self/status").read_text()  # Linux's `getrusage` counts what the parent process took, too
+        status = Path("/proc/self/status").read_text()  # Linux's `getrusage` includes the parent process's size
         return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
     except (OSError, StopIteration):
         import resource  # not on Windows

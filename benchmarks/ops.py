@@ -1,15 +1,15 @@
-"""The parts of a step one by one, forward and backward, fast paths against their references."""
+"""Benchmark of the parts of a step one by one, forward and backward: fast paths against their references."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import Case
+from benchmarks.timing import Case, against_reference
 from selfpatch.config.sections import OptimizerConfig
 from selfpatch.core.reference import use_references
 from selfpatch.models.backbones.build import build_backbone, named_backbone_config
@@ -22,38 +22,41 @@ from selfpatch.ops.relation import overlap_grids, spatial_relation_loss
 from selfpatch.training.optim import clip_gradients, make_optimizer
 
 BATCH, DIM, HEADS, SIDE = 4, 384, 6, 14
-"""Images, width and heads of a ViT-S, patches along a side of a global crop."""
+"""Number of images, width and heads of a ViT-S, patches along a side of a global crop."""
 VIEWS = 10
 
 
 def cases(device: torch.device) -> Iterator[Case]:
+    """Yield the cases of this benchmark."""
     torch.manual_seed(0)
     patches = torch.randn(2 * BATCH, SIDE * SIDE, DIM, device=device)
     table = neighbour_table(SIDE, SIDE, 3, "wrap", device)
-    yield _beside_plain("positives of each patch", lambda: top_positives(patches, 4, table), len(patches), "views")
+    yield against_reference("positives of each patch", lambda: top_positives(patches, 4, table), len(patches), "views")
 
     pool = ClassAttentionPool(DIM, HEADS).to(device).requires_grad_(False)
     positives = top_positives(patches, 4, table)
     aggregate = torch.no_grad()(lambda: pool.pool_positives(patches, positives))
-    yield _beside_plain("aggregates of the positives", aggregate, len(patches), "views")
+    yield against_reference("aggregates of the positives", aggregate, len(patches), "views")
 
     rows = BATCH * (2 * SIDE * SIDE + 8 * 36)
     weights = torch.full((rows,), 1 / rows, device=device)
     student, teacher = _scores(device, rows, prototypes=4096), _scores(device, rows, prototypes=4096)
     center = torch.zeros(4096, device=device)
-    yield _beside_plain(
+    yield against_reference(
         "loss of all patches, 4,096 prototypes",
         lambda: _gradients(
             prototype_loss(student, teacher, center, student_temp=0.1, teacher_temp=0.04, weights=weights), student
         ),
         BATCH,
     )
-    many, their_many = _scores(device, VIEWS, BATCH, prototypes=65536), _scores(device, 2, BATCH, prototypes=65536)
-    many_center = torch.zeros(65536, device=device)
-    yield _beside_plain(
+    student_views = _scores(device, VIEWS, BATCH, prototypes=65536)
+    teacher_views = _scores(device, 2, BATCH, prototypes=65536)
+    large_center = torch.zeros(65536, device=device)
+    yield against_reference(
         "loss across views, 65,536 prototypes",
         lambda: _gradients(
-            prototype_cross_view_loss(many, their_many, many_center, student_temp=0.1, teacher_temp=0.04), many
+            prototype_cross_view_loss(student_views, teacher_views, large_center, student_temp=0.1, teacher_temp=0.04),
+            student_views,
         ),
         BATCH,
     )
@@ -69,10 +72,10 @@ def _linear_layers(device: torch.device, rows: int) -> Iterator[Case]:
     x = torch.randn(rows, DIM, device=device, requires_grad=True)
     inner = torch.randn(rows, 4 * DIM, device=device, requires_grad=True)
     given = norm.weight, norm.bias, norm.eps, wide.weight, wide.bias
-    yield _beside_plain(
+    yield against_reference(
         "layer norm and linear layer", lambda: norm_linear(x, *given).backward(inner.detach()), rows, "tokens"
     )
-    yield _beside_plain(
+    yield against_reference(
         "GELU and linear layer",
         lambda: gelu_linear(inner, narrow.weight, narrow.bias).backward(x.detach()),
         rows,
@@ -81,12 +84,12 @@ def _linear_layers(device: torch.device, rows: int) -> Iterator[Case]:
 
 
 def _relation(device: torch.device) -> Case:
-    """SERE's spatial relation of two views that half overlap."""
+    """Return the case of SERE's spatial relation of two views that half overlap."""
     student, teacher = (torch.randn(BATCH, SIDE, SIDE, DIM, device=device) for _ in range(2))
     student.requires_grad_()
     box = torch.tensor([0.0, 0.0, 200.0, 200.0, 0.0], device=device).expand(BATCH, 5)
     grids = overlap_grids(box, box + torch.tensor([60.0, 60.0, 0.0, 0.0, 0.0], device=device), SIDE)
-    return _beside_plain(
+    return against_reference(
         "spatial self-relations of two views",
         lambda: spatial_relation_loss(student, teacher, *grids[:2], HEADS, 0.1).backward(),
         BATCH,
@@ -94,16 +97,16 @@ def _relation(device: torch.device) -> Case:
 
 
 def _updates(device: torch.device) -> Iterator[Case]:
-    """What follows the backward pass, on the parameters of a ViT-S."""
+    """Yield the cases of what follows the backward pass, on the parameters of a ViT-S."""
     student = Branch(build_backbone(named_backbone_config("vit_small")), None, {}).to(device)
     teacher = student.make_teacher()
     for parameter in student.parameters():
         parameter.grad = torch.randn_like(parameter)
     parameters = sum(p.numel() for p in student.parameters())
-    yield _beside_plain(
+    yield against_reference(
         "clipping", lambda: clip_gradients(student.parameters(), 3.0, "tensor"), parameters, "parameters"
     )
-    yield _beside_plain("moving the teacher", lambda: teacher.ema_update(student, 0.996), parameters, "parameters")
+    yield against_reference("moving the teacher", lambda: teacher.ema_update(student, 0.996), parameters, "parameters")
     fast = make_optimizer(copy.deepcopy(student), OptimizerConfig())
     with use_references():
         plain = make_optimizer(copy.deepcopy(student), OptimizerConfig())
@@ -124,9 +127,7 @@ def _gradients(loss: Tensor, scores: Scores) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loss, scores)
 
 
-def _beside_plain(name: str, fast: Callable[[], object], items: float, unit: str = "images") -> Case:
-    def plain() -> object:
-        with use_references():
-            return fast()
+if __name__ == "__main__":
+    from benchmarks.run import main
 
-    return Case(name, {"plain": plain, "fast": fast}, items, unit)
+    main("ops")

@@ -1,20 +1,21 @@
-"""DINO by lightly against ours at the same sizes: the step, and the ten views of a photograph.
+"""Benchmark of DINO by lightly against selfpatch at the same sizes: the step, and the ten views of a photograph.
 
     pip install lightly
-    python benchmarks/peers.py [--data PHOTOS] [--model vit_small] [--batch-size 4] [--seconds 20]
+    python -m benchmarks.peers [--data PHOTOS] [--model vit_small] [--batch-size 4] [--seconds 20]
 
-Both steps train a timm ViT with a head of 65,536 prototypes on 2 + 8 crops with AdamW, clipping and a moving teacher.
-Lightly's is put together as its example does it.
+Both steps train a timm ViT with a head of 65,536 prototypes on 2 + 8 crops with AdamW, clipping and an EMA teacher.
+Lightly's step is put together as in its example.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import timm
 import torch
+import tyro
 from lightly.loss import DINOLoss
 from lightly.models.modules import DINOProjectionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
@@ -22,22 +23,24 @@ from lightly.transforms import DINOTransform
 from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks.report import Report, machine_facts
+from benchmarks.config import BenchConfig
+from benchmarks.loader import NUM_IMAGES, views_of_files
+from benchmarks.report import Report
 from benchmarks.step import StepBench
-from benchmarks.timing import Case, time_case
+from benchmarks.timing import Case, Timing, time_case
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.sections import CropConfig
+from selfpatch.core.distributed import start
+from selfpatch.core.machine import describe_machine
 from selfpatch.data.augment.backends import BACKENDS, choose_backend
-from selfpatch.data.augment.multicrop import dino_views, draw_view, generator
+from selfpatch.data.augment.multicrop import dino_views
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.sample_images import sample_photographs
 from selfpatch.data.sources.index import ImageIndex
 
-IMAGES = 16
-
 
 class LightlyStep:
-    """A step of lightly's DINO."""
+    """Training step of lightly's DINO."""
 
     def __init__(self, model: str, batch_size: int, device: torch.device, autocast: torch.dtype | None) -> None:
         torch.manual_seed(0)
@@ -50,6 +53,7 @@ class LightlyStep:
         self._views = [torch.randn(batch_size, 3, side, side, device=device) for side in [224] * 2 + [96] * 8]
 
     def __call__(self) -> None:
+        """Take one step."""
         with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
             with torch.no_grad():
                 targets: list[Tensor] = [self._teacher(view) for view in self._views[:2]]
@@ -67,57 +71,47 @@ def _lightly_network(model: str) -> nn.Sequential:
 
 
 def step_cases(model: str, batch_size: int, device: torch.device) -> Iterator[Case]:
+    """Yield the case of a step in float32 and in bfloat16."""
     config = load_recipe("dino-vits16").for_model(model).override({"batch_size": batch_size})
     ours = StepBench(config, device)
-    for dtype in (None, torch.bfloat16):
-        name = "float32" if dtype is None else "bfloat16"
-        calls: dict[str, Callable[[], object]] = {
+    for name, dtype in (("float32", None), ("bfloat16", torch.bfloat16)):
+        variants: dict[str, Callable[[], object]] = {
             f"lightly {name}": LightlyStep(model, batch_size, device, dtype),
-            f"selfpatch {name}": lambda name=name: ours.step(f"fast {name}"),
+            f"selfpatch {name}": partial(ours.step, f"fast {name}"),
         }
-        yield Case(f"step of DINO, {model}, 2 x 224 + 8 x 96 pixels, batch {batch_size}, {name}", calls, batch_size)
+        yield Case(f"step of DINO, {model}, 2 x 224 + 8 x 96 pixels, batch {batch_size}, {name}", variants, batch_size)
 
 
-def loader_case(data: Path | None) -> Case:
-    """From files to views on one core; lightly's are normalised floats, ours 8-bit, to be normalised on a device."""
-    index = ImageIndex.open(sample_photographs() / "training" if data is None else data)
-    paths = [index.path(place) for place in range(min(IMAGES, len(index)))]
-    transform, recipes = DINOTransform(n_local_views=8), dino_views(CropConfig())
-    read, render = BACKENDS[choose_backend("auto", device_type="cpu", channels=3)]
-    assert render is not None
+def loader_case(data: str | None) -> Case:
+    """Return the case from files to views on one core: lightly's are normalised floats, selfpatch's 8-bit."""
+    index = ImageIndex.open(sample_photographs() / "training" if data is None else Path(data))
+    paths = [index.path(i) for i in range(min(NUM_IMAGES, len(index)))]
+    transform = DINOTransform(n_local_views=8)
+    backend = BACKENDS[choose_backend("auto", device_type="cpu", channels=3)]
 
-    def theirs() -> None:
+    def lightly() -> None:
         for path in paths:
             transform(read_image(path))
 
-    def ours() -> None:
-        for number, path in enumerate(paths):
-            image = read(path, 3)
-            for view, recipe in enumerate(recipes):
-                render(image, recipe.size, draw_view(recipe, image.size, generator(0, 0, number, view)))
-
-    return Case("ten views of a photograph, one core", {"lightly": theirs, "selfpatch": ours}, len(paths))
+    ours = partial(views_of_files, paths, dino_views(CropConfig()), backend)
+    return Case("ten views of a photograph, one core", {"lightly": lightly, "selfpatch": ours}, len(paths))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of photographs; none: the built-in samples")
-    parser.add_argument("--model", default="vit_small")
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=20.0, help="about how long each case is timed")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
-    console, device = Console(), torch.device(options.device)
-    console.print(machine_facts(device))
+    """Run the comparison with the options of the command line."""
+    config = tyro.cli(BenchConfig, default=BenchConfig(seconds=20.0), description=__doc__)
+    console, device = Console(), start(config.device)
+    console.print(describe_machine(device))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    timings = [time_case(loader_case(options.data), seconds=options.seconds)]
+    timings: list[Timing] = [time_case(loader_case(config.data), seconds=config.seconds)]
     torch.set_num_threads(threads)
-    timings += [
-        time_case(case, seconds=options.seconds) for case in step_cases(options.model, options.batch_size, device)
-    ]
-    for table in Report(timings, {}, {}).tables():
-        console.print(table)
+    cases = step_cases(config.model, config.batch_size, device)
+    timings += [time_case(case, seconds=config.seconds) for case in cases]
+    report = Report(timings, {}, describe_machine(device))
+    console.print(*report.tables())
+    if config.out is not None:
+        report.save(Path(config.out))
 
 
 if __name__ == "__main__":

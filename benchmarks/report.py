@@ -1,19 +1,15 @@
-"""What benchmarks came to: a table to look at, and JSON with the machine and the versions that it was measured on."""
+"""Report of benchmarks: tables to look at, and JSON with the machine and the versions."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 
-import selfpatch
 from benchmarks.scaling import Cost
 from benchmarks.timing import Timing
 from selfpatch.core.atomic_io import write_atomically
@@ -21,7 +17,14 @@ from selfpatch.core.atomic_io import write_atomically
 
 @dataclass(frozen=True)
 class Report:
-    """Timings of one run of the benchmarks, and the machine's ceilings in floating-point operations a second."""
+    """Results of one run of the benchmarks.
+
+    Attributes:
+        timings: times of each case.
+        ceilings: peak rate of matrix products by type, in floating-point operations per second.
+        machine: result of `core.machine.describe_machine`.
+        costs: cost of a step as one setting grows.
+    """
 
     timings: Sequence[Timing]
     ceilings: dict[str, float]
@@ -29,7 +32,7 @@ class Report:
     costs: Sequence[Cost] = ()
 
     def tables(self) -> list[Table]:
-        """One for each case that was timed."""
+        """Return one table for each case."""
         return [self._table(timing) for timing in self.timings]
 
     def _table(self, timing: Timing) -> Table:
@@ -39,77 +42,52 @@ class Report:
         columns += ["GFLOP / s", "of ceiling"] * counted + ["peak memory"] * measured
         for column in columns:
             table.add_column(column, justify="right" if column else "left")
-        for way in timing.seconds:
-            middle, low, high = timing.speedup(way)
+        for variant in timing.seconds:
+            middle, low, high = timing.speedup(variant)
             row = [
-                way,
-                _time(timing.median(way)),
-                f"{timing.rate(way):,.4g}",
+                variant,
+                _time(timing.median(variant)),
+                f"{timing.rate(variant):,.4g}",
                 f"{middle:.2f}",
-                f"{low:.2f} to {high:.2f}" if way != timing.plain else "",
+                f"{low:.2f} to {high:.2f}" if variant != timing.plain else "",
             ]
             if timing.flops is not None:
-                rate = timing.flops / timing.median(way)
-                row += [f"{rate / 1e9:,.0f}", f"{rate / self._ceiling(way):.0%}"]
+                rate = timing.flops / timing.median(variant)
+                row += [f"{rate / 1e9:,.0f}", f"{rate / self._ceiling(variant):.0%}"]
             if measured:
-                row.append(f"{timing.peak_memory[way] / 2**20:,.0f} MiB")
+                row.append(f"{timing.peak_memory[variant] / 2**20:,.0f} MiB")
             table.add_row(*row)
         return table
 
-    def _ceiling(self, way: str) -> float:
-        return self.ceilings["bfloat16" if "bfloat16" in way else "float32"]
+    def _ceiling(self, variant: str) -> float:
+        return self.ceilings["bfloat16" if "bfloat16" in variant else "float32"]
 
     def save(self, path: Path) -> None:
+        """Write the report as JSON."""
         write_atomically(path, json.dumps(self.as_dict(), indent=1) + "\n")
 
     def as_dict(self) -> dict[str, Any]:
-        cases = [
-            {
-                "name": t.name,
-                "items": t.items,
-                "unit": t.unit,
-                "flops": t.flops,
-                "ways": {
-                    way: {
-                        "seconds": seconds,
-                        "median_seconds": t.median(way),
-                        "items_per_second": t.rate(way),
-                        "speedup": dict(
-                            zip(("median", "lower_quartile", "upper_quartile"), t.speedup(way), strict=True)
-                        ),
-                        "peak_bytes": t.peak_memory.get(way),
-                    }
-                    for way, seconds in t.seconds.items()
-                },
-            }
-            for t in self.timings
-        ]
-        costs = [asdict(cost) for cost in self.costs]
-        return {"machine": self.machine, "ceilings": self.ceilings, "cases": cases, "costs": costs}
+        """Return the report as plain values."""
+        return {
+            "machine": self.machine,
+            "ceilings": self.ceilings,
+            "cases": [_case_as_dict(timing) for timing in self.timings],
+            "costs": [asdict(cost) for cost in self.costs],
+        }
 
 
-def machine_facts(device: torch.device) -> dict[str, Any]:
-    """What numbers of speed mean nothing without."""
-    facts = {
-        "selfpatch": selfpatch.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": str(device),
+def _case_as_dict(timing: Timing) -> dict[str, Any]:
+    ways = {
+        variant: {
+            "seconds": seconds,
+            "median_seconds": timing.median(variant),
+            "items_per_second": timing.rate(variant),
+            "speedup": dict(zip(("median", "lower_quartile", "upper_quartile"), timing.speedup(variant), strict=True)),
+            "peak_bytes": timing.peak_memory.get(variant),
+        }
+        for variant, seconds in timing.seconds.items()
     }
-    if device.type == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name(device)
-    return facts
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return {"name": timing.name, "items": timing.items, "unit": timing.unit, "flops": timing.flops, "ways": ways}
 
 
 def _time(seconds: float) -> str:

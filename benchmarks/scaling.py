@@ -1,4 +1,4 @@
-"""What a step costs in time and memory as one thing of it grows: nothing may grow faster than it must."""
+"""Benchmark of scaling: time and memory of a step as one setting grows."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ GROWN: dict[str, Mapping[str, Any]] = {
     "65,536 image prototypes": {"dino": {"num_prototypes": 65536}},
     "16,384 patch prototypes": {"selfpatch": {"num_prototypes": 16384}},
 }
-"""The base, then what grows alone, by what it grows to."""
+"""The base, then the one setting that grows, by the name of its new value."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a fast step in float32, on CUDA in bfloat16."""
+    """Cost of a fast step in float32, or in bfloat16 on CUDA."""
 
     name: str
     seconds: float
@@ -46,22 +46,25 @@ class Cost:
 
 
 def costs(device: torch.device) -> Iterator[Cost]:
-    way = "fast bfloat16" if device.type == "cuda" else "fast float32"
-    for name, settings in GROWN.items():
-        config = RunConfig().override(BASE).override(settings)
-        timing = time_case(StepBench(config, device).case(name, ways=[way]), seconds=1.0)
+    """Measure the base and every grown step, then the base on one process and on two."""
+    variant = "fast bfloat16" if device.type == "cuda" else "fast float32"
+    for name, grown in GROWN.items():
+        config = RunConfig().override(BASE).override(grown)
+        timing = time_case(StepBench(config, device).case(name, variants=[variant]), seconds=1.0)
         assert timing.flops is not None
-        yield Cost(name, timing.median(way), timing.flops, peak_memory(step_of, config, way, device, device=device))
-    for cost in costs_of_processes(RunConfig().override(BASE), way, device):
+        peak = peak_memory(step_of, config, variant, device, device=device)
+        yield Cost(name, timing.median(variant), timing.flops, peak)
+    for cost in costs_of_processes(RunConfig().override(BASE), variant, device):
         yield Cost(f"processes: {cost.processes}, memory of one", *cost[1:])
 
 
-def table(found: Sequence[Cost]) -> Table:
-    base, *_ = found
-    shown = Table(title="a step, and what it costs as one thing of it grows", title_justify="left")
+def table(measured: Sequence[Cost]) -> Table:
+    """Return a table of costs, absolute and relative to the first one."""
+    base, *_ = measured
+    shown = Table(title="cost of a step as one setting grows", title_justify="left")
     for column in ("", "time", "x", "GFLOP", "x", "peak memory", "x"):
         shown.add_column(column, justify="right" if column else "left")
-    for cost in found:
+    for cost in measured:
         shown.add_row(
             cost.name,
             f"{1000 * cost.seconds:,.0f} ms",
@@ -72,3 +75,9 @@ def table(found: Sequence[Cost]) -> Table:
             f"{cost.peak_bytes / base.peak_bytes:.2f}",
         )
     return shown
+
+
+if __name__ == "__main__":
+    from benchmarks.run import main
+
+    main("scaling")

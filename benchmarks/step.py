@@ -1,4 +1,4 @@
-"""A whole training step: the published way of computing it against the fast one, in float32 and in bfloat16."""
+"""Benchmark of a whole training step: plain references against fast paths, in float32 and in bfloat16."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import peak_memory
-from benchmarks.timing import Case, Timing, time_case
+from benchmarks.timing import Case, Timing, count_flops, time_case
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
 from selfpatch.core.distributed import is_distributed
@@ -23,25 +22,25 @@ from selfpatch.core.types import Views
 from selfpatch.training.factory import make_optimizer, make_schedule, make_student_teacher
 from selfpatch.training.trainer import StudentTeacher, training_step
 
-WAYS = {
+VARIANTS = {
     "plain float32": (True, None),
     "fast float32": (False, None),
     "plain bfloat16": (True, torch.bfloat16),
     "fast bfloat16": (False, torch.bfloat16),
 }
-"""By name: whether references stand in for fast paths, and what autocast computes in."""
+"""Whether references replace the fast paths, and the type of autocast, by name."""
 
 
 def published_step(model: str = "vit_small", batch_size: int = 4) -> RunConfig:
-    """DINO + SelfPatch as the paper trains it, for a batch of so many images."""
+    """Return DINO + SelfPatch as the paper trains it, for another model and batch size."""
     return load_recipe("selfpatch-dino-vits16").for_model(model).override({"batch_size": batch_size})
 
 
 def random_views(config: RunConfig, student_teacher: StudentTeacher, device: torch.device) -> Views:
-    """A batch of noise of the configured crops; all boxes are the whole image."""
+    """Return a batch of noise in the configured crops; all boxes are the whole image."""
     crops, batch, generator = config.crops, config.batch_size, torch.Generator().manual_seed(0)
 
-    def noise(views: int, size: int) -> torch.Tensor:
+    def noise(views: int, size: int) -> Tensor:
         shape = (views, batch, config.channels, size, size)
         return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
 
@@ -60,7 +59,7 @@ def random_views(config: RunConfig, student_teacher: StudentTeacher, device: tor
 
 
 class StepBench:
-    """One network and one batch, trained on in any of the `WAYS`."""
+    """One network and one batch, trained in any of the `VARIANTS`."""
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -73,8 +72,9 @@ class StepBench:
         self._hp = replace(make_schedule(config, steps_per_epoch=1000)(5000), freeze_last_layer=False)
         self._optimizers: dict[bool, torch.optim.Optimizer] = {}
 
-    def step(self, way: str) -> None:
-        plain, autocast = WAYS[way]
+    def step(self, variant: str) -> None:
+        """Take one training step."""
+        plain, autocast = VARIANTS[variant]
         (return_freed_memory if plain else keep_freed_memory)()
         with use_references() if plain else contextlib.nullcontext():
             if plain not in self._optimizers:
@@ -88,34 +88,39 @@ class StepBench:
                 autocast=autocast,
             )
 
-    def case(self, name: str, ways: Sequence[str] = tuple(WAYS)) -> Case:
-        calls = {way: partial(self.step, way) for way in ways}
+    def case(self, name: str, variants: Sequence[str] = tuple(VARIANTS)) -> Case:
+        """Return the case of some variants."""
+        calls = {variant: partial(self.step, variant) for variant in variants}
         second_of_two = self.device.type == "cpu" and len(calls) > 1
         return Case(name, calls, self.config.batch_size, flops=self.flops(), second_of_two=second_of_two)
 
     def flops(self) -> float:
-        """Of the matrix products and convolutions of a plain step, forward and backward."""
-        with FlopCounterMode(display=False) as counter:
-            self.step("plain float32")
-        return counter.get_total_flops()
+        """Return the floating-point operations of a plain step, forward and backward."""
+        return count_flops(partial(self.step, "plain float32"))
 
 
-def step_of(config: RunConfig, way: str, device: torch.device) -> Callable[[], None]:
-    """One way by itself, for `peak_memory`: two steps, as only the second has moments and gradients."""
+def step_of(config: RunConfig, variant: str, device: torch.device) -> Callable[[], None]:
+    """Return two steps of one variant, for `peak_memory`: only the second has moments and gradients."""
     bench = StepBench(config, device)
 
     def two_steps() -> None:
         for _ in range(2):
-            bench.step(way)
+            bench.step(variant)
 
     return two_steps
 
 
 def time_steps(config: RunConfig, device: torch.device, *, seconds: float) -> Timing:
-    """All ways side by side, and the most memory that each takes."""
+    """Time all variants in turn, and measure the peak memory of each."""
     crops = f"2 x {config.crops.global_size} + {config.crops.num_local} x {config.crops.local_size} pixels"
     name = f"step of {config.method} + {config.objective}, {config.model}, {crops}, batch {config.batch_size}"
     timing = time_case(StepBench(config, device).case(name), seconds=seconds)
-    return_freed_memory()  # as the process began, for what is timed next
-    peaks = {way: peak_memory(step_of, config, way, device, device=device) for way in WAYS}
+    return_freed_memory()  # the default, for the benchmarks that follow
+    peaks = {variant: peak_memory(step_of, config, variant, device, device=device) for variant in VARIANTS}
     return replace(timing, peak_memory=peaks)
+
+
+if __name__ == "__main__":
+    from benchmarks.run import main
+
+    main("step")

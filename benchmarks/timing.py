@@ -1,6 +1,7 @@
-"""Fast paths against their plain references, interleaved in one process, as machines drift from one minute to the next.
+"""Timing of fast paths against their plain references.
 
-Times are medians over rounds; what is compared is the median over rounds of the ratio within a round.
+Variants take turns in one process, as machines drift from one minute to the next. Times are medians over rounds;
+speed-ups are medians over rounds of the ratio within a round.
 """
 
 from __future__ import annotations
@@ -12,38 +13,65 @@ from statistics import median, quantiles
 from time import perf_counter
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from selfpatch.core.reference import use_references
 
 MIN_ROUNDS, MAX_ROUNDS = 3, 200
 
 
 @dataclass(frozen=True)
 class Case:
-    """RenderBackend of doing one thing.
+    """Variants of one computation.
 
     Attributes:
-        name: what is done.
-        ways: by name, the plain reference first.
-        items: how many a call handles: what the rate counts.
-        unit: what the items are.
-        flops: of one plain call, where they are counted; a fast way may need fewer.
-        second_of_two: time each way's second call of two in a row, as the way before it left memory in another state.
+        name: the computation.
+        variants: functions by name, the plain reference first.
+        items: number of items per call, which the rate counts.
+        unit: name of the items.
+        flops: floating-point operations of one plain call, if they are counted; a fast variant may need fewer.
+        second_of_two: time the second of two calls in a row, as the variant before leaves memory in another state.
     """
 
     name: str
-    ways: Mapping[str, Callable[[], object]]
+    variants: Mapping[str, Callable[[], object]]
     items: float = 1.0
     unit: str = "images"
     flops: float | None = None
     second_of_two: bool = False
 
 
+def against_reference(
+    name: str, fast: Callable[[], object], items: float = 1.0, unit: str = "images", *, with_flops: bool = False
+) -> Case:
+    """Return the case of a function against itself with plain references; `with_flops` counts its operations."""
+
+    def plain() -> object:
+        with use_references():
+            return fast()
+
+    flops = count_flops(plain) if with_flops else None
+    return Case(name, {"plain": plain, "fast": fast}, items, unit, flops)
+
+
+def count_flops(call: Callable[[], object]) -> float:
+    """Return the floating-point operations of a call's matrix products and convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
 @dataclass(frozen=True)
 class Timing:
-    """What timing a case gave.
+    """Times of the variants of a case.
 
     Attributes:
-        seconds: of each round, by way.
-        peak_memory: bytes, by way, where they were measured.
+        name: as in `Case`.
+        seconds: seconds of each round by variant.
+        items: as in `Case`.
+        unit: as in `Case`.
+        flops: as in `Case`.
+        peak_memory: bytes by variant, if measured.
     """
 
     name: str
@@ -55,40 +83,42 @@ class Timing:
 
     @property
     def plain(self) -> str:
+        """Name of the reference."""
         return next(iter(self.seconds))
 
-    def median(self, way: str) -> float:
-        return median(self.seconds[way])
+    def median(self, variant: str) -> float:
+        """Return the median time of a call in seconds."""
+        return median(self.seconds[variant])
 
-    def rate(self, way: str) -> float:
-        """Items a second."""
-        return self.items / self.median(way)
+    def rate(self, variant: str) -> float:
+        """Return the items per second."""
+        return self.items / self.median(variant)
 
-    def speedup(self, way: str) -> tuple[float, float, float]:
-        """How many times as fast as the plain way: the median over rounds, and their quartiles."""
-        ratios = [a / b for a, b in zip(self.seconds[self.plain], self.seconds[way], strict=True)]
+    def speedup(self, variant: str) -> tuple[float, float, float]:
+        """Return the speed-up over the reference: the median over rounds, and the quartiles."""
+        ratios = [a / b for a, b in zip(self.seconds[self.plain], self.seconds[variant], strict=True)]
         low, _, high = quantiles(ratios, n=4, method="inclusive")
         return median(ratios), low, high
 
 
 def time_case(case: Case, *, seconds: float = 4.0) -> Timing:
-    """Runs all ways in turn, round after round, for about so many seconds; the first round only warms up."""
-    taken: dict[str, list[float]] = {way: [] for way in case.ways}
-    for call in case.ways.values():
+    """Run all variants in turn, round after round, for about `seconds`; the first round only warms up."""
+    taken: dict[str, list[float]] = {variant: [] for variant in case.variants}
+    for call in case.variants.values():
         _seconds_of(call)
     started = perf_counter()
     for done in range(MAX_ROUNDS):
         if done >= MIN_ROUNDS and perf_counter() - started > seconds:
             break
-        for way, call in case.ways.items():
+        for variant, call in case.variants.items():
             if case.second_of_two:
                 call()
-            taken[way].append(_seconds_of(call))
+            taken[variant].append(_seconds_of(call))
     return Timing(case.name, taken, case.items, case.unit, case.flops)
 
 
 def _seconds_of(call: Callable[[], object]) -> float:
-    gc.collect()  # not in the middle of it
+    gc.collect()  # so that it does not run during the call
     wait_for_device()
     started = perf_counter()
     call()
@@ -97,6 +127,7 @@ def _seconds_of(call: Callable[[], object]) -> float:
 
 
 def wait_for_device() -> None:
+    """Wait until a GPU, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     elif torch.backends.mps.is_available():

@@ -1,4 +1,4 @@
-"""The benchmark of DAVIS compares ways that do the same."""
+"""Benchmark of DAVIS: both variants give the same result."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import numpy as np
 import torch
 
 from benchmarks.davis import propagation, whole_frame
+from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 
 CPU = torch.device("cpu")
 
 
-def test_propagation_is_the_same_either_way() -> None:
+def test_propagation_is_the_same_with_both_variants() -> None:
     case = propagation(6, 9, CPU, dim=16)
-    plain, fast = (way() for way in case.ways.values())
-    assert list(case.ways) == ["plain", "fast"]
+    plain, fast = (variant() for variant in case.variants.values())
+    assert list(case.variants) == ["plain", "fast"]
     torch.testing.assert_close(fast, plain)
     frames, patches, labels = 8, 6 * 9, 4
     assert case.flops == 2 * frames * patches**2 * (16 + labels)  # of all pairs
 
 
-def test_a_frame_is_the_same_either_way() -> None:
-    case = whole_frame(CPU, model="vit_tiny", resolution=64)
-    plain, fast = (way() for way in case.ways.values())
+def test_a_frame_is_the_same_with_both_variants() -> None:
+    case = whole_frame(CPU, model="vit_tiny", config=DAVISConfig(resolution=64))
+    plain, fast = (variant() for variant in case.variants.values())
     assert isinstance(fast, np.ndarray)
     assert fast.shape == (480, 854)
     assert len(np.unique(fast)) > 1

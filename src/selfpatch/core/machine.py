@@ -15,7 +15,7 @@ PACKAGES = ("selfpatch", "torch", "torchvision", "timm")
 
 def current_versions() -> dict[str, str]:
     """Return the versions of Python and of `PACKAGES`."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def num_cores() -> int:
@@ -42,6 +42,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return everything that a number of speed depends on: versions, processor, cores, threads and device."""
     description: dict[str, Any] = {
         **current_versions(),
+        "torch": torch.__version__,  # names the build too, e.g. 2.15.0+cu132
         "processor": processor_name(),
         "cores": num_cores(),
         "threads": torch.get_num_threads(),
@@ -50,6 +51,13 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         description["gpu"] = device_name(device)
     return description
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _cpu_info(field: str) -> str:

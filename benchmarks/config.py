@@ -1,0 +1,44 @@
+"""Settings of the benchmarks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+from annotated_types import Gt
+from pydantic import PositiveInt
+
+from selfpatch.config.schema import settings
+
+PARTS = ("loader", "step", "ops", "davis", "scaling")
+"""Names of the benchmarks, in the order in which they run."""
+
+
+@settings
+class BenchConfig:
+    """Time every fast path against its plain reference: images per second, memory, and the share of the peak rate.
+
+    The peak rate is that of matrix products on the same machine.
+    """
+
+    parts: tyro.conf.Positional[tuple[str, ...]] = PARTS
+    """Benchmarks to run, some of loader, step, ops, davis and scaling. All of them take some ten minutes on two
+    cores."""
+    data: str | None = None
+    """Folder of photographs for the loader; if not given, the built-in samples, which are small."""
+    model: str = "vit_small"
+    """Model of the step."""
+    batch_size: PositiveInt = 4
+    """Number of images in the step."""
+    seconds: Annotated[float, Gt(0)] = 4.0
+    """Approximate time for each case in seconds; each variant is timed at least three times."""
+    device: str = "auto"
+    """Device to time: `auto` (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps."""
+    out: str | None = None
+    """JSON file for all times, with the machine and the versions."""
+
+    def __post_init__(self) -> None:
+        """Check that the benchmarks exist."""
+        for part in self.parts:
+            if part not in PARTS:
+                raise ValueError(f"there is no benchmark {part!r}; use some of: {', '.join(PARTS)}")

@@ -1,0 +1,71 @@
+"""Run benchmarks, print their tables and write their report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import tyro
+from rich.console import Console
+
+from benchmarks import davis, loader, ops, scaling, step
+from benchmarks.ceiling import matrix_ceiling
+from benchmarks.config import BenchConfig
+from benchmarks.report import Report
+from benchmarks.timing import Case, Timing, time_case
+from selfpatch.core.distributed import start
+from selfpatch.core.machine import describe_machine
+
+
+def main(*parts: str) -> None:
+    """Run benchmarks with the options of the command line; `parts` are those that run if none are given."""
+    defaults = BenchConfig(parts=parts) if parts else BenchConfig()
+    try:
+        run_benchmarks(tyro.cli(BenchConfig, default=defaults))
+    except ValueError as error:
+        sys.exit(f"benchmarks: {error}")
+
+
+def run_benchmarks(config: BenchConfig) -> Report:
+    """Run benchmarks; each table is printed as soon as it is known.
+
+    Raises:
+        ValueError: the folder of photographs holds no images, or the device does not exist.
+    """
+    device, console = start(config.device), Console()
+    ceilings = {name: matrix_ceiling(device, getattr(torch, name)) for name in ("float32", "bfloat16")}
+    machine = describe_machine(device)
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    rates = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in ceilings.items())
+    console.print(f"matrix products: {rates}")
+    timings: list[Timing] = []
+    costs: list[scaling.Cost] = []
+    for part in config.parts:
+        if part == "scaling":
+            costs = list(scaling.costs(device))
+            console.print(scaling.table(costs))
+        for timing in _timings(part, config, device):
+            timings.append(timing)
+            console.print(*Report([timing], ceilings, machine).tables())
+    report = Report(timings, ceilings, machine, costs)
+    if config.out is not None:
+        report.save(Path(config.out))
+    return report
+
+
+def _timings(part: str, config: BenchConfig, device: torch.device) -> Iterator[Timing]:
+    if part == "step":
+        yield step.time_steps(step.published_step(config.model, config.batch_size), device, seconds=config.seconds)
+    for case in _cases(part, config, device):
+        yield time_case(case, seconds=config.seconds)
+
+
+def _cases(part: str, config: BenchConfig, device: torch.device) -> Iterator[Case]:
+    if part == "loader":
+        yield from loader.cases(device, None if config.data is None else Path(config.data))
+    elif part == "ops":
+        yield from ops.cases(device)
+    elif part == "davis":
+        yield from davis.cases(device)

@@ -1,0 +1,44 @@
+"""Benchmarks as a command: input errors, and a report of every case."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.config import PARTS
+from benchmarks.run import main as run_module
+from selfpatch.cli.main import main
+from tests.helpers.command_line import write_photos
+
+
+def test_wrong_input_is_refused_in_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for arguments, sentence in [
+        (["speed"], f"there is no benchmark 'speed'; use some of: {', '.join(PARTS)}"),
+        (["ops", "--seconds", "0"], "use a number above 0"),
+        (["loader", "--data", str(tmp_path)], "no images"),
+    ]:
+        assert main(["bench", *arguments, "--device", "cpu"]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_reports_every_case(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 4)
+    out = tmp_path / "bench.json"
+    assert main(f"bench ops loader --data {photos} --seconds 0.05 --device cpu --out {out}".split()) == 0
+    cases = {case["name"]: case for case in json.loads(out.read_text())["cases"]}
+    assert {"AdamW", "loss of all patches, 4,096 prototypes", "read, draw, render", "render"} <= set(cases)
+    assert all(list(case["ways"]) for case in cases.values())
+
+
+@pytest.mark.slow
+def test_a_module_runs_its_benchmark_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "davis.json"
+    monkeypatch.setattr(sys, "argv", ["davis", "--seconds", "0.05", "--device", "cpu", "--out", str(out)])
+    run_module("davis")
+    names = [case["name"] for case in json.loads(out.read_text())["cases"]]
+    assert len(names) == 2
+    assert all("30 x 53" in name or "DAVIS" in name for name in names)
