@@ -6,9 +6,12 @@ A module that defines such settings imports nothing heavy, so that the command l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from selfpatch.config.schema import SPEED_ONLY, override, plain, settings
+
+Precision = Literal["float32", "bf16"]
+"""Precision of a forward pass; bf16 uses autocast, with float32 parameters."""
 
 
 @settings

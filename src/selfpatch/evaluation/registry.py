@@ -11,6 +11,7 @@ from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.linear.config import LinearConfig
 from selfpatch.evaluation.config import EvaluationConfig
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
+from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 
@@ -63,6 +64,12 @@ def _davis() -> Evaluate:
     return evaluate
 
 
+def _detect() -> Evaluate:
+    from selfpatch.evaluation.detection.evaluate import evaluate
+
+    return evaluate
+
+
 def _discover() -> Evaluate:
     from selfpatch.evaluation.object_discovery.evaluate import evaluate
 
@@ -90,6 +97,7 @@ def _linear() -> Evaluate:
 EVALUATIONS: dict[str, Evaluation] = {
     "correspond": Evaluation(CorrespondenceConfig, _correspond),
     "davis": Evaluation(DAVISConfig, _davis),
+    "detect": Evaluation(DetectionConfig, _detect),
     "discover": Evaluation(ObjectDiscoveryConfig, _discover),
     "finetune": Evaluation(FinetuneConfig, _finetune),
     "knn": Evaluation(KNNConfig, _knn),

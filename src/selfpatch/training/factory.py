@@ -39,7 +39,6 @@ from selfpatch.training.optim import Schedule
 from selfpatch.training.trainer import StudentTeacher, union_of_needs
 
 EVALUATIONS = {
-    "detect": "selfpatch.evaluation.detection.evaluate:evaluate",
     "segment": "selfpatch.evaluation.segmentation.evaluate:evaluate",
 }
 

@@ -1,9 +1,9 @@
-"""Reading COCO annotations, and augmentation that moves image, boxes and masks together."""
+"""Augmentation: boxes, masks and images move together, sizes are the published ones."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -12,66 +12,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from selfpatch.evaluation.detection.augmentation import (
-    Augmentation,
-    Placement,
-    draw,
-    fitted,
-    place_objects,
-    render,
-    whole,
+from selfpatch.evaluation.detection.augmentation import Placement, draw, fit_size, place_objects, render, whole
+from selfpatch.evaluation.detection.config import DetectionConfig
+from selfpatch.evaluation.detection.dataset import AnnotatedImage, Instance
+from selfpatch.evaluation.detection.masks import extent, from_pixels
+from tests.helpers.detect_data import (
+    outline,
 )
-from selfpatch.evaluation.detection.dataset import AnnotatedImage, Instance, open_split
-from selfpatch.evaluation.detection.masks import extent, from_pixels, paste, to_pixels
-from tests.helpers.detect_data import outline, read_json, write_json, write_split
 
-coco = pytest.importorskip("pycocotools.coco")
+pytest.importorskip("pycocotools.coco")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools
-KINDS = get_args(Augmentation)
+KINDS = get_args(get_type_hints(DetectionConfig)["augmentation"])
+coordinate = st.floats(0, 1)
 
 
-def drawn(kind: Augmentation, seed: int, size: tuple[int, int] = (64, 48)) -> Placement:
-    return draw(kind, *size, short_sides=(40, 56, 80), long_side=100, rng=np.random.default_rng(seed))
+def config(kind: Any, short_sides: tuple[int, ...], long_side: int) -> DetectionConfig:
+    return DetectionConfig(augmentation=kind, short_sides=short_sides, long_side=long_side)
+
+
+def drawn(kind: Any, seed: int, size: tuple[int, int] = (64, 48)) -> Placement:
+    return draw(*size, config(kind, (40, 56, 80), 100), np.random.default_rng(seed))
 
 
 def instance(category: int, box: tuple[float, float, float, float], label: int = 1) -> Instance:
     outlines = (np.array(outline(category, box)).reshape(-1, 2),)
     return Instance(label, box, outlines, crowd=False)
-
-
-def test_categories_with_gaps_are_counted_through_and_found_again(tmp_path: Path) -> None:
-    split = open_split(write_split(tmp_path, "train"), "train")
-    assert split.category_ids == (3, 7, 90)
-    assert split.category_names == ("disk", "triangle", "square")
-    content = read_json(tmp_path, "train")
-    for image in split.images:
-        of_image = [row for row in content["annotations"] if row["image_id"] == image.id]
-        assert [split.category_ids[one.label - 1] for one in image.instances] == [r["category_id"] for r in of_image]
-
-
-def test_crowds_are_not_learned_and_images_without_objects_are_kept_apart(tmp_path: Path) -> None:
-    split = open_split(write_split(tmp_path, "train"), "train")
-    assert [len(image.instances) for image in split.images] == [4, 3, 3, 0]
-    assert [len(image.objects()) for image in split.images] == [3, 3, 3, 0]
-    assert len(split.with_objects().images) == 3
-    assert len(split.first(2).images) == 2
-
-
-def test_masks_are_those_of_pycocotools(data_dir: Path) -> None:
-    """All objects of real annotations, as they are: outlines and boxes are read and drawn without loss."""
-    api = coco.COCO(str(data_dir / "coco_mini/annotations/instances_val2017.json"))
-    for image in open_split(data_dir / "coco_mini", "val2017").images[:10]:
-        placement = Placement((0.0, 0.0, float(image.width), float(image.height)), image.width, image.height)
-        target = place_objects(image.objects(), image.width, image.height, placement)
-        rows = [a for a in api.loadAnns(api.getAnnIds(image.id)) if not a["iscrowd"]]
-        masks = np.stack([api.annToMask(row) for row in rows])
-        assert np.array_equal(target["masks"].numpy(), masks[masks.any((1, 2))])
-        boxes = torch.tensor([row["bbox"] for row in rows])[torch.from_numpy(masks.any((1, 2)))]
-        assert torch.allclose(target["boxes"][:, :2], boxes[:, :2], atol=1e-3)
-        assert torch.allclose(target["boxes"][:, 2:] - target["boxes"][:, :2], boxes[:, 2:], atol=1e-3)
-
-
-coordinate = st.floats(0, 1)
 
 
 @settings(max_examples=150, deadline=None)
@@ -83,7 +48,7 @@ coordinate = st.floats(0, 1)
     size=st.tuples(st.floats(0.05, 1), st.floats(0.05, 1)),
 )
 def test_boxes_are_the_extents_of_their_masks_after_any_augmentation(
-    seed: int, kind: Augmentation, category: int, corner: tuple[float, float], size: tuple[float, float]
+    seed: int, kind: Any, category: int, corner: tuple[float, float], size: tuple[float, float]
 ) -> None:
     """Exactly where it is cut, to a pixel where it is whole: there the box keeps the annotator's fractions. Only a
     square reaches its extent with whole pixels; the tips of other shapes may be too narrow for any."""
@@ -106,7 +71,7 @@ def test_boxes_are_the_extents_of_their_masks_after_any_augmentation(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_image_moves_with_its_masks(kind: Augmentation) -> None:
+def test_the_image_moves_with_its_masks(kind: Any) -> None:
     """A white rectangle on black: the pixels that are white are those of the mask, but for a blurred rim."""
     box = (13.0, 9.0, 41.0, 30.0)
     pixels = np.zeros((48, 64, 3), np.uint8)
@@ -158,10 +123,10 @@ def test_multi_scale_draws_the_published_sizes() -> None:
     sides = tuple(range(480, 801, 32))
     whole_images, crops = 0, 0
     for seed in range(300):
-        p = draw("multi-scale", 640, 480, sides, 1333, np.random.default_rng(seed))
+        p = draw(640, 480, config("multi-scale", sides, 1333), np.random.default_rng(seed))
         covered = (p.region[2] - p.region[0], p.region[3] - p.region[1])
         assert (p.width, p.height) == max(
-            (fitted(*covered, side, 1333) for side in sides), key=lambda s: s == (p.width, p.height)
+            (fit_size(*covered, side, 1333) for side in sides), key=lambda s: s == (p.width, p.height)
         )
         if covered == (640, 480):
             whole_images += 1
@@ -177,7 +142,7 @@ def test_multi_scale_draws_the_published_sizes() -> None:
 def test_large_scale_jitter_stays_on_its_square() -> None:
     factors = []
     for seed in range(200):
-        p = draw("large-scale-jitter", 640, 480, (1024,), 1024, np.random.default_rng(seed))
+        p = draw(640, 480, config("large-scale-jitter", (1024,), 1024), np.random.default_rng(seed))
         assert max(p.width, p.height) <= 1024
         factors.append(p.width / (p.region[2] - p.region[0]) * 640 / 1024)
     assert 0.09 < min(factors) < 0.3
@@ -186,76 +151,11 @@ def test_large_scale_jitter_stays_on_its_square() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 40), (40, 3000)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_images_of_any_size_are_placed(kind: Augmentation, size: tuple[int, int]) -> None:
+def test_images_of_any_size_are_placed(kind: Any, size: tuple[int, int]) -> None:
     annotated = AnnotatedImage(1, "none", Path("none"), *size, (instance(90, (0.0, 0.0, *map(float, size))),))
     for seed in range(10):
-        placement = draw(kind, *size, (60, 80), 133, np.random.default_rng(seed))
+        placement = draw(*size, config(kind, (60, 80), 133), np.random.default_rng(seed))
         image, target = render(Image.new("RGB", size), annotated, placement)
         assert image.shape == (3, placement.height, placement.width)
         assert target["masks"].shape[1:] == image.shape[1:]
     assert max(whole(*size, 80, 133).width, whole(*size, 80, 133).height) <= 133
-
-
-def test_a_pasted_mask_fills_its_box() -> None:
-    boxes = torch.tensor([[10.0, 5.0, 38.0, 33.0], [-4.0, 10.0, 6.0, 20.0], [70.0, 0.0, 80.0, 10.0]])
-    (first, second, outside) = paste(torch.ones(3, 28, 28), boxes, 48, 64)
-    full = to_pixels([first, second, outside], 48, 64)
-    assert extent(full[0]) == (10, 5, 38, 33)
-    assert full[0].sum() == 28 * 28
-    assert extent(full[1]) == (0, 10, 6, 20)
-    assert full[2].sum() == 0
-
-
-def test_a_pasted_mask_is_aligned_to_pixel_centres() -> None:
-    cells = torch.zeros(1, 28, 28)
-    cells[0, 3:20, 5:11] = 1
-    (pasted,) = paste(cells, torch.tensor([[10.0, 5.0, 38.0, 33.0]]), 48, 64)
-    wanted = np.zeros((48, 64), np.uint8)
-    wanted[8:25, 15:21] = 1
-    assert np.array_equal(to_pixels([pasted], 48, 64)[0], wanted)
-
-
-def broken(tmp_path: Path, change: Any) -> Path:
-    write_split(tmp_path, "train")
-    content = read_json(tmp_path, "train")
-    change(content)
-    write_json(tmp_path, "train", content)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda c: c["annotations"].clear(), "holds no annotation"),
-        (lambda c: c.pop("categories"), "has no 'categories'"),
-        (lambda c: c["annotations"][0].pop("segmentation"), "has no 'segmentation'"),
-        (lambda c: c["images"][0].pop("width"), "one of the images of .* has no 'width'"),
-        (lambda c: c["annotations"][0].update(category_id=5), "category_id 5, which is not listed"),
-        (lambda c: c["annotations"][0].update(image_id=5), "image_id 5, which is not listed"),
-        (
-            lambda c: c["images"][0].update(file_name="gone.png"),
-            "1 of the annotated images are missing, e.g. .*gone.png",
-        ),
-        (lambda c: c.update(annotations=c["annotations"][-1:]), "no object in the images used"),
-    ],
-)
-def test_annotations_that_cannot_be_used_are_told(tmp_path: Path, change: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        open_split(broken(tmp_path, change), "train").with_objects()
-
-
-def test_an_image_of_another_size_than_annotated_is_told(tmp_path: Path) -> None:
-    split = open_split(broken(tmp_path, lambda c: c["images"][1].update(width=65)), "train")
-    with pytest.raises(ValueError, match="64 x 48 pixels, but its annotations are for 65 x 48"):
-        split.images[1].read()
-
-
-def test_a_missing_split_is_told(tmp_path: Path) -> None:
-    write_split(tmp_path, "train")
-    with pytest.raises(ValueError, match=r"annotations/instances_val\.json; a COCO data set has"):
-        open_split(tmp_path, "val")
-    (tmp_path / "annotations" / "instances_val.json").write_text("{")
-    with pytest.raises(ValueError, match="is no JSON"):
-        open_split(tmp_path, "val")
-    with pytest.raises(ValueError, match="limit is 0"):
-        open_split(tmp_path, "train").first(0)

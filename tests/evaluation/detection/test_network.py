@@ -1,9 +1,8 @@
-"""Pyramids of every backbone, and the parts of Mask R-CNN that are not torchvision's."""
+"""The parts of Mask R-CNN that differ from torchvision's."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -11,78 +10,20 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import roi_align
 
 from selfpatch.evaluation.detection.augmentation import Target
-from selfpatch.evaluation.detection.config import PRESETS
-from selfpatch.evaluation.detection.network import MaskRCNN, PyramidPool, StridedAnchors, mask_loss, mask_targets
-from selfpatch.evaluation.detection.pyramid import InnerMaps, LastMap, padded
-from selfpatch.evaluation.detection.training import build_network
-from selfpatch.evaluation.finetuning import layer_groups
-from selfpatch.evaluation.presets import resolve_preset
-from tests.helpers.detect_data import tiny_encoder
-
-SMALL = replace(PRESETS["small"], width=8, proposals=20, rois=8)
-
-
-def vit(patch_size: int) -> Any:
-    return tiny_encoder(patch_size=patch_size).backbone
-
-
-@pytest.mark.parametrize(
-    ("backbone", "strides"),
-    [
-        (lambda: vit(8), (4, 8, 16, 32, 64)),
-        (lambda: vit(14), (3.5, 7, 14, 28, 56)),
-        (lambda: vit(16), (4, 8, 16, 32, 64)),
-        (lambda: tiny_encoder("swin_tiny").backbone, (4, 8, 16, 32, 64)),
-        (lambda: tiny_encoder("resnet50").backbone, (4, 8, 16, 32, 64)),
-    ],
-    ids=["patch 8", "patch 14", "patch 16", "swin", "resnet"],
+from selfpatch.evaluation.detection.config import DetectionConfig
+from selfpatch.evaluation.detection.network import (
+    MaskRCNN,
+    PyramidPool,
+    StridedAnchors,
+    mask_loss,
+    mask_targets,
 )
-@pytest.mark.parametrize("kind", [InnerMaps, LastMap])
-def test_maps_have_the_strides_that_they_claim(backbone: Any, strides: tuple[float, ...], kind: type) -> None:
-    backbone = backbone()
-    if kind is LastMap and backbone.config.family != "vit":
-        pytest.skip("the simple pyramid is for a ViT")
-    pyramid = kind(backbone, width=8).train()
-    assert pyramid.strides == strides
-    images = torch.randn(2, 3, 2 * pyramid.multiple, 4 * pyramid.multiple)
-    maps = pyramid(images)
-    assert len(maps) == 5
-    for one, stride in zip(maps, strides, strict=True):
-        assert one.shape == (2, 8, 2 * pyramid.multiple / stride, 4 * pyramid.multiple / stride)
+from selfpatch.evaluation.detection.training import build_network
+from tests.helpers.detect_data import (
+    tiny_encoder,
+)
 
-
-def test_the_published_adapter_takes_blocks_4_6_8_and_12() -> None:
-    pyramid = InnerMaps(tiny_encoder(depth=12, embed_dim=16).backbone, width=8)
-    assert pyramid.blocks == (4, 6, 8, 12)
-    rescale = InnerMaps(vit(16), width=8).rescale
-    assert rescale is not None
-    assert sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in rescale.modules()) == 1
-
-
-def test_a_pyramid_that_does_not_fit_is_told() -> None:
-    with pytest.raises(ValueError, match="simple feature pyramid is for a plain ViT"):
-        LastMap(tiny_encoder("swin_tiny").backbone)
-    with pytest.raises(ValueError, match="blocks are for a plain ViT"):
-        InnerMaps(tiny_encoder("resnet50").backbone, blocks=(1, 2, 3, 4))
-    with pytest.raises(ValueError, match="give 4 of 1 to 4"):
-        InnerMaps(vit(8), blocks=(1, 2, 3, 5))
-    with pytest.raises(ValueError, match="has 2 stages"):
-        InnerMaps(tiny_encoder("resnet50", depths=(1, 1)).backbone)
-
-
-def test_a_resnet_is_trained_with_the_statistics_of_its_pre_training() -> None:
-    pyramid = InnerMaps(tiny_encoder("resnet50").backbone, width=8)
-    images = torch.randn(2, 3, 64, 64)
-    learning, resting = (pyramid.train(mode).levels(images) for mode in (True, False))
-    assert all(torch.equal(a, b) for a, b in zip(learning, resting, strict=True))
-
-
-def test_batches_are_padded_to_a_multiple() -> None:
-    batch = padded([torch.ones(3, 20, 33), torch.ones(3, 41, 5)], 32)
-    assert batch.shape == (2, 3, 64, 64)
-    assert batch[0].sum() == 3 * 20 * 33
-    assert batch[1, :, :41, :5].min() == 1
-    assert padded([torch.ones(3, 20, 33)], 28, smallest=100).shape == (1, 3, 112, 112)
+SMALL = DetectionConfig.from_settings({"preset": "small", "width": 8, "proposals": 20, "rois": 8})
 
 
 def test_anchors_stand_the_true_stride_apart() -> None:
@@ -140,10 +81,11 @@ def target(boxes: list[list[float]], size: tuple[int, int]) -> Target:
 def test_every_parameter_of_the_heads_learns_and_images_without_objects_are_learned_from(
     model: str, preset: str
 ) -> None:
-    how = replace(SMALL, pyramid=PRESETS[preset].pyramid, heads=PRESETS[preset].heads)
+    published = DetectionConfig.from_settings({"preset": preset})
+    config = replace(SMALL, pyramid=published.pyramid, heads=published.heads)
     if preset == "vitdet-simple" and model != "vit_tiny":
         pytest.skip("the simple pyramid is for a ViT")
-    network = build_network(tiny_encoder(model), 3, how).train()
+    network = build_network(tiny_encoder(model), 3, config).train()
     images = [torch.randn(3, 50, 70), torch.randn(3, 64, 40)]
     targets = [target([[5.0, 5.0, 30.0, 40.0], [20.0, 10.0, 60.0, 44.0]], (50, 70)), target([], (64, 40))]
     losses = network.losses(images, targets)
@@ -178,44 +120,3 @@ def test_detections_lie_in_the_image(size: tuple[int, int]) -> None:
     assert boxes.min() >= 0
     assert bool((boxes <= torch.tensor([size[1], size[0], size[1], size[0]])).all())
     assert found["masks"].shape[1:] == (28, 28)
-
-
-def test_the_learning_rate_follows_the_preset() -> None:
-    how = resolve_preset(PRESETS, "selfpatch", batch_size=16)
-    assert how.rate() == pytest.approx(1e-4)
-    assert [how.factor(step, 12000) for step in (500, 7999, 8000, 11000)] == pytest.approx([1, 1, 0.1, 0.01])
-    assert how.factor(0, 12000) == pytest.approx(0.001)
-
-
-def test_layers_nearer_to_the_image_learn_more_slowly() -> None:
-    how = replace(SMALL, layer_decay=0.5, lr=1.0, batch_size=1, lr_batch=1, weight_decay=0.1)
-    network = build_network(tiny_encoder(), 3, how)
-    names = {parameter: name for name, parameter in network.named_parameters()}
-    rates = {"lr": how.rate(), "layer_decay": how.layer_decay, "weight_decay": how.weight_decay}
-    of = {
-        names[p]: (group["lr"], group["weight_decay"])
-        for group in layer_groups(network, network.pyramid.backbone, **rates)
-        for p in group["params"]
-    }
-    assert len(of) == len(names)
-    assert of["pyramid.backbone.trunk.blocks.3.mlp.fc1.weight"] == (0.5, 0.1)
-    assert of["pyramid.backbone.trunk.blocks.0.mlp.fc1.weight"] == (0.5**4, 0.1)
-    assert of["pyramid.backbone.trunk.pos_embed"] == (0.5**5, 0.0)
-    assert of["pyramid.backbone.trunk.blocks.3.mlp.fc1.bias"] == (0.5, 0.0)
-    assert of["roi_heads.box_head.fc6.weight"] == (1.0, 0.1)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"epochs": 0.0}, "epochs is 0.0"),
-        ({"short_sides": ()}, "short_sides are"),
-        ({"decay_at": (8.0,)}, "decay_at is"),
-        ({"width": 0}, "width is 0"),
-    ],
-)
-def test_settings_that_make_no_training_are_told(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        resolve_preset(PRESETS, "selfpatch", **given)
-    with pytest.raises(ValueError, match="there is no preset 'x'; use one of"):
-        resolve_preset(PRESETS, "x")

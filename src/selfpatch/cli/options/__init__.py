@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from selfpatch.cli.options.detect import Detect
 from selfpatch.cli.options.segment import Segment
 from selfpatch.cli.options.weights import EvaluationOptions
 
 EVALUATIONS: dict[str, type[EvaluationOptions]] = {
-    "detect": Detect,
     "segment": Segment,
 }
 """By the name that follows `selfpatch evaluate`."""

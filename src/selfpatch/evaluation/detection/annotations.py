@@ -1,4 +1,4 @@
-"""An annotation file as it is read: checked entry by entry, and what may be missing filled in."""
+"""Reading of instance annotation files: every entry is checked, and optional fields are filled in."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ NEEDED = {
     "categories": ("id", "name"),
     "annotations": ("image_id", "category_id", "bbox", "segmentation"),
 }
-"""What is read of each entry of an annotation file."""
+"""Required fields of the entries of each list of an annotation file."""
 
 
 def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The images, categories and annotations of a file of instances.
+    """Return the images, categories and annotations of an instance annotation file.
 
-    Annotations come in one form: `id` is the position, from 1 (pycocotools takes an object of id 0 for one that was
-    not found); `iscrowd` is 0 or 1; `area` is a number, or None where the file gives none; `segmentation` is a list of
-    outlines of 3 or more points, or run lengths; an empty list: the object has a box only.
+    Annotations have a uniform format. `id` is the position counted from 1 (pycocotools treats an object with id 0 as
+    not found). `iscrowd` is 0 or 1. `area` is a number, or None if the file has none. `segmentation` is a list of
+    polygons of 3 or more points, or run lengths; it is an empty list if the object has a box only.
 
     Raises:
-        ValueError: the file is missing or no instance annotation file, it holds no annotation, or an entry cannot be
-            used.
+        ValueError: the file is missing or not an instance annotation file, holds no annotation, or has an invalid
+            entry.
     """
     content = _read(path)
     if not content["annotations"]:
@@ -41,7 +41,7 @@ def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
         name = f"annotation {annotation.get('id', f'number {position}')} of {path}"
         for field, known in (("image_id", sizes), ("category_id", categories)):
             if annotation[field] not in known:
-                raise ValueError(f"{name} is for {field} {annotation[field]}, which is not listed")
+                raise ValueError(f"{name} is for {field} {annotation[field]}, which is not listed; add it")
         annotations.append({**_checked(annotation, sizes[annotation["image_id"]], name), "id": position})
     return {"images": content["images"], "categories": content["categories"], "annotations": annotations}
 
@@ -54,7 +54,7 @@ def _read(path: Path) -> Mapping[str, Any]:
             f"no file {path}; a COCO data set has annotations/instances_SPLIT.json and a folder SPLIT of images"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); fetch it again") from None
+        raise ValueError(f"{path} is not valid JSON ({error}); download it again") from None
     missing = [name for name in NEEDED if not isinstance(content, dict) or not isinstance(content.get(name), list)]
     if missing:
         raise ValueError(f"{path} has no {missing[0]!r}; an instance annotation file has lists of {', '.join(NEEDED)}")
@@ -85,23 +85,23 @@ def _checked(annotation: Mapping[str, Any], size: tuple[int, int], name: str) ->
     }
 
 
-def _segmentation(given: Any, size: tuple[int, int], name: str) -> list[list[float]] | dict[str, Any]:
-    if isinstance(given, dict):
-        counts: Any = given.get("counts")
-        if given.get("size") != list(size) or not (isinstance(counts, str) or _numbers(counts)):
+def _segmentation(value: Any, size: tuple[int, int], name: str) -> list[list[float]] | dict[str, Any]:
+    if isinstance(value, dict):
+        counts: Any = value.get("counts")
+        if value.get("size") != list(size) or not (isinstance(counts, str) or _numbers(counts)):
             raise ValueError(
-                f"{name} has run lengths of size {given.get('size')}; give counts, and its image's size, {list(size)}"
+                f"{name} has run lengths of size {value.get('size')}; give counts, and its image's size, {list(size)}"
             )
         if not isinstance(counts, str) and (sum(counts) != size[0] * size[1] or min(counts) < 0):
             raise ValueError(f"{name} has run lengths of {sum(counts)} pixels; its image has {size[0] * size[1]}")
-        return given
-    outlines = [] if given is None else given
-    if not isinstance(outlines, list) or not all(_numbers(o) and len(o) % 2 == 0 for o in outlines):
+        return value
+    polygons = [] if value is None else value
+    if not isinstance(polygons, list) or not all(_numbers(p) and len(p) % 2 == 0 for p in polygons):
         raise ValueError(
-            f"{name} has a segmentation that is neither outlines [[x, y, x, y, ...], ...] nor run lengths; give one of "
-            "them, or [] where there is no mask"
+            f"{name} has a segmentation that is neither polygons [[x, y, x, y, ...], ...] nor run lengths; give one of "
+            "them, or [] if there is no mask"
         )
-    return [outline for outline in outlines if len(outline) >= 6]  # fewer than 3 points enclose nothing
+    return [polygon for polygon in polygons if len(polygon) >= 6]  # fewer than 3 points enclose nothing
 
 
 def _numbers(values: Any) -> bool:

@@ -1,135 +1,147 @@
-"""The named settings of Mask R-CNN: what each preset is, and how they differ."""
+"""Settings of COCO detection and instance segmentation."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from selfpatch.evaluation.detection.augmentation import Augmentation
-from selfpatch.evaluation.detection.network import Heads
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-PresetName = Literal["selfpatch", "vitdet-simple", "small"]
-PyramidName = Literal["inner-maps", "last-map"]
+from selfpatch.config.schema import SPEED_ONLY, settings
+from selfpatch.evaluation.config import EvaluationConfig, Precision
+
+Positive = Annotated[float, Gt(0), Lt(math.inf)]
+NotNegative = Annotated[float, Ge(0), Lt(math.inf)]
+OTHER_THAN_TRAINING = ("preset", "train_split", "test_split", "limit", "negatives")
+"""Settings that the trained network depends on through the training data at most."""
 
 
-@dataclass(frozen=True)
-class Preset:
-    """What decides the numbers, beside the data and the weights.
+@settings
+class DetectionConfig(EvaluationConfig):
+    """COCO detection and instance segmentation: Mask R-CNN fine-tuned on the network, AP of boxes and of masks.
 
-    Attributes:
-        pyramid: `inner-maps`: four inner maps and a feature pyramid network; `last-map`: ViTDet's simple pyramid.
-        heads: as `network.MaskRCNN` takes them; so are anchor_scale, proposals and rois.
-        width: channels of the pyramid's maps; the box head has four times as many.
-        augmentation: as `augmentation.draw` takes it.
-        short_sides: of training images in pixels, one drawn each time; the largest one is that of evaluation.
-        long_side: that no image exceeds.
-        batch_size: images a step.
-        epochs: passes over the training images.
-        decay_at: shares of the training after which the learning rate falls to a tenth.
-        warmup_steps: over which it rises linearly from a thousandth.
-        lr: at a batch of `lr_batch`; proportional to the batch.
-        weight_decay: of all but biases, norms and positions.
-        layer_decay: factor on the learning rate for each layer further from the head.
-        drop_path: rate of the last block, rising to it linearly.
-        clip: largest norm of the gradient; 0: none.
+    Presets: `selfpatch`, the 1x schedule of SelfPatch's tables: four inner maps, a feature pyramid network, 12 epochs.
+    `vitdet-simple`, ViTDet (arXiv 2203.16527) with global attention in every block; its layer decay is a ViT-B's, and
+    0.8 for a ViT-L. `small`, ours, for a CPU and a few dozen images; a ViT of width 192, depth 6 and patch size 8
+    learns 8 images by heart, to a box AP50 of 0.56 in 440 steps.
     """
 
-    pyramid: PyramidName = "inner-maps"
-    heads: Heads = "linear"
-    width: int = 256
-    anchor_scale: float = 8.0
-    proposals: int = 1000
-    rois: int = 512
-    augmentation: Augmentation = "multi-scale"
-    short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
-    long_side: int = 1333
-    batch_size: int = 8
-    epochs: float = 12.0
-    decay_at: tuple[float, ...] = (8 / 12, 11 / 12)
-    warmup_steps: int = 500
-    lr: float = 5e-5
-    lr_batch: int = 8
-    weight_decay: float = 0.05
-    layer_decay: float = 1.0
-    drop_path: float = 0.05
-    clip: float = 0.0
+    data_help: ClassVar[str] = "COCO tree: annotations/instances_SPLIT.json and a folder of images for each split."
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "selfpatch": {},
+        "vitdet-simple": {
+            "pyramid": "last-map",
+            "heads": "convolutional",
+            "augmentation": "large-scale-jitter",
+            "short_sides": (1024,),
+            "long_side": 1024,
+            "batch_size": 64,
+            "epochs": 100.0,
+            "decay_at": (163889 / 184375, 177546 / 184375),
+            "warmup_steps": 250,
+            "lr": 1e-4,
+            "lr_batch": 64,
+            "weight_decay": 0.1,
+            "layer_decay": 0.7,
+            "drop_path": 0.1,
+        },
+        "small": {
+            "width": 64,
+            "anchor_scale": 2.0,
+            "proposals": 200,
+            "rois": 64,
+            "augmentation": "none",
+            "short_sides": (160,),
+            "long_side": 267,
+            "batch_size": 1,
+            "epochs": 55.0,
+            "warmup_steps": 20,
+            "lr": 7e-4,
+            "lr_batch": 1,
+            "drop_path": 0.0,
+            "clip": 1.0,
+        },
+    }
 
-    def __post_init__(self) -> None:
-        smallest = {"width": 8, "proposals": 1, "rois": 4, "long_side": 1, "batch_size": 1, "lr_batch": 1}
-        for name, least in smallest.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; use {least} or more")
-        for name in ("anchor_scale", "epochs", "lr", "layer_decay"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; use a number above 0")
-        for name in ("warmup_steps", "weight_decay", "clip"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; use 0 or more")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path is {self.drop_path}; use a rate of 0 or more, below 1")
-        for name, known in (("pyramid", PyramidName), ("heads", Heads), ("augmentation", Augmentation)):
-            if getattr(self, name) not in get_args(known):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of: {', '.join(get_args(known))}")
-        if not self.short_sides or min(self.short_sides) < 1:
-            raise ValueError(f"short_sides are {list(self.short_sides)}; give one or more sides in pixels")
-        if any(not 0 < share <= 1 for share in self.decay_at):
-            raise ValueError(f"decay_at is {list(self.decay_at)}; give shares of the training, each above 0, at most 1")
+    preset: Literal["selfpatch", "vitdet-simple", "small"] = "selfpatch"
+    """Published protocol whose settings are the defaults."""
+    train_split: str = "train2017"
+    """Split to train on."""
+    test_split: str = "val2017"
+    """Split to score."""
+    limit: Annotated[int, Ge(1)] | None = None
+    """Number of images of each split to use, the first ones; all if not given."""
+    negatives: bool = False
+    """Train on images without objects too, which the published protocols leave out."""
+    pyramid: Literal["inner-maps", "last-map"] = "inner-maps"
+    """Feature pyramid: four inner maps and a feature pyramid network, or ViTDet's simple pyramid of the last map."""
+    blocks: tuple[int, ...] | None = None
+    """Blocks of a ViT, counted from 1, whose maps inner-maps uses; if not given, at 1/3, 1/2, 2/3 and the end of its
+    depth."""
+    heads: Literal["linear", "convolutional"] = "linear"
+    """Heads: two fully connected layers for boxes (the 1x protocol), or ViTDet's: four convolutions and a layer for
+    boxes, two convolutions for proposals, and LayerNorms in the heads of boxes and masks."""
+    width: Annotated[int, Ge(8)] = 256
+    """Number of channels of the pyramid's maps; the box head has four times as many."""
+    anchor_scale: Positive = 8.0
+    """Side of the anchors in strides of their map; 8 gives 32 to 512 pixels."""
+    proposals: Annotated[int, Ge(1)] = 1000
+    """Number of proposals per image, in training and evaluation."""
+    rois: Annotated[int, Ge(4)] = 512
+    """Number of proposals per image that the heads are trained on, a quarter of them on objects."""
+    augmentation: Literal["multi-scale", "large-scale-jitter", "none"] = "multi-scale"
+    """Augmentation of training images; all of them are also flipped horizontally with probability 1/2."""
+    short_sides: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)] = (
+        480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800,
+    )  # fmt: skip
+    """Short sides of training images in pixels, one drawn for each image; the largest is that of evaluation."""
+    long_side: Annotated[int, Ge(1)] = 1333
+    """Largest long side of an image, in pixels."""
+    batch_size: Annotated[int, Ge(1)] = 8
+    """Images per step; the learning rate is proportional to it."""
+    epochs: Positive = 12.0
+    """Number of passes over the training images."""
+    decay_at: tuple[Annotated[float, Gt(0), Le(1)], ...] = (8 / 12, 11 / 12)
+    """Shares of the training after which the learning rate falls to a tenth."""
+    warmup_steps: Annotated[int, Ge(0)] = 500
+    """Number of steps over which the learning rate rises linearly from a thousandth."""
+    lr: Positive = 5e-5
+    """Learning rate at a batch of `lr_batch` images."""
+    lr_batch: Annotated[int, Ge(1)] = 8
+    """Batch size that `lr` is for."""
+    weight_decay: NotNegative = 0.05
+    """Weight decay of AdamW; biases, norms and position embeddings have none."""
+    layer_decay: Positive = 1.0
+    """Learning rate of a layer over that of the layer above it."""
+    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.05
+    """Stochastic depth rate of the last block; it rises linearly from 0."""
+    clip: NotNegative = 0.0
+    """Largest norm of the gradient; 0 turns clipping off."""
+    precision: Precision = "float32"
+    """Precision of the forward pass; bf16 uses autocast."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Random seed of initialisation, order and augmentation."""
+    workers: Annotated[int, Ge(0), SPEED_ONLY] = 0
+    """Number of processes that load images; changes speed only."""
+    max_pictures: Annotated[int, Ge(0), SPEED_ONLY] = 4
+    """Number of images of the scored split to draw with their detections."""
 
     @property
     def canvas(self) -> int:
-        """Side that batches have at least: large-scale jitter is on a square."""
+        """Smallest side of a batch, in pixels: large-scale jitter pads images to a square."""
         return self.long_side if self.augmentation == "large-scale-jitter" else 0
 
-    def rate(self) -> float:
-        """The learning rate at this batch."""
+    @property
+    def scaled_lr(self) -> float:
+        """Learning rate at this batch size."""
         return self.lr * self.batch_size / self.lr_batch
 
-    def factor(self, step: int, steps: int) -> float:
-        """On the learning rate at a step of so many: the warm-up, and a tenth after each of `decay_at`."""
+    def lr_factor(self, step: int, num_steps: int) -> float:
+        """Return the factor on the learning rate at a step: the warm-up, and a tenth after each of `decay_at`."""
         warmup = min(1.0, 0.001 + 0.999 * step / self.warmup_steps) if self.warmup_steps else 1.0
-        return warmup * 0.1 ** sum(step >= round(share * steps) for share in self.decay_at)
+        return warmup * 0.1 ** sum(step >= round(share * num_steps) for share in self.decay_at)
 
-
-SELFPATCH = Preset()
-"""The 1x schedule of SelfPatch's tables: Mask R-CNN with a feature pyramid network, 12 epochs."""
-VITDET_SIMPLE = replace(
-    SELFPATCH,
-    pyramid="last-map",
-    heads="convolutional",
-    augmentation="large-scale-jitter",
-    short_sides=(1024,),
-    long_side=1024,
-    batch_size=64,
-    epochs=100.0,
-    decay_at=(163889 / 184375, 177546 / 184375),
-    warmup_steps=250,
-    lr=1e-4,
-    lr_batch=64,
-    weight_decay=0.1,
-    layer_decay=0.7,
-    drop_path=0.1,
-)
-"""ViTDet (arXiv 2203.16527), but with attention over the whole image in every block. The layer decay is a ViT-B's; a
-ViT-L has 0.8."""
-SMALL = replace(
-    SELFPATCH,
-    width=64,
-    anchor_scale=2.0,
-    proposals=200,
-    rois=64,
-    augmentation="none",
-    short_sides=(160,),
-    long_side=267,
-    batch_size=1,
-    epochs=55.0,
-    warmup_steps=20,
-    lr=7e-4,
-    lr_batch=1,
-    drop_path=0.0,
-    clip=1.0,
-)
-"""Ours, for a CPU and a few dozen images. A ViT of width 192, depth 6 and patch 8 learns 8 images by heart, to a box
-AP50 of 0.56 in 440 steps."""
-
-PRESETS: dict[str, Preset] = {"selfpatch": SELFPATCH, "vitdet-simple": VITDET_SIMPLE, "small": SMALL}
+    def training_settings(self) -> dict[str, Any]:
+        """Return the settings that decide the trained network, except those that choose the training data."""
+        return {name: value for name, value in self.recorded().items() if name not in OTHER_THAN_TRAINING}

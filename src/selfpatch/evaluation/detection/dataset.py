@@ -1,4 +1,4 @@
-"""What lies where in a COCO data set: `annotations/instances_SPLIT.json` and the folder SPLIT of images."""
+"""Splits of a COCO data set: `annotations/instances_SPLIT.json` and the folder SPLIT of images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from selfpatch.evaluation.detection.annotations import read_annotations
 from selfpatch.evaluation.detection.masks import Polygons, Rle
 
 Box = tuple[float, float, float, float]
-"""(left, top, right, bottom) in pixels; the image's right side is its width: no pixel is added or taken off."""
+"""(left, top, right, bottom) in pixels; the right side of the whole image is its width, without any offset."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Instance:
     """One annotated object.
 
     Attributes:
-        label: of its category, 1 to the number of categories, whatever gaps the ids have; 0 is the background.
-        box: as annotated.
-        segmentation: as annotated; no outline: it has a box only.
-        crowd: a region of several objects. It is no object to learn; scoring ignores what is detected in it.
+        label: label of its category, 1 to the number of categories without gaps; 0 is the background.
+        box: box as annotated.
+        segmentation: segmentation as annotated; without a polygon, the object has a box only.
+        crowd: whether it is a region of several objects, which is not trained on; detections in it are ignored.
     """
 
     label: int
@@ -40,7 +40,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image's id, file name as annotated, file and size, and the objects in it."""
+    """Id, file name as annotated, path, size and objects of an image."""
 
     id: int
     name: str
@@ -50,33 +50,33 @@ class AnnotatedImage:
     instances: tuple[Instance, ...]
 
     def read(self) -> Image.Image:
-        """RGB.
+        """Return the image in RGB.
 
         Raises:
-            ValueError: it cannot be read, or has another size than the annotations say.
+            ValueError: the image cannot be read, or has another size than annotated.
         """
         image = read_image(self.path)
         if image.size != (self.width, self.height):
             raise ValueError(
                 f"{self.path} has {image.width} x {image.height} pixels, but its annotations are for "
-                f"{self.width} x {self.height}; give the images that were annotated"
+                f"{self.width} x {self.height}; use the annotated images"
             )
         return image
 
     def objects(self) -> tuple[Instance, ...]:
-        """What can be learned: no crowds, no boxes without area."""
+        """Return the objects to train on: no crowds, and no boxes without area."""
         return tuple(i for i in self.instances if not i.crowd and i.box[2] > i.box[0] and i.box[3] > i.box[1])
 
 
 @dataclass(frozen=True)
 class Split:
-    """A part of a data set.
+    """Split of a data set.
 
     Attributes:
-        annotations: the file.
-        images: in the file's order, those without any object included.
-        category_ids: ascending; the category of label n is the n-th.
-        category_names: in the same order.
+        annotations: path of the annotation file.
+        images: images in the file's order, including those without objects.
+        category_ids: ids of the categories in ascending order; label n is the n-th.
+        category_names: names of the categories in the same order.
     """
 
     annotations: Path
@@ -85,29 +85,25 @@ class Split:
     category_names: tuple[str, ...]
 
     def first(self, count: int | None) -> Split:
-        """With the first so many images; None: all.
-
-        Raises:
-            ValueError: that leaves none.
-        """
-        if count is not None and count < 1:
-            raise ValueError(f"limit is {count}; use 1 or more images")
+        """Return the split with its first `count` images, or all of them if None."""
         return replace(self, images=self.images[:count])
 
     def with_objects(self) -> Split:
-        """Without the images that hold nothing to learn.
+        """Return the split without the images that have no object to train on.
 
         Raises:
-            ValueError: no image holds anything.
+            ValueError: no image has an object.
         """
         images = tuple(image for image in self.images if image.objects())
         if not images:
-            raise ValueError(f"{self.annotations} annotates no object in the images used; there is nothing to learn")
+            raise ValueError(f"{self.annotations} annotates no object in the images used; there is nothing to train on")
         return replace(self, images=images)
 
     def fingerprint(self) -> str:
-        """A hash of what is learned from: the categories' ids, and name, size and objects of each image, wherever the
-        data set lies. The pixels are not looked at."""
+        """Return a hash of the category ids and of the name, size and objects of each image.
+
+        It depends neither on the folder of the data set nor on the pixels.
+        """
         digest = hashlib.sha256(json.dumps(self.category_ids).encode())
         for image in self.images:
             digest.update(json.dumps([image.name, image.width, image.height, len(image.instances)]).encode())
@@ -117,14 +113,14 @@ class Split:
 
 
 def _plain(segmentation: Polygons | Rle) -> Any:
-    return segmentation if isinstance(segmentation, dict) else [outline.tolist() for outline in segmentation]
+    return segmentation if isinstance(segmentation, dict) else [polygon.tolist() for polygon in segmentation]
 
 
 def open_split(root: str | Path, split: str) -> Split:
-    """Reads the annotations of one split, and sees to it that the images are there.
+    """Read the annotations of one split, and check that its images exist.
 
     Raises:
-        ValueError: images are missing, or the file is, or cannot be used (`annotations.read_annotations`).
+        ValueError: images or the file are missing, or the file cannot be used (`annotations.read_annotations`).
     """
     root = Path(root).expanduser()
     path = root / "annotations" / f"instances_{split}.json"
@@ -143,7 +139,7 @@ def _instance(annotation: Mapping[str, Any], labels: Mapping[int, int]) -> Insta
     left, top, width, height = annotation["bbox"]
     segmentation: Any = annotation["segmentation"]
     if not isinstance(segmentation, dict):
-        segmentation = tuple(np.array(outline, np.float64).reshape(-1, 2) for outline in segmentation)
+        segmentation = tuple(np.array(polygon, np.float64).reshape(-1, 2) for polygon in segmentation)
     return Instance(
         label=labels[annotation["category_id"]],
         box=(left, top, left + width, top + height),
@@ -159,16 +155,22 @@ def _image(image: Mapping[str, Any], folder: Path, instances: Mapping[int, Seque
 
 
 def _check_files(paths: Iterable[Path]) -> None:
-    """One listing of each folder, for a look at each of a hundred thousand files takes minutes over a network."""
-    there: dict[Path, set[str]] = {}
+    """Check that the files exist, by listing each folder once.
+
+    Over a network, checking each of a hundred thousand files would take minutes.
+
+    Raises:
+        ValueError: files are missing.
+    """
+    listed: dict[Path, set[str]] = {}
     missing = []
     for path in paths:
-        if path.parent not in there:
-            there[path.parent] = _names(path.parent)
-        if path.name not in there[path.parent]:
+        if path.parent not in listed:
+            listed[path.parent] = _names(path.parent)
+        if path.name not in listed[path.parent]:
             missing.append(path)
     if missing:
-        raise ValueError(f"{len(missing)} of the annotated images are missing, e.g. {missing[0]}; fetch them again")
+        raise ValueError(f"{len(missing)} of the annotated images are missing, e.g. {missing[0]}; download them again")
 
 
 def _names(folder: Path) -> set[str]:
@@ -176,5 +178,5 @@ def _names(folder: Path) -> set[str]:
         return set(os.listdir(folder))
     except OSError:
         raise ValueError(
-            f"no folder {folder}; a COCO data set keeps the images of a split in a folder of its name"
+            f"no folder {folder}; a COCO data set keeps the images of a split in a folder of the same name"
         ) from None

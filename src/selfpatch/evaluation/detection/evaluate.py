@@ -1,163 +1,95 @@
 """Mask R-CNN trained on a COCO data set, and its average precision.
 
-network = Mask R-CNN(copy of the backbone)
-for each step: image, boxes, masks = augmented -> losses -> AdamW
-for each image of the other split: boxes, masks -> results files -> pycocotools
+::
+
+    network = Mask R-CNN(copy of the backbone)
+    for each step: augmented images, boxes, masks -> losses -> AdamW
+    for each image of the other split: boxes, masks -> results files -> pycocotools
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.detection.augmentation import Augmentation, whole
-from selfpatch.evaluation.detection.config import PRESETS, Preset, PresetName, PyramidName
+from selfpatch.evaluation.detection.augmentation import whole
+from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.dataset import AnnotatedImage, Split, open_split
 from selfpatch.evaluation.detection.masks import paste, pycocotools
-from selfpatch.evaluation.detection.metrics import GroundTruth
-from selfpatch.evaluation.detection.network import Heads, MaskRCNN
-from selfpatch.evaluation.detection.predictions import Detections, Detector, Row, detect_all, save
+from selfpatch.evaluation.detection.metrics import GroundTruth, average_precision
+from selfpatch.evaluation.detection.network import MaskRCNN
+from selfpatch.evaluation.detection.predictions import Detections, Detector, detect_all, save
 from selfpatch.evaluation.detection.recall import recall_per_image
 from selfpatch.evaluation.detection.training import build_network, train
 from selfpatch.evaluation.detection.visualize import save_pictures
-from selfpatch.evaluation.presets import resolve_preset
-from selfpatch.evaluation.result import Cell, Progress, Provenance, Result, network_sha256
+from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256
 from selfpatch.ops.images import normalise
-
-PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
 
 
 def evaluate(
     encoder: Encoder,
     data: str | Path,
+    config: DetectionConfig,
     *,
-    out: str | Path | None = None,
-    preset: PresetName = "selfpatch",
-    train_split: str = "train2017",
-    test_split: str = "val2017",
-    limit: int | None = None,
-    negatives: bool = False,
-    pyramid: PyramidName | None = None,
-    blocks: Sequence[int] | None = None,
-    heads: Heads | None = None,
-    width: int | None = None,
-    anchor_scale: float | None = None,
-    proposals: int | None = None,
-    rois: int | None = None,
-    augmentation: Augmentation | None = None,
-    short_sides: Sequence[int] | None = None,
-    long_side: int | None = None,
-    batch_size: int | None = None,
-    epochs: float | None = None,
-    decay_at: Sequence[float] | None = None,
-    warmup_steps: int | None = None,
-    lr: float | None = None,
-    lr_batch: int | None = None,
-    weight_decay: float | None = None,
-    layer_decay: float | None = None,
-    drop_path: float | None = None,
-    clip: float | None = None,
-    precision: Literal["float32", "bf16"] = "float32",
-    seed: int = 0,
-    workers: int = 0,
-    max_pictures: int = 4,
+    out: Path | None = None,
     weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Trains Mask R-CNN on one split and gives the average precision of boxes and masks on another.
+    """Train Mask R-CNN on one split, and measure the average precision of boxes and masks on another.
 
     Args:
-        encoder: a network of ours; its backbone is copied and trained along.
+        encoder: network of this package; its backbone is copied and fine-tuned.
         data: COCO tree: annotations/instances_SPLIT.json and a folder of images for each split.
-        out: folder for checkpoints, results files, pictures and result.json. A stopped evaluation goes on there, and a
-            finished training is scored on another split. None: nothing is written.
-        preset: gives the settings that are None; see `presets.Preset` for each.
-        train_split, test_split: names of the splits to train on and to score.
-        limit: images of each split that are used, the first ones; None: all.
-        negatives: train on images without objects too, which the published protocols leave out.
-        blocks: of a ViT, whose maps are taken for pyramid inner-maps; None: at 1/3, 1/2, 2/3 and the end of its depth.
-        precision: of the forward pass.
-        seed: of initialisation, order and augmentation.
-        workers: processes that load images.
-        max_pictures: images of the scored split to draw with what is found in them, in the folder pictures.
-        weights: what the encoder was made of, for the record.
+        config: settings.
+        out: existing folder for checkpoints, results files and pictures. A stopped evaluation continues there, and a
+            finished training is scored on another split. If None, nothing is written.
+        weights: record of the encoder's weights.
         progress: called with `training` and steps, then with `detecting` and images.
 
     Raises:
-        ValueError: the encoder has no backbone to train, the data cannot be used, the categories of both splits differ,
-            settings do not go together, or `out` holds a training with other ones.
+        ValueError: the encoder has no backbone to train, the data cannot be used, the categories of the splits differ,
+            settings do not go together, or `out` holds another training.
     """
-    pycocotools("mask")  # so that its absence is told before an hour of training
-    how = resolve_preset(
-        PRESETS, preset, pyramid=pyramid, heads=heads, width=width, anchor_scale=anchor_scale, proposals=proposals,
-        rois=rois, augmentation=augmentation, short_sides=short_sides, long_side=long_side, batch_size=batch_size,
-        epochs=epochs, decay_at=decay_at, warmup_steps=warmup_steps, lr=lr, lr_batch=lr_batch,
-        weight_decay=weight_decay, layer_decay=layer_decay, drop_path=drop_path, clip=clip,
-    )  # fmt: skip
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; use one of: {', '.join(PRECISIONS)}")
-    for name, number in (("seed", seed), ("workers", workers), ("max_pictures", max_pictures)):
-        if number < 0:
-            raise ValueError(f"{name} is {number}; use 0 or more")
-    trained_on, scored = _open_splits(data, train_split, test_split, limit, negatives)
-    truth = GroundTruth(scored.annotations, [image.id for image in scored.images])  # what is wrong is told before hours
-    network = build_network(encoder, len(trained_on.category_ids), how, blocks=blocks, seed=seed)
-    learned = {
-        **asdict(how), "blocks": list(getattr(network.pyramid, "blocks", ())), "seed": seed, "precision": precision,
-        "strides": list(network.pyramid.strides), "rate": how.rate(),
+    pycocotools("mask")  # a missing package is reported now, not after the training
+    train_split, test_split = _open_splits(data, config)
+    # Reading the truth now reports its errors before hours of training.
+    truth = GroundTruth(test_split.annotations, [image.id for image in test_split.images])
+    network = build_network(encoder, len(train_split.category_ids), config)
+    resolved = {
+        "blocks": list(getattr(network.pyramid, "blocks", ())), "strides": list(network.pyramid.strides),
+        "rate": config.scaled_lr,
     }  # fmt: skip
-    settings = {
-        "preset": preset, **learned, "train_split": train_split, "test_split": test_split, "limit": limit,
-        "negatives": negatives, "data": str(data), "train_images": len(trained_on.images),
-        "test_images": len(scored.images), "categories": len(scored.category_ids),
-    }  # fmt: skip
-    identity = {
-        **learned, "training data": trained_on.fingerprint(), "weights": network_sha256(network.pyramid.backbone),
+    identity = config.training_settings() | resolved | {
+        "training data": train_split.fingerprint(), "weights": network_sha256(network.pyramid.backbone),
         "mean": list(encoder.mean), "std": list(encoder.std),
     }  # fmt: skip
-    folder = None if out is None else Path(out)
-    train(
-        network,
-        encoder,
-        trained_on,
-        how,
-        autocast=PRECISIONS[precision],
-        seed=seed,
-        workers=workers,
-        settings=identity,
-        out=folder,
-        progress=progress,
-    )
-    detector = as_detector(network, encoder, how, PRECISIONS[precision])
-    boxes, masks = detect_all(detector, scored, progress)
-    drawn: list[str] = []
-    if folder is not None:
-        save(folder, boxes, masks)
-        drawn = save_pictures(folder, scored, boxes, masks, max_pictures)
-    metrics, rows = average_precision(scored, boxes, masks, truth)
-    per_image = recall_per_image(scored, boxes)
-    result = Result("detect", metrics, rows, settings, weights, pictures=drawn, per_image=per_image)
-    if folder is not None:
-        result.save(folder / "result.json")
-    return result
+    train(network, encoder, train_split, config, settings=identity, out=out, progress=progress)
+    boxes, masks = detect_all(as_detector(network, encoder, config), test_split, progress)
+    pictures: list[str] = []
+    if out is not None:
+        save(out, boxes, masks)
+        pictures = save_pictures(out, test_split, boxes, masks, config.max_pictures)
+    metrics, rows = average_precision(test_split, boxes, masks, truth)
+    settings = config.recorded() | resolved | {
+        "data": str(data), "train_images": len(train_split.images), "test_images": len(test_split.images),
+        "categories": len(test_split.category_ids),
+    }  # fmt: skip
+    per_image = recall_per_image(test_split, boxes)
+    return Result("detect", metrics, rows, settings, weights, pictures=pictures, per_image=per_image)
 
 
-def as_detector(network: MaskRCNN, encoder: Encoder, how: Preset, autocast: torch.dtype | None) -> Detector:
-    """The network as what finds objects in one image of any size, boxes and masks in its own pixels."""
+def as_detector(network: MaskRCNN, encoder: Encoder, config: DetectionConfig) -> Detector:
+    """Return a function that detects objects in an image of any size, boxes and masks in the image's own pixels."""
 
     @torch.no_grad()
     def detector(annotated: AnnotatedImage) -> Detections:
-        placement = whole(annotated.width, annotated.height, max(how.short_sides), how.long_side)
+        placement = whole(annotated.width, annotated.height, max(config.short_sides), config.long_side)
         pixels = torch.from_numpy(np.array(placement.image(annotated.read()))).permute(2, 0, 1)
         image = normalise(pixels.to(encoder.device), encoder.mean, encoder.std)
-        with torch.autocast(image.device.type, autocast, enabled=autocast is not None):
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             (found,) = network.detect([image])
         scale = torch.tensor([annotated.width / placement.width, annotated.height / placement.height] * 2)
         boxes = found["boxes"].float().cpu() * scale
@@ -167,46 +99,23 @@ def as_detector(network: MaskRCNN, encoder: Encoder, how: Preset, autocast: torc
     return detector
 
 
-def average_precision(
-    split: Split, boxes: Sequence[Row], masks: Sequence[Row], truth: GroundTruth | None = None
-) -> tuple[dict[str, float], list[dict[str, Cell]]]:
-    """The numbers to quote, and a row for each category that has objects; nan: none of them has a mask.
+def _open_splits(data: str | Path, config: DetectionConfig) -> tuple[Split, Split]:
+    """Return the splits to train on and to score.
 
-    Args:
-        split: the images that count.
-        boxes, masks: rows of results files.
-        truth: of the split, where it is read already.
+    Raises:
+        ValueError: the splits list different categories, or one of them has no object.
     """
-    truth = truth or GroundTruth(split.annotations, [image.id for image in split.images])
-    of_boxes, of_masks = truth.precision(boxes, "bbox"), truth.precision(masks, "segm")
-    metrics = {f"box {name}": value for name, value in of_boxes.overall.items()}
-    metrics |= {f"mask {name}": value for name, value in of_masks.overall.items()}
-    names = dict(zip(split.category_ids, split.category_names, strict=True))
-    rows: list[dict[str, Cell]] = [
-        {
-            "category": names[category],
-            "objects": count,
-            "box AP": of_boxes.of_category.get(category, math.nan),
-            "mask AP": of_masks.of_category.get(category, math.nan),
-        }
-        for category, count in truth.objects().items()
-    ]
-    return metrics, rows
-
-
-def _open_splits(
-    data: str | Path, train_split: str, test_split: str, limit: int | None, negatives: bool
-) -> tuple[Split, Split]:
-    first = open_split(data, train_split)
-    second = first if test_split == train_split else open_split(data, test_split)
-    if first.category_ids != second.category_ids:
-        odd = sorted(set(first.category_ids) ^ set(second.category_ids))
+    train_split = open_split(data, config.train_split)
+    is_same = config.test_split == config.train_split
+    test_split = train_split if is_same else open_split(data, config.test_split)
+    if train_split.category_ids != test_split.category_ids:
+        differing = sorted(set(train_split.category_ids) ^ set(test_split.category_ids))
         raise ValueError(
-            f"{first.annotations.name} and {second.annotations.name} list other categories (id {odd[0]} is in one "
-            "only); both splits need the same"
+            f"{train_split.annotations.name} and {test_split.annotations.name} list other categories (id "
+            f"{differing[0]} is in one only); both splits need the same"
         )
-    trained_on, scored = first.first(limit), second.first(limit)
-    if not any(image.objects() for image in scored.images):
-        raise ValueError(f"{scored.annotations} annotates no object in the images used; there is nothing to score")
-    learnable = trained_on.with_objects()
-    return trained_on if negatives else learnable, scored
+    train_split, test_split = train_split.first(config.limit), test_split.first(config.limit)
+    if not any(image.objects() for image in test_split.images):
+        raise ValueError(f"{test_split.annotations} annotates no object in the images used; there is nothing to score")
+    with_objects = train_split.with_objects()
+    return train_split if config.negatives else with_objects, test_split

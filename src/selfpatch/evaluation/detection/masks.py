@@ -1,5 +1,4 @@
-"""Instance masks in COCO's forms: polygons, run lengths (RLE) and pixels. All of it is pycocotools' own arithmetic, so
-that masks are what the benchmark scores them against."""
+"""Instance masks as polygons, run lengths (RLE) and pixels, converted by pycocotools as in the COCO benchmark."""
 
 from __future__ import annotations
 
@@ -13,16 +12,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Polygons = tuple[np.ndarray, ...]
-"""Outlines [n, 2] of (x, y) in pixels, the parts of one object."""
+"""Polygons [n, 2] of (x, y) in pixels, the parts of one object."""
 Rle = dict[str, Any]
 """{"size": [height, width], "counts": run lengths down the columns, as a list or packed in a string}."""
 
 
 def pycocotools(module: str) -> Any:
-    """A module of the optional package.
+    """Import a module of the optional package pycocotools.
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: the package is not installed.
     """
     try:
         return importlib.import_module(f"pycocotools.{module}")
@@ -31,32 +30,34 @@ def pycocotools(module: str) -> Any:
 
 
 def packed(segmentation: Polygons | Rle, height: int, width: int) -> Rle:
-    """At least one polygon, or run lengths, as packed run lengths; what lies outside the image is cut off."""
+    """Return packed run lengths of at least one polygon, or of run lengths; parts outside the image are cut off."""
     api = pycocotools("mask")
     if isinstance(segmentation, dict):
         as_list = isinstance(segmentation["counts"], list)
         return api.frPyObjects(segmentation, height, width) if as_list else segmentation
-    return api.merge(api.frPyObjects([outline.ravel().tolist() for outline in segmentation], height, width))
+    return api.merge(api.frPyObjects([polygon.ravel().tolist() for polygon in segmentation], height, width))
 
 
 def to_pixels(rles: Sequence[Rle], height: int, width: int) -> np.ndarray:
-    """[n, height, width] uint8, 1 inside."""
+    """Return the pixels of masks, uint8 [n, height, width], 1 inside."""
     if not rles:
         return np.zeros((0, height, width), np.uint8)
     return np.ascontiguousarray(pycocotools("mask").decode(list(rles)).transpose(2, 0, 1))
 
 
 def from_pixels(mask: np.ndarray) -> Rle:
-    """[H, W] bool -> run lengths as results files hold them."""
+    """Return the run lengths of a mask, bool [H, W], in the format of results files."""
     rle = pycocotools("mask").encode(np.asfortranarray(mask, np.uint8))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 def extent(mask: np.ndarray) -> tuple[int, int, int, int] | None:
-    """(left, top, right, bottom) of the pixels inside, right and bottom being the first ones outside; None: no pixel.
+    """Return (left, top, right, bottom) of the pixels inside, or None if there are none.
+
+    Right and bottom are the first pixels outside.
 
     Args:
-        mask: [H, W], nonzero inside.
+        mask: mask [H, W], nonzero inside.
     """
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     if len(columns) == 0:
@@ -65,15 +66,17 @@ def extent(mask: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def paste(probabilities: Tensor, boxes: Tensor, height: int, width: int) -> list[Rle]:
-    """Masks of boxes as masks of the image: each of its pixels looks up, bilinearly, where its centre falls in the box.
+    """Return masks of the image from masks of boxes, sampled bilinearly at the centre of each pixel.
 
     Args:
-        probabilities: [n, m, m] of the cells of each box.
-        boxes: [n, 4] (left, top, right, bottom) in pixels of the image.
+        probabilities: mask probabilities in the cells of each box, [n, m, m].
+        boxes: boxes [n, 4] (left, top, right, bottom) in pixels of the image.
+        height: height of the image.
+        width: width of the image.
 
     Returns:
-        Of each, where the probability is at least 1/2. Beyond the outermost cells' centres it fades to 0 at half a
-        cell's distance outside the box, as in Detectron2 and mmdetection.
+        The pixels of each mask whose probability is at least 1/2. Beyond the centres of the outermost cells, the
+        probability fades to 0 at half a cell's distance outside the box, as in Detectron2 and mmdetection.
     """
     pasted = []
     for cells, box in zip(probabilities.float().cpu(), boxes.float().cpu(), strict=True):

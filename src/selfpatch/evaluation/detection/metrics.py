@@ -1,9 +1,10 @@
-"""Average precision by pycocotools, of boxes and of masks, over all categories and of each."""
+"""Average precision of boxes and of masks by pycocotools, over all categories and of each."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +13,22 @@ from typing import Any
 import numpy as np
 
 from selfpatch.evaluation.detection.annotations import read_annotations
+from selfpatch.evaluation.detection.dataset import Split
 from selfpatch.evaluation.detection.masks import packed, pycocotools
+from selfpatch.evaluation.result import Cell
 
 Row = Mapping[str, Any]
 STATISTICS = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
-"""The first of pycocotools' twelve."""
+"""Names of the first six of pycocotools' twelve statistics."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Of boxes or of masks.
+    """Average precision of boxes or of masks.
 
     Attributes:
-        overall: by the names of STATISTICS, in [0, 1]; without those that no object counts for.
-        of_category: AP by category id, of those that have objects.
+        overall: values in [0, 1] by the names of STATISTICS; without those that no object counts for.
+        of_category: AP by category id, of the categories that have objects.
     """
 
     overall: Mapping[str, float]
@@ -33,14 +36,14 @@ class Precision:
 
 
 class GroundTruth:
-    """The annotations of a split, ready to score against.
+    """Annotations of a split, ready to score against.
 
-    An object that has a box only is no object where masks are scored: what is detected in its box is ignored there, as
-    in a crowd.
+    An object that has a box only does not count when masks are scored: detections in its box are ignored, as in a
+    crowd.
 
     Args:
-        annotations: the JSON file.
-        images: ids of those that count.
+        annotations: path of the annotation file.
+        images: ids of the images that count.
 
     Raises:
         ValueError: an annotation cannot be used.
@@ -54,16 +57,16 @@ class GroundTruth:
         self.images = list(images)
 
     def objects(self) -> dict[int, int]:
-        """How many objects each category has, crowds not counted; those that have any, by id."""
+        """Return the number of objects of each category that has any, by id; crowds are not counted."""
         found = self._coco.loadAnns(self._coco.getAnnIds(imgIds=self.images, iscrowd=False))
         ids, counts = np.unique([one["category_id"] for one in found], return_counts=True)
         return {int(category): int(count) for category, count in zip(ids, counts, strict=True)}
 
     def precision(self, results: Sequence[Row], kind: str) -> Precision:
-        """Scores the rows of a results file.
+        """Score the rows of a results file.
 
         Args:
-            results: rows of COCO's results format.
+            results: rows in COCO's results format.
             kind: `bbox` or `segm`.
         """
         truth = self._masks if kind == "segm" else self._coco
@@ -74,17 +77,45 @@ class GroundTruth:
             scored.accumulate()
             scored.summarize()
         pairs = zip(STATISTICS, scored.stats[: len(STATISTICS)], strict=True)
-        of_all = scored.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, category], all areas, 100 an image
+        all_values = scored.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, category], all areas, 100 per image
         per_category = {
             category: float(values[values > -1].mean())
-            for category, values in zip(scored.params.catIds, np.moveaxis(of_all, 2, 0), strict=True)
+            for category, values in zip(scored.params.catIds, np.moveaxis(all_values, 2, 0), strict=True)
             if (values > -1).any()
         }
         return Precision({name: float(value) for name, value in pairs if value > -1}, per_category)
 
 
+def average_precision(
+    split: Split, boxes: Sequence[Row], masks: Sequence[Row], truth: GroundTruth | None = None
+) -> tuple[dict[str, float], list[dict[str, Cell]]]:
+    """Return the metrics to quote, and a row for each category with objects; its AP is nan if none has a mask.
+
+    Args:
+        split: images that count.
+        boxes: rows of the results file of boxes.
+        masks: rows of the results file of masks.
+        truth: annotations of the split, if they have been read already.
+    """
+    truth = truth or GroundTruth(split.annotations, [image.id for image in split.images])
+    box, mask = truth.precision(boxes, "bbox"), truth.precision(masks, "segm")
+    metrics = {f"box {name}": value for name, value in box.overall.items()}
+    metrics |= {f"mask {name}": value for name, value in mask.overall.items()}
+    names = dict(zip(split.category_ids, split.category_names, strict=True))
+    rows: list[dict[str, Cell]] = [
+        {
+            "category": names[category],
+            "objects": count,
+            "box AP": box.of_category.get(category, math.nan),
+            "mask AP": mask.of_category.get(category, math.nan),
+        }
+        for category, count in truth.objects().items()
+    ]
+    return metrics, rows
+
+
 def _with_areas(rows: Sequence[Row], images: Mapping[int, Row]) -> list[Row]:
-    """An area that is missing is that of the mask, as in COCO; of the box where there is no mask."""
+    """Fill in missing areas: that of the mask as in COCO, or of the box if there is no mask."""
     filled = []
     for row in rows:
         if row["area"] is None:
@@ -99,7 +130,7 @@ def _area(row: Row, height: int, width: int) -> float:
     if not segmentation:
         return float(row["bbox"][2] * row["bbox"][3])
     if not isinstance(segmentation, dict):
-        segmentation = tuple(np.array(outline, np.float64) for outline in segmentation)
+        segmentation = tuple(np.array(polygon, np.float64) for polygon in segmentation)
     return float(pycocotools("mask").area(packed(segmentation, height, width)))
 
 
@@ -113,7 +144,7 @@ def _for_masks(row: Row) -> Row:
 
 def _indexed(content: Mapping[str, Any]) -> Any:
     coco = pycocotools("coco").COCO()
-    coco.dataset = {**content, "annotations": [dict(row) for row in content["annotations"]]}  # scoring writes into them
+    coco.dataset = {**content, "annotations": [dict(row) for row in content["annotations"]]}  # scoring changes the rows
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
@@ -121,5 +152,5 @@ def _indexed(content: Mapping[str, Any]) -> Any:
 
 def _detected(truth: Any, results: Sequence[Row]) -> Any:
     if results:
-        return truth.loadRes([dict(row) for row in results])  # it writes into the rows
+        return truth.loadRes([dict(row) for row in results])  # loading changes the rows
     return _indexed({**truth.dataset, "annotations": []})

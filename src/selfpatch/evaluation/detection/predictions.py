@@ -1,4 +1,4 @@
-"""What a detector found in a split, as COCO's results files hold it."""
+"""Detections of a split in the format of COCO's results files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one image.
+    """Detections in one image.
 
     Attributes:
-        boxes: [n, 4] (left, top, right, bottom) in its pixels.
-        labels: [n] from 1.
-        scores: [n].
-        masks: of its size.
+        boxes: boxes [n, 4] (left, top, right, bottom) in pixels of the image.
+        labels: labels [n], counted from 1.
+        scores: scores [n].
+        masks: masks of the image's size, one for each box.
     """
 
     boxes: Tensor
@@ -40,7 +40,7 @@ Detector = Callable[[AnnotatedImage], Detections]
 
 
 def detect_all(detector: Detector, split: Split, progress: Progress | None = None) -> tuple[list[Row], list[Row]]:
-    """The rows of boxes and of masks of all images."""
+    """Return the results rows of boxes and of masks of all images."""
     boxes: list[Row] = []
     masks: list[Row] = []
     for done, image in enumerate(split.images, start=1):
@@ -58,7 +58,7 @@ def detect_all(detector: Detector, split: Split, progress: Progress | None = Non
 
 
 def rows_by_image(rows: Sequence[Row]) -> dict[int, list[Row]]:
-    """By the id of the image."""
+    """Return the rows of each image, by its id."""
     grouped: dict[int, list[Row]] = {}
     for row in rows:
         grouped.setdefault(row["image_id"], []).append(row)
@@ -66,6 +66,6 @@ def rows_by_image(rows: Sequence[Row]) -> dict[int, list[Row]]:
 
 
 def save(out: Path, boxes: Sequence[Row], masks: Sequence[Row]) -> None:
-    """Writes both results files, as the benchmark's server takes them."""
+    """Write both results files, in the format of the benchmark's server."""
     for name, rows in ((BOXES, boxes), (MASKS, masks)):
         write_atomically(out / name, json.dumps(list(rows)))

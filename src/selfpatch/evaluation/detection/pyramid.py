@@ -1,4 +1,4 @@
-"""Maps of four strides, and a fifth for proposals, out of any backbone."""
+"""Feature pyramids of any backbone: maps of four strides, and a fifth for proposals."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from selfpatch.models.backbones.config import SwinConfig
 from selfpatch.models.backbones.vit import ViT
 
 STAGE_STRIDES = tuple(float(FINEST_STRIDE << level) for level in range(LEVELS))
-"""Of the stages of a Swin or a ResNet."""
+"""Strides of the stages of a Swin or a ResNet."""
 
 
 class Pyramid(nn.Module):
-    """Normalised images [B, C, H, W] -> five maps [B, width, H / stride, W / stride], the finest first.
+    """Base class of feature pyramids: five maps of `width` channels, the finest first.
 
     Attributes:
-        width: of every map.
-        strides: in pixels of the five maps; fractions where the patch size is no power of two.
-        multiple: what the sides of the images must be multiples of.
-        backbone: whose maps they are made of.
+        width: number of channels of every map.
+        strides: strides of the five maps in pixels; fractions if the patch size is not a power of two.
+        multiple: number that must divide the sides of the images.
+        backbone: network whose maps the pyramid is built from.
     """
 
     def __init__(self, backbone: Backbone, strides: Sequence[float], width: int) -> None:
@@ -34,14 +34,19 @@ class Pyramid(nn.Module):
         self.multiple = max(backbone.patch_size, round(strides[-1]))
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the maps [B, width, H / stride, W / stride] of normalised images [B, C, H, W]."""
         maps = self.levels(images)
-        return [*maps, maps[-1][:, :, ::2, ::2]]  # a max-pool of one pixel and stride 2 (arXiv 1612.03144)
+        return [*maps, maps[-1][:, :, ::2, ::2]]  # max-pooling of one pixel with stride 2 (arXiv 1612.03144)
 
     def levels(self, images: Tensor) -> list[Tensor]:
+        """Return the first four maps."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> Pyramid:
-        """The running statistics of a ResNet stay those of pre-training: a batch of a few images gives poor ones."""
+        """Set the mode of all parts but a ResNet's batch norms, which keep the running statistics of pre-training.
+
+        A batch of a few images gives poor statistics.
+        """
         super().train(mode)
         for part in self.backbone.modules():
             if getattr(part, "running_mean", None) is not None:
@@ -50,18 +55,19 @@ class Pyramid(nn.Module):
 
 
 class InnerMaps(Pyramid):
-    """The published 1x protocol: four inner maps, brought to strides near 4, 8, 16 and 32, and a feature pyramid
-    network.
+    """Four inner maps, rescaled to strides near 4, 8, 16 and 32, and a feature pyramid network: the 1x protocol.
 
     - ViT: blocks at a third, a half, two thirds and the end of the depth (4, 6, 8 and 12 of 12), rescaled with batch
       norms (XCiT, arXiv 2106.09681).
-    - Swin: its stages, a LayerNorm on each (arXiv 2103.14030). ResNet: its stages.
+    - Swin: its stages, with a LayerNorm on each (arXiv 2103.14030). ResNet: its stages.
 
     Args:
-        blocks: of a ViT, counted from 1, the finest map's first; None: as above.
+        backbone: network whose maps are used.
+        width: number of channels of every map.
+        blocks: blocks of a ViT, counted from 1, that of the finest map first; as above if None.
 
     Raises:
-        ValueError: blocks are given for another backbone than a ViT, or are not four; or there are not four stages.
+        ValueError: blocks are given for a backbone that is not a ViT, or are not four; or there are not four stages.
     """
 
     def __init__(self, backbone: Backbone, *, width: int = 256, blocks: Sequence[int] | None = None) -> None:
@@ -77,6 +83,7 @@ class InnerMaps(Pyramid):
         self.merge = FeaturePyramidNetwork(dims, width)
 
     def levels(self, images: Tensor) -> list[Tensor]:
+        """Return the four merged maps."""
         maps = self.backbone.maps(images, self.blocks)
         channels_first = [norm(m).movedim(-1, 1) for m, norm in zip(maps, self.norms, strict=True)]
         rescaled = channels_first if self.rescale is None else self.rescale(channels_first)
@@ -84,11 +91,12 @@ class InnerMaps(Pyramid):
 
 
 class LastMap(Pyramid):
-    """ViTDet's simple feature pyramid (arXiv 2203.16527, section 3): all levels from the last map of a ViT alone, the
-    width halved by each deconvolution, LayerNorms throughout, no top-down pathway.
+    """ViTDet's simple feature pyramid (arXiv 2203.16527, section 3): all levels from the last map of a ViT.
+
+    Each deconvolution halves the width; norms are LayerNorms; there is no top-down pathway.
 
     Raises:
-        ValueError: the backbone is no ViT.
+        ValueError: the backbone is not a ViT.
     """
 
     def __init__(self, backbone: Backbone, *, width: int = 256) -> None:
@@ -108,17 +116,19 @@ class LastMap(Pyramid):
             self.resize.append(nn.Sequential(rescaling(dim, factor, ChannelNorm, dims=dims), *smooth))
 
     def levels(self, images: Tensor) -> list[Tensor]:
+        """Return the last map at four strides."""
         (last,) = self.backbone.maps(images, [self.backbone.num_layers])
         return [resize(last.movedim(-1, 1)) for resize in self.resize]
 
 
 class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of [B, C, H, W]."""
+    """LayerNorm over the channels of a map [B, C, H, W]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised map."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -141,10 +151,12 @@ def _check_stages(backbone: Backbone, blocks: Sequence[int] | None) -> None:
 
 
 def padded(images: Sequence[Tensor], multiple: int, smallest: int = 0) -> Tensor:
-    """[C, H, W] of any sizes -> [B, C, H', W'], zeros to the right and below, sides multiples of `multiple`.
+    """Return a batch [B, C, H', W'] of images [C, H, W] of any sizes, with zeros to the right and below.
 
     Args:
-        smallest: side that the batch has at least.
+        images: images of one number of channels.
+        multiple: number that divides the sides of the batch.
+        smallest: smallest side of the batch.
     """
     sides = [max(smallest, *(image.shape[axis] for image in images)) for axis in (1, 2)]
     height, width = (math.ceil(side / multiple) * multiple for side in sides)

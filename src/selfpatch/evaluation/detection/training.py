@@ -1,11 +1,10 @@
-"""Training Mask R-CNN: the network around a copy of the backbone, the steps."""
+"""Training of Mask R-CNN around a copy of the backbone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.detection.augmentation import Target, draw, render
-from selfpatch.evaluation.detection.config import Preset
+from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.dataset import Split
 from selfpatch.evaluation.detection.network import MaskRCNN
 from selfpatch.evaluation.detection.pyramid import InnerMaps, LastMap, Pyramid
@@ -27,43 +26,33 @@ from selfpatch.ops.images import normalise
 Sample = tuple[Tensor, Target]
 
 
-def build_network(
-    encoder: Encoder, num_classes: int, how: Preset, *, blocks: Sequence[int] | None = None, seed: int = 0
-) -> MaskRCNN:
-    """Mask R-CNN on a copy of an encoder's backbone, on the encoder's device.
+def build_network(encoder: Encoder, num_classes: int, config: DetectionConfig) -> MaskRCNN:
+    """Return Mask R-CNN on a copy of an encoder's backbone, on the encoder's device.
 
     Raises:
-        ValueError: the encoder has no backbone to train, or it does not fit the pyramid.
+        ValueError: the encoder has no backbone to train, or the backbone does not fit the pyramid.
     """
     if not isinstance(encoder, BranchEncoder):
         raise ValueError(
-            f"detection trains the network along, and a {type(encoder).__name__} has none; give weights of a ViT, a "
-            "Swin or a ResNet"
+            f"detection fine-tunes the network, and a {type(encoder).__name__} has none; give weights of a ViT, a Swin "
+            "or a ResNet"
         )
     if encoder.backbone.config.in_channels != 3:
         raise ValueError(
             f"detection reads RGB images, but the network takes {encoder.backbone.config.in_channels} channels; give "
             "weights for 3"
         )
-    if blocks is not None and how.pyramid == "last-map":
+    if config.blocks is not None and config.pyramid == "last-map":
         raise ValueError("blocks are for pyramid inner-maps; the simple pyramid takes the last map, leave them out")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        backbone = trainable_copy(encoder.backbone, drop_path=how.drop_path)
+        torch.manual_seed(config.seed)
+        backbone = trainable_copy(encoder.backbone, drop_path=config.drop_path)
         pyramid: Pyramid
-        if how.pyramid == "last-map":
-            pyramid = LastMap(backbone, width=how.width)
+        if config.pyramid == "last-map":
+            pyramid = LastMap(backbone, width=config.width)
         else:
-            pyramid = InnerMaps(backbone, width=how.width, blocks=blocks)
-        network = MaskRCNN(
-            pyramid,
-            num_classes,
-            heads=how.heads,
-            anchor_scale=how.anchor_scale,
-            proposals=how.proposals,
-            rois=how.rois,
-            canvas=how.canvas,
-        )
+            pyramid = InnerMaps(backbone, width=config.width, blocks=config.blocks)
+        network = MaskRCNN(pyramid, num_classes, config)
     return network.to(encoder.device)
 
 
@@ -71,46 +60,57 @@ def train(
     network: MaskRCNN,
     encoder: Encoder,
     split: Split,
-    how: Preset,
+    config: DetectionConfig,
     *,
-    autocast: torch.dtype | None,
-    seed: int,
-    workers: int,
     settings: dict[str, Any],
     out: Path | None,
     progress: Progress | None,
 ) -> None:
-    """Leaves the network trained, in evaluation mode."""
+    """Train the network in place, and leave it in evaluation mode.
+
+    Args:
+        network: Mask R-CNN, as `build_network` returns it.
+        encoder: encoder whose mean and standard deviation normalise the images.
+        split: training images.
+        config: settings.
+        settings: plain values that decide the result, see `fit`.
+        out: folder of the checkpoint; if None, nothing is saved.
+        progress: called after each step.
+    """
 
     def loss(batch: list[Sample]) -> Tensor:
         images = [normalise(image.to(encoder.device), encoder.mean, encoder.std) for image, _ in batch]
-        targets = [_moved(target, encoder.device) for _, target in batch]
+        targets = [_on_device(target, encoder.device) for _, target in batch]
         return torch.stack(list(network.losses(images, targets).values())).sum()
 
-    load = partial(_load, split, how)
-    batches = Batches(len(split.images), load, batch_size=how.batch_size, seed=seed, workers=workers, collate=_as_list)
-    steps = max(1, round(how.epochs * batches.steps_per_epoch))
-    groups = layer_groups(
-        network, network.pyramid.backbone, lr=how.rate(), layer_decay=how.layer_decay, weight_decay=how.weight_decay
+    load = partial(_load, split, config)
+    batches = Batches(
+        len(split.images),
+        load,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        workers=config.workers,
+        collate=_keep_list,
     )
-    optimizer = torch.optim.AdamW(groups, lr=how.rate())
-    precision: Literal["float32", "bf16"] = "float32" if autocast is None else "bf16"
-    fitting = TrainingPlan(steps, partial(how.factor, steps=steps), seed=seed, clip=how.clip, precision=precision)
-    fit(network.train(), loss, batches, optimizer, fitting, settings=settings, out=out, progress=progress)
+    steps = max(1, round(config.epochs * batches.steps_per_epoch))
+    rates = {"lr": config.scaled_lr, "layer_decay": config.layer_decay, "weight_decay": config.weight_decay}
+    optimizer = torch.optim.AdamW(layer_groups(network, network.pyramid.backbone, **rates), lr=config.scaled_lr)
+    schedule = partial(config.lr_factor, num_steps=steps)
+    plan = TrainingPlan(steps, schedule, seed=config.seed, clip=config.clip, precision=config.precision)
+    fit(network.train(), loss, batches, optimizer, plan, settings=settings, out=out, progress=progress)
     network.eval()
 
 
-def _load(split: Split, how: Preset, number: int, rng: np.random.Generator) -> Sample:
-    """At the level of the module, so that a loader process can be handed it wherever processes are not forked."""
-    annotated = split.images[number]
-    placement = draw(how.augmentation, annotated.width, annotated.height, how.short_sides, how.long_side, rng)
-    return render(annotated.read(), annotated, placement)
+def _load(split: Split, config: DetectionConfig, index: int, rng: np.random.Generator) -> Sample:
+    """Return an augmented sample; a function of the module, so that it can be sent to loader processes."""
+    annotated = split.images[index]
+    return render(annotated.read(), annotated, draw(annotated.width, annotated.height, config, rng))
 
 
-def _as_list(samples: list[Sample]) -> list[Sample]:
+def _keep_list(samples: list[Sample]) -> list[Sample]:
     return samples
 
 
-def _moved(target: Target, device: torch.device) -> Target:
+def _on_device(target: Target, device: torch.device) -> Target:
     boxes, labels, masks = (target[name].to(device) for name in ("boxes", "labels", "masks"))
     return {"boxes": boxes, "labels": labels, "masks": masks}

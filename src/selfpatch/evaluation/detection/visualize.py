@@ -18,41 +18,41 @@ from selfpatch.visualization.layout import SERIES
 MIN_SCORE = 0.5
 
 
-def save_pictures(out: Path, split: Split, boxes: Sequence[Row], masks: Sequence[Row], count: int) -> list[str]:
+def save_pictures(out: Path, split: Split, boxes: Sequence[Row], masks: Sequence[Row], num_pictures: int) -> list[str]:
     """Draw evenly spread images of a split with their detections of a score of at least 1/2.
 
     Args:
-        out: folder; the pictures lie in its folder pictures.
-        split: the images.
-        boxes: rows of boxes as `detect_all` gives them.
-        masks: rows of masks in the same order.
-        count: number of images.
+        out: folder in whose folder pictures/ the files are written.
+        split: split with the images.
+        boxes: rows of boxes, as `detect_all` returns them.
+        masks: rows of masks, in the same order.
+        num_pictures: number of images to draw.
 
     Returns:
-        The paths relative to `out`.
+        The paths of the pictures, relative to `out`.
     """
-    found, outlined = rows_by_image(boxes), rows_by_image(masks)
+    image_boxes, image_masks = rows_by_image(boxes), rows_by_image(masks)
     written = []
-    for index in evenly_spread(np.arange(len(split.images)), count):
+    for index in evenly_spread(np.arange(len(split.images)), num_pictures):
         image = split.images[index]
-        picture = draw_found(image.read(), split, found.get(image.id, []), outlined.get(image.id, []))
+        rows = image_boxes.get(image.id, []), image_masks.get(image.id, [])
         name = PurePosixPath(image.name).with_suffix("").as_posix().replace("/", "_")
-        written.append(save_picture(out, name, picture))
+        written.append(save_picture(out, name, draw_detections(image.read(), split, *rows)))
     return written
 
 
-def draw_found(image: Image.Image, split: Split, boxes: Sequence[Row], masks: Sequence[Row]) -> Image.Image:
+def draw_detections(image: Image.Image, split: Split, boxes: Sequence[Row], masks: Sequence[Row]) -> Image.Image:
     """Draw the detections of one image; rows of boxes and of masks are in the same order."""
     labels = {category: label for label, category in enumerate(split.category_ids)}
-    sure = [(box, mask) for box, mask in zip(boxes, masks, strict=True) if box["score"] >= MIN_SCORE]
-    colours = [SERIES[labels[box["category_id"]] % len(SERIES)] for box, _ in sure]
+    confident = [(box, mask) for box, mask in zip(boxes, masks, strict=True) if box["score"] >= MIN_SCORE]
+    colours = [SERIES[labels[box["category_id"]] % len(SERIES)] for box, _ in confident]
     pixels = np.array(image, np.float32)
-    inside = to_pixels([mask["segmentation"] for _, mask in sure], image.height, image.width).astype(bool)
+    inside = to_pixels([mask["segmentation"] for _, mask in confident], image.height, image.width).astype(bool)
     for mask, colour in zip(inside, colours, strict=True):
         pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour, np.float32)
     picture = Image.fromarray(pixels.round().astype(np.uint8))
     draw = ImageDraw.Draw(picture)
-    for (box, _), colour in zip(sure, colours, strict=True):
+    for (box, _), colour in zip(confident, colours, strict=True):
         left, top, width, height = box["bbox"]
         draw.rectangle((left, top, left + width, top + height), outline=colour, width=2)
         text = f"{split.category_names[labels[box['category_id']]]} {box['score']:.2f}"

@@ -1,0 +1,45 @@
+"""Pictures of detections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from selfpatch.evaluation.detection.config import DetectionConfig
+from selfpatch.evaluation.detection.dataset import open_split
+from selfpatch.evaluation.detection.evaluate import evaluate
+from selfpatch.evaluation.detection.visualize import draw_detections
+from tests.helpers.detect_data import (
+    QUICK,
+    rle,
+    tiny_encoder,
+    truth_rows,
+)
+
+pytest.importorskip("pycocotools.coco")
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools
+
+
+def test_pictures_are_listed_and_written(data: Path, tmp_path: Path) -> None:
+    result = evaluate(
+        tiny_encoder(), data, DetectionConfig.from_settings({**QUICK, "max_pictures": 2}), out=tmp_path / "out"
+    )
+    assert result.pictures == ["pictures/000000000000.jpg", "pictures/000000000002.jpg"]
+    assert all((tmp_path / "out" / path).is_file() for path in result.pictures)
+    assert set(result.per_image) == {"000000000000.png", "000000000001.png"}
+    assert not evaluate(tiny_encoder(), data, DetectionConfig.from_settings(QUICK)).pictures
+
+
+def test_a_picture_shows_box_and_mask_of_what_is_sure(data: Path) -> None:
+    split = open_split(data, "val")
+    image = split.images[0].read()
+    boxes, masks = truth_rows(data)
+    drawn = [{**row, "segmentation": rle(row, split)} for row in masks[:1]]
+    shown = np.array(draw_detections(image, split, boxes[:1], drawn)).astype(int)
+    changed = np.abs(shown - np.array(image)).max(axis=2) > 0
+    left, top, width, height = boxes[0]["bbox"]
+    assert changed[round(top + height / 2), round(left + width / 2)]
+    unsure = draw_detections(image, split, [{**boxes[0], "score": 0.1}], drawn)
+    assert np.array_equal(np.array(unsure), np.array(image))
