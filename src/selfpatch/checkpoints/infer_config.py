@@ -95,7 +95,7 @@ def _resnet_config(trunk: Mapping[str, Tensor], source: str) -> ResNetConfig:
 
 
 def _count(trunk: Mapping[str, Tensor], prefix: str) -> int:
-    """Return one more than the highest number N among keys that begin with `<prefix>.N.`"""
+    """Return one more than the highest number N in keys `<prefix>.N.*`."""
     pattern = re.compile(rf"{re.escape(prefix)}\.(\d+)\.")
     return 1 + max((int(match[1]) for match in map(pattern.match, trunk) if match), default=-1)
 

@@ -1,4 +1,4 @@
-"""Weights from run directories, checkpoint files, safetensors files and timm; nothing that could run code is unpickled."""
+"""Weights from run directories, checkpoint files, safetensors and timm, unpickling nothing that could run code."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SAFE_CLASSES: list[Any] = [
     (OrderedDict, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
     (OrderedDict, "pytorch_lightning.callbacks.lr_monitor.LearningRateMonitor"),
 ]
-"""Classes that a checkpoint may name besides tensors and plain values: they run nothing, or a stand-in replaces them."""
+"""Classes that a checkpoint may name: they run nothing, or a plain mapping takes their place."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Trained networks as other libraries load them, each checked there before its folder appears.
+"""Export of trained networks, each loaded and checked in the other library before its folder appears.
 
 A new format is a module with `write` and `read_features`, and its row in `FORMATS`.
 """
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from selfpatch.checkpoints.export import huggingface, onnx, safetensors, timm
-from selfpatch.checkpoints.export.formats import Features, Written
+from selfpatch.checkpoints.export.formats import ExportSummary, Features
 from selfpatch.core.atomic_io import clear_error, write_atomically
 from selfpatch.models.encoder import BranchEncoder, image_token
 
@@ -29,7 +29,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of folder: the module that writes it, and the libraries that this and the check there need."""
+    """An export format: the module that writes it, and the libraries that writing and checking need."""
 
     module: ModuleType
     libraries: tuple[str, ...] = ()
@@ -44,32 +44,34 @@ FORMATS = {
 
 
 def export(encoder: BranchEncoder, to: str, out: str | Path, *, size: int | None = None) -> list[Path]:
-    """Writes a network as a folder for another library, loads it there and compares the features of random images.
+    """Write a network as a folder for another library, load it there and compare the features of random images.
 
-    Patch features are those after the trunk's final norm, where it has one. The folder appears once it has passed.
+    Patch features are those after the trunk's final norm, if it has one. The folder appears once it has passed.
 
     Args:
+        encoder: the network.
         to: one of `FORMATS`.
         out: a folder that is new or empty.
-        size: of the images in pixels, for onnx alone, which then takes no others; None: any, where the family can.
+        size: side in pixels of the only images that the graph then takes (onnx only); if None, any size, if the family
+            can.
 
     Returns:
-        The files, the last one a README.txt that says how to load the others and where features agree.
+        The files; the last one, README.txt, says how to load the others and where features agree.
 
     Raises:
-        ValueError: the format has no such architecture, a library is missing, the folder is not empty or the features
-            are others there.
+        ValueError: the format has no such architecture, a library is missing, the folder is not empty, or the features
+            differ there.
     """
     _check_request(to, Path(out), size)
     encoder = copy.deepcopy(encoder).cpu().float().eval()
     module = FORMATS[to].module
-    with _folder_at(Path(out)) as folder:
-        written: Written = module.write(encoder, folder, size)
-        for height, width in written.sizes:
+    with _appearing_folder(Path(out)) as folder:
+        summary: ExportSummary = module.write(encoder, folder, size)
+        for height, width in summary.sizes:
             images = torch.randn(2, encoder.backbone.config.in_channels, height, width, generator=torch.manual_seed(0))
-            found = module.read_features(folder, images)
-            _compare(found if written.has_image else found._replace(image=None), encoder, images, to)
-        write_atomically(folder / "README.txt", _readme(encoder, to, written, Path(out)))
+            exported = module.read_features(folder, images)
+            _compare(exported if summary.has_image else exported._replace(image=None), encoder, images, to)
+        write_atomically(folder / "README.txt", _readme(encoder, to, summary, Path(out)))
     return sorted(Path(out).iterdir(), key=lambda path: (path.name == "README.txt", path.name))
 
 
@@ -86,8 +88,8 @@ def _check_request(to: str, out: Path, size: int | None) -> None:
 
 
 @contextmanager
-def _folder_at(out: Path) -> Iterator[Path]:
-    """A folder to fill that takes the place of `out` once all is in it; after an error there is none."""
+def _appearing_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which becomes `out` at the end; after an error nothing is left of it."""
     filling = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     with clear_error(out):
         filling.mkdir(parents=True)
@@ -99,16 +101,18 @@ def _folder_at(out: Path) -> Iterator[Path]:
 
 
 @torch.no_grad()
-def _compare(found: Features, encoder: BranchEncoder, images: Tensor, to: str) -> None:
-    """Raises ValueError where the other library's features of normalised images are not ours."""
+def _compare(exported: Features, encoder: BranchEncoder, images: Tensor, to: str) -> None:
+    """Raise ValueError if the other library's features of normalised images differ from the trained network's."""
     tokens = encoder.backbone(images)
-    pairs = [("patch", tokens.patches.movedim(-1, 1), found.patches)]
-    if found.image is not None:
-        pairs.append(("image", image_token(tokens, encoder.pool), found.image))
-    for kind, ours, theirs in pairs:
-        if ours.shape != theirs.shape:
-            raise ValueError(f"{to} gives {kind} features {list(theirs.shape)}, not {list(ours.shape)}; {_advice(to)}")
-        difference = float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-6))
+    pairs = [("patch", tokens.patches.movedim(-1, 1), exported.patches)]
+    if exported.image is not None:
+        pairs.append(("image", image_token(tokens, encoder.pool), exported.image))
+    for kind, expected, found in pairs:
+        if expected.shape != found.shape:
+            raise ValueError(
+                f"{to} gives {kind} features {list(found.shape)}, not {list(expected.shape)}; {_advice(to)}"
+            )
+        difference = float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-6))
         if not difference <= TOLERANCE:
             raise ValueError(
                 f"{to} gives {kind} features that differ by {difference:.1e} of the largest; {_advice(to)}"
@@ -120,24 +124,24 @@ def _advice(to: str) -> str:
     return f"it does not have exactly this network, and nothing was written; use --to {others}"
 
 
-def _readme(encoder: BranchEncoder, to: str, written: Written, out: Path) -> str:
-    shape = encoder.backbone.config
-    sizes = " and ".join(f"{height} x {width}" for height, width in written.sizes)
+def _readme(encoder: BranchEncoder, to: str, summary: ExportSummary, out: Path) -> str:
+    config = encoder.backbone.config
+    sizes = " and ".join(f"{height} x {width}" for height, width in summary.sizes)
     described = ", ".join(
         f"{name} {value}"
-        for name, value in shape.to_dict().items()
+        for name, value in config.to_dict().items()
         if value is not None and name not in ("mean", "std")
     )
     lines = [
         f"Network: {described}.",
         "",
         f"Load it ({to}):",
-        *(f"    {line}" for line in written.usage.format(folder=out).splitlines()),
+        *(f"    {line}" for line in summary.usage.format(folder=out).splitlines()),
         "",
-        f"Images are RGB in [0, 1] less the mean {list(shape.mean)}, over the standard deviation {list(shape.std)}."
-        if shape.in_channels == 3
-        else f"Images of {shape.in_channels} channels, less the mean {list(shape.mean)}, over {list(shape.std)}.",
+        f"Images are RGB in [0, 1] less the mean {list(config.mean)}, over the standard deviation {list(config.std)}."
+        if config.in_channels == 3
+        else f"Images of {config.in_channels} channels, less the mean {list(config.mean)}, over {list(config.std)}.",
         f"Its features were compared with the trained network's on images of {sizes} pixels.",
-        *written.notes,
+        *summary.notes,
     ]
     return "\n".join(lines) + "\n"

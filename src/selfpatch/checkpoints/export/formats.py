@@ -1,4 +1,4 @@
-"""What the formats have in common: what was written, what the other library makes of it, and plain safetensors."""
+"""Records and rules that all export formats share."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, V
 
 
 @dataclass(frozen=True)
-class Written:
-    """What a format's `write` has put in its folder.
+class ExportSummary:
+    """Description of the files that a format's `write` has put in its folder.
 
     Attributes:
-        usage: lines of code that load it, with `{folder}` where the folder's name goes.
+        usage: lines of code that load them, with `{folder}` in place of the folder's name.
         sizes: (height, width) of images whose features have to agree.
-        notes: sentences on what the user has to know.
+        notes: sentences that the user has to know.
         has_image: whether the exported model's image feature is the trained network's.
     """
 
@@ -28,10 +28,10 @@ class Written:
 
 
 class Features(NamedTuple):
-    """What another library makes of images."""
+    """Features of images in another library."""
 
     image: Tensor | None
-    """[B, D]; None where it makes none that compares."""
+    """[B, D], or None if it gives no feature that compares."""
     patches: Tensor
     """[B, D, h, w]."""
 
@@ -42,8 +42,8 @@ POOL_IS_LEFT_OUT = (
 )
 
 
-def stored_size(shape: AnyBackboneConfig) -> int:
-    """Side of the images that a network is at home with: its grid of positions, or one window in the last stage."""
-    if isinstance(shape, ResNetConfig):
-        return 2 * shape.patch_size
-    return shape.patch_size * (shape.grid if isinstance(shape, ViTConfig) else shape.window)
+def native_size(config: AnyBackboneConfig) -> int:
+    """Return the image side in pixels that fits a network: its grid of positions, or one window in the last stage."""
+    if isinstance(config, ResNetConfig):
+        return 2 * config.patch_size
+    return config.patch_size * (config.grid if isinstance(config, ViTConfig) else config.window)

@@ -1,7 +1,7 @@
-"""Folders that Hugging Face's transformers opens: `AutoModel.from_pretrained("FOLDER")`.
+"""Export for Hugging Face's transformers: `AutoModel.from_pretrained("FOLDER")`.
 
-Each of its models is one list of names, ours to theirs, and the values of its config.json. Names are those of files on
-the Hub, which every version reads.
+Each model of transformers is a list of renamings from timm's keys and the values of its config.json. The keys are those
+of files on the Hub, which every version reads.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from selfpatch.checkpoints.export.formats import POOL_IS_LEFT_OUT, Features, Written, stored_size
+from selfpatch.checkpoints.export.formats import POOL_IS_LEFT_OUT, ExportSummary, Features, native_size
 from selfpatch.checkpoints.state import write_safetensors
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder
 
-Names = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
-"""Patterns of timm's names, queries, keys and values apart, and what takes their place."""
+Renamings = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+"""Patterns of timm's keys, with queries, keys and values apart, and their replacements."""
 
 
 class Model(NamedTuple):
-    """One of transformers' models."""
+    """A model of transformers with its renamings and its config.json."""
 
     name: str
     model_type: str
-    names: Names
+    renamings: Renamings
     settings: Mapping[str, Any]
 
 
 _EMBEDDING = (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection.")
-_VIT_TOKENS: Names = [
+_VIT_TOKENS: Renamings = [
     (r"^cls_token$", "embeddings.cls_token"),
     (r"^reg_token$", "embeddings.register_tokens"),
     (r"^pos_embed$", "embeddings.position_embeddings"),
@@ -45,40 +45,40 @@ _VIT_TOKENS: Names = [
     (r"^blocks\.(\d+)\.attn\.(query|key|value)\.", r"encoder.layer.\1.attention.attention.\2."),
     (r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layer.\1.attention.output.dense."),
 ]
-_VIT: Names = [
+_VIT: Renamings = [
     *_VIT_TOKENS,
     (r"^blocks\.(\d+)\.norm1\.", r"encoder.layer.\1.layernorm_before."),
     (r"^blocks\.(\d+)\.norm2\.", r"encoder.layer.\1.layernorm_after."),
     (r"^blocks\.(\d+)\.mlp\.fc1\.", r"encoder.layer.\1.intermediate.dense."),
     (r"^blocks\.(\d+)\.mlp\.fc2\.", r"encoder.layer.\1.output.dense."),
 ]
-_DINOV2: Names = [
+_DINOV2: Renamings = [
     *_VIT_TOKENS,
     (r"^blocks\.(\d+)\.ls([12])\.gamma$", r"encoder.layer.\1.layer_scale\2.lambda1"),
     (r"^blocks\.(\d+)\.(norm[12]|mlp\.fc[12])\.", r"encoder.layer.\1.\2."),
 ]
-_DINOV2_SWIGLU: Names = [
+_DINOV2_SWIGLU: Renamings = [
     (r"^blocks\.(\d+)\.mlp\.fc1\.", r"encoder.layer.\1.mlp.weights_in."),
     (r"^blocks\.(\d+)\.mlp\.fc2\.", r"encoder.layer.\1.mlp.weights_out."),
     *_DINOV2,
 ]
 _SWIN_BLOCK = r"^layers\.(\d+)\.blocks\.(\d+)\."
-_SWIN_PLACE = r"encoder.layers.\1.blocks.\2."
-_SWIN: Names = [
+_HF_SWIN_BLOCK = r"encoder.layers.\1.blocks.\2."
+_SWIN: Renamings = [
     (r"^patch_embed\.norm\.", "embeddings.norm."),
     _EMBEDDING,
     (r"^norm\.", "layernorm."),
-    (_SWIN_BLOCK + r"norm1\.", _SWIN_PLACE + "layernorm_before."),
-    (_SWIN_BLOCK + r"norm2\.", _SWIN_PLACE + "layernorm_after."),
-    (_SWIN_BLOCK + r"attn\.(query|key|value)\.", _SWIN_PLACE + r"attention.self.\3."),
-    (_SWIN_BLOCK + r"attn\.relative_position", _SWIN_PLACE + "attention.self.relative_position"),
-    (_SWIN_BLOCK + r"attn\.proj\.", _SWIN_PLACE + "attention.output.dense."),
-    (_SWIN_BLOCK + r"mlp\.fc1\.", _SWIN_PLACE + "intermediate.dense."),
-    (_SWIN_BLOCK + r"mlp\.fc2\.", _SWIN_PLACE + "output.dense."),
+    (_SWIN_BLOCK + r"norm1\.", _HF_SWIN_BLOCK + "layernorm_before."),
+    (_SWIN_BLOCK + r"norm2\.", _HF_SWIN_BLOCK + "layernorm_after."),
+    (_SWIN_BLOCK + r"attn\.(query|key|value)\.", _HF_SWIN_BLOCK + r"attention.self.\3."),
+    (_SWIN_BLOCK + r"attn\.relative_position", _HF_SWIN_BLOCK + "attention.self.relative_position"),
+    (_SWIN_BLOCK + r"attn\.proj\.", _HF_SWIN_BLOCK + "attention.output.dense."),
+    (_SWIN_BLOCK + r"mlp\.fc1\.", _HF_SWIN_BLOCK + "intermediate.dense."),
+    (_SWIN_BLOCK + r"mlp\.fc2\.", _HF_SWIN_BLOCK + "output.dense."),
     (r"^layers\.(\d+)\.downsample\.", lambda m: f"encoder.layers.{int(m[1]) - 1}.downsample."),
 ]
 _RESNET_PARTS = {"conv": "convolution", "bn": "normalization"}
-_RESNET: Names = [
+_RESNET: Renamings = [
     (r"^(conv|bn)1\.", lambda m: f"embedder.embedder.{_RESNET_PARTS[m[1]]}."),
     (
         r"^layer(\d)\.(\d+)\.(conv|bn)(\d)\.",
@@ -94,137 +94,142 @@ USAGE = """model = transformers.AutoModel.from_pretrained("{folder}")
 tokens = model(images).last_hidden_state"""
 
 
-def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
-    """Raises ValueError where transformers has no model of exactly this architecture."""
-    shape = encoder.backbone.config
-    state = with_split_attention(encoder.backbone.trunk.state_dict())
-    model = model_of(shape, state)
-    if isinstance(shape, ViTConfig) and shape.class_token:
-        state |= {"pos_embed": with_class_position(state["pos_embed"], shape)}
-    tensors = renamed(state, model.names)
-    if isinstance(shape, ViTConfig) and model.name.startswith("Dinov2"):
-        tensors |= _dinov2_extras(shape, tensors)
+def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSummary:
+    """Write weights, config.json and preprocessor_config.json; `size` is not used.
+
+    Raises:
+        ValueError: transformers has no model of exactly this architecture.
+    """
+    config = encoder.backbone.config
+    state = split_qkv(encoder.backbone.trunk.state_dict())
+    model = find_model(config, state)
+    if isinstance(config, ViTConfig) and config.class_token:
+        state |= {"pos_embed": with_cls_position(state["pos_embed"], config)}
+    tensors = rename_tensors(state, model.renamings)
+    if isinstance(config, ViTConfig) and model.name.startswith("Dinov2"):
+        tensors |= _dinov2_extras(config, tensors)
     write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
-    settings = {"architectures": [model.name], "model_type": model.model_type, "num_channels": shape.in_channels}
+    settings = {"architectures": [model.name], "model_type": model.model_type, "num_channels": config.in_channels}
     write_atomically(folder / "config.json", json.dumps(settings | dict(model.settings), indent=2))
-    if shape.in_channels == 3:
-        write_atomically(folder / "preprocessor_config.json", json.dumps(_preprocessing(shape), indent=2))
-    side = stored_size(shape)
-    return Written(USAGE, ((side, side),), _notes(encoder, model), has_image=encoder.pool is None)
+    if config.in_channels == 3:
+        write_atomically(folder / "preprocessor_config.json", json.dumps(_preprocessing(config), indent=2))
+    side = native_size(config)
+    return ExportSummary(USAGE, ((side, side),), _notes(encoder, model), has_image=encoder.pool is None)
 
 
 def _notes(encoder: BranchEncoder, model: Model) -> tuple[str, ...]:
-    shape = encoder.backbone.config
+    config = encoder.backbone.config
     notes = [] if encoder.pool is None else [POOL_IS_LEFT_OUT]
-    if not isinstance(shape, ResNetConfig):
-        what = "cuts windows" if isinstance(shape, SwinConfig) else "interpolates positions"
+    if not isinstance(config, ResNetConfig):
+        action = "cuts windows" if isinstance(config, SwinConfig) else "interpolates positions"
         notes.append(
-            f"At other sizes transformers {what} its own way, and features differ from those of the training code."
+            f"At other sizes transformers {action} its own way, and features differ from those of the training code."
         )
     if model.name == "ViTModel":
         notes.append("The `pooler` that ViTModel adds is untrained; add_pooling_layer=False leaves it out.")
     return tuple(notes)
 
 
-def model_of(shape: AnyBackboneConfig, state: Mapping[str, Tensor]) -> Model:
-    """Which model of transformers has a shape.
+def find_model(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> Model:
+    """Return the model of transformers with a configuration.
 
     Args:
-        state: the trunk's tensors; widths that the shape does not tell are read from them.
+        config: configuration of the backbone.
+        state: the trunk's tensors, for widths that the configuration does not hold.
 
     Raises:
-        ValueError: none has.
+        ValueError: there is none.
     """
-    if isinstance(shape, ViTConfig):
-        return _vit(shape, state)
-    if isinstance(shape, SwinConfig):
-        return _swin(shape, state)
+    if isinstance(config, ViTConfig):
+        return _vit(config, state)
+    if isinstance(config, SwinConfig):
+        return _swin(config, state)
     settings = {
         "embedding_size": state["conv1.weight"].shape[0],
-        "hidden_sizes": [4 * shape.width << stage for stage in range(len(shape.depths))],
-        "depths": list(shape.depths),
+        "hidden_sizes": list(config.map_dims),
+        "depths": list(config.depths),
         "layer_type": "bottleneck",
         "hidden_act": "relu",
     }
     return Model("ResNetModel", "resnet", _RESNET, settings)
 
 
-def _vit(shape: ViTConfig, state: Mapping[str, Tensor]) -> Model:
-    if not shape.final_norm:
+def _vit(config: ViTConfig, state: Mapping[str, Tensor]) -> Model:
+    if not config.final_norm:
         raise ValueError(
             "this ViT has no final norm (a pool made its image token), and every ViT of transformers has one; "
             "use --to timm, whose folder transformers' AutoModel opens where timm is installed, or --to onnx"
         )
     common = {
-        "hidden_size": shape.embed_dim,
-        "num_hidden_layers": shape.depth,
-        "num_attention_heads": shape.num_heads,
-        "image_size": stored_size(shape),
-        "patch_size": shape.patch_size,
+        "hidden_size": config.embed_dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "image_size": native_size(config),
+        "patch_size": config.patch_size,
         "layer_norm_eps": 1e-6,
         "qkv_bias": "blocks.0.attn.query.bias" in state,
         "hidden_act": "gelu",
     }
     scaled = "blocks.0.ls1.gamma" in state
     hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
-    if shape.class_token and (shape.num_registers or scaled or shape.mlp == "swiglu"):
-        return _dinov2(shape, state, common)
-    if scaled or shape.num_registers or shape.mlp == "swiglu":
+    if config.class_token and (config.num_registers or scaled or config.mlp == "swiglu"):
+        return _dinov2(config, state, common)
+    if scaled or config.num_registers or config.mlp == "swiglu":
         raise ValueError("transformers has no ViT without CLS token that has all of this one; use --to timm or onnx")
-    name, model_type = ("ViTModel", "vit") if shape.class_token else ("IJepaModel", "ijepa")
+    name, model_type = ("ViTModel", "vit") if config.class_token else ("IJepaModel", "ijepa")
     return Model(name, model_type, _VIT, common | {"intermediate_size": hidden})
 
 
-def _dinov2(shape: ViTConfig, state: Mapping[str, Tensor], common: Mapping[str, Any]) -> Model:
-    gated = shape.mlp == "swiglu"
-    settings = dict(common) | {"mlp_ratio": _mlp_ratio(shape, state), "use_swiglu_ffn": gated}
+def _dinov2(config: ViTConfig, state: Mapping[str, Tensor], common: Mapping[str, Any]) -> Model:
+    gated = config.mlp == "swiglu"
+    settings = dict(common) | {"mlp_ratio": _mlp_ratio(config, state), "use_swiglu_ffn": gated}
     names = _DINOV2_SWIGLU if gated else _DINOV2
-    if not shape.num_registers:
+    if not config.num_registers:
         return Model("Dinov2Model", "dinov2", names, settings)
-    settings["num_register_tokens"] = shape.num_registers
+    settings["num_register_tokens"] = config.num_registers
     return Model("Dinov2WithRegistersModel", "dinov2_with_registers", names, settings)
 
 
-def _dinov2_extras(shape: ViTConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a Dinov2Model has that a network may lack: the mask token of pre-training, and scales of 1."""
-    scales = [f"encoder.layer.{i}.layer_scale{j}.lambda1" for i in range(shape.depth) for j in (1, 2)]
-    ones = {name: torch.ones(shape.dim) for name in scales if name not in tensors}
-    return {"embeddings.mask_token": torch.zeros(1, shape.dim)} | ones
+def _dinov2_extras(config: ViTConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of a Dinov2Model that a network may lack: the mask token of pre-training, and scales of 1."""
+    scales = [f"encoder.layer.{i}.layer_scale{j}.lambda1" for i in range(config.depth) for j in (1, 2)]
+    ones = {name: torch.ones(config.dim) for name in scales if name not in tensors}
+    return {"embeddings.mask_token": torch.zeros(1, config.dim)} | ones
 
 
-def _mlp_ratio(shape: ViTConfig, state: Mapping[str, Tensor]) -> int:
-    """The whole number from which transformers computes the MLP's width.
+def _mlp_ratio(config: ViTConfig, state: Mapping[str, Tensor]) -> int:
+    """Return the whole number from which transformers computes the MLP's width.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such number.
     """
-    width, hidden = shape.embed_dim, state["blocks.0.mlp.fc2.weight"].shape[1]
+    width, hidden = config.embed_dim, state["blocks.0.mlp.fc2.weight"].shape[1]
     for ratio in range(1, 17):
-        # Of a gated MLP two thirds, rounded up to a multiple of 8.
-        if hidden == ((width * ratio * 2 // 3 + 7) // 8 * 8 if shape.mlp == "swiglu" else width * ratio):
+        # A gated MLP has two thirds of the width, rounded up to a multiple of 8.
+        if hidden == ((width * ratio * 2 // 3 + 7) // 8 * 8 if config.mlp == "swiglu" else width * ratio):
             return ratio
-    raise ValueError(f"transformers cannot say a {shape.mlp} MLP of width {hidden} in a ViT of width {width}")
+    raise ValueError(f"transformers cannot describe a {config.mlp} MLP of width {hidden} in a ViT of width {width}")
 
 
-def _swin(shape: SwinConfig, state: Mapping[str, Tensor]) -> Model:
-    if not shape.final_norm:
+def _swin(config: SwinConfig, state: Mapping[str, Tensor]) -> Model:
+    if not config.final_norm:
         raise ValueError("this Swin has no final norm, and transformers' always has one; use --to onnx or safetensors")
     settings = {
-        "image_size": stored_size(shape),
-        "patch_size": shape.EMBEDDING,
-        "embed_dim": shape.embed_dim,
-        "depths": list(shape.depths),
-        "num_heads": [shape.first_heads << stage for stage in range(len(shape.depths))],
-        "window_size": shape.window,
-        "mlp_ratio": state["layers.0.blocks.0.mlp.fc1.weight"].shape[0] / shape.embed_dim,
+        "image_size": native_size(config),
+        "patch_size": config.EMBEDDING,
+        "embed_dim": config.embed_dim,
+        "depths": list(config.depths),
+        "num_heads": list(config.stage_heads),
+        "window_size": config.window,
+        "mlp_ratio": state["layers.0.blocks.0.mlp.fc1.weight"].shape[0] / config.embed_dim,
         "layer_norm_eps": 1e-5,
         "drop_path_rate": 0.0,
     }
     return Model("SwinModel", "swin", _SWIN, settings)
 
 
-def with_split_attention(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each qkv [3 * D, ...] as query, key and value of [D, ...]."""
+def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Split each qkv [3 * D, ...] into query, key and value [D, ...]."""
     split = {}
     for name, tensor in state.items():
         if ".attn.qkv." not in name:
@@ -235,24 +240,28 @@ def with_split_attention(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
-def with_class_position(positions: Tensor, shape: ViTConfig) -> Tensor:
-    """Positions [1, N, D] -> [1, 1 + N, D], with nothing added to a CLS token that has no position of its own."""
-    return positions if positions.shape[1] > shape.grid**2 else torch.cat([0 * positions[:, :1], positions], dim=1)
+def with_cls_position(positions: Tensor, config: ViTConfig) -> Tensor:
+    """Return positions [1, 1 + N, D] for [1, N, D], with zeros for a CLS token that has no position of its own."""
+    return positions if positions.shape[1] > config.grid**2 else torch.cat([0 * positions[:, :1], positions], dim=1)
 
 
-def renamed(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Raises ValueError for a tensor that has no place among the names."""
+def rename_tensors(state: Mapping[str, Tensor], renamings: Renamings) -> dict[str, Tensor]:
+    """Return the tensors under transformers' keys.
+
+    Raises:
+        ValueError: no renaming matches a key.
+    """
     result = {}
     for name, tensor in state.items():
-        found = [re.sub(pattern, theirs, name) for pattern, theirs in names if re.search(pattern, name)]
+        found = [re.sub(pattern, new, name) for pattern, new in renamings if re.search(pattern, name)]
         if not found:
             raise ValueError(f"transformers has no place for {name!r} of this network; use --to timm or onnx")
         result[found[0]] = tensor
     return result
 
 
-def _preprocessing(shape: AnyBackboneConfig) -> dict[str, Any]:
-    side = stored_size(shape) if not isinstance(shape, ResNetConfig) else 224
+def _preprocessing(config: AnyBackboneConfig) -> dict[str, Any]:
+    side = native_size(config) if not isinstance(config, ResNetConfig) else 224
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
@@ -261,8 +270,8 @@ def _preprocessing(shape: AnyBackboneConfig) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(shape.mean),
-        "image_std": list(shape.std),
+        "image_mean": list(config.mean),
+        "image_std": list(config.std),
     }
 
 
@@ -279,7 +288,11 @@ def _no_progress_bar(logging: Any) -> Iterator[None]:
 
 @torch.no_grad()
 def read_features(folder: Path, images: Tensor) -> Features:
-    """Raises ValueError where transformers finds a tensor too few or too many."""
+    """Return the features of images [B, C, H, W] in transformers.
+
+    Raises:
+        ValueError: transformers finds a tensor too few or too many.
+    """
     import transformers  # takes a second
 
     name = json.loads((folder / "config.json").read_text())["architectures"][0]

@@ -1,7 +1,7 @@
-"""An ONNX graph: normalised images [B, C, H, W] -> the image feature [B, D] and patch features [B, D, h, w].
+"""Export as ONNX: normalised images [B, C, H, W] -> the image feature [B, D] and patch features [B, D, h, w].
 
-The pool of training is in it. Any batch goes in, and images of any size that the patch divides; a Swin's windows are
-laid out for one size.
+The graph includes the pool of training. It takes batches of any size, and images of any size that the patch size
+divides; a Swin's windows are laid out for one image size.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from selfpatch.checkpoints.export.formats import Features, Written, stored_size
+from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
 from selfpatch.models.backbones.config import AnyBackboneConfig, SwinConfig
 from selfpatch.models.encoder import BranchEncoder, image_token
 
@@ -21,49 +21,53 @@ USAGE = f"""session = onnxruntime.InferenceSession("{{folder}}/{FILE}")
 image, patches = session.run(None, {{{{"images": images}}}})"""
 
 
-def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
-    """Raises ValueError where the patch does not divide `size`."""
-    shape = encoder.backbone.config
-    fixed = size is not None or isinstance(shape, SwinConfig)
-    side = stored_size(shape) if size is None else size
+def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSummary:
+    """Write the graph.
+
+    Raises:
+        ValueError: the patch size does not divide `size`.
+    """
+    config = encoder.backbone.config
+    fixed = size is not None or isinstance(config, SwinConfig)
+    side = native_size(config) if size is None else size
     encoder.backbone.check_size(side, side)
-    example = torch.zeros(2, shape.in_channels, side, side)
+    example = torch.zeros(2, config.in_channels, side, side)
     program = torch.onnx.export(
-        Graph(encoder).eval(),
+        _Graph(encoder).eval(),
         (example,),
         input_names=["images"],
         output_names=["image", "patches"],
-        dynamic_shapes={"images": dynamic_dimensions(shape, fixed=fixed)},
+        dynamic_shapes={"images": _dynamic_dimensions(config, fixed=fixed)},
         dynamo=True,
         verbose=False,
     )
     assert program is not None
-    program.model.metadata_props.update(_metadata(shape, side if fixed else None))
+    program.model.metadata_props.update(_metadata(config, side if fixed else None))
     program.save(folder / FILE)
     if fixed:
-        return Written(
+        return ExportSummary(
             USAGE, ((side, side),), (f"Images have to be of {side} x {side} pixels, in batches of any size.",)
         )
-    p = shape.patch_size
+    p = config.patch_size
     other = (side + p, side + 2 * p)
-    return Written(USAGE, ((side, side), other), (f"Sides of images have to be multiples of {p}.",))
+    return ExportSummary(USAGE, ((side, side), other), (f"Sides of images have to be multiples of {p}.",))
 
 
-def dynamic_dimensions(shape: AnyBackboneConfig, *, fixed: bool) -> dict[int, object]:
-    """Which dimensions of the images are free."""
+def _dynamic_dimensions(config: AnyBackboneConfig, *, fixed: bool) -> dict[int, object]:
+    """Return the dimensions of the images that are free."""
     free: dict[int, object] = {0: torch.export.Dim("batch")}
     if not fixed:
-        free |= {2: shape.patch_size * torch.export.Dim("h"), 3: shape.patch_size * torch.export.Dim("w")}
+        free |= {2: config.patch_size * torch.export.Dim("h"), 3: config.patch_size * torch.export.Dim("w")}
     return free
 
 
-def _metadata(shape: AnyBackboneConfig, side: int | None) -> dict[str, str]:
+def _metadata(config: AnyBackboneConfig, side: int | None) -> dict[str, str]:
     size = {} if side is None else {"size": str(side)}
-    return {"mean": json.dumps(shape.mean), "std": json.dumps(shape.std), "patch_size": str(shape.patch_size)} | size
+    return {"mean": json.dumps(config.mean), "std": json.dumps(config.std), "patch_size": str(config.patch_size)} | size
 
 
-class Graph(nn.Module):
-    """What becomes of the encoder: one pass for both features, without a branch on the size of images."""
+class _Graph(nn.Module):
+    """The encoder as one pass for both features, without a branch on the size of images."""
 
     def __init__(self, encoder: BranchEncoder) -> None:
         super().__init__()
@@ -75,6 +79,7 @@ class Graph(nn.Module):
 
 
 def read_features(folder: Path, images: Tensor) -> Features:
+    """Return the features of images [B, C, H, W] in ONNX Runtime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""The state dict with its shape, as run directories have it in exported/: selfpatch loads it, pool and all."""
+"""Export of the state dict with the backbone's configuration, which selfpatch loads with its pool."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from selfpatch.checkpoints.export.formats import Features, Written, stored_size
+from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.checkpoints.state import export_state, write_safetensors
 from selfpatch.models.encoder import BranchEncoder
@@ -14,13 +14,15 @@ from selfpatch.models.encoder import BranchEncoder
 FILE = "backbone.safetensors"
 
 
-def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
+def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSummary:
+    """Write the file that run directories have in exported/; `size` is not used."""
     write_safetensors(folder / FILE, *export_state(encoder))
-    side = stored_size(encoder.backbone.config)
+    side = native_size(encoder.backbone.config)
     usage = f'encoder = selfpatch.load("{{folder}}/{FILE}")'
-    return Written(usage, sizes=((side, side),), notes=("Names of the trunk's tensors are timm's, `pool.` apart.",))
+    return ExportSummary(usage, ((side, side),), notes=("Names of the trunk's tensors are timm's, `pool.` apart.",))
 
 
 def read_features(folder: Path, images: Tensor) -> Features:
+    """Return the features of images [B, C, H, W] after loading the file."""
     encoder, _ = load_encoder(str(folder / FILE))
     return Features(encoder.image(images), encoder.patches(images))

@@ -1,6 +1,6 @@
-"""Folders that timm opens: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
+"""Export for timm: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 
-config.json names one of timm's architectures, with the arguments that make it this network.
+config.json names one of timm's architectures, with the arguments that rebuild this network.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import timm
 import torch
 from torch import Tensor
 
-from selfpatch.checkpoints.export.formats import POOL_IS_LEFT_OUT, Features, Written, stored_size
+from selfpatch.checkpoints.export.formats import POOL_IS_LEFT_OUT, ExportSummary, Features, native_size
 from selfpatch.checkpoints.state import write_safetensors
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig, SwinConfig, ViTConfig
@@ -25,90 +25,100 @@ USAGE = """model = timm.create_model("local-dir:{folder}", pretrained=True)
 features = model.forward_features(images)"""
 
 
-def write(encoder: BranchEncoder, folder: Path, size: int | None) -> Written:
-    """Raises ValueError for a Swin without final norm: timm's always has one."""
-    shape, trunk = encoder.backbone.config, encoder.backbone.trunk
-    if isinstance(shape, SwinConfig) and not shape.final_norm:
+def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSummary:
+    """Write weights and config.json; `size` is not used.
+
+    Raises:
+        ValueError: the network is a Swin without final norm, which timm's always has.
+    """
+    config, trunk = encoder.backbone.config, encoder.backbone.trunk
+    if isinstance(config, SwinConfig) and not config.final_norm:
         raise ValueError("this Swin has no final norm, and timm's always has one; use --to onnx or safetensors")
     state = trunk.state_dict()
-    name, arguments = architecture(shape, state)
-    write_safetensors(folder / "model.safetensors", to_timm_file(state, shape), {"format": "pt"})
-    write_atomically(folder / "config.json", json.dumps(_config(shape, name, arguments), indent=2))
+    name, arguments = architecture(config, state)
+    write_safetensors(folder / "model.safetensors", to_timm_file(state, config), {"format": "pt"})
+    write_atomically(folder / "config.json", json.dumps(_config(config, name, arguments), indent=2))
+    side = native_size(config)
     notes = [] if encoder.pool is None else [POOL_IS_LEFT_OUT]
-    if isinstance(shape, ViTConfig) and shape.timm_model is None and shape.position_embedding == "released":
+    if isinstance(config, ViTConfig) and config.timm_model is None and config.position_embedding == "released":
         notes.append(
-            f"At sizes other than {stored_size(shape)} x {stored_size(shape)} timm interpolates positions its own way, "
+            f"At sizes other than {side} x {side} timm interpolates positions its own way, "
             "and features differ a little from those of the training code."
         )
-    if not isinstance(shape, SwinConfig):
-        notes.append("Beside timm, transformers opens this folder too: AutoModel.from_pretrained(FOLDER).")
-    side = stored_size(shape)
-    own_pooling = encoder.pool is None and shape.timm_model is None
-    return Written(USAGE, sizes=((side, side),), notes=tuple(notes), has_image=own_pooling)
+    if not isinstance(config, SwinConfig):
+        notes.append("transformers opens this folder too: AutoModel.from_pretrained(FOLDER).")
+    same_pooling = encoder.pool is None and config.timm_model is None
+    return ExportSummary(USAGE, sizes=((side, side),), notes=tuple(notes), has_image=same_pooling)
 
 
-def architecture(shape: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of the timm model that has a shape."""
-    common: dict[str, Any] = {"in_chans": shape.in_channels}
-    if isinstance(shape, ViTConfig):
-        common |= {"img_size": stored_size(shape), "dynamic_img_size": True}
-        if shape.timm_model is None:
-            return _named_vit(shape), common | _vit_arguments(shape, state)
-        if not shape.final_norm and "fc_norm.weight" not in state:
+def architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
+    """Return name and arguments of the timm model with a configuration.
+
+    Args:
+        config: configuration of the backbone.
+        state: tensors of the trunk.
+    """
+    common: dict[str, Any] = {"in_chans": config.in_channels}
+    if isinstance(config, ViTConfig):
+        common |= {"img_size": native_size(config), "dynamic_img_size": True}
+        if config.timm_model is None:
+            return _named_vit(config), common | _vit_arguments(config, state)
+        if not config.final_norm and "fc_norm.weight" not in state:
             common["final_norm"] = False
-        return shape.timm_model.partition(".")[0], common
-    if isinstance(shape, SwinConfig):
+        return config.timm_model.partition(".")[0], common
+    if isinstance(config, SwinConfig):
         common["strict_img_size"] = False
-        if shape.timm_model is None:
-            return "swin_tiny_patch4_window7_224", common | _swin_arguments(shape)
-        return shape.timm_model.partition(".")[0], common
-    if shape.timm_model is None:
-        widths = [shape.width << stage for stage in range(len(shape.depths))]
-        return "resnet50", common | {"layers": list(shape.depths), "channels": widths}
-    return shape.timm_model.partition(".")[0], common
+        if config.timm_model is None:
+            return "swin_tiny_patch4_window7_224", common | _swin_arguments(config)
+        return config.timm_model.partition(".")[0], common
+    if config.timm_model is None:
+        return "resnet50", common | {"layers": list(config.depths), "channels": list(config.stage_widths)}
+    return config.timm_model.partition(".")[0], common
 
 
-def _named_vit(shape: ViTConfig) -> str:
-    """All that differs from it is among the arguments, but for the kind of MLP, which JSON cannot say."""
-    if shape.mlp == "swiglu":
+def _named_vit(config: ViTConfig) -> str:
+    """Return the timm model that differs from a ViT only in arguments; JSON cannot name the class of the MLP."""
+    if config.mlp == "swiglu":
         return "vit_giant_patch14_dinov2"
     sizes = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
-    return f"vit_{sizes.get(shape.embed_dim, 'small')}_patch16_224"
+    return f"vit_{sizes.get(config.embed_dim, 'small')}_patch16_224"
 
 
-def _vit_arguments(shape: ViTConfig, state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _vit_arguments(config: ViTConfig, state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
-        "patch_size": shape.patch_size,
-        "embed_dim": shape.embed_dim,
-        "depth": shape.depth,
-        "num_heads": shape.num_heads,
-        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / shape.embed_dim,
-        "class_token": shape.class_token,
-        "reg_tokens": shape.num_registers,
-        "no_embed_class": shape.num_registers > 0,
-        "global_pool": "token" if shape.class_token else "avg",
+        "patch_size": config.patch_size,
+        "embed_dim": config.embed_dim,
+        "depth": config.depth,
+        "num_heads": config.num_heads,
+        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / config.embed_dim,
+        "class_token": config.class_token,
+        "reg_tokens": config.num_registers,
+        "no_embed_class": config.num_registers > 0,
+        "global_pool": "token" if config.class_token else "avg",
         "fc_norm": False,
-        "final_norm": shape.final_norm,
-        "init_values": 1e-5 if shape.layer_scale else 0.0,
+        "final_norm": config.final_norm,
+        "init_values": 1e-5 if config.layer_scale else 0.0,
     }
 
 
-def _swin_arguments(shape: SwinConfig) -> dict[str, Any]:
+def _swin_arguments(config: SwinConfig) -> dict[str, Any]:
     return {
-        "img_size": stored_size(shape),
-        "patch_size": shape.EMBEDDING,
-        "embed_dim": shape.embed_dim,
-        "depths": list(shape.depths),
-        "num_heads": [shape.first_heads << stage for stage in range(len(shape.depths))],
-        "window_size": shape.window,
+        "img_size": native_size(config),
+        "patch_size": config.EMBEDDING,
+        "embed_dim": config.embed_dim,
+        "depths": list(config.depths),
+        "num_heads": list(config.stage_heads),
+        "window_size": config.window,
     }
 
 
-def to_timm_file(state: Mapping[str, Tensor], shape: AnyBackboneConfig) -> dict[str, Tensor]:
-    """The tensors by the names that timm expects in a file. For a Swin these are the first authors', where a stage's
-    merging is its end: timm takes any file without classifier for theirs and renames it.
+def to_timm_file(state: Mapping[str, Tensor], config: AnyBackboneConfig) -> dict[str, Tensor]:
+    """Return the tensors under the keys that timm expects in a file.
+
+    For a Swin these are the original authors' keys, with patch merging at the end of a stage: timm takes any file
+    without classifier for one of theirs and renames the keys.
     """
-    if not isinstance(shape, SwinConfig):
+    if not isinstance(config, SwinConfig):
         return dict(state)
 
     def before(merging: re.Match[str]) -> str:
@@ -117,15 +127,15 @@ def to_timm_file(state: Mapping[str, Tensor], shape: AnyBackboneConfig) -> dict[
     return {re.sub(r"^layers\.(\d+)\.downsample\.", before, name): tensor for name, tensor in state.items()}
 
 
-def _config(shape: AnyBackboneConfig, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    side = stored_size(shape)
+def _config(config: AnyBackboneConfig, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    side = native_size(config)
     known = timm.get_pretrained_cfg(name)
     assert known is not None, name
     pretrained = {
-        "input_size": [shape.in_channels, side, side],
+        "input_size": [config.in_channels, side, side],
         "fixed_input_size": False,
-        "mean": list(shape.mean),
-        "std": list(shape.std),
+        "mean": list(config.mean),
+        "std": list(config.std),
         "interpolation": "bicubic",
         "num_classes": 0,
         "first_conv": known.first_conv,
@@ -134,7 +144,7 @@ def _config(shape: AnyBackboneConfig, name: str, arguments: dict[str, Any]) -> d
     return {
         "architecture": name,
         "num_classes": 0,
-        "num_features": shape.dim,
+        "num_features": config.dim,
         "model_args": arguments,
         "pretrained_cfg": pretrained,
     }
@@ -142,6 +152,7 @@ def _config(shape: AnyBackboneConfig, name: str, arguments: dict[str, Any]) -> d
 
 @torch.no_grad()
 def read_features(folder: Path, images: Tensor) -> Features:
+    """Return the features of images [B, C, H, W] in timm."""
     model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     features = model.forward_features(images)
     pooled = model.forward_head(features, pre_logits=True)
