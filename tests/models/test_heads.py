@@ -1,17 +1,14 @@
-"""Prototype heads and centres."""
+"""Prototype heads."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from selfpatch.losses.center import Center
 from selfpatch.models.heads import PrototypeHead, PrototypeHeadConfig
 from selfpatch.models.param_groups import param_groups
-from selfpatch.models.pooling import ClassAttentionPool
 
 
 def config(**settings: bool) -> PrototypeHeadConfig:
@@ -66,49 +63,3 @@ def test_layers_of_the_mlp() -> None:
     kinds = [type(part).__name__ for part in head(head_norm=True).mlp]
     assert kinds == ["Linear", "BatchNorm", "GELU", "Linear", "BatchNorm", "GELU", "Linear"]
     assert [type(part).__name__ for part in PrototypeHead(6, config(), num_layers=1).mlp] == ["Linear"]
-
-
-def test_batch_norm_on_one_process_is_torchs() -> None:
-    ours = head(head_norm=True).mlp[1]
-    theirs = nn.BatchNorm1d(8)
-    x = torch.randn(4, 5, 8) * 3 + 1
-    torch.testing.assert_close(ours(x), theirs(x.flatten(0, 1)).view_as(x))
-    assert not dict(ours.named_buffers()), "there is nothing that a step which fails could spoil"
-
-
-def test_center_is_a_moving_average() -> None:
-    center = Center(2, momentum=0.9)
-    center.accumulate(torch.tensor([1.0, -2.0]))
-    assert torch.equal(center.center, torch.zeros(2)), "a centre moves at the end of a step, not within"
-    center.update()
-    torch.testing.assert_close(center.center, torch.tensor([0.1, -0.2]))
-    center.update()  # nothing was observed since
-    torch.testing.assert_close(center.center, torch.tensor([0.1, -0.2]))
-    center.accumulate(torch.tensor([0.0, 1.0]))
-    center.update()
-    torch.testing.assert_close(center.center, torch.tensor([0.09, -0.08]))
-
-
-@pytest.mark.parametrize("parts", [1, 2, 3])
-def test_center_over_micro_batches_is_that_of_the_batch(parts: int) -> None:
-    logits = torch.randn(6, 5, generator=torch.manual_seed(0))
-    center = Center(5, momentum=0.8)
-    for chunk in logits.chunk(parts):
-        center.accumulate(chunk.mean(0))
-    center.update()
-    torch.testing.assert_close(center.center, 0.2 * logits.mean(0))
-
-
-def test_a_discarded_step_leaves_no_trace_in_the_center() -> None:
-    center = Center(2)
-    center.accumulate(torch.tensor([float("nan"), 1.0]))
-    center.discard()
-    center.update()
-    assert torch.equal(center.center, torch.zeros(2))
-
-
-def test_the_query_of_the_pool_is_decayed_as_released() -> None:
-    pool = ClassAttentionPool(8, 2)
-    decayed, kept = param_groups(pool)
-    assert any(p is pool.query for p in decayed["params"])
-    assert all(p.ndim == 1 for p in kept["params"])

@@ -114,9 +114,9 @@ class PatchTargetLoss(nn.Module):
 class SelfPatchLoss(LossWithHeads):
     """SelfPatch's loss for any training loop; the equation is that of `PatchTargetLoss`.
 
-    It owns the pool and the patch head of student and teacher, and the centre (or predictor and memory bank). The pool
-    `student["pool"]` also maps patches [B, N, D] to the image token [B, D], which replaces the CLS token in an
-    image-level loss. Train `criterion.parameters()` together with the student.
+    It owns the pool and the patch head of student and teacher, and the centre (or predictor and memory bank). Train
+    `criterion.parameters()` together with the student. Add an image-level loss on the image tokens [B, D] that the pool
+    makes of patches [B, N, D], `criterion.student["pool"](patches)`: the pool's attention learns from it alone.
 
     Example:
         >>> criterion = SelfPatchLoss(dim=384, num_heads=6)
