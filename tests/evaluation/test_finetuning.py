@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
-from selfpatch.models.backbones.build import build_backbone
+from selfpatch.models.backbones.build import build_backbone, build_timm
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
 
 VIT = ViTConfig(embed_dim=16, depth=3, num_heads=2, patch_size=8, grid=4, num_registers=2)
@@ -70,3 +70,24 @@ def test_neither_positions_nor_tokens_are_decayed() -> None:
     decay = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
     kept = {name for name, parameter in backbone.named_parameters() if parameter.ndim > 1 and not decay[parameter]}
     assert kept == {"trunk.pos_embed", "trunk.cls_token", "trunk.reg_token"}
+
+
+@SHAPES
+def test_a_trainable_copy_computes_the_same_at_the_size_of_the_crop(shape: AnyBackboneConfig) -> None:
+    backbone = build_backbone(shape).eval()
+    images = torch.randn(1, 3, 64, 64)
+    copy = trainable_copy(backbone, drop_path=0.3, grid=64 // backbone.patch_size).eval()
+    torch.testing.assert_close(copy(images).raw_patches, backbone(images).raw_patches)
+    for parameter in copy.parameters():
+        nn.init.zeros_(parameter)
+    assert backbone(images).raw_patches.abs().sum() > 0, "the backbone is left as it is"
+
+
+def test_a_trainable_copy_of_a_timm_network_has_positions_and_drop_path() -> None:
+    backbone = build_timm("vit_tiny_patch16_224", in_channels=3).eval()
+    copy = trainable_copy(backbone, drop_path=0.3, grid=4).eval()
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(copy(images).patches, backbone(images).patches)
+    assert copy.get_parameter("trunk.pos_embed").shape == (1, 17, 192)
+    copy.train()
+    assert not torch.equal(copy(images).patches, copy(images).patches)

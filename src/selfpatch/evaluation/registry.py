@@ -13,6 +13,7 @@ from selfpatch.evaluation.config import EvaluationConfig
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
 from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
+from selfpatch.evaluation.segmentation.config import SegmentationConfig
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 
 if TYPE_CHECKING:
@@ -94,6 +95,12 @@ def _linear() -> Evaluate:
     return evaluate
 
 
+def _segment() -> Evaluate:
+    from selfpatch.evaluation.segmentation.evaluate import evaluate
+
+    return evaluate
+
+
 EVALUATIONS: dict[str, Evaluation] = {
     "correspond": Evaluation(CorrespondenceConfig, _correspond),
     "davis": Evaluation(DAVISConfig, _davis),
@@ -102,6 +109,7 @@ EVALUATIONS: dict[str, Evaluation] = {
     "finetune": Evaluation(FinetuneConfig, _finetune),
     "knn": Evaluation(KNNConfig, _knn),
     "linear": Evaluation(LinearConfig, _linear),
+    "segment": Evaluation(SegmentationConfig, _segment),
 }
 """Evaluations by the name that follows `selfpatch evaluate`."""
 

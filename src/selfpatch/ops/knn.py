@@ -76,6 +76,20 @@ def class_votes(similarity: Tensor, labels: Tensor, *, temperature: float, num_c
     return votes.scatter_add_(1, labels, ((similarity - similarity[:, :1]) / temperature).exp())
 
 
+def soft_class_votes(similarity: Tensor, shares: Tensor, *, temperature: float) -> Tensor:
+    """Return the votes of neighbours that hold a share of each class: the mean by softmax weights.
+
+    Args:
+        similarity: [m, k].
+        shares: [m, k, K] shares of the classes of each neighbour.
+        temperature: softmax temperature of the votes, above 0.
+
+    Returns:
+        [m, K] votes.
+    """
+    return torch.einsum("nk,nkc->nc", (similarity / temperature).softmax(1), shares)
+
+
 def knn_predict(
     train: Tensor, train_labels: Tensor, test: Tensor, *, k: int, temperature: float = 0.07, num_classes: int
 ) -> Tensor:

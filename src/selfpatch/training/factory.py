@@ -38,9 +38,7 @@ from selfpatch.training.online_eval import OnlineEvaluator
 from selfpatch.training.optim import Schedule
 from selfpatch.training.trainer import StudentTeacher, union_of_needs
 
-EVALUATIONS = {
-    "segment": "selfpatch.evaluation.segmentation.evaluate:evaluate",
-}
+EVALUATIONS: dict[str, str] = {}
 
 
 def find(table: Mapping[str, str], name: str, kind: str) -> Any:

@@ -50,7 +50,7 @@ def test_voc_reads_the_list_and_the_augmented_labels(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "VOCdevkit", year):
         assert open_dataset(root, "val").read(0)[1].tolist() == [[0, 20, IGNORE]]
     assert open_dataset(tmp_path, "trainaug").read(0)[1].tolist() == [[1, 2, IGNORE]]
-    with pytest.raises(ValueError, match="the splits there are: trainaug, val"):
+    with pytest.raises(ValueError, match="use one of the splits: trainaug, val"):
         open_dataset(tmp_path, "test")
 
 
@@ -140,11 +140,11 @@ def a_folder(root: Path) -> Path:
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     root = a_folder(tmp_path / "set")
     assert len(open_dataset(root, "val")) == 1
-    with pytest.raises(ValueError, match="no folder of labelled images"):
+    with pytest.raises(ValueError, match="is no folder; give one of labelled images"):
         open_dataset(tmp_path / "nowhere", "val")
     with pytest.raises(ValueError, match="use one of: ade20k, voc"):
         open_dataset(root, "val", "ade")
-    with pytest.raises(ValueError, match="laid out as no known"):
+    with pytest.raises(ValueError, match="has the layout of no known"):
         open_dataset(root / "images", "val")
     (root / "images" / "empty").mkdir()
     (root / "labels" / "empty").mkdir()
@@ -188,8 +188,6 @@ def test_a_limit_spreads_evenly(tmp_path: Path) -> None:
     assert found.limited(3).names == ["0", "4", "8"]
     assert found.limited(3).read(1)[1].shape == (3, 4)
     assert found.limited(None).names == found.limited(99).names == found.names
-    with pytest.raises(ValueError, match="limit is 0"):
-        found.limited(0)
 
 
 def test_real_sets_are_told_and_read(data_dir: Path) -> None:

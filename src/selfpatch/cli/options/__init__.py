@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from selfpatch.cli.options.segment import Segment
 from selfpatch.cli.options.weights import EvaluationOptions
 
-EVALUATIONS: dict[str, type[EvaluationOptions]] = {
-    "segment": Segment,
-}
+EVALUATIONS: dict[str, type[EvaluationOptions]] = {}
 """By the name that follows `selfpatch evaluate`."""

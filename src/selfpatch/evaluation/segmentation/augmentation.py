@@ -1,4 +1,4 @@
-"""What is done to an image and its labels before they are trained on, as mmsegmentation's recipe for ADE20K does it."""
+"""Augmentation of an image and its labels for training, as in mmsegmentation's recipe for ADE20K."""
 
 from __future__ import annotations
 
@@ -13,38 +13,40 @@ from selfpatch.evaluation.segmentation.dataset import IGNORE
 
 CROP_TRIES = 10
 MEAN_COLOUR = (124, 116, 104)
-"""ImageNet's, so that padding is near zero once it is normalised."""
+"""ImageNet's mean, so that padding is near zero after normalisation."""
 BRIGHTNESS = 32.0
 FACTOR = (0.5, 1.5)
 HUE = 18 / 180
-"""Of half a turn, as OpenCV counts hues of 8 bits."""
+"""Largest change of the hue, as a share of half a turn, as OpenCV counts hues of 8 bits."""
+LONG_OVER_SHORT = 4
+"""Largest ratio of the long to the short side of a resized image, as in mmsegmentation's (2048, 512)."""
+Window = tuple[slice, slice]
+WHOLE: Window = (slice(None), slice(None))
 
 
 @dataclass(frozen=True)
 class TrainCrop:
-    """A random piece of an image at a random scale::
+    """A random piece of an image at a random scale.
 
-        the whole is resized so that its short side is size * scale, its long side at most long_side * scale
+        the whole is resized so that its short side is size * scale, its long side at most 4 times that
         of 10 crops the first is taken in which no class has 75 % of the labelled pixels, else an 11th
         flip left to right, half of the time
         colours: brightness, contrast, saturation, hue, each half of the time
-        what the resized image lacks to the crop is padded on the right and below: mean colour, void
+        a resized image smaller than the crop is padded on the right and below: mean colour, void
 
     Attributes:
         size: side of the crop in pixels.
-        scale_range: range of the scale; even in the scale itself.
-        short_side: that scale 1 means; None: `size`.
-        long_side: largest at scale 1; None: four times the short side.
-        max_share: of one class in a crop; 1: any crop will do.
-        flip: probability.
-        colour: distort colours.
-        fill: of padding.
+        scale_range: range of the scale, which is uniform.
+        short_side: short side of the image at scale 1, in pixels; defaults to `size`.
+        max_share: largest share of one class in a crop; 1 accepts any crop.
+        flip: probability of a flip.
+        colour: whether to distort colours.
+        fill: colour of padding.
     """
 
     size: int
     scale_range: tuple[float, float] = (0.5, 2.0)
     short_side: int | None = None
-    long_side: int | None = None
     max_share: float = 0.75
     flip: float = 0.5
     colour: bool = True
@@ -58,16 +60,15 @@ class TrainCrop:
             )
 
     def __call__(self, image: Image.Image, label: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """image: RGB; label: int64 [h, w]. All that is random is drawn from `rng`.
+        """Make a crop of an RGB image and its labels int64 [h, w]; all random numbers come from `rng`.
 
         Returns:
             uint8 [3, size, size], int64 [size, size].
         """
         scale = rng.uniform(*self.scale_range)
         short = self.size if self.short_side is None else self.short_side
-        long = 4 * short if self.long_side is None else self.long_side
-        whole = fitted_size(label.shape[0], label.shape[1], short * scale, long * scale)
-        top, left = self._place(label, whole, rng)
+        whole = fitted_size(label.shape[0], label.shape[1], short * scale, LONG_OVER_SHORT * short * scale)
+        top, left = self._corner(label, whole, rng)
         window = (slice(top, min(top + self.size, whole[0])), slice(left, min(left + self.size, whole[1])))
         classes = resize_nearest(label, whole, window)
         pixels = resize_bilinear(np.asarray(image), whole, window)
@@ -77,8 +78,8 @@ class TrainCrop:
             pixels = distort_colours(pixels, rng)
         return self._padded(pixels, classes)
 
-    def _place(self, label: np.ndarray, whole: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-        """(top, left) of a crop that no class fills; the last try is not looked at."""
+    def _corner(self, label: np.ndarray, whole: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+        """Return (top, left) of a crop that no class fills; the last try is accepted unseen."""
         for tries_left in reversed(range(CROP_TRIES + 1)):
             top, left = (int(rng.integers(0, max(side - self.size, 0) + 1)) for side in whole)
             if self.max_share >= 1 or tries_left == 0:
@@ -101,16 +102,13 @@ class TrainCrop:
 
 
 def fitted_size(height: int, width: int, short: float, long: float) -> tuple[int, int]:
-    """The (height, width) of an image whose short side becomes `short`, or its long side `long` where that is less."""
+    """Return (height, width) of an image resized to the short side `short`, or the long side `long` if that is less."""
     scale = min(short / min(height, width), long / max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-Window = tuple[slice, slice]
-
-
-def resize_nearest(label: np.ndarray, size: tuple[int, int], window: Window) -> np.ndarray:
-    """The window of [h, w] resized to `size`, without making the rest."""
+def resize_nearest(label: np.ndarray, size: tuple[int, int], window: Window = WHOLE) -> np.ndarray:
+    """Return the window of [h, w] resized to `size`, without computing the rest."""
     rows, columns = (
         (np.arange(new)[part] * (old / new)).astype(np.int64).clip(max=old - 1)
         for old, new, part in zip(label.shape, size, window, strict=True)
@@ -118,10 +116,10 @@ def resize_nearest(label: np.ndarray, size: tuple[int, int], window: Window) -> 
     return label[rows[:, None], columns]
 
 
-def resize_bilinear(pixels: np.ndarray, size: tuple[int, int], window: Window) -> np.ndarray:
-    """The window of uint8 [h, w, 3] resized to `size`, without making the rest.
+def resize_bilinear(pixels: np.ndarray, size: tuple[int, int], window: Window = WHOLE) -> np.ndarray:
+    """Return the window of uint8 [h, w, 3] resized to `size`, without computing the rest.
 
-    Not antialiased: as OpenCV's linear interpolation, with which the published recipes read images.
+    It is not antialiased, as OpenCV's linear interpolation, which the published recipes use.
     """
     (top, bottom, down), (left, right, across) = (
         _between(old, new, part) for old, new, part in zip(pixels.shape[:2], size, window, strict=True)
@@ -136,16 +134,16 @@ def resize_bilinear(pixels: np.ndarray, size: tuple[int, int], window: Window) -
 
 
 def _between(old: int, new: int, part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each new place in the slice: the old places before and after it, and how far it is to the latter."""
-    place = np.maximum((np.arange(new)[part] + 0.5) * (old / new) - 0.5, 0)
-    before = place.astype(np.int64).clip(max=old - 1)
-    return before, np.minimum(before + 1, old - 1), (place - before).astype(np.float32)
+    """Return, for each new index in the slice, the old ones before and after it, and the share of the latter."""
+    position = np.maximum((np.arange(new)[part] + 0.5) * (old / new) - 0.5, 0)
+    before = position.astype(np.int64).clip(max=old - 1)
+    return before, np.minimum(before + 1, old - 1), (position - before).astype(np.float32)
 
 
 def distort_colours(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [h, w, 3] -> the same with other brightness, contrast, saturation and hue (SSD, arXiv 1512.02325).
+    """Distort brightness, contrast, saturation and hue of uint8 [h, w, 3] (SSD, arXiv 1512.02325).
 
-    Contrast comes second or last, by a coin; each of the four is done half of the time.
+    Contrast comes second or last with equal probability; each of the four is applied half of the time.
     """
     applied = rng.random(4) < 0.5
     brightness, contrast = rng.uniform(-BRIGHTNESS, BRIGHTNESS), rng.uniform(*FACTOR)
@@ -163,7 +161,7 @@ def distort_colours(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _turn_colours(pixels: np.ndarray, saturation: float, hue: float) -> np.ndarray:
     hsv = np.array(Image.fromarray(np.ascontiguousarray(pixels)).convert("HSV"))
-    hsv[..., 0] += np.uint8(round(hue * 256) % 256)  # a hue of 256 is one of 0
+    hsv[..., 0] += np.uint8(round(hue * 256) % 256)  # hue 256 equals hue 0
     hsv[..., 1] = _clipped(hsv[..., 1] * np.float32(saturation))
     return np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
 

@@ -1,5 +1,4 @@
-"""What the classes of the segmentation sets are called, in the order of their numbers, and how their files number
-them."""
+"""Class names of the segmentation sets, in the order of the class numbers, and the numbers in their files."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ CITYSCAPES = {
     20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck",
     28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",
 }  # fmt: skip
-"""By the label id in `*_labelIds.png`; all other ids are void."""
+"""Names by the label id in `*_labelIds.png`; all other ids are void."""
 
 CITYSCAPES_VOID = tuple(number for number in range(34) if number not in CITYSCAPES)
 

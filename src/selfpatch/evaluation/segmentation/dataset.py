@@ -1,4 +1,4 @@
-"""Labelled images of semantic segmentation, one class number a pixel, as the published sets lie on disk."""
+"""Labelled images of semantic segmentation, one class number per pixel, as the published sets lie on disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -15,17 +14,14 @@ from PIL import Image
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.segmentation import class_names
+from selfpatch.evaluation.segmentation.config import Kind
 
 IGNORE = 255
-"""Void: pixels that are neither trained on nor scored."""
+"""Class number of void pixels, which are neither trained on nor scored."""
 UNKNOWN = -1
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VOID_NAMES = ("void", "unlabelled", "unlabeled", "ignore")
 IMAGENET_S_VOID = 1000
-
-Kind = Literal[
-    "ade20k", "voc", "coco_stuff171", "coco_stuff27", "cityscapes", "camvid", "imagenet_s", "folder"
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,10 +30,10 @@ class SegmentationSet:
 
     Attributes:
         classes: names, in the order of the class numbers.
-        names: one an image, unlike in a split: its path below the folder of images, without suffix.
+        names: unique name of each image: its path below the folder of images, without suffix.
         images, labels: the files, in the order of the names.
-        table: value in a label file -> class number, IGNORE or UNKNOWN; [n] int64.
-        kind: of `Kind`, as it was given or found.
+        table: [n] int64 class number, IGNORE or UNKNOWN of each value in a label file.
+        kind: kind of the set, as given or found.
     """
 
     classes: tuple[str, ...]
@@ -45,16 +41,16 @@ class SegmentationSet:
     images: list[Path]
     labels: list[Path]
     table: np.ndarray
-    kind: str = "folder"
+    kind: Kind = "folder"
 
     def __len__(self) -> int:
         return len(self.names)
 
     def read(self, i: int) -> tuple[Image.Image, np.ndarray]:
-        """The i-th image as RGB, and its classes [h, w] int64, where IGNORE marks void.
+        """Read the i-th image as RGB, and its classes [h, w] int64, where IGNORE marks void.
 
         Raises:
-            ValueError: a file cannot be read, the two differ in size, or a label is none of the classes.
+            ValueError: a file cannot be read, the two differ in size, or a label is not among the classes.
         """
         image, values = read_image(self.images[i]), _read_values(self.labels[i])
         if (image.height, image.width) != values.shape:
@@ -72,27 +68,27 @@ class SegmentationSet:
         return image, classes
 
     def size(self, i: int) -> tuple[int, int]:
-        """(height, width) of the i-th image, from the head of its label file.
+        """Return (height, width) of the i-th image, from the header of its label file.
 
         Raises:
             ValueError: the file cannot be read.
         """
-        with _damage_told(self.labels[i]), Image.open(self.labels[i]) as header:
+        with _naming_damage(self.labels[i]), Image.open(self.labels[i]) as header:
             return header.height, header.width
 
-    def limited(self, count: int | None) -> SegmentationSet:
-        """So many of the images, evenly spread; all of them where `count` is None or larger."""
-        if count is None or count >= len(self):
+    def limited(self, num_images: int | None) -> SegmentationSet:
+        """Return at most `num_images` of the images, evenly spread; all of them if it is None."""
+        if num_images is None or num_images >= len(self):
             return self
-        if count < 1:
-            raise ValueError(f"limit is {count}; use 1 or more images")
-        chosen = evenly_spread(np.arange(len(self)), count)
+        chosen = evenly_spread(np.arange(len(self)), num_images)
         names, images, labels = ([part[i] for i in chosen] for part in (self.names, self.images, self.labels))
         return replace(self, names=names, images=images, labels=labels)
 
     def fingerprint(self) -> str:
-        """A hash of what a training on the set depends on, wherever the set lies: of classes and table, and of each
-        image its name, the size of its file and the bytes of its labels."""
+        """Return a hash of what a training on the set depends on, wherever the set lies.
+
+        It covers the classes, the table, and for each image its name, the size of its file and the bytes of its labels.
+        """
         digest = hashlib.sha256(repr(self.classes).encode() + self.table.tobytes())
         for name, image, label in zip(self.names, self.images, self.labels, strict=True):
             digest.update(f"{name!r} {image.stat().st_size} {label.stat().st_size}\n".encode())
@@ -101,15 +97,15 @@ class SegmentationSet:
 
 
 def _read_values(path: Path) -> np.ndarray:
-    """A label file as int64 [h, w]; one of colours (ImageNet-S) is red + 256 green."""
-    with _damage_told(path), Image.open(path) as image:
+    """Read a label file as int64 [h, w]; the value of a colour (ImageNet-S) is red + 256 green."""
+    with _naming_damage(path), Image.open(path) as image:
         image.load()
         values = np.asarray(image.convert("RGB") if image.mode == "RGBA" else image).astype(np.int64)
     return values if values.ndim == 2 else values[..., 0] + 256 * values[..., 1]
 
 
 @contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
+def _naming_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # decoders raise nearly anything on damaged files
@@ -117,15 +113,15 @@ def _damage_told(path: Path) -> Iterator[None]:
 
 
 def _table(classes: Mapping[int, int], void: Sequence[int] = ()) -> np.ndarray:
-    """The values of the classes and of void as `SegmentationSet.table`; 255 is void unless it is a class."""
+    """Return the values of classes and void as `SegmentationSet.table`; 255 is void unless it is a class."""
     table = np.full(max([IGNORE, *classes, *void]) + 1, UNKNOWN, np.int64)
     table[[IGNORE, *void]] = IGNORE
     table[list(classes)] = list(classes.values())
     return table
 
 
-def open_dataset(root: str | Path, split: str, kind: str | None = None) -> SegmentationSet:
-    """One split of a labelled set.
+def open_dataset(root: str | Path, split: str, kind: Kind | None = None) -> SegmentationSet:
+    """Open one split of a labelled set.
 
     Args:
         root: its folder, as downloaded:
@@ -135,33 +131,33 @@ def open_dataset(root: str | Path, split: str, kind: str | None = None) -> Segme
               `trainaug` are in SegmentationClassAug. 21 classes.
             - coco_stuff171, coco_stuff27: [images/]{train,val}2017, and the label maps in stuffthingmaps/ or
               annotations/; 27 are the super-categories, with the images of curated/.../Coco164kFull_Stuff_Coarse_7.txt
-              where it is there.
+              if it exists.
             - cityscapes: leftImg8bit, gtFine with *_labelIds.png; 19 classes.
             - camvid: images/SPLIT, labels/SPLIT, or SPLIT and SPLITannot; 11 classes, 11 is void.
-            - imagenet_s: train-semi, validation and ...-segmentation, a folder a class. Class 0 is `other`; the number
-              255 is left out and those above moved on by one, for 255 is void here.
+            - imagenet_s: train-semi, validation and ...-segmentation, one folder per class. Class 0 is `other`; the
+              number 255 is skipped, because it is void here.
             - folder: images/SPLIT and labels/SPLIT, or images and labels with SPLIT.txt of names, or these alone (every
-              split is then all of them); classes.txt has a line `name` or `number name` a class, `void` among them.
+              split then has all images); classes.txt has a line `name` or `number name` per class, `void` among them.
         split: `train`, `val`, `test`, or another that the set has.
-        kind: None: told from the layout (the COCO sets as 171 classes).
+        kind: kind of the set; if None, it is found from the layout (the COCO sets as 171 classes).
 
     Raises:
-        ValueError: no such kind, split or folder, an image without labels, no image at all, or no list of classes.
+        ValueError: the kind is unknown, a split, folder or list of classes is missing, or an image lacks labels.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
-        raise ValueError(f"no folder of labelled images at {root}; give one")
-    kind = _told(root) if kind is None else kind
-    if kind not in get_args(Kind):
-        raise ValueError(f"there is no kind of segmentation data {kind!r}; use one of: {', '.join(get_args(Kind))}")
+        raise ValueError(f"{root} is no folder; give one of labelled images")
+    kind = _kind_of(root) if kind is None else kind
+    if kind not in OPENERS:
+        raise ValueError(f"there is no kind of segmentation data {kind!r}; use one of: {', '.join(OPENERS)}")
     found = OPENERS[kind](root, split)
     if not found.names:
         raise ValueError(f"the split {split!r} of {root} has no image; check the folder")
     return replace(found, kind=kind)
 
 
-def _told(root: Path) -> str:
-    marks = {
+def _kind_of(root: Path) -> Kind:
+    folders_of: dict[Kind, list[str]] = {
         "ade20k": ["annotations/training", "annotations/validation"],
         "voc": ["ImageSets/Segmentation", "VOC2012/ImageSets/Segmentation", "VOCdevkit"],
         "cityscapes": ["leftImg8bit"],
@@ -170,11 +166,11 @@ def _told(root: Path) -> str:
         "camvid": ["trainannot", "valannot", "testannot"],
         "folder": ["labels"],
     }
-    for kind, folders in marks.items():
+    for kind, folders in folders_of.items():
         if any((root / folder).is_dir() for folder in folders):
             return kind
     raise ValueError(
-        f"{root} is laid out as no known segmentation set; it needs images/ and labels/ at least, or name its kind"
+        f"{root} has the layout of no known segmentation set; it needs images/ and labels/ at least, or give its kind"
     )
 
 
@@ -193,19 +189,19 @@ def _paired(
     names: Sequence[str] | None = None,
     label_name: Callable[[str], str] = lambda name: name + ".png",
 ) -> SegmentationSet:
-    """The images below a folder, or those named, each with its label file at the same place below another."""
+    """Pair the images below a folder, or those named, with the label files of the same paths below another."""
     files = {
         path.relative_to(images).with_suffix("").as_posix(): path
         for path in sorted(images.rglob("*"))
         if path.suffix.lower() in IMAGE_SUFFIXES
     }
     chosen = list(files) if names is None else list(dict.fromkeys(names))
-    there = {path.relative_to(labels).as_posix() for path in labels.rglob("*.png")}
+    label_files = {path.relative_to(labels).as_posix() for path in labels.rglob("*.png")}
     for name in chosen:
         if name not in files:
-            raise ValueError(f"{images} has no image {name!r}, which is listed; complete the download")
-        if label_name(name) not in there:
-            raise ValueError(f"{files[name]} has no labels {labels / label_name(name)}; every image needs them")
+            raise ValueError(f"{images} lacks the listed image {name!r}; complete the download")
+        if label_name(name) not in label_files:
+            raise ValueError(f"{files[name]} has no labels {labels / label_name(name)}; each image needs them")
     return SegmentationSet(
         classes, chosen, [files[name] for name in chosen], [labels / label_name(name) for name in chosen], table
     )
@@ -213,8 +209,8 @@ def _paired(
 
 def _listed(path: Path) -> list[str]:
     if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
-        raise ValueError(f"there is no list of images {path}; the splits there are: {there}")
+        splits = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
+        raise ValueError(f"there is no list of images {path}; use one of the splits: {splits}")
     return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
 
 
@@ -226,7 +222,7 @@ def _ade20k(root: Path, split: str) -> SegmentationSet:
 
 def _voc(root: Path, split: str) -> SegmentationSet:
     year = _folder(root, "ImageSets/Segmentation", "VOC2012/ImageSets/Segmentation", "VOCdevkit").parents[1]
-    if year == root.parent:  # it is VOCdevkit that was found
+    if year == root.parent:  # VOCdevkit was found
         years = sorted((root / "VOCdevkit").glob("VOC*"))
         if not years:
             raise ValueError(f"{root / 'VOCdevkit'} has no folder VOC2012; complete the download")
@@ -285,16 +281,16 @@ def _plain_folder(root: Path, split: str) -> SegmentationSet:
     if (root / f"{split}.txt").is_file():
         return _paired(classes, table, images, labels, _listed(root / f"{split}.txt"))
     if splits or (any(root.glob("*.txt")) and any((root / f"{s}.txt").is_file() for s in ("train", "val", "test"))):
-        there = ", ".join(splits) or "those of the lists *.txt"
-        raise ValueError(f"{root} has no split {split!r}; it has {there}")
+        known = ", ".join(splits) or "those of the lists *.txt"
+        raise ValueError(f"{root} has no split {split!r}; use one of: {known}")
     return _paired(classes, table, images, labels)
 
 
 def _read_classes(root: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """The names in classes.txt or class_names.txt, and the table of the values they have."""
+    """Read the names in classes.txt or class_names.txt, and return them with the table of their values."""
     path = next((p for p in (root / "classes.txt", root / "class_names.txt") if p.is_file()), None)
     if path is None:
-        raise ValueError(f"{root} has no classes.txt; write one with a line `number name` for each class")
+        raise ValueError(f"{root} has no classes.txt; write one with a line `number name` per class")
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     numbered = all(line.split()[0].isdecimal() for line in lines)
     entries = [(int(n), name.strip()) for n, _, name in (line.partition(" ") for line in lines)] if numbered else []
@@ -307,7 +303,7 @@ def _read_classes(root: Path) -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(names[value] for value in values), _table({value: i for i, value in enumerate(values)}, void)
 
 
-OPENERS: dict[str, Callable[[Path, str], SegmentationSet]] = {
+OPENERS: dict[Kind, Callable[[Path, str], SegmentationSet]] = {
     "ade20k": _ade20k,
     "voc": _voc,
     "coco_stuff171": lambda root, split: _coco(root, split, coarse=False),

@@ -1,8 +1,8 @@
-"""Decoders for semantic segmentation: maps of four resolutions -> logits at the finest one.
+"""Decoders for semantic segmentation: from maps of four resolutions to logits at the finest one.
 
 Sources: Semantic FPN, Kirillov et al., "Panoptic Feature Pyramid Networks" (arXiv 1901.02446); UPerNet, Xiao et al.,
 "Unified Perceptual Parsing for Scene Understanding" (arXiv 1807.10221); both as mmsegmentation builds them, with which
-the papers measured. All are `maps [B, D_i, h_i, w_i], the finest first -> logits [B, K, h_1, w_1]`.
+the papers used. All take maps [B, D_i, h_i, w_i], the finest first, and return logits [B, K, h_1, w_1].
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Norm = Literal["batch", "group"]
-"""Of the decoder: batch norm, or group norm, which a batch of one image can be trained with."""
+"""Norm of the decoder: batch norm, or group norm, which also trains on a batch of one image."""
 POOL_SCALES = (1, 2, 3, 6)
 DROPOUT = 0.1
 
 
 class SemanticFPN(nn.Module):
-    """A feature pyramid network and a head that brings every level to the finest one::
+    """A feature pyramid network and a head that brings every level to the finest one.
 
         top = None
         for map i from the coarsest to the finest:
@@ -32,14 +32,14 @@ class SemanticFPN(nn.Module):
         logits = classify(sum of the levels at the size of level 0)
 
     Levels are enlarged by their number, not by their size, as the released head is configured for strides 4, 8, 16 and
-    32: where all maps have one size, as SelfPatch's released code feeds them, what was enlarged is reduced again.
+    32. Where all maps have one size, as in SelfPatch's released code, enlarged levels are reduced again.
 
     Args:
         dims: widths of the maps, the finest first.
-        num_classes: K.
-        channels: of the pyramid.
-        head_channels: of the head.
-        norm: in the head.
+        num_classes: number of classes K.
+        channels: width of the pyramid.
+        head_channels: width of the head.
+        norm: norm in the head.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class SemanticFPN(nn.Module):
         self.classify = _classifier(head_channels, num_classes)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the logits [B, K, h_1, w_1] of four maps, the finest first."""
         pyramid = _top_down([lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)], "nearest")
         levels = [smooth(x) for smooth, x in zip(self.smoothing, pyramid, strict=True)]
         summed = self.heads[0](levels[0])
@@ -70,7 +71,7 @@ class SemanticFPN(nn.Module):
 
 
 class UPerNet(nn.Module):
-    """Pyramid pooling on the coarsest map, a feature pyramid network below, all levels side by side::
+    """Pyramid pooling on the coarsest map, a feature pyramid network below, all levels side by side.
 
         level_4 = bottleneck(map_4, and its means over 1x1, 2x2, 3x3 and 6x6 cells, each reduced and enlarged)
         for i in 3, 2, 1:  top_i = lateral_i(map_i) + enlarged(top_{i+1});  level_i = smooth_i(top_i)
@@ -78,9 +79,9 @@ class UPerNet(nn.Module):
 
     Args:
         dims: widths of the maps, the finest first.
-        num_classes: K.
-        channels: of every layer.
-        norm: after every convolution.
+        num_classes: number of classes K.
+        channels: width of every layer.
+        norm: norm after every convolution.
     """
 
     def __init__(self, dims: Sequence[int], num_classes: int, *, channels: int = 512, norm: Norm = "batch") -> None:
@@ -94,6 +95,7 @@ class UPerNet(nn.Module):
         self.classify = _classifier(channels, num_classes)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the logits [B, K, h_1, w_1] of four maps, the finest first."""
         laterals = [lateral(x) for lateral, x in zip(self.laterals, maps[:-1], strict=True)]
         *finer, coarsest = _top_down([*laterals, self._pool(maps[-1])], "bilinear")
         levels = [*(smooth(x) for smooth, x in zip(self.smoothing, finer, strict=True)), coarsest]
@@ -108,7 +110,7 @@ class UPerNet(nn.Module):
 
 
 class FCNHead(nn.Module):
-    """The auxiliary head of UPerNet on one map: convolution, norm, ReLU, classifier."""
+    """Auxiliary head of UPerNet on one map: convolution, norm, ReLU, classifier."""
 
     def __init__(self, dim: int, num_classes: int, *, channels: int = 256, norm: Norm = "batch") -> None:
         super().__init__()
@@ -116,7 +118,7 @@ class FCNHead(nn.Module):
         self.classify = _classifier(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, D, h, w] -> [B, K, h, w]."""
+        """Return the logits [B, K, h, w] of a map [B, D, h, w]."""
         return self.classify(self.conv(x))
 
 
@@ -130,7 +132,7 @@ def _scale_head(level: int, channels: int, head_channels: int, norm: Norm) -> nn
 
 
 def _top_down(laterals: list[Tensor], mode: str) -> list[Tensor]:
-    """Adds to every map what is above it, enlarged."""
+    """Add to every map the enlarged sum of the coarser ones."""
     summed = [laterals[-1]]
     for lateral in laterals[-2::-1]:
         summed.insert(0, lateral + _resized(summed[0], lateral, mode))
@@ -156,8 +158,9 @@ def _classifier(channels: int, num_classes: int) -> nn.Sequential:
 
 
 def norm_layer(channels: int, norm: Norm) -> nn.Module:
-    """Of a decoder, for [B, channels, h, w]."""
+    """Return a norm for maps [B, channels, h, w]."""
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     groups = math.gcd(32, channels)
-    return nn.GroupNorm(groups if groups < channels else max(1, channels // 2), channels)  # a group of one is always 0
+    # A group of a single channel is always 0 where the map is 1 x 1, so groups have two at least.
+    return nn.GroupNorm(groups if groups < channels else max(1, channels // 2), channels)

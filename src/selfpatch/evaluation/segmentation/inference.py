@@ -1,4 +1,4 @@
-"""From a network that takes pieces of one size to the classes of images of any size."""
+"""Logits and classes of images of any size, from a network that takes whole images or windows."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from torch.nn import functional as F
 from selfpatch.evaluation.segmentation.augmentation import fitted_size, resize_bilinear
 
 LogitsFunction = Callable[[Tensor], Tensor]
-"""Normalised images [1, 3, H, W] -> logits [1, C, H', W'] of any resolution."""
+"""Function of normalised images [1, 3, H, W] that returns logits [1, C, H', W'] of any resolution."""
 
 MAX_LOGITS = 2**26
-"""That `classes_at` holds at once: 256 MB."""
+"""Logits that exist at once in `classes_at`: 256 MB."""
 
 
 def fit_image(image: Image.Image, short: int, long: int) -> Tensor:
-    """An RGB image resized so that its short side is `short`, or its long side `long` where that is less.
+    """Resize an RGB image so that its short side is `short`, or its long side `long` where that is less.
 
     Returns:
         uint8 [3, H, W].
     """
     size = fitted_size(image.height, image.width, short, long)
-    pixels = resize_bilinear(np.asarray(image), size, (slice(None), slice(None)))
+    pixels = resize_bilinear(np.asarray(image), size)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 @torch.no_grad()
 def predict_whole(logits_fn: LogitsFunction, image: Tensor, stride: int = 1) -> Tensor:
-    """Logits of an image that the network sees as a whole.
+    """Return the logits of an image that the network sees as a whole.
 
     Args:
         logits_fn: the network.
         image: normalised [1, 3, H, W].
-        stride: that both sides must be multiples of, such as the side of a patch. The image is padded with zeros on the
-            right and below; the logits there are thrown away.
+        stride: divisor of both sides that the network needs, such as the side of a patch. The image is padded with
+            zeros on the right and below; the logits there are dropped.
 
     Returns:
         [1, C, H, W].
@@ -51,21 +51,21 @@ def predict_whole(logits_fn: LogitsFunction, image: Tensor, stride: int = 1) -> 
 
 @torch.no_grad()
 def predict_sliding(logits_fn: LogitsFunction, image: Tensor, size: int, stride: int, num_classes: int) -> Tensor:
-    """Logits of an image that the network sees through a window::
+    """Return the logits of an image that the network sees through a window.
 
         for each window, `stride` pixels from the last one, the last of a row and of a column flush with the edge:
             sum[window] += logits(window);  count[window] += 1
         sum / count
 
-    An image that is smaller than the window is padded with zeros on the right and below. Beside one window's logits
-    only the sum is held.
+    An image that is smaller than the window is padded with zeros on the right and below. Only the sum and the logits of
+    one window exist at once.
 
     Args:
         logits_fn: the network; it is given one window at a time.
         image: normalised [1, 3, H, W].
-        size: side of the window.
-        stride: from one window to the next, at most `size`.
-        num_classes: C.
+        size: side of the window in pixels.
+        stride: distance from one window to the next in pixels, at most `size`.
+        num_classes: number of classes C.
 
     Returns:
         [1, C, H, W].
@@ -87,7 +87,7 @@ def predict_sliding(logits_fn: LogitsFunction, image: Tensor, size: int, stride:
 
 
 def _starts(side: int, size: int, stride: int) -> list[int]:
-    """Where windows begin along a side of `side` >= `size` pixels."""
+    """Return where windows begin along a side of `side` >= `size` pixels."""
     return [min(start, side - size) for start in range(0, side - size + stride, stride)]
 
 
@@ -104,23 +104,24 @@ def _logits_at_size(logits_fn: LogitsFunction, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def classes_at(logits: Tensor, size: tuple[int, int], *, max_logits: int = MAX_LOGITS) -> Tensor:
-    """The class with the largest logit once they are resized to `size` (bilinear), a strip of rows at a time, so that
-    the resized logits of a large image never exist all at once.
+    """Return the class with the largest logit after resizing to `size` (bilinear).
+
+    This is done one strip of rows at a time, so that the resized logits of a large image never exist all at once.
 
     Args:
         logits: [1, C, h, w].
         size: (H, W).
-        max_logits: that a strip may have; it has a row at least.
+        max_logits: largest number of logits of a strip, which has one row at least.
 
     Returns:
         int64 [H, W].
     """
     height, width = size
     channels, old_height = logits.shape[1:3]
-    place = ((torch.arange(height, device=logits.device) + 0.5) * (old_height / height) - 0.5).clamp_min(0)
-    before = place.long().clamp_max(old_height - 1)
+    position = ((torch.arange(height, device=logits.device) + 0.5) * (old_height / height) - 0.5).clamp_min(0)
+    before = position.long().clamp_max(old_height - 1)
     after = (before + 1).clamp_max(old_height - 1)
-    share = (place - before)[:, None]
+    share = (position - before)[:, None]
     strips = []
     for rows in range(0, height, step := max(1, max_logits // (channels * width))):
         part = slice(rows, rows + step)

@@ -1,15 +1,10 @@
-"""Linear segmentation: one 1x1 convolution on frozen patch features.
-
-Presets: `leopart`, Ziegler and Asano (arXiv 2204.13101) and their released code; `full`, the linear protocol of DINOv2
-(arXiv 2304.07193) on mmsegmentation; `small`, ours, for a minute or two on a CPU.
-"""
+"""Linear segmentation: one 1x1 convolution on frozen patch features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,78 +13,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import functional as tvf
 
-from selfpatch.core.schedules import polynomial_factor
+from selfpatch.core.schedules import Factor, polynomial_factor
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import ViewRecipe, draw_view
 from selfpatch.evaluation.batches import Batches
-from selfpatch.evaluation.presets import resolve_preset
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import Progress, Provenance, Result, encoder_identity
-from selfpatch.evaluation.segmentation.augmentation import TrainCrop, resize_nearest
+from selfpatch.evaluation.result import Progress, encoder_identity
+from selfpatch.evaluation.segmentation.augmentation import LONG_OVER_SHORT, TrainCrop, resize_nearest
+from selfpatch.evaluation.segmentation.config import LinearSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
+from selfpatch.evaluation.segmentation.harness import FittedMethod, Predict
 from selfpatch.evaluation.segmentation.inference import classes_at, fit_image, predict_sliding
-from selfpatch.evaluation.segmentation.patches import EVERYTHING, LONG_OVER_SHORT, whole_features
-from selfpatch.evaluation.segmentation.scoring import Predict, check_at_least, check_rates, open_splits, score_images
+from selfpatch.evaluation.segmentation.patches import whole_features
 from selfpatch.models.features import patch_features
 from selfpatch.ops.images import normalise
 
-Test = Literal["square", "whole", "slide"]
 SLIDE = 2 / 3
-"""Of the window: how far the next one is (341 pixels for 512)."""
-
-
-@dataclass(frozen=True)
-class LinearProtocol:
-    """How the head is trained and tested.
-
-    Attributes:
-        crop: side of the training images in pixels; the largest multiple of the patch size up to it is taken.
-        augmentation: `resized_crop`: a box of 80 to 100 % of the image, made square, and a flip; `scale_crop`: see
-            `augmentation.TrainCrop`.
-        optimizer: `sgd` with momentum 0.9 and the rate divided by 10 after four fifths of the steps; `adamw` with a
-            polynomial rate of power 1 after a warm-up.
-        lr: peak learning rate.
-        weight_decay: of the optimizer.
-        warmup: steps, with adamw alone; at most a tenth of all.
-        batch_size: images a step.
-        steps: of the optimizer; None: as many as `epochs` have.
-        epochs: where steps is None.
-        batch_norm: before the convolution.
-        mask_side: that masks are reduced to (nearest) in training, and with `square` in testing; None: their own.
-        test: `square`: the image squeezed to crop x crop pixels, scored at mask_side; `whole`: the image with a short
-            side of crop; `slide`: the same, seen through windows of crop, 2/3 of it apart. The last two are scored at
-            the image's own size.
-    """
-
-    crop: int
-    augmentation: Literal["resized_crop", "scale_crop"]
-    optimizer: Literal["sgd", "adamw"]
-    lr: float
-    weight_decay: float
-    batch_size: int
-    steps: int | None
-    epochs: int | None
-    warmup: int
-    batch_norm: bool
-    mask_side: int | None
-    test: Test
-
-
-PRESETS: dict[str, LinearProtocol] = {
-    "leopart": LinearProtocol(
-        448, "resized_crop", "sgd", 0.01, 1e-4, 60, None, 25, 0, batch_norm=False, mask_side=100, test="square"
-    ),
-    "full": LinearProtocol(
-        512, "scale_crop", "adamw", 1e-3, 1e-4, 16, 40_000, None, 1500, batch_norm=True, mask_side=None, test="slide"
-    ),
-    "small": LinearProtocol(
-        160, "scale_crop", "adamw", 5e-3, 1e-4, 8, 120, None, 12, batch_norm=True, mask_side=40, test="whole"
-    ),
-}
+"""Distance of test windows over their side (341 pixels for 512)."""
 
 
 class LinearHead(nn.Module):
-    """Patch features [B, h, w, D] -> logits [B, C, h, w]."""
+    """1x1 convolution, optionally after a batch norm.
+
+    Args:
+        dim: width D of the features.
+        num_classes: number of classes C.
+        batch_norm: normalise the features first.
+        seed: seed of the initial weights.
+    """
 
     def __init__(self, dim: int, num_classes: int, *, batch_norm: bool, seed: int) -> None:
         super().__init__()
@@ -100,88 +51,96 @@ class LinearHead(nn.Module):
         nn.init.zeros_(self.classify.bias)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return the logits [B, C, h, w] of patch features [B, h, w, D]."""
         return self.classify(self.norm(features.movedim(-1, 1)))
 
 
-def evaluate_linear(
+def fit_linear(
     encoder: Encoder,
-    data: str | Path,
-    *,
-    preset: str = "leopart",
-    out: str | Path | None = None,
-    kind: str | None = None,
-    train_split: str = "train",
-    test_split: str = "val",
-    limit: int | None = None,
-    workers: int = 0,
-    seed: int = 0,
-    max_pictures: int = 4,
-    weights: Provenance | None = None,
-    progress: Progress | None = None,
-    **changes: Any,
-) -> Result:
-    """Linear segmentation; the settings are those of `segment.evaluate`, `changes` fields of `LinearProtocol`."""
-    protocol = resolve(preset, changes, encoder.patch_size)
-    train, test = open_splits(data, kind, train_split, test_split, limit)
-    batches = Batches(len(train), _Samples(train, protocol), batch_size=protocol.batch_size, seed=seed, workers=workers)
-    protocol = _in_steps(protocol, batches.steps_per_epoch)
-    settings = {"method": "linear", "preset": preset, **asdict(protocol), "data": str(data), "kind": test.kind}
-    settings |= {"train_split": train_split, "test_split": test_split, "seed": seed}
-    settings |= {"train_images": len(train), "test_images": len(test)}
-    head = LinearHead(encoder.dim, len(train.classes), batch_norm=protocol.batch_norm, seed=seed).to(encoder.device)
-    learned = {} if out is None else _identity(encoder, train, protocol, seed)
-    fit_head(head, encoder, batches, protocol, learned, seed, out, progress)
-    predict, truth = _tester(encoder, head.eval(), protocol, len(test.classes))
-    scored = score_images(test, predict, out=out, max_pictures=max_pictures, truth=truth, progress=progress)
-    return scored.result(test.classes, settings, weights)
+    train: SegmentationSet,
+    config: LinearSegmentationConfig,
+    out: Path | None,
+    progress: Progress | None,
+) -> FittedMethod:
+    """Train a linear head on the encoder's features; a checkpoint in `out` of the same training is continued."""
+    config = replace(config, crop=_whole_patches(config.crop, encoder.patch_size))
+    batches = Batches(
+        len(train),
+        _TrainingCrops(train, config),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        workers=config.workers,
+    )
+    config = in_steps(config, batches.steps_per_epoch)
+    head = LinearHead(encoder.dim, len(train.classes), batch_norm=config.batch_norm, seed=config.seed)
+    head.to(encoder.device).train()
+
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        return segmentation_loss(head(patch_features(encoder, images)), labels.to(encoder.device), config.mask_side)
+
+    learned = (
+        {}
+        if out is None
+        else config.learned()
+        | {
+            "training_data": train.fingerprint(),
+            "network": encoder_identity(encoder),
+        }
+    )
+    optimizer, factor = make_optimizer(head, config)
+    plan = TrainingPlan(config.steps or 0, factor, seed=config.seed)
+    fit(head, loss, batches, optimizer, plan, settings=learned, out=out, progress=progress)
+    predict, reduce_labels = _tester(encoder, head.eval(), config, len(train.classes))
+    return FittedMethod(predict, config, reduce_labels=reduce_labels)
 
 
-def resolve(preset: str, changes: Mapping[str, Any], patch_size: int) -> LinearProtocol:
-    """The preset with what is changed about it, those of its values that are None left as they are.
-
-    Raises:
-        ValueError: there is no such preset, or a value makes no sense.
-    """
-    protocol = resolve_preset(PRESETS, preset, **changes)
-    if protocol.crop < patch_size:
-        raise ValueError(f"crop is {protocol.crop} pixels for patches of {patch_size}; use {patch_size} or more")
-    if protocol.steps is not None and protocol.steps < 1:
-        raise ValueError(f"steps is {protocol.steps}; use 1 or more")
-    check_rates(protocol.lr, protocol.weight_decay)
-    check_at_least(0, warmup=protocol.warmup)
-    if protocol.optimizer == "sgd" and protocol.warmup:
-        raise ValueError(f"warmup is {protocol.warmup}, and {preset} trains without; leave it out, or use preset full")
-    if protocol.test not in get_args(Test):
-        raise ValueError(f"test is {protocol.test!r}; use one of: {', '.join(get_args(Test))}")
-    return replace(protocol, crop=protocol.crop // patch_size * patch_size)
+def _whole_patches(crop: int, patch_size: int) -> int:
+    """Return the largest multiple of the patch size up to `crop`."""
+    if crop < patch_size:
+        raise ValueError(f"crop is {crop} pixels for patches of {patch_size}; use {patch_size} or more")
+    return crop // patch_size * patch_size
 
 
-def _in_steps(protocol: LinearProtocol, steps_per_epoch: int) -> LinearProtocol:
-    """Epochs as steps, and the warm-up cut to a tenth of them."""
-    steps = protocol.steps
-    if steps is None:
-        assert protocol.epochs is not None  # every preset has one of the two
-        steps = protocol.epochs * steps_per_epoch
-    epochs = protocol.epochs if protocol.steps is None else None
-    return replace(protocol, steps=steps, epochs=epochs, warmup=min(protocol.warmup, steps // 10))
+def in_steps(config: LinearSegmentationConfig, steps_per_epoch: int) -> LinearSegmentationConfig:
+    """Return the settings with epochs converted to steps, and the warm-up cut to a tenth of them."""
+    steps = config.steps or (config.epochs or 0) * steps_per_epoch
+    epochs = config.epochs if config.steps is None else None
+    return replace(config, steps=steps, epochs=epochs, warmup=min(config.warmup, steps // 10))
+
+
+def make_optimizer(head: LinearHead, config: LinearSegmentationConfig) -> tuple[torch.optim.Optimizer, Factor]:
+    """Return the optimizer and the factor on its learning rate."""
+    assert config.steps is not None  # `in_steps` has filled it in
+    parameters, lr, weight_decay = head.parameters(), config.lr, config.weight_decay
+    if config.optimizer == "sgd":
+        sgd = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=weight_decay)
+        return sgd, step_decay(config.steps)
+    adamw = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    return adamw, polynomial_factor(config.steps, warmup=config.warmup)
+
+
+def step_decay(steps: int) -> Factor:
+    """Return a factor that is a tenth for the last fifth of the steps: Leopart's drop after epoch 20 of 25."""
+    return lambda step: 1.0 if step < round(0.8 * steps) else 0.1
 
 
 @dataclass(frozen=True)
-class _Samples:
-    """(number of the image, its random numbers) -> uint8 [3, S, S], int64 [S, S]; it travels to loader processes."""
+class _TrainingCrops:
+    """Function of an image's index and a generator that makes a crop; picklable, for the loader processes."""
 
     train: SegmentationSet
-    protocol: LinearProtocol
+    config: LinearSegmentationConfig
 
-    def __call__(self, number: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        image, label = self.train.read(number)
-        if self.protocol.augmentation == "scale_crop":
-            return TrainCrop(self.protocol.crop)(image, label, rng)
-        return resized_crop(image, label, self.protocol.crop, rng)
+    def __call__(self, i: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        image, label = self.train.read(i)
+        if self.config.augmentation == "scale_crop":
+            return TrainCrop(self.config.crop)(image, label, rng)
+        return resized_crop(image, label, self.config.crop, rng)
 
 
 def resized_crop(image: Image.Image, label: np.ndarray, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A box of 80 to 100 % of the area made square (bilinear, antialiased), and a flip, as Leopart trains with.
+    """Make a box of 80 to 100 % of the area square (bilinear, antialiased), and flip, as Leopart trains with.
 
     Returns:
         uint8 [3, size, size], int64 [size, size].
@@ -189,89 +148,42 @@ def resized_crop(image: Image.Image, label: np.ndarray, size: int, rng: np.rando
     p = draw_view(ViewRecipe(size, scale=(0.8, 1.0), flip=0.5), image.size, rng)
     box = (p.left, p.top, p.left + p.width, p.top + p.height)
     view = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    classes = resize_nearest(label[box[1] : box[3], box[0] : box[2]], (size, size), EVERYTHING)
+    classes = resize_nearest(label[box[1] : box[3], box[0] : box[2]], (size, size))
     if p.flip:
         return tvf.pil_to_tensor(tvf.hflip(view)), torch.from_numpy(classes[:, ::-1].copy())
     return tvf.pil_to_tensor(view), torch.from_numpy(classes)
 
 
-def fit_head(
-    head: LinearHead,
-    encoder: Encoder,
-    batches: Batches[tuple[Tensor, Tensor]],
-    protocol: LinearProtocol,
-    settings: Mapping[str, Any],
-    seed: int,
-    out: str | Path | None,
-    progress: Progress | None,
-) -> None:
-    """Trains the head on the encoder's features; it goes on where an earlier call with this `out` was stopped."""
-    assert protocol.steps is not None
-
-    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
-        images, labels = batch
-        return segmentation_loss(head(patch_features(encoder, images)), labels.to(encoder.device), protocol.mask_side)
-
-    parameters, lr, weight_decay = head.parameters(), protocol.lr, protocol.weight_decay
-    optimizer: torch.optim.Optimizer
-    if protocol.optimizer == "sgd":
-        optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=weight_decay)
-        factor: Callable[[int], float] = step_decay(protocol.steps)
-    else:
-        optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
-        factor = polynomial_factor(protocol.steps, warmup=protocol.warmup)
-    head.train()
-    fit(
-        head,
-        loss,
-        batches,
-        optimizer,
-        TrainingPlan(protocol.steps, factor, seed=seed),
-        settings=settings,
-        out=None if out is None else Path(out),
-        progress=progress,
-    )
-
-
-def _identity(encoder: Encoder, train: SegmentationSet, protocol: LinearProtocol, seed: int) -> dict[str, Any]:
-    """What the head depends on, and nothing else: neither how it is tested nor where the data lie."""
-    learned = {name: value for name, value in asdict(protocol).items() if name not in ("test", "epochs")}
-    learned |= {"method": "linear", "seed": seed}
-    return {**learned, "training_data": train.fingerprint(), "network": encoder_identity(encoder)}
-
-
-def step_decay(steps: int) -> Callable[[int], float]:
-    """A tenth of the rate for the last fifth: Leopart's drop after epoch 20 of 25."""
-    return lambda step: 1.0 if step < round(0.8 * steps) else 0.1
-
-
 def segmentation_loss(logits: Tensor, labels: Tensor, mask_side: int | None) -> Tensor:
-    """Cross-entropy of the logits, enlarged to the masks (bilinear), over the pixels that are not void; 0 if all are.
+    """Return the mean cross-entropy over the labelled pixels of bilinearly enlarged logits; 0 if all are void.
 
     Args:
         logits: [B, C, h, w].
         labels: int64 [B, S, S] with IGNORE.
-        mask_side: that the labels are reduced to first (nearest); None: S.
+        mask_side: side that the labels are reduced to first (nearest); if None, S.
     """
     if mask_side is not None:
-        places = torch.arange(mask_side, device=labels.device) * labels.shape[-1] // mask_side
-        labels = labels[:, places[:, None], places]
+        rows = torch.arange(mask_side, device=labels.device) * labels.shape[-1] // mask_side
+        labels = labels[:, rows[:, None], rows]
     enlarged = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear")
     summed = F.cross_entropy(enlarged, labels, ignore_index=IGNORE, reduction="sum")
     return summed / (labels != IGNORE).sum().clamp_min(1)
 
 
 def _tester(
-    encoder: Encoder, head: LinearHead, protocol: LinearProtocol, num_classes: int
-) -> tuple[Predict, Callable[[np.ndarray], np.ndarray]]:
-    """What predicts an image, and what is done to its labels before they are compared."""
-    crop = protocol.crop
+    encoder: Encoder, head: LinearHead, config: LinearSegmentationConfig, num_classes: int
+) -> tuple[Predict, Callable[[np.ndarray], np.ndarray] | None]:
+    """Return the function that segments an image, and the one that reduces its labels before they are compared."""
+    crop, side = config.crop, config.mask_side or config.crop
 
     @torch.no_grad()
     def square(image: Image.Image) -> Tensor:
         small = image.resize((crop, crop), Image.Resampling.BILINEAR)
         logits = head(patch_features(encoder, tvf.pil_to_tensor(small)[None]))
         return classes_at(logits, (side, side))
+
+    def reduce_labels(label: np.ndarray) -> np.ndarray:
+        return resize_nearest(resize_nearest(label, (crop, crop)), (side, side))
 
     @torch.no_grad()
     def whole(image: Image.Image) -> Tensor:
@@ -287,9 +199,6 @@ def _tester(
         )
         return classes_at(logits, (image.height, image.width))
 
-    if protocol.test == "square":
-        side = protocol.mask_side or crop
-        return square, lambda label: resize_nearest(
-            resize_nearest(label, (crop, crop), EVERYTHING), (side, side), EVERYTHING
-        )
-    return (slide if protocol.test == "slide" else whole), lambda label: label
+    if config.test == "square":
+        return square, reduce_labels
+    return (slide if config.test == "slide" else whole), None

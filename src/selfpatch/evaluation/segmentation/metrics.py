@@ -1,4 +1,4 @@
-"""The measures of semantic segmentation: mean intersection over union, pixel accuracy, mean class accuracy.
+"""Measures of semantic segmentation: mean intersection over union, pixel accuracy, mean class accuracy.
 
 All come from one confusion matrix over all pixels of all images that are not void, as mmsegmentation counts.
 """
@@ -17,7 +17,7 @@ from selfpatch.evaluation.segmentation.dataset import IGNORE
 
 
 def confusion(prediction: Tensor | np.ndarray, truth: Tensor | np.ndarray, num_classes: int) -> Tensor:
-    """Counts the pixels of each (class, predicted class)::
+    """Count the pixels of each (class, predicted class).
 
         for each pixel whose truth is not IGNORE:
             counts[truth, prediction] += 1
@@ -25,7 +25,7 @@ def confusion(prediction: Tensor | np.ndarray, truth: Tensor | np.ndarray, num_c
     Args:
         prediction: int [...] in [0, num_classes).
         truth: int [...] in [0, num_classes), or IGNORE.
-        num_classes: C.
+        num_classes: number of classes C.
 
     Returns:
         [C, C] int64, on the prediction's device.
@@ -46,14 +46,14 @@ def confusion(prediction: Tensor | np.ndarray, truth: Tensor | np.ndarray, num_c
 
 @dataclass(frozen=True)
 class Scores:
-    """Of a confusion matrix.
+    """Scores of a confusion matrix.
 
     Attributes:
         miou: mean of `iou` over the classes that the truth or the prediction has.
-        aacc: share of the pixels that are right.
+        aacc: share of correct pixels.
         macc: mean of `acc` over the classes that the truth has.
         iou: [C] float64 intersection over union; nan where neither truth nor prediction has the class.
-        acc: [C] float64 share of a class's pixels that are right; nan where the truth has none.
+        acc: [C] float64 share of a class's pixels that are correct; nan where the truth has none.
     """
 
     miou: float
@@ -64,22 +64,30 @@ class Scores:
 
     @classmethod
     def of(cls, counts: Tensor | np.ndarray) -> Scores:
-        """From [C, C] counts of (truth, prediction). All are nan where there is no pixel."""
+        """Return the scores of [C, C] counts of (truth, prediction); all are nan where there is no pixel."""
         matrix = torch.as_tensor(counts).cpu().numpy().astype(np.float64)
-        right, of_truth, of_prediction = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
+        correct, of_truth, of_prediction = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
         with np.errstate(invalid="ignore"):  # 0 / 0 is nan, as it should be
-            iou = right / (of_truth + of_prediction - right)
-            acc = right / of_truth
-            aacc = float(right.sum() / matrix.sum())
+            iou = correct / (of_truth + of_prediction - correct)
+            acc = correct / of_truth
+            aacc = float(correct.sum() / matrix.sum())
         return cls(_mean(iou), aacc, _mean(acc), iou, acc)
 
     def metrics(self) -> dict[str, float]:
+        """Return the numbers to quote."""
         return {"mIoU": self.miou, "aAcc": self.aacc, "mAcc": self.macc}
 
     def rows(self, classes: Sequence[str]) -> list[dict[str, Cell]]:
-        """One a class that the truth or the prediction has; `-` for an accuracy that is not defined."""
+        """Return one row per class that the truth or the prediction has; `-` marks an undefined accuracy."""
         values = zip(classes, self.iou, self.acc, strict=True)
         return [{"class": name, "IoU": float(iou), "Acc": _cell(acc)} for name, iou, acc in values if not np.isnan(iou)]
+
+
+def constant_prediction(counts: Tensor) -> Tensor:
+    """Return the [C, C] counts of predicting the most frequent class everywhere."""
+    constant = torch.zeros_like(counts)
+    constant[:, counts.sum(1).argmax()] = counts.sum(1)
+    return constant
 
 
 def _mean(values: np.ndarray) -> float:

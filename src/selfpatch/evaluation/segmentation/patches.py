@@ -1,4 +1,4 @@
-"""Whole images as patches: their features, and how much of each class a patch holds."""
+"""Whole images as patches: their features, their shares of classes, and a bounded sample of labelled ones."""
 
 from __future__ import annotations
 
@@ -6,48 +6,121 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.segmentation.augmentation import fitted_size, resize_bilinear, resize_nearest
-from selfpatch.evaluation.segmentation.dataset import IGNORE
+from selfpatch.data.augment.multicrop import generator
+from selfpatch.evaluation.result import Progress
+from selfpatch.evaluation.segmentation.augmentation import (
+    LONG_OVER_SHORT,
+    fitted_size,
+    resize_bilinear,
+    resize_nearest,
+)
+from selfpatch.evaluation.segmentation.config import KNNSegmentationConfig, LogisticSegmentationConfig
+from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.models.features import patch_features
-
-LONG_OVER_SHORT = 4
-"""The long side is at most so many times `resolution`, as in mmsegmentation's (2048, 512)."""
-EVERYTHING = (slice(None), slice(None))
 
 
 def grid_of(height: int, width: int, resolution: int, patch_size: int) -> tuple[int, int]:
-    """(h, w) in patches of an image whose short side is resized to about `resolution` pixels, rounded to whole
-    patches."""
+    """Return (h, w) in patches of an image whose short side is resized to about `resolution` pixels."""
     height, width = fitted_size(height, width, resolution, LONG_OVER_SHORT * resolution)
     return max(1, round(height / patch_size)), max(1, round(width / patch_size))
 
 
 def whole_features(encoder: Encoder, image: Image.Image, resolution: int) -> Tensor:
-    """[h, w, D] float32 on the encoder's device; the grid is `grid_of` its size."""
-    grid = grid_of(image.height, image.width, resolution, encoder.patch_size)
-    size = (grid[0] * encoder.patch_size, grid[1] * encoder.patch_size)
-    pixels = torch.from_numpy(resize_bilinear(np.asarray(image), size, EVERYTHING))
+    """Return the features [h, w, D] of an image, float32 on the encoder's device; `grid_of` gives h and w."""
+    h, w = grid_of(image.height, image.width, resolution, encoder.patch_size)
+    pixels = torch.from_numpy(resize_bilinear(np.asarray(image), (h * encoder.patch_size, w * encoder.patch_size)))
     return patch_features(encoder, pixels.permute(2, 0, 1)[None])[0]
 
 
 def soft_labels(label: np.ndarray, grid: tuple[int, int], patch_size: int, num_classes: int) -> Tensor:
-    """The share of each class among the labelled pixels of each patch.
+    """Return the share of each class among the labelled pixels of each patch.
 
     Args:
         label: int64 [H, W] with IGNORE; resized to the grid's pixels (nearest).
         grid: (h, w) in patches.
-        patch_size: side of a patch.
-        num_classes: C.
+        patch_size: side of a patch in pixels.
+        num_classes: number of classes C.
 
     Returns:
         [h, w, C] float32; the sum over C is 1, or 0 where all pixels of the patch are void.
     """
     h, w = grid
-    pixels = resize_nearest(label, (h * patch_size, w * patch_size), EVERYTHING)
+    pixels = resize_nearest(label, (h * patch_size, w * patch_size))
     patch = np.arange(h).repeat(patch_size)[:, None] * w + np.arange(w).repeat(patch_size)
     labelled = pixels != IGNORE
-    places = patch[labelled] * num_classes + pixels[labelled]
-    counts = np.bincount(places, minlength=h * w * num_classes).reshape(h, w, num_classes)
+    cells = patch[labelled] * num_classes + pixels[labelled]
+    counts = np.bincount(cells, minlength=h * w * num_classes).reshape(h, w, num_classes)
     return torch.from_numpy((counts / np.maximum(counts.sum(-1, keepdims=True), 1)).astype(np.float32))
+
+
+def choose_patches(labels: Tensor, count: int, draws: Tensor) -> Tensor:
+    """Choose labelled patches of one image, rare classes first.
+
+        score[patch] = draw[patch] * sum over the patch's classes of the patches that hold the class
+        the `count` lowest scores are kept; patches without a label never are
+
+    Args:
+        labels: [N, C] shares of the classes.
+        count: largest number of patches.
+        draws: [N] uniform in [0, 1).
+
+    Returns:
+        [n] int64 indices in ascending order.
+    """
+    present = (labels > 0).float()
+    score = draws * (present @ present.sum(0))
+    score[present.sum(1) == 0] = torch.inf
+    chosen = score.argsort(stable=True)[: min(count, int((score < torch.inf).sum()))]
+    return chosen.sort().values
+
+
+def labelled_patches(
+    encoder: Encoder,
+    images: SegmentationSet,
+    config: KNNSegmentationConfig | LogisticSegmentationConfig,
+    *,
+    unit: bool,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return features [M, D] and shares of classes [M, C] of at most `memory_patches` patches, equally many per image.
+
+    Args:
+        encoder: the network.
+        images: the training images.
+        config: settings; read are resolution, memory_patches and seed.
+        unit: give the features a norm of 1.
+        progress: called with `memory` and the number of images done.
+
+    Raises:
+        ValueError: fewer patches than images, or no patch has a label.
+    """
+    budget = config.memory_patches // len(images)
+    if budget < 1:
+        raise ValueError(
+            f"memory_patches is {config.memory_patches} for {len(images)} training images; use one per image or more"
+        )
+    grids = (grid_of(*images.size(i), config.resolution, encoder.patch_size) for i in range(len(images)))
+    capacity = sum(min(budget, h * w) for h, w in grids)
+    features = torch.empty(capacity, encoder.dim, device=encoder.device)
+    labels = torch.empty(capacity, len(images.classes), device=encoder.device)
+    filled = 0
+    for i in range(len(images)):
+        image, label = images.read(i)
+        of_image = whole_features(encoder, image, config.resolution)
+        h, w, _ = of_image.shape
+        soft = soft_labels(label, (h, w), encoder.patch_size, len(images.classes)).flatten(0, 1)
+        draws = torch.from_numpy(generator(config.seed, 0, i, 0).random(h * w))
+        chosen = choose_patches(soft, budget, draws.float())
+        rows = slice(filled, filled + len(chosen))
+        of_chosen = of_image.flatten(0, 1)[chosen.to(of_image.device)]
+        features[rows] = F.normalize(of_chosen, dim=1) if unit else of_chosen
+        labels[rows] = soft[chosen].to(labels.device)
+        filled += len(chosen)
+        if progress is not None:
+            progress("memory", i + 1, len(images))
+    if not filled:
+        raise ValueError(f"all labels of {images.labels[0].parent} are void; there is nothing to learn from")
+    return features[:filled], labels[:filled]  # patches without a label leave rows empty; views, no copies

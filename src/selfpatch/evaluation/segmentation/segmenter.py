@@ -1,4 +1,4 @@
-"""A backbone that is trained on, maps from inside it, and a decoder: images -> logits of every pixel."""
+"""The trained network of a decoder: a backbone, maps from inside it, and a decoder that gives logits per pixel."""
 
 from __future__ import annotations
 
@@ -6,49 +6,50 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import partial
-from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfpatch.evaluation.feature_pyramid import LEVELS, FourStrides
+from selfpatch.evaluation.segmentation.config import DecoderConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE
 from selfpatch.evaluation.segmentation.decoders import FCNHead, Norm, SemanticFPN, UPerNet, norm_layer
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import SwinConfig
 from selfpatch.models.backbones.vit import ViT
 
-Head = Literal["fpn", "upernet"]
-
 AUXILIARY_WEIGHT = 0.4
 AUXILIARY_LEVEL = 2
 
-_DEPTHS: dict[Head, tuple[Fraction, ...]] = {
+_DEPTHS = {
     "fpn": (Fraction(1, 4), Fraction(1, 2), Fraction(3, 4), Fraction(1)),
     "upernet": (Fraction(1, 3), Fraction(1, 2), Fraction(2, 3), Fraction(1)),
 }
-"""Where the maps of a plain ViT are taken, as shares of its depth: blocks 3, 6, 9, 12 and 4, 6, 8, 12 of twelve."""
+"""Depths of a plain ViT that maps are taken at: blocks 3, 6, 9, 12 and 4, 6, 8, 12 of twelve."""
 
 
-def default_blocks(backbone: Backbone, head: Head) -> tuple[int, ...]:
-    """Which maps a head looks at: blocks of a ViT at its usual depths, the four stages of a Swin or a ResNet.
+def default_blocks(backbone: Backbone, method: str) -> tuple[int, ...]:
+    """Return the maps that `fpn` or `upernet` sees, counted from 1.
+
+    They are blocks of a ViT at its usual depths, or the four stages of a Swin or a ResNet.
 
     Raises:
         ValueError: there are not four stages.
     """
     if isinstance(backbone, ViT):
-        return tuple(math.ceil(share * backbone.num_layers) for share in _DEPTHS[head])
+        return tuple(math.ceil(share * backbone.num_layers) for share in _DEPTHS[method])
     stages = len(backbone.map_dims)
     if stages != LEVELS:
-        raise ValueError(f"a decoder looks at {LEVELS} stages; this {backbone.config.family} has {stages}")
+        raise ValueError(f"a decoder needs {LEVELS} stages; this {backbone.config.family} has {stages}")
     return tuple(range(1, LEVELS + 1))
 
 
 class Taps(nn.Module):
-    """Maps from inside a backbone, as a decoder reads them: [B, D_i, h_i, w_i], channels last in memory.
+    """Maps from inside a backbone, as a decoder reads them.
 
     Args:
-        blocks: which, counted from 1: blocks of a ViT, stages of a Swin or a ResNet.
+        backbone: the network.
+        blocks: blocks of a ViT, or stages of a Swin or a ResNet, counted from 1.
         normed: put each map of a ViT through the trunk's final norm, where it has one (iBOT's `out_with_norm`). The
             stages of a Swin have new norms of their own in any case, as in its released code.
     """
@@ -62,6 +63,7 @@ class Taps(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim) if is_swin else nn.Identity() for dim in self.dims)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the maps [B, D_i, h_i, w_i] of images, channels last in memory."""
         maps = self.backbone.maps(images, self.blocks)  # [B, h_i, w_i, D_i]
         if self.shared_norm:
             assert isinstance(self.backbone, ViT)
@@ -70,53 +72,45 @@ class Taps(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """The network that is trained: normalised images [B, C, H, W] of any size -> logits [B, K, H, W].
+    """The network to train.
 
     Args:
         taps: the backbone, and where its maps are taken.
-        head: `fpn` or `upernet`, the latter with an auxiliary head on its third map.
-        num_classes: K.
-        rescale: give the maps of a plain ViT strides 4, 8, 16 and 32; else they stay as they are.
-        channels: of the decoder; a Semantic FPN's head has half as many.
-        auxiliary_channels: of the auxiliary head.
-        norm: of the decoder.
+        num_classes: number of classes K.
+        config: settings; read are method, rescale, channels and auxiliary_channels. The method `upernet` has an
+            auxiliary head on its third map; a Semantic FPN's head has half as many channels.
+        norm: norm of the decoder.
     """
 
-    def __init__(
-        self,
-        taps: Taps,
-        head: Head,
-        num_classes: int,
-        *,
-        rescale: bool,
-        channels: int,
-        auxiliary_channels: int = 256,
-        norm: Norm = "batch",
-    ) -> None:
+    def __init__(self, taps: Taps, num_classes: int, config: DecoderConfig, *, norm: Norm = "batch") -> None:
         super().__init__()
         self.taps = taps
         backbone = taps.backbone
         plain = isinstance(backbone, ViT)
         between = partial(norm_layer, norm=norm)
-        self.pyramid = FourStrides(backbone.dim, backbone.patch_size, between) if rescale and plain else None
+        self.pyramid = FourStrides(backbone.dim, backbone.patch_size, between) if config.rescale and plain else None
         self.auxiliary: FCNHead | None = None
-        if head == "fpn":
+        channels = config.channels
+        if config.method == "fpn":
             self.decoder: SemanticFPN | UPerNet = SemanticFPN(
                 taps.dims, num_classes, channels=channels, head_channels=channels // 2, norm=norm
             )
         else:
             self.decoder = UPerNet(taps.dims, num_classes, channels=channels, norm=norm)
-            self.auxiliary = FCNHead(taps.dims[AUXILIARY_LEVEL], num_classes, channels=auxiliary_channels, norm=norm)
+            self.auxiliary = FCNHead(
+                taps.dims[AUXILIARY_LEVEL], num_classes, channels=config.auxiliary_channels, norm=norm
+            )
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the logits [B, K, H, W] of normalised images [B, C, H, W] of any size."""
         return _to_pixels(self.decoder(self._maps(images)), images, self.taps.backbone.patch_size)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The decoder's loss, and 0.4 of the auxiliary head's where there is one.
+        """Return the decoder's loss, plus 0.4 of the auxiliary head's where there is one.
 
         Args:
             images: [B, C, H, W], normalised.
-            labels: [B, H, W] int64, 255 where there is none.
+            labels: [B, H, W] int64, 255 for void.
         """
         maps, patch = self._maps(images), self.taps.backbone.patch_size
         total = pixel_loss(_to_pixels(self.decoder(maps), images, patch), labels)
@@ -134,16 +128,17 @@ class Segmenter(nn.Module):
 
 
 def _to_pixels(logits: Tensor, images: Tensor, patch: int) -> Tensor:
-    """[B, K, h, w] -> [B, K, H, W] float32: enlarged to the padded image, and what was added is cut off."""
+    """Enlarge logits [B, K, h, w] to the padded images, and cut them to [B, K, H, W] float32."""
     height, width = images.shape[-2:]
     padded = (height + -height % patch, width + -width % patch)
-    # What is contiguous stays so: softmax over channels-last logits would copy them.
+    # Contiguous logits stay so: softmax over channels-last logits would copy them.
     return F.interpolate(logits.float().contiguous(), size=padded, mode="bilinear")[..., :height, :width]
 
 
 def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy summed over the labelled pixels, over the number of all pixels, as mmsegmentation averages: a batch
-    that is mostly void weighs little, and one that is nothing else gives 0.
+    """Return the cross-entropy summed over the labelled pixels, divided by the number of all pixels.
+
+    mmsegmentation averages so: a batch that is mostly void weighs little, and one that is only void gives 0.
 
     Args:
         logits: [B, K, H, W].

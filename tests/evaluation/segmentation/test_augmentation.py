@@ -1,4 +1,4 @@
-"""What is done to images before a network sees them, and how its logits become the classes of whole images."""
+"""Crops, resizing and colours of images with their labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.evaluation.segmentation.augmentation import (
@@ -17,7 +16,6 @@ from selfpatch.evaluation.segmentation.augmentation import (
     resize_nearest,
 )
 from selfpatch.evaluation.segmentation.dataset import IGNORE
-from selfpatch.evaluation.segmentation.inference import classes_at, fit_image, predict_sliding, predict_whole
 
 WHOLE = (slice(None), slice(None))
 
@@ -111,54 +109,3 @@ def test_colours_are_distorted_within_bounds_and_sometimes_not_at_all() -> None:
     assert len({r.tobytes() for r in results}) > 50
     red = np.broadcast_to(np.array([200, 20, 20], np.uint8), (4, 4, 3))
     assert len({distort_colours(red, np.random.default_rng(s)).tobytes() for s in range(50)}) > 30
-
-
-def bright(images: Tensor) -> Tensor:
-    """[1, 3, H, W] -> [1, 2, H / 4, W / 4]: a network of patches of four pixels."""
-    pooled = F.avg_pool2d(images[:, :1], 4)
-    return torch.cat([pooled, 1 - pooled], 1)
-
-
-def test_whole_images_are_padded_to_the_stride_and_cut_again() -> None:
-    image = torch.rand(1, 3, 13, 18)
-    padded = F.pad(image, (0, 2, 0, 3))
-    expected = F.interpolate(bright(padded), (16, 20), mode="bilinear")[..., :13, :18]
-    torch.testing.assert_close(predict_whole(bright, image, 4), expected)
-
-
-def test_sliding_averages_windows_as_the_loop_does() -> None:
-    image = torch.rand(1, 3, 21, 34)
-    total, count = torch.zeros(1, 2, 21, 34), torch.zeros(21, 34)
-    for top in (0, 5, 9):  # 10 would pass the edge
-        for left in (0, 5, 10, 15, 20, 22):
-            window = image[..., top : top + 12, left : left + 12]
-            total[..., top : top + 12, left : left + 12] += F.interpolate(bright(window), (12, 12), mode="bilinear")
-            count[top : top + 12, left : left + 12] += 1
-    torch.testing.assert_close(predict_sliding(bright, image, 12, 5, 2), total / count)
-
-
-def test_sliding_sees_nothing_but_windows_of_its_size() -> None:
-    seen = []
-
-    def spy(images: Tensor) -> Tensor:
-        seen.append(tuple(images.shape))
-        return bright(images)
-
-    for height, width in ((1, 1), (3, 300), (8, 8), (9, 8)):
-        assert predict_sliding(spy, torch.rand(1, 3, height, width), 8, 8, 2).shape == (1, 2, height, width)
-    assert set(seen) == {(1, 3, 8, 8)}
-    with pytest.raises(ValueError, match="leave gaps"):
-        predict_sliding(bright, torch.rand(1, 3, 8, 8), 8, 9, 2)
-
-
-@pytest.mark.parametrize("size", [(77, 50), (5, 9), (1, 1), (300, 3)])
-@pytest.mark.parametrize("max_logits", [1, 3000, 2**26])
-def test_classes_in_strips_equal_those_of_the_resized_logits(size: tuple[int, int], max_logits: int) -> None:
-    logits = torch.randn(1, 9, 13, 17)
-    expected = F.interpolate(logits, size, mode="bilinear")[0].argmax(0)
-    assert (classes_at(logits, size, max_logits=max_logits) == expected).float().mean() > 0.999
-
-
-def test_fit_image_bounds_both_sides() -> None:
-    assert fit_image(picture(40, 3000)[0], 32, 128).shape == (3, 2, 128)
-    assert fit_image(picture(60, 80)[0], 30, 128).shape == (3, 30, 40)

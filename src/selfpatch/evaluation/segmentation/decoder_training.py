@@ -1,0 +1,163 @@
+"""Segmentation with a decoder, Semantic FPN or UPerNet, and the backbone fine-tuned below it.
+
+for each step:
+    logits = decoder(maps of four blocks of the backbone), enlarged to the crop
+    cross-entropy of every labelled pixel -> AdamW on decoder and backbone
+mIoU, aAcc, mAcc of the test images at their own size
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from selfpatch.core.schedules import polynomial_factor
+from selfpatch.core.types import Encoder
+from selfpatch.evaluation.batches import Batches
+from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
+from selfpatch.evaluation.probe_training import TrainingPlan, fit
+from selfpatch.evaluation.result import Progress, network_sha256
+from selfpatch.evaluation.segmentation.augmentation import LONG_OVER_SHORT, TrainCrop
+from selfpatch.evaluation.segmentation.config import DecoderConfig
+from selfpatch.evaluation.segmentation.dataset import SegmentationSet
+from selfpatch.evaluation.segmentation.decoders import Norm
+from selfpatch.evaluation.segmentation.harness import FittedMethod, Predict
+from selfpatch.evaluation.segmentation.inference import classes_at, fit_image, predict_sliding, predict_whole
+from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps, default_blocks
+from selfpatch.models.backbones.vit import ViT
+from selfpatch.models.encoder import BranchEncoder
+from selfpatch.ops.images import normalise
+
+
+def fit_decoder(
+    encoder: Encoder, train: SegmentationSet, config: DecoderConfig, out: Path | None, progress: Progress | None
+) -> FittedMethod:
+    """Train a decoder and a copy of the backbone; a checkpoint in `out` of the same training is continued.
+
+    Raises:
+        ValueError: the encoder is no network of this package, or settings or data do not fit.
+    """
+    if not isinstance(encoder, BranchEncoder):
+        raise ValueError(
+            f"a {type(encoder).__name__} cannot be fine-tuned; give weights of a ViT, a Swin or a ResNet, or use a "
+            "method of frozen features"
+        )
+    config = resolve(config, encoder)
+    batches = training_batches(train, config)
+    num_classes = len(train.classes)
+    network = build_segmenter(encoder, num_classes, config)
+    learned: dict[str, Any] = {}
+    if out is not None:
+        identity = {"backbone": network_sha256(encoder.backbone), "mean": encoder.mean, "std": encoder.std}
+        learned = {**config.learned(), "norm": _norm(config), **identity, "training_data": train.fingerprint()}
+    train_segmenter(network, encoder, batches, config, settings=learned, out=out, progress=progress)
+    return FittedMethod(_predictor(network, encoder, config, num_classes), config, {"norm": _norm(config)})
+
+
+def resolve(config: DecoderConfig, encoder: BranchEncoder) -> DecoderConfig:
+    """Return the settings with what is derived filled in: short side, stride, blocks, channels and warm-up."""
+    width = encoder.backbone.dim if isinstance(encoder.backbone, ViT) else 512
+    stride = max(1, config.crop * 2 // 3) if config.test == "slide" else None
+    return replace(
+        config,
+        short_side=config.short_side or config.crop,
+        stride=config.stride or stride,
+        warmup=min(config.warmup, config.steps // 10),
+        channels=config.channels or width,
+        blocks=config.blocks or default_blocks(encoder.backbone, config.method),
+    )
+
+
+def build_segmenter(encoder: BranchEncoder, num_classes: int, config: DecoderConfig) -> Segmenter:
+    """Build the network to train, on the encoder's device; its first weights depend on the seed alone.
+
+    Args:
+        encoder: the network whose backbone is copied.
+        num_classes: number of classes K.
+        config: settings, as `resolve` returns them.
+
+    Raises:
+        ValueError: the backbone lacks a block.
+    """
+    assert config.blocks is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        # Positions are resized once and trained so, as the released code does it, instead of in every step.
+        grid = math.ceil(config.crop / encoder.patch_size)
+        backbone = trainable_copy(encoder.backbone, drop_path=config.drop_path, grid=grid)
+        if max(config.blocks) > len(backbone.map_dims):
+            raise ValueError(f"blocks are {list(config.blocks)}; use four of 1 to {len(backbone.map_dims)}")
+        taps = Taps(backbone, config.blocks, normed=config.normed)
+        network = Segmenter(taps, num_classes, config, norm=_norm(config))
+    return network.to(encoder.device).to(memory_format=torch.channels_last)
+
+
+def _norm(config: DecoderConfig) -> Norm:
+    """Batch norm needs more than one value per channel, which the coarsest pooling of a single image is."""
+    return "batch" if config.batch_size > 1 else "group"
+
+
+@dataclass(frozen=True)
+class _TrainingCrops:
+    """Function of an image's index and a generator that makes a crop; picklable, for the loader processes."""
+
+    images: SegmentationSet
+    crop: TrainCrop
+
+    def __call__(self, i: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        return self.crop(*self.images.read(i), rng)
+
+
+def training_batches(images: SegmentationSet, config: DecoderConfig) -> Batches[tuple[Tensor, Tensor]]:
+    """Return the crops that `train_segmenter` learns from."""
+    crops = _TrainingCrops(images, TrainCrop(config.crop, short_side=config.short_side))
+    return Batches(len(images), crops, batch_size=config.batch_size, seed=config.seed, workers=config.workers)
+
+
+def train_segmenter(
+    network: Segmenter,
+    encoder: BranchEncoder,
+    batches: Batches[tuple[Tensor, Tensor]],
+    config: DecoderConfig,
+    *,
+    settings: Mapping[str, Any],
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Train in place and return the losses; arguments as for `probe_training.fit`."""
+    rates = {"lr": config.lr, "layer_decay": config.layer_decay, "weight_decay": config.weight_decay}
+    groups = layer_groups(network, network.taps.backbone, **rates)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=encoder.device.type in ("cpu", "cuda"))
+
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        pixels, labels = (part.to(encoder.device, non_blocking=True) for part in batch)
+        return network.loss(normalise(pixels, encoder.mean, encoder.std), labels)
+
+    factor = polynomial_factor(config.steps, warmup=config.warmup)
+    plan = TrainingPlan(config.steps, factor, seed=config.seed, precision=config.precision)
+    return fit(network.train(), loss, batches, optimizer, plan, settings=settings, out=out, progress=progress)
+
+
+def _predictor(network: Segmenter, encoder: BranchEncoder, config: DecoderConfig, num_classes: int) -> Predict:
+    """Return the trained network as a function of an image, in float32."""
+    network.eval()
+    short = config.short_side or config.crop
+
+    def predict(image: Image.Image) -> Tensor:
+        pixels = fit_image(image, short, LONG_OVER_SHORT * short).to(encoder.device)
+        normalised = normalise(pixels[None], encoder.mean, encoder.std)
+        if config.stride is None:
+            logits = predict_whole(network, normalised)
+        else:
+            logits = predict_sliding(network, normalised, config.crop, config.stride, num_classes)
+        return classes_at(logits, (image.height, image.width))
+
+    return predict

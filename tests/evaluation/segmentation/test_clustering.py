@@ -1,0 +1,56 @@
+"""k-means."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from selfpatch.evaluation.segmentation.clustering import cluster_means, kmeans, nearest_centre
+
+
+def test_clusters_are_found_and_restarts_keep_the_best() -> None:
+    torch.manual_seed(0)
+    middles = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    points = middles.repeat_interleave(50, 0) + torch.randn(150, 2)
+    found = kmeans(points, 3, iterations=20, restarts=3, rng=np.random.default_rng(0))
+    assert torch.cdist(middles, found.centres).min(1).values.max() < 0.5
+    cluster, distance = nearest_centre(points, found.centres)
+    torch.testing.assert_close(distance, torch.cdist(points, found.centres).min(1).values ** 2, rtol=1e-3, atol=1e-3)
+    assert found.inertia == pytest.approx(float(distance.sum()), rel=1e-5)
+    assert len(cluster.unique()) == 3
+    for i in range(3):  # a fixed point of Lloyd's iteration
+        torch.testing.assert_close(found.centres[i], points[cluster == i].mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_cluster_without_points_gets_the_farthest_one() -> None:
+    points, cluster = torch.tensor([[0.0], [1.0], [10.0]]), torch.tensor([0, 0, 0])
+    means = cluster_means(points, cluster, torch.tensor([0.0, 1.0, 100.0]), 2)
+    torch.testing.assert_close(means, torch.tensor([[11 / 3], [10.0]]))
+
+
+def test_points_that_coincide_are_no_harm() -> None:
+    found = kmeans(torch.ones(10, 2), 3, iterations=5, restarts=1, rng=np.random.default_rng(0))
+    assert found.inertia == 0
+    with pytest.raises(ValueError, match="3 clusters cannot be made of 2 patches"):
+        kmeans(torch.ones(2, 2), 3, iterations=5, restarts=1, rng=np.random.default_rng(0))
+
+
+def test_doubles_are_made_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS has none."""
+    moved: set[int] = set()
+    to_cpu, to_double = Tensor.cpu, Tensor.double
+
+    def cpu(x: Tensor) -> Tensor:
+        moved.add(id(x))  # a tensor that is there already is returned as it is
+        return to_cpu(x)
+
+    def double(x: Tensor) -> Tensor:
+        assert id(x) in moved
+        return to_double(x)
+
+    monkeypatch.setattr(Tensor, "cpu", cpu)
+    monkeypatch.setattr(Tensor, "double", double)
+    kmeans(torch.randn(20, 2), 3, iterations=5, restarts=2, rng=np.random.default_rng(0))
+    assert moved

@@ -1,0 +1,55 @@
+"""Settings of the segmentation methods: presets, ranges, and what a method does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from selfpatch.evaluation.segmentation.config import FPNConfig, LinearSegmentationConfig, Method, SegmentationConfig
+
+assert SegmentationConfig.variants is not None
+CLASSES = SegmentationConfig.variants[1]
+
+
+@pytest.mark.parametrize("method", CLASSES)
+def test_a_method_has_its_own_settings_and_its_first_preset_is_the_default(method: Method) -> None:
+    config = SegmentationConfig.from_settings({"method": method})
+    assert type(config) is CLASSES[method]
+    assert config == CLASSES[method]()
+    assert config.method == method
+    if config.presets:
+        assert config.recorded()["preset"] == next(iter(config.presets))
+
+
+def test_linear_is_the_default_method() -> None:
+    assert type(SegmentationConfig.from_settings({})) is LinearSegmentationConfig
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"preset": "huge"}, "preset is 'huge'; use one of: leopart, full, small"),
+        ({"preset": "small", "steps": 0}, "steps is 0; use a number above 0"),
+        ({"warmup": 5}, "warmup is 5, but sgd trains without; leave it out"),
+        ({"preset": "full", "warmup": -1}, "warmup is -1; use 0 or more"),
+        ({"preset": "full", "lr": 0}, "lr is 0; use a number above 0"),
+        ({"preset": "full", "test": "half"}, "test is 'half'; use one of: square, whole, slide"),
+        ({"epochs": None}, "steps and epochs are None; use a number for one of them"),
+        ({"method": "knn", "crop": 32}, "crop is not a setting; known are: method, kind"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        SegmentationConfig.from_settings(settings)
+
+
+def test_the_settings_of_one_method_are_refused_for_another() -> None:
+    with pytest.raises(ValueError, match="method is 'upernet', but FPNConfig is of 'fpn'"):
+        FPNConfig(method="upernet")
+
+
+def test_learned_settings_are_those_of_the_training() -> None:
+    first = LinearSegmentationConfig(steps=5)
+    assert first.learned() == LinearSegmentationConfig(steps=5, test="whole", test_split="other", workers=3).learned()
+    assert first.learned() != LinearSegmentationConfig(steps=5, lr=0.1).learned()
