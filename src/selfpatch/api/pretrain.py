@@ -61,7 +61,8 @@ def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
     student_teacher, report = make_student_teacher(config, statistics=measure_channels(data, config.channels))
     config = replace(config, loss_weights=student_teacher.loss_weights)  # of every loss, also where the default holds
     config = with_renderer(config, device)
-    loader = make_loader(config, student_teacher, data, device)  # refuse impossible settings before the run directory is made
+    # Impossible settings are refused before the run directory is made.
+    loader = make_loader(config, student_teacher, data, device)
     run = _new_run(config, data)
     if distributed.is_main_process():
         schedule = make_schedule(config, loader.steps_per_epoch)

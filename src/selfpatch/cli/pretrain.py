@@ -21,16 +21,17 @@ def run(arguments: list[str]) -> int:
     """Run the command and return its exit code."""
     chosen = peek(arguments, "recipe", "data", "model")
     base = _recipe(chosen, arguments)
-    # tyro does not know the settings of components: it leaves them over.
+    # tyro does not know the settings of components and the names of losses: it leaves them over.
     config, others = read_options(
         RunConfig,
         "pretrain",
         arguments,
-        description=DESCRIPTION,
-        default=replace(base.for_model(chosen.get("model", base.model)), components={}),
+        description=DESCRIPTION + _component_settings(base),
+        default=replace(base.for_model(chosen.get("model", base.model)), components={}, loss_weights={}),
         return_unknown_args=True,
     )
-    config = replace(config, components=base.components).override(nested(_pairs(others)))
+    weights = {**base.loss_weights, **config.loss_weights}
+    config = replace(config, components=base.components, loss_weights=weights).override(nested(_pairs(others)))
     from selfpatch.api.pretrain import pretrain
 
     pretrain(config)
@@ -43,6 +44,17 @@ def _recipe(chosen: dict[str, str], arguments: list[str]) -> RunConfig:
     from selfpatch.training.factory import recipe_for
 
     return recipe_for(chosen.get("data", SAMPLES))
+
+
+def _component_settings(recipe: RunConfig) -> str:
+    """Return a line of help with the recipe's options that tyro does not list."""
+    sections = {**{name: recipe.components.get(name, {}) for name in recipe.used}, "loss_weights": recipe.loss_weights}
+    options = [
+        f"--{name}.{key}".replace("_", "-") + f" {value}"
+        for name, section in sections.items()
+        for key, value in section.items()
+    ]
+    return f"\n\nThe recipe also sets {' '.join(options)}" if options else ""
 
 
 def _pairs(words: list[str]) -> list[tuple[str, str]]:

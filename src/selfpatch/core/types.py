@@ -148,7 +148,7 @@ class Objective(nn.Module):
         return {}
 
     def pool(self) -> nn.Module | None:
-        """Return a fresh module [..., N, D] -> [..., D] that makes the image token in place of the CLS token, or None."""
+        """Return a fresh module [..., N, D] -> [..., D] that makes the image token, in place of CLS, or None."""
         return None
 
     def check_grid(self, h: int, w: int) -> None:

@@ -1,0 +1,200 @@
+"""Help pages: every string is there, starts with a noun or a verb, and numbers say their unit and default."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import tyro
+
+from selfpatch.cli import parsing
+from selfpatch.cli.main import COMMANDS, main
+from selfpatch.config.recipes import recipe_names
+from selfpatch.config.schema import settings
+from selfpatch.evaluation.registry import EVALUATIONS
+
+BARE_STARTS = {
+    "of", "that", "by", "as", "in", "on", "with", "from", "to", "what", "which", "how", "where", "whether", "none", "so",
+}  # fmt: skip
+"""Words that a sentence of help must not start with."""
+
+UNITS = {
+    # what is counted
+    "number", "numbers", "pixel", "pixels", "px", "patch", "patches", "image", "images", "crops", "epoch", "epochs", "step",
+    "steps", "second", "seconds", "minute", "minutes", "mb", "gb", "times", "iterations", "processes", "block", "blocks",
+    "head", "heads", "layers", "class", "classes", "index", "level", "levels", "channels", "proposals", "boxes",
+    # what is measured
+    "side", "sides", "size", "width", "depth", "length", "radius", "resolution", "area", "memory",
+    # numbers without a unit
+    "factor", "factors", "rate", "rates", "probability", "probabilities", "fraction", "share", "ratio", "temperature",
+    "temperatures", "momentum", "decay", "deviation", "weight", "weights", "seed", "norm", "threshold", "thresholds", "scale",
+    "exponent", "cosine", "magnitude", "parameter", "parameters", "smoothing", "std", "shift", "change", "dropout", "year", "range",
+}  # fmt: skip
+"""Words of which the help of a number holds at least one: what it counts or measures."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a help page.
+
+    Attributes:
+        page: command line without `--help`.
+        name: as it is written.
+        values: what it takes, as the page shows it: `INT`, `{None}|FLOAT`, `STR`.
+        text: its help with default, as the page shows it.
+    """
+
+    page: str
+    name: str
+    values: str
+    text: str
+
+    @property
+    def sentence(self) -> str:
+        """The help without its default."""
+        return re.sub(r"\s*\((default: .*|required|repeatable)\)", "", self.text, flags=re.DOTALL).strip()
+
+    @property
+    def is_number(self) -> bool:
+        return bool(re.search(r"\b(INT|FLOAT)\b", self.values))
+
+
+def problems(option: Option) -> Iterator[str]:
+    """Everything that is wrong with the help of an option."""
+    words = [word.lower() for word in re.findall(r"[A-Za-z]+", option.sentence)]
+    where = f"{option.page} {option.name}: {option.text!r}"
+    if not words:
+        yield f"{where} has no help"
+    elif words[0] in BARE_STARTS:
+        yield f"{where} starts with {words[0]!r}"
+    if option.is_number and words and not UNITS & {*words}:
+        yield f"{where} is a number without a unit"
+    if option.is_number and not re.search(r"\((default: .+|required)", option.text):
+        yield f"{where} is a number without a default"
+
+
+class _Captured(Exception):
+    """Carries what a command would have shown help of."""
+
+
+def page(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[Option]]:
+    """The description and the options that `selfpatch COMMAND --help` shows."""
+
+    def capture(kind: Any, **tyro_options: Any) -> Any:
+        raise _Captured(kind, tyro_options)
+
+    monkeypatch.setattr(parsing.tyro, "cli", capture)
+    with pytest.raises(_Captured) as captured:
+        main([*command.split(), "--help"])
+    kind, tyro_options = captured.value.args
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        parser = tyro.extras.get_parser(
+            kind, **{key: tyro_options[key] for key in ("prog", "description", "default") if key in tyro_options}
+        )
+    options = [
+        Option(command, (action.option_strings or [action.dest])[0], str(action.metavar), str(action.help or ""))
+        for action in parser._actions
+        if "--help" not in action.option_strings
+    ]
+    return str(parser.description), options
+
+
+def commands() -> list[str]:
+    """Every command, every evaluation, and every variant and preset of each."""
+    found = [command for command in COMMANDS if command != "evaluate"] + ["evaluate all", "evaluate --compare"]
+    found += [f"pretrain --recipe {name}" for name in recipe_names()]
+    for name, row in EVALUATIONS.items():
+        key, variants = row.config.variants or ("", {"": row.config})
+        for variant, config in variants.items():
+            chosen = f"evaluate {name}" + (f" --{key.replace('_', '-')} {variant}" if key else "")
+            found += [chosen, *(f"{chosen} --preset {preset}" for preset in config.presets)]
+    return found
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_help_string_is_clear(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    description, options = page(command, monkeypatch)
+    assert options
+    assert description.split()[0].lower() not in BARE_STARTS
+    found = [problem for option in options for problem in problems(option)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "problem"),
+    [
+        ("INT", "Number of steps. (default: 3)", None),
+        ("STR", "Folder of the images. (required)", None),
+        ("FLOAT", "Of fpn and upernet: rate of each layer. (default: 0.1)", "starts with 'of'"),
+        ("STR", "None: the run's own. (default: None)", "starts with 'none'"),
+        ("STR", "what is drawn (default: x)", "starts with 'what'"),
+        ("STR", "(default: x)", "has no help"),
+        ("STR", "", "has no help"),
+        ("FLOAT", "Smaller is better. (default: 0.1)", "without a unit"),
+        ("{None}|INT", "Number of steps.", "without a default"),
+    ],
+)
+def test_bad_help_is_noticed(values: str, text: str, problem: str | None) -> None:
+    found = list(problems(Option("show", "--planted", values, text)))
+    assert (not found) if problem is None else any(problem in each for each in found), found
+
+
+def test_a_planted_setting_reaches_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    @settings
+    class Planted:
+        """Options with bad help."""
+
+        rate: float = 1.0
+        """By which the others learn."""
+        bare: int = 2
+
+    monkeypatch.setitem(COMMANDS, "planted", lambda arguments: parsing.read_options(Planted, "planted", arguments))
+    _, options = page("planted", monkeypatch)
+    found = "\n".join(problem for option in options for problem in problems(option))
+    assert "--rate" in found
+    assert "starts with 'by'" in found
+    assert "--bare: '(default: 2)' has no help" in found
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, row in EVALUATIONS.items() if row.config.presets or row.config.variants]
+)
+def test_presets_stand_in_the_help_and_in_a_table(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", name, "--presets"]) == 0
+    table = capsys.readouterr().out
+    key, variants = EVALUATIONS[name].config.variants or ("", {"": EVALUATIONS[name].config})
+    for variant, config in variants.items():
+        _, options = page(f"evaluate {name}" + (f" --{key} {variant}" if key else ""), monkeypatch)
+        shown = next((option.values for option in options if option.name == "--preset"), "")
+        assert all(preset in table and preset in shown for preset in config.presets)
+
+
+HEAVY = ("torch", "torchvision", "timm", "numpy", "scipy", "skimage", "PIL", "matplotlib", "tensorboard", "safetensors")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    calls = [[], ["--help"], ["--version"], ["evaluate"], *([*command.split(), "--help"] for command in commands())]
+    calls += [["evaluate", name, "--presets"] for name, row in EVALUATIONS.items() if row.config.presets]
+    program = f"""
+import contextlib, io, sys
+import selfpatch
+for module in {HEAVY}:
+    assert module not in sys.modules, f"import selfpatch imports {{module}}"
+from selfpatch.cli.main import main
+for call in {calls}:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        main(call)
+    for module in {HEAVY}:
+        assert module not in sys.modules, f"{{call}} imports {{module}}"
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
