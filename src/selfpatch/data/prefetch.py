@@ -53,31 +53,24 @@ def _tensors(views: Views) -> list[Tensor]:
     return [value for value in values if isinstance(value, Tensor)]
 
 
-class _End:
-    """Last element of the queue, with the error that ended the items, if any."""
-
-    def __init__(self, error: BaseException | None = None) -> None:
-        self.error = error
-
-
 def in_background(items: Iterator[T]) -> Generator[T]:
     """Yield the items of an iterator while a thread makes the next one.
 
     An error of the iterator is raised here, after the items before it. Closing the generator ends the thread and closes
     the iterator.
     """
-    ready: queue.Queue[T | _End] = queue.Queue(maxsize=1)
+    ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(maxsize=1)  # an item, or the error or the end
     stopped = threading.Event()
 
     def make() -> None:
-        end = _End()
+        end: BaseException | None = None
         try:
             for item in items:
-                ready.put(item)
+                ready.put((item,))
                 if stopped.is_set():
                     break
         except BaseException as error:
-            end = _End(error)
+            end = error
         if isinstance(items, Generator):
             items.close()  # in the thread that ran the generator
         ready.put(end)
@@ -85,11 +78,11 @@ def in_background(items: Iterator[T]) -> Generator[T]:
     thread = threading.Thread(target=make, name="prefetching", daemon=True)
     thread.start()
     try:
-        while not isinstance(item := ready.get(), _End):
-            yield item
+        while isinstance(item := ready.get(), tuple):
+            yield item[0]
             del item  # frees its memory while waiting for the next one
-        if item.error is not None:
-            raise item.error
+        if item is not None:
+            raise item
     finally:
         stopped.set()
         while thread.is_alive():

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from selfpatch.config.sections import CropConfig
 from selfpatch.data.augment import opencv as fast_rendering
-from selfpatch.data.augment import opencv_color as fast_colours
 from selfpatch.data.augment.multichannel import render_raster
 from selfpatch.data.augment.multicrop import (
     ADJUSTMENTS,
@@ -249,13 +248,13 @@ def test_opencv_runs_in_one_thread() -> None:
 
 def test_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    fast_colours.opencv.cache_clear()
+    fast_rendering.opencv.cache_clear()
     try:
         assert not fast_rendering_available()
         with pytest.raises(ValueError, match=r"needs OpenCV.*pip install 'selfpatch\[fast\]'"):
             render_fast(noise(8, 8), 8, at(NOTHING, 0, 0, 8, 8))
     finally:
-        fast_colours.opencv.cache_clear()
+        fast_rendering.opencv.cache_clear()
 
 
 def test_a_file_read_and_rendered_fast(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_a_cache_of_another_format_is_made_anew(photos: Path, cache: Path) -> No
     expected = relative(ImageIndex.open(photos, cache))
     (file,) = cache.iterdir()
     with np.load(file) as stored:
-        other = {**stored, "format": np.array(1), "images": stored["images"] + 1}
+        other = {**stored, "format": np.array(1), "characters": stored["characters"] + 1}
     np.savez(file, **other)
     assert relative(ImageIndex.open(photos, cache)) == expected
 

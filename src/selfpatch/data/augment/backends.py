@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from selfpatch.data.augment.opencv import fast_rendering_available, render_fast
-from selfpatch.data.augment.opencv_color import INSTALL
+from selfpatch.data.augment.opencv import INSTALL, fast_rendering_available, render_fast
 from selfpatch.data.augment.pillow import render
 from selfpatch.data.collate import Render
 from selfpatch.data.decode.fast import read_fast

@@ -25,10 +25,8 @@ def draw_mask(config: MaskConfig, grid: int, rng: np.random.Generator) -> np.nda
     if unmasked < config.share_unmasked:
         return np.zeros((grid, grid), bool)
     num_hidden = (config.ratio[0] + (config.ratio[1] - config.ratio[0]) * position) * grid**2
-    return _blocks(grid, num_hidden, rng) if config.kind == "block" else _anywhere(grid, num_hidden, rng)
-
-
-def _anywhere(grid: int, num_hidden: float, rng: np.random.Generator) -> np.ndarray:
+    if config.kind == "block":
+        return _blocks(grid, num_hidden, rng)
     return (np.argsort(rng.random(grid * grid), kind="stable") < int(num_hidden)).reshape(grid, grid)
 
 

@@ -11,7 +11,7 @@ from torchvision.transforms import functional as tvf
 from torchvision.transforms.functional import InterpolationMode
 
 from selfpatch.data.augment.multichannel import render_raster, resize_raster
-from selfpatch.data.augment.multicrop import ColourJitter, ViewParameters
+from selfpatch.data.augment.multicrop import ViewParameters
 from selfpatch.data.decode.multichannel import Raster
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.ops.colour import SOLARIZE_THRESHOLD
@@ -42,7 +42,8 @@ def render(image: Picture, size: int, parameters: ViewParameters) -> Tensor:
     if p.flip:
         view = tvf.hflip(view)
     if p.jitter is not None:
-        view = _jitter(view, p.jitter)
+        for name in p.jitter.order:
+            view = _ADJUST[name](view, getattr(p.jitter, name))
     if p.grey:
         view = tvf.to_grayscale(view, num_output_channels=3)
     if p.blur_radius > 0:
@@ -50,12 +51,6 @@ def render(image: Picture, size: int, parameters: ViewParameters) -> Tensor:
     if p.solarize:
         view = ImageOps.solarize(view, SOLARIZE_THRESHOLD)
     return tvf.pil_to_tensor(view)
-
-
-def _jitter(view: Image.Image, jitter: ColourJitter) -> Image.Image:
-    for name in jitter.order:
-        view = _ADJUST[name](view, getattr(jitter, name))
-    return view
 
 
 def resize_picture(picture: Picture, width: int, height: int) -> Picture:

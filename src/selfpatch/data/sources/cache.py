@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import stat
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,31 +18,9 @@ import numpy as np
 
 from selfpatch.core.atomic_io import replacing
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 SETTLED_NS = 2_000_000_000
 """Age in ns below which a source is not cached: a coarse clock could give the next change the same time."""
-
-
-@dataclass(frozen=True)
-class PathTable:
-    """Many paths as two arrays: a list of str would be copied page by page into each forked worker that reads it."""
-
-    characters: np.ndarray  # [total length] uint8, all paths one after the other
-    offsets: np.ndarray  # [paths + 1] int64
-
-    @staticmethod
-    def pack(paths: Sequence[bytes]) -> PathTable:
-        """Store paths, in file-system encoding, in one table."""
-        offsets = np.zeros(len(paths) + 1, np.int64)
-        np.cumsum([len(path) for path in paths], out=offsets[1:])
-        return PathTable(np.frombuffer(b"".join(paths), np.uint8), offsets)
-
-    def get(self, i: int) -> bytes:
-        """Return path `i`."""
-        return self.characters[self.offsets[i] : self.offsets[i + 1]].tobytes()
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
 
 
 class ImageEntry(NamedTuple):
@@ -56,7 +35,7 @@ class ImageEntry(NamedTuple):
 class SourceStamp(NamedTuple):
     """State of a folder, a shard or a list just before it was searched for images."""
 
-    path: bytes
+    path: str
     time: int  # of modification, in ns
     size: int  # in bytes; -1 for a folder
 
@@ -64,40 +43,50 @@ class SourceStamp(NamedTuple):
     def of(path: str, status: os.stat_result) -> SourceStamp:
         """Return the stamp of a path from its `os.stat`."""
         size = -1 if stat.S_ISDIR(status.st_mode) else status.st_size
-        return SourceStamp(os.fsencode(path), status.st_mtime_ns, size)
+        return SourceStamp(path, status.st_mtime_ns, size)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Images in a fixed order.
+    """Images in a fixed order, as three arrays.
+
+    A list of paths would be copied page by page into each forked worker that reads it.
 
     Attributes:
-        paths: `ImageEntry.path` of each image.
+        characters: [total length] uint8, `ImageEntry.path` of all images, one after the other.
+        offsets: [images + 1] int64, first character of each path, and the total length.
         extents: [images, 3] int64, the other fields of `ImageEntry`; [0, 3] if no image lies in a shard.
     """
 
-    paths: PathTable
+    characters: np.ndarray
+    offsets: np.ndarray
     extents: np.ndarray
 
     @staticmethod
     def of_files(paths: Sequence[bytes]) -> Listing:
         """List images that are files of their own."""
-        return Listing(PathTable.pack(paths), np.zeros((0, 3), np.int64))
+        offsets = np.zeros(len(paths) + 1, np.int64)
+        np.cumsum([len(path) for path in paths], out=offsets[1:])
+        return Listing(np.frombuffer(b"".join(paths), np.uint8), offsets, np.zeros((0, 3), np.int64))
 
     @staticmethod
-    def pack(entries: Sequence[ImageEntry]) -> Listing:
+    def of_entries(entries: Sequence[ImageEntry]) -> Listing:
         """List images of either kind."""
-        paths = [entry.path for entry in entries]
+        listing = Listing.of_files([entry.path for entry in entries])
         if not any(entry.shard for entry in entries):
-            return Listing.of_files(paths)
-        return Listing(PathTable.pack(paths), np.array([entry[1:] for entry in entries], np.int64))
+            return listing
+        return replace(listing, extents=np.array([entry[1:] for entry in entries], np.int64))
 
-    def get(self, i: int) -> ImageEntry:
+    def path(self, i: int) -> bytes:
+        """Return the path of image `i`."""
+        return self.characters[self.offsets[i] : self.offsets[i + 1]].tobytes()
+
+    def entry(self, i: int) -> ImageEntry:
         """Return image `i`."""
-        return ImageEntry(self.paths.get(i), *(self.extents[i].tolist() if len(self.extents) else ()))
+        return ImageEntry(self.path(i), *(self.extents[i].tolist() if len(self.extents) else ()))
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.offsets) - 1
 
 
 def default_cache_dir() -> Path:
@@ -133,34 +122,23 @@ def _load(root: str, file: Path) -> Listing | None:
         with np.load(file, allow_pickle=False) as cache:
             if int(cache["format"]) != CACHE_FORMAT:
                 return None
-            sources = PathTable(cache["watched"], cache["watched_offsets"])
-            if not _unchanged(root, sources, cache["times"].tolist(), cache["sizes"].tolist()):
-                return None
-            return Listing(PathTable(cache["images"], cache["image_offsets"]), cache["extents"])
+            for path, time_and_size in json.loads(cache["stamps"].tobytes()).items():
+                if list(SourceStamp.of(path, os.stat(os.path.join(root, path)))[1:]) != time_and_size:
+                    return None
+            return Listing(cache["characters"], cache["offsets"], cache["extents"])
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None  # no cache, a damaged one, or a source is gone
 
 
-def _unchanged(root: str, sources: PathTable, times: Iterable[int], sizes: Iterable[int]) -> bool:
-    paths = (os.fsdecode(sources.get(i)) for i in range(len(sources)))
-    return all(
-        SourceStamp.of(path, os.stat(os.path.join(root, path)))[1:] == (time, size)
-        for path, time, size in zip(paths, times, sizes, strict=True)
-    )
-
-
 def _save(file: Path, listing: Listing, stamps: Sequence[SourceStamp]) -> None:
-    sources = PathTable.pack([stamp.path for stamp in stamps])
+    by_path = json.dumps({stamp.path: stamp[1:] for stamp in stamps})
     # A read-only home is no reason to stop: the next run searches again.
     with contextlib.suppress(OSError), replacing(file) as stream:
         np.savez(
             stream,
             format=np.array(CACHE_FORMAT),
-            images=listing.paths.characters,
-            image_offsets=listing.paths.offsets,
+            stamps=np.frombuffer(by_path.encode(), np.uint8),
+            characters=listing.characters,
+            offsets=listing.offsets,
             extents=listing.extents,
-            watched=sources.characters,
-            watched_offsets=sources.offsets,
-            times=np.array([stamp.time for stamp in stamps], np.int64),
-            sizes=np.array([stamp.size for stamp in stamps], np.int64),
         )

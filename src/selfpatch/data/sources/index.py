@@ -80,7 +80,7 @@ class ImageIndex:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is out of range; use 0 to {len(self) - 1}")
-        path, length, offset, size = self._images.get(index)
+        path, length, offset, size = self._images.entry(index)
         if not length:
             return Path(self.root, os.fsdecode(path))
         shard, name = path[:length], path[length + 1 :]
@@ -103,8 +103,8 @@ class ImageIndex:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the relative paths: independent of the root, different once an image is added or removed."""
-        digest = hashlib.sha256(self._images.paths.offsets.astype("<i8").tobytes())
-        digest.update(self._images.paths.characters.tobytes())
+        digest = hashlib.sha256(self._images.offsets.astype("<i8").tobytes())
+        digest.update(self._images.characters.tobytes())
         return digest.hexdigest()[:32]
 
     def split(self, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +127,7 @@ class ImageIndex:
     @cached_property
     def _labels(self) -> tuple[tuple[str, ...], np.ndarray]:
         shards = self._images.extents[:, 0].tolist() or [0] * len(self)
-        parts = [_unpacked(self._images.paths.get(i), shard).partition(b"/") for i, shard in enumerate(shards)]
+        parts = [_unpacked(self._images.path(i), shard).partition(b"/") for i, shard in enumerate(shards)]
         names = sorted({name for name, _, _ in parts})
         if len(names) < 2 or not all(rest for _, _, rest in parts) or not {b"", b".", b".."}.isdisjoint(names):
             return (), np.zeros(0, np.int32)

@@ -106,7 +106,7 @@ def search_folder(root: str) -> tuple[Listing, list[SourceStamp]]:
         ) from None
     if not images:
         raise _no_images(root, search)
-    return Listing.pack(images), search.stamps
+    return Listing.of_entries(images), search.stamps
 
 
 def search_file(path: Path) -> tuple[Listing, list[SourceStamp]]:
@@ -122,13 +122,13 @@ def search_file(path: Path) -> tuple[Listing, list[SourceStamp]]:
     refuse_compressed(str(path))
     search = Search(str(path.parent))
     if is_shard(path.name):
-        return Listing.pack(_search_named(search, path, path.name)), search.stamps
+        return Listing.of_entries(_search_named(search, path, path.name)), search.stamps
     status = os.stat(path)
     lines = _lines(path)
     if all(_is_image_line(line) for line in lines):
         return Listing.of_files(lines), []
     images = [image for line in lines for image in _search_line(search, path, line)]
-    return Listing.pack(images), [SourceStamp.of(path.name, status), *search.stamps] if search.stamps else []
+    return Listing.of_entries(images), [SourceStamp.of(path.name, status), *search.stamps] if search.stamps else []
 
 
 def _lines(path: Path) -> list[bytes]:
