@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from selfpatch.experiments.report import write_study_report
-from selfpatch.experiments.results import Difference, Findings, Row, Seed, Spread, paired, percent, spread
+from selfpatch.experiments.results import Difference, Row, Seed, Spread, StudyResults, paired, percent, spread
 from selfpatch.visualization.curves import COLOURS
 from tests.helpers.html_page import Page
 from tests.helpers.svg_curves import legend, words
@@ -29,9 +29,9 @@ def row(name: str, **columns: Mapping[Seed, float] | Sequence[float]) -> Row:
     return Row(name, {c: v if isinstance(v, Mapping) else dict(enumerate(v)) for c, v in columns.items()})
 
 
-def findings(arms: Sequence[Row], baselines: Sequence[Row] = (), **more) -> Findings:
+def findings(arms: Sequence[Row], baselines: Sequence[Row] = (), **more) -> StudyResults:
     columns = list(dict.fromkeys(column for one in [*baselines, *arms] for column in one.numbers))
-    return Findings(
+    return StudyResults(
         **{"title": "T", "question": "Q?", "columns": columns, "baselines": baselines, "arms": arms, **more}
     )
 
@@ -44,7 +44,7 @@ def table(text: str, heading: str) -> dict[str, dict[str, str]]:
     return {first: dict(zip(head[1:], rest, strict=True)) for first, *rest in rows}
 
 
-def written(found: Findings, out: Path) -> str:
+def written(found: StudyResults, out: Path) -> str:
     return write_study_report(found, out).read_text(encoding="utf-8")
 
 
@@ -185,7 +185,7 @@ def test_one_seed_shows_no_spread_and_says_so(tmp_path: Path) -> None:
 
 
 def test_a_study_that_has_barely_begun(tmp_path: Path) -> None:
-    found = findings([row("a"), row("b")], columns=["x"], curves={"loss": {}, "x": {"a": []}}, unfinished=1)
+    found = findings([row("a"), row("b")], columns=["x"], curves={"loss": {}, "x": {"a": []}}, num_unfinished=1)
     text = written(found, tmp_path)
     assert table(text, "Results")["a"] == {"x": "–", "steps": "–", "minutes": "–"}
     assert table(text, "Difference to a") == {"b": {"x": "–"}}
@@ -194,6 +194,7 @@ def test_a_study_that_has_barely_begun(tmp_path: Path) -> None:
     assert written(findings([], columns=[]), tmp_path).startswith("# T\n")
 
 
+@settings(max_examples=30)  # each writes a whole report
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12),
@@ -262,7 +263,7 @@ def test_the_page_needs_no_other_file(sheet: Path, tmp_path: Path) -> None:
         sheets=[sheet, tmp_path / "gone.png"],
         failures=["a, seed 1: the loss is not finite."],
         conditions={"device": "cpu | 2 cores"},
-        unfinished=2,
+        num_unfinished=2,
     )
     text = written(found, tmp_path / "out")
     (link,) = re.findall(r"\(<(.*png)>\)", text)

@@ -17,10 +17,9 @@ from typing import Any
 import pytest
 
 from selfpatch import run_study
-from selfpatch.experiments import collect as gathering
+from selfpatch.experiments import collect, timing
 from selfpatch.experiments import run as running
-from selfpatch.experiments import timing as costs
-from selfpatch.experiments.jobs import Place, is_done, jobs_of, run_job
+from selfpatch.experiments.jobs import WorkerSlot, is_done, jobs_of, run_job
 from selfpatch.experiments.spec import Study, read_study
 from selfpatch.training.trainer import training_step
 from tests.helpers.command_line import command, environment
@@ -40,14 +39,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path) -> Path:
     out = folder / "undisturbed"
-    assert run_study(write_study(folder), folder, out, device="cpu", processes=2, tell=lambda line: None) == []
+    assert run_study(write_study(folder), folder, out, device="cpu", processes=2, notify=lambda line: None) == []
     return out
 
 
 def again(folder: Path, out: Path, **changes: Any) -> tuple[list[str], list[str]]:
     """The failures, and what was told."""
     told: list[str] = []
-    failures = run_study(write_study(folder, **changes), folder, out, device="cpu", processes=1, tell=told.append)
+    failures = run_study(write_study(folder, **changes), folder, out, device="cpu", processes=1, notify=told.append)
     return failures, told
 
 
@@ -106,7 +105,7 @@ def test_what_is_added_is_all_that_is_run(folder: Path, undisturbed: Path) -> No
     assert not is_done(job, study, undisturbed)
     before, own = metrics(undisturbed), undisturbed / job.folder
     written = {path: path.stat().st_mtime_ns for path in (own / "run").rglob("*") if path.is_file()}
-    assert run_job(job, study, str(folder / "photos"), undisturbed, Place("cpu", 1)) == []
+    assert run_job(job, study, str(folder / "photos"), undisturbed, WorkerSlot("cpu", 1)) == []
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert metrics(undisturbed).keys() - before.keys() == {f"{job.folder}/evaluations/2-davis/result.json"}
     assert {name: metrics(undisturbed)[name] for name in before} == before
@@ -184,7 +183,7 @@ def test_a_metric_that_is_not_there_is_named(folder: Path, tmp_path: Path) -> No
     evaluations = [{"davis": {"data": "davis", "resolution": 48}, "columns": {"mIoU": "mIoU"}}]
     study = read_study(write_study(folder, evaluations=evaluations), folder)
     job = next(job for job in jobs_of(study, {}) if job.baseline)
-    failures = run_job(job, study, "", tmp_path, Place("cpu", 1))
+    failures = run_job(job, study, "", tmp_path, WorkerSlot("cpu", 1))
     assert failures == ["davis has no metric 'mIoU' to show; its metrics are: " + ", ".join(DAVIS)]
     assert not is_done(job, study, tmp_path)
 
@@ -193,7 +192,7 @@ DAVIS = ["J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-D
 
 
 def test_an_arm_that_cannot_be_is_refused_before_anything_is_run(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="arm 'A': k is 9, but a 3x3 window has 8 neighbours"):
+    with pytest.raises(ValueError, match=r"arm 'A': selfpatch.k is 9, but a 3x3 window has 8 neighbours"):
         again(folder, tmp_path / "out", arms={"A": {"selfpatch": {"k": 9}}})
     assert not [path for path in (tmp_path / "out").iterdir() if path.name != ".lock"]
 
@@ -206,7 +205,7 @@ def test_other_images_are_not_mixed_in(folder: Path, undisturbed: Path) -> None:
     assert is_done(next(job for job in jobs_of(study, {}) if job.name == trained.name), study, undisturbed)
     assert not is_done(trained, other, undisturbed)
     with pytest.raises(ValueError, match="was begun with other settings"):
-        run_job(trained, other, str(folder / "photos"), undisturbed, Place("cpu", 1))
+        run_job(trained, other, str(folder / "photos"), undisturbed, WorkerSlot("cpu", 1))
 
 
 @pytest.mark.slow
@@ -217,8 +216,8 @@ def test_a_result_that_is_lost_is_measured_again(folder: Path, undisturbed: Path
     before = json.loads(path.read_text())["metrics"]
     path.unlink()
     assert not is_done(job, study, undisturbed)
-    assert gathering.gather(study, jobs_of(study, {}), undisturbed, [], 1, "", "cpu").baselines[0].numbers == {}
-    assert run_job(job, study, "", undisturbed, Place("cpu", 1)) == []
+    assert collect.collect_results(study, jobs_of(study, {}), undisturbed, [], 1, "", "cpu").baselines[0].numbers == {}
+    assert run_job(job, study, "", undisturbed, WorkerSlot("cpu", 1)) == []
     assert json.loads(path.read_text())["metrics"] == before
 
 
@@ -239,15 +238,15 @@ def test_devices_and_processes_that_cannot_be(folder: Path, monkeypatch: pytest.
 
 
 def test_every_device_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "_cores", lambda: 12)
-    assert running._places("cpu", None) == [Place("cpu", 3)] * 4
-    assert running._places("cpu", 1) == [Place("cpu", 12)]
+    monkeypatch.setattr(running, "_num_cores", lambda: 12)
+    assert running._slots("cpu", None) == [WorkerSlot("cpu", 3)] * 4
+    assert running._slots("cpu", 1) == [WorkerSlot("cpu", 12)]
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     for name in ("auto", "cuda"):
-        assert running._places(name, None) == [Place(f"cuda:{i}", 4) for i in range(3)]
-    assert [place.device for place in running._places("auto", 5)] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:1"]
-    assert running._places("cuda:1", 2) == [Place("cuda:1", 6)] * 2
+        assert running._slots(name, None) == [WorkerSlot(f"cuda:{i}", 4) for i in range(3)]
+    assert [slot.device for slot in running._slots("auto", 5)] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:1"]
+    assert running._slots("cuda:1", 2) == [WorkerSlot("cuda:1", 6)] * 2
 
 
 def test_two_studies_do_not_share_a_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,29 +268,29 @@ EQUAL = {
 
 def test_equal_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Epochs by the times of an epoch, which are measured once and never again; but with other settings."""
-    file, place = tmp_path / "costs.json", Place("cpu", 1)
+    file, slot = tmp_path / "timing.json", WorkerSlot("cpu", 1)
 
     def time(study: Study, *seconds: float) -> None:
-        monkeypatch.setattr(costs, "epoch_seconds", lambda configs, place: seconds)
-        for arm in costs.untimed(study, file):
-            assert costs.time_arm(arm, place, study=study, data="photos", file=file) == []
+        monkeypatch.setattr(timing, "epoch_seconds", lambda configs, slot: seconds)
+        for arm in timing.untimed(study, file):
+            assert timing.time_arm(arm, slot, study=study, data="photos", file=file) == []
 
     two = {name: EQUAL[name] for name in ("DINO", "both")}
     study = read_study(write_study(folder, arms=two), folder)
     time(study, 3.0, 2.0)
-    assert costs.equal_time_epochs(study, file) == {"both": pytest.approx(4 * 2 / 3, abs=1e-3)}
+    assert timing.equal_time_epochs(study, file) == {"both": pytest.approx(4 * 2 / 3, abs=1e-3)}
     study = read_study(write_study(folder, arms=EQUAL, settings={**PLAN["settings"], "epochs": 8}), folder)
     time(study, 8.0, 2.0)
-    assert costs.equal_time_epochs(study, file) == {"both": pytest.approx(8 * 2 / 3, abs=1e-3), "large": 2.0}
+    assert timing.equal_time_epochs(study, file) == {"both": pytest.approx(8 * 2 / 3, abs=1e-3), "large": 2.0}
     study = read_study(write_study(folder, arms={**two, "both": {**two["both"], "selfpatch": {"k": 2}}}), folder)
-    assert [arm.name for arm in costs.untimed(study, file)] == ["both"]
+    assert [arm.name for arm in timing.untimed(study, file)] == ["both"]
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "5", '{"both": 3}', '{"both": {}}', '{"both": {"ratio": 2}}'])
 def test_what_is_no_record_of_times_is_not_read_as_one(folder: Path, tmp_path: Path, text: str) -> None:
     study = read_study(write_study(folder, arms={name: EQUAL[name] for name in ("DINO", "both")}), folder)
-    (tmp_path / "costs.json").write_text(text)
-    assert [arm.name for arm in costs.untimed(study, tmp_path / "costs.json")] == ["both"]
+    (tmp_path / "timing.json").write_text(text)
+    assert [arm.name for arm in timing.untimed(study, tmp_path / "timing.json")] == ["both"]
 
 
 def test_times_of_epochs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,11 +302,11 @@ def test_times_of_epochs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sizes.append(sum(len(views.global_crops[0]) for views in batches))
         return training_step(model, batches, *rest, **options)
 
-    monkeypatch.setattr(costs, "training_step", noted)
-    monkeypatch.setattr(costs.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(timing, "training_step", noted)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     small = replace(read_study(write_study(folder), folder).arms[0].config, data=str(folder / "photos"))
-    seconds = costs.epoch_seconds([small, replace(small, batch_size=8)], Place("cpu", 1))
-    assert sizes == [4, 8] * (costs.WARM_UP + costs.STEPS)
+    seconds = timing.epoch_seconds([small, replace(small, batch_size=8)], WorkerSlot("cpu", 1))
+    assert sizes == [4, 8] * (timing.WARM_UP + timing.STEPS)
     assert seconds == [20 // 4, 20 // 8], "every step takes one second of this clock"
 
 
@@ -318,19 +317,19 @@ def test_minutes_are_those_of_the_steps() -> None:
         {"step": 10, "view_matching": 0.2},
         {"step": 30, "images_per_second": 8.0},
     ]
-    assert gathering.minutes_of(rows, batch_size=6) == pytest.approx((60 / 4 + 120 / 8) / 60)
+    assert collect.training_minutes(rows, batch_size=6) == pytest.approx((60 / 4 + 120 / 8) / 60)
 
 
 def test_curves_are_means_over_the_steps_that_all_seeds_have() -> None:
     lines = [[(0.0, 1.0), (10.0, 2.0), (20.0, 9.0)], [(0.0, 3.0), (10.0, 4.0)]]
-    assert gathering.mean_curve(lines) == [(0.0, 2.0), (10.0, 3.0)]
-    assert gathering.mean_curve([]) == []
+    assert collect.mean_curve(lines) == [(0.0, 2.0), (10.0, 3.0)]
+    assert collect.mean_curve([]) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("[!c]*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_of_ours_run(path: Path, data_dir: Path, tmp_path: Path) -> None:
-    assert run_study(path, data_dir, tmp_path, size=SIZE, tell=lambda line: None) == []
+    assert run_study(path, data_dir, tmp_path, size=SIZE, notify=lambda line: None) == []
     lines = (tmp_path / "report.md").read_text().splitlines()
     for arm in read_study(path, data_dir, SIZE).arms:
         results = next(line for line in lines if line.startswith(f"| {arm.name} |"))

@@ -50,7 +50,7 @@ def test_sizes_and_files_are_laid_over_one_another(tmp_path: Path) -> None:
 
 
 def test_the_jobs(tmp_path: Path) -> None:
-    """Floors first, then all arms of a seed before those of the next."""
+    """Baselines first, then all arms of a seed before those of the next."""
     arms = {**PLAN["arms"], "longer": {"objective": "selfpatch", "equal_time": "DINO"}}
     study = read_study(write_study(tmp_path, arms=arms), tmp_path)
     jobs = jobs_of(study, {"longer": 2.5})
@@ -64,7 +64,7 @@ def test_the_jobs(tmp_path: Path) -> None:
     assert len({job.folder for job in jobs}) == len(jobs)
 
 
-def test_each_architecture_has_an_untrained_floor_of_its_own(tmp_path: Path) -> None:
+def test_each_architecture_has_an_untrained_baseline_of_its_own(tmp_path: Path) -> None:
     arms = {"small": {"objective": "none"}, "deep": {"objective": "none", "backbone": {"depth": 3}}}
     jobs = jobs_of(read_study(write_study(tmp_path, arms=arms, seeds=[0]), tmp_path), {})
     assert [job.row for job in jobs if not job.trained] == [
@@ -88,19 +88,19 @@ def test_each_architecture_has_an_untrained_floor_of_its_own(tmp_path: Path) -> 
         ({"arms": {"A": {"objective": "sefpatch"}}}, "arm 'A': .*sefpatch"),
         ({"arms": {"A": {"epocs": 3}}}, "arm 'A': epocs is not .*did you mean 'epochs'"),
         ({"arms": {"A": {"objective": "none", "selfpatch": {"k": 2}}}}, "arm 'A': nothing reads .*'selfpatch'"),
-        ({"arms": {"A": {"seed": 3}}}, "arm 'A' sets seed, which is the study's to set"),
+        ({"arms": {"A": {"seed": 3}}}, "arm 'A' sets seed, which the study sets"),
         ({"arms": {"A b": {}, "a-B": {}}}, "the arm 'A b' needs a name that differs"),
         ({"arms": {"A": {"equal_time": "B"}}}, "arm 'A' has equal_time 'B', which is no arm with epochs"),
         ({"reference": "MoBY"}, "reference is 'MoBY', which is no arm; use one of: DINO, DINO"),
         ({"seeds": [1, 1]}, r"seeds is \[1, 1\]; name each once"),
         ({"seeds": [-1]}, r"seeds is \[-1\]; name each once, from 0 up"),
         ({"seeds": 3}, "seeds is 3; use a list of values"),
-        ({"floors": ["raw"]}, "the floor 'raw' is unknown or there twice; use untrained, baseline:"),
-        ({"floors": ["baseline:mean-colour:0"]}, "the floor 'baseline:mean-colour:0' is unknown"),
-        ({"floors": ["baseline:mean-colour:../.."]}, "is unknown"),
-        ({"floors": ["untrained", "untrained"]}, "the floor 'untrained' is unknown or there twice"),
-        ({"floors": 5}, "floors is 5; use a list of values"),
-        ({"pretrain": "phots"}, "pretrain: there is no .*phots; say with --data"),
+        ({"baselines": ["raw"]}, "the baseline 'raw' is unknown or there twice; use untrained, baseline:"),
+        ({"baselines": ["baseline:mean-colour:0"]}, "the baseline 'baseline:mean-colour:0' is unknown"),
+        ({"baselines": ["baseline:mean-colour:../.."]}, "is unknown"),
+        ({"baselines": ["untrained", "untrained"]}, "the baseline 'untrained' is unknown or there twice"),
+        ({"baselines": 5}, "baselines is 5; use a list of values"),
+        ({"pretrain": "phots"}, "pretrain: there is no .*phots; name the data folder with --data"),
         ({"evaluations": [{"davis": {"data": "davis"}}]}, "evaluations, entry 1: give columns"),
         (
             {"evaluations": [{"davis": {"data": "davis", "size": 3}, "columns": {"J": "J"}}]},
@@ -109,7 +109,7 @@ def test_each_architecture_has_an_untrained_floor_of_its_own(tmp_path: Path) -> 
         ({"evaluations": [{"davis": {"data": "away"}, "columns": {"J": "J"}}]}, "entry 1: there is no .*away"),
         ({"evaluations": 2 * PLAN["evaluations"]}, "the column 'J&F' is no text or there twice"),
         ({"evaluations": [{"davis": {"data": "davis"}, "columns": {"J": None}}]}, "the column None is no text"),
-        ({"settings": {**PLAN["settings"], "checkpoint": {}}}, "over_time measures checkpoints that are kept"),
+        ({"settings": {**PLAN["settings"], "checkpoint": {}}}, "over_time evaluates kept checkpoints"),
         ({"extends": "tiny.yaml"}, "extends itself"),
         ({"extends": "none.yaml"}, r"cannot read the study .*none.yaml \(No such file"),
         ({"sizes": {"cpu": 3}}, "size 'cpu' is 3; a mapping of names to values is needed"),
@@ -123,16 +123,16 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, changes: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("arms", "floors"),
+    ("arms", "baselines"),
     [
         ({"untrained": {}}, ["untrained"]),
         ({"mean colour, 4 x 4 pixels": {}}, ["baseline:mean-colour:4"]),
         ({"untrained A": {"backbone": {"depth": 1}}, "A": {}}, ["untrained"]),
     ],
 )
-def test_an_arm_is_not_taken_for_a_floor(tmp_path: Path, arms: dict[str, Any], floors: list[str]) -> None:
-    study = read_study(write_study(tmp_path, arms=arms, floors=floors), tmp_path)
-    with pytest.raises(ValueError, match="an arm and a floor are both called"):
+def test_an_arm_is_not_taken_for_a_baseline(tmp_path: Path, arms: dict[str, Any], baselines: list[str]) -> None:
+    study = read_study(write_study(tmp_path, arms=arms, baselines=baselines), tmp_path)
+    with pytest.raises(ValueError, match="an arm and a baseline are both called"):
         jobs_of(study, {})
 
 
@@ -153,5 +153,5 @@ def test_a_size_that_is_not_there(tmp_path: Path) -> None:
 def test_every_study_of_ours_reads(path: Path, size: str, data_dir: Path) -> None:
     if path.stem != "common":
         study = read_study(path, data_dir, size)
-        assert {"untrained", "baseline:raw-patch:8", "baseline:mean-colour:8"} <= set(study.floors)
+        assert {"untrained", "baseline:raw-patch:8", "baseline:mean-colour:8"} <= set(study.baselines)
         assert study.question

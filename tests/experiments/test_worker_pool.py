@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from selfpatch.experiments.worker_pool import run_jobs
-from tests.helpers.tiny_study import execute
+from tests.helpers.pool_jobs import execute
 
 
-def outcomes(jobs: list[str], places: list[Path], logs: Path) -> dict[str, list[str]]:
-    for place in places:
-        place.mkdir(exist_ok=True)
-    return dict(run_jobs(jobs, execute, places, logs))
+def outcomes(jobs: list[str], slots: list[Path], logs: Path) -> dict[str, list[str]]:
+    for slot in slots:
+        slot.mkdir(exist_ok=True)
+    return dict(run_jobs(jobs, execute, slots, logs))
 
 
 def test_a_job_that_fails_keeps_no_other_from_running(tmp_path: Path) -> None:
@@ -29,18 +29,18 @@ def test_a_job_that_fails_keeps_no_other_from_running(tmp_path: Path) -> None:
     assert "\n" not in ended["crash"][0]
     assert "signal 9" in ended["die"][0]
     assert ended["work"] == []
-    assert "a mistake" in (tmp_path / "logs" / "place-0.log").read_text(), "the log has the whole traceback"
+    assert "a mistake" in (tmp_path / "logs" / "worker-0.log").read_text(), "the log has the whole traceback"
     pids = {job: int((tmp_path / "here" / job).read_text()) for job in ended}
     assert pids["fail it"] == pids["refuse"] == pids["crash"], "what was foreseen leaves the process as it was"
     assert len({pids["crash"], pids["die"], pids["work"]}) == 3, "after what was not, another one goes on"
 
 
-def test_places_work_at_once_and_each_takes_the_next_job(tmp_path: Path) -> None:
-    places = [tmp_path / "one", tmp_path / "two"]
-    ended = outcomes(["sleep 3", "work a", "work b", "work c"], places, tmp_path / "logs")
-    assert list(ended)[-1] == "sleep 3", "the others did not wait for it"
-    assert sum((place / "sleep 3").exists() for place in places) == 1
-    assert len({(p / j).read_text() for p in places for j in ended if (p / j).exists()}) == 2
+def test_slots_work_at_once_and_each_takes_the_next_job(tmp_path: Path) -> None:
+    slots = [tmp_path / "one", tmp_path / "two"]
+    ended = outcomes(["sleep 2", "work a", "work b", "work c"], slots, tmp_path / "logs")
+    assert list(ended)[-1] == "sleep 2", "the others did not wait for it"
+    assert sum((slot / "sleep 2").exists() for slot in slots) == 1
+    assert len({(p / j).read_text() for p in slots for j in ended if (p / j).exists()}) == 2
 
 
 def test_processes_end_with_the_one_that_began_them(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_processes_end_with_the_one_that_began_them(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from selfpatch.experiments.worker_pool import run_jobs
-from tests.helpers.tiny_study import execute
+from tests.helpers.pool_jobs import execute
 if __name__ == "__main__":
     list(run_jobs(["sleep 100"], execute, [Path({str(tmp_path / "here")!r})], Path({str(tmp_path)!r})))
 """

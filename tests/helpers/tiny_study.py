@@ -1,10 +1,7 @@
-"""A study of seconds on made-up data, and jobs that stand for those of a study."""
+"""A study of seconds on made-up data."""
 
 from __future__ import annotations
 
-import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +30,7 @@ PLAN: dict[str, Any] = {
         "optimizer": {"warmup_epochs": 1},
     },
     "arms": {"DINO": {"objective": "none"}, "DINO + SelfPatch": {"objective": "selfpatch"}},
-    "floors": ["untrained", "baseline:mean-colour:4"],
+    "baselines": ["untrained", "baseline:mean-colour:4"],
     "evaluations": [{"davis": {"data": "davis", "resolution": 48}, "columns": {"J&F-Mean": "J&F", "J-Mean": "J"}}],
     "over_time": [
         {"davis": {"data": "davis", "resolution": 48, "sequences": ["first"]}, "columns": {"J&F-Mean": "first J&F"}}
@@ -51,20 +48,3 @@ def write_study(folder: Path, **changes: Any) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(plan, sort_keys=False))
     return path
-
-
-def execute(job: str, place: Path) -> list[str]:
-    """Does what the job's name says; a place is a folder to leave a mark in."""
-    word, _, rest = job.partition(" ")
-    (place / job).write_text(str(os.getpid()))
-    if word == "sleep":
-        time.sleep(float(rest))
-    elif word == "fail":
-        return [f"{rest} failed"]
-    elif word == "refuse":
-        raise ValueError("this cannot be")
-    elif word == "crash":
-        raise KeyError("a mistake\nof several lines")
-    elif word == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return []

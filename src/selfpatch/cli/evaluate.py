@@ -171,7 +171,7 @@ def _evaluate_all(arguments: list[str]) -> int:
 
     with _progress_bar("suite") as (bar, progress):
 
-        def tell(outcome: Outcome) -> None:
+        def notify(outcome: Outcome) -> None:
             name = f"{outcome.entry.number}. {outcome.entry.evaluation} on {outcome.entry.data}"
             state = "failed" if outcome.error else "was done before" if outcome.was_done else "done"
             bar.console.print(f"{name}: {state}", highlight=False, markup=False, soft_wrap=True)
@@ -184,7 +184,7 @@ def _evaluate_all(arguments: list[str]) -> int:
             options.out,
             device=options.device,
             load_options=plain(options.load),
-            tell=tell,
+            notify=notify,
             progress=progress,
         )
     failed = [outcome for outcome in outcomes if outcome.error is not None]

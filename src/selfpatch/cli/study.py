@@ -48,6 +48,6 @@ def run(arguments: list[str]) -> int:
         device=options.device,
         processes=options.processes,
         command=shlex.join(["selfpatch", "study", *arguments]),
-        tell=partial(print, flush=True),  # hours may go by before a pipe's buffer is full
+        notify=partial(print, flush=True),  # hours may go by before a pipe's buffer is full
     )
     return 2 if failures else 0

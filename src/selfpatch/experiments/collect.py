@@ -1,4 +1,4 @@
-"""What lies on disk of a study, as the records that its report is made of."""
+"""Collection of the results of a study from its folder."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.core.machine import current_versions, device_name
 from selfpatch.data.images import evenly_spread, load_images
 from selfpatch.data.sources.index import ImageIndex
-from selfpatch.experiments.jobs import Job, begun_alike, is_trained, scores
-from selfpatch.experiments.results import Findings, Row, Seed
+from selfpatch.experiments.jobs import Job, has_same_request, is_trained, scores
+from selfpatch.experiments.results import Row, Seed, StudyResults
 from selfpatch.experiments.spec import Study
-from selfpatch.experiments.timing import COSTS, kept_ratio
+from selfpatch.experiments.timing import TIMING_FILE, stored_ratio
 from selfpatch.training.loggers.metrics import read_metrics
 from selfpatch.visualization.curves import Point, points_of
 from selfpatch.visualization.sheet import picture_sheet
@@ -32,37 +32,40 @@ METERS = {
     "entropy": ("entropy of the teacher's distributions, nats", 1),
     "patch_rank": ("effective rank of the patch features", 1),
 }
-"""What a run records that is drawn over its steps: its heading, and what it is multiplied by."""
+"""Metrics of a run that are drawn over its steps, with their headings and factors."""
 SHEET = Path("figures", "patch-features.png")
 SHEET_IMAGES, SHEET_SIDE = 6, 224
-"""Images on the sheet of patch features, and about their side in pixels."""
+"""Number of images on the sheet of patch features, and their approximate side in pixels."""
 
 
-def gather(
+def collect_results(
     study: Study,
     jobs: Sequence[Job],
     out: Path,
     failures: Sequence[str],
-    unfinished: int,
+    num_unfinished: int,
     command: str,
     device: str,
-) -> Findings:
-    """All that is known so far; what is there of jobs with other settings is left out.
+) -> StudyResults:
+    """Return all results so far, without those of jobs with other settings.
 
     Args:
-        jobs: of the study, as `jobs.jobs_of` gives them.
-        failures, unfinished: see `Findings`.
-        command: that was called; empty: it is not known.
-        device: that the jobs run on.
+        study: the study.
+        jobs: its jobs, from `jobs.jobs_of`.
+        out: folder of the study.
+        failures: sentences about what failed.
+        num_unfinished: number of jobs that have not run yet.
+        command: command that was called, or empty if it is not known.
+        device: device of the jobs.
     """
-    by_row: dict[str, list[Job]] = defaultdict(list)
+    jobs_by_row: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
-        by_row[job.row].append(job)
-    begun = [job for job in jobs if begun_alike(job, out)]
-    rows = [_row(name, [job for job in members if job in begun], study, out) for name, members in by_row.items()]
+        jobs_by_row[job.row].append(job)
+    begun = [job for job in jobs if has_same_request(job, out)]
+    rows = [_row(name, [job for job in members if job in begun], study, out) for name, members in jobs_by_row.items()]
     trained = {job.row for job in jobs if job.trained}
     sheet = out / SHEET
-    return Findings(
+    return StudyResults(
         title=study.title,
         question=study.question,
         columns=[column for m in study.evaluations for column in m.columns.values()],
@@ -72,7 +75,7 @@ def gather(
         sheets=[sheet] if sheet.is_file() else [],
         failures=failures,
         conditions=_conditions(study, out, command, device),
-        unfinished=unfinished,
+        num_unfinished=num_unfinished,
         reference=study.reference,
     )
 
@@ -88,14 +91,12 @@ def _row(name: str, jobs: Sequence[Job], study: Study, out: Path) -> Row:
             run = RunDirectory.open(out / job.folder / "run")
             rows = read_metrics(run.path)
             steps = max((row["step"] for row in rows), default=None)
-            minutes[job.seed] = minutes_of(rows, run.settings["batch_size"])
+            minutes[job.seed] = training_minutes(rows, run.settings["batch_size"])
     return Row(name, numbers, steps, minutes)
 
 
-def minutes_of(rows: Iterable[Mapping[str, Any]], batch_size: int) -> float:
-    """Of the training steps, as long as they took: measurements and stops in between do not count, but what else the
-    machine did at the time does.
-    """
+def training_minutes(rows: Iterable[Mapping[str, Any]], batch_size: int) -> float:
+    """Return the wall-clock time of the training steps in minutes, without evaluations and stops."""
     logged = [row for row in rows if row.get("images_per_second")]
     steps = [0, *(row["step"] for row in logged)]
     images = [batch_size * (after - before) for before, after in pairwise(steps)]
@@ -103,13 +104,13 @@ def minutes_of(rows: Iterable[Mapping[str, Any]], batch_size: int) -> float:
 
 
 def _curves(study: Study, jobs: Sequence[Job], out: Path) -> dict[str, dict[str, list[Point]]]:
-    """By heading and arm, over the steps of what is trained to its end."""
+    """Return curves over the steps of finished trainings, by heading and arm."""
     curves: dict[str, dict[str, list[list[Point]]]] = defaultdict(lambda: defaultdict(list))
     for job in (job for job in jobs if job.trained and is_trained(out / job.folder / "run")):
         rows = read_metrics(out / job.folder / "run")
         for meter, (heading, factor) in METERS.items():
             curves[heading][job.row].append([(x, factor * y) for x, y in points_of(rows, meter)])
-        for column, line in _stages(study, out / job.folder / "over_time").items():
+        for column, line in _scores_over_time(study, out / job.folder / "over_time").items():
             curves[f"{column}, %"][job.row].append([(x, 100 * y) for x, y in line])
     means = {
         heading: {arm: mean_curve([line for line in lines if line]) for arm, lines in arms.items()}
@@ -118,17 +119,17 @@ def _curves(study: Study, jobs: Sequence[Job], out: Path) -> dict[str, dict[str,
     return {h: drawn for h, arms in means.items() if (drawn := {arm: line for arm, line in arms.items() if line})}
 
 
-def _stages(study: Study, folder: Path) -> dict[str, list[Point]]:
-    """By column, the scores of the network after so many steps."""
+def _scores_over_time(study: Study, folder: Path) -> dict[str, list[Point]]:
+    """Return the scores of the kept checkpoints as points (step, score), by column."""
     lines: dict[str, list[Point]] = defaultdict(list)
-    for stage in sorted(folder.glob("*")):
-        for column, value in scores(study.over_time, stage).items():
-            lines[column].append((float(stage.name), value))
+    for checkpoint in sorted(folder.glob("*")):
+        for column, value in scores(study.over_time, checkpoint).items():
+            lines[column].append((float(checkpoint.name), value))
     return lines
 
 
 def mean_curve(lines: Sequence[Sequence[Point]]) -> list[Point]:
-    """The mean over seeds, at the steps that all of them have."""
+    """Return the mean over seeds at the steps that all seeds have."""
     values: dict[float, list[float]] = defaultdict(list)
     for x, y in (point for line in lines for point in line):
         values[x].append(y)
@@ -136,26 +137,26 @@ def mean_curve(lines: Sequence[Sequence[Point]]) -> list[Point]:
 
 
 def _conditions(study: Study, out: Path, command: str, device: str) -> dict[str, str]:
-    found = {
+    conditions = {
         "trained on": ", ".join(study.pretrain),
         "seeds": ", ".join(map(str, study.seeds)),
         "device": device_name(torch.device(device)),
         "versions": ", ".join(f"{name} {version}" for name, version in current_versions().items()),
     }
     for arm in study.arms:
-        if (ratio := kept_ratio(study, arm, out / COSTS)) is not None:
-            found[f"an epoch of {arm.name}"] = f"takes {1 / ratio:.2f} times as long as one of {arm.equal_time}"
-    return found | ({"command": command} if command else {})
+        if (ratio := stored_ratio(study, arm, out / TIMING_FILE)) is not None:
+            conditions[f"an epoch of {arm.name}"] = f"takes {1 / ratio:.2f} times as long as one of {arm.equal_time}"
+    return conditions | ({"command": command} if command else {})
 
 
 def draw_sheet(study: Study, jobs: Sequence[Job], out: Path, device: str) -> None:
-    """What each arm's network of the first seed makes of some images, and the first one as its training began.
+    """Draw the patch features of each arm's network of the first seed, and of the first arm at initialisation.
 
     Raises:
-        ValueError: there are no such images, or the networks take no common size.
+        ValueError: there are no images, or the networks accept no common image size.
     """
-    own = [job for job in jobs if job.seed == study.seeds[0] and job.trained and begun_alike(job, out)]
-    runs = {job.row: str(out / job.folder / "run") for job in own if is_trained(out / job.folder / "run")}
+    first_seed = [job for job in jobs if job.seed == study.seeds[0] and job.trained and has_same_request(job, out)]
+    runs = {job.row: str(out / job.folder / "run") for job in first_seed if is_trained(out / job.folder / "run")}
     if not runs or study.pictures is None:
         return
     networks = {"untrained": f"untrained:{next(iter(runs.values()))}", **runs}

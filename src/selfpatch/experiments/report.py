@@ -9,7 +9,7 @@ from statistics import fmean
 from string import ascii_lowercase
 
 from selfpatch.core.atomic_io import write_atomically
-from selfpatch.experiments.results import Findings, Row, paired
+from selfpatch.experiments.results import Row, StudyResults, paired
 from selfpatch.visualization import report as html
 from selfpatch.visualization.curves import curves_svg, finite
 from selfpatch.visualization.markdown import markdown_page
@@ -23,7 +23,7 @@ ABOUT_DIFFERENCES = (
 )
 
 
-def write_study_report(findings: Findings, out: Path) -> Path:
+def write_study_report(results: StudyResults, out: Path) -> Path:
     """Write `report.md` with its curves in `figures/`, and `report.html`, a page that needs no other file.
 
     Earlier reports are overwritten. Sheets are copied into the page and linked from the Markdown.
@@ -34,22 +34,22 @@ def write_study_report(findings: Findings, out: Path) -> Path:
     Raises:
         OSError: the disk is full or cannot be written to.
     """
-    drawn = {heading: curves for heading in findings.curves if any((curves := _curves(findings, heading)).values())}
+    drawn = {heading: curves for heading in results.curves if any((curves := _curves(results, heading)).values())}
     linked: dict[str, html.Block] = {}
     for heading, name in zip(drawn, _file_names(drawn), strict=True):
         path = out / "figures" / f"{name}.svg"
         write_atomically(path, curves_svg(drawn[heading], title=heading))
         linked[heading] = Picture(path, heading)
-    write_atomically(out / "report.md", markdown_page(findings.title, _sections(findings, linked), out))
+    write_atomically(out / "report.md", markdown_page(results.title, _sections(results, linked), out))
     inside: dict[str, html.Block] = {heading: html.Curves(curves) for heading, curves in drawn.items()}
-    html.write_report(out / "report.html", findings.title, _sections(findings, inside))
+    html.write_report(out / "report.html", results.title, _sections(results, inside))
     return out / "report.md"
 
 
-def _curves(findings: Findings, heading: str) -> dict[str, list[tuple[float, float]]]:
+def _curves(results: StudyResults, heading: str) -> dict[str, list[tuple[float, float]]]:
     """Return the points of every arm in the order of the arms, so that an arm has one colour in all figures."""
-    given = findings.curves[heading]
-    names = dict.fromkeys([*(arm.name for arm in findings.arms), *given])
+    given = results.curves[heading]
+    names = dict.fromkeys([*(arm.name for arm in results.arms), *given])
     return {name: finite(given.get(name, ())) for name in names}
 
 
@@ -65,41 +65,41 @@ def _file_names(headings: Iterable[str]) -> list[str]:
     return names
 
 
-def _sections(findings: Findings, figures: Mapping[str, html.Block]) -> list[Section]:
-    sections = [Section("Question", [Text(findings.question), *_progress(findings)])]
-    sections.append(Section("Results", [_results(findings), *map(Text, _notes(findings))]))
-    reference = findings.compared_with
-    if reference is not None and len(findings.arms) > 1:
-        sections.append(_differences(findings, reference))
-    if findings.failures:
-        sections.append(Section("Failures", [Text(sentence) for sentence in findings.failures]))
+def _sections(results: StudyResults, figures: Mapping[str, html.Block]) -> list[Section]:
+    sections = [Section("Question", [Text(results.question), *_progress(results)])]
+    sections.append(Section("Results", [_results(results), *map(Text, _notes(results))]))
+    reference = results.compared_with
+    if reference is not None and len(results.arms) > 1:
+        sections.append(_differences(results, reference))
+    if results.failures:
+        sections.append(Section("Failures", [Text(sentence) for sentence in results.failures]))
     sections += [Section(heading, [figure]) for heading, figure in figures.items()]
-    sheets = [path for path in findings.sheets if path.suffix.lower() in html.MIME and path.is_file()]
+    sheets = [path for path in results.sheets if path.suffix.lower() in html.MIME and path.is_file()]
     if sheets:
         sections.append(Section("Patch features", [Picture(path, path.stem) for path in sheets]))
-    if findings.conditions:
-        sections.append(Section("Conditions", [Table(("condition", "value"), list(findings.conditions.items()))]))
+    if results.conditions:
+        sections.append(Section("Conditions", [Table(("condition", "value"), list(results.conditions.items()))]))
     return sections
 
 
-def _progress(findings: Findings) -> list[Text]:
+def _progress(results: StudyResults) -> list[Text]:
     """Return what is missing or failed, which stands first because it qualifies the tables below."""
     sentences = []
-    if n := findings.unfinished:
+    if n := results.num_unfinished:
         sentences.append(f"Not finished: {n} {'job is' if n == 1 else 'jobs are'} yet to be run.")
-    if n := len(findings.failures):
+    if n := len(results.failures):
         sentences.append(f"{n} {'failure' if n == 1 else 'failures'}: see below.")
     return [Text(" ".join(sentences))] if sentences else []
 
 
-def _results(findings: Findings) -> Table:
+def _results(results: StudyResults) -> Table:
     """Return the table of baselines and arms."""
     rows = [
-        [f"{baseline.name} (baseline {letter})", *(_mean(baseline, c) for c in findings.columns), *_costs(baseline)]
-        for letter, baseline in zip(ascii_lowercase, findings.baselines, strict=False)
+        [f"{baseline.name} (baseline {letter})", *(_mean(baseline, c) for c in results.columns), *_costs(baseline)]
+        for letter, baseline in zip(ascii_lowercase, results.baselines, strict=False)
     ]
-    rows += [[arm.name, *(_score(findings, arm, c) for c in findings.columns), *_costs(arm)] for arm in findings.arms]
-    return Table(("", *findings.columns, "steps", "minutes"), rows)
+    rows += [[arm.name, *(_score(results, arm, c) for c in results.columns), *_costs(arm)] for arm in results.arms]
+    return Table(("", *results.columns, "steps", "minutes"), rows)
 
 
 def _mean(baseline: Row, column: str) -> FormattedNumber | None:
@@ -107,14 +107,14 @@ def _mean(baseline: Row, column: str) -> FormattedNumber | None:
     return None if score is None else FormattedNumber(str(score))
 
 
-def _score(findings: Findings, arm: Row, column: str) -> FormattedNumber | None:
+def _score(results: StudyResults, arm: Row, column: str) -> FormattedNumber | None:
     """Return the score of an arm, bold if it is the best, marked with the baselines that it does not beat."""
     score = arm.score(column)
     if score is None:
         return None
-    fewer = f" (n={score.count})" if score.count < len(findings.seeds) else ""
-    letters = "".join(ascii_lowercase[index] for index in findings.not_beaten(arm, column))
-    return FormattedNumber(f"{score}{fewer}", arm.name in findings.best(column), MARK + letters if letters else "")
+    fewer = f" (n={score.count})" if score.count < len(results.seeds) else ""
+    letters = "".join(ascii_lowercase[index] for index in results.not_beaten(arm, column))
+    return FormattedNumber(f"{score}{fewer}", arm.name in results.best(column), MARK + letters if letters else "")
 
 
 def _costs(row: Row) -> tuple[FormattedNumber | None, FormattedNumber | None]:
@@ -126,17 +126,17 @@ def _costs(row: Row) -> tuple[FormattedNumber | None, FormattedNumber | None]:
     return steps, FormattedNumber(f"{minutes:.1f}" if minutes < 10 else f"{minutes:,.0f}")
 
 
-def _notes(findings: Findings) -> list[str]:
+def _notes(results: StudyResults) -> list[str]:
     """Return how the table is to be read: what its numbers are, what is bold, what the marks mean."""
-    scores = [_score(findings, arm, column) for arm in findings.arms for column in findings.columns]
+    scores = [_score(results, arm, column) for arm in results.arms for column in results.columns]
     cells = [score for score in scores if score is not None]
-    note = _unit(findings.seeds)
+    note = _unit(results.seeds)
     if any("(n=" in cell.text for cell in cells):
         note += " n: number of seeds, where it is smaller."
     if any(cell.strong for cell in cells):
         note += " Bold: the best arm of a column."
     marked = {letter for cell in cells for letter in cell.mark.removeprefix(MARK)}
-    lettered = zip(ascii_lowercase, findings.baselines, strict=False)
+    lettered = zip(ascii_lowercase, results.baselines, strict=False)
     names = [f"{letter}, {baseline.name}" for letter, baseline in lettered if letter in marked]
     return [note, f"{MARK} The arm does not beat a baseline: {'; '.join(names)}."] if names else [note]
 
@@ -147,12 +147,12 @@ def _unit(seeds: Sequence[int]) -> str:
     return f"In percent, of one seed ({seeds[0]}): how far seeds differ is not known." if seeds else "In percent."
 
 
-def _differences(findings: Findings, reference: Row) -> Section:
+def _differences(results: StudyResults, reference: Row) -> Section:
     """Return the differences of every other arm to the reference, seed by seed."""
     rows: list[list[str | FormattedNumber | None]] = []
-    for arm in findings.arms:
+    for arm in results.arms:
         if arm is not reference:
-            differences = [paired(arm, reference, column) for column in findings.columns]
+            differences = [paired(arm, reference, column) for column in results.columns]
             rows.append([arm.name, *(None if d is None else FormattedNumber(str(d)) for d in differences)])
-    table = Table(("", *findings.columns), rows)
+    table = Table(("", *results.columns), rows)
     return Section(f"Difference to {reference.name}", [table, Text(ABOUT_DIFFERENCES)])

@@ -1,4 +1,4 @@
-"""What a study found, as plain records, and the arithmetic of its tables. Scores are fractions; higher is better."""
+"""Results of a study as plain records, and the arithmetic of its tables. Scores are fractions; higher is better."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from statistics import fmean, stdev
 from selfpatch.visualization.curves import Point
 
 Seed = int | None
-"""None: of a baseline in which nothing is random."""
+"""Seed of a run, or None for a baseline without randomness."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Several values in short.
+    """Mean and spread of several values.
 
     Attributes:
-        deviation: the sample standard deviation; None for a single value.
-        count: how many values there are.
+        mean: their mean.
+        deviation: sample standard deviation, or None for a single value.
+        count: number of values.
     """
 
     mean: float
@@ -28,7 +29,7 @@ class Spread:
     count: int
 
     def __str__(self) -> str:
-        """In percent: `43.4 ± 0.3`."""
+        """Return the spread in percent, such as `43.4 ± 0.3`."""
         return percent(self.mean) + self._deviation()
 
     def _deviation(self) -> str:
@@ -37,27 +38,28 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference(Spread):
-    """Paired differences: of each seed that both have, one.
+    """Mean and spread of paired differences, one for each seed that both arms have.
 
     Attributes:
-        positive: how many of them are above zero.
+        positive: number of differences above zero.
     """
 
     positive: int
 
     def __str__(self) -> str:
-        """In percentage points: `+0.7 ± 0.3, 3 of 3`."""
+        """Return the difference in percentage points, such as `+0.7 ± 0.3, 3 of 3`."""
         return f"{percent(self.mean, signed=True)}{self._deviation()}, {self.positive} of {self.count}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: an arm, or a baseline to compare with.
+    """One line of the table: an arm or a baseline.
 
     Attributes:
-        numbers: column -> seed -> score in [0, 1]; what was not measured or is not finite is missing.
-        steps: of training.
-        minutes: seed -> training time.
+        name: name of the arm or the baseline.
+        numbers: column -> seed -> score in [0, 1]; scores that were not measured are missing.
+        steps: number of training steps, if trained.
+        minutes: seed -> training time in minutes.
     """
 
     name: str
@@ -66,32 +68,34 @@ class Row:
     minutes: Mapping[int, float] = field(default_factory=dict)
 
     def values(self, column: str) -> dict[Seed, float]:
+        """Return the finite scores of a column by seed."""
         return {seed: value for seed, value in self.numbers.get(column, {}).items() if math.isfinite(value)}
 
     def score(self, column: str) -> Spread | None:
-        """Over the seeds; None where there is no number."""
+        """Return the spread over the seeds, or None if there is no score."""
         return spread(self.values(column).values())
 
 
 @dataclass(frozen=True)
-class Findings:
-    """All that a report says.
+class StudyResults:
+    """Content of a report.
 
     Attributes:
-        question: one or two sentences: which table of which paper this mirrors, and what it asks.
-        columns: such as `CamVid linear mIoU`.
-        baselines: what an arm has to beat: an untrained network, raw patches, mean colours.
-        arms: what was trained.
-        reference: the arm that the others are compared with; None: the first.
+        title: title of the report.
+        question: one or two sentences: which table of which paper the study mirrors, and what it asks.
+        columns: headings, such as `CamVid linear mIoU`.
+        baselines: scores to beat: an untrained network, raw patches, mean colours.
+        arms: trained networks.
         curves: heading, such as `loss` or `DAVIS J&F, %` -> arm -> points (step, mean over seeds), drawn as they are.
         sheets: PNGs of patch features.
         failures: sentences.
         conditions: device, versions, command and the like.
-        unfinished: jobs that are yet to be run.
+        num_unfinished: number of jobs that have not run yet.
+        reference: arm that the others are compared with. If None, the first one.
 
     Raises:
-        ValueError: a name is there twice, there are more baselines than letters, the reference is no arm, or a row has
-            numbers of a column that is not there.
+        ValueError: a name occurs twice, there are more baselines than letters, the reference is no arm, or a row has
+            numbers of an unknown column.
     """
 
     title: str
@@ -103,7 +107,7 @@ class Findings:
     sheets: Sequence[Path] = ()
     failures: Sequence[str] = ()
     conditions: Mapping[str, str] = field(default_factory=dict)
-    unfinished: int = 0
+    num_unfinished: int = 0
     reference: str | None = None
 
     def __post_init__(self) -> None:
@@ -122,21 +126,21 @@ class Findings:
 
     @property
     def seeds(self) -> list[int]:
-        """Of all arms, ascending."""
+        """Seeds of all arms in ascending order."""
         return sorted({seed for arm in self.arms for c in self.columns for seed in arm.values(c) if seed is not None})
 
     @property
     def compared_with(self) -> Row | None:
-        """The reference arm; None where there is no arm at all."""
+        """The reference arm, or None if there is no arm."""
         return next((arm for arm in self.arms if self.reference in (None, arm.name)), None)
 
     def best(self, column: str) -> set[str]:
-        """The arms of the highest mean as it is printed; none where there is nothing to choose from."""
+        """Return the arms with the highest printed mean, or none if fewer than two arms have a score."""
         means = {arm.name: tenths(score.mean) for arm in self.arms if (score := arm.score(column)) is not None}
         return {name for name, mean in means.items() if mean == max(means.values())} if len(means) > 1 else set()
 
     def not_beaten(self, arm: Row, column: str) -> list[int]:
-        """Return the indices of the baselines whose printed mean the arm's is not above."""
+        """Return the indices of the baselines whose printed mean is at least that of an arm."""
         score = arm.score(column)
         means = [baseline.score(column) for baseline in self.baselines]
         return [
@@ -147,7 +151,7 @@ class Findings:
 
 
 def spread(values: Iterable[float]) -> Spread | None:
-    """Mean and sample standard deviation; None of no values."""
+    """Return mean and sample standard deviation, or None for no values."""
     values = list(values)
     if not values:
         return None
@@ -155,20 +159,20 @@ def spread(values: Iterable[float]) -> Spread | None:
 
 
 def paired(arm: Row, reference: Row, column: str) -> Difference | None:
-    """Arm minus reference, seed by seed; None where they share no seed."""
-    ours, theirs = arm.values(column), reference.values(column)
-    differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-    of_all = spread(differences)
-    if of_all is None:
+    """Return arm minus reference, seed by seed, or None if they share no seed."""
+    values, reference_values = arm.values(column), reference.values(column)
+    differences = [values[seed] - reference_values[seed] for seed in values if seed in reference_values]
+    total = spread(differences)
+    if total is None:
         return None
-    return Difference(of_all.mean, of_all.deviation, of_all.count, sum(d > 0 for d in differences))
+    return Difference(total.mean, total.deviation, total.count, sum(d > 0 for d in differences))
 
 
 def tenths(fraction: float) -> int:
-    """The tenths of a percent that are printed: numbers that read alike are alike."""
+    """Return the tenths of a percent that are printed, so that scores that read alike compare as equal."""
     return round(1000 * fraction)
 
 
 def percent(fraction: float, *, signed: bool = False) -> str:
-    """How every score is written: in percent, with one decimal."""
+    """Return a score in percent with one decimal."""
     return f"{tenths(fraction) / 10:{'+' if signed else ''}.1f}"

@@ -1,4 +1,4 @@
-"""Many evaluations of one network, from one file, with one report; a suite that was stopped goes on where it was.
+"""A suite: many evaluations of one network, from one file, with one report; a stopped suite continues where it was.
 
 ::
 
@@ -6,17 +6,16 @@
     - davis: {data: DAVIS}
     - knn: {data: imagenet, ks: [10, 20]}
 
-Settings and paths are those of the command line: `selfpatch evaluate davis --data DAVIS --resolution 240`. In the
+Settings and paths are those of the command line: `selfpatch evaluate davis --data DAVIS --resolution 240`. Files in the
 folder of the suite::
 
-    1-davis/result.json     and what else the evaluation writes
-    1-davis/entry.json      what was asked, written once it is done
+    1-davis/result.json     the result, next to pictures and other files of the evaluation
+    1-davis/entry.json      the request, written once it is finished
     report.html, report.md  all tables, written anew after each evaluation
 """
 
 from __future__ import annotations
 
-import json
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,18 +28,17 @@ from torch import Tensor, nn
 from selfpatch.api.encoder import open_network_or_baseline
 from selfpatch.api.evaluate import measure
 from selfpatch.checkpoints.config import LoadConfig
-from selfpatch.cli.options import EVALUATIONS
-from selfpatch.cli.options.weights import EvaluationOptions
 from selfpatch.config.schema import checked, plain
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation import registry
+from selfpatch.evaluation.registry import EVALUATIONS
 from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256
+from selfpatch.experiments.records import as_json, differences, read_json, write_json
 from selfpatch.experiments.suite_report import Entry, Outcome, write_reports
 
 EXAMPLE = "`- davis: {data: DAVIS, resolution: 240}`"
-Run = Callable[[str, str, Path, Mapping[str, Any]], Result]
-"""Runs an evaluation: (its name, data, folder to write to, settings)."""
+RunEvaluation = Callable[[str, str, Path, Mapping[str, Any]], Result]
+"""Runs an evaluation, given its name, data, folder and settings."""
 
 
 def evaluate_suite(
@@ -51,34 +49,37 @@ def evaluate_suite(
     device: str = "auto",
     patch_size: int | None = None,
     load_options: Mapping[str, Any] | None = None,
-    tell: Callable[[Outcome], None] | None = None,
+    notify: Callable[[Outcome], None] | None = None,
     progress: Progress | None = None,
 ) -> list[Outcome]:
-    """Runs every evaluation that a file lists on one network; called again, it goes on where it was stopped.
+    """Run every evaluation that a file lists on one network; a second call continues where the first was stopped.
 
     Args:
-        suite: the file, see above.
-        weights, device, patch_size, load_options: as `api.evaluate` takes them.
-        out: folder; None: evaluations/SUITE-WEIGHTS.
-        tell: called with each outcome when it is known.
-        progress: called as an evaluation calls it.
+        suite: the YAML file, see the module.
+        weights: network or baseline, as `api.evaluate.evaluate` takes it.
+        out: folder. If None, evaluations/SUITE-WEIGHTS.
+        device: device of the network.
+        patch_size: side of a patch in pixels, if `weights` is a function.
+        load_options: how the weights are read.
+        notify: called with each outcome.
+        progress: called by the evaluations with their progress.
 
     Returns:
-        The outcomes; an evaluation that failed does not keep the others from running.
+        The outcomes; an evaluation that fails does not stop the others.
 
     Raises:
-        ValueError: the file or the weights are not as they should be, or the folder holds results of others; found
-            before the first evaluation runs.
+        ValueError: the file or the weights are wrong, or the folder holds results of other settings or weights. This
+            is found before the first evaluation runs.
     """
     entries = read_suite(suite)
     encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
     if out is None:
         source = "encoder" if record is None else record.source
         out = Path("evaluations") / f"{Path(suite).stem}-{_file_name(source)}"
-    reading = (
+    loading = (
         {**plain(LoadConfig()), "normed_patches": True, **(load_options or {})} if isinstance(weights, str) else {}
     )
-    return evaluate_entries(entries, encoder, record, Path(out), reading, tell=tell, progress=progress)
+    return evaluate_entries(entries, encoder, record, Path(out), loading, notify=notify, progress=progress)
 
 
 def evaluate_entries(
@@ -86,18 +87,21 @@ def evaluate_entries(
     encoder: Encoder | None,
     record: Provenance | None,
     out: Path,
-    reading: Mapping[str, Any],
+    loading: Mapping[str, Any],
     *,
-    tell: Callable[[Outcome], None] | None = None,
+    notify: Callable[[Outcome], None] | None = None,
     progress: Progress | None = None,
 ) -> list[Outcome]:
-    """`evaluate_suite` of a network that is open.
+    """Run the evaluations of a suite on an open network.
 
     Args:
-        entries: as `read_suite` gives them.
-        encoder, record: as `api.open_encoder` gives them.
+        entries: evaluations, from `read_suite`.
+        encoder: the network, or None for a baseline that needs none.
+        record: source of the network, if known.
         out: folder of the suite.
-        reading: how the weights were read, which tells results apart as the weights do.
+        loading: how the weights were read, which identifies results as the weights do.
+        notify: called with each outcome.
+        progress: called by the evaluations with their progress.
     """
 
     def run(name: str, data: str, folder: Path, settings: Mapping[str, Any]) -> Result:
@@ -105,128 +109,129 @@ def evaluate_entries(
 
     title = f"Evaluation of {'encoder' if record is None else record.source}"
     outcomes = []
-    for outcome in run_suite(entries, run, out, weights=identity(encoder, record, reading), title=title):
+    for outcome in run_suite(entries, run, out, weights=identity(encoder, record, loading), title=title):
         outcomes.append(outcome)
-        if tell is not None:
-            tell(outcome)
+        if notify is not None:
+            notify(outcome)
     return outcomes
 
 
 def _file_name(source: str) -> str:
-    """`runs/photos` -> `photos`, `timm:vit_small` -> `timm-vit_small`."""
+    """Return a file name for a source: `runs/photos` -> `photos`, `timm:vit_small` -> `timm-vit_small`."""
     return re.sub(r"[^\w.]+", "-", Path(source).name or source).strip("-.") or "encoder"
 
 
 def read_suite(path: str | Path) -> list[Entry]:
-    """The evaluations that a suite file lists, with every name and every type of a value checked.
+    """Return the evaluations that a suite file lists, after checking every name and value.
 
     Raises:
-        ValueError: there is no such file, it is no list of evaluations, or one of them or of its settings is unknown.
+        ValueError: the file is missing or no list of evaluations, or an evaluation or a setting is unknown.
     """
     try:
-        listed = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+        items = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read the suite {path} ({error.strerror}); give a YAML file like {EXAMPLE}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(listed, list) or not listed:
+    if not isinstance(items, list) or not items:
         raise ValueError(f"{path} holds no list of evaluations; write one a line, like {EXAMPLE}")
-    return [read_entry(number, item, f"entry {number} of {path}") for number, item in enumerate(listed, start=1)]
+    return [read_entry(number, item, f"entry {number} of {path}") for number, item in enumerate(items, start=1)]
 
 
 def read_entry(number: int, item: Any, where: str) -> Entry:
-    """One evaluation with its settings, `{davis: {data: DAVIS}}`, every name and every type of a value checked.
+    """Return one evaluation, `{davis: {data: DAVIS}}`, after checking every name and value.
+
+    Args:
+        number: number of the entry in its list, from 1.
+        item: the entry as YAML gives it.
+        where: beginning of error messages.
 
     Raises:
-        ValueError: it is none; the sentence begins with `where`.
+        ValueError: it is no evaluation, or a setting is unknown or has a wrong value.
     """
     if not (isinstance(item, dict) and len(item) == 1 and all(isinstance(v, dict) for v in item.values())):
         raise ValueError(f"{where} is {item!r}; one evaluation with its settings is needed, like {EXAMPLE}")
-    ((name, given),) = item.items()
-    if name in registry.EVALUATIONS and isinstance(given.get("data"), str):
-        values = {key: value for key, value in given.items() if key != "data"}
-        config = registry.EVALUATIONS[name].config.from_settings(values, f"{where}: {name}")
-        return Entry(number, name, given["data"], plain(config))
-    if name not in EVALUATIONS and name not in registry.EVALUATIONS:
-        known = ", ".join(sorted({*EVALUATIONS, *registry.EVALUATIONS}))
+    from selfpatch.cli.options import EVALUATIONS as OLD  # until detect and segment have a row
+
+    ((name, values),) = item.items()
+    if name not in {*EVALUATIONS, *OLD}:
+        known = ", ".join(sorted({*EVALUATIONS, *OLD}))
         raise ValueError(f"{where}: there is no evaluation {name!r}; use one of: {known}")
-    if not isinstance(given.get("data"), str):
+    data = values.get("data")
+    if not isinstance(data, str):
         raise ValueError(f"{where}: {name} needs data, the path of its data set, like {EXAMPLE}")
-    options = EVALUATIONS[name]
-    accepted, kinds = _settings(options(data="")), get_type_hints(options)
-    for key in given:
-        if key != "data" and key not in accepted:
+    settings = {key: value for key, value in values.items() if key != "data"}
+    if name not in EVALUATIONS:
+        return _old_entry(number, name, data, settings, where, OLD[name])
+    return Entry(number, name, data, plain(EVALUATIONS[name].config.from_settings(settings, f"{where}: {name}")))
+
+
+def _old_entry(number: int, name: str, data: str, settings: Mapping[str, Any], where: str, options: Any) -> Entry:
+    accepted, types = options(data="").settings(), get_type_hints(options)
+    for key in settings:
+        if key == "out" or key not in accepted:
             raise ValueError(f"{where}: {name} has no setting {key!r}; it has: {', '.join(accepted)}")
-    values = {key: checked(value, kinds[key], f"{where}: {name}.{key}") for key, value in given.items()}
-    return Entry(number, name, given["data"], _settings(options(**values)))
+    values = {key: checked(value, types[key], f"{where}: {name}.{key}") for key, value in settings.items()}
+    complete = options(data=data, **values).settings()
+    return Entry(number, name, data, {key: value for key, value in complete.items() if key != "out"})
 
 
-def _settings(options: EvaluationOptions) -> dict[str, Any]:
-    """All that the evaluation is given but for its folder, which is the suite's to choose."""
-    return {name: value for name, value in options.settings().items() if name != "out"}
-
-
-def identity(
-    encoder: Encoder | None, record: Provenance | None, load_options: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """What tells one network from another, in plain values; None where nothing does, as for a function."""
+def identity(encoder: Encoder | None, record: Provenance | None, loading: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return plain values that identify a network, or None if it cannot be identified, as a function cannot."""
     if record is not None and record.sha256 is not None:
-        return {"sha256": record.sha256, **load_options}
+        return {"sha256": record.sha256, **loading}
     if isinstance(encoder, nn.Module):
-        return {"sha256": network_sha256(encoder), **load_options}
+        return {"sha256": network_sha256(encoder), **loading}
     return None if record is None else {"source": record.source}
 
 
 def run_suite(
     entries: Sequence[Entry],
-    run: Run,
+    run: RunEvaluation,
     out: Path,
     *,
     weights: Mapping[str, Any] | None,
     title: str = "Evaluations",
 ) -> Iterator[Outcome]:
-    """Runs what is yet to be run, and gives the outcome of each entry when it is known::
+    """Run the evaluations that are not finished, and yield the outcome of each entry.
 
         for each entry:
-            it was done with the same settings, data and weights -> its result, as it was
-            else run it; what it raises is its outcome, and the next one follows
+            if it is finished with the same settings, data and weights, take its result
+            else run it; an error is its outcome, and the next entry follows
             write the report
 
-    Nothing is run before all entries have been looked at.
+    All entries are checked before the first one runs.
 
     Args:
-        entries: as `read_suite` gives them.
-        run: runs one.
+        entries: evaluations, from `read_suite`.
+        run: runs one evaluation.
         out: folder of the suite.
-        weights: the network, as `identity` gives it; None: it cannot be told from others, so that all are run again.
-        title: of the report.
+        weights: identity of the network, see `identity`. If None, all evaluations run again.
+        title: title of the report.
 
     Raises:
-        ValueError: the folder holds a result of an entry with other settings, data or weights; none is overwritten.
+        ValueError: the folder holds a result of an entry with other settings, data or weights; it is not overwritten.
     """
-    done = [_done(entry, out, weights) for entry in entries]
-    return _outcomes(entries, done, run, out, weights, title)
+    finished = [_finished_result(entry, out, weights) for entry in entries]
+    return _outcomes(entries, finished, run, out, weights, title)
 
 
 def _outcomes(
     entries: Sequence[Entry],
-    done: Sequence[Result | None],
-    run: Run,
+    finished: Sequence[Result | None],
+    run: RunEvaluation,
     out: Path,
     weights: Mapping[str, Any] | None,
     title: str,
 ) -> Iterator[Outcome]:
     outcomes = [Outcome(entry) for entry in entries]
-    for place, (entry, earlier) in enumerate(zip(entries, done, strict=True)):
-        if earlier is not None:
-            outcomes[place] = Outcome(entry, earlier, was_done=True)
-        else:
-            outcomes[place] = _run(entry, run, out, weights)
+    for i, (entry, earlier) in enumerate(zip(entries, finished, strict=True)):
+        outcomes[i] = _run(entry, run, out, weights) if earlier is None else Outcome(entry, earlier, was_done=True)
         write_reports(outcomes, out, title)
-        yield outcomes[place]
+        yield outcomes[i]
 
 
-def _run(entry: Entry, run: Run, out: Path, weights: Mapping[str, Any] | None) -> Outcome:
+def _run(entry: Entry, run: RunEvaluation, out: Path, weights: Mapping[str, Any] | None) -> Outcome:
     folder = out / entry.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -236,49 +241,31 @@ def _run(entry: Entry, run: Run, out: Path, weights: Mapping[str, Any] | None) -
         return Outcome(entry, error=str(error))
     except OSError as error:
         return Outcome(entry, error=f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-    except Exception as error:  # no mistake of the user's: what it was is kept, and the others go on
+    except Exception as error:  # a bug rather than wrong input: the traceback is kept, and the other entries run
         write_atomically(folder / "error.txt", traceback.format_exc())
         first_line = next(iter(str(error).splitlines()), "")
         return Outcome(entry, error=f"{type(error).__name__}: {first_line} (all of it is in {folder / 'error.txt'})")
-    write_atomically(folder / "entry.json", json.dumps(_asked(entry, weights), indent=1) + "\n")
+    write_json(folder / "entry.json", request_of(entry) | {"weights": as_json(weights)})
     return Outcome(entry, result)
 
 
-def asked_of(entry: Entry) -> dict[str, Any]:
-    """All that is asked of an evaluation but its number, as JSON gives it back."""
+def request_of(entry: Entry) -> dict[str, Any]:
+    """Return what identifies an evaluation, all but its number, as it would be read from JSON."""
     return as_json({"evaluation": entry.evaluation, "data": entry.data, "settings": entry.settings})
 
 
-def as_json(value: Any) -> Any:
-    """A value as JSON gives it back, so that it can be compared with what was read."""
-    return json.loads(json.dumps(value, default=str))
-
-
-def _asked(entry: Entry, weights: Mapping[str, Any] | None) -> dict[str, Any]:
-    return asked_of(entry) | {"weights": as_json(weights)}
-
-
-def _done(entry: Entry, out: Path, weights: Mapping[str, Any] | None) -> Result | None:
-    """The result that is there already; None: the entry is yet to be run."""
+def _finished_result(entry: Entry, out: Path, weights: Mapping[str, Any] | None) -> Result | None:
+    """Return the result that exists, or None if the entry has to run."""
     folder = out / entry.folder
+    before = read_json(folder / "entry.json")
     try:
-        before = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
         result = Result.load(folder / "result.json")
-    except (OSError, ValueError):  # absent, or cut
+    except (OSError, ValueError):  # missing or cut off
         return None
-    if weights is None:
+    if before is None or weights is None:
         return None
-    different = differences(before, _asked(entry, weights))
-    if different:
+    if different := differences(before, request_of(entry) | {"weights": as_json(weights)}):
         raise ValueError(
             f"{folder} holds another result ({different[0]}); name another folder with --out, or remove that one"
         )
     return result
-
-
-def differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """What two nested plain values do not have in common."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = dict.fromkeys([*now, *before])
-        return [d for key in keys for d in differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))]
-    return [] if before == now else [f"{name.removeprefix('settings.')} is {before} there and {now} now"]

@@ -1,9 +1,8 @@
-"""How many epochs of one arm take as long as an epoch of another, so that both can be given the same time."""
+"""Timing of arms: how many epochs of one arm take as long as an epoch of another one."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
@@ -15,10 +14,10 @@ import torch
 
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
-from selfpatch.core.atomic_io import write_atomically
 from selfpatch.core.precision import autocast_dtype
 from selfpatch.data.prefetch import prefetched
-from selfpatch.experiments.jobs import Place, loader_workers
+from selfpatch.experiments.jobs import WorkerSlot, loader_workers
+from selfpatch.experiments.records import read_json, write_json
 from selfpatch.experiments.spec import Arm, Study
 from selfpatch.training.factory import (
     make_loader,
@@ -31,78 +30,78 @@ from selfpatch.training.factory import (
 )
 from selfpatch.training.trainer import training_step
 
-COSTS = "costs.json"
-"""In the folder of a study. An entry an arm: what was timed, and the seconds of an epoch of the other arm over those of
-its own."""
+TIMING_FILE = "timing.json"
+"""File in the folder of a study. For each arm: the timed settings, and the seconds of an epoch of the other arm divided
+by those of its own."""
 WARM_UP, STEPS = 3, 12
-"""Steps that are not timed, and those that are."""
+"""Numbers of steps before and during the timing."""
 
 
 def equal_time_epochs(study: Study, file: Path) -> dict[str, float]:
-    """The epochs of the arms that take as long as another one, by name, as far as they were timed."""
-    ratios = {arm.name: ratio for arm in study.arms if (ratio := kept_ratio(study, arm, file)) is not None}
+    """Return the epochs of the arms with equal training time, by name, as far as they are timed."""
+    ratios = {arm.name: ratio for arm in study.arms if (ratio := stored_ratio(study, arm, file)) is not None}
     epochs = {arm.name: study.arm(arm.equal_time).config.epochs for arm in study.arms if arm.equal_time is not None}
     return {name: round(epochs[name] * ratio, 3) for name, ratio in ratios.items()}
 
 
 def untimed(study: Study, file: Path) -> list[Arm]:
-    """The arms that are yet to be timed beside another one."""
-    return [arm for arm in study.arms if arm.equal_time is not None and kept_ratio(study, arm, file) is None]
+    """Return the arms that still have to be timed against another one."""
+    return [arm for arm in study.arms if arm.equal_time is not None and stored_ratio(study, arm, file) is None]
 
 
-def kept_ratio(study: Study, arm: Arm, file: Path) -> float | None:
-    """What was timed of an arm with its present settings, and those of the other one; None: nothing."""
+def stored_ratio(study: Study, arm: Arm, file: Path) -> float | None:
+    """Return the stored ratio of epoch times for the present settings of both arms, or None."""
     entry = _entries(file).get(arm.name)
     if arm.equal_time is None or not isinstance(entry, dict) or entry.get("timed") != _timed(study, arm):
         return None
     return float(entry["ratio"])
 
 
-def time_arm(arm: Arm, place: Place, *, study: Study, data: str, file: Path) -> list[str]:
-    """Times an arm beside the other one, and keeps what came of it: a study that goes on must not time them anew, or
-    its numbers would depend on where it was stopped.
+def time_arm(arm: Arm, slot: WorkerSlot, *, study: Study, data: str, file: Path) -> list[str]:
+    """Time an arm against its other arm and store the ratio.
+
+    A study that continues must not time arms again, or its numbers would depend on where it was stopped.
     """
     assert arm.equal_time is not None
-    torch.set_num_threads(place.threads)
+    torch.set_num_threads(slot.threads)
     configs = [replace(each.config, data=data) for each in (arm, study.arm(arm.equal_time))]
-    own, other = epoch_seconds(configs, place)
-    entry = {"timed": _timed(study, arm), "ratio": other / own}
-    write_atomically(file, json.dumps({**_entries(file), arm.name: entry}, indent=1) + "\n")
+    seconds, other_seconds = epoch_seconds(configs, slot)
+    entry = {"timed": _timed(study, arm), "ratio": other_seconds / seconds}
+    write_json(file, {**_entries(file), arm.name: entry})
     return []
 
 
 def _timed(study: Study, arm: Arm) -> Any:
-    """What decides the time of an epoch, as JSON gives it back."""
+    """Return the settings that decide the time of an epoch, as JSON gives them back."""
     assert arm.equal_time is not None
     configs = (arm.config, study.arm(arm.equal_time).config)
     return [{k: v for k, v in config.to_dict().items() if k != "epochs"} for config in configs]
 
 
 def _entries(file: Path) -> Mapping[str, Any]:
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    entries = read_json(file)
     return entries if isinstance(entries, dict) else {}
 
 
-def epoch_seconds(configs: Sequence[RunConfig], place: Place) -> list[float]:
-    """Seconds of an epoch of each run, by the median of its steps; steps of all take turns, so that whatever else the
-    machine does meets all alike.
+def epoch_seconds(configs: Sequence[RunConfig], slot: WorkerSlot) -> list[float]:
+    """Return the seconds of an epoch of each run, from the median of its steps.
+
+    The runs take turns step by step, so that other load on the machine affects all of them alike.
     """
-    device = distributed.start(place.device)
+    device = distributed.start(slot.device)
     with contextlib.ExitStack() as stack:
-        runs = [stack.enter_context(contextlib.closing(_steps(config, place, device))) for config in configs]
-        epochs = [next(run) for run in runs]  # the steps of each
+        runs = [stack.enter_context(contextlib.closing(_steps(config, slot, device))) for config in configs]
+        steps_per_epoch = [next(run) for run in runs]
         rounds = [[next(run) for run in runs] for _ in range(WARM_UP + STEPS)]
-    return [n * median(times) for n, times in zip(epochs, zip(*rounds[WARM_UP:], strict=True), strict=True)]
+    return [n * median(times) for n, times in zip(steps_per_epoch, zip(*rounds[WARM_UP:], strict=True), strict=True)]
 
 
-def _steps(config: RunConfig, place: Place, device: torch.device) -> Generator[float]:
-    """Trains as a job does, and gives first the steps of an epoch, then the seconds of each step. Where other processes
-    load the images, only the step itself counts: they work on while the other run has its turn.
+def _steps(config: RunConfig, slot: WorkerSlot, device: torch.device) -> Generator[float]:
+    """Train as a job does; yield the number of steps in an epoch, then the seconds of each step.
+
+    If loader processes load the images, only the step itself is timed, as they load during the turn of the other run.
     """
-    workers = loader_workers(config, place)
+    workers = loader_workers(config, slot)
     config = with_renderer(replace(config, loader=replace(config.loader, workers=workers)), device)
     student_teacher = move_to_device(config, make_student_teacher(config)[0], device).train()
     loader = make_loader(config, student_teacher, open_training_data(config), device)

@@ -1,7 +1,7 @@
-"""Jobs on several devices at once: a process for each place, which ends with the one that began it.
+"""Pool of worker processes, one for each slot, that run jobs and end with the process that started them.
 
-A process that is killed takes its own job with it and no other. When this process is killed, the others notice and
-end within a moment, so that a study can be begun again at once.
+A worker that is killed loses its own job only. When the parent process is killed, the workers notice and end within a
+moment, so that a study can be started again at once.
 """
 
 from __future__ import annotations
@@ -22,51 +22,53 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 J = TypeVar("J")
-P = TypeVar("P")
-Execute = Callable[[J, P], list[str]]
-"""Does a job at a place, and gives a sentence for each thing that failed; called in another process, so that all of it
-must be picklable. SystemExit ends the process."""
+S = TypeVar("S")
+Execute = Callable[[J, S], list[str]]
+"""Runs a job in a slot and returns a sentence for each failure. It is called in another process, so that it, jobs and
+slots must be picklable. SystemExit ends the process."""
 
-PATIENCE = 120.0
-"""Seconds for a job to save itself when it is asked to stop."""
+SHUTDOWN_SECONDS = 120.0
+"""Time for a job to save its state when it is asked to stop."""
 
 
 @dataclass
-class _Worker(Generic[J, P]):
+class _Worker(Generic[J, S]):
     process: BaseProcess
     connection: Connection
-    place: P
+    slot: S
     job: J | None = None
 
 
 def run_jobs(
     jobs: Sequence[J],
-    execute: Execute[J, P],
-    places: Sequence[P],
+    execute: Execute[J, S],
+    slots: Sequence[S],
     logs: Path,
-    started: Callable[[J, P], None] = lambda job, place: None,
+    started: Callable[[J, S], None] = lambda job, slot: None,
 ) -> Generator[tuple[J, list[str]]]:
-    """Runs jobs in their order, as many at a time as there are places::
+    """Run jobs in their order, one in each slot at a time.
 
-        each place takes the next job when it is free
-        a job that raises, or whose process is killed, has failed; the others go on
+        each slot takes the next job when it is free
+        a job fails if it raises or its process is killed; the other jobs continue
 
     Args:
-        jobs, places, execute: see `Execute`.
-        logs: folder for what the processes print: place-0.log and so on.
+        jobs: the jobs.
+        execute: function that runs a job, see `Execute`.
+        slots: where jobs run.
+        logs: folder for the output of the processes: worker-0.log and so on.
         started: called when a job begins.
 
     Yields:
-        Each job when it has ended, with the sentences that say what of it failed.
+        Each job when it has ended, with a sentence for each failure.
     """
-    waiting, free = list(jobs), list(enumerate(places))
-    workers: list[_Worker[J, P]] = []
+    waiting, free = list(jobs), list(enumerate(slots))
+    workers: list[_Worker[J, S]] = []
     try:
         while waiting or any(worker.job is not None for worker in workers):
             while waiting and (idle := _idle(workers, free, execute, logs)) is not None:
                 idle.job = waiting.pop(0)
-                started(idle.job, idle.place)
-                with contextlib.suppress(BrokenPipeError):  # that it has died is seen below
+                started(idle.job, idle.slot)
+                with contextlib.suppress(BrokenPipeError):  # a dead process is noticed below
                     idle.connection.send(idle.job)
             busy = {worker.connection: worker for worker in workers if worker.job is not None}
             for connection in wait(list(busy)):
@@ -74,59 +76,59 @@ def run_jobs(
                 job, worker.job = worker.job, None
                 assert job is not None
                 try:
-                    failures, goes_on = worker.connection.recv()
+                    failures, usable = worker.connection.recv()
                 except (EOFError, ConnectionResetError):
-                    failures, goes_on = [_death(worker.process, logs)], False
-                if not goes_on:
-                    worker.process.join(PATIENCE)
+                    failures, usable = [_death(worker.process, logs)], False
+                if not usable:
+                    worker.process.join(SHUTDOWN_SECONDS)
                     workers.remove(worker)
-                    free.append((int(worker.process.name), worker.place))
+                    free.append((int(worker.process.name), worker.slot))
                 yield job, failures
     finally:
         _stop([worker.process for worker in workers])
 
 
 def _idle(
-    workers: list[_Worker[J, P]], free: list[tuple[int, P]], execute: Execute[J, P], logs: Path
-) -> _Worker[J, P] | None:
-    """One that has nothing to do, begun anew where a place has none; None: all are busy."""
+    workers: list[_Worker[J, S]], free: list[tuple[int, S]], execute: Execute[J, S], logs: Path
+) -> _Worker[J, S] | None:
+    """Return an idle worker, or start one in a free slot; None if all slots are busy."""
     for worker in workers:
         if worker.job is None:
             return worker
     if not free:
         return None
-    number, place = free.pop(0)
-    # Not forked: CUDA does not survive that, nor do the threads of this process.
+    number, slot = free.pop(0)
+    # A forked process could use neither CUDA nor the threads of this one.
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    log = logs / f"place-{number}.log"
-    process = context.Process(target=_work, args=(theirs, execute, place, log), name=str(number))
+    connection, worker_connection = context.Pipe()
+    log = logs / f"worker-{number}.log"
+    process = context.Process(target=_work, args=(worker_connection, execute, slot, log), name=str(number))
     process.start()
-    theirs.close()
-    workers.append(_Worker(process, ours, place))
+    worker_connection.close()
+    workers.append(_Worker(process, connection, slot))
     return workers[-1]
 
 
 def _death(process: BaseProcess, logs: Path) -> str:
-    process.join(PATIENCE)
+    process.join(SHUTDOWN_SECONDS)
     code = process.exitcode or 0
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    log = logs / f"place-{process.name}.log"
-    return f"its process ended by {how}, for want of memory perhaps; what it printed last is in {log}"
+    reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+    log = logs / f"worker-{process.name}.log"
+    return f"its process ended by {reason}, perhaps for lack of memory; its last output is in {log}"
 
 
 def _stop(processes: Sequence[BaseProcess]) -> None:
-    """Asks them to save what they do and end; a training does so at its next step."""
+    """Ask the processes to save their state and end; a training does so after its step."""
     for process in processes:
         process.terminate()
     for process in processes:
-        process.join(PATIENCE)
+        process.join(SHUTDOWN_SECONDS)
         process.kill()
 
 
-def _work(connection: Connection, execute: Execute[J, P], place: P, log: Path) -> None:
-    """The life of a process: one job after another."""
-    os.setpgrp()  # Ctrl-C is for the process that began this one, which then asks this one to end
+def _work(connection: Connection, execute: Execute[J, S], slot: S, log: Path) -> None:
+    """Run one job after another in a worker process."""
+    os.setpgrp()  # Ctrl-C reaches the parent process only, which then stops this one
     _end_with_parent()
     _print_to(log)
     while True:
@@ -134,21 +136,22 @@ def _work(connection: Connection, execute: Execute[J, P], place: P, log: Path) -
             job = connection.recv()
         except EOFError:
             return
-        failures, goes_on = _tried(execute, job, place)
-        connection.send((failures, goes_on))
-        if not goes_on:
+        failures, usable = _try(execute, job, slot)
+        connection.send((failures, usable))
+        if not usable:
             return
 
 
-def _tried(execute: Execute[J, P], job: J, place: P) -> tuple[list[str], bool]:
-    """What failed, and whether the process can go on: after an error that nobody foresaw the device may be in any
-    state, and would fail all other jobs too.
+def _try(execute: Execute[J, S], job: J, slot: S) -> tuple[list[str], bool]:
+    """Return the failures of a job and whether the process is usable for the next one.
+
+    After an unexpected error the device may be in any state, in which all later jobs would fail.
     """
     try:
-        return execute(job, place), True
+        return execute(job, slot), True
     except (ValueError, OSError) as error:
         return [str(error)], True
-    except Exception as error:  # no mistake of the user's; the log has all of it
+    except Exception as error:  # a bug rather than wrong input; the log has the traceback
         traceback.print_exc()
         return [f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"], False
 
@@ -169,14 +172,14 @@ def _print_to(log: Path) -> None:
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what it printed last is to be there
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # keeps the last lines before a kill
     print(time.strftime("--- %Y-%m-%d %H:%M:%S"), flush=True)
 
 
 @contextlib.contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM raises KeyboardInterrupt, so that it stops a study as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():  # Python lets no other one handle signals
+    """Raise KeyboardInterrupt on SIGTERM inside the context, so that it stops a study as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
         yield
         return
 

@@ -1,0 +1,35 @@
+"""JSON records of what was requested, which tell whether finished work can be kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from selfpatch.core.atomic_io import write_atomically
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file, or None if it is missing or cut off."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    write_atomically(path, json.dumps(value, indent=1) + "\n")
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as it would be read from a JSON file, so that both can be compared."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Return a phrase for each difference between two nested plain values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*now, *before])
+        return [d for key in keys for d in differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))]
+    return [] if before == now else [f"{name.removeprefix('settings.')} is {before} there and {now} now"]
