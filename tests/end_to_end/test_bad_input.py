@@ -290,7 +290,7 @@ REFUSED = [
     ("evaluate --compare", "a comparison needs two or more results; 0 named"),
     ("evaluate --compare nowhere.json", "a comparison needs two or more results; 1 named"),
     ("evaluate --compare nowhere.json file", "no result at nowhere.json; give the path of a result.json"),
-    ("evaluate --compare file file", "file holds no result; give a result.json that an evaluation wrote"),
+    ("evaluate --compare file file", "file is not a result; give a result.json that an evaluation wrote"),
     # show
     ("show --weights run", "no image was named; give one or more files"),
     ("show photos/000.png", "no weights were named; give --weights with a run directory"),

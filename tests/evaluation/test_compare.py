@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from selfpatch.evaluation.compare import Comparison, Interval, Line, compare, paired_bootstrap
+from selfpatch.evaluation.compare import Comparison, Interval, Row, compare, paired_bootstrap
 from selfpatch.evaluation.result import Provenance, Result
 
 
@@ -58,8 +58,8 @@ def test_the_intervals_are_those_of_many_images() -> None:
 def test_two_images_by_hand() -> None:
     """Images 0 and 1: a draw of two has mean 0, 1/2 or 1, at odds of 1 : 2 : 1, so that 95 % reach from 0 to 1."""
     a, b = result({"x": 0.0, "y": 1.0}), result({"x": 0.25, "y": 1.25}, "b")
-    quoted, mean = compare([a, b]).lines
-    assert quoted == Line("score", None, [1.0, 1.25], [0.0, 0.25], [None, None], [None, None])
+    quoted, mean = compare([a, b]).rows
+    assert quoted == Row("score", None, [1.0, 1.25], [0.0, 0.25], [None, None], [None, None])
     assert mean.title == "score, mean of 2"
     assert (mean.values, mean.differences) == ([0.5, 0.75], [0.0, 0.25])
     assert mean.intervals == [Interval(0, 1), Interval(0.25, 1.25)]
@@ -69,22 +69,22 @@ def test_two_images_by_hand() -> None:
 def test_a_quoted_mean_has_the_intervals_itself() -> None:
     a, b = (replace(r, metrics={"score": np.mean([v["score"] for v in r.per_image.values()])})
             for r in (result({"x": 0.0, "y": 1.0}), result({"x": 1.0, "y": 1.0}, "b")))  # fmt: skip
-    (line,) = compare([a, b]).lines
-    assert (line.name, line.images, line.values) == ("score", 2, [0.5, 1.0])
+    (row,) = compare([a, b]).rows
+    assert (row.name, row.num_images, row.values) == ("score", 2, [0.5, 1.0])
 
 
 def test_only_images_that_all_have() -> None:
     """By name, in whatever order; one that lacks the metric or has no number for it is left out."""
     a = result({"x": 0.0, "y": 0.5, "z": 1.0, "nan": 0.0, "only here": 9.0})
     b = result({"z": 1.0, "y": 0.0, "x": 0.5, "nan": float("nan")}, "b")
-    line = compare([a, b]).lines[1]
-    assert (line.images, line.values) == (3, [0.5, 0.5])
+    row = compare([a, b]).rows[1]
+    assert (row.num_images, row.values) == (3, [0.5, 0.5])
     backwards = replace(a, per_image=dict(reversed(a.per_image.items())))
     assert compare([backwards, b]) == compare([a, b])
     lacking = replace(b, per_image={**b.per_image, "x": {}})
-    assert compare([a, lacking]).lines[1].images == 2
-    assert len(compare([a, result({"x": 1.0}, "b")]).lines) == 1, "one image says nothing of others"
-    assert len(compare([a, replace(b, per_image={})]).lines) == 1
+    assert compare([a, lacking]).rows[1].num_images == 2
+    assert len(compare([a, result({"x": 1.0}, "b")]).rows) == 1, "one image says nothing of others"
+    assert len(compare([a, replace(b, per_image={})]).rows) == 1
 
 
 def test_the_seed_decides() -> None:
@@ -100,7 +100,7 @@ def test_three_files(tmp_path: Path) -> None:
         result({"x": value, "y": value}, path.stem, settings={"sizes": (1, 2)}).save(path)
     comparison = compare([result({"x": 1.0, "y": 1.0}, "first", settings={"sizes": (1, 2)}), *map(str, paths)])
     assert comparison.columns == ["first", "a", "b", "c"]
-    assert comparison.lines[1].differences == [0.0, -0.75, -0.5, -1.0]
+    assert comparison.rows[1].differences == [0.0, -0.75, -0.5, -1.0]
 
 
 def test_columns_are_told_apart() -> None:
@@ -130,7 +130,7 @@ def test_what_was_measured_in_another_way(change: dict, message: str) -> None:
         compare(results)
     comparison = compare(results, allow_different=True)
     assert comparison.differing == [message]
-    assert len(comparison.lines[0].values) == 3
+    assert len(comparison.rows[0].values) == 3
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ def test_what_comes_with_the_network_is_shown_but_blocks_nothing(evaluation: str
     )
     comparison = compare([a, b])
     assert comparison.differing == []
-    assert comparison.of_the_networks == [f"{setting} is {values[0]} in result 1 and {values[1]} in result 2"]
-    assert comparison.of_the_networks[0] in str(comparison.table().caption)
+    assert comparison.network_differences == [f"{setting} is {values[0]} in result 1 and {values[1]} in result 2"]
+    assert comparison.network_differences[0] in str(comparison.table().caption)
 
 
 @pytest.mark.parametrize(
@@ -180,13 +180,13 @@ def test_a_crop_rounded_to_the_patch_is_no_other_crop() -> None:
     """512 pixels are 36 patches of 14 and 32 of 16."""
     a, b = (result({}, metrics={"m": 1.0}, settings={"method": "linear", "crop": crop}) for crop in (504, 512))
     comparison = compare([replace(a, name="segment"), replace(b, name="segment")])
-    assert comparison.of_the_networks == ["crop is 504 in result 1 and 512 in result 2"]
+    assert comparison.network_differences == ["crop is 504 in result 1 and 512 in result 2"]
 
 
 def test_metrics_that_one_lacks() -> None:
     a, b = (result({}, name, metrics={name: 1.0}) for name in "ab")
-    lines = compare([a, b]).lines
-    assert [(line.name, line.values, line.differences) for line in lines] == [
+    lines = compare([a, b]).rows
+    assert [(row.name, row.values, row.differences) for row in lines] == [
         ("a", [1.0, None], [0.0, None]),
         ("b", [None, 1.0], [None, None]),
     ]

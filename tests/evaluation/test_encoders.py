@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.baselines import MeanColour
 from selfpatch.evaluation.encoders import FunctionEncoder
-from selfpatch.evaluation.video_segmentation import evaluate as davis
+from selfpatch.evaluation.video_segmentation.config import DAVISConfig
+from selfpatch.evaluation.video_segmentation.evaluate import evaluate
 from tests.helpers.command_line import write_davis
 
 IMAGES = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
@@ -45,7 +46,8 @@ def test_what_a_function_may_return(function, prefix: int) -> None:
 def test_as_good_as_the_encoder_it_is(tmp_path: Path) -> None:
     tree = write_davis(tmp_path / "davis")
     encoder = FunctionEncoder(as_tokens, 8, mean=(0, 0, 0), std=(1, 1, 1))
-    assert davis.evaluate(encoder, tree, resolution=48) == davis.evaluate(MeanColour(8), tree, resolution=48)
+    config = DAVISConfig(resolution=48)
+    assert evaluate(encoder, tree, config) == evaluate(MeanColour(8), tree, config)
 
 
 class Network(nn.Module):
@@ -85,14 +87,14 @@ def test_dim_is_not_asked_of_the_function_when_told() -> None:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (as_tokens_after_two_others, r"\[2, 26, 3\]; needed .* \[2, 24, D\]; .* say prefix_tokens=2"),
-        (lambda x: as_map(x).movedim(1, -1), r"\[2, 4, 6, 3\]; needed \[2, D, 4, 6\] .* move the last axis"),
-        (lambda x: as_map(x).mean((2, 3)), r"\[2, 3\]; needed .* image features"),
-        (lambda x: F.avg_pool2d(x, 16), r"\[2, 3, 2, 3\]; needed \[2, D, 4, 6\] .* for patches of 8 pixels"),
-        (lambda x: as_tokens(x)[:, 1:], r"\[2, 23, 3\]; needed"),
-        (lambda x: as_map(x)[:1], r"\[1, 3, 4, 6\]; needed \[2, D, 4, 6\]"),
-        (lambda x: x.mean(), r"shape \[\]; needed"),
-        (lambda x: {"tokens": x}, "gave a dict; it must return one tensor"),
+        (as_tokens_after_two_others, r"\[2, 26, 3\]; return .* \[2, 24, D\]; .* set prefix_tokens=2"),
+        (lambda x: as_map(x).movedim(1, -1), r"\[2, 4, 6, 3\]; return \[2, D, 4, 6\] .* move the last axis"),
+        (lambda x: as_map(x).mean((2, 3)), r"\[2, 3\]; return .* image features"),
+        (lambda x: F.avg_pool2d(x, 16), r"\[2, 3, 2, 3\]; return \[2, D, 4, 6\] .* for patches of 8 pixels"),
+        (lambda x: as_tokens(x)[:, 1:], r"\[2, 23, 3\]; return"),
+        (lambda x: as_map(x)[:1], r"\[1, 3, 4, 6\]; return \[2, D, 4, 6\]"),
+        (lambda x: x.mean(), r"shape \[\]; return"),
+        (lambda x: {"tokens": x}, "returned a dict; it must return one tensor"),
         (lambda x: as_map(x).repeat(1, 2, 1, 1), "width 6, but dim is 3"),
     ],
 )
@@ -109,13 +111,13 @@ def test_images_that_cannot_be_cut() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"function": "resnet"}, "'resnet' cannot be called"),
+        ({"function": "resnet"}, "function is 'resnet', which cannot be called"),
         ({"patch_size": 0}, "use patch_size >= 1"),
         ({"dim": 0}, "dim >= 1"),
         ({"prefix_tokens": -1}, "prefix_tokens >= 0"),
         ({"mean": (0.5,)}, "one number a channel"),
         ({"std": (1, 1, 0)}, "std above 0"),
-        ({"function": lambda x: x}, r"shape \[1, 3, 224, 224\]; needed \[1, D, 28, 28\]"),
+        ({"function": lambda x: x}, r"shape \[1, 3, 224, 224\]; return \[1, D, 28, 28\]"),
     ],
 )
 def test_what_is_no_encoder(changes: dict, message: str) -> None:

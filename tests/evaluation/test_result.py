@@ -122,7 +122,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"name": "x", "weights": None, "colour": 1})])
 def test_what_is_no_result(tmp_path: Path, text: str) -> None:
     (tmp_path / "result.json").write_text(text)
-    with pytest.raises(ValueError, match="holds no result"):
+    with pytest.raises(ValueError, match="is not a result"):
         Result.load(tmp_path / "result.json")
     with pytest.raises(ValueError, match="no result at"):
         Result.load(tmp_path / "other.json")

@@ -1,4 +1,4 @@
-"""Encoders without a network: what an evaluation gives to plain colours, the rows to beat."""
+"""Encoders without a network: the features of plain colours and pixels, as baselines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class _PixelEncoder(ABC):
-    """Images are taken as they are, in [0, 1]; the image feature is the mean patch."""
+    """Encoder of images in [0, 1] without normalisation; the image feature is the mean patch."""
 
     def __init__(self, patch_size: int, channels: int, dim: int) -> None:
         if patch_size < 1:
@@ -24,27 +24,27 @@ class _PixelEncoder(ABC):
     def patches(self, images: Tensor) -> Tensor: ...
 
     def image(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, D]."""
+        """Return the mean patch [B, D] of images [B, C, H, W]."""
         return self.patches(images).mean(dim=(2, 3))
 
 
 class MeanColour(_PixelEncoder):
-    """A patch is its mean colour: D = C."""
+    """Encoder whose patch feature is the mean colour: D = C."""
 
     def __init__(self, patch_size: int, channels: int = 3) -> None:
         super().__init__(patch_size, channels, dim=channels)
 
     def patches(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C, h, w]."""
+        """Return mean colours [B, C, h, w] of images [B, C, H, W]."""
         return F.avg_pool2d(images, self.patch_size)
 
 
 class RawPatch(_PixelEncoder):
-    """A patch is its pixels: D = C * patch_size**2, channel by channel."""
+    """Encoder whose patch feature is its pixels: D = C * patch_size**2, channel by channel."""
 
     def __init__(self, patch_size: int, channels: int = 3) -> None:
         super().__init__(patch_size, channels, dim=channels * patch_size**2)
 
     def patches(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C * patch_size**2, h, w]."""
+        """Return pixels [B, C * patch_size**2, h, w] of images [B, C, H, W]."""
         return F.pixel_unshuffle(images, self.patch_size)

@@ -1,4 +1,4 @@
-"""Any Python function of images as an `Encoder`: what evaluations take beside our own networks."""
+"""Encoders made of any Python function of images, so that evaluations can measure networks of other libraries."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from torch import Tensor, nn
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROBE = 224
-"""Side of the black image that tells the width of the features, in pixels, rounded down to whole patches."""
+"""Side in pixels of the black image that shows the width of the features, rounded down to whole patches."""
 
 
 class FunctionEncoder:
-    """A function of normalised images as an `Encoder`; the image feature is the mean patch.
+    """Encoder that calls a function of normalised images; the image feature is the mean patch.
 
-    `FunctionEncoder(model.forward_features, patch_size=14, prefix_tokens=1)` takes a ViT of timm with a CLS token. What
-    the function is made of is used as it is: put a network into evaluation mode first.
+    `FunctionEncoder(model.forward_features, patch_size=14, prefix_tokens=1)` encodes with a ViT of timm that has a CLS
+    token. Put the network into evaluation mode first.
 
     Args:
-        function: images [B, C, H, W] -> patch features [B, D, h, w], or tokens [B, prefix_tokens + h*w, D] row by row;
-            h = H / patch_size and w = W / patch_size.
+        function: function of images [B, C, H, W] that returns patch features [B, D, h, w], or tokens
+            [B, prefix_tokens + h*w, D] row by row; h = H / patch_size and w = W / patch_size.
         patch_size: side of a patch in pixels.
-        dim: D; None: found out now, by encoding a black image of about 224 pixels.
-        mean, std: what images in [0, 1] are normalised with, one number a channel.
-        prefix_tokens: tokens before those of the patches (CLS, registers), which are left out.
-        device: where images are put; None: where the parameters are of a network, or of the one whose method the
-            function is, else the CPU.
+        dim: width D of the features; if None, found by encoding a black image of about 224 pixels.
+        mean: mean of each channel that images in [0, 1] are normalised with.
+        std: standard deviation of each channel.
+        prefix_tokens: number of tokens before those of the patches (CLS, registers), which are left out.
+        device: device of the images; if None, that of the parameters if the function is a network or a method of one,
+            else the CPU.
 
     Raises:
-        ValueError: what is given cannot be called, one of the numbers is out of range, or the function returns anything
-            but patch features of the images it was given; the last of these `patches` and `image` say, too.
+        ValueError: the function cannot be called, a number is out of range, or the function does not return patch
+            features of its images. `patches` and `image` raise the last one too.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class FunctionEncoder:
         device: torch.device | str | None = None,
     ) -> None:
         if not callable(function):
-            raise ValueError(f"a function of images is needed, and {function!r} cannot be called")
+            raise ValueError(f"function is {function!r}, which cannot be called; give a function of images")
         if patch_size < 1 or (dim is not None and dim < 1) or prefix_tokens < 0:
             raise ValueError(
                 f"patch_size {patch_size}, dim {dim}, prefix_tokens {prefix_tokens}: use patch_size >= 1, dim >= 1 or "
@@ -65,25 +66,26 @@ class FunctionEncoder:
 
     @property
     def device(self) -> torch.device:
+        """Device that images are moved to."""
         network = getattr(self.function, "__self__", self.function)
         if self._device is not None or not isinstance(network, nn.Module):
             return self._device or torch.device("cpu")
         return next((p.device for p in network.parameters()), torch.device("cpu"))
 
     def patches(self, images: Tensor) -> Tensor:
-        """Normalised images [B, C, H, W] -> float32 [B, D, h, w]."""
+        """Return patch features, float32 [B, D, h, w], of normalised images [B, C, H, W]."""
         features = self._map(images)
         if features.shape[1] != self.dim:
-            raise ValueError(f"the function gave features of width {features.shape[1]}, but dim is {self.dim}")
+            raise ValueError(f"the function returned features of width {features.shape[1]}, but dim is {self.dim}")
         return features.float()
 
     def image(self, images: Tensor) -> Tensor:
-        """Normalised images [B, C, H, W] -> float32 [B, D]."""
+        """Return image features, float32 [B, D], of normalised images [B, C, H, W]."""
         return self.patches(images).mean(dim=(2, 3))
 
     @torch.no_grad()
     def _map(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, D, h, w] of whatever type and width."""
+        """Return features [B, D, h, w] of any type and width of images [B, C, H, W]."""
         height, width = images.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(
@@ -94,10 +96,10 @@ class FunctionEncoder:
         return self._as_map(self.function(images), len(images), grid)
 
     def _as_map(self, output: Any, count: int, grid: tuple[int, int]) -> Tensor:
-        """[B, D, h, w] of what the function gave."""
+        """Return the function's output as features [B, D, h, w]."""
         h, w = grid
         if not isinstance(output, Tensor):
-            raise ValueError(f"the function gave a {type(output).__name__}; it must return one tensor of features")
+            raise ValueError(f"the function returned a {type(output).__name__}; it must return one tensor of features")
         shape = tuple(output.shape)
         if len(shape) == 4 and (shape[0], *shape[2:]) == (count, h, w):
             return output
@@ -106,15 +108,15 @@ class FunctionEncoder:
             return output[:, self.prefix_tokens :].movedim(1, -1).unflatten(-1, grid)
         wanted = f"[{count}, D, {h}, {w}] or [{count}, {tokens}, D]"
         raise ValueError(
-            f"the function gave features of shape {list(shape)}; needed {wanted}{self._advice(shape, grid)}"
+            f"the function returned features of shape {list(shape)}; return {wanted}{self._advice(shape, grid)}"
         )
 
     def _advice(self, shape: tuple[int, ...], grid: tuple[int, int]) -> str:
         extra = shape[1] - grid[0] * grid[1] if len(shape) == 3 else 0
         if extra > 0:
-            return f"; if the first {extra} are no patches, say prefix_tokens={extra}"
+            return f"; if the first {extra} are not patches, set prefix_tokens={extra}"
         if len(shape) == 4 and shape[1:3] == grid:
             return "; move the last axis to the second place"
         if len(shape) == 2:
-            return "; these are image features, and evaluations look at patches"
+            return "; these are image features, but evaluations need patch features"
         return f", for patches of {self.patch_size} pixels"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.classification.knn.config import KNNConfig
@@ -45,71 +45,26 @@ class Evaluation(NamedTuple):
     """One row of the table.
 
     Attributes:
-        config: class of the settings.
-        load: function that imports the evaluation and returns it; torch is imported then and not before.
+        config: class of the settings, in the module `config` of the evaluation's folder.
     """
 
     config: type[EvaluationConfig]
-    load: Callable[[], Evaluate]
 
-
-def _correspond() -> Evaluate:
-    from selfpatch.evaluation.correspondence.evaluate import evaluate
-
-    return evaluate
-
-
-def _davis() -> Evaluate:
-    from selfpatch.evaluation.video_segmentation.evaluate import evaluate
-
-    return evaluate
-
-
-def _detect() -> Evaluate:
-    from selfpatch.evaluation.detection.evaluate import evaluate
-
-    return evaluate
-
-
-def _discover() -> Evaluate:
-    from selfpatch.evaluation.object_discovery.evaluate import evaluate
-
-    return evaluate
-
-
-def _finetune() -> Evaluate:
-    from selfpatch.evaluation.classification.finetune.evaluate import evaluate
-
-    return evaluate
-
-
-def _knn() -> Evaluate:
-    from selfpatch.evaluation.classification.knn.evaluate import evaluate
-
-    return evaluate
-
-
-def _linear() -> Evaluate:
-    from selfpatch.evaluation.classification.linear.evaluate import evaluate
-
-    return evaluate
-
-
-def _segment() -> Evaluate:
-    from selfpatch.evaluation.segmentation.evaluate import evaluate
-
-    return evaluate
+    def load(self) -> Evaluate:
+        """Import the module `evaluate` next to the settings, and return its function; torch is imported only now."""
+        folder = self.config.__module__.rpartition(".")[0]
+        return cast("Evaluate", importlib.import_module(f"{folder}.evaluate").evaluate)
 
 
 EVALUATIONS: dict[str, Evaluation] = {
-    "correspond": Evaluation(CorrespondenceConfig, _correspond),
-    "davis": Evaluation(DAVISConfig, _davis),
-    "detect": Evaluation(DetectionConfig, _detect),
-    "discover": Evaluation(ObjectDiscoveryConfig, _discover),
-    "finetune": Evaluation(FinetuneConfig, _finetune),
-    "knn": Evaluation(KNNConfig, _knn),
-    "linear": Evaluation(LinearConfig, _linear),
-    "segment": Evaluation(SegmentationConfig, _segment),
+    "correspond": Evaluation(CorrespondenceConfig),
+    "davis": Evaluation(DAVISConfig),
+    "detect": Evaluation(DetectionConfig),
+    "discover": Evaluation(ObjectDiscoveryConfig),
+    "finetune": Evaluation(FinetuneConfig),
+    "knn": Evaluation(KNNConfig),
+    "linear": Evaluation(LinearConfig),
+    "segment": Evaluation(SegmentationConfig),
 }
 """Evaluations by the name that follows `selfpatch evaluate`."""
 

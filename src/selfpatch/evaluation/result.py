@@ -1,4 +1,4 @@
-"""What every evaluation returns: numbers, a table of rows, and where they come from."""
+"""Result of an evaluation: metrics, a table of rows, and their provenance."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from selfpatch.core.types import Encoder
 
 Cell = str | int | float
 Progress = Callable[[str, int, int], None]
-"""How an evaluation tells how far it is: called with (what it works on, done, total)."""
+"""Callback of an evaluation: called with a description, the number of items done and the number of all items."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Which weights were measured."""
+    """Source of the weights that were measured."""
 
     source: str
-    """As the user named them: a run directory, a file, or timm:NAME."""
+    """Name that the user gave: a run directory, a file, or timm:NAME."""
     sha256: str | None = None
-    """Of the file, or of the tensors (`network_sha256`) where the weights are no single file; None: no network."""
+    """Hash of the file, or of the tensors (`network_sha256`) if the weights are not a single file; None for a baseline
+    without a network."""
 
 
 def network_sha256(network: nn.Module) -> str:
-    """A hash of a network's parameters and buffers: of their names, types, shapes and values, in the order of names."""
+    """Return a hash of a network's parameters and buffers: their sorted names, types, shapes and values."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -45,11 +46,11 @@ def network_sha256(network: nn.Module) -> str:
 
 @torch.no_grad()
 def encoder_identity(encoder: Encoder) -> str:
-    """A hash of what an encoder computes, so that nothing trained on one function is used with another.
+    """Return a hash of the function that an encoder computes, to tell trainings on different encoders apart.
 
-    Of a network: its tensors (`network_sha256`), and what else decides its features: the mean and deviation that images
-    are normalised by, and whether patches are normed. Of anything else: its type, and its features of a fixed image of
-    noise, 4 x 4 patches; how they are rounded depends on the device.
+    For a network, the hash covers its tensors (`network_sha256`), the mean and standard deviation of its input, and
+    whether patches are normed. For any other encoder, it covers its type and its features of a fixed image of noise of
+    4 x 4 patches; their rounding depends on the device.
     """
     digest = hashlib.sha256(f"{type(encoder).__name__} {list(encoder.mean)} {list(encoder.std)}\n".encode())
     if isinstance(encoder, nn.Module):
@@ -66,22 +67,20 @@ def encoder_identity(encoder: Encoder) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of one evaluation.
+    """Outcome of one evaluation.
 
     Attributes:
-        name: of the evaluation, e.g. `davis`.
-        metrics: the numbers to quote, by the names their field uses.
-        rows: one mapping a line of the table, all with the same columns: a sequence's object, a class, a k.
-        settings: every value that decides the numbers, so that they can be made again.
-        weights: what was measured; None for scores of ready-made results and for baselines.
-        versions: of the software.
-        pictures: paths of the pictures that were written, relative to the result's folder.
-        per_image: by the name of an image or a sequence, its own values of metrics; what `compare` draws intervals
-            from.
+        name: name of the evaluation, e.g. `davis`.
+        metrics: numbers to quote, by the names of their field.
+        rows: lines of the table, all with the same columns, e.g. one for each object, class or k.
+        settings: every value that decides the numbers, so that they can be reproduced.
+        weights: source of the network; None for baselines and scores of ready-made results.
+        versions: versions of the software.
+        pictures: paths of the written pictures, relative to the result's folder.
+        per_image: metrics of each image or sequence by its name, for the intervals of `compare`.
         notes: sentences that a reader of the numbers should know, e.g. which images could not be read.
-        device: the name of what computed it, as `device_name` gives it.
-        costs: what it took by its unit, `seconds` or `frames/s`. They are no part of the outcome: two results are equal
-            whatever they took, and wherever.
+        device: name of the device that computed the numbers.
+        costs: costs by unit, `seconds` or `frames/s`. Results that differ in costs or device only are equal.
     """
 
     name: str
@@ -97,16 +96,16 @@ class Result:
     costs: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     def save(self, path: str | Path) -> None:
-        """Writes JSON; a reader finds the old file or the new one, never half of one."""
+        """Write the result as JSON, atomically."""
         text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
         write_atomically(Path(path), text)
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
-        """Reads what `save` wrote.
+        """Read a result that `save` wrote.
 
         Raises:
-            ValueError: there is no such file, or it holds no result.
+            ValueError: the file is missing or is not a result.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -115,11 +114,12 @@ class Result:
         except FileNotFoundError:
             raise ValueError(f"no result at {path}; give the path of a result.json") from None
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{path} holds no result; give a result.json that an evaluation wrote") from None
+            raise ValueError(f"{path} is not a result; give a result.json that an evaluation wrote") from None
 
     def table(self) -> Table:
-        """For the terminal: the rows, then the metrics, the costs and the notes as a caption; where there are no
-        rows the metrics are the rows.
+        """Return a table for the terminal: the rows, with metrics, costs and notes as caption.
+
+        Without rows, the metrics are the rows.
         """
         metrics = "   ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
         costs = "   ".join(f"{value:.4g} {unit}" for unit, value in self.costs.items())

@@ -1,7 +1,7 @@
-"""A meter of dense features that needs no labels: do the patches of one view find themselves in another view?
+"""View matching, a metric of dense features without labels: the share of patches that are found in another view.
 
-Two views of an image are cropped, flipped and coloured differently. Where they overlap, the boxes tell which place of
-one is which place of the other; features are good in so far as the nearest feature in the other view lies there.
+Two views of an image are cropped, flipped and coloured differently. Where they overlap, their boxes tell which position
+of one view corresponds to which of the other. Good features have their nearest neighbour at that position.
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ class ViewPairs(NamedTuple):
     """Two views of each of n images."""
 
     views_a: Tensor
-    """[n, C, S, S], uint8 or float32."""
+    """First views [n, C, S, S], uint8 or float32."""
     views_b: Tensor
+    """Second views [n, C, S, S]."""
     boxes_a: Tensor
-    """[n, 5] float32 (left, top, width, height, flipped) in pixels of the image."""
+    """Boxes of the first views, float32 [n, 5] (left, top, width, height, flipped) in pixels of the image."""
     boxes_b: Tensor
+    """Boxes of the second views, float32 [n, 5]."""
 
 
 def make_view_pairs(images: Sequence[Picture], recipes: tuple[ViewRecipe, ViewRecipe], *, seed: int = 0) -> ViewPairs:
-    """Draws and renders two views of each image, the same ones whenever it is called.
+    """Draw and render two views of each image; they depend on the arguments only.
 
     Args:
-        images: whole images, upright, of one number of channels.
-        recipes: of the first and of the second view; of one size.
-        seed: of the draws.
+        images: whole images, upright, with the same number of channels.
+        recipes: recipes of the first and of the second view, with the same size.
+        seed: random seed of the views.
     """
     views: list[list[Tensor]] = [[], []]
     boxes: list[list[tuple[float, ...]]] = [[], []]
@@ -57,9 +59,15 @@ def make_view_pairs(images: Sequence[Picture], recipes: tuple[ViewRecipe, ViewRe
 def view_matching(
     encoder: Encoder, views_a: Tensor, views_b: Tensor, boxes_a: Tensor, boxes_b: Tensor, *, batch: int = 32
 ) -> float:
-    """Of the patches of the first view whose true place lies in the second, the share that is matched right.
+    """Return the share of correct matches among the patches whose true position lies in the second view.
 
-    See `matching_hits`, which counts; the arguments are those of `ViewPairs`, and `batch` pairs are encoded at once.
+    Args:
+        encoder: network to measure.
+        views_a: first views, see `ViewPairs`.
+        views_b: second views.
+        boxes_a: boxes of the first views.
+        boxes_b: boxes of the second views.
+        batch: number of pairs that are encoded at once.
 
     Raises:
         ValueError: no patch of any first view lies in its second view.
@@ -74,19 +82,21 @@ def view_matching(
 
 
 def matching_hits(features_a: Tensor, features_b: Tensor, boxes_a: Tensor, boxes_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Which patches of the first view find themselves in the second::
+    """Return which patches of the first view are matched correctly in the second.
+
+    ::
 
         for each patch i of view a:
-            place   = the centre of i, carried to the image and from there to the patch grid of view b
-            inside  = place lies in view b
-            match   = the patch j of all of view b with the largest cosine(i, j)
-            correct = inside and |centre(j) - place| <= 1 patch, both across and down
+            target  = the centre of i, mapped to the image and from there to the patch grid of view b
+            inside  = target lies in view b
+            match   = the patch j of view b with the largest cosine(i, j)
+            correct = inside and |centre(j) - target| <= 1 patch along both axes
 
     Args:
-        features_a: [n, h, w, D] patch features of the first views, of any norm.
-        features_b: [n, p, q, D] of the second views.
-        boxes_a: [n, 5] (left, top, width, height, flipped) in pixels of the image.
-        boxes_b: [n, 5].
+        features_a: patch features of the first views, [n, h, w, D] of any norm.
+        features_b: patch features of the second views, [n, p, q, D].
+        boxes_a: boxes [n, 5] (left, top, width, height, flipped) in pixels of the image.
+        boxes_b: boxes [n, 5] of the second views.
 
     Returns:
         correct and inside, bool [n, h*w].
@@ -94,16 +104,16 @@ def matching_hits(features_a: Tensor, features_b: Tensor, boxes_a: Tensor, boxes
     h, w = features_b.shape[1:3]
     grid = torch.tensor([w, h], device=boxes_b.device)
     centres_a, centres_b = (_patch_centres(*f.shape[1:3]).to(boxes_a.device) for f in (features_a, features_b))
-    places = image_to_crop(crop_to_image(centres_a, boxes_a), boxes_b)  # [n, h*w, 2], in [0, 1] where inside
-    inside = ((places >= 0) & (places <= 1)).all(-1)
+    targets = image_to_crop(crop_to_image(centres_a, boxes_a), boxes_b)  # [n, h*w, 2], in [0, 1] where inside
+    inside = ((targets >= 0) & (targets <= 1)).all(-1)
     a, b = (F.normalize(f.flatten(1, 2), dim=-1) for f in (features_a, features_b))
     match = (a @ b.transpose(1, 2)).argmax(-1).to(boxes_a.device)  # [n, h*w]
-    distance = ((centres_b[match] - places) * grid).abs().amax(-1)
-    # Boxes are float32 pixels: a distance of exactly one patch may come out a rounding error longer.
+    distance = ((centres_b[match] - targets) * grid).abs().amax(-1)
+    # Boxes are float32, so a distance of exactly one patch may be longer by a rounding error.
     return inside & (distance <= 1 + 1e-4), inside
 
 
 def _patch_centres(h: int, w: int) -> Tensor:
-    """[h*w, 2] (x, y) in crop coordinates, 0 to 1, row by row."""
+    """Return the centres [h*w, 2] (x, y) of patches in crop coordinates, 0 to 1, row by row."""
     x, y = torch.from_numpy((np.arange(w) + 0.5) / w), torch.from_numpy((np.arange(h) + 0.5) / h)
     return torch.cartesian_prod(y, x).flip(-1).float()
