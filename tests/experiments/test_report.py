@@ -16,7 +16,7 @@ from PIL import Image
 
 from selfpatch.experiments.report import write_study_report
 from selfpatch.experiments.results import Difference, Row, Seed, Spread, StudyResults, paired, percent, spread
-from selfpatch.visualization.curves import COLOURS
+from selfpatch.visualization.layout import SERIES
 from tests.helpers.html_page import Page
 from tests.helpers.svg_curves import legend, words
 
@@ -237,9 +237,9 @@ def test_an_arm_has_its_colour_in_every_figure(tmp_path: Path) -> None:
     curves = {"all": {"c": line, "a": line, "b": line}, "some": {"c": line}}
     written(findings([row("a"), row("b"), row("c")], curves=curves), tmp_path)
     for name in ("all", "some"):
-        assert legend((tmp_path / "figures" / f"{name}.svg").read_text())["c"].colour == COLOURS[2]
+        assert legend((tmp_path / "figures" / f"{name}.svg").read_text())["c"].colour == SERIES[2]
     images = Page((tmp_path / "report.html").read_text(encoding="utf-8")).images()
-    assert [legend(svg.decode())["c"].colour for _, svg in images] == [COLOURS[2]] * 2
+    assert [legend(svg.decode())["c"].colour for _, svg in images] == [SERIES[2]] * 2
 
 
 def test_points_that_are_not_finite_are_not_drawn(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfpatch.visualization.curves import (
-    COLOURS,
     LEFT,
     MAX_POINTS,
     PLOT_HEIGHT,
     RIGHT,
+    SERIES,
     TOP,
     WIDTH,
     curves_svg,
@@ -64,11 +64,11 @@ def test_several_curves_share_axes_and_have_a_legend() -> None:
     svg = curves_svg({"a": [(0, 0.0), (1, 1.0)], "b": [(0, 0.5), (1, 0.5)], "empty": []})
     rising, flat = curves(svg)
     assert flat.points[0][1] == pytest.approx((rising.points[0][1] + rising.points[1][1]) / 2, abs=0.1)
-    assert {name: stroke.colour for name, stroke in legend(svg).items()} == {"a": COLOURS[0], "b": COLOURS[1]}
+    assert {name: stroke.colour for name, stroke in legend(svg).items()} == {"a": SERIES[0], "b": SERIES[1]}
 
 
 def test_a_curve_keeps_its_colour_where_others_have_no_point() -> None:
-    assert legend(curves_svg({"a": [], "b": [], "c": [(0, 1.0)]}))["c"].colour == COLOURS[2]
+    assert legend(curves_svg({"a": [], "b": [], "c": [(0, 1.0)]}))["c"].colour == SERIES[2]
 
 
 def test_long_curves_are_thinned_without_moving() -> None:
@@ -140,7 +140,7 @@ def test_a_long_name_is_cut_to_its_room() -> None:
 
 
 def test_more_curves_than_colours_differ_by_their_strokes() -> None:
-    count = 3 * len(COLOURS)
+    count = 3 * len(SERIES)
     svg = curves_svg({f"arm {i}": [(0.0, float(i)), (1.0, 2.0)] for i in range(count)})
     assert len({(stroke.colour, stroke.dashes) for stroke in curves(svg)}) == count
     assert len({(stroke.colour, stroke.dashes) for stroke in legend(svg).values()}) == count

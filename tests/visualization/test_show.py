@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 from torch import nn
 
 from selfpatch.visualization.config import ShowConfig
@@ -50,7 +50,9 @@ def test_show_with_queries_anywhere(photos: list[Path], tmp_path: Path, window, 
         assert picture.width == 2 * MARGIN + 3 * PANEL + 2 * GAP
         pixels = np.asarray(picture.convert("RGB"))
     # The disks stand on the first and the last patch of the marked image, 40 pixels wide, each in its colour.
-    rows, columns = zip(*((pixels == colour).all(-1).nonzero() for colour in SERIES[:2]), strict=True)
+    rows, columns = zip(
+        *((pixels == ImageColor.getrgb(colour)).all(-1).nonzero() for colour in SERIES[:2]), strict=True
+    )
     assert [columns[i][columns[i] < MARGIN + PANEL].mean() for i in range(2)] == pytest.approx([52, 332], abs=1)
     assert rows[0][columns[0] < MARGIN + PANEL].mean() + 120 == pytest.approx(
         rows[1][columns[1] < MARGIN + PANEL].mean(), abs=1

@@ -17,7 +17,6 @@ from selfpatch.visualization.layout import (
     PAPER,
     SERIES,
     fitted,
-    hex_colour,
     house_style,
     printable,
     text_width_of,
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 Point = tuple[float, float]
 
-COLOURS = [hex_colour(colour) for colour in SERIES]
 DASHES = ("-", (0, (5, 3)), (0, (1, 2.5)))
 """Strokes: further curves than there are colours take the colours again, dashed, then dotted."""
 WIDTH, PLOT_HEIGHT = 720, 242
@@ -54,12 +52,12 @@ def points_of(rows: Iterable[Mapping[str, Any]], name: str, x: str = "step") -> 
 
     Rows without it, or without a finite value, are left out.
     """
-    return [(float(row[x]), float(row[name])) for row in rows if _is_finite(row.get(x)) and _is_finite(row.get(name))]
+    return finite((row.get(x), row.get(name)) for row in rows)
 
 
-def finite(points: Iterable[Point]) -> list[Point]:
+def finite(points: Iterable[tuple[Any, Any]]) -> list[Point]:
     """Return the points that can be drawn."""
-    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    return [(float(x), float(y)) for x, y in points if _is_finite(x) and _is_finite(y)]
 
 
 def curves_svg(curves: Mapping[str, Sequence[Point]], *, title: str = "", x_label: str = "step") -> str:
@@ -120,9 +118,9 @@ def _svg_of(figure: Figure, title: str) -> str:
 
 def _plot(axes: Axes, number: int, points: np.ndarray) -> Line2D:
     """Draw the curve of this index; a single point is a dot."""
-    dash = DASHES[number // len(COLOURS) % len(DASHES)]
+    dash = DASHES[number // len(SERIES) % len(DASHES)]
     marker = "o" if len(points) == 1 else "none"
-    colour = COLOURS[number % len(COLOURS)]
+    colour = SERIES[number % len(SERIES)]
     (line,) = axes.plot(*points.T, color=colour, ls=dash, lw=2, marker=marker, ms=7, clip_on=False)
     return line
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,15 +22,10 @@ from selfpatch.core.atomic_io import replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-RGB = tuple[int, int, int]
-
 PAPER, INK, MUTED, LINE = "#ffffff", "#1b1f24", "#656d76", "#d8dee4"
-SERIES: tuple[RGB, ...] = (
-    (230, 75, 53), (0, 114, 189), (0, 150, 110), (204, 95, 170), (217, 143, 0), (86, 130, 40),
-)  # fmt: skip
+SERIES = ("#e64b35", "#0072bd", "#00966e", "#cc5faa", "#d98f00", "#568228")
 """Hues of queries and curves: told apart with any kind of colour vision (after Okabe and Ito), readable on black and
 on white, dark enough to carry white numerals."""
-
 FONT = "DejaVu Sans"
 """Typeface that comes with matplotlib, so that a picture is the same on every machine."""
 MARGIN, GAP = 32, 16
@@ -45,26 +41,20 @@ STRETCH = (0.02, 0.98)
 """Quantiles of a channel of more than 8 bits that are drawn black and white."""
 
 
-def hex_colour(colour: RGB) -> str:
-    """Return a colour as matplotlib, SVG and HTML write it."""
-    return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
 @dataclass(frozen=True)
 class Marker:
     """Numbered disk at a point (x, y) of a panel, in pixels."""
 
     number: int
-    colour: RGB
+    colour: str
     point: tuple[float, float] = (0, 0)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One image of a sheet and the line below it.
+    """One image of a sheet and its caption.
 
     Attributes:
-        caption: text of the line.
         label: disk before the caption.
         scale: values of the darkest and the brightest colour of a similarity map, shown beside a colour bar.
         markers: disks on the image.
@@ -76,11 +66,6 @@ class Panel:
     scale: tuple[float, float] | None = None
     markers: Sequence[Marker] = ()
 
-    @property
-    def has_line(self) -> bool:
-        """Whether anything stands below the image."""
-        return bool(self.caption) or self.label is not None or self.scale is not None
-
 
 @dataclass(frozen=True)
 class Row:
@@ -89,35 +74,22 @@ class Row:
     panels: Sequence[Panel]
     heading: str = ""
 
-    @property
-    def image_top(self) -> int:
-        """Distance from the top of the row to its images, in pixels."""
-        return HEADING_HEIGHT if self.heading else 0
-
-    @property
-    def height(self) -> int:
-        """Height with heading and captions, in pixels."""
-        caption = CAPTION_HEIGHT if any(panel.has_line for panel in self.panels) else 0
-        return self.image_top + max(panel.image.height for panel in self.panels) + caption
-
 
 @contextmanager
 def house_style() -> Iterator[None]:
     """Draw with matplotlib's own defaults, whatever the user's are, and take text literally, never as mathematics."""
     import matplotlib.style
 
-    settings = {
-        "font.family": FONT, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "selfpatch",
-    }  # fmt: skip
+    settings = {"font.family": FONT, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "selfpatch"}
     with matplotlib.style.context(["default", settings]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # such a character is drawn as a box
         yield
 
 
 def lay_out(rows: Sequence[Row], *, title: str, subtitle: str = "") -> Image.Image:
-    """Lay out rows of panels below a title and a subtitle.
+    """Lay out rows of panels of one size below a title and a subtitle.
 
-    Columns are as wide as their widest panel. Panels are copied pixel by pixel, never resampled.
+    Panels are copied pixel by pixel, never resampled.
 
     Returns:
         An RGB image, just large enough.
@@ -128,17 +100,17 @@ def lay_out(rows: Sequence[Row], *, title: str, subtitle: str = "") -> Image.Ima
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = [row for row in rows if row.panels]
-    if not rows:
+    panels = [panel for row in rows for panel in row.panels]
+    if not panels:
         raise ValueError("there is no image to draw; give at least one")
-    columns = range(max(len(row.panels) for row in rows))
-    widths = [max(row.panels[c].image.width for row in rows if c < len(row.panels)) for c in columns]
-    text_width = sum(widths) + GAP * (len(widths) - 1)
-    lines = wrapped(subtitle, CAPTION_SIZE, text_width)
-    header = TITLE_HEIGHT + SUBTITLE_HEIGHT * len(lines) + GAP // 2
-    width = text_width + 2 * MARGIN
-    height = 2 * MARGIN + header + sum(row.height for row in rows) + GAP * (len(rows) - 1)
-
+    panel_width, panel_height = panels[0].image.size
+    text_width = max(len(row.panels) for row in rows) * (panel_width + GAP) - GAP
+    lines = textwrap.wrap(subtitle, max(12, round(text_width / (0.57 * CAPTION_SIZE))))
+    header = MARGIN + TITLE_HEIGHT + SUBTITLE_HEIGHT * len(lines) + GAP // 2
+    above = HEADING_HEIGHT if any(row.heading for row in rows) else 0
+    below = CAPTION_HEIGHT if any(panel.caption for panel in panels) else 0
+    pitch = above + panel_height + below + GAP
+    width, height = text_width + 2 * MARGIN, header + pitch * len(rows) - GAP + MARGIN
     with house_style():
         # At 72 dots an inch a point, the unit of text sizes, is a pixel.
         figure = Figure(figsize=(width / 72, height / 72), dpi=72, facecolor=PAPER)
@@ -148,28 +120,24 @@ def lay_out(rows: Sequence[Row], *, title: str, subtitle: str = "") -> Image.Ima
         _text(axes, MARGIN, MARGIN + 22, fitted(title, TITLE_SIZE, text_width), TITLE_SIZE, INK)
         for i, line in enumerate(lines):
             _text(axes, MARGIN, MARGIN + TITLE_HEIGHT + SUBTITLE_HEIGHT * i + 9, line)
-        top = MARGIN + header
-        for row in rows:
+        for i, row in enumerate(rows):
+            top = header + pitch * i
             _text(axes, MARGIN, top + 20, fitted(row.heading, HEADING_SIZE, text_width), HEADING_SIZE, INK)
-            left = MARGIN
-            for panel, column_width in zip(row.panels, widths, strict=False):
-                _draw_panel(axes, panel, left, top + row.image_top, column_width)
-                left += column_width + GAP
-            top += row.height + GAP
+            for j, panel in enumerate(row.panels):
+                _draw_panel(axes, panel, MARGIN + (panel_width + GAP) * j, top + above)
         canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def _draw_panel(axes: Axes, panel: Panel, left: int, top: int, width: int) -> None:
-    """Draw the image at (left, top) and its line within [left, left + width)."""
+def _draw_panel(axes: Axes, panel: Panel, left: int, top: int) -> None:
+    """Draw the image at (left, top) and its caption below it."""
+    width, height = panel.image.size
     _paste(axes, np.asarray(panel.image), left, top)
     for marker in panel.markers:
-        x, y = (
-            min(max(v, MARKER_RADIUS + 2), side - MARKER_RADIUS - 2)
-            for v, side in zip(marker.point, panel.image.size, strict=True)
-        )
+        edge = MARKER_RADIUS + 2  # near the edge of the image a marker moves inwards to be seen whole
+        x, y = np.clip(marker.point, edge, (width - edge, height - edge))
         _draw_marker(axes, marker, left + x, top + y)
-    middle, right = top + panel.image.height + CAPTION_HEIGHT // 2 + 2, left + width
+    middle, right = top + height + CAPTION_HEIGHT // 2 + 2, left + width
     if panel.label is not None:
         _draw_marker(axes, panel.label, left + MARKER_RADIUS - 1, middle)
         left += 2 * MARKER_RADIUS + 6
@@ -177,37 +145,32 @@ def _draw_panel(axes: Axes, panel: Panel, left: int, top: int, width: int) -> No
         from matplotlib import colormaps
 
         low, high = (f"{value:.2f}" for value in panel.scale)
-        _text(axes, right, middle + 5, high, CAPTION_SIZE - 1, align="right")
-        right -= round(text_width_of(high, CAPTION_SIZE - 1)) + 8 + SCALE_BAR[0]
-        bar = np.tile(colormaps["viridis"](np.linspace(0, 1, SCALE_BAR[0]), bytes=True)[:, :3], (SCALE_BAR[1], 1, 1))
-        _paste(axes, bar, right, middle - SCALE_BAR[1] // 2)
-        _text(axes, right - 8, middle + 5, low, CAPTION_SIZE - 1, align="right")
-        right -= 8 + round(text_width_of(low, CAPTION_SIZE - 1)) + GAP
+        _text(axes, right, middle + 5, high, align="right")
+        right -= round(text_width_of(high, CAPTION_SIZE)) + 8 + SCALE_BAR[0]
+        bar = colormaps["viridis"](np.linspace(0, 1, SCALE_BAR[0]), bytes=True)[:, :3]
+        _paste(axes, np.tile(bar, (SCALE_BAR[1], 1, 1)), right, middle - SCALE_BAR[1] // 2)
+        _text(axes, right - 8, middle + 5, low, align="right")
+        right -= 8 + round(text_width_of(low, CAPTION_SIZE)) + GAP
     _text(axes, left, middle + 5, fitted(panel.caption, CAPTION_SIZE, right - left))
 
 
 def _paste(axes: Axes, pixels: np.ndarray, left: int, top: int) -> None:
-    """Copy pixels [h, w, 3] onto the sheet, below everything else."""
-    height = round(axes.get_ylim()[0])
-    axes.get_figure().figimage(pixels, left, height - top - len(pixels), origin="upper", zorder=-1)  # type: ignore[union-attr]
+    """Copy pixels [h, w, 3] onto the sheet one by one, below everything else."""
+    extent = (left, left + pixels.shape[1], top + pixels.shape[0], top)
+    axes.imshow(pixels, extent=extent, aspect="auto", interpolation="nearest", zorder=-1)
 
 
 def _draw_marker(axes: Axes, marker: Marker, x: float, y: float) -> None:
     """Draw a numbered disk with a white rim around (x, y)."""
-    axes.plot(x, y, "o", ms=2 * MARKER_RADIUS, mfc=hex_colour(marker.colour), mec=PAPER, mew=2, clip_on=False)
+    axes.plot(x, y, "o", ms=2 * MARKER_RADIUS, mfc=marker.colour, mec=PAPER, mew=2, clip_on=False)
     _text(axes, x, y + 4.5, str(marker.number), 12.5, PAPER, align="center")
 
 
 def _text(
-    axes: Axes,
-    x: float,
-    baseline: float,
-    text: str,
-    size: float = CAPTION_SIZE,
-    colour: str = MUTED,
-    align: str = "left",
+    axes: Axes, x: float, y: float, text: str, size: float = CAPTION_SIZE, colour: str = MUTED, align: str = "left"
 ) -> None:
-    axes.text(x, baseline, printable(text), size=size, color=colour, ha=align, va="baseline")
+    """Write a line whose baseline is at y."""
+    axes.text(x, y, printable(text), size=size, color=colour, ha=align, va="baseline")
 
 
 def printable(text: str) -> str:
@@ -233,18 +196,6 @@ def fitted(text: str, size: float, width: float) -> str:
     while text and text_width_of(text + "…", size) > width:
         text = text[:-1]
     return text.rstrip() + "…"
-
-
-def wrapped(text: str, size: float, width: float) -> list[str]:
-    """Return lines of at most `width` pixels, broken between words; a wider word is cut as by `fitted`."""
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width_of(longer, size) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(fitted(word, size, width))
-    return lines
 
 
 def to_image(pixels: Tensor) -> Image.Image:

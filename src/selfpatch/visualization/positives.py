@@ -11,15 +11,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from selfpatch.ops.neighbours import Border, Window, neighbour_table, top_positives
-from selfpatch.visualization.layout import RGB
 
-Box = tuple[int, int, int, int]
-"""(left, top, right, bottom) in pixels, right and bottom excluded, as Pillow has it."""
 CONTEXT = 2
 """Number of patches shown around the window on each side."""
 DIMMED = 0.4
 """Brightness of the window's patches that were not picked."""
-WHITE: RGB = (255, 255, 255)
 
 
 @dataclass(frozen=True)
@@ -50,78 +46,54 @@ def find_positives(features: Tensor, queries: Sequence[int], k: int, window: Win
     return [Match(q, table.indices[q][table.valid[q]].tolist(), picked[q][valid[q]].tolist()) for q in queries]
 
 
-@dataclass(frozen=True)
-class View:
-    """A rectangle of patches, drawn at `size` = (width, height) pixels. It may reach over the grid's border."""
+def zoom(
+    image: Image.Image,
+    match: Match,
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    extent: int,
+    wrap: bool,
+    colour: str,
+) -> Image.Image:
+    """Enlarge the surroundings of a query patch, which is outlined in white and its positives in `colour`.
 
-    top: int
-    left: int
-    rows: int
-    columns: int
-    size: tuple[int, int]
-
-    def box(self, row: float, column: float, rows: float = 1, columns: float = 1) -> Box:
-        """Return the pixels of a rectangle of patches, given in the grid's coordinates."""
-        x, y = self.size[0] / self.columns, self.size[1] / self.rows
-        row, column = row - self.top, column - self.left
-        return round(column * x), round(row * y), round((column + columns) * x), round((row + rows) * y)
-
-    def patch_box(self, index: int, grid: tuple[int, int]) -> Box:
-        """Return the pixels of the patch with this flat index, wherever around the torus the view shows it."""
-        h, w = grid
-        row, column = divmod(index, w)
-        return self.box(self.top + (row - self.top) % h, self.left + (column - self.left) % w)
-
-
-def view_around(query: int, grid: tuple[int, int], size: tuple[int, int], extent: int, *, wrap: bool) -> View:
-    """Return a view of the panel's shape with the query in its middle.
+    The other patches of the window are dimmed.
 
     Args:
-        query: flat index of the patch.
+        image: the whole image, its sides multiples of the patch size.
+        match: the query and its positives.
         grid: rows and columns of patches of the image.
-        size: width and height of the panel in pixels.
+        size: width and height of the result in pixels.
         extent: number of patches along the short side, if the grid has as many.
-        wrap: keep the query in the middle even where the view then leaves the image.
+        wrap: keep the query in the middle; where the view then leaves the image it continues at the opposite side, as
+            the matching does, behind a white line.
+        colour: colour of the positives' outlines.
     """
-    (h, w), short = grid, min(size)
-    rows, columns = min(h, round(extent * size[1] / short)), min(w, round(extent * size[0] / short))
-    top, left = query // w - rows // 2, query % w - columns // 2
+    (h, w), patch = grid, image.width // grid[1]
+    rows, columns = (min(n, round(extent * side / min(size))) for n, side in zip(grid, size[::-1], strict=True))
+    top, left = match.query // w - rows // 2, match.query % w - columns // 2
     if not wrap:
         top, left = min(max(top, 0), h - rows), min(max(left, 0), w - columns)
-    return View(top, left, rows, columns, size)
+    rolled = np.roll(np.asarray(image), (-top * patch, -left * patch), (0, 1))[: rows * patch, : columns * patch]
+    drawn = Image.fromarray(np.ascontiguousarray(rolled)).resize(size, Image.Resampling.BICUBIC)
+    x, y = size[0] / columns, size[1] / rows  # of a patch in the result
 
+    def box(index: int) -> tuple[int, int, int, int]:
+        row, column = (index // w - top) % h, (index % w - left) % w
+        return round(column * x), round(row * y), round((column + 1) * x), round((row + 1) * y)
 
-def draw_match(image: Image.Image, match: Match, grid: tuple[int, int], view: View, colour: RGB) -> Image.Image:
-    """Outline the query in white and the picked patches in `colour`, and dim the other patches of the window.
-
-    Where the view leaves the image it continues at the opposite side, as the matching does, behind a white line.
-    """
-    h, w = grid
-    patch = image.width // w
-    bottom, right = view.top + view.rows, view.left + view.columns
-    crop = torus_crop(image, (view.left * patch, view.top * patch, right * patch, bottom * patch))
-    drawn = crop.resize(view.size, Image.Resampling.BICUBIC)
     for index in set(match.candidates) - set(match.picked):
-        box = view.patch_box(index, grid)
-        drawn.paste(drawn.crop(box).point(lambda value: round(value * DIMMED)), box)
-    left, top, right, bottom = view.box(0, 0, h, w)
-    outline(drawn, (left - 2, top - 2, right + 2, bottom + 2), WHITE, 2)
-    width = max(2, min(4, view.size[0] // view.columns // 7))
+        drawn.paste(drawn.crop(box(index)).point(lambda value: round(value * DIMMED)), box(index))
+    _outline(drawn, (-left * x - 2, -top * y - 2, (w - left) * x + 2, (h - top) * y + 2), "white", 2)
+    width = max(2, min(4, size[0] // columns // 7))
     for index in match.picked:
-        outline(drawn, view.patch_box(index, grid), colour, width)
-    outline(drawn, view.patch_box(match.query, grid), WHITE, width)
+        _outline(drawn, box(index), colour, width)
+    _outline(drawn, box(match.query), "white", width)
     return drawn
 
 
-def torus_crop(image: Image.Image, box: Box) -> Image.Image:
-    """Crop an image, continued at the opposite side where the box leaves it."""
-    pixels = np.asarray(image)
-    left, top, right, bottom = box
-    rows, columns = np.arange(top, bottom) % image.height, np.arange(left, right) % image.width
-    return Image.fromarray(pixels[rows[:, None], columns[None, :]])
-
-
-def outline(image: Image.Image, box: Box, colour: RGB, width: int) -> None:
+def _outline(image: Image.Image, box: tuple[float, float, float, float], colour: str, width: int) -> None:
     """Draw the inner edge of a box, in place."""
-    left, top, right, bottom = box
+    left, top, right, bottom = map(round, box)
     ImageDraw.Draw(image).rectangle((left, top, right - 1, bottom - 1), outline=colour, width=width)

@@ -80,9 +80,8 @@ class Picture:
         """Text for readers who do not see the image."""
         return self.caption or Path(self.path).stem
 
-    @property
-    def source(self) -> str:
-        """The image as a data URI.
+    def data_uri(self) -> str:
+        """Return the image as a data URI.
 
         Raises:
             ValueError: the suffix is not that of an image that browsers show.
@@ -91,7 +90,7 @@ class Picture:
         path = Path(self.path)
         if path.suffix.lower() not in MIME:
             raise ValueError(f"{path} cannot be put into a page; use one of: {', '.join(MIME)}")
-        return _data_uri(path.read_bytes(), MIME[path.suffix.lower()])
+        return _data_uri(path.read_bytes(), path.suffix)
 
 
 @dataclass(frozen=True)
@@ -108,10 +107,9 @@ class Curves:
         """Names of the curves."""
         return f"{', '.join(name for name, points in self.curves.items() if finite(points))} by {self.x_label}"
 
-    @property
-    def source(self) -> str:
-        """The drawing as a data URI."""
-        return _data_uri(curves_svg(self.curves, x_label=self.x_label).encode(), MIME[".svg"])
+    def data_uri(self) -> str:
+        """Return the drawing as a data URI."""
+        return _data_uri(curves_svg(self.curves, x_label=self.x_label).encode(), ".svg")
 
 
 Block = Text | Table | Picture | Curves
@@ -145,5 +143,5 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section]) -> P
     return path
 
 
-def _data_uri(data: bytes, mime: str) -> str:
-    return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
+def _data_uri(data: bytes, suffix: str) -> str:
+    return f"data:{MIME[suffix.lower()]};base64,{base64.b64encode(data).decode('ascii')}"

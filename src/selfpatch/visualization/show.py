@@ -15,7 +15,7 @@ from selfpatch.ops.neighbours import check_matching
 from selfpatch.visualization.config import ShowConfig
 from selfpatch.visualization.layout import SERIES, Marker, Panel, Row, lay_out, save_png, to_image
 from selfpatch.visualization.pca import patch_map, pca_colours
-from selfpatch.visualization.positives import CONTEXT, Match, draw_match, find_positives, view_around
+from selfpatch.visualization.positives import CONTEXT, Match, find_positives, zoom
 from selfpatch.visualization.queries import patches_at, salient_patches
 from selfpatch.visualization.similarity import similarity_over, similarity_range, unit_patch_features
 
@@ -83,7 +83,8 @@ def draw(
 ) -> Image.Image:
     """Draw the sheet of one image: image and principal components first, then one column for each query."""
     h, w, dim = features.shape
-    size = _panel_size(image.size)
+    panel_width = PANEL if image.width >= image.height else TALL_PANEL
+    size = panel_width, max(1, round(panel_width * image.height / image.width))
     small = image.resize(size, Image.Resampling.LANCZOS)
     extent = max(h, w) if config.window == "all" else config.window + 2 * CONTEXT
     wrap = config.border == "wrap" and config.window != "all"
@@ -96,20 +97,12 @@ def draw(
         similarity = (features @ features[row, column]).clamp(-1, 1)  # [h, w]
         scale = similarity_range(similarity)
         above.append(Panel(similarity_over(small, similarity, scale), "cosine", marker, scale, [marker]))
-        zoom = draw_match(
-            image, match, (h, w), view_around(match.query, (h, w), size, extent, wrap=wrap), marker.colour
-        )
-        below.append(Panel(zoom, _positives_caption(similarity.flatten(), match), marker))
+        surroundings = zoom(image, match, (h, w), size, extent=extent, wrap=wrap, colour=marker.colour)
+        below.append(Panel(surroundings, _positives_caption(similarity.flatten(), match), marker))
     marked = Panel(small, "image and query patches" if matches else "image", markers=markers)
     components = Panel(patch_map(pca_colours(features[None])[0], size), "principal components")
     subtitle = f"{w} × {h} patches of {image.width // w} pixels, {dim} features each"
     return lay_out([Row([marked, *above]), Row([components, *below])], title=title, subtitle=subtitle)
-
-
-def _panel_size(size: tuple[int, int]) -> tuple[int, int]:
-    width, height = size
-    panel_width = PANEL if width >= height else TALL_PANEL
-    return panel_width, max(1, round(panel_width * height / width))
 
 
 def _positives_caption(similarity: Tensor, match: Match) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.detection.dataset import Split
@@ -49,7 +49,7 @@ def draw_detections(image: Image.Image, split: Split, boxes: Sequence[Row], mask
     pixels = np.array(image, np.float32)
     inside = to_pixels([mask["segmentation"] for _, mask in confident], image.height, image.width).astype(bool)
     for mask, colour in zip(inside, colours, strict=True):
-        pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour, np.float32)
+        pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(ImageColor.getrgb(colour), np.float32)
     picture = Image.fromarray(pixels.round().astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     for (box, _), colour in zip(confident, colours, strict=True):
