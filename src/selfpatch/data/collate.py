@@ -25,35 +25,12 @@ class Batch(Protocol):
         ...
 
 
-class Collator(Protocol):
-    """Strategy that turns images into batches.
+class RenderingCollator:
+    """Collation to `Views`: the workers render.
 
     `prepare` and `collate` run in workers. Only the result of `prepare` is kept while the other images of a part are
     read.
     """
-
-    def prepare(self, image: Picture, parameters: Sequence[ViewParameters]) -> Any:
-        """Return what a batch keeps of an image, given the parameters [V] of its views."""
-        ...
-
-    def collate(self, prepared: Sequence[Any], boxes: Tensor, samples: Tensor, masks: Tensor | None) -> Batch:
-        """Collate prepared images [B] to a part of a batch.
-
-        Args:
-            prepared: [B] results of `prepare`.
-            boxes: [V, B, 5] as in `Views`.
-            samples: [B] int64 indices of the images.
-            masks: [G, B, h, w] or None.
-        """
-        ...
-
-    def join(self, parts: Sequence[Any], pin_memory: bool) -> Batch:
-        """Join parts to a batch, in page-locked memory if `pin_memory` is set."""
-        ...
-
-
-class RenderingCollator:
-    """Collation to `Views`: the workers render."""
 
     def __init__(self, recipes: Sequence[ViewRecipe], num_global: int, render: Render) -> None:
         self._recipes, self._num_global, self._render = recipes, num_global, render
@@ -62,14 +39,21 @@ class RenderingCollator:
         """Render the views [V] of an image."""
         return [self._render(image, r.size, p) for r, p in zip(self._recipes, parameters, strict=True)]
 
-    def collate(self, prepared: Sequence[list[Tensor]], boxes: Tensor, samples: Tensor, masks: Tensor | None) -> Views:
-        """Stack the views of images."""
+    def collate(self, prepared: Sequence[Any], boxes: Tensor, samples: Tensor, masks: Tensor | None) -> Views:
+        """Collate prepared images to a part of a batch.
+
+        Args:
+            prepared: [B] results of `prepare`.
+            boxes: [V, B, 5] as in `Views`.
+            samples: [B] int64 indices of the images.
+            masks: [G, B, h, w] or None.
+        """
         views = list(zip(*prepared, strict=True))  # [V][B]
         local = views[self._num_global :]
         return Views(_stacked(views[: self._num_global]), _stacked(local) if local else None, boxes, samples, masks)
 
-    def join(self, parts: Sequence[Views], pin_memory: bool) -> Views:
-        """Join parts along the images."""
+    def join(self, parts: Sequence[Any], pin_memory: bool) -> Views:
+        """Join parts to a batch, in page-locked memory if `pin_memory` is set."""
         dims = {"global_crops": 1, "local_crops": 1, "boxes": 1, "samples": 0, "masks": 1}
         return Views(**join_fields(parts, dims, pin_memory))
 

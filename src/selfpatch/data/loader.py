@@ -22,10 +22,11 @@ from selfpatch.core.machine import num_cores
 from selfpatch.data.augment.backends import BACKENDS, RenderBackend, choose_backend
 from selfpatch.data.augment.gpu import DecodingCollator
 from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe, draw_view, generator
-from selfpatch.data.collate import Batch, Collator, RenderingCollator, stack_boxes
+from selfpatch.data.collate import Batch, RenderingCollator, stack_boxes
 from selfpatch.data.decode.pillow import BadImage, Picture, Read
 from selfpatch.data.sources.index import ImageIndex
 
+Collator = RenderingCollator | DecodingCollator
 DrawMask = Callable[[np.random.Generator], np.ndarray]
 """Function that draws a mask [h, w] bool of one global crop."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ class _Stored(NamedTuple):
 
 
 class DecodingCollator:
-    """Collation to `DecodedBatch`: the workers only decode."""
+    """Collation to `DecodedBatch`, by the methods of `collate.RenderingCollator`: the workers only decode."""
 
     def __init__(self, recipes: Sequence[ViewRecipe], num_global: int, max_pixels: int) -> None:
         """Prepare for the views of some recipes.
@@ -86,10 +86,8 @@ class DecodingCollator:
         scale = image.size[0] / width, image.size[1] / height
         return _Stored(pixels, [_row(p, scale) for p in parameters])
 
-    def collate(
-        self, prepared: Sequence[_Stored], boxes: Tensor, samples: Tensor, masks: Tensor | None
-    ) -> DecodedBatch:
-        """Put the pixels of images one after the other."""
+    def collate(self, prepared: Sequence[Any], boxes: Tensor, samples: Tensor, masks: Tensor | None) -> DecodedBatch:
+        """Put the pixels of prepared images one after the other."""
         values = torch.tensor([image.rows for image in prepared], dtype=torch.float32).transpose(0, 1)  # [V, B, 16]
         by_group = values.split([len(group) for group in self._groups])
         return DecodedBatch(
@@ -101,8 +99,8 @@ class DecodingCollator:
             masks=masks,
         )
 
-    def join(self, parts: Sequence[DecodedBatch], pin_memory: bool) -> DecodedBatch:
-        """Join parts along the images; sizes and tables, which are read on the CPU, are never page-locked."""
+    def join(self, parts: Sequence[Any], pin_memory: bool) -> DecodedBatch:
+        """Join parts to a batch; sizes and tables, which are read on the CPU, are never page-locked."""
         by_group = zip(*(part.tables for part in parts), strict=True)
         return DecodedBatch(
             sizes=torch.cat([part.sizes for part in parts]),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import posixpath
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 
 from selfpatch.data.sources.cache import ImageEntry, Listing, SourceStamp
@@ -33,34 +32,43 @@ class Search:
 
     Attributes:
         stamps: state of everything that was searched, which tells later whether a new search would find the same.
-        compressed: path of a compressed shard that was skipped, if there was one.
     """
 
     def __init__(self, root: str) -> None:
         self._root = root
+        self._compressed: str | None = None  # a compressed shard that was skipped
         self.stamps: list[SourceStamp] = []
-        self.compressed: str | None = None
 
-    def shard(self, path: str) -> list[ImageEntry]:
-        """Return the images in a shard, sorted.
+    def images(self, name: str) -> list[ImageEntry]:
+        """Return the images of a shard, or of a folder and all folders below it, sorted.
 
         Raises:
-            ValueError, OSError: as `shards.shard_images`.
+            ValueError: there are none, or a folder or shard cannot be read.
         """
+        path = os.path.join(self._root, name) if name else self._root
+        try:
+            images = self._folder(name) if os.path.isdir(path) else self._shard(name)
+        except OSError as error:
+            raise ValueError(
+                f"cannot look through {error.filename}: {error.strerror}; make it readable, or list other images"
+            ) from None
+        if not images:
+            refuse_compressed(self._compressed or "")
+            raise ValueError(
+                f"no images in {path}; files with these endings are read: {' '.join(EXTENSIONS)}, "
+                f"also in {SHARD} shards"
+            )
+        return images
+
+    def _shard(self, path: str) -> list[ImageEntry]:
         file = os.path.join(self._root, path)
         self.stamps.append(SourceStamp.of(path, os.stat(file)))
         images = shard_images(file, is_image)
         length = len(os.fsencode(path))
         return sorted(ImageEntry(os.fsencode(f"{path}/{name}"), length, *extent) for name, extent in images.items())
 
-    def folder(self, start: str) -> list[ImageEntry]:
-        """Return the images in a folder and all folders below it, sorted.
-
-        Hidden files and folders are skipped; links to folders are followed, each folder once.
-
-        Raises:
-            ValueError, OSError: a folder cannot be read, or as `shards.shard_images`.
-        """
+    def _folder(self, start: str) -> list[ImageEntry]:
+        """Skip hidden files and folders; follow links to folders, each folder once."""
         images: list[ImageEntry] = []
         seen: set[tuple[int, int]] = set()
         real, linked = deque([start]), deque[str]()
@@ -78,9 +86,9 @@ class Search:
                 elif is_image(entry.name):
                     images.append(ImageEntry(os.fsencode(path)))
                 elif is_shard(entry.name):
-                    images += self.shard(path)
+                    images += self._shard(path)
                 elif is_compressed_shard(entry.name):
-                    self.compressed = os.path.join(self._root, path)
+                    self._compressed = os.path.join(self._root, path)
         return sorted(images)
 
     def _visible(self, folder: str) -> list[os.DirEntry[str]]:
@@ -98,15 +106,7 @@ def search_folder(root: str) -> tuple[Listing, list[SourceStamp]]:
         ValueError: there are no images, or a part of the folder cannot be read.
     """
     search = Search(root)
-    try:
-        images = search.folder("")
-    except OSError as error:
-        raise ValueError(
-            f"cannot look through {root}: {error}; make all of it readable, or give a list of paths"
-        ) from None
-    if not images:
-        raise _no_images(root, search)
-    return Listing.of_entries(images), search.stamps
+    return Listing.of_entries(search.images("")), search.stamps
 
 
 def search_file(path: Path) -> tuple[Listing, list[SourceStamp]]:
@@ -122,7 +122,7 @@ def search_file(path: Path) -> tuple[Listing, list[SourceStamp]]:
     refuse_compressed(str(path))
     search = Search(str(path.parent))
     if is_shard(path.name):
-        return Listing.of_entries(_search_named(search, path, path.name)), search.stamps
+        return Listing.of_entries(search.images(path.name)), search.stamps
     status = os.stat(path)
     lines = _lines(path)
     if all(_is_image_line(line) for line in lines):
@@ -150,32 +150,10 @@ def _is_image_line(line: bytes) -> bool:
     return line[line.rfind(b".") :].lower() in _ENCODED_EXTENSIONS
 
 
-def _search_line(search: Search, path: Path, line: bytes) -> Iterator[ImageEntry]:
+def _search_line(search: Search, path: Path, line: bytes) -> list[ImageEntry]:
     name = os.fsdecode(line)
-    if _is_image_line(line):
-        yield ImageEntry(line)
-    elif is_shard(name) or os.path.isdir(path.parent / name):
-        yield from _search_named(search, path, name)
-    else:
+    if not _is_image_line(line):
+        if is_shard(name) or os.path.isdir(path.parent / name):
+            return search.images(name)
         refuse_compressed(str(path.parent / name))
-        yield ImageEntry(line)
-
-
-def _search_named(search: Search, path: Path, name: str) -> list[ImageEntry]:
-    """Return the images of a folder or shard that a text file lists, or of the shard itself."""
-    source = path.parent / name
-    try:
-        images = search.folder(name) if source.is_dir() else search.shard(name)
-    except OSError as error:
-        raise ValueError(f"cannot look through {error.filename}: {error.strerror}; give what can be read") from None
-    if not images:
-        raise _no_images(str(source), search)
-    return images
-
-
-def _no_images(source: str, search: Search) -> ValueError:
-    if search.compressed is not None:
-        refuse_compressed(search.compressed)
-    return ValueError(
-        f"no images in {source}; files with these endings are read: {' '.join(EXTENSIONS)}, also in {SHARD} shards"
-    )
+    return [ImageEntry(line)]
