@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 import selfpatch
-from selfpatch.core.types import EncoderOutput, Hyperparameters, Objective, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Objective, Views
 from selfpatch.losses.info_nce import InfoNCEConfig, InfoNCELoss
 from selfpatch.methods.registry import METHODS
 
@@ -23,9 +23,7 @@ class Contrast(Objective):
         """Return the projector, of which each side has a copy."""
         return {"projector": nn.Linear(self.dim, 128)}
 
-    def forward(
-        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
-    ) -> dict[str, Tensor]:
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
         """Return the losses by name."""
         keys = teacher.heads["projector"](teacher.image[1])  # [B, 128]; they take no gradient
         return {"contrast": self.loss(student.heads["projector"](student.image[0]), keys)}

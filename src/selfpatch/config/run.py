@@ -37,7 +37,7 @@ BEFORE_THE_SETTING = {"loader": {"render": "plain"}}
 class RunConfig:
     """Everything that decides a run.
 
-    `components` holds the settings of methods and objectives by name: the keyword arguments of their constructors,
+    `components` holds the settings of methods and objectives by name: fields of their `Config`,
     written `--selfpatch.k 2` or, in a recipe, `selfpatch: {k: 2}`.
     """
 

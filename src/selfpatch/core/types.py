@@ -130,8 +130,16 @@ class Hyperparameters:
     freeze_backbone: bool
 
 
+Losses = dict[str, Tensor]
+"""Unweighted losses, scalars, by name."""
+
+
 class Objective(nn.Module):
     """Image-level method or patch-level objective.
+
+    Its constructor takes `config`, the settings, and by name any of `dim`, the width of the tokens; `num_heads`, the
+    backbone's number of attention heads; `num_local`, the number of local crops per image; and `batch_size`, the number
+    of images per step over all processes.
 
     Parameters of its own, e.g. of a predictor, belong to the student and are trained. Modules of which student and
     teacher each need a copy, the teacher's being the moving average of the student's, come from `heads` and `pool`.
@@ -154,9 +162,7 @@ class Objective(nn.Module):
     def check_grid(self, h: int, w: int) -> None:
         """Raise ValueError if views of h x w patches are too small to learn from; called before the first step."""
 
-    def forward(
-        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
-    ) -> dict[str, Tensor]:
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
         """Return the unweighted losses by name."""
         raise NotImplementedError
 

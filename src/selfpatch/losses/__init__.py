@@ -11,21 +11,7 @@ from selfpatch.losses.sere import SEREChannelLoss, SEREConfig, SERELoss, SERESpa
 from selfpatch.losses.swav import SwAVConfig, SwAVHead, SwAVLoss
 
 __all__ = [
-    "Center",
-    "DINOConfig",
-    "DINOLoss",
-    "DenseContrastLoss",
-    "IBOTConfig",
-    "IBOTPatchLoss",
-    "InfoNCELoss",
-    "MemoryBank",
-    "SEREChannelLoss",
-    "SEREConfig",
-    "SERELoss",
-    "SERESpatialLoss",
-    "SelfPatchConfig",
-    "SelfPatchLoss",
-    "SwAVConfig",
-    "SwAVHead",
-    "SwAVLoss",
-]
+    "Center", "DINOConfig", "DINOLoss", "DenseContrastLoss", "IBOTConfig", "IBOTPatchLoss", "InfoNCELoss",
+    "MemoryBank", "SEREChannelLoss", "SEREConfig", "SERELoss", "SERESpatialLoss", "SelfPatchConfig", "SelfPatchLoss",
+    "SwAVConfig", "SwAVHead", "SwAVLoss",
+]  # fmt: skip

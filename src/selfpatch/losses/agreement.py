@@ -19,6 +19,9 @@ from selfpatch.models.layers.mlp import mlp
 from selfpatch.ops.contrast import info_nce, l2_normalize
 from selfpatch.ops.cross_entropy import prototype_loss
 
+Heads = tuple[nn.Module, nn.Module]
+"""Heads of student and teacher."""
+
 
 @settings
 class AgreementConfig(DINOConfig):
@@ -100,15 +103,12 @@ class Agreement(nn.Module):
         """Return a fresh head; student and teacher have one each."""
         raise NotImplementedError
 
-    def forward(
-        self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, teacher_temp: float, step: int | Tensor
-    ) -> Tensor:
+    def forward(self, pairs: PatchPairs, heads: Heads, teacher_temp: float, step: int | Tensor) -> Tensor:
         """Return the mean loss of the pairs with their `weights`, a scalar.
 
         Args:
             pairs: the student's patches and the teacher's targets.
-            student: the student's head.
-            teacher: the teacher's head.
+            heads: heads of student and teacher.
             teacher_temp: softmax temperature of the teacher (prototypes only).
             step: number of steps so far (contrast only).
         """
@@ -131,15 +131,13 @@ class PrototypeAgreement(Agreement):
         """Return a projection head with prototypes."""
         return PrototypeHead(self.dim, self.config)
 
-    def forward(
-        self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, teacher_temp: float, step: int | Tensor
-    ) -> Tensor:
+    def forward(self, pairs: PatchPairs, heads: Heads, teacher_temp: float, step: int | Tensor) -> Tensor:
         """Return the loss, see `Agreement`."""
         with torch.no_grad():
-            scores = teacher(pairs.targets)
+            scores = heads[1](pairs.targets)
             self.center.accumulate(scores.mean_logits())
         return prototype_loss(
-            student(pairs.patches),
+            heads[0](pairs.patches),
             scores,
             self.center.center,
             student_temp=self.config.student_temp,
@@ -166,11 +164,11 @@ class ProjectedAgreement(Agreement):
         """Return a projector."""
         return mlp([self.dim, self.config.hidden_dim, self.config.bottleneck_dim])
 
-    def project(self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module) -> tuple[Tensor, Tensor]:
+    def project(self, pairs: PatchPairs, heads: Heads) -> tuple[Tensor, Tensor]:
         """Return queries, and keys without gradient, [n, E] float32 each."""
         with torch.no_grad():
-            keys = l2_normalize(teacher(pairs.targets))
-        return l2_normalize(self.predictor(student(pairs.patches))), keys
+            keys = l2_normalize(heads[1](pairs.targets))
+        return l2_normalize(self.predictor(heads[0](pairs.patches))), keys
 
 
 class CosineAgreement(ProjectedAgreement):
@@ -179,11 +177,9 @@ class CosineAgreement(ProjectedAgreement):
     Without negatives, predictor and moving average alone prevent collapse, as in BYOL (arXiv 2006.07733).
     """
 
-    def forward(
-        self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, teacher_temp: float, step: int | Tensor
-    ) -> Tensor:
+    def forward(self, pairs: PatchPairs, heads: Heads, teacher_temp: float, step: int | Tensor) -> Tensor:
         """Return the loss, see `Agreement`."""
-        queries, keys = self.project(pairs, student, teacher)
+        queries, keys = self.project(pairs, heads)
         return -(pairs.weights() @ (queries * keys).sum(-1))
 
 
@@ -200,11 +196,9 @@ class ContrastAgreement(ProjectedAgreement):
         super().__init__(dim, config)
         self.queue = MemoryBank(config.queue_size, config.bottleneck_dim)
 
-    def forward(
-        self, pairs: PatchPairs, student: nn.Module, teacher: nn.Module, teacher_temp: float, step: int | Tensor
-    ) -> Tensor:
+    def forward(self, pairs: PatchPairs, heads: Heads, teacher_temp: float, step: int | Tensor) -> Tensor:
         """Return the loss, see `Agreement`."""
-        queries, keys = self.project(pairs, student, teacher)
+        queries, keys = self.project(pairs, heads)
         loss = pairs.weights() @ info_nce(queries, keys, self.queue.keys, self.config.temp)
         self.queue.accumulate(self.entering(pairs.split(keys), pairs.samples, step))
         return loss

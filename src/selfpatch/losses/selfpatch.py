@@ -11,7 +11,7 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from selfpatch.config.schema import settings
-from selfpatch.losses.agreement import AGREEMENTS, AgreementConfig, PatchPairs
+from selfpatch.losses.agreement import AGREEMENTS, AgreementConfig, Heads, PatchPairs
 from selfpatch.losses.owned_heads import LossWithHeads
 from selfpatch.models.pooling import AveragePool, ClassAttentionPool, PositivePool
 from selfpatch.ops.neighbours import Border, Window, check_matching, neighbour_table, top_positives
@@ -92,7 +92,7 @@ class PatchTargetLoss(nn.Module):
         self,
         patches: Sequence[Tensor],
         targets: Sequence[Tensor],
-        heads: tuple[nn.Module, nn.Module],
+        heads: Heads,
         *,
         samples: Tensor,
         teacher_temp: float,
@@ -108,7 +108,7 @@ class PatchTargetLoss(nn.Module):
             teacher_temp: softmax temperature of the teacher (prototypes only).
             step: number of steps so far (contrast only).
         """
-        return self.agreement(PatchPairs.of(patches, targets, samples), *heads, teacher_temp, step)
+        return self.agreement(PatchPairs.of(patches, targets, samples), heads, teacher_temp, step)
 
 
 class SelfPatchLoss(LossWithHeads):

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from selfpatch.core.types import EncoderOutput, Hyperparameters, Objective, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Objective, Views
 from selfpatch.losses.dense_contrast import DenseContrastLoss
 from selfpatch.losses.info_nce import InfoNCELoss, MoCoConfig
 from selfpatch.losses.memory_bank import MemoryBank, check_bank_size
@@ -23,11 +23,6 @@ class DenseCL(Objective):
 
     The weights of the two losses are 1 - lambda and lambda, with the paper's 0.5. Local crops are not used. As in
     MoCo-v2 here, batch norms are over the global batch, so that nothing is shuffled between processes.
-
-    Args:
-        dim: width of the tokens.
-        batch_size: images per step over all processes; divides `queue_size`.
-        config: heads, memory banks and temperature.
     """
 
     Config: ClassVar[type] = MoCoConfig
@@ -46,14 +41,8 @@ class DenseCL(Objective):
         widths = [self.dim, self.config.hidden_dim or self.dim, self.config.out_dim]
         return {name: mlp(widths, norm=False) for name in ("projector", "dense_projector")}
 
-    def forward(
-        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
-    ) -> dict[str, Tensor]:
-        """Return `{"contrast": loss, "dense_contrast": loss}`.
-
-        Raises:
-            ValueError: there are not exactly two global crops.
-        """
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
+        """Return `{"contrast": loss, "dense_contrast": loss}`."""
         views.require_pair("DenseCL")
         B = views.batch_size
         first = student.tokens_per_resolution[0].patches[:B].flatten(1, 2)  # [B, N, D] of view 0

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
 from selfpatch.losses.dino import DINOConfig, DINOLoss
 from selfpatch.models.heads import PrototypeHead
 
@@ -32,9 +32,7 @@ class DINO(Objective):
         """Return the projection head of image tokens."""
         return {"image": PrototypeHead(self.dim, self.config)}
 
-    def forward(
-        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
-    ) -> dict[str, Tensor]:
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
         """Return `{"image": loss}`."""
         with torch.no_grad():
             targets = teacher.heads["image"](teacher.image)  # scores [V or G, B, K]

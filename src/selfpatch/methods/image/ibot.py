@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
 from selfpatch.losses.dino import DINOLoss
 from selfpatch.losses.ibot import IBOTConfig, IBOTPatchLoss
 from selfpatch.models.heads import PatchPrototypes, PrototypeHead
@@ -38,9 +38,7 @@ class IBOT(Objective):
             heads["masked_patch"] = self._make_prototypes()
         return heads
 
-    def forward(
-        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
-    ) -> dict[str, Tensor]:
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
         """Return `{"image": loss, "masked_patch": loss}`."""
         assert views.masks is not None
         with torch.no_grad():

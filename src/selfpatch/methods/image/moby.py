@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt
-from torch import Tensor, nn
+from torch import nn
 
 from selfpatch.config.schema import settings
-from selfpatch.core.types import EncoderOutput, Hyperparameters, Objective, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Objective, Views
 from selfpatch.losses.info_nce import InfoNCEConfig, InfoNCELoss
 from selfpatch.losses.memory_bank import MemoryBank, check_bank_size
 from selfpatch.models.layers.mlp import mlp
@@ -36,11 +36,6 @@ class MoBY(Objective):
         loss = InfoNCE(q1, k2, queue2) + InfoNCE(q2, k1, queue1)
 
     Each view passes the heads by itself, so that batch norms see one view at a time. Local crops are not used.
-
-    Args:
-        dim: width of the image token.
-        batch_size: images per step over all processes; divides `queue_size`.
-        config: heads, memory banks and temperature.
     """
 
     Config: ClassVar[type] = MoBYConfig
@@ -59,14 +54,8 @@ class MoBY(Objective):
         """Return the projector: two layers with batch norm."""
         return {"projector": mlp([self.dim, self.config.hidden_dim, self.config.out_dim])}
 
-    def forward(
-        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
-    ) -> dict[str, Tensor]:
-        """Return `{"contrast": loss}`, the sum over both directions.
-
-        Raises:
-            ValueError: there are not exactly two global crops.
-        """
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
+        """Return `{"contrast": loss}`, the sum over both directions."""
         views.require_pair("MoBY")
         with torch.no_grad():
             key1, key2 = (teacher.heads["projector"](x) for x in teacher.image[:2])

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from selfpatch.core.types import EncoderOutput, Hyperparameters, Objective, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Objective, Views
 from selfpatch.losses.info_nce import InfoNCELoss, MoCoConfig
 from selfpatch.losses.memory_bank import MemoryBank, check_bank_size
 from selfpatch.models.layers.mlp import mlp
@@ -25,11 +25,6 @@ class MoCoV2(Objective):
     The released code shuffles the keys' images over the processes, because its batch norms see the share of one
     process, whose statistics could give a key away. Here batch norms are over the global batch, and in the backbone
     over both views, so that nothing needs to be shuffled.
-
-    Args:
-        dim: width of the image token.
-        batch_size: images per step over all processes; divides `queue_size`.
-        config: heads, memory bank and temperature.
     """
 
     Config: ClassVar[type] = MoCoConfig
@@ -46,14 +41,8 @@ class MoCoV2(Objective):
         """Return the projector: two layers without batch norm."""
         return {"projector": mlp([self.dim, self.config.hidden_dim or self.dim, self.config.out_dim], norm=False)}
 
-    def forward(
-        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
-    ) -> dict[str, Tensor]:
-        """Return `{"contrast": loss}`.
-
-        Raises:
-            ValueError: there are not exactly two global crops.
-        """
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
+        """Return `{"contrast": loss}`."""
         views.require_pair("MoCo-v2")
         with torch.no_grad():
             keys = teacher.heads["projector"](teacher.image[1])  # [B, E]

@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt
-from torch import Tensor, nn
+from torch import nn
 
 from selfpatch.config.schema import settings
-from selfpatch.core.types import EncoderOutput, Hyperparameters, Objective, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Objective, Views
 from selfpatch.losses.info_nce import InfoNCEConfig, InfoNCELoss
 from selfpatch.models.layers.mlp import mlp
 
@@ -36,10 +36,6 @@ class MoCoV3(Objective):
 
     Each view passes the heads by itself, so that batch norms see one view at a time. Local crops are not used. The
     negatives of an accumulated step are those of each micro-batch, not of the whole batch.
-
-    Args:
-        dim: width of the image token.
-        config: heads and temperature.
     """
 
     Config: ClassVar[type] = MoCoV3Config
@@ -57,14 +53,8 @@ class MoCoV3(Objective):
         hidden_dim = self.config.projector_hidden_dim
         return {"projector": mlp([self.dim, hidden_dim, hidden_dim, self.config.out_dim], bias=False, output_norm=True)}
 
-    def forward(
-        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
-    ) -> dict[str, Tensor]:
-        """Return `{"contrast": loss}`, the sum over both directions.
-
-        Raises:
-            ValueError: there are not exactly two global crops.
-        """
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
+        """Return `{"contrast": loss}`, the sum over both directions."""
         views.require_pair("MoCo-v3")
         with torch.no_grad():
             key1, key2 = (teacher.heads["projector"](x) for x in teacher.image[:2])

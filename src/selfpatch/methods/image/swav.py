@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
 from selfpatch.losses.memory_bank import check_bank_size
 from selfpatch.losses.swav import SwAVConfig, SwAVHead, SwAVLoss
 
@@ -21,11 +21,6 @@ class SwAV(Objective):
     network is what the run keeps.
 
     The codes of an accumulated step are those of each micro-batch, not of the whole batch.
-
-    Args:
-        dim: width of the image token.
-        batch_size: images per step over all processes; divides `queue_size`.
-        config: head, assignment and queues.
     """
 
     Config: ClassVar[type] = SwAVConfig
@@ -44,14 +39,8 @@ class SwAV(Objective):
         """Return the projector with its prototypes."""
         return {"prototypes": SwAVHead(self.dim, self.config)}
 
-    def forward(
-        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
-    ) -> dict[str, Tensor]:
-        """Return `{"swapped": loss}`.
-
-        Raises:
-            ValueError: there are queues, and not exactly two global crops.
-        """
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
+        """Return `{"swapped": loss}`."""
         scores = student.heads["prototypes"](student.image)
         use_queues = hp.epoch >= self.config.queue_from_epoch and hp.step >= self.steps_to_fill
         return {"swapped": self.loss(scores, views.num_global, use_queues=use_queues)}

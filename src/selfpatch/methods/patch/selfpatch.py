@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Tokens, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Tokens, Views
 from selfpatch.losses.selfpatch import PatchTargetLoss, SelfPatchConfig
 from selfpatch.models.pooling import PositivePool
 from selfpatch.ops.neighbours import neighbour_table
@@ -18,11 +18,6 @@ class SelfPatch(Objective):
     """`PatchTargetLoss` between the patches of student and teacher of the same view, for all views, local ones too.
 
     Its pool also gives the image token, in place of a CLS token.
-
-    Args:
-        dim: width of the backbone.
-        num_heads: number of attention heads of the backbone.
-        config: matching, aggregation and agreement.
     """
 
     Config: ClassVar[type] = SelfPatchConfig
@@ -52,9 +47,7 @@ class SelfPatch(Objective):
                 "lower selfpatch.k, or raise crops.global_size or crops.local_size"
             )
 
-    def forward(
-        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
-    ) -> dict[str, Tensor]:
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
         """Return `{"patch": loss}`."""
         assert isinstance(teacher.pool, PositivePool)
         loss = self.loss(

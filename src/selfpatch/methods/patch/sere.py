@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
 from selfpatch.losses.sere import RelationLoss, SEREConfig
 
 
@@ -15,12 +15,6 @@ class SERE(Objective):
     """`RelationLoss` between every crop of the student and each other global crop of the teacher.
 
     Tokens are those before the trunk's final norm. If the method masks crops, the student's are of masked crops.
-
-    Args:
-        dim: width of the backbone.
-        num_heads: number of attention heads of the backbone.
-        num_local: number of local crops per image.
-        config: which relations, temperatures, grids and scales.
     """
 
     Config: ClassVar[type] = SEREConfig
@@ -37,14 +31,8 @@ class SERE(Objective):
         """Return one head per relation and kind of crop."""
         return self.loss.heads()
 
-    def forward(
-        self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters
-    ) -> dict[str, Tensor]:
-        """Return `{"spatial": loss, "channel": loss}`, or the one that is learned.
-
-        Raises:
-            ValueError: there is only one global crop.
-        """
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
+        """Return `{"spatial": loss, "channel": loss}`, or the one that is learned."""
         (targets,) = tokens_by_view(teacher, views, 1)
         tokens, *local = tokens_by_view(student, views, 2 if self.loss.has_local else 1)
         return self.loss((tokens, local[0] if local else None), targets, views.boxes, (student.heads, teacher.heads))
