@@ -6,7 +6,6 @@ import math
 import os
 import re
 import statistics
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,25 +14,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from selfpatch.experiments.report import write_study_report
-from selfpatch.experiments.results import Difference, Row, Seed, Spread, StudyResults, paired, percent, spread
+from selfpatch.experiments.results import Row, StudyResults, percent
 from selfpatch.visualization.layout import SERIES
+from tests.experiments.test_results import row, study_results
 from tests.helpers.html_page import Page
 from tests.helpers.svg_curves import legend, words
 
 WRAP = "DINO + SelfPatch <k=4> & wrap"
 scores = st.floats(0, 1)
-
-
-def row(name: str, **columns: Mapping[Seed, float] | Sequence[float]) -> Row:
-    """A sequence holds the values of seeds 0, 1, ..."""
-    return Row(name, {c: v if isinstance(v, Mapping) else dict(enumerate(v)) for c, v in columns.items()})
-
-
-def findings(arms: Sequence[Row], baselines: Sequence[Row] = (), **more) -> StudyResults:
-    columns = list(dict.fromkeys(column for one in [*baselines, *arms] for column in one.numbers))
-    return StudyResults(
-        **{"title": "T", "question": "Q?", "columns": columns, "baselines": baselines, "arms": arms, **more}
-    )
 
 
 def table(text: str, heading: str) -> dict[str, dict[str, str]]:
@@ -48,95 +36,11 @@ def written(found: StudyResults, out: Path) -> str:
     return write_study_report(found, out).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([], None),
-        ([0.434], Spread(0.434, None, 1)),
-        ([0.40, 0.42, 0.44], Spread(0.42, 0.02, 3)),  # deviations of -.02, 0, .02: sqrt(.0008 / 2)
-        ([0.25, 0.25], Spread(0.25, 0.0, 2)),
-    ],
-)
-def test_mean_and_sample_deviation(values: list[float], expected: Spread | None) -> None:
-    found = spread(values)
-    if expected is None or found is None:
-        assert found is expected
-    else:
-        assert (found.mean, found.count) == (pytest.approx(expected.mean), expected.count)
-        assert found.deviation == (None if expected.deviation is None else pytest.approx(expected.deviation))
-
-
-@pytest.mark.parametrize(
-    ("value", "signed", "expected"),
-    [(0.434, False, "43.4"), (1.0, False, "100.0"), (0.0, False, "0.0"), (0.007, True, "+0.7"), (-0.0271, True, "-2.7"),
-     (-0.0001, True, "+0.0"), (-0.0001, False, "0.0")],
-)  # fmt: skip
-def test_every_score_is_in_percent_with_one_decimal(value: float, signed: bool, expected: str) -> None:
-    assert percent(value, signed=signed) == expected
-
-
-def test_paired_differences() -> None:
-    """Differences of .02, .01 and -.006: their mean is .008, their squared deviations .000144, .000004 and .000196."""
-    ours = row("a", score={0: 0.42, 1: 0.51, 2: 0.394, 3: 0.9})
-    theirs = row("b", score={0: 0.40, 1: 0.50, 2: 0.400, 7: 0.1})
-    found = paired(ours, theirs, "score")
-    assert isinstance(found, Difference)
-    assert found.mean == pytest.approx(0.008)
-    assert found.deviation == pytest.approx(math.sqrt(0.000344 / 2))
-    assert (found.count, found.positive) == (3, 2)
-    assert str(found) == "+0.8 ± 1.3, 2 of 3"
-
-
-def test_pairs_of_one_seed_and_of_none() -> None:
-    ours, theirs = row("a", x={0: 0.3, 1: 0.4}), row("b", x={1: 0.4, 2: 0.1})
-    assert str(paired(ours, theirs, "x")) == "+0.0, 0 of 1"
-    assert paired(ours, row("c", x={2: 0.3}), "x") is None
-    assert paired(ours, theirs, "y") is None
-
-
-@given(st.dictionaries(st.integers(0, 5), st.tuples(scores, scores), min_size=1))
-def test_the_mean_of_pairs_is_the_difference_of_means(pairs: dict[int, tuple[float, float]]) -> None:
-    ours = row("a", x={seed: pair[0] for seed, pair in pairs.items()})
-    theirs = row("b", x={seed: pair[1] for seed, pair in pairs.items()})
-    there, back = paired(ours, theirs, "x"), paired(theirs, ours, "x")
-    means = ours.score("x"), theirs.score("x")
-    assert there is not None
-    assert back is not None
-    assert means[0] is not None
-    assert means[1] is not None
-    assert there.mean == pytest.approx(means[0].mean - means[1].mean, abs=1e-12)
-    assert there.mean == pytest.approx(-back.mean, abs=1e-12)
-    assert there.deviation == (None if len(pairs) == 1 else pytest.approx(back.deviation, abs=1e-12))
-    assert there.positive + back.positive == sum(a != b for a, b in pairs.values())
-
-
-def test_what_is_not_finite_is_missing() -> None:
-    found = row("a", x=[0.4, math.nan, math.inf])
-    assert found.score("x") == Spread(0.4, None, 1)
-    assert row("a", x=[math.nan]).score("x") is None
-
-
-@pytest.mark.parametrize(
-    ("arms", "baselines", "more", "message"),
-    [
-        ([row("a"), row("a")], [], {}, "a: named more than once"),
-        ([row("a")], [row("a")], {}, "a: named more than once"),
-        ([row("a")], [], {"columns": ["x", "x"]}, "x: named more than once"),
-        ([row("a", x=[1])], [], {"columns": ["y"]}, "a has x; the columns are y"),
-        ([row("a"), row("b")], [], {"reference": "c"}, "the reference c is no arm; choose one of: a, b"),
-        ([row("a")], [row(f"baseline {i}") for i in range(27)], {}, "27 baselines"),
-    ],
-)
-def test_findings_say_what_is_wrong(arms, baselines, more, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        findings(arms, baselines, **more)
-
-
 def test_the_tables(tmp_path: Path) -> None:
     baselines = [row("untrained", J=[0.25, 0.26, 0.27]), row("mean colour", J={None: 0.393})]
     dino = Row("DINO", {"J": {0: 0.40, 1: 0.41, 2: 0.42}}, 5400, {0: 60.0, 1: 62.0, 2: 70.0})
     arms = [dino, Row(WRAP, {"J": {0: 0.43, 1: 0.42, 2: 0.45}}, 5400, {0: 9.26}), row("random", J={1: 0.35})]
-    text = written(findings(arms, baselines), tmp_path)
+    text = written(study_results(arms, baselines), tmp_path)
     results = table(text, "Results")
     assert list(results) == ["untrained (baseline a)", "mean colour (baseline b)", "DINO", WRAP, "random"]
     assert list(results["DINO"]) == ["J", "steps", "minutes"]
@@ -151,7 +55,7 @@ def test_the_tables(tmp_path: Path) -> None:
 
 
 def test_another_reference(tmp_path: Path) -> None:
-    text = written(findings([row("a", x=[0.5]), row("b", x=[0.4])], reference="b"), tmp_path)
+    text = written(study_results([row("a", x=[0.5]), row("b", x=[0.4])], reference="b"), tmp_path)
     assert table(text, "Difference to b") == {"a": {"x": "+10.0, 1 of 1"}}
 
 
@@ -162,7 +66,7 @@ def test_another_reference(tmp_path: Path) -> None:
 def test_an_arm_that_does_not_beat_a_baseline_is_marked(tmp_path: Path, arm: float, mark: str) -> None:
     """Equal is not above, and what is printed alike is equal."""
     baselines = [row("untrained", x=[0.3]), row("mean colour", x={None: 0.4}), row("raw patch", y={None: 0.9})]
-    text = written(findings([row("arm", x=[arm])], baselines), tmp_path)
+    text = written(study_results([row("arm", x=[arm])], baselines), tmp_path)
     assert table(text, "Results")["arm"]["x"] == f"{percent(arm)} {mark}".strip()
     assert ("†" in text) == bool(mark)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
@@ -171,7 +75,7 @@ def test_an_arm_that_does_not_beat_a_baseline_is_marked(tmp_path: Path, arm: flo
 
 def test_the_best_arm_is_bold_and_so_is_its_equal(tmp_path: Path) -> None:
     arms = [row("a", x=[0.5, 0.6], y=[0.2]), row("b", x=[0.5501], z=[0.1]), row("c", x=[0.4], y=[0.3])]
-    results = table(written(findings(arms, [row("colour", x=[0.9], y=[0.1])]), tmp_path), "Results")
+    results = table(written(study_results(arms, [row("colour", x=[0.9], y=[0.1])]), tmp_path), "Results")
     assert [results[name]["x"] for name in "abc"] == ["**55.0 ± 7.1** †a", "**55.0 (n=1)** †a", "40.0 (n=1) †a"]
     assert [results[name]["y"] for name in "abc"] == ["20.0 (n=1)", "–", "**30.0 (n=1)**"]
     assert results["b"]["z"] == "10.0 (n=1)"  # there is nothing to choose from
@@ -179,19 +83,19 @@ def test_the_best_arm_is_bold_and_so_is_its_equal(tmp_path: Path) -> None:
 
 
 def test_one_seed_shows_no_spread_and_says_so(tmp_path: Path) -> None:
-    text = written(findings([row("a", x={3: 0.5}), row("b", x={3: 0.6})]), tmp_path)
+    text = written(study_results([row("a", x={3: 0.5}), row("b", x={3: 0.6})]), tmp_path)
     assert "±" not in text.split("## Difference")[0]
     assert "of one seed (3): how far seeds differ is not known" in text
 
 
 def test_a_study_that_has_barely_begun(tmp_path: Path) -> None:
-    found = findings([row("a"), row("b")], columns=["x"], curves={"loss": {}, "x": {"a": []}}, num_unfinished=1)
+    found = study_results([row("a"), row("b")], columns=["x"], curves={"loss": {}, "x": {"a": []}}, num_unfinished=1)
     text = written(found, tmp_path)
     assert table(text, "Results")["a"] == {"x": "–", "steps": "–", "minutes": "–"}
     assert table(text, "Difference to a") == {"b": {"x": "–"}}
     assert "1 job is yet to be run" in text
     assert "## loss" not in text
-    assert written(findings([], columns=[]), tmp_path).startswith("# T\n")
+    assert written(study_results([], columns=[]), tmp_path).startswith("# T\n")
 
 
 @settings(max_examples=30)  # each writes a whole report
@@ -204,7 +108,7 @@ def test_a_study_that_has_barely_begun(tmp_path: Path) -> None:
     )
 )
 def test_markdown_gives_the_numbers_back(tmp_path_factory: pytest.TempPathFactory, arms: dict) -> None:
-    found = findings([row(name, score=values) for name, values in arms.items()])
+    found = study_results([row(name, score=values) for name, values in arms.items()])
     results = table(written(found, tmp_path_factory.mktemp("study")), "Results")
     assert list(results) == list(arms)
     for name, values in arms.items():
@@ -219,7 +123,7 @@ CURVES = {"DINO": [(0.0, 6.0), (100.0, 4.0)], WRAP: [(0.0, 6.5), (100.0, 3.5)], 
 
 def test_curves_lie_beside_the_markdown_and_in_the_page(tmp_path: Path) -> None:
     curves = {"loss": CURVES, "patches matched, %": {"DINO": [(100.0, 29.0)]}, "J&F": CURVES, "J F": CURVES}
-    text = written(findings([row("DINO"), row(WRAP)], curves=curves), tmp_path)
+    text = written(study_results([row("DINO"), row(WRAP)], curves=curves), tmp_path)
     paths = re.findall(r"!\[.*\]\(<(.*)>\)", text)
     assert paths == [f"figures/{name}.svg" for name in ("loss", "patches-matched", "j-f", "j-f-2")]
     shown = {path: words((tmp_path / path).read_text(encoding="utf-8")) for path in paths}
@@ -235,7 +139,7 @@ def test_curves_lie_beside_the_markdown_and_in_the_page(tmp_path: Path) -> None:
 def test_an_arm_has_its_colour_in_every_figure(tmp_path: Path) -> None:
     line = [(0.0, 1.0), (1.0, 2.0)]
     curves = {"all": {"c": line, "a": line, "b": line}, "some": {"c": line}}
-    written(findings([row("a"), row("b"), row("c")], curves=curves), tmp_path)
+    written(study_results([row("a"), row("b"), row("c")], curves=curves), tmp_path)
     for name in ("all", "some"):
         assert legend((tmp_path / "figures" / f"{name}.svg").read_text())["c"].colour == SERIES[2]
     images = Page((tmp_path / "report.html").read_text(encoding="utf-8")).images()
@@ -244,7 +148,7 @@ def test_an_arm_has_its_colour_in_every_figure(tmp_path: Path) -> None:
 
 def test_points_that_are_not_finite_are_not_drawn(tmp_path: Path) -> None:
     gone = [(0.0, math.nan), (1.0, math.inf)]
-    text = written(findings([row("a")], curves={"loss": {"a": gone}}), tmp_path)
+    text = written(study_results([row("a")], curves={"loss": {"a": gone}}), tmp_path)
     assert "## loss" not in text
 
 
@@ -257,7 +161,7 @@ def sheet(tmp_path: Path) -> Path:
 
 
 def test_the_page_needs_no_other_file(sheet: Path, tmp_path: Path) -> None:
-    found = findings(
+    found = study_results(
         [row("DINO", x=[0.4]), row(WRAP, x=[0.3])],
         curves={"loss": CURVES},
         sheets=[sheet, tmp_path / "gone.png"],
@@ -283,8 +187,8 @@ def test_the_page_needs_no_other_file(sheet: Path, tmp_path: Path) -> None:
 
 
 def test_writing_again_overwrites_and_leaves_nothing_else(tmp_path: Path) -> None:
-    once = findings([row("a", x=[0.1])], curves={"loss": {"a": [(0.0, 1.0)]}})
-    again = findings([row("a", x=[0.2])], curves={"loss": {"a": [(0.0, 1.0), (1.0, 7.0)]}})
+    once = study_results([row("a", x=[0.1])], curves={"loss": {"a": [(0.0, 1.0)]}})
+    again = study_results([row("a", x=[0.2])], curves={"loss": {"a": [(0.0, 1.0), (1.0, 7.0)]}})
     assert write_study_report(once, tmp_path) == tmp_path / "report.md"
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     write_study_report(again, tmp_path)
@@ -296,7 +200,7 @@ def test_writing_again_overwrites_and_leaves_nothing_else(tmp_path: Path) -> Non
 @pytest.mark.parametrize("file", ["report.md", "report.html", "figures/loss.svg"])
 def test_what_cannot_be_written_leaves_the_old_report(tmp_path: Path, monkeypatch, file: str) -> None:
     curves = {"loss": {"a": [(0.0, 1.0)]}}
-    written(findings([row("a", x=[0.1])], curves=curves), tmp_path)
+    written(study_results([row("a", x=[0.1])], curves=curves), tmp_path)
     before, replace = (tmp_path / file).read_bytes(), os.replace
 
     def fails(source: Path, target: Path) -> None:
@@ -306,6 +210,6 @@ def test_what_cannot_be_written_leaves_the_old_report(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, "replace", fails)
     with pytest.raises(OSError, match="No space left"):
-        written(findings([row("a", x=[0.2])], curves=curves), tmp_path)
+        written(study_results([row("a", x=[0.2])], curves=curves), tmp_path)
     assert (tmp_path / file).read_bytes() == before
     assert not [*tmp_path.rglob("*.tmp")]

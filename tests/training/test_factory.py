@@ -12,20 +12,11 @@ from selfpatch.checkpoints.state import export_state
 from selfpatch.config.run import RunConfig
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.factory import (
-    EVALUATIONS,
     backbone_config,
-    find,
     make_schedule,
     make_student_teacher,
 )
 from tests.helpers.tiny import tiny_config
-
-
-def test_every_name_of_a_table_leads_somewhere() -> None:
-    for name in EVALUATIONS:
-        assert callable(find(EVALUATIONS, name, "evaluation"))
-    with pytest.raises(ValueError, match=f"unknown evaluation 'nothing'; use one of: {', '.join(sorted(EVALUATIONS))}"):
-        find(EVALUATIONS, "nothing", "evaluation")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from selfpatch.models.layers.deferred_state import DeferredState
 from selfpatch.training import trainer as trainer
 from selfpatch.training.checkpointing import NonFiniteError
 from selfpatch.training.factory import make_schedule
-from selfpatch.training.nonfinite import DeferredFlag, NonFiniteCounter
 from selfpatch.training.optim import can_step_if_finite, make_optimizer
 from selfpatch.training.trainer import StepOutcome, StudentTeacher, train, training_step
 from tests.helpers.tiny import hyperparameters, not_finite, part_of, tiny_config, tiny_student_teacher, tiny_views
@@ -173,34 +172,6 @@ def test_only_a_fused_adamw_skips_by_itself() -> None:
     )
     with use_references():
         assert not can_step_if_finite(make_optimizer(student_teacher, OptimizerConfig()))
-
-
-class NotYet(DeferredFlag):
-    """A flag that fails the test if it is looked at too early."""
-
-    def __init__(self, taken: bool) -> None:
-        super().__init__(torch.tensor(taken))
-        self.known = False
-
-    def __bool__(self) -> bool:
-        assert self.known
-        return super().__bool__()
-
-
-def test_a_step_is_judged_when_the_next_is_on_its_way() -> None:
-    nonfinite = NonFiniteCounter(3)
-    for taken in (True, False, True, True, False):
-        flag = NotYet(taken)
-        assert not nonfinite.reaches_limit(flag)
-        flag.known = True
-
-
-def test_the_last_chance_is_judged_at_once() -> None:
-    nonfinite = NonFiniteCounter(3)
-    outcomes = [False, True, False, False, True, False, False, False]
-    assert [nonfinite.reaches_limit(DeferredFlag(torch.tensor(taken))) for taken in outcomes] == [False] * 7 + [True]
-    assert NonFiniteCounter(1).reaches_limit(DeferredFlag(torch.tensor(False)))
-    assert not NonFiniteCounter(1).reaches_limit(DeferredFlag(torch.tensor(True)))
 
 
 class Batches:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,10 +17,9 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry
 from selfpatch.evaluation.compare import compare
 from selfpatch.evaluation.config import EvaluationConfig
-from selfpatch.evaluation.presets import describe_presets, preset_tables
+from selfpatch.evaluation.presets import preset_tables
 from selfpatch.evaluation.result import Progress, Provenance, Result
 from selfpatch.models.features import evaluating
-from selfpatch.training.factory import EVALUATIONS, find
 
 __all__ = ["compare", "evaluate", "measure", "presets"]
 
@@ -61,10 +59,6 @@ def evaluate(
     Raises:
         ValueError: the name or a setting is unknown, or weights or data do not fit.
     """
-    if name not in registry.EVALUATIONS:  # TODO: goes with the last evaluation that has no row
-        find(EVALUATIONS, name, "evaluation")
-        encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
-        return measure(name, encoder, record, data, out=out, progress=progress, **settings)
     config = _config(name, config, settings)
     if out is not None:
         make_folder(out)
@@ -102,15 +96,11 @@ def measure(
     """
     started = time.perf_counter()
     with evaluating(encoder) if encoder is not None else contextlib.nullcontext():
-        if name in registry.EVALUATIONS:
-            config = _config(name, config, settings)
-            _check_encoder(name, encoder, record, config)
-            folder = None if out is None else Path(out)
-            run = registry.find_evaluation(name).load()
-            result = run(encoder, data, config, out=folder, weights=record, progress=progress)  # type: ignore[arg-type]
-        else:
-            known = find(EVALUATIONS, name, "evaluation")
-            result = known(encoder, data, weights=record, out=out, progress=progress, **settings)
+        config = _config(name, config, settings)
+        _check_encoder(name, encoder, record, config)
+        folder = None if out is None else Path(out)
+        run = registry.find_evaluation(name).load()
+        result = run(encoder, data, config, out=folder, weights=record, progress=progress)  # type: ignore[arg-type]
     costs = {"seconds": time.perf_counter() - started, **result.costs}
     result = replace(result, device=None if encoder is None else device_name(encoder.device), costs=costs)
     if out is not None:
@@ -124,13 +114,7 @@ def presets(name: str) -> str:
     Raises:
         ValueError: there is no such evaluation, or it has no presets.
     """
-    if name in registry.EVALUATIONS:
-        return preset_tables(registry.EVALUATIONS[name].config, name)
-    find(EVALUATIONS, name, "evaluation")
-    tables: Mapping[str, Any] = getattr(importlib.import_module(EVALUATIONS[name].partition(":")[0]), "PRESETS", {})
-    if isinstance(next(iter(tables.values())), Mapping):
-        return "\n\n".join(f"{method}\n{describe_presets(of)}" for method, of in tables.items())
-    return describe_presets(tables)
+    return preset_tables(registry.find_evaluation(name).config, name)
 
 
 def _config(name: str, config: EvaluationConfig | None, settings: Mapping[str, Any]) -> EvaluationConfig:

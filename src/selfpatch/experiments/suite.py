@@ -20,7 +20,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from selfpatch.api.encoder import open_network_or_baseline
 from selfpatch.api.evaluate import measure
 from selfpatch.checkpoints.config import LoadConfig
-from selfpatch.config.schema import checked, plain
+from selfpatch.config.schema import plain
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.registry import EVALUATIONS
@@ -151,29 +151,14 @@ def read_entry(number: int, item: Any, where: str) -> Entry:
     """
     if not (isinstance(item, dict) and len(item) == 1 and all(isinstance(v, dict) for v in item.values())):
         raise ValueError(f"{where} is {item!r}; one evaluation with its settings is needed, like {EXAMPLE}")
-    from selfpatch.cli.options import EVALUATIONS as OLD  # until detect and segment have a row
-
     ((name, values),) = item.items()
-    if name not in {*EVALUATIONS, *OLD}:
-        known = ", ".join(sorted({*EVALUATIONS, *OLD}))
-        raise ValueError(f"{where}: there is no evaluation {name!r}; use one of: {known}")
+    if name not in EVALUATIONS:
+        raise ValueError(f"{where}: there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}")
     data = values.get("data")
     if not isinstance(data, str):
         raise ValueError(f"{where}: {name} needs data, the path of its data set, like {EXAMPLE}")
     settings = {key: value for key, value in values.items() if key != "data"}
-    if name not in EVALUATIONS:
-        return _old_entry(number, name, data, settings, where, OLD[name])
     return Entry(number, name, data, plain(EVALUATIONS[name].config.from_settings(settings, f"{where}: {name}")))
-
-
-def _old_entry(number: int, name: str, data: str, settings: Mapping[str, Any], where: str, options: Any) -> Entry:
-    accepted, types = options(data="").settings(), get_type_hints(options)
-    for key in settings:
-        if key == "out" or key not in accepted:
-            raise ValueError(f"{where}: {name} has no setting {key!r}; it has: {', '.join(accepted)}")
-    values = {key: checked(value, types[key], f"{where}: {name}.{key}") for key, value in settings.items()}
-    complete = options(data=data, **values).settings()
-    return Entry(number, name, data, {key: value for key, value in complete.items() if key != "out"})
 
 
 def identity(encoder: Encoder | None, record: Provenance | None, loading: Mapping[str, Any]) -> dict[str, Any] | None:

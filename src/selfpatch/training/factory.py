@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -37,20 +36,6 @@ from selfpatch.training.dataset import TrainingData, open_data
 from selfpatch.training.online_eval import OnlineEvaluator
 from selfpatch.training.optim import Schedule
 from selfpatch.training.trainer import StudentTeacher, union_of_needs
-
-EVALUATIONS: dict[str, str] = {}
-
-
-def find(table: Mapping[str, str], name: str, kind: str) -> Any:
-    """Return the class or function behind a name of a table.
-
-    Raises:
-        ValueError: the table has no such name.
-    """
-    if name not in table:
-        raise ValueError(f"unknown {kind} {name!r}; use one of: {', '.join(sorted(table))}")
-    module, _, attribute = table[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def recipe_for(data: str) -> RunConfig:
