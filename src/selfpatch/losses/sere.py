@@ -147,7 +147,7 @@ class RelationLoss(nn.Module):
     Args:
         dim: width of the tokens.
         num_heads: number of attention heads, within which patches are related.
-        has_local: there are local crops.
+        has_local: whether there are local crops.
         config: which relations, temperatures, grids and scales.
 
     Raises:
@@ -225,13 +225,13 @@ class SERELoss(LossWithHeads):
     Example:
         >>> criterion = SERELoss(dim=384, num_heads=6)
         >>> losses = criterion(student_tokens, teacher_tokens, boxes)
-        >>> loss = 0.2 * losses["spatial"] + 0.5 * losses["channel"]    # the paper's weights, beside iBOT's loss
+        >>> loss = 0.2 * losses["spatial"] + 0.5 * losses["channel"]    # the paper's weights
         >>> loss.backward(), optimizer.step(), criterion.update(momentum=0.996)
 
     Args:
         dim: width of the tokens.
         num_heads: number of attention heads, usually the backbone's.
-        has_local: there are local crops, which get heads of their own.
+        has_local: whether there are local crops, which get heads of their own.
         config: which relations, temperatures, grids and scales.
     """
 
@@ -250,6 +250,14 @@ class SERELoss(LossWithHeads):
             teacher_tokens: [G, B, h, w, D] the teacher's.
             boxes: [G + L, B, 5] (left, top, width, height, flipped) of each crop in pixels of the image.
             local_tokens: [L, B, h', w', D] the student's patches of the local crops.
+
+        Raises:
+            ValueError: there is one global crop, or local crops do not come as announced by `has_local`.
         """
+        if (local_tokens is not None) != self.loss.has_local:
+            given = "no local crops are" if local_tokens is None else "local crops are"
+            raise ValueError(
+                f"{given} given, but has_local is {self.loss.has_local}; make the loss for what it is given"
+            )
         heads = dict(self.student.items()), dict(self.teacher.items())
         return self.loss((student_tokens, local_tokens), teacher_tokens, boxes, heads)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from selfpatch.core.types import EncoderOutput, Tokens, Views
-from selfpatch.losses.dense_contrast import corresponding_positions
 from selfpatch.losses.info_nce import MoCoConfig
 from selfpatch.methods.image.densecl import DenseCL
 from tests.helpers.tiny import hyperparameters
@@ -106,19 +105,6 @@ def test_both_queues_take_in_the_second_view_after_the_step() -> None:
     dense = torch.stack([l2_normalize(grid.mean((0, 1))) for grid in grids])
     torch.testing.assert_close(method.queue.keys, torch.cat([keys, before["queue"][B:]]))
     torch.testing.assert_close(method.dense_queue.keys, torch.cat([dense, before["dense_queue"][B:]]))
-
-
-def test_correspondence_is_by_direction_not_by_length() -> None:
-    keys = torch.eye(4)[None] * torch.tensor([1.0, 100.0, 1.0, 1.0])[:, None]
-    queries = torch.tensor([[[0.0, 0.1, 5.0, 0.0], [3.0, 1.0, 0.0, 0.0], [0.0, 0.2, 0.0, 0.1]]])
-    assert corresponding_positions(queries, keys).tolist() == [[2, 0, 1]]
-
-
-def test_correspondence_is_found_in_float32_under_autocast() -> None:
-    queries = torch.tensor([[[1.0, 0.0]]])
-    keys = torch.tensor([[[1.0, 0.03], [1.0, 0.02]]])  # cosines that bf16 cannot tell apart
-    with torch.autocast("cpu", torch.bfloat16):
-        assert corresponding_positions(queries, keys).tolist() == [[1]]
 
 
 def test_the_two_projectors_are_separate() -> None:

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfpatch.core.types import EncoderOutput, Tokens, Views
-from selfpatch.losses.swav import SwAVConfig, SwAVHead, UnitPrototypes
+from selfpatch.losses.swav import SwAVConfig, SwAVHead
 from selfpatch.methods.image.swav import SwAV
 from selfpatch.ops.sinkhorn import sinkhorn, sinkhorn_reference
 from tests.helpers.tiny import hyperparameters
@@ -127,24 +126,6 @@ def test_each_global_views_projections_enter_a_queue_of_its_own() -> None:
     for view, queue in enumerate(method.loss.queues):
         queue.update()
         torch.testing.assert_close(queue.keys, torch.cat([expected[view], before[view][B:]]))
-
-
-def test_prototypes_are_put_back_to_norm_one_after_the_step() -> None:
-    prototypes = UnitPrototypes(K, E)
-    torch.testing.assert_close(prototypes().norm(dim=1), torch.ones(K))
-    with torch.no_grad():
-        prototypes.weight.add_(torch.randn(K, E, generator=torch.manual_seed(1)))
-    moved = prototypes.weight.detach().clone()
-    prototypes.discard()
-    assert torch.equal(prototypes.weight, moved)
-    prototypes.update()
-    torch.testing.assert_close(prototypes.weight.detach(), F.normalize(moved, dim=1))
-
-
-def test_prototypes_have_the_gradient_of_free_vectors() -> None:
-    prototypes, upstream = UnitPrototypes(K, E), torch.randn(K, E)
-    (gradient,) = torch.autograd.grad((prototypes() * upstream).sum(), prototypes.weight)
-    torch.testing.assert_close(gradient, upstream)
 
 
 def test_the_prototypes_can_be_frozen_by_their_name() -> None:
