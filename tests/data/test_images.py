@@ -1,4 +1,4 @@
-"""Centre crops of whole images, against torchvision's transforms; unreadable images are left out by name."""
+"""Centre crops of whole images: equal to torchvision's transforms; unreadable images are left out."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def index(tmp_path: Path) -> ImageIndex:
 
 
 @pytest.mark.parametrize(("size", "resize"), [(24, None), (24, 30), (48, None)])
-def test_the_same_as_torchvision(index: ImageIndex, size: int, resize: int | None) -> None:
+def test_crops_equal_torchvisions(index: ImageIndex, size: int, resize: int | None) -> None:
     steps = [transforms.Resize(resize or size, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(size)]
     transform = transforms.Compose([*steps, transforms.PILToTensor()])
-    places = [3, 0, 2, 1]
-    images, kept = load_images(index, places, size, resize=resize)
-    assert kept.tolist() == places
-    torch.testing.assert_close(images, torch.stack([transform(Image.open(index.path(i))) for i in places]))
+    indices = [3, 0, 2, 1]
+    images, kept = load_images(index, indices, size, resize=resize)
+    assert kept.tolist() == indices
+    torch.testing.assert_close(images, torch.stack([transform(Image.open(index.path(i))) for i in indices]))
     assert images.dtype == torch.uint8
 
 
@@ -40,7 +40,7 @@ def test_unreadable_images_are_left_out(index: ImageIndex) -> None:
     assert kept.tolist() == [0, 1]
 
 
-def test_errors(index: ImageIndex) -> None:
+def test_unusable_input_is_refused(index: ImageIndex) -> None:
     with pytest.raises(ValueError, match=r"none of 1 images can be read, e\.g\. cannot read .*4\.png"):
         load_images(index, [4], 16)
     with pytest.raises(ValueError, match="let resize be 16 or more"):

@@ -1,4 +1,4 @@
-"""The training stream: the same for any number of workers and processes, from any step, and past unreadable images."""
+"""Training stream: equal for any number of workers and processes, from any step, and past unreadable images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from selfpatch.config.sections import CropConfig, LoaderConfig, MaskConfig
 from selfpatch.core.types import Views
 from selfpatch.data import loader as loader_module
-from selfpatch.data.augment.backends import Name, RenderBackend, choose_backend
+from selfpatch.data.augment.backends import Name, RenderBackend
 from selfpatch.data.augment.gpu import DecodedBatch
 from selfpatch.data.augment.masks import draw_mask
 from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe, draw_view, generator
@@ -49,7 +49,7 @@ def index(tmp_path: Path) -> ImageIndex:
 
 
 def make(index: ImageIndex, **changes: Any) -> CropLoader:
-    """A loader of small batches; `changes` are arguments of it or settings of `LoaderConfig`."""
+    """Return a loader of small batches; `changes` are arguments of it or settings of `LoaderConfig`."""
     names = {field.name for field in fields(LoaderConfig)}
     settings = {"workers": 0, "render": "plain"} | {k: v for k, v in changes.items() if k in names}
     arguments = {"recipes": RECIPES, "batch_size": 8, "seed": 1} | {k: v for k, v in changes.items() if k not in names}
@@ -57,7 +57,7 @@ def make(index: ImageIndex, **changes: Any) -> CropLoader:
 
 
 def rendered(steps: Iterable[list[Any]]) -> list[Views]:
-    """The micro-batches of all steps, one after the other."""
+    """Return the micro-batches of all steps, one after the other."""
     return [batch.to("cpu") for batches in steps for batch in batches]
 
 
@@ -78,7 +78,7 @@ def join(views: list[Views]) -> Views:
     return Views(cat("global_crops", 1), cat("local_crops", 1), cat("boxes", 1), cat("samples", 0))
 
 
-def test_shapes_and_types(index: ImageIndex) -> None:
+def test_views_have_the_documented_shapes_and_types(index: ImageIndex) -> None:
     ((views,),) = make(index).steps(0, 1)
     assert views.global_crops.shape == (2, 8, 3, 16, 16)
     assert views.local_crops is not None
@@ -245,7 +245,7 @@ def test_the_renderer_can_be_swapped(index: ImageIndex) -> None:
 
 
 @pytest.mark.parametrize("renderer", RENDERERS[1:])
-def test_what_is_drawn_does_not_depend_on_the_renderer(index: ImageIndex, renderer: Name) -> None:
+def test_draws_do_not_depend_on_the_renderer(index: ImageIndex, renderer: Name) -> None:
     spoil(index, [4, 9])
     settings: dict[str, Any] = {"max_bad": 1.0, "accumulate": 2, "draw_mask": partial(draw_mask, MaskConfig(), 4)}
     settings |= {"max_pixels": 600}  # of 400 to 1600
@@ -261,7 +261,7 @@ def test_what_is_drawn_does_not_depend_on_the_renderer(index: ImageIndex, render
 
 @every_renderer
 def test_views_are_of_the_images_that_were_drawn(index: ImageIndex, renderer: Name) -> None:
-    """Without colours, which noise exaggerates."""
+    """Colours are left out: on noise they would exaggerate differences."""
     recipes = (ViewRecipe(16, (0.25, 1.0), flip=0.5),) * 2
     for ours, theirs in zip(
         rendered(make(index, recipes=recipes, render=renderer).steps(0, 3)),
@@ -276,7 +276,7 @@ def test_views_are_of_the_images_that_were_drawn(index: ImageIndex, renderer: Na
 def test_a_resumed_stream_is_the_same_to_the_last_bit(
     index: ImageIndex, renderer: Name, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In mid-epoch, with other workers, past unreadable images, with images that are shrunk."""
+    """It resumes in mid-epoch, with other workers, past unreadable images, and with images that are shrunk."""
     spoil(index, [4, 9])
     settings: dict[str, Any] = {"max_bad": 1.0, "accumulate": 2, "max_pixels": 600, "render": renderer}
     through = rendered(make(index, **settings).steps(0, 8))
@@ -295,20 +295,6 @@ def test_workers_that_leave_rendering_to_the_device_hand_over_images(index: Imag
     assert batch.sizes[0].tolist() == list(first.size)
     width, height = first.size
     assert torch.equal(batch.pixels[: width * height], torch.from_numpy(np.array(first)).flatten(0, 1))
-
-
-def test_auto_takes_the_fastest_renderer_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for there, expected in [(True, "fast"), (False, "plain")]:
-        monkeypatch.setattr("selfpatch.data.augment.backends.fast_rendering_available", lambda there=there: there)
-        assert choose_backend("auto", device_type="cpu", channels=3) == expected
-        assert choose_backend("auto", device_type="mps", channels=3) == expected
-        assert choose_backend("auto", device_type="cuda", channels=3) == "device"
-        assert choose_backend("auto", device_type="cuda", channels=5) == "plain"
-        assert choose_backend("device", device_type="cpu", channels=3) == "device"
-        assert choose_backend("plain", device_type="cuda", channels=3) == "plain"
-    message = r"loader.render is 'fast', but OpenCV is not installed; run `pip install 'selfpatch\[fast\]'`, or use"
-    with pytest.raises(ValueError, match=message):
-        choose_backend("fast", device_type="cpu", channels=3)
 
 
 def test_impossible_batches_are_refused(index: ImageIndex) -> None:

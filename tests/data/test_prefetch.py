@@ -1,4 +1,4 @@
-"""Batches ahead of time: the same ones in the same order, and no thread that stays behind."""
+"""Prefetching: the same batches in the same order, and no thread is left over."""
 
 from __future__ import annotations
 

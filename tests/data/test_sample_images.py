@@ -1,4 +1,4 @@
-"""The built-in photographs are made once, whole or not at all, and training never sees a held-out scene."""
+"""Built-in photographs: made once, complete or not at all, with no held-out scene in the training tiles."""
 
 from __future__ import annotations
 

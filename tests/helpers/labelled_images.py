@@ -1,4 +1,4 @@
-"""A folder of labelled images that colour alone tells apart, and one tiny network of each kind."""
+"""A folder of labelled images that differ in colour alone, and one tiny network of each kind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NETWORKS = ("vit", "vit+pool", "swin", "resnet")
 
 
 def coloured_folder(root: Path, *, train: int = 8, test: int = 4) -> Path:
-    """train/ and val/ with so many images a class, of 20 x 24 noisy pixels."""
+    """Write train/ and val/ with a number of images per class, of 20 x 24 noisy pixels."""
     rng = np.random.default_rng(0)
     for split, count in (("train", train), ("val", test)):
         for name, colour in COLOURS.items():
@@ -33,7 +33,7 @@ def coloured_folder(root: Path, *, train: int = 8, test: int = 4) -> Path:
 
 
 def tiny_encoder(kind: str) -> BranchEncoder:
-    """In evaluation mode."""
+    """Return a network in evaluation mode."""
     torch.manual_seed(3)
     pool = None
     if kind == "swin":

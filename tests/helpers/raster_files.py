@@ -1,4 +1,4 @@
-"""Image files of any number of channels, as tests need them written."""
+"""Writers of image files with any number of channels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import tifffile
 
 
 def bands(channels: int, dtype: type = np.uint16, high: int = 10_000, size: tuple[int, int] = (20, 24)) -> np.ndarray:
-    """[h, w, C] without symmetry, of Sentinel-2's range."""
+    """Return pixels [h, w, C] without symmetry, in the range of Sentinel-2."""
     return np.random.default_rng(channels).integers(0, high, (*size, channels)).astype(dtype)
 
 
 def write_png16(path: Path, pixels: np.ndarray) -> None:
-    """[h, w, C] uint16: Pillow reads, but does not write, 16 bits of more than one channel."""
+    """Write pixels [h, w, C] uint16; Pillow does not write 16 bits of more than one channel."""
     h, w, c = pixels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
 
@@ -29,6 +29,6 @@ def write_png16(path: Path, pixels: np.ndarray) -> None:
 
 
 def write_tiff(path: Path, pixels: np.ndarray) -> None:
-    """[h, w, C], interleaved."""
+    """Write pixels [h, w, C], interleaved."""
     planar = {} if pixels.shape[2] == 1 else {"planarconfig": "contig"}
     tifffile.imwrite(path, pixels.squeeze(2) if not planar else pixels, photometric="minisblack", **planar)

@@ -1,4 +1,4 @@
-"""Tar shards and the folders that they stand for."""
+"""Tar shards, and folders with the same images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 def write_shard(
     path: Path, members: Mapping[str, bytes] | Iterable[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT
 ) -> Path:
-    """An uncompressed tar of these members, in this order."""
+    """Write an uncompressed tar of these members, in this order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:", format=format) as tar:
         for name, content in members.items() if isinstance(members, Mapping) else members:
@@ -26,7 +26,7 @@ def write_shard(
 
 
 def photo(seed: int, extension: str = "jpg", size: tuple[int, int] = (48, 40)) -> bytes:
-    """A smooth random image, encoded."""
+    """Return an encoded smooth random image."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(
@@ -36,7 +36,7 @@ def photo(seed: int, extension: str = "jpg", size: tuple[int, int] = (48, 40)) -
 
 
 def write_twins(root: Path, shards: Mapping[str, Mapping[str, bytes]]) -> tuple[Path, Path]:
-    """`root/shards`, which holds these shards, and `root/folders`, which holds a folder of the same name for each."""
+    """Write shards to `root/shards`, and a folder of the same name for each to `root/folders`."""
     for shard, members in shards.items():
         write_shard(root / "shards" / shard, members)
         for name, content in members.items():
@@ -47,7 +47,7 @@ def write_twins(root: Path, shards: Mapping[str, Mapping[str, bytes]]) -> tuple[
 
 
 def settle(*roots: Path) -> None:
-    """Makes files and folders look unchanged for an hour: only what is known of such is cached."""
+    """Make files and folders look unchanged for an hour: only such sources are cached."""
     for root in roots:
         for path in [*root.rglob("*"), root]:
             status = path.stat()

@@ -1,4 +1,4 @@
-"""Which renderer a run takes, that it says so, and that it stays with it."""
+"""Choice of the renderer: resolved when a run begins, recorded, and kept when it resumes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import selfpatch
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.parsing import nested
 from selfpatch.config.run import RunConfig
+from selfpatch.data.augment.backends import choose_backend
 from selfpatch.data.augment.opencv import fast_rendering_available
 from selfpatch.training.factory import with_renderer
 from tests.helpers.command_line import TINY, differences, final_state, write_photos
@@ -43,7 +44,7 @@ def set_renderer(run: Path, renderer: str | None) -> None:
 
 
 def restart(run: Path, out: Path, *, step: int) -> Path:
-    """A copy of a run as it was after so many steps."""
+    """Copy a run as it was after a step."""
     shutil.copytree(run, out)
     for checkpoint in (out / "checkpoints").iterdir():
         if int(checkpoint.stem.split("-")[1]) > step:
@@ -51,7 +52,7 @@ def restart(run: Path, out: Path, *, step: int) -> Path:
     return out
 
 
-def test_a_run_writes_down_what_auto_came_to(photos: Path, tmp_path: Path) -> None:
+def test_a_run_records_the_renderer_that_auto_chose(photos: Path, tmp_path: Path) -> None:
     run = pretrain(photos, tmp_path / "run")
     expected = "fast" if fast_rendering_available() else "plain"
     assert yaml.safe_load((run / "config.yaml").read_text())["loader"]["render"] == expected
@@ -69,7 +70,7 @@ def test_a_run_that_the_device_renders_resumes_to_the_last_bit(photos: Path, tmp
 
 
 @pytest.mark.slow
-def test_a_run_from_before_there_was_a_choice_goes_on_plainly(
+def test_a_run_without_a_recorded_renderer_resumes_with_plain(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = pretrain(photos, tmp_path / "run", render="plain")
@@ -81,7 +82,7 @@ def test_a_run_from_before_there_was_a_choice_goes_on_plainly(
     assert differences(final_state(selfpatch.resume(old)), final_state(run)) == []
 
 
-def test_a_run_does_not_go_on_without_what_it_was_rendered_with(
+def test_a_run_does_not_resume_without_its_renderer(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = pretrain(photos, tmp_path / "run", render="plain")
@@ -99,7 +100,21 @@ def test_other_channels_are_rendered_plainly(renderer: str) -> None:
         config.override({"loader": {"render": renderer}})
 
 
-def test_mistakes_are_named() -> None:
+def test_auto_chooses_the_fastest_renderer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, expected in [(True, "fast"), (False, "plain")]:
+        monkeypatch.setattr("selfpatch.data.augment.backends.fast_rendering_available", lambda there=there: there)
+        assert choose_backend("auto", device_type="cpu", channels=3) == expected
+        assert choose_backend("auto", device_type="mps", channels=3) == expected
+        assert choose_backend("auto", device_type="cuda", channels=3) == "device"
+        assert choose_backend("auto", device_type="cuda", channels=5) == "plain"
+        assert choose_backend("device", device_type="cpu", channels=3) == "device"
+        assert choose_backend("plain", device_type="cuda", channels=3) == "plain"
+    message = r"loader.render is 'fast', but OpenCV is not installed; run `pip install 'selfpatch\[fast\]'`, or use"
+    with pytest.raises(ValueError, match=message):
+        choose_backend("fast", device_type="cpu", channels=3)
+
+
+def test_invalid_settings_of_the_renderer_are_refused() -> None:
     with pytest.raises(ValueError, match=r"loader.render is 'gpu'; use one of: auto, plain, fast, device"):
         RunConfig().override({"loader": {"render": "gpu"}})
     with pytest.raises(ValueError, match=r"loader.max_pixels is -1; use 0 or more"):

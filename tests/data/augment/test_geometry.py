@@ -1,4 +1,4 @@
-"""Points of crops and of images: inverse of each other, and right for boxes whose corners are known."""
+"""Conversion of points: the two directions are inverse, and right for boxes whose corners are known."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_leading_dimensions_broadcast() -> None:
     torch.testing.assert_close(image_to_crop(mapped, boxes), grid.expand(2, 2, 7, 2))
 
 
-def test_agrees_with_what_is_rendered() -> None:
+def test_the_geometry_agrees_with_the_renderer() -> None:
     """A bright pixel of the image is found in the crop where the geometry says."""
     for flip in (False, True):
         pixels = np.zeros((50, 60, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The batched renderer of a device against the plain one, operation by operation and in whole pipelines."""
+"""Batched renderer of the device: equal to the plain one, operation by operation and in whole pipelines."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FULL: dict[str, Any] = {"flip": 0.5, "blur": 0.5, "solarize": 0.2, "colour": Cro
 
 @pytest.fixture(scope="module")
 def photographs() -> list[Image.Image]:
-    """Of several shapes and sizes."""
+    """Photographs of several shapes and sizes."""
     boxes = [(0, 0, 320, 256), (100, 40, 300, 300), (0, 0, 190, 230), (20, 10, 160, 90)]
     sources = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
     return [Image.fromarray(source).crop(box) for source, box in zip(sources, boxes, strict=True)]
@@ -52,7 +52,7 @@ def levels_of(images: list[Image.Image], size: int, device: torch.device) -> Ten
 def batch_of(
     images: list[Image.Image], recipes: list[ViewRecipe], *, num_global: int = 2, max_pixels: int = 0, seed: int = 0
 ) -> tuple[DecodedBatch, list[list[ViewParameters]]]:
-    """A batch as the loader makes it, and what was drawn, [B][V]."""
+    """Return a batch as the loader makes it, and the drawn parameters [B][V]."""
     drawn = [
         [draw_view(recipe, image.size, generator(seed, 0, b, v)) for v, recipe in enumerate(recipes)]
         for b, image in enumerate(images)
@@ -71,7 +71,7 @@ def collated(
 
 
 def plain(images: list[Image.Image], size: int, drawn: list[list[ViewParameters]], views: slice) -> Tensor:
-    """[V, B, 3, S, S] as the plain renderer has them."""
+    """Return views [V, B, 3, S, S] of the plain renderer."""
     rendered = [[render(image, size, p) for p in row[views]] for image, row in zip(images, drawn, strict=True)]
     return torch.stack([torch.stack(row) for row in rendered]).transpose(0, 1)
 
@@ -106,7 +106,7 @@ def test_weights_are_pillows(photographs: list[Image.Image]) -> None:
         torch.testing.assert_close(line @ weights.T, torch.from_numpy(np.array(resized)), rtol=0, atol=2e-6)
 
 
-def test_nothing_from_beside_the_box_or_the_image_enters() -> None:
+def test_no_pixel_from_outside_the_box_enters() -> None:
     images = torch.full((1, 3, 20, 30), 255.0)
     images[:, :, 4:14, 6:21] = 100.0
     boxes = torch.tensor([[[6.0, 4.0, 15.0, 10.0, 0.0]], [[6.5, 4.25, 14.0, 9.5, 1.0]]])
@@ -115,7 +115,7 @@ def test_nothing_from_beside_the_box_or_the_image_enters() -> None:
 
 @every_device
 def test_a_box_may_lie_between_pixels(device: torch.device) -> None:
-    """As Pillow's resize has it, which takes such boxes but looks beyond them: in the interior both are the same."""
+    """Pillow's resize takes such boxes too, but looks beyond them: in the interior both are the same."""
     image = Image.fromarray(data.astronaut()).crop((0, 0, 128, 128))
     pixels = tvf.pil_to_tensor(image).float()[None].to(device)
     theirs = image.resize((32, 32), Image.Resampling.BICUBIC, box=(10.25, 20.5, 90.75, 110.125))
@@ -124,7 +124,7 @@ def test_a_box_may_lie_between_pixels(device: torch.device) -> None:
 
 
 def test_half_precision_is_precise_enough(photographs: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What CUDA devices compute in, here on a processor."""
+    """CUDA devices compute in half precision; here a CPU does."""
     recipes = [ViewRecipe(64, (0.05, 1.0), **FULL)] * 8
     batch, drawn = batch_of(photographs, recipes, num_global=8)
     exact = batch.to("cpu").global_crops
@@ -170,7 +170,7 @@ def test_hue_is_torchvisions(photographs: list[Image.Image], turns: float, devic
 
 
 @every_device
-def test_every_colour_keeps_its_hue_as_torchvision_has_it(device: torch.device) -> None:
+def test_hue_of_every_colour_is_torchvisions(device: torch.device) -> None:
     steps = torch.arange(0, 256, 15, dtype=torch.uint8)
     colours = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij")).flatten(2)  # [3, 18, 324]
     image = tvf.to_pil_image(colours)
@@ -210,7 +210,7 @@ def test_blur_is_pillows(
     assert radii[0] > 0 or torch.equal(ours[0], levels[0])
 
 
-def test_a_blurring_keeps_even_areas_and_their_mean() -> None:
+def test_blur_keeps_even_areas_and_their_mean() -> None:
     boxes = blur.box_blurring(blur.box_radius(torch.tensor([0.0, 0.3, 2.0, 9.0])), 12)
     torch.testing.assert_close(boxes.sum(-1), torch.ones(4, 12))
     assert (boxes >= 0).all()
@@ -229,7 +229,7 @@ def test_each_view_has_its_own_order(photographs: list[Image.Image], device: tor
 
 @every_device
 @pytest.mark.parametrize("at_once", [None, 30_000], ids=["whole", "in-parts"])
-def test_whole_pipelines(
+def test_whole_pipelines_agree_with_the_plain_renderer(
     photographs: list[Image.Image], at_once: int | None, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if at_once is not None:
@@ -302,7 +302,7 @@ def test_rasters_and_pillow_images_are_shrunk_alike(photographs: list[Image.Imag
     assert torch.equal(*stored)
 
 
-def test_extreme_sizes() -> None:
+def test_images_of_extreme_sizes_keep_their_colour() -> None:
     images = [Image.new("RGB", size, (10, 200, 30)) for size in [(1, 1), (1, 400), (400, 1), (3, 2)]]
     recipe = ViewRecipe(16, (0.05, 1.0), flip=0.5, blur=0.5)
     batch, _ = batch_of(images, [recipe] * 2, max_pixels=100)
@@ -310,7 +310,7 @@ def test_extreme_sizes() -> None:
 
 
 def test_operations_are_one_graph_each() -> None:
-    """So that they can be compiled."""
+    """A graph without breaks can be compiled."""
     levels, ones = torch.randint(0, 256, (2, 3, 8, 8)).float(), torch.ones(2)
     boxes = torch.tensor([[[0.0, 1.0, 6.0, 5.0, 1.0], [0.0, 0.0, 8.0, 8.0, 0.0]]])
     for operation, inputs in [
@@ -324,7 +324,7 @@ def test_operations_are_one_graph_each() -> None:
 
 
 def test_nothing_waits_for_the_device(photographs: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device without memory has no values to give: whatever asks for one, or mixes up devices, fails."""
+    """The meta device has no values: reading one, or mixing devices, fails."""
     monkeypatch.setattr(views, "CROPPED_AT_ONCE", 10**6)
     monkeypatch.setattr(views, "COLOURED_AT_ONCE", 10**5)
     big, small = ViewRecipe(64, (0.25, 1.0), **FULL), ViewRecipe(32, (0.05, 0.25), **FULL)

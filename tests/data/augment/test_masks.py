@@ -1,4 +1,4 @@
-"""Masks: how much they hide, in which form, and that each crop's is its own."""
+"""Masks: how much they hide and in which shape; each crop draws its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def masks(config: MaskConfig, grid: int, count: int = 400) -> np.ndarray:
     high=st.floats(0, 1),
     sample=st.integers(0, 1000),
 )
-def test_never_more_is_hidden_than_asked_for(
+def test_never_more_is_hidden_than_the_ratio_allows(
     grid: int, kind: Literal["block", "random"], low: float, high: float, sample: int
 ) -> None:
     low, high = sorted((low, high))

@@ -1,4 +1,4 @@
-"""What is drawn for a view: the distributions of DINO's recipe, and streams that depend on nothing else."""
+"""Drawn parameters of a view: DINO's distributions, from streams that depend on (seed, epoch, sample, view) alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def draws(recipe: ViewRecipe, image_size: tuple[int, int] = (500, 375), view: in
     return [draw_view(recipe, image_size, generator(0, 0, sample, view)) for sample in range(SAMPLES)]
 
 
-def test_the_views_of_dino() -> None:
+def test_dino_views_have_the_configured_sizes_and_probabilities() -> None:
     first, second, *local = RECIPES
     assert [recipe.size for recipe in RECIPES] == [224, 224] + [96] * 8
     assert [first.blur, second.blur, local[0].blur] == [1.0, 0.1, 0.5]
@@ -123,7 +123,7 @@ def test_colour_jitter_is_distributed_as_torchvisions() -> None:
     assert sum((count - expected) ** 2 / expected for count in counts.values()) < 60  # chi-square, 23 degrees: p = 4e-5
 
 
-def test_what_is_drawn_does_not_depend_on_what_is_switched_on() -> None:
+def test_draws_do_not_depend_on_the_enabled_augmentations() -> None:
     full = RECIPES[0]
     plain = ViewRecipe(full.size, full.scale, flip=full.flip)
     only_blur = dataclasses.replace(plain, blur=1.0)
@@ -161,7 +161,7 @@ def test_a_stream_is_philox_of_key_and_counter(seed: int, epoch: int, sample: in
 
 
 def test_the_stream_is_pinned() -> None:
-    """A run that is resumed with a newer version must go on with the same crops."""
+    """A run that resumes with a newer version must draw the same crops."""
     p = draw_view(RECIPES[0], (500, 375), generator(seed=7, epoch=3, sample=1234, view=1))
     assert dataclasses.astuple(p) == PINNED
 

@@ -1,4 +1,4 @@
-"""The fast renderer against the plain one: every operation alone, whole pipelines, and pictures of odd shapes."""
+"""Fast renderer: close to the plain one in every operation, in whole pipelines, and on pictures of odd shapes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def photo(request: pytest.FixtureRequest) -> Image.Image:
 
 
 def adjusted(**factors: float) -> ViewParameters:
-    """Adjusts in the order given."""
+    """Return parameters that adjust in the given order."""
     return dataclasses.replace(NOTHING, jitter=dataclasses.replace(NEUTRAL, **factors, order=tuple(factors)))
 
 
@@ -56,7 +56,7 @@ def at(parameters: ViewParameters, left: int, top: int, width: int, height: int)
 
 
 def as_raster(image: Image.Image) -> Raster:
-    """As the fast reader gives it."""
+    """Return a raster like that of the fast reader."""
     return Raster(torch.from_numpy(np.array(image)).permute(2, 0, 1))
 
 
@@ -65,7 +65,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def distance(first: Tensor, second: Tensor) -> float:
-    """The mean difference, in levels."""
+    """Return the mean difference in levels."""
     assert first.shape == second.shape
     assert first.dtype == second.dtype == torch.uint8
     return (first.float() - second.float()).abs().mean().item()
@@ -82,7 +82,7 @@ ALONE = {
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_each_operation_alone(photo: Image.Image, name: str) -> None:
+def test_each_operation_alone_is_close(photo: Image.Image, name: str) -> None:
     for size, box in ((96, (30, 40, 120, 100)), (224, (0, 0, *photo.size)), (75, (11, 7, 75, 75))):
         p = at(ALONE[name], *box)
         expected = render(photo, size, p)
@@ -110,8 +110,8 @@ BOXES = {
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("name", BOXES)
-def test_any_box_of_any_picture(name: str, flip: bool) -> None:
-    """Of noise, with all its colours and edges. Of one pixel there is no mean: hue in 8 bits is off by a few levels."""
+def test_any_box_of_any_picture_is_close(name: str, flip: bool) -> None:
+    """Noise has all colours and edges. A single pixel has no mean: its hue in 8 bits is off by a few levels."""
     width, height, box, size = BOXES[name]
     image, one_pixel = noise(width, height), min(box[2:]) == max(box[2:]) == 1
     coloured = dataclasses.replace(adjusted(contrast=1.3, hue=0.1), blur_radius=1.7)
@@ -129,8 +129,8 @@ def test_a_box_is_cut_out_and_mirrored() -> None:
 
 
 @pytest.mark.parametrize("strength", [1, 2])
-def test_adjustments_in_every_order(photo: Image.Image, strength: int) -> None:
-    """Stronger ones are cut off at black and white on the way, so that a later one starts from there."""
+def test_adjustments_in_every_order_are_close(photo: Image.Image, strength: int) -> None:
+    """Strong adjustments are cut off at black and white, and the next one starts from there."""
     factors = (
         {"brightness": 1.4, "contrast": 1.3, "saturation": 1.2},
         {"brightness": 0.7, "contrast": 0.8, "saturation": 0.6},
@@ -143,7 +143,7 @@ def test_adjustments_in_every_order(photo: Image.Image, strength: int) -> None:
 
 
 def check_views(image: Image.Image, sample: int, recipes: tuple[ViewRecipe, ...] = RECIPES) -> float:
-    """The mean over the views of an image; none is far off."""
+    """Return the mean difference over the views of an image, and check that no view is far off."""
     distances = []
     for view, recipe in enumerate(recipes):
         p = draw_view(recipe, image.size, generator(0, 0, sample, view))
@@ -153,11 +153,11 @@ def check_views(image: Image.Image, sample: int, recipes: tuple[ViewRecipe, ...]
 
 
 @pytest.mark.parametrize("sample", range(3))
-def test_the_views_of_dino(photo: Image.Image, sample: int) -> None:
+def test_views_of_dino_are_close(photo: Image.Image, sample: int) -> None:
     assert check_views(photo, sample) < 1.0
 
 
-def test_the_views_of_real_photographs(data_dir: Path) -> None:
+def test_views_of_real_photographs_are_close(data_dir: Path) -> None:
     files = sorted((data_dir / "imagenet_sample_256").rglob("*.JPEG"))[::50]
     assert np.mean([check_views(read_image(file), sample) for sample, file in enumerate(files)]) < 0.7
 
@@ -246,7 +246,7 @@ def test_opencv_runs_in_one_thread() -> None:
     assert cv2.getNumThreads() == 1
 
 
-def test_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_opencv_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     fast_rendering.opencv.cache_clear()
     try:
@@ -257,7 +257,7 @@ def test_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
         fast_rendering.opencv.cache_clear()
 
 
-def test_a_file_read_and_rendered_fast(tmp_path: Path) -> None:
+def test_a_file_is_read_and_rendered_fast(tmp_path: Path) -> None:
     read_image(source_folder() / PHOTOS[0]).save(tmp_path / "photo.jpg", quality=90)
     image = read_image(tmp_path / "photo.jpg")
     p = draw_view(RECIPES[0], image.size, generator(0, 0, 0, 0))

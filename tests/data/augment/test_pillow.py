@@ -1,4 +1,4 @@
-"""The plain renderer against torchvision's own transforms, and against pictures whose result is known."""
+"""Plain renderer: equal to torchvision's transforms, and right on pictures whose result is known."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def photo() -> Image.Image:
 
 
 def force(name: str, factor: float) -> transforms.ColorJitter:
-    """A torchvision jitter that can only draw one factor."""
+    """Return a torchvision jitter that can draw only one factor."""
     return transforms.ColorJitter(**{name: (factor, factor)})
 
 
 @pytest.mark.parametrize("sample", range(12))
-def test_the_same_as_a_composition_of_torchvision_transforms(photo: Image.Image, sample: int) -> None:
+def test_a_view_equals_a_composition_of_torchvision_transforms(photo: Image.Image, sample: int) -> None:
     recipe = ViewRecipe(64, (0.05, 1.0), flip=0.5, blur=0.5, solarize=0.5, colour=CropConfig())
     p = draw_view(recipe, photo.size, generator(0, 0, sample, 0))
     steps = [

@@ -1,4 +1,4 @@
-"""The fast reader against the plain one: the same pixels, the same errors, with simplejpeg and without."""
+"""Fast reader: the same pixels and errors as the plain one, with simplejpeg and without."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def photo() -> Image.Image:
 
 
 def check(file: Path) -> Raster:
-    """The same pixels as the plain reader's."""
+    """Check that the pixels are the plain reader's."""
     expected = read_image(file)
     read = read_fast(file)
     assert isinstance(read, Raster)
@@ -46,7 +46,7 @@ def check(file: Path) -> Raster:
 
 
 def outcome(read, file: Path) -> np.ndarray | str:
-    """What is read of a file, or why it cannot be."""
+    """Return the pixels of a file, or the reason why it cannot be read."""
     try:
         picture = read(file)
     except BadImage as error:

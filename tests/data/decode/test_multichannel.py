@@ -19,7 +19,7 @@ from tests.helpers.raster_files import bands, write_png16, write_tiff
 
 
 def pixels_of(path: Path, channels: int) -> np.ndarray:
-    """[h, w, C]"""
+    """Return pixels [h, w, C]."""
     raster = read_picture(path, channels)
     assert isinstance(raster, Raster)
     assert raster.size == (raster.pixels.shape[2], raster.pixels.shape[1])
@@ -64,7 +64,7 @@ def test_grey_and_alpha_of_8_and_16_bits(tmp_path: Path, channels: int, kind: st
     np.testing.assert_array_equal(pixels_of(file, channels), expected)
 
 
-def test_three_channels_are_what_they_always_were(tmp_path: Path) -> None:
+def test_three_channels_are_read_as_rgb_images(tmp_path: Path) -> None:
     write_png16(tmp_path / "a.png", bands(3))
     picture = read_picture(tmp_path / "a.png")
     assert isinstance(picture, Image.Image)
@@ -125,13 +125,13 @@ def test_orientation_is_applied(tmp_path: Path, orientation: int, kind: str) -> 
 
 
 def _turned(plane: np.ndarray, orientation: int) -> np.ndarray:
-    """As Pillow does it."""
+    """Pillow does the same."""
     image = Image.fromarray(plane)
     image.getexif()[274] = orientation
     return np.asarray(ImageOps.exif_transpose(image))
 
 
-def test_what_stands_for_no_data_is_0(tmp_path: Path) -> None:
+def test_no_data_values_become_0(tmp_path: Path) -> None:
     floats, counts = bands(2, np.float32), bands(2)
     holes = {"a": (floats, -9999.0), "b": (counts, 65535)}
     for name, (pixels, nodata) in holes.items():
@@ -183,7 +183,7 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib", "tile": (16, 16)}])
-def test_damage_is_told_and_never_escapes_as_anything_else(tmp_path: Path, options: dict) -> None:
+def test_damage_is_always_a_bad_image(tmp_path: Path, options: dict) -> None:
     whole = tmp_path / "whole.tif"
     stored = bands(13).transpose(2, 0, 1)
     tifffile.imwrite(whole, stored, photometric="minisblack", planarconfig="separate", **options)
@@ -195,8 +195,8 @@ def test_damage_is_told_and_never_escapes_as_anything_else(tmp_path: Path, optio
     rng = np.random.default_rng(0)
     for _ in range(40):
         noisy = bytearray(content)
-        for place in rng.integers(0, 400, 4):
-            noisy[place] = rng.integers(256)
+        for position in rng.integers(0, 400, 4):
+            noisy[position] = rng.integers(256)
         file.write_bytes(noisy)
         with contextlib.suppress(BadImage):
             assert pixels_of(file, 13).shape[2] == 13

@@ -1,4 +1,4 @@
-"""The index of images: what is found, in which order, and that a second opening does not look again."""
+"""Index of images: what it finds, in which order, and that a second opening does not search again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def settle(root: Path) -> None:
-    """Makes all folders look unchanged for an hour: only such are cached."""
+    """Make all folders look unchanged for an hour: only such folders are cached."""
     for folder, _, _ in os.walk(root):
         status = os.stat(folder)
         os.utime(folder, ns=(status.st_atime_ns, status.st_mtime_ns - 3600 * 10**9))
@@ -197,8 +197,8 @@ def test_split_shares_none_misses_none_and_is_seeded(tmp_path: Path) -> None:
     assert (np.diff(train) > 0).all()
     np.testing.assert_array_equal(index.split(8, seed=3)[1], held_out)
     assert list(index.split(8, seed=4)[1]) != list(held_out)
-    assert [len(places) for places in index.split(32, seed=0)] == [95, 10]  # a tenth at most
-    assert [len(places) for places in index.split(0, seed=0)] == [105, 0]
+    assert [len(indices) for indices in index.split(32, seed=0)] == [95, 10]  # a tenth at most
+    assert [len(indices) for indices in index.split(0, seed=0)] == [105, 0]
     with pytest.raises(ValueError, match="-1 images cannot be held out"):
         index.split(-1, seed=0)
 

@@ -1,4 +1,4 @@
-"""Tar shards in the index: which images are found in them, under which names, and that no damage goes unnoticed."""
+"""Tar shards in the index: the images in them, their names, and damage, which never goes unnoticed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def relative(index: ImageIndex) -> list[str]:
 
 
 def contents(index: ImageIndex) -> dict[str, bytes]:
-    """By name, what readers would read."""
+    """Return the bytes that readers would read, by name."""
     files = [index.file(i) for i in range(len(index))]
     return {
         name: f.read() if isinstance(f, ShardMember) else f.read_bytes()
@@ -60,7 +60,7 @@ names = st.builds(
 def test_a_shard_is_indexed_as_what_it_unpacks_to(
     members: list[tuple[str, bytes]], again: list[int], format: int
 ) -> None:
-    """Any names, nested and long ones and those of no images among them, some twice, in any order."""
+    """Names are arbitrary: nested, long, of other files than images, repeated, in any order."""
     folders = {f"{folder}/" for name, _ in members for folder in _parents(name)}
     members = [("first.jpg", b"there is one"), *(m for m in members if f"{m[0]}/" not in folders)]
     members += [(members[i][0], b"the last one counts") for i in again if i < len(members)]
@@ -95,7 +95,7 @@ def test_names_cannot_leave_the_shard(tmp_path: Path, cache: Path) -> None:
 
 
 def test_links_within_a_shard(tmp_path: Path, cache: Path) -> None:
-    """Hard links, which `tar` writes by itself, are read; symbolic ones, folders and devices are no images."""
+    """Hard links, which `tar` itself writes, are read; symbolic links, folders and devices are no images."""
     shard = write_shard(tmp_path / "s.tar", {"blob": b"content"})
     with tarfile.open(shard, "a:") as tar:
         for name, kind in [("hard.jpg", tarfile.LNKTYPE), ("soft.jpg", tarfile.SYMTYPE), ("dir.jpg", tarfile.DIRTYPE)]:
@@ -110,7 +110,7 @@ def test_a_folder_mixes_images_and_shards(tmp_path: Path, cache: Path) -> None:
     write_shard(root / "deep" / "b.tar", {"2.jpg": b"2", "1.jpg": b"1", "1.json": b"{}", "n.tar": b""})
     write_shard(root / "c.TAR", {"3.jpg": b"3"})
     write_shard(root / ".hidden.tar", {"4.jpg": b"4"})
-    write_shard(root / "labels.tar", {"5.txt": b"5"})  # of no images, beside others
+    write_shard(root / "labels.tar", {"5.txt": b"5"})  # without images
     (root / "a.png").write_bytes(b"0")
     (root / "deep" / "z.png").write_bytes(b"6")
     (root / "d.tar.gz").write_bytes(gzip.compress(b"ignored"))
@@ -144,7 +144,7 @@ def test_a_list_mixes_images_folders_and_shards(tmp_path: Path, cache: Path) -> 
         *("../folder/t.tar/d.jpg", "../v1.tar/e.png", "strange", f"{absolute}/a.jpg", f"{absolute}/b.jpg"),
         "../missing.jpg",
     ]
-    members = [index.file(place) for place in (2, 4, 7)]
+    members = [index.file(i) for i in (2, 4, 7)]
     assert [m.read() for m in members if isinstance(m, ShardMember)] == [b"b", b"d", b"a"]
     assert index.classes == ()
 
@@ -152,7 +152,7 @@ def test_a_list_mixes_images_folders_and_shards(tmp_path: Path, cache: Path) -> 
 def test_lines_that_end_as_images_are_not_looked_at(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A million of them on a network drive would take minutes, in a list that names a shard as well too."""
+    """A million lookups on a network drive would take minutes, also in a list that names a shard."""
     write_shard(tmp_path / "s.tar", {"1.jpg": b"1"})
     (tmp_path / "l.txt").write_text("\n".join([f"{i}.JPG" for i in range(1000)] + ["s.tar"]))
     looks, stat = [], os.stat
@@ -208,7 +208,7 @@ def test_every_truncation_is_refused(tmp_path: Path, cache: Path) -> None:
 
 @pytest.mark.parametrize("header", [0, 1024, 2048, 3072, 3584, 4096])
 def test_a_damaged_header_is_refused(tmp_path: Path, cache: Path, header: int) -> None:
-    """`tarfile` would take one in the middle for the end of the shard. Records of long names have no checksum."""
+    """`tarfile` would take a damaged header for the end of the shard. Records of long names have no checksum."""
     members = [*((f"{i}.jpg", b"content") for i in range(3)), (LONG, b"x"), ("4.jpg", b"")]
     shard = write_shard(tmp_path / "s.tar", members)
     whole, rng = np.frombuffer(shard.read_bytes(), np.uint8), np.random.default_rng(header)
@@ -226,7 +226,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path, cache: Path, header: int) -
 
 
 def test_a_size_below_zero_is_refused(tmp_path: Path, cache: Path) -> None:
-    """It would lead back to the member before, and so on without end."""
+    """It would lead back to the previous member, without end."""
     members = {"a.jpg": b"x", "b.jpg": b"y", "c.jpg": b"z"}
     content = bytearray(write_shard(tmp_path / "s.tar", members).read_bytes())
     header = content[2048:2560]
@@ -263,7 +263,7 @@ def make_sparse(path: Path) -> None:
 def test_shards_that_cannot_be_used(
     tmp_path: Path, cache: Path, name: str, make: Callable[[Path], object], message: str
 ) -> None:
-    """Alone, as all there is in a folder, and in a list."""
+    """The shard is given alone, in a folder, and in a list."""
     (tmp_path / "p").mkdir()
     make(tmp_path / "p" / name)
     (tmp_path / "list.txt").write_text(f"a.jpg\np/{name}\n")
@@ -339,8 +339,8 @@ def test_real_shards(data_dir: Path, cache: Path) -> None:
     for shard in sorted(folder.glob("*.tar")):
         alone = ImageIndex.open(shard, cache)
         with tarfile.open(shard) as tar:
-            for place in range(0, len(alone), 501):
-                member = alone.file(place)
+            for i in range(0, len(alone), 501):
+                member = alone.file(i)
                 assert isinstance(member, ShardMember)
                 stored = tar.extractfile(member.name)
                 assert stored is not None

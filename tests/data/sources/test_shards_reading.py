@@ -1,4 +1,4 @@
-"""Images in tar shards against the same images in folders: the same pixels and errors, batches, meters and runs."""
+"""Images in tar shards and the same images in folders: equal pixels, errors, batches, meters and runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RECIPES = dino_views(CropConfig(global_size=32, local_size=16, num_local=2))
 
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageIndex, ImageIndex]:
-    """Forty photographs in three shards, and in folders; their places are the same."""
+    """Forty photographs in three shards and in folders, with the same indices."""
     root = tmp_path_factory.mktemp("twins")
     shards = {
         f"{shard}.tar": {f"{i:02d}.{'png' if i % 3 else 'jpg'}": photo(i) for i in range(shard, 40, 3)}
@@ -48,7 +48,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageIndex, ImageIn
 
 
 def outcome(read, file: ImageFile, channels: int) -> np.ndarray | str:
-    """What is read, or why it cannot be."""
+    """Return the pixels, or the reason why the file cannot be read."""
     try:
         picture: Picture = read(file, channels)
     except BadImage as error:
@@ -57,7 +57,7 @@ def outcome(read, file: ImageFile, channels: int) -> np.ndarray | str:
 
 
 def encodings() -> dict[str, bytes]:
-    """Every way that a reader has, and damage of each kind."""
+    """The files cover every branch of the readers, and every kind of damage."""
     jpeg, png = photo(0, "jpg"), photo(0, "png")
     deep = (np.arange(40 * 48, dtype=np.uint16) * 30).reshape(40, 48)
     whole = {f"whole.{e}": photo(1, e) for e in ("jpg", "png", "webp", "bmp", "ppm", "tif", "gif", "tga")}
@@ -87,10 +87,10 @@ def test_every_reader_reads_the_same_and_says_the_same_of_damage(tmp_path: Path,
     stored = encodings()
     shards, folders = (ImageIndex.open(root, tmp_path / "cache") for root in write_twins(tmp_path, {"s.tar": stored}))
     outcomes = {}
-    for place in range(len(stored)):
-        expected = outcome(read, folders.file(place), channels)
-        np.testing.assert_array_equal(outcome(read, shards.file(place), channels), expected)
-        outcomes[shards.path(place).name] = expected
+    for i in range(len(stored)):
+        expected = outcome(read, folders.file(i), channels)
+        np.testing.assert_array_equal(outcome(read, shards.file(i), channels), expected)
+        outcomes[shards.path(i).name] = expected
     readable = {name for name, found in outcomes.items() if not isinstance(found, str)}
     assert {"deep.png", "deep.tif", "grey.jpg"} <= readable if channels == 1 else readable
     assert readable.isdisjoint({"half.jpg", "half.png", "empty.jpg", "text.jpg", "zeros.jpg"})
@@ -118,9 +118,9 @@ def test_the_loader_gives_the_same_batches(twins: tuple[ImageIndex, ImageIndex],
 
 
 def test_meters_see_the_same_images(twins: tuple[ImageIndex, ImageIndex]) -> None:
-    (shards, folders), places = twins, np.arange(0, 40, 3)
-    assert torch.equal(load_images(shards, places, 24).images, load_images(folders, places, 24).images)
-    assert channel_statistics(shards, places, 3) == channel_statistics(folders, places, 3)
+    (shards, folders), indices = twins, np.arange(0, 40, 3)
+    assert torch.equal(load_images(shards, indices, 24).images, load_images(folders, indices, 24).images)
+    assert channel_statistics(shards, indices, 3) == channel_statistics(folders, indices, 3)
     assert shards.fingerprint == folders.fingerprint
 
 
@@ -136,13 +136,13 @@ def test_evaluations_take_shards(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(test.read(11, 3)), np.asarray(read_image(test.index.file(11))))
 
 
-def read_in_a_process(index: ImageIndex, place: int) -> bytes:
-    return read_image(index.file(place)).tobytes()
+def read_in_a_process(index: ImageIndex, i: int) -> bytes:
+    return read_image(index.file(i)).tobytes()
 
 
 @pytest.mark.slow
 def test_a_process_that_shares_nothing_reads_the_same(twins: tuple[ImageIndex, ImageIndex]) -> None:
-    """As workers do where processes are spawned, not forked."""
+    """Workers that are spawned, not forked, share nothing."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         assert pool.submit(read_in_a_process, twins[0], 17).result() == read_in_a_process(twins[1], 17)
 
@@ -179,7 +179,7 @@ def test_a_shard_that_has_been_cut_short_or_gone_since(tmp_path: Path, read) -> 
 
 @pytest.mark.slow
 def test_a_run_on_shards_is_that_on_folders_and_resumes_exactly(tmp_path: Path) -> None:
-    """Meters of held-out and labelled images included; stopped in mid-epoch and resumed with other workers."""
+    """The meters of held-out and labelled images are equal too. It resumes in mid-epoch with other workers."""
     shards = {
         f"{name}/{shard}.tar": {f"{i}.png": photo(10 * shard + i, "png") for i in range(10)}
         for shard, name in enumerate(("x", "x", "y", "y"))
