@@ -100,9 +100,11 @@ def measure(
         _check_encoder(name, encoder, record, config)
         folder = None if out is None else Path(out)
         run = registry.find_evaluation(name).load()
-        result = run(encoder, data, config, out=folder, weights=record, progress=progress)  # type: ignore[arg-type]
+        result = run(encoder, data, config, out=folder, progress=progress)  # type: ignore[arg-type]
     costs = {"seconds": time.perf_counter() - started, **result.costs}
-    result = replace(result, device=None if encoder is None else device_name(encoder.device), costs=costs)
+    result = replace(result, costs=costs)
+    if encoder is not None and config.needs_encoder:
+        result = replace(result, weights=record, device=device_name(encoder.device))
     if out is not None:
         result.save(Path(out) / "result.json")
     return result

@@ -18,7 +18,7 @@ from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 
 if TYPE_CHECKING:
     from selfpatch.core.types import Encoder
-    from selfpatch.evaluation.result import Progress, Provenance, Result
+    from selfpatch.evaluation.result import Progress, Result
 
 
 class Evaluate(Protocol):
@@ -31,7 +31,6 @@ class Evaluate(Protocol):
         config: Any,
         *,
         out: Path | None = None,
-        weights: Provenance | None = None,
         progress: Progress | None = None,
     ) -> Result:
         """Return the result; `out` is an existing folder for pictures and checkpoints, or None to write nothing.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from selfpatch.evaluation.classification.config import TrainedClassificationConfig
 from selfpatch.evaluation.classification.dataset import LabelledImages
-from selfpatch.evaluation.result import Cell, Provenance, Result
+from selfpatch.evaluation.result import Cell, Result
 
 _SCORED_AT_ONCE = 4096
 _NUM_NAMED = 5
@@ -85,7 +85,6 @@ def trained_result(
     train_hits: Tensor,
     *,
     settings: Mapping[str, Any],
-    weights: Provenance | None,
     rows: Sequence[Mapping[str, Cell]] = (),
 ) -> Result:
     """Return the result of a protocol that trained on labelled images.
@@ -98,7 +97,6 @@ def trained_result(
         tested: classification of the readable test images.
         train_hits: [n, 2] hits of some training images, as `Tested.hits`.
         settings: the settings to record; the numbers of images and classes are added.
-        weights: origin of the network.
         rows: rows of the table; replaced by one row per class with `config.per_class`.
     """
     missing = unreadable(test, tested.names)
@@ -109,7 +107,6 @@ def trained_result(
         {**accuracies(tested.hits), "train top-1": accuracies(train_hits)["top-1"]},
         rows_per_class(train.classes, tested.labels, tested.hits) if config.per_class else list(rows),
         {**settings, **counts, "unreadable": len(missing)},
-        weights,
         per_image={image: {"top-1": top1, "top-5": top5} for image, (top1, top5) in per_image},
         notes=unreadable_note(missing),
     )

@@ -27,7 +27,7 @@ from selfpatch.evaluation.correspondence.metrics import (
 )
 from selfpatch.evaluation.correspondence.visualize import draw_matches
 from selfpatch.evaluation.pictures import save_picture
-from selfpatch.evaluation.result import Progress, Provenance, Result
+from selfpatch.evaluation.result import Progress, Result
 
 BASELINE = "baseline:position"
 MAX_FEATURE_VALUES = 2**29
@@ -95,7 +95,6 @@ def evaluate(
     config: CorrespondenceConfig,
     *,
     out: Path | None = None,
-    weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Measure the PCK of keypoints that are transferred to the nearest patch feature, averaged over categories.
@@ -109,7 +108,6 @@ def evaluate(
         data: folder as SPair-71k's, see `dataset`.
         config: settings.
         out: existing folder for pictures/; if None, nothing is written.
-        weights: record of the encoder's weights.
         progress: called with the category and the number of pairs done, of all pairs.
 
     Returns:
@@ -150,4 +148,4 @@ def evaluate(
         "data": str(data), "pairs": len(pairs), "categories": [row["category"] for row in rows],
     }  # fmt: skip
     del settings["depth"]  # stands for a block
-    return Result("correspond", metrics, table, settings, weights, pictures=pictures, per_image=per_image)
+    return Result("correspond", metrics, table, settings, pictures=pictures, per_image=per_image)

@@ -25,7 +25,7 @@ from selfpatch.evaluation.detection.predictions import Detections, Detector, det
 from selfpatch.evaluation.detection.recall import recall_per_image
 from selfpatch.evaluation.detection.training import build_network, train
 from selfpatch.evaluation.detection.visualize import save_pictures
-from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256
+from selfpatch.evaluation.result import Progress, Result, network_sha256
 from selfpatch.ops.images import normalise
 
 
@@ -35,7 +35,6 @@ def evaluate(
     config: DetectionConfig,
     *,
     out: Path | None = None,
-    weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Train Mask R-CNN on one split, and measure the average precision of boxes and masks on another.
@@ -46,7 +45,6 @@ def evaluate(
         config: settings.
         out: existing folder for checkpoints, results files and pictures. A stopped evaluation continues there, and a
             finished training is scored on another split. If None, nothing is written.
-        weights: record of the encoder's weights.
         progress: called with `training` and steps, then with `detecting` and images.
 
     Raises:
@@ -78,7 +76,7 @@ def evaluate(
         "categories": len(test_split.category_ids),
     }  # fmt: skip
     per_image = recall_per_image(test_split, boxes)
-    return Result("detect", metrics, rows, settings, weights, pictures=pictures, per_image=per_image)
+    return Result("detect", metrics, rows, settings, pictures=pictures, per_image=per_image)
 
 
 def as_detector(network: MaskRCNN, encoder: Encoder, config: DetectionConfig) -> Detector:

@@ -15,7 +15,7 @@ from selfpatch.evaluation.object_discovery.features import PatchView
 from selfpatch.evaluation.object_discovery.metrics import best_iou, centre_box, is_correct, method_rows, whole_image
 from selfpatch.evaluation.object_discovery.visualize import draw_boxes
 from selfpatch.evaluation.pictures import save_picture
-from selfpatch.evaluation.result import Progress, Provenance, Result
+from selfpatch.evaluation.result import Progress, Result
 from selfpatch.ops.discovery import attended, lost, pixel_box, tokencut
 
 BASELINES = {"baseline:whole-image": whole_image, "baseline:centre": centre_box}
@@ -61,7 +61,6 @@ def evaluate(
     config: ObjectDiscoveryConfig,
     *,
     out: Path | None = None,
-    weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Measure CorLoc, the share of images whose box has an IoU of at least 0.5 with the box of any object.
@@ -81,7 +80,6 @@ def evaluate(
         data: folder in the layout of VOC or COCO, see `dataset`.
         config: settings.
         out: existing folder for pictures/; if None, nothing is written.
-        weights: record of the encoder's weights.
         progress: called with the number of images done.
 
     Raises:
@@ -117,4 +115,4 @@ def evaluate(
         "images": len(images), "images_without_boxes": len(all_images) - len(images),
     }  # fmt: skip
     del settings["facet"]  # recorded as `features`
-    return Result("discover", metrics, rows, settings, weights, pictures=pictures, per_image=per_image)
+    return Result("discover", metrics, rows, settings, pictures=pictures, per_image=per_image)

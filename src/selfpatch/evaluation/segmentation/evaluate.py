@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.result import Progress, Provenance, Result
+from selfpatch.evaluation.result import Progress, Result
 from selfpatch.evaluation.segmentation import decoder_training, kmeans, knn, linear, logistic
 from selfpatch.evaluation.segmentation.config import SegmentationConfig, SupervisedConfig
 from selfpatch.evaluation.segmentation.harness import FittedMethod, open_splits, score_images
@@ -29,7 +29,6 @@ def evaluate(
     config: SegmentationConfig,
     *,
     out: Path | None = None,
-    weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Measure mIoU, aAcc and mAcc over the pixels of the test images that are not void.
@@ -39,7 +38,6 @@ def evaluate(
         data: a labelled set, as `dataset.open_dataset` reads it.
         config: the settings of a method, e.g. `FPNConfig` or `SegmentationConfig.from_settings({"method": "fpn"})`.
         out: folder for pictures and the checkpoint of a training, which a second call goes on from.
-        weights: origin of the encoder, for the record.
         progress: called with the name of the work, the steps or images done, and their total.
 
     Returns:
@@ -63,7 +61,6 @@ def evaluate(
         {**scores.metrics(), "mIoU baseline": Scores.of(constant_prediction(scored.counts)).miou},
         scores.rows(test.classes),
         settings,
-        weights,
         pictures=scored.pictures,
         per_image=scored.per_image,
     )

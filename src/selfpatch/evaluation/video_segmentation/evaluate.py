@@ -11,7 +11,7 @@ import numpy as np
 
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.pictures import save_picture
-from selfpatch.evaluation.result import Cell, Progress, Provenance, Result
+from selfpatch.evaluation.result import Cell, Progress, Result
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import Clip, open_clips, read_mask, write_mask
 from selfpatch.evaluation.video_segmentation.metrics import frame_scores, means_over_objects, object_rows, scored_frames
@@ -27,7 +27,6 @@ def evaluate(
     config: DAVISConfig,
     *,
     out: Path | None = None,
-    weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Propagate the first mask of each clip through the encoder's patch features, and score the masks.
@@ -41,7 +40,6 @@ def evaluate(
         data: DAVIS tree, see `dataset`.
         config: settings; with `results`, ready-made masks are scored and the encoder is not used.
         out: existing folder for results/<sequence>/00000.png and pictures/<sequence>.jpg; if None, nothing is written.
-        weights: record of the encoder's weights.
         progress: called with the sequence and the number of frames done, of all sequences.
 
     Raises:
@@ -78,7 +76,7 @@ def evaluate(
         return _result(rows, {"baseline": "repeat first mask", **used}, pictures=pictures)
     settings = {**config.recorded(), "patch_size": encoder.patch_size, **used}
     del settings["results"]
-    return _result(rows, settings, weights=weights, pictures=pictures, costs=costs)
+    return _result(rows, settings, pictures=pictures, costs=costs)
 
 
 def _predict(encoder: Encoder | None, clip: Clip, config: DAVISConfig, clock: Stopwatch) -> Iterator[np.ndarray]:

@@ -33,7 +33,7 @@ from selfpatch.evaluation.classification.finetune.network import Classifier
 from selfpatch.evaluation.classification.metrics import Tested, top_hits, trained_result
 from selfpatch.evaluation.finetuning import layer_groups
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import Progress, Provenance, Result, encoder_identity
+from selfpatch.evaluation.result import Progress, Result, encoder_identity
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
 
@@ -44,7 +44,6 @@ def evaluate(
     config: FinetuneConfig,
     *,
     out: Path | None = None,
-    weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Measure the top-1 and top-5 accuracy of a network that is fine-tuned on labelled images.
@@ -54,7 +53,6 @@ def evaluate(
         data: folder with train/ and val/ (or test/), each with one sub-folder per class.
         config: the settings.
         out: folder of the checkpoint from which a stopped training goes on; if None, nothing is written.
-        weights: origin of the encoder, for the record.
         progress: called with the name of the work, the steps or images done, and their total.
 
     Returns:
@@ -75,7 +73,7 @@ def evaluate(
     tested = _test(classifier, network, test, config, "test images", progress)
     train_hits = _test(classifier, network, train.limited(len(test)), config, "training images", progress).hits
     settings |= {"data": str(data)}
-    return trained_result("finetune", config, train, test, tested, train_hits, settings=settings, weights=weights)
+    return trained_result("finetune", config, train, test, tested, train_hits, settings=settings)
 
 
 def _check_encoder(encoder: Encoder, config: FinetuneConfig) -> BranchEncoder:

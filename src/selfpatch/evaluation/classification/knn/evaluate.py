@@ -13,19 +13,13 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation.classification.dataset import LabelledImages, centre_crops, open_splits
 from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.metrics import accuracies, top_hits, unreadable, unreadable_note
-from selfpatch.evaluation.result import Cell, Progress, Provenance, Result
+from selfpatch.evaluation.result import Cell, Progress, Result
 from selfpatch.models.features import image_features
 from selfpatch.ops.knn import class_votes, nearest_neighbours, rows_at_once
 
 
 def evaluate(
-    encoder: Encoder,
-    data: str | Path,
-    config: KNNConfig,
-    *,
-    out: Path | None = None,
-    weights: Provenance | None = None,
-    progress: Progress | None = None,
+    encoder: Encoder, data: str | Path, config: KNNConfig, *, out: Path | None = None, progress: Progress | None = None
 ) -> Result:
     """Measure the k-NN accuracy of image features.
 
@@ -34,7 +28,6 @@ def evaluate(
         data: folder with train/ and val/ (or test/), each with one sub-folder per class.
         config: the settings.
         out: unused; nothing is written.
-        weights: origin of the encoder, for the record.
         progress: called with `train` or `test` and the number of images done, of that split.
 
     Raises:
@@ -74,7 +67,7 @@ def evaluate(
     settings = config.recorded() | {"ks": usable, "data": str(data)}
     settings |= {"train_images": len(keys), "test_images": len(queries), "classes": num_classes}
     settings |= {"unreadable": len(missing)}
-    return Result("knn", metrics, rows, settings, weights, per_image=per_image, notes=unreadable_note(missing))
+    return Result("knn", metrics, rows, settings, per_image=per_image, notes=unreadable_note(missing))
 
 
 def _features(

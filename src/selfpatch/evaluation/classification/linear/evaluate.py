@@ -33,7 +33,7 @@ from selfpatch.evaluation.classification.linear.features import (
 from selfpatch.evaluation.classification.linear.heads import LinearHeads
 from selfpatch.evaluation.classification.metrics import Tested, top_hits, trained_result
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import Cell, Progress, Provenance, Result, encoder_identity
+from selfpatch.evaluation.result import Cell, Progress, Result, encoder_identity
 from selfpatch.models.features import evaluating
 
 
@@ -43,7 +43,6 @@ def evaluate(
     config: LinearConfig,
     *,
     out: Path | None = None,
-    weights: Provenance | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Measure the top-1 and top-5 accuracy of a linear layer on frozen features.
@@ -53,7 +52,6 @@ def evaluate(
         data: folder with train/ and val/ (or test/), each with one sub-folder per class.
         config: the settings.
         out: folder of the checkpoints from which a stopped training goes on; if None, nothing is written.
-        weights: origin of the encoder, for the record.
         progress: called with the name of the work, the steps or images done, and their total.
 
     Returns:
@@ -88,9 +86,7 @@ def evaluate(
         tested = Tested(_hits(heads, source.standardised(encoded[:, 0]), truth)[0], truth, names)
         train_hits = _hits(heads, *source.centre(evenly_spread(positions, len(test))))[0]
     settings |= {"lr": lr, "data": str(data)}
-    return trained_result(
-        "linear", config, train, test, tested, train_hits, settings=settings, weights=weights, rows=rows
-    )
+    return trained_result("linear", config, train, test, tested, train_hits, settings=settings, rows=rows)
 
 
 @dataclass(frozen=True)
