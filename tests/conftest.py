@@ -1,13 +1,15 @@
-"""Where tests find data: `tests/golden` travels with the project, real data lies beside it or where SELFPATCH_DATA
-says."""
+"""Fixtures of all tests: folders of data, of which `tests/golden` travels with the project, and a pool of processes."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.helpers.workers import WorkerPool
 
 HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared"
@@ -40,3 +42,11 @@ def full_golden_dir() -> Path:
     if not (folder / "davis_metric").is_dir():
         pytest.skip(f"no golden bundles at {folder}; set SELFPATCH_GOLDEN to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[WorkerPool]:
+    """Two processes that compute together; they take seconds to start, so that all tests share them."""
+    pool = WorkerPool(2)
+    yield pool
+    pool.close()

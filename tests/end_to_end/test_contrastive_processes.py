@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,13 +18,6 @@ from tests.helpers.tiny import hyperparameters
 from tests.helpers.workers import WorkerPool
 
 WORLD = 2
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[WorkerPool]:
-    pool = WorkerPool(WORLD)
-    yield pool
-    pool.close()
 
 
 def moco_v3() -> TwoSides:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -32,13 +31,6 @@ from tests.helpers.tiny import (
 from tests.helpers.workers import WorkerPool
 
 WORLD, BATCH, STEPS = 2, 4, 3
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[WorkerPool]:
-    pool = WorkerPool(WORLD)
-    yield pool
-    pool.close()
 
 
 def _train(

@@ -49,6 +49,4 @@ def test_the_recipe_of_the_page_loads(tmp_path: Path) -> None:
     file.write_text(block("yaml"))
     config = load_recipe(str(file))
     assert config.components == {"byol": {"hidden_dim": 4096, "out_dim": 256}}
-    make_student_teacher(
-        config.override({"model": "vit_tiny", "backbone": {"depth": 1}, "byol": {"hidden_dim": 8}})
-    )
+    make_student_teacher(config.override({"model": "vit_tiny", "backbone": {"depth": 1}, "byol": {"hidden_dim": 8}}))

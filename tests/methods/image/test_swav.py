@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -150,13 +149,6 @@ def test_wrong_sizes_are_refused() -> None:
     method, student, teacher = make(queue_size=QUEUE)
     with pytest.raises(ValueError, match="SwAV's queues are for 2 global crops of an image, but there are 3; make 2"):
         method(student, teacher, views(3), hyperparameters())
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[WorkerPool]:
-    pool = WorkerPool(2)
-    yield pool
-    pool.close()
 
 
 def learn(images: slice) -> dict[str, Any]:
