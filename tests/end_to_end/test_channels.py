@@ -25,7 +25,7 @@ from selfpatch.data.statistics import SMALLEST_STD, channel_statistics
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.view_matching import make_view_pairs, view_matching
 from selfpatch.models.features import patch_features
-from selfpatch.ops.images import normalise, one_depth
+from selfpatch.ops.images import normalise, to_common_dtype
 from selfpatch.visualization.config import ShowConfig
 from selfpatch.visualization.layout import to_image
 from selfpatch.visualization.sheet import picture_sheet
@@ -210,8 +210,8 @@ def test_statistics_of_numbers_far_from_0(tmp_path: Path) -> None:
 
 def test_8_and_16_bits_meet_in_one_batch() -> None:
     black_to_white = [torch.tensor([[[0, 255]]], dtype=torch.uint8), torch.tensor([[[0.0, 1.0]]])]
-    assert torch.stack(one_depth(black_to_white)).tolist() == [[[[0.0, 1.0]]]] * 2
-    assert one_depth(black_to_white[:1])[0] is black_to_white[0]
+    assert torch.stack(to_common_dtype(black_to_white)).tolist() == [[[[0.0, 1.0]]]] * 2
+    assert to_common_dtype(black_to_white[:1])[0] is black_to_white[0]
 
 
 def test_whole_images_as_a_batch(tiles: Path, tmp_path: Path, photo: Image.Image) -> None:

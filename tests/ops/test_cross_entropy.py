@@ -133,8 +133,8 @@ class Sides:
 
 @pytest.fixture(params=[1, 4, 1000], ids=lambda rows: f"{rows} rows at once")
 def rows_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_entropy, "ROWS_AT_ONCE", request.param)
-    monkeypatch.setattr(cross_entropy, "LOGITS_AT_ONCE", {"cpu": 1})
+    monkeypatch.setattr(cross_entropy, "MIN_CHUNK_ROWS", request.param)
+    monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", {"cpu": 1})
 
 
 @pytest.mark.usefixtures("rows_at_once")
@@ -189,7 +189,7 @@ def test_no_tensor_of_all_rows_and_prototypes_is_made() -> None:
                 self.numel = max(self.numel, result.numel())
             return result
 
-    rows, K = 3 * cross_entropy.ROWS_AT_ONCE, 2**13
+    rows, K = 3 * cross_entropy.MIN_CHUNK_ROWS, 2**13
     student, teacher = (
         Scores(torch.randn(rows, 8, requires_grad=grad), torch.randn(K, 8, requires_grad=grad))
         for grad in (True, False)
@@ -198,7 +198,7 @@ def test_no_tensor_of_all_rows_and_prototypes_is_made() -> None:
         prototype_loss(
             student, teacher, torch.zeros(K), student_temp=0.1, teacher_temp=0.1, weights=torch.ones(rows)
         ).backward()
-    assert largest.numel == cross_entropy.ROWS_AT_ONCE * K
+    assert largest.numel == cross_entropy.MIN_CHUNK_ROWS * K
 
 
 @pytest.mark.parametrize("rows", [40, 600], ids=["few rows stay in float32", "many are cast"])

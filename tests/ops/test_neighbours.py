@@ -50,7 +50,7 @@ def test_table_holds_what_a_loop_finds(h: int, w: int, window: Window, border: B
     table = neighbour_table(h, w, window, border)
     expected = neighbours_by_loop(h, w, window, border)
     assert table.indices.shape == table.valid.shape == (h * w, h * w - 1 if window == "all" else window**2 - 1)
-    assert table.fewest == min(map(len, expected))
+    assert table.min_neighbours == min(map(len, expected))
     for i, neighbours in enumerate(expected):
         m = len(neighbours)
         assert table.indices[i, :m].tolist() == neighbours
@@ -67,7 +67,7 @@ def test_a_torus_of_two_by_two_meets_itself() -> None:
         [0, 1, 2, 3, 3, 3, 3, 3],
     ]
     assert table.valid.sum(1).tolist() == [3, 3, 3, 3]
-    assert table.fewest == 3
+    assert table.min_neighbours == 3
 
 
 def test_clipped_corners_have_three_neighbours_and_edges_five() -> None:

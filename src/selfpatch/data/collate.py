@@ -11,7 +11,7 @@ from torch import Tensor
 from selfpatch.core.types import Views
 from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe
 from selfpatch.data.decode.pillow import Picture
-from selfpatch.ops.images import one_depth
+from selfpatch.ops.images import to_common_dtype
 
 Render = Callable[[Picture, int, ViewParameters], Tensor]
 """(upright image, side of the view, parameters) -> [C, side, side], uint8, or float32 in [0, 1] for deeper images."""
@@ -60,7 +60,7 @@ class RenderingCollator:
 
 def _stacked(views: Sequence[Sequence[Tensor]]) -> Tensor:
     """Stack crops [V][B] of one size to [V, B, C, S, S] with a single copy."""
-    crops = one_depth([crop for view in views for crop in view])
+    crops = to_common_dtype([crop for view in views for crop in view])
     return torch.stack(crops).unflatten(0, (len(views), -1))
 
 
@@ -84,6 +84,6 @@ def _join(parts: Sequence[Tensor], dim: int, pin_memory: bool) -> Tensor:
         return parts[0]
     shape = list(parts[0].shape)
     shape[dim] = sum(part.shape[dim] for part in parts)
-    parts = one_depth(parts)
+    parts = to_common_dtype(parts)
     joined = torch.empty(shape, dtype=parts[0].dtype, pin_memory=pin_memory)
     return torch.cat(parts, dim, out=joined)

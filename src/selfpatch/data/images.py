@@ -15,7 +15,7 @@ from torchvision.transforms import functional as tvf
 from selfpatch.data.augment.pillow import resize_picture, to_tensor
 from selfpatch.data.decode.pillow import BadImage, Picture, read_picture
 from selfpatch.data.sources.index import ImageIndex
-from selfpatch.ops.images import one_depth
+from selfpatch.ops.images import to_common_dtype
 
 T = TypeVar("T")
 
@@ -100,4 +100,4 @@ def load_images(
         return tvf.center_crop(to_tensor(resize_picture(picture, width, height)), [size, size])
 
     readable, crops = read_each(index, indices, channels, centre_crop)
-    return LoadedImages(torch.stack(one_depth(crops)), np.array(readable, np.int64))
+    return LoadedImages(torch.stack(to_common_dtype(crops)), np.array(readable, np.int64))

@@ -12,7 +12,7 @@ from selfpatch.data.augment.pillow import to_tensor
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.data.images import evenly_spread, read_each
 from selfpatch.data.sources.index import ImageIndex
-from selfpatch.ops.images import in_unit_range
+from selfpatch.ops.images import to_unit_range
 
 SAMPLE = 1000
 """Number of images that are read; more would hardly change the third digit."""
@@ -58,6 +58,6 @@ def channel_statistics(
 
 def _moments(picture: Picture) -> np.ndarray:
     """Return the first two moments [2, C] of each channel, about zero, in float64."""
-    pixels = in_unit_range(to_tensor(picture)).flatten(1)
+    pixels = to_unit_range(to_tensor(picture)).flatten(1)
     # In float64 the difference of the two moments keeps ten digits where the mean is a thousand deviations off.
     return torch.stack([pixels.mean(1, dtype=torch.float64), pixels.double().square().mean(1)]).numpy()

@@ -20,7 +20,7 @@ from selfpatch.data.augment.multicrop import ViewRecipe, draw_view, generator
 from selfpatch.data.augment.pillow import render
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.models.features import patch_features
-from selfpatch.ops.images import one_depth
+from selfpatch.ops.images import to_common_dtype
 
 
 class ViewPairs(NamedTuple):
@@ -51,7 +51,7 @@ def make_view_pairs(images: Sequence[Picture], recipes: tuple[ViewRecipe, ViewRe
             drawn = draw_view(recipe, image.size, generator(seed, 0, sample, view))
             views[view].append(render(image, recipe.size, drawn))
             boxes[view].append(drawn.box)
-    views_a, views_b = (torch.stack(one_depth(crops)) for crops in views)
+    views_a, views_b = (torch.stack(to_common_dtype(crops)) for crops in views)
     boxes_a, boxes_b = (torch.tensor(b, dtype=torch.float32) for b in boxes)
     return ViewPairs(views_a, views_b, boxes_a, boxes_b)
 

@@ -1,0 +1,1 @@
+"""Pure tensor functions, each fast one next to its plain `*_reference`."""

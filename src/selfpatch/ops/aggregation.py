@@ -1,4 +1,4 @@
-"""Aggregating the positives of each patch by class attention (SelfPatch, arXiv 2206.07990, section 3.2)."""
+"""Attention of one query to a set, as SelfPatch aggregates positives (arXiv 2206.07990, section 3.2)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from torch import Tensor
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, valid: Tensor | None = None) -> Tensor:
-    """One query attending to a set, all heads at once: softmax(q k^T / sqrt(d)) v.
+    """Let one query attend to a set, all heads at once: softmax(q k^T / sqrt(d)) v.
 
     Args:
         query: [..., H, d].
-        keys, values: [..., n, H, d].
-        valid: [..., n] bool, False where an entry is to be left out; None: all are in.
+        keys: [..., n, H, d].
+        values: [..., n, H, d].
+        valid: [..., n] bool, False for entries to leave out; if None, all count.
 
     Returns:
         [..., H, d].
@@ -24,11 +25,11 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, valid: Tensor | None = N
 
 
 def gather_patches(x: Tensor, indices: Tensor) -> Tensor:
-    """The entries of x at the given patches.
+    """Return the entries of x at the given patches.
 
     Args:
         x: [B, N, ...].
-        indices: [B, N, k].
+        indices: [B, N, k] patch indices.
 
     Returns:
         [B, N, k, ...].

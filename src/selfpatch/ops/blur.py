@@ -1,4 +1,4 @@
-"""Gaussian blur of a batch, each image with a radius of its own, as Pillow blurs: three box blurs a direction."""
+"""Gaussian blur of a batch, with a radius for each image, by three box blurs in each direction as in Pillow."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ PASSES = 3
 
 
 def gaussian_blur(levels: Tensor, radius: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """For each image and channel: round(blurring @ round(image @ blurring.T)).
+    """Blur images; for each image and channel: round(blurring @ round(image @ blurring.T)).
 
-    Pillow rounds after each of its six box blurs, this after three.
+    Pillow rounds after each of its six box blurs, this function after three.
 
     Args:
         levels: [N, C, S, S] of whole numbers in [0, 255].
         radius: [N] float32, standard deviations in pixels.
-        dtype: that the two products are computed in.
+        dtype: type that the two products are computed in.
 
     Returns:
         [N, C, S, S] as `levels`.
@@ -28,7 +28,7 @@ def gaussian_blur(levels: Tensor, radius: Tensor, dtype: torch.dtype = torch.flo
 
 
 def box_radius(radius: Tensor) -> Tensor:
-    """[...] the radius, with a fraction, of the box that gives a Gaussian's variance after three passes.
+    """Return the fractional radius [...] of the box that gives a Gaussian's variance after three passes.
 
     Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", 2011, as in Pillow.
     """
@@ -39,7 +39,7 @@ def box_radius(radius: Tensor) -> Tensor:
 
 
 def box_blurring(radius: Tensor, side: int) -> Tensor:
-    """[N, side, side] the matrices that blur a line once by a box; its ends stand in for what lies outside.
+    """Return the matrices [N, side, side] that blur a line once by a box; its end pixels repeat outside.
 
     A box of radius r weighs the pixel at distance d by clamp(r + 1 - |d|, 0, 1) / (2 r + 1). All weights up to d add up
     to clamp((d + r + 1) / (2 r + 1), 0, 1), and the weights are the differences of these sums.

@@ -1,4 +1,4 @@
-"""Has the teacher collapsed? Entropies of its distributions and the effective rank of its features.
+"""Collapse meters: entropies of the teacher's distributions and the effective rank of features.
 
 Self-distillation has two trivial solutions (DINO, arXiv 2104.14294, section 5.3): every image gets the uniform
 distribution, or every image gets the same prototype. Other losses can lose dimensions of the features.
@@ -12,20 +12,21 @@ import torch
 from torch import Tensor
 
 MAX_ROWS = 1024
-"""Rows that a meter looks at: the cost of a meter does not grow with the batch."""
+"""Number of rows that a meter reads at most, so that its cost does not grow with the batch."""
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """Entropy in nats of distributions [..., K] -> [...], with 0 log 0 = 0."""
+    """Return the entropy in nats of distributions [..., K] -> [...], with 0 log 0 = 0."""
     return torch.special.entr(probabilities).sum(dim=-1)
 
 
 @torch.no_grad()
 def distribution_meters(logits: Tensor, temp: float, center: Tensor) -> dict[str, Tensor]:
-    """How sharp, and how varied, the teacher's distributions softmax((logits - center) / temp) are.
+    """Measure how sharp and how varied the teacher's distributions softmax((logits - center) / temp) are.
 
     Args:
         logits: [n, K], any floating type; more than `MAX_ROWS` rows are sub-sampled evenly.
+        temp: temperature of the softmax.
         center: [K] or [1, K].
 
     Returns:
@@ -36,7 +37,7 @@ def distribution_meters(logits: Tensor, temp: float, center: Tensor) -> dict[str
             max_entropy: log K, to normalise the two.
 
     Raises:
-        ValueError: the logits are no matrix with rows.
+        ValueError: the logits are not a matrix with rows.
     """
     rows = _sample_rows(logits)
     probabilities = ((rows - center.float()) / temp).softmax(dim=-1)  # [n, K]
@@ -49,7 +50,7 @@ def distribution_meters(logits: Tensor, temp: float, center: Tensor) -> dict[str
 
 @torch.no_grad()
 def effective_rank(features: Tensor) -> Tensor:
-    """Effective rank: exp of the entropy of the singular values divided by their sum, from 1 to min(n, D).
+    """Return the effective rank: exp of the entropy of the normalised singular values, from 1 to min(n, D).
 
     RankMe (Garrido, Balestriero, Najman, LeCun; ICML 2023; arXiv 2210.02885), with 0 log 0 = 0 in place of its epsilon.
     As there, the features are not centred, so that constant features have rank 1.
@@ -61,20 +62,20 @@ def effective_rank(features: Tensor) -> Tensor:
         A scalar; 1 for features that are all zero, NaN if any is not finite.
 
     Raises:
-        ValueError: the features are no matrix with rows.
+        ValueError: the features are not a matrix with rows.
     """
     rows = _sample_rows(features)
     if not rows.isfinite().all():  # the decomposition would raise, and a meter must not end a run
         return rows.new_tensor(math.nan)
-    # Of the matrix itself: the square roots of the Gram matrix's eigenvalues would carry an error of 3e-4 of the
-    # largest in float32, which hundreds of dimensions add up to a rank well above 1 for constant features.
+    # The square roots of the Gram matrix's eigenvalues would carry an error of 3e-4 of the largest in float32, which
+    # hundreds of dimensions add up to a rank well above 1 for constant features.
     singular_values = torch.linalg.svdvals(rows)
     total = singular_values.sum().clamp(min=torch.finfo(rows.dtype).tiny)
     return entropy(singular_values / total).exp()
 
 
 def _sample_rows(matrix: Tensor) -> Tensor:
-    """At most `MAX_ROWS` evenly spaced rows of [n, D], in float32."""
+    """Return at most `MAX_ROWS` evenly spaced rows of [n, D], in float32."""
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(f"got a tensor of shape {tuple(matrix.shape)}; a matrix [n, D] with n, D >= 1 is needed")
     n = matrix.shape[0]

@@ -1,4 +1,4 @@
-"""InfoNCE: telling the key of the same image, or patch, from the keys of others."""
+"""InfoNCE: the key of the same image or patch against the keys of others."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from torch import Tensor
 
 
 def l2_normalize(x: Tensor) -> Tensor:
-    """[..., E] -> [..., E] float32 of norm 1, as queries and keys are compared."""
+    """Normalise vectors [..., E] to norm 1, in float32."""
     return F.normalize(x.float(), dim=-1)
 
 
 def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temp: float) -> Tensor:
-    """Each query against its own key and shared negatives (MoCo, arXiv 1911.05722, eq. 1):
+    """Compute InfoNCE of each query with its own key and shared negatives (MoCo, arXiv 1911.05722, eq. 1).
 
         for i:  -log( exp(q_i . k_i / temp) / (exp(q_i . k_i / temp) + sum_j exp(q_i . n_j / temp)) )
 
     Args:
-        queries, keys: [..., E], normalised.
+        queries: [..., E], normalised.
+        keys: [..., E], normalised.
         negatives: [K, E], normalised.
+        temp: temperature.
 
     Returns:
         [...] float32.
@@ -32,19 +34,20 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temp: float) -> T
 
 
 def batch_info_nce(queries: Tensor, keys: Tensor, first: int, temp: float) -> Tensor:
-    """Each query against the keys of a whole batch, of which one is its own (MoCo-v3, arXiv 2104.02057, algorithm 1):
+    """Compute InfoNCE of each query with all keys of a batch (MoCo-v3, arXiv 2104.02057, algorithm 1).
 
         for i:  -log( exp(q_i . k_{first + i} / temp) / sum_j exp(q_i . k_j / temp) )
 
     Args:
-        queries: [b, E], normalised: those of this process.
-        keys: [B, E], normalised: those of all processes.
-        first: place of this process's first key among all.
+        queries: [b, E] of this process, normalised.
+        keys: [B, E] of all processes, normalised.
+        first: index of this process's first key.
+        temp: temperature.
 
     Returns:
         [b] float32.
     """
     with torch.autocast(queries.device.type, enabled=False):
         logits = queries.float() @ keys.float().T / temp
-    own = torch.arange(first, first + len(queries), device=queries.device)
-    return F.cross_entropy(logits, own, reduction="none")
+    positives = torch.arange(first, first + len(queries), device=queries.device)
+    return F.cross_entropy(logits, positives, reduction="none")

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from selfpatch.core.reference import fast_path_of
 
-ROWS_AT_ONCE = 256
-"""Rows of logits that are formed at once at the least: fewer would read the prototypes too often."""
-LOGITS_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}
-"""Logits that are formed at once where that is more: what stays in the cache, or is a small part of the memory."""
+MIN_CHUNK_ROWS = 256
+"""Smallest number of rows of logits to form at once; fewer would read the prototypes too often."""
+CHUNK_LOGITS = {"cpu": 2**21, "cuda": 2**26}
+"""Number of logits to form at once if that is more: it fits the cache, or is a small part of the memory."""
 
 
 class Scores(NamedTuple):
-    """Similarities to prototypes as their two factors, so that [..., K] logits exist only where a loss forms them."""
+    """Similarities to prototypes as two factors, so that [..., K] logits exist only where a loss forms them."""
 
     bottleneck: Tensor
     """[..., E], normalised."""
@@ -25,49 +25,52 @@ class Scores(NamedTuple):
     """[K, E]."""
 
     def logits(self) -> Tensor:
-        """[..., K] float32."""
+        """Return the similarities [..., K] in float32."""
         return (self.bottleneck @ self.prototypes.T).float()
 
     def select(self, count: int) -> Scores:
-        """The scores of the first `count` entries of the leading dimension."""
+        """Return the scores of the first `count` entries of the leading dimension."""
         return Scores(self.bottleneck[:count], self.prototypes)
 
     def mean_logits(self) -> Tensor:
-        """[K] mean over everything but the prototypes. The mean is linear, so that no [..., K] tensor is needed."""
+        """Return the mean [K] over all rows; the mean is linear, so no [..., K] tensor is needed."""
         mean = self.bottleneck.float().flatten(0, -2).mean(0)
         with torch.autocast(mean.device.type, enabled=False):
             return self.prototypes.float() @ mean
 
 
 def soft_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
-    """H(target, softmax(logits)) = -sum_k target_k log softmax(logits)_k.
+    """Compute H(target, softmax(logits)) = -sum_k target_k log softmax(logits)_k.
 
     Args:
         target: [..., K] probabilities.
         logits: [..., K], broadcast against the target.
 
     Returns:
-        [...], the cross-entropy of each pair.
+        [...] cross-entropies.
     """
     return logits.logsumexp(-1) - (target * logits).sum(-1)
 
 
 def teacher_distribution(scores: Scores, center: Tensor, temp: float) -> Tensor:
-    """The teacher's centred and sharpened distribution, softmax((g - c) / tau): [..., K] (DINO, arXiv 2104.14294)."""
+    """Return the centred, sharpened distribution softmax((g - c) / tau), [..., K] (DINO, arXiv 2104.14294)."""
     return ((scores.logits() - center) / temp).softmax(-1)
 
 
 def prototype_loss_reference(
     student: Scores, teacher: Scores, center: Tensor, *, student_temp: float, teacher_temp: float, weights: Tensor
 ) -> Tensor:
-    """Each row's cross-entropy with its target, added up:
+    """Compute the weighted sum of the rows' cross-entropies with their targets.
 
         sum_i weights[i] * H(softmax((teacher_i - center) / teacher_temp), softmax(student_i / student_temp))
 
     Args:
-        student, teacher: scores [..., K]; the teacher's take no gradient.
+        student: scores [..., K].
+        teacher: scores [..., K], which take no gradient.
         center: [K].
-        weights: [...] of the rows.
+        student_temp: temperature of the student.
+        teacher_temp: temperature of the teacher.
+        weights: [...] weight of each row.
 
     Returns:
         A scalar.
@@ -80,26 +83,30 @@ def prototype_loss_reference(
 def prototype_loss(
     student: Scores, teacher: Scores, center: Tensor, *, student_temp: float, teacher_temp: float, weights: Tensor
 ) -> Tensor:
-    """`prototype_loss_reference`, some rows at a time: no [..., K] tensor of all rows ever exists."""
-    own, their, weights = student.bottleneck.flatten(0, -2), teacher.bottleneck.flatten(0, -2), weights.flatten()
-    keys = _as_multiplied(their, teacher.prototypes)
+    """Compute `prototype_loss_reference` in chunks of rows: no [..., K] tensor of all rows ever exists."""
+    queries, teacher_rows = (scores.bottleneck.flatten(0, -2) for scores in (student, teacher))
+    weights = weights.flatten()
+    keys = _cast_prototypes(teacher_rows, teacher.prototypes)
 
     def targets() -> Iterator[_Targets]:
-        for rows in _chunks(len(own), student.prototypes):
-            distribution = _sharpened(their[rows], keys, center, teacher_temp)
+        for rows in _chunks(len(queries), student.prototypes):
+            distribution = _sharpened(teacher_rows[rows], keys, center, teacher_temp)
             yield _Targets(rows, distribution.mul_(weights[rows, None]), weights[rows])
 
-    return _prototype_loss(own, student.prototypes, student_temp, targets())
+    return _prototype_loss(queries, student.prototypes, student_temp, targets())
 
 
 def cross_view_loss_reference(target: Tensor, logits: Tensor) -> Tensor:
-    """DINO's loss over pairs of different views (arXiv 2104.14294, eq. 3):
+    """Compute DINO's loss over pairs of different views (arXiv 2104.14294, eq. 3).
 
         mean of H(target[t], softmax(logits[s])) over t in G, s in V, t != s, and over images
 
     Args:
-        target: [G, B, K] the teacher's distributions of the global crops.
-        logits: [V, B, K] the student's logits of all crops over its temperature, the same global crops first.
+        target: [G, B, K], the teacher's distributions for the global crops.
+        logits: [V, B, K], the student's logits over its temperature for all crops, the same global crops first.
+
+    Returns:
+        A scalar.
     """
     pairs = [
         soft_cross_entropy(target[t], logits[s]).mean()
@@ -112,25 +119,32 @@ def cross_view_loss_reference(target: Tensor, logits: Tensor) -> Tensor:
 
 @fast_path_of(cross_view_loss_reference)
 def cross_view_loss(target: Tensor, logits: Tensor) -> Tensor:
-    """`cross_view_loss_reference` with one product a student view: the cross-entropy is linear in the target, so that
-    the targets which a view is compared with are added up first."""
+    """Compute `cross_view_loss_reference` with one product for each student view.
+
+    The cross-entropy is linear in the target, so the targets that a view is compared with are summed first.
+    """
     G, V = len(target), len(logits)
-    everything = target.sum(0)
-    opposite = torch.cat([everything - target, everything.expand(V - G, -1, -1)])  # [V, B, K]
+    total = target.sum(0)
+    summed_targets = torch.cat([total - target, total.expand(V - G, -1, -1)])  # [V, B, K]
     normaliser = logits.logsumexp(-1)  # [V, B], once for each target that a view is compared with
-    losses = torch.cat([(G - 1) * normaliser[:G], G * normaliser[G:]]) - (opposite * logits).sum(-1)
+    losses = torch.cat([(G - 1) * normaliser[:G], G * normaliser[G:]]) - (summed_targets * logits).sum(-1)
     return losses.mean(1).sum() / (G * (V - 1))
 
 
 def prototype_cross_view_loss_reference(
     student: Scores, teacher: Scores, center: Tensor, *, student_temp: float, teacher_temp: float
 ) -> Tensor:
-    """`cross_view_loss` between the distributions of teacher and student.
+    """Compute `cross_view_loss` between the distributions of teacher and student.
 
     Args:
         student: scores [V, B, K] of all crops.
-        teacher: scores [G, B, K] of the global ones, which take no gradient.
+        teacher: scores [G, B, K] of the global crops, which take no gradient.
         center: [K].
+        student_temp: temperature of the student.
+        teacher_temp: temperature of the teacher.
+
+    Returns:
+        A scalar.
     """
     target = teacher_distribution(teacher, center, teacher_temp).detach()
     return cross_view_loss(target, student.logits() / student_temp)
@@ -140,71 +154,72 @@ def prototype_cross_view_loss_reference(
 def prototype_cross_view_loss(
     student: Scores, teacher: Scores, center: Tensor, *, student_temp: float, teacher_temp: float
 ) -> Tensor:
-    """`prototype_cross_view_loss_reference`, some images at a time."""
+    """Compute `prototype_cross_view_loss_reference` in chunks of images."""
     V, B = student.bottleneck.shape[:2]
     G = len(teacher.bottleneck)
-    own, their = (x.bottleneck.transpose(0, 1).flatten(0, 1) for x in (student, teacher))  # [B * V, E], [B * G, E]
-    keys = _as_multiplied(their, teacher.prototypes)
+    queries, teacher_rows = (  # [B * V, E], [B * G, E]
+        scores.bottleneck.transpose(0, 1).flatten(0, 1) for scores in (student, teacher)
+    )
+    keys = _cast_prototypes(teacher_rows, teacher.prototypes)
     weight = 1 / (B * G * (V - 1))
-    seen = torch.full((V,), G, device=their.device)  # targets that a view is compared with
-    seen[:G] -= 1
+    num_targets = torch.full((V,), G, device=teacher_rows.device)  # targets that a view is compared with
+    num_targets[:G] -= 1
 
     def targets() -> Iterator[_Targets]:
         for images in _chunks(B, student.prototypes, rows=V):
-            rows = their[images.start * G : images.stop * G]
+            rows = teacher_rows[images.start * G : images.stop * G]
             each = _sharpened(rows, keys, center, teacher_temp).mul_(weight).unflatten(0, (-1, G))
-            all_of_them = each.sum(1, keepdim=True)
-            opposite = torch.cat([all_of_them - each, all_of_them.expand(-1, V - G, -1)], 1).flatten(0, 1)
-            yield _Targets(slice(images.start * V, images.stop * V), opposite, (seen * weight).repeat(len(each)))
+            total = each.sum(1, keepdim=True)
+            summed = torch.cat([total - each, total.expand(-1, V - G, -1)], 1).flatten(0, 1)
+            yield _Targets(slice(images.start * V, images.stop * V), summed, (num_targets * weight).repeat(len(each)))
 
-    return _prototype_loss(own, student.prototypes, student_temp, targets())
+    return _prototype_loss(queries, student.prototypes, student_temp, targets())
 
 
 class _Targets(NamedTuple):
-    """What some rows of logits are held against."""
+    """Target distributions of a chunk of rows of logits."""
 
     rows: slice
     distribution: Tensor
     """[r, K] float32, weighted."""
     mass: Tensor
-    """[r] what it adds up to."""
+    """[r] sum of each row of `distribution`."""
 
 
 def _chunks(count: int, prototypes: Tensor, rows: int = 1) -> Iterator[slice]:
-    """Slices of `count` entries of so many rows of logits each."""
-    at_once = max(ROWS_AT_ONCE, LOGITS_AT_ONCE.get(prototypes.device.type, 2**24) // len(prototypes))
-    size = max(1, at_once // rows)
+    """Yield slices of `count` entries, each with `rows` rows of logits."""
+    chunk_rows = max(MIN_CHUNK_ROWS, CHUNK_LOGITS.get(prototypes.device.type, 2**24) // len(prototypes))
+    size = max(1, chunk_rows // rows)
     for start in range(0, count, size):
         yield slice(start, min(count, start + size))
 
 
-def _as_multiplied(rows: Tensor, prototypes: Tensor) -> Tensor:
-    """The prototypes as products with so many rows take them: in autocast's type, unless to cast the prototypes would
-    cost more than it saves."""
+def _cast_prototypes(rows: Tensor, prototypes: Tensor) -> Tensor:
+    """Cast prototypes to autocast's type for a product with `rows`, unless the cast costs more than it saves."""
     device = prototypes.device.type
-    if torch.is_autocast_enabled(device) and len(rows) >= ROWS_AT_ONCE:
+    if torch.is_autocast_enabled(device) and len(rows) >= MIN_CHUNK_ROWS:
         return prototypes.to(torch.get_autocast_dtype(device))
     return prototypes
 
 
 def _sharpened(rows: Tensor, keys: Tensor, center: Tensor, temp: float) -> Tensor:
-    """`teacher_distribution` of rows [r, E] and prototypes in the type of the product."""
+    """Return `teacher_distribution` of rows [r, E] and prototypes in the type of the product."""
     with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
         logits = (rows / temp).to(keys.dtype) @ keys.T
         return torch.sub(logits, center / temp).softmax(-1)  # in float32, as the centre is
 
 
 class _PrototypeLoss(torch.autograd.Function):
-    """The sum over rows i of H(target_i, softmax(bottleneck_i @ prototypes.T / temp)), its gradients computed at once.
+    """Sum over rows i of H(target_i, softmax(bottleneck_i @ prototypes.T / temp)), with gradients computed at once.
 
-    With S_i = mass_i softmax(logits_i) - target_i they are S @ prototypes / temp and S^T @ bottleneck / temp: as small
-    as what they are of, while autograd would keep several [rows, K] tensors until the backward pass.
+    With S_i = mass_i softmax(logits_i) - target_i they are S @ prototypes / temp and S^T @ bottleneck / temp, as small
+    as the inputs, while autograd would store several [rows, K] tensors until the backward pass.
     """
 
     @staticmethod
     def forward(ctx: Any, bottleneck: Tensor, prototypes: Tensor, temp: float, targets: Iterable[_Targets]) -> Tensor:
-        keys = _as_multiplied(bottleneck, prototypes)
-        wanted = any(ctx.needs_input_grad)
+        keys = _cast_prototypes(bottleneck, prototypes)
+        needs_gradients = any(ctx.needs_input_grad)
         to_rows = torch.empty_like(bottleneck)
         to_prototypes: Tensor | None = None
         loss = prototypes.new_zeros(())
@@ -213,7 +228,7 @@ class _PrototypeLoss(torch.autograd.Function):
                 queries = (bottleneck[rows] / temp).to(keys.dtype)
                 log_probabilities = (queries @ keys.T).log_softmax(-1, dtype=target.dtype)
                 loss -= (target * log_probabilities).sum()
-                if wanted:
+                if needs_gradients:
                     slope = log_probabilities.exp_().mul_(mass[:, None]).sub_(target).to(keys.dtype)
                     to_rows[rows] = (slope @ keys).div_(temp)
                     to_prototypes = _plus_product(to_prototypes, slope.T, queries, prototypes.dtype)
@@ -224,7 +239,7 @@ class _PrototypeLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         to_rows, to_prototypes = ctx.gradients
-        del ctx.gradients  # they are scaled in place: a second copy would come on top of the step's most memory
+        del ctx.gradients  # scaled in place: a second copy would raise the step's peak memory
         of_rows, of_prototypes, *_ = ctx.needs_input_grad
         return (
             to_rows.mul_(grad_output) if of_rows else None,
@@ -235,7 +250,7 @@ class _PrototypeLoss(torch.autograd.Function):
 
 
 def _plus_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """total + a @ b, in place where there is something to add to."""
+    """Return total + a @ b, in place if there is a total."""
     if total is None:
         return (a @ b).to(dtype)
     return total.addmm_(a, b) if a.dtype == dtype else total.add_(a @ b)

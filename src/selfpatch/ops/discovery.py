@@ -1,5 +1,4 @@
-"""One object of an image, found in its patch features without labels: LOST and TokenCut, and the patches that a class
-token attends to."""
+"""Discovery of one object in an image's patch features: LOST, TokenCut, and the patches that a CLS token attends to."""
 
 from __future__ import annotations
 
@@ -11,64 +10,65 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-MOST_PATCHES = 60_000
-"""Of an image in TokenCut, 3.6 GB of pairs: nearly 1000 x 1000 pixels at a patch of 4."""
+MAX_PATCHES = 60_000
+"""Largest number of patches in TokenCut, 3.6 GB of pairs: nearly 1000 x 1000 pixels at a patch size of 4."""
 MAX_PRODUCTS = 2**25
-"""Products of patches that are held at once: 128 MB of float32, 256 MB of float64."""
+"""Number of products of patches held at once: 128 MB of float32, 256 MB of float64."""
 FAINT_EDGE = 1e-5
-"""Weight of an edge between patches that are not alike (TokenCut, arXiv 2202.11539, eq. 4), so that all hang
-together."""
+"""Weight of an edge between dissimilar patches, which keeps the graph connected (TokenCut, arXiv 2202.11539, eq. 4)."""
 LANCZOS_STEPS = 400
 LANCZOS_TOLERANCE = 1e-9
 
 
-class ImageEntry(NamedTuple):
+class DiscoveredObject(NamedTuple):
     """An object on the patch grid."""
 
     seed: int
-    """The patch it grew from: its number in row order."""
+    """Index of the patch it grew from, in row order."""
     mask: Tensor
     """[h, w] bool, on the CPU."""
 
 
-def lost(features: Tensor, *, num_patches: int = 100) -> ImageEntry:
-    """The object by LOST (Siméoni et al., arXiv 2109.14279, section 3)::
+def lost(features: Tensor, *, num_patches: int = 100) -> DiscoveredObject:
+    """Find the object by LOST (Siméoni et al., arXiv 2109.14279, section 3).
+
+    ::
 
         A = F F^T                                     of features that are not normalised
-        degree[i] = how many A[i, :] > 0
-        lowest = the patches of lowest degree, so many
-        seed = lowest[0]                              an object is smaller than what is around it
-        similar = those of lowest with A[seed, :] > 0
-        object = the part that hangs together with the seed of: sum of A[similar, :] > 0
+        degree[i] = number of entries A[i, :] > 0
+        lowest = the num_patches patches of lowest degree
+        seed = lowest[0]                              an object is smaller than its surroundings
+        similar = patches of lowest with A[seed, :] > 0
+        object = component of the seed in: sum of A[similar, :] > 0
 
-    Of equal degrees the first in row order counts as the lowest. Rows of A are made in parts, never all at once.
+    Among equal degrees the first in row order counts as the lowest. Rows of A are computed in chunks.
 
     Args:
         features: [h, w, D], keys of the last block in the paper.
-        num_patches: of lowest degree, from which the seed is expanded.
+        num_patches: number of patches of lowest degree, from which the seed is expanded.
 
     Raises:
         ValueError: num_patches is not positive.
     """
     _check_expansion(num_patches)
     flat = features.flatten(0, 1)
-    degree = torch.cat([(rows @ flat.T > 0).sum(1) for rows in flat.split(_rows_at_once(len(flat)))])
+    degree = torch.cat([(rows @ flat.T > 0).sum(1) for rows in flat.split(_chunk_rows(len(flat)))])
     lowest = degree.argsort(stable=True)[:num_patches]
     seed = lowest[0]
     similar = lowest[flat[lowest] @ flat[seed] > 0]
     total = flat @ flat[similar].sum(0)  # the sum of their rows is the row of their sum
-    return _grown(int(seed), total.view(features.shape[:2]) > 0)
+    return _component(int(seed), total.view(features.shape[:2]) > 0)
 
 
-def lost_reference(features: Tensor, *, num_patches: int = 100) -> ImageEntry:
-    """As `lost`, with all of A."""
+def lost_reference(features: Tensor, *, num_patches: int = 100) -> DiscoveredObject:
+    """Find the object as `lost` does, with all of A at once."""
     _check_expansion(num_patches)
     flat = features.flatten(0, 1)
     products = flat @ flat.T  # [N, N]
     lowest = (products > 0).sum(1).argsort(stable=True)[:num_patches]
     similar = [patch for patch in lowest if products[lowest[0], patch] > 0]
     total = sum((products[patch] for patch in similar), products.new_zeros(len(flat)))
-    return _grown(int(lowest[0]), total.view(features.shape[:2]) > 0)
+    return _component(int(lowest[0]), total.view(features.shape[:2]) > 0)
 
 
 def _check_expansion(num_patches: int) -> None:
@@ -76,28 +76,32 @@ def _check_expansion(num_patches: int) -> None:
         raise ValueError(f"num_patches is {num_patches}; use 1 or more, 100 as in LOST")
 
 
-def tokencut(features: Tensor, *, tau: float = 0.2) -> ImageEntry:
-    """The object by TokenCut (Wang et al., arXiv 2202.11539, section 3)::
+def tokencut(features: Tensor, *, tau: float = 0.2) -> DiscoveredObject:
+    """Find the object by TokenCut (Wang et al., arXiv 2202.11539, section 3).
+
+    ::
 
         v = normalised_cut(features)
         seed = the patch of the largest |v|
         side = v > mean of v, or the other side, whichever holds the seed
-        object = the part of it that hangs together with the seed
+        object = component of the seed in that side
 
     Args:
         features: [h, w, D], keys of the last block in the paper.
-        tau: cosine above which patches are alike.
+        tau: cosine above which patches are similar.
     """
     vector = normalised_cut(features.flatten(0, 1), tau=tau)
     seed = int(vector.abs().argmax())
     side = vector > vector.mean()
     if not side[seed]:
         side = ~side
-    return _grown(seed, side.view(features.shape[:2]))
+    return _component(seed, side.view(features.shape[:2]))
 
 
 def normalised_cut(features: Tensor, *, tau: float = 0.2) -> Tensor:
-    """The vector that cuts the graph of patches in two (Shi and Malik 2000; arXiv 2202.11539, eq. 2)::
+    """Return the vector that cuts the graph of patches in two (Shi and Malik 2000; arXiv 2202.11539, eq. 2).
+
+    ::
 
         A[i, j] = 1 if cosine(i, j) > tau else FAINT_EDGE
         d[i] = sum of A[i, :]
@@ -105,107 +109,116 @@ def normalised_cut(features: Tensor, *, tau: float = 0.2) -> Tensor:
 
     With z = sqrt(d) v this asks for the largest eigenvector but one of A[i, j] / sqrt(d[i] d[j]), whose largest,
     sqrt(d), is known: Lanczos iterations orthogonal to it need some tens of products with A instead of a whole
-    decomposition. Where they do not settle, `normalised_cut_reference` decides; for as many patches as would make its
-    [N, N] float64 too large, the nearest that they came.
+    decomposition. If they do not converge, `normalised_cut_reference` is used; if its [N, N] float64 would be too
+    large, the last iterate is returned.
 
     Args:
         features: [N, D] of any norm.
-        tau: cosine above which patches are alike.
+        tau: cosine above which patches are similar.
 
     Returns:
-        [N] float64 of unit length in z; its sign means nothing.
+        [N] float64 of unit length in z; its sign is arbitrary.
     """
-    alike = _alike(features, tau)
-    degree = _degree(alike)
+    similar = _similar(features, tau)
+    degree = _degree(similar)
     root = degree.sqrt()
     trivial = root / root.norm()
-    weights = alike.double() if alike.numel() <= MAX_PRODUCTS else alike
+    weights = similar.double() if similar.numel() <= MAX_PRODUCTS else similar
 
     def weigh(z: Tensor) -> Tensor:
         scaled = z / root
-        product = FAINT_EDGE * scaled.sum() + (1 - FAINT_EDGE) * _times(weights, scaled)
-        return _without(product / root, trivial[None])
+        product = FAINT_EDGE * scaled.sum() + (1 - FAINT_EDGE) * _matmul_double(weights, scaled)
+        return _orthogonalise(product / root, trivial[None])
 
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(len(root), generator=generator, dtype=torch.float64).to(root.device)
-    found, settled = _largest_eigenvector(weigh, _without(start, trivial[None]), min(len(root) - 1, LANCZOS_STEPS))
-    if not settled and alike.numel() <= MAX_PRODUCTS:
+    start = _orthogonalise(start, trivial[None])
+    vector, converged = _largest_eigenvector(weigh, start, min(len(root) - 1, LANCZOS_STEPS))
+    if not converged and similar.numel() <= MAX_PRODUCTS:
         return normalised_cut_reference(features, tau=tau)
-    return found / root
+    return vector / root
 
 
 def normalised_cut_reference(features: Tensor, *, tau: float = 0.2) -> Tensor:
-    """As `normalised_cut`, from all eigenvectors of the graph."""
-    alike = _alike(features, tau)
-    root = _degree(alike).sqrt()
-    weights = FAINT_EDGE + (1 - FAINT_EDGE) * alike.double()
+    """Return the vector of `normalised_cut` from all eigenvectors of the graph."""
+    similar = _similar(features, tau)
+    root = _degree(similar).sqrt()
+    weights = FAINT_EDGE + (1 - FAINT_EDGE) * similar.double()
     _, vectors = torch.linalg.eigh(weights / (root[:, None] * root))  # in ascending order
     return vectors[:, max(0, len(root) - 2)] / root
 
 
-def _alike(features: Tensor, tau: float) -> Tensor:
-    """[N, N] bool: which patches have a cosine above tau; all pairs are held at once, a byte each.
+def _similar(features: Tensor, tau: float) -> Tensor:
+    """Return [N, N] bool, whether two patches have a cosine above tau; a pair takes one byte.
 
     Raises:
-        ValueError: there are more than `MOST_PATCHES`.
+        ValueError: there are more than `MAX_PATCHES` patches.
     """
-    if len(features) > MOST_PATCHES:
+    if len(features) > MAX_PATCHES:
         raise ValueError(
-            f"TokenCut compares each of {len(features)} patches with every other; at most {MOST_PATCHES} can be: "
+            f"TokenCut compares each of {len(features)} patches with every other; at most {MAX_PATCHES} can be: "
             "use smaller images, or lost, which keeps no pairs"
         )
     if features.device.type == "mps":  # which has no float64
         features = features.cpu()
     unit = F.normalize(features, dim=1)
-    return torch.cat([rows @ unit.T > tau for rows in unit.split(_rows_at_once(len(unit)))])
+    return torch.cat([rows @ unit.T > tau for rows in unit.split(_chunk_rows(len(unit)))])
 
 
-def _degree(alike: Tensor) -> Tensor:
-    return FAINT_EDGE * len(alike) + (1 - FAINT_EDGE) * alike.sum(1).double()
+def _degree(similar: Tensor) -> Tensor:
+    return FAINT_EDGE * len(similar) + (1 - FAINT_EDGE) * similar.sum(1).double()
 
 
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    """A square matrix, of which a part at a time becomes float64 if it is not, times a vector."""
-    return torch.cat([rows.double() @ vector for rows in matrix.split(_rows_at_once(len(matrix)))])
+def _matmul_double(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Multiply a square matrix by a vector in float64, converting a chunk of rows at a time."""
+    return torch.cat([rows.double() @ vector for rows in matrix.split(_chunk_rows(len(matrix)))])
 
 
 def _largest_eigenvector(apply: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, bool]:
-    """Of a symmetric operator, in the space that `start` lies in, by Lanczos iterations with full orthogonalisation;
-    and whether so many steps found it."""
-    basis, diagonal, beside = [start / start.norm()], list[Tensor](), list[Tensor]()
+    """Find the largest eigenvector of a symmetric operator by Lanczos iterations with full orthogonalisation.
+
+    Args:
+        apply: the operator.
+        start: [N], in the space to search.
+        steps: largest number of iterations.
+
+    Returns:
+        The vector, and whether the iterations converged.
+    """
+    basis, diagonal, off_diagonal = [start / start.norm()], list[Tensor](), list[Tensor]()
     for step in range(1, steps + 1):
         product = apply(basis[-1])
         diagonal.append(product @ basis[-1])
-        rest = _without(product, torch.stack(basis))
-        beside.append(rest.norm())
-        closed = bool(beside[-1] < LANCZOS_TOLERANCE)
+        rest = _orthogonalise(product, torch.stack(basis))
+        off_diagonal.append(rest.norm())
+        closed = bool(off_diagonal[-1] < LANCZOS_TOLERANCE)
         if closed or step == steps or step % 8 == 0:
-            inner = torch.stack(beside[:-1]) if step > 1 else rest.new_zeros(0)
+            inner = torch.stack(off_diagonal[:-1]) if step > 1 else rest.new_zeros(0)
             tridiagonal = torch.stack(diagonal).diag() + inner.diag(1) + inner.diag(-1)
             _, vectors = torch.linalg.eigh(tridiagonal.cpu())
-            settled = closed or bool(beside[-1] * vectors[-1, -1].abs() < LANCZOS_TOLERANCE)
-            if settled or step == steps:
-                return vectors[:, -1].to(rest.device) @ torch.stack(basis), settled
-        basis.append(rest / beside[-1])
+            converged = closed or bool(off_diagonal[-1] * vectors[-1, -1].abs() < LANCZOS_TOLERANCE)
+            if converged or step == steps:
+                return vectors[:, -1].to(rest.device) @ torch.stack(basis), converged
+        basis.append(rest / off_diagonal[-1])
     return start, False
 
 
-def _without(vector: Tensor, basis: Tensor) -> Tensor:
-    """What of a vector [N] is orthogonal to the rows [m, N]; twice, for the first time leaves rounding behind."""
+def _orthogonalise(vector: Tensor, basis: Tensor) -> Tensor:
+    """Remove the rows [m, N] from a vector [N]; twice, since the first pass leaves rounding errors."""
     for _ in range(2):
         vector = vector - (basis @ vector) @ basis
     return vector
 
 
-def attended(attention: Tensor, *, mass: float = 0.6) -> ImageEntry:
-    """The largest part that hangs together of the patches that hold most of the attention (DINO, arXiv 2104.14294,
-    appendix; LOST's baseline "DINO-seg")::
+def attended(attention: Tensor, *, mass: float = 0.6) -> DiscoveredObject:
+    """Return the largest component of the patches that hold most of the attention.
 
-        from the least attended patch on, patches go until 1 - mass of the attention is gone
+    Source: DINO (arXiv 2104.14294, appendix), LOST's baseline "DINO-seg". Patches are removed, the least attended ones
+    first, until 1 - mass of the attention is gone.
 
     Args:
         attention: [h, w], not negative, not all 0.
-        mass: share of the attention that is kept.
+        mass: share of the attention to keep.
 
     Raises:
         ValueError: mass is not in (0, 1].
@@ -217,32 +230,32 @@ def attended(attention: Tensor, *, mass: float = 0.6) -> ImageEntry:
     kept[order] = values.cumsum(0) / values.sum() > 1 - mass
     labels, _ = ndimage.label(kept.view(attention.shape).numpy())
     sizes = torch.from_numpy(labels).flatten().bincount()
-    sizes[0] = 0  # what is not kept
+    sizes[0] = 0  # removed patches
     mask = torch.from_numpy(labels) == int(sizes.argmax())
-    return ImageEntry(int(attention.cpu().masked_fill(~mask, -1).argmax()), mask)
+    return DiscoveredObject(int(attention.cpu().masked_fill(~mask, -1).argmax()), mask)
 
 
-def _grown(seed: int, mask: Tensor) -> ImageEntry:
-    """The 4-connected component of the seed; the seed alone where it is not in the mask, as a patch of zeros may be."""
+def _component(seed: int, mask: Tensor) -> DiscoveredObject:
+    """Return the 4-connected component of the seed, or the seed alone if it is not in the mask (a patch of zeros)."""
     labels, _ = ndimage.label(mask.cpu().numpy())
-    own = labels.flat[seed]
-    component = torch.from_numpy(labels == own) if own else torch.zeros(labels.shape, dtype=torch.bool)
+    label = labels.flat[seed]
+    component = torch.from_numpy(labels == label) if label else torch.zeros(labels.shape, dtype=torch.bool)
     component.view(-1)[seed] = True
-    return ImageEntry(seed, component)
+    return DiscoveredObject(seed, component)
 
 
 def pixel_box(mask: Tensor, cell: tuple[float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) around the patches of a mask, right and bottom within the image.
+    """Return (left, top, right, bottom) in pixels around the patches of a mask, clamped to the image.
 
     Args:
-        mask: [h, w] bool, of which some are True.
+        mask: [h, w] bool, with at least one True.
         cell: height and width of a patch in pixels.
         size: height and width of the image before it was padded.
     """
     rows, columns = (mask.any(dim).nonzero().flatten() for dim in (1, 0))
-    (top, bottom), (left, right) = ((int(places[0]), int(places[-1]) + 1) for places in (rows, columns))
+    (top, bottom), (left, right) = ((int(index[0]), int(index[-1]) + 1) for index in (rows, columns))
     return left * cell[1], top * cell[0], min(right * cell[1], size[1]), min(bottom * cell[0], size[0])
 
 
-def _rows_at_once(n: int) -> int:
+def _chunk_rows(n: int) -> int:
     return max(1, MAX_PRODUCTS // n)

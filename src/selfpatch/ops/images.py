@@ -1,4 +1,4 @@
-"""Images as tensors on a device."""
+"""Images as tensors: normalisation, value range, transfer to a device."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(image - mean) / std, channel by channel, of images in [0, 1]; those of 8 bits are divided by 255 first.
+    """Compute (image - mean) / std for each channel of images in [0, 1]; uint8 images are divided by 255 first.
 
     Args:
         images: [..., C, H, W] uint8 in [0, 255], or float32 in [0, 1].
-        mean, std: C numbers each.
+        mean: C numbers.
+        std: C numbers.
 
     Returns:
         [..., C, H, W] float32.
@@ -31,28 +32,31 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
             f"images are {images.dtype} {list(images.shape)}; "
             f"uint8 or float32 [..., {len(mean)}, H, W] is needed for {len(mean)} means"
         )
-    return (in_unit_range(images) - _constant(tuple(mean), images.device)) / _constant(tuple(std), images.device)
+    return (to_unit_range(images) - _constant(tuple(mean), images.device)) / _constant(tuple(std), images.device)
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """[C, 1, 1]; once a device, for to bring it there at each step would make the host wait."""
+    """Return values as [C, 1, 1], cached for each device: a copy at each step would make the host wait."""
     return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
-def in_unit_range(images: Tensor) -> Tensor:
-    """uint8 -> float32 in [0, 1]; floats are taken to lie there already."""
+def to_unit_range(images: Tensor) -> Tensor:
+    """Scale uint8 images to float32 in [0, 1]; floating-point images are returned as they are."""
     return images / 255 if images.dtype == torch.uint8 else images
 
 
-def one_depth(images: Sequence[Tensor]) -> list[Tensor]:
-    """Images that can be stacked: as they are, or all float32 in [0, 1] where some are uint8 and some float32."""
+def to_common_dtype(images: Sequence[Tensor]) -> list[Tensor]:
+    """Return images that can be stacked: if types are mixed, all become float32 in [0, 1]."""
     mixed = len({image.dtype for image in images}) > 1
-    return [in_unit_range(image) if mixed else image for image in images]
+    return [to_unit_range(image) if mixed else image for image in images]
 
 
-def sent(values: Tensor, device: torch.device) -> Tensor:
-    """A small tensor of the CPU on a device. CUDA takes its own copy before this returns, so that nothing waits and the
-    memory may go at once; of other devices that is not said."""
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a small CPU tensor to a device, without waiting on CUDA.
+
+    CUDA copies the values before the call returns, so that the source may be freed at once; other devices do not
+    promise that.
+    """
     return values.to(device, non_blocking=device.type == "cuda")

@@ -1,8 +1,8 @@
-"""Linear layers that do not keep their input for the backward pass, but make it again from what is kept in any case.
+"""Linear layers that recompute their input in the backward pass from tensors that are stored anyway.
 
-A layer norm's or GELU's output costs little to compute and much to keep: of the 16 widths that a transformer block
-holds on to for each token (two inputs of norms, their outputs, queries, keys and values, what attention gives, both
-sides of the GELU), these are six.
+The output of a layer norm or GELU costs little to compute and much to store. A transformer block stores 16 widths for
+each token (two inputs of norms, their outputs, queries, keys and values, the output of attention, both sides of the
+GELU); six of these are recomputed here.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from selfpatch.core.reference import fast_path_of
 def norm_linear_reference(
     x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """linear(layer_norm(x)).
+    """Compute linear(layer_norm(x)).
 
     Args:
         x: [..., D].
-        norm_weight, norm_bias: [D].
+        norm_weight: [D].
+        norm_bias: [D].
+        eps: epsilon of the layer norm.
         weight: [E, D].
         bias: [E].
 
@@ -37,25 +39,25 @@ def norm_linear_reference(
 def norm_linear(
     x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """`norm_linear_reference`; of what it computes, only the mean and deviation of each token are kept."""
-    result: Tensor = _NormLinear.apply(x, norm_weight, norm_bias, eps, *_as_multiplied(weight, bias))
+    """Compute `norm_linear_reference`, storing only x and each token's mean and deviation for the backward pass."""
+    result: Tensor = _NormLinear.apply(x, norm_weight, norm_bias, eps, *_cast_for_product(weight, bias))
     return result
 
 
 def gelu_linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """linear(gelu(x)) of x [..., D], weight [E, D] and bias [E]: [..., E]."""
+    """Compute linear(gelu(x)) for x [..., D], weight [E, D] and bias [E]: [..., E]."""
     return F.linear(F.gelu(x), weight, bias)
 
 
 @fast_path_of(gelu_linear_reference)
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`gelu_linear_reference`; nothing is kept but x."""
-    result: Tensor = _GeluLinear.apply(x, *_as_multiplied(weight, bias))
+    """Compute `gelu_linear_reference`, storing only x for the backward pass."""
+    result: Tensor = _GeluLinear.apply(x, *_cast_for_product(weight, bias))
     return result
 
 
-def _as_multiplied(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """In the type that autocast multiplies in. Casting is left to autograd, outside of the functions below."""
+def _cast_for_product(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Cast to autocast's type here, so that autograd differentiates the cast, outside of the functions below."""
     device = weight.device.type
     if not torch.is_autocast_enabled(device):
         return weight, bias

@@ -16,27 +16,27 @@ Border = Literal["wrap", "clip"]
 
 
 class NeighbourTable(NamedTuple):
-    """The neighbours of each patch of a grid, itself left out."""
+    """Neighbours of each patch of a grid, without the patch itself."""
 
     indices: Tensor
-    """[N, M] int64 flat patch indices, ascending; those that are not valid come last and hold the patch's own."""
+    """[N, M] int64 flat patch indices, ascending; invalid entries come last and hold the patch's own index."""
     valid: Tensor
     """[N, M] bool."""
-    fewest: int
-    """Neighbours of the patch that has fewest."""
+    min_neighbours: int
+    """Number of neighbours of the patch that has fewest."""
 
 
 class Positives(NamedTuple):
-    """The chosen neighbours of each patch."""
+    """Chosen neighbours of each patch."""
 
     indices: Tensor
     """[B, N, k] int64 flat patch indices, most similar first."""
     valid: Tensor | None
-    """[B, N, k] bool, False where a patch has fewer than k neighbours; None where all have."""
+    """[B, N, k] bool, False where a patch has fewer than k neighbours; None if no patch has."""
 
 
 def check_matching(k: int, window: Window, border: Border) -> None:
-    """Raises ValueError where k, window and border make no sense together, whatever the grid."""
+    """Raise ValueError if k, window and border do not go together on any grid."""
     if window != "all" and (not isinstance(window, int) or window < 3 or window % 2 == 0):
         raise ValueError(f"window is {window!r}; use an odd number from 3 on, or 'all'")
     if border not in ("wrap", "clip"):
@@ -53,15 +53,19 @@ def check_matching(k: int, window: Window, border: Border) -> None:
 def neighbour_table(
     h: int, w: int, window: Window = 3, border: Border = "wrap", device: torch.device | None = None
 ) -> NeighbourTable:
-    """The neighbours of every patch of an h x w grid.
+    """Return the neighbours of every patch of an h x w grid.
 
     Args:
-        window: odd side of the square neighbourhood, or `all`: every other patch of the grid.
-        border: `wrap` goes around the image border like a torus (the released code); `clip` keeps to the image.
+        h: height of the grid.
+        w: width of the grid.
+        window: odd side of the square neighbourhood in patches, or `all` for every other patch of the grid.
+        border: `wrap` continues at the opposite image border like a torus (the released code); `clip` keeps to the
+            image.
+        device: device of the table.
 
     Returns:
-        N = h*w rows of M entries: window^2 - 1, or N - 1 for `all`. Where a window meets itself around a small torus,
-        each patch counts once.
+        N = h*w rows of M entries: window^2 - 1, or N - 1 for `all`. If a window overlaps itself on a small torus, each
+        patch counts once.
 
     Raises:
         ValueError: the window is neither odd and at least 3 nor `all`, the border is unknown, or the grid has one patch
@@ -76,31 +80,32 @@ def neighbour_table(
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # a table made in inference mode could not take part in a later backward pass
 def _table(h: int, w: int, window: Window, border: Border, device: torch.device | None) -> NeighbourTable:
-    own = torch.arange(h * w, device=device)
+    patch = torch.arange(h * w, device=device)
     if window == "all":
-        others = own.expand(h * w, -1)[own[:, None] != own].view(h * w, h * w - 1)
+        others = patch.expand(h * w, -1)[patch[:, None] != patch].view(h * w, h * w - 1)
         return NeighbourTable(others, torch.ones_like(others, dtype=torch.bool), h * w - 1)
     offsets = torch.arange(window, device=device) - window // 2
     dy, dx = (o.flatten() for o in torch.meshgrid(offsets, offsets, indexing="ij"))
     elsewhere = (dy != 0) | (dx != 0)
-    y = own[:, None] // w + dy[elsewhere]  # [N, M]
-    x = own[:, None] % w + dx[elsewhere]
+    y = patch[:, None] // w + dy[elsewhere]  # [N, M]
+    x = patch[:, None] % w + dx[elsewhere]
     inside = torch.ones_like(y, dtype=torch.bool) if border == "wrap" else (y >= 0) & (y < h) & (x >= 0) & (x < w)
     flat = (y % h) * w + x % w
-    flat = torch.where(inside & (flat != own[:, None]), flat, h * w).sort(dim=1).values  # N stands for "no neighbour"
+    flat = torch.where(inside & (flat != patch[:, None]), flat, h * w).sort(dim=1).values  # N stands for "no neighbour"
     again = F.pad(flat[:, 1:] == flat[:, :-1], (1, 0))
     flat = flat.masked_fill(again, h * w).sort(dim=1).values
     valid = flat < h * w
-    return NeighbourTable(torch.where(valid, flat, own[:, None]), valid, int(valid.sum(1).min()))
+    return NeighbourTable(torch.where(valid, flat, patch[:, None]), valid, int(valid.sum(1).min()))
 
 
 def neighbour_similarity_reference(features: Tensor, table: NeighbourTable) -> Tensor:
-    """Cosine similarity of each patch with each of its neighbours:
+    """Compute the cosine similarity of each patch with each of its neighbours.
 
         for b, i, m:  s[b, i, m] = cos(f[b, i], f[b, table.indices[i, m]])
 
     Args:
         features: [B, N, D].
+        table: neighbours of each patch.
 
     Returns:
         [B, N, M] float32, -inf where the table is not valid.
@@ -112,8 +117,10 @@ def neighbour_similarity_reference(features: Tensor, table: NeighbourTable) -> T
 
 @fast_path_of(neighbour_similarity_reference)
 def neighbour_similarity(features: Tensor, table: NeighbourTable) -> Tensor:
-    """`neighbour_similarity_reference` by one dense product, from which the neighbours are gathered: the [B, N, M, D]
-    tensor of gathered features never exists."""
+    """Compute `neighbour_similarity_reference` by one dense product, from which the neighbours are gathered.
+
+    The [B, N, M, D] tensor of gathered features never exists.
+    """
     f = F.normalize(features.float(), dim=-1)
     with torch.autocast(f.device.type, enabled=False):  # in bfloat16 many neighbours would tie
         dense = f @ f.transpose(1, 2)  # [B, N, N]
@@ -123,16 +130,18 @@ def neighbour_similarity(features: Tensor, table: NeighbourTable) -> Tensor:
 
 @torch.no_grad()
 def top_positives(features: Tensor, k: int, table: NeighbourTable) -> Positives:
-    """The k most similar neighbours of each patch, P(i) of the paper.
+    """Return the k most similar neighbours of each patch, P(i) of the paper.
 
     Args:
-        features: [B, N, D] the teacher's patch features before any norm.
+        features: [B, N, D], the teacher's patch features before any norm.
+        k: number of neighbours to choose.
+        table: neighbours of each patch.
 
     Raises:
-        ValueError: k exceeds the neighbours of the table.
+        ValueError: k exceeds the number of neighbours.
     """
     if k > table.indices.shape[1]:
         raise ValueError(f"k is {k}, but a patch has {table.indices.shape[1]} neighbours; lower k or widen the window")
-    similarity, place = neighbour_similarity(features, table).topk(k, dim=-1)
-    indices = table.indices.expand(len(features), -1, -1).gather(2, place)
-    return Positives(indices, None if k <= table.fewest else similarity > float("-inf"))
+    similarity, index = neighbour_similarity(features, table).topk(k, dim=-1)
+    indices = table.indices.expand(len(features), -1, -1).gather(2, index)
+    return Positives(indices, None if k <= table.min_neighbours else similarity > float("-inf"))

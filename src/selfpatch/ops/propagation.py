@@ -16,8 +16,9 @@ from torch import Tensor
 from selfpatch.core.reference import fast_path_of
 
 Frames = Tensor | Sequence[Tensor]
-"""A map of each context frame, stacked or one after the other."""
+"""One map for each context frame, stacked or in a sequence."""
 MAX_COSINES = 2**26
+"""Default number of cosines held at once: 256 MB in float32."""
 
 
 def propagate_labels_reference(
@@ -31,16 +32,18 @@ def propagate_labels_reference(
     normalised: bool = False,
     max_cosines: int = MAX_COSINES,
 ) -> Tensor:
-    """As `propagate_labels`, all pairs at once as in the released code, whatever `max_cosines` says::
+    """Propagate labels as `propagate_labels` does, with all pairs at once as in the released code.
+
+    ::
 
         for each patch i of the query frame:
-            near    = the patches j of all context frames at most radius rows and radius columns from i
+            near    = patches j of all context frames at most radius rows and radius columns from i
             kept    = the topk of near with the largest cosine(i, j)
             weights = exp(cosine(i, j) / temperature) for j in kept, divided by their sum
             out[i]  = sum of weights[j] * label[j] over kept
 
-    The released code keeps more than topk where several equal the last of them. Its exponential overflows in float32 at
-    temperatures below 0.012.
+    The released code keeps more than topk if several equal the last of them. Its exponential overflows in float32 at
+    temperatures below 0.012. It ignores `normalised` and `max_cosines`.
     """
     _check(query, context_features, context_labels, radius, topk, temperature, max_cosines)
     h, w, _ = query.shape
@@ -69,26 +72,25 @@ def propagate_labels(
     normalised: bool = False,
     max_cosines: int = MAX_COSINES,
 ) -> Tensor:
-    """The labels of one frame's patches, from the labels of the context frames' patches.
+    """Propagate labels of context frames to the patches of one frame; `propagate_labels_reference` holds the loop.
 
-    The numbers of `propagate_labels_reference`. The query grid is cut into blocks somewhat smaller than the radius, and
-    each meets only the part of the context that its windows reach: no [N, T*N] matrix exists at once, and most of its
-    products are never computed.
+    The query grid is cut into blocks somewhat smaller than the radius, and each block is compared only with the part of
+    the context that its windows reach: no [N, T*N] matrix exists at once, and most of its products are never computed.
 
     Args:
         query: [h, w, D] patch features of the frame, of any norm: similarity is the cosine.
-        context_features: T maps [h, w, D], patch features of the context frames.
-        context_labels: T maps [C, h, w], their labels, hard (one-hot) or soft.
-        radius: rows and columns that a patch sees in each direction around its own place.
-        topk: context patches that a patch takes its label from; some of those that are equally similar.
-        temperature: of the softmax over their cosines.
-        normalised: all features have length one already, so that a frame need not be normalised once for every frame
-            whose context it is in.
-        max_cosines: that are held at once, so that memory does not grow with the radius; the numbers stay the same to
-            float rounding. Those of one patch, at most T * (2 radius + 1)^2, are held in any case.
+        context_features: T maps [h, w, D] of patch features.
+        context_labels: T maps [C, h, w] of labels, hard (one-hot) or soft.
+        radius: number of rows and columns that a patch sees in each direction.
+        topk: number of context patches that a patch takes its label from; ties are broken arbitrarily.
+        temperature: temperature of the softmax over their cosines.
+        normalised: whether all features have length 1 already, which saves normalising a frame for each frame whose
+            context it is in.
+        max_cosines: number of cosines held at once, so that memory does not grow with the radius; results are equal to
+            float rounding. The cosines of one patch, at most T * (2 radius + 1)^2, are held in any case.
 
     Returns:
-        [C, h, w] soft labels: weighted means of the context's labels.
+        [C, h, w] soft labels, weighted means of the context's labels.
 
     Raises:
         ValueError: the shapes do not fit, or radius, topk, temperature or max_cosines is out of range.
@@ -106,45 +108,61 @@ def propagate_labels(
 def _most_similar(
     query: Tensor, keys: Sequence[Tensor], radius: int, topk: int, max_cosines: int
 ) -> tuple[Tensor, Tensor]:
-    """The largest cosines of each patch within its window and where in the context they are, both [h, w, topk]; query
-    and each key [h, w, D] of length one. Of too small a window, -inf fills up."""
+    """Find the most similar context patches within each patch's window.
+
+    Args:
+        query: [h, w, D] of length 1.
+        keys: T maps [h, w, D] of length 1.
+        radius: as for `propagate_labels`.
+        topk: as for `propagate_labels`.
+        max_cosines: as for `propagate_labels`.
+
+    Returns:
+        Cosines and flat indices into the context, both [h, w, topk]; -inf fills up if a window is too small.
+    """
     h, w, _ = query.shape
     count = min(topk, len(keys) * h * w)
     kept = query.new_full((h, w, count), -torch.inf)
     index = torch.zeros(h, w, count, dtype=torch.long, device=query.device)
-    number = torch.arange(h * w, device=query.device).view(h, w)
+    flat_index = torch.arange(h * w, device=query.device).view(h, w)
     row_bands, column_bands = _band(h, radius, query), _band(w, radius, query)
     side = _block_side(h, w, len(keys), radius, max_cosines)
     for columns, near_columns in _blocks(w, radius, side):
         strip = torch.stack([frame[:, near_columns] for frame in keys])  # [T, h, q, D]: any of its rows without a copy
         for rows, near_rows in _blocks(h, radius, side):
-            places = query[rows, columns].flatten(0, 1)  # [n, D]
+            queries = query[rows, columns].flatten(0, 1)  # [n, D]
             near = strip[:, near_rows].flatten(1, 2)  # [T, p*q, D]
-            cosine = places.expand(len(keys), -1, -1) @ near.mT  # [T, n, p*q]
+            cosine = queries.expand(len(keys), -1, -1) @ near.mT  # [T, n, p*q]
             band = row_bands[rows, None, near_rows, None] + column_bands[columns, None, near_columns]  # [a, b, p, q]
-            values, frame, place = _top(cosine, band.flatten(2).flatten(0, 1), topk)
-            found = frame * (h * w) + number[near_rows, near_columns].flatten()[place]  # [n, topk]
+            values, frame, patch = _top(cosine, band.flatten(2).flatten(0, 1), topk)
+            found = frame * (h * w) + flat_index[near_rows, near_columns].flatten()[patch]  # [n, topk]
             block = rows, columns, slice(values.shape[1])
             kept[block], index[block] = (x.view(*band.shape[:2], -1) for x in (values, found))
     return kept, index
 
 
 def _top(cosine: Tensor, band: Tensor, topk: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest of [T, n, m] cosines over frames and places, their frames and their places, all [n, topk]. Band:
-    [n, m], 0 within the window and -inf beyond.
+    """Find the largest cosines over frames and patches.
 
-    They are among the topk places whose best frame is best: a maximum over frames is far cheaper than a search of all.
+    They are among the topk patches with the best maximum over frames, which is far cheaper than searching all.
+
+    Args:
+        cosine: [T, n, m].
+        band: [n, m], 0 within the window and -inf beyond.
+        topk: number of cosines.
+
+    Returns:
+        Cosines, their frames and their patches, all [n, topk].
     """
-    best, place = cosine.amax(0).add_(band).topk(min(topk, band.shape[1]), dim=1)
-    candidates = cosine.gather(2, place.expand(len(cosine), -1, -1)).masked_fill_(best == -torch.inf, -torch.inf)
+    best, patch = cosine.amax(0).add_(band).topk(min(topk, band.shape[1]), dim=1)
+    candidates = cosine.gather(2, patch.expand(len(cosine), -1, -1)).masked_fill_(best == -torch.inf, -torch.inf)
     candidates = candidates.transpose(0, 1).flatten(1)  # [n, T*topk]
     values, index = candidates.topk(min(topk, candidates.shape[1]), dim=1)
-    return values, index // place.shape[1], place.gather(1, index % place.shape[1])
+    return values, index // patch.shape[1], patch.gather(1, index % patch.shape[1])
 
 
 def _block_side(h: int, w: int, frames: int, radius: int, max_cosines: int) -> int:
-    """Of the blocks of query patches: two thirds of the radius measured fastest; less where cosines would be too
-    many."""
+    """Return the side of a block of query patches: two thirds of the radius (measured fastest), less to save memory."""
     side = max(8, 2 * radius // 3)
     while side > 1 and frames * side**2 * min(h, side + 2 * radius) * min(w, side + 2 * radius) > max_cosines:
         side -= 1
@@ -152,7 +170,7 @@ def _block_side(h: int, w: int, frames: int, radius: int, max_cosines: int) -> i
 
 
 def _blocks(length: int, radius: int, side: int) -> list[tuple[slice, slice]]:
-    """Cuts an axis into even blocks, at most `side` long; beside each, the stretch that its windows reach."""
+    """Cut an axis into even blocks of at most `side`; return each with the range that its windows reach."""
     count = -(-length // side)
     edges = [length * i // count for i in range(count + 1)]
     return [
@@ -162,14 +180,14 @@ def _blocks(length: int, radius: int, side: int) -> list[tuple[slice, slice]]:
 
 
 def _band(length: int, radius: int, like: Tensor) -> Tensor:
-    """[length, length] 0 between places that lie within the radius, else -inf."""
+    """Return [length, length] with 0 for indices within the radius of one another, else -inf."""
     distance = _distance(length, like.device)
     return torch.zeros_like(distance, dtype=like.dtype).masked_fill_(distance > radius, -torch.inf)
 
 
 def _distance(length: int, device: torch.device) -> Tensor:
-    place = torch.arange(length, device=device)
-    return (place[:, None] - place).abs()
+    index = torch.arange(length, device=device)
+    return (index[:, None] - index).abs()
 
 
 def _check(

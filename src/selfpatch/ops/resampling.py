@@ -1,4 +1,4 @@
-"""Crops of a batch of images, each with a box of its own, resized as Pillow resizes: two matrix products for all."""
+"""Crop and resize of a batch, with a box for each image, by two matrix products; the result is Pillow's."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ import math
 import torch
 from torch import Tensor
 
-from selfpatch.ops.images import sent
+from selfpatch.ops.images import to_device
 
 SUPPORT = 2.0
-"""Reach of the bicubic kernel, in pixels of the coarser of the two grids."""
+"""Radius of the bicubic kernel, in pixels of the coarser of the two grids."""
 
 
 def crop_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Crops boxes, resizes them to one size (bicubic, antialiased), and mirrors some.
+    """Crop boxes, resize them to one size (bicubic, antialiased), and mirror some.
 
-    For each view v, image b and channel:
-        view = round(rows[v, b] @ round(image[b] @ columns[v, b].T))
-    where `rows` and `columns` are the kernel's weights, zero outside of the box, so that nothing from beside it enters:
-    the same as cropping first. Both products are rounded and cut off to [0, 255], as Pillow does.
+        for each view v, image b and channel:
+            view = round(rows[v, b] @ round(image[b] @ columns[v, b].T))
+
+    `rows` and `columns` are the kernel's weights. They are zero outside of the box, which equals cropping first. Both
+    products are rounded and clamped to [0, 255], as Pillow does.
 
     Args:
         images: [B, C, H, W] floating, of whole numbers in [0, 255]; products are computed in their type. Images smaller
-            than H x W are padded with anything finite.
-        boxes: [V, B, 5] float32 on the CPU: (left, top, width, height, mirrored) in pixels, perhaps fractions of them.
-        size: side of a view.
+            than H x W are padded with any finite values.
+        boxes: [V, B, 5] float32 on the CPU: (left, top, width, height, mirrored) in (fractions of) pixels.
+        size: side of a view in pixels.
 
     Returns:
-        [V, B, C, size, size] as the images, of whole numbers in [0, 255].
+        [V, B, C, size, size] of the images' type, whole numbers in [0, 255].
     """
     num_views, (batch, channels, height, width) = len(boxes), images.shape
     across, down = (num_taps(boxes[..., side].max().item() / size) for side in (2, 3))
-    boxes = sent(boxes.transpose(0, 1), images.device)
+    boxes = to_device(boxes.transpose(0, 1), images.device)
     left, top, box_width, box_height, mirrored = boxes.unbind(-1)  # [B, V] each
     columns = resize_weights(left, box_width, size, across, width, mirrored > 0).to(images.dtype)  # [B, V, S, W]
     rows = resize_weights(top, box_height, size, down, height).to(images.dtype)  # [B, V, S, H]
@@ -42,29 +43,29 @@ def crop_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 
 def _to_levels(values: Tensor) -> Tensor:
-    """Rounded, halves up as Pillow does, and cut off to [0, 255]; in place."""
+    """Round (halves up, as Pillow does) and clamp to [0, 255], in place."""
     return values.add_(0.5).floor_().clamp_(0, 255)
 
 
 def num_taps(scale: float) -> int:
-    """Pixels that the kernel reaches at most, where so many become one."""
+    """Return how many pixels the kernel covers at most when `scale` pixels become one."""
     return math.ceil(2 * SUPPORT * max(1.0, scale)) + 1
 
 
 def resize_weights(
     start: Tensor, length: Tensor, size: int, taps: int, side: int, mirrored: Tensor | None = None
 ) -> Tensor:
-    """What each pixel of a line counts for each pixel of its resized box.
+    """Return the weight of each pixel of a line for each pixel of its resized box.
 
-    Pillow's way: the kernel is widened where the box shrinks, cut off at the box's ends, and what is left of it adds up
-    to 1.
+    As in Pillow, the kernel is widened if the box shrinks, cut off at the box's ends, and normalised to a sum of 1.
 
     Args:
-        start, length: [...] float32, of the box on each line, in pixels.
-        size: pixels of the resized box.
+        start: [...] float32, start of the box on each line, in pixels.
+        length: [...] float32, length of the box on each line, in pixels.
+        size: length of the resized box in pixels.
         taps: `num_taps` of the largest length / size.
-        side: pixels of the line.
-        mirrored: [...] bool, whether the resized box is turned round.
+        side: length of the line in pixels.
+        mirrored: [...] bool, whether the resized box is mirrored.
 
     Returns:
         [..., size, side] float32.
@@ -84,11 +85,11 @@ def resize_weights(
     weights = torch.where(inside, weights, 0.0)
     weights = weights / weights.sum(-1, keepdim=True)
     line = weights.new_zeros(*weights.shape[:-1], side)
-    return line.scatter_add_(-1, pixels.clamp(0, side - 1).long(), weights)  # what was cut off adds nothing
+    return line.scatter_add_(-1, pixels.clamp(0, side - 1).long(), weights)  # weights outside are 0
 
 
 def cubic(distance: Tensor, a: float) -> Tensor:
-    """Keys' kernel of a distance >= 0, in samples; Pillow's BICUBIC has a = -0.5, torch's without antialias -0.75."""
+    """Evaluate Keys' kernel at distances >= 0 in samples; Pillow has a = -0.5, torch without antialias -0.75."""
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = a * (((distance - 5) * distance + 8) * distance - 4)
     return torch.where(distance <= 1, near, torch.where(distance < SUPPORT, far, torch.zeros_like(distance)))

@@ -14,7 +14,7 @@ from selfpatch.core.distributed import all_gather
 
 @torch.no_grad()
 def sinkhorn_reference(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
-    """As in the paper, on one process; arguments as for `sinkhorn`.
+    """Compute codes as the paper does, on one process; arguments as for `sinkhorn`.
 
         Q = exp(scores / epsilon)
         repeat:
@@ -22,7 +22,7 @@ def sinkhorn_reference(scores: Tensor, epsilon: float = 0.05, iterations: int = 
             for each sample b:     Q[b, :] /= B * sum of Q[b, :]
         return B * Q
 
-    The exponential overflows in float32 where a score is above 88 epsilon.
+    The exponential overflows in float32 if a score is above 88 epsilon.
     """
     B, K = scores.shape
     codes = (scores / epsilon).exp()
@@ -35,23 +35,23 @@ def sinkhorn_reference(scores: Tensor, epsilon: float = 0.05, iterations: int = 
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
-    """The codes of this process's samples among those of all processes; see `sinkhorn_reference` for the loop.
+    """Compute the codes of this process's samples; `sinkhorn_reference` holds the loop.
 
-    Every step of the loop scales a prototype's column or a sample's row, so that the logarithms of these factors are
-    all that changes. What scales everything alike (B, K and the total) cancels when the samples are scaled next. The
-    sums are of logarithms, none of which overflows, and a prototype's goes over all processes: one small all-gather an
+    Every step of the loop scales a prototype's column or a sample's row, so only the logarithms of these factors
+    change. Factors common to all entries (B, K and the total) cancel when the samples are scaled next. Sums are formed
+    by logsumexp, which does not overflow. A prototype's sum goes over all processes: one small all-gather for each
     iteration.
 
     Args:
         scores: [b, K] similarities of this process's samples to the prototypes.
-        epsilon: smoothness of the codes; the smaller, the nearer to one prototype a sample.
-        iterations: at least 1.
+        epsilon: smoothness of the codes; a small value assigns each sample to nearly one prototype.
+        iterations: number of iterations, at least 1.
 
     Returns:
         [b, K] float32 without gradient; each sample's sums to 1.
 
     Raises:
-        ValueError: epsilon is not above 0, or there is no iteration.
+        ValueError: epsilon is not positive, or there is no iteration.
     """
     if epsilon <= 0 or iterations < 1:
         raise ValueError(

@@ -233,8 +233,8 @@ def test_whole_pipelines_agree_with_the_plain_renderer(
     photographs: list[Image.Image], at_once: int | None, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if at_once is not None:
-        monkeypatch.setattr(views, "CROPPED_AT_ONCE", at_once * 30)
-        monkeypatch.setattr(views, "COLOURED_AT_ONCE", at_once)
+        monkeypatch.setattr(views, "MAX_CROP_VALUES", at_once * 30)
+        monkeypatch.setattr(views, "MAX_COLOUR_VALUES", at_once)
     big, small = ViewRecipe(64, (0.25, 1.0), **FULL), ViewRecipe(32, (0.05, 0.25), **FULL)
     images = photographs * 3
     batch, drawn = batch_of(images, [big, big, *[small] * 4])
@@ -325,8 +325,8 @@ def test_operations_are_one_graph_each() -> None:
 
 def test_nothing_waits_for_the_device(photographs: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device has no values: reading one, or mixing devices, fails."""
-    monkeypatch.setattr(views, "CROPPED_AT_ONCE", 10**6)
-    monkeypatch.setattr(views, "COLOURED_AT_ONCE", 10**5)
+    monkeypatch.setattr(views, "MAX_CROP_VALUES", 10**6)
+    monkeypatch.setattr(views, "MAX_COLOUR_VALUES", 10**5)
     big, small = ViewRecipe(64, (0.25, 1.0), **FULL), ViewRecipe(32, (0.05, 0.25), **FULL)
     batch, _ = batch_of(photographs * 3, [big, big, *[small] * 4])
     shapes = [tuple(v.shape) for v in views.render_views(batch.pixels.to("meta"), batch.sizes, batch.tables)]

@@ -19,7 +19,7 @@ from selfpatch.data.images import NoneReadable, evenly_spread, load_images
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.evaluation.classification.config import ClassificationConfig
 from selfpatch.evaluation.result import Progress
-from selfpatch.ops.images import one_depth
+from selfpatch.ops.images import to_common_dtype
 
 _SUBSET_STREAM, _HELD_OUT_STREAM = 2**32 + 2, 2**32 + 3
 
@@ -235,4 +235,4 @@ def check_crop(encoder: Encoder, config: ClassificationConfig) -> None:
 def collate(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     """Return images of one size [C, S, S] and their labels as a batch."""
     images, labels = zip(*samples, strict=True)
-    return torch.stack(one_depth(images)), torch.tensor(labels)
+    return torch.stack(to_common_dtype(images)), torch.tensor(labels)
