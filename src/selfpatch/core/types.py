@@ -55,14 +55,11 @@ class Views:
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Views:
         """Return the views on a device."""
-        tensors = self._tensors().items()
+        tensors = self.tensors().items()
         return replace(self, **{name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors})
 
-    def pin_memory(self) -> Views:
-        """Return the views in page-locked memory."""
-        return replace(self, **{name: tensor.pin_memory() for name, tensor in self._tensors().items()})
-
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the fields that are not None, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 

@@ -6,11 +6,9 @@ import contextlib
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import fields
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from selfpatch.core.types import Views
 from selfpatch.data.collate import Batch
@@ -32,7 +30,7 @@ def prefetched(steps: Iterator[Sequence[Batch]], device: torch.device) -> Genera
         for views, done in made:
             stream = torch.cuda.current_stream(device)
             stream.wait_event(done)
-            for tensor in (t for v in views for t in _tensors(v)):
+            for tensor in (tensor for batch in views for tensor in batch.tensors().values()):
                 tensor.record_stream(stream)  # otherwise its memory could be reused while it is read
             yield views
 
@@ -46,11 +44,6 @@ def _on_own_stream(
             views = [batch.to(device) for batch in batches]
             done = stream.record_event()
         yield views, done
-
-
-def _tensors(views: Views) -> list[Tensor]:
-    values = (getattr(views, f.name) for f in fields(views))
-    return [value for value in values if isinstance(value, Tensor)]
 
 
 def in_background(items: Iterator[T]) -> Generator[T]:

@@ -20,9 +20,8 @@ BOX_TRIES = 10
 """Number of boxes that are tried before the centre of the image is taken, as in torchvision's RandomResizedCrop."""
 _DRAWS = 2 * BOX_TRIES + 2 + 6 + 2 * len(ADJUSTMENTS)
 """Random numbers per view: tries and position of its box, six choices, factors of the adjustments and their order."""
-
-
 NO_COLOUR = CropConfig(jitter=0.0, grey=0.0)
+"""Settings that leave the colours as they are."""
 
 
 @dataclass(frozen=True)
