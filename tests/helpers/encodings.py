@@ -1,4 +1,4 @@
-"""Hand-made encodings, for objectives without a backbone."""
+"""Encoder outputs made by hand, for objectives without a backbone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selfpatch.models.pooling import PositivePool
 
 
 def _other_than(student: nn.Module) -> nn.Module:
-    """A teacher of the student, with weights of its own."""
+    """Return a copy of the student as a teacher with other weights."""
     teacher = copy.deepcopy(student).requires_grad_(False)
     generator = torch.manual_seed(3)
     with torch.no_grad():
@@ -29,10 +29,10 @@ def commit(objective: Objective) -> None:
 
 
 class TwoSides:
-    """Heads of an objective for student and teacher, and image tokens for them.
+    """Heads of an objective for student and teacher, and their image tokens.
 
     Attributes:
-        tokens: [V, B, D] the student's, with gradient.
+        tokens: [V, B, D] image tokens of the student, with gradient.
     """
 
     def __init__(self, objective: Objective, tokens: Tensor, num_global: int = 2) -> None:
@@ -44,7 +44,7 @@ class TwoSides:
         self.teacher_tokens = tokens.flip(-1) + 0.5
 
     def encodings(self, images: slice = slice(None)) -> tuple[EncoderOutput, EncoderOutput]:
-        """Of some of the images: the student's and the teacher's."""
+        """Return the outputs of student and teacher for some of the images."""
         return (
             EncoderOutput(self.tokens[:, images], (), dict(self.student.items()), None),
             EncoderOutput(self.teacher_tokens[:, images], (), dict(self.teacher.items()), None),
@@ -61,10 +61,10 @@ def tokens_of(views: int = 2, batch: int = 6, dim: int = 5, seed: int = 0) -> Te
 
 
 class TwoGridSides:
-    """Heads and pool of an objective for student and teacher, and patches of two resolutions for them.
+    """Heads and pool of an objective for student and teacher, and their patches of two resolutions.
 
     Attributes:
-        raw: of each resolution [V, B, h, w, D] the student's patches before any norm, with gradient.
+        raw: [V, B, h, w, D] of each resolution: the student's patches before any norm, with gradient.
     """
 
     num_global, num_local, batch, dim = 2, 1, 4, 6

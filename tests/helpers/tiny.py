@@ -55,7 +55,7 @@ def tiny_config(**settings: Any) -> RunConfig:
 
 
 def tiny_student_teacher(**settings: Any) -> StudentTeacher:
-    """In training mode, its weights larger than at initialisation, so that losses and gradients are not nearly flat."""
+    """Return a network in training mode, its weights larger than at initialisation, so that gradients do not vanish."""
     student_teacher, _ = make_student_teacher(tiny_config(**settings))
     generator = torch.manual_seed(7)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def tiny_student_teacher(**settings: Any) -> StudentTeacher:
 
 
 def tiny_views(batch: int, seed: int = 0, *, scale: int = 1) -> Views:
-    """Two global crops of 4 x 4 patches and two local ones of 3 x 3, masks, and boxes most of which overlap.
+    """Draw two global crops of 4 x 4 patches and two local ones of 3 x 3, masks, and boxes most of which overlap.
 
     Args:
         scale: 1 for patches of 4 pixels, 2 for 8.
@@ -87,7 +87,7 @@ def tiny_views(batch: int, seed: int = 0, *, scale: int = 1) -> Views:
 
 
 def part_of(views: Views, images: slice) -> Views:
-    """The same views of some of the images."""
+    """Return the same views of some of the images."""
     assert views.local_crops is not None
     assert views.masks is not None
     return Views(
@@ -115,7 +115,7 @@ def hyperparameters(step: int = 0, **values: Any) -> Hyperparameters:
 
 @contextlib.contextmanager
 def not_finite(student_teacher: StudentTeacher, micro_batch: int) -> Iterator[None]:
-    """While active, student and teacher see NaN in one micro-batch of a step, counted from 0."""
+    """Feed NaN to student and teacher in one micro-batch of a step, counted from 0."""
     hooks = []
     for branch in (student_teacher.student, student_teacher.teacher):
         count = itertools.count()
@@ -130,7 +130,7 @@ def not_finite(student_teacher: StudentTeacher, micro_batch: int) -> Iterator[No
 
 
 def plain_sgd(student_teacher: StudentTeacher) -> torch.optim.SGD:
-    """For comparing two computations: AdamW would turn rounding of vanishing gradients into whole updates."""
+    """Return an optimizer for comparisons: AdamW would turn rounding of tiny gradients into whole updates."""
     return torch.optim.SGD(param_groups(student_teacher), lr=0.1)
 
 
@@ -139,12 +139,12 @@ def snapshot(student_teacher: StudentTeacher) -> dict[str, Tensor]:
 
 
 def movement_error(begin: dict[str, Tensor], end: dict[str, Tensor], expected_end: dict[str, Tensor]) -> float:
-    """How far two trainings from the same weights part, relative to how far they went; the worst tensor counts."""
+    """Return how far two trainings from the same weights part, relative to how far they moved, in the worst tensor."""
     worst = 0.0
     for name, expected in expected_end.items():
-        way = (expected - begin[name]).double().norm()
+        distance = (expected - begin[name]).double().norm()
         apart = (end[name] - expected).double().norm()
-        # The gradient of key biases, and of biases before a batch norm, is rounding alone: these go nowhere.
-        floor = 5e-3 * (1 + expected.double().norm())
-        worst = max(worst, float(apart / way.clamp(min=floor)))
+        # The gradient of key biases, and of biases before a batch norm, is rounding alone: they do not move.
+        smallest = 5e-3 * (1 + expected.double().norm())
+        worst = max(worst, float(apart / distance.clamp(min=smallest)))
     return worst

@@ -71,7 +71,7 @@ def projected(sides: TwoGridSides) -> tuple[list[Tensor], list[Tensor]]:
 
 def prototypes_plainly(sides: TwoGridSides) -> Tensor:
     patches, targets = patches_and_targets(sides)
-    center, temps = sides.objective.loss.agreement.center.center, (hyperparameters().teacher_temp, 0.2)
+    center, temps = sides.objective.loss.agreement.loss.center.center, (hyperparameters().teacher_temp, 0.2)
     losses = []
     for own, target in zip(patches, targets, strict=True):
         distribution = ((sides.teacher["patch"](target).logits() - center) / temps[0]).softmax(-1)
@@ -102,7 +102,7 @@ PLAIN = {"prototypes": prototypes_plainly, "cosine": cosine_plainly, "contrast":
 def test_loss_and_gradients_are_the_plain_ones(agreement: str) -> None:
     sides = two_sides(agreement)
     if agreement == "prototypes":
-        sides.objective.loss.agreement.center.center.normal_()
+        sides.objective.loss.agreement.loss.center.center.normal_()
     loss, expected = loss_of(sides), PLAIN[agreement](sides)
     torch.testing.assert_close(loss, expected)
     learned = [*sides.raw, *sides.student["patch"].parameters(), *sides.objective.parameters()]

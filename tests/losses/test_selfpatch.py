@@ -145,11 +145,11 @@ def test_an_update_moves_the_teacher_by_the_momentum_and_the_centre_once() -> No
         criterion.student["pool"].query.add_(1.0)
     before = criterion.teacher["pool"].query.clone()
     criterion(patches(1), patches(2), grid=(4, 4))
-    assert not criterion.loss.agreement.center.center.any(), "not before the step is over"
+    assert not criterion.loss.agreement.loss.center.center.any(), "not before the step is over"
     criterion.update(momentum=0.75)
     expected = torch.lerp(before, criterion.student["pool"].query, 0.25)
     torch.testing.assert_close(criterion.teacher["pool"].query, expected.detach())
-    assert criterion.loss.agreement.center.center.any()
+    assert criterion.loss.agreement.loss.center.center.any()
     assert criterion.num_updates == 1
 
 

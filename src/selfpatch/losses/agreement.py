@@ -11,13 +11,12 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from selfpatch.config.schema import settings
-from selfpatch.losses.center import Center
+from selfpatch.losses.center import CenteredLoss
 from selfpatch.losses.dino import DINOConfig
 from selfpatch.losses.memory_bank import MemoryBank
 from selfpatch.models.heads import PrototypeHead
 from selfpatch.models.layers.mlp import mlp
 from selfpatch.ops.contrast import info_nce, l2_normalize
-from selfpatch.ops.cross_entropy import prototype_loss
 
 Heads = tuple[nn.Module, nn.Module]
 """Heads of student and teacher."""
@@ -125,7 +124,7 @@ class PrototypeAgreement(Agreement):
 
     def __init__(self, dim: int, config: AgreementConfig) -> None:
         super().__init__(dim, config)
-        self.center = Center(config.num_prototypes, config.center_momentum)
+        self.loss = CenteredLoss(config.num_prototypes, config.student_temp, config.center_momentum)
 
     def head(self) -> nn.Module:
         """Return a projection head with prototypes."""
@@ -134,16 +133,8 @@ class PrototypeAgreement(Agreement):
     def forward(self, pairs: PatchPairs, heads: Heads, teacher_temp: float, step: int | Tensor) -> Tensor:
         """Return the loss, see `Agreement`."""
         with torch.no_grad():
-            scores = heads[1](pairs.targets)
-            self.center.accumulate(scores.mean_logits())
-        return prototype_loss(
-            heads[0](pairs.patches),
-            scores,
-            self.center.center,
-            student_temp=self.config.student_temp,
-            teacher_temp=teacher_temp,
-            weights=pairs.weights(),
-        )
+            targets = heads[1](pairs.targets)
+        return self.loss.sum_over_rows(heads[0](pairs.patches), targets, pairs.weights(), teacher_temp)
 
 
 class ProjectedAgreement(Agreement):

@@ -1,12 +1,13 @@
-"""Moving average of the teacher's logits."""
+"""Centre of the teacher's logits, and the base of losses that own one."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfpatch.core.distributed import all_reduce_mean
 from selfpatch.models.layers.deferred_state import DeferredState
+from selfpatch.ops.cross_entropy import Scores, prototype_loss
 
 
 class Center(DeferredState):
@@ -39,3 +40,26 @@ class Center(DeferredState):
     def discard(self) -> None:
         """Forget the mean logits of a failed step."""
         self._means = []
+
+
+class CenteredLoss(nn.Module):
+    """Base of losses against the teacher's centred distribution over prototypes."""
+
+    def __init__(self, num_prototypes: int, student_temp: float, center_momentum: float) -> None:
+        super().__init__()
+        self.student_temp = student_temp
+        self.center = Center(num_prototypes, center_momentum)
+
+    def sum_over_rows(self, student: Scores, teacher: Scores, weights: Tensor, teacher_temp: float) -> Tensor:
+        """Return the weighted sum of the cross-entropies of student and teacher, row by row.
+
+        The centre is computed from all rows, whatever their weight; arguments as for `prototype_loss`.
+        """
+        with torch.no_grad():
+            self.center.accumulate(teacher.mean_logits())
+        temps = {"student_temp": self.student_temp, "teacher_temp": teacher_temp}
+        return prototype_loss(student, teacher, self.center.center, weights=weights, **temps)
+
+    def update(self) -> None:
+        """Move the centre; call it once per step, after the optimizer's."""
+        self.center.update()

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Le
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfpatch.config.schema import settings
-from selfpatch.losses.center import Center
+from selfpatch.losses.center import CenteredLoss
 from selfpatch.models.heads import PrototypeHeadConfig
 from selfpatch.ops.collapse import distribution_meters
 from selfpatch.ops.cross_entropy import Scores, prototype_cross_view_loss
@@ -25,7 +25,7 @@ class DINOConfig(PrototypeHeadConfig):
     """Momentum of the centre, the moving average of the teacher's logits."""
 
 
-class DINOLoss(nn.Module):
+class DINOLoss(CenteredLoss):
     """Cross-entropy between the teacher's distribution of one view and the student's of every other (eq. 1 to 4).
 
         p_t = softmax((g_t(x_t) - center) / teacher_temp)     for each of the teacher's G views, without gradient
@@ -43,9 +43,7 @@ class DINOLoss(nn.Module):
     """
 
     def __init__(self, config: DINOConfig = DINOConfig()) -> None:
-        super().__init__()
-        self.student_temp = config.student_temp
-        self.center = Center(config.num_prototypes, config.center_momentum)
+        super().__init__(config.num_prototypes, config.student_temp, config.center_momentum)
 
     def forward(self, student: Scores, teacher: Scores, teacher_temp: float, num_global: int | None = None) -> Tensor:
         """Return the loss, a scalar.
@@ -66,10 +64,6 @@ class DINOLoss(nn.Module):
             student_temp=self.student_temp,
             teacher_temp=teacher_temp,
         )
-
-    def update(self) -> None:
-        """Move the centre; call it once per step, after the optimizer's."""
-        self.center.update()
 
     @torch.no_grad()
     def meters(self, teacher: Scores, teacher_temp: float) -> dict[str, Tensor]:

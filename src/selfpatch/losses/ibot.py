@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch
 from annotated_types import Gt
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfpatch.config.schema import settings
-from selfpatch.losses.center import Center
+from selfpatch.losses.center import CenteredLoss
 from selfpatch.losses.dino import DINOConfig
-from selfpatch.ops.cross_entropy import Scores, prototype_loss
+from selfpatch.ops.cross_entropy import Scores
 
 
 @settings
@@ -40,7 +39,7 @@ class IBOTConfig(DINOConfig):
         return self.num_prototypes if self.num_patch_prototypes is None else self.num_patch_prototypes
 
 
-class IBOTPatchLoss(nn.Module):
+class IBOTPatchLoss(CenteredLoss):
     """Cross-entropy between the teacher's and the student's distributions of masked patches, same view (eq. 2).
 
         for each view b:
@@ -53,9 +52,7 @@ class IBOTPatchLoss(nn.Module):
     """
 
     def __init__(self, config: IBOTConfig = IBOTConfig()) -> None:
-        super().__init__()
-        self.student_temp = config.student_temp
-        self.center = Center(config.patch_prototypes, config.center_momentum)
+        super().__init__(config.patch_prototypes, config.student_temp, config.center_momentum)
 
     def forward(self, student: Scores, teacher: Scores, masks: Tensor, teacher_temp: float) -> Tensor:
         """Return the loss, a scalar: the mean over the masked patches of a view, then over views.
@@ -66,17 +63,5 @@ class IBOTPatchLoss(nn.Module):
             masks: [B, h, w] bool, True where a patch is hidden from the student.
             teacher_temp: softmax temperature of the teacher's patches.
         """
-        with torch.no_grad():
-            self.center.accumulate(teacher.mean_logits())
-        return prototype_loss(
-            student,
-            teacher,
-            self.center.center,
-            student_temp=self.student_temp,
-            teacher_temp=teacher_temp,
-            weights=masks / masks.sum((1, 2), keepdim=True).clamp(min=1) / len(masks),
-        )
-
-    def update(self) -> None:
-        """Move the centre; call it once per step, after the optimizer's."""
-        self.center.update()
+        weights = masks / masks.sum((1, 2), keepdim=True).clamp(min=1) / len(masks)
+        return self.sum_over_rows(student, teacher, weights, teacher_temp)
