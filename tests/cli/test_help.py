@@ -20,21 +20,22 @@ from selfpatch.config.schema import settings
 from selfpatch.evaluation.registry import EVALUATIONS
 
 BARE_STARTS = {
-    "of", "that", "by", "as", "in", "on", "with", "from", "to", "what", "which", "how", "where", "whether", "none", "so",
+    "of", "that", "by", "as", "in", "on", "with", "from", "to", "what", "which", "how", "where", "whether", "none",
+    "so",
 }  # fmt: skip
 """Words that a sentence of help must not start with."""
 
 UNITS = {
     # what is counted
-    "number", "numbers", "pixel", "pixels", "px", "patch", "patches", "image", "images", "crops", "epoch", "epochs", "step",
-    "steps", "second", "seconds", "minute", "minutes", "mb", "gb", "times", "iterations", "processes", "block", "blocks",
-    "head", "heads", "layers", "class", "classes", "index", "level", "levels", "channels", "proposals", "boxes",
+    "number", "numbers", "pixel", "pixels", "px", "patch", "patches", "image", "images", "crops", "epoch", "epochs",
+    "step", "steps", "second", "seconds", "minute", "minutes", "mb", "gb", "times", "iterations", "processes", "block",
+    "blocks", "head", "heads", "layers", "class", "classes", "index", "level", "levels", "channels", "proposals",
     # what is measured
     "side", "sides", "size", "width", "depth", "length", "radius", "resolution", "area", "memory",
     # numbers without a unit
     "factor", "factors", "rate", "rates", "probability", "probabilities", "fraction", "share", "ratio", "temperature",
-    "temperatures", "momentum", "decay", "deviation", "weight", "weights", "seed", "norm", "threshold", "thresholds", "scale",
-    "exponent", "cosine", "magnitude", "parameter", "parameters", "smoothing", "std", "shift", "change", "dropout", "year", "range",
+    "temperatures", "momentum", "decay", "deviation", "weight", "weights", "seed", "norm", "threshold", "thresholds",
+    "scale", "exponent", "cosine", "magnitude", "parameter", "parameters", "smoothing", "shift", "change", "range",
 }  # fmt: skip
 """Words of which the help of a number holds at least one: what it counts or measures."""
 
