@@ -1,50 +1,12 @@
-"""The presets of an evaluation, the protocols that have a name: one with settings of one's own, and how they differ."""
+"""Tables of the presets of an evaluation: its named protocols, and the settings in which they differ."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
 from selfpatch.evaluation.config import EvaluationConfig
-
-Preset = TypeVar("Preset")
-
-
-def resolve_preset(presets: Mapping[str, Preset], name: str, /, *, of: str = "", **given: Any) -> Preset:
-    """The preset of that name with the settings that are given, those that are not None, in place of its own.
-
-    Args:
-        presets: dataclasses of one type by name.
-        of: what they are presets of, where an evaluation has several kinds.
-        given: fields of a preset; of sequences it has tuples.
-
-    Raises:
-        ValueError: there is no such preset, or it refuses a setting.
-    """
-    if name not in presets:
-        kind = f" of {of}" if of else ""
-        raise ValueError(f"there is no preset {name!r}{kind}; use one of: {', '.join(presets)}")
-    own = {field: value for field, value in given.items() if value is not None}
-    tuples = {field: tuple(v) for field, v in own.items() if isinstance(v, Sequence) and not isinstance(v, str)}
-    return replace(presets[name], **{**own, **tuples})  # type: ignore[type-var]
-
-
-def describe_presets(presets: Mapping[str, Any]) -> str:
-    """A table: a column a preset, a line each setting in which they differ.
-
-    Args:
-        presets: dataclasses of one type by name.
-    """
-    columns = {name: asdict(preset) for name, preset in presets.items()}
-    settings = next(iter(columns.values()))
-    rows = [["", *columns]]
-    for setting in settings:
-        cells = [_cell(column[setting]) for column in columns.values()]
-        if len(set(cells)) > 1:
-            rows.append([setting, *cells])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def preset_tables(config: type[EvaluationConfig], name: str) -> str:
@@ -66,6 +28,22 @@ def preset_tables(config: type[EvaluationConfig], name: str) -> str:
     if not tables:
         raise ValueError(f"{name} has no presets; its defaults are the published protocol")
     return "\n\n".join(tables)
+
+
+def describe_presets(presets: Mapping[str, Any]) -> str:
+    """Return a table with a column for each preset and a line for each setting in which they differ.
+
+    Args:
+        presets: dataclasses of one type by name.
+    """
+    columns = {name: asdict(preset) for name, preset in presets.items()}
+    rows = [["", *columns]]
+    for setting in next(iter(columns.values())):
+        cells = [_cell(column[setting]) for column in columns.values()]
+        if len(set(cells)) > 1:
+            rows.append([setting, *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _cell(value: Any) -> str:
