@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from selfpatch.cli.main import main
-from selfpatch.evaluation.presets import describe_presets, resolve_preset
+from selfpatch.evaluation.presets import describe_presets
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,3 @@ def test_a_command_prints_them(capsys: pytest.CaptureFixture[str], name: str, wo
 def test_an_evaluation_without_presets_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "knn", "--presets"]) == 2
     assert "knn has no presets; its defaults are the published protocol" in capsys.readouterr().err
-
-
-def test_a_preset_with_settings_of_ones_own() -> None:
-    presets = {"published": Protocol(), "small": Protocol(steps=5)}
-    assert resolve_preset(presets, "small", steps=None, lr=0.0, sides=[3, 4]) == Protocol(5, 0.0, (3, 4))
-    assert resolve_preset(presets, "published", same="here") == Protocol(same="here")
-    with pytest.raises(ValueError, match="there is no preset 'big'; use one of: published, small"):
-        resolve_preset(presets, "big")
-    with pytest.raises(ValueError, match="there is no preset 'big' of decoders; use one of: published, small"):
-        resolve_preset(presets, "big", of="decoders")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from selfpatch.cli.network import NetworkOptions
-from selfpatch.cli.options import EVALUATIONS as LEGACY
 from selfpatch.cli.parsing import Flat, peek, read_options
 from selfpatch.config.schema import plain, settings
 from selfpatch.evaluation import registry
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from selfpatch.evaluation.result import Progress
     from selfpatch.experiments.suite import Outcome
 
-NAMES = sorted({*registry.EVALUATIONS, *LEGACY})
+NAMES = sorted(registry.EVALUATIONS)
 
 
 @settings
@@ -83,10 +82,7 @@ def run(arguments: list[str]) -> int:
 
 def usage() -> str:
     """Return the help of `selfpatch evaluate`, with a line for each evaluation."""
-    described = {
-        name: registry.EVALUATIONS[name].config if name in registry.EVALUATIONS else LEGACY[name] for name in NAMES
-    }
-    lines = [f"  {name:<10} {_first_line(described[name])}" for name in NAMES]
+    lines = [f"  {name:<10} {_first_line(registry.EVALUATIONS[name].config)}" for name in NAMES]
     return "\n".join(
         [
             "selfpatch evaluate NAME --weights W --data D; `selfpatch evaluate NAME --help` lists its options,",
@@ -108,8 +104,6 @@ def _first_line(described: type) -> str:
 
 
 def _evaluate(name: str, arguments: list[str]) -> int:
-    if name in LEGACY:
-        return _evaluate_legacy(name, arguments)
     if name not in registry.EVALUATIONS:
         raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(NAMES)}, all")
     kind = registry.EVALUATIONS[name].config
@@ -137,22 +131,6 @@ def _evaluate(name: str, arguments: list[str]) -> int:
             progress=progress,
         )
     bar.console.print(result.table())
-    if options.out is not None:
-        print(f"written to {options.out}")
-    return 0
-
-
-def _evaluate_legacy(name: str, arguments: list[str]) -> int:
-    if "--presets" in arguments:
-        from selfpatch.api.evaluate import presets
-
-        print(presets(name))
-        return 0
-    options = read_options(LEGACY[name], f"evaluate {name}", arguments)
-    result = options.run()
-    from rich.console import Console
-
-    Console().print(result.table())
     if options.out is not None:
         print(f"written to {options.out}")
     return 0
