@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from selfpatch.core.version import VERSION
+
+__version__ = VERSION
 __all__ = ["compare", "evaluate", "evaluate_suite", "export", "load", "pretrain", "resume", "run_study", "show"]
 
 if TYPE_CHECKING:

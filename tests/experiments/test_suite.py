@@ -245,3 +245,16 @@ def test_what_tells_networks_apart() -> None:
     assert identity(network, None, {}) == {"sha256": network_sha256(network)}
     assert identity(MeanColour(8), Provenance("baseline:mean-colour:8"), {}) == {"source": "baseline:mean-colour:8"}
     assert identity(MeanColour(8), None, {}) is None
+
+
+def test_a_suite_finds_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_davis(Path("davis"))
+    Path("every-one.yaml").write_text("- davis: {data: davis, resolution: 48}")
+    (outcome,) = evaluate_suite("every-one.yaml", "baseline:mean-colour:8")
+    assert outcome.result is not None
+    assert Path("evaluations/every-one-baseline-mean-colour-8/report.html").is_file()
+    (again,) = evaluate_suite("every-one.yaml", "baseline:mean-colour:8")
+    assert again.was_done
+    with pytest.raises(ValueError, match=r"weights\.source is baseline:mean-colour:8 there"):
+        evaluate_suite("every-one.yaml", "baseline:raw-patch:8", next(Path("evaluations").iterdir()))

@@ -7,9 +7,9 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-import selfpatch
 from selfpatch.api.interrupted import Interrupted
 from selfpatch.cli import bench, evaluate, export, pretrain, resume, show, study
+from selfpatch.core.version import VERSION
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "pretrain": pretrain.run,
@@ -22,7 +22,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 """Functions of the commands; each takes the arguments behind its name and returns the exit code."""
 
-USAGE = f"""selfpatch {selfpatch.__version__}: {selfpatch.__doc__}
+USAGE = f"""selfpatch {VERSION}: self-supervised pre-training for good patch features, and evaluations of them
+
   selfpatch pretrain [--data PHOTOS]               train on a folder of images, or on built-in sample photographs
   selfpatch resume DIR                             continue a run exactly where it stopped
   selfpatch evaluate NAME --weights W --data D     measure weights by a published protocol:
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        print(selfpatch.__version__)
+        print(VERSION)
         return 0
     command = COMMANDS.get(arguments[0])
     if command is None:

@@ -199,3 +199,63 @@ for call in {calls}:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+NETWORK = "weights side num-heads position-embedding allow-partial device"
+OPTIONS = {
+    "pretrain": """
+        data out channels recipe method objective model patch-size init allow-partial epochs batch-size accumulate seed
+        device precision compile loss-weights
+        backbone.embed-dim backbone.depth backbone.depths backbone.num-heads backbone.drop-path
+        backbone.position-embedding backbone.positions backbone.freeze-patch-embed backbone.frozen-blocks
+        backbone.keep-class-token
+        crops.global-size crops.global-scale crops.num-local crops.local-size crops.local-scale crops.flip crops.jitter
+        crops.brightness crops.contrast crops.saturation crops.hue crops.grey crops.blur crops.blur-radius
+        crops.solarize
+        masks.kind masks.ratio masks.share-unmasked
+        optimizer.name optimizer.momentum optimizer.base-lr optimizer.min-lr optimizer.warmup-epochs
+        optimizer.weight-decay optimizer.weight-decay-end
+        optimizer.weight-decay-on optimizer.layer-decay optimizer.clip optimizer.clip-mode
+        optimizer.freeze-last-layer-epochs optimizer.freeze-backbone-epochs optimizer.teacher-momentum
+        optimizer.teacher-momentum-end optimizer.teacher-moves
+        optimizer.teacher-temp optimizer.warmup-teacher-temp optimizer.teacher-patch-temp
+        optimizer.warmup-teacher-patch-temp optimizer.warmup-teacher-temp-epochs
+        loader.workers loader.render loader.max-pixels loader.max-bad loader.held-out
+        watch.log-every watch.evaluate-every watch.knn-images watch.picture-images
+        checkpoint.every-minutes checkpoint.every-steps checkpoint.keep checkpoint.keep-every-epochs
+        checkpoint.max-nonfinite""",
+    "resume": "device workers",
+    "evaluate davis": f"""{NETWORK} data out results resolution radius topk context-frames temperature std max-memory
+        year sequences""",
+    "evaluate knn": f"{NETWORK} data out ks temperature resize crop encode-batch",
+    "evaluate correspond": f"""{NETWORK} data out preset facet depth block stride resolution shape sampling places
+        alphas threshold split layout categories max-pictures""",
+    "evaluate detect": f"""{NETWORK} data out preset train-split test-split limit negatives pyramid blocks heads
+        width anchor-scale proposals rois augmentation short-sides long-side batch-size epochs decay-at
+        warmup-steps lr lr-batch weight-decay layer-decay drop-path clip precision seed workers max-pictures""",
+    "evaluate discover": f"""{NETWORK} data out methods facet block num-patches tau mass head split
+        image-list hard max-pictures""",
+    "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr
+        warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing head-std resize
+        crop precision seed per-class encode-batch workers""",
+    "evaluate linear": f"""{NETWORK} data out preset labels blocks mean-patch crops lrs epochs batch-size
+        held-out resize crop precision seed per-class encode-batch workers""",
+    "evaluate segment": f"""{NETWORK} data out method preset kind train-split test-split limit seed max-pictures
+        workers steps batch-size crop short-side lr weight-decay warmup layer-decay drop-path blocks rescale
+        normed channels auxiliary-channels test stride precision augmentation batch-norm epochs mask-side
+        optimizer resolution memory-patches k temperature
+        max-memory iterations restarts""",
+    "evaluate all": f"{NETWORK} suite out",
+    "evaluate --compare": "compare allow-different",
+    "export": "weights side num-heads position-embedding allow-partial to out size",
+    "show": f"{NETWORK} out resolution k window border",
+}
+"""Users write these in their scripts: one that goes or is renamed is a change to announce."""
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_the_options_of_a_command_are_these(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All methods of an evaluation together."""
+    pages = [name for name in commands() if "--preset" not in name and (name == command or f"{command} --" in name)]
+    offered = {option.name for name in pages for option in page(name, monkeypatch)[1]}
+    assert {f"--{name}" for name in OPTIONS[command].split()} == {name for name in offered if name.startswith("--")}

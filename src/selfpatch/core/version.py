@@ -1,0 +1,3 @@
+"""Version of the package, declared here only."""
+
+VERSION = "0.1.0"

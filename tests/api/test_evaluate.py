@@ -1,0 +1,23 @@
+"""Python functions that measure a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import selfpatch
+from tests.helpers.command_line import write_davis
+
+
+def test_a_function_is_evaluated(tmp_path: Path) -> None:
+    davis, settings = write_davis(tmp_path / "davis"), {"resolution": 48, "device": "cpu"}
+    how = {"patch_size": 8, "load_options": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}}
+    pool = torch.nn.AvgPool2d(8)
+    result = selfpatch.evaluate("davis", pool, davis, **how, **settings)
+    assert result.metrics == selfpatch.evaluate("davis", "baseline:mean-colour:8", davis, **settings).metrics
+    with pytest.raises(ValueError, match=r"function of images; say how large its patches are, e\.g\. patch_size=16"):
+        selfpatch.evaluate("davis", pool, davis)
+    with pytest.raises(ValueError, match="patch_size is 8, but only a function of images needs one"):
+        selfpatch.evaluate("davis", "baseline:mean-colour:8", davis, patch_size=8)

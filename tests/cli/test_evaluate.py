@@ -1,0 +1,100 @@
+"""`selfpatch evaluate`: one evaluation, a suite, and results side by side."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import selfpatch
+from selfpatch.cli.main import main
+from tests.helpers.command_line import write_davis
+
+
+def test_davis(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+    davis, out = write_davis(tmp_path / "davis"), tmp_path / "out"
+    assert main(f"evaluate davis --weights {run} --data {davis} --out {out} --resolution 48 --device cpu".split()) == 0
+    assert "J&F-Mean" in capsys.readouterr().out
+    result = json.loads((out / "result.json").read_text())
+    assert [(row["sequence"], row["object"]) for row in result["rows"]] == [
+        ("first", 1), ("first", 2), ("second", 1), ("second", 2),
+    ]  # fmt: skip
+    assert result["weights"]["source"] == str(run)
+    assert result["settings"]["resolution"] == 48
+    for name in ("first", "second"):
+        assert sorted(path.name for path in (out / "results" / name).iterdir()) == [f"{i:05d}.png" for i in range(4)]
+        assert Image.open(out / "results" / name / "00003.png").size == (64, 48)
+        assert (out / "pictures" / f"{name}.jpg").is_file()
+
+    again = tmp_path / "again"
+    assert main(f"evaluate davis --results {out / 'results'} --data {davis} --out {again}".split()) == 0
+    assert json.loads((again / "result.json").read_text())["metrics"] == result["metrics"]
+
+
+def test_the_truth_scores_one(tmp_path: Path) -> None:
+    davis, out = write_davis(tmp_path / "davis"), tmp_path / "out"
+    truth = davis / "Annotations" / "480p"
+    assert main(f"evaluate davis --results {truth} --data {davis} --out {out}".split()) == 0
+    assert json.loads((out / "result.json").read_text())["metrics"]["J&F-Mean"] == 1
+
+
+def test_knn(capsys: pytest.CaptureFixture[str], run: Path, photos: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    for split in ("train", "val"):  # the same images, so that each one's nearest neighbour is itself
+        (data / split).symlink_to(photos)
+    sizes = "--resize 48 --crop 32 --ks 1 3 100 --device cpu"
+    assert main(f"evaluate knn --weights {run} --data {data} --out {out} {sizes}".split()) == 0
+    assert "top-1" in capsys.readouterr().out
+    result = json.loads((out / "result.json").read_text())
+    assert (result["settings"]["ks"], result["settings"]["classes"]) == ([1, 3], 2)
+    assert result["metrics"].keys() == {"top-1 k=1", "top-5 k=1", "top-1 k=3", "top-5 k=3"}
+
+
+def test_a_suite(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+    """One evaluation succeeds and one fails; the second time only what failed is run again."""
+    davis, out = write_davis(tmp_path / "davis"), tmp_path / "out"
+    lines = [f"- davis: {{data: {davis}, resolution: 48}}", "- knn: {data: nowhere}"]
+    (tmp_path / "suite.yaml").write_text("\n".join(lines))
+    command = f"evaluate all --suite {tmp_path}/suite.yaml --weights {run} --out {out} --device cpu".split()
+    assert main(command) == 2
+    shown = capsys.readouterr()
+    assert "J&F-Mean" in shown.out
+    assert "selfpatch: 2-knn: nowhere has no train/" in shown.err
+    result = json.loads((out / "1-davis" / "result.json").read_text())
+    assert re.fullmatch("[0-9a-f]{64}", result["weights"]["sha256"])
+    assert result["device"]
+    assert result["costs"].keys() == {"seconds", "frames/s"}
+    assert "| 1-davis | J&F-Mean |" in (out / "report.md").read_text()
+    assert main(command) == 2
+    assert "1. davis on" in (again := capsys.readouterr().out)
+    assert "was done before" in again
+    assert json.loads((out / "1-davis" / "result.json").read_text()) == result
+    (tmp_path / "suite.yaml").write_text(lines[0])
+    assert main(command) == 0
+    outcomes = selfpatch.evaluate_suite(tmp_path / "suite.yaml", str(run), out, device="cpu")
+    assert [outcome.was_done for outcome in outcomes] == [True]
+    assert main([*command, "--side", "student"]) == 2
+    assert "holds another result (weights.side is teacher there and student now)" in capsys.readouterr().err
+
+
+def test_results_side_by_side(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+    davis = write_davis(tmp_path / "davis")
+    for weights, out in [(run, "a"), ("baseline:mean-colour:8", "b")]:
+        options = f"--data {davis} --out {tmp_path / out} --resolution 48 --device cpu"
+        assert main(f"evaluate davis --weights {weights} {options}".split()) == 0
+    files = [str(tmp_path / name / "result.json") for name in "ab"]
+    capsys.readouterr()
+    assert main(["evaluate", "--compare", *files]) == 0
+    shown = capsys.readouterr().out
+    assert "baseline:mean-colour:8" in shown.replace("\n", "")
+    assert "J-Mean, mean of 2" in shown
+    assert selfpatch.compare(files).columns == [str(run), "baseline:mean-colour:8"]
+    assert main(f"evaluate davis --results {tmp_path}/a/results --data {davis} --out {tmp_path}/c".split()) == 0
+    other = [*files, str(tmp_path / "c" / "result.json")]
+    assert main(["evaluate", "--compare", *other]) == 2
+    assert "resolution is 48 in result 1 and not given in result 3; allow it with --all" in capsys.readouterr().err
+    assert main(["evaluate", "--compare", *other, "--allow-different"]) == 0
