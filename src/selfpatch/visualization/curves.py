@@ -77,7 +77,8 @@ def curves_svg(curves: Mapping[str, Sequence[Point]], *, title: str = "", x_labe
         raise ValueError("there is no point to draw a curve through; the rows hold none of the values asked for")
     room = WIDTH - LEFT - RIGHT
     names = [fitted(printable(name), SIZE, room - 40) for name in drawn]
-    columns = max(1, int(room / (max(text_width_of(name, SIZE) for name in names) + 58)))
+    widths = [text_width_of(name, SIZE) + 58 for name in names]
+    columns = len(names) if sum(widths) <= room else max(1, int(room / max(widths)))
     below = BOTTOM + LEGEND_LINE * math.ceil(len(names) / columns) + 8
     above = TOP + (TITLE_HEIGHT if title else 0)
     height = above + PLOT_HEIGHT + below

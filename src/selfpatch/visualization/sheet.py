@@ -17,8 +17,8 @@ from selfpatch.visualization.similarity import unit_patch_features
 TILE = 224
 """Side of an image on the sheet, in pixels."""
 COLUMNS = 8
-SUBTITLE = "Colour of a patch: the first three principal components of its features, over all images of the row."
-ONE_BASIS_PER_ROW = " Each network has its own components, so colours compare within a row only."
+SUBTITLE = "Colour of a patch: the first three principal components of its features over all these images."
+ONE_BASIS_PER_ROW = " Each network has its own: colours compare within a row only."
 
 
 def picture_sheet(networks: Mapping[str, Encoder], images: Tensor, path: str | Path, *, title: str) -> Path:
