@@ -82,7 +82,7 @@ def test_what_is_written(undisturbed: Path) -> None:
         assert (undisturbed / link).stat().st_size > 500
     for name in ("loss.svg", "first-j-f.svg", "patch-features.png"):
         assert (undisturbed / "figures" / name).is_file()
-    assert "<svg" in (undisturbed / "report.html").read_text()
+    assert "data:image/svg+xml" in (undisturbed / "report.html").read_text()
     stages = sorted(path.name for path in (undisturbed / "dino-seed0" / "over_time").iterdir())
     assert stages == ["00000000", "00000010", "00000020"], "untrained, then each kept checkpoint"
 

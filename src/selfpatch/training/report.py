@@ -65,16 +65,26 @@ def write_run_report(run: RunDirectory, losses: Sequence[str]) -> Path:
     sections = []
     if lines := measured(rows):
         sections.append(html.Section("Measured", [html.Table(_columns(run), lines)]))
-    groups = {"Losses": losses, "Collapse meters": ["entropy", "mean_entropy", "max_entropy"]}
-    groups |= {"Feature rank": ["effective_rank", "patch_rank"], "On held-out images": list(MEASURES)}
-    groups |= {"Learning rate": ["lr"], "Speed": ["images_per_second"]}
-    for heading, names in groups.items():
-        curves = {name: points for name in names if (points := points_of(rows, name))}
-        if curves:
-            sections.append(html.Section(heading, [html.Curves(curves)]))
+    sections += _curves(rows, {
+        "Losses": losses,
+        "Collapse meters": ["entropy", "mean_entropy", "max_entropy"],
+        "Feature rank": ["effective_rank", "patch_rank"],
+        "On held-out images": list(MEASURES),
+    })  # fmt: skip
     if (sheet := run.pictures / "before-and-after.png").is_file():
         sections.append(html.Section("Patch features", [html.Picture(sheet)]))
+    sections += _curves(rows, {"Learning rate": ["lr"], "Speed": ["images_per_second"]})
     settings = [(name, str(value)) for name in SETTINGS if (value := run.settings.get(name)) is not None]
     hint = html.Text("All settings are in config.yaml.")
     sections.append(html.Section("Settings", [html.Table(("setting", "value"), settings), hint]))
     return html.write_report(run.path / "report.html", run.path.name, sections)
+
+
+def _curves(rows: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> list[html.Section]:
+    """Return a section for each group of metrics that has points."""
+    sections = []
+    for heading, names in groups.items():
+        curves = {name: points for name in names if (points := points_of(rows, name))}
+        if curves:
+            sections.append(html.Section(heading, [html.Curves(curves)]))
+    return sections

@@ -1,0 +1,52 @@
+"""The page of a run: its sections, in percent, from config.yaml and metrics.jsonl alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.training.report import measured, measured_table, write_run_report
+from tests.helpers.html_page import Page
+from tests.helpers.svg_curves import legend
+
+ROWS = [
+    {"step": 0, "view_matching": 0.25, "view_matching_mean_colour": 0.125},
+    {"step": 5, "loss": 6.0, "patch": 5.5, "lr": 0.001, "images_per_second": 90.0, "effective_rank": 20.0},
+    {"step": 10, "loss": 5.0, "patch": 4.5, "lr": 0.002, "images_per_second": 95.0, "effective_rank": 18.0},
+    {"step": 10, "view_matching": 0.5},
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": "photos <1>", "method": "dino", "seed": 0}))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return RunDirectory.open(tmp_path)
+
+
+def test_metrics_are_in_percent_beside_their_baselines() -> None:
+    assert measured(ROWS) == [("patches matched across views", "12.5", "25.0", "50.0")]
+    assert measured(ROWS[1:3]) == []
+
+
+def test_the_page_holds_table_curves_sheet_and_settings(run: RunDirectory) -> None:
+    run.pictures.mkdir()
+    Image.new("RGB", (5, 4)).save(run.pictures / "before-and-after.png")
+    text = write_run_report(run, ["loss", "patch"]).read_text(encoding="utf-8")
+    page = Page(text)
+    assert re.findall("<h2>(.*?)</h2>", text) == [
+        "Measured", "Losses", "Feature rank", "On held-out images", "Patch features", "Learning rate", "Speed",
+        "Settings",
+    ]  # fmt: skip
+    drawn = [set(legend(image.decode())) for mime, image in page.images() if mime == "image/svg+xml"]
+    assert drawn == [{"loss", "patch"}, {"effective_rank"}, {"view_matching"}, {"lr"}, {"images_per_second"}]
+    assert {"untrained", "12.5", "25.0", "50.0", "photos <1>", "dino"} <= set(page.words)
+    table = measured_table(run)
+    assert table is not None
+    assert table.row_count == 1
