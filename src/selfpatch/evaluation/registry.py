@@ -33,9 +33,16 @@ class Evaluate(Protocol):
         out: Path | None = None,
         progress: Progress | None = None,
     ) -> Result:
-        """Return the result; `out` is an existing folder for pictures and checkpoints, or None to write nothing.
+        """Return the result.
 
-        `encoder` is None only for an evaluation that scores ready-made results or measures one of its own baselines.
+        Args:
+            encoder: the network; None only for an evaluation that scores ready-made results or measures one of its own
+                baselines.
+            data: the data set, as the settings' `data_help` says.
+            config: the settings, of the row's class.
+            out: existing folder for pictures and for checkpoints that a second call continues; None writes nothing.
+            weights: origin of the encoder, for the record.
+            progress: called with the name of the work, the steps or images done, and their total.
         """
         ...
 

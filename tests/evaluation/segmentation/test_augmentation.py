@@ -9,6 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from selfpatch.evaluation.segmentation.augmentation import (
+    SquareCrop,
     TrainCrop,
     distort_colours,
     fitted_size,
@@ -18,6 +19,7 @@ from selfpatch.evaluation.segmentation.augmentation import (
 from selfpatch.evaluation.segmentation.dataset import IGNORE
 
 WHOLE = (slice(None), slice(None))
+COLOURS = np.array([(250, 20, 20), (20, 250, 20), (20, 20, 250)], np.uint8)
 
 
 def picture(height: int, width: int) -> tuple[Image.Image, np.ndarray]:
@@ -40,9 +42,9 @@ def test_resizing_a_window_equals_cutting_it_out_of_the_whole(size: tuple[int, i
 
 
 def test_the_shorter_bound_wins() -> None:
-    assert fitted_size(100, 200, 50, 200) == (50, 100)
-    assert fitted_size(40, 3000, 512, 2048) == (27, 2048)
-    assert fitted_size(3000, 1, 8, 32) == (32, 1)
+    assert fitted_size(100, 200, 50) == (50, 100)
+    assert fitted_size(40, 3000, 512) == (27, 2048)
+    assert fitted_size(3000, 1, 8) == (32, 1)
 
 
 @pytest.mark.parametrize("shape", [(60, 80), (1, 1), (40, 3000), (33, 33)])
@@ -109,3 +111,16 @@ def test_colours_are_distorted_within_bounds_and_sometimes_not_at_all() -> None:
     assert len({r.tobytes() for r in results}) > 50
     red = np.broadcast_to(np.array([200, 20, 20], np.uint8), (4, 4, 3))
     assert len({distort_colours(red, np.random.default_rng(s)).tobytes() for s in range(50)}) > 30
+
+
+def test_resized_crops_keep_image_and_labels_together() -> None:
+    label = (np.arange(60)[None] // 20 + np.zeros((40, 1), np.int64)).astype(np.int64)
+    image = Image.fromarray(COLOURS[label])
+    flips = set()
+    for seed in range(10):
+        pixels, classes = SquareCrop(24)(image, label, np.random.default_rng(seed))
+        assert (pixels.shape, classes.shape) == ((3, 24, 24), (24, 24))
+        flips.add(int(classes[0, 0]))
+        hard = pixels.argmax(0)
+        assert (hard == classes).float().mean() > 0.9
+    assert flips == {0, 2}

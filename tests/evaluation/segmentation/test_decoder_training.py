@@ -16,13 +16,13 @@ from selfpatch.evaluation.baselines import MeanColour
 from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Result
 from selfpatch.evaluation.segmentation import decoder_training
+from selfpatch.evaluation.segmentation.augmentation import TrainCrop, training_batches
 from selfpatch.evaluation.segmentation.config import FPNConfig, SegmentationConfig, UPerNetConfig
 from selfpatch.evaluation.segmentation.dataset import open_dataset
 from selfpatch.evaluation.segmentation.decoder_training import (
     build_segmenter,
     resolve,
     train_segmenter,
-    training_batches,
 )
 from selfpatch.evaluation.segmentation.evaluate import evaluate
 from selfpatch.models.backbones.build import build_backbone
@@ -170,7 +170,7 @@ def test_the_encoder_is_left_as_it_is_and_the_running_statistics_of_a_resnet_fol
     before = {name: value.clone() for name, value in measured.state_dict().items()}
     config = resolve(FPNConfig(crop=48, batch_size=2, steps=3, channels=16), measured)
     network = build_segmenter(measured, 3, config)
-    batches = training_batches(open_dataset(photos, "train"), config)
+    batches = training_batches(open_dataset(photos, "train"), TrainCrop(48), config)
     train_segmenter(network, measured, batches, config, settings={})
     assert all(torch.equal(value, before[name]) for name, value in measured.state_dict().items())
     norm = next(part for part in network.modules() if isinstance(part, BatchNorm2d))

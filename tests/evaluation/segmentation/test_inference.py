@@ -8,7 +8,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfpatch.evaluation.segmentation.inference import classes_at, fit_image, predict_sliding, predict_whole
+from selfpatch.evaluation.baselines import MeanColour
+from selfpatch.evaluation.segmentation.inference import classes_at, load_normalised, predict_sliding, predict_whole
 
 
 def bright(images: Tensor) -> Tensor:
@@ -57,6 +58,10 @@ def test_classes_in_strips_equal_those_of_the_resized_logits(size: tuple[int, in
     assert (classes_at(logits, size, max_logits=max_logits) == expected).float().mean() > 0.999
 
 
-def test_fit_image_bounds_both_sides() -> None:
-    assert fit_image(Image.new("RGB", (3000, 40)), 32, 128).shape == (3, 2, 128)
-    assert fit_image(Image.new("RGB", (80, 60)), 30, 128).shape == (3, 30, 40)
+def test_a_loaded_image_is_bounded_on_both_sides_and_normalised() -> None:
+    encoder = MeanColour(8)
+    assert load_normalised(encoder, Image.new("RGB", (3000, 40)), 32).shape == (1, 3, 2, 128)
+    loaded = load_normalised(encoder, Image.new("RGB", (80, 60), (255, 0, 0)), 30)
+    assert loaded.shape == (1, 3, 30, 40)
+    mean, std = torch.tensor(encoder.mean), torch.tensor(encoder.std)
+    torch.testing.assert_close(loaded[0, :, 0, 0], (torch.tensor([1.0, 0.0, 0.0]) - mean) / std)

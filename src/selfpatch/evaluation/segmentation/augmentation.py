@@ -1,4 +1,4 @@
-"""Augmentation of an image and its labels for training, as in mmsegmentation's recipe for ADE20K."""
+"""Resizing of images with their labels, and the random crops that trainings learn from."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import functional as tvf
 
-from selfpatch.evaluation.segmentation.dataset import IGNORE
+from selfpatch.data.augment.multicrop import ViewRecipe, draw_view
+from selfpatch.evaluation.batches import Batches
+from selfpatch.evaluation.segmentation.config import TrainedConfig
+from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 
 CROP_TRIES = 10
 MEAN_COLOUR = (124, 116, 104)
@@ -26,7 +30,7 @@ WHOLE: Window = (slice(None), slice(None))
 
 @dataclass(frozen=True)
 class TrainCrop:
-    """A random piece of an image at a random scale.
+    """A random piece of an image at a random scale, as in mmsegmentation's recipe for ADE20K.
 
         the whole is resized so that its short side is size * scale, its long side at most 4 times that
         of 10 crops the first is taken in which no class has 75 % of the labelled pixels, else an 11th
@@ -67,7 +71,7 @@ class TrainCrop:
         """
         scale = rng.uniform(*self.scale_range)
         short = self.size if self.short_side is None else self.short_side
-        whole = fitted_size(label.shape[0], label.shape[1], short * scale, LONG_OVER_SHORT * short * scale)
+        whole = fitted_size(label.shape[0], label.shape[1], short * scale)
         top, left = self._corner(label, whole, rng)
         window = (slice(top, min(top + self.size, whole[0])), slice(left, min(left + self.size, whole[1])))
         classes = resize_nearest(label, whole, window)
@@ -101,9 +105,49 @@ class TrainCrop:
         return torch.from_numpy(canvas).permute(2, 0, 1).contiguous(), torch.from_numpy(padded)
 
 
-def fitted_size(height: int, width: int, short: float, long: float) -> tuple[int, int]:
-    """Return (height, width) of an image resized to the short side `short`, or the long side `long` if that is less."""
-    scale = min(short / min(height, width), long / max(height, width))
+@dataclass(frozen=True)
+class SquareCrop:
+    """A box of 80 to 100 % of the area made square (bilinear, antialiased), and a flip, as Leopart trains with.
+
+    Attributes:
+        size: side of the crop in pixels.
+    """
+
+    size: int
+
+    def __call__(self, image: Image.Image, label: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Make a crop, as `TrainCrop` does."""
+        p = draw_view(ViewRecipe(self.size, scale=(0.8, 1.0), flip=0.5), image.size, rng)
+        box = (p.left, p.top, p.left + p.width, p.top + p.height)
+        view = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        classes = resize_nearest(label[box[1] : box[3], box[0] : box[2]], (self.size, self.size))
+        if p.flip:
+            return tvf.pil_to_tensor(tvf.hflip(view)), torch.from_numpy(classes[:, ::-1].copy())
+        return tvf.pil_to_tensor(view), torch.from_numpy(classes)
+
+
+@dataclass(frozen=True)
+class _CropsOfSet:
+    """Function of an image's index and a generator that makes a crop; picklable, for the loader processes."""
+
+    images: SegmentationSet
+    crop: TrainCrop | SquareCrop
+
+    def __call__(self, i: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        return self.crop(*self.images.read(i), rng)
+
+
+def training_batches(
+    images: SegmentationSet, crop: TrainCrop | SquareCrop, config: TrainedConfig
+) -> Batches[tuple[Tensor, Tensor]]:
+    """Return the batches of crops that a training learns from."""
+    load = _CropsOfSet(images, crop)
+    return Batches(len(images), load, batch_size=config.batch_size, seed=config.seed, workers=config.workers)
+
+
+def fitted_size(height: int, width: int, short: float) -> tuple[int, int]:
+    """Return (height, width) of an image resized to the short side `short`, and at most four times that."""
+    scale = min(short / min(height, width), LONG_OVER_SHORT * short / max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 

@@ -63,14 +63,21 @@ class SupervisedConfig(SegmentationConfig):
 
 
 @settings
-class KNNSegmentationConfig(SupervisedConfig):
+class PatchConfig(SegmentationConfig):
+    """A method that learns from patches of whole images."""
+
+    resolution: Count = 320
+    """Short side of whole images, in pixels."""
+    memory_patches: Count = 1_000_000
+    """Largest number of patches to learn from, equally many per image."""
+
+
+@settings
+class KNNSegmentationConfig(SupervisedConfig, PatchConfig):
     """Retrieval: patches take the labels of the most similar training patches."""
 
     method: Method = "knn"
     resolution: Count = 512
-    """Short side of whole images, in pixels."""
-    memory_patches: Count = 1_000_000
-    """Largest number of remembered training patches."""
     k: Count = 30
     """Number of patches that vote."""
     temperature: Positive = 0.02
@@ -81,14 +88,10 @@ class KNNSegmentationConfig(SupervisedConfig):
 
 
 @settings
-class LogisticSegmentationConfig(SupervisedConfig):
+class LogisticSegmentationConfig(SupervisedConfig, PatchConfig):
     """Logistic regression on frozen patches by L-BFGS."""
 
     method: Method = "logistic"
-    resolution: Count = 320
-    """Short side of whole images, in pixels."""
-    memory_patches: Count = 1_000_000
-    """Largest number of training patches that are fitted."""
     weight_decay: NonNegative = 1e-4
     """L2 penalty on the weights."""
     iterations: Count = 100
@@ -96,14 +99,11 @@ class LogisticSegmentationConfig(SupervisedConfig):
 
 
 @settings
-class KMeansSegmentationConfig(SegmentationConfig):
+class KMeansSegmentationConfig(PatchConfig):
     """Clusters of the test images' patches, matched to classes, without training."""
 
     method: Method = "kmeans"
-    resolution: Count = 320
-    """Short side of whole images, in pixels."""
     memory_patches: Count = 200_000
-    """Largest number of patches that are clustered, at least one per image."""
     iterations: Count = 50
     """Largest number of iterations per run of k-means."""
     restarts: Count = 3

@@ -13,6 +13,7 @@ from PIL import Image
 
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.images import evenly_spread
+from selfpatch.evaluation.result import Progress
 from selfpatch.evaluation.segmentation import class_names
 from selfpatch.evaluation.segmentation.config import Kind
 
@@ -66,6 +67,13 @@ class SegmentationSet:
                 "classes nor void; check the classes or the kind of the data"
             )
         return image, classes
+
+    def read_all(self, what: str, progress: Progress | None) -> Iterator[tuple[int, Image.Image, np.ndarray]]:
+        """Yield each index with what `read` returns; `progress` is called with `what` once an image has been used."""
+        for i in range(len(self)):
+            yield (i, *self.read(i))
+            if progress is not None:
+                progress(what, i + 1, len(self))
 
     def size(self, i: int) -> tuple[int, int]:
         """Return (height, width) of the i-th image, from the header of its label file.

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,12 +24,12 @@ from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Progress, network_sha256
-from selfpatch.evaluation.segmentation.augmentation import LONG_OVER_SHORT, TrainCrop
+from selfpatch.evaluation.segmentation.augmentation import TrainCrop, training_batches
 from selfpatch.evaluation.segmentation.config import DecoderConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.decoders import Norm
 from selfpatch.evaluation.segmentation.harness import FittedMethod, Predict
-from selfpatch.evaluation.segmentation.inference import classes_at, fit_image, predict_sliding, predict_whole
+from selfpatch.evaluation.segmentation.inference import classes_at, load_normalised, predict_sliding, predict_whole
 from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps, default_blocks
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
@@ -51,7 +50,7 @@ def fit_decoder(
             "method of frozen features"
         )
     config = resolve(config, encoder)
-    batches = training_batches(train, config)
+    batches = training_batches(train, TrainCrop(config.crop, short_side=config.short_side), config)
     num_classes = len(train.classes)
     network = build_segmenter(encoder, num_classes, config)
     learned: dict[str, Any] = {}
@@ -105,23 +104,6 @@ def _norm(config: DecoderConfig) -> Norm:
     return "batch" if config.batch_size > 1 else "group"
 
 
-@dataclass(frozen=True)
-class _TrainingCrops:
-    """Function of an image's index and a generator that makes a crop; picklable, for the loader processes."""
-
-    images: SegmentationSet
-    crop: TrainCrop
-
-    def __call__(self, i: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        return self.crop(*self.images.read(i), rng)
-
-
-def training_batches(images: SegmentationSet, config: DecoderConfig) -> Batches[tuple[Tensor, Tensor]]:
-    """Return the crops that `train_segmenter` learns from."""
-    crops = _TrainingCrops(images, TrainCrop(config.crop, short_side=config.short_side))
-    return Batches(len(images), crops, batch_size=config.batch_size, seed=config.seed, workers=config.workers)
-
-
 def train_segmenter(
     network: Segmenter,
     encoder: BranchEncoder,
@@ -152,8 +134,7 @@ def _predictor(network: Segmenter, encoder: BranchEncoder, config: DecoderConfig
     short = config.short_side or config.crop
 
     def predict(image: Image.Image) -> Tensor:
-        pixels = fit_image(image, short, LONG_OVER_SHORT * short).to(encoder.device)
-        normalised = normalise(pixels[None], encoder.mean, encoder.std)
+        normalised = load_normalised(encoder, image, short)
         if config.stride is None:
             logits = predict_whole(network, normalised)
         else:

@@ -33,15 +33,8 @@ def evaluate(
 ) -> Result:
     """Measure mIoU, aAcc and mAcc over the pixels of the test images that are not void.
 
-    Args:
-        encoder: the network; `fpn` and `upernet` train a copy of it, and need one of this package.
-        data: a labelled set, as `dataset.open_dataset` reads it.
-        config: the settings of a method, e.g. `FPNConfig` or `SegmentationConfig.from_settings({"method": "fpn"})`.
-        out: folder for pictures and the checkpoint of a training, which a second call goes on from.
-        progress: called with the name of the work, the steps or images done, and their total.
-
-    Returns:
-        The scores, with `mIoU baseline`, that of the most frequent class everywhere.
+    `registry.Evaluate` explains the arguments. `fpn` and `upernet` train a copy of the encoder, which must be a network
+    of this package. `mIoU baseline` is that of the most frequent class everywhere.
 
     Raises:
         ValueError: data that cannot be read, settings or an encoder that do not fit, or `out` holds another training.

@@ -97,19 +97,16 @@ def score_images(
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     per_image: dict[str, dict[str, float]] = {}
     sheet = OverlaySheet(len(images), method.config.max_pictures if out is not None else 0)
-    for i, name in enumerate(images.names):
-        image, labels = images.read(i)
+    for i, image, labels in images.read_all("scoring", progress):
         if method.reduce_labels is not None:
             labels = method.reduce_labels(labels)
         prediction = method.predict(image).cpu()
         counts_of_image = confusion(prediction, labels, num_classes)
         counts += counts_of_image
         if counts_of_image.any():
-            per_image[name] = {"miou_image": Scores.of(counts_of_image).miou}
+            per_image[images.names[i]] = {"miou_image": Scores.of(counts_of_image).miou}
         if sheet.wants(i):
             sheet.add(image, labels, prediction.numpy())
-        if progress is not None:
-            progress("scoring", i + 1, len(images))
     if not counts.any():
         raise ValueError(f"all labels of {images.labels[0].parent} are void; there is nothing to score")
     return Scored(counts, per_image, sheet.save(out))

@@ -11,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from selfpatch.core.types import Encoder
 from selfpatch.evaluation.segmentation.augmentation import fitted_size, resize_bilinear
+from selfpatch.ops.images import normalise
 
 LogitsFunction = Callable[[Tensor], Tensor]
 """Function of normalised images [1, 3, H, W] that returns logits [1, C, H', W'] of any resolution."""
@@ -20,15 +22,11 @@ MAX_LOGITS = 2**26
 """Logits that exist at once in `classes_at`: 256 MB."""
 
 
-def fit_image(image: Image.Image, short: int, long: int) -> Tensor:
-    """Resize an RGB image so that its short side is `short`, or its long side `long` where that is less.
-
-    Returns:
-        uint8 [3, H, W].
-    """
-    size = fitted_size(image.height, image.width, short, long)
-    pixels = resize_bilinear(np.asarray(image), size)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+def load_normalised(encoder: Encoder, image: Image.Image, short: int) -> Tensor:
+    """Return an RGB image, resized by `fitted_size` and normalised, as [1, 3, H, W] on the encoder's device."""
+    pixels = resize_bilinear(np.asarray(image), fitted_size(image.height, image.width, short))
+    batch = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()[None]
+    return normalise(batch.to(encoder.device), encoder.mean, encoder.std)
 
 
 @torch.no_grad()

@@ -74,12 +74,10 @@ def _sample_patches(
     """Return features [n, D] of norm 1, equally many per image, one at least."""
     budget = max(1, config.memory_patches // len(images))
     parts = []
-    for i in range(len(images)):
-        features = F.normalize(whole_features(encoder, images.read(i)[0], config.resolution).flatten(0, 1), dim=1)
+    for i, image, _ in images.read_all("patches to cluster", progress):
+        features = F.normalize(whole_features(encoder, image, config.resolution).flatten(0, 1), dim=1)
         draws = generator(config.seed, 0, i, _SAMPLE_STREAM).random(len(features))
         parts.append(features[np.sort(np.argsort(draws, kind="stable")[:budget])])
-        if progress is not None:
-            progress("patches to cluster", i + 1, len(images))
     return torch.cat(parts)
 
 
@@ -92,13 +90,10 @@ def _cluster_grids(
 ) -> list[Grid]:
     # Features are computed again rather than kept: those of a large set would fill the memory, cluster numbers do not.
     grids = []
-    for i in range(len(images)):
-        image, _ = images.read(i)
+    for _, image, _ in images.read_all("clusters", progress):
         features = F.normalize(whole_features(encoder, image, config.resolution), dim=-1)
         cluster, _ = nearest_centre(features.flatten(0, 1), centres)
         grids.append((cluster.view(features.shape[:2]).cpu().numpy(), (image.height, image.width)))
-        if progress is not None:
-            progress("clusters", i + 1, len(images))
     return grids
 
 
@@ -106,6 +101,6 @@ def _overlaps(images: SegmentationSet, grids: list[Grid]) -> np.ndarray:
     """Return the [C, K] pixels of each (class, cluster)."""
     num_classes = len(images.classes)
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    for i, (grid, size) in enumerate(grids):
-        counts += confusion(resize_nearest(grid, size), images.read(i)[1], num_classes)
+    for (grid, size), (_, _, labels) in zip(grids, images.read_all("", None), strict=True):
+        counts += confusion(resize_nearest(grid, size), labels, num_classes)
     return counts.numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +15,15 @@ from torchvision.transforms import functional as tvf
 
 from selfpatch.core.schedules import Factor, polynomial_factor
 from selfpatch.core.types import Encoder
-from selfpatch.data.augment.multicrop import ViewRecipe, draw_view
-from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Progress, encoder_identity
-from selfpatch.evaluation.segmentation.augmentation import LONG_OVER_SHORT, TrainCrop, resize_nearest
+from selfpatch.evaluation.segmentation.augmentation import SquareCrop, TrainCrop, resize_nearest, training_batches
 from selfpatch.evaluation.segmentation.config import LinearSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.evaluation.segmentation.harness import FittedMethod, Predict
-from selfpatch.evaluation.segmentation.inference import classes_at, fit_image, predict_sliding
+from selfpatch.evaluation.segmentation.inference import classes_at, load_normalised, predict_sliding
 from selfpatch.evaluation.segmentation.patches import whole_features
 from selfpatch.models.features import patch_features
-from selfpatch.ops.images import normalise
 
 SLIDE = 2 / 3
 """Distance of test windows over their side (341 pixels for 512)."""
@@ -64,13 +61,8 @@ def fit_linear(
 ) -> FittedMethod:
     """Train a linear head on the encoder's features; a checkpoint in `out` of the same training is continued."""
     config = replace(config, crop=_whole_patches(config.crop, encoder.patch_size))
-    batches = Batches(
-        len(train),
-        _TrainingCrops(train, config),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        workers=config.workers,
-    )
+    crop = TrainCrop(config.crop) if config.augmentation == "scale_crop" else SquareCrop(config.crop)
+    batches = training_batches(train, crop, config)
     config = in_steps(config, batches.steps_per_epoch)
     head = LinearHead(encoder.dim, len(train.classes), batch_norm=config.batch_norm, seed=config.seed)
     head.to(encoder.device).train()
@@ -125,35 +117,6 @@ def step_decay(steps: int) -> Factor:
     return lambda step: 1.0 if step < round(0.8 * steps) else 0.1
 
 
-@dataclass(frozen=True)
-class _TrainingCrops:
-    """Function of an image's index and a generator that makes a crop; picklable, for the loader processes."""
-
-    train: SegmentationSet
-    config: LinearSegmentationConfig
-
-    def __call__(self, i: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        image, label = self.train.read(i)
-        if self.config.augmentation == "scale_crop":
-            return TrainCrop(self.config.crop)(image, label, rng)
-        return resized_crop(image, label, self.config.crop, rng)
-
-
-def resized_crop(image: Image.Image, label: np.ndarray, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Make a box of 80 to 100 % of the area square (bilinear, antialiased), and flip, as Leopart trains with.
-
-    Returns:
-        uint8 [3, size, size], int64 [size, size].
-    """
-    p = draw_view(ViewRecipe(size, scale=(0.8, 1.0), flip=0.5), image.size, rng)
-    box = (p.left, p.top, p.left + p.width, p.top + p.height)
-    view = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    classes = resize_nearest(label[box[1] : box[3], box[0] : box[2]], (size, size))
-    if p.flip:
-        return tvf.pil_to_tensor(tvf.hflip(view)), torch.from_numpy(classes[:, ::-1].copy())
-    return tvf.pil_to_tensor(view), torch.from_numpy(classes)
-
-
 def segmentation_loss(logits: Tensor, labels: Tensor, mask_side: int | None) -> Tensor:
     """Return the mean cross-entropy over the labelled pixels of bilinearly enlarged logits; 0 if all are void.
 
@@ -191,8 +154,7 @@ def _tester(
 
     @torch.no_grad()
     def slide(image: Image.Image) -> Tensor:
-        pixels = fit_image(image, crop, LONG_OVER_SHORT * crop)[None].to(encoder.device)
-        normalised = normalise(pixels, encoder.mean, encoder.std)
+        normalised = load_normalised(encoder, image, crop)
         stride = max(1, int(SLIDE * crop))
         logits = predict_sliding(
             lambda window: head(encoder.patches(window).float().movedim(1, -1)), normalised, crop, stride, num_classes

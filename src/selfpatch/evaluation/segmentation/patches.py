@@ -12,19 +12,18 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.evaluation.result import Progress
 from selfpatch.evaluation.segmentation.augmentation import (
-    LONG_OVER_SHORT,
     fitted_size,
     resize_bilinear,
     resize_nearest,
 )
-from selfpatch.evaluation.segmentation.config import KNNSegmentationConfig, LogisticSegmentationConfig
+from selfpatch.evaluation.segmentation.config import PatchConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.models.features import patch_features
 
 
 def grid_of(height: int, width: int, resolution: int, patch_size: int) -> tuple[int, int]:
     """Return (h, w) in patches of an image whose short side is resized to about `resolution` pixels."""
-    height, width = fitted_size(height, width, resolution, LONG_OVER_SHORT * resolution)
+    height, width = fitted_size(height, width, resolution)
     return max(1, round(height / patch_size)), max(1, round(width / patch_size))
 
 
@@ -80,7 +79,7 @@ def choose_patches(labels: Tensor, count: int, draws: Tensor) -> Tensor:
 def labelled_patches(
     encoder: Encoder,
     images: SegmentationSet,
-    config: KNNSegmentationConfig | LogisticSegmentationConfig,
+    config: PatchConfig,
     *,
     unit: bool,
     progress: Progress | None = None,
@@ -107,8 +106,7 @@ def labelled_patches(
     features = torch.empty(capacity, encoder.dim, device=encoder.device)
     labels = torch.empty(capacity, len(images.classes), device=encoder.device)
     filled = 0
-    for i in range(len(images)):
-        image, label = images.read(i)
+    for i, image, label in images.read_all("memory", progress):
         of_image = whole_features(encoder, image, config.resolution)
         h, w, _ = of_image.shape
         soft = soft_labels(label, (h, w), encoder.patch_size, len(images.classes)).flatten(0, 1)
@@ -119,8 +117,6 @@ def labelled_patches(
         features[rows] = F.normalize(of_chosen, dim=1) if unit else of_chosen
         labels[rows] = soft[chosen].to(labels.device)
         filled += len(chosen)
-        if progress is not None:
-            progress("memory", i + 1, len(images))
     if not filled:
         raise ValueError(f"all labels of {images.labels[0].parent} are void; there is nothing to learn from")
     return features[:filled], labels[:filled]  # patches without a label leave rows empty; views, no copies

@@ -46,17 +46,9 @@ def evaluate(
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Measure the top-1 and top-5 accuracy of a network that is fine-tuned on labelled images.
+    """Measure the accuracy of a fine-tuned copy of the network, on the test set and on as many training images.
 
-    Args:
-        encoder: a `BranchEncoder`; a copy is trained.
-        data: folder with train/ and val/ (or test/), each with one sub-folder per class.
-        config: the settings.
-        out: folder of the checkpoint from which a stopped training goes on; if None, nothing is written.
-        progress: called with the name of the work, the steps or images done, and their total.
-
-    Returns:
-        Accuracies on the test set, and on as many training images (centre crops).
+    `registry.Evaluate` explains the arguments.
 
     Raises:
         ValueError: data or settings do not fit, a training image cannot be read, or `out` holds another training.

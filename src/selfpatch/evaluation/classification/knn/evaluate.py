@@ -21,14 +21,7 @@ from selfpatch.ops.knn import class_votes, nearest_neighbours, rows_at_once
 def evaluate(
     encoder: Encoder, data: str | Path, config: KNNConfig, *, out: Path | None = None, progress: Progress | None = None
 ) -> Result:
-    """Measure the k-NN accuracy of image features.
-
-    Args:
-        encoder: the network.
-        data: folder with train/ and val/ (or test/), each with one sub-folder per class.
-        config: the settings.
-        out: unused; nothing is written.
-        progress: called with `train` or `test` and the number of images done, of that split.
+    """Measure the k-NN accuracy of image features; `registry.Evaluate` explains the arguments. Nothing is written.
 
     Raises:
         ValueError: a split or its classes are missing, the test set has a class that the training set lacks, or there

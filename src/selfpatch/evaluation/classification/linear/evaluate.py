@@ -45,17 +45,9 @@ def evaluate(
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Measure the top-1 and top-5 accuracy of a linear layer on frozen features.
+    """Measure the accuracy of a linear layer on frozen features, on the test set and on as many training images.
 
-    Args:
-        encoder: the network; it is neither trained nor left in another mode.
-        data: folder with train/ and val/ (or test/), each with one sub-folder per class.
-        config: the settings.
-        out: folder of the checkpoints from which a stopped training goes on; if None, nothing is written.
-        progress: called with the name of the work, the steps or images done, and their total.
-
-    Returns:
-        Accuracies on the test set, and on as many training images (centre crops).
+    `registry.Evaluate` explains the arguments. The encoder is neither trained nor left in another mode.
 
     Raises:
         ValueError: data or settings do not fit, a training image cannot be read, or `out` holds another training.

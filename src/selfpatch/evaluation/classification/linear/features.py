@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.classification.config import Precision
 from selfpatch.evaluation.classification.dataset import LabelledImages, centre_crops, collate
 from selfpatch.evaluation.classification.linear.config import LinearConfig
-from selfpatch.evaluation.probe_training import StepBatches
 from selfpatch.evaluation.result import Progress
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder, image_token
@@ -81,26 +79,6 @@ def _normed_patches(tokens: Tokens, pool: nn.Module | None) -> Tensor:
     return pool.norm(tokens.raw_patches) if isinstance(pool, PositivePool) else tokens.patches
 
 
-class TrainingFeatures(Protocol):
-    """Training images as features."""
-
-    def batches(self, positions: np.ndarray, *, batch_size: int, seed: int) -> StepBatches:
-        """Return batches of some of the images, for `encode`."""
-        ...
-
-    def encode(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Return the features [B, F] and labels [B] of a batch, on the encoder's device."""
-        ...
-
-    def centre(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return the features [n, F] and labels [n] of centre crops, on the CPU."""
-        ...
-
-    def standardised(self, features: Tensor) -> Tensor:
-        """Return the features [n, F] of other images as the linear layer sees them."""
-        ...
-
-
 @dataclass(frozen=True)
 class CentreCrops:
     """Encoder of centre crops."""
@@ -141,35 +119,35 @@ class _RandomCrops:
 
 
 class RandomCropFeatures:
-    """Random resized crops, encoded at every step."""
+    """Training images as features of random resized crops, encoded at every step."""
 
     def __init__(self, images: LabelledImages, crops: CentreCrops) -> None:
         self._images, self._crops = images, crops
 
     def batches(self, positions: np.ndarray, *, batch_size: int, seed: int) -> Batches[tuple[Tensor, int]]:
-        """Return batches of random crops and labels."""
+        """Return batches of random crops and labels of some of the images, for `encode`."""
         config = self._crops.config
         recipe = ViewRecipe(config.crop, scale=(0.08, 1.0), flip=0.5)
         load = _RandomCrops(self._images.subset(positions), recipe, len(self._crops.features.encoder.mean))
         return Batches(len(positions), load, batch_size=batch_size, seed=seed, workers=config.workers, collate=collate)
 
     def encode(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the features and labels of a batch."""
+        """Return the features [B, F] and labels [B] of a batch, on the encoder's device."""
         images, labels = batch
         return self._crops.features(images), labels.to(self._crops.features.encoder.device)
 
     def centre(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return the features and labels of centre crops."""
+        """Return the features [n, F] and labels [n] of centre crops, on the CPU."""
         features, labels, _ = self._crops.encode(self._images.subset(positions), "training images")
         return features[:, 0], labels
 
     def standardised(self, features: Tensor) -> Tensor:
-        """Return the features as they are."""
+        """Return features [n, F] of other images as the linear layer sees them: unchanged."""
         return features
 
 
 class CachedFeatures:
-    """Centre crops and their mirror images, encoded once; a step sees either of the two.
+    """As `RandomCropFeatures`, of centre crops and their mirror images, encoded once; a step sees either of the two.
 
     Features are standardised by their mean and deviation over the training images, as the batch norm of MAE's linear
     protocol does (arXiv 2111.06377, appendix A.1), so that the same learning rates fit features of any scale.
@@ -229,3 +207,6 @@ class _CachedBatches:
                 flipped = torch.from_numpy(rng.integers(2, size=len(order)))
             rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
             yield self.features[order[rows], flipped[rows]], self.labels[order[rows]]
+
+
+TrainingFeatures = RandomCropFeatures | CachedFeatures
