@@ -41,7 +41,6 @@ class Evaluate(Protocol):
             data: the data set, as the settings' `data_help` says.
             config: the settings, of the row's class.
             out: existing folder for pictures and for checkpoints that a second call continues; None writes nothing.
-            weights: origin of the encoder, for the record.
             progress: called with the name of the work, the steps or images done, and their total.
         """
         ...
