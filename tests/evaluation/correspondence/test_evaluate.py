@@ -220,11 +220,15 @@ def test_the_presets_say_how_they_differ() -> None:
 
 
 def test_layout_large_comes_first(spair: Path) -> None:
-    assert [pair.name for pair in open_pairs(spair)] == ["000000-a-b:cat", "000001-a-b:dog", "000002-a-a:dog"]
+    assert [pair.name for pair in open_pairs(spair, CorrespondenceConfig())] == [
+        "000000-a-b:cat",
+        "000001-a-b:dog",
+        "000002-a-a:dog",
+    ]
     (spair / "Layout" / "large").mkdir()
     (spair / "Layout" / "large" / "test.txt").write_text("000001-a-b:dog\n")
-    assert len(open_pairs(spair)) == 1
-    assert len(open_pairs(spair, layout="small", categories=["dog"])) == 2
+    assert len(open_pairs(spair, CorrespondenceConfig())) == 1
+    assert len(open_pairs(spair, CorrespondenceConfig(layout="small", categories=("dog",)))) == 2
 
 
 def break_pair(root: Path, **values: Any) -> None:

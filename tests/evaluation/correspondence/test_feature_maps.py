@@ -78,9 +78,9 @@ def test_flipping_both_images_flips_the_matches(stride: int | None, sampling: An
     encode = DenseEncoder(MeanColour(8), CorrespondenceConfig(resolution=96, shape=shape, stride=stride))
     source, target = noise(1, 70, 50), noise(2, 91, 113)
     points = torch.from_numpy(np.random.default_rng(3).uniform(0, 49, (40, 2)))
-    found = transfer_keypoints(encode(source), encode(target), points, sampling)
+    found = transfer_keypoints(encode(source), encode(target), points, sampling, "patches")
     mirrored = torch.stack([69 - points[:, 0], points[:, 1]], dim=1)
-    mirror_found = transfer_keypoints(encode(flipped(source)), encode(flipped(target)), mirrored, sampling)
+    mirror_found = transfer_keypoints(encode(flipped(source)), encode(flipped(target)), mirrored, sampling, "patches")
     expected = torch.stack([90 - found[:, 0], found[:, 1]], dim=1)
     assert (mirror_found - expected).abs().max(1).values.lt(1e-6).double().mean() > 0.95, "rounding decides the rest"
 
@@ -121,9 +121,11 @@ def test_a_larger_image_is_resized_before_it_is_matched() -> None:
     large = small.resize((128, 96), Image.Resampling.NEAREST)
     encode = DenseEncoder(MeanColour(8), as_it_is(64))
     points = torch.tensor([[8.0 * i + 3.5, 8.0 * i + 3.5] for i in range(6)], dtype=torch.float64)
-    found = transfer_keypoints(encode(large), encode(small), 2 * points + 0.5, "nearest")
+    found = transfer_keypoints(encode(large), encode(small), 2 * points + 0.5, "nearest", "patches")
     torch.testing.assert_close(found, points)
-    torch.testing.assert_close(transfer_keypoints(encode(small), encode(large), points, "nearest"), 2 * points + 0.5)
+    torch.testing.assert_close(
+        transfer_keypoints(encode(small), encode(large), points, "nearest", "patches"), 2 * points + 0.5
+    )
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4, 8])

@@ -19,7 +19,8 @@ from tests.helpers.detect_data import (
     ("name", "value"),
     [
         ("drop_path", 1.0), ("drop_path", -0.1), ("warmup_steps", -1), ("weight_decay", -0.1), ("clip", -1.0),
-        ("lr", float("nan")), ("epochs", float("inf")), ("pyramid", "none"), ("heads", "x"), ("augmentation", "x"), ("limit", 0),
+        ("lr", float("nan")), ("epochs", float("inf")), ("pyramid", "none"), ("heads", "x"), ("augmentation", "x"),
+        ("limit", 0),
     ],
 )  # fmt: skip
 def test_settings_that_make_no_training_are_told(name: str, value: Any) -> None:

@@ -52,13 +52,13 @@ def test_the_published_adapter_takes_blocks_4_6_8_and_12() -> None:
 
 def test_a_pyramid_that_does_not_fit_is_told() -> None:
     with pytest.raises(ValueError, match="simple feature pyramid is for a plain ViT"):
-        LastMap(tiny_encoder("swin_tiny").backbone)
+        LastMap(tiny_encoder("swin_tiny").backbone, width=8)
     with pytest.raises(ValueError, match="blocks are for a plain ViT"):
-        InnerMaps(tiny_encoder("resnet50").backbone, blocks=(1, 2, 3, 4))
+        InnerMaps(tiny_encoder("resnet50").backbone, width=8, blocks=(1, 2, 3, 4))
     with pytest.raises(ValueError, match="give 4 of 1 to 4"):
-        InnerMaps(vit(8), blocks=(1, 2, 3, 5))
+        InnerMaps(vit(8), width=8, blocks=(1, 2, 3, 5))
     with pytest.raises(ValueError, match="has 2 stages"):
-        InnerMaps(tiny_encoder("resnet50", depths=(1, 1)).backbone)
+        InnerMaps(tiny_encoder("resnet50", depths=(1, 1)).backbone, width=8)
 
 
 def test_a_resnet_is_trained_with_the_statistics_of_its_pre_training() -> None:

@@ -15,10 +15,10 @@ from tests.evaluation.object_discovery.conftest import ColourAgainstGround, squa
 
 
 def test_voc_boxes_begin_at_zero(voc: Path) -> None:
-    images = {image.name: image for image in open_images(voc)}
+    images = {image.name: image for image in open_images(voc, ObjectDiscoveryConfig())}
     assert images["met"].boxes == ((24, 16, 64, 48),)
     assert images["second"].boxes[0] == (0, 0, 101, 80)
-    assert open_images(voc.parent)[0].path == images["met"].path, "the folder above serves too"
+    assert open_images(voc.parent, ObjectDiscoveryConfig())[0].path == images["met"].path, "the folder above serves too"
 
 
 def write_coco(root: Path, names: list[str], split: str = "train2014") -> Path:
@@ -39,21 +39,23 @@ def write_coco(root: Path, names: list[str], split: str = "train2014") -> Path:
 
 def test_coco_and_a_list_of_its_images(tmp_path: Path) -> None:
     coco = write_coco(tmp_path / "coco", ["COCO_train2014_000000000009.jpg", "COCO_train2014_000000000025.jpg"])
-    images = open_images(coco)
+    images = open_images(coco, ObjectDiscoveryConfig())
     assert [image.boxes for image in images] == [((24, 16, 64, 48),)] * 2, "rounded as LOST does, without crowds"
     listed = tmp_path / "coco_20k_filenames.txt"
     listed.write_text("train2014/COCO_train2014_000000000025.jpg\n")
-    assert [image.name for image in open_images(coco, image_list=listed)] == ["COCO_train2014_000000000025"]
+    assert [image.name for image in open_images(coco, ObjectDiscoveryConfig(image_list=str(listed)))] == [
+        "COCO_train2014_000000000025"
+    ]
     result = evaluate(ColourAgainstGround(8), coco, ObjectDiscoveryConfig(image_list=str(listed)))
     assert result.metrics["CorLoc lost"] == 1
     listed.write_text("COCO_train2014_000000000026.jpg\n")
     with pytest.raises(ValueError, match=r"names 1 images that the data set does not have, e\.g\. COCO_train2014_0+26"):
-        open_images(coco, image_list=listed)
+        open_images(coco, ObjectDiscoveryConfig(image_list=str(listed)))
     write_coco(coco, ["a.jpg"], split="val2014")
-    assert len(open_images(coco)) == 2, "train2014 where there are several"
-    assert len(open_images(coco, split="val2014")) == 1
+    assert len(open_images(coco, ObjectDiscoveryConfig())) == 2, "train2014 where there are several"
+    assert len(open_images(coco, ObjectDiscoveryConfig(split="val2014"))) == 1
     with pytest.raises(ValueError, match="has: train2014, val2014; name one"):
-        open_images(coco, split="test")
+        open_images(coco, ObjectDiscoveryConfig(split="test"))
 
 
 def test_words_for_data_that_are_not_as_they_should_be(voc: Path, tmp_path: Path) -> None:

@@ -86,6 +86,6 @@ def test_real_images(data_dir: Path) -> None:
     result = evaluate(MeanColour(32), data_dir / "voc_style", ObjectDiscoveryConfig(methods=("lost",)))
     assert result.settings["images"] == 40
     assert result.metrics["CorLoc baseline:whole-image"] == pytest.approx(0.25)
-    coco = open_images(data_dir / "coco_mini", split="val2017")
+    coco = open_images(data_dir / "coco_mini", ObjectDiscoveryConfig(split="val2017"))
     assert len(coco) == 30
     assert sum(len(image.boxes) for image in coco) == 414 - 7, "all but the crowds"

@@ -17,7 +17,7 @@ def test_keys_of_a_vit_at_full_resolution() -> None:
     """Zeros are laid around what is normalised, not around the image."""
     encoder = tiny_vit()
     image = torch.randint(256, (3, 45, 50), generator=torch.manual_seed(1), dtype=torch.uint8)
-    view = PatchView(encoder)
+    view = PatchView(encoder, ObjectDiscoveryConfig())
     padded = view.padded(image)
     assert padded.shape == (1, 3, 48, 56)
     assert (padded[..., 45:, :] == 0).all()
@@ -25,14 +25,17 @@ def test_keys_of_a_vit_at_full_resolution() -> None:
     mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
     torch.testing.assert_close(padded[0, :, :45, :50], (image / 255 - mean) / std)
     assert torch.equal(view.features(padded), encoder.backbone.facet(padded, "key")[0])
-    assert torch.equal(PatchView(encoder, "query", 2).features(padded), encoder.backbone.facet(padded, "query", 1)[0])
+    assert torch.equal(
+        PatchView(encoder, ObjectDiscoveryConfig(facet="query", block=2)).features(padded),
+        encoder.backbone.facet(padded, "query", 1)[0],
+    )
 
 
 @pytest.mark.parametrize("registers", [0, 2])
 def test_class_attention_equals_the_loop(registers: int) -> None:
     encoder = tiny_vit(registers=registers)
     padded = torch.randn(1, 3, 32, 40, generator=torch.manual_seed(2))
-    attention = PatchView(encoder).class_attention(padded)
+    attention = PatchView(encoder, ObjectDiscoveryConfig()).class_attention(padded)
     trunk = encoder.backbone.trunk
     with torch.no_grad():
         tokens = trunk._pos_embed(trunk.patch_embed(padded))
@@ -50,12 +53,12 @@ def test_class_attention_equals_the_loop(registers: int) -> None:
 def test_features_of_what_is_no_vit(voc: Path) -> None:
     encoder = ColourAgainstGround(8)
     padded = torch.rand(1, 3, 16, 24)
-    features = PatchView(encoder).features(padded)
+    features = PatchView(encoder, ObjectDiscoveryConfig()).features(padded)
     tokens = encoder.patches(padded)[0].movedim(0, -1)
     torch.testing.assert_close(features, (tokens - tokens.mean()) / (tokens.var(correction=0) + 1e-5).sqrt())
     settings = evaluate(encoder, voc, ObjectDiscoveryConfig(methods=("lost",))).settings
     assert settings["features"] == "token, standardised over the map"
-    tokens_of_a_vit = PatchView(tiny_vit(), "token").features(padded)
+    tokens_of_a_vit = PatchView(tiny_vit(), ObjectDiscoveryConfig(facet="token")).features(padded)
     torch.testing.assert_close(tokens_of_a_vit, tiny_vit().patches(padded)[0].movedim(0, -1))
 
 

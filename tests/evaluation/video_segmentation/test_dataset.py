@@ -22,12 +22,12 @@ def test_the_layout_of_2016(tree: Tree) -> None:
     (root / "ImageSets" / "480p").mkdir()
     lines = [f"/JPEGImages/480p/toy/{i:05d}.jpg /Annotations/480p/toy/{i:05d}.png" for i in range(4)]
     (root / "ImageSets" / "480p" / "val.txt").write_text("\n".join(lines) + "\n")
-    two = open_clips(root)[0].mask(1)
+    two = open_clips(root, DAVISConfig())[0].mask(1)
     for i in range(4):
         path = root / f"Annotations/480p/toy/{i:05d}.png"
         grey = Image.fromarray(np.where(np.asarray(Image.open(path)) > 0, 255, 0).astype(np.uint8))
         (grey.convert("RGB") if i == 1 else grey).save(path)
-    (clip,) = open_clips(root)
+    (clip,) = open_clips(root, DAVISConfig())
     assert (clip.name, clip.year, clip.num_objects) == ("toy", 2016, 1)
     assert np.array_equal(clip.mask(1), two)
     assert len(evaluate(None, root, DAVISConfig()).rows) == 1

@@ -28,15 +28,10 @@ class CorrespondenceConfig(EvaluationConfig):
         "patch": {},
         # After Amir et al. (arXiv 2112.05814), who resize the shorter side to 224 and also bin neighbours.
         "dense_keys": {
-            "facet": "key",
-            "depth": 5 / 6,
-            "stride": 4,
-            "resolution": 304,
-            "shape": "keep",
-            "sampling": "nearest",
+            "facet": "key", "depth": 5 / 6, "stride": 4, "resolution": 304, "shape": "keep", "sampling": "nearest",
         },
         "small": {"resolution": 224},
-    }
+    }  # fmt: skip
 
     preset: Literal["patch", "dense_keys", "small"] = "patch"
     """Preset that the other settings start from. patch: the encoder's patch features, images 512 pixels square.

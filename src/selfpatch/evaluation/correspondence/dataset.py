@@ -10,14 +10,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from selfpatch.evaluation.correspondence.config import Layout
+from selfpatch.evaluation.correspondence.config import CorrespondenceConfig, Layout
 
 
 @dataclass(frozen=True)
@@ -45,33 +44,21 @@ class Pair:
     target_box: np.ndarray
 
 
-def open_pairs(
-    data: str | Path,
-    *,
-    split: str = "test",
-    layout: Layout | None = None,
-    categories: Sequence[str] | None = None,
-) -> list[Pair]:
-    """Return the pairs of a split, sorted by category.
-
-    Args:
-        data: folder that holds Layout/, PairAnnotation/ and JPEGImages/.
-        split: trn, val or test.
-        layout: list of pairs; if None, large if the data set has it, else small.
-        categories: categories to keep; all if None.
+def open_pairs(data: str | Path, config: CorrespondenceConfig) -> list[Pair]:
+    """Return the pairs of the split, layout and categories in `config`, sorted by category.
 
     Raises:
         ValueError: a file is missing or invalid, a pair has no keypoints, or a category has no pair.
     """
     root = Path(data).expanduser()
-    names = _names(root, split, layout)
-    pairs = [_read_pair(root, root / "PairAnnotation" / split / f"{name}.json") for name in names]
-    if categories is not None:
-        missing = sorted(set(categories) - {pair.category for pair in pairs})
+    folder = root / "PairAnnotation" / config.split
+    pairs = [_read_pair(root, folder / f"{name}.json") for name in _names(root, config.split, config.layout)]
+    if config.categories is not None:
+        missing = sorted(set(config.categories) - {pair.category for pair in pairs})
         if missing:
             known = ", ".join(sorted({pair.category for pair in pairs}))
             raise ValueError(f"no pair is of category {', '.join(missing)}; the categories are: {known}")
-        pairs = [pair for pair in pairs if pair.category in categories]
+        pairs = [pair for pair in pairs if pair.category in config.categories]
     for path in {path for pair in pairs for path in (pair.source, pair.target)}:
         if not path.is_file():
             raise ValueError(f"there is no image {path}, which a pair names; add it or check the download")

@@ -39,7 +39,7 @@ def transfer_keypoints(
     target: FeatureMap,
     points: Tensor,
     sampling: Sampling,
-    places: Places = "patches",
+    places: Places,
 ) -> Tensor:
     """Return the keypoints of the source in the target.
 
@@ -117,7 +117,7 @@ def evaluate(
         ValueError: the encoder has no such block or stride, or the data cannot be used.
     """
     encode = DenseEncoder(encoder, config)
-    pairs = open_pairs(data, split=config.split, layout=config.layout, categories=config.categories)
+    pairs = open_pairs(data, config)
     cache = _FeatureCache(encode, len(encoder.mean))
     drawn = set(evenly_spread(np.arange(len(pairs)), config.max_pictures).tolist())
     scored, baseline, pictures = list[ScoredPair](), list[ScoredPair](), list[str]()

@@ -31,38 +31,17 @@ class DetectionConfig(EvaluationConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "selfpatch": {},
         "vitdet-simple": {
-            "pyramid": "last-map",
-            "heads": "convolutional",
-            "augmentation": "large-scale-jitter",
-            "short_sides": (1024,),
-            "long_side": 1024,
-            "batch_size": 64,
-            "epochs": 100.0,
-            "decay_at": (163889 / 184375, 177546 / 184375),
-            "warmup_steps": 250,
-            "lr": 1e-4,
-            "lr_batch": 64,
-            "weight_decay": 0.1,
-            "layer_decay": 0.7,
-            "drop_path": 0.1,
+            "pyramid": "last-map", "heads": "convolutional", "augmentation": "large-scale-jitter",
+            "short_sides": (1024,), "long_side": 1024, "batch_size": 64, "epochs": 100.0,
+            "decay_at": (163889 / 184375, 177546 / 184375), "warmup_steps": 250, "lr": 1e-4, "lr_batch": 64,
+            "weight_decay": 0.1, "layer_decay": 0.7, "drop_path": 0.1,
         },
         "small": {
-            "width": 64,
-            "anchor_scale": 2.0,
-            "proposals": 200,
-            "rois": 64,
-            "augmentation": "none",
-            "short_sides": (160,),
-            "long_side": 267,
-            "batch_size": 1,
-            "epochs": 55.0,
-            "warmup_steps": 20,
-            "lr": 7e-4,
-            "lr_batch": 1,
-            "drop_path": 0.0,
-            "clip": 1.0,
+            "width": 64, "anchor_scale": 2.0, "proposals": 200, "rois": 64, "augmentation": "none",
+            "short_sides": (160,), "long_side": 267, "batch_size": 1, "epochs": 55.0, "warmup_steps": 20, "lr": 7e-4,
+            "lr_batch": 1, "drop_path": 0.0, "clip": 1.0,
         },
-    }
+    }  # fmt: skip
 
     preset: Literal["selfpatch", "vitdet-simple", "small"] = "selfpatch"
     """Published protocol whose settings are the defaults."""

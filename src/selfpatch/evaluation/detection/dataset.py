@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +109,9 @@ class Split:
         for image in self.images:
             digest.update(json.dumps([image.name, image.width, image.height, len(image.instances)]).encode())
             for one in image.instances:
-                digest.update(json.dumps([one.label, one.box, one.crowd, _plain(one.segmentation)]).encode())
+                values = [one.label, one.box, one.crowd, one.segmentation]
+                digest.update(json.dumps(values, default=np.ndarray.tolist).encode())
         return digest.hexdigest()
-
-
-def _plain(segmentation: Polygons | Rle) -> Any:
-    return segmentation if isinstance(segmentation, dict) else [polygon.tolist() for polygon in segmentation]
 
 
 def open_split(root: str | Path, split: str) -> Split:
@@ -130,7 +128,17 @@ def open_split(root: str | Path, split: str) -> Split:
     instances: dict[int, list[Instance]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         instances[annotation["image_id"]].append(_instance(annotation, labels))
-    images = tuple(_image(image, root / split, instances) for image in content["images"])
+    images = tuple(
+        AnnotatedImage(
+            image["id"],
+            image["file_name"],
+            root / split / image["file_name"],
+            image["width"],
+            image["height"],
+            tuple(instances[image["id"]]),
+        )
+        for image in content["images"]
+    )
     _check_files(image.path for image in images)
     return Split(path, images, tuple(labels), tuple(str(category["name"]) for category in categories))
 
@@ -140,18 +148,8 @@ def _instance(annotation: Mapping[str, Any], labels: Mapping[int, int]) -> Insta
     segmentation: Any = annotation["segmentation"]
     if not isinstance(segmentation, dict):
         segmentation = tuple(np.array(polygon, np.float64).reshape(-1, 2) for polygon in segmentation)
-    return Instance(
-        label=labels[annotation["category_id"]],
-        box=(left, top, left + width, top + height),
-        segmentation=segmentation,
-        crowd=bool(annotation["iscrowd"]),
-    )
-
-
-def _image(image: Mapping[str, Any], folder: Path, instances: Mapping[int, Sequence[Instance]]) -> AnnotatedImage:
-    found = tuple(instances[image["id"]])
-    name = image["file_name"]
-    return AnnotatedImage(image["id"], name, folder / name, image["width"], image["height"], found)
+    box = (left, top, left + width, top + height)
+    return Instance(labels[annotation["category_id"]], box, segmentation, bool(annotation["iscrowd"]))
 
 
 def _check_files(paths: Iterable[Path]) -> None:
@@ -162,13 +160,8 @@ def _check_files(paths: Iterable[Path]) -> None:
     Raises:
         ValueError: files are missing.
     """
-    listed: dict[Path, set[str]] = {}
-    missing = []
-    for path in paths:
-        if path.parent not in listed:
-            listed[path.parent] = _names(path.parent)
-        if path.name not in listed[path.parent]:
-            missing.append(path)
+    listed = cache(_names)
+    missing = [path for path in paths if path.name not in listed(path.parent)]
     if missing:
         raise ValueError(f"{len(missing)} of the annotated images are missing, e.g. {missing[0]}; download them again")
 

@@ -70,7 +70,7 @@ class InnerMaps(Pyramid):
         ValueError: blocks are given for a backbone that is not a ViT, or are not four; or there are not four stages.
     """
 
-    def __init__(self, backbone: Backbone, *, width: int = 256, blocks: Sequence[int] | None = None) -> None:
+    def __init__(self, backbone: Backbone, *, width: int, blocks: Sequence[int] | None = None) -> None:
         if not isinstance(backbone, ViT):
             _check_stages(backbone, blocks)
         rescale = FourStrides(backbone.dim, backbone.patch_size, nn.BatchNorm2d) if isinstance(backbone, ViT) else None
@@ -99,7 +99,7 @@ class LastMap(Pyramid):
         ValueError: the backbone is not a ViT.
     """
 
-    def __init__(self, backbone: Backbone, *, width: int = 256) -> None:
+    def __init__(self, backbone: Backbone, *, width: int) -> None:
         if not isinstance(backbone, ViT):
             raise ValueError(
                 f"the simple feature pyramid is for a plain ViT; for a {backbone.config.family} use pyramid inner-maps"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
+import torch
+from torchvision.ops import box_convert, box_iou
 
-from selfpatch.evaluation.detection.dataset import Box, Instance, Split
+from selfpatch.evaluation.detection.dataset import Split
 from selfpatch.evaluation.detection.predictions import Row, rows_by_image
 
 RECALL = "recall@0.5 of boxes"
@@ -32,34 +33,17 @@ def recall_per_image(split: Split, boxes: Sequence[Row]) -> dict[str, dict[str, 
     labels = {category: label for label, category in enumerate(split.category_ids, start=1)}
     recalls = {}
     for image in split.images:
-        objects = image.objects()
-        if objects:
+        if objects := image.objects():
             confident = [row for row in found.get(image.id, []) if row["score"] >= MIN_SCORE]
             confident.sort(key=lambda row: -row["score"])
-            matched = _matched(objects, [(labels[row["category_id"]], _corners(row["bbox"])) for row in confident])
-            recalls[image.name] = {RECALL: matched / len(objects)}
+            boxes_of_objects = torch.tensor([one.box for one in objects], dtype=torch.float64)
+            boxes_found = torch.tensor([row["bbox"] for row in confident], dtype=torch.float64).view(-1, 4)
+            overlaps = box_iou(box_convert(boxes_found, "xywh", "xyxy"), boxes_of_objects)  # [detections, objects]
+            is_left = torch.ones(len(objects), dtype=torch.bool)
+            object_labels = torch.tensor([one.label for one in objects])
+            for row, overlap in zip(confident, overlaps, strict=True):
+                candidates = overlap * (is_left & (object_labels == labels[row["category_id"]]))
+                if candidates.max() >= MIN_IOU:
+                    is_left[candidates.argmax()] = False
+            recalls[image.name] = {RECALL: int((~is_left).sum()) / len(objects)}
     return recalls
-
-
-def _matched(objects: Sequence[Instance], detections: Iterable[tuple[int, Box]]) -> int:
-    left = list(objects)
-    for label, box in detections:
-        overlaps = [iou(one.box, box) if one.label == label else 0.0 for one in left]
-        best = int(np.argmax(overlaps)) if left else -1
-        if left and overlaps[best] >= MIN_IOU:
-            left.pop(best)
-    return len(objects) - len(left)
-
-
-def iou(a: Box, b: Box) -> float:
-    """Return the intersection over union of two boxes."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = [(right - left) * (bottom - top) for left, top, right, bottom in (a, b)]
-    return width * height / (sum(areas) - width * height)
-
-
-def _corners(bbox: Sequence[float]) -> Box:
-    left, top, width, height = bbox
-    return left, top, left + width, top + height

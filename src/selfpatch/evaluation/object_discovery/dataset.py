@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
+
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels from the image's corner; the whole image is (0, 0, width, height)."""
 
@@ -29,17 +31,10 @@ class LabelledImage:
     boxes: tuple[Box, ...]
 
 
-def open_images(
-    data: str | Path, *, split: str | None = None, image_list: str | Path | None = None, hard: bool = True
-) -> list[LabelledImage]:
-    """Return the images of a data set, including those without a box.
+def open_images(data: str | Path, config: ObjectDiscoveryConfig) -> list[LabelledImage]:
+    """Return the images of a folder in the layout of VOC or COCO, including those without a box.
 
-    Args:
-        data: folder in the layout of VOC or COCO.
-        split: name of the split; if None, trainval of VOC; of COCO its only split, or train2014 if there are several.
-        image_list: text file with the names of the images to keep, one per line (COCO-20k); folders and endings of the
-            names are ignored.
-        hard: keep boxes of VOC that are marked difficult or truncated, as LOST does by default.
+    Folders and endings of the names in `config.image_list` are ignored.
 
     Raises:
         ValueError: the folder has neither layout, or a file of it is missing or cannot be read.
@@ -48,18 +43,18 @@ def open_images(
     tables = sorted((root / "annotations").glob("instances_*.json"))
     voc = _voc_root(root)
     if voc is not None:
-        images = list(_voc_images(voc, split or "trainval", hard))
+        images = list(_voc_images(voc, config.split or "trainval", config.hard))
     elif tables:
-        images = list(_coco_images(root, tables, split))
+        images = list(_coco_images(root, tables, config.split))
     else:
         raise ValueError(
             f"{root} is neither VOC nor COCO: it has neither Annotations/ with JPEGImages/ nor "
             "annotations/instances_*.json; give the folder that holds them"
         )
-    if image_list is not None:
-        images = _listed(images, Path(image_list).expanduser())
+    if config.image_list is not None:
+        images = _listed(images, Path(config.image_list).expanduser())
     if not images:
-        raise ValueError(f"split {split or 'trainval'!r} of {root} names no image; choose another split")
+        raise ValueError(f"split {config.split or 'trainval'!r} of {root} names no image; choose another split")
     for image in images:
         if not image.path.is_file():
             raise ValueError(f"there is no image {image.path}, which the data set lists; add it or check the download")

@@ -21,21 +21,15 @@ from selfpatch.ops.discovery import attended, lost, pixel_box, tokencut
 BASELINES = {"baseline:whole-image": whole_image, "baseline:centre": centre_box}
 
 
-def find_boxes(view: PatchView, image: Tensor, config: ObjectDiscoveryConfig) -> dict[str, Box]:
+def find_boxes(view: PatchView, image: Tensor) -> dict[str, Box]:
     """Return the box of each method in an image [C, H, W], uint8 or float32."""
-    padded = view.padded(image)
-    features = view.features(padded) if {"lost", "tokencut"} & {*config.methods} else None
-    return {method: _find_box(method, view, image, padded, features, config) for method in config.methods}
+    padded, methods = view.padded(image), view.config.methods
+    features = view.features(padded) if {"lost", "tokencut"} & {*methods} else None
+    return {method: _find_box(method, view, image, padded, features) for method in methods}
 
 
-def _find_box(
-    method: Method,
-    view: PatchView,
-    image: Tensor,
-    padded: Tensor,
-    features: Tensor | None,
-    config: ObjectDiscoveryConfig,
-) -> Box:
+def _find_box(method: Method, view: PatchView, image: Tensor, padded: Tensor, features: Tensor | None) -> Box:
+    config = view.config
     if method == "attention":
         found = attended(_attention(view, padded, config.head), mass=config.mass)
     else:
@@ -85,10 +79,10 @@ def evaluate(
     Raises:
         ValueError: the network cannot serve a method, or the data cannot be used.
     """
-    view = PatchView(encoder, config.facet, config.block)
+    view = PatchView(encoder, config)
     if "attention" in config.methods:
         view.require_class_token()
-    all_images = open_images(data, split=config.split, image_list=config.image_list, hard=config.hard)
+    all_images = open_images(data, config)
     images = [image for image in all_images if image.boxes]
     if not images:
         raise ValueError(f"none of the {len(all_images)} images of {data} has a box; there is nothing to score")
@@ -97,7 +91,7 @@ def evaluate(
     pictures: list[str] = []
     for done, image in enumerate(images, start=1):
         pixels = to_tensor(read_picture(image.path, len(encoder.mean)))
-        found = find_boxes(view, pixels, config)
+        found = find_boxes(view, pixels)
         baselines = {name: baseline(*pixels.shape[1:]) for name, baseline in BASELINES.items()}
         best = {name: best_iou(box, image.boxes) for name, box in {**found, **baselines}.items()}
         for name, iou in best.items():

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.object_discovery.config import Facet
+from selfpatch.evaluation.object_discovery.config import Facet, ObjectDiscoveryConfig
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
@@ -17,27 +17,24 @@ from selfpatch.ops.images import normalise
 
 @dataclass(frozen=True)
 class PatchView:
-    """Features of one facet and block of an encoder.
+    """Features of the facet and block of an encoder that its settings name.
 
-    Attributes:
-        encoder: network that encodes the images.
-        facet: keys, queries or values of a block's attention, or the encoder's patch tokens; if None, keys of a ViT and
-            tokens of any other network.
-        block: block counted from 1; the last if None.
+    Raises:
+        ValueError: the encoder has no such facet or block.
     """
 
     encoder: Encoder
-    facet: Facet | None = None
-    block: int | None = None
+    config: ObjectDiscoveryConfig
 
     def __post_init__(self) -> None:
-        if self.vit is None and (self.facet not in (None, "token") or self.block is not None):
-            setting = f"facet is {self.facet!r}" if self.facet not in (None, "token") else f"block is {self.block}"
+        facet, block = self.config.facet, self.config.block
+        if self.vit is None and (facet not in (None, "token") or block is not None):
+            setting = f"facet is {facet!r}" if facet not in (None, "token") else f"block is {block}"
             raise ValueError(f"{setting}, but only a ViT has blocks with keys; use the facet token and no block")
-        if self.facet == "token" and self.block is not None:
-            raise ValueError(f"block is {self.block}, but tokens are the encoder's own; use a key, query or value")
-        if self.vit is not None and self.block is not None and self.block > self.vit.num_layers:
-            raise ValueError(f"block is {self.block}, but this ViT has {self.vit.num_layers} blocks")
+        if facet == "token" and block is not None:
+            raise ValueError(f"block is {block}, but tokens are the encoder's own; use a key, query or value")
+        if self.vit is not None and block is not None and block > self.vit.num_layers:
+            raise ValueError(f"block is {block}, but this ViT has {self.vit.num_layers} blocks")
 
     @property
     def vit(self) -> ViT | None:
@@ -48,7 +45,7 @@ class PatchView:
     @property
     def resolved(self) -> Facet:
         """Facet that is used."""
-        return self.facet or ("token" if self.vit is None else "key")
+        return self.config.facet or ("token" if self.vit is None else "key")
 
     @property
     def standardised(self) -> bool:
@@ -117,4 +114,4 @@ class PatchView:
 
     @property
     def _block_index(self) -> int:
-        return -1 if self.block is None else self.block - 1
+        return -1 if self.config.block is None else self.config.block - 1

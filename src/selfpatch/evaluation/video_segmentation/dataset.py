@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from selfpatch.evaluation.video_segmentation.config import Year
+from selfpatch.evaluation.video_segmentation.config import DAVISConfig, Year
 
 IMAGE_SETS: dict[Year, tuple[str, ...]] = {2017: ("2017/val.txt",), 2016: ("2016/val.txt", "480p/val.txt")}
 VOID = 255
@@ -85,22 +84,16 @@ class Clip:
                 )
 
 
-def open_clips(root: str | Path, *, year: Year | None = None, sequences: Sequence[str] | None = None) -> list[Clip]:
-    """Return the clips of a DAVIS tree.
-
-    Args:
-        root: folder that holds Annotations/, ImageSets/ and JPEGImages/.
-        year: image set, and how masks are read: in 2016 every non-black pixel belongs to the one object, in 2017 pixel
-            values are object numbers. If None, 2017 if the tree has its image set, else 2016.
-        sequences: names of the sequences; if None, those of the validation set.
+def open_clips(data: str | Path, config: DAVISConfig) -> list[Clip]:
+    """Return the clips of a DAVIS tree: those that `config` names, or the validation set.
 
     Raises:
         ValueError: the tree or its image set is missing, or a sequence has no folder of masks.
     """
-    root = Path(root).expanduser()
+    root, sequences = Path(data).expanduser(), config.sequences
     if not (root / "Annotations" / "480p").is_dir():
         raise ValueError(f"no DAVIS at {root}: it has no folder Annotations/480p; give the folder that holds it")
-    years: tuple[Year, ...] = (2017, 2016) if year is None else (year,)
+    years: tuple[Year, ...] = (2017, 2016) if config.year is None else (config.year,)
     candidates = [(y, root / "ImageSets" / name) for y in years for name in IMAGE_SETS[y]]
     found = next(((y, path) for y, path in candidates if path.is_file()), None)
     if found is None and sequences is None:
@@ -109,7 +102,7 @@ def open_clips(root: str | Path, *, year: Year | None = None, sequences: Sequenc
     chosen = found[0] if found else years[0]
     if sequences is None:
         assert found is not None
-        sequences = _read_image_set(found[1])
+        sequences = tuple(_read_image_set(found[1]))
     frames, masks = root / "JPEGImages" / "480p", root / "Annotations" / "480p"
     clips = [Clip(name, frames / name, masks / name, chosen) for name in dict.fromkeys(sequences)]
     for clip in clips:

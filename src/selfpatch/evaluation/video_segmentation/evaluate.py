@@ -45,7 +45,7 @@ def evaluate(
     Raises:
         ValueError: the tree or one of its clips cannot be used; raised before the first frame is processed.
     """
-    clips = open_clips(data, year=config.year, sequences=config.sequences)
+    clips = open_clips(data, config)
     used = {"data": str(data), "year": clips[0].year, "sequences": [clip.name for clip in clips]}
     if config.results is not None:
         return _score_results(config.results, clips, used)
