@@ -41,7 +41,7 @@ def loss_of(sides: TwoGridSides, step: int = 0) -> Tensor:
 
 
 def patches_and_targets(sides: TwoGridSides) -> tuple[list[Tensor], list[Tensor]]:
-    """Of each resolution [V*B, N, D]."""
+    """Return patches and targets of each resolution, [V*B, N, D]."""
     student, teacher = sides.encodings()
     targets = [
         sides.objective.targets(tokens, sides.teacher["pool"]).detach() for tokens in teacher.tokens_per_resolution
@@ -50,7 +50,7 @@ def patches_and_targets(sides: TwoGridSides) -> tuple[list[Tensor], list[Tensor]
 
 
 def mean_over_views(losses: list[Tensor]) -> Tensor:
-    """Of [V*B, N] each view of each image weighs the same."""
+    """Return the mean over the patches of a view, then over views, of losses [V*B, N]."""
     views = [view.mean() for grid in losses for view in grid]
     return sum(views, start=torch.zeros(())) / len(views)
 
@@ -60,7 +60,7 @@ def projected(sides: TwoGridSides) -> tuple[list[Tensor], list[Tensor]]:
     patches, targets = patches_and_targets(sides)
     sizes = [grid.shape[:2] for grid in patches]
     together = [torch.cat([grid.flatten(0, 1) for grid in grids]) for grids in (patches, targets)]
-    queries = sides.objective.loss.agreement.predictor(sides.student["patch"](together[0]))
+    queries = sides.objective.agreement.predictor(sides.student["patch"](together[0]))
     keys = sides.teacher["patch"](together[1])
     counts = [size.numel() for size in sizes]
     return tuple(  # type: ignore[return-value]
@@ -71,7 +71,7 @@ def projected(sides: TwoGridSides) -> tuple[list[Tensor], list[Tensor]]:
 
 def prototypes_plainly(sides: TwoGridSides) -> Tensor:
     patches, targets = patches_and_targets(sides)
-    center, temps = sides.objective.loss.agreement.loss.center.center, (hyperparameters().teacher_temp, 0.2)
+    center, temps = sides.objective.agreement.loss.center.center, (hyperparameters().teacher_temp, 0.2)
     losses = []
     for own, target in zip(patches, targets, strict=True):
         distribution = ((sides.teacher["patch"](target).logits() - center) / temps[0]).softmax(-1)
@@ -90,7 +90,7 @@ def contrast_plainly(sides: TwoGridSides) -> Tensor:
     losses = []
     for q, k in zip(queries, keys, strict=True):
         own = ((q * k).sum(-1) / 0.3).exp()
-        others = sum((q @ negative / 0.3).exp() for negative in sides.objective.loss.agreement.queue.keys)
+        others = sum((q @ negative / 0.3).exp() for negative in sides.objective.agreement.queue.keys)
         losses.append(-(own / (own + others)).log())
     return mean_over_views(losses)
 
@@ -102,7 +102,7 @@ PLAIN = {"prototypes": prototypes_plainly, "cosine": cosine_plainly, "contrast":
 def test_loss_and_gradients_are_the_plain_ones(agreement: str) -> None:
     sides = two_sides(agreement)
     if agreement == "prototypes":
-        sides.objective.loss.agreement.loss.center.center.normal_()
+        sides.objective.agreement.loss.center.center.normal_()
     loss, expected = loss_of(sides), PLAIN[agreement](sides)
     torch.testing.assert_close(loss, expected)
     learned = [*sides.raw, *sides.student["patch"].parameters(), *sides.objective.parameters()]
@@ -147,7 +147,7 @@ def test_keys_of_each_view_enter_the_queue_image_by_image() -> None:
         for grid, views in zip(keys, (2, 1), strict=True):
             chosen = key_patches(samples, step, grid.shape[1], 2)
             expected += [grid[view * batch + image, patch] for view in range(views) for patch in chosen[image]]
-    queue = sides.objective.loss.agreement.queue
+    queue = sides.objective.agreement.queue
     assert len(expected) == len(queue.keys) == 24, "3 views of 4 images, 2 keys each"
     torch.testing.assert_close(queue.keys, torch.stack(expected))
 
@@ -158,7 +158,7 @@ def test_no_random_number_decides_which_keys_enter() -> None:
         torch.manual_seed(seed)
         loss_of(sides)
         commit(sides.objective)
-    assert torch.equal(first.objective.loss.agreement.queue.keys, again.objective.loss.agreement.queue.keys)
+    assert torch.equal(first.objective.agreement.queue.keys, again.objective.agreement.queue.keys)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from selfpatch.config.sections import OptimizerConfig
 from selfpatch.core.types import Views
 from selfpatch.losses import SelfPatchConfig, SelfPatchLoss
 from selfpatch.losses.owned_heads import LossWithHeads
-from selfpatch.losses.selfpatch import PatchTargetLoss
+from selfpatch.losses.selfpatch import make_pool, patch_targets
 from selfpatch.ops.images import normalise
 from selfpatch.training.trainer import StudentTeacher, training_step
 from tests.helpers.tiny import COMPONENTS, hyperparameters, plain_sgd, tiny_student_teacher, tiny_views
@@ -36,8 +36,8 @@ def criterion_of(student_teacher: StudentTeacher, **settings: Any) -> SelfPatchL
     for side, branch in ((criterion.student, student_teacher.student), (criterion.teacher, student_teacher.teacher)):
         side["pool"].load_state_dict(branch.pool.state_dict())
         side["head"].load_state_dict(branch.heads["patch"].state_dict())
-    agreement = student_teacher.objectives["selfpatch"].loss.agreement
-    criterion.loss.agreement.load_state_dict(agreement.state_dict())
+    agreement = student_teacher.objectives["selfpatch"].agreement
+    criterion.agreement.load_state_dict(agreement.state_dict())
     return criterion
 
 
@@ -51,7 +51,7 @@ def pairs_of_gradients(criterion: SelfPatchLoss, student_teacher: StudentTeacher
     modules = [
         (criterion.student["pool"], student.pool),
         (criterion.student["head"], student.heads["patch"]),
-        (criterion.loss, objective.loss),
+        (criterion.agreement, objective.agreement),
     ]
     return [
         (p.grad, q.grad)
@@ -90,8 +90,8 @@ def test_a_loop_around_a_timm_vit_takes_the_steps_of_the_framework() -> None:
         for got, wanted in gradients:
             torch.testing.assert_close(got, wanted)
     torch.testing.assert_close(criterion.teacher["pool"].state_dict(), reference.teacher.pool.state_dict())
-    center = reference.objectives["selfpatch"].loss.agreement.state_dict()
-    torch.testing.assert_close(criterion.loss.agreement.state_dict(), center)
+    center = reference.objectives["selfpatch"].agreement.state_dict()
+    torch.testing.assert_close(criterion.agreement.state_dict(), center)
     torch.testing.assert_close(teacher.state_dict(), reference.teacher.backbone.trunk.state_dict())
 
 
@@ -145,11 +145,11 @@ def test_an_update_moves_the_teacher_by_the_momentum_and_the_centre_once() -> No
         criterion.student["pool"].query.add_(1.0)
     before = criterion.teacher["pool"].query.clone()
     criterion(patches(1), patches(2), grid=(4, 4))
-    assert not criterion.loss.agreement.loss.center.center.any(), "not before the step is over"
+    assert not criterion.agreement.loss.center.center.any(), "not before the step is over"
     criterion.update(momentum=0.75)
     expected = torch.lerp(before, criterion.student["pool"].query, 0.25)
     torch.testing.assert_close(criterion.teacher["pool"].query, expected.detach())
-    assert criterion.loss.agreement.loss.center.center.any()
+    assert criterion.agreement.loss.center.center.any()
     assert criterion.num_updates == 1
 
 
@@ -163,9 +163,8 @@ def test_the_state_of_a_loss_is_saved_whole() -> None:
 
 
 def test_the_mean_is_the_ablation_of_the_pool() -> None:
-    loss = PatchTargetLoss(6, 2, SelfPatchConfig(aggregation="mean", k=8))
-    teacher = patches(0)
-    targets = loss.targets(teacher, (4, 4), loss.pool())
+    config, teacher = SelfPatchConfig(aggregation="mean", k=8), patches(0)
+    targets = patch_targets(teacher, (4, 4), make_pool(6, 2, config), config)
     maps = teacher.unflatten(1, (4, 4))
     shifts = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
     mean = torch.stack([maps.roll(shift, (1, 2)) for shift in shifts]).mean(0).flatten(1, 2)

@@ -32,7 +32,7 @@ LOSSES = {
 """Our losses -> the bundle's."""
 CENTERS = {
     "dino": {"center": "dino.loss.center"},
-    "selfpatch": {"center": "dino.loss.center", "patch_center": "selfpatch.loss.agreement.loss.center"},
+    "selfpatch": {"center": "dino.loss.center", "patch_center": "selfpatch.agreement.loss.center"},
     "sere": {"center": "ibot.image_loss.center", "patch_center": "ibot.patch_loss.center"},
 }
 """The bundle's centres -> ours, below the objectives."""

@@ -8,10 +8,10 @@ from typing import Annotated, Literal, cast
 
 import torch
 from annotated_types import Gt
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfpatch.config.schema import settings
-from selfpatch.losses.agreement import AGREEMENTS, AgreementConfig, Heads, PatchPairs
+from selfpatch.losses.agreement import AGREEMENTS, AgreementConfig, PatchPairs
 from selfpatch.losses.owned_heads import LossWithHeads
 from selfpatch.models.pooling import AveragePool, ClassAttentionPool, PositivePool
 from selfpatch.ops.neighbours import Border, Window, check_matching, neighbour_table, top_positives
@@ -37,8 +37,30 @@ class SelfPatchConfig(AgreementConfig):
         check_matching(self.k, self.window, self.border)
 
 
-class PatchTargetLoss(nn.Module):
-    """Match, aggregate, agree, with pool and heads that the caller owns.
+def make_pool(dim: int, num_heads: int, config: SelfPatchConfig) -> PositivePool:
+    """Return a fresh pool h; student and teacher have one each."""
+    return AveragePool(dim) if config.aggregation == "mean" else ClassAttentionPool(dim, num_heads)
+
+
+@torch.no_grad()
+def patch_targets(patches: Tensor, grid: Grid, pool: PositivePool, config: SelfPatchConfig) -> Tensor:
+    """Match and aggregate: return the target y(i) of each patch.
+
+    Args:
+        patches: [B, N, D] the teacher's patches before any norm.
+        grid: (h, w) with h * w = N.
+        pool: the teacher's pool.
+        config: matching.
+
+    Returns:
+        [B, N, D].
+    """
+    table = neighbour_table(*grid, config.window, config.border, patches.device)
+    return pool.pool_positives(patches, top_positives(patches, config.k, table))
+
+
+class SelfPatchLoss(LossWithHeads):
+    """Match, aggregate, agree: each patch of the student learns from the teacher's aggregate of its k positives.
 
         for each view, for each patch i:
             P(i) = the k patches j of the neighbourhood of i with largest cos(f_t(i), f_t(j))
@@ -52,69 +74,7 @@ class PatchTargetLoss(nn.Module):
         cosine       -cos(g_t(y(i)), predict(g_s(LN f_s(i))))
         contrast     InfoNCE of the same two with a memory bank of patch keys
 
-    Args:
-        dim: width of the patches.
-        num_heads: number of attention heads of the pool.
-        config: matching, aggregation and agreement.
-    """
-
-    def __init__(self, dim: int, num_heads: int, config: SelfPatchConfig) -> None:
-        super().__init__()
-        self.dim, self.num_heads, self.config = dim, num_heads, config
-        self.agreement = AGREEMENTS[config.agreement](dim, config)
-
-    def pool(self) -> PositivePool:
-        """Return a fresh pool; student and teacher have one each."""
-        if self.config.aggregation == "mean":
-            return AveragePool(self.dim)
-        return ClassAttentionPool(self.dim, self.num_heads)
-
-    def head(self) -> nn.Module:
-        """Return a fresh patch head; student and teacher have one each."""
-        return self.agreement.head()
-
-    @torch.no_grad()
-    def targets(self, patches: Tensor, grid: Grid, pool: PositivePool) -> Tensor:
-        """Match and aggregate: return the target y(i) of each patch.
-
-        Args:
-            patches: [B, N, D] the teacher's patches before any norm.
-            grid: (h, w) with h * w = N.
-            pool: the teacher's pool.
-
-        Returns:
-            [B, N, D].
-        """
-        table = neighbour_table(*grid, self.config.window, self.config.border, patches.device)
-        return pool.pool_positives(patches, top_positives(patches, self.config.k, table))
-
-    def forward(
-        self,
-        patches: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        heads: Heads,
-        *,
-        samples: Tensor,
-        teacher_temp: float,
-        step: int | Tensor,
-    ) -> Tensor:
-        """Return the loss, a scalar: the mean over the patches of a view, then over views.
-
-        Args:
-            patches: [V*B, N, D] of each resolution: the student's patches after the norm of its pool.
-            targets: [V*B, N, D] of each resolution, as `targets` returns them.
-            heads: patch heads of student and teacher.
-            samples: [B] indices of the images in the data set (contrast only).
-            teacher_temp: softmax temperature of the teacher (prototypes only).
-            step: number of steps so far (contrast only).
-        """
-        return self.agreement(PatchPairs.of(patches, targets, samples), heads, teacher_temp, step)
-
-
-class SelfPatchLoss(LossWithHeads):
-    """SelfPatch's loss for any training loop; the equation is that of `PatchTargetLoss`.
-
-    It owns the pool and the patch head of student and teacher, and the centre (or predictor and memory bank). Train
+    The loss owns pool and patch head of student and teacher, and the centre (or predictor and memory bank). Train
     `criterion.parameters()` together with the student. Add an image-level loss on the image tokens [B, D] that the pool
     makes of patches [B, N, D], `criterion.student["pool"](patches)`: the pool's attention learns from it alone.
 
@@ -130,9 +90,9 @@ class SelfPatchLoss(LossWithHeads):
     """
 
     def __init__(self, dim: int, num_heads: int, config: SelfPatchConfig = SelfPatchConfig()) -> None:
-        loss = PatchTargetLoss(dim, num_heads, config)
-        super().__init__({"pool": loss.pool(), "head": loss.head()})
-        self.loss = loss
+        agreement = AGREEMENTS[config.agreement](dim, config)
+        super().__init__({"pool": make_pool(dim, num_heads, config), "head": agreement.head()})
+        self.config, self.agreement = config, agreement
 
     def forward(
         self,
@@ -158,17 +118,16 @@ class SelfPatchLoss(LossWithHeads):
         if isinstance(teacher_patches, Tensor):
             teacher_patches = [teacher_patches]
         grids = [cast(Grid, grid)] if isinstance(grid[0], int) else cast(Sequence[Grid], grid)
-        pools = self.student["pool"], self.teacher["pool"]
-        assert isinstance(pools[0], PositivePool)
-        assert isinstance(pools[1], PositivePool)
         if samples is None:
             num_images = math.gcd(*(len(patches) for patches in student_patches))
             samples = torch.arange(num_images, device=student_patches[0].device)
-        return self.loss(
-            [pools[0].norm(patches) for patches in student_patches],
-            [self.loss.targets(patches, size, pools[1]) for patches, size in zip(teacher_patches, grids, strict=True)],
-            (self.student["head"], self.teacher["head"]),
-            samples=samples,
-            teacher_temp=teacher_temp,
-            step=self.num_updates,
-        )
+        student_pool, teacher_pool = self.student["pool"], self.teacher["pool"]
+        assert isinstance(student_pool, PositivePool)
+        assert isinstance(teacher_pool, PositivePool)
+        normed = [student_pool.norm(patches) for patches in student_patches]
+        targets = [
+            patch_targets(patches, size, teacher_pool, self.config)
+            for patches, size in zip(teacher_patches, grids, strict=True)
+        ]
+        heads = self.student["head"], self.teacher["head"]
+        return self.agreement(PatchPairs.of(normed, targets, samples), heads, teacher_temp, self.num_updates)

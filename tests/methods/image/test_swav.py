@@ -44,7 +44,7 @@ def projections(head: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def plain_loss(student: EncoderOutput, queues: list[Tensor] | None = None) -> Tensor:
-    """As in the paper, in loops over views and images."""
+    """Compute the loss as in the paper, in loops over views and images."""
     head = student.heads["prototypes"]
     scores = projections(head, student.image) @ head.last_layer.weight.T  # [V, B, K]
     V, loss = len(scores), torch.zeros(())

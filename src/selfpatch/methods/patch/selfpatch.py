@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Tokens, Views
-from selfpatch.losses.selfpatch import PatchTargetLoss, SelfPatchConfig
+from selfpatch.losses.agreement import AGREEMENTS, PatchPairs
+from selfpatch.losses.selfpatch import SelfPatchConfig, make_pool, patch_targets
 from selfpatch.models.pooling import PositivePool
 from selfpatch.ops.neighbours import neighbour_table
 
 
 class SelfPatch(Objective):
-    """`PatchTargetLoss` between the patches of student and teacher of the same view, for all views, local ones too.
+    """Match, aggregate, agree, as in `SelfPatchLoss`, for all views, local ones too; both sides see the same view.
 
     Its pool also gives the image token, in place of a CLS token.
     """
@@ -27,15 +29,16 @@ class SelfPatch(Objective):
     def __init__(self, dim: int, num_heads: int, config: SelfPatchConfig) -> None:
         super().__init__()
         self.config = config
-        self.loss = PatchTargetLoss(dim, num_heads, config)
+        self.agreement = AGREEMENTS[config.agreement](dim, config)
+        self._make_pool = partial(make_pool, dim, num_heads, config)
 
     def heads(self) -> dict[str, nn.Module]:
         """Return the patch head."""
-        return {"patch": self.loss.head()}
+        return {"patch": self.agreement.head()}
 
     def pool(self) -> PositivePool:
         """Return the pool that aggregates positives and makes the image token."""
-        return self.loss.pool()
+        return self._make_pool()
 
     def check_grid(self, h: int, w: int) -> None:
         """Raise ValueError if a patch in views of h x w patches has fewer than k neighbours."""
@@ -50,17 +53,13 @@ class SelfPatch(Objective):
     def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
         """Return `{"patch": loss}`."""
         assert isinstance(teacher.pool, PositivePool)
-        loss = self.loss(
-            [tokens.patches.flatten(1, 2) for tokens in student.tokens_per_resolution],  # after the pool's norm
-            [self.targets(tokens, teacher.pool) for tokens in teacher.tokens_per_resolution],
-            (student.heads["patch"], teacher.heads["patch"]),
-            samples=views.samples,
-            teacher_temp=hp.teacher_temp,
-            step=hp.step,
-        )
-        return {"patch": loss}
+        patches = [tokens.patches.flatten(1, 2) for tokens in student.tokens_per_resolution]  # after the pool's norm
+        targets = [self.targets(tokens, teacher.pool) for tokens in teacher.tokens_per_resolution]
+        pairs = PatchPairs.of(patches, targets, views.samples)
+        heads = student.heads["patch"], teacher.heads["patch"]
+        return {"patch": self.agreement(pairs, heads, hp.teacher_temp, hp.step)}
 
     def targets(self, tokens: Tokens, pool: PositivePool) -> Tensor:
         """Return the aggregates of each patch's positives, [V*B, N, D]."""
         _, h, w, _ = tokens.raw_patches.shape
-        return self.loss.targets(tokens.raw_patches.flatten(1, 2), (h, w), pool)
+        return patch_targets(tokens.raw_patches.flatten(1, 2), (h, w), pool, self.config)
