@@ -306,7 +306,7 @@ def test_impossible_batches_are_refused(index: ImageIndex) -> None:
         make(index, batch_size=8, world_size=2, accumulate=3)
     with pytest.raises(ValueError, match="global views of sizes"):
         make(index, recipes=(GLOBAL, LOCAL))
-    with pytest.raises(ValueError, match="2 global views were asked of 1 recipes"):
+    with pytest.raises(ValueError, match="num_global is 2, but there are 1 recipes; use 1 to 1"):
         make(index, recipes=(GLOBAL,))
 
 

@@ -277,7 +277,7 @@ class _Crops(Dataset[_Part]):
 def _check_recipes(recipes: Sequence[ViewRecipe], num_global: int) -> None:
     sizes = [recipe.size for recipe in recipes]
     if not 1 <= num_global <= len(recipes):
-        raise ValueError(f"{num_global} global views were asked of {len(recipes)} recipes; use 1 to {len(recipes)}")
+        raise ValueError(f"num_global is {num_global}, but there are {len(recipes)} recipes; use 1 to {len(recipes)}")
     for name, group in [("global", sizes[:num_global]), ("local", sizes[num_global:])]:
         if len(set(group)) > 1:
             raise ValueError(f"{name} views of sizes {group} do not fit into one batch; give them one size")

@@ -26,6 +26,7 @@ import torch
 from selfpatch.api.interrupted import Interrupted
 from selfpatch.core.atomic_io import make_folder, write_atomically
 from selfpatch.core.distributed import find_device
+from selfpatch.core.machine import num_cores
 from selfpatch.experiments.collect import collect_results, draw_sheet
 from selfpatch.experiments.jobs import Job, WorkerSlot, is_done, jobs_of, run_job
 from selfpatch.experiments.report import write_study_report
@@ -156,14 +157,9 @@ def _slots(device: str, processes: int | None) -> list[WorkerSlot]:
     chosen = find_device(device)
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     devices = cuda if chosen.type == "cuda" and device in ("auto", "cuda") else [str(chosen)]
-    cores = _num_cores()
+    cores = num_cores()
     count = processes or (min(cores, MAX_CPU_PROCESSES) if devices == ["cpu"] else len(devices))
     return [WorkerSlot(devices[i % len(devices)], max(1, cores // count)) for i in range(count)]
-
-
-def _num_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _training_data(study: Study, out: Path) -> str:
