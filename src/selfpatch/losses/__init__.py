@@ -9,9 +9,10 @@ from selfpatch.losses.memory_bank import MemoryBank
 from selfpatch.losses.selfpatch import SelfPatchConfig, SelfPatchLoss
 from selfpatch.losses.sere import SEREChannelLoss, SEREConfig, SERELoss, SERESpatialLoss
 from selfpatch.losses.swav import SwAVConfig, SwAVHead, SwAVLoss
+from selfpatch.models.heads import PrototypeHead
 
 __all__ = [
     "Center", "DINOConfig", "DINOLoss", "DenseContrastLoss", "IBOTConfig", "IBOTPatchLoss", "InfoNCELoss",
-    "MemoryBank", "SEREChannelLoss", "SEREConfig", "SERELoss", "SERESpatialLoss", "SelfPatchConfig", "SelfPatchLoss",
-    "SwAVConfig", "SwAVHead", "SwAVLoss",
+    "MemoryBank", "PrototypeHead", "SEREChannelLoss", "SEREConfig", "SERELoss", "SERESpatialLoss", "SelfPatchConfig",
+    "SelfPatchLoss", "SwAVConfig", "SwAVHead", "SwAVLoss",
 ]  # fmt: skip

@@ -34,7 +34,9 @@ class DINOLoss(CenteredLoss):
         center = moving average of the mean of g_t(x)         in `update`, once per step
 
     Example:
-        >>> criterion = DINOLoss(DINOConfig(num_prototypes=4096))
+        >>> config = DINOConfig(num_prototypes=4096)
+        >>> student_head, criterion = PrototypeHead(384, config), DINOLoss(config)
+        >>> teacher_head = copy.deepcopy(student_head).requires_grad_(False)
         >>> loss = criterion(student_head(student_cls), teacher_head(teacher_cls), teacher_temp=0.04)
         >>> loss.backward(), optimizer.step(), criterion.update()
 
