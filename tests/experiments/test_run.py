@@ -238,7 +238,7 @@ def test_devices_and_processes_that_cannot_be(folder: Path, monkeypatch: pytest.
 
 
 def test_every_device_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "_num_cores", lambda: 12)
+    monkeypatch.setattr(running, "num_cores", lambda: 12)
     assert running._slots("cpu", None) == [WorkerSlot("cpu", 3)] * 4
     assert running._slots("cpu", 1) == [WorkerSlot("cpu", 12)]
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
