@@ -9,20 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.evaluation.baselines import MeanColour
-from selfpatch.evaluation.segmentation.inference import classes_at, load_normalised, predict_sliding, predict_whole
+from selfpatch.evaluation.segmentation.inference import classes_at, load_normalised, predict_sliding
 
 
 def bright(images: Tensor) -> Tensor:
     """[1, 3, H, W] -> [1, 2, H / 4, W / 4]: a network of patches of four pixels."""
     pooled = F.avg_pool2d(images[:, :1], 4)
     return torch.cat([pooled, 1 - pooled], 1)
-
-
-def test_whole_images_are_padded_to_the_stride_and_cut_again() -> None:
-    image = torch.rand(1, 3, 13, 18)
-    padded = F.pad(image, (0, 2, 0, 3))
-    expected = F.interpolate(bright(padded), (16, 20), mode="bilinear")[..., :13, :18]
-    torch.testing.assert_close(predict_whole(bright, image, 4), expected)
 
 
 def test_sliding_averages_windows_as_the_loop_does() -> None:

@@ -135,7 +135,7 @@ def open_dataset(root: str | Path, split: str, kind: Kind | None = None) -> Segm
         root: its folder, as downloaded:
 
             - ade20k: images/{training,validation}, annotations/...; label 0 is void, 150 classes.
-            - voc: VOCdevkit/VOC2012, VOC2012 or what is in it, with ImageSets/Segmentation; the labels of the split
+            - voc: VOCdevkit/VOC2012, VOC2012 or its content, with ImageSets/Segmentation; the labels of the split
               `trainaug` are in SegmentationClassAug. 21 classes.
             - coco_stuff171, coco_stuff27: [images/]{train,val}2017, and the label maps in stuffthingmaps/ or
               annotations/; 27 are the super-categories, with the images of curated/.../Coco164kFull_Stuff_Coarse_7.txt

@@ -29,7 +29,7 @@ from selfpatch.evaluation.segmentation.config import DecoderConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.decoders import Norm
 from selfpatch.evaluation.segmentation.harness import FittedMethod, Predict
-from selfpatch.evaluation.segmentation.inference import classes_at, load_normalised, predict_sliding, predict_whole
+from selfpatch.evaluation.segmentation.inference import classes_at, load_normalised, predict_sliding
 from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps, default_blocks
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
@@ -133,10 +133,11 @@ def _predictor(network: Segmenter, encoder: BranchEncoder, config: DecoderConfig
     network.eval()
     short = config.short_side or config.crop
 
+    @torch.no_grad()
     def predict(image: Image.Image) -> Tensor:
         normalised = load_normalised(encoder, image, short)
         if config.stride is None:
-            logits = predict_whole(network, normalised)
+            logits = network(normalised)
         else:
             logits = predict_sliding(network, normalised, config.crop, config.stride, num_classes)
         return classes_at(logits, (image.height, image.width))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,15 +62,10 @@ def open_splits(data: str | Path, config: SegmentationConfig) -> tuple[Segmentat
     return train.limited(config.limit), test.limited(config.limit)
 
 
-@dataclass(frozen=True)
-class Scored:
-    """Confusion matrix, values per image and pictures of a scored set.
+class Scored(NamedTuple):
+    """Confusion matrix, values per image and pictures of a scored set."""
 
-    Attributes:
-        counts: [C, C] int64 pixels of (class, predicted class).
-    """
-
-    counts: Tensor
+    counts: Tensor  # [C, C] int64 pixels of (class, predicted class)
     per_image: dict[str, dict[str, float]]
     pictures: list[str]
 

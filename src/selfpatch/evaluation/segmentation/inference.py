@@ -30,24 +30,6 @@ def load_normalised(encoder: Encoder, image: Image.Image, short: int) -> Tensor:
 
 
 @torch.no_grad()
-def predict_whole(logits_fn: LogitsFunction, image: Tensor, stride: int = 1) -> Tensor:
-    """Return the logits of an image that the network sees as a whole.
-
-    Args:
-        logits_fn: the network.
-        image: normalised [1, 3, H, W].
-        stride: divisor of both sides that the network needs, such as the side of a patch. The image is padded with
-            zeros on the right and below; the logits there are dropped.
-
-    Returns:
-        [1, C, H, W].
-    """
-    height, width = image.shape[-2:]
-    padded = _pad_to(image, -(-height // stride) * stride, -(-width // stride) * stride)
-    return _logits_at_size(logits_fn, padded)[..., :height, :width]
-
-
-@torch.no_grad()
 def predict_sliding(logits_fn: LogitsFunction, image: Tensor, size: int, stride: int, num_classes: int) -> Tensor:
     """Return the logits of an image that the network sees through a window.
 

@@ -22,7 +22,7 @@ from selfpatch.evaluation.segmentation.patches import labelled_patches, whole_fe
 from selfpatch.ops.knn import check_temperature, nearest_neighbours, soft_class_votes
 
 BYTES_PER_SIMILARITY = 8
-"""Four of its own, and as many for what is made of it."""
+"""Bytes per similarity: four for itself, and four for values derived from it."""
 MAX_QUERIES = 1024
 """Queries per block; the memory is read once for each block."""
 

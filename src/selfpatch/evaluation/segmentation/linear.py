@@ -71,15 +71,9 @@ def fit_linear(
         images, labels = batch
         return segmentation_loss(head(patch_features(encoder, images)), labels.to(encoder.device), config.mask_side)
 
-    learned = (
-        {}
-        if out is None
-        else config.learned()
-        | {
-            "training_data": train.fingerprint(),
-            "network": encoder_identity(encoder),
-        }
-    )
+    learned = config.learned()
+    if out is not None:  # else hashing would read all labels for nothing
+        learned |= {"training_data": train.fingerprint(), "network": encoder_identity(encoder)}
     optimizer, factor = make_optimizer(head, config)
     plan = TrainingPlan(config.steps or 0, factor, seed=config.seed)
     fit(head, loss, batches, optimizer, plan, settings=learned, out=out, progress=progress)

@@ -86,7 +86,7 @@ class _HeadTraining:
     """Training of heads on any of the images, at any rates.
 
     Attributes:
-        learned: values that decide what is learned; a checkpoint of other ones is refused.
+        learned: values that decide the weights; a checkpoint of other ones is refused.
     """
 
     source: TrainingFeatures

@@ -25,7 +25,7 @@ from selfpatch.models.pooling import PositivePool
 from selfpatch.ops.images import normalise
 
 WIDE = 768
-"""From this width on, DINO takes the last block and the mean patch; below, the last four blocks."""
+"""Smallest width for which DINO takes the last block and the mean patch; narrower networks use four blocks."""
 
 
 class FrozenFeatures:
@@ -147,7 +147,7 @@ class RandomCropFeatures:
 
 
 class CachedFeatures:
-    """As `RandomCropFeatures`, of centre crops and their mirror images, encoded once; a step sees either of the two.
+    """Training images as features of centre crops and their mirror images, encoded once; a step sees one of the two.
 
     Features are standardised by their mean and deviation over the training images, as the batch norm of MAE's linear
     protocol does (arXiv 2111.06377, appendix A.1), so that the same learning rates fit features of any scale.
