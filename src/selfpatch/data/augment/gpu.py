@@ -121,12 +121,7 @@ def shrink(image: Picture, max_pixels: int) -> Picture:
 
 
 def _row(p: ViewParameters, scale: tuple[float, float]) -> list[float]:
-    """Return the parameters of a view as a row of `ViewTable.values`.
-
-    Args:
-        p: drawn parameters, in pixels of the file.
-        scale: stored pixels per pixel of the file, across and down.
-    """
+    """Return a row of `ViewTable.values`, given the stored pixels per pixel of the file, across and down."""
     across, down = scale
     box = [p.left * across, p.top * down, p.width * across, p.height * down, p.flip]
     order, strengths = [NOTHING] * len(ADJUSTMENTS), [1.0] * len(ADJUSTMENTS)

@@ -32,16 +32,10 @@ LARGEST_KEPT = 2**24
 
 
 def render_fast(image: Picture, size: int, parameters: ViewParameters) -> Tensor:
-    """Crop and resize (bicubic, antialiased), flip, jitter colours, make grey, blur and solarize a view.
+    """Render a view as `pillow.render` does, with the same arguments.
 
-    Args:
-        image: the whole image, upright. An RGB raster in channels-last memory, as `decode.fast.read_fast` gives it, is
-            the fastest; a raster of other channels or of floats goes to `multichannel.render_raster`.
-        size: side of the rendered view in pixels.
-        parameters: result of `draw_view` for an image of this size.
-
-    Returns:
-        View [3, size, size] in uint8; for other rasters the result of `render_raster`.
+    RGB rasters in channels-last memory, as `decode.fast.read_fast` gives them, are the fastest; rasters of other
+    channels or of floats go to `multichannel.render_raster`.
 
     Raises:
         ValueError: OpenCV is not installed.
