@@ -177,13 +177,7 @@ def _matmul_double(matrix: Tensor, vector: Tensor) -> Tensor:
 def _largest_eigenvector(apply: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, bool]:
     """Find the largest eigenvector of a symmetric operator by Lanczos iterations with full orthogonalisation.
 
-    Args:
-        apply: the operator.
-        start: [N], in the space to search.
-        steps: largest number of iterations.
-
-    Returns:
-        The vector, and whether the iterations converged.
+    It lies in the space of `start`. The flag says whether the iterations converged within `steps`.
     """
     basis, diagonal, off_diagonal = [start / start.norm()], list[Tensor](), list[Tensor]()
     for step in range(1, steps + 1):

@@ -108,17 +108,9 @@ def propagate_labels(
 def _most_similar(
     query: Tensor, keys: Sequence[Tensor], radius: int, topk: int, max_cosines: int
 ) -> tuple[Tensor, Tensor]:
-    """Find the most similar context patches within each patch's window.
+    """Return cosines and flat context indices, [h, w, topk] each, of the best patches in each patch's window.
 
-    Args:
-        query: [h, w, D] of length 1.
-        keys: T maps [h, w, D] of length 1.
-        radius: as for `propagate_labels`.
-        topk: as for `propagate_labels`.
-        max_cosines: as for `propagate_labels`.
-
-    Returns:
-        Cosines and flat indices into the context, both [h, w, topk]; -inf fills up if a window is too small.
+    `query` and each key are [h, w, D] of length 1; -inf fills up if a window has fewer than topk patches.
     """
     h, w, _ = query.shape
     count = min(topk, len(keys) * h * w)
@@ -142,17 +134,10 @@ def _most_similar(
 
 
 def _top(cosine: Tensor, band: Tensor, topk: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the largest cosines over frames and patches.
+    """Return the largest cosines of [T, n, m], their frames and their patches, [n, topk] each.
 
-    They are among the topk patches with the best maximum over frames, which is far cheaper than searching all.
-
-    Args:
-        cosine: [T, n, m].
-        band: [n, m], 0 within the window and -inf beyond.
-        topk: number of cosines.
-
-    Returns:
-        Cosines, their frames and their patches, all [n, topk].
+    They are among the topk patches with the best maximum over frames, which is far cheaper than searching all. `band`
+    [n, m] is 0 within the window and -inf beyond.
     """
     best, patch = cosine.amax(0).add_(band).topk(min(topk, band.shape[1]), dim=1)
     candidates = cosine.gather(2, patch.expand(len(cosine), -1, -1)).masked_fill_(best == -torch.inf, -torch.inf)

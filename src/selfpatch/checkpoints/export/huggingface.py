@@ -133,9 +133,7 @@ def _notes(encoder: BranchEncoder, model: Model) -> tuple[str, ...]:
 def find_model(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> Model:
     """Return the model of transformers with a configuration.
 
-    Args:
-        config: configuration of the backbone.
-        state: the trunk's tensors, for widths that the configuration does not hold.
+    The trunk's tensors tell widths that the configuration does not hold.
 
     Raises:
         ValueError: there is none.

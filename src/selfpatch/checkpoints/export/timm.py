@@ -52,28 +52,21 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSumma
 
 
 def architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
-    """Return name and arguments of the timm model with a configuration.
-
-    Args:
-        config: configuration of the backbone.
-        state: tensors of the trunk.
-    """
-    common: dict[str, Any] = {"in_chans": config.in_channels}
+    """Return name and arguments of the timm model with a configuration, reading widths from the trunk's tensors."""
+    arguments: dict[str, Any] = {"in_chans": config.in_channels}
     if isinstance(config, ViTConfig):
-        common |= {"img_size": native_size(config), "dynamic_img_size": True}
-        if config.timm_model is None:
-            return _named_vit(config), common | _vit_arguments(config, state)
-        if not config.final_norm and "fc_norm.weight" not in state:
-            common["final_norm"] = False
-        return config.timm_model.partition(".")[0], common
+        arguments |= {"img_size": native_size(config), "dynamic_img_size": True}
+    elif isinstance(config, SwinConfig):
+        arguments["strict_img_size"] = False
+    if config.timm_model is not None:
+        if isinstance(config, ViTConfig) and not config.final_norm and "fc_norm.weight" not in state:
+            arguments["final_norm"] = False
+        return config.timm_model.partition(".")[0], arguments
+    if isinstance(config, ViTConfig):
+        return _named_vit(config), arguments | _vit_arguments(config, state)
     if isinstance(config, SwinConfig):
-        common["strict_img_size"] = False
-        if config.timm_model is None:
-            return "swin_tiny_patch4_window7_224", common | _swin_arguments(config)
-        return config.timm_model.partition(".")[0], common
-    if config.timm_model is None:
-        return "resnet50", common | {"layers": list(config.depths), "channels": list(config.stage_widths)}
-    return config.timm_model.partition(".")[0], common
+        return "swin_tiny_patch4_window7_224", arguments | _swin_arguments(config)
+    return "resnet50", arguments | {"layers": list(config.depths), "channels": list(config.stage_widths)}
 
 
 def _named_vit(config: ViTConfig) -> str:

@@ -42,15 +42,7 @@ def named_backbone_config(
 ) -> AnyBackboneConfig:
     """Return the configuration of a model of `MODELS`; values that are None are as the name says.
 
-    Args:
-        name: one of `MODELS`.
-        patch_size: side of a patch of a ViT, in pixels (default 16).
-        grid: side of a ViT's stored grid of positions, in patches (default 14).
-        embed_dim: width of a ViT, of a Swin's first stage, or of a ResNet's first bottlenecks.
-        depth: number of blocks of a ViT.
-        depths: number of blocks of each stage of a Swin or a ResNet.
-        num_heads: attention heads of a ViT, or of a Swin's first stage.
-        common: other fields of the family's configuration.
+    `BackboneOverrides` documents the arguments; `common` are other fields of the family's configuration.
 
     Raises:
         ValueError: the family has no such setting, or the width cannot be split into the heads.

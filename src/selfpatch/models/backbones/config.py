@@ -76,32 +76,23 @@ class ViTConfig(BackboneConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwinConfig(BackboneConfig):
-    """A Swin transformer (arXiv 2103.14030); its tokens are those of the last stage."""
+class StagedConfig(BackboneConfig):
+    """A trunk of stages; each further stage doubles the width and halves the grid. Tokens are the last stage's."""
 
-    family: ClassVar[str] = "swin"
-    embed_dim: int = 96
-    """Width of the first stage; each further stage doubles it and halves the grid."""
-    depths: tuple[int, ...] = (2, 2, 6, 2)
+    depths: tuple[int, ...]
     """Number of blocks in each stage."""
-    first_heads: int = 3
-    """Attention heads of the first stage; each further stage doubles them."""
-    window: int = 7
-    """Side of an attention window, in tokens."""
-    final_norm: bool = True
 
     EMBEDDING: ClassVar[int] = 4
-    """Side of the patches that are embedded, in pixels."""
+    """Side of a token of the first stage, in pixels."""
+
+    def doubled(self, first: int) -> tuple[int, ...]:
+        """Return a value for each stage: `first`, and twice as much in each further stage."""
+        return tuple(first << stage for stage in range(len(self.depths)))
 
     @property
     def map_dims(self) -> tuple[int, ...]:
         """Width of each stage."""
-        return tuple(self.embed_dim << stage for stage in range(len(self.depths)))
-
-    @property
-    def stage_heads(self) -> tuple[int, ...]:
-        """Number of attention heads in each stage."""
-        return tuple(self.first_heads << stage for stage in range(len(self.depths)))
+        raise NotImplementedError
 
     @property
     def dim(self) -> int:
@@ -109,19 +100,44 @@ class SwinConfig(BackboneConfig):
         return self.map_dims[-1]
 
     @property
-    def num_heads(self) -> int:
-        """Attention heads of the last stage."""
-        return self.stage_heads[-1]
-
-    @property
     def patch_size(self) -> int:
         """Side of an output token, in pixels."""
-        return self.EMBEDDING << (len(self.depths) - 1)
+        return self.doubled(self.EMBEDDING)[-1]
 
     @property
     def num_layers(self) -> int:
         """Number of blocks in all stages."""
         return sum(self.depths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwinConfig(StagedConfig):
+    """A Swin transformer (arXiv 2103.14030)."""
+
+    family: ClassVar[str] = "swin"
+    embed_dim: int = 96
+    """Width of the first stage."""
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    first_heads: int = 3
+    """Attention heads of the first stage; each further stage doubles them."""
+    window: int = 7
+    """Side of an attention window, in tokens."""
+    final_norm: bool = True
+
+    @property
+    def map_dims(self) -> tuple[int, ...]:
+        """Width of each stage."""
+        return self.doubled(self.embed_dim)
+
+    @property
+    def stage_heads(self) -> tuple[int, ...]:
+        """Number of attention heads in each stage."""
+        return self.doubled(self.first_heads)
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads of the last stage."""
+        return self.stage_heads[-1]
 
     def for_pool(self) -> Self:
         """Return the trunk below a pool, without final norm."""
@@ -129,44 +145,28 @@ class SwinConfig(BackboneConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetConfig(BackboneConfig):
-    """A ResNet of bottlenecks (arXiv 1512.03385); its tokens are the last map."""
+class ResNetConfig(StagedConfig):
+    """A ResNet of bottlenecks (arXiv 1512.03385)."""
 
     family: ClassVar[str] = "resnet"
     depths: tuple[int, ...] = (3, 4, 6, 3)
-    """Number of bottlenecks in each stage."""
     width: int = 64
-    """Inner width of the first stage's bottlenecks; each further stage doubles it."""
+    """Inner width of the first stage's bottlenecks."""
 
     @property
     def stage_widths(self) -> tuple[int, ...]:
         """Inner width of the bottlenecks in each stage."""
-        return tuple(self.width << stage for stage in range(len(self.depths)))
+        return self.doubled(self.width)
 
     @property
     def map_dims(self) -> tuple[int, ...]:
         """Width of each stage's output."""
-        return tuple(4 * width for width in self.stage_widths)
-
-    @property
-    def dim(self) -> int:
-        """Width of the output tokens."""
-        return self.map_dims[-1]
+        return self.doubled(4 * self.width)
 
     @property
     def num_heads(self) -> int:
         """Number of heads for modules that attend to the last map or relate it by head; the trunk itself has none."""
         return max(1, self.dim // 64)
-
-    @property
-    def patch_size(self) -> int:
-        """Side of an output token, in pixels."""
-        return 4 << (len(self.depths) - 1)
-
-    @property
-    def num_layers(self) -> int:
-        """Number of bottlenecks in all stages."""
-        return sum(self.depths)
 
 
 FAMILIES: dict[str, type[BackboneConfig]] = {cls.family: cls for cls in (ViTConfig, SwinConfig, ResNetConfig)}
