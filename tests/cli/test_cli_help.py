@@ -172,7 +172,7 @@ def test_presets_stand_in_the_help_and_in_a_table(
 ) -> None:
     assert main(["evaluate", name, "--presets"]) == 0
     table = capsys.readouterr().out
-    key, variants = EVALUATIONS[name].config.variants or ("", {"": EVALUATIONS[name].config})
+    key, variants = EVALUATIONS[name].variants or ("", {"": EVALUATIONS[name]})
     for variant, config in variants.items():
         _, options = page(f"evaluate {name}" + (f" --{key} {variant}" if key else ""), monkeypatch)
         shown = next((option.values for option in options if option.name == "--preset"), "")

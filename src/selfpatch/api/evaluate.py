@@ -99,7 +99,7 @@ def measure(
         config = _config(name, config, settings)
         _check_encoder(name, encoder, record, config)
         folder = None if out is None else Path(out)
-        run = registry.find_evaluation(name).load()
+        run = registry.load_evaluation(name)
         result = run(encoder, data, config, out=folder, progress=progress)  # type: ignore[arg-type]
     costs = {"seconds": time.perf_counter() - started, **result.costs}
     result = replace(result, costs=costs)
@@ -116,11 +116,11 @@ def presets(name: str) -> str:
     Raises:
         ValueError: there is no such evaluation, or it has no presets.
     """
-    return preset_tables(registry.find_evaluation(name).config, name)
+    return preset_tables(registry.find_config(name), name)
 
 
 def _config(name: str, config: EvaluationConfig | None, settings: Mapping[str, Any]) -> EvaluationConfig:
-    kind = registry.find_evaluation(name).config
+    kind = registry.find_config(name)
     if config is None:
         return kind.from_settings(settings, name)
     kinds = [kind] if kind.variants is None else [kind, *kind.variants[1].values()]

@@ -82,7 +82,7 @@ def run(arguments: list[str]) -> int:
 
 def usage() -> str:
     """Return the help of `selfpatch evaluate`, with a line for each evaluation."""
-    lines = [f"  {name:<10} {_first_line(registry.EVALUATIONS[name].config)}" for name in NAMES]
+    lines = [f"  {name:<10} {_first_line(registry.EVALUATIONS[name])}" for name in NAMES]
     return "\n".join(
         [
             "selfpatch evaluate NAME --weights W --data D; `selfpatch evaluate NAME --help` lists its options,",
@@ -106,7 +106,7 @@ def _first_line(described: type) -> str:
 def _evaluate(name: str, arguments: list[str]) -> int:
     if name not in registry.EVALUATIONS:
         raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(NAMES)}, all")
-    kind = registry.EVALUATIONS[name].config
+    kind = registry.EVALUATIONS[name]
     if "--presets" in arguments:
         print(preset_tables(kind, name))
         return 0

@@ -12,10 +12,6 @@ from selfpatch.evaluation.config import EvaluationConfig
 def preset_tables(config: type[EvaluationConfig], name: str) -> str:
     """Return how the presets of an evaluation, or of each of its variants, differ.
 
-    Args:
-        config: settings class of the evaluation.
-        name: name of the evaluation.
-
     Raises:
         ValueError: the evaluation has no presets.
     """
@@ -31,11 +27,7 @@ def preset_tables(config: type[EvaluationConfig], name: str) -> str:
 
 
 def describe_presets(presets: Mapping[str, Any]) -> str:
-    """Return a table with a column for each preset and a line for each setting in which they differ.
-
-    Args:
-        presets: dataclasses of one type by name.
-    """
+    """Return a table with a column for each preset and a line for each setting in which they differ."""
     columns = {name: asdict(preset) for name, preset in presets.items()}
     rows = [["", *columns]]
     for setting in next(iter(columns.values())):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.classification.knn.config import KNNConfig
@@ -46,39 +46,24 @@ class Evaluate(Protocol):
         ...
 
 
-class Evaluation(NamedTuple):
-    """One row of the table.
-
-    Attributes:
-        config: class of the settings, in the module `config` of the evaluation's folder.
-    """
-
-    config: type[EvaluationConfig]
-
-    def load(self) -> Evaluate:
-        """Import the module `evaluate` next to the settings, and return its function; torch is imported only now."""
-        folder = self.config.__module__.rpartition(".")[0]
-        return cast("Evaluate", importlib.import_module(f"{folder}.evaluate").evaluate)
-
-
-EVALUATIONS: dict[str, Evaluation] = {
-    "correspond": Evaluation(CorrespondenceConfig),
-    "davis": Evaluation(DAVISConfig),
-    "detect": Evaluation(DetectionConfig),
-    "discover": Evaluation(ObjectDiscoveryConfig),
-    "finetune": Evaluation(FinetuneConfig),
-    "knn": Evaluation(KNNConfig),
-    "linear": Evaluation(LinearConfig),
-    "segment": Evaluation(SegmentationConfig),
+EVALUATIONS: dict[str, type[EvaluationConfig]] = {
+    "correspond": CorrespondenceConfig,
+    "davis": DAVISConfig,
+    "detect": DetectionConfig,
+    "discover": ObjectDiscoveryConfig,
+    "finetune": FinetuneConfig,
+    "knn": KNNConfig,
+    "linear": LinearConfig,
+    "segment": SegmentationConfig,
 }
-"""Evaluations by the name that follows `selfpatch evaluate`."""
+"""Settings class of each evaluation, by the name that follows `selfpatch evaluate`."""
 
-BASELINES = {baseline: name for name, row in EVALUATIONS.items() for baseline in row.config.baselines}
+BASELINES = {baseline: name for name, config in EVALUATIONS.items() for baseline in config.baselines}
 """Evaluation of each baseline that needs no encoder."""
 
 
-def find_evaluation(name: str) -> Evaluation:
-    """Return the row of a name.
+def find_config(name: str) -> type[EvaluationConfig]:
+    """Return the settings class of an evaluation.
 
     Raises:
         ValueError: there is no such evaluation.
@@ -86,3 +71,9 @@ def find_evaluation(name: str) -> Evaluation:
     if name not in EVALUATIONS:
         raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}")
     return EVALUATIONS[name]
+
+
+def load_evaluation(name: str) -> Evaluate:
+    """Import the module `evaluate` next to the settings, and return its function; torch is imported only now."""
+    folder = find_config(name).__module__.rpartition(".")[0]
+    return cast("Evaluate", importlib.import_module(f"{folder}.evaluate").evaluate)

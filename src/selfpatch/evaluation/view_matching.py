@@ -37,13 +37,7 @@ class ViewPairs(NamedTuple):
 
 
 def make_view_pairs(images: Sequence[Picture], recipes: tuple[ViewRecipe, ViewRecipe], *, seed: int = 0) -> ViewPairs:
-    """Draw and render two views of each image; they depend on the arguments only.
-
-    Args:
-        images: whole images, upright, with the same number of channels.
-        recipes: recipes of the first and of the second view, with the same size.
-        seed: random seed of the views.
-    """
+    """Draw and render two views of each image, all of one size; they depend on the arguments only."""
     views: list[list[Tensor]] = [[], []]
     boxes: list[list[tuple[float, ...]]] = [[], []]
     for sample, image in enumerate(images):
@@ -61,13 +55,7 @@ def view_matching(
 ) -> float:
     """Return the share of correct matches among the patches whose true position lies in the second view.
 
-    Args:
-        encoder: network to measure.
-        views_a: first views, see `ViewPairs`.
-        views_b: second views.
-        boxes_a: boxes of the first views.
-        boxes_b: boxes of the second views.
-        batch: number of pairs that are encoded at once.
+    Views and boxes are those of `ViewPairs`; `batch` pairs are encoded at once.
 
     Raises:
         ValueError: no patch of any first view lies in its second view.

@@ -158,7 +158,7 @@ def read_entry(number: int, item: Any, where: str) -> Entry:
     if not isinstance(data, str):
         raise ValueError(f"{where}: {name} needs data, the path of its data set, like {EXAMPLE}")
     settings = {key: value for key, value in values.items() if key != "data"}
-    return Entry(number, name, data, plain(EVALUATIONS[name].config.from_settings(settings, f"{where}: {name}")))
+    return Entry(number, name, data, plain(EVALUATIONS[name].from_settings(settings, f"{where}: {name}")))
 
 
 def identity(encoder: Encoder | None, record: Provenance | None, loading: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -103,12 +103,7 @@ def evaluate(
     keypoints. Papers quote either. The baseline `baseline:position` puts a keypoint at the same relative position in
     the target's box.
 
-    Args:
-        encoder: network to measure.
-        data: folder as SPair-71k's, see `dataset`.
-        config: settings.
-        out: existing folder for pictures/; if None, nothing is written.
-        progress: called with the category and the number of pairs done, of all pairs.
+    `registry.Evaluate` explains the arguments.
 
     Returns:
         The result, with a row for each category and alpha; `position, per point` is the baseline's.

@@ -22,13 +22,9 @@ class ScoredPair:
 def within_threshold(
     found: np.ndarray, truth: np.ndarray, size: tuple[float, float], alphas: Sequence[float]
 ) -> np.ndarray:
-    """Return whether distance <= alpha * max(size) for each keypoint, bool [alphas, K].
+    """Return whether distance <= alpha * max(size), bool [alphas, K], for transferred and true keypoints [K, 2].
 
-    Args:
-        found: transferred keypoints [K, 2].
-        truth: true keypoints [K, 2].
-        size: width and height of the target's box, or of its image.
-        alphas: shares of the longer side.
+    `size` is the width and height of the target's box, or of its image.
     """
     distance = np.linalg.norm(found - truth, axis=1)
     return distance <= np.array(alphas)[:, None] * max(size)

@@ -39,13 +39,8 @@ def evaluate(
 ) -> Result:
     """Train Mask R-CNN on one split, and measure the average precision of boxes and masks on another.
 
-    Args:
-        encoder: network of this package; its backbone is copied and fine-tuned.
-        data: COCO tree: annotations/instances_SPLIT.json and a folder of images for each split.
-        config: settings.
-        out: existing folder for checkpoints, results files and pictures. A stopped evaluation continues there, and a
-            finished training is scored on another split. If None, nothing is written.
-        progress: called with `training` and steps, then with `detecting` and images.
+    `registry.Evaluate` explains the arguments. The encoder is a network of this package, whose backbone is copied and
+    fine-tuned. A stopped evaluation continues in `out`, and a finished training there is scored on another split.
 
     Raises:
         ValueError: the encoder has no backbone to train, the data cannot be used, the categories of the splits differ,

@@ -52,12 +52,9 @@ def from_pixels(mask: np.ndarray) -> Rle:
 
 
 def extent(mask: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Return (left, top, right, bottom) of the pixels inside, or None if there are none.
+    """Return (left, top, right, bottom) of the nonzero pixels of a mask [H, W], or None if there are none.
 
     Right and bottom are the first pixels outside.
-
-    Args:
-        mask: mask [H, W], nonzero inside.
     """
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     if len(columns) == 0:
@@ -71,8 +68,8 @@ def paste(probabilities: Tensor, boxes: Tensor, height: int, width: int) -> list
     Args:
         probabilities: mask probabilities in the cells of each box, [n, m, m].
         boxes: boxes [n, 4] (left, top, right, bottom) in pixels of the image.
-        height: height of the image.
-        width: width of the image.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
 
     Returns:
         The pixels of each mask whose probability is at least 1/2. Beyond the centres of the outermost cells, the

@@ -39,14 +39,7 @@ class GroundTruth:
     """Annotations of a split, ready to score against.
 
     An object that has a box only does not count when masks are scored: detections in its box are ignored, as in a
-    crowd.
-
-    Args:
-        annotations: path of the annotation file.
-        images: ids of the images that count.
-
-    Raises:
-        ValueError: an annotation cannot be used.
+    crowd. `images` are the ids of the images that count.
     """
 
     def __init__(self, annotations: Path, images: Sequence[int]) -> None:
@@ -63,12 +56,7 @@ class GroundTruth:
         return {int(category): int(count) for category, count in zip(ids, counts, strict=True)}
 
     def precision(self, results: Sequence[Row], kind: str) -> Precision:
-        """Score the rows of a results file.
-
-        Args:
-            results: rows in COCO's results format.
-            kind: `bbox` or `segm`.
-        """
+        """Score the rows of a results file; `kind` is `bbox` or `segm`."""
         truth = self._masks if kind == "segm" else self._coco
         with contextlib.redirect_stdout(io.StringIO()):
             scored = pycocotools("cocoeval").COCOeval(truth, _detected(truth, results), kind)
@@ -91,11 +79,7 @@ def average_precision(
 ) -> tuple[dict[str, float], list[dict[str, Cell]]]:
     """Return the metrics to quote, and a row for each category with objects; its AP is nan if none has a mask.
 
-    Args:
-        split: images that count.
-        boxes: rows of the results file of boxes.
-        masks: rows of the results file of masks.
-        truth: annotations of the split, if they have been read already.
+    Boxes and masks are the rows of results files. `truth` holds the annotations of the split if they have been read.
     """
     truth = truth or GroundTruth(split.annotations, [image.id for image in split.images])
     box, mask = truth.precision(boxes, "bbox"), truth.precision(masks, "segm")

@@ -67,12 +67,7 @@ class MaskRCNN(nn.Module):
         self.roi_heads = _roi_heads(pyramid, num_classes + 1, config)
 
     def losses(self, images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Return the unweighted losses by name.
-
-        Args:
-            images: normalised images [C, H, W] of any sizes.
-            targets: objects of each image.
-        """
+        """Return the unweighted losses by name, of normalised images [C, H, W] of any sizes."""
         batch, maps = self._maps(images)
         proposals, rpn_losses = self.rpn(batch, maps, list(targets))
         _, head_losses = self.roi_heads(maps, proposals, batch.image_sizes, list(targets))
@@ -202,13 +197,9 @@ def _on_masks(masks: Tensor, on_objects: Tensor, matched: Tensor) -> Tensor:
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor, cells: int) -> Tensor:
-    """Return the part of its object's mask that each box covers, [n, cells, cells] of 0 and 1.
+    """Return the part of its object's mask that each box [n, 4] covers, [n, cells, cells] of 0 and 1.
 
-    Args:
-        masks: masks of one image, uint8 [objects, H, W].
-        boxes: boxes [n, 4].
-        matched: index of the object of each box, [n].
-        cells: side of the targets.
+    `masks` are those of the objects of one image, uint8 [objects, H, W], and `matched` [n] holds the object's index.
     """
     if len(boxes) == 0:
         return boxes.new_zeros(0, cells, cells)
@@ -221,10 +212,7 @@ def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor, cells: int) -> T
 def mask_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Return the binary cross-entropy of the masks of the true classes; 0 if no box lies on an object.
 
-    Args:
-        logits: mask logits [n, classes, m, m].
-        labels: true classes [n].
-        targets: true masks [n, m, m].
+    Logits are [n, classes, m, m], labels (true classes) [n], and targets (true masks) [n, m, m].
     """
     if len(labels) == 0:
         return logits.sum() * 0

@@ -153,10 +153,7 @@ def _check_stages(backbone: Backbone, blocks: Sequence[int] | None) -> None:
 def padded(images: Sequence[Tensor], multiple: int, smallest: int = 0) -> Tensor:
     """Return a batch [B, C, H', W'] of images [C, H, W] of any sizes, with zeros to the right and below.
 
-    Args:
-        images: images of one number of channels.
-        multiple: number that divides the sides of the batch.
-        smallest: smallest side of the batch.
+    Its sides are multiples of `multiple`, and at least `smallest`.
     """
     sides = [max(smallest, *(image.shape[axis] for image in images)) for axis in (1, 2)]
     height, width = (math.ceil(side / multiple) * multiple for side in sides)

@@ -23,11 +23,7 @@ def recall_per_image(split: Split, boxes: Sequence[Row]) -> dict[str, dict[str, 
             it finds the object of its class with the largest IoU, if that is at least 1/2;
             each object is found once
 
-    Crowds are not objects; images without objects are left out.
-
-    Args:
-        split: split with the true objects.
-        boxes: rows of boxes, as `detect_all` returns them.
+    Crowds are not objects; images without objects are left out. `boxes` are rows, as `detect_all` returns them.
     """
     found = rows_by_image(boxes)
     labels = {category: label for label, category in enumerate(split.category_ids, start=1)}

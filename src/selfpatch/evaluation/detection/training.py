@@ -66,16 +66,9 @@ def train(
     out: Path | None,
     progress: Progress | None,
 ) -> None:
-    """Train the network in place, and leave it in evaluation mode.
+    """Train the network in place, and leave it in evaluation mode; `settings`, `out` and `progress` are those of `fit`.
 
-    Args:
-        network: Mask R-CNN, as `build_network` returns it.
-        encoder: encoder whose mean and standard deviation normalise the images.
-        split: training images.
-        config: settings.
-        settings: plain values that decide the result, see `fit`.
-        out: folder of the checkpoint; if None, nothing is saved.
-        progress: called after each step.
+    The encoder's mean and standard deviation normalise the images.
     """
 
     def loss(batch: list[Sample]) -> Tensor:

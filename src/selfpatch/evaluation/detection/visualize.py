@@ -19,17 +19,9 @@ MIN_SCORE = 0.5
 
 
 def save_pictures(out: Path, split: Split, boxes: Sequence[Row], masks: Sequence[Row], num_pictures: int) -> list[str]:
-    """Draw evenly spread images of a split with their detections of a score of at least 1/2.
+    """Draw evenly spread images of a split with their detections of a score of at least 1/2 into out/pictures/.
 
-    Args:
-        out: folder in whose folder pictures/ the files are written.
-        split: split with the images.
-        boxes: rows of boxes, as `detect_all` returns them.
-        masks: rows of masks, in the same order.
-        num_pictures: number of images to draw.
-
-    Returns:
-        The paths of the pictures, relative to `out`.
+    Boxes and masks are rows, as `detect_all` returns them. The returned paths are relative to `out`.
     """
     image_boxes, image_masks = rows_by_image(boxes), rows_by_image(masks)
     written = []

@@ -69,12 +69,7 @@ def evaluate(
     Images without a box are left out. The baselines `baseline:whole-image` and `baseline:centre` (a box in the middle
     with half the area) are scored on the same images.
 
-    Args:
-        encoder: network to measure.
-        data: folder in the layout of VOC or COCO, see `dataset`.
-        config: settings.
-        out: existing folder for pictures/; if None, nothing is written.
-        progress: called with the number of images done.
+    `registry.Evaluate` explains the arguments.
 
     Raises:
         ValueError: the network cannot serve a method, or the data cannot be used.

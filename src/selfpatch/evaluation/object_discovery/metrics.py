@@ -15,12 +15,7 @@ MIN_IOU = 0.5
 
 
 def best_iou(found: Box, truth: Sequence[Box]) -> float:
-    """Return the largest intersection over union with any object.
-
-    Args:
-        found: one box.
-        truth: boxes of the objects, at least one.
-    """
+    """Return the largest intersection over union of a box with the boxes of one or more objects."""
     boxes = (torch.tensor(b, dtype=torch.float64).reshape(-1, 4) for b in ([found], list(truth)))
     return float(box_iou(*boxes).max())
 

@@ -35,12 +35,8 @@ def evaluate(
     frames has masks but no scores. `per_image` holds the means over the objects of each sequence. `costs` holds the
     throughput of propagation in `frames/s`, which excludes reading pictures, and writing and scoring masks.
 
-    Args:
-        encoder: network to measure; None measures the baseline that repeats the first mask in every frame.
-        data: DAVIS tree, see `dataset`.
-        config: settings; with `results`, ready-made masks are scored and the encoder is not used.
-        out: existing folder for results/<sequence>/00000.png and pictures/<sequence>.jpg; if None, nothing is written.
-        progress: called with the sequence and the number of frames done, of all sequences.
+    `registry.Evaluate` explains the arguments. Without an encoder, the baseline repeats the first mask in every frame.
+    `out` receives results/<sequence>/00000.png and pictures/<sequence>.jpg.
 
     Raises:
         ValueError: the tree or one of its clips cannot be used; raised before the first frame is processed.

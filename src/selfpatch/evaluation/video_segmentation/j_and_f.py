@@ -28,15 +28,7 @@ class Statistics(NamedTuple):
 
 
 def region_similarity(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return J, the intersection over union; 1 where both masks are empty.
-
-    Args:
-        truth: true masks, bool [..., H, W].
-        prediction: predicted masks, bool [..., H, W].
-
-    Returns:
-        [...] float64.
-    """
+    """Return J of masks, bool [..., H, W]: the intersection over union, float64 [...]; 1 where both masks are empty."""
     intersection = (truth & prediction).sum(axis=(-2, -1))
     union = (truth | prediction).sum(axis=(-2, -1))
     return np.where(union > 0, intersection / np.maximum(union, 1), 1.0)
@@ -68,15 +60,9 @@ def boundary_f(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 
 def mask_boundary(mask: np.ndarray) -> np.ndarray:
-    """Return the pixels that differ from their right, lower or lower-right neighbour.
+    """Return the pixels of masks, bool [..., H, W], that differ from their right, lower or lower-right neighbour.
 
     Pixels of the last row and column have one neighbour only, and the last corner has none.
-
-    Args:
-        mask: masks, bool [..., H, W].
-
-    Returns:
-        bool [..., H, W].
     """
     boundary = np.zeros_like(mask)
     right = mask[..., :, :-1] ^ mask[..., :, 1:]
@@ -102,11 +88,7 @@ def _share_near(points: np.ndarray, others: np.ndarray, radius: int) -> float:
 
 
 def clip_statistics(values: np.ndarray) -> Statistics:
-    """Return mean, recall and decay of one object.
-
-    Args:
-        values: J or F of each frame, [n] with n >= 1.
-    """
+    """Return mean, recall and decay of one object's J or F in each frame, [n] with n >= 1."""
     # The scorer's four bins; neighbours share a frame. Adding 1e-10 undoes rounding half to even.
     edges = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
     first, last = values[edges[0] : edges[1] + 1], values[edges[3] : edges[4] + 1]

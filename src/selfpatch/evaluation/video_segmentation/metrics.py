@@ -10,12 +10,7 @@ from selfpatch.evaluation.video_segmentation.j_and_f import boundary_f, clip_sta
 
 
 def frame_scores(clip: Clip, frame: int, prediction: np.ndarray) -> np.ndarray:
-    """Return J and F of each object in one frame, float64 [2, objects].
-
-    Args:
-        clip: clip with the true masks.
-        frame: index of the frame.
-        prediction: object numbers, uint8 [H, W].
+    """Return J and F of each object in one frame, float64 [2, objects], for predicted object numbers, uint8 [H, W].
 
     Raises:
         ValueError: the prediction has another size than the truth, or more objects than the clip.

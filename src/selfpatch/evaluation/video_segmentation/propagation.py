@@ -54,13 +54,8 @@ def propagate_first_mask(
             labels  = propagate_labels(features of this frame, features and soft labels of the context)
             mask    = argmax over objects of the upsampled labels
 
-    Only the context is kept in memory, however long the clip is.
-
-    Args:
-        encoder: network that encodes the frames.
-        clip: clip whose first mask is given.
-        config: settings.
-        clock: stopwatch that runs from the decoded picture to the mask of its frame; reading files is not counted.
+    Only the context is kept in memory, however long the clip is. `clock` runs from the decoded picture to the mask of
+    its frame; reading files is not counted.
     """
     clock = clock or Stopwatch()
     first_mask = clip.mask(0)
@@ -137,13 +132,7 @@ def _one_hot(mask: np.ndarray, grid: Sequence[int], channels: int) -> Tensor:
 
 
 def to_mask(labels: Tensor, patch_size: int, size: tuple[int, ...]) -> np.ndarray:
-    """Return uint8 object numbers [H, W] of soft labels [C, h, w].
-
-    Args:
-        labels: soft labels [C, h, w].
-        patch_size: side of a patch in pixels.
-        size: (H, W) of the mask.
-    """
+    """Return object numbers, uint8 [H, W] of `size`, from soft labels [C, h, w]."""
     soft = F.interpolate(labels[None], scale_factor=patch_size, mode="bilinear")[0]
     low, high = soft.amin((1, 2), keepdim=True), soft.amax((1, 2), keepdim=True)
     # A constant channel has no range; it stays as it is, so that an object that fills the frame is kept.
