@@ -111,8 +111,8 @@ def commands() -> list[str]:
     """Every command, every evaluation, and every variant and preset of each."""
     found = [command for command in COMMANDS if command != "evaluate"] + ["evaluate all", "evaluate --compare"]
     found += [f"pretrain --recipe {name}" for name in recipe_names()]
-    for name, row in EVALUATIONS.items():
-        key, variants = row.config.variants or ("", {"": row.config})
+    for name, kind in EVALUATIONS.items():
+        key, variants = kind.variants or ("", {"": kind})
         for variant, config in variants.items():
             chosen = f"evaluate {name}" + (f" --{key.replace('_', '-')} {variant}" if key else "")
             found += [chosen, *(f"{chosen} --preset {preset}" for preset in config.presets)]
@@ -164,9 +164,7 @@ def test_a_planted_setting_reaches_the_check(monkeypatch: pytest.MonkeyPatch) ->
     assert "--bare: '(default: 2)' has no help" in found
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, row in EVALUATIONS.items() if row.config.presets or row.config.variants]
-)
+@pytest.mark.parametrize("name", [name for name, config in EVALUATIONS.items() if config.presets or config.variants])
 def test_presets_stand_in_the_help_and_in_a_table(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,7 +182,7 @@ HEAVY = ("torch", "torchvision", "timm", "numpy", "scipy", "skimage", "PIL", "ma
 
 def test_help_imports_nothing_heavy() -> None:
     calls = [[], ["--help"], ["--version"], ["evaluate"], *([*command.split(), "--help"] for command in commands())]
-    calls += [["evaluate", name, "--presets"] for name, row in EVALUATIONS.items() if row.config.presets]
+    calls += [["evaluate", name, "--presets"] for name, config in EVALUATIONS.items() if config.presets]
     program = f"""
 import contextlib, io, sys
 import selfpatch
