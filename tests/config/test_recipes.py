@@ -1,0 +1,53 @@
+"""Built-in recipes and recipe files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from selfpatch.config.recipes import choose_recipe, load_recipe, recipe_names
+from selfpatch.config.run import SAMPLES
+from selfpatch.core.types import Needs
+from selfpatch.training.factory import make_schedule, make_student_teacher, view_recipes
+
+RECIPES = Path(__file__).parents[2] / "src" / "selfpatch" / "recipes"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_says_where_it_comes_from(name: str) -> None:
+    config = load_recipe(name)
+    assert config.recipe == name
+    header = [line for line in (RECIPES / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
+    assert re.match(r"# .*(arXiv \d{4}\.\d{5}|about [\d,]+ images|sample photographs)", header[0])
+    assert re.match(rf"# Command: .*selfpatch pretrain( --recipe {re.escape(name)}\b|$)", header[1])
+    assert re.match(r"# Expected: .+", header[2])
+    make_schedule(config, steps_per_epoch=10)
+    assert len(view_recipes(config, Needs(local_crops=True))) == 2 + config.crops.num_local
+    assert len(view_recipes(config, Needs())) == 2
+
+
+@pytest.mark.parametrize("name", [n for n in recipe_names() if n in ("samples", "small-1k")])
+def test_small_recipes_build(name: str) -> None:
+    student_teacher, report = make_student_teacher(load_recipe(name))
+    assert report is None
+    assert set(student_teacher.objectives) == {"dino", "selfpatch"}
+
+
+def test_the_recipe_grows_with_the_data() -> None:
+    chosen = [choose_recipe(n, "photos") for n in (10, 3_000, 3_001, 30_000, 400_000, 1_281_167)]
+    assert chosen == ["small-1k", "small-1k", "small-10k", "small-10k", "small-100k", "selfpatch-dino-vits16"]
+    assert choose_recipe(1_000_000, SAMPLES) == "samples"
+    assert set(chosen) | {"samples"} <= set(recipe_names())
+
+
+def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("epochs: 3\nselfpatch: {k: 1}\n")
+    config = load_recipe(str(file))
+    assert (config.epochs, config.components, config.recipe) == (3.0, {"selfpatch": {"k": 1}}, str(file))
+    with pytest.raises(
+        ValueError, match=r"no recipe 'nothing'; use the path of a .yaml file or one of: .*dino-vits16, "
+    ):
+        load_recipe("nothing")
