@@ -124,10 +124,7 @@ class Section:
 
 
 def write_report(path: str | Path, title: str, sections: Sequence[Section]) -> Path:
-    """Write a self-contained page without scripts, light or dark as the reader's system is.
-
-    Returns:
-        `path`.
+    """Write a self-contained page without scripts, light or dark as the reader's system is, and return its path.
 
     Raises:
         ValueError: a picture has a format that browsers do not show, or no curve has a point.

@@ -24,8 +24,7 @@ ONE_BASIS_PER_ROW = " Each network has its own: colours compare within a row onl
 def picture_sheet(networks: Mapping[str, Encoder], images: Tensor, path: str | Path, *, title: str) -> Path:
     """Draw images above the principal components of their patch features, and write the sheet as a PNG.
 
-    Each network has one row of maps. The components are those of its own features over all images, so that a colour
-    means one thing along a row and another in the next.
+    Each network has one row of maps and its own components, so that a colour means one thing within a row.
 
     Args:
         networks: heading of a row -> the network drawn there, from top to bottom.
@@ -58,10 +57,10 @@ def picture_sheet(networks: Mapping[str, Encoder], images: Tensor, path: str | P
 def _check_patch_sizes(networks: Mapping[str, Encoder], images: Tensor) -> None:
     """Raise ValueError, before anything is computed, if a network cannot cut the images into patches."""
     height, width = images.shape[-2:]
-    for name, network in networks.items():
-        if height % network.patch_size or width % network.patch_size:
-            common = math.lcm(*(other.patch_size for other in networks.values()))
+    sizes = {name: network.patch_size for name, network in networks.items()}
+    for name, size in sizes.items():
+        if height % size or width % size:
             raise ValueError(
-                f"images of {width} x {height} pixels cannot be cut into patches of {network.patch_size} for {name}; "
-                f"use sides that are multiples of {common}"
+                f"images of {width} x {height} pixels cannot be cut into patches of {size} for {name}; "
+                f"use sides that are multiples of {math.lcm(*sizes.values())}"
             )
