@@ -107,7 +107,7 @@ def test_the_side_that_is_asked_for_is_read(golden_dir: Path, bundle: str) -> No
     )
 
 
-def test_patches_before_the_final_norm_where_asked_for(golden_dir: Path) -> None:
+def test_raw_patches_are_those_before_the_final_norm(golden_dir: Path) -> None:
     file = str(golden_dir / "mini" / "dino" / "initial.pth")
     images, _ = images_of(golden_dir, "dino")
     raw, _ = load_encoder(file, LoadConfig(num_heads=HEADS), normed_patches=False)
@@ -138,7 +138,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(golden_dir: Path, tmp_path: P
     assert trace.exists(), "the object does what it is meant to, where it is unpickled"
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_files_without_a_checkpoint_are_refused(tmp_path: Path) -> None:
     contents = {"text.pth": b"not a checkpoint", "empty.pth": b"", "text.safetensors": b"neither is this"}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
@@ -177,7 +177,7 @@ def test_a_number_of_heads_that_does_not_divide_the_width_is_refused(golden_dir:
         load_encoder(str(golden_dir / "mini" / "dino" / "initial.pth"), LoadConfig(num_heads=5))
 
 
-def test_another_shape_is_refused_even_in_part(golden_dir: Path) -> None:
+def test_a_tensor_of_another_shape_is_refused_even_in_part(golden_dir: Path) -> None:
     weights = read_weights(str(golden_dir / "mini" / "dino" / "initial.pth"), LoadConfig(num_heads=HEADS))
     wider = build_backbone(ViTConfig(embed_dim=48, depth=2, num_heads=3, patch_size=4))
     for allow_partial in (False, True):
@@ -204,7 +204,7 @@ def test_partial_weights_need_permission(golden_dir: Path, tmp_path: Path, chang
 
 
 @pytest.mark.parametrize("name", ["norm_pre.weight", "dist_token", "blocks.0.attn.q_norm.weight", "reg_token"])
-def test_parts_of_a_trunk_that_are_not_ours_are_not_passed_over(golden_dir: Path, tmp_path: Path, name: str) -> None:
+def test_unknown_parts_of_a_trunk_are_refused(golden_dir: Path, tmp_path: Path, name: str) -> None:
     """Left out silently, the features would be wrong with nobody told."""
     file = tmp_path / "other.pth"
     torch.save({**plainly_named(golden(golden_dir, "dino")["teacher"]), name: torch.ones(24)}, file)
@@ -263,8 +263,8 @@ def test_exports_load_into_timm(golden_dir: Path, tmp_path: Path, bundle: str) -
 
 
 def test_an_average_pool_is_exported_too(tmp_path: Path) -> None:
-    shape = ViTConfig(embed_dim=8, depth=1, num_heads=2, patch_size=4, grid=3).for_pool()
-    encoder = BranchEncoder(build_backbone(shape), AveragePool(8)).eval()
+    config = ViTConfig(embed_dim=8, depth=1, num_heads=2, patch_size=4, grid=3).for_pool()
+    encoder = BranchEncoder(build_backbone(config), AveragePool(8)).eval()
     torch.nn.init.normal_(encoder.pool.norm.weight)
     save_file(*[export_state(encoder)[0], tmp_path / "e.safetensors", export_state(encoder)[1]])
     again, _ = load_encoder(str(tmp_path / "e.safetensors"))
@@ -280,10 +280,10 @@ def test_a_run_directory_gives_its_newest_checkpoint(tmp_path: Path, side: str) 
     run = RunDirectory.create(tmp_path / "run", tiny_config().to_dict())
     with pytest.raises(ValueError, match="has no checkpoint yet; wait for the first one"):
         load_encoder(str(run.path))
-    shape = student_teacher.student.backbone.config.to_dict()
+    config = student_teacher.student.backbone.config.to_dict()
     old = {name: torch.zeros_like(tensor) for name, tensor in snapshot(student_teacher).items()}
-    run.checkpoints.save({"pretrainer": old, "shape": shape}, step=9, keep=5)
-    run.checkpoints.save({"pretrainer": snapshot(student_teacher), "shape": shape}, step=10, keep=5)
+    run.checkpoints.save({"pretrainer": old, "shape": config}, step=9, keep=5)
+    run.checkpoints.save({"pretrainer": snapshot(student_teacher), "shape": config}, step=10, keep=5)
     encoder, report = load_encoder(str(run.path), LoadConfig(side=side))
     branch, images = getattr(student_teacher, side).eval(), torch.randn(2, 3, 16, 12)
     assert encoder.backbone.config == branch.backbone.config

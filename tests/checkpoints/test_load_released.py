@@ -51,11 +51,11 @@ def saved(path: Path, content: Any) -> str:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_released_checkpoint_gives_the_features_of_its_trunk(tmp_path: Path, form: str) -> None:
-    shape, write, left_out = FORMS[form]
-    backbone = random_backbone(shape)
+    config, write, left_out = FORMS[form]
+    backbone = random_backbone(config)
     file = saved(tmp_path / "released.pth", write(trunk_state(backbone)))
     encoder, report = load_encoder(file)
-    assert encoder.backbone.config == shape
+    assert encoder.backbone.config == config
     assert_same_features(encoder, backbone)
     assert set(left_out) <= set(report.left_out)
     assert not report.missing
@@ -69,12 +69,12 @@ WRAPPERS = ("teacher", "state_dict", "classy_state_dict", "base_model", "trunk")
 @pytest.mark.parametrize("form", FORMS)
 def test_an_unknown_key_is_refused_by_name(tmp_path: Path, form: str) -> None:
     """Beside the trunk's keys, and at the outside of whatever holds them."""
-    shape, write, _ = FORMS[form]
-    content = write(trunk_state(random_backbone(shape)))
+    config, write, _ = FORMS[form]
+    content = write(trunk_state(random_backbone(config)))
     tensors = content
     while not any(isinstance(value, Tensor) for value in tensors.values()):
         tensors = next(tensors[k] for k in (*WRAPPERS, "model") if k in tensors)
-    anchor = "layer1.0.bn1.bias" if isinstance(shape, ResNetConfig) else "patch_embed.proj.bias"
+    anchor = "layer1.0.bn1.bias" if isinstance(config, ResNetConfig) else "patch_embed.proj.bias"
     hugging_faces = "embeddings.patch_embeddings.projection.bias"
     inside = [n.removesuffix(end) for n in tensors for end in (anchor, hugging_faces) if n.endswith(end)]
     if len(inside) > 2:
@@ -109,11 +109,11 @@ def _put(content: Any, tensors: State, name: str) -> Any:
         ("model.", "teacher."),
     ],
 )
-@pytest.mark.parametrize("shape", [VIT, RESNET], ids=["vit", "resnet"])
+@pytest.mark.parametrize("config", [VIT, RESNET], ids=["vit", "resnet"])
 def test_the_side_that_is_asked_for_is_read(
-    tmp_path: Path, student: str, teacher: str, shape: AnyBackboneConfig
+    tmp_path: Path, student: str, teacher: str, config: AnyBackboneConfig
 ) -> None:
-    own, average = random_backbone(shape, 1), random_backbone(shape, 2)
+    own, average = random_backbone(config, 1), random_backbone(config, 2)
     both = {**prefixed(student, trunk_state(own)), **prefixed(teacher, trunk_state(average))}
     file = saved(tmp_path / "both.pth", both)
     assert_same_features(load_encoder(file, LoadConfig(side="student"))[0], own)
@@ -136,7 +136,7 @@ def test_safetensors_in_any_names_load_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape",
+    "config",
     [
         replace(VIT, num_registers=2, layer_scale=True, position_embedding="size"),
         SWIN.for_pool(),
@@ -145,17 +145,17 @@ def test_safetensors_in_any_names_load_as_well(tmp_path: Path) -> None:
     ],
     ids=["registers", "swin", "resnet", "heads"],
 )
-def test_what_we_export_loads_again(tmp_path: Path, shape: AnyBackboneConfig) -> None:
-    backbone = random_backbone(shape)
-    pool = ClassAttentionPool(shape.dim, shape.num_heads) if isinstance(shape, SwinConfig) else None
+def test_an_export_loads_again(tmp_path: Path, config: AnyBackboneConfig) -> None:
+    backbone = random_backbone(config)
+    pool = ClassAttentionPool(config.dim, config.num_heads) if isinstance(config, SwinConfig) else None
     if backbone.maskable:
         backbone.add_mask_token()  # an exported teacher may have one
     encoder = BranchEncoder(backbone, pool).eval()
     state, metadata = export_state(encoder)
     save_file(state, tmp_path / "e.safetensors", metadata)
     again, report = load_encoder(str(tmp_path / "e.safetensors"))
-    images = torch.randn(2, 3, 2 * shape.patch_size, shape.patch_size)
-    assert again.backbone.config == shape
+    images = torch.randn(2, 3, 2 * config.patch_size, config.patch_size)
+    assert again.backbone.config == config
     assert torch.equal(again.patches(images), encoder.patches(images))
     assert torch.equal(again.image(images), encoder.image(images))
     assert report.left_out == (("backbone.mask_token",) if backbone.maskable else ())
@@ -267,7 +267,7 @@ def test_patch_prototypes_of_their_own_are_kept_as_such() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "change", "message"),
+    ("config", "change", "message"),
     [
         (
             RESNET,
@@ -278,8 +278,8 @@ def test_patch_prototypes_of_their_own_are_kept_as_such() -> None:
         (VIT, r"pos_embed", "holds no plain ViT, Swin or ResNet; its keys are"),
     ],
 )
-def test_other_networks_are_refused(tmp_path: Path, shape: AnyBackboneConfig, change: str, message: str) -> None:
-    state = {n: t for n, t in trunk_state(random_backbone(shape)).items() if not re.search(change, n)}
+def test_other_networks_are_refused(tmp_path: Path, config: AnyBackboneConfig, change: str, message: str) -> None:
+    state = {n: t for n, t in trunk_state(random_backbone(config)).items() if not re.search(change, n)}
     with pytest.raises(ValueError, match=message):
         load_encoder(saved(tmp_path / "other.pth", state))
 
@@ -293,7 +293,7 @@ def test_wide_and_grouped_resnets_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape",
+    "config",
     [
         replace(VIT, class_token=False, final_norm=False, in_channels=4),
         replace(VIT, num_registers=3, position_embedding="size"),
@@ -303,9 +303,10 @@ def test_wide_and_grouped_resnets_are_refused(name: str) -> None:
         replace(RESNET, depths=(2, 3), width=8),
     ],
 )
-def test_the_architecture_is_told_from_the_tensors(shape: AnyBackboneConfig) -> None:
+def test_the_architecture_is_told_from_the_tensors(config: AnyBackboneConfig) -> None:
     assert (
-        infer_backbone_config({f"backbone.{k}": v for k, v in build_backbone(shape).state_dict().items()}, "w") == shape
+        infer_backbone_config({f"backbone.{k}": v for k, v in build_backbone(config).state_dict().items()}, "w")
+        == config
     )
 
 

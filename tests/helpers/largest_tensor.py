@@ -1,4 +1,4 @@
-"""How large the tensors are that a function makes."""
+"""Size of the largest tensor that a function creates."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class LargestTensor(TorchDispatchMode):
-    """Within it every tensor that is made is measured.
+    """Context that measures every tensor created in it.
 
     Args:
-        operators: only what these make, e.g. torch.ops.aten.mm.default; none: whatever makes it.
+        operators: operators to measure, e.g. torch.ops.aten.mm.default; if none are given, all.
     """
 
     def __init__(self, *operators: Any) -> None:

@@ -1,4 +1,4 @@
-"""Tiny networks with random weights, and what the released file of each format would hold of them."""
+"""Tiny networks with random weights, and the content of a released file of each format for them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ RESNET = ResNetConfig(depths=(1, 2, 1, 1), width=4)
 State = dict[str, Tensor]
 
 
-def random_backbone(shape: AnyBackboneConfig, seed: int = 0) -> Backbone:
-    """In evaluation mode, every weight and statistic away from where it starts, so that each must be loaded."""
-    backbone = build_backbone(shape).eval()
+def random_backbone(config: AnyBackboneConfig, seed: int = 0) -> Backbone:
+    """A backbone in evaluation mode whose weights and statistics all differ from their initial values."""
+    backbone = build_backbone(config).eval()
     generator = torch.manual_seed(seed)
     with torch.no_grad():
         for name, tensor in backbone.state_dict().items():
@@ -38,9 +38,9 @@ def trunk_state(backbone: Backbone) -> State:
     return {name: tensor.clone() for name, tensor in backbone.trunk.state_dict().items()}
 
 
-def random_state(shape: AnyBackboneConfig) -> State:
-    """Of another network than the one that is meant."""
-    return trunk_state(random_backbone(shape, seed=99))
+def random_state(config: AnyBackboneConfig) -> State:
+    """State of a network other than the wanted one."""
+    return trunk_state(random_backbone(config, seed=99))
 
 
 def prefixed(prefix: str, state: Mapping[str, Tensor]) -> State:
@@ -48,20 +48,20 @@ def prefixed(prefix: str, state: Mapping[str, Tensor]) -> State:
 
 
 def numbers(*names: str) -> State:
-    """Tensors that nobody looks at."""
+    """Tensors that loading ignores."""
     return {name: torch.ones(2, 3) for name in names}
 
 
 def assert_same_features(encoder: BranchEncoder, expected: Backbone) -> None:
     side = 2 * expected.patch_size
     images = torch.randn(2, 3, side, 2 * side, generator=torch.manual_seed(1))
-    own = BranchEncoder(expected, None)
-    torch.testing.assert_close(encoder.patches(images), own.patches(images), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(encoder.image(images), own.image(images), rtol=1e-5, atol=1e-6)
+    reference = BranchEncoder(expected, None)
+    torch.testing.assert_close(encoder.patches(images), reference.patches(images), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(encoder.image(images), reference.image(images), rtol=1e-5, atol=1e-6)
 
 
 def swin_as_released(state: Mapping[str, Tensor]) -> State:
-    """Swin's own names: patches are merged at the end of a stage, and tables are saved."""
+    """Keys of the original Swin code: patches are merged at the end of a stage, and tables are saved."""
     renamed = {
         re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", name): tensor
         for name, tensor in state.items()
@@ -71,8 +71,7 @@ def swin_as_released(state: Mapping[str, Tensor]) -> State:
 
 
 def dinov2_as_released(state: Mapping[str, Tensor], chunks: int = 1) -> State:
-    """DINOv2's names: a mask token, registers of another name, a position of the CLS token beside them, and blocks in
-    chunks."""
+    """Keys of DINOv2: a mask token, registers of another name with a position of the CLS token, blocks in chunks."""
     state = {re.sub(r"^blocks\.(\d+)\.", _chunked(chunks), name): tensor for name, tensor in state.items()}
     state["mask_token"] = torch.ones(1, state["cls_token"].shape[-1])
     if "reg_token" in state:
@@ -92,7 +91,7 @@ def swiglu_as_released(state: Mapping[str, Tensor]) -> State:
 
 
 def hugging_face(state: Mapping[str, Tensor]) -> State:
-    """As `ViTModel.save_pretrained` writes it."""
+    """State as `ViTModel.save_pretrained` writes it."""
     table = {
         "cls_token": "embeddings.cls_token",
         "pos_embed": "embeddings.position_embeddings",
@@ -107,8 +106,8 @@ def hugging_face(state: Mapping[str, Tensor]) -> State:
     renamed: State = {}
     for name, tensor in state.items():
         name = "layernorm" + name.removeprefix("norm") if name.startswith("norm.") else name
-        for ours, theirs in table.items():
-            name = name.replace(ours, theirs)
+        for timm_name, released_name in table.items():
+            name = name.replace(timm_name, released_name)
         if ".attn.qkv." in name:
             for part, value in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
                 renamed[name.replace(".attn.qkv.", f".attention.attention.{part}.")] = value
@@ -128,7 +127,7 @@ def without_counts(state: Mapping[str, Tensor]) -> State:
 
 
 FORMS: dict[str, tuple[AnyBackboneConfig, Callable[[State], Any], list[str]]] = {
-    # name: (shape, the trunk's state under timm's names -> what the file holds, some names that are left out)
+    # name: (config, the trunk's state under timm's names -> what the file holds, some names that are left out)
     "ibot, both sides": (
         VIT,
         lambda t: {

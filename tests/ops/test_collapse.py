@@ -37,18 +37,18 @@ def meters(logits: torch.Tensor, temp: float = 1.0, center: torch.Tensor | None 
 
 
 class TestDistributionMeters:
-    def test_uniform(self) -> None:
+    def test_uniform_distributions_have_the_largest_entropies(self) -> None:
         expected = pytest.approx(math.log(32), abs=1e-5)
         assert meters(torch.ones(5, 32)) == {"entropy": expected, "mean_entropy": expected, "max_entropy": expected}
 
-    def test_one_prototype(self) -> None:
+    def test_one_prototype_for_all_has_no_entropy_of_the_mean(self) -> None:
         logits = torch.zeros(5, 32)
         logits[:, 3] = 1
         got = meters(logits, temp=0.01)
         assert got["entropy"] == pytest.approx(0, abs=1e-5)
         assert got["mean_entropy"] == pytest.approx(0, abs=1e-5)
 
-    def test_healthy_sharp_and_varied(self) -> None:
+    def test_sharp_and_varied_distributions_have_no_entropy_but_that_of_the_mean(self) -> None:
         got = meters(torch.eye(8), temp=0.01)
         assert got["entropy"] == pytest.approx(0, abs=1e-5)
         assert got["mean_entropy"] == pytest.approx(math.log(8), abs=1e-5)
@@ -68,7 +68,7 @@ class TestDistributionMeters:
 
     @given(n=st.integers(1, 40), k=st.integers(1, 40), seed=st.integers(0, 10**6))
     @settings(max_examples=50, deadline=None)
-    def test_bounds(self, n: int, k: int, seed: int) -> None:
+    def test_entropies_keep_their_bounds(self, n: int, k: int, seed: int) -> None:
         got = meters(3 * torch.randn(n, k, generator=torch.Generator().manual_seed(seed)))
         tolerance = 1e-4
         assert -tolerance <= got["entropy"] <= got["mean_entropy"] + tolerance
@@ -95,11 +95,11 @@ class TestEffectiveRank:
     def test_constant_features_have_rank_one(self, features: torch.Tensor) -> None:
         assert effective_rank(features).item() == pytest.approx(1, abs=0.01)
 
-    def test_not_finite(self) -> None:
+    def test_rank_of_features_that_are_not_finite_is_nan(self) -> None:
         for bad in (math.nan, math.inf):
             assert effective_rank(torch.tensor([[1.0, bad], [0.0, 1.0]])).isnan()
 
-    def test_half_precision(self) -> None:
+    def test_rank_in_half_precision_is_that_of_float32(self) -> None:
         features = torch.randn(30, 12).bfloat16()
         torch.testing.assert_close(effective_rank(features), effective_rank(features.float()))
 

@@ -50,7 +50,7 @@ def test_info_nce_in_the_batch_is_that_against_the_keys_of_others(temp: float) -
         torch.testing.assert_close(loss, info_nce(queries[i], keys[own], others, temp))
 
 
-def test_known_values() -> None:
+def test_info_nce_has_known_values() -> None:
     query = torch.tensor([[1.0, 0.0]])
     assert info_nce(query, query, torch.tensor([[0.0, 1.0]]), 1.0).item() == pytest.approx(math.log(1 + math.exp(-1)))
     assert info_nce(query, query, query, 0.1).item() == pytest.approx(math.log(2))

@@ -129,7 +129,7 @@ def test_lanczos_alone_finds_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     assert normalised_cut(features).shape == (1,)
 
 
-def test_products_that_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_held_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 99 patches: LOST never holds more than the features, TokenCut its pairs as bytes and no matrix of float64, not
     even where its iterations do not settle."""
     monkeypatch.setattr(discovery, "MAX_PRODUCTS", 500)
@@ -158,14 +158,14 @@ def test_tokencut_takes_the_side_of_the_largest_entry() -> None:
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (1, 2), (2, 1), (1, 40)])
-def test_the_smallest_grids(grid: tuple[int, int]) -> None:
+def test_the_smallest_grids_give_an_object(grid: tuple[int, int]) -> None:
     features = torch.randn(*grid, 4, generator=torch.manual_seed(0))
     for found in (lost(features), tokencut(features), attended(features[..., 0].abs())):
         assert found.mask.shape == grid
         assert found.mask.flatten()[found.seed]
 
 
-def test_patches_without_features() -> None:
+def test_patches_of_zeros_give_the_seed_alone() -> None:
     """A patch of zeros has no positive product, not even with itself: it stands alone."""
     found = lost(torch.zeros(3, 4, 5))
     assert found.mask.sum() == 1
@@ -199,7 +199,7 @@ def test_boxes_are_cut_at_the_image_before_padding() -> None:
     assert pixel_box(mask, (16, 16), (45, 50)) == (32, 16, 50, 45)
 
 
-def test_words_for_what_cannot_be() -> None:
+def test_impossible_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="num_patches is 0; use 1 or more"):
         lost(torch.randn(2, 2, 3), num_patches=0)
     with pytest.raises(ValueError, match=r"mass is 0.0; use more than 0"):

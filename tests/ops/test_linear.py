@@ -56,7 +56,7 @@ def test_value_and_gradients_are_those_of_the_reference(kind: str, lead: tuple[i
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_without_a_bias(kind: str) -> None:
+def test_a_missing_bias_gives_the_value_and_gradients_of_the_reference(kind: str) -> None:
     fast, reference, make = PAIRS[kind]
     *given, _ = make()
     results = [value_and_gradients(function, (*given, None)) for function in (fast, reference)]
@@ -64,7 +64,7 @@ def test_without_a_bias(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_what_is_frozen_has_no_gradient_and_the_rest_the_right_one(kind: str) -> None:
+def test_frozen_inputs_have_no_gradient_and_the_others_the_right_one(kind: str) -> None:
     fast, reference, make = PAIRS[kind]
     given = make()
     for frozen in range(sum(isinstance(g, Tensor) for g in given)):
@@ -88,7 +88,7 @@ def test_under_autocast_types_and_numbers_are_those_of_the_reference(kind: str) 
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_only_what_is_needed_is_kept(kind: str) -> None:
+def test_only_needed_tensors_are_stored(kind: str) -> None:
     """Of the size of x: x alone."""
     fast, reference, make = PAIRS[kind]
     given = tuple(g.requires_grad_() if isinstance(g, Tensor) else g for g in make(lead=(40,)))

@@ -155,12 +155,12 @@ def test_positives_are_the_most_similar_neighbours(window: Window, k: int, borde
         (9, 3, "clip", "k is 9, but a 3x3 window has 8 neighbours"),
     ],
 )
-def test_senseless_settings_are_refused(k: int, window: Window, border: Border, message: str) -> None:
+def test_invalid_settings_are_refused(k: int, window: Window, border: Border, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_matching(k, window, border)
 
 
-def test_senseless_grids_are_refused() -> None:
+def test_a_grid_of_one_patch_is_refused() -> None:
     with pytest.raises(ValueError, match="a grid of 1 x 1 patches has no neighbours"):
         neighbour_table(1, 1)
     with pytest.raises(ValueError, match="window is 2"):

@@ -61,7 +61,7 @@ def test_frames_of_length_one_one_after_the_other(propagate) -> None:
 
 
 @pytest.mark.parametrize("max_cosines", [1, 3000, 20_000, 2**26])
-def test_cosines_that_are_held_at_once(max_cosines: int) -> None:
+def test_cosines_held_at_once_are_bounded(max_cosines: int) -> None:
     """A window of radius 3 in 4 frames has 4 * 7 * 7 patches; 600 x 3 labels are mixed. All pairs of a 20 x 30 grid
     never exist."""
     with LargestTensor(torch.ops.aten.mm.default, torch.ops.aten.bmm.default) as cosines, LargestTensor() as largest:
@@ -100,7 +100,7 @@ def _mask_x16(soft: Tensor) -> Tensor:
 
 
 @BOTH
-def test_by_hand(propagate) -> None:
+def test_labels_equal_those_computed_by_hand(propagate) -> None:
     """One row of three patches, radius 1: patch 0 sees two context patches, with cosines 1 and 0.6."""
     query = torch.tensor([[[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]])
     features = torch.tensor([[[[5.0, 0.0], [3.0, 4.0], [7.0, 0.0]]]])
@@ -112,7 +112,7 @@ def test_by_hand(propagate) -> None:
 
 
 @BOTH
-def test_nothing_beyond_the_radius(propagate) -> None:
+def test_patches_beyond_the_radius_do_not_count(propagate) -> None:
     """A patch that moved three columns is found with radius 3 and not with radius 2."""
     features = torch.eye(8).reshape(1, 1, 8, 8)
     labels = torch.zeros(1, 1, 1, 8)
@@ -138,7 +138,7 @@ def test_nothing_beyond_the_radius(propagate) -> None:
         ({"temperature": 0.0}, "temperature 0"),
     ],
 )
-def test_bad_input(change: dict, message: str) -> None:
+def test_invalid_input_is_refused(change: dict, message: str) -> None:
     good = {
         "query": torch.zeros(4, 4, 3),
         "context_features": torch.zeros(2, 4, 4, 3),

@@ -39,7 +39,7 @@ def test_every_prototype_gets_as_much_after_many_iterations() -> None:
     assert (few.sum(0) - 12 / 5).abs().max() > 1e-2
 
 
-def test_what_scores_of_a_prototype_have_in_common_does_not_matter() -> None:
+def test_a_constant_added_to_a_prototypes_scores_does_not_matter() -> None:
     shift = torch.tensor([3.0, -1.0, 0.5, 0.0, 10.0])
     torch.testing.assert_close(sinkhorn(scores() + shift), sinkhorn(scores()), rtol=1e-3, atol=1e-5)
 
@@ -68,6 +68,6 @@ def test_codes_are_float32_and_have_no_gradient() -> None:
 
 
 @pytest.mark.parametrize(("epsilon", "iterations"), [(0.0, 3), (-0.1, 3), (0.05, 0)])
-def test_what_gives_no_codes_is_refused(epsilon: float, iterations: int) -> None:
+def test_invalid_settings_are_refused(epsilon: float, iterations: int) -> None:
     with pytest.raises(ValueError, match=rf"got epsilon {epsilon} and {iterations} iterations; use epsilon > 0"):
         sinkhorn(scores(), epsilon, iterations)

@@ -1,6 +1,6 @@
-"""Parity with the methods' released code: golden bundles replayed, each quantity compared.
+"""Parity with the methods' released code: golden bundles are replayed and each quantity is compared.
 
-`python -m tests.parity BUNDLE [BUNDLE ...]` prints one line a quantity; the same checks run in pytest.
+`python -m tests.parity BUNDLE [BUNDLE ...]` prints one line for each quantity; the same checks run in pytest.
 """
 
 from tests.parity.check import Check

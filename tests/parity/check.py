@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 TIGHT, GRADIENTS, WEIGHTS = 1e-5, 1e-4, 1e-4
-"""Tolerances of values, of gradients' norms, and of final weights."""
+"""Tolerances of values, of gradient norms, and of final weights."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,10 @@ class Check:
 
 
 def compare(name: str, got: Any, expected: Any, tolerance: float) -> Check:
-    """Numbers or tensors by the largest difference over the largest expected magnitude. float16 values carry 1e-3 of
-    rounding."""
+    """Compare numbers or tensors by the largest difference over the largest expected magnitude.
+
+    Expected values in float16 carry 1e-3 of rounding.
+    """
     got, expected = torch.as_tensor(got).detach(), torch.as_tensor(expected)
     if got.shape != expected.shape:
         raise ValueError(f"{name} has shape {list(got.shape)}, {list(expected.shape)} is expected")
@@ -43,7 +45,7 @@ def compare(name: str, got: Any, expected: Any, tolerance: float) -> Check:
 
 
 def compare_norms(name: str, got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> Check:
-    """Tensors by name, each difference's norm over the expected tensor's norm; the worst counts."""
+    """Compare tensors by name: the norm of the difference over the expected norm; the worst counts."""
     if got.keys() != expected.keys():
         raise ValueError(f"{name}: other tensors than expected: {sorted(got.keys() ^ expected.keys())}")
     errors = [
@@ -54,7 +56,7 @@ def compare_norms(name: str, got: dict[str, Tensor], expected: dict[str, Tensor]
 
 
 def compare_exactly(name: str, got: Tensor, expected: Tensor) -> Check:
-    """Integers and booleans: the share that differs must be 0."""
+    """Compare integers or booleans: the share that differs must be 0."""
     same = got.shape == expected.shape
     return Check(name, float((got != expected).double().mean()) if same else float("inf"), 0.0)
 

@@ -1,4 +1,4 @@
-"""Replays the steps of MoBY and MoCo-v3 through the project's own objectives; the encoder is one linear layer."""
+"""Replay of the steps of MoBY and MoCo-v3 through the project's objectives, with one linear layer as encoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from selfpatch.training.optim import Schedule
 from tests.parity.check import Check, compare, compare_norms
 
 RELEASED_MLP = {"linear_hidden.1": "0", "linear_hidden.2": "1", "linear_out": "3"}
-"""Layers of MoBY's released heads -> ours."""
+"""Layers of MoBY's released heads -> layers of ours."""
 
 
 def replay_moby(settings: dict[str, Any], t: dict[str, Tensor]) -> Iterator[Check]:
@@ -71,7 +71,7 @@ class _Replay:
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
 
     def load(self, module: nn.Module, prefix: str, layers: dict[str, str] | None = None) -> None:
-        """The recorded initial weights below a prefix; ours keep no running statistics."""
+        """Load the recorded initial weights below a prefix, without running statistics."""
         prefix = f"{self.name}.initial.{prefix}."
         state = {}
         for key, tensor in self.tensors.items():
@@ -82,7 +82,7 @@ class _Replay:
         module.load_state_dict(state)
 
     def steps(self, settings: dict[str, Any]) -> Iterator[Check]:
-        """The teacher moves first, then loss, plain SGD, and the queues take in the keys."""
+        """Run each step: the teacher moves, then loss and plain SGD, then the queues take in the keys."""
         schedule = Schedule(
             OptimizerConfig(teacher_momentum=settings["base_momentum"]), 1, settings["total_steps"], batch_size=256
         )
@@ -110,13 +110,13 @@ class _Replay:
 
     @torch.no_grad()
     def _move_teacher(self, momentum: float) -> None:
-        for own, other in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-            own.lerp_(other, 1 - momentum)
+        for average, other in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            average.lerp_(other, 1 - momentum)
 
     def _encode(self, side: nn.ModuleDict, views: list[Tensor]) -> EncoderOutput:
         return EncoderOutput(torch.stack([side["encoder"](view) for view in views]), (), dict(side.items()), None)
 
 
 def _views(batch: int) -> Views:
-    """Two global crops of each image, which nobody looks at."""
+    """Two global crops of each image, which the objectives do not read."""
     return Views(torch.empty(2, batch, 3, 1, 1), None, torch.zeros(2, batch, 5), torch.arange(batch))

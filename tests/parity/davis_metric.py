@@ -1,4 +1,4 @@
-"""The official DAVIS-2017 scores of ready-made results."""
+"""Replay of the official DAVIS-2017 scores of given masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the networks and objectives make of the first step's views, before anything has moved."""
+"""Outputs of networks and objectives for the first step's views, before any update."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.parity.check import TIGHT, Check, compare, compare_exactly
 
 
 class Replayed(Protocol):
-    """What is needed of a trajectory."""
+    """Parts of a trajectory that the comparisons read."""
 
     settings: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -62,25 +62,25 @@ def _selfpatch_intermediates(run: Replayed) -> Iterator[Check]:
         targets = objective.targets(teacher.tokens_per_resolution[grid], teacher.pool)
         aggregated = torch.cat([teacher.image[views].flatten(0, 1)[:, None], targets], 1)
         yield compare(f"teacher aggregated_{name}", aggregated, t[f"step0.teacher.aggregated_{name}"], TIGHT)
-        own = student.pool.norm(student.tokens_per_resolution[grid].raw_patches.flatten(1, 2))
+        student_patches = student.pool.norm(student.tokens_per_resolution[grid].raw_patches.flatten(1, 2))
         if f"step0.student.tokens_{name}" in t:
-            tokens = torch.cat([student.image[views].flatten(0, 1)[:, None], own], 1)
+            tokens = torch.cat([student.image[views].flatten(0, 1)[:, None], student_patches], 1)
             yield compare(f"student tokens_{name}", tokens, t[f"step0.student.tokens_{name}"], TIGHT)
-        for who, side, tokens in (("student", student, own), ("teacher", teacher, targets)):
+        for role, side, tokens in (("student", student, student_patches), ("teacher", teacher, targets)):
             logits = side.heads["image"](side.image[views]).logits().flatten(0, 1)
-            yield compare(f"{who} cls_logits_{name}", logits, t[f"step0.{who}.cls_logits_{name}"], TIGHT)
+            yield compare(f"{role} cls_logits_{name}", logits, t[f"step0.{role}.cls_logits_{name}"], TIGHT)
             patch_logits = side.heads["patch"](tokens).logits()
-            yield compare(f"{who} patch_logits_{name}", patch_logits, t[f"step0.{who}.patch_logits_{name}"], TIGHT)
+            yield compare(f"{role} patch_logits_{name}", patch_logits, t[f"step0.{role}.patch_logits_{name}"], TIGHT)
 
 
 def _sere_intermediates(run: Replayed) -> Iterator[Check]:
     student, teacher = run.encode(0)
     t = run.tensors
-    for who, side in (("student", student), ("teacher", teacher)):
+    for role, side in (("student", student), ("teacher", teacher)):
         image, patches = side.image[:2].flatten(0, 1), side.tokens_per_resolution[0].patches.flatten(1, 2)
         head = side.heads["image"]
-        yield compare(f"{who} cls_logits", head(image).logits(), t[f"step0.{who}_cls_logits"], TIGHT)
-        yield compare(f"{who} patch_logits", head(patches).logits(), t[f"step0.{who}_patch_logits"], TIGHT)
+        yield compare(f"{role} cls_logits", head(image).logits(), t[f"step0.{role}_cls_logits"], TIGHT)
+        yield compare(f"{role} patch_logits", head(patches).logits(), t[f"step0.{role}_patch_logits"], TIGHT)
     yield from _grids(run)
     yield from _relations(run, student, teacher)
 
@@ -103,21 +103,21 @@ def _relations(run: Replayed, student: EncoderOutput, teacher: EncoderOutput) ->
     (targets,) = tokens_by_view(teacher, views, 1)
     related: dict[str, Tensor] = {}
     with torch.no_grad():
-        own, local = student_predictions(student.heads, "channel", tokens, local_tokens)
+        predictions, local = student_predictions(student.heads, "channel", tokens, local_tokens)
         target = teacher_projection(teacher.heads, "channel", targets)
-        for who, projected in (("student", own), ("teacher", target)):
-            related[f"{who}_channel_relation"] = channel_relation(
+        for role, projected in (("student", predictions), ("teacher", target)):
+            related[f"{role}_channel_relation"] = channel_relation(
                 projected.flatten(0, 1).flatten(1, 2), config.channel_scale
             )
         if local is not None:
             patches = local.flatten(0, 1).flatten(1, 2)
             related["student_channel_relation_local"] = channel_relation(patches, config.local_channel_scale)
-        own, local = student_predictions(student.heads, "spatial", tokens, local_tokens)
+        predictions, local = student_predictions(student.heads, "spatial", tokens, local_tokens)
         target = teacher_projection(teacher.heads, "spatial", targets)
         grid, _ = overlap_grids(views.boxes[0], views.boxes[1], run.settings["overlap_size"])
-        for who, projected in (("student", own), ("teacher", target)):
+        for role, projected in (("student", predictions), ("teacher", target)):
             sampled = sample_patches(projected[0, :1], grid[:1])
-            related[f"{who}_spatial_relation_sampled0"] = spatial_relation(sampled, num_heads)
+            related[f"{role}_spatial_relation_sampled0"] = spatial_relation(sampled, num_heads)
         if local is not None:
             patches = local[0, :1].flatten(1, 2)
             related["student_spatial_relation_local0"] = spatial_relation(patches, num_heads)

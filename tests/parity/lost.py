@@ -1,4 +1,4 @@
-"""LOST: the seed and the box, from features as they were given."""
+"""Replay of LOST: seed and box from recorded features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def replay_lost(expected: dict[str, Any], t: dict[str, Tensor]) -> Iterator[Chec
     for number, (*box, seed) in enumerate(expected["boxes_xyxy_and_seed"]):
         features = t[f"lost.features{number}"].unflatten(0, expected["grid"])
         found = lost(features, num_patches=expected["k_patches"])
-        own = pixel_box(found.mask, cell, expected["image_size"])
+        found_box = pixel_box(found.mask, cell, expected["image_size"])
         yield compare_exactly(
-            f"lost box and seed {number}", torch.tensor([*own, found.seed]), torch.tensor([*box, seed])
+            f"lost box and seed {number}", torch.tensor([*found_box, found.seed]), torch.tensor([*box, seed])
         )

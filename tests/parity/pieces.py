@@ -1,4 +1,4 @@
-"""Single parts of the methods: MoBY and MoCo-v3, label propagation, LOST and k-NN."""
+"""Replay of single parts of the methods: MoBY and MoCo-v3, label propagation, LOST and k-NN."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.parity.lost import replay_lost
 
 
 def replay_pieces(bundle: Path) -> Iterator[Check]:
-    """Every part of a `pieces` bundle that the project has."""
+    """Replay every part of a `pieces` bundle that the project has."""
     expected = json.loads((bundle / "expected.json").read_text())
     tensors = load_file(bundle / "tensors.safetensors")
     yield from replay_moby(expected["moby"], tensors)

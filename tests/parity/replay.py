@@ -1,4 +1,4 @@
-"""Which replay a bundle asks for."""
+"""Choice of the replay for a bundle."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.parity.trajectory import replay_trajectory
 
 
 def replay(bundle: Path) -> Iterator[Check]:
-    """Compares everything a bundle holds with what the project computes.
+    """Compare everything in a bundle with what the project computes.
 
     Raises:
-        ValueError: the folder is no bundle.
+        ValueError: the folder is not a bundle.
     """
     if (bundle / "trajectory.json").is_file():
         return replay_trajectory(bundle)

@@ -105,7 +105,7 @@ def test_perturbed_features_of_a_piece_are_noticed(golden_dir: Path, tmp_path: P
     assert not holding(copy)
 
 
-def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no golden bundle; give a folder with"):
         list(replay(tmp_path))
 

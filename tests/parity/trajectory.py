@@ -1,4 +1,4 @@
-"""Replays the training steps of a bundle through the configuration, network, step and optimizer of the project."""
+"""Replay of the training steps of a bundle through the configuration, network, step and optimizer of the project."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ LOSSES = {
         "channel": "channel_relation_loss",
     },
 }
-"""Our losses -> the bundle's."""
+"""Names of our losses -> names in the bundle."""
 CENTERS = {
     "dino": {"center": "dino.loss.center"},
     "selfpatch": {"center": "dino.loss.center", "patch_center": "selfpatch.agreement.loss.center"},
     "sere": {"center": "ibot.image_loss.center", "patch_center": "ibot.patch_loss.center"},
 }
-"""The bundle's centres -> ours, below the objectives."""
-MARKS = {"patch_loss_weight": "selfpatch", "spatial_weight": "sere"}
-"""What tells the kinds of bundle apart: a setting that only one has."""
+"""Names of centres in the bundle -> our buffers, below the objectives."""
+DISTINCTIVE_SETTINGS = {"patch_loss_weight": "selfpatch", "spatial_weight": "sere"}
+"""Settings that only one kind of bundle has."""
 SCHEDULED = ("lr", "weight_decay", "teacher_momentum", "teacher_temp", "teacher_patch_temp")
 
 
 def run_config(c: dict[str, Any], kind: str) -> RunConfig:
-    """The bundle's own configuration in our terms."""
+    """Return the bundle's configuration as ours."""
     return RunConfig().override(_common(c)).override({"dino": _dino, "selfpatch": _selfpatch, "sere": _sere}[kind](c))
 
 
@@ -112,12 +112,12 @@ def _sere(c: dict[str, Any]) -> dict[str, Any]:
 
 
 class Trajectory:
-    """A bundle, and the student_teacher that replays it."""
+    """A bundle and the network that replays it."""
 
     def __init__(self, bundle: Path) -> None:
         record = json.loads((bundle / "trajectory.json").read_text())
         self.settings, self.steps = record["config"], record["steps"]
-        self.kind = next((kind for key, kind in MARKS.items() if key in self.settings), "dino")
+        self.kind = next((kind for key, kind in DISTINCTIVE_SETTINGS.items() if key in self.settings), "dino")
         self.tensors = load_file(bundle / "tensors.safetensors")
         self.final = torch.load(bundle / "final.pth", weights_only=True)
         config = run_config(self.settings, self.kind)
@@ -146,7 +146,7 @@ class Trajectory:
         )
 
     def _boxes(self, step: int, views: int, batch: int) -> Tensor:
-        """[V, B, 5]; methods that do not look at them have none recorded."""
+        """Return boxes [V, B, 5]; bundles of methods that do not read them have none."""
         boxes = self.tensors.get(f"step{step}.boxes")
         return torch.zeros(views, batch, 5) if boxes is None else boxes.transpose(0, 1)
 
@@ -154,7 +154,7 @@ class Trajectory:
         return self.student_teacher.objectives.get_submodule(CENTERS[self.kind][name]).center
 
     def encode(self, step: int) -> tuple[EncoderOutput, EncoderOutput]:
-        """Student and teacher on a step's views, with the weights as they are."""
+        """Encode the views of a step with the current weights."""
         views = self.views(step)
         crops = self.student_teacher._normalised(views)
         everything = self.student_teacher.needs.teacher_on_local_crops
@@ -164,7 +164,7 @@ class Trajectory:
 
 
 def replay_trajectory(bundle: Path) -> Iterator[Check]:
-    """Every quantity of a `dino`, `selfpatch` or `sere` bundle."""
+    """Replay every quantity of a `dino`, `selfpatch` or `sere` bundle."""
     run = Trajectory(bundle)
     run.student_teacher.train()
     yield from INTERMEDIATES[run.kind](run)
@@ -189,7 +189,7 @@ def replay_trajectory(bundle: Path) -> Iterator[Check]:
 
 
 def _gradient_norms(run: Trajectory) -> Iterator[Check]:
-    """Of step 0, before clipping and freezing."""
+    """Compare gradient norms of step 0, before clipping and freezing."""
     run.student_teacher(run.views(0), run.schedule(0))["loss"].backward()
     ours = {name: p.grad for name, p in run.student_teacher.student.named_parameters() if p.grad is not None}
     expected = run.steps[0]["grad_norms"]
@@ -204,7 +204,7 @@ def _gradient_norms(run: Trajectory) -> Iterator[Check]:
 
 
 def _without_key_biases(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Their gradient is zero but for rounding, which Adam turns into updates."""
+    """Drop key biases: their gradient is only rounding, which Adam turns into updates."""
     kept = {}
     for name, tensor in state.items():
         if name.endswith("attn.k.bias"):

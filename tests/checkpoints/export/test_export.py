@@ -37,11 +37,11 @@ POOLED = VIT.for_pool()
 """What a run with SelfPatch trains: neither CLS token nor final norm, and a pool."""
 
 
-def encoder_of(shape: AnyBackboneConfig, *, pool: bool = False) -> BranchEncoder:
+def encoder_of(config: AnyBackboneConfig, *, pool: bool = False) -> BranchEncoder:
     """Its weights far from any initial value, so that each of them matters."""
     torch.manual_seed(0)
-    backbone = build_backbone(shape)
-    encoder = BranchEncoder(backbone, ClassAttentionPool(shape.dim, shape.num_heads) if pool else None).eval()
+    backbone = build_backbone(config)
+    encoder = BranchEncoder(backbone, ClassAttentionPool(config.dim, config.num_heads) if pool else None).eval()
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
@@ -51,14 +51,14 @@ def encoder_of(shape: AnyBackboneConfig, *, pool: bool = False) -> BranchEncoder
     return encoder
 
 
-def side_of(shape: AnyBackboneConfig) -> int:
+def side_of(config: AnyBackboneConfig) -> int:
     """Of the images whose patches are the stored grid, or which the windows were laid out for."""
-    return 20 if isinstance(shape, ViTConfig) else 64
+    return 20 if isinstance(config, ViTConfig) else 64
 
 
-def images_for(shape: AnyBackboneConfig, height: int | None = None, width: int | None = None) -> torch.Tensor:
-    height, width = height or side_of(shape), width or side_of(shape)
-    return torch.randn(2, shape.in_channels, height, width, generator=torch.manual_seed(1))
+def images_for(config: AnyBackboneConfig, height: int | None = None, width: int | None = None) -> torch.Tensor:
+    height, width = height or side_of(config), width or side_of(config)
+    return torch.randn(2, config.in_channels, height, width, generator=torch.manual_seed(1))
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> None:
@@ -77,9 +77,9 @@ def test_timm_gives_the_same_features(name: str, tmp_path: Path) -> None:
     assert tuple(model.pretrained_cfg["mean"]) == SHAPES[name].mean
 
 
-@pytest.mark.parametrize("shape", [replace(VIT, position_embedding="size"), SWIN, RESNET])
-def test_timm_agrees_at_other_sizes_where_positions_are_its_own(shape: AnyBackboneConfig, tmp_path: Path) -> None:
-    encoder, images = encoder_of(shape), images_for(shape, 128, 96)
+@pytest.mark.parametrize("config", [replace(VIT, position_embedding="size"), SWIN, RESNET])
+def test_timm_agrees_at_other_sizes_where_positions_are_its_own(config: AnyBackboneConfig, tmp_path: Path) -> None:
+    encoder, images = encoder_of(config), images_for(config, 128, 96)
     export(encoder, "timm", tmp_path / "out")
     close(read_timm(tmp_path / "out", images).patches, encoder.patches(images))
 
@@ -92,9 +92,9 @@ def test_timm_gives_the_patches_of_a_run_with_a_pool_and_the_folder_says_so(tmp_
     assert "At sizes other than 20 x 20 timm interpolates" in readme.read_text()
 
 
-@pytest.mark.parametrize("shape", [VIT, SWIN, RESNET])
-def test_timm_puts_a_classifier_on_what_was_exported(shape: AnyBackboneConfig, tmp_path: Path) -> None:
-    encoder, images = encoder_of(shape), images_for(shape)
+@pytest.mark.parametrize("config", [VIT, SWIN, RESNET])
+def test_timm_puts_a_classifier_on_what_was_exported(config: AnyBackboneConfig, tmp_path: Path) -> None:
+    encoder, images = encoder_of(config), images_for(config)
     export(encoder, "timm", tmp_path / "out")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True, num_classes=10).eval()
     with torch.no_grad():
@@ -104,8 +104,8 @@ def test_timm_puts_a_classifier_on_what_was_exported(shape: AnyBackboneConfig, t
 
 @pytest.mark.parametrize("pool", [False, True])
 def test_our_own_file_loads_back_with_its_pool(pool: bool, tmp_path: Path) -> None:
-    shape = POOLED if pool else VIT
-    encoder, images = encoder_of(shape, pool=pool), images_for(shape, 24, 16)
+    config = POOLED if pool else VIT
+    encoder, images = encoder_of(config, pool=pool), images_for(config, 24, 16)
     file, _ = export(encoder, "safetensors", tmp_path / "out")
     loaded, _ = load_encoder(str(file))
     assert torch.equal(loaded.image(images), encoder.image(images))
@@ -156,7 +156,7 @@ def test_transformers_opens_what_was_exported_for_timm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "to", "sentence"),
+    ("config", "to", "sentence"),
     [
         (POOLED, "hf", "this ViT has no final norm .* use --to timm, .* or --to onnx"),
         (SWIN.for_pool(), "hf", "this Swin has no final norm.*use --to onnx or safetensors"),
@@ -164,13 +164,13 @@ def test_transformers_opens_what_was_exported_for_timm(tmp_path: Path) -> None:
         (replace(VIT, class_token=False, layer_scale=True), "hf", "no ViT without CLS token.*use --to timm"),
     ],
 )
-def test_what_a_library_does_not_have_is_refused(
-    shape: AnyBackboneConfig, to: str, sentence: str, tmp_path: Path
+def test_networks_unknown_to_the_library_are_refused(
+    config: AnyBackboneConfig, to: str, sentence: str, tmp_path: Path
 ) -> None:
     if to == "hf":
         pytest.importorskip("transformers", reason="transformers is not installed")
     with pytest.raises(ValueError, match=sentence):
-        export(encoder_of(shape), to, tmp_path / "out")
+        export(encoder_of(config), to, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -181,7 +181,7 @@ def require_onnx() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("shape", "pool", "size", "other_size"),
+    ("config", "pool", "size", "other_size"),
     [
         (POOLED, True, None, (16, 28)),
         (VIT, False, 24, None),
@@ -190,25 +190,25 @@ def require_onnx() -> None:
     ],
 )
 def test_onnxruntime_gives_the_same_features_of_any_batch(
-    shape: AnyBackboneConfig, pool: bool, size: int | None, other_size: tuple[int, int] | None, tmp_path: Path
+    config: AnyBackboneConfig, pool: bool, size: int | None, other_size: tuple[int, int] | None, tmp_path: Path
 ) -> None:
     require_onnx()
     import onnxruntime
 
-    encoder = encoder_of(shape, pool=pool)
+    encoder = encoder_of(config, pool=pool)
     export(encoder, "onnx", tmp_path / "out", size=size)
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
-    side = size or side_of(shape)
+    side = size or side_of(config)
     for height, width in {(side, side), other_size or (side, side)}:
         for batch in (1, 3):
-            images = images_for(shape, height, width)[:1].repeat(batch, 1, 1, 1)
+            images = images_for(config, height, width)[:1].repeat(batch, 1, 1, 1)
             image, patches = (torch.from_numpy(x) for x in session.run(None, {"images": images.numpy()}))
             close(image, encoder.image(images))
             close(patches, encoder.patches(images))
     metadata = session.get_modelmeta().custom_metadata_map
-    assert json.loads(metadata["mean"]) == list(shape.mean)
-    assert json.loads(metadata["std"]) == list(shape.std)
-    assert metadata["patch_size"] == str(shape.patch_size)
+    assert json.loads(metadata["mean"]) == list(config.mean)
+    assert json.loads(metadata["std"]) == list(config.std)
+    assert metadata["patch_size"] == str(config.patch_size)
     assert metadata.get("size") == (None if other_size else str(side))
 
 

@@ -83,11 +83,11 @@ def test_positions_by_size_are_resized_with_antialias() -> None:
 @pytest.mark.parametrize("patch_size", [8, 16])
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (2, 2), (5, 5), (3, 6)])
 def test_any_size_that_the_patch_divides(patch_size: int, h: int, w: int) -> None:
-    for shape in (tiny(patch_size), tiny(patch_size, class_token=False, final_norm=False)):
-        tokens = build_backbone(shape)(torch.randn(2, 3, patch_size * h, patch_size * w))
+    for config in (tiny(patch_size), tiny(patch_size, class_token=False, final_norm=False)):
+        tokens = build_backbone(config)(torch.randn(2, 3, patch_size * h, patch_size * w))
         assert tokens.patches.shape == tokens.raw_patches.shape == (2, h, w, 8)
-        assert (tokens.cls is None) == (not shape.class_token)
-        assert torch.equal(tokens.patches, tokens.raw_patches) == (not shape.final_norm)
+        assert (tokens.cls is None) == (not config.class_token)
+        assert torch.equal(tokens.patches, tokens.raw_patches) == (not config.final_norm)
 
 
 def test_tokens_are_before_and_after_the_final_norm() -> None:
@@ -149,7 +149,7 @@ def test_a_model_of_timm_under_a_pool_gives_raw_patches() -> None:
         ("test_efficientnet", "'?test_efficientnet'?"),
     ],
 )
-def test_what_is_no_plain_vit_is_refused(name: str, message: str) -> None:
+def test_models_of_other_families_are_refused(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_timm(name)
 

@@ -22,27 +22,27 @@ from selfpatch.models.backbones.vit import ViT, sincos_positions
 VIT = ViTConfig(embed_dim=8, depth=3, num_heads=2, patch_size=8, grid=4)
 SWIN = SwinConfig(embed_dim=8, depths=(1, 2), first_heads=2, window=4)
 RESNET = ResNetConfig(depths=(1, 1, 1, 1), width=4)
-FAMILIES = pytest.mark.parametrize("shape", [VIT, SWIN, RESNET], ids=["vit", "swin", "resnet"])
-MASKABLE = pytest.mark.parametrize("shape", [VIT, SWIN], ids=["vit", "swin"])
+FAMILIES = pytest.mark.parametrize("config", [VIT, SWIN, RESNET], ids=["vit", "swin", "resnet"])
+MASKABLE = pytest.mark.parametrize("config", [VIT, SWIN], ids=["vit", "swin"])
 
 
-def images(shape: AnyBackboneConfig, h: int = 2, w: int = 3, batch: int = 2) -> torch.Tensor:
-    p = shape.patch_size
-    return torch.randn(batch, shape.in_channels, p * h, p * w, generator=torch.manual_seed(0))
-
-
-@FAMILIES
-def test_tokens_form_a_map_of_the_size_that_the_shape_says(shape: AnyBackboneConfig) -> None:
-    backbone = build_backbone(shape)
-    tokens = backbone(images(shape))
-    assert tokens.patches.shape == tokens.raw_patches.shape == (2, 2, 3, shape.dim)
-    assert (tokens.cls is None) == (shape.family != "vit")
-    assert (backbone.dim, backbone.patch_size, backbone.num_heads) == (shape.dim, shape.patch_size, shape.num_heads)
+def images(config: AnyBackboneConfig, h: int = 2, w: int = 3, batch: int = 2) -> torch.Tensor:
+    p = config.patch_size
+    return torch.randn(batch, config.in_channels, p * h, p * w, generator=torch.manual_seed(0))
 
 
 @FAMILIES
-def test_a_shape_survives_a_file(shape: AnyBackboneConfig) -> None:
-    assert backbone_config_from_dict(json.loads(json.dumps(shape.to_dict()))) == shape
+def test_tokens_form_a_map_of_the_size_that_the_config_says(config: AnyBackboneConfig) -> None:
+    backbone = build_backbone(config)
+    tokens = backbone(images(config))
+    assert tokens.patches.shape == tokens.raw_patches.shape == (2, 2, 3, config.dim)
+    assert (tokens.cls is None) == (config.family != "vit")
+    assert (backbone.dim, backbone.patch_size, backbone.num_heads) == (config.dim, config.patch_size, config.num_heads)
+
+
+@FAMILIES
+def test_a_config_survives_a_file(config: AnyBackboneConfig) -> None:
+    assert backbone_config_from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_the_names_stand_for_the_published_sizes() -> None:
@@ -75,21 +75,21 @@ def test_a_resnet_gives_timms_own_features_in_evaluation() -> None:
     torch.testing.assert_close(backbone.eval()(x).patches, theirs.eval().forward_features(x).movedim(1, -1))
 
 
-def build_timm_like(shape: ResNetConfig) -> nn.Module:
+def build_timm_like(config: ResNetConfig) -> nn.Module:
     from timm.models.resnet import Bottleneck, ResNet
 
-    return ResNet(Bottleneck, shape.depths, num_classes=0, channels=(4, 8, 16, 32))
+    return ResNet(Bottleneck, config.depths, num_classes=0, channels=(4, 8, 16, 32))
 
 
 @MASKABLE
-def test_what_is_masked_is_not_seen(shape: AnyBackboneConfig) -> None:
-    backbone = build_backbone(shape)
+def test_masked_patches_do_not_reach_the_tokens(config: AnyBackboneConfig) -> None:
+    backbone = build_backbone(config)
     backbone.add_mask_token()
-    x = images(shape)
+    x = images(config)
     mask = torch.zeros(2, 2, 3, dtype=torch.bool)
     mask[0, 1, 2] = mask[1, 0, 0] = True
     other = x.clone()
-    p = shape.patch_size
+    p = config.patch_size
     other[0, :, p:, 2 * p :] = 9.0
     other[1, :, :p, :p] = -9.0
     assert torch.equal(backbone(x, mask).patches, backbone(other, mask).patches)
@@ -100,10 +100,10 @@ def test_what_is_masked_is_not_seen(shape: AnyBackboneConfig) -> None:
 
 
 @FAMILIES
-def test_layers_count_from_the_embedding_to_the_norm(shape: AnyBackboneConfig) -> None:
-    backbone = build_backbone(shape)
+def test_layers_count_from_the_embedding_to_the_norm(config: AnyBackboneConfig) -> None:
+    backbone = build_backbone(config)
     layers = [backbone.layer_of(name) for name, _ in backbone.named_parameters()]
-    inside = range(backbone.num_layers + 1 + (shape.family != "resnet") * 1)
+    inside = range(backbone.num_layers + 1 + (config.family != "resnet") * 1)
     assert set(layers) == set(inside)
     at = {name: backbone.layer_of(name) for name, _ in backbone.named_parameters()}
     ordered = [layer for name, layer in at.items() if name != "norm.weight" and ("blocks" in name or "layer" in name)]
@@ -111,10 +111,10 @@ def test_layers_count_from_the_embedding_to_the_norm(shape: AnyBackboneConfig) -
 
 
 @FAMILIES
-def test_frozen_blocks_get_no_gradient_and_the_others_do(shape: AnyBackboneConfig) -> None:
-    backbone = build_backbone(shape)
+def test_frozen_blocks_get_no_gradient_and_the_others_do(config: AnyBackboneConfig) -> None:
+    backbone = build_backbone(config)
     backbone.freeze_first(1)
-    backbone(images(shape)).patches.square().sum().backward()
+    backbone(images(config)).patches.square().sum().backward()
     for name, parameter in backbone.named_parameters():
         frozen = backbone.layer_of(name) <= 1
         assert parameter.requires_grad == (not frozen)
@@ -125,8 +125,8 @@ def test_frozen_blocks_get_no_gradient_and_the_others_do(shape: AnyBackboneConfi
 
 
 def test_the_patch_projection_alone_may_be_frozen() -> None:
-    for shape in (VIT, SWIN):
-        backbone = build_backbone(shape)
+    for config in (VIT, SWIN):
+        backbone = build_backbone(config)
         backbone.freeze_embedding()
         frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
         assert frozen == {"trunk.patch_embed.proj.weight", "trunk.patch_embed.proj.bias"}
@@ -161,13 +161,13 @@ def test_registers_are_no_patches() -> None:
     from dataclasses import replace
 
     for position_embedding in ("released", "size"):
-        shape = replace(VIT, num_registers=3, layer_scale=True, mlp="swiglu", position_embedding=position_embedding)
-        backbone = build_backbone(shape)
-        tokens = backbone(images(shape))
+        config = replace(VIT, num_registers=3, layer_scale=True, mlp="swiglu", position_embedding=position_embedding)
+        backbone = build_backbone(config)
+        tokens = backbone(images(config))
         assert tokens.patches.shape == (2, 2, 3, 8)
         assert backbone.trunk.pos_embed.shape == (1, 16, 8)
-        at_home = backbone(images(shape, 4, 4)).patches
-        torch.testing.assert_close(at_home.flatten(1, 2), backbone.trunk.forward_features(images(shape, 4, 4))[:, 4:])
+        at_home = backbone(images(config, 4, 4)).patches
+        torch.testing.assert_close(at_home.flatten(1, 2), backbone.trunk.forward_features(images(config, 4, 4))[:, 4:])
 
 
 @pytest.mark.parametrize("name", ["swin_s3_tiny_224", "resnet26", "test_vit4"])
@@ -208,8 +208,8 @@ def test_masks_are_laid_on_the_finer_map_of_a_swin() -> None:
 
 
 @FAMILIES
-def test_inner_maps_lead_to_the_last_one(shape: AnyBackboneConfig) -> None:
-    backbone, x = build_backbone(shape).eval(), images(shape, 2, 4)
+def test_inner_maps_lead_to_the_last_one(config: AnyBackboneConfig) -> None:
+    backbone, x = build_backbone(config).eval(), images(config, 2, 4)
     count = len(backbone.map_dims)
     maps = backbone.maps(x, range(1, count + 1))
     assert [m.shape[-1] for m in maps] == list(backbone.map_dims)
@@ -217,7 +217,7 @@ def test_inner_maps_lead_to_the_last_one(shape: AnyBackboneConfig) -> None:
     assert torch.equal(backbone.maps(x, [1])[0], maps[0])
     strides = [x.shape[-1] // m.shape[2] for m in maps]
     assert strides == sorted(strides)
-    with pytest.raises(ValueError, match=rf"layer {count + 1} is asked for, but this {shape.family} has 1 to {count}"):
+    with pytest.raises(ValueError, match=rf"layer {count + 1} is asked for, but this {config.family} has 1 to {count}"):
         backbone.maps(x, [1, count + 1])
 
 
@@ -235,7 +235,7 @@ def test_tokens_of_the_last_blocks_are_normed() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_facets_are_what_attention_works_with(number: int) -> None:
+def test_facets_are_the_inputs_of_attention(number: int) -> None:
     backbone, x = build_backbone(VIT).eval(), images(VIT)
     attention = backbone.trunk.blocks[number - 1].attn
     seen: list[torch.Tensor] = []
