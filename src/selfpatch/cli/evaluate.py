@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -114,7 +115,7 @@ def _evaluate(name: str, arguments: list[str]) -> int:
         options_class(kind.from_settings(_choices(kind, arguments))),
         f"evaluate {name}",
         arguments,
-        description=kind.__doc__,
+        description=inspect.getdoc(kind),
     )
     weights = options.named_weights() if options.config.needs_encoder else None
     from selfpatch.api.evaluate import evaluate

@@ -17,7 +17,7 @@ def preset_tables(config: type[EvaluationConfig], name: str) -> str:
     """
     variants = {"": config} if config.variants is None else config.variants[1]
     tables = [
-        f"{variant}\n{describe_presets({p: cls.from_settings({'preset': p}) for p in cls.presets})}".strip()
+        f"{variant}\n{describe_presets({p: cls.from_settings({'preset': p}) for p in cls.presets})}".lstrip("\n")
         for variant, cls in variants.items()
         if cls.presets
     ]
@@ -30,7 +30,7 @@ def describe_presets(presets: Mapping[str, Any]) -> str:
     """Return a table with a column for each preset and a line for each setting in which they differ."""
     columns = {name: asdict(preset) for name, preset in presets.items()}
     rows = [["", *columns]]
-    for setting in next(iter(columns.values())):
+    for setting in [name for name in next(iter(columns.values())) if name != "preset"]:
         cells = [_cell(column[setting]) for column in columns.values()]
         if len(set(cells)) > 1:
             rows.append([setting, *cells])
