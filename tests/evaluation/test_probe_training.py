@@ -71,7 +71,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / CHECKPOINT).is_file()
 
 
-def test_a_loss_that_is_not_finite_is_said(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d; use a lower learning rate"):
         train(tmp_path, rate=float("inf"))
 
@@ -104,6 +104,6 @@ def test_a_batch_larger_than_the_set_is_refused() -> None:
         batches(batch_size=11)
 
 
-def test_less_than_no_workers_are_refused() -> None:
+def test_a_negative_number_of_workers_is_refused() -> None:
     with pytest.raises(ValueError, match="workers is -1; use 0 or more"):
         batches(workers=-1)

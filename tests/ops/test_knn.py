@@ -37,7 +37,7 @@ def test_votes_equal_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(votes[i], torch.tensor(expected), rtol=1e-4, atol=1e-4)
 
 
-def test_leave_one_out_never_asks_itself() -> None:
+def test_leave_one_out_never_counts_the_feature_itself() -> None:
     """Two twins of one class, two of the other, and one that stands among the wrong ones."""
     features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.1, 1.0]])
     labels = torch.tensor([0, 0, 1, 1, 0])
@@ -57,7 +57,7 @@ def test_leave_one_out_equals_prediction_without_it(monkeypatch: pytest.MonkeyPa
     assert knn.leave_one_out(features, labels, k=5) == pytest.approx(right / 30)
 
 
-def test_cosines_and_votes_that_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_similarities_and_votes_never_exist_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """100 features with 100 others and 90 classes: never all cosines, nor the votes of all."""
     monkeypatch.setattr(knn, "MAX_SIMILARITIES", 400)
     torch.manual_seed(0)

@@ -41,7 +41,7 @@ def test_resizing_a_window_equals_cutting_it_out_of_the_whole(size: tuple[int, i
     np.testing.assert_array_equal(resize_nearest(pixels[..., 0], size, window), nearest)
 
 
-def test_the_shorter_bound_wins() -> None:
+def test_the_tighter_bound_on_a_side_wins() -> None:
     assert fitted_size(100, 200, 50) == (50, 100)
     assert fitted_size(40, 3000, 512) == (27, 2048)
     assert fitted_size(3000, 1, 8) == (32, 1)

@@ -30,14 +30,14 @@ def test_a_cluster_without_points_gets_the_farthest_one() -> None:
     torch.testing.assert_close(means, torch.tensor([[11 / 3], [10.0]]))
 
 
-def test_points_that_coincide_are_no_harm() -> None:
+def test_coinciding_points_are_clustered() -> None:
     found = kmeans(torch.ones(10, 2), 3, iterations=5, restarts=1, rng=np.random.default_rng(0))
     assert found.inertia == 0
     with pytest.raises(ValueError, match="3 clusters cannot be made of 2 patches"):
         kmeans(torch.ones(2, 2), 3, iterations=5, restarts=1, rng=np.random.default_rng(0))
 
 
-def test_doubles_are_made_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float64_is_used_on_the_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """MPS has none."""
     moved: set[int] = set()
     to_cpu, to_double = Tensor.cpu, Tensor.double

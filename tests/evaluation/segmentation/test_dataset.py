@@ -137,7 +137,7 @@ def a_folder(root: Path) -> Path:
     return root
 
 
-def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+def test_incomplete_folders_are_refused(tmp_path: Path) -> None:
     root = a_folder(tmp_path / "set")
     assert len(open_dataset(root, "val")) == 1
     with pytest.raises(ValueError, match="is no folder; give one of labelled images"):
@@ -190,7 +190,7 @@ def test_a_limit_spreads_evenly(tmp_path: Path) -> None:
     assert found.limited(None).names == found.limited(99).names == found.names
 
 
-def test_real_sets_are_told_and_read(data_dir: Path) -> None:
+def test_the_kind_of_real_sets_is_found(data_dir: Path) -> None:
     expected = {"camvid": (101, 11), "coco_semseg_mini": (40, 129), "voc_real3": (3, 21), "voc_style": (20, 21)}
     for name, (images, classes) in expected.items():
         found = open_dataset(data_dir / name, "val")

@@ -153,7 +153,7 @@ def test_a_trained_decoder_is_scored_elsewhere_and_bound_to_its_training_data(ph
         run(moved, "fpn", steps=2, test_split="test", out=out)
 
 
-def test_settings_of_the_result_are_those_that_were_taken(photos: Path) -> None:
+def test_the_result_records_resolved_settings(photos: Path) -> None:
     result = run(photos, "fpn", steps=10, warmup=7)
     assert (result.settings["kind"], result.settings["warmup"]) == ("folder", 1)
 
@@ -223,7 +223,7 @@ def test_presets_are_the_published_settings() -> None:
         ({"test_split": "train"}, "are in 'train' too"),
     ],
 )
-def test_settings_that_do_not_fit_are_said(photos: Path, settings: dict[str, Any], sentence: str) -> None:
+def test_settings_that_do_not_fit_are_refused(photos: Path, settings: dict[str, Any], sentence: str) -> None:
     def too_late(what: str, *_: int) -> None:
         raise AssertionError(f"{what} has begun")
 

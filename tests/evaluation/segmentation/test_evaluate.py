@@ -57,7 +57,7 @@ def settings_of(method: Method) -> dict[str, object]:
     }[method]
 
 
-class Callable3:
+class PlainColourEncoder:
     """An encoder that is no module: the colour of a patch, by a plain function."""
 
     dim, patch_size = 3, 4
@@ -72,7 +72,9 @@ class Callable3:
 
 
 @pytest.mark.parametrize("method", ["knn", "kmeans", "linear", "logistic"])
-@pytest.mark.parametrize("encoder", [MeanColour(4), RawPatch(8), Callable3()], ids=["colour", "raw", "callable"])
+@pytest.mark.parametrize(
+    "encoder", [MeanColour(4), RawPatch(8), PlainColourEncoder()], ids=["colour", "raw", "callable"]
+)
 def test_colours_that_are_the_classes_are_found(blocks: Path, method: Method, encoder: MeanColour) -> None:
     result = run(encoder, blocks, method=method, **settings_of(method))
     assert result.metrics["mIoU"] > 0.8
@@ -90,7 +92,7 @@ def test_a_seed_decides_all(blocks: Path, method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", ["knn", "kmeans", "linear", "logistic"])
-def test_results_and_pictures_are_written(blocks: Path, tmp_path: Path, method: Method) -> None:
+def test_results_are_json_and_pictures_are_written(blocks: Path, tmp_path: Path, method: Method) -> None:
     out = tmp_path / "out"
     result = run(MeanColour(4), blocks, method=method, out=out, max_pictures=2, limit=4, **settings_of(method))
     json.dumps(asdict(result), allow_nan=False)
@@ -170,7 +172,9 @@ def test_the_memory_is_bounded_and_deterministic(blocks: Path) -> None:
         ("logistic", "weight_decay", -1),
     ],
 )
-def test_values_out_of_range_are_said_before_anything_runs(blocks: Path, method: Method, name: str, value: int) -> None:
+def test_values_out_of_range_are_refused_before_anything_runs(
+    blocks: Path, method: Method, name: str, value: int
+) -> None:
     def too_late(what: str, *_: int) -> None:
         raise AssertionError(f"{what} has begun")
 
@@ -180,7 +184,7 @@ def test_values_out_of_range_are_said_before_anything_runs(blocks: Path, method:
 
 
 @pytest.mark.parametrize("test", ["square", "whole", "slide"])
-def test_every_way_to_test_works(blocks: Path, test: str) -> None:
+def test_every_view_of_test_images_works(blocks: Path, test: str) -> None:
     result = run(MeanColour(4), blocks, **{**SMALL, "crop": 32}, test=test)
     assert result.metrics["mIoU"] > 0.75
 
@@ -235,7 +239,7 @@ def test_a_head_is_not_used_on_another_function(blocks: Path, tmp_path: Path) ->
         run(FunctionEncoder(lambda x: -F.avg_pool2d(x, 4), 4), blocks, **SMALL, out=tmp_path)
 
 
-def test_settings_of_the_result_are_those_that_were_taken(blocks: Path) -> None:
+def test_the_result_records_resolved_settings(blocks: Path) -> None:
     for method in ("knn", "kmeans", "linear"):
         assert run(MeanColour(4), blocks, method=method, **settings_of(method)).settings["kind"] == "folder"
     assert run(MeanColour(4), blocks, **SMALL, warmup=30).settings["warmup"] == 4
@@ -259,7 +263,7 @@ def test_the_encoder_stays_as_it_is(blocks: Path) -> None:
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-def test_what_cannot_be_is_refused(blocks: Path) -> None:
+def test_data_and_settings_that_do_not_fit_are_refused(blocks: Path) -> None:
     colour = MeanColour(4)
     with pytest.raises(ValueError, match="method is 'svm'; use one of: knn"):
         run(colour, blocks, method="svm")

@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from selfpatch.evaluation.segmentation.kmeans import match_clusters
 
 
-def test_matching_puts_as_many_pixels_right_as_any_other() -> None:
+def test_matching_makes_the_most_pixels_correct() -> None:
     counts = np.random.default_rng(0).integers(0, 100, (5, 5))
     matched = match_clusters(counts)
     assert sorted(matched) == [*range(5)]

@@ -29,7 +29,7 @@ def test_loss_equals_the_plain_one_without_void() -> None:
     assert segmentation_loss(logits, torch.full_like(labels, IGNORE), None) == 0
 
 
-def test_a_head_before_the_enlargement_equals_one_after_it() -> None:
+def test_a_head_before_enlarging_equals_one_after_it() -> None:
     """Leopart's code enlarges the features; a linear map commutes with that."""
     head = LinearHead(6, 4, batch_norm=False, seed=0)
     features = torch.randn(1, 5, 5, 6)

@@ -10,7 +10,7 @@ from selfpatch.evaluation.segmentation.dataset import IGNORE
 from selfpatch.evaluation.segmentation.metrics import Scores, confusion
 
 
-def test_by_hand() -> None:
+def test_scores_equal_those_computed_by_hand() -> None:
     truth = torch.tensor([[0, 0, 1, 1], [1, 1, IGNORE, IGNORE]])
     prediction = torch.tensor([[0, 1, 1, 1], [1, 2, 0, 1]])
     counts = confusion(prediction, truth, 4)
@@ -58,7 +58,7 @@ def test_numpy_and_torch_count_alike() -> None:
     assert torch.equal(confusion(prediction, truth, 3), confusion(torch.tensor(prediction), torch.tensor(truth), 3))
 
 
-def test_nothing_labelled_is_nan() -> None:
+def test_scores_without_labels_are_nan() -> None:
     assert np.isnan(Scores.of(torch.zeros(3, 3)).miou)
 
 

@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0), (0.0, 0.0)])
-def test_mixed_targets_sum_to_one_and_say_what_is_in_the_image(mixup: float, cutmix: float) -> None:
+def test_mixed_targets_sum_to_one_and_match_the_image(mixup: float, cutmix: float) -> None:
     """Images whose pixels are the number of their class: the mean pixel is the mean class of the target."""
     mixing = Mixing(4, mixup=mixup, cutmix=cutmix)
     torch.manual_seed(0)

@@ -95,7 +95,7 @@ def test_a_stopped_training_ends_as_one_that_was_not(
         run(other, folder, out=tmp_path / "stopped", **settings)
 
 
-def test_what_colour_tells_apart_is_learned(folder: Path) -> None:
+def test_classes_that_differ_by_colour_are_learned(folder: Path) -> None:
     settings = {**SMALL, "epochs": 15, "warmup_epochs": 1, "lr": 0.1}
     result = run(tiny_encoder("vit"), folder, preset="small", labels="50%", per_class=True, **settings)
     assert result.metrics["train top-1"] == 1.0
@@ -118,7 +118,7 @@ def test_published_settings() -> None:
     assert FinetuneConfig.from_settings({"preset": "inaturalist"}).epochs == 360
 
 
-def test_bad_settings_are_said(folder: Path) -> None:
+def test_bad_settings_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="a MeanColour cannot be fine-tuned; give a run directory, a checkpoint"):
         run(MeanColour(8), folder, **SMALL)
     for settings, why in [
@@ -144,7 +144,7 @@ def never(what: str, done: int, total: int) -> None:
     raise AssertionError(f"{what} began before the settings were checked")
 
 
-def test_the_batch_that_was_used_is_recorded(folder: Path) -> None:
+def test_the_capped_batch_size_is_recorded(folder: Path) -> None:
     settings = {**SMALL, "batch_size": 1000}
     assert run(tiny_encoder("vit"), folder, **settings).settings["batch_size"] == 24
 

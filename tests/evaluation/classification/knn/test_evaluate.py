@@ -22,7 +22,7 @@ def run(encoder: Encoder, data: Path, *, out: Path | None = None, progress: Any 
     return evaluation.evaluate(encoder, data, KNNConfig.from_settings(settings), out=out, progress=progress)
 
 
-def test_evaluation_holds_the_votes_of_some(coloured_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_votes_of_test_images_are_made_in_blocks(coloured_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"ks": (1, 5), "resize": 16, "crop": 16}
     at_once = run(MeanColour(8), coloured_folder, **settings)
     num_queries, votes = [], evaluation.class_votes

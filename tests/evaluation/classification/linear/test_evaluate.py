@@ -152,7 +152,7 @@ def test_a_checkpoint_of_another_network_is_refused(folder: Path, tmp_path: Path
         run(other, folder, out=tmp_path, **SMALL)
 
 
-def test_bad_settings_are_said(folder: Path) -> None:
+def test_bad_settings_are_refused(folder: Path) -> None:
     for settings, why in [
         ({"preset": "imagenet"}, "preset is 'imagenet'; use one of: dino, sweep"),
         ({"lrs": (0.0,)}, r"lrs\[0\] is 0.0; use a number above 0"),
@@ -173,7 +173,7 @@ def never(what: str, done: int, total: int) -> None:
     raise AssertionError(f"{what} began before the settings were checked")
 
 
-def test_the_batch_that_was_used_is_recorded(folder: Path) -> None:
+def test_the_capped_batch_size_is_recorded(folder: Path) -> None:
     settings = {**SMALL, "batch_size": 1000, "lrs": (0.1,)}
     assert run(MeanColour(8), folder, **settings).settings["batch_size"] == 24
     assert run(MeanColour(8), folder, labels="25%", **settings).settings["batch_size"] == 6

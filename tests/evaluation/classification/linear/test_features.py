@@ -83,7 +83,7 @@ def test_features_are_image_tokens_of_the_last_blocks_and_the_mean_patch(kind: s
     assert features.dim == expected.shape[1] == 48
 
 
-def test_which_features_are_taken_goes_by_the_width() -> None:
+def test_the_width_decides_which_features_are_taken() -> None:
     narrow = FrozenFeatures(tiny_encoder("vit"), blocks=None, mean_patch=None)
     assert (narrow.blocks, narrow.mean_patch) == (3, False)
     encoder = tiny_encoder("vit")
