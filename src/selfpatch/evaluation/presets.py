@@ -32,7 +32,7 @@ def describe_presets(presets: Mapping[str, Any]) -> str:
     rows = [["", *columns]]
     for setting in [name for name in next(iter(columns.values())) if name != "preset"]:
         cells = [_cell(column[setting]) for column in columns.values()]
-        if len(set(cells)) > 1:
+        if setting != "preset" and len(set(cells)) > 1:
             rows.append([setting, *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
