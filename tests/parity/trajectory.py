@@ -130,7 +130,7 @@ class Trajectory:
         for side in ("student", "teacher"):
             branch = getattr(self.student_teacher, side)
             state = to_branch_keys(checkpoint[side])
-            if side == "teacher" and branch.backbone.mask_token is not None:  # which is the student's alone as released
+            if side == "teacher" and branch.backbone.mask_token is not None:  # the released teacher has no mask token
                 state["backbone.mask_token"] = branch.backbone.mask_token
             branch.load_state_dict(state)
 
@@ -172,9 +172,9 @@ def replay_trajectory(bundle: Path) -> Iterator[Check]:
     for step, expected in enumerate(run.steps):
         hp = run.schedule(step)
         outcome = training_step(run.student_teacher, [run.views(step)], run.optimizer, hp, run.schedule.config)
-        for ours, theirs in {"loss": "loss", **LOSSES[run.kind]}.items():
-            if theirs in expected:
-                yield compare(f"step {step} {theirs}", outcome.values[ours], expected[theirs], TIGHT)
+        for name, recorded in {"loss": "loss", **LOSSES[run.kind]}.items():
+            if recorded in expected:
+                yield compare(f"step {step} {recorded}", outcome.values[name], expected[recorded], TIGHT)
         for name in SCHEDULED:
             if name in expected:
                 yield compare(f"step {step} {name}", getattr(hp, name), expected[name], 1e-9)
@@ -191,13 +191,13 @@ def replay_trajectory(bundle: Path) -> Iterator[Check]:
 def _gradient_norms(run: Trajectory) -> Iterator[Check]:
     """Compare gradient norms of step 0, before clipping and freezing."""
     run.student_teacher(run.views(0), run.schedule(0))["loss"].backward()
-    ours = {name: p.grad for name, p in run.student_teacher.student.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad for name, p in run.student_teacher.student.named_parameters() if p.grad is not None}
     expected = run.steps[0]["grad_norms"]
     names = to_branch_keys({name: torch.tensor(norm) for name, norm in expected.items()})
-    if ours.keys() != names.keys():
-        raise ValueError(f"gradients of other parameters than expected: {sorted(ours.keys() ^ names.keys())}")
+    if gradients.keys() != names.keys():
+        raise ValueError(f"gradients of other parameters than expected: {sorted(gradients.keys() ^ names.keys())}")
     # A key bias changes no attention, so its gradient is rounding; it lies inside qkv.bias and alone in attn.k.bias.
-    errors = [abs(float(ours[k].norm()) / float(n) - 1) for k, n in names.items() if not k.endswith("attn.k.bias")]
+    errors = [abs(float(gradients[k].norm()) / float(n) - 1) for k, n in names.items() if not k.endswith("attn.k.bias")]
     yield Check(f"step 0 gradient norms ({len(errors)} tensors)", max(errors), GRADIENTS)
     run.student_teacher.zero_grad(set_to_none=True)
     run.student_teacher.discard_step()

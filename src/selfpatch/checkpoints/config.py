@@ -1,4 +1,4 @@
-"""Settings that say which network of a checkpoint is read, and how."""
+"""Settings for loading weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Side = Literal["teacher", "student"]
 
 @settings
 class LoadConfig:
-    """Which network of a checkpoint is read, and what the file does not tell of it."""
+    """Network of a checkpoint to read, and settings of it that the file does not tell."""
 
     side: Side = "teacher"
     """Network of a checkpoint that holds both; the momentum encoder is the teacher (default teacher)."""

@@ -127,7 +127,7 @@ def _new_keys(keys: Collection[str], side: Side, source: str) -> tuple[dict[str,
 
 
 def _prefix(key: str, trunk: str, trunks: Iterable[str]) -> str | None:
-    """Return what to cut off a key: the chosen trunk's prefix, or the part of it that a sibling shares.
+    """Return the prefix to cut off a key: the chosen trunk's, or the part of it that a sibling shares.
 
     If None, the key belongs to another network: to its trunk or to a sibling of that.
     """

@@ -84,7 +84,7 @@ def read_weights(source: str, config: LoadConfig = DEFAULTS) -> Weights:
 
 
 def _with_overrides(found: AnyBackboneConfig, config: LoadConfig, source: str) -> AnyBackboneConfig:
-    """Return the backbone's configuration with what `config` says in place of what was found."""
+    """Return the backbone's configuration with the values that `config` sets."""
     if not isinstance(found, ViTConfig):
         if config.num_heads is not None:
             raise ValueError(f"num_heads is {config.num_heads}, but {source} is no ViT; leave it out")

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD
+
 PROBE = 224
 """Side in pixels of the black image that shows the width of the features, rounded down to whole patches."""
 

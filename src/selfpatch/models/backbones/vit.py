@@ -60,7 +60,7 @@ class _Block(Block):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         masked = attn_mask is not None or is_causal
         differentiated = self.training and torch.is_grad_enabled()
-        # A compiler plans by itself what it stores.
+        # A compiler decides by itself which tensors it stores.
         if using_references() or masked or not differentiated or torch.compiler.is_compiling():
             return super().forward(x, attn_mask, is_causal)
         assert isinstance(self.attn, _Attention)
