@@ -62,9 +62,9 @@ def evaluate(
     config = _config(name, config, settings)
     if out is not None:
         make_folder(out)
-    encoder, record = (
-        open_network_or_baseline(weights, device, patch_size, load_options) if config.needs_encoder else (None, None)
-    )
+    encoder, record = None, None
+    if config.needs_encoder:
+        encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
     return measure(name, encoder, record, data, config, out=out, progress=progress)
 
 
@@ -86,10 +86,10 @@ def measure(
         encoder: network to measure; None if ready-made results are scored or `record` names a baseline.
         record: source of the encoder.
         data: the data set.
-        config: as `evaluate` takes it.
-        out: as `evaluate` takes it.
+        config: settings of the evaluation; if None, its defaults.
+        out: existing folder for result.json and pictures; if None, nothing is written.
         progress: as `evaluate` takes it.
-        settings: as `evaluate` takes them.
+        settings: settings of the evaluation by name, in place of those of `config`.
 
     Raises:
         ValueError: the name or a setting is unknown, or data do not fit.

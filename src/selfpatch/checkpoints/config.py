@@ -16,7 +16,7 @@ class LoadConfig:
     """Network of a checkpoint to read, and settings of it that the file does not tell."""
 
     side: Side = "teacher"
-    """Network of a checkpoint that holds both; the momentum encoder is the teacher (default teacher)."""
+    """Network of a checkpoint that holds both; the momentum encoder is the teacher."""
     num_heads: Annotated[int, Gt(0)] | None = None
     """Attention heads of a ViT, which a state dict does not tell; if None, as saved, as known of the format, or
     width / 64."""

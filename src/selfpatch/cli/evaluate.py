@@ -13,9 +13,9 @@ import tyro
 from selfpatch.cli.network import NetworkOptions
 from selfpatch.cli.parsing import Flat, peek, read_options
 from selfpatch.config.schema import plain, settings
-from selfpatch.evaluation import registry
 from selfpatch.evaluation.config import EvaluationConfig
 from selfpatch.evaluation.presets import preset_tables
+from selfpatch.evaluation.registry import EVALUATIONS
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from selfpatch.evaluation.result import Progress
     from selfpatch.experiments.suite import Outcome
 
-NAMES = sorted(registry.EVALUATIONS)
+NAMES = sorted(EVALUATIONS)
 
 
 @settings
@@ -83,21 +83,17 @@ def run(arguments: list[str]) -> int:
 
 def usage() -> str:
     """Return the help of `selfpatch evaluate`, with a line for each evaluation."""
-    lines = [f"  {name:<10} {_first_line(registry.EVALUATIONS[name])}" for name in NAMES]
-    return "\n".join(
-        [
-            "selfpatch evaluate NAME --weights W --data D; `selfpatch evaluate NAME --help` lists its options,",
-            "`selfpatch evaluate NAME --presets` shows how its published protocols differ",
-            "",
-            *lines,
-            "",
-            "selfpatch evaluate all --suite S --weights W",
-            f"  {_first_line(SuiteOptions)}",
-            "",
-            "selfpatch evaluate --compare A.json B.json ...",
-            f"  {_first_line(CompareOptions)}",
-        ]
-    )
+    lines = "\n".join(f"  {name:<10} {_first_line(EVALUATIONS[name])}" for name in NAMES)
+    return f"""selfpatch evaluate NAME --weights W --data D; `selfpatch evaluate NAME --help` lists its options,
+`selfpatch evaluate NAME --presets` shows how its published protocols differ
+
+{lines}
+
+selfpatch evaluate all --suite S --weights W
+  {_first_line(SuiteOptions)}
+
+selfpatch evaluate --compare A.json B.json ...
+  {_first_line(CompareOptions)}"""
 
 
 def _first_line(described: type) -> str:
@@ -105,18 +101,14 @@ def _first_line(described: type) -> str:
 
 
 def _evaluate(name: str, arguments: list[str]) -> int:
-    if name not in registry.EVALUATIONS:
+    if name not in EVALUATIONS:
         raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(NAMES)}, all")
-    kind = registry.EVALUATIONS[name]
+    kind = EVALUATIONS[name]
     if "--presets" in arguments:
         print(preset_tables(kind, name))
         return 0
-    options = read_options(
-        options_class(kind.from_settings(_choices(kind, arguments))),
-        f"evaluate {name}",
-        arguments,
-        description=inspect.getdoc(kind),
-    )
+    defaults = kind.from_settings(_choices(kind, arguments))
+    options = read_options(options_class(defaults), f"evaluate {name}", arguments, description=inspect.getdoc(kind))
     weights = options.named_weights() if options.config.needs_encoder else None
     from selfpatch.api.evaluate import evaluate
 
