@@ -49,6 +49,10 @@ def test_the_settings_of_one_method_are_refused_for_another() -> None:
         FPNConfig(method="upernet")
 
 
+def test_pictures_are_not_recorded() -> None:
+    assert LinearSegmentationConfig(max_pictures=0).recorded() == LinearSegmentationConfig(max_pictures=9).recorded()
+
+
 def test_learned_settings_are_those_of_the_training() -> None:
     first = LinearSegmentationConfig(steps=5)
     assert first.learned() == LinearSegmentationConfig(steps=5, test="whole", test_split="other", workers=3).learned()

@@ -53,6 +53,10 @@ class SegmentationConfig(EvaluationConfig):
         if self.method != expected:
             raise ValueError(f"method is {self.method!r}, but {type(self).__name__} is of {expected!r}; use that")
 
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings that decide the numbers; `max_pictures` changes the pictures only."""
+        return {name: value for name, value in super().recorded().items() if name != "max_pictures"}
+
 
 @settings
 class SupervisedConfig(SegmentationConfig):
@@ -125,7 +129,7 @@ class TrainedConfig(SupervisedConfig):
 
     def learned(self) -> dict[str, Any]:
         """Return the settings that decide the trained weights: neither how they are tested nor where the data lie."""
-        testing = ("preset", "kind", "train_split", "test_split", "limit", "max_pictures", "test", "stride", "epochs")
+        testing = ("preset", "kind", "train_split", "test_split", "limit", "test", "stride", "epochs")
         return {name: value for name, value in self.recorded().items() if name not in testing}
 
 
