@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import selfpatch
 from selfpatch.api.evaluate import measure
 from selfpatch.evaluation.baselines import MeanColour
 from selfpatch.evaluation.result import Provenance, Result
-from selfpatch.evaluation.video_segmentation.config import DAVISConfig
+from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import read_mask, write_mask
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate
 from tests.evaluation.video_segmentation.conftest import Tree
@@ -51,6 +52,18 @@ def _copy_frames(source: Path, target: Path, name: str, count: int) -> Path:
     (target / "ImageSets" / "2017").mkdir(parents=True)
     (target / "ImageSets" / "2017" / "val.txt").write_text(name + "\n")
     return target
+
+
+def test_the_baseline_and_ready_made_masks_are_measured_by_name(tree: Tree, tmp_path: Path) -> None:
+    """Neither needs a network; the masks that the baseline wrote have the baseline's scores."""
+    root = tree()
+    baseline = selfpatch.evaluate("davis", FIRST_MASK, root, out=tmp_path / "out")
+    assert baseline.metrics == evaluate(None, root, DAVISConfig()).metrics
+    assert (baseline.weights, baseline.settings["baseline"]) == (None, "repeat first mask")
+    scored = selfpatch.evaluate("davis", None, root, results=str(tmp_path / "out" / "results"))
+    assert scored.metrics == baseline.metrics
+    with pytest.raises(ValueError, match="no weights were named"):
+        selfpatch.evaluate("davis", None, root)
 
 
 def test_two_objects_are_followed(tree: Tree) -> None:
