@@ -1,5 +1,4 @@
-"""What comes of mistakes: exit code 2, one sentence that says what to do, and nothing left behind that stands in the
-way of the next try."""
+"""Mistakes: exit code 2, one sentence that says what to do, and nothing left behind that blocks the next try."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def train_on_a_share(
 
 
 def scale_of(settings: dict[str, Any]) -> int:
-    """Of `tiny_views`: only the tiny ViT has patches of 4 pixels."""
+    """Return the scale of `tiny_views`: only the tiny ViT has patches of 4 pixels."""
     return 1 if settings.get("model", "vit_tiny") == "vit_tiny" else 2
 
 

@@ -48,7 +48,7 @@ def test_an_error_ends_the_plain_paths() -> None:
 def losses_and_gradients(
     plain: bool, autocast: torch.dtype | None = None, device: str = "cpu", **settings: Any
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Of one step, drop path and masks included: each loss, and all gradients one after the other."""
+    """Return each loss of one step, with drop path and masks, and all gradients as one vector."""
     student_teacher = tiny_student_teacher(**settings).to(device)
     scale = 1 if settings["model"] == "vit_tiny" else 2
     torch.manual_seed(11)

@@ -18,7 +18,7 @@ import pytest
 
 from selfpatch.api.interrupted import Interrupted
 from selfpatch.api.pretrain import pretrain, resume
-from selfpatch.training import trainer as pretraining
+from selfpatch.training import trainer
 from selfpatch.training.trainer import StepOutcome, training_step
 from tests.helpers.command_line import TINY, command, differences, environment, final_state, run, write_photos
 from tests.helpers.tiny import tiny_config
@@ -110,7 +110,7 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(
     number: signal.Signals,
     send: Callable[[int, int], None],
 ) -> None:
-    """To the trainer alone, as `kill` sends it; or to its loader's processes too, as Ctrl-C and schedulers do."""
+    """The signal goes to the trainer alone, as `kill` sends it, or also to its loader, as by Ctrl-C and schedulers."""
     out = tmp_path / "stopped"
     process = start(cache, "pretrain", "--data", str(photos), "--out", str(out), *TINY, *STEPS)
     wait_for_steps(process, out, 11)
@@ -124,7 +124,7 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(
 
 
 def test_a_stop_loses_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a step after which the network is measured: that is made up for when the run goes on."""
+    """A run that stops at a step with an evaluation makes up for it when it resumes."""
     config = tiny_config(
         data=str(write_photos(tmp_path / "photos", 22)), out=str(tmp_path / "run"), epochs=4, device="cpu",
         loader={"held_out": 2, "workers": 0}, watch={"picture_images": 0}, optimizer={"warmup_epochs": 1},
@@ -136,7 +136,7 @@ def test_a_stop_loses_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyP
             os.kill(os.getpid(), signal.SIGTERM)  # seen at the next step
         return training_step(*args, **options)
 
-    monkeypatch.setattr(pretraining, "training_step", stopped)
+    monkeypatch.setattr(trainer, "training_step", stopped)
     with pytest.raises(Interrupted):
         pretrain(config)
     assert final_state(tmp_path / "run")["step"] == 10

@@ -10,18 +10,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from selfpatch import run_study
-from selfpatch.experiments import collect, timing
+from selfpatch.experiments import collect
 from selfpatch.experiments import run as running
 from selfpatch.experiments.jobs import WorkerSlot, is_done, jobs_of, run_job
-from selfpatch.experiments.spec import Study, read_study
-from selfpatch.training.trainer import training_step
+from selfpatch.experiments.spec import read_study
 from tests.helpers.command_line import command, environment
 from tests.helpers.tiny_study import PLAN, write_study
 
@@ -127,7 +125,7 @@ def test_other_settings_are_not_mixed_in(folder: Path, undisturbed: Path) -> Non
 
 @pytest.mark.slow
 def test_kills_at_any_moment_change_no_number(folder: Path, tmp_path: Path) -> None:
-    """Of the whole process, with all that it began: power cuts, schedulers, people."""
+    """The whole process group is killed, as by a power cut, a scheduler or a person."""
     write_study(folder)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 
@@ -177,18 +175,6 @@ def wait_until(what: Callable[[], object], seconds: float = 120) -> None:
     while not what() and time.monotonic() < limit:
         time.sleep(0.02)
     assert what()
-
-
-def test_a_metric_that_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
-    evaluations = [{"davis": {"data": "davis", "resolution": 48}, "columns": {"mIoU": "mIoU"}}]
-    study = read_study(write_study(folder, evaluations=evaluations), folder)
-    job = next(job for job in jobs_of(study, {}) if job.baseline)
-    failures = run_job(job, study, "", tmp_path, WorkerSlot("cpu", 1))
-    assert failures == ["davis has no metric 'mIoU' to show; its metrics are: " + ", ".join(DAVIS)]
-    assert not is_done(job, study, tmp_path)
-
-
-DAVIS = ["J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay"]
 
 
 def test_an_arm_that_cannot_be_is_refused_before_anything_is_run(folder: Path, tmp_path: Path) -> None:
@@ -257,73 +243,6 @@ def test_two_studies_do_not_share_a_folder(folder: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr("selfpatch.experiments.run._run", within)
     assert again(folder, tmp_path)[0] == ["ran"]
-
-
-EQUAL = {
-    "DINO": {"objective": "none"},
-    "both": {"objective": "selfpatch", "equal_time": "DINO"},
-    "large": {"objective": "selfpatch", "batch_size": 8, "equal_time": "DINO"},
-}
-
-
-def test_equal_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Epochs by the times of an epoch, which are measured once and never again; but with other settings."""
-    file, slot = tmp_path / "timing.json", WorkerSlot("cpu", 1)
-
-    def time(study: Study, *seconds: float) -> None:
-        monkeypatch.setattr(timing, "epoch_seconds", lambda configs, slot: seconds)
-        for arm in timing.untimed(study, file):
-            assert timing.time_arm(arm, slot, study=study, data="photos", file=file) == []
-
-    two = {name: EQUAL[name] for name in ("DINO", "both")}
-    study = read_study(write_study(folder, arms=two), folder)
-    time(study, 3.0, 2.0)
-    assert timing.equal_time_epochs(study, file) == {"both": pytest.approx(4 * 2 / 3, abs=1e-3)}
-    study = read_study(write_study(folder, arms=EQUAL, settings={**PLAN["settings"], "epochs": 8}), folder)
-    time(study, 8.0, 2.0)
-    assert timing.equal_time_epochs(study, file) == {"both": pytest.approx(8 * 2 / 3, abs=1e-3), "large": 2.0}
-    study = read_study(write_study(folder, arms={**two, "both": {**two["both"], "selfpatch": {"k": 2}}}), folder)
-    assert [arm.name for arm in timing.untimed(study, file)] == ["both"]
-
-
-@pytest.mark.parametrize("text", ["", "[1]", "5", '{"both": 3}', '{"both": {}}', '{"both": {"ratio": 2}}'])
-def test_what_is_no_record_of_times_is_not_read_as_one(folder: Path, tmp_path: Path, text: str) -> None:
-    study = read_study(write_study(folder, arms={name: EQUAL[name] for name in ("DINO", "both")}), folder)
-    (tmp_path / "timing.json").write_text(text)
-    assert [arm.name for arm in timing.untimed(study, tmp_path / "timing.json")] == ["both"]
-
-
-def test_times_of_epochs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real steps of both runs take turns, each on batches of its own; an epoch of large batches has fewer of them."""
-    sizes: list[int] = []
-    clock = iter(range(10_000))
-
-    def noted(model: Any, batches: Any, *rest: Any, **options: Any) -> Any:
-        sizes.append(sum(len(views.global_crops[0]) for views in batches))
-        return training_step(model, batches, *rest, **options)
-
-    monkeypatch.setattr(timing, "training_step", noted)
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
-    small = replace(read_study(write_study(folder), folder).arms[0].config, data=str(folder / "photos"))
-    seconds = timing.epoch_seconds([small, replace(small, batch_size=8)], WorkerSlot("cpu", 1))
-    assert sizes == [4, 8] * (timing.WARM_UP + timing.STEPS)
-    assert seconds == [20 // 4, 20 // 8], "every step takes one second of this clock"
-
-
-def test_minutes_are_those_of_the_steps() -> None:
-    rows = [
-        {"step": 0, "view_matching": 0.1},
-        {"step": 10, "images_per_second": 4.0},
-        {"step": 10, "view_matching": 0.2},
-        {"step": 30, "images_per_second": 8.0},
-    ]
-    assert collect.training_minutes(rows, batch_size=6) == pytest.approx((60 / 4 + 120 / 8) / 60)
-
-
-def test_curves_are_means_over_the_steps_that_all_seeds_have() -> None:
-    lines = [[(0.0, 1.0), (10.0, 2.0), (20.0, 9.0)], [(0.0, 3.0), (10.0, 4.0)]]
-    assert collect.mean_curve(lines) == [(0.0, 2.0), (10.0, 3.0)]
-    assert collect.mean_curve([]) == []
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What a study file may say, and how its parts are laid over one another."""
+"""Contents of a study file, and how files and sizes override one another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from selfpatch.config.recipes import load_recipe
-from selfpatch.experiments.jobs import jobs_of
 from selfpatch.experiments.spec import read_study
 from tests.helpers.tiny_study import PLAN, write_study
 
@@ -47,29 +46,6 @@ def test_sizes_and_files_are_laid_over_one_another(tmp_path: Path) -> None:
     assert (study.title, study.seeds, study.arms[0].config.epochs) == ("above", (5,), 9)
     assert (study.arms[0].config.crops.global_size, study.arms[0].config.crops.local_size) == (32, 24)
     assert read_study(tmp_path / "above.yaml", tmp_path, "small").arms[0].config.epochs == 4
-
-
-def test_the_jobs(tmp_path: Path) -> None:
-    """Baselines first, then all arms of a seed before those of the next."""
-    arms = {**PLAN["arms"], "longer": {"objective": "selfpatch", "equal_time": "DINO"}}
-    study = read_study(write_study(tmp_path, arms=arms), tmp_path)
-    jobs = jobs_of(study, {"longer": 2.5})
-    assert [job.name for job in jobs] == [
-        "mean colour, 4 x 4 pixels", "untrained, seed 0", "untrained, seed 1",
-        "DINO, seed 0", "DINO + SelfPatch, seed 0", "longer, seed 0",
-        "DINO, seed 1", "DINO + SelfPatch, seed 1", "longer, seed 1",
-    ]  # fmt: skip
-    assert [job.config.epochs for job in jobs if job.config is not None and job.seed == 1] == [4, 4, 4, 2.5]
-    assert {job.config.seed for job in jobs if job.config is not None and job.seed == 1} == {1}
-    assert len({job.folder for job in jobs}) == len(jobs)
-
-
-def test_each_architecture_has_an_untrained_baseline_of_its_own(tmp_path: Path) -> None:
-    arms = {"small": {"objective": "none"}, "deep": {"objective": "none", "backbone": {"depth": 3}}}
-    jobs = jobs_of(read_study(write_study(tmp_path, arms=arms, seeds=[0]), tmp_path), {})
-    assert [job.row for job in jobs if not job.trained] == [
-        "mean colour, 4 x 4 pixels", "untrained, as of small", "untrained, as of deep",
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -120,20 +96,6 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, changes: dict[str, 
     with pytest.raises(ValueError, match=message) as caught:
         read_study(write_study(tmp_path, **changes), tmp_path, "cpu" if "sizes" in changes else None)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("arms", "baselines"),
-    [
-        ({"untrained": {}}, ["untrained"]),
-        ({"mean colour, 4 x 4 pixels": {}}, ["baseline:mean-colour:4"]),
-        ({"untrained A": {"backbone": {"depth": 1}}, "A": {}}, ["untrained"]),
-    ],
-)
-def test_an_arm_is_not_taken_for_a_baseline(tmp_path: Path, arms: dict[str, Any], baselines: list[str]) -> None:
-    study = read_study(write_study(tmp_path, arms=arms, baselines=baselines), tmp_path)
-    with pytest.raises(ValueError, match="an arm and a baseline are both called"):
-        jobs_of(study, {})
 
 
 def test_a_part_that_is_no_text(tmp_path: Path) -> None:

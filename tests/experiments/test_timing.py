@@ -1,0 +1,71 @@
+"""Equal training time: how the epochs of an arm follow from timed steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfpatch.experiments import timing
+from selfpatch.experiments.jobs import WorkerSlot
+from selfpatch.experiments.spec import Study, read_study
+from selfpatch.training.trainer import training_step
+from tests.helpers.tiny_study import PLAN, write_study
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+EQUAL = {
+    "DINO": {"objective": "none"},
+    "both": {"objective": "selfpatch", "equal_time": "DINO"},
+    "large": {"objective": "selfpatch", "batch_size": 8, "equal_time": "DINO"},
+}
+
+
+def test_equal_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs by the times of an epoch, which are measured once and never again; but with other settings."""
+    file, slot = tmp_path / "timing.json", WorkerSlot("cpu", 1)
+
+    def time(study: Study, *seconds: float) -> None:
+        monkeypatch.setattr(timing, "epoch_seconds", lambda configs, slot: seconds)
+        for arm in timing.untimed(study, file):
+            assert timing.time_arm(arm, slot, study=study, data="photos", file=file) == []
+
+    two = {name: EQUAL[name] for name in ("DINO", "both")}
+    study = read_study(write_study(folder, arms=two), folder)
+    time(study, 3.0, 2.0)
+    assert timing.equal_time_epochs(study, file) == {"both": pytest.approx(4 * 2 / 3, abs=1e-3)}
+    study = read_study(write_study(folder, arms=EQUAL, settings={**PLAN["settings"], "epochs": 8}), folder)
+    time(study, 8.0, 2.0)
+    assert timing.equal_time_epochs(study, file) == {"both": pytest.approx(8 * 2 / 3, abs=1e-3), "large": 2.0}
+    study = read_study(write_study(folder, arms={**two, "both": {**two["both"], "selfpatch": {"k": 2}}}), folder)
+    assert [arm.name for arm in timing.untimed(study, file)] == ["both"]
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "5", '{"both": 3}', '{"both": {}}', '{"both": {"ratio": 2}}'])
+def test_what_is_no_record_of_times_is_not_read_as_one(folder: Path, tmp_path: Path, text: str) -> None:
+    study = read_study(write_study(folder, arms={name: EQUAL[name] for name in ("DINO", "both")}), folder)
+    (tmp_path / "timing.json").write_text(text)
+    assert [arm.name for arm in timing.untimed(study, tmp_path / "timing.json")] == ["both"]
+
+
+def test_times_of_epochs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real steps of both runs take turns, each on batches of its own; an epoch of large batches has fewer of them."""
+    sizes: list[int] = []
+    clock = iter(range(10_000))
+
+    def noted(model: Any, batches: Any, *rest: Any, **options: Any) -> Any:
+        sizes.append(sum(len(views.global_crops[0]) for views in batches))
+        return training_step(model, batches, *rest, **options)
+
+    monkeypatch.setattr(timing, "training_step", noted)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    small = replace(read_study(write_study(folder), folder).arms[0].config, data=str(folder / "photos"))
+    seconds = timing.epoch_seconds([small, replace(small, batch_size=8)], WorkerSlot("cpu", 1))
+    assert sizes == [4, 8] * (timing.WARM_UP + timing.STEPS)
+    assert seconds == [20 // 4, 20 // 8], "every step takes one second of this clock"
