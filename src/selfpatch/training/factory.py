@@ -75,15 +75,15 @@ def backbone_config(config: RunConfig) -> AnyBackboneConfig:
         positions = b.position_embedding or "released"
         sizes = {"embed_dim": b.embed_dim, "depth": b.depth, "num_heads": b.num_heads, "patch_size": config.patch_size}
         return named_backbone_config(config.model, grid=grid, position_embedding=positions, depths=b.depths, **sizes)
-    shape = build_timm(config.model.removeprefix(TIMM)).config
+    architecture = build_timm(config.model.removeprefix(TIMM)).config
     _refuse_sizes(config, f"the timm model {config.model!r} has its own", num_heads=b.num_heads)
     if b.position_embedding not in (None, "size"):
         raise ValueError(
             "backbone.position_embedding is 'released', but a timm model interpolates by 'size'; leave it out"
         )
-    if isinstance(shape, ViTConfig):
-        return replace(shape, grid=max(1, config.crops.global_size // shape.patch_size))
-    return shape
+    if isinstance(architecture, ViTConfig):
+        return replace(architecture, grid=max(1, config.crops.global_size // architecture.patch_size))
+    return architecture
 
 
 def _refuse_sizes(config: RunConfig, reason: str, **others: Any) -> None:
@@ -104,36 +104,38 @@ def _config_for_weights(weights: AnyBackboneConfig, config: RunConfig) -> AnyBac
     b = config.backbone
     if config.model == FROM_INIT:
         _refuse_sizes(config, f"model 'init' is as the weights in {config.init}")
-        shape = weights
+        architecture = weights
     else:
-        shape = backbone_config(config)
-        shape = replace(shape, mean=weights.mean, std=weights.std, in_channels=weights.in_channels)
-    if not (isinstance(shape, ViTConfig) and isinstance(weights, ViTConfig)):
-        return shape
+        architecture = backbone_config(config)
+        architecture = replace(architecture, mean=weights.mean, std=weights.std, in_channels=weights.in_channels)
+    if not (isinstance(architecture, ViTConfig) and isinstance(weights, ViTConfig)):
+        return architecture
     if b.num_heads is not None and config.model == FROM_INIT:
-        check_heads(shape.embed_dim, b.num_heads)
+        check_heads(architecture.embed_dim, b.num_heads)
     guessed = weights.num_heads == max(1, weights.embed_dim // 64)  # most files do not show the number of heads
-    heads = b.num_heads or (shape.num_heads if guessed else weights.num_heads)
+    heads = b.num_heads or (architecture.num_heads if guessed else weights.num_heads)
     positions = b.position_embedding or weights.position_embedding
-    return replace(shape, grid=weights.grid, num_heads=heads, position_embedding=positions)
+    return replace(architecture, grid=weights.grid, num_heads=heads, position_embedding=positions)
 
 
-def _for_channels(shape: AnyBackboneConfig, channels: int, statistics: ChannelStatistics | None) -> AnyBackboneConfig:
+def _for_channels(
+    architecture: AnyBackboneConfig, channels: int, statistics: ChannelStatistics | None
+) -> AnyBackboneConfig:
     """Return the architecture for images of `channels` channels; without statistics they stay in [0, 1]."""
-    if channels == shape.in_channels and statistics is None:
-        return shape
+    if channels == architecture.in_channels and statistics is None:
+        return architecture
     mean, std = statistics or ((0.0,) * channels, (1.0,) * channels)
-    return replace(shape, in_channels=channels, mean=mean, std=std)
+    return replace(architecture, in_channels=channels, mean=mean, std=std)
 
 
 def make_student_teacher(
-    config: RunConfig, shape: AnyBackboneConfig | None = None, *, statistics: ChannelStatistics | None = None
+    config: RunConfig, architecture: AnyBackboneConfig | None = None, *, statistics: ChannelStatistics | None = None
 ) -> tuple[StudentTeacher, LoadReport | None]:
     """Return the network of a run, initialised from its seed or from `config.init`, and how the latter matched.
 
     Args:
         config: the configuration.
-        shape: architecture of the backbone of a run that is resumed. If None, it follows from the configuration and
+        architecture: architecture of the backbone of a run that is resumed. If None, it follows from the configuration and
             `config.init`.
         statistics: normalisation of the images of a new run. If None, the model's own, which is ImageNet's.
 
@@ -142,17 +144,17 @@ def make_student_teacher(
             method masks patches and the backbone embeds none.
     """
     classes = _classes(config)
-    weights = None if config.init is None or shape is not None else read_weights(config.init)
-    if shape is None:
-        shape = backbone_config(config) if weights is None else _config_for_weights(weights.config, config)
-        shape = _for_channels(shape, config.channels, statistics)
+    weights = None if config.init is None or architecture is not None else read_weights(config.init)
+    if architecture is None:
+        architecture = backbone_config(config) if weights is None else _config_for_weights(weights.config, config)
+        architecture = _for_channels(architecture, config.channels, statistics)
     torch.manual_seed(config.seed)
     objectives = {
-        name: make_component(cls, name, config.components.get(name, {}), _facts(config, shape))
+        name: make_component(cls, name, config.components.get(name, {}), _facts(config, architecture))
         for name, cls in classes.items()
     }
     pool = only_pool(objectives)
-    backbone = _make_backbone(config, _below_pool(config, shape) if pool is not None else shape)
+    backbone = _make_backbone(config, _below_pool(config, architecture) if pool is not None else architecture)
     _check_crops(backbone, config, objectives)
     masking = [name for name, objective in objectives.items() if objective.needs.masks]
     if masking:
@@ -169,26 +171,26 @@ def make_student_teacher(
     return StudentTeacher(student, objectives, _loss_weights(config, objectives)), report
 
 
-def _facts(config: RunConfig, shape: AnyBackboneConfig) -> dict[str, int]:
+def _facts(config: RunConfig, architecture: AnyBackboneConfig) -> dict[str, int]:
     """Return the values that a method or objective receives if its constructor has a parameter of the name."""
     return {
-        "dim": shape.dim,
-        "num_heads": shape.num_heads,
+        "dim": architecture.dim,
+        "num_heads": architecture.num_heads,
         "num_local": config.crops.num_local,
         "batch_size": config.batch_size,
     }
 
 
-def _below_pool(config: RunConfig, shape: AnyBackboneConfig) -> AnyBackboneConfig:
+def _below_pool(config: RunConfig, architecture: AnyBackboneConfig) -> AnyBackboneConfig:
     """Return the architecture of a trunk below a pool that makes the image token."""
-    below = shape.for_pool()
-    if config.backbone.keep_class_token and isinstance(shape, ViTConfig) and isinstance(below, ViTConfig):
-        return replace(below, class_token=shape.class_token)
+    below = architecture.for_pool()
+    if config.backbone.keep_class_token and isinstance(architecture, ViTConfig) and isinstance(below, ViTConfig):
+        return replace(below, class_token=architecture.class_token)
     return below
 
 
-def _make_backbone(config: RunConfig, shape: AnyBackboneConfig) -> Backbone:
-    backbone = build_backbone(shape, drop_path=config.backbone.drop_path)
+def _make_backbone(config: RunConfig, architecture: AnyBackboneConfig) -> Backbone:
+    backbone = build_backbone(architecture, drop_path=config.backbone.drop_path)
     if config.backbone.positions == "sincos":
         if config.init is not None:
             raise ValueError("backbone.positions is 'sincos', but the weights of init bring their own; leave it out")
