@@ -1,4 +1,4 @@
-"""Runs the program as a user does, on a small run that takes seconds."""
+"""Run the program as a user does, on small data that take seconds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TINY = (
 
 
 def write_photos(folder: Path, count: int, size: int = 48) -> Path:
-    """Smooth random images, so that crops of them differ and neighbouring patches are alike."""
+    """Write smooth random images, so that their crops differ and neighbouring patches are alike."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i in range(count):
@@ -33,7 +33,7 @@ def write_photos(folder: Path, count: int, size: int = 48) -> Path:
 
 
 def write_davis(root: Path, sequences: tuple[str, ...] = ("first", "second"), frames: int = 4) -> Path:
-    """A DAVIS-2017 tree: in each sequence two objects, one of which moves."""
+    """Write a DAVIS-2017 tree whose sequences have two objects, one of which moves."""
     rng = np.random.default_rng(0)
     for name in sequences:
         images, masks = (root / kind / "480p" / name for kind in ("JPEGImages", "Annotations"))
@@ -51,6 +51,7 @@ def write_davis(root: Path, sequences: tuple[str, ...] = ("first", "second"), fr
 
 
 def command(*arguments: str, processes: int = 1) -> list[str]:
+    """Return the command line of a call, under torchrun if there are several processes."""
     if processes == 1:
         return [sys.executable, "-m", "selfpatch", *arguments]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -58,10 +59,12 @@ def command(*arguments: str, processes: int = 1) -> list[str]:
 
 
 def environment(cache: Path) -> dict[str, str]:
+    """Return the environment of a call, whose caches are in a folder of the test."""
     return os.environ | {"XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1"}
 
 
 def run(cache: Path, *arguments: str, processes: int = 1, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the program in a process of its own, or several."""
     return subprocess.run(
         command(*arguments, processes=processes),
         env=environment(cache),
@@ -72,13 +75,13 @@ def run(cache: Path, *arguments: str, processes: int = 1, timeout: float = 300) 
 
 
 def final_state(out: Path) -> dict[str, Any]:
-    """Everything that the last checkpoint of a run holds."""
+    """Return everything that the last checkpoint of a run holds."""
     newest = max((out / "checkpoints").glob("step-*.pt"))
     return torch.load(newest, weights_only=True)
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:
-    """Where two nested states differ in the least bit."""
+    """Return the paths at which two nested states differ in any bit."""
     if isinstance(a, dict) and isinstance(b, dict):
         if a.keys() != b.keys():
             return [f"{where}: keys {sorted(map(str, a.keys() ^ b.keys()))}"]
