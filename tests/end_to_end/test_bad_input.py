@@ -58,8 +58,8 @@ def _write_weights(root: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def fast_path_of(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests run in `place`, and leave it as it was."""
+def work_in_the_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test in `place`, which it leaves unchanged."""
     monkeypatch.chdir(place)
     monkeypatch.setenv("XDG_CACHE_HOME", f"{place}-cache")
 
