@@ -40,17 +40,10 @@ class RenderingCollator:
         return [self._render(image, r.size, p) for r, p in zip(self._recipes, parameters, strict=True)]
 
     def collate(self, prepared: Sequence[Any], boxes: Tensor, samples: Tensor, masks: Tensor | None) -> Views:
-        """Collate prepared images to a part of a batch.
-
-        Args:
-            prepared: [B] results of `prepare`.
-            boxes: [V, B, 5] as in `Views`.
-            samples: [B] int64 indices of the images.
-            masks: [G, B, h, w] or None.
-        """
+        """Collate the results [B] of `prepare` to a part of a batch; the other arguments are fields of `Views`."""
         views = list(zip(*prepared, strict=True))  # [V][B]
-        local = views[self._num_global :]
-        return Views(_stacked(views[: self._num_global]), _stacked(local) if local else None, boxes, samples, masks)
+        global_crops, *local = [_stack(g) for g in (views[: self._num_global], views[self._num_global :]) if g]
+        return Views(global_crops, local[0] if local else None, boxes, samples, masks)
 
     def join(self, parts: Sequence[Any], pin_memory: bool) -> Views:
         """Join parts to a batch, in page-locked memory if `pin_memory` is set."""
@@ -58,7 +51,7 @@ class RenderingCollator:
         return Views(**join_fields(parts, dims, pin_memory))
 
 
-def _stacked(views: Sequence[Sequence[Tensor]]) -> Tensor:
+def _stack(views: Sequence[Sequence[Tensor]]) -> Tensor:
     """Stack crops [V][B] of one size to [V, B, C, S, S] with a single copy."""
     crops = to_common_dtype([crop for view in views for crop in view])
     return torch.stack(crops).unflatten(0, (len(views), -1))
@@ -73,17 +66,14 @@ def stack_boxes(parameters: Sequence[Sequence[ViewParameters]]) -> Tensor:
 def join_fields(parts: Sequence[Any], dims: Mapping[str, int], pin_memory: bool) -> dict[str, Any]:
     """Join fields of parts, each along its own dimension; a field that is None in the parts stays None."""
     columns = {name: [getattr(part, name) for part in parts] for name in dims}
-    return {
-        name: None if values[0] is None else _join(values, dims[name], pin_memory) for name, values in columns.items()
-    }
+    return {name: None if x[0] is None else _join(x, dims[name], pin_memory) for name, x in columns.items()}
 
 
 def _join(parts: Sequence[Tensor], dim: int, pin_memory: bool) -> Tensor:
     """Concatenate tensors; 8-bit ones become float if another is deeper."""
     if len(parts) == 1 and not pin_memory:
         return parts[0]
+    parts = to_common_dtype(parts)
     shape = list(parts[0].shape)
     shape[dim] = sum(part.shape[dim] for part in parts)
-    parts = to_common_dtype(parts)
-    joined = torch.empty(shape, dtype=parts[0].dtype, pin_memory=pin_memory)
-    return torch.cat(parts, dim, out=joined)
+    return torch.cat(parts, dim, out=torch.empty(shape, dtype=parts[0].dtype, pin_memory=pin_memory))

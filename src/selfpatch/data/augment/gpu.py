@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,10 +16,10 @@ from selfpatch.data.augment.multicrop import ADJUSTMENTS, ViewParameters, ViewRe
 from selfpatch.data.collate import join_fields
 from selfpatch.data.decode.multichannel import Raster
 from selfpatch.data.decode.pillow import Picture
-from selfpatch.ops.colour import BRIGHTNESS, CONTRAST, HUE, NOTHING, SATURATION
+from selfpatch.ops import colour
 from selfpatch.ops.views import ViewTable, render_views
 
-_NUMBERS = {"brightness": BRIGHTNESS, "contrast": CONTRAST, "saturation": SATURATION, "hue": HUE}
+_NUMBERS = dict(zip(ADJUSTMENTS, (colour.BRIGHTNESS, colour.CONTRAST, colour.SATURATION, colour.HUE), strict=True))
 
 
 @dataclass(frozen=True)
@@ -28,20 +27,16 @@ class DecodedBatch:
     """Batch on the CPU whose views are drawn but not rendered.
 
     The images are stored one after the other without padding: a large one costs no more than its own pixels.
-
-    Attributes:
-        pixels: [P, 3] uint8, the pixels of all images, row by row.
-        sizes: [B, 2] int64, stored (width, height) of each image.
-        tables: drawn parameters of the global views and, if there are any, of the local ones.
-        boxes: as in `Views`, in pixels of the whole image before it was shrunk.
-        samples: as in `Views`.
-        masks: as in `Views`.
     """
 
     pixels: Tensor
+    """[P, 3] uint8, the pixels of all images, row by row."""
     sizes: Tensor
+    """[B, 2] int64, stored (width, height) of each image."""
     tables: tuple[ViewTable, ...]
+    """Drawn parameters of the global views and, if there are any, of the local ones."""
     boxes: Tensor
+    """As in `Views`, in pixels of the whole image before it was shrunk."""
     samples: Tensor
     masks: Tensor | None = None
 
@@ -54,46 +49,35 @@ class DecodedBatch:
         return views.to(device, non_blocking)
 
 
-class _Stored(NamedTuple):
-    pixels: Tensor  # [h, w, 3] uint8
-    rows: list[list[float]]  # [V][16] as in `ViewTable.values`
-
-
 class DecodingCollator:
-    """Collation to `DecodedBatch`, by the methods of `collate.RenderingCollator`: the workers only decode."""
+    """Collation to `DecodedBatch`, by the methods of `collate.RenderingCollator`: the workers only decode.
+
+    Images of more than `max_pixels` pixels are shrunk (bicubic, antialiased); 0 shrinks none.
+    """
 
     def __init__(self, recipes: Sequence[ViewRecipe], num_global: int, max_pixels: int) -> None:
-        """Prepare for the views of some recipes.
-
-        Args:
-            recipes: one per view, global views first.
-            num_global: number of global views.
-            max_pixels: largest number of pixels; larger images are shrunk (bicubic, antialiased). 0 shrinks none.
-        """
         self._groups = [g for g in (recipes[:num_global], recipes[num_global:]) if g]
         self._max_pixels = max_pixels
 
-    def prepare(self, image: Picture, parameters: Sequence[ViewParameters]) -> _Stored:
-        """Shrink a large image and return its pixels with the parameters of its views."""
-        width, height = image.size
-        image = shrink(image, self._max_pixels)
-        if isinstance(image, Raster):
-            pixels = image.pixels.permute(1, 2, 0).contiguous()
-        else:
-            pixels = torch.from_numpy(np.array(image))
-        assert pixels.dtype == torch.uint8, "only images of 8 bits and three colours are rendered on a device"
-        assert pixels.shape[2] == 3, "only images of 8 bits and three colours are rendered on a device"
-        scale = image.size[0] / width, image.size[1] / height
-        return _Stored(pixels, [_row(p, scale) for p in parameters])
+    def prepare(self, image: Picture, parameters: Sequence[ViewParameters]) -> tuple[Tensor, list[list[float]]]:
+        """Return the pixels [h, w, 3] of an image, shrunk if it is large, and the rows [V][16] of its `ViewTable`."""
+        stored = shrink(image, self._max_pixels)
+        scale = stored.size[0] / image.size[0], stored.size[1] / image.size[1]
+        pixels = Raster.of(stored).pixels.permute(1, 2, 0).contiguous()
+        assert (pixels.dtype, pixels.shape[2]) == (torch.uint8, 3), (
+            "a device renders images of 8 bits and three colours"
+        )
+        return pixels, [_row(p, scale) for p in parameters]
 
     def collate(self, prepared: Sequence[Any], boxes: Tensor, samples: Tensor, masks: Tensor | None) -> DecodedBatch:
         """Put the pixels of prepared images one after the other."""
-        values = torch.tensor([image.rows for image in prepared], dtype=torch.float32).transpose(0, 1)  # [V, B, 16]
-        by_group = values.split([len(group) for group in self._groups])
+        pixels, rows = zip(*prepared, strict=True)
+        values = torch.tensor(rows, dtype=torch.float32).transpose(0, 1)  # [V, B, 16]
+        by_group = zip(self._groups, values.split([len(group) for group in self._groups]), strict=True)
         return DecodedBatch(
-            pixels=torch.cat([image.pixels.flatten(0, 1) for image in prepared]),
-            sizes=torch.tensor([[image.pixels.shape[1], image.pixels.shape[0]] for image in prepared]),
-            tables=tuple(ViewTable(g[0].size, v.contiguous()) for g, v in zip(self._groups, by_group, strict=True)),
+            pixels=torch.cat([image.flatten(0, 1) for image in pixels]),
+            sizes=torch.tensor([[image.shape[1], image.shape[0]] for image in pixels]),
+            tables=tuple(ViewTable(group[0].size, v.contiguous()) for group, v in by_group),
             boxes=boxes,
             samples=samples,
             masks=masks,
@@ -124,7 +108,7 @@ def _row(p: ViewParameters, scale: tuple[float, float]) -> list[float]:
     """Return a row of `ViewTable.values`, given the stored pixels per pixel of the file, across and down."""
     across, down = scale
     box = [p.left * across, p.top * down, p.width * across, p.height * down, p.flip]
-    order, strengths = [NOTHING] * len(ADJUSTMENTS), [1.0] * len(ADJUSTMENTS)
+    order, strengths = [colour.NOTHING] * len(ADJUSTMENTS), [1.0] * len(ADJUSTMENTS)
     for i, name in enumerate(p.jitter.order if p.jitter is not None else ()):
         order[i], strengths[i] = _NUMBERS[name], getattr(p.jitter, name)
         if name == "hue":  # torchvision truncates the shift to whole levels and lets 8 bits wrap around

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from functools import cache
+from functools import cache, reduce
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from selfpatch.data.augment.multichannel import render_raster
@@ -40,19 +39,19 @@ def render_fast(image: Picture, size: int, parameters: ViewParameters) -> Tensor
     Raises:
         ValueError: OpenCV is not installed.
     """
-    if isinstance(image, Image.Image):
-        image = Raster(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+    image = Raster.of(image)
     if len(image.pixels) != 3 or image.pixels.dtype != torch.uint8:
         return render_raster(image, size, parameters)
-    p = parameters
-    pair = Pair(_resize(image.pixels, size, p), _scratch.buffer("spare", size, size))
-    change_colours(pair, p.jitter, p.grey)
-    if p.blur_radius > 0:
-        blur(pair, p.blur_radius)
-    if p.solarize:
-        solarize(pair)
+    cv2 = opencv()
+    pixels = _resize(image.pixels, size, parameters)  # changed in place
+    _change_colours(pixels, parameters.jitter, parameters.grey)
+    if parameters.blur_radius > 0:
+        kernel = _blur_kernel(round(parameters.blur_radius, 2))  # few enough to cache; a 100th pixel is below rounding
+        cv2.sepFilter2D(pixels, -1, kernel, kernel, dst=pixels, borderType=cv2.BORDER_REPLICATE)
+    if parameters.solarize:  # levels from 128 on are inverted
+        cv2.min(pixels, cv2.bitwise_not(pixels, dst=_scratch.buffer("spare", size, size)), dst=pixels)
     view = torch.empty(3, size, size, dtype=torch.uint8)
-    opencv().split(pair.view, list(view.numpy()))
+    cv2.split(pixels, list(view.numpy()))
     return view
 
 
@@ -122,17 +121,6 @@ def _as_batch(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1)[None])
 
 
-class Pair:
-    """A view and a spare buffer of its size, [h, w, 3] uint8; every operation leaves its result in `view`."""
-
-    def __init__(self, view: np.ndarray, spare: np.ndarray) -> None:
-        self.view, self.spare = view, spare
-
-    def exchange(self) -> None:
-        """Make the spare buffer the view."""
-        self.view, self.spare = self.spare, self.view
-
-
 class _Blend(NamedTuple):
     """Mapping x -> own * x + grey * luminance(x) + level, the form of brightness, contrast, saturation and grey."""
 
@@ -155,8 +143,8 @@ class _Blend(NamedTuple):
 _UNCHANGED = _Blend()
 
 
-def change_colours(pair: Pair, jitter: ColourJitter | None, grey: bool) -> None:
-    """Apply the adjustments in their drawn order, then grey.
+def _change_colours(view: np.ndarray, jitter: ColourJitter | None, grey: bool) -> None:
+    """Apply the adjustments in their drawn order, then grey, to [h, w, 3] in place.
 
     Consecutive blends are composed into one as long as none of them can leave [0, 255], where Pillow would cut off.
     """
@@ -164,68 +152,49 @@ def change_colours(pair: Pair, jitter: ColourJitter | None, grey: bool) -> None:
     for name in jitter.order if jitter is not None else ():
         factor = getattr(jitter, name)
         if name == "hue":
-            _apply(pair, blend)
+            _apply(view, blend)
             blend = _UNCHANGED
-            _turn_hue(pair, factor)
+            _turn_hue(view, factor)
             continue
         # Pillow truncates the fraction, half a level in the mean.
         if name == "brightness":
             step = _Blend(factor, 0.0, -0.5)
         elif name == "contrast":
-            step = _Blend(factor, 0.0, (1 - factor) * _mean_luminance(pair, blend) - 0.5)
+            step = _Blend(factor, 0.0, (1 - factor) * _mean_luminance(view, blend) - 0.5)
         else:
             step = _Blend(factor, 1 - factor, -0.5)
         blend = step.after(blend)
         if factor > 1:
-            _apply(pair, blend)
+            _apply(view, blend)
             blend = _UNCHANGED
-    _apply(pair, _Blend(0.0, 1.0).after(blend) if grey else blend)
+    _apply(view, _Blend(0.0, 1.0).after(blend) if grey else blend)
 
 
-def _mean_luminance(pair: Pair, blend: _Blend) -> int:
+def _mean_luminance(view: np.ndarray, blend: _Blend) -> int:
     """Return the mean luminance of the blended view as a whole number, as in Pillow."""
-    red, green, blue, _ = opencv().mean(pair.view)
-    mean = LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
+    mean = sum(weight * level for weight, level in zip(LUMINANCE, opencv().mean(view), strict=False))
     return math.floor((blend.own + blend.grey) * mean + blend.level + 0.5)
 
 
-def _apply(pair: Pair, blend: _Blend) -> None:
-    if blend is _UNCHANGED:
-        return
-    own, grey, level = blend
-    red, green, blue = grey * LUMINANCE[0], grey * LUMINANCE[1], grey * LUMINANCE[2]
-    rows = ((red + own, green, blue, level), (red, green + own, blue, level), (red, green, blue + own, level))
-    matrix = np.array(rows, np.float32)
-    opencv().transform(pair.view, matrix, dst=pair.spare)
-    pair.exchange()
+def _apply(view: np.ndarray, blend: _Blend) -> None:
+    if blend is not _UNCHANGED:
+        matrix = np.empty((3, 4))
+        matrix[:, :3] = blend.grey * np.array(LUMINANCE) + blend.own * np.eye(3)
+        matrix[:, 3] = blend.level
+        opencv().transform(view, matrix.astype(np.float32), dst=view)
 
 
-def _turn_hue(pair: Pair, turns: float) -> None:
+def _turn_hue(view: np.ndarray, turns: float) -> None:
     shift = int(turns * 255) % 256  # as in torchvision
     if shift == 0:
         return
-    cv2 = opencv()
-    cv2.cvtColor(pair.view, cv2.COLOR_RGB2HSV_FULL, dst=pair.spare)
-    rows = pair.spare.reshape(len(pair.spare), -1)
+    cv2, hsv = opencv(), _scratch.buffer("spare", *view.shape[:2])
+    cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL, dst=hsv)
+    rows = hsv.reshape(len(hsv), -1)
     shifts = np.zeros(rows.shape[1], np.uint8)
     shifts[::3] = shift
     np.add(rows, shifts, out=rows)  # wraps around, as hue does
-    cv2.cvtColor(pair.spare, cv2.COLOR_HSV2RGB_FULL, dst=pair.view)
-
-
-def blur(pair: Pair, radius: float) -> None:
-    """Blur as Pillow's Gaussian blur does, but round once, not after each pass."""
-    cv2 = opencv()
-    kernel = _blur_kernel(round(radius, 2))  # few enough kernels to cache them; a 100th of a pixel is below rounding
-    cv2.sepFilter2D(pair.view, -1, kernel, kernel, dst=pair.spare, borderType=cv2.BORDER_REPLICATE)
-    pair.exchange()
-
-
-def solarize(pair: Pair) -> None:
-    """Invert levels from 128 on: the result is the smaller one of x and 255 - x."""
-    cv2 = opencv()
-    cv2.bitwise_not(pair.view, dst=pair.spare)
-    cv2.min(pair.view, pair.spare, dst=pair.view)
+    cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, dst=view)
 
 
 @cache
@@ -235,11 +204,7 @@ def _blur_kernel(radius: float) -> np.ndarray:
     Weights are multiples of 1 / 256, OpenCV's own precision, so that even areas stay as they are.
     """
     part, whole = math.modf(float(box_radius(torch.tensor(radius, dtype=torch.float64))))
-    whole = int(whole)  # pixels on each side that count fully
-    box = np.array([part, *[1.0] * (2 * whole + 1), part]) / (2 * (whole + part) + 1)
-    kernel = np.ones(1)
-    for _ in range(PASSES):
-        kernel = np.convolve(kernel, box)
-    counts = np.rint(kernel * 256)
+    box = np.array([part, *[1.0] * (2 * int(whole) + 1), part]) / (2 * (whole + part) + 1)
+    counts = np.rint(reduce(np.convolve, [box] * PASSES) * 256)
     counts[len(counts) // 2] += 256 - counts.sum()
     return (np.trim_zeros(counts) / 256).astype(np.float32)

@@ -5,6 +5,7 @@ simplejpeg and Pillow wrap the same library and give the same pixels; simplejpeg
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import numpy as np
@@ -34,14 +35,11 @@ def read_fast(file: ImageFile, channels: int = 3) -> Picture:
     """
     if channels != 3:
         return read_picture(file, channels)
-    pixels = _decode_jpeg(file)
-    if pixels is None:
-        pixels = np.array(read_image(file))
-    return Raster(torch.from_numpy(pixels).permute(2, 0, 1))
+    return _decode_jpeg(file) or Raster.of(read_image(file))
 
 
-def _decode_jpeg(file: ImageFile) -> np.ndarray | None:
-    """Return upright pixels [h, w, 3], or None if Pillow must judge: no JPEG, not three colours, or damaged."""
+def _decode_jpeg(file: ImageFile) -> Raster | None:
+    """Return an upright image, or None if Pillow must judge: no JPEG, not three colours, or damaged."""
     if simplejpeg is None:
         return None
     try:
@@ -54,14 +52,10 @@ def _decode_jpeg(file: ImageFile) -> np.ndarray | None:
         with Image.open(io.BytesIO(content)) as image:
             if image.mode != "RGB":
                 return None
-            orientation = _orientation(image)
-        return np.ascontiguousarray(upright(simplejpeg.decode_jpeg(content), orientation))
+            orientation = 1
+            with contextlib.suppress(Exception):  # broken EXIF is no reason to lose the picture
+                orientation = image.getexif().get(ORIENTATION_TAG, 1)
+        pixels = np.ascontiguousarray(upright(simplejpeg.decode_jpeg(content), orientation))
+        return Raster(torch.from_numpy(pixels).permute(2, 0, 1))
     except Exception:  # decoders raise nearly anything on damaged files
         return None
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # broken EXIF is no reason to lose the picture
-        return 1

@@ -30,14 +30,16 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # BadImage repo
 
 @dataclass(frozen=True)
 class Raster:
-    """An upright image of any number of channels.
-
-    Attributes:
-        pixels: [C, h, w], uint8, or float32 for anything deeper: 16 bits are divided by 65535, other numbers keep their
-            values.
-    """
+    """An upright image of any number of channels."""
 
     pixels: Tensor
+    """[C, h, w], uint8, or float32 for anything deeper: 16 bits are divided by 65535, other numbers keep their values.
+    """
+
+    @classmethod
+    def of(cls, image: Image.Image | Raster) -> Raster:
+        """Return an RGB image as a raster in channels-last memory; a raster as it is."""
+        return image if isinstance(image, Raster) else cls(torch.from_numpy(np.array(image)).permute(2, 0, 1))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -85,8 +87,7 @@ def decode_raster(file: ImageFile, channels: int) -> Raster:
         pixels = _read_with_pillow(file)
     if channels == 1 and pixels.shape[2] == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., :1]
-    if pixels.shape[2] != channels:
-        got = pixels.shape[2]
+    if (got := pixels.shape[2]) != channels:
         raise ValueError(
             f"its number of channels is {got}, not {channels}; use images of {channels}, or --channels {got}"
         )
@@ -140,8 +141,12 @@ def _read_tiff(file: ImageFile, channels: int) -> np.ndarray:
     except ImportError:
         raise ValueError(f"it is a TIFF file, and tifffile, which reads those, is not installed; {INSTALL}") from None
     with TiffFile(openable(file)) as tiff:
-        page = tiff.pages.first
-        _check_sides(tiff)
+        page, limit = tiff.pages.first, 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
+        # Pillow's limit; tifffile has none, so that a damaged header could take all memory.
+        if page.imagewidth * page.imagelength > limit:
+            raise ValueError(
+                f"it has {page.imagewidth} x {page.imagelength} pixels, more than {limit}; cut it into tiles first"
+            )
         if page.photometric in (PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR):
             return _read_with_pillow(file)
         try:
@@ -149,7 +154,9 @@ def _read_tiff(file: ImageFile, channels: int) -> np.ndarray:
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
-            if _pillow_loses_nothing(tiff):
+            # Pillow has every codec, but fewer pixel types than tifffile: these it reads in full.
+            deepest = 16 if page.samplesperpixel == 1 else 8
+            if len(tiff.pages) == 1 and page.sampleformat == 1 and page.bitspersample <= deepest:
                 return _read_with_pillow(file)
             raise ValueError(f"{error}; {INSTALL}") from None
         if page.photometric == PHOTOMETRIC.MINISWHITE and pixels.dtype.kind in "bu":
@@ -160,15 +167,6 @@ def _read_tiff(file: ImageFile, channels: int) -> np.ndarray:
         return upright(pixels, 1 if tag is None else int(tag.value))
 
 
-def _check_sides(file: TiffFile) -> None:
-    """Raise ValueError above Pillow's limit on pixels; tifffile has none, so a damaged header could take all memory."""
-    page, limit = file.pages.first, Image.MAX_IMAGE_PIXELS
-    if limit is not None and page.imagewidth * page.imagelength > 2 * limit:
-        raise ValueError(
-            f"it has {page.imagewidth} x {page.imagelength} pixels, more than {2 * limit}; cut it into tiles first"
-        )
-
-
 def _channels_last(file: TiffFile, channels: int) -> np.ndarray:
     """Return pixels [h, w, C] from any layout: every axis but height and width counts as channels."""
     series = file.series[0]
@@ -176,16 +174,9 @@ def _channels_last(file: TiffFile, channels: int) -> np.ndarray:
     for side in "YX":
         if side not in axes:  # sides of 1 are squeezed out
             values, axes = values[..., None], axes + side
-    shape = values.shape
-    height, width = axes.index("Y"), axes.index("X")
-    pages = math.prod(shape) // (shape[height] * shape[width])
-    if 1 != pages != channels == shape[width] and file.pages.first.samplesperpixel == 1:
-        return values.reshape(pages, shape[height], channels)  # [h, w, C] written as h pages of w x C
-    return np.moveaxis(values, (height, width), (0, 1)).reshape(shape[height], shape[width], pages)
-
-
-def _pillow_loses_nothing(file: TiffFile) -> bool:
-    """Return whether Pillow, which has every codec but fewer pixel types than tifffile, reads the file in full."""
-    page = file.pages.first
-    deepest = 16 if page.samplesperpixel == 1 else 8
-    return len(file.pages) == 1 and page.sampleformat == 1 and page.bitspersample <= deepest
+    sides = axes.index("Y"), axes.index("X")
+    height, width = (values.shape[side] for side in sides)
+    pages = values.size // (height * width)
+    if 1 != pages != channels == width and file.pages.first.samplesperpixel == 1:
+        return values.reshape(pages, height, channels)  # [h, w, C] written as h pages of w x C
+    return np.moveaxis(values, sides, (0, 1)).reshape(height, width, pages)
