@@ -135,8 +135,7 @@ def make_student_teacher(
 
     Args:
         config: the configuration.
-        architecture: architecture of the backbone of a run that is resumed. If None, it follows from the configuration and
-            `config.init`.
+        architecture: backbone of a run that is resumed. If None, it follows from the configuration and `config.init`.
         statistics: normalisation of the images of a new run. If None, the model's own, which is ImageNet's.
 
     Raises:
