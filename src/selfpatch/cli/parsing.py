@@ -41,10 +41,18 @@ def _first_paragraph(page: str) -> str:
     """Return what tyro complains of, without the frame, the title and the hints below."""
     frame = " \u2500\u2502\u256d\u256e\u256f\u2570-"
     _, *lines = [line.lstrip(frame[:-1]).rstrip(frame) for line in page.splitlines()]
-    paragraph = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line.strip("-"), lines))
+    paragraph = list(itertools.takewhile(bool, itertools.dropwhile(lambda line: not line.strip("-"), lines)))
+    if missing := [line for line in paragraph[1:] if line.startswith("--")]:
+        paragraph = [paragraph[0], ", ".join(missing)]  # without the help of each
     sentence = " ".join(paragraph).removesuffix(" (required)").rstrip(".")
-    # A section complains of its field by the field's name alone: `Error parsing crops: flip is 3; ...`.
-    return re.sub(r"^Error parsing (\w+): ", lambda found: "" if found[1][0].isupper() else f"{found[1]}.", sentence)
+    return re.sub(r"^Error parsing ([\w.-]+): ", _prefix, sentence)
+
+
+def _prefix(found: re.Match[str]) -> str:
+    """Return what precedes a complaint: an option, or the section of a field, which complains by its name alone."""
+    if found[1].startswith("--"):
+        return f"{found[1]}: "
+    return "" if found[1][0].isupper() else f"{found[1]}."
 
 
 def peek(arguments: list[str], *names: str) -> dict[str, str]:
