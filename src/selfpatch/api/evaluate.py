@@ -18,7 +18,7 @@ from selfpatch.evaluation import registry
 from selfpatch.evaluation.compare import compare
 from selfpatch.evaluation.config import EvaluationConfig
 from selfpatch.evaluation.presets import preset_tables
-from selfpatch.evaluation.result import Progress, Provenance, Result
+from selfpatch.evaluation.result import Output, Progress, Provenance, Result, silent
 from selfpatch.models.features import evaluating
 
 __all__ = ["compare", "evaluate", "measure", "presets"]
@@ -98,9 +98,8 @@ def measure(
     with evaluating(encoder) if encoder is not None else contextlib.nullcontext():
         config = _config(name, config, settings)
         _check_encoder(name, encoder, record, config)
-        folder = None if out is None else Path(out)
-        run = registry.load_evaluation(name)
-        result = run(encoder, data, config, out=folder, progress=progress)  # type: ignore[arg-type]
+        output = Output(None if out is None else Path(out), progress or silent)
+        result = registry.load_evaluation(name)(encoder, data, config, output)  # type: ignore[arg-type]
     costs = {"seconds": time.perf_counter() - started, **result.costs}
     result = replace(result, costs=costs)
     if encoder is not None and config.needs_encoder:

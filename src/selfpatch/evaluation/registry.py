@@ -18,21 +18,13 @@ from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 
 if TYPE_CHECKING:
     from selfpatch.core.types import Encoder
-    from selfpatch.evaluation.result import Progress, Result
+    from selfpatch.evaluation.result import Output, Result
 
 
 class Evaluate(Protocol):
     """Function that measures an encoder on a data set."""
 
-    def __call__(
-        self,
-        encoder: Encoder,
-        data: str | Path,
-        config: Any,
-        *,
-        out: Path | None = None,
-        progress: Progress | None = None,
-    ) -> Result:
+    def __call__(self, encoder: Encoder, data: str | Path, config: Any, output: Output) -> Result:
         """Return the result.
 
         Args:
@@ -40,8 +32,7 @@ class Evaluate(Protocol):
                 baselines.
             data: the data set, as the settings' `data_help` says.
             config: the settings, of the row's class.
-            out: existing folder for pictures and for checkpoints that a second call continues; None writes nothing.
-            progress: called with the name of the work, the steps or images done, and their total.
+            output: the folder to write to, and the callback for progress; by default neither.
         """
         ...
 

@@ -23,6 +23,22 @@ Progress = Callable[[str, int, int], None]
 """Callback of an evaluation: called with a description, the number of items done and the number of all items."""
 
 
+def silent(description: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Files and progress of a running evaluation."""
+
+    folder: Path | None = None
+    """Existing folder for pictures and for checkpoints that a second call continues; if None, nothing is written."""
+    progress: Progress = silent
+
+
+NO_OUTPUT = Output()
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Source of the weights that were measured."""

@@ -11,6 +11,7 @@ from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.dataset import open_split
 from selfpatch.evaluation.detection.evaluate import evaluate
 from selfpatch.evaluation.detection.metrics import GroundTruth, average_precision
+from selfpatch.evaluation.result import Output
 from tests.helpers.detect_data import (
     QUICK,
     broken,
@@ -77,7 +78,7 @@ def test_what_cannot_be_used_is_told_before_training(data: Path, fields: dict[st
         pytest.fail("the training began")
 
     with pytest.raises(ValueError, match=message):
-        evaluate(tiny_encoder(), data, DetectionConfig.from_settings(QUICK), progress=started)
+        evaluate(tiny_encoder(), data, DetectionConfig.from_settings(QUICK), Output(progress=started))
 
 
 def test_two_images_of_one_id_are_told(data: Path) -> None:

@@ -16,7 +16,7 @@ from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.evaluate import evaluate
 from selfpatch.evaluation.detection.predictions import BOXES, MASKS
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import Result
+from selfpatch.evaluation.result import Output, Result
 from tests.helpers.detect_data import (
     QUICK,
     annotation,
@@ -60,7 +60,7 @@ def test_a_stopped_evaluation_ends_as_one_that_was_not(
     coco_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {**TINY, "augmentation": "multi-scale", "drop_path": 0.2}
-    whole = evaluate(tiny_encoder(), coco_data, DetectionConfig.from_settings(settings), out=tmp_path / "whole")
+    whole = evaluate(tiny_encoder(), coco_data, DetectionConfig.from_settings(settings), Output(tmp_path / "whole"))
     monkeypatch.setattr("selfpatch.evaluation.detection.training.TrainingPlan", partial(TrainingPlan, save_every=0.0))
 
     def stop(what: str, done: int, total: int) -> None:
@@ -68,23 +68,23 @@ def test_a_stopped_evaluation_ends_as_one_that_was_not(
             raise Stop
 
     with pytest.raises(Stop):
-        evaluate(
-            tiny_encoder(), coco_data, DetectionConfig.from_settings(settings), out=tmp_path / "stopped", progress=stop
-        )
+        evaluate(tiny_encoder(), coco_data, DetectionConfig.from_settings(settings), Output(tmp_path / "stopped", stop))
     seen: list[tuple[str, int]] = []
     resumed = evaluate(
         tiny_encoder(),
         coco_data,
         DetectionConfig.from_settings(settings),
-        out=tmp_path / "stopped",
-        progress=lambda what, done, _: seen.append((what, done)),
+        Output(tmp_path / "stopped", lambda what, done, _: seen.append((what, done))),
     )
     assert resumed.metrics == whole.metrics
     for file in (BOXES, MASKS):
         assert (tmp_path / "stopped" / file).read_text() == (tmp_path / "whole" / file).read_text()
     with pytest.raises(ValueError, match="a training with other settings"):
         evaluate(
-            tiny_encoder(), coco_data, DetectionConfig.from_settings({**settings, "lr": 1.0}), out=tmp_path / "stopped"
+            tiny_encoder(),
+            coco_data,
+            DetectionConfig.from_settings({**settings, "lr": 1.0}),
+            Output(tmp_path / "stopped"),
         )
 
 
@@ -156,7 +156,7 @@ def test_predictions_are_kept_when_scoring_fails(data: Path, tmp_path: Path, mon
 
     monkeypatch.setattr("selfpatch.evaluation.detection.evaluate.average_precision", fails)
     with pytest.raises(RuntimeError, match="scoring"):
-        evaluate(tiny_encoder(), data, DetectionConfig.from_settings(QUICK), out=tmp_path / "out")
+        evaluate(tiny_encoder(), data, DetectionConfig.from_settings(QUICK), Output(tmp_path / "out"))
     assert (tmp_path / "out" / BOXES).is_file()
     assert (tmp_path / "out" / MASKS).is_file()
 
@@ -164,21 +164,20 @@ def test_predictions_are_kept_when_scoring_fails(data: Path, tmp_path: Path, mon
 def test_a_finished_training_is_scored_on_another_split_and_changed_labels_are_refused(
     data: Path, tmp_path: Path
 ) -> None:
-    evaluate(tiny_encoder(), data, DetectionConfig.from_settings(QUICK), out=tmp_path / "out")
+    evaluate(tiny_encoder(), data, DetectionConfig.from_settings(QUICK), Output(tmp_path / "out"))
     moved = data.rename(tmp_path / "moved")
     told: list[str] = []
     result = evaluate(
         tiny_encoder(),
         moved,
         DetectionConfig.from_settings({**QUICK, "test_split": "train"}),
-        out=tmp_path / "out",
-        progress=lambda what, *_: told.append(what),
+        Output(tmp_path / "out", lambda what, *_: told.append(what)),
     )
     assert set(told) == {"detecting"}
     assert result.settings["test_split"] == "train"
     change(moved, "train", category_id=7)
     with pytest.raises(ValueError, match=r"a training with other settings .training data"):
-        evaluate(tiny_encoder(), moved, DetectionConfig.from_settings(QUICK), out=tmp_path / "out")
+        evaluate(tiny_encoder(), moved, DetectionConfig.from_settings(QUICK), Output(tmp_path / "out"))
 
 
 def test_the_identity_holds_what_training_depends_on_only(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

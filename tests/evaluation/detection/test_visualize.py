@@ -11,6 +11,7 @@ from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.dataset import open_split
 from selfpatch.evaluation.detection.evaluate import evaluate
 from selfpatch.evaluation.detection.visualize import draw_detections
+from selfpatch.evaluation.result import Output
 from tests.helpers.detect_data import (
     QUICK,
     rle,
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 def test_pictures_are_listed_and_written(data: Path, tmp_path: Path) -> None:
     result = evaluate(
-        tiny_encoder(), data, DetectionConfig.from_settings({**QUICK, "max_pictures": 2}), out=tmp_path / "out"
+        tiny_encoder(), data, DetectionConfig.from_settings({**QUICK, "max_pictures": 2}), Output(tmp_path / "out")
     )
     assert result.pictures == ["pictures/000000000000.jpg", "pictures/000000000002.jpg"]
     assert all((tmp_path / "out" / path).is_file() for path in result.pictures)

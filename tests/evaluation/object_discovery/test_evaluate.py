@@ -13,7 +13,7 @@ from selfpatch.evaluation.baselines import MeanColour
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.object_discovery.dataset import open_images
 from selfpatch.evaluation.object_discovery.evaluate import evaluate
-from selfpatch.evaluation.result import Result
+from selfpatch.evaluation.result import Output, Result
 from tests.evaluation.object_discovery.conftest import ColourAgainstGround, tiny_vit, write_voc
 
 
@@ -55,7 +55,7 @@ def test_any_size_of_image_and_grey(tmp_path: Path, height: int, width: int) -> 
     grey = np.arange(height * width, dtype=np.uint8).reshape(height, width)
     voc = write_voc(tmp_path, {"odd": (grey, [((1, 1, width, height), "")])})
     result = evaluate(
-        tiny_vit(), voc, ObjectDiscoveryConfig(methods=("lost", "tokencut", "attention")), out=tmp_path / "out"
+        tiny_vit(), voc, ObjectDiscoveryConfig(methods=("lost", "tokencut", "attention")), Output(tmp_path / "out")
     )
     assert result.metrics["CorLoc baseline:whole-image"] == 1
     if (height, width) == (1, 1):

@@ -14,7 +14,7 @@ from PIL import Image
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.baselines import MeanColour
 from selfpatch.evaluation.probe_training import CHECKPOINT
-from selfpatch.evaluation.result import Result
+from selfpatch.evaluation.result import Output, Result, silent
 from selfpatch.evaluation.segmentation import decoder_training
 from selfpatch.evaluation.segmentation.augmentation import TrainCrop, training_batches
 from selfpatch.evaluation.segmentation.config import FPNConfig, SegmentationConfig, UPerNetConfig
@@ -87,7 +87,7 @@ def evaluated(
     **settings: Any,
 ) -> Result:
     config = SegmentationConfig.from_settings({"method": head, **SMALL, **settings})
-    return evaluate(measured, photos, config, out=out, progress=progress)
+    return evaluate(measured, photos, config, Output(out, progress or silent))
 
 
 @HEADS

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.encoders import FunctionEncoder
-from selfpatch.evaluation.result import Result
+from selfpatch.evaluation.result import Output, Result, silent
 from selfpatch.evaluation.segmentation.config import Method, SegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE
 from selfpatch.evaluation.segmentation.evaluate import evaluate
@@ -28,7 +28,7 @@ SMALL = {"preset": "small", "crop": 16, "steps": 40, "batch_size": 4, "test_spli
 
 
 def run(encoder: Encoder, data: Path, *, out: Path | None = None, progress: Any = None, **settings: Any) -> Result:
-    return evaluate(encoder, data, SegmentationConfig.from_settings(settings), out=out, progress=progress)
+    return evaluate(encoder, data, SegmentationConfig.from_settings(settings), Output(out, progress or silent))
 
 
 @pytest.fixture

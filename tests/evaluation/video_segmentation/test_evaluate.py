@@ -13,7 +13,7 @@ from PIL import Image
 import selfpatch
 from selfpatch.api.evaluate import measure
 from selfpatch.evaluation.baselines import MeanColour
-from selfpatch.evaluation.result import Provenance, Result
+from selfpatch.evaluation.result import Output, Provenance, Result
 from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import read_mask, write_mask
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate
@@ -92,7 +92,7 @@ def test_a_frame_of_one_object(tree: Tree) -> None:
 
 def test_progress(tree: Tree) -> None:
     seen: list[tuple[str, int, int]] = []
-    evaluate(None, tree(frames=3), DAVISConfig(), progress=lambda *report: seen.append(report))
+    evaluate(None, tree(frames=3), DAVISConfig(), Output(progress=lambda *report: seen.append(report)))
     assert seen == [("toy", 1, 3), ("toy", 2, 3), ("toy", 3, 3)]
 
 
@@ -145,7 +145,7 @@ def test_a_clip_too_short_to_be_scored(tree: Tree, tmp_path: Path, frames: int) 
     """It has masks, one a frame, and no scores, and needs no mask but the first."""
     root = tree(frames=frames)
     (root / "Annotations/480p/toy/00001.png").unlink(missing_ok=True)
-    result = evaluate(MeanColour(16), root, DAVISConfig(resolution=128), out=tmp_path / "out")
+    result = evaluate(MeanColour(16), root, DAVISConfig(resolution=128), Output(tmp_path / "out"))
     assert (result.metrics, result.rows, result.per_image) == ({}, [], {})
     written = sorted(path.stem for path in (tmp_path / "out" / "results" / "toy").iterdir())
     assert written == [f"{i:05d}" for i in range(frames)]
@@ -174,7 +174,7 @@ def test_sizes_that_nothing_divides(tmp_path: Path, size: tuple[int, int], resol
             Image.open(path).resize(size[::-1], Image.Resampling.NEAREST).save(path)
     for patch_size in (8, 14):
         result = evaluate(
-            MeanColour(patch_size), root, DAVISConfig(resolution=resolution), out=tmp_path / str(patch_size)
+            MeanColour(patch_size), root, DAVISConfig(resolution=resolution), Output(tmp_path / str(patch_size))
         )
         assert Image.open(tmp_path / str(patch_size) / "results/toy/00003.png").size == size[::-1]
         assert all(0 <= row["J-Mean"] <= 1 for row in result.rows)

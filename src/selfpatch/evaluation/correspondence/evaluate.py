@@ -27,7 +27,7 @@ from selfpatch.evaluation.correspondence.metrics import (
 )
 from selfpatch.evaluation.correspondence.visualize import draw_matches
 from selfpatch.evaluation.pictures import save_picture
-from selfpatch.evaluation.result import Progress, Result
+from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 
 BASELINE = "baseline:position"
 MAX_FEATURE_VALUES = 2**29
@@ -89,14 +89,7 @@ class _FeatureCache:
         return self._maps[path]
 
 
-def evaluate(
-    encoder: Encoder,
-    data: str | Path,
-    config: CorrespondenceConfig,
-    *,
-    out: Path | None = None,
-    progress: Progress | None = None,
-) -> Result:
+def evaluate(encoder: Encoder, data: str | Path, config: CorrespondenceConfig, output: Output = NO_OUTPUT) -> Result:
     """Measure the PCK of keypoints that are transferred to the nearest patch feature, averaged over categories.
 
     PCK per image is the mean over pairs of the pair's share of correct keypoints; PCK per point is the share of all
@@ -127,12 +120,11 @@ def evaluate(
         )
         scored.append(ScoredPair(pair, correct))
         baseline.append(ScoredPair(pair, by_position))
-        if out is not None and number in drawn:
+        if output.folder is not None and number in drawn:
             images = cache.picture(pair.source), cache.picture(pair.target)
             picture = draw_matches(*images, pair, found, correct[len(correct) // 2])
-            pictures.append(save_picture(out, pair.name.replace(":", "_"), picture))
-        if progress is not None:
-            progress(pair.category, number + 1, len(pairs))
+            pictures.append(save_picture(output.folder, pair.name.replace(":", "_"), picture))
+        output.progress(pair.category, number + 1, len(pairs))
     rows, baseline_rows = (category_rows(some, config.alphas) for some in (scored, baseline))
     metrics = means_over_categories(rows)
     metrics |= {f"{BASELINE} {name}": value for name, value in means_over_categories(baseline_rows).items()}

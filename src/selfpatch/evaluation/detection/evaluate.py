@@ -25,26 +25,19 @@ from selfpatch.evaluation.detection.predictions import Detections, Detector, det
 from selfpatch.evaluation.detection.recall import recall_per_image
 from selfpatch.evaluation.detection.training import build_network, train
 from selfpatch.evaluation.detection.visualize import save_pictures
-from selfpatch.evaluation.result import Progress, Result, network_sha256
+from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, network_sha256
 from selfpatch.ops.images import normalise
 
 
-def evaluate(
-    encoder: Encoder,
-    data: str | Path,
-    config: DetectionConfig,
-    *,
-    out: Path | None = None,
-    progress: Progress | None = None,
-) -> Result:
+def evaluate(encoder: Encoder, data: str | Path, config: DetectionConfig, output: Output = NO_OUTPUT) -> Result:
     """Train Mask R-CNN on one split, and measure the average precision of boxes and masks on another.
 
     `registry.Evaluate` explains the arguments. The encoder is a network of this package, whose backbone is copied and
-    fine-tuned. A stopped evaluation continues in `out`, and a finished training there is scored on another split.
+    fine-tuned. A stopped evaluation continues in the folder, and a finished training there is scored on another split.
 
     Raises:
         ValueError: the encoder has no backbone to train, the data cannot be used, the categories of the splits differ,
-            settings do not go together, or `out` holds another training.
+            settings do not go together, or the folder holds another training.
     """
     pycocotools("mask")  # a missing package is reported now, not after the training
     train_split, test_split = _open_splits(data, config)
@@ -59,12 +52,12 @@ def evaluate(
         "training data": train_split.fingerprint(), "weights": network_sha256(network.pyramid.backbone),
         "mean": list(encoder.mean), "std": list(encoder.std),
     }  # fmt: skip
-    train(network, encoder, train_split, config, settings=identity, out=out, progress=progress)
-    boxes, masks = detect_all(as_detector(network, encoder, config), test_split, progress)
+    train(network, encoder, train_split, config, settings=identity, output=output)
+    boxes, masks = detect_all(as_detector(network, encoder, config), test_split, output.progress)
     pictures: list[str] = []
-    if out is not None:
-        save(out, boxes, masks)
-        pictures = save_pictures(out, test_split, boxes, masks, config.max_pictures)
+    if output.folder is not None:
+        save(output.folder, boxes, masks)
+        pictures = save_pictures(output.folder, test_split, boxes, masks, config.max_pictures)
     metrics, rows = average_precision(test_split, boxes, masks, truth)
     settings = config.recorded() | resolved | {
         "data": str(data), "train_images": len(train_split.images), "test_images": len(test_split.images),

@@ -13,7 +13,7 @@ from torch import Tensor
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.evaluation.detection.dataset import AnnotatedImage, Split
 from selfpatch.evaluation.detection.masks import Rle
-from selfpatch.evaluation.result import Progress
+from selfpatch.evaluation.result import Progress, silent
 
 BOXES, MASKS = "predictions_bbox.json", "predictions_segm.json"
 Row = dict[str, Any]
@@ -39,7 +39,7 @@ class Detections:
 Detector = Callable[[AnnotatedImage], Detections]
 
 
-def detect_all(detector: Detector, split: Split, progress: Progress | None = None) -> tuple[list[Row], list[Row]]:
+def detect_all(detector: Detector, split: Split, progress: Progress = silent) -> tuple[list[Row], list[Row]]:
     """Return the results rows of boxes and of masks of all images."""
     boxes: list[Row] = []
     masks: list[Row] = []
@@ -52,8 +52,7 @@ def detect_all(detector: Detector, split: Split, progress: Progress | None = Non
             left, top, right, bottom = box
             boxes.append({**row, "bbox": [left, top, right - left, bottom - top]})
             masks.append({**row, "segmentation": mask})
-        if progress is not None:
-            progress("detecting", done, len(split.images))
+        progress("detecting", done, len(split.images))
     return boxes, masks
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from selfpatch.evaluation.detection.network import MaskRCNN
 from selfpatch.evaluation.detection.pyramid import InnerMaps, LastMap, Pyramid
 from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import Progress
+from selfpatch.evaluation.result import Output
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
 
@@ -63,10 +62,9 @@ def train(
     config: DetectionConfig,
     *,
     settings: dict[str, Any],
-    out: Path | None,
-    progress: Progress | None,
+    output: Output,
 ) -> None:
-    """Train the network in place, and leave it in evaluation mode; `settings`, `out` and `progress` are those of `fit`.
+    """Train the network in place, and leave it in evaluation mode; `settings` are those of `fit`.
 
     The encoder's mean and standard deviation normalise the images.
     """
@@ -90,7 +88,7 @@ def train(
     optimizer = torch.optim.AdamW(layer_groups(network, network.pyramid.backbone, **rates), lr=config.scaled_lr)
     schedule = partial(config.lr_factor, num_steps=steps)
     plan = TrainingPlan(steps, schedule, seed=config.seed, clip=config.clip, precision=config.precision)
-    fit(network.train(), loss, batches, optimizer, plan, settings=settings, out=out, progress=progress)
+    fit(network.train(), loss, batches, optimizer, plan, settings=settings, out=output.folder, progress=output.progress)
     network.eval()
 
 

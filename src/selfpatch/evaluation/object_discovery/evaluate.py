@@ -15,7 +15,7 @@ from selfpatch.evaluation.object_discovery.features import PatchView
 from selfpatch.evaluation.object_discovery.metrics import best_iou, centre_box, is_correct, method_rows, whole_image
 from selfpatch.evaluation.object_discovery.visualize import draw_boxes
 from selfpatch.evaluation.pictures import save_picture
-from selfpatch.evaluation.result import Progress, Result
+from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.ops.discovery import attended, lost, pixel_box, tokencut
 
 BASELINES = {"baseline:whole-image": whole_image, "baseline:centre": centre_box}
@@ -49,14 +49,7 @@ def _attention(view: PatchView, padded: Tensor, head: int | None) -> Tensor:
     return heads[head]
 
 
-def evaluate(
-    encoder: Encoder,
-    data: str | Path,
-    config: ObjectDiscoveryConfig,
-    *,
-    out: Path | None = None,
-    progress: Progress | None = None,
-) -> Result:
+def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, output: Output = NO_OUTPUT) -> Result:
     """Measure CorLoc, the share of images whose box has an IoU of at least 0.5 with the box of any object.
 
     ::
@@ -92,10 +85,9 @@ def evaluate(
         for name, iou in best.items():
             ious[name].append(iou)
         per_image[image.name] = {f"CorLoc {name}": float(is_correct(best[name])) for name in config.methods}
-        if out is not None and done <= config.max_pictures:
-            pictures.append(save_picture(out, image.name, draw_boxes(pixels, image.boxes, found)))
-        if progress is not None:
-            progress("images", done, len(images))
+        if output.folder is not None and done <= config.max_pictures:
+            pictures.append(save_picture(output.folder, image.name, draw_boxes(pixels, image.boxes, found)))
+        output.progress("images", done, len(images))
     rows = method_rows(ious)
     metrics = {f"CorLoc {row['method']}": float(row["CorLoc"]) for row in rows}
     settings = config.recorded() | {

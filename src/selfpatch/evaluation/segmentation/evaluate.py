@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.result import Progress, Result
+from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.segmentation import decoder_training, kmeans, knn, linear, logistic
 from selfpatch.evaluation.segmentation.config import SegmentationConfig, SupervisedConfig
 from selfpatch.evaluation.segmentation.harness import FittedMethod, open_splits, score_images
@@ -23,27 +23,20 @@ METHODS: dict[str, Callable[..., FittedMethod]] = {
 """Function of (encoder, images to learn from, config, out, progress) by method."""
 
 
-def evaluate(
-    encoder: Encoder,
-    data: str | Path,
-    config: SegmentationConfig,
-    *,
-    out: Path | None = None,
-    progress: Progress | None = None,
-) -> Result:
+def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, output: Output = NO_OUTPUT) -> Result:
     """Measure mIoU, aAcc and mAcc over the pixels of the test images that are not void.
 
     `registry.Evaluate` explains the arguments. `fpn` and `upernet` train a copy of the encoder, which must be a network
     of this package. `mIoU baseline` is that of the most frequent class everywhere.
 
     Raises:
-        ValueError: data that cannot be read, settings or an encoder that do not fit, or `out` holds another training.
+        ValueError: data cannot be read, settings or the encoder do not fit, or the folder holds another training.
     """
     if len(encoder.mean) != 3:
         raise ValueError(f"the network takes images of {len(encoder.mean)} channels; segmentation sets are RGB, use 3")
     train, test = open_splits(data, config)
-    method = METHODS[config.method](encoder, train, config, out, progress)
-    scored = score_images(test, method, out=out, progress=progress)
+    method = METHODS[config.method](encoder, train, config, output.folder, output.progress)
+    scored = score_images(test, method, out=output.folder, progress=output.progress)
     settings = method.config.recorded() | {"data": str(data), "kind": test.kind, **method.facts}
     settings |= {"test_images": len(test), "classes": len(test.classes)}
     if isinstance(config, SupervisedConfig):

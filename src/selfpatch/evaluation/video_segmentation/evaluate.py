@@ -11,7 +11,7 @@ import numpy as np
 
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.pictures import save_picture
-from selfpatch.evaluation.result import Cell, Progress, Result
+from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import Clip, open_clips, read_mask, write_mask
 from selfpatch.evaluation.video_segmentation.metrics import frame_scores, means_over_objects, object_rows, scored_frames
@@ -21,14 +21,7 @@ from selfpatch.evaluation.video_segmentation.visualize import OverlayStrip
 Rows = list[dict[str, Cell]]
 
 
-def evaluate(
-    encoder: Encoder | None,
-    data: str | Path,
-    config: DAVISConfig,
-    *,
-    out: Path | None = None,
-    progress: Progress | None = None,
-) -> Result:
+def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, output: Output = NO_OUTPUT) -> Result:
     """Propagate the first mask of each clip through the encoder's patch features, and score the masks.
 
     Clips may have any length and frames any size. The first and the last frame are not scored, so a clip of one or two
@@ -36,7 +29,7 @@ def evaluate(
     throughput of propagation in `frames/s`, which excludes reading pictures, and writing and scoring masks.
 
     `registry.Evaluate` explains the arguments. Without an encoder, the baseline repeats the first mask in every frame.
-    `out` receives results/<sequence>/00000.png and pictures/<sequence>.jpg.
+    The folder receives results/<sequence>/00000.png and pictures/<sequence>.jpg.
 
     Raises:
         ValueError: the tree or one of its clips cannot be used; raised before the first frame is processed.
@@ -57,16 +50,15 @@ def evaluate(
         for frame, mask in enumerate(_predict(encoder, clip, config, clock)):
             if frame in scored_frames(clip):
                 scores.append(frame_scores(clip, frame, mask))
-            if out is not None:
-                write_mask(out / "results" / clip.name / f"{clip.frames[frame]}.png", mask)
+            if output.folder is not None:
+                write_mask(output.folder / "results" / clip.name / f"{clip.frames[frame]}.png", mask)
                 if strip.wants(frame):
                     strip.add(clip.image(frame), mask)
             done += 1
-            if progress is not None:
-                progress(clip.name, done, total)
+            output.progress(clip.name, done, total)
         rows[clip.name] = object_rows(clip, scores)
-        if out is not None:
-            pictures.append(save_picture(out, clip.name, strip.picture()))
+        if output.folder is not None:
+            pictures.append(save_picture(output.folder, clip.name, strip.picture()))
     costs = {"frames/s": clock.frames / clock.seconds} if clock.frames else {}
     if encoder is None:
         return _result(rows, {"baseline": "repeat first mask", **used}, pictures=pictures)

@@ -17,7 +17,7 @@ from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.classification.finetune.evaluate import evaluate
 from selfpatch.evaluation.classification.finetune.network import Classifier
 from selfpatch.evaluation.probe_training import CHECKPOINT
-from selfpatch.evaluation.result import Result
+from selfpatch.evaluation.result import Output, Result, silent
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.pooling import ClassAttentionPool
@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {"resize": 16, "crop": 16, "epochs": 2, "batch_size": 6,
 
 
 def run(encoder: Encoder, data: Path, *, out: Path | None = None, progress: Any = None, **settings: Any) -> Result:
-    return evaluate(encoder, data, FinetuneConfig.from_settings(settings), out=out, progress=progress)
+    return evaluate(encoder, data, FinetuneConfig.from_settings(settings), Output(out, progress or silent))
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.classification.knn import evaluate as evaluation
 from selfpatch.evaluation.classification.knn.config import KNNConfig
-from selfpatch.evaluation.result import Result
+from selfpatch.evaluation.result import Output, Result, silent
 from selfpatch.ops import knn
 
 
 def run(encoder: Encoder, data: Path, *, out: Path | None = None, progress: Any = None, **settings: Any) -> Result:
-    return evaluation.evaluate(encoder, data, KNNConfig.from_settings(settings), out=out, progress=progress)
+    return evaluation.evaluate(encoder, data, KNNConfig.from_settings(settings), Output(out, progress or silent))
 
 
 def test_votes_of_test_images_are_made_in_blocks(coloured_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

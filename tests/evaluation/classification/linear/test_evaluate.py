@@ -22,14 +22,14 @@ from selfpatch.evaluation.classification.linear.features import (
     FrozenFeatures,
 )
 from selfpatch.evaluation.probe_training import CHECKPOINT
-from selfpatch.evaluation.result import Result
+from selfpatch.evaluation.result import Output, Result, silent
 from tests.helpers.labelled_images import NETWORKS, coloured_folder, tiny_encoder
 
 SMALL: dict[str, Any] = {"resize": 16, "crop": 16, "epochs": 3, "batch_size": 6, "workers": 0}
 
 
 def run(encoder: Encoder, data: Path, *, out: Path | None = None, progress: Any = None, **settings: Any) -> Result:
-    return evaluate(encoder, data, LinearConfig.from_settings(settings), out=out, progress=progress)
+    return evaluate(encoder, data, LinearConfig.from_settings(settings), Output(out, progress or silent))
 
 
 @pytest.fixture(scope="module")

@@ -33,25 +33,18 @@ from selfpatch.evaluation.classification.finetune.network import Classifier
 from selfpatch.evaluation.classification.metrics import Tested, top_hits, trained_result
 from selfpatch.evaluation.finetuning import layer_groups
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import Progress, Result, encoder_identity
+from selfpatch.evaluation.result import NO_OUTPUT, Output, Progress, Result, encoder_identity
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
 
 
-def evaluate(
-    encoder: Encoder,
-    data: str | Path,
-    config: FinetuneConfig,
-    *,
-    out: Path | None = None,
-    progress: Progress | None = None,
-) -> Result:
+def evaluate(encoder: Encoder, data: str | Path, config: FinetuneConfig, output: Output = NO_OUTPUT) -> Result:
     """Measure the accuracy of a fine-tuned copy of the network, on the test set and on as many training images.
 
     `registry.Evaluate` explains the arguments.
 
     Raises:
-        ValueError: data or settings do not fit, a training image cannot be read, or `out` holds another training.
+        ValueError: data or settings do not fit, a training image cannot be read, or the folder holds another training.
     """
     network = _check_encoder(encoder, config)
     check_crop(encoder, config)
@@ -61,9 +54,9 @@ def evaluate(
     settings = config.recorded()
     classifier = Classifier(network, len(train.classes), config).to(network.device)
     learned = {**settings, "train": train.fingerprint, "network": encoder_identity(network)}
-    _train(classifier, network, train, config, learned, out, progress)
-    tested = _test(classifier, network, test, config, "test images", progress)
-    train_hits = _test(classifier, network, train.limited(len(test)), config, "training images", progress).hits
+    _train(classifier, network, train, config, learned, output.folder, output.progress)
+    tested = _test(classifier, network, test, config, "test images", output.progress)
+    train_hits = _test(classifier, network, train.limited(len(test)), config, "training images", output.progress).hits
     settings |= {"data": str(data)}
     return trained_result("finetune", config, train, test, tested, train_hits, settings=settings)
 

@@ -13,14 +13,12 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation.classification.dataset import LabelledImages, centre_crops, open_splits
 from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.metrics import accuracies, top_hits, unreadable, unreadable_note
-from selfpatch.evaluation.result import Cell, Progress, Result
+from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Progress, Result
 from selfpatch.models.features import image_features
 from selfpatch.ops.knn import class_votes, nearest_neighbours, rows_at_once
 
 
-def evaluate(
-    encoder: Encoder, data: str | Path, config: KNNConfig, *, out: Path | None = None, progress: Progress | None = None
-) -> Result:
+def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Output = NO_OUTPUT) -> Result:
     """Measure the k-NN accuracy of image features; `registry.Evaluate` explains the arguments. Nothing is written.
 
     Raises:
@@ -34,8 +32,8 @@ def evaluate(
             f"ks are {list(config.ks)} for {len(train)} training images; use at least one of 1 to that many"
         )
     device = encoder.device
-    keys, key_labels, key_names = _features(encoder, train, "train", config, progress)
-    queries, labels, names = _features(encoder, test, "test", config, progress)
+    keys, key_labels, key_names = _features(encoder, train, "train", config, output.progress)
+    queries, labels, names = _features(encoder, test, "test", config, output.progress)
     usable = [k for k in usable if k <= len(keys)]  # unreadable images are left out
     if not usable:
         raise ValueError(

@@ -33,24 +33,17 @@ from selfpatch.evaluation.classification.linear.features import (
 from selfpatch.evaluation.classification.linear.heads import LinearHeads
 from selfpatch.evaluation.classification.metrics import Tested, top_hits, trained_result
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import Cell, Progress, Result, encoder_identity
+from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Progress, Result, encoder_identity
 from selfpatch.models.features import evaluating
 
 
-def evaluate(
-    encoder: Encoder,
-    data: str | Path,
-    config: LinearConfig,
-    *,
-    out: Path | None = None,
-    progress: Progress | None = None,
-) -> Result:
+def evaluate(encoder: Encoder, data: str | Path, config: LinearConfig, output: Output = NO_OUTPUT) -> Result:
     """Measure the accuracy of a linear layer on frozen features, on the test set and on as many training images.
 
     `registry.Evaluate` explains the arguments. The encoder is neither trained nor left in another mode.
 
     Raises:
-        ValueError: data or settings do not fit, a training image cannot be read, or `out` holds another training.
+        ValueError: data or settings do not fit, a training image cannot be read, or the folder holds another training.
     """
     check_crop(encoder, config)
     train, test = open_splits(Path(data).expanduser())
@@ -63,13 +56,13 @@ def evaluate(
         mean_patch=features.mean_patch,
     )
     settings = config.recorded() | {"held_out": config.held_out if len(config.lrs) > 1 else None}
-    crops = CentreCrops(features, config, progress)
+    crops = CentreCrops(features, config, output.progress)
     with evaluating(encoder):
         source: TrainingFeatures = (
             RandomCropFeatures(train, crops) if config.crops == "random" else CachedFeatures(train, crops)
         )
         learned = {**settings, "train": train.fingerprint, "network": encoder_identity(encoder)}
-        training = _HeadTraining(source, features, len(train.classes), config, learned, out, progress)
+        training = _HeadTraining(source, features, len(train.classes), config, learned, output.folder, output.progress)
         rows = training.compare_lrs(train) if len(config.lrs) > 1 else []
         lr = float(max(rows, key=lambda row: row["held-out top-1"])["lr"]) if rows else config.lrs[0]
         positions = np.arange(len(train))
