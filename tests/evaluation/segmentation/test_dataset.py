@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfpatch.evaluation.segmentation import class_names
-from selfpatch.evaluation.segmentation.dataset import IGNORE, open_dataset
+from selfpatch.evaluation.segmentation.config import Kind
+from selfpatch.evaluation.segmentation.dataset import IGNORE, UNKNOWN, open_dataset, published_classes
 
 VALUES = np.arange(12, dtype=np.uint8).reshape(3, 4)
 
@@ -24,10 +24,14 @@ def write(root: Path, image: str, label: str, values: np.ndarray = VALUES, size:
 
 
 def test_class_names_are_complete() -> None:
-    sizes = (class_names.ADE20K, 150), (class_names.VOC, 21), (class_names.COCO_171, 171), (class_names.COCO_27, 27)
-    for names, number in (*sizes, (tuple(class_names.CITYSCAPES.values()), 19), (class_names.CAMVID, 11)):
+    sizes: dict[Kind, int] = {"ade20k": 150, "voc": 21, "coco_stuff171": 171, "coco_stuff27": 27}
+    sizes |= {"cityscapes": 19, "camvid": 11}
+    for kind, number in sizes.items():
+        names, table = published_classes(kind)
         assert len(names) == len(set(names)) == number
-    assert len(class_names.COCO_PIXELS) == 182
+        assert set(table.tolist()) - {UNKNOWN, IGNORE} == set(range(number))
+    coarse = published_classes("coco_stuff27")[1]
+    assert np.isin(coarse, [UNKNOWN, IGNORE], invert=True).sum() == 182
 
 
 def test_ade20k_label_0_is_void_and_the_rest_move_down(tmp_path: Path) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
+import yaml
 from PIL import Image
 
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.result import Progress
-from selfpatch.evaluation.segmentation import class_names
 from selfpatch.evaluation.segmentation.config import Kind
 
 IGNORE = 255
@@ -22,7 +24,9 @@ IGNORE = 255
 UNKNOWN = -1
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VOID_NAMES = ("void", "unlabelled", "unlabeled", "ignore")
-IMAGENET_S_VOID = 1000
+
+Classes = tuple[tuple[str, ...], np.ndarray]
+"""Names in the order of the class numbers, and a table of the values in label files, as `SegmentationSet` has them."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,7 @@ class SegmentationSet:
                 progress(what, i + 1, len(self))
 
     def size(self, i: int) -> tuple[int, int]:
-        """Return (height, width) of the i-th image, from the header of its label file.
-
-        Raises:
-            ValueError: the file cannot be read.
-        """
+        """Return (height, width) of the i-th image, from the header of its label file; ValueError if it is damaged."""
         with _naming_damage(self.labels[i]), Image.open(self.labels[i]) as header:
             return header.height, header.width
 
@@ -120,32 +120,19 @@ def _naming_damage(path: Path) -> Iterator[None]:
         raise ValueError(f"cannot read the labels {path}: {error}") from error
 
 
-def _table(classes: Mapping[int, int], void: Sequence[int] = ()) -> np.ndarray:
-    """Return the values of classes and void as `SegmentationSet.table`; 255 is void unless it is a class."""
-    table = np.full(max([IGNORE, *classes, *void]) + 1, UNKNOWN, np.int64)
-    table[[IGNORE, *void]] = IGNORE
-    table[list(classes)] = list(classes.values())
-    return table
+@cache
+def published_layouts() -> Mapping[Kind, Mapping[str, Any]]:
+    """Return folders and classes of each kind of set, as `datasets.yaml` next to this module explains them."""
+    return yaml.safe_load(Path(__file__).with_name("datasets.yaml").read_text(encoding="utf-8"))
 
 
 def open_dataset(root: str | Path, split: str, kind: Kind | None = None) -> SegmentationSet:
     """Open one split of a labelled set.
 
     Args:
-        root: its folder, as downloaded:
-
-            - ade20k: images/{training,validation}, annotations/...; label 0 is void, 150 classes.
-            - voc: VOCdevkit/VOC2012, VOC2012 or its content, with ImageSets/Segmentation; the labels of the split
-              `trainaug` are in SegmentationClassAug. 21 classes.
-            - coco_stuff171, coco_stuff27: [images/]{train,val}2017, and the label maps in stuffthingmaps/ or
-              annotations/; 27 are the super-categories, with the images of curated/.../Coco164kFull_Stuff_Coarse_7.txt
-              if it exists.
-            - cityscapes: leftImg8bit, gtFine with *_labelIds.png; 19 classes.
-            - camvid: images/SPLIT, labels/SPLIT, or SPLIT and SPLITannot; 11 classes, 11 is void.
-            - imagenet_s: train-semi, validation and ...-segmentation, one folder per class. Class 0 is `other`; the
-              number 255 is skipped, because it is void here.
-            - folder: images/SPLIT and labels/SPLIT, or images and labels with SPLIT.txt of names, or these alone (every
-              split then has all images); classes.txt has a line `name` or `number name` per class, `void` among them.
+        root: its folder, as downloaded; `datasets.yaml` lists the folders of each kind. A `folder` has images/SPLIT and
+            labels/SPLIT, or images and labels with SPLIT.txt of names, or these alone (every split then has all
+            images); its classes.txt has a line `name` or `number name` per class, `void` among them.
         split: `train`, `val`, `test`, or another that the set has.
         kind: kind of the set; if None, it is found from the layout (the COCO sets as 171 classes).
 
@@ -156,63 +143,88 @@ def open_dataset(root: str | Path, split: str, kind: Kind | None = None) -> Segm
     if not root.is_dir():
         raise ValueError(f"{root} is no folder; give one of labelled images")
     kind = _kind_of(root) if kind is None else kind
-    if kind not in OPENERS:
-        raise ValueError(f"there is no kind of segmentation data {kind!r}; use one of: {', '.join(OPENERS)}")
-    found = OPENERS[kind](root, split)
+    if kind not in get_args(Kind):
+        raise ValueError(f"there is no kind of segmentation data {kind!r}; use one of: {', '.join(get_args(Kind))}")
+    found = _open_folder(root, split) if kind == "folder" else _open_published(root, split, kind)
     if not found.names:
         raise ValueError(f"the split {split!r} of {root} has no image; check the folder")
     return replace(found, kind=kind)
 
 
 def _kind_of(root: Path) -> Kind:
-    folders_of: dict[Kind, list[str]] = {
-        "ade20k": ["annotations/training", "annotations/validation"],
-        "voc": ["ImageSets/Segmentation", "VOC2012/ImageSets/Segmentation", "VOCdevkit"],
-        "cityscapes": ["leftImg8bit"],
-        "coco_stuff171": ["stuffthingmaps", "annotations/train2017", "annotations/val2017"],
-        "imagenet_s": ["train-semi-segmentation", "validation-segmentation"],
-        "camvid": ["trainannot", "valannot", "testannot"],
-        "folder": ["labels"],
-    }
-    for kind, folders in folders_of.items():
-        if any((root / folder).is_dir() for folder in folders):
+    for kind, layout in published_layouts().items():
+        if any((root / folder).is_dir() for folder in layout["found_by"]):
             return kind
     raise ValueError(
         f"{root} has the layout of no known segmentation set; it needs images/ and labels/ at least, or give its kind"
     )
 
 
-def _folder(root: Path, *choices: str) -> Path:
-    for choice in choices:
-        if (root / choice).is_dir():
-            return root / choice
-    raise ValueError(f"{root} has no folder {' or '.join(choices)}; check the split, or complete the download")
+def _open_published(root: Path, split: str, kind: Kind) -> SegmentationSet:
+    layout, names = published_layouts()[kind], None
+    folder = layout.get("splits", {}).get(split, split)
+    if kind == "voc":
+        root = _voc_year(root)
+        names = _listed(root / "ImageSets" / "Segmentation" / f"{split}.txt")
+    images = _folder(root, *layout["images"], split=folder)
+    labels = _folder(root, *layout.get(f"labels_of_{split}", layout["labels"]), split=folder)
+    if "curated" in layout and (curated := root / layout["curated"].format(split=folder)).is_file():
+        names = _listed(curated)
+    classes = _imagenet_s_classes(images) if kind == "imagenet_s" else published_classes(kind)
+    return _paired(classes, images, labels, names, layout.get("endings", ("", ".png")))
 
 
-def _paired(
-    classes: tuple[str, ...],
-    table: np.ndarray,
-    images: Path,
-    labels: Path,
-    names: Sequence[str] | None = None,
-    label_name: Callable[[str], str] = lambda name: name + ".png",
-) -> SegmentationSet:
-    """Pair the images below a folder, or those named, with the label files of the same paths below another."""
-    files = {
-        path.relative_to(images).with_suffix("").as_posix(): path
-        for path in sorted(images.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    }
-    chosen = list(files) if names is None else list(dict.fromkeys(names))
-    label_files = {path.relative_to(labels).as_posix() for path in labels.rglob("*.png")}
-    for name in chosen:
-        if name not in files:
-            raise ValueError(f"{images} lacks the listed image {name!r}; complete the download")
-        if label_name(name) not in label_files:
-            raise ValueError(f"{files[name]} has no labels {labels / label_name(name)}; each image needs them")
-    return SegmentationSet(
-        classes, chosen, [files[name] for name in chosen], [labels / label_name(name) for name in chosen], table
+def published_classes(kind: Kind) -> Classes:
+    """Return the classes of a published set, which `datasets.yaml` lists."""
+    layout = published_layouts()[kind]
+    classes = tuple(_split_names(layout.get("classes", "")))
+    if "things" not in layout:
+        values = layout.get("values") or range(layout.get("first", 0), layout.get("first", 0) + len(classes))
+        return classes, _table({value: number for number, value in enumerate(values)}, layout.get("void", ()))
+    # A pixel of COCO's stuff-thing maps is COCO's id - 1; it is named by its class, or by its super-category.
+    things, stuff = (
+        [(name, group) for group, names in layout[part].items() for name in _split_names(names)]
+        for part in ("things", "stuff")
     )
+    pixels = [group if classes else name for name, group in (*things, *sorted(stuff))]
+    classes = classes or tuple(name for name in pixels if name != "-")
+    return classes, _table({value: classes.index(name) for value, name in enumerate(pixels) if name != "-"})
+
+
+def _split_names(names: str) -> list[str]:
+    return names.split(", ") if names else []
+
+
+def _imagenet_s_classes(images: Path) -> Classes:
+    """Return `other` and the folders of the classes; number 255 is skipped, because it is void here."""
+    classes = ["other", *sorted(path.name for path in images.iterdir() if path.is_dir())]
+    numbers = {value: value + (value >= IGNORE) for value in range(len(classes))}
+    if len(classes) > IGNORE:
+        classes.insert(IGNORE, "(void)")
+    return tuple(classes), _table(numbers, published_layouts()["imagenet_s"]["void"])
+
+
+def _table(classes: Mapping[int, int], void: Sequence[int] = ()) -> np.ndarray:
+    """Return the values of classes and void as `SegmentationSet.table`; 255 is void unless it is a class."""
+    table = np.full(max([IGNORE, *classes, *void]) + 1, UNKNOWN, np.int64)
+    table[[IGNORE, *void]] = IGNORE
+    table[list(classes)] = list(classes.values())
+    return table
+
+
+def _voc_year(root: Path) -> Path:
+    """Return the folder of the latest year that VOCdevkit has, at or below `root`."""
+    years = [root, root / "VOC2012", *sorted((root / "VOCdevkit").glob("VOC*"), reverse=True)]
+    return next((year for year in years if (year / "ImageSets" / "Segmentation").is_dir()), root)
+
+
+def _folder(root: Path, *choices: str, split: str = "") -> Path:
+    """Return the first folder that exists; `{split}` in a choice stands for the folder name of the split."""
+    folders = [choice.format(split=split) for choice in choices]
+    for folder in folders:
+        if (root / folder).is_dir():
+            return root / folder
+    raise ValueError(f"{root} has no folder {' or '.join(folders)}; check the split, or complete the download")
 
 
 def _listed(path: Path) -> list[str]:
@@ -222,102 +234,57 @@ def _listed(path: Path) -> list[str]:
     return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
 
 
-def _ade20k(root: Path, split: str) -> SegmentationSet:
-    folder = {"train": "training", "val": "validation"}.get(split, split)
-    table = _table({number: number - 1 for number in range(1, 151)}, void=[0])
-    return _paired(class_names.ADE20K, table, _folder(root / "images", folder), _folder(root / "annotations", folder))
-
-
-def _voc(root: Path, split: str) -> SegmentationSet:
-    year = _folder(root, "ImageSets/Segmentation", "VOC2012/ImageSets/Segmentation", "VOCdevkit").parents[1]
-    if year == root.parent:  # VOCdevkit was found
-        years = sorted((root / "VOCdevkit").glob("VOC*"))
-        if not years:
-            raise ValueError(f"{root / 'VOCdevkit'} has no folder VOC2012; complete the download")
-        year = years[-1]
-    names = _listed(year / "ImageSets" / "Segmentation" / f"{split}.txt")
-    labels = _folder(year, "SegmentationClassAug" if split == "trainaug" else "SegmentationClass")
-    return _paired(class_names.VOC, _table({n: n for n in range(21)}), _folder(year, "JPEGImages"), labels, names)
-
-
-def _coco(root: Path, split: str, coarse: bool) -> SegmentationSet:
-    folder = {"train": "train2017", "val": "val2017"}.get(split, split)
-    images = _folder(root, f"images/{folder}", folder)
-    labels = _folder(root, f"stuffthingmaps/{folder}", f"annotations/{folder}", f"stuffthingmaps_trainval2017/{folder}")
-    pixels = [(value, *names) for value, names in enumerate(class_names.COCO_PIXELS)]
-    if not coarse:
-        numbers = {name: number for number, name in enumerate(class_names.COCO_171)}
-        table = _table({value: numbers[name] for value, name, _ in pixels if name != "-"})
-        return _paired(class_names.COCO_171, table, images, labels)
-    table = _table({value: class_names.COCO_27.index(group) for value, _, group in pixels})
-    curated = root / "curated" / folder / "Coco164kFull_Stuff_Coarse_7.txt"
-    return _paired(class_names.COCO_27, table, images, labels, _listed(curated) if curated.is_file() else None)
-
-
-def _cityscapes(root: Path, split: str) -> SegmentationSet:
-    table = _table({value: i for i, value in enumerate(class_names.CITYSCAPES)}, class_names.CITYSCAPES_VOID)
-    names = tuple(class_names.CITYSCAPES.values())
-    images, labels = _folder(root / "leftImg8bit", split), _folder(root / "gtFine", split)
-    return _paired(
-        names, table, images, labels, label_name=lambda n: n.removesuffix("_leftImg8bit") + "_gtFine_labelIds.png"
+def _paired(
+    classes: Classes,
+    images: Path,
+    labels: Path,
+    names: Sequence[str] | None = None,
+    endings: Sequence[str] = ("", ".png"),
+) -> SegmentationSet:
+    """Pair the images below a folder, or those named, with the label files of the same paths below another."""
+    files = {
+        path.relative_to(images).with_suffix("").as_posix(): path
+        for path in sorted(images.rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    }
+    label_of = {name: name.removesuffix(endings[0]) + endings[1] for name in names or files}
+    existing = {path.relative_to(labels).as_posix() for path in labels.rglob("*.png")}
+    for name, label in label_of.items():
+        if name not in files:
+            raise ValueError(f"{images} lacks the listed image {name!r}; complete the download")
+        if label not in existing:
+            raise ValueError(f"{files[name]} has no labels {labels / label}; each image needs them")
+    chosen = [files[name] for name in label_of]
+    return SegmentationSet(
+        classes[0], list(label_of), chosen, [labels / label for label in label_of.values()], classes[1]
     )
 
 
-def _camvid(root: Path, split: str) -> SegmentationSet:
-    table = _table({n: n for n in range(11)}, void=[11])
-    images = _folder(root, f"images/{split}", split)
-    return _paired(class_names.CAMVID, table, images, _folder(root, f"labels/{split}", f"{split}annot"))
-
-
-def _imagenet_s(root: Path, split: str) -> SegmentationSet:
-    folder = {"train": "train-semi", "val": "validation"}.get(split, split)
-    images, labels = _folder(root, folder), _folder(root, f"{folder}-segmentation")
-    classes = ["other", *sorted(path.name for path in images.iterdir() if path.is_dir())]
-    numbers = {value: value + (value >= IGNORE) for value in range(len(classes))}
-    if len(classes) > IGNORE:
-        classes.insert(IGNORE, "(void)")
-    table = _table(numbers, void=[IMAGENET_S_VOID])
-    return _paired(tuple(classes), table, images, labels)
-
-
-def _plain_folder(root: Path, split: str) -> SegmentationSet:
-    classes, table = _read_classes(root)
+def _open_folder(root: Path, split: str) -> SegmentationSet:
+    classes, listed = _read_classes(root), root / f"{split}.txt"
     images, labels = _folder(root, "images"), _folder(root, "labels")
     if (images / split).is_dir():
-        return _paired(classes, table, images / split, _folder(labels, split))
+        return _paired(classes, images / split, _folder(labels, split))
+    if listed.is_file():
+        return _paired(classes, images, labels, _listed(listed))
     splits = sorted(path.name for path in images.iterdir() if path.is_dir())
-    if (root / f"{split}.txt").is_file():
-        return _paired(classes, table, images, labels, _listed(root / f"{split}.txt"))
-    if splits or (any(root.glob("*.txt")) and any((root / f"{s}.txt").is_file() for s in ("train", "val", "test"))):
-        known = ", ".join(splits) or "those of the lists *.txt"
-        raise ValueError(f"{root} has no split {split!r}; use one of: {known}")
-    return _paired(classes, table, images, labels)
+    splits = splits or [name for name in ("train", "val", "test") if (root / f"{name}.txt").is_file()]
+    if splits:
+        raise ValueError(f"{root} has no split {split!r}; use one of: {', '.join(splits)}")
+    return _paired(classes, images, labels)
 
 
-def _read_classes(root: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """Read the names in classes.txt or class_names.txt, and return them with the table of their values."""
+def _read_classes(root: Path) -> Classes:
+    """Read classes.txt or class_names.txt."""
     path = next((p for p in (root / "classes.txt", root / "class_names.txt") if p.is_file()), None)
     if path is None:
         raise ValueError(f"{root} has no classes.txt; write one with a line `number name` per class")
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    numbered = all(line.split()[0].isdecimal() for line in lines)
-    entries = [(int(n), name.strip()) for n, _, name in (line.partition(" ") for line in lines)] if numbered else []
-    entries = entries or list(enumerate(lines))
-    values = [value for value, name in entries if name.lower() not in VOID_NAMES]
+    entries = list(enumerate(lines))
+    if all(line.split()[0].isdecimal() for line in lines):
+        entries = [(int(number), name.strip()) for number, _, name in (line.partition(" ") for line in lines)]
     void = [value for value, name in entries if name.lower() in VOID_NAMES]
-    if not values or len(set(values)) < len(values) or len(values) > IGNORE:
-        raise ValueError(f"{path} lists {len(values)} classes, some twice or too many; use 1 to {IGNORE} numbers")
-    names = dict(entries)
-    return tuple(names[value] for value in values), _table({value: i for i, value in enumerate(values)}, void)
-
-
-OPENERS: dict[Kind, Callable[[Path, str], SegmentationSet]] = {
-    "ade20k": _ade20k,
-    "voc": _voc,
-    "coco_stuff171": lambda root, split: _coco(root, split, coarse=False),
-    "coco_stuff27": lambda root, split: _coco(root, split, coarse=True),
-    "cityscapes": _cityscapes,
-    "camvid": _camvid,
-    "imagenet_s": _imagenet_s,
-    "folder": _plain_folder,
-}
+    named = {value: name for value, name in entries if name.lower() not in VOID_NAMES}
+    if not named or len(named) + len(void) < len(entries) or len(named) > IGNORE:
+        raise ValueError(f"{path} lists {len(named)} classes, some twice or too many; use 1 to {IGNORE} numbers")
+    return tuple(named.values()), _table({value: number for number, value in enumerate(named)}, void)
