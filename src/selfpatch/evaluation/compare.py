@@ -16,26 +16,14 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from selfpatch.config.schema import plain
+from selfpatch.evaluation.registry import EVALUATIONS
 from selfpatch.evaluation.result import Result
 
-NETWORK_SETTINGS: Mapping[str, frozenset[str]] = {
-    "davis": frozenset({"patch_size"}),
-    "discover": frozenset({"patch_size"}),
-    "linear": frozenset({"lr", "blocks", "mean_patch"}),
-    "segment": frozenset({"patch_size", "remembered", "blocks", "channels"}),
-    "detect": frozenset({"blocks", "strides"}),
-    "correspond": frozenset({"patch_size", "block", "stride"}),
-}
-"""Settings of each evaluation that may differ between networks, because they describe what was measured and not how.
-
-They are properties of the network, or what the evaluation derived from it: for `linear` the best learning rate and the
-features by width; for `segment` the number of stored patches, the blocks and the decoder's width; for `detect` and
-`correspond` the blocks and the strides of features. All other settings must be equal, a given `lr` (finetune) too."""
 MAX_PATCH = 32
 """`segment` rounds the crop of a linear layer down to a multiple of the patch size; smaller differences are ignored."""
 CONFIDENCE = 0.95
 DRAWS = 10_000
-ABSENT = object()
 
 
 class Interval(NamedTuple):
@@ -45,23 +33,15 @@ class Interval(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
-class Row:
-    """One metric of every result.
-
-    Attributes:
-        name: name of the metric.
-        num_images: number of images that the values are means over; None for a metric as the results quote it.
-        values: value of each result; None if it has no such metric.
-        differences: each value minus that of the first result.
-        intervals: intervals of the values; None if there is none.
-        difference_intervals: intervals of the differences; None for the first result.
-    """
+class Row(NamedTuple):
+    """One metric of every result; the lists hold None where a result has no such number."""
 
     name: str
     num_images: int | None
+    """Number of images that the values are means over; None for a metric as the results quote it."""
     values: Sequence[float | None]
     differences: Sequence[float | None]
+    """Values minus that of the first result."""
     intervals: Sequence[Interval | None]
     difference_intervals: Sequence[Interval | None]
 
@@ -70,22 +50,32 @@ class Row:
         """Name for the table."""
         return self.name if self.num_images is None else f"{self.name}, mean of {self.num_images}"
 
+    def cell(self, column: int) -> str:
+        """Return the numbers of one result for the table, intervals below them."""
+        lines = []
+        for value, interval, form in (
+            (self.values[column], self.intervals[column], ".4f"),
+            (self.differences[column] if column else None, self.difference_intervals[column], "+.4f"),
+        ):
+            if value is not None:
+                lines.append(format(value, form))
+            if interval is not None:
+                lines.append(f"[{interval.low:{form}}, {interval.high:{form}}]")
+        return "\n".join(lines) or "\N{EN DASH}"
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """Metrics of several results, with differences to the first.
-
-    Attributes:
-        columns: name of each result.
-        rows: the quoted metrics, then the means over images.
-        differing: sentences on settings that decide the numbers and differ; empty unless that was allowed.
-        network_differences: sentences on settings that differ because the networks do, see `NETWORK_SETTINGS`.
-    """
+    """Metrics of several results, with differences to the first."""
 
     columns: Sequence[str]
+    """Name of each result."""
     rows: Sequence[Row]
+    """The quoted metrics, then the means over images."""
     differing: Sequence[str] = ()
+    """Sentences on settings that decide the numbers and differ; empty unless that was allowed."""
     network_differences: Sequence[str] = ()
+    """Sentences on settings that differ because the networks do, see `EvaluationConfig.network_settings`."""
 
     def table(self) -> Table:
         """Return a table for the terminal: a row for each metric, a column for each result, intervals below numbers."""
@@ -96,16 +86,12 @@ class Comparison:
         for column in self.columns:
             table.add_column(escape(column), justify="right", overflow="fold")
         for row in self.rows:
-            table.add_row(escape(row.title), *[escape(_cell(row, i)) for i in range(len(self.columns))])
+            table.add_row(escape(row.title), *[escape(row.cell(i)) for i in range(len(self.columns))])
         return table
 
 
 def compare(
-    results: Sequence[Result | str | Path],
-    *,
-    allow_different: bool = False,
-    draws: int = DRAWS,
-    seed: int = 0,
+    results: Sequence[Result | str | Path], *, allow_different: bool = False, draws: int = DRAWS, seed: int = 0
 ) -> Comparison:
     """Compare results of one evaluation.
 
@@ -141,10 +127,12 @@ def compare(
     differing, network_differences = _differences(loaded)
     if differing and not allow_different:
         raise ValueError(f"the results cannot be compared: {differing[0]}; allow it with --allow-different")
-    names = list(dict.fromkeys(name for result in loaded for name in result.metrics))
-    quoted = [_quoted_row(name, [result.metrics.get(name) for result in loaded]) for name in names]
-    rows = _merge(quoted, _mean_rows(loaded, draws, seed))
-    return Comparison(_columns(results, loaded), rows, differing, network_differences)
+    means = {row.name: row for row in _mean_rows(loaded, draws, seed)}
+    rows = []
+    for name in dict.fromkeys(name for result in loaded for name in result.metrics):
+        quoted = _quoted_row(name, [result.metrics.get(name) for result in loaded])
+        rows.append(means.pop(name) if name in means and _equal(quoted, means[name]) else quoted)
+    return Comparison(_columns(results, loaded), [*rows, *means.values()], differing, network_differences)
 
 
 def paired_bootstrap(values: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -174,10 +162,10 @@ def _differences(results: Sequence[Result]) -> tuple[list[str], list[str]]:
         if other.name != first.name:
             differing.append(f"the evaluation is {first.name} in result 1 and {other.name} in result {number}")
             continue
-        a, b = _as_json(first.settings), _as_json(other.settings)
+        a, b = plain(first.settings), plain(other.settings)
         for name in dict.fromkeys([*a, *b]):
-            if a.get(name, ABSENT) != b.get(name, ABSENT):
-                old, new = (str(values[name]) if name in values else "not given" for values in (a, b))
+            old, new = (values.get(name, "not given") for values in (a, b))
+            if old != new:
                 sentences = network_differences if _may_differ(first.name, name, a, b) else differing
                 sentences.append(f"{name} is {old} in result 1 and {new} in result {number}")
     return differing, network_differences
@@ -186,12 +174,7 @@ def _differences(results: Sequence[Result]) -> tuple[list[str], list[str]]:
 def _may_differ(evaluation: str, name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     if (evaluation, name, a.get("method")) == ("segment", "crop", "linear"):
         return abs(a.get(name, 0) - b.get(name, 0)) < MAX_PATCH
-    return name in NETWORK_SETTINGS.get(evaluation, ())
-
-
-def _as_json(settings: Mapping[str, object]) -> dict[str, object]:
-    """Return settings as JSON gives them back, with lists in place of tuples."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    return evaluation in EVALUATIONS and name in EVALUATIONS[evaluation].network_settings
 
 
 def _columns(given: Sequence[Result | str | Path], results: Sequence[Result]) -> list[str]:
@@ -211,56 +194,26 @@ def _quoted_row(name: str, values: list[float | None]) -> Row:
 
 def _mean_rows(results: Sequence[Result], draws: int, seed: int) -> list[Row]:
     """Return the means of each metric over the images that all results have."""
-    shared = set.intersection(*(set(result.per_image) for result in results))
-    names = dict.fromkeys(name for image in sorted(shared) for name in results[0].per_image[image])
+    shared = sorted(set.intersection(*(set(result.per_image) for result in results)))
     rows = []
-    for name in names:
-        table = [[result.per_image[image].get(name, math.nan) for result in results] for image in sorted(shared)]
+    for name in dict.fromkeys(name for image in shared for name in results[0].per_image[image]):
+        table = [[result.per_image[image].get(name, math.nan) for result in results] for image in shared]
         values = np.array(table, np.float64)
         values = values[np.isfinite(values).all(axis=1)]  # [n, R]
         if len(values) < 2:
             continue  # one image allows no interval
         means = values.mean(axis=0)
-        intervals, difference_intervals = paired_bootstrap(values, draws=draws, seed=seed)
-        rows.append(
-            Row(
-                name,
-                len(values),
-                means.tolist(),
-                (means - means[0]).tolist(),
-                [Interval(*pair) for pair in intervals.tolist()],
-                [None, *(Interval(*pair) for pair in difference_intervals.tolist()[1:])],
-            )
+        of_means, of_differences = (
+            [Interval(*pair) for pair in intervals.tolist()]
+            for intervals in paired_bootstrap(values, draws=draws, seed=seed)
         )
+        differences = (means - means[0]).tolist()
+        rows.append(Row(name, len(values), means.tolist(), differences, of_means, [None, *of_differences[1:]]))
     return rows
 
 
-def _merge(quoted: list[Row], means: list[Row]) -> list[Row]:
-    """Return all rows; means over images that equal the quoted numbers replace them."""
-    by_name = {row.name: row for row in means}
-    same = {row.name for row in quoted if row.name in by_name and _equal(row.values, by_name[row.name].values)}
-    return [by_name[row.name] if row.name in same else row for row in quoted] + [
-        row for row in means if row.name not in same
-    ]
-
-
-def _equal(quoted: Sequence[float | None], means: Sequence[float | None]) -> bool:
+def _equal(quoted: Row, means: Row) -> bool:
     return all(
         q is not None and m is not None and math.isclose(q, m, rel_tol=1e-6, abs_tol=1e-9)
-        for q, m in zip(quoted, means, strict=True)
+        for q, m in zip(quoted.values, means.values, strict=True)
     )
-
-
-def _cell(row: Row, column: int) -> str:
-    value, difference = row.values[column], row.differences[column]
-    interval, difference_interval = row.intervals[column], row.difference_intervals[column]
-    if value is None:
-        return "\N{EN DASH}"
-    text = f"{value:.4f}"
-    if interval is not None:
-        text += f"\n[{interval.low:.4f}, {interval.high:.4f}]"
-    if column and difference is not None:
-        text += f"\n{difference:+.4f}"
-    if difference_interval is not None:
-        text += f"\n[{difference_interval.low:+.4f}, {difference_interval.high:+.4f}]"
-    return text

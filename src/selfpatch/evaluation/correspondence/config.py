@@ -24,6 +24,7 @@ class CorrespondenceConfig(EvaluationConfig):
     """
 
     data_help: ClassVar[str] = "Folder with Layout/, PairAnnotation/ and JPEGImages/, as SPair-71k has them."
+    network_settings: ClassVar[frozenset[str]] = frozenset({"patch_size", "block", "stride"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "patch": {},
         # After Amir et al. (arXiv 2112.05814), who resize the shorter side to 224 and also bin neighbours.

@@ -28,6 +28,7 @@ class DetectionConfig(EvaluationConfig):
     """
 
     data_help: ClassVar[str] = "COCO tree: annotations/instances_SPLIT.json and a folder of images for each split."
+    network_settings: ClassVar[frozenset[str]] = frozenset({"blocks", "strides"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "selfpatch": {},
         "vitdet-simple": {

@@ -23,6 +23,7 @@ class ObjectDiscoveryConfig(EvaluationConfig):
     data_help: ClassVar[str] = (
         "VOC (Annotations/, ImageSets/, JPEGImages/, perhaps in VOCdevkit/VOC2007/) or COCO (annotations/, train2014/)."
     )
+    network_settings: ClassVar[frozenset[str]] = frozenset({"patch_size"})
 
     methods: Annotated[tuple[Method, ...], MinLen(1)] = ("lost", "tokencut")
     """Methods to evaluate; attention needs a class token."""

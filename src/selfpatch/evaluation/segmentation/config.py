@@ -34,6 +34,7 @@ class SegmentationConfig(EvaluationConfig):
         "ADE20K, Pascal VOC 2012, COCO-Stuff, Cityscapes, CamVid or ImageNet-S as downloaded, or a folder with "
         "images/, labels/ and classes.txt."
     )
+    network_settings: ClassVar[frozenset[str]] = frozenset({"patch_size", "remembered", "blocks", "channels"})
 
     method: Method = "linear"
     """Method of segmentation; it decides which other settings there are."""

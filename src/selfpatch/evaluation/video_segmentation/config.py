@@ -23,6 +23,7 @@ class DAVISConfig(EvaluationConfig):
 
     data_help: ClassVar[str] = "DAVIS-2016 or -2017 tree, with JPEGImages/, Annotations/ and ImageSets/."
     baselines: ClassVar[tuple[str, ...]] = (FIRST_MASK,)
+    network_settings: ClassVar[frozenset[str]] = frozenset({"patch_size"})
 
     results: str | None = None
     """Folder of ready-made masks, <sequence>/00000.png, to score instead of a network; needs no weights."""

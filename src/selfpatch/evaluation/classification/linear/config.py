@@ -19,6 +19,7 @@ class LinearConfig(TrainedClassificationConfig):
     minutes: features are encoded once, and the best of 16 learning rates is chosen on held-out training images.
     """
 
+    network_settings: ClassVar[frozenset[str]] = frozenset({"lr", "blocks", "mean_patch"})  # the lr that was best
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "dino": {},
         "sweep": {
