@@ -17,3 +17,21 @@ exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = "selfpatch"
+
+
+SECTIONS = {"Args", "Attributes", "Raises", "Returns", "Yields"}
+
+
+def mark_algorithms(app, what, name, obj, options, lines):
+    """Show the indented algorithms of docstrings as literal blocks."""
+    for i, line in enumerate(lines[:-2]):
+        indent = len(line) - len(line.lstrip())
+        follows = lines[i + 2]
+        is_text = line.strip().removesuffix(":") not in SECTIONS and not line.startswith(" ")
+        if is_text and line and not lines[i + 1].strip() and len(follows) - len(follows.lstrip()) >= indent + 4:
+            lines[i] = line if line.endswith("::") else line.removesuffix(":") + ("::" if line.endswith(":") else " ::")
+
+
+def setup(app):
+    """Register the docstring hook before napoleon's."""
+    app.connect("autodoc-process-docstring", mark_algorithms, priority=400)
