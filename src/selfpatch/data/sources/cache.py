@@ -10,9 +10,9 @@ import stat
 import time
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,8 +42,7 @@ class SourceStamp(NamedTuple):
     @staticmethod
     def of(path: str, status: os.stat_result) -> SourceStamp:
         """Return the stamp of a path from its `os.stat`."""
-        size = -1 if stat.S_ISDIR(status.st_mode) else status.st_size
-        return SourceStamp(path, status.st_mtime_ns, size)
+        return SourceStamp(path, status.st_mtime_ns, -1 if stat.S_ISDIR(status.st_mode) else status.st_size)
 
 
 @dataclass(frozen=True)
@@ -51,31 +50,26 @@ class Listing:
     """Images in a fixed order, as three arrays.
 
     A list of paths would be copied page by page into each forked worker that reads it.
-
-    Attributes:
-        characters: [total length] uint8, `ImageEntry.path` of all images, one after the other.
-        offsets: [images + 1] int64, first character of each path, and the total length.
-        extents: [images, 3] int64, the other fields of `ImageEntry`; [0, 3] if no image lies in a shard.
     """
 
     characters: np.ndarray
+    """[total length] uint8, `ImageEntry.path` of all images, one after the other."""
     offsets: np.ndarray
+    """[images + 1] int64, first character of each path, and the total length."""
     extents: np.ndarray
+    """[images, 3] int64, the other fields of `ImageEntry`; [0, 3] if no image lies in a shard."""
 
     @staticmethod
-    def of_files(paths: Sequence[bytes]) -> Listing:
-        """List images that are files of their own."""
-        offsets = np.zeros(len(paths) + 1, np.int64)
-        np.cumsum([len(path) for path in paths], out=offsets[1:])
-        return Listing(np.frombuffer(b"".join(paths), np.uint8), offsets, np.zeros((0, 3), np.int64))
+    def of_files(paths: Sequence[bytes], extents: Sequence[tuple[int, int, int]] = ()) -> Listing:
+        """List images that are files of their own, unless `extents` locates them in shards."""
+        offsets = np.cumsum([0, *map(len, paths)], dtype=np.int64)
+        return Listing(np.frombuffer(b"".join(paths), np.uint8), offsets, np.array(extents, np.int64).reshape(-1, 3))
 
     @staticmethod
     def of_entries(entries: Sequence[ImageEntry]) -> Listing:
         """List images of either kind."""
-        listing = Listing.of_files([entry.path for entry in entries])
-        if not any(entry.shard for entry in entries):
-            return listing
-        return replace(listing, extents=np.array([entry[1:] for entry in entries], np.int64))
+        in_shards = any(entry.shard for entry in entries)
+        return Listing.of_files([entry.path for entry in entries], [e[1:] for e in entries] if in_shards else ())
 
     def path(self, i: int) -> bytes:
         """Return the path of image `i`."""
@@ -95,29 +89,32 @@ def default_cache_dir() -> Path:
 
 
 def cached(
-    source: str, root: str, cache_dir: Path | None, search: Callable[[], tuple[Listing, Sequence[SourceStamp]]]
+    search: Callable[[Path], tuple[Listing, Sequence[SourceStamp]]], source: Path, cache_dir: Path | None
 ) -> Listing:
     """Return the result of `search`, or that of an earlier search if no source has changed since.
 
     Args:
-        source: real path of the folder or file to search; names the cache file.
-        root: folder that the stamped paths are relative to.
-        cache_dir: folder of the cache (default: `default_cache_dir()`). If it is not writable, nothing is cached.
         search: returns the images and the stamps of all sources; without stamps, nothing is cached.
+        source: real path of the folder or file to search; it names the cache file.
+        cache_dir: folder of the cache (default: `default_cache_dir()`). If it is not writable, nothing is cached.
     """
     name = f"index-{hashlib.sha256(os.fsencode(source)).hexdigest()[:24]}.npz"
     file = (cache_dir or default_cache_dir()) / name
-    known = _load(root, file)
+    known = _load(file, root=source if source.is_dir() else source.parent)
     if known is not None:
         return known
     started = time.time_ns()
-    listing, stamps = search()
+    listing, stamps = search(source)
     if stamps and max(stamp.time for stamp in stamps) < started - SETTLED_NS:
-        _save(file, listing, stamps)
+        by_path = json.dumps({stamp.path: stamp[1:] for stamp in stamps}).encode()
+        arrays: dict[str, Any] = {"format": CACHE_FORMAT, "stamps": np.frombuffer(by_path, np.uint8), **vars(listing)}
+        # A read-only home is no reason to stop: the next run searches again.
+        with contextlib.suppress(OSError), replacing(file) as stream:
+            np.savez(stream, **arrays)
     return listing
 
 
-def _load(root: str, file: Path) -> Listing | None:
+def _load(file: Path, root: Path) -> Listing | None:
     try:
         with np.load(file, allow_pickle=False) as cache:
             if int(cache["format"]) != CACHE_FORMAT:
@@ -128,17 +125,3 @@ def _load(root: str, file: Path) -> Listing | None:
             return Listing(cache["characters"], cache["offsets"], cache["extents"])
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None  # no cache, a damaged one, or a source is gone
-
-
-def _save(file: Path, listing: Listing, stamps: Sequence[SourceStamp]) -> None:
-    by_path = json.dumps({stamp.path: stamp[1:] for stamp in stamps})
-    # A read-only home is no reason to stop: the next run searches again.
-    with contextlib.suppress(OSError), replacing(file) as stream:
-        np.savez(
-            stream,
-            format=np.array(CACHE_FORMAT),
-            stamps=np.frombuffer(by_path.encode(), np.uint8),
-            characters=listing.characters,
-            offsets=listing.offsets,
-            extents=listing.extents,
-        )

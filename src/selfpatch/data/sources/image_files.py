@@ -10,19 +10,12 @@ from typing import BinaryIO
 
 @dataclass(frozen=True)
 class ShardMember:
-    """An image in an uncompressed tar, read in place; `str()` gives `shard.tar/member.jpg`.
+    """An image in an uncompressed tar, read in place; `str()` gives `shard.tar/member.jpg`."""
 
-    Attributes:
-        shard: path of the tar.
-        name: path of the image in the tar.
-        offset: first byte of the image in the tar.
-        size: bytes of the image.
-    """
-
-    shard: str
-    name: str
-    offset: int
-    size: int
+    shard: str  # path of the tar
+    name: str  # path of the image in the tar
+    offset: int  # first byte of the image in the tar
+    size: int  # bytes of the image
 
     def __str__(self) -> str:
         return f"{self.shard}/{self.name}"

@@ -8,26 +8,21 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from selfpatch.data.sources.cache import Listing, cached
 from selfpatch.data.sources.image_files import ShardMember
-from selfpatch.data.sources.scan import search_file, search_folder
+from selfpatch.data.sources.scan import search
 
 
 class ImageIndex:
     """Images of one source in a fixed order, addressed by their indices 0, 1, 2, ..."""
 
     def __init__(self, root: str | Path, images: Sequence[bytes] | Listing) -> None:
-        """Index images that are known already.
-
-        Args:
-            root: folder that the paths are relative to.
-            images: relative or absolute paths in file-system encoding, or a listing of files and shard members.
-        """
+        """Index images that are known already, by absolute paths or paths relative to `root`."""
         self.root = os.path.abspath(root)
         self._images = images if isinstance(images, Listing) else Listing.of_files(images)
 
@@ -43,23 +38,17 @@ class ImageIndex:
         all images in them, sorted. Blank lines and lines that begin with # are ignored. A listed file that is missing
         or no image is noticed when it is read.
 
-        The result for folders and shards is cached and reused while no folder's modification time, and no shard's or
-        list's time and size, changes.
-
-        Args:
-            source: folder, shard or text file.
-            cache_dir: folder of the cache (default: `default_cache_dir()`). If it is not writable, nothing is cached.
+        The result for folders and shards is cached in `cache_dir` (default: `default_cache_dir()`) and reused while no
+        folder's modification time, and no shard's or list's time and size, changes.
 
         Raises:
             ValueError: there is no such folder or file, no image in it, or a shard is compressed or damaged.
         """
         path = Path(source).expanduser()
         if path.is_dir():
-            root = os.path.realpath(path)
-            return cls(path, cached(root, root, cache_dir, partial(search_folder, root)))
+            return cls(path, cached(search, Path(os.path.realpath(path)), cache_dir))
         if path.is_file():
-            path = path.absolute()
-            return cls(path.parent, cached(str(path), str(path.parent), cache_dir, partial(search_file, path)))
+            return cls(path.absolute().parent, cached(search, path.absolute(), cache_dir))
         raise ValueError(
             f"no folder or file {str(source)!r}; give a folder of images, or a text file with one path a line, "
             "or a .tar shard"
@@ -73,11 +62,7 @@ class ImageIndex:
         return Path(str(self.file(index)))
 
     def file(self, index: int) -> Path | ShardMember:
-        """Return an image as readers take it.
-
-        Raises:
-            IndexError: the index is negative or too large.
-        """
+        """Return an image as readers take it; raise IndexError if the index is negative or too large."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is out of range; use 0 to {len(self) - 1}")
         path, length, offset, size = self._images.entry(index)
@@ -108,14 +93,9 @@ class ImageIndex:
         return digest.hexdigest()[:32]
 
     def split(self, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Split the images into training images and held-out ones.
+        """Return training indices and `held_out` random held-out ones, at most a tenth of the images.
 
-        Args:
-            held_out: number of images to hold out; capped at a tenth of the images.
-            seed: seed of the random choice.
-
-        Returns:
-            The training indices and the held-out indices: two disjoint sorted int64 arrays that cover all images.
+        They are two disjoint sorted int64 arrays that cover all images.
         """
         if held_out < 0:
             raise ValueError(f"{held_out} images cannot be held out; use 0 for none")
@@ -128,8 +108,8 @@ class ImageIndex:
     def _labels(self) -> tuple[tuple[str, ...], np.ndarray]:
         shards = self._images.extents[:, 0].tolist() or [0] * len(self)
         parts = [_unpacked(self._images.path(i), shard).partition(b"/") for i, shard in enumerate(shards)]
-        names = sorted({name for name, _, _ in parts})
-        if len(names) < 2 or not all(rest for _, _, rest in parts) or not {b"", b".", b".."}.isdisjoint(names):
+        names = sorted({name for name, *_ in parts})
+        if len(names) < 2 or not all(rest for *_, rest in parts) or not {b"", b".", b".."}.isdisjoint(names):
             return (), np.zeros(0, np.int32)
         numbers = {name: number for number, name in enumerate(names)}
         return tuple(map(os.fsdecode, names)), np.array([numbers[name] for name, _, _ in parts], np.int32)

@@ -22,113 +22,108 @@ EXTENSIONS = (
 _ENCODED_EXTENSIONS = frozenset(map(os.fsencode, EXTENSIONS))
 
 
-def is_image(name: str) -> bool:
-    """Return whether a file name has the ending of an image."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
+def search(source: Path) -> tuple[Listing, list[SourceStamp]]:
+    """Find the images under a folder or in a shard, sorted, or those that a text file lists, in its order.
 
+    Returns:
+        The images, whose paths are relative to the folder, or to the file's folder unless listed as absolute, and the
+        stamps of everything that was searched (none if a text file lists image files only).
 
-class Search:
-    """A search through folders and shards, whose paths are absolute or relative to a root.
-
-    Attributes:
-        stamps: state of everything that was searched, which tells later whether a new search would find the same.
+    Raises:
+        ValueError: there are no images, a folder or shard cannot be read, or a file is neither a shard nor a text.
     """
+    if source.is_dir():
+        found = _Search(str(source))
+        return Listing.of_entries(found.images("")), found.stamps
+    refuse_compressed(str(source))
+    found = _Search(str(source.parent))
+    if is_shard(source.name):
+        return Listing.of_entries(found.images(source.name)), found.stamps
+    status = os.stat(source)
+    lines = _lines(source)
+    if all(map(_is_image_line, lines)):
+        return Listing.of_files(lines), []
+    images = [image for line in lines for image in found.line(line)]
+    return Listing.of_entries(images), [SourceStamp.of(source.name, status), *found.stamps] if found.stamps else []
+
+
+class _Search:
+    """Search through folders and shards, whose paths are absolute or relative to a root."""
 
     def __init__(self, root: str) -> None:
-        self._root = root
-        self._compressed: str | None = None  # a compressed shard that was skipped
+        self.root = root
         self.stamps: list[SourceStamp] = []
+        self.compressed = ""  # a compressed shard that was skipped
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.root, name) if name else self.root
+
+    def line(self, line: bytes) -> list[ImageEntry]:
+        """Return the images that one line of a text file stands for."""
+        name = os.fsdecode(line)
+        if not _is_image_line(line):
+            if is_shard(name) or os.path.isdir(self.path(name)):
+                return self.images(name)
+            refuse_compressed(self.path(name))
+        return [ImageEntry(line)]
 
     def images(self, name: str) -> list[ImageEntry]:
-        """Return the images of a shard, or of a folder and all folders below it, sorted.
-
-        Raises:
-            ValueError: there are none, or a folder or shard cannot be read.
-        """
-        path = os.path.join(self._root, name) if name else self._root
+        """Return the images of a shard, or of a folder and all folders below it, sorted."""
         try:
-            images = self._folder(name) if os.path.isdir(path) else self._shard(name)
+            images = self.folder(name) if os.path.isdir(self.path(name)) else self.shard(name)
         except OSError as error:
             raise ValueError(
                 f"cannot look through {error.filename}: {error.strerror}; make it readable, or list other images"
             ) from None
         if not images:
-            refuse_compressed(self._compressed or "")
+            refuse_compressed(self.compressed)
             raise ValueError(
-                f"no images in {path}; files with these endings are read: {' '.join(EXTENSIONS)}, "
+                f"no images in {self.path(name)}; files with these endings are read: {' '.join(EXTENSIONS)}, "
                 f"also in {SHARD} shards"
             )
-        return images
+        return sorted(images)
 
-    def _shard(self, path: str) -> list[ImageEntry]:
-        file = os.path.join(self._root, path)
-        self.stamps.append(SourceStamp.of(path, os.stat(file)))
-        images = shard_images(file, is_image)
-        length = len(os.fsencode(path))
-        return sorted(ImageEntry(os.fsencode(f"{path}/{name}"), length, *extent) for name, extent in images.items())
+    def shard(self, name: str) -> list[ImageEntry]:
+        self.stamps.append(SourceStamp.of(name, os.stat(self.path(name))))
+        members, length = shard_images(self.path(name), _is_image), len(os.fsencode(name))
+        return [ImageEntry(os.fsencode(f"{name}/{member}"), length, *extent) for member, extent in members.items()]
 
-    def _folder(self, start: str) -> list[ImageEntry]:
+    def folder(self, start: str) -> list[ImageEntry]:
         """Skip hidden files and folders; follow links to folders, each folder once."""
         images: list[ImageEntry] = []
         seen: set[tuple[int, int]] = set()
         real, linked = deque([start]), deque[str]()
         while real or linked:  # real folders first: one that a link leads to as well keeps its own name
             folder = (real or linked).popleft()
-            status = os.stat(os.path.join(self._root, folder))
+            status = os.stat(self.path(folder))
             if (status.st_dev, status.st_ino) in seen:  # a second link to it, or a cycle
                 continue
             seen.add((status.st_dev, status.st_ino))
             self.stamps.append(SourceStamp.of(folder, status))
-            for entry in self._visible(folder):
-                path = posixpath.join(folder, entry.name)
+            with os.scandir(self.path(folder)) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
+            for entry in entries:
+                name = posixpath.join(folder, entry.name)
+                if entry.name.startswith("."):
+                    continue
                 if entry.is_dir():
-                    (linked if entry.is_symlink() else real).append(path)
-                elif is_image(entry.name):
-                    images.append(ImageEntry(os.fsencode(path)))
+                    (linked if entry.is_symlink() else real).append(name)
+                elif _is_image(entry.name):
+                    images.append(ImageEntry(os.fsencode(name)))
                 elif is_shard(entry.name):
-                    images += self._shard(path)
+                    images += self.shard(name)
                 elif is_compressed_shard(entry.name):
-                    self._compressed = os.path.join(self._root, path)
-        return sorted(images)
-
-    def _visible(self, folder: str) -> list[os.DirEntry[str]]:
-        with os.scandir(os.path.join(self._root, folder)) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+                    self.compressed = self.path(name)
+        return images
 
 
-def search_folder(root: str) -> tuple[Listing, list[SourceStamp]]:
-    """Find all images under a folder.
-
-    Returns:
-        The images sorted by their paths, which are relative to the folder, and the stamps of all sources.
-
-    Raises:
-        ValueError: there are no images, or a part of the folder cannot be read.
-    """
-    search = Search(root)
-    return Listing.of_entries(search.images("")), search.stamps
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
-def search_file(path: Path) -> tuple[Listing, list[SourceStamp]]:
-    """Find the images of a shard, sorted, or those that a text file lists, in its order.
-
-    Returns:
-        The images, whose paths are relative to the file's folder unless listed as absolute, and the stamps of all
-        sources (none if the text file lists image files only).
-
-    Raises:
-        ValueError: it is neither, it lists no image, or a listed folder or shard cannot be searched.
-    """
-    refuse_compressed(str(path))
-    search = Search(str(path.parent))
-    if is_shard(path.name):
-        return Listing.of_entries(search.images(path.name)), search.stamps
-    status = os.stat(path)
-    lines = _lines(path)
-    if all(_is_image_line(line) for line in lines):
-        return Listing.of_files(lines), []
-    images = [image for line in lines for image in _search_line(search, path, line)]
-    return Listing.of_entries(images), [SourceStamp.of(path.name, status), *search.stamps] if search.stamps else []
+def _is_image_line(line: bytes) -> bool:
+    """Judge a line by its ending alone: looking at a million files would take minutes on a network drive."""
+    return line[line.rfind(b".") :].lower() in _ENCODED_EXTENSIONS
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -143,17 +138,3 @@ def _lines(path: Path) -> list[bytes]:
     if not paths:
         raise ValueError(f"{path} names no images; write one path a line")
     return paths
-
-
-def _is_image_line(line: bytes) -> bool:
-    """Judge a line by its ending alone: looking at a million files would take minutes on a network drive."""
-    return line[line.rfind(b".") :].lower() in _ENCODED_EXTENSIONS
-
-
-def _search_line(search: Search, path: Path, line: bytes) -> list[ImageEntry]:
-    name = os.fsdecode(line)
-    if not _is_image_line(line):
-        if is_shard(name) or os.path.isdir(path.parent / name):
-            return search.images(name)
-        refuse_compressed(str(path.parent / name))
-    return [ImageEntry(line)]

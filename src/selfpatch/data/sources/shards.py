@@ -5,20 +5,14 @@ from __future__ import annotations
 import posixpath
 import tarfile
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 SHARD = ".tar"
-COMPRESSED = (
-    *(".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4", ".tar.z"),
-)
+COMPRESSED = tuple(".tar.gz .tgz .tar.bz2 .tbz .tbz2 .tar.xz .txz .tar.zst .tzst .tar.lz4 .tar.z".split())
 """Endings, in lower case, of tars that can be read only from the beginning."""
 
 
-class Extent(NamedTuple):
-    """Byte range of a member in a shard."""
-
-    offset: int
-    size: int
+Extent = tuple[int, int]
+"""Byte range of a member in a shard: (offset, size)."""
 
 
 def is_shard(name: str) -> bool:
@@ -45,10 +39,6 @@ def shard_images(path: str, is_image: Callable[[str], bool]) -> dict[str, Extent
     Of members with one name the last one counts, and a hard link is the file that it leads to. Hidden files and files
     in hidden folders (such as macOS's `._photo.jpg`) are left out, as in a folder. Symbolic links are not followed.
 
-    Args:
-        path: path of the tar, in any format that Python's `tarfile` reads, long names included.
-        is_image: tells from a member's name whether it is wanted.
-
     Raises:
         ValueError: it is no tar, or a compressed, truncated or damaged one, or an image in it is stored sparsely.
         OSError: it cannot be opened.
@@ -59,7 +49,7 @@ def shard_images(path: str, is_image: Callable[[str], bool]) -> dict[str, Extent
         if member.issparse() and is_image(name):
             raise ValueError(f"{member.name} in the shard {path} is stored sparsely; write it again without --sparse")
         if member.isreg():
-            extents[name] = Extent(member.offset_data, member.size)
+            extents[name] = member.offset_data, member.size
         elif member.islnk() and (target := extents.get(_normal(member.linkname))) is not None:
             extents[name] = target
     return {name: extent for name, extent in extents.items() if is_image(name) and "/." not in f"/{name}"}
@@ -78,25 +68,18 @@ def _members(path: str) -> Iterator[tarfile.TarInfo]:
                 if member.size < 0:  # a damaged header that would lead back, without end
                     raise tarfile.ReadError("negative size")
                 yield member
-            _check_end(tar)
+            # `tarfile` takes every unreadable header but the first, and the end of a truncated file, for the end of
+            # the tar: images would be missing unnoticed.
+            assert tar.fileobj is not None
+            tar.fileobj.seek(tar.offset)
+            block = tar.fileobj.read(tarfile.BLOCKSIZE)
+            if block.strip(b"\0"):
+                raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
+            if len(block) < tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("it is truncated, for the empty blocks that close a tar are missing")
     except (tarfile.TarError, ValueError, ArithmeticError, MemoryError) as error:
         # Damaged numbers raise more than TarError.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"cannot read {path} as an uncompressed tar: {reason}; write or fetch it again, or take it out"
         ) from None
-
-
-def _check_end(tar: tarfile.TarFile) -> None:
-    """Raise ReadError if the tar does not end as it should.
-
-    `tarfile` takes every unreadable header but the first, and the end of a truncated file, for the end of the tar:
-    images would be missing unnoticed.
-    """
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    block = tar.fileobj.read(tarfile.BLOCKSIZE)
-    if block.strip(b"\0"):
-        raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
-    if len(block) < tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("it is truncated, for the empty blocks that close a tar are missing")
