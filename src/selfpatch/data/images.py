@@ -33,7 +33,7 @@ class LoadedImages(NamedTuple):
     """Images of a batch, and which they are."""
 
     images: Tensor  # [n, C, size, size] uint8, or float32 if an image is deeper than 8 bits
-    indices: np.ndarray  # [n] int64, the indices that could be read, in the given order
+    indices: np.ndarray  # [n] int64, those that could be read, in the given order
 
 
 def evenly_spread(indices: np.ndarray, count: int) -> np.ndarray:
@@ -44,13 +44,9 @@ def evenly_spread(indices: np.ndarray, count: int) -> np.ndarray:
 def read_each(
     index: ImageIndex, indices: Sequence[int] | np.ndarray, channels: int, convert: Callable[[Picture], T]
 ) -> tuple[list[int], list[T]]:
-    """Read and convert images in threads; at most as many images as threads are held at once.
+    """Return the indices of the readable images in the given order, and what `convert` made of each image.
 
-    Returns:
-        The indices of the readable images in the given order, and what `convert` made of each image.
-
-    Raises:
-        NoneReadable: none of the images can be read.
+    Threads read them; at most as many images as threads are held at once. NoneReadable is raised if none can be read.
     """
 
     def read(i: int) -> tuple[int, T] | BadImage:
@@ -69,21 +65,12 @@ def read_each(
 
 
 def load_images(
-    index: ImageIndex,
-    indices: Sequence[int] | np.ndarray,
-    size: int,
-    *,
-    resize: int | None = None,
-    channels: int = 3,
+    index: ImageIndex, indices: Sequence[int] | np.ndarray, size: int, *, resize: int | None = None, channels: int = 3
 ) -> LoadedImages:
-    """Load centre crops: resize the shorter side to `resize` (bicubic, antialiased), then cut out the middle.
+    """Load centre crops of `size` pixels; unreadable images are left out.
 
-    Args:
-        index: the images.
-        indices: images to load; unreadable ones are left out.
-        size: side of the crops in pixels.
-        resize: shorter side before cropping in pixels (default: `size`). DINO's k-NN protocol has size 224, resize 256.
-        channels: channels of the images, as in `read_picture`.
+    The shorter side becomes `resize` pixels (default: `size`; bicubic, antialiased), then the middle is cut out. DINO's
+    k-NN protocol has size 224, resize 256.
 
     Raises:
         NoneReadable: none of the images can be read.

@@ -17,21 +17,9 @@ from PIL import Image
 
 from selfpatch.data.sources.cache import default_cache_dir
 
-TRAINING = (
-    "astronaut.png",
-    "brick.png",
-    "camera.png",
-    "clock_motion.png",
-    "coins.png",
-    "grass.png",
-    "gravel.png",
-    "hubble_deep_field.jpg",
-    "ihc.png",
-    "moon.png",
-    "motorcycle_left.png",
-    "motorcycle_right.png",
-    "retina.jpg",
-    "rocket.jpg",
+TRAINING = tuple(
+    "astronaut.png brick.png camera.png clock_motion.png coins.png grass.png gravel.png hubble_deep_field.jpg ihc.png "
+    "moon.png motorcycle_left.png motorcycle_right.png retina.jpg rocket.jpg".split()
 )
 HELD_OUT = ("chelsea.png", "coffee.png")
 """Photographs of scenes that appear in no training tile."""
@@ -47,10 +35,9 @@ ones, so that they do not outweigh the others."""
 
 
 def sample_photographs(cache_dir: Path | None = None) -> Path:
-    """Return the folder of the sample photographs, `training/` and `held_out/`; it is made on first use.
+    """Return the folder of the sample photographs, `training/` and `held_out/`.
 
-    Args:
-        cache_dir: parent of the folder (default: `default_cache_dir()`).
+    It is made on first use in `cache_dir` (default: `default_cache_dir()`).
 
     Raises:
         ValueError: the cache folder cannot be written, or the installed scikit-image lacks a photograph.
@@ -73,18 +60,13 @@ def sample_photographs(cache_dir: Path | None = None) -> Path:
             for name in names:
                 _write_tiles(source_folder() / name, aside / part)
         aside.chmod(0o755)
-        _rename_once(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return folder
-
-
-def _rename_once(aside: Path, folder: Path) -> None:
-    try:
         os.rename(aside, folder)
     except OSError:
         if not folder.is_dir():  # otherwise another process was first, with the same tiles
             raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
 
 
 def source_folder() -> Path:

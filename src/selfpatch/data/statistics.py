@@ -38,26 +38,20 @@ def channel_statistics(
             mean_i, square_i = means of x and of x**2 over its pixels, for each channel
         mean = mean of mean_i,  std = sqrt(mean of square_i - mean**2)
 
-    Every image counts the same whatever its size, as in training. The result is the same on every process.
-
-    Args:
-        index: the images.
-        indices: images to sample from; unreadable ones are skipped.
-        channels: channels of the images, as in `read_picture`.
-        sample: number of images that are read at most.
+    Every image counts the same whatever its size, as in training; unreadable ones are skipped. The result is the same
+    on every process.
 
     Raises:
         ValueError: none of the images can be read.
     """
-    _, moments = read_each(index, evenly_spread(np.asarray(indices, np.int64), sample), channels, _moments)
-    mean, square = np.mean(moments, axis=0)
+
+    def moments(picture: Picture) -> np.ndarray:  # [2, C] about zero
+        pixels = to_unit_range(to_tensor(picture)).flatten(1)
+        # In float64 the difference of the two moments keeps ten digits where the mean is a thousand deviations off.
+        return torch.stack([pixels.mean(1, dtype=torch.float64), pixels.double().square().mean(1)]).numpy()
+
+    _, moments_of_images = read_each(index, evenly_spread(np.asarray(indices, np.int64), sample), channels, moments)
+    mean, square = np.mean(moments_of_images, axis=0)
     std = np.sqrt(np.maximum(square - mean**2, 0))
     smallest = SMALLEST_STD * np.maximum(np.abs(mean), 1)
     return ChannelStatistics(tuple(mean.tolist()), tuple(np.maximum(std, smallest).tolist()))
-
-
-def _moments(picture: Picture) -> np.ndarray:
-    """Return the first two moments [2, C] of each channel, about zero, in float64."""
-    pixels = to_unit_range(to_tensor(picture)).flatten(1)
-    # In float64 the difference of the two moments keeps ten digits where the mean is a thousand deviations off.
-    return torch.stack([pixels.mean(1, dtype=torch.float64), pixels.double().square().mean(1)]).numpy()

@@ -12,29 +12,16 @@ from torch import Tensor
 
 
 def crop_to_image(points: Tensor, boxes: Tensor) -> Tensor:
-    """Convert points of crops to points of their images.
+    """Convert points [..., P, 2] (x, y) of crops to pixels of their images.
 
-    Args:
-        points: [..., P, 2] (x, y) in crop coordinates.
-        boxes: [..., 5] (left, top, width, height, flipped); leading dimensions broadcast with those of the points.
-
-    Returns:
-        [..., P, 2] (x, y) in pixels of the image.
+    `boxes` [..., 5] are as in `Views.boxes`; their leading dimensions broadcast with those of the points.
     """
     corner, size, flipped = _unpack(boxes)
     return corner + _mirror(points, flipped) * size
 
 
 def image_to_crop(points: Tensor, boxes: Tensor) -> Tensor:
-    """Convert points of images to points of crops, the inverse of `crop_to_image`.
-
-    Args:
-        points: [..., P, 2] (x, y) in pixels of the image.
-        boxes: [..., 5] (left, top, width, height, flipped); leading dimensions broadcast with those of the points.
-
-    Returns:
-        [..., P, 2] (x, y) in crop coordinates, outside [0, 1] if outside the crop.
-    """
+    """Convert points of images to points of crops, the inverse of `crop_to_image`; outside a crop is outside [0, 1]."""
     corner, size, flipped = _unpack(boxes)
     return _mirror((points - corner) / size, flipped)
 

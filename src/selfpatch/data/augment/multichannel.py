@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfpatch.data.augment.multicrop import ColourJitter, ViewParameters
+from selfpatch.data.augment.multicrop import ViewParameters
 from selfpatch.data.decode.multichannel import Raster
 
 
@@ -26,11 +26,6 @@ def render_raster(raster: Raster, size: int, parameters: ViewParameters) -> Tens
     Pillow's blur is three box blurs, this one is the Gaussian itself: they differ by half a level in the mean and by a
     few levels at sharp edges.
 
-    Args:
-        raster: the whole image, upright.
-        size: side of the rendered view in pixels.
-        parameters: result of `draw_view` for an image of this size.
-
     Returns:
         View [C, size, size] in the raster's type, uint8 or float32; floats lie in [0, 1] if the raster's do.
     """
@@ -38,12 +33,16 @@ def render_raster(raster: Raster, size: int, parameters: ViewParameters) -> Tens
     view = resize_raster(raster, size, size, box=(p.left, p.top, p.width, p.height))
     if p.flip:
         view = view.flip(-1)
-    if p.jitter is not None:
-        view = _jitter(view, p.jitter, raster)
+    for name in p.jitter.order if p.jitter is not None else ():
+        if name in ("brightness", "contrast"):
+            degenerate = raster.black if name == "brightness" else view.float().mean((1, 2), keepdim=True)
+            view = _blend(view, degenerate, getattr(p.jitter, name), raster)
     if p.blur_radius > 0:
         view = gaussian_blur(view, p.blur_radius)
-    if p.solarize:
-        view = _solarize(view, raster)
+    if p.solarize:  # levels above the middle between black and white are inverted
+        black, white = raster.black, raster.white
+        threshold = (black.float() + white.float()) / 2
+        view = torch.where(view > threshold, _clamp(white - (view - black), raster), view)
     return view.contiguous()
 
 
@@ -60,11 +59,9 @@ def resize_raster(raster: Raster, width: int, height: int, *, box: tuple[int, in
 
 
 def gaussian_blur(view: Tensor, radius: float) -> Tensor:
-    """Blur each channel with a Gaussian, cut off at three standard deviations; edges are continued.
+    """Blur each channel of a view [C, h, w] with a Gaussian of standard deviation `radius` in pixels.
 
-    Args:
-        view: [C, h, w] uint8 or float32.
-        radius: standard deviation in pixels.
+    It is cut off at three standard deviations; edges are continued.
     """
     rows, columns = (_blur_matrix(side, radius) for side in view.shape[1:])
     # Two products of dense matrices: several times faster than convolving single channels with 1 x k kernels.
@@ -81,26 +78,9 @@ def _blur_matrix(side: int, radius: float) -> Tensor:
     return torch.zeros(side, side).scatter_add_(1, pixels, (weights / weights.sum()).expand(side, -1))
 
 
-def _jitter(view: Tensor, jitter: ColourJitter, raster: Raster) -> Tensor:
-    for name in jitter.order:
-        if name == "brightness":
-            view = _blend(view, raster.black, jitter.brightness, raster)
-        elif name == "contrast":
-            view = _blend(view, view.float().mean((1, 2), keepdim=True), jitter.contrast, raster)
-    return view
-
-
 def _blend(view: Tensor, degenerate: Tensor, factor: float, raster: Raster) -> Tensor:
     """Return degenerate + factor * (view - degenerate); 8 bits are truncated after each step, as in Pillow."""
     return _clamp(torch.lerp(degenerate.float(), view.float(), factor), raster).to(view.dtype)
-
-
-def _solarize(view: Tensor, raster: Raster) -> Tensor:
-    """Invert levels above the middle between black and white."""
-    black, white = raster.black, raster.white
-    threshold = (black.float() + white.float()) / 2
-    inverted = _clamp(white - (view - black), raster)
-    return torch.where(view > threshold, inverted, view)
 
 
 def _clamp(view: Tensor, raster: Raster) -> Tensor:

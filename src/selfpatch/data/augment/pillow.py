@@ -41,9 +41,8 @@ def render(image: Picture, size: int, parameters: ViewParameters) -> Tensor:
     view = tvf.resized_crop(image, p.top, p.left, p.height, p.width, [size, size], InterpolationMode.BICUBIC)
     if p.flip:
         view = tvf.hflip(view)
-    if p.jitter is not None:
-        for name in p.jitter.order:
-            view = _ADJUST[name](view, getattr(p.jitter, name))
+    for name in p.jitter.order if p.jitter is not None else ():
+        view = _ADJUST[name](view, getattr(p.jitter, name))
     if p.grey:
         view = tvf.to_grayscale(view, num_output_channels=3)
     if p.blur_radius > 0:
