@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from selfpatch.core.types import EncoderOutput, Views
-from selfpatch.losses.sere import student_predictions, teacher_projection
 from selfpatch.methods.patch.sere import tokens_by_view
 from selfpatch.ops.neighbours import neighbour_table, top_positives
 from selfpatch.ops.relation import channel_relation, overlap_grids, sample_patches, spatial_relation
@@ -103,8 +102,9 @@ def _relations(run: Replayed, student: EncoderOutput, teacher: EncoderOutput) ->
     (targets,) = tokens_by_view(teacher, views, 1)
     related: dict[str, Tensor] = {}
     with torch.no_grad():
-        predictions, local = student_predictions(student.heads, "channel", tokens, local_tokens)
-        target = teacher_projection(teacher.heads, "channel", targets)
+        predictions = student.heads["channel_relation"](tokens)
+        local = None if local_tokens is None else student.heads["channel_relation_local"](local_tokens)
+        target = teacher.heads["channel_relation"](targets, teacher=True)
         for role, projected in (("student", predictions), ("teacher", target)):
             related[f"{role}_channel_relation"] = channel_relation(
                 projected.flatten(0, 1).flatten(1, 2), config.channel_scale
@@ -112,8 +112,9 @@ def _relations(run: Replayed, student: EncoderOutput, teacher: EncoderOutput) ->
         if local is not None:
             patches = local.flatten(0, 1).flatten(1, 2)
             related["student_channel_relation_local"] = channel_relation(patches, config.local_channel_scale)
-        predictions, local = student_predictions(student.heads, "spatial", tokens, local_tokens)
-        target = teacher_projection(teacher.heads, "spatial", targets)
+        predictions = student.heads["spatial_relation"](tokens)
+        local = None if local_tokens is None else student.heads["spatial_relation_local"](local_tokens)
+        target = teacher.heads["spatial_relation"](targets, teacher=True)
         grid, _ = overlap_grids(views.boxes[0], views.boxes[1], run.settings["overlap_size"])
         for role, projected in (("student", predictions), ("teacher", target)):
             sampled = sample_patches(projected[0, :1], grid[:1])

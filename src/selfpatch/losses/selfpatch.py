@@ -11,7 +11,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from selfpatch.config.schema import settings
-from selfpatch.losses.agreement import AGREEMENTS, AgreementConfig, PatchPairs
+from selfpatch.losses.agreement import Agreement, AgreementConfig
 from selfpatch.losses.owned_heads import LossWithHeads
 from selfpatch.models.pooling import AveragePool, ClassAttentionPool, PositivePool
 from selfpatch.ops.neighbours import Border, Window, check_matching, neighbour_table, top_positives
@@ -44,16 +44,13 @@ def make_pool(dim: int, num_heads: int, config: SelfPatchConfig) -> PositivePool
 
 @torch.no_grad()
 def patch_targets(patches: Tensor, grid: Grid, pool: PositivePool, config: SelfPatchConfig) -> Tensor:
-    """Match and aggregate: return the target y(i) of each patch.
+    """Match and aggregate: return the target y(i) [B, N, D] of each patch.
 
     Args:
         patches: [B, N, D] the teacher's patches before any norm.
         grid: (h, w) with h * w = N.
         pool: the teacher's pool.
         config: matching.
-
-    Returns:
-        [B, N, D].
     """
     table = neighbour_table(*grid, config.window, config.border, patches.device)
     return pool.pool_positives(patches, top_positives(patches, config.k, table))
@@ -67,12 +64,7 @@ class SelfPatchLoss(LossWithHeads):
             y(i) = h_t({f_t(j) : j in P(i)})
             loss += disagreement(y(i), LN f_s(i))
 
-    f are the patches of the last block, h the pool, LN its final norm. The disagreement is, with the patch head g of
-    each side,
-
-        prototypes   H(softmax((g_t(y(i)) - c) / teacher_temp), softmax(g_s(LN f_s(i)) / student_temp))
-        cosine       -cos(g_t(y(i)), predict(g_s(LN f_s(i))))
-        contrast     InfoNCE of the same two with a memory bank of patch keys
+    f are the patches of the last block, h the pool, LN its final norm. See `Agreement` for the three disagreements.
 
     The loss owns pool and patch head of student and teacher, and the centre (or predictor and memory bank). Train
     `criterion.parameters()` together with the student. Add an image-level loss on the image tokens [B, D] that the pool
@@ -90,7 +82,7 @@ class SelfPatchLoss(LossWithHeads):
     """
 
     def __init__(self, dim: int, num_heads: int, config: SelfPatchConfig = SelfPatchConfig()) -> None:
-        agreement = AGREEMENTS[config.agreement](dim, config)
+        agreement = Agreement(dim, config)
         super().__init__({"pool": make_pool(dim, num_heads, config), "head": agreement.head()})
         self.config, self.agreement = config, agreement
 
@@ -113,21 +105,13 @@ class SelfPatchLoss(LossWithHeads):
             samples: [number of images] indices of the images in the data set. If None, each row of the tensors counts
                 as an image of its own (contrast only).
         """
-        if isinstance(student_patches, Tensor):
-            student_patches = [student_patches]
-        if isinstance(teacher_patches, Tensor):
-            teacher_patches = [teacher_patches]
+        students, teachers = ([x] if isinstance(x, Tensor) else x for x in (student_patches, teacher_patches))
         grids = [cast(Grid, grid)] if isinstance(grid[0], int) else cast(Sequence[Grid], grid)
         if samples is None:
-            num_images = math.gcd(*(len(patches) for patches in student_patches))
-            samples = torch.arange(num_images, device=student_patches[0].device)
-        student_pool, teacher_pool = self.student["pool"], self.teacher["pool"]
-        assert isinstance(student_pool, PositivePool)
-        assert isinstance(teacher_pool, PositivePool)
-        normed = [student_pool.norm(patches) for patches in student_patches]
-        targets = [
-            patch_targets(patches, size, teacher_pool, self.config)
-            for patches, size in zip(teacher_patches, grids, strict=True)
-        ]
+            samples = torch.arange(math.gcd(*map(len, students)), device=students[0].device)
+        student_pool, teacher_pool = (cast(PositivePool, side["pool"]) for side in (self.student, self.teacher))
+        patches = [student_pool.norm(x) for x in students]
+        targets = [patch_targets(x, size, teacher_pool, self.config) for x, size in zip(teachers, grids, strict=True)]
         heads = self.student["head"], self.teacher["head"]
-        return self.agreement(PatchPairs.of(normed, targets, samples), heads, teacher_temp, self.num_updates)
+        step = self.num_updates
+        return self.agreement(patches, targets, heads, teacher_temp=teacher_temp, samples=samples, step=step)

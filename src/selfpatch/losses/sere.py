@@ -13,13 +13,7 @@ from torch import Tensor, nn
 from selfpatch.config.schema import settings
 from selfpatch.losses.owned_heads import LossWithHeads
 from selfpatch.models.layers.batch_norm import BatchNorm
-from selfpatch.ops.relation import (
-    channel_relation,
-    channel_relation_loss,
-    overlap_grids,
-    relation_target,
-    spatial_relation_loss,
-)
+from selfpatch.ops import relation
 
 
 @settings
@@ -56,9 +50,10 @@ class RelationHead(nn.Module):
         self.projection = nn.Sequential(BatchNorm(dim), nn.ReLU(inplace=True))
         self.predictor = nn.Sequential(nn.Linear(dim, dim, bias=False), BatchNorm(dim), nn.ReLU(inplace=True))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the student's predictions [..., D]."""
-        return self.predictor(self.projection(tokens))
+    def forward(self, tokens: Tensor, *, teacher: bool = False) -> Tensor:
+        """Return what the relations of tokens [..., D] are computed from, [..., D] float32."""
+        projected = self.projection(tokens)
+        return projected.float() if teacher else self.predictor(projected).float()
 
 
 class SERESpatialLoss(nn.Module):
@@ -90,15 +85,15 @@ class SERESpatialLoss(nn.Module):
             boxes: [G + L, B, 5] (left, top, width, height, flipped) of each crop in pixels of the image.
         """
         G, L = len(student), 0 if local is None else len(local)
-        compare = partial(spatial_relation_loss, num_heads=self.num_heads, temp=self.config.spatial_temp)
+        compare = partial(relation.spatial_relation_loss, num_heads=self.num_heads, temp=self.config.spatial_temp)
         total = student.new_zeros(())
         for t in range(G):
             for s in range(G):
                 if s != t:
-                    grids = overlap_grids(boxes[s], boxes[t], self.config.overlap_size)
+                    grids = relation.overlap_grids(boxes[s], boxes[t], self.config.overlap_size)
                     total = total + compare(student[s], teacher[t], *grids)
             if local is not None:
-                grids = overlap_grids(boxes[G:], boxes[t], self.config.local_overlap_size)  # [L, B, s, s, 2]
+                grids = relation.overlap_grids(boxes[G:], boxes[t], self.config.local_overlap_size)  # [L, B, s, s, 2]
                 total = total + L * compare(local, teacher[t], *grids)
         return total / (G * (G - 1 + L))
 
@@ -126,29 +121,22 @@ class SEREChannelLoss(nn.Module):
         c = self.config
         G, L = len(student), 0 if local is None else len(local)
         with torch.no_grad():
-            relation = channel_relation(teacher.flatten(2, 3), c.channel_scale)
-            targets = relation_target(relation, c.channel_temp)  # [G, B, D, D]
+            relations = relation.channel_relation(teacher.flatten(2, 3), c.channel_scale)
+            targets = relation.relation_target(relations, c.channel_temp)  # [G, B, D, D]
             mean_target = targets.mean(0)
         total = student.new_zeros(())
-        for s in range(G):
+        for s, view in enumerate(student.flatten(2, 3)):
             others = torch.cat([targets[:s], targets[s + 1 :]]).mean(0)
-            total = total + (G - 1) * channel_relation_loss(student[s].flatten(1, 2), others, c.channel_scale)
-        for view in () if local is None else local:
-            total = total + G * channel_relation_loss(view.flatten(1, 2), mean_target, c.local_channel_scale)
+            total = total + (G - 1) * relation.channel_relation_loss(view, others, c.channel_scale)
+        for view in () if local is None else local.flatten(2, 3):
+            total = total + G * relation.channel_relation_loss(view, mean_target, c.local_channel_scale)
         return total / (G * (G - 1 + L))
 
 
 class RelationLoss(nn.Module):
-    """SERE's losses, with heads that the caller owns.
+    """SERE's losses as `SERELoss`, with heads that the caller owns.
 
-    Tokens are those before the trunk's final norm. Batch normalisation is over all global crops together, and over all
-    local ones, which have heads of their own.
-
-    Args:
-        dim: width of the tokens.
-        num_heads: number of attention heads, within which patches are related.
-        has_local: whether there are local crops.
-        config: which relations, temperatures, grids and scales.
+    Batch normalisation is over all global crops together, and over all local ones, which have heads of their own.
 
     Raises:
         ValueError: the width cannot be split into the heads.
@@ -167,54 +155,29 @@ class RelationLoss(nn.Module):
 
     def heads(self) -> dict[str, nn.Module]:
         """Return fresh heads by name; student and teacher have one of each."""
-        views = ("", "_local") if self.has_local else ("",)
-        return {f"{kind}_relation{view}": RelationHead(self.dim) for kind in self.kinds for view in views}
+        crops = ("", "_local") if self.has_local else ("",)
+        return {f"{kind}_relation{crop}": RelationHead(self.dim) for kind in self.kinds for crop in crops}
 
     def forward(
         self,
-        student: tuple[Tensor, Tensor | None],
+        student: Tensor,
+        local: Tensor | None,
         teacher: Tensor,
         boxes: Tensor,
         heads: tuple[Mapping[str, nn.Module], Mapping[str, nn.Module]],
     ) -> dict[str, Tensor]:
-        """Return `{"spatial": loss, "channel": loss}`, or the one that is learned.
-
-        Args:
-            student: the student's tokens of the global crops [G, B, h, w, D], and of the local ones
-                [L, B, h', w', D] or None.
-            teacher: [G, B, h, w, D] the teacher's tokens of the global crops.
-            boxes: [G + L, B, 5] of all crops, as for `SERESpatialLoss`.
-            heads: heads of student and teacher by name.
-
-        Raises:
-            ValueError: there is only one global crop.
-        """
+        """Return the losses as `SERELoss` does, with the heads of student and teacher by name."""
         if len(teacher) < 2:
             raise ValueError("sere compares global crops with one another, but there is only one; use at least 2")
         losses = {}
         for kind in self.kinds:
-            predictions = student_predictions(heads[0], kind, *student)
+            predictions = heads[0][f"{kind}_relation"](student)
+            local_predictions = None if local is None else heads[0][f"{kind}_relation_local"](local)
             with torch.no_grad():
-                target = teacher_projection(heads[1], kind, teacher)
-            losses[kind] = (
-                self.spatial(*predictions, target, boxes) if kind == "spatial" else self.channel(*predictions, target)
-            )
+                target = heads[1][f"{kind}_relation"](teacher, teacher=True)
+            sides = predictions, local_predictions, target
+            losses[kind] = self.spatial(*sides, boxes) if kind == "spatial" else self.channel(*sides)
         return losses
-
-
-def student_predictions(
-    heads: Mapping[str, nn.Module], kind: str, tokens: Tensor, local: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Return what the student's relations of a kind are computed from, for global and local crops."""
-    predictions = heads[f"{kind}_relation"](tokens).float()
-    return predictions, None if local is None else heads[f"{kind}_relation_local"](local).float()
-
-
-def teacher_projection(heads: Mapping[str, nn.Module], kind: str, tokens: Tensor) -> Tensor:
-    """Return what the teacher's relations of a kind are computed from."""
-    head = heads[f"{kind}_relation"]
-    assert isinstance(head, RelationHead)
-    return head.projection(tokens).float()
 
 
 class SERELoss(LossWithHeads):
@@ -230,7 +193,7 @@ class SERELoss(LossWithHeads):
 
     Args:
         dim: width of the tokens.
-        num_heads: number of attention heads, usually the backbone's.
+        num_heads: number of attention heads, within which patches are related; usually the backbone's.
         has_local: whether there are local crops, which get heads of their own.
         config: which relations, temperatures, grids and scales.
     """
@@ -260,4 +223,4 @@ class SERELoss(LossWithHeads):
                 f"{given} given, but has_local is {self.loss.has_local}; make the loss for what it is given"
             )
         heads = dict(self.student.items()), dict(self.teacher.items())
-        return self.loss((student_tokens, local_tokens), teacher_tokens, boxes, heads)
+        return self.loss(student_tokens, local_tokens, teacher_tokens, boxes, heads)

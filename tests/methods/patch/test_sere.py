@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from selfpatch.checkpoints.key_mapping import to_branch_keys
 from selfpatch.core.types import EncoderOutput, Tokens, Views
-from selfpatch.losses.sere import SEREConfig, student_predictions, teacher_projection
+from selfpatch.losses.sere import SEREConfig
 from selfpatch.methods.patch.sere import SERE, tokens_by_view
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import ViTConfig
@@ -290,18 +290,16 @@ def test_grids_and_relations_are_those_of_the_released_code(released: Released) 
     student, teacher = released.encode(views)
     heads = released.settings["num_heads"]
     tokens, targets = tokens_by_view(student, views, 2), tokens_by_view(teacher, views, 1)
-    own, local = student_predictions(student.heads, "spatial", *tokens)
-    assert local is not None
+    own, local = student.heads["spatial_relation"](tokens[0]), student.heads["spatial_relation_local"](tokens[1])
     query = grids["global"][0][:1]
-    target = teacher_projection(teacher.heads, "spatial", *targets)
+    target = teacher.heads["spatial_relation"](*targets, teacher=True)
     relations = {
         "student_spatial_relation_sampled0": spatial_relation(sample_patches(own[0, :1], query), heads),
         "teacher_spatial_relation_sampled0": spatial_relation(sample_patches(target[0, :1], query), heads),
         "student_spatial_relation_local0": spatial_relation(local[0, :1].flatten(1, 2), heads),
     }
-    own, local = student_predictions(student.heads, "channel", *tokens)
-    assert local is not None
-    target = teacher_projection(teacher.heads, "channel", *targets)
+    own, local = student.heads["channel_relation"](tokens[0]), student.heads["channel_relation_local"](tokens[1])
+    target = teacher.heads["channel_relation"](*targets, teacher=True)
     relations |= {
         "student_channel_relation": channel_relation(own.flatten(0, 1).flatten(1, 2), 14.0),
         "student_channel_relation_local": channel_relation(local.flatten(0, 1).flatten(1, 2), 6.0),

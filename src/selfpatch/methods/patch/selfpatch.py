@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Tokens, Views
-from selfpatch.losses.agreement import AGREEMENTS, PatchPairs
+from selfpatch.losses.agreement import Agreement
 from selfpatch.losses.selfpatch import SelfPatchConfig, make_pool, patch_targets
 from selfpatch.models.pooling import PositivePool
 from selfpatch.ops.neighbours import neighbour_table
@@ -29,7 +29,7 @@ class SelfPatch(Objective):
     def __init__(self, dim: int, num_heads: int, config: SelfPatchConfig) -> None:
         super().__init__()
         self.config = config
-        self.agreement = AGREEMENTS[config.agreement](dim, config)
+        self.agreement = Agreement(dim, config)
         self._make_pool = partial(make_pool, dim, num_heads, config)
 
     def heads(self) -> dict[str, nn.Module]:
@@ -55,9 +55,9 @@ class SelfPatch(Objective):
         assert isinstance(teacher.pool, PositivePool)
         patches = [tokens.patches.flatten(1, 2) for tokens in student.tokens_per_resolution]  # after the pool's norm
         targets = [self.targets(tokens, teacher.pool) for tokens in teacher.tokens_per_resolution]
-        pairs = PatchPairs.of(patches, targets, views.samples)
         heads = student.heads["patch"], teacher.heads["patch"]
-        return {"patch": self.agreement(pairs, heads, hp.teacher_temp, hp.step)}
+        scheduled = {"teacher_temp": hp.teacher_temp, "step": hp.step}
+        return {"patch": self.agreement(patches, targets, heads, samples=views.samples, **scheduled)}
 
     def targets(self, tokens: Tokens, pool: PositivePool) -> Tensor:
         """Return the aggregates of each patch's positives, [V*B, N, D]."""

@@ -34,13 +34,11 @@ class SERE(Objective):
     def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
         """Return `{"spatial": loss, "channel": loss}`, or the one that is learned."""
         (targets,) = tokens_by_view(teacher, views, 1)
-        tokens, *local = tokens_by_view(student, views, 2 if self.loss.has_local else 1)
-        return self.loss((tokens, local[0] if local else None), targets, views.boxes, (student.heads, teacher.heads))
+        tokens, local = (*tokens_by_view(student, views, 2 if self.loss.has_local else 1), None)[:2]
+        return self.loss(tokens, local, targets, views.boxes, (student.heads, teacher.heads))
 
 
 def tokens_by_view(side: EncoderOutput, views: Views, num_resolutions: int) -> list[Tensor]:
     """Return the raw patches [V, B, h, w, D] of the first resolutions."""
-    return [
-        tokens.raw_patches.unflatten(0, (-1, views.batch_size))
-        for tokens in side.tokens_per_resolution[:num_resolutions]
-    ]
+    resolutions = side.tokens_per_resolution[:num_resolutions]
+    return [tokens.raw_patches.unflatten(0, (-1, views.batch_size)) for tokens in resolutions]
