@@ -42,7 +42,7 @@ def test_boxes_are_pooled_from_the_level_of_their_size_in_their_order() -> None:
     strides = (4.0, 8.0, 16.0, 32.0)
     pool = PyramidPool(strides, 3, 224)
     boxes = torch.tensor([[0.0, 0, 300, 300], [5, 5, 25, 30], [0, 0, 500, 490], [10, 20, 150, 170]])
-    assert pool.levels(boxes).tolist() == [2, 0, 3, 1]
+    assert pool.levels([boxes]).tolist() == [2, 0, 3, 1]
     maps = {str(i): torch.randn(2, 5, int(512 / s), int(512 / s)) for i, s in enumerate(strides)}
     pooled = pool(maps, [boxes[:1], boxes[1:]], [(512, 512), (512, 512)])
     for row, (image, level) in enumerate([(0, 2), (1, 0), (1, 3), (1, 1)]):

@@ -37,16 +37,10 @@ class Target(TypedDict):
 
 @dataclass(frozen=True)
 class Placement:
-    """Rectangle of an image that is resized and perhaps flipped.
-
-    Attributes:
-        region: (left, top, right, bottom) in pixels of the whole image, fractions allowed.
-        width: width that it is resized to, in pixels.
-        height: height that it is resized to, in pixels.
-        flip: flip horizontally afterwards.
-    """
+    """Rectangle of an image that is resized to `width` x `height` pixels and perhaps flipped horizontally."""
 
     region: Box
+    """(left, top, right, bottom) in pixels of the whole image, fractions allowed."""
     width: int
     height: int
     flip: bool = False
@@ -78,9 +72,9 @@ def fit_size(width: float, height: float, short_side: int, long_side: int) -> tu
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def whole(width: int, height: int, short_side: int, long_side: int) -> Placement:
-    """Return the placement of the whole image, as in evaluation."""
-    return Placement((0.0, 0.0, float(width), float(height)), *fit_size(width, height, short_side, long_side))
+def whole(width: int, height: int, short_side: int, long_side: int, flip: bool = False) -> Placement:
+    """Return the placement of the whole image."""
+    return Placement((0.0, 0.0, float(width), float(height)), *fit_size(width, height, short_side, long_side), flip)
 
 
 def draw(width: int, height: int, config: DetectionConfig, rng: np.random.Generator) -> Placement:
@@ -97,9 +91,9 @@ def draw(width: int, height: int, config: DetectionConfig, rng: np.random.Genera
     short_sides, long_side = config.short_sides, config.long_side
     if config.augmentation == "large-scale-jitter":
         return _draw_jitter(width, height, long_side, flip, rng)
-    region: Box = (0.0, 0.0, float(width), float(height))
     if config.augmentation == "none":
-        return Placement(region, *fit_size(width, height, max(short_sides), long_side), flip)
+        return whole(width, height, max(short_sides), long_side, flip)
+    region: Box = (0.0, 0.0, float(width), float(height))
     if rng.random() < 0.5:
         region = _draw_crop(width, height, max(short_sides) / CROP_REFERENCE, long_side, rng)
     size = fit_size(region[2] - region[0], region[3] - region[1], int(rng.choice(short_sides)), long_side)
@@ -112,8 +106,7 @@ def _draw_crop(width: int, height: int, scale: float, long_side: int, rng: np.ra
     low, high = (round(side * scale) for side in CROP_SIDES)
     sides = [int(rng.integers(min(side, low), min(side, high) + 1)) for side in resized]
     starts = [int(rng.integers(0, whole - side + 1)) for whole, side in zip(resized, sides, strict=True)]
-    x, y = width / resized[0], height / resized[1]
-    return starts[0] * x, starts[1] * y, (starts[0] + sides[0]) * x, (starts[1] + sides[1]) * y
+    return _region((width, height), resized, starts, sides)
 
 
 def _draw_jitter(width: int, height: int, long_side: int, flip: bool, rng: np.random.Generator) -> Placement:
@@ -122,9 +115,13 @@ def _draw_jitter(width: int, height: int, long_side: int, flip: bool, rng: np.ra
     sides = min(resized[0], long_side), min(resized[1], long_side)
     offset = rng.random()  # one draw for both axes, as in Detectron2's FixedSizeCrop
     starts = [round((whole - side) * offset) for whole, side in zip(resized, sides, strict=True)]
-    x, y = width / resized[0], height / resized[1]
-    region = starts[0] * x, starts[1] * y, (starts[0] + sides[0]) * x, (starts[1] + sides[1]) * y
-    return Placement(region, *sides, flip)
+    return Placement(_region((width, height), resized, starts, sides), *sides, flip)
+
+
+def _region(size: Sequence[int], resized: Sequence[int], starts: Sequence[int], sides: Sequence[int]) -> Box:
+    """Return, in pixels of an image (width, height), the part of the resized image at `starts` with these sides."""
+    x, y = size[0] / resized[0], size[1] / resized[1]
+    return starts[0] * x, starts[1] * y, (starts[0] + sides[0]) * x, (starts[1] + sides[1]) * y
 
 
 def render(image: Image.Image, annotated: AnnotatedImage, placement: Placement) -> tuple[Tensor, Target]:
@@ -143,49 +140,35 @@ def place_objects(objects: Iterable[Instance], width: int, height: int, placemen
 
     An object that has a box only gets an empty mask, and is dropped if less than a pixel of the box is visible.
     """
-    seen = [o for o in objects if _overlaps(placement.box(o.box), placement)]
-    masks = _masks([o.segmentation for o in seen], width, height, placement)
-    kept, boxes = [], []
-    for index, (one, mask) in enumerate(zip(seen, masks, strict=True)):
+    boxes, labels, masks = list[Box](), list[int](), list[np.ndarray]()
+    for one in objects:
         box = placement.box(one.box)
-        visible = extent(mask) if one.segmentation else _clipped(box, placement)
+        left, top = max(box[0], 0.0), max(box[1], 0.0)
+        right, bottom = min(box[2], placement.width), min(box[3], placement.height)
+        if min(right - left, bottom - top) <= 0:
+            continue
+        mask = _place_mask(one.segmentation, width, height, placement)
+        visible: Box | None = (left, top, right, bottom) if min(right - left, bottom - top) >= 1 else None
+        if one.segmentation:
+            visible = extent(mask)
         if visible is not None:
-            kept.append(index)
-            boxes.append(box if _inside(box, placement) else visible)
+            outside = max(-box[0], -box[1], box[2] - placement.width, box[3] - placement.height)
+            boxes.append(box if outside <= CUT_TOLERANCE else visible)
+            labels.append(one.label)
+            masks.append(mask)
     return {
         "boxes": torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
-        "labels": torch.tensor([seen[index].label for index in kept], dtype=torch.int64),
-        "masks": torch.from_numpy(masks[kept]),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+        "masks": torch.from_numpy(np.array(masks, np.uint8).reshape(-1, placement.height, placement.width)),
     }
 
 
-def _overlaps(box: Box, placement: Placement) -> bool:
-    return box[0] < placement.width and box[1] < placement.height and box[2] > 0 and box[3] > 0
-
-
-def _clipped(box: Box, placement: Placement) -> Box | None:
-    left, top, right, bottom = box
-    left, top, right, bottom = max(left, 0.0), max(top, 0.0), min(right, placement.width), min(bottom, placement.height)
-    return (left, top, right, bottom) if min(right - left, bottom - top) >= 1 else None
-
-
-def _inside(box: Box, placement: Placement) -> bool:
-    low, high = min(box[:2]), max(box[2] - placement.width, box[3] - placement.height)
-    return low >= -CUT_TOLERANCE and high <= CUT_TOLERANCE
-
-
-def _masks(segmentations: Sequence[Polygons | Rle], width: int, height: int, placement: Placement) -> np.ndarray:
-    masks = np.zeros((len(segmentations), placement.height, placement.width), np.uint8)
-    for mask, segmentation in zip(masks, segmentations, strict=True):
-        if isinstance(segmentation, dict):
-            mask[:] = _resampled(segmentation, width, height, placement)
-        elif segmentation:
-            polygons = tuple(placement.points(polygon) for polygon in segmentation)
-            mask[:] = to_pixels([packed(polygons, *mask.shape)], *mask.shape)[0]
-    return masks
-
-
-def _resampled(rle: Rle, width: int, height: int, placement: Placement) -> np.ndarray:
-    """Return the placed mask of run lengths; they have no polygon, so their pixels are resized to the nearest."""
-    (mask,) = to_pixels([packed(rle, height, width)], height, width)
-    return np.array(placement.image(Image.fromarray(mask), Image.Resampling.NEAREST))
+def _place_mask(segmentation: Polygons | Rle, width: int, height: int, placement: Placement) -> np.ndarray:
+    """Return the placed mask, uint8 [H, W]; run lengths have no polygon, so their pixels are resized to the nearest."""
+    if isinstance(segmentation, dict):
+        (mask,) = to_pixels([packed(segmentation, height, width)], height, width)
+        return np.array(placement.image(Image.fromarray(mask), Image.Resampling.NEAREST))
+    size = placement.height, placement.width
+    if not segmentation:
+        return np.zeros(size, np.uint8)
+    return to_pixels([packed(tuple(placement.points(polygon) for polygon in segmentation), *size)], *size)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -24,19 +24,15 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Instance:
-    """One annotated object.
-
-    Attributes:
-        label: label of its category, 1 to the number of categories without gaps; 0 is the background.
-        box: box as annotated.
-        segmentation: segmentation as annotated; without a polygon, the object has a box only.
-        crowd: whether it is a region of several objects, which is not trained on; detections in it are ignored.
-    """
+    """One annotated object."""
 
     label: int
+    """Label of its category, 1 to the number of categories without gaps; 0 is the background."""
     box: Box
     segmentation: Polygons | Rle
+    """Segmentation as annotated; without a polygon, the object has a box only."""
     crowd: bool
+    """Whether it is a region of several objects, which is not trained on; detections in it are ignored."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +67,12 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class Split:
-    """Split of a data set.
-
-    Attributes:
-        annotations: path of the annotation file.
-        images: images in the file's order, including those without objects.
-        category_ids: ids of the categories in ascending order; label n is the n-th.
-        category_names: names of the categories in the same order.
-    """
+    """Split of a data set: its images in the order of the annotation file, including those without objects."""
 
     annotations: Path
     images: tuple[AnnotatedImage, ...]
     category_ids: tuple[int, ...]
+    """Ids of the categories in ascending order; label n is the n-th."""
     category_names: tuple[str, ...]
 
     def first(self, count: int | None) -> Split:
@@ -128,19 +118,17 @@ def open_split(root: str | Path, split: str) -> Split:
     instances: dict[int, list[Instance]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         instances[annotation["image_id"]].append(_instance(annotation, labels))
-    images = tuple(
-        AnnotatedImage(
-            image["id"],
-            image["file_name"],
-            root / split / image["file_name"],
-            image["width"],
-            image["height"],
-            tuple(instances[image["id"]]),
-        )
-        for image in content["images"]
-    )
-    _check_files(image.path for image in images)
-    return Split(path, images, tuple(labels), tuple(str(category["name"]) for category in categories))
+    images = []
+    for image in content["images"]:
+        name, objects = image["file_name"], tuple(instances[image["id"]])
+        image_path = root / split / name
+        images.append(AnnotatedImage(image["id"], name, image_path, image["width"], image["height"], objects))
+    # Listing each folder once: over a network, checking each of a hundred thousand files would take minutes.
+    listed = cache(_names)
+    missing = [one.path for one in images if one.path.name not in listed(one.path.parent)]
+    if missing:
+        raise ValueError(f"{len(missing)} of the annotated images are missing, e.g. {missing[0]}; download them again")
+    return Split(path, tuple(images), tuple(labels), tuple(str(category["name"]) for category in categories))
 
 
 def _instance(annotation: Mapping[str, Any], labels: Mapping[int, int]) -> Instance:
@@ -150,20 +138,6 @@ def _instance(annotation: Mapping[str, Any], labels: Mapping[int, int]) -> Insta
         segmentation = tuple(np.array(polygon, np.float64).reshape(-1, 2) for polygon in segmentation)
     box = (left, top, left + width, top + height)
     return Instance(labels[annotation["category_id"]], box, segmentation, bool(annotation["iscrowd"]))
-
-
-def _check_files(paths: Iterable[Path]) -> None:
-    """Check that the files exist, by listing each folder once.
-
-    Over a network, checking each of a hundred thousand files would take minutes.
-
-    Raises:
-        ValueError: files are missing.
-    """
-    listed = cache(_names)
-    missing = [path for path in paths if path.name not in listed(path.parent)]
-    if missing:
-        raise ValueError(f"{len(missing)} of the annotated images are missing, e.g. {missing[0]}; download them again")
 
 
 def _names(folder: Path) -> set[str]:

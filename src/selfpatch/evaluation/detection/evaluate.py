@@ -19,10 +19,9 @@ from selfpatch.evaluation.detection.augmentation import whole
 from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.dataset import AnnotatedImage, Split, open_split
 from selfpatch.evaluation.detection.masks import paste, pycocotools
-from selfpatch.evaluation.detection.metrics import GroundTruth, average_precision
+from selfpatch.evaluation.detection.metrics import GroundTruth, average_precision, recall_per_image
 from selfpatch.evaluation.detection.network import MaskRCNN
 from selfpatch.evaluation.detection.predictions import Detections, Detector, detect_all, save
-from selfpatch.evaluation.detection.recall import recall_per_image
 from selfpatch.evaluation.detection.training import build_network, train
 from selfpatch.evaluation.detection.visualize import save_pictures
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, network_sha256

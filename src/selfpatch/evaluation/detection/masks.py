@@ -65,15 +65,10 @@ def extent(mask: np.ndarray) -> tuple[int, int, int, int] | None:
 def paste(probabilities: Tensor, boxes: Tensor, height: int, width: int) -> list[Rle]:
     """Return masks of the image from masks of boxes, sampled bilinearly at the centre of each pixel.
 
-    Args:
-        probabilities: mask probabilities in the cells of each box, [n, m, m].
-        boxes: boxes [n, 4] (left, top, right, bottom) in pixels of the image.
-        height: height of the image in pixels.
-        width: width of the image in pixels.
-
-    Returns:
-        The pixels of each mask whose probability is at least 1/2. Beyond the centres of the outermost cells, the
-        probability fades to 0 at half a cell's distance outside the box, as in Detectron2 and mmdetection.
+    Mask probabilities [n, m, m] lie in the cells of each box [n, 4] (left, top, right, bottom), in pixels of an image
+    of this height and width. The masks hold the pixels whose probability is at least 1/2. Beyond the centres of the
+    outermost cells, the probability fades to 0 at half a cell's distance outside the box, as in Detectron2 and
+    mmdetection.
     """
     pasted = []
     for cells, box in zip(probabilities.float().cpu(), boxes.float().cpu(), strict=True):

@@ -1,4 +1,4 @@
-"""Average precision of boxes and of masks by pycocotools, over all categories and of each."""
+"""Average precision of boxes and of masks by pycocotools, over all categories and of each, and recall of each image."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ import contextlib
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torchvision.ops import box_convert, box_iou
 
 from selfpatch.evaluation.detection.annotations import read_annotations
 from selfpatch.evaluation.detection.dataset import Split
 from selfpatch.evaluation.detection.masks import packed, pycocotools
+from selfpatch.evaluation.detection.predictions import Row, rows_by_image
 from selfpatch.evaluation.result import Cell
 
-Row = Mapping[str, Any]
 STATISTICS = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
 """Names of the first six of pycocotools' twelve statistics."""
+RECALL = "recall@0.5 of boxes"
+MIN_SCORE = MIN_IOU = 0.5
 
 
-@dataclass(frozen=True)
-class Precision:
-    """Average precision of boxes or of masks.
-
-    Attributes:
-        overall: values in [0, 1] by the names of STATISTICS; without those that no object counts for.
-        of_category: AP by category id, of the categories that have objects.
-    """
+class Precision(NamedTuple):
+    """Average precision of boxes or of masks."""
 
     overall: Mapping[str, float]
+    """Values in [0, 1] by the names of STATISTICS; without those that no object counts for."""
     of_category: Mapping[int, float]
+    """AP by category id, of the categories that have objects."""
 
 
 class GroundTruth:
@@ -44,7 +43,8 @@ class GroundTruth:
 
     def __init__(self, annotations: Path, images: Sequence[int]) -> None:
         content = read_annotations(annotations)
-        rows = _with_areas(content["annotations"], {image["id"]: image for image in content["images"]})
+        sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+        rows = [{**row, "area": _area(row, *sizes[row["image_id"]])} for row in content["annotations"]]
         self._coco = _indexed({**content, "annotations": rows})
         self._masks = _indexed({**content, "annotations": [_for_masks(row) for row in rows]})
         self.images = list(images)
@@ -98,19 +98,11 @@ def average_precision(
     return metrics, rows
 
 
-def _with_areas(rows: Sequence[Row], images: Mapping[int, Row]) -> list[Row]:
-    """Fill in missing areas: that of the mask as in COCO, or of the box if there is no mask."""
-    filled = []
-    for row in rows:
-        if row["area"] is None:
-            image = images[row["image_id"]]
-            row = {**row, "area": _area(row, image["height"], image["width"])}
-        filled.append(row)
-    return filled
-
-
 def _area(row: Row, height: int, width: int) -> float:
+    """Return the annotated area, or that of the mask as in COCO, or of the box if there is no mask."""
     segmentation: Any = row["segmentation"]
+    if row["area"] is not None:
+        return row["area"]
     if not segmentation:
         return float(row["bbox"][2] * row["bbox"][3])
     if not isinstance(segmentation, dict):
@@ -138,3 +130,34 @@ def _detected(truth: Any, results: Sequence[Row]) -> Any:
     if results:
         return truth.loadRes([dict(row) for row in results])  # loading changes the rows
     return _indexed({**truth.dataset, "annotations": []})
+
+
+def recall_per_image(split: Split, boxes: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Return the share of each image's objects that are found, in the form of `Result.per_image`.
+
+    ::
+
+        for each detection with a score of at least 1/2, in descending order:
+            it finds the object of its class with the largest IoU, if that is at least 1/2;
+            each object is found once
+
+    Crowds are not objects; images without objects are left out. `boxes` are rows, as `detect_all` returns them.
+    """
+    found = rows_by_image(boxes)
+    labels = {category: label for label, category in enumerate(split.category_ids, start=1)}
+    recalls = {}
+    for image in split.images:
+        if objects := image.objects():
+            confident = [row for row in found.get(image.id, []) if row["score"] >= MIN_SCORE]
+            confident.sort(key=lambda row: -row["score"])
+            boxes_of_objects = torch.tensor([one.box for one in objects], dtype=torch.float64)
+            boxes_found = torch.tensor([row["bbox"] for row in confident], dtype=torch.float64).view(-1, 4)
+            overlaps = box_iou(box_convert(boxes_found, "xywh", "xyxy"), boxes_of_objects)  # [detections, objects]
+            is_left = torch.ones(len(objects), dtype=torch.bool)
+            object_labels = torch.tensor([one.label for one in objects])
+            for row, overlap in zip(confident, overlaps, strict=True):
+                candidates = overlap * (is_left & (object_labels == labels[row["category_id"]]))
+                if candidates.max() >= MIN_IOU:
+                    is_left[candidates.argmax()] = False
+            recalls[image.name] = {RECALL: int((~is_left).sum()) / len(objects)}
+    return recalls

@@ -21,13 +21,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.detection import faster_rcnn, mask_rcnn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import roi_align
+from torchvision.ops.poolers import LevelMapper
 
 from selfpatch.evaluation.detection.augmentation import Target
 from selfpatch.evaluation.detection.config import DetectionConfig
@@ -89,6 +89,33 @@ class MaskRCNN(nn.Module):
         return ImageList(batch, [(image.shape[1], image.shape[2]) for image in images]), maps
 
 
+def _roi_heads(pyramid: Pyramid, num_outputs: int, config: DetectionConfig) -> RoIHeads:
+    width, strides = pyramid.width, pyramid.strides[:LEVELS]
+    hidden_dim, canonical = 4 * width, CANONICAL_ANCHORS * config.anchor_scale
+    norm = None if config.heads == "linear" else ChannelNorm
+    box_head: nn.Module
+    if config.heads == "linear":
+        box_head = faster_rcnn.TwoMLPHead(width * BOX_CELLS**2, hidden_dim)
+    else:
+        box_head = faster_rcnn.FastRCNNConvFCHead((width, BOX_CELLS, BOX_CELLS), [width] * 4, [hidden_dim], norm)
+    return AlignedRoIHeads(
+        PyramidPool(strides, BOX_CELLS, canonical),
+        box_head,
+        _InFloat32(faster_rcnn.FastRCNNPredictor(hidden_dim, num_outputs)),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=config.rois,
+        positive_fraction=0.25,
+        bbox_reg_weights=None,  # 10, 10, 5, 5
+        score_thresh=0.05,
+        nms_thresh=0.5,
+        detections_per_img=100,
+        mask_roi_pool=PyramidPool(strides, MASK_CELLS, canonical),
+        mask_head=mask_rcnn.MaskRCNNHeads(width, [width] * 4, 1, norm),
+        mask_predictor=mask_rcnn.MaskRCNNPredictor(width, width, num_outputs),
+    )
+
+
 class StridedAnchors(AnchorGenerator):
     """Anchors of three aspect ratios at each position of each map, spaced by the map's true stride.
 
@@ -112,6 +139,8 @@ class StridedAnchors(AnchorGenerator):
 class PyramidPool(nn.Module):
     """Pooling of boxes into `cells` x `cells` features, from the map of the level that fits their size.
 
+    The level of a box is 2 + log2(sqrt(area) / canonical), rounded down, from 0 to the last.
+
     Args:
         strides: strides of the maps that boxes are pooled from.
         cells: side of the pooled features.
@@ -120,24 +149,13 @@ class PyramidPool(nn.Module):
 
     def __init__(self, strides: Sequence[float], cells: int, canonical: float) -> None:
         super().__init__()
-        self.strides, self.canonical = tuple(strides), canonical
-        self.output_size = (cells, cells)
-
-    def levels(self, boxes: Tensor) -> Tensor:
-        """Return the level [n] of each box [n, 4]: 2 + log2(sqrt(area) / canonical), from 0 to the last."""
-        side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
-        level = (2 + (side / self.canonical).log2() + 1e-6).floor()
-        return level.clamp(0, len(self.strides) - 1).long()
+        self.strides, self.output_size = tuple(strides), (cells, cells)
+        self.levels = LevelMapper(0, len(strides) - 1, canonical, canonical_level=2)
 
     def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[Size]) -> Tensor:
         """Return the features [n, C, cells, cells] of the n boxes of all images, in their order."""
-        all_boxes = torch.cat(boxes)
-        image = torch.repeat_interleave(
-            torch.arange(len(boxes), device=all_boxes.device),
-            torch.tensor([len(one) for one in boxes], device=all_boxes.device),
-        )
-        rois = torch.cat([image[:, None].to(all_boxes.dtype), all_boxes], dim=1)  # [n, 5]
-        levels = self.levels(all_boxes)
+        rois = torch.cat([F.pad(one, (1, 0), value=image) for image, one in enumerate(boxes)])  # [n, 5]
+        levels = self.levels(boxes)
         indices = [torch.where(levels == level)[0] for level in range(len(self.strides))]
         pooled = [
             roi_align(maps[str(level)], rois[index], self.output_size, 1 / stride, sampling_ratio=-1, aligned=True)
@@ -162,7 +180,7 @@ class AlignedRoIHeads(RoIHeads):
         scores, moves = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals, image_shapes)))
         found = self.postprocess_detections(scores, moves, proposals, image_shapes)
         boxes, _, labels = found
-        masks = maskrcnn_inference(self._mask_logits(features, boxes, image_shapes).float(), labels)
+        masks = maskrcnn_inference(self._mask_logits(features, boxes, image_shapes), labels)
         parts = zip(*found, masks, strict=True)
         return [{"boxes": b, "scores": s, "labels": n, "masks": m[:, 0]} for b, s, n, m in parts], {}
 
@@ -172,22 +190,18 @@ class AlignedRoIHeads(RoIHeads):
         proposals, matched, labels, moves = self.select_training_samples(proposals, targets)
         pooled = self.box_roi_pool(features, proposals, sizes)
         classes, boxes = fastrcnn_loss(*self.box_predictor(self.box_head(pooled)), labels, moves)
-        on_objects = [
-            _on_masks(target["masks"], torch.where(label > 0)[0], object_index)
-            for target, label, object_index in zip(targets, labels, matched, strict=True)
-        ]
-        mask_boxes = [p[index] for p, index in zip(proposals, on_objects, strict=True)]
-        logits = self._mask_logits(features, mask_boxes, sizes).float()
-        true_masks = [
-            mask_targets(target["masks"], box, object_index[index], logits.shape[-1])
-            for target, box, object_index, index in zip(targets, mask_boxes, matched, on_objects, strict=True)
-        ]
-        label = torch.cat([label[index] for label, index in zip(labels, on_objects, strict=True)])
-        masks = mask_loss(logits, label, torch.cat(true_masks))
+        mask_boxes, mask_labels, true_masks = [], [], []
+        for target, proposal, label, object_index in zip(targets, proposals, labels, matched, strict=True):
+            index = _on_masks(target["masks"], torch.where(label > 0)[0], object_index)
+            mask_boxes.append(proposal[index])
+            mask_labels.append(label[index])
+            true_masks.append(mask_targets(target["masks"], proposal[index], object_index[index], 2 * MASK_CELLS))
+        logits = self._mask_logits(features, mask_boxes, sizes)
+        masks = mask_loss(logits, torch.cat(mask_labels), torch.cat(true_masks))
         return {"loss_classifier": classes, "loss_box_reg": boxes, "loss_mask": masks}
 
     def _mask_logits(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[Size]) -> Tensor:
-        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, sizes)))
+        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, sizes))).float()
 
 
 def _on_masks(masks: Tensor, on_objects: Tensor, matched: Tensor) -> Tensor:
@@ -228,32 +242,4 @@ class _InFloat32(nn.Module):
         self.head = head
 
     def forward(self, x: Tensor | list[Tensor]) -> tuple[list[Tensor] | Tensor, ...]:
-        """Return the head's predictions in float32."""
         return tuple([o.float() for o in out] if isinstance(out, list) else out.float() for out in self.head(x))
-
-
-def _roi_heads(pyramid: Pyramid, num_outputs: int, config: DetectionConfig) -> RoIHeads:
-    width, strides = pyramid.width, pyramid.strides[:LEVELS]
-    hidden_dim, canonical = 4 * width, CANONICAL_ANCHORS * config.anchor_scale
-    norm = None if config.heads == "linear" else ChannelNorm
-    box_head: nn.Module
-    if config.heads == "linear":
-        box_head = TwoMLPHead(width * BOX_CELLS**2, hidden_dim)
-    else:
-        box_head = FastRCNNConvFCHead((width, BOX_CELLS, BOX_CELLS), [width] * 4, [hidden_dim], norm)
-    return AlignedRoIHeads(
-        PyramidPool(strides, BOX_CELLS, canonical),
-        box_head,
-        _InFloat32(FastRCNNPredictor(hidden_dim, num_outputs)),
-        fg_iou_thresh=0.5,
-        bg_iou_thresh=0.5,
-        batch_size_per_image=config.rois,
-        positive_fraction=0.25,
-        bbox_reg_weights=None,  # 10, 10, 5, 5
-        score_thresh=0.05,
-        nms_thresh=0.5,
-        detections_per_img=100,
-        mask_roi_pool=PyramidPool(strides, MASK_CELLS, canonical),
-        mask_head=MaskRCNNHeads(width, [width] * 4, 1, norm),
-        mask_predictor=MaskRCNNPredictor(width, width, num_outputs),
-    )

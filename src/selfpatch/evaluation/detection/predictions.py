@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +22,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Detections:
-    """Detections in one image.
-
-    Attributes:
-        boxes: boxes [n, 4] (left, top, right, bottom) in pixels of the image.
-        labels: labels [n], counted from 1.
-        scores: scores [n].
-        masks: masks of the image's size, one for each box.
-    """
+    """Detections in one image."""
 
     boxes: Tensor
+    """Boxes [n, 4] (left, top, right, bottom) in pixels of the image."""
     labels: Tensor
+    """Labels [n], counted from 1."""
     scores: Tensor
     masks: Sequence[Rle]
+    """Masks of the image's size, one for each box."""
 
 
 Detector = Callable[[AnnotatedImage], Detections]
@@ -58,9 +55,9 @@ def detect_all(detector: Detector, split: Split, progress: Progress = silent) ->
 
 def rows_by_image(rows: Sequence[Row]) -> dict[int, list[Row]]:
     """Return the rows of each image, by its id."""
-    grouped: dict[int, list[Row]] = {}
+    grouped: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
-        grouped.setdefault(row["image_id"], []).append(row)
+        grouped[row["image_id"]].append(row)
     return grouped
 
 

@@ -18,13 +18,10 @@ STAGE_STRIDES = tuple(float(FINEST_STRIDE << level) for level in range(LEVELS))
 
 
 class Pyramid(nn.Module):
-    """Base class of feature pyramids: five maps of `width` channels, the finest first.
+    """Base class of feature pyramids of a backbone: five maps of `width` channels, the finest first.
 
-    Attributes:
-        width: number of channels of every map.
-        strides: strides of the five maps in pixels; fractions if the patch size is not a power of two.
-        multiple: number that must divide the sides of the images.
-        backbone: network whose maps the pyramid is built from.
+    `strides` are those of the maps in pixels, fractions if the patch size is not a power of two; `multiple` must divide
+    the sides of the images.
     """
 
     def __init__(self, backbone: Backbone, strides: Sequence[float], width: int) -> None:
@@ -43,10 +40,7 @@ class Pyramid(nn.Module):
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> Pyramid:
-        """Set the mode of all parts but a ResNet's batch norms, which keep the running statistics of pre-training.
-
-        A batch of a few images gives poor statistics.
-        """
+        """Set the mode of all parts but a ResNet's batch norms: a batch of a few images gives poor statistics."""
         super().train(mode)
         for part in self.backbone.modules():
             if getattr(part, "running_mean", None) is not None:
@@ -71,13 +65,12 @@ class InnerMaps(Pyramid):
     """
 
     def __init__(self, backbone: Backbone, *, width: int, blocks: Sequence[int] | None = None) -> None:
-        if not isinstance(backbone, ViT):
-            _check_stages(backbone, blocks)
+        used = _blocks(backbone, blocks)
         rescale = FourStrides(backbone.dim, backbone.patch_size, nn.BatchNorm2d) if isinstance(backbone, ViT) else None
         super().__init__(backbone, rescale.strides if rescale else STAGE_STRIDES, width)
-        self.blocks = _blocks(backbone, blocks)
-        dims = [backbone.map_dims[number - 1] for number in self.blocks]
+        dims = [backbone.map_dims[number - 1] for number in used]
         normed = isinstance(backbone.config, SwinConfig)
+        self.blocks = used
         self.norms = nn.ModuleList(nn.LayerNorm(dim) if normed else nn.Identity() for dim in dims)
         self.rescale = rescale
         self.merge = FeaturePyramidNetwork(dims, width)
@@ -133,21 +126,19 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def _blocks(backbone: Backbone, blocks: Sequence[int] | None) -> tuple[int, ...]:
-    count = len(backbone.map_dims)
-    if not isinstance(backbone, ViT):
-        return tuple(range(1, LEVELS + 1))
-    if blocks is None:
-        return tuple(max(1, round(count * share)) for share in (1 / 3, 1 / 2, 2 / 3, 1))
-    if len(blocks) != LEVELS or not all(1 <= block <= count for block in blocks):
-        raise ValueError(f"blocks are {list(blocks)}; give {LEVELS} of 1 to {count}, the finest map's first")
-    return tuple(blocks)
-
-
-def _check_stages(backbone: Backbone, blocks: Sequence[int] | None) -> None:
+    """Return the four blocks or stages whose maps are used, counted from 1."""
+    count, family = len(backbone.map_dims), backbone.config.family
+    if isinstance(backbone, ViT):
+        if blocks is None:
+            return tuple(max(1, round(count * share)) for share in (1 / 3, 1 / 2, 2 / 3, 1))
+        if len(blocks) != LEVELS or not all(1 <= block <= count for block in blocks):
+            raise ValueError(f"blocks are {list(blocks)}; give {LEVELS} of 1 to {count}, the finest map's first")
+        return tuple(blocks)
     if blocks is not None:
-        raise ValueError(f"blocks are for a plain ViT; a {backbone.config.family} gives its stages, leave blocks out")
-    if len(backbone.map_dims) != LEVELS:
-        raise ValueError(f"this {backbone.config.family} has {len(backbone.map_dims)} stages; detection needs {LEVELS}")
+        raise ValueError(f"blocks are for a plain ViT; a {family} gives its stages, leave blocks out")
+    if count != LEVELS:
+        raise ValueError(f"this {family} has {count} stages; detection needs {LEVELS}")
+    return tuple(range(1, LEVELS + 1))
 
 
 def padded(images: Sequence[Tensor], multiple: int, smallest: int = 0) -> Tensor:

@@ -31,16 +31,12 @@ def build_network(encoder: Encoder, num_classes: int, config: DetectionConfig) -
     Raises:
         ValueError: the encoder has no backbone to train, or the backbone does not fit the pyramid.
     """
+    kind = type(encoder).__name__
     if not isinstance(encoder, BranchEncoder):
-        raise ValueError(
-            f"detection fine-tunes the network, and a {type(encoder).__name__} has none; give weights of a ViT, a Swin "
-            "or a ResNet"
-        )
-    if encoder.backbone.config.in_channels != 3:
-        raise ValueError(
-            f"detection reads RGB images, but the network takes {encoder.backbone.config.in_channels} channels; give "
-            "weights for 3"
-        )
+        raise ValueError(f"detection fine-tunes the network, and a {kind} has none; give a ViT, a Swin or a ResNet")
+    channels = encoder.backbone.config.in_channels
+    if channels != 3:
+        raise ValueError(f"detection reads RGB images, but the network takes {channels} channels; give weights for 3")
     if config.blocks is not None and config.pyramid == "last-map":
         raise ValueError("blocks are for pyramid inner-maps; the simple pyramid takes the last map, leave them out")
     with torch.random.fork_rng(devices=[]):
@@ -74,20 +70,18 @@ def train(
         targets = [_on_device(target, encoder.device) for _, target in batch]
         return torch.stack(list(network.losses(images, targets).values())).sum()
 
-    load = partial(_load, split, config)
     batches = Batches(
         len(split.images),
-        load,
+        partial(_load, split, config),
         batch_size=config.batch_size,
         seed=config.seed,
         workers=config.workers,
-        collate=_keep_list,
+        collate=list,
     )
     steps = max(1, round(config.epochs * batches.steps_per_epoch))
     rates = {"lr": config.scaled_lr, "layer_decay": config.layer_decay, "weight_decay": config.weight_decay}
     optimizer = torch.optim.AdamW(layer_groups(network, network.pyramid.backbone, **rates), lr=config.scaled_lr)
-    schedule = partial(config.lr_factor, num_steps=steps)
-    plan = TrainingPlan(steps, schedule, seed=config.seed, clip=config.clip, precision=config.precision)
+    plan = TrainingPlan(steps, partial(config.lr_factor, num_steps=steps), config.seed, config.clip, config.precision)
     fit(network.train(), loss, batches, optimizer, plan, settings=settings, out=output.folder, progress=output.progress)
     network.eval()
 
@@ -96,10 +90,6 @@ def _load(split: Split, config: DetectionConfig, index: int, rng: np.random.Gene
     """Return an augmented sample; a function of the module, so that it can be sent to loader processes."""
     annotated = split.images[index]
     return render(annotated.read(), annotated, draw(annotated.width, annotated.height, config, rng))
-
-
-def _keep_list(samples: list[Sample]) -> list[Sample]:
-    return samples
 
 
 def _on_device(target: Target, device: torch.device) -> Target:

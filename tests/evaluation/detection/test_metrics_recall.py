@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from selfpatch.evaluation.detection.dataset import open_split
-from selfpatch.evaluation.detection.recall import RECALL, recall_per_image
+from selfpatch.evaluation.detection.metrics import RECALL, recall_per_image
 from tests.helpers.detect_data import (
     truth_rows,
 )
