@@ -18,7 +18,7 @@ from selfpatch.core.atomic_io import replacing
 from selfpatch.core.schedules import Factor
 from selfpatch.core.seeds import step_seed
 from selfpatch.evaluation.result import Progress
-from selfpatch.models.layers.deferred_state import DeferredState
+from selfpatch.models.layers.deferred_state import deferred_states
 
 CHECKPOINT = "fitting.pt"
 MAX_LOSSES = 1000
@@ -127,9 +127,8 @@ def _step(
     if plan.clip:
         nn.utils.clip_grad_norm_(trained.parameters(), plan.clip)
     optimizer.step()
-    for part in trained.modules():
-        if isinstance(part, DeferredState):  # e.g. running statistics of batch norms
-            part.update()
+    for state in deferred_states(trained):  # e.g. running statistics of batch norms
+        state.update()
     return value.detach().float()
 
 

@@ -126,7 +126,7 @@ class Agreement(nn.Module):
         return loss
 
     def _entering_keys(self, keys: Tensor, targets: Sequence[Tensor], samples: Tensor, step: int | Tensor) -> Tensor:
-        """Select the keys that enter the memory bank, [m, E] with all of image 0 first, from the keys [n, E] of targets."""
+        """Select from the keys [n, E] of all targets those that enter the memory bank, [m, E], image by image."""
         chosen = []
         parts = keys.split([grid.shape[:2].numel() for grid in targets])
         for part, num_patches in zip(parts, (grid.shape[1] for grid in targets), strict=True):

@@ -23,23 +23,18 @@ class Center(DeferredState):
         super().__init__()
         self.momentum = momentum
         self.register_buffer("center", torch.zeros(num_prototypes))
-        self._means: list[Tensor] = []
 
     @torch.no_grad()
     def accumulate(self, mean_logits: Tensor) -> None:
         """Collect the mean logits [K] of one micro-batch of this process."""
-        self._means.append(mean_logits)
+        self.accumulated.append(mean_logits)
 
     def update(self) -> None:
         """Move the centre towards the mean logits of the global batch."""
-        if self._means:
-            mean = all_reduce_mean(torch.stack(self._means).mean(0))
+        if self.accumulated:
+            mean = all_reduce_mean(torch.stack(self.accumulated).mean(0))
             self.center.mul_(self.momentum).add_(mean, alpha=1 - self.momentum)
         self.discard()
-
-    def discard(self) -> None:
-        """Forget the mean logits of a failed step."""
-        self._means = []
 
 
 class CenteredLoss(nn.Module):

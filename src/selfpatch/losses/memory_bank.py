@@ -37,12 +37,11 @@ class MemoryBank(DeferredState):
         super().__init__()
         self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
-        self._new: list[Tensor] = []
 
     @torch.no_grad()
     def accumulate(self, keys: Tensor) -> None:
         """Collect the keys [n, E] of one micro-batch of this process; n is the same on every process."""
-        self._new.append(keys.detach().float())
+        self.accumulated.append(keys.detach().float())
 
     @torch.no_grad()
     def update(self) -> None:
@@ -50,14 +49,10 @@ class MemoryBank(DeferredState):
 
         That order is by micro-batch, then by process. Of a step with more keys than the bank, the last ones stay.
         """
-        if self._new:
-            gathered = torch.stack([all_gather(keys) for keys in self._new])  # [micro-batches, processes, n, E]
+        if self.accumulated:
+            gathered = torch.stack([all_gather(keys) for keys in self.accumulated])  # [micro-batches, processes, n, E]
             new = gathered.flatten(0, 2)[-len(self.keys) :]
             indices = (self.pointer + torch.arange(len(new), device=new.device)) % len(self.keys)
             self.keys[indices] = new
             self.pointer.copy_((self.pointer + len(new)) % len(self.keys))
         self.discard()
-
-    def discard(self) -> None:
-        """Forget the keys of a failed step."""
-        self._new = []

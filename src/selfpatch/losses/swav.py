@@ -63,9 +63,6 @@ class UnitPrototypes(DeferredState):
         """Normalise the prototypes to length 1."""
         self.weight.copy_(F.normalize(self.weight, dim=1))
 
-    def discard(self) -> None:
-        """Do nothing: no state was accumulated."""
-
     def changing(self) -> list[Tensor]:
         """Return the prototypes."""
         return [self.weight]

@@ -13,6 +13,9 @@ from selfpatch.core.reference import fast_path_of
 from selfpatch.ops.aggregation import attend, gather_patches
 from selfpatch.ops.neighbours import Positives
 
+Gather = Callable[[Tensor], Tensor]
+"""Picks, for each query, the entries of its set."""
+
 
 class _ClassAttention(nn.Module):
     """Attention of a query to [query; patches] with separate layers for q, k and v (CaiT, arXiv 2103.17239)."""
@@ -20,27 +23,23 @@ class _ClassAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.q = nn.Linear(dim, dim)
-        self.k = nn.Linear(dim, dim)
-        self.v = nn.Linear(dim, dim)
-        self.proj = nn.Linear(dim, dim)
+        self.q, self.k, self.v, self.proj = (nn.Linear(dim, dim) for _ in range(4))
 
-    def heads(self, x: Tensor) -> Tensor:
-        """Split x [..., D] into heads [..., H, d]."""
-        return x.unflatten(-1, (self.num_heads, -1))
+    def forward(self, query: Tensor, patches: Tensor, valid: Tensor | None, gather: Gather) -> Tensor:
+        """Attend from normalised queries [..., D] to themselves and to the sets that `gather` makes of patches."""
 
-    def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of x [..., D], each [..., H, d]."""
-        return self.heads(self.k(x)), self.heads(self.v(x))
+        def in_heads(layer: nn.Module, x: Tensor) -> Tensor:
+            return layer(x).unflatten(-1, (self.num_heads, -1))  # [..., H, d]
 
-    def forward(self, query: Tensor, keys: Tensor, values: Tensor, valid: Tensor | None) -> Tensor:
-        """Attend from a normalised query [..., D] to keys and values [..., n, H, d] of patches; return [..., D]."""
-        query_key, query_value = self.keys_and_values(query)
-        keys = torch.cat([query_key.unsqueeze(-3), keys], dim=-3)
-        values = torch.cat([query_value.unsqueeze(-3), values], dim=-3)
+        keys, values = (
+            torch.cat(
+                [in_heads(layer, query).unsqueeze(-3), gather(in_heads(layer, patches))], -3
+            )  # [..., 1 + n, H, d]
+            for layer in (self.k, self.v)
+        )
         if valid is not None:
             valid = F.pad(valid, (1, 0), value=True)  # the query always attends to itself
-        return self.proj(attend(self.heads(self.q(query)), keys, values, valid).flatten(-2))
+        return self.proj(attend(in_heads(self.q, query), keys, values, valid).flatten(-2))
 
 
 class _ClassAttentionBlock(nn.Module):
@@ -53,13 +52,10 @@ class _ClassAttentionBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
-    def keys_and_values(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of unnormalised patches."""
-        return self.attn.keys_and_values(self.norm1(patches))
-
-    def forward(self, query: Tensor, keys: Tensor, values: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Return the updated query [..., D]."""
-        query = query + self.attn(self.norm1(query), keys, values, valid)
+    def forward(self, query: Tensor, patches: Tensor, valid: Tensor | None, gather: Gather) -> Tensor:
+        """Return the updated query [..., D]; the patches are unnormalised."""
+        patches = self.norm1(patches)
+        query = query + self.attn(self.norm1(query), patches, valid, gather)
         return query + self.mlp(self.norm2(query))
 
 
@@ -73,15 +69,7 @@ class PositivePool(nn.Module):
         raise NotImplementedError
 
     def pool_positives(self, patches: Tensor, positives: Positives) -> Tensor:
-        """Aggregate the positives of each patch.
-
-        Args:
-            patches: [B, N, D] features before any norm.
-            positives: [B, N, k] indices, and which of them are valid.
-
-        Returns:
-            [B, N, D] aggregates.
-        """
+        """Aggregate the positives of each patch of patches [B, N, D] before any norm; return [B, N, D]."""
         raise NotImplementedError
 
 
@@ -104,12 +92,11 @@ class ClassAttentionPool(PositivePool):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Return one token [..., D] for each set of patches [..., N, D]."""
-        return self._aggregate(patches.shape[:-2], patches)
+        return self._aggregate(patches)
 
     def pool_positives_reference(self, patches: Tensor, positives: Positives) -> Tensor:
         """Compute y[b, i] = self(patches[b, positives[b, i]]) for each b, i; arguments as for `pool_positives`."""
-        sets = gather_patches(patches, positives.indices)  # [B, N, k, D]
-        return self._aggregate(sets.shape[:-2], sets, positives.valid)
+        return self._aggregate(gather_patches(patches, positives.indices), positives.valid)
 
     @fast_path_of(pool_positives_reference)
     def pool_positives(self, patches: Tensor, positives: Positives) -> Tensor:
@@ -118,22 +105,14 @@ class ClassAttentionPool(PositivePool):
         Keys and values do not depend on the query: they are computed once per patch and gathered, where the reference
         projects each (patch, positive) pair again.
         """
-        gather = partial(gather_patches, indices=positives.indices)
-        return self._aggregate(patches.shape[:2], patches, positives.valid, gather)
+        return self._aggregate(patches, positives.valid, partial(gather_patches, indices=positives.indices))
 
-    def _aggregate(
-        self,
-        sets: torch.Size,
-        patches: Tensor,
-        valid: Tensor | None = None,
-        gather: Callable[[Tensor], Tensor] = lambda x: x,
-    ) -> Tensor:
-        """Let one query per set attend to the keys and values that `gather` picks for it."""
+    def _aggregate(self, patches: Tensor, valid: Tensor | None = None, gather: Gather | None = None) -> Tensor:
+        """Let one query per set attend to the patches [..., n, D], or to those that `gather` picks for each patch."""
+        sets = patches.shape[:-2] if gather is None else patches.shape[:-1]
         query = self.query[0].expand(*sets, -1)
         for block in self.blocks:
-            assert isinstance(block, _ClassAttentionBlock)
-            keys, values = (gather(x) for x in block.keys_and_values(patches))
-            query = block(query, keys, values, valid)
+            query = block(query, patches, valid, gather or (lambda x: x))
         return self.norm(query)
 
 

@@ -20,7 +20,7 @@ from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objectiv
 from selfpatch.data.collate import Batch
 from selfpatch.data.prefetch import prefetched
 from selfpatch.models.branch import Branch
-from selfpatch.models.layers.deferred_state import DeferredState
+from selfpatch.models.layers.deferred_state import deferred_states
 from selfpatch.ops.collapse import effective_rank
 from selfpatch.ops.images import normalise
 from selfpatch.training.checkpointing import Checkpointer
@@ -101,10 +101,6 @@ class StudentTeacher(nn.Module):
             meters |= objective.meters(teacher, hp)
         return meters
 
-    def deferred_states(self) -> Iterator[DeferredState]:
-        """Return centres, queues and running statistics, which change once a step."""
-        return (module for module in self.modules() if isinstance(module, DeferredState))
-
     def finish_step(self, teacher_momentum: float, ok: Tensor | None = None) -> None:
         """Update centres, queues and the teacher after the optimizer's step.
 
@@ -112,7 +108,7 @@ class StudentTeacher(nn.Module):
             teacher_momentum: momentum m in teacher <- m * teacher + (1 - m) * student.
             ok: bool scalar on the device; where it is False, nothing changes. If None, the step is known to be finite.
         """
-        for state in self.deferred_states():
+        for state in deferred_states(self):
             if ok is None:
                 state.update()
             else:
@@ -121,7 +117,7 @@ class StudentTeacher(nn.Module):
 
     def discard_step(self) -> None:
         """Forget what centres and queues accumulated in a step that was not finite."""
-        for state in self.deferred_states():
+        for state in deferred_states(self):
             state.discard()
 
 

@@ -26,24 +26,15 @@ class BatchNorm(DeferredState):
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        affine: bool = True,
-        running_statistics: bool = False,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-    ) -> None:
+    def __init__(self, dim: int, *, affine: bool = True, running_statistics: bool = False) -> None:
         super().__init__()
-        self.eps, self.momentum = eps, momentum
+        self.eps, self.momentum = 1e-5, 0.1
         self.frozen = False  # if True, the running statistics are used in training too, and do not change
         self.weight = nn.Parameter(torch.ones(dim)) if affine else None
         self.bias = nn.Parameter(torch.zeros(dim)) if affine else None
         self.register_buffer("running_mean", torch.zeros(dim) if running_statistics else None)
         self.register_buffer("running_var", torch.ones(dim) if running_statistics else None)
         self.register_buffer("num_batches_tracked", torch.tensor(0) if running_statistics else None)
-        self._seen: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [..., D] over all but its last dimension."""
@@ -60,7 +51,7 @@ class BatchNorm(DeferredState):
         # With momentum 1, torch writes the batch's own statistics without a second pass over the data.
         mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_mean)
         normed = F.batch_norm(x, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
-        self._seen.append((mean, variance))
+        self.accumulated.append((mean, variance))
         return normed
 
     def _over_all_processes(self, x: Tensor) -> Tensor:
@@ -72,7 +63,7 @@ class BatchNorm(DeferredState):
         centred = x32 - mean.view(per_channel)
         variance = all_reduce_sum_with_gradient(centred.square().sum(batch)) / count
         if self.running_mean is not None:
-            self._seen.append((mean.detach(), variance.detach() * count / (count - 1)))
+            self.accumulated.append((mean.detach(), variance.detach() * count / (count - 1)))
         normed = centred * torch.rsqrt(variance + self.eps).view(per_channel)
         if self.weight is not None and self.bias is not None:
             normed = torch.addcmul(self.bias.view(per_channel), normed, self.weight.view(per_channel))
@@ -81,18 +72,12 @@ class BatchNorm(DeferredState):
     @torch.no_grad()
     def update(self) -> None:
         """Move the running statistics by one batch after the other."""
-        for mean, variance in self._seen:
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance, self.momentum)
-            self.num_batches_tracked += 1
+        for mean, variance in self.accumulated:
+            mean_so_far, variance_so_far, count = self.buffers()
+            mean_so_far.lerp_(mean, self.momentum)
+            variance_so_far.lerp_(variance, self.momentum)
+            count += 1
         self.discard()
-
-    def discard(self) -> None:
-        """Forget the statistics of a failed step."""
-        self._seen = []
 
 
 class BatchNorm2d(BatchNorm):

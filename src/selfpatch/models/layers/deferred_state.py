@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +12,20 @@ from torch import Tensor, nn
 class DeferredState(nn.Module):
     """State that changes once per training step, after all micro-batches and identically on every process.
 
-    A subclass collects what it needs during the forward passes of a step and applies it in `update`.
+    A subclass collects what it needs of each forward pass in `accumulated`; `update` applies and then discards it.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accumulated: list[Any] = []
 
     def update(self) -> None:
         """Apply what the micro-batches of the finished step accumulated."""
         raise NotImplementedError
 
     def discard(self) -> None:
-        """Forget what the micro-batches of a failed step accumulated."""
-        raise NotImplementedError
+        """Forget what the micro-batches accumulated, as after a failed step."""
+        self.accumulated = []
 
     def changing(self) -> list[Tensor]:
         """Return the tensors that `update` changes: the module's own buffers, unless a subclass returns others."""
@@ -28,11 +33,7 @@ class DeferredState(nn.Module):
 
     @torch.no_grad()
     def update_where(self, ok: Tensor) -> None:
-        """Update if the step was finite, otherwise discard, without waiting for the device.
-
-        Args:
-            ok: bool scalar on the device.
-        """
+        """Update if the step was finite, a bool scalar on the device, otherwise discard, without waiting for it."""
         before = [tensor.clone() for tensor in self.changing()]
         self.update()
         for tensor, old in zip(self.changing(), before, strict=True):
