@@ -10,11 +10,7 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path` atomically, and create its folder if necessary.
-
-    Raises:
-        OSError: the disk is full or cannot be written to; the old file is unchanged.
-    """
+    """Write `content` to `path` atomically, in a folder made if necessary; after an OSError the old file is intact."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -34,17 +30,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a renaming survive a power cut, if the file system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with contextlib.suppress(OSError):  # the renaming survives a power cut too, if the file system can
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 @contextlib.contextmanager
@@ -58,11 +49,7 @@ def clear_error(path: Path) -> Iterator[None]:
 
 
 def make_folder(out: str | Path) -> None:
-    """Create an output folder before the work begins, so that failures surface early.
-
-    Raises:
-        ValueError: the folder cannot be made.
-    """
+    """Create an output folder before the work begins; raise ValueError early if it cannot be made."""
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -34,13 +34,13 @@ def is_main_process() -> bool:
 def start(device: str) -> torch.device:
     """Join the process group that torchrun announces, if any, and return this process's device.
 
-    Args:
-        device: `auto` (CUDA, then MPS, then CPU), or a torch device such as `cpu`, `cuda`, `cuda:1`, `mps`.
-
-    Raises:
-        ValueError: the device is unknown or not on this machine.
+    `device` is a name as `find_device` takes it; `cuda` stands for the GPU of the process's own number.
     """
-    chosen = _own_device(device)
+    chosen = find_device(device)
+    if chosen.type == "cuda":
+        index = int(os.environ.get("LOCAL_RANK", "0")) if chosen.index is None else chosen.index
+        chosen = torch.device("cuda", index)
+        torch.cuda.set_device(chosen)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_distributed():
         # Both backends at once: tensors reduce over nccl on CUDA, and the stop flag over gloo without a host sync.
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
@@ -55,7 +55,7 @@ def stop() -> None:
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of a name; `auto` is CUDA, then MPS, then the CPU.
+    """Return the device of a name: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for CUDA, then MPS, then the CPU.
 
     Raises:
         ValueError: the device is unknown or not on this machine.
@@ -66,22 +66,14 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
+    sees_none = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    if sees_none.get(device.type):
+        raise ValueError(
+            f"device {name!r} was asked for, but torch sees no {device.type.upper()} device; use --device cpu"
+        )
     num_devices = torch.cuda.device_count() if device.type == "cuda" else 1
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} was asked for, but torch sees no CUDA device; use --device cpu")
     if (device.index or 0) >= num_devices:
         raise ValueError(f"device {name!r} was asked for, but there are {num_devices}; use a lower number")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device {name!r} was asked for, but torch sees no MPS device; use --device cpu")
-    return device
-
-
-def _own_device(name: str) -> torch.device:
-    device = find_device(name)
-    if device.type == "cuda":
-        index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
-        device = torch.device("cuda", index)
-        torch.cuda.set_device(device)
     return device
 
 
@@ -94,9 +86,9 @@ def barrier() -> None:
 @torch.no_grad()
 def all_reduce_mean(x: Tensor) -> Tensor:
     """Return the mean over processes, as a new tensor without gradient."""
-    if not is_distributed():
-        return x.detach().clone()
     total = x.detach().clone()
+    if not is_distributed():
+        return total
     dist.all_reduce(total)
     return total / world_size()
 
@@ -153,8 +145,7 @@ def all_reduce_sum_with_gradient(x: Tensor) -> Tensor:
 
 def broadcast_from_main(value: str) -> str:
     """Return the main process's value on every process."""
-    if not is_distributed():
-        return value
     values = [value]
-    dist.broadcast_object_list(values, src=0)
+    if is_distributed():
+        dist.broadcast_object_list(values, src=0)
     return values[0]

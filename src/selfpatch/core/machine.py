@@ -40,17 +40,16 @@ def device_name(device: torch.device) -> str:
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return everything that a number of speed depends on: versions, processor, cores, threads and device."""
-    description: dict[str, Any] = {
+    gpu = {"gpu": device_name(device)} if device.type == "cuda" else {}
+    return {
         **current_versions(),
         "torch": torch.__version__,  # names the build too, e.g. 2.15.0+cu132
         "processor": processor_name(),
         "cores": num_cores(),
         "threads": torch.get_num_threads(),
         "device": str(device),
+        **gpu,
     }
-    if device.type == "cuda":
-        description["gpu"] = device_name(device)
-    return description
 
 
 def _version(package: str) -> str:

@@ -8,16 +8,10 @@ from selfpatch.core.machine import processor_flags
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return bfloat16, or None for float32.
-
-    Args:
-        precision: `bf16`, `fp32`, or `auto` for bfloat16 where the device computes it in hardware.
-        device: device of the forward pass.
-    """
-    if precision == "auto":
-        fast = {
-            "cuda": lambda: torch.cuda.get_device_capability(device) >= (8, 0),
-            "cpu": lambda: "avx512_bf16" in processor_flags(),
-        }
-        precision = "bf16" if device.type in fast and fast[device.type]() else "fp32"
-    return torch.bfloat16 if precision == "bf16" else None
+    """Return bfloat16 for `bf16`, None for `fp32`, and for `auto` bfloat16 if the device computes it in hardware."""
+    fast = precision == "bf16"
+    if precision == "auto" and device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif precision == "auto" and device.type == "cpu":
+        fast = "avx512_bf16" in processor_flags()
+    return torch.bfloat16 if fast else None

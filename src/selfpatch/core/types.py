@@ -22,21 +22,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Views:
-    """Crops of one batch, and their positions in the images.
+    """Crops of one batch, and their positions in the images."""
 
-    Attributes:
-        global_crops: [G, B, C, S, S], uint8 as loaded, float once normalised.
-        local_crops: [L, B, C, s, s], or None.
-        boxes: [V, B, 5] float32, (left, top, width, height, flipped) in pixels of the whole image, globals first.
-        samples: [B] int64 indices of the images in the data set.
-        masks: [G, B, h, w] bool, True where the student sees the mask token; None unless something needs masks.
-    """
-
-    global_crops: Tensor
-    local_crops: Tensor | None
-    boxes: Tensor
-    samples: Tensor
-    masks: Tensor | None = None
+    global_crops: Tensor  # [G, B, C, S, S] uint8 as loaded, float once normalised
+    local_crops: Tensor | None  # [L, B, C, s, s]
+    boxes: Tensor  # [V, B, 5] float32 (left, top, width, height, flipped) in pixels of the whole image, globals first
+    samples: Tensor  # [B] int64 indices of the images in the data set
+    masks: Tensor | None = None  # [G, B, h, w] bool, True where the student sees the mask token, if anything needs it
 
     @property
     def num_global(self) -> int:
@@ -67,42 +59,26 @@ class Views:
 class Tokens(NamedTuple):
     """Output of a backbone for a batch of images."""
 
-    cls: Tensor | None
-    """[B, D] CLS token after the trunk's final norm; None if the trunk has none."""
+    cls: Tensor | None  # [B, D] CLS token after the trunk's final norm; None if the trunk has none
     patches: Tensor
     """[B, h, w, D] patch tokens after the trunk's final norm, or after that of a pool which replaces it; the raw ones
     if there is neither."""
-    raw_patches: Tensor
-    """[B, h, w, D] output of the last block, before any norm."""
+    raw_patches: Tensor  # [B, h, w, D] output of the last block, before any norm
 
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """Output of one side, student or teacher, for the views it saw; view-major.
+    """Output of one side, student or teacher, for the views it saw; view-major."""
 
-    Attributes:
-        image: [V, B, D] image tokens: the pool's if there is a pool, else the backbone's own.
-        tokens_per_resolution: Tokens of the global crops, [G*B, ...], then of the local ones, [L*B, ...], if they were
-            encoded.
-        heads: the branch's heads by name.
-        pool: the branch's pooling module, or None.
-    """
-
-    image: Tensor
-    tokens_per_resolution: tuple[Tokens, ...]
+    image: Tensor  # [V, B, D] image tokens: the pool's if there is a pool, else the backbone's own
+    tokens_per_resolution: tuple[Tokens, ...]  # global crops [G*B, ...], then local ones [L*B, ...] if encoded
     heads: Mapping[str, nn.Module]
     pool: nn.Module | None
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Needs of a method or an objective; the union of all needs decides what the loader and the teacher make.
-
-    Attributes:
-        local_crops: whether local crops are loaded.
-        masks: whether masks are drawn.
-        teacher_on_local_crops: whether the teacher encodes local crops.
-    """
+    """Needs of a method or an objective; their union decides what is loaded, drawn and encoded by the teacher."""
 
     local_crops: bool = False
     masks: bool = False

@@ -7,7 +7,6 @@ processes, and in a run that is resumed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,25 +25,15 @@ NO_COLOUR = CropConfig(jitter=0.0, grey=0.0)
 
 @dataclass(frozen=True)
 class ViewRecipe:
-    """Distribution of one view; by default it is cropped only.
+    """Distribution of one view; by default it is cropped only."""
 
-    Attributes:
-        size: side of the view in pixels.
-        scale: range of the crop's area, as a fraction of the image's.
-        ratio: range of the crop's width / height, log-uniform.
-        flip: probability of a horizontal flip.
-        blur: probability of blur.
-        solarize: probability of solarization.
-        colour: settings of colour jitter, grey and the radius of blur; its other fields are not used.
-    """
-
-    size: int
-    scale: tuple[float, float]
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.0
-    blur: float = 0.0
-    solarize: float = 0.0
-    colour: CropConfig = NO_COLOUR
+    size: int  # side of the view in pixels
+    scale: tuple[float, float]  # range of the crop's area, as a fraction of the image's
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of the crop's width / height, log-uniform
+    flip: float = 0.0  # probability of a horizontal flip
+    blur: float = 0.0  # probability of blur
+    solarize: float = 0.0  # probability of solarization
+    colour: CropConfig = NO_COLOUR  # colour jitter, grey and the radius of blur; its other fields are not used
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -120,17 +109,12 @@ def draw_view(recipe: ViewRecipe, image_size: tuple[int, int], rng: np.random.Ge
     """Draw the parameters of one view.
 
     The number of uniform draws does not depend on the recipe and the image, and each serves one purpose: turning jitter
-    off, say, leaves boxes and blurs as they were.
-
-    Args:
-        recipe: ranges and probabilities.
-        image_size: (width, height) of the upright image in pixels.
-        rng: random stream of the view, `generator(seed, epoch, sample, view)`.
+    off, say, leaves boxes and blurs as they were. `image_size` is (width, height) of the upright image in pixels.
     """
     drawn: list[float] = rng.random(_DRAWS).tolist()  # plain floats: faster one by one than NumPy's
     tries, (x, y, flip, jitter, grey, blur, solarize, radius, *rest) = drawn[: 2 * BOX_TRIES], drawn[2 * BOX_TRIES :]
     factors, ranks = rest[: len(ADJUSTMENTS)], rest[len(ADJUSTMENTS) :]
-    left, top, width, height = _draw_box(recipe, image_size, zip(tries[::2], tries[1::2], strict=True), (x, y))
+    left, top, width, height = _draw_box(recipe, image_size, tries, x, y)
     return ViewParameters(
         left=left,
         top=top,
@@ -145,22 +129,17 @@ def draw_view(recipe: ViewRecipe, image_size: tuple[int, int], rng: np.random.Ge
 
 
 def _draw_box(
-    recipe: ViewRecipe,
-    image_size: tuple[int, int],
-    tries: Iterable[tuple[float, float]],
-    position: tuple[float, float],
+    recipe: ViewRecipe, image_size: tuple[int, int], tries: list[float], x: float, y: float
 ) -> tuple[int, int, int, int]:
-    """Return the first box that fits, at the given position, or the largest one in the centre if none fits."""
+    """Return the first box that fits, at (x, y) of the room left, or the largest one in the centre if none fits."""
     image_width, image_height = image_size
     log_ratio = (math.log(recipe.ratio[0]), math.log(recipe.ratio[1]))
-    for u_area, u_ratio in tries:
+    for u_area, u_ratio in zip(tries[::2], tries[1::2], strict=True):
         area = image_width * image_height * _between(recipe.scale, u_area)
         ratio = math.exp(_between(log_ratio, u_ratio))
         width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < width <= image_width and 0 < height <= image_height:
-            left = int(position[0] * (image_width - width + 1))
-            top = int(position[1] * (image_height - height + 1))
-            return left, top, width, height
+            return int(x * (image_width - width + 1)), int(y * (image_height - height + 1)), width, height
     width = min(image_width, max(1, round(image_height * recipe.ratio[1])))
     height = min(image_height, max(1, round(image_width / recipe.ratio[0])))
     return (image_width - width) // 2, (image_height - height) // 2, width, height

@@ -6,6 +6,7 @@ level in the mean, for Pillow rounds after every adjustment and every pass of it
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Callable
@@ -31,13 +32,10 @@ LARGEST_KEPT = 2**24
 
 
 def render_fast(image: Picture, size: int, parameters: ViewParameters) -> Tensor:
-    """Render a view as `pillow.render` does, with the same arguments.
+    """Render a view as `pillow.render` does, with the same arguments; raise ValueError if OpenCV is not installed.
 
     RGB rasters in channels-last memory, as `decode.fast.read_fast` gives them, are the fastest; rasters of other
     channels or of floats go to `multichannel.render_raster`.
-
-    Raises:
-        ValueError: OpenCV is not installed.
     """
     image = Raster.of(image)
     if len(image.pixels) != 3 or image.pixels.dtype != torch.uint8:
@@ -57,11 +55,7 @@ def render_fast(image: Picture, size: int, parameters: ViewParameters) -> Tensor
 
 @cache
 def opencv() -> ModuleType:
-    """Import cv2 and switch its threads off.
-
-    Raises:
-        ValueError: OpenCV is not installed.
-    """
+    """Import cv2 and switch its threads off; raise ValueError if it is not installed."""
     try:
         import cv2
     except ImportError:
@@ -73,11 +67,9 @@ def opencv() -> ModuleType:
 
 def fast_rendering_available() -> bool:
     """Return whether OpenCV is installed."""
-    try:
-        opencv()
-    except ValueError:
-        return False
-    return True
+    with contextlib.suppress(ValueError):
+        return opencv() is not None
+    return False
 
 
 class _Scratch(threading.local):
@@ -186,7 +178,7 @@ def _apply(view: np.ndarray, blend: _Blend) -> None:
 
 def _turn_hue(view: np.ndarray, turns: float) -> None:
     shift = int(turns * 255) % 256  # as in torchvision
-    if shift == 0:
+    if not shift:
         return
     cv2, hsv = opencv(), _scratch.buffer("spare", *view.shape[:2])
     cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL, dst=hsv)

@@ -26,12 +26,9 @@ JPEG_BEGINNING = b"\xff\xd8\xff"
 
 
 def read_fast(file: ImageFile, channels: int = 3) -> Picture:
-    """Read an image as `decode.pillow.read_picture` does, with the same pixels.
+    """Read an image as `decode.pillow.read_picture` does, with the same pixels and errors.
 
     An image of 3 channels is returned as a raster whose memory is channels-last, as the decoder leaves it.
-
-    Raises:
-        BadImage: as `decode.pillow.read_picture`.
     """
     if channels != 3:
         return read_picture(file, channels)

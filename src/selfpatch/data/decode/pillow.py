@@ -57,8 +57,7 @@ def read_image(file: ImageFile) -> Image.Image:
 def read_picture(file: ImageFile, channels: int = 3) -> Picture:
     """Read an image of 3 channels by `read_image`, or of another number by `multichannel.decode_raster`.
 
-    Raises:
-        BadImage: as `read_image`, or the file has another number of channels.
+    BadImage is raised as by `read_image`, and if the file has another number of channels.
     """
     if channels == 3:
         return read_image(file)
