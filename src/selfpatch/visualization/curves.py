@@ -9,34 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selfpatch.visualization.layout import (
-    FONT,
-    INK,
-    LINE,
-    MUTED,
-    PAPER,
-    SERIES,
-    fitted,
-    house_style,
-    printable,
-    text_width_of,
-)  # fmt: skip
+from selfpatch.visualization import layout
+from selfpatch.visualization.layout import FONT, INK, LINE, MUTED, PAPER, SERIES, fitted, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
 Point = tuple[float, float]
 
 DASHES = ("-", (0, (5, 3)), (0, (1, 2.5)))
 """Strokes: further curves than there are colours take the colours again, dashed, then dotted."""
-WIDTH, PLOT_HEIGHT = 720, 242
+WIDTH, PLOT_HEIGHT, TITLE_HEIGHT, LEGEND_LINE, SIZE = 720, 242, 28, 20, 12
 LEFT, RIGHT, TOP, BOTTOM = 64, 28, 14, 44
 """Room around the plot, for the numbers at its axes, in pixels."""
-TITLE_HEIGHT, LEGEND_LINE, SIZE = 28, 20, 12
 MAX_POINTS = 400
-"""Longer curves are drawn by the means of as many bins."""
+"""Largest number of points of a curve; longer ones are drawn by the means of this number of bins."""
 PAGE_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 DARK = "".join(
     f'[style*="{name}: {light}"] {{ {name}: {dark} !important }}\n'
@@ -48,10 +36,7 @@ DARK = "".join(
 
 
 def points_of(rows: Iterable[Mapping[str, Any]], name: str, x: str = "step") -> list[Point]:
-    """Return the (x, value) pairs of one number in the rows of a metrics.jsonl.
-
-    Rows without it, or without a finite value, are left out.
-    """
+    """Return the (x, value) pairs of one number in the rows of a metrics.jsonl, where both are finite."""
     return finite((row.get(x), row.get(name)) for row in rows)
 
 
@@ -61,43 +46,40 @@ def finite(points: Iterable[tuple[Any, Any]]) -> list[Point]:
 
 
 def curves_svg(curves: Mapping[str, Sequence[Point]], *, title: str = "", x_label: str = "step") -> str:
-    """Draw each curve by its name, with a legend below the plot.
-
-    A curve keeps the colour of its index among all curves given, whether or not the others have points.
+    """Draw each curve by its name, with a legend below the plot; curves without points keep their colours reserved.
 
     Raises:
         ValueError: no curve has a point.
     """
     from matplotlib.figure import Figure
 
-    drawn = {
-        name: (i, _thinned(sorted(kept))) for i, (name, points) in enumerate(curves.items()) if (kept := finite(points))
-    }
+    indexed = [(i, name, finite(points)) for i, (name, points) in enumerate(curves.items())]
+    drawn = [(i, name, _thinned(sorted(points))) for i, name, points in indexed if points]
     if not drawn:
-        raise ValueError("there is no point to draw a curve through; the rows hold none of the values asked for")
+        raise ValueError("there is no point to draw a curve through; name values that the rows hold")
     room = WIDTH - LEFT - RIGHT
-    names = [fitted(printable(name), SIZE, room - 40) for name in drawn]
-    widths = [text_width_of(name, SIZE) + 58 for name in names]
+    names = [fitted(printable(name), SIZE, room - 40) for _, name, _ in drawn]
+    widths = [layout.text_width_of(name, SIZE) + 58 for name in names]
     columns = len(names) if sum(widths) <= room else max(1, int(room / max(widths)))
     below = BOTTOM + LEGEND_LINE * math.ceil(len(names) / columns) + 8
     above = TOP + (TITLE_HEIGHT if title else 0)
     height = above + PLOT_HEIGHT + below
-    with house_style():
+    with layout.house_style():
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor=PAPER)
         box = (LEFT / WIDTH, below / height, room / WIDTH, PLOT_HEIGHT / height)
         axes = figure.add_axes(box, facecolor="none")
-        lines = [_plot(axes, number, points) for number, points in drawn.values()]
+        lines = [_plot(axes, index, points) for index, _, points in drawn]
         axes.margins(x=0, y=0.03)
         axes.spines[:].set_visible(False)
         axes.grid(axis="y", color=LINE, lw=1)
         axes.tick_params(length=0, pad=8, labelsize=SIZE, labelcolor=MUTED)
-        axes.xaxis.set_major_formatter("{x:.6g}")
-        axes.yaxis.set_major_formatter("{x:.6g}")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:.6g}")
         axes.locator_params(nbins=5, steps=[1, 2, 5, 10])
         axes.set_xlabel(printable(x_label), size=SIZE, color=MUTED)
         if title:
-            shown = fitted(printable(title), SIZE + 3, room)
-            figure.text(LEFT / WIDTH, 1 - 26 / height, shown, size=SIZE + 3, color=INK)
+            heading = fitted(printable(title), SIZE + 3, room)
+            figure.text(LEFT / WIDTH, 1 - 26 / height, heading, size=SIZE + 3, color=INK)
         legend = figure.legend(
             lines, ["?"] * len(lines), ncols=columns, loc="lower left", bbox_to_anchor=(LEFT / WIDTH, 4 / height),
             frameon=False, fontsize=SIZE, labelcolor=MUTED, borderpad=0, borderaxespad=0, labelspacing=0.5,
@@ -105,23 +87,17 @@ def curves_svg(curves: Mapping[str, Sequence[Point]], *, title: str = "", x_labe
         )  # fmt: skip
         for text, name in zip(legend.get_texts(), names, strict=True):
             text.set_text(name)  # set here, as a label that begins with an underscore would be left out
-        return _svg_of(figure, title)
-
-
-def _svg_of(figure: Figure, title: str) -> str:
-    """Return the figure without a date, with the fonts of a page and colours for dark themes."""
-    file = io.StringIO()
-    named = {"Title": printable(title)} if title else {}
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None, **named})
+        file, named = io.StringIO(), {"Title": printable(title)} if title else {}
+        undated = dict.fromkeys(["Date", "Creator", "Format", "Type"])
+        figure.savefig(file, format="svg", metadata=undated | named)
     dark = f"\n@media (prefers-color-scheme: dark) {{\n{DARK}}}</style>"
     return file.getvalue().replace("</style>", dark, 1).replace(f"'{FONT}'", PAGE_FONT)
 
 
-def _plot(axes: Axes, number: int, points: np.ndarray) -> Line2D:
+def _plot(axes: Axes, index: int, points: np.ndarray) -> Line2D:
     """Draw the curve of this index; a single point is a dot."""
-    dash = DASHES[number // len(SERIES) % len(DASHES)]
+    dash, colour = DASHES[index // len(SERIES) % len(DASHES)], SERIES[index % len(SERIES)]
     marker = "o" if len(points) == 1 else "none"
-    colour = SERIES[number % len(SERIES)]
     (line,) = axes.plot(*points.T, color=colour, ls=dash, lw=2, marker=marker, ms=7, clip_on=False)
     return line
 
@@ -129,9 +105,7 @@ def _plot(axes: Axes, number: int, points: np.ndarray) -> Line2D:
 def _thinned(points: Sequence[Point]) -> np.ndarray:
     """Return points [n, 2], binned where there are more than the picture can show."""
     values = np.array(points, dtype=np.float64)
-    if len(values) <= MAX_POINTS:
-        return values
-    return np.stack([part.mean(0) for part in np.array_split(values, MAX_POINTS)])
+    return np.stack([part.mean(0) for part in np.array_split(values, min(MAX_POINTS, len(values)))])
 
 
 def _is_finite(value: Any) -> bool:

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 PAPER, INK, MUTED, LINE = "#ffffff", "#1b1f24", "#656d76", "#d8dee4"
 SERIES = ("#e64b35", "#0072bd", "#00966e", "#cc5faa", "#d98f00", "#568228")
-"""Hues of queries and curves: told apart with any kind of colour vision (after Okabe and Ito), readable on black and
-on white, dark enough to carry white numerals."""
+"""Hues of queries and curves: told apart with any colour vision (after Okabe and Ito), readable on black and white."""
 FONT = "DejaVu Sans"
 """Typeface that comes with matplotlib, so that a picture is the same on every machine."""
 MARGIN, GAP = 32, 16
@@ -36,9 +35,6 @@ MARKER_RADIUS = 12
 SCALE_BAR = (56, 10)
 """Width and height of the colour bar below a similarity map, in pixels."""
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-"""Characters that no typeface and no XML file can hold."""
-STRETCH = (0.02, 0.98)
-"""Quantiles of a channel of more than 8 bits that are drawn black and white."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +48,13 @@ class Marker:
 
 @dataclass(frozen=True)
 class Panel:
-    """One image of a sheet and its caption.
-
-    Attributes:
-        label: disk before the caption.
-        scale: values of the darkest and the brightest colour of a similarity map, shown beside a colour bar.
-        markers: disks on the image.
-    """
+    """One image of a sheet, with disks on it, and its caption, with a disk before it."""
 
     image: Image.Image
     caption: str = ""
     label: Marker | None = None
     scale: tuple[float, float] | None = None
+    """Values of the darkest and the brightest colour of a similarity map, shown at the ends of a colour bar."""
     markers: Sequence[Marker] = ()
 
 
@@ -87,12 +78,7 @@ def house_style() -> Iterator[None]:
 
 
 def lay_out(rows: Sequence[Row], *, title: str, subtitle: str = "") -> Image.Image:
-    """Lay out rows of panels of one size below a title and a subtitle.
-
-    Panels are copied pixel by pixel, never resampled.
-
-    Returns:
-        An RGB image, just large enough.
+    """Return an RGB image of rows of panels of one size, copied pixel by pixel, below a title and a subtitle.
 
     Raises:
         ValueError: there is no panel.
@@ -174,7 +160,7 @@ def _text(
 
 
 def printable(text: str) -> str:
-    """Return the text on one line, with a replacement sign for each character that cannot be drawn."""
+    """Return the text on one line, with a replacement sign for what no typeface and no XML file can hold."""
     return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
 
 
@@ -199,15 +185,12 @@ def fitted(text: str, size: float, width: float) -> str:
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """Return any image [C, H, W] as RGB: its first three channels, or the first in grey where there are fewer.
-
-    8-bit images are drawn as they are. Deeper ones seldom reach their white, so each channel is stretched from its 2 %
-    to its 98 % quantile.
-    """
+    """Return an image [C, H, W] as RGB: its first three channels, or the first in grey where there are fewer."""
     drawn = pixels[: 3 if len(pixels) >= 3 else 1].cpu()
     if drawn.dtype != torch.uint8:
-        # NumPy's quantiles, as torch's refuse more than 16 million values.
-        low, high = torch.from_numpy(np.quantile(drawn.numpy(), STRETCH, axis=(1, 2)))[:, :, None, None]
+        # Deeper images seldom reach their white: each channel is stretched between its 2 % and 98 % quantiles. They
+        # are NumPy's, as torch's refuse more than 16 million values.
+        low, high = torch.from_numpy(np.quantile(drawn.numpy(), (0.02, 0.98), axis=(1, 2)))[:, :, None, None]
         drawn = ((drawn - low) / (high - low).clamp(min=1e-12) * 255).clamp(0, 255).round().to(torch.uint8)
     return Image.fromarray(drawn.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
 

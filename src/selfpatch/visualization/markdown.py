@@ -17,12 +17,7 @@ AT_LINE_START = re.compile(r"^(\d*)([#+=.)-]+(?:\s|$))")
 
 
 def markdown_page(title: str, sections: Sequence[Section], folder: Path) -> str:
-    """Return the text of the page.
-
-    Args:
-        title: heading of the page.
-        sections: what stands below it.
-        folder: where the page will lie; pictures are linked relative to it.
+    """Return the text of a page that will lie in `folder`, relative to which its pictures are linked.
 
     Raises:
         ValueError: a block has no form in Markdown; write curves to a file, and give it as a `Picture`.
@@ -46,8 +41,8 @@ def _block(block: Block, folder: Path) -> str:
             return f"![{plain(caption)}](<{quote(Path(os.path.relpath(path, folder)).as_posix())}>)"
         case Table(columns, rows):
             rule = ["---:" if numeric else "---" for numeric in block.numeric]
-            lines = [[_cell(value) for value in columns], rule, *([_cell(value) for value in row] for row in rows)]
-            return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+            head, *body = ([_cell(value) for value in row] for row in (columns, *rows))
+            return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body))
     raise ValueError(f"Markdown has no form for {type(block).__name__}; write it to a file, and give it as a Picture")
 
 

@@ -15,18 +15,12 @@ GREY = 128
 
 
 def pca_colours(features: Tensor, *, joint: bool = True) -> Tensor:
-    """Colour each patch by its coordinates on the first three principal components.
+    """Colour patches [n, h, w, D] by their first three principal components: [n, h, w, 3] uint8 on the CPU.
 
-    The signs are fixed (the largest loading of a component is positive), so that equal features give equal pictures. A
-    component that does not vary is mid-grey in its channel. Patches with a feature that is not finite are left out of
-    the fit and drawn black.
-
-    Args:
-        features: [n, h, w, D] patch features of n images, any float type and device.
-        joint: use one basis for all images, so that colours compare across them; otherwise each image has its own.
-
-    Returns:
-        [n, h, w, 3] uint8 on the CPU.
+    With `joint` all images share one basis, so that colours compare across them; otherwise each has its own. The signs
+    are fixed (the largest loading of a component is positive), so that equal features give equal pictures. A component
+    that does not vary is mid-grey in its channel. Patches with a feature that is not finite are left out of the fit and
+    drawn black.
 
     Raises:
         ValueError: `features` is not [n, h, w, D].
@@ -39,10 +33,9 @@ def pca_colours(features: Tensor, *, joint: bool = True) -> Tensor:
 
 
 def principal_components(x: Tensor, count: int = 3) -> tuple[Tensor, Tensor]:
-    """Return the coordinates of the rows of x [M, D] on their leading principal components.
+    """Return the coordinates [M, count] of rows x [M, D] on their principal components, and the deviations [count].
 
-    Returns:
-        Coordinates [M, count] and the deviations [count] along the components; zero for those beyond D.
+    Both are zero for components beyond D.
     """
     centred = x - x.mean(0)
     variances, directions = torch.linalg.eigh(centred.mT @ centred / len(x))  # ascending
@@ -61,15 +54,14 @@ def _colours(x: Tensor) -> Tensor:
         return colours
     coordinates, deviations = principal_components(x[finite])
     size = x[finite].square().sum(-1).mean().sqrt()
-    channels = [
-        _stretch(c) if d > NOISE * size else torch.full_like(c, GREY)
-        for c, d in zip(coordinates.mT, deviations, strict=True)
-    ]
-    colours[finite] = torch.stack(channels, -1).round().to(torch.uint8)
+    for i, (values, deviation) in enumerate(zip(coordinates.mT, deviations, strict=True)):
+        channel = _stretch(values) if deviation > NOISE * size else torch.full_like(values, GREY)
+        colours[finite, i] = channel.round().to(torch.uint8)
     return colours
 
 
 def _stretch(values: Tensor) -> Tensor:
+    """Return values with their quantiles LOW and HIGH at 0 and 255."""
     low, high = values.quantile(LOW), values.quantile(HIGH)
     if high <= low:  # nearly all patches are equal: only the few that differ span the range
         low, high = values.min(), values.max()

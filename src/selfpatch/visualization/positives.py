@@ -12,6 +12,7 @@ from torch import Tensor
 
 from selfpatch.ops.neighbours import Border, Window, neighbour_table, top_positives
 
+Sides = tuple[int, int]
 CONTEXT = 2
 """Number of patches shown around the window on each side."""
 DIMMED = 0.4
@@ -20,7 +21,7 @@ DIMMED = 0.4
 
 @dataclass(frozen=True)
 class Match:
-    """A query patch, the patches of its window and the ones picked of them, as flat indices into the grid."""
+    """Flat indices of a query patch, of the patches of its window, and of those picked among them."""
 
     query: int
     candidates: list[int]
@@ -28,47 +29,24 @@ class Match:
 
 
 def find_positives(features: Tensor, queries: Sequence[int], k: int, window: Window, border: Border) -> list[Match]:
-    """Return the k positives of each query patch (SelfPatch, arXiv 2206.07990, section 3.1).
-
-    Args:
-        features: [h, w, D], of length 1.
-        queries: flat indices of patches.
-        k: number of positives.
-        window: side of the window in patches, or `all`.
-        border: `wrap` or `clip`, as in `ops.neighbours`.
-    """
+    """Return the k positives of each query among patches [h, w, D] of length 1 (SelfPatch, arXiv 2206.07990, 3.1)."""
     h, w, _ = features.shape
     table = neighbour_table(h, w, window, border)
     positives = top_positives(features.reshape(1, h * w, -1), k, table)
-    picked, valid = positives.indices[0], torch.ones(h * w, k, dtype=torch.bool)
-    if positives.valid is not None:
-        valid = positives.valid[0]
+    picked = positives.indices[0]
+    valid = torch.ones_like(picked, dtype=torch.bool) if positives.valid is None else positives.valid[0]
     return [Match(q, table.indices[q][table.valid[q]].tolist(), picked[q][valid[q]].tolist()) for q in queries]
 
 
 def zoom(
-    image: Image.Image,
-    match: Match,
-    grid: tuple[int, int],
-    size: tuple[int, int],
-    *,
-    extent: int,
-    wrap: bool,
-    colour: str,
+    image: Image.Image, match: Match, grid: Sides, size: Sides, *, extent: int, wrap: bool, colour: str
 ) -> Image.Image:
-    """Enlarge the surroundings of a query patch, which is outlined in white and its positives in `colour`.
+    """Enlarge the surroundings of a query patch of an image with a `grid` of (rows, columns) of patches.
 
-    The other patches of the window are dimmed.
-
-    Args:
-        image: the whole image, its sides multiples of the patch size.
-        match: the query and its positives.
-        grid: rows and columns of patches of the image.
-        size: width and height of the result in pixels.
-        extent: number of patches along the short side, if the grid has as many.
-        wrap: keep the query in the middle; where the view then leaves the image it continues at the opposite side, as
-            the matching does, behind a white line.
-        colour: colour of the positives' outlines.
+    The view has `size` (width, height) in pixels and `extent` patches along its short side, if the grid has as many.
+    The query is outlined in white, its positives in `colour`; the other patches of the window are dimmed. With `wrap`
+    the query stays in the middle; where the view then leaves the image it continues at the opposite side, as the
+    matching does, behind a white line.
     """
     (h, w), patch = grid, image.width // grid[1]
     rows, columns = (min(n, round(extent * side / min(size))) for n, side in zip(grid, size[::-1], strict=True))

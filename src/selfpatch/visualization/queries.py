@@ -21,25 +21,16 @@ def patches_at(points: Sequence[tuple[float, float]], grid: tuple[int, int]) -> 
     h, w = grid
     for x, y in points:
         if not (0 <= x <= 1 and 0 <= y <= 1):
-            raise ValueError(
-                f"query point ({x}, {y}) is outside the image; give fractions of width and height between 0 and 1"
-            )
+            raise ValueError(f"query point ({x}, {y}) is outside the image; give fractions of it between 0 and 1")
     return [min(int(y * h), h - 1) * w + min(int(x * w), w - 1) for x, y in points]
 
 
 def salient_patches(features: Tensor, count: int) -> list[int]:
-    """Choose patches that differ from each other and lie apart, by farthest-point sampling (Gonzalez 1985).
+    """Return flat indices of patches that differ and lie apart, by farthest-point sampling (Gonzalez 1985).
 
     The first is the patch least like the image as a whole; each next one is the patch whose nearest chosen patch is
-    farthest away, in features and in the image. Features are averaged over 3x3 patches first, because a single odd
-    patch is not salient, and the outer sixth of the grid is left out where there is anything inside it.
-
-    Args:
-        features: [h, w, D] of length 1.
-        count: number of patches to choose.
-
-    Returns:
-        min(count, number of patches to choose from) flat indices, equal for equal features.
+    farthest away, in features [h, w, D] of length 1 and in the image. Features are averaged over 3x3 patches first,
+    because a single odd patch is not salient, and the outer sixth of the grid is left out where it leaves anything.
     """
     h, w, _ = features.shape
     smooth = F.avg_pool2d(features.permute(2, 0, 1)[None], 3, stride=1, padding=1, count_include_pad=False)
@@ -61,4 +52,4 @@ def salient_patches(features: Tensor, count: int) -> list[int]:
     while len(chosen) < min(count, len(candidates)):
         chosen.append(int(nearest.argmax()))
         nearest = nearest.minimum(distance(chosen[-1]))
-    return [int(candidates[i]) for i in chosen]
+    return candidates[chosen].tolist()

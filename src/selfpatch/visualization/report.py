@@ -11,10 +11,8 @@ from typing import ClassVar
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.visualization.curves import Point, curves_svg, finite
 
-MIME = {
-    ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif", ".webp": "image/webp",
-    ".svg": "image/svg+xml",
-}  # fmt: skip
+MIME = {f".{suffix}": f"image/{suffix}" for suffix in ("png", "jpeg", "gif", "webp")}
+MIME |= {".jpg": "image/jpeg", ".svg": "image/svg+xml"}
 
 
 @dataclass(frozen=True)
@@ -27,16 +25,12 @@ class Text:
 
 @dataclass(frozen=True)
 class FormattedNumber:
-    """A number as it is to be read, such as `43.4 ± 0.3`.
-
-    Attributes:
-        strong: bold, as the best of its column.
-        mark: sign of a footnote, after the number.
-    """
+    """A number as it is to be read, such as `43.4 ± 0.3`."""
 
     text: str
     strong: bool = False
     mark: str = ""
+    """Sign of a footnote, after the number."""
 
 
 Cell = str | float | FormattedNumber | None
@@ -44,11 +38,7 @@ Cell = str | float | FormattedNumber | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells: numbers have four significant digits and stand flush right, None is a dash.
-
-    Raises:
-        ValueError: a row has more or fewer cells than there are columns.
-    """
+    """Rows of cells, as many as there are columns; numbers have four significant digits, None is a dash."""
 
     kind: ClassVar = "table"
     columns: Sequence[str]
@@ -57,13 +47,11 @@ class Table:
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.columns):
-                raise ValueError(
-                    f"the row {list(row)} has {len(row)} cells; one for each of {list(self.columns)} is needed"
-                )
+                raise ValueError(f"the row {list(row)} has {len(row)} cells; give one for each of {list(self.columns)}")
 
     @property
     def numeric(self) -> list[bool]:
-        """Whether each column holds no words."""
+        """Whether each column holds no words, so that it stands flush right."""
         return [all(not isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
 
 
@@ -81,12 +69,7 @@ class Picture:
         return self.caption or Path(self.path).stem
 
     def data_uri(self) -> str:
-        """Return the image as a data URI.
-
-        Raises:
-            ValueError: the suffix is not that of an image that browsers show.
-            OSError: the file cannot be read.
-        """
+        """Return the image as a data URI."""
         path = Path(self.path)
         if path.suffix.lower() not in MIME:
             raise ValueError(f"{path} cannot be put into a page; use one of: {', '.join(MIME)}")

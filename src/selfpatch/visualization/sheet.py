@@ -22,26 +22,17 @@ ONE_BASIS_PER_ROW = " Each network has its own: colours compare within a row onl
 
 
 def picture_sheet(networks: Mapping[str, Encoder], images: Tensor, path: str | Path, *, title: str) -> Path:
-    """Draw images above the principal components of their patch features, and write the sheet as a PNG.
+    """Draw images [n, C, S, S] above the principal components of their patch features, and write the sheet as a PNG.
 
-    Each network has one row of maps and its own components, so that a colour means one thing within a row.
-
-    Args:
-        networks: heading of a row -> the network drawn there, from top to bottom.
-        images: [n, C, S, S], uint8 or float32, S a multiple of every network's patch size.
-        path: file of the sheet; its folder is made.
-        title: the line on top, such as `photos · epoch 12 of 200`.
-
-    Returns:
-        `path`.
+    Each network, named by the heading of its row, has its own components, so that a colour means one thing within a
+    row only.
 
     Raises:
         ValueError: there is no image or no network, or one of the networks cannot take the images.
     """
-    if not len(images):
-        raise ValueError("there is no image to draw; give at least one")
-    if not networks:
-        raise ValueError("there is no network whose patches could be drawn; give at least one")
+    for name, given in {"image": images, "network": networks}.items():
+        if not len(given):
+            raise ValueError(f"there is no {name} to draw; give at least one")
     _check_patch_sizes(networks, images)
     size = (TILE, TILE)
     rows = [("images", [to_image(image).resize(size, Image.Resampling.LANCZOS) for image in images])]

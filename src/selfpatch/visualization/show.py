@@ -32,20 +32,11 @@ def show(
     *,
     queries: Sequence[tuple[float, float]] | None = None,
 ) -> list[Path]:
-    """Draw one picture for each image.
+    """Draw one picture for each image file into the folder `out`, and return the files in the order of `paths`.
 
     It holds the image with its query patches marked, the principal components of its patch features, and for each query
-    its cosine similarity to all patches and its k positives in the window around it.
-
-    Args:
-        encoder: the network.
-        paths: image files.
-        out: folder of the pictures, each `<image's name>.png`. No image of `paths` is overwritten.
-        config: resolution and matching rule. If None, the defaults.
-        queries: points (x, y) as fractions of width and height. If None, four patches that differ and lie apart.
-
-    Returns:
-        The files written, in the order of `paths`.
+    its cosine similarity to all patches and its k positives in the window around it. Queries are points (x, y) as
+    fractions of width and height; if None, four patches that differ and lie apart. No image of `paths` is overwritten.
 
     Raises:
         ValueError: an image cannot be read, the resolution is below one patch, a query lies outside the image, k and
@@ -54,9 +45,8 @@ def show(
     config = config or ShowConfig()
     check_matching(config.k, config.window, config.border)
     if config.resolution < encoder.patch_size:
-        raise ValueError(
-            f"resolution {config.resolution} is below one patch of {encoder.patch_size} pixels; use a larger one"
-        )
+        size = encoder.patch_size
+        raise ValueError(f"resolution {config.resolution} is below one patch of {size} pixels; use a larger one")
     targets = _targets(paths, Path(out))
     for path, target in zip(paths, targets, strict=True):
         picture = read_picture(path, channels=len(encoder.mean))

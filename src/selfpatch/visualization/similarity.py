@@ -19,14 +19,9 @@ LOW_QUANTILE = 0.02
 
 
 def unit_patch_features(encoder: Encoder, images: Tensor) -> Tensor:
-    """Return patch features of length 1, whose dot products are the cosines that positives are chosen by.
+    """Return the patch features [n, h, w, D] of images [n, C, H, W], of length 1, float32 and on the CPU.
 
-    Args:
-        encoder: the network.
-        images: [n, C, H, W], uint8 or float32 as `ops.images.normalise` takes them.
-
-    Returns:
-        [n, h, w, D] float32 on the CPU.
+    Their dot products are the cosines that positives are chosen by.
 
     Raises:
         ValueError: the images are of another type or number of channels, or the patch size does not divide their sides.
