@@ -21,26 +21,18 @@ from selfpatch.evaluation.correspondence.config import CorrespondenceConfig, Lay
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images of one category, and the keypoints that both show.
-
-    Attributes:
-        name: name of its annotation.
-        category: category of the object, e.g. `car`.
-        source: path of the source image.
-        target: path of the target image.
-        source_points: keypoints, float64 [K, 2] (x, y) with K >= 1; the centre of the first pixel is (0, 0).
-        target_points: the same keypoints in the target.
-        source_box: box of the object, float64 [4] (left, top, right, bottom), including its outermost pixels.
-        target_box: box of the object in the target.
-    """
+    """Two images of one category, and the K >= 1 keypoints that both show."""
 
     name: str
+    """Name of its annotation."""
     category: str
     source: Path
     target: Path
     source_points: np.ndarray
+    """Keypoints, float64 [K, 2] (x, y); the centre of the first pixel is (0, 0)."""
     target_points: np.ndarray
     source_box: np.ndarray
+    """Box of the object, float64 [4] (left, top, right, bottom), including its outermost pixels."""
     target_box: np.ndarray
 
 
@@ -93,11 +85,6 @@ def _read_pair(root: Path, path: Path) -> Pair:
         raise ValueError(f"there is no annotation {path}, which the layout names; check the download") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{path} cannot be read as a pair of SPair-71k; download it again") from None
-    _check(pair, path)
-    return pair
-
-
-def _check(pair: Pair, path: Path) -> None:
     counts = len(pair.source_points), len(pair.target_points)
     if counts[0] != counts[1]:
         raise ValueError(f"{path} has {counts[0]} keypoints in the source and {counts[1]} in the target; pair them")
@@ -107,3 +94,4 @@ def _check(pair: Pair, path: Path) -> None:
         raise ValueError(f"{path} has a keypoint that is not a number; leave it out on both sides")
     if not (pair.target_box[2:] - pair.target_box[:2]).max() > 0:
         raise ValueError(f"the target box of {path} is empty; PCK is measured by its longer side")
+    return pair

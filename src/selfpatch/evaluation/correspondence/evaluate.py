@@ -17,7 +17,6 @@ from selfpatch.evaluation.correspondence.dataset import open_pairs
 from selfpatch.evaluation.correspondence.feature_maps import DenseEncoder, FeatureMap
 from selfpatch.evaluation.correspondence.metrics import (
     ScoredPair,
-    box_size,
     category_rows,
     means_over_categories,
     pair_pck,
@@ -35,13 +34,9 @@ MAX_FEATURE_VALUES = 2**29
 
 
 def transfer_keypoints(
-    source: FeatureMap,
-    target: FeatureMap,
-    points: Tensor,
-    sampling: Sampling,
-    places: Places,
+    source: FeatureMap, target: FeatureMap, points: Tensor, sampling: Sampling, places: Places
 ) -> Tensor:
-    """Return the keypoints of the source in the target.
+    """Return the keypoints of the source in the target, float64 [K, 2] in its pixels, on the CPU.
 
     ::
 
@@ -49,15 +44,7 @@ def transfer_keypoints(
             f = the source's feature at the keypoint
             match = the centre of the target's patch, or the pixel, whose feature has the largest cosine with f
 
-    Args:
-        source: features of the source image.
-        target: features of the target image, by the same encoder.
-        points: keypoints [K, 2] (x, y) in pixels of the source.
-        sampling: see `FeatureMap.at`.
-        places: see `CorrespondenceConfig`.
-
-    Returns:
-        [K, 2] float64 in pixels of the target, on the CPU.
+    Keypoints [K, 2] (x, y) are given in pixels of the source; `CorrespondenceConfig` explains `sampling` and `places`.
     """
     features = source.at(points, sampling)  # [K, D]
     cosines = target.pixel_cosines(features) if places == "pixels" else target.cosines(features)
@@ -73,8 +60,7 @@ class _FeatureCache:
     """
 
     def __init__(self, encode: DenseEncoder, channels: int) -> None:
-        self._encode = encode
-        self._channels = channels
+        self._encode, self._channels = encode, channels
         self._maps: OrderedDict[Path, FeatureMap] = OrderedDict()
 
     def picture(self, path: Path) -> Picture:
@@ -113,12 +99,11 @@ def evaluate(encoder: Encoder, data: str | Path, config: CorrespondenceConfig, o
         source, target = cache[pair.source], cache[pair.target]
         points = torch.from_numpy(pair.source_points)
         found = transfer_keypoints(source, target, points, config.sampling, config.places).numpy()
-        size = box_size(pair.target_box) if config.threshold == "box" else target.original
-        correct, by_position = (
-            within_threshold(guess, pair.target_points, size, config.alphas)
-            for guess in (found, points_by_position(pair))
-        )
+        box = pair.target_box
+        size = box[2:] - box[:2] if config.threshold == "box" else target.original
+        correct = within_threshold(found, pair.target_points, size, config.alphas)
         scored.append(ScoredPair(pair, correct))
+        by_position = within_threshold(points_by_position(pair), pair.target_points, size, config.alphas)
         baseline.append(ScoredPair(pair, by_position))
         if output.folder is not None and number in drawn:
             images = cache.picture(pair.source), cache.picture(pair.target)

@@ -13,7 +13,6 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import resize_picture, to_tensor
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig, Sampling
-from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
@@ -24,21 +23,18 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """Features of one image.
-
-    Attributes:
-        features: [h, w, D] of unit length.
-        first: pixels from the corner of the resized image to the centre of the first feature's patch.
-        step: pixels between neighbouring centres, along both axes.
-        resized: size of the image that was encoded.
-        original: size of the image itself, in whose pixels keypoints are given.
-    """
+    """Features of one image."""
 
     features: Tensor
+    """Features [h, w, D] of unit length."""
     first: float
+    """Pixels from the corner of the resized image to the centre of the first feature's patch."""
     step: float
+    """Pixels between neighbouring centres, along both axes."""
     resized: Size
+    """Size of the image that was encoded."""
     original: Size
+    """Size of the image itself, in whose pixels keypoints are given."""
 
     def cells(self, points: Tensor) -> Tensor:
         """Return the coordinates of keypoints [K, 2] (x, y) on the map, (0, 0) being the first feature.
@@ -100,68 +96,51 @@ class FeatureMap:
         return torch.stack(lengths).clamp(min=1e-12)
 
 
-@dataclass(frozen=True)
 class DenseEncoder:
     """Encoder of pictures as feature maps.
+
+    Attributes:
+        block: block that features are taken from, counted from 1; None for the encoder's own, or a facet of the last.
 
     Raises:
         ValueError: the encoder has no such block, facet or stride.
     """
 
-    encoder: Encoder
-    config: CorrespondenceConfig
-
-    def __post_init__(self) -> None:
-        config, patch = self.config, self.encoder.patch_size
+    def __init__(self, encoder: Encoder, config: CorrespondenceConfig) -> None:
+        self.encoder, self.config, self.block = encoder, config, config.block
+        self._backbone = encoder.backbone if isinstance(encoder, BranchEncoder) else None
         if config.facet != "token" and not isinstance(self._backbone, ViT):
             raise ValueError(f"facet is {config.facet!r}, but only a ViT has keys, queries and values; use token")
-        if self.block is not None:
-            if self._backbone is None:
-                raise ValueError(f"block is {self.block}, but a {type(self.encoder).__name__} has none; leave it out")
+        if self._backbone is not None:
             count = len(self._backbone.map_dims)
-            if self.block > count:
+            if config.block is None and config.depth is not None:
+                self.block = max(1, round(config.depth * count))
+            if self.block is not None and self.block > count:
                 raise ValueError(f"block is {self.block}, but the network has {count}; use 1 to {count}")
+        elif self.block is not None:
+            raise ValueError(f"block is {self.block}, but a {type(encoder).__name__} has none; leave it out")
+        patch = encoder.patch_size
         if config.stride is not None and patch % config.stride:
-            raise ValueError(f"stride {config.stride} does not divide the patch size {patch}; use e.g. {_half(patch)}")
-
-    @property
-    def _backbone(self) -> Backbone | None:
-        return self.encoder.backbone if isinstance(self.encoder, BranchEncoder) else None
-
-    @property
-    def block(self) -> int | None:
-        """Block that features are taken from, counted from 1; None for the encoder's own, or a facet of the last."""
-        if self.config.block is not None or self.config.depth is None or self._backbone is None:
-            return self.config.block
-        return max(1, round(self.config.depth * len(self._backbone.map_dims)))
+            example = patch // 2 if patch % 2 == 0 else patch
+            raise ValueError(f"stride {config.stride} does not divide the patch size {patch}; use e.g. {example}")
 
     @torch.no_grad()
     def __call__(self, picture: Picture) -> FeatureMap:
         """Return the features of a picture."""
-        size = network_size(picture.size, self.config, self.encoder.patch_size)
+        patch, stride = self.encoder.patch_size, self.config.stride
+        size = network_size(picture.size, self.config, patch)
         pixels = to_tensor(resize_picture(picture, *size))[None].to(self.encoder.device)
         image = normalise(pixels, self.encoder.mean, self.encoder.std)
-        features, step = self._dense(image)
-        side = self.encoder.patch_size if self._is_strided else step
+        features = self._features(image)  # [h, w, D]
+        side = step = image.shape[-1] / features.shape[1]
+        if stride is not None and stride != patch:
+            if side != patch:
+                raise ValueError(
+                    f"block {self.block} has a feature for {side:g} pixels, not for a patch of {patch}; "
+                    "leave out the stride"
+                )
+            features, step = self._interleaved(image, features, stride), stride
         return FeatureMap(F.normalize(features, dim=-1), side / 2, step, size, picture.size)
-
-    @property
-    def _is_strided(self) -> bool:
-        return self.config.stride not in (None, self.encoder.patch_size)
-
-    def _dense(self, image: Tensor) -> tuple[Tensor, float]:
-        """Return the features [h, w, D], and the pixels between two centres."""
-        plain = self._features(image)
-        side = image.shape[-1] / plain.shape[1]
-        if not self._is_strided:
-            return plain, side
-        if side != self.encoder.patch_size:
-            raise ValueError(
-                f"block {self.block} has a feature for {side:g} pixels, not for a patch of {self.encoder.patch_size}; "
-                "leave out the stride"
-            )
-        assert self.config.stride is not None
-        return self._interleaved(image, plain, self.config.stride), self.config.stride
 
     def _interleaved(self, image: Tensor, plain: Tensor, stride: int) -> Tensor:
         """Return the features of every patch whose corner lies on a multiple of the stride.
@@ -210,7 +189,3 @@ def _bilinear_weights(cells: Tensor, count: int) -> Tensor:
     """Return the bilinear weights [n, count] of coordinates [n] on an axis of `count` centres."""
     centres = torch.arange(count, dtype=cells.dtype)
     return (1 - (cells.clamp(0, count - 1)[:, None] - centres).abs()).clamp(min=0)
-
-
-def _half(patch_size: int) -> int:
-    return patch_size // 2 if patch_size % 2 == 0 else patch_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,8 +11,7 @@ from selfpatch.evaluation.correspondence.dataset import Pair
 from selfpatch.evaluation.result import Cell
 
 
-@dataclass(frozen=True)
-class ScoredPair:
+class ScoredPair(NamedTuple):
     """One pair; `correct` is bool [alphas, K]: whether a keypoint was transferred close enough."""
 
     pair: Pair
@@ -20,19 +19,14 @@ class ScoredPair:
 
 
 def within_threshold(
-    found: np.ndarray, truth: np.ndarray, size: tuple[float, float], alphas: Sequence[float]
+    found: np.ndarray, truth: np.ndarray, size: Sequence[float] | np.ndarray, alphas: Sequence[float]
 ) -> np.ndarray:
     """Return whether distance <= alpha * max(size), bool [alphas, K], for transferred and true keypoints [K, 2].
 
-    `size` is the width and height of the target's box, or of its image.
+    `size` is the width and height of the target's box (right - left, as SPair-71k measures), or of its image.
     """
     distance = np.linalg.norm(found - truth, axis=1)
     return distance <= np.array(alphas)[:, None] * max(size)
-
-
-def box_size(box: np.ndarray) -> tuple[float, float]:
-    """Return right - left and bottom - top of a box [4] (left, top, right, bottom), as SPair-71k measures."""
-    return float(box[2] - box[0]), float(box[3] - box[1])
 
 
 def points_by_position(pair: Pair) -> np.ndarray:
@@ -50,11 +44,7 @@ def pair_pck(scored: ScoredPair, alphas: Sequence[float]) -> dict[str, float]:
 
 
 def category_rows(scored: Sequence[ScoredPair], alphas: Sequence[float]) -> list[dict[str, Cell]]:
-    """Return one row per category, with PCK per image and PCK per point.
-
-    PCK per image is the mean over pairs of the pair's share of correct keypoints; PCK per point is the share of all
-    keypoints of the category.
-    """
+    """Return one row per category, with PCK per image and PCK per point as `evaluate` defines them."""
     rows: list[dict[str, Cell]] = []
     for category in sorted({one.pair.category for one in scored}):
         correct = [one.correct for one in scored if one.pair.category == category]
@@ -72,10 +62,8 @@ def table_rows(
 ) -> list[dict[str, Cell]]:
     """Return `category_rows` of the features and of the baseline as a narrow table: a row per category and alpha."""
     return [
-        {
-            "category": row["category"],
-            "pairs": row["pairs"],
-            "points": row["points"],
+        {name: row[name] for name in ("category", "pairs", "points")}
+        | {
             "alpha": f"{alpha:g}",
             "per image": row[f"PCK@{alpha:g} per image"],
             "per point": row[f"PCK@{alpha:g} per point"],

@@ -21,12 +21,7 @@ RADIUS = 4
 def draw_matches(source: Picture, target: Picture, pair: Pair, found: np.ndarray, correct: np.ndarray) -> Image.Image:
     """Draw lines to the matched points, green where they are correct; a white ring marks the true point.
 
-    Args:
-        source: first image of the pair.
-        target: second image of the pair.
-        pair: the true keypoints.
-        found: [K, 2], matched points in pixels of the target.
-        correct: [K] bool.
+    `found` [K, 2] holds the matched points in pixels of the target, and `correct` [K] is bool.
     """
     images = [to_image(to_tensor(picture)) for picture in (source, target)]
     scales = [HEIGHT / image.height for image in images]

@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
@@ -63,11 +62,8 @@ def open_images(data: str | Path, config: ObjectDiscoveryConfig) -> list[Labelle
 
 def _voc_root(root: Path) -> Path | None:
     """Return the folder of one year, at `root` or below it, or None if there is none."""
-    found = [
-        folder
-        for folder in (root, *sorted(root.glob("VOC2*")), *sorted(root.glob("VOCdevkit/VOC2*")))
-        if (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
-    ]
+    folders = [root, *sorted(root.glob("VOC2*")), *sorted(root.glob("VOCdevkit/VOC2*"))]
+    found = [f for f in folders if (f / "Annotations").is_dir() and (f / "JPEGImages").is_dir()]
     if len(found) > 1:
         raise ValueError(f"{root} holds {' and '.join(f.name for f in found)}; give the folder of one of them")
     return found[0] if found else None
@@ -86,15 +82,12 @@ def _voc_images(root: Path, split: str, hard: bool) -> Iterator[LabelledImage]:
 def _voc_boxes(path: Path, hard: bool) -> Iterator[Box]:
     """Yield the boxes of an annotation file; VOC counts pixels from 1 and includes the last, so left and top move."""
     try:
-        objects = ElementTree.parse(path).getroot().findall("object")
-        for thing in objects:
-            if not hard and any(thing.findtext(mark) == "1" for mark in ("difficult", "truncated")):
-                continue
-            # Some files of VOC2012 have fractions, which are truncated as LOST does.
-            left, top, right, bottom = (
-                int(float(thing.findtext(f"bndbox/{side}") or "")) for side in ("xmin", "ymin", "xmax", "ymax")
-            )
-            yield left - 1, top - 1, right, bottom
+        for thing in ElementTree.parse(path).getroot().findall("object"):
+            if hard or not any(thing.findtext(mark) == "1" for mark in ("difficult", "truncated")):
+                # Some files of VOC2012 have fractions, which are truncated as LOST does.
+                sides = [thing.findtext(f"bndbox/{side}") or "" for side in ("xmin", "ymin", "xmax", "ymax")]
+                left, top, right, bottom = (int(float(side)) for side in sides)
+                yield left - 1, top - 1, right, bottom
     except FileNotFoundError:
         raise ValueError(f"there is no {path}; every image of the split needs its boxes") from None
     except (ElementTree.ParseError, ValueError):
@@ -107,9 +100,14 @@ def _coco_images(root: Path, tables: list[Path], split: str | None) -> Iterator[
     if chosen not in names or (split is None and chosen != "train2014" and len(names) > 1):
         raise ValueError(f"split is {split!r}, and {root} has: {', '.join(names)}; name one of them")
     path = tables[names.index(chosen)]
+    boxes: defaultdict[int, list[Box]] = defaultdict(list)
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        boxes = _coco_boxes(table["annotations"])
+        for annotation in table["annotations"]:
+            if not annotation.get("iscrowd", 0):
+                left, top, width, height = annotation["bbox"]
+                corners = round(left), round(top), round(left + width), round(top + height)  # as LOST does
+                boxes[int(annotation["image_id"])].append(corners)
         files = [(int(image["id"]), str(image["file_name"])) for image in table["images"]]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{path} cannot be read as COCO's instances; download it again") from None
@@ -120,17 +118,6 @@ def _coco_images(root: Path, tables: list[Path], split: str | None) -> Iterator[
         yield LabelledImage(Path(file).stem, folders[0] / file, tuple(boxes[number]))
 
 
-def _coco_boxes(annotations: list[dict[str, Any]]) -> defaultdict[int, list[Box]]:
-    """Return the boxes of each image, rounded as LOST does; crowds are left out."""
-    boxes: defaultdict[int, list[Box]] = defaultdict(list)
-    for annotation in annotations:
-        if not annotation.get("iscrowd", 0):
-            left, top, width, height = annotation["bbox"]
-            corners = round(left), round(top), round(left + width), round(top + height)
-            boxes[int(annotation["image_id"])].append(corners)
-    return boxes
-
-
 def _listed(images: list[LabelledImage], path: Path) -> list[LabelledImage]:
     """Return the images that a file names, in its order."""
     if not path.is_file():
@@ -139,8 +126,6 @@ def _listed(images: list[LabelledImage], path: Path) -> list[LabelledImage]:
     names = [Path(line.strip()).stem for line in path.read_text().splitlines() if line.strip()]
     unknown = [name for name in names if name not in by_name]
     if unknown:
-        raise ValueError(
-            f"{path} names {len(unknown)} images that the data set does not have, e.g. {unknown[0]}; "
-            "use the list of this split"
-        )
+        have = f"{len(unknown)} images that the data set does not have, e.g. {unknown[0]}"
+        raise ValueError(f"{path} names {have}; use the list of this split")
     return [by_name[name] for name in dict.fromkeys(names)]

@@ -9,10 +9,10 @@ from torch import Tensor
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import to_tensor
 from selfpatch.data.decode.pillow import read_picture
-from selfpatch.evaluation.object_discovery.config import Method, ObjectDiscoveryConfig
+from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.object_discovery.dataset import Box, open_images
 from selfpatch.evaluation.object_discovery.features import PatchView
-from selfpatch.evaluation.object_discovery.metrics import best_iou, centre_box, is_correct, method_rows, whole_image
+from selfpatch.evaluation.object_discovery.metrics import MIN_IOU, best_iou, centre_box, method_rows, whole_image
 from selfpatch.evaluation.object_discovery.visualize import draw_boxes
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
@@ -23,21 +23,19 @@ BASELINES = {"baseline:whole-image": whole_image, "baseline:centre": centre_box}
 
 def find_boxes(view: PatchView, image: Tensor) -> dict[str, Box]:
     """Return the box of each method in an image [C, H, W], uint8 or float32."""
-    padded, methods = view.padded(image), view.config.methods
-    features = view.features(padded) if {"lost", "tokencut"} & {*methods} else None
-    return {method: _find_box(method, view, image, padded, features) for method in methods}
-
-
-def _find_box(method: Method, view: PatchView, image: Tensor, padded: Tensor, features: Tensor | None) -> Box:
-    config = view.config
-    if method == "attention":
-        found = attended(_attention(view, padded, config.head), mass=config.mass)
-    else:
-        assert features is not None
-        is_lost = method == "lost"
-        found = lost(features, num_patches=config.num_patches) if is_lost else tokencut(features, tau=config.tau)
-    cell = padded.shape[2] / found.mask.shape[0], padded.shape[3] / found.mask.shape[1]
-    return pixel_box(found.mask, cell, (image.shape[1], image.shape[2]))
+    config, padded = view.config, view.padded(image)
+    features = view.features(padded) if {"lost", "tokencut"} & {*config.methods} else None
+    boxes: dict[str, Box] = {}
+    for method in config.methods:
+        if features is None or method == "attention":
+            found = attended(_attention(view, padded, config.head), mass=config.mass)
+        elif method == "lost":
+            found = lost(features, num_patches=config.num_patches)
+        else:
+            found = tokencut(features, tau=config.tau)
+        cell = padded.shape[2] / found.mask.shape[0], padded.shape[3] / found.mask.shape[1]
+        boxes[method] = pixel_box(found.mask, cell, (image.shape[1], image.shape[2]))
+    return boxes
 
 
 def _attention(view: PatchView, padded: Tensor, head: int | None) -> Tensor:
@@ -69,7 +67,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
     """
     view = PatchView(encoder, config)
     if "attention" in config.methods:
-        view.require_class_token()
+        view.class_token_vit()
     all_images = open_images(data, config)
     images = [image for image in all_images if image.boxes]
     if not images:
@@ -84,7 +82,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
         best = {name: best_iou(box, image.boxes) for name, box in {**found, **baselines}.items()}
         for name, iou in best.items():
             ious[name].append(iou)
-        per_image[image.name] = {f"CorLoc {name}": float(is_correct(best[name])) for name in config.methods}
+        per_image[image.name] = {f"CorLoc {name}": float(best[name] >= MIN_IOU) for name in config.methods}
         if output.folder is not None and done <= config.max_pictures:
             pictures.append(save_picture(output.folder, image.name, draw_boxes(pixels, image.boxes, found)))
         output.progress("images", done, len(images))
