@@ -50,12 +50,9 @@ class Clip:
         return int(self.mask(0).max())
 
     def require_masks(self) -> None:
-        """Check that the first frame has a mask with an object in it, and that every frame of a scored clip has a mask.
+        """Raise ValueError if the first mask is missing or empty, or another mask of a scored clip is missing.
 
         A clip is scored if it has frames besides the first and the last.
-
-        Raises:
-            ValueError: a mask is missing, or the first one holds no object.
         """
         if not self.frames:
             raise ValueError(f"{self.name} has no frames: no .jpg in {self.frames_dir} and no .png in {self.masks_dir}")
@@ -66,11 +63,7 @@ class Clip:
             raise ValueError(f"the first mask of {self.name} holds no object; there is nothing to propagate")
 
     def require_frames(self) -> None:
-        """Check that every frame has an image of the size of the first mask.
-
-        Raises:
-            ValueError: an image is missing or has another size.
-        """
+        """Raise ValueError if a frame has no image, or one of another size than the first mask."""
         height, width = self.mask(0).shape
         for frame in self.frames:
             if not (path := self.frames_dir / f"{frame}.jpg").is_file():
@@ -95,16 +88,14 @@ def open_clips(data: str | Path, config: DAVISConfig) -> list[Clip]:
         raise ValueError(f"no DAVIS at {root}: it has no folder Annotations/480p; give the folder that holds it")
     years: tuple[Year, ...] = (2017, 2016) if config.year is None else (config.year,)
     candidates = [(y, root / "ImageSets" / name) for y in years for name in IMAGE_SETS[y]]
-    found = next(((y, path) for y, path in candidates if path.is_file()), None)
-    if found is None and sequences is None:
-        looked_for = " or ".join(str(path.relative_to(root)) for _, path in candidates)
-        raise ValueError(f"the DAVIS at {root} has no {looked_for}; add it, or name the sequences")
-    chosen = found[0] if found else years[0]
+    year, image_set = next(((y, path) for y, path in candidates if path.is_file()), (years[0], None))
     if sequences is None:
-        assert found is not None
-        sequences = tuple(_read_image_set(found[1]))
+        if image_set is None:
+            looked_for = " or ".join(str(path.relative_to(root)) for _, path in candidates)
+            raise ValueError(f"the DAVIS at {root} has no {looked_for}; add it, or name the sequences")
+        sequences = tuple(_read_image_set(image_set))
     frames, masks = root / "JPEGImages" / "480p", root / "Annotations" / "480p"
-    clips = [Clip(name, frames / name, masks / name, chosen) for name in dict.fromkeys(sequences)]
+    clips = [Clip(name, frames / name, masks / name, year) for name in dict.fromkeys(sequences)]
     for clip in clips:
         if not clip.masks_dir.is_dir():
             raise ValueError(f"sequence {clip.name!r} has no folder {clip.masks_dir}; check the name or the download")

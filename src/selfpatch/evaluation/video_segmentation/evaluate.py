@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.pictures import save_picture
+from selfpatch.evaluation.pictures import save_picture, side_by_side
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import Clip, open_clips, read_mask, write_mask
 from selfpatch.evaluation.video_segmentation.metrics import frame_scores, means_over_objects, object_rows, scored_frames
 from selfpatch.evaluation.video_segmentation.propagation import Stopwatch, propagate_first_mask
-from selfpatch.evaluation.video_segmentation.visualize import OverlayStrip
+from selfpatch.evaluation.video_segmentation.visualize import panel, shown_frames
 
 Rows = list[dict[str, Cell]]
 
@@ -46,19 +46,19 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     pictures: list[str] = []
     total, done = sum(len(clip.frames) for clip in clips), 0
     for clip in clips:
-        scores, strip = [], OverlayStrip(len(clip.frames))
+        scores, panels = [], []
         for frame, mask in enumerate(_predict(encoder, clip, config, clock)):
             if frame in scored_frames(clip):
                 scores.append(frame_scores(clip, frame, mask))
             if output.folder is not None:
                 write_mask(output.folder / "results" / clip.name / f"{clip.frames[frame]}.png", mask)
-                if strip.wants(frame):
-                    strip.add(clip.image(frame), mask)
+                if frame in shown_frames(len(clip.frames)):
+                    panels.append(panel(clip.image(frame), mask))
             done += 1
             output.progress(clip.name, done, total)
         rows[clip.name] = object_rows(clip, scores)
         if output.folder is not None:
-            pictures.append(save_picture(output.folder, clip.name, strip.picture()))
+            pictures.append(save_picture(output.folder, clip.name, side_by_side(panels)))
     costs = {"frames/s": clock.frames / clock.seconds} if clock.frames else {}
     if encoder is None:
         return _result(rows, {"baseline": "repeat first mask", **used}, pictures=pictures)
@@ -97,12 +97,9 @@ def _score_results(results: str, clips: list[Clip], used: dict[str, Any]) -> Res
 
 
 def _result(rows: dict[str, Rows], settings: dict[str, Any], **others: Any) -> Result:
-    """Return the result of all clips.
+    """Return the result of all clips, from the rows of the objects of each; a clip of fewer than three frames has none.
 
-    Args:
-        rows: rows of the objects of each sequence; empty for a sequence of fewer than three frames.
-        settings: settings that decide the numbers.
-        others: further fields of the result.
+    `settings` decide the numbers, and `others` are further fields of the result.
     """
     per_sequence = {name: means_over_objects(objects) for name, objects in rows.items() if objects}
     all_rows = [row for objects in rows.values() for row in objects]

@@ -41,21 +41,12 @@ def boundary_f(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     intersection if the other boundary has a pixel within the disk's radius. A k-d tree over the few boundary pixels
     finds these without touching the rest of the image.
 
-    Args:
-        truth: true masks, bool [..., H, W].
-        prediction: predicted masks, bool [..., H, W].
-
-    Returns:
-        [...] float64; 0 if one boundary is empty, 1 if both are.
+    Masks are bool [..., H, W], scores float64 [...]: 0 if one boundary is empty, 1 if both are.
     """
     height, width = truth.shape[-2:]
     radius = math.ceil(BOUNDARY_TOLERANCE * math.hypot(height, width))
-    pairs = zip(
-        mask_boundary(truth).reshape(-1, height, width),
-        mask_boundary(prediction).reshape(-1, height, width),
-        strict=True,
-    )
-    scores = [_matched_f(np.argwhere(t), np.argwhere(p), radius) for t, p in pairs]
+    boundaries = (mask_boundary(mask).reshape(-1, height, width) for mask in (truth, prediction))
+    scores = [_matched_f(np.argwhere(t), np.argwhere(p), radius) for t, p in zip(*boundaries, strict=True)]
     return np.array(scores, np.float64).reshape(truth.shape[:-2])
 
 
@@ -92,8 +83,5 @@ def clip_statistics(values: np.ndarray) -> Statistics:
     # The scorer's four bins; neighbours share a frame. Adding 1e-10 undoes rounding half to even.
     edges = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
     first, last = values[edges[0] : edges[1] + 1], values[edges[3] : edges[4] + 1]
-    return Statistics(
-        mean=float(values.mean()),
-        recall=float((values > RECALL_THRESHOLD).mean()),
-        decay=float(first.mean() - last.mean()),
-    )
+    recall = (values > RECALL_THRESHOLD).mean()
+    return Statistics(float(values.mean()), float(recall), float(first.mean() - last.mean()))

@@ -38,8 +38,7 @@ def object_rows(clip: Clip, scores: list[np.ndarray]) -> list[dict[str, Cell]]:
     for number, (j, f) in enumerate(np.stack(scores, axis=-1).swapaxes(0, 1), start=1):
         row: dict[str, Cell] = {"sequence": clip.name, "object": number}
         for name, values in [("J", j), ("F", f)]:
-            mean, recall, decay = clip_statistics(values)
-            row |= {f"{name}-Mean": mean, f"{name}-Recall": recall, f"{name}-Decay": decay}
+            row |= {f"{name}-{field.title()}": value for field, value in clip_statistics(values)._asdict().items()}
         rows.append(row)
     return rows
 

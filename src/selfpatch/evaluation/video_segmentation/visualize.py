@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from selfpatch.data.images import evenly_spread
-from selfpatch.evaluation.pictures import scaled_to_height, side_by_side
+from selfpatch.evaluation.pictures import scaled_to_height
 from selfpatch.evaluation.video_segmentation.dataset import PALETTE
 
 HEIGHT = 240
@@ -15,28 +15,14 @@ NUM_FRAMES = 5
 OPACITY = 0.55
 
 
-class OverlayStrip:
-    """Evenly spaced frames of a clip, collected while it is worked through.
+def shown_frames(num_frames: int) -> set[int]:
+    """Return the indices of the frames of a clip that its strip shows, evenly spread."""
+    return set(evenly_spread(np.arange(num_frames), NUM_FRAMES).tolist())
 
-    Args:
-        num_frames: number of frames of the clip.
-    """
 
-    def __init__(self, num_frames: int) -> None:
-        self._chosen = set(evenly_spread(np.arange(num_frames), NUM_FRAMES).tolist())
-        self._panels: list[Image.Image] = []
-
-    def wants(self, frame: int) -> bool:
-        """Return whether the frame of this index is to be added."""
-        return frame in self._chosen
-
-    def add(self, image: Image.Image, mask: np.ndarray) -> None:
-        """Add an RGB frame and its mask, uint8 [H, W] object numbers of the same size."""
-        self._panels.append(scaled_to_height(overlay(image, mask), HEIGHT))
-
-    def picture(self) -> Image.Image:
-        """Return the strip."""
-        return side_by_side(self._panels)
+def panel(image: Image.Image, mask: np.ndarray) -> Image.Image:
+    """Return an RGB frame of the strip with its mask, uint8 [H, W] object numbers of the same size."""
+    return scaled_to_height(overlay(image, mask), HEIGHT)
 
 
 def overlay(image: Image.Image, mask: np.ndarray) -> Image.Image:
