@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from selfpatch.core.schedules import cosine_factor
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.probe_training import CHECKPOINT, TrainingPlan, fit
+from selfpatch.evaluation.result import Output
 
 
 def load(number: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -43,7 +44,7 @@ def train(
         return nn.functional.binary_cross_entropy_with_logits(head(batch[0])[:, 0], batch[1])
 
     plan = TrainingPlan(steps, cosine_factor(steps, warmup=2), seed=1, save_every=0.0)
-    return head, fit(head, loss, batches(), optimizer, plan, settings={"rate": rate}, out=out)
+    return head, fit(head, loss, batches(), optimizer, plan, settings={"rate": rate}, output=Output(out))
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:

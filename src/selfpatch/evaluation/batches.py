@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +11,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from selfpatch.data.augment.multicrop import generator
 
-Sample = TypeVar("Sample")
 _ORDER_STREAM = 2**32 + 1
 
 
-class _Request(NamedTuple):
-    epoch: int
-    indices: list[int]
-
-
-class Batches(Generic[Sample]):
+class Batches(Dataset[Any]):
     """Shuffled batches of a training set; the incomplete last batch of an epoch is dropped.
 
     Args:
@@ -40,12 +34,12 @@ class Batches(Generic[Sample]):
     def __init__(
         self,
         num_samples: int,
-        load: Callable[[int, np.random.Generator], Sample],
+        load: Callable[[int, np.random.Generator], Any],
         *,
         batch_size: int,
         seed: int,
         workers: int = 0,
-        collate: Callable[[list[Sample]], Any] = default_collate,
+        collate: Callable[[list[Any]], Any] = default_collate,
     ) -> None:
         if not 1 <= batch_size <= num_samples:
             raise ValueError(
@@ -54,38 +48,34 @@ class Batches(Generic[Sample]):
             )
         if workers < 0:
             raise ValueError(f"workers is {workers}; use 0 or more")
-        self._samples = _Samples(load, seed, collate)
-        self._num_samples, self._batch_size, self._seed, self._workers = num_samples, batch_size, seed, workers
+        self._load, self._collate, self._seed, self._workers = load, collate, seed, workers
+        self._num_samples, self._batch_size = num_samples, batch_size
         self.steps_per_epoch = num_samples // batch_size
 
     def steps(self, first: int, last: int) -> Iterator[Any]:
         """Yield the batches of the steps `first`, ..., `last` - 1; steps count through the epochs."""
         yield from DataLoader(
-            self._samples,
+            self,
             batch_size=None,
             sampler=self._requests(first, last),
             num_workers=self._workers,
             generator=torch.Generator(),  # else it would draw from, and so change, the random state of the training
         )
 
-    def _requests(self, first: int, last: int) -> Iterator[_Request]:
-        order, drawn_epoch = np.empty(0, np.int64), -1
-        for step in range(first, last):
-            epoch, batch = divmod(step, self.steps_per_epoch)
-            if epoch != drawn_epoch:
-                draws = generator(self._seed, epoch, 0, _ORDER_STREAM).random(self._num_samples)
-                order, drawn_epoch = np.argsort(draws, kind="stable"), epoch
-            yield _Request(epoch, order[batch * self._batch_size : (batch + 1) * self._batch_size].tolist())
+    def _requests(self, first: int, last: int) -> Iterator[tuple[int, list[int]]]:
+        for epoch, batches in epochs_of(first, last, self.steps_per_epoch):
+            order = np.argsort(generator(self._seed, epoch, 0, _ORDER_STREAM).random(self._num_samples), kind="stable")
+            for batch in batches:
+                yield epoch, order[batch * self._batch_size : (batch + 1) * self._batch_size].tolist()
+
+    def __getitem__(self, request: tuple[int, list[int]]) -> Any:
+        """Load a batch, in a loader process if there are any."""
+        epoch, indices = request
+        return self._collate([self._load(i, generator(self._seed, epoch, i, 0)) for i in indices])
 
 
-class _Samples(Dataset[Any]):
-    def __init__(
-        self,
-        load: Callable[[int, np.random.Generator], Any],
-        seed: int,
-        collate: Callable[[list[Any]], Any],
-    ) -> None:
-        self._load, self._seed, self._collate = load, seed, collate
-
-    def __getitem__(self, request: _Request) -> Any:
-        return self._collate([self._load(i, generator(self._seed, request.epoch, i, 0)) for i in request.indices])
+def epochs_of(first: int, last: int, steps_per_epoch: int) -> Iterator[tuple[int, range]]:
+    """Yield each epoch of the steps `first`, ..., `last` - 1, and which of its batches are among them."""
+    for epoch in range(first // steps_per_epoch, -(-last // steps_per_epoch)):
+        start = epoch * steps_per_epoch
+        yield epoch, range(max(first - start, 0), min(last - start, steps_per_epoch))

@@ -58,14 +58,8 @@ def layer_groups(
         layer_decay: factor on the learning rate of each layer against the next one.
         weight_decay: weight decay of all other parameters.
     """
-    groups = param_groups(
-        network, weight_decay_on="matrices_but_tokens", lr_scales=layer_lr_scales(backbone, layer_decay)
-    )
+    scales = layer_lr_scales(backbone, layer_decay)
     return [
-        {
-            "params": group["params"],
-            "lr": lr * group["lr_scale"],
-            "weight_decay": weight_decay if group["decayed"] else 0.0,
-        }
-        for group in groups
+        {"params": group["params"], "lr": lr * group["lr_scale"], "weight_decay": weight_decay * group["decayed"]}
+        for group in param_groups(network, weight_decay_on="matrices_but_tokens", lr_scales=scales)
     ]

@@ -8,8 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from selfpatch.core.atomic_io import replacing
 from selfpatch.core.schedules import Factor
 from selfpatch.core.seeds import step_seed
-from selfpatch.evaluation.result import Progress
+from selfpatch.evaluation.config import Precision
+from selfpatch.evaluation.result import NO_OUTPUT, Output
 from selfpatch.models.layers.deferred_state import deferred_states
 
 CHECKPOINT = "fitting.pt"
@@ -35,23 +35,18 @@ class StepBatches(Protocol):
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Steps of a training, and the numbers that each of them needs.
-
-    Attributes:
-        steps: number of optimizer steps.
-        lr: factor on the initial learning rate of every parameter group, by step.
-        seed: seed of the random numbers that a step itself draws (dropout, drop path, mixup).
-        clip: largest global norm of the gradient; 0 turns clipping off.
-        precision: precision of the forward pass; bf16 uses autocast.
-        save_every: seconds between two checkpoints.
-    """
+    """Steps of a training, and the numbers that each of them needs."""
 
     steps: int
     lr: Factor
+    """Factor on the initial learning rate of every parameter group, by step."""
     seed: int = 0
+    """Seed of the random numbers that a step itself draws (dropout, drop path, mixup)."""
     clip: float = 0.0
-    precision: Literal["float32", "bf16"] = "float32"
+    """Largest global norm of the gradient; 0 turns clipping off."""
+    precision: Precision = "float32"
     save_every: float = 120.0
+    """Seconds between two checkpoints."""
 
 
 def fit(
@@ -62,8 +57,7 @@ def fit(
     plan: TrainingPlan,
     *,
     settings: Mapping[str, Any],
-    out: Path | None = None,
-    progress: Progress | None = None,
+    output: Output = NO_OUTPUT,
 ) -> list[float]:
     """Take the steps that are left.
 
@@ -79,8 +73,7 @@ def fit(
         optimizer: optimizer of the module's parameters.
         plan: steps, schedule, seed and precision.
         settings: plain values that decide the result; a checkpoint of other ones is refused.
-        out: folder of the checkpoint; if None, nothing is saved.
-        progress: called with `training`, the number of steps done and their total.
+        output: folder of the checkpoint, and the progress of `training`.
 
     Returns:
         The losses of the steps taken now, at most the last `MAX_LOSSES`.
@@ -90,20 +83,33 @@ def fit(
     """
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
-    checkpoint = None if out is None else out / CHECKPOINT
-    first = 0 if checkpoint is None else _restore(checkpoint, trained, optimizer, settings)
+    checkpoint = None if output.folder is None else output.folder / CHECKPOINT
+    wanted, first = json.dumps(dict(settings), sort_keys=True, default=str), 0
+    if checkpoint is not None and checkpoint.is_file():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if state["settings"] != wanted:
+            raise ValueError(
+                f"{checkpoint.parent} holds a training with other settings "
+                f"({_changed(json.loads(state['settings']), json.loads(wanted))}); give another folder with --out, or "
+                f"remove {checkpoint}"
+            )
+        trained.load_state_dict(state["trained"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = int(state["step"])
     losses: deque[Tensor] = deque(maxlen=MAX_LOSSES)
     saved_at = time.monotonic()
     for step, batch in enumerate(batches.steps(first, plan.steps), start=first):
         losses.append(_step(trained, loss, batch, optimizer, plan, step))
-        if progress is not None:
-            progress("training", step + 1, plan.steps)
-        due = time.monotonic() - saved_at >= plan.save_every or step + 1 == plan.steps
-        if due:
-            _check_loss(float(losses[-1]), step)  # rarely, because it synchronises with the device
-        if checkpoint is not None and due:
-            _save(checkpoint, trained, optimizer, settings, step + 1)
-            saved_at = time.monotonic()
+        output.progress("training", step + 1, plan.steps)
+        if time.monotonic() - saved_at < plan.save_every and step + 1 < plan.steps:
+            continue
+        if not math.isfinite(losses[-1]):  # judged rarely, because it synchronises with the device
+            raise ValueError(f"the loss is {float(losses[-1])} at step {step}; use a lower learning rate")
+        if checkpoint is not None:
+            state = {"step": step + 1, "settings": wanted, "trained": trained.state_dict()}
+            with replacing(checkpoint) as file:
+                torch.save({**state, "optimizer": optimizer.state_dict()}, file)
+        saved_at = time.monotonic()
     return torch.stack(list(losses)).tolist() if losses else []
 
 
@@ -130,40 +136,6 @@ def _step(
     for state in deferred_states(trained):  # e.g. running statistics of batch norms
         state.update()
     return value.detach().float()
-
-
-def _check_loss(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
-        raise ValueError(f"the loss is {loss} at step {step}; use a lower learning rate")
-
-
-def _restore(
-    checkpoint: Path, trained: nn.Module, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
-) -> int:
-    if not checkpoint.is_file():
-        return 0
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if state["settings"] != _plain(settings):
-        changed = _changed(json.loads(state["settings"]), json.loads(_plain(settings)))
-        raise ValueError(
-            f"{checkpoint.parent} holds a training with other settings ({changed}); give another folder with --out, or "
-            f"remove {checkpoint}"
-        )
-    trained.load_state_dict(state["trained"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
-
-
-def _save(
-    checkpoint: Path, trained: nn.Module, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any], step: int
-) -> None:
-    state = {"step": step, "settings": _plain(settings), "trained": trained.state_dict()}
-    with replacing(checkpoint) as file:
-        torch.save({**state, "optimizer": optimizer.state_dict()}, file)
-
-
-def _plain(settings: Mapping[str, Any]) -> str:
-    return json.dumps(dict(settings), sort_keys=True, default=str)
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

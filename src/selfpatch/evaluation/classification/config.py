@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
-from annotated_types import Ge, Gt
+from pydantic import NonNegativeInt, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, settings
-from selfpatch.evaluation.config import EvaluationConfig
-
-Precision = Literal["float32", "bf16"]
+from selfpatch.evaluation.config import EvaluationConfig, Precision
 
 
 @settings
@@ -18,12 +16,18 @@ class ClassificationConfig(EvaluationConfig):
 
     data_help: ClassVar[str] = "Folder with train/ and val/ (or test/), each with one sub-folder per class."
 
-    resize: Annotated[int, Gt(0)] = 256
+    resize: PositiveInt = 256
     """Short side that test images are resized to (bicubic), in pixels."""
-    crop: Annotated[int, Gt(0)] = 224
+    crop: PositiveInt = 224
     """Side of all crops, in pixels."""
-    encode_batch: Annotated[int, Gt(0), SPEED_ONLY] = 128
+    encode_batch: Annotated[PositiveInt, SPEED_ONLY] = 128
     """Centre crops encoded at once; changes speed and memory only."""
+
+    def __post_init__(self) -> None:
+        if self.resize < self.crop:
+            raise ValueError(
+                f"resize is {self.resize}, less than the crop of {self.crop} pixels; use {self.crop} or more"
+            )
 
 
 @settings
@@ -32,17 +36,17 @@ class TrainedClassificationConfig(ClassificationConfig):
 
     labels: str | None = None
     """Labels to train on: a share of the images such as 1% or 10%, or a text file of image names; defaults to all."""
-    epochs: Annotated[int, Gt(0)] = 100
+    epochs: PositiveInt = 100
     """Number of passes over the training images."""
-    batch_size: Annotated[int, Gt(0)] = 1024
+    batch_size: PositiveInt = 1024
     """Images per step, capped at the number of training images."""
     precision: Precision = "float32"
     """Precision of the network; bf16 uses autocast, with float32 parameters and loss."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: NonNegativeInt = 0
     """Random seed of the head, the order, the crops and the subset of labels."""
     per_class: bool = False
     """Show one row per class."""
-    workers: Annotated[int, Ge(0), SPEED_ONLY] = 4
+    workers: Annotated[NonNegativeInt, SPEED_ONLY] = 4
     """Number of processes that load training images; changes speed only."""
 
     def recorded(self) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -83,24 +84,25 @@ def open_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
         raise ValueError(
             f"{root} has no train/ and val/ (or test/); this evaluation needs both, with one sub-folder per class"
         )
-    indices = ImageIndex.open(root / "train"), ImageIndex.open(test)
-    for index in indices:
+    splits = ImageIndex.open(root / "train"), ImageIndex.open(test)
+    for index in splits:
         if not index.classes:
             raise ValueError(
                 f"the images in {index.root} do not lie in one sub-folder per class, at least two; sort them"
             )
-    unknown = set(indices[1].classes) - set(indices[0].classes)
+    classes = splits[0].classes
+    unknown = set(splits[1].classes) - set(classes)
     if unknown:
         raise ValueError(f"{test} has classes that train/ lacks, e.g. {min(unknown)!r}; both need the same names")
-    classes = indices[0].classes
-    return _labelled(indices[0], classes), _labelled(indices[1], classes)
 
-
-def _labelled(index: ImageIndex, classes: tuple[str, ...]) -> LabelledImages:
     number = {name: i for i, name in enumerate(classes)}
-    class_of_folder = np.array([number[name] for name in index.classes], np.int64)
-    folders = np.array([index.label(i) for i in range(len(index))], np.int64)
-    return LabelledImages(index, np.arange(len(index)), class_of_folder[folders], classes)
+
+    def labelled(index: ImageIndex) -> LabelledImages:
+        class_of_folder = np.array([number[name] for name in index.classes], np.int64)
+        folders = np.array([index.label(i) for i in range(len(index))], np.int64)
+        return LabelledImages(index, np.arange(len(index)), class_of_folder[folders], classes)
+
+    return labelled(splits[0]), labelled(splits[1])
 
 
 def with_labels(images: LabelledImages, labels: str | None, seed: int) -> LabelledImages:
@@ -175,21 +177,26 @@ def hold_out(images: LabelledImages, share: float, seed: int) -> tuple[np.ndarra
     return np.setdiff1d(np.arange(len(images)), held), held
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Centre crops with their labels and names."""
+class CropValues(NamedTuple):
+    """Values of a function of the centre crops of the readable images of a set."""
 
-    images: Tensor  # [b, C, crop, crop], uint8 or float32, as `load_images` gives them
-    labels: Tensor  # [b] int64
+    values: Tensor  # [n, ...] on the CPU
+    labels: Tensor  # [n] int64
     names: list[str]
 
 
-def centre_crops(
-    images: LabelledImages, config: ClassificationConfig, channels: int, what: str, progress: Progress | None
-) -> Iterator[Batch]:
-    """Yield all images once, in their order, as centre crops; unreadable ones are left out.
+def map_centre_crops(
+    function: Callable[[Tensor, Tensor], Tensor],
+    images: LabelledImages,
+    config: ClassificationConfig,
+    channels: int,
+    what: str,
+    progress: Progress,
+) -> CropValues:
+    """Apply a function to the centre crops of all images, in their order; unreadable ones are left out.
 
     Args:
+        function: function of crops [b, C, crop, crop], as `load_images` gives them, and their labels [b] int64.
         images: the images.
         config: settings; read are resize, crop and encode_batch.
         channels: number of channels C.
@@ -197,39 +204,32 @@ def centre_crops(
         progress: called after each batch.
 
     Raises:
-        ValueError: no image can be read, or `load_images` refuses the sizes.
+        ValueError: no image can be read.
     """
-    empty = []
-    batches = np.split(np.arange(len(images)), range(config.encode_batch, len(images), config.encode_batch))
-    for positions in batches:
+    values, labels, names, errors = [], [], [], []
+    for positions in np.split(np.arange(len(images)), range(config.encode_batch, len(images), config.encode_batch)):
         wanted = images.indices[positions]
         try:
             loaded = load_images(images.index, wanted, config.crop, resize=config.resize, channels=channels)
         except NoneReadable as error:
-            empty.append(error)
+            errors.append(error)
         else:
             read = positions[np.isin(wanted, loaded.indices)]
-            yield Batch(loaded.images, torch.from_numpy(images.labels[read]), [images.name(int(i)) for i in read])
-        if progress is not None:
-            progress(what, int(positions[-1]) + 1, len(images))
-    if len(empty) == len(batches):
-        raise NoneReadable(len(images), empty[0].example)
+            labels.append(torch.from_numpy(images.labels[read]))
+            values.append(function(loaded.images, labels[-1]).cpu())
+            names += [images.name(int(i)) for i in read]
+        progress(what, int(positions[-1]) + 1, len(images))
+    if not values:
+        raise NoneReadable(len(images), errors[0].example)
+    return CropValues(torch.cat(values), torch.cat(labels), names)
 
 
 def check_crop(encoder: Encoder, config: ClassificationConfig) -> None:
-    """Refuse crops that the encoder cannot take, before the evaluation begins.
-
-    Raises:
-        ValueError: the patch size does not divide the crop, or the crop is larger than the resized image.
-    """
+    """Raise ValueError before the evaluation begins if the patch size does not divide the crop."""
     patch = encoder.patch_size
     if config.crop % patch:
         nearest = max(patch, round(config.crop / patch) * patch)
         raise ValueError(f"crop is {config.crop}, no multiple of the patch size {patch}; use e.g. {nearest}")
-    if config.resize < config.crop:
-        raise ValueError(
-            f"resize is {config.resize}, less than the crop of {config.crop} pixels; use {config.crop} or more"
-        )
 
 
 def collate(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:

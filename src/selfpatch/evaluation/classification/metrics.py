@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from selfpatch.evaluation.classification.config import TrainedClassificationConfig
-from selfpatch.evaluation.classification.dataset import LabelledImages
+from selfpatch.evaluation.classification.dataset import CropValues, LabelledImages
 from selfpatch.evaluation.result import Cell, Result
 
 _SCORED_AT_ONCE = 4096
@@ -18,27 +17,10 @@ _NUM_NAMED = 5
 """Number of unreadable images that a note names."""
 
 
-class Tested(NamedTuple):
-    """Classification of the readable images of a set."""
-
-    hits: Tensor
-    """[n, 2] bool, as `top_hits` gives them."""
-    labels: Tensor
-    """[n] int64."""
-    names: list[str]
-
-
 def top_hits(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return whether the true class is the first, and among the first five.
+    """Return whether the true class is the first, and among the first five, as [m, 2] bool.
 
-    Of equal scores the class of the lower number comes first.
-
-    Args:
-        scores: [m, K].
-        labels: [m] int64, on the same device.
-
-    Returns:
-        [m, 2] bool.
+    Of equal scores the class of the lower number comes first. Scores are [m, K], labels [m] int64 on the same device.
     """
     parts = []
     for block, truth in zip(scores.split(_SCORED_AT_ONCE), labels.split(_SCORED_AT_ONCE), strict=True):
@@ -51,15 +33,6 @@ def accuracies(hits: Tensor) -> dict[str, float]:
     """Return the top-1 and top-5 accuracy of `top_hits`."""
     top1, top5 = hits.float().mean(0).tolist()
     return {"top-1": top1, "top-5": top5}
-
-
-def rows_per_class(classes: tuple[str, ...], labels: Tensor, hits: Tensor) -> list[dict[str, Cell]]:
-    """Return one row per tested class: its number of images and their accuracies."""
-    rows: list[dict[str, Cell]] = []
-    for label in labels.unique().tolist():
-        of_class = hits[labels == label]
-        rows.append({"class": classes[label], "images": len(of_class), **accuracies(of_class)})
-    return rows
 
 
 def unreadable(images: LabelledImages, read: list[str]) -> list[str]:
@@ -78,12 +51,12 @@ def unreadable_note(names: list[str]) -> list[str]:
 
 def trained_result(
     name: str,
-    config: TrainedClassificationConfig,
     train: LabelledImages,
     test: LabelledImages,
-    tested: Tested,
+    tested: CropValues,
     train_hits: Tensor,
     *,
+    per_class: bool,
     settings: Mapping[str, Any],
     rows: Sequence[Mapping[str, Cell]] = (),
 ) -> Result:
@@ -91,21 +64,26 @@ def trained_result(
 
     Args:
         name: name of the evaluation.
-        config: settings; read is per_class.
         train: the training images.
         test: the test images.
-        tested: classification of the readable test images.
-        train_hits: [n, 2] hits of some training images, as `Tested.hits`.
+        tested: `top_hits` of the readable test images.
+        train_hits: `top_hits` of some training images.
+        per_class: show one row per tested class in place of `rows`: its number of images and their accuracies.
         settings: the settings to record; the numbers of images and classes are added.
-        rows: rows of the table; replaced by one row per class with `config.per_class`.
+        rows: rows of the table.
     """
+    if per_class:
+        of_class = {label: tested.values[tested.labels == label] for label in tested.labels.unique().tolist()}
+        rows = [
+            {"class": train.classes[label], "images": len(hits), **accuracies(hits)} for label, hits in of_class.items()
+        ]
     missing = unreadable(test, tested.names)
     counts = {"train_images": len(train), "test_images": len(tested.names), "classes": len(train.classes)}
-    per_image = zip(tested.names, tested.hits.float().tolist(), strict=True)
+    per_image = zip(tested.names, tested.values.float().tolist(), strict=True)
     return Result(
         name,
-        {**accuracies(tested.hits), "train top-1": accuracies(train_hits)["top-1"]},
-        rows_per_class(train.classes, tested.labels, tested.hits) if config.per_class else list(rows),
+        {**accuracies(tested.values), "train top-1": accuracies(train_hits)["top-1"]},
+        list(rows),
         {**settings, **counts, "unreadable": len(missing)},
         per_image={image: {"top-1": top1, "top-5": top5} for image, (top1, top5) in per_image},
         notes=unreadable_note(missing),

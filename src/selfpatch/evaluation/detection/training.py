@@ -82,7 +82,7 @@ def train(
     rates = {"lr": config.scaled_lr, "layer_decay": config.layer_decay, "weight_decay": config.weight_decay}
     optimizer = torch.optim.AdamW(layer_groups(network, network.pyramid.backbone, **rates), lr=config.scaled_lr)
     plan = TrainingPlan(steps, partial(config.lr_factor, num_steps=steps), config.seed, config.clip, config.precision)
-    fit(network.train(), loss, batches, optimizer, plan, settings=settings, out=output.folder, progress=output.progress)
+    fit(network.train(), loss, batches, optimizer, plan, settings=settings, output=output)
     network.eval()
 
 

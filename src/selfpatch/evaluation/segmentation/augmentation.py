@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -80,7 +81,12 @@ class TrainCrop:
             pixels, classes = pixels[:, ::-1], classes[:, ::-1]
         if self.colour:
             pixels = distort_colours(pixels, rng)
-        return self._padded(pixels, classes)
+        height, width = classes.shape
+        canvas = np.full((self.size, self.size, 3), self.fill, np.uint8)
+        canvas[:height, :width] = pixels
+        padded = np.full((self.size, self.size), IGNORE, np.int64)
+        padded[:height, :width] = classes
+        return torch.from_numpy(canvas).permute(2, 0, 1).contiguous(), torch.from_numpy(padded)
 
     def _corner(self, label: np.ndarray, whole: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
         """Return (top, left) of a crop that no class fills; the last try is accepted unseen."""
@@ -94,15 +100,6 @@ class TrainCrop:
             if (counts > 0).sum() > 1 and counts.max() < self.max_share * counts.sum():
                 break
         return top, left
-
-    def _padded(self, pixels: np.ndarray, classes: np.ndarray) -> tuple[Tensor, Tensor]:
-        height, width = classes.shape
-        canvas = np.empty((self.size, self.size, 3), np.uint8)
-        canvas[...] = self.fill
-        canvas[:height, :width] = pixels
-        padded = np.full((self.size, self.size), IGNORE, np.int64)
-        padded[:height, :width] = classes
-        return torch.from_numpy(canvas).permute(2, 0, 1).contiguous(), torch.from_numpy(padded)
 
 
 @dataclass(frozen=True)
@@ -126,23 +123,16 @@ class SquareCrop:
         return tvf.pil_to_tensor(view), torch.from_numpy(classes)
 
 
-@dataclass(frozen=True)
-class _CropsOfSet:
-    """Function of an image's index and a generator that makes a crop; picklable, for the loader processes."""
-
-    images: SegmentationSet
-    crop: TrainCrop | SquareCrop
-
-    def __call__(self, i: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        return self.crop(*self.images.read(i), rng)
-
-
-def training_batches(
-    images: SegmentationSet, crop: TrainCrop | SquareCrop, config: TrainedConfig
-) -> Batches[tuple[Tensor, Tensor]]:
+def training_batches(images: SegmentationSet, crop: TrainCrop | SquareCrop, config: TrainedConfig) -> Batches:
     """Return the batches of crops that a training learns from."""
-    load = _CropsOfSet(images, crop)
+    load = partial(_load_crop, images, crop)
     return Batches(len(images), load, batch_size=config.batch_size, seed=config.seed, workers=config.workers)
+
+
+def _load_crop(
+    images: SegmentationSet, crop: TrainCrop | SquareCrop, i: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    return crop(*images.read(i), rng)
 
 
 def fitted_size(height: int, width: int, short: float) -> tuple[int, int]:
@@ -197,17 +187,13 @@ def distort_colours(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if applied[1] and contrast_first:
         pixels = _clipped(pixels * np.float32(contrast))
     if applied[2] or applied[3]:
-        pixels = _turn_colours(pixels, saturation if applied[2] else 1.0, hue if applied[3] else 0.0)
+        hsv = np.array(Image.fromarray(np.ascontiguousarray(pixels)).convert("HSV"))
+        hsv[..., 0] += np.uint8(round((hue if applied[3] else 0.0) * 256) % 256)  # hue 256 equals hue 0
+        hsv[..., 1] = _clipped(hsv[..., 1] * np.float32(saturation if applied[2] else 1.0))
+        pixels = np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
     if applied[1] and not contrast_first:
         pixels = _clipped(pixels * np.float32(contrast))
     return pixels
-
-
-def _turn_colours(pixels: np.ndarray, saturation: float, hue: float) -> np.ndarray:
-    hsv = np.array(Image.fromarray(np.ascontiguousarray(pixels)).convert("HSV"))
-    hsv[..., 0] += np.uint8(round(hue * 256) % 256)  # hue 256 equals hue 0
-    hsv[..., 1] = _clipped(hsv[..., 1] * np.float32(saturation))
-    return np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
 
 
 def _clipped(values: np.ndarray) -> np.ndarray:

@@ -72,12 +72,11 @@ class SegmentationSet:
             )
         return image, classes
 
-    def read_all(self, what: str, progress: Progress | None) -> Iterator[tuple[int, Image.Image, np.ndarray]]:
+    def read_all(self, what: str, progress: Progress) -> Iterator[tuple[int, Image.Image, np.ndarray]]:
         """Yield each index with what `read` returns; `progress` is called with `what` once an image has been used."""
         for i in range(len(self)):
             yield (i, *self.read(i))
-            if progress is not None:
-                progress(what, i + 1, len(self))
+            progress(what, i + 1, len(self))
 
     def size(self, i: int) -> tuple[int, int]:
         """Return (height, width) of the i-th image, from the header of its label file; ValueError if it is damaged."""

@@ -11,11 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from selfpatch.core.schedules import polynomial_factor
@@ -23,23 +21,20 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import Progress, network_sha256
+from selfpatch.evaluation.result import NO_OUTPUT, Output, network_sha256
 from selfpatch.evaluation.segmentation.augmentation import TrainCrop, training_batches
 from selfpatch.evaluation.segmentation.config import DecoderConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.decoders import Norm
-from selfpatch.evaluation.segmentation.harness import FittedMethod, Predict
-from selfpatch.evaluation.segmentation.inference import classes_at, load_normalised, predict_sliding
+from selfpatch.evaluation.segmentation.inference import FittedMethod, image_predictor
 from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps, default_blocks
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
 
 
-def fit_decoder(
-    encoder: Encoder, train: SegmentationSet, config: DecoderConfig, out: Path | None, progress: Progress | None
-) -> FittedMethod:
-    """Train a decoder and a copy of the backbone; a checkpoint in `out` of the same training is continued.
+def fit_decoder(encoder: Encoder, train: SegmentationSet, config: DecoderConfig, output: Output) -> FittedMethod:
+    """Train a decoder and a copy of the backbone; a checkpoint of the same training is continued.
 
     Raises:
         ValueError: the encoder is no network of this package, or settings or data do not fit.
@@ -54,11 +49,13 @@ def fit_decoder(
     num_classes = len(train.classes)
     network = build_segmenter(encoder, num_classes, config)
     learned: dict[str, Any] = {}
-    if out is not None:
+    if output.folder is not None:
         identity = {"backbone": network_sha256(encoder.backbone), "mean": encoder.mean, "std": encoder.std}
         learned = {**config.learned(), "norm": _norm(config), **identity, "training_data": train.fingerprint()}
-    train_segmenter(network, encoder, batches, config, settings=learned, out=out, progress=progress)
-    return FittedMethod(_predictor(network, encoder, config, num_classes), config, {"norm": _norm(config)})
+    train_segmenter(network, encoder, batches, config, settings=learned, output=output)
+    short = config.short_side or config.crop
+    predict = image_predictor(network.eval(), encoder, num_classes, short=short, size=config.crop, stride=config.stride)
+    return FittedMethod(predict, config, {"norm": _norm(config)})
 
 
 def resolve(config: DecoderConfig, encoder: BranchEncoder) -> DecoderConfig:
@@ -78,13 +75,7 @@ def resolve(config: DecoderConfig, encoder: BranchEncoder) -> DecoderConfig:
 def build_segmenter(encoder: BranchEncoder, num_classes: int, config: DecoderConfig) -> Segmenter:
     """Build the network to train, on the encoder's device; its first weights depend on the seed alone.
 
-    Args:
-        encoder: the network whose backbone is copied.
-        num_classes: number of classes K.
-        config: settings, as `resolve` returns them.
-
-    Raises:
-        ValueError: the backbone lacks a block.
+    The settings are those that `resolve` returns. ValueError says that the backbone lacks a block.
     """
     assert config.blocks is not None
     with torch.random.fork_rng(devices=[]):
@@ -107,12 +98,11 @@ def _norm(config: DecoderConfig) -> Norm:
 def train_segmenter(
     network: Segmenter,
     encoder: BranchEncoder,
-    batches: Batches[tuple[Tensor, Tensor]],
+    batches: Batches,
     config: DecoderConfig,
     *,
     settings: Mapping[str, Any],
-    out: Path | None = None,
-    progress: Progress | None = None,
+    output: Output = NO_OUTPUT,
 ) -> list[float]:
     """Train in place and return the losses; arguments as for `probe_training.fit`."""
     rates = {"lr": config.lr, "layer_decay": config.layer_decay, "weight_decay": config.weight_decay}
@@ -125,21 +115,4 @@ def train_segmenter(
 
     factor = polynomial_factor(config.steps, warmup=config.warmup)
     plan = TrainingPlan(config.steps, factor, seed=config.seed, precision=config.precision)
-    return fit(network.train(), loss, batches, optimizer, plan, settings=settings, out=out, progress=progress)
-
-
-def _predictor(network: Segmenter, encoder: BranchEncoder, config: DecoderConfig, num_classes: int) -> Predict:
-    """Return the trained network as a function of an image, in float32."""
-    network.eval()
-    short = config.short_side or config.crop
-
-    @torch.no_grad()
-    def predict(image: Image.Image) -> Tensor:
-        normalised = load_normalised(encoder, image, short)
-        if config.stride is None:
-            logits = network(normalised)
-        else:
-            logits = predict_sliding(network, normalised, config.crop, config.stride, num_classes)
-        return classes_at(logits, (image.height, image.width))
-
-    return predict
+    return fit(network.train(), loss, batches, optimizer, plan, settings=settings, output=output)

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import torch
+from PIL import Image
+
 from selfpatch.core.types import Encoder
+from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.segmentation import decoder_training, kmeans, knn, linear, logistic
 from selfpatch.evaluation.segmentation.config import SegmentationConfig, SupervisedConfig
-from selfpatch.evaluation.segmentation.harness import FittedMethod, open_splits, score_images
-from selfpatch.evaluation.segmentation.metrics import Scores, constant_prediction
+from selfpatch.evaluation.segmentation.dataset import SegmentationSet, open_dataset
+from selfpatch.evaluation.segmentation.inference import FittedMethod
+from selfpatch.evaluation.segmentation.metrics import Scores, confusion, constant_prediction
+from selfpatch.evaluation.segmentation.visualize import overlay_row, save_rows
 
 METHODS: dict[str, Callable[..., FittedMethod]] = {
     "knn": knn.fit_knn,
@@ -20,11 +27,16 @@ METHODS: dict[str, Callable[..., FittedMethod]] = {
     "fpn": decoder_training.fit_decoder,
     "upernet": decoder_training.fit_decoder,
 }
-"""Function of (encoder, images to learn from, config, out, progress) by method."""
+"""Function of (encoder, images to learn from, config, output) by method."""
 
 
 def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, output: Output = NO_OUTPUT) -> Result:
     """Measure mIoU, aAcc and mAcc over the pixels of the test images that are not void.
+
+        fit the method
+        for each test image:
+            counts[truth, prediction] += 1 for each pixel
+        IoU of a class = counts[c, c] / (counts[c, :] + counts[:, c] - counts[c, c])
 
     `registry.Evaluate` explains the arguments. `fpn` and `upernet` train a copy of the encoder, which must be a network
     of this package. `mIoU baseline` is that of the most frequent class everywhere.
@@ -34,19 +46,49 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
     """
     if len(encoder.mean) != 3:
         raise ValueError(f"the network takes images of {len(encoder.mean)} channels; segmentation sets are RGB, use 3")
-    train, test = open_splits(data, config)
-    method = METHODS[config.method](encoder, train, config, output.folder, output.progress)
-    scored = score_images(test, method, out=output.folder, progress=output.progress)
+    train, test = _open_splits(data, config)
+    method = METHODS[config.method](encoder, train, config, output)
+    num_classes = len(test.classes)
+    counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    per_image: dict[str, dict[str, float]] = {}
+    shown = evenly_spread(np.arange(len(test)), 0 if output.folder is None else config.max_pictures)
+    rows: list[list[Image.Image]] = []
+    for i, image, labels in test.read_all("scoring", output.progress):
+        if method.reduce_labels is not None:
+            labels = method.reduce_labels(labels)
+        prediction = method.predict(image).cpu()
+        counts_of_image = confusion(prediction, labels, num_classes)
+        counts += counts_of_image
+        if counts_of_image.any():
+            per_image[test.names[i]] = {"miou_image": Scores.of(counts_of_image).miou}
+        if i in shown:
+            rows.append(overlay_row(image, labels, prediction.numpy()))
+    if not counts.any():
+        raise ValueError(f"all labels of {test.labels[0].parent} are void; there is nothing to score")
     settings = method.config.recorded() | {"data": str(data), "kind": test.kind, **method.facts}
-    settings |= {"test_images": len(test), "classes": len(test.classes)}
+    settings |= {"test_images": len(test), "classes": num_classes}
     if isinstance(config, SupervisedConfig):
         settings |= {"train_images": len(train)}
-    scores = Scores.of(scored.counts)
-    return Result(
-        "segment",
-        {**scores.metrics(), "mIoU baseline": Scores.of(constant_prediction(scored.counts)).miou},
-        scores.rows(test.classes),
-        settings,
-        pictures=scored.pictures,
-        per_image=scored.per_image,
-    )
+    scores = Scores.of(counts)
+    metrics = {**scores.metrics(), "mIoU baseline": Scores.of(constant_prediction(counts)).miou}
+    pictures = save_rows(rows, output.folder)
+    return Result("segment", metrics, scores.rows(test.classes), settings, pictures=pictures, per_image=per_image)
+
+
+def _open_splits(data: str | Path, config: SegmentationConfig) -> tuple[SegmentationSet, SegmentationSet]:
+    """Open the images to learn from and those to score; a method without training learns from the latter."""
+    test = open_dataset(data, config.test_split, config.kind)
+    if not isinstance(config, SupervisedConfig):
+        return test.limited(config.limit), test.limited(config.limit)
+    train = open_dataset(data, config.train_split, config.kind)
+    shared = set(train.images) & set(test.images)
+    if shared:
+        raise ValueError(
+            f"{len(shared)} images of {config.test_split!r} are in {config.train_split!r} too, e.g. {min(shared)}; "
+            "give two splits"
+        )
+    if train.classes != test.classes:
+        raise ValueError(
+            f"{config.train_split} and {config.test_split} of {data} have different classes; use splits of one set"
+        )
+    return train.limited(config.limit), test.limited(config.limit)

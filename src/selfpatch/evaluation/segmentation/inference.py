@@ -1,9 +1,11 @@
-"""Logits and classes of images of any size, from a network that takes whole images or windows."""
+"""Classes of images of any size, from a function that gives logits for whole images or windows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +15,46 @@ from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.segmentation.augmentation import fitted_size, resize_bilinear
+from selfpatch.evaluation.segmentation.config import SegmentationConfig
 from selfpatch.ops.images import normalise
 
+Predict = Callable[[Image.Image], Tensor]
+"""Function of an RGB image that returns its class numbers, int64 [h, w], at the size of its labels."""
 LogitsFunction = Callable[[Tensor], Tensor]
 """Function of normalised images [1, 3, H, W] that returns logits [1, C, H', W'] of any resolution."""
 
 MAX_LOGITS = 2**26
 """Logits that exist at once in `classes_at`: 256 MB."""
+
+
+@dataclass(frozen=True)
+class FittedMethod:
+    """A segmentation method after it has learned."""
+
+    predict: Predict
+    config: SegmentationConfig
+    """Settings, with derived values filled in."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Further values to record."""
+    reduce_labels: Callable[[np.ndarray], np.ndarray] | None = None
+    """Change of labels before they are compared, where a protocol scores at another size."""
+
+
+def image_predictor(
+    logits_fn: LogitsFunction, encoder: Encoder, num_classes: int, *, short: int, size: int, stride: int | None
+) -> Predict:
+    """Return a function that segments an image of short side `short`, in windows of `size` if there is a stride."""
+
+    @torch.no_grad()
+    def predict(image: Image.Image) -> Tensor:
+        normalised = load_normalised(encoder, image, short)
+        if stride is None:
+            logits = logits_fn(normalised)
+        else:
+            logits = predict_sliding(logits_fn, normalised, size, stride, num_classes)
+        return classes_at(logits, (image.height, image.width))
+
+    return predict
 
 
 def load_normalised(encoder: Encoder, image: Image.Image, short: int) -> Tensor:
@@ -56,30 +91,18 @@ def predict_sliding(logits_fn: LogitsFunction, image: Tensor, size: int, stride:
     if not 1 <= stride <= size:
         raise ValueError(f"windows of {size} pixels, {stride} apart, leave gaps; use a stride of 1 to {size}")
     height, width = image.shape[-2:]
-    padded = _pad_to(image, max(height, size), max(width, size))
+    padded = F.pad(image, (0, max(size - width, 0), 0, max(size - height, 0)))
     total = padded.new_zeros(1, num_classes, *padded.shape[-2:])
     count = padded.new_zeros(padded.shape[-2:])
-    for top, left in product(*(_starts(side, size, stride) for side in padded.shape[-2:])):
+    starts = ([min(i, side - size) for i in range(0, side - size + stride, stride)] for side in padded.shape[-2:])
+    for top, left in product(*starts):
         window = (..., slice(top, top + size), slice(left, left + size))
-        total[window] += _logits_at_size(logits_fn, padded[window]).to(total.dtype)
+        logits = logits_fn(padded[window]).float()
+        if logits.shape[-2:] != (size, size):
+            logits = F.interpolate(logits, (size, size), mode="bilinear")
+        total[window] += logits.to(total.dtype)
         count[window] += 1
     return (total / count)[..., :height, :width]
-
-
-def _starts(side: int, size: int, stride: int) -> list[int]:
-    """Return where windows begin along a side of `side` >= `size` pixels."""
-    return [min(start, side - size) for start in range(0, side - size + stride, stride)]
-
-
-def _pad_to(image: Tensor, height: int, width: int) -> Tensor:
-    return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]))
-
-
-def _logits_at_size(logits_fn: LogitsFunction, images: Tensor) -> Tensor:
-    logits = logits_fn(images).float()
-    if logits.shape[-2:] == images.shape[-2:]:
-        return logits
-    return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
 @torch.no_grad()

@@ -5,52 +5,60 @@ As in IIC, PiCIE and STEGO (arXiv 2203.08414): as many clusters as classes, one-
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
+from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
-from selfpatch.evaluation.result import Progress
+from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.augmentation import resize_nearest
 from selfpatch.evaluation.segmentation.clustering import kmeans, nearest_centre
 from selfpatch.evaluation.segmentation.config import KMeansSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
-from selfpatch.evaluation.segmentation.harness import FittedMethod
+from selfpatch.evaluation.segmentation.inference import FittedMethod
 from selfpatch.evaluation.segmentation.metrics import confusion
 from selfpatch.evaluation.segmentation.patches import whole_features
 
 _KMEANS_STREAM, _SAMPLE_STREAM = 2**32 + 2, 2**32 + 3
 
-Grid = tuple[np.ndarray, tuple[int, int]]
-"""int64 [h, w] cluster of each patch, and the (height, width) of the image."""
-
 
 def fit_kmeans(
-    encoder: Encoder,
-    images: SegmentationSet,
-    config: KMeansSegmentationConfig,
-    out: Path | None,
-    progress: Progress | None,
+    encoder: Encoder, images: SegmentationSet, config: KMeansSegmentationConfig, output: Output
 ) -> FittedMethod:
-    """Cluster the patches of the images that are scored, which are then predicted in their order; `out` is unused."""
-    points = _sample_patches(encoder, images, config, progress)
-    rng = generator(config.seed, 0, 0, _KMEANS_STREAM)
-    num_classes = len(images.classes)
-    clusters = kmeans(points, num_classes, iterations=config.iterations, restarts=config.restarts, rng=rng)
-    grids = _cluster_grids(encoder, images, clusters.centres, config, progress)
-    class_of = match_clusters(_overlaps(images, grids))
-    remaining = iter(grids)
+    """Cluster the patches of the images that are scored, which are then predicted in their order; nothing is written.
 
-    def predict(image: object) -> Tensor:
-        grid, size = next(remaining)
-        return torch.from_numpy(class_of[resize_nearest(grid, size)])
+    Features are computed twice rather than kept: those of a large set would fill the memory, cluster numbers do not.
+    """
+    num_classes = len(images.classes)
+    budget = max(1, config.memory_patches // len(images))
+    points = []
+    for i, image, _ in images.read_all("patches to cluster", output.progress):
+        features = _unit_features(encoder, image, config).flatten(0, 1)
+        draws = generator(config.seed, 0, i, _SAMPLE_STREAM).random(len(features))
+        points.append(features[np.sort(np.argsort(draws, kind="stable")[:budget])])
+    rng = generator(config.seed, 0, 0, _KMEANS_STREAM)
+    clusters = kmeans(torch.cat(points), num_classes, iterations=config.iterations, restarts=config.restarts, rng=rng)
+    grids = []  # [h, w] int64 cluster of each patch
+    counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    for _, image, labels in images.read_all("clusters", output.progress):
+        features = _unit_features(encoder, image, config)
+        cluster, _ = nearest_centre(features.flatten(0, 1), clusters.centres)
+        grids.append(cluster.view(features.shape[:2]).cpu().numpy())
+        counts += confusion(resize_nearest(grids[-1], labels.shape), labels, num_classes)
+    class_of, remaining = match_clusters(counts.numpy()), iter(grids)
+
+    def predict(image: Image.Image) -> Tensor:
+        return torch.from_numpy(class_of[resize_nearest(next(remaining), (image.height, image.width))])
 
     return FittedMethod(predict, config, {"clusters": num_classes})
+
+
+def _unit_features(encoder: Encoder, image: Image.Image, config: KMeansSegmentationConfig) -> Tensor:
+    return F.normalize(whole_features(encoder, image, config.resolution), dim=-1)
 
 
 def match_clusters(counts: np.ndarray) -> np.ndarray:
@@ -66,41 +74,3 @@ def match_clusters(counts: np.ndarray) -> np.ndarray:
     matched = np.empty(counts.shape[1], np.int64)
     matched[clusters] = classes
     return matched
-
-
-def _sample_patches(
-    encoder: Encoder, images: SegmentationSet, config: KMeansSegmentationConfig, progress: Progress | None
-) -> Tensor:
-    """Return features [n, D] of norm 1, equally many per image, one at least."""
-    budget = max(1, config.memory_patches // len(images))
-    parts = []
-    for i, image, _ in images.read_all("patches to cluster", progress):
-        features = F.normalize(whole_features(encoder, image, config.resolution).flatten(0, 1), dim=1)
-        draws = generator(config.seed, 0, i, _SAMPLE_STREAM).random(len(features))
-        parts.append(features[np.sort(np.argsort(draws, kind="stable")[:budget])])
-    return torch.cat(parts)
-
-
-def _cluster_grids(
-    encoder: Encoder,
-    images: SegmentationSet,
-    centres: Tensor,
-    config: KMeansSegmentationConfig,
-    progress: Progress | None,
-) -> list[Grid]:
-    # Features are computed again rather than kept: those of a large set would fill the memory, cluster numbers do not.
-    grids = []
-    for _, image, _ in images.read_all("clusters", progress):
-        features = F.normalize(whole_features(encoder, image, config.resolution), dim=-1)
-        cluster, _ = nearest_centre(features.flatten(0, 1), centres)
-        grids.append((cluster.view(features.shape[:2]).cpu().numpy(), (image.height, image.width)))
-    return grids
-
-
-def _overlaps(images: SegmentationSet, grids: list[Grid]) -> np.ndarray:
-    """Return the [C, K] pixels of each (class, cluster)."""
-    num_classes = len(images.classes)
-    counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    for (grid, size), (_, _, labels) in zip(grids, images.read_all("", None), strict=True):
-        counts += confusion(resize_nearest(grid, size), labels, num_classes)
-    return counts.numpy()

@@ -6,19 +6,15 @@ remembered patches follow its open re-implementation.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from PIL import Image
 from torch import Tensor
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.result import Progress
+from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.config import KNNSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
-from selfpatch.evaluation.segmentation.harness import FittedMethod
-from selfpatch.evaluation.segmentation.inference import classes_at
-from selfpatch.evaluation.segmentation.patches import labelled_patches, whole_features
+from selfpatch.evaluation.segmentation.inference import FittedMethod
+from selfpatch.evaluation.segmentation.patches import labelled_patches, patch_predictor
 from selfpatch.ops.knn import check_temperature, nearest_neighbours, soft_class_votes
 
 BYTES_PER_SIMILARITY = 8
@@ -66,23 +62,10 @@ class PatchMemory:
         return torch.cat(votes)
 
 
-def fit_knn(
-    encoder: Encoder,
-    train: SegmentationSet,
-    config: KNNSegmentationConfig,
-    out: Path | None,
-    progress: Progress | None,
-) -> FittedMethod:
-    """Remember labelled patches of the training images; `out` is unused."""
-    max_similarities = config.max_memory * 2**20 // BYTES_PER_SIMILARITY
-    features, labels = labelled_patches(encoder, train, config, unit=True, progress=progress)
-    memory = PatchMemory(
-        features, labels, k=config.k, temperature=config.temperature, max_similarities=max_similarities
-    )
-
-    def predict(image: Image.Image) -> Tensor:
-        queries = whole_features(encoder, image, config.resolution)
-        votes = memory.votes(queries.flatten(0, 1)).unflatten(0, queries.shape[:2])
-        return classes_at(votes.permute(2, 0, 1)[None], (image.height, image.width), max_logits=max_similarities)
-
+def fit_knn(encoder: Encoder, train: SegmentationSet, config: KNNSegmentationConfig, output: Output) -> FittedMethod:
+    """Remember labelled patches of the training images; nothing is written."""
+    limit = config.max_memory * 2**20 // BYTES_PER_SIMILARITY
+    features, labels = labelled_patches(encoder, train, config, output.progress, unit=True)
+    memory = PatchMemory(features, labels, k=config.k, temperature=config.temperature, max_similarities=limit)
+    predict = patch_predictor(encoder, config.resolution, memory.votes, max_logits=limit)
     return FittedMethod(predict, config, {"remembered": len(features)})

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,12 +14,11 @@ from torchvision.transforms import functional as tvf
 from selfpatch.core.schedules import Factor, polynomial_factor
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import Progress, encoder_identity
+from selfpatch.evaluation.result import Output, encoder_identity
 from selfpatch.evaluation.segmentation.augmentation import SquareCrop, TrainCrop, resize_nearest, training_batches
 from selfpatch.evaluation.segmentation.config import LinearSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
-from selfpatch.evaluation.segmentation.harness import FittedMethod, Predict
-from selfpatch.evaluation.segmentation.inference import classes_at, load_normalised, predict_sliding
+from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at, image_predictor
 from selfpatch.evaluation.segmentation.patches import whole_features
 from selfpatch.models.features import patch_features
 
@@ -53,17 +50,17 @@ class LinearHead(nn.Module):
 
 
 def fit_linear(
-    encoder: Encoder,
-    train: SegmentationSet,
-    config: LinearSegmentationConfig,
-    out: Path | None,
-    progress: Progress | None,
+    encoder: Encoder, train: SegmentationSet, config: LinearSegmentationConfig, output: Output
 ) -> FittedMethod:
-    """Train a linear head on the encoder's features; a checkpoint in `out` of the same training is continued."""
-    config = replace(config, crop=_whole_patches(config.crop, encoder.patch_size))
+    """Train a linear head on the encoder's features; a checkpoint of the same training is continued."""
+    patch = encoder.patch_size
+    if config.crop < patch:
+        raise ValueError(f"crop is {config.crop} pixels for patches of {patch}; use {patch} or more")
+    config = replace(config, crop=config.crop // patch * patch)
     crop = TrainCrop(config.crop) if config.augmentation == "scale_crop" else SquareCrop(config.crop)
     batches = training_batches(train, crop, config)
     config = in_steps(config, batches.steps_per_epoch)
+    assert config.steps is not None  # `in_steps` has filled it in
     head = LinearHead(encoder.dim, len(train.classes), batch_norm=config.batch_norm, seed=config.seed)
     head.to(encoder.device).train()
 
@@ -72,20 +69,18 @@ def fit_linear(
         return segmentation_loss(head(patch_features(encoder, images)), labels.to(encoder.device), config.mask_side)
 
     learned = config.learned()
-    if out is not None:  # else hashing would read all labels for nothing
+    if output.folder is not None:  # else hashing would read all labels for nothing
         learned |= {"training_data": train.fingerprint(), "network": encoder_identity(encoder)}
-    optimizer, factor = make_optimizer(head, config)
-    plan = TrainingPlan(config.steps or 0, factor, seed=config.seed)
-    fit(head, loss, batches, optimizer, plan, settings=learned, out=out, progress=progress)
-    predict, reduce_labels = _tester(encoder, head.eval(), config, len(train.classes))
-    return FittedMethod(predict, config, reduce_labels=reduce_labels)
-
-
-def _whole_patches(crop: int, patch_size: int) -> int:
-    """Return the largest multiple of the patch size up to `crop`."""
-    if crop < patch_size:
-        raise ValueError(f"crop is {crop} pixels for patches of {patch_size}; use {patch_size} or more")
-    return crop // patch_size * patch_size
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(head.parameters(), config.lr, momentum=0.9, weight_decay=config.weight_decay)
+        factor = step_decay(config.steps)
+    else:
+        optimizer = torch.optim.AdamW(head.parameters(), config.lr, weight_decay=config.weight_decay)
+        factor = polynomial_factor(config.steps, warmup=config.warmup)
+    plan = TrainingPlan(config.steps, factor, seed=config.seed)
+    fit(head, loss, batches, optimizer, plan, settings=learned, output=output)
+    return _fitted(encoder, head.eval(), config, len(train.classes))
 
 
 def in_steps(config: LinearSegmentationConfig, steps_per_epoch: int) -> LinearSegmentationConfig:
@@ -93,17 +88,6 @@ def in_steps(config: LinearSegmentationConfig, steps_per_epoch: int) -> LinearSe
     steps = config.steps or (config.epochs or 0) * steps_per_epoch
     epochs = config.epochs if config.steps is None else None
     return replace(config, steps=steps, epochs=epochs, warmup=min(config.warmup, steps // 10))
-
-
-def make_optimizer(head: LinearHead, config: LinearSegmentationConfig) -> tuple[torch.optim.Optimizer, Factor]:
-    """Return the optimizer and the factor on its learning rate."""
-    assert config.steps is not None  # `in_steps` has filled it in
-    parameters, lr, weight_decay = head.parameters(), config.lr, config.weight_decay
-    if config.optimizer == "sgd":
-        sgd = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=weight_decay)
-        return sgd, step_decay(config.steps)
-    adamw = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
-    return adamw, polynomial_factor(config.steps, warmup=config.warmup)
 
 
 def step_decay(steps: int) -> Factor:
@@ -127,10 +111,8 @@ def segmentation_loss(logits: Tensor, labels: Tensor, mask_side: int | None) -> 
     return summed / (labels != IGNORE).sum().clamp_min(1)
 
 
-def _tester(
-    encoder: Encoder, head: LinearHead, config: LinearSegmentationConfig, num_classes: int
-) -> tuple[Predict, Callable[[np.ndarray], np.ndarray] | None]:
-    """Return the function that segments an image, and the one that reduces its labels before they are compared."""
+def _fitted(encoder: Encoder, head: LinearHead, config: LinearSegmentationConfig, num_classes: int) -> FittedMethod:
+    """Return the trained head as a method that segments images as `config.test` says."""
     crop, side = config.crop, config.mask_side or config.crop
 
     @torch.no_grad()
@@ -146,15 +128,14 @@ def _tester(
     def whole(image: Image.Image) -> Tensor:
         return classes_at(head(whole_features(encoder, image, crop)[None]), (image.height, image.width))
 
-    @torch.no_grad()
-    def slide(image: Image.Image) -> Tensor:
-        normalised = load_normalised(encoder, image, crop)
-        stride = max(1, int(SLIDE * crop))
-        logits = predict_sliding(
-            lambda window: head(encoder.patches(window).float().movedim(1, -1)), normalised, crop, stride, num_classes
-        )
-        return classes_at(logits, (image.height, image.width))
+    def window_logits(window: Tensor) -> Tensor:
+        return head(encoder.patches(window).float().movedim(1, -1))
 
     if config.test == "square":
-        return square, reduce_labels
-    return (slide if config.test == "slide" else whole), None
+        return FittedMethod(square, config, reduce_labels=reduce_labels)
+    if config.test == "whole":
+        return FittedMethod(whole, config)
+    stride = max(1, int(SLIDE * crop))
+    return FittedMethod(
+        image_predictor(window_logits, encoder, num_classes, short=crop, size=crop, stride=stride), config
+    )

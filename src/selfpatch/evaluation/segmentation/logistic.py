@@ -6,24 +6,22 @@ seconds suffice where a linear layer trained by SGD takes minutes. No paper's pr
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.result import Progress
+from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.config import LogisticSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
-from selfpatch.evaluation.segmentation.harness import FittedMethod
-from selfpatch.evaluation.segmentation.inference import classes_at
-from selfpatch.evaluation.segmentation.patches import labelled_patches, whole_features
+from selfpatch.evaluation.segmentation.inference import FittedMethod
+from selfpatch.evaluation.segmentation.patches import labelled_patches, patch_predictor
 
 
-class LogisticClassifier(NamedTuple):
+@dataclass(frozen=True)
+class LogisticClassifier:
     """Linear classifier of standardised features: weight @ ((x - mean) / deviation) + bias."""
 
     weight: Tensor
@@ -64,18 +62,10 @@ def solve_logistic(features: Tensor, labels: Tensor, *, weight_decay: float, ite
 
 
 def fit_logistic(
-    encoder: Encoder,
-    train: SegmentationSet,
-    config: LogisticSegmentationConfig,
-    out: Path | None,
-    progress: Progress | None,
+    encoder: Encoder, train: SegmentationSet, config: LogisticSegmentationConfig, output: Output
 ) -> FittedMethod:
-    """Fit logistic regression to patches of the training images; `out` is unused."""
-    features, labels = labelled_patches(encoder, train, config, unit=False, progress=progress)
+    """Fit logistic regression to patches of the training images; nothing is written."""
+    features, labels = labelled_patches(encoder, train, config, output.progress, unit=False)
     classifier = solve_logistic(features, labels, weight_decay=config.weight_decay, iterations=config.iterations)
-
-    def predict(image: Image.Image) -> Tensor:
-        logits = classifier(whole_features(encoder, image, config.resolution))  # [h, w, C]
-        return classes_at(logits.permute(2, 0, 1)[None], (image.height, image.width))
-
+    predict = patch_predictor(encoder, config.resolution, classifier)
     return FittedMethod(predict, config, {"remembered": len(features)})

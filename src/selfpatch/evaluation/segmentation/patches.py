@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from PIL import Image
@@ -11,13 +13,10 @@ from torch.nn import functional as F
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.evaluation.result import Progress
-from selfpatch.evaluation.segmentation.augmentation import (
-    fitted_size,
-    resize_bilinear,
-    resize_nearest,
-)
+from selfpatch.evaluation.segmentation.augmentation import fitted_size, resize_bilinear, resize_nearest
 from selfpatch.evaluation.segmentation.config import PatchConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
+from selfpatch.evaluation.segmentation.inference import MAX_LOGITS, Predict, classes_at
 from selfpatch.models.features import patch_features
 
 
@@ -32,6 +31,19 @@ def whole_features(encoder: Encoder, image: Image.Image, resolution: int) -> Ten
     h, w = grid_of(image.height, image.width, resolution, encoder.patch_size)
     pixels = torch.from_numpy(resize_bilinear(np.asarray(image), (h * encoder.patch_size, w * encoder.patch_size)))
     return patch_features(encoder, pixels.permute(2, 0, 1)[None])[0]
+
+
+def patch_predictor(
+    encoder: Encoder, resolution: int, scores_of: Callable[[Tensor], Tensor], *, max_logits: int = MAX_LOGITS
+) -> Predict:
+    """Return a function that segments an image by the scores [n, C] that `scores_of` gives its patches [n, D]."""
+
+    def predict(image: Image.Image) -> Tensor:
+        features = whole_features(encoder, image, resolution)
+        scores = scores_of(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+        return classes_at(scores.permute(2, 0, 1)[None], (image.height, image.width), max_logits=max_logits)
+
+    return predict
 
 
 def soft_labels(label: np.ndarray, grid: tuple[int, int], patch_size: int, num_classes: int) -> Tensor:
@@ -77,12 +89,7 @@ def choose_patches(labels: Tensor, count: int, draws: Tensor) -> Tensor:
 
 
 def labelled_patches(
-    encoder: Encoder,
-    images: SegmentationSet,
-    config: PatchConfig,
-    *,
-    unit: bool,
-    progress: Progress | None = None,
+    encoder: Encoder, images: SegmentationSet, config: PatchConfig, progress: Progress, *, unit: bool
 ) -> tuple[Tensor, Tensor]:
     """Return features [M, D] and shares of classes [M, C] of at most `memory_patches` patches, equally many per image.
 
@@ -90,8 +97,8 @@ def labelled_patches(
         encoder: the network.
         images: the training images.
         config: settings; read are resolution, memory_patches and seed.
-        unit: give the features a norm of 1.
         progress: called with `memory` and the number of images done.
+        unit: give the features a norm of 1.
 
     Raises:
         ValueError: fewer patches than images, or no patch has a label.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.segmentation.dataset import IGNORE
 
 WIDTH, GAP, OPACITY = 320, 8, 0.6
@@ -27,50 +27,30 @@ def _palette() -> np.ndarray:
 PALETTE = _palette()
 
 
-class OverlaySheet:
-    """Evenly spread images of a set, collected while it is worked through.
+def overlay_row(image: Image.Image, truth: np.ndarray, prediction: np.ndarray) -> list[Image.Image]:
+    """Return an RGB image, and the image with its labels and its prediction over it, in small.
 
-    Args:
-        num_images: number of images of the set.
-        rows: number of images to show.
+    Both are [h, w] class numbers of one size, which need not be the image's. Void stays void in the prediction.
     """
+    size = WIDTH, min(MAX_HEIGHT, max(1, round(image.height * WIDTH / image.width)))
+    small = image.resize(size, Image.Resampling.BICUBIC)
+    return [small, _overlay(small, truth), _overlay(small, np.where(truth == IGNORE, IGNORE, prediction))]
 
-    def __init__(self, num_images: int, rows: int) -> None:
-        self._chosen = set(evenly_spread(np.arange(num_images), rows).tolist())
-        self._rows: list[list[Image.Image]] = []
 
-    def wants(self, i: int) -> bool:
-        """Return whether the image of this index is to be added."""
-        return i in self._chosen
-
-    def add(self, image: Image.Image, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Add one row. Void stays void in the prediction.
-
-        Args:
-            image: RGB image.
-            truth: [h, w] class numbers, of any size.
-            prediction: [h, w] class numbers, as large as `truth`.
-        """
-        size = WIDTH, min(MAX_HEIGHT, max(1, round(image.height * WIDTH / image.width)))
-        small = image.resize(size, Image.Resampling.BICUBIC)
-        shown = np.where(truth == IGNORE, IGNORE, prediction)
-        self._rows.append([small, _overlay(small, truth), _overlay(small, shown)])
-
-    def save(self, out: str | Path | None) -> list[str]:
-        """Write the sheet below a folder, and return its path there; nothing if there is no picture."""
-        if out is None or not self._rows:
-            return []
-        heights = [row[0].height for row in self._rows]
-        sheet = Image.new("RGB", (3 * WIDTH + 2 * GAP, sum(heights) + GAP * (len(heights) - 1)), (255, 255, 255))
-        top = 0
-        for row, height in zip(self._rows, heights, strict=True):
-            for column, panel in enumerate(row):
-                sheet.paste(panel, (column * (WIDTH + GAP), top))
-            top += height + GAP
-        path = Path(out) / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path)
-        return [FILE]
+def save_rows(rows: Sequence[Sequence[Image.Image]], out: Path | None) -> list[str]:
+    """Write rows of `overlay_row` as one picture below a folder, and return its path there, if there is any row."""
+    if out is None or not rows:
+        return []
+    heights = [row[0].height for row in rows]
+    sheet = Image.new("RGB", (3 * WIDTH + 2 * GAP, sum(heights) + GAP * (len(heights) - 1)), (255, 255, 255))
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        for column, panel in enumerate(row):
+            sheet.paste(panel, (column * (WIDTH + GAP), top))
+        top += height + GAP
+    (out / FILE).parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(out / FILE)
+    return [FILE]
 
 
 def _overlay(image: Image.Image, classes: np.ndarray) -> Image.Image:

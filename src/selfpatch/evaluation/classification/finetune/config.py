@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
+from pydantic import NonNegativeFloat, PositiveFloat
 
-from selfpatch.config.schema import settings
+from selfpatch.config.schema import Fraction, settings
 from selfpatch.evaluation.classification.config import TrainedClassificationConfig
-
-Token = Literal["image", "mean"]
 
 _IBOT = {"token": "image", "lr": 1e-3, "warmup_epochs": 20.0}
 # DeiT's fine-tuning as iBOT runs it: 8 processes of 96 images, and learning rates for a batch of 512, so twice ours.
@@ -49,34 +48,35 @@ class FinetuneConfig(TrainedClassificationConfig):
 
     preset: Literal["mae", "ibot", "ibot_small", "cifar", "flowers", "cars", "inaturalist", "small"] = "mae"
     """Published protocol whose settings are the defaults."""
-    token: Token = "mean"
+    token: Literal["image", "mean"] = "mean"
     """Feature to classify: the image token, or the mean of the raw patches through a fresh norm."""
-    lr: Annotated[float, Gt(0)] = 5e-4
+    lr: PositiveFloat = 5e-4
     """Learning rate of the head for a batch of 256."""
-    min_lr: Annotated[float, Ge(0)] = 1e-6
+    min_lr: NonNegativeFloat = 1e-6
     """Learning rate of the head at the end."""
-    warmup_epochs: Annotated[float, Ge(0)] = 5.0
+    warmup_epochs: NonNegativeFloat = 5.0
     """Number of epochs over which the learning rate rises linearly."""
-    weight_decay: Annotated[float, Ge(0)] = 0.05
+    weight_decay: NonNegativeFloat = 0.05
     """Weight decay of AdamW; norms, biases, other 1-D parameters, tokens and positions have none."""
-    layer_decay: Annotated[float, Ge(0), Le(1)] = 0.65
+    layer_decay: Fraction = 0.65
     """Learning rate of a layer over that of the layer above it."""
-    drop_path: Annotated[float, Ge(0), Le(1)] = 0.1
+    drop_path: Fraction = 0.1
     """Stochastic depth rate of the last block; it rises linearly from 0."""
-    mixup: Annotated[float, Ge(0)] = 0.8
+    mixup: NonNegativeFloat = 0.8
     """Beta distribution parameter of mixup; 0 turns it off. With cutmix on too, a batch sees either."""
-    cutmix: Annotated[float, Ge(0)] = 1.0
+    cutmix: NonNegativeFloat = 1.0
     """Beta distribution parameter of cutmix; 0 turns it off."""
-    smoothing: Annotated[float, Ge(0), Le(1)] = 0.1
+    smoothing: Fraction = 0.1
     """Label smoothing, as a share."""
     rand_augment: Annotated[float, Ge(0), Le(10)] = 9.0
     """Magnitude of RandAugment, 0 to 10; 0 turns it off."""
-    erasing: Annotated[float, Ge(0), Le(1)] = 0.25
+    erasing: Fraction = 0.25
     """Probability that a rectangle of a crop is erased."""
-    head_std: Annotated[float, Gt(0)] = 2e-5
+    head_std: PositiveFloat = 2e-5
     """Standard deviation of the head's initial weights."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs:g} of {self.epochs} epochs; use 0 or more, but fewer"

@@ -22,18 +22,18 @@ from selfpatch.data.augment.multicrop import ViewRecipe
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.classification.dataset import (
     LabelledImages,
-    centre_crops,
     check_crop,
+    map_centre_crops,
     open_splits,
     with_labels,
 )
 from selfpatch.evaluation.classification.finetune.augmentation import AugmentedImages, Mixing
 from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.classification.finetune.network import Classifier
-from selfpatch.evaluation.classification.metrics import Tested, top_hits, trained_result
+from selfpatch.evaluation.classification.metrics import top_hits, trained_result
 from selfpatch.evaluation.finetuning import layer_groups
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import NO_OUTPUT, Output, Progress, Result, encoder_identity
+from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, encoder_identity
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
 
@@ -46,29 +46,37 @@ def evaluate(encoder: Encoder, data: str | Path, config: FinetuneConfig, output:
     Raises:
         ValueError: data or settings do not fit, a training image cannot be read, or the folder holds another training.
     """
-    network = _check_encoder(encoder, config)
-    check_crop(encoder, config)
-    train, test = open_splits(Path(data).expanduser())
-    train = with_labels(train, config.labels, config.seed)
-    config = replace(config, batch_size=min(config.batch_size, len(train)))
-    settings = config.recorded()
-    classifier = Classifier(network, len(train.classes), config).to(network.device)
-    learned = {**settings, "train": train.fingerprint, "network": encoder_identity(network)}
-    _train(classifier, network, train, config, learned, output.folder, output.progress)
-    tested = _test(classifier, network, test, config, "test images", output.progress)
-    train_hits = _test(classifier, network, train.limited(len(test)), config, "training images", output.progress).hits
-    settings |= {"data": str(data)}
-    return trained_result("finetune", config, train, test, tested, train_hits, settings=settings)
-
-
-def _check_encoder(encoder: Encoder, config: FinetuneConfig) -> BranchEncoder:
     if not isinstance(encoder, BranchEncoder):
         raise ValueError(
             f"a {type(encoder).__name__} cannot be fine-tuned; give a run directory, a checkpoint or timm:NAME"
         )
     if config.rand_augment and len(encoder.mean) != 3:
         raise ValueError(f"RandAugment is for 3 channels, not {len(encoder.mean)}; set rand_augment to 0")
-    return encoder
+    check_crop(encoder, config)
+    train, test = open_splits(Path(data).expanduser())
+    train = with_labels(train, config.labels, config.seed)
+    config = replace(config, batch_size=min(config.batch_size, len(train)))
+    settings = config.recorded()
+    classifier = Classifier(encoder, len(train.classes), config).to(encoder.device)
+    learned = {**settings, "train": train.fingerprint, "network": encoder_identity(encoder)}
+    _train(classifier, encoder, train, config, learned, output)
+
+    @torch.no_grad()
+    def hits(crops: Tensor, labels: Tensor) -> Tensor:
+        normal = normalise(crops.to(encoder.device), encoder.mean, encoder.std)
+        with torch.autocast(encoder.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits = classifier(normal)
+        return top_hits(logits.float().cpu(), labels)
+
+    classifier.eval()
+    tested, of_train = (
+        map_centre_crops(hits, images, config, len(encoder.mean), what, output.progress)
+        for images, what in ((test, "test images"), (train.limited(len(test)), "training images"))
+    )
+    settings |= {"data": str(data)}
+    return trained_result(
+        "finetune", train, test, tested, of_train.values, per_class=config.per_class, settings=settings
+    )
 
 
 def _train(
@@ -77,8 +85,7 @@ def _train(
     images: LabelledImages,
     config: FinetuneConfig,
     learned: dict[str, Any],
-    out: Path | None,
-    progress: Progress | None,
+    output: Output,
 ) -> None:
     """Train the classifier in place; `learned` holds the values that decide the weights."""
     recipe = ViewRecipe(config.crop, scale=(0.08, 1.0), flip=0.5)
@@ -98,27 +105,4 @@ def _train(
         pixels, targets = mixing(pixels, labels)
         return F.cross_entropy(classifier(pixels).float(), targets, label_smoothing=config.smoothing)
 
-    classifier.train()
-    fit(classifier, loss, batches, optimizer, plan, settings=learned, out=out, progress=progress)
-
-
-@torch.no_grad()
-def _test(
-    classifier: Classifier,
-    encoder: BranchEncoder,
-    images: LabelledImages,
-    config: FinetuneConfig,
-    what: str,
-    progress: Progress | None,
-) -> Tested:
-    """Classify centre crops; the outcome is on the CPU."""
-    classifier.eval()
-    hits, labels, names = [], [], []
-    for batch in centre_crops(images, config, len(encoder.mean), what, progress):
-        normal = normalise(batch.images.to(encoder.device), encoder.mean, encoder.std)
-        with torch.autocast(encoder.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            logits = classifier(normal)
-        hits.append(top_hits(logits.float().cpu(), batch.labels))
-        labels.append(batch.labels)
-        names += batch.names
-    return Tested(torch.cat(hits), torch.cat(labels), names)
+    fit(classifier.train(), loss, batches, optimizer, plan, settings=learned, output=output)

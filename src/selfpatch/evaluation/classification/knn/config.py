@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import Gt, MinLen
+from annotated_types import MinLen
+from pydantic import PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, settings
 from selfpatch.evaluation.classification.config import ClassificationConfig
@@ -14,9 +15,9 @@ from selfpatch.evaluation.classification.config import ClassificationConfig
 class KNNConfig(ClassificationConfig):
     """Weighted k-nearest-neighbour classification of image features; k = 20 is the number to quote."""
 
-    ks: Annotated[tuple[Annotated[int, Gt(0)], ...], MinLen(1)] = (10, 20, 100, 200)
+    ks: Annotated[tuple[PositiveInt, ...], MinLen(1)] = (10, 20, 100, 200)
     """Numbers of neighbours that vote; those above the number of training images are left out."""
-    temperature: Annotated[float, Gt(0)] = 0.07
+    temperature: PositiveFloat = 0.07
     """Softmax temperature of the votes."""
-    encode_batch: Annotated[int, Gt(0), SPEED_ONLY] = 64
+    encode_batch: Annotated[PositiveInt, SPEED_ONLY] = 64
     """Centre crops encoded at once; changes speed and memory only."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.classification.dataset import LabelledImages, centre_crops, open_splits
+from selfpatch.evaluation.classification.dataset import map_centre_crops, open_splits
 from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.metrics import accuracies, top_hits, unreadable, unreadable_note
-from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Progress, Result
+from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
 from selfpatch.models.features import image_features
 from selfpatch.ops.knn import class_votes, nearest_neighbours, rows_at_once
 
@@ -31,9 +29,13 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
         raise ValueError(
             f"ks are {list(config.ks)} for {len(train)} training images; use at least one of 1 to that many"
         )
-    device = encoder.device
-    keys, key_labels, key_names = _features(encoder, train, "train", config, output.progress)
-    queries, labels, names = _features(encoder, test, "test", config, output.progress)
+    device, channels = encoder.device, len(encoder.mean)
+    (keys, key_labels, key_names), (queries, labels, names) = (
+        map_centre_crops(
+            lambda crops, _: image_features(encoder, [crops]), images, config, channels, split, output.progress
+        )
+        for split, images in (("train", train), ("test", test))
+    )
     usable = [k for k in usable if k <= len(keys)]  # unreadable images are left out
     if not usable:
         raise ValueError(
@@ -55,27 +57,6 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
         for name, hit in zip(names, torch.cat(hits)[:, 0].tolist(), strict=True):
             per_image[name][f"top-1 k={k}"] = float(hit)
     metrics = {f"{name} k={row['k']}": float(row[name]) for row in rows for name in ("top-1", "top-5")}
-    settings = config.recorded() | {"ks": usable, "data": str(data)}
-    settings |= {"train_images": len(keys), "test_images": len(queries), "classes": num_classes}
-    settings |= {"unreadable": len(missing)}
+    settings = config.recorded() | {"ks": usable, "data": str(data), "train_images": len(keys)}
+    settings |= {"test_images": len(queries), "classes": num_classes, "unreadable": len(missing)}
     return Result("knn", metrics, rows, settings, per_image=per_image, notes=unreadable_note(missing))
-
-
-def _features(
-    encoder: Encoder,
-    images: LabelledImages,
-    split: str,
-    config: KNNConfig,
-    progress: Progress | None,
-) -> tuple[Tensor, Tensor, list[str]]:
-    """Return features [n, D], labels [n] and names of the images that can be read."""
-    labels: list[Tensor] = []
-    names: list[str] = []
-
-    def batches() -> Iterator[Tensor]:
-        for batch in centre_crops(images, config, len(encoder.mean), split, progress):
-            labels.append(batch.labels)
-            names.extend(batch.names)
-            yield batch.images
-
-    return image_features(encoder, batches()), torch.cat(labels), names

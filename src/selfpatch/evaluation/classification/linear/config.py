@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt, Lt, MinLen
+from pydantic import PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import settings
 from selfpatch.evaluation.classification.config import TrainedClassificationConfig
@@ -32,14 +33,14 @@ class LinearConfig(TrainedClassificationConfig):
 
     preset: Literal["dino", "sweep"] = "dino"
     """Published protocol whose settings are the defaults."""
-    blocks: Annotated[int, Gt(0)] | None = None
+    blocks: PositiveInt | None = None
     """Number of last ViT blocks whose image tokens are taken; defaults to 4 below a width of 768, else to 1."""
     mean_patch: bool | None = None
     """Append the mean patch feature; defaults to true for a ViT of width 768 or more."""
     crops: Literal["random", "cached"] = "random"
     """Training crops: random crops encoded at every step, or centre crops and their mirror images, encoded once and
     standardised."""
-    lrs: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (1e-3,)
+    lrs: Annotated[tuple[PositiveFloat, ...], MinLen(1)] = (1e-3,)
     """Learning rates for a batch of 256; of several, the best on held-out training images is used."""
     held_out: Annotated[float, Gt(0), Lt(1)] = 0.1
     """Share of each class that chooses among several learning rates."""

@@ -21,7 +21,14 @@ from torch import Tensor
 from selfpatch.core.schedules import cosine_factor
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
-from selfpatch.evaluation.classification.dataset import LabelledImages, check_crop, hold_out, open_splits, with_labels
+from selfpatch.evaluation.classification.dataset import (
+    CropValues,
+    LabelledImages,
+    check_crop,
+    hold_out,
+    open_splits,
+    with_labels,
+)
 from selfpatch.evaluation.classification.linear.config import LinearConfig
 from selfpatch.evaluation.classification.linear.features import (
     CachedFeatures,
@@ -31,9 +38,9 @@ from selfpatch.evaluation.classification.linear.features import (
     TrainingFeatures,
 )
 from selfpatch.evaluation.classification.linear.heads import LinearHeads
-from selfpatch.evaluation.classification.metrics import Tested, top_hits, trained_result
+from selfpatch.evaluation.classification.metrics import top_hits, trained_result
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Progress, Result, encoder_identity
+from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result, encoder_identity
 from selfpatch.models.features import evaluating
 
 
@@ -49,46 +56,37 @@ def evaluate(encoder: Encoder, data: str | Path, config: LinearConfig, output: O
     train, test = open_splits(Path(data).expanduser())
     train = with_labels(train, config.labels, config.seed)
     features = FrozenFeatures(encoder, blocks=config.blocks, mean_patch=config.mean_patch, precision=config.precision)
-    config = replace(
-        config,
-        batch_size=min(config.batch_size, len(train)),
-        blocks=features.blocks,
-        mean_patch=features.mean_patch,
-    )
+    batch_size = min(config.batch_size, len(train))
+    config = replace(config, batch_size=batch_size, blocks=features.blocks, mean_patch=features.mean_patch)
     settings = config.recorded() | {"held_out": config.held_out if len(config.lrs) > 1 else None}
     crops = CentreCrops(features, config, output.progress)
     with evaluating(encoder):
-        source: TrainingFeatures = (
-            RandomCropFeatures(train, crops) if config.crops == "random" else CachedFeatures(train, crops)
-        )
+        source = (RandomCropFeatures if config.crops == "random" else CachedFeatures)(train, crops)
         learned = {**settings, "train": train.fingerprint, "network": encoder_identity(encoder)}
-        training = _HeadTraining(source, features, len(train.classes), config, learned, output.folder, output.progress)
+        training = _HeadTraining(source, features, len(train.classes), config, learned, output)
         rows = training.compare_lrs(train) if len(config.lrs) > 1 else []
         lr = float(max(rows, key=lambda row: row["held-out top-1"])["lr"]) if rows else config.lrs[0]
         positions = np.arange(len(train))
         heads = training.train(positions, [lr], "final")
         encoded, truth, names = crops.encode(test, "test images")
-        tested = Tested(_hits(heads, source.standardised(encoded[:, 0]), truth)[0], truth, names)
+        tested = CropValues(_hits(heads, source.standardised(encoded[:, 0]), truth)[0], truth, names)
         train_hits = _hits(heads, *source.centre(evenly_spread(positions, len(test))))[0]
     settings |= {"lr": lr, "data": str(data)}
-    return trained_result("linear", config, train, test, tested, train_hits, settings=settings, rows=rows)
+    show = config.per_class
+    return trained_result("linear", train, test, tested, train_hits, per_class=show, settings=settings, rows=rows)
 
 
 @dataclass(frozen=True)
 class _HeadTraining:
-    """Training of heads on any of the images, at any rates.
-
-    Attributes:
-        learned: values that decide the weights; a checkpoint of other ones is refused.
-    """
+    """Training of heads on any of the images, at any rates."""
 
     source: TrainingFeatures
     features: FrozenFeatures
     num_classes: int
     config: LinearConfig
     learned: Mapping[str, Any]
-    out: Path | None
-    progress: Progress | None
+    """Values that decide the weights; a checkpoint of other ones is refused."""
+    output: Output
 
     def compare_lrs(self, train: LabelledImages) -> list[dict[str, Cell]]:
         """Return one row per learning rate: its accuracy on training images that were held out."""
@@ -99,23 +97,21 @@ class _HeadTraining:
 
     def train(self, positions: np.ndarray, lrs: Sequence[float], part: str) -> LinearHeads:
         """Train one head per rate on some of the images; the checkpoint lies in the folder `part`."""
-        config = self.config
+        config, folder = self.config, self.output.folder
         batch_size = min(config.batch_size, len(positions))
         rates = [lr * batch_size / 256 for lr in lrs]
         heads = LinearHeads(self.features.dim, self.num_classes, rates, seed=config.seed)
+        heads.to(self.features.encoder.device).train()
         steps_per_epoch = len(positions) // batch_size
         factor = cosine_factor(config.epochs)  # constant within an epoch, as DINO's
         fit(
-            heads.to(self.features.encoder.device).train(),
+            heads,
             lambda batch: heads.loss(*self.source.encode(batch)),
             self.source.batches(positions, batch_size=batch_size, seed=config.seed),
             torch.optim.SGD(heads.parameters(), lr=1.0, momentum=0.9),
-            TrainingPlan(
-                config.epochs * steps_per_epoch, lambda step: factor(step // steps_per_epoch), seed=config.seed
-            ),
+            TrainingPlan(config.epochs * steps_per_epoch, lambda step: factor(step // steps_per_epoch), config.seed),
             settings={**self.learned, "rates": list(lrs), "images": len(positions), "part": part},
-            out=None if self.out is None else self.out / part,
-            progress=self.progress,
+            output=replace(self.output, folder=None if folder is None else folder / part),
         )
         return heads.eval()
 

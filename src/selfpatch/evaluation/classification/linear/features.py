@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms import functional as tvf
 
-from selfpatch.core.types import Encoder, Tokens
+from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import ViewRecipe, draw_view, generator
 from selfpatch.data.augment.pillow import render
 from selfpatch.data.decode.multichannel import Raster
-from selfpatch.evaluation.batches import Batches
-from selfpatch.evaluation.classification.config import Precision
-from selfpatch.evaluation.classification.dataset import LabelledImages, centre_crops, collate
+from selfpatch.evaluation.batches import Batches, epochs_of
+from selfpatch.evaluation.classification.dataset import CropValues, LabelledImages, collate, map_centre_crops
 from selfpatch.evaluation.classification.linear.config import LinearConfig
-from selfpatch.evaluation.result import Progress
+from selfpatch.evaluation.classification.metrics import unreadable
+from selfpatch.evaluation.config import Precision
+from selfpatch.evaluation.result import Progress, silent
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder, image_token
 from selfpatch.models.pooling import PositivePool
@@ -65,18 +67,19 @@ class FrozenFeatures:
 
     def _parts(self, batch: Tensor) -> list[Tensor]:
         if self._vit is None:
-            patches = [self.encoder.patches(batch).mean((2, 3))] if self.mean_patch else []
-            return [self.encoder.image(batch), *patches]
+            return [
+                self.encoder.image(batch),
+                *([self.encoder.patches(batch).mean((2, 3))] if self.mean_patch else []),
+            ]
         assert isinstance(self.encoder, BranchEncoder)
         pool = self.encoder.pool
         tokens = self._vit.last_tokens(batch, self.blocks)
-        patches = [_normed_patches(tokens[-1], pool).mean((1, 2))] if self.mean_patch else []
-        return [*(image_token(t, pool) for t in tokens), *patches]
-
-
-def _normed_patches(tokens: Tokens, pool: nn.Module | None) -> Tensor:
-    """Return [B, h, w, D]; the norm of a positive pool replaces the trunk's."""
-    return pool.norm(tokens.raw_patches) if isinstance(pool, PositivePool) else tokens.patches
+        parts = [image_token(t, pool) for t in tokens]
+        if self.mean_patch:  # the norm of a positive pool replaces the trunk's
+            last = tokens[-1]
+            patches = pool.norm(last.raw_patches) if isinstance(pool, PositivePool) else last.patches
+            parts.append(patches.mean((1, 2)))
+        return parts
 
 
 @dataclass(frozen=True)
@@ -85,37 +88,28 @@ class CentreCrops:
 
     features: FrozenFeatures
     config: LinearConfig
-    progress: Progress | None = None
+    progress: Progress = silent
 
-    def encode(self, images: LabelledImages, what: str, *, flips: bool = False) -> tuple[Tensor, Tensor, list[str]]:
-        """Return the features [n, V, F] of the readable images, their labels [n] and their names, on the CPU.
+    def encode(self, images: LabelledImages, what: str, *, flips: bool = False) -> CropValues:
+        """Return the features [n, V, F] of the readable images; V is 2 with mirror images, else 1."""
 
-        V is 2 with mirror images, else 1.
-        """
-        parts, labels, names = [], [], []
-        for batch in centre_crops(images, self.config, len(self.features.encoder.mean), what, self.progress):
-            views = [batch.images, batch.images.flip(-1)] if flips else [batch.images]
-            parts.append(torch.stack([self.features(view).cpu() for view in views], dim=1))
-            labels.append(batch.labels)
-            names += batch.names
-        return torch.cat(parts), torch.cat(labels), names
+        def encode(crops: Tensor, _: Tensor) -> Tensor:
+            views = [crops, crops.flip(-1)] if flips else [crops]
+            return torch.stack([self.features(view).cpu() for view in views], dim=1)
+
+        return map_centre_crops(encode, images, self.config, len(self.features.encoder.mean), what, self.progress)
 
 
-@dataclass(frozen=True)
-class _RandomCrops:
-    """Training images as DINO's protocol sees them: random resized crop and flip, bilinear as torchvision's default."""
-
-    images: LabelledImages
-    recipe: ViewRecipe
-    channels: int
-
-    def __call__(self, i: int, rng: np.random.Generator) -> tuple[Tensor, int]:
-        picture, label = self.images.read(i, self.channels), int(self.images.labels[i])
-        p, size = draw_view(self.recipe, picture.size, rng), self.recipe.size
-        if isinstance(picture, Raster):
-            return render(picture, size, p), label
-        view = tvf.resized_crop(picture, p.top, p.left, p.height, p.width, [size, size])
-        return tvf.pil_to_tensor(tvf.hflip(view) if p.flip else view), label
+def _random_crop(
+    images: LabelledImages, recipe: ViewRecipe, channels: int, i: int, rng: np.random.Generator
+) -> tuple[Tensor, int]:
+    """Load a training image as DINO's protocol sees it: a random box and flip, bilinear as torchvision's default."""
+    picture, label = images.read(i, channels), int(images.labels[i])
+    p, size = draw_view(recipe, picture.size, rng), recipe.size
+    if isinstance(picture, Raster):
+        return render(picture, size, p), label
+    view = tvf.resized_crop(picture, p.top, p.left, p.height, p.width, [size, size])
+    return tvf.pil_to_tensor(tvf.hflip(view) if p.flip else view), label
 
 
 class RandomCropFeatures:
@@ -124,11 +118,12 @@ class RandomCropFeatures:
     def __init__(self, images: LabelledImages, crops: CentreCrops) -> None:
         self._images, self._crops = images, crops
 
-    def batches(self, positions: np.ndarray, *, batch_size: int, seed: int) -> Batches[tuple[Tensor, int]]:
+    def batches(self, positions: np.ndarray, *, batch_size: int, seed: int) -> Batches:
         """Return batches of random crops and labels of some of the images, for `encode`."""
         config = self._crops.config
         recipe = ViewRecipe(config.crop, scale=(0.08, 1.0), flip=0.5)
-        load = _RandomCrops(self._images.subset(positions), recipe, len(self._crops.features.encoder.mean))
+        channels = len(self._crops.features.encoder.mean)
+        load = partial(_random_crop, self._images.subset(positions), recipe, channels)
         return Batches(len(positions), load, batch_size=batch_size, seed=seed, workers=config.workers, collate=collate)
 
     def encode(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -159,12 +154,9 @@ class CachedFeatures:
         self._scale = torch.rsqrt(variance + 1e-6)
         self._features = raw.sub_(self._mean).mul_(self._scale)
         self._device = crops.features.encoder.device
-        if len(names) < len(images):
-            read = set(names)
-            missing = next(name for name in map(images.name, range(len(images))) if name not in read)
-            count = len(images) - len(names)
+        if missing := unreadable(images, names):
             raise ValueError(
-                f"{count} training images cannot be read, e.g. {missing}; remove them from {images.index.root}"
+                f"{len(missing)} training images cannot be read, e.g. {missing[0]}; remove them from the data"
             )
 
     def batches(self, positions: np.ndarray, *, batch_size: int, seed: int) -> _CachedBatches:
@@ -197,16 +189,13 @@ class _CachedBatches:
     seed: int
 
     def steps(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
-        per_epoch = len(self.positions) // self.batch_size
-        drawn_epoch = -1
-        for step in range(first, last):
-            epoch, batch = divmod(step, per_epoch)
-            if epoch != drawn_epoch:
-                rng, drawn_epoch = generator(self.seed, epoch, 0, 0), epoch
-                order = torch.from_numpy(rng.permutation(self.positions))
-                flipped = torch.from_numpy(rng.integers(2, size=len(order)))
-            rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-            yield self.features[order[rows], flipped[rows]], self.labels[order[rows]]
+        for epoch, batches in epochs_of(first, last, len(self.positions) // self.batch_size):
+            rng = generator(self.seed, epoch, 0, 0)
+            order = torch.from_numpy(rng.permutation(self.positions))
+            flipped = torch.from_numpy(rng.integers(2, size=len(order)))
+            for batch in batches:
+                rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+                yield self.features[order[rows], flipped[rows]], self.labels[order[rows]]
 
 
 TrainingFeatures = RandomCropFeatures | CachedFeatures
