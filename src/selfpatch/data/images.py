@@ -70,11 +70,7 @@ def load_images(
     """Load centre crops of `size` pixels; unreadable images are left out.
 
     The shorter side becomes `resize` pixels (default: `size`; bicubic, antialiased), then the middle is cut out. DINO's
-    k-NN protocol has size 224, resize 256.
-
-    Raises:
-        NoneReadable: none of the images can be read.
-        ValueError: `resize` is smaller than `size`.
+    k-NN protocol has size 224, resize 256. NoneReadable is raised if none can be read.
     """
     shorter = size if resize is None else resize
     if shorter < size:

@@ -52,7 +52,7 @@ class _Part:
     bad: dict[str, str] = field(default_factory=dict)  # reason by path
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class CropLoader:
     """Loader of multi-crop batches; nothing is read before `steps` is iterated.
 
@@ -63,9 +63,8 @@ class CropLoader:
     An unreadable image is replaced by another one, drawn from (seed, epoch, sample) and cropped with the random numbers
     of the sample that it replaces.
 
-    Raises:
-        ValueError: the batch is larger than the data or cannot be shared out, the recipes' sizes differ, or the
-            renderer is not installed.
+    ValueError is raised for a batch that is larger than the data or cannot be shared out, for recipes whose sizes
+    differ, and for a renderer that is not installed.
     """
 
     index: ImageIndex
@@ -130,17 +129,18 @@ class CropLoader:
     def samples(self, step: int) -> np.ndarray:
         """Return the indices [accumulate, B] of the images in this process's micro-batches of a step."""
         epoch, batch = divmod(step, self.steps_per_epoch)
-        samples = self._epoch_order(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
+        if self._order is None or self._order[0] != epoch:
+            # Sorting draws, not Generator.permutation, whose stream NumPy may change.
+            draws = generator(self.seed, epoch, 0, _ORDER_STREAM).random(len(self.indices))
+            self._order = epoch, self.indices[np.argsort(draws, kind="stable")]
+        samples = self._order[1][batch * self.batch_size : (batch + 1) * self.batch_size]
         return samples.reshape(self.accumulate, self.world_size, -1)[:, self.rank]
 
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
-        """Load the batches of the steps `first`, ..., `last` - 1, which count through the epochs.
+        """Yield the micro-batches of the steps `first`, ..., `last` - 1, which count through the epochs, on the CPU.
 
-        Yields:
-            The micro-batches of each step, `accumulate` of them, on the CPU; `to(device)` gives Views in uint8.
-
-        Raises:
-            ValueError: more than `max_bad` of the images are unreadable, or no readable replacement was found.
+        `to(device)` makes Views in uint8 of them. ValueError is raised once more than `max_bad` of the images are
+        unreadable, or if no readable replacement is found.
         """
         loader = DataLoader(
             _Crops(self),
@@ -156,13 +156,6 @@ class CropLoader:
             self._steps_given += 1
             self._check_bad()
             yield micro_batches
-
-    def _epoch_order(self, epoch: int) -> np.ndarray:
-        if self._order is None or self._order[0] != epoch:
-            # Sorting draws, not Generator.permutation, whose stream NumPy may change.
-            draws = generator(self.seed, epoch, 0, _ORDER_STREAM).random(len(self.indices))
-            self._order = epoch, self.indices[np.argsort(draws, kind="stable")]
-        return self._order[1]
 
     def _requests(self, first: int, last: int) -> Iterator[_Request]:
         for step in range(first, last):

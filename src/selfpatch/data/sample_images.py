@@ -37,10 +37,8 @@ ones, so that they do not outweigh the others."""
 def sample_photographs(cache_dir: Path | None = None) -> Path:
     """Return the folder of the sample photographs, `training/` and `held_out/`.
 
-    It is made on first use in `cache_dir` (default: `default_cache_dir()`).
-
-    Raises:
-        ValueError: the cache folder cannot be written, or the installed scikit-image lacks a photograph.
+    It is made on first use in `cache_dir` (default: `default_cache_dir()`). ValueError is raised if that cannot be
+    written, or if the installed scikit-image lacks a photograph.
     """
     parent = default_cache_dir() if cache_dir is None else cache_dir
     folder = parent / FOLDER

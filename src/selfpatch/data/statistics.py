@@ -38,11 +38,8 @@ def channel_statistics(
             mean_i, square_i = means of x and of x**2 over its pixels, for each channel
         mean = mean of mean_i,  std = sqrt(mean of square_i - mean**2)
 
-    Every image counts the same whatever its size, as in training; unreadable ones are skipped. The result is the same
-    on every process.
-
-    Raises:
-        ValueError: none of the images can be read.
+    Every image counts the same whatever its size, as in training. Unreadable ones are skipped; NoneReadable is raised
+    if there are no others. The result is the same on every process.
     """
 
     def moments(picture: Picture) -> np.ndarray:  # [2, C] about zero

@@ -30,15 +30,12 @@ BACKENDS: dict[Name, RenderBackend] = {
 def choose_backend(name: Literal["auto"] | Name, *, device_type: str, channels: int) -> Name:
     """Resolve `auto`: `device` on CUDA, else `fast` if OpenCV is installed; `plain` unless images have 3 channels.
 
-    Raises:
-        ValueError: `fast` is given, and OpenCV is not installed.
+    ValueError is raised if the name is `fast`, and OpenCV is not installed.
     """
+    if name == "auto" and channels == 3 and device_type == "cuda":
+        return "device"
     if name == "auto":
-        if channels != 3:
-            return "plain"
-        if device_type == "cuda":
-            return "device"
-        return "fast" if fast_rendering_available() else "plain"
+        return "fast" if channels == 3 and fast_rendering_available() else "plain"
     if name == "fast" and not fast_rendering_available():
         raise ValueError(f"loader.render is 'fast', but OpenCV is not installed; {INSTALL}, or use 'plain'")
     return name

@@ -19,15 +19,12 @@ from selfpatch.data.decode.multichannel import Raster
 
 
 def render_raster(raster: Raster, size: int, parameters: ViewParameters) -> Tensor:
-    """Crop and resize (bicubic, antialiased), flip, change brightness and contrast in drawn order, blur and solarize.
+    """Render a view [C, size, size] in the raster's type, uint8 or float32; floats stay in [0, 1] if they begin there.
 
     On 8 bits it agrees with the plain renderer to about a level, and by more where bicubic overshoots black or white,
     which Pillow cuts off half way. Contrast agrees on grey pictures only, as Pillow takes the mean of the luminance.
     Pillow's blur is three box blurs, this one is the Gaussian itself: they differ by half a level in the mean and by a
     few levels at sharp edges.
-
-    Returns:
-        View [C, size, size] in the raster's type, uint8 or float32; floats lie in [0, 1] if the raster's do.
     """
     p = parameters
     view = resize_raster(raster, size, size, box=(p.left, p.top, p.width, p.height))

@@ -100,17 +100,13 @@ def _resize(pixels: Tensor, size: int, p: ViewParameters) -> np.ndarray:
         cv2.flip(box, 1, dst=cut)
     else:
         cv2.copyTo(box, None, dst=cut)
-    _resample(_as_batch(cut), [size, size], False, None, None, out=_as_batch(view))
+    source, target = (torch.from_numpy(x.transpose(2, 0, 1)[None]) for x in (cut, view))  # the same memory
+    _resample(source, [size, size], False, None, None, out=target)
     return view
 
 
 _resample: Callable[..., Tensor] = torch._C._nn._upsample_bicubic2d_aa
 """Kernel behind `F.interpolate`, which itself cannot write into given memory: ten crops take a seventh less time."""
-
-
-def _as_batch(pixels: np.ndarray) -> Tensor:
-    """View [h, w, 3] as [1, 3, h, w] in the same memory."""
-    return torch.from_numpy(pixels.transpose(2, 0, 1)[None])
 
 
 class _Blend(NamedTuple):

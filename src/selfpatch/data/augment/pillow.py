@@ -25,15 +25,10 @@ _ADJUST = {
 
 
 def render(image: Picture, size: int, parameters: ViewParameters) -> Tensor:
-    """Crop and resize (bicubic, antialiased), flip, jitter colours, make grey, blur and solarize a view.
+    """Crop and resize (bicubic, antialiased), flip, jitter colours, make grey, blur and solarize a view of an image.
 
-    Args:
-        image: the whole image, upright: RGB, or a raster, which `multichannel.render_raster` renders.
-        size: side of the rendered view in pixels.
-        parameters: result of `draw_view` for an image of this size.
-
-    Returns:
-        View [3, size, size] in uint8; for a raster [C, size, size] in uint8 or float32.
+    The parameters are drawn by `draw_view` for the size of the image. The view is [3, size, size] in uint8. A raster is
+    rendered by `multichannel.render_raster` to [C, size, size] in uint8 or float32.
     """
     if isinstance(image, Raster):
         return render_raster(image, size, parameters)

@@ -73,9 +73,7 @@ def decode_raster(file: ImageFile, channels: int) -> Raster:
     - All other formats go through Pillow, except PNG with 16 bits per channel, of which Pillow would keep 8.
     - If one channel is expected, three equal channels count as grey.
 
-    Raises:
-        ValueError: the file has another number of channels, or a package to read it is not installed.
-        Exception: anything that decoders raise on damaged files.
+    ValueError is raised for another number of channels and for a missing package; damaged files raise anything.
     """
     with opened(file) as stream:
         beginning = stream.read(PNG_DEPTH + 1)

@@ -93,10 +93,8 @@ def cached(
 ) -> Listing:
     """Return the result of `search`, or that of an earlier search if no source has changed since.
 
-    Args:
-        search: returns the images and the stamps of all sources; without stamps, nothing is cached.
-        source: real path of the folder or file to search; it names the cache file.
-        cache_dir: folder of the cache (default: `default_cache_dir()`). If it is not writable, nothing is cached.
+    `search` returns the images and the stamps of all sources. The real path `source` of the folder or file to search
+    names the cache file in `cache_dir`. Nothing is cached without stamps, or if the folder is not writable.
     """
     name = f"index-{hashlib.sha256(os.fsencode(source)).hexdigest()[:24]}.npz"
     file = (cache_dir or default_cache_dir()) / name

@@ -21,11 +21,7 @@ class ShardMember:
         return f"{self.shard}/{self.name}"
 
     def read(self) -> bytes:
-        """Return the bytes of the image.
-
-        Raises:
-            OSError: the tar is missing, unreadable, or ends too early.
-        """
+        """Return the bytes of the image; raise OSError if the tar is missing, unreadable, or ends too early."""
         with open(self.shard, "rb") as shard:  # opened each time: no handle is shared by threads, forks and pickles
             shard.seek(self.offset)
             content = shard.read(self.size)

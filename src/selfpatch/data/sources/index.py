@@ -39,10 +39,8 @@ class ImageIndex:
         or no image is noticed when it is read.
 
         The result for folders and shards is cached in `cache_dir` (default: `default_cache_dir()`) and reused while no
-        folder's modification time, and no shard's or list's time and size, changes.
-
-        Raises:
-            ValueError: there is no such folder or file, no image in it, or a shard is compressed or damaged.
+        folder's modification time, and no shard's or list's time and size, changes. ValueError is raised for a source
+        that is missing or without images, and for a compressed or damaged shard.
         """
         path = Path(source).expanduser()
         if path.is_dir():
