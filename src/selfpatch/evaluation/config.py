@@ -71,8 +71,8 @@ class EvaluationConfig:
     def recorded(self) -> dict[str, Any]:
         """Return the settings that decide the numbers, as plain values: all but those marked SPEED_ONLY."""
         hints = get_type_hints(type(self), include_extras=True)
-        return {name: value for name, value in plain(self).items() if SPEED_ONLY not in _metadata(hints[name])}
-
-
-def _metadata(hint: Any) -> tuple[Any, ...]:
-    return getattr(hint, "__metadata__", ())
+        return {
+            name: value
+            for name, value in plain(self).items()
+            if SPEED_ONLY not in getattr(hints[name], "__metadata__", ())
+        }

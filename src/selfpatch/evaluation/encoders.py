@@ -86,38 +86,30 @@ class FunctionEncoder:
 
     @torch.no_grad()
     def _map(self, images: Tensor) -> Tensor:
-        """Return features [B, D, h, w] of any type and width of images [B, C, H, W]."""
-        height, width = images.shape[-2:]
-        if height % self.patch_size or width % self.patch_size:
+        """Return the function's output as features [B, D, h, w] of any type and width."""
+        (height, width), patch = images.shape[-2:], self.patch_size
+        if height % patch or width % patch:
             raise ValueError(
-                f"images of {width} x {height} pixels cannot be cut into patches of {self.patch_size}; "
-                "use sides that are multiples of it"
+                f"images of {width} x {height} pixels cannot be cut into patches of {patch}; use sides that are "
+                "multiples of it"
             )
-        grid = height // self.patch_size, width // self.patch_size
-        return self._as_map(self.function(images), len(images), grid)
-
-    def _as_map(self, output: Any, count: int, grid: tuple[int, int]) -> Tensor:
-        """Return the function's output as features [B, D, h, w]."""
-        h, w = grid
+        grid = h, w = height // patch, width // patch
+        output = self.function(images)
         if not isinstance(output, Tensor):
             raise ValueError(f"the function returned a {type(output).__name__}; it must return one tensor of features")
-        shape = tuple(output.shape)
-        if len(shape) == 4 and (shape[0], *shape[2:]) == (count, h, w):
+        shape, tokens = tuple(output.shape), self.prefix_tokens + h * w
+        if len(shape) == 4 and (shape[0], *shape[2:]) == (len(images), h, w):
             return output
-        tokens = self.prefix_tokens + h * w
-        if len(shape) == 3 and shape[:2] == (count, tokens):
+        if len(shape) == 3 and shape[:2] == (len(images), tokens):
             return output[:, self.prefix_tokens :].movedim(1, -1).unflatten(-1, grid)
-        wanted = f"[{count}, D, {h}, {w}] or [{count}, {tokens}, D]"
-        raise ValueError(
-            f"the function returned features of shape {list(shape)}; return {wanted}{self._advice(shape, grid)}"
-        )
-
-    def _advice(self, shape: tuple[int, ...], grid: tuple[int, int]) -> str:
-        extra = shape[1] - grid[0] * grid[1] if len(shape) == 3 else 0
-        if extra > 0:
-            return f"; if the first {extra} are not patches, set prefix_tokens={extra}"
-        if len(shape) == 4 and shape[1:3] == grid:
-            return "; move the last axis to the second place"
-        if len(shape) == 2:
-            return "; these are image features, but evaluations need patch features"
-        return f", for patches of {self.patch_size} pixels"
+        if len(shape) == 3 and shape[1] > h * w:
+            extra = shape[1] - h * w
+            advice = f"; if the first {extra} are not patches, set prefix_tokens={extra}"
+        elif len(shape) == 4 and shape[1:3] == grid:
+            advice = "; move the last axis to the second place"
+        elif len(shape) == 2:
+            advice = "; these are image features, but evaluations need patch features"
+        else:
+            advice = f", for patches of {patch} pixels"
+        wanted = f"[{len(images)}, D, {h}, {w}] or [{len(images)}, {tokens}, D]"
+        raise ValueError(f"the function returned features of shape {list(shape)}; return {wanted}{advice}")

@@ -16,11 +16,11 @@ def preset_tables(config: type[EvaluationConfig], name: str) -> str:
         ValueError: the evaluation has no presets.
     """
     variants = {"": config} if config.variants is None else config.variants[1]
-    tables = [
-        f"{variant}\n{describe_presets({p: cls.from_settings({'preset': p}) for p in cls.presets})}".lstrip("\n")
-        for variant, cls in variants.items()
-        if cls.presets
-    ]
+    tables = []
+    for variant, cls in variants.items():
+        if cls.presets:
+            table = describe_presets({preset: cls.from_settings({"preset": preset}) for preset in cls.presets})
+            tables.append(f"{variant}\n{table}".lstrip("\n"))
     if not tables:
         raise ValueError(f"{name} has no presets; its defaults are the published protocol")
     return "\n\n".join(tables)
@@ -32,7 +32,7 @@ def describe_presets(presets: Mapping[str, Any]) -> str:
     rows = [["", *columns]]
     for setting in [name for name in next(iter(columns.values())) if name != "preset"]:
         cells = [_cell(column[setting]) for column in columns.values()]
-        if setting != "preset" and len(set(cells)) > 1:
+        if len(set(cells)) > 1:
             rows.append([setting, *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

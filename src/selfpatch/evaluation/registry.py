@@ -27,12 +27,9 @@ class Evaluate(Protocol):
     def __call__(self, encoder: Encoder, data: str | Path, config: Any, output: Output) -> Result:
         """Return the result.
 
-        Args:
-            encoder: the network; None only for an evaluation that scores ready-made results or measures one of its own
-                baselines.
-            data: the data set, as the settings' `data_help` says.
-            config: the settings, of the row's class.
-            output: the folder to write to, and the callback for progress; by default neither.
+        The encoder is None only for an evaluation that scores ready-made results or measures one of its own baselines.
+        `data` is the data set as the settings' `data_help` says, and `config` is of the row's class. Files and progress
+        go to `output`; by default nothing is written.
         """
         ...
 

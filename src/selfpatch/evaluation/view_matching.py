@@ -26,14 +26,10 @@ from selfpatch.ops.images import to_common_dtype
 class ViewPairs(NamedTuple):
     """Two views of each of n images."""
 
-    views_a: Tensor
-    """First views [n, C, S, S], uint8 or float32."""
+    views_a: Tensor  # [n, C, S, S], uint8 or float32
     views_b: Tensor
-    """Second views [n, C, S, S]."""
-    boxes_a: Tensor
-    """Boxes of the first views, float32 [n, 5] (left, top, width, height, flipped) in pixels of the image."""
+    boxes_a: Tensor  # float32 [n, 5] (left, top, width, height, flipped) in pixels of the image
     boxes_b: Tensor
-    """Boxes of the second views, float32 [n, 5]."""
 
 
 def make_view_pairs(images: Sequence[Picture], recipes: tuple[ViewRecipe, ViewRecipe], *, seed: int = 0) -> ViewPairs:
@@ -80,14 +76,8 @@ def matching_hits(features_a: Tensor, features_b: Tensor, boxes_a: Tensor, boxes
             match   = the patch j of view b with the largest cosine(i, j)
             correct = inside and |centre(j) - target| <= 1 patch along both axes
 
-    Args:
-        features_a: patch features of the first views, [n, h, w, D] of any norm.
-        features_b: patch features of the second views, [n, p, q, D].
-        boxes_a: boxes [n, 5] (left, top, width, height, flipped) in pixels of the image.
-        boxes_b: boxes [n, 5] of the second views.
-
-    Returns:
-        correct and inside, bool [n, h*w].
+    Features are [n, h, w, D] of the first views and [n, p, q, D] of the second, of any norm. Boxes are [n, 5] (left,
+    top, width, height, flipped) in pixels of the image. `correct` and `inside` are returned, bool [n, h*w].
     """
     h, w = features_b.shape[1:3]
     grid = torch.tensor([w, h], device=boxes_b.device)
