@@ -72,6 +72,8 @@ def problems(option: Option) -> Iterator[str]:
     where = f"{option.page} {option.name}: {option.text!r}"
     if not words:
         yield f"{where} has no help"
+    elif "\n" in option.sentence:
+        yield f"{where} keeps the line breaks of the source"
     elif words[0] in BARE_STARTS:
         yield f"{where} starts with {words[0]!r}"
     if option.is_number and words and not UNITS & {*words}:
@@ -138,6 +140,7 @@ def test_every_help_string_is_clear(command: str, monkeypatch: pytest.MonkeyPatc
         ("STR", "what is drawn (default: x)", "starts with 'what'"),
         ("STR", "(default: x)", "has no help"),
         ("STR", "", "has no help"),
+        ("STR", "Folder of\nthe images. (required)", "keeps the line breaks"),
         ("FLOAT", "Smaller is better. (default: 0.1)", "without a unit"),
         ("{None}|INT", "Number of steps.", "without a default"),
     ],

@@ -9,14 +9,10 @@ import yaml
 
 
 def parse_yaml(text: str, name: str) -> dict[str, Any]:
-    """Return the mapping that a YAML text holds.
-
-    Args:
-        text: the YAML text; an empty one is an empty mapping.
-        name: name of the text in errors, e.g. its path.
+    """Return the mapping that a YAML text holds; an empty text is an empty mapping.
 
     Raises:
-        ValueError: the text is not valid YAML, or not a mapping.
+        ValueError: the text is not valid YAML, or not a mapping; the error calls it `name`, e.g. its path.
     """
     try:
         values = yaml.safe_load(text) or {}
@@ -28,9 +24,7 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
 
 
 def nested(options: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Return options as nested values: `[("selfpatch.k", "2")]` -> `{"selfpatch": {"k": 2}}`.
-
-    Dashes in names are read as underscores, values as YAML.
+    """Return options as nested values: `[("dino.hidden-dim", "64")]` -> `{"dino": {"hidden_dim": 64}}`.
 
     Raises:
         ValueError: a value is not valid YAML.
@@ -44,5 +38,5 @@ def nested(options: Iterable[tuple[str, str]]) -> dict[str, Any]:
         try:
             section_values[key] = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise ValueError(f"--{path} is {text!r}, which is no value; quote it if it is text") from None
+            raise ValueError(f"--{path} is {text!r}, which is not valid YAML; put text in quotes") from None
     return values

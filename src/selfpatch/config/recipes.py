@@ -21,28 +21,21 @@ def load_recipe(name: str) -> RunConfig:
     Raises:
         ValueError: there is no such recipe, it is not YAML, or it has an unknown setting or a value out of range.
     """
-    built_in = resources.files("selfpatch") / "recipes" / f"{name}.yaml"
-    if built_in.is_file():
-        text = built_in.read_text()
-    elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
-        text = _read_text(name)
-    else:
-        raise ValueError(f"no recipe {name!r}; use the path of a .yaml file or one of: {', '.join(recipe_names())}")
-    return RunConfig().override(parse_yaml(text, name) | {"recipe": name})
-
-
-def _read_text(name: str) -> str:
+    file = resources.files("selfpatch") / "recipes" / f"{name}.yaml"
+    if not file.is_file():
+        file = Path(name)
+        if file.suffix not in (".yaml", ".yml") or not file.is_file():
+            raise ValueError(f"no recipe {name!r}; use the path of a .yaml file or one of: {', '.join(recipe_names())}")
     try:
-        return Path(name).read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ValueError(f"{name} is not UTF-8 text; give a YAML file") from None
+    return RunConfig().override(parse_yaml(text, name) | {"recipe": name})
 
 
 def choose_recipe(num_images: int, data: str) -> str:
     """Return the name of the recipe for a data set of `num_images` images, where none was named."""
     if data == SAMPLES:
         return "samples"
-    for limit, name in [(3_000, "small-1k"), (30_000, "small-10k"), (500_000, "small-100k")]:
-        if num_images <= limit:
-            return name
-    return "selfpatch-dino-vits16"
+    sizes = {3_000: "small-1k", 30_000: "small-10k", 500_000: "small-100k"}
+    return next((name for limit, name in sizes.items() if num_images <= limit), "selfpatch-dino-vits16")

@@ -9,16 +9,8 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
+from selfpatch.config import sections
 from selfpatch.config.schema import override, plain, settings, unknown_name
-from selfpatch.config.sections import (
-    BackboneOverrides,
-    CheckpointConfig,
-    CropConfig,
-    LoaderConfig,
-    MaskConfig,
-    OptimizerConfig,
-    WatchConfig,
-)
 
 FROM_INIT = "init"
 """Value of `model` that stands for the architecture of the weights of `init`."""
@@ -37,8 +29,8 @@ BEFORE_THE_SETTING = {"loader": {"render": "plain"}}
 class RunConfig:
     """Everything that decides a run.
 
-    `components` holds the settings of methods and objectives by name: fields of their `Config`,
-    written `--selfpatch.k 2` or, in a recipe, `selfpatch: {k: 2}`.
+    `components` holds the settings of methods and objectives by name, which are fields of their `Config`: in a recipe
+    `selfpatch: {k: 2}`, as an option `--selfpatch.k 2`.
     """
 
     data: str = SAMPLES
@@ -82,13 +74,13 @@ class RunConfig:
     CPU."""
     loss_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Weight of each loss by name; if not given, what the method or objective declares, else 1."""
-    backbone: BackboneOverrides = BackboneOverrides()
-    crops: CropConfig = CropConfig()
-    masks: MaskConfig = MaskConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    loader: LoaderConfig = LoaderConfig()
-    watch: WatchConfig = WatchConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
+    backbone: sections.BackboneOverrides = sections.BackboneOverrides()
+    crops: sections.CropConfig = sections.CropConfig()
+    masks: sections.MaskConfig = sections.MaskConfig()
+    optimizer: sections.OptimizerConfig = sections.OptimizerConfig()
+    loader: sections.LoaderConfig = sections.LoaderConfig()
+    watch: sections.WatchConfig = sections.WatchConfig()
+    checkpoint: sections.CheckpointConfig = sections.CheckpointConfig()
     components: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,7 +94,7 @@ class RunConfig:
             )
         if self.data == SAMPLES and self.channels != 3:
             raise ValueError(
-                f"channels is {self.channels}, but the sample photographs have 3; give your own images with --data"
+                f"channels is {self.channels}, but the sample photographs have 3; give your own with --data"
             )
         if self.channels != 3 and self.loader.render in ("fast", "device"):
             raise ValueError(
@@ -121,27 +113,26 @@ class RunConfig:
         return (self.method, *self.objectives)
 
     def override(self, values: Mapping[str, Any]) -> RunConfig:
-        """Return this configuration with nested `values` in place of its own; other sections belong to components.
+        """Return this configuration with nested `values` in place of its own; other given belong to components.
 
         Raises:
             ValueError: a name is unknown, or a value has the wrong type or is out of range.
         """
         values = dict(values)
         if isinstance(values.get("model"), str):
-            return self.for_model(values["model"]).override({k: v for k, v in values.items() if k != "model"})
-        sections = values.pop("components", None) or {}
-        if not isinstance(sections, Mapping) or not all(isinstance(v, Mapping) for v in sections.values()):
-            raise ValueError("components is no mapping of settings by the component's name; write --selfpatch.k 2, say")
+            return self.for_model(values.pop("model")).override(values)
         known = [field.name for field in dataclasses.fields(self)]
-        sections = {**sections, **{name: values.pop(name) for name in list(values) if name not in known}}
-        components = {name: dict(own) for name, own in self.components.items()}
-        for name, section in sections.items():
+        given = values.pop("components", None) or {}
+        if not isinstance(given, Mapping):
+            raise ValueError(f"components is {given!r}; use a mapping of settings by name, e.g. selfpatch: {{k: 2}}")
+        given = {**given, **{name: values.pop(name) for name in list(values) if name not in known}}
+        for name, section in given.items():
             if not isinstance(section, Mapping):
                 mistake = f"{name} is {section!r}; use a mapping of its settings"
                 raise ValueError(mistake if name in self.used else unknown_name(str(name), str(name), known))
-            components.setdefault(name, {}).update(section)
-        config = override(self, {**values, "components": components})
-        for name in sections:
+        merged = {name: {**self.components.get(name, {}), **section} for name, section in given.items()}
+        config = override(self, {**values, "components": merged})
+        for name in given:
             if name not in config.used:
                 raise ValueError(
                     f"nothing reads the settings of {name!r}: the run's method and objectives are "
@@ -151,14 +142,10 @@ class RunConfig:
 
     @classmethod
     def from_saved(cls, settings: Mapping[str, Any], file: Path) -> RunConfig:
-        """Return the configuration of a run directory.
-
-        Args:
-            settings: content of its config.yaml, also of a run that was begun before some setting existed.
-            file: path of config.yaml, for errors.
+        """Return the configuration that a run directory's config.yaml holds, also if some setting is newer than it.
 
         Raises:
-            ValueError: a name is unknown, or a value has the wrong type or is out of range.
+            ValueError: a name is unknown, or a value has the wrong type or is out of range; the error names the `file`.
         """
         try:
             return cls().override(BEFORE_THE_SETTING).override(settings)
@@ -170,7 +157,7 @@ class RunConfig:
         if model == self.model or {model, self.model} <= PLAIN_VITS:
             return dataclasses.replace(self, model=model)
         kept = {name: getattr(self.backbone, name) for name in ("drop_path", "frozen_blocks", "keep_class_token")}
-        return dataclasses.replace(self, model=model, patch_size=None, backbone=BackboneOverrides(**kept))
+        return dataclasses.replace(self, model=model, patch_size=None, backbone=sections.BackboneOverrides(**kept))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested values, as `config.yaml` holds them and `override` reads them."""

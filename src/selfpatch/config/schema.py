@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic
@@ -30,9 +31,7 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 SPEED_ONLY = "speed only"
 """Metadata of a field that changes speed or memory but no number: `Annotated[int, Gt(0), SPEED_ONLY]`."""
 
-
-_RULES = pydantic.ConfigDict(allow_inf_nan=False, coerce_numbers_to_str=True)
-
+_RULES = pydantic.ConfigDict(allow_inf_nan=False, coerce_numbers_to_str=True, use_attribute_docstrings=True)
 _ADVICE = {
     "greater_than": "use a number above {gt:g}",
     "greater_than_equal": "use {ge:g} or more",
@@ -58,14 +57,18 @@ def settings(cls: Cls) -> Cls:
     Making one raises ValueError, in one sentence that says what was got and what is allowed.
     """
     made = pydantic_dataclass(frozen=True, kw_only=True, config={**_RULES, "extra": "forbid"})(cls)
-    init = made.__init__
+    init, fields = made.__init__, dataclasses.fields(made)
+    for field in fields:
+        # tyro takes help from the metadata; from the string below the field it would keep the breaks between lines.
+        if text := made.__pydantic_fields__[field.name].description:
+            field.metadata = MappingProxyType({"help": " ".join(text.split())})
 
     @functools.wraps(init)
     def init_in_a_sentence(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             init(self, *args, **kwargs)
         except pydantic.ValidationError as error:
-            raise ValueError(explain(error, made, kwargs)) from None
+            raise ValueError(_sentence(error, kwargs, [field.name for field in fields]).lstrip(".")) from None
         for name, value in kwargs.items():
             _refuse_mixed_booleans(name, value, getattr(self, name))
 
@@ -82,15 +85,11 @@ def _refuse_mixed_booleans(name: str, given: Any, kept: Any) -> None:
 
 
 def override(record: T, values: Mapping[str, Any], where: str = "") -> T:
-    """Return a copy of a settings record with nested `values` in place of its own.
-
-    Args:
-        record: a settings record.
-        values: values by name, as YAML or Python gives them; a mapping for a section of its own.
-        where: prefix of names in errors, e.g. `davis`.
+    """Return a copy of a settings record with nested `values`, as YAML or Python gives them, in place of its own.
 
     Raises:
-        ValueError: a name is unknown, or a value has the wrong type or is out of range.
+        ValueError: a name is unknown, or a value has the wrong type or is out of range. Names in the error have the
+            prefix `where`, e.g. `davis`.
     """
     changes: dict[str, Any] = {}
     known = [field.name for field in dataclasses.fields(record)]  # type: ignore[arg-type]
@@ -109,7 +108,7 @@ def override(record: T, values: Mapping[str, Any], where: str = "") -> T:
     try:
         return dataclasses.replace(record, **changes)  # type: ignore[type-var]
     except ValueError as error:
-        raise ValueError(f"{where}.{error}" if where else str(error)) from None
+        raise ValueError(f"{where}.{error}".lstrip(".")) from None
 
 
 def unknown_name(path: str, name: str, known: Iterable[str]) -> str:
@@ -121,70 +120,46 @@ def unknown_name(path: str, name: str, known: Iterable[str]) -> str:
 
 
 def checked(value: Any, kind: Any, name: str) -> Any:
-    """Return a value as one of a type.
-
-    Args:
-        value: a value as YAML or Python gives it.
-        kind: a type, or `Annotated` with a range.
-        name: name of the value in errors.
+    """Return a value, as YAML or Python gives it, as one of a type, which may be `Annotated` with a range.
 
     Raises:
-        ValueError: the value has another type or is out of range.
+        ValueError: the value has another type or is out of range; the error calls it `name`.
     """
     try:
         kept = pydantic.TypeAdapter(kind, config=_RULES).validate_python(value)
     except pydantic.ValidationError as error:
-        raise ValueError(name + _explain_value(error, value)) from None
+        raise ValueError(name + _sentence(error, value)) from None
     _refuse_mixed_booleans(name, value, kept)
     return kept
 
 
-def explain(error: pydantic.ValidationError, cls: type, given: Mapping[str, Any]) -> str:
-    """Return pydantic's first complaint as one sentence: what was got, what is allowed.
-
-    Args:
-        error: what pydantic raised when `cls` was made.
-        cls: a settings class.
-        given: the values that it was made from.
-    """
-    first = error.errors()[0]
-    if first["type"] == "unexpected_keyword_argument":
-        name = str(first["loc"][0])
-        return unknown_name(name, name, [field.name for field in dataclasses.fields(cls)])
-    if first["type"] == "value_error":  # raised by __post_init__, already a sentence
-        return str(first["ctx"]["error"])
-    if first["type"] == "missing" and first["loc"][0] not in given:
-        return f"{first['loc'][0]} is not given; it has no default"
-    return _explain_value(error, given).lstrip(".")
-
-
-def _explain_value(error: pydantic.ValidationError, given: Any) -> str:
-    """Return pydantic's first complaint about a value, preceded by the path to it."""
+def _sentence(error: pydantic.ValidationError, given: Any, known: Iterable[str] = ()) -> str:
+    """Return pydantic's first complaint about the given values as one sentence: what was got, what is allowed."""
     problems = error.errors()
     first = problems[0]
-    path = _path(first["loc"], given)
+    location, problem = first["loc"], first["type"]
+    if problem == "value_error":  # raised by __post_init__, already a sentence
+        return str(first["ctx"]["error"])
+    if problem == "unexpected_keyword_argument":
+        return unknown_name(str(location[0]), str(location[0]), known)
+    if problem == "missing" and isinstance(location[0], str) and location[0] not in given:
+        return f"{location[0]} is not given; it has no default"
+    path: list[int | str] = []
+    value = given
+    for part in location:  # parts that do not lead into the given values name members of a union
+        is_index = isinstance(part, int) and isinstance(value, list | tuple) and part < len(value)
+        if is_index or (isinstance(value, Mapping) and part in value):
+            value = value[part]
+            path.append(part)
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    if first["type"] == "missing":  # a tuple that is too short lacks one value in each problem
+    if problem == "missing":  # a tuple that is too short lacks one value in each problem
         return f"{name} is {list(first['input'])!r}; use {len(first['input']) + len(problems)} values"
     # A union complains once for each of its members, behind the same location.
-    same = [problem for problem in problems if problem["loc"][: len(path)] == first["loc"][: len(path)]]
-    wanted = " or ".join(dict.fromkeys(_wanted(problem) for problem in same))
-    return f"{name} is {first['input']!r}; {wanted}"
+    same = [_advice(other) for other in problems if other["loc"][: len(path)] == location[: len(path)]]
+    return f"{name} is {first['input']!r}; {' or '.join(dict.fromkeys(same))}"
 
 
-def _path(location: tuple[int | str, ...], given: Any) -> list[int | str]:
-    """Return the parts of a location that lead into the given values; the others name members of a union."""
-    path: list[int | str] = []
-    for part in location:
-        is_index = isinstance(part, int) and isinstance(given, list | tuple) and part < len(given)
-        if is_index or (isinstance(given, Mapping) and part in given):
-            given = given[part]
-            path.append(part)
-    return path
-
-
-def _wanted(problem: Any) -> str:
-    """Return what one complaint of pydantic's asks for."""
+def _advice(problem: Any) -> str:
     context = problem.get("ctx", {})
     if problem["type"] == "literal_error":
         return f"use one of: {context['expected']}".replace(" or ", ", ").replace("'", "")
