@@ -94,7 +94,7 @@ class RunConfig:
             )
         if self.data == SAMPLES and self.channels != 3:
             raise ValueError(
-                f"channels is {self.channels}, but the sample photographs have 3; give your own with --data"
+                f"channels is {self.channels}, but the sample photographs have 3; give your own images with --data"
             )
         if self.channels != 3 and self.loader.render in ("fast", "device"):
             raise ValueError(
@@ -113,7 +113,7 @@ class RunConfig:
         return (self.method, *self.objectives)
 
     def override(self, values: Mapping[str, Any]) -> RunConfig:
-        """Return this configuration with nested `values` in place of its own; other given belong to components.
+        """Return this configuration with nested `values` in place of its own; other sections belong to components.
 
         Raises:
             ValueError: a name is unknown, or a value has the wrong type or is out of range.
@@ -124,7 +124,7 @@ class RunConfig:
         known = [field.name for field in dataclasses.fields(self)]
         given = values.pop("components", None) or {}
         if not isinstance(given, Mapping):
-            raise ValueError(f"components is {given!r}; use a mapping of settings by name, e.g. selfpatch: {{k: 2}}")
+            raise ValueError(f"components is no mapping but {given!r}; write it by name, e.g. selfpatch: {{k: 2}}")
         given = {**given, **{name: values.pop(name) for name in list(values) if name not in known}}
         for name, section in given.items():
             if not isinstance(section, Mapping):
