@@ -18,10 +18,7 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Let glibc return freed memory, as it does by default once large tensors were freed; give back what was kept.
-
-    Benchmarks compare `keep_freed_memory` with this.
-    """
+    """Let glibc return freed memory, as it does by default once large tensors were freed; give back what was kept."""
     _set({M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26, M_MMAP_MAX: 2**16})
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -29,10 +29,7 @@ def using_references() -> bool:
 
 @contextlib.contextmanager
 def use_references() -> Iterator[None]:
-    """Run the reference of every function marked by `fast_path_of`.
-
-    Attention is unfused, and optimizers update one parameter at a time.
-    """
+    """Run the reference of every function marked by `fast_path_of`; unfuse attention and optimizers too."""
     global _plain
     before, _plain = _plain, True
     try:

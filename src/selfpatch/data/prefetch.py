@@ -81,4 +81,3 @@ def in_background(items: Iterator[T]) -> Generator[T]:
         while thread.is_alive():
             with contextlib.suppress(queue.Empty):
                 ready.get(timeout=0.05)
-        thread.join()

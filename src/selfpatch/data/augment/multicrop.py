@@ -114,12 +114,8 @@ def draw_view(recipe: ViewRecipe, image_size: tuple[int, int], rng: np.random.Ge
     drawn: list[float] = rng.random(_DRAWS).tolist()  # plain floats: faster one by one than NumPy's
     tries, (x, y, flip, jitter, grey, blur, solarize, radius, *rest) = drawn[: 2 * BOX_TRIES], drawn[2 * BOX_TRIES :]
     factors, ranks = rest[: len(ADJUSTMENTS)], rest[len(ADJUSTMENTS) :]
-    left, top, width, height = _draw_box(recipe, image_size, tries, x, y)
     return ViewParameters(
-        left=left,
-        top=top,
-        width=width,
-        height=height,
+        *_draw_box(recipe, image_size, tries, x, y),
         flip=flip < recipe.flip,
         jitter=_draw_jitter(recipe.colour, factors, ranks) if jitter < recipe.colour.jitter else None,
         grey=grey < recipe.colour.grey,
