@@ -15,27 +15,23 @@ from selfpatch.ops.images import normalise
 @contextlib.contextmanager
 def evaluating(encoder: Encoder) -> Iterator[None]:
     """Keep a network in evaluation mode: no drop path, and batch norms with their running statistics."""
-    training = isinstance(encoder, nn.Module) and encoder.training
-    if isinstance(encoder, nn.Module):
-        encoder.eval()
+    network = encoder if isinstance(encoder, nn.Module) else nn.Module()
+    training = network.training
+    network.eval()
     try:
         yield
     finally:
-        if isinstance(encoder, nn.Module):
-            encoder.train(training)
+        network.train(training)
 
 
 @torch.no_grad()
 def patch_features(encoder: Encoder, images: Tensor, *, std: Sequence[float] | None = None) -> Tensor:
-    """Return the patch features of one batch.
+    """Return the patch features of one batch, [B, h, w, D] float32 on the encoder's device.
 
     Args:
         encoder: the network.
         images: [B, C, H, W] as `normalise` takes them; H and W are multiples of the encoder's patch size.
         std: standard deviation to normalise with. If None, the encoder's own.
-
-    Returns:
-        [B, h, w, D] float32 on the encoder's device.
 
     Raises:
         ValueError: the patch size does not divide the sides of the images, or `normalise` refuses them.
@@ -58,15 +54,12 @@ def mean_patch_features(encoder: Encoder, batches: Iterable[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def image_features(encoder: Encoder, batches: Iterable[Tensor]) -> Tensor:
-    """Return the image features of a data set.
+    """Return the image features of a data set, [n, D] float32 on the CPU, in the order of the batches.
 
     Args:
         encoder: the network.
         batches: at least one batch, each [b, C, H, W] as `normalise` takes it.
-
-    Returns:
-        [n, D] float32 on the CPU, in the order of the batches.
     """
-    device = encoder.device
-    parts = [encoder.image(normalise(batch.to(device), encoder.mean, encoder.std)) for batch in batches]
+    inputs = (normalise(batch.to(encoder.device), encoder.mean, encoder.std) for batch in batches)
+    parts = [encoder.image(batch) for batch in inputs]  # the device is waited for once
     return torch.cat([part.float().cpu() for part in parts])

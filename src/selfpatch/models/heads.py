@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -11,7 +10,7 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from selfpatch.config.schema import settings
-from selfpatch.models.layers.batch_norm import BatchNorm
+from selfpatch.models.layers.mlp import mlp
 from selfpatch.ops.cross_entropy import Scores
 from selfpatch.ops.linear import gelu_linear
 
@@ -61,12 +60,7 @@ class PrototypeHead(nn.Module):
     def __init__(self, dim: int, config: PrototypeHeadConfig, *, num_layers: int = 3) -> None:
         super().__init__()
         widths = [dim, *[config.hidden_dim] * (num_layers - 1), config.bottleneck_dim]
-        parts: list[nn.Module] = []
-        for i, (inputs, outputs) in enumerate(pairwise(widths)):
-            parts.append(nn.Linear(inputs, outputs))
-            if i < num_layers - 1:
-                parts += [BatchNorm(outputs), nn.GELU()] if config.head_norm else [nn.GELU()]
-        self.mlp = nn.Sequential(*parts)
+        self.mlp = mlp(widths, norm=config.head_norm, gelu=True)
         for part in self.mlp:
             if isinstance(part, nn.Linear):
                 nn.init.trunc_normal_(part.weight, std=0.02)

@@ -31,10 +31,8 @@ class _ClassAttention(nn.Module):
         def in_heads(layer: nn.Module, x: Tensor) -> Tensor:
             return layer(x).unflatten(-1, (self.num_heads, -1))  # [..., H, d]
 
-        keys, values = (
-            torch.cat(
-                [in_heads(layer, query).unsqueeze(-3), gather(in_heads(layer, patches))], -3
-            )  # [..., 1 + n, H, d]
+        keys, values = (  # [..., 1 + n, H, d]
+            torch.cat([in_heads(layer, query).unsqueeze(-3), gather(in_heads(layer, patches))], -3)
             for layer in (self.k, self.v)
         )
         if valid is not None:
