@@ -1,10 +1,9 @@
 """Losses of self-supervised learning as modules on plain tensors, for any training loop."""
 
 from selfpatch.losses.center import Center
-from selfpatch.losses.dense_contrast import DenseContrastLoss
 from selfpatch.losses.dino import DINOConfig, DINOLoss
 from selfpatch.losses.ibot import IBOTConfig, IBOTPatchLoss
-from selfpatch.losses.info_nce import InfoNCELoss
+from selfpatch.losses.info_nce import DenseContrastLoss, InfoNCELoss
 from selfpatch.losses.memory_bank import MemoryBank
 from selfpatch.losses.selfpatch import SelfPatchConfig, SelfPatchLoss
 from selfpatch.losses.sere import SEREChannelLoss, SEREConfig, SERELoss, SERESpatialLoss

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from annotated_types import Ge, Gt, Le
+from pydantic import PositiveFloat
 from torch import Tensor
 
-from selfpatch.config.schema import settings
+from selfpatch.config.schema import Fraction, settings
 from selfpatch.losses.center import CenteredLoss
 from selfpatch.models.heads import PrototypeHeadConfig
 from selfpatch.ops.collapse import distribution_meters
@@ -19,9 +17,9 @@ from selfpatch.ops.cross_entropy import Scores, prototype_cross_view_loss
 class DINOConfig(PrototypeHeadConfig):
     """Settings of DINO: its head and its loss."""
 
-    student_temp: Annotated[float, Gt(0)] = 0.1
+    student_temp: PositiveFloat = 0.1
     """Softmax temperature of the student."""
-    center_momentum: Annotated[float, Ge(0), Le(1)] = 0.9
+    center_momentum: Fraction = 0.9
     """Momentum of the centre, the moving average of the teacher's logits."""
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from annotated_types import Gt
+from pydantic import PositiveInt
 from torch import Tensor
 
 from selfpatch.config.schema import settings
@@ -17,9 +17,9 @@ from selfpatch.ops.cross_entropy import Scores
 class IBOTConfig(DINOConfig):
     """Settings of iBOT: its head and its losses."""
 
-    num_prototypes: Annotated[int, Gt(0)] = 8192
+    num_prototypes: PositiveInt = 8192
     """Number of prototypes of image tokens, and of patches where both share them."""
-    num_patch_prototypes: Annotated[int, Gt(0)] | None = None
+    num_patch_prototypes: PositiveInt | None = None
     """Number of prototypes of patches where they are separate. If None, as many as `num_prototypes`."""
     prototypes: Literal["shared", "separate", "shared_by_teacher"] = "shared"
     """Prototypes `shared` by image tokens and patches, `separate`, or `shared_by_teacher`: separate for the student,

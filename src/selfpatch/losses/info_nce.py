@@ -1,10 +1,9 @@
-"""InfoNCE between queries and keys, with a memory bank (MoCo) or within the batch (MoCo-v3)."""
+"""InfoNCE between queries and keys: with a memory bank (MoCo), within the batch (MoCo-v3), of positions (DenseCL)."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from annotated_types import Gt
+import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from selfpatch.config.schema import settings
@@ -17,7 +16,7 @@ from selfpatch.ops.contrast import batch_info_nce, info_nce, l2_normalize
 class InfoNCEConfig:
     """Settings of contrastive losses."""
 
-    temp: Annotated[float, Gt(0)] = 0.2
+    temp: PositiveFloat = 0.2
     """Softmax temperature of the cosine similarities."""
 
 
@@ -25,11 +24,11 @@ class InfoNCEConfig:
 class MoCoConfig(InfoNCEConfig):
     """Settings of momentum contrast with a memory bank; the defaults are MoCo-v2's."""
 
-    hidden_dim: Annotated[int, Gt(0)] | None = None
+    hidden_dim: PositiveInt | None = None
     """Width of the hidden layers of the heads. If None, the width of the tokens."""
-    out_dim: Annotated[int, Gt(0)] = 128
+    out_dim: PositiveInt = 128
     """Width of queries and keys."""
-    queue_size: Annotated[int, Gt(0)] = 65536
+    queue_size: PositiveInt = 65536
     """Number of keys in a memory bank, a multiple of the batch size."""
 
 
@@ -69,3 +68,49 @@ class InfoNCELoss(nn.Module):
             return batch_info_nce(queries, batch_keys, rank() * len(keys), self.temp).mean()
         bank.accumulate(keys)
         return info_nce(queries, keys, bank.keys, self.temp).mean()
+
+
+class DenseContrastLoss(nn.Module):
+    """InfoNCE of each position of one view with the position of the other view that looks most like it.
+
+        for each image b, for each position i:
+            match(i) = the position j with largest cos(f_s[b, i], f_t[b, j])
+            loss += InfoNCE(q[b, i], k[b, match(i)], bank)
+        bank takes in, for each image, the normalised mean of k over positions
+
+    f are features of the backbone, q and k projections of them (DenseCL, Wang et al., arXiv 2011.09157, eq. 2 and 3).
+
+    Args:
+        temp: softmax temperature of the cosine similarities.
+    """
+
+    def __init__(self, temp: float) -> None:
+        super().__init__()
+        self.temp = temp
+
+    def forward(
+        self, queries: Tensor, keys: Tensor, bank: MemoryBank, *, student_features: Tensor, teacher_features: Tensor
+    ) -> Tensor:
+        """Return the loss, a scalar: the mean over images and positions.
+
+        Args:
+            queries: [B, N, E] the student's projections of one view.
+            keys: [B, M, E] the teacher's projections of another view; they take no gradient.
+            bank: negatives of earlier steps.
+            student_features: [B, N, D] what the queries are projected from.
+            teacher_features: [B, M, D] what the keys are projected from.
+        """
+        with torch.no_grad():
+            keys = keys.float()
+            match = corresponding_positions(student_features, teacher_features)
+            matched = l2_normalize(keys.take_along_dim(match[..., None], dim=1))
+            bank.accumulate(l2_normalize(keys.mean(1)))
+        return info_nce(l2_normalize(queries), matched, bank.keys, self.temp).mean()
+
+
+@torch.no_grad()
+def corresponding_positions(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return, for each query of [B, N, D] features, the index [B, N] of the most similar key of [B, M, D] by cosine."""
+    with torch.autocast(queries.device.type, enabled=False):
+        similarity = l2_normalize(queries) @ l2_normalize(keys).mT  # [B, N, M]
+    return similarity.argmax(-1)

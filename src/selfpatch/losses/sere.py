@@ -7,7 +7,8 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from selfpatch.config.schema import settings
@@ -22,18 +23,18 @@ class SEREConfig:
 
     relations: Literal["spatial", "channel", "both"] = "both"
     """Relations to learn: between patches (`spatial`), between channels (`channel`), or `both`."""
-    spatial_temp: Annotated[float, Gt(0)] = 0.5
+    spatial_temp: PositiveFloat = 0.5
     """Softmax temperature of the teacher's spatial relations; the student's is 1."""
-    channel_temp: Annotated[float, Gt(0)] = 0.1
+    channel_temp: PositiveFloat = 0.1
     """Softmax temperature of the teacher's channel relations; the student's is 1."""
     overlap_size: Annotated[int, Ge(2)] = 13
     """Side of the grid of points on which two global crops are compared, in points."""
     local_overlap_size: Annotated[int, Ge(2)] = 6
     """Side of the grid of points on which a local and a global crop are compared, in points."""
-    channel_scale: Annotated[float, Gt(0)] = 14.0
+    channel_scale: PositiveFloat = 14.0
     """Divisor of the tokens of global crops before channels are related: the side of the patch grid of 224 pixels, a
     constant of the released code."""
-    local_channel_scale: Annotated[float, Gt(0)] = 6.0
+    local_channel_scale: PositiveFloat = 6.0
     """Divisor of the tokens of local crops before channels are related: the side of the patch grid of 96 pixels, a
     constant of the released code."""
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from selfpatch.config.schema import settings
@@ -22,23 +20,23 @@ from selfpatch.ops.sinkhorn import sinkhorn
 class SwAVConfig:
     """Settings of SwAV: its head and its loss."""
 
-    num_prototypes: Annotated[int, Gt(0)] = 3000
+    num_prototypes: PositiveInt = 3000
     """Number of prototypes."""
-    hidden_dim: Annotated[int, Gt(0)] = 2048
+    hidden_dim: PositiveInt = 2048
     """Width of the projector's hidden layer."""
-    out_dim: Annotated[int, Gt(0)] = 128
+    out_dim: PositiveInt = 128
     """Width of projections and prototypes."""
-    temp: Annotated[float, Gt(0)] = 0.1
+    temp: PositiveFloat = 0.1
     """Softmax temperature of the predictions."""
-    epsilon: Annotated[float, Gt(0)] = 0.05
+    epsilon: PositiveFloat = 0.05
     """Smoothness of the codes that Sinkhorn-Knopp finds; smaller is sharper."""
-    iterations: Annotated[int, Gt(0)] = 3
+    iterations: PositiveInt = 3
     """Number of Sinkhorn-Knopp iterations."""
-    queue_size: Annotated[int, Gt(0)] | None = None
+    queue_size: PositiveInt | None = None
     """Number of earlier projections of each global view that are assigned together with the batch's, for batches that
     are small compared with the number of prototypes; the released code uses 3840 at batch size 256. If None, no
     queue."""
-    queue_from_epoch: Annotated[float, Ge(0)] = 15
+    queue_from_epoch: NonNegativeFloat = 15
     """Epoch from which the queues are used. They are filled from the first step on, while the released code begins to
     fill them in this epoch and uses them once they are full."""
 

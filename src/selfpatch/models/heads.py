@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
-from annotated_types import Gt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from selfpatch.config.schema import settings
@@ -19,11 +17,11 @@ from selfpatch.ops.linear import gelu_linear
 class PrototypeHeadConfig:
     """Settings of a projection head with prototypes (DINO, arXiv 2104.14294, appendix C)."""
 
-    num_prototypes: Annotated[int, Gt(0)] = 65536
+    num_prototypes: PositiveInt = 65536
     """Number of prototypes."""
-    hidden_dim: Annotated[int, Gt(0)] = 2048
+    hidden_dim: PositiveInt = 2048
     """Width of the head's hidden layers."""
-    bottleneck_dim: Annotated[int, Gt(0)] = 256
+    bottleneck_dim: PositiveInt = 256
     """Width of the head's output, which is compared with the prototypes."""
     head_norm: bool = False
     """Batch normalisation after each hidden layer of the head; helps small heads."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import nn
 
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Objective, Views
-from selfpatch.losses.dense_contrast import DenseContrastLoss
-from selfpatch.losses.info_nce import InfoNCELoss, MoCoConfig
+from selfpatch.losses.info_nce import DenseContrastLoss, InfoNCELoss, MoCoConfig
 from selfpatch.losses.memory_bank import MemoryBank, check_bank_size
 from selfpatch.models.layers.mlp import mlp
 
@@ -25,8 +23,8 @@ class DenseCL(Objective):
     MoCo-v2 here, batch norms are over the global batch, so that nothing is shuffled between processes.
     """
 
-    Config: ClassVar[type] = MoCoConfig
-    loss_weights: ClassVar[Mapping[str, float]] = {"contrast": 0.5, "dense_contrast": 0.5}
+    Config = MoCoConfig
+    loss_weights: ClassVar = {"contrast": 0.5, "dense_contrast": 0.5}
 
     def __init__(self, dim: int, batch_size: int, config: MoCoConfig) -> None:
         super().__init__()

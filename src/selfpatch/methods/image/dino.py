@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -19,9 +18,9 @@ class DINO(Objective):
     The centre is computed from every view that the teacher sees, as in SelfPatch's released code.
     """
 
-    Config: ClassVar[type] = DINOConfig
-    needs: ClassVar[Needs] = Needs(local_crops=True)
-    loss_weights: ClassVar[Mapping[str, float]] = {"image": 1.0}
+    Config = DINOConfig
+    needs = Needs(local_crops=True)
+    loss_weights: ClassVar = {"image": 1.0}
 
     def __init__(self, dim: int, config: DINOConfig) -> None:
         super().__init__()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -21,9 +20,9 @@ class IBOT(Objective):
     The student sees the global crops with patches hidden; the teacher sees them whole.
     """
 
-    Config: ClassVar[type] = IBOTConfig
-    needs: ClassVar[Needs] = Needs(local_crops=True, masks=True)
-    loss_weights: ClassVar[Mapping[str, float]] = {"image": 1.0, "masked_patch": 1.0}
+    Config = IBOTConfig
+    needs = Needs(local_crops=True, masks=True)
+    loss_weights: ClassVar = {"image": 1.0, "masked_patch": 1.0}
 
     def __init__(self, dim: int, config: IBOTConfig) -> None:
         super().__init__()

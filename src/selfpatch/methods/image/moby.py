@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from annotated_types import Gt
+from pydantic import PositiveInt
 from torch import nn
 
 from selfpatch.config.schema import settings
@@ -20,11 +19,11 @@ from selfpatch.models.layers.mlp import mlp
 class MoBYConfig(InfoNCEConfig):
     """Settings of MoBY."""
 
-    hidden_dim: Annotated[int, Gt(0)] = 4096
+    hidden_dim: PositiveInt = 4096
     """Width of the hidden layers of projector and predictor."""
-    out_dim: Annotated[int, Gt(0)] = 256
+    out_dim: PositiveInt = 256
     """Width of queries and keys."""
-    queue_size: Annotated[int, Gt(0)] = 4096
+    queue_size: PositiveInt = 4096
     """Number of keys in each of the two memory banks, a multiple of the batch size."""
 
 
@@ -38,8 +37,8 @@ class MoBY(Objective):
     Each view passes the heads by itself, so that batch norms see one view at a time. Local crops are not used.
     """
 
-    Config: ClassVar[type] = MoBYConfig
-    loss_weights: ClassVar[Mapping[str, float]] = {"contrast": 1.0}
+    Config = MoBYConfig
+    loss_weights: ClassVar = {"contrast": 1.0}
 
     def __init__(self, dim: int, batch_size: int, config: MoBYConfig) -> None:
         super().__init__()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -27,8 +26,8 @@ class MoCoV2(Objective):
     over both views, so that nothing needs to be shuffled.
     """
 
-    Config: ClassVar[type] = MoCoConfig
-    loss_weights: ClassVar[Mapping[str, float]] = {"contrast": 1.0}
+    Config = MoCoConfig
+    loss_weights: ClassVar = {"contrast": 1.0}
 
     def __init__(self, dim: int, batch_size: int, config: MoCoConfig) -> None:
         super().__init__()

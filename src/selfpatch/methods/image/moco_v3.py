@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from annotated_types import Gt
+from pydantic import PositiveInt
 from torch import nn
 
 from selfpatch.config.schema import settings
@@ -19,11 +18,11 @@ from selfpatch.models.layers.mlp import mlp
 class MoCoV3Config(InfoNCEConfig):
     """Settings of MoCo-v3."""
 
-    projector_hidden_dim: Annotated[int, Gt(0)] = 4096
+    projector_hidden_dim: PositiveInt = 4096
     """Width of the two hidden layers of the projector."""
-    predictor_hidden_dim: Annotated[int, Gt(0)] = 4096
+    predictor_hidden_dim: PositiveInt = 4096
     """Width of the hidden layer of the predictor."""
-    out_dim: Annotated[int, Gt(0)] = 256
+    out_dim: PositiveInt = 256
     """Width of queries and keys."""
 
 
@@ -38,8 +37,8 @@ class MoCoV3(Objective):
     negatives of an accumulated step are those of each micro-batch, not of the whole batch.
     """
 
-    Config: ClassVar[type] = MoCoV3Config
-    loss_weights: ClassVar[Mapping[str, float]] = {"contrast": 1.0}
+    Config = MoCoV3Config
+    loss_weights: ClassVar = {"contrast": 1.0}
 
     def __init__(self, dim: int, config: MoCoV3Config) -> None:
         super().__init__()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import nn
@@ -23,9 +22,9 @@ class SwAV(Objective):
     The codes of an accumulated step are those of each micro-batch, not of the whole batch.
     """
 
-    Config: ClassVar[type] = SwAVConfig
-    needs: ClassVar[Needs] = Needs(local_crops=True)
-    loss_weights: ClassVar[Mapping[str, float]] = {"swapped": 1.0}
+    Config = SwAVConfig
+    needs = Needs(local_crops=True)
+    loss_weights: ClassVar = {"swapped": 1.0}
 
     def __init__(self, dim: int, batch_size: int, config: SwAVConfig) -> None:
         super().__init__()

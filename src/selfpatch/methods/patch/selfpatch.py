@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
 
@@ -10,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Tokens, Views
-from selfpatch.losses.agreement import Agreement
-from selfpatch.losses.selfpatch import SelfPatchConfig, make_pool, patch_targets
+from selfpatch.losses.selfpatch import Agreement, SelfPatchConfig, make_pool, patch_targets
 from selfpatch.models.pooling import PositivePool
 from selfpatch.ops.neighbours import neighbour_table
 
@@ -22,9 +20,9 @@ class SelfPatch(Objective):
     Its pool also gives the image token, in place of a CLS token.
     """
 
-    Config: ClassVar[type] = SelfPatchConfig
-    needs: ClassVar[Needs] = Needs(local_crops=True, teacher_on_local_crops=True)
-    loss_weights: ClassVar[Mapping[str, float]] = {"patch": 0.1}
+    Config = SelfPatchConfig
+    needs = Needs(local_crops=True, teacher_on_local_crops=True)
+    loss_weights: ClassVar = {"patch": 0.1}
 
     def __init__(self, dim: int, num_heads: int, config: SelfPatchConfig) -> None:
         super().__init__()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -17,9 +16,9 @@ class SERE(Objective):
     Tokens are those before the trunk's final norm. If the method masks crops, the student's are of masked crops.
     """
 
-    Config: ClassVar[type] = SEREConfig
-    needs: ClassVar[Needs] = Needs(local_crops=True)
-    loss_weights: ClassVar[Mapping[str, float]] = {"spatial": 0.2, "channel": 0.5}
+    Config = SEREConfig
+    needs = Needs(local_crops=True)
+    loss_weights: ClassVar = {"spatial": 0.2, "channel": 0.5}
 
     def __init__(self, dim: int, num_heads: int, num_local: int, config: SEREConfig) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from selfpatch.losses import DenseContrastLoss, MemoryBank
-from selfpatch.losses.dense_contrast import corresponding_positions
+from selfpatch.losses.info_nce import corresponding_positions
 
 
 def test_correspondence_is_by_direction_not_by_length() -> None:

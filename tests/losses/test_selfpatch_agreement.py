@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from selfpatch.config.run import RunConfig
 from selfpatch.config.sections import OptimizerConfig
-from selfpatch.losses.agreement import key_patches
 from selfpatch.losses.memory_bank import MemoryBank
-from selfpatch.losses.selfpatch import SelfPatchConfig
+from selfpatch.losses.selfpatch import SelfPatchConfig, key_patches
 from selfpatch.methods.patch.selfpatch import SelfPatch
 from selfpatch.training.factory import make_student_teacher
 from selfpatch.training.trainer import training_step
