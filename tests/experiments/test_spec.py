@@ -53,14 +53,14 @@ def test_sizes_and_files_are_laid_over_one_another(tmp_path: Path) -> None:
     [
         ({"arms": None}, "has no arms; a study needs title, pretrain, arms and evaluations"),
         ({"arm": {}}, "arm is not a setting; did you mean 'arms'?"),
-        ({"arms": [1]}, r"arms is \[1\]; a mapping of names to values is needed"),
-        ({"arms": {"A": 3}}, "arm 'A' is 3; a mapping of names to values is needed"),
-        ({"arms": {3: {}}}, "arms has the key 3, which is no text"),
+        ({"arms": [1]}, r"arms is \[1\]; use a mapping of names to values"),
+        ({"arms": {"A": 3}}, "arms.A is 3; use a mapping of names to values"),
+        ({"arms": {3: {}}}, r"arms\[3\] is 3; use text"),
         ({"arms": {"A": {"channels": 4}}}, "arm 'A' has channels 4"),
         ({"arms": {"A": {"components": 5}}}, "arm 'A': components is no mapping"),
         ({"arms": {"A": {"crops": {5: 1}}}}, "arm 'A': crops.5 is not a setting"),
-        ({"settings": 5}, "settings is 5; a mapping"),
-        ({"settings": [1]}, r"settings is \[1\]; a mapping"),
+        ({"settings": 5}, "settings is 5; use a mapping"),
+        ({"settings": [1]}, r"settings is \[1\]; use a mapping"),
         ({"arms": {"A": {"objective": "sefpatch"}}}, "arm 'A': .*sefpatch"),
         ({"arms": {"A": {"epocs": 3}}}, "arm 'A': epocs is not .*did you mean 'epochs'"),
         ({"arms": {"A": {"objective": "none", "selfpatch": {"k": 2}}}}, "arm 'A': nothing reads .*'selfpatch'"),
@@ -69,7 +69,7 @@ def test_sizes_and_files_are_laid_over_one_another(tmp_path: Path) -> None:
         ({"arms": {"A": {"equal_time": "B"}}}, "arm 'A' has equal_time 'B', which is no arm with epochs"),
         ({"reference": "MoBY"}, "reference is 'MoBY', which is no arm; use one of: DINO, DINO"),
         ({"seeds": [1, 1]}, r"seeds is \[1, 1\]; name each once"),
-        ({"seeds": [-1]}, r"seeds is \[-1\]; name each once, from 0 up"),
+        ({"seeds": [-1]}, r"seeds\[0\] is -1; use 0 or more"),
         ({"seeds": 3}, "seeds is 3; use a list of values"),
         ({"baselines": ["raw"]}, "the baseline 'raw' is unknown or there twice; use untrained, baseline:"),
         ({"baselines": ["baseline:mean-colour:0"]}, "the baseline 'baseline:mean-colour:0' is unknown"),
@@ -83,13 +83,13 @@ def test_sizes_and_files_are_laid_over_one_another(tmp_path: Path) -> None:
             "davis.size is not a setting",
         ),
         ({"evaluations": [{"davis": {"data": "away"}, "columns": {"J": "J"}}]}, "entry 1: there is no .*away"),
-        ({"evaluations": 2 * PLAN["evaluations"]}, "the column 'J&F' is no text or there twice"),
-        ({"evaluations": [{"davis": {"data": "davis"}, "columns": {"J": None}}]}, "the column None is no text"),
+        ({"evaluations": 2 * PLAN["evaluations"]}, "the column 'J&F' is there twice"),
+        ({"evaluations": [{"davis": {"data": "davis"}, "columns": {"J": None}}]}, "columns.J is None; use text"),
         ({"settings": {**PLAN["settings"], "checkpoint": {}}}, "over_time evaluates kept checkpoints"),
         ({"extends": "tiny.yaml"}, "extends itself"),
         ({"extends": "none.yaml"}, r"cannot read the study .*none.yaml \(No such file"),
-        ({"sizes": {"cpu": 3}}, "size 'cpu' is 3; a mapping of names to values is needed"),
-        ({"sizes": [1]}, r"sizes is \[1\]; a mapping"),
+        ({"sizes": {"cpu": 3}}, "sizes.cpu is 3; use a mapping of names to values"),
+        ({"sizes": [1]}, r"sizes is \[1\]; use a mapping"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -106,7 +106,7 @@ def test_a_part_that_is_no_text(tmp_path: Path) -> None:
 
 
 def test_a_size_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no size 'gpu'; use one of: cpu"):
+    with pytest.raises(ValueError, match="there is no size 'gpu'; use one of: cpu"):
         read_study(write_study(tmp_path, sizes={"cpu": {}}), tmp_path, "gpu")
 
 

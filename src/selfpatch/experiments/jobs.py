@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from selfpatch.evaluation.result import Provenance, Result, network_sha256
 from selfpatch.experiments.records import as_json, differences, read_json, write_json
 from selfpatch.experiments.spec import UNTRAINED, Arm, Measurement, Study
 from selfpatch.experiments.suite import evaluate_entries, request_of
-from selfpatch.experiments.suite_report import Outcome
 from selfpatch.training.factory import make_student_teacher
 from selfpatch.training.online_eval import teacher_encoder
 
@@ -38,25 +37,22 @@ MACHINE_SETTINGS = ("data", "out", "device")
 
 @dataclass(frozen=True)
 class Job:
-    """A network of a study and its evaluations.
-
-    Attributes:
-        row: line of the table that shows its scores.
-        seed: seed of the run, or None for a baseline without randomness.
-        folder: name of its folder.
-        config: settings of the network, or None for a baseline without one.
-        baseline: baseline as `selfpatch.load` takes it.
-        trained: whether the network is trained; otherwise it stays as initialised.
-        data: training data, by the study's names.
-    """
+    """A network of a study and its evaluations."""
 
     row: str
+    """Line of the table that shows its scores."""
     seed: int | None
+    """Seed of the run, or None for a baseline without randomness."""
     folder: str
+    """Name of its folder."""
     config: RunConfig | None = None
+    """Settings of the network, or None for a baseline without one."""
     baseline: str = ""
+    """Baseline as `selfpatch.load` takes it."""
     trained: bool = False
+    """Whether the network is trained; otherwise it stays as initialised."""
     data: tuple[str, ...] = ()
+    """Training data, by the study's names."""
 
     @property
     def name(self) -> str:
@@ -66,12 +62,7 @@ class Job:
 
 @dataclass(frozen=True)
 class WorkerSlot:
-    """Device and CPU threads for one job at a time.
-
-    Attributes:
-        device: name of the device for torch.
-        threads: number of CPU threads.
-    """
+    """Device, as torch names it, and CPU threads for one job at a time."""
 
     device: str
     threads: int
@@ -87,58 +78,39 @@ def jobs_of(study: Study, epochs: Mapping[str, float]) -> list[Job]:
     Raises:
         ValueError: two jobs would share a line of the table or a folder, or the epochs of an arm are not possible.
     """
-    jobs = [
-        Job(_row_of_baseline(baseline), None, baseline.replace(":", "-"), baseline=baseline)
-        for baseline in study.baselines
-        if baseline != UNTRAINED
-    ]
-    networks = _networks(study.arms) if UNTRAINED in study.baselines else {}
+    jobs = []
+    for baseline in study.baselines:
+        if baseline != UNTRAINED:  # `baseline:mean-colour:8` -> `mean colour, 8 x 8 pixels`
+            _, name, patch = baseline.split(":")
+            row = f"{name.replace('-', ' ')}, {patch} x {patch} pixels"
+            jobs.append(Job(row, None, baseline.replace(":", "-"), baseline=baseline))
+    architectures: dict[Any, Arm] = {}  # the first arm of each, without regard to pools and heads
+    for arm in study.arms if UNTRAINED in study.baselines else ():
+        c = arm.config
+        architectures.setdefault((c.model, c.patch_size, c.backbone, c.crops.global_size, c.init), arm)
     for seed in study.seeds:
-        for arm in networks.values():
+        for arm in architectures.values():
             words = UNTRAINED if arm.config.init is None else "initial weights"
-            row = words if len(networks) == 1 else f"{words}, as of {arm.name}"
+            row = words if len(architectures) == 1 else f"{words}, as of {arm.name}"
             jobs.append(Job(row, seed, f"{UNTRAINED}-{arm.slug}-seed{seed}", replace(arm.config, seed=seed)))
     for seed in study.seeds:
         for arm in study.arms:
             config = replace(arm.config, seed=seed, epochs=epochs.get(arm.name, arm.config.epochs))
             folder = f"{arm.slug}-seed{seed}"
             jobs.append(Job(arm.name, seed, folder, config, trained=True, data=tuple(study.pretrain)))
-    _check_names(jobs)
-    return jobs
-
-
-def _check_names(jobs: Sequence[Job]) -> None:
-    """Raise ValueError if an arm has the name or the folder of another job."""
-    folders = [job.folder for job in jobs]
-    arms = {job.row for job in jobs if job.trained}
+    folders, names = [job.folder for job in jobs], {arm.name for arm in study.arms}
     for job in jobs:
-        if folders.count(job.folder) > 1 or (not job.trained and job.row in arms):
+        if folders.count(job.folder) > 1 or (not job.trained and job.row in names):
             raise ValueError(f"an arm and a baseline are both called {job.row!r}; give the arm another name")
-
-
-def _row_of_baseline(baseline: str) -> str:
-    """Return the words for a baseline: `baseline:mean-colour:8` -> `mean colour, 8 x 8 pixels`."""
-    _, _, rest = baseline.partition(":")
-    name, _, patch = rest.partition(":")
-    return f"{name.replace('-', ' ')}, {patch} x {patch} pixels"
-
-
-def _networks(arms: Sequence[Arm]) -> dict[Any, Arm]:
-    """Return the first arm of each architecture, without regard to pools and heads."""
-    networks: dict[Any, Arm] = {}
-    for arm in arms:
-        c = arm.config
-        networks.setdefault((c.model, c.patch_size, c.backbone, c.crops.global_size, c.init), arm)
-    return networks
+    return jobs
 
 
 def is_done(job: Job, study: Study, out: Path) -> bool:
     """Return whether the job finished with its present request and all of its results exist."""
     folder = out / job.folder
     columns = {column for m in study.evaluations for column in m.columns.values()}
-    return read_json(folder / "done.json") == _request(job, study) and columns <= set(
-        scores(study.evaluations, folder / "evaluations")
-    )
+    found = scores(study.evaluations, folder / "evaluations")
+    return read_json(folder / "done.json") == _request(job, study) and columns <= found.keys()
 
 
 def run_job(job: Job, study: Study, data: str, out: Path, slot: WorkerSlot) -> list[str]:
@@ -158,36 +130,7 @@ def run_job(job: Job, study: Study, data: str, out: Path, slot: WorkerSlot) -> l
         ValueError: the job began with other settings, or settings or data are wrong.
         Interrupted: a signal stopped the training after a checkpoint.
     """
-    folder = out / job.folder
-    _check_request(job, folder)
-    if job.trained:
-        _train(job, data, folder / "run", slot)
-    encoder, record = _open(job, folder / "run", slot.device)
-    outcomes = _evaluate(study.evaluations, encoder, record, folder / "evaluations")
-    if job.trained and study.over_time:
-        for step, (encoder, record) in _networks_over_time(job, folder / "run", slot.device):
-            outcomes += _evaluate(study.over_time, encoder, record, folder / "over_time" / f"{step:08d}")
-    failures = [f"{o.entry.folder}: {o.error}" for o in outcomes if o.error is not None]
-    failures += _missing_metrics([*study.evaluations, *study.over_time], outcomes)
-    if not failures:
-        write_json(folder / "done.json", _request(job, study))
-    return failures
-
-
-def _missing_metrics(measurements: Sequence[Measurement], outcomes: Sequence[Outcome]) -> list[str]:
-    """Return a sentence for each column that no metric fills."""
-    found = [(m, o.result.metrics) for m in measurements for o in outcomes if o.entry == m.entry and o.result]
-    sentences = [
-        f"{m.entry.evaluation} has no metric {name!r} to show; its metrics are: {', '.join(metrics)}"
-        for m, metrics in found
-        for name in m.columns
-        if name not in metrics
-    ]
-    return list(dict.fromkeys(sentences))
-
-
-def _check_request(job: Job, folder: Path) -> None:
-    """Raise ValueError if the folder holds a job with other settings."""
+    folder, run = out / job.folder, out / job.folder / "run"
     before, now = read_json(folder / "request.json"), _settings(job)
     if before is None:
         write_json(folder / "request.json", now)
@@ -195,20 +138,53 @@ def _check_request(job: Job, folder: Path) -> None:
         raise ValueError(
             f"{folder} was begun with other settings ({different[0]}); name another --out, or remove that folder"
         )
+    config = job.config
+    if config is None:
+        network = open_encoder(job.baseline, slot.device)
+    elif job.trained:
+        _train(config, data, run, slot)
+        network = open_encoder(str(run), slot.device)
+    else:
+        network = _untrained(config, slot.device)
+    failures = _evaluate(study.evaluations, network, folder / "evaluations")
+    if config is not None and job.trained and study.over_time:
+        failures += _evaluate(study.over_time, _untrained(config, slot.device), folder / "over_time" / f"{0:08d}")
+        for step, path in RunDirectory.open(run).checkpoints.kept():
+            network = open_encoder(str(path), slot.device)
+            failures += _evaluate(study.over_time, network, folder / "over_time" / f"{step:08d}")
+    if not failures:
+        write_json(folder / "done.json", _request(job, study))
+    return list(dict.fromkeys(failures))
 
 
-def _train(job: Job, data: str, run: Path, slot: WorkerSlot) -> None:
-    """Begin or resume the training, unless it is finished."""
-    assert job.config is not None
+def _evaluate(measurements: Sequence[Measurement], network: tuple[Encoder, Provenance | None], out: Path) -> list[str]:
+    """Measure a network, and return a sentence for each evaluation that failed and each column that no metric fills."""
+    failures = []
+    outcomes = evaluate_entries([m.entry for m in measurements], *network, out, {})
+    for measurement, outcome in zip(measurements, outcomes, strict=True):
+        if outcome.result is None:
+            failures.append(f"{outcome.entry.folder}: {outcome.error}")
+            continue
+        metrics = outcome.result.metrics
+        failures += [
+            f"{outcome.entry.evaluation} has no metric {name!r} to show; its metrics are: {', '.join(metrics)}"
+            for name in measurement.columns
+            if name not in metrics
+        ]
+    return failures
+
+
+def _train(config: RunConfig, data: str, run: Path, slot: WorkerSlot) -> None:
+    """Begin or resume a training, unless it is finished."""
     if is_trained(run):
         return
-    workers = loader_workers(job.config, slot)
+    workers = loader_workers(config, slot)
     if (run / "config.yaml").is_file():
         resume(run, device=slot.device, workers=workers)
         return
     shutil.rmtree(run, ignore_errors=True)  # the job was killed while the folder was created
-    loader = replace(job.config.loader, workers=workers)
-    pretrain(replace(job.config, data=data, out=str(run), device=slot.device, loader=loader))
+    loader = replace(config.loader, workers=workers)
+    pretrain(replace(config, data=data, out=str(run), device=slot.device, loader=loader))
 
 
 def loader_workers(config: RunConfig, slot: WorkerSlot) -> int:
@@ -221,31 +197,9 @@ def is_trained(run: Path) -> bool:
     return (run / "exported" / "backbone.safetensors").is_file()
 
 
-def _open(job: Job, run: Path, device: str) -> tuple[Encoder, Provenance | None]:
-    if job.trained:
-        return open_encoder(str(run), device)
-    if job.config is None:
-        return open_encoder(job.baseline, device)
-    return _untrained(job.config, device)
-
-
 def _untrained(config: RunConfig, device: str) -> tuple[Encoder, Provenance]:
     encoder = teacher_encoder(make_student_teacher(config)[0]).eval()
     return encoder.to(distributed.start(device)), Provenance(UNTRAINED, network_sha256(encoder))
-
-
-def _networks_over_time(job: Job, run: Path, device: str) -> Iterator[tuple[int, tuple[Encoder, Provenance | None]]]:
-    """Yield the initial network and each kept checkpoint, with their numbers of steps."""
-    assert job.config is not None
-    yield 0, _untrained(job.config, device)
-    for step, path in RunDirectory.open(run).checkpoints.kept():
-        yield step, open_encoder(str(path), device)
-
-
-def _evaluate(
-    measurements: Sequence[Measurement], encoder: Encoder, record: Provenance | None, out: Path
-) -> list[Outcome]:
-    return evaluate_entries([m.entry for m in measurements], encoder, record, out, {})
 
 
 def has_same_request(job: Job, out: Path) -> bool:

@@ -29,43 +29,38 @@ Mappings override one another key by key, lists as a whole. Paths are relative t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import MinLen
+from pydantic import NonNegativeInt, StrictStr
 
 from selfpatch.api.encoder import BASELINES
 from selfpatch.config.parsing import parse_yaml
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
-from selfpatch.config.schema import checked, unknown_name
+from selfpatch.config.schema import checked, settings
 from selfpatch.experiments.suite import read_entry
 from selfpatch.experiments.suite_report import Entry
 from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
 
 UNTRAINED = "untrained"
 """Baseline that stands for the networks of the arms at initialisation."""
-KEYS = {
-    "extends", "title", "question", "pretrain", "seeds", "settings", "arms", "reference", "baselines", "evaluations",
-    "over_time", "pictures", "sizes",
-}  # fmt: skip
+Values = dict[StrictStr, Any]
 
 
-@dataclass(frozen=True)
+@settings
 class Arm:
-    """A recipe of the grid.
-
-    Attributes:
-        name: name in the tables.
-        config: settings of its run, without data, seed, device and folder, which the study sets.
-        equal_time: name of another arm, whose training time this arm gets.
-    """
+    """A recipe of the grid."""
 
     name: str
+    """Name in the tables."""
     config: RunConfig
+    """Settings of its run, without data, seed, device and folder, which the study sets."""
     equal_time: str | None = None
+    """Name of another arm, whose training time this arm gets."""
 
     @property
     def slug(self) -> str:
@@ -73,41 +68,60 @@ class Arm:
         return "-".join(re.findall(r"\w+", self.name.lower()))
 
 
-@dataclass(frozen=True)
+@settings
 class Measurement:
     """An evaluation and the column of the table for each of its metrics that is shown."""
 
     entry: Entry
-    columns: Mapping[str, str]
+    columns: Annotated[dict[StrictStr, StrictStr], MinLen(1)]
 
 
-@dataclass(frozen=True)
+@settings
 class Study:
-    """A study.
-
-    Attributes:
-        title: title of the report.
-        question: question that the study answers.
-        pretrain: training data by the names that the file gives.
-        seeds: seeds of every arm.
-        arms: recipes.
-        reference: name of the arm that the others are compared with.
-        baselines: UNTRAINED, or baselines as `selfpatch.load` takes them.
-        evaluations: evaluations of every network.
-        over_time: evaluations of the kept checkpoints.
-        pictures: images for the sheet of patch features, or None.
-    """
+    """A study."""
 
     title: str
-    question: str
-    pretrain: Mapping[str, Path]
-    seeds: tuple[int, ...]
+    question: str = ""
+    pretrain: dict[str, Path]
+    """Training data by the names that the file gives."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1)] = (0,)
     arms: tuple[Arm, ...]
     reference: str
-    baselines: tuple[str, ...]
+    """Name of the arm that the others are compared with."""
+    baselines: tuple[str, ...] = ()
+    """UNTRAINED, or baselines as `selfpatch.load` takes them."""
     evaluations: tuple[Measurement, ...]
-    over_time: tuple[Measurement, ...]
-    pictures: Path | None
+    """Evaluations of every network."""
+    over_time: tuple[Measurement, ...] = ()
+    """Evaluations of the kept checkpoints."""
+    pictures: Path | None = None
+    """Images for the sheet of patch features."""
+
+    def __post_init__(self) -> None:
+        """Check what several values decide together."""
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds is {list(self.seeds)}; name each once")
+        names, slugs = [arm.name for arm in self.arms], [arm.slug for arm in self.arms]
+        with_epochs = [arm.name for arm in self.arms if arm.equal_time is None]
+        for arm in self.arms:
+            if not arm.slug or slugs.count(arm.slug) > 1:
+                raise ValueError(f"the arm {arm.name!r} needs a name that differs from the others in its words")
+            if arm.equal_time not in (None, *with_epochs):
+                raise ValueError(f"arm {arm.name!r} has equal_time {arm.equal_time!r}, which is no arm with epochs")
+        if self.reference not in names:
+            raise ValueError(f"reference is {self.reference!r}, which is no arm; use one of: {', '.join(names)}")
+        known = re.compile(rf"{UNTRAINED}|baseline:({'|'.join(BASELINES)}):[1-9]\d*")
+        for baseline in self.baselines:
+            if not known.fullmatch(baseline) or self.baselines.count(baseline) > 1:
+                known_names = ", ".join([UNTRAINED, *(f"baseline:{name}:P" for name in BASELINES)])
+                raise ValueError(f"the baseline {baseline!r} is unknown or there twice; use {known_names}")
+        for measurements in (self.evaluations, self.over_time):
+            columns = [column for m in measurements for column in m.columns.values()]
+            for column in columns:
+                if columns.count(column) > 1:
+                    raise ValueError(f"the column {column!r} is there twice; give each its own heading")
+        if self.over_time and not any(arm.config.checkpoint.keep_every_epochs for arm in self.arms):
+            raise ValueError("over_time evaluates kept checkpoints; set checkpoint.keep_every_epochs")
 
     def arm(self, name: str) -> Arm:
         """Return the arm of a name."""
@@ -126,15 +140,13 @@ def read_study(path: str | Path, data: str | Path, size: str | None = None) -> S
         ValueError: the file, the size or the data do not exist, or the file holds something unknown.
     """
     spec = _read(Path(path).expanduser(), ())
-    sizes = _mapping(spec.pop("sizes", None), f"{path}: sizes")
-    if size is not None and size not in sizes:
-        raise ValueError(f"{path} has no size {size!r}; use one of: {', '.join(sizes) or '(it has none)'}")
-    if size is not None:
-        spec = _laid_over(spec, _mapping(sizes[size], f"{path}: size {size!r}"))
-    for key in spec:
-        if key not in KEYS:
-            raise ValueError(f"{path}: {unknown_name(str(key), str(key), sorted(KEYS))}")
-    return _study(spec, str(path), Path(data).expanduser())
+    try:
+        sizes = checked(spec.pop("sizes", None) or {}, dict[StrictStr, Values], "sizes")
+        if size is not None and size not in sizes:
+            raise ValueError(f"there is no size {size!r}; use one of: {', '.join(sizes) or '(there is none)'}")
+        return _study(_laid_over(spec, sizes[size] if size is not None else {}), Path(data).expanduser())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -150,16 +162,6 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     return spec if below is None else _laid_over(_read(path.parent / str(below), (*above, path.resolve())), spec)
 
 
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    """Return a value that must be a mapping with text keys, or an empty one for None."""
-    if value is not None and not isinstance(value, Mapping):
-        raise ValueError(f"{where} is {value!r}; a mapping of names to values is needed")
-    for key in value or {}:
-        if not isinstance(key, str):
-            raise ValueError(f"{where} has the key {key!r}, which is no text; quote it, or leave it out")
-    return value or {}
-
-
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Return `above` laid over `below`: mappings key by key, other values as a whole."""
     both = dict(below)
@@ -169,49 +171,24 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
     return both
 
 
-def _study(spec: Mapping[str, Any], path: str, data: Path) -> Study:
+def _study(spec: Mapping[str, Any], data: Path) -> Study:
+    spec = {str(key): value for key, value in spec.items() if value is not None}
     for key in ("title", "pretrain", "arms", "evaluations"):
         if not spec.get(key):
-            raise ValueError(f"{path} has no {key}; a study needs title, pretrain, arms and evaluations")
-    arms = _arms(spec["arms"], _mapping(spec.get("settings"), f"{path}: settings"), path)
-    names = [arm.name for arm in arms]
-    reference = str(spec.get("reference") or names[0])
-    if reference not in names:
-        raise ValueError(f"{path}: reference is {reference!r}, which is no arm; use one of: {', '.join(names)}")
+            raise ValueError(f"the study has no {key}; a study needs title, pretrain, arms and evaluations")
+    common = checked(spec.pop("settings", {}), Values, "settings")
+    arms = checked(spec["arms"], dict[StrictStr, Values], "arms")
+    spec["arms"] = [_arm(name, values, common) for name, values in arms.items()]
+    spec.setdefault("reference", spec["arms"][0].name)
+    spec["question"] = " ".join(str(spec.get("question", "")).split())
     sources = spec["pretrain"] if isinstance(spec["pretrain"], list) else [spec["pretrain"]]
-    pictures = spec.get("pictures")
-    over_time = tuple(_measurements(spec.get("over_time") or (), data, f"{path}: over_time"))
-    if over_time and not any(arm.config.checkpoint.keep_every_epochs for arm in arms):
-        raise ValueError(f"{path}: over_time evaluates kept checkpoints; set checkpoint.keep_every_epochs")
-    return Study(
-        title=str(spec["title"]),
-        question=" ".join(str(spec.get("question") or "").split()),
-        pretrain={str(source): _existing(data, source, f"{path}: pretrain") for source in sources},
-        seeds=_seeds(spec.get("seeds", [0]), path),
-        arms=arms,
-        reference=reference,
-        baselines=_baselines(spec.get("baselines"), path),
-        evaluations=tuple(_measurements(spec["evaluations"], data, f"{path}: evaluations")),
-        over_time=over_time,
-        pictures=None if pictures is None else _existing(data, pictures, f"{path}: pictures"),
-    )
-
-
-def _seeds(given: Any, path: str) -> tuple[int, ...]:
-    seeds: tuple[int, ...] = checked(given, Annotated[tuple[int, ...], MinLen(1)], f"{path}: seeds")
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ValueError(f"{path}: seeds is {list(seeds)}; name each once, from 0 up")
-    return seeds
-
-
-def _baselines(given: Any, path: str) -> tuple[str, ...]:
-    baselines: tuple[str, ...] = checked(given, tuple[str, ...], f"{path}: baselines") if given else ()
-    known = re.compile(rf"{UNTRAINED}|baseline:({'|'.join(BASELINES)}):[1-9]\d*")
-    for baseline in baselines:
-        if not known.fullmatch(baseline) or baselines.count(baseline) > 1:
-            names = ", ".join(f"baseline:{name}:P" for name in BASELINES)
-            raise ValueError(f"{path}: the baseline {baseline!r} is unknown or there twice; use {UNTRAINED}, {names}")
-    return baselines
+    spec["pretrain"] = {str(source): _existing(data, source, "pretrain") for source in sources}
+    if "pictures" in spec:
+        spec["pictures"] = _existing(data, spec["pictures"], "pictures")
+    for key in {"evaluations", "over_time"} & spec.keys():
+        items = checked(spec[key], tuple[Values, ...], key)
+        spec[key] = [_measurement(i, item, data, f"{key}, entry {i}") for i, item in enumerate(items, start=1)]
+    return Study(**spec)
 
 
 def _existing(data: Path, name: Any, where: str) -> Path:
@@ -221,55 +198,32 @@ def _existing(data: Path, name: Any, where: str) -> Path:
     return path
 
 
-def _arms(given: Any, common: Mapping[str, Any], path: str) -> tuple[Arm, ...]:
-    given = _mapping(given, f"{path}: arms")
-    arms = tuple(_arm(name, settings, common, f"{path}: arm {name!r}") for name, settings in given.items())
-    slugs = [arm.slug for arm in arms]
-    for arm in arms:
-        if not arm.slug or slugs.count(arm.slug) > 1:
-            raise ValueError(f"{path}: the arm {arm.name!r} needs a name that differs from the others in its words")
-        other = next((a for a in arms if a.name == arm.equal_time), None)
-        if arm.equal_time is not None and (other is None or other.equal_time is not None):
-            raise ValueError(f"{path}: arm {arm.name!r} has equal_time {arm.equal_time!r}, which is no arm with epochs")
-    return arms
-
-
-def _arm(name: str, arm_settings: Any, common: Mapping[str, Any], where: str) -> Arm:
-    arm_settings = dict(_mapping(arm_settings, where))
-    equal_time = arm_settings.pop("equal_time", None)
-    settings = _laid_over(common, arm_settings)
-    recipe = settings.pop("recipe", None)
-    for key in ("data", "out", "seed", "device"):
-        if key in settings:
-            raise ValueError(f"{where} sets {key}, which the study sets; leave it out")
-    if settings.get("channels", 3) != 3:
-        raise ValueError(f"{where} has channels {settings['channels']!r}; the evaluations use 3; leave it out")
+def _arm(name: str, values: Mapping[str, Any], common: Mapping[str, Any]) -> Arm:
+    merged = _laid_over(common, values)
+    equal_time, recipe = merged.pop("equal_time", None), merged.pop("recipe", None)
+    if taken := merged.keys() & {"data", "out", "seed", "device"}:
+        raise ValueError(f"arm {name!r} sets {min(taken)}, which the study sets; leave it out")
+    if merged.get("channels", 3) != 3:
+        raise ValueError(f"arm {name!r} has channels {merged['channels']!r}; the evaluations use 3; leave it out")
     try:
         base = RunConfig() if recipe is None else load_recipe(str(recipe))
-        chosen: dict[str, Any] = {key: settings[key] for key in ("method", "objective", "model") if key in settings}
-        base = base.override(chosen)
+        base = base.override({key: merged.pop(key) for key in ("method", "objective", "model") if key in merged})
         for used in base.used:
             find_objective({**METHODS, **OBJECTIVES}, used, "method or objective")
         # The settings for all arms may include those of methods that this arm does not use.
-        unused = {key for key in settings if key in {*METHODS, *OBJECTIVES} - {*base.used} and key not in arm_settings}
-        config = base.override({k: v for k, v in settings.items() if k not in unused and k not in chosen})
+        unused = {*METHODS, *OBJECTIVES} - {*base.used, *values}
+        config = base.override({key: value for key, value in merged.items() if key not in unused})
+        return Arm(name=name, config=config, equal_time=equal_time)
+    except ValueError as error:
+        raise ValueError(f"arm {name!r}: {error}") from None
+
+
+def _measurement(number: int, item: Mapping[str, Any], data: Path, where: str) -> Measurement:
+    if not item.get("columns"):
+        raise ValueError(f"{where}: give columns, a heading for each metric to show: mIoU: CamVid")
+    entry = read_entry(number, {key: value for key, value in item.items() if key != "columns"}, where)
+    entry = replace(entry, data=str(_existing(data, entry.data, where)))
+    try:
+        return Measurement(entry=entry, columns=item["columns"])
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    return Arm(name, config, None if equal_time is None else str(equal_time))
-
-
-def _measurements(given: Any, data: Path, where: str) -> Iterator[Measurement]:
-    if not isinstance(given, Sequence) or isinstance(given, str):
-        raise ValueError(f"{where} is {given!r}; a list of evaluations is needed")
-    seen: set[str] = set()
-    for number, item in enumerate(given, start=1):
-        columns = item.get("columns") if isinstance(item, Mapping) else None
-        if not isinstance(columns, Mapping) or not columns:
-            raise ValueError(f"{where}, entry {number}: give columns, a heading for each metric to show: mIoU: CamVid")
-        entry = read_entry(number, {k: v for k, v in item.items() if k != "columns"}, f"{where}, entry {number}")
-        entry = replace(entry, data=str(_existing(data, entry.data, f"{where}, entry {number}")))
-        for column in columns.values():
-            if not isinstance(column, str) or column in seen:
-                raise ValueError(f"{where}: the column {column!r} is no text or there twice; give each its own heading")
-            seen.add(column)
-        yield Measurement(entry, {str(metric): str(column) for metric, column in columns.items()})

@@ -73,13 +73,19 @@ def evaluate_suite(
     """
     entries = read_suite(suite)
     encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
-    if out is None:
+    if out is None:  # `runs/photos` -> `photos`, `timm:vit_small` -> `timm-vit_small`
         source = "encoder" if record is None else record.source
-        out = Path("evaluations") / f"{Path(suite).stem}-{_file_name(source)}"
+        name = re.sub(r"[^\w.]+", "-", Path(source).name or source).strip("-.") or "encoder"
+        out = Path("evaluations") / f"{Path(suite).stem}-{name}"
     loading = (
         {**plain(LoadConfig()), "normed_patches": True, **(load_options or {})} if isinstance(weights, str) else {}
     )
-    return evaluate_entries(entries, encoder, record, Path(out), loading, notify=notify, progress=progress)
+    outcomes = []
+    for outcome in evaluate_entries(entries, encoder, record, Path(out), loading, progress):
+        outcomes.append(outcome)
+        if notify is not None:
+            notify(outcome)
+    return outcomes
 
 
 def evaluate_entries(
@@ -88,11 +94,9 @@ def evaluate_entries(
     record: Provenance | None,
     out: Path,
     loading: Mapping[str, Any],
-    *,
-    notify: Callable[[Outcome], None] | None = None,
     progress: Progress | None = None,
-) -> list[Outcome]:
-    """Run the evaluations of a suite on an open network.
+) -> Iterator[Outcome]:
+    """Run the evaluations of a suite on an open network, as `run_suite` does.
 
     Args:
         entries: evaluations, from `read_suite`.
@@ -100,7 +104,6 @@ def evaluate_entries(
         record: source of the network, if known.
         out: folder of the suite.
         loading: how the weights were read, which identifies results as the weights do.
-        notify: called with each outcome.
         progress: called by the evaluations with their progress.
     """
 
@@ -108,17 +111,7 @@ def evaluate_entries(
         return measure(name, encoder, record, data, out=folder, progress=progress, **settings)
 
     title = f"Evaluation of {'encoder' if record is None else record.source}"
-    outcomes = []
-    for outcome in run_suite(entries, run, out, weights=identity(encoder, record, loading), title=title):
-        outcomes.append(outcome)
-        if notify is not None:
-            notify(outcome)
-    return outcomes
-
-
-def _file_name(source: str) -> str:
-    """Return a file name for a source: `runs/photos` -> `photos`, `timm:vit_small` -> `timm-vit_small`."""
-    return re.sub(r"[^\w.]+", "-", Path(source).name or source).strip("-.") or "encoder"
+    return run_suite(entries, run, out, weights=identity(encoder, record, loading), title=title)
 
 
 def read_suite(path: str | Path) -> list[Entry]:
@@ -198,22 +191,15 @@ def run_suite(
         ValueError: the folder holds a result of an entry with other settings, data or weights; it is not overwritten.
     """
     finished = [_finished_result(entry, out, weights) for entry in entries]
-    return _outcomes(entries, finished, run, out, weights, title)
 
+    def run_missing() -> Iterator[Outcome]:
+        outcomes = [Outcome(entry) for entry in entries]
+        for i, (entry, earlier) in enumerate(zip(entries, finished, strict=True)):
+            outcomes[i] = _run(entry, run, out, weights) if earlier is None else Outcome(entry, earlier, was_done=True)
+            write_reports(outcomes, out, title)
+            yield outcomes[i]
 
-def _outcomes(
-    entries: Sequence[Entry],
-    finished: Sequence[Result | None],
-    run: RunEvaluation,
-    out: Path,
-    weights: Mapping[str, Any] | None,
-    title: str,
-) -> Iterator[Outcome]:
-    outcomes = [Outcome(entry) for entry in entries]
-    for i, (entry, earlier) in enumerate(zip(entries, finished, strict=True)):
-        outcomes[i] = _run(entry, run, out, weights) if earlier is None else Outcome(entry, earlier, was_done=True)
-        write_reports(outcomes, out, title)
-        yield outcomes[i]
+    return run_missing()
 
 
 def _run(entry: Entry, run: RunEvaluation, out: Path, weights: Mapping[str, Any] | None) -> Outcome:

@@ -15,11 +15,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 J = TypeVar("J")
 S = TypeVar("S")
@@ -29,14 +28,6 @@ slots must be picklable. SystemExit ends the process."""
 
 SHUTDOWN_SECONDS = 120.0
 """Time for a job to save its state when it is asked to stop."""
-
-
-@dataclass
-class _Worker(Generic[J, S]):
-    process: BaseProcess
-    connection: Connection
-    slot: S
-    job: J | None = None
 
 
 def run_jobs(
@@ -61,110 +52,89 @@ def run_jobs(
     Yields:
         Each job when it has ended, with a sentence for each failure.
     """
-    waiting, free = list(jobs), list(enumerate(slots))
-    workers: list[_Worker[J, S]] = []
+    waiting, free = list(jobs), list(range(len(slots)))
+    workers: dict[int, tuple[BaseProcess, Connection]] = {}  # by slot
+    running: dict[Any, tuple[int, J]] = {}  # slot and job by connection
     try:
-        while waiting or any(worker.job is not None for worker in workers):
-            while waiting and (idle := _idle(workers, free, execute, logs)) is not None:
-                idle.job = waiting.pop(0)
-                started(idle.job, idle.slot)
+        while waiting or running:
+            while waiting and free:
+                slot, job = free.pop(0), waiting.pop(0)
+                if slot not in workers:
+                    workers[slot] = _start_worker(execute, slots[slot], _log(logs, slot))
+                process, connection = workers[slot]
+                running[connection] = slot, job
+                started(job, slots[slot])
                 with contextlib.suppress(BrokenPipeError):  # a dead process is noticed below
-                    idle.connection.send(idle.job)
-            busy = {worker.connection: worker for worker in workers if worker.job is not None}
-            for connection in wait(list(busy)):
-                worker = busy[connection]  # type: ignore[index]
-                job, worker.job = worker.job, None
-                assert job is not None
+                    connection.send(job)
+            for ready in wait(list(running)):
+                slot, job = running.pop(ready)
+                process, connection = workers[slot]
                 try:
-                    failures, usable = worker.connection.recv()
+                    failures, usable = connection.recv()
                 except (EOFError, ConnectionResetError):
-                    failures, usable = [_death(worker.process, logs)], False
+                    process.join(SHUTDOWN_SECONDS)
+                    failures, usable = [_death(process.exitcode or 0, _log(logs, slot))], False
                 if not usable:
-                    worker.process.join(SHUTDOWN_SECONDS)
-                    workers.remove(worker)
-                    free.append((int(worker.process.name), worker.slot))
+                    process.join(SHUTDOWN_SECONDS)
+                    del workers[slot]
+                free.insert(0, slot)
                 yield job, failures
-    finally:
-        _stop([worker.process for worker in workers])
+    finally:  # a training saves its state after its step
+        for process, _ in workers.values():
+            process.terminate()
+        for process, _ in workers.values():
+            process.join(SHUTDOWN_SECONDS)
+            process.kill()
 
 
-def _idle(
-    workers: list[_Worker[J, S]], free: list[tuple[int, S]], execute: Execute[J, S], logs: Path
-) -> _Worker[J, S] | None:
-    """Return an idle worker, or start one in a free slot; None if all slots are busy."""
-    for worker in workers:
-        if worker.job is None:
-            return worker
-    if not free:
-        return None
-    number, slot = free.pop(0)
-    # A forked process could use neither CUDA nor the threads of this one.
-    context = multiprocessing.get_context("spawn")
-    connection, worker_connection = context.Pipe()
-    log = logs / f"worker-{number}.log"
-    process = context.Process(target=_work, args=(worker_connection, execute, slot, log), name=str(number))
-    process.start()
-    worker_connection.close()
-    workers.append(_Worker(process, connection, slot))
-    return workers[-1]
+def _log(logs: Path, slot: int) -> Path:
+    return logs / f"worker-{slot}.log"
 
 
-def _death(process: BaseProcess, logs: Path) -> str:
-    process.join(SHUTDOWN_SECONDS)
-    code = process.exitcode or 0
+def _death(code: int, log: Path) -> str:
     reason = f"signal {-code}" if code < 0 else f"exit code {code}"
-    log = logs / f"worker-{process.name}.log"
     return f"its process ended by {reason}, perhaps for lack of memory; its last output is in {log}"
 
 
-def _stop(processes: Sequence[BaseProcess]) -> None:
-    """Ask the processes to save their state and end; a training does so after its step."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join(SHUTDOWN_SECONDS)
-        process.kill()
+def _start_worker(execute: Execute[J, S], slot: S, log: Path) -> tuple[BaseProcess, Connection]:
+    # A forked process could use neither CUDA nor the threads of this one.
+    context = multiprocessing.get_context("spawn")
+    connection, worker_connection = context.Pipe()
+    process = context.Process(target=_work, args=(worker_connection, execute, slot, log))
+    process.start()
+    worker_connection.close()
+    return process, connection
 
 
 def _work(connection: Connection, execute: Execute[J, S], slot: S, log: Path) -> None:
-    """Run one job after another in a worker process."""
+    """Run one job after another in a worker process.
+
+    After an unexpected error the device may be in any state, in which all later jobs would fail: the process ends.
+    """
     os.setpgrp()  # Ctrl-C reaches the parent process only, which then stops this one
-    _end_with_parent()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _print_to(log)
-    while True:
+    usable = True
+    while usable:
         try:
             job = connection.recv()
         except EOFError:
             return
-        failures, usable = _try(execute, job, slot)
+        try:
+            failures = execute(job, slot)
+        except (ValueError, OSError) as error:
+            failures = [str(error)]
+        except Exception as error:  # a bug rather than wrong input; the log has the traceback
+            traceback.print_exc()
+            failures, usable = [f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"], False
         connection.send((failures, usable))
-        if not usable:
-            return
-
-
-def _try(execute: Execute[J, S], job: J, slot: S) -> tuple[list[str], bool]:
-    """Return the failures of a job and whether the process is usable for the next one.
-
-    After an unexpected error the device may be in any state, in which all later jobs would fail.
-    """
-    try:
-        return execute(job, slot), True
-    except (ValueError, OSError) as error:
-        return [str(error)], True
-    except Exception as error:  # a bug rather than wrong input; the log has the traceback
-        traceback.print_exc()
-        return [f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"], False
 
 
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    parent.join()
+    os._exit(1)
 
 
 def _print_to(log: Path) -> None:
@@ -182,11 +152,7 @@ def stopped_by_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
         yield
         return
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
