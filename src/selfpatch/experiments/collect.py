@@ -106,26 +106,22 @@ def training_minutes(rows: Iterable[Mapping[str, Any]], batch_size: int) -> floa
 def _curves(study: Study, jobs: Sequence[Job], out: Path) -> dict[str, dict[str, list[Point]]]:
     """Return curves over the steps of finished trainings, by heading and arm."""
     curves: dict[str, dict[str, list[list[Point]]]] = defaultdict(lambda: defaultdict(list))
-    for job in (job for job in jobs if job.trained and is_trained(out / job.folder / "run")):
-        rows = read_metrics(out / job.folder / "run")
-        for meter, (heading, factor) in METERS.items():
-            curves[heading][job.row].append([(x, factor * y) for x, y in points_of(rows, meter)])
-        for column, line in _scores_over_time(study, out / job.folder / "over_time").items():
-            curves[f"{column}, %"][job.row].append([(x, 100 * y) for x, y in line])
-    means = {
+    for job in jobs:
+        folder = out / job.folder
+        if job.trained and is_trained(folder / "run"):
+            rows = read_metrics(folder / "run")
+            for meter, (heading, factor) in METERS.items():
+                curves[heading][job.row].append([(x, factor * y) for x, y in points_of(rows, meter)])
+            lines: dict[str, list[Point]] = defaultdict(list)
+            for checkpoint in sorted(folder.glob("over_time/*")):
+                for column, value in scores(study.over_time, checkpoint).items():
+                    lines[f"{column}, %"].append((float(checkpoint.name), 100 * value))
+            for heading, line in lines.items():
+                curves[heading][job.row].append(line)
+    return {
         heading: {arm: mean_curve([line for line in lines if line]) for arm, lines in arms.items()}
         for heading, arms in curves.items()
     }
-    return {h: drawn for h, arms in means.items() if (drawn := {arm: line for arm, line in arms.items() if line})}
-
-
-def _scores_over_time(study: Study, folder: Path) -> dict[str, list[Point]]:
-    """Return the scores of the kept checkpoints as points (step, score), by column."""
-    lines: dict[str, list[Point]] = defaultdict(list)
-    for checkpoint in sorted(folder.glob("*")):
-        for column, value in scores(study.over_time, checkpoint).items():
-            lines[column].append((float(checkpoint.name), value))
-    return lines
 
 
 def mean_curve(lines: Sequence[Sequence[Point]]) -> list[Point]:

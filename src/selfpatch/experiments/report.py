@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 from string import ascii_lowercase
 
 from selfpatch.core.atomic_io import write_atomically
-from selfpatch.experiments.results import Row, StudyResults, paired
+from selfpatch.experiments.results import Row, Spread, StudyResults, paired
 from selfpatch.visualization import report as html
 from selfpatch.visualization.curves import curves_svg, finite
 from selfpatch.visualization.markdown import markdown_page
@@ -34,7 +35,13 @@ def write_study_report(results: StudyResults, out: Path) -> Path:
     Raises:
         OSError: the disk is full or cannot be written to.
     """
-    drawn = {heading: curves for heading in results.curves if any((curves := _curves(results, heading)).values())}
+    # An arm has one colour in all figures, so that every figure knows all arms.
+    arms = [arm.name for arm in results.arms]
+    drawn = {}
+    for heading, given in results.curves.items():
+        curves = {name: finite(given.get(name, ())) for name in dict.fromkeys([*arms, *given])}
+        if any(curves.values()):
+            drawn[heading] = curves
     linked: dict[str, html.Block] = {}
     for heading, name in zip(drawn, _file_names(drawn), strict=True):
         path = out / "figures" / f"{name}.svg"
@@ -46,28 +53,28 @@ def write_study_report(results: StudyResults, out: Path) -> Path:
     return out / "report.md"
 
 
-def _curves(results: StudyResults, heading: str) -> dict[str, list[tuple[float, float]]]:
-    """Return the points of every arm in the order of the arms, so that an arm has one colour in all figures."""
-    given = results.curves[heading]
-    names = dict.fromkeys([*(arm.name for arm in results.arms), *given])
-    return {name: finite(given.get(name, ())) for name in names}
-
-
 def _file_names(headings: Iterable[str]) -> list[str]:
     """Return a distinct file name for each heading: `patches matched, %` is patches-matched."""
     names: list[str] = []
     for heading in headings:
         stem = re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")[:60] or "figure"
-        name, copy = stem, 2
-        while name in names:
-            name, copy = f"{stem}-{copy}", copy + 1
-        names.append(name)
+        candidates = (stem if copy == 1 else f"{stem}-{copy}" for copy in itertools.count(1))
+        names.append(next(name for name in candidates if name not in names))
     return names
 
 
 def _sections(results: StudyResults, figures: Mapping[str, html.Block]) -> list[Section]:
-    sections = [Section("Question", [Text(results.question), *_progress(results)])]
-    sections.append(Section("Results", [_results(results), *map(Text, _notes(results))]))
+    # What is missing or failed stands first because it qualifies the tables below.
+    progress = []
+    if n := results.num_unfinished:
+        progress.append(f"Not finished: {n} {'job is' if n == 1 else 'jobs are'} yet to be run.")
+    if n := len(results.failures):
+        progress.append(f"{n} {'failure' if n == 1 else 'failures'}: see below.")
+    question = [results.question, " ".join(progress)] if progress else [results.question]
+    sections = [
+        Section("Question", [Text(sentence) for sentence in question]),
+        Section("Results", [_results(results), *map(Text, _notes(results))]),
+    ]
     reference = results.compared_with
     if reference is not None and len(results.arms) > 1:
         sections.append(_differences(results, reference))
@@ -82,29 +89,18 @@ def _sections(results: StudyResults, figures: Mapping[str, html.Block]) -> list[
     return sections
 
 
-def _progress(results: StudyResults) -> list[Text]:
-    """Return what is missing or failed, which stands first because it qualifies the tables below."""
-    sentences = []
-    if n := results.num_unfinished:
-        sentences.append(f"Not finished: {n} {'job is' if n == 1 else 'jobs are'} yet to be run.")
-    if n := len(results.failures):
-        sentences.append(f"{n} {'failure' if n == 1 else 'failures'}: see below.")
-    return [Text(" ".join(sentences))] if sentences else []
-
-
 def _results(results: StudyResults) -> Table:
     """Return the table of baselines and arms."""
-    rows = [
-        [f"{baseline.name} (baseline {letter})", *(_mean(baseline, c) for c in results.columns), *_costs(baseline)]
-        for letter, baseline in zip(ascii_lowercase, results.baselines, strict=False)
-    ]
+    rows = []
+    for letter, baseline in zip(ascii_lowercase, results.baselines, strict=False):
+        means = [_number(baseline.score(column)) for column in results.columns]
+        rows.append([f"{baseline.name} (baseline {letter})", *means, *_costs(baseline)])
     rows += [[arm.name, *(_score(results, arm, c) for c in results.columns), *_costs(arm)] for arm in results.arms]
     return Table(("", *results.columns, "steps", "minutes"), rows)
 
 
-def _mean(baseline: Row, column: str) -> FormattedNumber | None:
-    score = baseline.score(column)
-    return None if score is None else FormattedNumber(str(score))
+def _number(value: Spread | None) -> FormattedNumber | None:
+    return None if value is None else FormattedNumber(str(value))
 
 
 def _score(results: StudyResults, arm: Row, column: str) -> FormattedNumber | None:
@@ -128,9 +124,13 @@ def _costs(row: Row) -> tuple[FormattedNumber | None, FormattedNumber | None]:
 
 def _notes(results: StudyResults) -> list[str]:
     """Return how the table is to be read: what its numbers are, what is bold, what the marks mean."""
-    scores = [_score(results, arm, column) for arm in results.arms for column in results.columns]
-    cells = [score for score in scores if score is not None]
-    note = _unit(results.seeds)
+    cells = [cell for arm in results.arms for c in results.columns if (cell := _score(results, arm, c)) is not None]
+    seeds = results.seeds
+    note = "In percent."
+    if len(seeds) == 1:
+        note = f"In percent, of one seed ({seeds[0]}): how far seeds differ is not known."
+    elif seeds:
+        note = f"In percent: mean ± sample standard deviation over the seeds {', '.join(map(str, seeds))}."
     if any("(n=" in cell.text for cell in cells):
         note += " n: number of seeds, where it is smaller."
     if any(cell.strong for cell in cells):
@@ -141,18 +141,8 @@ def _notes(results: StudyResults) -> list[str]:
     return [note, f"{MARK} The arm does not beat a baseline: {'; '.join(names)}."] if names else [note]
 
 
-def _unit(seeds: Sequence[int]) -> str:
-    if len(seeds) > 1:
-        return f"In percent: mean ± sample standard deviation over the seeds {', '.join(map(str, seeds))}."
-    return f"In percent, of one seed ({seeds[0]}): how far seeds differ is not known." if seeds else "In percent."
-
-
 def _differences(results: StudyResults, reference: Row) -> Section:
     """Return the differences of every other arm to the reference, seed by seed."""
-    rows: list[list[str | FormattedNumber | None]] = []
-    for arm in results.arms:
-        if arm is not reference:
-            differences = [paired(arm, reference, column) for column in results.columns]
-            rows.append([arm.name, *(None if d is None else FormattedNumber(str(d)) for d in differences)])
-    table = Table(("", *results.columns), rows)
-    return Section(f"Difference to {reference.name}", [table, Text(ABOUT_DIFFERENCES)])
+    others = [arm for arm in results.arms if arm is not reference]
+    rows = [[arm.name, *(_number(paired(arm, reference, c)) for c in results.columns)] for arm in others]
+    return Section(f"Difference to {reference.name}", [Table(("", *results.columns), rows), Text(ABOUT_DIFFERENCES)])

@@ -16,56 +16,45 @@ Seed = int | None
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and spread of several values.
-
-    Attributes:
-        mean: their mean.
-        deviation: sample standard deviation, or None for a single value.
-        count: number of values.
-    """
+    """Mean and spread of several values."""
 
     mean: float
     deviation: float | None
+    """Sample standard deviation, or None for a single value."""
     count: int
 
     def __str__(self) -> str:
         """Return the spread in percent, such as `43.4 ± 0.3`."""
-        return percent(self.mean) + self._deviation()
+        return self._in_percent()
 
-    def _deviation(self) -> str:
-        return "" if self.deviation is None else f" ± {percent(self.deviation)}"
+    def _in_percent(self, *, signed: bool = False) -> str:
+        deviation = "" if self.deviation is None else f" ± {percent(self.deviation)}"
+        return percent(self.mean, signed=signed) + deviation
 
 
 @dataclass(frozen=True)
 class Difference(Spread):
-    """Mean and spread of paired differences, one for each seed that both arms have.
-
-    Attributes:
-        positive: number of differences above zero.
-    """
+    """Mean and spread of paired differences, one for each seed that both arms have."""
 
     positive: int
+    """Number of differences above zero."""
 
     def __str__(self) -> str:
         """Return the difference in percentage points, such as `+0.7 ± 0.3, 3 of 3`."""
-        return f"{percent(self.mean, signed=True)}{self._deviation()}, {self.positive} of {self.count}"
+        return f"{self._in_percent(signed=True)}, {self.positive} of {self.count}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: an arm or a baseline.
-
-    Attributes:
-        name: name of the arm or the baseline.
-        numbers: column -> seed -> score in [0, 1]; scores that were not measured are missing.
-        steps: number of training steps, if trained.
-        minutes: seed -> training time in minutes.
-    """
+    """One line of the table: an arm or a baseline."""
 
     name: str
     numbers: Mapping[str, Mapping[Seed, float]]
+    """Column -> seed -> score in [0, 1]; scores that were not measured are missing."""
     steps: int | None = None
+    """Number of training steps, if trained."""
     minutes: Mapping[int, float] = field(default_factory=dict)
+    """Seed -> training time in minutes."""
 
     def values(self, column: str) -> dict[Seed, float]:
         """Return the finite scores of a column by seed."""
@@ -80,19 +69,6 @@ class Row:
 class StudyResults:
     """Content of a report.
 
-    Attributes:
-        title: title of the report.
-        question: one or two sentences: which table of which paper the study mirrors, and what it asks.
-        columns: headings, such as `CamVid linear mIoU`.
-        baselines: scores to beat: an untrained network, raw patches, mean colours.
-        arms: trained networks.
-        curves: heading, such as `loss` or `DAVIS J&F, %` -> arm -> points (step, mean over seeds), drawn as they are.
-        sheets: PNGs of patch features.
-        failures: sentences.
-        conditions: device, versions, command and the like.
-        num_unfinished: number of jobs that have not run yet.
-        reference: arm that the others are compared with. If None, the first one.
-
     Raises:
         ValueError: a name occurs twice, there are more baselines than letters, the reference is no arm, or a row has
             numbers of an unknown column.
@@ -100,18 +76,27 @@ class StudyResults:
 
     title: str
     question: str
+    """One or two sentences: which table of which paper the study mirrors, and what it asks."""
     columns: Sequence[str]
+    """Headings, such as `CamVid linear mIoU`."""
     baselines: Sequence[Row]
+    """Scores to beat: an untrained network, raw patches, mean colours."""
     arms: Sequence[Row]
+    """Trained networks."""
     curves: Mapping[str, Mapping[str, Sequence[Point]]] = field(default_factory=dict)
+    """Heading, such as `loss` or `DAVIS J&F, %` -> arm -> points (step, mean over seeds), drawn as they are."""
     sheets: Sequence[Path] = ()
+    """PNGs of patch features."""
     failures: Sequence[str] = ()
     conditions: Mapping[str, str] = field(default_factory=dict)
+    """Device, versions, command and the like."""
     num_unfinished: int = 0
+    """Number of jobs that have not run yet."""
     reference: str | None = None
+    """Arm that the others are compared with. If None, the first one."""
 
     def __post_init__(self) -> None:
-        rows = [*self.baselines, *self.arms]
+        rows, arms = [*self.baselines, *self.arms], [arm.name for arm in self.arms]
         for names in (list(self.columns), [row.name for row in rows]):
             if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
                 raise ValueError(f"{', '.join(twice)}: named more than once; give every column and row its own name")
@@ -120,9 +105,8 @@ class StudyResults:
         for row in rows:
             if unknown := [column for column in row.numbers if column not in self.columns]:
                 raise ValueError(f"{row.name} has {', '.join(unknown)}; the columns are {', '.join(self.columns)}")
-        if self.reference is not None and self.reference not in {arm.name for arm in self.arms}:
-            arms = ", ".join(arm.name for arm in self.arms)
-            raise ValueError(f"the reference {self.reference} is no arm; choose one of: {arms}")
+        if self.reference not in (None, *arms):
+            raise ValueError(f"the reference {self.reference} is no arm; choose one of: {', '.join(arms)}")
 
     @property
     def seeds(self) -> list[int]:
@@ -141,21 +125,15 @@ class StudyResults:
 
     def not_beaten(self, arm: Row, column: str) -> list[int]:
         """Return the indices of the baselines whose printed mean is at least that of an arm."""
-        score = arm.score(column)
-        means = [baseline.score(column) for baseline in self.baselines]
-        return [
-            index
-            for index, mean in enumerate(means)
-            if score is not None and mean is not None and tenths(score.mean) <= tenths(mean.mean)
-        ]
+        score, scores = arm.score(column), [baseline.score(column) for baseline in self.baselines]
+        return [i for i, s in enumerate(scores) if score and s and tenths(score.mean) <= tenths(s.mean)]
 
 
 def spread(values: Iterable[float]) -> Spread | None:
     """Return mean and sample standard deviation, or None for no values."""
     values = list(values)
-    if not values:
-        return None
-    return Spread(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+    deviation = stdev(values) if len(values) > 1 else None
+    return Spread(fmean(values), deviation, len(values)) if values else None
 
 
 def paired(arm: Row, reference: Row, column: str) -> Difference | None:
@@ -163,9 +141,7 @@ def paired(arm: Row, reference: Row, column: str) -> Difference | None:
     values, reference_values = arm.values(column), reference.values(column)
     differences = [values[seed] - reference_values[seed] for seed in values if seed in reference_values]
     total = spread(differences)
-    if total is None:
-        return None
-    return Difference(total.mean, total.deviation, total.count, sum(d > 0 for d in differences))
+    return None if total is None else Difference(**vars(total), positive=sum(d > 0 for d in differences))
 
 
 def tenths(fraction: float) -> int:

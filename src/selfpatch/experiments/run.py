@@ -88,20 +88,23 @@ def _run(
     study: Study, out: Path, slots: Sequence[WorkerSlot], command: str, notify: Callable[[str], None]
 ) -> list[str]:
     jobs_of(study, {})  # checks the study before anything runs
-    source = _training_data(study, out)
-    _check_arms(study, source)
-    _time_arms(study, source, out, slots[0], notify)
+    sources = [str(source.resolve()) for source in study.pretrain.values()]
+    data = sources[0]
+    if len(sources) > 1:
+        data = str(out / "images.txt")
+        write_atomically(Path(data), "".join(f"{source}\n" for source in sources))
+    _check_arms(study, data)
+    _time_arms(study, data, out, slots[0], notify)
     jobs = jobs_of(study, equal_time_epochs(study, out / TIMING_FILE))
     missing = [job for job in jobs if not is_done(job, study, out)]
     notify(f"{study.title}: {len(jobs)} jobs, {len(jobs) - len(missing)} done before")
     failures: list[str] = []
 
-    def write_report(num_unfinished: int) -> Path:
-        return write_study_report(
-            collect_results(study, jobs, out, failures, num_unfinished, command, slots[0].device), out
-        )
+    def write_report() -> Path:
+        device = slots[0].device
+        return write_study_report(collect_results(study, jobs, out, failures, len(missing), command, device), out)
 
-    execute = functools.partial(_execute, study=study, data=source, out=out)
+    execute = functools.partial(_execute, study=study, data=data, out=out)
     ended = run_jobs(missing, execute, slots, out / "logs", lambda job, slot: notify(f"{job.name}: on {slot.device}"))
     with contextlib.closing(ended):
         for job, sentences in ended:
@@ -109,23 +112,29 @@ def _run(
             failures += job_failures
             missing.remove(job)
             notify("\n".join(job_failures) or f"{job.name}: done, {len(missing)} left")
-            write_report(len(missing))
+            write_report()
     try:
         draw_sheet(study, jobs, out, slots[0].device)
     except ValueError as error:
         failures.append(f"the sheet of patch features cannot be drawn: {error}")
-    notify(f"report     {write_report(0)}")
+    notify(f"report     {write_report()}")
     return failures
 
 
-def _time_arms(study: Study, source: str, out: Path, slot: WorkerSlot, notify: Callable[[str], None]) -> None:
-    """Time the arms in a process of its own, which leaves nothing in the memory of a device.
+def _check_arms(study: Study, data: str) -> None:
+    """Build each arm's network and loader, so that a wrong recipe is found before hours have passed."""
+    for arm in study.arms:
+        try:
+            images = open_training_data(replace(arm.config, data=data))
+            make_loader(arm.config, make_student_teacher(arm.config)[0], images, torch.device("cpu"))
+        except ValueError as error:
+            raise ValueError(f"arm {arm.name!r}: {error}") from None
 
-    Raises:
-        ValueError: an arm cannot be timed.
-    """
+
+def _time_arms(study: Study, data: str, out: Path, slot: WorkerSlot, notify: Callable[[str], None]) -> None:
+    """Time the arms in a process of its own, which leaves nothing in the memory of a device."""
     file = out / TIMING_FILE
-    execute = functools.partial(time_arm, study=study, data=source, file=file)
+    execute = functools.partial(time_arm, study=study, data=data, file=file)
     for arm, failures in run_jobs(untimed(study, file), execute, [slot], out / "logs"):
         if failures:
             raise ValueError(f"arm {arm.name!r} cannot be timed: {failures[0]}")
@@ -148,9 +157,6 @@ def _slots(device: str, processes: int | None) -> list[WorkerSlot]:
     """Return the slots that share devices and cores.
 
     The number of threads does not depend on the number of jobs that are left, as it affects rounding.
-
-    Raises:
-        ValueError: there is less than one process, or no such device.
     """
     if processes is not None and processes < 1:
         raise ValueError(f"processes is {processes}; use 1 or more, or leave it out")
@@ -160,30 +166,6 @@ def _slots(device: str, processes: int | None) -> list[WorkerSlot]:
     cores = num_cores()
     count = processes or (min(cores, MAX_CPU_PROCESSES) if devices == ["cpu"] else len(devices))
     return [WorkerSlot(devices[i % len(devices)], max(1, cores // count)) for i in range(count)]
-
-
-def _training_data(study: Study, out: Path) -> str:
-    """Return the training data as a path: the single source, or a file that lists several."""
-    sources = [str(source.resolve()) for source in study.pretrain.values()]
-    if len(sources) == 1:
-        return sources[0]
-    file = out / "images.txt"
-    write_atomically(file, "".join(f"{source}\n" for source in sources))
-    return str(file)
-
-
-def _check_arms(study: Study, source: str) -> None:
-    """Build each arm's network and loader, so that a wrong recipe is found before hours have passed.
-
-    Raises:
-        ValueError: one cannot be built.
-    """
-    for arm in study.arms:
-        try:
-            data = open_training_data(replace(arm.config, data=source))
-            make_loader(arm.config, make_student_teacher(arm.config)[0], data, torch.device("cpu"))
-        except ValueError as error:
-            raise ValueError(f"arm {arm.name!r}: {error}") from None
 
 
 @contextlib.contextmanager

@@ -18,17 +18,14 @@ MAX_PICTURES = 12
 
 @dataclass(frozen=True)
 class Entry:
-    """One evaluation of a suite.
-
-    Attributes:
-        number: position in the list, from 1.
-        settings: all settings of the evaluation, those not given at their defaults.
-    """
+    """One evaluation of a suite."""
 
     number: int
+    """Position in the list, from 1."""
     evaluation: str
     data: str
     settings: Mapping[str, Any]
+    """All settings of the evaluation, those not given at their defaults."""
 
     @property
     def folder(self) -> str:
@@ -38,28 +35,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Outcome:
-    """State of an entry: a result, an error, or neither if it was not run yet.
-
-    Attributes:
-        error: the sentence that says why there is no result.
-        was_done: the result is that of an earlier run of the suite.
-    """
+    """State of an entry: a result, an error, or neither if it was not run yet."""
 
     entry: Entry
     result: Result | None = None
     error: str | None = None
+    """Sentence that says why there is no result."""
     was_done: bool = False
+    """Whether the result is that of an earlier run of the suite."""
 
 
 def write_reports(outcomes: Sequence[Outcome], out: Path, title: str) -> None:
     """Write `report.html`, a page that needs no other file, and `report.md`, which links the pictures."""
-    sections = [Section("Summary", [_summary(outcomes)]), *(_section(outcome, out) for outcome in outcomes)]
-    write_report(out / "report.html", title, sections)
-    write_atomically(out / "report.md", markdown_page(title, sections, out))
-
-
-def _summary(outcomes: Sequence[Outcome]) -> Table:
-    """Return the table of every metric of every evaluation."""
     rows: list[tuple[str, str, float | None]] = []
     for outcome in outcomes:
         name = outcome.entry.folder
@@ -67,7 +54,10 @@ def _summary(outcomes: Sequence[Outcome]) -> Table:
             rows.append((name, "failed" if outcome.error else "not run yet", None))
         else:
             rows += [(name, metric, float(value)) for metric, value in outcome.result.metrics.items()]
-    return Table(("evaluation", "metric", "value"), rows)
+    summary = Section("Summary", [Table(("evaluation", "metric", "value"), rows)])
+    sections = [summary, *(_section(outcome, out) for outcome in outcomes)]
+    write_report(out / "report.html", title, sections)
+    write_atomically(out / "report.md", markdown_page(title, sections, out))
 
 
 def _section(outcome: Outcome, out: Path) -> Section:
@@ -81,17 +71,6 @@ def _section(outcome: Outcome, out: Path) -> Section:
         blocks.append(Table(columns, [[row.get(column) for column in columns] for row in result.rows]))
     if result.metrics:
         blocks.append(Table(("metric", "value"), [(name, float(value)) for name, value in result.metrics.items()]))
-    blocks += _origins(result)
-    paths = [out / entry.folder / name for name in result.pictures]
-    shown = [path for path in paths if path.suffix.lower() in MIME and path.is_file()][:MAX_PICTURES]
-    blocks += [Picture(path, path.stem) for path in shown]
-    if len(shown) < len(paths):
-        blocks.append(Text(f"{len(shown)} of {len(paths)} pictures; all are in {entry.folder}."))
-    return Section(heading, blocks)
-
-
-def _origins(result: Result) -> list[Text]:
-    """Return where the numbers come from: settings, weights, versions and time."""
     weights = result.weights
     origins: dict[str, Mapping[str, Any]] = {
         "Settings": result.settings,
@@ -99,4 +78,10 @@ def _origins(result: Result) -> list[Text]:
         "Versions": {**result.versions, "device": result.device},
         "Took": {unit: f"{value:.4g}" for unit, value in result.costs.items()},
     }
-    return [Text(f"{name}: {', '.join(f'{k} {v}' for k, v in of.items())}") for name, of in origins.items() if of]
+    blocks += [Text(f"{name}: {', '.join(f'{k} {v}' for k, v in of.items())}") for name, of in origins.items() if of]
+    paths = [out / entry.folder / name for name in result.pictures]
+    shown = [path for path in paths if path.suffix.lower() in MIME and path.is_file()][:MAX_PICTURES]
+    blocks += [Picture(path, path.stem) for path in shown]
+    if len(shown) < len(paths):
+        blocks.append(Text(f"{len(shown)} of {len(paths)} pictures; all are in {entry.folder}."))
+    return Section(heading, blocks)

@@ -19,15 +19,7 @@ from selfpatch.data.prefetch import prefetched
 from selfpatch.experiments.jobs import WorkerSlot, loader_workers
 from selfpatch.experiments.records import read_json, write_json
 from selfpatch.experiments.spec import Arm, Study
-from selfpatch.training.factory import (
-    make_loader,
-    make_optimizer,
-    make_schedule,
-    make_student_teacher,
-    move_to_device,
-    open_training_data,
-    with_renderer,
-)
+from selfpatch.training import factory
 from selfpatch.training.trainer import training_step
 
 TIMING_FILE = "timing.json"
@@ -39,9 +31,12 @@ WARM_UP, STEPS = 3, 12
 
 def equal_time_epochs(study: Study, file: Path) -> dict[str, float]:
     """Return the epochs of the arms with equal training time, by name, as far as they are timed."""
-    ratios = {arm.name: ratio for arm in study.arms if (ratio := stored_ratio(study, arm, file)) is not None}
-    epochs = {arm.name: study.arm(arm.equal_time).config.epochs for arm in study.arms if arm.equal_time is not None}
-    return {name: round(epochs[name] * ratio, 3) for name, ratio in ratios.items()}
+    epochs = {}
+    for arm in study.arms:
+        ratio = stored_ratio(study, arm, file)
+        if arm.equal_time is not None and ratio is not None:
+            epochs[arm.name] = round(study.arm(arm.equal_time).config.epochs * ratio, 3)
+    return epochs
 
 
 def untimed(study: Study, file: Path) -> list[Arm]:
@@ -102,10 +97,11 @@ def _steps(config: RunConfig, slot: WorkerSlot, device: torch.device) -> Generat
     If loader processes load the images, only the step itself is timed, as they load during the turn of the other run.
     """
     workers = loader_workers(config, slot)
-    config = with_renderer(replace(config, loader=replace(config.loader, workers=workers)), device)
-    student_teacher = move_to_device(config, make_student_teacher(config)[0], device).train()
-    loader = make_loader(config, student_teacher, open_training_data(config), device)
-    schedule, optimizer = make_schedule(config, loader.steps_per_epoch), make_optimizer(config, student_teacher)
+    config = factory.with_renderer(replace(config, loader=replace(config.loader, workers=workers)), device)
+    student_teacher = factory.move_to_device(config, factory.make_student_teacher(config)[0], device).train()
+    loader = factory.make_loader(config, student_teacher, factory.open_training_data(config), device)
+    schedule = factory.make_schedule(config, loader.steps_per_epoch)
+    optimizer = factory.make_optimizer(config, student_teacher)
     autocast = autocast_dtype(config.precision, device)
     yield loader.steps_per_epoch
     with contextlib.closing(prefetched(loader.steps(0, WARM_UP + STEPS), device)) as batches:
