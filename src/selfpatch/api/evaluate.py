@@ -16,8 +16,7 @@ from selfpatch.core.machine import device_name
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry
 from selfpatch.evaluation.compare import compare
-from selfpatch.evaluation.config import EvaluationConfig
-from selfpatch.evaluation.presets import preset_tables
+from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.result import Output, Progress, Provenance, Result, silent
 from selfpatch.models.features import evaluating
 

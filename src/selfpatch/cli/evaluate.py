@@ -13,8 +13,7 @@ import tyro
 from selfpatch.cli.network import NetworkOptions
 from selfpatch.cli.parsing import Flat, peek, read_options
 from selfpatch.config.schema import plain, settings
-from selfpatch.evaluation.config import EvaluationConfig
-from selfpatch.evaluation.presets import preset_tables
+from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.registry import EVALUATIONS
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ A module that defines such settings imports nothing heavy, so that the command l
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from selfpatch.config.schema import SPEED_ONLY, override, plain, settings
@@ -71,8 +72,43 @@ class EvaluationConfig:
     def recorded(self) -> dict[str, Any]:
         """Return the settings that decide the numbers, as plain values: all but those marked SPEED_ONLY."""
         hints = get_type_hints(type(self), include_extras=True)
-        return {
-            name: value
-            for name, value in plain(self).items()
-            if SPEED_ONLY not in getattr(hints[name], "__metadata__", ())
-        }
+        speed_only = {name for name, hint in hints.items() if SPEED_ONLY in getattr(hint, "__metadata__", ())}
+        return {name: value for name, value in plain(self).items() if name not in speed_only}
+
+
+def preset_tables(config: type[EvaluationConfig], name: str) -> str:
+    """Return how the presets of an evaluation, or of each of its variants, differ.
+
+    Raises:
+        ValueError: the evaluation has no presets.
+    """
+    variants = {"": config} if config.variants is None else config.variants[1]
+    tables = []
+    for variant, cls in variants.items():
+        if cls.presets:
+            table = describe_presets({preset: cls.from_settings({"preset": preset}) for preset in cls.presets})
+            tables.append(f"{variant}\n{table}".lstrip("\n"))
+    if not tables:
+        raise ValueError(f"{name} has no presets; its defaults are the published protocol")
+    return "\n\n".join(tables)
+
+
+def describe_presets(presets: Mapping[str, Any]) -> str:
+    """Return a table with a column for each preset and a line for each setting in which they differ."""
+    columns = {name: asdict(preset) for name, preset in presets.items()}
+    rows = [["", *columns]]
+    for setting in [name for name in next(iter(columns.values())) if name != "preset"]:
+        cells = [_cell(column[setting]) for column in columns.values()]
+        if len(set(cells)) > 1:
+            rows.append([setting, *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if not isinstance(value, tuple):
+        return str(value)
+    cells = [_cell(part) for part in value]
+    return " ".join(cells) if len(cells) < 4 else f"{cells[0]} {cells[1]} ... {cells[-1]}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -52,14 +53,11 @@ def from_pixels(mask: np.ndarray) -> Rle:
 
 
 def extent(mask: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Return (left, top, right, bottom) of the nonzero pixels of a mask [H, W], or None if there are none.
+    """Return (left, top, right, bottom) of the nonzero pixels of a mask, uint8 [H, W], or None if there are none.
 
     Right and bottom are the first pixels outside.
     """
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    if len(columns) == 0:
-        return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    return Image.fromarray(mask).getbbox()
 
 
 def paste(probabilities: Tensor, boxes: Tensor, height: int, width: int) -> list[Rle]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation
 
-from selfpatch.evaluation.video_segmentation.j_and_f import (
+from selfpatch.evaluation.video_segmentation.metrics import (
     boundary_f,
     clip_statistics,
     mask_boundary,

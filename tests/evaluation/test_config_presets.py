@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from selfpatch.cli.main import main
-from selfpatch.evaluation.presets import describe_presets
+from selfpatch.evaluation.config import describe_presets
 
 
 @dataclass(frozen=True)
