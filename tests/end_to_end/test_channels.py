@@ -22,7 +22,7 @@ from selfpatch.data.images import load_images
 from selfpatch.data.sample_images import HELD_OUT, source_folder
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.data.statistics import SMALLEST_STD, channel_statistics
-from selfpatch.evaluation.baselines import MeanColour, RawPatch
+from selfpatch.evaluation.encoders import MeanColour, RawPatch
 from selfpatch.evaluation.view_matching import make_view_pairs, view_matching
 from selfpatch.models.features import patch_features
 from selfpatch.ops.images import normalise, to_common_dtype

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.baselines import MeanColour
-from selfpatch.evaluation.encoders import FunctionEncoder
+from selfpatch.evaluation.encoders import FunctionEncoder, MeanColour
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate
 from tests.helpers.command_line import write_davis

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from selfpatch.core.machine import device_name
-from selfpatch.evaluation.baselines import MeanColour, RawPatch
+from selfpatch.evaluation.encoders import MeanColour, RawPatch
 from selfpatch.evaluation.result import Provenance, Result, encoder_identity, network_sha256
 from tests.helpers.labelled_images import tiny_encoder
 

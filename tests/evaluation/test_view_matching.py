@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfpatch.data.augment.multicrop import ViewRecipe
-from selfpatch.evaluation.baselines import RawPatch
+from selfpatch.evaluation.encoders import RawPatch
 from selfpatch.evaluation.view_matching import make_view_pairs, matching_hits, view_matching
 
 

@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from selfpatch.api.evaluate import measure
-from selfpatch.evaluation.baselines import MeanColour
+from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.registry import EVALUATIONS
 from selfpatch.evaluation.result import Provenance, Result, network_sha256
 from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.baselines import MeanColour, RawPatch
+from selfpatch.evaluation.encoders import MeanColour, RawPatch
 from selfpatch.models.features import image_features, patch_features
 from selfpatch.ops.images import normalise
 

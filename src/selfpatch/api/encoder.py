@@ -17,8 +17,7 @@ from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry
-from selfpatch.evaluation.baselines import MeanColour, RawPatch
-from selfpatch.evaluation.encoders import FunctionEncoder
+from selfpatch.evaluation.encoders import FunctionEncoder, MeanColour, RawPatch
 from selfpatch.evaluation.result import Provenance, network_sha256
 from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.encoder import BranchEncoder

@@ -14,7 +14,7 @@ from selfpatch.data.augment.multicrop import ViewRecipe
 from selfpatch.data.decode.pillow import BadImage, read_picture
 from selfpatch.data.images import LoadedImages, evenly_spread, load_images
 from selfpatch.data.sources.index import ImageIndex
-from selfpatch.evaluation.baselines import MeanColour
+from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.view_matching import ViewPairs, make_view_pairs, view_matching
 from selfpatch.models.branch import Branch
 from selfpatch.models.encoder import BranchEncoder

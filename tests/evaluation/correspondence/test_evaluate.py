@@ -15,7 +15,6 @@ from rich.console import Console
 from torch import Tensor
 
 from selfpatch.api.evaluate import measure, presets
-from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
 from selfpatch.evaluation.correspondence.dataset import Pair, open_pairs
 from selfpatch.evaluation.correspondence.evaluate import evaluate
@@ -26,6 +25,7 @@ from selfpatch.evaluation.correspondence.metrics import (
     points_by_position,
     within_threshold,
 )
+from selfpatch.evaluation.encoders import MeanColour, RawPatch
 from selfpatch.evaluation.result import Result
 
 SIZE = (96, 64)

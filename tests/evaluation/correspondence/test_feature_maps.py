@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.data.decode.pillow import Picture
-from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.correspondence import evaluate as protocol
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
 from selfpatch.evaluation.correspondence.evaluate import transfer_keypoints
 from selfpatch.evaluation.correspondence.feature_maps import DenseEncoder, FeatureMap, network_size
+from selfpatch.evaluation.encoders import MeanColour, RawPatch
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder

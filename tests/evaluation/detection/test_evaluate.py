@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from selfpatch.api.evaluate import measure
-from selfpatch.evaluation.baselines import MeanColour
 from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.evaluate import evaluate
 from selfpatch.evaluation.detection.predictions import BOXES, MASKS
+from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output, Result
 from tests.helpers.detect_data import (

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from selfpatch.evaluation.baselines import MeanColour
+from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.models.encoder import BranchEncoder

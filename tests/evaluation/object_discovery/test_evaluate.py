@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from selfpatch.api.evaluate import measure
-from selfpatch.evaluation.baselines import MeanColour
+from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.object_discovery.dataset import open_images
 from selfpatch.evaluation.object_discovery.evaluate import evaluate

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.baselines import MeanColour
+from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Output, Result, silent
 from selfpatch.evaluation.segmentation import decoder_training

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.baselines import MeanColour, RawPatch
-from selfpatch.evaluation.encoders import FunctionEncoder
+from selfpatch.evaluation.encoders import FunctionEncoder, MeanColour, RawPatch
 from selfpatch.evaluation.result import Output, Result, silent
 from selfpatch.evaluation.segmentation.config import Method, SegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfpatch.evaluation.baselines import MeanColour
+from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.segmentation.inference import classes_at, load_normalised, predict_sliding
 
 

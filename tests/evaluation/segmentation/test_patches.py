@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from selfpatch.evaluation.baselines import MeanColour
+from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.segmentation.dataset import IGNORE
 from selfpatch.evaluation.segmentation.patches import choose_patches, grid_of, soft_labels, whole_features
 

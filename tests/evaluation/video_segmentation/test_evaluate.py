@@ -12,7 +12,7 @@ from PIL import Image
 
 import selfpatch
 from selfpatch.api.evaluate import measure
-from selfpatch.evaluation.baselines import MeanColour
+from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.result import Output, Provenance, Result
 from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import read_mask, write_mask

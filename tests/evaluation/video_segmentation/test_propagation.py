@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from selfpatch.evaluation.baselines import MeanColour, RawPatch
+from selfpatch.evaluation.encoders import MeanColour, RawPatch
 from selfpatch.evaluation.video_segmentation import propagation
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate

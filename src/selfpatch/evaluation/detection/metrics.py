@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torchvision.ops import box_convert, box_iou
 
-from selfpatch.evaluation.detection.annotations import read_annotations
-from selfpatch.evaluation.detection.dataset import Split
+from selfpatch.evaluation.detection.dataset import Split, read_annotations
 from selfpatch.evaluation.detection.masks import packed, pycocotools
 from selfpatch.evaluation.detection.predictions import Row, rows_by_image
 from selfpatch.evaluation.result import Cell

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.baselines import MeanColour
 from selfpatch.evaluation.classification.finetune import evaluate as finetune
 from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.classification.finetune.evaluate import evaluate
 from selfpatch.evaluation.classification.finetune.network import Classifier
+from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Output, Result, silent
 from selfpatch.models.backbones.build import build_backbone

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.baselines import MeanColour, RawPatch
 from selfpatch.evaluation.classification.knn import evaluate as evaluation
 from selfpatch.evaluation.classification.knn.config import KNNConfig
+from selfpatch.evaluation.encoders import MeanColour, RawPatch
 from selfpatch.evaluation.result import Output, Result, silent
 from selfpatch.ops import knn
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.baselines import MeanColour
 from selfpatch.evaluation.classification.dataset import LabelledImages, open_splits
 from selfpatch.evaluation.classification.linear import evaluate as linear
 from selfpatch.evaluation.classification.linear.config import LinearConfig
@@ -21,6 +20,7 @@ from selfpatch.evaluation.classification.linear.features import (
     CachedFeatures,
     FrozenFeatures,
 )
+from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Output, Result, silent
 from tests.helpers.labelled_images import NETWORKS, coloured_folder, tiny_encoder

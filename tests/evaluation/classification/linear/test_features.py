@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from selfpatch.evaluation.baselines import MeanColour
 from selfpatch.evaluation.classification.dataset import open_splits
 from selfpatch.evaluation.classification.linear.config import LinearConfig
 from selfpatch.evaluation.classification.linear.features import (
@@ -19,6 +18,7 @@ from selfpatch.evaluation.classification.linear.features import (
     RandomCropFeatures,
     _CachedBatches,
 )
+from selfpatch.evaluation.encoders import MeanColour
 from tests.helpers.labelled_images import coloured_folder, tiny_encoder
 
 SMALL = LinearConfig(resize=16, crop=16, encode_batch=8, workers=0)
