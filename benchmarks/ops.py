@@ -14,6 +14,7 @@ from selfpatch.config.sections import OptimizerConfig
 from selfpatch.core.reference import use_references
 from selfpatch.models.backbones.build import build_backbone, named_backbone_config
 from selfpatch.models.branch import Branch
+from selfpatch.models.layers.ema import ema_update
 from selfpatch.models.pooling import ClassAttentionPool
 from selfpatch.ops.cross_entropy import Scores, prototype_cross_view_loss, prototype_loss
 from selfpatch.ops.linear import gelu_linear, norm_linear
@@ -106,7 +107,7 @@ def _updates(device: torch.device) -> Iterator[Case]:
     yield against_reference(
         "clipping", lambda: clip_gradients(student.parameters(), 3.0, "tensor"), parameters, "parameters"
     )
-    yield against_reference("moving the teacher", lambda: teacher.ema_update(student, 0.996), parameters, "parameters")
+    yield against_reference("moving the teacher", lambda: ema_update(teacher, student, 0.996), parameters, "parameters")
     fast = make_optimizer(copy.deepcopy(student), OptimizerConfig())
     with use_references():
         plain = make_optimizer(copy.deepcopy(student), OptimizerConfig())

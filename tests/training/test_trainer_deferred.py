@@ -18,6 +18,7 @@ from selfpatch.core.reference import use_references
 from selfpatch.core.types import Hyperparameters, Views
 from selfpatch.methods.registry import METHODS
 from selfpatch.models.layers.deferred_state import DeferredState
+from selfpatch.models.layers.ema import ema_update
 from selfpatch.training import trainer as trainer
 from selfpatch.training.checkpointing import NonFiniteError
 from selfpatch.training.factory import make_schedule
@@ -158,9 +159,9 @@ def test_the_teacher_moves_where_the_step_is_fine(device: str, momentum: float, 
         for i, parameter in enumerate(one.student.parameters()):
             parameter.data.add_(torch.randn(parameter.shape, generator=torch.manual_seed(i)).to(device))
     with use_references() if plain else contextlib.nullcontext():
-        student_teacher.teacher.ema_update(student_teacher.student, momentum, torch.tensor(ok, device=device))
+        ema_update(student_teacher.teacher, student_teacher.student, momentum, torch.tensor(ok, device=device))
         if ok:
-            twin.teacher.ema_update(twin.student, momentum)
+            ema_update(twin.teacher, twin.student, momentum)
     assert_equal(student_teacher.teacher.state_dict(), twin.teacher.state_dict())
 
 

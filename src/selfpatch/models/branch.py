@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from selfpatch.core.types import EncoderOutput
 from selfpatch.models.backbones.base import Backbone, disable_drop_path
 from selfpatch.models.encoder import image_token
-from selfpatch.models.layers.ema import ema_update
 from selfpatch.models.pooling import PositivePool
 
 
@@ -55,7 +54,3 @@ class Branch(nn.Module):
         teacher = copy.deepcopy(self).requires_grad_(False)
         disable_drop_path(teacher)
         return teacher
-
-    def ema_update(self, student: Branch, momentum: float, ok: Tensor | None = None) -> None:
-        """Move this branch's parameters towards the student's, as `layers.ema.ema_update` does."""
-        ema_update(self, student, momentum, ok)

@@ -13,13 +13,10 @@ from selfpatch.core.types import Objective
 
 
 def make_component(cls: type[Objective], name: str, settings: Mapping[str, Any], facts: Mapping[str, int]) -> Objective:
-    """Build a method or objective.
+    """Build a method or objective from settings that override those of its `Config`.
 
-    Args:
-        cls: its class.
-        name: its name in settings and errors, such as `dino`.
-        settings: values that override those of its `Config`.
-        facts: what the constructor may ask for by name: `dim`, `num_heads`, `num_local`, `batch_size`.
+    Its name, such as `dino`, stands in errors. The constructor receives those of the facts that it has a parameter for:
+    `dim`, `num_heads`, `num_local`, `batch_size`.
 
     Raises:
         ValueError: a setting is unknown, of the wrong type or out of range.

@@ -21,6 +21,7 @@ from selfpatch.data.collate import Batch
 from selfpatch.data.prefetch import prefetched
 from selfpatch.models.branch import Branch
 from selfpatch.models.layers.deferred_state import deferred_states
+from selfpatch.models.layers.ema import ema_update
 from selfpatch.ops.collapse import effective_rank
 from selfpatch.ops.images import normalise
 from selfpatch.training.checkpointing import Checkpointer
@@ -113,7 +114,7 @@ class StudentTeacher(nn.Module):
                 state.update()
             else:
                 state.update_where(ok)
-        self.teacher.ema_update(self.student, teacher_momentum, ok)
+        ema_update(self.teacher, self.student, teacher_momentum, ok)
 
     def discard_step(self) -> None:
         """Forget what centres and queues accumulated in a step that was not finite."""

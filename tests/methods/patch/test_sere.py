@@ -19,6 +19,7 @@ from selfpatch.methods.patch.sere import SERE, tokens_by_view
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.models.branch import Branch
+from selfpatch.models.layers.ema import ema_update
 from selfpatch.ops.images import normalise
 from selfpatch.ops.relation import (
     channel_relation,
@@ -272,7 +273,7 @@ def test_losses_are_those_of_the_released_code(released: Released) -> None:
 def test_so_are_they_where_crops_do_not_overlap(released: Released) -> None:
     """Some do not in step 1. The learning rate of step 0 is 0, so that only the teacher has moved by then."""
     assert released.steps[0]["lr"] == 0
-    released.teacher.ema_update(released.student, released.steps[0]["teacher_momentum"])
+    ema_update(released.teacher, released.student, released.steps[0]["teacher_momentum"])
     boxes = released.views(1).boxes
     assert any((overlap_grids(boxes[t], boxes[2:], 2)[0] > 1).any() for t in (0, 1))
     _check_losses(released, 1)

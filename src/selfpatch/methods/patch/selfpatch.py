@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -26,9 +25,8 @@ class SelfPatch(Objective):
 
     def __init__(self, dim: int, num_heads: int, config: SelfPatchConfig) -> None:
         super().__init__()
-        self.config = config
+        self.dim, self.num_heads, self.config = dim, num_heads, config
         self.agreement = Agreement(dim, config)
-        self._make_pool = partial(make_pool, dim, num_heads, config)
 
     def heads(self) -> dict[str, nn.Module]:
         """Return the patch head."""
@@ -36,7 +34,7 @@ class SelfPatch(Objective):
 
     def pool(self) -> PositivePool:
         """Return the pool that aggregates positives and makes the image token."""
-        return self._make_pool()
+        return make_pool(self.dim, self.num_heads, self.config)
 
     def check_grid(self, h: int, w: int) -> None:
         """Raise ValueError if a patch in views of h x w patches has fewer than k neighbours."""
