@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,15 +40,7 @@ class Scores(NamedTuple):
 
 
 def soft_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
-    """Compute H(target, softmax(logits)) = -sum_k target_k log softmax(logits)_k.
-
-    Args:
-        target: [..., K] probabilities.
-        logits: [..., K], broadcast against the target.
-
-    Returns:
-        [...] cross-entropies.
-    """
+    """Compute H(target, softmax(logits)) = -sum_k target_k log softmax(logits)_k, [..., K] both -> [...]."""
     return logits.logsumexp(-1) - (target * logits).sum(-1)
 
 
@@ -60,20 +52,11 @@ def teacher_distribution(scores: Scores, center: Tensor, temp: float) -> Tensor:
 def prototype_loss_reference(
     student: Scores, teacher: Scores, center: Tensor, *, student_temp: float, teacher_temp: float, weights: Tensor
 ) -> Tensor:
-    """Compute the weighted sum of the rows' cross-entropies with their targets.
+    """Compute the weighted sum of the rows' cross-entropies with their targets, a scalar.
 
         sum_i weights[i] * H(softmax((teacher_i - center) / teacher_temp), softmax(student_i / student_temp))
 
-    Args:
-        student: scores [..., K].
-        teacher: scores [..., K], which take no gradient.
-        center: [K].
-        student_temp: temperature of the student.
-        teacher_temp: temperature of the teacher.
-        weights: [...] weight of each row.
-
-    Returns:
-        A scalar.
+    Scores are [..., K], the centre is [K] and weights are [...]. The teacher takes no gradient.
     """
     target = teacher_distribution(teacher, center, teacher_temp).detach()
     return (weights * soft_cross_entropy(target, student.logits() / student_temp)).sum()
@@ -83,45 +66,37 @@ def prototype_loss_reference(
 def prototype_loss(
     student: Scores, teacher: Scores, center: Tensor, *, student_temp: float, teacher_temp: float, weights: Tensor
 ) -> Tensor:
-    """Compute `prototype_loss_reference` in chunks of rows: no [..., K] tensor of all rows ever exists."""
+    """See `prototype_loss_reference`; rows come in chunks, so that no [..., K] tensor of all rows ever exists."""
     queries, teacher_rows = (scores.bottleneck.flatten(0, -2) for scores in (student, teacher))
     weights = weights.flatten()
     keys = _cast_prototypes(teacher_rows, teacher.prototypes)
 
-    def targets() -> Iterator[_Targets]:
-        for rows in _chunks(len(queries), student.prototypes):
+    def targets() -> Iterator[tuple[slice, Tensor, Tensor]]:
+        for rows in _chunks(len(queries), keys):
             distribution = _sharpened(teacher_rows[rows], keys, center, teacher_temp)
-            yield _Targets(rows, distribution.mul_(weights[rows, None]), weights[rows])
+            yield rows, distribution.mul_(weights[rows, None]), weights[rows]
 
-    return _prototype_loss(queries, student.prototypes, student_temp, targets())
+    return _sum_of_cross_entropies(queries, student.prototypes, student_temp, targets())
 
 
 def cross_view_loss_reference(target: Tensor, logits: Tensor) -> Tensor:
-    """Compute DINO's loss over pairs of different views (arXiv 2104.14294, eq. 3).
+    """Compute DINO's loss over pairs of different views, a scalar (arXiv 2104.14294, eq. 3).
 
         mean of H(target[t], softmax(logits[s])) over t in G, s in V, t != s, and over images
 
     Args:
         target: [G, B, K], the teacher's distributions for the global crops.
         logits: [V, B, K], the student's logits over its temperature for all crops, the same global crops first.
-
-    Returns:
-        A scalar.
     """
-    pairs = [
-        soft_cross_entropy(target[t], logits[s]).mean()
-        for t in range(len(target))
-        for s in range(len(logits))
-        if s != t
-    ]
-    return torch.stack(pairs).mean()
+    pairs = [(t, s) for t in range(len(target)) for s in range(len(logits)) if s != t]
+    return torch.stack([soft_cross_entropy(target[t], logits[s]).mean() for t, s in pairs]).mean()
 
 
 @fast_path_of(cross_view_loss_reference)
 def cross_view_loss(target: Tensor, logits: Tensor) -> Tensor:
-    """Compute `cross_view_loss_reference` with one product for each student view.
+    """See `cross_view_loss_reference`; each student view is compared once, with the sum of its targets.
 
-    The cross-entropy is linear in the target, so the targets that a view is compared with are summed first.
+    The cross-entropy is linear in the target.
     """
     G, V = len(target), len(logits)
     total = target.sum(0)
@@ -134,17 +109,9 @@ def cross_view_loss(target: Tensor, logits: Tensor) -> Tensor:
 def prototype_cross_view_loss_reference(
     student: Scores, teacher: Scores, center: Tensor, *, student_temp: float, teacher_temp: float
 ) -> Tensor:
-    """Compute `cross_view_loss` between the distributions of teacher and student.
+    """Compute `cross_view_loss` between the distributions of teacher and student, a scalar.
 
-    Args:
-        student: scores [V, B, K] of all crops.
-        teacher: scores [G, B, K] of the global crops, which take no gradient.
-        center: [K].
-        student_temp: temperature of the student.
-        teacher_temp: temperature of the teacher.
-
-    Returns:
-        A scalar.
+    The student's scores are [V, B, K] of all crops, the teacher's [G, B, K] of the global ones, without gradient.
     """
     target = teacher_distribution(teacher, center, teacher_temp).detach()
     return cross_view_loss(target, student.logits() / student_temp)
@@ -154,7 +121,7 @@ def prototype_cross_view_loss_reference(
 def prototype_cross_view_loss(
     student: Scores, teacher: Scores, center: Tensor, *, student_temp: float, teacher_temp: float
 ) -> Tensor:
-    """Compute `prototype_cross_view_loss_reference` in chunks of images."""
+    """See `prototype_cross_view_loss_reference`; images come in chunks."""
     V, B = student.bottleneck.shape[:2]
     G = len(teacher.bottleneck)
     queries, teacher_rows = (  # [B * V, E], [B * G, E]
@@ -165,25 +132,15 @@ def prototype_cross_view_loss(
     num_targets = torch.full((V,), G, device=teacher_rows.device)  # targets that a view is compared with
     num_targets[:G] -= 1
 
-    def targets() -> Iterator[_Targets]:
-        for images in _chunks(B, student.prototypes, rows=V):
+    def targets() -> Iterator[tuple[slice, Tensor, Tensor]]:
+        for images in _chunks(B, keys, rows=V):
             rows = teacher_rows[images.start * G : images.stop * G]
             each = _sharpened(rows, keys, center, teacher_temp).mul_(weight).unflatten(0, (-1, G))
             total = each.sum(1, keepdim=True)
             summed = torch.cat([total - each, total.expand(-1, V - G, -1)], 1).flatten(0, 1)
-            yield _Targets(slice(images.start * V, images.stop * V), summed, (num_targets * weight).repeat(len(each)))
+            yield slice(images.start * V, images.stop * V), summed, (num_targets * weight).repeat(len(each))
 
-    return _prototype_loss(queries, student.prototypes, student_temp, targets())
-
-
-class _Targets(NamedTuple):
-    """Target distributions of a chunk of rows of logits."""
-
-    rows: slice
-    distribution: Tensor
-    """[r, K] float32, weighted."""
-    mass: Tensor
-    """[r] sum of each row of `distribution`."""
+    return _sum_of_cross_entropies(queries, student.prototypes, student_temp, targets())
 
 
 def _chunks(count: int, prototypes: Tensor, rows: int = 1) -> Iterator[slice]:
@@ -204,58 +161,56 @@ def _cast_prototypes(rows: Tensor, prototypes: Tensor) -> Tensor:
 
 def _sharpened(rows: Tensor, keys: Tensor, center: Tensor, temp: float) -> Tensor:
     """Return `teacher_distribution` of rows [r, E] and prototypes in the type of the product."""
-    with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
-        logits = (rows / temp).to(keys.dtype) @ keys.T
-        return torch.sub(logits, center / temp).softmax(-1)  # in float32, as the centre is
+    logits = (rows / temp).to(keys.dtype) @ keys.T
+    return torch.sub(logits, center / temp).softmax(-1)  # in float32, as the centre is
 
 
-class _PrototypeLoss(torch.autograd.Function):
-    """Sum over rows i of H(target_i, softmax(bottleneck_i @ prototypes.T / temp)), with gradients computed at once.
+def _sum_of_cross_entropies(
+    bottleneck: Tensor, prototypes: Tensor, temp: float, targets: Iterator[tuple[slice, Tensor, Tensor]]
+) -> Tensor:
+    """Sum H(target_i, softmax(bottleneck_i @ prototypes.T / temp)) over rows i, with gradients computed at once.
 
     With S_i = mass_i softmax(logits_i) - target_i they are S @ prototypes / temp and S^T @ bottleneck / temp, as small
-    as the inputs, while autograd would store several [rows, K] tensors until the backward pass.
+    as the inputs, while autograd would store several [rows, K] tensors until the backward pass. `targets` yields rows,
+    their weighted distributions [r, K] in float32, and the mass [r], the sum of each distribution.
     """
+    keys = _cast_prototypes(bottleneck, prototypes)
+    needs_gradients = torch.is_grad_enabled() and (bottleneck.requires_grad or prototypes.requires_grad)
+    to_rows, to_prototypes = torch.empty_like(bottleneck), None
+    loss = prototypes.new_zeros(())
+    with torch.no_grad(), torch.autocast(bottleneck.device.type, enabled=False):
+        for rows, target, mass in targets:
+            queries = (bottleneck[rows] / temp).to(keys.dtype)
+            log_probabilities = (queries @ keys.T).log_softmax(-1, dtype=target.dtype)
+            loss -= (target * log_probabilities).sum()
+            if not needs_gradients:
+                continue
+            slope = log_probabilities.exp_().mul_(mass[:, None]).sub_(target).to(keys.dtype)
+            to_rows[rows] = (slope @ keys).div_(temp)
+            if to_prototypes is None:
+                to_prototypes = (slope.T @ queries).to(prototypes.dtype)
+            elif slope.dtype == to_prototypes.dtype:
+                to_prototypes.addmm_(slope.T, queries)
+            else:
+                to_prototypes += slope.T @ queries
+    return attach_gradients(loss, (bottleneck, prototypes), (to_rows, to_prototypes))
 
+
+def attach_gradients(value: Tensor, inputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensor:
+    """Return a scalar whose gradients for `inputs` are known already; a backward pass scales them in place."""
+    attached: Tensor = _KnownGradients.apply(value, gradients, *inputs)
+    return attached
+
+
+class _KnownGradients(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, bottleneck: Tensor, prototypes: Tensor, temp: float, targets: Iterable[_Targets]) -> Tensor:
-        keys = _cast_prototypes(bottleneck, prototypes)
-        needs_gradients = any(ctx.needs_input_grad)
-        to_rows = torch.empty_like(bottleneck)
-        to_prototypes: Tensor | None = None
-        loss = prototypes.new_zeros(())
-        with torch.autocast(bottleneck.device.type, enabled=False):
-            for rows, target, mass in targets:
-                queries = (bottleneck[rows] / temp).to(keys.dtype)
-                log_probabilities = (queries @ keys.T).log_softmax(-1, dtype=target.dtype)
-                loss -= (target * log_probabilities).sum()
-                if needs_gradients:
-                    slope = log_probabilities.exp_().mul_(mass[:, None]).sub_(target).to(keys.dtype)
-                    to_rows[rows] = (slope @ keys).div_(temp)
-                    to_prototypes = _plus_product(to_prototypes, slope.T, queries, prototypes.dtype)
-        ctx.gradients = to_rows, to_prototypes
-        return loss
+    def forward(ctx: Any, value: Tensor, gradients: Sequence[Tensor | None], *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*gradients)
+        return value
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        to_rows, to_prototypes = ctx.gradients
-        del ctx.gradients  # scaled in place: a second copy would raise the step's peak memory
-        of_rows, of_prototypes, *_ = ctx.needs_input_grad
-        return (
-            to_rows.mul_(grad_output) if of_rows else None,
-            to_prototypes.mul_(grad_output) if of_prototypes and to_prototypes is not None else None,
-            None,
-            None,
-        )
-
-
-def _plus_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return total + a @ b, in place if there is a total."""
-    if total is None:
-        return (a @ b).to(dtype)
-    return total.addmm_(a, b) if a.dtype == dtype else total.add_(a @ b)
-
-
-def _prototype_loss(bottleneck: Tensor, prototypes: Tensor, temp: float, targets: Iterable[_Targets]) -> Tensor:
-    loss: Tensor = _PrototypeLoss.apply(bottleneck, prototypes, temp, targets)
-    return loss
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        # A second copy of the gradients would raise the step's peak memory.
+        pairs = zip(ctx.saved_tensors, ctx.needs_input_grad[2:], strict=True)
+        return None, None, *(known.mul_(grad_output) if needed else None for known, needed in pairs)

@@ -6,14 +6,12 @@ A relation is a product of rows, R = X X^T: the rows are the patches of one atte
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from selfpatch.core.reference import fast_path_of
-from selfpatch.ops.cross_entropy import soft_cross_entropy
+from selfpatch.ops.cross_entropy import attach_gradients, soft_cross_entropy
 
 OUTSIDE = 2.0
 """Grid coordinate at which a map of any size is sampled as 0."""
@@ -22,25 +20,15 @@ OUTSIDE = 2.0
 def spatial_relation(tokens: Tensor, num_heads: int) -> Tensor:
     """Relate the patches of an image within each head: R[h, i, j] = z_h[i] . z_h[j] / sqrt(D / H).
 
-    Args:
-        tokens: [..., N, D].
-        num_heads: number of heads, H.
-
-    Returns:
-        [..., H, N, N].
+    Tokens are [..., N, D], relations [..., H, N, N].
     """
     return _products(_spatial_rows(tokens, num_heads))
 
 
 def channel_relation(tokens: Tensor, scale: float) -> Tensor:
-    """Relate the channels of an image over its patches: R[c, d] = sum_i (z[i, c] / s) (z[i, d] / s).
+    """Relate the channels of an image over its patches: R[c, d] = sum_i (z[i, c] / scale) (z[i, d] / scale).
 
-    Args:
-        tokens: [..., N, D].
-        scale: divisor s.
-
-    Returns:
-        [..., D, D].
+    Tokens are [..., N, D], relations [..., D, D].
     """
     return _products(_channel_rows(tokens, scale))
 
@@ -68,7 +56,7 @@ def overlap_grids(boxes_a: Tensor, boxes_b: Tensor, size: int) -> tuple[Tensor, 
     """
     boxes_a, boxes_b = torch.broadcast_tensors(boxes_a, boxes_b)
     begin = torch.maximum(boxes_a[..., 0:2], boxes_b[..., 0:2])
-    end = torch.minimum(_lower_right(boxes_a), _lower_right(boxes_b))
+    end = torch.minimum(*(boxes[..., 0:2] + boxes[..., 2:4] for boxes in (boxes_a, boxes_b)))
     steps = torch.linspace(0, 1, size, device=begin.device, dtype=begin.dtype)[:, None]
     ticks = torch.lerp(begin.unsqueeze(-2), end.unsqueeze(-2), steps)  # [..., s, 2]
     # If crops only touch or lie apart, the ticks may fall on an edge, where a sample is not 0 yet.
@@ -96,29 +84,21 @@ def sample_patches_reference(patches: Tensor, grid: Tensor) -> Tensor:
 
 @fast_path_of(sample_patches_reference)
 def sample_patches(patches: Tensor, grid: Tensor) -> Tensor:
-    """Compute `sample_patches_reference` as one product with the bilinear weights.
+    """See `sample_patches_reference`; one product with the bilinear weights.
 
     Unlike that of `grid_sample`, its backward pass on a GPU sums in the same order every time.
     """
     h, w = patches.shape[-3:-1]
-    weights = _bilinear_weights(grid[..., 1], h).unsqueeze(-1) * _bilinear_weights(grid[..., 0], w).unsqueeze(
-        -2
-    )  # [..., s, s, h, w]
+    rows, columns = _bilinear_weights(grid[..., 1], h), _bilinear_weights(grid[..., 0], w)
+    weights = rows.unsqueeze(-1) * columns.unsqueeze(-2)  # [..., s, s, h, w]
     with torch.autocast(patches.device.type, enabled=False):
         return torch.einsum("...pn,...nd->...pd", weights.flatten(-2).flatten(-3, -2), patches.flatten(-3, -2))
 
 
 def sample_relation_reference(relation: Tensor, grid: Tensor, height: int, width: int) -> Tensor:
-    """Sample both axes of a spatial relation at points of a crop instead of patches.
+    """Sample both axes of a spatial relation [..., H, N, N], N = height * width, at points instead of patches.
 
-    Args:
-        relation: [..., H, N, N] with N = height * width.
-        grid: [..., s, s, 2].
-        height: height of the patch grid.
-        width: width of the patch grid.
-
-    Returns:
-        [..., H, s*s, s*s].
+    The grid is [..., s, s, 2] as for `sample_patches_reference`; the result is [..., H, s*s, s*s].
     """
     grid = grid.unsqueeze(-4)  # the same for every head
     for _ in range(2):  # first the columns, then the rows, which have become columns
@@ -129,7 +109,7 @@ def sample_relation_reference(relation: Tensor, grid: Tensor, height: int, width
 def spatial_relation_loss_reference(
     student: Tensor, teacher: Tensor, student_grid: Tensor, teacher_grid: Tensor, num_heads: int, temp: float
 ) -> Tensor:
-    """Compute the cross-entropy between the spatial relations of two views on the points that they share.
+    """Compute the cross-entropy between the spatial relations of two views on the points that they share, a scalar.
 
         R_s, R_t = the relations of student and teacher, both axes sampled on the view's grid
         mean over images, heads and rows i of H(softmax(R_t[i] / temp), softmax(R_s[i]))
@@ -141,14 +121,11 @@ def spatial_relation_loss_reference(
         teacher_grid: [..., s, s, 2].
         num_heads: number of heads.
         temp: temperature of the teacher.
-
-    Returns:
-        A scalar.
     """
 
     def sampled_relation(patches: Tensor, grid: Tensor) -> Tensor:
-        h, w = patches.shape[-3:-1]
-        return sample_relation_reference(spatial_relation(patches.flatten(-3, -2), num_heads), grid, h, w)
+        relation = spatial_relation(patches.flatten(-3, -2), num_heads)
+        return sample_relation_reference(relation, grid, *patches.shape[-3:-1])
 
     target = relation_target(sampled_relation(teacher.detach(), teacher_grid), temp)
     return soft_cross_entropy(target, sampled_relation(student, student_grid)).mean()
@@ -158,7 +135,7 @@ def spatial_relation_loss_reference(
 def spatial_relation_loss(
     student: Tensor, teacher: Tensor, student_grid: Tensor, teacher_grid: Tensor, num_heads: int, temp: float
 ) -> Tensor:
-    """Compute `spatial_relation_loss_reference` by sampling features first and relating them afterwards.
+    """See `spatial_relation_loss_reference`; features are sampled first and related afterwards.
 
     Sampling is linear, so both are the same. No relation is stored for the backward pass.
     """
@@ -168,22 +145,17 @@ def spatial_relation_loss(
 
 
 def channel_relation_loss_reference(student: Tensor, target: Tensor, scale: float) -> Tensor:
-    """Compute the cross-entropy between channel relations: the mean over images and rows of H(target, softmax(R_s)).
+    """Compute the mean over images and rows of H(target, softmax(R_s)), a scalar.
 
-    Args:
-        student: [..., N, D] tokens.
-        target: [..., D, D] distributions of the teacher, which take no gradient.
-        scale: divisor, as in `channel_relation`.
-
-    Returns:
-        A scalar.
+    R_s is the `channel_relation` of the student's tokens [..., N, D]; the target holds the teacher's distributions
+    [..., D, D], which take no gradient.
     """
     return soft_cross_entropy(target.detach(), channel_relation(student, scale)).mean()
 
 
 @fast_path_of(channel_relation_loss_reference)
 def channel_relation_loss(student: Tensor, target: Tensor, scale: float) -> Tensor:
-    """Compute `channel_relation_loss_reference`, storing no relation of the student for the backward pass."""
+    """See `channel_relation_loss_reference`; no relation of the student is stored for the backward pass."""
     return _cross_entropy_of_products(target, _channel_rows(student, scale))
 
 
@@ -203,37 +175,20 @@ def _products(rows: Tensor) -> Tensor:
         return rows @ rows.mT
 
 
-class _CrossEntropyOfProducts(torch.autograd.Function):
-    """`soft_cross_entropy(target, rows @ rows.mT).mean()`, with its gradient for rows [..., R, C] computed at once.
+def _cross_entropy_of_products(target: Tensor, rows: Tensor) -> Tensor:
+    """Compute `soft_cross_entropy(target, rows @ rows.mT).mean()` and its gradient for rows [..., R, C] at once.
 
     With S = (softmax(X X^T) - target) / number of rows, the gradient is (S + S^T) X, as small as the rows themselves,
     while autograd would store three tensors [..., R, R] for each pair of views until the backward pass.
     """
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, target: Tensor) -> Tensor:
-        with torch.autocast(rows.device.type, enabled=False):
-            relation = rows @ rows.mT
-            loss = soft_cross_entropy(target, relation).mean()
-            if ctx.needs_input_grad[0]:
-                slope = relation.softmax(-1).sub_(target).div_(target[..., 0].numel())
-                ctx.save_for_backward(slope @ rows + slope.mT @ rows)
-        return loss
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return grad_output * gradient, None
-
-
-def _cross_entropy_of_products(target: Tensor, rows: Tensor) -> Tensor:
-    loss: Tensor = _CrossEntropyOfProducts.apply(rows, target.detach())
-    return loss
-
-
-def _lower_right(boxes: Tensor) -> Tensor:
-    return boxes[..., 0:2] + boxes[..., 2:4]
+    gradient = None
+    with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
+        relation = rows @ rows.mT
+        loss = soft_cross_entropy(target, relation).mean()
+        if rows.requires_grad:
+            slope = relation.softmax(-1).sub_(target).div_(target[..., 0].numel())
+            gradient = slope @ rows + slope.mT @ rows
+    return attach_gradients(loss, [rows], [gradient])
 
 
 def _crop_grid(ticks: Tensor, boxes: Tensor) -> Tensor:
