@@ -18,10 +18,8 @@ from selfpatch.models.param_groups import layer_lr_scales, param_groups
 def trainable_copy(backbone: Backbone, *, drop_path: float, grid: int | None = None) -> Backbone:
     """Return a copy of a network with drop path, and without a mask token, because nothing is masked.
 
-    Args:
-        backbone: the network; it stays as it is.
-        drop_path: stochastic depth rate of the last block.
-        grid: side in patches that the stored positions of a ViT are resized to; if None, they stay as they are.
+    `drop_path` is the stochastic depth rate of the last block. With a `grid`, the stored positions of a ViT are resized
+    to that side in patches.
     """
     state = {name: value for name, value in backbone.state_dict().items() if name != "mask_token"}
     shape = backbone.config
@@ -49,14 +47,8 @@ def layer_groups(
 ) -> list[dict[str, Any]]:
     """Return the trainable parameters of a network for an optimizer, by learning rate and weight decay.
 
-    Norms, biases, tokens and position embeddings do not decay.
-
-    Args:
-        network: the network to train.
-        backbone: the part of it whose layers have learning rates of their own, see `layer_lr_scales`.
-        lr: learning rate of the heads.
-        layer_decay: factor on the learning rate of each layer against the next one.
-        weight_decay: weight decay of all other parameters.
+    `lr` is that of the heads. Layers of the backbone, which is a part of the network, have the lower ones of
+    `layer_lr_scales`. Norms, biases, tokens and position embeddings do not decay.
     """
     scales = layer_lr_scales(backbone, layer_decay)
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -44,11 +44,7 @@ class TrainedClassificationConfig(ClassificationConfig):
     """Precision of the network; bf16 uses autocast, with float32 parameters and loss."""
     seed: NonNegativeInt = 0
     """Random seed of the head, the order, the crops and the subset of labels."""
-    per_class: bool = False
+    per_class: Annotated[bool, SPEED_ONLY] = False
     """Show one row per class."""
     workers: Annotated[NonNegativeInt, SPEED_ONLY] = 4
     """Number of processes that load training images; changes speed only."""
-
-    def recorded(self) -> dict[str, Any]:
-        """Return the settings that decide the numbers; `per_class` changes the table only."""
-        return {name: value for name, value in super().recorded().items() if name != "per_class"}

@@ -27,16 +27,11 @@ _SUBSET_STREAM, _HELD_OUT_STREAM = 2**32 + 2, 2**32 + 3
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Some images of an index, with class numbers that the training and the test set share.
-
-    Attributes:
-        indices: [n] int64, in the index.
-        labels: [n] int64, in `classes`.
-    """
+    """Some images of an index, with class numbers that the training and the test set share."""
 
     index: ImageIndex
-    indices: np.ndarray
-    labels: np.ndarray
+    indices: np.ndarray  # [n] int64, in the index
+    labels: np.ndarray  # [n] int64, in `classes`
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -47,11 +42,7 @@ class LabelledImages:
         return self.index.path(int(self.indices[i])).relative_to(self.index.root).as_posix()
 
     def read(self, i: int, channels: int) -> Picture:
-        """Read the i-th image.
-
-        Raises:
-            ValueError: the image cannot be read.
-        """
+        """Read the i-th image; ValueError says that it cannot be read."""
         try:
             return read_picture(self.index.file(int(self.indices[i])), channels)
         except BadImage as error:
@@ -159,15 +150,10 @@ def _listed(images: LabelledImages, file: Path) -> LabelledImages:
 
 
 def hold_out(images: LabelledImages, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divide training images into those to train on and those to choose settings by.
+    """Divide the positions of training images into those to train on and those to choose settings by, both sorted.
 
-    The latter are a share of each class: at least one image, but never its last.
-
-    Returns:
-        The two sets of positions, sorted; together they hold every image once.
-
-    Raises:
-        ValueError: no class can spare an image.
+    The latter are a share of each class: at least one image, but never its last. ValueError says that no class can
+    spare an image.
     """
     held = _first_of_each_class(
         images, seed, _HELD_OUT_STREAM, lambda size: min(size - 1, max(1, round(share * size))) if size else 0
@@ -195,16 +181,8 @@ def map_centre_crops(
 ) -> CropValues:
     """Apply a function to the centre crops of all images, in their order; unreadable ones are left out.
 
-    Args:
-        function: function of crops [b, C, crop, crop], as `load_images` gives them, and their labels [b] int64.
-        images: the images.
-        config: settings; read are resize, crop and encode_batch.
-        channels: number of channels C.
-        what: name of the work, told to `progress` with the number of images done.
-        progress: called after each batch.
-
-    Raises:
-        ValueError: no image can be read.
+    The function takes crops [b, C, crop, crop], as `load_images` gives them, and their labels [b] int64. `progress` is
+    told `what` and the number of images done after each batch. ValueError says that no image can be read.
     """
     values, labels, names, errors = [], [], [], []
     for positions in np.split(np.arange(len(images)), range(config.encode_batch, len(images), config.encode_batch)):

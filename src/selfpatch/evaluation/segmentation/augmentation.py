@@ -33,26 +33,20 @@ WHOLE: Window = (slice(None), slice(None))
 class TrainCrop:
     """A random piece of an image at a random scale, as in mmsegmentation's recipe for ADE20K.
 
-        the whole is resized so that its short side is size * scale, its long side at most 4 times that
-        of 10 crops the first is taken in which no class has 75 % of the labelled pixels, else an 11th
-        flip left to right, half of the time
-        colours: brightness, contrast, saturation, hue, each half of the time
-        a resized image smaller than the crop is padded on the right and below: mean colour, void
-
-    Attributes:
-        size: side of the crop in pixels.
-        scale_range: range of the scale, which is uniform.
-        short_side: short side of the image at scale 1, in pixels; defaults to `size`.
-        max_share: largest share of one class in a crop; 1 accepts any crop.
-        flip: probability of a flip.
-        colour: whether to distort colours.
-        fill: colour of padding.
+    the whole is resized so that its short side is size * scale, its long side at most 4 times that
+    of 10 crops the first is taken in which no class has 75 % of the labelled pixels, else an 11th
+    flip left to right, half of the time
+    colours: brightness, contrast, saturation, hue, each half of the time
+    a resized image smaller than the crop is padded on the right and below: mean colour, void
     """
 
     size: int
+    """Side of the crop in pixels."""
     scale_range: tuple[float, float] = (0.5, 2.0)
     short_side: int | None = None
+    """Short side of the image at scale 1, in pixels; defaults to `size`."""
     max_share: float = 0.75
+    """Largest share of one class in a crop; 1 accepts any crop."""
     flip: float = 0.5
     colour: bool = True
     fill: tuple[int, int, int] = MEAN_COLOUR
@@ -65,11 +59,7 @@ class TrainCrop:
             )
 
     def __call__(self, image: Image.Image, label: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Make a crop of an RGB image and its labels int64 [h, w]; all random numbers come from `rng`.
-
-        Returns:
-            uint8 [3, size, size], int64 [size, size].
-        """
+        """Make a crop, uint8 [3, size, size], of an RGB image, and int64 [size, size] of its labels int64 [h, w]."""
         scale = rng.uniform(*self.scale_range)
         short = self.size if self.short_side is None else self.short_side
         whole = fitted_size(label.shape[0], label.shape[1], short * scale)
@@ -104,11 +94,7 @@ class TrainCrop:
 
 @dataclass(frozen=True)
 class SquareCrop:
-    """A box of 80 to 100 % of the area made square (bilinear, antialiased), and a flip, as Leopart trains with.
-
-    Attributes:
-        size: side of the crop in pixels.
-    """
+    """A box of 80 to 100 % of the area made square (bilinear, antialiased), and a flip, as Leopart trains with."""
 
     size: int
 

@@ -6,18 +6,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, settings
-from selfpatch.evaluation.config import EvaluationConfig
+from selfpatch.evaluation.config import EvaluationConfig, Precision
 
 Method = Literal["knn", "linear", "logistic", "kmeans", "fpn", "upernet"]
-Kind = Literal[
-    "ade20k", "voc", "coco_stuff171", "coco_stuff27", "cityscapes", "camvid", "imagenet_s", "folder"
-]  # fmt: skip
-Count = Annotated[int, Gt(0)]
-NonNegativeInt = Annotated[int, Ge(0)]
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
+Kind = Literal["ade20k", "voc", "coco_stuff171", "coco_stuff27", "cityscapes", "camvid", "imagenet_s", "folder"]
 
 
 @settings
@@ -42,21 +37,17 @@ class SegmentationConfig(EvaluationConfig):
     """Kind of the data set; if not given, it is found from the layout of the folder."""
     test_split: str = "val"
     """Name of the split to score."""
-    limit: Count | None = None
+    limit: PositiveInt | None = None
     """Number of images per split, evenly spread; defaults to all."""
     seed: NonNegativeInt = 0
     """Random seed of everything that is drawn."""
-    max_pictures: NonNegativeInt = 4
+    max_pictures: Annotated[NonNegativeInt, SPEED_ONLY] = 4
     """Number of images in pictures/segments.png, each with labels and prediction."""
 
     def __post_init__(self) -> None:
         expected = type(self).method
         if self.method != expected:
             raise ValueError(f"method is {self.method!r}, but {type(self).__name__} is of {expected!r}; use that")
-
-    def recorded(self) -> dict[str, Any]:
-        """Return the settings that decide the numbers; `max_pictures` changes the pictures only."""
-        return {name: value for name, value in super().recorded().items() if name != "max_pictures"}
 
 
 @settings
@@ -71,9 +62,9 @@ class SupervisedConfig(SegmentationConfig):
 class PatchConfig(SegmentationConfig):
     """A method that learns from patches of whole images."""
 
-    resolution: Count = 320
+    resolution: PositiveInt = 320
     """Short side of whole images, in pixels."""
-    memory_patches: Count = 1_000_000
+    memory_patches: PositiveInt = 1_000_000
     """Largest number of patches to learn from, equally many per image."""
 
 
@@ -82,12 +73,12 @@ class KNNSegmentationConfig(SupervisedConfig, PatchConfig):
     """Retrieval: patches take the labels of the most similar training patches."""
 
     method: Method = "knn"
-    resolution: Count = 512
-    k: Count = 30
+    resolution: PositiveInt = 512
+    k: PositiveInt = 30
     """Number of patches that vote."""
-    temperature: Positive = 0.02
+    temperature: PositiveFloat = 0.02
     """Softmax temperature of the votes."""
-    max_memory: Annotated[int, Gt(0), SPEED_ONLY] = 128
+    max_memory: Annotated[PositiveInt, SPEED_ONLY] = 128
     """Memory limit in MB for the similarities of patches, and for the logits of an image; changes speed and memory
     only. The remembered patches and the encoder's own memory come on top."""
 
@@ -97,9 +88,9 @@ class LogisticSegmentationConfig(SupervisedConfig, PatchConfig):
     """Logistic regression on frozen patches by L-BFGS."""
 
     method: Method = "logistic"
-    weight_decay: NonNegative = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
     """L2 penalty on the weights."""
-    iterations: Count = 100
+    iterations: PositiveInt = 100
     """Largest number of L-BFGS iterations."""
 
 
@@ -108,10 +99,10 @@ class KMeansSegmentationConfig(PatchConfig):
     """Clusters of the test images' patches, matched to classes, without training."""
 
     method: Method = "kmeans"
-    memory_patches: Count = 200_000
-    iterations: Count = 50
+    memory_patches: PositiveInt = 200_000
+    iterations: PositiveInt = 50
     """Largest number of iterations per run of k-means."""
-    restarts: Count = 3
+    restarts: PositiveInt = 3
     """Number of runs of k-means, of which the best is taken."""
 
 
@@ -119,13 +110,13 @@ class KMeansSegmentationConfig(PatchConfig):
 class TrainedConfig(SupervisedConfig):
     """A method that trains by gradient descent."""
 
-    batch_size: Count = 16
+    batch_size: PositiveInt = 16
     """Images per step; part of the protocol. With a single image, the decoders' batch norms become group norms."""
-    crop: Count = 512
+    crop: PositiveInt = 512
     """Side of the training crops, and of the test windows, in pixels."""
-    weight_decay: NonNegative = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
     """Weight decay of the optimizer."""
-    workers: Annotated[int, Ge(0), SPEED_ONLY] = 0
+    workers: Annotated[NonNegativeInt, SPEED_ONLY] = 0
     """Number of processes that load training images; changes speed only."""
 
     def learned(self) -> dict[str, Any]:
@@ -157,7 +148,7 @@ class LinearSegmentationConfig(TrainedConfig):
     method: Method = "linear"
     preset: Literal["leopart", "full", "small"] = "leopart"
     """Published protocol whose settings are the defaults."""
-    crop: Count = 448
+    crop: PositiveInt = 448
     """Side of the training and test images, in pixels, rounded down to a multiple of the patch size."""
     augmentation: Literal["resized_crop", "scale_crop"] = "resized_crop"
     """Training crops: resized_crop makes a box of 80 to 100 % of the image square; scale_crop draws a scale of 0.5 to
@@ -165,18 +156,18 @@ class LinearSegmentationConfig(TrainedConfig):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimizer: sgd with momentum 0.9, whose rate drops to a tenth after four fifths of the steps, or adamw with a
     linear decay after a warm-up."""
-    lr: Positive = 0.01
+    lr: PositiveFloat = 0.01
     """Peak learning rate."""
-    batch_size: Count = 60
-    steps: Count | None = None
+    batch_size: PositiveInt = 60
+    steps: PositiveInt | None = None
     """Number of optimizer steps; if not given, derived from epochs."""
-    epochs: Count | None = 25
+    epochs: PositiveInt | None = 25
     """Number of passes over the training images; ignored if steps is given."""
     warmup: NonNegativeInt = 0
     """Steps over which the learning rate rises, at most a tenth of all; adamw only."""
     batch_norm: bool = False
     """Normalise features by a batch norm before the convolution."""
-    mask_side: Count | None = 100
+    mask_side: PositiveInt | None = 100
     """Side in pixels that labels are reduced to in training, and in a square test; if None, they keep their size."""
     test: Literal["square", "whole", "slide"] = "square"
     """View of a test image: square squeezes it to the crop and scores at mask_side; whole resizes its short side to
@@ -200,11 +191,11 @@ _SMALL_DECODER = {
 class DecoderConfig(TrainedConfig):
     """A decoder, trained with a copy of the backbone below it by AdamW."""
 
-    steps: Count = 40_000
+    steps: PositiveInt = 40_000
     """Number of optimizer steps; the learning rate falls linearly to 0."""
-    lr: Positive = 6e-5
+    lr: PositiveFloat = 6e-5
     """Peak learning rate of the decoder."""
-    weight_decay: NonNegative = 0.01
+    weight_decay: NonNegativeFloat = 0.01
     """Weight decay of matrices; norms, biases, tokens and positions have none."""
     warmup: NonNegativeInt = 1500
     """Steps over which the learning rate rises, at most a tenth of all."""
@@ -212,24 +203,24 @@ class DecoderConfig(TrainedConfig):
     """Learning rate of a backbone layer over that of the layer above it."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Stochastic depth rate of the last block; it rises linearly from 0."""
-    short_side: Count | None = None
+    short_side: PositiveInt | None = None
     """Short side of images at scale 1, in training and test, in pixels; defaults to the crop."""
-    blocks: Annotated[tuple[Count, ...], Len(4, 4)] | None = None
+    blocks: Annotated[tuple[PositiveInt, ...], Len(4, 4)] | None = None
     """Four blocks (ViT) or stages whose maps the decoder sees, counted from 1. By default fpn takes blocks 3, 6, 9, 12
     of twelve, and upernet 4, 6, 8, 12, in proportion for other depths."""
     rescale: bool = True
     """Give a ViT's maps strides 4, 8, 16 and 32; otherwise all keep the stride of a patch."""
     normed: bool = False
     """Put a ViT's final norm on every map."""
-    channels: Annotated[int, Ge(0), MultipleOf(2)] = 256
+    channels: Annotated[NonNegativeInt, MultipleOf(2)] = 256
     """Width of the decoder; 0 takes the width of a ViT, or 512."""
-    auxiliary_channels: Count = 256
+    auxiliary_channels: PositiveInt = 256
     """Width of the auxiliary head (upernet only)."""
     test: Literal["whole", "slide"] = "whole"
     """View of a test image: the whole, or windows of the crop's size."""
-    stride: Count | None = None
+    stride: PositiveInt | None = None
     """Distance of windows in a sliding test, in pixels; defaults to 2/3 of the crop."""
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"
     """Precision of the forward pass in training; bf16 uses autocast. Tests run in float32."""
 
     def __post_init__(self) -> None:
@@ -277,23 +268,14 @@ class UPerNetConfig(DecoderConfig):
     method: Method = "upernet"
     preset: Literal["ibot", "ibot_small", "small"] = "ibot"
     """Published protocol whose settings are the defaults."""
-    steps: Count = 160_000
-    lr: Positive = 8e-5
-    weight_decay: NonNegative = 0.05
+    steps: PositiveInt = 160_000
+    lr: PositiveFloat = 8e-5
+    weight_decay: NonNegativeFloat = 0.05
     layer_decay: Annotated[float, Gt(0), Le(1)] = 0.65
     normed: bool = True
-    channels: Annotated[int, Ge(0), MultipleOf(2)] = 0
+    channels: Annotated[NonNegativeInt, MultipleOf(2)] = 0
     test: Literal["whole", "slide"] = "slide"
 
 
-SegmentationConfig.variants = (
-    "method",
-    {
-        "knn": KNNSegmentationConfig,
-        "linear": LinearSegmentationConfig,
-        "logistic": LogisticSegmentationConfig,
-        "kmeans": KMeansSegmentationConfig,
-        "fpn": FPNConfig,
-        "upernet": UPerNetConfig,
-    },
-)
+_FROZEN = (KNNSegmentationConfig, LinearSegmentationConfig, LogisticSegmentationConfig, KMeansSegmentationConfig)
+SegmentationConfig.variants = ("method", {cls.method: cls for cls in (*_FROZEN, FPNConfig, UPerNetConfig)})

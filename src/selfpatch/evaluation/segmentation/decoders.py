@@ -64,10 +64,9 @@ class SemanticFPN(nn.Module):
         """Return the logits [B, K, h_1, w_1] of four maps, the finest first."""
         pyramid = _top_down([lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)], "nearest")
         levels = [smooth(x) for smooth, x in zip(self.smoothing, pyramid, strict=True)]
-        summed = self.heads[0](levels[0])
-        for head, level in zip(list(self.heads)[1:], levels[1:], strict=True):
-            summed = summed + _resized(head(level), summed)
-        return self.classify(summed)
+        outputs = (head(level) for head, level in zip(self.heads, levels, strict=True))
+        finest = next(outputs)
+        return self.classify(sum((_resized(output, finest) for output in outputs), start=finest))
 
 
 class UPerNet(nn.Module):
@@ -102,10 +101,8 @@ class UPerNet(nn.Module):
         return self.classify(self.fuse(torch.cat([_resized(level, levels[0]) for level in levels], dim=1)))
 
     def _pool(self, x: Tensor) -> Tensor:
-        means = [
-            _resized(reduce(F.adaptive_avg_pool2d(x, scale)), x)
-            for reduce, scale in zip(self.pooled, POOL_SCALES, strict=True)
-        ]
+        scales = zip(self.pooled, POOL_SCALES, strict=True)
+        means = [_resized(reduce(F.adaptive_avg_pool2d(x, scale)), x) for reduce, scale in scales]
         return self.bottleneck(torch.cat([x, *means], dim=1))
 
 

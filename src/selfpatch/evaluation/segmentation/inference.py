@@ -72,21 +72,8 @@ def predict_sliding(logits_fn: LogitsFunction, image: Tensor, size: int, stride:
             sum[window] += logits(window);  count[window] += 1
         sum / count
 
-    An image that is smaller than the window is padded with zeros on the right and below. Only the sum and the logits of
-    one window exist at once.
-
-    Args:
-        logits_fn: the network; it is given one window at a time.
-        image: normalised [1, 3, H, W].
-        size: side of the window in pixels.
-        stride: distance from one window to the next in pixels, at most `size`.
-        num_classes: number of classes C.
-
-    Returns:
-        [1, C, H, W].
-
-    Raises:
-        ValueError: the stride leaves gaps.
+    An image [1, 3, H, W] that is smaller than the window is padded with zeros on the right and below. Only the sum,
+    [1, C, H, W], and the logits of one window exist at once. ValueError says that the stride leaves gaps.
     """
     if not 1 <= stride <= size:
         raise ValueError(f"windows of {size} pixels, {stride} apart, leave gaps; use a stride of 1 to {size}")
@@ -107,17 +94,10 @@ def predict_sliding(logits_fn: LogitsFunction, image: Tensor, size: int, stride:
 
 @torch.no_grad()
 def classes_at(logits: Tensor, size: tuple[int, int], *, max_logits: int = MAX_LOGITS) -> Tensor:
-    """Return the class with the largest logit after resizing to `size` (bilinear).
+    """Return the class, int64 [H, W], of the largest of the logits [1, C, h, w] after resizing to `size` (bilinear).
 
-    This is done one strip of rows at a time, so that the resized logits of a large image never exist all at once.
-
-    Args:
-        logits: [1, C, h, w].
-        size: (H, W).
-        max_logits: largest number of logits of a strip, which has one row at least.
-
-    Returns:
-        int64 [H, W].
+    This is done one strip of rows at a time, so that the resized logits of a large image never exist all at once. A
+    strip has at most `max_logits` logits, but one row at least.
     """
     height, width = size
     channels, old_height = logits.shape[1:3]

@@ -5,6 +5,8 @@ As in IIC, PiCIE and STEGO (arXiv 2203.08414): as many clusters as classes, one-
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from PIL import Image
@@ -16,7 +18,6 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.augmentation import resize_nearest
-from selfpatch.evaluation.segmentation.clustering import kmeans, nearest_centre
 from selfpatch.evaluation.segmentation.config import KMeansSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod
@@ -24,6 +25,8 @@ from selfpatch.evaluation.segmentation.metrics import confusion
 from selfpatch.evaluation.segmentation.patches import whole_features
 
 _KMEANS_STREAM, _SAMPLE_STREAM = 2**32 + 2, 2**32 + 3
+MAX_DISTANCES = 2**24
+"""Distances that exist at once: 64 MB."""
 
 
 def fit_kmeans(
@@ -62,15 +65,104 @@ def _unit_features(encoder: Encoder, image: Image.Image, config: KMeansSegmentat
 
 
 def match_clusters(counts: np.ndarray) -> np.ndarray:
-    """Return the class of each cluster, one to one, so that as many pixels as possible are right.
+    """Return the class of each cluster as [C] int64, one to one, so that as many pixels as possible are right.
 
-    Args:
-        counts: [C, K] pixels of each (class, cluster), K = C.
-
-    Returns:
-        [K] int64 class numbers.
+    `counts` are the [C, C] pixels of each (class, cluster).
     """
     classes, clusters = linear_sum_assignment(counts, maximize=True)
     matched = np.empty(counts.shape[1], np.int64)
     matched[clusters] = classes
     return matched
+
+
+class Clusters(NamedTuple):
+    """Centres of the clusters, and how well they fit."""
+
+    centres: Tensor  # [k, D]
+    inertia: float  # sum of the squared distances to the nearest centre
+
+
+def kmeans(points: Tensor, k: int, *, iterations: int, restarts: int, rng: np.random.Generator) -> Clusters:
+    """Return the best of several runs of Lloyd's algorithm.
+
+        centres by k-means++
+        until no point changes its cluster, at most `iterations` times:
+            each point joins its nearest centre
+            each centre becomes the mean of its points; one without points becomes the point farthest from its centre
+
+    Args:
+        points: [n, D] float32.
+        k: number of clusters.
+        iterations: largest number of iterations per run.
+        restarts: number of runs, at least 1; the one with the smallest inertia is kept.
+        rng: generator of all random numbers.
+
+    Raises:
+        ValueError: there are fewer points than clusters.
+    """
+    if not 1 <= k <= len(points):
+        raise ValueError(
+            f"{k} clusters cannot be made of {len(points)} patches; use more images or a larger resolution"
+        )
+    runs = [_lloyd(points, plus_plus(points, k, rng), iterations) for _ in range(restarts)]
+    return min(runs, key=lambda run: run.inertia)
+
+
+def _lloyd(points: Tensor, centres: Tensor, iterations: int) -> Clusters:
+    cluster, distance = nearest_centre(points, centres)
+    for _ in range(iterations):
+        centres = cluster_means(points, cluster, distance, len(centres))
+        before = cluster
+        cluster, distance = nearest_centre(points, centres)
+        if torch.equal(cluster, before):
+            break
+    # Moved to the CPU first, because MPS has no float64.
+    return Clusters(centres, float(distance.cpu().double().sum()))
+
+
+def cluster_means(points: Tensor, cluster: Tensor, distance: Tensor, k: int) -> Tensor:
+    """Return the means [k, D] of the points [n, D] of each cluster; an empty one gets a point farthest from its centre.
+
+    `cluster` is the [n] int64 cluster of each point, `distance` its [n] squared distance to the centre.
+    """
+    # One-hot products instead of atomic adds, whose order and therefore rounding changes from run to run on a GPU.
+    count = torch.bincount(cluster, minlength=k)
+    total = points.new_zeros(k, points.shape[1])
+    step = max(1, MAX_DISTANCES // k)
+    for part, numbers in zip(points.split(step), cluster.split(step), strict=True):
+        total += F.one_hot(numbers, k).to(part.dtype).T @ part
+    empty = (count == 0).nonzero().flatten()
+    means = total / count.clamp_min(1)[:, None]
+    if len(empty):
+        means[empty] = points[distance.topk(len(empty)).indices]
+    return means
+
+
+def nearest_centre(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the [n] int64 nearest of the [k, D] centres, and the [n] squared distances to them."""
+    step = max(1, MAX_DISTANCES // len(centres))
+    norms = centres.square().sum(1)
+    parts = []
+    for part in points.split(step):
+        closest = (norms - 2 * part @ centres.T).min(1)
+        parts.append((closest.indices, (closest.values + part.square().sum(1)).clamp_min(0)))
+    cluster, distance = (torch.cat(found) for found in zip(*parts, strict=True))
+    return cluster, distance
+
+
+def plus_plus(points: Tensor, k: int, rng: np.random.Generator) -> Tensor:
+    """Return initial centres [k, D] by k-means++ (Arthur and Vassilvitskii, 2007).
+
+    Points are drawn one after another, each with a probability proportional to the squared distance to the nearest
+    centre so far.
+    """
+    chosen = [int(rng.integers(len(points)))]
+    distance = (points - points[chosen[0]]).square().sum(1)
+    for _ in range(k - 1):
+        mass = distance.cpu().double().numpy().cumsum()
+        # If all points coincide with centres there is no mass, and any point will do.
+        at_random = int(rng.integers(len(points)))
+        index = int(np.searchsorted(mass, rng.random() * mass[-1], side="right")) if mass[-1] > 0 else at_random
+        chosen.append(min(index, len(points) - 1))
+        distance = torch.minimum(distance, (points - points[chosen[-1]]).square().sum(1))
+    return points[chosen]

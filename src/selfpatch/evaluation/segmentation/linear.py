@@ -27,14 +27,7 @@ SLIDE = 2 / 3
 
 
 class LinearHead(nn.Module):
-    """1x1 convolution, optionally after a batch norm.
-
-    Args:
-        dim: width D of the features.
-        num_classes: number of classes C.
-        batch_norm: normalise the features first.
-        seed: seed of the initial weights.
-    """
+    """1x1 convolution from D features to C classes, optionally after a batch norm; the seed is of its weights."""
 
     def __init__(self, dim: int, num_classes: int, *, batch_norm: bool, seed: int) -> None:
         super().__init__()
@@ -98,10 +91,7 @@ def step_decay(steps: int) -> Factor:
 def segmentation_loss(logits: Tensor, labels: Tensor, mask_side: int | None) -> Tensor:
     """Return the mean cross-entropy over the labelled pixels of bilinearly enlarged logits; 0 if all are void.
 
-    Args:
-        logits: [B, C, h, w].
-        labels: int64 [B, S, S] with IGNORE.
-        mask_side: side that the labels are reduced to first (nearest); if None, S.
+    Logits are [B, C, h, w], labels int64 [B, S, S] with IGNORE, reduced first (nearest) if there is a `mask_side`.
     """
     if mask_side is not None:
         rows = torch.arange(mask_side, device=labels.device) * labels.shape[-1] // mask_side

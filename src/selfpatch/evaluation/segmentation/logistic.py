@@ -38,11 +38,7 @@ class LogisticClassifier:
 def solve_logistic(features: Tensor, labels: Tensor, *, weight_decay: float, iterations: int) -> LogisticClassifier:
     """Minimise mean cross-entropy + weight_decay * |weight|^2 / 2 on standardised features, by L-BFGS.
 
-    Args:
-        features: [n, D].
-        labels: [n, C] shares of the classes, which sum to 1.
-        weight_decay: L2 penalty on the weights.
-        iterations: largest number of iterations.
+    Features are [n, D], labels [n, C] shares of the classes, which sum to 1.
     """
     deviation, mean = torch.std_mean(features, dim=0, correction=0)
     deviation = deviation.clamp_min(1e-6)  # a constant feature carries no information

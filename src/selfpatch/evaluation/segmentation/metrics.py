@@ -17,21 +17,12 @@ from selfpatch.evaluation.segmentation.dataset import IGNORE
 
 
 def confusion(prediction: Tensor | np.ndarray, truth: Tensor | np.ndarray, num_classes: int) -> Tensor:
-    """Count the pixels of each (class, predicted class).
+    """Count the pixels of each (class, predicted class), as [C, C] int64 on the prediction's device.
 
         for each pixel whose truth is not IGNORE:
             counts[truth, prediction] += 1
 
-    Args:
-        prediction: int [...] in [0, num_classes).
-        truth: int [...] in [0, num_classes), or IGNORE.
-        num_classes: number of classes C.
-
-    Returns:
-        [C, C] int64, on the prediction's device.
-
-    Raises:
-        ValueError: the two have different shapes.
+    Truth and prediction are class numbers [...] of one shape; ValueError says that their shapes differ.
     """
     prediction = torch.as_tensor(prediction)
     truth = torch.as_tensor(truth, device=prediction.device)
@@ -79,8 +70,11 @@ class Scores:
 
     def rows(self, classes: Sequence[str]) -> list[dict[str, Cell]]:
         """Return one row per class that the truth or the prediction has; `-` marks an undefined accuracy."""
-        values = zip(classes, self.iou, self.acc, strict=True)
-        return [{"class": name, "IoU": float(iou), "Acc": _cell(acc)} for name, iou, acc in values if not np.isnan(iou)]
+        return [
+            {"class": name, "IoU": float(iou), "Acc": "-" if np.isnan(acc) else float(acc)}
+            for name, iou, acc in zip(classes, self.iou, self.acc, strict=True)
+            if not np.isnan(iou)
+        ]
 
 
 def constant_prediction(counts: Tensor) -> Tensor:
@@ -93,7 +87,3 @@ def constant_prediction(counts: Tensor) -> Tensor:
 def _mean(values: np.ndarray) -> float:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else float("nan")
-
-
-def _cell(value: float) -> Cell:
-    return "-" if np.isnan(value) else float(value)

@@ -47,16 +47,10 @@ def patch_predictor(
 
 
 def soft_labels(label: np.ndarray, grid: tuple[int, int], patch_size: int, num_classes: int) -> Tensor:
-    """Return the share of each class among the labelled pixels of each patch.
+    """Return the share of each class among the labelled pixels of each patch, as float32 [h, w, C].
 
-    Args:
-        label: int64 [H, W] with IGNORE; resized to the grid's pixels (nearest).
-        grid: (h, w) in patches.
-        patch_size: side of a patch in pixels.
-        num_classes: number of classes C.
-
-    Returns:
-        [h, w, C] float32; the sum over C is 1, or 0 where all pixels of the patch are void.
+    The sum over C is 1, or 0 where all pixels of the patch are void. The labels, int64 [H, W] with IGNORE, are resized
+    (nearest) to the pixels of the grid (h, w).
     """
     h, w = grid
     pixels = resize_nearest(label, (h * patch_size, w * patch_size))
@@ -73,13 +67,7 @@ def choose_patches(labels: Tensor, count: int, draws: Tensor) -> Tensor:
         score[patch] = draw[patch] * sum over the patch's classes of the patches that hold the class
         the `count` lowest scores are kept; patches without a label never are
 
-    Args:
-        labels: [N, C] shares of the classes.
-        count: largest number of patches.
-        draws: [N] uniform in [0, 1).
-
-    Returns:
-        [n] int64 indices in ascending order.
+    Labels are [N, C] shares of the classes, draws [N] uniform in [0, 1). The indices [n] int64 are in ascending order.
     """
     present = (labels > 0).float()
     score = draws * (present @ present.sum(0))
@@ -93,12 +81,7 @@ def labelled_patches(
 ) -> tuple[Tensor, Tensor]:
     """Return features [M, D] and shares of classes [M, C] of at most `memory_patches` patches, equally many per image.
 
-    Args:
-        encoder: the network.
-        images: the training images.
-        config: settings; read are resolution, memory_patches and seed.
-        progress: called with `memory` and the number of images done.
-        unit: give the features a norm of 1.
+    With `unit`, features have a norm of 1.
 
     Raises:
         ValueError: fewer patches than images, or no patch has a label.

@@ -90,28 +90,21 @@ class Segmenter(nn.Module):
         between = partial(norm_layer, norm=norm)
         self.pyramid = FourStrides(backbone.dim, backbone.patch_size, between) if config.rescale and plain else None
         self.auxiliary: FCNHead | None = None
-        channels = config.channels
+        self.decoder: SemanticFPN | UPerNet
+        dims, channels = taps.dims, config.channels
         if config.method == "fpn":
-            self.decoder: SemanticFPN | UPerNet = SemanticFPN(
-                taps.dims, num_classes, channels=channels, head_channels=channels // 2, norm=norm
-            )
+            self.decoder = SemanticFPN(dims, num_classes, channels=channels, head_channels=channels // 2, norm=norm)
         else:
-            self.decoder = UPerNet(taps.dims, num_classes, channels=channels, norm=norm)
-            self.auxiliary = FCNHead(
-                taps.dims[AUXILIARY_LEVEL], num_classes, channels=config.auxiliary_channels, norm=norm
-            )
+            self.decoder = UPerNet(dims, num_classes, channels=channels, norm=norm)
+            auxiliary = config.auxiliary_channels
+            self.auxiliary = FCNHead(dims[AUXILIARY_LEVEL], num_classes, channels=auxiliary, norm=norm)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits [B, K, H, W] of normalised images [B, C, H, W] of any size."""
         return _to_pixels(self.decoder(self._maps(images)), images, self.taps.backbone.patch_size)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the decoder's loss, plus 0.4 of the auxiliary head's where there is one.
-
-        Args:
-            images: [B, C, H, W], normalised.
-            labels: [B, H, W] int64, 255 for void.
-        """
+        """Return the decoder's loss for int64 labels [B, H, W], plus 0.4 of the auxiliary head's if there is one."""
         maps, patch = self._maps(images), self.taps.backbone.patch_size
         total = pixel_loss(_to_pixels(self.decoder(maps), images, patch), labels)
         if self.auxiliary is None:
@@ -120,10 +113,8 @@ class Segmenter(nn.Module):
         return total + AUXILIARY_WEIGHT * pixel_loss(_to_pixels(coarse, images, patch), labels)
 
     def _maps(self, images: Tensor) -> list[Tensor]:
-        height, width = images.shape[-2:]
-        patch = self.taps.backbone.patch_size
-        padded = F.pad(images, (0, -width % patch, 0, -height % patch))
-        maps = self.taps(padded)
+        (height, width), patch = images.shape[-2:], self.taps.backbone.patch_size
+        maps = self.taps(F.pad(images, (0, -width % patch, 0, -height % patch)))
         return maps if self.pyramid is None else self.pyramid(maps)
 
 
@@ -139,9 +130,6 @@ def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy summed over the labelled pixels, divided by the number of all pixels.
 
     mmsegmentation averages so: a batch that is mostly void weighs little, and one that is only void gives 0.
-
-    Args:
-        logits: [B, K, H, W].
-        labels: [B, H, W] int64 in 0, ..., K - 1, or 255.
+    Logits are [B, K, H, W], labels [B, H, W] int64 in 0, ..., K - 1, or 255.
     """
     return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") / labels.numel()

@@ -26,12 +26,6 @@ class AugmentedImages:
 
     All random numbers come from the generator that a sample is loaded with. torch's global random state, which
     torchvision draws from, is seeded from it while a sample is made, and restored.
-
-    Attributes:
-        recipe: how crop and flip are drawn.
-        mean, std: normalisation, one number per channel.
-        magnitude: magnitude of RandAugment, 0 to 10; 0 turns it off.
-        erasing: probability that a rectangle of 2 % to a third of the crop becomes normal noise.
     """
 
     images: LabelledImages
@@ -39,7 +33,9 @@ class AugmentedImages:
     mean: Sequence[float]
     std: Sequence[float]
     magnitude: float
+    """Magnitude of RandAugment, 0 to 10; 0 turns it off."""
     erasing: float
+    """Probability that a rectangle of 2 % to a third of the crop becomes normal noise."""
 
     def __call__(self, i: int, rng: np.random.Generator) -> tuple[Tensor, int]:
         """Return the i-th image, normalised float [C, S, S], and its label."""
@@ -61,12 +57,8 @@ def rand_augment(image: Tensor, magnitude: float, rng: np.random.Generator, *, f
                 one operation, at a magnitude drawn from normal(magnitude, 0.5) out of 10
 
     The operations and their ranges are torchvision's, which lack timm's Invert and SolarizeAdd.
-
-    Args:
-        image: uint8 [3, S, S].
-        magnitude: mean magnitude, 0 to 10.
-        rng: generator of whether and how strongly; torch's global random state chooses the operation.
-        fill: colour of pixels that come in at the border, 0 to 255.
+    The image is uint8 [3, S, S]; `fill`, 0 to 255, is the colour of pixels that come in at the border. `rng` draws
+    whether and how strongly; torch's global random state chooses the operation.
     """
     for _ in range(2):
         applied, strength = rng.random() < 0.5, rng.normal(magnitude, 0.5)
@@ -79,18 +71,13 @@ def rand_augment(image: Tensor, magnitude: float, rng: np.random.Generator, *, f
 class Mixing:
     """Mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899) of a batch, each half of the time where both are on.
 
-    Args:
-        num_classes: number of classes K.
-        mixup, cutmix: parameters of the Beta distributions that shares are drawn from; 0 turns one off.
+    `mixup` and `cutmix` are parameters of the Beta distributions that shares are drawn from; 0 turns one off.
     """
 
     def __init__(self, num_classes: int, *, mixup: float, cutmix: float) -> None:
         self.num_classes = num_classes
-        self._transforms: list[v2.Transform] = []
-        if mixup:
-            self._transforms.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
-        if cutmix:
-            self._transforms.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+        chosen = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+        self._transforms = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in chosen if alpha]
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix float images [B, C, S, S]; return them and targets [B, K], whose rows sum to 1, for int64 labels [B]."""

@@ -13,13 +13,7 @@ from selfpatch.models.encoder import BranchEncoder, image_token
 
 
 class Classifier(nn.Module):
-    """Images to logits.
-
-    Args:
-        encoder: the network to copy; it stays as it is.
-        num_classes: number of classes K.
-        config: settings; read are token, drop_path, head_std and seed.
-    """
+    """A copy of an encoder's network with a linear head of K classes, from images to logits."""
 
     def __init__(self, encoder: BranchEncoder, num_classes: int, config: FinetuneConfig) -> None:
         super().__init__()

@@ -67,18 +67,15 @@ class FrozenFeatures:
 
     def _parts(self, batch: Tensor) -> list[Tensor]:
         if self._vit is None:
-            return [
-                self.encoder.image(batch),
-                *([self.encoder.patches(batch).mean((2, 3))] if self.mean_patch else []),
-            ]
+            patches = [self.encoder.patches(batch).mean((2, 3))] if self.mean_patch else []
+            return [self.encoder.image(batch), *patches]
         assert isinstance(self.encoder, BranchEncoder)
         pool = self.encoder.pool
         tokens = self._vit.last_tokens(batch, self.blocks)
-        parts = [image_token(t, pool) for t in tokens]
+        parts = [image_token(of_block, pool) for of_block in tokens]
         if self.mean_patch:  # the norm of a positive pool replaces the trunk's
-            last = tokens[-1]
-            patches = pool.norm(last.raw_patches) if isinstance(pool, PositivePool) else last.patches
-            parts.append(patches.mean((1, 2)))
+            last = pool.norm(tokens[-1].raw_patches) if isinstance(pool, PositivePool) else tokens[-1].patches
+            parts.append(last.mean((1, 2)))
         return parts
 
 
@@ -120,9 +117,8 @@ class RandomCropFeatures:
 
     def batches(self, positions: np.ndarray, *, batch_size: int, seed: int) -> Batches:
         """Return batches of random crops and labels of some of the images, for `encode`."""
-        config = self._crops.config
+        config, channels = self._crops.config, len(self._crops.features.encoder.mean)
         recipe = ViewRecipe(config.crop, scale=(0.08, 1.0), flip=0.5)
-        channels = len(self._crops.features.encoder.mean)
         load = partial(_random_crop, self._images.subset(positions), recipe, channels)
         return Batches(len(positions), load, batch_size=batch_size, seed=seed, workers=config.workers, collate=collate)
 

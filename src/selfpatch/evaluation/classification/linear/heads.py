@@ -17,11 +17,7 @@ class LinearHeads(nn.Module):
     is what SGD at rate 1 does with v_r = w_r / sqrt(r): the gradient by v_r is sqrt(r) times that by w_r, and a step of
     v_r moves w_r by sqrt(r) as much again. So one matrix product serves all rates.
 
-    Args:
-        dim: width F of the features.
-        num_classes: number of classes K.
-        rates: R learning rates.
-        seed: seed of the initial weights, which all heads share.
+    Features have the width F = `dim`, there are K = `num_classes` classes, and all heads share their initial weights.
     """
 
     roots: Tensor
