@@ -138,13 +138,8 @@ def compare(
 def paired_bootstrap(values: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return intervals of means and of their differences to the first one.
 
-    Args:
-        values: values [n, R] of n >= 2 images and R results.
-        draws: number of draws of n images with replacement, the same ones for every result.
-        seed: random seed of the draws.
-
-    Returns:
-        [R, 2] low and high end of each mean, and [R, 2] of each difference.
+    `values` are [n, R] of n >= 2 images and R results. Each of the `draws` takes n images with replacement, the same
+    ones for every result. Both intervals are [R, 2], low and high end.
     """
     rng = np.random.default_rng(seed)
     n = len(values)

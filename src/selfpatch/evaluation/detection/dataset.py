@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -121,38 +122,34 @@ def open_split(root: str | Path, split: str) -> Split:
     content = read_annotations(path)
     categories = sorted(content["categories"], key=lambda category: category["id"])
     labels = {category["id"]: label for label, category in enumerate(categories, start=1)}
-    instances: dict[int, list[Instance]] = {image["id"]: [] for image in content["images"]}
-    for annotation in content["annotations"]:
-        instances[annotation["image_id"]].append(_instance(annotation, labels))
+    instances: defaultdict[int, list[Instance]] = defaultdict(list)
+    for row in content["annotations"]:
+        left, top, width, height = row["bbox"]
+        segmentation: Any = row["segmentation"]
+        if not isinstance(segmentation, dict):
+            segmentation = tuple(np.array(polygon, np.float64).reshape(-1, 2) for polygon in segmentation)
+        box = (left, top, left + width, top + height)
+        one = Instance(labels[row["category_id"]], box, segmentation, bool(row["iscrowd"]))
+        instances[row["image_id"]].append(one)
     images = []
-    for image in content["images"]:
-        name, objects = image["file_name"], tuple(instances[image["id"]])
+    for entry in content["images"]:
+        name, objects = entry["file_name"], tuple(instances[entry["id"]])
         image_path = root / split / name
-        images.append(AnnotatedImage(image["id"], name, image_path, image["width"], image["height"], objects))
+        images.append(AnnotatedImage(entry["id"], name, image_path, entry["width"], entry["height"], objects))
     # Listing each folder once: over a network, checking each of a hundred thousand files would take minutes.
     listed = cache(_names)
-    missing = [one.path for one in images if one.path.name not in listed(one.path.parent)]
+    missing = [image.path for image in images if image.path.name not in listed(image.path.parent)]
     if missing:
         raise ValueError(f"{len(missing)} of the annotated images are missing, e.g. {missing[0]}; download them again")
     return Split(path, tuple(images), tuple(labels), tuple(str(category["name"]) for category in categories))
-
-
-def _instance(annotation: Mapping[str, Any], labels: Mapping[int, int]) -> Instance:
-    left, top, width, height = annotation["bbox"]
-    segmentation: Any = annotation["segmentation"]
-    if not isinstance(segmentation, dict):
-        segmentation = tuple(np.array(polygon, np.float64).reshape(-1, 2) for polygon in segmentation)
-    box = (left, top, left + width, top + height)
-    return Instance(labels[annotation["category_id"]], box, segmentation, bool(annotation["iscrowd"]))
 
 
 def _names(folder: Path) -> set[str]:
     try:
         return set(os.listdir(folder))
     except OSError:
-        raise ValueError(
-            f"no folder {folder}; a COCO data set keeps the images of a split in a folder of the same name"
-        ) from None
+        advice = "a COCO data set keeps the images of a split in a folder of the same name"
+        raise ValueError(f"no folder {folder}; {advice}") from None
 
 
 def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -169,67 +166,60 @@ def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
     content = _read(path)
     if not content["annotations"]:
         raise ValueError(f"{path} holds no annotation; detection needs boxes and masks")
-    sizes: dict[Any, tuple[int, int]] = {}
+    sizes: dict[Any, list[int]] = {}
     for image in content["images"]:
         if image["id"] in sizes:
             raise ValueError(f"two images of {path} have the id {image['id']}; each needs its own")
-        sizes[image["id"]] = (image["height"], image["width"])
-    categories = {category["id"] for category in content["categories"]}
-    annotations = []
-    for position, annotation in enumerate(content["annotations"], start=1):
-        name = f"annotation {annotation.get('id', f'number {position}')} of {path}"
-        for field, known in (("image_id", sizes), ("category_id", categories)):
-            if annotation[field] not in known:
-                raise ValueError(f"{name} is for {field} {annotation[field]}, which is not listed; add it")
-        annotations.append({**_checked(annotation, sizes[annotation["image_id"]], name), "id": position})
-    return {"images": content["images"], "categories": content["categories"], "annotations": annotations}
+        sizes[image["id"]] = [image["height"], image["width"]]
+    known = {"image_id": sizes.keys(), "category_id": {category["id"] for category in content["categories"]}}
+    rows = []
+    for number, row in enumerate(content["annotations"], start=1):
+        name = f"annotation {row.get('id', f'number {number}')} of {path}"
+        for field, ids in known.items():
+            if row[field] not in ids:
+                raise ValueError(f"{name} is for {field} {row[field]}, which is not listed; add it")
+        box, area = row["bbox"], row.get("area")
+        if not _numbers(box) or len(box) != 4 or min(box[2:]) < 0:
+            raise ValueError(f"{name} has the bbox {box}; give [left, top, width, height] in pixels")
+        if area is not None and not _numbers([area]):
+            raise ValueError(f"{name} has the area {area!r}; give a number of pixels, or leave it out")
+        segmentation = _segmentation(row["segmentation"], sizes[row["image_id"]], name)
+        rows.append({
+            "id": number, "image_id": row["image_id"], "category_id": row["category_id"], "bbox": box, "area": area,
+            "iscrowd": int(bool(row.get("iscrowd"))), "segmentation": segmentation,
+        })  # fmt: skip
+    return {"images": content["images"], "categories": content["categories"], "annotations": rows}
 
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(
-            f"no file {path}; a COCO data set has annotations/instances_SPLIT.json and a folder SPLIT of images"
-        ) from None
+        advice = "a COCO data set has annotations/instances_SPLIT.json and a folder SPLIT of images"
+        raise ValueError(f"no file {path}; {advice}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); download it again") from None
     missing = [name for name in NEEDED if not isinstance(content, dict) or not isinstance(content.get(name), list)]
     if missing:
         raise ValueError(f"{path} has no {missing[0]!r}; an instance annotation file has lists of {', '.join(NEEDED)}")
     for kind, fields in NEEDED.items():
-        for position, entry in enumerate(content[kind], start=1):
-            lacking = [field for field in fields if not isinstance(entry, dict) or field not in entry]
+        for number, entry in enumerate(content[kind], start=1):
+            values = entry if isinstance(entry, dict) else {}
+            lacking = [field for field in fields if field not in values]
             if lacking:
-                number = entry.get("id", f"number {position}") if isinstance(entry, dict) else f"number {position}"
+                name = values.get("id", f"number {number}")
                 raise ValueError(
-                    f"one of the {kind} of {path} has no {lacking[0]!r} ({number}); each needs {', '.join(fields)}"
+                    f"one of the {kind} of {path} has no {lacking[0]!r} ({name}); each needs {', '.join(fields)}"
                 )
     return content
 
 
-def _checked(annotation: Mapping[str, Any], size: tuple[int, int], name: str) -> dict[str, Any]:
-    box, area = annotation["bbox"], annotation.get("area")
-    if not _numbers(box) or len(box) != 4 or min(box[2:]) < 0:
-        raise ValueError(f"{name} has the bbox {box}; give [left, top, width, height] in pixels")
-    if area is not None and not _numbers([area]):
-        raise ValueError(f"{name} has the area {area!r}; give a number of pixels, or leave it out")
-    return {
-        "image_id": annotation["image_id"],
-        "category_id": annotation["category_id"],
-        "bbox": box,
-        "area": area,
-        "iscrowd": int(bool(annotation.get("iscrowd"))),
-        "segmentation": _segmentation(annotation["segmentation"], size, name),
-    }
-
-
-def _segmentation(value: Any, size: tuple[int, int], name: str) -> list[list[float]] | dict[str, Any]:
+def _segmentation(value: Any, size: list[int], name: str) -> list[list[float]] | dict[str, Any]:
     if isinstance(value, dict):
         counts: Any = value.get("counts")
-        if value.get("size") != list(size) or not (isinstance(counts, str) or _numbers(counts)):
+        if value.get("size") != size or not (isinstance(counts, str) or _numbers(counts)):
             raise ValueError(
-                f"{name} has run lengths of size {value.get('size')}; give counts, and its image's size, {list(size)}"
+                f"{name} has run lengths of size {value.get('size')}; give counts, and its image's size, {size}"
             )
         if not isinstance(counts, str) and (sum(counts) != size[0] * size[1] or min(counts) < 0):
             raise ValueError(f"{name} has run lengths of {sum(counts)} pixels; its image has {size[0] * size[1]}")
@@ -244,6 +234,5 @@ def _segmentation(value: Any, size: tuple[int, int], name: str) -> list[list[flo
 
 
 def _numbers(values: Any) -> bool:
-    return isinstance(values, Sequence) and all(
-        isinstance(value, int | float) and math.isfinite(value) for value in values
-    )
+    """Return whether the value is a sequence of finite numbers."""
+    return isinstance(values, Sequence) and all(isinstance(v, int | float) and math.isfinite(v) for v in values)

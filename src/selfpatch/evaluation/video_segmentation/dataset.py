@@ -69,12 +69,11 @@ class Clip:
             if not (path := self.frames_dir / f"{frame}.jpg").is_file():
                 raise ValueError(f"{self.name} has no image {path}; every frame of a clip needs one")
             with Image.open(path) as image:
-                size = image.size
-            if size != (width, height):
-                raise ValueError(
-                    f"frame {frame} of {self.name} is {size[0]} x {size[1]} and its first mask {width} x {height}; "
-                    "use frames and masks of one resolution"
-                )
+                if image.size != (width, height):
+                    raise ValueError(
+                        f"frame {frame} of {self.name} is {image.width} x {image.height} and its first mask {width} x "
+                        f"{height}; use frames and masks of one resolution"
+                    )
 
 
 def open_clips(data: str | Path, config: DAVISConfig) -> list[Clip]:
@@ -96,11 +95,11 @@ def open_clips(data: str | Path, config: DAVISConfig) -> list[Clip]:
         sequences = tuple(_read_image_set(image_set))
     frames, masks = root / "JPEGImages" / "480p", root / "Annotations" / "480p"
     clips = [Clip(name, frames / name, masks / name, year) for name in dict.fromkeys(sequences)]
+    if not clips:
+        raise ValueError(f"no sequences to evaluate in {root}; the image set is empty")
     for clip in clips:
         if not clip.masks_dir.is_dir():
             raise ValueError(f"sequence {clip.name!r} has no folder {clip.masks_dir}; check the name or the download")
-    if not clips:
-        raise ValueError(f"no sequences to evaluate in {root}; the image set is empty")
     return clips
 
 
@@ -109,9 +108,8 @@ def _read_image_set(path: Path) -> list[str]:
 
     A line is a name or, in the 2016 download, a frame: `/JPEGImages/480p/<name>/00000.jpg /Annotations/...`.
     """
-    lines = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
-    names = [Path(line).parent.name if line.endswith(".jpg") else line for line in lines]
-    return list(dict.fromkeys(names))
+    first_words = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    return [Path(word).parent.name if word.endswith(".jpg") else word for word in first_words]
 
 
 def read_mask(path: Path, year: Year) -> np.ndarray:
