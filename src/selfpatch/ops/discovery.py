@@ -36,12 +36,10 @@ def lost(features: Tensor, *, num_patches: int = 100) -> DiscoveredObject:
 
         A = F F^T                                     of features that are not normalised
         degree[i] = number of entries A[i, :] > 0
-        lowest = the num_patches patches of lowest degree
+        lowest = the num_patches patches of lowest degree, the first in row order among equals
         seed = lowest[0]                              an object is smaller than its surroundings
         similar = patches of lowest with A[seed, :] > 0
         object = component of the seed in: sum of A[similar, :] > 0
-
-    Among equal degrees the first in row order counts as the lowest. Rows of A are computed in chunks.
 
     Args:
         features: [h, w, D], keys of the last block in the paper.
@@ -50,9 +48,10 @@ def lost(features: Tensor, *, num_patches: int = 100) -> DiscoveredObject:
     Raises:
         ValueError: num_patches is not positive.
     """
-    _check_expansion(num_patches)
+    if num_patches < 1:
+        raise ValueError(f"num_patches is {num_patches}; use 1 or more, 100 as in LOST")
     flat = features.flatten(0, 1)
-    degree = torch.cat([(rows @ flat.T > 0).sum(1) for rows in flat.split(_chunk_rows(len(flat)))])
+    degree = torch.cat([(rows @ flat.T > 0).sum(1) for rows in _row_chunks(flat)])
     lowest = degree.argsort(stable=True)[:num_patches]
     seed = lowest[0]
     similar = lowest[flat[lowest] @ flat[seed] > 0]
@@ -62,7 +61,6 @@ def lost(features: Tensor, *, num_patches: int = 100) -> DiscoveredObject:
 
 def lost_reference(features: Tensor, *, num_patches: int = 100) -> DiscoveredObject:
     """Find the object as `lost` does, with all of A at once."""
-    _check_expansion(num_patches)
     flat = features.flatten(0, 1)
     products = flat @ flat.T  # [N, N]
     lowest = (products > 0).sum(1).argsort(stable=True)[:num_patches]
@@ -71,31 +69,20 @@ def lost_reference(features: Tensor, *, num_patches: int = 100) -> DiscoveredObj
     return _component(int(lowest[0]), total.view(features.shape[:2]) > 0)
 
 
-def _check_expansion(num_patches: int) -> None:
-    if num_patches < 1:
-        raise ValueError(f"num_patches is {num_patches}; use 1 or more, 100 as in LOST")
-
-
 def tokencut(features: Tensor, *, tau: float = 0.2) -> DiscoveredObject:
-    """Find the object by TokenCut (Wang et al., arXiv 2202.11539, section 3).
+    """Find the object in features [h, w, D] by TokenCut (Wang et al., arXiv 2202.11539, section 3).
 
     ::
 
-        v = normalised_cut(features)
+        v = normalised_cut(features), of the keys of the last block in the paper
         seed = the patch of the largest |v|
         side = v > mean of v, or the other side, whichever holds the seed
         object = component of the seed in that side
-
-    Args:
-        features: [h, w, D], keys of the last block in the paper.
-        tau: cosine above which patches are similar.
     """
     vector = normalised_cut(features.flatten(0, 1), tau=tau)
     seed = int(vector.abs().argmax())
     side = vector > vector.mean()
-    if not side[seed]:
-        side = ~side
-    return _component(seed, side.view(features.shape[:2]))
+    return _component(seed, (side == side[seed]).view(features.shape[:2]))
 
 
 def normalised_cut(features: Tensor, *, tau: float = 0.2) -> Tensor:
@@ -118,42 +105,37 @@ def normalised_cut(features: Tensor, *, tau: float = 0.2) -> Tensor:
 
     Returns:
         [N] float64 of unit length in z; its sign is arbitrary.
+
+    Raises:
+        ValueError: there are more than `MAX_PATCHES` patches.
     """
-    similar = _similar(features, tau)
-    degree = _degree(similar)
-    root = degree.sqrt()
-    trivial = root / root.norm()
-    weights = similar.double() if similar.numel() <= MAX_PRODUCTS else similar
+    similar, root = _similarity_graph(features, tau)
+    trivial = (root / root.norm())[None]
+    fits = similar.numel() <= MAX_PRODUCTS
+    weights = similar.double() if fits else similar
 
     def weigh(z: Tensor) -> Tensor:
         scaled = z / root
-        product = FAINT_EDGE * scaled.sum() + (1 - FAINT_EDGE) * _matmul_double(weights, scaled)
-        return _orthogonalise(product / root, trivial[None])
+        product = torch.cat([rows.double() @ scaled for rows in _row_chunks(weights)])
+        product = FAINT_EDGE * scaled.sum() + (1 - FAINT_EDGE) * product
+        return _orthogonalise(product / root, trivial)
 
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(len(root), generator=generator, dtype=torch.float64).to(root.device)
-    start = _orthogonalise(start, trivial[None])
-    vector, converged = _largest_eigenvector(weigh, start, min(len(root) - 1, LANCZOS_STEPS))
-    if not converged and similar.numel() <= MAX_PRODUCTS:
-        return normalised_cut_reference(features, tau=tau)
-    return vector / root
+    start = torch.randn(len(root), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(root.device)
+    steps = min(len(root) - 1, LANCZOS_STEPS)
+    vector, converged = _largest_eigenvector(weigh, _orthogonalise(start, trivial), steps)
+    return vector / root if converged or not fits else normalised_cut_reference(features, tau=tau)
 
 
 def normalised_cut_reference(features: Tensor, *, tau: float = 0.2) -> Tensor:
     """Return the vector of `normalised_cut` from all eigenvectors of the graph."""
-    similar = _similar(features, tau)
-    root = _degree(similar).sqrt()
+    similar, root = _similarity_graph(features, tau)
     weights = FAINT_EDGE + (1 - FAINT_EDGE) * similar.double()
     _, vectors = torch.linalg.eigh(weights / (root[:, None] * root))  # in ascending order
     return vectors[:, max(0, len(root) - 2)] / root
 
 
-def _similar(features: Tensor, tau: float) -> Tensor:
-    """Return [N, N] bool, whether two patches have a cosine above tau; a pair takes one byte.
-
-    Raises:
-        ValueError: there are more than `MAX_PATCHES` patches.
-    """
+def _similarity_graph(features: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """Return [N, N] bool, whether patches have a cosine above tau, in one byte a pair, and sqrt(d) [N] in float64."""
     if len(features) > MAX_PATCHES:
         raise ValueError(
             f"TokenCut compares each of {len(features)} patches with every other; at most {MAX_PATCHES} can be: "
@@ -162,16 +144,13 @@ def _similar(features: Tensor, tau: float) -> Tensor:
     if features.device.type == "mps":  # which has no float64
         features = features.cpu()
     unit = F.normalize(features, dim=1)
-    return torch.cat([rows @ unit.T > tau for rows in unit.split(_chunk_rows(len(unit)))])
+    similar = torch.cat([rows @ unit.T > tau for rows in _row_chunks(unit)])
+    return similar, (FAINT_EDGE * len(similar) + (1 - FAINT_EDGE) * similar.sum(1).double()).sqrt()
 
 
-def _degree(similar: Tensor) -> Tensor:
-    return FAINT_EDGE * len(similar) + (1 - FAINT_EDGE) * similar.sum(1).double()
-
-
-def _matmul_double(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Multiply a square matrix by a vector in float64, converting a chunk of rows at a time."""
-    return torch.cat([rows.double() @ vector for rows in matrix.split(_chunk_rows(len(matrix)))])
+def _row_chunks(matrix: Tensor) -> tuple[Tensor, ...]:
+    """Split N rows so that the products of a chunk with N vectors are at most `MAX_PRODUCTS`."""
+    return matrix.split(max(1, MAX_PRODUCTS // len(matrix)))
 
 
 def _largest_eigenvector(apply: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, bool]:
@@ -187,7 +166,7 @@ def _largest_eigenvector(apply: Callable[[Tensor], Tensor], start: Tensor, steps
         off_diagonal.append(rest.norm())
         closed = bool(off_diagonal[-1] < LANCZOS_TOLERANCE)
         if closed or step == steps or step % 8 == 0:
-            inner = torch.stack(off_diagonal[:-1]) if step > 1 else rest.new_zeros(0)
+            inner = torch.stack(off_diagonal)[:-1]
             tridiagonal = torch.stack(diagonal).diag() + inner.diag(1) + inner.diag(-1)
             _, vectors = torch.linalg.eigh(tridiagonal.cpu())
             converged = closed or bool(off_diagonal[-1] * vectors[-1, -1].abs() < LANCZOS_TOLERANCE)
@@ -222,18 +201,17 @@ def attended(attention: Tensor, *, mass: float = 0.6) -> DiscoveredObject:
     values, order = attention.flatten().double().cpu().sort()
     kept = torch.empty(len(values), dtype=torch.bool)
     kept[order] = values.cumsum(0) / values.sum() > 1 - mass
-    labels, _ = ndimage.label(kept.view(attention.shape).numpy())
-    sizes = torch.from_numpy(labels).flatten().bincount()
+    labels = torch.from_numpy(ndimage.label(kept.view(attention.shape).numpy())[0])
+    sizes = labels.flatten().bincount()
     sizes[0] = 0  # removed patches
-    mask = torch.from_numpy(labels) == int(sizes.argmax())
+    mask = labels == sizes.argmax()
     return DiscoveredObject(int(attention.cpu().masked_fill(~mask, -1).argmax()), mask)
 
 
 def _component(seed: int, mask: Tensor) -> DiscoveredObject:
     """Return the 4-connected component of the seed, or the seed alone if it is not in the mask (a patch of zeros)."""
-    labels, _ = ndimage.label(mask.cpu().numpy())
-    label = labels.flat[seed]
-    component = torch.from_numpy(labels == label) if label else torch.zeros(labels.shape, dtype=torch.bool)
+    labels = torch.from_numpy(ndimage.label(mask.cpu().numpy())[0])
+    component = mask.cpu() & (labels == labels.flatten()[seed])
     component.view(-1)[seed] = True
     return DiscoveredObject(seed, component)
 
@@ -249,7 +227,3 @@ def pixel_box(mask: Tensor, cell: tuple[float, float], size: tuple[int, int]) ->
     rows, columns = (mask.any(dim).nonzero().flatten() for dim in (1, 0))
     (top, bottom), (left, right) = ((int(index[0]), int(index[-1]) + 1) for index in (rows, columns))
     return left * cell[1], top * cell[0], min(right * cell[1], size[1]), min(bottom * cell[0], size[0])
-
-
-def _chunk_rows(n: int) -> int:
-    return max(1, MAX_PRODUCTS // n)
