@@ -9,14 +9,8 @@ from torch import Tensor
 def attend(query: Tensor, keys: Tensor, values: Tensor, valid: Tensor | None = None) -> Tensor:
     """Let one query attend to a set, all heads at once: softmax(q k^T / sqrt(d)) v.
 
-    Args:
-        query: [..., H, d].
-        keys: [..., n, H, d].
-        values: [..., n, H, d].
-        valid: [..., n] bool, False for entries to leave out; if None, all count.
-
-    Returns:
-        [..., H, d].
+    Queries are [..., H, d], keys and values [..., n, H, d], the result [..., H, d]. `valid` [..., n] is False for
+    entries to leave out; if None, all count.
     """
     scores = torch.einsum("...hd,...nhd->...hn", query, keys) * query.shape[-1] ** -0.5
     if valid is not None:
@@ -25,14 +19,5 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, valid: Tensor | None = N
 
 
 def gather_patches(x: Tensor, indices: Tensor) -> Tensor:
-    """Return the entries of x at the given patches.
-
-    Args:
-        x: [B, N, ...].
-        indices: [B, N, k] patch indices.
-
-    Returns:
-        [B, N, k, ...].
-    """
-    batch = torch.arange(len(x), device=x.device)[:, None, None]
-    return x[batch, indices]
+    """Return the entries of x [B, N, ...] at patch indices [B, N, k]: [B, N, k, ...]."""
+    return x[torch.arange(len(x), device=x.device)[:, None, None], indices]

@@ -13,13 +13,8 @@ def gaussian_blur(levels: Tensor, radius: Tensor, dtype: torch.dtype = torch.flo
 
     Pillow rounds after each of its six box blurs, this function after three.
 
-    Args:
-        levels: [N, C, S, S] of whole numbers in [0, 255].
-        radius: [N] float32, standard deviations in pixels.
-        dtype: type that the two products are computed in.
-
-    Returns:
-        [N, C, S, S] as `levels`.
+    Levels are [N, C, S, S] of whole numbers in [0, 255], radii [N] float32 standard deviations in pixels. Both products
+    are computed in `dtype`.
     """
     box = box_blurring(box_radius(radius), levels.shape[-1])
     blurring = (box @ box @ box).to(dtype)[:, None]  # [N, 1, S, S]

@@ -24,10 +24,7 @@ def entropy(probabilities: Tensor) -> Tensor:
 def distribution_meters(logits: Tensor, temp: float, center: Tensor) -> dict[str, Tensor]:
     """Measure how sharp and how varied the teacher's distributions softmax((logits - center) / temp) are.
 
-    Args:
-        logits: [n, K], any floating type; more than `MAX_ROWS` rows are sub-sampled evenly.
-        temp: temperature of the softmax.
-        center: [K] or [1, K].
+    Logits are [n, K] of any floating type, of which at most `MAX_ROWS` evenly spaced rows are read; the centre is [K].
 
     Returns:
         Scalars in nats:
@@ -55,11 +52,8 @@ def effective_rank(features: Tensor) -> Tensor:
     RankMe (Garrido, Balestriero, Najman, LeCun; ICML 2023; arXiv 2210.02885), with 0 log 0 = 0 in place of its epsilon.
     As there, the features are not centred, so that constant features have rank 1.
 
-    Args:
-        features: [n, D], any floating type; more than `MAX_ROWS` rows are sub-sampled evenly.
-
-    Returns:
-        A scalar; 1 for features that are all zero, NaN if any is not finite.
+    Features are [n, D] of any floating type, of which at most `MAX_ROWS` evenly spaced rows are read. The rank of
+    features that are all zero is 1; it is NaN if any is not finite.
 
     Raises:
         ValueError: the features are not a matrix with rows.

@@ -7,7 +7,6 @@ where Pillow does it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,42 +30,36 @@ def jitter(levels: Tensor, order: Tensor, strengths: Tensor) -> Tensor:
     Args:
         levels: [N, 3, h, w].
         order: [N, 4] on the CPU, the number of the p-th adjustment, or NOTHING.
-        strengths: [N, 4] float32 on the CPU, the strength of the p-th adjustment: a factor, or a shift of the hue in
-            levels.
+        strengths: [N, 4] float32 on the CPU, the p-th adjustment's factor, or shift of the hue in levels.
     """
     blended = (order != HUE) & (order != NOTHING)
-    plan = torch.stack(
-        [torch.where(blended, strengths, 1.0), (order == CONTRAST).float(), (order == SATURATION).float()]
-    )
-    plan = to_device(plan, levels.device)[..., None, None, None]  # [3, N, 4, 1, 1, 1]
+    plan = [torch.where(blended, strengths, 1.0), *((order == number).float() for number in (CONTRAST, SATURATION))]
+    table = to_device(torch.stack(plan), levels.device)[..., None, None, None]  # [3, N, 4, 1, 1, 1]
     shifts = to_device(strengths, levels.device)
     for position in range(order.shape[1]):
         # Brightness, contrast and saturation blend the image with black, its mean and its grey: one formula for all
         # three, and a factor of 1, which changes nothing, for the others.
-        factor, to_mean, to_grey = plan[:, :, position]
+        factor, to_mean, to_grey = table[:, :, position]
         luminance = grey(levels)
         levels = blend(levels, to_mean * mean_level(luminance) + to_grey * luminance, factor)
-        levels = to_some(levels, order[:, position] == HUE, partial(_shift_some, shifts[:, position]))
+        levels = to_some(levels, order[:, position] == HUE, shift_hue, shifts[:, position])
     return levels
 
 
-def _shift_some(shifts: Tensor, levels: Tensor, rows: Tensor) -> Tensor:
-    return shift_hue(levels, shifts[rows])
-
-
-def to_some(levels: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def to_some(levels: Tensor, chosen: Tensor, change: Callable[..., Tensor], *values: Tensor) -> Tensor:
     """Change the chosen images only, for operations that cost more than selecting images.
 
     Args:
         levels: [N, ...].
         chosen: [N] bool, on the CPU, so that shapes are known without waiting for a device.
-        change: function (images [n, ...], their indices [n]) -> [n, ...].
+        change: function (images [n, ...], *values [n, ...]) -> [n, ...].
+        values: [N, ...] each, on the device of the images.
     """
     rows = chosen.nonzero()[:, 0]
     if not len(rows):
         return levels
     rows = to_device(rows, levels.device)
-    return levels.index_copy(0, rows, change(levels[rows], rows))
+    return levels.index_copy(0, rows, change(levels[rows], *(value[rows] for value in values)))
 
 
 def blend(levels: Tensor, degenerate: Tensor, factor: Tensor) -> Tensor:
@@ -80,18 +73,18 @@ def grey(levels: Tensor) -> Tensor:
     return ((red * 19595 + green * 38470 + blue * 7471 + 32768) / 65536).floor()
 
 
+def remove_colours(levels: Tensor) -> Tensor:
+    """Return images [N, 3, h, w] whose channels are all the luminance."""
+    return grey(levels).expand_as(levels)
+
+
 def mean_level(luminance: Tensor) -> Tensor:
     """Return the rounded mean level: [N, 1, h, w] -> [N, 1, 1, 1]."""
     return (luminance.mean((2, 3), keepdim=True) + 0.5).floor()
 
 
 def shift_hue(levels: Tensor, shift: Tensor) -> Tensor:
-    """Rotate the hue through Pillow's 8-bit HSV.
-
-    Args:
-        levels: [N, 3, h, w].
-        shift: [N] in levels; 255 are a whole turn.
-    """
+    """Rotate the hue of images [N, 3, h, w] through Pillow's 8-bit HSV by shifts [N]; 255 are a whole turn."""
     hue, saturation, value = _to_hsv(levels)
     hue = (hue + shift[:, None, None, None]).remainder(256)
     return _from_hsv(hue, saturation, value)

@@ -17,14 +17,7 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temp: float) -> T
 
         for i:  -log( exp(q_i . k_i / temp) / (exp(q_i . k_i / temp) + sum_j exp(q_i . n_j / temp)) )
 
-    Args:
-        queries: [..., E], normalised.
-        keys: [..., E], normalised.
-        negatives: [K, E], normalised.
-        temp: temperature.
-
-    Returns:
-        [...] float32.
+    Queries and keys are [..., E], negatives [K, E], all normalised; the result is [...] float32.
     """
     queries, keys = queries.float(), keys.float()
     with torch.autocast(queries.device.type, enabled=False):
@@ -38,14 +31,8 @@ def batch_info_nce(queries: Tensor, keys: Tensor, first: int, temp: float) -> Te
 
         for i:  -log( exp(q_i . k_{first + i} / temp) / sum_j exp(q_i . k_j / temp) )
 
-    Args:
-        queries: [b, E] of this process, normalised.
-        keys: [B, E] of all processes, normalised.
-        first: index of this process's first key.
-        temp: temperature.
-
-    Returns:
-        [b] float32.
+    Queries are [b, E] of this process, keys [B, E] of all processes, both normalised; `first` is the index of this
+    process's first key. The result is [b] float32.
     """
     with torch.autocast(queries.device.type, enabled=False):
         logits = queries.float() @ keys.float().T / temp

@@ -15,13 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Compute (image - mean) / std for each channel of images in [0, 1]; uint8 images are divided by 255 first.
 
-    Args:
-        images: [..., C, H, W] uint8 in [0, 255], or float32 in [0, 1].
-        mean: C numbers.
-        std: C numbers.
-
-    Returns:
-        [..., C, H, W] float32.
+    Images are [..., C, H, W] in uint8 or float32, the result is float32; mean and std have C numbers.
 
     Raises:
         ValueError: the images are neither uint8 nor float32, or have another number of channels than mean and std.

@@ -54,7 +54,7 @@ def rows_at_once(columns: int) -> int:
 
 
 def class_votes(similarity: Tensor, labels: Tensor, *, temperature: float, num_classes: int) -> Tensor:
-    """Return the votes of neighbours that have one class each.
+    """Return the votes [m, K] of neighbours that have one class each; the largest is the prediction.
 
     Wu et al. keep the largest similarity in the exponent. It multiplies all votes of a query by one number, which low
     temperatures make infinite, so it is left out here.
@@ -64,12 +64,6 @@ def class_votes(similarity: Tensor, labels: Tensor, *, temperature: float, num_c
         labels: [m, k] int64 class of each neighbour.
         temperature: softmax temperature of the votes, above 0.
         num_classes: number of classes K.
-
-    Returns:
-        [m, K] votes; the largest is the prediction.
-
-    Raises:
-        ValueError: the temperature is not above 0.
     """
     check_temperature(temperature)
     votes = similarity.new_zeros(len(similarity), num_classes)
@@ -77,38 +71,20 @@ def class_votes(similarity: Tensor, labels: Tensor, *, temperature: float, num_c
 
 
 def soft_class_votes(similarity: Tensor, shares: Tensor, *, temperature: float) -> Tensor:
-    """Return the votes of neighbours that hold a share of each class: the mean by softmax weights.
-
-    Args:
-        similarity: [m, k].
-        shares: [m, k, K] shares of the classes of each neighbour.
-        temperature: softmax temperature of the votes, above 0.
-
-    Returns:
-        [m, K] votes.
-    """
+    """Return votes [m, K], the mean of the neighbours' shares [m, k, K], by the softmax of similarities [m, k]."""
     return torch.einsum("nk,nkc->nc", (similarity / temperature).softmax(1), shares)
 
 
 def knn_predict(
     train: Tensor, train_labels: Tensor, test: Tensor, *, k: int, temperature: float = 0.07, num_classes: int
 ) -> Tensor:
-    """Return the votes of the nearest training features.
+    """Return the votes [m, K] of the nearest training features; the largest is the prediction.
 
         for each test feature i:
             for each of the k training features j with the largest cosine(i, j):
                 votes[i, label[j]] += exp((cosine(i, j) - the largest cosine) / temperature)
 
-    Args:
-        train: [n, D] features of any norm.
-        train_labels: [n] int64.
-        test: [m, D] features of any norm.
-        k: number of neighbours that vote.
-        temperature: softmax temperature of the votes.
-        num_classes: number of classes K.
-
-    Returns:
-        [m, K] votes; the largest is the prediction.
+    Features are [n, D] and [m, D] of any norm, labels [n] int64.
 
     Raises:
         ValueError: k is not between 1 and n, or the temperature is not above 0.
@@ -123,11 +99,7 @@ def knn_predict(
 def leave_one_out(features: Tensor, labels: Tensor, k: int, *, temperature: float = 0.07) -> float:
     """Return the top-1 accuracy of predicting each feature from its k nearest others, which needs no test set.
 
-    Args:
-        features: [n, D] of any norm.
-        labels: [n] int64.
-        k: number of neighbours that vote, at most n - 1.
-        temperature: softmax temperature of the votes.
+    Features are [n, D] of any norm, labels [n] int64.
 
     Raises:
         ValueError: k is not between 1 and n - 1, or the temperature is not above 0.
@@ -148,10 +120,6 @@ def leave_one_out(features: Tensor, labels: Tensor, k: int, *, temperature: floa
 
 
 def check_temperature(temperature: float) -> None:
-    """Refuse a softmax temperature that is not above 0.
-
-    Raises:
-        ValueError: it is 0, negative or nan.
-    """
+    """Raise ValueError if a softmax temperature is not above 0."""
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; use a number above 0, e.g. 0.07")

@@ -19,19 +19,7 @@ from selfpatch.core.reference import fast_path_of
 def norm_linear_reference(
     x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """Compute linear(layer_norm(x)).
-
-    Args:
-        x: [..., D].
-        norm_weight: [D].
-        norm_bias: [D].
-        eps: epsilon of the layer norm.
-        weight: [E, D].
-        bias: [E].
-
-    Returns:
-        [..., E].
-    """
+    """Compute linear(layer_norm(x)) for x [..., D], norm's weight and bias [D], weight [E, D], bias [E]: [..., E]."""
     return F.linear(F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps), weight, bias)
 
 
@@ -39,7 +27,7 @@ def norm_linear_reference(
 def norm_linear(
     x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """Compute `norm_linear_reference`, storing only x and each token's mean and deviation for the backward pass."""
+    """See `norm_linear_reference`; only x and each token's mean and deviation are stored for the backward pass."""
     result: Tensor = _NormLinear.apply(x, norm_weight, norm_bias, eps, *_cast_for_product(weight, bias))
     return result
 
@@ -51,7 +39,7 @@ def gelu_linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
 
 @fast_path_of(gelu_linear_reference)
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute `gelu_linear_reference`, storing only x for the backward pass."""
+    """See `gelu_linear_reference`; only x is stored for the backward pass."""
     result: Tensor = _GeluLinear.apply(x, *_cast_for_product(weight, bias))
     return result
 
@@ -80,24 +68,16 @@ class _NormLinear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, norm_weight, norm_bias, mean, scale, weight = ctx.saved_tensors
-        wants_x, wants_norm_weight, wants_norm_bias, _, wants_weight, wants_bias = ctx.needs_input_grad
-        to_weight = None
+        *wants_inputs, _, wants_weight, wants_bias = ctx.needs_input_grad
+        shape, rows, to_weight = x.shape[-1:], gradient.flatten(0, -2), None
         if wants_weight:
-            normed, *_ = torch.native_layer_norm(x, x.shape[-1:], norm_weight, norm_bias, ctx.eps)
-            to_weight = gradient.flatten(0, -2).T @ normed.flatten(0, -2).to(weight.dtype)
+            normed, *_ = torch.native_layer_norm(x, shape, norm_weight, norm_bias, ctx.eps)
+            to_weight = rows.T @ normed.flatten(0, -2).to(weight.dtype)
         to_normed = (gradient @ weight).to(x.dtype)
-        to_x, to_norm_weight, to_norm_bias = torch.ops.aten.native_layer_norm_backward(
-            to_normed,
-            x,
-            x.shape[-1:],
-            mean,
-            scale,
-            norm_weight,
-            norm_bias,
-            [wants_x, wants_norm_weight, wants_norm_bias],
+        to_inputs = torch.ops.aten.native_layer_norm_backward(
+            to_normed, x, shape, mean, scale, norm_weight, norm_bias, wants_inputs
         )
-        to_bias = gradient.flatten(0, -2).sum(0) if wants_bias else None
-        return to_x, to_norm_weight, to_norm_bias, None, to_weight, to_bias
+        return *to_inputs, None, to_weight, rows.sum(0) if wants_bias else None
 
 
 class _GeluLinear(torch.autograd.Function):

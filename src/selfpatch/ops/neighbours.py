@@ -59,8 +59,7 @@ def neighbour_table(
         h: height of the grid.
         w: width of the grid.
         window: odd side of the square neighbourhood in patches, or `all` for every other patch of the grid.
-        border: `wrap` continues at the opposite image border like a torus (the released code); `clip` keeps to the
-            image.
+        border: `wrap` continues at the opposite border like a torus (the released code); `clip` keeps to the image.
         device: device of the table.
 
     Returns:
@@ -68,8 +67,7 @@ def neighbour_table(
         patch counts once.
 
     Raises:
-        ValueError: the window is neither odd and at least 3 nor `all`, the border is unknown, or the grid has one patch
-            only.
+        ValueError: window or border is none of these, or the grid has one patch only.
     """
     check_matching(1, window, border)
     if h * w < 2:
@@ -99,16 +97,11 @@ def _table(h: int, w: int, window: Window, border: Border, device: torch.device 
 
 
 def neighbour_similarity_reference(features: Tensor, table: NeighbourTable) -> Tensor:
-    """Compute the cosine similarity of each patch with each of its neighbours.
+    """Compute the cosine similarity of each patch of features [B, N, D] with each of its neighbours.
 
         for b, i, m:  s[b, i, m] = cos(f[b, i], f[b, table.indices[i, m]])
 
-    Args:
-        features: [B, N, D].
-        table: neighbours of each patch.
-
-    Returns:
-        [B, N, M] float32, -inf where the table is not valid.
+    The result is [B, N, M] float32, -inf where the table is not valid.
     """
     f = F.normalize(features.float(), dim=-1)
     similarity = (f[:, :, None] * f[:, table.indices]).sum(-1)
@@ -117,10 +110,7 @@ def neighbour_similarity_reference(features: Tensor, table: NeighbourTable) -> T
 
 @fast_path_of(neighbour_similarity_reference)
 def neighbour_similarity(features: Tensor, table: NeighbourTable) -> Tensor:
-    """Compute `neighbour_similarity_reference` by one dense product, from which the neighbours are gathered.
-
-    The [B, N, M, D] tensor of gathered features never exists.
-    """
+    """See `neighbour_similarity_reference`; neighbours are gathered from one dense product, not from the features."""
     f = F.normalize(features.float(), dim=-1)
     with torch.autocast(f.device.type, enabled=False):  # in bfloat16 many neighbours would tie
         dense = f @ f.transpose(1, 2)  # [B, N, N]
@@ -132,10 +122,7 @@ def neighbour_similarity(features: Tensor, table: NeighbourTable) -> Tensor:
 def top_positives(features: Tensor, k: int, table: NeighbourTable) -> Positives:
     """Return the k most similar neighbours of each patch, P(i) of the paper.
 
-    Args:
-        features: [B, N, D], the teacher's patch features before any norm.
-        k: number of neighbours to choose.
-        table: neighbours of each patch.
+    The features [B, N, D] are the teacher's patches before any norm.
 
     Raises:
         ValueError: k exceeds the number of neighbours.

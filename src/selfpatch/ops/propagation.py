@@ -32,7 +32,7 @@ def propagate_labels_reference(
     normalised: bool = False,
     max_cosines: int = MAX_COSINES,
 ) -> Tensor:
-    """Propagate labels as `propagate_labels` does, with all pairs at once as in the released code.
+    """Propagate labels with all pairs at once as in the released code; arguments as for `propagate_labels`.
 
     ::
 
@@ -178,16 +178,15 @@ def _distance(length: int, device: torch.device) -> Tensor:
 def _check(
     query: Tensor, features: Frames, labels: Frames, radius: int, topk: int, temperature: float, max_cosines: int
 ) -> None:
-    shapes = list(dict.fromkeys(tuple(frame.shape) for frame in features))
-    if query.ndim != 3 or shapes != [tuple(query.shape)]:
+    maps, label_maps = (list(dict.fromkeys(tuple(frame.shape) for frame in frames)) for frames in (features, labels))
+    if query.ndim != 3 or maps != [tuple(query.shape)]:
         raise ValueError(
-            f"query {list(query.shape)} and context_features of {' and '.join(map(str, shapes)) or 'no frame'} do not "
+            f"query {list(query.shape)} and context_features of {' and '.join(map(str, maps)) or 'no frame'} do not "
             "fit; use [h, w, D] and one or more maps of the same shape"
         )
-    shapes = list(dict.fromkeys(tuple(frame.shape) for frame in labels))
-    if len(labels) != len(features) or len(shapes) != 1 or not all(shape[1:] == query.shape[:2] for shape in shapes):
+    if len(labels) != len(features) or [shape[1:] for shape in label_maps] != [query.shape[:2]]:
         raise ValueError(
-            f"context_labels, {len(labels)} maps of {' and '.join(map(str, shapes))}, do not fit context_features, "
+            f"context_labels, {len(labels)} maps of {' and '.join(map(str, label_maps))}, do not fit context_features, "
             f"{len(features)} of {tuple(query.shape)}; use [C, h, w] for each [h, w, D]"
         )
     if radius < 0 or topk < 1 or temperature <= 0:

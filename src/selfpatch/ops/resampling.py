@@ -61,7 +61,7 @@ def resize_weights(
 
     Args:
         start: [...] float32, start of the box on each line, in pixels.
-        length: [...] float32, length of the box on each line, in pixels.
+        length: [...] float32, length of the box, in pixels.
         size: length of the resized box in pixels.
         taps: `num_taps` of the largest length / size.
         side: length of the line in pixels.

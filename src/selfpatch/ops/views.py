@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from selfpatch.ops.blur import gaussian_blur
-from selfpatch.ops.colour import grey, jitter, solarize, to_some
+from selfpatch.ops.colour import jitter, remove_colours, solarize, to_some
 from selfpatch.ops.images import to_device
 from selfpatch.ops.resampling import crop_resize
 
@@ -25,45 +25,22 @@ MAX_COLOUR_VALUES = 2**25
 
 @dataclass(frozen=True)
 class ViewTable:
-    """Draws for the views of one size of a batch, on the CPU.
-
-    Attributes:
-        size: side of a view in pixels.
-        values: [V, B, 16] float32, the values of each view that the properties below name.
-    """
+    """Draws for the views of one size of a batch, on the CPU."""
 
     size: int
+    """Side of a view in pixels."""
     values: Tensor
+    """[V, B, 16] float32, with these columns for each view:
+
+    0 to 4: crop box (left, top, width, height, flipped) in pixels of the stored image;
+    5 to 8: order of the adjustments, 9 to 12: their strengths, as `colour.jitter` takes both;
+    13: 1 if colours are removed; 14: blur radius in pixels of the view, 0 for no blur; 15: 1 if solarized.
+    """
 
     @property
     def boxes(self) -> Tensor:
-        """Crop boxes [V, B, 5]: (left, top, width, height, flipped) in pixels of the stored image."""
+        """Crop boxes [V, B, 5]."""
         return self.values[..., :5]
-
-    @property
-    def order(self) -> Tensor:
-        """Order of adjustments [V, B, 4], as `ops.colour.jitter` takes it."""
-        return self.values[..., 5:9]
-
-    @property
-    def strengths(self) -> Tensor:
-        """Strengths of the adjustments [V, B, 4], as `ops.colour.jitter` takes them."""
-        return self.values[..., 9:13]
-
-    @property
-    def grey(self) -> Tensor:
-        """Grey views [V, B]: 1 where colours are removed."""
-        return self.values[..., 13]
-
-    @property
-    def blur_radius(self) -> Tensor:
-        """Blur radius [V, B] in pixels of the view; 0 is no blur."""
-        return self.values[..., 14]
-
-    @property
-    def solarize(self) -> Tensor:
-        """Solarized views [V, B]: 1 where bright levels are inverted."""
-        return self.values[..., 15]
 
 
 def render_views(pixels: Tensor, sizes: Tensor, tables: Sequence[ViewTable]) -> list[Tensor]:
@@ -131,17 +108,12 @@ def _change_colours(views: Tensor, table: ViewTable) -> None:
     """Apply all changes but the crop, in place, to as many views at once as memory allows."""
     flat = views.flatten(0, 1)
     count = max(1, MAX_COLOUR_VALUES // flat[0].numel())
-    order, strengths = table.order.flatten(0, 1), table.strengths.flatten(0, 1)
-    to_grey, radius, to_solarize = (x.flatten() for x in (table.grey, table.blur_radius, table.solarize))
-    for first in range(0, len(flat), count):
-        part = slice(first, first + count)
-        radii = to_device(radius[part], flat.device)
-        levels = jitter(flat[part].float(), order[part], strengths[part])
-        levels = to_some(levels, to_grey[part] > 0, lambda x, _: grey(x).expand_as(x))
-        levels = to_some(levels, radius[part] > 0, partial(_blur_some, radii))
-        levels = to_some(levels, to_solarize[part] > 0, lambda x, _: solarize(x))
-        flat[part] = levels.to(torch.uint8)
-
-
-def _blur_some(radii: Tensor, levels: Tensor, rows: Tensor) -> Tensor:
-    return gaussian_blur(levels, radii[rows], product_dtype(levels.device))
+    blur = partial(gaussian_blur, dtype=product_dtype(flat.device))
+    for part, values in zip(flat.split(count), table.values.flatten(0, 1).split(count), strict=True):
+        _, order, strengths, drawn = values.split([5, 4, 4, 3], dim=1)
+        to_grey, radius, to_solarize = drawn.unbind(1)
+        levels = jitter(part.float(), order, strengths)
+        levels = to_some(levels, to_grey > 0, remove_colours)
+        levels = to_some(levels, radius > 0, blur, to_device(radius, flat.device))
+        levels = to_some(levels, to_solarize > 0, solarize)
+        part.copy_(levels)
