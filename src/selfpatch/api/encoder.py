@@ -47,7 +47,7 @@ def load(weights: str, *, device: str = "auto", normed_patches: bool = True, **o
     Raises:
         ValueError: there are no such weights, or they do not fit.
     """
-    return _open(weights, device, LoadConfig(**options), normed_patches)[0]
+    return open_encoder(weights, device, load_options={"normed_patches": normed_patches, **options})[0]
 
 
 def open_encoder(
@@ -58,11 +58,7 @@ def open_encoder(
 ) -> tuple[Encoder, Provenance | None]:
     """Return the encoder and the record of its source, if that is known.
 
-    Args:
-        weights: weights as `load` takes them, an encoder, or a function.
-        device: as `load` takes it.
-        patch_size: side of a patch in pixels, if `weights` is a function.
-        load_options: options of `load`, or of `FunctionEncoder` if `weights` is a function.
+    A function needs a `patch_size` in pixels, and takes options of `FunctionEncoder` in place of those of `load`.
 
     Raises:
         ValueError: there are no such weights, or a patch size is missing or given without need.
@@ -71,14 +67,37 @@ def open_encoder(
     if callable(weights) and not isinstance(weights, Encoder):
         if patch_size is None:
             raise ValueError("the network is a function of images; say how large its patches are, e.g. patch_size=16")
-        placed = None if device == "auto" else distributed.start(device)
-        return FunctionEncoder(weights, patch_size, device=placed, **options), None
+        function_device = None if device == "auto" else distributed.start(device)
+        return FunctionEncoder(weights, patch_size, device=function_device, **options), None
     if patch_size is not None:
         raise ValueError(f"patch_size is {patch_size}, but only a function of images needs one; leave it out")
     if not isinstance(weights, str):
         return weights, None
     normed_patches = options.pop("normed_patches", True)
-    return _open(weights, device, LoadConfig(**options), normed_patches)
+    load_config = LoadConfig(**options)
+    kind, _, name = weights.partition(":")
+    if kind == "baseline":
+        return _baseline(name, device), Provenance(weights)
+    network_device = distributed.start(device)
+    if kind == "untrained":
+        run = RunDirectory.open(name)
+        config = RunConfig.from_saved(run.settings, run.settings_file)
+        untrained = untrained_encoder(config, read_weights(name).config)
+        return untrained.to(network_device), Provenance(weights, network_sha256(untrained))
+    encoder, report = load_encoder(weights, load_config, normed_patches=normed_patches)
+    console.print(str(report), highlight=False, soft_wrap=True)
+    return encoder.to(network_device), Provenance(report.source, report.sha256 or network_sha256(encoder))
+
+
+def _baseline(name: str, device: str) -> Encoder:
+    """Return the baseline `NAME:P`, P being the side of a patch in pixels."""
+    kind, _, patch_size = name.partition(":")
+    if kind not in BASELINES or not patch_size.isdecimal():
+        known = ", ".join(f"baseline:{known}:P" for known in BASELINES)
+        raise ValueError(f"'baseline:{name}' is no baseline; use one of {known}, P being the side of a patch in pixels")
+    baseline = BASELINES[kind](int(patch_size))
+    baseline.device = distributed.start(device)
+    return baseline
 
 
 def open_network_or_baseline(
@@ -103,28 +122,3 @@ def untrained_encoder(config: RunConfig, backbone: AnyBackboneConfig) -> BranchE
     """Return the freshly initialised network of a run; the weights of its `init`, which may be gone, are not read."""
     student_teacher, _ = make_student_teacher(replace(config, init=None), backbone)
     return teacher_encoder(student_teacher).eval()
-
-
-def _open(weights: str, device: str, reading: LoadConfig, normed_patches: bool) -> tuple[Encoder, Provenance]:
-    kind, _, rest = weights.partition(":")
-    if kind == "baseline":
-        return _baseline(weights, device), Provenance(weights)
-    placed = distributed.start(device)
-    if kind == "untrained":
-        run = RunDirectory.open(rest)
-        config = RunConfig.from_saved(run.settings, run.settings_file)
-        untrained = untrained_encoder(config, read_weights(rest).config)
-        return untrained.to(placed), Provenance(weights, network_sha256(untrained))
-    encoder, report = load_encoder(weights, reading, normed_patches=normed_patches)
-    console.print(str(report), highlight=False, soft_wrap=True)
-    return encoder.to(placed), Provenance(report.source, report.sha256 or network_sha256(encoder))
-
-
-def _baseline(weights: str, device: str) -> Encoder:
-    _, name, patch = (weights + "::").split(":")[:3]
-    if name not in BASELINES or not patch.isdecimal():
-        known = ", ".join(f"baseline:{known}:P" for known in BASELINES)
-        raise ValueError(f"{weights!r} is no baseline; use one of {known}, P being the side of a patch in pixels")
-    baseline = BASELINES[name](int(patch))
-    baseline.device = distributed.start(device)
-    return baseline

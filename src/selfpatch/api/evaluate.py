@@ -44,7 +44,7 @@ def evaluate(
     Args:
         name: name of the evaluation, as in `selfpatch evaluate NAME`.
         weights: weights as `selfpatch.load` takes them, an encoder, a function that makes patch features of normalised
-            images, or a baseline of the evaluation's own, e.g. `baseline:first-mask` of davis. None if ready-made
+            images, or a baseline of the evaluation's own, e.g. `baseline:first-mask` of davis. If None, ready-made
             results are scored.
         data: the data set, e.g. its folder.
         config: settings of the evaluation; if None, its defaults.
@@ -78,17 +78,10 @@ def measure(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Result:
-    """Run one evaluation of an open encoder; the result records the device and the seconds.
+    """Run one evaluation of an open encoder as `evaluate` does; the result records the device and the seconds.
 
-    Args:
-        name: name of the evaluation.
-        encoder: network to measure; None if ready-made results are scored or `record` names a baseline.
-        record: source of the encoder.
-        data: the data set.
-        config: settings of the evaluation; if None, its defaults.
-        out: existing folder for result.json and pictures; if None, nothing is written.
-        progress: as `evaluate` takes it.
-        settings: settings of the evaluation by name, in place of those of `config`.
+    `record` names the encoder's source. The encoder is None if ready-made results are scored or `record` names a
+    baseline. The folder `out` exists.
 
     Raises:
         ValueError: the name or a setting is unknown, or data do not fit.
@@ -96,11 +89,12 @@ def measure(
     started = time.perf_counter()
     with evaluating(encoder) if encoder is not None else contextlib.nullcontext():
         config = _config(name, config, settings)
-        _check_encoder(name, encoder, record, config)
+        if encoder is None and config.needs_encoder and (record is None or record.source not in config.baselines):
+            source = "no weights" if record is None else record.source
+            raise ValueError(f"{name} measures a network, but {source} was named; name e.g. a run or timm:NAME")
         output = Output(None if out is None else Path(out), progress or silent)
         result = registry.load_evaluation(name)(encoder, data, config, output)  # type: ignore[arg-type]
-    costs = {"seconds": time.perf_counter() - started, **result.costs}
-    result = replace(result, costs=costs)
+    result = replace(result, costs={"seconds": time.perf_counter() - started, **result.costs})
     if encoder is not None and config.needs_encoder:
         result = replace(result, weights=record, device=device_name(encoder.device))
     if out is not None:
@@ -109,11 +103,7 @@ def measure(
 
 
 def presets(name: str) -> str:
-    """Return how the presets of an evaluation differ, as a table for each of its methods that has any.
-
-    Raises:
-        ValueError: there is no such evaluation, or it has no presets.
-    """
+    """Return how the presets of an evaluation differ, as a table for each of its methods that has any."""
     return preset_tables(registry.find_config(name), name)
 
 
@@ -125,9 +115,3 @@ def _config(name: str, config: EvaluationConfig | None, settings: Mapping[str, A
     if not isinstance(config, tuple(kinds)):
         raise ValueError(f"config is a {type(config).__name__}; {name} takes a {kind.__name__}")
     return override(config, settings, name)
-
-
-def _check_encoder(name: str, encoder: Encoder | None, record: Provenance | None, config: EvaluationConfig) -> None:
-    if encoder is None and config.needs_encoder and (record is None or record.source not in config.baselines):
-        source = "no weights" if record is None else record.source
-        raise ValueError(f"{name} measures a network, but {source} was named; name a run, a checkpoint or timm:NAME")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +20,8 @@ from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.precision import autocast_dtype
 from selfpatch.models.backbones.config import backbone_config_from_dict
+from selfpatch.training import factory
 from selfpatch.training.dataset import TrainingData, check_data, measure_channels, record_data
-from selfpatch.training.factory import (
-    make_loader,
-    make_online_evaluator,
-    make_optimizer,
-    make_schedule,
-    make_student_teacher,
-    move_to_device,
-    open_training_data,
-    recipe_for,
-    with_renderer,
-)
 from selfpatch.training.online_eval import teacher_encoder
 from selfpatch.training.optim import Schedule
 from selfpatch.training.report import measured_table, write_run_report
@@ -54,25 +45,26 @@ def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
     """
     if config is None:
         recipe = settings.get("recipe")
-        config = load_recipe(recipe) if recipe else recipe_for(str(settings.get("data", SAMPLES)))
+        config = load_recipe(recipe) if recipe else factory.recipe_for(str(settings.get("data", SAMPLES)))
     config = config.override(settings)
     device = distributed.start(config.device)
-    data = open_training_data(config)
-    student_teacher, report = make_student_teacher(config, statistics=measure_channels(data, config.channels))
-    config = replace(config, loss_weights=student_teacher.loss_weights)  # of every loss, also where the default holds
-    config = with_renderer(config, device)
-    # Impossible settings are refused before the run directory is made.
-    loader = make_loader(config, student_teacher, data, device)
+    data = factory.open_training_data(config)
+    student_teacher, report = factory.make_student_teacher(config, statistics=measure_channels(data, config.channels))
+    # The run records the weight of every loss and the renderer, also where the defaults hold.
+    config = factory.with_renderer(replace(config, loss_weights=student_teacher.loss_weights), device)
+    # Settings that do not fit together are refused before the run directory is made.
+    steps_per_epoch = factory.make_loader(config, student_teacher, data, device).steps_per_epoch
     run = _new_run(config, data)
     if distributed.is_main_process():
-        schedule = make_schedule(config, loader.steps_per_epoch)
-        console.print(
-            _summary(config, data, student_teacher, schedule, device, report), highlight=False, soft_wrap=True
-        )
+        schedule = factory.make_schedule(config, steps_per_epoch)
+        _print(*_summary(config, data, student_teacher, schedule, device, report))
     try:
         return _train(run, config, data, student_teacher, device)
     except ValueError:
-        _discard_if_unsaved(run)
+        # A run without a checkpoint cannot be resumed and would block the next try. A failed step is kept for replay.
+        saved = any(run.checkpoints.folder.iterdir()) or (run.path / "failed").exists()
+        if distributed.is_main_process() and not saved:
+            shutil.rmtree(run.path)
         raise
 
 
@@ -80,12 +72,9 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
     """Continue a run exactly where its newest checkpoint is.
 
     Args:
-        path: the run directory.
+        path: the run directory, which is returned.
         device: device to train on; if None, that of the run's start.
         workers: number of loader processes; if None, that of the run's start.
-
-    Returns:
-        The run directory.
 
     Raises:
         ValueError: there is no run, or its images have changed.
@@ -93,61 +82,46 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
     """
     run = RunDirectory.open(path)
     config = RunConfig.from_saved(run.settings, run.settings_file)
-    if device is not None:
-        config = replace(config, device=device)
-    if workers is not None:
-        config = config.override({"loader": {"workers": workers}})
+    config = config.override({} if device is None else {"device": device})
+    config = config.override({} if workers is None else {"loader": {"workers": workers}})
     started = distributed.start(config.device)
-    data = open_training_data(config)
+    data = factory.open_training_data(config)
     check_data(run, data)
     checkpoint = run.checkpoints.load_newest()  # None if it was killed before the first one
     if checkpoint is None:
-        student_teacher, _ = make_student_teacher(config, statistics=measure_channels(data, config.channels))
+        student_teacher, _ = factory.make_student_teacher(config, statistics=measure_channels(data, config.channels))
     else:
-        student_teacher, _ = make_student_teacher(config, backbone_config_from_dict(checkpoint["shape"]))
+        student_teacher, _ = factory.make_student_teacher(config, backbone_config_from_dict(checkpoint["shape"]))
     return _train(run, config, data, student_teacher, started)
 
 
 def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
-    out = distributed.broadcast_from_main(config.out or _free_folder(config))
+    out = distributed.broadcast_from_main(config.out or str(_free_folder(config)))
     if distributed.is_main_process():
         source = config.data if config.data == SAMPLES else str(Path(config.data).expanduser().resolve())
         settings = replace(config, data=source, out=str(Path(out).expanduser().resolve())).to_dict()
-        run = RunDirectory.create(out, settings)
-        record_data(run, data)
+        record_data(RunDirectory.create(out, settings), data)
     distributed.barrier()
     return RunDirectory.open(out)
 
 
-def _discard_if_unsaved(run: RunDirectory) -> None:
-    """Delete a run that failed before its first checkpoint: it cannot be resumed, and would block the next attempt.
-
-    A run that has saved a failed step is kept for replay.
-    """
-    saved = any(run.checkpoints.folder.iterdir()) or (run.path / "failed").exists()
-    if distributed.is_main_process() and not saved:
-        shutil.rmtree(run.path)
-
-
-def _free_folder(config: RunConfig) -> str:
+def _free_folder(config: RunConfig) -> Path:
     name = "-".join([Path(config.data).resolve().stem or "images", config.method, *config.objectives])
-    base = Path("runs") / name
-    candidates = [base, *(base.with_name(f"{name}-{i}") for i in range(2, 10_000))]
-    return str(next(path for path in candidates if not path.exists()))
+    names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+    return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
 
 
 def _train(
     run: RunDirectory, config: RunConfig, data: TrainingData, student_teacher: StudentTeacher, device: torch.device
 ) -> Path:
-    move_to_device(config, student_teacher, device)
-    loader = make_loader(config, student_teacher, data, device)
-    schedule = make_schedule(config, loader.steps_per_epoch)
-    evaluator = make_online_evaluator(config, student_teacher, data, run.pictures)
+    factory.move_to_device(config, student_teacher, device)
+    loader = factory.make_loader(config, student_teacher, data, device)
+    evaluator = factory.make_online_evaluator(config, student_teacher, data, run.pictures)
     signal_number = train(
         student_teacher,
         loader,
-        schedule,
-        make_optimizer(config, student_teacher),
+        factory.make_schedule(config, loader.steps_per_epoch),
+        factory.make_optimizer(config, student_teacher),
         run,
         watch=config.watch,
         checkpoint=config.checkpoint,
@@ -180,7 +154,10 @@ def _finish(run: RunDirectory, data: TrainingData, student_teacher: StudentTeach
         lines.append(f"unreadable images are listed in {run.path / 'skipped.txt'}")
     example = data.held_out_index.file(int(data.held_out_indices[0])) if len(data.held_out_indices) else None
     image = example if isinstance(example, Path) else "IMAGE"  # `show` does not read members of shards
-    lines.append(f"next       selfpatch show --weights {run.path} {image}")
+    _print(*lines, f"next       selfpatch show --weights {run.path} {image}")
+
+
+def _print(*lines: str) -> None:
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
@@ -191,20 +168,19 @@ def _summary(
     schedule: Schedule,
     device: torch.device,
     report: LoadReport | None,
-) -> str:
+) -> list[str]:
+    """Return the lines that describe a new run."""
     backbone = student_teacher.student.backbone
     model = config.model if config.model != FROM_INIT else backbone.config.family
     parameters = sum(p.numel() for p in backbone.parameters())
     precision = "bf16 autocast" if autocast_dtype(config.precision, device) else "fp32"
     channels = "" if config.channels == 3 else f", {config.channels} channels normalised by their own statistics"
-    lines = [
+    return [
         f"{len(data.indices)} images to train on, {len(data.held_out_indices)} held out ({config.data}){channels}",
         f"recipe {config.recipe or '(none)'}: {' + '.join([config.method, *config.objectives])}",
         f"{model} of width {backbone.dim}, patch {backbone.patch_size}, {parameters / 1e6:.1f} M parameters",
         f"batch {config.batch_size}, {schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} steps "
         f"in {config.epochs:g} epochs, peak lr {schedule.peak_lr:.2e} ({config.optimizer.base_lr:g} x batch / 256)",
         f"{precision} on {device}, {distributed.world_size()} process{'es' if distributed.world_size() > 1 else ''}",
+        *([] if report is None else [str(report)]),
     ]
-    if report is not None:
-        lines.append(str(report))
-    return "\n".join(lines)

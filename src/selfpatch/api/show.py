@@ -28,18 +28,15 @@ def show(
     """Draw each image's patch features, and for some patches the similar ones and the positives that are picked.
 
     Args:
-        weights: weights as `selfpatch.load` takes them, or an encoder.
+        weights: weights as `selfpatch.load` takes them with `device` and `load_options`, or an encoder.
         images: image files.
-        out: folder for the pictures.
-        config: resolution, and how positives are picked; if None, the defaults.
+        out: folder for the pictures, which are returned in the order of `images`.
+        config: resolution, and how positives are picked; if None, the defaults. `settings` overrides its fields.
         queries: points (x, y) whose patches are compared, as fractions of width and height; if None, four patches that
             differ and lie apart.
-        device: as `selfpatch.load` takes it.
+        device: device to run on.
         load_options: options of `selfpatch.load`.
         settings: fields of `ShowConfig`, in place of those of `config`.
-
-    Returns:
-        The pictures, in the order of `images`.
 
     Raises:
         ValueError: weights or an image cannot be read, or a setting is unknown or out of range.

@@ -22,16 +22,10 @@ def run(arguments: list[str]) -> int:
 
 
 def _find_benchmarks() -> None:
-    """Make the package `benchmarks` importable: it is no part of the wheel, but stands next to pyproject.toml.
-
-    Raises:
-        ValueError: this is no source checkout.
-    """
+    """Make the package `benchmarks` importable: it is not in the wheel, but stands next to pyproject.toml."""
     if importlib.util.find_spec("benchmarks") is not None:
         return
     checkout = Path(__file__).parents[3]
     if not (checkout / "benchmarks" / "__init__.py").is_file():
-        raise ValueError(
-            "the benchmarks are not installed with selfpatch; clone its repository and run `pip install -e .` there"
-        )
+        raise ValueError("the benchmarks are not installed with selfpatch; clone its repository and install that")
     sys.path.append(str(checkout))

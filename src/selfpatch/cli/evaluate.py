@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from selfpatch.cli.network import NetworkOptions
-from selfpatch.cli.parsing import Flat, peek, read_options
-from selfpatch.config.schema import plain, settings
+from selfpatch.cli.parsing import Flat, NetworkOptions, peek, read_options
+from selfpatch.config.schema import settings
 from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.registry import EVALUATIONS
 
@@ -44,7 +43,7 @@ def options_class(config: EvaluationConfig) -> type[EvaluateOptions]:
 class SuiteOptions(NetworkOptions):
     """Run every evaluation that a file lists, and write one report of all.
 
-    A suite that was stopped continues when it is called again. The other evaluations run although one fails.
+    A suite that was stopped continues when it is called again. If one evaluation fails, the others still run.
     """
 
     suite: str
@@ -82,21 +81,19 @@ def run(arguments: list[str]) -> int:
 
 def usage() -> str:
     """Return the help of `selfpatch evaluate`, with a line for each evaluation."""
-    lines = "\n".join(f"  {name:<10} {_first_line(EVALUATIONS[name])}" for name in NAMES)
+    described = {**{name: EVALUATIONS[name] for name in NAMES}, "all": SuiteOptions, "compare": CompareOptions}
+    about = {name: (options.__doc__ or "").partition("\n")[0] for name, options in described.items()}
+    lines = "\n".join(f"  {name:<10} {about[name]}" for name in NAMES)
     return f"""selfpatch evaluate NAME --weights W --data D; `selfpatch evaluate NAME --help` lists its options,
 `selfpatch evaluate NAME --presets` shows how its published protocols differ
 
 {lines}
 
 selfpatch evaluate all --suite S --weights W
-  {_first_line(SuiteOptions)}
+  {about["all"]}
 
 selfpatch evaluate --compare A.json B.json ...
-  {_first_line(CompareOptions)}"""
-
-
-def _first_line(described: type) -> str:
-    return (described.__doc__ or "").partition("\n")[0]
+  {about["compare"]}"""
 
 
 def _evaluate(name: str, arguments: list[str]) -> int:
@@ -106,32 +103,21 @@ def _evaluate(name: str, arguments: list[str]) -> int:
     if "--presets" in arguments:
         print(preset_tables(kind, name))
         return 0
-    defaults = kind.from_settings(_choices(kind, arguments))
+    # The preset and the variant decide the other settings and their defaults.
+    chosen = peek(arguments, "preset", *(() if kind.variants is None else kind.variants[:1]))
+    defaults = kind.from_settings({key: chosen[key] for key in chosen if hasattr(kind.variant(chosen), key)})
     options = read_options(options_class(defaults), f"evaluate {name}", arguments, description=inspect.getdoc(kind))
     weights = options.named_weights() if options.config.needs_encoder else None
     from selfpatch.api.evaluate import evaluate
 
     with _progress_bar(name) as (bar, progress):
         result = evaluate(
-            name,
-            weights,
-            options.data,
-            options.config,
-            out=options.out,
-            device=options.device,
-            load_options=plain(options.load),
-            progress=progress,
+            name, weights, options.data, options.config, out=options.out, **options.loading(), progress=progress
         )
     bar.console.print(result.table())
     if options.out is not None:
         print(f"written to {options.out}")
     return 0
-
-
-def _choices(kind: type[EvaluationConfig], arguments: list[str]) -> dict[str, str]:
-    """Return the preset and the variant that are named, which decide the other settings and their defaults."""
-    chosen = peek(arguments, "preset", *([] if kind.variants is None else [kind.variants[0]]))
-    return {name: value for name, value in chosen.items() if hasattr(kind.variant(chosen), name)}
 
 
 def _evaluate_all(arguments: list[str]) -> int:
@@ -149,13 +135,7 @@ def _evaluate_all(arguments: list[str]) -> int:
                 bar.console.print(outcome.result.table())
 
         outcomes = evaluate_suite(
-            options.suite,
-            weights,
-            options.out,
-            device=options.device,
-            load_options=plain(options.load),
-            notify=notify,
-            progress=progress,
+            options.suite, weights, options.out, **options.loading(), notify=notify, progress=progress
         )
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     for outcome in failed:
@@ -181,7 +161,7 @@ def _progress_bar(name: str) -> Iterator[tuple[ProgressBar, Progress]]:
     with ProgressBar(transient=True) as bar:
         task = bar.add_task(name, total=None)
 
-        def progress(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
+        def progress(description: str, done: int, total: int) -> None:
+            bar.update(task, description=description, completed=done, total=total)
 
         yield bar, progress

@@ -6,8 +6,7 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from selfpatch.cli.network import WeightsOptions
-from selfpatch.cli.parsing import read_options
+from selfpatch.cli.parsing import WeightsOptions, read_options
 from selfpatch.config.schema import plain, settings
 
 
@@ -29,7 +28,6 @@ def run(arguments: list[str]) -> int:
     weights = options.named_weights()
     from selfpatch.api.export import export
 
-    *files, readme = export(weights, options.to, options.out, size=options.size, **plain(options.load))
-    print("\n".join(str(path) for path in [*files, readme]))
-    print(readme.read_text(), end="")
+    files = export(weights, options.to, options.out, size=options.size, **plain(options.load))
+    print(*files, files[-1].read_text(), sep="\n", end="")
     return 0

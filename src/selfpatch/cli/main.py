@@ -12,15 +12,10 @@ from selfpatch.cli import bench, evaluate, export, pretrain, resume, show, study
 from selfpatch.core.version import VERSION
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "pretrain": pretrain.run,
-    "resume": resume.run,
-    "evaluate": evaluate.run,
-    "show": show.run,
-    "export": export.run,
-    "study": study.run,
-    "bench": bench.run,
+    module.__name__.rpartition(".")[2]: module.run
+    for module in (pretrain, resume, evaluate, show, export, study, bench)
 }
-"""Functions of the commands; each takes the arguments behind its name and returns the exit code."""
+"""Functions of the commands; each takes the arguments after its name and returns the exit code."""
 
 USAGE = f"""selfpatch {VERSION}: self-supervised pre-training for good patch features, and evaluations of them
 
@@ -41,10 +36,7 @@ iBOT, SelfPatch, SERE, MoCo, MoBY, DINOv2 and more), a .safetensors file, or tim
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: the words of the command line; if None, those of this process.
+    """Run the command that the arguments, by default those of this process, name.
 
     Returns:
         The exit code: 0 if the command succeeded, 2 if the input was wrong, 128 + n if signal n stopped it.
@@ -59,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = COMMANDS.get(arguments[0])
     if command is None:
         return _complain(f"there is no command {arguments[0]!r}; the commands are: {', '.join(COMMANDS)}")
-    # Threads that spin while they wait take the cores that the loader's processes need. Read when torch is loaded.
+    # Threads that spin while they wait take the cores that the loader's processes need. torch reads it on import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # torch and timm announce changes of their own, about which a user of this program can do nothing.
+    # torch and timm warn of changes about which a user of this program can do nothing.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         return command(arguments[1:])

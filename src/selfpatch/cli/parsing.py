@@ -1,4 +1,4 @@
-"""Options of a command as a dataclass, read by tyro; its page of complaint becomes one sentence."""
+"""Options of a command as a dataclass, read by tyro; its error page becomes one sentence."""
 
 from __future__ import annotations
 
@@ -6,22 +6,47 @@ import contextlib
 import io
 import itertools
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
+
+from selfpatch.checkpoints.config import LoadConfig
+from selfpatch.config.schema import plain, settings
 
 Flat = tyro.conf.arg(name="")
 """Metadata of a field whose own fields are options without a prefix: `config: Annotated[KNNConfig, Flat]`."""
 
 
-def read_options(kind: Any, command: str, arguments: list[str], **tyro_options: Any) -> Any:
-    """Return the options of a command.
+@settings
+class WeightsOptions:
+    """Weights, and how they are read."""
 
-    Args:
-        kind: dataclass of the options.
-        command: name of the command, for its help and for errors.
-        arguments: the words that follow the command's name.
-        tyro_options: further arguments of `tyro.cli`.
+    weights: str | None = None
+    """Run directory, released checkpoint, .safetensors file, or timm:NAME. Evaluations and `show` also take baselines:
+    untrained:RUN, baseline:mean-colour:P and baseline:raw-patch:P, P being the side of a patch in pixels."""
+    load: Annotated[LoadConfig, Flat] = LoadConfig()
+
+    def named_weights(self) -> str:
+        """Return the weights, or raise ValueError if none are named."""
+        if self.weights is None:
+            raise ValueError("no weights were named; give --weights with a run directory, a checkpoint or timm:NAME")
+        return self.weights
+
+
+@settings
+class NetworkOptions(WeightsOptions):
+    """Weights, how they are read, and the device they run on."""
+
+    device: str = "auto"
+    """Device to run on: `auto` (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps."""
+
+    def loading(self) -> dict[str, Any]:
+        """Return the arguments `device` and `load_options` of the Python functions."""
+        return {"device": self.device, "load_options": plain(self.load)}
+
+
+def read_options(kind: Any, command: str, arguments: list[str], **tyro_options: Any) -> Any:
+    """Return the options of a command as a record of the dataclass `kind`.
 
     Raises:
         ValueError: an option is unknown, missing, of the wrong type or out of range.
@@ -33,26 +58,23 @@ def read_options(kind: Any, command: str, arguments: list[str], **tyro_options: 
     except SystemExit as stopped:
         if not stopped.code:  # --help
             raise
-        sentence = _first_paragraph(page.getvalue())
-        raise ValueError(f"{sentence}; `selfpatch {command} --help` lists the options") from None
+        raise ValueError(f"{_complaint(page.getvalue())}; `selfpatch {command} --help` lists the options") from None
 
 
-def _first_paragraph(page: str) -> str:
-    """Return what tyro complains of, without the frame, the title and the hints below."""
+def _complaint(page: str) -> str:
+    """Return the first paragraph of tyro's error page, without the frame, the title and the hints below."""
     frame = " \u2500\u2502\u256d\u256e\u256f\u2570-"
     _, *lines = [line.lstrip(frame[:-1]).rstrip(frame) for line in page.splitlines()]
     paragraph = list(itertools.takewhile(bool, itertools.dropwhile(lambda line: not line.strip("-"), lines)))
     if missing := [line for line in paragraph[1:] if line.startswith("--")]:
         paragraph = [paragraph[0], ", ".join(missing)]  # without the help of each
     sentence = " ".join(paragraph).removesuffix(" (required)").rstrip(".")
-    return re.sub(r"^Error parsing ([\w.-]+): ", _prefix, sentence)
-
-
-def _prefix(found: re.Match[str]) -> str:
-    """Return what precedes a complaint: an option, or the section of a field, which complains by its name alone."""
-    if found[1].startswith("--"):
-        return f"{found[1]}: "
-    return "" if found[1][0].isupper() else f"{found[1]}."
+    found = re.match(r"Error parsing ([\w.-]+): ", sentence)
+    if found is None:
+        return sentence
+    # An option, the section of a field that names itself, or the class of the options.
+    prefix = f"{found[1]}: " if found[1].startswith("--") else "" if found[1][0].isupper() else f"{found[1]}."
+    return prefix + sentence[found.end() :]
 
 
 def peek(arguments: list[str], *names: str) -> dict[str, str]:
@@ -63,8 +85,3 @@ def peek(arguments: list[str], *names: str) -> dict[str, str]:
         if argument.startswith("--") and name in names and (equals or i + 1 < len(arguments)):
             found[name] = value if equals else arguments[i + 1]
     return found
-
-
-def wants_help(arguments: list[str]) -> bool:
-    """Return whether help was asked for."""
-    return "--help" in arguments or "-h" in arguments

@@ -5,22 +5,30 @@ from __future__ import annotations
 import difflib
 from dataclasses import fields, replace
 
-from selfpatch.cli.parsing import peek, read_options, wants_help
+from selfpatch.cli.parsing import peek, read_options
 from selfpatch.config.parsing import nested
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import SAMPLES, RunConfig
 
 DESCRIPTION = """Pre-train a network on images without labels.
 
-The values shown are those of the recipe. Settings of a method or objective are written by its name:
---dino.num-prototypes 1024 --selfpatch.k 2 --selfpatch.window 5, and weights of losses --loss-weights.patch 0.2.
-Several processes: torchrun --nproc-per-node N -m selfpatch pretrain ..."""
+The defaults shown are those of the recipe. Settings of a method or objective are written with its name:
+--dino.num-prototypes 1024 --selfpatch.k 2 --selfpatch.window 5
+
+Weights of losses are written with the name of the loss: --loss-weights.patch 0.2
+
+Several processes train together: torchrun --nproc-per-node N -m selfpatch pretrain ..."""
 
 
 def run(arguments: list[str]) -> int:
     """Run the command and return its exit code."""
     chosen = peek(arguments, "recipe", "data", "model")
-    base = _recipe(chosen, arguments)
+    if "recipe" in chosen or {"--help", "-h"} & {*arguments}:
+        base = load_recipe(chosen.get("recipe", SAMPLES))
+    else:
+        from selfpatch.training.factory import recipe_for
+
+        base = recipe_for(chosen.get("data", SAMPLES))
     # tyro does not know the settings of components and the names of losses: it leaves them over.
     config, others = read_options(
         RunConfig,
@@ -38,23 +46,12 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _recipe(chosen: dict[str, str], arguments: list[str]) -> RunConfig:
-    if "recipe" in chosen or wants_help(arguments):
-        return load_recipe(chosen.get("recipe", SAMPLES))
-    from selfpatch.training.factory import recipe_for
-
-    return recipe_for(chosen.get("data", SAMPLES))
-
-
 def _component_settings(recipe: RunConfig) -> str:
-    """Return a line of help with the recipe's options that tyro does not list."""
+    """Return a paragraph of help with the recipe's options that tyro does not list."""
     sections = {**{name: recipe.components.get(name, {}) for name in recipe.used}, "loss_weights": recipe.loss_weights}
-    options = [
-        f"--{name}.{key}".replace("_", "-") + f" {value}"
-        for name, section in sections.items()
-        for key, value in section.items()
-    ]
-    return f"\n\nThe recipe also sets {' '.join(options)}" if options else ""
+    named = ((f"{section}.{key}", value) for section, values in sections.items() for key, value in values.items())
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in named)
+    return f"\n\nThe recipe also sets {options}" if options else ""
 
 
 def _pairs(words: list[str]) -> list[tuple[str, str]]:
@@ -70,6 +67,6 @@ def _pairs(words: list[str]) -> list[tuple[str, str]]:
             hint = f"did you mean {close[0]}?" if close else "`selfpatch pretrain --help` lists them"
             raise ValueError(f"unknown option {name!r}; {hint}")
         if not equals and not remaining:
-            raise ValueError(f"option {name} lacks a value")
+            raise ValueError(f"option {name} lacks a value; write it after the name")
         pairs.append((name.removeprefix("--"), value if equals else remaining.pop(0)))
     return pairs

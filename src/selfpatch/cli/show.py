@@ -6,9 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from selfpatch.cli.network import NetworkOptions
-from selfpatch.cli.parsing import Flat, read_options
-from selfpatch.config.schema import plain, settings
+from selfpatch.cli.parsing import Flat, NetworkOptions, read_options
+from selfpatch.config.schema import settings
 from selfpatch.visualization.config import ShowConfig
 
 
@@ -31,7 +30,5 @@ def run(arguments: list[str]) -> int:
     weights = options.named_weights()
     from selfpatch.api.show import show
 
-    load_options = plain(options.load)
-    drawn = show(weights, options.images, options.out, options.config, device=options.device, load_options=load_options)
-    print("\n".join(str(path) for path in drawn))
+    print(*show(weights, options.images, options.out, options.config, **options.loading()), sep="\n")
     return 0

@@ -9,7 +9,7 @@ import tyro
 from pydantic import PositiveInt
 
 from selfpatch.cli.parsing import read_options
-from selfpatch.config.schema import settings
+from selfpatch.config.schema import plain, settings
 
 
 @settings
@@ -40,14 +40,8 @@ def run(arguments: list[str]) -> int:
     options = read_options(StudyOptions, "study", arguments)
     from selfpatch.experiments.run import run_study
 
-    failures = run_study(
-        options.file,
-        options.data,
-        options.out,
-        size=options.size,
-        device=options.device,
-        processes=options.processes,
-        command=shlex.join(["selfpatch", "study", *arguments]),
-        notify=partial(print, flush=True),  # hours may go by before a pipe's buffer is full
-    )
+    notify = partial(print, flush=True)  # hours may go by before a pipe's buffer is full
+    command = shlex.join(["selfpatch", "study", *arguments])
+    values = plain(options)
+    failures = run_study(values.pop("file"), values.pop("data"), **values, command=command, notify=notify)
     return 2 if failures else 0
