@@ -2,7 +2,7 @@
 
 from selfpatch.losses.center import Center
 from selfpatch.losses.dino import DINOConfig, DINOLoss
-from selfpatch.losses.ibot import IBOTConfig, IBOTPatchLoss
+from selfpatch.losses.ibot import IBOTConfig, IBOTPatchLoss, PatchPrototypes
 from selfpatch.losses.info_nce import DenseContrastLoss, InfoNCELoss
 from selfpatch.losses.memory_bank import MemoryBank
 from selfpatch.losses.selfpatch import SelfPatchConfig, SelfPatchLoss
@@ -12,6 +12,6 @@ from selfpatch.models.heads import PrototypeHead
 
 __all__ = [
     "Center", "DINOConfig", "DINOLoss", "DenseContrastLoss", "IBOTConfig", "IBOTPatchLoss", "InfoNCELoss",
-    "MemoryBank", "PrototypeHead", "SEREChannelLoss", "SEREConfig", "SERELoss", "SERESpatialLoss", "SelfPatchConfig",
-    "SelfPatchLoss", "SwAVConfig", "SwAVHead", "SwAVLoss",
+    "MemoryBank", "PatchPrototypes", "PrototypeHead", "SEREChannelLoss", "SEREConfig", "SERELoss", "SERESpatialLoss",
+    "SelfPatchConfig", "SelfPatchLoss", "SwAVConfig", "SwAVHead", "SwAVLoss",
 ]  # fmt: skip

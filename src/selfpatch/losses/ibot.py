@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfpatch.config.schema import settings
 from selfpatch.losses.center import CenteredLoss
 from selfpatch.losses.dino import DINOConfig
+from selfpatch.models.heads import Prototypes
 from selfpatch.ops.cross_entropy import Scores
 
 
@@ -39,6 +40,19 @@ class IBOTConfig(DINOConfig):
         return self.num_prototypes if self.num_patch_prototypes is None else self.num_patch_prototypes
 
 
+class PatchPrototypes(nn.Module):
+    """Prototypes of patches alone, for bottlenecks that come from the head of image tokens."""
+
+    def __init__(self, config: IBOTConfig) -> None:
+        super().__init__()
+        trainable_gain = not config.norm_last_layer
+        self.last_layer = Prototypes(config.patch_prototypes, config.bottleneck_dim, trainable_gain=trainable_gain)
+
+    def forward(self) -> Tensor:
+        """Return the prototypes [K, E]."""
+        return self.last_layer()
+
+
 class IBOTPatchLoss(CenteredLoss):
     """Cross-entropy between the teacher's and the student's distributions of masked patches, same view (eq. 2).
 
@@ -46,6 +60,13 @@ class IBOTPatchLoss(CenteredLoss):
             loss += mean over its masked patches i of
                     H(softmax((g_t(x[b, i]) - center) / teacher_temp), softmax(g_s(x_masked[b, i]) / student_temp))
         center = moving average of the mean of g_t over all patches, masked or not, in `update`
+
+    Example:
+        >>> config = IBOTConfig()
+        >>> student_head, criterion = PrototypeHead(384, config), IBOTPatchLoss(config)
+        >>> teacher_head = copy.deepcopy(student_head).requires_grad_(False)
+        >>> loss = criterion(student_head(student_patches), teacher_head(teacher_patches), masks, teacher_temp=0.04)
+        >>> loss.backward(), optimizer.step(), criterion.update()
 
     Args:
         config: number of prototypes, student temperature and momentum of the centre.

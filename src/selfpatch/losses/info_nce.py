@@ -80,6 +80,11 @@ class DenseContrastLoss(nn.Module):
 
     f are features of the backbone, q and k projections of them (DenseCL, Wang et al., arXiv 2011.09157, eq. 2 and 3).
 
+    Example:
+        >>> criterion, bank = DenseContrastLoss(temp=0.2), MemoryBank(65536, 128)
+        >>> loss = criterion(queries, keys, bank, student_features=patches, teacher_features=teacher_patches)
+        >>> loss.backward(), optimizer.step(), bank.update()
+
     Args:
         temp: softmax temperature of the cosine similarities.
     """

@@ -11,11 +11,7 @@ from selfpatch.models.layers.deferred_state import DeferredState
 
 
 def check_bank_size(name: str, size: int, batch_size: int) -> None:
-    """Refuse a memory bank that whole batches do not fill, as the released code of MoCo and MoBY does.
-
-    Raises:
-        ValueError: the batch size does not divide the size of the bank.
-    """
+    """Raise ValueError if whole batches do not fill a memory bank, as the released code of MoCo and MoBY does."""
     if size % batch_size:
         nearest = max(1, round(size / batch_size)) * batch_size
         raise ValueError(

@@ -34,11 +34,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def find_objective(table: Mapping[str, type[Objective]], name: str, kind: str) -> type[Objective]:
-    """Return the class behind a name of a table.
-
-    Raises:
-        ValueError: the table has no such name.
-    """
+    """Return the class behind a name of a table; raise ValueError if it has none."""
     if name not in table:
         raise ValueError(f"unknown {kind} {name!r}; use one of: {', '.join(sorted(table))}")
     return table[name]

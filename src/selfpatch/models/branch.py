@@ -19,8 +19,7 @@ class Branch(nn.Module):
 
     def __init__(self, backbone: Backbone, pool: nn.Module | None, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.pool = pool
+        self.backbone, self.pool = backbone, pool
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, crops: Sequence[Tensor], masks: Tensor | None = None) -> EncoderOutput:
@@ -41,11 +40,7 @@ class Branch(nn.Module):
         return EncoderOutput(torch.cat(images), tuple(grids), dict(self.heads.items()), self.pool)
 
     def compile_blocks(self, backend: str = "inductor") -> None:
-        """Run the backbone's blocks through torch.compile; names, weights and copies stay as they are.
-
-        Raises:
-            ValueError: the backbone is no ViT.
-        """
+        """Run a ViT's blocks through torch.compile; names, weights and copies stay as they are."""
         for part in self.backbone.repeated_blocks():
             part.compile(backend=backend)
 

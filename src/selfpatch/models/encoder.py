@@ -27,9 +27,7 @@ class BranchEncoder(nn.Module):
 
     def __init__(self, backbone: Backbone, pool: nn.Module | None, *, normed_patches: bool = True) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.pool = pool
-        self.normed_patches = normed_patches
+        self.backbone, self.pool, self.normed_patches = backbone, pool, normed_patches
         self.dim, self.patch_size = backbone.dim, backbone.patch_size
         self.mean, self.std = backbone.mean, backbone.std
 
@@ -51,11 +49,7 @@ class BranchEncoder(nn.Module):
 
     @torch.no_grad()
     def image_tokens(self, images: Tensor, blocks: int) -> Tensor:
-        """Return the image tokens of a ViT's last blocks, [B, blocks, D]; a pool is applied to each.
-
-        Raises:
-            ValueError: the backbone is no ViT.
-        """
+        """Return the image tokens of a ViT's last blocks, [B, blocks, D]; a pool is applied to each."""
         if not isinstance(self.backbone, ViT):
             raise ValueError(f"a {self.backbone.config.family} has one image token; blocks is {blocks}, use 1")
         return torch.stack([image_token(t, self.pool) for t in self.backbone.last_tokens(images, blocks)], 1).float()

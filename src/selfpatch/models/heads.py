@@ -77,15 +77,3 @@ class PrototypeHead(nn.Module):
             elif not isinstance(part, nn.GELU):
                 x = part(x)
         return Scores(F.normalize(x.float(), dim=-1), self.last_layer())
-
-
-class PatchPrototypes(nn.Module):
-    """Prototypes alone, for patches whose bottleneck comes from another head (iBOT with separate prototypes)."""
-
-    def __init__(self, num_prototypes: int, dim: int, *, trainable_gain: bool = False) -> None:
-        super().__init__()
-        self.last_layer = Prototypes(num_prototypes, dim, trainable_gain=trainable_gain)
-
-    def forward(self) -> Tensor:
-        """Return the prototypes [K, E]."""
-        return self.last_layer()

@@ -27,11 +27,7 @@ def make_component(cls: type[Objective], name: str, settings: Mapping[str, Any],
 
 
 def only_pool(objectives: Mapping[str, Objective]) -> nn.Module | None:
-    """Return the pool that makes the image token, if an objective brings one.
-
-    Raises:
-        ValueError: several objectives bring one.
-    """
+    """Return the pool that makes the image token, if an objective brings one; raise ValueError if several do."""
     pools = {name: pool for name, o in objectives.items() if (pool := o.pool()) is not None}
     if len(pools) > 1:
         raise ValueError(f"{' and '.join(pools)} each bring a pool for the image token; only one can")
@@ -39,16 +35,11 @@ def only_pool(objectives: Mapping[str, Objective]) -> nn.Module | None:
 
 
 def all_heads(objectives: Mapping[str, Objective]) -> dict[str, nn.Module]:
-    """Return the heads of all objectives by name.
-
-    Raises:
-        ValueError: two objectives bring heads of the same name.
-    """
+    """Return the heads of all objectives by name; raise ValueError if two bring a head of the same name."""
     heads: dict[str, nn.Module] = {}
     for name, objective in objectives.items():
         new = objective.heads()
-        twice = heads.keys() & new.keys()
-        if twice:
+        if twice := heads.keys() & new.keys():
             raise ValueError(f"{name} brings a head {', '.join(twice)!r} that another method or objective brings too")
         heads |= new
     return heads

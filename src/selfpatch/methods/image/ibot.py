@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
 from selfpatch.losses.dino import DINOLoss
-from selfpatch.losses.ibot import IBOTConfig, IBOTPatchLoss
-from selfpatch.models.heads import PatchPrototypes, PrototypeHead
+from selfpatch.losses.ibot import IBOTConfig, IBOTPatchLoss, PatchPrototypes
+from selfpatch.models.heads import PrototypeHead
 from selfpatch.ops.cross_entropy import Scores
 
 
@@ -28,13 +28,13 @@ class IBOT(Objective):
         super().__init__()
         self.dim, self.config = dim, config
         self.image_loss, self.patch_loss = DINOLoss(config), IBOTPatchLoss(config)
-        self.patch_prototypes = self._make_prototypes() if config.prototypes == "shared_by_teacher" else None
+        self.patch_prototypes = PatchPrototypes(config) if config.prototypes == "shared_by_teacher" else None
 
     def heads(self) -> dict[str, nn.Module]:
         """Return the projection head, and the patches' prototypes if they are separate."""
         heads: dict[str, nn.Module] = {"image": PrototypeHead(self.dim, self.config)}
         if self.config.prototypes == "separate":
-            heads["masked_patch"] = self._make_prototypes()
+            heads["masked_patch"] = PatchPrototypes(self.config)
         return heads
 
     def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
@@ -55,10 +55,6 @@ class IBOT(Objective):
         """Compare the global crops' patches with separate prototypes, or with those of the image tokens."""
         scores = side.heads["image"](side.tokens_per_resolution[0].patches)
         return scores if prototypes is None else Scores(scores.bottleneck, prototypes())
-
-    def _make_prototypes(self) -> PatchPrototypes:
-        c = self.config
-        return PatchPrototypes(c.patch_prototypes, c.bottleneck_dim, trainable_gain=not c.norm_last_layer)
 
     @torch.no_grad()
     def meters(self, teacher: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:
