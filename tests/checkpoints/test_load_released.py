@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.checkpoints.infer_config import infer_backbone_config
-from selfpatch.checkpoints.key_mapping import to_branch_keys
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.state import export_state
@@ -40,6 +39,7 @@ from tests.helpers.released_forms import (
     prefixed,
     random_backbone,
     swin_as_released,
+    to_branch_keys,
     trunk_state,
 )
 

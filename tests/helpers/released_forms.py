@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfpatch.checkpoints.config import Side
+from selfpatch.checkpoints.key_mapping import map_keys
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
@@ -20,6 +22,12 @@ SWIN = SwinConfig(embed_dim=8, depths=(1, 2, 1), first_heads=2, window=2)
 RESNET = ResNetConfig(depths=(1, 2, 1, 1), width=4)
 
 State = dict[str, Tensor]
+
+
+def to_branch_keys(raw: Mapping[str, Tensor], side: Side = "teacher") -> State:
+    """One network of a state dict in the keys of our `Branch`."""
+    state, _ = map_keys(raw, side, "the state dict")
+    return state
 
 
 def random_backbone(config: AnyBackboneConfig, seed: int = 0) -> Backbone:

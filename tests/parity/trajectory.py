@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from selfpatch.checkpoints.key_mapping import to_branch_keys
 from selfpatch.config.run import RunConfig
 from selfpatch.core.types import EncoderOutput, Views
 from selfpatch.training.factory import make_optimizer, make_schedule, make_student_teacher
 from selfpatch.training.trainer import training_step
+from tests.helpers.released_forms import to_branch_keys
 from tests.parity.check import GRADIENTS, TIGHT, WEIGHTS, Check, compare, compare_norms
 from tests.parity.intermediates import INTERMEDIATES
 

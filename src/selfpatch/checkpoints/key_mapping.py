@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from selfpatch.checkpoints.config import Side
-from selfpatch.checkpoints.huggingface_keys import to_released_keys
+from selfpatch.checkpoints.huggingface_keys import from_huggingface
 
 SIDES: dict[Side, str] = {
     "teacher": r"(^|\.)(teacher|momentum_encoder|encoder_k|target_encoder|target_network|ema)\.",
@@ -58,129 +57,99 @@ LEFT_OUT = [
 ]
 """Patterns of whole keys that only training needs, or that can be computed."""
 
-_WITHIN_TRUNK = [
-    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # DINOv2 numbers its chunks, then the blocks in them
+SPELLINGS = [
+    (r"^(backbone\.trunk\.blocks)\.\d+\.(\d+)\.", r"\1.\2."),  # DINOv2 numbers its chunks, then the blocks in them
     (r"\.mlp\.w12\.", ".mlp.fc1."),
     (r"\.mlp\.w3\.", ".mlp.fc2."),
-    (r"^register_tokens$", "reg_token"),
-]
-"""Parts of a trunk's keys that timm names differently; all apply."""
-
-_WITHIN_HEADS = [
+    (r"\.register_tokens$", ".reg_token"),
     (r"\.parametrizations\.weight\.original0$", ".weight_g"),  # torch's newer way of normalising weights
     (r"\.parametrizations\.weight\.original1$", ".weight_v"),
 ]
+"""Parts of our keys that others name differently; all apply."""
+
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-class MappedState(NamedTuple):
-    """One network of a checkpoint, in the keys of our `Branch`."""
+def map_keys(raw: Mapping[str, Tensor], side: Side, source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the network of one side in the keys of our `Branch`, or the only network there is; also unused keys.
 
-    state: dict[str, Tensor]
-    left_out: tuple[str, ...]
-    """Keys of the checkpoint that nothing here uses."""
-
-
-def to_branch_keys(raw: Mapping[str, Tensor], side: Side = "teacher") -> dict[str, Tensor]:
-    """Return one network of a state dict in the keys of our `Branch`; unknown keys stay as they are."""
-    return map_keys(raw, side, "the state dict").state
-
-
-def map_keys(raw: Mapping[str, Tensor], side: Side, source: str) -> MappedState:
-    """Return the network of one side in the keys of our `Branch`, or the only network there is.
+    Unknown keys stay as they are.
 
     Raises:
         ValueError: there are several networks, and their names do not tell which is which.
     """
-    raw = to_released_keys(raw)
+    raw = from_huggingface(raw)
     keys, left_out = _new_keys(raw, side, source)
-    unused = [*_shared_prototypes(keys, raw), *(k for k in keys if k.startswith("heads.") and k.endswith(_STATISTICS))]
-    left_out += [keys.pop(key) for key in unused]
+    statistics = [
+        key for key in keys if re.fullmatch(r"heads\..+\.(running_mean|running_var|num_batches_tracked)", key)
+    ]
+    left_out += [keys.pop(key) for key in (*_shared_prototypes(keys, raw), *statistics)]
     if f"{TRUNK}layers.0.downsample.reduction.weight" in keys:
-        keys = {_as_next_stage(key): old for key, old in keys.items()}
+        keys = {move_patch_merging(key, 1): old for key, old in keys.items()}
     state = {key: _reshaped(key, raw[old]) for key, old in keys.items()}
-    if keys.get(f"{TRUNK}reg_token", "").endswith("register_tokens"):
-        _fold_class_position(state)
-    _add_batch_counts(state)
-    return MappedState(state, tuple(left_out))
+    cls_token, positions = f"{TRUNK}cls_token", f"{TRUNK}pos_embed"
+    if keys.get(f"{TRUNK}reg_token", "").endswith("register_tokens") and {cls_token, positions} <= state.keys():
+        # DINOv2 with registers stores a position of the CLS token, which timm adds to the token itself.
+        state[cls_token] = state[cls_token] + state[positions][:, :1]
+        state[positions] = state[positions][:, 1:]
+    for key in [key for key in state if key.startswith(TRUNK) and key.endswith(".running_mean")]:
+        # Older checkpoints lack the batch counts of batch norms; nothing depends on their values.
+        state.setdefault(key.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
+    return state, tuple(left_out)
 
 
 def _new_keys(keys: Collection[str], side: Side, source: str) -> tuple[dict[str, str], list[str]]:
     """Return {our key: key of the checkpoint} of one network, and the keys that are left out."""
-    trunks = trunk_prefixes(keys)
+    trunks = _trunk_prefixes(keys)
     trunk = _choose_trunk(trunks, side, source) if trunks else ""
+    own = _with_parents(trunk)
+    prefixes = {*own, *(prefix for other in trunks for prefix in _with_parents(other))}
     mapped, left_out = {}, []
     for key in keys:
-        prefix = _prefix(key, trunk, trunks)
-        if prefix is None:
-            continue
+        prefix = max(filter(key.startswith, prefixes), key=len)
+        if prefix not in own:
+            continue  # part of another network
         bare = key.removeprefix(prefix)
-        renamed = _renamed(bare)
-        if renamed is not None:
-            mapped[renamed] = key
-        elif trunks and any(re.fullmatch(pattern, bare) for pattern in LEFT_OUT):
+        new = next((re.sub(pattern, name, bare) for pattern, name in RENAMES if re.fullmatch(pattern, bare)), None)
+        if new is None and trunks and any(re.fullmatch(pattern, bare) for pattern in LEFT_OUT):
             left_out.append(key)
-        else:
-            in_trunk = trunks and prefix == trunk
-            mapped[TRUNK + _substitute(bare, _WITHIN_TRUNK) if in_trunk else key] = key
+            continue
+        if new is None and trunks and prefix == trunk:
+            new = TRUNK + bare
+        if new is not None:
+            for pattern, spelling in SPELLINGS:
+                new = re.sub(pattern, spelling, new)
+        mapped[new or key] = key
     return mapped, left_out
 
 
-def _prefix(key: str, trunk: str, trunks: Iterable[str]) -> str | None:
-    """Return the prefix to cut off a key: the chosen trunk's, or the part of it that a sibling shares.
-
-    If None, the key belongs to another network: to its trunk or to a sibling of that.
-    """
-    if max((t for t in trunks if key.startswith(t)), key=len, default=trunk) != trunk:
-        return None
-    prefixes = [trunk, *_parents(trunk)]
-    foreign = [parent for other in trunks for parent in _parents(other) if parent not in prefixes]
-    if not key.startswith(trunk) and key.startswith(tuple(foreign)):
-        return None
-    return next(prefix for prefix in prefixes if key.startswith(prefix))
-
-
-def trunk_prefixes(keys: Collection[str]) -> list[str]:
+def _trunk_prefixes(keys: Collection[str]) -> list[str]:
     """Return the prefix of each trunk's keys, told by the patch embedding (ViT, Swin) or the first layers (ResNet)."""
-    transformers = [k.removesuffix("patch_embed.proj.weight") for k in keys if k.endswith("patch_embed.proj.weight")]
-    convolutional = [k.removesuffix("conv1.weight") for k in keys if k.endswith("conv1.weight")]
-    found = transformers + [p for p in convolutional if f"{p}layer1.0.conv1.weight" in keys]
-    return [prefix for prefix in found if prefix == "" or prefix.endswith(".")]
+    found = [re.fullmatch(r"((?:.+\.)?)(patch_embed\.proj|layer1\.0\.conv1)\.weight", key) for key in keys]
+    return [m[1] for m in found if m and (m[2] == "patch_embed.proj" or f"{m[1]}conv1.weight" in keys)]
 
 
 def _choose_trunk(trunks: Iterable[str], side: Side, source: str) -> str:
-    def side_of(trunk: str) -> Side | None:
-        return next((name for name, pattern in SIDES.items() if re.search(pattern, trunk)), None)
+    """Return the trunk of the requested side, else that of no side, else that of the other side."""
 
-    other: Side = "student" if side == "teacher" else "teacher"
-    by_preference = [[t for t in trunks if side_of(t) == wanted] for wanted in (side, None, other)]
-    chosen = next(found for found in by_preference if found)
-    if len(chosen) > 1:
+    def rank(trunk: str) -> int:
+        found = next((name for name, pattern in SIDES.items() if re.search(pattern, trunk)), None)
+        return 0 if found == side else 1 if found is None else 2
+
+    best = min(map(rank, trunks))
+    first, *others = (trunk for trunk in trunks if rank(trunk) == best)
+    if others:
         raise ValueError(
-            f"{source} holds {len(chosen)} networks, {' and '.join(repr(t) for t in chosen)}; "
+            f"{source} holds {1 + len(others)} networks, {' and '.join(map(repr, (first, *others)))}; "
             "save the names and tensors of one of them by themselves"
         )
-    return chosen[0]
+    return first
 
 
-def _parents(prefix: str) -> list[str]:
-    """Return the prefixes that the siblings of a trunk may have: `a.b.` -> [`a.`, ``]."""
+def _with_parents(prefix: str) -> list[str]:
+    """Return a trunk's prefix and those that its siblings may have: `a.b.` -> [``, `a.`, `a.b.`]."""
     parts = prefix.split(".")[:-1]
-    return ["".join(f"{part}." for part in parts[:i]) for i in reversed(range(max(1, len(parts))))]
-
-
-def _renamed(bare: str) -> str | None:
-    for pattern, replacement in RENAMES:
-        match = re.fullmatch(pattern, bare)
-        if match is not None:
-            return _substitute(match.expand(replacement), _WITHIN_HEADS)
-    return None
-
-
-def _substitute(key: str, table: Iterable[tuple[str, str]]) -> str:
-    for pattern, replacement in table:
-        key = re.sub(pattern, replacement, key)
-    return key
+    return ["".join(f"{part}." for part in parts[:i]) for i in range(len(parts) + 1)]
 
 
 def _shared_prototypes(keys: Mapping[str, str], raw: Mapping[str, Tensor]) -> list[str]:
@@ -190,11 +159,14 @@ def _shared_prototypes(keys: Mapping[str, str], raw: Mapping[str, Tensor]) -> li
     return list(twins) if shared else []
 
 
-def _as_next_stage(key: str) -> str:
-    """Return the key of a patch merging as timm has it: at the begin of the next stage, not at the end of a stage."""
-    return re.sub(
-        rf"^({re.escape(TRUNK)}layers\.)(\d+)\.downsample\.", lambda m: f"{m[1]}{int(m[2]) + 1}.downsample.", key
-    )
+def move_patch_merging(key: str, by: int) -> str:
+    """Return a Swin's key with patch merging moved from the end of a stage (original) to the next one's begin (timm).
+
+    Args:
+        key: any key.
+        by: 1, or -1 for the other direction.
+    """
+    return re.sub(r"\blayers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) + by}.downsample.", key)
 
 
 def _reshaped(key: str, tensor: Tensor) -> Tensor:
@@ -203,21 +175,6 @@ def _reshaped(key: str, tensor: Tensor) -> Tensor:
     if key.startswith("heads.") and tensor.ndim == 4:  # 1x1 convolutions (SERE)
         return tensor.flatten(1)
     return tensor
-
-
-def _fold_class_position(state: dict[str, Tensor]) -> None:
-    """Add the position of the CLS token, which DINOv2 with registers stores, to the token itself, as timm has it."""
-    cls_token, positions = (f"{TRUNK}{name}" for name in ("cls_token", "pos_embed"))
-    if cls_token in state and positions in state:
-        state[cls_token] = state[cls_token] + state[positions][:, :1]
-        state[positions] = state[positions][:, 1:]
-
-
-def _add_batch_counts(state: dict[str, Tensor]) -> None:
-    """Add the batch counts of batch norms, which older checkpoints lack; nothing depends on their values."""
-    for key in list(state):
-        if key.startswith(TRUNK) and key.endswith(".running_mean"):
-            state.setdefault(key.removesuffix("running_mean") + "num_batches_tracked", torch.tensor(0))
 
 
 def known_num_heads(keys: Iterable[str], width: int) -> int | None:

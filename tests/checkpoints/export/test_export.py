@@ -146,6 +146,15 @@ def test_transformers_gives_the_same_features(name: str, tmp_path: Path) -> None
         assert tuple(pixels["image_mean"]) == SHAPES[name].mean
 
 
+@pytest.mark.parametrize("config", [SWIN, RESNET])
+def test_a_folder_for_transformers_loads_back(config: AnyBackboneConfig, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    encoder, images = encoder_of(config), images_for(config)
+    export(encoder, "hf", tmp_path / "out")
+    loaded, _ = load_encoder(str(tmp_path / "out" / "model.safetensors"))
+    assert torch.equal(loaded.patches(images), encoder.patches(images))
+
+
 def test_transformers_opens_what_was_exported_for_timm(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     encoder, images = encoder_of(POOLED, pool=True), images_for(POOLED)
@@ -175,7 +184,7 @@ def test_networks_unknown_to_the_library_are_refused(
 
 
 def require_onnx() -> None:
-    for library in FORMATS["onnx"].libraries:
+    for library in FORMATS["onnx"].LIBRARIES:
         pytest.importorskip(library, reason=f"{library} is not installed")
 
 
@@ -219,7 +228,7 @@ def test_nothing_appears_where_the_other_library_gives_other_features(
         found = read_timm(folder, images)
         return found._replace(patches=found.patches + 1e-3 * found.patches.abs().max())
 
-    monkeypatch.setattr(FORMATS["timm"].module, "read_features", slightly_off)
+    monkeypatch.setattr(FORMATS["timm"], "read_features", slightly_off)
     with pytest.raises(ValueError, match=r"timm gives patch features that differ by 1\.0e-03 of the largest"):
         export(encoder_of(VIT), "timm", tmp_path / "out")
     assert not list(tmp_path.iterdir())

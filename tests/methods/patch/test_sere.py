@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from selfpatch.checkpoints.key_mapping import to_branch_keys
 from selfpatch.core.types import EncoderOutput, Tokens, Views
 from selfpatch.losses.sere import SEREConfig
 from selfpatch.methods.patch.sere import SERE, tokens_by_view
@@ -31,6 +30,7 @@ from selfpatch.ops.relation import (
     spatial_relation_loss_reference,
 )
 from selfpatch.training.trainer import StudentTeacher
+from tests.helpers.released_forms import to_branch_keys
 from tests.helpers.tiny import hyperparameters
 
 DIM, HEADS = 12, 3

@@ -1,6 +1,6 @@
 """Export of trained networks, each loaded and checked in the other library before its folder appears.
 
-A new format is a module with `write` and `read_features`, and its row in `FORMATS`.
+A new format is a module with `LIBRARIES`, `write` and `read_features`, and its row in `FORMATS`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import copy
 import importlib.util
 import os
 import shutil
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -23,24 +23,15 @@ from selfpatch.checkpoints.export.formats import ExportSummary, Features
 from selfpatch.core.atomic_io import clear_error, write_atomically
 from selfpatch.models.encoder import BranchEncoder, image_token
 
+FORMATS: dict[str, ModuleType] = {"timm": timm, "safetensors": safetensors, "hf": huggingface, "onnx": onnx}
+
+POOL_IS_LEFT_OUT = (
+    "Patch features are the trained network's. Its image feature was a pool's, which is not in this folder: "
+    "--to onnx and --to safetensors keep it."
+)
+
 TOLERANCE = 1e-4
 """Largest difference of a feature, relative to the largest feature, that passes as rounding."""
-
-
-@dataclass(frozen=True)
-class Format:
-    """An export format: the module that writes it, and the libraries that writing and checking need."""
-
-    module: ModuleType
-    libraries: tuple[str, ...] = ()
-
-
-FORMATS = {
-    "timm": Format(timm),
-    "safetensors": Format(safetensors),
-    "hf": Format(huggingface, ("transformers",)),
-    "onnx": Format(onnx, ("onnx", "onnxscript", "onnxruntime")),
-}
 
 
 def export(encoder: BranchEncoder, to: str, out: str | Path, *, size: int | None = None) -> list[Path]:
@@ -64,11 +55,11 @@ def export(encoder: BranchEncoder, to: str, out: str | Path, *, size: int | None
     """
     _check_request(to, Path(out), size)
     encoder = copy.deepcopy(encoder).cpu().float().eval()
-    module = FORMATS[to].module
+    module, channels = FORMATS[to], encoder.backbone.config.in_channels
     with _appearing_folder(Path(out)) as folder:
         summary: ExportSummary = module.write(encoder, folder, size)
         for height, width in summary.sizes:
-            images = torch.randn(2, encoder.backbone.config.in_channels, height, width, generator=torch.manual_seed(0))
+            images = torch.randn(2, channels, height, width, generator=torch.manual_seed(0))
             exported = module.read_features(folder, images)
             _compare(exported if summary.has_image else exported._replace(image=None), encoder, images, to)
         write_atomically(folder / "README.txt", _readme(encoder, to, summary, Path(out)))
@@ -80,7 +71,7 @@ def _check_request(to: str, out: Path, size: int | None) -> None:
         raise ValueError(f"there is no export to {to!r}; use one of {', '.join(FORMATS)}")
     if size is not None and to != "onnx":
         raise ValueError(f"size is {size}, but an export to {to} takes images of many sizes; leave it out")
-    missing = [name for name in FORMATS[to].libraries if importlib.util.find_spec(name) is None]
+    missing = [name for name in FORMATS[to].LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"an export to {to} needs {', '.join(missing)}; install with: pip install 'selfpatch[export]'")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -126,22 +117,20 @@ def _advice(to: str) -> str:
 
 def _readme(encoder: BranchEncoder, to: str, summary: ExportSummary, out: Path) -> str:
     config = encoder.backbone.config
+    values = {name: value for name, value in config.to_dict().items() if value is not None}
+    described = ", ".join(f"{name} {value}" for name, value in values.items() if name not in ("mean", "std"))
+    kind = "RGB in [0, 1]" if config.in_channels == 3 else f"of {config.in_channels} channels"
     sizes = " and ".join(f"{height} x {width}" for height, width in summary.sizes)
-    described = ", ".join(
-        f"{name} {value}"
-        for name, value in config.to_dict().items()
-        if value is not None and name not in ("mean", "std")
-    )
+    pool = [] if encoder.pool is None or summary.has_image else [POOL_IS_LEFT_OUT]
     lines = [
         f"Network: {described}.",
         "",
         f"Load it ({to}):",
-        *(f"    {line}" for line in summary.usage.format(folder=out).splitlines()),
+        textwrap.indent(summary.usage.format(folder=out), "    "),
         "",
-        f"Images are RGB in [0, 1] less the mean {list(config.mean)}, over the standard deviation {list(config.std)}."
-        if config.in_channels == 3
-        else f"Images of {config.in_channels} channels, less the mean {list(config.mean)}, over {list(config.std)}.",
+        f"Images are {kind}, less the mean {list(config.mean)}, over the standard deviation {list(config.std)}.",
         f"Its features were compared with the trained network's on images of {sizes} pixels.",
+        *pool,
         *summary.notes,
     ]
     return "\n".join(lines) + "\n"

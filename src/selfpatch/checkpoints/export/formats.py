@@ -12,34 +12,23 @@ from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, V
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """Description of the files that a format's `write` has put in its folder.
-
-    Attributes:
-        usage: lines of code that load them, with `{folder}` in place of the folder's name.
-        sizes: (height, width) of images whose features have to agree.
-        notes: sentences that the user has to know.
-        has_image: whether the exported model's image feature is the trained network's.
-    """
+    """Description of the files that a format's `write` has put in its folder."""
 
     usage: str
+    """Lines of code that load them, with `{folder}` in place of the folder's name."""
     sizes: tuple[tuple[int, int], ...]
+    """(height, width) of images whose features have to agree."""
     notes: tuple[str, ...] = ()
+    """Sentences that the user has to know."""
     has_image: bool = True
+    """Whether the exported model's image feature is the trained network's."""
 
 
 class Features(NamedTuple):
-    """Features of images in another library."""
+    """Features of images in another library: image [B, D], or None if it does not compare, and patches [B, D, h, w]."""
 
     image: Tensor | None
-    """[B, D], or None if it gives no feature that compares."""
     patches: Tensor
-    """[B, D, h, w]."""
-
-
-POOL_IS_LEFT_OUT = (
-    "Patch features are the trained network's. Its image feature was a pool's, which is not in this folder: "
-    "--to onnx and --to safetensors keep it."
-)
 
 
 def native_size(config: AnyBackboneConfig) -> int:

@@ -1,97 +1,35 @@
-"""Export for Hugging Face's transformers: `AutoModel.from_pretrained("FOLDER")`.
-
-Each model of transformers is a list of renamings from timm's keys and the values of its config.json. The keys are those
-of files on the Hub, which every version reads.
-"""
+"""Export for Hugging Face's transformers: `AutoModel.from_pretrained("FOLDER")`."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from selfpatch.checkpoints.export.formats import POOL_IS_LEFT_OUT, ExportSummary, Features, native_size
+from selfpatch.checkpoints import huggingface_keys as keys
+from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
 from selfpatch.checkpoints.state import write_safetensors
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder
 
-Renamings = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
-"""Patterns of timm's keys, with queries, keys and values apart, and their replacements."""
-
-
-class Model(NamedTuple):
-    """A model of transformers with its renamings and its config.json."""
-
-    name: str
-    model_type: str
-    renamings: Renamings
-    settings: Mapping[str, Any]
-
-
-_EMBEDDING = (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection.")
-_VIT_TOKENS: Renamings = [
-    (r"^cls_token$", "embeddings.cls_token"),
-    (r"^reg_token$", "embeddings.register_tokens"),
-    (r"^pos_embed$", "embeddings.position_embeddings"),
-    _EMBEDDING,
-    (r"^norm\.", "layernorm."),
-    (r"^blocks\.(\d+)\.attn\.(query|key|value)\.", r"encoder.layer.\1.attention.attention.\2."),
-    (r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layer.\1.attention.output.dense."),
-]
-_VIT: Renamings = [
-    *_VIT_TOKENS,
-    (r"^blocks\.(\d+)\.norm1\.", r"encoder.layer.\1.layernorm_before."),
-    (r"^blocks\.(\d+)\.norm2\.", r"encoder.layer.\1.layernorm_after."),
-    (r"^blocks\.(\d+)\.mlp\.fc1\.", r"encoder.layer.\1.intermediate.dense."),
-    (r"^blocks\.(\d+)\.mlp\.fc2\.", r"encoder.layer.\1.output.dense."),
-]
-_DINOV2: Renamings = [
-    *_VIT_TOKENS,
-    (r"^blocks\.(\d+)\.ls([12])\.gamma$", r"encoder.layer.\1.layer_scale\2.lambda1"),
-    (r"^blocks\.(\d+)\.(norm[12]|mlp\.fc[12])\.", r"encoder.layer.\1.\2."),
-]
-_DINOV2_SWIGLU: Renamings = [
-    (r"^blocks\.(\d+)\.mlp\.fc1\.", r"encoder.layer.\1.mlp.weights_in."),
-    (r"^blocks\.(\d+)\.mlp\.fc2\.", r"encoder.layer.\1.mlp.weights_out."),
-    *_DINOV2,
-]
-_SWIN_BLOCK = r"^layers\.(\d+)\.blocks\.(\d+)\."
-_HF_SWIN_BLOCK = r"encoder.layers.\1.blocks.\2."
-_SWIN: Renamings = [
-    (r"^patch_embed\.norm\.", "embeddings.norm."),
-    _EMBEDDING,
-    (r"^norm\.", "layernorm."),
-    (_SWIN_BLOCK + r"norm1\.", _HF_SWIN_BLOCK + "layernorm_before."),
-    (_SWIN_BLOCK + r"norm2\.", _HF_SWIN_BLOCK + "layernorm_after."),
-    (_SWIN_BLOCK + r"attn\.(query|key|value)\.", _HF_SWIN_BLOCK + r"attention.self.\3."),
-    (_SWIN_BLOCK + r"attn\.relative_position", _HF_SWIN_BLOCK + "attention.self.relative_position"),
-    (_SWIN_BLOCK + r"attn\.proj\.", _HF_SWIN_BLOCK + "attention.output.dense."),
-    (_SWIN_BLOCK + r"mlp\.fc1\.", _HF_SWIN_BLOCK + "intermediate.dense."),
-    (_SWIN_BLOCK + r"mlp\.fc2\.", _HF_SWIN_BLOCK + "output.dense."),
-    (r"^layers\.(\d+)\.downsample\.", lambda m: f"encoder.layers.{int(m[1]) - 1}.downsample."),
-]
-_RESNET_PARTS = {"conv": "convolution", "bn": "normalization"}
-_RESNET: Renamings = [
-    (r"^(conv|bn)1\.", lambda m: f"embedder.embedder.{_RESNET_PARTS[m[1]]}."),
-    (
-        r"^layer(\d)\.(\d+)\.(conv|bn)(\d)\.",
-        lambda m: f"encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.layer.{int(m[4]) - 1}.{_RESNET_PARTS[m[3]]}.",
-    ),
-    (
-        r"^layer(\d)\.(\d+)\.downsample\.([01])\.",
-        lambda m: f"encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.shortcut.{[*_RESNET_PARTS.values()][int(m[3])]}.",
-    ),
-]
-
+LIBRARIES = ("transformers",)
 USAGE = """model = transformers.AutoModel.from_pretrained("{folder}")
 tokens = model(images).last_hidden_state"""
+
+MODELS = {
+    "ViTModel": ("vit", keys.VIT),
+    "IJepaModel": ("ijepa", keys.VIT),
+    "Dinov2Model": ("dinov2", keys.DINOV2),
+    "Dinov2WithRegistersModel": ("dinov2_with_registers", keys.DINOV2),
+    "SwinModel": ("swin", keys.SWIN),
+    "ResNetModel": ("resnet", keys.RESNET),
+}
+"""Type and names of the keys of each model."""
 
 
 def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSummary:
@@ -100,38 +38,31 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSumma
     Raises:
         ValueError: transformers has no model of exactly this architecture.
     """
-    config = encoder.backbone.config
-    state = split_qkv(encoder.backbone.trunk.state_dict())
-    model = find_model(config, state)
-    if isinstance(config, ViTConfig) and config.class_token:
-        state |= {"pos_embed": with_cls_position(state["pos_embed"], config)}
-    tensors = rename_tensors(state, model.renamings)
-    if isinstance(config, ViTConfig) and model.name.startswith("Dinov2"):
-        tensors |= _dinov2_extras(config, tensors)
-    write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
-    settings = {"architectures": [model.name], "model_type": model.model_type, "num_channels": config.in_channels}
-    write_atomically(folder / "config.json", json.dumps(settings | dict(model.settings), indent=2))
+    config, state = encoder.backbone.config, encoder.backbone.trunk.state_dict()
+    name, settings = find_model(config, state)
+    model_type, names = MODELS[name]
+    if isinstance(config, ViTConfig):
+        _adapt_vit(state, config, name)
+        if config.mlp == "swiglu":
+            names = keys.DINOV2_SWIGLU
+    write_safetensors(folder / "model.safetensors", keys.to_huggingface(state, names), {"format": "pt"})
+    settings = {"architectures": [name], "model_type": model_type, "num_channels": config.in_channels, **settings}
+    write_atomically(folder / "config.json", json.dumps(settings, indent=2))
     if config.in_channels == 3:
         write_atomically(folder / "preprocessor_config.json", json.dumps(_preprocessing(config), indent=2))
-    side = native_size(config)
-    return ExportSummary(USAGE, ((side, side),), _notes(encoder, model), has_image=encoder.pool is None)
-
-
-def _notes(encoder: BranchEncoder, model: Model) -> tuple[str, ...]:
-    config = encoder.backbone.config
-    notes = [] if encoder.pool is None else [POOL_IS_LEFT_OUT]
+    side, notes = native_size(config), []
     if not isinstance(config, ResNetConfig):
         action = "cuts windows" if isinstance(config, SwinConfig) else "interpolates positions"
         notes.append(
             f"At other sizes transformers {action} its own way, and features differ from those of the training code."
         )
-    if model.name == "ViTModel":
+    if name == "ViTModel":
         notes.append("The `pooler` that ViTModel adds is untrained; add_pooling_layer=False leaves it out.")
-    return tuple(notes)
+    return ExportSummary(USAGE, ((side, side),), tuple(notes), has_image=encoder.pool is None)
 
 
-def find_model(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> Model:
-    """Return the model of transformers with a configuration.
+def find_model(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
+    """Return the model of transformers with a configuration and its settings.
 
     The trunk's tensors tell widths that the configuration does not hold.
 
@@ -140,79 +71,17 @@ def find_model(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> Model:
     """
     if isinstance(config, ViTConfig):
         return _vit(config, state)
-    if isinstance(config, SwinConfig):
-        return _swin(config, state)
-    settings = {
-        "embedding_size": state["conv1.weight"].shape[0],
-        "hidden_sizes": list(config.map_dims),
-        "depths": list(config.depths),
-        "layer_type": "bottleneck",
-        "hidden_act": "relu",
-    }
-    return Model("ResNetModel", "resnet", _RESNET, settings)
-
-
-def _vit(config: ViTConfig, state: Mapping[str, Tensor]) -> Model:
-    if not config.final_norm:
-        raise ValueError(
-            "this ViT has no final norm (a pool made its image token), and every ViT of transformers has one; "
-            "use --to timm, whose folder transformers' AutoModel opens where timm is installed, or --to onnx"
-        )
-    common = {
-        "hidden_size": config.embed_dim,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.num_heads,
-        "image_size": native_size(config),
-        "patch_size": config.patch_size,
-        "layer_norm_eps": 1e-6,
-        "qkv_bias": "blocks.0.attn.query.bias" in state,
-        "hidden_act": "gelu",
-    }
-    scaled = "blocks.0.ls1.gamma" in state
-    hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
-    if config.class_token and (config.num_registers or scaled or config.mlp == "swiglu"):
-        return _dinov2(config, state, common)
-    if scaled or config.num_registers or config.mlp == "swiglu":
-        raise ValueError("transformers has no ViT without CLS token that has all of this one; use --to timm or onnx")
-    name, model_type = ("ViTModel", "vit") if config.class_token else ("IJepaModel", "ijepa")
-    return Model(name, model_type, _VIT, common | {"intermediate_size": hidden})
-
-
-def _dinov2(config: ViTConfig, state: Mapping[str, Tensor], common: Mapping[str, Any]) -> Model:
-    gated = config.mlp == "swiglu"
-    settings = dict(common) | {"mlp_ratio": _mlp_ratio(config, state), "use_swiglu_ffn": gated}
-    names = _DINOV2_SWIGLU if gated else _DINOV2
-    if not config.num_registers:
-        return Model("Dinov2Model", "dinov2", names, settings)
-    settings["num_register_tokens"] = config.num_registers
-    return Model("Dinov2WithRegistersModel", "dinov2_with_registers", names, settings)
-
-
-def _dinov2_extras(config: ViTConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors of a Dinov2Model that a network may lack: the mask token of pre-training, and scales of 1."""
-    scales = [f"encoder.layer.{i}.layer_scale{j}.lambda1" for i in range(config.depth) for j in (1, 2)]
-    ones = {name: torch.ones(config.dim) for name in scales if name not in tensors}
-    return {"embeddings.mask_token": torch.zeros(1, config.dim)} | ones
-
-
-def _mlp_ratio(config: ViTConfig, state: Mapping[str, Tensor]) -> int:
-    """Return the whole number from which transformers computes the MLP's width.
-
-    Raises:
-        ValueError: there is no such number.
-    """
-    width, hidden = config.embed_dim, state["blocks.0.mlp.fc2.weight"].shape[1]
-    for ratio in range(1, 17):
-        # A gated MLP has two thirds of the width, rounded up to a multiple of 8.
-        if hidden == ((width * ratio * 2 // 3 + 7) // 8 * 8 if config.mlp == "swiglu" else width * ratio):
-            return ratio
-    raise ValueError(f"transformers cannot describe a {config.mlp} MLP of width {hidden} in a ViT of width {width}")
-
-
-def _swin(config: SwinConfig, state: Mapping[str, Tensor]) -> Model:
+    if isinstance(config, ResNetConfig):
+        return "ResNetModel", {
+            "embedding_size": state["conv1.weight"].shape[0],
+            "hidden_sizes": list(config.map_dims),
+            "depths": list(config.depths),
+            "layer_type": "bottleneck",
+            "hidden_act": "relu",
+        }
     if not config.final_norm:
         raise ValueError("this Swin has no final norm, and transformers' always has one; use --to onnx or safetensors")
-    settings = {
+    return "SwinModel", {
         "image_size": native_size(config),
         "patch_size": config.EMBEDDING,
         "embed_dim": config.embed_dim,
@@ -223,43 +92,61 @@ def _swin(config: SwinConfig, state: Mapping[str, Tensor]) -> Model:
         "layer_norm_eps": 1e-5,
         "drop_path_rate": 0.0,
     }
-    return Model("SwinModel", "swin", _SWIN, settings)
 
 
-def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Split each qkv [3 * D, ...] into query, key and value [D, ...]."""
-    split = {}
-    for name, tensor in state.items():
-        if ".attn.qkv." not in name:
-            split[name] = tensor
-            continue
-        for part, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-            split[name.replace(".qkv.", f".{part}.")] = third
-    return split
+def _vit(config: ViTConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
+    if not config.final_norm:
+        raise ValueError(
+            "this ViT has no final norm (a pool made its image token), and every ViT of transformers has one; "
+            "use --to timm, whose folder transformers' AutoModel opens where timm is installed, or --to onnx"
+        )
+    settings = {
+        "hidden_size": config.embed_dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "image_size": native_size(config),
+        "patch_size": config.patch_size,
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
+        "hidden_act": "gelu",
+    }
+    gated, hidden = config.mlp == "swiglu", state["blocks.0.mlp.fc2.weight"].shape[1]
+    if not (config.num_registers or gated or "blocks.0.ls1.gamma" in state):
+        return "ViTModel" if config.class_token else "IJepaModel", settings | {"intermediate_size": hidden}
+    if not config.class_token:
+        raise ValueError("transformers has no ViT without CLS token that has all of this one; use --to timm or onnx")
+    settings |= {"mlp_ratio": _mlp_ratio(config, hidden), "use_swiglu_ffn": gated}
+    if not config.num_registers:
+        return "Dinov2Model", settings
+    return "Dinov2WithRegistersModel", settings | {"num_register_tokens": config.num_registers}
 
 
-def with_cls_position(positions: Tensor, config: ViTConfig) -> Tensor:
-    """Return positions [1, 1 + N, D] for [1, N, D], with zeros for a CLS token that has no position of its own."""
-    return positions if positions.shape[1] > config.grid**2 else torch.cat([0 * positions[:, :1], positions], dim=1)
+def _mlp_ratio(config: ViTConfig, hidden: int) -> int:
+    """Return the whole number from which transformers computes the MLP's width; raise ValueError if there is none."""
+    for ratio in range(1, 17):
+        width = config.embed_dim * ratio
+        # A gated MLP has two thirds of the width, rounded up to a multiple of 8.
+        if hidden == ((width * 2 // 3 + 7) // 8 * 8 if config.mlp == "swiglu" else width):
+            return ratio
+    raise ValueError(
+        f"transformers cannot describe a {config.mlp} MLP of width {hidden} in a ViT of width {config.embed_dim}"
+    )
 
 
-def rename_tensors(state: Mapping[str, Tensor], renamings: Renamings) -> dict[str, Tensor]:
-    """Return the tensors under transformers' keys.
-
-    Raises:
-        ValueError: no renaming matches a key.
-    """
-    result = {}
-    for name, tensor in state.items():
-        found = [re.sub(pattern, new, name) for pattern, new in renamings if re.search(pattern, name)]
-        if not found:
-            raise ValueError(f"transformers has no place for {name!r} of this network; use --to timm or onnx")
-        result[found[0]] = tensor
-    return result
+def _adapt_vit(state: dict[str, Tensor], config: ViTConfig, name: str) -> None:
+    """Add the tensors that a model of transformers has and a network may lack, with values that change nothing."""
+    if config.class_token and state["pos_embed"].shape[1] == config.grid**2:  # the CLS token has no position
+        state["pos_embed"] = torch.cat([torch.zeros(1, 1, config.dim), state["pos_embed"]], dim=1)
+    if config.num_registers:
+        state["register_tokens"] = state.pop("reg_token")
+    if name.startswith("Dinov2"):
+        state["mask_token"] = torch.zeros(1, config.dim)
+        for scale in (f"blocks.{i}.ls{j}.gamma" for i in range(config.depth) for j in (1, 2)):
+            state.setdefault(scale, torch.ones(config.dim))
 
 
 def _preprocessing(config: AnyBackboneConfig) -> dict[str, Any]:
-    side = native_size(config) if not isinstance(config, ResNetConfig) else 224
+    side = 224 if isinstance(config, ResNetConfig) else native_size(config)
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
@@ -273,17 +160,6 @@ def _preprocessing(config: AnyBackboneConfig) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _no_progress_bar(logging: Any) -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 @torch.no_grad()
 def read_features(folder: Path, images: Tensor) -> Features:
     """Return the features of images [B, C, H, W] in transformers.
@@ -295,11 +171,17 @@ def read_features(folder: Path, images: Tensor) -> Features:
 
     name = json.loads((folder / "config.json").read_text())["architectures"][0]
     options = {"add_pooling_layer": False} if name in ("ViTModel", "IJepaModel") else {}
-    with _no_progress_bar(transformers.utils.logging):
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
         model, found = getattr(transformers, name).from_pretrained(folder, output_loading_info=True, **options)
-    wrong = [key for keys in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in found[keys]]
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    wrong = [key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in found[kind]]
     if wrong:
-        raise ValueError(f"transformers' {name} has no place or no tensor for {wrong[0]!r}; use --to timm or onnx")
+        raise ValueError(f"transformers' {name} has a tensor too few or too many, {wrong[0]!r}; use --to timm or onnx")
     output = model.eval()(images)
     if name == "ResNetModel":
         return Features(output.pooler_output.flatten(1), output.last_hidden_state)

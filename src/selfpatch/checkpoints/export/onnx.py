@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
-from selfpatch.models.backbones.config import AnyBackboneConfig, SwinConfig
+from selfpatch.models.backbones.config import SwinConfig
 from selfpatch.models.encoder import BranchEncoder, image_token
 
+LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 FILE = "model.onnx"
 USAGE = f"""session = onnxruntime.InferenceSession("{{folder}}/{FILE}")
 image, patches = session.run(None, {{{{"images": images}}}})"""
@@ -27,43 +28,32 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSumma
     Raises:
         ValueError: the patch size does not divide `size`.
     """
-    config = encoder.backbone.config
-    fixed = size is not None or isinstance(config, SwinConfig)
+    config, p = encoder.backbone.config, encoder.patch_size
     side = native_size(config) if size is None else size
     encoder.backbone.check_size(side, side)
-    example = torch.zeros(2, config.in_channels, side, side)
+    metadata = {"mean": json.dumps(config.mean), "std": json.dumps(config.std), "patch_size": str(p)}
+    free: dict[int, object] = {0: torch.export.Dim("batch")}  # dimensions of the images
+    if size is not None or isinstance(config, SwinConfig):
+        metadata["size"] = str(side)
+        sizes: tuple[tuple[int, int], ...] = ((side, side),)
+        note = f"Images have to be of {side} x {side} pixels, in batches of any size."
+    else:
+        free |= {2: p * torch.export.Dim("h"), 3: p * torch.export.Dim("w")}
+        sizes = ((side, side), (side + p, side + 2 * p))
+        note = f"Sides of images have to be multiples of {p}."
     program = torch.onnx.export(
         _Graph(encoder).eval(),
-        (example,),
+        (torch.zeros(2, config.in_channels, side, side),),
         input_names=["images"],
         output_names=["image", "patches"],
-        dynamic_shapes={"images": _dynamic_dimensions(config, fixed=fixed)},
+        dynamic_shapes={"images": free},
         dynamo=True,
         verbose=False,
     )
     assert program is not None
-    program.model.metadata_props.update(_metadata(config, side if fixed else None))
+    program.model.metadata_props.update(metadata)
     program.save(folder / FILE)
-    if fixed:
-        return ExportSummary(
-            USAGE, ((side, side),), (f"Images have to be of {side} x {side} pixels, in batches of any size.",)
-        )
-    p = config.patch_size
-    other = (side + p, side + 2 * p)
-    return ExportSummary(USAGE, ((side, side), other), (f"Sides of images have to be multiples of {p}.",))
-
-
-def _dynamic_dimensions(config: AnyBackboneConfig, *, fixed: bool) -> dict[int, object]:
-    """Return the dimensions of the images that are free."""
-    free: dict[int, object] = {0: torch.export.Dim("batch")}
-    if not fixed:
-        free |= {2: config.patch_size * torch.export.Dim("h"), 3: config.patch_size * torch.export.Dim("w")}
-    return free
-
-
-def _metadata(config: AnyBackboneConfig, side: int | None) -> dict[str, str]:
-    size = {} if side is None else {"size": str(side)}
-    return {"mean": json.dumps(config.mean), "std": json.dumps(config.std), "patch_size": str(config.patch_size)} | size
+    return ExportSummary(USAGE, sizes, (note,))
 
 
 class _Graph(nn.Module):

@@ -11,15 +11,16 @@ from selfpatch.checkpoints.load import load_encoder
 from selfpatch.checkpoints.state import export_state, write_safetensors
 from selfpatch.models.encoder import BranchEncoder
 
+LIBRARIES = ()
 FILE = "backbone.safetensors"
+USAGE = f'encoder = selfpatch.load("{{folder}}/{FILE}")'
 
 
 def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSummary:
     """Write the file that run directories have in exported/; `size` is not used."""
     write_safetensors(folder / FILE, *export_state(encoder))
     side = native_size(encoder.backbone.config)
-    usage = f'encoder = selfpatch.load("{{folder}}/{FILE}")'
-    return ExportSummary(usage, ((side, side),), notes=("Names of the trunk's tensors are timm's, `pool.` apart.",))
+    return ExportSummary(USAGE, ((side, side),), ("Names of the trunk's tensors are timm's, `pool.` apart.",))
 
 
 def read_features(folder: Path, images: Tensor) -> Features:

@@ -6,7 +6,6 @@ config.json names one of timm's architectures, with the arguments that rebuild t
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,19 @@ import timm
 import torch
 from torch import Tensor
 
-from selfpatch.checkpoints.export.formats import POOL_IS_LEFT_OUT, ExportSummary, Features, native_size
+from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
+from selfpatch.checkpoints.key_mapping import move_patch_merging
 from selfpatch.checkpoints.state import write_safetensors
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder
 
+LIBRARIES = ()
 USAGE = """model = timm.create_model("local-dir:{folder}", pretrained=True)
 features = model.forward_features(images)"""
+
+_VIT_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
+"""Names of timm's ViTs by width; any of them becomes any other by its arguments."""
 
 
 def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSummary:
@@ -31,24 +35,24 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSumma
     Raises:
         ValueError: the network is a Swin without final norm, which timm's always has.
     """
-    config, trunk = encoder.backbone.config, encoder.backbone.trunk
+    config, state = encoder.backbone.config, encoder.backbone.trunk.state_dict()
     if isinstance(config, SwinConfig) and not config.final_norm:
         raise ValueError("this Swin has no final norm, and timm's always has one; use --to onnx or safetensors")
-    state = trunk.state_dict()
-    name, arguments = architecture(config, state)
-    write_safetensors(folder / "model.safetensors", to_timm_file(state, config), {"format": "pt"})
-    write_atomically(folder / "config.json", json.dumps(_config(config, name, arguments), indent=2))
-    side = native_size(config)
-    notes = [] if encoder.pool is None else [POOL_IS_LEFT_OUT]
+    write_atomically(folder / "config.json", json.dumps(_description(config, state), indent=2))
+    side, notes = native_size(config), []
     if isinstance(config, ViTConfig) and config.timm_model is None and config.position_embedding == "released":
         notes.append(
             f"At sizes other than {side} x {side} timm interpolates positions its own way, "
             "and features differ a little from those of the training code."
         )
-    if not isinstance(config, SwinConfig):
+    if isinstance(config, SwinConfig):
+        # timm takes any file of a Swin without classifier for one of the original authors, and renames its keys.
+        state = {move_patch_merging(key, -1): tensor for key, tensor in state.items()}
+    else:
         notes.append("transformers opens this folder too: AutoModel.from_pretrained(FOLDER).")
+    write_safetensors(folder / "model.safetensors", state, {"format": "pt"})
     same_pooling = encoder.pool is None and config.timm_model is None
-    return ExportSummary(USAGE, sizes=((side, side),), notes=tuple(notes), has_image=same_pooling)
+    return ExportSummary(USAGE, ((side, side),), tuple(notes), has_image=same_pooling)
 
 
 def architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
@@ -63,83 +67,54 @@ def architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tupl
             arguments["final_norm"] = False
         return config.timm_model.partition(".")[0], arguments
     if isinstance(config, ViTConfig):
-        return _named_vit(config), arguments | _vit_arguments(config, state)
+        # JSON cannot name the class of a gated MLP, which this model has.
+        gated, size = config.mlp == "swiglu", _VIT_SIZES.get(config.embed_dim, "small")
+        return "vit_giant_patch14_dinov2" if gated else f"vit_{size}_patch16_224", arguments | {
+            "patch_size": config.patch_size,
+            "embed_dim": config.embed_dim,
+            "depth": config.depth,
+            "num_heads": config.num_heads,
+            "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / config.embed_dim,
+            "class_token": config.class_token,
+            "reg_tokens": config.num_registers,
+            "no_embed_class": config.num_registers > 0,
+            "global_pool": "token" if config.class_token else "avg",
+            "fc_norm": False,
+            "final_norm": config.final_norm,
+            "init_values": 1e-5 if config.layer_scale else 0.0,
+        }
     if isinstance(config, SwinConfig):
-        return "swin_tiny_patch4_window7_224", arguments | _swin_arguments(config)
+        return "swin_tiny_patch4_window7_224", arguments | {
+            "img_size": native_size(config),
+            "patch_size": config.EMBEDDING,
+            "embed_dim": config.embed_dim,
+            "depths": list(config.depths),
+            "num_heads": list(config.stage_heads),
+            "window_size": config.window,
+        }
     return "resnet50", arguments | {"layers": list(config.depths), "channels": list(config.stage_widths)}
 
 
-def _named_vit(config: ViTConfig) -> str:
-    """Return the timm model that differs from a ViT only in arguments; JSON cannot name the class of the MLP."""
-    if config.mlp == "swiglu":
-        return "vit_giant_patch14_dinov2"
-    sizes = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
-    return f"vit_{sizes.get(config.embed_dim, 'small')}_patch16_224"
-
-
-def _vit_arguments(config: ViTConfig, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {
-        "patch_size": config.patch_size,
-        "embed_dim": config.embed_dim,
-        "depth": config.depth,
-        "num_heads": config.num_heads,
-        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / config.embed_dim,
-        "class_token": config.class_token,
-        "reg_tokens": config.num_registers,
-        "no_embed_class": config.num_registers > 0,
-        "global_pool": "token" if config.class_token else "avg",
-        "fc_norm": False,
-        "final_norm": config.final_norm,
-        "init_values": 1e-5 if config.layer_scale else 0.0,
-    }
-
-
-def _swin_arguments(config: SwinConfig) -> dict[str, Any]:
-    return {
-        "img_size": native_size(config),
-        "patch_size": config.EMBEDDING,
-        "embed_dim": config.embed_dim,
-        "depths": list(config.depths),
-        "num_heads": list(config.stage_heads),
-        "window_size": config.window,
-    }
-
-
-def to_timm_file(state: Mapping[str, Tensor], config: AnyBackboneConfig) -> dict[str, Tensor]:
-    """Return the tensors under the keys that timm expects in a file.
-
-    For a Swin these are the original authors' keys, with patch merging at the end of a stage: timm takes any file
-    without classifier for one of theirs and renames the keys.
-    """
-    if not isinstance(config, SwinConfig):
-        return dict(state)
-
-    def before(merging: re.Match[str]) -> str:
-        return f"layers.{int(merging[1]) - 1}.downsample."
-
-    return {re.sub(r"^layers\.(\d+)\.downsample\.", before, name): tensor for name, tensor in state.items()}
-
-
-def _config(config: AnyBackboneConfig, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    side = native_size(config)
-    known = timm.get_pretrained_cfg(name)
+def _description(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the content of config.json."""
+    name, arguments = architecture(config, state)
+    side, known = native_size(config), timm.get_pretrained_cfg(name)
     assert known is not None, name
-    pretrained = {
-        "input_size": [config.in_channels, side, side],
-        "fixed_input_size": False,
-        "mean": list(config.mean),
-        "std": list(config.std),
-        "interpolation": "bicubic",
-        "num_classes": 0,
-        "first_conv": known.first_conv,
-        "classifier": known.classifier,
-    }
     return {
         "architecture": name,
         "num_classes": 0,
         "num_features": config.dim,
         "model_args": arguments,
-        "pretrained_cfg": pretrained,
+        "pretrained_cfg": {
+            "input_size": [config.in_channels, side, side],
+            "fixed_input_size": False,
+            "mean": list(config.mean),
+            "std": list(config.std),
+            "interpolation": "bicubic",
+            "num_classes": 0,
+            "first_conv": known.first_conv,
+            "classifier": known.classifier,
+        },
     }
 
 
