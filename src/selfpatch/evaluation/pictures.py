@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 
 def side_by_side(panels: Sequence[Image.Image]) -> Image.Image:
-    """Join images of equal height to one row without gaps."""
-    row = Image.new("RGB", (sum(panel.width for panel in panels), max(panel.height for panel in panels)))
-    left = 0
-    for panel in panels:
-        row.paste(panel, (left, 0))
-        left += panel.width
-    return row
+    """Join RGB images of equal height to one row without gaps."""
+    return Image.fromarray(np.hstack([np.asarray(panel) for panel in panels]))
 
 
 def scaled_to_height(image: Image.Image, height: int) -> Image.Image:

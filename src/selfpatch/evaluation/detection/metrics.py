@@ -81,19 +81,13 @@ def average_precision(
     Boxes and masks are the rows of results files. `truth` holds the annotations of the split if they have been read.
     """
     truth = truth or GroundTruth(split.annotations, [image.id for image in split.images])
-    box, mask = truth.precision(boxes, "bbox"), truth.precision(masks, "segm")
-    metrics = {f"box {name}": value for name, value in box.overall.items()}
-    metrics |= {f"mask {name}": value for name, value in mask.overall.items()}
+    scores = {"box": truth.precision(boxes, "bbox"), "mask": truth.precision(masks, "segm")}
+    metrics = {f"{kind} {name}": value for kind, score in scores.items() for name, value in score.overall.items()}
     names = dict(zip(split.category_ids, split.category_names, strict=True))
-    rows: list[dict[str, Cell]] = [
-        {
-            "category": names[category],
-            "objects": count,
-            "box AP": box.of_category.get(category, math.nan),
-            "mask AP": mask.of_category.get(category, math.nan),
-        }
-        for category, count in truth.objects().items()
-    ]
+    rows: list[dict[str, Cell]] = []
+    for category, count in truth.objects().items():
+        precisions = {f"{kind} AP": score.of_category.get(category, math.nan) for kind, score in scores.items()}
+        rows.append({"category": names[category], "objects": count, **precisions})
     return metrics, rows
 
 

@@ -42,13 +42,7 @@ equation 1."""
 
 
 class MaskRCNN(nn.Module):
-    """Network that finds boxes, classes and masks of objects.
-
-    Args:
-        pyramid: feature pyramid and its backbone.
-        num_classes: number of categories, without the background.
-        config: settings of the heads, the anchors and the proposals.
-    """
+    """Network that finds boxes, classes and masks of objects of `num_classes` categories, without the background."""
 
     def __init__(self, pyramid: Pyramid, num_classes: int, config: DetectionConfig) -> None:
         super().__init__()
@@ -119,9 +113,7 @@ def _roi_heads(pyramid: Pyramid, num_outputs: int, config: DetectionConfig) -> R
 class StridedAnchors(AnchorGenerator):
     """Anchors of three aspect ratios at each position of each map, spaced by the map's true stride.
 
-    Args:
-        strides: strides of the maps in pixels, fractions allowed.
-        scale: side of the anchors in strides.
+    Strides are in pixels, fractions allowed; `scale` is the side of the anchors in strides.
     """
 
     def __init__(self, strides: Sequence[float], scale: float) -> None:
@@ -139,12 +131,8 @@ class StridedAnchors(AnchorGenerator):
 class PyramidPool(nn.Module):
     """Pooling of boxes into `cells` x `cells` features, from the map of the level that fits their size.
 
-    The level of a box is 2 + log2(sqrt(area) / canonical), rounded down, from 0 to the last.
-
-    Args:
-        strides: strides of the maps that boxes are pooled from.
-        cells: side of the pooled features.
-        canonical: sqrt(area) in pixels of the boxes that belong to the third map.
+    The level of a box is 2 + log2(sqrt(area) / canonical), rounded down, from 0 to the last; `canonical` is the
+    sqrt(area) in pixels of the boxes that belong to the third map. `strides` are those of the maps.
     """
 
     def __init__(self, strides: Sequence[float], cells: int, canonical: float) -> None:

@@ -55,13 +55,10 @@ class InnerMaps(Pyramid):
       norms (XCiT, arXiv 2106.09681).
     - Swin: its stages, with a LayerNorm on each (arXiv 2103.14030). ResNet: its stages.
 
-    Args:
-        backbone: network whose maps are used.
-        width: number of channels of every map.
-        blocks: blocks of a ViT, counted from 1, that of the finest map first; as above if None.
+    `blocks` are those of a ViT, counted from 1, that of the finest map first; as above if None.
 
     Raises:
-        ValueError: blocks are given for a backbone that is not a ViT, or are not four; or there are not four stages.
+        ValueError: blocks are given for a backbone other than a ViT, or there are not four blocks or stages.
     """
 
     def __init__(self, backbone: Backbone, *, width: int, blocks: Sequence[int] | None = None) -> None:
