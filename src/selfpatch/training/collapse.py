@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
 
-Collapse = Literal["uniform", "one prototype", "rank"]
+WARNINGS = {
+    "uniform": (
+        "The teacher has collapsed to uniform distributions (entropy {entropy:.2f} of {max_entropy:.2f} nats) and "
+        "teaches nothing: sharpen it with a lower optimizer.teacher_temp, or lower optimizer.base_lr."
+    ),
+    "one prototype": (
+        "The teacher gives every image the same prototype (entropy of the mean distribution {mean_entropy:.3f} nats): "
+        "soften it with a higher optimizer.teacher_temp, or raise optimizer.freeze_last_layer_epochs."
+    ),
+    "rank": (
+        "The features have collapsed to one direction (effective rank {effective_rank:.2f}): lower optimizer.base_lr "
+        "or raise optimizer.warmup_epochs, and check that the images differ."
+    ),
+}
+"""Warning of each kind of collapse, with the meters that show it."""
+METERS = ("entropy", "mean_entropy", "max_entropy", "effective_rank")
 
 
 class CollapseDetector:
@@ -20,8 +34,8 @@ class CollapseDetector:
     def __init__(self, first_step: int, patience: int = 3) -> None:
         self._first_step = first_step
         self._patience = patience
-        self._in_a_row: dict[Collapse, int] = {"uniform": 0, "one prototype": 0, "rank": 0}
-        self._warned: set[Collapse] = set()
+        self._in_a_row = dict.fromkeys(WARNINGS, 0)
+        self._warned: set[str] = set()
 
     def check(self, step: int, meters: Mapping[str, float]) -> str | None:
         """Return a warning or None; called at each log.
@@ -33,37 +47,20 @@ class CollapseDetector:
         """
         if step < self._first_step:
             return None
-        signs = _signs(meters)
-        for kind in self._in_a_row:
-            self._in_a_row[kind] = self._in_a_row[kind] + 1 if kind in signs else 0
-        due = [kind for kind in signs if self._in_a_row[kind] >= self._patience and kind not in self._warned]
+        # A meter that is missing is NaN, and comparisons with NaN are False.
+        values = {name: meters.get(name, math.nan) for name in METERS}
+        collapsed = {
+            "uniform": values["entropy"] > 0.99 * values["max_entropy"],
+            "one prototype": values["mean_entropy"] < 0.1,
+            "rank": values["effective_rank"] < 1.5,
+        }
+        due = []
+        for kind, shown in collapsed.items():
+            self._in_a_row[kind] = self._in_a_row[kind] + 1 if shown else 0
+            if self._in_a_row[kind] >= self._patience and kind not in self._warned:
+                due.append(kind)
         self._warned.update(due)
-        return " ".join(signs[kind] for kind in due) or None
-
-
-def _signs(meters: Mapping[str, float]) -> dict[Collapse, str]:
-    """Return the warning of each kind of collapse that the meters show."""
-    entropy, mean_entropy = meters.get("entropy", math.nan), meters.get("mean_entropy", math.nan)
-    max_entropy, rank = meters.get("max_entropy", math.nan), meters.get("effective_rank", math.nan)
-    signs: dict[Collapse, str] = {}
-    # A meter that is missing is NaN, and comparisons with NaN are False.
-    if entropy > 0.99 * max_entropy:
-        signs["uniform"] = (
-            f"The teacher has collapsed to uniform distributions (entropy {entropy:.2f} of {max_entropy:.2f} nats) and "
-            "teaches nothing: sharpen it with a lower optimizer.teacher_temp, or lower optimizer.base_lr."
-        )
-    if mean_entropy < 0.1:
-        signs["one prototype"] = (
-            "The teacher gives every image the same prototype (entropy of the mean distribution "
-            f"{mean_entropy:.3f} nats): soften it with a higher optimizer.teacher_temp, or raise "
-            "optimizer.freeze_last_layer_epochs."
-        )
-    if rank < 1.5:
-        signs["rank"] = (
-            f"The features have collapsed to one direction (effective rank {rank:.2f}): lower optimizer.base_lr or "
-            "raise optimizer.warmup_epochs, and check that the images differ."
-        )
-    return signs
+        return " ".join(WARNINGS[kind].format(**values) for kind in due) or None
 
 
 class RegressionDetector:

@@ -8,48 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from selfpatch.checkpoints.run_dir import RunDirectory
-from selfpatch.config.run import SAMPLES
 from selfpatch.core.atomic_io import write_atomically
-from selfpatch.data.sample_images import sample_photographs
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.data.statistics import ChannelStatistics, channel_statistics
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The images of a run.
-
-    Attributes:
-        index: all images of the source.
-        indices: [n] indices in `index` of the training images.
-        held_out_index: index of the held-out images.
-        held_out_indices: [m] indices in `held_out_index` of the images for online evaluation.
-    """
+    """The images of a run."""
 
     index: ImageIndex
+    """All images of the source."""
     indices: np.ndarray
+    """[n] indices in `index` of the training images."""
     held_out_index: ImageIndex
     held_out_indices: np.ndarray
-
-
-def open_data(source: str, *, num_held_out: int, seed: int) -> TrainingData:
-    """Find the images of a run.
-
-    Args:
-        source: folder, shard or list of images, or `samples`.
-        num_held_out: number of images to hold out; the samples have a held-out folder of their own.
-        seed: seed that decides which images are held out.
-
-    Raises:
-        ValueError: there are no images, or a shard is damaged.
-    """
-    if source == SAMPLES:
-        folder = sample_photographs()
-        index, held_out_index = ImageIndex.open(folder / "training"), ImageIndex.open(folder / "held_out")
-        return TrainingData(index, np.arange(len(index)), held_out_index, np.arange(len(held_out_index)))
-    index = ImageIndex.open(source)
-    indices, held_out = index.split(num_held_out, seed)
-    return TrainingData(index, indices, index, held_out)
+    """[m] indices in `held_out_index` of the images for online evaluation."""
 
 
 def measure_channels(data: TrainingData, channels: int) -> ChannelStatistics | None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from selfpatch.checkpoints.load import LoadReport, load_backbone
@@ -21,6 +22,7 @@ from selfpatch.data.augment.backends import choose_backend
 from selfpatch.data.augment.masks import draw_mask
 from selfpatch.data.augment.multicrop import ViewRecipe, dino_views
 from selfpatch.data.loader import CropLoader
+from selfpatch.data.sample_images import sample_photographs
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.data.statistics import ChannelStatistics
 from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
@@ -32,7 +34,7 @@ from selfpatch.models.branch import Branch
 from selfpatch.models.param_groups import layer_lr_scales
 from selfpatch.training import optim
 from selfpatch.training.components import all_heads, make_component, only_pool
-from selfpatch.training.dataset import TrainingData, open_data
+from selfpatch.training.dataset import TrainingData
 from selfpatch.training.online_eval import OnlineEvaluator
 from selfpatch.training.optim import Schedule
 from selfpatch.training.trainer import StudentTeacher, union_of_needs
@@ -53,12 +55,17 @@ def recipe_for(data: str) -> RunConfig:
 
 
 def open_training_data(config: RunConfig) -> TrainingData:
-    """Find the images of a run.
+    """Find the images of a run, and hold some of them out; the samples have a held-out folder of their own.
 
     Raises:
         ValueError: there are no images, or a shard is damaged.
     """
-    return open_data(config.data, num_held_out=config.loader.held_out, seed=config.seed)
+    if config.data == SAMPLES:
+        index, held_out = (ImageIndex.open(sample_photographs() / name) for name in ("training", "held_out"))
+        return TrainingData(index, np.arange(len(index)), held_out, np.arange(len(held_out)))
+    index = ImageIndex.open(config.data)
+    indices, held_out_indices = index.split(config.loader.held_out, config.seed)
+    return TrainingData(index, indices, index, held_out_indices)
 
 
 def backbone_config(config: RunConfig) -> AnyBackboneConfig:
@@ -118,16 +125,6 @@ def _config_for_weights(weights: AnyBackboneConfig, config: RunConfig) -> AnyBac
     return replace(architecture, grid=weights.grid, num_heads=heads, position_embedding=positions)
 
 
-def _for_channels(
-    architecture: AnyBackboneConfig, channels: int, statistics: ChannelStatistics | None
-) -> AnyBackboneConfig:
-    """Return the architecture for images of `channels` channels; without statistics they stay in [0, 1]."""
-    if channels == architecture.in_channels and statistics is None:
-        return architecture
-    mean, std = statistics or ((0.0,) * channels, (1.0,) * channels)
-    return replace(architecture, in_channels=channels, mean=mean, std=std)
-
-
 def make_student_teacher(
     config: RunConfig, architecture: AnyBackboneConfig | None = None, *, statistics: ChannelStatistics | None = None
 ) -> tuple[StudentTeacher, LoadReport | None]:
@@ -142,26 +139,35 @@ def make_student_teacher(
         ValueError: a name or setting is unknown, the patch size does not divide a crop, the weights do not fit, or a
             method masks patches and the backbone embeds none.
     """
-    classes = _classes(config)
+    classes = {config.method: find_objective(METHODS, config.method, "method")}
+    classes |= {name: find_objective(OBJECTIVES, name, "objective") for name in config.objectives}
     weights = None if config.init is None or architecture is not None else read_weights(config.init)
     if architecture is None:
         architecture = backbone_config(config) if weights is None else _config_for_weights(weights.config, config)
-        architecture = _for_channels(architecture, config.channels, statistics)
+        channels = config.channels
+        if channels != architecture.in_channels or statistics is not None:
+            mean, std = statistics or ((0.0,) * channels, (1.0,) * channels)  # without statistics they stay in [0, 1]
+            architecture = replace(architecture, in_channels=channels, mean=mean, std=std)
     torch.manual_seed(config.seed)
+    facts = {
+        "dim": architecture.dim,
+        "num_heads": architecture.num_heads,
+        "num_local": config.crops.num_local,
+        "batch_size": config.batch_size,
+    }
     objectives = {
-        name: make_component(cls, name, config.components.get(name, {}), _facts(config, architecture))
-        for name, cls in classes.items()
+        name: make_component(cls, name, config.components.get(name, {}), facts) for name, cls in classes.items()
     }
     pool = only_pool(objectives)
-    backbone = _make_backbone(config, _below_pool(config, architecture) if pool is not None else architecture)
+    backbone = _make_backbone(config, architecture, below_pool=pool is not None)
     _check_crops(backbone, config, objectives)
     masking = [name for name, objective in objectives.items() if objective.needs.masks]
+    if masking and not backbone.maskable:
+        raise ValueError(
+            f"{' and '.join(masking)} hides patches from the student, but {config.model} embeds no patches that "
+            "could be masked; use a ViT or a Swin"
+        )
     if masking:
-        if not backbone.maskable:
-            raise ValueError(
-                f"{' and '.join(masking)} hides patches from the student, but {config.model} embeds no patches that "
-                "could be masked; use a ViT or a Swin"
-            )
         backbone.add_mask_token()
     report = None if weights is None else load_backbone(backbone, weights, pool, allow_partial=config.allow_partial)
     if config.backbone.frozen_blocks:
@@ -170,25 +176,13 @@ def make_student_teacher(
     return StudentTeacher(student, objectives, _loss_weights(config, objectives)), report
 
 
-def _facts(config: RunConfig, architecture: AnyBackboneConfig) -> dict[str, int]:
-    """Return the values that a method or objective receives if its constructor has a parameter of the name."""
-    return {
-        "dim": architecture.dim,
-        "num_heads": architecture.num_heads,
-        "num_local": config.crops.num_local,
-        "batch_size": config.batch_size,
-    }
-
-
-def _below_pool(config: RunConfig, architecture: AnyBackboneConfig) -> AnyBackboneConfig:
-    """Return the architecture of a trunk below a pool that makes the image token."""
-    below = architecture.for_pool()
-    if config.backbone.keep_class_token and isinstance(architecture, ViTConfig) and isinstance(below, ViTConfig):
-        return replace(below, class_token=architecture.class_token)
-    return below
-
-
-def _make_backbone(config: RunConfig, architecture: AnyBackboneConfig) -> Backbone:
+def _make_backbone(config: RunConfig, architecture: AnyBackboneConfig, *, below_pool: bool) -> Backbone:
+    """Return the backbone; a pool above it makes the image token, so that it needs no class token."""
+    if below_pool:
+        below = architecture.for_pool()
+        if config.backbone.keep_class_token and isinstance(architecture, ViTConfig) and isinstance(below, ViTConfig):
+            below = replace(below, class_token=architecture.class_token)
+        architecture = below
     backbone = build_backbone(architecture, drop_path=config.backbone.drop_path)
     if config.backbone.positions == "sincos":
         if config.init is not None:
@@ -201,25 +195,18 @@ def _make_backbone(config: RunConfig, architecture: AnyBackboneConfig) -> Backbo
     return backbone
 
 
-def _classes(config: RunConfig) -> dict[str, type[Objective]]:
-    """Return the classes of the method and the objectives by name, in that order."""
-    objectives = {name: find_objective(OBJECTIVES, name, "objective") for name in config.objectives}
-    return {config.method: find_objective(METHODS, config.method, "method"), **objectives}
-
-
 def _loss_weights(config: RunConfig, objectives: Mapping[str, Objective]) -> dict[str, float]:
     weights: dict[str, float] = {}
     for objective in objectives.values():
         weights |= objective.loss_weights
     for name, weight in config.loss_weights.items():
-        if name not in weights:
-            # The recipe is read only now, as that of a resumed run may no longer exist.
-            if config.recipe and load_recipe(config.recipe).loss_weights.get(name) == weight:
-                continue  # the recipe sets it for a method or objective that an option replaced
-            raise ValueError(
-                f"loss_weights names {name!r}, which is no loss here; the losses are: {', '.join(weights)}"
-            )
-        weights[name] = float(weight)
+        if name in weights:
+            weights[name] = float(weight)
+        # A recipe may set it for a method or objective that an option replaced. The recipe is read only now, as that of
+        # a resumed run may no longer exist.
+        elif not (config.recipe and load_recipe(config.recipe).loss_weights.get(name) == weight):
+            losses = ", ".join(weights)
+            raise ValueError(f"loss_weights names {name!r}, which is no loss here; the losses are: {losses}")
     return weights
 
 
@@ -252,11 +239,7 @@ def with_renderer(config: RunConfig, device: torch.device) -> RunConfig:
 def make_loader(
     config: RunConfig, student_teacher: StudentTeacher, data: TrainingData, device: torch.device
 ) -> CropLoader:
-    """Return the training stream of this process.
-
-    Raises:
-        ValueError: as `CropLoader`.
-    """
+    """Return the training stream of this process."""
     grid = config.crops.global_size // student_teacher.student.backbone.patch_size
     return CropLoader(
         data.index,

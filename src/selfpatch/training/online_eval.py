@@ -61,10 +61,14 @@ class OnlineEvaluator:
         self._patch_size, self._channels = patch_size, channels
         held_out, indices = data.held_out_index, data.held_out_indices
         self._pairs, self._baseline = self._make_pairs(held_out, indices, recipes, seed)
-        side = SHEET_PATCHES * patch_size
-        sheet_images = self._load(held_out, indices, config.picture_images, side)
+        sheet_images = self._load(held_out, indices, config.picture_images, SHEET_PATCHES * patch_size)
         self._sheet_images = None if sheet_images is None else sheet_images.images
-        self._labelled = self._load_labelled(data.index, data.indices, config.knn_images, recipes[0].size)
+        self._labelled: tuple[Tensor, Tensor] | None = None
+        if data.index.classes and (loaded := self._load(data.index, data.indices, config.knn_images, recipes[0].size)):
+            labels = torch.tensor([data.index.label(int(i)) for i in loaded.indices])
+            alone = labels.bincount()[labels] == 1
+            if alone.float().mean() <= 0.5:  # most classes have more than a single image
+                self._labelled = loaded.images, labels
 
     def _make_pairs(
         self, index: ImageIndex, indices: np.ndarray, recipes: tuple[ViewRecipe, ...], seed: int
@@ -81,17 +85,6 @@ class OnlineEvaluator:
             return pairs, view_matching(MeanColour(self._patch_size, self._channels), *pairs)
         except ValueError:  # there are so few images that no two views of one overlap
             return None, 0.0
-
-    def _load_labelled(
-        self, index: ImageIndex, indices: np.ndarray, max_images: int, size: int
-    ) -> tuple[Tensor, Tensor] | None:
-        """Return images and labels, or None if there are no classes or most of them have a single image."""
-        loaded = self._load(index, indices, max_images, size) if index.classes else None
-        if loaded is None:
-            return None
-        labels = torch.tensor([index.label(int(i)) for i in loaded.indices])
-        alone = labels.bincount()[labels] == 1
-        return None if alone.float().mean() > 0.5 else (loaded.images, labels)
 
     def _load(self, index: ImageIndex, indices: np.ndarray, max_images: int, size: int) -> LoadedImages | None:
         """Return at most `max_images` images, evenly spread, or None if there are none or none can be read."""

@@ -29,18 +29,14 @@ class Schedule:
 
     A teacher that moves before the step (MoCo, MoBY) equals one that moves at the end of the step before, with the
     momentum of the next.
-
-    Attributes:
-        config: settings of the schedules.
-        epochs: length of the training in epochs.
-        steps_per_epoch: number of steps in an epoch.
-        batch_size: images in a step, over all processes; the peak learning rate is base_lr * batch_size / 256.
     """
 
     config: OptimizerConfig
     epochs: float
+    """Length of the training in epochs."""
     steps_per_epoch: int
     batch_size: int
+    """Images in a step, over all processes; the peak learning rate is base_lr * batch_size / 256."""
 
     @property
     def total_steps(self) -> int:
@@ -78,15 +74,11 @@ class Schedule:
 
     def _temp(self, epoch: int, start: float, end: float) -> float:
         warmup = int(self.config.warmup_teacher_temp_epochs)
-        if epoch >= warmup:
-            return end
-        return start + (end - start) * epoch / max(1, warmup - 1)
+        return end if epoch >= warmup else start + (end - start) * epoch / max(1, warmup - 1)
 
 
 def make_optimizer(
-    module: nn.Module,
-    config: OptimizerConfig,
-    lr_scales: Mapping[nn.Parameter, float] | None = None,
+    module: nn.Module, config: OptimizerConfig, lr_scales: Mapping[nn.Parameter, float] | None = None
 ) -> torch.optim.Optimizer:
     """Return the optimizer, whose learning rates and weight decay `set_hyperparameters` sets at each step.
 

@@ -35,22 +35,18 @@ class ProgressBar:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._total_steps = total_steps
-        self._batch_size = batch_size
-        self._enabled = enabled
-        self._plain_every = plain_every
-        self._console = console or Console()
-        self._clock = clock
+        self._total_steps, self._batch_size = total_steps, batch_size
+        self._enabled, self._plain_every = enabled, plain_every
+        self._console, self._clock = console or Console(), clock
         self._printed_at = -math.inf
         self._live = enabled and self._console.is_terminal
-        self._progress = Progress(
+        columns = (
             TextColumn("{task.fields[epoch]}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}", markup=False),
-            console=self._console,
-            expand=True,
         )
+        self._progress = Progress(*columns, console=self._console, expand=True)
         self._task = self._progress.add_task("", total=total_steps, epoch="", numbers="")
 
     def __enter__(self) -> ProgressBar:
@@ -68,7 +64,12 @@ class ProgressBar:
         """Show the state after `step` steps, in epoch `epoch` counted from 1."""
         if not self._enabled:
             return
-        numbers = self._numbers(step, images_per_second, losses, lr)
+        parts = [f"{images_per_second:.{0 if images_per_second >= 10 else 2}f} images/s"]
+        if images_per_second > 0:
+            seconds_left = (self._total_steps - step) * self._batch_size / images_per_second
+            parts.append(f"ETA {datetime.timedelta(seconds=math.ceil(seconds_left))}")
+        parts += [f"{name} {value:.4g}" for name, value in losses.items()]
+        numbers = "  ".join([*parts, f"lr {lr:.2e}"])
         if self._live:
             self._progress.update(self._task, completed=step, epoch=f"epoch {epoch}", numbers=numbers)
         elif self._clock() - self._printed_at >= self._plain_every or step >= self._total_steps:
@@ -79,15 +80,6 @@ class ProgressBar:
         """Print a line, above the bar if there is one."""
         if self._enabled:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def _numbers(self, step: int, images_per_second: float, losses: Mapping[str, float], lr: float) -> str:
-        left = (self._total_steps - step) * self._batch_size
-        digits = 0 if images_per_second >= 10 else 2
-        parts = [f"{images_per_second:.{digits}f} images/s"]
-        if images_per_second > 0:
-            parts.append(f"ETA {datetime.timedelta(seconds=math.ceil(left / images_per_second))}")
-        parts += [f"{name} {value:.4g}" for name, value in losses.items()]
-        return "  ".join([*parts, f"lr {lr:.2e}"])
 
 
 class Throughput:
@@ -140,9 +132,7 @@ def describe_metrics(metrics: Mapping[str, float], at_start: Mapping[str, float]
     """
     parts = []
     for name, value in metrics.items():
-        earlier = {
-            key.removeprefix(name).strip("_") or start: at_start[key] for key in at_start if key.startswith(name)
-        }
+        earlier = {key.removeprefix(name).strip("_") or start: v for key, v in at_start.items() if key.startswith(name)}
         baselines = ", ".join(f"{words.replace('_', ' ')} {baseline:.4f}" for words, baseline in earlier.items())
         parts.append(f"{name.replace('_', ' ')} {value:.4f}" + (f" ({baselines})" if baselines else ""))
     return f"step {done}: {'  '.join(parts)}"

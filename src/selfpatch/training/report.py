@@ -42,13 +42,10 @@ def _columns(run: RunDirectory) -> tuple[str, ...]:
 
 def measured_table(run: RunDirectory) -> Table | None:
     """Return `measured` for the terminal, or None if nothing was measured."""
-    lines = measured(read_metrics(run.path))
-    if not lines:
-        return None
     table = Table(*_columns(run), title="measured, in percent; matching on held-out images")
-    for line in lines:
+    for line in measured(read_metrics(run.path)):
         table.add_row(*line)
-    return table
+    return table if table.rows else None
 
 
 def write_run_report(run: RunDirectory, losses: Sequence[str]) -> Path:
@@ -57,9 +54,6 @@ def write_run_report(run: RunDirectory, losses: Sequence[str]) -> Path:
     Args:
         run: the run.
         losses: names of the losses in its metrics.
-
-    Returns:
-        The path of the page.
     """
     rows = read_metrics(run.path)
     sections = []

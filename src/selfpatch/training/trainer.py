@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,25 +18,18 @@ from selfpatch.config.sections import CheckpointConfig, OptimizerConfig, WatchCo
 from selfpatch.core import distributed
 from selfpatch.core.seeds import step_seed
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Views
-from selfpatch.data.collate import Batch
+from selfpatch.data.loader import CropLoader
 from selfpatch.data.prefetch import prefetched
 from selfpatch.models.branch import Branch
 from selfpatch.models.layers.deferred_state import deferred_states
 from selfpatch.models.layers.ema import ema_update
 from selfpatch.ops.collapse import effective_rank
 from selfpatch.ops.images import normalise
+from selfpatch.training import optim
 from selfpatch.training.checkpointing import Checkpointer
 from selfpatch.training.collapse import CollapseDetector, RegressionDetector
 from selfpatch.training.loggers.metrics import MetricsLogger
 from selfpatch.training.nonfinite import DeferredFlag, NonFiniteCounter
-from selfpatch.training.optim import (
-    Schedule,
-    can_step_if_finite,
-    clip_gradients,
-    freeze_gradients,
-    set_hyperparameters,
-    step_if_finite,
-)
 from selfpatch.training.progress import ProgressBar, Throughput, describe_metrics
 from selfpatch.training.signals import StopSignals
 
@@ -45,10 +39,7 @@ Evaluate = Callable[["StudentTeacher", int], Mapping[str, float]]
 
 def union_of_needs(objectives: Mapping[str, Objective]) -> Needs:
     """Return which views and masks are made for all objectives together, and which views the teacher sees."""
-    needs = Needs()
-    for objective in objectives.values():
-        needs |= objective.needs
-    return needs
+    return functools.reduce(operator.or_, (objective.needs for objective in objectives.values()), Needs())
 
 
 class StudentTeacher(nn.Module):
@@ -85,8 +76,7 @@ class StudentTeacher(nn.Module):
 
     def _normalised(self, views: Views) -> list[Tensor]:
         """Return the network's input at each resolution: [G, B, C, S, S], then [L, B, C, s, s] if needed."""
-        backbone = self.student.backbone
-        resolutions = [views.global_crops]
+        backbone, resolutions = self.student.backbone, [views.global_crops]
         if views.local_crops is not None and self.needs.local_crops:
             resolutions.append(views.local_crops)
         return [normalise(crops, backbone.mean, backbone.std) for crops in resolutions]
@@ -124,17 +114,14 @@ class StudentTeacher(nn.Module):
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """Result of one step.
-
-    Attributes:
-        values: losses, gradient norm and meters by name.
-        finite: whether loss and gradient were finite on all processes; if not, the step changed nothing.
-        stop: whether any process requests a stop.
-    """
+    """Result of one step."""
 
     values: dict[str, Tensor]
+    """Losses, gradient norm and meters by name."""
     finite: DeferredFlag
+    """Whether loss and gradient were finite on all processes; if not, the step changed nothing."""
     stop: bool
+    """Whether any process requests a stop."""
 
     @property
     def taken(self) -> bool:
@@ -158,7 +145,7 @@ def training_step(
 
     Args:
         model: a `StudentTeacher`, or DDP around one.
-        micro_batches: parts of the batch; gradients and centres are those of the whole batch.
+        micro_batches: parts of the batch; gradients and centres are those of the whole batch, losses are means.
         optimizer: optimizer of the student and the objectives.
         hp: scheduled values of this step.
         config: settings of gradient clipping.
@@ -167,13 +154,10 @@ def training_step(
         stop_requested: whether this process requests a stop; one process stops all of them.
         deferred: decide on the device whether the step is taken, without waiting for it. The result is the same.
             If None, enabled on CUDA when the optimizer is a fused AdamW.
-
-    Returns:
-        The outcome; losses are means over the micro-batches.
     """
     student_teacher: StudentTeacher = model.module if isinstance(model, DistributedDataParallel) else model  # type: ignore[assignment]
     device_type = micro_batches[0].global_crops.device.type
-    set_hyperparameters(optimizer, hp)
+    optim.set_hyperparameters(optimizer, hp)
     optimizer.zero_grad(set_to_none=True)
     outputs: list[dict[str, Tensor]] = []
     for i, views in enumerate(micro_batches):
@@ -186,17 +170,17 @@ def training_step(
             (output["loss"] / len(micro_batches)).backward()
         outputs.append({name: value.detach() for name, value in output.items()})
     if hp.freeze_last_layer:
-        freeze_gradients(student_teacher, ".last_layer.")
+        optim.freeze_gradients(student_teacher, ".last_layer.")
     if hp.freeze_backbone:
-        freeze_gradients(student_teacher, "student.backbone.trunk.")
-    norm = clip_gradients(student_teacher.parameters(), config.clip, config.clip_mode)
+        optim.freeze_gradients(student_teacher, "student.backbone.trunk.")
+    norm = optim.clip_gradients(student_teacher.parameters(), config.clip, config.clip_mode)
     values = {name: torch.stack([o[name] for o in outputs if name in o]).mean() for name in outputs[-1]}
     ok, (stop,) = distributed.all_ranks(torch.isfinite(values["loss"] + norm)), distributed.any_rank(stop_requested)
     finite = DeferredFlag(ok)
     if deferred is None:
-        deferred = device_type == "cuda" and can_step_if_finite(optimizer)
+        deferred = device_type == "cuda" and optim.can_step_if_finite(optimizer)
     if deferred:
-        step_if_finite(optimizer, ok)
+        optim.step_if_finite(optimizer, ok)
         student_teacher.finish_step(hp.teacher_momentum, ok)
     elif finite:
         optimizer.step()
@@ -206,21 +190,10 @@ def training_step(
     return StepOutcome(values | {"grad_norm": norm}, finite, stop)
 
 
-class StepLoader(Protocol):
-    """Source of the micro-batches of each step, such as `data.loader.CropLoader`."""
-
-    batch_size: int
-    bad: dict[str, str]
-
-    def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
-        """Yield the micro-batches of each step from `first` up to, not including, `last`."""
-        ...
-
-
 def train(
     student_teacher: StudentTeacher,
-    loader: StepLoader,
-    schedule: Schedule,
+    loader: CropLoader,
+    schedule: optim.Schedule,
     optimizer: torch.optim.Optimizer,
     run: RunDirectory,
     *,
@@ -254,24 +227,25 @@ def train(
     Raises:
         NonFiniteError: the loss or gradient was not finite `checkpoint.max_nonfinite` steps in a row.
     """
-    checkpointer = Checkpointer(
-        checkpoint, run, student_teacher, student_teacher.student.backbone, optimizer, schedule.steps_per_epoch
-    )
+    backbone, per_epoch = student_teacher.student.backbone, schedule.steps_per_epoch
+    checkpointer = Checkpointer(checkpoint, run, student_teacher, backbone, optimizer, per_epoch)
     first, log = checkpointer.restore(), MetricsLogger(run.path)
     if distributed.is_main_process():
         log.rewind(first + 1 if first else 0)  # a record of step s is made after s steps
+    else:
+        evaluate = None
     model: nn.Module = student_teacher
     if distributed.is_distributed():
         model = DistributedDataParallel(student_teacher, broadcast_buffers=False)
     student_teacher.train()
     total = schedule.total_steps
-    interval = max(1, round(watch.evaluate_every * schedule.steps_per_epoch)) if watch.evaluate_every else total
+    interval = max(1, round(watch.evaluate_every * per_epoch)) if watch.evaluate_every else total
     evaluated_at = {total, *range(0, total, interval)}
     nonfinite = NonFiniteCounter(checkpoint.max_nonfinite)
-    collapse = CollapseDetector(first_step=min(total // 10, schedule.steps_per_epoch))
-    if not distributed.is_main_process():
-        evaluate = None
-    if evaluate and first in {0, *evaluated_at} and not _is_evaluated(log, first):
+    collapse = CollapseDetector(first_step=min(total // 10, per_epoch))
+    # Losses are recorded in rows of their own.
+    is_evaluated = any(row["step"] == first and "loss" not in row for row in log.rows())
+    if evaluate and first in {0, *evaluated_at} and not is_evaluated:
         _evaluate(evaluate, student_teacher, log, first)  # new, or stopped before this evaluation
     throughput = Throughput()
     with (
@@ -285,15 +259,9 @@ def train(
             log_now = done % watch.log_every == 0 or done == total
             torch.manual_seed(step_seed(seed, step, distributed.rank()))
             outcome = training_step(
-                model,
-                batches,
-                optimizer,
-                hp,
-                schedule.config,
-                autocast=autocast,
-                with_meters=log_now,
-                stop_requested=signals.requested is not None,
-            )
+                model, batches, optimizer, hp, schedule.config,
+                autocast=autocast, with_meters=log_now, stop_requested=signals.requested is not None,
+            )  # fmt: skip
             throughput.add(loader.batch_size)
             if nonfinite.reaches_limit(outcome.finite):
                 raise checkpointer.dump_failed_step([views.to("cpu") for views in batches], done)
@@ -317,11 +285,6 @@ def train(
                 return signals.requested or signal.SIGTERM
     distributed.barrier()
     return 0
-
-
-def _is_evaluated(log: MetricsLogger, step: int) -> bool:
-    """Return whether the metrics of an evaluation at `step` are recorded; losses are recorded in rows of their own."""
-    return any(row["step"] == step and "loss" not in row for row in log.rows())
 
 
 def _evaluate(
