@@ -10,10 +10,8 @@ from annotated_types import Ge, Gt, Le, MinLen
 from selfpatch.config.schema import SPEED_ONLY, settings
 from selfpatch.evaluation.config import EvaluationConfig
 
-Facet = Literal["token", "key", "query", "value"]
 Sampling = Literal["bilinear", "nearest"]
 Places = Literal["patches", "pixels"]
-Layout = Literal["large", "small"]
 
 
 @settings
@@ -38,7 +36,7 @@ class CorrespondenceConfig(EvaluationConfig):
     """Preset that the other settings start from. patch: the encoder's patch features, images 512 pixels square.
     dense_keys: keys of the tenth of twelve blocks every 4 pixels, longer side 304. small: as patch at 224 pixels, for
     a minute on a CPU."""
-    facet: Facet = "token"
+    facet: Literal["token", "key", "query", "value"] = "token"
     """Features to match: patch tokens, or keys, queries or values of an attention block (ViT only)."""
     depth: Annotated[float, Gt(0), Le(1)] | None = None
     """Block to take features from, as a share of the network's depth; ignored if `block` is given. If neither is given,
@@ -62,7 +60,7 @@ class CorrespondenceConfig(EvaluationConfig):
     """Object whose longer side the shares refer to: the target's box, or its image."""
     split: str = "test"
     """Split of the data set: trn, val or test."""
-    layout: Layout | None = None
+    layout: Literal["large", "small"] | None = None
     """List of pairs to use; if not given, large if the data set has it, else small."""
     categories: Annotated[tuple[str, ...], MinLen(1)] | None = None
     """Categories to evaluate; all if not given."""

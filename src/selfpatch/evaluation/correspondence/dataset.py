@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from selfpatch.evaluation.correspondence.config import CorrespondenceConfig, Layout
+from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def open_pairs(data: str | Path, config: CorrespondenceConfig) -> list[Pair]:
     """
     root = Path(data).expanduser()
     folder = root / "PairAnnotation" / config.split
-    pairs = [_read_pair(root, folder / f"{name}.json") for name in _names(root, config.split, config.layout)]
+    pairs = [_read_pair(root, folder / f"{name}.json") for name in _names(root, config)]
     if config.categories is not None:
         missing = sorted(set(config.categories) - {pair.category for pair in pairs})
         if missing:
@@ -57,8 +57,9 @@ def open_pairs(data: str | Path, config: CorrespondenceConfig) -> list[Pair]:
     return sorted(pairs, key=lambda pair: (pair.category, pair.name))
 
 
-def _names(root: Path, split: str, layout: Layout | None) -> list[str]:
-    candidates = [root / "Layout" / size / f"{split}.txt" for size in ([layout] if layout else ["large", "small"])]
+def _names(root: Path, config: CorrespondenceConfig) -> list[str]:
+    sizes = [config.layout] if config.layout else ["large", "small"]
+    candidates = [root / "Layout" / size / f"{config.split}.txt" for size in sizes]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         missing = " or ".join(str(path.relative_to(root)) for path in candidates)

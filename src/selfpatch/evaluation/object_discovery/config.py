@@ -9,7 +9,6 @@ from annotated_types import Ge, Gt, Le, MinLen
 from selfpatch.config.schema import SPEED_ONLY, settings
 from selfpatch.evaluation.config import EvaluationConfig
 
-Facet = Literal["key", "query", "value", "token"]
 Method = Literal["lost", "tokencut", "attention"]
 
 
@@ -27,7 +26,7 @@ class ObjectDiscoveryConfig(EvaluationConfig):
 
     methods: Annotated[tuple[Method, ...], MinLen(1)] = ("lost", "tokencut")
     """Methods to evaluate; attention needs a class token."""
-    facet: Facet | None = None
+    facet: Literal["key", "query", "value", "token"] | None = None
     """Features for LOST and TokenCut; if not given, keys of a ViT and patch tokens of any other network."""
     block: Annotated[int, Gt(0)] | None = None
     """Block of the keys, queries, values or attention, counted from 1; the last if not given."""

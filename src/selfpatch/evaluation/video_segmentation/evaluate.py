@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.pictures import save_picture, side_by_side
@@ -47,7 +44,12 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     total, done = sum(len(clip.frames) for clip in clips), 0
     for clip in clips:
         scores, panels = [], []
-        for frame, mask in enumerate(_predict(encoder, clip, config, clock)):
+        predicted = (
+            propagate_first_mask(encoder, clip, config, clock)
+            if encoder is not None
+            else repeat(clip.mask(0), len(clip.frames))
+        )
+        for frame, mask in enumerate(predicted):
             if frame in scored_frames(clip):
                 scores.append(frame_scores(clip, frame, mask))
             if output.folder is not None:
@@ -65,12 +67,6 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     settings = {**config.recorded(), "patch_size": encoder.patch_size, **used}
     del settings["results"]
     return _result(rows, settings, pictures=pictures, costs=costs)
-
-
-def _predict(encoder: Encoder | None, clip: Clip, config: DAVISConfig, clock: Stopwatch) -> Iterator[np.ndarray]:
-    if encoder is None:
-        return repeat(clip.mask(0), len(clip.frames))
-    return propagate_first_mask(encoder, clip, config, clock)
 
 
 def _score_results(results: str, clips: list[Clip], used: dict[str, Any]) -> Result:

@@ -42,9 +42,7 @@ class Stopwatch:
 
 
 @torch.no_grad()
-def propagate_first_mask(
-    encoder: Encoder, clip: Clip, config: DAVISConfig, clock: Stopwatch | None = None
-) -> Iterator[np.ndarray]:
+def propagate_first_mask(encoder: Encoder, clip: Clip, config: DAVISConfig, clock: Stopwatch) -> Iterator[np.ndarray]:
     """Yield the mask of each frame, uint8 [H, W] in the clip's resolution, the given first one included.
 
     ::
@@ -57,7 +55,6 @@ def propagate_first_mask(
     Only the context is kept in memory, however long the clip is. `clock` runs from the decoded picture to the mask of
     its frame; reading files is not counted.
     """
-    clock = clock or Stopwatch()
     first_mask = clip.mask(0)
     yield first_mask
     if len(clip.frames) == 1:
