@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 from torch import Tensor, nn
 
+from selfpatch.visualization.colours import patch_map, pca_colours, unit_patch_features
 from selfpatch.visualization.layout import GAP, HEADING_HEIGHT, MARGIN
-from selfpatch.visualization.pca import patch_map, pca_colours
 from selfpatch.visualization.sheet import COLUMNS, TILE, picture_sheet
-from selfpatch.visualization.similarity import unit_patch_features
 from tests.helpers.colour_encoder import ColourEncoder, ConvolutionEncoder
 
 

@@ -18,14 +18,11 @@ def export(
     """Write a network for timm, transformers or onnxruntime, or as one safetensors file, and check it by loading it.
 
     Args:
-        weights: weights as `selfpatch.load` takes them, without baselines and `untrained:`; or an encoder.
+        weights: an encoder, or weights as `selfpatch.load` takes them, without baselines and `untrained:`.
         to: timm, safetensors, hf or onnx.
-        out: folder, new or empty.
+        out: folder for the files, new or empty. README.txt, the last of them, says how to load them.
         size: side of the images in pixels (onnx only), which then takes no others.
         load_options: fields of `checkpoints.config.LoadConfig`, e.g. `side="student"`.
-
-    Returns:
-        The files; README.txt, the last, says how to load them and where features agree.
 
     Raises:
         ValueError: weights cannot be read, or the format has no such network.

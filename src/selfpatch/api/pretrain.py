@@ -12,7 +12,6 @@ import torch
 
 from selfpatch.api.encoder import console, untrained_encoder
 from selfpatch.api.interrupted import Interrupted
-from selfpatch.checkpoints.load import LoadReport
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.checkpoints.state import export_state, write_safetensors
 from selfpatch.config.recipes import load_recipe
@@ -32,8 +31,7 @@ def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
     """Pre-train a network: `pretrain(data="photos/", objective="selfpatch", epochs=100, selfpatch={"k": 2})`.
 
     Args:
-        config: settings of the run. If None, those of the recipe that `recipe` names, or that fits the number of
-            images.
+        config: settings of the run. If None, those of the recipe that `recipe` names or that fits the number of images.
         settings: settings by name, sections as mappings, in place of those of `config`.
 
     Returns:
@@ -57,7 +55,7 @@ def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
     run = _new_run(config, data)
     if distributed.is_main_process():
         schedule = factory.make_schedule(config, steps_per_epoch)
-        _print(*_summary(config, data, student_teacher, schedule, device, report))
+        _print(*_summary(config, data, student_teacher, schedule, device), *([] if report is None else [str(report)]))
     try:
         return _train(run, config, data, student_teacher, device)
     except ValueError:
@@ -162,12 +160,7 @@ def _print(*lines: str) -> None:
 
 
 def _summary(
-    config: RunConfig,
-    data: TrainingData,
-    student_teacher: StudentTeacher,
-    schedule: Schedule,
-    device: torch.device,
-    report: LoadReport | None,
+    config: RunConfig, data: TrainingData, student_teacher: StudentTeacher, schedule: Schedule, device: torch.device
 ) -> list[str]:
     """Return the lines that describe a new run."""
     backbone = student_teacher.student.backbone
@@ -182,5 +175,4 @@ def _summary(
         f"batch {config.batch_size}, {schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} steps "
         f"in {config.epochs:g} epochs, peak lr {schedule.peak_lr:.2e} ({config.optimizer.base_lr:g} x batch / 256)",
         f"{precision} on {device}, {distributed.world_size()} process{'es' if distributed.world_size() > 1 else ''}",
-        *([] if report is None else [str(report)]),
     ]

@@ -70,8 +70,7 @@ class RunConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the matrix products; `auto` uses bf16 where the device computes it in hardware."""
     compile: bool = False
-    """Run the blocks of a ViT through torch.compile: some minutes at the start, then faster on CUDA; no gain on a
-    CPU."""
+    """Run the blocks of a ViT through torch.compile: some minutes at the start, then faster; no gain on a CPU."""
     loss_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Weight of each loss by name; if not given, what the method or objective declares, else 1."""
     backbone: sections.BackboneOverrides = sections.BackboneOverrides()

@@ -124,7 +124,7 @@ class OptimizerConfig:
     clip: NonNegativeFloat = 3.0
     """Largest gradient norm; 0 disables clipping."""
     clip_mode: Literal["tensor", "global"] = "tensor"
-    """Norm that is clipped: each parameter tensor's own, as in the released code, or the global one."""
+    """Norm that is clipped: that of each parameter tensor, as in the released code, or the global one."""
     freeze_last_layer_epochs: NonNegativeFloat = 1
     """Time that the last layer of prototype heads stays frozen at first, in epochs."""
     freeze_backbone_epochs: NonNegativeFloat = 0
@@ -134,18 +134,15 @@ class OptimizerConfig:
     teacher_momentum_end: Fraction = 1.0
     """EMA momentum of the teacher at the end of its cosine schedule."""
     teacher_moves: Literal["after_step", "before_step"] = "after_step"
-    """Time of the teacher's EMA update. `before_step`, the order of MoCo and MoBY, is computed at the end of the step
-    before, with the next momentum."""
+    """Time of the teacher's EMA update; `before_step` (MoCo, MoBY) takes the next momentum at the end of each step."""
     teacher_temp: PositiveFloat = 0.04
     """Softmax temperature of the teacher after its warm-up."""
     warmup_teacher_temp: PositiveFloat = 0.04
     """Softmax temperature of the teacher at the start of its warm-up."""
     teacher_patch_temp: PositiveFloat | None = None
-    """Softmax temperature of the teacher's patch tokens after the warm-up (iBOT); if not given, that of
-    `teacher_temp`."""
+    """Softmax temperature of the teacher's patch tokens after the warm-up (iBOT); if not given, `teacher_temp`."""
     warmup_teacher_patch_temp: PositiveFloat | None = None
-    """Softmax temperature of the teacher's patch tokens at the start of the warm-up (iBOT); if not given, that of
-    `warmup_teacher_temp`."""
+    """Same temperature at the start of the warm-up (iBOT); if not given, `warmup_teacher_temp`."""
     warmup_teacher_temp_epochs: NonNegativeFloat = 0
     """Length of the linear warm-up of the teacher's temperatures, in epochs."""
 

@@ -10,9 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from selfpatch.core.types import Encoder
+from selfpatch.visualization.colours import patch_map, pca_colours, unit_patch_features
 from selfpatch.visualization.layout import Panel, Row, lay_out, save_png, to_image
-from selfpatch.visualization.pca import patch_map, pca_colours
-from selfpatch.visualization.similarity import unit_patch_features
 
 TILE = 224
 """Side of an image on the sheet, in pixels."""

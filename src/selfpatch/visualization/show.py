@@ -12,12 +12,10 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import resize_picture, to_tensor
 from selfpatch.data.decode.pillow import Picture, read_picture
 from selfpatch.ops.neighbours import check_matching
+from selfpatch.visualization import colours
 from selfpatch.visualization.config import ShowConfig
 from selfpatch.visualization.layout import SERIES, Marker, Panel, Row, lay_out, save_png, to_image
-from selfpatch.visualization.pca import patch_map, pca_colours
-from selfpatch.visualization.positives import CONTEXT, Match, find_positives, zoom
-from selfpatch.visualization.queries import patches_at, salient_patches
-from selfpatch.visualization.similarity import similarity_over, similarity_range, unit_patch_features
+from selfpatch.visualization.queries import CONTEXT, Match, find_positives, patches_at, salient_patches, zoom
 
 PANEL, TALL_PANEL = 320, 300
 """Width of a panel in pixels, for wide and for tall images; the captions need as much."""
@@ -44,14 +42,13 @@ def show(
     """
     config = config or ShowConfig()
     check_matching(config.k, config.window, config.border)
-    if config.resolution < encoder.patch_size:
-        size = encoder.patch_size
-        raise ValueError(f"resolution {config.resolution} is below one patch of {size} pixels; use a larger one")
+    if config.resolution < (side := encoder.patch_size):
+        raise ValueError(f"resolution {config.resolution} is below one patch of {side} pixels; use a larger one")
     targets = _targets(paths, Path(out))
     for path, target in zip(paths, targets, strict=True):
         picture = read_picture(path, channels=len(encoder.mean))
         pixels = to_tensor(resized(picture, config.resolution, encoder.patch_size))
-        features = unit_patch_features(encoder, pixels[None])[0]  # [h, w, D]
+        features = colours.unit_patch_features(encoder, pixels[None])[0]  # [h, w, D]
         if not features.isfinite().all():
             raise ValueError(f"the encoder gives features of {path} that are not finite; use an earlier checkpoint")
         h, w, _ = features.shape
@@ -85,12 +82,12 @@ def draw(
         marker = Marker(number, SERIES[(number - 1) % len(SERIES)], point)
         markers.append(marker)
         similarity = (features @ features[row, column]).clamp(-1, 1)  # [h, w]
-        scale = similarity_range(similarity)
-        above.append(Panel(similarity_over(small, similarity, scale), "cosine", marker, scale, [marker]))
+        scale = colours.similarity_range(similarity)
+        above.append(Panel(colours.similarity_over(small, similarity, scale), "cosine", marker, scale, [marker]))
         surroundings = zoom(image, match, (h, w), size, extent=extent, wrap=wrap, colour=marker.colour)
         below.append(Panel(surroundings, _positives_caption(similarity.flatten(), match), marker))
     marked = Panel(small, "image and query patches" if matches else "image", markers=markers)
-    components = Panel(patch_map(pca_colours(features[None])[0], size), "principal components")
+    components = Panel(colours.patch_map(colours.pca_colours(features[None])[0], size), "principal components")
     subtitle = f"{w} × {h} patches of {image.width // w} pixels, {dim} features each"
     return lay_out([Row([marked, *above]), Row([components, *below])], title=title, subtitle=subtitle)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageColor
 
 from selfpatch.ops.neighbours import neighbour_table
-from selfpatch.visualization.positives import Match, find_positives, zoom
+from selfpatch.visualization.queries import Match, find_positives, zoom
 
 BLUE = "#1428dc"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from selfpatch.visualization.pca import patch_map, pca_colours, principal_components
+from selfpatch.visualization.colours import patch_map, pca_colours, principal_components
 
 
 def test_components_are_those_of_the_svd() -> None:

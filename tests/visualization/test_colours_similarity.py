@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfpatch.core.types import Encoder
-from selfpatch.visualization.similarity import similarity_over, similarity_range, unit_patch_features
+from selfpatch.visualization.colours import similarity_over, similarity_range, unit_patch_features
 from tests.helpers.colour_encoder import ColourEncoder, ConvolutionEncoder
 
 
