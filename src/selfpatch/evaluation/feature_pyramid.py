@@ -28,11 +28,6 @@ class FourStrides(nn.Module):
     deconvolution; deconvolution; identity; max-pool. Patch 8: deconvolution; identity; max-pools by 2 and by 4. Where
     the patch is no power of two, strides are those of the nearest one.
 
-    Args:
-        dim: width D of the maps.
-        patch_size: side of a patch in pixels.
-        norm: function of a width that makes the norm between two deconvolutions.
-
     Attributes:
         strides: strides of the four levels in pixels, the finest first; 3.5, 7, 14 and 28 for patch 14.
         levels: modules that bring each map to its stride.
@@ -52,15 +47,10 @@ class FourStrides(nn.Module):
 def rescaling(
     dim: int, doublings: int, norm: Callable[[int], nn.Module], *, dims: Sequence[int] | None = None
 ) -> nn.Module:
-    """Return a module that rescales the sides of a map [B, dim, h, w] by 2^doublings.
+    """Return a module that rescales the sides of a map [B, dim, h, w] by 2^doublings; negative numbers are halvings.
 
-    It enlarges by deconvolutions, with norm and GELU between them, or reduces by max-pooling.
-
-    Args:
-        dim: width of the map.
-        doublings: number of doublings of the sides; negative numbers are halvings.
-        norm: function of a width that makes a norm.
-        dims: widths after each deconvolution; if None, all are `dim`.
+    It enlarges by deconvolutions, with norm and GELU between them, or reduces by max-pooling. `dims` are the widths
+    after each deconvolution; if None, all are `dim`. `norm` makes the norm of a width.
     """
     if doublings == 0:
         return nn.Identity()

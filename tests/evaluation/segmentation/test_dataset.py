@@ -56,6 +56,9 @@ def test_voc_reads_the_list_and_the_augmented_labels(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, "trainaug").read(0)[1].tolist() == [[1, 2, IGNORE]]
     with pytest.raises(ValueError, match="use one of the splits: trainaug, val"):
         open_dataset(tmp_path, "test")
+    (lists / "test.txt").write_text("")
+    with pytest.raises(ValueError, match=r"the split 'test' of .* has no image"):
+        open_dataset(tmp_path, "test")
 
 
 def test_coco_pixels_are_ids_less_one_of_171_classes_or_27_groups(tmp_path: Path) -> None:

@@ -60,17 +60,10 @@ def trained_result(
     settings: Mapping[str, Any],
     rows: Sequence[Mapping[str, Cell]] = (),
 ) -> Result:
-    """Return the result of a protocol that trained on labelled images.
+    """Return the result of a protocol that trained on labelled images, from `top_hits` of test and training images.
 
-    Args:
-        name: name of the evaluation.
-        train: the training images.
-        test: the test images.
-        tested: `top_hits` of the readable test images.
-        train_hits: `top_hits` of some training images.
-        per_class: show one row per tested class in place of `rows`: its number of images and their accuracies.
-        settings: the settings to record; the numbers of images and classes are added.
-        rows: rows of the table.
+    With `per_class`, the table has one row per tested class in place of `rows`: its number of images and their
+    accuracies. The numbers of images and classes are added to the settings.
     """
     if per_class:
         of_class = {label: tested.values[tested.labels == label] for label in tested.labels.unique().tolist()}

@@ -31,21 +31,16 @@ Classes = tuple[tuple[str, ...], np.ndarray]
 
 @dataclass(frozen=True)
 class SegmentationSet:
-    """The images of one split and their labels.
-
-    Attributes:
-        classes: names, in the order of the class numbers.
-        names: unique name of each image: its path below the folder of images, without suffix.
-        images, labels: the files, in the order of the names.
-        table: [n] int64 class number, IGNORE or UNKNOWN of each value in a label file.
-        kind: kind of the set, as given or found.
-    """
+    """The images of one split and their labels."""
 
     classes: tuple[str, ...]
+    """Names, in the order of the class numbers."""
     names: list[str]
+    """Unique name of each image: its path below the folder of images, without suffix."""
     images: list[Path]
     labels: list[Path]
     table: np.ndarray
+    """[n] int64 class number, IGNORE or UNKNOWN of each value in a label file."""
     kind: Kind = "folder"
 
     def __len__(self) -> int:
@@ -219,7 +214,7 @@ def _voc_year(root: Path) -> Path:
 
 def _folder(root: Path, *choices: str, split: str = "") -> Path:
     """Return the first folder that exists; `{split}` in a choice stands for the folder name of the split."""
-    folders = [choice.format(split=split) for choice in choices]
+    folders = [choice.replace("{split}", split) for choice in choices]
     for folder in folders:
         if (root / folder).is_dir():
             return root / folder
@@ -246,7 +241,7 @@ def _paired(
         for path in sorted(images.rglob("*"))
         if path.suffix.lower() in IMAGE_SUFFIXES
     }
-    label_of = {name: name.removesuffix(endings[0]) + endings[1] for name in names or files}
+    label_of = {name: name.removesuffix(endings[0]) + endings[1] for name in (files if names is None else names)}
     existing = {path.relative_to(labels).as_posix() for path in labels.rglob("*.png")}
     for name, label in label_of.items():
         if name not in files:

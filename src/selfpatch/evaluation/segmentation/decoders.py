@@ -34,12 +34,7 @@ class SemanticFPN(nn.Module):
     Levels are enlarged by their number, not by their size, as the released head is configured for strides 4, 8, 16 and
     32. Where all maps have one size, as in SelfPatch's released code, enlarged levels are reduced again.
 
-    Args:
-        dims: widths of the maps, the finest first.
-        num_classes: number of classes K.
-        channels: width of the pyramid.
-        head_channels: width of the head.
-        norm: norm in the head.
+    `dims` are the widths of the maps, the finest first; `channels` is that of the pyramid. The head alone has norms.
     """
 
     def __init__(
@@ -76,11 +71,7 @@ class UPerNet(nn.Module):
         for i in 3, 2, 1:  top_i = lateral_i(map_i) + enlarged(top_{i+1});  level_i = smooth_i(top_i)
         logits = classify(fuse(all levels enlarged to level 1))
 
-    Args:
-        dims: widths of the maps, the finest first.
-        num_classes: number of classes K.
-        channels: width of every layer.
-        norm: norm after every convolution.
+    `dims` are the widths of the maps, the finest first; `channels` is the width of every layer.
     """
 
     def __init__(self, dims: Sequence[int], num_classes: int, *, channels: int = 512, norm: Norm = "batch") -> None:

@@ -29,9 +29,7 @@ _DEPTHS = {
 
 
 def default_blocks(backbone: Backbone, method: str) -> tuple[int, ...]:
-    """Return the maps that `fpn` or `upernet` sees, counted from 1.
-
-    They are blocks of a ViT at its usual depths, or the four stages of a Swin or a ResNet.
+    """Return the maps that `fpn` or `upernet` sees, counted from 1: blocks of a ViT, or the four stages of a network.
 
     Raises:
         ValueError: there are not four stages.
@@ -47,11 +45,9 @@ def default_blocks(backbone: Backbone, method: str) -> tuple[int, ...]:
 class Taps(nn.Module):
     """Maps from inside a backbone, as a decoder reads them.
 
-    Args:
-        backbone: the network.
-        blocks: blocks of a ViT, or stages of a Swin or a ResNet, counted from 1.
-        normed: put each map of a ViT through the trunk's final norm, where it has one (iBOT's `out_with_norm`). The
-            stages of a Swin have new norms of their own in any case, as in its released code.
+    Blocks of a ViT, or stages of a Swin or a ResNet, are counted from 1. With `normed`, each map of a ViT goes through
+    the trunk's final norm, where it has one (iBOT's `out_with_norm`). The stages of a Swin have new norms of their own
+    in any case, as in its released code.
     """
 
     def __init__(self, backbone: Backbone, blocks: Sequence[int], *, normed: bool) -> None:
@@ -72,14 +68,10 @@ class Taps(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """The network to train.
+    """The network to train, for K classes.
 
-    Args:
-        taps: the backbone, and where its maps are taken.
-        num_classes: number of classes K.
-        config: settings; read are method, rescale, channels and auxiliary_channels. The method `upernet` has an
-            auxiliary head on its third map; a Semantic FPN's head has half as many channels.
-        norm: norm of the decoder.
+    The method `upernet` has an auxiliary head on its third map; a Semantic FPN's head has half as many channels. Read
+    of the settings are method, rescale, channels and auxiliary_channels.
     """
 
     def __init__(self, taps: Taps, num_classes: int, config: DecoderConfig, *, norm: Norm = "batch") -> None:

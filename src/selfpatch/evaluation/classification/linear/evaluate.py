@@ -72,8 +72,9 @@ def evaluate(encoder: Encoder, data: str | Path, config: LinearConfig, output: O
         tested = CropValues(_hits(heads, source.standardised(encoded[:, 0]), truth)[0], truth, names)
         train_hits = _hits(heads, *source.centre(evenly_spread(positions, len(test))))[0]
     settings |= {"lr": lr, "data": str(data)}
-    show = config.per_class
-    return trained_result("linear", train, test, tested, train_hits, per_class=show, settings=settings, rows=rows)
+    return trained_result(
+        "linear", train, test, tested, train_hits, per_class=config.per_class, settings=settings, rows=rows
+    )
 
 
 @dataclass(frozen=True)
