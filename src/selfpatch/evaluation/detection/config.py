@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,8 +10,8 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from selfpatch.config.schema import SPEED_ONLY, settings
 from selfpatch.evaluation.config import EvaluationConfig, Precision
 
-Positive = Annotated[float, Gt(0), Lt(math.inf)]
-NotNegative = Annotated[float, Ge(0), Lt(math.inf)]
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
 OTHER_THAN_TRAINING = ("preset", "train_split", "test_split", "limit", "negatives")
 """Settings that the trained network depends on through the training data at most."""
 
