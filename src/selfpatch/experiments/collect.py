@@ -49,14 +49,8 @@ def collect_results(
 ) -> StudyResults:
     """Return all results so far, without those of jobs with other settings.
 
-    Args:
-        study: the study.
-        jobs: its jobs, from `jobs.jobs_of`.
-        out: folder of the study.
-        failures: sentences about what failed.
-        num_unfinished: number of jobs that have not run yet.
-        command: command that was called, or empty if it is not known.
-        device: device of the jobs.
+    The report states the sentences in `failures`, the number of jobs that have not run yet, the command that was called
+    (empty if it is not known) and the device of the jobs.
     """
     jobs_by_row: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:

@@ -71,9 +71,7 @@ class WorkerSlot:
 def jobs_of(study: Study, epochs: Mapping[str, float]) -> list[Job]:
     """Return all jobs: the baselines, then all arms seed by seed, so that a stopped study has compared something.
 
-    Args:
-        study: the study.
-        epochs: epochs of the arms with equal training time, by name.
+    `epochs` holds the epochs of the arms with equal training time, by name.
 
     Raises:
         ValueError: two jobs would share a line of the table or a folder, or the epochs of an arm are not possible.
@@ -114,17 +112,9 @@ def is_done(job: Job, study: Study, out: Path) -> bool:
 
 
 def run_job(job: Job, study: Study, data: str, out: Path, slot: WorkerSlot) -> list[str]:
-    """Do what is missing of a job.
+    """Do what is missing of a job, and return a sentence for each evaluation that failed.
 
-    Args:
-        job: the job.
-        study: its study.
-        data: training data, as `pretrain` takes it.
-        out: folder of the study.
-        slot: where the job runs.
-
-    Returns:
-        A sentence for each evaluation that failed.
+    `data` is the training data, as `pretrain` takes it, and `out` the folder of the study.
 
     Raises:
         ValueError: the job began with other settings, or settings or data are wrong.

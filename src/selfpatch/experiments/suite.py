@@ -36,8 +36,9 @@ from selfpatch.evaluation.result import Progress, Provenance, Result, network_sh
 from selfpatch.experiments.records import as_json, differences, read_json, write_json
 from selfpatch.experiments.suite_report import Entry, Outcome, write_reports
 
+Values = Mapping[str, Any]
 EXAMPLE = "`- davis: {data: DAVIS, resolution: 240}`"
-RunEvaluation = Callable[[str, str, Path, Mapping[str, Any]], Result]
+RunEvaluation = Callable[[str, str, Path, Values], Result]
 """Runs an evaluation, given its name, data, folder and settings."""
 
 
@@ -48,7 +49,7 @@ def evaluate_suite(
     *,
     device: str = "auto",
     patch_size: int | None = None,
-    load_options: Mapping[str, Any] | None = None,
+    load_options: Values | None = None,
     notify: Callable[[Outcome], None] | None = None,
     progress: Progress | None = None,
 ) -> list[Outcome]:
@@ -93,21 +94,16 @@ def evaluate_entries(
     encoder: Encoder | None,
     record: Provenance | None,
     out: Path,
-    loading: Mapping[str, Any],
+    loading: Values,
     progress: Progress | None = None,
 ) -> Iterator[Outcome]:
     """Run the evaluations of a suite on an open network, as `run_suite` does.
 
-    Args:
-        entries: evaluations, from `read_suite`.
-        encoder: the network, or None for a baseline that needs none.
-        record: source of the network, if known.
-        out: folder of the suite.
-        loading: how the weights were read, which identifies results as the weights do.
-        progress: called by the evaluations with their progress.
+    The encoder is None for a baseline that needs none. `record` is its source, if known, and `loading` tells how the
+    weights were read, which identifies results as the weights do.
     """
 
-    def run(name: str, data: str, folder: Path, settings: Mapping[str, Any]) -> Result:
+    def run(name: str, data: str, folder: Path, settings: Values) -> Result:
         return measure(name, encoder, record, data, out=folder, progress=progress, **settings)
 
     title = f"Evaluation of {'encoder' if record is None else record.source}"
@@ -132,15 +128,10 @@ def read_suite(path: str | Path) -> list[Entry]:
 
 
 def read_entry(number: int, item: Any, where: str) -> Entry:
-    """Return one evaluation, `{davis: {data: DAVIS}}`, after checking every name and value.
-
-    Args:
-        number: number of the entry in its list, from 1.
-        item: the entry as YAML gives it.
-        where: beginning of error messages.
+    """Return the evaluation `{davis: {data: DAVIS}}`, entry `number` of a list, after checking every name and value.
 
     Raises:
-        ValueError: it is no evaluation, or a setting is unknown or has a wrong value.
+        ValueError: it is no evaluation, or a setting is unknown or has a wrong value. The sentence begins with `where`.
     """
     if not (isinstance(item, dict) and len(item) == 1 and all(isinstance(v, dict) for v in item.values())):
         raise ValueError(f"{where} is {item!r}; one evaluation with its settings is needed, like {EXAMPLE}")
@@ -154,7 +145,7 @@ def read_entry(number: int, item: Any, where: str) -> Entry:
     return Entry(number, name, data, plain(EVALUATIONS[name].from_settings(settings, f"{where}: {name}")))
 
 
-def identity(encoder: Encoder | None, record: Provenance | None, loading: Mapping[str, Any]) -> dict[str, Any] | None:
+def identity(encoder: Encoder | None, record: Provenance | None, loading: Values) -> dict[str, Any] | None:
     """Return plain values that identify a network, or None if it cannot be identified, as a function cannot."""
     if record is not None and record.sha256 is not None:
         return {"sha256": record.sha256, **loading}
@@ -164,12 +155,7 @@ def identity(encoder: Encoder | None, record: Provenance | None, loading: Mappin
 
 
 def run_suite(
-    entries: Sequence[Entry],
-    run: RunEvaluation,
-    out: Path,
-    *,
-    weights: Mapping[str, Any] | None,
-    title: str = "Evaluations",
+    entries: Sequence[Entry], run: RunEvaluation, out: Path, *, weights: Values | None, title: str = "Evaluations"
 ) -> Iterator[Outcome]:
     """Run the evaluations that are not finished, and yield the outcome of each entry.
 
@@ -178,14 +164,8 @@ def run_suite(
             else run it; an error is its outcome, and the next entry follows
             write the report
 
-    All entries are checked before the first one runs.
-
-    Args:
-        entries: evaluations, from `read_suite`.
-        run: runs one evaluation.
-        out: folder of the suite.
-        weights: identity of the network, see `identity`. If None, all evaluations run again.
-        title: title of the report.
+    All entries are checked before the first one runs. `weights` identifies the network, see `identity`; if None, all
+    evaluations run again.
 
     Raises:
         ValueError: the folder holds a result of an entry with other settings, data or weights; it is not overwritten.
@@ -202,7 +182,7 @@ def run_suite(
     return run_missing()
 
 
-def _run(entry: Entry, run: RunEvaluation, out: Path, weights: Mapping[str, Any] | None) -> Outcome:
+def _run(entry: Entry, run: RunEvaluation, out: Path, weights: Values | None) -> Outcome:
     folder = out / entry.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -225,7 +205,7 @@ def request_of(entry: Entry) -> dict[str, Any]:
     return as_json({"evaluation": entry.evaluation, "data": entry.data, "settings": entry.settings})
 
 
-def _finished_result(entry: Entry, out: Path, weights: Mapping[str, Any] | None) -> Result | None:
+def _finished_result(entry: Entry, out: Path, weights: Values | None) -> Result | None:
     """Return the result that exists, or None if the entry has to run."""
     folder = out / entry.folder
     before = read_json(folder / "entry.json")

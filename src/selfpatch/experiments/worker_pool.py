@@ -37,20 +37,12 @@ def run_jobs(
     logs: Path,
     started: Callable[[J, S], None] = lambda job, slot: None,
 ) -> Generator[tuple[J, list[str]]]:
-    """Run jobs in their order, one in each slot at a time.
+    """Run jobs in their order, and yield each one when it has ended, with a sentence for each failure.
 
-        each slot takes the next job when it is free
+        each slot takes the next job when it is free; `started` is called
         a job fails if it raises or its process is killed; the other jobs continue
 
-    Args:
-        jobs: the jobs.
-        execute: function that runs a job, see `Execute`.
-        slots: where jobs run.
-        logs: folder for the output of the processes: worker-0.log and so on.
-        started: called when a job begins.
-
-    Yields:
-        Each job when it has ended, with a sentence for each failure.
+    The processes write their output to worker-0.log and so on, in the folder `logs`.
     """
     waiting, free = list(jobs), list(range(len(slots)))
     workers: dict[int, tuple[BaseProcess, Connection]] = {}  # by slot

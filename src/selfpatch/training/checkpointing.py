@@ -23,15 +23,8 @@ class NonFiniteError(ValueError):
 class Checkpointer:
     """Saves and restores weights, centres and optimizer.
 
-    No generator's state is saved: every random draw of a step follows from the run's seed and the step's number.
-
-    Args:
-        config: when checkpoints are written and how many are kept.
-        run: directory of the run.
-        student_teacher: module whose state is saved.
-        backbone: the student's backbone, whose architecture is saved.
-        optimizer: optimizer whose state is saved.
-        steps_per_epoch: number of steps in an epoch.
+    No generator's state is saved: every random draw of a step follows from the run's seed and the step's number. The
+    architecture of `backbone`, the student's, is saved too.
     """
 
     def __init__(
@@ -49,11 +42,7 @@ class Checkpointer:
         self._saved_at = time.monotonic()
 
     def restore(self) -> int:
-        """Load the newest checkpoint, if there is one.
-
-        Returns:
-            The next step to take.
-        """
+        """Load the newest checkpoint, if there is one, and return the next step to take."""
         state = self._run.checkpoints.load_newest()
         step = 0
         if state is not None:

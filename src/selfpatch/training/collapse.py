@@ -38,12 +38,10 @@ class CollapseDetector:
         self._warned: set[str] = set()
 
     def check(self, step: int, meters: Mapping[str, float]) -> str | None:
-        """Return a warning or None; called at each log.
+        """Return a warning or None; called at each log, after `step` steps.
 
-        Args:
-            step: number of steps taken.
-            meters: `entropy`, `mean_entropy` and `max_entropy` in nats and `effective_rank`, as far as the method has
-                them; other names are ignored.
+        `meters` holds `entropy`, `mean_entropy` and `max_entropy` in nats and `effective_rank`, as far as the method
+        has them; other names are ignored.
         """
         if step < self._first_step:
             return None
@@ -64,12 +62,7 @@ class CollapseDetector:
 
 
 class RegressionDetector:
-    """Warns when training makes the initial features worse.
-
-    Args:
-        at_start: metrics of the initial weights; higher is better.
-        tolerance: fall of a metric, in its own unit, below which there is no warning.
-    """
+    """Warns when a metric falls by more than `tolerance` below that of the initial weights; higher is better."""
 
     def __init__(self, at_start: Mapping[str, float], tolerance: float = 0.02) -> None:
         self._at_start, self._tolerance = dict(at_start), tolerance
@@ -81,10 +74,8 @@ class RegressionDetector:
             for name, before in self._at_start.items()
             if name in metrics and metrics[name] < before - self._tolerance
         ]
-        if not fallen:
-            return None
-        return (
-            f"The objective fights the initial features: {', '.join(fallen)}. Lower optimizer.base_lr, raise "
-            "backbone.frozen_blocks or optimizer.freeze_backbone_epochs, or lower the weight of the loss that "
-            "fights them."
+        advice = (
+            "Lower optimizer.base_lr, raise backbone.frozen_blocks or optimizer.freeze_backbone_epochs, or lower the "
+            "weight of the loss that fights them."
         )
+        return f"The objective fights the initial features: {', '.join(fallen)}. {advice}" if fallen else None

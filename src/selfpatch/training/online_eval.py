@@ -34,15 +34,9 @@ BATCH_SIZE = 64
 class OnlineEvaluator:
     """Measures the teacher: view matching on held-out images, k-NN where the folder has classes, a picture sheet.
 
-    Args:
-        config: numbers of images.
-        data: held-out images for view matching and sheets, and training images, whose sub-folders are their classes.
-        recipes: augmentations of the two global views, which the view pairs use too.
-        channels: number of channels of the images.
-        patch_size: side of a patch of the network, in pixels.
-        pictures: folder of the sheets.
-        seed: seed of the view pairs.
-        patch_knn: also measure k-NN of the mean patch feature, which a new pool does not affect.
+    The sub-folders of the training images are their classes. `recipes` augment the two global views of the view pairs,
+    which `seed` draws. Sheets are written into `pictures`. With `patch_knn`, k-NN of the mean patch feature is measured
+    too, which a new pool does not affect.
     """
 
     def __init__(

@@ -82,10 +82,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimizer, whose learning rates and weight decay `set_hyperparameters` sets at each step.
 
-    Args:
-        module: what is trained.
-        config: kind of the optimizer, its momentum and which parameters decay.
-        lr_scales: factor on the learning rate by parameter, see `models.param_groups`.
+    `lr_scales` is a factor on the learning rate by parameter, see `models.param_groups`.
     """
     groups = param_groups(module, weight_decay_on=config.weight_decay_on, lr_scales=lr_scales)
     if config.name == "lars":
@@ -103,13 +100,9 @@ def can_step_if_finite(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def step_if_finite(optimizer: torch.optim.Optimizer, ok: Tensor) -> None:
-    """Take the optimizer's step where `ok`, and nothing otherwise, not even in its count of steps.
+    """Take the optimizer's step where `ok`, a bool scalar, and change nothing otherwise, not even its count of steps.
 
     A fused AdamW skips the step on the device, as it does for `torch.amp.GradScaler`, so that nothing waits for it.
-
-    Args:
-        optimizer: a fused AdamW.
-        ok: bool scalar on the device.
     """
     assert can_step_if_finite(optimizer)  # others would take the step
     optimizer.found_inf = (~ok).float()  # type: ignore[attr-defined]
@@ -142,16 +135,10 @@ def clip_gradients_reference(parameters: Iterable[nn.Parameter], max_norm: float
 @fast_path_of(clip_gradients_reference)
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, mode: ClipMode) -> Tensor:
-    """Scale gradients down to a norm of at most `max_norm`.
+    """Scale gradients down to a norm of at most `max_norm`, and return their global norm before, a scalar.
 
-    Args:
-        parameters: parameters whose gradients are clipped.
-        max_norm: largest norm; 0 clips nothing.
-        mode: `tensor` clips the gradient of each parameter by itself, as the released code of DINO does; `global`
-            clips all together.
-
-    Returns:
-        The global norm before clipping, a scalar.
+    0 clips nothing. The mode `tensor` clips the gradient of each parameter by itself, as the released code of DINO
+    does; `global` clips all together.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norms = torch.stack(torch._foreach_norm(gradients))

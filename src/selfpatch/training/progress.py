@@ -16,13 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 class ProgressBar:
     """A bar on a terminal, and a plain line every `plain_every` seconds elsewhere.
 
-    Args:
-        total_steps: steps of the whole run.
-        batch_size: images in a step, over all processes; the remaining time follows from it.
-        enabled: whether anything is printed; only the main process prints.
-        plain_every: seconds between two lines where the output is no terminal.
-        console: where to print; tests pass their own.
-        clock: function that returns the time in seconds; tests pass their own.
+    The remaining time follows from `batch_size`, the number of images in a step over all processes. Nothing is printed
+    unless `enabled`, as on the main process. Tests pass their own console, and a clock that returns seconds.
     """
 
     def __init__(
@@ -83,12 +78,7 @@ class ProgressBar:
 
 
 class Throughput:
-    """Images per second over the last steps, without pauses.
-
-    Args:
-        window: number of steps; the cost of compilation leaves the number after this many steps.
-        clock: function that returns the time in seconds; tests pass their own.
-    """
+    """Images per second over the last `window` steps, after which compilation counts no more, without pauses."""
 
     def __init__(self, window: int = 50, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -122,13 +112,10 @@ class Throughput:
 
 
 def describe_metrics(metrics: Mapping[str, float], at_start: Mapping[str, float], start: str, done: int) -> str:
-    """Return one line with each metric, followed in brackets by its value at step 0 and its baselines.
+    """Return one line with each metric after `done` steps, in brackets its value at step 0 and its baselines.
 
-    Args:
-        metrics: metrics after `done` steps.
-        at_start: record of step 0; baselines of a metric have names that begin with the metric's.
-        start: word for the network at step 0.
-        done: number of steps.
+    `at_start` is the record of step 0, `start` the word for the network then. Baselines of a metric have names that
+    begin with the metric's.
     """
     parts = []
     for name, value in metrics.items():

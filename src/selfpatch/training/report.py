@@ -51,9 +51,7 @@ def measured_table(run: RunDirectory) -> Table | None:
 def write_run_report(run: RunDirectory, losses: Sequence[str]) -> Path:
     """Write `report.html`: the metrics, the curves of all meters, the sheet of before and after, and the settings.
 
-    Args:
-        run: the run.
-        losses: names of the losses in its metrics.
+    `losses` names the losses in the metrics.
     """
     rows = read_metrics(run.path)
     sections = []

@@ -93,11 +93,9 @@ class StudentTeacher(nn.Module):
         return meters
 
     def finish_step(self, teacher_momentum: float, ok: Tensor | None = None) -> None:
-        """Update centres, queues and the teacher after the optimizer's step.
+        """Update centres and queues, and the teacher: teacher <- m * teacher + (1 - m) * student.
 
-        Args:
-            teacher_momentum: momentum m in teacher <- m * teacher + (1 - m) * student.
-            ok: bool scalar on the device; where it is False, nothing changes. If None, the step is known to be finite.
+        Where `ok`, a bool scalar on the device, is False, nothing changes. If None, the step is known to be finite.
         """
         for state in deferred_states(self):
             if ok is None:
@@ -143,17 +141,12 @@ def training_step(
 ) -> StepOutcome:
     """Take one step: forward, backward, clip, optimizer, centres, teacher.
 
-    Args:
-        model: a `StudentTeacher`, or DDP around one.
-        micro_batches: parts of the batch; gradients and centres are those of the whole batch, losses are means.
-        optimizer: optimizer of the student and the objectives.
-        hp: scheduled values of this step.
-        config: settings of gradient clipping.
-        autocast: dtype of the forward pass. If None, float32.
-        with_meters: also compute the meters, on the last micro-batch.
-        stop_requested: whether this process requests a stop; one process stops all of them.
-        deferred: decide on the device whether the step is taken, without waiting for it. The result is the same.
-            If None, enabled on CUDA when the optimizer is a fused AdamW.
+    `model` is a `StudentTeacher`, or DDP around one. Gradients and centres are those of the whole batch, losses are
+    means over the micro-batches; `with_meters` adds the meters of the last one. The forward pass runs in `autocast`, or
+    in float32. If one process has `stop_requested`, all of them stop.
+
+    If `deferred`, the device decides whether the step is taken, and nothing waits for it; the result is the same. If
+    None, enabled on CUDA when the optimizer is a fused AdamW.
     """
     student_teacher: StudentTeacher = model.module if isinstance(model, DistributedDataParallel) else model  # type: ignore[assignment]
     device_type = micro_batches[0].global_crops.device.type
@@ -207,19 +200,8 @@ def train(
 ) -> int:
     """Train to the end of the schedule, from the run's newest checkpoint if it has one.
 
-    Args:
-        student_teacher: the network, on `device`.
-        loader: source of the batches.
-        schedule: hyperparameters by step.
-        optimizer: optimizer of the student and the objectives.
-        run: directory for checkpoints and metrics.
-        watch: when metrics are logged and the network is evaluated.
-        checkpoint: when checkpoints are written.
-        device: device of the batches.
-        seed: seed of what the steps draw, such as drop path.
-        autocast: dtype of the forward pass. If None, float32.
-        pretrained: whether the initial weights are trained; then a metric that falls below step 0 is reported.
-        evaluate: measures the network.
+    The network is on `device`. `seed` decides what the steps draw, such as drop path. The forward pass runs in
+    `autocast`, or in float32. If the initial weights are `pretrained`, a metric that falls below step 0 is reported.
 
     Returns:
         0 at the end of the schedule, or the number of the signal that stopped training after a checkpoint.
