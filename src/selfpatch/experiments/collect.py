@@ -21,7 +21,7 @@ from selfpatch.data.sources.index import ImageIndex
 from selfpatch.experiments.jobs import Job, has_same_request, is_trained, scores
 from selfpatch.experiments.results import Row, Seed, StudyResults
 from selfpatch.experiments.spec import Study
-from selfpatch.experiments.timing import TIMING_FILE, stored_ratio
+from selfpatch.experiments.timing import TIMING_FILE, stored_ratios
 from selfpatch.training.loggers.metrics import read_metrics
 from selfpatch.visualization.curves import Point, points_of
 from selfpatch.visualization.sheet import picture_sheet
@@ -133,8 +133,9 @@ def _conditions(study: Study, out: Path, command: str, device: str) -> dict[str,
         "device": device_name(torch.device(device)),
         "versions": ", ".join(f"{name} {version}" for name, version in current_versions().items()),
     }
+    ratios = stored_ratios(study, out / TIMING_FILE)
     for arm in study.arms:
-        if (ratio := stored_ratio(study, arm, out / TIMING_FILE)) is not None:
+        if ratio := ratios.get(arm.name):
             conditions[f"an epoch of {arm.name}"] = f"takes {1 / ratio:.2f} times as long as one of {arm.equal_time}"
     return conditions | ({"command": command} if command else {})
 

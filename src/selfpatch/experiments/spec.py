@@ -123,9 +123,9 @@ class Study:
         if self.over_time and not any(arm.config.checkpoint.keep_every_epochs for arm in self.arms):
             raise ValueError("over_time evaluates kept checkpoints; set checkpoint.keep_every_epochs")
 
-    def arm(self, name: str) -> Arm:
-        """Return the arm of a name."""
-        return next(arm for arm in self.arms if arm.name == name)
+    def timed_against(self, arm: Arm) -> Arm:
+        """Return the arm whose training time an arm with `equal_time` gets."""
+        return next(other for other in self.arms if other.name == arm.equal_time)
 
 
 def read_study(path: str | Path, data: str | Path, size: str | None = None) -> Study:

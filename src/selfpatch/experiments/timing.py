@@ -31,25 +31,25 @@ WARM_UP, STEPS = 3, 12
 
 def equal_time_epochs(study: Study, file: Path) -> dict[str, float]:
     """Return the epochs of the arms with equal training time, by name, as far as they are timed."""
-    epochs = {}
-    for arm in study.arms:
-        ratio = stored_ratio(study, arm, file)
-        if arm.equal_time is not None and ratio is not None:
-            epochs[arm.name] = round(study.arm(arm.equal_time).config.epochs * ratio, 3)
-    return epochs
+    ratios = stored_ratios(study, file)
+    timed = [arm for arm in study.arms if arm.name in ratios]
+    return {arm.name: round(study.timed_against(arm).config.epochs * ratios[arm.name], 3) for arm in timed}
 
 
 def untimed(study: Study, file: Path) -> list[Arm]:
     """Return the arms that still have to be timed against another one."""
-    return [arm for arm in study.arms if arm.equal_time is not None and stored_ratio(study, arm, file) is None]
+    ratios = stored_ratios(study, file)
+    return [arm for arm in study.arms if arm.equal_time is not None and arm.name not in ratios]
 
 
-def stored_ratio(study: Study, arm: Arm, file: Path) -> float | None:
-    """Return the stored ratio of epoch times for the present settings of both arms, or None."""
-    entry = _entries(file).get(arm.name)
-    if arm.equal_time is None or not isinstance(entry, dict) or entry.get("timed") != _timed(study, arm):
-        return None
-    return float(entry["ratio"])
+def stored_ratios(study: Study, file: Path) -> dict[str, float]:
+    """Return the ratio of epoch times of each arm that is timed with the present settings of both arms, by name."""
+    entries, ratios = _entries(file), {}
+    for arm in study.arms:
+        entry = entries.get(arm.name)
+        if arm.equal_time is not None and isinstance(entry, dict) and entry.get("timed") == _timed(study, arm):
+            ratios[arm.name] = float(entry["ratio"])
+    return ratios
 
 
 def time_arm(arm: Arm, slot: WorkerSlot, *, study: Study, data: str, file: Path) -> list[str]:
@@ -57,9 +57,8 @@ def time_arm(arm: Arm, slot: WorkerSlot, *, study: Study, data: str, file: Path)
 
     A study that continues must not time arms again, or its numbers would depend on where it was stopped.
     """
-    assert arm.equal_time is not None
     torch.set_num_threads(slot.threads)
-    configs = [replace(each.config, data=data) for each in (arm, study.arm(arm.equal_time))]
+    configs = [replace(each.config, data=data) for each in (arm, study.timed_against(arm))]
     seconds, other_seconds = epoch_seconds(configs, slot)
     entry = {"timed": _timed(study, arm), "ratio": other_seconds / seconds}
     write_json(file, {**_entries(file), arm.name: entry})
@@ -68,8 +67,7 @@ def time_arm(arm: Arm, slot: WorkerSlot, *, study: Study, data: str, file: Path)
 
 def _timed(study: Study, arm: Arm) -> Any:
     """Return the settings that decide the time of an epoch, as JSON gives them back."""
-    assert arm.equal_time is not None
-    configs = (arm.config, study.arm(arm.equal_time).config)
+    configs = (arm.config, study.timed_against(arm).config)
     return [{k: v for k, v in config.to_dict().items() if k != "epochs"} for config in configs]
 
 

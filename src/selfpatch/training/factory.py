@@ -149,12 +149,8 @@ def make_student_teacher(
             mean, std = statistics or ((0.0,) * channels, (1.0,) * channels)  # without statistics they stay in [0, 1]
             architecture = replace(architecture, in_channels=channels, mean=mean, std=std)
     torch.manual_seed(config.seed)
-    facts = {
-        "dim": architecture.dim,
-        "num_heads": architecture.num_heads,
-        "num_local": config.crops.num_local,
-        "batch_size": config.batch_size,
-    }
+    facts = {"dim": architecture.dim, "num_heads": architecture.num_heads}
+    facts |= {"num_local": config.crops.num_local, "batch_size": config.batch_size}
     objectives = {
         name: make_component(cls, name, config.components.get(name, {}), facts) for name, cls in classes.items()
     }

@@ -78,7 +78,7 @@ class ProgressBar:
 
 
 class Throughput:
-    """Images per second over the last `window` steps, after which compilation counts no more, without pauses."""
+    """Images per second over the last `window` steps, without pauses; compilation leaves it after as many steps."""
 
     def __init__(self, window: int = 50, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
