@@ -31,10 +31,9 @@ class _ClassAttention(nn.Module):
         def in_heads(layer: nn.Module, x: Tensor) -> Tensor:
             return layer(x).unflatten(-1, (self.num_heads, -1))  # [..., H, d]
 
-        keys, values = (  # [..., 1 + n, H, d]
-            torch.cat([in_heads(layer, query).unsqueeze(-3), gather(in_heads(layer, patches))], -3)
-            for layer in (self.k, self.v)
-        )
+        keys, values = (gather(in_heads(layer, patches)) for layer in (self.k, self.v))  # [..., n, H, d]
+        own_key, own_value = (in_heads(layer, query).unsqueeze(-3) for layer in (self.k, self.v))
+        keys, values = torch.cat([own_key, keys], -3), torch.cat([own_value, values], -3)
         if valid is not None:
             valid = F.pad(valid, (1, 0), value=True)  # the query always attends to itself
         return self.proj(attend(in_heads(self.q, query), keys, values, valid).flatten(-2))
