@@ -45,7 +45,9 @@ def test_a_trunk_below_a_pool_starts_from_weights_with_registers() -> None:
 def test_registers_that_a_whole_trunk_lacks_are_not_passed_over() -> None:
     """Its features would be others."""
     weights = weights_of(random_backbone(replace(VIT, num_registers=3, position_embedding="size")))
-    with pytest.raises(ValueError, match=r"is of another architecture: trunk.pos_embed is \[1, 9, 128\] there"):
+    with pytest.raises(
+        ValueError, match=r"is of another architecture: backbone.trunk.pos_embed is \[1, 9, 128\] there"
+    ):
         load_backbone(build_backbone(VIT), weights)
 
 

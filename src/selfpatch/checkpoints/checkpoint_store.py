@@ -41,24 +41,22 @@ class CheckpointStore:
         assert keep >= 1, "a run without a checkpoint cannot be resumed"
         path = self.folder / f"step-{step:08d}{'-kept' if keep_forever else ''}.pt"
         save_atomically(state, path)
-        self._prune(step, keep)
-        return path
-
-    def _prune(self, step: int, keep: int) -> None:
         # A checkpoint later than the one just saved could not be read when the run was resumed. Were it counted among
         # the most recent, it would push out a good one.
-        unreadable = [path for path in self._newest_first() if _step_of(path) > step]
-        prunable = [path for path in self._newest_first() if not _is_kept(path) and _step_of(path) <= step]
-        for path in unreadable + prunable[keep:]:
-            path.unlink(missing_ok=True)
+        saved = self._newest_first()
+        unreadable = [old for saved_at, old in saved if saved_at > step]
+        prunable = [old for saved_at, old in saved if saved_at <= step and not old.stem.endswith("-kept")]
+        for old in unreadable + prunable[keep:]:
+            old.unlink(missing_ok=True)
+        return path
 
-    def _newest_first(self) -> list[Path]:
-        paths = [path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name)]
-        return sorted(paths, key=_step_of, reverse=True)
+    def _newest_first(self) -> list[tuple[int, Path]]:
+        matches = [(_NAME.fullmatch(path.name), path) for path in self.folder.glob("step-*.pt")]
+        return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
     def kept(self) -> list[tuple[int, Path]]:
         """Return (step, path) of the checkpoints that are never pruned, the earliest first."""
-        return sorted((_step_of(path), path) for path in self._newest_first() if _is_kept(path))
+        return [(step, path) for step, path in reversed(self._newest_first()) if path.stem.endswith("-kept")]
 
     def newest(self) -> Path | None:
         """Return the newest checkpoint that reads completely, or None if none was ever written.
@@ -69,10 +67,12 @@ class CheckpointStore:
             ValueError: there are checkpoints, and none of them reads.
         """
         paths = self._newest_first()
-        for path in paths:
+        for _, path in paths:
             try:
-                # torch.load does not notice damaged tensors, and mapped ones would fail only when touched.
-                _verify_checksums(path)
+                with zipfile.ZipFile(path) as archive:
+                    # torch.load does not notice damaged tensors, and mapped ones would fail only when touched.
+                    if (damaged := archive.testzip()) is not None:
+                        raise zipfile.BadZipFile(f"{damaged} is damaged")
                 torch.load(path, map_location="cpu", weights_only=True, mmap=True)
                 return path
             except (MemoryError, torch.OutOfMemoryError):
@@ -87,21 +87,13 @@ class CheckpointStore:
         return None
 
     def load_newest(self, map_location: torch.device | str = "cpu") -> dict[str, Any] | None:
-        """Load the checkpoint that `newest` returns; tensors on the CPU are mapped from the file.
-
-        Raises:
-            ValueError: as `newest`.
-        """
+        """Load the checkpoint that `newest` returns; tensors on the CPU are mapped from the file."""
         path = self.newest()
         return None if path is None else torch.load(path, map_location=map_location, weights_only=True, mmap=True)
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """Write `state` with torch.save; a kill leaves the old file or the new one.
-
-    Raises:
-        OSError: the disk is full or cannot be written to.
-    """
+    """Write `state` with torch.save; a kill or an OSError of a full disk leaves the old file or the new one."""
     with replacing(path) as file:
         try:
             torch.save(state, file)
@@ -110,25 +102,3 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
-
-
-def _verify_checksums(path: Path) -> None:
-    """Read the whole archive against its checksums.
-
-    Raises:
-        zipfile.BadZipFile, OSError: the archive is incomplete or damaged.
-    """
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"{damaged} is damaged")
-
-
-def _is_kept(path: Path) -> bool:
-    return path.stem.endswith("-kept")
-
-
-def _step_of(path: Path) -> int:
-    match = _NAME.fullmatch(path.name)
-    assert match is not None
-    return int(match[1])

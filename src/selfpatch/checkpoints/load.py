@@ -1,9 +1,9 @@
-"""Weights into networks: every key finds its place, or the report names it."""
+"""Weights into networks: every key is loaded, or the report names it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +13,8 @@ from selfpatch.checkpoints.infer_config import first_few
 from selfpatch.checkpoints.read import Weights, read_weights
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.pooling import AveragePool, ClassAttentionPool
-
-_NOT_BACKBONE = ("pool.", "heads.")
-"""Prefixes of keys that a backbone may leave out."""
-
-_FIRST_KERNELS = ("trunk.patch_embed.proj.weight", "trunk.conv1.weight")
-"""Layers that read the image's channels: of a ViT or a Swin, and of a ResNet."""
-
-_MAY_LACK = ("trunk.norm.weight", "trunk.norm.bias", "mask_token")
-"""Keys of weights that a backbone may have no parameter for."""
-
-_MAY_LACK_WITHOUT_CLASS_TOKEN = ("trunk.cls_token", "trunk.reg_token")
-"""Further such keys of a trunk below a pool, which has no CLS token."""
 
 
 @dataclass(frozen=True)
@@ -68,51 +55,32 @@ def load_backbone(
             f"{weights.source} holds a {weights.config.family}, but the model is a {backbone.config.family}; "
             "give a --model of the same family"
         )
-    state = {k.removeprefix("backbone."): v for k, v in weights.state.items() if not k.startswith(_NOT_BACKBONE)}
-    pooled = _load_pool(pool, weights)
-    left_out = [k for k in weights.state if k.startswith(_NOT_BACKBONE) and k not in pooled]
-    current = backbone.state_dict()
-    for key in _FIRST_KERNELS:
+    parts, state = nn.ModuleDict({"backbone": backbone}), dict(weights.state)
+    if pool is not None:
+        shapes = {f"pool.{key}": tensor.shape for key, tensor in pool.state_dict().items()}
+        if shapes == {key: tensor.shape for key, tensor in state.items() if key.startswith("pool.")}:
+            parts["pool"] = pool
+    current = parts.state_dict()
+    for key in ("backbone.trunk.patch_embed.proj.weight", "backbone.trunk.conv1.weight"):
         if key in state and key in current and state[key].shape[1] == 3 != current[key].shape[1]:
             state[key] = kernel_for_channels(state[key], current[key].shape[1])
-    may_lack: tuple[str, ...] = _MAY_LACK
+    optional = ["backbone.trunk.norm.weight", "backbone.trunk.norm.bias", "backbone.mask_token"]
     if not backbone.has_class_token:
-        may_lack += _MAY_LACK_WITHOUT_CLASS_TOKEN
-        if "trunk.cls_token" in state and "trunk.reg_token" not in state:
-            state["trunk.pos_embed"] = state["trunk.pos_embed"][:, 1:]
-    if "mask_token" in current:
-        state.setdefault("mask_token", current["mask_token"])  # most weights have none; it is learned soon
-    for key in may_lack:
-        if key in state and key not in current:
-            del state[key]
-            left_out.append(f"backbone.{key}")
-    left_out += weights.left_out
-    report = load_strictly(backbone, state, weights.source, allow_partial=allow_partial, left_out=tuple(left_out))
-    return replace(report, matched=(*report.matched, *pooled))
-
-
-def _load_pool(pool: nn.Module | None, weights: Weights) -> tuple[str, ...]:
-    """Copy the weights' pool if keys and shapes are the same, and return its keys."""
-    state = {k: v for k, v in weights.state.items() if k.startswith("pool.")}
-    current = {} if pool is None else {f"pool.{k}": v for k, v in pool.state_dict().items()}
-    if pool is None or {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in current.items()}:
-        return ()
-    pool.load_state_dict({k.removeprefix("pool."): v for k, v in state.items()})
-    return tuple(state)
+        optional += ["backbone.trunk.cls_token", "backbone.trunk.reg_token"]
+        if "backbone.trunk.cls_token" in state and "backbone.trunk.reg_token" not in state:
+            state["backbone.trunk.pos_embed"] = state["backbone.trunk.pos_embed"][:, 1:]
+    if "backbone.mask_token" in current:
+        state.setdefault("backbone.mask_token", current["backbone.mask_token"])  # most weights have none
+    not_wanted = ("heads.",) if "pool" in parts else ("heads.", "pool.")
+    left_out = [key for key in state if key.startswith(not_wanted) or (key in optional and key not in current)]
+    return load_strictly(parts, state, weights, left_out, allow_partial=allow_partial)
 
 
 def kernel_for_channels(kernel: Tensor, channels: int) -> Tensor:
-    """Return the first layer of a network for RGB images, adapted to another number of channels.
+    """Return the first layer of a network for RGB images [D, 3, p, p] for other channels, [D, channels, p, p].
 
     As in timm: one channel gets the sum over the colours; more get red, green, blue, red, ... in turn, times
     3 / channels, so that the layer's output keeps its size.
-
-    Args:
-        kernel: [D, 3, p, p].
-        channels: number of channels.
-
-    Returns:
-        [D, channels, p, p].
     """
     if channels == 1:
         return kernel.sum(1, keepdim=True)
@@ -120,35 +88,32 @@ def kernel_for_channels(kernel: Tensor, channels: int) -> Tensor:
 
 
 def load_strictly(
-    module: nn.Module,
-    state: Mapping[str, Tensor],
-    source: str,
-    *,
-    allow_partial: bool = False,
-    left_out: tuple[str, ...] = (),
+    module: nn.Module, state: Mapping[str, Tensor], weights: Weights, left_out: Sequence[str], *, allow_partial: bool
 ) -> LoadReport:
-    """Load a state dict and report on its keys.
+    """Load the tensors of `state`, except those that are left out, and report on the keys.
 
     Raises:
         ValueError: a tensor has another shape, or, unless `allow_partial`, a key is missing or unexpected.
     """
+    state = {key: tensor for key, tensor in state.items() if key not in left_out}
     current = module.state_dict()
     for key in current:
         if key in state and current[key].shape != state[key].shape:
             raise ValueError(
-                f"{source} is of another architecture: {key} is {list(state[key].shape)} there "
+                f"{weights.source} is of another architecture: {key} is {list(state[key].shape)} there "
                 f"and {list(current[key].shape)} here; name its architecture with --model and --patch-size"
             )
     report = LoadReport(
-        source,
-        matched=tuple(k for k in current if k in state),
-        missing=tuple(k for k in current if k not in state),
-        unexpected=tuple(k for k in state if k not in current),
-        left_out=left_out,
+        weights.source,
+        matched=tuple(key for key in current if key in state),
+        missing=tuple(key for key in current if key not in state),
+        unexpected=tuple(key for key in state if key not in current),
+        left_out=(*left_out, *weights.left_out),
+        sha256=weights.sha256,
     )
     if (report.missing or report.unexpected) and not allow_partial:
         raise ValueError(f"{report}; give --allow-partial to load what matches, or --model init for its architecture")
-    module.load_state_dict({k: state[k] for k in report.matched}, strict=False)
+    module.load_state_dict({key: state[key] for key in report.matched}, strict=False)
     return report
 
 
@@ -166,19 +131,17 @@ def load_encoder(
         ValueError: as `read_weights` and `load_strictly`.
     """
     weights = read_weights(source, config)
-    pool = _build_pool(weights.state, weights.config)
-    encoder = BranchEncoder(build_backbone(weights.config), pool, normed_patches=normed_patches)
-    wanted = {k: v for k, v in weights.state.items() if not k.startswith("heads.") and k != "backbone.mask_token"}
-    left_out = (*(k for k in weights.state if k not in wanted), *weights.left_out)
-    report = load_strictly(encoder, wanted, source, allow_partial=config.allow_partial, left_out=left_out)
-    return encoder.eval(), replace(report, sha256=weights.sha256)
+    encoder = BranchEncoder(build_backbone(weights.config), _build_pool(weights), normed_patches=normed_patches)
+    left_out = [key for key in weights.state if key.startswith("heads.") or key == "backbone.mask_token"]
+    report = load_strictly(encoder, weights.state, weights, left_out, allow_partial=config.allow_partial)
+    return encoder.eval(), report
 
 
-def _build_pool(state: Mapping[str, Tensor], config: AnyBackboneConfig) -> nn.Module | None:
-    keys = [k.removeprefix("pool.") for k in state if k.startswith("pool.")]
+def _build_pool(weights: Weights) -> nn.Module | None:
+    keys = [key.removeprefix("pool.") for key in weights.state if key.startswith("pool.")]
     if not keys:
         return None
     if "query" not in keys:
-        return AveragePool(config.dim)
-    blocks = 1 + max(int(k.split(".")[1]) for k in keys if k.startswith("blocks."))
-    return ClassAttentionPool(config.dim, config.num_heads, blocks=blocks)
+        return AveragePool(weights.config.dim)
+    blocks = {key.split(".")[1] for key in keys if key.startswith("blocks.")}
+    return ClassAttentionPool(weights.config.dim, weights.config.num_heads, blocks=len(blocks))

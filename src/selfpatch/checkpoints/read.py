@@ -7,6 +7,7 @@ import hashlib
 import json
 import pickle
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -73,66 +74,52 @@ def read_weights(source: str, config: LoadConfig = DEFAULTS) -> Weights:
             raise ValueError(f"num_heads is {config.num_heads}, but {source} has its own; leave it out")
         backbone = build_timm(source.removeprefix(TIMM), pretrained=True)
         weights = Weights({f"backbone.{k}": v for k, v in backbone.state_dict().items()}, backbone.config, source, None)
+    elif (path := Path(source)).exists():
+        weights = replace(_read_path(path, config.side), source=source)
     else:
-        path = Path(source)
-        if not path.exists():
-            raise ValueError(
-                f"no weights at {source!r}; use a run directory, a checkpoint file, a .safetensors file or {TIMM}NAME"
-            )
-        weights = _read_run(path, config.side) if path.is_dir() else _read_file(path, config.side)
-    return replace(weights, config=_with_overrides(weights.config, config, source))
-
-
-def _with_overrides(found: AnyBackboneConfig, config: LoadConfig, source: str) -> AnyBackboneConfig:
-    """Return the backbone's configuration with the values that `config` sets."""
+        raise ValueError(
+            f"no weights at {source!r}; use a run directory, a checkpoint file, a .safetensors file or {TIMM}NAME"
+        )
+    found = weights.config
     if not isinstance(found, ViTConfig):
         if config.num_heads is not None:
             raise ValueError(f"num_heads is {config.num_heads}, but {source} is no ViT; leave it out")
-        return found
-    found = replace(
-        found,
-        num_heads=config.num_heads or found.num_heads,
-        position_embedding=config.position_embedding or found.position_embedding,
-    )
-    if found.embed_dim % found.num_heads:
+        return weights
+    num_heads = config.num_heads or found.num_heads
+    if found.embed_dim % num_heads:
         raise ValueError(
-            f"{source}: width {found.embed_dim} cannot be split into {found.num_heads} heads; give another --num-heads"
+            f"{source}: width {found.embed_dim} cannot be split into {num_heads} heads; give another --num-heads"
         )
-    return found
+    positions = config.position_embedding or found.position_embedding
+    return replace(weights, config=replace(found, num_heads=num_heads, position_embedding=positions))
 
 
-def _read_file(path: Path, side: Side) -> Weights:
+def _read_path(path: Path, side: Side) -> Weights:
+    """Read a file, or the newest checkpoint of a run, or its exported network if there is no checkpoint."""
+    if path.is_dir():
+        run = RunDirectory.open(path)
+        path = run.checkpoints.newest() or run.exported_backbone
+        if not path.is_file():
+            raise ValueError(f"{run.path} has no checkpoint yet; wait for the first one, or start the run again")
     source = str(path)
+    content: Any
     content, metadata = _load_safetensors(path) if path.suffix == ".safetensors" else (_load_pickle(path), {})
-    if isinstance(content, Mapping) and {"pretrainer", "shape"} <= content.keys():
-        return _from_checkpoint(content, path, side, source)
-    tensors = _find_state_dict(content, side, source)
-    state, left_out = map_keys(tensors, side, source)
-    if "shape" in metadata:
-        config = backbone_config_from_dict(json.loads(metadata["shape"]))
+    left_out: tuple[str, ...] = ()
+    if isinstance(content, Mapping) and {"pretrainer", "shape"} <= content.keys():  # a checkpoint of a run
+        state = {k.removeprefix(f"{side}."): v for k, v in content["pretrainer"].items() if k.startswith(f"{side}.")}
+        config = backbone_config_from_dict(content["shape"])
     else:
-        config = infer_backbone_config(state, source)
-        if isinstance(config, ViTConfig):
-            config = replace(config, num_heads=known_num_heads(tensors, config.embed_dim) or config.num_heads)
-    return Weights(state, config, source, file_hash(path), left_out)
-
-
-def _read_run(path: Path, side: Side) -> Weights:
-    run = RunDirectory.open(path)
-    newest = run.checkpoints.newest()
-    if newest is not None:
-        checkpoint = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)
-        return _from_checkpoint(checkpoint, newest, side, str(path))
-    if run.exported_backbone.is_file():
-        return replace(_read_file(run.exported_backbone, side), source=str(path))
-    raise ValueError(f"{path} has no checkpoint yet; wait for the first one, or start the run again")
-
-
-def _from_checkpoint(checkpoint: Mapping[str, Any], file: Path, side: Side, source: str) -> Weights:
-    """Return one network of a run's checkpoint."""
-    prefix = f"{side}."
-    state = {k.removeprefix(prefix): v for k, v in checkpoint["pretrainer"].items() if k.startswith(prefix)}
-    return Weights(state, backbone_config_from_dict(checkpoint["shape"]), source, file_hash(file))
+        tensors = _find_state_dict(content, side, source)
+        state, left_out = map_keys(tensors, side, source)
+        if "shape" in metadata:
+            config = backbone_config_from_dict(json.loads(metadata["shape"]))
+        else:
+            config = infer_backbone_config(state, source)
+            if isinstance(config, ViTConfig):
+                config = replace(config, num_heads=known_num_heads(tensors, config.embed_dim) or config.num_heads)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Weights(state, config, source, sha256, left_out)
 
 
 def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -146,7 +133,8 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _load_pickle(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(_SAFE_CLASSES), warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Mapping a file spares the reading of its optimizer state; only files of the newer format can be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise ValueError(
             f"{path} holds more than tensors and plain values, and unpickling it could run code; "
@@ -174,9 +162,3 @@ def _find_state_dict(content: Any, side: Side, source: str) -> dict[str, Tensor]
         f"{source} holds no state dict; tensors by name are needed, by themselves or under {side!r}, "
         "'state_dict' or 'model'"
     )
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

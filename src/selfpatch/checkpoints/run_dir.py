@@ -33,13 +33,6 @@ class RunDirectory:
     """One run on disk, made by `create` or `open`.
 
     Any process may read. Only the main process writes, except for `save_failed_step` and `note_skipped`.
-
-    Attributes:
-        path: folder of the run.
-        settings: content of config.yaml as plain values.
-        checkpoints: checkpoints of the run.
-        pictures: folder of pictures.
-        exported_backbone: path of the exported teacher.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
@@ -54,11 +47,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: str | Path, settings: Mapping[str, Any]) -> RunDirectory:
-        """Create a run in a folder that is new or empty, on the main process only.
-
-        Args:
-            path: folder of the run.
-            settings: plain nested values, written to config.yaml.
+        """Create a run in a folder that is new or empty, on the main process only; `settings` are plain nested values.
 
         Raises:
             ValueError: the folder holds files, is a file, or cannot be written to.
@@ -116,18 +105,17 @@ class RunDirectory:
         return path
 
     def note_skipped(self, bad: Mapping[str, str]) -> None:
-        r"""Add unreadable files to skipped.txt, each path once, even if several processes meet it.
+        r"""Add unreadable files {path: reason} to skipped.txt, each path once, even if several processes meet it.
 
-        Args:
-            bad: reason by path. Tabs and line ends in a path are written as \t, \n and \r.
+        Tabs and line ends in a path are written as \t, \n and \r.
         """
-        new = {path: reason for path, reason in bad.items() if path not in self._noted}
+        new = bad.keys() - self._noted
         if not new:
             return
-        self._noted.update(new)
+        self._noted |= new
         old = self._skipped.read_bytes().decode("utf-8", "surrogateescape") if self._skipped.exists() else ""
         known = {line.partition("\t")[0] for line in old.split("\n")}
-        escaped = {path.translate({9: "\\t", 10: "\\n", 13: "\\r"}): reason for path, reason in new.items()}
+        escaped = {path.translate({9: "\\t", 10: "\\n", 13: "\\r"}): bad[path] for path in bad if path in new}
         lines = [f"{path}\t{' '.join(reason.split())}\n" for path, reason in escaped.items() if path not in known]
         # All lines are appended by one write, since other processes append too.
         with clear_error(self._skipped), open(self._skipped, "a", encoding="utf-8", errors="surrogateescape") as file:

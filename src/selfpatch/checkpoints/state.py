@@ -24,11 +24,7 @@ def export_state(encoder: BranchEncoder) -> tuple[dict[str, Tensor], dict[str, s
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
-    """Write tensors as safetensors, with `metadata` in the file's header.
-
-    Raises:
-        OSError: the disk is full or cannot be written to; the old file is as it was.
-    """
+    """Write tensors as safetensors, with `metadata` in the header; after an OSError the old file is as it was."""
     # safetensors refuses tensors that share memory.
     tensors = {key: x.detach().cpu().clone(memory_format=torch.contiguous_format) for key, x in state.items()}
     write_atomically(path, save(tensors, dict(metadata)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -54,15 +55,10 @@ class MetricsLogger:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the records of a run directory; a line that a kill left half-written is skipped."""
     path = folder / FILE
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return [row for row in map(_parse, file) if row is not None]
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and "step" in row else None
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and "step" in row:
+                rows.append(row)
+    return rows

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
 class TensorBoardLogger:
-    """Event writer that opens at the first record; training continues without it if TensorBoard is missing or fails.
-
-    Attributes:
-        purge_step: first step whose earlier events TensorBoard hides, set before the first record of a resumed run.
-    """
+    """Event writer that opens at the first record; training continues without it if TensorBoard is missing or fails."""
 
     def __init__(self, folder: Path) -> None:
         self.purge_step: int | None = None
+        """First step whose earlier events TensorBoard hides, set before the first record of a resumed run."""
         self._folder = folder
         self._writer: Any = None
         self._failed = False
@@ -25,7 +23,7 @@ class TensorBoardLogger:
         """Write the numbers of one row at its "step"."""
         if self._failed:
             return
-        try:
+        with self._disabled_by_an_error():
             if self._writer is None:
                 from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
@@ -33,18 +31,18 @@ class TensorBoardLogger:
             for name, value in row.items():
                 if name != "step" and isinstance(value, int | float):
                     self._writer.add_scalar(name, value, global_step=row["step"])
-        except Exception as error:  # a missing package, a version that clashes, a full disk
-            self._disable(error)
 
     def close(self) -> None:
         """Write the events that are still in memory."""
-        if self._writer is not None and not self._failed:
-            try:
+        if self._writer is not None:
+            with self._disabled_by_an_error():
                 self._writer.close()
-            except Exception as error:
-                self._disable(error)
             self._writer = None
 
-    def _disable(self, error: Exception) -> None:
-        self._failed = True
-        warnings.warn(f"no TensorBoard events ({error}); metrics.jsonl holds every number", stacklevel=4)
+    @contextmanager
+    def _disabled_by_an_error(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a missing package, a version that clashes, a full disk
+            self._failed, self._writer = True, None
+            warnings.warn(f"no TensorBoard events ({error}); metrics.jsonl holds every number", stacklevel=5)
