@@ -80,7 +80,7 @@ def backbone_config(config: RunConfig) -> AnyBackboneConfig:
     if config.model in MODELS:
         grid = max(1, config.crops.global_size // (config.patch_size or 16))
         positions = b.position_embedding or "released"
-        sizes = {"embed_dim": b.embed_dim, "depth": b.depth, "num_heads": b.num_heads, "patch_size": config.patch_size}
+        sizes = {"patch_size": config.patch_size, "embed_dim": b.embed_dim, "depth": b.depth, "num_heads": b.num_heads}
         return named_backbone_config(config.model, grid=grid, position_embedding=positions, depths=b.depths, **sizes)
     architecture = build_timm(config.model.removeprefix(TIMM)).config
     _refuse_sizes(config, f"the timm model {config.model!r} has its own", num_heads=b.num_heads)

@@ -22,6 +22,8 @@ class Backbone(nn.Module):
         config: its architecture.
         dim: width D of its tokens.
         patch_size: side of a token in pixels.
+        num_layers: number of layers after the embedding.
+        map_dims: width of each map that `maps` can give, the first layer first.
         has_class_token: whether `Tokens.cls` is given.
         mask_token: [1, E] replacement for embedded patches that are hidden from the student, or None.
     """
@@ -37,6 +39,7 @@ class Backbone(nn.Module):
         self.trunk = trunk
         self.config = config
         self.dim, self.num_heads, self.patch_size = config.dim, config.num_heads, config.patch_size
+        self.num_layers, self.map_dims = config.num_layers, config.map_dims
         self.mean, self.std = config.mean, config.std
         self.register_parameter("mask_token", None)
 
@@ -85,20 +88,11 @@ class Backbone(nn.Module):
         """Run embedded patches through the rest of the trunk."""
         raise NotImplementedError
 
-    @property
-    def map_dims(self) -> tuple[int, ...]:
-        """Width of each map that `maps` can give, the first layer first."""
-        return self.config.map_dims
-
     def maps(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Return the outputs of inner layers before any norm, for decoders that read several of them.
 
-        Args:
-            images: as for `forward`.
-            layers: numbers of blocks of a ViT, or of stages of a Swin or a ResNet; the first one is 1.
-
-        Returns:
-            [B, h, w, D] of each layer, in that layer's size and width.
+        Layers are numbers of blocks of a ViT, or of stages of a Swin or a ResNet; the first one is 1. Images are as for
+        `forward`. The maps are [B, h, w, D], each in its layer's size and width.
 
         Raises:
             ValueError: there is no such layer.
@@ -123,19 +117,10 @@ class Backbone(nn.Module):
         """
         raise ValueError(f"compile is for a ViT; the blocks of a {self.config.family} take minutes each; leave it out")
 
-    @property
-    def num_layers(self) -> int:
-        """Number of layers after the embedding."""
-        return self.config.num_layers
-
     def layer_of(self, name: str) -> int:
-        """Return the layer that a parameter belongs to.
+        """Return the layer of a parameter, given its name in this module.
 
-        Args:
-            name: name of a parameter of this module.
-
-        Returns:
-            0 for the embedding, then 1, 2, ...; `num_layers` + 1 for what comes after the last layer.
+        It is 0 for the embedding, then 1, 2, ...; `num_layers` + 1 for what comes after the last layer.
         """
         raise NotImplementedError
 

@@ -6,8 +6,8 @@ A new family is a `BackboneConfig` in config.py, a module like vit.py, and its b
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
 import timm
@@ -17,7 +17,6 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from selfpatch.models.backbones import resnet, swin, vit
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.backbones.resnet import ResNet, build_resnet
@@ -25,57 +24,57 @@ from selfpatch.models.backbones.swin import Swin, build_swin
 from selfpatch.models.backbones.vit import ViT, build_vit
 from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD
 
-MODELS = (*vit.SIZES, *swin.SIZES, *resnet.SIZES)
-"""Names of the backbones that are built here; any other name is a timm model."""
+MODELS: dict[str, AnyBackboneConfig] = {
+    "vit_tiny": ViTConfig(embed_dim=192, depth=12, num_heads=3),
+    "vit_small": ViTConfig(embed_dim=384, depth=12, num_heads=6),
+    "vit_base": ViTConfig(embed_dim=768, depth=12, num_heads=12),
+    "vit_large": ViTConfig(embed_dim=1024, depth=24, num_heads=16),
+    "swin_tiny": SwinConfig(embed_dim=96, depths=(2, 2, 6, 2), first_heads=3),
+    "swin_small": SwinConfig(embed_dim=96, depths=(2, 2, 18, 2), first_heads=3),
+    "swin_base": SwinConfig(embed_dim=128, depths=(2, 2, 18, 2), first_heads=4),
+    "resnet50": ResNetConfig(depths=(3, 4, 6, 3)),
+}
+"""Backbones that are built here (DeiT, arXiv 2012.12877; ViT, 2010.11929; Swin, 2103.14030; ResNet, 1512.03385).
+
+Any other name is a timm model.
+"""
+
+_FAMILIES: dict[str, tuple[type[Backbone], Callable[..., Backbone]]] = {
+    "vit": (ViT, build_vit),
+    "swin": (Swin, build_swin),
+    "resnet": (ResNet, build_resnet),
+}
+_FIELDS = {("swin", "num_heads"): "first_heads", ("resnet", "embed_dim"): "width"}
+"""Fields of a family that have another name than the setting of `BackboneOverrides`."""
 
 
 def named_backbone_config(
-    name: str,
-    *,
-    patch_size: int | None = None,
-    grid: int | None = None,
-    embed_dim: int | None = None,
-    depth: int | None = None,
-    depths: tuple[int, ...] | None = None,
-    num_heads: int | None = None,
-    **common: Any,
+    name: str, *, grid: int | None = None, position_embedding: str | None = None, **settings: Any
 ) -> AnyBackboneConfig:
     """Return the configuration of a model of `MODELS`; values that are None are as the name says.
 
-    `BackboneOverrides` documents the arguments; `common` are other fields of the family's configuration.
+    `BackboneOverrides` documents the settings; other fields of the family's configuration may be given too. Grid and
+    position embedding are for a ViT; other families have no positions and ignore them.
 
     Raises:
         ValueError: the family has no such setting, or the width cannot be split into the heads.
     """
-    if name in vit.SIZES:
-        _refuse(name, depths=depths)
-        width, blocks, heads = vit.SIZES[name]
-        check_heads(embed_dim or width, num_heads or heads)
-        return ViTConfig(
-            embed_dim=embed_dim or width,
-            depth=depth or blocks,
-            num_heads=num_heads or heads,
-            patch_size=patch_size or 16,
-            grid=grid or 14,
-            **common,
-        )
-    common.pop("position_embedding", None)  # neither of the others has any
-    _refuse(name, patch_size=patch_size, depth=depth)
-    if name in swin.SIZES:
-        width, stages, heads = swin.SIZES[name]
-        check_heads(embed_dim or width, num_heads or heads)
-        return SwinConfig(
-            embed_dim=embed_dim or width, depths=depths or stages, first_heads=num_heads or heads, **common
-        )
-    _refuse(name, num_heads=num_heads)
-    return ResNetConfig(depths=depths or resnet.SIZES[name], width=embed_dim or 64, **common)
-
-
-def _refuse(model: str, **settings: Any) -> None:
-    for name, value in settings.items():
+    config = MODELS[name]
+    if isinstance(config, ViTConfig):
+        settings |= {"grid": grid, "position_embedding": position_embedding}
+    known = [field.name for field in fields(config)]
+    changes = {}
+    for setting, value in settings.items():
+        field = _FIELDS.get((config.family, setting), setting)
+        if value is not None and field not in known:
+            label = setting if setting == "patch_size" else f"backbone.{setting}"
+            raise ValueError(f"{label} is {value}, but the model {name!r} has no such setting; leave it out")
         if value is not None:
-            setting = name if name == "patch_size" else f"backbone.{name}"
-            raise ValueError(f"{setting} is {value}, but the model {model!r} has no such setting; leave it out")
+            changes[field] = value
+    config = replace(config, **changes)
+    if not isinstance(config, ResNetConfig):
+        check_heads(config.embed_dim, config.num_heads if isinstance(config, ViTConfig) else config.first_heads)
+    return config
 
 
 def check_heads(width: int, heads: int) -> None:
@@ -92,11 +91,8 @@ def build_backbone(config: AnyBackboneConfig, *, drop_path: float = 0.0) -> Back
     """
     if config.timm_model is not None:
         return build_timm(config.timm_model, drop_path=drop_path, config=config)
-    if isinstance(config, ViTConfig):
-        return build_vit(config, drop_path=drop_path)
-    if isinstance(config, SwinConfig):
-        return build_swin(config, drop_path=drop_path)
-    return build_resnet(config, drop_path=drop_path)
+    _, build = _FAMILIES[config.family]
+    return build(config, drop_path=drop_path)
 
 
 def build_timm(
@@ -130,12 +126,12 @@ def build_timm(
         if not isinstance(found, ResNetConfig) and not isinstance(config, ResNetConfig) and not config.final_norm:
             trunk.norm = nn.Identity()
             found = replace(found, final_norm=False)
-    if isinstance(found, ViTConfig):
-        return ViT(trunk, found)
-    return Swin(trunk, found) if isinstance(found, SwinConfig) else ResNet(trunk, found)
+    backbone_class, _ = _FAMILIES[found.family]
+    return backbone_class(trunk, found)
 
 
 def _create(name: str, pretrained: bool, drop_path: float, config: AnyBackboneConfig | None, in_channels: int) -> Any:
+    """Make a timm model that takes any image size and has no pool."""
     options: dict[str, Any] = {"num_classes": 0, "drop_path_rate": drop_path, "in_chans": in_channels}
     if name.startswith("swin"):
         options["strict_img_size"] = False
@@ -144,7 +140,7 @@ def _create(name: str, pretrained: bool, drop_path: float, config: AnyBackboneCo
         if isinstance(config, ViTConfig):
             options["img_size"] = config.grid * config.patch_size
     try:
-        trunk = timm.create_model(name, pretrained=pretrained, **options)
+        trunk: Any = timm.create_model(name, pretrained=pretrained, **options)
     except OSError as error:
         raise ValueError(
             f"the weights of timm's {name!r} cannot be fetched ({type(error).__name__}); "
@@ -153,62 +149,44 @@ def _create(name: str, pretrained: bool, drop_path: float, config: AnyBackboneCo
     except (TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"timm cannot make {name!r} as a ViT, Swin or ResNet of any image size: {reason}") from error
-    if isinstance(trunk, VisionTransformer):
-        _remove_pool(trunk)
+    if issubclass(type(trunk), VisionTransformer):
+        if not isinstance(trunk.fc_norm, nn.Identity):  # a ViT that averages its tokens has its final norm after that
+            trunk.norm, trunk.fc_norm = trunk.fc_norm, nn.Identity()
+        trunk.attn_pool = None
     return trunk
 
 
-def _remove_pool(trunk: VisionTransformer) -> None:
-    """Remove the pool; a ViT that averages its tokens has its final norm after it, which moves before it."""
-    if not isinstance(trunk.fc_norm, nn.Identity):
-        trunk.norm, trunk.fc_norm = trunk.fc_norm, nn.Identity()
-    trunk.attn_pool = None  # type: ignore[assignment]  # as timm itself sets it where there is none
-
-
-def _config_of(trunk: nn.Module, name: str) -> AnyBackboneConfig:
+def _config_of(trunk: Any, name: str) -> AnyBackboneConfig:
     """Return the configuration that describes a model of timm's."""
     expected = timm.data.resolve_model_data_config(trunk)
-    first_layer = next(part for part in trunk.modules() if isinstance(part, nn.Conv2d))
-    common: dict[str, Any] = {"timm_model": name, "in_channels": first_layer.in_channels}
-    common |= {"mean": tuple(expected.get("mean", IMAGENET_MEAN)), "std": tuple(expected.get("std", IMAGENET_STD))}
-    if isinstance(trunk, VisionTransformer):
-        return _vit_config(trunk, common)
-    if isinstance(trunk, SwinTransformer):
-        return _swin_config(trunk, common)
-    if isinstance(trunk, TimmResNet) and isinstance(trunk.get_submodule("layer1.0"), Bottleneck):
-        stages = [trunk.get_submodule(f"layer{i}") for i in range(1, 5)]
-        return ResNetConfig(depths=tuple(len(list(stage.children())) for stage in stages), **common)
+    common: dict[str, Any] = {
+        "timm_model": name,
+        "in_channels": next(part.in_channels for part in trunk.modules() if isinstance(part, nn.Conv2d)),
+        "mean": tuple(expected.get("mean", IMAGENET_MEAN)),
+        "std": tuple(expected.get("std", IMAGENET_STD)),
+    }
+    cls = type(trunk)
+    if issubclass(cls, VisionTransformer):
+        return ViTConfig(
+            embed_dim=trunk.embed_dim,
+            depth=len(trunk.blocks),
+            num_heads=trunk.blocks[0].attn.num_heads,
+            patch_size=trunk.patch_embed.patch_size[0],
+            grid=trunk.patch_embed.grid_size[0],
+            class_token=trunk.cls_token is not None,
+            num_registers=0 if trunk.reg_token is None else trunk.reg_token.shape[1],
+            final_norm=not isinstance(trunk.norm, nn.Identity),
+            layer_scale=hasattr(trunk.blocks[0].ls1, "gamma"),
+            position_embedding="size",
+            **common,
+        )
+    if issubclass(cls, SwinTransformer):
+        first_block, depths = trunk.layers[0].blocks[0], tuple(len(stage.blocks) for stage in trunk.layers)
+        heads, window = first_block.attn.num_heads, first_block.window_size[0]
+        return SwinConfig(embed_dim=trunk.embed_dim, depths=depths, first_heads=heads, window=window, **common)
+    if issubclass(cls, TimmResNet) and isinstance(trunk.layer1[0], Bottleneck):
+        stages = (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4)
+        return ResNetConfig(depths=tuple(len(stage) for stage in stages), **common)
     raise ValueError(
-        f"{name!r} is a {type(trunk).__name__}; a ViT (vit_*, deit_*), a Swin or a ResNet of bottlenecks is needed"
+        f"{name!r} is a {cls.__name__}; a ViT (vit_*, deit_*), a Swin or a ResNet of bottlenecks is needed"
     )
-
-
-def _vit_config(trunk: VisionTransformer, common: Mapping[str, Any]) -> ViTConfig:
-    return ViTConfig(
-        embed_dim=trunk.embed_dim,
-        depth=len(trunk.blocks),
-        num_heads=_attribute(trunk, "blocks.0.attn", "num_heads"),
-        patch_size=trunk.patch_embed.patch_size[0],
-        grid=trunk.patch_embed.grid_size[0],
-        class_token=trunk.cls_token is not None,
-        num_registers=0 if trunk.reg_token is None else trunk.reg_token.shape[1],
-        final_norm=not isinstance(trunk.norm, nn.Identity),
-        layer_scale="blocks.0.ls1.gamma" in trunk.state_dict(),
-        position_embedding="size",
-        **common,
-    )
-
-
-def _swin_config(trunk: SwinTransformer, common: Mapping[str, Any]) -> SwinConfig:
-    stages = range(trunk.num_layers)
-    return SwinConfig(
-        embed_dim=trunk.embed_dim,
-        depths=tuple(len(list(trunk.get_submodule(f"layers.{i}.blocks").children())) for i in stages),
-        first_heads=_attribute(trunk, "layers.0.blocks.0.attn", "num_heads"),
-        window=_attribute(trunk, "layers.0.blocks.0", "window_size")[0],
-        **common,
-    )
-
-
-def _attribute(trunk: nn.Module, module: str, name: str) -> Any:
-    return getattr(trunk.get_submodule(module), name)

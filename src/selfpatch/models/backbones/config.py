@@ -169,14 +169,12 @@ class ResNetConfig(StagedConfig):
         return max(1, self.dim // 64)
 
 
-FAMILIES: dict[str, type[BackboneConfig]] = {cls.family: cls for cls in (ViTConfig, SwinConfig, ResNetConfig)}
+FAMILIES = {cls.family: cls for cls in (ViTConfig, SwinConfig, ResNetConfig)}
 
 AnyBackboneConfig = ViTConfig | SwinConfig | ResNetConfig
 
 
 def backbone_config_from_dict(values: Mapping[str, Any]) -> AnyBackboneConfig:
     """Return the configuration that `BackboneConfig.to_dict` gave; lists become tuples, as JSON has only lists."""
-    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "family"}
-    config = FAMILIES[values.get("family", "vit")](**plain)
-    assert isinstance(config, AnyBackboneConfig)
-    return config
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return FAMILIES[plain.pop("family", "vit")](**plain)

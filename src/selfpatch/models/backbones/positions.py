@@ -61,19 +61,16 @@ def _interpolate(stored: Tensor, h: int, w: int, kind: Interpolation) -> Tensor:
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # weights made in inference mode could not take part in a later backward pass
 def _cached_weights(h: int, w: int, G: int, kind: Interpolation, device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.no_grad():
-        return interpolation_weights(h, w, G, kind, device)
+    return interpolation_weights(h, w, G, kind, device)
 
 
 def interpolation_weights(h: int, w: int, G: int, kind: Interpolation, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the weights of G stored rows and columns in each of h rows and w columns, [h, G] and [w, G]."""
-    sides = [torch.ones(side, device=device).sum() for side in (h, w)]  # tensors, so that an exported graph compares
+    height, width = (torch.ones(side, device=device).sum() for side in (h, w))  # tensors, so that a graph compares
     if kind == "size":
-        rows, columns = (_by_size(count, side, G) for count, side in zip((h, w), sides, strict=True))
-        return rows, columns
-    stored = (sides[0] == G) & (sides[1] == G)
-    rows, columns = (_as_released(count, side, G, stored) for count, side in zip((h, w), sides, strict=True))
-    return rows, columns
+        return _by_size(h, height, G), _by_size(w, width, G)
+    stored = (height == G) & (width == G)
+    return _as_released(h, height, G, stored), _as_released(w, width, G, stored)
 
 
 def _as_released(count: int, side: Tensor, G: int, stored: Tensor) -> Tensor:

@@ -14,9 +14,6 @@ from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import ResNetConfig
 from selfpatch.models.layers.batch_norm import BatchNorm2d
 
-SIZES = {"resnet50": (3, 4, 6, 3)}
-"""Number of bottlenecks in each stage by name (arXiv 1512.03385)."""
-
 
 class ResNet(Backbone):
     """A timm `ResNet` with batch norms over the global batch.
@@ -57,9 +54,7 @@ class ResNet(Backbone):
 
     def freeze_embedding(self) -> None:
         """Raise ValueError: a ResNet has no patch projection."""
-        raise ValueError(
-            f"backbone.freeze_patch_embed is for a ViT or a Swin; a {self.config.family} embeds no patches"
-        )
+        raise ValueError("backbone.freeze_patch_embed is for a ViT or a Swin; a resnet embeds no patches")
 
 
 def build_resnet(config: ResNetConfig, *, drop_path: float = 0.0) -> ResNet:

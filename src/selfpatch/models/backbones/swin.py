@@ -11,9 +11,6 @@ from selfpatch.core.types import Tokens
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import SwinConfig
 
-SIZES = {"swin_tiny": (96, (2, 2, 6, 2), 3), "swin_small": (96, (2, 2, 18, 2), 3), "swin_base": (128, (2, 2, 18, 2), 4)}
-"""Width of the first stage, depths and heads of the first stage by name (arXiv 2103.14030)."""
-
 
 class Swin(Backbone):
     """A timm `SwinTransformer` with `strict_img_size` off.
@@ -35,8 +32,8 @@ class Swin(Backbone):
 
     def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
         x = embedded
-        for stage in range(1, last + 1):
-            x = self.trunk.layers[stage - 1](x)
+        for stage, layer in enumerate(self.trunk.layers[:last], start=1):
+            x = layer(x)
             yield stage, x
 
     def layer_of(self, name: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -20,11 +21,6 @@ from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.models.backbones.positions import add_positions
 from selfpatch.ops.linear import gelu_linear, norm_linear
 
-SIZES = {"vit_tiny": (192, 12, 3), "vit_small": (384, 12, 6), "vit_base": (768, 12, 12), "vit_large": (1024, 24, 16)}
-"""Width, depth and heads by name (DeiT, arXiv 2012.12877; ViT, arXiv 2010.11929)."""
-
-_MLPS: dict[str, Any] = {"gelu": Mlp, "swiglu": SwiGLUPacked}
-
 MAX_PAIRED_TOKENS = 1024
 """Number of tokens of an image up to which the matrix of all pairs is formed if that is faster."""
 
@@ -39,19 +35,15 @@ class _Attention(Attention):
 
     def attend(self, projected: Tensor) -> Tensor:
         """Attend with projected queries, keys and values: [B, N, 3 * D] -> [B, N, D]."""
+        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)  # [B, H, N, d]
         # On a CPU the fused attention is slow in bfloat16, backward above all.
         slow = projected.device.type == "cpu" and projected.dtype == torch.bfloat16
         if using_references() or (slow and projected.shape[1] <= MAX_PAIRED_TOKENS):
-            return self._attend_by_pairs(projected)
-        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
-        attended = F.scaled_dot_product_attention(query, key, value)  # [B, H, N, d]
+            # All pairs [B, H, N, N], as in the released code.
+            attended = (query * self.scale @ key.transpose(-2, -1)).softmax(-1) @ value
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value)
         return self.proj(attended.transpose(1, 2).flatten(2))
-
-    def _attend_by_pairs(self, projected: Tensor) -> Tensor:
-        """Compute softmax(q k^T / sqrt(d)) v with the matrix of all pairs, as the released code does."""
-        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
-        pairs = (query * self.scale @ key.transpose(-2, -1)).softmax(-1)  # [B, H, N, N]
-        return self.proj((pairs @ value).transpose(1, 2).flatten(2))
 
 
 class _Block(Block):
@@ -65,13 +57,12 @@ class _Block(Block):
             return super().forward(x, attn_mask, is_causal)
         assert isinstance(self.attn, _Attention)
         x = x + self.drop_path1(self.ls1(self.attn.attend(_norm_linear(x, self.norm1, self.attn.qkv))))
-        return x + self.drop_path2(self.ls2(self._mlp(x)))
-
-    def _mlp(self, x: Tensor) -> Tensor:
-        mlp = self.mlp
-        if not isinstance(mlp, Mlp):
-            return mlp(self.norm2(x))
-        return gelu_linear(_norm_linear(x, self.norm2, mlp.fc1), mlp.fc2.weight, mlp.fc2.bias)
+        if isinstance(self.mlp, Mlp):
+            inner = _norm_linear(x, self.norm2, self.mlp.fc1)
+            output = gelu_linear(inner, self.mlp.fc2.weight, self.mlp.fc2.bias)
+        else:
+            output = self.mlp(self.norm2(x))
+        return x + self.drop_path2(self.ls2(output))
 
 
 def _norm_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
@@ -108,10 +99,15 @@ class ViT(Backbone):
     def _map(self, tokens: Tensor, embedded: Tensor) -> Tensor:
         return tokens[:, self.trunk.num_prefix_tokens :].unflatten(1, embedded.shape[1:3])
 
-    def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
+    def _outputs(self, embedded: Tensor, last: int) -> Iterator[Tensor]:
+        """Yield the tokens [B, prefix + N, D] after each block up to the block `last`, before any norm."""
         x = self._block_input(embedded)
-        for layer, block in enumerate(self.trunk.blocks[:last], start=1):
+        for block in self.trunk.blocks[:last]:
             x = block(x)
+            yield x
+
+    def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
+        for layer, x in enumerate(self._outputs(embedded, last), start=1):
             yield layer, self._map(x, embedded)
 
     def repeated_blocks(self) -> Sequence[nn.Module]:
@@ -131,11 +127,8 @@ class ViT(Backbone):
         if not 1 <= blocks <= self.num_layers:
             raise ValueError(f"the last {blocks} blocks are asked for; the network has {self.num_layers}")
         embedded = self.embed(images)
-        x, outputs = self._block_input(embedded), []
-        for block in self.trunk.blocks:
-            x = block(x)
-            outputs.append(x)
-        return [self._tokens(raw, embedded) for raw in outputs[-blocks:]]
+        outputs = deque(self._outputs(embedded, self.num_layers), maxlen=blocks)
+        return [self._tokens(raw, embedded) for raw in outputs]
 
     def facet(self, images: Tensor, name: Literal["query", "key", "value"], block: int = -1) -> Tensor:
         """Return queries, keys or values of a block's attention (LOST, arXiv 2109.14279; arXiv 2112.05814).
@@ -189,19 +182,15 @@ def sincos_positions(grid: int, dim: int) -> Tensor:
     return torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=1)
 
 
-def _mlp_ratio(config: ViTConfig) -> float:
-    """Return the inner width of the MLP over the width.
-
-    DINOv2's gated MLP has two halves, each two thirds of the usual inner width, rounded up to a multiple of 8.
-    """
-    if config.mlp == "gelu":
-        return 4.0
-    half = (8 * config.embed_dim // 3 + 7) // 8 * 8
-    return (2 * half + 0.5) / config.embed_dim  # timm rounds the product down
-
-
 def build_vit(config: ViTConfig, *, drop_path: float = 0.0) -> ViT:
     """Build a freshly initialised vision transformer."""
+    mlp_layer: Any = Mlp
+    mlp_ratio = 4.0
+    if config.mlp == "swiglu":
+        mlp_layer = SwiGLUPacked
+        # DINOv2's gated MLP has two halves, each two thirds of the usual inner width, rounded up to a multiple of 8.
+        half = (8 * config.embed_dim // 3 + 7) // 8 * 8
+        mlp_ratio = (2 * half + 0.5) / config.embed_dim  # timm rounds the product down
     trunk = VisionTransformer(
         img_size=config.grid * config.patch_size,
         patch_size=config.patch_size,
@@ -211,14 +200,14 @@ def build_vit(config: ViTConfig, *, drop_path: float = 0.0) -> ViT:
         embed_dim=config.embed_dim,
         depth=config.depth,
         num_heads=config.num_heads,
-        mlp_ratio=_mlp_ratio(config),
+        mlp_ratio=mlp_ratio,
         class_token=config.class_token,
         reg_tokens=config.num_registers,
         no_embed_class=config.num_registers > 0,
         final_norm=config.final_norm,
         init_values=1e-5 if config.layer_scale else None,
-        mlp_layer=_MLPS[config.mlp],
-        act_layer=nn.SiLU if config.mlp == "swiglu" else None,  # timm's default, GELU, would reach the gate
+        mlp_layer=mlp_layer,
+        act_layer=None if config.mlp == "gelu" else nn.SiLU,  # timm's default, GELU, would reach the gate
         dynamic_img_size=True,
         drop_path_rate=drop_path,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
