@@ -51,10 +51,7 @@ def load(weights: str, *, device: str = "auto", normed_patches: bool = True, **o
 
 
 def open_encoder(
-    weights: Network,
-    device: str = "auto",
-    patch_size: int | None = None,
-    load_options: Mapping[str, Any] | None = None,
+    weights: Network, device: str = "auto", patch_size: int | None = None, load_options: Mapping[str, Any] | None = None
 ) -> tuple[Encoder, Provenance | None]:
     """Return the encoder and the record of its source, if that is known.
 

@@ -159,8 +159,7 @@ class LoaderConfig:
     workers only decode. `auto` is `device` on CUDA, else `fast` where OpenCV is installed. All draw the same crops;
     their pixels differ by less than one level on average."""
     max_pixels: NonNegativeInt = 1_000_000
-    """Largest number of pixels of an image sent to a rendering device; larger ones are shrunk first, which bounds
-    memory. 0 sends all at full size."""
+    """Largest number of pixels of an image sent to a rendering device; larger ones are shrunk first, unless it is 0."""
     max_bad: Fraction = 0.01
     """Largest fraction of unreadable images among those that were read; the run stops above it."""
     held_out: NonNegativeInt = 32

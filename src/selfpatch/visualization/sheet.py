@@ -32,7 +32,14 @@ def picture_sheet(networks: Mapping[str, Encoder], images: Tensor, path: str | P
     for name, given in {"image": images, "network": networks}.items():
         if not len(given):
             raise ValueError(f"there is no {name} to draw; give at least one")
-    _check_patch_sizes(networks, images)
+    height, width = images.shape[-2:]
+    sides = {name: network.patch_size for name, network in networks.items()}
+    for name, side in sides.items():
+        if height % side or width % side:
+            raise ValueError(
+                f"images of {width} x {height} pixels cannot be cut into patches of {side} for {name}; "
+                f"use sides that are multiples of {math.lcm(*sides.values())}"
+            )
     size = (TILE, TILE)
     rows = [("images", [to_image(image).resize(size, Image.Resampling.LANCZOS) for image in images])]
     for name, network in networks.items():
@@ -42,15 +49,3 @@ def picture_sheet(networks: Mapping[str, Encoder], images: Tensor, path: str | P
     panels = [Row([Panel(tile) for tile in tiles[i : i + COLUMNS]], name) for i in bands for name, tiles in rows]
     subtitle = SUBTITLE + (ONE_BASIS_PER_ROW if len(networks) > 1 else "")
     return save_png(lay_out(panels, title=title, subtitle=subtitle), path)
-
-
-def _check_patch_sizes(networks: Mapping[str, Encoder], images: Tensor) -> None:
-    """Raise ValueError, before anything is computed, if a network cannot cut the images into patches."""
-    height, width = images.shape[-2:]
-    sizes = {name: network.patch_size for name, network in networks.items()}
-    for name, size in sizes.items():
-        if height % size or width % size:
-            raise ValueError(
-                f"images of {width} x {height} pixels cannot be cut into patches of {size} for {name}; "
-                f"use sides that are multiples of {math.lcm(*sizes.values())}"
-            )

@@ -85,18 +85,13 @@ def draw(
         scale = colours.similarity_range(similarity)
         above.append(Panel(colours.similarity_over(small, similarity, scale), "cosine", marker, scale, [marker]))
         surroundings = zoom(image, match, (h, w), size, extent=extent, wrap=wrap, colour=marker.colour)
-        below.append(Panel(surroundings, _positives_caption(similarity.flatten(), match), marker))
+        cosines = similarity.flatten()[match.picked]
+        caption = f"{len(cosines)} positives, cosine {cosines.min():.2f} to {cosines.max():.2f}" if len(cosines) else ""
+        below.append(Panel(surroundings, caption or "no positives", marker))
     marked = Panel(small, "image and query patches" if matches else "image", markers=markers)
     components = Panel(colours.patch_map(colours.pca_colours(features[None])[0], size), "principal components")
     subtitle = f"{w} × {h} patches of {image.width // w} pixels, {dim} features each"
     return lay_out([Row([marked, *above]), Row([components, *below])], title=title, subtitle=subtitle)
-
-
-def _positives_caption(similarity: Tensor, match: Match) -> str:
-    if not match.picked:
-        return "no positives"
-    values = similarity[match.picked]
-    return f"{len(match.picked)} positives, cosine {values.min():.2f} to {values.max():.2f}"
 
 
 def _targets(paths: Sequence[str | Path], out: Path) -> list[Path]:
