@@ -8,7 +8,7 @@ import re
 import pytest
 
 from selfpatch.config.run import RunConfig
-from selfpatch.training.collapse import CollapseDetector, RegressionDetector
+from selfpatch.training.collapse import CollapseDetector, regression_warning
 
 HEALTHY = {"entropy": 2.0, "mean_entropy": 6.0, "max_entropy": math.log(4096), "effective_rank": 40.0}
 
@@ -58,9 +58,9 @@ class TestCollapseDetector:
 
 
 def test_features_that_get_worse_are_named() -> None:
-    detector = RegressionDetector({"step": 0.0, "knn_top1": 0.5, "view_matching": 0.3})
-    assert detector.check({"knn_top1": 0.49, "view_matching": 0.4}) is None
-    warning = detector.check({"knn_top1": 0.4, "view_matching": 0.4})
+    at_start = {"step": 0.0, "knn_top1": 0.5, "view_matching": 0.3}
+    assert regression_warning({"knn_top1": 0.49, "view_matching": 0.4}, at_start) is None
+    warning = regression_warning({"knn_top1": 0.4, "view_matching": 0.4}, at_start)
     assert warning is not None
     assert "knn_top1 from 0.500 to 0.400" in warning
     assert "view_matching" not in warning

@@ -61,21 +61,20 @@ class CollapseDetector:
         return " ".join(WARNINGS[kind].format(**values) for kind in due) or None
 
 
-class RegressionDetector:
-    """Warns when a metric falls by more than `tolerance` below that of the initial weights; higher is better."""
+def regression_warning(
+    metrics: Mapping[str, float], at_start: Mapping[str, float], tolerance: float = 0.02
+) -> str | None:
+    """Return a warning that names the metrics that fell by more than `tolerance` since the start, or None.
 
-    def __init__(self, at_start: Mapping[str, float], tolerance: float = 0.02) -> None:
-        self._at_start, self._tolerance = dict(at_start), tolerance
-
-    def check(self, metrics: Mapping[str, float]) -> str | None:
-        """Return a warning that names the metrics that fell, or None; called at each evaluation."""
-        fallen = [
-            f"{name} from {before:.3f} to {metrics[name]:.3f}"
-            for name, before in self._at_start.items()
-            if name in metrics and metrics[name] < before - self._tolerance
-        ]
-        advice = (
-            "Lower optimizer.base_lr, raise backbone.frozen_blocks or optimizer.freeze_backbone_epochs, or lower the "
-            "weight of the loss that fights them."
-        )
-        return f"The objective fights the initial features: {', '.join(fallen)}. {advice}" if fallen else None
+    `at_start` holds the metrics of the initial weights; higher is better.
+    """
+    fallen = [
+        f"{name} from {before:.3f} to {metrics[name]:.3f}"
+        for name, before in at_start.items()
+        if name in metrics and metrics[name] < before - tolerance
+    ]
+    advice = (
+        "Lower optimizer.base_lr, raise backbone.frozen_blocks or optimizer.freeze_backbone_epochs, or lower the "
+        "weight of the loss that fights them."
+    )
+    return f"The objective fights the initial features: {', '.join(fallen)}. {advice}" if fallen else None

@@ -27,7 +27,7 @@ from selfpatch.ops.collapse import effective_rank
 from selfpatch.ops.images import normalise
 from selfpatch.training import optim
 from selfpatch.training.checkpointing import Checkpointer
-from selfpatch.training.collapse import CollapseDetector, RegressionDetector
+from selfpatch.training.collapse import CollapseDetector, regression_warning
 from selfpatch.training.loggers.metrics import MetricsLogger
 from selfpatch.training.nonfinite import DeferredFlag, NonFiniteCounter
 from selfpatch.training.progress import ProgressBar, Throughput, describe_metrics
@@ -260,7 +260,7 @@ def train(
                     metrics = _evaluate(evaluate, student_teacher, log, done)
                     at_start = next((row for row in log.rows() if row["step"] == 0), {})
                     bar.say(describe_metrics(metrics, at_start, "at first" if pretrained else "untrained", done))
-                    if pretrained and (warning := RegressionDetector(at_start).check(metrics)):
+                    if pretrained and (warning := regression_warning(metrics, at_start)):
                         bar.say(f"warning: {warning}")
                 checkpointer.save_if_due(done, force=outcome.stop or done == total)
             if outcome.stop and done < total:
