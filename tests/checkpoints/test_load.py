@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfpatch.checkpoints.config import LoadConfig
+from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
 from selfpatch.checkpoints.load import load_backbone, load_encoder
 from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.run_dir import RunDirectory
-from selfpatch.checkpoints.state import export_state, write_safetensors
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.models.encoder import BranchEncoder

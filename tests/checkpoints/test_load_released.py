@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from selfpatch.checkpoints.config import LoadConfig
+from selfpatch.checkpoints.export.safetensors import export_state
 from selfpatch.checkpoints.infer_config import infer_backbone_config
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.checkpoints.read import read_weights
-from selfpatch.checkpoints.state import export_state
 from selfpatch.losses.sere import SEREConfig
 from selfpatch.methods.patch.sere import SERE
 from selfpatch.models.backbones.build import build_backbone, build_timm

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from selfpatch.checkpoints.state import export_state
+from selfpatch.checkpoints.export.safetensors import export_state
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
 from selfpatch.config.sections import OptimizerConfig

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from selfpatch.checkpoints.state import export_state
+from selfpatch.checkpoints.export.safetensors import export_state
 from selfpatch.config.run import RunConfig
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.factory import (

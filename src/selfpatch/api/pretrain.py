@@ -12,8 +12,8 @@ import torch
 
 from selfpatch.api.encoder import console, untrained_encoder
 from selfpatch.api.interrupted import Interrupted
+from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
 from selfpatch.checkpoints.run_dir import RunDirectory
-from selfpatch.checkpoints.state import export_state, write_safetensors
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig
 from selfpatch.core import distributed

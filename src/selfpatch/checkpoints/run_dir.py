@@ -74,7 +74,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
-        """Open an existing run. Nothing changes on disk, so that a run can be read while it trains.
+        """Open an existing run without changes on disk, so that a run can be read while it trains.
 
         Raises:
             ValueError: there is no run, or its config.yaml cannot be read.
@@ -95,10 +95,7 @@ class RunDirectory:
             partial.unlink(missing_ok=True)
 
     def save_failed_step(self, batches: Sequence[Views], state: dict[str, Any], message: str, *, step: int) -> Path:
-        """Save the micro-batches and the state of a failed step, one file for each process.
-
-        `saved = torch.load(path, weights_only=True)` and `Views(**saved["batches"][0])` restore the step.
-        """
+        """Save the micro-batches and the state of a failed step, one file a process; `Views(**batch)` restores each."""
         path = self.path / "failed" / f"step-{step:08d}{f'-rank{rank()}' if is_distributed() else ''}.pt"
         views = [{f.name: getattr(batch, f.name) for f in fields(batch)} for batch in batches]
         save_atomically({"step": step, "message": message, "batches": views, "state": state}, path)

@@ -61,7 +61,7 @@ def export(encoder: BranchEncoder, to: str, out: str | Path, *, size: int | None
         for height, width in summary.sizes:
             images = torch.randn(2, channels, height, width, generator=torch.manual_seed(0))
             exported = module.read_features(folder, images)
-            _compare(exported if summary.has_image else exported._replace(image=None), encoder, images, to)
+            _compare(exported, encoder, images, to, with_image=summary.has_image)
         write_atomically(folder / "README.txt", _readme(encoder, to, summary, Path(out)))
     return sorted(Path(out).iterdir(), key=lambda path: (path.name == "README.txt", path.name))
 
@@ -92,27 +92,20 @@ def _appearing_folder(out: Path) -> Iterator[Path]:
 
 
 @torch.no_grad()
-def _compare(exported: Features, encoder: BranchEncoder, images: Tensor, to: str) -> None:
+def _compare(exported: Features, encoder: BranchEncoder, images: Tensor, to: str, *, with_image: bool) -> None:
     """Raise ValueError if the other library's features of normalised images differ from the trained network's."""
     tokens = encoder.backbone(images)
-    pairs = [("patch", tokens.patches.movedim(-1, 1), exported.patches)]
-    if exported.image is not None:
-        pairs.append(("image", image_token(tokens, encoder.pool), exported.image))
-    for kind, expected, found in pairs:
+    pairs = {"patch": (tokens.patches.movedim(-1, 1), exported.patches)}
+    if with_image:
+        pairs["image"] = image_token(tokens, encoder.pool), exported.image
+    others = " or ".join(name for name in ("onnx", "safetensors") if name != to)
+    advice = f"it does not have exactly this network, and nothing was written; use --to {others}"
+    for kind, (expected, found) in pairs.items():
         if expected.shape != found.shape:
-            raise ValueError(
-                f"{to} gives {kind} features {list(found.shape)}, not {list(expected.shape)}; {_advice(to)}"
-            )
+            raise ValueError(f"{to} gives {kind} features {list(found.shape)}, not {list(expected.shape)}; {advice}")
         difference = float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-6))
         if not difference <= TOLERANCE:
-            raise ValueError(
-                f"{to} gives {kind} features that differ by {difference:.1e} of the largest; {_advice(to)}"
-            )
-
-
-def _advice(to: str) -> str:
-    others = " or ".join(name for name in ("onnx", "safetensors") if name != to)
-    return f"it does not have exactly this network, and nothing was written; use --to {others}"
+            raise ValueError(f"{to} gives {kind} features that differ by {difference:.1e} of the largest; {advice}")
 
 
 def _readme(encoder: BranchEncoder, to: str, summary: ExportSummary, out: Path) -> str:

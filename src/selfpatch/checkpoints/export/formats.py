@@ -25,9 +25,9 @@ class ExportSummary:
 
 
 class Features(NamedTuple):
-    """Features of images in another library: image [B, D], or None if it does not compare, and patches [B, D, h, w]."""
+    """Features of images in another library: image [B, D] and patches [B, D, h, w]."""
 
-    image: Tensor | None
+    image: Tensor
     patches: Tensor
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from selfpatch.checkpoints import huggingface_keys as keys
 from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
-from selfpatch.checkpoints.state import write_safetensors
+from selfpatch.checkpoints.export.safetensors import write_safetensors
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder

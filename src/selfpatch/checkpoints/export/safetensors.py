@@ -1,14 +1,18 @@
-"""Export of the state dict with the backbone's configuration, which selfpatch loads with its pool."""
+"""Exported files of an encoder: safetensors with the backbone's configuration, which selfpatch loads with its pool."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
 from selfpatch.checkpoints.load import load_encoder
-from selfpatch.checkpoints.state import export_state, write_safetensors
+from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.encoder import BranchEncoder
 
 LIBRARIES = ()
@@ -21,6 +25,23 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSumma
     write_safetensors(folder / FILE, *export_state(encoder))
     side = native_size(encoder.backbone.config)
     return ExportSummary(USAGE, ((side, side),), ("Names of the trunk's tensors are timm's, `pool.` apart.",))
+
+
+def export_state(encoder: BranchEncoder) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and metadata of an exported file.
+
+    The trunk's keys are timm's own, so that timm loads them without renaming; those of the pool begin with `pool.`.
+    """
+    state = {key.removeprefix("backbone.trunk."): tensor for key, tensor in encoder.state_dict().items()}
+    return state, {"format": "pt", "shape": json.dumps(encoder.backbone.config.to_dict())}
+
+
+def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
+    """Write tensors as safetensors, with `metadata` in the header; after an OSError the old file is as it was."""
+    # safetensors refuses tensors that share memory.
+    tensors = {key: x.detach().cpu().clone(memory_format=torch.contiguous_format) for key, x in state.items()}
+    write_atomically(path, save(tensors, dict(metadata)))
+    return path
 
 
 def read_features(folder: Path, images: Tensor) -> Features:

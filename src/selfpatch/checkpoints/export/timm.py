@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
+from selfpatch.checkpoints.export.safetensors import write_safetensors
 from selfpatch.checkpoints.key_mapping import move_patch_merging
-from selfpatch.checkpoints.state import write_safetensors
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from selfpatch.checkpoints.state import write_safetensors
+from selfpatch.checkpoints.export.safetensors import write_safetensors
 
 
 def test_tensors_that_share_memory_are_written_with_their_metadata(tmp_path: Path) -> None:
