@@ -90,7 +90,7 @@ def normalised_cut(features: Tensor, *, tau: float = 0.2) -> Tensor:
 
     ::
 
-        A[i, j] = 1 if cosine(i, j) > tau else FAINT_EDGE
+        A[i, j] = 1 if cosine(i, j) > tau else FAINT_EDGE      patches above tau are similar
         d[i] = sum of A[i, :]
         (diag(d) - A) v = smallest eigenvalue but one * diag(d) v
 
@@ -99,12 +99,7 @@ def normalised_cut(features: Tensor, *, tau: float = 0.2) -> Tensor:
     decomposition. If they do not converge, `normalised_cut_reference` is used; if its [N, N] float64 would be too
     large, the last iterate is returned.
 
-    Args:
-        features: [N, D] of any norm.
-        tau: cosine above which patches are similar.
-
-    Returns:
-        [N] float64 of unit length in z; its sign is arbitrary.
+    Features are [N, D] of any norm; the vector is [N] float64 of unit length in z, and its sign is arbitrary.
 
     Raises:
         ValueError: there are more than `MAX_PATCHES` patches.
@@ -189,9 +184,7 @@ def attended(attention: Tensor, *, mass: float = 0.6) -> DiscoveredObject:
     Source: DINO (arXiv 2104.14294, appendix), LOST's baseline "DINO-seg". Patches are removed, the least attended ones
     first, until 1 - mass of the attention is gone.
 
-    Args:
-        attention: [h, w], not negative, not all 0.
-        mass: share of the attention to keep.
+    The attention is [h, w], not negative and not all 0.
 
     Raises:
         ValueError: mass is not in (0, 1].
@@ -219,10 +212,8 @@ def _component(seed: int, mask: Tensor) -> DiscoveredObject:
 def pixel_box(mask: Tensor, cell: tuple[float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:
     """Return (left, top, right, bottom) in pixels around the patches of a mask, clamped to the image.
 
-    Args:
-        mask: [h, w] bool, with at least one True.
-        cell: height and width of a patch in pixels.
-        size: height and width of the image before it was padded.
+    The mask [h, w] has at least one True. `cell` is the height and width of a patch in pixels, `size` that of the image
+    before it was padded.
     """
     rows, columns = (mask.any(dim).nonzero().flatten() for dim in (1, 0))
     (top, bottom), (left, right) = ((int(index[0]), int(index[-1]) + 1) for index in (rows, columns))

@@ -50,7 +50,7 @@ def propagate_labels_reference(
     query = F.normalize(query, dim=-1).flatten(0, 1)
     keys = F.normalize(torch.stack(tuple(context_features)), dim=-1).flatten(1, 2)
     affinity = torch.exp(query @ keys.mT / temperature)  # [T, N, N]
-    rows, columns = (_distance(side, query.device) <= radius for side in (h, w))
+    rows, columns = (_within(side, radius, query.device) for side in (h, w))
     affinity *= (rows[:, None, :, None] & columns[:, None]).view(h * w, h * w)
     affinity = affinity.transpose(1, 2).flatten(0, 1)  # [T*N, N]
     kept, index = affinity.topk(min(topk, len(affinity)), dim=0)
@@ -84,8 +84,7 @@ def propagate_labels(
         radius: number of rows and columns that a patch sees in each direction.
         topk: number of context patches that a patch takes its label from; ties are broken arbitrarily.
         temperature: temperature of the softmax over their cosines.
-        normalised: whether all features have length 1 already, which saves normalising a frame for each frame whose
-            context it is in.
+        normalised: whether all features have length 1 already, which saves normalising a frame in every context.
         max_cosines: number of cosines held at once, so that memory does not grow with the radius; results are equal to
             float rounding. The cosines of one patch, at most T * (2 radius + 1)^2, are held in any case.
 
@@ -117,7 +116,9 @@ def _most_similar(
     kept = query.new_full((h, w, count), -torch.inf)
     index = torch.zeros(h, w, count, dtype=torch.long, device=query.device)
     flat_index = torch.arange(h * w, device=query.device).view(h, w)
-    row_bands, column_bands = _band(h, radius, query), _band(w, radius, query)
+    row_bands, column_bands = (  # 0 within the window and -inf beyond, [h, h] and [w, w]
+        query.new_zeros(side, side).masked_fill_(~_within(side, radius, query.device), -torch.inf) for side in (h, w)
+    )
     side = _block_side(h, w, len(keys), radius, max_cosines)
     for columns, near_columns in _blocks(w, radius, side):
         strip = torch.stack([frame[:, near_columns] for frame in keys])  # [T, h, q, D]: any of its rows without a copy
@@ -164,15 +165,10 @@ def _blocks(length: int, radius: int, side: int) -> list[tuple[slice, slice]]:
     ]
 
 
-def _band(length: int, radius: int, like: Tensor) -> Tensor:
-    """Return [length, length] with 0 for indices within the radius of one another, else -inf."""
-    distance = _distance(length, like.device)
-    return torch.zeros_like(distance, dtype=like.dtype).masked_fill_(distance > radius, -torch.inf)
-
-
-def _distance(length: int, device: torch.device) -> Tensor:
+def _within(length: int, radius: int, device: torch.device) -> Tensor:
+    """Return [length, length] bool, whether indices are within the radius of one another."""
     index = torch.arange(length, device=device)
-    return (index[:, None] - index).abs()
+    return (index[:, None] - index).abs() <= radius
 
 
 def _check(

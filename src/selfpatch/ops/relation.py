@@ -45,14 +45,9 @@ def overlap_grids(boxes_a: Tensor, boxes_b: Tensor, size: int) -> tuple[Tensor, 
             for x in linspace(left end of the overlap, right end, size):
                 (x, y) in crop a, (x, y) in crop b
 
-    Args:
-        boxes_a: [..., 5] (left, top, width, height, flipped) in pixels of the image.
-        boxes_b: the same of the other crop; leading dimensions broadcast.
-        size: number of points on a side, s.
-
-    Returns:
-        Two grids [..., s, s, 2] of (x, y) as `grid_sample` takes them, with -1 and 1 at the edges of the crop. If the
-        crops do not overlap, all points are outside.
+    Boxes are [..., 5] (left, top, width, height, flipped) in pixels of the image; leading dimensions broadcast. The two
+    grids are [..., size, size, 2] of (x, y) as `grid_sample` takes them, with -1 and 1 at the edges of the crop. If the
+    crops do not overlap, all points are outside.
     """
     boxes_a, boxes_b = torch.broadcast_tensors(boxes_a, boxes_b)
     begin = torch.maximum(boxes_a[..., 0:2], boxes_b[..., 0:2])
@@ -68,12 +63,8 @@ def overlap_grids(boxes_a: Tensor, boxes_b: Tensor, size: int) -> tuple[Tensor, 
 def sample_patches_reference(patches: Tensor, grid: Tensor) -> Tensor:
     """Sample features at points of a crop, bilinearly between the patches' centres, with zeros around the crop.
 
-    Args:
-        patches: [..., h, w, D].
-        grid: [..., s, s, 2] (x, y), with -1 and 1 at the edges of the crop; leading dimensions broadcast.
-
-    Returns:
-        [..., s*s, D].
+    Patches are [..., h, w, D], grids [..., s, s, 2] of (x, y), with -1 and 1 at the edges of the crop; leading
+    dimensions broadcast. The result is [..., s*s, D].
     """
     lead = torch.broadcast_shapes(patches.shape[:-3], grid.shape[:-3])
     maps = patches.expand(*lead, -1, -1, -1).reshape(-1, *patches.shape[-3:]).permute(0, 3, 1, 2)

@@ -42,13 +42,8 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
     by logsumexp, which does not overflow. A prototype's sum goes over all processes: one small all-gather for each
     iteration.
 
-    Args:
-        scores: [b, K] similarities of this process's samples to the prototypes.
-        epsilon: smoothness of the codes; a small value assigns each sample to nearly one prototype.
-        iterations: number of iterations, at least 1.
-
-    Returns:
-        [b, K] float32 without gradient; each sample's sums to 1.
+    Scores are [b, K] similarities of this process's samples to the prototypes. A small epsilon assigns each sample to
+    nearly one prototype. The result is [b, K] float32 without gradient; each sample's sums to 1.
 
     Raises:
         ValueError: epsilon is not positive, or there is no iteration.

@@ -58,11 +58,7 @@ class Backbone(nn.Module):
                 )
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Tokens:
-        """Encode images.
-
-        Args:
-            images: [B, C, H, W], normalised, with sides that the patch size divides.
-            mask: [B, h, w] bool, True where the mask token replaces the embedded patches.
+        """Encode normalised images [B, C, H, W]; the mask token replaces embedded patches where mask [B, h, w] is True.
 
         Raises:
             ValueError: the patch size does not divide a side.

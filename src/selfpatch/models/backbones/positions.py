@@ -22,15 +22,9 @@ Interpolation = Literal["released", "size"]
 def add_positions(trunk: VisionTransformer, embedded: Tensor, kind: Interpolation) -> Tensor:
     """Return the input of the first block: positions added, CLS and register tokens in front.
 
-    Args:
-        trunk: the timm model with the stored positions.
-        embedded: [B, h, w, D] embedded patches.
-        kind: `released` interpolates bicubically without antialias, by a scale factor with 0.1 added to the grid's
-            side, which shifts the sampling coordinates a little (the code of DINO, iBOT, SelfPatch, SERE and DINOv2);
-            `size` interpolates by the size, with antialias (timm).
-
-    Returns:
-        [B, prefix + h * w, D].
+    `released` interpolates bicubically without antialias, by a scale factor with 0.1 added to the grid's side, which
+    shifts the sampling coordinates a little (the code of DINO, iBOT, SelfPatch, SERE and DINOv2); `size` interpolates
+    by the size, with antialias (timm). Embedded patches are [B, h, w, D], the result is [B, prefix + h * w, D].
     """
     B, h, w, _ = embedded.shape
     x, first = embedded.flatten(1, 2), [token for token in (trunk.cls_token, trunk.reg_token) if token is not None]

@@ -115,11 +115,9 @@ class ViT(Backbone):
         return list(self.trunk.blocks)
 
     def last_tokens(self, images: Tensor, blocks: int) -> list[Tokens]:
-        """Return the tokens after each of the last blocks, all through the final norm (DINO's linear protocol).
+        """Return the tokens after each of the last `blocks` blocks, through the final norm (DINO's linear protocol).
 
-        Args:
-            images: [B, C, H, W], normalised.
-            blocks: number of blocks; the last block's tokens come last.
+        Images are [B, C, H, W], normalised.
 
         Raises:
             ValueError: there are not that many blocks.
@@ -133,13 +131,8 @@ class ViT(Backbone):
     def facet(self, images: Tensor, name: Literal["query", "key", "value"], block: int = -1) -> Tensor:
         """Return queries, keys or values of a block's attention (LOST, arXiv 2109.14279; arXiv 2112.05814).
 
-        Args:
-            images: [B, C, H, W], normalised.
-            name: which of the three.
-            block: index of the block; negative ones count from the end.
-
-        Returns:
-            [B, h, w, D] of the patches, all heads concatenated.
+        Images are [B, C, H, W], normalised; the result is [B, h, w, D] of the patches, all heads concatenated. A
+        negative block counts from the end.
         """
         embedded, block = self.embed(images), block % self.num_layers
         x = self.trunk.blocks[:block](self._block_input(embedded))
