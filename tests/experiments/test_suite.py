@@ -16,8 +16,7 @@ from selfpatch.evaluation.registry import EVALUATIONS
 from selfpatch.evaluation.result import Provenance, Result, network_sha256
 from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate as evaluate_davis
-from selfpatch.experiments.suite import evaluate_suite, identity, read_suite, run_suite
-from selfpatch.experiments.suite_report import Entry, Outcome
+from selfpatch.experiments.suite import Entry, Outcome, evaluate_suite, identity, read_suite, run_suite
 from tests.helpers.command_line import write_davis
 
 WEIGHTS = {"sha256": "abc", "side": "teacher"}

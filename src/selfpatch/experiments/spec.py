@@ -42,8 +42,7 @@ from selfpatch.config.parsing import parse_yaml
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
 from selfpatch.config.schema import checked, settings
-from selfpatch.experiments.suite import read_entry
-from selfpatch.experiments.suite_report import Entry
+from selfpatch.experiments.suite import Entry, read_entry
 from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
 
 UNTRAINED = "untrained"
