@@ -86,10 +86,10 @@ class CheckpointStore:
             )
         return None
 
-    def load_newest(self, map_location: torch.device | str = "cpu") -> dict[str, Any] | None:
-        """Load the checkpoint that `newest` returns; tensors on the CPU are mapped from the file."""
+    def load_newest(self) -> dict[str, Any] | None:
+        """Load the checkpoint that `newest` returns, with tensors mapped from the file."""
         path = self.newest()
-        return None if path is None else torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+        return None if path is None else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:

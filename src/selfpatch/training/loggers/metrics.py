@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from selfpatch.core.atomic_io import clear_error, write_atomically
-from selfpatch.training.loggers.tensorboard import TensorBoardLogger
 
 FILE = "metrics.jsonl"
 
@@ -19,11 +19,16 @@ Row = Mapping[str, float | int | str | None]
 
 
 class MetricsLogger:
-    """Writer of metrics.jsonl and tensorboard/ in a run directory, on the main process only."""
+    """Writer of metrics.jsonl and tensorboard/ in a run directory, on the main process only.
+
+    The event file opens at the first record. Training continues without it if TensorBoard is missing or fails.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._file = folder, folder / FILE
-        self._tensorboard = TensorBoardLogger(folder / "tensorboard")
+        self._events: Any = None
+        self._purge_step: int | None = None  # TensorBoard hides events of earlier runs from this step on
+        self._tensorboard_failed = False
 
     def record(self, row: Row) -> None:
         """Append one line to metrics.jsonl and its numbers to TensorBoard.
@@ -35,7 +40,17 @@ class MetricsLogger:
         finite = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in row.items()}
         with clear_error(self._file), open(self._file, "a", encoding="utf-8") as file:
             file.write(json.dumps(finite, allow_nan=False) + "\n")
-        self._tensorboard.record(row)
+        if self._tensorboard_failed:
+            return
+        with self._without_tensorboard_after_errors():
+            if self._events is None:
+                from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+                folder = str(self._folder / "tensorboard")
+                self._events = SummaryWriter(folder, purge_step=self._purge_step, flush_secs=30)
+            for name, value in row.items():
+                if name != "step" and isinstance(value, int | float):
+                    self._events.add_scalar(name, value, global_step=row["step"])
 
     def rows(self) -> list[dict[str, Any]]:
         """Return all records, as `read_metrics` does."""
@@ -45,17 +60,27 @@ class MetricsLogger:
         """Drop the records of `step` and later ones, in TensorBoard too, before a run is resumed."""
         kept = [row for row in self.rows() if row["step"] < step]
         write_atomically(self._file, "".join(json.dumps(row) + "\n" for row in kept))
-        self._tensorboard.purge_step = step
+        self._purge_step = step
 
     def close(self) -> None:
         """Write the TensorBoard events that are still in memory."""
-        self._tensorboard.close()
+        if self._events is not None:
+            with self._without_tensorboard_after_errors():
+                self._events.close()
+            self._events = None
+
+    @contextlib.contextmanager
+    def _without_tensorboard_after_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a missing package, a version that clashes, a full disk
+            self._tensorboard_failed, self._events = True, None
+            warnings.warn(f"no TensorBoard events ({error}); metrics.jsonl holds every number", stacklevel=4)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the records of a run directory; a line that a kill left half-written is skipped."""
-    path = folder / FILE
-    rows = []
+    path, rows = folder / FILE, []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
         with contextlib.suppress(ValueError):
             row = json.loads(line)
