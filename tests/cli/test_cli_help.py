@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tyro
 
-from selfpatch.cli import parsing
+from selfpatch.cli import parsing, resume
 from selfpatch.cli.main import COMMANDS, main
 from selfpatch.config.recipes import recipe_names
 from selfpatch.config.schema import settings
@@ -159,8 +159,8 @@ def test_a_planted_setting_reaches_the_check(monkeypatch: pytest.MonkeyPatch) ->
         """By which the others learn."""
         bare: int = 2
 
-    monkeypatch.setitem(COMMANDS, "planted", lambda arguments: parsing.read_options(Planted, "planted", arguments))
-    _, options = page("planted", monkeypatch)
+    monkeypatch.setattr(resume, "run", lambda arguments: parsing.read_options(Planted, "planted", arguments))
+    _, options = page("resume", monkeypatch)
     found = "\n".join(problem for option in options for problem in problems(option))
     assert "--rate" in found
     assert "starts with 'by'" in found

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from selfpatch.evaluation.result import Progress
     from selfpatch.experiments.suite import Outcome
 
-NAMES = sorted(EVALUATIONS)
-
 
 @settings
 class EvaluateOptions(NetworkOptions):
@@ -81,9 +79,9 @@ def run(arguments: list[str]) -> int:
 
 def usage() -> str:
     """Return the help of `selfpatch evaluate`, with a line for each evaluation."""
-    described = {**{name: EVALUATIONS[name] for name in NAMES}, "all": SuiteOptions, "compare": CompareOptions}
+    described = {**{name: EVALUATIONS[name] for name in EVALUATIONS}, "all": SuiteOptions, "compare": CompareOptions}
     about = {name: (options.__doc__ or "").partition("\n")[0] for name, options in described.items()}
-    lines = "\n".join(f"  {name:<10} {about[name]}" for name in NAMES)
+    lines = "\n".join(f"  {name:<10} {about[name]}" for name in EVALUATIONS)
     return f"""selfpatch evaluate NAME --weights W --data D; `selfpatch evaluate NAME --help` lists its options,
 `selfpatch evaluate NAME --presets` shows how its published protocols differ
 
@@ -98,7 +96,7 @@ selfpatch evaluate --compare A.json B.json ...
 
 def _evaluate(name: str, arguments: list[str]) -> int:
     if name not in EVALUATIONS:
-        raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(NAMES)}, all")
+        raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}, all")
     kind = EVALUATIONS[name]
     if "--presets" in arguments:
         print(preset_tables(kind, name))

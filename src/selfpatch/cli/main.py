@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from selfpatch.api.interrupted import Interrupted
-from selfpatch.cli import bench, evaluate, export, pretrain, resume, show, study
 from selfpatch.core.version import VERSION
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    module.__name__.rpartition(".")[2]: module.run
-    for module in (pretrain, resume, evaluate, show, export, study, bench)
-}
-"""Functions of the commands; each takes the arguments after its name and returns the exit code."""
+COMMANDS = ("pretrain", "resume", "evaluate", "show", "export", "study", "bench")
+"""Modules of this package, imported when called; `run` takes the arguments after the name and returns the exit code."""
 
-USAGE = f"""selfpatch {VERSION}: self-supervised pre-training for good patch features, and evaluations of them
+USAGE = """selfpatch {version}: self-supervised pre-training for good patch features, and evaluations of them
 
   selfpatch pretrain [--data PHOTOS]               train on a folder of images, or on built-in sample photographs
   selfpatch resume DIR                             continue a run exactly where it stopped
   selfpatch evaluate NAME --weights W --data D     measure weights by a published protocol:
-                                                   {", ".join(evaluate.NAMES)}
+                                                   {evaluations}
   selfpatch evaluate all --suite S --weights W     run every evaluation that a file lists, and write one report
   selfpatch evaluate --compare A.json B.json       compare results
   selfpatch show --weights W IMAGE...              draw the patch features of images
@@ -43,20 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
+        from selfpatch.evaluation.registry import EVALUATIONS
+
+        print(USAGE.format(version=VERSION, evaluations=", ".join(EVALUATIONS)))
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(VERSION)
         return 0
-    command = COMMANDS.get(arguments[0])
-    if command is None:
+    if arguments[0] not in COMMANDS:
         return _complain(f"there is no command {arguments[0]!r}; the commands are: {', '.join(COMMANDS)}")
     # Threads that spin while they wait take the cores that the loader's processes need. torch reads it on import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # torch and timm warn of changes about which a user of this program can do nothing.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        return command(arguments[1:])
+        return int(importlib.import_module(f"selfpatch.cli.{arguments[0]}").run(arguments[1:]))
     except ValueError as error:
         return _complain(str(error))
     except OSError as error:
