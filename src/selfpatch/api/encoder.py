@@ -1,7 +1,5 @@
 """Open a trained network, an untrained one or a baseline as an encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any

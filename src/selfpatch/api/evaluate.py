@@ -1,7 +1,5 @@
 """Measure a network by one evaluation, and compare results."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Export a network for other libraries."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Exception of a run that a signal stopped; importing it is cheap."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 

@@ -1,7 +1,5 @@
 """Train a network, or continue a run."""
 
-from __future__ import annotations
-
 import itertools
 import shutil
 from dataclasses import replace

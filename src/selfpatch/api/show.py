@@ -1,7 +1,5 @@
 """Draw what patch features see."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

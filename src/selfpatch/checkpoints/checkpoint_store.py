@@ -1,7 +1,5 @@
 """The checkpoints of a run: a folder of step-*.pt files, of which the most recent are kept."""
 
-from __future__ import annotations
-
 import re
 import warnings
 import zipfile

@@ -1,7 +1,5 @@
 """Settings for loading weights."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from annotated_types import Gt

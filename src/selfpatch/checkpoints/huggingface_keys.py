@@ -3,8 +3,6 @@
 `#` stands for a number, and `#+1` for the number that is one larger than on the other side.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 

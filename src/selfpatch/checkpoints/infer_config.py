@@ -1,7 +1,5 @@
 """The configuration of a backbone, inferred from the keys and shapes of a state dict."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

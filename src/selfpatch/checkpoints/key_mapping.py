@@ -10,8 +10,6 @@ for each key of a checkpoint:
     else:                                             leave it as it is; loading then refuses it by name
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping
 

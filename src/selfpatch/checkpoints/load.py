@@ -1,7 +1,5 @@
 """Weights into networks: every key is loaded, or the report names it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

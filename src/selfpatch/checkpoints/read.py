@@ -1,7 +1,5 @@
 """Weights from run directories, checkpoint files, safetensors and timm, unpickling nothing that could run code."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

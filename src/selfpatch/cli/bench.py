@@ -1,7 +1,5 @@
 """`selfpatch bench`: time the fast paths against their plain references."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path

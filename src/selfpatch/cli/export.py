@@ -1,7 +1,5 @@
 """`selfpatch export`: write weights for other libraries."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import PositiveInt

@@ -1,7 +1,5 @@
 """Entry point of the command line: finds the command, and turns errors into one sentence and an exit code."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """Options of a command as a dataclass, read by tyro; its error page becomes one sentence."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import itertools

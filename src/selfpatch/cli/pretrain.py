@@ -1,7 +1,5 @@
 """`selfpatch pretrain`: train a network on images without labels."""
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import fields, replace
 

@@ -1,7 +1,5 @@
 """`selfpatch resume`: continue a run."""
 
-from __future__ import annotations
-
 import tyro
 from pydantic import NonNegativeInt
 

@@ -1,7 +1,5 @@
 """`selfpatch show`: draw what the patch features see."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import tyro

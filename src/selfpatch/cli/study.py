@@ -1,7 +1,5 @@
 """`selfpatch study`: train and measure a grid of recipes over seeds."""
 
-from __future__ import annotations
-
 import shlex
 from functools import partial
 

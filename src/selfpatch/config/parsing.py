@@ -1,7 +1,5 @@
 """Text to nested values: YAML files, and options with dots in their names."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Built-in recipes and recipe files."""
 
-from __future__ import annotations
-
 from importlib import resources
 from pathlib import Path
 

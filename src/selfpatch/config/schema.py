@@ -9,8 +9,6 @@ Such a class is at once the schema of the command line (tyro), of YAML files and
 records. pydantic, not torch, is the heaviest import here, so that `--help` stays fast.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import functools

@@ -1,7 +1,5 @@
 """Sections of a run's settings: each is read by one component and declared here once."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from annotated_types import Interval, MinLen

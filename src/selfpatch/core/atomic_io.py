@@ -1,7 +1,5 @@
 """Atomic writing of files: after a kill or a power cut, a reader finds the old file or the new one, both complete."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

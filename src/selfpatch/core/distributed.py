@@ -1,7 +1,5 @@
 """Communication between training processes; on a single process each function is the identity."""
 
-from __future__ import annotations
-
 import datetime
 import os
 from typing import Any

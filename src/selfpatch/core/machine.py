@@ -1,7 +1,5 @@
 """Description of the machine and the software that a number was measured with."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

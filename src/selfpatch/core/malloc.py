@@ -1,7 +1,5 @@
 """Switch of the C library to keep freed memory, because the next training step on the CPU takes it again."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 

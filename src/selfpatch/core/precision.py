@@ -1,7 +1,5 @@
 """Choice of the dtype of a forward pass."""
 
-from __future__ import annotations
-
 import torch
 
 from selfpatch.core.machine import processor_flags

@@ -9,8 +9,6 @@
 The whole training step can so be run on plain references: to test the fast one, and to compare its speed.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import wraps

@@ -1,7 +1,5 @@
 """Schedules of a learning rate or another hyperparameter over the steps of a training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

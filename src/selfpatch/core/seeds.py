@@ -1,7 +1,5 @@
 """Seeds of the random numbers that a training step draws."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """Collation of images into batches: prepared one by one in workers, collated to parts, joined to batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 

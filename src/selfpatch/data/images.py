@@ -1,7 +1,5 @@
 """Whole images as one batch for meters and pictures: resized and centre-cropped, without augmentation."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

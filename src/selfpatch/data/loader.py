@@ -4,8 +4,6 @@ Everything derives from (seed, epoch, sample, view): the stream is the same for 
 over any number of processes, and starts at any step without replaying the steps before.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Prefetching of batches to the device, where they are rendered while the previous step still computes."""
 
-from __future__ import annotations
-
 import contextlib
 import queue
 import threading

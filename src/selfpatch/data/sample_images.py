@@ -3,8 +3,6 @@
 They are cut out of photographs in the scikit-image wheel; nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import os

@@ -1,7 +1,5 @@
 """Mean and standard deviation of each channel, measured from images of any number of channels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Batches of labelled samples for training in an evaluation, the same for any number of workers and after a stop."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -4,8 +4,6 @@ The intervals are percentile bootstrap intervals (Efron and Tibshirani, "An Intr
 chapter 13) over images, with the same images drawn for all results (paired).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Encoders other than networks of this package: functions of images, and plain colours and pixels as baselines."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any

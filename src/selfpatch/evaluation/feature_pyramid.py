@@ -1,7 +1,5 @@
 """Feature pyramids of a plain ViT: its maps at the strides of a convolutional network."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """Fine-tuning the backbone within an evaluation: a trainable copy, and the optimizer's parameter groups."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

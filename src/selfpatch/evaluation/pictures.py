@@ -1,7 +1,5 @@
 """Pictures that evaluations draw: images side by side, and the files they are written to."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

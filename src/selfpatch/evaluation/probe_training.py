@@ -1,7 +1,5 @@
 """Training loop of heads, decoders and fine-tuned networks: saved, resumable and with progress."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -4,8 +4,6 @@ Two views of an image are cropped, flipped and coloured differently. Where they 
 of one view corresponds to which of the other. Good features have their nearest neighbour at that position.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

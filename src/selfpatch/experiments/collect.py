@@ -1,7 +1,5 @@
 """Collection of the results of a study from its folder."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -9,8 +9,6 @@ Files in the folder of a job::
     done.json               full request, written once the job is finished
 """
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 from collections.abc import Mapping, Sequence

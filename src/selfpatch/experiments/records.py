@@ -1,7 +1,5 @@
 """JSON records of what was requested, which tell whether finished work can be kept."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

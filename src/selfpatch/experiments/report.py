@@ -1,7 +1,5 @@
 """The report of a study: its tables and curves as one Markdown file with figures, and as one HTML page."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterable, Mapping

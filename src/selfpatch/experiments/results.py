@@ -1,7 +1,5 @@
 """Results of a study as plain records, and the arithmetic of its tables. Scores are fractions; higher is better."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

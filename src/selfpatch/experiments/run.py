@@ -10,8 +10,6 @@ Files in the folder of a study::
     logs/                           output of the worker processes
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import functools

@@ -26,8 +26,6 @@
 Mappings override one another key by key, lists as a whole. Paths are relative to the data folder.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import replace

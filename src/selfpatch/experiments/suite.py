@@ -14,8 +14,6 @@ folder of the suite::
     report.html, report.md  all tables, written anew after each evaluation
 """
 
-from __future__ import annotations
-
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Timing of arms: how many epochs of one arm take as long as an epoch of another one."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Generator, Mapping, Sequence

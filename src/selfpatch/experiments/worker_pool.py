@@ -4,8 +4,6 @@ A worker that is killed loses its own job only. When the parent process is kille
 moment, so that a study can be started again at once.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

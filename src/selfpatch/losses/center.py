@@ -1,7 +1,5 @@
 """Centre of the teacher's logits, and the base of losses that own one."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

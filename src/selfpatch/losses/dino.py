@@ -1,7 +1,5 @@
 """DINO's loss: cross-view self-distillation over prototypes (Caron et al., arXiv 2104.14294)."""
 
-from __future__ import annotations
-
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor

@@ -1,7 +1,5 @@
 """iBOT's loss of masked patches (Zhou et al., arXiv 2111.07832)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import PositiveInt

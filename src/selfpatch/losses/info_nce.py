@@ -1,7 +1,5 @@
 """InfoNCE between queries and keys: with a memory bank (MoCo), within the batch (MoCo-v3), of positions (DenseCL)."""
 
-from __future__ import annotations
-
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn

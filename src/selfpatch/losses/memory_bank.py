@@ -1,7 +1,5 @@
 """Memory bank of keys from earlier batches, which serve as negatives."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Base of losses that own the heads of student and teacher."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """SERE's losses: self-relations of patches and of channels, aligned between views (TPAMI 2023, arXiv 2206.05184)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """SwAV's swapped prediction of online cluster assignments (Caron et al., arXiv 2006.09882)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt

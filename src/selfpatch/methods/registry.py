@@ -1,7 +1,5 @@
 """Tables of the methods and objectives by the names that settings use. A new one is a file and a row."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from selfpatch.core.types import Objective

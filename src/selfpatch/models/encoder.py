@@ -1,7 +1,5 @@
 """Trained backbone and pool as evaluations see them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

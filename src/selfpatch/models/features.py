@@ -1,7 +1,5 @@
 """Features of images in batches, without gradient, on the encoder's device."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """Projection heads that compare tokens with prototypes."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from pydantic import PositiveInt

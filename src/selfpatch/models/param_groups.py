@@ -1,7 +1,5 @@
 """Parameter groups of an optimizer: which parameters decay, and the learning rate of each layer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

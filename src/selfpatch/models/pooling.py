@@ -1,7 +1,5 @@
 """Pools: modules that aggregate a set of patches to one token."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Attention of one query to a set, as SelfPatch aggregates positives (arXiv 2206.07990, section 3.2)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Gaussian blur of a batch, with a radius for each image, by three box blurs in each direction as in Pillow."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

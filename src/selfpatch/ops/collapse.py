@@ -4,8 +4,6 @@ Self-distillation has two trivial solutions (DINO, arXiv 2104.14294, section 5.3
 distribution, or every image gets the same prototype. Other losses can lose dimensions of the features.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

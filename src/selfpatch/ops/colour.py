@@ -4,8 +4,6 @@ Input and output are float32 [N, 3, h, w] of whole numbers in [0, 255], called l
 where Pillow does it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """InfoNCE: the key of the same image or patch against the keys of others."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

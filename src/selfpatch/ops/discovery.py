@@ -1,7 +1,5 @@
 """Discovery of one object in an image's patch features: LOST, TokenCut, and the patches that a CLS token attends to."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

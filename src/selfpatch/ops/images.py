@@ -1,7 +1,5 @@
 """Images as tensors: normalisation, value range, transfer to a device."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 

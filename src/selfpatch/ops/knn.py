@@ -1,7 +1,5 @@
 """Weighted k-nearest-neighbour votes by cosine similarity (Wu et al., arXiv 1805.01978)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -5,8 +5,6 @@ each token (two inputs of norms, their outputs, queries, keys and values, the ou
 GELU); six of these are recomputed here.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Positive matching: which neighbours of a patch share its content (SelfPatch, arXiv 2206.07990, section 3.1)."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Literal, NamedTuple
 

@@ -4,8 +4,6 @@ Source: the DAVIS-2017 protocol of DINO (Caron et al., arXiv 2104.14294, section
 Correspondence as a Contrastive Random Walk" (arXiv 2006.14613).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

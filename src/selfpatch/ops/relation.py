@@ -4,8 +4,6 @@ A relation is a product of rows, R = X X^T: the rows are the patches of one atte
 (channel). All functions keep the dtype of their input, under autocast too.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Crop and resize of a batch, with a box for each image, by two matrix products; the result is Pillow's."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ The codes of a batch maximise their similarity to the scores plus epsilon times 
 which each sample counts as much as any other and each prototype gets as much as any other (section 3.1, eq. 3 to 5).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

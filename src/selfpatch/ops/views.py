@@ -3,8 +3,6 @@
 Draws and image sizes are known on the CPU, so rendering needs no host-device synchronisation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Saving all that a run needs to continue exactly, and restoring it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Detection of collapse and regression of the features during training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

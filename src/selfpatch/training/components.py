@@ -1,7 +1,5 @@
 """Methods and objectives from their settings, and the pool and heads that they bring."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from typing import Any

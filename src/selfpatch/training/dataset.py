@@ -1,7 +1,5 @@
 """The images of a run: training images, held-out images, and whether they are still the same on resume."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 

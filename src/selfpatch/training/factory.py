@@ -1,7 +1,5 @@
 """Objects of a run, made from its configuration: the only module of training that knows the whole `RunConfig`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Detection of losses and gradients that are not finite, without waiting for the device."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Evaluation of the teacher during training: view matching, k-NN and picture sheets."""
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The optimizer's side of a step: schedule, optimizer, clipping."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """The report of a run: a table for the terminal and a page to keep."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

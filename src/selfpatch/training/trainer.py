@@ -1,7 +1,5 @@
 """Student and teacher, one training step, and the loop over steps."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import operator

@@ -1,7 +1,5 @@
 """Patch features as colours: their principal components, and similarity maps over an image."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from PIL import Image

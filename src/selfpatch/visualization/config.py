@@ -1,7 +1,5 @@
 """Settings of `selfpatch show`."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt

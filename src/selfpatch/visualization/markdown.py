@@ -1,7 +1,5 @@
 """A report as Markdown: the same sections as on the HTML page, with links to the pictures."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Query patches of an image, their positives, and a zoom on them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """One HTML page of text, tables, pictures and curves that needs no other file and no network."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

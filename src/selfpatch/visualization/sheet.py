@@ -1,7 +1,5 @@
 """Picture sheets: a few fixed images, and below them the patch features of one or several networks as colours."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

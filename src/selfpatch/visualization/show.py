@@ -1,7 +1,5 @@
 """Pictures of what an encoder sees: its patch features, similarity maps, and the positives that SelfPatch picks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

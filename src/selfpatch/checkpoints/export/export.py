@@ -3,8 +3,6 @@
 A new format is a module with `LIBRARIES`, `write` and `read_features`, and its row in `FORMATS`.
 """
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import os

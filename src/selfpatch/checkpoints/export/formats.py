@@ -1,7 +1,5 @@
 """Records and rules that all export formats share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Export for Hugging Face's transformers: `AutoModel.from_pretrained("FOLDER")`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ The graph includes the pool of training. It takes batches of any size, and image
 divides; a Swin's windows are laid out for one image size.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

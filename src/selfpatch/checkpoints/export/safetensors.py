@@ -1,7 +1,5 @@
 """Exported files of an encoder: safetensors with the backbone's configuration, which selfpatch loads with its pool."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 config.json names one of timm's architectures, with the arguments that rebuild this network.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Table of the renderers, and the choice of one for a run."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 from selfpatch.data.augment.opencv import INSTALL, fast_rendering_available, render_fast

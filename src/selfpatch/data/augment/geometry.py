@@ -5,8 +5,6 @@ Crop coordinates run from 0 at the left (upper) edge of the crop, as it is seen,
 size of the rendered crop does not matter.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Batches of decoded images with drawn parameters, whose views are rendered on the training device."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

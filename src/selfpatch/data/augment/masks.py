@@ -1,7 +1,5 @@
 """Masks that hide patches of a global crop from the student (iBOT, arXiv 2111.07832, section 3 and appendix)."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

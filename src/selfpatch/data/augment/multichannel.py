@@ -6,8 +6,6 @@ operation needs (the mean for contrast, white for solarize) are those of each ch
 differ in brightness by orders of magnitude.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

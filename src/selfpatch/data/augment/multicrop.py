@@ -4,8 +4,6 @@ They depend on (seed, epoch, sample, view) alone: they are the same for every re
 processes, and in a run that is resumed.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Every faster renderer is tested against this one.
 """
 
-from __future__ import annotations
-
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 from torchvision.transforms import functional as tvf

@@ -3,8 +3,6 @@
 simplejpeg and Pillow wrap the same library and give the same pixels; simplejpeg saves the copy into a Pillow image.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 

@@ -1,7 +1,5 @@
 """Orientation of images as their EXIF or TIFF tags give it."""
 
-from __future__ import annotations
-
 import contextlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Decoding of one image file to an upright picture: 8-bit RGB, or a raster of another number of channels."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 

@@ -1,7 +1,5 @@
 """Image files to read: a file of its own, or a member of a tar shard."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from pathlib import Path

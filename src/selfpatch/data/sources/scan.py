@@ -3,8 +3,6 @@
 A shard counts as a folder of its members.
 """
 
-from __future__ import annotations
-
 import os
 import posixpath
 from collections import deque

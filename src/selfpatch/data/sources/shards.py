@@ -1,7 +1,5 @@
 """Byte ranges of the images in a tar shard, from one pass over its headers."""
 
-from __future__ import annotations
-
 import posixpath
 import tarfile
 from collections.abc import Callable, Iterator

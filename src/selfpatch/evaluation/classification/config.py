@@ -1,7 +1,5 @@
 """Settings that the classification protocols share."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 from pydantic import NonNegativeInt, PositiveInt

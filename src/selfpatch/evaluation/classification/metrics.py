@@ -1,7 +1,5 @@
 """Top-1 and top-5 accuracy, per image and per class, and notes on unreadable images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

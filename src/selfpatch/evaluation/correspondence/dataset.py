@@ -7,8 +7,6 @@
     JPEGImages/<category>/<image>.jpg
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

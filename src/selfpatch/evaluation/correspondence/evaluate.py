@@ -1,7 +1,5 @@
 """PCK of keypoints transferred by nearest patch features (SPair-71k, arXiv 1908.10543)."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Dense features of whole images, and the positions in the image that they belong to."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

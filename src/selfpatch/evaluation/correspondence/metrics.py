@@ -1,7 +1,5 @@
 """PCK, the percentage of correct keypoints (Yang and Ramanan 2013; as in SPair-71k, arXiv 1908.10543)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

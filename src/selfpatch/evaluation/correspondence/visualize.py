@@ -1,7 +1,5 @@
 """Pictures of matches: source and target side by side, with one line for each keypoint."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageDraw
 

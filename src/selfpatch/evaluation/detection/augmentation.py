@@ -1,7 +1,5 @@
 """Augmentation of training images: crop, size and flip are drawn, then pixels, boxes and masks rendered from them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict

@@ -1,7 +1,5 @@
 """Settings of COCO detection and instance segmentation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 

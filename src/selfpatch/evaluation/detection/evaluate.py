@@ -7,8 +7,6 @@
     for each image of the other split: boxes, masks -> results files -> pycocotools
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

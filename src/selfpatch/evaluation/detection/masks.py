@@ -1,7 +1,5 @@
 """Instance masks as polygons, run lengths (RLE) and pixels, converted by pycocotools as in the COCO benchmark."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Sequence
 from typing import Any

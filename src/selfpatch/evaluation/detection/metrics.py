@@ -1,7 +1,5 @@
 """Average precision of boxes and of masks by pycocotools, over all categories and of each, and recall of each image."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import math

@@ -14,8 +14,6 @@ proposals per image in training, not 2,000. Boxes are trained with torchvision's
 mmdetection uses L1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

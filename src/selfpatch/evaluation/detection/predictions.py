@@ -1,7 +1,5 @@
 """Detections of a split in the format of COCO's results files."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Training of Mask R-CNN around a copy of the backbone."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Pictures of detections: boxes, masks and classes over the image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 

@@ -1,7 +1,5 @@
 """Settings of unsupervised object discovery."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen

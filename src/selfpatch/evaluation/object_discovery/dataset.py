@@ -6,8 +6,6 @@
     annotations/instances_<split>.json   <split>/<file>   or images/<split>/<file>
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """One object box per image, without labels, and CorLoc: LOST (arXiv 2109.14279), TokenCut (arXiv 2202.11539)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Patch features of an image in its own resolution, and the attention of its class token."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """CorLoc (Deselaers et al., 2010), the share of images whose box is correct, and its baselines."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

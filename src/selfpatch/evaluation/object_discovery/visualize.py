@@ -1,7 +1,5 @@
 """Pictures of discovered objects: the true boxes in white, the box of each method in its colour."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw

@@ -1,7 +1,5 @@
 """Resizing of images with their labels, and the random crops that trainings learn from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

@@ -6,8 +6,6 @@ for each step:
 mIoU, aAcc, mAcc of the test images at their own size
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import replace

@@ -5,8 +5,6 @@ Sources: Semantic FPN, Kirillov et al., "Panoptic Feature Pyramid Networks" (arX
 the papers used. All take maps [B, D_i, h_i, w_i], the finest first, and return logits [B, K, h_1, w_1].
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Literal

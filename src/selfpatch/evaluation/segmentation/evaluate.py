@@ -1,7 +1,5 @@
 """Semantic segmentation with patch features: by retrieval, a linear head, clusters, or a trained decoder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Classes of images of any size, from a function that gives logits for whole images or windows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import product

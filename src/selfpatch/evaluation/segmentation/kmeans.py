@@ -3,8 +3,6 @@
 As in IIC, PiCIE and STEGO (arXiv 2203.08414): as many clusters as classes, one-to-one Hungarian matching of pixels.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -4,8 +4,6 @@ Source: Balazevic et al., "Towards In-Context Scene Understanding" (arXiv 2306.0
 remembered patches follow its open re-implementation.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

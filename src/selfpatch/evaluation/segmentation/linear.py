@@ -1,7 +1,5 @@
 """Linear segmentation: one 1x1 convolution on frozen patch features."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -4,8 +4,6 @@ There is no learning rate, no schedule and no augmentation, so that two networks
 seconds suffice where a linear layer trained by SGD takes minutes. No paper's protocol.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

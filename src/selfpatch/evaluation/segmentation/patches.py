@@ -1,7 +1,5 @@
 """Whole images as patches: their features, their shares of classes, and a bounded sample of labelled ones."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The trained network of a decoder: a backbone, maps from inside it, and a decoder that gives logits per pixel."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from fractions import Fraction

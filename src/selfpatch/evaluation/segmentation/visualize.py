@@ -1,7 +1,5 @@
 """Pictures of segmentations: image, labels and prediction side by side, one row for each image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

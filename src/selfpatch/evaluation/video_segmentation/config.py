@@ -1,7 +1,5 @@
 """Settings of video object segmentation on DAVIS."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt

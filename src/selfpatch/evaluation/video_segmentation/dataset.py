@@ -7,8 +7,6 @@
     Annotations/480p/<sequence>/00000.png
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

@@ -1,7 +1,5 @@
 """DAVIS scores of an encoder, of ready-made masks, and of the baseline that repeats the first mask."""
 
-from __future__ import annotations
-
 from itertools import repeat
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Source: Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Vide
 Pont-Tuset et al., "The 2017 DAVIS Challenge" (arXiv 1704.00675).
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

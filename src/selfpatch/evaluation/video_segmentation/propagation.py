@@ -1,7 +1,5 @@
 """Masks of a whole clip from its first mask, by label propagation (DINO, arXiv 2104.14294, section 4.2.2)."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator, Sequence
 from time import perf_counter

@@ -1,7 +1,5 @@
 """Masks over their frames, as one strip of a few frames of a clip."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

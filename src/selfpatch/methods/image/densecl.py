@@ -1,7 +1,5 @@
 """DenseCL: MoCo-v2 for the image and for each of its positions (Wang et al., arXiv 2011.09157)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

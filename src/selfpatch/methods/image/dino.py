@@ -1,7 +1,5 @@
 """DINO: self-distillation of the image token across views (Caron et al., arXiv 2104.14294)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

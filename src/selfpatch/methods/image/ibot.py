@@ -1,7 +1,5 @@
 """iBOT: DINO, and the teacher's patch distributions behind masks (Zhou et al., arXiv 2111.07832)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """MoBY: MoCo's queues and BYOL's asymmetry (Xie et al., arXiv 2105.04553)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """MoCo-v2: contrast against a queue of keys, with a momentum encoder (Chen, Fan, Girshick, He, arXiv 2003.04297)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """MoCo-v3: contrast within the batch, with a momentum encoder (Chen, Xie, He, arXiv 2104.02057)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """SwAV: swapped predictions of online cluster assignments (Caron et al., arXiv 2006.09882)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import nn

@@ -1,7 +1,5 @@
 """SelfPatch: a patch learns from the aggregate of its most similar neighbours (CVPR 2022, arXiv 2206.07990)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """SERE: self-relations of features as what the student learns (Li, Gao, Cheng; TPAMI 2023, arXiv 2206.05184)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor, nn

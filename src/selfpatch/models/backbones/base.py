@@ -1,7 +1,5 @@
 """The base class of all backbones: images in, `Tokens` out, with patches masked in between."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 

@@ -3,8 +3,6 @@
 A new family is a `BackboneConfig` in config.py, a module like vit.py, and its branches below.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable
 from dataclasses import fields, replace

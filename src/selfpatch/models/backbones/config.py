@@ -1,7 +1,5 @@
 """Architecture of a backbone: plain values that decide its parameters, saved with its weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, Self

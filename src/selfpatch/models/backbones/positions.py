@@ -4,8 +4,6 @@ torch's bicubic interpolation sums its gradient in a different order at each run
 scale factors; a product does neither.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Literal
 

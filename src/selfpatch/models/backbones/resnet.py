@@ -1,7 +1,5 @@
 """ResNets, for the methods and released weights that the papers compare with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Swin transformers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from timm.models.swin_transformer import SwinTransformer

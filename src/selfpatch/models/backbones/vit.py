@@ -1,7 +1,5 @@
 """Plain vision transformers."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence

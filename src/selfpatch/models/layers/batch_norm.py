@@ -1,7 +1,5 @@
 """Batch normalisation over the global batch, on any device; torch's SyncBatchNorm refuses CPU tensors."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """State that changes once per training step: centres, memory banks, running statistics."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Exponential moving average (EMA) of a module's parameters: how a teacher follows its student."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

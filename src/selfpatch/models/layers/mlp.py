@@ -1,7 +1,5 @@
 """Multi-layer perceptrons of projectors, predictors and heads."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """The metrics log of a run: metrics.jsonl, and the same numbers as TensorBoard events."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Augmentation of training images: random crops, RandAugment, random erasing, mixup and cutmix."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

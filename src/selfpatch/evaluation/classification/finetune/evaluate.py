@@ -6,8 +6,6 @@ for each step:
 top-1 and top-5 of centre crops of the test set
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The fine-tuned network: a copy of the backbone, and a linear head."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

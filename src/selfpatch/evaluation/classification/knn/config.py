@@ -1,7 +1,5 @@
 """Settings of k-NN classification."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from annotated_types import MinLen

@@ -1,7 +1,5 @@
 """Weighted k-nearest-neighbour classification of image features (Wu et al., arXiv 1805.01978; as in DINO's code)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

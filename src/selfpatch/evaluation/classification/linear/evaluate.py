@@ -7,8 +7,6 @@
 The test set never chooses anything. (DINO's and iBOT's code report the best epoch, and iBOT's the best rate, on it.)
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

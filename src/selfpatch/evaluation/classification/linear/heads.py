@@ -1,7 +1,5 @@
 """Linear classifiers of the same features, trained at once, each with its own learning rate."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
