@@ -167,7 +167,10 @@ REFUSED_RUNS = [
     ("--init timm:nope", "unknown model 'nope'; use one of"),
     ("--init run --backbone.embed-dim 48", "run is of another architecture: ... name its architecture with --model"),
     ("--init run --patch-size 8", "run is of another architecture: ... [24, 3, 4, 4] there and [24, 3, 8, 8] here"),
-    ("--init run --backbone.depth 1", "12 unexpected (backbone.trunk.blocks.1. ... give --allow-partial to load what matches"),
+    (
+        "--init run --backbone.depth 1",
+        "12 unexpected (backbone.trunk.blocks.1. ... give --allow-partial to load what matches",
+    ),
 ]
 
 
