@@ -12,8 +12,6 @@ skipped.txt       unreadable images, one `path TAB reason` a line
 failed/           batch and state of steps whose loss was not finite
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -46,7 +44,7 @@ class RunDirectory:
         self._noted: set[str] = set()
 
     @classmethod
-    def create(cls, path: str | Path, settings: Mapping[str, Any]) -> RunDirectory:
+    def create(cls, path: str | Path, settings: Mapping[str, Any]) -> "RunDirectory":
         """Create a run in a folder that is new or empty, on the main process only; `settings` are plain nested values.
 
         Raises:
@@ -73,7 +71,7 @@ class RunDirectory:
         return run
 
     @classmethod
-    def open(cls, path: str | Path) -> RunDirectory:
+    def open(cls, path: str | Path) -> "RunDirectory":
         """Open an existing run without changes on disk, so that a run can be read while it trains.
 
         Raises:

@@ -1,7 +1,5 @@
 """Settings of a run: a recipe is laid over the defaults, options are laid over the recipe."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,7 +109,7 @@ class RunConfig:
         """Names of the method and the objectives, whose settings are read."""
         return (self.method, *self.objectives)
 
-    def override(self, values: Mapping[str, Any]) -> RunConfig:
+    def override(self, values: Mapping[str, Any]) -> "RunConfig":
         """Return this configuration with nested `values` in place of its own; other sections belong to components.
 
         Raises:
@@ -140,7 +138,7 @@ class RunConfig:
         return config
 
     @classmethod
-    def from_saved(cls, settings: Mapping[str, Any], file: Path) -> RunConfig:
+    def from_saved(cls, settings: Mapping[str, Any], file: Path) -> "RunConfig":
         """Return the configuration that a run directory's config.yaml holds, also if some setting is newer than it.
 
         Raises:
@@ -151,7 +149,7 @@ class RunConfig:
         except ValueError as error:
             raise ValueError(f"the settings in {file} cannot be read: {error}") from None
 
-    def for_model(self, model: str) -> RunConfig:
+    def for_model(self, model: str) -> "RunConfig":
         """Return this configuration with another model; settings of the old architecture go, unless both are ViTs."""
         if model == self.model or {model, self.model} <= PLAIN_VITS:
             return dataclasses.replace(self, model=model)

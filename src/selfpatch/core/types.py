@@ -10,8 +10,6 @@ One legend of letters for the whole project:
 Tensors of views are view-major: all images of view 0, then all images of view 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -45,7 +43,7 @@ class Views:
         if self.num_global != 2:
             raise ValueError(f"{method} compares 2 global crops of an image, but there are {self.num_global}; make 2")
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> Views:
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> "Views":
         """Return the views on a device."""
         tensors = self.tensors().items()
         return replace(self, **{name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors})
@@ -84,7 +82,7 @@ class Needs:
     masks: bool = False
     teacher_on_local_crops: bool = False
 
-    def __or__(self, other: Needs) -> Needs:
+    def __or__(self, other: "Needs") -> "Needs":
         return Needs(**{f.name: getattr(self, f.name) or getattr(other, f.name) for f in fields(self)})
 
 

@@ -3,8 +3,6 @@
 A module that defines such settings imports nothing heavy, so that the command line can list them at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal, Self, get_type_hints
@@ -30,7 +28,7 @@ class EvaluationConfig:
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    variants: ClassVar[tuple[str, Mapping[str, type[EvaluationConfig]]] | None] = None
+    variants: "ClassVar[tuple[str, Mapping[str, type[EvaluationConfig]]] | None]" = None
     data_help: ClassVar[str] = "Folder of the data set."
     baselines: ClassVar[tuple[str, ...]] = ()
     network_settings: ClassVar[frozenset[str]] = frozenset()
@@ -59,7 +57,7 @@ class EvaluationConfig:
         return override(chosen(**named), values, where)  # type: ignore[return-value]
 
     @classmethod
-    def variant(cls, values: Mapping[str, Any]) -> type[EvaluationConfig]:
+    def variant(cls, values: Mapping[str, Any]) -> "type[EvaluationConfig]":
         """Return the class of the variant that `values` name, or this class if there are no variants."""
         if cls.variants is None:
             return cls

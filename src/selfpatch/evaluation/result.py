@@ -1,7 +1,5 @@
 """Result of an evaluation: metrics, a table of rows, and their provenance."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -117,7 +115,7 @@ class Result:
         write_atomically(Path(path), text)
 
     @classmethod
-    def load(cls, path: str | Path) -> Result:
+    def load(cls, path: str | Path) -> "Result":
         """Read a result that `save` wrote.
 
         Raises:

@@ -1,7 +1,5 @@
 """One side of the training: backbone, pool and heads. The teacher is the moving average of a copy of the student."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 
@@ -44,7 +42,7 @@ class Branch(nn.Module):
         for part in self.backbone.repeated_blocks():
             part.compile(backend=backend)
 
-    def make_teacher(self) -> Branch:
+    def make_teacher(self) -> "Branch":
         """Return a copy without gradients or drop path, in training mode because its heads may hold batch norms."""
         teacher = copy.deepcopy(self).requires_grad_(False)
         disable_drop_path(teacher)

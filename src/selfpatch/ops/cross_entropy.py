@@ -1,7 +1,5 @@
 """Cross-entropy between a teacher's and a student's distributions over prototypes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +26,7 @@ class Scores(NamedTuple):
         """Return the similarities [..., K] in float32."""
         return (self.bottleneck @ self.prototypes.T).float()
 
-    def select(self, count: int) -> Scores:
+    def select(self, count: int) -> "Scores":
         """Return the scores of the first `count` entries of the leading dimension."""
         return Scores(self.bottleneck[:count], self.prototypes)
 

@@ -1,7 +1,5 @@
 """Progress bar, throughput and the line that describes an evaluation."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import math
@@ -44,7 +42,7 @@ class ProgressBar:
         self._progress = Progress(*columns, console=self._console, expand=True)
         self._task = self._progress.add_task("", total=total_steps, epoch="", numbers="")
 
-    def __enter__(self) -> ProgressBar:
+    def __enter__(self) -> "ProgressBar":
         if self._live:
             self._progress.start()
         return self

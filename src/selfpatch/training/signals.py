@@ -1,7 +1,5 @@
 """Stop signals: finish the step, save a checkpoint and leave."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from types import FrameType
@@ -22,7 +20,7 @@ class StopSignals:
         self.requested: int | None = None
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> StopSignals:
+    def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._handle)

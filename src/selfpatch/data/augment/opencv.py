@@ -4,8 +4,6 @@ It is several times faster than the plain renderer, but not equal to the last bi
 level in the mean, for Pillow rounds after every adjustment and every pass of its blur, and turns hue in 8-bit HSV.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import threading
@@ -116,7 +114,7 @@ class _Blend(NamedTuple):
     grey: float = 0.0
     level: float = 0.0
 
-    def after(self, first: _Blend) -> _Blend:
+    def after(self, first: "_Blend") -> "_Blend":
         """Return the composition: `first`, then this blend.
 
         The weights of luminance add up to 1, so a blended pixel has the luminance (own + grey) * luminance + level.

@@ -1,7 +1,5 @@
 """Compact table of image files, cached on disk until one of the sources changes."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -40,7 +38,7 @@ class SourceStamp(NamedTuple):
     size: int  # in bytes; -1 for a folder
 
     @staticmethod
-    def of(path: str, status: os.stat_result) -> SourceStamp:
+    def of(path: str, status: os.stat_result) -> "SourceStamp":
         """Return the stamp of a path from its `os.stat`."""
         return SourceStamp(path, status.st_mtime_ns, -1 if stat.S_ISDIR(status.st_mode) else status.st_size)
 
@@ -60,13 +58,13 @@ class Listing:
     """[images, 3] int64, the other fields of `ImageEntry`; [0, 3] if no image lies in a shard."""
 
     @staticmethod
-    def of_files(paths: Sequence[bytes], extents: Sequence[tuple[int, int, int]] = ()) -> Listing:
+    def of_files(paths: Sequence[bytes], extents: Sequence[tuple[int, int, int]] = ()) -> "Listing":
         """List images that are files of their own, unless `extents` locates them in shards."""
         offsets = np.cumsum([0, *map(len, paths)], dtype=np.int64)
         return Listing(np.frombuffer(b"".join(paths), np.uint8), offsets, np.array(extents, np.int64).reshape(-1, 3))
 
     @staticmethod
-    def of_entries(entries: Sequence[ImageEntry]) -> Listing:
+    def of_entries(entries: Sequence[ImageEntry]) -> "Listing":
         """List images of either kind."""
         in_shards = any(entry.shard for entry in entries)
         return Listing.of_files([entry.path for entry in entries], [e[1:] for e in entries] if in_shards else ())

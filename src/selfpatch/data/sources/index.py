@@ -3,8 +3,6 @@
 Only numpy is imported, so that the command line can count the images before anything heavy is loaded.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Sequence
@@ -27,7 +25,7 @@ class ImageIndex:
         self._images = images if isinstance(images, Listing) else Listing.of_files(images)
 
     @classmethod
-    def open(cls, source: str | Path, cache_dir: Path | None = None) -> ImageIndex:
+    def open(cls, source: str | Path, cache_dir: Path | None = None) -> "ImageIndex":
         """Index the images under a folder or in a tar shard, sorted, or those listed in a text file, in its order.
 
         In a folder, hidden files and folders are skipped; links to folders are followed, each folder once. Tar shards

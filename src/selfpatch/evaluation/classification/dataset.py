@@ -1,7 +1,5 @@
 """Labelled images in one folder per class: splits, subsets of labels, and centre crops."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable
@@ -48,11 +46,11 @@ class LabelledImages:
         except BadImage as error:
             raise ValueError(f"{error}; remove it from the training images, or repair it") from None
 
-    def subset(self, chosen: np.ndarray) -> LabelledImages:
+    def subset(self, chosen: np.ndarray) -> "LabelledImages":
         """Return the images at the [n] int64 positions `chosen`."""
         return replace(self, indices=self.indices[chosen], labels=self.labels[chosen])
 
-    def limited(self, num_images: int) -> LabelledImages:
+    def limited(self, num_images: int) -> "LabelledImages":
         """Return at most `num_images` of the images, evenly spread over the classes."""
         return self.subset(evenly_spread(np.arange(len(self)), num_images))
 

@@ -1,7 +1,5 @@
 """Splits of a COCO data set: `annotations/instances_SPLIT.json`, each entry checked, and the folder SPLIT of images."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -82,11 +80,11 @@ class Split:
     """Ids of the categories in ascending order; label n is the n-th."""
     category_names: tuple[str, ...]
 
-    def first(self, count: int | None) -> Split:
+    def first(self, count: int | None) -> "Split":
         """Return the split with its first `count` images, or all of them if None."""
         return replace(self, images=self.images[:count])
 
-    def with_objects(self) -> Split:
+    def with_objects(self) -> "Split":
         """Return the split without the images that have no object to train on.
 
         Raises:

@@ -1,7 +1,5 @@
 """Feature pyramids of any backbone: maps of four strides, and a fifth for proposals."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -39,7 +37,7 @@ class Pyramid(nn.Module):
         """Return the first four maps."""
         raise NotImplementedError
 
-    def train(self, mode: bool = True) -> Pyramid:
+    def train(self, mode: bool = True) -> "Pyramid":
         """Set the mode of all parts but a ResNet's batch norms: a batch of a few images gives poor statistics."""
         super().train(mode)
         for part in self.backbone.modules():

@@ -1,7 +1,5 @@
 """Labelled images of semantic segmentation, one class number per pixel, as the published sets lie on disk."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -78,7 +76,7 @@ class SegmentationSet:
         with _naming_damage(self.labels[i]), Image.open(self.labels[i]) as header:
             return header.height, header.width
 
-    def limited(self, num_images: int | None) -> SegmentationSet:
+    def limited(self, num_images: int | None) -> "SegmentationSet":
         """Return at most `num_images` of the images, evenly spread; all of them if it is None."""
         if num_images is None or num_images >= len(self):
             return self

@@ -3,8 +3,6 @@
 All come from one confusion matrix over all pixels of all images that are not void, as mmsegmentation counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,7 +52,7 @@ class Scores:
     acc: np.ndarray
 
     @classmethod
-    def of(cls, counts: Tensor | np.ndarray) -> Scores:
+    def of(cls, counts: Tensor | np.ndarray) -> "Scores":
         """Return the scores of [C, C] counts of (truth, prediction); all are nan where there is no pixel."""
         matrix = torch.as_tensor(counts).cpu().numpy().astype(np.float64)
         correct, of_truth, of_prediction = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)

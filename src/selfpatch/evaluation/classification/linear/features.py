@@ -1,7 +1,5 @@
 """Frozen features that the linear layer sees: of random crops at every step, or of centre crops encoded once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -155,7 +153,7 @@ class CachedFeatures:
                 f"{len(missing)} training images cannot be read, e.g. {missing[0]}; remove them from the data"
             )
 
-    def batches(self, positions: np.ndarray, *, batch_size: int, seed: int) -> _CachedBatches:
+    def batches(self, positions: np.ndarray, *, batch_size: int, seed: int) -> "_CachedBatches":
         """Return batches of cached features and labels."""
         return _CachedBatches(self._features, self._labels, positions, batch_size, seed)
 
