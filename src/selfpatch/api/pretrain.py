@@ -15,7 +15,7 @@ from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig
 from selfpatch.core import distributed
-from selfpatch.core.precision import autocast_dtype
+from selfpatch.core.machine import autocast_dtype
 from selfpatch.models.backbones.config import backbone_config_from_dict
 from selfpatch.training import factory
 from selfpatch.training.dataset import TrainingData, check_data, measure_channels, record_data

@@ -1,4 +1,4 @@
-"""Description of the machine and the software that a number was measured with."""
+"""Description of the machine and the software, and the precision that the machine suits."""
 
 import importlib.metadata
 import os
@@ -64,3 +64,13 @@ def _cpu_info(field: str) -> str:
             return next((line.partition(":")[2].strip() for line in file if line.startswith(field)), "")
     except OSError:  # not Linux
         return ""
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return bfloat16 for `bf16`, None for `fp32`, and for `auto` bfloat16 if the device computes it in hardware."""
+    fast = precision == "bf16"
+    if precision == "auto" and device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif precision == "auto" and device.type == "cpu":
+        fast = "avx512_bf16" in processor_flags()
+    return torch.bfloat16 if fast else None

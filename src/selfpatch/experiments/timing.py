@@ -12,7 +12,7 @@ import torch
 
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
-from selfpatch.core.precision import autocast_dtype
+from selfpatch.core.machine import autocast_dtype
 from selfpatch.data.prefetch import prefetched
 from selfpatch.experiments.jobs import WorkerSlot, loader_workers
 from selfpatch.experiments.records import read_json, write_json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from selfpatch.core.precision import autocast_dtype
+from selfpatch.core.machine import autocast_dtype
 
 
 def test_a_precision_names_a_dtype() -> None:
