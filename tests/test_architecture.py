@@ -1,4 +1,4 @@
-"""The laws of the house: which room may import which, no circles, short files, tests that mirror the sources."""
+"""Architecture rules: allowed imports between packages, no cycles, short files, tests that mirror the sources."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 
-ROOMS = (
+PACKAGES = (
     "cli", "experiments", "api", "training", "evaluation", "methods", "checkpoints", "visualization", "data", "losses",
     "models", "ops", "config", "core",
 )  # fmt: skip
-"""From top to bottom: a room imports only rooms that stand further right."""
+"""From top to bottom: a package imports only packages further right."""
 
-FACES = ("__init__", "__main__")
-"""Modules of the package itself: they offer what is in the rooms and may import all of them."""
+ENTRY_MODULES = ("__init__", "__main__")
+"""Entry points of `selfpatch`, which may import every package."""
 
 WHOLE_CONFIG = ("cli", "experiments", "api", "training.factory", "config")
-"""Who knows the whole RunConfig; a component is handed its own section."""
+"""Modules that may import the whole RunConfig; a component receives its own section."""
 
 TIMM = ("models.backbones", "training.optim", "checkpoints.export.timm")
-"""Who imports timm: backbones, LARS of its optimizers, and the check of what is exported for it."""
+"""Modules that may import timm: backbones, its LARS optimizer, and the check of exported weights."""
 
 LOSSES_BUILD_ON = ("ops", "models.layers", "models.heads", "models.pooling", "config", "core", "losses")
-"""What a loss may need, so that it works in anybody's training loop."""
+"""Packages that a loss may import, so that it works in any training loop."""
 
 MAX_LINES = 350
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}
-ACROSS_ROOMS = {"end_to_end", "parity", "benchmarks", "examples"}
-"""Folders of tests/ without a room of their own."""
+CROSS_PACKAGE_TESTS = {"end_to_end", "parity", "benchmarks", "examples"}
+"""Folders of tests/ that belong to no package."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Tree:
                 yield Import(importer, below if inside else module, name, node.lineno, inside)
 
 
-def room(module: str) -> str:
+def top_package(module: str) -> str:
     return module.partition(".")[0]
 
 
@@ -86,22 +86,22 @@ def is_within(module: str, places: tuple[str, ...]) -> bool:
     return any(module == place or module.startswith(f"{place}.") for place in places)
 
 
-def unknown_rooms(tree: Tree) -> Iterator[str]:
-    for name in sorted({room(module) for module in tree.files} - {*ROOMS, *FACES}):
-        yield f"{name} is no room; the rooms are: {', '.join(ROOMS)}"
+def unknown_packages(tree: Tree) -> Iterator[str]:
+    for name in sorted({top_package(module) for module in tree.files} - {*PACKAGES, *ENTRY_MODULES}):
+        yield f"{name} is no package; the packages are: {', '.join(PACKAGES)}"
 
 
 def imports_upwards(tree: Tree) -> Iterator[str]:
     for found in tree.imports:
-        above, below = room(found.importer), room(found.imported)
-        if found.inside and above in ROOMS and below != above:
-            if found.imported == "" or below in FACES:
+        above, below = top_package(found.importer), top_package(found.imported)
+        if found.inside and above in PACKAGES and below != above:
+            if found.imported == "" or below in ENTRY_MODULES:
                 yield f"{found.importer}:{found.line} imports the package itself"
-            elif below in ROOMS and ROOMS.index(below) < ROOMS.index(above):
-                yield f"{found.importer}:{found.line} imports {found.imported}, which stands above it"
+            elif below in PACKAGES and PACKAGES.index(below) < PACKAGES.index(above):
+                yield f"{found.importer}:{found.line} imports {found.imported}, which is above it"
 
 
-def circles(tree: Tree) -> Iterator[str]:
+def cycles(tree: Tree) -> Iterator[str]:
     edges: dict[str, set[str]] = {}
     for found in tree.imports:
         if found.inside and found.imported in tree.files and found.imported != found.importer:
@@ -120,7 +120,7 @@ def circles(tree: Tree) -> Iterator[str]:
         yield from visit(module, ())
 
 
-def neighbours_that_know_each_other(tree: Tree) -> Iterator[str]:
+def imports_between_siblings(tree: Tree) -> Iterator[str]:
     """Methods and objectives never import one another, and neither do the protocols of evaluation."""
     protocols = {name for name in tree.packages if name.startswith("evaluation.") and name.count(".") == 1}
     nested = {name for name in tree.packages if name.startswith("evaluation.") and name.count(".") == 2}
@@ -133,21 +133,21 @@ def neighbours_that_know_each_other(tree: Tree) -> Iterator[str]:
         for level in (protocols, nested):
             mine, other = _package_of(a, level), _package_of(b, level)
             if mine and other and mine != other:
-                yield f"{a}:{found.line} imports {b}; protocols do not know one another"
+                yield f"{a}:{found.line} imports {b}; protocols do not import one another"
 
 
 def _package_of(module: str, packages: set[str]) -> str | None:
     return next((package for package in packages if is_within(module, (package,))), None)
 
 
-def knowledge_in_the_wrong_room(tree: Tree) -> Iterator[str]:
+def misplaced_imports(tree: Tree) -> Iterator[str]:
     for found in tree.imports:
         where = f"{found.importer}:{found.line}"
-        if found.name == "RunConfig" and not is_within(found.importer, (*WHOLE_CONFIG, *FACES)):
-            yield f"{where} knows the whole RunConfig; take the section that is read"
-        if not found.inside and room(found.imported) == "timm" and not is_within(found.importer, TIMM):
-            yield f"{where} imports timm; only {', '.join(TIMM)} know it"
-        if found.inside and room(found.importer) == "losses" and not is_within(found.imported, LOSSES_BUILD_ON):
+        if found.name == "RunConfig" and not is_within(found.importer, (*WHOLE_CONFIG, *ENTRY_MODULES)):
+            yield f"{where} imports the whole RunConfig; take the section that is read"
+        if not found.inside and top_package(found.imported) == "timm" and not is_within(found.importer, TIMM):
+            yield f"{where} imports timm; only {', '.join(TIMM)} may"
+        if found.inside and top_package(found.importer) == "losses" and not is_within(found.imported, LOSSES_BUILD_ON):
             yield f"{where} imports {found.imported}; a loss builds on {', '.join(LOSSES_BUILD_ON)} alone"
 
 
@@ -158,7 +158,7 @@ def long_files(tree: Tree) -> Iterator[str]:
             yield f"{name} has {lines} lines; split it by what it answers, {MAX_LINES} at most"
 
 
-def names_that_say_nothing(tree: Tree) -> Iterator[str]:
+def empty_names(tree: Tree) -> Iterator[str]:
     for name in tree.files:
         if EMPTY_NAMES & set(name.split(".")):
             yield f"{name}: name the file by what it holds"
@@ -168,7 +168,7 @@ def mirrors_without_a_source(tree: Tree) -> Iterator[str]:
     """`tests/ops/test_knn.py` and `tests/ops/test_knn_chunks.py` mirror `ops/knn.py`."""
     for path in sorted(tree.tests.rglob("test_*.py")):
         folders = path.relative_to(tree.tests).parts[:-1]
-        if not folders or folders[0] in ACROSS_ROOMS:
+        if not folders or folders[0] in CROSS_PACKAGE_TESTS:
             continue
         package = ".".join(folders)
         modules = {name.rpartition(".")[2] for name in tree.files if name.rpartition(".")[0] == package}
@@ -179,17 +179,17 @@ def mirrors_without_a_source(tree: Tree) -> Iterator[str]:
 
 
 def sources_without_a_test(tree: Tree) -> Iterator[str]:
-    for package in sorted(tree.packages - set(FACES)):
+    for package in sorted(tree.packages - set(ENTRY_MODULES)):
         holds_code = any(name.rpartition(".")[0] == package and name not in tree.packages for name in tree.files)
         if holds_code and not any((tree.tests / package.replace(".", "/")).rglob("test_*.py")):
             yield f"{package} has no tests in tests/{package.replace('.', '/')}"
 
 
-LAWS: Mapping[str, Callable[[Tree], Iterator[str]]] = {
-    law.__name__: law
-    for law in (
-        unknown_rooms, imports_upwards, circles, neighbours_that_know_each_other, knowledge_in_the_wrong_room,
-        long_files, names_that_say_nothing, mirrors_without_a_source, sources_without_a_test,
+RULES: Mapping[str, Callable[[Tree], Iterator[str]]] = {
+    rule.__name__: rule
+    for rule in (
+        unknown_packages, imports_upwards, cycles, imports_between_siblings, misplaced_imports,
+        long_files, empty_names, mirrors_without_a_source, sources_without_a_test,
     )
 }  # fmt: skip
 
@@ -199,19 +199,19 @@ def tree() -> Tree:
     return Tree(REPOSITORY)
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_the_house_keeps_the_law(tree: Tree, law: str) -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_rule_holds(tree: Tree, rule: str) -> None:
     assert len(tree.files) > 150, "the sources were not found"
-    broken = list(LAWS[law](tree))
+    broken = list(RULES[rule](tree))
     assert not broken, "\n".join(broken)
 
 
-def test_there_are_at_most_16_rooms() -> None:
-    assert len(ROOMS) == len(set(ROOMS)) <= 16
+def test_there_are_at_most_16_packages() -> None:
+    assert len(PACKAGES) == len(set(PACKAGES)) <= 16
 
 
 PLANTED = [
-    ("unknown_rooms", {"src/selfpatch/shed/x.py": ""}, "shed is no room"),
+    ("unknown_packages", {"src/selfpatch/shed/x.py": ""}, "shed is no package"),
     ("imports_upwards", {"src/selfpatch/ops/x.py": "from selfpatch.models.y import z"}, "ops.x:1 imports models"),
     (
         "imports_upwards",
@@ -220,12 +220,12 @@ PLANTED = [
     ),
     ("imports_upwards", {"src/selfpatch/ops/x.py": "import selfpatch"}, "ops.x:1 imports the package itself"),
     (
-        "circles",
+        "cycles",
         {"src/selfpatch/ops/a.py": "from selfpatch.ops import b", "src/selfpatch/ops/b.py": "import selfpatch.ops.a"},
         "ops.a -> ops.b -> ops.a",
     ),
     (
-        "neighbours_that_know_each_other",
+        "imports_between_siblings",
         {
             "src/selfpatch/methods/image/a.py": "from selfpatch.methods.patch.b import B",
             "src/selfpatch/methods/patch/b.py": "",
@@ -233,7 +233,7 @@ PLANTED = [
         "methods.image.a:1 imports methods.patch.b",
     ),
     (
-        "neighbours_that_know_each_other",
+        "imports_between_siblings",
         {
             "src/selfpatch/evaluation/__init__.py": "",
             "src/selfpatch/evaluation/one/__init__.py": "",
@@ -241,21 +241,21 @@ PLANTED = [
             "src/selfpatch/evaluation/two/__init__.py": "",
             "src/selfpatch/evaluation/two/b.py": "",
         },
-        "protocols do not know one another",
+        "protocols do not import one another",
     ),
     (
-        "knowledge_in_the_wrong_room",
+        "misplaced_imports",
         {"src/selfpatch/data/x.py": "from selfpatch.config.run import RunConfig"},
-        "data.x:1 knows the whole RunConfig",
+        "data.x:1 imports the whole RunConfig",
     ),
-    ("knowledge_in_the_wrong_room", {"src/selfpatch/ops/x.py": "import timm.layers"}, "ops.x:1 imports timm"),
+    ("misplaced_imports", {"src/selfpatch/ops/x.py": "import timm.layers"}, "ops.x:1 imports timm"),
     (
-        "knowledge_in_the_wrong_room",
+        "misplaced_imports",
         {"src/selfpatch/losses/x.py": "from selfpatch.models.branch import Branch"},
         "losses.x:1 imports models.branch",
     ),
     ("long_files", {"src/selfpatch/ops/x.py": "x = 1\n" * (MAX_LINES + 1)}, f"ops.x has {MAX_LINES + 1} lines"),
-    ("names_that_say_nothing", {"src/selfpatch/ops/utils.py": ""}, "ops.utils"),
+    ("empty_names", {"src/selfpatch/ops/utils.py": ""}, "ops.utils"),
     ("mirrors_without_a_source", {"tests/ops/test_nothing.py": ""}, "tests/ops/test_nothing.py mirrors no module"),
     (
         "sources_without_a_test",
@@ -265,9 +265,9 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("law", "files", "complaint"), PLANTED)
-def test_a_planted_violation_is_noticed(tmp_path: Path, law: str, files: dict[str, str], complaint: str) -> None:
+@pytest.mark.parametrize(("rule", "files", "complaint"), PLANTED)
+def test_a_planted_violation_is_noticed(tmp_path: Path, rule: str, files: dict[str, str], complaint: str) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert any(complaint in broken for broken in LAWS[law](Tree(tmp_path)))
+    assert any(complaint in broken for broken in RULES[rule](Tree(tmp_path)))

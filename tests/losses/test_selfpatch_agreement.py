@@ -170,9 +170,9 @@ def test_no_random_number_decides_which_keys_enter() -> None:
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused(agreement: str, setting: str, value: Any, read: str) -> None:
-    with pytest.raises(ValueError, match=f"^{setting} is {value}, but agreement '{agreement}' has no use") as e:
+    with pytest.raises(ValueError, match=f"^{setting} is {value}, which is not used with agreement='{agreement}'") as e:
         SelfPatchConfig(agreement=agreement, **{setting: value})
-    assert set(read.split(", ")) <= set(str(e.value).split("what it reads: ")[1].split(", "))
+    assert set(read.split(", ")) <= set(str(e.value).split("valid settings: ")[1].split(", "))
 
 
 def test_an_unknown_agreement_is_refused() -> None:

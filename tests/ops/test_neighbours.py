@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from selfpatch.config.matching import Border, Window, check_matching
 from selfpatch.ops.neighbours import (
-    Border,
-    Window,
-    check_matching,
     neighbour_similarity,
     neighbour_similarity_reference,
     neighbour_table,

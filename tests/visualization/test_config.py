@@ -11,7 +11,7 @@ from selfpatch.visualization.config import ShowConfig
     ("settings", "message"),
     [
         ({"resolution": 0}, "resolution is 0"), ({"k": 0}, "k is 0; use a number above 0"),
-        ({"window": 1}, "window is 1; use 3 or more or use one of: all"), ({"border": "mirror"}, "one of: wrap, clip"),
+        ({"window": 1}, "window is 1; use an odd number from 3 on"), ({"border": "mirror"}, "one of: wrap, clip"),
         ({"windows": 3}, "did you mean 'window'"),
     ],
 )  # fmt: skip

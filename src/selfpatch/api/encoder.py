@@ -53,7 +53,7 @@ def open_encoder(
 ) -> tuple[Encoder, Provenance | None]:
     """Return the encoder and the record of its source, if that is known.
 
-    A function needs a `patch_size` in pixels, and takes options of `FunctionEncoder` in place of those of `load`.
+    A function needs a `patch_size` in pixels, and takes options of `FunctionEncoder` instead of `load`.
 
     Raises:
         ValueError: there are no such weights, or a patch size is missing or given without need.

@@ -42,16 +42,15 @@ def evaluate(
     Args:
         name: name of the evaluation, as in `selfpatch evaluate NAME`.
         weights: weights as `selfpatch.load` takes them, an encoder, a function that makes patch features of normalised
-            images, or a baseline of the evaluation's own, e.g. `baseline:first-mask` of davis. If None, ready-made
-            results are scored.
+            images, or a baseline of the evaluation, e.g. davis's `baseline:first-mask`. If None, score given results.
         data: the data set, e.g. its folder.
         config: settings of the evaluation; if None, its defaults.
         out: folder for result.json and pictures; if None, nothing is written.
         device: as `selfpatch.load` takes it.
         patch_size: side of a patch in pixels, if `weights` is a function.
         load_options: options of `selfpatch.load`, or of `FunctionEncoder` if `weights` is a function.
-        progress: called with a description, the number of steps done and that of all steps.
-        settings: settings of the evaluation by name, in place of those of `config`.
+        progress: called with a description, the number of steps done and the total.
+        settings: settings of the evaluation by name; they override `config`.
 
     Raises:
         ValueError: the name or a setting is unknown, or weights or data do not fit.

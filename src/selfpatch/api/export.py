@@ -18,7 +18,7 @@ def export(
     Args:
         weights: an encoder, or weights as `selfpatch.load` takes them, without baselines and `untrained:`.
         to: timm, safetensors, hf or onnx.
-        out: folder for the files, new or empty. README.txt, the last of them, says how to load them.
+        out: folder for the files, new or empty. its README.txt explains how to load them.
         size: side of the images in pixels (onnx only), which then takes no others.
         load_options: fields of `checkpoints.config.LoadConfig`, e.g. `side="student"`.
 

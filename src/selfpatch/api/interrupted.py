@@ -7,5 +7,5 @@ class Interrupted(Exception):
     """A signal stopped the run after a checkpoint."""
 
     def __init__(self, run: Path, signal_number: int) -> None:
-        super().__init__(f"stopped and saved; go on with: selfpatch resume {run}")
+        super().__init__(f"stopped and saved; resume with: selfpatch resume {run}")
         self.signal_number = signal_number

@@ -29,8 +29,8 @@ def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
     """Pre-train a network: `pretrain(data="photos/", objective="selfpatch", epochs=100, selfpatch={"k": 2})`.
 
     Args:
-        config: settings of the run. If None, those of the recipe that `recipe` names or that fits the number of images.
-        settings: settings by name, sections as mappings, in place of those of `config`.
+        config: settings of the run. If None, from the recipe that `recipe` names or that fits the number of images.
+        settings: settings by name, sections as mappings; they override `config`.
 
     Returns:
         The run directory.
@@ -69,8 +69,8 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
 
     Args:
         path: the run directory, which is returned.
-        device: device to train on; if None, that of the run's start.
-        workers: number of loader processes; if None, that of the run's start.
+        device: device to train on; defaults to the run's.
+        workers: number of loader processes; defaults to the run's.
 
     Raises:
         ValueError: there is no run, or its images have changed.

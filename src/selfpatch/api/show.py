@@ -30,11 +30,11 @@ def show(
         images: image files.
         out: folder for the pictures, which are returned in the order of `images`.
         config: resolution, and how positives are picked; if None, the defaults. `settings` overrides its fields.
-        queries: points (x, y) whose patches are compared, as fractions of width and height; if None, four patches that
-            differ and lie apart.
+        queries: points (x, y) whose patches are compared, as fractions of width and height; if None, four distant
+            patches that differ.
         device: device to run on.
         load_options: options of `selfpatch.load`.
-        settings: fields of `ShowConfig`, in place of those of `config`.
+        settings: fields of `ShowConfig`; they override `config`.
 
     Raises:
         ValueError: weights or an image cannot be read, or a setting is unknown or out of range.

@@ -74,7 +74,7 @@ class CheckpointStore:
                 torch.load(path, map_location="cpu", weights_only=True, mmap=True)
                 return path
             except (MemoryError, torch.OutOfMemoryError):
-                raise  # says nothing about the file
+                raise  # not a fault of the file
             except Exception as error:  # damaged bytes make the readers fail in many ways
                 reason = str(error).partition("\n")[0]
                 warnings.warn(f"checkpoint {path} cannot be read and is skipped: {reason}", stacklevel=2)

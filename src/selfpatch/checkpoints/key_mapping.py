@@ -74,7 +74,7 @@ def map_keys(raw: Mapping[str, Tensor], side: Side, source: str) -> tuple[dict[s
     Unknown keys stay as they are.
 
     Raises:
-        ValueError: there are several networks, and their names do not tell which is which.
+        ValueError: several networks have ambiguous names.
     """
     raw = from_huggingface(raw)
     keys, left_out = _new_keys(raw, side, source)
@@ -122,13 +122,13 @@ def _new_keys(keys: Collection[str], side: Side, source: str) -> tuple[dict[str,
 
 
 def _trunk_prefixes(keys: Collection[str]) -> list[str]:
-    """Return the prefix of each trunk's keys, told by the patch embedding (ViT, Swin) or the first layers (ResNet)."""
+    """Return the key prefix of each trunk, found by its patch embedding (ViT, Swin) or first layers (ResNet)."""
     found = [re.fullmatch(r"((?:.+\.)?)(patch_embed\.proj|layer1\.0\.conv1)\.weight", key) for key in keys]
     return [m[1] for m in found if m and (m[2] == "patch_embed.proj" or f"{m[1]}conv1.weight" in keys)]
 
 
 def _choose_trunk(trunks: Iterable[str], side: Side, source: str) -> str:
-    """Return the trunk of the requested side, else that of no side, else that of the other side."""
+    """Return the requested side's trunk, else one without a side, else the other side's."""
 
     def rank(trunk: str) -> int:
         found = next((name for name, pattern in SIDES.items() if re.search(pattern, trunk)), None)
@@ -178,7 +178,7 @@ def _reshaped(key: str, tensor: Tensor) -> Tensor:
 def known_num_heads(keys: Iterable[str], width: int) -> int | None:
     """Return the number of attention heads where a format differs from the usual 64 channels a head.
 
-    The exception is MoCo-v3's ViT-S with 12 heads (arXiv 2104.02057, section 4.3); a state dict does not tell.
+    The exception is MoCo-v3's ViT-S with 12 heads (arXiv 2104.02057, section 4.3); a state dict does not record heads.
     """
     moco_v3 = any(re.search(r"(^|\.)(base|momentum)_encoder\.", key) for key in keys)
     return 12 if moco_v3 and width == 384 else None

@@ -45,8 +45,7 @@ def load_backbone(
     have no mask token, it stays as initialised. The first layer is adapted to the trunk's number of channels.
 
     Raises:
-        ValueError: the weights are of another family, a tensor has another shape, or, unless `allow_partial`, a key is
-            missing or unexpected.
+        ValueError: the family or a shape differs, or, unless `allow_partial`, a key is missing or unexpected.
     """
     if backbone.config.family != weights.config.family:
         raise ValueError(

@@ -31,8 +31,7 @@ _WRAPPERS = ("state_dict", "model", "classy_state_dict", "base_model", "trunk")
 _SAFE_CLASSES: list[Any] = [
     # DINO and its descendants save their argparse options with the tensors; a Namespace holds only attributes.
     argparse.Namespace,
-    # Others save their configuration in a mapping of a class of their own, or key a table by a class; a plain mapping
-    # takes its place.
+    # Others save a configuration or a table of a custom mapping class; a plain mapping replaces it.
     (OrderedDict, "yacs.config.CfgNode"),  # Swin, MoBY
     (OrderedDict, "pytorch_lightning.utilities.parsing.AttributeDict"),
     (OrderedDict, "lightning_fabric.utilities.data.AttributeDict"),
@@ -57,11 +56,11 @@ class Weights:
 
 
 def read_weights(source: str, config: LoadConfig = DEFAULTS) -> Weights:
-    """Read weights of any known format, which is told from the keys.
+    """Read weights; the format is inferred from the keys.
 
     Args:
-        source: a run directory, a checkpoint file of any method that `key_mapping` knows (full or backbone only), a
-            .safetensors file, or timm:NAME.
+        source: a run directory, a checkpoint file of a method in `key_mapping` (full or backbone only), a .safetensors
+            file, or timm:NAME.
         config: which network is read; a file that holds only one gives that one.
 
     Raises:

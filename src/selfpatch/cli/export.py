@@ -17,7 +17,7 @@ class ExportOptions(WeightsOptions):
     out: str
     """Folder for the files, new or empty."""
     size: PositiveInt | None = None
-    """Side of the images in pixels (onnx only); if not given, any size, or that of a Swin's windows."""
+    """Side of the images in pixels (onnx only); defaults to any size, or to the one that a Swin's windows fit."""
 
 
 def run(arguments: list[str]) -> int:

@@ -10,7 +10,7 @@ from selfpatch.config.run import SAMPLES, RunConfig
 
 DESCRIPTION = """Pre-train a network on images without labels.
 
-The defaults shown are those of the recipe. Settings of a method or objective are written with its name:
+The defaults shown come from the recipe. Settings of a method or objective are written with its name:
 --dino.num-prototypes 1024 --selfpatch.k 2 --selfpatch.window 5
 
 Weights of losses are written with the name of the loss: --loss-weights.patch 0.2
@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> int:
         from selfpatch.training.factory import recipe_for
 
         base = recipe_for(chosen.get("data", SAMPLES))
-    # tyro does not know the settings of components and the names of losses: it leaves them over.
+    # tyro leaves over settings of components and names of losses, which it cannot parse.
     config, others = read_options(
         RunConfig,
         "pretrain",

@@ -14,9 +14,9 @@ class ResumeOptions:
     run: tyro.conf.Positional[str]
     """Run directory."""
     device: str | None = None
-    """Device to train on; if not given, that of the run's start."""
+    """Device to train on; defaults to the run's."""
     workers: NonNegativeInt | None = None
-    """Number of loader processes; if not given, that of the run's start. The samples do not depend on it."""
+    """Loader processes per training process; defaults to the run's."""
 
 
 def run(arguments: list[str]) -> int:

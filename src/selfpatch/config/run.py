@@ -11,7 +11,7 @@ from selfpatch.config import sections
 from selfpatch.config.schema import override, plain, settings, unknown_name
 
 FROM_INIT = "init"
-"""Value of `model` that stands for the architecture of the weights of `init`."""
+"""Value of `model` for the architecture of the weights of `init`."""
 
 PLAIN_VITS = {"vit_tiny", "vit_small", "vit_base", "vit_large"}
 """Models that differ in their sizes only."""
@@ -19,8 +19,8 @@ PLAIN_VITS = {"vit_tiny", "vit_small", "vit_base", "vit_large"}
 SAMPLES = "samples"
 """Value of `data` that stands for the built-in sample photographs."""
 
-BEFORE_THE_SETTING = {"loader": {"render": "plain"}}
-"""Values of settings in runs that were begun before the setting existed, where they are not today's defaults."""
+LEGACY_DEFAULTS = {"loader": {"render": "plain"}}
+"""Defaults of runs older than the setting."""
 
 
 @settings
@@ -37,19 +37,19 @@ class RunConfig:
     out: str | None = None
     """Run directory, new or empty; if not given, runs/<data>-<method>-<objective>."""
     channels: PositiveInt = 3
-    """Number of channels of the images. 3 reads any file as red, green and blue; any other number must be what the
-    files hold, and is normalised by its own mean and deviation, measured at the start."""
+    """Number of channels of the images. 3 reads any file as RGB; any other number must match the files, whose mean and
+    deviation are measured at the start."""
     recipe: str | None = None
     """Name of a built-in recipe, or path of a YAML file; if not given, chosen by the number of images."""
     method: str = "dino"
-    """Image-level method."""
+    """Image-level method: dino, ibot, moco_v2, moco_v3, moby, swav or densecl."""
     objective: str = "selfpatch"
-    """Patch-level objective, several joined by `+`, or `none`."""
+    """Patch-level objective: selfpatch, sere, both joined by `+`, or `none`."""
     model: str = "vit_small"
     """Architecture: vit_tiny, vit_small, vit_base, vit_large, swin_tiny, swin_small, swin_base, resnet50, the name of
-    any ViT, Swin or ResNet of timm, or `init` for that of the weights of `init`."""
+    any ViT, Swin or ResNet of timm, or `init` for the architecture of those weights."""
     patch_size: PositiveInt | None = None
-    """Side of a patch in pixels; if not given, 16, or what the timm name says."""
+    """Side of a patch in pixels; defaults to 16, or to the timm model's."""
     init: str | None = None
     """Weights to start the backbone from: a run directory, a released checkpoint, a .safetensors file or timm:NAME."""
     allow_partial: bool = False
@@ -59,8 +59,7 @@ class RunConfig:
     batch_size: PositiveInt = 1024
     """Number of images in a step, over all processes and accumulated micro-batches."""
     accumulate: PositiveInt = 1
-    """Number of micro-batches in a step, for a batch that does not fit into memory. The result is that of the whole
-    batch, except for what looks at a batch as such: batch norms, and the negatives of MoCo-v3."""
+    """Micro-batches per step. Equivalent to one large batch, except for batch norm and MoCo-v3's in-batch negatives."""
     seed: NonNegativeInt = 0
     """Seed of every random draw."""
     device: str = "auto"
@@ -145,7 +144,7 @@ class RunConfig:
             ValueError: a name is unknown, or a value has the wrong type or is out of range; the error names the `file`.
         """
         try:
-            return cls().override(BEFORE_THE_SETTING).override(settings)
+            return cls().override(LEGACY_DEFAULTS).override(settings)
         except ValueError as error:
             raise ValueError(f"the settings in {file} cannot be read: {error}") from None
 

@@ -52,7 +52,7 @@ _ADVICE = {
 def settings(cls: Cls) -> Cls:
     """Make a class a frozen, keyword-only dataclass whose values are checked whenever one is made.
 
-    Making one raises ValueError, in one sentence that says what was got and what is allowed.
+    Invalid values raise a one-sentence ValueError: what was got and what is allowed.
     """
     made = pydantic_dataclass(frozen=True, kw_only=True, config={**_RULES, "extra": "forbid"})(cls)
     init, fields = made.__init__, dataclasses.fields(made)
@@ -83,7 +83,7 @@ def _refuse_mixed_booleans(name: str, given: Any, kept: Any) -> None:
 
 
 def override(record: T, values: Mapping[str, Any], where: str = "") -> T:
-    """Return a copy of a settings record with nested `values`, as YAML or Python gives them, in place of its own.
+    """Return a copy of a settings record, overridden by nested `values` from YAML or Python.
 
     Raises:
         ValueError: a name is unknown, or a value has the wrong type or is out of range. Names in the error have the

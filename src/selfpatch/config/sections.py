@@ -19,12 +19,12 @@ class BackboneOverrides:
     depths: Annotated[tuple[PositiveInt, ...], MinLen(1)] | None = None
     """Number of blocks in each stage (Swin and ResNet only)."""
     num_heads: PositiveInt | None = None
-    """Number of attention heads (ViT), or those of the first stage (Swin)."""
+    """Number of attention heads (ViT), or of the first stage (Swin)."""
     drop_path: Fraction = 0.1
     """Stochastic depth rate of the student; the teacher drops nothing."""
     position_embedding: Literal["released", "size"] | None = None
-    """Interpolation of position embeddings to another grid: as in the released code of DINO, or by the size with
-    antialiasing. If not given: as the weights or timm's model were trained, else `released`."""
+    """Interpolation of position embeddings to another grid: as DINO's released code, or by the size with antialiasing.
+    Defaults to the pretrained model's, else `released`."""
     positions: Literal["learned", "sincos"] = "learned"
     """Position embeddings of a ViT: trained, or fixed sines and cosines (MoCo-v3)."""
     freeze_patch_embed: bool = False
@@ -98,7 +98,7 @@ class CropConfig:
 
 @settings
 class OptimizerConfig:
-    """Optimizer and schedules; the defaults are those of DINO's released code."""
+    """Optimizer and schedules; defaults follow DINO's released code."""
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
     """Optimizer."""
@@ -115,18 +115,18 @@ class OptimizerConfig:
     weight_decay_end: NonNegativeFloat = 0.4
     """Weight decay at the end of its cosine schedule."""
     weight_decay_on: Literal["matrices", "matrices_but_positions", "matrices_and_biases", "all"] = "matrices"
-    """Parameters that decay: those of two or more dimensions (DINO, SelfPatch), the same without position embeddings
-    (MoBY), the same with biases (SERE's code), or all (MoCo)."""
+    """Decayed parameters: two or more dimensions (DINO, SelfPatch), without position embeddings (MoBY), with biases
+    (SERE's code), or all (MoCo)."""
     layer_decay: Fraction = 1.0
     """Layer-wise learning-rate decay factor of the backbone; 1 gives all layers the same rate."""
     clip: NonNegativeFloat = 3.0
     """Largest gradient norm; 0 disables clipping."""
     clip_mode: Literal["tensor", "global"] = "tensor"
-    """Norm that is clipped: that of each parameter tensor, as in the released code, or the global one."""
+    """Norm to clip: per parameter tensor, as in the released code, or global."""
     freeze_last_layer_epochs: NonNegativeFloat = 1
-    """Time that the last layer of prototype heads stays frozen at first, in epochs."""
+    """Initial epochs in which the last layer of prototype heads is frozen."""
     freeze_backbone_epochs: NonNegativeFloat = 0
-    """Time that only the new heads are trained at first, in epochs, so that they do not spoil the weights of `init`."""
+    """Initial epochs that train only the new heads, to protect the weights of `init`."""
     teacher_momentum: Fraction = 0.996
     """EMA momentum of the teacher at the start of its cosine schedule."""
     teacher_momentum_end: Fraction = 1.0
@@ -150,8 +150,7 @@ class LoaderConfig:
     """Reading and rendering of images."""
 
     workers: Annotated[NonNegativeInt | None, SPEED_ONLY] = None
-    """Number of loader processes of each training process; if not given, one fewer than its share of the cores. Samples
-    do not depend on it."""
+    """Loader processes per training process. Defaults to one fewer than the process's share of the cores."""
     render: Literal["auto", "plain", "fast", "device"] = "auto"
     """Renderer of the drawn crops: Pillow, OpenCV (`pip install 'selfpatch[fast]'`), or the training device, so that
     workers only decode. `auto` is `device` on CUDA, else `fast` where OpenCV is installed. All draw the same crops;
@@ -171,9 +170,9 @@ class WatchConfig:
     log_every: PositiveInt = 10
     """Number of steps between two lines of metrics.jsonl."""
     evaluate_every: NonNegativeFloat = 1
-    """Number of epochs between two rounds of dense meter, k-NN and picture sheet; 0 evaluates at the end only."""
+    """Epochs between online evaluations (view matching, k-NN, picture sheet); 0 evaluates only at the end."""
     knn_images: NonNegativeInt = 1000
-    """Largest number of labelled images that the k-NN meter uses; 0 turns it off."""
+    """Largest number of labelled images for the online k-NN; 0 turns it off."""
     picture_images: NonNegativeInt = 6
     """Number of images on each picture sheet; 0 draws none."""
 
@@ -185,7 +184,7 @@ class CheckpointConfig:
     every_minutes: NonNegativeFloat = 5
     """Time between two checkpoints, in minutes."""
     every_steps: NonNegativeInt = 0
-    """Number of steps after which a checkpoint is written too; 0 goes by time only."""
+    """Number of steps between checkpoints; 0 saves by time only."""
     keep: PositiveInt = 2
     """Number of most recent checkpoints that are kept."""
     keep_every_epochs: NonNegativeInt = 0

@@ -32,7 +32,7 @@ def processor_flags() -> set[str]:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, e.g. `NVIDIA H200`, or that of the CPU."""
+    """Return the name of a GPU, e.g. `NVIDIA H200`, or of the CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 

@@ -6,7 +6,7 @@
     with use_references():
         similarity(...)  # similarity_reference(...)
 
-The whole training step can so be run on plain references: to test the fast one, and to compare its speed.
+This runs the whole training step on the references, for tests and benchmarks.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Schedules of a learning rate or another hyperparameter over the steps of a training."""
+"""Learning-rate factors of fine-tuning and probes, and the cosine that pre-training (`training.optim`) shares."""
 
 import math
 from collections.abc import Callable

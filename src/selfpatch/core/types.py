@@ -59,8 +59,7 @@ class Tokens(NamedTuple):
 
     cls: Tensor | None  # [B, D] CLS token after the trunk's final norm; None if the trunk has none
     patches: Tensor
-    """[B, h, w, D] patch tokens after the trunk's final norm, or after that of a pool which replaces it; the raw ones
-    if there is neither."""
+    """[B, h, w, D] patch tokens after the final norm of the trunk, or of the pool that replaces it, else raw."""
     raw_patches: Tensor  # [B, h, w, D] output of the last block, before any norm
 
 
@@ -76,7 +75,7 @@ class EncoderOutput:
 
 @dataclass(frozen=True)
 class Needs:
-    """Needs of a method or an objective; their union decides what is loaded, drawn and encoded by the teacher."""
+    """Inputs that a method or objective requires; the loader and the teacher produce the union of all."""
 
     local_crops: bool = False
     masks: bool = False
@@ -108,12 +107,11 @@ Losses = dict[str, Tensor]
 class Objective(nn.Module):
     """Image-level method or patch-level objective.
 
-    Its constructor takes `config`, the settings, and by name any of `dim`, the width of the tokens; `num_heads`, the
-    backbone's number of attention heads; `num_local`, the number of local crops per image; and `batch_size`, the number
-    of images per step over all processes.
+    The constructor takes `config` and any of `dim` (width of the tokens), `num_heads` (of the backbone), `num_local`
+    (local crops per image) and `batch_size` (images per step over all processes).
 
-    Parameters of its own, e.g. of a predictor, belong to the student and are trained. Modules of which student and
-    teacher each need a copy, the teacher's being the moving average of the student's, come from `heads` and `pool`.
+    Its own parameters, e.g. a predictor's, are trained with the student. Return from `heads()` and `pool()` the modules
+    that need an EMA copy in the teacher.
     """
 
     Config: ClassVar[type]

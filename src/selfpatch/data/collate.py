@@ -26,8 +26,7 @@ class Batch(Protocol):
 class RenderingCollator:
     """Collation to `Views`: the workers render.
 
-    `prepare` and `collate` run in workers. Only the result of `prepare` is kept while the other images of a part are
-    read.
+    `prepare` and `collate` run in workers. Only the result of `prepare` is kept until a part is complete.
     """
 
     def __init__(self, recipes: Sequence[ViewRecipe], num_global: int, render: Render) -> None:

@@ -55,11 +55,10 @@ class CropLoader:
     """Loader of multi-crop batches; nothing is read before `steps` is iterated.
 
     An epoch's order is a permutation from (seed, epoch). A step's batch is a slice of it. The micro-batches are slices
-    of the batch, in order, and each process takes a slice of each micro-batch, in order of rank. The tail of an epoch
-    that fills no batch is dropped.
+    of the batch, in order, and each process takes a slice of each micro-batch, in order of rank. Incomplete ones are
+    dropped.
 
-    An unreadable image is replaced by another one, drawn from (seed, epoch, sample) and cropped with the random numbers
-    of the sample that it replaces.
+    An unreadable image is replaced by another one, drawn from (seed, epoch, sample) and cropped with the same draws.
 
     ValueError is raised for a batch that is larger than the data or cannot be shared out, for recipes whose sizes
     differ, and for a renderer that is not installed.
@@ -85,12 +84,11 @@ class CropLoader:
     rank: int = 0
     world_size: int = 1
     device_type: str = "cpu"
-    """Type of the training device; for `cuda`, batches are gathered in page-locked memory, so that copies overlap with
-    computing."""
+    """Type of the training device; `cuda` gathers batches in page-locked memory, for asynchronous copies."""
     draw_mask: DrawMask | None = None
     """Draws a mask of a global view (default: no masks)."""
     backend: RenderBackend | None = None
-    """Reader and renderer (default: those of `config.render`)."""
+    """Reader and renderer; defaults to `config.render`."""
     bad: dict[str, str] = field(default_factory=dict, init=False)
     """Reason by path for each unreadable file that this process met."""
 

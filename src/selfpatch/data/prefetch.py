@@ -17,8 +17,8 @@ T = TypeVar("T")
 def prefetched(steps: Iterator[Sequence[Batch]], device: torch.device) -> Generator[list[Views]]:
     """Yield the micro-batches of each step on a device, in order.
 
-    On CUDA, a thread gathers, copies and renders those of the next step on a stream of its own. On other devices they
-    are copied on demand. Values are the same. Close the generator if it is not read to its end.
+    On CUDA, a thread gathers, copies and renders the next step on a separate stream. On other devices they are copied
+    on demand. Values are the same. Close the generator if it is not read to its end.
     """
     if device.type != "cuda":
         for batches in steps:
@@ -47,8 +47,7 @@ def _on_own_stream(
 def in_background(items: Iterator[T]) -> Generator[T]:
     """Yield the items of an iterator while a thread makes the next one.
 
-    An error of the iterator is raised here, after the items before it. Closing the generator ends the thread and closes
-    the iterator.
+    An error of the iterator is raised here, after the items before it. Closing the generator ends thread and iterator.
     """
     ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(maxsize=1)  # an item, or the error or the end
     stopped = threading.Event()

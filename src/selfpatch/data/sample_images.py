@@ -45,23 +45,23 @@ def sample_photographs(cache_dir: Path | None = None) -> Path:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         # Renamed once complete: an interrupted run, or many processes at once, leave a whole folder or none.
-        aside = Path(tempfile.mkdtemp(dir=parent, prefix=f"{FOLDER}-"))
+        staging = Path(tempfile.mkdtemp(dir=parent, prefix=f"{FOLDER}-"))
     except OSError as error:
         raise ValueError(
             f"the sample photographs cannot be written to {parent}: {error}; set XDG_CACHE_HOME to a writable folder"
         ) from None
     try:
         for part, names in [("training", TRAINING), ("held_out", HELD_OUT)]:
-            (aside / part).mkdir()
+            (staging / part).mkdir()
             for name in names:
-                _write_tiles(source_folder() / name, aside / part)
-        aside.chmod(0o755)
-        os.rename(aside, folder)
+                _write_tiles(source_folder() / name, staging / part)
+        staging.chmod(0o755)
+        os.rename(staging, folder)
     except OSError:
         if not folder.is_dir():  # otherwise another process was first, with the same tiles
             raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
     return folder
 
 
@@ -70,7 +70,7 @@ def source_folder() -> Path:
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         raise ValueError(
-            "the sample photographs come with scikit-image, which is not installed; run `pip install scikit-image`"
+            "the sample photographs need scikit-image, which is not installed; run `pip install scikit-image`"
         )
     return Path(spec.origin).parent / "data"
 

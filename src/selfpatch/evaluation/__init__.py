@@ -1,1 +1,1 @@
-"""Evaluations: each file, or folder, is one protocol with `evaluate(encoder, data, ...) -> Result`."""
+"""Evaluation protocols, one package each, and what they share."""

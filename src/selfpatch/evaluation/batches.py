@@ -18,8 +18,7 @@ class Batches(Dataset[Any]):
     Args:
         num_samples: size of the set.
         load: function of the sample's index and its random generator that returns the sample. The generator is a
-            function of (seed, epoch, sample), so that augmentation is the same for any number of workers and after a
-            stop.
+            function of (seed, epoch, sample), so that augmentation does not depend on workers or stops.
         batch_size: samples per step.
         seed: seed of order and augmentation.
         workers: number of loader processes; 0 loads in this process.

@@ -39,7 +39,7 @@ class Row(NamedTuple):
     """Number of images that the values are means over; None for a metric as the results quote it."""
     values: Sequence[float | None]
     differences: Sequence[float | None]
-    """Values minus that of the first result."""
+    """Values minus the first result's."""
     intervals: Sequence[Interval | None]
     difference_intervals: Sequence[Interval | None]
 
@@ -104,9 +104,9 @@ def compare(
             interval = the 2.5th to the 97.5th percentile of these means, and of these differences
 
     A difference whose interval excludes 0 is larger than another sample of such images would often produce. The
-    intervals do not cover the random seed of a training. Means over images have rows of their own, because a quoted
-    metric may not be such a mean: DAVIS quotes means over objects and draws sequences, and mIoU is not a mean over
-    images. If both agree for every result, the quoted row has the intervals.
+    intervals do not cover the random seed of a training. Means over images have separate rows, because a quoted metric
+    may not be such a mean: DAVIS quotes means over objects and draws sequences, and mIoU is not a mean over images. If
+    both agree for every result, the quoted row has the intervals.
 
     Args:
         results: two or more results, or the paths of their files.
@@ -171,7 +171,7 @@ def _may_differ(evaluation: str, name: str, a: Mapping[str, Any], b: Mapping[str
 
 
 def _columns(given: Sequence[Result | str | Path], results: Sequence[Result]) -> list[str]:
-    """Return the names of the weights, or, if these do not tell the results apart, of the files."""
+    """Return the names of the weights, or of the files if those are not distinct."""
     sources = [result.weights.source if result.weights is not None else "" for result in results]
     if all(sources) and len(set(sources)) == len(sources):
         return sources

@@ -18,8 +18,7 @@ class EvaluationConfig:
     """Base class of an evaluation's settings.
 
     Attributes:
-        presets: published protocols by name, each as the settings in which it differs from the defaults; a class with
-            presets has a field `preset`.
+        presets: settings of published protocols by name, which override the defaults; requires a field `preset`.
         variants: name of the setting that chooses which other settings there are, and the class of each of its values.
         data_help: help text of `--data`.
         baselines: names that may stand in place of weights for baselines that need no encoder.

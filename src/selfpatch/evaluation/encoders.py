@@ -27,9 +27,9 @@ class FunctionEncoder:
         dim: width D of the features; if None, found by encoding a black image of about 224 pixels.
         mean: mean of each channel that images in [0, 1] are normalised with.
         std: standard deviation of each channel.
-        prefix_tokens: number of tokens before those of the patches (CLS, registers), which are left out.
-        device: device of the images; if None, that of the parameters if the function is a network or a method of one,
-            else the CPU.
+        prefix_tokens: number of tokens to drop before the patches (CLS, registers).
+        device: device of the images; defaults to the network's if the function is a network or its method, else the
+            CPU.
 
     Raises:
         ValueError: the function cannot be called, a number is out of range, or the function does not return patch

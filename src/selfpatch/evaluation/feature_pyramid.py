@@ -20,15 +20,15 @@ def doublings(patch_size: int) -> tuple[int, ...]:
 
 
 class FourStrides(nn.Module):
-    """Four maps of a plain ViT, all of one size, brought to strides near 4, 8, 16 and 32.
+    """Four maps of a plain ViT, all of one size, resampled to strides near 4, 8, 16 and 32.
 
     XCiT (arXiv 2106.09681), BEiT (arXiv 2106.08254) and iBOT do it so. Patch 16: deconvolution - norm - GELU -
     deconvolution; deconvolution; identity; max-pool. Patch 8: deconvolution; identity; max-pools by 2 and by 4. Where
-    the patch is no power of two, strides are those of the nearest one.
+    the patch is no power of two, the nearest one sets the strides.
 
     Attributes:
         strides: strides of the four levels in pixels, the finest first; 3.5, 7, 14 and 28 for patch 14.
-        levels: modules that bring each map to its stride.
+        levels: modules that resample each map to its stride.
     """
 
     def __init__(self, dim: int, patch_size: int, norm: Callable[[int], nn.Module]) -> None:

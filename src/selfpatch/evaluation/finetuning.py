@@ -16,8 +16,8 @@ from selfpatch.models.param_groups import layer_lr_scales, param_groups
 def trainable_copy(backbone: Backbone, *, drop_path: float, grid: int | None = None) -> Backbone:
     """Return a copy of a network with drop path, and without a mask token, because nothing is masked.
 
-    `drop_path` is the stochastic depth rate of the last block. With a `grid`, the stored positions of a ViT are resized
-    to that side in patches.
+    `drop_path` is the stochastic depth rate of the last block. A `grid` is the side in patches to resize a ViT's
+    positions to.
     """
     state = {name: value for name, value in backbone.state_dict().items() if name != "mask_token"}
     shape = backbone.config
@@ -45,8 +45,8 @@ def layer_groups(
 ) -> list[dict[str, Any]]:
     """Return the trainable parameters of a network for an optimizer, by learning rate and weight decay.
 
-    `lr` is that of the heads. Layers of the backbone, which is a part of the network, have the lower ones of
-    `layer_lr_scales`. Norms, biases, tokens and position embeddings do not decay.
+    The heads use `lr`. Layers of the backbone, a part of the network, have the lower rates of `layer_lr_scales`. Norms,
+    biases, tokens and position embeddings do not decay.
     """
     scales = layer_lr_scales(backbone, layer_decay)
     return [

@@ -64,8 +64,7 @@ def fit(
             loss(batch) -> backward -> clip -> optimizer.step
 
     Args:
-        trained: the module that the optimizer changes, buffers included, in training mode; it is left as it is after
-            the last step.
+        trained: the module that the optimizer changes, in training mode; it stays as after the last step.
         loss: function of a batch that returns a scalar.
         batches: source of the batches.
         optimizer: optimizer of the module's parameters.

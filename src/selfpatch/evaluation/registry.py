@@ -27,9 +27,9 @@ class Evaluate(Protocol):
     def __call__(self, encoder: Encoder, data: str | Path, config: Any, output: Output) -> Result:
         """Return the result.
 
-        The encoder is None only for an evaluation that scores ready-made results or measures one of its own baselines.
-        `data` is the data set as the settings' `data_help` says, and `config` is of the row's class. Files and progress
-        go to `output`; by default nothing is written.
+        The encoder is None only when ready-made results or a baseline without a network are scored. `data` is the data
+        set (see `data_help` of the settings), and `config` is of the row's class. Files and progress go to `output`; by
+        default nothing is written.
         """
         ...
 

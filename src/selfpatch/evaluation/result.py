@@ -44,8 +44,7 @@ class Provenance:
     source: str
     """Name that the user gave: a run directory, a file, or timm:NAME."""
     sha256: str | None = None
-    """Hash of the file, or of the tensors (`network_sha256`) if the weights are not a single file; None for a baseline
-    without a network."""
+    """Hash of the file, or of the tensors (`network_sha256`) if there is no single file; None without a network."""
 
 
 def network_sha256(network: nn.Module) -> str:
@@ -60,7 +59,7 @@ def network_sha256(network: nn.Module) -> str:
 
 @torch.no_grad()
 def encoder_identity(encoder: Encoder) -> str:
-    """Return a hash of the function that an encoder computes, to tell trainings on different encoders apart.
+    """Return a hash of the function that an encoder computes, to distinguish probes of different encoders.
 
     For a network, the hash covers its tensors (`network_sha256`), the mean and standard deviation of its input, and
     whether patches are normed. For any other encoder, it covers its type and its features of a fixed image of noise of
@@ -92,7 +91,7 @@ class Result:
         versions: versions of the software.
         pictures: paths of the written pictures, relative to the result's folder.
         per_image: metrics of each image or sequence by its name, for the intervals of `compare`.
-        notes: sentences that a reader of the numbers should know, e.g. which images could not be read.
+        notes: caveats, e.g. unreadable images.
         device: name of the device that computed the numbers.
         costs: costs by unit, `seconds` or `frames/s`. Results that differ in costs or device only are equal.
     """

@@ -1,6 +1,6 @@
 """View matching, a metric of dense features without labels: the share of patches that are found in another view.
 
-Two views of an image are cropped, flipped and coloured differently. Where they overlap, their boxes tell which position
+Two views of an image are cropped, flipped and coloured differently. Where they overlap, their boxes give the position
 of one view corresponds to which of the other. Good features have their nearest neighbour at that position.
 """
 
@@ -49,7 +49,7 @@ def view_matching(
 ) -> float:
     """Return the share of correct matches among the patches whose true position lies in the second view.
 
-    Views and boxes are those of `ViewPairs`; `batch` pairs are encoded at once.
+    Views and boxes are as in `ViewPairs`; `batch` pairs are encoded at once.
 
     Raises:
         ValueError: no patch of any first view lies in its second view.

@@ -45,7 +45,7 @@ def collect_results(
     command: str,
     device: str,
 ) -> StudyResults:
-    """Return all results so far, without those of jobs with other settings.
+    """Return all results so far, except from jobs with other settings.
 
     The report states the sentences in `failures`, the number of jobs that have not run yet, the command that was called
     (empty if it is not known) and the device of the jobs.

@@ -1,4 +1,4 @@
-"""JSON records of what was requested, which tell whether finished work can be kept."""
+"""JSON records of requests, to decide whether finished work can be kept."""
 
 import json
 from pathlib import Path

@@ -33,7 +33,7 @@ def write_study_report(results: StudyResults, out: Path) -> Path:
     Raises:
         OSError: the disk is full or cannot be written to.
     """
-    # An arm has one colour in all figures, so that every figure knows all arms.
+    # Every figure gets all arms, so that an arm keeps its colour.
     arms = [arm.name for arm in results.arms]
     drawn = {}
     for heading, given in results.curves.items():

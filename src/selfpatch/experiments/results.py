@@ -68,8 +68,7 @@ class StudyResults:
     """Content of a report.
 
     Raises:
-        ValueError: a name occurs twice, there are more baselines than letters, the reference is no arm, or a row has
-            numbers of an unknown column.
+        ValueError: a name occurs twice, there are over 26 baselines, the reference is no arm, or a column is unknown.
     """
 
     title: str
@@ -122,7 +121,7 @@ class StudyResults:
         return {name for name, mean in means.items() if mean == max(means.values())} if len(means) > 1 else set()
 
     def not_beaten(self, arm: Row, column: str) -> list[int]:
-        """Return the indices of the baselines whose printed mean is at least that of an arm."""
+        """Return the indices of the baselines whose printed mean is at least an arm's."""
         score, scores = arm.score(column), [baseline.score(column) for baseline in self.baselines]
         return [i for i, s in enumerate(scores) if score and s and tenths(score.mean) <= tenths(s.mean)]
 

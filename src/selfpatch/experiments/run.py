@@ -59,8 +59,7 @@ def run_study(
         size: one of the sizes in the file.
         device: one device, as torch names it, or `auto` for every CUDA device, else MPS, else the CPU.
         processes: number of jobs that run at once, spread over the devices. If None, one for each CUDA device; on a
-            CPU one for each core, at most four. Networks of a study are small, so that one core each is faster than
-            all cores for one network.
+            CPU one for each core, at most four. For small networks one core each is fastest.
         command: command that the report names.
         notify: called with a line for each event.
 
@@ -68,8 +67,7 @@ def run_study(
         A sentence for each failure, as in the report.
 
     Raises:
-        ValueError: the file, the data or the folder are wrong, which is found before anything runs, or another process
-            runs the same study.
+        ValueError: the file, the data or the folder are invalid, or another process runs the study.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("a study starts its own processes, one for each device; call it without torchrun")
@@ -130,7 +128,7 @@ def _check_arms(study: Study, data: str) -> None:
 
 
 def _time_arms(study: Study, data: str, out: Path, slot: WorkerSlot, notify: Callable[[str], None]) -> None:
-    """Time the arms in a process of its own, which leaves nothing in the memory of a device."""
+    """Time the arms in a separate process, which frees all device memory at its end."""
     file = out / TIMING_FILE
     execute = functools.partial(time_arm, study=study, data=data, file=file)
     for arm, failures in run_jobs(untimed(study, file), execute, [slot], out / "logs"):

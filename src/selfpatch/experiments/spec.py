@@ -147,7 +147,7 @@ def read_study(path: str | Path, data: str | Path, size: str | None = None) -> S
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """Return the content of a file, laid over that of the files it extends."""
+    """Return the content of a file, laid over the files that it extends."""
     if path.resolve() in above:
         raise ValueError(f"{path} extends itself, through {above[-1]}; leave one `extends` out")
     try:
@@ -207,7 +207,7 @@ def _arm(name: str, values: Mapping[str, Any], common: Mapping[str, Any]) -> Arm
         base = base.override({key: merged.pop(key) for key in ("method", "objective", "model") if key in merged})
         for used in base.used:
             find_objective({**METHODS, **OBJECTIVES}, used, "method or objective")
-        # The settings for all arms may include those of methods that this arm does not use.
+        # The common settings may include methods that this arm does not use.
         unused = {*METHODS, *OBJECTIVES} - {*base.used, *values}
         config = base.override({key: value for key, value in merged.items() if key not in unused})
         return Arm(name=name, config=config, equal_time=equal_time)

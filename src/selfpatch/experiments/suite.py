@@ -6,8 +6,7 @@
     - davis: {data: DAVIS}
     - knn: {data: imagenet, ks: [10, 20]}
 
-Settings and paths are those of the command line: `selfpatch evaluate davis --data DAVIS --resolution 240`. Files in the
-folder of the suite::
+Settings and paths are as in `selfpatch evaluate davis --data DAVIS --resolution 240`. Files in the folder::
 
     1-davis/result.json     the result, next to pictures and other files of the evaluation
     1-davis/entry.json      the request, written once it is finished
@@ -68,9 +67,9 @@ class Outcome:
     entry: Entry
     result: Result | None = None
     error: str | None = None
-    """Sentence that says why there is no result."""
+    """Reason why there is no result."""
     was_done: bool = False
-    """Whether the result is that of an earlier run of the suite."""
+    """Whether an earlier run of the suite produced the result."""
 
 
 def evaluate_suite(
@@ -100,8 +99,7 @@ def evaluate_suite(
         The outcomes; an evaluation that fails does not stop the others.
 
     Raises:
-        ValueError: the file or the weights are wrong, or the folder holds results of other settings or weights. This
-            is found before the first evaluation runs.
+        ValueError: the file or the weights are invalid, or the folder holds results of other settings or weights.
     """
     entries = read_suite(suite)
     encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
@@ -195,8 +193,7 @@ def run_suite(
             else run it; an error is its outcome, and the next entry follows
             write the report
 
-    All entries are checked before the first one runs. `weights` identifies the network, see `identity`; if None, all
-    evaluations run again.
+    All entries are checked first. `weights` identifies the network, see `identity`; if None, everything runs again.
 
     Raises:
         ValueError: the folder holds a result of an entry with other settings, data or weights; it is not overwritten.

@@ -21,8 +21,7 @@ from selfpatch.training import factory
 from selfpatch.training.trainer import training_step
 
 TIMING_FILE = "timing.json"
-"""File in the folder of a study. For each arm: the timed settings, and the seconds of an epoch of the other arm divided
-by those of its own."""
+"""File in the folder of a study. For each arm: the timed settings, and the epoch time of the other arm over its own."""
 WARM_UP, STEPS = 3, 12
 """Numbers of steps before and during the timing."""
 

@@ -22,8 +22,8 @@ class IBOTConfig(DINOConfig):
     """Number of prototypes of patches where they are separate. If None, as many as `num_prototypes`."""
     prototypes: Literal["shared", "separate", "shared_by_teacher"] = "shared"
     """Prototypes `shared` by image tokens and patches, `separate`, or `shared_by_teacher`: separate for the student,
-    while the teacher compares its patches with those of its image tokens (the papers' ViT-B). The layers below are
-    always shared, as in the released code."""
+    while the teacher compares its patches with its image-token prototypes (the papers' ViT-B). As released, the layers
+    below are shared."""
 
     def __post_init__(self) -> None:
         if self.prototypes != "separate" and self.patch_prototypes != self.num_prototypes:

@@ -36,8 +36,7 @@ class InfoNCELoss(nn.Module):
         loss = mean over i of -log( exp(q_i . k_i / temp) / (exp(q_i . k_i / temp) + sum_j exp(q_i . n_j / temp)) )
 
     With a memory bank, the negatives n are keys of earlier steps, and the bank takes in k once the step is over (MoCo,
-    arXiv 1911.05722, eq. 1). Without one, they are the other keys of the batch, of all processes (MoCo-v3, arXiv
-    2104.02057, algorithm 1).
+    arXiv 1911.05722, eq. 1). Without one, they are the other keys of the global batch (MoCo-v3, arXiv 2104.02057).
 
     Example:
         >>> criterion, bank = InfoNCELoss(temp=0.2), MemoryBank(65536, 128)

@@ -9,6 +9,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from selfpatch.config.matching import MatchingConfig
 from selfpatch.config.schema import settings
 from selfpatch.losses.center import CenteredLoss
 from selfpatch.losses.dino import DINOConfig
@@ -18,7 +19,7 @@ from selfpatch.models.heads import PrototypeHead
 from selfpatch.models.layers.mlp import mlp
 from selfpatch.models.pooling import AveragePool, ClassAttentionPool, PositivePool
 from selfpatch.ops.contrast import info_nce, l2_normalize
-from selfpatch.ops.neighbours import Border, Window, check_matching, neighbour_table, top_positives
+from selfpatch.ops.neighbours import neighbour_table, top_positives
 
 Grid = tuple[int, int]
 
@@ -31,27 +32,19 @@ SETTINGS_READ: dict[str, tuple[str, ...]] = {
 
 
 @settings
-class SelfPatchConfig(DINOConfig):
+class SelfPatchConfig(MatchingConfig, DINOConfig):
     """Settings of SelfPatch: matching, aggregation, and the loss between patches and targets."""
 
     agreement: Literal["prototypes", "cosine", "contrast"] = "prototypes"
-    """Loss between a patch and its target: over prototypes as published with DINO, by cosine as with MoBY without
-    negatives, or by contrast as with MoBY with negatives."""
+    """Loss between a patch and its target: prototypes (DINO), cosine (MoBY without negatives) or contrast (MoBY)."""
     num_prototypes: PositiveInt = 4096
     """Number of patch prototypes."""
     temp: PositiveFloat = 0.2
     """Softmax temperature of the cosine similarities (contrast only)."""
     queue_size: PositiveInt = 4096
-    """Number of patch keys in the memory bank, as many as in one of MoBY's (contrast only)."""
+    """Number of patch keys in the memory bank, as in MoBY (contrast only)."""
     keys_per_view: PositiveInt = 1
-    """Number of keys that each view of an image adds to the memory bank; with 1, many views are represented in it
-    (contrast only)."""
-    k: PositiveInt = 4
-    """Number of positives per patch."""
-    window: Window = 3
-    """Side of the square neighbourhood in patches, an odd number from 3 on, or `all` for every other patch."""
-    border: Border = "wrap"
-    """Neighbourhood at the border of the image: `wrap` around it as the released code does, or `clip` to it."""
+    """Number of keys that each view of an image adds to the memory bank (contrast only)."""
     aggregation: Literal["attention", "mean"] = "attention"
     """Aggregation of the positives: class `attention`, or their `mean` (the poster's ablation)."""
 
@@ -62,10 +55,10 @@ class SelfPatchConfig(DINOConfig):
             value = getattr(self, field.name)
             if field.name in unread and value != field.default:
                 raise ValueError(
-                    f"{field.name} is {value!r}, but agreement {self.agreement!r} has no use for it; leave it out, "
-                    f"or set what it reads: {', '.join(read)}"
+                    f"{field.name} is {value!r}, which is not used with agreement={self.agreement!r}; "
+                    f"valid settings: {', '.join(read)}"
                 )
-        check_matching(self.k, self.window, self.border)
+        super().__post_init__()
 
 
 def make_pool(dim: int, num_heads: int, config: SelfPatchConfig) -> PositivePool:
@@ -95,14 +88,12 @@ class Agreement(nn.Module):
         contrast     InfoNCE(q, k, memory bank of keys of earlier batches)
 
     x is a student's patch, y its target, g the head of each side. SelfPatch was published with prototypes, whose centre
-    c is that of all patches of all views (arXiv 2206.07990, section 3.2). Without them, the heads are projectors, and
-    projector and predictor have two layers with a batch norm over all patches of all views between them, as MoBY's have
-    for images (arXiv 2105.04553). With cosine, predictor and moving average alone prevent collapse, as in BYOL
-    (arXiv 2006.07733).
+    c averages all patches of all views (arXiv 2206.07990, section 3.2). Otherwise projector and predictor are MoBY's
+    (arXiv 2105.04553): two layers with a batch norm between them, here over all patches of all views. With cosine, only
+    predictor and moving average prevent collapse, as in BYOL (arXiv 2006.07733).
 
-    The patches of a view are much alike: the fewer of them enter the memory bank, the more images it represents. Keys
-    enter image by image, and no random number selects them, so that neither several processes nor a resumed run change
-    them.
+    Patches of a view are similar, so fewer keys per view represent more images. Keys enter image by image, chosen
+    without randomness, so that resuming or using several processes does not change them.
     """
 
     def __init__(self, dim: int, config: SelfPatchConfig) -> None:
@@ -183,7 +174,7 @@ def key_patches(samples: Tensor, step: int | Tensor, num_patches: int, num_keys:
 
         for b, j:  patches[b, j] = (samples[b] + step + j * N // num_keys) % N
 
-    The same patches for a whole batch would fill the memory bank with what is usually there, a sky or a ground.
+    Fixed patch positions would bias the bank towards recurring content such as sky.
 
     Raises:
         ValueError: there are fewer patches than keys.
@@ -200,9 +191,9 @@ class SelfPatchLoss(LossWithHeads):
         for each view, for each patch i:
             P(i) = the k patches j of the neighbourhood of i with largest cos(f_t(i), f_t(j))
             y(i) = h_t({f_t(j) : j in P(i)})
-            loss += disagreement(y(i), LN f_s(i))
+            loss += agreement_loss(y(i), LN f_s(i))
 
-    f are the patches of the last block, h the pool, LN its final norm. See `Agreement` for the three disagreements.
+    f are the patches of the last block, h the pool, LN its final norm. See `Agreement` for the three agreement losses.
 
     The loss owns pool and patch head of student and teacher, and the centre (or predictor and memory bank). Train
     `criterion.parameters()` together with the student. Add an image-level loss on the image tokens [B, D] that the pool
@@ -240,8 +231,8 @@ class SelfPatchLoss(LossWithHeads):
             teacher_patches: the teacher's patches of the same views.
             grid: (h, w) with h * w = N; one for each resolution.
             teacher_temp: softmax temperature of the teacher (prototypes only).
-            samples: [number of images] indices of the images in the data set. If None, each row of the tensors counts
-                as an image of its own (contrast only).
+            samples: [number of images] indices of the images in the data set. If None, each row is one image (contrast
+                only).
         """
         students, teachers = ([x] if isinstance(x, Tensor) else x for x in (student_patches, teacher_patches))
         grids = [cast(Grid, grid)] if isinstance(grid[0], int) else cast(Sequence[Grid], grid)

@@ -30,18 +30,15 @@ class SEREConfig:
     local_overlap_size: Annotated[int, Ge(2)] = 6
     """Side of the grid of points on which a local and a global crop are compared, in points."""
     channel_scale: PositiveFloat = 14.0
-    """Divisor of the tokens of global crops before channels are related: the side of the patch grid of 224 pixels, a
-    constant of the released code."""
+    """Divisor of global tokens before channels are related: the grid side at 224 pixels (released constant)."""
     local_channel_scale: PositiveFloat = 6.0
-    """Divisor of the tokens of local crops before channels are related: the side of the patch grid of 96 pixels, a
-    constant of the released code."""
+    """Divisor of local tokens before channels are related: the grid side at 96 pixels (released constant)."""
 
 
 class RelationHead(nn.Module):
     """Projection and prediction of patch tokens [..., D] before they are related; the width stays the same.
 
-    The teacher's relations come from the projection alone, the student's from the prediction on top of it. The released
-    code has both on both sides.
+    Only the student has the prediction on top of the projection; in the released code both sides have both.
     """
 
     def __init__(self, dim: int) -> None:
@@ -62,8 +59,7 @@ class SERESpatialLoss(nn.Module):
             R_t, R_s = z z^T / sqrt(d) within each attention head, both axes sampled on a grid over the overlap
             loss += H(softmax(R_t / spatial_temp), softmax(R_s))
 
-    H is the mean over images, heads and rows, the loss the mean over pairs. Crops without overlap count as well: all
-    of their relations are 0.
+    H is the mean over images, heads and rows, the loss over pairs. Crops without overlap count, with relations 0.
 
     Args:
         num_heads: number of attention heads, which divides the width of the tokens.
@@ -79,7 +75,7 @@ class SERESpatialLoss(nn.Module):
 
         Args:
             student: [G, B, h, w, D] the student's predictions of the global crops.
-            local: [L, B, h', w', D] those of the local crops, if any.
+            local: [L, B, h', w', D] of the local crops, if any.
             teacher: [G, B, h, w, D] the teacher's projections of the global crops; they take no gradient.
             boxes: [G + L, B, 5] (left, top, width, height, flipped) of each crop in pixels of the image.
         """
@@ -135,7 +131,7 @@ class SEREChannelLoss(nn.Module):
 class RelationLoss(nn.Module):
     """SERE's losses as `SERELoss`, with heads that the caller owns.
 
-    Batch normalisation is over all global crops together, and over all local ones, which have heads of their own.
+    Batch normalisation is over all global crops together, and over all local ones, which have separate heads.
 
     Raises:
         ValueError: the width cannot be split into the heads.
@@ -180,7 +176,7 @@ class RelationLoss(nn.Module):
 
 
 class SERELoss(LossWithHeads):
-    """SERE's losses for any training loop; equations are those of `SERESpatialLoss` and `SEREChannelLoss`.
+    """SERE's losses for any training loop; see `SERESpatialLoss` and `SEREChannelLoss` for the equations.
 
     It owns the heads of student and teacher. Train `criterion.parameters()` together with the student.
 
@@ -193,7 +189,7 @@ class SERELoss(LossWithHeads):
     Args:
         dim: width of the tokens.
         num_heads: number of attention heads, within which patches are related; usually the backbone's.
-        has_local: whether there are local crops, which get heads of their own.
+        has_local: whether there are local crops, which get separate heads.
         config: which relations, temperatures, grids and scales.
     """
 

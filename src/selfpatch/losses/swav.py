@@ -31,18 +31,17 @@ class SwAVConfig:
     iterations: PositiveInt = 3
     """Number of Sinkhorn-Knopp iterations."""
     queue_size: PositiveInt | None = None
-    """Number of earlier projections of each global view that are assigned together with the batch's, for batches that
-    are small compared with the number of prototypes; the released code uses 3840 at batch size 256. If None, no
-    queue."""
+    """Number of earlier projections per global view that join the batch's assignment, for batches much smaller than the
+    number of prototypes (released code: 3840 at batch size 256). If None, no queue."""
     queue_from_epoch: NonNegativeFloat = 15
-    """Epoch from which the queues are used. They are filled from the first step on, while the released code begins to
-    fill them in this epoch and uses them once they are full."""
+    """Epoch from which the queues are used. They fill from the first step on; the released code fills them from this
+    epoch on, then uses them."""
 
 
 class UnitPrototypes(DeferredState):
     """K prototypes that are normalised to length 1 after each step, as the released code does before the next.
 
-    The gradient is that of free vectors. DINO's weight-normalised `Prototypes` would move in the same directions to
+    The gradient treats them as free vectors. DINO's weight-normalised `Prototypes` would move in the same directions to
     first order, but its gradient lacks the radial part, by which LARS scales its steps.
     """
 

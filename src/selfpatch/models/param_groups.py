@@ -22,8 +22,7 @@ def is_decayed(name: str, parameter: nn.Parameter, rule: DecayRule) -> bool:
         parameter: the parameter.
         rule: `matrices` leaves out biases and 1-D tensors (DINO, SelfPatch), `matrices_but_positions` also position
             embeddings and the CLS token (MoBY), `matrices_but_tokens` every token and position (timm's fine-tuning).
-            `matrices_and_biases` leaves out 1-D tensors other than biases (SERE's released code). `all` decays every
-            parameter (MoCo).
+            `matrices_and_biases` leaves out 1-D tensors other than biases (SERE's code), `all` nothing (MoCo).
     """
     bias, flat = name.endswith(".bias"), parameter.ndim == 1
     return {

@@ -97,8 +97,7 @@ class ClassAttentionPool(PositivePool):
     def pool_positives(self, patches: Tensor, positives: Positives) -> Tensor:
         """Aggregate the positives of each patch, see `PositivePool`.
 
-        Keys and values do not depend on the query: they are computed once per patch and gathered, where the reference
-        projects each (patch, positive) pair again.
+        Keys and values do not depend on the query: project each patch once and gather, not each (patch, positive) pair.
         """
         return self._aggregate(patches, positives.valid, partial(gather_patches, indices=positives.indices))
 

@@ -7,8 +7,8 @@ from torch import Tensor
 def attend(query: Tensor, keys: Tensor, values: Tensor, valid: Tensor | None = None) -> Tensor:
     """Let one query attend to a set, all heads at once: softmax(q k^T / sqrt(d)) v.
 
-    Queries are [..., H, d], keys and values [..., n, H, d], the result [..., H, d]. `valid` [..., n] is False for
-    entries to leave out; if None, all count.
+    Queries are [..., H, d], keys and values [..., n, H, d], the result [..., H, d]. `valid` [..., n] marks entries to
+    use.
     """
     scores = torch.einsum("...hd,...nhd->...hn", query, keys) * query.shape[-1] ** -0.5
     if valid is not None:

@@ -11,8 +11,7 @@ def gaussian_blur(levels: Tensor, radius: Tensor, dtype: torch.dtype = torch.flo
 
     Pillow rounds after each of its six box blurs, this function after three.
 
-    Levels are [N, C, S, S] of whole numbers in [0, 255], radii [N] float32 standard deviations in pixels. Both products
-    are computed in `dtype`.
+    Levels are [N, C, S, S] of whole numbers in [0, 255], radii [N] float32 deviations in pixels; products use `dtype`.
     """
     box = box_blurring(box_radius(radius), levels.shape[-1])
     blurring = (box @ box @ box).to(dtype)[:, None]  # [N, 1, S, S]

@@ -27,8 +27,8 @@ def distribution_meters(logits: Tensor, temp: float, center: Tensor) -> dict[str
     Returns:
         Scalars in nats:
             entropy: mean over the rows of the entropy of each; near `max_entropy` when all are uniform.
-            mean_entropy: entropy of the mean distribution; near 0 when all rows choose the same prototype. Never below
-                `entropy`, and at most `entropy` + log n.
+            mean_entropy: entropy of the mean distribution; near 0 when all rows choose one prototype; at most `entropy`
+                + log n.
             max_entropy: log K, to normalise the two.
 
     Raises:
@@ -48,7 +48,7 @@ def effective_rank(features: Tensor) -> Tensor:
     """Return the effective rank: exp of the entropy of the normalised singular values, from 1 to min(n, D).
 
     RankMe (Garrido, Balestriero, Najman, LeCun; ICML 2023; arXiv 2210.02885), with 0 log 0 = 0 in place of its epsilon.
-    As there, the features are not centred, so that constant features have rank 1.
+    Following RankMe, features are not centred, so that constant features have rank 1.
 
     Features are [n, D] of any floating type, of which at most `MAX_ROWS` evenly spaced rows are read. The rank of
     features that are all zero is 1; it is NaN if any is not finite.

@@ -1,7 +1,6 @@
 """Colour operations of Pillow and torchvision on batches, with a strength for each image.
 
-Input and output are float32 [N, 3, h, w] of whole numbers in [0, 255], called levels. Values are rounded or clamped
-where Pillow does it.
+Input and output are float32 [N, 3, h, w] of whole numbers in [0, 255], called levels, rounded or clamped as in Pillow.
 """
 
 from collections.abc import Callable

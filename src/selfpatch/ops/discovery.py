@@ -12,7 +12,7 @@ MAX_PATCHES = 60_000
 """Largest number of patches in TokenCut, 3.6 GB of pairs: nearly 1000 x 1000 pixels at a patch size of 4."""
 MAX_PRODUCTS = 2**25
 """Number of products of patches held at once: 128 MB of float32, 256 MB of float64."""
-FAINT_EDGE = 1e-5
+EDGE_EPS = 1e-5
 """Weight of an edge between dissimilar patches, which keeps the graph connected (TokenCut, arXiv 2202.11539, eq. 4)."""
 LANCZOS_STEPS = 400
 LANCZOS_TOLERANCE = 1e-9
@@ -88,7 +88,7 @@ def normalised_cut(features: Tensor, *, tau: float = 0.2) -> Tensor:
 
     ::
 
-        A[i, j] = 1 if cosine(i, j) > tau else FAINT_EDGE      patches above tau are similar
+        A[i, j] = 1 if cosine(i, j) > tau else EDGE_EPS      patches above tau are similar
         d[i] = sum of A[i, :]
         (diag(d) - A) v = smallest eigenvalue but one * diag(d) v
 
@@ -110,7 +110,7 @@ def normalised_cut(features: Tensor, *, tau: float = 0.2) -> Tensor:
     def weigh(z: Tensor) -> Tensor:
         scaled = z / root
         product = torch.cat([rows.double() @ scaled for rows in _row_chunks(weights)])
-        product = FAINT_EDGE * scaled.sum() + (1 - FAINT_EDGE) * product
+        product = EDGE_EPS * scaled.sum() + (1 - EDGE_EPS) * product
         return _orthogonalise(product / root, trivial)
 
     start = torch.randn(len(root), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(root.device)
@@ -122,7 +122,7 @@ def normalised_cut(features: Tensor, *, tau: float = 0.2) -> Tensor:
 def normalised_cut_reference(features: Tensor, *, tau: float = 0.2) -> Tensor:
     """Return the vector of `normalised_cut` from all eigenvectors of the graph."""
     similar, root = _similarity_graph(features, tau)
-    weights = FAINT_EDGE + (1 - FAINT_EDGE) * similar.double()
+    weights = EDGE_EPS + (1 - EDGE_EPS) * similar.double()
     _, vectors = torch.linalg.eigh(weights / (root[:, None] * root))  # in ascending order
     return vectors[:, max(0, len(root) - 2)] / root
 
@@ -138,7 +138,7 @@ def _similarity_graph(features: Tensor, tau: float) -> tuple[Tensor, Tensor]:
         features = features.cpu()
     unit = F.normalize(features, dim=1)
     similar = torch.cat([rows @ unit.T > tau for rows in _row_chunks(unit)])
-    return similar, (FAINT_EDGE * len(similar) + (1 - FAINT_EDGE) * similar.sum(1).double()).sqrt()
+    return similar, (EDGE_EPS * len(similar) + (1 - EDGE_EPS) * similar.sum(1).double()).sqrt()
 
 
 def _row_chunks(matrix: Tensor) -> tuple[Tensor, ...]:
@@ -210,8 +210,7 @@ def _component(seed: int, mask: Tensor) -> DiscoveredObject:
 def pixel_box(mask: Tensor, cell: tuple[float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:
     """Return (left, top, right, bottom) in pixels around the patches of a mask, clamped to the image.
 
-    The mask [h, w] has at least one True. `cell` is the height and width of a patch in pixels, `size` that of the image
-    before it was padded.
+    The mask [h, w] has at least one True. `cell` and `size` are (height, width) of a patch and the unpadded image.
     """
     rows, columns = (mask.any(dim).nonzero().flatten() for dim in (1, 0))
     (top, bottom), (left, right) = ((int(index[0]), int(index[-1]) + 1) for index in (rows, columns))

@@ -48,7 +48,6 @@ def to_common_dtype(images: Sequence[Tensor]) -> list[Tensor]:
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """Copy a small CPU tensor to a device, without waiting on CUDA.
 
-    CUDA copies the values before the call returns, so that the source may be freed at once; other devices do not
-    promise that.
+    On CUDA the source may be freed at once; other devices do not guarantee that.
     """
     return values.to(device, non_blocking=device.type == "cuda")

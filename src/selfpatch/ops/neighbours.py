@@ -1,16 +1,14 @@
-"""Positive matching: which neighbours of a patch share its content (SelfPatch, arXiv 2206.07990, section 3.1)."""
+"""Positive matching: which neighbours of a patch share its content (SelfPatch, arXiv 2206.07990, section 3.2)."""
 
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfpatch.config.matching import Border, Window, check_matching
 from selfpatch.core.reference import fast_path_of
-
-Window = int | Literal["all"]
-Border = Literal["wrap", "clip"]
 
 
 class NeighbourTable(NamedTuple):
@@ -33,21 +31,6 @@ class Positives(NamedTuple):
     """[B, N, k] bool, False where a patch has fewer than k neighbours; None if no patch has."""
 
 
-def check_matching(k: int, window: Window, border: Border) -> None:
-    """Raise ValueError if k, window and border do not go together on any grid."""
-    if window != "all" and (not isinstance(window, int) or window < 3 or window % 2 == 0):
-        raise ValueError(f"window is {window!r}; use an odd number from 3 on, or 'all'")
-    if border not in ("wrap", "clip"):
-        raise ValueError(f"border is {border!r}; use 'wrap' (as released) or 'clip'")
-    if k < 1:
-        raise ValueError(f"k is {k}; at least 1 positive is needed")
-    if window != "all" and k > window * window - 1:
-        raise ValueError(
-            f"k is {k}, but a {window}x{window} window has {window * window - 1} neighbours; "
-            "lower k or widen the window"
-        )
-
-
 def neighbour_table(
     h: int, w: int, window: Window = 3, border: Border = "wrap", device: torch.device | None = None
 ) -> NeighbourTable:
@@ -61,8 +44,7 @@ def neighbour_table(
         device: device of the table.
 
     Returns:
-        N = h*w rows of M entries: window^2 - 1, or N - 1 for `all`. If a window overlaps itself on a small torus, each
-        patch counts once.
+        N = h*w rows of M entries: window^2 - 1, or N - 1 for `all`. On a small torus, each patch still counts once.
 
     Raises:
         ValueError: window or border is none of these, or the grid has one patch only.

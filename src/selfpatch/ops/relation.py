@@ -106,7 +106,7 @@ def spatial_relation_loss_reference(
     Args:
         student: [..., h, w, D] tokens.
         teacher: [..., h, w, D] tokens, perhaps of another h and w, which take no gradient.
-        student_grid: [..., s, s, 2]; leading dimensions broadcast with those of the tokens.
+        student_grid: [..., s, s, 2]; leading dimensions broadcast with the tokens'.
         teacher_grid: [..., s, s, 2].
         num_heads: number of heads.
         temp: temperature of the teacher.

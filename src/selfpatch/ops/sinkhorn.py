@@ -37,8 +37,7 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
 
     Every step of the loop scales a prototype's column or a sample's row, so only the logarithms of these factors
     change. Factors common to all entries (B, K and the total) cancel when the samples are scaled next. Sums are formed
-    by logsumexp, which does not overflow. A prototype's sum goes over all processes: one small all-gather for each
-    iteration.
+    by logsumexp, which does not overflow. Sums of prototypes need one small all-gather per iteration.
 
     Scores are [b, K] similarities of this process's samples to the prototypes. A small epsilon assigns each sample to
     nearly one prototype. The result is [b, K] float32 without gradient; each sample's sums to 1.

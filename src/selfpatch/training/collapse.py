@@ -22,7 +22,7 @@ METERS = ("entropy", "mean_entropy", "max_entropy", "effective_rank")
 
 
 class CollapseDetector:
-    """Warns once about each kind of collapse that the meters of `ops.collapse` show, and says what to do.
+    """Warns once about each kind of collapse in the meters of `ops.collapse`, with advice.
 
     Args:
         first_step: first step whose meters count; an untrained network looks collapsed.
@@ -38,8 +38,7 @@ class CollapseDetector:
     def check(self, step: int, meters: Mapping[str, float]) -> str | None:
         """Return a warning or None; called at each log, after `step` steps.
 
-        `meters` holds `entropy`, `mean_entropy` and `max_entropy` in nats and `effective_rank`, as far as the method
-        has them; other names are ignored.
+        `meters` holds `entropy`, `mean_entropy` and `max_entropy` in nats and `effective_rank`, or some of them.
         """
         if step < self._first_step:
             return None

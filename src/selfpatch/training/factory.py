@@ -1,4 +1,4 @@
-"""Objects of a run, made from its configuration: the only module of training that knows the whole `RunConfig`."""
+"""Builders of a run's objects: the only module of training that reads the whole `RunConfig`."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -53,7 +53,7 @@ def recipe_for(data: str) -> RunConfig:
 
 
 def open_training_data(config: RunConfig) -> TrainingData:
-    """Find the images of a run, and hold some of them out; the samples have a held-out folder of their own.
+    """Find the images of a run, and hold some of them out; the samples have a separate held-out folder.
 
     Raises:
         ValueError: there are no images, or a shard is damaged.
@@ -103,8 +103,7 @@ def _refuse_sizes(config: RunConfig, reason: str, **others: Any) -> None:
 def _config_for_weights(weights: AnyBackboneConfig, config: RunConfig) -> AnyBackboneConfig:
     """Return the architecture that weights are loaded into.
 
-    It is that of the weights or of the configuration. The grid of position embeddings, which does not depend on the
-    crops, and the normalisation of the images always come from the weights.
+    The weights or the configuration decide it; position grid and image normalisation always come from the weights.
     """
     b = config.backbone
     if config.model == FROM_INIT:
@@ -196,8 +195,8 @@ def _loss_weights(config: RunConfig, objectives: Mapping[str, Objective]) -> dic
     for name, weight in config.loss_weights.items():
         if name in weights:
             weights[name] = float(weight)
-        # A recipe may set it for a method or objective that an option replaced. The recipe is read only now, as that of
-        # a resumed run may no longer exist.
+        # A recipe may set it for a method or objective that an option replaced. A resumed run's recipe may no longer
+        # exist, so read it last.
         elif not (config.recipe and load_recipe(config.recipe).loss_weights.get(name) == weight):
             losses = ", ".join(weights)
             raise ValueError(f"loss_weights names {name!r}, which is no loss here; the losses are: {losses}")
@@ -257,7 +256,7 @@ def make_schedule(config: RunConfig, steps_per_epoch: int) -> Schedule:
 
 
 def make_optimizer(config: RunConfig, student_teacher: StudentTeacher) -> torch.optim.Optimizer:
-    """Return the optimizer of a run; the layers of the backbone may have learning rates of their own."""
+    """Return the optimizer of a run, with layer-wise learning rates of the backbone."""
     lr_scales = layer_lr_scales(student_teacher.student.backbone, config.optimizer.layer_decay)
     return optim.make_optimizer(student_teacher, config.optimizer, lr_scales)
 
@@ -279,7 +278,7 @@ def make_online_evaluator(
 
 
 def move_to_device(config: RunConfig, student_teacher: StudentTeacher, device: torch.device) -> StudentTeacher:
-    """Move the network to its device and compile its blocks if the configuration says so."""
+    """Move the network to its device and compile its blocks if configured."""
     student_teacher.to(device)
     if device.type == "cpu":
         keep_freed_memory()

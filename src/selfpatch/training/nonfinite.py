@@ -26,8 +26,8 @@ class DeferredFlag:
 class NonFiniteCounter:
     """Counts steps in a row that were not finite.
 
-    The flag of a step is read when the next step has been started, so that the device always has work. If one more
-    such step reaches the limit, the flag is read at once, while the state is still that of the step.
+    The flag of a step is read when the next step has been started, so that the device always has work. If one more such
+    step reaches the limit, the flag is read at once, before the state changes.
 
     Args:
         limit: number of steps in a row at which training stops; 1 waits for every step.

@@ -33,8 +33,8 @@ class OnlineEvaluator:
     """Measures the teacher: view matching on held-out images, k-NN where the folder has classes, a picture sheet.
 
     The sub-folders of the training images are their classes. `recipes` augment the two global views of the view pairs,
-    which `seed` draws. Sheets are written into `pictures`. With `patch_knn`, k-NN of the mean patch feature is measured
-    too, which a new pool does not affect.
+    which `seed` draws. Sheets are written into `pictures`. `patch_knn` adds k-NN of mean patch features
+    (pool-independent).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The optimizer's side of a step: schedule, optimizer, clipping."""
+"""Optimizer side of a pre-training step: schedule, optimizer, clipping; evaluation uses `core.schedules`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ class Schedule:
 
     The learning rate rises linearly from 0 to the peak over the warm-up steps, both ends included, then falls along a
     cosine to `min_lr`. Weight decay and teacher momentum follow a cosine over all steps. Teacher temperatures are
-    constant within an epoch and linear over the warm-up epochs. All of this is as in the released code of DINO.
+    constant within an epoch and linear over the warm-up epochs. These are DINO's released schedules, for every method:
+    released code that changes the learning rate per epoch is not followed.
 
-    A teacher that moves before the step (MoCo, MoBY) equals one that moves at the end of the step before, with the
-    momentum of the next.
+    Moving the teacher before a step (MoCo, MoBY) equals moving it after the previous one with the next momentum.
     """
 
     config: OptimizerConfig
@@ -135,8 +135,8 @@ def clip_gradients_reference(parameters: Iterable[nn.Parameter], max_norm: float
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, mode: ClipMode) -> Tensor:
     """Scale gradients down to a norm of at most `max_norm`, and return their global norm before, a scalar.
 
-    0 clips nothing. The mode `tensor` clips the gradient of each parameter by itself, as the released code of DINO
-    does; `global` clips all together.
+    0 clips nothing. The mode `tensor` clips each parameter's gradient, as DINO's released code does; `global` all
+    together.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norms = torch.stack(torch._foreach_norm(gradients))

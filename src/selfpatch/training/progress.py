@@ -112,8 +112,7 @@ class Throughput:
 def describe_metrics(metrics: Mapping[str, float], at_start: Mapping[str, float], start: str, done: int) -> str:
     """Return one line with each metric after `done` steps, in brackets its value at step 0 and its baselines.
 
-    `at_start` is the record of step 0, `start` the word for the network then. Baselines of a metric have names that
-    begin with the metric's.
+    `at_start` is the record of step 0, `start` names the network then. Names of baselines begin with their metric's.
     """
     parts = []
     for name, value in metrics.items():

@@ -46,7 +46,7 @@ class StudentTeacher(nn.Module):
     DDP wraps the whole module, so that a step is one forward pass.
 
     Args:
-        student: backbone, pool and heads; the objectives say which pool and heads.
+        student: backbone, and the pool and heads of the objectives.
         objectives: the image-level method, then the patch-level objectives, by name.
         loss_weights: weight of each loss by its name.
     """
@@ -139,9 +139,9 @@ def training_step(
 ) -> StepOutcome:
     """Take one step: forward, backward, clip, optimizer, centres, teacher.
 
-    `model` is a `StudentTeacher`, or DDP around one. Gradients and centres are those of the whole batch, losses are
-    means over the micro-batches; `with_meters` adds the meters of the last one. The forward pass runs in `autocast`, or
-    in float32. If one process has `stop_requested`, all of them stop.
+    `model` is a `StudentTeacher`, or DDP around one. Gradients and centres use the whole batch, losses are means over
+    micro-batches; `with_meters` adds the meters of the last one. The forward pass runs in `autocast`, or in float32. If
+    one process has `stop_requested`, all of them stop.
 
     If `deferred`, the device decides whether the step is taken, and nothing waits for it; the result is the same. If
     None, enabled on CUDA when the optimizer is a fused AdamW.

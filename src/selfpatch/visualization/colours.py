@@ -57,8 +57,7 @@ def pca_colours(features: Tensor, *, joint: bool = True) -> Tensor:
 
     With `joint` all images share one basis, so that colours compare across them; otherwise each has its own. The signs
     are fixed (the largest loading of a component is positive), so that equal features give equal pictures. A component
-    that does not vary is mid-grey in its channel. Patches with a feature that is not finite are left out of the fit and
-    drawn black.
+    that does not vary is mid-grey in its channel. Non-finite patches stay out of the fit and are black.
 
     Raises:
         ValueError: `features` is not [n, h, w, D].

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Point = tuple[float, float]
 
 DASHES = ("-", (0, (5, 3)), (0, (1, 2.5)))
-"""Strokes: further curves than there are colours take the colours again, dashed, then dotted."""
+"""Strokes. Extra curves reuse colours, dashed, then dotted."""
 WIDTH, PLOT_HEIGHT, TITLE_HEIGHT, LEGEND_LINE, SIZE = 720, 242, 28, 20, 12
 LEFT, RIGHT, TOP, BOTTOM = 64, 28, 14, 44
 """Room around the plot, for the numbers at its axes, in pixels."""

@@ -26,7 +26,7 @@ PAPER, INK, MUTED, LINE = "#ffffff", "#1b1f24", "#656d76", "#d8dee4"
 SERIES = ("#e64b35", "#0072bd", "#00966e", "#cc5faa", "#d98f00", "#568228")
 """Hues of queries and curves: told apart with any colour vision (after Okabe and Ito), readable on black and white."""
 FONT = "DejaVu Sans"
-"""Typeface that comes with matplotlib, so that a picture is the same on every machine."""
+"""Typeface that matplotlib includes, so that pictures are the same on every machine."""
 MARGIN, GAP = 32, 16
 TITLE_SIZE, HEADING_SIZE, CAPTION_SIZE = 26, 18, 15
 TITLE_HEIGHT, SUBTITLE_HEIGHT, HEADING_HEIGHT, CAPTION_HEIGHT = 44, 22, 32, 32
@@ -68,7 +68,7 @@ class Row:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw with matplotlib's own defaults, whatever the user's are, and take text literally, never as mathematics."""
+    """Draw with matplotlib's defaults, not the user's, and take text literally, never as mathematics."""
     import matplotlib.style
 
     settings = {"font.family": FONT, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "selfpatch"}

@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfpatch.ops.neighbours import Border, Window, neighbour_table, top_positives
+from selfpatch.config.matching import Border, Window
+from selfpatch.ops.neighbours import neighbour_table, top_positives
 
 Sides = tuple[int, int]
 CONTEXT = 2
@@ -89,8 +90,7 @@ def zoom(
 
     The view has `size` (width, height) in pixels and `extent` patches along its short side, if the grid has as many.
     The query is outlined in white, its positives in `colour`; the other patches of the window are dimmed. With `wrap`
-    the query stays in the middle; where the view then leaves the image it continues at the opposite side, as the
-    matching does, behind a white line.
+    the query stays in the middle; beyond the image it continues at the opposite side, behind a white line.
     """
     (h, w), patch = grid, image.width // grid[1]
     rows, columns = (min(n, round(extent * side / min(size))) for n, side in zip(grid, size[::-1], strict=True))

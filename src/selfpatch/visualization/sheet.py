@@ -21,8 +21,7 @@ ONE_BASIS_PER_ROW = " Each network has its own: colours compare within a row onl
 def picture_sheet(networks: Mapping[str, Encoder], images: Tensor, path: str | Path, *, title: str) -> Path:
     """Draw images [n, C, S, S] above the principal components of their patch features, and write the sheet as a PNG.
 
-    Each network, named by the heading of its row, has its own components, so that a colour means one thing within a
-    row only.
+    Each network, named by its row's heading, has its own components: colours compare within a row only.
 
     Raises:
         ValueError: there is no image or no network, or one of the networks cannot take the images.

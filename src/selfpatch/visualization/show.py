@@ -9,7 +9,6 @@ from torch import Tensor
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import resize_picture, to_tensor
 from selfpatch.data.decode.pillow import Picture, read_picture
-from selfpatch.ops.neighbours import check_matching
 from selfpatch.visualization import colours
 from selfpatch.visualization.config import ShowConfig
 from selfpatch.visualization.layout import SERIES, Marker, Panel, Row, lay_out, save_png, to_image
@@ -35,11 +34,10 @@ def show(
     fractions of width and height; if None, four patches that differ and lie apart. No image of `paths` is overwritten.
 
     Raises:
-        ValueError: an image cannot be read, the resolution is below one patch, a query lies outside the image, k and
-            window do not fit together, or the encoder gives features that are not finite.
+        ValueError: an image cannot be read, the resolution is below one patch, a query lies outside the image, or the
+            encoder gives non-finite features.
     """
     config = config or ShowConfig()
-    check_matching(config.k, config.window, config.border)
     if config.resolution < (side := encoder.patch_size):
         raise ValueError(f"resolution {config.resolution} is below one patch of {side} pixels; use a larger one")
     targets = _targets(paths, Path(out))

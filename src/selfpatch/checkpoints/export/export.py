@@ -41,15 +41,13 @@ def export(encoder: BranchEncoder, to: str, out: str | Path, *, size: int | None
         encoder: the network.
         to: one of `FORMATS`.
         out: a folder that is new or empty.
-        size: side in pixels of the only images that the graph then takes (onnx only); if None, any size, if the family
-            can.
+        size: fixed side of the graph's input images in pixels (onnx only); if None, any size that the family can take.
 
     Returns:
-        The files; the last one, README.txt, says how to load the others and where features agree.
+        The files; the last one, README.txt, explains how to load the others.
 
     Raises:
-        ValueError: the format has no such architecture, a library is missing, the folder is not empty, or the features
-            differ there.
+        ValueError: the format lacks the architecture, a library is missing, the folder is not empty, or outputs differ.
     """
     _check_request(to, Path(out), size)
     encoder = copy.deepcopy(encoder).cpu().float().eval()

@@ -17,7 +17,7 @@ class ExportSummary:
     sizes: tuple[tuple[int, int], ...]
     """(height, width) of images whose features have to agree."""
     notes: tuple[str, ...] = ()
-    """Sentences that the user has to know."""
+    """Caveats for the user."""
     has_image: bool = True
     """Whether the exported model's image feature is the trained network's."""
 

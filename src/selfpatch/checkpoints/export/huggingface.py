@@ -62,7 +62,7 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSumma
 def find_model(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
     """Return the model of transformers with a configuration and its settings.
 
-    The trunk's tensors tell widths that the configuration does not hold.
+    Widths that the configuration does not hold are read from the trunk's tensors.
 
     Raises:
         ValueError: there is none.

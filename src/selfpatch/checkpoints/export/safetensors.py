@@ -28,7 +28,7 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSumma
 def export_state(encoder: BranchEncoder) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and metadata of an exported file.
 
-    The trunk's keys are timm's own, so that timm loads them without renaming; those of the pool begin with `pool.`.
+    The trunk's keys are timm's, so that timm loads them without renaming; the pool's begin with `pool.`.
     """
     state = {key.removeprefix("backbone.trunk."): tensor for key, tensor in encoder.state_dict().items()}
     return state, {"format": "pt", "shape": json.dumps(encoder.backbone.config.to_dict())}

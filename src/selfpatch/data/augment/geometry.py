@@ -12,7 +12,7 @@ from torch import Tensor
 def crop_to_image(points: Tensor, boxes: Tensor) -> Tensor:
     """Convert points [..., P, 2] (x, y) of crops to pixels of their images.
 
-    `boxes` [..., 5] are as in `Views.boxes`; their leading dimensions broadcast with those of the points.
+    `boxes` [..., 5] are as in `Views.boxes`; their leading dimensions broadcast with the points'.
     """
     corner, size, flipped = _unpack(boxes)
     return corner + _mirror(points, flipped) * size

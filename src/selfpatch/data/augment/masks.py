@@ -14,7 +14,7 @@ BLOCK_TRIES = 10
 def draw_mask(config: MaskConfig, grid: int, rng: np.random.Generator) -> np.ndarray:
     """Draw a mask [grid, grid] bool, True where the student sees the mask token.
 
-    Each crop has a stream `rng` of its own, for the number of draws depends on the mask.
+    Each crop needs a separate stream `rng`, because the number of draws depends on the mask.
     """
     unmasked, position = rng.random(2)
     if unmasked < config.share_unmasked:

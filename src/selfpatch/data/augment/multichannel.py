@@ -1,9 +1,8 @@
 """Renderer for images of any number of channels, with the same parameters and order as the plain renderer.
 
-Operations that need red, green and blue are left out: saturation, hue and grey. Images of four channels have none of
-them either, for the fourth may be alpha or near infrared. One draw serves all channels of an image. Levels that an
-operation needs (the mean for contrast, white for solarize) are those of each channel, for the bands of a satellite
-differ in brightness by orders of magnitude.
+Saturation, hue and grey, which need RGB, are left out, for four channels too: the fourth may be alpha or near infrared.
+One draw serves all channels. Levels (the mean for contrast, white for solarize) are per channel, because satellite
+bands differ in brightness by orders of magnitude.
 """
 
 import math
@@ -21,8 +20,7 @@ def render_raster(raster: Raster, size: int, parameters: ViewParameters) -> Tens
 
     On 8 bits it agrees with the plain renderer to about a level, and by more where bicubic overshoots black or white,
     which Pillow cuts off half way. Contrast agrees on grey pictures only, as Pillow takes the mean of the luminance.
-    Pillow's blur is three box blurs, this one is the Gaussian itself: they differ by half a level in the mean and by a
-    few levels at sharp edges.
+    Pillow's blur is three box blurs, this is the Gaussian: they differ by half a level on average, more at edges.
     """
     p = parameters
     view = resize_raster(raster, size, size, box=(p.left, p.top, p.width, p.height))

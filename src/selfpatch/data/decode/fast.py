@@ -34,7 +34,7 @@ def read_fast(file: ImageFile, channels: int = 3) -> Picture:
 
 
 def _decode_jpeg(file: ImageFile) -> Raster | None:
-    """Return an upright image, or None if Pillow must judge: no JPEG, not three colours, or damaged."""
+    """Return an upright image, or None if Pillow must decode: no JPEG, not three colours, or damaged."""
     if simplejpeg is None:
         return None
     try:

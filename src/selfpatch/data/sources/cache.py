@@ -25,7 +25,7 @@ class ImageEntry(NamedTuple):
     """An image file, or an image in a tar shard, whose path is then the shard's path, a slash and the member's name."""
 
     path: bytes
-    shard: int = 0  # length of the shard's path; 0 for a file of its own
+    shard: int = 0  # length of the shard's path; 0 for a plain file
     offset: int = 0  # first byte of the image in the shard
     size: int = 0  # bytes of the image in the shard
 
@@ -59,7 +59,7 @@ class Listing:
 
     @staticmethod
     def of_files(paths: Sequence[bytes], extents: Sequence[tuple[int, int, int]] = ()) -> "Listing":
-        """List images that are files of their own, unless `extents` locates them in shards."""
+        """List plain image files, unless `extents` locates them in shards."""
         offsets = np.cumsum([0, *map(len, paths)], dtype=np.int64)
         return Listing(np.frombuffer(b"".join(paths), np.uint8), offsets, np.array(extents, np.int64).reshape(-1, 3))
 
@@ -89,7 +89,7 @@ def default_cache_dir() -> Path:
 def cached(
     search: Callable[[Path], tuple[Listing, Sequence[SourceStamp]]], source: Path, cache_dir: Path | None
 ) -> Listing:
-    """Return the result of `search`, or that of an earlier search if no source has changed since.
+    """Return the result of `search`, or an earlier one if no source has changed since.
 
     `search` returns the images and the stamps of all sources. The real path `source` of the folder or file to search
     names the cache file in `cache_dir`. Nothing is cached without stamps, or if the folder is not writable.

@@ -1,4 +1,4 @@
-"""Image files to read: a file of its own, or a member of a tar shard."""
+"""Image files to read: a plain file, or a member of a tar shard."""
 
 import io
 from dataclasses import dataclass

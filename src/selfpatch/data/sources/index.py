@@ -20,7 +20,7 @@ class ImageIndex:
     """Images of one source in a fixed order, addressed by their indices 0, 1, 2, ..."""
 
     def __init__(self, root: str | Path, images: Sequence[bytes] | Listing) -> None:
-        """Index images that are known already, by absolute paths or paths relative to `root`."""
+        """Index given images, by absolute paths or paths relative to `root`."""
         self.root = os.path.abspath(root)
         self._images = images if isinstance(images, Listing) else Listing.of_files(images)
 
@@ -33,8 +33,7 @@ class ImageIndex:
         are ignored. The headers of shards are read now, the images later and in place.
 
         A text file lists one image, folder or shard per line, relative to its own folder. Folders and shards stand for
-        all images in them, sorted. Blank lines and lines that begin with # are ignored. A listed file that is missing
-        or no image is noticed when it is read.
+        all images in them, sorted. Blank lines and lines that begin with # are ignored. Files are checked when read.
 
         The result for folders and shards is cached in `cache_dir` (default: `default_cache_dir()`) and reused while no
         folder's modification time, and no shard's or list's time and size, changes. ValueError is raised for a source

@@ -40,7 +40,7 @@ class LabelledImages:
         return self.index.path(int(self.indices[i])).relative_to(self.index.root).as_posix()
 
     def read(self, i: int, channels: int) -> Picture:
-        """Read the i-th image; ValueError says that it cannot be read."""
+        """Read the i-th image; raise ValueError if it cannot be read."""
         try:
             return read_picture(self.index.file(int(self.indices[i])), channels)
         except BadImage as error:
@@ -150,8 +150,7 @@ def _listed(images: LabelledImages, file: Path) -> LabelledImages:
 def hold_out(images: LabelledImages, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Divide the positions of training images into those to train on and those to choose settings by, both sorted.
 
-    The latter are a share of each class: at least one image, but never its last. ValueError says that no class can
-    spare an image.
+    The latter are a share of each class: at least one image, but never its last. Raise ValueError if there are none.
     """
     held = _first_of_each_class(
         images, seed, _HELD_OUT_STREAM, lambda size: min(size - 1, max(1, round(share * size))) if size else 0
@@ -179,8 +178,8 @@ def map_centre_crops(
 ) -> CropValues:
     """Apply a function to the centre crops of all images, in their order; unreadable ones are left out.
 
-    The function takes crops [b, C, crop, crop], as `load_images` gives them, and their labels [b] int64. `progress` is
-    told `what` and the number of images done after each batch. ValueError says that no image can be read.
+    The function takes crops [b, C, crop, crop], as `load_images` gives them, and their labels [b] int64. `progress`
+    receives `what` and the number of images done after each batch. Raise ValueError if no image can be read.
     """
     values, labels, names, errors = [], [], [], []
     for positions in np.split(np.arange(len(images)), range(config.encode_batch, len(images), config.encode_batch)):

@@ -32,8 +32,8 @@ class CorrespondenceConfig(EvaluationConfig):
 
     preset: Literal["patch", "dense_keys", "small"] = "patch"
     """Preset that the other settings start from. patch: the encoder's patch features, images 512 pixels square.
-    dense_keys: keys of the tenth of twelve blocks every 4 pixels, longer side 304. small: as patch at 224 pixels, for
-    a minute on a CPU."""
+    dense_keys: keys of the tenth of twelve blocks every 4 pixels, longer side 304. small: patch at 224 pixels, for
+    CPUs."""
     facet: Literal["token", "key", "query", "value"] = "token"
     """Features to match: patch tokens, or keys, queries or values of an attention block (ViT only)."""
     depth: Annotated[float, Gt(0), Le(1)] | None = None
@@ -46,14 +46,14 @@ class CorrespondenceConfig(EvaluationConfig):
     resolution: Annotated[int, Ge(1)] = 512
     """Longer side of the images, in pixels."""
     shape: Literal["square", "keep"] = "square"
-    """Shape that images are resized to: square, or their own aspect ratio up to rounding to whole patches."""
+    """Shape of resized images: square, or their aspect ratio, rounded to whole patches."""
     sampling: Sampling = "bilinear"
     """Source feature at a keypoint: interpolated between the patches around it, or the nearest one."""
     places: Places = "patches"
     """Locations in the target that keypoints may be matched to: centres of patches, or all pixels, to which features
     are upsampled bilinearly (DIFT, arXiv 2306.03881)."""
     alphas: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (0.05, 0.1, 0.15)
-    """Shares of the longer side within which a keypoint is correct; 0.1 is the one to quote."""
+    """Shares of the longer side within which a keypoint is correct; 0.1 is the standard threshold."""
     threshold: Literal["box", "image"] = "box"
     """Object whose longer side the shares refer to: the target's box, or its image."""
     split: str = "test"

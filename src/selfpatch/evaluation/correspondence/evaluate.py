@@ -77,8 +77,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: CorrespondenceConfig, o
     """Measure the PCK of keypoints that are transferred to the nearest patch feature, averaged over categories.
 
     PCK per image is the mean over pairs of the pair's share of correct keypoints; PCK per point is the share of all
-    keypoints. Papers quote either. The baseline `baseline:position` puts a keypoint at the same relative position in
-    the target's box.
+    keypoints. Papers quote either. `baseline:position` keeps the relative position in the box.
 
     `registry.Evaluate` explains the arguments.
 

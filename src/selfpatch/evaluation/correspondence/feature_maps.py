@@ -49,7 +49,7 @@ class FeatureMap:
         return like.new_tensor(self.resized) / like.new_tensor(self.original)
 
     def at(self, points: Tensor, sampling: Sampling) -> Tensor:
-        """Return the features [K, D] at keypoints [K, 2]; beyond the outermost centres, those of the border."""
+        """Return the features [K, D] at keypoints [K, 2]; the border's beyond the outermost centres."""
         height, width, _ = self.features.shape
         x, y = self.cells(points.double()).unbind(1)  # on the CPU: not every device has float64
         x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
@@ -63,14 +63,13 @@ class FeatureMap:
         return torch.lerp(upper, lower, down)
 
     def cosines(self, features: Tensor) -> Tensor:
-        """Return the cosines [K, h, w] of features [K, D] of unit length with those of the map."""
+        """Return the cosines [K, h, w] between unit features [K, D] and the map."""
         return torch.einsum("kd,hwd->khw", features, self.features)
 
     def pixel_cosines(self, features: Tensor) -> Tensor:
         """Return the cosines [K, H, W] of features [K, D] of unit length with the map upsampled to the image's pixels.
 
-        Dot products are linear, so the cosines are upsampled in place of the features, and divided by the lengths of
-        the upsampled features.
+        Dot products are linear: cosines are upsampled, then divided by the norms of the upsampled features.
         """
         rows, columns = self._upsampling
         return torch.einsum("yh,khw,xw->kyx", rows, self.cosines(features), columns) / self._lengths

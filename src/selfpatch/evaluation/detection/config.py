@@ -10,8 +10,8 @@ from selfpatch.evaluation.config import EvaluationConfig, Precision
 
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
-OTHER_THAN_TRAINING = ("preset", "train_split", "test_split", "limit", "negatives")
-"""Settings that the trained network depends on through the training data at most."""
+DATA_SETTINGS = ("preset", "train_split", "test_split", "limit", "negatives")
+"""Settings that affect the trained network at most through the training data."""
 
 
 @settings
@@ -21,7 +21,7 @@ class DetectionConfig(EvaluationConfig):
     Presets: `selfpatch`, the 1x schedule of SelfPatch's tables: four inner maps, a feature pyramid network, 12 epochs.
     `vitdet-simple`, ViTDet (arXiv 2203.16527) with global attention in every block; its layer decay is a ViT-B's, and
     0.8 for a ViT-L. `small`, ours, for a CPU and a few dozen images; a ViT of width 192, depth 6 and patch size 8
-    learns 8 images by heart, to a box AP50 of 0.56 in 440 steps.
+    overfits 8 images, to a box AP50 of 0.56 in 440 steps.
     """
 
     data_help: ClassVar[str] = "COCO tree: annotations/instances_SPLIT.json and a folder of images for each split."
@@ -54,8 +54,7 @@ class DetectionConfig(EvaluationConfig):
     pyramid: Literal["inner-maps", "last-map"] = "inner-maps"
     """Feature pyramid: four inner maps and a feature pyramid network, or ViTDet's simple pyramid of the last map."""
     blocks: tuple[int, ...] | None = None
-    """Blocks of a ViT, counted from 1, whose maps inner-maps uses; if not given, at 1/3, 1/2, 2/3 and the end of its
-    depth."""
+    """Blocks of a ViT, counted from 1, whose maps inner-maps uses; defaults to 1/3, 1/2, 2/3 and all of its depth."""
     heads: Literal["linear", "convolutional"] = "linear"
     """Heads: two fully connected layers for boxes (the 1x protocol), or ViTDet's: four convolutions and a layer for
     boxes, two convolutions for proposals, and LayerNorms in the heads of boxes and masks."""
@@ -72,7 +71,7 @@ class DetectionConfig(EvaluationConfig):
     short_sides: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)] = (
         480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800,
     )  # fmt: skip
-    """Short sides of training images in pixels, one drawn for each image; the largest is that of evaluation."""
+    """Short sides of training images in pixels, one drawn for each image; evaluation uses the largest."""
     long_side: Annotated[int, Ge(1)] = 1333
     """Largest long side of an image, in pixels."""
     batch_size: Annotated[int, Ge(1)] = 8
@@ -90,7 +89,7 @@ class DetectionConfig(EvaluationConfig):
     weight_decay: NotNegative = 0.05
     """Weight decay of AdamW; biases, norms and position embeddings have none."""
     layer_decay: Positive = 1.0
-    """Learning rate of a layer over that of the layer above it."""
+    """Layer-wise learning-rate decay factor."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.05
     """Stochastic depth rate of the last block; it rises linearly from 0."""
     clip: NotNegative = 0.0
@@ -121,4 +120,4 @@ class DetectionConfig(EvaluationConfig):
 
     def training_settings(self) -> dict[str, Any]:
         """Return the settings that decide the trained network, except those that choose the training data."""
-        return {name: value for name, value in self.recorded().items() if name not in OTHER_THAN_TRAINING}
+        return {name: value for name, value in self.recorded().items() if name not in DATA_SETTINGS}

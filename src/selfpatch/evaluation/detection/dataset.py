@@ -158,8 +158,7 @@ def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
     polygons of 3 or more points, or run lengths; it is an empty list if the object has a box only.
 
     Raises:
-        ValueError: the file is missing or not an instance annotation file, holds no annotation, or has an invalid
-            entry.
+        ValueError: the file is missing, holds no instance annotation, or has an invalid entry.
     """
     content = _read(path)
     if not content["annotations"]:

@@ -63,8 +63,7 @@ def paste(probabilities: Tensor, boxes: Tensor, height: int, width: int) -> list
 
     Mask probabilities [n, m, m] lie in the cells of each box [n, 4] (left, top, right, bottom), in pixels of an image
     of this height and width. The masks hold the pixels whose probability is at least 1/2. Beyond the centres of the
-    outermost cells, the probability fades to 0 at half a cell's distance outside the box, as in Detectron2 and
-    mmdetection.
+    outermost cells, the probability fades to 0 within half a cell, as in Detectron2 and mmdetection.
     """
     pasted = []
     for cells, box in zip(probabilities.float().cpu(), boxes.float().cpu(), strict=True):

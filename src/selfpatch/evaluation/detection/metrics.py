@@ -90,7 +90,7 @@ def average_precision(
 
 
 def _area(row: Row, height: int, width: int) -> float:
-    """Return the annotated area, or that of the mask as in COCO, or of the box if there is no mask."""
+    """Return the annotated area, else the mask's as in COCO, else the box's."""
     segmentation: Any = row["segmentation"]
     if row["area"] is not None:
         return row["area"]

@@ -10,8 +10,7 @@
 Differences to `torchvision.models.detection.MaskRCNN`, all as in Detectron2 and mmdetection: anchors and pooling use
 the pyramid's true strides (torchvision guesses powers of two for pooling and rounds the anchors' down to whole pixels,
 both wrong for a patch size of 14); pooling is aligned to pixel centres; mask targets are 0 or 1; there are 1,000
-proposals per image in training, not 2,000. Boxes are trained with torchvision's smooth L1 loss (beta 1/9), where
-mmdetection uses L1.
+proposals per image in training, not 2,000. Boxes use torchvision's smooth L1 loss (beta 1/9), not L1.
 """
 
 from collections.abc import Sequence
@@ -35,8 +34,7 @@ from selfpatch.evaluation.feature_pyramid import LEVELS
 Size = tuple[int, int]
 BOX_CELLS, MASK_CELLS = 7, 14
 CANONICAL_ANCHORS = 28
-"""Side, in anchor scales, of the boxes that are pooled from the third map: 224 = 28 * 8 pixels in arXiv 1612.03144,
-equation 1."""
+"""Side, in anchor scales, of boxes pooled from the third map: 224 = 28 * 8 pixels (arXiv 1612.03144, eq. 1)."""
 
 
 class MaskRCNN(nn.Module):
@@ -69,7 +67,7 @@ class MaskRCNN(nn.Module):
         """Return the boxes, labels, scores and masks of each image.
 
         Boxes are [n, 4] in pixels of the image, labels [n], scores [n] in descending order, and masks [n, 28, 28]
-        probabilities in the cells of each box.
+        probabilities on the box.
         """
         batch, maps = self._maps(images)
         proposals, _ = self.rpn(batch, maps)
@@ -130,7 +128,7 @@ class PyramidPool(nn.Module):
     """Pooling of boxes into `cells` x `cells` features, from the map of the level that fits their size.
 
     The level of a box is 2 + log2(sqrt(area) / canonical), rounded down, from 0 to the last; `canonical` is the
-    sqrt(area) in pixels of the boxes that belong to the third map. `strides` are those of the maps.
+    sqrt(area) in pixels of the boxes that belong to the third map. `strides` belong to the maps.
     """
 
     def __init__(self, strides: Sequence[float], cells: int, canonical: float) -> None:
@@ -199,7 +197,7 @@ def _on_masks(masks: Tensor, on_objects: Tensor, matched: Tensor) -> Tensor:
 def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor, cells: int) -> Tensor:
     """Return the part of its object's mask that each box [n, 4] covers, [n, cells, cells] of 0 and 1.
 
-    `masks` are those of the objects of one image, uint8 [objects, H, W], and `matched` [n] holds the object's index.
+    `masks` are uint8 [objects, H, W] of one image, and `matched` [n] holds object indices.
     """
     if len(boxes) == 0:
         return boxes.new_zeros(0, cells, cells)

@@ -18,8 +18,8 @@ STAGE_STRIDES = tuple(float(FINEST_STRIDE << level) for level in range(LEVELS))
 class Pyramid(nn.Module):
     """Base class of feature pyramids of a backbone: five maps of `width` channels, the finest first.
 
-    `strides` are those of the maps in pixels, fractions if the patch size is not a power of two; `multiple` must divide
-    the sides of the images.
+    `strides` of the maps are in pixels, fractions unless the patch size is a power of two; `multiple` divides image
+    sides.
     """
 
     def __init__(self, backbone: Backbone, strides: Sequence[float], width: int) -> None:
@@ -53,7 +53,7 @@ class InnerMaps(Pyramid):
       norms (XCiT, arXiv 2106.09681).
     - Swin: its stages, with a LayerNorm on each (arXiv 2103.14030). ResNet: its stages.
 
-    `blocks` are those of a ViT, counted from 1, that of the finest map first; as above if None.
+    `blocks` of a ViT count from 1, the finest map's first; as above if None.
 
     Raises:
         ValueError: blocks are given for a backbone other than a ViT, or there are not four blocks or stages.

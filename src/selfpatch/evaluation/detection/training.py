@@ -52,7 +52,7 @@ def build_network(encoder: Encoder, num_classes: int, config: DetectionConfig) -
 def train(
     network: MaskRCNN, encoder: Encoder, split: Split, config: DetectionConfig, settings: dict[str, Any], output: Output
 ) -> None:
-    """Train the network in place, and leave it in evaluation mode; `settings` are those of `fit`.
+    """Train the network in place, and leave it in evaluation mode; `settings` go to `fit`.
 
     The encoder's mean and standard deviation normalise the images.
     """

@@ -19,8 +19,7 @@ class SegmentationConfig(EvaluationConfig):
 
     Methods: knn (patches take the labels of the most similar training patches), linear (a 1x1 convolution on frozen
     features), logistic (the same by L-BFGS, with nothing to tune), kmeans (clusters matched to classes, no training),
-    fpn and upernet (decoders trained with the network). Each method has settings of its own: `--method fpn --help`
-    lists those of fpn.
+    fpn and upernet (decoders trained with the network). `--method fpn --help` lists the settings of fpn.
     """
 
     data_help: ClassVar[str] = (
@@ -152,8 +151,7 @@ class LinearSegmentationConfig(TrainedConfig):
     """Training crops: resized_crop makes a box of 80 to 100 % of the image square; scale_crop draws a scale of 0.5 to
     2 and a crop, and distorts colours. Both flip."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """Optimizer: sgd with momentum 0.9, whose rate drops to a tenth after four fifths of the steps, or adamw with a
-    linear decay after a warm-up."""
+    """Optimizer: sgd (momentum 0.9, rate / 10 after 4/5 of the steps), or adamw (warm-up, linear decay)."""
     lr: PositiveFloat = 0.01
     """Peak learning rate."""
     batch_size: PositiveInt = 60
@@ -198,7 +196,7 @@ class DecoderConfig(TrainedConfig):
     warmup: NonNegativeInt = 1500
     """Steps over which the learning rate rises, at most a tenth of all."""
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Learning rate of a backbone layer over that of the layer above it."""
+    """Layer-wise learning-rate decay factor of the backbone."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Stochastic depth rate of the last block; it rises linearly from 0."""
     short_side: PositiveInt | None = None
@@ -253,8 +251,7 @@ class FPNConfig(DecoderConfig):
 class UPerNetConfig(DecoderConfig):
     """UPerNet, trained with the network.
 
-    Presets: `ibot`, iBOT's for a ViT-B/16; `ibot_small`, for a ViT-S/16; `small`, ours, a minute or two on two CPU
-    cores.
+    Presets: `ibot`, iBOT's for a ViT-B/16; `ibot_small`, for a ViT-S/16; `small`, ours, for CPUs.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -73,7 +73,7 @@ def resolve(config: DecoderConfig, encoder: BranchEncoder) -> DecoderConfig:
 def build_segmenter(encoder: BranchEncoder, num_classes: int, config: DecoderConfig) -> Segmenter:
     """Build the network to train, on the encoder's device; its first weights depend on the seed alone.
 
-    The settings are those that `resolve` returns. ValueError says that the backbone lacks a block.
+    `config` comes from `resolve`. Raise ValueError if the backbone lacks a block.
     """
     assert config.blocks is not None
     with torch.random.fork_rng(devices=[]):

@@ -20,7 +20,7 @@ DROPOUT = 0.1
 
 
 class SemanticFPN(nn.Module):
-    """A feature pyramid network and a head that brings every level to the finest one.
+    """A feature pyramid network and a head that upsamples every level to the finest one.
 
         top = None
         for map i from the coarsest to the finest:
@@ -32,7 +32,7 @@ class SemanticFPN(nn.Module):
     Levels are enlarged by their number, not by their size, as the released head is configured for strides 4, 8, 16 and
     32. Where all maps have one size, as in SelfPatch's released code, enlarged levels are reduced again.
 
-    `dims` are the widths of the maps, the finest first; `channels` is that of the pyramid. The head alone has norms.
+    `dims` are the widths of the maps, the finest first; `channels` the width of the pyramid. The head alone has norms.
     """
 
     def __init__(

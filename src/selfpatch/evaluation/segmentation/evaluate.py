@@ -37,7 +37,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
         IoU of a class = counts[c, c] / (counts[c, :] + counts[:, c] - counts[c, c])
 
     `registry.Evaluate` explains the arguments. `fpn` and `upernet` train a copy of the encoder, which must be a network
-    of this package. `mIoU baseline` is that of the most frequent class everywhere.
+    of this package. `mIoU baseline` predicts the most frequent class everywhere.
 
     Raises:
         ValueError: data cannot be read, settings or the encoder do not fit, or the folder holds another training.

@@ -70,8 +70,8 @@ def predict_sliding(logits_fn: LogitsFunction, image: Tensor, size: int, stride:
             sum[window] += logits(window);  count[window] += 1
         sum / count
 
-    An image [1, 3, H, W] that is smaller than the window is padded with zeros on the right and below. Only the sum,
-    [1, C, H, W], and the logits of one window exist at once. ValueError says that the stride leaves gaps.
+    A smaller image [1, 3, H, W] is padded with zeros on the right and below. Only the sum [1, C, H, W] and the logits
+    of one window exist at once. Raise ValueError if the stride leaves gaps.
     """
     if not 1 <= stride <= size:
         raise ValueError(f"windows of {size} pixels, {stride} apart, leave gaps; use a stride of 1 to {size}")

@@ -32,7 +32,7 @@ def fit_kmeans(
 ) -> FittedMethod:
     """Cluster the patches of the images that are scored, which are then predicted in their order; nothing is written.
 
-    Features are computed twice rather than kept: those of a large set would fill the memory, cluster numbers do not.
+    Features are computed twice rather than kept, to save memory.
     """
     num_classes = len(images.classes)
     budget = max(1, config.memory_patches // len(images))
@@ -151,8 +151,7 @@ def nearest_centre(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 def plus_plus(points: Tensor, k: int, rng: np.random.Generator) -> Tensor:
     """Return initial centres [k, D] by k-means++ (Arthur and Vassilvitskii, 2007).
 
-    Points are drawn one after another, each with a probability proportional to the squared distance to the nearest
-    centre so far.
+    Draw points in turn, with probability proportional to the squared distance to the nearest centre.
     """
     chosen = [int(rng.integers(len(points)))]
     distance = (points - points[chosen[0]]).square().sum(1)

@@ -100,7 +100,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, mask_side: int | None) -> 
 
 
 def _fitted(encoder: Encoder, head: LinearHead, config: LinearSegmentationConfig, num_classes: int) -> FittedMethod:
-    """Return the trained head as a method that segments images as `config.test` says."""
+    """Return the trained head as a method that segments images by `config.test`."""
     crop, side = config.crop, config.mask_side or config.crop
 
     @torch.no_grad()

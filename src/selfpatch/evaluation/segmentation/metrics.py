@@ -20,7 +20,7 @@ def confusion(prediction: Tensor | np.ndarray, truth: Tensor | np.ndarray, num_c
         for each pixel whose truth is not IGNORE:
             counts[truth, prediction] += 1
 
-    Truth and prediction are class numbers [...] of one shape; ValueError says that their shapes differ.
+    Truth and prediction are class numbers [...]. Raise ValueError if their shapes differ.
     """
     prediction = torch.as_tensor(prediction)
     truth = torch.as_tensor(truth, device=prediction.device)

@@ -47,8 +47,8 @@ def patch_predictor(
 def soft_labels(label: np.ndarray, grid: tuple[int, int], patch_size: int, num_classes: int) -> Tensor:
     """Return the share of each class among the labelled pixels of each patch, as float32 [h, w, C].
 
-    The sum over C is 1, or 0 where all pixels of the patch are void. The labels, int64 [H, W] with IGNORE, are resized
-    (nearest) to the pixels of the grid (h, w).
+    The sum over C is 1, or 0 where all pixels of the patch are void. Labels, int64 [H, W] with IGNORE, are resized to
+    it.
     """
     h, w = grid
     pixels = resize_nearest(label, (h * patch_size, w * patch_size))

@@ -44,8 +44,8 @@ class Taps(nn.Module):
     """Maps from inside a backbone, as a decoder reads them.
 
     Blocks of a ViT, or stages of a Swin or a ResNet, are counted from 1. With `normed`, each map of a ViT goes through
-    the trunk's final norm, where it has one (iBOT's `out_with_norm`). The stages of a Swin have new norms of their own
-    in any case, as in its released code.
+    the trunk's final norm, where it has one (iBOT's `out_with_norm`). The stages of a Swin have new norms in any case,
+    as in its released code.
     """
 
     def __init__(self, backbone: Backbone, blocks: Sequence[int], *, normed: bool) -> None:

@@ -43,10 +43,9 @@ class DAVISConfig(EvaluationConfig):
     """Memory limit in MB for the similarities of patches; changes speed and memory only. Features of the context
     frames, one mask per object and the encoder's own memory come on top; none of these grows with the clip."""
     year: Year | None = None
-    """Image set, and how masks are read: 2016 has one object per clip, 2017 several. If not given, 2017 if the tree has
-    its image set, else 2016."""
+    """Image set and mask format: one object per clip (2016), or several (2017). Defaults to 2017 if the tree has it."""
     sequences: tuple[str, ...] | None = None
-    """Sequences to evaluate; if not given, those of the tree's val.txt."""
+    """Sequences to evaluate; defaults to the tree's val.txt."""
 
     @property
     def needs_encoder(self) -> bool:

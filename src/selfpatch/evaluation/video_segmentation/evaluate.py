@@ -73,8 +73,7 @@ def _score_results(results: str, clips: list[Clip], used: dict[str, Any]) -> Res
     Masks of the first and the last frame are not needed, nor are the images of the DAVIS tree.
 
     Raises:
-        ValueError: a sequence or a mask is missing, a mask has another size than the truth or more objects, or no
-            sequence has a frame to score.
+        ValueError: a sequence or mask is missing, a mask's size or objects do not fit the truth, or no frame is scored.
     """
     missing = [clip.name for clip in clips if not (Path(results) / clip.name).is_dir()]
     if missing:

@@ -20,7 +20,7 @@ LONG_SIDE_MULTIPLE = 64
 RELEASED_STD = {0.229: 0.228}
 """Standard deviation of the red channel: the released script has 0.228 where ImageNet's is 0.229."""
 BYTES_PER_COSINE = 8
-"""Memory of one cosine: four bytes of its own, and four for masks and intermediate results."""
+"""Bytes per cosine: four for the value, four for masks and intermediate results."""
 
 ContextFrame = tuple[Tensor, Tensor]
 """Features [h, w, D] of a frame, each of unit length, and its soft labels [C, h, w]."""
@@ -50,8 +50,7 @@ def propagate_first_mask(encoder: Encoder, clip: Clip, config: DAVISConfig, cloc
             labels  = propagate_labels(features of this frame, features and soft labels of the context)
             mask    = argmax over objects of the upsampled labels
 
-    Only the context is kept in memory, however long the clip is. `clock` runs from the decoded picture to the mask of
-    its frame; reading files is not counted.
+    Only the context is kept in memory, however long the clip is. `clock` runs from picture to mask.
     """
     first_mask = clip.mask(0)
     yield first_mask
@@ -78,7 +77,7 @@ def propagate_first_mask(encoder: Encoder, clip: Clip, config: DAVISConfig, cloc
 def propagate_frame(
     encoder: Encoder, image: Image.Image, context: Sequence[ContextFrame], config: DAVISConfig
 ) -> ContextFrame:
-    """Return the features and soft labels of a frame, from those of its context frames."""
+    """Return the features and soft labels of a frame, given its context frames."""
     features = _frame_features(encoder, image, config)
     labels = propagate_labels(
         features,

@@ -50,7 +50,7 @@ class IBOT(Objective):
         return {"image": image, "masked_patch": patch}
 
     def _patch_scores(self, side: EncoderOutput, prototypes: nn.Module | None) -> Scores:
-        """Compare the global crops' patches with separate prototypes, or with those of the image tokens."""
+        """Compare the global crops' patches with separate prototypes, or with the image tokens'."""
         scores = side.heads["image"](side.tokens_per_resolution[0].patches)
         return scores if prototypes is None else Scores(scores.bottleneck, prototypes())
 

@@ -32,7 +32,7 @@ class MoCoV3(Objective):
         loss = 2 temp (InfoNCE(q1, k2) + InfoNCE(q2, k1))           algorithm 1 of the paper
 
     Each view passes the heads by itself, so that batch norms see one view at a time. Local crops are not used. The
-    negatives of an accumulated step are those of each micro-batch, not of the whole batch.
+    negatives of an accumulated step come from its micro-batch.
     """
 
     Config = MoCoV3Config

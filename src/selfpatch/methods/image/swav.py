@@ -12,12 +12,10 @@ from selfpatch.losses.swav import SwAVConfig, SwAVHead, SwAVLoss
 class SwAV(Objective):
     """`SwAVLoss` between the image tokens of the student's own views.
 
-    As in the paper there is no second network: codes come from the student's own scores, whatever the teacher's
-    momentum. Codes of a teacher with momentum 0 would differ, because the projector's batch norm is over all views,
-    local ones too, and the teacher sees the global ones only. With momentum 0 the teacher is the student, and SwAV's
-    network is what the run keeps.
+    SwAV uses no teacher; codes are computed from the student's scores. A teacher with momentum 0 would give other
+    codes, because the projector's batch norm covers local views too. With momentum 0 the teacher equals the student.
 
-    The codes of an accumulated step are those of each micro-batch, not of the whole batch.
+    With accumulation, codes are computed per micro-batch.
     """
 
     Config = SwAVConfig

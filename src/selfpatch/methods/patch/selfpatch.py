@@ -12,7 +12,7 @@ from selfpatch.ops.neighbours import neighbour_table
 
 
 class SelfPatch(Objective):
-    """Match, aggregate, agree, as in `SelfPatchLoss`, for all views, local ones too; both sides see the same view.
+    """Apply `SelfPatchLoss` to every view, including local crops.
 
     Its pool also gives the image token, in place of a CLS token.
     """

@@ -1,1 +1,1 @@
-"""Backbones: modules that map images to `Tokens`; the only package that knows timm's models."""
+"""Backbones: modules that map images to `Tokens`; the only package that builds timm models."""

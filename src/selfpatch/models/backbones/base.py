@@ -139,8 +139,8 @@ class Backbone(nn.Module):
     def freeze_embedding(self) -> None:
         """Initialise the patch projection as MoCo-v3 does and freeze it (arXiv 2104.02057, section 4.2).
 
-        Xavier-uniform over all values of a patch, with a bias of 0, as in the released code: a frozen layer never
-        recovers from a wrong scale.
+        As released: Xavier-uniform over all values of a patch, bias 0; a frozen layer cannot recover from a wrong
+        scale.
 
         Raises:
             ValueError: the trunk has no patch projection.

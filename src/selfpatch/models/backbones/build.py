@@ -1,4 +1,4 @@
-"""Backbones by name or configuration: our ViTs, Swins and ResNets, and those of timm.
+"""Backbones by name or configuration: our ViTs, Swins and ResNets, and timm's.
 
 A new family is a `BackboneConfig` in config.py, a module like vit.py, and its branches below.
 """
@@ -49,7 +49,7 @@ _FIELDS = {("swin", "num_heads"): "first_heads", ("resnet", "embed_dim"): "width
 def named_backbone_config(
     name: str, *, grid: int | None = None, position_embedding: str | None = None, **settings: Any
 ) -> AnyBackboneConfig:
-    """Return the configuration of a model of `MODELS`; values that are None are as the name says.
+    """Return the configuration of a model of `MODELS`; the name decides values that are None.
 
     `BackboneOverrides` documents the settings; other fields of the family's configuration may be given too. Grid and
     position embedding are for a ViT; other families have no positions and ignore them.

@@ -28,7 +28,7 @@ class BackboneConfig:
         return {"family": self.family, **asdict(self)}
 
     def for_pool(self) -> Self:
-        """Return the trunk below a pool, which makes the image token from raw patches and has a norm of its own."""
+        """Return the trunk below a pool, which makes the image token from raw patches and has its own norm."""
         return self
 
 

@@ -13,7 +13,7 @@ from selfpatch.models.backbones.config import SwinConfig
 class Swin(Backbone):
     """A timm `SwinTransformer` with `strict_img_size` off.
 
-    Its tokens are those of the last stage. A mask has their grid and is laid on the finer map of embedded patches.
+    Its tokens come from the last stage. A mask has their grid and is laid on the finer map of embedded patches.
     """
 
     trunk: SwinTransformer
@@ -47,8 +47,8 @@ class Swin(Backbone):
 def build_swin(config: SwinConfig, *, drop_path: float = 0.0) -> Swin:
     """Build a freshly initialised Swin transformer.
 
-    It is built for an image whose last stage is one window, so that no window is clipped and the same weights serve
-    any image size; smaller maps are padded.
+    It is built for an image whose last stage is one window, so that no window is clipped and weights fit any image
+    size; smaller maps are padded.
     """
     trunk = SwinTransformer(
         img_size=config.window * config.patch_size,

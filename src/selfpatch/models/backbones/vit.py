@@ -45,7 +45,7 @@ class _Attention(Attention):
 
 
 class _Block(Block):
-    """timm's block, which in training stores neither the outputs of its norms nor those of its GELU."""
+    """timm's block, which in training stores no outputs of norms or GELU."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         masked = attn_mask is not None or is_causal
@@ -129,8 +129,8 @@ class ViT(Backbone):
     def facet(self, images: Tensor, name: Literal["query", "key", "value"], block: int = -1) -> Tensor:
         """Return queries, keys or values of a block's attention (LOST, arXiv 2109.14279; arXiv 2112.05814).
 
-        Images are [B, C, H, W], normalised; the result is [B, h, w, D] of the patches, all heads concatenated. A
-        negative block counts from the end.
+        Images are [B, C, H, W], normalised; the result is [B, h, w, D] of the patches, heads concatenated. Blocks below
+        0 count from the end.
         """
         embedded, block = self.embed(images), block % self.num_layers
         x = self.trunk.blocks[:block](self._block_input(embedded))

@@ -12,8 +12,7 @@ class BatchNorm(DeferredState):
     """`nn.BatchNorm1d` over inputs [..., D] with the statistics of the global batch.
 
     Every process must pass the same number of rows. Heads are used in training only and need no running statistics.
-    Running statistics, where kept, change at the end of a step, so that a failed step leaves no trace, and are used in
-    evaluation mode.
+    Running statistics (optional, for evaluation) change at the end of a step: a failed step leaves no trace.
 
     Args:
         affine: learn a weight and a bias.

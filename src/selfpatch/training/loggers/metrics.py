@@ -31,8 +31,7 @@ class MetricsLogger:
     def record(self, row: Row) -> None:
         """Append one line to metrics.jsonl and its numbers to TensorBoard.
 
-        metrics.jsonl holds NaN and infinities as null, which every JSON reader takes for a missing value; TensorBoard
-        shows them as they are.
+        In metrics.jsonl, NaN and infinities become null, as JSON requires; TensorBoard shows them.
         """
         assert "step" in row, "a record without its step cannot be rewound"
         finite = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in row.items()}

@@ -57,7 +57,7 @@ class FinetuneConfig(TrainedClassificationConfig):
     weight_decay: NonNegativeFloat = 0.05
     """Weight decay of AdamW; norms, biases, other 1-D parameters, tokens and positions have none."""
     layer_decay: Fraction = 0.65
-    """Learning rate of a layer over that of the layer above it."""
+    """Layer-wise learning-rate decay factor."""
     drop_path: Fraction = 0.1
     """Stochastic depth rate of the last block; it rises linearly from 0."""
     mixup: NonNegativeFloat = 0.8

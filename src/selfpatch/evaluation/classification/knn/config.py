@@ -11,7 +11,7 @@ from selfpatch.evaluation.classification.config import ClassificationConfig
 
 @settings
 class KNNConfig(ClassificationConfig):
-    """Weighted k-nearest-neighbour classification of image features; k = 20 is the number to quote."""
+    """Weighted k-nearest-neighbour classification of image features; k = 20 is the value that DINO reports."""
 
     ks: Annotated[tuple[PositiveInt, ...], MinLen(1)] = (10, 20, 100, 200)
     """Numbers of neighbours that vote; those above the number of training images are left out."""

@@ -18,8 +18,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
     """Measure the k-NN accuracy of image features; `registry.Evaluate` explains the arguments. Nothing is written.
 
     Raises:
-        ValueError: a split or its classes are missing, the test set has a class that the training set lacks, or there
-            are too few training images for every k.
+        ValueError: a split or class is missing, a test class has no training images, or every k exceeds their number.
     """
     train, test = open_splits(Path(data).expanduser())
     usable = [k for k in config.ks if k <= len(train)]

@@ -36,8 +36,7 @@ class LinearConfig(TrainedClassificationConfig):
     mean_patch: bool | None = None
     """Append the mean patch feature; defaults to true for a ViT of width 768 or more."""
     crops: Literal["random", "cached"] = "random"
-    """Training crops: random crops encoded at every step, or centre crops and their mirror images, encoded once and
-    standardised."""
+    """Training crops: random crops encoded at every step, or mirrored centre crops, encoded once and standardised."""
     lrs: Annotated[tuple[PositiveFloat, ...], MinLen(1)] = (1e-3,)
     """Learning rates for a batch of 256; of several, the best on held-out training images is used."""
     held_out: Annotated[float, Gt(0), Lt(1)] = 0.1

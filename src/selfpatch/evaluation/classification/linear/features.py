@@ -32,8 +32,7 @@ class FrozenFeatures:
     """Image tokens of the last blocks, optionally with the mean patch of the last one, side by side.
 
     Args:
-        blocks: number of last ViT blocks; if None, 4 below a width of 768, else 1. Other networks have one image
-            feature.
+        blocks: number of last ViT blocks; if None, 4 below a width of 768, else 1 (ViT only).
         mean_patch: append the mean patch; if None, only for a ViT of width 768 or more.
         precision: precision of the network; bf16 uses autocast.
 
