@@ -25,13 +25,12 @@ from torch import Tensor, nn
 
 from benchmarks.config import BenchConfig
 from benchmarks.loader import NUM_IMAGES, views_of_files
-from benchmarks.report import Report
+from benchmarks.report import Report, describe_machine
 from benchmarks.step import StepBench
 from benchmarks.timing import Case, Timing, time_case
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.sections import CropConfig
 from selfpatch.core.distributed import start
-from selfpatch.core.machine import describe_machine
 from selfpatch.data.augment.backends import BACKENDS, choose_backend
 from selfpatch.data.augment.multicrop import dino_views
 from selfpatch.data.decode.pillow import read_image

@@ -8,11 +8,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 
 from benchmarks.scaling import Cost
 from benchmarks.timing import Timing
 from selfpatch.core.atomic_io import write_atomically
+from selfpatch.core.machine import current_versions, device_name, num_cores, processor_name
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Return everything that a number of speed depends on: versions, processor, cores, threads and device."""
+    gpu = {"gpu": device_name(device)} if device.type == "cuda" else {}
+    return {
+        **current_versions(),
+        "torch": torch.__version__,  # names the build too, e.g. 2.15.0+cu132
+        "processor": processor_name(),
+        "cores": num_cores(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        **gpu,
+    }
 
 
 @dataclass(frozen=True)
@@ -22,7 +38,7 @@ class Report:
     Attributes:
         timings: times of each case.
         ceilings: peak rate of matrix products by type, in floating-point operations per second.
-        machine: result of `core.machine.describe_machine`.
+        machine: result of `describe_machine`.
         costs: cost of a step as one setting grows.
     """
 

@@ -13,10 +13,9 @@ from rich.console import Console
 from benchmarks import davis, loader, ops, scaling, step
 from benchmarks.ceiling import matrix_ceiling
 from benchmarks.config import BenchConfig
-from benchmarks.report import Report
+from benchmarks.report import Report, describe_machine
 from benchmarks.timing import Case, Timing, time_case
 from selfpatch.core.distributed import start
-from selfpatch.core.machine import describe_machine
 
 
 def main(*parts: str) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.report import Report
+from benchmarks.report import Report, describe_machine
 from benchmarks.scaling import Cost, table
 from benchmarks.timing import Timing
-from selfpatch.core.machine import describe_machine
 
 MEASURED = Timing(
     "a case", {"plain": [4.0, 8.0, 4.0], "fast": [2.0, 2.0, 1.0]}, items=8, unit="images", flops=16e9,
@@ -35,3 +34,11 @@ def test_a_report_shows_and_keeps_what_was_measured(tmp_path: Path) -> None:
     assert cells[7] == ["1,024 MiB", "512 MiB"]
     grown = table([cost, replace(cost, name="grown", seconds=1.0)])
     assert list(grown.columns[2].cells) == ["1.00", "2.00"]
+
+
+def test_the_description_names_what_speed_depends_on() -> None:
+    described = describe_machine(torch.device("cpu"))
+    assert {"python", "selfpatch", "torch", "processor", "cores", "threads", "device"} <= set(described)
+    assert described["torch"] == torch.__version__
+    assert described["processor"] == device_name(torch.device("cpu")) != ""
+    assert described["cores"] == num_cores() >= 1

@@ -5,15 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from selfpatch.core.machine import describe_machine, device_name, num_cores, processor_flags
-
-
-def test_the_description_names_what_speed_depends_on() -> None:
-    described = describe_machine(torch.device("cpu"))
-    assert {"python", "selfpatch", "torch", "processor", "cores", "threads", "device"} <= set(described)
-    assert described["torch"] == torch.__version__
-    assert described["processor"] == device_name(torch.device("cpu")) != ""
-    assert described["cores"] == num_cores() >= 1
+from selfpatch.core.machine import device_name, processor_flags
 
 
 def test_a_system_without_cpuinfo_has_no_flags(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import platform
-from typing import Any
 
 import torch
 
@@ -34,20 +33,6 @@ def processor_flags() -> set[str]:
 def device_name(device: torch.device) -> str:
     """Return the name of a GPU, e.g. `NVIDIA H200`, or of the CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-
-
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Return everything that a number of speed depends on: versions, processor, cores, threads and device."""
-    gpu = {"gpu": device_name(device)} if device.type == "cuda" else {}
-    return {
-        **current_versions(),
-        "torch": torch.__version__,  # names the build too, e.g. 2.15.0+cu132
-        "processor": processor_name(),
-        "cores": num_cores(),
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        **gpu,
-    }
 
 
 def _version(package: str) -> str:

@@ -8,11 +8,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfpatch.core.reference import fast_path_of
-from selfpatch.ops.aggregation import attend, gather_patches
 from selfpatch.ops.neighbours import Positives
 
 Gather = Callable[[Tensor], Tensor]
 """Picks, for each query, the entries of its set."""
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Let one query attend to a set, all heads at once: softmax(q k^T / sqrt(d)) v.
+
+    Queries are [..., H, d], keys and values [..., n, H, d], the result [..., H, d]. `valid` [..., n] marks entries to
+    use.
+    """
+    scores = torch.einsum("...hd,...nhd->...hn", query, keys) * query.shape[-1] ** -0.5
+    if valid is not None:
+        scores = scores.masked_fill(~valid[..., None, :], float("-inf"))
+    return torch.einsum("...hn,...nhd->...hd", scores.softmax(-1), values)
+
+
+def gather_patches(x: Tensor, indices: Tensor) -> Tensor:
+    """Return the entries of x [B, N, ...] at patch indices [B, N, k]: [B, N, k, ...]."""
+    return x[torch.arange(len(x), device=x.device)[:, None, None], indices]
 
 
 class _ClassAttention(nn.Module):

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import NonNegativeFloat, PositiveFloat
 
 from selfpatch.config.schema import SPEED_ONLY, settings
 from selfpatch.evaluation.config import EvaluationConfig, Precision
 
-Positive = Annotated[float, Gt(0)]
-NotNegative = Annotated[float, Ge(0)]
 DATA_SETTINGS = ("preset", "train_split", "test_split", "limit", "negatives")
 """Settings that affect the trained network at most through the training data."""
 
@@ -60,7 +59,7 @@ class DetectionConfig(EvaluationConfig):
     boxes, two convolutions for proposals, and LayerNorms in the heads of boxes and masks."""
     width: Annotated[int, Ge(8)] = 256
     """Number of channels of the pyramid's maps; the box head has four times as many."""
-    anchor_scale: Positive = 8.0
+    anchor_scale: PositiveFloat = 8.0
     """Side of the anchors in strides of their map; 8 gives 32 to 512 pixels."""
     proposals: Annotated[int, Ge(1)] = 1000
     """Number of proposals per image, in training and evaluation."""
@@ -76,23 +75,23 @@ class DetectionConfig(EvaluationConfig):
     """Largest long side of an image, in pixels."""
     batch_size: Annotated[int, Ge(1)] = 8
     """Images per step; the learning rate is proportional to it."""
-    epochs: Positive = 12.0
+    epochs: PositiveFloat = 12.0
     """Number of passes over the training images."""
     decay_at: tuple[Annotated[float, Gt(0), Le(1)], ...] = (8 / 12, 11 / 12)
     """Shares of the training after which the learning rate falls to a tenth."""
     warmup_steps: Annotated[int, Ge(0)] = 500
     """Number of steps over which the learning rate rises linearly from a thousandth."""
-    lr: Positive = 5e-5
+    lr: PositiveFloat = 5e-5
     """Learning rate at a batch of `lr_batch` images."""
     lr_batch: Annotated[int, Ge(1)] = 8
     """Batch size that `lr` is for."""
-    weight_decay: NotNegative = 0.05
+    weight_decay: NonNegativeFloat = 0.05
     """Weight decay of AdamW; biases, norms and position embeddings have none."""
-    layer_decay: Positive = 1.0
+    layer_decay: PositiveFloat = 1.0
     """Layer-wise learning-rate decay factor."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.05
     """Stochastic depth rate of the last block; it rises linearly from 0."""
-    clip: NotNegative = 0.0
+    clip: NonNegativeFloat = 0.0
     """Largest norm of the gradient; 0 turns clipping off."""
     precision: Precision = "float32"
     """Precision of the forward pass; bf16 uses autocast."""

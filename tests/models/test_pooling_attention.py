@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfpatch.models.pooling import AveragePool, ClassAttentionPool
-from selfpatch.ops.aggregation import attend, gather_patches
+from selfpatch.models.pooling import AveragePool, ClassAttentionPool, attend, gather_patches
 from selfpatch.ops.neighbours import Positives, neighbour_table, top_positives
 
 B, N, D, HEADS = 2, 12, 8, 2
