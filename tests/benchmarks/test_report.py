@@ -11,6 +11,7 @@ import torch
 from benchmarks.report import Report, describe_machine
 from benchmarks.scaling import Cost, table
 from benchmarks.timing import Timing
+from selfpatch.core.machine import device_name, num_cores
 
 MEASURED = Timing(
     "a case", {"plain": [4.0, 8.0, 4.0], "fast": [2.0, 2.0, 1.0]}, items=8, unit="images", flops=16e9,
