@@ -39,13 +39,14 @@ def render_fast(image: Picture, size: int, parameters: ViewParameters) -> Tensor
     if len(image.pixels) != 3 or image.pixels.dtype != torch.uint8:
         return render_raster(image, size, parameters)
     cv2 = opencv()
-    pixels = _resize(image.pixels, size, parameters)  # changed in place
-    _change_colours(pixels, parameters.jitter, parameters.grey)
+    pixels = _change_colours(_resize(image.pixels, size, parameters), parameters.jitter, parameters.grey)
     if parameters.blur_radius > 0:
         kernel = _blur_kernel(round(parameters.blur_radius, 2))  # few enough to cache; a 100th pixel is below rounding
-        cv2.sepFilter2D(pixels, -1, kernel, kernel, dst=pixels, borderType=cv2.BORDER_REPLICATE)
+        pixels = cv2.sepFilter2D(
+            pixels, -1, kernel, kernel, dst=_scratch.other(pixels), borderType=cv2.BORDER_REPLICATE
+        )
     if parameters.solarize:  # levels from 128 on are inverted
-        cv2.min(pixels, cv2.bitwise_not(pixels, dst=_scratch.buffer("spare", size, size)), dst=pixels)
+        cv2.min(pixels, cv2.bitwise_not(pixels, dst=_scratch.other(pixels)), dst=pixels)
     view = torch.empty(3, size, size, dtype=torch.uint8)
     cv2.split(pixels, list(view.numpy()))
     return view
@@ -84,6 +85,10 @@ class _Scratch(threading.local):
         if name not in self._buffers or self._buffers[name].size < count:
             self._buffers[name] = np.empty(count, np.uint8)
         return self._buffers[name][:count].reshape(height, width, 3)
+
+    def other(self, view: np.ndarray) -> np.ndarray:
+        """Return a buffer of a view's size that is not the view's own: OpenCV copies what it changes in place."""
+        return self.buffer("view" if view.base is self._buffers.get("spare") else "spare", *view.shape[:2])
 
 
 _scratch = _Scratch()
@@ -129,8 +134,8 @@ class _Blend(NamedTuple):
 _UNCHANGED = _Blend()
 
 
-def _change_colours(view: np.ndarray, jitter: ColourJitter | None, grey: bool) -> None:
-    """Apply the adjustments in their drawn order, then grey, to [h, w, 3] in place.
+def _change_colours(view: np.ndarray, jitter: ColourJitter | None, grey: bool) -> np.ndarray:
+    """Apply the adjustments in their drawn order, then grey, to [h, w, 3].
 
     Consecutive blends are composed into one as long as none of them can leave [0, 255], where Pillow would cut off.
     """
@@ -138,9 +143,7 @@ def _change_colours(view: np.ndarray, jitter: ColourJitter | None, grey: bool) -
     for name in jitter.order if jitter is not None else ():
         factor = getattr(jitter, name)
         if name == "hue":
-            _apply(view, blend)
-            blend = _UNCHANGED
-            _turn_hue(view, factor)
+            view, blend = _turn_hue(_apply(view, blend), factor), _UNCHANGED
             continue
         # Pillow truncates the fraction, half a level in the mean.
         if name == "brightness":
@@ -151,36 +154,37 @@ def _change_colours(view: np.ndarray, jitter: ColourJitter | None, grey: bool) -
             step = _Blend(factor, 1 - factor, -0.5)
         blend = step.after(blend)
         if factor > 1:
-            _apply(view, blend)
-            blend = _UNCHANGED
-    _apply(view, _Blend(0.0, 1.0).after(blend) if grey else blend)
+            view, blend = _apply(view, blend), _UNCHANGED
+    return _apply(view, _Blend(0.0, 1.0).after(blend) if grey else blend)
 
 
 def _mean_luminance(view: np.ndarray, blend: _Blend) -> int:
     """Return the mean luminance of the blended view as a whole number, as in Pillow."""
-    mean = sum(weight * level for weight, level in zip(LUMINANCE, opencv().mean(view), strict=False))
+    red, green, blue, _ = opencv().mean(view)
+    mean = LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
     return math.floor((blend.own + blend.grey) * mean + blend.level + 0.5)
 
 
-def _apply(view: np.ndarray, blend: _Blend) -> None:
-    if blend is not _UNCHANGED:
-        matrix = np.empty((3, 4))
-        matrix[:, :3] = blend.grey * np.array(LUMINANCE) + blend.own * np.eye(3)
-        matrix[:, 3] = blend.level
-        opencv().transform(view, matrix.astype(np.float32), dst=view)
+def _apply(view: np.ndarray, blend: _Blend) -> np.ndarray:
+    if blend is _UNCHANGED:
+        return view
+    own, grey, level = blend
+    r, g, b = grey * LUMINANCE[0], grey * LUMINANCE[1], grey * LUMINANCE[2]
+    rows = (r + own, g, b, level), (r, g + own, b, level), (r, g, b + own, level)  # faster than by matrices
+    return opencv().transform(view, np.array(rows, np.float32), dst=_scratch.other(view))
 
 
-def _turn_hue(view: np.ndarray, turns: float) -> None:
+def _turn_hue(view: np.ndarray, turns: float) -> np.ndarray:
     shift = int(turns * 255) % 256  # as in torchvision
     if not shift:
-        return
-    cv2, hsv = opencv(), _scratch.buffer("spare", *view.shape[:2])
+        return view
+    cv2, hsv = opencv(), _scratch.other(view)
     cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL, dst=hsv)
     rows = hsv.reshape(len(hsv), -1)
     shifts = np.zeros(rows.shape[1], np.uint8)
     shifts[::3] = shift
     np.add(rows, shifts, out=rows)  # wraps around, as hue does
-    cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, dst=view)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, dst=view)
 
 
 @cache
