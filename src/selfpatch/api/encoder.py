@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -22,7 +23,7 @@ from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.factory import make_student_teacher
 from selfpatch.training.online_eval import teacher_encoder
 
-Network = str | Encoder | Callable[[Tensor], Any]
+Network = str | Path | Encoder | Callable[[Tensor], Any]
 """Name of weights, an encoder, or a function that makes patch features of normalised images."""
 
 BASELINES = {"mean-colour": MeanColour, "raw-patch": RawPatch}
@@ -31,7 +32,7 @@ BASELINES = {"mean-colour": MeanColour, "raw-patch": RawPatch}
 console = Console()
 
 
-def load(weights: str, *, device: str = "auto", normed_patches: bool = True, **options: Any) -> Encoder:
+def load(weights: str | Path, *, device: str = "auto", normed_patches: bool = True, **options: Any) -> Encoder:
     """Load a network: `encoder.patches(images) -> [B, D, h, w]`, `encoder.image(images) -> [B, D]`.
 
     Args:
@@ -66,8 +67,9 @@ def open_encoder(
         return FunctionEncoder(weights, patch_size, device=function_device, **options), None
     if patch_size is not None:
         raise ValueError(f"patch_size is {patch_size}, but only a function of images needs one; leave it out")
-    if not isinstance(weights, str):
+    if not isinstance(weights, str | Path):
         return weights, None
+    weights = str(weights)
     normed_patches = options.pop("normed_patches", True)
     load_config = LoadConfig(**options)
     kind, _, name = weights.partition(":")

@@ -11,21 +11,21 @@ from selfpatch.models.encoder import BranchEncoder
 
 
 def export(
-    weights: str | BranchEncoder, to: str, out: str | Path, *, size: int | None = None, **load_options: Any
+    weights: str | Path | BranchEncoder, to: str, out: str | Path, *, size: int | None = None, **load_options: Any
 ) -> list[Path]:
     """Write a network for timm, transformers or onnxruntime, or as one safetensors file, and check it by loading it.
 
     Args:
         weights: an encoder, or weights as `selfpatch.load` takes them, without baselines and `untrained:`.
         to: timm, safetensors, hf or onnx.
-        out: folder for the files, new or empty. its README.txt explains how to load them.
+        out: folder for the files, new or empty. Its README.txt explains how to load them.
         size: side of the images in pixels (onnx only), which then takes no others.
         load_options: fields of `checkpoints.config.LoadConfig`, e.g. `side="student"`.
 
     Raises:
         ValueError: weights cannot be read, or the format has no such network.
     """
-    if isinstance(weights, str):
-        weights, report = load_encoder(weights, LoadConfig(**load_options))
+    if isinstance(weights, str | Path):
+        weights, report = load_encoder(str(weights), LoadConfig(**load_options))
         console.print(str(report), highlight=False, soft_wrap=True)
     return export_encoder(weights, to, out, size=size)

@@ -13,7 +13,7 @@ from selfpatch.visualization.show import show as draw_pictures
 
 
 def show(
-    weights: str | Encoder,
+    weights: str | Path | Encoder,
     images: Sequence[str | Path],
     out: str | Path,
     config: ShowConfig | None = None,
@@ -41,5 +41,5 @@ def show(
     """
     config = override(config or ShowConfig(), settings)
     make_folder(out)
-    encoder = load(weights, device=device, **(load_options or {})) if isinstance(weights, str) else weights
+    encoder = load(weights, device=device, **(load_options or {})) if isinstance(weights, str | Path) else weights
     return draw_pictures(encoder, images, out, config, queries=queries)

@@ -104,7 +104,8 @@ def _evaluate(name: str, arguments: list[str]) -> int:
     # The preset and the variant decide the other settings and their defaults.
     chosen = peek(arguments, "preset", *(() if kind.variants is None else kind.variants[:1]))
     defaults = kind.from_settings({key: chosen[key] for key in chosen if hasattr(kind.variant(chosen), key)})
-    options = read_options(options_class(defaults), f"evaluate {name}", arguments, description=inspect.getdoc(kind))
+    command = f"evaluate {name}" + "".join(f" --{key} {chosen[key]}" for key in chosen if key != "preset")
+    options = read_options(options_class(defaults), command, arguments, description=inspect.getdoc(kind))
     weights = options.named_weights() if options.config.needs_encoder else None
     from selfpatch.api.evaluate import evaluate
 

@@ -64,7 +64,7 @@ def _complaint(page: str) -> str:
     frame = " \u2500\u2502\u256d\u256e\u256f\u2570-"
     _, *lines = [line.lstrip(frame[:-1]).rstrip(frame) for line in page.splitlines()]
     paragraph = list(itertools.takewhile(bool, itertools.dropwhile(lambda line: not line.strip("-"), lines)))
-    if missing := [line for line in paragraph[1:] if line.startswith("--")]:
+    if missing := re.findall(r"^[\u2502 ] {5}(?!selfpatch )(\S.*?)(?:  .*| )?\u2502?$", page, re.MULTILINE):
         paragraph = [paragraph[0], ", ".join(missing)]  # without the help of each
     sentence = " ".join(paragraph).removesuffix(" (required)").rstrip(".")
     found = re.match(r"Error parsing ([\w.-]+): ", sentence)

@@ -1,5 +1,7 @@
 """`selfpatch resume`: continue a run."""
 
+from typing import Annotated
+
 import tyro
 from pydantic import NonNegativeInt
 
@@ -11,7 +13,7 @@ from selfpatch.config.schema import settings
 class ResumeOptions:
     """Continue a run exactly where its newest checkpoint is."""
 
-    run: tyro.conf.Positional[str]
+    run: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="DIR")]]
     """Run directory."""
     device: str | None = None
     """Device to train on; defaults to the run's."""

@@ -2,6 +2,7 @@
 
 import shlex
 from functools import partial
+from typing import Annotated
 
 import tyro
 from pydantic import PositiveInt
@@ -18,7 +19,7 @@ class StudyOptions:
     continues when it is called again.
     """
 
-    file: tyro.conf.Positional[str]
+    file: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FILE")]]
     """YAML file with the arms, the seeds and the evaluations."""
     data: str
     """Folder of all data; the file's paths are relative to it."""

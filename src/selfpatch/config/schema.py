@@ -50,10 +50,7 @@ _ADVICE = {
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def settings(cls: Cls) -> Cls:
-    """Make a class a frozen, keyword-only dataclass whose values are checked whenever one is made.
-
-    Invalid values raise a one-sentence ValueError: what was got and what is allowed.
-    """
+    """Make a class a frozen, keyword-only dataclass whose invalid values raise a ValueError of one sentence."""
     made = pydantic_dataclass(frozen=True, kw_only=True, config={**_RULES, "extra": "forbid"})(cls)
     init, fields = made.__init__, dataclasses.fields(made)
     for field in fields:

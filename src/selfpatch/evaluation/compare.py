@@ -157,7 +157,7 @@ def _differences(results: Sequence[Result]) -> tuple[list[str], list[str]]:
             continue
         a, b = plain(first.settings), plain(other.settings)
         for name in dict.fromkeys([*a, *b]):
-            old, new = (values.get(name, "not given") for values in (a, b))
+            old, new = ("not given" if values.get(name) is None else values[name] for values in (a, b))
             if old != new:
                 sentences = network_differences if _may_differ(first.name, name, a, b) else differing
                 sentences.append(f"{name} is {old} in result 1 and {new} in result {number}")

@@ -22,8 +22,7 @@ class EvaluationConfig:
         variants: name of the setting that chooses which other settings there are, and the class of each of its values.
         data_help: help text of `--data`.
         baselines: names that may stand in place of weights for baselines that need no encoder.
-        network_settings: recorded settings that `compare` lets differ, because they are properties of the network or
-            derived from it, and describe what was measured and not how.
+        network_settings: recorded settings that `compare` lets differ, because they describe the network.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
