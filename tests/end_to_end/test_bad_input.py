@@ -223,7 +223,7 @@ REFUSED = [
     ("pretrain --channels 4", "channels is 4, but the sample photographs have 3; give your own images with --data"),
     ("pretend", "there is no command 'pretend'; the commands are: pretrain, resume, evaluate, show"),
     # resume
-    ("resume", "selfpatch resume ... directory ... `selfpatch resume --help`"),
+    ("resume", "selfpatch resume: DIR; `selfpatch resume --help`"),
     ("resume nowhere", "nowhere is no run: it has no config.yaml; name the --out of a `selfpatch pretrain`"),
     ("resume photos", "photos is no run: it has no config.yaml; name the --out of a `selfpatch pretrain`"),
     ("resume broken-run", "broken-run/config.yaml cannot be read: ... not valid YAML"),

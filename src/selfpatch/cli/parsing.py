@@ -64,11 +64,11 @@ def _complaint(page: str) -> str:
     frame = " \u2500\u2502\u256d\u256e\u256f\u2570-"
     _, *lines = [line.lstrip(frame[:-1]).rstrip(frame) for line in page.splitlines()]
     paragraph = list(itertools.takewhile(bool, itertools.dropwhile(lambda line: not line.strip("-"), lines)))
-    if missing := re.findall(r"^[\u2502 ] {5}(?!selfpatch )(\S.*?)(?:  .*| )?\u2502?$", page, re.MULTILINE):
-        paragraph = [paragraph[0], ", ".join(missing)]  # without the help of each
-    sentence = " ".join(paragraph).removesuffix(" (required)").rstrip(".")
-    found = re.match(r"Error parsing ([\w.-]+): ", sentence)
-    if found is None:
+    if "Missing from" in "".join(paragraph[:1]):  # names the options; the help of each stands further to the right
+        missing = re.findall(r"^[\u2502 ] {5}(?!selfpatch )(\S.*?)(?:  .*| )?\u2502?$", page, re.MULTILINE)
+        paragraph = [paragraph[0], ", ".join(missing)]
+    sentence = " ".join(paragraph).rstrip(".")
+    if (found := re.match(r"Error parsing ([\w.-]+): ", sentence)) is None:
         return sentence
     # An option, the section of a field that names itself, or the class of the options.
     prefix = f"{found[1]}: " if found[1].startswith("--") else "" if found[1][0].isupper() else f"{found[1]}."
