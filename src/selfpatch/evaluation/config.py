@@ -33,7 +33,7 @@ class EvaluationConfig:
 
     @property
     def needs_encoder(self) -> bool:
-        """Whether the evaluation encodes images; False if it scores ready-made results."""
+        """True if the evaluation encodes images; False if it scores ready-made results."""
         return True
 
     @classmethod

@@ -48,7 +48,7 @@ class Job:
     baseline: str = ""
     """Baseline as `selfpatch.load` takes it."""
     trained: bool = False
-    """Whether the network is trained; otherwise it stays as initialised."""
+    """True if the network is trained; otherwise it stays as initialised."""
     data: tuple[str, ...] = ()
     """Training data, by the study's names."""
 

@@ -69,7 +69,7 @@ class Outcome:
     error: str | None = None
     """Reason why there is no result."""
     was_done: bool = False
-    """Whether an earlier run of the suite produced the result."""
+    """True if an earlier run of the suite produced the result."""
 
 
 def evaluate_suite(

@@ -115,13 +115,13 @@ class StepOutcome:
     values: dict[str, Tensor]
     """Losses, gradient norm and meters by name."""
     finite: DeferredFlag
-    """Whether loss and gradient were finite on all processes; if not, the step changed nothing."""
+    """True if loss and gradient were finite on all processes; if not, the step changed nothing."""
     stop: bool
-    """Whether any process requests a stop."""
+    """True if any process requests a stop."""
 
     @property
     def taken(self) -> bool:
-        """Whether the step changed the network; waits for the device."""
+        """True if the step changed the network; waits for the device."""
         return bool(self.finite)
 
 

@@ -49,7 +49,7 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Whether each column holds no words, so that it stands flush right."""
+        """Flags of the columns: True if a column holds no words, so that it stands flush right."""
         return [all(not isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
 
 

@@ -19,7 +19,7 @@ class ExportSummary:
     notes: tuple[str, ...] = ()
     """Caveats for the user."""
     has_image: bool = True
-    """Whether the exported model's image feature is the trained network's."""
+    """True if the exported model's image feature is the trained network's."""
 
 
 class Features(NamedTuple):

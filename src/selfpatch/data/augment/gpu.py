@@ -34,7 +34,7 @@ class DecodedBatch:
     tables: tuple[ViewTable, ...]
     """Drawn parameters of the global views and, if there are any, of the local ones."""
     boxes: Tensor
-    """As in `Views`, in pixels of the whole image before it was shrunk."""
+    """Boxes as `Views` has them, in pixels of the whole image before it was shrunk."""
     samples: Tensor
     masks: Tensor | None = None
 

@@ -37,7 +37,7 @@ class Instance:
     segmentation: Polygons | Rle
     """Segmentation as annotated; without a polygon, the object has a box only."""
     crowd: bool
-    """Whether it is a region of several objects, which is not trained on; detections in it are ignored."""
+    """True if it is a region of several objects, which is not trained on; detections in it are ignored."""
 
 
 @dataclass(frozen=True)
