@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -11,27 +10,42 @@ import pytest
 from selfpatch.cli import bench
 from selfpatch.cli.main import main
 
-
-def hide_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.util.find_spec
-    hidden = {"benchmarks": None}
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: hidden[name] if name in hidden else real(name))
+ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The package as from a wheel, and a module path of the test's own."""
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "site-packages" / "selfpatch" / "cli" / "bench.py"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.mark.usefixtures("installed")
 def test_an_installed_package_says_where_the_benchmarks_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    hide_benchmarks(monkeypatch)
-    monkeypatch.setattr(bench, "__file__", str(tmp_path / "site-packages" / "selfpatch" / "cli" / "bench.py"))
+    monkeypatch.chdir(tmp_path)
     assert main(["bench"]) == 2
     assert "the benchmarks are not installed with selfpatch; clone its repository and" in capsys.readouterr().err
 
 
-def test_a_checkout_is_found_from_any_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    hide_benchmarks(monkeypatch)
-    monkeypatch.setattr(sys, "path", [])
+@pytest.mark.usefixtures("installed")
+def test_an_installed_package_finds_the_benchmarks_of_the_checkout_it_is_called_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
     bench._find_benchmarks()
-    assert (Path(sys.path[-1]) / "benchmarks" / "__init__.py").is_file()
+    assert Path(sys.path[0]) == ROOT
+
+
+def test_a_package_installed_in_place_finds_them_from_any_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(bench, "__file__", str(ROOT / "src" / "selfpatch" / "cli" / "bench.py"))
+    bench._find_benchmarks()
+    assert Path(sys.path[0]) == ROOT
 
 
 def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

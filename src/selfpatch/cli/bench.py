@@ -1,6 +1,5 @@
 """`selfpatch bench`: time the fast paths against their plain references."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -20,10 +19,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _find_benchmarks() -> None:
-    """Make the package `benchmarks` importable: it is not in the wheel, but stands next to pyproject.toml."""
-    if importlib.util.find_spec("benchmarks") is not None:
-        return
-    checkout = Path(__file__).parents[3]
-    if not (checkout / "benchmarks" / "__init__.py").is_file():
-        raise ValueError("the benchmarks are not installed with selfpatch; clone its repository and install that")
-    sys.path.append(str(checkout))
+    """Make the package `benchmarks` of a source checkout importable; it is not in the wheel."""
+    candidates = (Path.cwd(), Path(__file__).parents[3])  # the second one for an installation in place
+    found = [str(folder) for folder in candidates if (folder / "src/selfpatch").is_dir()]
+    if not found:
+        raise ValueError("the benchmarks are not installed with selfpatch; clone its repository and call it there")
+    sys.path.insert(0, found[0])
