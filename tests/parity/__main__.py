@@ -1,32 +1,21 @@
-"""`python -m tests.parity BUNDLE [BUNDLE ...]`: exit code 0 only if every quantity holds."""
+"""`python -m tests.parity FOLDER [FOLDER ...]`: exit code 0 only if every quantity holds."""
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
-from tests.parity import replay
-from tests.parity.check import all_hold
+from tests.parity.report import is_good, replay_all, summary
 
 
-def main(bundles: list[str]) -> int:
-    if not bundles:
-        print("usage: python -m tests.parity BUNDLE [BUNDLE ...]", file=sys.stderr)
+def main(folders: list[str]) -> int:
+    if not folders:
+        print("usage: python -m tests.parity FOLDER [FOLDER ...]", file=sys.stderr)
         return 2
-    good = True
-    for bundle in bundles:
-        print(f"{bundle}:")
-        checks = []
-        try:
-            for check in replay(Path(bundle)):
-                print(f"  {check}", flush=True)
-                checks.append(check)
-        except ValueError as error:
-            print(f"  FAIL {error}")
-            good = False
-        good &= all_hold(checks)
-    print("parity holds" if good else "parity does NOT hold")
-    return 0 if good else 1
+    outcomes = replay_all([Path(folder) for folder in folders], partial(print, flush=True))
+    print("\n".join(["", *summary(outcomes)]))
+    return 0 if is_good(outcomes) else 1
 
 
 if __name__ == "__main__":

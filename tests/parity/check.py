@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,13 @@ class Check:
     @property
     def holds(self) -> bool:
         return self.error <= self.tolerance  # False for NaN
+
+    @property
+    def strain(self) -> float:
+        """Error as a multiple of the tolerance; infinite where an exact quantity differs, and for NaN."""
+        if math.isnan(self.error) or (self.error > 0 and self.tolerance == 0):
+            return math.inf
+        return self.error / self.tolerance if self.tolerance else 0.0
 
     def __str__(self) -> str:
         return (

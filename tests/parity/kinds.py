@@ -1,0 +1,84 @@
+"""Kinds of bundles: how each is recognised by its content, and what replays it.
+
+A new kind is one file in this folder with a generator of checks, and one row in `KINDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.parity.check import Check
+from tests.parity.davis_metric import replay_davis_metric
+from tests.parity.pieces import replay_pieces
+from tests.parity.trajectory import replay_trajectory
+
+EXPECTED, TENSORS = "expected.json", "tensors.safetensors"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of bundle that the project can replay."""
+
+    name: str
+    contents: dict[str, tuple[str, ...]]
+    """Every data file or subfolder of such a bundle -> names in it that tell the kind."""
+    replay: Callable[[Path], Iterator[Check]]
+
+
+@dataclass(frozen=True)
+class MissingKind:
+    """One kind of bundle whose method the project does not have."""
+
+    name: str
+    contents: dict[str, tuple[str, ...]]
+    needs: str
+    """What the project will need to replay it."""
+
+
+KINDS = (
+    Kind(
+        "trajectory",
+        {"trajectory.json": ("config", "steps"), "initial.pth": (), "final.pth": (), TENSORS: ()},
+        replay_trajectory,
+    ),
+    Kind("pieces", {EXPECTED: ("moby", "mocov3", "vos", "lost", "knn"), TENSORS: ()}, replay_pieces),
+    Kind("DAVIS metric", {EXPECTED: ("global_means",), "DAVIS": (), "results": ()}, replay_davis_metric),
+)
+
+MISSING_KINDS = (
+    MissingKind("paka", {EXPECTED: ("align.loss",), TENSORS: ()}, "losses/paka.py and RoI alignment of two boxes"),
+    MissingKind("gram", {EXPECTED: ("published.loss", "batch_level.loss"), TENSORS: ()}, "losses/gram.py"),
+    MissingKind("koleo", {EXPECTED: ("two_globals_sum",), TENSORS: ()}, "losses/koleo.py"),
+    MissingKind(
+        "sinkhorn",
+        {EXPECTED: ("cls.teacher_temp", "patch.loss"), TENSORS: ()},
+        "DINOv2's centring of masked patches by Sinkhorn",
+    ),
+    MissingKind("neco", {EXPECTED: ("pair3.loss", "full.loss"), TENSORS: ()}, "differentiable sorting and NeCo's loss"),
+    MissingKind("debias", {EXPECTED: ("components",), TENSORS: ("projector",)}, "INSID3's and RASA's projections"),
+    MissingKind("rope", {EXPECTED: ("prefix_tokens",), TENSORS: ("q_rotated",)}, "rotary position embeddings"),
+    MissingKind(
+        "overclustering",
+        {EXPECTED: ("many_to_one_precision",), TENSORS: ()},
+        "assignment of clusters by precision in the k-means metrics",
+    ),
+    MissingKind("depth metrics", {EXPECTED: ("NYU_EIGEN",), TENSORS: ()}, "a depth evaluation"),
+    MissingKind("depth losses", {EXPECTED: ("dinov3.sig",), TENSORS: ()}, "a depth evaluation"),
+    MissingKind(
+        "hummingbird",
+        {EXPECTED: ("miou_hungarian_as_released",), TENSORS: ()},
+        "dense retrieval with soft labels of patches",
+    ),
+    MissingKind(
+        "label propagation of DINOv3",
+        {EXPECTED: ("circle.size", "square.size"), TENSORS: ()},
+        "circular neighbourhoods and min-max normalised soft labels in propagation",
+    ),
+    MissingKind("retrieval", {EXPECTED: ("mp@1,5,10",), TENSORS: ()}, "the revisited Oxford and Paris protocol"),
+    MissingKind("DINOv3 ViT", {EXPECTED: ("rope_base", "storage_tokens"), TENSORS: ()}, "the ViT of DINOv3"),
+    MissingKind("DINOv2 ViT", {EXPECTED: ("registers",), TENSORS: ("weights.pos_embed",)}, "a replay of loading"),
+    MissingKind("distillation", {EXPECTED: ("theia.cosine_of_whole_image",), TENSORS: ()}, "losses of distillation"),
+)
+"""Kinds of methods that the project does not have yet."""

@@ -1,0 +1,72 @@
+"""Discovery of bundles by their content, and the summary and exit code of several."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.parity.__main__ import main
+from tests.parity.kinds import KINDS, MISSING_KINDS
+from tests.parity.replay import find_bundles, kinds_of
+
+
+def write_bundle(folder: Path, expected: dict[str, object], **tensors: torch.Tensor) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "expected.json").write_text(json.dumps(expected))
+    save_file(tensors or {"x": torch.zeros(1)}, folder / "tensors.safetensors")
+    return folder
+
+
+def missing_bundle(folder: Path) -> Path:
+    """A bundle of depth metrics, which the package cannot compute."""
+    return write_bundle(folder, {"NYU_EIGEN": []})
+
+
+def test_collections_are_searched_and_documents_are_skipped(golden_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("about the bundles")
+    missing_bundle(tmp_path / "inner" / "some name")
+    found = list(find_bundles(tmp_path)) + list(find_bundles(tmp_path / "README.md"))
+    assert found == [tmp_path / "inner" / "some name"]
+    mini = ["dino", "selfpatch", "sere"]
+    assert list(find_bundles(golden_dir)) == [*(golden_dir / "mini" / name for name in mini), golden_dir / "pieces"]
+
+
+def test_the_kind_is_told_from_the_content(golden_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(golden_dir / "mini" / "dino", tmp_path / "pieces")
+    assert [kind.name for kind in kinds_of(tmp_path / "pieces")] == ["trajectory"]
+
+
+def test_kinds_have_names_of_their_own() -> None:
+    names = [kind.name for kind in (*KINDS, *MISSING_KINDS)]
+    assert len(set(names)) == len(names)
+
+
+def test_data_that_nothing_reads_is_refused(golden_dir: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(golden_dir / "mini" / "dino", tmp_path / "copy")
+    (bundle / "more.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"of a known kind: nothing reads more\.json"):
+        kinds_of(bundle)
+
+
+def test_the_exit_code_and_the_summary(golden_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundles = [str(golden_dir / "mini" / "dino"), str(missing_bundle(tmp_path / "missing"))]
+    assert main(bundles) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["1 bundles hold, 0 do not, 1 of methods that selfpatch does not have", "parity holds"]
+    assert f"  depth metrics ({bundles[1]}): needs a depth evaluation" in lines
+    unknown = str(write_bundle(tmp_path / "unknown", {"what": 1}))
+    assert main([*bundles, unknown]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["1 bundles hold, 1 do not, 1 of methods that selfpatch does not have", "parity does NOT hold"]
+    assert any(line.startswith(f"FAIL {unknown}: ") for line in lines)
+
+
+def test_nothing_compared_is_nothing_shown(tmp_path: Path) -> None:
+    assert main([str(missing_bundle(tmp_path / "missing"))]) == 1
+    assert main([str(tmp_path / "nowhere")]) == 1
+    assert main([]) == 2
