@@ -25,6 +25,7 @@ from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.pooling import AveragePool
 from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD, normalise
+from selfpatch.training.online_eval import teacher_encoder
 from tests.helpers.tiny import snapshot, tiny_config, tiny_student_teacher
 
 HEADS = 3
@@ -314,3 +315,26 @@ def test_positions_can_be_interpolated_another_way(golden_dir: Path) -> None:
     default, _ = load_encoder(file, LoadConfig(num_heads=HEADS))
     assert torch.equal(default.patches(images), released.patches(images))
     assert not torch.allclose(default.patches(images), by_size.patches(images), atol=1e-4)
+
+
+def test_the_projection_head_comes_with_the_encoder(golden_dir: Path, tmp_path: Path) -> None:
+    """From released checkpoints and from runs; it is no part of the encoder's own state."""
+    for bundle, name in (("dino", "head"), ("sere", "head"), ("selfpatch", "c_head")):
+        teacher = golden(golden_dir, bundle)["teacher"]
+        encoder, _ = load_encoder(str(golden_dir / "mini" / bundle / "initial.pth"), LoadConfig(num_heads=HEADS))
+        assert torch.equal(encoder.projection["mlp.2.weight"], teacher[f"{name}.mlp.2.weight"])
+        assert torch.equal(encoder.projection["last_layer.weight_v"], teacher[f"{name}.last_layer.weight_v"])
+        assert not any("mlp.2.weight" in key and "blocks" not in key for key in encoder.state_dict())
+    plain = tmp_path / "backbone.pth"
+    torch.save(plainly_named(golden(golden_dir, "dino")["teacher"]), plain)
+    assert not load_encoder(str(plain), LoadConfig(num_heads=HEADS))[0].projection
+    student_teacher = tiny_student_teacher()
+    run = RunDirectory.create(tmp_path / "run", tiny_config().to_dict())
+    config = student_teacher.teacher.backbone.config.to_dict()
+    run.checkpoints.save({"pretrainer": snapshot(student_teacher), "shape": config}, step=10, keep=5)
+    head = student_teacher.teacher.heads["image"].state_dict()
+    loaded = load_encoder(str(run.path))[0].projection
+    assert loaded.keys() == head.keys()
+    assert all(torch.equal(loaded[key], head[key]) for key in head)
+    untrained = teacher_encoder(student_teacher).projection
+    assert all(torch.equal(untrained[key], head[key]) for key in head)

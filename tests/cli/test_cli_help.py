@@ -237,8 +237,8 @@ OPTIONS = {
     "evaluate discover": f"""{NETWORK} data out methods facet block num-patches tau mass head split
         image-list hard max-pictures""",
     "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr
-        warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing head-std resize
-        crop precision seed per-class encode-batch workers""",
+        warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing repeats
+        head-layers head-std resize crop precision seed per-class encode-batch workers""",
     "evaluate linear": f"""{NETWORK} data out preset labels blocks mean-patch crops lrs epochs batch-size
         held-out resize crop precision seed per-class encode-batch workers""",
     "evaluate segment": f"""{NETWORK} data out method preset kind train-split test-split limit seed max-pictures

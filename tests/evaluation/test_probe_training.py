@@ -108,3 +108,23 @@ def test_a_batch_larger_than_the_set_is_refused() -> None:
 def test_a_negative_number_of_workers_is_refused() -> None:
     with pytest.raises(ValueError, match="workers is -1; use 0 or more"):
         batches(workers=-1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_repeated_samples_differ_and_stand_apart(workers: int) -> None:
+    """Copies of a sample are consecutive in the order of DeiT's sampler, so that one step sees all of them."""
+
+    def numbered(number: int, rng: np.random.Generator) -> tuple[int, float]:
+        return number, float(rng.random())
+
+    drawn = Batches(13, numbered, batch_size=6, seed=3, repeats=3, workers=workers)
+    plain = Batches(13, numbered, batch_size=6, seed=3)
+    assert drawn.steps_per_epoch == plain.steps_per_epoch == 2
+    epoch = list(drawn.steps(0, 2))
+    order = [number for numbers, _ in plain.steps(0, 2) for number in numbers.tolist()]
+    for step, (numbers, noise) in enumerate(epoch):
+        expected = order[2 * step : 2 * step + 2]
+        assert numbers.tolist() == expected * 3
+        assert len(set(noise.tolist())) == 6
+        assert all(a != b for a, b in zip(numbers, numbers.roll(1), strict=True))
+    assert torch.equal(next(drawn.steps(1, 2))[1], epoch[1][1])

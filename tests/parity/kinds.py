@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.parity.check import Check
 from tests.parity.davis_metric import replay_davis_metric
 from tests.parity.pieces import replay_pieces
+from tests.parity.semi_supervised_head import replay_semi_supervised_head
 from tests.parity.trajectory import replay_trajectory
 
 EXPECTED, TENSORS = "expected.json", "tensors.safetensors"
@@ -45,6 +46,11 @@ KINDS = (
     ),
     Kind("pieces", {EXPECTED: ("moby", "mocov3", "vos", "lost", "knn"), TENSORS: ()}, replay_pieces),
     Kind("DAVIS metric", {EXPECTED: ("global_means",), "DAVIS": (), "results": ()}, replay_davis_metric),
+    Kind(
+        "head for few labels",
+        {EXPECTED: ("finetune_head_layer 1",), TENSORS: ("layer1.logits",)},
+        replay_semi_supervised_head,
+    ),
 )
 
 MISSING_KINDS = (

@@ -128,7 +128,13 @@ def load_encoder(
         ValueError: as `read_weights` and `load_strictly`.
     """
     weights = read_weights(source, config)
-    encoder = BranchEncoder(build_backbone(weights.config), _build_pool(weights), normed_patches=normed_patches)
+    head = "heads.image."
+    encoder = BranchEncoder(
+        build_backbone(weights.config),
+        _build_pool(weights),
+        normed_patches=normed_patches,
+        projection={key.removeprefix(head): tensor for key, tensor in weights.state.items() if key.startswith(head)},
+    )
     left_out = [key for key in weights.state if key.startswith("heads.") or key == "backbone.mask_token"]
     report = load_strictly(encoder, weights.state, weights, left_out, allow_partial=config.allow_partial)
     return encoder.eval(), report

@@ -22,6 +22,8 @@ class Batches(Dataset[Any]):
         batch_size: samples per step.
         seed: seed of order and augmentation.
         workers: number of loader processes; 0 loads in this process.
+        repeats: copies of each sample in a batch, each with its own random numbers (repeated augmentation, arXiv
+            1901.09335, as in DeiT); an epoch has as many steps as without, so that it sees 1/repeats of the samples.
         collate: function that makes a batch of a list of samples; defaults to torch's.
 
     Raises:
@@ -36,6 +38,7 @@ class Batches(Dataset[Any]):
         batch_size: int,
         seed: int,
         workers: int = 0,
+        repeats: int = 1,
         collate: Callable[[list[Any]], Any] = default_collate,
     ) -> None:
         if not 1 <= batch_size <= num_samples:
@@ -46,7 +49,7 @@ class Batches(Dataset[Any]):
         if workers < 0:
             raise ValueError(f"workers is {workers}; use 0 or more")
         self._load, self._collate, self._seed, self._workers = load, collate, seed, workers
-        self._num_samples, self._batch_size = num_samples, batch_size
+        self._num_samples, self._batch_size, self._repeats = num_samples, batch_size, repeats
         self.steps_per_epoch = num_samples // batch_size
 
     def steps(self, first: int, last: int) -> Iterator[Any]:
@@ -59,16 +62,22 @@ class Batches(Dataset[Any]):
             generator=torch.Generator(),  # else it would draw from, and so change, the random state of the training
         )
 
-    def _requests(self, first: int, last: int) -> Iterator[tuple[int, list[int]]]:
+    def _requests(self, first: int, last: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+        """Yield (epoch, [(sample, copy), ...]) of each step.
+
+        Copies of a sample stand apart in the batch, because mixup mixes neighbours.
+        """
         for epoch, batches in epochs_of(first, last, self.steps_per_epoch):
             order = np.argsort(generator(self._seed, epoch, 0, _ORDER_STREAM).random(self._num_samples), kind="stable")
             for batch in batches:
-                yield epoch, order[batch * self._batch_size : (batch + 1) * self._batch_size].tolist()
+                places = range(batch * self._batch_size, (batch + 1) * self._batch_size)
+                copies = [(int(order[place // self._repeats]), place % self._repeats) for place in places]
+                yield epoch, sorted(copies, key=lambda pair: pair[1])
 
-    def __getitem__(self, request: tuple[int, list[int]]) -> Any:
+    def __getitem__(self, request: tuple[int, list[tuple[int, int]]]) -> Any:
         """Load a batch, in a loader process if there are any."""
-        epoch, indices = request
-        return self._collate([self._load(i, generator(self._seed, epoch, i, 0)) for i in indices])
+        epoch, copies = request
+        return self._collate([self._load(i, generator(self._seed, epoch, i, copy)) for i, copy in copies])
 
 
 def epochs_of(first: int, last: int, steps_per_epoch: int) -> Iterator[tuple[int, range]]:

@@ -1,5 +1,7 @@
 """Trained backbone and pool as evaluations see them."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -21,11 +23,21 @@ class BranchEncoder(nn.Module):
     Args:
         normed_patches: return patch features after the trunk's final norm (DINO) instead of the last block's output
             (SelfPatch). Both are the same for a trunk without final norm.
+        projection: weights of the image token's `PrototypeHead`, from which fine-tuning with few labels starts; empty
+            if the source has none. They are no part of the encoder's own state.
     """
 
-    def __init__(self, backbone: Backbone, pool: nn.Module | None, *, normed_patches: bool = True) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        pool: nn.Module | None,
+        *,
+        normed_patches: bool = True,
+        projection: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.backbone, self.pool, self.normed_patches = backbone, pool, normed_patches
+        self.projection = projection or {}
         self.dim, self.patch_size = backbone.dim, backbone.patch_size
         self.mean, self.std = backbone.mean, backbone.std
 

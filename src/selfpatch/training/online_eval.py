@@ -116,6 +116,7 @@ class OnlineEvaluator:
 
 
 def teacher_encoder(student_teacher: StudentTeacher) -> BranchEncoder:
-    """Return the teacher's backbone and pool as an encoder, which shares their weights."""
+    """Return the teacher's backbone, pool and projection head as an encoder, which shares their weights."""
     teacher: Branch = student_teacher.teacher
-    return BranchEncoder(teacher.backbone, teacher.pool)
+    projection = teacher.heads["image"].state_dict() if "image" in teacher.heads else None
+    return BranchEncoder(teacher.backbone, teacher.pool, projection=projection)

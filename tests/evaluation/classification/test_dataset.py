@@ -44,8 +44,13 @@ def test_labels_may_be_listed(folder: Path, tmp_path: Path) -> None:
     listed.write_text("red_3.png\nblue/blue_1.png\n\nred_0.png\n")
     some = with_labels(train, str(listed), seed=0)
     assert [some.name(i) for i in range(len(some))] == ["blue/blue_1.png", "red/red_0.png", "red/red_3.png"]
+    listed.write_text("train/red/red_3.png\r\n./blue_1.png\ntrain/red/red_3.png\n")
+    assert with_labels(train, str(listed), seed=0).indices.tolist() == some.indices[[0, 2]].tolist()
+    listed.write_text("\n")
+    with pytest.raises(ValueError, match="lists no images; write one name per line"):
+        with_labels(train, str(listed), seed=0)
     listed.write_text("red_3.png\nzebra.png\n")
-    with pytest.raises(ValueError, match=r"lists 'zebra.png', which no training image is called"):
+    with pytest.raises(ValueError, match=r"lists 'zebra.png', which no training image is called \(1 of 2 names do not"):
         with_labels(train, str(listed), seed=0)
     with pytest.raises(ValueError, match="'1 percent', neither a share such as 1% or 10% nor a text file"):
         with_labels(train, "1 percent", seed=0)
@@ -60,3 +65,11 @@ def test_labels_are_those_of_the_training_set(tmp_path: Path) -> None:
     (root / "val" / "blue").rmdir()
     _, test = open_splits(root)
     assert [test.classes[label] for label in test.labels] == ["green", "red"]
+
+
+def test_a_name_of_two_images_is_refused(tmp_path: Path) -> None:
+    root = coloured_folder(tmp_path, train=2, test=1)
+    (root / "train" / "red" / "blue_0.png").write_bytes((root / "train" / "blue" / "blue_0.png").read_bytes())
+    (tmp_path / "list.txt").write_text("blue_0.png\n")
+    with pytest.raises(ValueError, match=r"'blue_0.png', which several training images are called \(1 of 1 names"):
+        with_labels(open_splits(root)[0], str(tmp_path / "list.txt"), seed=0)

@@ -100,8 +100,8 @@ def with_labels(images: LabelledImages, labels: str | None, seed: int) -> Labell
     Args:
         images: all training images.
         labels: a share such as `1%`: that share of all images, equally many per class (SimCLR, arXiv 2002.05709,
-            section 6) as far as the class has them; or a text file with one image per line, by its name or its path
-            below train/, as SimCLR's lists are; if None, all.
+            section 6) as far as the class has them; or a text file with one image per line, as SimCLR's lists are: its
+            name, its path below train/, or this path with train/ in front; if None, all.
         seed: seed of the choice. A larger share contains a smaller one of the same seed.
 
     Raises:
@@ -136,12 +136,16 @@ def _listed(images: LabelledImages, file: Path) -> LabelledImages:
         name = images.name(i)
         for alias in {name, name.rpartition("/")[2]}:
             positions.setdefault(alias, []).append(i)
-    wanted = dict.fromkeys(line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    root = Path(images.index.root)
+    lines = (line.strip().removeprefix("./") for line in file.read_text(encoding="utf-8").splitlines())
+    wanted = dict.fromkeys(line.removeprefix(f"{root.name}/") for line in lines)
     wanted.pop("", None)
-    for name in wanted:
-        if len(positions.get(name, ())) != 1:
-            found = "several training images are" if name in positions else "no training image is"
-            raise ValueError(f"{file} lists {name!r}, which {found} called; list paths below {images.index.root}")
+    if wrong := [name for name in wanted if len(positions.get(name, ())) != 1]:
+        found = "several training images are" if wrong[0] in positions else "no training image is"
+        raise ValueError(
+            f"{file} lists {wrong[0]!r}, which {found} called ({len(wrong)} of {len(wanted)} names do not fit); list "
+            f"paths below {root}"
+        )
     if not wanted:
         raise ValueError(f"{file} lists no images; write one name per line")
     return images.subset(np.sort(np.array([positions[name][0] for name in wanted], np.int64)))

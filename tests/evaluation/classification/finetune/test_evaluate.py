@@ -20,6 +20,7 @@ from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Output, Result, silent
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.heads import PrototypeHead, PrototypeHeadConfig
 from selfpatch.models.pooling import ClassAttentionPool
 from tests.helpers.labelled_images import NETWORKS, coloured_folder, tiny_encoder
 
@@ -115,7 +116,25 @@ def test_published_settings() -> None:
     assert ibot.lr * ibot.batch_size / 256 == pytest.approx(4e-3)
     assert cifar.lr * cifar.batch_size / 256 == pytest.approx(7.5e-6 * 768 / 512)
     assert (mae.token, ibot.token, ibot.warmup_epochs) == ("mean", "image", 20)
-    assert FinetuneConfig.from_settings({"preset": "inaturalist"}).epochs == 360
+    assert cifar.epochs == 1000
+    assert FinetuneConfig.from_settings({"preset": "ibot_small"}).layer_decay == 0.75
+    assert FinetuneConfig.from_settings({"preset": "sere_small"}).batch_size == mae.batch_size
+
+
+def test_the_settings_of_released_command_lines() -> None:
+    """eval_cls.py of iBOT: rates for a batch of 512, `--min-lr 1e-5`, `--warmup-epochs 5`, repeated augmentation."""
+    released = {"flowers": 7.5e-6, "cars": 7.5e-5, "inaturalist": 7.5e-6, "inaturalist18_small": 5e-5,
+                "inaturalist19_small": 2.5e-5, "cifar": 7.5e-6, "semi": 5e-6}  # fmt: skip
+    for preset, lr in released.items():
+        config = FinetuneConfig.from_settings({"preset": preset})
+        assert config.lr == pytest.approx(lr / 2), preset
+        assert config.batch_size == (1024 if preset == "semi" else 768)
+        assert config.epochs == (360 if preset.startswith("inaturalist") else 1000)
+        assert config.erasing == (0.1 if preset.startswith("inaturalist") else 0.25)
+        assert (config.min_lr, config.warmup_epochs, config.weight_decay, config.drop_path) == (1e-5, 5, 0.05, 0.1)
+        assert (config.mixup, config.cutmix, config.smoothing, config.rand_augment) == (0.8, 1.0, 0.1, 9)
+        assert (config.layer_decay, config.head_std, config.repeats, config.token) == (1.0, 0.02, 3, "image")
+        assert config.head_layers == (1 if preset == "semi" else 0)
 
 
 def test_bad_settings_are_refused(folder: Path) -> None:
@@ -172,3 +191,23 @@ def test_real_images_are_learned(data_dir: Path) -> None:
     result = run(tiny_encoder("vit"), data_dir / "cifar10_mini", preset="small", **settings)
     assert result.metrics["train top-1"] > 0.2
     assert result.metrics["top-1"] > 0.12
+
+
+def test_few_labels_start_from_the_projection_head(folder: Path, tmp_path: Path) -> None:
+    """Preset `semi` with a list of names; another head is another training, and weights without one are refused."""
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{name}_{i}.png\n" for name in ("blue", "green", "red") for i in range(2)))
+    settings: dict[str, Any] = {**SMALL, "preset": "semi", "labels": str(listed), "out": tmp_path}
+    encoder = tiny_encoder("vit")
+    with pytest.raises(ValueError, match="the weights have none; give a full checkpoint"):
+        run(encoder, folder, **settings)
+    head = PrototypeHead(16, PrototypeHeadConfig(num_prototypes=8, hidden_dim=12, bottleneck_dim=6))
+    encoder.projection = head.state_dict()
+    result = run(encoder, folder, **settings)
+    assert (result.settings["train_images"], result.settings["head_layers"]) == (6, 1)
+    trained = torch.load(tmp_path / CHECKPOINT)["trained"]
+    assert trained["head.mlp.0.weight"].shape == (12, 16)
+    assert not torch.equal(trained["head.mlp.0.weight"], head.mlp[0].weight), "it is trained"
+    encoder.projection["mlp.0.weight"].add_(1.0)
+    with pytest.raises(ValueError, match=r"holds a training with other settings \(projection"):
+        run(encoder, folder, **settings)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import Fraction, settings
 from selfpatch.evaluation.classification.config import TrainedClassificationConfig
@@ -13,8 +13,11 @@ _IBOT = {"token": "image", "lr": 1e-3, "warmup_epochs": 20.0}
 # DeiT's fine-tuning as iBOT runs it: 8 processes of 96 images, and learning rates for a batch of 512, so twice ours.
 _TRANSFER = {
     "token": "image", "epochs": 1000, "batch_size": 768, "lr": 3.75e-6, "min_lr": 1e-5, "layer_decay": 1.0,
-    "head_std": 0.02,
+    "head_std": 0.02, "repeats": 3,
 }  # fmt: skip
+_INATURALIST = {**_TRANSFER, "epochs": 360, "erasing": 0.1}
+# The same with 8 processes of 128 images, and `--lr 5e-6` for a batch of 512.
+_SEMI = {**_TRANSFER, "batch_size": 1024, "lr": 2.5e-6, "head_layers": 1}
 _SMALL = {
     "token": "image", "epochs": 30, "batch_size": 64, "lr": 4e-3, "warmup_epochs": 3.0, "layer_decay": 0.75,
     "drop_path": 0.0, "mixup": 0.0, "cutmix": 0.0, "rand_augment": 0.0, "erasing": 0.0, "head_std": 0.02,
@@ -25,29 +28,40 @@ _SMALL = {
 class FinetuneConfig(TrainedClassificationConfig):
     """Fine-tuning of the whole network on labelled images: top-1 and top-5.
 
-    Presets: `mae` is FINETUNE.md of MAE's released code for a ViT-B (arXiv 2111.06377, table 9). `ibot` (ViT-B) and
-    `ibot_small` (ViT-S) are run.sh and evaluation/README.md of iBOT's released code (arXiv 2111.07832). `cifar` (10 and
-    100), `flowers`, `cars` and `inaturalist` (2018 and 2019) come from the same files, for a ViT-B, after DeiT (arXiv
-    2012.12877); for iNaturalist with a ViT-S they give a learning rate of 2.5e-5 (2018) and 1.25e-5 (2019). `small` is
-    ours, for some hundred small images on a CPU. Two things are not taken over: DeiT's repeated augmentation, and the
-    choice of the best epoch on the test set. The last epoch counts.
+    Presets: `mae` is FINETUNE.md of MAE's released code for a ViT-B (arXiv 2111.06377, table 9), which SERE uses too;
+    `sere_small` is the same for its ViT-S, with iBOT's layer decay for a ViT-S, because SERE does not publish its own.
+    `ibot` (ViT-B) and `ibot_small` (ViT-S) are run.sh and evaluation/README.md of iBOT's released code (arXiv
+    2111.07832). `cifar` (10 and 100), `flowers`, `cars`, `inaturalist` (ViT-B, 2018 and 2019),
+    `inaturalist18_small` and `inaturalist19_small` (ViT-S) come from the same files, after DeiT (arXiv 2012.12877), and
+    `semi` is their protocol for 1 % and 10 % of ImageNet's labels: use it with `--labels`. `small` is ours, for some
+    hundred small images on a CPU. The released code quotes the best epoch on the test set; here the last one counts.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "mae": {},
         "ibot": _IBOT,
         "ibot_small": {**_IBOT, "epochs": 200, "layer_decay": 0.75},
+        "sere_small": {"layer_decay": 0.75},
+        "semi": _SEMI,
         "cifar": _TRANSFER,
         "flowers": _TRANSFER,
         "cars": {**_TRANSFER, "lr": 3.75e-5},
-        "inaturalist": {**_TRANSFER, "epochs": 360, "erasing": 0.1},
+        "inaturalist": _INATURALIST,
+        "inaturalist18_small": {**_INATURALIST, "lr": 2.5e-5},
+        "inaturalist19_small": {**_INATURALIST, "lr": 1.25e-5},
         "small": _SMALL,
     }
 
-    preset: Literal["mae", "ibot", "ibot_small", "cifar", "flowers", "cars", "inaturalist", "small"] = "mae"
+    preset: Literal[
+        "mae", "ibot", "ibot_small", "sere_small", "semi", "cifar", "flowers", "cars", "inaturalist",
+        "inaturalist18_small", "inaturalist19_small", "small",
+    ] = "mae"  # fmt: skip
     """Published protocol whose settings are the defaults."""
     token: Literal["image", "mean"] = "mean"
     """Feature to classify: the image token, or the mean of the raw patches through a fresh norm."""
+    head_layers: NonNegativeInt = 0
+    """Number of linear layers of the pre-trained projection head that the classifier keeps below its own (image token
+    only); all of them include the prototypes. Needs weights with the head of DINO, iBOT, SelfPatch or SERE."""
     lr: PositiveFloat = 5e-4
     """Learning rate of the head for a batch of 256."""
     min_lr: NonNegativeFloat = 1e-6
@@ -70,6 +84,9 @@ class FinetuneConfig(TrainedClassificationConfig):
     """Magnitude of RandAugment, 0 to 10; 0 turns it off."""
     erasing: Fraction = 0.25
     """Probability that a rectangle of a crop is erased."""
+    repeats: PositiveInt = 1
+    """Copies of an image in a batch, each augmented by itself (repeated augmentation). An epoch keeps its number of
+    steps, and so sees 1/repeats of the images."""
     head_std: PositiveFloat = 2e-5
     """Standard deviation of the head's initial weights."""
 
@@ -78,4 +95,9 @@ class FinetuneConfig(TrainedClassificationConfig):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs:g} of {self.epochs} epochs; use 0 or more, but fewer"
+            )
+        if self.head_layers and self.token != "image":
+            raise ValueError(
+                f"head_layers is {self.head_layers}, but the projection head is of the image token and token is "
+                f"{self.token!r}; use token image"
             )

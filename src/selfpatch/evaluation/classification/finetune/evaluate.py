@@ -31,7 +31,7 @@ from selfpatch.evaluation.classification.finetune.network import Classifier
 from selfpatch.evaluation.classification.metrics import top_hits, trained_result
 from selfpatch.evaluation.finetuning import layer_groups
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, encoder_identity
+from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, encoder_identity, network_sha256
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
 
@@ -57,6 +57,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: FinetuneConfig, output:
     settings = config.recorded()
     classifier = Classifier(encoder, len(train.classes), config).to(encoder.device)
     learned = {**settings, "train": train.fingerprint, "network": encoder_identity(encoder)}
+    if config.head_layers:
+        learned["projection"] = network_sha256(classifier.head)
     _train(classifier, encoder, train, config, learned, output)
 
     @torch.no_grad()
@@ -88,7 +90,14 @@ def _train(
     """Train the classifier in place; `learned` holds the values that decide the weights."""
     recipe = ViewRecipe(config.crop, scale=(0.08, 1.0), flip=0.5)
     load = AugmentedImages(images, recipe, encoder.mean, encoder.std, config.rand_augment, config.erasing)
-    batches = Batches(len(images), load, batch_size=config.batch_size, seed=config.seed, workers=config.workers)
+    batches = Batches(
+        len(images),
+        load,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        workers=config.workers,
+        repeats=config.repeats,
+    )
     lr = config.lr * config.batch_size / 256
     steps, warmup = (round(epochs * batches.steps_per_epoch) for epochs in (config.epochs, config.warmup_epochs))
     rates = {"lr": lr, "layer_decay": config.layer_decay, "weight_decay": config.weight_decay}
