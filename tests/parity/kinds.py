@@ -12,6 +12,8 @@ from pathlib import Path
 from tests.parity.check import Check
 from tests.parity.davis_metric import replay_davis_metric
 from tests.parity.pieces import replay_pieces
+from tests.parity.positions import replay_fixed_positions, replay_position_embeddings
+from tests.parity.selfpatch_shapes import replay_selfpatch_shapes
 from tests.parity.semi_supervised_head import replay_semi_supervised_head
 from tests.parity.trajectory import replay_trajectory
 
@@ -51,6 +53,9 @@ KINDS = (
         {EXPECTED: ("finetune_head_layer 1",), TENSORS: ("layer1.logits",)},
         replay_semi_supervised_head,
     ),
+    Kind("SelfPatch shapes", {EXPECTED: ("variants", "shapes", "checksums"), TENSORS: ()}, replay_selfpatch_shapes),
+    Kind("position embeddings", {EXPECTED: ("stored_grid", "position_weighted_sum")}, replay_position_embeddings),
+    Kind("fixed positions", {"moco_v3_positions.json": ("shape", "sum_abs")}, replay_fixed_positions),
 )
 
 MISSING_KINDS = (
