@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.parity.check import Check
+from tests.parity.davis_frames import replay_davis_frames
 from tests.parity.davis_metric import replay_davis_metric
 from tests.parity.pieces import replay_pieces
 from tests.parity.positions import replay_fixed_positions, replay_position_embeddings
@@ -55,6 +56,11 @@ KINDS = (
     ),
     Kind("SelfPatch shapes", {EXPECTED: ("variants", "shapes", "checksums"), TENSORS: ()}, replay_selfpatch_shapes),
     Kind("position embeddings", {EXPECTED: ("stored_grid", "position_weighted_sum")}, replay_position_embeddings),
+    Kind(
+        "DAVIS frames",
+        {EXPECTED: ("frames", "first_propagated_frame"), TENSORS: (), "checkpoint.pth": (), "masks": ()},
+        replay_davis_frames,
+    ),
     Kind("fixed positions", {"moco_v3_positions.json": ("shape", "sum_abs")}, replay_fixed_positions),
 )
 

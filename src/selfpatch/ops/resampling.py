@@ -1,4 +1,4 @@
-"""Crop and resize of a batch, with a box for each image, by two matrix products; the result is Pillow's."""
+"""Crop and resize of a batch as Pillow does, by two matrix products, and resize of images as OpenCV does."""
 
 import math
 
@@ -9,6 +9,8 @@ from selfpatch.ops.images import to_device
 
 SUPPORT = 2.0
 """Radius of the bicubic kernel, in pixels of the coarser of the two grids."""
+WEIGHT_BITS = 11
+"""Bits of OpenCV's weights of uint8 images: a weight of 1 is 2048."""
 
 
 def crop_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
@@ -91,3 +93,32 @@ def cubic(distance: Tensor, a: float) -> Tensor:
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = a * (((distance - 5) * distance + 8) * distance - 4)
     return torch.where(distance <= 1, near, torch.where(distance < SUPPORT, far, torch.zeros_like(distance)))
+
+
+def resize_linear(images: Tensor, height: int, width: int) -> Tensor:
+    """Resize uint8 images [..., H, W] bilinearly without antialias, level by level as `cv2.resize` does.
+
+    OpenCV computes in integers, which rounds otherwise than floating point in one of a thousand levels:
+
+        for each row of the image:  line = w0 * left pixel + w1 * right pixel      with weights of 11 bits
+        for each level:             (w0 * (upper >> 4) >> 16) + (w1 * (lower >> 4) >> 16), rounded from 2 more bits
+    """
+    columns, across = _neighbours(images.shape[-1], width, images.device)
+    rows, down = _neighbours(images.shape[-2], height, images.device)
+    # Beyond the first and the last pixel of a line, but not of a column, OpenCV puts all the weight on one pixel.
+    across = torch.where(columns[0] == columns[1], across.new_tensor([[1 << WEIGHT_BITS], [0]]), across)
+    levels = images.int()
+    lines = (levels[..., columns[0]] * across[0] + levels[..., columns[1]] * across[1]) >> 4
+    upper, lower = ((lines[..., rows[side], :] * down[side, :, None]) >> 16 for side in (0, 1))
+    return ((upper + lower + 2) >> 2).to(torch.uint8)
+
+
+def _neighbours(length: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the two neighbours of each of `size` pixels among `length`, [2, size] int64, and their integer weights."""
+    scale = 1 / (size / length)  # in this order, for the same rounding
+    position = ((torch.arange(size, dtype=torch.double) + 0.5) * scale - 0.5).float()
+    before = position.floor()
+    second = position - before
+    weights = (torch.stack([1 - second, second]) * (1 << WEIGHT_BITS)).round().int()
+    indices = torch.stack([before, before + 1]).long().clamp(0, length - 1)
+    return indices.to(device), weights.to(device)

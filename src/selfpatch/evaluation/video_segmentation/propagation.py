@@ -15,6 +15,7 @@ from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import Clip
 from selfpatch.models.features import patch_features
 from selfpatch.ops.propagation import propagate_labels
+from selfpatch.ops.resampling import resize_linear
 
 LONG_SIDE_MULTIPLE = 64
 RELEASED_STD = {0.229: 0.228}
@@ -96,9 +97,8 @@ def _frame_features(encoder: Encoder, image: Image.Image, config: DAVISConfig) -
     """Return patch features [h, w, D] of unit length."""
     std = encoder.std if config.std == "encoder" else [RELEASED_STD.get(s, s) for s in encoder.std]
     size = network_size(image.height, image.width, config.resolution, encoder.patch_size)
-    pixels = torch.from_numpy(np.array(image)).to(encoder.device).movedim(-1, 0)[None].float()
-    # Neither antialiased nor fractional, like OpenCV's linear interpolation, which the released script uses.
-    pixels = F.interpolate(pixels, size, mode="bilinear").round().to(torch.uint8)
+    pixels = torch.from_numpy(np.array(image)).to(encoder.device).movedim(-1, 0)[None]
+    pixels = resize_linear(pixels, *size)  # the released script resizes with OpenCV
     return F.normalize(patch_features(encoder, pixels, std=std)[0], dim=-1).contiguous()
 
 
