@@ -12,7 +12,10 @@ from selfpatch.evaluation.config import EvaluationConfig, Precision
 class ClassificationConfig(EvaluationConfig):
     """Centre crops of labelled images."""
 
-    data_help: ClassVar[str] = "Folder with train/ and val/ (or test/), each with one sub-folder per class."
+    data_help: ClassVar[str] = (
+        "Folder with train/ and val/ (or test/), each with one sub-folder per class, or iNaturalist as downloaded, with "
+        "train2019.json and val2019.json."
+    )
 
     resize: PositiveInt = 256
     """Short side that test images are resized to (bicubic), in pixels."""

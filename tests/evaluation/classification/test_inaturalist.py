@@ -1,0 +1,98 @@
+"""iNaturalist's layout: images in one folder, labels in JSON files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from selfpatch.evaluation.classification.dataset import open_splits, with_labels
+from selfpatch.evaluation.classification.knn.config import KNNConfig
+from selfpatch.evaluation.classification.knn.evaluate import evaluate
+from tests.helpers.labelled_images import tiny_encoder
+
+CATEGORIES = {7: "Quercus alba", 2: "Ardea alba", 11: "Morchella"}
+
+
+def annotations(root: Path, split: str, categories: list[int], year: int = 2019) -> dict[str, Any]:
+    """Write images of the given categories; return the annotation file's content, in an order that is not sorted."""
+    images = []
+    for number, category in enumerate(categories):
+        name = f"train_val{year}/Group{category % 2}/{category}/{split}{number}.jpg"
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 24), (20 * category, 80, 10 * number)).save(root / name)
+        images.append({"id": 100 - number, "file_name": name, "width": 20, "height": 24})
+    entries = [
+        {"id": number, "image_id": 100 - number, "category_id": category} for number, category in enumerate(categories)
+    ]
+    named = [{"id": number, "name": name} for number, name in CATEGORIES.items()]
+    return {"images": images, "annotations": entries[::-1], "categories": named}
+
+
+def inaturalist(root: Path, year: int = 2019) -> Path:
+    for split, categories in (("train", [7, 2, 11, 2, 7]), ("val", [2, 7])):
+        content = annotations(root, split, categories, year)
+        (root / f"{split}{year}.json").write_text(json.dumps(content))
+    return root
+
+
+def change(file: Path, **parts: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **parts}))
+
+
+def test_images_and_labels_are_those_of_the_annotations(tmp_path: Path) -> None:
+    train, test = open_splits(inaturalist(tmp_path))
+    assert train.classes == test.classes == ("Ardea alba", "Quercus alba", "Morchella")
+    for images in (train, test):
+        content = json.loads((tmp_path / f"{'train' if images is train else 'val'}2019.json").read_text())
+        expected = {}
+        for image in content["images"]:
+            for annotation in content["annotations"]:
+                if annotation["image_id"] == image["id"]:
+                    expected[image["file_name"]] = CATEGORIES[annotation["category_id"]]
+        assert {images.name(i): images.classes[images.labels[i]] for i in range(len(images))} == expected
+        assert images.read(0, 3).size == (20, 24)
+    few = with_labels(train, "20%", seed=0)
+    assert sorted(few.labels.tolist()) == [0, 1, 2]
+
+
+def test_it_is_evaluated_like_folders(tmp_path: Path) -> None:
+    result = evaluate(tiny_encoder("vit"), inaturalist(tmp_path), KNNConfig(ks=(1,), resize=16, crop=16))
+    assert result.settings["train_images"] == 5
+    assert set(result.per_image) == {"train_val2019/Group0/2/val0.jpg", "train_val2019/Group1/7/val1.jpg"}
+
+
+def test_the_latest_year_with_both_files_is_taken(tmp_path: Path) -> None:
+    inaturalist(tmp_path, 2018)
+    inaturalist(tmp_path, 2019)
+    assert open_splits(tmp_path)[0].name(0).startswith("train_val2019/")
+    (tmp_path / "val2019.json").unlink()
+    assert open_splits(tmp_path)[0].name(0).startswith("train_val2018/")
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no train/ and val/ \(or test/\).* or iNaturalist's train2019.json"):
+        open_splits(tmp_path)
+    train, test = (inaturalist(tmp_path) / f"{split}2019.json" for split in ("train", "val"))
+    change(test, annotations=[{"image_id": 100, "category_id": 5}, {"image_id": 99, "category_id": 7}])
+    with pytest.raises(ValueError, match=r"val2019.json has categories that no training image has, e.g. 5; both need"):
+        open_splits(tmp_path)
+    change(test, annotations=[{"image_id": 100, "category_id": 2}] * 2)
+    with pytest.raises(ValueError, match=r"2 annotations of 1 images for its 2 images; each image needs one category"):
+        open_splits(tmp_path)
+    change(test, annotations=[{"image": 100}])
+    with pytest.raises(ValueError, match="is no annotation file of iNaturalist; it needs images with"):
+        open_splits(tmp_path)
+    test.write_text("[]")
+    with pytest.raises(ValueError, match="is no annotation file of iNaturalist"):
+        open_splits(tmp_path)
+    test.write_text("{")
+    with pytest.raises(ValueError, match=r"cannot read .*val2019.json"):
+        open_splits(tmp_path)
+    next((tmp_path / "train_val2019" / "Group0" / "2").glob("train*")).unlink()
+    with pytest.raises(ValueError, match=r"train2019.json lists 'train_val2019/.*', which is not in .* complete the"):
+        open_splits(tmp_path)
+    assert train.is_file()
