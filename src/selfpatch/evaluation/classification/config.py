@@ -13,7 +13,7 @@ class ClassificationConfig(EvaluationConfig):
     """Centre crops of labelled images."""
 
     data_help: ClassVar[str] = (
-        "Folder with train/ and val/ (or test/), each with one sub-folder per class, or iNaturalist as downloaded, with "
+        "Folder with train/ and val/ (or test/), each with one sub-folder per class, or iNaturalist as published, with "
         "train2019.json and val2019.json."
     )
 
