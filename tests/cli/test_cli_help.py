@@ -226,16 +226,16 @@ OPTIONS = {
         checkpoint.every-minutes checkpoint.every-steps checkpoint.keep checkpoint.keep-every-epochs
         checkpoint.max-nonfinite""",
     "resume": "device workers",
-    "evaluate davis": f"""{NETWORK} data out results resolution radius topk context-frames temperature std max-memory
-        year sequences""",
+    "evaluate davis": f"""{NETWORK} data out block stage output-stride dilate results resolution radius topk
+        context-frames temperature std max-memory year sequences""",
     "evaluate knn": f"{NETWORK} data out ks temperature resize crop encode-batch",
-    "evaluate correspond": f"""{NETWORK} data out preset facet depth block stride resolution shape sampling places
-        alphas threshold split layout categories max-pictures""",
+    "evaluate correspond": f"""{NETWORK} data out block stage output-stride dilate preset facet depth stride resolution
+        shape sampling places alphas threshold split layout categories max-pictures""",
     "evaluate detect": f"""{NETWORK} data out preset train-split test-split limit negatives pyramid blocks heads
         width anchor-scale proposals rois augmentation short-sides long-side batch-size epochs decay-at
         warmup-steps lr lr-batch weight-decay layer-decay drop-path clip precision seed workers max-pictures""",
-    "evaluate discover": f"""{NETWORK} data out methods facet block num-patches tau mass head split
-        image-list hard max-pictures""",
+    "evaluate discover": f"""{NETWORK} data out block stage output-stride dilate methods facet num-patches tau mass head
+        split image-list hard max-pictures""",
     "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr
         warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing repeats
         head-layers head-std resize crop precision seed per-class encode-batch workers""",

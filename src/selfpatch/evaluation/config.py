@@ -5,7 +5,9 @@ A module that defines such settings imports nothing heavy, so that the command l
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, ClassVar, Literal, Self, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
+
+from annotated_types import Gt
 
 from selfpatch.config.schema import SPEED_ONLY, override, plain, settings
 
@@ -70,6 +72,36 @@ class EvaluationConfig:
         hints = get_type_hints(type(self), include_extras=True)
         speed_only = {name for name, hint in hints.items() if SPEED_ONLY in getattr(hint, "__metadata__", ())}
         return {name: value for name, value in plain(self).items() if name not in speed_only}
+
+
+@settings
+class LayerConfig(EvaluationConfig):
+    """Base class of evaluations that read the patch features of one layer.
+
+    `models.layer_encoder.LayerEncoder` takes these settings.
+    """
+
+    network_settings: ClassVar[frozenset[str]] = frozenset(
+        {"patch_size", "block", "stage", "stride", "output_stride", "dilate"}
+    )
+
+    block: Annotated[int, Gt(0)] | None = None
+    """Block of a ViT to take features from, counted from 1; the last if not given. Tokens of an earlier block are
+    before any norm."""
+    stage: Annotated[int, Gt(0)] | None = None
+    """Number of the stage of a Swin or ResNet to take features from, counted from 1; the last if not given."""
+    output_stride: Literal[8, 16] | None = None
+    """Largest stride of a ResNet, in pixels: 16 removes the stride of its last stage, 8 of its last two."""
+    dilate: bool = True
+    """Dilate the kernels of stages that lose their stride to output_stride, which keeps their receptive field."""
+
+    def layer(self) -> dict[str, Any]:
+        """Return the settings that choose the layer, by the names of `LayerEncoder`'s arguments."""
+        return {name: getattr(self, name) for name in ("block", "stage", "output_stride", "dilate")}
+
+    def __post_init__(self) -> None:
+        if not self.dilate and self.output_stride is None:
+            raise ValueError("dilate is False, but no stage loses its stride; give output_stride 8 or 16, or leave it")
 
 
 def preset_tables(config: type[EvaluationConfig], name: str) -> str:

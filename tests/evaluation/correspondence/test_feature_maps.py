@@ -179,13 +179,16 @@ def test_blocks_and_facets_of_a_vit() -> None:
 
 def test_stages_of_a_swin_have_their_own_step() -> None:
     encoder, image = tiny_swin(), noise(9)
-    for block, step in [(1, 4), (2, 8)]:
-        dense = DenseEncoder(encoder, as_it_is(64, block=block))(image)
+    for stage, step in [(1, 4), (2, 8)]:
+        dense = DenseEncoder(encoder, as_it_is(64, stage=stage))(image)
         assert (dense.first, dense.step) == (step / 2, step)
         assert dense.features.shape[:2] == (48 // step, 64 // step)
         assert dense.points(torch.tensor([[0.0, 0.0]])).tolist() == [[(step - 1) / 2] * 2]
-    with pytest.raises(ValueError, match="has a feature for 4 pixels, not for a patch of 8; leave out the stride"):
-        DenseEncoder(encoder, as_it_is(64, block=1, stride=2))(image)
+    dense = DenseEncoder(encoder, as_it_is(64, stage=1, stride=2))(image)
+    assert (dense.first, dense.step, dense.features.shape[:2]) == (2, 2, (23, 31))
+    assert DenseEncoder(encoder, as_it_is(60, stage=1))(noise(9, 60, 44)).features.shape[:2] == (11, 15)
+    with pytest.raises(ValueError, match="stride 8 does not divide the patch size 4"):
+        DenseEncoder(encoder, as_it_is(64, stage=1, stride=8))
 
 
 @pytest.mark.parametrize(
@@ -193,7 +196,7 @@ def test_stages_of_a_swin_have_their_own_step() -> None:
     [
         ({"stride": 3}, "stride 3 does not divide the patch size 8; use e.g. 4"),
         ({"stride": 0}, "stride is 0; use a number above 0"),
-        ({"block": 4}, "block is 4, but the network has 3; use 1 to 3"),
+        ({"block": 4}, "block is 4, but this vit has 3; use 1 to 3"),
         ({"block": 0}, "block is 0; use a number above 0"),
         ({"facet": "keys"}, "facet is 'keys'; use one of: token, key"),
         ({"sampling": "cubic"}, "sampling is 'cubic'"),
@@ -209,7 +212,7 @@ def test_words_for_what_a_vit_has_not(settings: dict[str, Any], words: str) -> N
 def test_words_for_what_a_plain_encoder_has_not() -> None:
     with pytest.raises(ValueError, match="facet is 'key', but only a ViT"):
         DenseEncoder(tiny_swin(), CorrespondenceConfig(facet="key"))
-    with pytest.raises(ValueError, match="block is 1, but a MeanColour has none"):
+    with pytest.raises(ValueError, match="block is 1, but a MeanColour has no layers"):
         DenseEncoder(MeanColour(8), CorrespondenceConfig(block=1))
 
 

@@ -48,6 +48,17 @@ def test_coco_and_a_list_of_its_images(tmp_path: Path) -> None:
     ]
     result = evaluate(ColourAgainstGround(8), coco, ObjectDiscoveryConfig(image_list=str(listed)))
     assert result.metrics["CorLoc lost"] == 1
+    for lines in ("8\n", "000000000008\r\n", "images/000000000008.jpg\n\n8\n"):
+        listed.write_text(lines)
+        assert [image.name for image in open_images(coco, ObjectDiscoveryConfig(image_list=str(listed)))] == [
+            "COCO_train2014_000000000025"
+        ], "the second image has the id 8, and is taken once"
+    listed.write_text("\n")
+    with pytest.raises(ValueError, match="is empty; it should name one image per line"):
+        open_images(coco, ObjectDiscoveryConfig(image_list=str(listed)))
+    listed.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="is no text file"):
+        open_images(coco, ObjectDiscoveryConfig(image_list=str(listed)))
     listed.write_text("COCO_train2014_000000000026.jpg\n")
     with pytest.raises(ValueError, match=r"names 1 images that the data set does not have, e\.g\. COCO_train2014_0+26"):
         open_images(coco, ObjectDiscoveryConfig(image_list=str(listed)))

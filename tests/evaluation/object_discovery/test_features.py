@@ -10,6 +10,9 @@ import torch
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.object_discovery.evaluate import evaluate
 from selfpatch.evaluation.object_discovery.features import PatchView
+from selfpatch.models.backbones.build import build_backbone
+from selfpatch.models.backbones.config import ResNetConfig
+from selfpatch.models.encoder import BranchEncoder
 from tests.evaluation.object_discovery.conftest import ColourAgainstGround, tiny_vit
 
 
@@ -60,12 +63,27 @@ def test_features_of_what_is_no_vit(voc: Path) -> None:
     assert settings["features"] == "token, standardised over the map"
     tokens_of_a_vit = PatchView(tiny_vit(), ObjectDiscoveryConfig(facet="token")).features(padded)
     torch.testing.assert_close(tokens_of_a_vit, tiny_vit().patches(padded)[0].movedim(0, -1))
+    inner = PatchView(tiny_vit(), ObjectDiscoveryConfig(facet="token", block=2)).features(padded)
+    assert torch.equal(inner, tiny_vit().backbone.maps(padded, [2])[0][0])
+
+
+def test_a_dilated_resnet_as_the_released_lost_has_it(voc: Path) -> None:
+    """Images padded to the stride of 16, maps of that stride, standardised."""
+    torch.manual_seed(0)
+    config = ResNetConfig(depths=(1, 1, 1, 1), width=4)
+    encoder = BranchEncoder(build_backbone(config), None).eval()
+    view = PatchView(encoder, ObjectDiscoveryConfig(output_stride=16))
+    padded = view.padded(torch.zeros(3, 40, 50, dtype=torch.uint8))
+    assert padded.shape == (1, 3, 48, 64)
+    assert view.features(padded).shape == (3, 4, 128)
+    settings = evaluate(encoder, voc, ObjectDiscoveryConfig(methods=("lost",), output_stride=16)).settings
+    assert [settings[name] for name in ("stage", "stride", "patch_size", "block")] == [4, 16, 32, None]
 
 
 def test_words_for_a_vit_without_what_is_asked(voc: Path) -> None:
-    with pytest.raises(ValueError, match="this ViT has 3 blocks"):
+    with pytest.raises(ValueError, match="block is 4, but this vit has 3; use 1 to 3"):
         evaluate(tiny_vit(), voc, ObjectDiscoveryConfig(block=4))
-    with pytest.raises(ValueError, match="tokens are the encoder's own"):
-        evaluate(tiny_vit(), voc, ObjectDiscoveryConfig(facet="token", block=1))
+    with pytest.raises(ValueError, match="stage is 1, but a vit has blocks; use block, 1 to 3"):
+        evaluate(tiny_vit(), voc, ObjectDiscoveryConfig(stage=1))
     with pytest.raises(ValueError, match="this network has none; use lost or tokencut"):
         evaluate(tiny_vit(class_token=False), voc, ObjectDiscoveryConfig(methods=("lost", "attention")))

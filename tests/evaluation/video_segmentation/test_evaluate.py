@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import selfpatch
@@ -17,8 +19,15 @@ from selfpatch.evaluation.result import Output, Provenance, Result
 from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import read_mask, write_mask
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate
+from selfpatch.models.backbones.build import build_backbone
+from selfpatch.models.backbones.config import ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.encoder import BranchEncoder
 from tests.evaluation.video_segmentation.conftest import Tree
 from tests.helpers.command_line import write_davis
+
+RESNET = ResNetConfig(depths=(1, 1, 1, 1), width=8)
+SWIN = SwinConfig(embed_dim=16, depths=(1, 1, 1, 1), first_heads=1, window=4)
+VIT = ViTConfig(embed_dim=32, depth=3, num_heads=2, patch_size=16, grid=8)
 
 
 @pytest.mark.slow
@@ -88,6 +97,47 @@ def test_a_frame_of_one_object(tree: Tree) -> None:
     for i in range(4):
         write_mask(root / f"Annotations/480p/toy/{i:05d}.png", np.ones((128, 192), np.uint8))
     assert evaluate(MeanColour(16), root, DAVISConfig(resolution=128)).metrics["J-Mean"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "recorded"),
+    [
+        (RESNET, {}, (3, None, 16, "8 x 12")),
+        (RESNET, {"stage": 4}, (4, None, 32, "4 x 6")),
+        (RESNET, {"output_stride": 16}, (4, None, 16, "8 x 12")),
+        (RESNET, {"stage": 3, "output_stride": 8, "dilate": False}, (3, None, 8, "16 x 24")),
+        (SWIN, {}, (3, None, 16, "8 x 12")),
+        (SWIN, {"stage": 2}, (2, None, 8, "16 x 24")),
+        (VIT, {}, (None, 3, 16, "8 x 12")),
+        (VIT, {"block": 1}, (None, 1, 16, "8 x 12")),
+    ],
+)
+def test_layers_of_networks(tree: Tree, config: Any, settings: dict[str, Any], recorded: tuple[Any, ...]) -> None:
+    """Squares of two colours are found in maps of any stride; the result says which."""
+    torch.manual_seed(0)
+    encoder = BranchEncoder(build_backbone(config), None).eval()
+    result = evaluate(encoder, tree(frames=4), DAVISConfig(resolution=128, **settings))
+    assert tuple(result.settings[name] for name in ("stage", "block", "stride", "grid")) == recorded
+    assert result.settings["patch_size"] == config.patch_size
+    assert result.metrics["J-Mean"] > 0.1
+
+
+def test_layers_that_are_not_there(tree: Tree) -> None:
+    encoder = BranchEncoder(build_backbone(SWIN), None)
+    for settings, words in [
+        ({"stage": 5}, "stage is 5, but this swin has 4; use 1 to 4"),
+        ({"block": 2}, "block is 2, but a swin has stages"),
+        ({"output_stride": 16}, "output_stride is 16, but a swin cannot be dilated"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            evaluate(encoder, tree(frames=3) if settings == {"stage": 5} else "unused", DAVISConfig(**settings))
+    for settings, words in [
+        ({"stage": 0}, "stage is 0; use a number above 0"),
+        ({"output_stride": 4}, "output_stride is 4; use one of: 8, 16"),
+        ({"dilate": False}, "dilate is False, but no stage loses its stride"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            DAVISConfig(**settings)
 
 
 def test_progress(tree: Tree) -> None:

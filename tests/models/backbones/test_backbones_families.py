@@ -245,3 +245,44 @@ def test_facets_are_the_inputs_of_attention(number: int) -> None:
     expected = seen[0][:, 1:].unflatten(1, (2, 3)).chunk(3, -1)
     for name, facet in zip(("query", "key", "value"), expected, strict=True):
         assert torch.equal(backbone.facet(x, name, block=number - 1), facet)
+
+
+@pytest.mark.parametrize(("stride", "strides"), [(16, (4, 8, 16, 16)), (8, (4, 8, 8, 8)), (32, (4, 8, 16, 32))])
+def test_a_dilated_resnet_is_timms(stride: int, strides: tuple[int, ...]) -> None:
+    """The same weights in a network that timm builds with this output stride give the same map."""
+    from timm.models.resnet import Bottleneck, ResNet
+
+    config = ResNetConfig(depths=(1, 2, 2, 3), width=4)
+    backbone = build_backbone(config).eval()
+    finer = backbone.with_output_stride(stride)
+    theirs = ResNet(Bottleneck, config.depths, num_classes=0, channels=(4, 8, 16, 32), output_stride=stride).eval()
+    theirs.load_state_dict(backbone.trunk.state_dict())
+    x = images(config)
+    torch.testing.assert_close(finer(x).patches, theirs.forward_features(x).movedim(1, -1))
+    assert finer.map_strides == strides
+    assert [x.shape[-1] // m.shape[2] for m in finer.maps(x, range(1, 5))] == list(strides)
+    assert backbone.map_strides == (4, 8, 16, 32)
+    assert finer.state_dict().keys() == backbone.state_dict().keys()
+
+
+def test_a_dilated_resnet_is_torchvisions() -> None:
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    backbone = build_backbone(named_backbone_config("resnet50")).eval().with_output_stride(8)
+    theirs = ResNet(Bottleneck, [3, 4, 6, 3], replace_stride_with_dilation=[False, True, True])
+    own = {name: part for name, part in backbone.trunk.named_modules() if isinstance(part, nn.Conv2d)}
+    for name, part in theirs.named_modules():
+        if isinstance(part, nn.Conv2d):
+            assert (own[name].stride, own[name].dilation, own[name].padding) == (
+                part.stride, part.dilation, part.padding,
+            )  # fmt: skip
+
+
+def test_strides_removed_without_dilation() -> None:
+    backbone = build_backbone(ResNetConfig(depths=(1, 1, 2, 1), width=4))
+    finer = backbone.with_output_stride(8, dilate=False)
+    convolutions = [part for part in finer.trunk.layer3.modules() if isinstance(part, nn.Conv2d)]
+    assert {(part.stride, part.dilation) for part in convolutions} == {((1, 1), (1, 1))}
+    assert finer.map_strides == (4, 8, 8, 8)
+    with pytest.raises(ValueError, match="this one pools there; choose a stage instead"):
+        build_timm("resnet26d").with_output_stride(16)

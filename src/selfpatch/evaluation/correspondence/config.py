@@ -6,21 +6,20 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 
 from selfpatch.config.schema import SPEED_ONLY, settings
-from selfpatch.evaluation.config import EvaluationConfig
+from selfpatch.evaluation.config import LayerConfig
 
 Sampling = Literal["bilinear", "nearest"]
 Places = Literal["patches", "pixels"]
 
 
 @settings
-class CorrespondenceConfig(EvaluationConfig):
+class CorrespondenceConfig(LayerConfig):
     """Semantic correspondence (SPair-71k): keypoints transferred to the nearest patch feature of another image.
 
     PCK is given per image and per point, averaged over categories.
     """
 
     data_help: ClassVar[str] = "Folder with Layout/, PairAnnotation/ and JPEGImages/, as SPair-71k has them."
-    network_settings: ClassVar[frozenset[str]] = frozenset({"patch_size", "block", "stride"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "patch": {},
         # After Amir et al. (arXiv 2112.05814), who resize the shorter side to 224 and also bin neighbours.
@@ -37,12 +36,10 @@ class CorrespondenceConfig(EvaluationConfig):
     facet: Literal["token", "key", "query", "value"] = "token"
     """Features to match: patch tokens, or keys, queries or values of an attention block (ViT only)."""
     depth: Annotated[float, Gt(0), Le(1)] | None = None
-    """Block to take features from, as a share of the network's depth; ignored if `block` is given. If neither is given,
-    the last block, and for tokens the encoder's own features after its norm."""
-    block: Annotated[int, Gt(0)] | None = None
-    """Block of a ViT, or stage of another network, to take features from, counted from 1."""
+    """Block or stage to take features from, as a share of the network's depth; ignored if block or stage is given."""
     stride: Annotated[int, Gt(0)] | None = None
-    """Pixels between neighbouring features; divides the patch size, and is the patch size if not given."""
+    """Pixels between neighbouring features; divides the layer's own stride (a ViT's patch size), and is that if not
+    given."""
     resolution: Annotated[int, Ge(1)] = 512
     """Longer side of the images, in pixels."""
     shape: Literal["square", "keep"] = "square"
@@ -66,5 +63,6 @@ class CorrespondenceConfig(EvaluationConfig):
     """Number of pairs to draw, evenly spread; matches are green if correct at the middle one of the alphas."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(set(self.alphas)) < len(self.alphas):
             raise ValueError(f"alphas are {list(self.alphas)}; name each share once, e.g. 0.05 0.1 0.15")

@@ -85,7 +85,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: CorrespondenceConfig, o
         The result, with a row for each category and alpha; `position, per point` is the baseline's.
 
     Raises:
-        ValueError: the encoder has no such block or stride, or the data cannot be used.
+        ValueError: the encoder has no such layer or stride, or the data cannot be used.
     """
     encode = DenseEncoder(encoder, config)
     pairs = open_pairs(data, config)
@@ -112,8 +112,9 @@ def evaluate(encoder: Encoder, data: str | Path, config: CorrespondenceConfig, o
     metrics |= {f"{BASELINE} {name}": value for name, value in means_over_categories(baseline_rows).items()}
     table = table_rows(rows, baseline_rows, config.alphas)
     per_image = {one.pair.name: pair_pck(one, config.alphas) for one in scored}
-    settings = config.recorded() | {
-        "block": encode.block, "stride": config.stride or encoder.patch_size, "patch_size": encoder.patch_size,
+    layer = encode.encoder
+    settings = config.recorded() | layer.recorded() | {
+        "stride": config.stride or layer.patch_size, "patch_size": encoder.patch_size,
         "data": str(data), "pairs": len(pairs), "categories": [row["category"] for row in rows],
     }  # fmt: skip
     del settings["depth"]  # stands for a block

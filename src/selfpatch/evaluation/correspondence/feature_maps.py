@@ -11,8 +11,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import resize_picture, to_tensor
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig, Sampling
-from selfpatch.models.backbones.vit import ViT
-from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.layer_encoder import LayerEncoder
 from selfpatch.ops.images import normalise
 
 Size = tuple[int, int]
@@ -94,29 +93,18 @@ class FeatureMap:
 
 
 class DenseEncoder:
-    """Encoder of pictures as feature maps.
-
-    Attributes:
-        block: block that features are taken from, counted from 1; None for the encoder's own, or a facet of the last.
+    """Encoder of pictures as feature maps of the layer and facet that its settings name.
 
     Raises:
-        ValueError: the encoder has no such block, facet or stride.
+        ValueError: the encoder has no such layer, facet or stride.
     """
 
     def __init__(self, encoder: Encoder, config: CorrespondenceConfig) -> None:
-        self.encoder, self.config, self.block = encoder, config, config.block
-        self._backbone = encoder.backbone if isinstance(encoder, BranchEncoder) else None
-        if config.facet != "token" and not isinstance(self._backbone, ViT):
-            raise ValueError(f"facet is {config.facet!r}, but only a ViT has keys, queries and values; use token")
-        if self._backbone is not None:
-            count = len(self._backbone.map_dims)
-            if config.block is None and config.depth is not None:
-                self.block = max(1, round(config.depth * count))
-            if self.block is not None and self.block > count:
-                raise ValueError(f"block is {self.block}, but the network has {count}; use 1 to {count}")
-        elif self.block is not None:
-            raise ValueError(f"block is {self.block}, but a {type(encoder).__name__} has none; leave it out")
-        patch = encoder.patch_size
+        self.encoder, self.config = (
+            LayerEncoder(encoder, facet=config.facet, depth=config.depth, **config.layer()),
+            config,
+        )
+        patch = self.encoder.patch_size
         if config.stride is not None and patch % config.stride:
             example = patch // 2 if patch % 2 == 0 else patch
             raise ValueError(f"stride {config.stride} does not divide the patch size {patch}; use e.g. {example}")
@@ -129,15 +117,9 @@ class DenseEncoder:
         pixels = to_tensor(resize_picture(picture, *size))[None].to(self.encoder.device)
         image = normalise(pixels, self.encoder.mean, self.encoder.std)
         features = self._features(image)  # [h, w, D]
-        side = step = image.shape[-1] / features.shape[1]
         if stride is not None and stride != patch:
-            if side != patch:
-                raise ValueError(
-                    f"block {self.block} has a feature for {side:g} pixels, not for a patch of {patch}; "
-                    "leave out the stride"
-                )
-            features, step = self._interleaved(image, features, stride), stride
-        return FeatureMap(F.normalize(features, dim=-1), side / 2, step, size, picture.size)
+            features = self._interleaved(image, features, stride)
+        return FeatureMap(F.normalize(features, dim=-1), patch / 2, stride or patch, size, picture.size)
 
     def _interleaved(self, image: Tensor, plain: Tensor, stride: int) -> Tensor:
         """Return the features of every patch whose corner lies on a multiple of the stride.
@@ -164,13 +146,6 @@ class DenseEncoder:
 
     def _features(self, image: Tensor) -> Tensor:
         """Return float32 [h, w, D] of an image [1, C, H, W]."""
-        facet, block, backbone = self.config.facet, self.block, self._backbone
-        if facet != "token":
-            assert isinstance(backbone, ViT)
-            return backbone.facet(image, facet, -1 if block is None else block - 1)[0].float()
-        if block is not None:
-            assert backbone is not None
-            return backbone.maps(image, [block])[0][0].float()
         return self.encoder.patches(image)[0].movedim(0, -1).float()
 
 

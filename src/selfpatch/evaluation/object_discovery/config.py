@@ -5,13 +5,13 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 
 from selfpatch.config.schema import SPEED_ONLY, settings
-from selfpatch.evaluation.config import EvaluationConfig
+from selfpatch.evaluation.config import LayerConfig
 
 Method = Literal["lost", "tokencut", "attention"]
 
 
 @settings
-class ObjectDiscoveryConfig(EvaluationConfig):
+class ObjectDiscoveryConfig(LayerConfig):
     """Unsupervised object discovery: one box per image from patch features, by LOST and TokenCut, scored by CorLoc.
 
     CorLoc is the share of images whose box has an IoU of at least 0.5 with the box of any object.
@@ -20,14 +20,13 @@ class ObjectDiscoveryConfig(EvaluationConfig):
     data_help: ClassVar[str] = (
         "VOC (Annotations/, ImageSets/, JPEGImages/, perhaps in VOCdevkit/VOC2007/) or COCO (annotations/, train2014/)."
     )
-    network_settings: ClassVar[frozenset[str]] = frozenset({"patch_size"})
-
     methods: Annotated[tuple[Method, ...], MinLen(1)] = ("lost", "tokencut")
     """Methods to evaluate; attention needs a class token."""
     facet: Literal["key", "query", "value", "token"] | None = None
     """Features for LOST and TokenCut; if not given, keys of a ViT and patch tokens of any other network."""
     block: Annotated[int, Gt(0)] | None = None
-    """Block of the keys, queries, values or attention, counted from 1; the last if not given."""
+    """Block of a ViT to take features and attention from, counted from 1; the last if not given. Tokens of an earlier
+    block are before any norm."""
     num_patches: Annotated[int, Gt(0)] = 100
     """Number of patches of lowest degree from which LOST expands its seed."""
     tau: Annotated[float, Ge(-1), Le(1)] = 0.2
@@ -39,12 +38,14 @@ class ObjectDiscoveryConfig(EvaluationConfig):
     split: str | None = None
     """Split to use; if not given, trainval of VOC; of COCO its only split, or train2014."""
     image_list: str | None = None
-    """Text file with the names of the images to use, one per line; COCO-20k is such a list of train2014."""
+    """Text file with the images to use, one file name or COCO id per line; LOST's coco_20k_filenames.txt, 19,817 images
+    of train2014, makes COCO-20k."""
     hard: bool = True
     """Keep VOC's boxes that are marked difficult or truncated, as LOST does by default."""
     max_pictures: Annotated[int, Ge(0), SPEED_ONLY] = 8
     """Number of images to draw with their boxes."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(set(self.methods)) < len(self.methods):
             raise ValueError(f"methods are {list(self.methods)}; name each method once")

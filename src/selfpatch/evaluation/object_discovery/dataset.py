@@ -26,12 +26,14 @@ class LabelledImage:
     name: str
     path: Path
     boxes: tuple[Box, ...]
+    coco_id: str | None = None
+    """Number of the image in COCO, in decimal digits without leading zeros."""
 
 
 def open_images(data: str | Path, config: ObjectDiscoveryConfig) -> list[LabelledImage]:
     """Return the images of a folder in the layout of VOC or COCO, including those without a box.
 
-    Folders and endings of the names in `config.image_list` are ignored.
+    Folders and endings of the names in `config.image_list` are ignored. An image of COCO may be named by its id alone.
 
     Raises:
         ValueError: the folder has neither layout, or a file of it is missing or cannot be read.
@@ -113,7 +115,7 @@ def _coco_images(root: Path, tables: list[Path], split: str | None) -> Iterator[
     if not folders:
         raise ValueError(f"{root} has no folder {chosen}/ or images/{chosen}/ with the images of {path.name}; add it")
     for number, file in files:
-        yield LabelledImage(Path(file).stem, folders[0] / file, tuple(boxes[number]))
+        yield LabelledImage(Path(file).stem, folders[0] / file, tuple(boxes[number]), str(number))
 
 
 def _listed(images: list[LabelledImage], path: Path) -> list[LabelledImage]:
@@ -121,9 +123,20 @@ def _listed(images: list[LabelledImage], path: Path) -> list[LabelledImage]:
     if not path.is_file():
         raise ValueError(f"there is no list of images {path}; give a text file with one name per line")
     by_name = {image.name: image for image in images}
-    names = [Path(line.strip()).stem for line in path.read_text().splitlines() if line.strip()]
+    by_name |= {image.coco_id: image for image in images if image.coco_id is not None}
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{path} is no text file; give one with the name or the COCO id of an image per line"
+        ) from None
+    names = [Path(line.strip()).stem for line in lines if line.strip()]
+    names = [name.lstrip("0") if name.isdecimal() and name not in by_name else name for name in names]
+    if not names:
+        raise ValueError(f"{path} is empty; it should name one image per line")
     unknown = [name for name in names if name not in by_name]
     if unknown:
         have = f"{len(unknown)} images that the data set does not have, e.g. {unknown[0]}"
         raise ValueError(f"{path} names {have}; use the list of this split")
-    return [by_name[name] for name in dict.fromkeys(names)]
+    chosen = {by_name[name].name: by_name[name] for name in names}
+    return list(chosen.values())

@@ -50,7 +50,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
 
     ::
 
-        for each image, in its own resolution, zero-padded to a multiple of the patch size:
+        for each image, in its own resolution, zero-padded to a multiple of the layer's stride:
             for each method:
                 box = the object found in the patch features
                 correct = IoU >= 0.5 with any true box
@@ -86,8 +86,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
         output.progress("images", done, len(images))
     rows = method_rows(ious)
     metrics = {f"CorLoc {row['method']}": float(row["CorLoc"]) for row in rows}
-    settings = config.recorded() | {
-        "features": view.description, "block": config.block or "last",
+    settings = config.recorded() | view.layer.recorded() | {
+        "features": view.description,
         "head": "mean" if config.head is None else config.head, "patch_size": encoder.patch_size, "data": str(data),
         "images": len(images), "images_without_boxes": len(all_images) - len(images),
     }  # fmt: skip

@@ -8,58 +8,51 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.layer_encoder import LayerEncoder
 from selfpatch.ops.images import normalise
 
 
 class PatchView:
-    """Features of the facet and block of an encoder that its settings name.
+    """Features of the facet and layer of an encoder that its settings name.
 
     Features of a network other than a ViT are standardised over the map, as the released code does with a ResNet's:
-    features without negative values, e.g. after a ReLU, are all similar to LOST.
+    features without negative values, e.g. after a ReLU, are all similar to LOST. The released code also dilates a
+    ResNet's last stage, as `output_stride` 16 does.
 
     Raises:
-        ValueError: the encoder has no such facet or block.
+        ValueError: the encoder has no such facet or layer.
     """
 
     def __init__(self, encoder: Encoder, config: ObjectDiscoveryConfig) -> None:
         self.encoder, self.config = encoder, config
-        facet, block = config.facet, config.block
         backbone = encoder.backbone if isinstance(encoder, BranchEncoder) else None
         self.vit = backbone if isinstance(backbone, ViT) else None
-        self.facet = facet or ("token" if self.vit is None else "key")
-        self.description = self.facet if self.vit is not None else f"{self.facet}, standardised over the map"
-        self._block_index = -1 if block is None else block - 1
-        if self.vit is None and (facet not in (None, "token") or block is not None):
-            setting = f"facet is {facet!r}" if facet not in (None, "token") else f"block is {block}"
-            raise ValueError(f"{setting}, but only a ViT has blocks with keys; use the facet token and no block")
-        if facet == "token" and block is not None:
-            raise ValueError(f"block is {block}, but tokens are the encoder's own; use a key, query or value")
-        if self.vit is not None and block is not None and block > self.vit.num_layers:
-            raise ValueError(f"block is {block}, but this ViT has {self.vit.num_layers} blocks")
+        facet = config.facet or ("token" if self.vit is None else "key")
+        self.layer = LayerEncoder(encoder, facet=facet, **config.layer())
+        self.description = facet if self.vit is not None else f"{facet}, standardised over the map"
 
     def padded(self, image: Tensor) -> Tensor:
         """Return [1, C, H', W'] of an image [C, H, W], uint8 or float32: normalised, with zeros to the right and below.
 
-        H' and W' are multiples of the patch size.
+        H' and W' are multiples of the layer's stride, a ViT's patch size.
         """
         batch = normalise(image[None].to(self.encoder.device), self.encoder.mean, self.encoder.std)
-        bottom, right = (-side % self.encoder.patch_size for side in image.shape[1:])
+        bottom, right = (-side % self.layer.patch_size for side in image.shape[1:])
         return F.pad(batch, (0, right, 0, bottom))
 
     @torch.no_grad()
     def features(self, padded: Tensor) -> Tensor:
         """Return float32 features [h, w, D]."""
-        if self.vit is not None and self.facet != "token":
-            return self.vit.facet(padded, self.facet, self._block_index)[0].float()
-        features = self.encoder.patches(padded)[0].movedim(0, -1).float()
+        features = self.layer.patches(padded)[0].movedim(0, -1).float()
         return F.layer_norm(features, features.shape) if self.vit is None else features
 
     @torch.no_grad()
     def class_attention(self, padded: Tensor) -> Tensor:
         """Return the class token's attention to each patch, [heads, h, w]; `class_token_vit` raises ValueError."""
-        vit = self.class_token_vit()
+        vit, block = self.class_token_vit(), self.layer.layer
+        assert block is not None
         outputs: list[Tensor] = []
-        projection = vit.trunk.get_submodule(f"blocks.{self._block_index % vit.num_layers}.attn.qkv")
+        projection = vit.trunk.get_submodule(f"blocks.{block - 1}.attn.qkv")
         handle = projection.register_forward_hook(lambda _, __, output: outputs.append(output[0]))
         try:
             vit(padded)

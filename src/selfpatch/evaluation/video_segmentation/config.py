@@ -5,15 +5,17 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt
 
 from selfpatch.config.schema import SPEED_ONLY, settings
-from selfpatch.evaluation.config import EvaluationConfig
+from selfpatch.evaluation.config import LayerConfig
 
 Year = Literal[2016, 2017]
 FIRST_MASK = "baseline:first-mask"
 """Name, in place of weights, of the baseline that repeats the first mask in every frame."""
+DEFAULT_STRIDE = 16
+"""Stride in pixels that the default stage of a Swin or ResNet is chosen by: that of the ViT-S/16 rows."""
 
 
 @settings
-class DAVISConfig(EvaluationConfig):
+class DAVISConfig(LayerConfig):
     """DAVIS video object segmentation: first mask of each clip propagated through patch features, scored by J and F.
 
     `--weights baseline:first-mask` measures the baseline that repeats the first mask.
@@ -21,10 +23,13 @@ class DAVISConfig(EvaluationConfig):
 
     data_help: ClassVar[str] = "DAVIS-2016 or -2017 tree, with JPEGImages/, Annotations/ and ImageSets/."
     baselines: ClassVar[tuple[str, ...]] = (FIRST_MASK,)
-    network_settings: ClassVar[frozenset[str]] = frozenset({"patch_size"})
+    network_settings: ClassVar[frozenset[str]] = LayerConfig.network_settings | {"grid"}
 
     results: str | None = None
     """Folder of ready-made masks, <sequence>/00000.png, to score instead of a network; needs no weights."""
+    stage: Annotated[int, Gt(0)] | None = None
+    """Number of the stage of a Swin or ResNet to take features from, counted from 1; if not given, the one whose stride
+    is nearest to 16 pixels, the last of several."""
     resolution: Annotated[int, Gt(0)] = 480
     """Short side of the frames in pixels, floored to a multiple of the patch size. The long side is floored to a
     multiple of 64 as in the released script, or of the patch size if that does not divide 64."""

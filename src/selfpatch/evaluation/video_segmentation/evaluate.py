@@ -1,5 +1,6 @@
 """DAVIS scores of an encoder, of ready-made masks, and of the baseline that repeats the first mask."""
 
+from collections.abc import Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -7,17 +8,21 @@ from typing import Any
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.pictures import save_picture, side_by_side
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
-from selfpatch.evaluation.video_segmentation.config import DAVISConfig
+from selfpatch.evaluation.video_segmentation.config import DEFAULT_STRIDE, DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import Clip, open_clips, read_mask, write_mask
 from selfpatch.evaluation.video_segmentation.metrics import frame_scores, means_over_objects, object_rows, scored_frames
-from selfpatch.evaluation.video_segmentation.propagation import Stopwatch, propagate_first_mask
+from selfpatch.evaluation.video_segmentation.propagation import Stopwatch, network_size, propagate_first_mask
 from selfpatch.evaluation.video_segmentation.visualize import panel, shown_frames
+from selfpatch.models.layer_encoder import LayerEncoder
 
 Rows = list[dict[str, Cell]]
 
 
 def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, output: Output = NO_OUTPUT) -> Result:
     """Propagate the first mask of each clip through the encoder's patch features, and score the masks.
+
+    Features are the encoder's own for a ViT. For a Swin or a ResNet, whose last stage has a stride of 32 pixels, they
+    are those of the stage with stride 16 unless `config` names another layer; `settings` record stage, stride and grid.
 
     Clips may have any length and frames any size. The first and the last frame are not scored, so a clip of one or two
     frames has masks but no scores. `per_image` holds the means over the objects of each sequence. `costs` holds the
@@ -27,8 +32,12 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     The folder receives results/<sequence>/00000.png and pictures/<sequence>.jpg.
 
     Raises:
-        ValueError: the tree or one of its clips cannot be used; raised before the first frame is processed.
+        ValueError: the network has no such layer, or the tree or one of its clips cannot be used; raised before the
+            first frame is processed.
     """
+    layer = None
+    if encoder is not None and config.results is None:
+        layer = LayerEncoder(encoder, near_stride=DEFAULT_STRIDE, **config.layer())
     clips = open_clips(data, config)
     used = {"data": str(data), "year": clips[0].year, "sequences": [clip.name for clip in clips]}
     if config.results is not None:
@@ -43,8 +52,8 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     for clip in clips:
         scores, panels = [], []
         predicted = (
-            propagate_first_mask(encoder, clip, config, clock)
-            if encoder is not None
+            propagate_first_mask(layer, clip, config, clock)
+            if layer is not None
             else repeat(clip.mask(0), len(clip.frames))
         )
         for frame, mask in enumerate(predicted):
@@ -60,11 +69,19 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
         if output.folder is not None:
             pictures.append(save_picture(output.folder, clip.name, side_by_side(panels)))
     costs = {"frames/s": clock.frames / clock.seconds} if clock.frames else {}
-    if encoder is None:
+    if encoder is None or layer is None:
         return _result(rows, {"baseline": "repeat first mask", **used}, pictures=pictures)
-    settings = {**config.recorded(), "patch_size": encoder.patch_size, **used}
+    settings = {**config.recorded(), "patch_size": encoder.patch_size, **layer.recorded()}
+    settings |= {"grid": _grids(clips, layer, config), **used}
     del settings["results"]
     return _result(rows, settings, pictures=pictures, costs=costs)
+
+
+def _grids(clips: Sequence[Clip], layer: LayerEncoder, config: DAVISConfig) -> str:
+    """Return the sizes of the feature maps in rows x columns, e.g. `30 x 52`, each once."""
+    shapes = [clip.mask(0).shape for clip in clips]
+    sizes = [network_size(height, width, config.resolution, layer.patch_size) for height, width in shapes]
+    return ", ".join(dict.fromkeys(" x ".join(str(side // layer.patch_size) for side in size) for size in sizes))
 
 
 def _score_results(results: str, clips: list[Clip], used: dict[str, Any]) -> Result:

@@ -22,6 +22,7 @@ class Backbone(nn.Module):
         patch_size: side of a token in pixels.
         num_layers: number of layers after the embedding.
         map_dims: width of each map that `maps` can give, the first layer first.
+        map_strides: side of a token of each such map, in pixels.
         has_class_token: whether `Tokens.cls` is given.
         mask_token: [1, E] replacement for embedded patches that are hidden from the student, or None.
     """
@@ -37,7 +38,7 @@ class Backbone(nn.Module):
         self.trunk = trunk
         self.config = config
         self.dim, self.num_heads, self.patch_size = config.dim, config.num_heads, config.patch_size
-        self.num_layers, self.map_dims = config.num_layers, config.map_dims
+        self.num_layers, self.map_dims, self.map_strides = config.num_layers, config.map_dims, config.map_strides
         self.mean, self.std = config.mean, config.std
         self.register_parameter("mask_token", None)
 
@@ -45,9 +46,9 @@ class Backbone(nn.Module):
         """Add the mask token; only if something masks, since DDP waits for a parameter without gradient."""
         self.mask_token = nn.Parameter(torch.zeros(1, self.embedding_dim))
 
-    def check_size(self, height: int, width: int) -> None:
-        """Raise ValueError if the patch size does not divide the image."""
-        p = self.patch_size
+    def check_size(self, height: int, width: int, patch_size: int | None = None) -> None:
+        """Raise ValueError if a patch size, by default that of the tokens, does not divide the image."""
+        p = self.patch_size if patch_size is None else patch_size
         for side in (height, width):
             if side % p or side < p:
                 nearest = max(p, round(side / p) * p)
@@ -86,16 +87,18 @@ class Backbone(nn.Module):
         """Return the outputs of inner layers before any norm, for decoders that read several of them.
 
         Layers are numbers of blocks of a ViT, or of stages of a Swin or a ResNet; the first one is 1. Images are as for
-        `forward`. The maps are [B, h, w, D], each in its layer's size and width.
+        `forward`, but only the stride of the last of these layers needs to divide their sides. The maps are
+        [B, h, w, D], each in its layer's size and width.
 
         Raises:
-            ValueError: there is no such layer.
+            ValueError: there is no such layer, or its stride does not divide a side.
         """
-        self.check_size(*images.shape[-2:])
         count = len(self.map_dims)
         for layer in layers:
             if not 1 <= layer <= count:
                 raise ValueError(f"layer {layer} is asked for, but this {self.config.family} has 1 to {count}")
+        height, width = images.shape[-2:]
+        self.check_size(height, width, self.map_strides[max(layers) - 1])
         found = dict(self._maps(self.embed(images), max(layers)))
         return [found[layer] for layer in layers]
 

@@ -12,7 +12,8 @@ class BackboneConfig:
     """Architecture values that every family has.
 
     Each family also has `dim` and `num_heads` of its output, `patch_size` (side of an output token in pixels),
-    `num_layers` after the embedding, and `map_dims` (the width of each map that `Backbone.maps` gives).
+    `num_layers` after the embedding, and `map_dims` and `map_strides` (the width of each map that `Backbone.maps`
+    gives, and the side of its tokens in pixels).
     """
 
     family: ClassVar[str]
@@ -68,6 +69,11 @@ class ViTConfig(BackboneConfig):
         """Width after each block."""
         return (self.embed_dim,) * self.depth
 
+    @property
+    def map_strides(self) -> tuple[int, ...]:
+        """Side of a token after each block, in pixels."""
+        return (self.patch_size,) * self.depth
+
     def for_pool(self) -> Self:
         """Return the trunk below a pool, without CLS token and final norm."""
         return replace(self, class_token=self.class_token and self.timm_model is not None, final_norm=False)
@@ -93,6 +99,11 @@ class StagedConfig(BackboneConfig):
         raise NotImplementedError
 
     @property
+    def map_strides(self) -> tuple[int, ...]:
+        """Side of a token of each stage, in pixels."""
+        return self.doubled(self.EMBEDDING)
+
+    @property
     def dim(self) -> int:
         """Width of the output tokens."""
         return self.map_dims[-1]
@@ -100,7 +111,7 @@ class StagedConfig(BackboneConfig):
     @property
     def patch_size(self) -> int:
         """Side of an output token, in pixels."""
-        return self.doubled(self.EMBEDDING)[-1]
+        return self.map_strides[-1]
 
     @property
     def num_layers(self) -> int:

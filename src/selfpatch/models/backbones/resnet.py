@@ -1,11 +1,12 @@
 """ResNets, for the methods and released weights that the papers compare with."""
 
 from collections.abc import Iterator
-from typing import ClassVar
+from copy import deepcopy
+from typing import Any, ClassVar, Self
 
 from timm.models.resnet import Bottleneck
 from timm.models.resnet import ResNet as TimmResNet
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfpatch.core.types import Tokens
 from selfpatch.models.backbones.base import Backbone
@@ -43,6 +44,44 @@ class ResNet(Backbone):
             x = self.trunk.get_submodule(f"layer{stage}")(x)
             yield stage, x.movedim(1, -1)
 
+    def with_output_stride(self, stride: int, *, dilate: bool = True) -> Self:
+        """Return a copy with finer maps: stages whose stride would exceed `stride` keep the grid of the stage before.
+
+        ::
+
+            dilation = 1
+            for each stage after the first:
+                if its stride exceeds `stride`:
+                    remove the stride of its first bottleneck, whose kernel keeps the dilation so far
+                    dilation = 2 * dilation
+                dilate the kernels of its other bottlenecks by `dilation`
+
+        It equals torchvision's `replace_stride_with_dilation` and timm's `output_stride`. Without `dilate`, strides are
+        removed and kernels stay as they are, as in the released code of Jabri et al. (arXiv 2006.14613). The weights
+        are the same.
+
+        Args:
+            stride: largest stride in pixels, a power of two, at least that of the first stage.
+            dilate: whether to dilate kernels.
+
+        Raises:
+            ValueError: the network strides elsewhere than in a convolution, e.g. in a pool.
+        """
+        finer = deepcopy(self)
+        dilation = 1
+        strides = list(self.config.map_strides)
+        for number, stage_stride in enumerate(strides, start=1):
+            stage: Any = finer.trunk.get_submodule(f"layer{number}")
+            first_dilation = dilation
+            if stage_stride > stride:
+                _remove_stride(stage[0])
+                dilation = 2 * dilation if dilate else dilation
+            for block, bottleneck in enumerate(stage):
+                _dilate(bottleneck.conv2, dilation if block else first_dilation)
+        finer.map_strides = tuple(min(stride, stage_stride) for stage_stride in strides)
+        finer.patch_size = finer.map_strides[-1]
+        return finer
+
     def layer_of(self, name: str) -> int:
         """Return the number of a parameter's bottleneck, 0 for the stem."""
         _, part, *rest = name.split(".")
@@ -53,6 +92,22 @@ class ResNet(Backbone):
     def freeze_embedding(self) -> None:
         """Raise ValueError: a ResNet has no patch projection."""
         raise ValueError("backbone.freeze_patch_embed is for a ViT or a Swin; a resnet embeds no patches")
+
+
+def _remove_stride(bottleneck: Bottleneck) -> None:
+    """Set the stride of a stage's first bottleneck, and of its shortcut, to 1."""
+    strided = [part for part in bottleneck.modules() if isinstance(part, nn.Conv2d) and part.stride == (2, 2)]
+    if len(strided) != 2:
+        raise ValueError(
+            "output_stride is for a ResNet that strides in two convolutions a stage, and this one pools there; "
+            "choose a stage instead"
+        )
+    for part in strided:
+        part.stride = (1, 1)
+
+
+def _dilate(convolution: nn.Conv2d, dilation: int) -> None:
+    convolution.dilation = convolution.padding = (dilation, dilation)
 
 
 def build_resnet(config: ResNetConfig, *, drop_path: float = 0.0) -> ResNet:
