@@ -1,6 +1,6 @@
 """Parameter groups of an optimizer: which parameters decay, and the learning rate of each layer."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from torch import nn
@@ -54,6 +54,7 @@ def param_groups(
     *,
     weight_decay_on: DecayRule = "matrices",
     lr_scales: Mapping[nn.Parameter, float] | None = None,
+    undecayed: Collection[nn.Parameter] = (),
 ) -> list[dict[str, Any]]:
     """Return the trainable parameters in groups of one learning rate each, with or without weight decay.
 
@@ -61,6 +62,7 @@ def param_groups(
         network: what is trained.
         weight_decay_on: see `is_decayed`.
         lr_scales: factor on the learning rate by parameter; parameters that are missing have the factor 1.
+        undecayed: parameters that do not decay whatever the rule, a set if they are many.
 
     Returns:
         Dicts with `params`, `decayed` and `lr_scale`, and `weight_decay` 0 where it does not apply.
@@ -69,7 +71,8 @@ def param_groups(
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            key = scales.get(parameter, 1.0), is_decayed(name, parameter, weight_decay_on)
+            decays = parameter not in undecayed and is_decayed(name, parameter, weight_decay_on)
+            key = scales.get(parameter, 1.0), decays
             groups.setdefault(key, []).append(parameter)
     return [
         {"params": parameters, "decayed": decayed, "lr_scale": scale} | ({} if decayed else {"weight_decay": 0.0})

@@ -53,5 +53,5 @@ def test_settings_out_of_range_are_told(given: dict[str, Any], message: str) -> 
 def test_the_learning_rate_follows_the_preset() -> None:
     config = DetectionConfig(batch_size=16)
     assert config.scaled_lr == pytest.approx(1e-4)
-    assert [config.lr_factor(step, 12000) for step in (500, 7999, 8000, 11000)] == pytest.approx([1, 1, 0.1, 0.01])
+    assert [config.lr_factor(step, 12000) for step in (1000, 7999, 8000, 11000)] == pytest.approx([1, 1, 0.1, 0.01])
     assert config.lr_factor(0, 12000) == pytest.approx(0.001)

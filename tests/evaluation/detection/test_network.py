@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,18 +12,20 @@ from torchvision.ops import roi_align
 
 from selfpatch.evaluation.detection.augmentation import Target
 from selfpatch.evaluation.detection.config import DetectionConfig
-from selfpatch.evaluation.detection.network import (
-    MaskRCNN,
-    PyramidPool,
-    StridedAnchors,
-    mask_loss,
-    mask_targets,
-)
+from selfpatch.evaluation.detection.losses import mask_loss, mask_targets
+from selfpatch.evaluation.detection.network import MaskRCNN
+from selfpatch.evaluation.detection.proposals import StridedAnchors
+from selfpatch.evaluation.detection.roi_heads import PyramidPool
 from selfpatch.evaluation.detection.training import build_network
 from tests.helpers.detect_data import (
     tiny_encoder,
 )
 
+NETWORK = (
+    "detector", "pyramid", "heads", "rpn_depth", "box_norm", "mask_norm", "pyramid_norm", "train_batch_norms",
+    "box_loss", "rpn_loss", "anchors_inside",
+)  # fmt: skip
+"""Settings of a preset that choose the parts of the network and its losses."""
 SMALL = DetectionConfig.from_settings({"preset": "small", "width": 8, "proposals": 20, "rois": 8})
 
 
@@ -34,8 +37,17 @@ def test_anchors_stand_the_true_stride_apart() -> None:
     centres = (found[:, :2] + found[:, 2:]) / 2
     first, second = centres[: 4 * 6 * 3].view(4, 6, 3, 2), centres[4 * 6 * 3 :].view(2, 3, 3, 2)
     for grid, stride in ((first, 3.5), (second, 7.0)):
-        assert torch.equal(grid[:, :, 0, 0], (torch.arange(grid.shape[1]) * stride).expand(grid.shape[:2]))
-        assert torch.equal(grid[:, :, 0, 1], (torch.arange(grid.shape[0]) * stride)[:, None].expand(grid.shape[:2]))
+        rows, columns = torch.meshgrid(*(torch.arange(side) * stride for side in grid.shape[:2]), indexing="ij")
+        for ratio in range(3):
+            torch.testing.assert_close(grid[:, :, ratio], torch.stack([columns, rows], dim=-1), atol=1e-5, rtol=0)
+
+
+def test_anchors_have_the_exact_area_and_ratio() -> None:
+    """Those of torchvision are rounded to pixels."""
+    anchors = StridedAnchors((4.0,), 8).cell_anchors[0]
+    widths, heights = (anchors[:, 2:] - anchors[:, :2]).unbind(1)
+    torch.testing.assert_close(widths * heights, torch.full((3,), 32.0**2))
+    torch.testing.assert_close(heights / widths, torch.tensor([0.5, 1.0, 2.0]))
 
 
 def test_boxes_are_pooled_from_the_level_of_their_size_in_their_order() -> None:
@@ -44,7 +56,7 @@ def test_boxes_are_pooled_from_the_level_of_their_size_in_their_order() -> None:
     boxes = torch.tensor([[0.0, 0, 300, 300], [5, 5, 25, 30], [0, 0, 500, 490], [10, 20, 150, 170]])
     assert pool.levels([boxes]).tolist() == [2, 0, 3, 1]
     maps = {str(i): torch.randn(2, 5, int(512 / s), int(512 / s)) for i, s in enumerate(strides)}
-    pooled = pool(maps, [boxes[:1], boxes[1:]], [(512, 512), (512, 512)])
+    pooled = pool(maps, [boxes[:1], boxes[1:]])
     for row, (image, level) in enumerate([(0, 2), (1, 0), (1, 3), (1, 1)]):
         roi = torch.cat([torch.tensor([float(image)]), boxes[row]])[None]
         alone = roi_align(maps[str(level)], roi, (3, 3), 1 / strides[level], -1, aligned=True)
@@ -76,43 +88,53 @@ def target(boxes: list[list[float]], size: tuple[int, int]) -> Target:
     return {"boxes": torch.tensor(boxes).view(-1, 4), "labels": labels, "masks": masks}
 
 
-@pytest.mark.parametrize("preset", ["selfpatch", "vitdet-simple"])
-@pytest.mark.parametrize("model", ["vit_tiny", "swin_tiny", "resnet50"])
+STAGE_LOSSES = {"classes", "boxes", "masks"}
+
+
+@pytest.mark.parametrize(
+    ("model", "preset"),
+    [
+        ("vit_tiny", "selfpatch"), ("swin_tiny", "selfpatch"), ("resnet50", "selfpatch"), ("vit_tiny", "ibot"),
+        ("swin_tiny", "ibot_small"), ("resnet50", "resnet"), ("vit_tiny", "vitdet-simple"),
+    ],
+)  # fmt: skip
 def test_every_parameter_of_the_heads_learns_and_images_without_objects_are_learned_from(
     model: str, preset: str
 ) -> None:
     published = DetectionConfig.from_settings({"preset": preset})
-    config = replace(SMALL, pyramid=published.pyramid, heads=published.heads)
-    if preset == "vitdet-simple" and model != "vit_tiny":
-        pytest.skip("the simple pyramid is for a ViT")
+    config = replace(SMALL, **{name: getattr(published, name) for name in NETWORK})
     network = build_network(tiny_encoder(model), 3, config).train()
     images = [torch.randn(3, 50, 70), torch.randn(3, 64, 40)]
     targets = [target([[5.0, 5.0, 30.0, 40.0], [20.0, 10.0, 60.0, 44.0]], (50, 70)), target([], (64, 40))]
-    losses = network.losses(images, targets)
-    assert set(losses) == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
+    losses = network.losses(images, targets, [1, 2])
+    stages = 3 if preset.startswith("ibot") else 1
+    of_stages = {f"stage{stage}_{name}" for stage in range(1, stages + 1) for name in STAGE_LOSSES}
+    assert set(losses) == {"loss_objectness", "loss_rpn_box_reg", *of_stages}
     torch.stack(list(losses.values())).sum().backward()
     unused = [n for n, p in network.named_parameters() if p.grad is None and "trunk.norm" not in n]
     assert unused == []
     assert all(torch.isfinite(value) for value in losses.values())
 
 
-def test_the_first_step_of_bfloat16_resembles_that_of_float32() -> None:
-    network = build_network(tiny_encoder(), 3, SMALL).train()
+@pytest.mark.parametrize("preset", ["small", "ibot"])
+def test_the_first_step_of_bfloat16_resembles_that_of_float32(preset: str) -> None:
+    published = DetectionConfig.from_settings({"preset": preset})
+    network = build_network(tiny_encoder(), 3, replace(SMALL, **{n: getattr(published, n) for n in NETWORK})).train()
     images, targets = [torch.randn(3, 64, 64)], [target([[5.0, 5.0, 30.0, 40.0]], (64, 64))]
     totals = []
     for enabled in (False, True):
-        torch.manual_seed(0)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            losses = network.losses(images, targets)
+            losses = network.losses(images, targets, [0])
         assert all(value.dtype == torch.float32 for value in losses.values())
         totals.append(torch.stack(list(losses.values())).sum().item())
     assert totals[1] == pytest.approx(totals[0], rel=0.1)
 
 
+@pytest.mark.parametrize("detector", ["mask-rcnn", "cascade"])
 @pytest.mark.parametrize("size", [(1, 1), (30, 400)])
-def test_detections_lie_in_the_image(size: tuple[int, int]) -> None:
-    network: MaskRCNN = build_network(tiny_encoder(), 3, SMALL).eval()
-    network.roi_heads.score_thresh = 0.0
+def test_detections_lie_in_the_image(size: tuple[int, int], detector: Any) -> None:
+    network: MaskRCNN = build_network(tiny_encoder(), 3, replace(SMALL, detector=detector)).eval()
+    network.roi_heads.min_score = 0.0
     with torch.no_grad():
         (found,) = network.detect([torch.randn(3, *size)])
     boxes = found["boxes"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from selfpatch.evaluation.detection.pyramid import InnerMaps, LastMap, padded
+from selfpatch.models.layers.batch_norm import BatchNorm2d
 from tests.helpers.detect_data import (
     tiny_encoder,
 )
@@ -47,7 +48,7 @@ def test_the_published_adapter_takes_blocks_4_6_8_and_12() -> None:
     assert pyramid.blocks == (4, 6, 8, 12)
     rescale = InnerMaps(vit(16), width=8).rescale
     assert rescale is not None
-    assert sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in rescale.modules()) == 1
+    assert sum(isinstance(layer, BatchNorm2d) for layer in rescale.modules()) == 1
 
 
 def test_a_pyramid_that_does_not_fit_is_told() -> None:
@@ -66,6 +67,15 @@ def test_a_resnet_is_trained_with_the_statistics_of_its_pre_training() -> None:
     images = torch.randn(2, 3, 64, 64)
     learning, resting = (pyramid.train(mode).levels(images) for mode in (True, False))
     assert all(torch.equal(a, b) for a, b in zip(learning, resting, strict=True))
+
+
+def test_a_resnet_is_trained_with_the_statistics_of_the_batch_if_asked() -> None:
+    pyramid = InnerMaps(tiny_encoder("resnet50").backbone, width=8, norm="batch", train_batch_norms=True)
+    norms = [module for module in pyramid.modules() if isinstance(module, BatchNorm2d)]
+    pyramid.train().levels(torch.randn(2, 3, 64, 64))
+    assert sum(norm is not None for norm in norms) > 8
+    assert all(len(norm.accumulated) == 1 for norm in norms)
+    assert not any(norm.training for norm in pyramid.eval().modules())
 
 
 def test_batches_are_padded_to_a_multiple() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,9 @@ from selfpatch.evaluation.detection.augmentation import place_objects, whole
 from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.dataset import open_split
 from selfpatch.evaluation.detection.evaluate import evaluate
-from selfpatch.evaluation.detection.network import (
-    _on_masks,
-)
-from selfpatch.evaluation.detection.training import build_network
-from selfpatch.evaluation.finetuning import layer_groups
+from selfpatch.evaluation.detection.samples import BoxSamples
+from selfpatch.evaluation.detection.training import build_network, build_optimizer
+from selfpatch.models.layers.batch_norm import BatchNorm
 from tests.helpers.detect_data import (
     QUICK,
     change,
@@ -25,25 +24,54 @@ from tests.helpers.detect_data import (
 
 pytest.importorskip("pycocotools.coco")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools
+NETWORK = (
+    "detector", "pyramid", "heads", "rpn_depth", "box_norm", "mask_norm", "pyramid_norm", "train_batch_norms",
+    "box_loss", "optimizer", "weight_decay_on",
+)  # fmt: skip
+"""Settings of a preset that choose the parts of the network and of its optimizer."""
 SMALL = DetectionConfig.from_settings({"preset": "small", "width": 8, "proposals": 20, "rois": 8})
 
 
-def test_layers_nearer_to_the_image_learn_more_slowly() -> None:
-    config = replace(SMALL, layer_decay=0.5, lr=1.0, batch_size=1, lr_batch=1, weight_decay=0.1)
+@pytest.mark.parametrize("rule", ["all-but-norms", "matrices"])
+def test_layers_nearer_to_the_image_learn_more_slowly(rule: Any) -> None:
+    config = replace(SMALL, layer_decay=0.5, lr=1.0, batch_size=1, lr_batch=1, weight_decay=0.1, weight_decay_on=rule)
     network = build_network(tiny_encoder(), 3, config)
     names = {parameter: name for name, parameter in network.named_parameters()}
-    rates = {"lr": config.scaled_lr, "layer_decay": config.layer_decay, "weight_decay": config.weight_decay}
     of = {
         names[p]: (group["lr"], group["weight_decay"])
-        for group in layer_groups(network, network.pyramid.backbone, **rates)
+        for group in build_optimizer(network, config).param_groups
         for p in group["params"]
     }
     assert len(of) == len(names)
     assert of["pyramid.backbone.trunk.blocks.3.mlp.fc1.weight"] == (0.5, 0.1)
     assert of["pyramid.backbone.trunk.blocks.0.mlp.fc1.weight"] == (0.5**4, 0.1)
-    assert of["pyramid.backbone.trunk.pos_embed"] == (0.5**5, 0.0)
-    assert of["pyramid.backbone.trunk.blocks.3.mlp.fc1.bias"] == (0.5, 0.0)
-    assert of["roi_heads.box_head.fc6.weight"] == (1.0, 0.1)
+    positions, biases = (0.0, 0.1) if rule == "all-but-norms" else (0.1, 0.0)
+    assert of["pyramid.backbone.trunk.pos_embed"] == (0.5**5, positions)
+    assert of["pyramid.backbone.trunk.blocks.3.mlp.fc1.bias"] == (0.5, biases)
+    assert of["pyramid.backbone.trunk.blocks.3.norm1.weight"] == (0.5, 0.0)
+    assert of["pyramid.backbone.trunk.blocks.3.norm1.bias"] == (0.5, 0.0)
+    assert of["pyramid.rescale.levels.0.0.weight"] == (1.0, 0.1)
+    assert of["pyramid.merge.inner_blocks.0.0.bias"] == (1.0, biases)
+    assert of["roi_heads.stages.0.box_head.fc6.weight"] == (1.0, 0.1)
+
+
+@pytest.mark.parametrize("preset", ["selfpatch", "ibot", "resnet", "vitdet-simple"])
+def test_no_norm_decays(preset: str) -> None:
+    published = DetectionConfig.from_settings({"preset": preset})
+    settings = {name: getattr(published, name) for name in NETWORK}
+    model = "resnet50" if preset == "resnet" else "vit_tiny"
+    network = build_network(tiny_encoder(model), 3, replace(SMALL, **settings))
+    optimizer = build_optimizer(network, replace(SMALL, **settings, weight_decay=0.1))
+    kind = torch.optim.SGD if preset == "resnet" else torch.optim.AdamW
+    assert type(optimizer) is kind
+    decayed = {parameter for group in optimizer.param_groups if group["weight_decay"] for parameter in group["params"]}
+    norms = {p for m in network.modules() if isinstance(m, torch.nn.LayerNorm | BatchNorm) for p in m.parameters()}
+    assert norms
+    assert not norms & decayed
+    tokens = {p for name, p in network.named_parameters() if name.endswith(("pos_embed", "cls_token"))}
+    matrices = {p for p in network.parameters() if p.ndim > 1} - tokens
+    others = tokens if preset == "ibot" else {p for p in network.parameters() if p.ndim == 1} - norms
+    assert decayed == matrices | others
 
 
 def test_an_object_with_a_box_only_is_learned_without_mask(data: Path) -> None:
@@ -52,6 +80,6 @@ def test_an_object_with_a_box_only_is_learned_without_mask(data: Path) -> None:
     target = place_objects(image.objects(), 64, 48, whole(64, 48, 48, 64))
     assert len(target["boxes"]) == 3
     assert [bool(mask.any()) for mask in target["masks"]] == [False, True, True]
-    matched = torch.tensor([0, 1, 0, 2, 1])
-    assert _on_masks(target["masks"], torch.tensor([0, 1, 3]), matched).tolist() == [1, 3]
+    matched, labels, boxes = torch.tensor([0, 1, 0, 2, 1]), torch.tensor([1, 1, 0, 1, 0]), torch.zeros(5, 4)
+    assert BoxSamples(boxes, labels, matched, boxes, labels > 0).on_masks(target["masks"]).tolist() == [1, 3]
     assert 0 <= evaluate(tiny_encoder(), data, DetectionConfig.from_settings(QUICK)).metrics["box AP"] <= 1

@@ -83,6 +83,7 @@ def draw(width: int, height: int, config: DetectionConfig, rng: np.random.Genera
       600, and resized to one of `short_sides`. 400 to 600 are for short sides up to 800, and scaled for others.
     - large-scale-jitter (arXiv 2012.07177; ViTDet): the image is resized to a long side of 0.1 to 2.0 times
       `long_side`, and cropped to at most a square of `long_side`.
+    - resize: the whole image, its short side one of `short_sides` (Detectron2).
     - none: the whole image, its short side the largest of `short_sides`; it may be flipped too.
     """
     flip = bool(rng.random() < 0.5)
@@ -92,7 +93,7 @@ def draw(width: int, height: int, config: DetectionConfig, rng: np.random.Genera
     if config.augmentation == "none":
         return whole(width, height, max(short_sides), long_side, flip)
     region: Box = (0.0, 0.0, float(width), float(height))
-    if rng.random() < 0.5:
+    if config.augmentation == "multi-scale" and rng.random() < 0.5:
         region = _draw_crop(width, height, max(short_sides) / CROP_REFERENCE, long_side, rng)
     size = fit_size(region[2] - region[0], region[3] - region[1], int(rng.choice(short_sides)), long_side)
     return Placement(region, *size, flip)

@@ -11,6 +11,16 @@ from selfpatch.evaluation.config import EvaluationConfig, Precision
 
 DATA_SETTINGS = ("preset", "train_split", "test_split", "limit", "negatives")
 """Settings that affect the trained network at most through the training data."""
+HeadNorm = Literal["none", "layer", "batch"]
+COCO_STEPS = 117_266 // 16
+"""Steps per epoch of 16 images on COCO train2017, whose 117,266 images with objects are trained on."""
+
+_IBOT: Mapping[str, Any] = {
+    "detector": "cascade", "heads": "convolutional", "box_norm": "batch", "rpn_loss": "smooth-l1", "box_loss": "giou",
+    "anchors_inside": True, "train_proposals": 2000, "batch_size": 16, "warmup_steps": 500, "lr": 1e-4, "lr_batch": 16,
+    "weight_decay_on": "matrices", "layer_decay": 0.75, "drop_path": 0.2,
+}  # fmt: skip
+"""Cascade Mask R-CNN of iBOT's released config and commands for a ViT-B (evaluation/README.md, 12 epochs)."""
 
 
 @settings
@@ -18,20 +28,31 @@ class DetectionConfig(EvaluationConfig):
     """COCO detection and instance segmentation: Mask R-CNN fine-tuned on the network, AP of boxes and of masks.
 
     Presets: `selfpatch`, the 1x schedule of SelfPatch's tables: four inner maps, a feature pyramid network, 12 epochs.
-    `vitdet-simple`, ViTDet (arXiv 2203.16527) with global attention in every block; its layer decay is a ViT-B's, and
-    0.8 for a ViT-L. `small`, ours, for a CPU and a few dozen images; a ViT of width 192, depth 6 and patch size 8
-    overfits 8 images, to a box AP50 of 0.56 in 440 steps.
+    `ibot` and `ibot_small`, Cascade Mask R-CNN as iBOT and SERE report it for a ViT-B and a ViT-S. `resnet`, the 1x
+    schedule of MoCo-v2, DenseCL and DetCo for a ResNet-50: SGD, batch norms trained everywhere. `vitdet-simple`, ViTDet
+    (arXiv 2203.16527) with global attention in every block; its layer decay is a ViT-B's, and 0.8 for a ViT-L. `small`,
+    ours, for a CPU and a few dozen images; a ViT of width 192, depth 6 and patch size 8 overfits 8 images, to a box
+    AP50 of 0.56 in 440 steps.
     """
 
     data_help: ClassVar[str] = "COCO tree: annotations/instances_SPLIT.json and a folder of images for each split."
     network_settings: ClassVar[frozenset[str]] = frozenset({"blocks", "strides"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "selfpatch": {},
+        "ibot": _IBOT,
+        "ibot_small": {**_IBOT, "batch_size": 32, "lr_batch": 32, "layer_decay": 0.8, "drop_path": 0.1},
+        "resnet": {
+            "heads": "convolutional", "box_norm": "batch", "mask_norm": "batch", "pyramid_norm": "batch",
+            "train_batch_norms": True, "min_anchor_iou": 0.0, "augmentation": "resize",
+            "short_sides": (640, 672, 704, 736, 768, 800), "batch_size": 16, "epochs": 90_000 / COCO_STEPS,
+            "decay_at": (60 / 90, 80 / 90), "optimizer": "sgd", "lr": 0.02, "lr_batch": 16, "weight_decay": 1e-4,
+            "drop_path": 0.0,
+        },
         "vitdet-simple": {
-            "pyramid": "last-map", "heads": "convolutional", "augmentation": "large-scale-jitter",
-            "short_sides": (1024,), "long_side": 1024, "batch_size": 64, "epochs": 100.0,
-            "decay_at": (163889 / 184375, 177546 / 184375), "warmup_steps": 250, "lr": 1e-4, "lr_batch": 64,
-            "weight_decay": 0.1, "layer_decay": 0.7, "drop_path": 0.1,
+            "pyramid": "last-map", "heads": "convolutional", "rpn_depth": 2, "box_norm": "layer", "mask_norm": "layer",
+            "min_anchor_iou": 0.0, "augmentation": "large-scale-jitter", "short_sides": (1024,), "long_side": 1024,
+            "batch_size": 64, "epochs": 100.0, "decay_at": (163889 / 184375, 177546 / 184375), "warmup_steps": 250,
+            "lr": 1e-4, "lr_batch": 64, "weight_decay": 0.1, "layer_decay": 0.7, "drop_path": 0.1,
         },
         "small": {
             "width": 64, "anchor_scale": 2.0, "proposals": 200, "rois": 64, "augmentation": "none",
@@ -40,7 +61,7 @@ class DetectionConfig(EvaluationConfig):
         },
     }  # fmt: skip
 
-    preset: Literal["selfpatch", "vitdet-simple", "small"] = "selfpatch"
+    preset: Literal["selfpatch", "ibot", "ibot_small", "resnet", "vitdet-simple", "small"] = "selfpatch"
     """Published protocol whose settings are the defaults."""
     train_split: str = "train2017"
     """Split to train on."""
@@ -50,22 +71,43 @@ class DetectionConfig(EvaluationConfig):
     """Number of images of each split to use, the first ones; all if not given."""
     negatives: bool = False
     """Train on images without objects too, which the published protocols leave out."""
+    detector: Literal["mask-rcnn", "cascade"] = "mask-rcnn"
+    """Detector: Mask R-CNN, or Cascade Mask R-CNN with three stages of heads at IoU 0.5, 0.6 and 0.7."""
     pyramid: Literal["inner-maps", "last-map"] = "inner-maps"
     """Feature pyramid: four inner maps and a feature pyramid network, or ViTDet's simple pyramid of the last map."""
     blocks: tuple[int, ...] | None = None
     """Blocks of a ViT, counted from 1, whose maps inner-maps uses; defaults to 1/3, 1/2, 2/3 and all of its depth."""
     heads: Literal["linear", "convolutional"] = "linear"
-    """Heads: two fully connected layers for boxes (the 1x protocol), or ViTDet's: four convolutions and a layer for
-    boxes, two convolutions for proposals, and LayerNorms in the heads of boxes and masks."""
+    """Box head: two fully connected layers, or four convolutions and one fully connected layer."""
+    rpn_depth: Annotated[int, Ge(1)] = 1
+    """Number of convolutions of the proposal head."""
+    box_norm: HeadNorm = "none"
+    """Norm after each convolution of the box head (convolutional only): none, LayerNorm, or a global batch norm."""
+    mask_norm: HeadNorm = "none"
+    """Norm after each convolution of the mask head: none, LayerNorm, or a batch norm over the global batch."""
+    pyramid_norm: Literal["none", "batch"] = "none"
+    """Norm after each convolution of the feature pyramid network (inner-maps only)."""
+    train_batch_norms: bool = False
+    """Train the batch norms of a ResNet, with the statistics of the global batch; otherwise statistics stay fixed."""
     width: Annotated[int, Ge(8)] = 256
     """Number of channels of the pyramid's maps; the box head has four times as many."""
     anchor_scale: PositiveFloat = 8.0
     """Side of the anchors in strides of their map; 8 gives 32 to 512 pixels."""
+    min_anchor_iou: Annotated[float, Ge(0), Le(1)] = 0.3
+    """Smallest share of common area (IoU) at which the best anchor of an object is trained on it, if none has 0.7."""
+    anchors_inside: bool = False
+    """Train the proposals only on anchors that lie within the image."""
     proposals: Annotated[int, Ge(1)] = 1000
-    """Number of proposals per image, in training and evaluation."""
+    """Number of proposals per image, of twice as many per map in training."""
+    train_proposals: Annotated[int, Ge(1)] | None = None
+    """Number of proposals per image in training; defaults to that of evaluation."""
     rois: Annotated[int, Ge(4)] = 512
     """Number of proposals per image that the heads are trained on, a quarter of them on objects."""
-    augmentation: Literal["multi-scale", "large-scale-jitter", "none"] = "multi-scale"
+    rpn_loss: Literal["l1", "smooth-l1"] = "l1"
+    """Loss of the boxes of proposals; smooth-l1 is quadratic below 1/9."""
+    box_loss: Literal["l1", "giou"] = "l1"
+    """Loss of the boxes of the heads: L1 of their offsets, or 10 times the generalised IoU loss (arXiv 1902.09630)."""
+    augmentation: Literal["multi-scale", "resize", "large-scale-jitter", "none"] = "multi-scale"
     """Augmentation of training images; all of them are also flipped horizontally with probability 1/2."""
     short_sides: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)] = (
         480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800,
@@ -79,14 +121,18 @@ class DetectionConfig(EvaluationConfig):
     """Number of passes over the training images."""
     decay_at: tuple[Annotated[float, Gt(0), Le(1)], ...] = (8 / 12, 11 / 12)
     """Shares of the training after which the learning rate falls to a tenth."""
-    warmup_steps: Annotated[int, Ge(0)] = 500
+    warmup_steps: Annotated[int, Ge(0)] = 1000
     """Number of steps over which the learning rate rises linearly from a thousandth."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Optimizer; sgd has a momentum of 0.9."""
     lr: PositiveFloat = 5e-5
     """Learning rate at a batch of `lr_batch` images."""
     lr_batch: Annotated[int, Ge(1)] = 8
     """Batch size that `lr` is for."""
     weight_decay: NonNegativeFloat = 0.05
-    """Weight decay of AdamW; biases, norms and position embeddings have none."""
+    """Weight decay."""
+    weight_decay_on: Literal["all-but-norms", "matrices"] = "all-but-norms"
+    """Parameters that decay: all but norms, positions and tokens, or those of two dimensions and more."""
     layer_decay: PositiveFloat = 1.0
     """Layer-wise learning-rate decay factor."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.05

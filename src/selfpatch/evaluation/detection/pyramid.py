@@ -1,7 +1,7 @@
 """Feature pyramids of any backbone: maps of four strides, and a fifth for proposals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
@@ -10,6 +10,7 @@ from selfpatch.evaluation.feature_pyramid import FINEST_STRIDE, LEVELS, FourStri
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import SwinConfig
 from selfpatch.models.backbones.vit import ViT
+from selfpatch.models.layers.batch_norm import BatchNorm2d
 
 STAGE_STRIDES = tuple(float(FINEST_STRIDE << level) for level in range(LEVELS))
 """Strides of the stages of a Swin or a ResNet."""
@@ -19,12 +20,14 @@ class Pyramid(nn.Module):
     """Base class of feature pyramids of a backbone: five maps of `width` channels, the finest first.
 
     `strides` of the maps are in pixels, fractions unless the patch size is a power of two; `multiple` divides image
-    sides.
+    sides. The batch norms of a ResNet keep their statistics unless `train_batch_norms`.
     """
 
-    def __init__(self, backbone: Backbone, strides: Sequence[float], width: int) -> None:
+    def __init__(
+        self, backbone: Backbone, strides: Sequence[float], width: int, *, train_batch_norms: bool = False
+    ) -> None:
         super().__init__()
-        self.backbone, self.width = backbone, width
+        self.backbone, self.width, self.train_batch_norms = backbone, width, train_batch_norms
         self.strides = (*strides, 2 * strides[-1])
         self.multiple = max(backbone.patch_size, round(strides[-1]))
 
@@ -38,10 +41,10 @@ class Pyramid(nn.Module):
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> "Pyramid":
-        """Set the mode of all parts but a ResNet's batch norms: a batch of a few images gives poor statistics."""
+        """Set the mode of all parts, but of a ResNet's batch norms only if they are trained."""
         super().train(mode)
         for part in self.backbone.modules():
-            if getattr(part, "running_mean", None) is not None:
+            if not self.train_batch_norms and getattr(part, "running_mean", None) is not None:
                 part.eval()
         return self
 
@@ -53,22 +56,32 @@ class InnerMaps(Pyramid):
       norms (XCiT, arXiv 2106.09681).
     - Swin: its stages, with a LayerNorm on each (arXiv 2103.14030). ResNet: its stages.
 
-    `blocks` of a ViT count from 1, the finest map's first; as above if None.
+    `blocks` of a ViT count from 1, the finest map's first; as above if None. `norm` follows each convolution of the
+    feature pyramid network. Batch norms are over the global batch.
 
     Raises:
         ValueError: blocks are given for a backbone other than a ViT, or there are not four blocks or stages.
     """
 
-    def __init__(self, backbone: Backbone, *, width: int, blocks: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        width: int,
+        blocks: Sequence[int] | None = None,
+        norm: str = "none",
+        train_batch_norms: bool = False,
+    ) -> None:
         used = _blocks(backbone, blocks)
-        rescale = FourStrides(backbone.dim, backbone.patch_size, nn.BatchNorm2d) if isinstance(backbone, ViT) else None
-        super().__init__(backbone, rescale.strides if rescale else STAGE_STRIDES, width)
+        rescale = FourStrides(backbone.dim, backbone.patch_size, BatchNorm2d) if isinstance(backbone, ViT) else None
+        strides = rescale.strides if rescale else STAGE_STRIDES
+        super().__init__(backbone, strides, width, train_batch_norms=train_batch_norms)
         dims = [backbone.map_dims[number - 1] for number in used]
         normed = isinstance(backbone.config, SwinConfig)
         self.blocks = used
         self.norms = nn.ModuleList(nn.LayerNorm(dim) if normed else nn.Identity() for dim in dims)
         self.rescale = rescale
-        self.merge = FeaturePyramidNetwork(dims, width)
+        self.merge = FeaturePyramidNetwork(dims, width, norm_layer=NORMS[norm])
 
     def levels(self, images: Tensor) -> list[Tensor]:
         """Return the four merged maps."""
@@ -118,6 +131,10 @@ class ChannelNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised map."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+NORMS: Mapping[str, Callable[[int], nn.Module] | None] = {"none": None, "layer": ChannelNorm, "batch": BatchNorm2d}
+"""Norms after the convolutions of a pyramid or a head, by the name that settings use."""
 
 
 def _blocks(backbone: Backbone, blocks: Sequence[int] | None) -> tuple[int, ...]:

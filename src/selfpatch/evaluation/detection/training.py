@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.batches import Batches
@@ -14,13 +14,19 @@ from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.dataset import Split
 from selfpatch.evaluation.detection.network import MaskRCNN
 from selfpatch.evaluation.detection.pyramid import InnerMaps, LastMap, Pyramid
-from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
+from selfpatch.evaluation.finetuning import trainable_copy
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output
+from selfpatch.models.backbones.resnet import ResNet
 from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.param_groups import layer_lr_scales, param_groups
 from selfpatch.ops.images import normalise
 
-Sample = tuple[Tensor, Target]
+Sample = tuple[Tensor, Target, int]
+"""Image, its objects, and the seed of the boxes that are drawn for it."""
+MOMENTUM = 0.9
+TOKENS = ("pos_embed", "cls_token", "reg_token")
+"""Name endings of parameters that do not decay, beside norms, by the rule `all-but-norms`."""
 
 
 def build_network(encoder: Encoder, num_classes: int, config: DetectionConfig) -> MaskRCNN:
@@ -37,6 +43,11 @@ def build_network(encoder: Encoder, num_classes: int, config: DetectionConfig) -
         raise ValueError(f"detection reads RGB images, but the network takes {channels} channels; give weights for 3")
     if config.blocks is not None and config.pyramid == "last-map":
         raise ValueError("blocks are for pyramid inner-maps; the simple pyramid takes the last map, leave them out")
+    if config.train_batch_norms and not isinstance(encoder.backbone, ResNet):
+        family = encoder.backbone.config.family
+        raise ValueError(
+            f"train_batch_norms is for a ResNet, and the network is a {family}; use --no-train-batch-norms"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         backbone = trainable_copy(encoder.backbone, drop_path=config.drop_path)
@@ -44,7 +55,13 @@ def build_network(encoder: Encoder, num_classes: int, config: DetectionConfig) -
         if config.pyramid == "last-map":
             pyramid = LastMap(backbone, width=config.width)
         else:
-            pyramid = InnerMaps(backbone, width=config.width, blocks=config.blocks)
+            pyramid = InnerMaps(
+                backbone,
+                width=config.width,
+                blocks=config.blocks,
+                norm=config.pyramid_norm,
+                train_batch_norms=config.train_batch_norms,
+            )
         network = MaskRCNN(pyramid, num_classes, config)
     return network.to(encoder.device)
 
@@ -58,9 +75,9 @@ def train(
     """
 
     def loss(batch: list[Sample]) -> Tensor:
-        images = [normalise(image.to(encoder.device), encoder.mean, encoder.std) for image, _ in batch]
-        targets = [_on_device(target, encoder.device) for _, target in batch]
-        return torch.stack(list(network.losses(images, targets).values())).sum()
+        images = [normalise(image.to(encoder.device), encoder.mean, encoder.std) for image, _, _ in batch]
+        targets = [_on_device(target, encoder.device) for _, target, _ in batch]
+        return torch.stack(list(network.losses(images, targets, [seed for _, _, seed in batch]).values())).sum()
 
     batches = Batches(
         len(split.images),
@@ -71,17 +88,43 @@ def train(
         collate=list,
     )
     steps = max(1, round(config.epochs * batches.steps_per_epoch))
-    rates = {"lr": config.scaled_lr, "layer_decay": config.layer_decay, "weight_decay": config.weight_decay}
-    optimizer = torch.optim.AdamW(layer_groups(network, network.pyramid.backbone, **rates), lr=config.scaled_lr)
+    optimizer = build_optimizer(network, config)
     plan = TrainingPlan(steps, partial(config.lr_factor, num_steps=steps), config.seed, config.clip, config.precision)
     fit(network.train(), loss, batches, optimizer, plan, settings=settings, output=output)
     network.eval()
 
 
+def build_optimizer(network: MaskRCNN, config: DetectionConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of a network, with the learning rate and the weight decay of each layer."""
+    undecayed: set[nn.Parameter] = set()
+    if config.weight_decay_on == "all-but-norms":
+        norms = (part for part in network.modules() if "Norm" in type(part).__name__)
+        undecayed = {parameter for norm in norms for parameter in norm.parameters(recurse=False)}
+        undecayed |= {parameter for name, parameter in network.named_parameters() if name.endswith(TOKENS)}
+    found = param_groups(
+        network,
+        weight_decay_on="matrices" if config.weight_decay_on == "matrices" else "all",
+        lr_scales=layer_lr_scales(network.pyramid.backbone, config.layer_decay),
+        undecayed=undecayed,
+    )
+    groups = [
+        {
+            "params": group["params"],
+            "lr": config.scaled_lr * group["lr_scale"],
+            "weight_decay": config.weight_decay * group["decayed"],
+        }
+        for group in found
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.scaled_lr, momentum=MOMENTUM)
+    return torch.optim.AdamW(groups, lr=config.scaled_lr)
+
+
 def _load(split: Split, config: DetectionConfig, index: int, rng: np.random.Generator) -> Sample:
     """Return an augmented sample; a function of the module, so that it can be sent to loader processes."""
     annotated = split.images[index]
-    return render(annotated.read(), annotated, draw(annotated.width, annotated.height, config, rng))
+    image, target = render(annotated.read(), annotated, draw(annotated.width, annotated.height, config, rng))
+    return image, target, int(rng.integers(2**62))
 
 
 def _on_device(target: Target, device: torch.device) -> Target:

@@ -4,14 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfpatch.core.distributed import all_reduce_sum_with_gradient, is_distributed, world_size
+from selfpatch.core.distributed import all_reduce_sum_with_gradient, is_distributed
 from selfpatch.models.layers.deferred_state import DeferredState
 
 
 class BatchNorm(DeferredState):
     """`nn.BatchNorm1d` over inputs [..., D] with the statistics of the global batch.
 
-    Every process must pass the same number of rows. Heads are used in training only and need no running statistics.
+    Processes may pass different numbers of rows. Heads are used in training only and need no running statistics.
     Running statistics (optional, for evaluation) change at the end of a step: a failed step leaves no trace.
 
     Args:
@@ -43,6 +43,8 @@ class BatchNorm(DeferredState):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         if is_distributed():
             return self._over_all_processes(x)
+        if len(x) == 0:
+            return x
         if self.running_mean is None:
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         # With momentum 1, torch writes the batch's own statistics without a second pass over the data.
@@ -55,8 +57,10 @@ class BatchNorm(DeferredState):
         batch = [0, *range(2, x.ndim)]
         per_channel = (1, -1, *[1] * (x.ndim - 2))
         x32 = x.float()
-        count = x.numel() // x.shape[1] * world_size()
-        mean = all_reduce_sum_with_gradient(x32.sum(batch)) / count
+        own_count = x32.new_full((1,), x.numel() // x.shape[1])
+        totals = all_reduce_sum_with_gradient(torch.cat([x32.sum(batch), own_count]))
+        count = totals[-1].detach().clamp(min=2.0)
+        mean = totals[:-1] / count
         centred = x32 - mean.view(per_channel)
         variance = all_reduce_sum_with_gradient(centred.square().sum(batch)) / count
         if self.running_mean is not None:
