@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from selfpatch.evaluation.segmentation.config import Kind
 from selfpatch.evaluation.segmentation.dataset import IGNORE, UNKNOWN, open_dataset, published_classes
@@ -24,7 +25,7 @@ def write(root: Path, image: str, label: str, values: np.ndarray = VALUES, size:
 
 
 def test_class_names_are_complete() -> None:
-    sizes: dict[Kind, int] = {"ade20k": 150, "voc": 21, "coco_stuff171": 171, "coco_stuff27": 27}
+    sizes: dict[Kind, int] = {"ade20k": 150, "voc": 21, "coco_stuff171": 171, "coco_stuff27": 27, "coco_stuff10k": 171}
     sizes |= {"cityscapes": 19, "camvid": 11}
     for kind, number in sizes.items():
         names, table = published_classes(kind)
@@ -69,7 +70,41 @@ def test_coco_pixels_are_ids_less_one_of_171_classes_or_27_groups(tmp_path: Path
     names = ["person", "traffic light", "stop sign", "wall-brick", "wood"]
     assert [fine.classes[c] for c in fine.read(0)[1][0, :5]] == names
     assert fine.read(0)[1][0].tolist() == [0, 9, 11, 159, 170, IGNORE]
-    assert coarse.read(0)[1][0].tolist() == [9, 8, 8, 18, 24, IGNORE]  # as in STEGO's table
+    assert coarse.read(0)[1][0].tolist() == [9, 8, 8, 18, 24, IGNORE]
+
+
+def test_coarse_classes_are_those_of_the_released_code() -> None:
+    """The class of each pixel value 0 to 181 in the released tables of IIC, PiCIE and STEGO, as letters a, b, ..."""
+    runs = (
+        "j1 l8 i6 h10 g8 k10 f8 c10 d10 a6 b6 e8 r2 w1 u2 w1 p1 z1 q1 n1 m2 r2 x1 p2 r1 p1 v1 p1 z1 n5 w1 {1 o2 p1 w1"
+    )
+    runs += " v2 y1 u1 w1 p1 r1 q1 p1 w1 y1 v1 r1 z1 q1 v1 r1 w1 q1 v2 z1 v1 {1 v1 y1 u1 r1 o1 v1 {1 p1 x1 u1 v1 y1 p1"
+    runs += " y1 w1 z1 p1 u1 r2 w1 o1 s7 {2 t2 y1"
+    released = [ord(run[0]) - ord("a") for run in runs.split() for _ in range(int(run[1:]))]
+    assert published_classes("coco_stuff27")[1][:182].tolist() == released
+
+
+def test_coco_stuff_10k_is_read_from_matrices(tmp_path: Path) -> None:
+    """Pixels are COCO's ids, 0 is void; the classes are those of the later release."""
+    write(tmp_path, "images/a.jpg", "unused/a.png", VALUES)
+    write(tmp_path, "images/b.jpg", "unused/b.png", VALUES)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "imageLists").mkdir()
+    savemat(tmp_path / "annotations" / "a.mat", {"S": VALUES + 92, "names": "other"})
+    savemat(tmp_path / "annotations" / "b.mat", {"S": np.where(VALUES == 0, 0, 182).astype(np.uint8)})
+    for split, name in (("train", "a"), ("test", "b")):
+        (tmp_path / "imageLists" / f"{split}.txt").write_text(f"{name}\n")
+    train, test = open_dataset(tmp_path, "train"), open_dataset(tmp_path, "val")
+    assert (train.kind, train.names, test.names) == ("coco_stuff10k", ["a"], ["b"])
+    assert train.classes == test.classes == published_classes("coco_stuff171")[0]
+    assert train.read(0)[1].ravel().tolist() == list(range(80, 92))
+    assert test.read(0)[1].ravel().tolist() == [IGNORE, *[170] * 11]
+    assert test.size(0) == (3, 4)
+    (tmp_path / "annotations" / "b.mat").write_bytes(b"no matrix")
+    with pytest.raises(ValueError, match=r"cannot read the labels .*b\.mat"):
+        test.read(0)
+    with pytest.raises(ValueError, match="use one of the splits: test, train"):
+        open_dataset(tmp_path, "trainval")
 
 
 def test_coarse_coco_takes_the_curated_images_where_they_are_listed(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from selfpatch.config.schema import SPEED_ONLY, settings
 from selfpatch.evaluation.config import EvaluationConfig, Precision
 
 Method = Literal["knn", "linear", "logistic", "kmeans", "fpn", "upernet"]
-Kind = Literal["ade20k", "voc", "coco_stuff171", "coco_stuff27", "cityscapes", "camvid", "imagenet_s", "folder"]
+Kind = Literal[
+    "ade20k", "voc", "coco_stuff171", "coco_stuff27", "coco_stuff10k", "cityscapes", "camvid", "imagenet_s", "folder"
+]
 
 
 @settings

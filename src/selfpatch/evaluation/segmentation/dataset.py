@@ -11,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import yaml
 from PIL import Image
+from scipy.io import loadmat
 
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.images import evenly_spread
@@ -21,6 +22,8 @@ IGNORE = 255
 """Class number of void pixels, which are neither trained on nor scored."""
 UNKNOWN = -1
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+MATRIX = ".mat"
+"""Ending of Matlab's files, in which COCO-Stuff 10k has its labels."""
 VOID_NAMES = ("void", "unlabelled", "unlabeled", "ignore")
 
 Classes = tuple[tuple[str, ...], np.ndarray]
@@ -73,6 +76,9 @@ class SegmentationSet:
 
     def size(self, i: int) -> tuple[int, int]:
         """Return (height, width) of the i-th image, from the header of its label file; ValueError if it is damaged."""
+        if self.labels[i].suffix == MATRIX:
+            height, width = _read_values(self.labels[i]).shape
+            return height, width
         with _naming_damage(self.labels[i]), Image.open(self.labels[i]) as header:
             return header.height, header.width
 
@@ -98,6 +104,9 @@ class SegmentationSet:
 
 def _read_values(path: Path) -> np.ndarray:
     """Read a label file as int64 [h, w]; the value of a colour (ImageNet-S) is red + 256 green."""
+    if path.suffix == MATRIX:
+        with _naming_damage(path):
+            return loadmat(path, variable_names=["S"])["S"].astype(np.int64)
     with _naming_damage(path), Image.open(path) as image:
         image.load()
         values = np.asarray(image.convert("RGB") if image.mode == "RGBA" else image).astype(np.int64)
@@ -160,6 +169,8 @@ def _open_published(root: Path, split: str, kind: Kind) -> SegmentationSet:
         names = _listed(root / "ImageSets" / "Segmentation" / f"{split}.txt")
     images = _folder(root, *layout["images"], split=folder)
     labels = _folder(root, *layout.get(f"labels_of_{split}", layout["labels"]), split=folder)
+    if "list" in layout:
+        names = _listed(root / layout["list"].format(split=folder))
     if "curated" in layout and (curated := root / layout["curated"].format(split=folder)).is_file():
         names = _listed(curated)
     classes = _imagenet_s_classes(images) if kind == "imagenet_s" else published_classes(kind)
@@ -173,14 +184,18 @@ def published_classes(kind: Kind) -> Classes:
     if "things" not in layout:
         values = layout.get("values") or range(layout.get("first", 0), layout.get("first", 0) + len(classes))
         return classes, _table({value: number for number, value in enumerate(values)}, layout.get("void", ()))
-    # A pixel of COCO's stuff-thing maps is COCO's id - 1; it is named by its class, or by its super-category.
+    # A pixel of COCO's stuff-thing maps is COCO's id - 1 (of the 10k release, the id); it is named by its class, or by
+    # its super-category.
     things, stuff = (
         [(name, group) for group, names in layout[part].items() for name in _split_names(names)]
         for part in ("things", "stuff")
     )
     pixels = [group if classes else name for name, group in (*things, *sorted(stuff))]
     classes = classes or tuple(name for name in pixels if name != "-")
-    return classes, _table({value: classes.index(name) for value, name in enumerate(pixels) if name != "-"})
+    numbered = enumerate(pixels, start=layout.get("first", 0))
+    return classes, _table(
+        {value: classes.index(name) for value, name in numbered if name != "-"}, layout.get("void", ())
+    )
 
 
 def _split_names(names: str) -> list[str]:
@@ -240,7 +255,7 @@ def _paired(
         if path.suffix.lower() in IMAGE_SUFFIXES
     }
     label_of = {name: name.removesuffix(endings[0]) + endings[1] for name in (files if names is None else names)}
-    existing = {path.relative_to(labels).as_posix() for path in labels.rglob("*.png")}
+    existing = {path.relative_to(labels).as_posix() for path in labels.rglob(f"*{endings[1]}")}
     for name, label in label_of.items():
         if name not in files:
             raise ValueError(f"{images} lacks the listed image {name!r}; complete the download")
