@@ -72,16 +72,26 @@ def _selfpatch_intermediates(run: Replayed) -> Iterator[Check]:
             yield compare(f"{role} patch_logits_{name}", patch_logits, t[f"step0.{role}.patch_logits_{name}"], TIGHT)
 
 
-def _sere_intermediates(run: Replayed) -> Iterator[Check]:
+def _ibot_intermediates(run: Replayed) -> Iterator[Check]:
     student, teacher = run.encode(0)
-    t = run.tensors
+    method = run.student_teacher.objectives["ibot"]
     for role, side in (("student", student), ("teacher", teacher)):
-        image, patches = side.image[:2].flatten(0, 1), side.tokens_per_resolution[0].patches.flatten(1, 2)
-        head = side.heads["image"]
-        yield compare(f"{role} cls_logits", head(image).logits(), t[f"step0.{role}_cls_logits"], TIGHT)
-        yield compare(f"{role} patch_logits", head(patches).logits(), t[f"step0.{role}_patch_logits"], TIGHT)
-    yield from _grids(run)
-    yield from _relations(run, student, teacher)
+        image = side.heads["image"](side.image[:2].flatten(0, 1)).logits()
+        yield compare(f"{role} cls_logits", image, t_of(run, f"{role}_cls_logits"), TIGHT)
+        patches = method.patch_scores(side, role).logits().flatten(1, 2)
+        if f"step0.{role}_patch_logits" in run.tensors:
+            yield compare(f"{role} patch_logits", patches, t_of(run, f"{role}_patch_logits"), TIGHT)
+        else:
+            yield compare(
+                f"{role} patch_logits of image 0", patches[0], t_of(run, f"{role}_patch_logits_image0"), TIGHT
+            )
+
+
+def _sere_intermediates(run: Replayed) -> Iterator[Check]:
+    yield from _ibot_intermediates(run)
+    if "step0.grid_global_query" in run.tensors:
+        yield from _grids(run)
+        yield from _relations(run, *run.encode(0))
 
 
 def _grids(run: Replayed) -> Iterator[Check]:
@@ -133,5 +143,6 @@ def t_of(run: Replayed, name: str) -> Tensor:
 INTERMEDIATES: dict[str, Callable[[Replayed], Iterator[Check]]] = {
     "dino": _dino_intermediates,
     "selfpatch": _selfpatch_intermediates,
+    "ibot": _ibot_intermediates,
     "sere": _sere_intermediates,
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.parity.check import Check
 from tests.parity.davis_frames import replay_davis_frames
 from tests.parity.davis_metric import replay_davis_metric
+from tests.parity.head_facts import replay_head_facts
 from tests.parity.pieces import replay_pieces
 from tests.parity.positions import replay_fixed_positions, replay_position_embeddings
 from tests.parity.selfpatch_shapes import replay_selfpatch_shapes
@@ -48,6 +49,7 @@ KINDS = (
         replay_trajectory,
     ),
     Kind("pieces", {EXPECTED: ("moby", "mocov3", "vos", "lost", "knn"), TENSORS: ()}, replay_pieces),
+    Kind("facts of iBOT's head", {"facts.json": ("loss_center_sizes",)}, replay_head_facts),
     Kind("DAVIS metric", {EXPECTED: ("global_means",), "DAVIS": (), "results": ()}, replay_davis_metric),
     Kind(
         "head for few labels",

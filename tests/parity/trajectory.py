@@ -17,10 +17,12 @@ from selfpatch.training.factory import make_optimizer, make_schedule, make_stude
 from selfpatch.training.trainer import training_step
 from tests.helpers.released_forms import to_branch_keys
 from tests.parity.check import GRADIENTS, TIGHT, WEIGHTS, Check, compare, compare_norms
+from tests.parity.head_facts import PROTOTYPES, compare_facts, prototypes_of_one_side
 from tests.parity.intermediates import INTERMEDIATES
 
 LOSSES = {
     "dino": {"image": "loss"},
+    "ibot": {"image": "cls_loss", "masked_patch": "masked_patch_loss"},
     "selfpatch": {"image": "image_loss", "patch": "patch_loss"},
     "sere": {
         "image": "cls_loss",
@@ -33,17 +35,21 @@ LOSSES = {
 CENTERS = {
     "dino": {"center": "dino.loss.center"},
     "selfpatch": {"center": "dino.loss.center", "patch_center": "selfpatch.agreement.loss.center"},
+    "ibot": {"center": "ibot.image_loss.center", "patch_center": "ibot.patch_loss.center"},
     "sere": {"center": "ibot.image_loss.center", "patch_center": "ibot.patch_loss.center"},
 }
 """Names of centres in the bundle -> our buffers, below the objectives."""
-DISTINCTIVE_SETTINGS = {"patch_loss_weight": "selfpatch", "spatial_weight": "sere"}
-"""Settings that only one kind of bundle has."""
+DISTINCTIVE_SETTINGS = {"patch_loss_weight": "selfpatch", "spatial_weight": "sere", "shared_head": "ibot"}
+"""Settings that tell the kind of a bundle; the first counts."""
+PATCH_PROTOTYPES = "heads.masked_patch."
+"""Prefix of patch prototypes in a released side. Those that the other side lacks belong to our method, not branch."""
 SCHEDULED = ("lr", "weight_decay", "teacher_momentum", "teacher_temp", "teacher_patch_temp")
 
 
 def run_config(c: dict[str, Any], kind: str) -> RunConfig:
     """Return the bundle's configuration as ours."""
-    return RunConfig().override(_common(c)).override({"dino": _dino, "selfpatch": _selfpatch, "sere": _sere}[kind](c))
+    settings = {"dino": _dino, "selfpatch": _selfpatch, "ibot": _ibot, "sere": _sere}
+    return RunConfig().override(_common(c)).override(settings[kind](c))
 
 
 def _common(c: dict[str, Any]) -> dict[str, Any]:
@@ -90,24 +96,34 @@ def _selfpatch(c: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sere(c: dict[str, Any]) -> dict[str, Any]:
-    spatial, channel = c["spatial_weight"], c["channel_weight"]
-    ibot = (4 - spatial - channel) / 2
+def prototypes_of(c: dict[str, Any]) -> str:
+    return PROTOTYPES[c["shared_head"], c.get("shared_head_teacher", c["shared_head"])]
+
+
+def _ibot(c: dict[str, Any]) -> dict[str, Any]:
     prototypes = {
-        "prototypes": "shared" if c["shared_head"] else "separate",
+        "prototypes": prototypes_of(c),
         "num_patch_prototypes": c["patch_out_dim"],
     }
-    of_objective = ("spatial_temp", "channel_temp", "overlap_size", "local_overlap_size")
     return {
         "method": "ibot",
-        "objective": "sere",
         "ibot": {"num_prototypes": c["out_dim"], **prototypes, **_head(c)},
+        "loss_weights": {"image": c.get("lambda1", 1.0), "masked_patch": c.get("lambda2", 1.0)},
+        "optimizer": {k: c[k] for k in ("teacher_patch_temp", "warmup_teacher_patch_temp")},
+    }
+
+
+def _sere(c: dict[str, Any]) -> dict[str, Any]:
+    ibot, spatial, channel = _ibot(c), c["spatial_weight"], c["channel_weight"]
+    share = (4 - spatial - channel) / 2
+    of_ibot = {name: share * weight for name, weight in ibot["loss_weights"].items()}
+    of_objective = ("spatial_temp", "channel_temp", "overlap_size", "local_overlap_size")
+    return {
+        **ibot,
+        "objective": "sere",
         "sere": {k: c[k] for k in of_objective},
-        "loss_weights": {"image": ibot, "masked_patch": ibot, "spatial": spatial, "channel": channel},
-        "optimizer": {
-            **{k: c[k] for k in ("teacher_patch_temp", "warmup_teacher_patch_temp")},
-            "weight_decay_on": "matrices_and_biases",
-        },
+        "loss_weights": {**of_ibot, "spatial": spatial, "channel": channel},
+        "optimizer": {**ibot["optimizer"], "weight_decay_on": "matrices_and_biases"},
     }
 
 
@@ -116,23 +132,52 @@ class Trajectory:
 
     def __init__(self, bundle: Path) -> None:
         record = json.loads((bundle / "trajectory.json").read_text())
-        self.settings, self.steps = record["config"], record["steps"]
+        self.settings, self.steps, self.facts = record["config"], record["steps"], record.get("facts")
         self.kind = next((kind for key, kind in DISTINCTIVE_SETTINGS.items() if key in self.settings), "dino")
         self.tensors = load_file(bundle / "tensors.safetensors")
         self.final = torch.load(bundle / "final.pth", weights_only=True)
         config = run_config(self.settings, self.kind)
         self.student_teacher, _ = make_student_teacher(config)
         self.schedule = make_schedule(config, self.settings["steps_per_epoch"])
-        self._load(torch.load(bundle / "initial.pth", weights_only=True))
+        self.initial = torch.load(bundle / "initial.pth", weights_only=True)
+        for side in ("student", "teacher"):
+            self._load(side, to_branch_keys(self.initial[side]))
         self.optimizer = make_optimizer(config, self.student_teacher)
 
-    def _load(self, checkpoint: dict[str, Any]) -> None:
-        for side in ("student", "teacher"):
-            branch = getattr(self.student_teacher, side)
-            state = to_branch_keys(checkpoint[side])
-            if side == "teacher" and branch.backbone.mask_token is not None:  # the released teacher has no mask token
-                state["backbone.mask_token"] = branch.backbone.mask_token
-            branch.load_state_dict(state)
+    def _load(self, side: str, state: dict[str, Tensor]) -> None:
+        branch, own = getattr(self.student_teacher, side), prototypes_of_one_side(self.student_teacher, side)
+        if own is not None and any(key.startswith(PATCH_PROTOTYPES) for key in state):
+            own.load_state_dict({k: state.pop(PATCH_PROTOTYPES + k) for k in own.state_dict()})
+        if side == "teacher" and branch.backbone.mask_token is not None:  # the released teacher has no mask token
+            state["backbone.mask_token"] = branch.backbone.mask_token
+        if others := state.keys() ^ branch.state_dict().keys():
+            raise ValueError(f"the recorded {side} has other parameters than ours: {', '.join(sorted(others))}")
+        branch.load_state_dict(state)
+
+    def state(self, side: str) -> dict[str, Tensor]:
+        """Return the current tensors of a side by the keys of a branch, without what the released side lacks."""
+        state = getattr(self.student_teacher, side).state_dict()
+        if (own := prototypes_of_one_side(self.student_teacher, side)) is not None:
+            state |= {PATCH_PROTOTYPES + key: tensor for key, tensor in own.state_dict().items()}
+        if side == "teacher":
+            state.pop("backbone.mask_token", None)
+        return state
+
+    def first_teacher(self) -> Check:
+        """Compare the teacher that our code makes from the recorded student with the recorded teacher."""
+        teacher = self.student_teacher.student.make_teacher()
+        for objective in self.student_teacher.objectives.values():
+            objective.start_teacher(dict(teacher.heads.items()))
+        got = {k: v for k, v in teacher.state_dict().items() if k != "backbone.mask_token"}
+        expected = to_branch_keys(self.initial["teacher"])
+        return compare_norms("first teacher", got, {k: expected[k] for k in got}, 0.0)
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Return the gradients of the student, and of patch prototypes that only it has."""
+        named = dict(self.student_teacher.student.named_parameters())
+        if (own := prototypes_of_one_side(self.student_teacher, "student")) is not None:
+            named |= {PATCH_PROTOTYPES + name: p for name, p in own.named_parameters()}
+        return {name: p.grad for name, p in named.items() if p.grad is not None}
 
     def views(self, step: int) -> Views:
         crops = [self.tensors[f"step{step}.crop{v}"] for v in range(2 + self.settings["local_crops"])]
@@ -142,7 +187,9 @@ class Trajectory:
             local_crops=torch.stack(crops[2:]) if len(crops) > 2 else None,
             boxes=self._boxes(step, len(crops), batch),
             samples=torch.arange(batch),
-            masks=torch.stack([self.tensors[f"step{step}.mask{v}"] for v in range(2)]) if self.kind == "sere" else None,
+            masks=torch.stack([self.tensors[f"step{step}.mask{v}"] for v in range(2)])
+            if self.kind in ("ibot", "sere")
+            else None,
         )
 
     def _boxes(self, step: int, views: int, batch: int) -> Tensor:
@@ -164,9 +211,12 @@ class Trajectory:
 
 
 def replay_trajectory(bundle: Path) -> Iterator[Check]:
-    """Replay every quantity of a `dino`, `selfpatch` or `sere` bundle."""
+    """Replay every quantity of a `dino`, `selfpatch`, `ibot` or `sere` bundle."""
     run = Trajectory(bundle)
     run.student_teacher.train()
+    yield run.first_teacher()
+    if run.facts is not None:
+        yield from compare_facts("head", prototypes_of(run.settings), run.facts)
     yield from INTERMEDIATES[run.kind](run)
     yield from _gradient_norms(run)
     for step, expected in enumerate(run.steps):
@@ -181,17 +231,14 @@ def replay_trajectory(bundle: Path) -> Iterator[Check]:
         for name in CENTERS[run.kind]:
             yield compare(f"step {step} {name}", run.center(name), run.tensors[f"step{step}.{name}"], TIGHT)
     for side in ("student", "teacher"):
-        got = _without_key_biases(getattr(run.student_teacher, side).state_dict())
-        expected_state = _without_key_biases(to_branch_keys(run.final[side]))
-        if side == "teacher":
-            got.pop("backbone.mask_token", None)
+        got, expected_state = (_without_key_biases(s) for s in (run.state(side), to_branch_keys(run.final[side])))
         yield compare_norms(f"final weights of the {side}", got, expected_state, WEIGHTS)
 
 
 def _gradient_norms(run: Trajectory) -> Iterator[Check]:
     """Compare gradient norms of step 0, before clipping and freezing."""
     run.student_teacher(run.views(0), run.schedule(0))["loss"].backward()
-    gradients = {name: p.grad for name, p in run.student_teacher.student.named_parameters() if p.grad is not None}
+    gradients = run.gradients()
     expected = run.steps[0]["grad_norms"]
     names = to_branch_keys({name: torch.tensor(norm) for name, norm in expected.items()})
     if gradients.keys() != names.keys():

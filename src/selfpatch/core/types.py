@@ -128,6 +128,9 @@ class Objective(nn.Module):
         """Return a fresh module [..., N, D] -> [..., D] that makes the image token, in place of CLS, or None."""
         return None
 
+    def start_teacher(self, heads: Mapping[str, nn.Module]) -> None:
+        """Change the heads of a new teacher, which start as copies of the student's; called before the first step."""
+
     def check_grid(self, h: int, w: int) -> None:
         """Raise ValueError if views of h x w patches are too small to learn from; called before the first step."""
 

@@ -20,10 +20,10 @@ class IBOTConfig(DINOConfig):
     """Number of prototypes of image tokens, and of patches where both share them."""
     num_patch_prototypes: PositiveInt | None = None
     """Number of prototypes of patches where they are separate. If None, as many as `num_prototypes`."""
-    prototypes: Literal["shared", "separate", "shared_by_teacher"] = "shared"
-    """Prototypes `shared` by image tokens and patches, `separate`, or `shared_by_teacher`: separate for the student,
-    while the teacher compares its patches with its image-token prototypes (the papers' ViT-B). As released, the layers
-    below are shared."""
+    prototypes: Literal["shared", "separate", "shared_by_teacher", "shared_by_student"] = "shared"
+    """Prototypes `shared` by image tokens and patches (iBOT ViT-S, SERE), `separate`, or shared by one side alone:
+    `shared_by_teacher` is the default of the released code, `shared_by_student` its fourth combination of flags. As
+    released, the layers below are shared."""
 
     def __post_init__(self) -> None:
         if self.prototypes != "separate" and self.patch_prototypes != self.num_prototypes:

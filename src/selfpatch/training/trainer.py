@@ -55,6 +55,8 @@ class StudentTeacher(nn.Module):
         super().__init__()
         self.student = student
         self.teacher = student.make_teacher()
+        for objective in objectives.values():
+            objective.start_teacher(dict(self.teacher.heads.items()))
         self.objectives = nn.ModuleDict(objectives)
         self.loss_weights = dict(loss_weights)
         self.needs = union_of_needs(objectives)

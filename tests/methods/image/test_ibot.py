@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -88,18 +89,37 @@ def test_centres_follow_image_tokens_and_all_patches() -> None:
         torch.testing.assert_close(center.center, 0.8 * old + 0.2 * mean)
 
 
-@pytest.mark.parametrize("kind", ["shared", "separate", "shared_by_teacher"])
+@pytest.mark.parametrize("kind", ["shared", "separate", "shared_by_teacher", "shared_by_student"])
 def test_whose_prototypes_patches_are_compared_with(kind: str) -> None:
     method, student, teacher, views = make(prototypes=kind, norm_last_layer=False)
     method(student, teacher, views, hyperparameters())["masked_patch"].backward()
     image, own = student.heads["image"].last_layer.weight_v, method.patch_prototypes
-    assert (image.grad is not None) == (kind == "shared")
-    assert (own is not None) == (kind == "shared_by_teacher")
+    assert (image.grad is not None) == (kind in ("shared", "shared_by_student"))
+    assert (own is not None) == kind.startswith("shared_by")
     if own is not None:
-        assert own.last_layer.weight_v.grad is not None
+        assert (own.last_layer.weight_v.grad is not None) == (kind == "shared_by_teacher")
+        assert {p.requires_grad for p in own.parameters()} == {kind == "shared_by_teacher"}
     if kind == "separate":
         assert student.heads["masked_patch"].last_layer.weight_v.grad is not None
     assert all(p.grad is None for head in teacher.heads.values() for p in head.parameters())
+
+
+def test_the_first_teacher_takes_over_the_patch_prototypes_if_it_alone_shares() -> None:
+    method, student, _, _ = make(prototypes="shared_by_teacher")
+    heads = copy.deepcopy(dict(student.heads))
+    method.start_teacher(heads)
+    started, image, own = heads["image"].last_layer, student.heads["image"].last_layer, method.patch_prototypes
+    assert own is not None
+    assert torch.equal(started.weight_v, own.last_layer.weight_v)
+    assert not torch.equal(started.weight_v, image.weight_v)
+    assert own.last_layer.weight_v is not started.weight_v
+
+
+def test_patch_prototypes_of_the_teacher_start_as_the_image_tokens_if_the_student_alone_shares() -> None:
+    method, student, _, _ = make(prototypes="shared_by_student")
+    method.start_teacher(copy.deepcopy(dict(student.heads)))
+    assert method.patch_prototypes is not None
+    assert torch.equal(method.patch_prototypes.last_layer.weight_v, student.heads["image"].last_layer.weight_v)
 
 
 def test_separate_patch_prototypes_may_be_of_another_number() -> None:

@@ -1,6 +1,7 @@
 """iBOT: DINO, and the teacher's patch distributions behind masks (Zhou et al., arXiv 2111.07832)."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,20 @@ class IBOT(Objective):
     """`DINOLoss` between image tokens, and `IBOTPatchLoss` between the patches of the same global crop.
 
     The student sees the global crops with patches hidden; the teacher sees them whole.
+
+    The setting `prototypes` stands for the flags of the released code (bytedance/ibot, MCG-NKU/SERE):
+
+    | `prototypes` | `--shared_head` | `--shared_head_teacher` | patches are compared with | published models |
+    |---|---|---|---|---|
+    | `shared` | true | true | the image tokens' prototypes | iBOT ViT-S and Swin-T, SERE ViT-S and ViT-B |
+    | `separate` | false | false | prototypes of their own | none known |
+    | `shared_by_teacher` | false | true | student: its own; teacher: its image tokens' | none known |
+    | `shared_by_student` | true | false | student: its image tokens'; teacher: its own | none known |
+
+    With `shared_by_teacher`, the default of the released code, the first teacher takes the student's *patch* prototypes
+    as its only ones, which then follow the student's image-token prototypes: nothing follows the patch prototypes. With
+    `shared_by_student`, the teacher's patch prototypes stay as they are initialised. The README of iBOT does not give
+    the flags of its ViT-B and ViT-L.
     """
 
     Config = IBOTConfig
@@ -26,7 +41,9 @@ class IBOT(Objective):
         super().__init__()
         self.dim, self.config = dim, config
         self.image_loss, self.patch_loss = DINOLoss(config), IBOTPatchLoss(config)
-        self.patch_prototypes = PatchPrototypes(config) if config.prototypes == "shared_by_teacher" else None
+        self.patch_prototypes = PatchPrototypes(config) if config.prototypes.startswith("shared_by") else None
+        if self.patch_prototypes is not None and config.prototypes == "shared_by_student":
+            self.patch_prototypes.requires_grad_(False)  # nothing trains or moves them
 
     def heads(self) -> dict[str, nn.Module]:
         """Return the projection head, and the patches' prototypes if they are separate."""
@@ -34,6 +51,16 @@ class IBOT(Objective):
         if self.config.prototypes == "separate":
             heads["masked_patch"] = PatchPrototypes(self.config)
         return heads
+
+    def start_teacher(self, heads: Mapping[str, nn.Module]) -> None:
+        """Start the prototypes that only one side shares as the released code does; see the table above."""
+        if self.patch_prototypes is None:
+            return
+        of_patches, of_images = self.patch_prototypes.last_layer, heads["image"].get_submodule("last_layer")
+        if self.config.prototypes == "shared_by_teacher":
+            of_images.load_state_dict(of_patches.state_dict())
+        else:
+            of_patches.load_state_dict(of_images.state_dict())
 
     def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
         """Return `{"image": loss, "masked_patch": loss}`."""
@@ -43,16 +70,18 @@ class IBOT(Objective):
         predictions = student.heads["image"](student.image)  # scores [V, B, K]
         image = self.image_loss(predictions, targets, hp.teacher_temp)
         with torch.no_grad():
-            patch_targets = self._patch_scores(teacher, teacher.heads.get("masked_patch"))  # [G*B, h, w, K]
-        patch_predictions = self._patch_scores(student, student.heads.get("masked_patch", self.patch_prototypes))
+            patch_targets = self.patch_scores(teacher, "teacher")  # [G*B, h, w, K]
+        patch_predictions = self.patch_scores(student, "student")
         masks = views.masks.flatten(0, 1)  # [G*B, h, w]
         patch = self.patch_loss(patch_predictions, patch_targets, masks, hp.teacher_patch_temp)
         return {"image": image, "masked_patch": patch}
 
-    def _patch_scores(self, side: EncoderOutput, prototypes: nn.Module | None) -> Scores:
-        """Compare the global crops' patches with separate prototypes, or with the image tokens'."""
+    def patch_scores(self, side: EncoderOutput, role: Literal["student", "teacher"]) -> Scores:
+        """Return the scores [G*B, h, w, K] of the global crops' patches against the prototypes of this side."""
+        only_here = self.config.prototypes == {"student": "shared_by_teacher", "teacher": "shared_by_student"}[role]
+        own = self.patch_prototypes if only_here else side.heads.get("masked_patch")
         scores = side.heads["image"](side.tokens_per_resolution[0].patches)
-        return scores if prototypes is None else Scores(scores.bottleneck, prototypes())
+        return scores if own is None else Scores(scores.bottleneck, own())
 
     @torch.no_grad()
     def meters(self, teacher: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:
