@@ -247,7 +247,7 @@ OPTIONS = {
         workers steps batch-size crop short-side lr weight-decay warmup layer-decay drop-path blocks rescale
         normed channels auxiliary-channels test stride precision augmentation batch-norm epochs mask-side
         optimizer resolution memory-patches k temperature
-        max-memory iterations restarts""",
+        max-memory iterations restarts min-scale max-side min-lr warmup-epochs""",
     "evaluate all": f"{NETWORK} suite out",
     "evaluate --compare": "compare allow-different",
     "export": "weights side num-heads position-embedding allow-partial to out size",

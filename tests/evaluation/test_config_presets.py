@@ -26,7 +26,7 @@ def test_only_what_differs_is_told() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("segment", ["linear", "leopart", "fpn", "pyramid", "upernet", "ibot_small"]),
+        ("segment", ["linear", "leopart", "fpn", "pyramid", "upernet", "ibot_small", "voc", "imagenet_s"]),
         ("detect", ["selfpatch", "vitdet-simple", "large-scale-jitter"]),
         ("linear", ["dino", "sweep"]),
         ("finetune", ["mae", "ibot", "cifar", "inaturalist"]),

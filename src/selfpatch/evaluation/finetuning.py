@@ -6,11 +6,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selfpatch.core.types import Encoder
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.positions import add_positions
 from selfpatch.models.backbones.vit import ViT
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.param_groups import layer_lr_scales, param_groups
+
+
+def require_network(encoder: Encoder) -> BranchEncoder:
+    """Return the encoder if it is a network of this package, which alone can be fine-tuned; else raise ValueError."""
+    if not isinstance(encoder, BranchEncoder):
+        raise ValueError(
+            f"a {type(encoder).__name__} cannot be fine-tuned; give weights of a ViT, a Swin or a ResNet, or use a "
+            "method of frozen features"
+        )
+    return encoder
 
 
 def trainable_copy(backbone: Backbone, *, drop_path: float, grid: int | None = None) -> Backbone:

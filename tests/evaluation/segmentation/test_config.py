@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from selfpatch.evaluation.segmentation.config import FPNConfig, LinearSegmentationConfig, Method, SegmentationConfig
+from selfpatch.evaluation.segmentation.config import (
+    FinetuneSegmentationConfig,
+    FPNConfig,
+    LinearSegmentationConfig,
+    Method,
+    SegmentationConfig,
+)
 
 assert SegmentationConfig.variants is not None
 CLASSES = SegmentationConfig.variants[1]
@@ -57,3 +63,28 @@ def test_learned_settings_are_those_of_the_training() -> None:
     first = LinearSegmentationConfig(steps=5)
     assert first.learned() == LinearSegmentationConfig(steps=5, test="whole", test_split="other", workers=3).learned()
     assert first.learned() != LinearSegmentationConfig(steps=5, lr=0.1).learned()
+
+
+def test_the_presets_of_imagenet_s_and_voc_are_published_or_named_ours() -> None:
+    def preset(method: str, name: str) -> Any:
+        return SegmentationConfig.from_settings({"method": method, "preset": name})
+
+    small, base, tuned = (preset("finetune", f"imagenet_s{end}") for end in ("", "_base", "_base_tuned"))
+    assert [(c.lr, c.layer_decay) for c in (small, base, tuned)] == [(5e-4, 0.5), (5e-4, 0.6), (1e-4, 0.4)]
+    for config in (small, base, tuned):
+        assert (config.epochs, config.batch_size, config.crop, config.warmup_epochs) == (100, 256, 224, 5)
+        assert (config.min_lr, config.weight_decay, config.drop_path, config.min_scale) == (1e-6, 0.05, 0.1, 0.14)
+        assert (config.short_side, config.max_side) == (256, 1000)
+    for ending in ("", "_small"):
+        ade, voc = preset("upernet", f"ibot{ending}"), preset("upernet", f"voc{ending}")
+        changed = {name for name, value in ade.recorded().items() if value != voc.recorded()[name]}
+        assert changed == {"preset", "train_split", "steps"}
+        assert (voc.train_split, voc.steps, voc.crop, voc.batch_size) == ("trainaug", 40_000, 512, 16)
+
+
+def test_what_finetune_learns_depends_on_its_epochs_but_not_on_the_test() -> None:
+    first = FinetuneSegmentationConfig(epochs=9)
+    assert first.learned() == FinetuneSegmentationConfig(epochs=9, short_side=99, max_side=9).learned()
+    assert first.learned() != FinetuneSegmentationConfig(epochs=10).learned()
+    with pytest.raises(ValueError, match="warmup_epochs is 5 of 4 epochs; use 0 or more, but fewer"):
+        FinetuneSegmentationConfig(epochs=4)

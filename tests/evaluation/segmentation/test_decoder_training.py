@@ -203,7 +203,7 @@ def test_presets_are_the_published_settings() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"head": "segmenter"}, "method is 'segmenter'; use one of: knn, linear, logistic, kmeans, fpn, upernet"),
+        ({"head": "segmenter"}, "method is 'segmenter'; use one of: knn, linear, logistic, kmeans, finetune, fpn"),
         ({"preset": "ibot"}, "preset is 'ibot'; use one of: selfpatch, pyramid, small"),
         ({"steps": 0}, "steps is 0; use a number above 0"),
         ({"drop_path": 1.0}, "drop_path is 1.0; use a number below 1"),

@@ -1,5 +1,6 @@
 """Resizing of images with their labels, and the random crops that trainings learn from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -7,9 +8,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
 
+from selfpatch.config.sections import CropConfig
 from selfpatch.data.augment.multicrop import ViewRecipe, draw_view
+from selfpatch.data.augment.pillow import render
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.segmentation.config import TrainedConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
@@ -23,6 +27,10 @@ HUE = 18 / 180
 """Largest change of the hue, as a share of half a turn, as OpenCV counts hues of 8 bits."""
 LONG_OVER_SHORT = 4
 """Largest ratio of the long to the short side of a resized image, as in mmsegmentation's (2048, 512)."""
+SIMCLR_COLOUR = CropConfig(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
+"""SimCLR's colours at full strength: jitter with a probability of 0.8, grey with 0.2."""
+Crop = Callable[[Image.Image, np.ndarray, np.random.Generator], tuple[Tensor, Tensor]]
+"""Function of an image, its labels and a random generator that makes a crop of both, as `TrainCrop` does."""
 Window = tuple[slice, slice]
 WHOLE: Window = (slice(None), slice(None))
 
@@ -107,15 +115,34 @@ class SquareCrop:
         return tvf.pil_to_tensor(view), torch.from_numpy(classes)
 
 
-def training_batches(images: SegmentationSet, crop: TrainCrop | SquareCrop, config: TrainedConfig) -> Batches:
+@dataclass(frozen=True)
+class SimCLRCrop:
+    """A random box made square (bilinear, antialiased), a flip, and SimCLR's colours and blur (arXiv 2002.05709).
+
+    ImageNetSegModel trains with these crops. Labels are resized as Pillow does (nearest).
+    """
+
+    size: int
+    min_scale: float
+    """Smallest area of the box, as a share of the image."""
+
+    def __call__(self, image: Image.Image, label: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Make a crop, as `TrainCrop` does."""
+        recipe = ViewRecipe(self.size, scale=(self.min_scale, 1.0), flip=0.5, blur=0.5, colour=SIMCLR_COLOUR)
+        p = draw_view(recipe, image.size, rng)
+        box = label[p.top : p.top + p.height, p.left : p.left + p.width].astype(np.int32)
+        classes = np.array(Image.fromarray(box).resize((self.size, self.size), Image.Resampling.NEAREST), np.int64)
+        pixels = render(image, self.size, p, interpolation=InterpolationMode.BILINEAR)
+        return pixels, torch.from_numpy(classes[:, ::-1].copy() if p.flip else classes)
+
+
+def training_batches(images: SegmentationSet, crop: Crop, config: TrainedConfig) -> Batches:
     """Return the batches of crops that a training learns from."""
     load = partial(_load_crop, images, crop)
     return Batches(len(images), load, batch_size=config.batch_size, seed=config.seed, workers=config.workers)
 
 
-def _load_crop(
-    images: SegmentationSet, crop: TrainCrop | SquareCrop, i: int, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+def _load_crop(images: SegmentationSet, crop: Crop, i: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     return crop(*images.read(i), rng)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from selfpatch.core.schedules import polynomial_factor
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.batches import Batches
-from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
+from selfpatch.evaluation.finetuning import layer_groups, require_network, trainable_copy
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import NO_OUTPUT, Output, network_sha256
 from selfpatch.evaluation.segmentation.augmentation import TrainCrop, training_batches
@@ -37,11 +37,7 @@ def fit_decoder(encoder: Encoder, train: SegmentationSet, config: DecoderConfig,
     Raises:
         ValueError: the encoder is no network of this package, or settings or data do not fit.
     """
-    if not isinstance(encoder, BranchEncoder):
-        raise ValueError(
-            f"a {type(encoder).__name__} cannot be fine-tuned; give weights of a ViT, a Swin or a ResNet, or use a "
-            "method of frozen features"
-        )
+    encoder = require_network(encoder)
     config = resolve(config, encoder)
     batches = training_batches(train, TrainCrop(config.crop, short_side=config.short_side), config)
     num_classes = len(train.classes)

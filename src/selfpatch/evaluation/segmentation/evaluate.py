@@ -10,7 +10,7 @@ from PIL import Image
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
-from selfpatch.evaluation.segmentation import decoder_training, kmeans, knn, linear, logistic
+from selfpatch.evaluation.segmentation import decoder_training, finetune, kmeans, knn, linear, logistic
 from selfpatch.evaluation.segmentation.config import SegmentationConfig, SupervisedConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet, open_dataset
 from selfpatch.evaluation.segmentation.inference import FittedMethod
@@ -22,6 +22,7 @@ METHODS: dict[str, Callable[..., FittedMethod]] = {
     "linear": linear.fit_linear,
     "logistic": logistic.fit_logistic,
     "kmeans": kmeans.fit_kmeans,
+    "finetune": finetune.fit_network,
     "fpn": decoder_training.fit_decoder,
     "upernet": decoder_training.fit_decoder,
 }
@@ -36,8 +37,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
             counts[truth, prediction] += 1 for each pixel
         IoU of a class = counts[c, c] / (counts[c, :] + counts[:, c] - counts[c, c])
 
-    `registry.Evaluate` explains the arguments. `fpn` and `upernet` train a copy of the encoder, which must be a network
-    of this package. `mIoU baseline` predicts the most frequent class everywhere.
+    `registry.Evaluate` explains the arguments. `finetune`, `fpn` and `upernet` train a copy of the encoder, which must
+    be a network of this package. `mIoU baseline` predicts the most frequent class everywhere.
 
     Raises:
         ValueError: data cannot be read, settings or the encoder do not fit, or the folder holds another training.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from selfpatch.checkpoints.load import load_encoder
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.classification.finetune import evaluate as finetune
 from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
@@ -211,3 +212,14 @@ def test_few_labels_start_from_the_projection_head(folder: Path, tmp_path: Path)
     encoder.projection["mlp.0.weight"].add_(1.0)
     with pytest.raises(ValueError, match=r"holds a training with other settings \(projection"):
         run(encoder, folder, **settings)
+
+
+@pytest.mark.parametrize("kind", ["vit", "vit+pool"])
+def test_the_tuned_network_is_written_for_other_evaluations(folder: Path, tmp_path: Path, kind: str) -> None:
+    encoder, images = tiny_encoder(kind), torch.randn(2, 3, 16, 16)
+    run(encoder, folder, out=tmp_path, token="image", lr=0.01, **SMALL)
+    trained = torch.load(tmp_path / CHECKPOINT)["trained"]
+    tuned, report = load_encoder(str(tmp_path / "backbone.safetensors"))
+    assert not report.left_out
+    assert same(tuned.state_dict(), {name: tensor for name, tensor in trained.items() if not name.startswith("head.")})
+    assert not torch.equal(tuned.image(images), encoder.image(images))

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfpatch.checkpoints.export.safetensors import FILE, export_state, write_safetensors
+from selfpatch.core.distributed import is_main_process
 from selfpatch.core.schedules import cosine_factor
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import ViewRecipe
@@ -39,7 +41,8 @@ from selfpatch.ops.images import normalise
 def evaluate(encoder: Encoder, data: str | Path, config: FinetuneConfig, output: Output = NO_OUTPUT) -> Result:
     """Measure the accuracy of a fine-tuned copy of the network, on the test set and on as many training images.
 
-    `registry.Evaluate` explains the arguments.
+    `registry.Evaluate` explains the arguments. The folder also receives the fine-tuned network without its classifier,
+    as weights for other evaluations.
 
     Raises:
         ValueError: data or settings do not fit, a training image cannot be read, or the folder holds another training.
@@ -60,6 +63,9 @@ def evaluate(encoder: Encoder, data: str | Path, config: FinetuneConfig, output:
     if config.head_layers:
         learned["projection"] = network_sha256(classifier.head)
     _train(classifier, encoder, train, config, learned, output)
+    if output.folder is not None and is_main_process():
+        tuned = BranchEncoder(classifier.backbone, classifier.pool)
+        write_safetensors(output.folder / FILE, *export_state(tuned))
 
     @torch.no_grad()
     def hits(crops: Tensor, labels: Tensor) -> Tensor:
