@@ -105,6 +105,19 @@ def test_a_batch_larger_than_the_set_is_refused() -> None:
         batches(batch_size=11)
 
 
+def load_all_but_three(number: int, rng: np.random.Generator) -> Tensor:
+    if number == 3:
+        raise ValueError("sample 3 cannot be read")
+    return torch.zeros(1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_the_data_keeps_its_sentence(workers: int) -> None:
+    damaged = Batches(4, load_all_but_three, batch_size=2, seed=0, workers=workers)
+    with pytest.raises(ValueError, match=r"^sample 3 cannot be read$"):
+        list(damaged.steps(0, 2))
+
+
 def test_a_negative_number_of_workers_is_refused() -> None:
     with pytest.raises(ValueError, match="workers is -1; use 0 or more"):
         batches(workers=-1)

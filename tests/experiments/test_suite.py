@@ -110,6 +110,12 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read_suite(tmp_path / "none.yaml")
 
 
+def test_a_suite_does_not_run_under_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="a suite runs in one process; call it without torchrun"):
+        evaluate_suite(tmp_path / "suite.yaml", "baseline:mean-colour:8")
+
+
 def test_a_suite_that_was_stopped_goes_on(tmp_path: Path) -> None:
     entries, out, runner = suite(tmp_path, TWO), tmp_path / "out", Runner()
     first = next(iter(run_suite(entries, runner, out, weights=WEIGHTS)))

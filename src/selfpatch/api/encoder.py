@@ -82,7 +82,8 @@ def open_encoder(
         untrained = untrained_encoder(config, read_weights(name).config)
         return untrained.to(network_device), Provenance(weights, network_sha256(untrained))
     encoder, report = load_encoder(weights, load_config, normed_patches=normed_patches)
-    console.print(str(report), highlight=False, soft_wrap=True)
+    if distributed.is_main_process():
+        console.print(str(report), highlight=False, soft_wrap=True)
     return encoder.to(network_device), Provenance(report.source, report.sha256 or network_sha256(encoder))
 
 

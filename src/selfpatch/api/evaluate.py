@@ -9,6 +9,7 @@ from typing import Any
 
 from selfpatch.api.encoder import Network, open_network_or_baseline
 from selfpatch.config.schema import override
+from selfpatch.core import distributed
 from selfpatch.core.atomic_io import make_folder
 from selfpatch.core.machine import device_name
 from selfpatch.core.types import Encoder
@@ -39,6 +40,8 @@ def evaluate(
     A function is measured like a network: `evaluate("davis", model.forward_features, "DAVIS", patch_size=14,
     load_options={"prefix_tokens": 1})`.
 
+    Under torchrun the processes share the work and give the result of one; all return it, and the main one reports.
+
     Args:
         name: name of the evaluation, as in `selfpatch evaluate NAME`.
         weights: weights as `selfpatch.load` takes them, an encoder, a function that makes patch features of normalised
@@ -56,12 +59,13 @@ def evaluate(
         ValueError: the name or a setting is unknown, or weights or data do not fit.
     """
     config = _config(name, config, settings)
-    if out is not None:
-        make_folder(out)
-    encoder, record = None, None
-    if config.needs_encoder:
-        encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
-    return measure(name, encoder, record, data, config, out=out, progress=progress)
+    with distributed.process_group(device):
+        if out is not None:
+            make_folder(out)
+        encoder, record = None, None
+        if config.needs_encoder:
+            encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
+        return measure(name, encoder, record, data, config, out=out, progress=progress)
 
 
 def measure(
@@ -78,7 +82,7 @@ def measure(
     """Run one evaluation of an open encoder as `evaluate` does; the result records the device and the seconds.
 
     `record` names the encoder's source. The encoder is None if ready-made results are scored or `record` names a
-    baseline. The folder `out` exists.
+    baseline. The folder `out` exists. All processes of a group call this together.
 
     Raises:
         ValueError: the name or a setting is unknown, or data do not fit.
@@ -89,12 +93,14 @@ def measure(
         if encoder is None and config.needs_encoder and (record is None or record.source not in config.baselines):
             source = "no weights" if record is None else record.source
             raise ValueError(f"{name} measures a network, but {source} was named; name e.g. a run or timm:NAME")
-        output = Output(None if out is None else Path(out), progress or silent)
+        reported = progress if progress is not None and distributed.is_main_process() else silent
+        output = Output(None if out is None else Path(out), reported)
         result = registry.load_evaluation(name)(encoder, data, config, output)  # type: ignore[arg-type]
     result = replace(result, costs={"seconds": time.perf_counter() - started, **result.costs})
     if encoder is not None and config.needs_encoder:
-        result = replace(result, weights=record, device=device_name(encoder.device))
-    if out is not None:
+        processes = "" if distributed.world_size() == 1 else f"{distributed.world_size()} x "
+        result = replace(result, weights=record, device=processes + device_name(encoder.device))
+    if out is not None and distributed.is_main_process():
         result.save(Path(out) / "result.json")
     return result
 

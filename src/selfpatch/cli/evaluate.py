@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from selfpatch.cli.parsing import Flat, NetworkOptions, peek, read_options
+from selfpatch.cli.parsing import Flat, NetworkOptions, is_main_process, peek, read_options
 from selfpatch.config.schema import settings
 from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.registry import EVALUATIONS
@@ -113,9 +113,10 @@ def _evaluate(name: str, arguments: list[str]) -> int:
         result = evaluate(
             name, weights, options.data, options.config, out=options.out, **options.loading(), progress=progress
         )
-    bar.console.print(result.table())
-    if options.out is not None:
-        print(f"written to {options.out}")
+    if is_main_process():
+        bar.console.print(result.table())
+        if options.out is not None:
+            print(f"written to {options.out}")
     return 0
 
 
@@ -157,7 +158,7 @@ def _progress_bar(name: str) -> Iterator[tuple[ProgressBar, Progress]]:
     """Show a bar, moved by the function that is given out with it."""
     from rich.progress import Progress as ProgressBar
 
-    with ProgressBar(transient=True) as bar:
+    with ProgressBar(transient=True, disable=not is_main_process()) as bar:
         task = bar.add_task(name, total=None)
 
         def progress(description: str, done: int, total: int) -> None:

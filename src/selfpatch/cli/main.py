@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 from selfpatch.api.interrupted import Interrupted
+from selfpatch.core.failures import FailedElsewhere, FailedHere, sentence_of
 from selfpatch.core.version import VERSION
 
 COMMANDS = ("pretrain", "resume", "evaluate", "show", "export", "study", "bench")
@@ -53,17 +54,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         return int(importlib.import_module(f"selfpatch.cli.{arguments[0]}").run(arguments[1:]))
-    except ValueError as error:
-        return _complain(str(error))
-    except OSError as error:
-        return _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    except FailedElsewhere:
+        return 2
+    except FailedHere as error:
+        return _complain(str(error), everywhere=True)
+    except (ValueError, OSError) as error:
+        return _complain(sentence_of(error))
     except Interrupted as stopped:
         return _complain(str(stopped), 128 + stopped.signal_number)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
 
 
-def _complain(sentence: str, code: int = 2) -> int:
-    if os.environ.get("RANK", "0") == "0":
+def _complain(sentence: str, code: int = 2, *, everywhere: bool = False) -> int:
+    """Print a sentence, on the main process unless `everywhere`, and return the exit code."""
+    if everywhere or os.environ.get("RANK", "0") == "0":
         print(f"selfpatch: {sentence}", file=sys.stderr)
     return code

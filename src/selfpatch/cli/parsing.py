@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import os
 import re
 from typing import Annotated, Any
 
@@ -41,6 +42,11 @@ class NetworkOptions(WeightsOptions):
     def loading(self) -> dict[str, Any]:
         """Return the arguments `device` and `load_options` of the Python functions."""
         return {"device": self.device, "load_options": plain(self.load)}
+
+
+def is_main_process() -> bool:
+    """Return whether this is the process that prints, of those that torchrun started, if any."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def read_options(kind: Any, command: str, arguments: list[str], **tyro_options: Any) -> Any:

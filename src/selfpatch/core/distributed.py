@@ -1,12 +1,20 @@
 """Communication between training processes; on a single process each function is the identity."""
 
+import contextlib
 import datetime
 import os
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from selfpatch.core.failures import FailedElsewhere, FailedHere, sentence_of
+
+T = TypeVar("T")
+_stores: list[dist.Store] = []
+"""Store of the group that `start` joined: processes exchange a few bytes in it without waiting for one another."""
 
 
 def is_distributed() -> bool:
@@ -42,7 +50,10 @@ def start(device: str) -> torch.device:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_distributed():
         # Both backends at once: tensors reduce over nccl on CUDA, and the stop flag over gloo without a host sync.
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=30))
+        patience = datetime.timedelta(minutes=30)
+        store, number, size = next(iter(dist.rendezvous("env://", timeout=patience)))
+        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=patience)
+        _stores[:] = [store]
     return chosen
 
 
@@ -50,6 +61,37 @@ def stop() -> None:
     """Leave the process group."""
     if is_distributed():
         dist.destroy_process_group()
+    _stores.clear()
+
+
+@contextlib.contextmanager
+def process_group(device: str) -> Iterator[None]:
+    """Join the process group that torchrun announces while the block runs; a group that exists already is kept.
+
+    If the block raises, the process does not wait for the others: it ends, and torchrun ends them. One process says
+    why: the first to fail, unless it is the main one, raises FailedHere, and those that fail in consequence, because a
+    process they wait for is gone, raise FailedElsewhere.
+    """
+    joins = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_distributed()
+    if joins:
+        start(device)
+    try:
+        yield
+    except Exception as error:
+        if joins and not _fails_first():
+            raise FailedElsewhere from error
+        if joins and not is_main_process() and isinstance(error, ValueError | OSError):
+            raise FailedHere(sentence_of(error)) from error
+        raise
+    if joins:
+        stop()
+
+
+def _fails_first() -> bool:
+    try:
+        return _stores[0].add("failures", 1) == 1
+    except RuntimeError:  # the process that held the store has failed
+        return False
 
 
 def find_device(name: str) -> torch.device:
@@ -100,6 +142,64 @@ def all_gather(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x)
     return torch.stack(parts)
+
+
+@torch.no_grad()
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Return the sum over processes, as a new tensor without gradient."""
+    total = x.detach().clone()
+    if is_distributed():
+        dist.all_reduce(total)
+    return total
+
+
+def all_reduce_max(*values: int) -> tuple[int, ...]:
+    """Return the largest of each value over processes, by one small all-reduce on the CPU."""
+    if not is_distributed():
+        return values
+    largest = torch.tensor(values, dtype=torch.int64)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return tuple(largest.tolist())
+
+
+def gather(values: Sequence[T]) -> list[T]:
+    """Return the picklable values of all processes, by rank, on each of them."""
+    if not is_distributed():
+        return list(values)
+    parts: list[list[T]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, list(values))
+    return [value for part in parts for value in part]
+
+
+@torch.no_grad()
+def gather_rows(blocks: Sequence[Tensor]) -> Tensor:
+    """Return the rows [n, ...] of the blocks of all processes, by rank, on each of them.
+
+    The number of rows may differ, and all processes but one may have no block. Each process sends its rows into their
+    place, so that at most the result and the process's own rows are held.
+    """
+    rows = torch.cat(list(blocks)) if blocks else None
+    if not is_distributed():
+        assert rows is not None
+        return rows
+    sizes = gather([None if rows is None else (len(rows), tuple(rows.shape[1:]), rows.dtype)])
+    lengths = [0 if size is None else size[0] for size in sizes]
+    _, shape, dtype = next(size for size in sizes if size is not None)
+    total = torch.empty(sum(lengths), *shape, dtype=dtype, device="cpu" if rows is None else rows.device)
+    for source, part in enumerate(total.split(lengths)):
+        if source == rank() and rows is not None:
+            part.copy_(rows)
+        if len(part):
+            dist.broadcast(part.view(torch.uint8), src=source)  # bytes, because gloo sends no bools
+    return total
+
+
+def rows_of_global_draw(draw: Callable[[int], Tensor], num_rows: int) -> Tensor:
+    """Return this process's rows of a random tensor that `draw` makes for a number of rows.
+
+    All processes draw the rows of the global batch, from the same random state, and take their own.
+    """
+    return draw(num_rows * world_size())[num_rows * rank() : num_rows * (rank() + 1)]
 
 
 def any_rank(*flags: bool) -> tuple[bool, ...]:

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from selfpatch.data.augment.multicrop import generator
+from selfpatch.evaluation.sharding import share_of_batch
 
 _ORDER_STREAM = 2**32 + 1
 
@@ -15,11 +16,13 @@ _ORDER_STREAM = 2**32 + 1
 class Batches(Dataset[Any]):
     """Shuffled batches of a training set; the incomplete last batch of an epoch is dropped.
 
+    Each of several processes loads its part of every batch.
+
     Args:
         num_samples: size of the set.
         load: function of the sample's index and its random generator that returns the sample. The generator is a
             function of (seed, epoch, sample), so that augmentation does not depend on workers or stops.
-        batch_size: samples per step.
+        batch_size: samples per step, on all processes together.
         seed: seed of order and augmentation.
         workers: number of loader processes; 0 loads in this process.
         repeats: copies of each sample in a batch, each with its own random numbers (repeated augmentation, arXiv
@@ -27,7 +30,8 @@ class Batches(Dataset[Any]):
         collate: function that makes a batch of a list of samples; defaults to torch's.
 
     Raises:
-        ValueError: the batch is larger than the set, or `workers` is negative.
+        ValueError: the batch is larger than the set, the number of processes does not divide it, or `workers` is
+            negative.
     """
 
     def __init__(
@@ -50,17 +54,26 @@ class Batches(Dataset[Any]):
             raise ValueError(f"workers is {workers}; use 0 or more")
         self._load, self._collate, self._seed, self._workers = load, collate, seed, workers
         self._num_samples, self._batch_size, self._repeats = num_samples, batch_size, repeats
+        self._share = share_of_batch(batch_size)
         self.steps_per_epoch = num_samples // batch_size
 
     def steps(self, first: int, last: int) -> Iterator[Any]:
-        """Yield the batches of the steps `first`, ..., `last` - 1; steps count through the epochs."""
-        yield from DataLoader(
+        """Yield the batches of the steps `first`, ..., `last` - 1; steps count through the epochs.
+
+        Raises:
+            ValueError: a sample cannot be loaded.
+        """
+        batches = DataLoader(
             self,
             batch_size=None,
             sampler=self._requests(first, last),
             num_workers=self._workers,
             generator=torch.Generator(),  # else it would draw from, and so change, the random state of the training
         )
+        for batch in batches:
+            if isinstance(batch, ValueError):
+                raise batch
+            yield batch
 
     def _requests(self, first: int, last: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
         """Yield (epoch, [(sample, copy), ...]) of each step.
@@ -72,12 +85,18 @@ class Batches(Dataset[Any]):
             for batch in batches:
                 places = range(batch * self._batch_size, (batch + 1) * self._batch_size)
                 copies = [(int(order[place // self._repeats]), place % self._repeats) for place in places]
-                yield epoch, sorted(copies, key=lambda pair: pair[1])
+                yield epoch, sorted(copies, key=lambda pair: pair[1])[self._share]
 
     def __getitem__(self, request: tuple[int, list[tuple[int, int]]]) -> Any:
-        """Load a batch, in a loader process if there are any."""
+        """Load a batch, in a loader process if there are any; an error in the data is returned in its place.
+
+        The loader would raise it again with the traceback of its process as the text.
+        """
         epoch, copies = request
-        return self._collate([self._load(i, generator(self._seed, epoch, i, copy)) for i, copy in copies])
+        try:
+            return self._collate([self._load(i, generator(self._seed, epoch, i, copy)) for i, copy in copies])
+        except ValueError as error:
+            return error
 
 
 def epochs_of(first: int, last: int, steps_per_epoch: int) -> Iterator[tuple[int, range]]:

@@ -11,11 +11,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from selfpatch.core import distributed
 from selfpatch.core.atomic_io import replacing
 from selfpatch.core.schedules import Factor
 from selfpatch.core.seeds import step_seed
 from selfpatch.evaluation.config import Precision
 from selfpatch.evaluation.result import NO_OUTPUT, Output
+from selfpatch.evaluation.sharding import data_parallel
 from selfpatch.models.layers.deferred_state import deferred_states
 
 CHECKPOINT = "fitting.pt"
@@ -63,9 +65,11 @@ def fit(
             learning rates = plan.lr(step) * the initial ones of the groups
             loss(batch) -> backward -> clip -> optimizer.step
 
+    Of several processes, each takes its part of every batch; the steps are those of one process with the whole batch.
+
     Args:
         trained: the module that the optimizer changes, in training mode; it stays as after the last step.
-        loss: function of a batch that returns a scalar.
+        loss: function of a batch that returns a scalar, as `data_parallel` takes it.
         batches: source of the batches.
         optimizer: optimizer of the module's parameters.
         plan: steps, schedule, seed and precision.
@@ -73,7 +77,7 @@ def fit(
         output: folder of the checkpoint, and the progress of `training`.
 
     Returns:
-        The losses of the steps taken now, at most the last `MAX_LOSSES`.
+        The losses of the steps taken now, means over processes, at most the last `MAX_LOSSES`.
 
     Raises:
         ValueError: the folder holds a training with other settings, or the loss is not finite.
@@ -94,20 +98,22 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         first = int(state["step"])
     losses: deque[Tensor] = deque(maxlen=MAX_LOSSES)
-    saved_at = time.monotonic()
+    saved_at, loss_of_batch = time.monotonic(), data_parallel(trained, loss)
     for step, batch in enumerate(batches.steps(first, plan.steps), start=first):
-        losses.append(_step(trained, loss, batch, optimizer, plan, step))
+        losses.append(_step(trained, loss_of_batch, batch, optimizer, plan, step))
         output.progress("training", step + 1, plan.steps)
-        if time.monotonic() - saved_at < plan.save_every and step + 1 < plan.steps:
+        (due,) = distributed.any_rank(time.monotonic() - saved_at >= plan.save_every)
+        if not due and step + 1 < plan.steps:
             continue
-        if not math.isfinite(losses[-1]):  # judged rarely, because it synchronises with the device
-            raise ValueError(f"the loss is {float(losses[-1])} at step {step}; use a lower learning rate")
-        if checkpoint is not None:
+        last = float(distributed.all_reduce_mean(losses[-1]))
+        if not math.isfinite(last):  # judged rarely, because it synchronises with the device
+            raise ValueError(f"the loss is {last} at step {step}; use a lower learning rate")
+        if checkpoint is not None and distributed.is_main_process():
             state = {"step": step + 1, "settings": wanted, "trained": trained.state_dict()}
             with replacing(checkpoint) as file:
                 torch.save({**state, "optimizer": optimizer.state_dict()}, file)
         saved_at = time.monotonic()
-    return torch.stack(list(losses)).tolist() if losses else []
+    return distributed.all_reduce_mean(torch.stack(list(losses))).tolist() if losses else []
 
 
 def _step(

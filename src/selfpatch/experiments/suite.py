@@ -13,6 +13,7 @@ Settings and paths are as in `selfpatch evaluate davis --data DAVIS --resolution
     report.html, report.md  all tables, written anew after each evaluation
 """
 
+import os
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,6 +102,8 @@ def evaluate_suite(
     Raises:
         ValueError: the file or the weights are invalid, or the folder holds results of other settings or weights.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("a suite runs in one process; call it without torchrun, or its evaluations one by one with it")
     entries = read_suite(suite)
     encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
     if out is None:  # `runs/photos` -> `photos`, `timm:vit_small` -> `timm-vit_small`

@@ -35,7 +35,7 @@ def nearest_neighbours(
 
 
 def _nearest_of_block(queries: Tensor, keys: Tensor, k: int, max_similarities: int) -> tuple[Tensor, Tensor]:
-    columns = max(k, max_similarities // len(queries))
+    columns = max(k, max_similarities // max(1, len(queries)))
     similarity, index = (queries @ keys[:columns].T).topk(k, dim=1)
     for first in range(columns, len(keys), columns):
         block = queries @ keys[first : first + columns].T

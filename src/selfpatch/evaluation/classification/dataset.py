@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selfpatch.core.distributed import gather, gather_rows
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.data.decode.pillow import BadImage, Picture, read_picture
@@ -19,6 +20,7 @@ from selfpatch.data.sources.index import ImageIndex
 from selfpatch.evaluation.classification import inaturalist
 from selfpatch.evaluation.classification.config import ClassificationConfig
 from selfpatch.evaluation.result import Progress
+from selfpatch.evaluation.sharding import share_of
 from selfpatch.ops.images import to_common_dtype
 
 _SUBSET_STREAM, _HELD_OUT_STREAM = 2**32 + 2, 2**32 + 3
@@ -201,24 +203,28 @@ def map_centre_crops(
     """Apply a function to the centre crops of all images, in their order; unreadable ones are left out.
 
     The function takes crops [b, C, crop, crop], as `load_images` gives them, and their labels [b] int64. `progress`
-    receives `what` and the number of images done after each batch. Raise ValueError if no image can be read.
+    receives `what` and the number of images done after each batch. Each of several processes computes its share of the
+    batches, and all receive all values. Raise ValueError if no image can be read.
     """
     values, labels, names, errors = [], [], [], []
-    for positions in np.split(np.arange(len(images)), range(config.encode_batch, len(images), config.encode_batch)):
+    batches = np.split(np.arange(len(images)), range(config.encode_batch, len(images), config.encode_batch))
+    mine = [batches[number] for number in share_of(len(batches))]
+    for positions in mine:
         wanted = images.indices[positions]
         try:
             loaded = load_images(images.index, wanted, config.crop, resize=config.resize, channels=channels)
         except NoneReadable as error:
-            errors.append(error)
+            errors.append(str(error.example))
         else:
             read = positions[np.isin(wanted, loaded.indices)]
             labels.append(torch.from_numpy(images.labels[read]))
             values.append(function(loaded.images, labels[-1]).cpu())
             names += [images.name(int(i)) for i in read]
-        progress(what, int(positions[-1]) + 1, len(images))
-    if not values:
-        raise NoneReadable(len(images), errors[0].example)
-    return CropValues(torch.cat(values), torch.cat(labels), names)
+        progress(what, int(positions[-1] - mine[0][0]) + 1, int(mine[-1][-1] - mine[0][0]) + 1)
+    names, errors = gather(names), gather(errors)
+    if not names:
+        raise NoneReadable(len(images), errors[0])
+    return CropValues(gather_rows(values), gather_rows(labels), names)
 
 
 def check_crop(encoder: Encoder, config: ClassificationConfig) -> None:

@@ -54,21 +54,10 @@ class BatchNorm(DeferredState):
         return normed
 
     def _over_all_processes(self, x: Tensor) -> Tensor:
-        batch = [0, *range(2, x.ndim)]
-        per_channel = (1, -1, *[1] * (x.ndim - 2))
-        x32 = x.float()
-        own_count = x32.new_full((1,), x.numel() // x.shape[1])
-        totals = all_reduce_sum_with_gradient(torch.cat([x32.sum(batch), own_count]))
-        count = totals[-1].detach().clamp(min=2.0)
-        mean = totals[:-1] / count
-        centred = x32 - mean.view(per_channel)
-        variance = all_reduce_sum_with_gradient(centred.square().sum(batch)) / count
+        normed, mean, variance = normalise_over_processes(x, self.weight, self.bias, self.eps)
         if self.running_mean is not None:
-            self.accumulated.append((mean.detach(), variance.detach() * count / (count - 1)))
-        normed = centred * torch.rsqrt(variance + self.eps).view(per_channel)
-        if self.weight is not None and self.bias is not None:
-            normed = torch.addcmul(self.bias.view(per_channel), normed, self.weight.view(per_channel))
-        return normed.to(x.dtype)
+            self.accumulated.append((mean, variance))
+        return normed
 
     @torch.no_grad()
     def update(self) -> None:
@@ -102,3 +91,25 @@ class BatchNorm2d(BatchNorm):
                 setattr(module, name, new)
             else:
                 cls.convert(child)
+
+
+def normalise_over_processes(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalise x [n, D, ...] over all but dimension 1 of the global batch; n may differ between processes.
+
+    Return the result, and the mean [D] and the unbiased variance [D] without gradient.
+    """
+    batch = [0, *range(2, x.ndim)]
+    per_channel = (1, -1, *[1] * (x.ndim - 2))
+    x32 = x.float()
+    own_count = x32.new_full((1,), x.numel() // x.shape[1])
+    totals = all_reduce_sum_with_gradient(torch.cat([x32.sum(batch), own_count]))
+    count = totals[-1].detach().clamp(min=2.0)
+    mean = totals[:-1] / count
+    centred = x32 - mean.view(per_channel)
+    variance = all_reduce_sum_with_gradient(centred.square().sum(batch)) / count
+    normed = centred * torch.rsqrt(variance + eps).view(per_channel)
+    if weight is not None and bias is not None:
+        normed = torch.addcmul(bias.view(per_channel), normed, weight.view(per_channel))
+    return normed.to(x.dtype), mean.detach(), variance.detach() * count / (count - 1)

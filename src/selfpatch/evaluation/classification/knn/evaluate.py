@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-import torch
 from torch.nn import functional as F
 
+from selfpatch.core.distributed import gather_rows
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.classification.dataset import map_centre_crops, open_splits
 from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.metrics import accuracies, top_hits, unreadable, unreadable_note
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
+from selfpatch.evaluation.sharding import share_of
 from selfpatch.models.features import image_features
 from selfpatch.ops.knn import class_votes, nearest_neighbours, rows_at_once
 
@@ -39,19 +40,22 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
             f"ks are {list(config.ks)}, but only {len(keys)} training images can be read; use at most that many"
         )
     missing = [*unreadable(train, key_names), *unreadable(test, names)]
-    similarity, index = nearest_neighbours(queries.to(device), F.normalize(keys.to(device), dim=1), max(usable))
+    share = share_of(len(queries))
+    mine = slice(share.start, share.stop)
+    similarity, index = nearest_neighbours(queries[mine].to(device), F.normalize(keys.to(device), dim=1), max(usable))
     rows: list[dict[str, Cell]] = []
     per_image: dict[str, dict[str, float]] = {name: {} for name in names}
     num_classes = len(train.classes)
     neighbour_labels = key_labels.to(device)[index]
-    parts = [t.split(rows_at_once(num_classes)) for t in (similarity, neighbour_labels, labels.to(device))]
+    parts = [t.split(rows_at_once(num_classes)) for t in (similarity, neighbour_labels, labels[mine].to(device))]
     for k in usable:
-        hits = []
+        hits_of_share = []
         for near, classes, truth in zip(*parts, strict=True):
             votes = class_votes(near[:, :k], classes[:, :k], temperature=config.temperature, num_classes=num_classes)
-            hits.append(top_hits(votes, truth))
-        rows.append({"k": k, **accuracies(torch.cat(hits))})
-        for name, hit in zip(names, torch.cat(hits)[:, 0].tolist(), strict=True):
+            hits_of_share.append(top_hits(votes, truth))
+        hits = gather_rows(hits_of_share)
+        rows.append({"k": k, **accuracies(hits)})
+        for name, hit in zip(names, hits[:, 0].tolist(), strict=True):
             per_image[name][f"top-1 k={k}"] = float(hit)
     metrics = {f"{name} k={row['k']}": float(row[name]) for row in rows for name in ("top-1", "top-5")}
     settings = config.recorded() | {"ks": usable, "data": str(data), "train_images": len(keys)}

@@ -19,6 +19,7 @@ from selfpatch.evaluation.classification.linear.config import LinearConfig
 from selfpatch.evaluation.classification.metrics import unreadable
 from selfpatch.evaluation.config import Precision
 from selfpatch.evaluation.result import Progress, silent
+from selfpatch.evaluation.sharding import share_of_batch
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder, image_token
 from selfpatch.models.pooling import PositivePool
@@ -182,12 +183,14 @@ class _CachedBatches:
     seed: int
 
     def steps(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+        share = share_of_batch(self.batch_size)
         for epoch, batches in epochs_of(first, last, len(self.positions) // self.batch_size):
             rng = generator(self.seed, epoch, 0, 0)
             order = torch.from_numpy(rng.permutation(self.positions))
             flipped = torch.from_numpy(rng.integers(2, size=len(order)))
             for batch in batches:
-                rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+                first_row = batch * self.batch_size
+                rows = slice(first_row + share.start, first_row + share.stop)
                 yield self.features[order[rows], flipped[rows]], self.labels[order[rows]]
 
 

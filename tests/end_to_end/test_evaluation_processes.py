@@ -1,0 +1,130 @@
+"""Two processes measure what one does: the same numbers for every image, from the same trained weights."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from selfpatch.api.evaluate import evaluate
+from selfpatch.evaluation.batches import Batches
+from selfpatch.evaluation.classification.dataset import open_splits
+from selfpatch.evaluation.encoders import MeanColour
+from selfpatch.evaluation.probe_training import CHECKPOINT
+from selfpatch.evaluation.result import Result
+from tests.helpers.command_line import run
+from tests.helpers.labelled_images import coloured_folder, tiny_encoder
+from tests.helpers.workers import WorkerPool
+
+CROPS: dict[str, Any] = {"resize": 16, "crop": 16}
+
+
+def measure(rank: int, kind: str, name: str, data: str, out: str | None, settings: dict[str, Any]) -> Result:
+    reported: list[str] = []
+    result = evaluate(
+        name, tiny_encoder(kind), data, out=out, progress=lambda what, done, total: reported.append(what), **settings
+    )
+    assert bool(reported) == (rank == 0), "the main process alone reports"
+    return result
+
+
+def same_as_one(
+    pool: WorkerPool, name: str, data: Path, out: Path, *, kind: str = "vit", tolerance: float = 1e-6, **settings: Any
+) -> Result:
+    """Measure on one process and on two, compare all that the results hold, and return the one process's."""
+    expected = measure(0, kind, name, str(data), str(out / "one"), settings)
+    results = pool.run(measure, kind, name, str(data), str(out / "two"), settings)
+    assert Result.load(out / "two" / "result.json").metrics == results[0].metrics
+    files = [sorted(p.relative_to(out / n).as_posix() for p in (out / n).rglob("*")) for n in ("one", "two")]
+    assert files[0] == files[1]
+    for result in results:
+        assert result.metrics == pytest.approx(expected.metrics, abs=tolerance, nan_ok=True)
+        assert result.settings == expected.settings
+        assert list(result.per_image) == list(expected.per_image)
+        for image, values in expected.per_image.items():
+            assert result.per_image[image] == pytest.approx(values, abs=tolerance), image
+        assert len(result.rows) == len(expected.rows)
+        for row, expected_row in zip(result.rows, expected.rows, strict=True):
+            assert row == pytest.approx(expected_row, abs=tolerance, nan_ok=True)
+        assert (result.pictures, result.notes) == (expected.pictures, expected.notes)
+    return expected
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training and 12 test images; one of each set cannot be read."""
+    root = coloured_folder(tmp_path_factory.mktemp("data"), test=5)
+    (root / "val" / "green" / "green_1.png").write_bytes(b"no image")
+    return root
+
+
+def test_knn(pool: WorkerPool, folder: Path, tmp_path: Path) -> None:
+    result = same_as_one(pool, "knn", folder, tmp_path, ks=(1, 5), encode_batch=5, **CROPS)
+    assert result.settings["unreadable"] == 1
+
+
+def test_knn_of_fewer_batches_than_processes(pool: WorkerPool, folder: Path, tmp_path: Path) -> None:
+    same_as_one(pool, "knn", folder, tmp_path, ks=(3,), **CROPS)
+
+
+@pytest.mark.parametrize("settings", [{"lrs": (0.5,)}, {"preset": "sweep", "lrs": (0.1, 0.5), "held_out": 0.25}])
+def test_linear(pool: WorkerPool, folder: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    more = {"epochs": 3, "batch_size": 6, "workers": 0, "encode_batch": 5}
+    same_as_one(pool, "linear", folder, tmp_path, **settings, **more, **CROPS)
+    same_weights(*(tmp_path / name / "final" / CHECKPOINT for name in ("one", "two")))
+
+
+def same_weights(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+    """Check that two checkpoints hold the same weights, up to rounding."""
+    first, second = (torch.load(path, weights_only=True)["trained"] for path in (one, other))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=tolerance, atol=tolerance)
+
+
+def refuse_a_batch(rank: int, data: str) -> str:
+    with pytest.raises(ValueError, match="divided among") as error:
+        evaluate("linear", tiny_encoder("vit"), data, batch_size=5, workers=0, epochs=1, **CROPS)
+    return str(error.value)
+
+
+def test_a_batch_that_the_processes_do_not_divide_is_refused(pool: WorkerPool, folder: Path) -> None:
+    sentence = (
+        "a batch of 5 images cannot be divided among 2 processes; use a multiple of 2 such as 4, or another number of "
+        "processes"
+    )
+    assert pool.run(refuse_a_batch, str(folder)) == [sentence] * 2
+
+
+LINEAR = "evaluate linear --weights baseline:mean-colour:8 --resize 16 --crop 16 --workers 0 --batch-size 6".split()
+
+
+@pytest.mark.slow
+def test_torchrun_prints_one_table(tmp_path: Path) -> None:
+    data = coloured_folder(tmp_path / "data")
+    alone = evaluate("linear", MeanColour(8), data, epochs=2, batch_size=6, workers=0, **CROPS)
+    done = run(tmp_path, *LINEAR, "--data", str(data), "--epochs", "2", "--out", str(tmp_path / "out"), processes=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("top-1") == 2, "top-1 and train top-1, once each"
+    result = Result.load(tmp_path / "out" / "result.json")
+    assert result.metrics == pytest.approx(alone.metrics)
+    assert result.device is not None
+    assert result.device.startswith("2 x ")
+
+
+@pytest.mark.slow
+def test_an_error_on_one_process_ends_all_with_one_sentence(tmp_path: Path) -> None:
+    """The image is read by the second process alone, while the first one waits for its gradients."""
+    data = coloured_folder(tmp_path / "data")
+    order = Batches(24, lambda i, rng: i, batch_size=6, seed=0, collate=list)
+    train, _ = open_splits(data)
+    damaged = data / "train" / train.name(next(iter(order.steps(0, 1)))[-1])
+    damaged.write_bytes(b"no image")
+    done = run(tmp_path, *LINEAR, "--data", str(data), "--epochs", "2", processes=2, timeout=100)
+    (sentence,) = (line for line in done.stderr.splitlines() if line.startswith("selfpatch: "))
+    assert f"cannot read {damaged}" in sentence
+    assert re.search(r"exitcode *: 2 ", done.stderr), done.stderr
+    assert "Traceback" not in done.stderr.partition("ChildFailedError")[0].partition("torch/distributed/elastic")[0]
