@@ -12,6 +12,8 @@ from pathlib import Path
 from tests.parity.check import Check
 from tests.parity.davis_frames import replay_davis_frames
 from tests.parity.davis_metric import replay_davis_metric
+from tests.parity.drawn_crops import replay_crops
+from tests.parity.drawn_masks import replay_masks
 from tests.parity.head_facts import replay_head_facts
 from tests.parity.pieces import replay_pieces
 from tests.parity.positions import replay_fixed_positions, replay_position_embeddings
@@ -63,6 +65,8 @@ KINDS = (
         {EXPECTED: ("frames", "first_propagated_frame"), TENSORS: (), "checkpoint.pth": (), "masks": ()},
         replay_davis_frames,
     ),
+    Kind("mask statistics", {"ibot_masks.json": ("masked_share_of_all",)}, replay_masks),
+    Kind("crop statistics", {"crops.json": ("box_area_share", "blur_radius")}, replay_crops),
     Kind("fixed positions", {"moco_v3_positions.json": ("shape", "sum_abs")}, replay_fixed_positions),
 )
 

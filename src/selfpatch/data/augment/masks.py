@@ -32,19 +32,26 @@ def _blocks(grid: int, num_hidden: float, rng: np.random.Generator) -> np.ndarra
     when `BLOCK_TRIES` draws in a row give no such block.
     """
     mask = np.zeros((grid, grid), bool)
-    smallest = (grid // 3) ** 2
     failures = 0
     while mask.sum() < num_hidden and failures < BLOCK_TRIES:
         remaining = num_hidden - mask.sum()
-        size, shape, top, left = rng.random(4)
-        area = smallest + (remaining - smallest) * size
-        aspect = math.exp(math.log(ASPECT[0]) + (math.log(ASPECT[1]) - math.log(ASPECT[0])) * shape)
-        height, width = round(math.sqrt(max(area, 0.0) * aspect)), round(math.sqrt(max(area, 0.0) / aspect))
         failures += 1
-        if height < grid and width < grid:
-            y, x = int(top * (grid - height + 1)), int(left * (grid - width + 1))
-            block = mask[y : y + height, x : x + width]
+        if place := _place_block(grid, remaining, rng):
+            block = mask[place]
             if 0 < block.size - block.sum() <= remaining:
                 block[:] = True
                 failures = 0
     return mask
+
+
+def _place_block(grid: int, remaining: float, rng: np.random.Generator) -> tuple[slice, slice] | None:
+    """Draw the rows and columns of a block; None if it is larger than the grid. A side may be 0."""
+    smallest = (grid // 3) ** 2
+    size, shape, top, left = rng.random(4)
+    area = max(0.0, smallest + (remaining - smallest) * size)
+    aspect = math.exp(math.log(ASPECT[0]) + (math.log(ASPECT[1]) - math.log(ASPECT[0])) * shape)
+    height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    if height >= grid or width >= grid:
+        return None
+    y, x = int(top * (grid - height + 1)), int(left * (grid - width + 1))
+    return slice(y, y + height), slice(x, x + width)
