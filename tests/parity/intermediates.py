@@ -11,9 +11,18 @@ from torch import Tensor
 from selfpatch.core.types import EncoderOutput, Views
 from selfpatch.methods.patch.sere import tokens_by_view
 from selfpatch.ops.neighbours import neighbour_table, top_positives
-from selfpatch.ops.relation import channel_relation, overlap_grids, sample_patches, spatial_relation
+from selfpatch.ops.relation import (
+    channel_relation,
+    overlap_grids,
+    sample_patches,
+    sample_patches_reference,
+    spatial_relation,
+)
 from selfpatch.training.trainer import StudentTeacher
 from tests.parity.check import TIGHT, Check, compare, compare_exactly
+
+RELEASED_OUTSIDE = -2.0
+"""Coordinate of every point of a released grid whose two crops do not overlap."""
 
 
 class Replayed(Protocol):
@@ -102,7 +111,19 @@ def _grids(run: Replayed) -> Iterator[Check]:
     for name, first, second, size in compared:
         grids = overlap_grids(boxes[first], boxes[second], size)
         for part, grid in zip(("query", "key"), grids, strict=True):
-            yield compare(f"grid_{name}_{part}", grid, t_of(run, f"grid_{name}_{part}"), TIGHT)
+            yield from compare_grids(f"grid_{name}_{part}", grid, t_of(run, f"grid_{name}_{part}"))
+
+
+def compare_grids(name: str, got: Tensor, expected: Tensor) -> Iterator[Check]:
+    """Compare grids [B, s, s, 2] by what they sample, and by their coordinates where the crops overlap.
+
+    Where two crops do not overlap, released grids are -2 everywhere and ours another constant; both sample zeros.
+    """
+    apart = (expected == RELEASED_OUTSIDE).flatten(1).all(1)  # [B]
+    if not apart.all():
+        yield compare(name, got[~apart], expected[~apart], TIGHT)
+    patches = torch.randn(len(got), 5, 7, 3, generator=torch.manual_seed(0))  # any map
+    yield compare(f"{name}, sampled", sample_patches(patches, got), sample_patches_reference(patches, expected), TIGHT)
 
 
 def _relations(run: Replayed, student: EncoderOutput, teacher: EncoderOutput) -> Iterator[Check]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from selfpatch.ops import relation
 from tests.parity import replay
 from tests.parity.check import Check, all_hold, compare, compare_exactly, compare_norms
 
@@ -103,6 +104,36 @@ def test_perturbed_features_of_a_piece_are_noticed(golden_dir: Path, tmp_path: P
     tensors = load_file(copy / "tensors.safetensors")
     save_file({**tensors, name: tensors[name].flip(0).contiguous()}, copy / "tensors.safetensors")
     assert not holding(copy)
+
+
+def with_a_pair_apart(sere: Path, folder: Path) -> Path:
+    """A copy in which two crops of image 0 lie apart, with the grids that the released code makes of them: -2."""
+    copy = copy_of(sere, folder)
+    tensors = load_file(copy / "tensors.safetensors")
+    tensors["step0.boxes"][0, 0] = torch.tensor([0.0, 0.0, 50.0, 40.0, 0.0])
+    tensors["step0.boxes"][0, 1] = torch.tensor([60.0, 50.0, 40.0, 50.0, 1.0])
+    for part in ("query", "key"):
+        tensors[f"step0.grid_global_{part}"][0] = -2.0
+    save_file(tensors, copy / "tensors.safetensors")
+    return copy
+
+
+def grid_checks(bundle: Path) -> list[Check]:
+    return [check for check in replay(bundle) if check.name.startswith("grid_global")]
+
+
+def test_a_pair_of_crops_without_overlap_holds(golden_dir: Path, tmp_path: Path) -> None:
+    assert all_hold(grid_checks(with_a_pair_apart(golden_dir / "mini" / "sere", tmp_path / "copy")))
+
+
+def test_a_pair_without_overlap_that_samples_something_is_noticed(
+    golden_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = with_a_pair_apart(golden_dir / "mini" / "sere", tmp_path / "copy")
+    monkeypatch.setattr(relation, "OUTSIDE", 0.9)
+    checks = grid_checks(copy)
+    assert checks
+    assert not all_hold(checks)
 
 
 def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
