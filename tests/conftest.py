@@ -38,7 +38,8 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def full_golden_dir() -> Path:
     """The larger golden bundles; skips where there are none."""
-    folder = Path(os.environ.get("SELFPATCH_GOLDEN", SHARED / "golden"))
+    data = Path(os.environ.get("SELFPATCH_DATA", SHARED / "data"))
+    folder = Path(os.environ.get("SELFPATCH_GOLDEN", data.parent / "golden"))
     if not (folder / "davis_metric").is_dir():
         pytest.skip(f"no golden bundles at {folder}; set SELFPATCH_GOLDEN to their folder")
     return folder

@@ -1,6 +1,7 @@
 """Replay of DAVIS from JPEG frames to written masks, through the evaluation's own code and a released checkpoint.
 
-The frames are not part of the bundle: they are those of the DAVIS tree in the folder that `SELFPATCH_DATA` names.
+The frames are not part of the bundle: they are those of the DAVIS tree in the folder that `SELFPATCH_DATA` names, or in
+a folder `data` next to one that holds the bundle.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def replay_davis_frames(bundle: Path) -> Iterator[Check]:
     encoder, _ = load_encoder(checkpoint, load, normed_patches=expected["repository"] != WITHOUT_FINAL_NORM)
     with tempfile.TemporaryDirectory() as folder:
         tree, output = Path(folder) / "DAVIS", Path(folder) / "output"
-        _link_frames(tree, expected["sequence"], expected["frames"])
+        _link_frames(_data_of(bundle), tree, expected["sequence"], expected["frames"])
         recorder, soft_labels, context_labels = _Recorder(encoder), [], []
         propagate = propagation.propagate_labels
 
@@ -69,13 +70,19 @@ def _arguments(released: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _link_frames(tree: Path, sequence: str, frames: list[str]) -> None:
+def _data_of(bundle: Path) -> Path:
+    if "SELFPATCH_DATA" in os.environ:
+        return Path(os.environ["SELFPATCH_DATA"])
+    found = (folder / "data" for folder in bundle.absolute().parents if (folder / "data" / "davis").is_dir())
+    return next(found, Path("data"))
+
+
+def _link_frames(data: Path, tree: Path, sequence: str, frames: list[str]) -> None:
     """Make a DAVIS tree of the given frames alone.
 
     Raises:
         ValueError: the frames are missing.
     """
-    data = Path(os.environ.get("SELFPATCH_DATA", "data"))
     for folder, suffix in (("JPEGImages", "jpg"), ("Annotations", "png")):
         (tree / folder / "480p" / sequence).mkdir(parents=True)
         for name in frames:

@@ -1,0 +1,133 @@
+"""A planted deviation in the package makes the replay of a golden bundle fail: one or more for every kind of bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from selfpatch.data.augment import masks, multicrop
+from selfpatch.evaluation.video_segmentation import propagation
+from selfpatch.losses import selfpatch
+from selfpatch.models import pooling
+from selfpatch.models.backbones import positions, vit
+from selfpatch.ops.neighbours import top_positives
+from tests.parity import drawn_crops
+from tests.parity.kinds import KINDS
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def constant(module: Any, name: str, value: Any) -> Plant:
+    """Plant another value of a constant or another function of a module."""
+    return lambda monkeypatch: monkeypatch.setattr(module, name, value)
+
+
+def with_views(**changes: Any) -> Plant:
+    """Plant other settings of every view."""
+
+    def dino_views(crops: Any) -> tuple[multicrop.ViewRecipe, ...]:
+        return tuple(replace(recipe, **changes) for recipe in multicrop.dino_views(crops))
+
+    return constant(drawn_crops, "dino_views", dino_views)
+
+
+def with_colour(**changes: Any) -> Plant:
+    """Plant other settings of colours."""
+
+    def dino_views(crops: Any) -> tuple[multicrop.ViewRecipe, ...]:
+        return multicrop.dino_views(replace(crops, **changes))
+
+    return constant(drawn_crops, "dino_views", dino_views)
+
+
+def attend_unscaled(query: Tensor, keys: Tensor, values: Tensor, valid: Tensor | None = None) -> Tensor:
+    return pooling_attend(query * query.shape[-1] ** 0.5, keys, values, valid)
+
+
+def resize_in_floats(images: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(images.float(), (height, width), mode="bilinear").round().to(torch.uint8)
+
+
+SHAPES = ("released/selfpatch_vits", "SelfPatch shapes")
+DAVIS, DAVIS_SELFPATCH = ((f"released/davis_{name}", "DAVIS frames") for name in ("dino", "selfpatch"))
+MASKS, CROPS = (("released/statistics", f"{name} statistics") for name in ("mask", "crop"))
+pooling_attend, sincos, resized_weights = pooling.attend, vit.sincos_positions, positions.interpolation_weights
+
+MUTATIONS: dict[str, tuple[tuple[str, str], Plant]] = {
+    "one positive less": (
+        SHAPES,
+        constant(selfpatch, "top_positives", lambda x, k, table: top_positives(x, max(1, k - 1), table)),
+    ),
+    "attention without scale": (
+        SHAPES,
+        constant(pooling, "attend", attend_unscaled),
+    ),
+    "interpolation by size": (
+        ("released/position_embeddings", "position embeddings"),
+        constant(positions, "_cached_weights", lambda h, w, G, _, device: resized_weights(h, w, G, "size", device)),
+    ),
+    "sines and cosines swapped": (
+        ("released/schedules", "fixed positions"),
+        constant(vit, "sincos_positions", lambda grid, dim: sincos(grid, dim).roll(dim // 4, 1)),
+    ),
+    "ImageNet's deviation of red": (DAVIS, constant(propagation, "RELEASED_STD", {})),
+    "resize in floating point": (
+        DAVIS,
+        constant(propagation, "resize_linear", resize_in_floats),
+    ),
+    "long side to the patch size": (
+        DAVIS_SELFPATCH,
+        constant(propagation, "LONG_SIDE_MULTIPLE", 16),
+    ),
+    "hard labels propagated": (
+        DAVIS_SELFPATCH,
+        lambda monkeypatch: monkeypatch.setattr(
+            propagation, "propagate_labels", hardened(propagation.propagate_labels)
+        ),
+    ),
+    "aspect of blocks": (MASKS, constant(masks, "ASPECT", (0.4, 1 / 0.4))),
+    "tries of blocks": (MASKS, constant(masks, "BLOCK_TRIES", 6)),
+    "aspect of crops": (CROPS, with_views(ratio=(0.7, 1 / 0.7))),
+    "solarization": (CROPS, with_colour(solarize=(0.0, 0.25, 0.0))),
+    "blur of local crops": (CROPS, with_colour(blur=(1.0, 0.1, 0.45))),
+    "radius of blur": (CROPS, with_colour(blur_radius=(0.1, 1.9))),
+    "saturation": (CROPS, with_colour(saturation=0.22)),
+    "flip": (CROPS, with_views(flip=0.46)),
+}
+"""Name of a deviation -> bundle and kind whose replay notices it, and the deviation."""
+
+
+def hardened(propagate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def propagate_hard(*arguments: Any, **settings: Any) -> Tensor:
+        soft = propagate(*arguments, **settings)
+        return F.one_hot(soft.argmax(0), len(soft)).movedim(-1, 0).float()
+
+    return propagate_hard
+
+
+WITH_OTHER_TESTS = {"trajectory", "pieces", "DAVIS metric", "head for few labels"}
+"""Kinds whose deviations other tests plant."""
+
+
+def test_every_kind_has_a_planted_deviation() -> None:
+    planted = {kind for (_, kind), _ in MUTATIONS.values()}
+    assert planted | WITH_OTHER_TESTS == {kind.name for kind in KINDS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_planted_deviation_is_noticed(full_golden_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (folder, kind_name), plant = MUTATIONS[name]
+    bundle = full_golden_dir / folder
+    if not bundle.is_dir():
+        pytest.skip(f"no bundle {bundle}")
+    (kind,) = (kind for kind in KINDS if kind.name == kind_name)
+    plant(monkeypatch)
+    assert not all(check.holds for check in kind.replay(bundle))  # stops at the first that fails
