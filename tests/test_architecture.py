@@ -23,8 +23,10 @@ ENTRY_MODULES = ("__init__", "__main__")
 WHOLE_CONFIG = ("cli", "experiments", "api", "training.factory", "config")
 """Modules that may import the whole RunConfig; a component receives its own section."""
 
-TIMM = ("models.backbones", "training.optim", "checkpoints.export.timm")
-"""Modules that may import timm: backbones, its LARS optimizer, and the check of exported weights."""
+TIMM = (
+    "models.backbones", "training.optim", "checkpoints.export.timm", "evaluation.classification.finetune.augmentation",
+)  # fmt: skip
+"""Modules that may import timm: backbones, its LARS optimizer, the check of exported weights, and its RandAugment."""
 
 LOSSES_BUILD_ON = ("ops", "models.layers", "models.heads", "models.pooling", "config", "core", "losses")
 """Packages that a loss may import, so that it works in any training loop."""

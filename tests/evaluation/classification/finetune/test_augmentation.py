@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 
 from selfpatch.data.augment.multicrop import ViewRecipe, generator
 from selfpatch.evaluation.classification.dataset import open_splits
-from selfpatch.evaluation.classification.finetune.augmentation import AugmentedImages, Mixing, rand_augment
+from selfpatch.evaluation.classification.finetune.augmentation import AugmentedImages, Mixing, _operations, rand_augment
 from tests.helpers.labelled_images import coloured_folder
 
 RECIPE = ViewRecipe(16, scale=(0.3, 1.0), flip=0.5)
@@ -54,6 +57,32 @@ def test_augmentation_belongs_to_the_sample_and_leaves_torch_alone(folder: Path)
     views = [view(3, epoch, seed=epoch) for epoch in range(6)]
     assert all(torch.equal(v, view(3, epoch, seed=100)) for epoch, v in enumerate(views))
     assert len({v.sum().item() for v in views}) == 6
+
+
+def test_the_operations_are_those_of_timm() -> None:
+    """`rand-m9-mstd0.5-inc1`, chosen uniformly with replacement; each is applied half of the time."""
+    theirs = rand_augment_transform("rand-m9-mstd0.5-inc1", {})
+    ours = _operations(9.0, (124, 116, 104))
+    assert [op.name for op in ours] == [op.name for op in theirs.ops]
+    assert {op.prob for op in ours} == {op.prob for op in theirs.ops} == {0.5}
+    assert {op.magnitude for op in ours} == {op.magnitude for op in theirs.ops} == {9}
+    assert {op.magnitude_std for op in ours} == {op.magnitude_std for op in theirs.ops} == {0.5}
+    assert ours[0].kwargs == {"fillcolor": (124, 116, 104), "resample": Image.Resampling.BICUBIC}
+    assert theirs.num_layers == 2
+    assert theirs.choice_weights is None
+
+
+def test_rand_augment_draws_from_the_samples_generator_alone() -> None:
+    image = (torch.arange(3 * 16 * 16).view(3, 16, 16) % 251).to(torch.uint8)
+    random.seed(1)
+    before = random.getstate()
+    first = [rand_augment(image, 9, np.random.default_rng(i), fill=[9, 8, 7]) for i in range(6)]
+    assert random.getstate() == before
+    random.seed(2)
+    again = [rand_augment(image, 9, np.random.default_rng(i), fill=[9, 8, 7]) for i in range(6)]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len({int(view.sum()) for view in first}) > 3
+    assert all(view.dtype == torch.uint8 and view.shape == image.shape for view in first)
 
 
 def test_half_of_the_operations_are_applied_and_stronger_ones_change_more() -> None:

@@ -1,21 +1,30 @@
 """Augmentation of training images: random crops, RandAugment, random erasing, mixup and cutmix."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from timm.data.auto_augment import AugmentOp, rand_augment_ops
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import functional as tvf
+from torchvision.transforms import v2
 
 from selfpatch.data.augment.multicrop import ViewRecipe, draw_view
 from selfpatch.data.augment.pillow import render
 from selfpatch.evaluation.classification.dataset import LabelledImages
 from selfpatch.ops.images import normalise
 
-_BINS = 101
-"""Number of magnitudes from 0 to 10."""
+OPERATIONS = (
+    "AutoContrast", "Equalize", "Invert", "Rotate", "PosterizeIncreasing", "SolarizeIncreasing", "SolarizeAdd",
+    "ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing", "ShearX", "ShearY",
+    "TranslateXRel", "TranslateYRel",
+)  # fmt: skip
+"""Operations of RandAugment by timm's names; the increasing ones change more at a higher magnitude (`inc1`)."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +49,40 @@ class AugmentedImages:
         picture = self.images.read(i, len(self.mean))
         view = render(picture, self.recipe.size, draw_view(self.recipe, picture.size, rng))
         erase = v2.RandomErasing(self.erasing, scale=(0.02, 1 / 3), ratio=(0.3, 1 / 0.3), value="random")
+        if self.magnitude:
+            view = rand_augment(view, self.magnitude, rng, fill=[255 * m for m in self.mean])
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(rng.integers(2**63)))
-            if self.magnitude:
-                view = rand_augment(view, self.magnitude, rng, fill=[255 * m for m in self.mean])
             return erase(normalise(view, self.mean, self.std)), int(self.images.labels[i])
 
 
 def rand_augment(image: Tensor, magnitude: float, rng: np.random.Generator, *, fill: Sequence[float]) -> Tensor:
-    """Apply RandAugment (arXiv 1909.13719) as timm's `rand-m9-mstd0.5` draws it.
+    """Apply RandAugment (arXiv 1909.13719) as timm's `rand-m9-mstd0.5-inc1`, with which DeiT, MAE and iBOT train.
 
         twice:
+            choose one of OPERATIONS
             with probability 1/2:
-                one operation, at a magnitude drawn from normal(magnitude, 0.5) out of 10
+                apply it at a magnitude drawn from normal(magnitude, 0.5), between 0 and 10
 
-    The operations and their ranges are torchvision's, which lack timm's Invert and SolarizeAdd.
-    The image is uint8 [3, S, S]; `fill`, 0 to 255, is the colour of pixels that come in at the border. `rng` draws
-    whether and how strongly; torch's global random state chooses the operation.
+    The image is uint8 [3, S, S]; `fill`, 0 to 255, is the colour of pixels that come in at the border. All random
+    numbers come from `rng`. Python's global random state, which timm draws from, is restored.
     """
-    for _ in range(2):
-        applied, strength = rng.random() < 0.5, rng.normal(magnitude, 0.5)
-        if applied:
-            level = round(float(np.clip(strength, 0, 10)) / 10 * (_BINS - 1))
-            image = v2.RandAugment(1, level, _BINS, InterpolationMode.BILINEAR, fill=list(fill))(image)
-    return image
+    picture = tvf.to_pil_image(image)
+    state = random.getstate()
+    random.seed(int(rng.integers(2**63)))
+    try:
+        operations = _operations(magnitude, tuple(min(255, round(value)) for value in fill))
+        for number in rng.integers(len(operations), size=2):
+            picture = operations[number](picture)
+    finally:
+        random.setstate(state)
+    return tvf.pil_to_tensor(picture)
+
+
+@cache
+def _operations(magnitude: float, fill: tuple[int, ...]) -> list[AugmentOp]:
+    settings = {"magnitude_std": 0.5, "img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
+    return rand_augment_ops(magnitude, prob=0.5, hparams=settings, transforms=list(OPERATIONS))
 
 
 class Mixing:
