@@ -35,6 +35,7 @@ class LayerEncoder:
     Attributes:
         layer: number of the block or stage; None if the encoder is no network of this package.
         is_vit: whether layers are blocks of a ViT.
+        is_staged: whether layers are stages, of a Swin or ResNet.
         patch_size: side of a feature's patch in pixels, the stride of the layer.
         dim: width of the features.
 
@@ -61,6 +62,7 @@ class LayerEncoder:
         backbone = encoder.backbone if isinstance(encoder, BranchEncoder) else None
         self.backbone = backbone
         self.is_vit = isinstance(backbone, ViT)
+        self.is_staged = backbone is not None and not self.is_vit
         if facet != "token" and not self.is_vit:
             raise ValueError(f"facet is {facet!r}, but only a ViT has keys, queries and values; use token")
         self.layer: int | None = None
@@ -96,7 +98,7 @@ class LayerEncoder:
         """Return what a result records of the layer: its number, as block or stage, and its stride in pixels."""
         return {
             "block": self.layer if self.is_vit else None,
-            "stage": None if self.is_vit else self.layer,
+            "stage": self.layer if self.is_staged else None,
             "stride": self.patch_size,
         }
 

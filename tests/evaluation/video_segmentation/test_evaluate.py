@@ -19,7 +19,7 @@ from selfpatch.evaluation.result import Output, Provenance, Result
 from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import read_mask, write_mask
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate
-from selfpatch.models.backbones.build import build_backbone
+from selfpatch.models.backbones.build import build_backbone, named_backbone_config
 from selfpatch.models.backbones.config import ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder
 from tests.evaluation.video_segmentation.conftest import Tree
@@ -120,6 +120,21 @@ def test_layers_of_networks(tree: Tree, config: Any, settings: dict[str, Any], r
     assert tuple(result.settings[name] for name in ("stage", "block", "stride", "grid")) == recorded
     assert result.settings["patch_size"] == config.patch_size
     assert result.metrics["J-Mean"] > 0.1
+    stage, _, stride, grid = recorded
+    assert list(result.notes) == ([f"features of stage {stage}, stride {stride}: {grid}"] if stage else [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50", "swin_tiny"])
+def test_networks_of_published_size_on_a_real_clip(data_dir: Path, tmp_path: Path, name: str) -> None:
+    """Random weights at the default stage: the grid of a ViT with patches of 16 pixels at the published resolution."""
+    torch.manual_seed(0)
+    tree = _copy_frames(data_dir / "davis", tmp_path / "davis", "car-shadow", 3)
+    encoder = BranchEncoder(build_backbone(named_backbone_config(name)), None).eval()
+    result = evaluate(encoder, tree, DAVISConfig())
+    assert [result.settings[key] for key in ("stage", "stride", "grid")] == [3, 16, "30 x 52"]
+    baseline = evaluate(None, tree, DAVISConfig()).metrics["J-Mean"]
+    assert result.metrics["J-Mean"] > baseline - 0.2, "colours alone follow a car over two frames"
 
 
 def test_layers_that_are_not_there(tree: Tree) -> None:

@@ -74,7 +74,9 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     settings = {**config.recorded(), "patch_size": encoder.patch_size, **layer.recorded()}
     settings |= {"grid": _grids(clips, layer, config), **used}
     del settings["results"]
-    return _result(rows, settings, pictures=pictures, costs=costs)
+    note = f"features of stage {layer.layer}, stride {layer.patch_size}: {settings['grid']}"
+    notes = [note] if layer.is_staged else []
+    return _result(rows, settings, pictures=pictures, costs=costs, notes=notes)
 
 
 def _grids(clips: Sequence[Clip], layer: LayerEncoder, config: DAVISConfig) -> str:
