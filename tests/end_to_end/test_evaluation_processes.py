@@ -15,6 +15,7 @@ from selfpatch.evaluation.classification.dataset import open_splits
 from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Result
+from tests.helpers.block_images import write_blocks
 from tests.helpers.command_line import run
 from tests.helpers.labelled_images import coloured_folder, tiny_encoder
 from tests.helpers.workers import WorkerPool
@@ -74,15 +75,56 @@ def test_knn_of_fewer_batches_than_processes(pool: WorkerPool, folder: Path, tmp
 def test_linear(pool: WorkerPool, folder: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     more = {"epochs": 3, "batch_size": 6, "workers": 0, "encode_batch": 5}
     same_as_one(pool, "linear", folder, tmp_path, **settings, **more, **CROPS)
-    same_weights(*(tmp_path / name / "final" / CHECKPOINT for name in ("one", "two")))
+    same_training(tmp_path, "final", tolerance=1e-5)
 
 
-def same_weights(one: Path, other: Path, tolerance: float = 1e-5) -> None:
-    """Check that two checkpoints hold the same weights, up to rounding."""
-    first, second = (torch.load(path, weights_only=True)["trained"] for path in (one, other))
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        torch.testing.assert_close(second[name], tensor, rtol=tolerance, atol=tolerance)
+FROZEN = {"resolution": 32, "memory_patches": 60}
+TRAINED = {"crop": 32, "batch_size": 4, "epochs": None, "steps": 4, "test": "whole"}
+DECODER = {"preset": "small", "crop": 32, "batch_size": 4, "steps": 3, "drop_path": 0.2, "precision": "float32"}
+
+
+@pytest.mark.parametrize("val", [3, 1])
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("knn", {**FROZEN, "k": 3}),
+        ("logistic", FROZEN),
+        ("kmeans", FROZEN),
+        ("linear", {**TRAINED, "preset": "full", "mask_side": 16}),
+        ("finetune", {"preset": "small", "crop": 32, "batch_size": 4, "epochs": 3, "drop_path": 0.2}),
+        ("fpn", DECODER),
+        ("upernet", DECODER),
+    ],
+)
+def test_segment(pool: WorkerPool, tmp_path: Path, method: str, settings: dict[str, Any], val: int) -> None:
+    """One process of two has no image to score if there is one."""
+    data = write_blocks(tmp_path / "data", train=5, val=val)
+    same_as_one(pool, "segment", data, tmp_path, method=method, tolerance=1e-3, **settings)
+    if method in ("linear", "finetune", "fpn", "upernet"):
+        same_training(tmp_path)
+
+
+def same_training(out: Path, part: str = ".", tolerance: float = 1e-3) -> None:
+    """Compare the checkpoints below `one` and `two`: the mean gradients of the optimizer, and weights and statistics.
+
+    Adam divides by the size of a gradient, so that weights whose gradient is nothing but rounding move differently.
+    """
+    first, second = (torch.load(out / name / part / CHECKPOINT, weights_only=True) for name in ("one", "two"))
+    gradients = [
+        torch.cat(
+            [
+                state[name].flatten()
+                for state in checkpoint["optimizer"]["state"].values()
+                for name in state
+                if name in ("exp_avg", "momentum_buffer")
+            ]
+        )
+        for checkpoint in (first, second)
+    ]
+    assert (gradients[1] - gradients[0]).norm() < tolerance * gradients[0].norm()
+    assert first["trained"].keys() == second["trained"].keys()
+    weights = [torch.cat([w.double().flatten() for w in one["trained"].values()]) for one in (first, second)]
+    assert (weights[1] - weights[0]).norm() < tolerance * weights[0].norm()
 
 
 def refuse_a_batch(rank: int, data: str) -> str:

@@ -178,7 +178,7 @@ def gather_rows(blocks: Sequence[Tensor]) -> Tensor:
     The number of rows may differ, and all processes but one may have no block. Each process sends its rows into their
     place, so that at most the result and the process's own rows are held.
     """
-    rows = torch.cat(list(blocks)) if blocks else None
+    rows = None if not blocks else blocks[0] if len(blocks) == 1 else torch.cat(list(blocks))
     if not is_distributed():
         assert rows is not None
         return rows

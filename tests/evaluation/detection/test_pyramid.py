@@ -83,4 +83,4 @@ def test_batches_are_padded_to_a_multiple() -> None:
     assert batch.shape == (2, 3, 64, 64)
     assert batch[0].sum() == 3 * 20 * 33
     assert batch[1, :, :41, :5].min() == 1
-    assert padded([torch.ones(3, 20, 33)], 28, smallest=100).shape == (1, 3, 112, 112)
+    assert padded([torch.ones(3, 20, 33)], 28, smallest=(100, 90)).shape == (1, 3, 112, 112)

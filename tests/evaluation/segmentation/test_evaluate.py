@@ -21,8 +21,8 @@ from selfpatch.evaluation.result import Output, Result, silent
 from selfpatch.evaluation.segmentation.config import Method, SegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE
 from selfpatch.evaluation.segmentation.evaluate import evaluate
+from tests.helpers.block_images import write_blocks
 
-COLOURS = np.array([(250, 20, 20), (20, 250, 20), (20, 20, 250)], np.uint8)
 SMALL = {"preset": "small", "crop": 16, "steps": 40, "batch_size": 4, "test_split": "val"}
 
 
@@ -33,18 +33,7 @@ def run(encoder: Encoder, data: Path, *, out: Path | None = None, progress: Any 
 @pytest.fixture
 def blocks(tmp_path: Path) -> Path:
     """Images of blocks of 8 x 8 pixels, whose colour is the class; the first row of pixels is void."""
-    root, rng = tmp_path / "blocks", np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 3)):
-        for folder in ("images", "labels"):
-            (root / folder / split).mkdir(parents=True)
-        for i in range(count):
-            label = rng.integers(0, 3, (4, 5)).repeat(8, 0).repeat(8, 1)
-            noisy = COLOURS[label].astype(int) + rng.integers(-20, 20, (32, 40, 3))
-            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / "images" / split / f"{i}.png")
-            label[0] = IGNORE
-            Image.fromarray(label.astype(np.uint8)).save(root / "labels" / split / f"{i}.png")
-    (root / "classes.txt").write_text("red\ngreen\nblue\n")
-    return root
+    return write_blocks(tmp_path / "blocks")
 
 
 def settings_of(method: Method) -> dict[str, object]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from selfpatch.core.distributed import gather, is_main_process
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.detection.augmentation import whole
 from selfpatch.evaluation.detection.config import DetectionConfig
@@ -52,7 +53,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: DetectionConfig, output
     train(network, encoder, train_split, config, settings=identity, output=output)
     boxes, masks = detect_all(as_detector(network, encoder, config), test_split, output.progress)
     pictures: list[str] = []
-    if output.folder is not None:
+    if output.folder is not None and is_main_process():
         save(output.folder, boxes, masks)
         pictures = save_pictures(output.folder, test_split, boxes, masks, config.max_pictures)
     metrics, rows = average_precision(test_split, boxes, masks, truth)
@@ -61,7 +62,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: DetectionConfig, output
         "categories": len(test_split.category_ids),
     }  # fmt: skip
     per_image = recall_per_image(test_split, boxes)
-    return Result("detect", metrics, rows, settings, pictures=pictures, per_image=per_image)
+    return Result("detect", metrics, rows, settings, pictures=gather(pictures), per_image=per_image)
 
 
 def as_detector(network: MaskRCNN, encoder: Encoder, config: DetectionConfig) -> Detector:

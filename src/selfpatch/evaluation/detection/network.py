@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from selfpatch.core.distributed import all_reduce_max
 from selfpatch.evaluation.detection.augmentation import Target
 from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.proposals import ProposalNetwork
@@ -45,7 +46,9 @@ class MaskRCNN(nn.Module):
             targets: objects of each image.
             seeds: seed of the anchors and proposals that are drawn for each image.
         """
-        batch, maps = self._maps(images)
+        # Images are padded alike on all processes, as in one batch.
+        sides = all_reduce_max(*(max(image.shape[axis] for image in images) for axis in (1, 2)))
+        batch, maps = self._maps(images, sides)
         drawn: list[TrainingTarget] = [
             {**target, "generator": torch.Generator().manual_seed(seed)}
             for target, seed in zip(targets, seeds, strict=True)
@@ -63,7 +66,7 @@ class MaskRCNN(nn.Module):
         proposals, _ = self.rpn(batch, maps)
         return self.roi_heads.detect(maps, proposals, batch.image_sizes)
 
-    def _maps(self, images: Sequence[Tensor]) -> tuple[ImageList, dict[str, Tensor]]:
-        batch = padded(images, self.pyramid.multiple, self.canvas)
+    def _maps(self, images: Sequence[Tensor], sides: tuple[int, ...] = (0, 0)) -> tuple[ImageList, dict[str, Tensor]]:
+        batch = padded(images, self.pyramid.multiple, [max(self.canvas, side) for side in sides])
         maps = {str(level): one for level, one in enumerate(self.pyramid(batch))}
         return ImageList(batch, [(image.shape[1], image.shape[2]) for image in images]), maps

@@ -10,9 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from selfpatch.core.atomic_io import write_atomically
+from selfpatch.core.distributed import gather
 from selfpatch.evaluation.detection.dataset import AnnotatedImage, Split
 from selfpatch.evaluation.detection.masks import Rle
 from selfpatch.evaluation.result import Progress, silent
+from selfpatch.evaluation.sharding import share_of
 
 BOXES, MASKS = "predictions_bbox.json", "predictions_segm.json"
 Row = dict[str, Any]
@@ -35,10 +37,11 @@ Detector = Callable[[AnnotatedImage], Detections]
 
 
 def detect_all(detector: Detector, split: Split, progress: Progress = silent) -> tuple[list[Row], list[Row]]:
-    """Return the results rows of boxes and of masks of all images."""
+    """Return the results rows of boxes and of masks of all images; each process detects in its share of them."""
     boxes: list[Row] = []
     masks: list[Row] = []
-    for done, image in enumerate(split.images, start=1):
+    share = share_of(len(split.images))
+    for done, image in enumerate(split.images[share.start : share.stop], start=1):
         found = detector(image)
         for box, label, score, mask in zip(
             found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), found.masks, strict=True
@@ -47,8 +50,8 @@ def detect_all(detector: Detector, split: Split, progress: Progress = silent) ->
             left, top, right, bottom = box
             boxes.append({**row, "bbox": [left, top, right - left, bottom - top]})
             masks.append({**row, "segmentation": mask})
-        progress("detecting", done, len(split.images))
-    return boxes, masks
+        progress("detecting", done, len(share))
+    return gather(boxes), gather(masks)
 
 
 def rows_by_image(rows: Sequence[Row]) -> dict[int, list[Row]]:

@@ -153,12 +153,12 @@ def _blocks(backbone: Backbone, blocks: Sequence[int] | None) -> tuple[int, ...]
     return tuple(range(1, LEVELS + 1))
 
 
-def padded(images: Sequence[Tensor], multiple: int, smallest: int = 0) -> Tensor:
+def padded(images: Sequence[Tensor], multiple: int, smallest: Sequence[int] = (0, 0)) -> Tensor:
     """Return a batch [B, C, H', W'] of images [C, H, W] of any sizes, with zeros to the right and below.
 
-    Its sides are multiples of `multiple`, and at least `smallest`.
+    Its sides are multiples of `multiple`, and at least those of `smallest`, height and width.
     """
-    sides = [max(smallest, *(image.shape[axis] for image in images)) for axis in (1, 2)]
+    sides = [max(side, *(image.shape[axis] for image in images)) for axis, side in enumerate(smallest, start=1)]
     height, width = (math.ceil(side / multiple) * multiple for side in sides)
     batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
     for row, image in zip(batch, images, strict=True):

@@ -17,6 +17,7 @@ from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.result import Progress
 from selfpatch.evaluation.segmentation.config import Kind
+from selfpatch.evaluation.sharding import share_of
 
 IGNORE = 255
 """Class number of void pixels, which are neither trained on nor scored."""
@@ -69,10 +70,14 @@ class SegmentationSet:
         return image, classes
 
     def read_all(self, what: str, progress: Progress) -> Iterator[tuple[int, Image.Image, np.ndarray]]:
-        """Yield each index with what `read` returns; `progress` is called with `what` once an image has been used."""
-        for i in range(len(self)):
+        """Yield each index of this process's share of the images with what `read` returns.
+
+        `progress` is called with `what` once an image has been used.
+        """
+        share = share_of(len(self))
+        for done, i in enumerate(share, start=1):
             yield (i, *self.read(i))
-            progress(what, i + 1, len(self))
+            progress(what, done, len(share))
 
     def size(self, i: int) -> tuple[int, int]:
         """Return (height, width) of the i-th image, from the header of its label file; ValueError if it is damaged."""

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from selfpatch.core.distributed import all_reduce_sum, gather, is_main_process
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
@@ -62,6 +63,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
             per_image[test.names[i]] = {"miou_image": Scores.of(counts_of_image).miou}
         if i in shown:
             rows.append(overlay_row(image, labels, prediction.numpy()))
+    counts, per_image, rows = all_reduce_sum(counts), dict(gather([*per_image.items()])), gather(rows)
     if not counts.any():
         raise ValueError(f"all labels of {test.labels[0].parent} are void; there is nothing to score")
     settings = method.config.recorded() | {"data": str(data), "kind": test.kind, **method.facts}
@@ -70,7 +72,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
         settings |= {"train_images": len(train)}
     scores = Scores.of(counts)
     metrics = {**scores.metrics(), "mIoU baseline": Scores.of(constant_prediction(counts)).miou}
-    pictures = save_rows(rows, output.folder)
+    pictures = gather(save_rows(rows, output.folder) if is_main_process() else [])
     return Result("segment", metrics, scores.rows(test.classes), settings, pictures=pictures, per_image=per_image)
 
 

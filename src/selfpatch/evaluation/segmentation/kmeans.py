@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from selfpatch.core.distributed import all_reduce_sum, gather_rows
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.evaluation.result import Output
@@ -32,7 +33,8 @@ def fit_kmeans(
 ) -> FittedMethod:
     """Cluster the patches of the images that are scored, which are then predicted in their order; nothing is written.
 
-    Features are computed twice rather than kept, to save memory.
+    Features are computed twice rather than kept, to save memory. Each of several processes encodes its share of the
+    images, and all cluster the patches of all.
     """
     num_classes = len(images.classes)
     budget = max(1, config.memory_patches // len(images))
@@ -42,7 +44,7 @@ def fit_kmeans(
         draws = generator(config.seed, 0, i, _SAMPLE_STREAM).random(len(features))
         points.append(features[np.sort(np.argsort(draws, kind="stable")[:budget])])
     rng = generator(config.seed, 0, 0, _KMEANS_STREAM)
-    clusters = kmeans(torch.cat(points), num_classes, iterations=config.iterations, restarts=config.restarts, rng=rng)
+    clusters = kmeans(gather_rows(points), num_classes, iterations=config.iterations, restarts=config.restarts, rng=rng)
     grids = []  # [h, w] int64 cluster of each patch
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     for _, image, labels in images.read_all("clusters", output.progress):
@@ -50,7 +52,7 @@ def fit_kmeans(
         cluster, _ = nearest_centre(features.flatten(0, 1), clusters.centres)
         grids.append(cluster.view(features.shape[:2]).cpu().numpy())
         counts += confusion(resize_nearest(grids[-1], labels.shape), labels, num_classes)
-    class_of, remaining = match_clusters(counts.numpy()), iter(grids)
+    class_of, remaining = match_clusters(all_reduce_sum(counts).numpy()), iter(grids)
 
     def predict(image: Image.Image) -> Tensor:
         return torch.from_numpy(class_of[resize_nearest(next(remaining), (image.height, image.width))])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import functional as tvf
 
+from selfpatch.core.distributed import all_reduce_mean, world_size
 from selfpatch.core.schedules import Factor, polynomial_factor
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
@@ -89,6 +90,8 @@ def step_decay(steps: int) -> Factor:
 def segmentation_loss(logits: Tensor, labels: Tensor, mask_side: int | None) -> Tensor:
     """Return the mean cross-entropy over the labelled pixels of bilinearly enlarged logits; 0 if all are void.
 
+    The mean over processes is that of the global batch.
+
     Logits are [B, C, h, w], labels int64 [B, S, S] with IGNORE, reduced first (nearest) if there is a `mask_side`.
     """
     if mask_side is not None:
@@ -96,7 +99,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, mask_side: int | None) -> 
         labels = labels[:, rows[:, None], rows]
     enlarged = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear")
     summed = F.cross_entropy(enlarged, labels, ignore_index=IGNORE, reduction="sum")
-    return summed / (labels != IGNORE).sum().clamp_min(1)
+    return summed / all_reduce_mean((labels != IGNORE).sum().float()).clamp_min(1 / world_size())
 
 
 def _fitted(encoder: Encoder, head: LinearHead, config: LinearSegmentationConfig, num_classes: int) -> FittedMethod:

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from selfpatch.core.distributed import gather_rows
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.evaluation.result import Progress
@@ -15,6 +16,7 @@ from selfpatch.evaluation.segmentation.augmentation import fitted_size, resize_b
 from selfpatch.evaluation.segmentation.config import PatchConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.evaluation.segmentation.inference import MAX_LOGITS, Predict, classes_at
+from selfpatch.evaluation.sharding import share_of
 from selfpatch.models.features import patch_features
 
 
@@ -79,7 +81,7 @@ def labelled_patches(
 ) -> tuple[Tensor, Tensor]:
     """Return features [M, D] and shares of classes [M, C] of at most `memory_patches` patches, equally many per image.
 
-    With `unit`, features have a norm of 1.
+    With `unit`, features have a norm of 1. Each of several processes encodes its share, and all receive all patches.
 
     Raises:
         ValueError: fewer patches than images, or no patch has a label.
@@ -89,7 +91,7 @@ def labelled_patches(
         raise ValueError(
             f"memory_patches is {config.memory_patches} for {len(images)} training images; use one per image or more"
         )
-    grids = (grid_of(*images.size(i), config.resolution, encoder.patch_size) for i in range(len(images)))
+    grids = (grid_of(*images.size(i), config.resolution, encoder.patch_size) for i in share_of(len(images)))
     capacity = sum(min(budget, h * w) for h, w in grids)
     features = torch.empty(capacity, encoder.dim, device=encoder.device)
     labels = torch.empty(capacity, len(images.classes), device=encoder.device)
@@ -105,6 +107,8 @@ def labelled_patches(
         features[rows] = F.normalize(of_chosen, dim=1) if unit else of_chosen
         labels[rows] = soft[chosen].to(labels.device)
         filled += len(chosen)
-    if not filled:
+    # Patches without a label leave rows empty. On one process these are views, no copies.
+    features, labels = gather_rows([features[:filled]]), gather_rows([labels[:filled]])
+    if not len(features):
         raise ValueError(f"all labels of {images.labels[0].parent} are void; there is nothing to learn from")
-    return features[:filled], labels[:filled]  # patches without a label leave rows empty; views, no copies
+    return features, labels
