@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,13 @@ from torch import Tensor
 
 from selfpatch.data.augment.multicrop import ViewRecipe, generator
 from selfpatch.evaluation.classification.dataset import open_splits
-from selfpatch.evaluation.classification.finetune.augmentation import AugmentedImages, Mixing, _operations, rand_augment
+from selfpatch.evaluation.classification.finetune.augmentation import (
+    OPERATIONS,
+    AugmentedImages,
+    Mixing,
+    _operations,
+    rand_augment,
+)
 from tests.helpers.labelled_images import coloured_folder
 
 RECIPE = ViewRecipe(16, scale=(0.3, 1.0), flip=0.5)
@@ -83,6 +90,20 @@ def test_rand_augment_draws_from_the_samples_generator_alone() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert len({int(view.sum()) for view in first}) > 3
     assert all(view.dtype == torch.uint8 and view.shape == image.shape for view in first)
+
+
+@pytest.mark.parametrize("number", range(len(OPERATIONS)))
+def test_every_operation_takes_every_magnitude(number: int) -> None:
+    """The magnitude 10, which draws reach, leaves no bits to posterize: the image is black, as in older Pillow."""
+    picture = Image.fromarray((np.arange(3 * 16 * 16).reshape(16, 16, 3) % 251).astype(np.uint8))
+    for magnitude in (0.0, 5.0, 10.0):
+        operation = copy(_operations(magnitude, (1, 2, 3))[number])
+        for _ in range(30):
+            changed = operation(picture)
+            assert (changed.size, changed.mode) == (picture.size, "RGB")
+    if operation.name == "PosterizeIncreasing":
+        operation.prob, operation.magnitude_std = 1.0, 0.0
+        assert np.asarray(operation(picture)).max() == 0
 
 
 def test_half_of_the_operations_are_applied_and_stronger_ones_change_more() -> None:

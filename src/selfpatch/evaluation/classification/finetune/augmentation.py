@@ -4,11 +4,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data.auto_augment import AugmentOp, rand_augment_ops
 from torch import Tensor
 from torchvision.transforms import functional as tvf
@@ -82,7 +83,14 @@ def rand_augment(image: Tensor, magnitude: float, rng: np.random.Generator, *, f
 @cache
 def _operations(magnitude: float, fill: tuple[int, ...]) -> list[AugmentOp]:
     settings = {"magnitude_std": 0.5, "img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
-    return rand_augment_ops(magnitude, prob=0.5, hparams=settings, transforms=list(OPERATIONS))
+    operations = rand_augment_ops(magnitude, prob=0.5, hparams=settings, transforms=list(OPERATIONS))
+    operations[OPERATIONS.index("PosterizeIncreasing")].aug_fn = _posterize
+    return operations
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """Keep some bits of each colour; none at the magnitude 10, which Pillow refuses now but made black before."""
+    return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)
 
 
 class Mixing:
