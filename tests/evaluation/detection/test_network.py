@@ -1,4 +1,4 @@
-"""The parts of Mask R-CNN that differ from torchvision's."""
+"""Mask R-CNN and its cascade on every backbone."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import roi_align
 
 from selfpatch.evaluation.detection.augmentation import Target
 from selfpatch.evaluation.detection.config import DetectionConfig
-from selfpatch.evaluation.detection.losses import mask_loss, mask_targets
 from selfpatch.evaluation.detection.network import MaskRCNN
-from selfpatch.evaluation.detection.proposals import StridedAnchors
-from selfpatch.evaluation.detection.roi_heads import PyramidPool
 from selfpatch.evaluation.detection.training import build_network
 from tests.helpers.detect_data import (
     tiny_encoder,
@@ -27,57 +22,6 @@ NETWORK = (
 )  # fmt: skip
 """Settings of a preset that choose the parts of the network and its losses."""
 SMALL = DetectionConfig.from_settings({"preset": "small", "width": 8, "proposals": 20, "rois": 8})
-
-
-def test_anchors_stand_the_true_stride_apart() -> None:
-    """Those of torchvision would be 3 pixels apart where the stride is 3.5."""
-    anchors = StridedAnchors((3.5, 7.0), 8)
-    maps = [torch.zeros(1, 8, 4, 6), torch.zeros(1, 8, 2, 3)]
-    (found,) = anchors(ImageList(torch.zeros(1, 3, 14, 21), [(14, 21)]), maps)
-    centres = (found[:, :2] + found[:, 2:]) / 2
-    first, second = centres[: 4 * 6 * 3].view(4, 6, 3, 2), centres[4 * 6 * 3 :].view(2, 3, 3, 2)
-    for grid, stride in ((first, 3.5), (second, 7.0)):
-        rows, columns = torch.meshgrid(*(torch.arange(side) * stride for side in grid.shape[:2]), indexing="ij")
-        for ratio in range(3):
-            torch.testing.assert_close(grid[:, :, ratio], torch.stack([columns, rows], dim=-1), atol=1e-5, rtol=0)
-
-
-def test_anchors_have_the_exact_area_and_ratio() -> None:
-    """Those of torchvision are rounded to pixels."""
-    anchors = StridedAnchors((4.0,), 8).cell_anchors[0]
-    widths, heights = (anchors[:, 2:] - anchors[:, :2]).unbind(1)
-    torch.testing.assert_close(widths * heights, torch.full((3,), 32.0**2))
-    torch.testing.assert_close(heights / widths, torch.tensor([0.5, 1.0, 2.0]))
-
-
-def test_boxes_are_pooled_from_the_level_of_their_size_in_their_order() -> None:
-    strides = (4.0, 8.0, 16.0, 32.0)
-    pool = PyramidPool(strides, 3, 224)
-    boxes = torch.tensor([[0.0, 0, 300, 300], [5, 5, 25, 30], [0, 0, 500, 490], [10, 20, 150, 170]])
-    assert pool.levels([boxes]).tolist() == [2, 0, 3, 1]
-    maps = {str(i): torch.randn(2, 5, int(512 / s), int(512 / s)) for i, s in enumerate(strides)}
-    pooled = pool(maps, [boxes[:1], boxes[1:]])
-    for row, (image, level) in enumerate([(0, 2), (1, 0), (1, 3), (1, 1)]):
-        roi = torch.cat([torch.tensor([float(image)]), boxes[row]])[None]
-        alone = roi_align(maps[str(level)], roi, (3, 3), 1 / strides[level], -1, aligned=True)
-        assert torch.equal(pooled[row], alone[0])
-
-
-def test_mask_targets_are_the_mask_seen_through_the_box() -> None:
-    masks = torch.zeros(2, 40, 50, dtype=torch.uint8)
-    masks[1, 8:22, 10:24] = 1
-    boxes = torch.tensor([[10.0, 8.0, 38.0, 36.0], [3.0, 1.0, 31.0, 29.0]])
-    targets = mask_targets(masks, boxes, torch.tensor([1, 1]), 28)
-    assert torch.equal(targets[0], masks[1, 8:36, 10:38].float())
-    assert torch.equal(targets[1], masks[1, 1:29, 3:31].float())
-    assert mask_targets(masks, boxes[:0], torch.zeros(0, dtype=torch.int64), 28).shape == (0, 28, 28)
-
-
-def test_no_box_on_an_object_costs_nothing_but_keeps_the_gradient() -> None:
-    logits = torch.zeros(0, 3, 28, 28, requires_grad=True)
-    loss = mask_loss(logits, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 28, 28))
-    loss.backward()
-    assert loss.item() == 0
 
 
 def target(boxes: list[list[float]], size: tuple[int, int]) -> Target:
