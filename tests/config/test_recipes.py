@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -26,6 +27,28 @@ def test_every_recipe_loads_and_says_where_it_comes_from(name: str) -> None:
     make_schedule(config, steps_per_epoch=10)
     assert len(view_recipes(config, Needs(local_crops=True))) == 2 + config.crops.num_local
     assert len(view_recipes(config, Needs())) == 2
+
+
+def test_the_two_baselines_of_selfpatch_say_which_number_is_whose() -> None:
+    matched, released, own = (load_recipe(n) for n in ("dino-vits16", "dino-vits16-vissl", "selfpatch-dino-vits16"))
+    assert (matched.crops, matched.optimizer, matched.epochs) == (own.crops, own.optimizer, own.epochs)
+    assert (released.epochs, released.crops.global_scale, released.crops.local_scale) == (300, (0.4, 1.0), (0.05, 0.4))
+    headers = {n: (RECIPES / f"{n}.yaml").read_text().split("method:")[0] for n in ("dino-vits16", "dino-vits16-vissl")}
+    assert "DAVIS-2017 val J&F 60.7" in headers["dino-vits16-vissl"]
+    assert "60.7" not in headers["dino-vits16"]
+    assert "dino-vits16-vissl" in headers["dino-vits16"]
+    assert "--recipe dino-vits16." in headers["dino-vits16-vissl"]
+
+
+def test_vissls_baseline_changes_its_rate_once_an_epoch() -> None:
+    schedule = make_schedule(load_recipe("dino-vits16-vissl"), steps_per_epoch=1251)
+    epochs = [schedule(1251 * epoch) for epoch in range(300)]
+    assert schedule(1250).lr == epochs[0].lr == 1e-5
+    for epoch in (0, 1, 9):  # linear over 0.0333 of the training, by the rules of its scheduler
+        assert epochs[epoch].lr == pytest.approx(1e-5 + (0.002 - 1e-5) * epoch / 9.99, rel=1e-4)
+    for epoch in (10, 11, 150, 299):
+        assert epochs[epoch].lr == pytest.approx(1e-5 + (0.002 - 1e-5) * (1 + math.cos(math.pi * epoch / 300)) / 2)
+        assert epochs[epoch].weight_decay == pytest.approx(0.4 - 0.36 * (1 + math.cos(math.pi * epoch / 300)) / 2)
 
 
 @pytest.mark.parametrize("name", [n for n in recipe_names() if n in ("samples", "small-1k")])

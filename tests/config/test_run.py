@@ -102,6 +102,14 @@ def test_a_run_from_before_a_setting_does_what_it_did() -> None:
     assert RunConfig.from_saved({"epochs": 3}, Path("config.yaml")).loader.render == "plain"
 
 
+def test_a_moby_run_from_before_the_forms_of_schedules_keeps_its_own() -> None:
+    old = {"warmup_epochs": 5, "weight_decay_on": "matrices_but_positions", "teacher_moves": "before_step"}
+    optimizer = RunConfig.from_saved({"method": "moby", "optimizer": old}, Path("config.yaml")).optimizer
+    assert optimizer.weight_decay_on == "matrices_but_positions"
+    assert (optimizer.warmup_start_lr, optimizer.warmup_includes_peak, optimizer.lr_delay) == (0.0, True, 0)
+    assert (optimizer.cosine_over, optimizer.update_interval) == ("steps_after_warmup", "step")
+
+
 @pytest.mark.parametrize("settings", [{"epochs": "many"}, {"epocks": 3}])
 def test_saved_settings_that_cannot_be_read_are_named(settings: dict) -> None:
     with pytest.raises(ValueError, match=r"settings in run/config.yaml cannot be read"):

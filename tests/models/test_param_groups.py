@@ -30,7 +30,7 @@ class Parts(nn.Module):
         ("matrices_but_positions", {"linear.bias", "norm.weight", "norm.bias", "table.bias", "pos_embed"}),
         ("matrices_and_biases", {"norm.weight"}),
     ],
-    ids=["DINO and SelfPatch", "MoBY", "SERE"],
+    ids=["DINO, SelfPatch and MoBY", "supervised Swin", "SERE"],
 )
 def test_weight_decay_leaves_out_what_the_released_code_leaves_out(rule: str, kept: set[str]) -> None:
     parts = Parts()

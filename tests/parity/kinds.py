@@ -15,8 +15,10 @@ from tests.parity.davis_metric import replay_davis_metric
 from tests.parity.drawn_crops import replay_crops
 from tests.parity.drawn_masks import replay_masks
 from tests.parity.head_facts import replay_head_facts
+from tests.parity.parameter_groups import replay_parameter_groups
 from tests.parity.pieces import replay_pieces
 from tests.parity.positions import replay_fixed_positions, replay_position_embeddings
+from tests.parity.schedules import replay_schedules
 from tests.parity.selfpatch_shapes import replay_selfpatch_shapes
 from tests.parity.semi_supervised_head import replay_semi_supervised_head
 from tests.parity.trajectory import replay_trajectory
@@ -51,6 +53,8 @@ KINDS = (
         replay_trajectory,
     ),
     Kind("pieces", {EXPECTED: ("moby", "mocov3", "vos", "lost", "knn"), TENSORS: ()}, replay_pieces),
+    Kind("schedules", {"schedules.json": ("arguments", "steps")}, replay_schedules),
+    Kind("parameter groups", {"parameters.json": ("decayed", "clipped_one_by_one")}, replay_parameter_groups),
     Kind("facts of iBOT's head", {"facts.json": ("loss_center_sizes",)}, replay_head_facts),
     Kind("DAVIS metric", {EXPECTED: ("global_means",), "DAVIS": (), "results": ()}, replay_davis_metric),
     Kind(

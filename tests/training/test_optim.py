@@ -80,6 +80,35 @@ def test_schedule_is_the_published_arrays(epochs: int, steps: int, warmup: int, 
     np.testing.assert_allclose([hp.teacher_temp for hp in values], np.repeat(temps[:epochs], steps))
 
 
+def test_a_warmup_may_start_above_0_and_leave_the_peak_to_the_next_step() -> None:
+    schedule = schedule_with(epochs=3, steps_per_epoch=4, peak_lr=2.0, min_lr=0.0, warmup_epochs=1,
+                             warmup_start_lr=1.0, warmup_includes_peak=False)  # fmt: skip
+    assert [schedule(step).lr for step in range(5)] == [1.0, 1.25, 1.5, 1.75, 2.0]
+
+
+@given(epochs=st.integers(1, 6), steps=st.integers(1, 9), warmup=st.integers(0, 6))
+def test_the_cosine_may_span_the_warmup_and_lag_behind_a_step(epochs: int, steps: int, warmup: int) -> None:
+    schedule = schedule_with(epochs=epochs, steps_per_epoch=steps, peak_lr=1.0, min_lr=0.1, warmup_epochs=warmup,
+                             warmup_start_lr=0.01, warmup_includes_peak=False, cosine_over="all_steps",
+                             lr_delay=1)  # fmt: skip
+    total, warm = epochs * steps, min(warmup, epochs) * steps
+    expected = [
+        0.01 + 0.99 * t / warm if t < warm else 0.1 + 0.45 * (1 + np.cos(np.pi * t / total)) for t in range(total)
+    ]
+    found = [schedule(step).lr for step in range(total)]
+    np.testing.assert_allclose(found, [expected[max(0, t - 1)] for t in range(total)], rtol=1e-12)
+
+
+def test_rate_and_decay_may_change_once_an_epoch() -> None:
+    settings = {"epochs": 4, "steps_per_epoch": 3, "min_lr": 0.0, "warmup_epochs": 0, "weight_decay_end": 0.4}
+    each_step, each_epoch = (schedule_with(**settings, update_interval=i) for i in ("step", "epoch"))
+    for step in range(12):
+        found, first = each_epoch(step), each_step(step // 3 * 3)
+        assert (found.lr, found.weight_decay) == (first.lr, first.weight_decay)
+        assert found.teacher_momentum == each_step(step).teacher_momentum
+    assert each_epoch(3).lr == pytest.approx((1 + np.cos(np.pi / 4)) / 2)  # MoCo-v2: by epoch, of all epochs
+
+
 def test_parts_of_an_epoch_count() -> None:
     assert schedule_with(epochs=0.5, steps_per_epoch=7, peak_lr=1.0).total_steps == 4
     assert schedule_with(epochs=0.01, steps_per_epoch=7, peak_lr=1.0).total_steps == 1

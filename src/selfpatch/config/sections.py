@@ -110,13 +110,25 @@ class OptimizerConfig:
     """Learning rate at the end of the cosine schedule."""
     warmup_epochs: NonNegativeFloat = 10
     """Length of the linear warm-up of the learning rate, in epochs."""
+    warmup_start_lr: NonNegativeFloat = 0.0
+    """Learning rate at the first step of the warm-up."""
+    warmup_includes_peak: bool = True
+    """Reach the peak rate at the last step of the warm-up (DINO); otherwise the step after it would (MoCo-v3, MoBY)."""
+    cosine_over: Literal["steps_after_warmup", "all_steps"] = "steps_after_warmup"
+    """Steps that the cosine of the learning rate spans. Under `all_steps` (MoBY) the warm-up replaces its first part,
+    so that the rate after the warm-up is below the peak."""
+    lr_delay: NonNegativeInt = 0
+    """Number of steps by which the learning rate lags behind its schedule; 1 where it is set after a step (MoBY)."""
+    update_interval: Literal["step", "epoch"] = "step"
+    """Interval at which the learning rate and the weight decay change: at every step, or at every epoch (MoCo-v2,
+    DenseCL)."""
     weight_decay: NonNegativeFloat = 0.04
     """Weight decay at the start of its cosine schedule."""
     weight_decay_end: NonNegativeFloat = 0.4
     """Weight decay at the end of its cosine schedule."""
     weight_decay_on: Literal["matrices", "matrices_but_positions", "matrices_and_biases", "all"] = "matrices"
-    """Decayed parameters: two or more dimensions (DINO, SelfPatch), without position embeddings (MoBY), with biases
-    (SERE's code), or all (MoCo)."""
+    """Decayed parameters: those of two or more dimensions (DINO, SelfPatch, iBOT, MoBY), the same without CLS token,
+    position embeddings and relative position biases, the same with biases (SERE's code), or all (MoCo)."""
     layer_decay: Fraction = 1.0
     """Layer-wise learning-rate decay factor of the backbone; 1 gives all layers the same rate."""
     clip: NonNegativeFloat = 3.0

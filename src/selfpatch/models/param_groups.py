@@ -9,7 +9,7 @@ from selfpatch.models.backbones.base import Backbone
 
 DecayRule = Literal["matrices", "matrices_but_positions", "matrices_but_tokens", "matrices_and_biases", "all"]
 POSITIONS = ("pos_embed", "cls_token", "relative_position_bias_table")
-"""Name endings of what MoBY's released code does not decay."""
+"""Name endings of what ViT and Swin exempt from decay where an optimizer asks them; the released MoBY does not ask."""
 TOKENS = (*POSITIONS, "reg_token", "pool.query")
 """Name endings of what timm does not decay in fine-tuning."""
 
@@ -20,9 +20,10 @@ def is_decayed(name: str, parameter: nn.Parameter, rule: DecayRule) -> bool:
     Args:
         name: name of the parameter in its network.
         parameter: the parameter.
-        rule: `matrices` leaves out biases and 1-D tensors (DINO, SelfPatch), `matrices_but_positions` also position
-            embeddings and the CLS token (MoBY), `matrices_but_tokens` every token and position (timm's fine-tuning).
-            `matrices_and_biases` leaves out 1-D tensors other than biases (SERE's code), `all` nothing (MoCo).
+        rule: `matrices` leaves out biases and 1-D tensors (DINO, SelfPatch, iBOT, MoBY), `matrices_but_positions` also
+            the CLS token, position embeddings and relative position biases (supervised Swin), `matrices_but_tokens`
+            every token and position (timm's fine-tuning). `matrices_and_biases` leaves out 1-D tensors other than
+            biases (SERE's code), `all` nothing (MoCo).
     """
     bias, flat = name.endswith(".bias"), parameter.ndim == 1
     return {

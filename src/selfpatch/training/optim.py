@@ -21,10 +21,15 @@ ClipMode = Literal["tensor", "global"]
 class Schedule:
     """The hyperparameters of every step, as a value: `schedule(step)`.
 
-    The learning rate rises linearly from 0 to the peak over the warm-up steps, both ends included, then falls along a
-    cosine to `min_lr`. Weight decay and teacher momentum follow a cosine over all steps. Teacher temperatures are
-    constant within an epoch and linear over the warm-up epochs. These are DINO's released schedules, for every method:
-    released code that changes the learning rate per epoch is not followed.
+    The learning rate rises linearly from `warmup_start_lr` to the peak over the warm-up steps, both ends included, then
+    falls along a cosine to `min_lr`. Weight decay and teacher momentum follow a cosine over all steps. Teacher
+    temperatures are constant within an epoch and linear over the warm-up epochs. These are DINO's released schedules;
+    the forms of other released code are settings:
+
+        warmup_includes_peak: step t of w has the share t / (w - 1) of the way to the peak, otherwise t / w
+        cosine_over:          the cosine starts after the warm-up, or spans all steps and starts under the warm-up
+        lr_delay:             step t has the rate of step max(0, t - lr_delay)
+        update_interval:      rate and decay of every step, or of the first step of its epoch
 
     Moving the teacher before a step (MoCo, MoBY) equals moving it after the previous one with the next momentum.
     """
@@ -49,14 +54,15 @@ class Schedule:
     def __call__(self, step: int) -> Hyperparameters:
         """Return the hyperparameters of a step, counted from 0."""
         c, epoch = self.config, step // self.steps_per_epoch
+        updated = step if c.update_interval == "step" else epoch * self.steps_per_epoch
         patch_start = c.warmup_teacher_temp if c.warmup_teacher_patch_temp is None else c.warmup_teacher_patch_temp
         patch_end = c.teacher_temp if c.teacher_patch_temp is None else c.teacher_patch_temp
         momentum_step = step + (c.teacher_moves == "before_step")
         return Hyperparameters(
             step=step,
             epoch=epoch,
-            lr=self._lr(step),
-            weight_decay=cosine(step, self.total_steps, c.weight_decay, c.weight_decay_end),
+            lr=self._lr(max(0, updated - c.lr_delay)),
+            weight_decay=cosine(updated, self.total_steps, c.weight_decay, c.weight_decay_end),
             teacher_momentum=cosine(momentum_step, self.total_steps, c.teacher_momentum, c.teacher_momentum_end),
             teacher_temp=self._temp(epoch, c.warmup_teacher_temp, c.teacher_temp),
             teacher_patch_temp=self._temp(epoch, patch_start, patch_end),
@@ -65,10 +71,12 @@ class Schedule:
         )
 
     def _lr(self, step: int) -> float:
-        warmup = min(int(self.config.warmup_epochs * self.steps_per_epoch), self.total_steps)
+        c, total, peak = self.config, self.total_steps, self.peak_lr
+        warmup = min(int(c.warmup_epochs * self.steps_per_epoch), total)
         if step < warmup:
-            return self.peak_lr * step / max(1, warmup - 1)
-        return cosine(step - warmup, self.total_steps - warmup, self.peak_lr, self.config.min_lr)
+            return c.warmup_start_lr + (peak - c.warmup_start_lr) * step / max(1, warmup - c.warmup_includes_peak)
+        covered = warmup if c.cosine_over == "steps_after_warmup" else 0
+        return cosine(step - covered, total - covered, peak, c.min_lr)
 
     def _temp(self, epoch: int, start: float, end: float) -> float:
         warmup = int(self.config.warmup_teacher_temp_epochs)
