@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as tvf
 
@@ -63,12 +64,18 @@ def read_each(
 
 
 def load_images(
-    index: ImageIndex, indices: Sequence[int] | np.ndarray, size: int, *, resize: int | None = None, channels: int = 3
+    index: ImageIndex,
+    indices: Sequence[int] | np.ndarray,
+    size: int,
+    *,
+    resize: int | None = None,
+    channels: int = 3,
+    resampling: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> LoadedImages:
     """Load centre crops of `size` pixels; unreadable images are left out.
 
-    The shorter side becomes `resize` pixels (default: `size`; bicubic, antialiased), then the middle is cut out. DINO's
-    k-NN protocol has size 224, resize 256. NoneReadable is raised if none can be read.
+    The shorter side becomes `resize` pixels (default: `size`; antialiased), then the middle is cut out. DINO's k-NN
+    protocol has size 224, resize 256. NoneReadable is raised if none can be read.
     """
     shorter = size if resize is None else resize
     if shorter < size:
@@ -78,7 +85,7 @@ def load_images(
 
     def centre_crop(picture: Picture) -> Tensor:
         width, height = (int(shorter * side / min(picture.size)) for side in picture.size)
-        return tvf.center_crop(to_tensor(resize_picture(picture, width, height)), [size, size])
+        return tvf.center_crop(to_tensor(resize_picture(picture, width, height, resampling=resampling)), [size, size])
 
     readable, crops = read_each(index, indices, channels, centre_crop)
     return LoadedImages(torch.stack(to_common_dtype(crops)), np.array(readable, np.int64))

@@ -51,11 +51,13 @@ def render(
     return tvf.pil_to_tensor(view)
 
 
-def resize_picture(picture: Picture, width: int, height: int) -> Picture:
-    """Resize the whole picture (bicubic, antialiased)."""
+def resize_picture(
+    picture: Picture, width: int, height: int, *, resampling: Image.Resampling = Image.Resampling.BICUBIC
+) -> Picture:
+    """Resize the whole picture (antialiased); a raster always bicubic."""
     if isinstance(picture, Raster):
         return Raster(resize_raster(picture, width, height))
-    return picture.resize((width, height), Image.Resampling.BICUBIC)
+    return picture.resize((width, height), resampling)
 
 
 def to_tensor(picture: Picture) -> Tensor:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from selfpatch.core.distributed import gather, gather_rows
@@ -199,6 +200,8 @@ def map_centre_crops(
     channels: int,
     what: str,
     progress: Progress,
+    *,
+    resampling: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> CropValues:
     """Apply a function to the centre crops of all images, in their order; unreadable ones are left out.
 
@@ -212,7 +215,9 @@ def map_centre_crops(
     for positions in mine:
         wanted = images.indices[positions]
         try:
-            loaded = load_images(images.index, wanted, config.crop, resize=config.resize, channels=channels)
+            loaded = load_images(
+                images.index, wanted, config.crop, resize=config.resize, channels=channels, resampling=resampling
+            )
         except NoneReadable as error:
             errors.append(str(error.example))
         else:

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms import functional as tvf
 
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.core.types import Encoder
+from selfpatch.evaluation.classification.dataset import open_splits
 from selfpatch.evaluation.classification.finetune import evaluate as finetune
 from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.classification.finetune.evaluate import evaluate
@@ -23,6 +26,7 @@ from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.heads import PrototypeHead, PrototypeHeadConfig
 from selfpatch.models.pooling import ClassAttentionPool
+from selfpatch.ops.images import normalise
 from tests.helpers.labelled_images import NETWORKS, coloured_folder, tiny_encoder
 
 SMALL: dict[str, Any] = {"resize": 16, "crop": 16, "epochs": 2, "batch_size": 6, "warmup_epochs": 0.5, "workers": 0}
@@ -117,6 +121,7 @@ def test_published_settings() -> None:
     assert ibot.lr * ibot.batch_size / 256 == pytest.approx(4e-3)
     assert cifar.lr * cifar.batch_size / 256 == pytest.approx(7.5e-6 * 768 / 512)
     assert (mae.token, ibot.token, ibot.warmup_epochs) == ("mean", "image", 20)
+    assert (mae.resampling, cifar.resampling, ibot.resampling) == ("bicubic", "bicubic", "bilinear")
     assert cifar.epochs == 1000
     assert FinetuneConfig.from_settings({"preset": "ibot_small"}).layer_decay == 0.75
     assert FinetuneConfig.from_settings({"preset": "sere_small"}).batch_size == mae.batch_size
@@ -223,3 +228,24 @@ def test_the_tuned_network_is_written_for_other_evaluations(folder: Path, tmp_pa
     assert not report.left_out
     assert same(tuned.state_dict(), {name: tensor for name, tensor in trained.items() if not name.startswith("head.")})
     assert not torch.equal(tuned.image(images), encoder.image(images))
+
+
+@pytest.mark.parametrize("resampling", ["bicubic", "bilinear"])
+def test_test_images_are_resized_as_asked(folder: Path, monkeypatch: pytest.MonkeyPatch, resampling: str) -> None:
+    seen: list[Tensor] = []
+
+    class Watching(Classifier):
+        def forward(self, images: Tensor) -> Tensor:
+            if not self.training:
+                seen.append(images)
+            return super().forward(images)
+
+    monkeypatch.setattr(finetune, "Classifier", Watching)
+    encoder = tiny_encoder("vit")
+    run(encoder, folder, **{**SMALL, "resize": 18}, resampling=resampling)
+    _, test = open_splits(folder)
+    picture = test.read(0, 3)
+    assert picture.size == (24, 20)
+    small = picture.resize((int(18 * 24 / 20), 18), Image.Resampling[resampling.upper()])
+    expected = normalise(tvf.center_crop(tvf.pil_to_tensor(small), [16, 16])[None], encoder.mean, encoder.std)
+    torch.testing.assert_close(seen[0][:1], expected)

@@ -9,7 +9,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from selfpatch.config.schema import Fraction, settings
 from selfpatch.evaluation.classification.config import TrainedClassificationConfig
 
-_IBOT = {"token": "image", "lr": 1e-3, "warmup_epochs": 20.0}
+_IBOT = {"token": "image", "lr": 1e-3, "warmup_epochs": 20.0, "resampling": "bilinear"}
 # DeiT's fine-tuning as iBOT runs it: 8 processes of 96 images, and learning rates for a batch of 512, so twice ours.
 _TRANSFER = {
     "token": "image", "epochs": 1000, "batch_size": 768, "lr": 3.75e-6, "min_lr": 1e-5, "layer_decay": 1.0,
@@ -62,6 +62,8 @@ class FinetuneConfig(TrainedClassificationConfig):
     head_layers: NonNegativeInt = 0
     """Number of linear layers of the pre-trained projection head that the classifier keeps below its own (image token
     only); all of them include the prototypes. Needs weights with the head of DINO, iBOT, SelfPatch or SERE."""
+    resampling: Literal["bicubic", "bilinear"] = "bicubic"
+    """Interpolation that test images are resized with; training crops are bicubic."""
     lr: PositiveFloat = 5e-4
     """Learning rate of the head for a batch of 256."""
     min_lr: NonNegativeFloat = 1e-6

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from selfpatch.checkpoints.export.safetensors import FILE, export_state, write_safetensors
@@ -75,8 +76,9 @@ def evaluate(encoder: Encoder, data: str | Path, config: FinetuneConfig, output:
         return top_hits(logits.float().cpu(), labels)
 
     classifier.eval()
+    resampling = Image.Resampling[config.resampling.upper()]
     tested, of_train = (
-        map_centre_crops(hits, images, config, len(encoder.mean), what, output.progress)
+        map_centre_crops(hits, images, config, len(encoder.mean), what, output.progress, resampling=resampling)
         for images, what in ((test, "test images"), (train.limited(len(test)), "training images"))
     )
     settings |= {"data": str(data)}
