@@ -15,6 +15,7 @@ from selfpatch.evaluation.classification.dataset import open_splits
 from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Result
+from tests.helpers import detect_data
 from tests.helpers.block_images import write_blocks
 from tests.helpers.command_line import run
 from tests.helpers.labelled_images import coloured_folder, tiny_encoder
@@ -25,8 +26,9 @@ CROPS: dict[str, Any] = {"resize": 16, "crop": 16}
 
 def measure(rank: int, kind: str, name: str, data: str, out: str | None, settings: dict[str, Any]) -> Result:
     reported: list[str] = []
+    encoder = detect_data.tiny_encoder() if kind == "detector" else tiny_encoder(kind)
     result = evaluate(
-        name, tiny_encoder(kind), data, out=out, progress=lambda what, done, total: reported.append(what), **settings
+        name, encoder, data, out=out, progress=lambda what, done, total: reported.append(what), **settings
     )
     assert bool(reported) == (rank == 0), "the main process alone reports"
     return result
@@ -76,6 +78,41 @@ def test_linear(pool: WorkerPool, folder: Path, tmp_path: Path, settings: dict[s
     more = {"epochs": 3, "batch_size": 6, "workers": 0, "encode_batch": 5}
     same_as_one(pool, "linear", folder, tmp_path, **settings, **more, **CROPS)
     same_training(tmp_path, "final", tolerance=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"mixup": 0.8, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0, "repeats": 2}, {"mixup": 0.8, "cutmix": 1.0}],
+    ids=str,
+)
+def test_finetune(pool: WorkerPool, folder: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    more = {"epochs": 2, "warmup_epochs": 1.0, "batch_size": 8, "drop_path": 0.3, "head_std": 0.02, "lr": 0.01}
+    same_as_one(pool, "finetune", folder, tmp_path, workers=0, encode_batch=5, **more, **settings, **CROPS)
+    same_training(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"detector": "cascade", "heads": "convolutional", "box_norm": "batch", "box_loss": "giou"}],
+    ids=str,
+)
+def test_detect(pool: WorkerPool, tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Images of a batch differ in size, and so do the numbers of their objects."""
+    data = tmp_path / "data"
+    for split, seed in (("train", 0), ("val", 1)):
+        detect_data.write_split(data, split, images=5, seed=seed)
+    size = {"width": 8, "proposals": 20, "rois": 8, "short_sides": (48, 64), "long_side": 80, "max_pictures": 2}
+    splits = {"train_split": "train", "test_split": "val", "negatives": True}
+    more = {
+        **settings,
+        "preset": "small",
+        "epochs": 2.0,
+        "batch_size": 4,
+        "drop_path": 0.2,
+        "augmentation": "multi-scale",
+    }
+    same_as_one(pool, "detect", data, tmp_path, kind="detector", tolerance=1e-3, **size, **splits, **more)
+    same_training(tmp_path)
 
 
 FROZEN = {"resolution": 32, "memory_patches": 60}

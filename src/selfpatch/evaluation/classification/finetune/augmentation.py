@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms import functional as tvf
 from torchvision.transforms import v2
 
+from selfpatch.core.distributed import all_gather, is_distributed, rank
 from selfpatch.data.augment.multicrop import ViewRecipe, draw_view
 from selfpatch.data.augment.pillow import render
 from selfpatch.evaluation.classification.dataset import LabelledImages
@@ -96,6 +97,8 @@ def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
 class Mixing:
     """Mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899) of a batch, each half of the time where both are on.
 
+    Of several processes, each holds a part of the batch, and all are in the same random state.
+
     `mixup` and `cutmix` are parameters of the Beta distributions that shares are drawn from; 0 turns one off.
     """
 
@@ -109,4 +112,8 @@ class Mixing:
         if not self._transforms:
             return images, F.one_hot(labels, self.num_classes).to(images.dtype)
         transform = self._transforms[int(torch.randint(len(self._transforms), ()))]
-        return transform(images, labels)
+        if not is_distributed():
+            return transform(images, labels)
+        # A sample is mixed with the one before it; that of the first one is the last of the process before.
+        images, targets = transform(*(torch.cat([all_gather(x[-1:])[rank() - 1], x]) for x in (images, labels)))
+        return images[1:], targets[1:]
