@@ -112,7 +112,15 @@ def hardened(propagate: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return propagate_hard
 
 
-WITH_OTHER_TESTS = {"trajectory", "pieces", "DAVIS metric", "head for few labels", "facts of iBOT's head"}
+WITH_OTHER_TESTS = {
+    "trajectory",
+    "pieces",
+    "DAVIS metric",
+    "head for few labels",
+    "facts of iBOT's head",
+    "schedules",
+    "parameter groups",
+}
 """Kinds whose deviations other tests plant."""
 
 
