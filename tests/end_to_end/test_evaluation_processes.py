@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,9 +16,11 @@ from selfpatch.evaluation.classification.dataset import open_splits
 from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Result
+from tests.evaluation.correspondence.test_evaluate import write_spair
+from tests.evaluation.object_discovery.conftest import square, write_voc
 from tests.helpers import detect_data
 from tests.helpers.block_images import write_blocks
-from tests.helpers.command_line import run
+from tests.helpers.command_line import run, write_davis
 from tests.helpers.labelled_images import coloured_folder, tiny_encoder
 from tests.helpers.workers import WorkerPool
 
@@ -113,6 +116,27 @@ def test_detect(pool: WorkerPool, tmp_path: Path, settings: dict[str, Any]) -> N
     }
     same_as_one(pool, "detect", data, tmp_path, kind="detector", tolerance=1e-3, **size, **splits, **more)
     same_training(tmp_path)
+
+
+def test_davis(pool: WorkerPool, tmp_path: Path) -> None:
+    data = write_davis(tmp_path / "data", ("first", "second", "third"))
+    same_as_one(pool, "davis", data, tmp_path, resolution=48)
+
+
+def test_correspond(pool: WorkerPool, tmp_path: Path) -> None:
+    images = {name: np.random.default_rng(i).integers(0, 256, (64, 96, 3), np.uint8) for i, name in enumerate("abc")}
+    points = {"src_kps": [[3.5, 3.5], [43.5, 27.5]], "trg_kps": [[3.5, 60.0], [40.0, 30.0]]}
+    pairs = {f"00000{i}-{pair}": points for i, pair in enumerate(("a-b:cat", "b-c:cat", "c-a:dog"))}
+    data = write_spair(tmp_path / "data", pairs, images)
+    same_as_one(pool, "correspond", data, tmp_path, preset="small", max_pictures=2)
+
+
+@pytest.mark.parametrize("num_images", [3, 1])
+def test_discover(pool: WorkerPool, tmp_path: Path, num_images: int) -> None:
+    boxes = [(8 * i, 16, 40 + 8 * i, 48) for i in range(num_images)]
+    images = {f"image{i}": (square(*box), [((25, 17, 64, 48), "")]) for i, box in enumerate(boxes)}
+    data = write_voc(tmp_path / "data", {**images, "empty": (square(8, 8, 9, 9), [])})
+    same_as_one(pool, "discover", data, tmp_path, methods=("lost", "tokencut"), max_pictures=2)
 
 
 FROZEN = {"resolution": 32, "memory_patches": 60}

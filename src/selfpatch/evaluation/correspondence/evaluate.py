@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selfpatch.core.distributed import gather
 from selfpatch.core.types import Encoder
 from selfpatch.data.decode.pillow import Picture, read_picture
 from selfpatch.data.images import evenly_spread
@@ -25,6 +26,7 @@ from selfpatch.evaluation.correspondence.metrics import (
 from selfpatch.evaluation.correspondence.visualize import draw_matches
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
+from selfpatch.evaluation.sharding import share_of
 
 BASELINE = "baseline:position"
 MAX_FEATURE_VALUES = 2**29
@@ -92,7 +94,9 @@ def evaluate(encoder: Encoder, data: str | Path, config: CorrespondenceConfig, o
     cache = _FeatureCache(encode, len(encoder.mean))
     drawn = set(evenly_spread(np.arange(len(pairs)), config.max_pictures).tolist())
     scored, baseline, pictures = list[ScoredPair](), list[ScoredPair](), list[str]()
-    for number, pair in enumerate(pairs):
+    share = share_of(len(pairs))
+    for done, number in enumerate(share, start=1):
+        pair = pairs[number]
         source, target = cache[pair.source], cache[pair.target]
         points = torch.from_numpy(pair.source_points)
         found = transfer_keypoints(source, target, points, config.sampling, config.places).numpy()
@@ -106,7 +110,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: CorrespondenceConfig, o
             images = cache.picture(pair.source), cache.picture(pair.target)
             picture = draw_matches(*images, pair, found, correct[len(correct) // 2])
             pictures.append(save_picture(output.folder, pair.name.replace(":", "_"), picture))
-        output.progress(pair.category, number + 1, len(pairs))
+        output.progress(pair.category, done, len(share))
+    scored, baseline, pictures = gather(scored), gather(baseline), gather(pictures)
     rows, baseline_rows = (category_rows(some, config.alphas) for some in (scored, baseline))
     metrics = means_over_categories(rows)
     metrics |= {f"{BASELINE} {name}": value for name, value in means_over_categories(baseline_rows).items()}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from selfpatch.core.distributed import gather
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import to_tensor
 from selfpatch.data.decode.pillow import read_picture
@@ -14,6 +15,7 @@ from selfpatch.evaluation.object_discovery.metrics import MIN_IOU, best_iou, cen
 from selfpatch.evaluation.object_discovery.visualize import draw_boxes
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
+from selfpatch.evaluation.sharding import share_of
 from selfpatch.ops.discovery import attended, lost, pixel_box, tokencut
 
 BASELINES = {"baseline:whole-image": whole_image, "baseline:centre": centre_box}
@@ -71,20 +73,22 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
     if not images:
         raise ValueError(f"none of the {len(all_images)} images of {data} has a box; there is nothing to score")
     per_image: dict[str, dict[str, float]] = {}
-    ious: dict[str, list[float]] = {name: [] for name in (*config.methods, *BASELINES)}
+    ious_of_images: list[dict[str, float]] = []
     pictures: list[str] = []
-    for done, image in enumerate(images, start=1):
+    share = share_of(len(images))
+    for done, number in enumerate(share, start=1):
+        image = images[number]
         pixels = to_tensor(read_picture(image.path, len(encoder.mean)))
         found = find_boxes(view, pixels)
         baselines = {name: baseline(*pixels.shape[1:]) for name, baseline in BASELINES.items()}
         best = {name: best_iou(box, image.boxes) for name, box in {**found, **baselines}.items()}
-        for name, iou in best.items():
-            ious[name].append(iou)
+        ious_of_images.append(best)
         per_image[image.name] = {f"CorLoc {name}": float(best[name] >= MIN_IOU) for name in config.methods}
-        if output.folder is not None and done <= config.max_pictures:
+        if output.folder is not None and number < config.max_pictures:
             pictures.append(save_picture(output.folder, image.name, draw_boxes(pixels, image.boxes, found)))
-        output.progress("images", done, len(images))
-    rows = method_rows(ious)
+        output.progress("images", done, len(share))
+    ious_of_images, per_image, pictures = gather(ious_of_images), dict(gather([*per_image.items()])), gather(pictures)
+    rows = method_rows({name: [ious[name] for ious in ious_of_images] for name in (*config.methods, *BASELINES)})
     metrics = {f"CorLoc {row['method']}": float(row["CorLoc"]) for row in rows}
     settings = config.recorded() | view.layer.recorded() | {
         "features": view.description,

@@ -5,9 +5,11 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from selfpatch.core.distributed import gather
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.pictures import save_picture, side_by_side
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
+from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.video_segmentation.config import DEFAULT_STRIDE, DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import Clip, open_clips, read_mask, write_mask
 from selfpatch.evaluation.video_segmentation.metrics import frame_scores, means_over_objects, object_rows, scored_frames
@@ -29,7 +31,8 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     throughput of propagation in `frames/s`, which excludes reading pictures, and writing and scoring masks.
 
     `registry.Evaluate` explains the arguments. Without an encoder, the baseline repeats the first mask in every frame.
-    The folder receives results/<sequence>/00000.png and pictures/<sequence>.jpg.
+    The folder receives results/<sequence>/00000.png and pictures/<sequence>.jpg. Each of several processes has a share
+    of the clips, and writes their masks.
 
     Raises:
         ValueError: the network has no such layer, or the tree or one of its clips cannot be used; raised before the
@@ -48,8 +51,9 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     clock = Stopwatch()
     rows: dict[str, Rows] = {}
     pictures: list[str] = []
-    total, done = sum(len(clip.frames) for clip in clips), 0
-    for clip in clips:
+    mine = [clips[i] for i in share_of(len(clips))]
+    total, done = sum(len(clip.frames) for clip in mine), 0
+    for clip in mine:
         scores, panels = [], []
         predicted = (
             propagate_first_mask(layer, clip, config, clock)
@@ -68,7 +72,9 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
         rows[clip.name] = object_rows(clip, scores)
         if output.folder is not None:
             pictures.append(save_picture(output.folder, clip.name, side_by_side(panels)))
-    costs = {"frames/s": clock.frames / clock.seconds} if clock.frames else {}
+    rows, pictures = dict(gather([*rows.items()])), gather(pictures)
+    frames, seconds = sum(gather([clock.frames])), max(gather([clock.seconds]))
+    costs = {"frames/s": frames / seconds} if frames else {}
     if encoder is None or layer is None:
         return _result(rows, {"baseline": "repeat first mask", **used}, pictures=pictures)
     settings = {**config.recorded(), "patch_size": encoder.patch_size, **layer.recorded()}
@@ -98,11 +104,12 @@ def _score_results(results: str, clips: list[Clip], used: dict[str, Any]) -> Res
     if missing:
         raise ValueError(f"{results} has no results for {', '.join(missing)}; add them, or name the sequences to score")
     rows: dict[str, Rows] = {}
-    for clip in clips:
+    for clip in [clips[i] for i in share_of(len(clips))]:
         clip.require_masks()
         paths = [Path(results) / clip.name / f"{frame}.png" for frame in clip.frames]
         scores = [frame_scores(clip, frame, read_mask(paths[frame], clip.year)) for frame in scored_frames(clip)]
         rows[clip.name] = object_rows(clip, scores)
+    rows = dict(gather([*rows.items()]))
     if not any(rows.values()):
         raise ValueError(f"no sequence of {', '.join(rows)} has 3 frames: the first and the last are not scored")
     return _result(rows, {"results": results, **used})
