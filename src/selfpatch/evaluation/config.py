@@ -101,7 +101,7 @@ class LayerConfig(EvaluationConfig):
 
     def __post_init__(self) -> None:
         if not self.dilate and self.output_stride is None:
-            raise ValueError("dilate is False, but no stage loses its stride; give output_stride 8 or 16, or leave it")
+            raise ValueError("dilate is False, but no stage loses its stride; give output_stride 8 or 16 too")
 
 
 def preset_tables(config: type[EvaluationConfig], name: str) -> str:
