@@ -245,8 +245,8 @@ OPTIONS = {
     "evaluate linear": f"""{NETWORK} data out preset labels blocks mean-patch crops lrs epochs batch-size
         held-out resize crop precision seed per-class encode-batch workers""",
     "evaluate segment": f"""{NETWORK} data out method preset kind train-split test-split limit seed max-pictures
-        workers steps batch-size crop short-side lr weight-decay warmup layer-decay drop-path blocks rescale
-        normed channels auxiliary-channels test stride precision augmentation batch-norm epochs mask-side
+        workers steps batch-size crop short-side lr weight-decay decay-norms warmup layer-decay drop-path
+        blocks rescale normed channels auxiliary-channels test stride precision augmentation batch-norm epochs mask-side
         optimizer resolution memory-patches k temperature
         max-memory iterations restarts min-scale max-side min-lr warmup-epochs""",
     "evaluate all": f"{NETWORK} suite out",

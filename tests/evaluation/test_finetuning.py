@@ -70,6 +70,10 @@ def test_neither_positions_nor_tokens_are_decayed() -> None:
     decay = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
     kept = {name for name, parameter in backbone.named_parameters() if parameter.ndim > 1 and not decay[parameter]}
     assert kept == {"trunk.pos_embed", "trunk.cls_token", "trunk.reg_token"}
+    assert not decay[backbone.trunk.norm.weight]
+    groups = layer_groups(backbone, backbone, lr=1.0, layer_decay=1.0, weight_decay=0.1, decay_norms=True)
+    without = [parameter for group in groups for parameter in group["params"] if not group["weight_decay"]]
+    assert {name for name, parameter in backbone.named_parameters() if any(parameter is p for p in without)} == kept
 
 
 @SHAPES

@@ -12,7 +12,7 @@ from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.positions import add_positions
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
-from selfpatch.models.param_groups import layer_lr_scales, param_groups
+from selfpatch.models.param_groups import DecayRule, layer_lr_scales, param_groups
 
 
 def require_network(encoder: Encoder) -> BranchEncoder:
@@ -53,15 +53,23 @@ def _resized_positions(backbone: ViT, grid: int) -> Tensor:
 
 
 def layer_groups(
-    network: nn.Module, backbone: Backbone, *, lr: float, layer_decay: float, weight_decay: float
+    network: nn.Module,
+    backbone: Backbone,
+    *,
+    lr: float,
+    layer_decay: float,
+    weight_decay: float,
+    decay_norms: bool = False,
 ) -> list[dict[str, Any]]:
     """Return the trainable parameters of a network for an optimizer, by learning rate and weight decay.
 
-    The heads use `lr`. Layers of the backbone, a part of the network, have the lower rates of `layer_lr_scales`. Norms,
-    biases, tokens and position embeddings do not decay.
+    The heads use `lr`. Layers of the backbone, a part of the network, have the lower rates of `layer_lr_scales`. Tokens
+    and position embeddings do not decay, norms and biases only with `decay_norms`. (SelfPatch's released configuration
+    for mmsegmentation exempts names with `norm`, but a ViT's norms have the names `ln1` and `ln2` there.)
     """
+    rule: DecayRule = "all_but_tokens" if decay_norms else "matrices_but_tokens"
     scales = layer_lr_scales(backbone, layer_decay)
     return [
         {"params": group["params"], "lr": lr * group["lr_scale"], "weight_decay": weight_decay * group["decayed"]}
-        for group in param_groups(network, weight_decay_on="matrices_but_tokens", lr_scales=scales)
+        for group in param_groups(network, weight_decay_on=rule, lr_scales=scales)
     ]

@@ -7,7 +7,9 @@ from torch import nn
 
 from selfpatch.models.backbones.base import Backbone
 
-DecayRule = Literal["matrices", "matrices_but_positions", "matrices_but_tokens", "matrices_and_biases", "all"]
+DecayRule = Literal[
+    "matrices", "matrices_but_positions", "matrices_but_tokens", "matrices_and_biases", "all_but_tokens", "all"
+]  # fmt: skip
 POSITIONS = ("pos_embed", "cls_token", "relative_position_bias_table")
 """Name endings of what ViT and Swin exempt from decay where an optimizer asks them; the released MoBY does not ask."""
 TOKENS = (*POSITIONS, "reg_token", "pool.query")
@@ -23,7 +25,8 @@ def is_decayed(name: str, parameter: nn.Parameter, rule: DecayRule) -> bool:
         rule: `matrices` leaves out biases and 1-D tensors (DINO, SelfPatch, iBOT, MoBY), `matrices_but_positions` also
             the CLS token, position embeddings and relative position biases (supervised Swin), `matrices_but_tokens`
             every token and position (timm's fine-tuning). `matrices_and_biases` leaves out 1-D tensors other than
-            biases (SERE's code), `all` nothing (MoCo).
+            biases (SERE's code), `all_but_tokens` tokens and positions alone (SelfPatch's configuration of
+            mmsegmentation), `all` nothing (MoCo).
     """
     bias, flat = name.endswith(".bias"), parameter.ndim == 1
     return {
@@ -31,6 +34,7 @@ def is_decayed(name: str, parameter: nn.Parameter, rule: DecayRule) -> bool:
         "matrices_but_positions": not (bias or flat or name.endswith(POSITIONS)),
         "matrices_but_tokens": not (bias or flat or name.endswith(TOKENS)),
         "matrices_and_biases": bias or not flat,
+        "all_but_tokens": not name.endswith(TOKENS),
         "all": True,
     }[rule]
 

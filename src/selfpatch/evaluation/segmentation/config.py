@@ -231,9 +231,7 @@ class FinetuneSegmentationConfig(TrainedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs:g} of {self.epochs} epochs; use 0 or more, but fewer"
-            )
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs:g} of {self.epochs} epochs; use fewer, e.g. 0")
 
     def learned(self) -> dict[str, Any]:
         """Return the settings that decide the trained weights, the number of epochs among them."""
@@ -242,8 +240,9 @@ class FinetuneSegmentationConfig(TrainedConfig):
 
 
 _SMALL_DECODER = {
-    "steps": 200, "warmup": 20, "batch_size": 8, "crop": 96, "lr": 2e-3, "weight_decay": 0.01, "layer_decay": 0.65,
-    "drop_path": 0.0, "channels": 32, "auxiliary_channels": 16, "test": "whole", "precision": "bf16", "rescale": True,
+    "steps": 200, "warmup": 20, "batch_size": 8, "crop": 96, "lr": 2e-3, "weight_decay": 0.01, "decay_norms": False,
+    "layer_decay": 0.65, "drop_path": 0.0, "channels": 32, "auxiliary_channels": 16, "test": "whole",
+    "precision": "bf16", "rescale": True,
 }  # fmt: skip
 
 
@@ -256,7 +255,9 @@ class DecoderConfig(TrainedConfig):
     lr: PositiveFloat = 6e-5
     """Peak learning rate of the decoder."""
     weight_decay: NonNegativeFloat = 0.01
-    """Weight decay of matrices; norms, biases, tokens and positions have none."""
+    """Weight decay; tokens and positions have none."""
+    decay_norms: bool = False
+    """Decay norms and biases too."""
     warmup: NonNegativeInt = 1500
     """Steps over which the learning rate rises, at most a tenth of all."""
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
@@ -308,6 +309,7 @@ class FPNConfig(DecoderConfig):
     method: Method = "fpn"
     preset: Literal["selfpatch", "pyramid", "small"] = "selfpatch"
     """Published protocol whose settings are the defaults."""
+    decay_norms: bool = True
     rescale: bool = False
 
 

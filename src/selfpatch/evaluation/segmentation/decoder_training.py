@@ -99,8 +99,14 @@ def train_segmenter(
     output: Output = NO_OUTPUT,
 ) -> list[float]:
     """Train in place and return the losses; arguments as for `probe_training.fit`."""
-    rates = {"lr": config.lr, "layer_decay": config.layer_decay, "weight_decay": config.weight_decay}
-    groups = layer_groups(network, network.taps.backbone, **rates)
+    groups = layer_groups(
+        network,
+        network.taps.backbone,
+        lr=config.lr,
+        layer_decay=config.layer_decay,
+        weight_decay=config.weight_decay,
+        decay_norms=config.decay_norms,
+    )
     optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=encoder.device.type in ("cpu", "cuda"))
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -97,8 +97,9 @@ def _train(
     """Train in place; `learned` holds the values that decide the weights."""
     lr = config.lr * config.batch_size / LR_BATCH
     steps, warmup = (round(epochs * batches.steps_per_epoch) for epochs in (config.epochs, config.warmup_epochs))
-    rates = {"lr": lr, "layer_decay": config.layer_decay, "weight_decay": config.weight_decay}
-    groups = layer_groups(network, network.backbone, **rates)
+    groups = layer_groups(
+        network, network.backbone, lr=lr, layer_decay=config.layer_decay, weight_decay=config.weight_decay
+    )
     optimizer = torch.optim.AdamW(groups, lr=lr, fused=encoder.device.type in ("cpu", "cuda"))
     mask_side = ENLARGED * (config.crop // encoder.patch_size)
 

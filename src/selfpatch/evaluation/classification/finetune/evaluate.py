@@ -108,8 +108,9 @@ def _train(
     )
     lr = config.lr * config.batch_size / 256
     steps, warmup = (round(epochs * batches.steps_per_epoch) for epochs in (config.epochs, config.warmup_epochs))
-    rates = {"lr": lr, "layer_decay": config.layer_decay, "weight_decay": config.weight_decay}
-    groups = layer_groups(classifier, classifier.backbone, **rates)
+    groups = layer_groups(
+        classifier, classifier.backbone, lr=lr, layer_decay=config.layer_decay, weight_decay=config.weight_decay
+    )
     optimizer = torch.optim.AdamW(groups, fused=encoder.device.type in ("cpu", "cuda"))
     schedule = cosine_factor(steps, warmup=warmup, end=min(1.0, config.min_lr / lr))
     plan = TrainingPlan(steps, schedule, seed=config.seed, precision=config.precision)
