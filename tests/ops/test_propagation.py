@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize, one_hot
 
-from selfpatch.ops.propagation import propagate_labels, propagate_labels_reference
+from selfpatch.ops.propagation import Window, propagate_labels, propagate_labels_reference
 from tests.helpers.largest_tensor import LargestTensor
 
 BOTH = pytest.mark.parametrize("propagate", [propagate_labels, propagate_labels_reference])
@@ -29,17 +29,31 @@ BOTH = pytest.mark.parametrize("propagate", [propagate_labels, propagate_labels_
     radius=st.integers(0, 13),
     topk=st.integers(1, 7),
     max_cosines=st.sampled_from([1, 1000, 2**26]),
+    window=st.sampled_from(["square", "circle"]),
 )
 def test_blocked_equals_reference(
-    h: int, w: int, frames: int, channels: int, radius: int, topk: int, max_cosines: int
+    h: int, w: int, frames: int, channels: int, radius: int, topk: int, max_cosines: int, window: Window
 ) -> None:
     generator = torch.Generator().manual_seed(h * 31 + w)
     query = torch.randn(h, w, 6, generator=generator, dtype=torch.float64)
     features = torch.randn(frames, h, w, 6, generator=generator, dtype=torch.float64)
     labels = torch.rand(frames, channels, h, w, generator=generator, dtype=torch.float64)
-    fast = propagate_labels(query, features, labels, radius=radius, topk=topk, temperature=0.1, max_cosines=max_cosines)
-    plain = propagate_labels_reference(query, features, labels, radius=radius, topk=topk, temperature=0.1)
+    protocol = {"radius": radius, "topk": topk, "temperature": 0.1, "window": window}
+    fast = propagate_labels(query, features, labels, max_cosines=max_cosines, **protocol)
+    plain = propagate_labels_reference(query, features, labels, **protocol)
     torch.testing.assert_close(fast, plain, rtol=1e-10, atol=1e-12)
+
+
+@BOTH
+def test_a_circle_leaves_out_the_corners_of_the_square(propagate) -> None:
+    """The centre of 5 x 5 patches sees all of them, or the 13 within a distance of 2."""
+    features, places = torch.ones(5, 5, 1), torch.eye(25).view(1, 25, 5, 5)
+    index = torch.arange(-2, 3)
+    near = index[:, None] ** 2 + index**2 <= 4
+    for window, count in (("square", 25), ("circle", 13)):
+        seen = propagate(features, features[None], places, radius=2, topk=25, temperature=1.0, window=window)[:, 2, 2]
+        assert int((seen > 0).sum()) == count
+    assert torch.equal(seen.view(5, 5) > 0, near)
 
 
 def drawn(frames: int, h: int, w: int, dim: int = 8) -> tuple[Tensor, Tensor, Tensor]:

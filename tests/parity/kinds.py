@@ -12,16 +12,21 @@ from pathlib import Path
 from tests.parity.check import Check
 from tests.parity.davis_frames import replay_davis_frames
 from tests.parity.davis_metric import replay_davis_metric
+from tests.parity.dense_retrieval import replay_dense_retrieval
+from tests.parity.dinov2_vit import replay_dinov2_vit
 from tests.parity.drawn_crops import replay_crops
 from tests.parity.drawn_masks import replay_masks
 from tests.parity.head_facts import replay_head_facts
+from tests.parity.overclustering import replay_overclustering
 from tests.parity.parameter_groups import replay_parameter_groups
 from tests.parity.pieces import replay_pieces
 from tests.parity.positions import replay_fixed_positions, replay_position_embeddings
 from tests.parity.schedules import replay_schedules
 from tests.parity.selfpatch_shapes import replay_selfpatch_shapes
 from tests.parity.semi_supervised_head import replay_semi_supervised_head
+from tests.parity.sinkhorn_losses import replay_sinkhorn
 from tests.parity.trajectory import replay_trajectory
+from tests.parity.vos_windows import replay_vos_windows
 
 EXPECTED, TENSORS = "expected.json", "tensors.safetensors"
 
@@ -71,6 +76,11 @@ KINDS = (
     ),
     Kind("mask statistics", {"ibot_masks.json": ("masked_share_of_all",)}, replay_masks),
     Kind("crop statistics", {"crops.json": ("box_area_share", "blur_radius")}, replay_crops),
+    Kind("sinkhorn", {EXPECTED: ("cls.teacher_temp", "patch.loss"), TENSORS: ("cls.assignments",)}, replay_sinkhorn),
+    Kind("overclustering", {EXPECTED: ("many_to_one_precision",), TENSORS: ("clusters",)}, replay_overclustering),
+    Kind("dense retrieval", {EXPECTED: ("train_255_becomes",), TENSORS: ("label_memory",)}, replay_dense_retrieval),
+    Kind("windows of label propagation", {EXPECTED: ("circle.size",), TENSORS: ("first_labels",)}, replay_vos_windows),
+    Kind("DINOv2 ViT", {EXPECTED: ("registers",), TENSORS: ("weights.pos_embed",)}, replay_dinov2_vit),
     Kind("fixed positions", {"moco_v3_positions.json": ("shape", "sum_abs")}, replay_fixed_positions),
 )
 
@@ -78,34 +88,13 @@ MISSING_KINDS = (
     MissingKind("paka", {EXPECTED: ("align.loss",), TENSORS: ()}, "losses/paka.py and RoI alignment of two boxes"),
     MissingKind("gram", {EXPECTED: ("published.loss", "batch_level.loss"), TENSORS: ()}, "losses/gram.py"),
     MissingKind("koleo", {EXPECTED: ("two_globals_sum",), TENSORS: ()}, "losses/koleo.py"),
-    MissingKind(
-        "sinkhorn",
-        {EXPECTED: ("cls.teacher_temp", "patch.loss"), TENSORS: ()},
-        "DINOv2's centring of masked patches by Sinkhorn",
-    ),
     MissingKind("neco", {EXPECTED: ("pair3.loss", "full.loss"), TENSORS: ()}, "differentiable sorting and NeCo's loss"),
     MissingKind("debias", {EXPECTED: ("components",), TENSORS: ("projector",)}, "INSID3's and RASA's projections"),
     MissingKind("rope", {EXPECTED: ("prefix_tokens",), TENSORS: ("q_rotated",)}, "rotary position embeddings"),
-    MissingKind(
-        "overclustering",
-        {EXPECTED: ("many_to_one_precision",), TENSORS: ()},
-        "assignment of clusters by precision in the k-means metrics",
-    ),
     MissingKind("depth metrics", {EXPECTED: ("NYU_EIGEN",), TENSORS: ()}, "a depth evaluation"),
     MissingKind("depth losses", {EXPECTED: ("dinov3.sig",), TENSORS: ()}, "a depth evaluation"),
-    MissingKind(
-        "hummingbird",
-        {EXPECTED: ("miou_hungarian_as_released",), TENSORS: ()},
-        "dense retrieval with soft labels of patches",
-    ),
-    MissingKind(
-        "label propagation of DINOv3",
-        {EXPECTED: ("circle.size", "square.size"), TENSORS: ()},
-        "circular neighbourhoods and min-max normalised soft labels in propagation",
-    ),
     MissingKind("retrieval", {EXPECTED: ("mp@1,5,10",), TENSORS: ()}, "the revisited Oxford and Paris protocol"),
     MissingKind("DINOv3 ViT", {EXPECTED: ("rope_base", "storage_tokens"), TENSORS: ()}, "the ViT of DINOv3"),
-    MissingKind("DINOv2 ViT", {EXPECTED: ("registers",), TENSORS: ("weights.pos_embed",)}, "a replay of loading"),
     MissingKind("distillation", {EXPECTED: ("theia.cosine_of_whole_image",), TENSORS: ()}, "losses of distillation"),
 )
 """Kinds of methods that the project does not have yet."""

@@ -16,7 +16,16 @@ from tests.parity.check import Check, all_hold, compare, compare_exactly, compar
 
 BUNDLES = ["mini/dino", "mini/selfpatch", "mini/sere", "pieces"]
 SLOW_BUNDLES = ["dino", "selfpatch", "sere", "pieces", "davis_metric", "released/selfpatch_vits", "released/statistics"]
-QUICK_BUNDLES = ["released/position_embeddings", "released/davis_dino", "released/davis_selfpatch"]
+QUICK_BUNDLES = [
+    "released/position_embeddings",
+    "released/davis_dino",
+    "released/davis_selfpatch",
+    "newer/dinov2reg_tiny",
+    "newer/hummingbird",
+    "newer/overclustering",
+    "newer/sinkhorn",
+    "newer/vos_dinov3",
+]
 FULL_BUNDLES = [*QUICK_BUNDLES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_BUNDLES)]
 """Bundles outside of the repository."""
 

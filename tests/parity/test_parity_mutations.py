@@ -7,18 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.data.augment import masks, multicrop
+from selfpatch.evaluation.segmentation.kmeans import Matching, classes_of_clusters
 from selfpatch.evaluation.video_segmentation import propagation
 from selfpatch.losses import selfpatch
+from selfpatch.losses.ibot import masked_patch_weights
 from selfpatch.models import pooling
 from selfpatch.models.backbones import positions, vit
+from selfpatch.ops import propagation as op_propagation
 from selfpatch.ops.neighbours import top_positives
-from tests.parity import drawn_crops
+from selfpatch.ops.sinkhorn import sinkhorn
+from tests.parity import dense_retrieval, drawn_crops, overclustering, sinkhorn_losses
 from tests.parity.kinds import KINDS
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -49,6 +54,10 @@ def with_colour(**changes: Any) -> Plant:
 
 def attend_unscaled(query: Tensor, keys: Tensor, values: Tensor, valid: Tensor | None = None) -> Tensor:
     return pooling_attend(query * query.shape[-1] ** 0.5, keys, values, valid)
+
+
+def by_precision(counts: np.ndarray, matching: Matching) -> np.ndarray:
+    return classes_of_clusters(counts, "precision" if matching == "iou" else matching)
 
 
 def resize_in_floats(images: Tensor, height: int, width: int) -> Tensor:
@@ -91,6 +100,30 @@ MUTATIONS: dict[str, tuple[tuple[str, str], Plant]] = {
         lambda monkeypatch: monkeypatch.setattr(
             propagation, "propagate_labels", hardened(propagation.propagate_labels)
         ),
+    ),
+    "positions by scale factor": (
+        ("newer/dinov2reg_tiny", "DINOv2 ViT"),
+        constant(positions, "_cached_weights", lambda h, w, G, _, device: resized_weights(h, w, G, "released", device)),
+    ),
+    "classes counted by pixels": (
+        ("newer/hummingbird", "dense retrieval"),
+        constant(dense_retrieval, "commonness", lambda labels: labels @ labels.sum(0)),
+    ),
+    "precision in place of IoU": (
+        ("newer/overclustering", "overclustering"),
+        constant(overclustering, "classes_of_clusters", by_precision),
+    ),
+    "an iteration less": (
+        ("newer/sinkhorn", "sinkhorn"),
+        constant(sinkhorn_losses, "sinkhorn", lambda x, epsilon, n: sinkhorn(x, epsilon, n - 1)),
+    ),
+    "masked crops counted alone": (
+        ("newer/sinkhorn", "sinkhorn"),
+        constant(sinkhorn_losses, "masked_patch_weights", lambda x: masked_patch_weights(x) * len(x) / (len(x) - 2)),
+    ),
+    "circle without its border": (
+        ("newer/vos_dinov3", "windows of label propagation"),
+        constant(op_propagation, "_inside", lambda rows, columns, radius, _: rows + columns < radius**2),
     ),
     "aspect of blocks": (MASKS, constant(masks, "ASPECT", (0.4, 1 / 0.4))),
     "tries of blocks": (MASKS, constant(masks, "BLOCK_TRIES", 6)),

@@ -82,5 +82,12 @@ class IBOTPatchLoss(CenteredLoss):
             masks: [B, h, w] bool, True where a patch is hidden from the student.
             teacher_temp: softmax temperature of the teacher's patches.
         """
-        weights = masks / masks.sum((1, 2), keepdim=True).clamp(min=1) / len(masks)
-        return self.sum_over_rows(student, teacher, weights, teacher_temp)
+        return self.sum_over_rows(student, teacher, masked_patch_weights(masks), teacher_temp)
+
+
+def masked_patch_weights(masks: Tensor) -> Tensor:
+    """Return the weight of each patch in the mean over the masked patches of a view, then over all views.
+
+    Masks are [B, h, w] bool, weights [B, h, w] float32. A view without masked patches counts in the mean over views.
+    """
+    return masks / masks.sum((1, 2), keepdim=True).clamp(min=1) / len(masks)

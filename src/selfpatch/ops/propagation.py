@@ -6,6 +6,7 @@ Correspondence as a Contrastive Random Walk" (arXiv 2006.14613).
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from selfpatch.core.reference import fast_path_of
 
 Frames = Tensor | Sequence[Tensor]
 """One map for each context frame, stacked or in a sequence."""
+Window = Literal["square", "circle"]
+"""Shape of a patch's window: rows and columns, or the Euclidean distance, at most the radius."""
 MAX_COSINES = 2**26
 """Default number of cosines held at once: 256 MB in float32."""
 
@@ -27,6 +30,7 @@ def propagate_labels_reference(
     radius: int,
     topk: int,
     temperature: float,
+    window: Window = "square",
     normalised: bool = False,
     max_cosines: int = MAX_COSINES,
 ) -> Tensor:
@@ -35,7 +39,8 @@ def propagate_labels_reference(
     ::
 
         for each patch i of the query frame:
-            near    = patches j of all context frames at most radius rows and radius columns from i
+            near    = patches j of all context frames at most radius rows and radius columns from i (square),
+                      or at most radius patches (circle)
             kept    = the topk of near with the largest cosine(i, j)
             weights = exp(cosine(i, j) / temperature) for j in kept, divided by their sum
             out[i]  = sum of weights[j] * label[j] over kept
@@ -48,8 +53,8 @@ def propagate_labels_reference(
     query = F.normalize(query, dim=-1).flatten(0, 1)
     keys = F.normalize(torch.stack(tuple(context_features)), dim=-1).flatten(1, 2)
     affinity = torch.exp(query @ keys.mT / temperature)  # [T, N, N]
-    rows, columns = (_within(side, radius, query.device) for side in (h, w))
-    affinity *= (rows[:, None, :, None] & columns[:, None]).view(h * w, h * w)
+    rows, columns = (_extents(side, window, query.device) for side in (h, w))
+    affinity *= _inside(rows[:, None, :, None], columns[:, None], radius, window).view(h * w, h * w)
     affinity = affinity.transpose(1, 2).flatten(0, 1)  # [T*N, N]
     kept, index = affinity.topk(min(topk, len(affinity)), dim=0)
     weights = torch.zeros_like(affinity).scatter_(0, index, kept)
@@ -67,6 +72,7 @@ def propagate_labels(
     radius: int,
     topk: int,
     temperature: float,
+    window: Window = "square",
     normalised: bool = False,
     max_cosines: int = MAX_COSINES,
 ) -> Tensor:
@@ -79,9 +85,10 @@ def propagate_labels(
         query: [h, w, D] patch features of the frame, of any norm: similarity is the cosine.
         context_features: T maps [h, w, D] of patch features.
         context_labels: T maps [C, h, w] of labels, hard (one-hot) or soft.
-        radius: number of rows and columns that a patch sees in each direction.
+        radius: number of patches that a patch sees in each direction.
         topk: number of context patches that a patch takes its label from; ties are broken arbitrarily.
         temperature: temperature of the softmax over their cosines.
+        window: shape of the window, `square` (DINO) or `circle` (DINOv3).
         normalised: whether all features have length 1 already, which saves normalising a frame in every context.
         max_cosines: number of cosines held at once, so that memory does not grow with the radius; results are equal to
             float rounding. The cosines of one patch, at most T * (2 radius + 1)^2, are held in any case.
@@ -96,14 +103,14 @@ def propagate_labels(
     keys = tuple(context_features)
     if not normalised:
         query, keys = F.normalize(query, dim=-1), tuple(F.normalize(frame, dim=-1) for frame in keys)
-    kept, index = _most_similar(query, keys, radius, topk, max_cosines)
+    kept, index = _most_similar(query, keys, radius, window, topk, max_cosines)
     weights = (kept / temperature).softmax(dim=-1)  # -inf, where a window has fewer than topk patches, weighs 0
     labels = torch.stack(tuple(context_labels)).movedim(1, -1).flatten(0, 2)  # [T*N, C]
     return torch.einsum("hwk,hwkc->chw", weights, labels[index])
 
 
 def _most_similar(
-    query: Tensor, keys: Sequence[Tensor], radius: int, topk: int, max_cosines: int
+    query: Tensor, keys: Sequence[Tensor], radius: int, window: Window, topk: int, max_cosines: int
 ) -> tuple[Tensor, Tensor]:
     """Return cosines and flat context indices, [h, w, topk] each, of the best patches in each patch's window.
 
@@ -114,9 +121,7 @@ def _most_similar(
     kept = query.new_full((h, w, count), -torch.inf)
     index = torch.zeros(h, w, count, dtype=torch.long, device=query.device)
     flat_index = torch.arange(h * w, device=query.device).view(h, w)
-    row_bands, column_bands = (  # 0 within the window and -inf beyond, [h, h] and [w, w]
-        query.new_zeros(side, side).masked_fill_(~_within(side, radius, query.device), -torch.inf) for side in (h, w)
-    )
+    down, across = (_extents(extent, window, query.device) for extent in (h, w))
     side = _block_side(h, w, len(keys), radius, max_cosines)
     for columns, near_columns in _blocks(w, radius, side):
         strip = torch.stack([frame[:, near_columns] for frame in keys])  # [T, h, q, D]: any of its rows without a copy
@@ -124,7 +129,8 @@ def _most_similar(
             queries = query[rows, columns].flatten(0, 1)  # [n, D]
             near = strip[:, near_rows].flatten(1, 2)  # [T, p*q, D]
             cosine = queries.expand(len(keys), -1, -1) @ near.mT  # [T, n, p*q]
-            band = row_bands[rows, None, near_rows, None] + column_bands[columns, None, near_columns]  # [a, b, p, q]
+            inside = _inside(down[rows, None, near_rows, None], across[columns, None, near_columns], radius, window)
+            band = torch.where(inside, 0.0, -torch.inf).to(query.dtype)  # [a, b, p, q]
             values, frame, patch = _top(cosine, band.flatten(2).flatten(0, 1), topk)
             found = frame * (h * w) + flat_index[near_rows, near_columns].flatten()[patch]  # [n, topk]
             block = rows, columns, slice(values.shape[1])
@@ -163,10 +169,16 @@ def _blocks(length: int, radius: int, side: int) -> list[tuple[slice, slice]]:
     ]
 
 
-def _within(length: int, radius: int, device: torch.device) -> Tensor:
-    """Return [length, length] bool, whether indices are within the radius of one another."""
+def _extents(length: int, window: Window, device: torch.device) -> Tensor:
+    """Return how far the indices of an axis are apart, [length, length]; squared for a circle."""
     index = torch.arange(length, device=device)
-    return (index[:, None] - index).abs() <= radius
+    apart = index[:, None] - index
+    return apart.square() if window == "circle" else apart.abs()
+
+
+def _inside(rows: Tensor, columns: Tensor, radius: int, window: Window) -> Tensor:
+    """Return whether extents along both axes, which broadcast, lie within a window."""
+    return rows + columns <= radius**2 if window == "circle" else (rows <= radius) & (columns <= radius)
 
 
 def _check(

@@ -73,6 +73,19 @@ def test_colours_that_are_the_classes_are_found(blocks: Path, method: Method, en
     assert result.settings["method"] == method
 
 
+@pytest.mark.parametrize("matching", ["precision", "iou"])
+def test_more_clusters_than_classes_share_the_classes(blocks: Path, matching: str) -> None:
+    settings = {**settings_of("kmeans"), "num_clusters": 8, "matching": matching}
+    result = run(MeanColour(4), blocks, method="kmeans", **settings)
+    assert result.metrics["mIoU"] > 0.8
+    assert result.settings["clusters"] == 8
+
+
+def test_one_to_one_matching_needs_as_many_clusters_as_classes(blocks: Path) -> None:
+    with pytest.raises(ValueError, match="num_clusters is 8 for 3 classes, but matching one_to_one needs as many"):
+        run(MeanColour(4), blocks, method="kmeans", num_clusters=8, **settings_of("kmeans"))
+
+
 @pytest.mark.parametrize("method", ["knn", "kmeans", "linear", "logistic"])
 def test_a_seed_decides_all(blocks: Path, method: Method) -> None:
     once, again = (run(MeanColour(4), blocks, method=method, seed=5, **settings_of(method)) for _ in range(2))

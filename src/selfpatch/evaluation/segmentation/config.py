@@ -100,6 +100,11 @@ class KMeansSegmentationConfig(PatchConfig):
 
     method: Method = "kmeans"
     memory_patches: PositiveInt = 200_000
+    num_clusters: PositiveInt | None = None
+    """Number of clusters; defaults to the number of classes. More of them need another `matching` (overclustering)."""
+    matching: Literal["one_to_one", "precision", "iou"] = "one_to_one"
+    """Class of a cluster: matched `one_to_one` so that most pixels are right (Hungarian), or the class of highest
+    `precision` or `iou` of each cluster, so that several clusters may share a class."""
     iterations: PositiveInt = 50
     """Largest number of iterations per run of k-means."""
     restarts: PositiveInt = 3

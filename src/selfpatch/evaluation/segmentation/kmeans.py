@@ -1,9 +1,10 @@
 """Unsupervised segmentation: patches are clustered, and clusters matched to the classes that they overlap most.
 
 As in IIC, PiCIE and STEGO (arXiv 2203.08414): as many clusters as classes, one-to-one Hungarian matching of pixels.
+Overclustering, as in Leopart (arXiv 2204.13101): more clusters than classes, each of the class that it fits best.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from selfpatch.evaluation.segmentation.inference import FittedMethod
 from selfpatch.evaluation.segmentation.metrics import confusion
 from selfpatch.evaluation.segmentation.patches import whole_features
 
+Matching = Literal["one_to_one", "precision", "iou"]
+
 _KMEANS_STREAM, _SAMPLE_STREAM = 2**32 + 2, 2**32 + 3
 MAX_DISTANCES = 2**24
 """Distances that exist at once: 64 MB."""
@@ -35,8 +38,18 @@ def fit_kmeans(
 
     Features are computed twice rather than kept, to save memory. Each of several processes encodes its share of the
     images, and all cluster the patches of all.
+    Features are computed twice rather than kept, to save memory.
+
+    Raises:
+        ValueError: one-to-one matching is asked for with another number of clusters than classes.
     """
     num_classes = len(images.classes)
+    num_clusters = config.num_clusters or num_classes
+    if config.matching == "one_to_one" and num_clusters != num_classes:
+        raise ValueError(
+            f"num_clusters is {num_clusters} for {num_classes} classes, but matching one_to_one needs as many; "
+            "leave it out, or set matching to precision"
+        )
     budget = max(1, config.memory_patches // len(images))
     points = []
     for i, image, _ in images.read_all("patches to cluster", output.progress):
@@ -45,23 +58,38 @@ def fit_kmeans(
         points.append(features[np.sort(np.argsort(draws, kind="stable")[:budget])])
     rng = generator(config.seed, 0, 0, _KMEANS_STREAM)
     clusters = kmeans(gather_rows(points), num_classes, iterations=config.iterations, restarts=config.restarts, rng=rng)
+    clusters = kmeans(torch.cat(points), num_clusters, iterations=config.iterations, restarts=config.restarts, rng=rng)
     grids = []  # [h, w] int64 cluster of each patch
-    counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    counts = torch.zeros(num_classes, num_clusters, dtype=torch.int64)
     for _, image, labels in images.read_all("clusters", output.progress):
         features = _unit_features(encoder, image, config)
         cluster, _ = nearest_centre(features.flatten(0, 1), clusters.centres)
         grids.append(cluster.view(features.shape[:2]).cpu().numpy())
         counts += confusion(resize_nearest(grids[-1], labels.shape), labels, num_classes)
     class_of, remaining = match_clusters(all_reduce_sum(counts).numpy()), iter(grids)
+        counts += confusion(resize_nearest(grids[-1], labels.shape), labels, num_classes, num_clusters)
+    class_of, remaining = classes_of_clusters(counts.numpy(), config.matching), iter(grids)
 
     def predict(image: Image.Image) -> Tensor:
         return torch.from_numpy(class_of[resize_nearest(next(remaining), (image.height, image.width))])
 
-    return FittedMethod(predict, config, {"clusters": num_classes})
+    return FittedMethod(predict, config, {"clusters": num_clusters})
 
 
 def _unit_features(encoder: Encoder, image: Image.Image, config: KMeansSegmentationConfig) -> Tensor:
     return F.normalize(whole_features(encoder, image, config.resolution), dim=-1)
+
+
+def classes_of_clusters(counts: np.ndarray, matching: Matching) -> np.ndarray:
+    """Return the class of each cluster, [K] int64, by its pixels of each class, `counts` [C, K].
+
+    Ties go to the class of lowest number. A cluster without labelled pixels is of class 0 unless matched one to one.
+    """
+    if matching == "one_to_one":
+        return match_clusters(counts)
+    of_class, of_cluster = counts.sum(1, keepdims=True), counts.sum(0, keepdims=True)
+    whole = of_cluster if matching == "precision" else of_class + of_cluster - counts
+    return (counts / np.maximum(whole, 1)).argmax(0)
 
 
 def match_clusters(counts: np.ndarray) -> np.ndarray:

@@ -14,14 +14,18 @@ from selfpatch.evaluation.result import Cell
 from selfpatch.evaluation.segmentation.dataset import IGNORE
 
 
-def confusion(prediction: Tensor | np.ndarray, truth: Tensor | np.ndarray, num_classes: int) -> Tensor:
-    """Count the pixels of each (class, predicted class), as [C, C] int64 on the prediction's device.
+def confusion(
+    prediction: Tensor | np.ndarray, truth: Tensor | np.ndarray, num_classes: int, num_predicted: int | None = None
+) -> Tensor:
+    """Count the pixels of each (class, predicted class), as [C, P] int64 on the prediction's device.
 
         for each pixel whose truth is not IGNORE:
             counts[truth, prediction] += 1
 
-    Truth and prediction are class numbers [...]. Raise ValueError if their shapes differ.
+    Truth and prediction are class numbers [...]. Predictions may be clusters instead, of which there are
+    `num_predicted`; P is C otherwise. Raise ValueError if the shapes differ.
     """
+    num_predicted = num_classes if num_predicted is None else num_predicted
     prediction = torch.as_tensor(prediction)
     truth = torch.as_tensor(truth, device=prediction.device)
     if prediction.shape != truth.shape:
@@ -29,8 +33,8 @@ def confusion(prediction: Tensor | np.ndarray, truth: Tensor | np.ndarray, num_c
             f"the prediction has shape {list(prediction.shape)}, the truth {list(truth.shape)}; give two of one shape"
         )
     kept = truth != IGNORE
-    pairs = truth[kept].long() * num_classes + prediction[kept].long()
-    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+    pairs = truth[kept].long() * num_predicted + prediction[kept].long()
+    return torch.bincount(pairs, minlength=num_classes * num_predicted).view(num_classes, num_predicted)
 
 
 @dataclass(frozen=True)

@@ -61,17 +61,25 @@ def soft_labels(label: np.ndarray, grid: tuple[int, int], patch_size: int, num_c
     return torch.from_numpy((counts / np.maximum(counts.sum(-1, keepdims=True), 1)).astype(np.float32))
 
 
+def commonness(labels: Tensor) -> Tensor:
+    """Return for each patch the sum over its classes of the number of patches that hold the class, [N].
+
+    Labels are [N, C] shares of the classes of one image's patches.
+    """
+    present = (labels > 0).float()
+    return present @ present.sum(0)
+
+
 def choose_patches(labels: Tensor, count: int, draws: Tensor) -> Tensor:
     """Choose labelled patches of one image, rare classes first.
 
-        score[patch] = draw[patch] * sum over the patch's classes of the patches that hold the class
+        score[patch] = draw[patch] * commonness[patch]
         the `count` lowest scores are kept; patches without a label never are
 
     Labels are [N, C] shares of the classes, draws [N] uniform in [0, 1). The indices [n] int64 are in ascending order.
     """
-    present = (labels > 0).float()
-    score = draws * (present @ present.sum(0))
-    score[present.sum(1) == 0] = torch.inf
+    score = draws * commonness(labels)
+    score[labels.sum(1) == 0] = torch.inf
     chosen = score.argsort(stable=True)[: min(count, int((score < torch.inf).sum()))]
     return chosen.sort().values
 

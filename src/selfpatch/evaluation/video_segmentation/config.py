@@ -35,12 +35,17 @@ class DAVISConfig(LayerConfig):
     multiple of 64 as in the released script, or of the patch size if that does not divide 64."""
     radius: Annotated[int, Ge(0)] = 12
     """Radius of the window that context patches are taken from, in patches."""
+    window: Literal["square", "circle"] = "square"
+    """Shape of the window: at most `radius` rows and columns (DINO), or at most `radius` patches in all directions
+    (DINOv3)."""
     topk: Annotated[int, Gt(0)] = 5
     """Number of context patches that a patch takes its label from."""
     context_frames: Annotated[int, Ge(0)] = 7
     """Number of preceding frames used as context in addition to the first frame."""
     temperature: Annotated[float, Gt(0)] = 0.1
     """Softmax temperature over cosine similarities."""
+    upsampling: Literal["bilinear", "nearest"] = "bilinear"
+    """Interpolation of soft labels to pixels of the resized frame; `nearest` is that of DINOv3's notebook."""
     std: Literal["released", "encoder"] = "released"
     """Standard deviation that frames are normalised by: `encoder` uses the encoder's own; `released` the released
     script's (0.228, 0.224, 0.225) in place of ImageNet's."""

@@ -67,7 +67,7 @@ def propagate_first_mask(encoder: Encoder, clip: Clip, config: DAVISConfig, cloc
         image = clip.image(frame)
         with clock:
             current = propagate_frame(encoder, image, [first, *recent], config)
-            mask = to_mask(current[1], encoder.patch_size, first_mask.shape)  # waits for the device
+            mask = to_mask(current[1], encoder.patch_size, first_mask.shape, config.upsampling)  # waits for the device
         recent.append(current)  # soft labels, so that errors are not hardened
         del current  # otherwise it would stay in memory next to the context while the next frame is processed
         clock.frames += 1
@@ -87,6 +87,7 @@ def propagate_frame(
         radius=config.radius,
         topk=config.topk,
         temperature=config.temperature,
+        window=config.window,
         normalised=True,
         max_cosines=config.max_memory * 2**20 // BYTES_PER_COSINE,
     )
@@ -125,9 +126,9 @@ def _one_hot(mask: np.ndarray, grid: Sequence[int], channels: int) -> Tensor:
     return F.one_hot(torch.from_numpy(small.astype(np.int64)), channels).movedim(-1, 0).float()
 
 
-def to_mask(labels: Tensor, patch_size: int, size: tuple[int, ...]) -> np.ndarray:
+def to_mask(labels: Tensor, patch_size: int, size: tuple[int, ...], upsampling: str = "bilinear") -> np.ndarray:
     """Return object numbers, uint8 [H, W] of `size`, from soft labels [C, h, w]."""
-    soft = F.interpolate(labels[None], scale_factor=patch_size, mode="bilinear")[0]
+    soft = F.interpolate(labels[None], scale_factor=patch_size, mode=upsampling)[0]
     low, high = soft.amin((1, 2), keepdim=True), soft.amax((1, 2), keepdim=True)
     # A constant channel has no range; it stays as it is, so that an object that fills the frame is kept.
     soft = torch.where(high > low, (soft - low) / (high - low), soft)
