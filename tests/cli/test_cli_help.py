@@ -227,8 +227,8 @@ OPTIONS = {
         checkpoint.every-minutes checkpoint.every-steps checkpoint.keep checkpoint.keep-every-epochs
         checkpoint.max-nonfinite""",
     "resume": "device workers",
-    "evaluate davis": f"""{NETWORK} data out block stage output-stride dilate results resolution radius topk
-        context-frames temperature std max-memory year sequences""",
+    "evaluate davis": f"""{NETWORK} data out block stage output-stride dilate results resolution radius window
+        topk context-frames temperature upsampling std max-memory year sequences""",
     "evaluate knn": f"{NETWORK} data out ks temperature resize crop encode-batch",
     "evaluate correspond": f"""{NETWORK} data out block stage output-stride dilate preset facet depth stride resolution
         shape sampling places alphas threshold split layout categories max-pictures""",
@@ -248,7 +248,7 @@ OPTIONS = {
         workers steps batch-size crop short-side lr weight-decay decay-norms warmup layer-decay drop-path
         blocks rescale normed channels auxiliary-channels test stride precision augmentation batch-norm epochs mask-side
         optimizer resolution memory-patches k temperature
-        max-memory iterations restarts min-scale max-side min-lr warmup-epochs""",
+        max-memory num-clusters matching iterations restarts min-scale max-side min-lr warmup-epochs""",
     "evaluate all": f"{NETWORK} suite out",
     "evaluate --compare": "compare allow-different",
     "export": "weights side num-heads position-embedding allow-partial to out size",

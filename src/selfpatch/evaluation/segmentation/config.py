@@ -21,8 +21,7 @@ class SegmentationConfig(EvaluationConfig):
 
     Methods: knn (patches take the labels of the most similar training patches), linear (a 1x1 convolution on frozen
     features), logistic (the same by L-BFGS, with nothing to tune), kmeans (clusters matched to classes, no training),
-    finetune (a 1x1 convolution trained with the network), fpn and upernet (decoders trained with the network).
-    `--method fpn --help` lists the settings of fpn.
+    finetune, fpn and upernet (a 1x1 convolution, or a decoder, trained with the network). See `--method fpn --help`.
     """
 
     data_help: ClassVar[str] = (
@@ -45,8 +44,7 @@ class SegmentationConfig(EvaluationConfig):
     """Number of images in pictures/segments.png, each with labels and prediction."""
 
     def __post_init__(self) -> None:
-        expected = type(self).method
-        if self.method != expected:
+        if self.method != (expected := type(self).method):
             raise ValueError(f"method is {self.method!r}, but {type(self).__name__} is of {expected!r}; use that")
 
 
@@ -103,8 +101,7 @@ class KMeansSegmentationConfig(PatchConfig):
     num_clusters: PositiveInt | None = None
     """Number of clusters; defaults to the number of classes. More of them need another `matching` (overclustering)."""
     matching: Literal["one_to_one", "precision", "iou"] = "one_to_one"
-    """Class of a cluster: matched `one_to_one` so that most pixels are right (Hungarian), or the class of highest
-    `precision` or `iou` of each cluster, so that several clusters may share a class."""
+    """Class of a cluster: `one_to_one` so that most pixels are right, or that of its highest `precision` or `iou`."""
     iterations: PositiveInt = 50
     """Largest number of iterations per run of k-means."""
     restarts: PositiveInt = 3

@@ -38,7 +38,6 @@ def fit_kmeans(
 
     Features are computed twice rather than kept, to save memory. Each of several processes encodes its share of the
     images, and all cluster the patches of all.
-    Features are computed twice rather than kept, to save memory.
 
     Raises:
         ValueError: one-to-one matching is asked for with another number of clusters than classes.
@@ -57,18 +56,18 @@ def fit_kmeans(
         draws = generator(config.seed, 0, i, _SAMPLE_STREAM).random(len(features))
         points.append(features[np.sort(np.argsort(draws, kind="stable")[:budget])])
     rng = generator(config.seed, 0, 0, _KMEANS_STREAM)
-    clusters = kmeans(gather_rows(points), num_classes, iterations=config.iterations, restarts=config.restarts, rng=rng)
-    clusters = kmeans(torch.cat(points), num_clusters, iterations=config.iterations, restarts=config.restarts, rng=rng)
+    clusters = kmeans(
+        gather_rows(points), num_clusters, iterations=config.iterations, restarts=config.restarts, rng=rng
+    )
     grids = []  # [h, w] int64 cluster of each patch
     counts = torch.zeros(num_classes, num_clusters, dtype=torch.int64)
     for _, image, labels in images.read_all("clusters", output.progress):
         features = _unit_features(encoder, image, config)
         cluster, _ = nearest_centre(features.flatten(0, 1), clusters.centres)
         grids.append(cluster.view(features.shape[:2]).cpu().numpy())
-        counts += confusion(resize_nearest(grids[-1], labels.shape), labels, num_classes)
-    class_of, remaining = match_clusters(all_reduce_sum(counts).numpy()), iter(grids)
         counts += confusion(resize_nearest(grids[-1], labels.shape), labels, num_classes, num_clusters)
-    class_of, remaining = classes_of_clusters(counts.numpy(), config.matching), iter(grids)
+    class_of = classes_of_clusters(all_reduce_sum(counts).numpy(), config.matching)
+    remaining = iter(grids)
 
     def predict(image: Image.Image) -> Tensor:
         return torch.from_numpy(class_of[resize_nearest(next(remaining), (image.height, image.width))])
