@@ -5,23 +5,38 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
+import torch
+
+from selfpatch.api.dry_run import DryRun, evaluation_report
 from selfpatch.api.encoder import Network, open_network_or_baseline
 from selfpatch.config.schema import override
 from selfpatch.core import distributed
 from selfpatch.core.atomic_io import make_folder
+from selfpatch.core.dry_run import dry_run as dry_running
 from selfpatch.core.machine import device_name
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry
 from selfpatch.evaluation.compare import compare
 from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.result import Output, Progress, Provenance, Result, silent
+from selfpatch.evaluation.work import DryRunEnds
 from selfpatch.models.features import evaluating
 
 __all__ = ["compare", "evaluate", "measure", "presets"]
 
 
+@overload
+def evaluate(
+    name: str, weights: Network | None, data: str | Path, config: EvaluationConfig | None = None,
+    *, dry_run: Literal[True], **options: Any,
+) -> DryRun: ...  # fmt: skip
+@overload
+def evaluate(
+    name: str, weights: Network | None, data: str | Path, config: EvaluationConfig | None = None,
+    *, dry_run: Literal[False] = False, **options: Any,
+) -> Result: ...  # fmt: skip
 def evaluate(
     name: str,
     weights: Network | None,
@@ -33,8 +48,9 @@ def evaluate(
     patch_size: int | None = None,
     load_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    dry_run: bool = False,
     **settings: Any,
-) -> Result:
+) -> Result | DryRun:
     """Run one evaluation: `evaluate("davis", "runs/photos", "DAVIS", resolution=240)`.
 
     A function is measured like a network: `evaluate("davis", model.forward_features, "DAVIS", patch_size=14,
@@ -53,19 +69,40 @@ def evaluate(
         patch_size: side of a patch in pixels, if `weights` is a function.
         load_options: options of `selfpatch.load`, or of `FunctionEncoder` if `weights` is a function.
         progress: called with a description, the number of steps done and the total.
+        dry_run: check everything, read no image and write nothing; weights are read as far as their shapes.
         settings: settings of the evaluation by name; they override `config`.
+
+    Returns:
+        The result, or the report of a dry run.
 
     Raises:
         ValueError: the name or a setting is unknown, or weights or data do not fit.
     """
     config = _config(name, config, settings)
-    with distributed.process_group(device):
+    with dry_running(enabled=dry_run), distributed.process_group(device):
         if out is not None:
             make_folder(out)
         encoder, record = None, None
         if config.needs_encoder:
             encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
+        if dry_run:
+            return _report(name, encoder, record, data, config, distributed.find_device(device))
         return measure(name, encoder, record, data, config, out=out, progress=progress)
+
+
+def _report(
+    name: str,
+    encoder: Encoder | None,
+    record: Provenance | None,
+    data: str | Path,
+    config: EvaluationConfig,
+    device: torch.device,
+) -> DryRun:
+    try:
+        measure(name, encoder, record, data, config)
+    except DryRunEnds as ready:
+        return evaluation_report(f"evaluate {name}", encoder, ready.work, device)
+    raise AssertionError(f"{name} did not call Output.begins before its work")
 
 
 def measure(

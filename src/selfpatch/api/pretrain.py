@@ -4,10 +4,11 @@ import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 
+from selfpatch.api.dry_run import DryRun, pretraining_report
 from selfpatch.api.encoder import console, untrained_encoder
 from selfpatch.api.interrupted import Interrupted
 from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
@@ -15,6 +16,8 @@ from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig
 from selfpatch.core import distributed
+from selfpatch.core.dry_run import dry_run as dry_running
+from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.machine import autocast_dtype
 from selfpatch.models.backbones.config import backbone_config_from_dict
 from selfpatch.training import factory
@@ -25,35 +28,45 @@ from selfpatch.training.report import measured_table, write_run_report
 from selfpatch.training.trainer import StudentTeacher, train
 
 
-def pretrain(config: RunConfig | None = None, **settings: Any) -> Path:
+@overload
+def pretrain(config: RunConfig | None = None, *, dry_run: Literal[False] = False, **settings: Any) -> Path: ...
+@overload
+def pretrain(config: RunConfig | None = None, *, dry_run: Literal[True], **settings: Any) -> DryRun: ...
+def pretrain(config: RunConfig | None = None, *, dry_run: bool = False, **settings: Any) -> Path | DryRun:
     """Pre-train a network: `pretrain(data="photos/", objective="selfpatch", epochs=100, selfpatch={"k": 2})`.
 
     Args:
         config: settings of the run. If None, from the recipe that `recipe` names or that fits the number of images.
+        dry_run: check everything and build the network without values; read no image and write nothing.
         settings: settings by name, sections as mappings; they override `config`.
 
     Returns:
-        The run directory.
+        The run directory, or the report of a dry run.
 
     Raises:
         ValueError: settings or data are wrong.
         Interrupted: a signal stopped the run, which can be resumed.
     """
-    if config is None:
-        recipe = settings.get("recipe")
-        config = load_recipe(recipe) if recipe else factory.recipe_for(str(settings.get("data", SAMPLES)))
-    config = config.override(settings)
-    device = distributed.start(config.device)
-    data = factory.open_training_data(config)
-    student_teacher, report = factory.make_student_teacher(config, statistics=measure_channels(data, config.channels))
-    # The run records the weight of every loss and the renderer, also where the defaults hold.
-    config = factory.with_renderer(replace(config, loss_weights=student_teacher.loss_weights), device)
-    # Settings that do not fit together are refused before the run directory is made.
-    steps_per_epoch = factory.make_loader(config, student_teacher, data, device).steps_per_epoch
-    run = _new_run(config, data)
-    if distributed.is_main_process():
+    with dry_running(enabled=dry_run):
+        if config is None:
+            recipe = settings.get("recipe")
+            config = load_recipe(recipe) if recipe else factory.recipe_for(str(settings.get("data", SAMPLES)))
+        config = config.override(settings)
+        device = distributed.start(config.device)
+        data = factory.open_training_data(config)
+        statistics = None if dry_run else measure_channels(data, config.channels)
+        student_teacher, report = factory.make_student_teacher(config, statistics=statistics)
+        # The run records the weight of every loss and the renderer, also where the defaults hold.
+        config = factory.with_renderer(replace(config, loss_weights=student_teacher.loss_weights), device)
+        # Settings that do not fit together are refused before the run directory is made.
+        steps_per_epoch = factory.make_loader(config, student_teacher, data, device).steps_per_epoch
         schedule = factory.make_schedule(config, steps_per_epoch)
-        _print(*_summary(config, data, student_teacher, schedule, device), *([] if report is None else [str(report)]))
+        run = _new_run(config, data)
+        if distributed.is_main_process():
+            lines = _summary(config, data, student_teacher, schedule, device)
+            _print(*lines, *([] if report is None else [str(report)]))
+        if dry_run:
+            return pretraining_report(config, run.settings, data, student_teacher, schedule, device)
     try:
         return _train(run, config, data, student_teacher, device)
     except ValueError:
@@ -92,10 +105,13 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
 
 
 def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
+    """Make the run directory; in a dry run, only check that it can be made."""
     out = distributed.broadcast_from_main(config.out or str(_free_folder(config)))
+    source = config.data if config.data == SAMPLES else str(Path(config.data).expanduser().resolve())
+    settings = replace(config, data=source, out=str(Path(out).expanduser().resolve())).to_dict()
+    if in_dry_run():
+        return RunDirectory.create(out, settings)
     if distributed.is_main_process():
-        source = config.data if config.data == SAMPLES else str(Path(config.data).expanduser().resolve())
-        settings = replace(config, data=source, out=str(Path(out).expanduser().resolve())).to_dict()
         record_data(RunDirectory.create(out, settings), data)
     distributed.barrier()
     return RunDirectory.open(out)

@@ -9,6 +9,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from selfpatch.checkpoints.config import DEFAULTS, LoadConfig, Side
 from selfpatch.checkpoints.infer_config import infer_backbone_config
 from selfpatch.checkpoints.key_mapping import known_num_heads, map_keys
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.core.dry_run import in_dry_run
 from selfpatch.models.backbones.build import build_timm
 from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig, backbone_config_from_dict
 
@@ -50,13 +52,13 @@ class Weights:
     config: AnyBackboneConfig
     source: str
     sha256: str | None
-    """Hash of the file; None for weights that timm fetched."""
+    """Hash of the file; None for weights that timm fetched, and in a dry run."""
     left_out: tuple[str, ...] = ()
     """Keys of the file that nothing here uses: queues, classifiers, other methods' heads."""
 
 
 def read_weights(source: str, config: LoadConfig = DEFAULTS) -> Weights:
-    """Read weights; the format is inferred from the keys.
+    """Read weights; the format is inferred from the keys. A dry run reads the shapes alone, and fetches nothing.
 
     Args:
         source: a run directory, a checkpoint file of a method in `key_mapping` (full or backbone only), a .safetensors
@@ -69,7 +71,7 @@ def read_weights(source: str, config: LoadConfig = DEFAULTS) -> Weights:
     if source.startswith(TIMM):
         if config.num_heads is not None:
             raise ValueError(f"num_heads is {config.num_heads}, but {source} has its own; leave it out")
-        backbone = build_timm(source.removeprefix(TIMM), pretrained=True)
+        backbone = build_timm(source.removeprefix(TIMM), pretrained=not in_dry_run())
         weights = Weights({f"backbone.{k}": v for k, v in backbone.state_dict().items()}, backbone.config, source, None)
     elif (path := Path(source)).exists():
         weights = replace(_read_path(path, config.side), source=source)
@@ -114,24 +116,34 @@ def _read_path(path: Path, side: Side) -> Weights:
             config = infer_backbone_config(state, source)
             if isinstance(config, ViTConfig):
                 config = replace(config, num_heads=known_num_heads(tensors, config.embed_dim) or config.num_heads)
+    return Weights(state, config, source, None if in_dry_run() else _sha256(path), left_out)
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Weights(state, config, source, sha256, left_out)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            read = partial(_empty, file) if in_dry_run() else file.get_tensor
+            return {name: read(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def _empty(file: Any, name: str) -> Tensor:
+    """Return a tensor of a safetensors file without its values."""
+    return torch.empty(file.get_slice(name).get_shape(), device="meta")
 
 
 def _load_pickle(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(_SAFE_CLASSES), warnings.catch_warnings(action="ignore"):
             # Mapping a file spares the reading of its optimizer state; only files of the newer format can be mapped.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            device = "meta" if in_dry_run() else "cpu"  # on meta, only the shapes are read
+            return torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise ValueError(
             f"{path} holds more than tensors and plain values, and unpickling it could run code; "

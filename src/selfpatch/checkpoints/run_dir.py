@@ -12,8 +12,9 @@ skipped.txt       unreadable images, one `path TAB reason` a line
 failed/           batch and state of steps whose loss was not finite
 """
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ import yaml
 
 from selfpatch.checkpoints.checkpoint_store import CheckpointStore, save_atomically
 from selfpatch.config.parsing import parse_yaml
-from selfpatch.core.atomic_io import clear_error, write_atomically
+from selfpatch.core.atomic_io import clear_error, require_writable, write_atomically
 from selfpatch.core.distributed import is_distributed, is_main_process, rank
+from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.types import Views
 
 
@@ -47,28 +49,45 @@ class RunDirectory:
     def create(cls, path: str | Path, settings: Mapping[str, Any]) -> "RunDirectory":
         """Create a run in a folder that is new or empty, on the main process only; `settings` are plain nested values.
 
+        In a dry run, only check that it can be made.
+
         Raises:
             ValueError: the folder holds files, is a file, or cannot be written to.
         """
-        assert is_main_process(), "the main process creates the run directory; the others open it"
+        assert is_main_process() or in_dry_run(), "the main process creates the run directory; the others open it"
         path = Path(path).expanduser()
         run = cls(path, settings)
         content = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
-        try:
+        with run._refusals():
+            if in_dry_run():
+                run._require_new()
+                return run
             path.mkdir(parents=True, exist_ok=True)
-            if run.settings_file.exists():
-                raise ValueError(f"{path} already holds a run; use `selfpatch resume {path}`, or name another --out")
-            if any(path.iterdir()):
-                raise ValueError(f"{path} already has files in it; name another folder with --out")
+            run._require_new()
             write_atomically(run.settings_file, content)
             for folder in (run.checkpoints.folder, run.exported_backbone.parent, run.pictures):
                 folder.mkdir()
+        return run
+
+    def _require_new(self) -> None:
+        if self.settings_file.exists():
+            raise ValueError(
+                f"{self.path} already holds a run; use `selfpatch resume {self.path}`, or name another --out"
+            )
+        require_writable(self.path)
+        if self.path.exists() and any(self.path.iterdir()):
+            raise ValueError(f"{self.path} already has files in it; name another folder with --out")
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Say in one sentence why the run cannot be made."""
+        try:
+            yield
         except FileExistsError:
-            raise ValueError(f"{path} is a file; name a folder with --out") from None
+            raise ValueError(f"{self.path} is a file; name a folder with --out") from None
         except OSError as error:
             reason = os.strerror(error.errno or 0)
-            raise ValueError(f"cannot write to {path} ({reason}); name another folder with --out") from None
-        return run
+            raise ValueError(f"cannot write to {self.path} ({reason}); name another folder with --out") from None
 
     @classmethod
     def open(cls, path: str | Path) -> "RunDirectory":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from selfpatch.cli.parsing import Flat, NetworkOptions, is_main_process, peek, read_options
+from selfpatch.cli.parsing import Flat, NetworkOptions, is_main_process, peek, print_report, read_options
 from selfpatch.config.schema import settings
 from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.registry import EVALUATIONS
@@ -28,6 +28,9 @@ class EvaluateOptions(NetworkOptions):
 
     out: str | None = None
     """Folder for result.json and pictures; if not given, nothing is written."""
+    dry_run: bool = False
+    """Check everything, print the settings and an estimate of memory and FLOPs, and stop: no image is read, nothing is
+    written."""
 
 
 def options_class(config: EvaluationConfig) -> type[EvaluateOptions]:
@@ -109,10 +112,12 @@ def _evaluate(name: str, arguments: list[str]) -> int:
     weights = options.named_weights() if options.config.needs_encoder else None
     from selfpatch.api.evaluate import evaluate
 
+    how = {"out": options.out, **options.loading()}
+    if options.dry_run:
+        print_report(evaluate(name, weights, options.data, options.config, dry_run=True, **how))
+        return 0
     with _progress_bar(name) as (bar, progress):
-        result = evaluate(
-            name, weights, options.data, options.config, out=options.out, **options.loading(), progress=progress
-        )
+        result = evaluate(name, weights, options.data, options.config, **how, progress=progress)
     if is_main_process():
         bar.console.print(result.table())
         if options.out is not None:

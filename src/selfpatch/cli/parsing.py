@@ -89,3 +89,11 @@ def peek(arguments: list[str], *names: str) -> dict[str, str]:
         if argument.startswith("--") and name in names and (equals or i + 1 < len(arguments)):
             found[name] = value if equals else arguments[i + 1]
     return found
+
+
+def print_report(report: Any) -> None:
+    """Print the report of a dry run, on the main process alone."""
+    if os.environ.get("RANK", "0") == "0":
+        from rich.console import Console
+
+        Console().print(report)

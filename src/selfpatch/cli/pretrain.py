@@ -2,11 +2,14 @@
 
 import difflib
 from dataclasses import fields, replace
+from typing import Any
 
-from selfpatch.cli.parsing import peek, read_options
+from selfpatch.cli.parsing import peek, print_report, read_options
 from selfpatch.config.parsing import nested
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import SAMPLES, RunConfig
+from selfpatch.config.schema import settings
+from selfpatch.core.dry_run import dry_run as dry_running
 
 DESCRIPTION = """Pre-train a network on images without labels.
 
@@ -18,6 +21,15 @@ Weights of losses are written with the name of the loss: --loss-weights.patch 0.
 Several processes train together: torchrun --nproc-per-node N -m selfpatch pretrain ..."""
 
 
+@settings
+class PretrainOptions(RunConfig):
+    """Settings of a run, and whether to try them out."""
+
+    dry_run: bool = False
+    """Check everything, print the settings and an estimate of memory and FLOPs, and stop: no image is read, nothing is
+    written."""
+
+
 def run(arguments: list[str]) -> int:
     """Run the command and return its exit code."""
     chosen = peek(arguments, "recipe", "data", "model")
@@ -26,22 +38,33 @@ def run(arguments: list[str]) -> int:
     else:
         from selfpatch.training.factory import recipe_for
 
-        base = recipe_for(chosen.get("data", SAMPLES))
+        with dry_running(enabled="--dry-run" in arguments):
+            base = recipe_for(chosen.get("data", SAMPLES))
+    default = replace(base.for_model(chosen.get("model", base.model)), components={}, loss_weights={})
     # tyro leaves over settings of components and names of losses, which it cannot parse.
-    config, others = read_options(
-        RunConfig,
+    options, others = read_options(
+        PretrainOptions,
         "pretrain",
         arguments,
         description=DESCRIPTION + _component_settings(base),
-        default=replace(base.for_model(chosen.get("model", base.model)), components={}, loss_weights={}),
+        default=PretrainOptions(**_values(default)),
         return_unknown_args=True,
     )
-    weights = {**base.loss_weights, **config.loss_weights}
-    config = replace(config, components=base.components, loss_weights=weights).override(nested(_pairs(others)))
+    weights = {**base.loss_weights, **options.loss_weights}
+    config = RunConfig(**_values(options) | {"components": base.components, "loss_weights": weights})
+    config = config.override(nested(_pairs(others)))
     from selfpatch.api.pretrain import pretrain
 
-    pretrain(config)
+    if options.dry_run:
+        print_report(pretrain(config, dry_run=True))
+    else:
+        pretrain(config)
     return 0
+
+
+def _values(config: RunConfig) -> dict[str, Any]:
+    """Return the settings of a run by name, without options of the command."""
+    return {field.name: getattr(config, field.name) for field in fields(RunConfig)}
 
 
 def _component_settings(recipe: RunConfig) -> str:

@@ -1,10 +1,13 @@
 """Atomic writing of files: after a kill or a power cut, a reader finds the old file or the new one, both complete."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from selfpatch.core.dry_run import in_dry_run
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -47,8 +50,25 @@ def clear_error(path: Path) -> Iterator[None]:
 
 
 def make_folder(out: str | Path) -> None:
-    """Create an output folder before the work begins; raise ValueError early if it cannot be made."""
+    """Create an output folder before the work begins; raise ValueError early if it cannot be made.
+
+    In a dry run, only check that it can be made.
+    """
     try:
+        if in_dry_run():
+            require_writable(Path(out))
+            return
         Path(out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write to {out} ({error.strerror}); name another folder with --out") from None
+
+
+def require_writable(folder: Path) -> None:
+    """Raise the OSError that making the folder, or writing into it, would meet."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        number = errno.EEXIST if existing == folder else errno.ENOTDIR
+        kind = FileExistsError if existing == folder else NotADirectoryError
+        raise kind(number, os.strerror(number), str(folder))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))

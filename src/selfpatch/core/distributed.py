@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.failures import FailedElsewhere, FailedHere, sentence_of
 
 T = TypeVar("T")
@@ -24,12 +25,17 @@ def is_distributed() -> bool:
 
 def rank() -> int:
     """Return the number of this process within its group, from 0."""
-    return dist.get_rank() if is_distributed() else 0
+    return dist.get_rank() if is_distributed() else _announced("RANK", 0)
 
 
 def world_size() -> int:
-    """Return the number of processes of the group."""
-    return dist.get_world_size() if is_distributed() else 1
+    """Return the number of processes of the group; in a dry run, of the group to be."""
+    return dist.get_world_size() if is_distributed() else _announced("WORLD_SIZE", 1)
+
+
+def _announced(name: str, alone: int) -> int:
+    """Return what torchrun announces in a dry run, whose processes do not meet."""
+    return int(os.environ.get(name, alone)) if in_dry_run() else alone
 
 
 def is_main_process() -> bool:
@@ -40,9 +46,12 @@ def is_main_process() -> bool:
 def start(device: str) -> torch.device:
     """Join the process group that torchrun announces, if any, and return this process's device.
 
-    `device` is a name as `find_device` takes it; `cuda` stands for the GPU of the process's own number.
+    `device` is a name as `find_device` takes it; `cuda` stands for the GPU of the process's own number. In a dry run
+    processes do not meet, and the device is checked and not touched.
     """
     chosen = find_device(device)
+    if in_dry_run():
+        return chosen
     if chosen.type == "cuda":
         index = int(os.environ.get("LOCAL_RANK", "0")) if chosen.index is None else chosen.index
         chosen = torch.device("cuda", index)
@@ -72,7 +81,7 @@ def process_group(device: str) -> Iterator[None]:
     why: the first to fail, unless it is the main one, raises FailedHere, and those that fail in consequence, because a
     process they wait for is gone, raise FailedElsewhere.
     """
-    joins = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_distributed()
+    joins = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_distributed() and not in_dry_run()
     if joins:
         start(device)
     try:

@@ -13,8 +13,10 @@ from rich.table import Table
 from torch import nn
 
 from selfpatch.core.atomic_io import write_atomically
+from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.machine import current_versions
 from selfpatch.core.types import Encoder
+from selfpatch.evaluation.work import DryRunEnds, Work
 
 Cell = str | int | float
 Progress = Callable[[str, int, int], None]
@@ -33,6 +35,11 @@ class Output:
     """Existing folder for pictures and for checkpoints that a second call continues; if None, nothing is written."""
     progress: Progress = silent
 
+    def begins(self, work: Work) -> None:
+        """Declare the work, once all is checked that can be checked without reading an image; a dry run ends here."""
+        if in_dry_run():
+            raise DryRunEnds(work)
+
 
 NO_OUTPUT = Output()
 
@@ -48,10 +55,15 @@ class Provenance:
 
 
 def network_sha256(network: nn.Module) -> str:
-    """Return a hash of a network's parameters and buffers: their sorted names, types, shapes and values."""
+    """Return a hash of a network's parameters and buffers: their sorted names, types, shapes and values.
+
+    In a dry run there are no values.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        if tensor.is_meta:
+            continue
         values = tensor.detach().cpu().contiguous()
         digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes() if values.numel() else b"")
     return digest.hexdigest()

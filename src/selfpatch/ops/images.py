@@ -1,10 +1,11 @@
 """Images as tensors: normalisation, value range, transfer to a device."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from selfpatch.core.constants import cached_constant
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,8 +28,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return (to_unit_range(images) - _constant(tuple(mean), images.device)) / _constant(tuple(std), images.device)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@cached_constant
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Return values as [C, 1, 1], cached for each device: a copy at each step would make the host wait."""
     return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)

@@ -1,6 +1,5 @@
 """Positive matching: which neighbours of a patch share its content (SelfPatch, arXiv 2206.07990, section 3.2)."""
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -8,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfpatch.config.matching import Border, Window, check_matching
+from selfpatch.core.constants import cached_constant
 from selfpatch.core.reference import fast_path_of
 
 
@@ -55,8 +55,7 @@ def neighbour_table(
     return _table(h, w, window, border, device)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # a table made in inference mode could not take part in a later backward pass
+@cached_constant
 def _table(h: int, w: int, window: Window, border: Border, device: torch.device | None) -> NeighbourTable:
     patch = torch.arange(h * w, device=device)
     if window == "all":

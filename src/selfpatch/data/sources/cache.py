@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from selfpatch.core.atomic_io import replacing
+from selfpatch.core.dry_run import in_dry_run
 
 CACHE_FORMAT = 3
 SETTLED_NS = 2_000_000_000
@@ -92,7 +93,8 @@ def cached(
     """Return the result of `search`, or an earlier one if no source has changed since.
 
     `search` returns the images and the stamps of all sources. The real path `source` of the folder or file to search
-    names the cache file in `cache_dir`. Nothing is cached without stamps, or if the folder is not writable.
+    names the cache file in `cache_dir`. Nothing is cached without stamps, in a dry run, or if the folder is not
+    writable.
     """
     name = f"index-{hashlib.sha256(os.fsencode(source)).hexdigest()[:24]}.npz"
     file = (cache_dir or default_cache_dir()) / name
@@ -101,7 +103,7 @@ def cached(
         return known
     started = time.time_ns()
     listing, stamps = search(source)
-    if stamps and max(stamp.time for stamp in stamps) < started - SETTLED_NS:
+    if not in_dry_run() and stamps and max(stamp.time for stamp in stamps) < started - SETTLED_NS:
         by_path = json.dumps({stamp.path: stamp[1:] for stamp in stamps}).encode()
         arrays: dict[str, Any] = {"format": CACHE_FORMAT, "stamps": np.frombuffer(by_path, np.uint8), **vars(listing)}
         # A read-only home is no reason to stop: the next run searches again.

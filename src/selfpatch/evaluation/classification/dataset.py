@@ -115,6 +115,11 @@ def _open_inaturalist(train_file: Path, test_file: Path) -> tuple[LabelledImages
     return first, second
 
 
+def split_sizes(train: LabelledImages, test: LabelledImages) -> dict[str, int]:
+    """Return the sizes of both splits by name."""
+    return {"training images": len(train), "test images": len(test), "classes": len(train.classes)}
+
+
 def with_labels(images: LabelledImages, labels: str | None, seed: int) -> LabelledImages:
     """Return the training images whose labels a semi-supervised protocol may use.
 

@@ -116,10 +116,16 @@ class DenseEncoder:
         size = network_size(picture.size, self.config, patch)
         pixels = to_tensor(resize_picture(picture, *size))[None].to(self.encoder.device)
         image = normalise(pixels, self.encoder.mean, self.encoder.std)
+        return FeatureMap(F.normalize(self.features(image), dim=-1), patch / 2, stride or patch, size, picture.size)
+
+    @torch.no_grad()
+    def features(self, image: Tensor) -> Tensor:
+        """Return the features [h, w, D] of a normalised image [1, C, H, W]."""
+        patch, stride = self.encoder.patch_size, self.config.stride
         features = self._features(image)  # [h, w, D]
         if stride is not None and stride != patch:
             features = self._interleaved(image, features, stride)
-        return FeatureMap(F.normalize(features, dim=-1), patch / 2, stride or patch, size, picture.size)
+        return features
 
     def _interleaved(self, image: Tensor, plain: Tensor, stride: int) -> Tensor:
         """Return the features of every patch whose corner lies on a multiple of the stride.

@@ -12,11 +12,13 @@ from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.detection.augmentation import Target, draw, render
 from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.dataset import Split
+from selfpatch.evaluation.detection.dry_run import NOTES, loss_without_sampling
 from selfpatch.evaluation.detection.network import MaskRCNN
 from selfpatch.evaluation.detection.pyramid import InnerMaps, LastMap, Pyramid
 from selfpatch.evaluation.finetuning import trainable_copy
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output
+from selfpatch.evaluation.work import Training, Work
 from selfpatch.models.backbones.resnet import ResNet
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.param_groups import layer_lr_scales, param_groups
@@ -90,6 +92,10 @@ def train(
     steps = max(1, round(config.epochs * batches.steps_per_epoch))
     optimizer = build_optimizer(network, config)
     plan = TrainingPlan(steps, partial(config.lr_factor, num_steps=steps), config.seed, config.clip, config.precision)
+    training = Training(
+        network, optimizer, partial(loss_without_sampling, network, config), config.batch_size, steps, config.precision
+    )
+    output.begins(Work(config.recorded(), {"training images": len(split.images)}, training=training, notes=NOTES))
     fit(network.train(), loss, batches, optimizer, plan, settings=settings, output=output)
     network.eval()
 

@@ -9,13 +9,14 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import to_tensor
 from selfpatch.data.decode.pillow import read_picture
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
-from selfpatch.evaluation.object_discovery.dataset import Box, open_images
+from selfpatch.evaluation.object_discovery.dataset import Box, LabelledImage, open_images
 from selfpatch.evaluation.object_discovery.features import PatchView
 from selfpatch.evaluation.object_discovery.metrics import MIN_IOU, best_iou, centre_box, method_rows, whole_image
 from selfpatch.evaluation.object_discovery.visualize import draw_boxes
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.sharding import share_of
+from selfpatch.evaluation.work import Work
 from selfpatch.ops.discovery import attended, lost, pixel_box, tokencut
 
 BASELINES = {"baseline:whole-image": whole_image, "baseline:centre": centre_box}
@@ -47,6 +48,16 @@ def _attention(view: PatchView, padded: Tensor, head: int | None) -> Tensor:
     return heads[head]
 
 
+def _work(view: PatchView, images: list[LabelledImage], config: ObjectDiscoveryConfig, data: str) -> Work:
+    """Return the work of encoding each image; images, which keep their size, are taken as 500 x 375 pixels."""
+    layer = view.layer
+    height, width = (-(-side // layer.patch_size) * layer.patch_size for side in (375, 500))
+    note = "Images are taken as 500 x 375 pixels; the search for objects is not in the estimate."
+    settings = config.recorded() | layer.recorded() | {"features": view.description, "data": data}
+    shape = (1, len(layer.mean), height, width)
+    return Work(settings, {"images": len(images)}, view.features, shape, encoded=len(images), notes=(note,))
+
+
 def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, output: Output = NO_OUTPUT) -> Result:
     """Measure CorLoc, the share of images whose box has an IoU of at least 0.5 with the box of any object.
 
@@ -72,6 +83,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
     images = [image for image in all_images if image.boxes]
     if not images:
         raise ValueError(f"none of the {len(all_images)} images of {data} has a box; there is nothing to score")
+    output.begins(_work(view, images, config, str(data)))
     per_image: dict[str, dict[str, float]] = {}
     ious_of_images: list[dict[str, float]] = []
     pictures: list[str] = []

@@ -26,6 +26,7 @@ from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.decoders import Norm
 from selfpatch.evaluation.segmentation.inference import FittedMethod, image_predictor
 from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps, default_blocks
+from selfpatch.evaluation.work import Training, Work
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
@@ -115,4 +116,11 @@ def train_segmenter(
 
     factor = polynomial_factor(config.steps, warmup=config.warmup)
     plan = TrainingPlan(config.steps, factor, seed=config.seed, precision=config.precision)
+
+    def made_up_loss(num_images: int) -> Tensor:
+        shape = num_images, config.crop, config.crop
+        return network.loss(torch.zeros(shape[0], 3, *shape[1:]), torch.zeros(shape, dtype=torch.int64))
+
+    training = Training(network, optimizer, made_up_loss, config.batch_size, config.steps, config.precision)
+    output.begins(Work(config.recorded(), {}, network, (1, 3, config.crop, config.crop), 0, training))
     return fit(network.train(), loss, batches, optimizer, plan, settings=settings, output=output)

@@ -12,11 +12,12 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.segmentation import decoder_training, finetune, kmeans, knn, linear, logistic
-from selfpatch.evaluation.segmentation.config import SegmentationConfig, SupervisedConfig
+from selfpatch.evaluation.segmentation.config import PatchConfig, SegmentationConfig, SupervisedConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet, open_dataset
 from selfpatch.evaluation.segmentation.inference import FittedMethod
 from selfpatch.evaluation.segmentation.metrics import Scores, confusion, constant_prediction
 from selfpatch.evaluation.segmentation.visualize import overlay_row, save_rows
+from selfpatch.evaluation.work import Work
 
 METHODS: dict[str, Callable[..., FittedMethod]] = {
     "knn": knn.fit_knn,
@@ -47,6 +48,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
     if len(encoder.mean) != 3:
         raise ValueError(f"the network takes images of {len(encoder.mean)} channels; segmentation sets are RGB, use 3")
     train, test = _open_splits(data, config)
+    if isinstance(config, PatchConfig):
+        output.begins(_work(encoder, train, test, config))
     method = METHODS[config.method](encoder, train, config, output)
     num_classes = len(test.classes)
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
@@ -74,6 +77,16 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
     metrics = {**scores.metrics(), "mIoU baseline": Scores.of(constant_prediction(counts)).miou}
     pictures = gather(save_rows(rows, output.folder) if is_main_process() else [])
     return Result("segment", metrics, scores.rows(test.classes), settings, pictures=pictures, per_image=per_image)
+
+
+def _work(encoder: Encoder, train: SegmentationSet, test: SegmentationSet, config: PatchConfig) -> Work:
+    """Return the work of a method that learns from patches; those that train declare their own."""
+    learned = len(train) if isinstance(config, SupervisedConfig) else 0
+    sizes = {"training images": learned, "test images": len(test), "classes": len(test.classes)}
+    side = max(1, config.resolution // encoder.patch_size) * encoder.patch_size
+    note = f"Images are taken as {side} pixels square; neighbours and clusters are not in the estimate."
+    encoded = len(test) + (learned or len(test))
+    return Work(config.recorded(), sizes, encoder.patches, (1, 3, side, side), encoded, notes=(note,))
 
 
 def _open_splits(data: str | Path, config: SegmentationConfig) -> tuple[SegmentationSet, SegmentationSet]:

@@ -28,6 +28,7 @@ from selfpatch.evaluation.segmentation.config import FinetuneSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at
 from selfpatch.evaluation.segmentation.linear import segmentation_loss
+from selfpatch.evaluation.work import Training, Work
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
@@ -109,6 +110,14 @@ def _train(
 
     schedule = cosine_factor(steps, warmup=warmup, end=min(1.0, config.min_lr / lr))
     plan = TrainingPlan(steps, schedule, seed=config.seed, precision=config.precision)
+
+    def made_up_loss(num_images: int) -> Tensor:
+        shape = num_images, config.crop, config.crop
+        images, labels = torch.zeros(shape[0], 3, *shape[1:]), torch.zeros(shape, dtype=torch.int64)
+        return segmentation_loss(network(images), labels, mask_side)
+
+    training = Training(network, optimizer, made_up_loss, config.batch_size, steps, config.precision)
+    output.begins(Work(config.recorded(), {}, network, (1, 3, config.crop, config.crop), 0, training))
     fit(network.train(), loss, batches, optimizer, plan, settings=learned, output=output)
 
 

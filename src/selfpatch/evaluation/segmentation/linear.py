@@ -19,6 +19,7 @@ from selfpatch.evaluation.segmentation.config import LinearSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at, image_predictor
 from selfpatch.evaluation.segmentation.patches import whole_features
+from selfpatch.evaluation.work import Training, Work
 from selfpatch.models.features import patch_features
 
 SLIDE = 2 / 3
@@ -71,6 +72,15 @@ def fit_linear(
         optimizer = torch.optim.AdamW(head.parameters(), config.lr, weight_decay=config.weight_decay)
         factor = polynomial_factor(config.steps, warmup=config.warmup)
     plan = TrainingPlan(config.steps, factor, seed=config.seed)
+
+    def made_up_loss(num_images: int) -> Tensor:
+        shape = num_images, config.crop, config.crop
+        images, labels = torch.zeros(shape[0], 3, *shape[1:]), torch.zeros(shape, dtype=torch.int64)
+        return segmentation_loss(head(patch_features(encoder, images)), labels, config.mask_side)
+
+    sizes = {"training images": len(train), "classes": len(train.classes)}
+    training = Training(head, optimizer, made_up_loss, config.batch_size, config.steps)
+    output.begins(Work(config.recorded(), sizes, encoder.patches, (1, 3, config.crop, config.crop), 0, training))
     fit(head, loss, batches, optimizer, plan, settings=learned, output=output)
     return _fitted(encoder, head.eval(), config, len(train.classes))
 

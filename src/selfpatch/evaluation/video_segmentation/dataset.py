@@ -47,26 +47,30 @@ class Clip:
         """Highest object number in the first mask; objects that appear later are not scored."""
         return int(self.mask(0).max())
 
-    def require_masks(self) -> None:
-        """Raise ValueError if the first mask is missing or empty, or another mask of a scored clip is missing.
+    def require_files(self, *, frames: bool) -> None:
+        """Raise ValueError if a mask that is needed is missing, or, with `frames`, the image of a frame.
 
-        A clip is scored if it has frames besides the first and the last.
+        The first mask is needed, and all masks if the clip has frames besides the first and the last, which are scored.
         """
         if not self.frames:
             raise ValueError(f"{self.name} has no frames: no .jpg in {self.frames_dir} and no .png in {self.masks_dir}")
         for frame in self.frames if len(self.frames) > 2 else self.frames[:1]:
             if not (path := self.masks_dir / f"{frame}.png").is_file():
                 raise ValueError(f"{self.name} has no mask {path}; every frame of a clip that is scored needs one")
+        for frame in self.frames if frames else ():
+            if not (path := self.frames_dir / f"{frame}.jpg").is_file():
+                raise ValueError(f"{self.name} has no image {path}; every frame of a clip needs one")
+
+    def require_masks(self) -> None:
+        """Raise ValueError if the first mask is empty."""
         if self.num_objects == 0:
             raise ValueError(f"the first mask of {self.name} holds no object; there is nothing to propagate")
 
     def require_frames(self) -> None:
-        """Raise ValueError if a frame has no image, or one of another size than the first mask."""
+        """Raise ValueError if an image has another size than the first mask."""
         height, width = self.mask(0).shape
         for frame in self.frames:
-            if not (path := self.frames_dir / f"{frame}.jpg").is_file():
-                raise ValueError(f"{self.name} has no image {path}; every frame of a clip needs one")
-            with Image.open(path) as image:
+            with Image.open(self.frames_dir / f"{frame}.jpg") as image:
                 if image.size != (width, height):
                     raise ValueError(
                         f"frame {frame} of {self.name} is {image.width} x {image.height} and its first mask {width} x "

@@ -4,7 +4,6 @@ torch's bicubic interpolation sums its gradient in a different order at each run
 scale factors; a product does neither.
 """
 
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from selfpatch.core.constants import cached_constant
 from selfpatch.ops.resampling import cubic
 
 Interpolation = Literal["released", "size"]
@@ -46,12 +46,13 @@ def _interpolate(stored: Tensor, h: int, w: int, kind: Interpolation) -> Tensor:
         return stored
     else:
         rows, columns = _cached_weights(h, w, G, kind, stored.device)
+    if stored.is_meta:  # a dry run needs the shape alone, and there is no autocast on the meta device
+        return stored.new_empty(h * w, stored.shape[1])
     with torch.autocast(stored.device.type, enabled=False):
         return torch.einsum("ig,jk,gkd->ijd", rows, columns, square.float()).flatten(0, 1)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # weights made in inference mode could not take part in a later backward pass
+@cached_constant
 def _cached_weights(h: int, w: int, G: int, kind: Interpolation, device: torch.device) -> tuple[Tensor, Tensor]:
     return interpolation_weights(h, w, G, kind, device)
 

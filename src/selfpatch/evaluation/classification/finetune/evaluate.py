@@ -26,6 +26,7 @@ from selfpatch.evaluation.classification.dataset import (
     check_crop,
     map_centre_crops,
     open_splits,
+    split_sizes,
     with_labels,
 )
 from selfpatch.evaluation.classification.finetune.augmentation import AugmentedImages, Mixing
@@ -35,6 +36,7 @@ from selfpatch.evaluation.classification.metrics import top_hits, trained_result
 from selfpatch.evaluation.finetuning import layer_groups
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, encoder_identity, network_sha256
+from selfpatch.evaluation.work import Training, Work
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
 
@@ -63,7 +65,10 @@ def evaluate(encoder: Encoder, data: str | Path, config: FinetuneConfig, output:
     learned = {**settings, "train": train.fingerprint, "network": encoder_identity(encoder)}
     if config.head_layers:
         learned["projection"] = network_sha256(classifier.head)
-    _train(classifier, encoder, train, config, learned, output)
+    shape = (config.encode_batch, len(encoder.mean), config.crop, config.crop)
+    encoded = len(test) + min(len(train), len(test))
+    work = Work(settings | {"data": str(data)}, split_sizes(train, test), classifier, shape, encoded)
+    _train(classifier, encoder, train, config, learned, work, output)
     if output.folder is not None and is_main_process():
         tuned = BranchEncoder(classifier.backbone, classifier.pool)
         write_safetensors(output.folder / FILE, *export_state(tuned))
@@ -93,9 +98,10 @@ def _train(
     images: LabelledImages,
     config: FinetuneConfig,
     learned: dict[str, Any],
+    work: Work,
     output: Output,
 ) -> None:
-    """Train the classifier in place; `learned` holds the values that decide the weights."""
+    """Train the classifier in place; `learned` holds the values that decide the weights. A dry run ends in here."""
     recipe = ViewRecipe(config.crop, scale=(0.08, 1.0), flip=0.5)
     load = AugmentedImages(images, recipe, encoder.mean, encoder.std, config.rand_augment, config.erasing)
     batches = Batches(
@@ -114,11 +120,19 @@ def _train(
     optimizer = torch.optim.AdamW(groups, fused=encoder.device.type in ("cpu", "cuda"))
     schedule = cosine_factor(steps, warmup=warmup, end=min(1.0, config.min_lr / lr))
     plan = TrainingPlan(steps, schedule, seed=config.seed, precision=config.precision)
-    mixing = Mixing(len(images.classes), mixup=config.mixup, cutmix=config.cutmix)
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
         pixels, labels = (part.to(encoder.device, non_blocking=True) for part in batch)
-        pixels, targets = mixing(pixels, labels)
+        return mixed_loss(*mixing(pixels, labels))
+
+    def mixed_loss(pixels: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(classifier(pixels).float(), targets, label_smoothing=config.smoothing)
 
+    def made_up_loss(num_images: int) -> Tensor:
+        pixels = torch.zeros(num_images, len(encoder.mean), config.crop, config.crop)
+        return mixed_loss(pixels, torch.zeros(num_images, len(images.classes)))
+
+    training = Training(classifier, optimizer, made_up_loss, config.batch_size, steps, config.precision)
+    output.begins(replace(work, training=training))
+    mixing = Mixing(len(images.classes), mixup=config.mixup, cutmix=config.cutmix)
     fit(classifier.train(), loss, batches, optimizer, plan, settings=learned, output=output)

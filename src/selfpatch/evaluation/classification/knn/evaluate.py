@@ -6,11 +6,12 @@ from torch.nn import functional as F
 
 from selfpatch.core.distributed import gather_rows
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.classification.dataset import map_centre_crops, open_splits
+from selfpatch.evaluation.classification.dataset import map_centre_crops, open_splits, split_sizes
 from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.metrics import accuracies, top_hits, unreadable, unreadable_note
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
 from selfpatch.evaluation.sharding import share_of
+from selfpatch.evaluation.work import Work
 from selfpatch.models.features import image_features
 from selfpatch.ops.knn import class_votes, nearest_neighbours, rows_at_once
 
@@ -28,6 +29,15 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
             f"ks are {list(config.ks)} for {len(train)} training images; use at least one of 1 to that many"
         )
     device, channels = encoder.device, len(encoder.mean)
+    output.begins(
+        Work(
+            config.recorded() | {"ks": usable, "data": str(data)},
+            split_sizes(train, test),
+            encoder.image,
+            (config.encode_batch, channels, config.crop, config.crop),
+            encoded=len(train) + len(test),
+        )
+    )
     (keys, key_labels, key_names), (queries, labels, names) = (
         map_centre_crops(
             lambda crops, _: image_features(encoder, [crops]), images, config, channels, split, output.progress

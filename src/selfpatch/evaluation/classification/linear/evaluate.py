@@ -25,6 +25,7 @@ from selfpatch.evaluation.classification.dataset import (
     check_crop,
     hold_out,
     open_splits,
+    split_sizes,
     with_labels,
 )
 from selfpatch.evaluation.classification.linear.config import LinearConfig
@@ -39,6 +40,7 @@ from selfpatch.evaluation.classification.linear.heads import LinearHeads
 from selfpatch.evaluation.classification.metrics import top_hits, trained_result
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result, encoder_identity
+from selfpatch.evaluation.work import Training, Work
 from selfpatch.models.features import evaluating
 
 
@@ -58,6 +60,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: LinearConfig, output: O
     config = replace(config, batch_size=batch_size, blocks=features.blocks, mean_patch=features.mean_patch)
     settings = config.recorded() | {"held_out": config.held_out if len(config.lrs) > 1 else None}
     crops = CentreCrops(features, config, output.progress)
+    output.begins(_work(features, train, test, config, settings | {"data": str(data)}))
     with evaluating(encoder):
         source = (RandomCropFeatures if config.crops == "random" else CachedFeatures)(train, crops)
         learned = {**settings, "train": train.fingerprint, "network": encoder_identity(encoder)}
@@ -73,6 +76,39 @@ def evaluate(encoder: Encoder, data: str | Path, config: LinearConfig, output: O
     return trained_result(
         "linear", train, test, tested, train_hits, per_class=config.per_class, settings=settings, rows=rows
     )
+
+
+def _work(
+    features: FrozenFeatures,
+    train: LabelledImages,
+    test: LabelledImages,
+    config: LinearConfig,
+    settings: Mapping[str, Any],
+) -> Work:
+    """Return the work of encoding, and of training the last head."""
+    device, size = features.encoder.device, (len(features.encoder.mean), config.crop, config.crop)
+    heads = _make_heads(features.dim, len(train.classes), config.lrs[:1], config.seed).to(device)
+    steps = config.epochs * (len(train) // config.batch_size)
+
+    def loss(images: int) -> Tensor:
+        encoded = (
+            features(torch.zeros(images, *size)) if config.crops == "random" else torch.zeros(images, features.dim)
+        )
+        return heads.loss(encoded, torch.zeros(images, dtype=torch.int64))
+
+    training = Training(heads, _optimizer(heads), loss, config.batch_size, steps)
+    notes = ("The heads that choose a learning rate are not in the estimate.",) if len(config.lrs) > 1 else ()
+    encoded = len(test) + len(train) * (2 if config.crops != "random" else 0)
+    shape = (config.encode_batch, *size)
+    return Work(settings, split_sizes(train, test), features, shape, encoded, training, notes)
+
+
+def _make_heads(dim: int, num_classes: int, rates: Sequence[float], seed: int) -> LinearHeads:
+    return LinearHeads(dim, num_classes, rates, seed=seed).train()
+
+
+def _optimizer(heads: LinearHeads) -> torch.optim.Optimizer:
+    return torch.optim.SGD(heads.parameters(), lr=1.0, momentum=0.9)
 
 
 @dataclass(frozen=True)
@@ -99,15 +135,15 @@ class _HeadTraining:
         config, folder = self.config, self.output.folder
         batch_size = min(config.batch_size, len(positions))
         rates = [lr * batch_size / 256 for lr in lrs]
-        heads = LinearHeads(self.features.dim, self.num_classes, rates, seed=config.seed)
-        heads.to(self.features.encoder.device).train()
+        heads = _make_heads(self.features.dim, self.num_classes, rates, config.seed)
+        heads.to(self.features.encoder.device)
         steps_per_epoch = len(positions) // batch_size
         factor = cosine_factor(config.epochs)  # constant within an epoch, as DINO's
         fit(
             heads,
             lambda batch: heads.loss(*self.source.encode(batch)),
             self.source.batches(positions, batch_size=batch_size, seed=config.seed),
-            torch.optim.SGD(heads.parameters(), lr=1.0, momentum=0.9),
+            _optimizer(heads),
             TrainingPlan(config.epochs * steps_per_epoch, lambda step: factor(step // steps_per_epoch), config.seed),
             settings={**self.learned, "rates": list(lrs), "images": len(positions), "part": part},
             output=replace(self.output, folder=None if folder is None else folder / part),
