@@ -223,6 +223,7 @@ OPTIONS = {
         optimizer.teacher-momentum-end optimizer.teacher-moves
         optimizer.teacher-temp optimizer.warmup-teacher-temp optimizer.teacher-patch-temp
         optimizer.warmup-teacher-patch-temp optimizer.warmup-teacher-temp-epochs
+        optimizer.teacher-temp-interval
         loader.workers loader.render loader.max-pixels loader.max-bad loader.held-out
         watch.log-every watch.evaluate-every watch.knn-images watch.picture-images
         checkpoint.every-minutes checkpoint.every-steps checkpoint.keep checkpoint.keep-every-epochs

@@ -109,6 +109,13 @@ def test_rate_and_decay_may_change_once_an_epoch() -> None:
     assert each_epoch(3).lr == pytest.approx((1 + np.cos(np.pi / 4)) / 2)  # MoCo-v2: by epoch, of all epochs
 
 
+def test_temperatures_may_rise_at_every_step() -> None:
+    schedule = schedule_with(epochs=4, steps_per_epoch=5, warmup_teacher_temp=0.04, teacher_temp=0.07,
+                             warmup_teacher_temp_epochs=2, teacher_temp_interval="step")  # fmt: skip
+    expected = np.concatenate([np.linspace(0.04, 0.07, 10), np.full(10, 0.07)])
+    np.testing.assert_allclose([schedule(step).teacher_temp for step in range(20)], expected)
+
+
 def test_parts_of_an_epoch_count() -> None:
     assert schedule_with(epochs=0.5, steps_per_epoch=7, peak_lr=1.0).total_steps == 4
     assert schedule_with(epochs=0.01, steps_per_epoch=7, peak_lr=1.0).total_steps == 1

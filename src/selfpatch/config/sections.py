@@ -155,6 +155,8 @@ class OptimizerConfig:
     """Same temperature at the start of the warm-up (iBOT); if not given, `warmup_teacher_temp`."""
     warmup_teacher_temp_epochs: NonNegativeFloat = 0
     """Length of the linear warm-up of the teacher's temperatures, in epochs."""
+    teacher_temp_interval: Literal["step", "epoch"] = "epoch"
+    """Interval at which the teacher's temperatures rise: at every epoch (DINO's code), or at every step (VISSL)."""
 
 
 @settings

@@ -26,10 +26,11 @@ class Schedule:
     temperatures are constant within an epoch and linear over the warm-up epochs. These are DINO's released schedules;
     the forms of other released code are settings:
 
-        warmup_includes_peak: step t of w has the share t / (w - 1) of the way to the peak, otherwise t / w
-        cosine_over:          the cosine starts after the warm-up, or spans all steps and starts under the warm-up
-        lr_delay:             step t has the rate of step max(0, t - lr_delay)
-        update_interval:      rate and decay of every step, or of the first step of its epoch
+        warmup_includes_peak   step t of w has the share t / (w - 1) of the way to the peak, otherwise t / w
+        cosine_over            the cosine starts after the warm-up, or spans all steps and starts under the warm-up
+        lr_delay               step t has the rate of step max(0, t - lr_delay)
+        update_interval        rate and decay change at every step, or at the first step of an epoch
+        teacher_temp_interval  temperatures rise at every epoch, or at every step
 
     Moving the teacher before a step (MoCo, MoBY) equals moving it after the previous one with the next momentum.
     """
@@ -64,8 +65,8 @@ class Schedule:
             lr=self._lr(max(0, updated - c.lr_delay)),
             weight_decay=cosine(updated, self.total_steps, c.weight_decay, c.weight_decay_end),
             teacher_momentum=cosine(momentum_step, self.total_steps, c.teacher_momentum, c.teacher_momentum_end),
-            teacher_temp=self._temp(epoch, c.warmup_teacher_temp, c.teacher_temp),
-            teacher_patch_temp=self._temp(epoch, patch_start, patch_end),
+            teacher_temp=self._temp(step, c.warmup_teacher_temp, c.teacher_temp),
+            teacher_patch_temp=self._temp(step, patch_start, patch_end),
             freeze_last_layer=step < c.freeze_last_layer_epochs * self.steps_per_epoch,
             freeze_backbone=step < c.freeze_backbone_epochs * self.steps_per_epoch,
         )
@@ -78,9 +79,11 @@ class Schedule:
         covered = warmup if c.cosine_over == "steps_after_warmup" else 0
         return cosine(step - covered, total - covered, peak, c.min_lr)
 
-    def _temp(self, epoch: int, start: float, end: float) -> float:
-        warmup = int(self.config.warmup_teacher_temp_epochs)
-        return end if epoch >= warmup else start + (end - start) * epoch / max(1, warmup - 1)
+    def _temp(self, step: int, start: float, end: float) -> float:
+        interval = self.steps_per_epoch if self.config.teacher_temp_interval == "epoch" else 1
+        warmup = int(self.config.warmup_teacher_temp_epochs * self.steps_per_epoch) // interval
+        now = step // interval
+        return end if now >= warmup else start + (end - start) * now / max(1, warmup - 1)
 
 
 def make_optimizer(
