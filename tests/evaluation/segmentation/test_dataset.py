@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from selfpatch.evaluation.segmentation.config import Kind
+from selfpatch.evaluation.segmentation.base_config import Kind
 from selfpatch.evaluation.segmentation.dataset import IGNORE, UNKNOWN, open_dataset, published_classes
 
 VALUES = np.arange(12, dtype=np.uint8).reshape(3, 4)

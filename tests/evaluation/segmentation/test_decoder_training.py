@@ -17,8 +17,9 @@ from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Output, Result, silent
 from selfpatch.evaluation.segmentation import decoder_training
 from selfpatch.evaluation.segmentation.augmentation import TrainCrop, training_batches
-from selfpatch.evaluation.segmentation.config import FPNConfig, SegmentationConfig, UPerNetConfig
+from selfpatch.evaluation.segmentation.config import SegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import open_dataset
+from selfpatch.evaluation.segmentation.decoder_config import FPNConfig, UPerNetConfig
 from selfpatch.evaluation.segmentation.decoder_training import (
     build_segmenter,
     resolve,

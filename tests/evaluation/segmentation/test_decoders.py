@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from selfpatch.evaluation.segmentation.config import UPerNetConfig
+from selfpatch.evaluation.segmentation.decoder_config import UPerNetConfig
 from selfpatch.evaluation.segmentation.decoders import FCNHead, SemanticFPN, UPerNet
 from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps, default_blocks
 from selfpatch.models.backbones.build import build_backbone, named_backbone_config

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import FunctionEncoder, MeanColour, RawPatch
 from selfpatch.evaluation.result import Output, Result, silent
-from selfpatch.evaluation.segmentation.config import Method, SegmentationConfig
+from selfpatch.evaluation.segmentation.base_config import Method
+from selfpatch.evaluation.segmentation.config import SegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE
 from selfpatch.evaluation.segmentation.evaluate import evaluate
 from tests.helpers.block_images import write_blocks

@@ -17,8 +17,9 @@ from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Output, Result, silent
 from selfpatch.evaluation.segmentation import finetune
 from selfpatch.evaluation.segmentation.augmentation import SimCLRCrop
-from selfpatch.evaluation.segmentation.config import FinetuneSegmentationConfig, SegmentationConfig
+from selfpatch.evaluation.segmentation.config import SegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, open_dataset
+from selfpatch.evaluation.segmentation.decoder_config import FinetuneSegmentationConfig
 from selfpatch.evaluation.segmentation.evaluate import evaluate
 from selfpatch.evaluation.segmentation.finetune import PatchSegmenter, _classes, fit_network
 from tests.helpers.labelled_images import tiny_encoder

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
-from selfpatch.evaluation.segmentation.config import DecoderConfig, FPNConfig, UPerNetConfig
+from selfpatch.evaluation.segmentation.decoder_config import DecoderConfig, FPNConfig, UPerNetConfig
 from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps, default_blocks, pixel_loss
 from selfpatch.models.backbones.build import build_backbone, named_backbone_config
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig

@@ -15,7 +15,7 @@ from selfpatch.config.sections import CropConfig
 from selfpatch.data.augment.multicrop import ViewRecipe, draw_view
 from selfpatch.data.augment.pillow import render
 from selfpatch.evaluation.batches import Batches
-from selfpatch.evaluation.segmentation.config import TrainedConfig
+from selfpatch.evaluation.segmentation.base_config import TrainedConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 
 CROP_TRIES = 10

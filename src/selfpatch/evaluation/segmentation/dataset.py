@@ -16,7 +16,7 @@ from scipy.io import loadmat
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.result import Progress
-from selfpatch.evaluation.segmentation.config import Kind
+from selfpatch.evaluation.segmentation.base_config import Kind
 from selfpatch.evaluation.sharding import share_of
 
 IGNORE = 255

@@ -21,8 +21,8 @@ from selfpatch.evaluation.finetuning import layer_groups, require_network, train
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import NO_OUTPUT, Output, network_sha256
 from selfpatch.evaluation.segmentation.augmentation import TrainCrop, training_batches
-from selfpatch.evaluation.segmentation.config import DecoderConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
+from selfpatch.evaluation.segmentation.decoder_config import DecoderConfig
 from selfpatch.evaluation.segmentation.decoders import Norm
 from selfpatch.evaluation.segmentation.inference import FittedMethod, image_predictor
 from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps, default_blocks

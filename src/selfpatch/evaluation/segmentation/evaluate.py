@@ -12,7 +12,8 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.segmentation import decoder_training, finetune, kmeans, knn, linear, logistic
-from selfpatch.evaluation.segmentation.config import PatchConfig, SegmentationConfig, SupervisedConfig
+from selfpatch.evaluation.segmentation.base_config import PatchConfig, SupervisedConfig
+from selfpatch.evaluation.segmentation.config import SegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet, open_dataset
 from selfpatch.evaluation.segmentation.inference import FittedMethod
 from selfpatch.evaluation.segmentation.metrics import Scores, confusion, constant_prediction

@@ -24,8 +24,8 @@ from selfpatch.evaluation.finetuning import layer_groups, require_network, train
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output, network_sha256
 from selfpatch.evaluation.segmentation.augmentation import SimCLRCrop, training_batches
-from selfpatch.evaluation.segmentation.config import FinetuneSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
+from selfpatch.evaluation.segmentation.decoder_config import FinetuneSegmentationConfig
 from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at
 from selfpatch.evaluation.segmentation.linear import segmentation_loss
 from selfpatch.evaluation.work import Training, Work

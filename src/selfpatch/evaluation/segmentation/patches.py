@@ -13,7 +13,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.evaluation.result import Progress
 from selfpatch.evaluation.segmentation.augmentation import fitted_size, resize_bilinear, resize_nearest
-from selfpatch.evaluation.segmentation.config import PatchConfig
+from selfpatch.evaluation.segmentation.base_config import PatchConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.evaluation.segmentation.inference import MAX_LOGITS, Predict, classes_at
 from selfpatch.evaluation.sharding import share_of

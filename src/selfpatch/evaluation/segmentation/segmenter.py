@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfpatch.evaluation.feature_pyramid import LEVELS, FourStrides
-from selfpatch.evaluation.segmentation.config import DecoderConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE
+from selfpatch.evaluation.segmentation.decoder_config import DecoderConfig
 from selfpatch.evaluation.segmentation.decoders import FCNHead, Norm, SemanticFPN, UPerNet, norm_layer
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import SwinConfig

@@ -1,0 +1,83 @@
+"""Settings that segmentation methods share."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from selfpatch.config.schema import SPEED_ONLY, settings
+from selfpatch.evaluation.config import EvaluationConfig
+
+Method = Literal["knn", "linear", "logistic", "kmeans", "finetune", "fpn", "upernet"]
+Kind = Literal[
+    "ade20k", "voc", "coco_stuff171", "coco_stuff27", "coco_stuff10k", "cityscapes", "camvid", "imagenet_s", "folder"
+]
+
+
+@settings
+class SegmentationConfig(EvaluationConfig):
+    """Semantic segmentation with patch features: mIoU, aAcc, mAcc.
+
+    Methods: knn (patches take the labels of the most similar training patches), linear (a 1x1 convolution on frozen
+    features), logistic (the same by L-BFGS, with nothing to tune), kmeans (clusters matched to classes, no training),
+    finetune, fpn and upernet (a 1x1 convolution, or a decoder, trained with the network). See `--method fpn --help`.
+    """
+
+    data_help: ClassVar[str] = (
+        "ADE20K, Pascal VOC 2012, COCO-Stuff, Cityscapes, CamVid or ImageNet-S as downloaded, or a folder with "
+        "images/, labels/ and classes.txt."
+    )
+    network_settings: ClassVar[frozenset[str]] = frozenset({"patch_size", "remembered", "blocks", "channels"})
+
+    method: Method = "linear"
+    """Method of segmentation; it decides which other settings there are."""
+    kind: Kind | None = None
+    """Kind of the data set; if not given, it is found from the layout of the folder."""
+    test_split: str = "val"
+    """Name of the split to score."""
+    limit: PositiveInt | None = None
+    """Number of images per split, evenly spread; defaults to all."""
+    seed: NonNegativeInt = 0
+    """Random seed of everything that is drawn."""
+    max_pictures: Annotated[NonNegativeInt, SPEED_ONLY] = 4
+    """Number of images in pictures/segments.png, each with labels and prediction."""
+
+    def __post_init__(self) -> None:
+        if self.method != (expected := type(self).method):
+            raise ValueError(f"method is {self.method!r}, but {type(self).__name__} is of {expected!r}; use that")
+
+
+@settings
+class SupervisedConfig(SegmentationConfig):
+    """A method that learns from a labelled split."""
+
+    train_split: str = "train"
+    """Name of the split to learn from; published numbers on VOC train on trainaug."""
+
+
+@settings
+class PatchConfig(SegmentationConfig):
+    """A method that learns from patches of whole images."""
+
+    resolution: PositiveInt = 320
+    """Short side of whole images, in pixels."""
+    memory_patches: PositiveInt = 1_000_000
+    """Largest number of patches to learn from, equally many per image."""
+
+
+@settings
+class TrainedConfig(SupervisedConfig):
+    """A method that trains by gradient descent."""
+
+    batch_size: PositiveInt = 16
+    """Images per step; part of the protocol. With a single image, the decoders' batch norms become group norms."""
+    crop: PositiveInt = 512
+    """Side of the training crops, and of the test windows, in pixels."""
+    weight_decay: NonNegativeFloat = 1e-4
+    """Weight decay of the optimizer."""
+    workers: Annotated[NonNegativeInt, SPEED_ONLY] = 0
+    """Number of processes that load training images; changes speed only."""
+
+    def learned(self) -> dict[str, Any]:
+        """Return the settings that decide the trained weights: neither how they are tested nor where the data lie."""
+        testing = ("preset", "kind", "train_split", "test_split", "limit", "test", "stride", "epochs")
+        return {name: value for name, value in self.recorded().items() if name not in testing}
