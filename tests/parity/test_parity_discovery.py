@@ -32,8 +32,8 @@ def test_collections_are_searched_and_documents_are_skipped(golden_dir: Path, tm
     missing_bundle(tmp_path / "inner" / "some name")
     found = list(find_bundles(tmp_path)) + list(find_bundles(tmp_path / "README.md"))
     assert found == [tmp_path / "inner" / "some name"]
-    mini = ["dino", "selfpatch", "sere"]
-    assert list(find_bundles(golden_dir)) == [*(golden_dir / "mini" / name for name in mini), golden_dir / "pieces"]
+    names = ["mini/dino", "mini/selfpatch", "mini/sere", "pieces", "released/ibot_head_facts", "released/schedules"]
+    assert list(find_bundles(golden_dir)) == [golden_dir / name for name in names]
 
 
 def test_the_kind_is_told_from_the_content(golden_dir: Path, tmp_path: Path) -> None:

@@ -34,16 +34,16 @@ def deviate(monkeypatch: pytest.MonkeyPatch, module: Any, changes: Mapping[str, 
     monkeypatch.setattr(module, "load_recipe", load)
 
 
-def test_every_command_holds_at_the_chosen_steps(full_golden_dir: Path, tmp_path: Path) -> None:
-    bundle = part_of(full_golden_dir / "released" / "schedules", "schedules.json", tmp_path, without="sums")
+def test_every_command_holds_at_the_chosen_steps(golden_dir: Path, tmp_path: Path) -> None:
+    bundle = part_of(golden_dir / "released" / "schedules", "schedules.json", tmp_path, without="sums")
     checks = list(replay_schedules(bundle))
     assert all_hold(checks), "\n".join(str(check) for check in checks if not check.holds)
     assert len(json.loads((bundle / "schedules.json").read_text())) == len(COMMANDS) == 12
 
 
 @pytest.mark.slow
-def test_sums_over_all_steps_hold(full_golden_dir: Path) -> None:
-    assert all_hold(replay_schedules(full_golden_dir / "released" / "schedules"))
+def test_sums_over_all_steps_hold(golden_dir: Path) -> None:
+    assert all_hold(replay_schedules(golden_dir / "released" / "schedules"))
 
 
 @pytest.mark.parametrize(
@@ -66,17 +66,17 @@ def test_sums_over_all_steps_hold(full_golden_dir: Path) -> None:
     ],
 )
 def test_another_schedule_is_noticed(
-    full_golden_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, optimizer: dict[str, Any]
+    golden_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, optimizer: dict[str, Any]
 ) -> None:
-    bundle = part_of(full_golden_dir / "released" / "schedules", "schedules.json", tmp_path, command, without="sums")
+    bundle = part_of(golden_dir / "released" / "schedules", "schedules.json", tmp_path, command, without="sums")
     assert all_hold(replay_schedules(bundle))
     deviate(monkeypatch, schedules, {"optimizer": optimizer})
     assert not all_hold(replay_schedules(bundle))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_every_network_holds(full_golden_dir: Path, tmp_path: Path, network: str) -> None:
-    bundle = part_of(full_golden_dir / "released" / "schedules", "parameters.json", tmp_path, network)
+def test_every_network_holds(golden_dir: Path, tmp_path: Path, network: str) -> None:
+    bundle = part_of(golden_dir / "released" / "schedules", "parameters.json", tmp_path, network)
     checks = list(replay_parameter_groups(bundle))
     assert all_hold(checks), "\n".join(str(check) for check in checks if not check.holds)
 
@@ -100,9 +100,9 @@ def test_every_network_holds(full_golden_dir: Path, tmp_path: Path, network: str
     ],
 )
 def test_other_parameter_groups_are_noticed(
-    full_golden_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str, changes: dict[str, Any]
+    golden_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str, changes: dict[str, Any]
 ) -> None:
-    bundle = part_of(full_golden_dir / "released" / "schedules", "parameters.json", tmp_path, network)
+    bundle = part_of(golden_dir / "released" / "schedules", "parameters.json", tmp_path, network)
     deviate(monkeypatch, parameter_groups, changes)
     assert not all_hold(replay_parameter_groups(bundle))
 

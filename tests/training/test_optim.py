@@ -208,3 +208,25 @@ def test_zero_clips_nothing_but_still_measures(mode: str) -> None:
     norm = clip_gradients(parameters, 0.0, mode)
     torch.testing.assert_close(norm, torch.cat([p.grad.flatten() for p in plain[:-1]]).norm())
     assert all(torch.equal(p.grad, q.grad) for p, q in zip(parameters[:-1], plain[:-1], strict=True))
+
+
+def test_lars_is_larc_around_sgd_as_swav_was_trained() -> None:
+    """Compare with apex's LARC of trust coefficient 0.001 without clipping; a tensor of norm 0 takes SGD's step."""
+    parts, plain = Parts(), Parts()
+    plain.load_state_dict(parts.state_dict())
+    optimizer = make_optimizer(parts, OptimizerConfig(name="lars", momentum=0.9, weight_decay_on="all"))
+    reference = torch.optim.SGD([p for p in plain.parameters() if p.requires_grad], lr=0.3, momentum=0.9)
+    set_hyperparameters(optimizer, hyperparameters(lr=0.3, weight_decay=0.1))
+    generator = torch.manual_seed(0)
+    for _ in range(3):
+        for p, q in zip(parts.parameters(), plain.parameters(), strict=True):
+            p.grad = torch.randn(p.shape, generator=generator) if p.requires_grad else None
+            q.grad = None if p.grad is None else p.grad.clone()
+            norm = float(q.detach().norm())
+            if q.grad is not None and norm > 0:
+                q.grad = (q.grad + 0.1 * q.detach()) * 0.001 * norm / (float(q.grad.norm()) + 0.1 * norm + 1e-8)
+        optimizer.step()
+        reference.step()
+    assert float(parts.norm.bias.detach().norm()) > 0
+    for p, q in zip(parts.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
