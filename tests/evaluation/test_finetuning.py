@@ -76,6 +76,18 @@ def test_neither_positions_nor_tokens_are_decayed() -> None:
     assert {name for name, parameter in backbone.named_parameters() if any(parameter is p for p in without)} == kept
 
 
+@pytest.mark.parametrize("norms", [False, True])
+def test_tokens_decay_where_a_released_optimizer_decays_them(norms: bool) -> None:
+    backbone = build_backbone(VIT)
+    groups = layer_groups(
+        backbone, backbone, lr=1.0, layer_decay=1.0, weight_decay=0.1, decay_norms=norms, decay_tokens=True
+    )
+    decay = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
+    for name, parameter in backbone.named_parameters():
+        flat = parameter.ndim == 1 or name.endswith(".bias")
+        assert decay[parameter] == (0.1 if norms or not flat else 0.0), name
+
+
 @SHAPES
 def test_a_trainable_copy_computes_the_same_at_the_size_of_the_crop(shape: AnyBackboneConfig) -> None:
     backbone = build_backbone(shape).eval()

@@ -12,8 +12,8 @@ from selfpatch.evaluation.segmentation.base_config import Method, TrainedConfig
 
 _SMALL_DECODER = {
     "steps": 200, "warmup": 20, "batch_size": 8, "crop": 96, "lr": 2e-3, "weight_decay": 0.01, "decay_norms": False,
-    "layer_decay": 0.65, "drop_path": 0.0, "channels": 32, "auxiliary_channels": 16, "test": "whole",
-    "precision": "bf16", "rescale": True,
+    "decay_tokens": False, "layer_decay": 0.65, "drop_path": 0.0, "channels": 32, "auxiliary_channels": 16,
+    "test": "whole", "precision": "bf16", "rescale": True,
 }  # fmt: skip
 _IBOT_SMALL = {"lr": 3e-5, "layer_decay": 0.9}
 _VOC = {"train_split": "trainaug", "steps": 40_000}
@@ -87,9 +87,11 @@ class DecoderConfig(TrainedConfig):
     lr: PositiveFloat = 6e-5
     """Peak learning rate of the decoder."""
     weight_decay: NonNegativeFloat = 0.01
-    """Weight decay; tokens and positions have none."""
+    """Weight decay of matrices."""
     decay_norms: bool = False
     """Decay norms and biases too."""
+    decay_tokens: bool = False
+    """Decay tokens and position embeddings too."""
     warmup: NonNegativeInt = 1500
     """Steps over which the learning rate rises, at most a tenth of all."""
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
@@ -167,6 +169,7 @@ class UPerNetConfig(DecoderConfig):
     steps: PositiveInt = 160_000
     lr: PositiveFloat = 8e-5
     weight_decay: NonNegativeFloat = 0.05
+    decay_tokens: bool = True
     layer_decay: Annotated[float, Gt(0), Le(1)] = 0.65
     normed: bool = True
     channels: Annotated[NonNegativeInt, MultipleOf(2)] = 0

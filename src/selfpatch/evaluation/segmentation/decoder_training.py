@@ -107,6 +107,7 @@ def train_segmenter(
         layer_decay=config.layer_decay,
         weight_decay=config.weight_decay,
         decay_norms=config.decay_norms,
+        decay_tokens=config.decay_tokens,
     )
     optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=encoder.device.type in ("cpu", "cuda"))
 

@@ -13,7 +13,7 @@ _IBOT = {"token": "image", "lr": 1e-3, "warmup_epochs": 20.0, "resampling": "bil
 # DeiT's fine-tuning as iBOT runs it: 8 processes of 96 images, and learning rates for a batch of 512, so twice ours.
 _TRANSFER = {
     "token": "image", "epochs": 1000, "batch_size": 768, "lr": 3.75e-6, "min_lr": 1e-5, "layer_decay": 1.0,
-    "head_std": 0.02, "repeats": 3,
+    "decay_tokens": True, "head_std": 0.02, "repeats": 3,
 }  # fmt: skip
 _INATURALIST = {**_TRANSFER, "epochs": 360, "erasing": 0.1}
 # The same with 8 processes of 128 images, and `--lr 5e-6` for a batch of 512.
@@ -71,7 +71,9 @@ class FinetuneConfig(TrainedClassificationConfig):
     warmup_epochs: NonNegativeFloat = 5.0
     """Number of epochs over which the learning rate rises linearly."""
     weight_decay: NonNegativeFloat = 0.05
-    """Weight decay of AdamW; norms, biases, other 1-D parameters, tokens and positions have none."""
+    """Weight decay of AdamW on matrices; norms, biases and other 1-D parameters have none."""
+    decay_tokens: bool = False
+    """Decay tokens and position embeddings too."""
     layer_decay: Fraction = 0.65
     """Layer-wise learning-rate decay factor."""
     drop_path: Fraction = 0.1

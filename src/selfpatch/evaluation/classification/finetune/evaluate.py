@@ -115,7 +115,12 @@ def _train(
     lr = config.lr * config.batch_size / 256
     steps, warmup = (round(epochs * batches.steps_per_epoch) for epochs in (config.epochs, config.warmup_epochs))
     groups = layer_groups(
-        classifier, classifier.backbone, lr=lr, layer_decay=config.layer_decay, weight_decay=config.weight_decay
+        classifier,
+        classifier.backbone,
+        lr=lr,
+        layer_decay=config.layer_decay,
+        weight_decay=config.weight_decay,
+        decay_tokens=config.decay_tokens,
     )
     optimizer = torch.optim.AdamW(groups, fused=encoder.device.type in ("cpu", "cuda"))
     schedule = cosine_factor(steps, warmup=warmup, end=min(1.0, config.min_lr / lr))
