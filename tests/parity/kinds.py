@@ -17,6 +17,7 @@ from tests.parity.dinov2_vit import replay_dinov2_vit
 from tests.parity.drawn_crops import replay_crops
 from tests.parity.drawn_masks import replay_masks
 from tests.parity.head_facts import replay_head_facts
+from tests.parity.newer_losses import replay_gram, replay_koleo, replay_paka
 from tests.parity.overclustering import replay_overclustering
 from tests.parity.parameter_groups import replay_parameter_groups
 from tests.parity.pieces import replay_pieces
@@ -81,13 +82,13 @@ KINDS = (
     Kind("dense retrieval", {EXPECTED: ("train_255_becomes",), TENSORS: ("label_memory",)}, replay_dense_retrieval),
     Kind("windows of label propagation", {EXPECTED: ("circle.size",), TENSORS: ("first_labels",)}, replay_vos_windows),
     Kind("DINOv2 ViT", {EXPECTED: ("registers",), TENSORS: ("weights.pos_embed",)}, replay_dinov2_vit),
+    Kind("paka", {EXPECTED: ("align.loss",), TENSORS: ("align.student_rois",)}, replay_paka),
+    Kind("gram", {EXPECTED: ("published.loss", "batch_level.loss"), TENSORS: ("teacher",)}, replay_gram),
+    Kind("koleo", {EXPECTED: ("two_globals_sum",), TENSORS: ("neighbours",)}, replay_koleo),
     Kind("fixed positions", {"moco_v3_positions.json": ("shape", "sum_abs")}, replay_fixed_positions),
 )
 
 MISSING_KINDS = (
-    MissingKind("paka", {EXPECTED: ("align.loss",), TENSORS: ()}, "losses/paka.py and RoI alignment of two boxes"),
-    MissingKind("gram", {EXPECTED: ("published.loss", "batch_level.loss"), TENSORS: ()}, "losses/gram.py"),
-    MissingKind("koleo", {EXPECTED: ("two_globals_sum",), TENSORS: ()}, "losses/koleo.py"),
     MissingKind("neco", {EXPECTED: ("pair3.loss", "full.loss"), TENSORS: ()}, "differentiable sorting and NeCo's loss"),
     MissingKind("debias", {EXPECTED: ("components",), TENSORS: ("projector",)}, "INSID3's and RASA's projections"),
     MissingKind("rope", {EXPECTED: ("prefix_tokens",), TENSORS: ("q_rotated",)}, "rotary position embeddings"),

@@ -21,8 +21,11 @@ QUICK_BUNDLES = [
     "released/davis_dino",
     "released/davis_selfpatch",
     "newer/dinov2reg_tiny",
+    "newer/gram",
     "newer/hummingbird",
+    "newer/koleo",
     "newer/overclustering",
+    "newer/paka",
     "newer/sinkhorn",
     "newer/vos_dinov3",
 ]

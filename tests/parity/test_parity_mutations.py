@@ -16,14 +16,15 @@ from torch.nn import functional as F
 from selfpatch.data.augment import masks, multicrop
 from selfpatch.evaluation.segmentation.kmeans import Matching, classes_of_clusters
 from selfpatch.evaluation.video_segmentation import propagation
-from selfpatch.losses import selfpatch
+from selfpatch.losses import gram, koleo, paka, selfpatch
 from selfpatch.losses.ibot import masked_patch_weights
 from selfpatch.models import pooling
 from selfpatch.models.backbones import positions, vit
 from selfpatch.ops import propagation as op_propagation
+from selfpatch.ops import roi_align
 from selfpatch.ops.neighbours import top_positives
 from selfpatch.ops.sinkhorn import sinkhorn
-from tests.parity import dense_retrieval, drawn_crops, overclustering, sinkhorn_losses
+from tests.parity import dense_retrieval, drawn_crops, newer_losses, overclustering, sinkhorn_losses
 from tests.parity.kinds import KINDS
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -54,6 +55,11 @@ def with_colour(**changes: Any) -> Plant:
 
 def attend_unscaled(query: Tensor, keys: Tensor, values: Tensor, valid: Tensor | None = None) -> Tensor:
     return pooling_attend(query * query.shape[-1] ** 0.5, keys, values, valid)
+
+
+def antialiased(patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    maps = patches.permute(0, 3, 1, 2)
+    return F.interpolate(maps, grid, mode="bicubic", antialias=True).permute(0, 2, 3, 1)
 
 
 def by_precision(counts: np.ndarray, matching: Matching) -> np.ndarray:
@@ -124,6 +130,18 @@ MUTATIONS: dict[str, tuple[tuple[str, str], Plant]] = {
     "circle without its border": (
         ("newer/vos_dinov3", "windows of label propagation"),
         constant(op_propagation, "_inside", lambda rows, columns, radius, _: rows + columns < radius**2),
+    ),
+    "patches without their mean": (
+        ("newer/paka", "paka"),
+        constant(paka, "_centred", lambda x, kept: x * kept[..., None]),
+    ),
+    "map of a flipped crop": (("newer/paka", "paka"), constant(roi_align, "_unflipped", lambda maps, _: maps)),
+    "kernels of any norm": (("newer/paka", "paka"), constant(paka, "MIN_NORM", 1e-30)),
+    "antialiased teacher": (("newer/gram", "gram"), constant(newer_losses, "resize_patches", antialiased)),
+    "tokens of any norm": (("newer/gram", "gram"), constant(gram, "l2_normalize", lambda x: x)),
+    "the feature itself as nearest": (
+        ("newer/koleo", "koleo"),
+        constant(koleo, "nearest_others", lambda y: torch.arange(y.shape[-2]).expand(y.shape[:-1])),
     ),
     "aspect of blocks": (MASKS, constant(masks, "ASPECT", (0.4, 1 / 0.4))),
     "tries of blocks": (MASKS, constant(masks, "BLOCK_TRIES", 6)),

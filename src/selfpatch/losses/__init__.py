@@ -2,16 +2,20 @@
 
 from selfpatch.losses.center import Center
 from selfpatch.losses.dino import DINOConfig, DINOLoss
+from selfpatch.losses.gram import GramConfig, GramLoss
 from selfpatch.losses.ibot import IBOTConfig, IBOTPatchLoss, PatchPrototypes
 from selfpatch.losses.info_nce import DenseContrastLoss, InfoNCELoss
+from selfpatch.losses.koleo import KoLeoLoss
 from selfpatch.losses.memory_bank import MemoryBank
+from selfpatch.losses.paka import PaKALoss
 from selfpatch.losses.selfpatch import SelfPatchConfig, SelfPatchLoss
 from selfpatch.losses.sere import SEREChannelLoss, SEREConfig, SERELoss, SERESpatialLoss
 from selfpatch.losses.swav import SwAVConfig, SwAVHead, SwAVLoss
 from selfpatch.models.heads import PrototypeHead
 
 __all__ = [
-    "Center", "DINOConfig", "DINOLoss", "DenseContrastLoss", "IBOTConfig", "IBOTPatchLoss", "InfoNCELoss",
-    "MemoryBank", "PatchPrototypes", "PrototypeHead", "SEREChannelLoss", "SEREConfig", "SERELoss", "SERESpatialLoss",
-    "SelfPatchConfig", "SelfPatchLoss", "SwAVConfig", "SwAVHead", "SwAVLoss",
+    "Center", "DINOConfig", "DINOLoss", "DenseContrastLoss", "GramConfig", "GramLoss", "IBOTConfig", "IBOTPatchLoss",
+    "InfoNCELoss", "KoLeoLoss", "MemoryBank", "PaKALoss", "PatchPrototypes", "PrototypeHead", "SEREChannelLoss",
+    "SEREConfig", "SERELoss", "SERESpatialLoss", "SelfPatchConfig", "SelfPatchLoss", "SwAVConfig", "SwAVHead",
+    "SwAVLoss",
 ]  # fmt: skip

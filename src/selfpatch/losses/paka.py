@@ -1,0 +1,53 @@
+"""PaKA: patch kernel alignment of a student's and a teacher's view of the same region (arXiv 2509.05606)."""
+
+import torch
+from torch import Tensor, nn
+
+MIN_NORM = 1e-6
+"""Smallest squared norm of a kernel that is divided by."""
+
+
+class PaKALoss(nn.Module):
+    """One minus the linear CKA (centred kernel alignment) of the patches of student and teacher.
+
+        for each image, over its patches that are not left out:
+            z_s, z_t = patches minus their mean patch
+            K_s, K_t = z_s z_s^T, z_t z_t^T
+            loss += 1 - sum(K_s * K_t) / (|K_s| |K_t|)
+
+    Patches are not normalised. Both views show the same region on the same grid, see `ops.roi_align.align_overlap`.
+    lightly's released code takes a random subset of more than 512 patches; this takes all, since sum(K_s * K_t) is
+    |z_s^T z_t|^2, which needs no matrix of pairs.
+
+    Example:
+        >>> criterion = PaKALoss()
+        >>> student, teacher, overlaps = align_overlap(student_map, teacher_map, student_boxes, teacher_boxes, (7, 7))
+        >>> loss = criterion(student_head(student), teacher_head(teacher), ignored=~overlaps[:, None].expand(-1, 49))
+    """
+
+    def forward(self, student: Tensor, teacher: Tensor, ignored: Tensor | None = None) -> Tensor:
+        """Return the loss, a scalar: the mean over the images that have two or more patches; 0 if there is none.
+
+        Args:
+            student: [B, N, D] patches.
+            teacher: [B, N, D'] patches of the same places, which take no gradient.
+            ignored: [B, N] bool, True where a patch is left out.
+        """
+        kept = torch.ones_like(student[..., 0]) if ignored is None else (~ignored).to(student.dtype)  # [B, N]
+        with torch.autocast(student.device.type, enabled=False):
+            z_s, z_t = (_centred(x.float(), kept.float()) for x in (student, teacher.detach()))
+            norms = [_product(z, z).clamp(min=MIN_NORM).sqrt() for z in (z_s, z_t)]
+            loss = 1 - _product(z_s, z_t) / (norms[0] * norms[1])  # [B]
+        counted = (kept.sum(1) >= 2).float()
+        return (loss * counted).sum() / counted.sum().clamp(min=1)
+
+
+def _centred(x: Tensor, kept: Tensor) -> Tensor:
+    """Return patches [B, N, D] minus the mean of those that are kept, and 0 where they are not."""
+    mean = torch.einsum("bn,bnd->bd", kept, x) / kept.sum(1, keepdim=True).clamp(min=1)
+    return (x - mean[:, None]) * kept[..., None]
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Compute the sum over pairs of patches of both kernels' product, [B]: sum((a a^T) * (b b^T)) = |a^T b|^2."""
+    return (a.mT @ b).square().sum((-2, -1))

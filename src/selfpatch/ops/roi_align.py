@@ -1,0 +1,62 @@
+"""The region that two crops share, sampled from both maps of patches on one grid (RoIAlign, arXiv 1703.06870)."""
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+
+def align_overlap(
+    maps: Tensor, other_maps: Tensor, boxes: Tensor, other_boxes: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample two crops of each image on one grid over the region that both show.
+
+        for each image:
+            undo the flip of each map
+            region = intersection of the two boxes
+            for each map: RoIAlign of the region, in cells of the map, to `size`
+
+    On a GPU, the backward pass sums in a varying order, because torchvision's is so written.
+
+    Args:
+        maps: [B, h, w, D] patches of one crop.
+        other_maps: [B, h', w', D'] patches of the other.
+        boxes: [B, 5] (left, top, width, height, flipped) of the crops in pixels of the image.
+        other_boxes: [B, 5] of the others.
+        size: rows and columns of the common grid.
+
+    Returns:
+        Patches [B, N, D] and [B, N, D'] of the grid's N = rows * columns cells, row by row, and [B] bool, whether the
+        region is at least one cell of the first map high and wide. Patches of smaller regions have no meaning.
+    """
+    rois, other_rois = overlap_rois(boxes, other_boxes, maps), overlap_rois(other_boxes, boxes, other_maps)
+    sampled, other_sampled = (
+        _sample(_unflipped(patches, flipped), regions, size)
+        for patches, flipped, regions in (
+            (maps, boxes[:, 4], rois),
+            (other_maps, other_boxes[:, 4], other_rois),
+        )
+    )
+    return sampled, other_sampled, (rois[:, 2:] - rois[:, :2] >= 1).all(1)
+
+
+def overlap_rois(boxes: Tensor, other_boxes: Tensor, maps: Tensor) -> Tensor:
+    """Return the region that two crops share, in cells of the first one's unflipped map, [B, 4] (x0, y0, x1, y1).
+
+    Arguments are as for `align_overlap`. Regions end at the map; without overlap, x1 <= x0 or y1 <= y0.
+    """
+    cells = boxes.new_tensor([maps.shape[2], maps.shape[1]])
+    begin = torch.maximum(boxes[:, :2], other_boxes[:, :2])
+    end = torch.minimum(boxes[:, :2] + boxes[:, 2:4], other_boxes[:, :2] + other_boxes[:, 2:4])
+    corners = [(corner - boxes[:, :2]) / boxes[:, 2:4] * cells for corner in (begin, end)]
+    return torch.cat([corner.clamp(min=0).minimum(cells) for corner in corners], 1)
+
+
+def _unflipped(maps: Tensor, flipped: Tensor) -> Tensor:
+    return torch.where(flipped[:, None, None, None] > 0.5, maps.flip(2), maps)
+
+
+def _sample(maps: Tensor, rois: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return RoIAlign of one region of each map [B, h, w, D], [B, N, D]."""
+    images = torch.arange(len(rois), device=rois.device, dtype=rois.dtype)
+    regions = torch.cat([images[:, None], rois], 1).to(maps.dtype)
+    return roi_align(maps.permute(0, 3, 1, 2), regions, size, aligned=True).flatten(2).mT

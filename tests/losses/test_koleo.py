@@ -1,0 +1,46 @@
+"""`KoLeoLoss` on plain tensors, against a double loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from selfpatch.losses import KoLeoLoss
+
+
+def features(views: int = 2, images: int = 7) -> torch.Tensor:
+    return torch.randn(views, images, 5, generator=torch.manual_seed(0))
+
+
+def test_the_loss_is_that_of_the_loop() -> None:
+    x = features()
+    expected = torch.zeros(())
+    for view in x:
+        y = view / view.norm(dim=1, keepdim=True)
+        for i in range(len(y)):
+            j = max((j for j in range(len(y)) if j != i), key=lambda j: float(y[i] @ y[j]))
+            expected -= (y[i] - y[j]).norm().log() / len(y)
+    torch.testing.assert_close(KoLeoLoss()(x), expected)
+    torch.testing.assert_close(KoLeoLoss()(x[0]) + KoLeoLoss()(x[1]), expected)
+
+
+def test_features_move_apart() -> None:
+    x = features(1, 6)[0].requires_grad_()
+    criterion = KoLeoLoss()
+    before = criterion(x)
+    (gradient,) = torch.autograd.grad(before, x)
+    assert criterion(x - 0.1 * gradient) < before
+
+
+def test_equal_features_have_a_finite_loss_and_gradient() -> None:
+    x = torch.ones(4, 3, requires_grad=True)
+    loss = KoLeoLoss()(x)
+    loss.backward()
+    assert loss.isfinite()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+def test_one_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="there is only one; use a batch size of 2 or more"):
+        KoLeoLoss()(features(2, 1))
