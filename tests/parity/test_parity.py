@@ -13,24 +13,24 @@ from safetensors.torch import load_file, save_file
 from selfpatch.ops import relation
 from tests.parity import replay
 from tests.parity.check import Check, all_hold, compare, compare_exactly, compare_norms
+from tests.parity.kinds import MissingKind
+from tests.parity.replay import find_bundles, kinds_of
 
-BUNDLES = ["mini/dino", "mini/selfpatch", "mini/sere", "pieces"]
+LOSSES_AND_OPS = [f"newer/{name}" for name in ("gram", "hummingbird", "koleo", "overclustering", "paka", "sinkhorn")]
+BUNDLES = ["mini/dino", "mini/selfpatch", "mini/sere", "pieces", *LOSSES_AND_OPS]
+"""Bundles that travel with the project."""
 SLOW_BUNDLES = ["dino", "selfpatch", "sere", "pieces", "davis_metric", "released/selfpatch_vits", "released/statistics"]
 QUICK_BUNDLES = [
     "released/position_embeddings",
     "released/davis_dino",
     "released/davis_selfpatch",
     "newer/dinov2reg_tiny",
-    "newer/gram",
-    "newer/hummingbird",
-    "newer/koleo",
-    "newer/overclustering",
-    "newer/paka",
-    "newer/sinkhorn",
     "newer/vos_dinov3",
 ]
 FULL_BUNDLES = [*QUICK_BUNDLES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_BUNDLES)]
 """Bundles outside of the repository."""
+WITH_OTHER_TESTS = [f"released/ibot_{name}" for name in ("head_facts", "semi_supervised_head", "separate")]
+WITH_OTHER_TESTS += ["released/ibot_teacher_shared", "released/sere_vitb_heads", "released/schedules"]
 
 
 def assert_all_hold(bundle: Path) -> None:
@@ -49,6 +49,12 @@ def test_every_quantity_of_the_full_bundles_holds(full_golden_dir: Path, bundle:
     if not (full_golden_dir / bundle).is_dir():
         pytest.skip(f"no bundle {full_golden_dir / bundle}")
     assert_all_hold(full_golden_dir / bundle)
+
+
+def test_every_bundle_is_replayed_by_a_test(full_golden_dir: Path) -> None:
+    replayed = {*BUNDLES, *SLOW_BUNDLES, *QUICK_BUNDLES, *WITH_OTHER_TESTS}
+    known = {bundle for bundle in find_bundles(full_golden_dir) if not isinstance(kinds_of(bundle)[0], MissingKind)}
+    assert {str(bundle.relative_to(full_golden_dir)) for bundle in known} <= replayed
 
 
 def copy_of(bundle: Path, folder: Path) -> Path:

@@ -9,6 +9,8 @@ from selfpatch.config.sections import MaskConfig
 ASPECT = (0.3, 1 / 0.3)
 """Range of a block's height / width, log-uniform (BEiT, arXiv 2106.08254)."""
 BLOCK_TRIES = 10
+SMALLEST_BLOCK = 3
+"""Side of the grid over the side of the smallest block that is drawn, if more patches remain."""
 
 
 def draw_mask(config: MaskConfig, grid: int, rng: np.random.Generator) -> np.ndarray:
@@ -46,7 +48,7 @@ def _blocks(grid: int, num_hidden: float, rng: np.random.Generator) -> np.ndarra
 
 def _place_block(grid: int, remaining: float, rng: np.random.Generator) -> tuple[slice, slice] | None:
     """Draw the rows and columns of a block; None if it is larger than the grid. A side may be 0."""
-    smallest = (grid // 3) ** 2
+    smallest = (grid // SMALLEST_BLOCK) ** 2
     size, shape, top, left = rng.random(4)
     area = max(0.0, smallest + (remaining - smallest) * size)
     aspect = math.exp(math.log(ASPECT[0]) + (math.log(ASPECT[1]) - math.log(ASPECT[0])) * shape)
