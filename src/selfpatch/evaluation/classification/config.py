@@ -13,8 +13,8 @@ class ClassificationConfig(EvaluationConfig):
     """Centre crops of labelled images."""
 
     data_help: ClassVar[str] = (
-        "Folder with train/ and val/ (or test/), each with one sub-folder per class, or iNaturalist as published, with "
-        "train2019.json and val2019.json."
+        "Folder with train/ and val/ (or test/), each with one sub-folder per class, or iNaturalist, Oxford Flowers or "
+        "Stanford Cars as downloaded."
     )
 
     resize: PositiveInt = 256

@@ -1,6 +1,7 @@
-"""Labelled images, in one folder per class or as iNaturalist: splits, subsets of labels, and centre crops."""
+"""Labelled images, in one folder per class or as published: splits, subsets of labels, and centre crops."""
 
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,8 +19,8 @@ from selfpatch.data.augment.multicrop import generator
 from selfpatch.data.decode.pillow import BadImage, Picture, read_picture
 from selfpatch.data.images import NoneReadable, evenly_spread, load_images
 from selfpatch.data.sources.index import ImageIndex
-from selfpatch.evaluation.classification import inaturalist
 from selfpatch.evaluation.classification.config import ClassificationConfig
+from selfpatch.evaluation.classification.published_sets import Categories, PublishedSet, read_published
 from selfpatch.evaluation.result import Progress
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.ops.images import to_common_dtype
@@ -69,19 +70,19 @@ class LabelledImages:
 def open_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
     """Open the training and the test images of a data set.
 
-    They are those of train/ and of val/ (or test/), with one sub-folder per class in each, or those of `train2019.json`
-    and `val2019.json` (or another year's), as iNaturalist is published.
+    They are those of train/ and of val/ (or test/), with one sub-folder per class in each, or those that
+    `read_published` finds.
 
     Raises:
         ValueError: a split or its classes are missing, or the test set has a class that the training set lacks.
     """
     test = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
     if test is None or not (root / "train").is_dir():
-        if (files := inaturalist.annotation_files(root)) is not None:
-            return _open_inaturalist(*files)
+        if (found := read_published(root)) is not None:
+            return _from_published(root, found)
         raise ValueError(
             f"{root} has no train/ and val/ (or test/); this evaluation needs both, with one sub-folder per class, or "
-            "iNaturalist's train2019.json and val2019.json"
+            "iNaturalist, Oxford Flowers or Stanford Cars as downloaded"
         )
     splits = ImageIndex.open(root / "train"), ImageIndex.open(test)
     for index in splits:
@@ -104,15 +105,17 @@ def open_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
     return labelled(splits[0]), labelled(splits[1])
 
 
-def _open_inaturalist(train_file: Path, test_file: Path) -> tuple[LabelledImages, LabelledImages]:
-    (train, train_categories, names), (test, test_categories, _) = map(inaturalist.read_split, (train_file, test_file))
-    categories, *labels = inaturalist.class_numbers(train_categories, test_categories, test_file)
-    classes = tuple(names.get(category, str(category)) for category in categories)
-    first, second = (
-        LabelledImages(index, np.arange(len(index)), numbers, classes)
-        for index, numbers in zip((train, test), labels, strict=True)
-    )
-    return first, second
+def _from_published(root: Path, found: PublishedSet) -> tuple[LabelledImages, LabelledImages]:
+    categories = sorted({*found.train.values()})
+    number = {category: i for i, category in enumerate(categories)}
+    classes = tuple(found.names.get(category, str(category)) for category in categories)
+
+    def labelled(split: Categories) -> LabelledImages:
+        files = sorted(split)
+        index = ImageIndex(root, [os.fsencode(file) for file in files])
+        return LabelledImages(index, np.arange(len(files)), np.array([number[split[file]] for file in files]), classes)
+
+    return labelled(found.train), labelled(found.test)
 
 
 def split_sizes(train: LabelledImages, test: LabelledImages) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""iNaturalist's layout: images in one folder, labels in JSON files."""
+"""Sets as published: images in one folder, their classes in files."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from selfpatch.evaluation.classification.dataset import open_splits, with_labels
 from selfpatch.evaluation.classification.knn.config import KNNConfig
@@ -74,11 +76,11 @@ def test_the_latest_year_with_both_files_is_taken(tmp_path: Path) -> None:
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no train/ and val/ \(or test/\).* or iNaturalist's train2019.json"):
+    with pytest.raises(ValueError, match=r"has no train/ and val/ \(or test/\).* or iNaturalist, Oxford Flowers or"):
         open_splits(tmp_path)
     train, test = (inaturalist(tmp_path) / f"{split}2019.json" for split in ("train", "val"))
     change(test, annotations=[{"image_id": 100, "category_id": 5}, {"image_id": 99, "category_id": 7}])
-    with pytest.raises(ValueError, match=r"val2019.json has categories that no training image has, e.g. 5; both need"):
+    with pytest.raises(ValueError, match=r"have categories that no training image has, e\.g\. 5"):
         open_splits(tmp_path)
     change(test, annotations=[{"image_id": 100, "category_id": 2}] * 2)
     with pytest.raises(ValueError, match=r"2 annotations of 1 images for its 2 images; each image needs one category"):
@@ -92,7 +94,58 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     test.write_text("{")
     with pytest.raises(ValueError, match=r"cannot read .*val2019.json"):
         open_splits(tmp_path)
+    test.write_text(json.dumps({"images": [], "annotations": []}))
+    with pytest.raises(ValueError, match="has a split without images"):
+        open_splits(tmp_path)
+    test.write_text(json.dumps(annotations(tmp_path, "val", [2, 7])))
     next((tmp_path / "train_val2019" / "Group0" / "2").glob("train*")).unlink()
-    with pytest.raises(ValueError, match=r"train2019.json lists 'train_val2019/.*', which is not in .* complete the"):
+    with pytest.raises(ValueError, match=r"lists 'train_val2019/.*', which is not there; complete the download"):
         open_splits(tmp_path)
     assert train.is_file()
+
+
+def write_image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 24), (90, 80, 70)).save(path)
+
+
+def test_flowers_trains_on_both_of_its_first_splits(tmp_path: Path) -> None:
+    """Numbers of images and classes count from 1."""
+    labels = [3, 1, 1, 3, 1, 3]
+    for number in range(1, 7):
+        write_image(tmp_path / "jpg" / f"image_{number:05d}.jpg")
+    savemat(tmp_path / "imagelabels.mat", {"labels": np.array([labels], np.uint8)})
+    savemat(tmp_path / "setid.mat", {"trnid": [[6, 2]], "valid": [[1]], "tstid": [[5, 3, 4]]})
+    train, test = open_splits(tmp_path)
+    assert train.classes == test.classes == ("1", "3")
+    for images, numbers in ((train, [1, 2, 6]), (test, [3, 4, 5])):
+        assert [images.name(i) for i in range(3)] == [f"jpg/image_{number:05d}.jpg" for number in numbers]
+        assert [images.classes[label] for label in images.labels] == [str(labels[number - 1]) for number in numbers]
+    savemat(tmp_path / "setid.mat", {"trnid": [[7]], "valid": [[1]], "tstid": [[5]]})
+    with pytest.raises(ValueError, match=r"setid.mat numbers images that imagelabels.mat does not have"):
+        open_splits(tmp_path)
+    savemat(tmp_path / "setid.mat", {"trnid": [[1]], "tstid": [[5]]})
+    with pytest.raises(ValueError, match=r"setid.mat has no valid; complete the download"):
+        open_splits(tmp_path)
+    (tmp_path / "setid.mat").write_bytes(b"no file of Matlab")
+    with pytest.raises(ValueError, match=r"cannot read .*setid.mat"):
+        open_splits(tmp_path)
+
+
+def test_cars_have_a_flag_for_the_test_set(tmp_path: Path) -> None:
+    rows = [("000003.jpg", 2, 1), ("000001.jpg", 1, 0), ("000002.jpg", 2, 0)]
+    fields = [("relative_im_path", object), ("bbox_x1", object), ("class", object), ("test", object)]
+    entries = np.array([[(f"car_ims/{name}", 9, number, flag) for name, number, flag in rows]], dtype=fields)
+    names = np.array([["Acura RL", "Audi S4"]], dtype=object)
+    for name, _, _ in rows:
+        write_image(tmp_path / "car_ims" / name)
+    savemat(tmp_path / "cars_annos.mat", {"annotations": entries, "class_names": names})
+    train, test = open_splits(tmp_path)
+    assert train.classes == ("Acura RL", "Audi S4")
+    assert [(train.name(i), int(train.labels[i])) for i in range(2)] == [
+        ("car_ims/000001.jpg", 0), ("car_ims/000002.jpg", 1),
+    ]  # fmt: skip
+    assert [(test.name(i), int(test.labels[i])) for i in range(len(test))] == [("car_ims/000003.jpg", 1)]
+    savemat(tmp_path / "cars_annos.mat", {"annotations": [1, 2], "class_names": names})
+    with pytest.raises(ValueError, match="is no annotation file of Stanford Cars"):
+        open_splits(tmp_path)

@@ -1,0 +1,118 @@
+"""Labelled sets as published, with the classes of the images in files: iNaturalist, Oxford Flowers, Stanford Cars."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.io import loadmat
+
+INATURALIST = "images with `id` and `file_name`, and annotations with `image_id` and `category_id`"
+Categories = dict[str, int]
+"""Category of each image by its path below the folder of the data set."""
+
+
+class PublishedSet(NamedTuple):
+    """Images of both splits."""
+
+    train: Categories
+    test: Categories
+    names: Mapping[int, str]
+    """Names of categories; those without have their number as a name."""
+
+
+def read_published(root: Path) -> PublishedSet | None:
+    """Read the set in a folder; return None if it is of no kind that is known here.
+
+    iNaturalist has `trainYEAR.json` and `valYEAR.json`, of which the latest year is taken. Flowers has `setid.mat`,
+    `imagelabels.mat` and `jpg/`; training and validation images are the training set, as in the released fine-tuning of
+    iBOT. Cars has `cars_annos.mat` and `car_ims/`.
+
+    Raises:
+        ValueError: a file is not as published, images are missing, or the test set has a category of its own.
+    """
+    found = _inaturalist(root) or _flowers(root) or _cars(root)
+    if found is None:
+        return None
+    for split in (found.train, found.test):
+        files = sorted(split)
+        if not files:
+            raise ValueError(f"{root} has a split without images; complete the download")
+        missing = next((file for file in (files[0], files[-1]) if not (root / file).is_file()), None)
+        if missing is not None:
+            raise ValueError(f"{root} lists {missing!r}, which is not there; complete the download")
+    if unknown := {*found.test.values()} - {*found.train.values()}:
+        raise ValueError(f"the test images of {root} have categories that no training image has, e.g. {min(unknown)}")
+    return found
+
+
+def _inaturalist(root: Path) -> PublishedSet | None:
+    years = sorted(path.stem.removeprefix("train") for path in root.glob("train20[0-9][0-9].json"))
+    year = next((year for year in reversed(years) if (root / f"val{year}.json").is_file()), None)
+    if year is None:
+        return None
+    (train, names), (test, _) = (_read_annotations(root / f"{split}{year}.json") for split in ("train", "val"))
+    return PublishedSet(train, test, names)
+
+
+def _read_annotations(file: Path) -> tuple[Categories, dict[int, str]]:
+    """Return the images of an annotation file of iNaturalist, and the names of its categories."""
+    try:
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {file}: {error}") from None
+    try:
+        files = {image["id"]: str(image["file_name"]) for image in content["images"]}
+        pairs = [(entry["image_id"], int(entry["category_id"])) for entry in content["annotations"]]
+        names = {int(entry["id"]): str(entry["name"]) for entry in content.get("categories", ())}
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{file} is no annotation file of iNaturalist; it needs {INATURALIST}") from None
+    category_of = dict(pairs)
+    if len(pairs) != len(category_of) or category_of.keys() != files.keys():
+        raise ValueError(
+            f"{file} has {len(pairs)} annotations of {len(category_of)} images for its {len(files)} images; each image "
+            "needs one category"
+        )
+    return {files[number]: category for number, category in category_of.items()}, names
+
+
+def _flowers(root: Path) -> PublishedSet | None:
+    if not ((root / "setid.mat").is_file() and (root / "imagelabels.mat").is_file()):
+        return None
+    (labels,) = _matlab(root / "imagelabels.mat", "labels")
+    trained, chosen, tested = _matlab(root / "setid.mat", "trnid", "valid", "tstid")  # numbers of images, from 1
+
+    def split(numbers: np.ndarray) -> Categories:
+        return {f"jpg/image_{number:05d}.jpg": int(labels.ravel()[number - 1]) for number in numbers.ravel().tolist()}
+
+    try:
+        return PublishedSet({**split(trained), **split(chosen)}, split(tested), {})
+    except IndexError:
+        raise ValueError(
+            f"{root / 'setid.mat'} numbers images that imagelabels.mat does not have; complete the download"
+        ) from None
+
+
+def _cars(root: Path) -> PublishedSet | None:
+    file = root / "cars_annos.mat"
+    if not file.is_file():
+        return None
+    annotations, names = _matlab(file, "annotations", "class_names")
+    splits: tuple[Categories, Categories] = ({}, {})
+    try:
+        for entry in annotations.ravel():
+            splits[int(entry["test"].item())][str(entry["relative_im_path"].item())] = int(entry["class"].item())
+    except (IndexError, TypeError, ValueError):
+        raise ValueError(f"{file} is no annotation file of Stanford Cars; complete the download") from None
+    return PublishedSet(*splits, {number: str(name.item()) for number, name in enumerate(names.ravel(), start=1)})
+
+
+def _matlab(file: Path, *names: str) -> list[np.ndarray]:
+    try:
+        content = loadmat(file, variable_names=list(names))
+        return [content[name] for name in names]
+    except KeyError as error:
+        raise ValueError(f"{file} has no {error.args[0]}; complete the download") from None
+    except Exception as error:  # the reader fails in many ways on other files
+        raise ValueError(f"cannot read {file}: {error}") from None
