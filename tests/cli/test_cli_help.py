@@ -230,17 +230,17 @@ OPTIONS = {
         checkpoint.max-nonfinite""",
     "resume": "device workers",
     "evaluate davis": f"""{NETWORK} data out block stage output-stride dilate results resolution radius window
-        topk context-frames temperature upsampling std max-memory year sequences""",
-    "evaluate knn": f"{NETWORK} data out ks temperature resize crop encode-batch",
+        topk context-frames temperature upsampling std precision max-memory year sequences""",
+    "evaluate knn": f"{NETWORK} data out ks temperature resize crop precision encode-batch",
     "evaluate correspond": f"""{NETWORK} data out block stage output-stride dilate preset facet depth stride resolution
-        shape sampling places alphas threshold split layout categories max-pictures""",
+        shape sampling places alphas threshold split layout categories precision max-pictures""",
     "evaluate detect": f"""{NETWORK} data out preset train-split test-split limit negatives detector pyramid blocks
         heads rpn-depth box-norm mask-norm pyramid-norm train-batch-norms width anchor-scale min-anchor-iou
         anchors-inside proposals train-proposals rois rpn-loss box-loss augmentation short-sides long-side batch-size
         epochs decay-at warmup-steps optimizer lr lr-batch weight-decay weight-decay-on layer-decay drop-path clip
         precision seed workers max-pictures""",
     "evaluate discover": f"""{NETWORK} data out block stage output-stride dilate methods facet num-patches tau mass head
-        split image-list hard max-pictures""",
+        split image-list hard precision max-pictures""",
     "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr
         warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing repeats
         head-layers head-std resampling decay-tokens resize crop precision seed per-class encode-batch workers""",

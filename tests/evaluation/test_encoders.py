@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.encoders import FunctionEncoder, MeanColour
+from selfpatch.evaluation.encoders import FunctionEncoder, MeanColour, in_precision
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate
 from tests.helpers.command_line import write_davis
@@ -122,3 +122,29 @@ def test_images_that_cannot_be_cut() -> None:
 def test_what_is_no_encoder(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FunctionEncoder(**{"function": as_map, "patch_size": 8, **changes})
+
+
+def test_an_encoder_in_bfloat16_gives_float32() -> None:
+    torch.manual_seed(0)
+    encoder = ConvolutionInFloat32()
+    images = torch.rand(2, 3, 32, 32)
+    assert in_precision(encoder, "float32") is encoder
+    rounded = in_precision(encoder, "bf16")
+    assert (rounded.dim, rounded.patch_size, rounded.mean, rounded.std) == (8, 16, encoder.mean, encoder.std)
+    for exact, other in (
+        (encoder.patches(images), rounded.patches(images)),
+        (encoder.image(images), rounded.image(images)),
+    ):
+        assert other.dtype == torch.float32
+        assert not torch.equal(exact, other)
+        torch.testing.assert_close(exact, other, rtol=0, atol=2e-2)
+
+
+class ConvolutionInFloat32(MeanColour):
+    def __init__(self) -> None:
+        super().__init__(16)
+        self.dim, self.convolution = 8, nn.Conv2d(3, 8, 16, 16)
+
+    @torch.no_grad()
+    def patches(self, images: Tensor) -> Tensor:
+        return self.convolution(images)

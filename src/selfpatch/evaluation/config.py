@@ -94,6 +94,8 @@ class LayerConfig(EvaluationConfig):
     """Largest stride of a ResNet, in pixels: 16 removes the stride of its last stage, 8 of its last two."""
     dilate: bool = True
     """Dilate the kernels of stages that lose their stride to output_stride, which keeps their receptive field."""
+    precision: Precision = "float32"
+    """Precision of the encoder; bf16 uses autocast, and features are float32."""
 
     def layer(self) -> dict[str, Any]:
         """Return the settings that choose the layer, by the names of `LayerEncoder`'s arguments."""

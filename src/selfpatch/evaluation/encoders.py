@@ -1,4 +1,4 @@
-"""Encoders other than networks of this package: functions of images, and plain colours and pixels as baselines."""
+"""Encoders other than networks of this package: functions of images, plain colours and pixels, and encoders in bf16."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from selfpatch.core.types import Encoder
+from selfpatch.evaluation.config import Precision
 from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD
 
 PROBE = 224
@@ -113,6 +115,34 @@ class FunctionEncoder:
             advice = f", for patches of {patch} pixels"
         wanted = f"[{len(images)}, D, {h}, {w}] or [{len(images)}, {tokens}, D]"
         raise ValueError(f"the function returned features of shape {list(shape)}; return {wanted}{advice}")
+
+
+class BFloat16Encoder:
+    """Features of another encoder, computed in bfloat16 by autocast and returned in float32."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder, self.dim, self.patch_size = encoder, encoder.dim, encoder.patch_size
+        self.mean, self.std = encoder.mean, encoder.std
+
+    @property
+    def device(self) -> torch.device:
+        """Device that images must be on."""
+        return self.encoder.device
+
+    def patches(self, images: Tensor) -> Tensor:
+        """Return patch features, float32 [B, D, h, w], of normalised images [B, C, H, W]."""
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self.encoder.patches(images).float()
+
+    def image(self, images: Tensor) -> Tensor:
+        """Return image features, float32 [B, D], of normalised images [B, C, H, W]."""
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self.encoder.image(images).float()
+
+
+def in_precision(encoder: Encoder, precision: Precision) -> Encoder:
+    """Return the encoder itself for `float32`, or a `BFloat16Encoder` around it for `bf16`."""
+    return encoder if precision == "float32" else BFloat16Encoder(encoder)
 
 
 class _PixelEncoder(ABC):

@@ -11,6 +11,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import resize_picture, to_tensor
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig, Sampling
+from selfpatch.evaluation.encoders import in_precision
 from selfpatch.models.layer_encoder import LayerEncoder
 from selfpatch.ops.images import normalise
 
@@ -152,7 +153,8 @@ class DenseEncoder:
 
     def _features(self, image: Tensor) -> Tensor:
         """Return float32 [h, w, D] of an image [1, C, H, W]."""
-        return self.encoder.patches(image)[0].movedim(0, -1).float()
+        encoder = in_precision(self.encoder, self.config.precision)
+        return encoder.patches(image)[0].movedim(0, -1).float()
 
 
 def network_size(size: Size, config: CorrespondenceConfig, patch_size: int) -> Size:

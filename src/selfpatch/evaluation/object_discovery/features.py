@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
+from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
@@ -43,7 +44,7 @@ class PatchView:
     @torch.no_grad()
     def features(self, padded: Tensor) -> Tensor:
         """Return float32 features [h, w, D]."""
-        features = self.layer.patches(padded)[0].movedim(0, -1).float()
+        features = in_precision(self.layer, self.config.precision).patches(padded)[0].movedim(0, -1).float()
         return F.layer_norm(features, features.shape) if self.vit is None else features
 
     @torch.no_grad()
@@ -55,7 +56,8 @@ class PatchView:
         projection = vit.trunk.get_submodule(f"blocks.{block - 1}.attn.qkv")
         handle = projection.register_forward_hook(lambda _, __, output: outputs.append(output[0]))
         try:
-            vit(padded)
+            with torch.autocast(padded.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+                vit(padded)
         finally:
             handle.remove()
         query, key, _ = outputs[0].float().unflatten(-1, (3, vit.num_heads, -1)).permute(1, 2, 0, 3)  # [H, n, d]

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from selfpatch.core.distributed import all_reduce_sum, gather_rows
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
+from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.augmentation import resize_nearest
 from selfpatch.evaluation.segmentation.config import KMeansSegmentationConfig
@@ -49,6 +50,7 @@ def fit_kmeans(
             f"num_clusters is {num_clusters} for {num_classes} classes, but matching one_to_one needs as many; "
             "leave it out, or set matching to precision"
         )
+    encoder = in_precision(encoder, config.precision)
     budget = max(1, config.memory_patches // len(images))
     points = []
     for i, image, _ in images.read_all("patches to cluster", output.progress):

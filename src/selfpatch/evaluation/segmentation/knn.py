@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from selfpatch.core.types import Encoder
+from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.config import KNNSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
@@ -62,6 +63,7 @@ class PatchMemory:
 
 def fit_knn(encoder: Encoder, train: SegmentationSet, config: KNNSegmentationConfig, output: Output) -> FittedMethod:
     """Remember labelled patches of the training images; nothing is written."""
+    encoder = in_precision(encoder, config.precision)
     limit = config.max_memory * 2**20 // BYTES_PER_SIMILARITY
     features, labels = labelled_patches(encoder, train, config, output.progress, unit=True)
     memory = PatchMemory(features, labels, k=config.k, temperature=config.temperature, max_similarities=limit)

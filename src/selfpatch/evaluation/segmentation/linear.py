@@ -12,6 +12,7 @@ from torchvision.transforms import functional as tvf
 from selfpatch.core.distributed import all_reduce_mean, world_size
 from selfpatch.core.schedules import Factor, polynomial_factor
 from selfpatch.core.types import Encoder
+from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output, encoder_identity
 from selfpatch.evaluation.segmentation.augmentation import SquareCrop, TrainCrop, resize_nearest, training_batches
@@ -56,10 +57,11 @@ def fit_linear(
     assert config.steps is not None  # `in_steps` has filled it in
     head = LinearHead(encoder.dim, len(train.classes), batch_norm=config.batch_norm, seed=config.seed)
     head.to(encoder.device).train()
+    frozen = in_precision(encoder, config.precision)
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
-        return segmentation_loss(head(patch_features(encoder, images)), labels.to(encoder.device), config.mask_side)
+        return segmentation_loss(head(patch_features(frozen, images)), labels.to(encoder.device), config.mask_side)
 
     learned = config.learned()
     if output.folder is not None:  # else hashing would read all labels for nothing
@@ -82,7 +84,7 @@ def fit_linear(
     training = Training(head, optimizer, made_up_loss, config.batch_size, config.steps)
     output.begins(Work(config.recorded(), sizes, encoder.patches, (1, 3, config.crop, config.crop), 0, training))
     fit(head, loss, batches, optimizer, plan, settings=learned, output=output)
-    return _fitted(encoder, head.eval(), config, len(train.classes))
+    return _fitted(frozen, head.eval(), config, len(train.classes))
 
 
 def in_steps(config: LinearSegmentationConfig, steps_per_epoch: int) -> LinearSegmentationConfig:

@@ -7,6 +7,7 @@ from typing import Any
 
 from selfpatch.core.distributed import gather
 from selfpatch.core.types import Encoder
+from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.pictures import save_picture, side_by_side
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
 from selfpatch.evaluation.sharding import share_of
@@ -60,7 +61,7 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     for clip in mine:
         scores, panels = [], []
         predicted = (
-            propagate_first_mask(layer, clip, config, clock)
+            propagate_first_mask(in_precision(layer, config.precision), clip, config, clock)
             if layer is not None
             else repeat(clip.mask(0), len(clip.frames))
         )

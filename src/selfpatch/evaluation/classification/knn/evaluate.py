@@ -9,6 +9,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation.classification.dataset import map_centre_crops, open_splits, split_sizes
 from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.metrics import accuracies, top_hits, unreadable, unreadable_note
+from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.work import Work
@@ -38,6 +39,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
             encoded=len(train) + len(test),
         )
     )
+    encoder = in_precision(encoder, config.precision)
     (keys, key_labels, key_names), (queries, labels, names) = (
         map_centre_crops(
             lambda crops, _: image_features(encoder, [crops]), images, config, channels, split, output.progress

@@ -1,0 +1,75 @@
+"""Evaluations encode in the precision that they are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from selfpatch.api.evaluate import evaluate
+from selfpatch.evaluation.encoders import MeanColour
+from tests.evaluation.correspondence.test_evaluate import write_spair
+from tests.evaluation.object_discovery.conftest import square, write_voc
+from tests.helpers.block_images import write_blocks
+from tests.helpers.command_line import write_davis
+from tests.helpers.labelled_images import coloured_folder
+
+
+class Watched(MeanColour):
+    """Notes whether autocast is on whenever it encodes."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.seen: set[bool] = set()
+
+    def patches(self, images: Tensor) -> Tensor:
+        self.seen.add(torch.is_autocast_enabled("cpu"))
+        return super().patches(images)
+
+
+def write_pair(root: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    points = {"src_kps": [[3.5, 3.5]], "trg_kps": [[3.5, 60.0]]}
+    return write_spair(root, {"000000-a-a:cat": points}, {"a": pixels})
+
+
+def write_object(root: Path) -> Path:
+    return write_voc(root, {"image": (square(24, 16, 64, 48), [((25, 17, 64, 48), "")])})
+
+
+BLOCKS = {"resolution": 32, "memory_patches": 60}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(
+    ("name", "write", "settings"),
+    [
+        ("knn", coloured_folder, {"resize": 16, "crop": 16, "ks": (1,)}),
+        ("segment", write_blocks, {"method": "knn", "k": 3, **BLOCKS}),
+        ("segment", write_blocks, {"method": "logistic", **BLOCKS}),
+        ("segment", write_blocks, {"method": "kmeans", **BLOCKS}),
+        *[
+            (
+                "segment",
+                write_blocks,
+                {"method": "linear", "preset": "small", "crop": 32, "steps": 1, "batch_size": 2, "test": test},
+            )
+            for test in ("whole", "square", "slide")
+        ],
+        ("davis", write_davis, {"resolution": 48}),
+        ("correspond", write_pair, {"facet": "token", "resolution": 64}),
+        ("discover", write_object, {"methods": ("lost", "tokencut")}),
+    ],
+    ids=lambda value: str(value.get("method", "")) + str(value.get("test", "")) if isinstance(value, dict) else None,
+)
+def test_the_encoder_runs_in_the_precision(
+    tmp_path: Path, name: str, write: Any, settings: dict[str, Any], precision: str
+) -> None:
+    encoder = Watched()
+    result = evaluate(name, encoder, write(tmp_path / "data"), precision=precision, **settings)
+    assert result.settings["precision"] == precision
+    assert encoder.seen == {precision == "bf16"}
