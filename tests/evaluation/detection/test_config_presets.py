@@ -27,6 +27,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "mask_norm":         ("none", "none", "none", "batch", "layer"),
     "pyramid_norm":      ("none", "none", "none", "batch", "none"),
     "train_batch_norms": (False, False, False, True, False),
+    "precise_bn":        (0, 0, 0, 200, 0),
     "width":             (256, 256, 256, 256, 256),
     "anchor_scale":      (8.0, 8.0, 8.0, 8.0, 8.0),
     "min_anchor_iou":    (0.3, 0.3, 0.3, 0.0, 0.0),

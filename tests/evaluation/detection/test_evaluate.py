@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from selfpatch.api.evaluate import measure
+from selfpatch.cli.main import main
+from selfpatch.evaluation.detection import training
 from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.evaluate import evaluate
 from selfpatch.evaluation.detection.predictions import BOXES, MASKS
@@ -192,3 +194,24 @@ def test_the_identity_holds_what_training_depends_on_only(data: Path, monkeypatc
         evaluate(tiny_encoder(), data, DetectionConfig.from_settings(settings))
     assert handed[0] == handed[1] == handed[2] != handed[3]
     assert not {"preset", "data", "train_split", "test_split", "test_images"} & handed[0].keys()
+
+
+def test_a_checkpoint_is_fine_tuned_with_another_number_of_heads(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SelfPatch's released detection configuration does: 8 heads for a network trained with 6."""
+    built: list[Any] = []
+
+    def spied(*arguments: Any) -> Any:
+        built.append(training.build_network(*arguments))
+        return built[-1]
+
+    monkeypatch.setattr("selfpatch.evaluation.detection.evaluate.build_network", spied)
+    checkpoint = Path(__file__).parents[2] / "golden" / "mini" / "selfpatch" / "initial.pth"
+    command = ["evaluate", "detect", "--weights", str(checkpoint), "--data", str(data), "--out", str(tmp_path / "out")]
+    for name, value in QUICK.items():
+        values = value if isinstance(value, tuple) else (value,)
+        command += [f"--{name.replace('_', '-')}", *map(str, values)]
+    assert main([*command, "--num-heads", "6"]) == 0
+    (network,) = built
+    assert {block.attn.num_heads for block in network.pyramid.backbone.trunk.blocks} == {6}

@@ -14,8 +14,9 @@ from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.dataset import open_split
 from selfpatch.evaluation.detection.evaluate import evaluate
 from selfpatch.evaluation.detection.samples import BoxSamples
-from selfpatch.evaluation.detection.training import build_network, build_optimizer
-from selfpatch.models.layers.batch_norm import BatchNorm
+from selfpatch.evaluation.detection.training import average_statistics, build_network, build_optimizer, train
+from selfpatch.evaluation.result import NO_OUTPUT
+from selfpatch.models.layers.batch_norm import BatchNorm, BatchNorm2d
 from tests.helpers.detect_data import (
     QUICK,
     change,
@@ -83,3 +84,30 @@ def test_an_object_with_a_box_only_is_learned_without_mask(data: Path) -> None:
     matched, labels, boxes = torch.tensor([0, 1, 0, 2, 1]), torch.tensor([1, 1, 0, 1, 0]), torch.zeros(5, 4)
     assert BoxSamples(boxes, labels, matched, boxes, labels > 0).on_masks(target["masks"]).tolist() == [1, 3]
     assert 0 <= evaluate(tiny_encoder(), data, DetectionConfig.from_settings(QUICK)).metrics["box AP"] <= 1
+
+
+def test_statistics_of_batch_norms_become_their_mean_over_batches() -> None:
+    norm, unused = BatchNorm2d(2), BatchNorm2d(2)
+    batches = [torch.randn(3, 2, 4, 5) + number for number in range(5)]
+    average_statistics(torch.nn.ModuleList([norm, unused]), norm, batches)
+    torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([x.var((0, 2, 3)) for x in batches]).mean(0))
+    assert unused.running_mean is not None
+    assert not unused.running_mean.any()
+    assert norm.momentum == 0.1
+
+
+def test_the_statistics_of_a_trained_resnet_are_those_of_its_last_weights(data: Path) -> None:
+    settings = {**QUICK, "train_batch_norms": True, "limit": 2, "test_split": "train"}
+    split, found = open_split(data, "train").first(2), []
+    for steps in (0, 2, 2):
+        config = DetectionConfig.from_settings({**settings, "precise_bn": steps})
+        encoder = tiny_encoder("resnet50")
+        network = build_network(encoder, 3, config)
+        train(network, encoder, split, config, settings={}, output=NO_OUTPUT)
+        assert not network.training
+        found.append(network.state_dict())
+    weights = [name for name in found[0] if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    assert all(torch.equal(found[0][name], found[1][name]) for name in weights)
+    assert all(torch.equal(found[1][name], found[2][name]) for name in found[1])
+    assert not torch.equal(*(one["pyramid.backbone.trunk.bn1.running_mean"] for one in found[:2]))

@@ -43,7 +43,7 @@ class DetectionConfig(EvaluationConfig):
         "ibot_small": {**_IBOT, "batch_size": 32, "lr_batch": 32, "layer_decay": 0.8, "drop_path": 0.1},
         "resnet": {
             "heads": "convolutional", "box_norm": "batch", "mask_norm": "batch", "pyramid_norm": "batch",
-            "train_batch_norms": True, "min_anchor_iou": 0.0, "augmentation": "resize",
+            "train_batch_norms": True, "precise_bn": 200, "min_anchor_iou": 0.0, "augmentation": "resize",
             "short_sides": (640, 672, 704, 736, 768, 800), "batch_size": 16, "epochs": 90_000 / COCO_STEPS,
             "decay_at": (60 / 90, 80 / 90), "optimizer": "sgd", "lr": 0.02, "lr_batch": 16, "weight_decay": 1e-4,
             "drop_path": 0.0,
@@ -89,6 +89,8 @@ class DetectionConfig(EvaluationConfig):
     """Norm after each convolution of the feature pyramid network (inner-maps only)."""
     train_batch_norms: bool = False
     """Train the batch norms of a ResNet, with the statistics of the global batch; otherwise statistics stay fixed."""
+    precise_bn: Annotated[int, Ge(0)] = 0
+    """Number of steps after training whose mean statistics the batch norms use from then on; 0 for moving averages."""
     width: Annotated[int, Ge(8)] = 256
     """Number of channels of the pyramid's maps; the box head has four times as many."""
     anchor_scale: PositiveFloat = 8.0

@@ -1,5 +1,6 @@
 """Training of Mask R-CNN around a copy of the backbone."""
 
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.work import Training, Work
 from selfpatch.models.backbones.resnet import ResNet
 from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.layers.batch_norm import BatchNorm
 from selfpatch.models.param_groups import layer_lr_scales, param_groups
 from selfpatch.ops.images import normalise
 
@@ -97,7 +99,25 @@ def train(
     )
     output.begins(Work(config.recorded(), {"training images": len(split.images)}, training=training, notes=NOTES))
     fit(network.train(), loss, batches, optimizer, plan, settings=settings, output=output)
+    with torch.no_grad(), torch.autocast(encoder.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        average_statistics(network, loss, batches.steps(steps, steps + config.precise_bn))
     network.eval()
+
+
+def average_statistics(network: nn.Module, forward: Callable[[Any], Any], batches: Iterable[Any]) -> None:
+    """Set the statistics of batch norms to their mean over batches, as Detectron2's PRECISE_BN does; keep them if none.
+
+    `forward` runs the network, in training mode, on a batch.
+    """
+    norms = [part for part in network.modules() if isinstance(part, BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for number, batch in enumerate(batches, start=1):
+        forward(batch)
+        for norm in norms:
+            norm.momentum = 1 / number
+            norm.update()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def build_optimizer(network: MaskRCNN, config: DetectionConfig) -> torch.optim.Optimizer:
