@@ -236,9 +236,9 @@ OPTIONS = {
         shape sampling places alphas threshold split layout categories precision max-pictures""",
     "evaluate detect": f"""{NETWORK} data out preset train-split test-split limit negatives detector pyramid blocks
         heads rpn-depth box-norm mask-norm pyramid-norm train-batch-norms precise-bn width anchor-scale
-        min-anchor-iou anchors-inside proposals train-proposals rois rpn-loss box-loss augmentation short-sides long-side
-        batch-size epochs decay-at warmup-steps optimizer lr lr-batch weight-decay weight-decay-on layer-decay drop-path
-        clip precision seed workers max-pictures""",
+        min-anchor-iou anchors-inside proposals train-proposals rois rpn-loss box-loss augmentation short-sides
+        long-side batch-size epochs decay-at warmup-steps optimizer lr lr-batch weight-decay weight-decay-on layer-decay
+        drop-path clip precision seed workers max-pictures""",
     "evaluate discover": f"""{NETWORK} data out block stage output-stride dilate methods facet num-patches tau mass head
         split image-list hard precision max-pictures""",
     "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr
