@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from selfpatch.core.cost import measure
 from selfpatch.models.backbones.build import build_backbone, build_timm, named_backbone_config
 from selfpatch.models.backbones.config import (
     AnyBackboneConfig,
@@ -263,6 +264,9 @@ def test_a_dilated_resnet_is_timms(stride: int, strides: tuple[int, ...]) -> Non
     assert [x.shape[-1] // m.shape[2] for m in finer.maps(x, range(1, 5))] == list(strides)
     assert backbone.map_strides == (4, 8, 16, 32)
     assert finer.state_dict().keys() == backbone.state_dict().keys()
+    backbone.to(torch.float64)
+    assert {tensor.dtype for tensor in finer.state_dict().values() if tensor.is_floating_point()} == {torch.float64}
+    assert torch.equal(finer.trunk.conv1.weight, backbone.trunk.conv1.weight), "they share their weights"
 
 
 def test_a_dilated_resnet_is_torchvisions() -> None:
@@ -286,3 +290,15 @@ def test_strides_removed_without_dilation() -> None:
     assert finer.map_strides == (4, 8, 8, 8)
     with pytest.raises(ValueError, match="this one pools there; choose a stage instead"):
         build_timm("resnet26d").with_output_stride(16)
+
+
+def test_a_dilated_resnet_costs_more_and_is_estimated_without_values() -> None:
+    """A dry run moves the whole network off the meta device, and the dilated one with it."""
+    with torch.device("meta"):
+        backbone = build_backbone(RESNET)
+        finer = backbone.with_output_stride(8)
+    plain, dilated = (
+        measure(lambda network=network: network(torch.zeros(1, 3, 64, 64)).patches.sum(), [backbone], torch.device("cpu"))
+        for network in (backbone, finer)
+    )
+    assert dilated.forward_flops > 2 * plain.forward_flops

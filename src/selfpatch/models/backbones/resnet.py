@@ -57,8 +57,8 @@ class ResNet(Backbone):
                 dilate the kernels of its other bottlenecks by `dilation`
 
         It equals torchvision's `replace_stride_with_dilation` and timm's `output_stride`. Without `dilate`, strides are
-        removed and kernels stay as they are, as in the released code of Jabri et al. (arXiv 2006.14613). The weights
-        are the same.
+        removed and kernels stay as they are, as in the released code of Jabri et al. (arXiv 2006.14613). The copy
+        shares its weights with this network.
 
         Args:
             stride: largest stride in pixels, a power of two, at least that of the first stage.
@@ -67,7 +67,9 @@ class ResNet(Backbone):
         Raises:
             ValueError: the network strides elsewhere than in a convolution, e.g. in a pool.
         """
-        finer = deepcopy(self)
+        # The modules are copied, their weights are not: what is moved or replaced in one network is so in the other.
+        weights = [part for module in self.modules() for part in (module._parameters, module._buffers)]
+        finer = deepcopy(self, {id(part): part for part in weights})
         dilation = 1
         strides = list(self.config.map_strides)
         for number, stage_stride in enumerate(strides, start=1):
