@@ -298,7 +298,9 @@ def test_a_dilated_resnet_costs_more_and_is_estimated_without_values() -> None:
         backbone = build_backbone(RESNET)
         finer = backbone.with_output_stride(8)
     plain, dilated = (
-        measure(lambda network=network: network(torch.zeros(1, 3, 64, 64)).patches.sum(), [backbone], torch.device("cpu"))
+        measure(
+            lambda network=network: network(torch.zeros(1, 3, 64, 64)).patches.sum(), [backbone], torch.device("cpu")
+        )
         for network in (backbone, finer)
     )
     assert dilated.forward_flops > 2 * plain.forward_flops
