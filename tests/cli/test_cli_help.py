@@ -243,7 +243,8 @@ OPTIONS = {
         split image-list hard precision max-pictures""",
     "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr
         warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing repeats
-        head-layers head-std resampling decay-tokens resize crop precision seed per-class encode-batch workers""",
+        head-layers head-std resampling decay-tokens schedule resize crop precision seed per-class encode-batch
+        workers""",
     "evaluate linear": f"""{NETWORK} data out preset labels blocks mean-patch crops lrs epochs batch-size
         held-out resize crop precision seed per-class encode-batch workers""",
     "evaluate segment": f"""{NETWORK} data out method preset kind train-split test-split limit seed max-pictures

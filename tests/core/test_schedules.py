@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from timm.scheduler import CosineLRScheduler
 
-from selfpatch.core.schedules import cosine, cosine_factor, polynomial_factor
+from selfpatch.core.schedules import cosine, cosine_factor, epoch_factor, polynomial_factor
 
 
 def test_cosine_at_both_ends_and_halfway() -> None:
@@ -21,3 +23,17 @@ def test_factors_on_the_learning_rate() -> None:
     assert poly(1) == pytest.approx(0.9 * 0.5)
     assert poly(5) == pytest.approx(0.5)
     assert polynomial_factor(10, power=2.0)(5) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("peak", "warmup"), [(1e-4, 5), (1e-5, 5), (1e-4, 0)])
+def test_the_factor_by_epoch_is_that_of_deits_loop(peak: float, warmup: int) -> None:
+    """Over timm's scheduler, which the loop sets after each epoch; a peak of 1e-5 stays there, as with `semi`."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
+    theirs = CosineLRScheduler(
+        optimizer, t_initial=30, lr_min=1e-5, warmup_t=warmup, warmup_lr_init=1e-6, cycle_limit=1, t_in_epochs=True
+    )
+    ours = epoch_factor(4, 30, warmup=warmup, start=1e-6 / peak, end=1e-5 / peak)
+    for epoch in range(30):
+        for step in range(4 * epoch, 4 * epoch + 4):
+            assert peak * ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), epoch
+        theirs.step(epoch)

@@ -23,6 +23,25 @@ def cosine_factor(num_steps: int, *, warmup: int = 0, end: float = 0.0) -> Facto
     return factor
 
 
+def epoch_factor(steps_per_epoch: int, epochs: int, *, warmup: int, start: float, end: float) -> Factor:
+    """Return the factor of DeiT's training loop, which is constant within an epoch and one epoch late.
+
+        epoch e, t = max(0, e - 1):
+            t < warmup:  start + (1 - start) * t / warmup
+            else:        cosine from 1 to `end`, at t of all epochs
+
+    The loop sets timm's cosine schedule after an epoch, by the number of that epoch.
+    """
+
+    def factor(step: int) -> float:
+        t = max(0, step // steps_per_epoch - 1)
+        if t < warmup:
+            return start + (1 - start) * t / warmup
+        return cosine(t, epochs, 1.0, end)
+
+    return factor
+
+
 def polynomial_factor(
     num_steps: int, *, power: float = 1.0, warmup: int = 0, start: float = 1e-6, end: float = 0.0
 ) -> Factor:

@@ -141,6 +141,7 @@ def test_the_settings_of_released_command_lines() -> None:
         assert (config.min_lr, config.warmup_epochs, config.weight_decay, config.drop_path) == (1e-5, 5, 0.05, 0.1)
         assert (config.mixup, config.cutmix, config.smoothing, config.rand_augment) == (0.8, 1.0, 0.1, 9)
         assert (config.layer_decay, config.head_std, config.repeats, config.token) == (1.0, 0.02, 3, "image")
+        assert config.schedule == "epoch"
         assert config.decay_tokens, "the released network lists no names without decay"
         assert config.head_layers == (1 if preset == "semi" else 0)
 
@@ -251,3 +252,15 @@ def test_test_images_are_resized_as_asked(folder: Path, monkeypatch: pytest.Monk
     small = picture.resize((int(18 * 24 / 20), 18), Image.Resampling[resampling.upper()])
     expected = normalise(tvf.center_crop(tvf.pil_to_tensor(small), [16, 16])[None], encoder.mean, encoder.std)
     torch.testing.assert_close(seen[0][:1], expected)
+
+
+def test_learning_rates_change_by_step_or_by_epoch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peak 1, minimum 0.1, three epochs of four steps, the first for the warm-up."""
+    plans: list[Any] = []
+    monkeypatch.setattr(finetune, "fit", lambda *args, **_: plans.append(args[4]))
+    settings = {**SMALL, "epochs": 3, "warmup_epochs": 1, "lr": 256 / 6, "min_lr": 0.1}
+    for schedule in ("step", "epoch"):
+        run(tiny_encoder("vit"), folder, schedule=schedule, **settings)
+    by_step, by_epoch = (plan.lr for plan in plans)
+    assert [by_step(step) for step in (0, 3, 4, 8)] == pytest.approx([0.25, 1.0, 1.0, 0.55])
+    assert [by_epoch(step) for step in (0, 3, 4, 7, 8)] == pytest.approx([1e-6, 1e-6, 1e-6, 1e-6, 0.775])

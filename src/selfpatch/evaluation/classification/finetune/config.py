@@ -13,7 +13,7 @@ _IBOT = {"token": "image", "lr": 1e-3, "warmup_epochs": 20.0, "resampling": "bil
 # DeiT's fine-tuning as iBOT runs it: 8 processes of 96 images, and learning rates for a batch of 512, so twice ours.
 _TRANSFER = {
     "token": "image", "epochs": 1000, "batch_size": 768, "lr": 3.75e-6, "min_lr": 1e-5, "layer_decay": 1.0,
-    "decay_tokens": True, "head_std": 0.02, "repeats": 3,
+    "decay_tokens": True, "head_std": 0.02, "repeats": 3, "schedule": "epoch",
 }  # fmt: skip
 _INATURALIST = {**_TRANSFER, "epochs": 360, "erasing": 0.1}
 # The same with 8 processes of 128 images, and `--lr 5e-6` for a batch of 512.
@@ -70,6 +70,9 @@ class FinetuneConfig(TrainedClassificationConfig):
     """Learning rate of the head at the end."""
     warmup_epochs: NonNegativeFloat = 5.0
     """Number of epochs over which the learning rate rises linearly."""
+    schedule: Literal["step", "epoch"] = "step"
+    """Change of the learning rate: every step, or every epoch as DeiT's, whose warm-up starts at 1e-6 and whose cosine
+    spans the warm-up too."""
     weight_decay: NonNegativeFloat = 0.05
     """Weight decay of AdamW on matrices; norms, biases and other 1-D parameters have none."""
     decay_tokens: bool = False

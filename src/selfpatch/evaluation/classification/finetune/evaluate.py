@@ -17,7 +17,7 @@ from torch import Tensor
 
 from selfpatch.checkpoints.export.safetensors import FILE, export_state, write_safetensors
 from selfpatch.core.distributed import is_main_process
-from selfpatch.core.schedules import cosine_factor
+from selfpatch.core.schedules import cosine_factor, epoch_factor
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import ViewRecipe
 from selfpatch.evaluation.batches import Batches
@@ -39,6 +39,9 @@ from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, encoder_ident
 from selfpatch.evaluation.work import Training, Work
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
+
+WARMUP_LR = 1e-6
+"""Learning rate of the head in the first epoch, where it changes by epoch (DeiT's `--warmup-lr`)."""
 
 
 def evaluate(encoder: Encoder, data: str | Path, config: FinetuneConfig, output: Output = NO_OUTPUT) -> Result:
@@ -123,7 +126,11 @@ def _train(
         decay_tokens=config.decay_tokens,
     )
     optimizer = torch.optim.AdamW(groups, fused=encoder.device.type in ("cpu", "cuda"))
-    schedule = cosine_factor(steps, warmup=warmup, end=min(1.0, config.min_lr / lr))
+    end = min(1.0, config.min_lr / lr)
+    schedule = cosine_factor(steps, warmup=warmup, end=end)
+    if config.schedule == "epoch":
+        warmup, start = round(config.warmup_epochs), min(1.0, WARMUP_LR / lr)
+        schedule = epoch_factor(batches.steps_per_epoch, config.epochs, warmup=warmup, start=start, end=end)
     plan = TrainingPlan(steps, schedule, seed=config.seed, precision=config.precision)
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
