@@ -303,4 +303,4 @@ def test_a_dilated_resnet_costs_more_and_is_estimated_without_values() -> None:
         )
         for network in (backbone, finer)
     )
-    assert dilated.forward_flops > 2 * plain.forward_flops
+    assert dilated.forward_flops > plain.forward_flops > 0
