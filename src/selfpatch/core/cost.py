@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,24 @@ def measure(
         for module in modules:
             if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
                 module.to_empty(device=device)
-        with _LiveTensors() as live, FlopCounterMode(display=False) as counter:
+        with _Counter() as counter:
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
                 result = function()
-            forward_flops, activation_bytes = counter.get_total_flops(), live.peak
+            forward_flops, activation_bytes = counter.flops, counter.peak
             if isinstance(result, Tensor) and result.requires_grad:
                 result.backward()
-    return Cost(forward_flops, counter.get_total_flops(), activation_bytes)
+    return Cost(forward_flops, counter.flops, activation_bytes)
 
 
-class _LiveTensors(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made inside and still exist."""
+class _Counter(TorchDispatchMode):
+    """Counts FLOPs, by the formulas of torch's `FlopCounterMode`, and the bytes of the tensors made inside that exist.
+
+    `FlopCounterMode` itself also follows modules, which fails on a view of a parameter in a pass without gradient.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now, self.peak = 0, 0
+        self.flops, self.now, self.peak = 0, 0, 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -64,6 +67,8 @@ class _LiveTensors(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 self._known.add(tensor.untyped_storage()._cdata)
         output = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=output)
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor):
                 self._add(tensor.untyped_storage())
