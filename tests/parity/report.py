@@ -10,6 +10,9 @@ from tests.parity.check import Check, all_hold
 from tests.parity.kinds import MissingKind
 from tests.parity.replay import find_bundles, kinds_of
 
+REFUSALS = (ValueError, AssertionError, LookupError, RuntimeError)
+"""Errors of a replay that count as a failure of its bundle, so that the others are still replayed."""
+
 
 @dataclass
 class Outcome:
@@ -54,9 +57,10 @@ def replay_all(paths: list[Path], show: Callable[[str], None]) -> list[Outcome]:
                 for check in kind.replay(bundle):
                     outcome.checks.append(check)
                     show(f"  {check}")
-        except ValueError as error:
-            outcome.error = str(error)
-            show(f"  FAIL {error}")
+        except REFUSALS as error:
+            named = isinstance(error, ValueError)
+            outcome.error = str(error) if named else f"the replay failed with {type(error).__name__}: {error}"
+            show(f"  FAIL {outcome.error}")
     return outcomes
 
 

@@ -68,6 +68,17 @@ def test_the_exit_code_and_the_summary(golden_dir: Path, tmp_path: Path, capsys:
     assert any(line.startswith(f"FAIL {unknown}: ") for line in lines)
 
 
+def test_a_damaged_bundle_does_not_hide_the_others(
+    golden_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = shutil.copytree(golden_dir / "newer" / "koleo", tmp_path / "damaged")
+    save_file({"x": torch.zeros(2, 2), "neighbours": torch.zeros(2)}, damaged / "tensors.safetensors")
+    assert main([str(damaged), str(golden_dir / "newer" / "koleo")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2] == "1 bundles hold, 1 do not, 0 of methods that selfpatch does not have"
+    assert f"FAIL {damaged}: the replay failed with KeyError: 'grad'" in lines
+
+
 def test_nothing_compared_is_nothing_shown(tmp_path: Path) -> None:
     assert main([str(missing_bundle(tmp_path / "missing"))]) == 1
     assert main([str(tmp_path / "nowhere")]) == 1
