@@ -79,3 +79,13 @@ def test_numbers_of_a_component_are_read_as_people_write_them(text: str | float)
 def test_text_is_no_number() -> None:
     with pytest.raises(ValueError, match=r"dino.student_temp is 'cold'; use a number"):
         make_student_teacher(tiny_config(dino={"student_temp": "cold"}))
+
+
+def test_xavier_weights_are_for_a_vit() -> None:
+    plain, xavier = (
+        make_student_teacher(tiny_config(backbone={"initialisation": name}))[0].student.backbone.trunk
+        for name in ("truncated_normal", "xavier")
+    )
+    assert not torch.equal(plain.blocks[0].attn.qkv.weight, xavier.blocks[0].attn.qkv.weight)
+    with pytest.raises(ValueError, match="'xavier' is for a ViT, but the model is swin_tiny; leave it out"):
+        make_student_teacher(tiny_config(model="swin_tiny", backbone={"initialisation": "xavier"}))

@@ -27,6 +27,8 @@ class BackboneOverrides:
     Defaults to the pretrained model's, else `released`."""
     positions: Literal["learned", "sincos"] = "learned"
     """Position embeddings of a ViT: trained, or fixed sines and cosines (MoCo-v3)."""
+    initialisation: Literal["truncated_normal", "xavier"] = "truncated_normal"
+    """Initial weights of a ViT's linear layers: normal with a deviation of 0.02 (DINO), or Xavier-uniform (MoCo-v3)."""
     freeze_patch_embed: bool = False
     """Keep the patch projection as initialised, or as `init` has it (MoCo-v3)."""
     frozen_blocks: NonNegativeInt = 0

@@ -177,6 +177,12 @@ def _make_backbone(config: RunConfig, architecture: AnyBackboneConfig, *, below_
             below = replace(below, class_token=architecture.class_token)
         architecture = below
     backbone = build_backbone(architecture, drop_path=config.backbone.drop_path)
+    if config.backbone.initialisation == "xavier":
+        if not isinstance(backbone, ViT):
+            raise ValueError(
+                f"backbone.initialisation 'xavier' is for a ViT, but the model is {config.model}; leave it out"
+            )
+        backbone.draw_xavier_weights()
     if config.backbone.positions == "sincos":
         if config.init is not None:
             raise ValueError("backbone.positions is 'sincos', but the weights of init bring their own; leave it out")

@@ -135,6 +135,28 @@ def test_the_patch_projection_alone_may_be_frozen() -> None:
         build_backbone(RESNET).freeze_embedding()
 
 
+def test_xavier_weights_have_the_bounds_of_their_layers() -> None:
+    config = ViTConfig(embed_dim=64, depth=1, num_heads=2, patch_size=4, grid=3)
+    backbone = build_backbone(config)
+    assert isinstance(backbone, ViT)
+    backbone.draw_xavier_weights()
+    at = dict(backbone.trunk.named_parameters())
+    ins_and_outs = {"attn.qkv": (64, 64), "attn.proj": (64, 64), "mlp.fc1": (64, 256), "mlp.fc2": (256, 64)}
+    bounds = {f"blocks.0.{name}": (6 / sum(sizes)) ** 0.5 for name, sizes in ins_and_outs.items()}
+    for name, bound in {**bounds, "patch_embed.proj": (6 / (3 * 4 * 4 + 64)) ** 0.5}.items():
+        largest = float(at[f"{name}.weight"].detach().abs().max())
+        assert 0.98 * bound < largest <= bound, name
+        assert not at[f"{name}.bias"].any()
+    assert 0 < float(at["cls_token"].detach().abs().max()) < 1e-5
+
+
+def test_no_batch_norm_of_a_resnet_starts_at_0() -> None:
+    norms = [
+        p for name, p in build_backbone(RESNET).trunk.named_parameters() if p.ndim == 1 and name.endswith("weight")
+    ]
+    assert all(torch.equal(p, torch.ones_like(p)) for p in norms)
+
+
 def test_sincos_positions_by_the_formula() -> None:
     grid, dim = 3, 8
     expected = torch.zeros(grid, grid, dim)

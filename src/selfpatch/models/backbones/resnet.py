@@ -113,7 +113,11 @@ def _dilate(convolution: nn.Conv2d, dilation: int) -> None:
 
 
 def build_resnet(config: ResNetConfig, *, drop_path: float = 0.0) -> ResNet:
-    """Build a freshly initialised ResNet."""
+    """Build a freshly initialised ResNet.
+
+    Weights are drawn as in torchvision, MoCo, DenseCL and SwAV: every batch norm starts at 1. A last norm of 0 in each
+    bottleneck, timm's default, would also have no norm for LARS to scale its steps by.
+    """
     trunk = TimmResNet(
         block=Bottleneck,  # type: ignore[arg-type]  # timm's annotation means the class
         layers=config.depths,
@@ -121,5 +125,6 @@ def build_resnet(config: ResNetConfig, *, drop_path: float = 0.0) -> ResNet:
         in_chans=config.in_channels,
         channels=config.stage_widths,
         drop_path_rate=drop_path,
+        zero_init_last=False,
     )
     return ResNet(trunk, config)

@@ -145,6 +145,24 @@ class ViT(Backbone):
             return 1 + int(rest[0])
         return self.num_layers + 1 if part == "norm" else 0
 
+    @torch.no_grad()
+    def draw_xavier_weights(self) -> None:
+        """Draw the weights of linear layers anew, Xavier-uniform, as MoCo-v3's released code does (arXiv 2104.02057).
+
+        Query, key and value count as layers of their own, the patch projection as one over all values of a patch; the
+        deviation of the CLS token is 1e-6.
+        """
+        width, projection = self.config.embed_dim, self.trunk.get_submodule("patch_embed.proj")
+        for name, module in self.trunk.named_modules():
+            if isinstance(module, nn.Linear) or module is projection:
+                weight = module.get_parameter("weight").flatten(1)
+                for part in weight.split(width) if name.endswith("attn.qkv") else [weight]:
+                    nn.init.xavier_uniform_(part)
+                if module.bias is not None:
+                    nn.init.zeros_(module.get_parameter("bias"))
+        if self.trunk.cls_token is not None:
+            nn.init.normal_(self.trunk.cls_token, std=1e-6)
+
     def fix_positions(self) -> None:
         """Replace the learned position embeddings by fixed sines and cosines."""
         assert self.trunk.pos_embed is not None
