@@ -11,13 +11,15 @@ import yaml
 from PIL import Image
 
 import selfpatch
-from selfpatch.api.dry_run import DryRun
+from selfpatch.api.dry_run import DryRun, _made_up_views
 from selfpatch.cli.main import main
 from selfpatch.config.parsing import nested
 from selfpatch.config.run import RunConfig
-from selfpatch.training.factory import make_optimizer, make_student_teacher
+from selfpatch.data.sample_images import sample_index
+from selfpatch.training.factory import make_loader, make_optimizer, make_student_teacher, open_training_data
 from selfpatch.training.optim import Schedule
 from tests.helpers.command_line import TINY, write_davis, write_photos
+from tests.helpers.tiny import tiny_config
 
 OPTIONS = nested((name.removeprefix("--"), value) for name, value in zip(TINY[::2], TINY[1::2], strict=True))
 
@@ -155,6 +157,32 @@ def test_what_a_run_refuses_is_refused_alike(change: dict[str, Any], photos: Pat
         sentences.append(str(refused.value))
     assert sentences[0] == sentences[1]
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"method": "ibot", "channels": 2}, {"method": "moco_v2", "objective": "none"}]
+)
+def test_costs_are_those_of_what_the_loader_gives(settings: dict[str, Any], tmp_path: Path) -> None:
+    config = tiny_config(**settings, data=str(write_photos(tmp_path / "photos", 8)), loader={"workers": 0})
+    if config.channels == 2:
+        for path in (tmp_path / "photos").iterdir():
+            Image.open(path).convert("LA").save(path)
+    student_teacher, _ = make_student_teacher(config)
+    device = torch.device("cpu")
+    loader = make_loader(config, student_teacher, open_training_data(config), device)
+    (batch,) = next(iter(loader.steps(0, 1)))
+    loaded, made_up = batch.to("cpu").tensors(), _made_up_views(config, student_teacher, 4).tensors()
+    shapes = [{name: (t.shape, t.dtype) for name, t in views.items()} for views in (made_up, loaded)]
+    assert shapes[0] == shapes[1]
+
+
+def test_the_samples_need_not_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are counted, and made by the real run."""
+    dry = selfpatch.pretrain(dry_run=True, out=str(tmp_path / "run"))
+    assert not files_below(tmp_path)
+    assert (dry.data["training images"], dry.data["held-out images"]) == (
+        len(sample_index("training")), len(sample_index("held_out")),
+    )  # fmt: skip
 
 
 def test_init_is_read_as_far_as_its_shapes(photos: Path, run: Path, tmp_path: Path) -> None:

@@ -81,7 +81,11 @@ def first_of_each_kind() -> list[str]:
 def all_commands() -> list[Any]:
     """Every command; those that resemble an earlier one count as slow."""
     firsts = first_of_each_kind()
-    return [pytest.param(one, marks=[] if one in firsts else [pytest.mark.slow]) for one in commands()]
+    return [pytest.param(one, marks=[] if one in firsts else [pytest.mark.slow], id=name_of(one)) for one in commands()]
+
+
+def name_of(command: str) -> str:
+    return value_of(arguments_of(command)[0], "--out").replace("/", "-")
 
 
 @pytest.mark.parametrize("command", all_commands())
@@ -103,7 +107,7 @@ def no_cost(*_: Any, **__: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", first_of_each_kind())
+@pytest.mark.parametrize("command", first_of_each_kind(), ids=name_of)
 def test_costs_are_measured(
     command: str, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,9 @@ They are cut out of photographs in the scikit-image wheel; nothing is downloaded
 """
 
 import importlib.util
+import itertools
 import math
+import operator
 import os
 import shutil
 import tempfile
@@ -13,7 +15,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from selfpatch.core.dry_run import in_dry_run
 from selfpatch.data.sources.cache import default_cache_dir
+from selfpatch.data.sources.index import ImageIndex
 
 TRAINING = tuple(
     "astronaut.png brick.png camera.png clock_motion.png coins.png grass.png gravel.png hubble_deep_field.jpg ihc.png "
@@ -65,6 +69,18 @@ def sample_photographs(cache_dir: Path | None = None) -> Path:
     return folder
 
 
+def sample_index(part: str) -> ImageIndex:
+    """Return the index of the photographs of `training` or `held_out`; in a dry run, of those that will be made."""
+    folder = default_cache_dir() / FOLDER
+    if not in_dry_run() or folder.is_dir():
+        return ImageIndex.open(sample_photographs() / part)
+    names: list[bytes] = []
+    for name in {"training": TRAINING, "held_out": HELD_OUT}[part]:
+        with Image.open(source_folder() / name) as photograph:  # reads the header alone
+            names += [_tile_name(name, number).encode() for number, _ in enumerate(_places(photograph.size))]
+    return ImageIndex(folder / part, sorted(names))
+
+
 def source_folder() -> Path:
     """Return scikit-image's folder of photographs without importing the package, which is slow."""
     spec = importlib.util.find_spec("skimage")
@@ -80,17 +96,28 @@ def _write_tiles(source: Path, folder: Path) -> None:
         raise ValueError(f"scikit-image has no photograph {source}; run `pip install --force-reinstall scikit-image`")
     with Image.open(source) as photograph:
         for number, tile in enumerate(_tiles(photograph)):
-            tile.save(folder / f"{source.stem}-{number:03d}.jpg", quality=95, subsampling=0)
+            tile.save(folder / _tile_name(source.name, number), quality=95, subsampling=0)
+
+
+def _tile_name(photograph: str, number: int) -> str:
+    return f"{Path(photograph).stem}-{number:03d}.jpg"
 
 
 def _tiles(photograph: Image.Image) -> Iterator[Image.Image]:
-    full_zoom = min(photograph.size) / TILE
+    for size, places in itertools.groupby(_places(photograph.size), operator.itemgetter(0)):
+        scaled = photograph.resize(size, Image.Resampling.LANCZOS)
+        for _, left, top in places:
+            yield scaled.crop((left, top, left + TILE, top + TILE))
+
+
+def _places(size: tuple[int, int]) -> Iterator[tuple[tuple[int, int], int, int]]:
+    """Yield, for each tile, the size that the photograph is scaled to, and the tile's left and top side there."""
+    full_zoom = min(size) / TILE
     for zoom in [*(z for z in ZOOMS if z < full_zoom), min(full_zoom, ZOOMS[-1])]:
-        width, height = (round(side * zoom / full_zoom) for side in photograph.size)
-        scaled = photograph.resize((width, height), Image.Resampling.LANCZOS)
+        width, height = (round(side * zoom / full_zoom) for side in size)
         for top in _starts(height):
             for left in _starts(width):
-                yield scaled.crop((left, top, left + TILE, top + TILE))
+                yield (width, height), left, top
 
 
 def _starts(side: int) -> list[int]:

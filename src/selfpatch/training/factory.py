@@ -20,7 +20,7 @@ from selfpatch.data.augment.backends import choose_backend
 from selfpatch.data.augment.masks import draw_mask
 from selfpatch.data.augment.multicrop import ViewRecipe, dino_views
 from selfpatch.data.loader import CropLoader
-from selfpatch.data.sample_images import sample_photographs
+from selfpatch.data.sample_images import sample_index
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.data.statistics import ChannelStatistics
 from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
@@ -59,7 +59,7 @@ def open_training_data(config: RunConfig) -> TrainingData:
         ValueError: there are no images, or a shard is damaged.
     """
     if config.data == SAMPLES:
-        index, held_out = (ImageIndex.open(sample_photographs() / name) for name in ("training", "held_out"))
+        index, held_out = sample_index("training"), sample_index("held_out")
         return TrainingData(index, np.arange(len(index)), held_out, np.arange(len(held_out)))
     index = ImageIndex.open(config.data)
     indices, held_out_indices = index.split(config.loader.held_out, config.seed)
