@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from selfpatch.core.cost import measure
+from selfpatch.core.cost import measure, measure_batch
 from selfpatch.core.dry_run import dry_run
 from selfpatch.models.backbones.build import build_backbone, named_backbone_config
 
@@ -79,6 +79,19 @@ def test_bf16_needs_less() -> None:
     )
     assert half.flops == full.flops
     assert half.activation_bytes < 0.75 * full.activation_bytes
+
+
+def test_large_batches_are_extrapolated() -> None:
+    with dry_run():
+        network = vit()
+
+    def loss(images: int) -> Tensor:
+        return network(torch.zeros(images, 3, 32, 32)).patches.sum()
+
+    real, quick = measure(lambda: loss(384), [network], CPU), measure_batch(loss, 384, [network], CPU)
+    assert (quick.forward_flops, quick.flops) == (real.forward_flops, real.flops)
+    assert abs(quick.activation_bytes / real.activation_bytes - 1) < 0.01
+    assert measure_batch(loss, 3, [network], CPU) == measure(lambda: loss(3), [network], CPU)
 
 
 def test_constants_stay_real() -> None:

@@ -93,7 +93,8 @@ def test_every_command_is_accepted(
     command: str, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Everything is checked and built, but costs are not measured."""
-    monkeypatch.setattr("selfpatch.api.dry_run.measure", no_cost)
+    for name in ("measure", "measure_batch"):
+        monkeypatch.setattr(f"selfpatch.api.dry_run.{name}", no_cost)
     before = files_below(world / "outputs")
     assert dry(command, world, monkeypatch) == 0, capsys.readouterr().err
     assert "Nothing was written." in capsys.readouterr().out

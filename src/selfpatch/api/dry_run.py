@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
-from selfpatch.core.cost import Cost, measure
+from selfpatch.core.cost import MAX_IMAGES, Cost, measure, measure_batch
 from selfpatch.core.machine import autocast_dtype, device_name
 from selfpatch.core.types import Views
 from selfpatch.evaluation.work import Training, Work
@@ -128,9 +128,10 @@ def estimate_note(device: torch.device) -> str:
     """Return how memory and FLOPs are estimated."""
     return (
         f"Estimate for {device_name(device)} ({device.type}): the network runs on the meta device with this device's "
-        "kernels. Activations are the largest sum of the tensors of a forward pass, with those kept for the backward "
-        "pass. Not included: the backward pass's own workspace, the allocator's reserve, loader processes. FLOPs count "
-        "matrix products, convolutions and attention, 2 for each multiplication and addition."
+        f"kernels; batches of more than {MAX_IMAGES} images are extrapolated. Activations are the largest sum of the "
+        "tensors of a forward pass, with those kept for the backward pass. Not included: the backward pass's own "
+        "workspace, the allocator's reserve, loader processes. FLOPs count matrix products, convolutions and "
+        "attention, 2 for each multiplication and addition."
     )
 
 
@@ -159,8 +160,9 @@ def pretraining_report(
     images = config.batch_size // (config.accumulate * distributed.world_size())
     autocast = autocast_dtype(config.precision, device)
     groups, memory = group_rows(optimizer), memory_of(student_teacher, optimizer, 0)
-    step = measure(
-        lambda: student_teacher(_made_up_views(config, student_teacher, images), hp)["loss"],
+    step = measure_batch(
+        lambda count: student_teacher(_made_up_views(config, student_teacher, count), hp)["loss"],
+        images,
         [student_teacher.train()],
         device,
         autocast,
@@ -244,4 +246,4 @@ def _test_cost(work: Work, networks: list[nn.Module], training: Training | None,
 
 def _training_cost(training: Training, images: int, networks: list[nn.Module], device: torch.device) -> Cost:
     autocast = torch.bfloat16 if training.precision == "bf16" else None
-    return measure(lambda: training.loss(images), [*networks, training.network.train()], device, autocast)
+    return measure_batch(training.loss, images, [*networks, training.network.train()], device, autocast)

@@ -1,8 +1,8 @@
 """FLOPs and memory of a computation, found without computing it."""
 
 import weakref
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -11,6 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+MAX_IMAGES = 64
+"""Largest batch that is measured as it is."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,29 @@ def measure(
             if isinstance(result, Tensor) and result.requires_grad:
                 result.backward()
     return Cost(forward_flops, counter.flops, activation_bytes)
+
+
+def measure_batch(
+    function: Callable[[int], Any],
+    num_images: int,
+    modules: Sequence[nn.Module],
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+) -> Cost:
+    """Measure a function of the number of images; arguments as for `measure`.
+
+    Costs are linear in the number of images, up to the chunks that losses work in. They are measured for at most
+    `MAX_IMAGES`, and extrapolated from half and all of these, because chunks of a large batch take many operations.
+    """
+    if num_images <= MAX_IMAGES:
+        return measure(lambda: function(num_images), modules, device, autocast)
+    half, full = (
+        measure(lambda images=images: function(images), modules, device, autocast)  # type: ignore[misc]
+        for images in (MAX_IMAGES // 2, MAX_IMAGES)
+    )
+    more = 2 * (num_images - MAX_IMAGES) / MAX_IMAGES
+    line = ((getattr(half, field.name), getattr(full, field.name)) for field in fields(Cost))
+    return Cost(*(round(full_value + more * (full_value - half_value)) for half_value, full_value in line))
 
 
 class _Counter(TorchDispatchMode):
