@@ -233,3 +233,11 @@ def test_real_folders(data_dir: Path, cache: Path) -> None:
     assert len(cifar) == 300
     assert len(cifar.classes) == 10
     assert all(cifar.path(i).parent.name == cifar.classes[cifar.label(i) or 0] for i in range(300))
+
+
+def test_names_are_paths_below_the_root(photos: Path, tmp_path: Path, cache: Path) -> None:
+    index = ImageIndex.open(photos, cache)
+    for i in range(len(index)):
+        assert index.name(i) == index.path(i).relative_to(photos).as_posix()
+    absolute = ImageIndex(tmp_path, [str(tmp_path / "a" / "b.jpg").encode()])
+    assert absolute.name(0) == "a/b.jpg"

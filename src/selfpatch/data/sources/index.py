@@ -56,6 +56,11 @@ class ImageIndex:
         """Return the name of an image; `shard.tar/member.jpg` if it lies in a shard."""
         return Path(str(self.file(index)))
 
+    def name(self, index: int) -> str:
+        """Return the path of an image below the root; faster than `path`, for data sets of millions."""
+        name = os.fsdecode(self._images.path(index))
+        return os.path.relpath(name, self.root) if os.path.isabs(name) else name
+
     def file(self, index: int) -> Path | ShardMember:
         """Return an image as readers take it; raise IndexError if the index is negative or too large."""
         if not 0 <= index < len(self):

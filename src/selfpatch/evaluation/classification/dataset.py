@@ -42,7 +42,7 @@ class LabelledImages:
 
     def name(self, i: int) -> str:
         """Return the path of the i-th image below the folder of its split."""
-        return self.index.path(int(self.indices[i])).relative_to(self.index.root).as_posix()
+        return self.index.name(int(self.indices[i]))
 
     def read(self, i: int, channels: int) -> Picture:
         """Read the i-th image; raise ValueError if it cannot be read."""
@@ -160,15 +160,15 @@ def _first_of_each_class(images: LabelledImages, seed: int, stream: int, count_o
 
 
 def _listed(images: LabelledImages, file: Path) -> LabelledImages:
-    positions: dict[str, list[int]] = {}
-    for i in range(len(images)):
-        name = images.name(i)
-        for alias in {name, name.rpartition("/")[2]}:
-            positions.setdefault(alias, []).append(i)
     root = Path(images.index.root)
     lines = (line.strip().removeprefix("./") for line in file.read_text(encoding="utf-8").splitlines())
     wanted = dict.fromkeys(line.removeprefix(f"{root.name}/") for line in lines)
     wanted.pop("", None)
+    positions: dict[str, list[int]] = {}
+    for i in range(len(images)):
+        name = images.name(i)
+        for alias in {name, name.rpartition("/")[2]} & wanted.keys():
+            positions.setdefault(alias, []).append(i)
     if wrong := [name for name in wanted if len(positions.get(name, ())) != 1]:
         found = "several training images are" if wrong[0] in positions else "no training image is"
         raise ValueError(
