@@ -211,7 +211,8 @@ OPTIONS = {
         backbone.embed-dim backbone.depth backbone.depths backbone.num-heads backbone.drop-path
         backbone.position-embedding backbone.positions backbone.initialisation backbone.freeze-patch-embed
         backbone.frozen-blocks backbone.keep-class-token
-        crops.global-size crops.global-scale crops.num-local crops.local-size crops.local-scale crops.flip crops.jitter
+        crops.global-size crops.global-scale crops.num-local crops.local-size crops.local-scale crops.resampling
+        crops.flip crops.jitter
         crops.brightness crops.contrast crops.saturation crops.hue crops.grey crops.blur crops.blur-radius
         crops.solarize
         masks.kind masks.ratio masks.share-unmasked

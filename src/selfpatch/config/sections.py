@@ -68,6 +68,8 @@ class CropConfig:
     """Side of a local crop in pixels."""
     local_scale: tuple[float, float] = (0.05, 0.25)
     """Range of a local crop's area, as a fraction of the image's."""
+    resampling: Literal["bicubic", "bilinear"] = "bicubic"
+    """Filter that resizes crops: bicubic (DINO), or bilinear (MoCo, MoBY, SwAV, DenseCL); both are antialiased."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
     jitter: Fraction = 0.8

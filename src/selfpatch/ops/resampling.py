@@ -1,20 +1,23 @@
 """Crop and resize of a batch as Pillow does, by two matrix products, and resize of images as OpenCV does."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from selfpatch.ops.images import to_device
 
-SUPPORT = 2.0
-"""Radius of the bicubic kernel, in pixels of the coarser of the two grids."""
+Resampling = Literal["bicubic", "bilinear"]
+"""Filter of a resize, antialiased."""
+SUPPORT: dict[Resampling, float] = {"bicubic": 2.0, "bilinear": 1.0}
+"""Radius of a filter's kernel, in pixels of the coarser of the two grids."""
 WEIGHT_BITS = 11
 """Bits of OpenCV's weights of uint8 images: a weight of 1 is 2048."""
 
 
-def crop_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Crop boxes, resize them to one size (bicubic, antialiased), and mirror some.
+def crop_resize(images: Tensor, boxes: Tensor, size: int, resampling: Resampling = "bicubic") -> Tensor:
+    """Crop boxes, resize them to one size (antialiased), and mirror some.
 
         for each view v, image b and channel:
             view = round(rows[v, b] @ round(image[b] @ columns[v, b].T))
@@ -27,16 +30,18 @@ def crop_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
             than H x W are padded with any finite values.
         boxes: [V, B, 5] float32 on the CPU: (left, top, width, height, mirrored) in (fractions of) pixels.
         size: side of a view in pixels.
+        resampling: filter of the resize.
 
     Returns:
         [V, B, C, size, size] of the images' type, whole numbers in [0, 255].
     """
     num_views, (batch, channels, height, width) = len(boxes), images.shape
-    across, down = (num_taps(boxes[..., side].max().item() / size) for side in (2, 3))
+    across, down = (num_taps(boxes[..., side].max().item() / size, resampling) for side in (2, 3))
     boxes = to_device(boxes.transpose(0, 1), images.device)
     left, top, box_width, box_height, mirrored = boxes.unbind(-1)  # [B, V] each
-    columns = resize_weights(left, box_width, size, across, width, mirrored > 0).to(images.dtype)  # [B, V, S, W]
-    rows = resize_weights(top, box_height, size, down, height).to(images.dtype)  # [B, V, S, H]
+    columns = resize_weights(left, box_width, size, across, width, mirrored > 0, resampling=resampling)  # [B, V, S, W]
+    rows = resize_weights(top, box_height, size, down, height, resampling=resampling)  # [B, V, S, H]
+    columns, rows = columns.to(images.dtype), rows.to(images.dtype)
     narrow = _to_levels(images.flatten(1, 2) @ columns.flatten(1, 2).mT)  # [B, C * H, V * S]
     narrow = narrow.view(batch, channels, height, num_views, size)
     return _to_levels(torch.stack([rows[:, v, None] @ narrow[..., v, :] for v in range(num_views)]))
@@ -47,13 +52,20 @@ def _to_levels(values: Tensor) -> Tensor:
     return values.add_(0.5).floor_().clamp_(0, 255)
 
 
-def num_taps(scale: float) -> int:
+def num_taps(scale: float, resampling: Resampling = "bicubic") -> int:
     """Return how many pixels the kernel covers at most when `scale` pixels become one."""
-    return math.ceil(2 * SUPPORT * max(1.0, scale)) + 1
+    return math.ceil(2 * SUPPORT[resampling] * max(1.0, scale)) + 1
 
 
 def resize_weights(
-    start: Tensor, length: Tensor, size: int, taps: int, side: int, mirrored: Tensor | None = None
+    start: Tensor,
+    length: Tensor,
+    size: int,
+    taps: int,
+    side: int,
+    mirrored: Tensor | None = None,
+    *,
+    resampling: Resampling = "bicubic",
 ) -> Tensor:
     """Return the weight of each pixel of a line for each pixel of its resized box.
 
@@ -66,6 +78,7 @@ def resize_weights(
         taps: `num_taps` of the largest length / size.
         side: length of the line in pixels.
         mirrored: [...] bool, whether the resized box is mirrored.
+        resampling: filter of the resize.
 
     Returns:
         [..., size, side] float32.
@@ -77,10 +90,10 @@ def resize_weights(
     scale = length / size
     widening = scale.clamp(min=1)
     centres = (steps + 0.5) * scale  # [..., size] counted from the box's start
-    first = (start + centres - SUPPORT * widening - 0.5).ceil()
+    first = (start + centres - SUPPORT[resampling] * widening - 0.5).ceil()
     pixels = first[..., None] + torch.arange(taps, device=start.device)  # [..., size, taps]
     distance = (pixels - start[..., None] + 0.5 - centres[..., None]).abs() / widening[..., None]
-    weights = cubic(distance, -0.5)
+    weights = cubic(distance, -0.5) if resampling == "bicubic" else (1 - distance).clamp(min=0)
     inside = (pixels > start[..., None] - 1) & (pixels < (start + length)[..., None])
     weights = torch.where(inside, weights, 0.0)
     weights = weights / weights.sum(-1, keepdim=True)
@@ -92,7 +105,7 @@ def cubic(distance: Tensor, a: float) -> Tensor:
     """Evaluate Keys' kernel at distances >= 0 in samples; Pillow has a = -0.5, torch without antialias -0.75."""
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = a * (((distance - 5) * distance + 8) * distance - 4)
-    return torch.where(distance <= 1, near, torch.where(distance < SUPPORT, far, torch.zeros_like(distance)))
+    return torch.where(distance <= 1, near, torch.where(distance < SUPPORT["bicubic"], far, torch.zeros_like(distance)))
 
 
 def resize_linear(images: Tensor, height: int, width: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from selfpatch.ops.blur import gaussian_blur
 from selfpatch.ops.colour import jitter, remove_colours, solarize, to_some
 from selfpatch.ops.images import to_device
-from selfpatch.ops.resampling import crop_resize
+from selfpatch.ops.resampling import Resampling, crop_resize
 
 MAX_CROP_VALUES = 2**25
 """Number of values in a tensor while views are cropped: 128 MB in float32, half of it in float16."""
@@ -34,6 +34,8 @@ class ViewTable:
     5 to 8: order of the adjustments, 9 to 12: their strengths, as `colour.jitter` takes both;
     13: 1 if colours are removed; 14: blur radius in pixels of the view, 0 for no blur; 15: 1 if solarized.
     """
+    resampling: Resampling = "bicubic"
+    """Filter that resizes the crops."""
 
     @property
     def boxes(self) -> Tensor:
@@ -62,7 +64,7 @@ def render_views(pixels: Tensor, sizes: Tensor, tables: Sequence[ViewTable]) -> 
         images = _unpack(pixels, sizes, indices).to(product_dtype(device), memory_format=torch.contiguous_format)
         device_indices = to_device(indices, device)
         for table, view in zip(tables, views, strict=True):
-            cropped = crop_resize(images, table.boxes[:, indices], table.size)
+            cropped = crop_resize(images, table.boxes[:, indices], table.size, table.resampling)
             view.index_copy_(1, device_indices, cropped.to(torch.uint8))
     for table, view in zip(tables, views, strict=True):
         _change_colours(view, table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -83,10 +83,15 @@ def difference(ours: Tensor, theirs: Tensor) -> Tensor:
 @every_device
 @pytest.mark.parametrize("size", [7, 64, 224])
 @pytest.mark.parametrize("scale", [(0.25, 1.0), (0.001, 0.01)], ids=["shrunk", "enlarged"])
+@pytest.mark.parametrize("resampling", ["bicubic", "bilinear"])
 def test_crops_are_pillows_but_for_rounding(
-    photographs: list[Image.Image], size: int, scale: tuple[float, float], device: torch.device
+    photographs: list[Image.Image],
+    size: int,
+    scale: tuple[float, float],
+    resampling: Literal["bicubic", "bilinear"],
+    device: torch.device,
 ) -> None:
-    recipes = [ViewRecipe(size, scale, flip=0.5)] * 3
+    recipes = [ViewRecipe(size, scale, flip=0.5, resampling=resampling)] * 3
     batch, drawn = batch_of(photographs, recipes)
     off = difference(batch.to(device).global_crops, plain(photographs, size, drawn, slice(2)))
     # Pillow rounds between the directions too, and takes first the one that is cheaper; here it is always the width.
@@ -94,15 +99,14 @@ def test_crops_are_pillows_but_for_rounding(
     assert off.max() <= 6
 
 
-def test_weights_are_pillows(photographs: list[Image.Image]) -> None:
+@pytest.mark.parametrize("resampling", ["bicubic", "bilinear"])
+def test_weights_are_pillows(resampling: Literal["bicubic", "bilinear"]) -> None:
     line = torch.from_numpy(np.random.default_rng(0).random((1, 50), np.float32))
     for left, width, size in [(0, 50, 20), (10, 33, 7), (49, 1, 4), (3, 20, 31), (5, 16, 16)]:
-        weights = resize_weights(
-            torch.tensor(float(left)), torch.tensor(float(width)), size, num_taps(width / size), 50
-        )
-        resized = (
-            Image.fromarray(line.numpy()).crop((left, 0, left + width, 1)).resize((size, 1), Image.Resampling.BICUBIC)
-        )
+        start, length, taps = torch.tensor(float(left)), torch.tensor(float(width)), num_taps(width / size, resampling)
+        weights = resize_weights(start, length, size, taps, 50, resampling=resampling)
+        box = Image.fromarray(line.numpy()).crop((left, 0, left + width, 1))
+        resized = box.resize((size, 1), Image.Resampling[resampling.upper()])
         torch.testing.assert_close(line @ weights.T, torch.from_numpy(np.array(resized)), rtol=0, atol=2e-6)
 
 

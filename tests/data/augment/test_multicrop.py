@@ -34,6 +34,7 @@ PINNED = (
     True,
     1.0599295922325247,
     False,
+    "bicubic",
 )
 
 

@@ -72,6 +72,7 @@ def distance(first: Tensor, second: Tensor) -> float:
 
 
 ALONE = {
+    "bilinear": dataclasses.replace(NOTHING, resampling="bilinear"),
     "flip": dataclasses.replace(NOTHING, flip=True),
     "grey": dataclasses.replace(NOTHING, grey=True),
     "solarize": dataclasses.replace(NOTHING, solarize=True),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ class DecodingCollator:
         return DecodedBatch(
             pixels=torch.cat([image.flatten(0, 1) for image in pixels]),
             sizes=torch.tensor([[image.shape[1], image.shape[0]] for image in pixels]),
-            tables=tuple(ViewTable(group[0].size, v.contiguous()) for group, v in by_group),
+            tables=tuple(ViewTable(group[0].size, v.contiguous(), group[0].resampling) for group, v in by_group),
             boxes=boxes,
             samples=samples,
             masks=masks,
@@ -86,7 +86,7 @@ class DecodingCollator:
         by_group = zip(*(part.tables for part in parts), strict=True)
         return DecodedBatch(
             sizes=torch.cat([part.sizes for part in parts]),
-            tables=tuple(ViewTable(g[0].size, torch.cat([t.values for t in g], 1)) for g in by_group),
+            tables=tuple(replace(g[0], values=torch.cat([t.values for t in g], 1)) for g in by_group),
             **join_fields(parts, {"pixels": 0, "boxes": 1, "samples": 0, "masks": 1}, pin_memory),
         )
 

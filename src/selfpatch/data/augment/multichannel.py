@@ -6,6 +6,7 @@ bands differ in brightness by orders of magnitude.
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def render_raster(raster: Raster, size: int, parameters: ViewParameters) -> Tens
     Pillow's blur is three box blurs, this is the Gaussian: they differ by half a level on average, more at edges.
     """
     p = parameters
-    view = resize_raster(raster, size, size, box=(p.left, p.top, p.width, p.height))
+    view = resize_raster(raster, size, size, box=(p.left, p.top, p.width, p.height), resampling=p.resampling)
     if p.flip:
         view = view.flip(-1)
     for name in p.jitter.order if p.jitter is not None else ():
@@ -39,7 +40,14 @@ def render_raster(raster: Raster, size: int, parameters: ViewParameters) -> Tens
     return view.contiguous()
 
 
-def resize_raster(raster: Raster, width: int, height: int, *, box: tuple[int, int, int, int] | None = None) -> Tensor:
+def resize_raster(
+    raster: Raster,
+    width: int,
+    height: int,
+    *,
+    box: tuple[int, int, int, int] | None = None,
+    resampling: Literal["bicubic", "bilinear"] = "bicubic",
+) -> Tensor:
     """Resize a box (left, top, width, height) of a raster, or all of it, to [C, height, width]."""
     pixels = raster.pixels
     if box is not None:
@@ -47,7 +55,7 @@ def resize_raster(raster: Raster, width: int, height: int, *, box: tuple[int, in
         pixels = pixels[:, top : top + box_height, left : left + box_width]
     if pixels.shape[1:] == (height, width):
         return pixels
-    resized = F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True)[0]
+    resized = F.interpolate(pixels[None], (height, width), mode=resampling, antialias=True)[0]
     return _clamp(resized, raster)  # bicubic overshoots at edges
 
 

@@ -6,6 +6,7 @@ processes, and in a run that is resumed.
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
@@ -31,6 +32,7 @@ class ViewRecipe:
     flip: float = 0.0  # probability of a horizontal flip
     blur: float = 0.0  # probability of blur
     solarize: float = 0.0  # probability of solarization
+    resampling: Literal["bicubic", "bilinear"] = "bicubic"  # filter that resizes the crop
     colour: CropConfig = NO_COLOUR  # colour jitter, grey and the radius of blur; its other fields are not used
 
     def __post_init__(self) -> None:
@@ -66,6 +68,7 @@ class ViewParameters:
     grey: bool
     blur_radius: float
     solarize: bool
+    resampling: Literal["bicubic", "bilinear"] = "bicubic"
 
     @property
     def box(self) -> tuple[int, int, int, int, bool]:
@@ -77,7 +80,15 @@ def dino_views(crops: CropConfig) -> tuple[ViewRecipe, ...]:
     """Return the recipes of DINO's multi-crop (arXiv 2104.14294): two global views, then `num_local` local ones."""
     shapes = [(crops.global_size, crops.global_scale)] * 2 + [(crops.local_size, crops.local_scale)]
     first, second, local = (
-        ViewRecipe(size, scale, flip=crops.flip, blur=blur, solarize=solarize, colour=crops)
+        ViewRecipe(
+            size,
+            scale,
+            flip=crops.flip,
+            blur=blur,
+            solarize=solarize,
+            resampling=crops.resampling,
+            colour=crops,
+        )
         for (size, scale), blur, solarize in zip(shapes, crops.blur, crops.solarize, strict=True)
     )
     return first, second, *[local] * crops.num_local
@@ -119,6 +130,7 @@ def draw_view(recipe: ViewRecipe, image_size: tuple[int, int], rng: np.random.Ge
         grey=grey < recipe.colour.grey,
         blur_radius=_between(recipe.colour.blur_radius, radius) if blur < recipe.blur else 0.0,
         solarize=solarize < recipe.solarize,
+        resampling=recipe.resampling,
     )
 
 

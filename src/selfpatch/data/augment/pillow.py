@@ -22,22 +22,17 @@ _ADJUST = {
 }
 
 
-def render(
-    image: Picture,
-    size: int,
-    parameters: ViewParameters,
-    *,
-    interpolation: InterpolationMode = InterpolationMode.BICUBIC,
-) -> Tensor:
+def render(image: Picture, size: int, parameters: ViewParameters) -> Tensor:
     """Crop and resize (antialiased), flip, jitter colours, make grey, blur and solarize a view of an image.
 
     The parameters are drawn by `draw_view` for the size of the image. The view is [3, size, size] in uint8. A raster is
-    rendered by `multichannel.render_raster`, always bicubic, to [C, size, size] in uint8 or float32.
+    rendered by `multichannel.render_raster` to [C, size, size] in uint8 or float32.
     """
     if isinstance(image, Raster):
         return render_raster(image, size, parameters)
     p = parameters
-    view = tvf.resized_crop(image, p.top, p.left, p.height, p.width, [size, size], interpolation)
+    box = p.top, p.left, p.height, p.width
+    view = tvf.resized_crop(image, *box, [size, size], InterpolationMode(p.resampling))
     if p.flip:
         view = tvf.hflip(view)
     for name in p.jitter.order if p.jitter is not None else ():

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
 
 from selfpatch.config.sections import CropConfig
@@ -128,12 +127,12 @@ class SimCLRCrop:
 
     def __call__(self, image: Image.Image, label: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Make a crop, as `TrainCrop` does."""
-        recipe = ViewRecipe(self.size, scale=(self.min_scale, 1.0), flip=0.5, blur=0.5, colour=SIMCLR_COLOUR)
+        scale = (self.min_scale, 1.0)
+        recipe = ViewRecipe(self.size, scale, flip=0.5, blur=0.5, resampling="bilinear", colour=SIMCLR_COLOUR)
         p = draw_view(recipe, image.size, rng)
         box = label[p.top : p.top + p.height, p.left : p.left + p.width].astype(np.int32)
         classes = np.array(Image.fromarray(box).resize((self.size, self.size), Image.Resampling.NEAREST), np.int64)
-        pixels = render(image, self.size, p, interpolation=InterpolationMode.BILINEAR)
-        return pixels, torch.from_numpy(classes[:, ::-1].copy() if p.flip else classes)
+        return render(image, self.size, p), torch.from_numpy(classes[:, ::-1].copy() if p.flip else classes)
 
 
 def training_batches(images: SegmentationSet, crop: Crop, config: TrainedConfig) -> Batches:
