@@ -111,3 +111,16 @@ def test_the_statistics_of_a_trained_resnet_are_those_of_its_last_weights(data: 
     assert all(torch.equal(found[0][name], found[1][name]) for name in weights)
     assert all(torch.equal(found[1][name], found[2][name]) for name in found[1])
     assert not torch.equal(*(one["pyramid.backbone.trunk.bn1.running_mean"] for one in found[:2]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"box_norm": "batch"}, "box_norm is batch, but linear heads"),
+        ({"pyramid": "last-map", "pyramid_norm": "batch"}, "pyramid_norm is for pyramid inner-maps"),
+        ({"train_batch_norms": True}, "train_batch_norms is for a ResNet, and the network is a vit"),
+    ],
+)
+def test_settings_of_absent_parts_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_network(tiny_encoder(), 3, replace(SMALL, **settings))

@@ -47,6 +47,10 @@ def build_network(encoder: Encoder, num_classes: int, config: DetectionConfig) -
         raise ValueError(f"detection reads RGB images, but the network takes {channels} channels; give weights for 3")
     if config.blocks is not None and config.pyramid == "last-map":
         raise ValueError("blocks are for pyramid inner-maps; the simple pyramid takes the last map, leave them out")
+    if config.pyramid_norm != "none" and config.pyramid == "last-map":
+        raise ValueError("pyramid_norm is for pyramid inner-maps; the simple pyramid has LayerNorms, leave it out")
+    if config.box_norm != "none" and config.heads == "linear":
+        raise ValueError(f"box_norm is {config.box_norm}, but linear heads have no convolutions; use --box-norm none")
     if config.train_batch_norms and not isinstance(encoder.backbone, ResNet):
         family = encoder.backbone.config.family
         raise ValueError(
