@@ -235,7 +235,7 @@ def evaluation_report(command: str, encoder: Any, work: Work, device: torch.devi
 def _test_cost(work: Work, networks: list[nn.Module], training: Training | None, device: torch.device) -> Cost:
     forward, shape = work.forward, work.shape
     assert forward is not None
-    modules = [*networks, *([] if training is None else [training.network])]
+    modules = [*networks, *([] if training is None else [training.network.eval()])]
 
     def encode() -> Any:
         with torch.no_grad():

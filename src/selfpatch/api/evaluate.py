@@ -101,7 +101,8 @@ def _report(
     try:
         measure(name, encoder, record, data, config)
     except DryRunEnds as ready:
-        return evaluation_report(f"evaluate {name}", encoder, ready.work, device)
+        with evaluating(encoder) if encoder is not None else contextlib.nullcontext():
+            return evaluation_report(f"evaluate {name}", encoder, ready.work, device)
     raise AssertionError(f"{name} did not call Output.begins before its work")
 
 
