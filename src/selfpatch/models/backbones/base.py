@@ -140,21 +140,12 @@ class Backbone(nn.Module):
                 module.frozen = True
 
     def freeze_embedding(self) -> None:
-        """Initialise the patch projection as MoCo-v3 does and freeze it (arXiv 2104.02057, section 4.2).
-
-        As released: Xavier-uniform over all values of a patch, bias 0; a frozen layer cannot recover from a wrong
-        scale.
+        """Freeze the patch projection, as MoCo-v3 does (arXiv 2104.02057, section 4.2).
 
         Raises:
             ValueError: the trunk has no patch projection.
         """
-        projection = self.trunk.get_submodule("patch_embed.proj")
-        assert isinstance(projection, nn.Conv2d)
-        with torch.no_grad():
-            nn.init.xavier_uniform_(projection.weight.view(len(projection.weight), -1))
-            if projection.bias is not None:
-                projection.bias.zero_()
-        projection.requires_grad_(False)
+        self.trunk.get_submodule("patch_embed.proj").requires_grad_(False)
 
 
 def disable_drop_path(module: nn.Module) -> None:
