@@ -10,13 +10,15 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
 
+from selfpatch.data.augment.multicrop import ViewRecipe, draw_view
 from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Output, Result, silent
 from selfpatch.evaluation.segmentation import finetune
-from selfpatch.evaluation.segmentation.augmentation import SimCLRCrop
+from selfpatch.evaluation.segmentation.augmentation import SIMCLR_COLOUR, SimCLRCrop
 from selfpatch.evaluation.segmentation.config import SegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, open_dataset
 from selfpatch.evaluation.segmentation.decoder_config import FinetuneSegmentationConfig
@@ -157,6 +159,31 @@ def test_crops_cut_image_and_labels_alike() -> None:
         flips.add(bool((classes[-1, :4] == 300).all() and (classes[-1, -4:] == 0).all()))
     assert changed >= 5
     assert flips == {True, False}
+
+
+def test_crops_are_resized_as_torchvision_does() -> None:
+    """Bilinear pixels and nearest labels, where neither colours nor blur are drawn."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8))
+    label, compared = rng.integers(0, 900, (40, 60)), 0
+    recipe = ViewRecipe(24, (0.14, 1.0), flip=0.5, blur=0.5, colour=SIMCLR_COLOUR)
+    for seed in range(60):
+        p = draw_view(recipe, image.size, np.random.default_rng(seed))
+        if p.jitter is not None or p.grey or p.blur_radius:
+            continue
+        pixels, classes = SimCLRCrop(24, 0.14)(image, label, np.random.default_rng(seed))
+        box = (p.top, p.left, p.height, p.width, [24, 24])
+        expected = tvf.resized_crop(image, *box, InterpolationMode.BILINEAR)
+        nearest = tvf.resized_crop(Image.fromarray(label.astype(np.int32)), *box, InterpolationMode.NEAREST)
+        if p.flip:
+            expected, nearest = tvf.hflip(expected), tvf.hflip(nearest)
+        assert torch.equal(pixels, tvf.pil_to_tensor(expected))
+        assert classes.tolist() == np.asarray(nearest).tolist()
+        compared += 1
+    assert compared > 2
+    assert (SIMCLR_COLOUR.jitter, SIMCLR_COLOUR.grey, SIMCLR_COLOUR.blur_radius) == (0.8, 0.2, (0.1, 2.0))
+    assert (SIMCLR_COLOUR.brightness, SIMCLR_COLOUR.contrast, SIMCLR_COLOUR.saturation) == (0.8, 0.8, 0.8)
+    assert SIMCLR_COLOUR.hue == 0.2
 
 
 def test_large_predictions_are_made_small_and_enlarged() -> None:
