@@ -244,12 +244,12 @@ OPTIONS = {
         split image-list hard precision max-pictures""",
     "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr
         warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing repeats
-        head-layers head-std resampling decay-tokens schedule resize crop precision seed per-class encode-batch
+        head-layers head-std resampling weight-decay-on schedule resize crop precision seed per-class encode-batch
         workers""",
     "evaluate linear": f"""{NETWORK} data out preset labels blocks mean-patch crops lrs epochs batch-size
         held-out resize crop precision seed per-class encode-batch workers""",
     "evaluate segment": f"""{NETWORK} data out method preset kind train-split test-split limit seed max-pictures
-        workers steps batch-size crop short-side lr weight-decay decay-norms decay-tokens warmup layer-decay drop-path
+        workers steps batch-size crop short-side lr weight-decay weight-decay-on warmup layer-decay drop-path
         blocks rescale normed channels auxiliary-channels test stride precision augmentation batch-norm epochs mask-side
         optimizer resolution memory-patches k temperature
         max-memory num-clusters matching iterations restarts min-scale max-side min-lr warmup-epochs""",

@@ -71,21 +71,20 @@ def test_neither_positions_nor_tokens_are_decayed() -> None:
     kept = {name for name, parameter in backbone.named_parameters() if parameter.ndim > 1 and not decay[parameter]}
     assert kept == {"trunk.pos_embed", "trunk.cls_token", "trunk.reg_token"}
     assert not decay[backbone.trunk.norm.weight]
-    groups = layer_groups(backbone, backbone, lr=1.0, layer_decay=1.0, weight_decay=0.1, decay_norms=True)
+    groups = layer_groups(
+        backbone, backbone, lr=1.0, layer_decay=1.0, weight_decay=0.1, weight_decay_on="all_but_tokens"
+    )
     without = [parameter for group in groups for parameter in group["params"] if not group["weight_decay"]]
     assert {name for name, parameter in backbone.named_parameters() if any(parameter is p for p in without)} == kept
 
 
-@pytest.mark.parametrize("norms", [False, True])
-def test_tokens_decay_where_a_released_optimizer_decays_them(norms: bool) -> None:
+def test_tokens_decay_where_a_released_optimizer_decays_them() -> None:
     backbone = build_backbone(VIT)
-    groups = layer_groups(
-        backbone, backbone, lr=1.0, layer_decay=1.0, weight_decay=0.1, decay_norms=norms, decay_tokens=True
-    )
+    groups = layer_groups(backbone, backbone, lr=1.0, layer_decay=1.0, weight_decay=0.1, weight_decay_on="matrices")
     decay = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
     for name, parameter in backbone.named_parameters():
         flat = parameter.ndim == 1 or name.endswith(".bias")
-        assert decay[parameter] == (0.1 if norms or not flat else 0.0), name
+        assert decay[parameter] == (0.0 if flat else 0.1), name
 
 
 @SHAPES

@@ -29,8 +29,10 @@ class Parts(nn.Module):
         ("matrices", {"linear.bias", "norm.weight", "norm.bias", "table.bias"}),
         ("matrices_but_positions", {"linear.bias", "norm.weight", "norm.bias", "table.bias", "pos_embed"}),
         ("matrices_and_biases", {"norm.weight"}),
+        ("all_but_norms", {"norm.weight", "norm.bias", "pos_embed"}),
+        ("all_but_tokens", {"pos_embed"}),
     ],
-    ids=["DINO, SelfPatch and MoBY", "supervised Swin", "SERE"],
+    ids=["DINO, SelfPatch and MoBY", "supervised Swin", "SERE", "SelfPatch's detector", "SelfPatch's Semantic FPN"],
 )
 def test_weight_decay_leaves_out_what_the_released_code_leaves_out(rule: str, kept: set[str]) -> None:
     parts = Parts()

@@ -59,23 +59,15 @@ def layer_groups(
     lr: float,
     layer_decay: float,
     weight_decay: float,
-    decay_norms: bool = False,
-    decay_tokens: bool = False,
+    weight_decay_on: DecayRule = "matrices_but_tokens",
 ) -> list[dict[str, Any]]:
     """Return the trainable parameters of a network for an optimizer, by learning rate and weight decay.
 
     The heads use `lr`. Layers of the backbone, a part of the network, have the lower rates of `layer_lr_scales`.
-
-    Norms and biases decay only with `decay_norms`. (SelfPatch's released configuration for mmsegmentation exempts names
-    with `norm`, but a ViT's norms have the names `ln1` and `ln2` there.) Tokens and position embeddings decay only with
-    `decay_tokens`. (iBOT's released optimizers for UPerNet and for small data sets mean to exempt them, but compare
-    with names that lack the prefix `backbone.`, or ask a network that does not list them.)
+    `models.param_groups.is_decayed` explains `weight_decay_on`.
     """
-    rule: DecayRule = "all" if decay_tokens else "all_but_tokens"
-    if not decay_norms:
-        rule = "matrices" if decay_tokens else "matrices_but_tokens"
     scales = layer_lr_scales(backbone, layer_decay)
     return [
         {"params": group["params"], "lr": lr * group["lr_scale"], "weight_decay": weight_decay * group["decayed"]}
-        for group in param_groups(network, weight_decay_on=rule, lr_scales=scales)
+        for group in param_groups(network, weight_decay_on=weight_decay_on, lr_scales=scales)
     ]

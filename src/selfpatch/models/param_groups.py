@@ -1,6 +1,6 @@
 """Parameter groups of an optimizer: which parameters decay, and the learning rate of each layer."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import nn
@@ -8,7 +8,8 @@ from torch import nn
 from selfpatch.models.backbones.base import Backbone
 
 DecayRule = Literal[
-    "matrices", "matrices_but_positions", "matrices_but_tokens", "matrices_and_biases", "all_but_tokens", "all"
+    "matrices", "matrices_but_positions", "matrices_but_tokens", "matrices_and_biases", "all_but_norms",
+    "all_but_tokens", "all",
 ]  # fmt: skip
 POSITIONS = ("pos_embed", "cls_token", "relative_position_bias_table")
 """Name endings of what ViT and Swin exempt from decay where an optimizer asks them; the released MoBY does not ask."""
@@ -16,7 +17,7 @@ TOKENS = (*POSITIONS, "reg_token", "pool.query")
 """Name endings of what timm does not decay in fine-tuning."""
 
 
-def is_decayed(name: str, parameter: nn.Parameter, rule: DecayRule) -> bool:
+def is_decayed(name: str, parameter: nn.Parameter, rule: DecayRule, *, in_norm: bool) -> bool:
     """Return whether weight decay applies to a parameter.
 
     Args:
@@ -25,8 +26,9 @@ def is_decayed(name: str, parameter: nn.Parameter, rule: DecayRule) -> bool:
         rule: `matrices` leaves out biases and 1-D tensors (DINO, SelfPatch, iBOT, MoBY), `matrices_but_positions` also
             the CLS token, position embeddings and relative position biases (supervised Swin), `matrices_but_tokens`
             every token and position (timm's fine-tuning). `matrices_and_biases` leaves out 1-D tensors other than
-            biases (SERE's code), `all_but_tokens` tokens and positions alone (SelfPatch's configuration of
-            mmsegmentation), `all` nothing (MoCo).
+            biases (SERE's code), `all_but_norms` norms, tokens and positions (SelfPatch's configuration of
+            mmdetection), `all_but_tokens` tokens and positions alone (that of mmsegmentation), `all` nothing (MoCo).
+        in_norm: whether the parameter belongs to a norm.
     """
     bias, flat = name.endswith(".bias"), parameter.ndim == 1
     return {
@@ -34,6 +36,7 @@ def is_decayed(name: str, parameter: nn.Parameter, rule: DecayRule) -> bool:
         "matrices_but_positions": not (bias or flat or name.endswith(POSITIONS)),
         "matrices_but_tokens": not (bias or flat or name.endswith(TOKENS)),
         "matrices_and_biases": bias or not flat,
+        "all_but_norms": not (in_norm or name.endswith(TOKENS)),
         "all_but_tokens": not name.endswith(TOKENS),
         "all": True,
     }[rule]
@@ -59,7 +62,6 @@ def param_groups(
     *,
     weight_decay_on: DecayRule = "matrices",
     lr_scales: Mapping[nn.Parameter, float] | None = None,
-    undecayed: Collection[nn.Parameter] = (),
 ) -> list[dict[str, Any]]:
     """Return the trainable parameters in groups of one learning rate each, with or without weight decay.
 
@@ -67,16 +69,17 @@ def param_groups(
         network: what is trained.
         weight_decay_on: see `is_decayed`.
         lr_scales: factor on the learning rate by parameter; parameters that are missing have the factor 1.
-        undecayed: parameters that do not decay whatever the rule, a set if they are many.
 
     Returns:
         Dicts with `params`, `decayed` and `lr_scale`, and `weight_decay` 0 where it does not apply.
     """
     scales = lr_scales or {}
+    norms = (part for part in network.modules() if "Norm" in type(part).__name__)
+    of_norms = {parameter for norm in norms for parameter in norm.parameters(recurse=False)}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            decays = parameter not in undecayed and is_decayed(name, parameter, weight_decay_on)
+            decays = is_decayed(name, parameter, weight_decay_on, in_norm=parameter in of_norms)
             key = scales.get(parameter, 1.0), decays
             groups.setdefault(key, []).append(parameter)
     return [

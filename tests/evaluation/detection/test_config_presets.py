@@ -45,7 +45,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "optimizer":         ("adamw", "adamw", "adamw", "sgd", "adamw"),
     "scaled_lr":         (5e-5, 1e-4, 1e-4, 0.02, 1e-4),
     "weight_decay":      (0.05, 0.05, 0.05, 1e-4, 0.1),
-    "weight_decay_on":   ("all-but-norms", "matrices", "matrices", "all-but-norms", "all-but-norms"),
+    "weight_decay_on":   ("all_but_norms", "matrices", "matrices", "all_but_norms", "all_but_norms"),
     "layer_decay":       (1.0, 0.75, 0.8, 1.0, 0.7),
     "drop_path":         (0.05, 0.2, 0.1, 0.0, 0.1),
     "clip":              (0.0, 0.0, 0.0, 0.0, 0.0),

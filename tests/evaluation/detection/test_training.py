@@ -33,7 +33,7 @@ NETWORK = (
 SMALL = DetectionConfig.from_settings({"preset": "small", "width": 8, "proposals": 20, "rois": 8})
 
 
-@pytest.mark.parametrize("rule", ["all-but-norms", "matrices"])
+@pytest.mark.parametrize("rule", ["all_but_norms", "matrices"])
 def test_layers_nearer_to_the_image_learn_more_slowly(rule: Any) -> None:
     config = replace(SMALL, layer_decay=0.5, lr=1.0, batch_size=1, lr_batch=1, weight_decay=0.1, weight_decay_on=rule)
     network = build_network(tiny_encoder(), 3, config)
@@ -46,7 +46,7 @@ def test_layers_nearer_to_the_image_learn_more_slowly(rule: Any) -> None:
     assert len(of) == len(names)
     assert of["pyramid.backbone.trunk.blocks.3.mlp.fc1.weight"] == (0.5, 0.1)
     assert of["pyramid.backbone.trunk.blocks.0.mlp.fc1.weight"] == (0.5**4, 0.1)
-    positions, biases = (0.0, 0.1) if rule == "all-but-norms" else (0.1, 0.0)
+    positions, biases = (0.0, 0.1) if rule == "all_but_norms" else (0.1, 0.0)
     assert of["pyramid.backbone.trunk.pos_embed"] == (0.5**5, positions)
     assert of["pyramid.backbone.trunk.blocks.3.mlp.fc1.bias"] == (0.5, biases)
     assert of["pyramid.backbone.trunk.blocks.3.norm1.weight"] == (0.5, 0.0)

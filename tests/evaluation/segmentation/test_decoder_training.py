@@ -195,8 +195,8 @@ def test_presets_are_the_published_settings() -> None:
     assert (released.steps, released.lr, released.weight_decay, released.warmup) == (40_000, 6e-5, 0.01, 1500)
     assert (released.crop, released.batch_size, released.drop_path, released.channels) == (512, 16, 0.1, 256)
     assert (released.rescale, pyramid.rescale, released.test) == (False, True, "whole")
-    assert (released.decay_norms, pyramid.decay_norms, UPerNetConfig().decay_norms) == (True, True, False)
-    assert (released.decay_tokens, pyramid.decay_tokens, UPerNetConfig().decay_tokens) == (False, False, True)
+    assert released.weight_decay_on == pyramid.weight_decay_on == "all_but_tokens"
+    assert UPerNetConfig().weight_decay_on == "matrices"
     ibot = resolve(UPerNetConfig(), encoder())
     assert (ibot.steps, ibot.lr, ibot.weight_decay, ibot.layer_decay) == (160_000, 8e-5, 0.05, 0.65)
     assert (ibot.test, ibot.stride, ibot.short_side, ibot.channels) == ("slide", 341, 512, 32)

@@ -133,8 +133,8 @@ class DetectionConfig(EvaluationConfig):
     """Batch size that `lr` is for."""
     weight_decay: NonNegativeFloat = 0.05
     """Weight decay."""
-    weight_decay_on: Literal["all-but-norms", "matrices"] = "all-but-norms"
-    """Parameters that decay: all but norms, positions and tokens, or those of two dimensions and more."""
+    weight_decay_on: Literal["all_but_norms", "matrices"] = "all_but_norms"
+    """Parameters that decay: all but norms, tokens and position embeddings, or those of two or more dimensions."""
     layer_decay: PositiveFloat = 1.0
     """Layer-wise learning-rate decay factor."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.05

@@ -16,21 +16,18 @@ from selfpatch.evaluation.detection.dataset import Split
 from selfpatch.evaluation.detection.dry_run import NOTES, loss_without_sampling
 from selfpatch.evaluation.detection.network import MaskRCNN
 from selfpatch.evaluation.detection.pyramid import InnerMaps, LastMap, Pyramid
-from selfpatch.evaluation.finetuning import trainable_copy
+from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.work import Training, Work
 from selfpatch.models.backbones.resnet import ResNet
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.layers.batch_norm import BatchNorm
-from selfpatch.models.param_groups import layer_lr_scales, param_groups
 from selfpatch.ops.images import normalise
 
 Sample = tuple[Tensor, Target, int]
 """Image, its objects, and the seed of the boxes that are drawn for it."""
 MOMENTUM = 0.9
-TOKENS = ("pos_embed", "cls_token", "reg_token")
-"""Name endings of parameters that do not decay, beside norms, by the rule `all-but-norms`."""
 
 
 def build_network(encoder: Encoder, num_classes: int, config: DetectionConfig) -> MaskRCNN:
@@ -126,25 +123,14 @@ def average_statistics(network: nn.Module, forward: Callable[[Any], Any], batche
 
 def build_optimizer(network: MaskRCNN, config: DetectionConfig) -> torch.optim.Optimizer:
     """Return the optimizer of a network, with the learning rate and the weight decay of each layer."""
-    undecayed: set[nn.Parameter] = set()
-    if config.weight_decay_on == "all-but-norms":
-        norms = (part for part in network.modules() if "Norm" in type(part).__name__)
-        undecayed = {parameter for norm in norms for parameter in norm.parameters(recurse=False)}
-        undecayed |= {parameter for name, parameter in network.named_parameters() if name.endswith(TOKENS)}
-    found = param_groups(
+    groups = layer_groups(
         network,
-        weight_decay_on="matrices" if config.weight_decay_on == "matrices" else "all",
-        lr_scales=layer_lr_scales(network.pyramid.backbone, config.layer_decay),
-        undecayed=undecayed,
+        network.pyramid.backbone,
+        lr=config.scaled_lr,
+        layer_decay=config.layer_decay,
+        weight_decay=config.weight_decay,
+        weight_decay_on=config.weight_decay_on,
     )
-    groups = [
-        {
-            "params": group["params"],
-            "lr": config.scaled_lr * group["lr_scale"],
-            "weight_decay": config.weight_decay * group["decayed"],
-        }
-        for group in found
-    ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.scaled_lr, momentum=MOMENTUM)
     return torch.optim.AdamW(groups, lr=config.scaled_lr)

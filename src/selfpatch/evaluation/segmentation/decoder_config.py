@@ -10,10 +10,12 @@ from selfpatch.config.schema import settings
 from selfpatch.evaluation.config import Precision
 from selfpatch.evaluation.segmentation.base_config import Method, TrainedConfig
 
+Decayed = Literal["matrices_but_tokens", "matrices", "all_but_tokens"]
+
 _SMALL_DECODER = {
-    "steps": 200, "warmup": 20, "batch_size": 8, "crop": 96, "lr": 2e-3, "weight_decay": 0.01, "decay_norms": False,
-    "decay_tokens": False, "layer_decay": 0.65, "drop_path": 0.0, "channels": 32, "auxiliary_channels": 16,
-    "test": "whole", "precision": "bf16", "rescale": True,
+    "steps": 200, "warmup": 20, "batch_size": 8, "crop": 96, "lr": 2e-3, "weight_decay": 0.01,
+    "weight_decay_on": "matrices_but_tokens", "layer_decay": 0.65, "drop_path": 0.0, "channels": 32,
+    "auxiliary_channels": 16, "test": "whole", "precision": "bf16", "rescale": True,
 }  # fmt: skip
 _IBOT_SMALL = {"lr": 3e-5, "layer_decay": 0.9}
 _VOC = {"train_split": "trainaug", "steps": 40_000}
@@ -87,11 +89,9 @@ class DecoderConfig(TrainedConfig):
     lr: PositiveFloat = 6e-5
     """Peak learning rate of the decoder."""
     weight_decay: NonNegativeFloat = 0.01
-    """Weight decay of matrices."""
-    decay_norms: bool = False
-    """Decay norms and biases too."""
-    decay_tokens: bool = False
-    """Decay tokens and position embeddings too."""
+    """Weight decay of AdamW."""
+    weight_decay_on: Decayed = "matrices_but_tokens"
+    """Parameters that decay: matrices without tokens and positions, all matrices, or all but tokens and positions."""
     warmup: NonNegativeInt = 1500
     """Steps over which the learning rate rises, at most a tenth of all."""
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
@@ -143,7 +143,8 @@ class FPNConfig(DecoderConfig):
     method: Method = "fpn"
     preset: Literal["selfpatch", "pyramid", "small"] = "selfpatch"
     """Published protocol whose settings are the defaults."""
-    decay_norms: bool = True
+    # The released configuration exempts names with `norm`, but a ViT's norms are called ln1 and ln2 there.
+    weight_decay_on: Decayed = "all_but_tokens"
     rescale: bool = False
 
 
@@ -169,7 +170,8 @@ class UPerNetConfig(DecoderConfig):
     steps: PositiveInt = 160_000
     lr: PositiveFloat = 8e-5
     weight_decay: NonNegativeFloat = 0.05
-    decay_tokens: bool = True
+    # The released optimizer means to exempt tokens, but compares with names that lack the prefix `backbone.`.
+    weight_decay_on: Decayed = "matrices"
     layer_decay: Annotated[float, Gt(0), Le(1)] = 0.65
     normed: bool = True
     channels: Annotated[NonNegativeInt, MultipleOf(2)] = 0

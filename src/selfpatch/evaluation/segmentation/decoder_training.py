@@ -106,8 +106,7 @@ def train_segmenter(
         lr=config.lr,
         layer_decay=config.layer_decay,
         weight_decay=config.weight_decay,
-        decay_norms=config.decay_norms,
-        decay_tokens=config.decay_tokens,
+        weight_decay_on=config.weight_decay_on,
     )
     optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=encoder.device.type in ("cpu", "cuda"))
 

@@ -122,7 +122,7 @@ def test_published_settings() -> None:
     assert cifar.lr * cifar.batch_size / 256 == pytest.approx(7.5e-6 * 768 / 512)
     assert (mae.token, ibot.token, ibot.warmup_epochs) == ("mean", "image", 20)
     assert (mae.resampling, cifar.resampling, ibot.resampling) == ("bicubic", "bicubic", "bilinear")
-    assert (mae.decay_tokens, ibot.decay_tokens) == (False, False)
+    assert mae.weight_decay_on == ibot.weight_decay_on == "matrices_but_tokens"
     assert cifar.epochs == 1000
     assert FinetuneConfig.from_settings({"preset": "ibot_small"}).layer_decay == 0.75
     assert FinetuneConfig.from_settings({"preset": "sere_small"}).batch_size == mae.batch_size
@@ -142,7 +142,7 @@ def test_the_settings_of_released_command_lines() -> None:
         assert (config.mixup, config.cutmix, config.smoothing, config.rand_augment) == (0.8, 1.0, 0.1, 9)
         assert (config.layer_decay, config.head_std, config.repeats, config.token) == (1.0, 0.02, 3, "image")
         assert config.schedule == "epoch"
-        assert config.decay_tokens, "the released network lists no names without decay"
+        assert config.weight_decay_on == "matrices", "the released network lists no names without decay"
         assert config.head_layers == (1 if preset == "semi" else 0)
 
 

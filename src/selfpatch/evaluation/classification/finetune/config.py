@@ -11,9 +11,10 @@ from selfpatch.evaluation.classification.config import TrainedClassificationConf
 
 _IBOT = {"token": "image", "lr": 1e-3, "warmup_epochs": 20.0, "resampling": "bilinear"}
 # DeiT's fine-tuning as iBOT runs it: 8 processes of 96 images, and learning rates for a batch of 512, so twice ours.
+# Tokens and positions decay, because its optimizer asks a network for exemptions that lists none.
 _TRANSFER = {
     "token": "image", "epochs": 1000, "batch_size": 768, "lr": 3.75e-6, "min_lr": 1e-5, "layer_decay": 1.0,
-    "decay_tokens": True, "head_std": 0.02, "repeats": 3, "schedule": "epoch",
+    "weight_decay_on": "matrices", "head_std": 0.02, "repeats": 3, "schedule": "epoch",
 }  # fmt: skip
 _INATURALIST = {**_TRANSFER, "epochs": 360, "erasing": 0.1}
 # The same with 8 processes of 128 images, and `--lr 5e-6` for a batch of 512.
@@ -74,9 +75,9 @@ class FinetuneConfig(TrainedClassificationConfig):
     """Change of the learning rate: every step, or every epoch as DeiT's, whose warm-up starts at 1e-6 and whose cosine
     spans the warm-up too."""
     weight_decay: NonNegativeFloat = 0.05
-    """Weight decay of AdamW on matrices; norms, biases and other 1-D parameters have none."""
-    decay_tokens: bool = False
-    """Decay tokens and position embeddings too."""
+    """Weight decay of AdamW."""
+    weight_decay_on: Literal["matrices_but_tokens", "matrices"] = "matrices_but_tokens"
+    """Parameters that decay: those of two or more dimensions, without or with tokens and position embeddings."""
     layer_decay: Fraction = 0.65
     """Layer-wise learning-rate decay factor."""
     drop_path: Fraction = 0.1

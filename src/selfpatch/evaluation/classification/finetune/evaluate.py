@@ -123,7 +123,7 @@ def _train(
         lr=lr,
         layer_decay=config.layer_decay,
         weight_decay=config.weight_decay,
-        decay_tokens=config.decay_tokens,
+        weight_decay_on=config.weight_decay_on,
     )
     optimizer = torch.optim.AdamW(groups, fused=encoder.device.type in ("cpu", "cuda"))
     end = min(1.0, config.min_lr / lr)
