@@ -90,6 +90,9 @@ def usage() -> str:
 
 {lines}
 
+torchrun --nproc-per-node N -m selfpatch evaluate NAME ...
+  Share the work among N processes, e.g. one for each GPU; the numbers are those of one.
+
 selfpatch evaluate all --suite S --weights W
   {about["all"]}
 

@@ -93,7 +93,7 @@ def peek(arguments: list[str], *names: str) -> dict[str, str]:
 
 def print_report(report: Any) -> None:
     """Print the report of a dry run, on the main process alone."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         from rich.console import Console
 
         Console().print(report)

@@ -40,6 +40,7 @@ from selfpatch.evaluation.classification.linear.heads import LinearHeads
 from selfpatch.evaluation.classification.metrics import top_hits, trained_result
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result, encoder_identity
+from selfpatch.evaluation.sharding import share_of_batch
 from selfpatch.evaluation.work import Training, Work
 from selfpatch.models.features import evaluating
 
@@ -60,6 +61,11 @@ def evaluate(encoder: Encoder, data: str | Path, config: LinearConfig, output: O
     config = replace(config, batch_size=batch_size, blocks=features.blocks, mean_patch=features.mean_patch)
     settings = config.recorded() | {"held_out": config.held_out if len(config.lrs) > 1 else None}
     crops = CentreCrops(features, config, output.progress)
+    trained_on = (
+        [len(train)] if len(config.lrs) == 1 else [len(train), len(hold_out(train, config.held_out, config.seed)[0])]
+    )
+    for num_images in trained_on:  # refused before the images are encoded
+        share_of_batch(min(batch_size, num_images))
     output.begins(_work(features, train, test, config, settings | {"data": str(data)}))
     with evaluating(encoder):
         source = (RandomCropFeatures if config.crops == "random" else CachedFeatures)(train, crops)
