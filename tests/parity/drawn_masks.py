@@ -26,7 +26,7 @@ def replay_masks(bundle: Path) -> Iterator[Check]:
     """Draw as many masks as were recorded under each of the settings."""
     for name, expected in json.loads((bundle / "ibot_masks.json").read_text()).items():
         if name.startswith(PLACED):
-            yield from _placed_blocks(name, expected)
+            yield from _drawn_blocks(name, expected)
         else:
             grid, config = _settings(name)
             yield from _statistics(name, _draw(config, grid, expected["draws"]), expected)
@@ -86,20 +86,20 @@ def _statistics(name: str, drawn: np.ndarray, expected: dict[str, Any]) -> Itera
         yield compare_mean(f"{name}: masked at {position}", values.mean(1), wanted, recorded)
 
 
-def _placed_blocks(name: str, expected: dict[str, Any]) -> Iterator[Check]:
+def _drawn_blocks(name: str, expected: dict[str, Any]) -> Iterator[Check]:
     """Compare the sizes of all blocks that fit the grid, whether kept or not."""
     found = re.search(r"of (\d+) images at grid (\d+)", name)
     assert found is not None
     images, grid = int(found[1]), int(found[2])
     blocks: list[list[tuple[int, int]]] = []  # height and width of the blocks of each image
-    place = masks._place_block
+    draw = masks._draw_block
 
     def recorded(*arguments: Any) -> Any:
-        if block := place(*arguments):
+        if block := draw(*arguments):
             blocks[-1].append(tuple(side.stop - side.start for side in block))
         return block
 
-    with patch.object(masks, "_place_block", recorded):
+    with patch.object(masks, "_draw_block", recorded):
         for image in range(images):
             blocks.append([])
             masks.draw_mask(MaskConfig(), grid, generator(0, 0, image, 0))

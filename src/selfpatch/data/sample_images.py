@@ -77,7 +77,7 @@ def sample_index(part: str) -> ImageIndex:
     names: list[bytes] = []
     for name in {"training": TRAINING, "held_out": HELD_OUT}[part]:
         with Image.open(source_folder() / name) as photograph:  # reads the header alone
-            names += [_tile_name(name, number).encode() for number, _ in enumerate(_places(photograph.size))]
+            names += [_tile_name(name, number).encode() for number, _ in enumerate(_tile_corners(photograph.size))]
     return ImageIndex(folder / part, sorted(names))
 
 
@@ -104,13 +104,13 @@ def _tile_name(photograph: str, number: int) -> str:
 
 
 def _tiles(photograph: Image.Image) -> Iterator[Image.Image]:
-    for size, places in itertools.groupby(_places(photograph.size), operator.itemgetter(0)):
+    for size, corners in itertools.groupby(_tile_corners(photograph.size), operator.itemgetter(0)):
         scaled = photograph.resize(size, Image.Resampling.LANCZOS)
-        for _, left, top in places:
+        for _, left, top in corners:
             yield scaled.crop((left, top, left + TILE, top + TILE))
 
 
-def _places(size: tuple[int, int]) -> Iterator[tuple[tuple[int, int], int, int]]:
+def _tile_corners(size: tuple[int, int]) -> Iterator[tuple[tuple[int, int], int, int]]:
     """Yield, for each tile, the size that the photograph is scaled to, and the tile's left and top side there."""
     full_zoom = min(size) / TILE
     for zoom in [*(z for z in ZOOMS if z < full_zoom), min(full_zoom, ZOOMS[-1])]:

@@ -83,14 +83,14 @@ class Batches(Dataset[Any]):
         for epoch, batches in epochs_of(first, last, self.steps_per_epoch):
             order = np.argsort(generator(self._seed, epoch, 0, _ORDER_STREAM).random(self._num_samples), kind="stable")
             for batch in batches:
-                places = range(batch * self._batch_size, (batch + 1) * self._batch_size)
-                copies = [(int(order[place // self._repeats]), place % self._repeats) for place in places]
+                rows = range(batch * self._batch_size, (batch + 1) * self._batch_size)
+                copies = [(int(order[row // self._repeats]), row % self._repeats) for row in rows]
                 yield epoch, sorted(copies, key=lambda pair: pair[1])[self._share]
 
     def __getitem__(self, request: tuple[int, list[tuple[int, int]]]) -> Any:
-        """Load a batch, in a loader process if there are any; an error in the data is returned in its place.
+        """Load a batch, in a loader process if there are any; return the error if the data are wrong.
 
-        The loader would raise it again with the traceback of its process as the text.
+        A raised error would reach this process with a traceback as its text.
         """
         epoch, copies = request
         try:

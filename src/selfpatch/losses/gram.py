@@ -50,7 +50,7 @@ class GramLoss(nn.Module):
 
         Args:
             student: [B, N, D] patches after the final norm.
-            teacher: [B, N, D'] patches of the same places, which take no gradient.
+            teacher: [B, N, D'] patches at the same positions, which take no gradient.
 
         Raises:
             ValueError: student and teacher have other numbers of patches.

@@ -30,7 +30,7 @@ class PaKALoss(nn.Module):
 
         Args:
             student: [B, N, D] patches.
-            teacher: [B, N, D'] patches of the same places, which take no gradient.
+            teacher: [B, N, D'] patches at the same positions, which take no gradient.
             ignored: [B, N] bool, True where a patch is left out.
         """
         kept = torch.ones_like(student[..., 0]) if ignored is None else (~ignored).to(student.dtype)  # [B, N]

@@ -15,7 +15,7 @@ def align_overlap(
             region = intersection of the two boxes
             for each map: RoIAlign of the region, in cells of the map, to `size`
 
-    On a GPU, the backward pass sums in a varying order, because torchvision's is so written.
+    On a GPU, torchvision's backward pass of RoIAlign sums in a varying order.
 
     Args:
         maps: [B, h, w, D] patches of one crop.
@@ -31,10 +31,7 @@ def align_overlap(
     rois, other_rois = overlap_rois(boxes, other_boxes, maps), overlap_rois(other_boxes, boxes, other_maps)
     sampled, other_sampled = (
         _sample(_unflipped(patches, flipped), regions, size)
-        for patches, flipped, regions in (
-            (maps, boxes[:, 4], rois),
-            (other_maps, other_boxes[:, 4], other_rois),
-        )
+        for patches, flipped, regions in ((maps, boxes[:, 4], rois), (other_maps, other_boxes[:, 4], other_rois))
     )
     return sampled, other_sampled, (rois[:, 2:] - rois[:, :2] >= 1).all(1)
 

@@ -38,15 +38,15 @@ def _blocks(grid: int, num_hidden: float, rng: np.random.Generator) -> np.ndarra
     while mask.sum() < num_hidden and failures < BLOCK_TRIES:
         remaining = num_hidden - mask.sum()
         failures += 1
-        if place := _place_block(grid, remaining, rng):
-            block = mask[place]
+        if (inside := _draw_block(grid, remaining, rng)) is not None:
+            block = mask[inside]
             if 0 < block.size - block.sum() <= remaining:
                 block[:] = True
                 failures = 0
     return mask
 
 
-def _place_block(grid: int, remaining: float, rng: np.random.Generator) -> tuple[slice, slice] | None:
+def _draw_block(grid: int, remaining: float, rng: np.random.Generator) -> tuple[slice, slice] | None:
     """Draw the rows and columns of a block; None if it is larger than the grid. A side may be 0."""
     smallest = (grid // SMALLEST_BLOCK) ** 2
     size, shape, top, left = rng.random(4)

@@ -101,10 +101,8 @@ class DenseEncoder:
     """
 
     def __init__(self, encoder: Encoder, config: CorrespondenceConfig) -> None:
-        self.encoder, self.config = (
-            LayerEncoder(encoder, facet=config.facet, depth=config.depth, **config.layer()),
-            config,
-        )
+        self.encoder = LayerEncoder(encoder, facet=config.facet, depth=config.depth, **config.layer())
+        self.config = config
         patch = self.encoder.patch_size
         if config.stride is not None and patch % config.stride:
             example = patch // 2 if patch % 2 == 0 else patch

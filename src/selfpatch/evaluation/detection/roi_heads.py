@@ -234,9 +234,9 @@ class RoIHeads(nn.Module):
         return [clip_boxes_to_image(one, size) for one, size in zip(moved, sizes, strict=True)]
 
     def _kept(self, boxes: Tensor, scores: Tensor, size: Size) -> dict[str, Tensor]:
-        """Return the detections of one image out of boxes [n, C, 4] and scores [n, C]: likely ones, the best in place.
+        """Return the detections of one image, of boxes [n, C, 4] and scores [n, C], after non-maximum suppression.
 
-        Each class of each box is a detection of its own.
+        Each class of a box is a candidate, if its score is large enough.
         """
         candidates = clip_boxes_to_image(boxes[:, 1:].flatten(0, 1), size)
         likelihood = scores[:, 1:].flatten()
@@ -250,7 +250,5 @@ class RoIHeads(nn.Module):
         """Return the masks [n, 28, 28] of the detections of each image, the mean probability over stages."""
         boxes, labels = [one["boxes"] for one in found], torch.cat([one["labels"] for one in found])
         features, rows = self.mask_pool(maps, boxes), torch.arange(len(labels), device=labels.device)
-        masks = torch.stack([heads.masks(features)[rows, labels].sigmoid() for _, heads, _ in self.each_stage()]).mean(
-            dim=0
-        )
-        return masks.split([len(one) for one in boxes])
+        masks = [heads.masks(features)[rows, labels].sigmoid() for _, heads, _ in self.each_stage()]
+        return torch.stack(masks).mean(dim=0).split([len(one) for one in boxes])
