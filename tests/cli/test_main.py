@@ -9,6 +9,7 @@ import pytest
 
 import selfpatch
 from selfpatch.cli.main import main
+from selfpatch.core.failures import FailedElsewhere, FailedHere
 
 
 def test_no_command_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,3 +35,25 @@ def test_what_is_missing_is_named(command: str, missing: str, capsys: pytest.Cap
         error
         == f"selfpatch: Missing from selfpatch {command}: {missing}; `selfpatch {command} --help` lists the options\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "said"),
+    [
+        (0, ValueError("no data"), "selfpatch: no data\n"),
+        (1, ValueError("no data"), ""),
+        (1, FailedHere("no data"), "selfpatch: no data\n"),
+        (0, FailedElsewhere(), ""),
+        (0, OSError(2, "No such file", "a.png"), "selfpatch: No such file: a.png\n"),
+    ],
+)
+def test_one_process_of_a_group_says_why_all_end(
+    rank: int, error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr("selfpatch.cli.evaluate.run", fail)
+    assert main(["evaluate", "knn"]) == 2
+    assert capsys.readouterr().err == said

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from selfpatch.core import distributed
+from selfpatch.core.failures import FailedElsewhere, FailedHere
 
 
 def test_every_function_is_the_identity_on_one_process() -> None:
@@ -41,3 +42,50 @@ def test_devices_that_are_not_there_are_refused(name: str, message: str) -> None
 def test_a_device_by_name() -> None:
     assert distributed.start("cpu") == torch.device("cpu")
     assert distributed.find_device("auto").type in ("cuda", "mps", "cpu")
+
+
+class Store:
+    """The store of a group in which `failures` processes have failed."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    def add(self, name: str, count: int) -> int:
+        self.failures += count
+        return self.failures
+
+
+@pytest.mark.parametrize(
+    ("rank", "failures", "error", "raised"),
+    [
+        (0, 0, ValueError("no data"), ValueError),
+        (1, 0, ValueError("no data"), FailedHere),
+        (1, 0, OSError(2, "No such file", "a.png"), FailedHere),
+        (1, 0, RuntimeError("a bug"), RuntimeError),
+        (0, 1, RuntimeError("Connection closed by peer"), FailedElsewhere),
+        (1, 1, ValueError("no data"), FailedElsewhere),
+    ],
+)
+def test_the_first_process_to_fail_says_why(
+    monkeypatch: pytest.MonkeyPatch, rank: int, failures: int, error: Exception, raised: type[Exception]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "start", lambda device: None)
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    monkeypatch.setattr(distributed, "_stores", [Store(failures)])
+    with pytest.raises(Exception) as caught, distributed.process_group("cpu"):  # noqa: PT011
+        raise error
+    assert type(caught.value) is raised
+    if raised is FailedHere:
+        assert str(caught.value) in ("no data", "No such file: a.png")
+
+
+def test_a_group_that_exists_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that trains in a group evaluates in it; the error is the caller's to tell of."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    monkeypatch.setattr(distributed, "stop", lambda: pytest.fail("left the group of the caller"))
+    with distributed.process_group("cpu"):
+        pass
+    with pytest.raises(KeyError), distributed.process_group("cpu"):
+        raise KeyError
