@@ -110,6 +110,7 @@ def test_flops_of_a_run_follow_its_views(photos: Path, tmp_path: Path) -> None:
     assert report.flops["whole training"] == 5 * report.flops["step"]
 
 
+@pytest.mark.slow
 def test_processes_and_micro_batches_share_the_memory(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +177,7 @@ def test_costs_are_those_of_what_the_loader_gives(settings: dict[str, Any], tmp_
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.slow
 def test_the_samples_need_not_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are counted, and made by the real run."""
     dry = selfpatch.pretrain(dry_run=True, out=str(tmp_path / "run"))
@@ -253,6 +255,7 @@ def test_the_command_prints_the_report(
     assert main([*words[:-1], "--radius", "-1", "--dry-run"]) == 2
 
 
+@pytest.mark.slow
 def test_real_runs_work_after_dry_ones(photos: Path, tmp_path: Path) -> None:
     """Constants that a dry run was the first to need are real."""
     how = {"data": str(photos), "epochs": 0.2, **OPTIONS}
