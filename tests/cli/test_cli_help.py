@@ -202,7 +202,7 @@ for call in {calls}:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-WITH_DRY_RUN = {"pretrain", *(f"evaluate {name}" for name in EVALUATIONS)}
+WITH_DRY_RUN = {"pretrain", "evaluate all", *(f"evaluate {name}" for name in EVALUATIONS)}
 NETWORK = "weights side num-heads position-embedding allow-partial device"
 OPTIONS = {
     "pretrain": """

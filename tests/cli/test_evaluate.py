@@ -81,6 +81,20 @@ def test_a_suite(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) 
     assert "holds another result (weights.side is teacher there and student now)" in capsys.readouterr().err
 
 
+def test_a_suite_has_a_dry_run(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+    davis = write_davis(tmp_path / "davis")
+    lines = [f"- davis: {{data: {davis}, resolution: 48}}", "- knn: {data: nowhere}"]
+    (tmp_path / "suite.yaml").write_text("\n".join(lines))
+    command = f"evaluate all --suite {tmp_path}/suite.yaml --weights {run} --device cpu --dry-run".split()
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    shown = capsys.readouterr()
+    assert "encoding all images" in shown.out
+    assert "selfpatch: 2-knn: nowhere has no train/" in shown.err
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "suite.yaml").write_text(lines[0])
+    assert main(command) == 0
+
+
 def test_results_side_by_side(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
     davis = write_davis(tmp_path / "davis")
     for weights, out in [(run, "a"), ("baseline:mean-colour:8", "b")]:

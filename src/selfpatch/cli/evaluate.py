@@ -52,6 +52,9 @@ class SuiteOptions(NetworkOptions):
     `selfpatch evaluate NAME --help` lists, with underscores."""
     out: str | None = None
     """Folder for report.html, report.md and one folder for each evaluation; if not given, evaluations/SUITE-WEIGHTS."""
+    dry_run: bool = False
+    """Check every evaluation, print its settings and an estimate of memory and FLOPs, and stop: no image is read,
+    nothing is written."""
 
 
 @settings
@@ -131,6 +134,8 @@ def _evaluate(name: str, arguments: list[str]) -> int:
 def _evaluate_all(arguments: list[str]) -> int:
     options = read_options(SuiteOptions, "evaluate all", arguments)
     weights = options.named_weights()
+    if options.dry_run:
+        return _dry_run_all(options, weights)
     from selfpatch.experiments.suite import evaluate_suite
 
     with _progress_bar("suite") as (bar, progress):
@@ -149,6 +154,25 @@ def _evaluate_all(arguments: list[str]) -> int:
     for outcome in failed:
         print(f"selfpatch: {outcome.entry.folder}: {outcome.error}", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _dry_run_all(options: SuiteOptions, weights: str) -> int:
+    """Print the report of each evaluation of a suite; one that is refused does not stop the others."""
+    from selfpatch.api.evaluate import evaluate
+    from selfpatch.experiments.suite import read_suite
+
+    code = 0
+    for entry in read_suite(options.suite):
+        try:
+            report = evaluate(
+                entry.evaluation, weights, entry.data, dry_run=True, **options.loading(), **entry.settings
+            )
+        except ValueError as error:
+            print(f"selfpatch: {entry.folder}: {error}", file=sys.stderr)
+            code = 2
+        else:
+            print_report(report)
+    return code
 
 
 def _compare(arguments: list[str]) -> int:
