@@ -18,6 +18,8 @@ from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConf
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate as evaluate_davis
 from selfpatch.experiments.suite import Entry, Outcome, evaluate_suite, identity, read_suite, run_suite
 from tests.helpers.command_line import write_davis
+from tests.helpers.labelled_images import coloured_folder
+from tests.helpers.workers import WorkerPool
 
 WEIGHTS = {"sha256": "abc", "side": "teacher"}
 
@@ -108,12 +110,6 @@ def test_files_that_are_no_suite(tmp_path: Path, text: str, message: str) -> Non
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot read the suite .*none.yaml \(No such file"):
         read_suite(tmp_path / "none.yaml")
-
-
-def test_a_suite_does_not_run_under_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="a suite runs in one process; call it without torchrun"):
-        evaluate_suite(tmp_path / "suite.yaml", "baseline:mean-colour:8")
 
 
 def test_a_suite_that_was_stopped_goes_on(tmp_path: Path) -> None:
@@ -263,3 +259,25 @@ def test_a_suite_finds_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     assert again.was_done
     with pytest.raises(ValueError, match=r"weights\.source is baseline:mean-colour:8 there"):
         evaluate_suite("every-one.yaml", "baseline:raw-patch:8", next(Path("evaluations").iterdir()))
+
+
+def evaluate_together(rank: int, file: str, out: str) -> list[Outcome]:
+    told: list[Outcome] = []
+    outcomes = evaluate_suite(file, "baseline:mean-colour:8", out, device="cpu", notify=told.append)
+    assert told == (outcomes if rank == 0 else [])
+    return outcomes
+
+
+def test_processes_share_a_suite(pool: WorkerPool, tmp_path: Path) -> None:
+    davis = write_davis(tmp_path / "davis")
+    data = coloured_folder(tmp_path / "folder", train=2, test=2)
+    file = tmp_path / "suite.yaml"
+    lines = [f"- davis: {{data: {davis}, resolution: 48}}", f"- knn: {{data: {data}, resize: 16, crop: 16, ks: [1]}}"]
+    file.write_text("\n".join(lines))
+    alone = evaluate_suite(file, "baseline:mean-colour:8", tmp_path / "one", device="cpu")
+    for outcomes in pool.run(evaluate_together, str(file), str(tmp_path / "two")):
+        assert [outcome.result for outcome in outcomes] == [outcome.result for outcome in alone]
+    files = [sorted(p.relative_to(tmp_path / n).as_posix() for p in (tmp_path / n).rglob("*")) for n in ("one", "two")]
+    assert files[0] == files[1]
+    for outcomes in pool.run(evaluate_together, str(file), str(tmp_path / "two")):
+        assert all(outcome.was_done for outcome in outcomes)

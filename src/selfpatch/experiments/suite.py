@@ -13,7 +13,6 @@ Settings and paths are as in `selfpatch evaluate davis --data DAVIS --resolution
     report.html, report.md  all tables, written anew after each evaluation
 """
 
-import os
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +27,9 @@ from selfpatch.api.encoder import open_network_or_baseline
 from selfpatch.api.evaluate import measure
 from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.config.schema import plain
+from selfpatch.core import distributed
 from selfpatch.core.atomic_io import write_atomically
+from selfpatch.core.failures import sentence_of
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.registry import EVALUATIONS
 from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256
@@ -97,28 +98,27 @@ def evaluate_suite(
         progress: called by the evaluations with their progress.
 
     Returns:
-        The outcomes; an evaluation that fails does not stop the others.
+        The outcomes; an evaluation that fails does not stop the others, unless several processes run the suite.
 
     Raises:
         ValueError: the file or the weights are invalid, or the folder holds results of other settings or weights.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("a suite runs in one process; call it without torchrun, or its evaluations one by one with it")
     entries = read_suite(suite)
-    encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
-    if out is None:  # `runs/photos` -> `photos`, `timm:vit_small` -> `timm-vit_small`
-        source = "encoder" if record is None else record.source
-        name = re.sub(r"[^\w.]+", "-", Path(source).name or source).strip("-.") or "encoder"
-        out = Path("evaluations") / f"{Path(suite).stem}-{name}"
-    loading = (
-        {**plain(LoadConfig()), "normed_patches": True, **(load_options or {})} if isinstance(weights, str) else {}
-    )
-    outcomes = []
-    for outcome in evaluate_entries(entries, encoder, record, Path(out), loading, progress):
-        outcomes.append(outcome)
-        if notify is not None:
-            notify(outcome)
-    return outcomes
+    with distributed.process_group(device):
+        encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
+        if out is None:  # `runs/photos` -> `photos`, `timm:vit_small` -> `timm-vit_small`
+            source = "encoder" if record is None else record.source
+            name = re.sub(r"[^\w.]+", "-", Path(source).name or source).strip("-.") or "encoder"
+            out = Path("evaluations") / f"{Path(suite).stem}-{name}"
+        loading = (
+            {**plain(LoadConfig()), "normed_patches": True, **(load_options or {})} if isinstance(weights, str) else {}
+        )
+        outcomes = []
+        for outcome in evaluate_entries(entries, encoder, record, Path(out), loading, progress):
+            outcomes.append(outcome)
+            if notify is not None and distributed.is_main_process():
+                notify(outcome)
+        return outcomes
 
 
 def evaluate_entries(
@@ -207,7 +207,8 @@ def run_suite(
         outcomes = [Outcome(entry) for entry in entries]
         for i, (entry, earlier) in enumerate(zip(entries, finished, strict=True)):
             outcomes[i] = _run(entry, run, out, weights) if earlier is None else Outcome(entry, earlier, was_done=True)
-            write_reports(outcomes, out, title)
+            if distributed.is_main_process():
+                write_reports(outcomes, out, title)
             yield outcomes[i]
 
     return run_missing()
@@ -218,16 +219,19 @@ def _run(entry: Entry, run: RunEvaluation, out: Path, weights: Values | None) ->
     try:
         folder.mkdir(parents=True, exist_ok=True)
         result = run(entry.evaluation, entry.data, folder, entry.settings)
-        result.save(folder / "result.json")
-    except ValueError as error:
-        return Outcome(entry, error=str(error))
-    except OSError as error:
-        return Outcome(entry, error=f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-    except Exception as error:  # a bug rather than wrong input: the traceback is kept, and the other entries run
+        if distributed.is_main_process():
+            result.save(folder / "result.json")
+    except Exception as error:
+        if distributed.world_size() > 1:  # other processes may wait for this one
+            raise
+        if isinstance(error, ValueError | OSError):
+            return Outcome(entry, error=sentence_of(error))
+        # A bug rather than wrong input: the traceback is kept, and the other entries run.
         write_atomically(folder / "error.txt", traceback.format_exc())
         first_line = next(iter(str(error).splitlines()), "")
         return Outcome(entry, error=f"{type(error).__name__}: {first_line} (all of it is in {folder / 'error.txt'})")
-    write_json(folder / "entry.json", request_of(entry) | {"weights": as_json(weights)})
+    if distributed.is_main_process():
+        write_json(folder / "entry.json", request_of(entry) | {"weights": as_json(weights)})
     return Outcome(entry, result)
 
 
