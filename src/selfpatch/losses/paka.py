@@ -17,7 +17,7 @@ class PaKALoss(nn.Module):
 
     Patches are not normalised. Both views show the same region on the same grid, see `ops.roi_align.align_overlap`.
     lightly's released code takes a random subset of more than 512 patches; this takes all, since sum(K_s * K_t) is
-    |z_s^T z_t|^2, which needs no matrix of pairs.
+    `|z_s^T z_t|^2`, which needs no matrix of pairs.
 
     Example:
         >>> criterion = PaKALoss()
