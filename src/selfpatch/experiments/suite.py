@@ -206,6 +206,7 @@ def run_suite(
     def run_missing() -> Iterator[Outcome]:
         outcomes = [Outcome(entry) for entry in entries]
         for i, (entry, earlier) in enumerate(zip(entries, finished, strict=True)):
+            distributed.barrier()  # the main process has written and shown the last one, should this one end all
             outcomes[i] = _run(entry, run, out, weights) if earlier is None else Outcome(entry, earlier, was_done=True)
             if distributed.is_main_process():
                 write_reports(outcomes, out, title)
