@@ -18,7 +18,6 @@ from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Result
 from tests.evaluation.correspondence.test_evaluate import write_spair
 from tests.evaluation.object_discovery.conftest import square, write_voc
-from tests.helpers import detect_data
 from tests.helpers.block_images import write_blocks
 from tests.helpers.command_line import run, write_davis
 from tests.helpers.labelled_images import coloured_folder, tiny_encoder
@@ -27,22 +26,21 @@ from tests.helpers.workers import WorkerPool
 CROPS: dict[str, Any] = {"resize": 16, "crop": 16}
 
 
-def measure(rank: int, kind: str, name: str, data: str, out: str | None, settings: dict[str, Any]) -> Result:
+def measure(rank: int, name: str, data: str, out: str | None, settings: dict[str, Any]) -> Result:
     reported: list[str] = []
-    encoder = detect_data.tiny_encoder() if kind == "detector" else tiny_encoder(kind)
     result = evaluate(
-        name, encoder, data, out=out, progress=lambda what, done, total: reported.append(what), **settings
+        name, tiny_encoder("vit"), data, out=out, progress=lambda what, *_: reported.append(what), **settings
     )
     assert bool(reported) == (rank == 0), "the main process alone reports"
     return result
 
 
 def same_as_one(
-    pool: WorkerPool, name: str, data: Path, out: Path, *, kind: str = "vit", tolerance: float = 1e-6, **settings: Any
+    pool: WorkerPool, name: str, data: Path, out: Path, *, tolerance: float = 1e-6, **settings: Any
 ) -> Result:
     """Measure on one process and on two, compare all that the results hold, and return the one process's."""
-    expected = measure(0, kind, name, str(data), str(out / "one"), settings)
-    results = pool.run(measure, kind, name, str(data), str(out / "two"), settings)
+    expected = measure(0, name, str(data), str(out / "one"), settings)
+    results = pool.run(measure, name, str(data), str(out / "two"), settings)
     assert Result.load(out / "two" / "result.json").metrics == results[0].metrics
     files = [sorted(p.relative_to(out / n).as_posix() for p in (out / n).rglob("*")) for n in ("one", "two")]
     assert files[0] == files[1]
@@ -91,30 +89,6 @@ def test_linear(pool: WorkerPool, folder: Path, tmp_path: Path, settings: dict[s
 def test_finetune(pool: WorkerPool, folder: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     more = {"epochs": 2, "warmup_epochs": 1.0, "batch_size": 8, "drop_path": 0.3, "head_std": 0.02, "lr": 0.01}
     same_as_one(pool, "finetune", folder, tmp_path, workers=0, encode_batch=5, **more, **settings, **CROPS)
-    same_training(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"detector": "cascade", "heads": "convolutional", "box_norm": "batch", "box_loss": "giou"}],
-    ids=str,
-)
-def test_detect(pool: WorkerPool, tmp_path: Path, settings: dict[str, Any]) -> None:
-    """Images of a batch differ in size, and so do the numbers of their objects."""
-    data = tmp_path / "data"
-    for split, seed in (("train", 0), ("val", 1)):
-        detect_data.write_split(data, split, images=5, seed=seed)
-    size = {"width": 8, "proposals": 20, "rois": 8, "short_sides": (48, 64), "long_side": 80, "max_pictures": 2}
-    splits = {"train_split": "train", "test_split": "val", "negatives": True}
-    more = {
-        **settings,
-        "preset": "small",
-        "epochs": 2.0,
-        "batch_size": 4,
-        "drop_path": 0.2,
-        "augmentation": "multi-scale",
-    }
-    same_as_one(pool, "detect", data, tmp_path, kind="detector", tolerance=1e-3, **size, **splits, **more)
     same_training(tmp_path)
 
 

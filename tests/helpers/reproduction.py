@@ -134,7 +134,7 @@ def write_inaturalist(root: Path, split: str, count: int) -> None:
 
 
 def empty_like(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of the same shapes that take no room on disk, because every number is the same one."""
+    """Tensors of the same shapes that occupy no disk space, because every number is the same one."""
     return {name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in state.items()}
 
 
@@ -148,7 +148,7 @@ def config_of(arguments: list[str]) -> RunConfig:
 
 
 def write_run(config: RunConfig, folder: Path) -> None:
-    """Write a run directory whose checkpoint has the shapes of the run's, and its exported network beside it."""
+    """Write a run directory whose checkpoint has the shapes of the run's."""
     with dry_run():
         student_teacher, _ = make_student_teacher(config)
     teacher = student_teacher.teacher
