@@ -207,6 +207,9 @@ def test_an_evaluation_reads_and_writes_nothing(run: Path, photos: Path, tmp_pat
     assert files_below(tmp_path) == before
     assert (report.settings["ks"], report.data) == ([1], {"training images": 24, "test images": 24, "classes": 2})
     assert report.flops["encoding all images"] == 48 * report.flops["forward pass of one image"]
+    other = selfpatch.evaluate("knn", str(run), data, dry_run=True, resize=48, crop=32, ks=[1], precision="bf16")
+    assert (report.precision, other.precision) == ("fp32", "bf16")
+    assert other.memory["activations"] != report.memory["activations"], "the pass itself is measured in bf16"
     tuned = selfpatch.evaluate("finetune", str(run), data, dry_run=True, preset="small", resize=48, crop=32, epochs=4)
     assert tuned.memory["gradients"] * 2 == tuned.memory["optimizer state"]
     assert tuned.flops["whole training"] == 4 * tuned.flops["training step"], "one batch of all images an epoch"

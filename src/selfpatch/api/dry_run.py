@@ -203,7 +203,7 @@ def evaluation_report(command: str, encoder: Any, work: Work, device: torch.devi
     parameters, memory, flops = {}, {}, {}
     groups: list[dict[str, Any]] = []
     networks = [encoder] if isinstance(encoder, nn.Module) else []
-    training, precision = work.training, "fp32"
+    training, precision = work.training, work.settings.get("precision", "float32")
     if networks:
         parameters = count_parameters(encoder=encoder)
     if training is not None:
@@ -225,10 +225,10 @@ def evaluation_report(command: str, encoder: Any, work: Work, device: torch.devi
         memory["activations"] = max(step.activation_bytes, memory["activations"])
         per_step = step.flops * training.batch_size // images
         flops |= {"training step": per_step, "whole training": per_step * training.steps}
-        precision = {"float32": "fp32"}.get(training.precision, training.precision)
     if memory:
         memory["total"] = sum(memory.values())
     notes = [*work.notes, *([estimate_note(device)] if flops else [])]
+    precision = {"float32": "fp32"}.get(precision, precision)
     return DryRun(command, work.settings, work.data, parameters, groups, memory, flops, str(device), precision, notes)
 
 

@@ -20,7 +20,7 @@ from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.finetuning import layer_groups, require_network, trainable_copy
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import NO_OUTPUT, Output, network_sha256
-from selfpatch.evaluation.segmentation.augmentation import TrainCrop, training_batches
+from selfpatch.evaluation.segmentation.augmentation import TrainCrop, blank_batch, training_batches
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.decoder_config import DecoderConfig
 from selfpatch.evaluation.segmentation.decoders import Norm
@@ -118,8 +118,7 @@ def train_segmenter(
     plan = TrainingPlan(config.steps, factor, seed=config.seed, precision=config.precision)
 
     def made_up_loss(num_images: int) -> Tensor:
-        shape = num_images, config.crop, config.crop
-        return network.loss(torch.zeros(shape[0], 3, *shape[1:]), torch.zeros(shape, dtype=torch.int64))
+        return network.loss(*blank_batch(num_images, config.crop))
 
     training = Training(network, optimizer, made_up_loss, config.batch_size, config.steps, config.precision)
     output.begins(Work(config.recorded(), {}, network, (1, 3, config.crop, config.crop), 0, training))

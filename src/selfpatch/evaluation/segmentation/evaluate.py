@@ -10,6 +10,7 @@ from PIL import Image
 from selfpatch.core.distributed import all_reduce_sum, gather, is_main_process
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
+from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.segmentation import decoder_training, finetune, kmeans, knn, linear, logistic
 from selfpatch.evaluation.segmentation.base_config import PatchConfig, SupervisedConfig
@@ -87,7 +88,8 @@ def _work(encoder: Encoder, train: SegmentationSet, test: SegmentationSet, confi
     side = max(1, config.resolution // encoder.patch_size) * encoder.patch_size
     note = f"Images are taken as {side} pixels square; neighbours and clusters are not in the estimate."
     encoded = len(test) + (learned or len(test))
-    return Work(config.recorded(), sizes, encoder.patches, (1, 3, side, side), encoded, notes=(note,))
+    forward = in_precision(encoder, config.precision).patches
+    return Work(config.recorded(), sizes, forward, (1, 3, side, side), encoded, notes=(note,))
 
 
 def _open_splits(data: str | Path, config: SegmentationConfig) -> tuple[SegmentationSet, SegmentationSet]:

@@ -23,7 +23,7 @@ from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.finetuning import layer_groups, require_network, trainable_copy
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output, network_sha256
-from selfpatch.evaluation.segmentation.augmentation import SimCLRCrop, training_batches
+from selfpatch.evaluation.segmentation.augmentation import SimCLRCrop, blank_batch, training_batches
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.decoder_config import FinetuneSegmentationConfig
 from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at
@@ -112,8 +112,7 @@ def _train(
     plan = TrainingPlan(steps, schedule, seed=config.seed, precision=config.precision)
 
     def made_up_loss(num_images: int) -> Tensor:
-        shape = num_images, config.crop, config.crop
-        images, labels = torch.zeros(shape[0], 3, *shape[1:]), torch.zeros(shape, dtype=torch.int64)
+        images, labels = blank_batch(num_images, config.crop)
         return segmentation_loss(network(images), labels, mask_side)
 
     training = Training(network, optimizer, made_up_loss, config.batch_size, steps, config.precision)

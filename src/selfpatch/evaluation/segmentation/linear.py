@@ -15,7 +15,13 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output, encoder_identity
-from selfpatch.evaluation.segmentation.augmentation import SquareCrop, TrainCrop, resize_nearest, training_batches
+from selfpatch.evaluation.segmentation.augmentation import (
+    SquareCrop,
+    TrainCrop,
+    blank_batch,
+    resize_nearest,
+    training_batches,
+)
 from selfpatch.evaluation.segmentation.config import LinearSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at, image_predictor
@@ -76,13 +82,12 @@ def fit_linear(
     plan = TrainingPlan(config.steps, factor, seed=config.seed)
 
     def made_up_loss(num_images: int) -> Tensor:
-        shape = num_images, config.crop, config.crop
-        images, labels = torch.zeros(shape[0], 3, *shape[1:]), torch.zeros(shape, dtype=torch.int64)
-        return segmentation_loss(head(patch_features(encoder, images)), labels, config.mask_side)
+        images, labels = blank_batch(num_images, config.crop)
+        return segmentation_loss(head(patch_features(frozen, images)), labels, config.mask_side)
 
     sizes = {"training images": len(train), "classes": len(train.classes)}
     training = Training(head, optimizer, made_up_loss, config.batch_size, config.steps)
-    output.begins(Work(config.recorded(), sizes, encoder.patches, (1, 3, config.crop, config.crop), 0, training))
+    output.begins(Work(config.recorded(), sizes, frozen.patches, (1, 3, config.crop, config.crop), 0, training))
     fit(head, loss, batches, optimizer, plan, settings=learned, output=output)
     return _fitted(frozen, head.eval(), config, len(train.classes))
 

@@ -107,7 +107,8 @@ def _work(layer: LayerEncoder | None, clips: Sequence[Clip], config: DAVISConfig
     grid = f"{height // layer.patch_size} x {width // layer.patch_size}"
     note = f"Frames are taken as {width} x {height} pixels, {grid} patches; propagation is not in the estimate."
     settings = {**config.recorded(), **layer.recorded(), **used}
-    return Work(settings, sizes, layer.patches, (1, len(layer.mean), height, width), frames, notes=(note,))
+    forward = in_precision(layer, config.precision).patches
+    return Work(settings, sizes, forward, (1, len(layer.mean), height, width), frames, notes=(note,))
 
 
 def _score_results(results: str, clips: list[Clip], used: dict[str, Any], output: Output) -> Result:

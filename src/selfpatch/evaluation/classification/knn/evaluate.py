@@ -30,6 +30,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
             f"ks are {list(config.ks)} for {len(train)} training images; use at least one of 1 to that many"
         )
     device, channels = encoder.device, len(encoder.mean)
+    encoder = in_precision(encoder, config.precision)
     output.begins(
         Work(
             config.recorded() | {"ks": usable, "data": str(data)},
@@ -39,7 +40,6 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
             encoded=len(train) + len(test),
         )
     )
-    encoder = in_precision(encoder, config.precision)
     (keys, key_labels, key_names), (queries, labels, names) = (
         map_centre_crops(
             lambda crops, _: image_features(encoder, [crops]), images, config, channels, split, output.progress
