@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 import selfpatch
-from selfpatch.api.dry_run import DryRun, _made_up_views
+from selfpatch.api.dry_run import DryRun, _dummy_views
 from selfpatch.cli.main import main
 from selfpatch.config.parsing import nested
 from selfpatch.config.run import RunConfig
@@ -172,8 +172,8 @@ def test_costs_are_those_of_what_the_loader_gives(settings: dict[str, Any], tmp_
     device = torch.device("cpu")
     loader = make_loader(config, student_teacher, open_training_data(config), device)
     (batch,) = next(iter(loader.steps(0, 1)))
-    loaded, made_up = batch.to("cpu").tensors(), _made_up_views(config, student_teacher, 4).tensors()
-    shapes = [{name: (t.shape, t.dtype) for name, t in views.items()} for views in (made_up, loaded)]
+    loaded, dummy = batch.to("cpu").tensors(), _dummy_views(config, student_teacher, 4).tensors()
+    shapes = [{name: (t.shape, t.dtype) for name, t in views.items()} for views in (dummy, loaded)]
     assert shapes[0] == shapes[1]
 
 

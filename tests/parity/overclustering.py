@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from selfpatch.evaluation.segmentation.kmeans import Matching, classes_of_clusters
+from selfpatch.evaluation.segmentation.config import Matching
+from selfpatch.evaluation.segmentation.kmeans import classes_of_clusters
 from selfpatch.evaluation.segmentation.metrics import Scores, confusion
 from tests.parity.check import Check, compare
 

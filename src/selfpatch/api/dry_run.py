@@ -161,7 +161,7 @@ def pretraining_report(
     autocast = autocast_dtype(config.precision, device)
     groups, memory = group_rows(optimizer), memory_of(student_teacher, optimizer, 0)
     step = measure_batch(
-        lambda count: student_teacher(_made_up_views(config, student_teacher, count), hp)["loss"],
+        lambda count: student_teacher(_dummy_views(config, student_teacher, count), hp)["loss"],
         images,
         [student_teacher.train()],
         device,
@@ -185,7 +185,7 @@ def pretraining_report(
     )  # fmt: skip
 
 
-def _made_up_views(config: RunConfig, student_teacher: StudentTeacher, images: int) -> Views:
+def _dummy_views(config: RunConfig, student_teacher: StudentTeacher, images: int) -> Views:
     """Return views of the shapes that the loader makes for some images."""
     recipes, needs = factory.view_recipes(config, student_teacher.needs), student_teacher.needs
     global_crops, local_crops = (

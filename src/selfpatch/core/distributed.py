@@ -191,10 +191,10 @@ def gather_rows(blocks: Sequence[Tensor]) -> Tensor:
     if not is_distributed():
         assert rows is not None
         return rows
-    sizes = gather([None if rows is None else (len(rows), tuple(rows.shape[1:]), rows.dtype)])
+    sizes = gather([None if rows is None else (len(rows), tuple(rows.shape[1:]), rows.dtype, rows.device.type)])
     lengths = [0 if size is None else size[0] for size in sizes]
-    _, shape, dtype = next(size for size in sizes if size is not None)
-    total = torch.empty(sum(lengths), *shape, dtype=dtype, device="cpu" if rows is None else rows.device)
+    _, shape, dtype, device = next(size for size in sizes if size is not None)
+    total = torch.empty(sum(lengths), *shape, dtype=dtype, device=device)  # `cuda` is this process's own GPU
     for source, part in enumerate(total.split(lengths)):
         if source == rank() and rows is not None:
             part.copy_(rows)

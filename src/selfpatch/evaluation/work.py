@@ -18,7 +18,7 @@ class Training:
     """Everything that is trained, in training mode."""
     optimizer: torch.optim.Optimizer
     loss: Callable[[int], Tensor]
-    """Function that makes up a batch of that many images on the default device, and returns its loss. It must not
+    """Function that makes a dummy batch of that many images on the default device, and returns its loss. It must not
     depend on the values of tensors."""
     batch_size: int
     """Images in a step, over all processes."""

@@ -15,7 +15,7 @@ NOTES = (
 
 
 def loss_without_sampling(network: MaskRCNN, config: DetectionConfig, num_images: int) -> Tensor:
-    """Return a scalar that depends on every output of the network for a made-up batch."""
+    """Return a scalar that depends on every output of the network for a dummy batch."""
     sides = (config.canvas,) * 2 if config.canvas else (max(config.short_sides), config.long_side)
     height, width = (-(-side // network.pyramid.multiple) * network.pyramid.multiple for side in sides)
     maps = network.pyramid(torch.zeros(num_images, 3, height, width))

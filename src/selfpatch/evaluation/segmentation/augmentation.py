@@ -141,7 +141,7 @@ def training_batches(images: SegmentationSet, crop: Crop, config: TrainedConfig)
     return Batches(len(images), load, batch_size=config.batch_size, seed=config.seed, workers=config.workers)
 
 
-def blank_batch(num_images: int, side: int) -> tuple[Tensor, Tensor]:
+def dummy_batch(num_images: int, side: int) -> tuple[Tensor, Tensor]:
     """Return normalised images [B, 3, S, S] and labels [B, S, S] of zeros, for the estimates of a dry run."""
     return torch.zeros(num_images, 3, side, side), torch.zeros(num_images, side, side, dtype=torch.int64)
 

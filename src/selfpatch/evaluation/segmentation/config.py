@@ -16,6 +16,8 @@ from selfpatch.evaluation.segmentation.base_config import (
 )
 from selfpatch.evaluation.segmentation.decoder_config import FinetuneSegmentationConfig, FPNConfig, UPerNetConfig
 
+Matching = Literal["one_to_one", "precision", "iou"]
+
 
 @settings
 class KNNSegmentationConfig(SupervisedConfig, PatchConfig):
@@ -51,7 +53,7 @@ class KMeansSegmentationConfig(PatchConfig):
     memory_patches: PositiveInt = 200_000
     num_clusters: PositiveInt | None = None
     """Number of clusters; defaults to the number of classes. More of them need another `matching` (overclustering)."""
-    matching: Literal["one_to_one", "precision", "iou"] = "one_to_one"
+    matching: Matching = "one_to_one"
     """Class of a cluster: `one_to_one` so that most pixels are right, or that of its highest `precision` or `iou`."""
     iterations: PositiveInt = 50
     """Largest number of iterations per run of k-means."""

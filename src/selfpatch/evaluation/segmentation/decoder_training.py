@@ -20,7 +20,7 @@ from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.finetuning import layer_groups, require_network, trainable_copy
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import NO_OUTPUT, Output, network_sha256
-from selfpatch.evaluation.segmentation.augmentation import TrainCrop, blank_batch, training_batches
+from selfpatch.evaluation.segmentation.augmentation import TrainCrop, dummy_batch, training_batches
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.decoder_config import DecoderConfig
 from selfpatch.evaluation.segmentation.decoders import Norm
@@ -117,9 +117,9 @@ def train_segmenter(
     factor = polynomial_factor(config.steps, warmup=config.warmup)
     plan = TrainingPlan(config.steps, factor, seed=config.seed, precision=config.precision)
 
-    def made_up_loss(num_images: int) -> Tensor:
-        return network.loss(*blank_batch(num_images, config.crop))
+    def dummy_loss(num_images: int) -> Tensor:
+        return network.loss(*dummy_batch(num_images, config.crop))
 
-    training = Training(network, optimizer, made_up_loss, config.batch_size, config.steps, config.precision)
+    training = Training(network, optimizer, dummy_loss, config.batch_size, config.steps, config.precision)
     output.begins(Work(config.recorded(), {}, network, (1, 3, config.crop, config.crop), 0, training))
     return fit(network.train(), loss, batches, optimizer, plan, settings=settings, output=output)

@@ -23,7 +23,7 @@ from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.finetuning import layer_groups, require_network, trainable_copy
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output, network_sha256
-from selfpatch.evaluation.segmentation.augmentation import SimCLRCrop, blank_batch, training_batches
+from selfpatch.evaluation.segmentation.augmentation import SimCLRCrop, dummy_batch, training_batches
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.decoder_config import FinetuneSegmentationConfig
 from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at
@@ -111,11 +111,11 @@ def _train(
     schedule = cosine_factor(steps, warmup=warmup, end=min(1.0, config.min_lr / lr))
     plan = TrainingPlan(steps, schedule, seed=config.seed, precision=config.precision)
 
-    def made_up_loss(num_images: int) -> Tensor:
-        images, labels = blank_batch(num_images, config.crop)
+    def dummy_loss(num_images: int) -> Tensor:
+        images, labels = dummy_batch(num_images, config.crop)
         return segmentation_loss(network(images), labels, mask_side)
 
-    training = Training(network, optimizer, made_up_loss, config.batch_size, steps, config.precision)
+    training = Training(network, optimizer, dummy_loss, config.batch_size, steps, config.precision)
     output.begins(Work(config.recorded(), {}, network, (1, 3, config.crop, config.crop), 0, training))
     fit(network.train(), loss, batches, optimizer, plan, settings=learned, output=output)
 

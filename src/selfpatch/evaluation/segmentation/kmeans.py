@@ -4,7 +4,7 @@ As in IIC, PiCIE and STEGO (arXiv 2203.08414): as many clusters as classes, one-
 Overclustering, as in Leopart (arXiv 2204.13101): more clusters than classes, each of the class that it fits best.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,13 +19,11 @@ from selfpatch.data.augment.multicrop import generator
 from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.augmentation import resize_nearest
-from selfpatch.evaluation.segmentation.config import KMeansSegmentationConfig
+from selfpatch.evaluation.segmentation.config import KMeansSegmentationConfig, Matching
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod
 from selfpatch.evaluation.segmentation.metrics import confusion
 from selfpatch.evaluation.segmentation.patches import whole_features
-
-Matching = Literal["one_to_one", "precision", "iou"]
 
 _KMEANS_STREAM, _SAMPLE_STREAM = 2**32 + 2, 2**32 + 3
 MAX_DISTANCES = 2**24

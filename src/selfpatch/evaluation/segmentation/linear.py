@@ -18,7 +18,7 @@ from selfpatch.evaluation.result import Output, encoder_identity
 from selfpatch.evaluation.segmentation.augmentation import (
     SquareCrop,
     TrainCrop,
-    blank_batch,
+    dummy_batch,
     resize_nearest,
     training_batches,
 )
@@ -81,12 +81,12 @@ def fit_linear(
         factor = polynomial_factor(config.steps, warmup=config.warmup)
     plan = TrainingPlan(config.steps, factor, seed=config.seed)
 
-    def made_up_loss(num_images: int) -> Tensor:
-        images, labels = blank_batch(num_images, config.crop)
+    def dummy_loss(num_images: int) -> Tensor:
+        images, labels = dummy_batch(num_images, config.crop)
         return segmentation_loss(head(patch_features(frozen, images)), labels, config.mask_side)
 
     sizes = {"training images": len(train), "classes": len(train.classes)}
-    training = Training(head, optimizer, made_up_loss, config.batch_size, config.steps)
+    training = Training(head, optimizer, dummy_loss, config.batch_size, config.steps)
     output.begins(Work(config.recorded(), sizes, frozen.patches, (1, 3, config.crop, config.crop), 0, training))
     fit(head, loss, batches, optimizer, plan, settings=learned, output=output)
     return _fitted(frozen, head.eval(), config, len(train.classes))

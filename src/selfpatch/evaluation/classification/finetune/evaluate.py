@@ -140,11 +140,11 @@ def _train(
     def mixed_loss(pixels: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(classifier(pixels).float(), targets, label_smoothing=config.smoothing)
 
-    def made_up_loss(num_images: int) -> Tensor:
+    def dummy_loss(num_images: int) -> Tensor:
         pixels = torch.zeros(num_images, len(encoder.mean), config.crop, config.crop)
         return mixed_loss(pixels, torch.zeros(num_images, len(images.classes)))
 
-    training = Training(classifier, optimizer, made_up_loss, config.batch_size, steps, config.precision)
+    training = Training(classifier, optimizer, dummy_loss, config.batch_size, steps, config.precision)
     output.begins(replace(work, training=training))
     mixing = Mixing(len(images.classes), mixup=config.mixup, cutmix=config.cutmix)
     fit(classifier.train(), loss, batches, optimizer, plan, settings=learned, output=output)
