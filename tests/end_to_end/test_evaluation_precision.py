@@ -14,6 +14,7 @@ from selfpatch.api.evaluate import evaluate
 from selfpatch.evaluation.encoders import MeanColour
 from tests.evaluation.correspondence.test_evaluate import write_spair
 from tests.evaluation.object_discovery.conftest import square, write_voc
+from tests.evaluation.retrieval.conftest import write_retrieval
 from tests.helpers.block_images import write_blocks
 from tests.helpers.command_line import write_davis
 from tests.helpers.labelled_images import coloured_folder
@@ -62,6 +63,7 @@ BLOCKS = {"resolution": 32, "memory_patches": 60}
         ],
         ("davis", write_davis, {"resolution": 48}),
         ("correspond", write_pair, {"facet": "token", "resolution": 64}),
+        ("retrieval", write_retrieval, {}),
         ("discover", write_object, {"methods": ("lost", "tokencut")}),
     ],
     ids=lambda value: str(value.get("method", "")) + str(value.get("test", "")) if isinstance(value, dict) else None,

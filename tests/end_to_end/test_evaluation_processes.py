@@ -18,6 +18,7 @@ from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Result
 from tests.evaluation.correspondence.test_evaluate import write_spair
 from tests.evaluation.object_discovery.conftest import square, write_voc
+from tests.evaluation.retrieval.conftest import write_retrieval
 from tests.helpers.block_images import write_blocks
 from tests.helpers.command_line import run, write_davis
 from tests.helpers.labelled_images import coloured_folder, tiny_encoder
@@ -103,6 +104,10 @@ def test_correspond(pool: WorkerPool, tmp_path: Path) -> None:
     pairs = {f"00000{i}-{pair}": points for i, pair in enumerate(("a-b:cat", "b-c:cat", "c-a:dog"))}
     data = write_spair(tmp_path / "data", pairs, images)
     same_as_one(pool, "correspond", data, tmp_path, preset="small", max_pictures=2)
+
+
+def test_retrieval(pool: WorkerPool, tmp_path: Path) -> None:
+    same_as_one(pool, "retrieval", write_retrieval(tmp_path / "data"), tmp_path, crop_queries=True, max_pictures=2)
 
 
 @pytest.mark.parametrize("num_images", [3, 1])

@@ -22,6 +22,7 @@ from tests.parity.overclustering import replay_overclustering
 from tests.parity.parameter_groups import replay_parameter_groups
 from tests.parity.pieces import replay_pieces
 from tests.parity.positions import replay_fixed_positions, replay_position_embeddings
+from tests.parity.retrieval import replay_retrieval
 from tests.parity.schedules import replay_schedules
 from tests.parity.selfpatch_shapes import replay_selfpatch_shapes
 from tests.parity.semi_supervised_head import replay_semi_supervised_head
@@ -85,6 +86,7 @@ KINDS = (
     Kind("paka", {EXPECTED: ("align.loss",), TENSORS: ("align.student_rois",)}, replay_paka),
     Kind("gram", {EXPECTED: ("published.loss", "batch_level.loss"), TENSORS: ("teacher",)}, replay_gram),
     Kind("koleo", {EXPECTED: ("two_globals_sum",), TENSORS: ("neighbours",)}, replay_koleo),
+    Kind("retrieval", {EXPECTED: ("easy", "gnd"), TENSORS: ("ranks",)}, replay_retrieval),
     Kind("fixed positions", {"moco_v3_positions.json": ("shape", "sum_abs")}, replay_fixed_positions),
 )
 
@@ -94,7 +96,6 @@ MISSING_KINDS = (
     MissingKind("rope", {EXPECTED: ("prefix_tokens",), TENSORS: ("q_rotated",)}, "rotary position embeddings"),
     MissingKind("depth metrics", {EXPECTED: ("NYU_EIGEN",), TENSORS: ()}, "a depth evaluation"),
     MissingKind("depth losses", {EXPECTED: ("dinov3.sig",), TENSORS: ()}, "a depth evaluation"),
-    MissingKind("retrieval", {EXPECTED: ("mp@1,5,10",), TENSORS: ()}, "the revisited Oxford and Paris protocol"),
     MissingKind("DINOv3 ViT", {EXPECTED: ("rope_base", "storage_tokens"), TENSORS: ()}, "the ViT of DINOv3"),
     MissingKind("distillation", {EXPECTED: ("theia.cosine_of_whole_image",), TENSORS: ()}, "losses of distillation"),
 )

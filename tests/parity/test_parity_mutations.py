@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.data.augment import masks, multicrop
+from selfpatch.evaluation.retrieval import metrics as retrieval_metrics
 from selfpatch.evaluation.segmentation.kmeans import Matching, classes_of_clusters
 from selfpatch.evaluation.video_segmentation import propagation
 from selfpatch.losses import gram, koleo, paka, selfpatch
@@ -85,6 +86,7 @@ SHAPES = ("released/selfpatch_vits", "SelfPatch shapes")
 DAVIS, DAVIS_SELFPATCH = ((f"released/davis_{name}", "DAVIS frames") for name in ("dino", "selfpatch"))
 MASKS, CROPS = (("released/statistics", f"{name} statistics") for name in ("mask", "crop"))
 drawn_mask = masks.draw_mask
+levels = retrieval_metrics.positives_and_ignored
 pooling_attend, sincos, resized_weights = pooling.attend, vit.sincos_positions, positions.interpolation_weights
 
 MUTATIONS: dict[str, tuple[tuple[str, str], Plant]] = {
@@ -130,6 +132,14 @@ MUTATIONS: dict[str, tuple[tuple[str, str], Plant]] = {
     "precision in place of IoU": (
         ("newer/overclustering", "overclustering"),
         constant(overclustering, "classes_of_clusters", by_precision),
+    ),
+    "hard images among the easy": (
+        ("newer/retrieval", "retrieval"),
+        constant(retrieval_metrics, "positives_and_ignored", lambda query, level: levels(query, "medium")),
+    ),
+    "similarity by dot product": (
+        ("newer/retrieval", "retrieval"),
+        lambda monkeypatch: monkeypatch.setattr(retrieval_metrics.F, "normalize", lambda x, dim: x),
     ),
     "an iteration less": (
         ("newer/sinkhorn", "sinkhorn"),

@@ -13,6 +13,7 @@ from selfpatch.evaluation.config import EvaluationConfig
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
 from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
+from selfpatch.evaluation.retrieval.config import RetrievalConfig
 from selfpatch.evaluation.segmentation.config import SegmentationConfig
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 
@@ -42,6 +43,7 @@ EVALUATIONS: dict[str, type[EvaluationConfig]] = {
     "finetune": FinetuneConfig,
     "knn": KNNConfig,
     "linear": LinearConfig,
+    "retrieval": RetrievalConfig,
     "segment": SegmentationConfig,
 }
 """Settings class of each evaluation, by the name that follows `selfpatch evaluate`."""

@@ -1,0 +1,105 @@
+"""Folders and files of revisited Oxford and Paris (Radenovic et al., arXiv 1803.11285).
+
+::
+
+    jpg/<name>.jpg       images of the database and of the queries
+    <any name>.json      the content of gnd_roxford5k.pkl or gnd_rparis6k.pkl:
+        imlist           names of the database
+        qimlist          names of the queries
+        gnd              for each query: bbx (left, top, right, bottom), and the numbers in imlist of its images that
+                         are easy, hard or junk
+
+Nothing is unpickled, because a pickle can run any code.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, in pixels."""
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query and its images in the database."""
+
+    name: str
+    image: Path
+    box: Box | None
+    """Box of the object (left, top, right, bottom), in pixels; None if the file gives none."""
+    easy: np.ndarray  # int64, numbers in the database
+    hard: np.ndarray
+    junk: np.ndarray
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """Database and queries."""
+
+    database: list[Path]
+    queries: list[Query]
+
+
+def open_retrieval(data: str | Path) -> RetrievalSet:
+    """Read the JSON file of a folder, and check that all of its images exist.
+
+    Raises:
+        ValueError: there is not one JSON file, it is invalid, or an image is missing.
+    """
+    root = Path(data).expanduser()
+    files = sorted(root.glob("*.json")) if root.is_dir() else []
+    if len(files) != 1:
+        raise ValueError(
+            f"{root} has {len(files)} JSON files, but revisited Oxford and Paris have one, made from gnd_*.pkl; give "
+            "the folder that holds it and jpg/"
+        )
+    try:
+        values: dict[str, Any] = json.loads(files[0].read_text(encoding="utf-8"))
+        names, query_names, truths = (list(values[key]) for key in ("imlist", "qimlist", "gnd"))
+        boxes = [_box(truth) for truth in truths]
+        kinds = [[np.array(truth[kind], np.int64).reshape(-1) for kind in ("easy", "hard", "junk")] for truth in truths]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{files[0]} cannot be read as imlist, qimlist and gnd; convert gnd_*.pkl again") from None
+    if not names or not query_names or len(query_names) != len(truths):
+        raise ValueError(
+            f"{files[0]} has {len(names)} images, {len(query_names)} queries and {len(truths)} entries in gnd; it "
+            "needs one image and one query at least, and an entry per query"
+        )
+    for name, numbers in zip(query_names, kinds, strict=True):
+        _check_numbers(files[0], str(name), np.concatenate(numbers), len(names))
+    images = [_image(root, str(name)) for name in query_names]
+    queries = [
+        Query(str(name), image, box, *numbers)
+        for name, image, box, numbers in zip(query_names, images, boxes, kinds, strict=True)
+    ]
+    return RetrievalSet([_image(root, str(name)) for name in names], queries)
+
+
+def _box(truth: dict[str, Any]) -> Box | None:
+    if truth.get("bbx") is None:
+        return None
+    left, top, right, bottom = map(float, truth["bbx"])
+    if not (round(right) > round(left) and round(bottom) > round(top)):
+        raise ValueError("an empty box")
+    return left, top, right, bottom
+
+
+def _check_numbers(file: Path, name: str, numbers: np.ndarray, count: int) -> None:
+    if len(numbers) and not (numbers.min() >= 0 and numbers.max() < count):
+        raise ValueError(f"{file} gives {name} an image outside of 0 to {count - 1}, the numbers of its imlist")
+    if len(np.unique(numbers)) < len(numbers):
+        raise ValueError(f"{file} gives {name} an image twice; it is either easy, hard or junk")
+
+
+def _image(root: Path, name: str) -> Path:
+    """Return the file of a name, with or without its suffix, in jpg/ or in the folder itself."""
+    for folder in (root / "jpg", root):
+        for suffix in ("", *SUFFIXES):
+            if (path := folder / f"{name}{suffix}").is_file():
+                return path
+    raise ValueError(f"there is no image {root / 'jpg' / name}.jpg, which the JSON file names; check the download")
