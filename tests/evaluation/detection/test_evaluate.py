@@ -113,7 +113,7 @@ def test_loader_processes_change_nothing(coco_data: Path) -> None:
 
 
 def test_what_cannot_be_trained_is_told(coco_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a MeanColour has none"):
+    with pytest.raises(ValueError, match="a MeanColour cannot be fine-tuned"):
         evaluate(MeanColour(8), coco_data, DetectionConfig.from_settings(TINY))
     satellite = tiny_encoder(in_channels=4, mean=(0.5,) * 4, std=(0.5,) * 4)
     with pytest.raises(ValueError, match="takes 4 channels"):

@@ -16,12 +16,11 @@ from selfpatch.evaluation.detection.dataset import Split
 from selfpatch.evaluation.detection.dry_run import NOTES, loss_without_sampling
 from selfpatch.evaluation.detection.network import MaskRCNN
 from selfpatch.evaluation.detection.pyramid import InnerMaps, LastMap, Pyramid
-from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
+from selfpatch.evaluation.finetuning import layer_groups, require_network, trainable_copy
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.work import Training, Work
 from selfpatch.models.backbones.resnet import ResNet
-from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.layers.batch_norm import BatchNorm
 from selfpatch.ops.images import normalise
 
@@ -36,9 +35,7 @@ def build_network(encoder: Encoder, num_classes: int, config: DetectionConfig) -
     Raises:
         ValueError: the encoder has no backbone to train, or the backbone does not fit the pyramid.
     """
-    kind = type(encoder).__name__
-    if not isinstance(encoder, BranchEncoder):
-        raise ValueError(f"detection fine-tunes the network, and a {kind} has none; give a ViT, a Swin or a ResNet")
+    encoder = require_network(encoder)
     channels = encoder.backbone.config.in_channels
     if channels != 3:
         raise ValueError(f"detection reads RGB images, but the network takes {channels} channels; give weights for 3")

@@ -33,7 +33,7 @@ from selfpatch.evaluation.classification.finetune.augmentation import AugmentedI
 from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.classification.finetune.network import Classifier
 from selfpatch.evaluation.classification.metrics import top_hits, trained_result
-from selfpatch.evaluation.finetuning import layer_groups
+from selfpatch.evaluation.finetuning import layer_groups, require_network
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, encoder_identity, network_sha256
 from selfpatch.evaluation.work import Training, Work
@@ -53,10 +53,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: FinetuneConfig, output:
     Raises:
         ValueError: data or settings do not fit, a training image cannot be read, or the folder holds another training.
     """
-    if not isinstance(encoder, BranchEncoder):
-        raise ValueError(
-            f"a {type(encoder).__name__} cannot be fine-tuned; give a run directory, a checkpoint or timm:NAME"
-        )
+    encoder = require_network(encoder)
     if config.rand_augment and len(encoder.mean) != 3:
         raise ValueError(f"RandAugment is for 3 channels, not {len(encoder.mean)}; set rand_augment to 0")
     check_crop(encoder, config)
