@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from selfpatch.cli.parsing import Flat, NetworkOptions, is_main_process, peek, print_report, read_options
+from selfpatch.cli.parsing import DryRunOptions, Flat, NetworkOptions, is_main_process, peek, print_report, read_options
 from selfpatch.config.schema import settings
 from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.registry import EVALUATIONS
@@ -23,14 +23,11 @@ if TYPE_CHECKING:
 
 
 @settings
-class EvaluateOptions(NetworkOptions):
+class EvaluateOptions(DryRunOptions, NetworkOptions):
     """Network, data set and settings of one evaluation; `options_class` adds `data` and `config`."""
 
     out: str | None = None
     """Folder for result.json and pictures; if not given, nothing is written."""
-    dry_run: bool = False
-    """Check everything, print the settings and an estimate of memory and FLOPs, and stop: no image is read, nothing is
-    written."""
 
 
 def options_class(config: EvaluationConfig) -> type[EvaluateOptions]:
@@ -41,7 +38,7 @@ def options_class(config: EvaluationConfig) -> type[EvaluateOptions]:
 
 
 @settings
-class SuiteOptions(NetworkOptions):
+class SuiteOptions(DryRunOptions, NetworkOptions):
     """Run every evaluation that a file lists, and write one report of all.
 
     A suite that was stopped continues when it is called again. If one evaluation fails, the others still run.
@@ -52,9 +49,6 @@ class SuiteOptions(NetworkOptions):
     `selfpatch evaluate NAME --help` lists, with underscores."""
     out: str | None = None
     """Folder for report.html, report.md and one folder for each evaluation; if not given, evaluations/SUITE-WEIGHTS."""
-    dry_run: bool = False
-    """Check every evaluation, print its settings and an estimate of memory and FLOPs, and stop: no image is read,
-    nothing is written."""
 
 
 @settings

@@ -44,6 +44,15 @@ class NetworkOptions(WeightsOptions):
         return {"device": self.device, "load_options": plain(self.load)}
 
 
+@settings
+class DryRunOptions:
+    """Whether a command is only tried out."""
+
+    dry_run: bool = False
+    """Check everything, print the settings and an estimate of memory and FLOPs, and stop: no image is read, nothing is
+    written."""
+
+
 def is_main_process() -> bool:
     """Return whether this is the process that prints, of those that torchrun started, if any."""
     return os.environ.get("RANK", "0") == "0"

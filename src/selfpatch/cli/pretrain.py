@@ -4,7 +4,7 @@ import difflib
 from dataclasses import fields, replace
 from typing import Any
 
-from selfpatch.cli.parsing import peek, print_report, read_options
+from selfpatch.cli.parsing import DryRunOptions, peek, print_report, read_options
 from selfpatch.config.parsing import nested
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import SAMPLES, RunConfig
@@ -22,12 +22,8 @@ Several processes train together: torchrun --nproc-per-node N -m selfpatch pretr
 
 
 @settings
-class PretrainOptions(RunConfig):
+class PretrainOptions(DryRunOptions, RunConfig):
     """Settings of a run, and whether to try them out."""
-
-    dry_run: bool = False
-    """Check everything, print the settings and an estimate of memory and FLOPs, and stop: no image is read, nothing is
-    written."""
 
 
 def run(arguments: list[str]) -> int:
