@@ -7,6 +7,9 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from selfpatch.config.schema import SPEED_ONLY, Fraction, settings
 
+Resampling = Literal["bicubic", "bilinear"]
+"""Filter of a resize, antialiased."""
+
 
 @settings
 class BackboneOverrides:
@@ -68,7 +71,7 @@ class CropConfig:
     """Side of a local crop in pixels."""
     local_scale: tuple[float, float] = (0.05, 0.25)
     """Range of a local crop's area, as a fraction of the image's."""
-    resampling: Literal["bicubic", "bilinear"] = "bicubic"
+    resampling: Resampling = "bicubic"
     """Filter that resizes crops: bicubic (DINO), or bilinear (MoCo, MoBY, SwAV, DenseCL); both are antialiased."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""

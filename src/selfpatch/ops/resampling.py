@@ -1,15 +1,13 @@
 """Crop and resize of a batch as Pillow does, by two matrix products, and resize of images as OpenCV does."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from selfpatch.config.sections import Resampling
 from selfpatch.ops.images import to_device
 
-Resampling = Literal["bicubic", "bilinear"]
-"""Filter of a resize, antialiased."""
 SUPPORT: dict[Resampling, float] = {"bicubic": 2.0, "bilinear": 1.0}
 """Radius of a filter's kernel, in pixels of the coarser of the two grids."""
 WEIGHT_BITS = 11

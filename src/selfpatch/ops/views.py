@@ -10,10 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from selfpatch.config.sections import Resampling
 from selfpatch.ops.blur import gaussian_blur
 from selfpatch.ops.colour import jitter, remove_colours, solarize, to_some
 from selfpatch.ops.images import to_device
-from selfpatch.ops.resampling import Resampling, crop_resize
+from selfpatch.ops.resampling import crop_resize
 
 MAX_CROP_VALUES = 2**25
 """Number of values in a tensor while views are cropped: 128 MB in float32, half of it in float16."""

@@ -6,12 +6,12 @@ bands differ in brightness by orders of magnitude.
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from selfpatch.config.sections import Resampling
 from selfpatch.data.augment.multicrop import ViewParameters
 from selfpatch.data.decode.multichannel import Raster
 
@@ -46,7 +46,7 @@ def resize_raster(
     height: int,
     *,
     box: tuple[int, int, int, int] | None = None,
-    resampling: Literal["bicubic", "bilinear"] = "bicubic",
+    resampling: Resampling = "bicubic",
 ) -> Tensor:
     """Resize a box (left, top, width, height) of a raster, or all of it, to [C, height, width]."""
     pixels = raster.pixels

@@ -6,12 +6,11 @@ processes, and in a run that is resumed.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
-from selfpatch.config.sections import CropConfig
+from selfpatch.config.sections import CropConfig, Resampling
 
 ADJUSTMENTS = ("brightness", "contrast", "saturation", "hue")
 BOX_TRIES = 10
@@ -32,7 +31,7 @@ class ViewRecipe:
     flip: float = 0.0  # probability of a horizontal flip
     blur: float = 0.0  # probability of blur
     solarize: float = 0.0  # probability of solarization
-    resampling: Literal["bicubic", "bilinear"] = "bicubic"  # filter that resizes the crop
+    resampling: Resampling = "bicubic"  # filter that resizes the crop
     colour: CropConfig = NO_COLOUR  # colour jitter, grey and the radius of blur; its other fields are not used
 
     def __post_init__(self) -> None:
@@ -68,7 +67,7 @@ class ViewParameters:
     grey: bool
     blur_radius: float
     solarize: bool
-    resampling: Literal["bicubic", "bilinear"] = "bicubic"
+    resampling: Resampling = "bicubic"
 
     @property
     def box(self) -> tuple[int, int, int, int, bool]:

@@ -54,8 +54,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: RetrievalConfig, output
     if config.crop_queries and any(query.box is None for query in images.queries):
         raise ValueError(f"{data} has queries without bbx; give --no-crop-queries, or add their boxes to gnd")
     settings = config.recorded() | {"data": str(data), "images": len(images.database), "queries": len(images.queries)}
-    output.begins(_work(encoder, images, config, settings))
     encoder = in_precision(encoder, config.precision)
+    output.begins(_work(encoder, images, config, settings))
     database = _features(encoder, images.database, [None] * len(images.database), config, "database", output)
     boxes = [query.box if config.crop_queries else None for query in images.queries]
     queries = _features(encoder, [query.image for query in images.queries], boxes, config, "queries", output)

@@ -7,6 +7,7 @@ from annotated_types import Ge, Le
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import Fraction, settings
+from selfpatch.config.sections import Resampling
 from selfpatch.evaluation.classification.config import TrainedClassificationConfig
 
 _IBOT = {"token": "image", "lr": 1e-3, "warmup_epochs": 20.0, "resampling": "bilinear"}
@@ -63,7 +64,7 @@ class FinetuneConfig(TrainedClassificationConfig):
     head_layers: NonNegativeInt = 0
     """Number of linear layers of the pre-trained projection head that the classifier keeps below its own (image token
     only); all of them include the prototypes. Needs weights with the head of DINO, iBOT, SelfPatch or SERE."""
-    resampling: Literal["bicubic", "bilinear"] = "bicubic"
+    resampling: Resampling = "bicubic"
     """Interpolation that test images are resized with; training crops are bicubic."""
     lr: PositiveFloat = 5e-4
     """Learning rate of the head for a batch of 256."""
