@@ -113,14 +113,14 @@ def test_a_frame_of_one_object(tree: Tree) -> None:
     ],
 )
 def test_layers_of_networks(tree: Tree, config: Any, settings: dict[str, Any], recorded: tuple[Any, ...]) -> None:
-    """Squares of two colours are found in maps of any stride; the result says which."""
+    """Squares of 16-pixel patches are found in maps of stride 16 and finer, and lost at 32; the result says which."""
     torch.manual_seed(0)
     encoder = BranchEncoder(build_backbone(config), None).eval()
     result = evaluate(encoder, tree(frames=4), DAVISConfig(resolution=128, **settings))
     assert tuple(result.settings[name] for name in ("stage", "block", "stride", "grid")) == recorded
     assert result.settings["patch_size"] == config.patch_size
-    assert result.metrics["J-Mean"] > 0.1
     stage, _, stride, grid = recorded
+    assert (result.metrics["J-Mean"] > 0.5) == (stride <= 16)
     assert list(result.notes) == ([f"features of stage {stage}, stride {stride}: {grid}"] if stage else [])
 
 
