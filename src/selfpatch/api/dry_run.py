@@ -29,7 +29,7 @@ STATES_PER_PARAMETER = {"AdamW": 2, "SGD": 1, "Lars": 1}
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a command would do.
+    """Report of what a command would do.
 
     Attributes:
         command: the command, e.g. `pretrain` or `evaluate davis`.
@@ -221,7 +221,8 @@ def evaluation_report(command: str, encoder: Any, work: Work, device: torch.devi
             flops["encoding all images"] = flops["forward pass of one image"] * work.encoded
     if training is not None:
         images = -(-training.batch_size // distributed.world_size())
-        step = _training_cost(training, images, networks, device)
+        autocast = torch.bfloat16 if training.precision == "bf16" else None
+        step = measure_batch(training.loss, images, [*networks, training.network.train()], device, autocast)
         memory["activations"] = max(step.activation_bytes, memory["activations"])
         per_step = step.flops * training.batch_size // images
         flops |= {"training step": per_step, "whole training": per_step * training.steps}
@@ -242,8 +243,3 @@ def _test_cost(work: Work, networks: list[nn.Module], training: Training | None,
             return forward(torch.zeros(shape))
 
     return measure(encode, modules, device)
-
-
-def _training_cost(training: Training, images: int, networks: list[nn.Module], device: torch.device) -> Cost:
-    autocast = torch.bfloat16 if training.precision == "bf16" else None
-    return measure_batch(training.loss, images, [*networks, training.network.train()], device, autocast)

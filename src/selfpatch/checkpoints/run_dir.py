@@ -80,7 +80,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def _refusals(self) -> Iterator[None]:
-        """Say in one sentence why the run cannot be made."""
+        """Turn an error of the file system into one sentence on why the run cannot be made."""
         try:
             yield
         except FileExistsError:

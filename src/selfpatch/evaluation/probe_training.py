@@ -65,7 +65,7 @@ def fit(
             learning rates = plan.lr(step) * the initial ones of the groups
             loss(batch) -> backward -> clip -> optimizer.step
 
-    Of several processes, each takes its part of every batch; the steps are those of one process with the whole batch.
+    Each of several processes takes its part of every batch; the steps are those of one process with the whole batch.
 
     Args:
         trained: the module that the optimizer changes, in training mode; it stays as after the last step.

@@ -28,7 +28,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Work:
-    """What an evaluation is about to do, once all is checked that can be checked without reading an image."""
+    """Work ahead of an evaluation, once all is checked that can be checked without reading an image."""
 
     settings: Mapping[str, Any]
     """Resolved settings, as the result will record them."""

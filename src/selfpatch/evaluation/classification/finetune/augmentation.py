@@ -97,7 +97,7 @@ def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
 class Mixing:
     """Mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899) of a batch, each half of the time where both are on.
 
-    Of several processes, each holds a part of the batch, and all are in the same random state.
+    Each of several processes holds a part of the batch, and all are in the same random state.
 
     `mixup` and `cutmix` are parameters of the Beta distributions that shares are drawn from; 0 turns one off.
     """
