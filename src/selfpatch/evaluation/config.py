@@ -75,7 +75,15 @@ class EvaluationConfig:
 
 
 @settings
-class LayerConfig(EvaluationConfig):
+class FrozenConfig(EvaluationConfig):
+    """Base class of evaluations that read the features of a frozen encoder."""
+
+    precision: Precision = "float32"
+    """Precision of the encoder; bf16 uses autocast, and features are float32."""
+
+
+@settings
+class LayerConfig(FrozenConfig):
     """Base class of evaluations that read the patch features of one layer.
 
     `models.layer_encoder.LayerEncoder` takes these settings.
@@ -94,8 +102,6 @@ class LayerConfig(EvaluationConfig):
     """Largest stride of a ResNet, in pixels: 16 removes the stride of its last stage, 8 of its last two."""
     dilate: bool = True
     """Dilate the kernels of stages that lose their stride to output_stride, which keeps their receptive field."""
-    precision: Precision = "float32"
-    """Precision of the encoder; bf16 uses autocast, and features are float32."""
 
     def layer(self) -> dict[str, Any]:
         """Return the settings that choose the layer, by the names of `LayerEncoder`'s arguments."""

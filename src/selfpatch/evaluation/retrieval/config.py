@@ -7,11 +7,11 @@ from annotated_types import Ge, MinLen
 from pydantic import PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, settings
-from selfpatch.evaluation.config import EvaluationConfig, Precision
+from selfpatch.evaluation.config import FrozenConfig
 
 
 @settings
-class RetrievalConfig(EvaluationConfig):
+class RetrievalConfig(FrozenConfig):
     """Image retrieval (revisited Oxford and Paris): database images ranked by the cosine of image features.
 
     mAP and mean precision are given for easy, medium and hard.
@@ -44,7 +44,5 @@ class RetrievalConfig(EvaluationConfig):
     """Average the features at scales 1, 0.71 and 0.5, as DINO's released code can."""
     ks: Annotated[tuple[PositiveInt, ...], MinLen(1)] = (1, 5, 10)
     """Numbers of ranked images in the mean precision mP@k."""
-    precision: Precision = "float32"
-    """Precision of the encoder; bf16 uses autocast, and features are float32."""
     max_pictures: Annotated[int, Ge(0), SPEED_ONLY] = 8
     """Number of queries to draw with the images ranked first, evenly spread."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, settings
-from selfpatch.evaluation.config import EvaluationConfig, Precision
+from selfpatch.evaluation.config import EvaluationConfig, FrozenConfig
 
 Method = Literal["knn", "linear", "logistic", "kmeans", "finetune", "fpn", "upernet"]
 Kind = Literal[
@@ -55,15 +55,13 @@ class SupervisedConfig(SegmentationConfig):
 
 
 @settings
-class PatchConfig(SegmentationConfig):
+class PatchConfig(FrozenConfig, SegmentationConfig):
     """A method that learns from patches of whole images."""
 
     resolution: PositiveInt = 320
     """Short side of whole images, in pixels."""
     memory_patches: PositiveInt = 1_000_000
     """Largest number of patches to learn from, equally many per image."""
-    precision: Precision = "float32"
-    """Precision of the encoder; bf16 uses autocast, and features are float32."""
 
 
 @settings

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, settings
-from selfpatch.evaluation.config import Precision
+from selfpatch.evaluation.config import FrozenConfig
 from selfpatch.evaluation.segmentation.base_config import (
     Method,
     PatchConfig,
@@ -62,7 +62,7 @@ class KMeansSegmentationConfig(PatchConfig):
 
 
 @settings
-class LinearSegmentationConfig(TrainedConfig):
+class LinearSegmentationConfig(FrozenConfig, TrainedConfig):
     """Linear segmentation: one 1x1 convolution on frozen patch features.
 
     Presets: `leopart`, Ziegler and Asano (arXiv 2204.13101) and their released code; `full`, the linear protocol of
@@ -107,9 +107,6 @@ class LinearSegmentationConfig(TrainedConfig):
     test: Literal["square", "whole", "slide"] = "square"
     """View of a test image: square squeezes it to the crop and scores at mask_side; whole resizes its short side to
     the crop; slide also cuts it into windows, 2/3 of the crop apart. The last two are scored at the image's size."""
-
-    precision: Precision = "float32"
-    """Precision of the encoder; bf16 uses autocast, and features are float32."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

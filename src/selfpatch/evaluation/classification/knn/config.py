@@ -7,18 +7,16 @@ from pydantic import PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, settings
 from selfpatch.evaluation.classification.config import ClassificationConfig
-from selfpatch.evaluation.config import Precision
+from selfpatch.evaluation.config import FrozenConfig
 
 
 @settings
-class KNNConfig(ClassificationConfig):
+class KNNConfig(FrozenConfig, ClassificationConfig):
     """Weighted k-nearest-neighbour classification of image features; k = 20 is the value that DINO reports."""
 
     ks: Annotated[tuple[PositiveInt, ...], MinLen(1)] = (10, 20, 100, 200)
     """Numbers of neighbours that vote; those above the number of training images are left out."""
     temperature: PositiveFloat = 0.07
     """Softmax temperature of the votes."""
-    precision: Precision = "float32"
-    """Precision of the encoder; bf16 uses autocast, and features are float32."""
     encode_batch: Annotated[PositiveInt, SPEED_ONLY] = 64
     """Centre crops encoded at once; changes speed and memory only."""
