@@ -86,7 +86,15 @@ def test_in_bfloat16_a_step_is_as_near_to_float32_as_the_plain_one(method: str, 
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"layer_scale": True}, {"mlp": "swiglu"}, {"class_token": False, "num_registers": 2}], ids=str
+    "changes",
+    [
+        {},
+        {"layer_scale": True},
+        {"mlp": "swiglu"},
+        {"class_token": False, "num_registers": 2},
+        {"rope": True, "num_registers": 2},
+    ],
+    ids=str,
 )
 def test_a_block_that_keeps_less_is_the_same_block(changes: dict[str, Any]) -> None:
     shape = ViTConfig(embed_dim=16, depth=3, num_heads=2, patch_size=4, grid=4, **changes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -13,8 +15,13 @@ from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, S
 VIT = ViTConfig(embed_dim=16, depth=3, num_heads=2, patch_size=8, grid=4, num_registers=2)
 SHAPES = pytest.mark.parametrize(
     "shape",
-    [VIT, SwinConfig(embed_dim=8, depths=(1, 1), first_heads=1, window=4), ResNetConfig(depths=(1, 1), width=4)],
-    ids=["vit", "swin", "resnet"],
+    [
+        VIT,
+        replace(VIT, rope=True),
+        SwinConfig(embed_dim=8, depths=(1, 1), first_heads=1, window=4),
+        ResNetConfig(depths=(1, 1), width=4),
+    ],
+    ids=["vit", "rotary vit", "swin", "resnet"],
 )
 
 

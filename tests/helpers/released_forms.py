@@ -98,6 +98,26 @@ def swiglu_as_released(state: Mapping[str, Tensor]) -> State:
     return {n.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): tensor for n, tensor in state.items()}
 
 
+def dinov3_as_released(state: Mapping[str, Tensor]) -> State:
+    """Keys of DINOv3: periods of rotations, and masks of the keys' biases, which have any values."""
+    released: State = {"mask_token": torch.ones(1, state["cls_token"].shape[-1])}
+    for name, tensor in state.items():
+        if ".mlp.fc1." in name and len(tensor) == 2 * state[f"{name.split('.mlp')[0]}.mlp.fc2.weight"].shape[1]:
+            gate, up = tensor.chunk(2)
+            released |= {name.replace("fc1", "w1"): gate.clone(), name.replace("fc1", "w2"): up.clone()}
+            continue
+        if name.endswith(".attn.qkv.bias"):
+            mask = torch.ones(3, len(tensor) // 3)
+            mask[1] = 0
+            released[f"{name}_mask"] = mask.flatten()
+        released[name] = tensor
+    gated = any(".mlp.w1." in name for name in released)
+    table = {"reg_token": "storage_tokens", "rope.": "rope_embed."} | ({".mlp.fc2.": ".mlp.w3."} if gated else {})
+    for ours, theirs in table.items():
+        released = {name.replace(ours, theirs): tensor for name, tensor in released.items()}
+    return released
+
+
 def hugging_face(state: Mapping[str, Tensor]) -> State:
     """State as `ViTModel.save_pretrained` writes it."""
     table = {
@@ -338,6 +358,16 @@ FORMS: dict[str, tuple[AnyBackboneConfig, Callable[[State], Any], list[str]]] = 
             }
         },
         ["heads.image.mlp.0.weight", "dino_loss.center"],
+    ),
+    "dinov3": (
+        replace(VIT, rope=True, grid=64, layer_scale=True, num_registers=4),
+        dinov3_as_released,
+        ["backbone.mask_token"],
+    ),
+    "dinov3, gated, with norms of local crops": (
+        replace(VIT, rope=True, grid=64, layer_scale=True, num_registers=4, mlp="swiglu", mlp_width=256),
+        lambda t: {**dinov3_as_released(t), **numbers("local_cls_norm.weight")},
+        ["local_cls_norm.weight"],
     ),
     "vit, timm": (VIT, lambda t: {**t, **numbers("head.weight", "head.bias")}, ["head.weight", "head.bias"]),
     "vit, timm, pooled": (

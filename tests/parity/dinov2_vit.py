@@ -25,7 +25,9 @@ WEIGHTS = "weights."
 def replay_dinov2_vit(bundle: Path) -> Iterator[Check]:
     """Compare tokens at the stored grid, at another grid, and of masked patches."""
     expected, t = json.loads((bundle / "expected.json").read_text()), load_file(bundle / "tensors.safetensors")
-    backbone = _load({k.removeprefix(WEIGHTS): x for k, x in t.items() if k.startswith(WEIGHTS)}, expected["heads"])
+    backbone = load_released(
+        {k.removeprefix(WEIGHTS): x for k, x in t.items() if k.startswith(WEIGHTS)}, expected["heads"]
+    )
     tokens = backbone(t["image"])
     yield compare("CLS token", tokens.cls, t["out.cls"], TIGHT)
     yield compare("patches", tokens.patches.flatten(1, 2), t["out.patches"], TIGHT)
@@ -40,7 +42,8 @@ def replay_dinov2_vit(bundle: Path) -> Iterator[Check]:
     yield compare("patches of a masked image", masked.patches.flatten(1, 2), t["masked.patches"], TIGHT)
 
 
-def _load(released: dict[str, Tensor], num_heads: int) -> ViT:
+def load_released(released: dict[str, Tensor], num_heads: int | None = None) -> ViT:
+    """Return a ViT that takes masks, with weights written to a file under released keys."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.pth"
         torch.save(released, path)

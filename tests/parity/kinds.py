@@ -14,6 +14,7 @@ from tests.parity.davis_frames import replay_davis_frames
 from tests.parity.davis_metric import replay_davis_metric
 from tests.parity.dense_retrieval import replay_dense_retrieval
 from tests.parity.dinov2_vit import replay_dinov2_vit
+from tests.parity.dinov3_vit import replay_dinov3_vit, replay_rope
 from tests.parity.drawn_crops import replay_crops
 from tests.parity.drawn_masks import replay_masks
 from tests.parity.head_facts import replay_head_facts
@@ -83,6 +84,8 @@ KINDS = (
     Kind("dense retrieval", {EXPECTED: ("train_255_becomes",), TENSORS: ("label_memory",)}, replay_dense_retrieval),
     Kind("windows of label propagation", {EXPECTED: ("circle.size",), TENSORS: ("first_labels",)}, replay_vos_windows),
     Kind("DINOv2 ViT", {EXPECTED: ("registers",), TENSORS: ("weights.pos_embed",)}, replay_dinov2_vit),
+    Kind("rope", {EXPECTED: ("prefix_tokens",), TENSORS: ("q_rotated",)}, replay_rope),
+    Kind("DINOv3 ViT", {EXPECTED: ("rope_base", "storage_tokens"), TENSORS: ()}, replay_dinov3_vit),
     Kind("paka", {EXPECTED: ("align.loss",), TENSORS: ("align.student_rois",)}, replay_paka),
     Kind("gram", {EXPECTED: ("published.loss", "batch_level.loss"), TENSORS: ("teacher",)}, replay_gram),
     Kind("koleo", {EXPECTED: ("two_globals_sum",), TENSORS: ("neighbours",)}, replay_koleo),
@@ -93,10 +96,8 @@ KINDS = (
 MISSING_KINDS = (
     MissingKind("neco", {EXPECTED: ("pair3.loss", "full.loss"), TENSORS: ()}, "differentiable sorting and NeCo's loss"),
     MissingKind("debias", {EXPECTED: ("components",), TENSORS: ("projector",)}, "INSID3's and RASA's projections"),
-    MissingKind("rope", {EXPECTED: ("prefix_tokens",), TENSORS: ("q_rotated",)}, "rotary position embeddings"),
     MissingKind("depth metrics", {EXPECTED: ("NYU_EIGEN",), TENSORS: ()}, "a depth evaluation"),
     MissingKind("depth losses", {EXPECTED: ("dinov3.sig",), TENSORS: ()}, "a depth evaluation"),
-    MissingKind("DINOv3 ViT", {EXPECTED: ("rope_base", "storage_tokens"), TENSORS: ()}, "the ViT of DINOv3"),
     MissingKind("distillation", {EXPECTED: ("theia.cosine_of_whole_image",), TENSORS: ()}, "losses of distillation"),
 )
 """Kinds of methods that the project does not have yet."""

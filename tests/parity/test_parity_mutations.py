@@ -20,12 +20,13 @@ from selfpatch.evaluation.video_segmentation import propagation
 from selfpatch.losses import gram, koleo, paka, selfpatch
 from selfpatch.losses.ibot import masked_patch_weights
 from selfpatch.models import pooling
-from selfpatch.models.backbones import positions, vit
+from selfpatch.models.backbones import dinov3_keys, positions, vit
 from selfpatch.ops import propagation as op_propagation
-from selfpatch.ops import roi_align
+from selfpatch.ops import roi_align, rope
 from selfpatch.ops.neighbours import top_positives
+from selfpatch.ops.rope import Rotation
 from selfpatch.ops.sinkhorn import sinkhorn
-from tests.parity import dense_retrieval, drawn_crops, newer_losses, overclustering, sinkhorn_losses
+from tests.parity import dense_retrieval, dinov3_vit, drawn_crops, newer_losses, overclustering, sinkhorn_losses
 from tests.parity.kinds import KINDS
 from tests.parity.test_parity import BUNDLES
 
@@ -82,11 +83,32 @@ def resize_in_floats(images: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(images.float(), (height, width), mode="bilinear").round().to(torch.uint8)
 
 
+def halves_swapped(rotation: Rotation) -> Rotation:
+    sin, cos = (x.roll(x.shape[-1] // 4, -1) for x in rotation)
+    return sin, cos
+
+
+def rotate_interleaved(x: Tensor, rotation: Rotation) -> Tensor:
+    """Pair channels 2 c and 2 c + 1 in place of c and c + d / 2."""
+    halves = x.unflatten(-1, (-1, 2)).mT.flatten(-2)
+    return rotate(halves, rotation).unflatten(-1, (2, -1)).mT.flatten(-2)
+
+
+def with_key_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plant the bias of keys that released files hold, unmasked, in the importer and in the network."""
+    without_masks = constant(
+        dinov3_keys, "join_parts", lambda state: {k: x for k, x in state.items() if not k.endswith("bias_mask")}
+    )
+    without_masks(monkeypatch)
+    monkeypatch.setattr(vit._KeylessBias, "used_bias", lambda projection: projection.bias)
+
+
 SHAPES = ("released/selfpatch_vits", "SelfPatch shapes")
 DAVIS, DAVIS_SELFPATCH = ((f"released/davis_{name}", "DAVIS frames") for name in ("dino", "selfpatch"))
 MASKS, CROPS = (("released/statistics", f"{name} statistics") for name in ("mask", "crop"))
 drawn_mask = masks.draw_mask
 levels = retrieval_metrics.positives_and_ignored
+rotate, rotation_of = rope.rotate_patches, rope.rope_rotation
 pooling_attend, sincos, resized_weights = pooling.attend, vit.sincos_positions, positions.interpolation_weights
 
 MUTATIONS: dict[str, tuple[tuple[str, str], Plant]] = {
@@ -124,6 +146,22 @@ MUTATIONS: dict[str, tuple[tuple[str, str], Plant]] = {
     "positions by scale factor": (
         ("newer/dinov2reg_tiny", "DINOv2 ViT"),
         constant(positions, "_cached_weights", lambda h, w, G, _, device: resized_weights(h, w, G, "released", device)),
+    ),
+    "pairs of neighbouring channels": (
+        ("newer/rope", "rope"),
+        constant(dinov3_vit, "rotate_patches", rotate_interleaved),
+    ),
+    "columns before rows": (
+        ("newer/rope", "rope"),
+        constant(dinov3_vit, "rope_rotation", lambda h, w, *rest: halves_swapped(rotation_of(h, w, *rest))),
+    ),
+    "corners in place of centres": (
+        ("newer/dinov3_tiny", "DINOv3 ViT"),
+        constant(vit, "rope_rotation", lambda h, w, periods: rotation_of(h, w, periods, max(h, w) / (max(h, w) - 1))),
+    ),
+    "bias of keys": (
+        ("newer/dinov3_tiny", "DINOv3 ViT"),
+        with_key_bias,
     ),
     "classes counted by pixels": (
         ("newer/hummingbird", "dense retrieval"),

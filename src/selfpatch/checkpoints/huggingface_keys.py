@@ -12,6 +12,8 @@ from torch import Tensor
 _NUMBER = re.compile(r"#(?:\+1)?")
 _QKV = ("query", "key", "value")
 
+_GATED = ("gate", "up")
+
 _VIT_TOKENS = {
     "cls_token": "embeddings.cls_token",
     "mask_token": "embeddings.mask_token",
@@ -37,6 +39,23 @@ DINOV2 = {
 DINOV2_SWIGLU = DINOV2 | {
     "blocks.#.mlp.fc1.": "encoder.layer.#.mlp.weights_in.",
     "blocks.#.mlp.fc2.": "encoder.layer.#.mlp.weights_out.",
+}
+_DINOV3 = {
+    "cls_token": "embeddings.cls_token",
+    "mask_token": "embeddings.mask_token",
+    "register_tokens": "embeddings.register_tokens",
+    "patch_embed.proj.": "embeddings.patch_embeddings.",
+    "norm.": "norm.",
+    **{f"blocks.#.attn.{part}.": f"layer.#.attention.{part[0]}_proj." for part in _QKV},
+    "blocks.#.attn.proj.": "layer.#.attention.o_proj.",
+    "blocks.#.ls#.gamma": "layer.#.layer_scale#.lambda1",
+    "blocks.#.norm#.": "layer.#.norm#.",
+    "blocks.#.mlp.fc2.": "layer.#.mlp.down_proj.",
+}
+DINOV3 = _DINOV3 | {"blocks.#.mlp.fc1.": "layer.#.mlp.up_proj."}
+DINOV3_SWIGLU = _DINOV3 | {
+    "blocks.#.mlp.gate.": "layer.#.mlp.gate_proj.",
+    "blocks.#.mlp.up.": "layer.#.mlp.up_proj.",
 }
 _SWIN_BLOCK = {
     **{f"attn.{part}.": f"attention.self.{part}." for part in _QKV},
@@ -65,6 +84,7 @@ RESNET = {
 }
 _FIRST_LAYERS = ("embeddings.patch_embeddings.projection.weight", "embedder.embedder.convolution.weight")
 """Ends of keys that only these models have."""
+_DINOV3_FIRST_LAYER = "embeddings.patch_embeddings.weight"
 
 
 def to_huggingface(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -77,6 +97,8 @@ def to_huggingface(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dic
     for key, tensor in state.items():
         if ".attn.qkv." in key:
             split |= {key.replace(".qkv.", f".{part}."): x for part, x in zip(_QKV, tensor.chunk(3), strict=True)}
+        elif ".mlp.fc1." in key and "blocks.#.mlp.gate." in names:
+            split |= {key.replace(".fc1.", f".{part}."): x for part, x in zip(_GATED, tensor.chunk(2), strict=True)}
         else:
             split[key] = tensor
     result = {}
@@ -93,13 +115,20 @@ def from_huggingface(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     State dicts of other models stay as they are, and so do keys that are not in the tables.
     """
-    if not any(key.endswith(_FIRST_LAYERS) for key in raw):
+    tables: tuple[dict[str, str], ...] = (VIT, DINOV2, DINOV2_SWIGLU, SWIN, RESNET)
+    dinov3 = any(key.endswith(_DINOV3_FIRST_LAYER) for key in raw)
+    if dinov3:
+        tables = (DINOV3_SWIGLU,) if any(".mlp.gate_proj." in key for key in raw) else (DINOV3,)
+        # transformers 5 calls the blocks model.layer in memory.
+        raw = {re.sub(r"\bmodel\.layer\.", "layer.", key): tensor for key, tensor in raw.items()}
+    elif not any(key.endswith(_FIRST_LAYERS) for key in raw):
         return dict(raw)
-    tables = (VIT, DINOV2, DINOV2_SWIGLU, SWIN, RESNET)
     names = [(theirs, ours) for table in tables for ours, theirs in table.items()]
     state = {_renamed(key, names, r"\b") or key: tensor for key, tensor in raw.items()}
     for query in [key for key in state if ".attn.query." in key]:
         parts = [state.pop(query.replace("query", part), None) for part in _QKV]
+        if dinov3 and query.endswith(".bias") and parts[0] is not None:
+            parts[1] = torch.zeros_like(parts[0])  # its keys have no bias
         state[query.replace("query", "qkv")] = torch.cat([part for part in parts if part is not None])
     return state
 

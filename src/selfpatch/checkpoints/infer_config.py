@@ -3,12 +3,15 @@
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import count, takewhile
+from typing import Any
 
 from torch import Tensor
 
 from selfpatch.checkpoints.key_mapping import TRUNK
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.backbones.dinov3_keys import is_dinov3
 
 
 def infer_backbone_config(state: Mapping[str, Tensor], source: str) -> AnyBackboneConfig:
@@ -24,32 +27,57 @@ def infer_backbone_config(state: Mapping[str, Tensor], source: str) -> AnyBackbo
     if embedding is not None and embedding.ndim == 4:
         if "layers.0.blocks.0.attn.qkv.weight" in trunk:
             return _swin_config(trunk, embedding, source)
+        if is_dinov3(trunk) and "blocks.0.mlp.fc2.weight" in trunk:
+            return _dinov3_config(trunk, embedding)
         if "pos_embed" in trunk and trunk["pos_embed"].ndim == 3:
             return _vit_config(trunk, embedding, source)
     raise ValueError(f"{source} holds no plain ViT, Swin or ResNet; its keys are {first_few(tuple(state))}")
 
 
 def _vit_config(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> ViTConfig:
-    class_token = "cls_token" in trunk
-    registers = trunk["reg_token"].shape[1] if "reg_token" in trunk and trunk["reg_token"].ndim == 3 else 0
+    class_token, registers = "cls_token" in trunk, _num_registers(trunk)
     patches = trunk["pos_embed"].shape[1] - (class_token and not registers)  # with registers, CLS has no position
     grid = math.isqrt(patches)
     if grid * grid != patches:
         raise ValueError(f"{source} has position embeddings for {patches} patches, which is no square grid")
     return ViTConfig(
-        embed_dim=embedding.shape[0],
-        depth=_count(trunk, "blocks"),
         num_heads=max(1, embedding.shape[0] // 64),
-        patch_size=embedding.shape[-1],
         grid=grid,
-        class_token=class_token,
-        num_registers=registers,
-        final_norm="norm.weight" in trunk,
-        layer_scale="blocks.0.ls1.gamma" in trunk,
-        mlp="swiglu" if _is_gated(trunk) else "gelu",
         position_embedding="size" if registers else "released",  # as DINOv2 with registers was trained
-        in_channels=embedding.shape[1],
+        **_shown_in_shapes(trunk, embedding),
     )
+
+
+def _dinov3_config(trunk: Mapping[str, Tensor], embedding: Tensor) -> ViTConfig:
+    """Return the configuration of a ViT with rotary positions; its periods tell the width of a head, if they are there.
+
+    Without them a head has 64 channels, but 128 in the ViT-7B. The models were trained at 256 pixels.
+    """
+    width, periods = embedding.shape[0], trunk.get("rope.periods")
+    head = 4 * len(periods) if periods is not None else 128 if width == 4096 else 64
+    common = _shown_in_shapes(trunk, embedding)
+    config = ViTConfig(num_heads=max(1, width // head), grid=max(1, 256 // embedding.shape[-1]), rope=True, **common)
+    inner = trunk["blocks.0.mlp.fc2.weight"].shape[1]
+    return config if inner == config.inner_width else replace(config, mlp_width=inner)
+
+
+def _shown_in_shapes(trunk: Mapping[str, Tensor], embedding: Tensor) -> dict[str, Any]:
+    """Return the settings of a ViT that its keys and shapes show by themselves."""
+    return {
+        "embed_dim": embedding.shape[0],
+        "depth": _count(trunk, "blocks"),
+        "patch_size": embedding.shape[-1],
+        "class_token": "cls_token" in trunk,
+        "num_registers": _num_registers(trunk),
+        "final_norm": "norm.weight" in trunk,
+        "layer_scale": "blocks.0.ls1.gamma" in trunk,
+        "mlp": "swiglu" if _is_gated(trunk) else "gelu",
+        "in_channels": embedding.shape[1],
+    }
+
+
+def _num_registers(trunk: Mapping[str, Tensor]) -> int:
+    return trunk["reg_token"].shape[1] if "reg_token" in trunk and trunk["reg_token"].ndim == 3 else 0
 
 
 def _is_gated(trunk: Mapping[str, Tensor]) -> bool:

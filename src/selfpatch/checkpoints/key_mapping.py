@@ -18,6 +18,7 @@ from torch import Tensor
 
 from selfpatch.checkpoints.config import Side
 from selfpatch.checkpoints.huggingface_keys import from_huggingface
+from selfpatch.models.backbones import dinov3_keys
 
 SIDES: dict[Side, str] = {
     "teacher": r"(^|\.)(teacher|momentum_encoder|encoder_k|target_encoder|target_network|ema)\.",
@@ -51,6 +52,7 @@ LEFT_OUT = [
     r"(prototypes\w*\..+|prototypes|queue\w*|centers?)",  # SwAV, Leopart; MoCo, MoBY, DenseCL
     r"fpn_\w+\..+",  # ReSim
     r"\w+_loss\..+",  # centres of DINOv2
+    r"local_cls_norm\..+",  # norm of the class tokens of local crops in training (DINOv3's 7B)
     r"(.+\.)?(relative_position_index|attn_mask)",  # tables that Swin computes
 ]
 """Patterns of whole keys that only training needs, or that can be computed."""
@@ -58,10 +60,10 @@ LEFT_OUT = [
 SPELLINGS = [
     (r"^(backbone\.trunk\.blocks)\.\d+\.(\d+)\.", r"\1.\2."),  # DINOv2 numbers its chunks, then the blocks in them
     (r"\.mlp\.w12\.", ".mlp.fc1."),
-    (r"\.mlp\.w3\.", ".mlp.fc2."),
     (r"\.register_tokens$", ".reg_token"),
     (r"\.parametrizations\.weight\.original0$", ".weight_g"),  # torch's newer way of normalising weights
     (r"\.parametrizations\.weight\.original1$", ".weight_v"),
+    *dinov3_keys.SPELLINGS,
 ]
 """Parts of our keys that others name differently; all apply."""
 
@@ -84,7 +86,7 @@ def map_keys(raw: Mapping[str, Tensor], side: Side, source: str) -> tuple[dict[s
     left_out += [keys.pop(key) for key in (*_shared_prototypes(keys, raw), *statistics)]
     if f"{TRUNK}layers.0.downsample.reduction.weight" in keys:
         keys = {move_patch_merging(key, 1): old for key, old in keys.items()}
-    state = {key: _reshaped(key, raw[old]) for key, old in keys.items()}
+    state = dinov3_keys.join_parts({key: _reshaped(key, raw[old]) for key, old in keys.items()})
     cls_token, positions = f"{TRUNK}cls_token", f"{TRUNK}pos_embed"
     if keys.get(f"{TRUNK}reg_token", "").endswith("register_tokens") and {cls_token, positions} <= state.keys():
         # DINOv2 with registers stores a position of the CLS token, which timm adds to the token itself.

@@ -64,7 +64,8 @@ def load_backbone(
     optional = ["backbone.trunk.norm.weight", "backbone.trunk.norm.bias", "backbone.mask_token"]
     if not backbone.has_class_token:
         optional += ["backbone.trunk.cls_token", "backbone.trunk.reg_token"]
-        if "backbone.trunk.cls_token" in state and "backbone.trunk.reg_token" not in state:
+        has_position = "backbone.trunk.pos_embed" in state and "backbone.trunk.reg_token" not in state
+        if "backbone.trunk.cls_token" in state and has_position:
             state["backbone.trunk.pos_embed"] = state["backbone.trunk.pos_embed"][:, 1:]
     if "backbone.mask_token" in current:
         state.setdefault("backbone.mask_token", current["backbone.mask_token"])  # most weights have none
@@ -94,6 +95,8 @@ def load_strictly(
     """
     state = {key: tensor for key, tensor in state.items() if key not in left_out}
     current = module.state_dict()
+    # Files of transformers and timm leave the periods of rotary positions out; both compute the same.
+    state |= {key: current[key] for key in current if key.endswith(".rope.periods") and key not in state}
     for key in current:
         if key in state and current[key].shape != state[key].shape:
             raise ValueError(

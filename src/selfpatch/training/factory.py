@@ -186,7 +186,7 @@ def _make_backbone(config: RunConfig, architecture: AnyBackboneConfig, *, below_
     if config.backbone.positions == "sincos":
         if config.init is not None:
             raise ValueError("backbone.positions is 'sincos', but the weights of init bring their own; leave it out")
-        if not isinstance(backbone, ViT):
+        if not isinstance(backbone, ViT) or backbone.config.rope:
             raise ValueError(f"backbone.positions is 'sincos', but {config.model} has no position embeddings to fix")
         backbone.fix_positions()
     if config.backbone.freeze_patch_embed:

@@ -29,6 +29,8 @@ SHAPES: dict[str, AnyBackboneConfig] = {
     "vit without CLS token": replace(VIT, class_token=False),
     "vit with scales": replace(VIT, layer_scale=True),
     "vit with registers": replace(VIT, num_registers=3),
+    "vit with rotary positions": replace(VIT, rope=True, num_registers=3, layer_scale=True),
+    "gated vit with rotary positions": replace(VIT, rope=True, num_registers=2, mlp="swiglu", mlp_width=24),
     "vit of five channels": replace(VIT, in_channels=5, mean=(0.4,) * 5, std=(0.2,) * 5),
     "swin": SWIN,
     "resnet": RESNET,
@@ -77,7 +79,7 @@ def test_timm_gives_the_same_features(name: str, tmp_path: Path) -> None:
     assert tuple(model.pretrained_cfg["mean"]) == SHAPES[name].mean
 
 
-@pytest.mark.parametrize("config", [replace(VIT, position_embedding="size"), SWIN, RESNET])
+@pytest.mark.parametrize("config", [replace(VIT, position_embedding="size"), replace(VIT, rope=True), SWIN, RESNET])
 def test_timm_agrees_at_other_sizes_where_positions_are_its_own(config: AnyBackboneConfig, tmp_path: Path) -> None:
     encoder, images = encoder_of(config), images_for(config, 128, 96)
     export(encoder, "timm", tmp_path / "out")
@@ -119,6 +121,8 @@ MODELS = {
     "vit without CLS token": "IJepaModel",
     "vit with scales": "Dinov2Model",
     "vit with registers": "Dinov2WithRegistersModel",
+    "vit with rotary positions": "DINOv3ViTModel",
+    "gated vit with rotary positions": "DINOv3ViTModel",
     "vit of five channels": "ViTModel",
     "swin": "SwinModel",
     "resnet": "ResNetModel",
@@ -146,7 +150,7 @@ def test_transformers_gives_the_same_features(name: str, tmp_path: Path) -> None
         assert tuple(pixels["image_mean"]) == SHAPES[name].mean
 
 
-@pytest.mark.parametrize("config", [SWIN, RESNET])
+@pytest.mark.parametrize("config", [SWIN, RESNET, replace(SHAPES["gated vit with rotary positions"], num_heads=1)])
 def test_a_folder_for_transformers_loads_back(config: AnyBackboneConfig, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
     encoder, images = encoder_of(config), images_for(config)
@@ -183,6 +187,18 @@ def test_networks_unknown_to_the_library_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("to", ["timm", "hf"])
+def test_rounded_periods_of_rotary_positions_are_refused(to: str, tmp_path: Path) -> None:
+    """DINOv3's released files hold them in bfloat16, and the other libraries compute theirs."""
+    if to == "hf":
+        pytest.importorskip("transformers", reason="transformers is not installed")
+    encoder = encoder_of(SHAPES["vit with rotary positions"])
+    periods = encoder.backbone.trunk.rope.periods
+    periods.mul_(1.003)
+    with pytest.raises(ValueError, match=r"periods .* are rounded.* use --to onnx or safetensors"):
+        export(encoder, to, tmp_path / "out")
+
+
 def require_onnx() -> None:
     for library in FORMATS["onnx"].LIBRARIES:
         pytest.importorskip(library, reason=f"{library} is not installed")
@@ -194,6 +210,7 @@ def require_onnx() -> None:
     [
         (POOLED, True, None, (16, 28)),
         (VIT, False, 24, None),
+        (replace(VIT, rope=True, num_registers=2), False, None, (16, 28)),
         (SWIN, False, None, None),
         (RESNET, False, None, (96, 64)),
     ],

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.object_discovery.evaluate import evaluate
 from selfpatch.evaluation.object_discovery.features import PatchView
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import ResNetConfig
+from selfpatch.models.backbones.config import ResNetConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder
 from tests.evaluation.object_discovery.conftest import ColourAgainstGround, tiny_vit
 
@@ -51,6 +52,24 @@ def test_class_attention_equals_the_loop(registers: int) -> None:
         query, keys = qkv[0, :16][part], qkv[:, 16:32][:, part]
         weights = torch.stack([query @ key / 8**0.5 for key in keys]).softmax(0)
         torch.testing.assert_close(attention[head].flatten(), weights[1 + registers :])
+
+
+def test_class_attention_sees_rotated_keys() -> None:
+    torch.manual_seed(0)
+    shape = ViTConfig(embed_dim=16, depth=2, num_heads=2, patch_size=8, grid=4, rope=True, num_registers=1)
+    encoder = BranchEncoder(build_backbone(shape), None).eval()
+    attention = encoder.backbone.trunk.blocks[1].attn
+    seen: list[torch.Tensor] = []
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "scaled_dot_product_attention", lambda q, k, v: (seen.append(attend(q, k)), v)[1])
+        padded = torch.randn(1, 3, 32, 40, generator=torch.manual_seed(2))
+        found = PatchView(encoder, ObjectDiscoveryConfig()).class_attention(padded)
+    assert attention.num_heads == 2
+    torch.testing.assert_close(found.flatten(1), seen[-1][0, :, 0, 2:])
+
+
+def attend(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    return (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
 
 
 def test_features_of_what_is_no_vit(voc: Path) -> None:

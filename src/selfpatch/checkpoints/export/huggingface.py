@@ -13,6 +13,7 @@ from selfpatch.checkpoints.export.formats import ExportSummary, Features, native
 from selfpatch.checkpoints.export.safetensors import write_safetensors
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.backbones.dinov3_keys import check_periods
 from selfpatch.models.encoder import BranchEncoder
 
 LIBRARIES = ("transformers",)
@@ -24,6 +25,7 @@ MODELS = {
     "IJepaModel": ("ijepa", keys.VIT),
     "Dinov2Model": ("dinov2", keys.DINOV2),
     "Dinov2WithRegistersModel": ("dinov2_with_registers", keys.DINOV2),
+    "DINOv3ViTModel": ("dinov3_vit", keys.DINOV3),
     "SwinModel": ("swin", keys.SWIN),
     "ResNetModel": ("resnet", keys.RESNET),
 }
@@ -42,14 +44,17 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSumma
     if isinstance(config, ViTConfig):
         _adapt_vit(state, config, name)
         if config.mlp == "swiglu":
-            names = keys.DINOV2_SWIGLU
-    write_safetensors(folder / "model.safetensors", keys.to_huggingface(state, names), {"format": "pt"})
+            names = keys.DINOV3_SWIGLU if config.rope else keys.DINOV2_SWIGLU
+    tensors = keys.to_huggingface(state, names)
+    if name == "DINOv3ViTModel":  # its keys have no bias
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(".k_proj.bias")}
+    write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
     settings = {"architectures": [name], "model_type": model_type, "num_channels": config.in_channels, **settings}
     write_atomically(folder / "config.json", json.dumps(settings, indent=2))
     if config.in_channels == 3:
         write_atomically(folder / "preprocessor_config.json", json.dumps(_preprocessing(config), indent=2))
     side, notes = native_size(config), []
-    if not isinstance(config, ResNetConfig):
+    if not isinstance(config, ResNetConfig) and name != "DINOv3ViTModel":
         action = "cuts windows" if isinstance(config, SwinConfig) else "interpolates positions"
         notes.append(
             f"At other sizes transformers {action} its own way, and features differ from those of the training code."
@@ -108,6 +113,8 @@ def _vit(config: ViTConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str,
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
         "hidden_act": "gelu",
     }
+    if config.rope:
+        return "DINOv3ViTModel", _dinov3(config, settings)
     gated, hidden = config.mlp == "swiglu", state["blocks.0.mlp.fc2.weight"].shape[1]
     if not (config.num_registers or gated or "blocks.0.ls1.gamma" in state):
         return "ViTModel" if config.class_token else "IJepaModel", settings | {"intermediate_size": hidden}
@@ -117,6 +124,23 @@ def _vit(config: ViTConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str,
     if not config.num_registers:
         return "Dinov2Model", settings
     return "Dinov2WithRegistersModel", settings | {"num_register_tokens": config.num_registers}
+
+
+def _dinov3(config: ViTConfig, settings: dict[str, Any]) -> dict[str, Any]:
+    if not config.class_token:
+        raise ValueError("transformers has no ViT with rotary positions but no CLS token; use --to timm or onnx")
+    gated = config.mlp == "swiglu"
+    return settings | {
+        "intermediate_size": config.inner_width,
+        "layer_norm_eps": 1e-5,
+        "num_register_tokens": config.num_registers,
+        "use_gated_mlp": gated,
+        "hidden_act": "silu" if gated else "gelu",
+        "rope_theta": 100.0,
+        "query_bias": True,
+        "key_bias": False,
+        "value_bias": True,
+    }
 
 
 def _mlp_ratio(config: ViTConfig, hidden: int) -> int:
@@ -133,12 +157,17 @@ def _mlp_ratio(config: ViTConfig, hidden: int) -> int:
 
 def _adapt_vit(state: dict[str, Tensor], config: ViTConfig, name: str) -> None:
     """Add the tensors that a model of transformers has and a network may lack, with values that change nothing."""
-    if config.class_token and state["pos_embed"].shape[1] == config.grid**2:  # the CLS token has no position
+    if config.rope:
+        check_periods(state, "transformers")
+        del state["rope.periods"]
+    elif config.class_token and state["pos_embed"].shape[1] == config.grid**2:  # the CLS token has no position
         state["pos_embed"] = torch.cat([torch.zeros(1, 1, config.dim), state["pos_embed"]], dim=1)
     if config.num_registers:
         state["register_tokens"] = state.pop("reg_token")
-    if name.startswith("Dinov2"):
-        state["mask_token"] = torch.zeros(1, config.dim)
+    elif config.rope:
+        state["register_tokens"] = torch.zeros(1, 0, config.dim)
+    if name.startswith(("Dinov2", "DINOv3")):
+        state["mask_token"] = torch.zeros(1, 1, config.dim) if config.rope else torch.zeros(1, config.dim)
         for scale in (f"blocks.{i}.ls{j}.gamma" for i in range(config.depth) for j in (1, 2)):
             state.setdefault(scale, torch.ones(config.dim))
 

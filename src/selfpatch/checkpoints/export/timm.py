@@ -16,6 +16,7 @@ from selfpatch.checkpoints.export.formats import ExportSummary, Features, native
 from selfpatch.checkpoints.export.safetensors import write_safetensors
 from selfpatch.checkpoints.key_mapping import move_patch_merging
 from selfpatch.core.atomic_io import write_atomically
+from selfpatch.models.backbones import dinov3_keys
 from selfpatch.models.backbones.config import AnyBackboneConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder
 
@@ -38,7 +39,8 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSumma
         raise ValueError("this Swin has no final norm, and timm's always has one; use --to onnx or safetensors")
     write_atomically(folder / "config.json", json.dumps(_description(config, state), indent=2))
     side, notes = native_size(config), []
-    if isinstance(config, ViTConfig) and config.timm_model is None and config.position_embedding == "released":
+    ours = isinstance(config, ViTConfig) and config.timm_model is None and not config.rope
+    if isinstance(config, ViTConfig) and ours and config.position_embedding == "released":
         notes.append(
             f"At sizes other than {side} x {side} timm interpolates positions its own way, "
             "and features differ a little from those of the training code."
@@ -46,6 +48,9 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSumma
     if isinstance(config, SwinConfig):
         # timm takes any file of a Swin without classifier for one of the original authors, and renames its keys.
         state = {move_patch_merging(key, -1): tensor for key, tensor in state.items()}
+    elif isinstance(config, ViTConfig) and config.rope:
+        dinov3_keys.check_periods(state, "timm")
+        state = dinov3_keys.to_timm(state)
     else:
         notes.append("transformers opens this folder too: AutoModel.from_pretrained(FOLDER).")
     write_safetensors(folder / "model.safetensors", state, {"format": "pt"})
@@ -64,6 +69,21 @@ def architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tupl
         if isinstance(config, ViTConfig) and not config.final_norm and "fc_norm.weight" not in state:
             arguments["final_norm"] = False
         return config.timm_model.partition(".")[0], arguments
+    if isinstance(config, ViTConfig) and config.rope:
+        return "vit_small_patch16_dinov3_qkvb", arguments | {
+            "patch_size": config.patch_size,
+            "embed_dim": config.embed_dim,
+            "depth": config.depth,
+            "num_heads": config.num_heads,
+            "mlp_ratio": config.inner_width / config.embed_dim,
+            "swiglu_mlp": config.mlp == "swiglu",
+            "swiglu_align_to": 1 if config.mlp == "swiglu" else 0,  # the gate then has a layer of its own
+            "class_token": config.class_token,
+            "num_reg_tokens": config.num_registers,
+            "global_pool": "token" if config.class_token else "avg",
+            "use_post_transformer_norm": config.final_norm,
+            "init_values": 1e-5 if config.layer_scale else None,
+        }
     if isinstance(config, ViTConfig):
         # JSON cannot name the class of a gated MLP, which this model has.
         gated, size = config.mlp == "swiglu", _VIT_SIZES.get(config.embed_dim, "small")

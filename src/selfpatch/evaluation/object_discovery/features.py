@@ -11,6 +11,7 @@ from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.layer_encoder import LayerEncoder
 from selfpatch.ops.images import normalise
+from selfpatch.ops.rope import rotate_patches
 
 
 class PatchView:
@@ -60,10 +61,13 @@ class PatchView:
                 vit(padded)
         finally:
             handle.remove()
-        query, key, _ = outputs[0].float().unflatten(-1, (3, vit.num_heads, -1)).permute(1, 2, 0, 3)  # [H, n, d]
-        weights = (query[:, 0, None] * query.shape[-1] ** -0.5 @ key.mT).softmax(-1)[:, 0]
         patch = self.encoder.patch_size
         grid = padded.shape[2] // patch, padded.shape[3] // patch
+        query, key, _ = outputs[0].float().unflatten(-1, (3, vit.num_heads, -1)).permute(1, 2, 0, 3)  # [H, n, d]
+        rotation = vit.rotation(*grid)
+        if rotation is not None:
+            key = rotate_patches(key, rotation)  # the class token's own query stays
+        weights = (query[:, 0, None] * query.shape[-1] ** -0.5 @ key.mT).softmax(-1)[:, 0]
         return weights[:, vit.trunk.num_prefix_tokens :].unflatten(1, grid)
 
     def class_token_vit(self) -> ViT:

@@ -9,6 +9,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 import timm
+from timm.layers import Mlp
+from timm.models.eva import Eva
 from timm.models.resnet import Bottleneck
 from timm.models.resnet import ResNet as TimmResNet
 from timm.models.swin_transformer import SwinTransformer
@@ -17,22 +19,29 @@ from torch import nn
 
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.backbones.dinov3_keys import from_timm
 from selfpatch.models.backbones.resnet import ResNet, build_resnet
 from selfpatch.models.backbones.swin import Swin, build_swin
 from selfpatch.models.backbones.vit import ViT, build_vit
 from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD
+
+_DINOV3: dict[str, Any] = {"rope": True, "num_registers": 4, "layer_scale": True}
 
 MODELS: dict[str, AnyBackboneConfig] = {
     "vit_tiny": ViTConfig(embed_dim=192, depth=12, num_heads=3),
     "vit_small": ViTConfig(embed_dim=384, depth=12, num_heads=6),
     "vit_base": ViTConfig(embed_dim=768, depth=12, num_heads=12),
     "vit_large": ViTConfig(embed_dim=1024, depth=24, num_heads=16),
+    "vit_small_dinov3": ViTConfig(embed_dim=384, depth=12, num_heads=6, **_DINOV3),
+    "vit_base_dinov3": ViTConfig(embed_dim=768, depth=12, num_heads=12, **_DINOV3),
+    "vit_large_dinov3": ViTConfig(embed_dim=1024, depth=24, num_heads=16, **_DINOV3),
     "swin_tiny": SwinConfig(embed_dim=96, depths=(2, 2, 6, 2), first_heads=3),
     "swin_small": SwinConfig(embed_dim=96, depths=(2, 2, 18, 2), first_heads=3),
     "swin_base": SwinConfig(embed_dim=128, depths=(2, 2, 18, 2), first_heads=4),
     "resnet50": ResNetConfig(depths=(3, 4, 6, 3)),
 }
-"""Backbones that are built here (DeiT, arXiv 2012.12877; ViT, 2010.11929; Swin, 2103.14030; ResNet, 1512.03385).
+"""Backbones that are built here (DeiT, arXiv 2012.12877; ViT, 2010.11929; Swin, 2103.14030; ResNet, 1512.03385;
+DINOv3, 2508.10104, with rotary positions and four register tokens).
 
 Any other name is a timm model.
 """
@@ -118,6 +127,8 @@ def build_timm(
         hint = f", e.g. {', '.join(close)}" if close else ""
         raise ValueError(f"unknown model {name!r}; use one of {', '.join(MODELS)}, or a name of timm's{hint}")
     trunk = _create(name, pretrained, drop_path, config, config.in_channels if config is not None else in_channels)
+    if isinstance(trunk, Eva) and "_dinov3" in name:
+        return _from_eva(trunk, drop_path)
     found = _config_of(trunk, name)
     if config is not None:
         found = replace(found, mean=config.mean, std=config.std)
@@ -126,6 +137,28 @@ def build_timm(
             found = replace(found, final_norm=False)
     backbone_class, _ = _FAMILIES[found.family]
     return backbone_class(trunk, found)
+
+
+def _from_eva(trunk: Eva, drop_path: float) -> ViT:
+    """Return our ViT with the weights and rotations of a DINOv3 ViT of timm's, whose own class is another."""
+    first: Any = trunk.blocks[0]
+    state = from_timm(trunk.state_dict()) | {"rope.periods": trunk.get_buffer("rope.periods")}
+    vit = build_vit(
+        ViTConfig(
+            embed_dim=trunk.embed_dim,
+            depth=len(trunk.blocks),
+            num_heads=first.attn.num_heads,
+            patch_size=trunk.patch_embed.patch_size[0],
+            grid=trunk.patch_embed.grid_size[0],
+            mlp="gelu" if isinstance(first.mlp, Mlp) else "swiglu",
+            mlp_width=first.mlp.fc2.in_features,
+            **_common(trunk),
+            **_DINOV3,
+        ),
+        drop_path=drop_path,
+    )
+    vit.trunk.load_state_dict(state)
+    return vit
 
 
 def _create(name: str, pretrained: bool, drop_path: float, config: AnyBackboneConfig | None, in_channels: int) -> Any:
@@ -154,15 +187,19 @@ def _create(name: str, pretrained: bool, drop_path: float, config: AnyBackboneCo
     return trunk
 
 
-def _config_of(trunk: Any, name: str) -> AnyBackboneConfig:
-    """Return the configuration that describes a model of timm's."""
+def _common(trunk: Any) -> dict[str, Any]:
+    """Return the channels of a model of timm's, and how it normalises them."""
     expected = timm.data.resolve_model_data_config(trunk)
-    common: dict[str, Any] = {
-        "timm_model": name,
+    return {
         "in_channels": next(part.in_channels for part in trunk.modules() if isinstance(part, nn.Conv2d)),
         "mean": tuple(expected.get("mean", IMAGENET_MEAN)),
         "std": tuple(expected.get("std", IMAGENET_STD)),
     }
+
+
+def _config_of(trunk: Any, name: str) -> AnyBackboneConfig:
+    """Return the configuration that describes a model of timm's."""
+    common = _common(trunk) | {"timm_model": name}
     cls = type(trunk)
     if issubclass(cls, VisionTransformer):
         return ViTConfig(

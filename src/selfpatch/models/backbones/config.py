@@ -51,6 +51,10 @@ class ViTConfig(BackboneConfig):
     layer_scale: bool = False
     """Learned scale on each residual branch (CaiT, DINOv2)."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
+    mlp_width: int | None = None
+    """Inner width of the MLP; if None, four times the tokens' width, or two thirds of that where it is gated."""
+    rope: bool = False
+    """Rotary in place of learned positions, layer norms with an eps of 1e-5, and no bias of keys (DINOv3)."""
     position_embedding: Literal["released", "size"] = "released"
     """Interpolation of position embeddings, see `positions.add_positions`."""
 
@@ -63,6 +67,14 @@ class ViTConfig(BackboneConfig):
     def num_layers(self) -> int:
         """Number of blocks."""
         return self.depth
+
+    @property
+    def inner_width(self) -> int:
+        """Inner width of the MLP; of each of the two halves of a gated one."""
+        if self.mlp_width is not None:
+            return self.mlp_width
+        # DINOv2 rounds the width of a gated MLP up to a multiple of 8.
+        return 4 * self.embed_dim if self.mlp == "gelu" else (8 * self.embed_dim // 3 + 7) // 8 * 8
 
     @property
     def map_dims(self) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.models.backbones.positions import add_positions
 from selfpatch.ops.linear import gelu_linear, norm_linear
+from selfpatch.ops.rope import Rotation, rope_periods, rope_rotation, rotate_patches
 
 MAX_PAIRED_TOKENS = 1024
 """Number of tokens of an image up to which the matrix of all pairs is formed if that is faster."""
@@ -26,14 +27,19 @@ MAX_PAIRED_TOKENS = 1024
 class _Attention(Attention):
     """timm's attention in two steps, so that a block can compute the projection together with its norm."""
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rotation: Rotation | None = None
+    ) -> Tensor:
         if attn_mask is not None or is_causal:
+            assert rotation is None
             return super().forward(x, attn_mask, is_causal)
-        return self.attend(self.qkv(x))
+        return self.attend(self.qkv(x), rotation)
 
-    def attend(self, projected: Tensor) -> Tensor:
+    def attend(self, projected: Tensor, rotation: Rotation | None = None) -> Tensor:
         """Attend with projected queries, keys and values: [B, N, 3 * D] -> [B, N, D]."""
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)  # [B, H, N, d]
+        if rotation is not None:
+            query, key = rotate_patches(query, rotation), rotate_patches(key, rotation)
         # On a CPU the fused attention is slow in bfloat16, backward above all.
         slow = projected.device.type == "cpu" and projected.dtype == torch.bfloat16
         if using_references() or (slow and projected.shape[1] <= MAX_PAIRED_TOKENS):
@@ -44,17 +50,56 @@ class _Attention(Attention):
         return self.proj(attended.transpose(1, 2).flatten(2))
 
 
+class _KeylessBias(nn.Linear):
+    """Projection to queries, keys and values whose key third has no bias (DINOv3); its entries are kept, but unused.
+
+    Without rotation a bias of the keys would change nothing.
+    """
+
+    def used_bias(self) -> Tensor:
+        """Return the bias [3 * D] with zeros for the keys."""
+        query, key, value = self.bias.chunk(3)
+        return torch.cat([query, torch.zeros_like(key), value])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.used_bias())
+
+
+class _RotaryAttention(_Attention):
+    """Attention whose queries and keys can be rotated, without bias of keys."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.qkv = _KeylessBias(self.qkv.in_features, self.qkv.out_features)
+
+
+class Rope(nn.Module):
+    """The periods of rotary positions: saved with the weights, because DINOv3's released ones are rounded to bf16."""
+
+    periods: Tensor
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("periods", rope_periods(head_dim))
+
+
 class _Block(Block):
     """timm's block, which in training stores no outputs of norms or GELU."""
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        masked = attn_mask is not None or is_causal
-        differentiated = self.training and torch.is_grad_enabled()
-        # A compiler decides by itself which tensors it stores.
-        if using_references() or masked or not differentiated or torch.compiler.is_compiling():
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rotation: Rotation | None = None
+    ) -> Tensor:
+        if attn_mask is not None or is_causal:
+            assert rotation is None
             return super().forward(x, attn_mask, is_causal)
         assert isinstance(self.attn, _Attention)
-        x = x + self.drop_path1(self.ls1(self.attn.attend(_norm_linear(x, self.norm1, self.attn.qkv))))
+        differentiated = self.training and torch.is_grad_enabled()
+        # A compiler decides by itself which tensors it stores.
+        if using_references() or not differentiated or torch.compiler.is_compiling():
+            x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), rotation=rotation)))
+            return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        attended = self.attn.attend(_norm_linear(x, self.norm1, self.attn.qkv), rotation)
+        x = x + self.drop_path1(self.ls1(attended))
         if isinstance(self.mlp, Mlp):
             inner = _norm_linear(x, self.norm2, self.mlp.fc1)
             output = gelu_linear(inner, self.mlp.fc2.weight, self.mlp.fc2.bias)
@@ -66,7 +111,14 @@ class _Block(Block):
 def _norm_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
     assert isinstance(norm, nn.LayerNorm)
     assert isinstance(linear, nn.Linear)
-    return norm_linear(x, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)
+    bias = linear.used_bias() if isinstance(linear, _KeylessBias) else linear.bias
+    return norm_linear(x, norm.weight, norm.bias, norm.eps, linear.weight, bias)
+
+
+def _through(block: nn.Module, x: Tensor, rotation: Rotation | None) -> Tensor:
+    """Return a block's output; timm's own blocks know no rotation."""
+    output: Tensor = block(x) if rotation is None else block(x, rotation=rotation)
+    return output
 
 
 class ViT(Backbone):
@@ -82,7 +134,16 @@ class ViT(Backbone):
 
     def encode(self, embedded: Tensor) -> Tokens:
         """Run embedded patches through the blocks and the final norm."""
-        return self._tokens(self.trunk.blocks(self._block_input(embedded)), embedded)
+        x, rotation = self._block_input(embedded), self.rotation(*embedded.shape[1:3])
+        for block in self.trunk.blocks:
+            x = _through(block, x, rotation)
+        return self._tokens(x, embedded)
+
+    def rotation(self, h: int, w: int) -> Rotation | None:
+        """Return the rotation of queries and keys on a grid of patches, or None if the network has none."""
+        if not self.config.rope:
+            return None
+        return rope_rotation(h, w, self.trunk.get_submodule("rope").get_buffer("periods"))
 
     def _block_input(self, embedded: Tensor) -> Tensor:
         """Return the input of the first block, [B, prefix + N, D]."""
@@ -99,9 +160,9 @@ class ViT(Backbone):
 
     def _outputs(self, embedded: Tensor, last: int) -> Iterator[Tensor]:
         """Yield the tokens [B, prefix + N, D] after each block up to the block `last`, before any norm."""
-        x = self._block_input(embedded)
+        x, rotation = self._block_input(embedded), self.rotation(*embedded.shape[1:3])
         for block in self.trunk.blocks[:last]:
-            x = block(x)
+            x = _through(block, x, rotation)
             yield x
 
     def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
@@ -129,11 +190,13 @@ class ViT(Backbone):
     def facet(self, images: Tensor, name: Literal["query", "key", "value"], block: int = -1) -> Tensor:
         """Return queries, keys or values of a block's attention (LOST, arXiv 2109.14279; arXiv 2112.05814).
 
-        Images are [B, C, H, W], normalised; the result is [B, h, w, D] of the patches, heads concatenated. Blocks below
-        0 count from the end.
+        Images are [B, C, H, W], normalised; the result is [B, h, w, D] of the patches, heads concatenated, before any
+        rotation. Blocks below 0 count from the end.
         """
         embedded, block = self.embed(images), block % self.num_layers
-        x = self.trunk.blocks[:block](self._block_input(embedded))
+        x, rotation = self._block_input(embedded), self.rotation(*embedded.shape[1:3])
+        for earlier in self.trunk.blocks[:block]:
+            x = _through(earlier, x, rotation)
         last = self.trunk.blocks[block]
         projected = last.get_submodule("attn.qkv")(last.get_submodule("norm1")(x))
         return self._map(projected.chunk(3, dim=-1)[("query", "key", "value").index(name)], embedded)
@@ -193,13 +256,10 @@ def sincos_positions(grid: int, dim: int) -> Tensor:
 
 def build_vit(config: ViTConfig, *, drop_path: float = 0.0) -> ViT:
     """Build a freshly initialised vision transformer."""
-    mlp_layer: Any = Mlp
-    mlp_ratio = 4.0
-    if config.mlp == "swiglu":
-        mlp_layer = SwiGLUPacked
-        # DINOv2's gated MLP has two halves, each two thirds of the usual inner width, rounded up to a multiple of 8.
-        half = (8 * config.embed_dim // 3 + 7) // 8 * 8
-        mlp_ratio = (2 * half + 0.5) / config.embed_dim  # timm rounds the product down
+    gated = config.mlp == "swiglu"
+    mlp_layer: Any = SwiGLUPacked if gated else Mlp
+    first_width = config.inner_width * (2 if gated else 1)  # the first layer of a gated MLP has both halves
+    attention: Any = _RotaryAttention if config.rope else _Attention
     trunk = VisionTransformer(
         img_size=config.grid * config.patch_size,
         patch_size=config.patch_size,
@@ -209,20 +269,23 @@ def build_vit(config: ViTConfig, *, drop_path: float = 0.0) -> ViT:
         embed_dim=config.embed_dim,
         depth=config.depth,
         num_heads=config.num_heads,
-        mlp_ratio=mlp_ratio,
+        mlp_ratio=(first_width + 0.5) / config.embed_dim,  # timm rounds the product down
         class_token=config.class_token,
         reg_tokens=config.num_registers,
         no_embed_class=config.num_registers > 0,
+        pos_embed="none" if config.rope else "learn",
         final_norm=config.final_norm,
         init_values=1e-5 if config.layer_scale else None,
         mlp_layer=mlp_layer,
-        act_layer=None if config.mlp == "gelu" else nn.SiLU,  # timm's default, GELU, would reach the gate
+        act_layer=nn.SiLU if gated else None,  # timm's default, GELU, would reach the gate
         dynamic_img_size=True,
         drop_path_rate=drop_path,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        attn_layer=_Attention,
+        norm_layer=partial(nn.LayerNorm, eps=1e-5 if config.rope else 1e-6),
+        attn_layer=attention,
         block_fn=_Block,
     )
     if trunk.cls_token is not None:
         nn.init.trunc_normal_(trunk.cls_token, std=0.02)  # timm's 1e-6 is not what DINO starts from
+    if config.rope:
+        trunk.add_module("rope", Rope(config.embed_dim // config.num_heads))
     return ViT(trunk, config)
