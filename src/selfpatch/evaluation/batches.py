@@ -53,7 +53,7 @@ class Batches(Dataset[Any]):
         if workers < 0:
             raise ValueError(f"workers is {workers}; use 0 or more")
         self._load, self._collate, self._seed, self._workers = load, collate, seed, workers
-        self._num_samples, self._batch_size, self._repeats = num_samples, batch_size, repeats
+        self.num_samples, self._batch_size, self._repeats = num_samples, batch_size, repeats
         self._share = share_of_batch(batch_size)
         self.steps_per_epoch = num_samples // batch_size
 
@@ -81,7 +81,7 @@ class Batches(Dataset[Any]):
         Copies of a sample stand apart in the batch, because mixup mixes neighbours.
         """
         for epoch, batches in epochs_of(first, last, self.steps_per_epoch):
-            order = np.argsort(generator(self._seed, epoch, 0, _ORDER_STREAM).random(self._num_samples), kind="stable")
+            order = np.argsort(generator(self._seed, epoch, 0, _ORDER_STREAM).random(self.num_samples), kind="stable")
             for batch in batches:
                 rows = range(batch * self._batch_size, (batch + 1) * self._batch_size)
                 copies = [(int(order[row // self._repeats]), row % self._repeats) for row in rows]

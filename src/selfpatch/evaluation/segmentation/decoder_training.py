@@ -121,5 +121,6 @@ def train_segmenter(
         return network.loss(*dummy_batch(num_images, config.crop))
 
     training = Training(network, optimizer, dummy_loss, config.batch_size, config.steps, config.precision)
-    output.begins(Work(config.recorded(), {}, network, (1, 3, config.crop, config.crop), 0, training))
+    sizes = {"training images": batches.num_samples}
+    output.begins(Work(config.recorded(), sizes, network, (1, 3, config.crop, config.crop), 0, training))
     return fit(network.train(), loss, batches, optimizer, plan, settings=settings, output=output)

@@ -116,7 +116,8 @@ def _train(
         return segmentation_loss(network(images), labels, mask_side)
 
     training = Training(network, optimizer, dummy_loss, config.batch_size, steps, config.precision)
-    output.begins(Work(config.recorded(), {}, network, (1, 3, config.crop, config.crop), 0, training))
+    sizes = {"training images": batches.num_samples}
+    output.begins(Work(config.recorded(), sizes, network, (1, 3, config.crop, config.crop), 0, training))
     fit(network.train(), loss, batches, optimizer, plan, settings=learned, output=output)
 
 
