@@ -13,6 +13,7 @@ from torch import Tensor
 from selfpatch.api.evaluate import evaluate
 from selfpatch.evaluation.encoders import MeanColour
 from tests.evaluation.correspondence.test_evaluate import write_spair
+from tests.evaluation.depth.conftest import write_depth
 from tests.evaluation.object_discovery.conftest import square, write_voc
 from tests.evaluation.retrieval.conftest import write_retrieval
 from tests.helpers.block_images import write_blocks
@@ -63,6 +64,7 @@ BLOCKS = {"resolution": 32, "memory_patches": 60}
         ],
         ("davis", write_davis, {"resolution": 48}),
         ("correspond", write_pair, {"facet": "token", "resolution": 64}),
+        ("depth", write_depth, {"region": "whole", "crop": (32, 48), "batch_size": 2, "steps": 1, "workers": 0}),
         ("retrieval", write_retrieval, {}),
         ("discover", write_object, {"methods": ("lost", "tokencut")}),
     ],

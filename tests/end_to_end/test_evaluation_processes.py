@@ -17,6 +17,7 @@ from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Result
 from tests.evaluation.correspondence.test_evaluate import write_spair
+from tests.evaluation.depth.conftest import write_depth
 from tests.evaluation.object_discovery.conftest import square, write_voc
 from tests.evaluation.retrieval.conftest import write_retrieval
 from tests.helpers.block_images import write_blocks
@@ -104,6 +105,17 @@ def test_correspond(pool: WorkerPool, tmp_path: Path) -> None:
     pairs = {f"00000{i}-{pair}": points for i, pair in enumerate(("a-b:cat", "b-c:cat", "c-a:dog"))}
     data = write_spair(tmp_path / "data", pairs, images)
     same_as_one(pool, "correspond", data, tmp_path, preset="small", max_pictures=2)
+
+
+def test_depth(pool: WorkerPool, tmp_path: Path) -> None:
+    """The pixels with a depth differ between the processes' parts of a batch."""
+    data = write_depth(tmp_path / "data", train=5)
+    (tmp_path / "data" / "train" / "depth" / "0.png").write_bytes(
+        (tmp_path / "data" / "test" / "depth" / "0.png").read_bytes()
+    )
+    settings = {"region": "whole", "crop": (32, 48), "bins": 16, "batch_size": 4, "steps": 6, "lr": 0.01, "workers": 0}
+    same_as_one(pool, "depth", data, tmp_path, tolerance=1e-4, gradient_weight=0.5, max_pictures=2, **settings)
+    same_training(tmp_path)
 
 
 def test_retrieval(pool: WorkerPool, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tests.parity.check import Check
 from tests.parity.davis_frames import replay_davis_frames
 from tests.parity.davis_metric import replay_davis_metric
 from tests.parity.dense_retrieval import replay_dense_retrieval
+from tests.parity.depth import replay_depth_losses, replay_depth_metrics
 from tests.parity.dinov2_vit import replay_dinov2_vit
 from tests.parity.dinov3_vit import replay_dinov3_vit, replay_rope
 from tests.parity.drawn_crops import replay_crops
@@ -89,6 +90,8 @@ KINDS = (
     Kind("paka", {EXPECTED: ("align.loss",), TENSORS: ("align.student_rois",)}, replay_paka),
     Kind("gram", {EXPECTED: ("published.loss", "batch_level.loss"), TENSORS: ("teacher",)}, replay_gram),
     Kind("koleo", {EXPECTED: ("two_globals_sum",), TENSORS: ("neighbours",)}, replay_koleo),
+    Kind("depth metrics", {EXPECTED: ("NYU_EIGEN",), TENSORS: ("bins.log",)}, replay_depth_metrics),
+    Kind("depth losses", {EXPECTED: ("probe3d.sig",), TENSORS: ("valid",)}, replay_depth_losses),
     Kind("retrieval", {EXPECTED: ("easy", "gnd"), TENSORS: ("ranks",)}, replay_retrieval),
     Kind("fixed positions", {"moco_v3_positions.json": ("shape", "sum_abs")}, replay_fixed_positions),
 )
@@ -96,8 +99,6 @@ KINDS = (
 MISSING_KINDS = (
     MissingKind("neco", {EXPECTED: ("pair3.loss", "full.loss"), TENSORS: ()}, "differentiable sorting and NeCo's loss"),
     MissingKind("debias", {EXPECTED: ("components",), TENSORS: ("projector",)}, "INSID3's and RASA's projections"),
-    MissingKind("depth metrics", {EXPECTED: ("NYU_EIGEN",), TENSORS: ()}, "a depth evaluation"),
-    MissingKind("depth losses", {EXPECTED: ("dinov3.sig",), TENSORS: ()}, "a depth evaluation"),
     MissingKind("distillation", {EXPECTED: ("theia.cosine_of_whole_image",), TENSORS: ()}, "losses of distillation"),
 )
 """Kinds of methods that the project does not have yet."""

@@ -16,9 +16,8 @@ from tests.parity.check import Check, all_hold, compare, compare_exactly, compar
 from tests.parity.kinds import MissingKind
 from tests.parity.replay import find_bundles, kinds_of
 
-LOSSES_AND_OPS = [
-    f"newer/{name}" for name in ("gram", "hummingbird", "koleo", "overclustering", "paka", "retrieval", "sinkhorn")
-]
+NEWER = ["depth_losses", "depth_metrics", "gram", "hummingbird", "koleo", "overclustering", "paka", "retrieval"]
+LOSSES_AND_OPS = [f"newer/{name}" for name in (*NEWER, "sinkhorn")]
 BUNDLES = ["mini/dino", "mini/selfpatch", "mini/sere", "pieces", *LOSSES_AND_OPS]
 """Bundles that travel with the project."""
 SLOW_BUNDLES = ["dino", "selfpatch", "sere", "pieces", "davis_metric", "released/selfpatch_vits", "released/statistics"]

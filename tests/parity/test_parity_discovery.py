@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.parity.__main__ import main
-from tests.parity.kinds import KINDS, MISSING_KINDS
+from tests.parity.kinds import KINDS, MISSING_KINDS, MissingKind
 from tests.parity.replay import find_bundles, kinds_of
 
 
@@ -22,9 +23,16 @@ def write_bundle(folder: Path, expected: dict[str, object], **tensors: torch.Ten
     return folder
 
 
+@pytest.fixture(autouse=True)
+def missing_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plant a kind that the package cannot replay: nearly all that exist are replayed."""
+    planted = MissingKind("planted", {"expected.json": ("planted",), "tensors.safetensors": ()}, "a planted method")
+    monkeypatch.setattr(importlib.import_module("tests.parity.replay"), "MISSING_KINDS", (planted,))
+
+
 def missing_bundle(folder: Path) -> Path:
-    """A bundle of depth metrics, which the package cannot compute."""
-    return write_bundle(folder, {"NYU_EIGEN": []})
+    """A bundle of the planted kind."""
+    return write_bundle(folder, {"planted": []})
 
 
 def test_collections_are_searched_and_documents_are_skipped(golden_dir: Path, tmp_path: Path) -> None:
@@ -60,7 +68,7 @@ def test_the_exit_code_and_the_summary(golden_dir: Path, tmp_path: Path, capsys:
     assert main(bundles) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2:] == ["1 bundles hold, 0 do not, 1 of methods that selfpatch does not have", "parity holds"]
-    assert f"  depth metrics ({bundles[1]}): needs a depth evaluation" in lines
+    assert f"  planted ({bundles[1]}): needs a planted method" in lines
     unknown = str(write_bundle(tmp_path / "unknown", {"what": 1}))
     assert main([*bundles, unknown]) == 1
     lines = capsys.readouterr().out.splitlines()

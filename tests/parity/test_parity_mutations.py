@@ -14,9 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.data.augment import masks, multicrop
+from selfpatch.evaluation.depth import head as depth_head
+from selfpatch.evaluation.depth import metrics as depth_errors
 from selfpatch.evaluation.retrieval import metrics as retrieval_metrics
 from selfpatch.evaluation.segmentation.kmeans import Matching, classes_of_clusters
 from selfpatch.evaluation.video_segmentation import propagation
+from selfpatch.losses import depth as depth_losses
 from selfpatch.losses import gram, koleo, paka, selfpatch
 from selfpatch.losses.ibot import masked_patch_weights
 from selfpatch.models import pooling
@@ -170,6 +173,16 @@ MUTATIONS: dict[str, tuple[tuple[str, str], Plant]] = {
     "precision in place of IoU": (
         ("newer/overclustering", "overclustering"),
         constant(overclustering, "classes_of_clusters", by_precision),
+    ),
+    "window of depth a row lower": (
+        ("newer/depth_metrics", "depth metrics"),
+        constant(depth_errors, "EIGEN_ROWS", (35, 461)),
+    ),
+    "bins without an offset": (("newer/depth_metrics", "depth metrics"), constant(depth_head, "OFFSET", 0.01)),
+    "weight of the mean error": (("newer/depth_losses", "depth losses"), constant(depth_losses, "MEAN_WEIGHT", 0.5)),
+    "gradient steps by powers of two": (
+        ("newer/depth_losses", "depth losses"),
+        constant(depth_losses, "STEPS", (1, 2, 4, 8)),
     ),
     "hard images among the easy": (
         ("newer/retrieval", "retrieval"),

@@ -11,6 +11,7 @@ from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.linear.config import LinearConfig
 from selfpatch.evaluation.config import EvaluationConfig
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
+from selfpatch.evaluation.depth.config import DepthConfig
 from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.retrieval.config import RetrievalConfig
@@ -38,6 +39,7 @@ class Evaluate(Protocol):
 EVALUATIONS: dict[str, type[EvaluationConfig]] = {
     "correspond": CorrespondenceConfig,
     "davis": DAVISConfig,
+    "depth": DepthConfig,
     "detect": DetectionConfig,
     "discover": ObjectDiscoveryConfig,
     "finetune": FinetuneConfig,

@@ -1,6 +1,7 @@
 """Losses of self-supervised learning as modules on plain tensors, for any training loop."""
 
 from selfpatch.losses.center import Center
+from selfpatch.losses.depth import SigLoss, gradient_log_loss, sig_loss
 from selfpatch.losses.dino import DINOConfig, DINOLoss
 from selfpatch.losses.gram import GramConfig, GramLoss
 from selfpatch.losses.ibot import IBOTConfig, IBOTPatchLoss, PatchPrototypes
@@ -16,6 +17,6 @@ from selfpatch.models.heads import PrototypeHead
 __all__ = [
     "Center", "DINOConfig", "DINOLoss", "DenseContrastLoss", "GramConfig", "GramLoss", "IBOTConfig", "IBOTPatchLoss",
     "InfoNCELoss", "KoLeoLoss", "MemoryBank", "PaKALoss", "PatchPrototypes", "PrototypeHead", "SEREChannelLoss",
-    "SEREConfig", "SERELoss", "SERESpatialLoss", "SelfPatchConfig", "SelfPatchLoss", "SwAVConfig", "SwAVHead",
-    "SwAVLoss",
+    "SEREConfig", "SERELoss", "SERESpatialLoss", "SelfPatchConfig", "SelfPatchLoss", "SigLoss", "SwAVConfig",
+    "SwAVHead", "SwAVLoss", "gradient_log_loss", "sig_loss",
 ]  # fmt: skip

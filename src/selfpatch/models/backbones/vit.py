@@ -187,6 +187,15 @@ class ViT(Backbone):
         outputs = deque(self._outputs(embedded, self.num_layers), maxlen=blocks)
         return [self._tokens(raw, embedded) for raw in outputs]
 
+    def raw_tokens(self, images: Tensor, layers: Sequence[int]) -> list[tuple[Tensor | None, Tensor]]:
+        """Return the CLS token [B, D], None if there is none, and patches [B, h, w, D] after blocks, before any norm.
+
+        Blocks count from 1 and rise. Images are [B, C, H, W], normalised.
+        """
+        embedded = self.embed(images)
+        outputs = enumerate(self._outputs(embedded, max(layers)), start=1)
+        return [(x[:, 0] if self.has_class_token else None, self._map(x, embedded)) for i, x in outputs if i in layers]
+
     def facet(self, images: Tensor, name: Literal["query", "key", "value"], block: int = -1) -> Tensor:
         """Return queries, keys or values of a block's attention (LOST, arXiv 2109.14279; arXiv 2112.05814).
 

@@ -1,0 +1,74 @@
+"""Features that depth is predicted from, of images of any size."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from selfpatch.core.types import Encoder
+from selfpatch.evaluation.depth.config import DepthConfig
+from selfpatch.evaluation.depth.head import DepthHead
+from selfpatch.models.backbones.vit import ViT
+from selfpatch.models.encoder import BranchEncoder
+from selfpatch.ops.images import normalise
+
+
+class DepthFeatures:
+    """Patch features of an encoder, or tokens of several blocks of a ViT.
+
+    Attributes:
+        dim: width of the features.
+        blocks: numbers of the blocks, counted from 1; None for the encoder's own features.
+
+    Raises:
+        ValueError: blocks or a CLS token are asked for that the network does not have.
+    """
+
+    def __init__(self, encoder: Encoder, config: DepthConfig) -> None:
+        self.encoder, self.precision = encoder, config.precision
+        self.blocks: tuple[int, ...] | None = None
+        self.cls_token, self.dim = config.cls_token, encoder.dim
+        if config.blocks is None:
+            return
+        if not (isinstance(encoder, BranchEncoder) and isinstance(encoder.backbone, ViT)):
+            raise ValueError(f"blocks is {config.blocks}, but only a ViT of this package has blocks; leave it out")
+        count = encoder.backbone.num_layers
+        if config.blocks > count:
+            raise ValueError(f"blocks is {config.blocks}, but this ViT has {count}; use 1 to {count}")
+        if config.cls_token and not encoder.backbone.has_class_token:
+            raise ValueError("cls_token is on, but this ViT has no CLS token; give --no-cls-token")
+        self.blocks = tuple(round(count * (i + 1) / config.blocks) for i in range(config.blocks))
+        self.dim = encoder.dim * config.blocks * (2 if config.cls_token else 1)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return float32 [B, D, h, w] of normalised images [B, 3, H, W] of whole patches."""
+        device = self.encoder.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            if self.blocks is None:
+                return self.encoder.patches(images).float()
+            assert isinstance(self.encoder, BranchEncoder)
+            assert isinstance(self.encoder.backbone, ViT)
+            parts = []
+            for cls, patches in self.encoder.backbone.raw_tokens(images, self.blocks):
+                parts.append(patches)
+                if self.cls_token:
+                    assert cls is not None
+                    parts.append(cls[:, None, None].expand_as(patches))
+            return torch.cat(parts, -1).movedim(-1, 1).float()
+
+
+def predict_depth(head: DepthHead, features: DepthFeatures, pixels: Tensor) -> Tensor:
+    """Return the depth [B, 1, H, W] in metres of images [B, 3, H, W] in uint8, of any size.
+
+    pad with the mean colour to whole patches, as much on both sides
+    depth = head(features), enlarged to the padded images (bilinear)
+    cut off the padding
+    """
+    encoder = features.encoder
+    images = normalise(pixels.to(encoder.device, non_blocking=True), encoder.mean, encoder.std)
+    (height, width), patch = images.shape[-2:], encoder.patch_size
+    spare_rows, spare_columns = -height % patch, -width % patch
+    top, left = spare_rows // 2, spare_columns // 2
+    padded = F.pad(images, (left, spare_columns - left, top, spare_rows - top))
+    depth = F.interpolate(head(features(padded)), padded.shape[-2:], mode="bilinear")
+    return depth[..., top : top + height, left : left + width]

@@ -1,0 +1,72 @@
+"""Linear head that predicts depth as a mean of bins (AdaBins, arXiv 2011.14141)."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Bins = Literal["linear", "log"]
+Weighting = Literal["linear", "softmax", "sigmoid"]
+OFFSET = 0.1
+"""Added to the rectified logits, so that the weights of all bins are positive."""
+
+
+def bins_to_depth(
+    logits: Tensor, limits: tuple[float, float], *, bins: Bins = "linear", weighting: Weighting = "linear"
+) -> Tensor:
+    """Return the depth [B, 1, h, w] in metres that logits of bins [B, K, h, w] stand for.
+
+        weights = relu(logits) + 0.1, or their softmax or sigmoid, normalised to a sum of 1
+        depth = sum over bins of weight * depth of the bin
+
+    Args:
+        logits: of K depths.
+        limits: depths of the first and the last bin, in metres.
+        bins: spacing of the depths.
+        weighting: how logits become weights.
+    """
+    low, high = limits
+    count, device = logits.shape[1], logits.device
+    if bins == "log":
+        depths = torch.linspace(math.log(low), math.log(high), count, device=device).exp()
+    else:
+        depths = torch.linspace(low, high, count, device=device)
+    if weighting == "softmax":
+        weights = logits.softmax(1)
+    else:
+        weights = logits.relu() + OFFSET if weighting == "linear" else logits.sigmoid()
+        weights = weights / weights.sum(1, keepdim=True)
+    return torch.einsum("bkhw,k->bhw", weights, depths)[:, None]
+
+
+class DepthHead(nn.Module):
+    """Optional batch norm, optional upsampling, a 1x1 convolution to bins, and their mean depth.
+
+    Args:
+        dim: width of the features.
+        num_bins: number of depths.
+        limits: smallest and largest depth, in metres.
+        batch_norm: normalise features first.
+        upsample: factor by which features are enlarged (bilinear) before the convolution.
+        seed: seed of the weights.
+    """
+
+    def __init__(
+        self, dim: int, num_bins: int, limits: tuple[float, float], *, batch_norm: bool, upsample: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.limits, self.upsample = limits, upsample
+        self.norm = nn.BatchNorm2d(dim) if batch_norm else nn.Identity()
+        self.to_bins = nn.Conv2d(dim, num_bins, 1)
+        nn.init.normal_(self.to_bins.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
+        assert self.to_bins.bias is not None
+        nn.init.zeros_(self.to_bins.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the depth [B, 1, u*h, u*w] in metres, u = upsample, of features [B, D, h, w]."""
+        x = self.norm(features)
+        if self.upsample > 1:
+            x = F.interpolate(x, scale_factor=self.upsample, mode="bilinear")
+        return bins_to_depth(self.to_bins(x), self.limits)

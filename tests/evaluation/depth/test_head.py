@@ -1,0 +1,42 @@
+"""Bins by plain loops, and the head's shape and seed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from selfpatch.evaluation.depth.head import DepthHead, bins_to_depth
+
+
+def test_bins_equal_a_plain_loop() -> None:
+    logits = torch.randn(1, 5, 2, 3, generator=torch.Generator().manual_seed(0))
+    values = logits[0, :, 1, 2].tolist()
+    linear = [1 + i * (9 - 1) / 4 for i in range(5)]
+    logarithmic = [math.exp(math.log(1) + i * math.log(9) / 4) for i in range(5)]
+    weights = {
+        "linear": [max(x, 0) + 0.1 for x in values],
+        "softmax": [math.exp(x) for x in values],
+        "sigmoid": [1 / (1 + math.exp(-x)) for x in values],
+    }
+    for weighting, w in weights.items():
+        for bins, depths in (("linear", linear), ("log", logarithmic)):
+            got = bins_to_depth(logits, (1.0, 9.0), bins=bins, weighting=weighting)  # type: ignore[arg-type]
+            expected = sum(a * b for a, b in zip(w, depths, strict=True)) / sum(w)
+            assert got.shape == (1, 1, 2, 3)
+            assert float(got[0, 0, 1, 2]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_depths_stay_inside_of_the_limits() -> None:
+    depth = bins_to_depth(1000 * torch.randn(2, 7, 4, 4), (0.5, 3.0))
+    assert 0.5 <= depth.min() <= depth.max() <= 3
+
+
+def test_the_head_enlarges_and_depends_on_its_seed() -> None:
+    features = torch.randn(2, 6, 3, 4)
+    heads = [DepthHead(6, 8, (0.001, 10.0), batch_norm=True, upsample=4, seed=seed).eval() for seed in (0, 0, 1)]
+    depths = [head(features) for head in heads]
+    assert depths[0].shape == (2, 1, 12, 16)
+    assert torch.equal(depths[0], depths[1])
+    assert not torch.equal(depths[0], depths[2])
