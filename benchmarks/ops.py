@@ -20,6 +20,7 @@ from selfpatch.ops.cross_entropy import Scores, prototype_cross_view_loss, proto
 from selfpatch.ops.linear import gelu_linear, norm_linear
 from selfpatch.ops.neighbours import neighbour_table, top_positives
 from selfpatch.ops.relation import overlap_grids, spatial_relation_loss
+from selfpatch.ops.soft_sort import soft_sort
 from selfpatch.training.optim import clip_gradients, make_optimizer
 
 BATCH, DIM, HEADS, SIDE = 4, 384, 6, 14
@@ -63,6 +64,7 @@ def cases(device: torch.device) -> Iterator[Case]:
     )
     yield from _linear_layers(device, rows)
     yield _relation(device)
+    yield _soft_sort(device)
     yield from _updates(device)
 
 
@@ -94,6 +96,14 @@ def _relation(device: torch.device) -> Case:
         "spatial self-relations of two views",
         lambda: spatial_relation_loss(student, teacher, *grids[:2], HEADS, 0.1).backward(),
         BATCH,
+    )
+
+
+def _soft_sort(device: torch.device) -> Case:
+    """Return the case of NeCo's soft sort: each of 49 points of an image sorts 49 references."""
+    cosines = torch.rand(BATCH, 49, 49, device=device, requires_grad=True)
+    return against_reference(
+        "soft sort of 49 references", lambda: soft_sort(cosines, 100.0)[1].square().sum().backward(), BATCH
     )
 
 

@@ -12,13 +12,16 @@ from pathlib import Path
 from tests.parity.check import Check
 from tests.parity.davis_frames import replay_davis_frames
 from tests.parity.davis_metric import replay_davis_metric
+from tests.parity.debiasing import replay_debiasing
 from tests.parity.dense_retrieval import replay_dense_retrieval
 from tests.parity.depth import replay_depth_losses, replay_depth_metrics
 from tests.parity.dinov2_vit import replay_dinov2_vit
 from tests.parity.dinov3_vit import replay_dinov3_vit, replay_rope
+from tests.parity.distillation import replay_distillation
 from tests.parity.drawn_crops import replay_crops
 from tests.parity.drawn_masks import replay_masks
 from tests.parity.head_facts import replay_head_facts
+from tests.parity.neco import replay_neco
 from tests.parity.newer_losses import replay_gram, replay_koleo, replay_paka
 from tests.parity.overclustering import replay_overclustering
 from tests.parity.parameter_groups import replay_parameter_groups
@@ -93,12 +96,15 @@ KINDS = (
     Kind("depth metrics", {EXPECTED: ("NYU_EIGEN",), TENSORS: ("bins.log",)}, replay_depth_metrics),
     Kind("depth losses", {EXPECTED: ("probe3d.sig",), TENSORS: ("valid",)}, replay_depth_losses),
     Kind("retrieval", {EXPECTED: ("easy", "gnd"), TENSORS: ("ranks",)}, replay_retrieval),
+    Kind("neco", {EXPECTED: ("pair3.loss", "full.loss"), TENSORS: ("full.reference_rows",)}, replay_neco),
+    Kind("position debiasing", {EXPECTED: ("components",), TENSORS: ("projector", "rasa.layers")}, replay_debiasing),
+    Kind(
+        "distillation",
+        {EXPECTED: ("theia.cosine_of_whole_image",), TENSORS: ("student_image_projected",)},
+        replay_distillation,
+    ),
     Kind("fixed positions", {"moco_v3_positions.json": ("shape", "sum_abs")}, replay_fixed_positions),
 )
 
-MISSING_KINDS = (
-    MissingKind("neco", {EXPECTED: ("pair3.loss", "full.loss"), TENSORS: ()}, "differentiable sorting and NeCo's loss"),
-    MissingKind("debias", {EXPECTED: ("components",), TENSORS: ("projector",)}, "INSID3's and RASA's projections"),
-    MissingKind("distillation", {EXPECTED: ("theia.cosine_of_whole_image",), TENSORS: ()}, "losses of distillation"),
-)
+MISSING_KINDS: tuple[MissingKind, ...] = ()
 """Kinds of methods that the project does not have yet."""

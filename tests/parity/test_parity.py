@@ -16,8 +16,9 @@ from tests.parity.check import Check, all_hold, compare, compare_exactly, compar
 from tests.parity.kinds import MissingKind
 from tests.parity.replay import find_bundles, kinds_of
 
-NEWER = ["depth_losses", "depth_metrics", "gram", "hummingbird", "koleo", "overclustering", "paka", "retrieval"]
-LOSSES_AND_OPS = [f"newer/{name}" for name in (*NEWER, "sinkhorn")]
+NEWER = ["debias", "depth_losses", "depth_metrics", "distill", "gram", "hummingbird", "koleo", "neco"]
+NEWER += ["overclustering", "paka", "retrieval", "sinkhorn"]
+LOSSES_AND_OPS = [f"newer/{name}" for name in NEWER]
 BUNDLES = ["mini/dino", "mini/selfpatch", "mini/sere", "pieces", *LOSSES_AND_OPS]
 """Bundles that travel with the project."""
 SLOW_BUNDLES = ["dino", "selfpatch", "sere", "pieces", "davis_metric", "released/selfpatch_vits", "released/statistics"]

@@ -20,16 +20,31 @@ from selfpatch.evaluation.retrieval import metrics as retrieval_metrics
 from selfpatch.evaluation.segmentation.kmeans import Matching, classes_of_clusters
 from selfpatch.evaluation.video_segmentation import propagation
 from selfpatch.losses import depth as depth_losses
-from selfpatch.losses import gram, koleo, paka, selfpatch
+from selfpatch.losses import distill as distillation_losses
+from selfpatch.losses import gram, koleo, neco, paka, selfpatch
+from selfpatch.losses.distill import similarity_divergence as divergence
 from selfpatch.losses.ibot import masked_patch_weights
 from selfpatch.models import pooling
 from selfpatch.models.backbones import dinov3_keys, positions, vit
+from selfpatch.ops import debias, roi_align, rope, soft_sort
 from selfpatch.ops import propagation as op_propagation
-from selfpatch.ops import roi_align, rope
+from selfpatch.ops.contrast import l2_normalize as unit
+from selfpatch.ops.debias import remove_position_layers as remove_layers
 from selfpatch.ops.neighbours import top_positives
+from selfpatch.ops.roi_align import align_overlap as align
 from selfpatch.ops.rope import Rotation
 from selfpatch.ops.sinkhorn import sinkhorn
-from tests.parity import dense_retrieval, dinov3_vit, drawn_crops, newer_losses, overclustering, sinkhorn_losses
+from selfpatch.ops.soft_sort import _wiring as wiring
+from tests.parity import (
+    debiasing,
+    dense_retrieval,
+    dinov3_vit,
+    distillation,
+    drawn_crops,
+    newer_losses,
+    overclustering,
+    sinkhorn_losses,
+)
 from tests.parity.kinds import KINDS
 from tests.parity.test_parity import BUNDLES
 
@@ -104,6 +119,23 @@ def with_key_bias(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     without_masks(monkeypatch)
     monkeypatch.setattr(vit._KeylessBias, "used_bias", lambda projection: projection.bias)
+
+
+def logistic_sort(values: Tensor, steepness: float, network: str = "bitonic") -> tuple[Tensor, Tensor]:
+    """Comparators of a logistic distribution in place of a Cauchy distribution."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "atan", lambda x: torch.pi * (torch.sigmoid(x) - 0.5))
+        return soft_sort.soft_sort(values, steepness, network)
+
+
+def cornered(patches: Tensor, grid: Any) -> Tensor:
+    maps = patches.permute(0, 3, 1, 2)
+    return F.interpolate(maps, tuple(grid), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
+
+
+def basis_with_mean(blank: Tensor, rank: int) -> Tensor:
+    x = F.normalize(blank, dim=-1).flatten(0, -2)
+    return torch.linalg.svd(x.mT, full_matrices=False).U[:, :rank]
 
 
 SHAPES = ("released/selfpatch_vits", "SelfPatch shapes")
@@ -212,6 +244,34 @@ MUTATIONS: dict[str, tuple[tuple[str, str], Plant]] = {
     "kernels of any norm": (("newer/paka", "paka"), constant(paka, "MIN_NORM", 1e-30)),
     "antialiased teacher": (("newer/gram", "gram"), constant(newer_losses, "resize_patches", antialiased)),
     "tokens of any norm": (("newer/gram", "gram"), constant(gram, "l2_normalize", lambda x: x)),
+    "a layer of the sorting network less": (
+        ("newer/neco", "neco"),
+        constant(soft_sort, "_wiring", lambda *settings: tuple(tables[:-1] for tables in wiring(*settings))),
+    ),
+    "logistic comparators": (("newer/neco", "neco"), constant(neco, "soft_sort", logistic_sort)),
+    "references of any norm": (("newer/neco", "neco"), constant(neco, "l2_normalize", lambda x: 0.5 * unit(x))),
+    "targets of the other crop": (
+        ("newer/neco", "neco"),
+        constant(neco, "align_overlap", lambda a, b, box, other, size: align(a, b, box, box, size)),
+    ),
+    "corners aligned": (("newer/distill", "distillation"), constant(distillation_losses, "resize_bilinear", cornered)),
+    "similarities of any norm": (
+        ("newer/distill", "distillation"),
+        constant(distillation_losses, "l2_normalize", lambda x: x),
+    ),
+    "student's similarities as target": (
+        ("newer/distill", "distillation"),
+        constant(distillation, "similarity_divergence", lambda s, t, keys, temp: divergence(t, s, keys, temp)),
+    ),
+    "blank image with its mean": (
+        ("newer/debias", "position debiasing"),
+        constant(debiasing, "position_basis", basis_with_mean),
+    ),
+    "features of any norm": (("newer/debias", "position debiasing"), constant(debias, "l2_normalize", lambda x: x)),
+    "layers in reverse": (
+        ("newer/debias", "position debiasing"),
+        constant(debiasing, "remove_position_layers", lambda x, layers: remove_layers(x, layers.flip(0))),
+    ),
     "the feature itself as nearest": (
         ("newer/koleo", "koleo"),
         constant(koleo, "nearest_others", lambda y: torch.arange(y.shape[-2]).expand(y.shape[:-1])),

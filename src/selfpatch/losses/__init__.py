@@ -3,11 +3,18 @@
 from selfpatch.losses.center import Center
 from selfpatch.losses.depth import SigLoss, gradient_log_loss, sig_loss
 from selfpatch.losses.dino import DINOConfig, DINOLoss
+from selfpatch.losses.distill import (
+    ImageSimilarityLoss,
+    PatchDistillationConfig,
+    PatchDistillationLoss,
+    PatchSimilarityLoss,
+)
 from selfpatch.losses.gram import GramConfig, GramLoss
 from selfpatch.losses.ibot import IBOTConfig, IBOTPatchLoss, PatchPrototypes
 from selfpatch.losses.info_nce import DenseContrastLoss, InfoNCELoss
 from selfpatch.losses.koleo import KoLeoLoss
 from selfpatch.losses.memory_bank import MemoryBank
+from selfpatch.losses.neco import NeCoConfig, NeCoLoss
 from selfpatch.losses.paka import PaKALoss
 from selfpatch.losses.selfpatch import SelfPatchConfig, SelfPatchLoss
 from selfpatch.losses.sere import SEREChannelLoss, SEREConfig, SERELoss, SERESpatialLoss
@@ -16,7 +23,8 @@ from selfpatch.models.heads import PrototypeHead
 
 __all__ = [
     "Center", "DINOConfig", "DINOLoss", "DenseContrastLoss", "GramConfig", "GramLoss", "IBOTConfig", "IBOTPatchLoss",
-    "InfoNCELoss", "KoLeoLoss", "MemoryBank", "PaKALoss", "PatchPrototypes", "PrototypeHead", "SEREChannelLoss",
-    "SEREConfig", "SERELoss", "SERESpatialLoss", "SelfPatchConfig", "SelfPatchLoss", "SigLoss", "SwAVConfig",
-    "SwAVHead", "SwAVLoss", "gradient_log_loss", "sig_loss",
+    "ImageSimilarityLoss", "InfoNCELoss", "KoLeoLoss", "MemoryBank", "NeCoConfig", "NeCoLoss", "PaKALoss",
+    "PatchDistillationConfig", "PatchDistillationLoss", "PatchPrototypes", "PatchSimilarityLoss", "PrototypeHead",
+    "SEREChannelLoss", "SEREConfig", "SERELoss", "SERESpatialLoss", "SelfPatchConfig", "SelfPatchLoss", "SigLoss",
+    "SwAVConfig", "SwAVHead", "SwAVLoss", "gradient_log_loss", "sig_loss",
 ]  # fmt: skip

@@ -1,0 +1,50 @@
+"""Queue of features of earlier steps and of the current batch."""
+
+import torch
+from torch import Tensor
+
+from selfpatch.core.distributed import all_gather
+from selfpatch.models.layers.deferred_state import DeferredState
+
+
+class FeatureQueue(DeferredState):
+    """The newest `size` features, those of the current batch among them; empty at first.
+
+    In contrast to `MemoryBank`, which holds earlier batches alone, a batch may meet its own features.
+
+    Attributes:
+        features: [size, E], newest first.
+        num_filled: number of features so far, an int64 scalar; later rows are 0.
+    """
+
+    features: Tensor
+    num_filled: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.zeros(size, dim))
+        self.register_buffer("num_filled", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def push(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Collect features [n, E] of one micro-batch of this process; n is the same on every process.
+
+        Returns:
+            Features [size, E] and their number, as they will be after the step if no other micro-batch follows.
+        """
+        new = all_gather(features.detach().float()).flatten(0, 1)
+        self.accumulated.append(new)
+        return self._with([new])
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the features of the step, the last micro-batch first, and drop the oldest."""
+        features, num_filled = self._with(self.accumulated[::-1])
+        self.features.copy_(features)
+        self.num_filled.copy_(num_filled)
+        self.discard()
+
+    def _with(self, newest: list[Tensor]) -> tuple[Tensor, Tensor]:
+        rows = torch.cat([*newest, self.features])
+        size = len(self.features)
+        return rows[:size], (self.num_filled + len(rows) - size).clamp(max=size)
