@@ -27,6 +27,8 @@ QUICK_BUNDLES = [
     "released/davis_dino",
     "released/davis_selfpatch",
     "newer/dinov2reg_tiny",
+    "newer/dinov3_tiny",
+    "newer/rope",
     "newer/vos_dinov3",
 ]
 FULL_BUNDLES = [*QUICK_BUNDLES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_BUNDLES)]

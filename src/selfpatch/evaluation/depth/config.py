@@ -7,11 +7,11 @@ from annotated_types import Ge
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, settings
-from selfpatch.evaluation.config import EvaluationConfig, Precision
+from selfpatch.evaluation.config import FrozenConfig
 
 
 @settings
-class DepthConfig(EvaluationConfig):
+class DepthConfig(FrozenConfig):
     """Monocular depth (NYU Depth v2): a linear layer on frozen patch features, trained to predict bins of depth.
 
     RMSE, absolute relative error, a1 and others are means over test images.
@@ -88,8 +88,6 @@ class DepthConfig(EvaluationConfig):
     """Number of images per split, evenly spread; defaults to all."""
     seed: NonNegativeInt = 0
     """Random seed of the head, the order and the crops."""
-    precision: Precision = "float32"
-    """Precision of the encoder; bf16 uses autocast, and features are float32."""
     workers: Annotated[NonNegativeInt, SPEED_ONLY] = 4
     """Number of processes that load training images; changes speed only."""
     max_pictures: Annotated[NonNegativeInt, SPEED_ONLY] = 8
