@@ -209,8 +209,8 @@ OPTIONS = {
         data out channels recipe method objective model patch-size init allow-partial epochs batch-size accumulate seed
         device precision compile loss-weights
         backbone.embed-dim backbone.depth backbone.depths backbone.num-heads backbone.drop-path
-        backbone.position-embedding backbone.positions backbone.initialisation backbone.freeze-patch-embed
-        backbone.frozen-blocks backbone.keep-class-token
+        backbone.position-embedding backbone.positions backbone.rope-rescale backbone.initialisation
+        backbone.freeze-patch-embed backbone.frozen-blocks backbone.keep-class-token
         crops.global-size crops.global-scale crops.num-local crops.local-size crops.local-scale crops.resampling
         crops.flip crops.jitter
         crops.brightness crops.contrast crops.saturation crops.hue crops.grey crops.blur crops.blur-radius

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from annotated_types import Interval, MinLen
+from annotated_types import Ge, Interval, MinLen
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, Fraction, settings
@@ -30,6 +30,9 @@ class BackboneOverrides:
     Defaults to the pretrained model's, else `released`."""
     positions: Literal["learned", "sincos"] = "learned"
     """Position embeddings of a ViT: trained, or fixed sines and cosines (MoCo-v3)."""
+    rope_rescale: Annotated[float, Ge(1)] = 1.0
+    """Largest factor of the student's rotary coordinates (DINOv3's ViT), drawn log-uniformly from 1 / factor on for
+    each block and batch; DINOv3 trains with 2, and 1 draws none."""
     initialisation: Literal["truncated_normal", "xavier"] = "truncated_normal"
     """Initial weights of a ViT's linear layers: normal with a deviation of 0.02 (DINO), or Xavier-uniform (MoCo-v3)."""
     freeze_patch_embed: bool = False

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from selfpatch.core.types import EncoderOutput
 from selfpatch.models.backbones.base import Backbone, disable_drop_path
+from selfpatch.models.backbones.vit import disable_rope_rescale
 from selfpatch.models.encoder import image_token
 from selfpatch.models.pooling import PositivePool
 
@@ -43,7 +44,11 @@ class Branch(nn.Module):
             part.compile(backend=backend)
 
     def make_teacher(self) -> "Branch":
-        """Return a copy without gradients or drop path, in training mode because its heads may hold batch norms."""
+        """Return a copy without gradients, drop path or drawn rotations.
+
+        It is in training mode because its heads may hold batch norms.
+        """
         teacher = copy.deepcopy(self).requires_grad_(False)
         disable_drop_path(teacher)
+        disable_rope_rescale(teacher)
         return teacher

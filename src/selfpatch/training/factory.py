@@ -189,6 +189,13 @@ def _make_backbone(config: RunConfig, architecture: AnyBackboneConfig, *, below_
         if not isinstance(backbone, ViT) or backbone.config.rope:
             raise ValueError(f"backbone.positions is 'sincos', but {config.model} has no position embeddings to fix")
         backbone.fix_positions()
+    if config.backbone.rope_rescale != 1:
+        if not isinstance(backbone, ViT):
+            raise ValueError(
+                f"backbone.rope_rescale is for a ViT with rotary positions, but the model is {config.model}; "
+                "leave it out"
+            )
+        backbone.rescale_rope(config.backbone.rope_rescale)
     if config.backbone.freeze_patch_embed:
         backbone.freeze_embedding()
     return backbone

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from selfpatch.config.sections import OptimizerConfig
+from selfpatch.models.backbones import vit
 from selfpatch.models.backbones.build import MODELS, build_backbone, build_timm
 from selfpatch.models.backbones.config import ViTConfig, backbone_config_from_dict
 from selfpatch.models.backbones.dinov3_keys import to_timm
@@ -135,6 +136,39 @@ def test_timms_own_models_become_ours(name: str, monkeypatch: pytest.MonkeyPatch
         expected, found = made[0].forward_features(x), backbone(x)
     torch.testing.assert_close(found.cls, expected[:, 0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.patches.flatten(1, 2), expected[:, 5:], rtol=1e-4, atol=1e-4)
+
+
+def test_factors_of_coordinates_are_drawn_for_each_block_of_a_student_in_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DINOv3 draws in the loop over blocks, and keeps its teacher in evaluation mode."""
+    settings = {"model": "vit_small_dinov3", "objective": "none", "patch_size": 4}
+    settings |= {"backbone": {"embed_dim": 16, "depth": 3, "num_heads": 2, "rope_rescale": 2.0}}
+    settings |= {"crops": {"global_size": 16, "local_size": 12, "num_local": 2}}
+    student_teacher, scales = tiny_student_teacher(**settings), []
+    drawn = vit.rope_rotation
+    monkeypatch.setattr(vit, "rope_rotation", lambda *given: (scales.append(given[3]), drawn(*given))[1])
+    x, student = images(16, 16), student_teacher.student.backbone
+    student_teacher.teacher.train().backbone(x)
+    student.eval()(x)
+    assert set(scales) == {1.0}
+    scales.clear()
+    student.train()
+    torch.manual_seed(3)
+    first, scales_of_first = student(x).patches, tuple(scales)
+    assert len(set(scales_of_first)) == len(scales_of_first) == 3
+    torch.manual_seed(3)
+    assert torch.equal(student(x).patches, first)
+    for _ in range(100):
+        student.rotation(1, 1)
+    assert 0.5 <= min(scales) < 0.6
+    assert 1.8 < max(scales) <= 2
+
+
+@pytest.mark.parametrize("model", ["vit_tiny", "resnet50"])
+def test_factors_of_coordinates_need_rotary_positions(model: str) -> None:
+    with pytest.raises(ValueError, match=r"rope_rescale is .* rotary positions.*leave it out"):
+        tiny_student_teacher(model=model, objective="none", backbone={"rope_rescale": 2.0})
 
 
 @pytest.mark.parametrize("objective", ["none", "selfpatch+sere"])

@@ -74,13 +74,35 @@ class _RotaryAttention(_Attention):
 
 
 class Rope(nn.Module):
-    """The periods of rotary positions: saved with the weights, because DINOv3's released ones are rounded to bf16."""
+    """Rotary positions. The periods are saved with the weights, because DINOv3's released ones are rounded to bf16.
+
+    Attributes:
+        periods: [d / 4] of a head.
+        rescale: in training, all coordinates are multiplied by a factor between 1 / rescale and rescale, log-uniform,
+            that is drawn for each block and batch; 1 draws none. DINOv3's student has 2, and its teacher 1.
+    """
 
     periods: Tensor
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
+        self.rescale = 1.0
         self.register_buffer("periods", rope_periods(head_dim))
+
+    def forward(self, h: int, w: int) -> Rotation:
+        """Return the rotation of queries and keys on a grid of h x w patches."""
+        scale = 1.0
+        if self.training and self.rescale > 1:
+            bound = math.log(self.rescale)
+            scale = math.exp(torch.empty(()).uniform_(-bound, bound).item())
+        return rope_rotation(h, w, self.periods, scale)
+
+
+def disable_rope_rescale(module: nn.Module) -> None:
+    """Stop drawing factors of rotary coordinates; the module may stay in training mode."""
+    for part in module.modules():
+        if isinstance(part, Rope):
+            part.rescale = 1.0
 
 
 class _Block(Block):
@@ -134,16 +156,22 @@ class ViT(Backbone):
 
     def encode(self, embedded: Tensor) -> Tokens:
         """Run embedded patches through the blocks and the final norm."""
-        x, rotation = self._block_input(embedded), self.rotation(*embedded.shape[1:3])
-        for block in self.trunk.blocks:
+        x = self._block_input(embedded)
+        for block, rotation in zip(self.trunk.blocks, self._rotations(embedded), strict=False):
             x = _through(block, x, rotation)
         return self._tokens(x, embedded)
 
     def rotation(self, h: int, w: int) -> Rotation | None:
         """Return the rotation of queries and keys on a grid of patches, or None if the network has none."""
-        if not self.config.rope:
-            return None
-        return rope_rotation(h, w, self.trunk.get_submodule("rope").get_buffer("periods"))
+        return self.trunk.get_submodule("rope")(h, w) if self.config.rope else None
+
+    def _rotations(self, embedded: Tensor) -> Iterator[Rotation | None]:
+        """Yield the rotation of each block, all alike unless factors of the coordinates are drawn."""
+        drawn = self.config.rope and self.training and self.trunk.get_submodule("rope").rescale != 1
+        rotation = self.rotation(*embedded.shape[1:3])
+        while True:
+            yield rotation
+            rotation = self.rotation(*embedded.shape[1:3]) if drawn else rotation
 
     def _block_input(self, embedded: Tensor) -> Tensor:
         """Return the input of the first block, [B, prefix + N, D]."""
@@ -160,8 +188,8 @@ class ViT(Backbone):
 
     def _outputs(self, embedded: Tensor, last: int) -> Iterator[Tensor]:
         """Yield the tokens [B, prefix + N, D] after each block up to the block `last`, before any norm."""
-        x, rotation = self._block_input(embedded), self.rotation(*embedded.shape[1:3])
-        for block in self.trunk.blocks[:last]:
+        x = self._block_input(embedded)
+        for block, rotation in zip(self.trunk.blocks[:last], self._rotations(embedded), strict=False):
             x = _through(block, x, rotation)
             yield x
 
@@ -203,8 +231,8 @@ class ViT(Backbone):
         rotation. Blocks below 0 count from the end.
         """
         embedded, block = self.embed(images), block % self.num_layers
-        x, rotation = self._block_input(embedded), self.rotation(*embedded.shape[1:3])
-        for earlier in self.trunk.blocks[:block]:
+        x = self._block_input(embedded)
+        for earlier, rotation in zip(self.trunk.blocks[:block], self._rotations(embedded), strict=False):
             x = _through(earlier, x, rotation)
         last = self.trunk.blocks[block]
         projected = last.get_submodule("attn.qkv")(last.get_submodule("norm1")(x))
@@ -234,6 +262,21 @@ class ViT(Backbone):
                     nn.init.zeros_(module.get_parameter("bias"))
         if self.trunk.cls_token is not None:
             nn.init.normal_(self.trunk.cls_token, std=1e-6)
+
+    def rescale_rope(self, largest: float) -> None:
+        """Draw factors up to `largest` of the rotary coordinates in training, see `Rope`.
+
+        Raises:
+            ValueError: the positions are not rotary.
+        """
+        if not self.config.rope:
+            raise ValueError(
+                f"backbone.rope_rescale is {largest}, but this ViT has no rotary positions; leave it out, or use "
+                "vit_small_dinov3 or another of DINOv3's"
+            )
+        rope = self.trunk.get_submodule("rope")
+        assert isinstance(rope, Rope)
+        rope.rescale = largest
 
     def fix_positions(self) -> None:
         """Replace the learned position embeddings by fixed sines and cosines."""
