@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,27 @@ def test_functions_and_baselines_have_dry_runs_too(tmp_path: Path) -> None:
     assert selfpatch.evaluate("davis", "baseline:first-mask", davis, dry_run=True).flops == {}
 
 
+@pytest.mark.parametrize("name", ["linear", "segment"])
+def test_heads_on_frozen_pixels_have_dry_runs_too(name: str, tmp_path: Path) -> None:
+    """Baselines are not on the meta device, but their heads are."""
+    for split in ("train", "val"):
+        for folder in ("cat", "dog"):
+            write_photos(tmp_path / "folders" / split / folder, 2)
+        write_photos(tmp_path / "masks" / "images" / split, 2)
+        for image in (tmp_path / "masks" / "images" / split).iterdir():
+            label = tmp_path / "masks" / "labels" / split / f"{image.stem}.png"
+            label.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (48, 48), 1).save(label)
+    (tmp_path / "masks" / "classes.txt").write_text("sky\nland\n")
+    how = {"linear": {"crop": 32, "resize": 32}, "segment": {"method": "linear", "preset": "small", "batch_size": 2}}
+    data = tmp_path / {"linear": "folders", "segment": "masks"}[name]
+    report = selfpatch.evaluate(name, "baseline:mean-colour:8", data, dry_run=True, device="cpu", **how[name])
+    assert report.parameters["trained"] > 0
+    if name == "segment":
+        with pytest.raises(ValueError, match="num_clusters is 5 for 2 classes"):
+            selfpatch.evaluate(name, "baseline:mean-colour:8", data, dry_run=True, method="kmeans", num_clusters=5)
+
+
 def test_the_command_prints_the_report(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +278,17 @@ def test_the_command_prints_the_report(
     assert main(words) == 0
     assert capsys.readouterr().out == "", "the main process alone prints"
     assert main([*words[:-1], "--radius", "-1", "--dry-run"]) == 2
+
+
+def test_the_command_counts_images_without_caching_them(photos: Path, tmp_path: Path) -> None:
+    for folder in (photos, *photos.iterdir()):
+        os.utime(folder, (1, 1))  # folders that change are not cached
+    words = ["pretrain", "--data", str(photos), "--out", str(tmp_path / "run"), "--device", "cuda:99"]
+    for spelling in ("--dry-run", "--dry_run"):
+        assert main([*words, spelling]) == 2
+        assert files_below(tmp_path) == set()
+    assert main(words) == 2
+    assert files_below(tmp_path / "cache"), "a real run does"
 
 
 @pytest.mark.slow

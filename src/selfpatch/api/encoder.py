@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
-from selfpatch.core.dry_run import in_dry_run
+from selfpatch.core.dry_run import on_device
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry
 from selfpatch.evaluation.encoders import FunctionEncoder, MeanColour, RawPatch
@@ -82,16 +81,11 @@ def open_encoder(
         run = RunDirectory.open(name)
         config = RunConfig.from_saved(run.settings, run.settings_file)
         untrained = untrained_encoder(config, read_weights(name).config)
-        return _on_device(untrained, network_device), Provenance(weights, network_sha256(untrained))
+        return on_device(untrained, network_device), Provenance(weights, network_sha256(untrained))
     encoder, report = load_encoder(weights, load_config, normed_patches=normed_patches)
     if distributed.is_main_process():
         console.print(str(report), highlight=False, soft_wrap=True)
-    return _on_device(encoder, network_device), Provenance(report.source, report.sha256 or network_sha256(encoder))
-
-
-def _on_device(encoder: BranchEncoder, device: torch.device) -> BranchEncoder:
-    """Return the encoder on its device; in a dry run it has no values and stays on the meta device."""
-    return encoder if in_dry_run() else encoder.to(device)
+    return on_device(encoder, network_device), Provenance(report.source, report.sha256 or network_sha256(encoder))
 
 
 def _baseline(name: str, device: str) -> Encoder:

@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> int:
     else:
         from selfpatch.training.factory import recipe_for
 
-        with dry_running(enabled="--dry-run" in arguments):
+        with dry_running(enabled={"--dry-run", "--dry_run"} & {*arguments} != set()):
             base = recipe_for(chosen.get("data", SAMPLES))
     default = replace(base.for_model(chosen.get("model", base.model)), components={}, loss_weights={})
     # tyro leaves over settings of components and names of losses, which it cannot parse.

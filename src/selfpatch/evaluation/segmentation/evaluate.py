@@ -14,7 +14,7 @@ from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.segmentation import decoder_training, finetune, kmeans, knn, linear, logistic
 from selfpatch.evaluation.segmentation.base_config import PatchConfig, SupervisedConfig
-from selfpatch.evaluation.segmentation.config import SegmentationConfig
+from selfpatch.evaluation.segmentation.config import KMeansSegmentationConfig, SegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet, open_dataset
 from selfpatch.evaluation.segmentation.inference import FittedMethod
 from selfpatch.evaluation.segmentation.metrics import Scores, confusion, constant_prediction
@@ -50,6 +50,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
     if len(encoder.mean) != 3:
         raise ValueError(f"the network takes images of {len(encoder.mean)} channels; segmentation sets are RGB, use 3")
     train, test = _open_splits(data, config)
+    if isinstance(config, KMeansSegmentationConfig):  # refused before images are encoded
+        kmeans.count_clusters(config, len(test.classes))
     if isinstance(config, PatchConfig):
         output.begins(_work(encoder, train, test, config))
     method = METHODS[config.method](encoder, train, config, output)

@@ -39,15 +39,10 @@ def fit_kmeans(
     images, and all cluster the patches of all.
 
     Raises:
-        ValueError: one-to-one matching is asked for with another number of clusters than classes.
+        ValueError: as for `count_clusters`.
     """
     num_classes = len(images.classes)
-    num_clusters = config.num_clusters or num_classes
-    if config.matching == "one_to_one" and num_clusters != num_classes:
-        raise ValueError(
-            f"num_clusters is {num_clusters} for {num_classes} classes, but matching one_to_one needs as many; "
-            "leave it out, or set matching to precision"
-        )
+    num_clusters = count_clusters(config, num_classes)
     encoder = in_precision(encoder, config.precision)
     budget = max(1, config.memory_patches // len(images))
     points = []
@@ -73,6 +68,21 @@ def fit_kmeans(
         return torch.from_numpy(class_of[resize_nearest(next(remaining), (image.height, image.width))])
 
     return FittedMethod(predict, config, {"clusters": num_clusters})
+
+
+def count_clusters(config: KMeansSegmentationConfig, num_classes: int) -> int:
+    """Return the number of clusters for a number of classes.
+
+    Raises:
+        ValueError: one-to-one matching is asked for with another number of clusters than classes.
+    """
+    num_clusters = config.num_clusters or num_classes
+    if config.matching == "one_to_one" and num_clusters != num_classes:
+        raise ValueError(
+            f"num_clusters is {num_clusters} for {num_classes} classes, but matching one_to_one needs as many; "
+            "leave it out, or set matching to precision"
+        )
+    return num_clusters
 
 
 def _unit_features(encoder: Encoder, image: Image.Image, config: KMeansSegmentationConfig) -> Tensor:
