@@ -46,6 +46,8 @@ def test_labels_may_be_listed(folder: Path, tmp_path: Path) -> None:
     assert [some.name(i) for i in range(len(some))] == ["blue/blue_1.png", "red/red_0.png", "red/red_3.png"]
     listed.write_text("train/red/red_3.png\r\n./blue_1.png\ntrain/red/red_3.png\n")
     assert with_labels(train, str(listed), seed=0).indices.tolist() == some.indices[[0, 2]].tolist()
+    listed.write_bytes(b"\xef\xbb\xbf  red_3.png \r\nblue_1.png\r\n")
+    assert with_labels(train, str(listed), seed=0).indices.tolist() == some.indices[[0, 2]].tolist(), "as of Windows"
     listed.write_text("\n")
     with pytest.raises(ValueError, match="lists no images; write one name per line"):
         with_labels(train, str(listed), seed=0)

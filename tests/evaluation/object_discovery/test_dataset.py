@@ -53,6 +53,8 @@ def test_coco_and_a_list_of_its_images(tmp_path: Path) -> None:
         assert [image.name for image in open_images(coco, ObjectDiscoveryConfig(image_list=str(listed)))] == [
             "COCO_train2014_000000000025"
         ], "the second image has the id 8, and is taken once"
+    listed.write_bytes(b"\xef\xbb\xbfCOCO_train2014_000000000025.jpg\r\n")
+    assert len(open_images(coco, ObjectDiscoveryConfig(image_list=str(listed)))) == 1, "with a byte order mark"
     listed.write_text("\n")
     with pytest.raises(ValueError, match="is empty; it should name one image per line"):
         open_images(coco, ObjectDiscoveryConfig(image_list=str(listed)))

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfpatch.core.distributed import gather, gather_rows
+from selfpatch.core.lines import read_lines
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.data.decode.pillow import BadImage, Picture, read_picture
@@ -161,7 +162,7 @@ def _first_of_each_class(images: LabelledImages, seed: int, stream: int, count_o
 
 def _listed(images: LabelledImages, file: Path) -> LabelledImages:
     root = Path(images.index.root)
-    lines = (line.strip().removeprefix("./") for line in file.read_text(encoding="utf-8").splitlines())
+    lines = (line.removeprefix("./") for line in read_lines(file))
     wanted = dict.fromkeys(line.removeprefix(f"{root.name}/") for line in lines)
     wanted.pop("", None)
     positions: dict[str, list[int]] = {}

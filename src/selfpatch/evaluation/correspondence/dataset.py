@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from selfpatch.core.lines import read_lines
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
 
 
@@ -62,7 +63,7 @@ def _names(root: Path, config: CorrespondenceConfig) -> list[str]:
     if path is None:
         missing = " or ".join(str(path.relative_to(root)) for path in candidates)
         raise ValueError(f"no SPair-71k at {root}: it has no {missing}; give the folder that holds Layout/")
-    names = list(dict.fromkeys(path.read_text(encoding="utf-8").split()))
+    names = list(dict.fromkeys(word for line in read_lines(path) for word in line.split()))
     if not names:
         raise ValueError(f"{path} is empty; it should name one pair per line")
     return names

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from selfpatch.core.lines import read_lines
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 
 Box = tuple[float, float, float, float]
@@ -74,7 +75,7 @@ def _voc_images(root: Path, split: str, hard: bool) -> Iterator[LabelledImage]:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
         raise ValueError(f"there is no {path}; the splits of {root} are: {known}")
-    for name in dict.fromkeys(line.split()[0] for line in path.read_text().splitlines() if line.strip()):
+    for name in dict.fromkeys(line.split()[0] for line in read_lines(path)):
         boxes = tuple(_voc_boxes(root / "Annotations" / f"{name}.xml", hard))
         yield LabelledImage(name, root / "JPEGImages" / f"{name}.jpg", boxes)
 
@@ -124,13 +125,7 @@ def _listed(images: list[LabelledImage], path: Path) -> list[LabelledImage]:
         raise ValueError(f"there is no list of images {path}; give a text file with one name per line")
     by_name = {image.name: image for image in images}
     by_name |= {image.coco_id: image for image in images if image.coco_id is not None}
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError:
-        raise ValueError(
-            f"{path} is no text file; give one with the name or the COCO id of an image per line"
-        ) from None
-    names = [Path(line.strip()).stem for line in lines if line.strip()]
+    names = [Path(line).stem for line in read_lines(path)]
     names = [name.lstrip("0") if name.isdecimal() and name not in by_name else name for name in names]
     if not names:
         raise ValueError(f"{path} is empty; it should name one image per line")

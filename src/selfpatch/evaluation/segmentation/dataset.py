@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 from scipy.io import loadmat
 
+from selfpatch.core.lines import read_lines
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.result import Progress
@@ -243,7 +244,7 @@ def _listed(path: Path) -> list[str]:
     if not path.is_file():
         splits = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
         raise ValueError(f"there is no list of images {path}; use one of the splits: {splits}")
-    return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    return [line.split()[0] for line in read_lines(path)]
 
 
 def _paired(
@@ -291,7 +292,7 @@ def _read_classes(root: Path) -> Classes:
     path = next((p for p in (root / "classes.txt", root / "class_names.txt") if p.is_file()), None)
     if path is None:
         raise ValueError(f"{root} has no classes.txt; write one with a line `number name` per class")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = read_lines(path)
     entries = list(enumerate(lines))
     if all(line.split()[0].isdecimal() for line in lines):
         entries = [(int(number), name.strip()) for number, _, name in (line.partition(" ") for line in lines)]

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from selfpatch.core.lines import read_lines
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig, Year
 
 IMAGE_SETS: dict[Year, tuple[str, ...]] = {2017: ("2017/val.txt",), 2016: ("2016/val.txt", "480p/val.txt")}
@@ -110,7 +111,7 @@ def _read_image_set(path: Path) -> list[str]:
 
     A line is a name or, in the 2016 download, a frame: `/JPEGImages/480p/<name>/00000.jpg /Annotations/...`.
     """
-    first_words = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    first_words = [line.split()[0] for line in read_lines(path)]
     return [Path(word).parent.name if word.endswith(".jpg") else word for word in first_words]
 
 
