@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.parity.check import Check
-from tests.parity.contents import DOCUMENTS, contents, has_contents
+from tests.parity.contents import DOCUMENTS, contents, entries, has_contents
 from tests.parity.kinds import KINDS, MISSING_KINDS, Kind, MissingKind
 
 RECORDS = {"trajectory.json", "expected.json"}
@@ -20,9 +20,9 @@ def find_bundles(path: Path) -> Iterator[Path]:
     """
     if path.is_file() and path.suffix in DOCUMENTS:
         return
-    found = contents(path) if path.is_dir() else {}
-    below = [path / name for name in found if (path / name).is_dir()]
-    if below and not found.keys() & RECORDS:
+    found = entries(path) if path.is_dir() else []
+    below = [entry for entry in found if entry.is_dir()]
+    if below and not {entry.name for entry in found} & RECORDS:
         for folder in below:
             yield from find_bundles(folder)
     else:

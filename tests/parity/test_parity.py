@@ -15,6 +15,7 @@ from tests.parity import replay
 from tests.parity.check import Check, all_hold, compare, compare_exactly, compare_norms
 from tests.parity.kinds import MissingKind
 from tests.parity.replay import find_bundles, kinds_of
+from tests.parity.report import replay_all
 
 NEWER = ["debias", "depth_losses", "depth_metrics", "distill", "gram", "hummingbird", "koleo", "neco"]
 NEWER += ["overclustering", "paka", "retrieval", "sinkhorn"]
@@ -166,6 +167,19 @@ def test_a_pair_without_overlap_that_samples_something_is_noticed(
 def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no golden bundle; give a folder with"):
         list(replay(tmp_path))
+
+
+def test_damaged_files_fail_alone(golden_dir: Path, tmp_path: Path) -> None:
+    """A bundle whose files cannot be read is named, and the others are replayed."""
+    shutil.copytree(golden_dir / "newer" / "koleo", tmp_path / "good")
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "expected.json").write_text("{")
+    (tmp_path / "tensors").mkdir()
+    (tmp_path / "tensors" / "tensors.safetensors").write_bytes(b"no tensors at all")
+    outcomes = replay_all([tmp_path], lambda _: None)
+    assert [outcome.holds for outcome in outcomes] == [True, False, False]
+    for outcome, file in zip(outcomes[1:], ("expected.json", "tensors.safetensors"), strict=True):
+        assert outcome.error.startswith(f"cannot read {outcome.bundle / file}: ")
 
 
 def test_checks_can_fail() -> None:

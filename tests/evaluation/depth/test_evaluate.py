@@ -157,5 +157,7 @@ def test_a_dry_run_estimates_the_training(tmp_path: Path) -> None:
     assert report.flops
     assert report.data == {"training images": 6, "test images": 3}
     assert report.settings["steps"] == 200
+    baseline = api_evaluate("depth", "baseline:mean-colour:16", data, dry_run=True, device="cpu", **TINY)
+    assert baseline.data == report.data
     with pytest.raises(ValueError, match="cannot read"):
         api_evaluate("depth", tiny_encoder("vit"), data, device="cpu", **TINY)
