@@ -93,6 +93,9 @@ def test_a_suite_has_a_dry_run(capsys: pytest.CaptureFixture[str], run: Path, tm
     assert not (tmp_path / "out").exists()
     (tmp_path / "suite.yaml").write_text(lines[0])
     assert main(command) == 0
+    capsys.readouterr()
+    assert main([*command, "--out", f"{tmp_path}/suite.yaml"]) == 2
+    assert "suite.yaml (File exists); name another folder with --out" in capsys.readouterr().err
 
 
 def test_results_side_by_side(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import tyro
 
 from selfpatch.cli.parsing import DryRunOptions, Flat, NetworkOptions, is_main_process, peek, print_report, read_options
 from selfpatch.config.schema import settings
+from selfpatch.core.atomic_io import make_folder
+from selfpatch.core.dry_run import dry_run as dry_running
 from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.registry import EVALUATIONS
 
@@ -156,6 +158,8 @@ def _dry_run_all(options: SuiteOptions, weights: str) -> int:
     from selfpatch.experiments.suite import read_suite
 
     code = 0
+    with dry_running():
+        make_folder(options.out or "evaluations")
     for entry in read_suite(options.suite):
         try:
             report = evaluate(
