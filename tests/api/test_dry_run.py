@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from selfpatch.config.run import RunConfig
 from selfpatch.data.sample_images import sample_index
 from selfpatch.training.factory import make_loader, make_optimizer, make_student_teacher, open_training_data
 from selfpatch.training.optim import Schedule
+from tests.helpers.block_images import write_blocks
 from tests.helpers.command_line import TINY, write_davis, write_photos
 from tests.helpers.tiny import tiny_config
 
@@ -243,25 +245,29 @@ def test_functions_and_baselines_have_dry_runs_too(tmp_path: Path) -> None:
     assert selfpatch.evaluate("davis", "baseline:first-mask", davis, dry_run=True).flops == {}
 
 
+@pytest.mark.parametrize("kind", ["function", "baseline", "network"])
 @pytest.mark.parametrize("name", ["linear", "segment"])
-def test_heads_on_frozen_pixels_have_dry_runs_too(name: str, tmp_path: Path) -> None:
-    """Baselines are not on the meta device, but their heads are."""
-    for split in ("train", "val"):
-        for folder in ("cat", "dog"):
-            write_photos(tmp_path / "folders" / split / folder, 2)
-        write_photos(tmp_path / "masks" / "images" / split, 2)
-        for image in (tmp_path / "masks" / "images" / split).iterdir():
-            label = tmp_path / "masks" / "labels" / split / f"{image.stem}.png"
-            label.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("L", (48, 48), 1).save(label)
-    (tmp_path / "masks" / "classes.txt").write_text("sky\nland\n")
-    how = {"linear": {"crop": 32, "resize": 32}, "segment": {"method": "linear", "preset": "small", "batch_size": 2}}
-    data = tmp_path / {"linear": "folders", "segment": "masks"}[name]
-    report = selfpatch.evaluate(name, "baseline:mean-colour:8", data, dry_run=True, device="cpu", **how[name])
+def test_heads_on_any_encoder_have_dry_runs(name: str, kind: str, run: Path, photos: Path, tmp_path: Path) -> None:
+    """Baselines, functions and open networks have values; the heads on them have none."""
+    network = selfpatch.load(run, device="cpu")
+    weights = {"function": torch.nn.Conv2d(3, 4, 8, 8), "baseline": "baseline:mean-colour:8", "network": network}[kind]
+    settings: dict[str, Any] = {"crop": 32, "batch_size": 2} | ({"patch_size": 8} if kind == "function" else {})
+    if name == "linear":
+        data, settings = tmp_path / "data", settings | {"resize": 32}
+        for split in ("train", "val"):
+            shutil.copytree(photos, data / split)
+    else:
+        data, settings = write_blocks(tmp_path / "data"), settings | {"method": "linear"}
+    report = selfpatch.evaluate(name, weights, data, device="cpu", dry_run=True, **settings)
     assert report.parameters["trained"] > 0
-    if name == "segment":
-        with pytest.raises(ValueError, match="num_clusters is 5 for 2 classes"):
-            selfpatch.evaluate(name, "baseline:mean-colour:8", data, dry_run=True, method="kmeans", num_clusters=5)
+    assert report.flops["whole training"] > 0
+    assert next(network.parameters()).device.type == "cpu"
+
+
+def test_a_dry_run_counts_the_clusters(tmp_path: Path) -> None:
+    data = write_blocks(tmp_path / "data")
+    with pytest.raises(ValueError, match="num_clusters is 5 for 3 classes"):
+        selfpatch.evaluate("segment", "baseline:mean-colour:8", data, dry_run=True, method="kmeans", num_clusters=5)
 
 
 def test_the_command_prints_the_report(

@@ -1,12 +1,14 @@
 """Open a trained network, an untrained one or a baseline as an encoder."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.checkpoints.load import load_encoder
@@ -14,7 +16,7 @@ from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
-from selfpatch.core.dry_run import on_device
+from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry
 from selfpatch.evaluation.encoders import FunctionEncoder, MeanColour, RawPatch
@@ -81,11 +83,25 @@ def open_encoder(
         run = RunDirectory.open(name)
         config = RunConfig.from_saved(run.settings, run.settings_file)
         untrained = untrained_encoder(config, read_weights(name).config)
-        return on_device(untrained, network_device), Provenance(weights, network_sha256(untrained))
+        return _on_device(untrained, network_device), Provenance(weights, network_sha256(untrained))
     encoder, report = load_encoder(weights, load_config, normed_patches=normed_patches)
     if distributed.is_main_process():
         console.print(str(report), highlight=False, soft_wrap=True)
-    return on_device(encoder, network_device), Provenance(report.source, report.sha256 or network_sha256(encoder))
+    return _on_device(encoder, network_device), Provenance(report.source, report.sha256 or network_sha256(encoder))
+
+
+def _on_device(encoder: BranchEncoder, device: torch.device) -> BranchEncoder:
+    """Return the encoder on its device; in a dry run it has no values and stays on the meta device."""
+    return encoder if in_dry_run() else encoder.to(device)
+
+
+def without_values(encoder: Encoder) -> Encoder:
+    """Return a copy of an encoder on the meta device, where a dry run builds what is trained on top of it."""
+    if isinstance(encoder, nn.Module):
+        return copy.deepcopy(encoder).to("meta")
+    encoder = copy.copy(encoder)
+    encoder.device = torch.device("meta")  # type: ignore[misc]
+    return encoder
 
 
 def _baseline(name: str, device: str) -> Encoder:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
+from torch import nn
 
 from selfpatch.api.dry_run import DryRun, evaluation_report
-from selfpatch.api.encoder import Network, open_network_or_baseline
+from selfpatch.api.encoder import Network, open_network_or_baseline, without_values
 from selfpatch.config.schema import override
 from selfpatch.core import distributed
 from selfpatch.core.atomic_io import make_folder
@@ -98,9 +99,12 @@ def _report(
     config: EvaluationConfig,
     device: torch.device,
 ) -> DryRun:
+    encoder = None if encoder is None else without_values(encoder)
     try:
         measure(name, encoder, record, data, config)
     except DryRunEnds as ready:
+        if encoder is not None and not isinstance(encoder, nn.Module):
+            encoder.device = device  # type: ignore[misc]
         with evaluating(encoder) if encoder is not None else contextlib.nullcontext():
             return evaluation_report(f"evaluate {name}", encoder, ready.work, device)
     raise AssertionError(f"{name} did not call Output.begins before its work")

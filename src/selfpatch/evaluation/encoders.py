@@ -62,18 +62,10 @@ class FunctionEncoder:
         self.patch_size = patch_size
         self.mean, self.std = tuple(mean), tuple(std)
         self.prefix_tokens = prefix_tokens
-        self._device = None if device is None else torch.device(device)
+        self.device = _device_of(function) if device is None else torch.device(device)
         side = max(1, PROBE // patch_size) * patch_size
         black = torch.zeros(1, len(mean), side, side, device=self.device)
         self.dim = dim if dim is not None else self._map(black).shape[1]
-
-    @property
-    def device(self) -> torch.device:
-        """Device that images are moved to."""
-        network = getattr(self.function, "__self__", self.function)
-        if self._device is not None or not isinstance(network, nn.Module):
-            return self._device or torch.device("cpu")
-        return next((p.device for p in network.parameters()), torch.device("cpu"))
 
     def patches(self, images: Tensor) -> Tensor:
         """Return patch features, float32 [B, D, h, w], of normalised images [B, C, H, W]."""
@@ -115,6 +107,12 @@ class FunctionEncoder:
             advice = f", for patches of {patch} pixels"
         wanted = f"[{len(images)}, D, {h}, {w}] or [{len(images)}, {tokens}, D]"
         raise ValueError(f"the function returned features of shape {list(shape)}; return {wanted}{advice}")
+
+
+def _device_of(function: Callable[[Tensor], Any]) -> torch.device:
+    network = getattr(function, "__self__", function)
+    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), torch.device("cpu"))
 
 
 class BFloat16Encoder:

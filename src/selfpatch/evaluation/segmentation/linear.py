@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from torchvision.transforms import functional as tvf
 
 from selfpatch.core.distributed import all_reduce_mean, world_size
-from selfpatch.core.dry_run import on_device
 from selfpatch.core.schedules import Factor, polynomial_factor
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import in_precision
@@ -63,7 +62,7 @@ def fit_linear(
     config = in_steps(config, batches.steps_per_epoch)
     assert config.steps is not None  # `in_steps` has filled it in
     head = LinearHead(encoder.dim, len(train.classes), batch_norm=config.batch_norm, seed=config.seed)
-    on_device(head, encoder.device).train()
+    head.to(encoder.device).train()
     frozen = in_precision(encoder, config.precision)
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:

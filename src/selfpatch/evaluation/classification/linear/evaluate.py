@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfpatch.core.dry_run import on_device
 from selfpatch.core.schedules import cosine_factor
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
@@ -94,7 +93,7 @@ def _work(
 ) -> Work:
     """Return the work of encoding, and of training the last head."""
     device, size = features.encoder.device, (len(features.encoder.mean), config.crop, config.crop)
-    heads = on_device(_make_heads(features.dim, len(train.classes), config.lrs[:1], config.seed), device)
+    heads = _make_heads(features.dim, len(train.classes), config.lrs[:1], config.seed).to(device)
     steps = config.epochs * (len(train) // config.batch_size)
 
     def loss(images: int) -> Tensor:
