@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from torchvision.transforms import functional as tvf
 
 from selfpatch.core.distributed import gather
-from selfpatch.core.dry_run import on_device
 from selfpatch.core.schedules import cosine_factor
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
@@ -87,7 +86,7 @@ def _train(
     head = DepthHead(
         features.dim, config.bins, limits, batch_norm=config.batch_norm, upsample=config.upsample, seed=config.seed
     )
-    trained = on_device(nn.ModuleDict({"head": head, "criterion": SigLoss()}), encoder.device).train()
+    trained = nn.ModuleDict({"head": head, "criterion": SigLoss()}).to(encoder.device).train()
     loss = _loss(trained, features, config)
     optimizer = torch.optim.AdamW(trained.parameters(), config.lr, weight_decay=config.weight_decay)
 
