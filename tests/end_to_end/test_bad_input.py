@@ -280,7 +280,7 @@ REFUSED = [
         "photos has no train/ and val/ (or test/); this evaluation needs",
     ),
     ("evaluate knn --weights run --data knn", "knn has no train/ and val/ (or test/); this evaluation needs both"),
-    ("evaluate nn --weights run --data knn", "there is no evaluation 'nn'; use one of: correspond, davis, detect"),
+    ("evaluate nn --weights run --data knn", "there is no evaluation 'nn'; use one of: correspond, davis, depth"),
     # suites and comparisons
     ("evaluate all --weights run", "selfpatch evaluate all ... --suite ... `selfpatch evaluate all --help`"),
     ("evaluate all --suite photos/000.png", "no weights were named; give --weights with a run directory"),

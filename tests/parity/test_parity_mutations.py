@@ -192,7 +192,7 @@ MUTATIONS: dict[str, tuple[tuple[str, str], Plant]] = {
     ),
     "corners in place of centres": (
         ("newer/dinov3_tiny", "DINOv3 ViT"),
-        constant(vit, "rope_rotation", lambda h, w, periods: rotation_of(h, w, periods, max(h, w) / (max(h, w) - 1))),
+        constant(vit, "rope_rotation", lambda h, w, *rest: rotation_of(h, w, rest[0], max(h, w) / (max(h, w) - 1))),
     ),
     "bias of keys": (
         ("newer/dinov3_tiny", "DINOv3 ViT"),
