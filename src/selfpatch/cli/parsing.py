@@ -46,7 +46,7 @@ class NetworkOptions(WeightsOptions):
 
 @settings
 class DryRunOptions:
-    """Whether a command is only tried out."""
+    """Option of the commands that can be tried out first."""
 
     dry_run: bool = False
     """Check everything, print the settings and an estimate of memory and FLOPs, and stop: no image is read, nothing is

@@ -38,7 +38,7 @@ class BoxSamples:
     true_boxes: Tensor
     """Boxes of their objects [n, 4]; the boxes themselves if the image has no object."""
     is_object: Tensor
-    """Whether a box is an object's own, appended to the proposals, bool [n]."""
+    """Boxes that are the objects' own, appended to the proposals: bool [n]."""
 
     def on_masks(self, masks: Tensor) -> Tensor:
         """Return the indices of boxes on objects that have a mask; `masks` are the objects', uint8 [objects, H, W]."""
