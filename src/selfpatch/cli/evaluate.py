@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from selfpatch.cli.parsing import DryRunOptions, Flat, NetworkOptions, is_main_process, peek, print_report, read_options
+from selfpatch.cli.parsing import DryRunOptions, Flat, NetworkOptions, peek, print_report, read_options
 from selfpatch.config.schema import settings
-from selfpatch.core.atomic_io import make_folder
-from selfpatch.core.dry_run import dry_run as dry_running
+from selfpatch.core.torchrun import announced_rank
 from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.registry import EVALUATIONS
 
@@ -120,7 +119,7 @@ def _evaluate(name: str, arguments: list[str]) -> int:
         return 0
     with _progress_bar(name) as (bar, progress):
         result = evaluate(name, weights, options.data, options.config, **how, progress=progress)
-    if is_main_process():
+    if announced_rank() == 0:
         bar.console.print(result.table())
         if options.out is not None:
             print(f"written to {options.out}")
@@ -153,20 +152,12 @@ def _evaluate_all(arguments: list[str]) -> int:
 
 
 def _dry_run_all(options: SuiteOptions, weights: str) -> int:
-    """Print the report of each evaluation of a suite; one that is refused does not stop the others."""
-    from selfpatch.api.evaluate import evaluate
-    from selfpatch.experiments.suite import read_suite
+    from selfpatch.experiments.suite import dry_run_suite
 
     code = 0
-    with dry_running():
-        make_folder(options.out or "evaluations")
-    for entry in read_suite(options.suite):
-        try:
-            report = evaluate(
-                entry.evaluation, weights, entry.data, dry_run=True, **options.loading(), **entry.settings
-            )
-        except ValueError as error:
-            print(f"selfpatch: {entry.folder}: {error}", file=sys.stderr)
+    for entry, report in dry_run_suite(options.suite, weights, options.out, **options.loading()):
+        if isinstance(report, ValueError):
+            print(f"selfpatch: {entry.folder}: {report}", file=sys.stderr)
             code = 2
         else:
             print_report(report)
@@ -188,7 +179,7 @@ def _progress_bar(name: str) -> Iterator[tuple[ProgressBar, Progress]]:
     """Show a bar, moved by the function that is given out with it."""
     from rich.progress import Progress as ProgressBar
 
-    with ProgressBar(transient=True, disable=not is_main_process()) as bar:
+    with ProgressBar(transient=True, disable=announced_rank() != 0) as bar:
         task = bar.add_task(name, total=None)
 
         def progress(description: str, done: int, total: int) -> None:

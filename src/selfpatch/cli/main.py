@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from selfpatch.api.interrupted import Interrupted
 from selfpatch.core.failures import FailedElsewhere, FailedHere, sentence_of
+from selfpatch.core.torchrun import announced_rank
 from selfpatch.core.version import VERSION
 
 COMMANDS = ("pretrain", "resume", "evaluate", "show", "export", "study", "bench")
@@ -68,6 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(sentence: str, code: int = 2, *, everywhere: bool = False) -> int:
     """Print a sentence, on the main process unless `everywhere`, and return the exit code."""
-    if everywhere or os.environ.get("RANK", "0") == "0":
+    if everywhere or announced_rank() == 0:
         print(f"selfpatch: {sentence}", file=sys.stderr)
     return code

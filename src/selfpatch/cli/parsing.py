@@ -3,7 +3,6 @@
 import contextlib
 import io
 import itertools
-import os
 import re
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import tyro
 
 from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.config.schema import plain, settings
+from selfpatch.core.torchrun import announced_rank
 
 Flat = tyro.conf.arg(name="")
 """Metadata of a field whose own fields are options without a prefix: `config: Annotated[KNNConfig, Flat]`."""
@@ -51,11 +51,6 @@ class DryRunOptions:
     dry_run: bool = False
     """Check everything, print the settings and an estimate of memory and FLOPs, and stop: no image is read, nothing is
     written."""
-
-
-def is_main_process() -> bool:
-    """Return whether this is the process that prints, of those that torchrun started, if any."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def read_options(kind: Any, command: str, arguments: list[str], **tyro_options: Any) -> Any:
@@ -102,7 +97,7 @@ def peek(arguments: list[str], *names: str) -> dict[str, str]:
 
 def print_report(report: Any) -> None:
     """Print the report of a dry run, on the main process alone."""
-    if is_main_process():
+    if announced_rank() == 0:
         from rich.console import Console
 
         Console().print(report)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.failures import FailedElsewhere, FailedHere, sentence_of
+from selfpatch.core.torchrun import announced_rank, announced_world_size
 
 T = TypeVar("T")
 _stores: list[dist.Store] = []
@@ -25,17 +26,16 @@ def is_distributed() -> bool:
 
 def rank() -> int:
     """Return the number of this process within its group, from 0."""
-    return dist.get_rank() if is_distributed() else _announced("RANK", 0)
+    if is_distributed():
+        return dist.get_rank()
+    return announced_rank() if in_dry_run() else 0  # the processes of a dry run do not meet
 
 
 def world_size() -> int:
     """Return the number of processes of the group; in a dry run, of the group to be."""
-    return dist.get_world_size() if is_distributed() else _announced("WORLD_SIZE", 1)
-
-
-def _announced(name: str, alone: int) -> int:
-    """Return what torchrun announces in a dry run, whose processes do not meet."""
-    return int(os.environ.get(name, alone)) if in_dry_run() else alone
+    if is_distributed():
+        return dist.get_world_size()
+    return announced_world_size() if in_dry_run() else 1
 
 
 def is_main_process() -> bool:
@@ -56,7 +56,7 @@ def start(device: str) -> torch.device:
         index = int(os.environ.get("LOCAL_RANK", "0")) if chosen.index is None else chosen.index
         chosen = torch.device("cuda", index)
         torch.cuda.set_device(chosen)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_distributed():
+    if announced_world_size() > 1 and not is_distributed():
         # Both backends at once: tensors reduce over nccl on CUDA, and the stop flag over gloo without a host sync.
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
         patience = datetime.timedelta(minutes=30)
@@ -81,7 +81,7 @@ def process_group(device: str) -> Iterator[None]:
     why: the first to fail, unless it is the main one, raises FailedHere, and those that fail in consequence, because a
     process they wait for is gone, raise FailedElsewhere.
     """
-    joins = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_distributed() and not in_dry_run()
+    joins = announced_world_size() > 1 and not is_distributed() and not in_dry_run()
     if joins:
         start(device)
     try:

@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import functools
 import gc
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from selfpatch.api.interrupted import Interrupted
 from selfpatch.core.atomic_io import make_folder, write_atomically
 from selfpatch.core.distributed import find_device
 from selfpatch.core.machine import num_cores
+from selfpatch.core.torchrun import announced_world_size
 from selfpatch.experiments.collect import collect_results, draw_sheet
 from selfpatch.experiments.jobs import Job, WorkerSlot, is_done, jobs_of, run_job
 from selfpatch.experiments.report import write_study_report
@@ -69,7 +69,7 @@ def run_study(
     Raises:
         ValueError: the file, the data or the folder are invalid, or another process runs the study.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if announced_world_size() > 1:
         raise ValueError("a study starts its own processes, one for each device; call it without torchrun")
     study = read_study(path, data, size)
     slots = _slots(device, processes)

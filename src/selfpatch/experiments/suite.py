@@ -23,12 +23,14 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
+from selfpatch.api.dry_run import DryRun
 from selfpatch.api.encoder import open_network_or_baseline
-from selfpatch.api.evaluate import measure
+from selfpatch.api.evaluate import evaluate, measure
 from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.config.schema import plain
 from selfpatch.core import distributed
-from selfpatch.core.atomic_io import write_atomically
+from selfpatch.core.atomic_io import make_folder, write_atomically
+from selfpatch.core.dry_run import dry_run
 from selfpatch.core.failures import sentence_of
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.registry import EVALUATIONS
@@ -38,6 +40,7 @@ from selfpatch.visualization.markdown import markdown_page
 from selfpatch.visualization.report import MIME, Picture, Section, Table, Text, write_report
 
 Values = Mapping[str, Any]
+EVALUATIONS_FOLDER = Path("evaluations")
 MAX_PICTURES = 12
 """Number of pictures of one evaluation that the report shows."""
 EXAMPLE = "`- davis: {data: DAVIS, resolution: 240}`"
@@ -109,7 +112,7 @@ def evaluate_suite(
         if out is None:  # `runs/photos` -> `photos`, `timm:vit_small` -> `timm-vit_small`
             source = "encoder" if record is None else record.source
             name = re.sub(r"[^\w.]+", "-", Path(source).name or source).strip("-.") or "encoder"
-            out = Path("evaluations") / f"{Path(suite).stem}-{name}"
+            out = EVALUATIONS_FOLDER / f"{Path(suite).stem}-{name}"
         loading = (
             {**plain(LoadConfig()), "normed_patches": True, **(load_options or {})} if isinstance(weights, str) else {}
         )
@@ -119,6 +122,25 @@ def evaluate_suite(
             if notify is not None and distributed.is_main_process():
                 notify(outcome)
         return outcomes
+
+
+def dry_run_suite(
+    suite: str | Path, weights: str, out: str | Path | None = None, **loading: Any
+) -> Iterator[tuple[Entry, DryRun | ValueError]]:
+    """Yield the report of each evaluation of a suite, or why it is refused, which does not stop the others.
+
+    `loading` are the arguments `device` and `load_options` of `evaluate_suite`.
+
+    Raises:
+        ValueError: the file is invalid, or the folder cannot be made.
+    """
+    with dry_run():
+        make_folder(out or EVALUATIONS_FOLDER)
+    for entry in read_suite(suite):
+        try:
+            yield entry, evaluate(entry.evaluation, weights, entry.data, dry_run=True, **loading, **entry.settings)
+        except ValueError as error:
+            yield entry, error
 
 
 def evaluate_entries(

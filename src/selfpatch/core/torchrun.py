@@ -1,0 +1,13 @@
+"""Numbers that torchrun announces to its processes in the environment; imports nothing heavy."""
+
+import os
+
+
+def announced_rank() -> int:
+    """Return the number of this process, from 0; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def announced_world_size() -> int:
+    """Return the number of processes; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
