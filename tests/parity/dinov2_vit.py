@@ -28,18 +28,22 @@ def replay_dinov2_vit(bundle: Path) -> Iterator[Check]:
     backbone = load_released(
         {k.removeprefix(WEIGHTS): x for k, x in t.items() if k.startswith(WEIGHTS)}, expected["heads"]
     )
-    tokens = backbone(t["image"])
-    yield compare("CLS token", tokens.cls, t["out.cls"], TIGHT)
-    yield compare("patches", tokens.patches.flatten(1, 2), t["out.patches"], TIGHT)
-    *_, raw = backbone._outputs(backbone.embed(t["image"]), backbone.num_layers)
-    yield compare("tokens before the final norm", raw, t["out.prenorm"], TIGHT)
-    registers = backbone.trunk.norm(raw)[:, 1 : 1 + expected["registers"]]
-    yield compare("registers", registers, t["out.registers"], TIGHT)
+    yield from compare_tokens(backbone, t, t["out.registers"])
     other = backbone(t["image_other_grid"])
     yield compare("CLS token at another grid", other.cls, t["other_grid.cls"], TIGHT)
     yield compare("patches at another grid", other.patches.flatten(1, 2), t["other_grid.patches"], TIGHT)
     masked = backbone(t["image"], t["mask"].bool().unflatten(1, expected["stored_grid"]))
     yield compare("patches of a masked image", masked.patches.flatten(1, 2), t["masked.patches"], TIGHT)
+
+
+def compare_tokens(backbone: ViT, t: dict[str, Tensor], registers: Tensor) -> Iterator[Check]:
+    """Compare the CLS token, the patches and the registers [B, R, D] of the bundle's image, with and without norm."""
+    tokens = backbone(t["image"])
+    yield compare("CLS token", tokens.cls, t["out.cls"], TIGHT)
+    yield compare("patches", tokens.patches.flatten(1, 2), t["out.patches"], TIGHT)
+    *_, raw = backbone._outputs(backbone.embed(t["image"]), backbone.num_layers)
+    yield compare("tokens before the final norm", raw, t["out.prenorm"], TIGHT)
+    yield compare("registers", backbone.trunk.norm(raw)[:, 1 : 1 + registers.shape[1]], registers, TIGHT)
 
 
 def load_released(released: dict[str, Tensor], num_heads: int | None = None) -> ViT:
