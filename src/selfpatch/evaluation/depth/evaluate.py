@@ -57,8 +57,9 @@ def evaluate(encoder: Encoder, data: str | Path, config: DepthConfig, output: Ou
     train, test = (split.limited(config.limit) for split in open_depth_splits(data, config.depth_scale))
     settings = config.recorded() | {
         "data": str(data), "train_images": len(train), "test_images": len(test), "patch_size": encoder.patch_size,
+        "blocks": features.blocks,
     }  # fmt: skip
-    head = _train(features, train, config, output, settings | {"blocks": features.blocks}, len(test))
+    head = _train(features, train, config, output, settings, len(test))
     values, pictures = _score(head, features, test, config, output)
     unscored = [name for name, scores in values if scores is None]
     scored = [(name, scores) for name, scores in values if scores is not None]
@@ -68,7 +69,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: DepthConfig, output: Ou
     notes = [f"{len(unscored)} test images without a valid depth are left out, e.g. {unscored[0]}."] if unscored else []
     per_image = {name: {metric: scores[metric] for metric in METRICS} for name, scores in scored}
     return Result(
-        "depth", {name: metrics[name] for name in METRICS}, [], settings=settings | {"blocks": features.blocks},
+        "depth", {name: metrics[name] for name in METRICS}, [], settings,
         pictures=pictures, per_image=per_image, notes=notes,
     )  # fmt: skip
 
@@ -90,11 +91,11 @@ def _train(
     loss = _loss(trained, features, config)
     optimizer = torch.optim.AdamW(trained.parameters(), config.lr, weight_decay=config.weight_decay)
 
-    def made_up_loss(num_images: int) -> Tensor:
+    def dummy_loss(num_images: int) -> Tensor:
         pixels = torch.zeros(num_images, 3, height, width, dtype=torch.uint8)
         return loss((pixels, torch.ones(num_images, 1, height, width)))
 
-    training = Training(trained, optimizer, made_up_loss, config.batch_size, config.steps)
+    training = Training(trained, optimizer, dummy_loss, config.batch_size, config.steps)
     patch = encoder.patch_size
     shape = (1, 3, -(-height // patch) * patch, -(-width // patch) * patch)
     encoded = tests * (2 if config.flip_test else 1)

@@ -20,7 +20,7 @@ class DepthFeatures:
         blocks: numbers of the blocks, counted from 1; None for the encoder's own features.
 
     Raises:
-        ValueError: blocks or a CLS token are asked for that the network does not have.
+        ValueError: the network does not have the blocks or the CLS token that the settings name.
     """
 
     def __init__(self, encoder: Encoder, config: DepthConfig) -> None:

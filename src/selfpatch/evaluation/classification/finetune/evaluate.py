@@ -61,13 +61,14 @@ def evaluate(encoder: Encoder, data: str | Path, config: FinetuneConfig, output:
     train = with_labels(train, config.labels, config.seed)
     config = replace(config, batch_size=min(config.batch_size, len(train)))
     settings = config.recorded()
+    recorded = settings | {"data": str(data)}
     classifier = Classifier(encoder, len(train.classes), config).to(encoder.device)
     learned = {**settings, "train": train.fingerprint, "network": encoder_identity(encoder)}
     if config.head_layers:
         learned["projection"] = network_sha256(classifier.head)
     shape = (config.encode_batch, len(encoder.mean), config.crop, config.crop)
     encoded = len(test) + min(len(train), len(test))
-    work = Work(settings | {"data": str(data)}, split_sizes(train, test), classifier, shape, encoded)
+    work = Work(recorded, split_sizes(train, test), classifier, shape, encoded)
     _train(classifier, encoder, train, config, learned, work, output)
     if output.folder is not None and is_main_process():
         tuned = BranchEncoder(classifier.backbone, classifier.pool)
@@ -86,9 +87,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: FinetuneConfig, output:
         map_centre_crops(hits, images, config, len(encoder.mean), what, output.progress, resampling=resampling)
         for images, what in ((test, "test images"), (train.limited(len(test)), "training images"))
     )
-    settings |= {"data": str(data)}
     return trained_result(
-        "finetune", train, test, tested, of_train.values, per_class=config.per_class, settings=settings
+        "finetune", train, test, tested, of_train.values, per_class=config.per_class, settings=recorded
     )
 
 
