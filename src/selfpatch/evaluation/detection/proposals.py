@@ -11,7 +11,13 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from selfpatch.evaluation.detection.config import DetectionConfig
-from selfpatch.evaluation.detection.samples import TrainingTarget, label_anchors, mean_count
+from selfpatch.evaluation.detection.samples import (
+    ANCHOR_IOUS,
+    POSITIVE_ANCHORS,
+    TrainingTarget,
+    label_anchors,
+    mean_count,
+)
 
 NUM_ANCHORS = 256
 """Number of anchors per image that the network is trained on."""
@@ -65,10 +71,10 @@ class ProposalNetwork(RegionProposalNetwork):
         super().__init__(
             StridedAnchors(strides, config.anchor_scale),
             _InFloat32(RPNHead(width, len(RATIOS), conv_depth=config.rpn_depth)),
-            fg_iou_thresh=0.7,
-            bg_iou_thresh=0.3,
+            fg_iou_thresh=ANCHOR_IOUS[1],
+            bg_iou_thresh=ANCHOR_IOUS[0],
             batch_size_per_image=NUM_ANCHORS,
-            positive_fraction=0.5,
+            positive_fraction=POSITIVE_ANCHORS,
             pre_nms_top_n={"training": max(num_training, 2 * config.proposals), "testing": config.proposals},
             post_nms_top_n={"training": num_training, "testing": config.proposals},
             nms_thresh=NMS_IOU,

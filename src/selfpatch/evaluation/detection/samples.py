@@ -12,6 +12,8 @@ from selfpatch.evaluation.detection.augmentation import Target
 
 POSITIVE_SHARE = 0.25
 """Largest share of the sampled boxes that lies on objects."""
+POSITIVE_ANCHORS = 0.5
+"""Largest share of the sampled anchors that lies on objects."""
 ANCHOR_IOUS = (0.3, 0.7)
 """IoU below which an anchor is background, and from which on it is on an object."""
 IGNORED = -1.0
@@ -127,7 +129,7 @@ def label_anchors(
         labels = labels.where(largest < ANCHOR_IOUS[1], 1.0).where(~is_best.any(dim=0), 1.0)
         true_boxes = objects[matched]
     labels = labels.where(usable, IGNORED)
-    chosen = draw_balanced(labels, num, 0.5, target["generator"])
+    chosen = draw_balanced(labels, num, POSITIVE_ANCHORS, target["generator"])
     return torch.full_like(labels, IGNORED).index_copy(0, chosen, labels[chosen]), true_boxes
 
 
