@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from selfpatch.losses import PaKALoss
@@ -18,8 +19,9 @@ def cka(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (kernels[0] * kernels[1]).sum() / (kernels[0].norm() * kernels[1].norm())
 
 
-def test_the_loss_is_that_of_the_kernels_of_each_image() -> None:
-    student, teacher = patches(0).requires_grad_(), patches(1, dim=4)
+@pytest.mark.parametrize("dims", [(6, 4), (12, 10)], ids=["many patches", "few patches"])
+def test_the_loss_is_that_of_the_kernels_of_each_image(dims: tuple[int, int]) -> None:
+    student, teacher = patches(0, dims[0]).requires_grad_(), patches(1, dims[1])
     expected = 1 - torch.stack([cka(a, b) for a, b in zip(student, teacher, strict=True)]).mean()
     loss = PaKALoss()(student, teacher)
     torch.testing.assert_close(loss, expected)

@@ -16,8 +16,7 @@ class PaKALoss(nn.Module):
             loss += 1 - sum(K_s * K_t) / (|K_s| |K_t|)
 
     Patches are not normalised. Both views show the same region on the same grid, see `ops.roi_align.align_overlap`.
-    lightly's released code takes a random subset of more than 512 patches; this takes all, since sum(K_s * K_t) is
-    `|z_s^T z_t|^2`, which needs no matrix of pairs.
+    lightly's released code takes a random subset of more than 512 patches; this takes all.
 
     Example:
         >>> criterion = PaKALoss()
@@ -36,8 +35,9 @@ class PaKALoss(nn.Module):
         kept = torch.ones_like(student[..., 0]) if ignored is None else (~ignored).to(student.dtype)  # [B, N]
         with torch.autocast(student.device.type, enabled=False):
             z_s, z_t = (_centred(x.float(), kept.float()) for x in (student, teacher.detach()))
-            norms = [_product(z, z).clamp(min=MIN_NORM).sqrt() for z in (z_s, z_t)]
-            loss = 1 - _product(z_s, z_t) / (norms[0] * norms[1])  # [B]
+            product, *squares = _kernel_products(z_s, z_t)
+            norm_s, norm_t = (square.clamp(min=MIN_NORM).sqrt() for square in squares)
+            loss = 1 - product / (norm_s * norm_t)  # [B]
         counted = (kept.sum(1) >= 2).float()
         return (loss * counted).sum() / counted.sum().clamp(min=1)
 
@@ -48,6 +48,12 @@ def _centred(x: Tensor, kept: Tensor) -> Tensor:
     return (x - mean[:, None]) * kept[..., None]
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Compute the sum over pairs of patches of both kernels' product, [B]: sum((a a^T) * (b b^T)) = |a^T b|^2."""
-    return (a.mT @ b).square().sum((-2, -1))
+def _kernel_products(a: Tensor, b: Tensor) -> list[Tensor]:
+    """Return sum(K_a * K_b), sum(K_a * K_a) and sum(K_b * K_b), [B] each, of the kernels K_a = a a^T and K_b = b b^T.
+
+    Each equals |a^T b|^2, so that many patches need no matrix of pairs, and few patches none of channels.
+    """
+    if a.shape[1] > min(a.shape[2], b.shape[2]):
+        return [(x.mT @ y).square().sum((-2, -1)) for x, y in ((a, b), (a, a), (b, b))]
+    kernel_a, kernel_b = a @ a.mT, b @ b.mT
+    return [x.sum((-2, -1)) for x in (kernel_a * kernel_b, kernel_a.square(), kernel_b.square())]
