@@ -17,7 +17,7 @@ from selfpatch.core import distributed
 from selfpatch.core.cost import MAX_IMAGES, Cost, measure, measure_batch
 from selfpatch.core.machine import autocast_dtype, device_name
 from selfpatch.core.types import Views
-from selfpatch.evaluation.work import Training, Work
+from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.training import factory
 from selfpatch.training.dataset import TrainingData
 from selfpatch.training.optim import Schedule, set_hyperparameters
@@ -198,12 +198,12 @@ def _dummy_views(config: RunConfig, student_teacher: StudentTeacher, images: int
     return Views(global_crops, local_crops, torch.ones(len(recipes), images, 5), torch.zeros(images).long(), masks)
 
 
-def evaluation_report(command: str, encoder: Any, work: Work, device: torch.device) -> DryRun:
+def evaluation_report(command: str, encoder: Any, workload: Workload, device: torch.device) -> DryRun:
     """Return the report of an evaluation that is ready to begin."""
     parameters, memory, flops = {}, {}, {}
     groups: list[dict[str, Any]] = []
     networks = [encoder] if isinstance(encoder, nn.Module) else []
-    training, precision = work.training, work.settings.get("precision", "float32")
+    training, precision = workload.training, workload.settings.get("precision", "float32")
     if networks:
         parameters = count_parameters(encoder=encoder)
     if training is not None:
@@ -212,13 +212,13 @@ def evaluation_report(command: str, encoder: Any, work: Work, device: torch.devi
         memory = memory_of(nn.ModuleList([*networks, training.network]), training.optimizer, 0)
     elif networks:
         memory = memory_of(encoder, None, 0)
-    if work.forward is not None:
-        forward = _test_cost(work, networks, training, device)
-        images = work.shape[0]
+    if workload.forward is not None:
+        forward = _test_cost(workload, networks, training, device)
+        images = workload.shape[0]
         memory["activations"] = forward.activation_bytes
         flops = {"forward pass of one image": forward.forward_flops // images}
-        if work.encoded:
-            flops["encoding all images"] = flops["forward pass of one image"] * work.encoded
+        if workload.encoded:
+            flops["encoding all images"] = flops["forward pass of one image"] * workload.encoded
     if training is not None:
         images = -(-training.batch_size // distributed.world_size())
         autocast = torch.bfloat16 if training.precision == "bf16" else None
@@ -228,13 +228,15 @@ def evaluation_report(command: str, encoder: Any, work: Work, device: torch.devi
         flops |= {"training step": per_step, "whole training": per_step * training.steps}
     if memory:
         memory["total"] = sum(memory.values())
-    notes = [*work.notes, *([estimate_note(device)] if flops else [])]
+    notes = [*workload.notes, *([estimate_note(device)] if flops else [])]
     precision = {"float32": "fp32"}.get(precision, precision)
-    return DryRun(command, work.settings, work.data, parameters, groups, memory, flops, str(device), precision, notes)
+    return DryRun(
+        command, workload.settings, workload.data, parameters, groups, memory, flops, str(device), precision, notes
+    )
 
 
-def _test_cost(work: Work, networks: list[nn.Module], training: Training | None, device: torch.device) -> Cost:
-    forward, shape = work.forward, work.shape
+def _test_cost(workload: Workload, networks: list[nn.Module], training: Training | None, device: torch.device) -> Cost:
+    forward, shape = workload.forward, workload.shape
     assert forward is not None
     modules = [*networks, *([] if training is None else [training.network.eval()])]
 

@@ -22,7 +22,7 @@ from selfpatch.evaluation import registry
 from selfpatch.evaluation.compare import compare
 from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.result import Output, Progress, Provenance, Result, silent
-from selfpatch.evaluation.work import DryRunEnds
+from selfpatch.evaluation.workload import DryRunEnds
 from selfpatch.models.features import evaluating
 
 __all__ = ["compare", "evaluate", "measure", "presets"]
@@ -106,8 +106,8 @@ def _report(
         if encoder is not None and not isinstance(encoder, nn.Module):
             encoder.device = device  # type: ignore[misc]
         with evaluating(encoder) if encoder is not None else contextlib.nullcontext():
-            return evaluation_report(f"evaluate {name}", encoder, ready.work, device)
-    raise AssertionError(f"{name} did not call Output.begins before its work")
+            return evaluation_report(f"evaluate {name}", encoder, ready.workload, device)
+    raise AssertionError(f"{name} did not call Output.announce before its first image")
 
 
 def measure(

@@ -16,7 +16,7 @@ from selfpatch.core.atomic_io import write_atomically
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.machine import current_versions
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.work import DryRunEnds, Work
+from selfpatch.evaluation.workload import DryRunEnds, Workload
 
 Cell = str | int | float
 Progress = Callable[[str, int, int], None]
@@ -35,10 +35,10 @@ class Output:
     """Existing folder for pictures and for checkpoints that a second call continues; if None, nothing is written."""
     progress: Progress = silent
 
-    def begins(self, work: Work) -> None:
-        """Declare the work, once all is checked that can be checked without reading an image; a dry run ends here."""
+    def announce(self, workload: Workload) -> None:
+        """Declare the workload, once all that needs no image is checked; a dry run ends here."""
         if in_dry_run():
-            raise DryRunEnds(work)
+            raise DryRunEnds(workload)
 
 
 NO_OUTPUT = Output()

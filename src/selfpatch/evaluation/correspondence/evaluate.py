@@ -28,7 +28,7 @@ from selfpatch.evaluation.correspondence.visualize import draw_matches
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.sharding import share_of
-from selfpatch.evaluation.work import Work
+from selfpatch.evaluation.workload import Workload
 
 BASELINE = "baseline:position"
 MAX_FEATURE_VALUES = 2**29
@@ -77,15 +77,15 @@ class _FeatureCache:
         return self._maps[path]
 
 
-def _work(encode: DenseEncoder, pairs: list[Pair], config: CorrespondenceConfig, facts: dict[str, Any]) -> Work:
-    """Return the work of encoding each image once; images are taken as 4:3 if they keep their shape."""
+def _workload(encode: DenseEncoder, pairs: list[Pair], config: CorrespondenceConfig, facts: dict[str, Any]) -> Workload:
+    """Return the workload of encoding each image once; images are taken as 4:3 if they keep their shape."""
     encoder, images = encode.encoder, {path for pair in pairs for path in (pair.source, pair.target)}
     width, height = network_size((4, 3), config, encoder.patch_size)
     note = f"Images are taken as {width} x {height} pixels; matching is not in the estimate."
     settings = config.recorded() | encoder.recorded() | {"stride": config.stride or encoder.patch_size} | facts
     sizes = {"pairs": len(pairs), "images": len(images)}
     shape = (1, len(encoder.mean), height, width)
-    return Work(settings, sizes, encode.features, shape, encoded=len(images), notes=(note,))
+    return Workload(settings, sizes, encode.features, shape, encoded=len(images), notes=(note,))
 
 
 def evaluate(encoder: Encoder, data: str | Path, config: CorrespondenceConfig, output: Output = NO_OUTPUT) -> Result:
@@ -104,7 +104,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: CorrespondenceConfig, o
     """
     encode = DenseEncoder(encoder, config)
     pairs = open_pairs(data, config)
-    output.begins(_work(encode, pairs, config, {"data": str(data), "pairs": len(pairs)}))
+    output.announce(_workload(encode, pairs, config, {"data": str(data), "pairs": len(pairs)}))
     cache = _FeatureCache(encode, len(encoder.mean))
     drawn = set(evenly_spread(np.arange(len(pairs)), config.max_pictures).tolist())
     scored, baseline, pictures = list[ScoredPair](), list[ScoredPair](), list[str]()

@@ -29,7 +29,7 @@ from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, encoder_identity
 from selfpatch.evaluation.sharding import share_of
-from selfpatch.evaluation.work import Training, Work
+from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.losses.depth import SigLoss, gradient_log_loss
 
 
@@ -101,7 +101,7 @@ def _train(
     encoded = tests * (2 if config.flip_test else 1)
     sizes = {"training images": len(train), "test images": tests}
     note = "Test images are taken as large as the training crops."
-    output.begins(Work(settings, sizes, features, shape, encoded, training, (note,)))
+    output.announce(Workload(settings, sizes, features, shape, encoded, training, (note,)))
     learned = config.learned()
     if output.folder is not None:
         learned |= {"training_data": train.fingerprint(), "network": encoder_identity(encoder)}

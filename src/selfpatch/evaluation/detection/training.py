@@ -19,7 +19,7 @@ from selfpatch.evaluation.detection.pyramid import InnerMaps, LastMap, Pyramid
 from selfpatch.evaluation.finetuning import layer_groups, require_network, trainable_copy
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output
-from selfpatch.evaluation.work import Training, Work
+from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.backbones.resnet import ResNet
 from selfpatch.models.layers.batch_norm import BatchNorm
 from selfpatch.ops.images import normalise
@@ -95,7 +95,7 @@ def train(
     training = Training(
         network, optimizer, partial(loss_without_sampling, network, config), config.batch_size, steps, config.precision
     )
-    output.begins(Work(config.recorded(), {"training images": len(split.images)}, training=training, notes=NOTES))
+    output.announce(Workload(config.recorded(), {"training images": len(split.images)}, training=training, notes=NOTES))
     fit(network.train(), loss, batches, optimizer, plan, settings=settings, output=output)
     with torch.no_grad(), torch.autocast(encoder.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         average_statistics(network, loss, batches.steps(steps, steps + config.precise_bn))

@@ -16,7 +16,7 @@ from selfpatch.evaluation.object_discovery.visualize import draw_boxes
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.sharding import share_of
-from selfpatch.evaluation.work import Work
+from selfpatch.evaluation.workload import Workload
 from selfpatch.ops.discovery import attended, lost, pixel_box, tokencut
 
 BASELINES = {"baseline:whole-image": whole_image, "baseline:centre": centre_box}
@@ -48,14 +48,14 @@ def _attention(view: PatchView, padded: Tensor, head: int | None) -> Tensor:
     return heads[head]
 
 
-def _work(view: PatchView, images: list[LabelledImage], config: ObjectDiscoveryConfig, data: str) -> Work:
-    """Return the work of encoding each image; images, which keep their size, are taken as 500 x 375 pixels."""
+def _workload(view: PatchView, images: list[LabelledImage], config: ObjectDiscoveryConfig, data: str) -> Workload:
+    """Return the workload of encoding each image; images, which keep their size, are taken as 500 x 375 pixels."""
     layer = view.layer
     height, width = (-(-side // layer.patch_size) * layer.patch_size for side in (375, 500))
     note = "Images are taken as 500 x 375 pixels; the search for objects is not in the estimate."
     settings = config.recorded() | layer.recorded() | {"features": view.description, "data": data}
     shape = (1, len(layer.mean), height, width)
-    return Work(settings, {"images": len(images)}, view.features, shape, encoded=len(images), notes=(note,))
+    return Workload(settings, {"images": len(images)}, view.features, shape, encoded=len(images), notes=(note,))
 
 
 def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, output: Output = NO_OUTPUT) -> Result:
@@ -83,7 +83,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
     images = [image for image in all_images if image.boxes]
     if not images:
         raise ValueError(f"none of the {len(all_images)} images of {data} has a box; there is nothing to score")
-    output.begins(_work(view, images, config, str(data)))
+    output.announce(_workload(view, images, config, str(data)))
     per_image: dict[str, dict[str, float]] = {}
     ious_of_images: list[dict[str, float]] = []
     pictures: list[str] = []

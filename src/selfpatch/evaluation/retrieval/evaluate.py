@@ -22,7 +22,7 @@ from selfpatch.evaluation.retrieval.dataset import Box, Query, RetrievalSet, ope
 from selfpatch.evaluation.retrieval.metrics import mean_scores, rank_database, ranked_marks, score_levels
 from selfpatch.evaluation.retrieval.visualize import draw_ranking
 from selfpatch.evaluation.sharding import share_of
-from selfpatch.evaluation.work import Work
+from selfpatch.evaluation.workload import Workload
 from selfpatch.ops.images import normalise
 
 SCALES = (1.0, 2**-0.5, 0.5)
@@ -55,7 +55,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: RetrievalConfig, output
         raise ValueError(f"{data} has queries without bbx; give --no-crop-queries, or add their boxes to gnd")
     settings = config.recorded() | {"data": str(data), "images": len(images.database), "queries": len(images.queries)}
     encoder = in_precision(encoder, config.precision)
-    output.begins(_work(encoder, images, config, settings))
+    output.announce(_workload(encoder, images, config, settings))
     database = _features(encoder, images.database, [None] * len(images.database), config, "database", output)
     boxes = [query.box if config.crop_queries else None for query in images.queries]
     queries = _features(encoder, [query.image for query in images.queries], boxes, config, "queries", output)
@@ -84,13 +84,13 @@ def evaluate(encoder: Encoder, data: str | Path, config: RetrievalConfig, output
     return Result("retrieval", metrics, rows, settings, pictures=pictures, per_image=per_image, notes=notes)
 
 
-def _work(encoder: Encoder, images: RetrievalSet, config: RetrievalConfig, settings: dict[str, object]) -> Work:
-    """Return the work of encoding each image once; images are taken as 4:3."""
+def _workload(encoder: Encoder, images: RetrievalSet, config: RetrievalConfig, settings: dict[str, object]) -> Workload:
+    """Return the workload of encoding each image once; images are taken as 4:3."""
     patch = encoder.patch_size
     height, width = (max(1, side // patch) * patch for side in (config.resolution * 3 // 4, config.resolution))
     note = f"Images are taken as {width} x {height} pixels" + (", at one of three scales." * config.multiscale or ".")
     sizes = {"database images": len(images.database), "queries": len(images.queries)}
-    return Work(settings, sizes, encoder.image, (1, 3, height, width), encoded=sum(sizes.values()), notes=(note,))
+    return Workload(settings, sizes, encoder.image, (1, 3, height, width), encoded=sum(sizes.values()), notes=(note,))
 
 
 def _features(

@@ -26,7 +26,7 @@ from selfpatch.evaluation.segmentation.decoder_config import DecoderConfig
 from selfpatch.evaluation.segmentation.decoders import Norm
 from selfpatch.evaluation.segmentation.inference import FittedMethod, image_predictor
 from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps, default_blocks
-from selfpatch.evaluation.work import Training, Work
+from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
@@ -122,5 +122,5 @@ def train_segmenter(
 
     training = Training(network, optimizer, dummy_loss, config.batch_size, config.steps, config.precision)
     sizes = {"training images": batches.num_samples}
-    output.begins(Work(config.recorded(), sizes, network, (1, 3, config.crop, config.crop), 0, training))
+    output.announce(Workload(config.recorded(), sizes, network, (1, 3, config.crop, config.crop), 0, training))
     return fit(network.train(), loss, batches, optimizer, plan, settings=settings, output=output)

@@ -19,7 +19,7 @@ from selfpatch.evaluation.segmentation.dataset import SegmentationSet, open_data
 from selfpatch.evaluation.segmentation.inference import FittedMethod
 from selfpatch.evaluation.segmentation.metrics import Scores, confusion, constant_prediction
 from selfpatch.evaluation.segmentation.visualize import overlay_row, save_rows
-from selfpatch.evaluation.work import Work
+from selfpatch.evaluation.workload import Workload
 
 METHODS: dict[str, Callable[..., FittedMethod]] = {
     "knn": knn.fit_knn,
@@ -53,7 +53,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
     if isinstance(config, KMeansSegmentationConfig):  # refused before images are encoded
         kmeans.count_clusters(config, len(test.classes))
     if isinstance(config, PatchConfig):
-        output.begins(_work(encoder, train, test, config))
+        output.announce(_workload(encoder, train, test, config))
     method = METHODS[config.method](encoder, train, config, output)
     num_classes = len(test.classes)
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
@@ -83,15 +83,15 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
     return Result("segment", metrics, scores.rows(test.classes), settings, pictures=pictures, per_image=per_image)
 
 
-def _work(encoder: Encoder, train: SegmentationSet, test: SegmentationSet, config: PatchConfig) -> Work:
-    """Return the work of a method that learns from patches; those that train declare their own."""
+def _workload(encoder: Encoder, train: SegmentationSet, test: SegmentationSet, config: PatchConfig) -> Workload:
+    """Return the workload of a method that learns from patches; those that train declare their own."""
     learned = len(train) if isinstance(config, SupervisedConfig) else 0
     sizes = {"training images": learned, "test images": len(test), "classes": len(test.classes)}
     side = max(1, config.resolution // encoder.patch_size) * encoder.patch_size
     note = f"Images are taken as {side} pixels square; neighbours and clusters are not in the estimate."
     encoded = len(test) + (learned or len(test))
     forward = in_precision(encoder, config.precision).patches
-    return Work(config.recorded(), sizes, forward, (1, 3, side, side), encoded, notes=(note,))
+    return Workload(config.recorded(), sizes, forward, (1, 3, side, side), encoded, notes=(note,))
 
 
 def _open_splits(data: str | Path, config: SegmentationConfig) -> tuple[SegmentationSet, SegmentationSet]:

@@ -28,7 +28,7 @@ from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.decoder_config import FinetuneSegmentationConfig
 from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at
 from selfpatch.evaluation.segmentation.linear import segmentation_loss
-from selfpatch.evaluation.work import Training, Work
+from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
@@ -117,7 +117,7 @@ def _train(
 
     training = Training(network, optimizer, dummy_loss, config.batch_size, steps, config.precision)
     sizes = {"training images": batches.num_samples}
-    output.begins(Work(config.recorded(), sizes, network, (1, 3, config.crop, config.crop), 0, training))
+    output.announce(Workload(config.recorded(), sizes, network, (1, 3, config.crop, config.crop), 0, training))
     fit(network.train(), loss, batches, optimizer, plan, settings=learned, output=output)
 
 

@@ -26,7 +26,7 @@ from selfpatch.evaluation.segmentation.config import LinearSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at, image_predictor
 from selfpatch.evaluation.segmentation.patches import whole_features
-from selfpatch.evaluation.work import Training, Work
+from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.features import patch_features
 
 SLIDE = 2 / 3
@@ -87,7 +87,7 @@ def fit_linear(
 
     sizes = {"training images": len(train), "classes": len(train.classes)}
     training = Training(head, optimizer, dummy_loss, config.batch_size, config.steps)
-    output.begins(Work(config.recorded(), sizes, frozen.patches, (1, 3, config.crop, config.crop), 0, training))
+    output.announce(Workload(config.recorded(), sizes, frozen.patches, (1, 3, config.crop, config.crop), 0, training))
     fit(head, loss, batches, optimizer, plan, settings=learned, output=output)
     return _fitted(frozen, head.eval(), config, len(train.classes))
 

@@ -16,7 +16,7 @@ from selfpatch.evaluation.video_segmentation.dataset import Clip, open_clips, re
 from selfpatch.evaluation.video_segmentation.metrics import frame_scores, means_over_objects, object_rows, scored_frames
 from selfpatch.evaluation.video_segmentation.propagation import Stopwatch, network_size, propagate_first_mask
 from selfpatch.evaluation.video_segmentation.visualize import panel, shown_frames
-from selfpatch.evaluation.work import Work
+from selfpatch.evaluation.workload import Workload
 from selfpatch.models.layer_encoder import LayerEncoder
 
 Rows = list[dict[str, Cell]]
@@ -49,7 +49,7 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
         clip.require_files(frames=config.results is None)
     if config.results is not None:
         return _score_results(config.results, clips, used, output)
-    output.begins(_work(layer, clips, config, used))
+    output.announce(_workload(layer, clips, config, used))
     for clip in clips:
         clip.require_masks()
         clip.require_frames()
@@ -97,18 +97,18 @@ def _grids(clips: Sequence[Clip], layer: LayerEncoder, config: DAVISConfig) -> s
     return ", ".join(dict.fromkeys(" x ".join(str(side // layer.patch_size) for side in size) for size in sizes))
 
 
-def _work(layer: LayerEncoder | None, clips: Sequence[Clip], config: DAVISConfig, used: dict[str, Any]) -> Work:
-    """Return the work of encoding each frame once; frames are taken as 16:9, as most of DAVIS' are."""
+def _workload(layer: LayerEncoder | None, clips: Sequence[Clip], config: DAVISConfig, used: dict[str, Any]) -> Workload:
+    """Return the workload of encoding each frame once; frames are taken as 16:9, as most of DAVIS' are."""
     frames = sum(len(clip.frames) for clip in clips)
     sizes = {"sequences": len(clips), "frames": frames}
     if layer is None:
-        return Work(used, sizes)
+        return Workload(used, sizes)
     height, width = network_size(9, 16, config.resolution, layer.patch_size)
     grid = f"{height // layer.patch_size} x {width // layer.patch_size}"
     note = f"Frames are taken as {width} x {height} pixels, {grid} patches; propagation is not in the estimate."
     settings = {**config.recorded(), **layer.recorded(), **used}
     forward = in_precision(layer, config.precision).patches
-    return Work(settings, sizes, forward, (1, len(layer.mean), height, width), frames, notes=(note,))
+    return Workload(settings, sizes, forward, (1, len(layer.mean), height, width), frames, notes=(note,))
 
 
 def _score_results(results: str, clips: list[Clip], used: dict[str, Any], output: Output) -> Result:
@@ -122,7 +122,7 @@ def _score_results(results: str, clips: list[Clip], used: dict[str, Any], output
     missing = [clip.name for clip in clips if not (Path(results) / clip.name).is_dir()]
     if missing:
         raise ValueError(f"{results} has no results for {', '.join(missing)}; add them, or name the sequences to score")
-    output.begins(Work({"results": results, **used}, {"sequences": len(clips)}))
+    output.announce(Workload({"results": results, **used}, {"sequences": len(clips)}))
     rows: dict[str, Rows] = {}
     for clip in [clips[i] for i in share_of(len(clips))]:
         clip.require_masks()

@@ -36,7 +36,7 @@ from selfpatch.evaluation.classification.metrics import top_hits, trained_result
 from selfpatch.evaluation.finetuning import layer_groups, require_network
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, encoder_identity, network_sha256
-from selfpatch.evaluation.work import Training, Work
+from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise
 
@@ -68,8 +68,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: FinetuneConfig, output:
         learned["projection"] = network_sha256(classifier.head)
     shape = (config.encode_batch, len(encoder.mean), config.crop, config.crop)
     encoded = len(test) + min(len(train), len(test))
-    work = Work(recorded, split_sizes(train, test), classifier, shape, encoded)
-    _train(classifier, encoder, train, config, learned, work, output)
+    workload = Workload(recorded, split_sizes(train, test), classifier, shape, encoded)
+    _train(classifier, encoder, train, config, learned, workload, output)
     if output.folder is not None and is_main_process():
         tuned = BranchEncoder(classifier.backbone, classifier.pool)
         write_safetensors(output.folder / FILE, *export_state(tuned))
@@ -98,7 +98,7 @@ def _train(
     images: LabelledImages,
     config: FinetuneConfig,
     learned: dict[str, Any],
-    work: Work,
+    workload: Workload,
     output: Output,
 ) -> None:
     """Train the classifier in place; `learned` holds the values that decide the weights. A dry run ends in here."""
@@ -142,6 +142,6 @@ def _train(
         return mixed_loss(pixels, torch.zeros(num_images, len(images.classes)))
 
     training = Training(classifier, optimizer, dummy_loss, config.batch_size, steps, config.precision)
-    output.begins(replace(work, training=training))
+    output.announce(replace(workload, training=training))
     mixing = Mixing(len(images.classes), mixup=config.mixup, cutmix=config.cutmix)
     fit(classifier.train(), loss, batches, optimizer, plan, settings=learned, output=output)

@@ -12,7 +12,7 @@ from selfpatch.evaluation.classification.metrics import accuracies, top_hits, un
 from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
 from selfpatch.evaluation.sharding import share_of
-from selfpatch.evaluation.work import Work
+from selfpatch.evaluation.workload import Workload
 from selfpatch.models.features import image_features
 from selfpatch.ops.knn import class_votes, nearest_neighbours, rows_at_once
 
@@ -31,8 +31,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
         )
     device, channels = encoder.device, len(encoder.mean)
     encoder = in_precision(encoder, config.precision)
-    output.begins(
-        Work(
+    output.announce(
+        Workload(
             config.recorded() | {"ks": usable, "data": str(data)},
             split_sizes(train, test),
             encoder.image,

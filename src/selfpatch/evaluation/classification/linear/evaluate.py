@@ -41,7 +41,7 @@ from selfpatch.evaluation.classification.metrics import top_hits, trained_result
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result, encoder_identity
 from selfpatch.evaluation.sharding import share_of_batch
-from selfpatch.evaluation.work import Training, Work
+from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.features import evaluating
 
 
@@ -66,7 +66,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: LinearConfig, output: O
     )
     for num_images in trained_on:  # refused before the images are encoded
         share_of_batch(min(batch_size, num_images))
-    output.begins(_work(features, train, test, config, settings | {"data": str(data)}))
+    output.announce(_workload(features, train, test, config, settings | {"data": str(data)}))
     with evaluating(encoder):
         source = (RandomCropFeatures if config.crops == "random" else CachedFeatures)(train, crops)
         learned = {**settings, "train": train.fingerprint, "network": encoder_identity(encoder)}
@@ -84,14 +84,14 @@ def evaluate(encoder: Encoder, data: str | Path, config: LinearConfig, output: O
     )
 
 
-def _work(
+def _workload(
     features: FrozenFeatures,
     train: LabelledImages,
     test: LabelledImages,
     config: LinearConfig,
     settings: Mapping[str, Any],
-) -> Work:
-    """Return the work of encoding, and of training the last head."""
+) -> Workload:
+    """Return the workload of encoding, and of training the last head."""
     device, size = features.encoder.device, (len(features.encoder.mean), config.crop, config.crop)
     heads = _make_heads(features.dim, len(train.classes), config.lrs[:1], config.seed).to(device)
     steps = config.epochs * (len(train) // config.batch_size)
@@ -106,7 +106,7 @@ def _work(
     notes = ("The heads that choose a learning rate are not in the estimate.",) if len(config.lrs) > 1 else ()
     encoded = len(test) + len(train) * (2 if config.crops != "random" else 0)
     shape = (config.encode_batch, *size)
-    return Work(settings, split_sizes(train, test), features, shape, encoded, training, notes)
+    return Workload(settings, split_sizes(train, test), features, shape, encoded, training, notes)
 
 
 def _make_heads(dim: int, num_classes: int, rates: Sequence[float], seed: int) -> LinearHeads:

@@ -1,4 +1,4 @@
-"""Work of an evaluation, which declares it just before it reads the first image; a dry run ends there."""
+"""Workload of an evaluation, which declares it just before it reads the first image; a dry run ends there."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Work:
-    """Work ahead of an evaluation, once all is checked that can be checked without reading an image."""
+class Workload:
+    """Workload ahead of an evaluation, once all is checked that can be checked without reading an image."""
 
     settings: Mapping[str, Any]
     """Resolved settings, as the result will record them."""
@@ -46,8 +46,8 @@ class Work:
 
 
 class DryRunEnds(Exception):
-    """Ends an evaluation in a dry run; carries its work."""
+    """Ends an evaluation in a dry run; carries its workload."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, workload: Workload) -> None:
         super().__init__("a dry run ends before the first image is read")
-        self.work = work
+        self.workload = workload
