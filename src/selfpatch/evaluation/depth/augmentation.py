@@ -8,9 +8,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as tvf
 
+from selfpatch.evaluation.depth.dataset import NYU_SIZE
+
 NYU_BOX = (43, 45, 608, 472)
 """Left, top, right and bottom of the part of NYU's images that is inside of their white frame."""
-NYU_SIZE = (640, 480)
 GAMMA, BRIGHTNESS, COLOUR = (0.9, 1.1), (0.9, 1.1), (0.9, 1.1)
 
 
@@ -54,7 +55,7 @@ class DepthCrop:
         """
         depths = Image.fromarray(depth)
         if self.nyu_box:
-            if image.size != NYU_SIZE:
+            if (image.height, image.width) != NYU_SIZE:
                 raise ValueError(
                     f"an image has {image.width} x {image.height} pixels, but region nyu is for images of 640 x 480; "
                     "use --region whole"

@@ -21,6 +21,8 @@ from selfpatch.data.images import evenly_spread
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 DEPTH_SUFFIX = ".png"
+NYU_SIZE = 480, 640
+"""Height and width of NYU's images, in pixels."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-EIGEN_ROWS, EIGEN_COLUMNS, NYU_SIZE = (45, 471), (41, 601), (480, 640)
+from selfpatch.evaluation.depth.dataset import NYU_SIZE
+
+EIGEN_ROWS, EIGEN_COLUMNS = (45, 471), (41, 601)
 """Rows and columns of NYU's images of 480 x 640 pixels that are scored (Eigen et al.)."""
 METRICS = ("a1", "a2", "a3", "abs_rel", "rmse", "log_10", "rmse_log", "silog", "sq_rel", "mae")
 

@@ -32,8 +32,8 @@ def from_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def join_parts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors with the two halves of each gated MLP joined, and one bias of queries, keys and values.
 
-    That of the keys becomes 0, and so does every one that a file without positions leaves out: DINOv3's have values
-    near 0, and timm's lack them.
+    The bias of the keys becomes 0, as DINOv3 masks it. Some of timm's files have no bias in attention: then that of
+    queries, keys and values becomes 0.
     """
     joined = dict(state)
     for gate in [key for key in state if ".mlp.gate." in key and key.replace(".gate.", ".up.") in state]:
