@@ -5,19 +5,40 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
+import selfpatch
 from selfpatch.checkpoints.export.safetensors import export_state
+from selfpatch.checkpoints.load import load_encoder
+from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
 from selfpatch.config.sections import OptimizerConfig
+from selfpatch.models.backbones.config import backbone_config_from_dict
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.collapse import regression_warning
 from selfpatch.training.factory import make_optimizer, make_student_teacher
+from selfpatch.training.online_eval import teacher_encoder
 from selfpatch.training.trainer import training_step
-from tests.helpers.tiny import MODELS, hyperparameters, plain_sgd, tiny_config, tiny_student_teacher, tiny_views
+from tests.helpers.tiny import (
+    COMPONENTS,
+    MODELS,
+    hyperparameters,
+    plain_sgd,
+    tiny_config,
+    tiny_student_teacher,
+    tiny_views,
+)
+
+CROPS = {"global_size": 32, "local_size": 32, "num_local": 1}
+TINY: dict[str, Any] = {
+    "vit_small_dinov3": {"patch_size": 8, "backbone": {"embed_dim": 16, "depth": 2, "num_heads": 2, "drop_path": 0.0}},
+}
+COMPONENTS_OF_DINO = {name: COMPONENTS[name] for name in ("dino", "selfpatch")}
 
 
 def weights_of(tmp_path: Path, **settings: Any) -> str:
@@ -44,17 +65,97 @@ def test_the_architecture_may_be_that_of_the_weights(tmp_path: Path, model: str)
         make_student_teacher(config.override({"init": None}))
 
 
-def test_a_class_token_may_stay_below_a_pool(tmp_path: Path) -> None:
+def test_a_class_token_of_the_weights_stays_below_a_pool(tmp_path: Path) -> None:
     file = weights_of(tmp_path, objective="none")
     settings: dict[str, Any] = {"model": "init", "init": file, "crops": {"global_size": 16, "local_size": 12}}
     config = RunConfig().override(settings)
-    kept, _ = make_student_teacher(config.override({"backbone": {"keep_class_token": True}}))
+    kept, _ = make_student_teacher(config)
     assert kept.student.backbone.has_class_token
     assert kept.student.pool is not None
-    dropped, report = make_student_teacher(config)
+    dropped, report = make_student_teacher(config.override({"backbone": {"keep_class_token": False}}))
     assert not dropped.student.backbone.has_class_token
     assert report is not None
     assert "backbone.trunk.cls_token" in report.left_out
+
+
+@pytest.mark.parametrize("objective", ["selfpatch", "selfpatch+sere"])
+@pytest.mark.parametrize("model", [*MODELS, "vit_small_dinov3"])
+def test_a_new_pool_leaves_the_patches_of_the_weights_as_they_are(tmp_path: Path, model: str, objective: str) -> None:
+    file = weights_of(tmp_path, model=model, objective="none", **TINY.get(model, {}))
+    config = RunConfig().override({"model": "init", "init": file, "objective": objective, "crops": CROPS})
+    student_teacher, report = make_student_teacher(config.override(COMPONENTS_OF_DINO))
+    images, expected = torch.randn(2, 3, 32, 48, generator=torch.manual_seed(0)), load_encoder(file)[0]
+    assert torch.equal(teacher_encoder(student_teacher).eval().patches(images), expected.patches(images))
+    for branch in (student_teacher.student, student_teacher.teacher):
+        (tokens,) = branch.eval()([images[None]]).tokens_per_resolution
+        if model != "resnet50":  # its weights have no final norm
+            torch.testing.assert_close(tokens.patches.movedim(-1, 1), expected.patches(images))
+            assert branch.pool.norm is branch.backbone.final_norm
+    assert report is not None
+    said = str(report).split("; ")
+    assert "the pool is new, so that image features start untrained" in said
+    assert ("the pool's norm is the trunk's final norm, which goes on learning" in said) == (model != "resnet50")
+    assert not any("norm" in name for name in report.left_out)
+
+
+@pytest.mark.parametrize("model", ["vit_tiny", "swin_tiny", "vit_small_dinov3"])
+def test_a_run_of_no_change_gives_the_features_of_its_initial_weights(tmp_path: Path, model: str) -> None:
+    """The rate is 0, so that a step changes nothing; eps of the norms differ between the families."""
+    file = weights_of(tmp_path, model=model, objective="none", **TINY.get(model, {}))
+    noise = np.random.default_rng(0).integers(256, size=(9, 40, 48, 3), dtype=np.uint8)
+    (tmp_path / "photos").mkdir()
+    for i, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
+    run = selfpatch.pretrain(
+        load_recipe("small-1k"), data=str(tmp_path / "photos"), out=str(tmp_path / "run"), model="init", init=file,
+        objective="selfpatch", crops=CROPS, batch_size=4, epochs=0.5, device="cpu", precision="fp32",
+        optimizer={"base_lr": 0, "min_lr": 0}, loader={"workers": 0, "held_out": 1}, **COMPONENTS_OF_DINO,
+    )  # fmt: skip
+    images, expected = torch.randn(2, 3, 32, 48), selfpatch.load(file, device="cpu")
+    sources = [run, run / "exported" / "backbone.safetensors"]
+    encoders = [selfpatch.load(source, device="cpu") for source in sources]
+    for encoder in encoders:
+        assert torch.equal(encoder.patches(images), expected.patches(images))
+        assert torch.equal(encoder.image(images), encoders[0].image(images))
+    assert torch.equal(
+        selfpatch.load(run, device="cpu", normed_patches=False).patches(images),
+        selfpatch.load(file, device="cpu", normed_patches=False).patches(images),
+    )
+    # Its weights are initial weights again, now with a pool; and the run is resumed in the same architecture.
+    again, report = make_student_teacher(
+        RunConfig().override({"model": "init", "init": str(run), "crops": CROPS, **COMPONENTS_OF_DINO})
+    )
+    assert report is not None
+    assert "pool.query" in report.matched
+    assert torch.equal(teacher_encoder(again).eval().image(images), encoders[0].image(images))
+    checkpoint = RunDirectory.open(run).checkpoints.load_newest()
+    assert checkpoint is not None
+    config = RunConfig.from_saved(RunDirectory.open(run).settings, run / "config.yaml")
+    resumed, _ = make_student_teacher(config, backbone_config_from_dict(checkpoint["shape"]))
+    resumed.load_state_dict(checkpoint["pretrainer"])
+    assert torch.equal(teacher_encoder(resumed).eval().patches(images), expected.patches(images))
+
+
+def test_a_run_without_initial_weights_has_no_norm_below_its_pool() -> None:
+    student = tiny_student_teacher().student
+    assert student.backbone.final_norm is None
+    assert not student.backbone.has_class_token
+
+
+def test_weights_bring_the_normalisation_of_their_channels(tmp_path: Path) -> None:
+    two = tiny_config(data="scans", channels=2, objective="none")
+    donor, _ = make_student_teacher(two, statistics=((0.25, 0.5), (0.125, 0.2)))
+    state, metadata = export_state(BranchEncoder(donor.student.backbone, None))
+    save_file(state, tmp_path / "donor.safetensors", metadata)
+    config = two.override({"init": str(tmp_path / "donor.safetensors")})
+    same = make_student_teacher(config, statistics=((0.1, 0.1), (0.3, 0.3)))[0].student.backbone
+    assert (same.mean, same.std) == ((0.25, 0.5), (0.125, 0.2))
+    measured = (0.1,) * 4, (0.3,) * 4
+    state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"][:, [0, 1, 1]]
+    metadata["shape"] = metadata["shape"].replace('"in_channels": 2', '"in_channels": 3')
+    save_file(state, tmp_path / "donor.safetensors", metadata)
+    other = make_student_teacher(config.override({"channels": 4}), statistics=measured)[0].student.backbone
+    assert (other.mean, other.std) == measured
 
 
 def test_heads_may_learn_first() -> None:

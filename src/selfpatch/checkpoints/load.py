@@ -1,7 +1,7 @@
 """Weights into networks: every key is loaded, or the report names it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from selfpatch.checkpoints.read import Weights, read_weights
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.encoder import BranchEncoder
-from selfpatch.models.pooling import AveragePool, ClassAttentionPool
+from selfpatch.models.pooling import AveragePool, ClassAttentionPool, PositivePool
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,15 @@ class LoadReport:
     """Keys that are not wanted here, such as projection heads."""
     sha256: str | None = None
     """Hash of the file."""
+    notes: tuple[str, ...] = ()
+    """What else changes or keeps the features."""
 
     def __str__(self) -> str:
         parts = [f"{self.source}: {len(self.matched)} keys matched"]
         for word, keys in [("missing", self.missing), ("unexpected", self.unexpected), ("left out", self.left_out)]:
             if keys:
                 parts.append(f"{len(keys)} {word} ({first_few(keys)})")
-        return ", ".join(parts)
+        return "; ".join([", ".join(parts), *self.notes])
 
 
 def load_backbone(
@@ -71,7 +73,16 @@ def load_backbone(
         state.setdefault("backbone.mask_token", current["backbone.mask_token"])  # most weights have none
     not_wanted = ("heads.",) if "pool" in parts else ("heads.", "pool.")
     left_out = [key for key in state if key.startswith(not_wanted) or (key in optional and key not in current)]
-    return load_strictly(parts, state, weights, left_out, allow_partial=allow_partial)
+    report = load_strictly(parts, state, weights, left_out, allow_partial=allow_partial)
+    return replace(report, notes=tuple(_notes_on_pool(backbone, pool, is_new="pool" not in parts)))
+
+
+def _notes_on_pool(backbone: Backbone, pool: nn.Module | None, *, is_new: bool) -> Iterator[str]:
+    """Yield what a person must know of the pool of a run with initial weights."""
+    if pool is not None and is_new:
+        yield "the pool is new, so that image features start untrained"
+    if isinstance(pool, PositivePool) and backbone.final_norm is not None:
+        yield "the pool's norm is the trunk's final norm, which goes on learning"
 
 
 def kernel_for_channels(kernel: Tensor, channels: int) -> Tensor:

@@ -39,8 +39,9 @@ class BackboneOverrides:
     """Keep the patch projection as initialised, or as `init` has it (MoCo-v3)."""
     frozen_blocks: NonNegativeInt = 0
     """Number of first blocks that stay frozen, together with the patch embedding; 0 trains everything."""
-    keep_class_token: bool = False
-    """Keep a ViT's CLS token although a pool makes the image token, for weights that were trained with one."""
+    keep_class_token: bool | None = None
+    """Keep a ViT's CLS token although a pool makes the image token. Defaults to true for `init` weights that have one,
+    whose patches attend to it, else to false."""
 
 
 @settings

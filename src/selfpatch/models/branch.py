@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from selfpatch.core.types import EncoderOutput
 from selfpatch.models.backbones.base import Backbone, disable_drop_path
 from selfpatch.models.backbones.vit import disable_rope_rescale
-from selfpatch.models.encoder import image_token
+from selfpatch.models.encoder import image_token, share_final_norm
 from selfpatch.models.pooling import PositivePool
 
 
@@ -18,6 +18,7 @@ class Branch(nn.Module):
 
     def __init__(self, backbone: Backbone, pool: nn.Module | None, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
+        share_final_norm(backbone, pool)
         self.backbone, self.pool = backbone, pool
         self.heads = nn.ModuleDict(heads)
 
@@ -32,7 +33,8 @@ class Branch(nn.Module):
         for resolution, views in enumerate(crops):
             mask = masks.flatten(0, 1) if masks is not None and resolution == 0 else None
             tokens = self.backbone(views.flatten(0, 1), mask)
-            if isinstance(self.pool, PositivePool):  # its norm replaces the final norm
+            # The norm of a positive pool replaces the final norm; a trunk that has one has used it already.
+            if isinstance(self.pool, PositivePool) and self.backbone.final_norm is None:
                 tokens = tokens._replace(patches=self.pool.norm(tokens.raw_patches))
             grids.append(tokens)
             images.append(image_token(tokens, self.pool).unflatten(0, views.shape[:2]))  # [V, B, D]

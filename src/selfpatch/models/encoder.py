@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from selfpatch.core.types import Tokens
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.vit import ViT
+from selfpatch.models.pooling import PositivePool
 
 
 def image_token(tokens: Tokens, pool: nn.Module | None) -> Tensor:
@@ -15,6 +16,16 @@ def image_token(tokens: Tokens, pool: nn.Module | None) -> Tensor:
     if pool is not None:
         return pool(tokens.raw_patches.flatten(1, 2))
     return tokens.patches.mean((1, 2)) if tokens.cls is None else tokens.cls
+
+
+def share_final_norm(backbone: Backbone, pool: nn.Module | None) -> None:
+    """Make the trunk's final norm the norm of a positive pool above it, if the trunk has one.
+
+    A trunk is trained without final norm below a pool, whose norm replaces it, unless its initial weights have one. The
+    patches of those weights are what comes out of that norm, so that it goes on as the one norm of both.
+    """
+    if isinstance(pool, PositivePool) and backbone.final_norm is not None:
+        pool.norm = backbone.final_norm
 
 
 class BranchEncoder(nn.Module):
@@ -36,6 +47,7 @@ class BranchEncoder(nn.Module):
         projection: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
+        share_final_norm(backbone, pool)
         self.backbone, self.pool, self.normed_patches = backbone, pool, normed_patches
         self.projection = projection or {}
         self.dim, self.patch_size = backbone.dim, backbone.patch_size

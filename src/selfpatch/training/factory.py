@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from selfpatch.checkpoints.load import LoadReport, load_backbone
 from selfpatch.checkpoints.read import TIMM, read_weights
@@ -26,10 +27,11 @@ from selfpatch.data.statistics import ChannelStatistics
 from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import MODELS, build_backbone, build_timm, check_heads, named_backbone_config
-from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig
+from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, ViTConfig
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.branch import Branch
 from selfpatch.models.param_groups import layer_lr_scales
+from selfpatch.models.pooling import PositivePool
 from selfpatch.training import optim
 from selfpatch.training.components import all_heads, make_component, only_pool
 from selfpatch.training.dataset import TrainingData
@@ -136,13 +138,15 @@ def make_student_teacher(
         ValueError: a name or setting is unknown, the patch size does not divide a crop, the weights do not fit, or a
             method masks patches and the backbone embeds none.
     """
+    is_new = architecture is None
     classes = {config.method: find_objective(METHODS, config.method, "method")}
     classes |= {name: find_objective(OBJECTIVES, name, "objective") for name in config.objectives}
-    weights = None if config.init is None or architecture is not None else read_weights(config.init)
+    weights = read_weights(config.init) if is_new and config.init is not None else None
     if architecture is None:
         architecture = backbone_config(config) if weights is None else _config_for_weights(weights.config, config)
         channels = config.channels
-        if channels != architecture.in_channels or statistics is not None:
+        of_weights = weights is not None and channels == weights.config.in_channels  # and so are mean and deviation
+        if channels != architecture.in_channels or (statistics is not None and not of_weights):
             mean, std = statistics or ((0.0,) * channels, (1.0,) * channels)  # without statistics they stay in [0, 1]
             architecture = replace(architecture, in_channels=channels, mean=mean, std=std)
     torch.manual_seed(config.seed)
@@ -152,7 +156,9 @@ def make_student_teacher(
         name: make_component(cls, name, config.components.get(name, {}), facts) for name, cls in classes.items()
     }
     pool = only_pool(objectives)
-    backbone = _make_backbone(config, architecture, below_pool=pool is not None)
+    if pool is not None and is_new:
+        architecture = _below_pool(config, architecture, None if weights is None else weights.config, pool)
+    backbone = _make_backbone(config, architecture)
     _check_crops(backbone, config, objectives)
     masking = [name for name, objective in objectives.items() if objective.needs.masks]
     if masking and not backbone.maskable:
@@ -169,13 +175,31 @@ def make_student_teacher(
     return StudentTeacher(student, objectives, _loss_weights(config, objectives)), report
 
 
-def _make_backbone(config: RunConfig, architecture: AnyBackboneConfig, *, below_pool: bool) -> Backbone:
-    """Return the backbone; a pool above it makes the image token, so that it needs no class token."""
-    if below_pool:
-        below = architecture.for_pool()
-        if config.backbone.keep_class_token and isinstance(architecture, ViTConfig) and isinstance(below, ViTConfig):
+def _below_pool(
+    config: RunConfig, architecture: AnyBackboneConfig, weights: AnyBackboneConfig | None, pool: nn.Module
+) -> AnyBackboneConfig:
+    """Return the trunk of a new run below a pool.
+
+    It has neither CLS token nor final norm, unless its initial weights do: without either, patches would be others than
+    those that the weights were trained to give, before the first step.
+    """
+    below = architecture.for_pool()
+    if isinstance(below, ViTConfig) and isinstance(architecture, ViTConfig):
+        keep = config.backbone.keep_class_token
+        if keep or (keep is None and isinstance(weights, ViTConfig) and weights.class_token):
             below = replace(below, class_token=architecture.class_token)
-        architecture = below
+    # Only a positive pool goes on with the trunk's norm; another one would leave it without gradient.
+    if (
+        not isinstance(pool, PositivePool)
+        or isinstance(below, ResNetConfig)
+        or isinstance(weights, ResNetConfig | None)
+    ):
+        return below
+    return replace(below, final_norm=weights.final_norm)
+
+
+def _make_backbone(config: RunConfig, architecture: AnyBackboneConfig) -> Backbone:
+    """Return the freshly initialised backbone."""
     backbone = build_backbone(architecture, drop_path=config.backbone.drop_path)
     if config.backbone.initialisation == "xavier":
         if not isinstance(backbone, ViT):

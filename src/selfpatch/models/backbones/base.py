@@ -42,6 +42,12 @@ class Backbone(nn.Module):
         self.mean, self.std = config.mean, config.std
         self.register_parameter("mask_token", None)
 
+    @property
+    def final_norm(self) -> nn.LayerNorm | None:
+        """Norm after the last layer, or None if the trunk has none."""
+        norm = dict(self.trunk.named_children()).get("norm")
+        return norm if isinstance(norm, nn.LayerNorm) else None
+
     def add_mask_token(self) -> None:
         """Add the mask token; only if something masks, since DDP waits for a parameter without gradient."""
         self.mask_token = nn.Parameter(torch.zeros(1, self.embedding_dim))

@@ -29,7 +29,7 @@ class BackboneConfig:
         return {"family": self.family, **asdict(self)}
 
     def for_pool(self) -> Self:
-        """Return the trunk below a pool, which makes the image token from raw patches and has its own norm."""
+        """Return the trunk of a new network below a pool, which makes the image token of raw patches and has a norm."""
         return self
 
 
