@@ -219,7 +219,7 @@ OPTIONS = {
         optimizer.name optimizer.momentum optimizer.base-lr optimizer.min-lr optimizer.warmup-epochs
         optimizer.warmup-start-lr optimizer.warmup-includes-peak optimizer.cosine-over optimizer.lr-delay
         optimizer.update-interval optimizer.weight-decay optimizer.weight-decay-end
-        optimizer.weight-decay-on optimizer.layer-decay optimizer.clip optimizer.clip-mode
+        optimizer.weight-decay-on optimizer.layer-decay optimizer.head-lr-scale optimizer.clip optimizer.clip-mode
         optimizer.freeze-last-layer-epochs optimizer.freeze-backbone-epochs optimizer.teacher-momentum
         optimizer.teacher-momentum-end optimizer.teacher-moves
         optimizer.teacher-temp optimizer.warmup-teacher-temp optimizer.teacher-patch-temp

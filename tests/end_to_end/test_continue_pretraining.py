@@ -23,6 +23,7 @@ from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.collapse import regression_warning
 from selfpatch.training.factory import make_optimizer, make_student_teacher
 from selfpatch.training.online_eval import teacher_encoder
+from selfpatch.training.optim import set_hyperparameters
 from selfpatch.training.trainer import training_step
 from tests.helpers.tiny import (
     COMPONENTS,
@@ -186,6 +187,36 @@ def test_the_rate_falls_from_layer_to_layer(model: str) -> None:
         else:
             assert scale == 1.0
     assert len(set(scales.values())) >= 3
+
+
+def test_everything_outside_the_backbone_has_a_rate_of_its_own(tmp_path: Path) -> None:
+    for model in MODELS:
+        file = weights_of(tmp_path, model=model, objective="none")
+        config = RunConfig().override({"model": "init", "init": file, "method": "moby", "objective": "selfpatch+sere"})
+        config = config.override({"crops": CROPS, "moby": COMPONENTS["moby"], "selfpatch": COMPONENTS["selfpatch"]})
+        config = config.override({"batch_size": 4, "optimizer": {"layer_decay": 0.5, "head_lr_scale": 10}})
+        student_teacher, _ = make_student_teacher(config)
+        backbone = student_teacher.student.backbone
+        optimizer = make_optimizer(config, student_teacher)
+        scales = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+        assert {scales[id(p)] for p in student_teacher.student.pool.norm.parameters()} == {1.0}
+        for name, parameter in backbone.named_parameters():
+            assert scales[id(parameter)] == 0.5 ** (backbone.num_layers + 1 - backbone.layer_of(name))
+        outside = [
+            (name, p)
+            for name, p in student_teacher.named_parameters()
+            if p.requires_grad and not name.startswith(("student.backbone.", "student.pool.norm."))
+        ]
+        parts = {"student.pool.query", "student.heads.projector", "objectives.moby.predictor", "student.heads.patch"}
+        assert all(any(name.startswith(part) for name, _ in outside) for part in parts)
+        assert {scales[id(p)] for _, p in outside} == {10.0}
+        set_hyperparameters(optimizer, hyperparameters(lr=0.5))
+        assert {group["lr"] for group in optimizer.param_groups if group["lr_scale"] == 10} == {5.0}
+
+
+def test_the_rate_of_heads_is_that_of_the_backbone_unless_set() -> None:
+    optimizer = make_optimizer(tiny_config(), tiny_student_teacher())
+    assert {group["lr_scale"] for group in optimizer.param_groups} == {1.0}
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,9 @@ class OptimizerConfig:
     position embeddings and relative position biases, the same with biases (SERE's code), or all (MoCo)."""
     layer_decay: Fraction = 1.0
     """Layer-wise learning-rate decay factor of the backbone; 1 gives all layers the same rate."""
+    head_lr_scale: PositiveFloat = 1.0
+    """Factor on the learning rate of everything outside the backbone: heads, predictors, and the pool except its norm.
+    With `init` weights they are new and learn little at the backbone's rate; NeCo (arXiv 2408.11054) uses 10."""
     clip: NonNegativeFloat = 3.0
     """Largest gradient norm; 0 disables clipping."""
     clip_mode: Literal["tensor", "global"] = "tensor"

@@ -6,11 +6,14 @@ from typing import Any, Literal
 from torch import nn
 
 from selfpatch.models.backbones.base import Backbone
+from selfpatch.models.pooling import PositivePool
 
 DecayRule = Literal[
     "matrices", "matrices_but_positions", "matrices_but_tokens", "matrices_and_biases", "all_but_norms",
     "all_but_tokens", "all",
 ]  # fmt: skip
+LRScales = Mapping[nn.Parameter, float]
+"""Factors on the learning rate by parameter."""
 POSITIONS = ("pos_embed", "cls_token", "relative_position_bias_table")
 """Name endings of what ViT and Swin exempt from decay where an optimizer asks them; the released MoBY does not ask."""
 TOKENS = (*POSITIONS, "reg_token", "pool.query")
@@ -42,7 +45,7 @@ def is_decayed(name: str, parameter: nn.Parameter, rule: DecayRule, *, in_norm: 
     }[rule]
 
 
-def layer_lr_scales(backbone: Backbone, layer_decay: float) -> dict[nn.Parameter, float]:
+def layer_lr_scales(backbone: Backbone, layer_decay: float) -> LRScales:
     """Return the factor on the learning rate of each parameter of a backbone.
 
         layer l of the L of the backbone: layer_decay^(L + 1 - l)
@@ -57,11 +60,21 @@ def layer_lr_scales(backbone: Backbone, layer_decay: float) -> dict[nn.Parameter
     }
 
 
+def head_lr_scales(network: nn.Module, backbone: Backbone, pool: nn.Module | None, scale: float) -> LRScales:
+    """Return the factor `scale` for each parameter of a network outside its backbone.
+
+    The norm of a positive pool is left out: it replaces the trunk's final norm, or is that very norm.
+    """
+    norm = pool.norm if isinstance(pool, PositivePool) else nn.Identity()
+    left_out = {*backbone.parameters(), *norm.parameters()}
+    return {parameter: scale for parameter in network.parameters() if parameter not in left_out}
+
+
 def param_groups(
     network: nn.Module,
     *,
     weight_decay_on: DecayRule = "matrices",
-    lr_scales: Mapping[nn.Parameter, float] | None = None,
+    lr_scales: LRScales | None = None,
 ) -> list[dict[str, Any]]:
     """Return the trainable parameters in groups of one learning rate each, with or without weight decay.
 

@@ -30,7 +30,7 @@ from selfpatch.models.backbones.build import MODELS, build_backbone, build_timm,
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, ViTConfig
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.branch import Branch
-from selfpatch.models.param_groups import layer_lr_scales
+from selfpatch.models.param_groups import head_lr_scales, layer_lr_scales
 from selfpatch.models.pooling import PositivePool
 from selfpatch.training import optim
 from selfpatch.training.components import all_heads, make_component, only_pool
@@ -293,9 +293,13 @@ def make_schedule(config: RunConfig, steps_per_epoch: int) -> Schedule:
 
 
 def make_optimizer(config: RunConfig, student_teacher: StudentTeacher) -> torch.optim.Optimizer:
-    """Return the optimizer of a run, with layer-wise learning rates of the backbone."""
-    lr_scales = layer_lr_scales(student_teacher.student.backbone, config.optimizer.layer_decay)
-    return optim.make_optimizer(student_teacher, config.optimizer, lr_scales)
+    """Return the optimizer of a run, with layer-wise learning rates of the backbone and a rate of everything else."""
+    student, c = student_teacher.student, config.optimizer
+    lr_scales = {
+        **layer_lr_scales(student.backbone, c.layer_decay),
+        **head_lr_scales(student_teacher, student.backbone, student.pool, c.head_lr_scale),
+    }
+    return optim.make_optimizer(student_teacher, c, lr_scales)
 
 
 def make_online_evaluator(

@@ -1,6 +1,6 @@
 """Optimizer side of a pre-training step: schedule, optimizer, clipping; evaluation uses `core.schedules`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,7 @@ from selfpatch.config.sections import OptimizerConfig
 from selfpatch.core.reference import fast_path_of, using_references
 from selfpatch.core.schedules import cosine
 from selfpatch.core.types import Hyperparameters
-from selfpatch.models.param_groups import param_groups
+from selfpatch.models.param_groups import LRScales, param_groups
 
 ClipMode = Literal["tensor", "global"]
 
@@ -87,7 +87,7 @@ class Schedule:
 
 
 def make_optimizer(
-    module: nn.Module, config: OptimizerConfig, lr_scales: Mapping[nn.Parameter, float] | None = None
+    module: nn.Module, config: OptimizerConfig, lr_scales: LRScales | None = None
 ) -> torch.optim.Optimizer:
     """Return the optimizer, whose learning rates and weight decay `set_hyperparameters` sets at each step.
 
