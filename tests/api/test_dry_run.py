@@ -76,6 +76,21 @@ def test_pretraining_reads_and_writes_nothing(photos: Path, tmp_path: Path) -> N
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("blind")
+@pytest.mark.parametrize(
+    ("options", "steps", "note"),
+    [(["--minutes", "3"], 5, "that fit; "), (["--minutes=3", "--epochs", "2"], 10, "that fit, at most 2;")],
+)
+def test_a_time_limit_is_told_and_nothing_is_measured(
+    options: list[str], steps: int, note: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", *TINY, "--data", str(photos), "--out", str(tmp_path / "run"), *options, "--dry-run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "minutes: 3.0" in said
+    assert f"minutes is 3: a run measures the speed of its first steps and trains for the epochs {note}" in said
+    assert f"│ steps │ {steps} │" in said
+
+
 def test_it_reports_what_the_run_records_and_trains(photos: Path, run: Path) -> None:
     """The settings are those of config.yaml, and parameters and optimizer those of the network that was trained."""
     out = run.parent / "other"

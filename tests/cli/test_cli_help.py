@@ -206,8 +206,8 @@ WITH_DRY_RUN = {"pretrain", "evaluate all", *(f"evaluate {name}" for name in EVA
 NETWORK = "weights side num-heads position-embedding allow-partial device"
 OPTIONS = {
     "pretrain": """
-        data out channels recipe method objective model patch-size init allow-partial epochs batch-size accumulate seed
-        device precision compile loss-weights
+        data out channels recipe method objective model patch-size init allow-partial epochs minutes batch-size
+        accumulate seed device precision compile loss-weights
         backbone.embed-dim backbone.depth backbone.depths backbone.num-heads backbone.drop-path
         backbone.position-embedding backbone.positions backbone.rope-rescale backbone.initialisation
         backbone.freeze-patch-embed backbone.frozen-blocks backbone.keep-class-token

@@ -52,6 +52,22 @@ def test_mistakes_are_named(values: dict, message: str) -> None:
         RunConfig().override(values)
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, (26, 5)),
+        ({"epochs": 3}, (3, None)),
+        ({"minutes": "2"}, (None, 2)),
+        ({"minutes": 2, "epochs": 3}, (3, 2)),
+        ({"minutes": None}, (26, None)),
+        ({"model": "vit_small", "epochs": 3}, (3, None)),
+    ],
+)
+def test_one_length_of_the_training_replaces_the_other(values: dict, expected: tuple) -> None:
+    config = RunConfig().override({"epochs": 26, "minutes": 5}).override(values)
+    assert (config.epochs, config.minutes) == expected
+
+
 def test_numbers_are_read_as_people_write_them() -> None:
     values = parse_yaml(
         "optimizer: {base_lr: 1e-3, min_lr: 1e-6, warmup_epochs: 3}\nepochs: 10\ndata: 2012\nout: null", "x"
@@ -68,6 +84,8 @@ def test_numbers_are_read_as_people_write_them() -> None:
     ("values", "message"),
     [
         ({"epochs": 0}, "epochs is 0; use a number above 0"),
+        ({"epochs": None}, "neither epochs nor minutes is given; set one of them"),
+        ({"minutes": 0}, "minutes is 0; use a number above 0"),
         ({"batch_size": -4}, "batch_size is -4; use a number above 0"),
         ({"batch_size": 10, "accumulate": 4}, "batch_size 10 cannot be split into 4 micro-batches"),
         ({"crops": {"local_scale": [0.5, 0.2]}}, r"crops.local_scale is \[0.5, 0.2\]; use \[low, high\]"),

@@ -64,6 +64,7 @@ def test_sizes_and_files_are_laid_over_one_another(tmp_path: Path) -> None:
         ({"arms": {"A": {"objective": "sefpatch"}}}, "arm 'A': .*sefpatch"),
         ({"arms": {"A": {"epocs": 3}}}, "arm 'A': epocs is not .*did you mean 'epochs'"),
         ({"arms": {"A": {"objective": "none", "selfpatch": {"k": 2}}}}, "arm 'A': nothing reads .*'selfpatch'"),
+        ({"arms": {"A": {"minutes": 3}}}, "arm 'A' sets minutes; give epochs"),
         ({"arms": {"A": {"seed": 3}}}, "arm 'A' sets seed, which the study sets"),
         ({"arms": {"A b": {}, "a-B": {}}}, "the arm 'A b' needs a name that differs"),
         ({"arms": {"A": {"equal_time": "B"}}}, "arm 'A' has equal_time 'B', which is no arm with epochs"),

@@ -11,6 +11,7 @@ import pytest
 from selfpatch.experiments import timing
 from selfpatch.experiments.jobs import WorkerSlot
 from selfpatch.experiments.spec import Study, read_study
+from selfpatch.training import step_timing
 from selfpatch.training.trainer import training_step
 from tests.helpers.tiny_study import PLAN, write_study
 
@@ -63,9 +64,9 @@ def test_times_of_epochs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sizes.append(sum(len(views.global_crops[0]) for views in batches))
         return training_step(model, batches, *rest, **options)
 
-    monkeypatch.setattr(timing, "training_step", noted)
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(step_timing, "training_step", noted)
+    monkeypatch.setattr(step_timing.time, "perf_counter", lambda: next(clock))
     small = replace(read_study(write_study(folder), folder).arms[0].config, data=str(folder / "photos"))
     seconds = timing.epoch_seconds([small, replace(small, batch_size=8)], WorkerSlot("cpu", 1))
-    assert sizes == [4, 8] * (timing.WARM_UP + timing.STEPS)
+    assert sizes == [4, 8] * (step_timing.WARM_UP + timing.STEPS)
     assert seconds == [20 // 4, 20 // 8], "every step takes one second of this clock"

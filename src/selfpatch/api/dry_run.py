@@ -179,9 +179,16 @@ def pretraining_report(
     sizes = {"training images": len(data.indices), "held-out images": len(data.held_out_indices)}
     sizes |= {"steps per epoch": schedule.steps_per_epoch, "steps": schedule.total_steps}
     sizes |= {"processes": distributed.world_size(), "images per forward pass": images}
+    notes = [estimate_note(device)]
+    if config.minutes is not None:
+        limit = "" if config.epochs is None else f", at most {config.epochs:g}"
+        notes.append(
+            f"minutes is {config.minutes:g}: a run measures the speed of its first steps and trains for the epochs "
+            f"that fit{limit}; steps and computation above are those of {schedule.epochs:g}."
+        )
     return DryRun(
         "pretrain", settings, sizes, parameters, groups, memory, flops, str(device), "bf16" if autocast else "fp32",
-        [estimate_note(device)],
+        notes,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -10,6 +11,7 @@ import torch
 
 from selfpatch.api.dry_run import DryRun, pretraining_report
 from selfpatch.api.encoder import console, untrained_encoder
+from selfpatch.api.fit_epochs import fit_epochs
 from selfpatch.api.interrupted import Interrupted
 from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
 from selfpatch.checkpoints.run_dir import RunDirectory
@@ -47,6 +49,7 @@ def pretrain(config: RunConfig | None = None, *, dry_run: bool = False, **settin
         ValueError: settings or data are wrong.
         Interrupted: a signal stopped the run, which can be resumed.
     """
+    started = time.monotonic()
     with dry_running(enabled=dry_run):
         if config is None:
             recipe = settings.get("recipe")
@@ -60,10 +63,15 @@ def pretrain(config: RunConfig | None = None, *, dry_run: bool = False, **settin
         config = factory.with_renderer(replace(config, loss_weights=student_teacher.loss_weights), device)
         # Settings that do not fit together are refused before the run directory is made.
         steps_per_epoch = factory.make_loader(config, student_teacher, data, device).steps_per_epoch
+        lines: list[str] = []
+        if config.minutes is not None and not dry_run:
+            with dry_running():  # refuses the folder before anything is measured
+                _new_run(config, data)
+            config, lines = fit_epochs(config, student_teacher, data, device, started)
         schedule = factory.make_schedule(config, steps_per_epoch)
         run = _new_run(config, data)
         if distributed.is_main_process():
-            lines = _summary(config, data, student_teacher, schedule, device)
+            lines = [*_summary(config, data, student_teacher, schedule, device), *lines]
             _print(*lines, *([] if report is None else [str(report)]))
         if dry_run:
             return pretraining_report(config, run.settings, data, student_teacher, schedule, device)
@@ -187,6 +195,6 @@ def _summary(
         f"recipe {config.recipe or '(none)'}: {' + '.join([config.method, *config.objectives])}",
         f"{model} of width {backbone.dim}, patch {backbone.patch_size}, {parameters / 1e6:.1f} M parameters",
         f"batch {config.batch_size}, {schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} steps "
-        f"in {config.epochs:g} epochs, peak lr {schedule.peak_lr:.2e} ({config.optimizer.base_lr:g} x batch / 256)",
+        f"in {schedule.epochs:g} epochs, peak lr {schedule.peak_lr:.2e} ({config.optimizer.base_lr:g} x batch / 256)",
         f"{precision} on {device}, {distributed.world_size()} process{'es' if distributed.world_size() > 1 else ''}",
     ]

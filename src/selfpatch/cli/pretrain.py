@@ -7,7 +7,7 @@ from typing import Any
 from selfpatch.cli.parsing import DryRunOptions, peek, print_report, read_options
 from selfpatch.config.parsing import nested
 from selfpatch.config.recipes import load_recipe
-from selfpatch.config.run import SAMPLES, RunConfig
+from selfpatch.config.run import LENGTHS, SAMPLES, RunConfig
 from selfpatch.config.schema import settings
 from selfpatch.core.dry_run import dry_run as dry_running
 
@@ -28,7 +28,7 @@ class PretrainOptions(DryRunOptions, RunConfig):
 
 def run(arguments: list[str]) -> int:
     """Run the command and return its exit code."""
-    chosen = peek(arguments, "recipe", "data", "model")
+    chosen = peek(arguments, "recipe", "data", "model", *LENGTHS)
     if "recipe" in chosen or {"--help", "-h"} & {*arguments}:
         base = load_recipe(chosen.get("recipe", SAMPLES))
     else:
@@ -36,6 +36,7 @@ def run(arguments: list[str]) -> int:
 
         with dry_running(enabled={"--dry-run", "--dry_run"} & {*arguments} != set()):
             base = recipe_for(chosen.get("data", SAMPLES))
+    base = base.override({name: chosen[name] for name in LENGTHS if name in chosen})
     default = replace(base.for_model(chosen.get("model", base.model)), components={}, loss_weights={})
     # tyro leaves over settings of components and names of losses, which it cannot parse.
     options, others = read_options(

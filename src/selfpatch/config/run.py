@@ -19,6 +19,9 @@ PLAIN_VITS = {"vit_tiny", "vit_small", "vit_base", "vit_large"}
 SAMPLES = "samples"
 """Value of `data` that stands for the built-in sample photographs."""
 
+LENGTHS = ("epochs", "minutes")
+"""Settings of the length of the training."""
+
 LEGACY_DEFAULTS = {"loader": {"render": "plain"}}
 """Defaults of runs older than the setting."""
 
@@ -54,8 +57,12 @@ class RunConfig:
     """Weights to start the backbone from: a run directory, a released checkpoint, a .safetensors file or timm:NAME."""
     allow_partial: bool = False
     """Accept `init` weights that leave parts of the backbone as initialised."""
-    epochs: PositiveFloat = 300
-    """Length of the training in epochs."""
+    epochs: PositiveFloat | None = 300
+    """Length of the training in epochs; with `minutes`, its largest length."""
+    minutes: PositiveFloat | None = None
+    """Time of the whole run in minutes, with online evaluations. The number of epochs that fits into it follows from
+    the speed of the first steps, which are measured before the run begins, and is recorded in config.yaml. An option or
+    argument `minutes` replaces a recipe's `epochs`, and the other way round; both together set both limits."""
     batch_size: PositiveInt = 1024
     """Number of images in a step, over all processes and accumulated micro-batches."""
     accumulate: PositiveInt = 1
@@ -81,6 +88,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check what can be checked without data, model or device."""
+        if self.epochs is None and self.minutes is None:
+            raise ValueError("neither epochs nor minutes is given; set one of them, e.g. epochs to 100")
         if len(set(self.used)) < len(self.used):
             raise ValueError(f"objective is {self.objective!r}, which names one twice; name each once")
         if self.batch_size % self.accumulate:
@@ -111,12 +120,16 @@ class RunConfig:
     def override(self, values: Mapping[str, Any]) -> "RunConfig":
         """Return this configuration with nested `values` in place of its own; other sections belong to components.
 
+        Values of `epochs` or `minutes` replace both lengths of the training.
+
         Raises:
             ValueError: a name is unknown, or a value has the wrong type or is out of range.
         """
         values = dict(values)
         if isinstance(values.get("model"), str):
             return self.for_model(values.pop("model")).override(values)
+        if any(values.get(name) is not None for name in LENGTHS):
+            values = dict.fromkeys(LENGTHS) | values
         known = [field.name for field in dataclasses.fields(self)]
         given = values.pop("components", None) or {}
         if not isinstance(given, Mapping):

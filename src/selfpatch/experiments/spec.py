@@ -200,6 +200,8 @@ def _arm(name: str, values: Mapping[str, Any], common: Mapping[str, Any]) -> Arm
     equal_time, recipe = merged.pop("equal_time", None), merged.pop("recipe", None)
     if taken := merged.keys() & {"data", "out", "seed", "device"}:
         raise ValueError(f"arm {name!r} sets {min(taken)}, which the study sets; leave it out")
+    if "minutes" in merged:  # its numbers would depend on the machine's load
+        raise ValueError(f"arm {name!r} sets minutes; give epochs, or the name of another arm as equal_time")
     if merged.get("channels", 3) != 3:
         raise ValueError(f"arm {name!r} has channels {merged['channels']!r}; the evaluations use 3; leave it out")
     try:
@@ -210,7 +212,7 @@ def _arm(name: str, values: Mapping[str, Any], common: Mapping[str, Any]) -> Arm
         # The common settings may include methods that this arm does not use.
         unused = {*METHODS, *OBJECTIVES} - {*base.used, *values}
         config = base.override({key: value for key, value in merged.items() if key not in unused})
-        return Arm(name=name, config=config, equal_time=equal_time)
+        return Arm(name=name, config=replace(config, minutes=None), equal_time=equal_time)
     except ValueError as error:
         raise ValueError(f"arm {name!r}: {error}") from None
 

@@ -1,7 +1,6 @@
 """Timing of arms: how many epochs of one arm take as long as an epoch of another one."""
 
 import contextlib
-import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,24 +12,23 @@ import torch
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.machine import autocast_dtype
-from selfpatch.data.prefetch import prefetched
 from selfpatch.experiments.jobs import WorkerSlot, loader_workers
 from selfpatch.experiments.records import read_json, write_json
 from selfpatch.experiments.spec import Arm, Study
 from selfpatch.training import factory
-from selfpatch.training.trainer import training_step
+from selfpatch.training.step_timing import WARM_UP, timed_steps
 
 TIMING_FILE = "timing.json"
 """File in the folder of a study. For each arm: the timed settings, and the epoch time of the other arm over its own."""
-WARM_UP, STEPS = 3, 12
-"""Numbers of steps before and during the timing."""
+STEPS = 12
+"""Number of timed steps after those of the warm-up."""
 
 
 def equal_time_epochs(study: Study, file: Path) -> dict[str, float]:
     """Return the epochs of the arms with equal training time, by name, as far as they are timed."""
     ratios = stored_ratios(study, file)
     timed = [arm for arm in study.arms if arm.name in ratios]
-    return {arm.name: round(study.timed_against(arm).config.epochs * ratios[arm.name], 3) for arm in timed}
+    return {arm.name: round((study.timed_against(arm).config.epochs or 0) * ratios[arm.name], 3) for arm in timed}
 
 
 def untimed(study: Study, file: Path) -> list[Arm]:
@@ -93,19 +91,18 @@ def _steps(config: RunConfig, slot: WorkerSlot, device: torch.device) -> Generat
     """
     workers = loader_workers(config, slot)
     config = factory.with_renderer(replace(config, loader=replace(config.loader, workers=workers)), device)
-    student_teacher = factory.move_to_device(config, factory.make_student_teacher(config)[0], device).train()
+    student_teacher = factory.move_to_device(config, factory.make_student_teacher(config)[0], device)
     loader = factory.make_loader(config, student_teacher, factory.open_training_data(config), device)
     schedule = factory.make_schedule(config, loader.steps_per_epoch)
     optimizer = factory.make_optimizer(config, student_teacher)
-    autocast = autocast_dtype(config.precision, device)
     yield loader.steps_per_epoch
-    with contextlib.closing(prefetched(loader.steps(0, WARM_UP + STEPS), device)) as batches:
-        for step in range(WARM_UP + STEPS):
-            started = time.perf_counter()
-            views = next(batches)
-            if workers:
-                started = time.perf_counter()
-            training_step(student_teacher, views, optimizer, schedule(step), config.optimizer, autocast=autocast)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            yield time.perf_counter() - started
+    yield from timed_steps(
+        student_teacher,
+        loader,
+        schedule,
+        optimizer,
+        device=device,
+        autocast=autocast_dtype(config.precision, device),
+        count=WARM_UP + STEPS,
+        with_loading=not workers,
+    )

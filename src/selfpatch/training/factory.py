@@ -288,8 +288,8 @@ def make_loader(
 
 
 def make_schedule(config: RunConfig, steps_per_epoch: int) -> Schedule:
-    """Return the hyperparameters of a run by step."""
-    return Schedule(config.optimizer, config.epochs, steps_per_epoch, config.batch_size)
+    """Return the hyperparameters of a run by step; where `minutes` alone limits it, those of one epoch."""
+    return Schedule(config.optimizer, config.epochs or 1, steps_per_epoch, config.batch_size)
 
 
 def make_optimizer(config: RunConfig, student_teacher: StudentTeacher) -> torch.optim.Optimizer:

@@ -110,6 +110,19 @@ class StudentTeacher(nn.Module):
             state.discard()
 
 
+def data_parallel(student_teacher: StudentTeacher) -> nn.Module:
+    """Return the network within DDP if there are several processes, else itself."""
+    if distributed.is_distributed():
+        return DistributedDataParallel(student_teacher, broadcast_buffers=False)
+    return student_teacher
+
+
+def evaluation_steps(config: WatchConfig, steps_per_epoch: int, total_steps: int) -> set[int]:
+    """Return after how many steps a training of `total_steps` is evaluated; 0 and the last are among them."""
+    interval = max(1, round(config.evaluate_every * steps_per_epoch)) if config.evaluate_every else total_steps
+    return {total_steps, *range(0, total_steps, interval)}
+
+
 @dataclass(frozen=True)
 class StepOutcome:
     """Result of one step."""
@@ -216,18 +229,14 @@ def train(
         log.rewind(first + 1 if first else 0)  # a record of step s is made after s steps
     else:
         evaluate = None
-    model: nn.Module = student_teacher
-    if distributed.is_distributed():
-        model = DistributedDataParallel(student_teacher, broadcast_buffers=False)
-    student_teacher.train()
+    model = data_parallel(student_teacher.train())
     total = schedule.total_steps
-    interval = max(1, round(watch.evaluate_every * per_epoch)) if watch.evaluate_every else total
-    evaluated_at = {total, *range(0, total, interval)}
+    evaluated_at = evaluation_steps(watch, per_epoch, total)
     nonfinite = NonFiniteCounter(checkpoint.max_nonfinite)
     collapse = CollapseDetector(first_step=min(total // 10, per_epoch))
     # Losses are recorded in rows of their own.
     is_evaluated = any(row["step"] == first and "loss" not in row for row in log.rows())
-    if evaluate and first in {0, *evaluated_at} and not is_evaluated:
+    if evaluate and first in evaluated_at and not is_evaluated:
         _evaluate(evaluate, student_teacher, log, first)  # new, or stopped before this evaluation
     throughput = Throughput()
     with (
