@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from selfpatch.api.encoder import open_encoder
 from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
 from selfpatch.checkpoints.load import load_backbone, load_encoder
@@ -114,6 +115,25 @@ def test_raw_patches_are_those_before_the_final_norm(golden_dir: Path) -> None:
     raw, _ = load_encoder(file, LoadConfig(num_heads=HEADS), normed_patches=False)
     normed, _ = load_encoder(file, LoadConfig(num_heads=HEADS))
     torch.testing.assert_close(normed.backbone.trunk.norm(flat(raw.patches(images))), flat(normed.patches(images)))
+
+
+def test_a_checkpoint_names_an_untrained_network_of_its_own_form(golden_dir: Path) -> None:
+    file = str(golden_dir / "mini" / "selfpatch" / "initial.pth")
+    before = torch.get_rng_state()
+    untrained, provenance = open_encoder(f"untrained:{file}", "cpu", load_options={"num_heads": HEADS})
+    again, _ = open_encoder(f"untrained:{file}", "cpu", load_options={"num_heads": HEADS, "normed_patches": False})
+    assert torch.equal(torch.get_rng_state(), before), "the caller's random numbers are left as they are"
+    trained, _ = load_encoder(file, LoadConfig(num_heads=HEADS))
+    ours, theirs = untrained.state_dict(), trained.state_dict()
+    assert {name: tensor.shape for name, tensor in ours.items()} == {name: t.shape for name, t in theirs.items()}
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in ours.items())
+    embedding = "backbone.trunk.patch_embed.proj.weight"
+    assert not torch.equal(ours[embedding], theirs[embedding])
+    assert (untrained.normed_patches, again.normed_patches) == (True, False)
+    assert provenance is not None
+    assert provenance.source == f"untrained:{file}"
+    images, _ = images_of(golden_dir, "selfpatch")
+    assert not torch.allclose(untrained.patches(images), trained.patches(images), atol=0.1)
 
 
 class Malicious:

@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from selfpatch.checkpoints.config import LoadConfig
-from selfpatch.checkpoints.load import load_encoder
+from selfpatch.checkpoints.load import initialised_encoder, load_encoder
 from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.run import RunConfig
@@ -40,7 +40,7 @@ def load(weights: str | Path, *, device: str = "auto", normed_patches: bool = Tr
 
     Args:
         weights: a run directory, a released checkpoint, a .safetensors file, or timm:NAME. To compare with:
-            `untrained:RUN`, the freshly initialised network of a run, and `baseline:mean-colour:P` or
+            `untrained:WEIGHTS`, the same network freshly initialised, and `baseline:mean-colour:P` or
             `baseline:raw-patch:P`, which encode a patch of P pixels without any network.
         device: `auto` (CUDA, then MPS, then CPU), or a torch device.
         normed_patches: give patch features after the trunk's final norm (DINO), else the last block's output.
@@ -80,14 +80,22 @@ def open_encoder(
         return _baseline(name, device), Provenance(weights)
     network_device = distributed.start(device)
     if kind == "untrained":
-        run = RunDirectory.open(name)
-        config = RunConfig.from_saved(run.settings, run.settings_file)
-        untrained = untrained_encoder(config, read_weights(name).config)
+        untrained = _untrained(name, load_config)
+        untrained.normed_patches = normed_patches
         return _on_device(untrained, network_device), Provenance(weights, network_sha256(untrained))
     encoder, report = load_encoder(weights, load_config, normed_patches=normed_patches)
     if distributed.is_main_process():
         console.print(str(report), highlight=False, soft_wrap=True)
     return _on_device(encoder, network_device), Provenance(report.source, report.sha256 or network_sha256(encoder))
+
+
+def _untrained(source: str, config: LoadConfig) -> BranchEncoder:
+    """Return the network of a run, or of other weights, as it was before training."""
+    weights = read_weights(source, config)
+    if not Path(source).is_dir():
+        return initialised_encoder(weights)
+    run = RunDirectory.open(source)
+    return untrained_encoder(RunConfig.from_saved(run.settings, run.settings_file), weights.config)
 
 
 def _on_device(encoder: BranchEncoder, device: torch.device) -> BranchEncoder:

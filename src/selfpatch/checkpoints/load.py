@@ -154,6 +154,17 @@ def load_encoder(
     return encoder.eval(), report
 
 
+def initialised_encoder(weights: Weights, seed: int = 0) -> BranchEncoder:
+    """Return the network that weights are of, freshly initialised, as an `Encoder` in evaluation mode.
+
+    The random state outside is kept. A DINOv2 network starts with a LayerScale of 1e-5, so that its features are
+    almost those of its patch embedding with positions.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BranchEncoder(build_backbone(weights.config), _build_pool(weights)).eval()
+
+
 def _build_pool(weights: Weights) -> nn.Module | None:
     keys = [key.removeprefix("pool.") for key in weights.state if key.startswith("pool.")]
     if not keys:

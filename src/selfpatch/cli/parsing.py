@@ -22,7 +22,7 @@ class WeightsOptions:
 
     weights: str | None = None
     """Run directory, released checkpoint, .safetensors file, or timm:NAME. Evaluations and `show` also take baselines:
-    untrained:RUN, baseline:mean-colour:P and baseline:raw-patch:P, P being the side of a patch in pixels."""
+    untrained:WEIGHTS, baseline:mean-colour:P and baseline:raw-patch:P, P being the side of a patch in pixels."""
     load: Annotated[LoadConfig, Flat] = LoadConfig()
 
     def named_weights(self) -> str:

@@ -35,6 +35,26 @@ def test_keys_of_a_vit_at_full_resolution() -> None:
     )
 
 
+def test_centred_keys_lose_the_bias_that_attention_ignores() -> None:
+    encoder, biased = tiny_vit(), tiny_vit()
+    biased.load_state_dict(encoder.state_dict())
+    padded = torch.randn(1, 3, 32, 40, generator=torch.manual_seed(2))
+    with torch.no_grad():
+        biased.backbone.trunk.blocks[-1].attn.qkv.bias[16:32] += 30 * torch.rand(16, generator=torch.manual_seed(3))
+    plain, centred = ObjectDiscoveryConfig(), ObjectDiscoveryConfig(centre=True)
+    views = {
+        name: (PatchView(encoder, c), PatchView(biased, c)) for name, c in (("plain", plain), ("centred", centred))
+    }
+    attention, same = (view.class_attention(padded) for view in views["plain"])
+    torch.testing.assert_close(attention, same)
+    keys, shifted = (view.features(padded) for view in views["plain"])
+    assert not torch.allclose(keys, shifted, atol=1)
+    assert (shifted.flatten(0, 1) @ shifted.flatten(0, 1).T > 0).all(), "LOST takes all patches for one object"
+    centred_keys, centred_shifted = (view.features(padded) for view in views["centred"])
+    torch.testing.assert_close(centred_keys, keys - keys.mean((0, 1)))
+    torch.testing.assert_close(centred_keys, centred_shifted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("registers", [0, 2])
 def test_class_attention_equals_the_loop(registers: int) -> None:
     encoder = tiny_vit(registers=registers)

@@ -46,7 +46,9 @@ class PatchView:
     def features(self, padded: Tensor) -> Tensor:
         """Return float32 features [h, w, D]."""
         features = in_precision(self.layer, self.config.precision).patches(padded)[0].movedim(0, -1).float()
-        return F.layer_norm(features, features.shape) if self.vit is None else features
+        if self.vit is None:
+            features = F.layer_norm(features, features.shape)
+        return features - features.mean((0, 1)) if self.config.centre else features
 
     @torch.no_grad()
     def class_attention(self, padded: Tensor) -> Tensor:
