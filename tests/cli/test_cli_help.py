@@ -240,8 +240,8 @@ OPTIONS = {
         min-anchor-iou anchors-inside proposals train-proposals rois rpn-loss box-loss augmentation short-sides
         long-side batch-size epochs decay-at warmup-steps optimizer lr lr-batch weight-decay weight-decay-on layer-decay
         drop-path clip precision seed workers max-pictures""",
-    "evaluate discover": f"""{NETWORK} data out block stage output-stride dilate methods facet num-patches tau mass head
-        split image-list hard precision max-pictures""",
+    "evaluate discover": f"""{NETWORK} data out block stage output-stride dilate methods facet centre num-patches tau
+        mass head split image-list hard precision max-pictures""",
     "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr
         warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing repeats
         head-layers head-std resampling weight-decay-on schedule resize crop precision seed per-class encode-batch

@@ -25,8 +25,8 @@ class ObjectDiscoveryConfig(LayerConfig):
     facet: Literal["key", "query", "value", "token"] | None = None
     """Features for LOST and TokenCut; if not given, keys of a ViT and patch tokens of any other network."""
     centre: bool = False
-    """Subtract the image's mean feature for LOST and TokenCut. Attention ignores a constant that is added to all keys; in
-    DINOv2 it is so large that any two patches are similar."""
+    """Subtract the image's mean feature for LOST and TokenCut. Attention ignores a constant that is added to all keys;
+    in DINOv2 it is so large that any two patches are similar."""
     block: Annotated[int, Gt(0)] | None = None
     """Block of a ViT to take features and attention from, counted from 1; the last if not given. Tokens of an earlier
     block are before any norm."""
