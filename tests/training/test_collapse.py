@@ -8,7 +8,7 @@ import re
 import pytest
 
 from selfpatch.config.run import RunConfig
-from selfpatch.training.collapse import CollapseDetector, regression_warning
+from selfpatch.training.collapse import CollapseDetector, UniformLossDetector, losses_at_uniform, regression_warning
 
 HEALTHY = {"entropy": 2.0, "mean_entropy": 6.0, "max_entropy": math.log(4096), "effective_rank": 40.0}
 
@@ -64,3 +64,31 @@ def test_features_that_get_worse_are_named() -> None:
     assert warning is not None
     assert "knn_top1 from 0.500 to 0.400" in warning
     assert "view_matching" not in warning
+
+
+STUCK = {"patch": 6.2, "uniform_patch": 6.24, "image": 3.0, "uniform_image": 8.3, "loss": 6.24}
+
+
+class TestUniformLossDetector:
+    def test_one_warning_after_the_first_step_and_two_logs_in_a_row(self) -> None:
+        detector = UniformLossDetector(first_step=50)
+        assert [detector.check(step, STUCK) for step in (10, 40)] == [None, None]
+        assert detector.check(50, STUCK) is None
+        assert detector.check(60, STUCK | {"patch": 6.0}) is None  # a log in between starts the count again
+        assert detector.check(70, STUCK) is None
+        warning = detector.check(80, STUCK)
+        assert warning is not None
+        assert "uniform after 80 steps" in warning
+        assert "patch 6.20 of 6.24 nats. Raise" in warning
+        assert detector.check(90, STUCK) is None
+        names = re.findall(r"optimizer\.(\w+)", warning)
+        assert len(names) == 2
+        assert all(hasattr(RunConfig().optimizer, name) for name in names)
+
+    def test_losses_far_from_it_and_losses_without_it_are_left_out(self) -> None:
+        assert losses_at_uniform({"patch": 6.17, "uniform_patch": 6.24, "channel": 5.0}) == {}
+        assert losses_at_uniform({"patch": 6.3, "uniform_patch": 6.24}) == {"patch": (6.3, 6.24)}
+        assert losses_at_uniform({"patch": 6.31, "uniform_patch": 6.24}) == {}
+        assert losses_at_uniform({"contrast": 0.0, "uniform_contrast": 0.0}) == {}, "one key is no choice"
+        assert losses_at_uniform({"patch": math.nan, "uniform_patch": 6.24}) == {}
+        assert losses_at_uniform({"patch": None, "uniform_patch": 6.24}) == {}

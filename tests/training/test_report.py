@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from selfpatch.checkpoints.run_dir import RunDirectory
-from selfpatch.training.report import measured, measured_table, write_run_report
+from selfpatch.training.report import losses_without_progress, measured, measured_table, write_run_report
 from tests.helpers.html_page import Page
 from tests.helpers.svg_curves import legend
 
@@ -50,3 +50,13 @@ def test_the_page_holds_table_curves_sheet_and_settings(run: RunDirectory) -> No
     table = measured_table(run)
     assert table is not None
     assert table.row_count == 1
+
+
+def test_the_page_names_a_loss_that_ends_where_uniform_predictions_lie(run: RunDirectory) -> None:
+    assert losses_without_progress([]) is None
+    assert losses_without_progress(ROWS) is None
+    last = ROWS[2] | {"patch": 6.2, "uniform_patch": 6.24}
+    line = "no better than uniform predictions at the end: patch 6.20 of 6.24 nats"
+    assert losses_without_progress([*ROWS[:2], last, ROWS[3]]) == line
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ROWS[:2], last, ROWS[3]]))
+    assert line in write_run_report(run, ["loss", "patch"]).read_text(encoding="utf-8")

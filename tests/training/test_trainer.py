@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from selfpatch.api.pretrain import pretrain
 from selfpatch.config.sections import OptimizerConfig
 from selfpatch.core.types import Views
+from selfpatch.training.loggers.metrics import read_metrics
 from selfpatch.training.optim import make_optimizer
 from selfpatch.training.trainer import StepOutcome, StudentTeacher, training_step
+from tests.helpers.command_line import write_photos
 from tests.helpers.tiny import (
+    COMPONENTS,
     hyperparameters,
     movement_error,
     not_finite,
     part_of,
     plain_sgd,
     snapshot,
+    tiny_config,
     tiny_student_teacher,
     tiny_views,
 )
@@ -265,3 +272,19 @@ def test_the_teacher_is_a_whole_branch_in_training_mode() -> None:
     student_teacher = tiny_student_teacher(dino={"head_norm": True})
     assert student_teacher.teacher.state_dict().keys() == student_teacher.student.state_dict().keys()
     assert all(module.training for module in student_teacher.teacher.modules())
+
+
+def test_a_run_says_that_predictions_stay_uniform(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A large temperature of the student makes its predictions uniform, whatever it learns."""
+    photos = write_photos(tmp_path / "photos", 10)
+    uniform = COMPONENTS["dino"] | {"student_temp": 1000}
+    config = tiny_config(data=str(photos), out=str(tmp_path / "run"), epochs=3, device="cpu", dino=uniform)
+    run = pretrain(config.override({"watch": {"log_every": 1}, "loader": {"held_out": 2, "workers": 0}}))
+    said = capsys.readouterr().out
+    assert said.count("Predictions are still uniform after") == 1
+    assert "Predictions are still uniform after 4 steps, so that the loss teaches nothing: image 3.18 of 3.18" in said
+    rows = [row for row in read_metrics(run) if "loss" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all(row["uniform_image"] == pytest.approx(math.log(24)) for row in rows)
+    assert all(row["uniform_patch"] == pytest.approx(math.log(12)) for row in rows)
+    assert "no better than uniform predictions at the end: image 3.18" in (run / "report.html").read_text("utf-8")

@@ -138,6 +138,13 @@ class Objective(nn.Module):
         """Return the unweighted losses by name."""
         raise NotImplementedError
 
+    def uniform_losses(self, views: Views) -> dict[str, float]:
+        """Return the value of each loss for uniform predictions on a batch, e.g. log K, where a loss has one.
+
+        A loss that stays there has taught nothing yet.
+        """
+        return {}
+
     def meters(self, teacher: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:
         """Return scalars to watch, computed from the teacher's output for a batch."""
         return {}

@@ -1,4 +1,4 @@
-"""Detection of collapse and regression of the features during training."""
+"""Detection of collapse, of losses that teach nothing, and of features that get worse during training."""
 
 import math
 from collections.abc import Mapping
@@ -18,6 +18,8 @@ WARNINGS = {
     ),
 }
 """Warning of each kind of collapse, with the meters that show it."""
+UNIFORM = "uniform_"
+"""Prefix of a loss's name for its value under uniform predictions."""
 METERS = ("entropy", "mean_entropy", "max_entropy", "effective_rank")
 
 
@@ -56,6 +58,54 @@ class CollapseDetector:
                 due.append(kind)
         self._warned.update(due)
         return " ".join(WARNINGS[kind].format(**values) for kind in due) or None
+
+
+def losses_at_uniform(meters: Mapping[str, float | None], tolerance: float = 0.01) -> dict[str, tuple[float, float]]:
+    """Return each loss that is within the relative `tolerance` of its value for uniform predictions, and that value.
+
+    `meters` holds losses in nats by name, and those values by name with the prefix `UNIFORM`.
+    """
+    found = {}
+    for name, value in meters.items():
+        loss = meters.get(name.removeprefix(UNIFORM))
+        if name.startswith(UNIFORM) and loss is not None and value and abs(loss - value) <= tolerance * value:
+            found[name.removeprefix(UNIFORM)] = (loss, value)
+    return found
+
+
+def describe_uniform(losses: Mapping[str, tuple[float, float]]) -> str:
+    """Return what `losses_at_uniform` found in words."""
+    return ", ".join(f"{name} {loss:.2f} of {value:.2f} nats" for name, (loss, value) in losses.items())
+
+
+class UniformLossDetector:
+    """Warns once about losses that still have the value of uniform predictions.
+
+    Args:
+        first_step: first step whose losses count, a sensible part into the training.
+        patience: number of logs in a row that must show it before the warning.
+    """
+
+    def __init__(self, first_step: int, patience: int = 2) -> None:
+        self._first_step, self._patience = first_step, patience
+        self._in_a_row: dict[str, int] = {}
+        self._warned = False
+
+    def check(self, step: int, meters: Mapping[str, float]) -> str | None:
+        """Return a warning or None; called at each log, after `step` steps, with meters as for `losses_at_uniform`."""
+        if step < self._first_step or self._warned:
+            return None
+        found = losses_at_uniform(meters)
+        self._in_a_row = {name: self._in_a_row.get(name, 0) + 1 for name in found}
+        due = {name: found[name] for name, count in self._in_a_row.items() if count >= self._patience}
+        if not due:
+            return None
+        self._warned = True
+        return (
+            f"Predictions are still uniform after {step} steps, so that the loss teaches nothing: "
+            f"{describe_uniform(due)}. Raise optimizer.head_lr_scale (heads learn at the backbone's rate unless it is "
+            "above 1) or optimizer.base_lr, train for more epochs, or use fewer prototypes."
+        )
 
 
 def regression_warning(

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.training.collapse import describe_uniform, losses_at_uniform
 from selfpatch.training.loggers.metrics import read_metrics
 from selfpatch.visualization import report as html
 from selfpatch.visualization.curves import points_of
@@ -34,6 +35,13 @@ def measured(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str
     return lines
 
 
+def losses_without_progress(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return one line about losses that end at the value of uniform predictions, or None if there are none."""
+    last: Mapping[str, Any] = next((row for row in reversed(rows) if row.get("loss") is not None), {})
+    found = losses_at_uniform(last)
+    return f"no better than uniform predictions at the end: {describe_uniform(found)}" if found else None
+
+
 def _columns(run: RunDirectory) -> tuple[str, ...]:
     return "", "mean patch colour", "untrained" if run.settings.get("init") is None else "initial weights", "trained"
 
@@ -55,6 +63,8 @@ def write_run_report(run: RunDirectory, losses: Sequence[str]) -> Path:
     sections = []
     if lines := measured(rows):
         sections.append(html.Section("Measured", [html.Table(_columns(run), lines)]))
+    if line := losses_without_progress(rows):
+        sections.append(html.Section("Warning", [html.Text(line)]))
     sections += _curves(rows, {
         "Losses": losses,
         "Collapse meters": ["entropy", "mean_entropy", "max_entropy"],

@@ -25,7 +25,7 @@ from selfpatch.ops.collapse import effective_rank
 from selfpatch.ops.images import normalise
 from selfpatch.training import optim
 from selfpatch.training.checkpointing import Checkpointer
-from selfpatch.training.collapse import CollapseDetector, regression_warning
+from selfpatch.training.collapse import UNIFORM, CollapseDetector, UniformLossDetector, regression_warning
 from selfpatch.training.loggers.metrics import MetricsLogger
 from selfpatch.training.nonfinite import DeferredFlag, NonFiniteCounter
 from selfpatch.training.progress import ProgressBar, Throughput, describe_metrics
@@ -91,6 +91,17 @@ class StudentTeacher(nn.Module):
             assert isinstance(objective, Objective)
             meters |= objective.meters(teacher, hp)
         return meters
+
+    def uniform_losses(self, micro_batches: Sequence[Views]) -> dict[str, Tensor]:
+        """Return the value of each loss for uniform predictions as `uniform_NAME`, the mean over micro-batches."""
+        values: dict[str, list[float]] = {}
+        for objective in self.objectives.values():
+            assert isinstance(objective, Objective)
+            for views in micro_batches:
+                for name, value in objective.uniform_losses(views).items():
+                    values.setdefault(UNIFORM + name, []).append(value)
+        device = micro_batches[0].global_crops.device
+        return {name: torch.tensor(of_batches, device=device).mean() for name, of_batches in values.items()}
 
     def finish_step(self, teacher_momentum: float, ok: Tensor | None = None) -> None:
         """Update centres and queues, and the teacher: teacher <- m * teacher + (1 - m) * student.
@@ -234,6 +245,7 @@ def train(
     evaluated_at = evaluation_steps(watch, per_epoch, total)
     nonfinite = NonFiniteCounter(checkpoint.max_nonfinite)
     collapse = CollapseDetector(first_step=min(total // 10, per_epoch))
+    uniform = UniformLossDetector(first_step=total // 2)
     # Losses are recorded in rows of their own.
     is_evaluated = any(row["step"] == first and "loss" not in row for row in log.rows())
     if evaluate and first in evaluated_at and not is_evaluated:
@@ -258,11 +270,12 @@ def train(
                 raise checkpointer.dump_failed_step([views.to("cpu") for views in batches], done)
             if log_now:
                 speed = throughput.images_per_second
-                numbers = _log(log, hp, outcome.values, speed, done)
+                numbers = _log(log, hp, outcome.values | student_teacher.uniform_losses(batches), speed, done)
                 losses = {name: numbers[name] for name in ("loss", *student_teacher.loss_weights)}
                 bar.update(done, epoch=hp.epoch + 1, images_per_second=speed, losses=losses, lr=hp.lr)
-                if warning := collapse.check(done, numbers):
-                    bar.say(f"warning: {warning}")
+                for detector in (collapse, uniform):
+                    if warning := detector.check(done, numbers):
+                        bar.say(f"warning: {warning}")
             run.note_skipped(loader.bad)
             with throughput.pause():
                 if evaluate and done in evaluated_at and not outcome.stop:

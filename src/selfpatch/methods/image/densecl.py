@@ -1,5 +1,6 @@
 """DenseCL: MoCo-v2 for the image and for each of its positions (Wang et al., arXiv 2011.09157)."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -54,3 +55,7 @@ class DenseCL(Objective):
                 dense_queries, dense_keys, self.dense_queue, student_features=first, teacher_features=second
             ),
         }
+
+    def uniform_losses(self, views: Views) -> dict[str, float]:
+        """Return the log of the number of keys, the bank's and its own, which is the same for image and positions."""
+        return dict.fromkeys(self.loss_weights, math.log(1 + self.config.queue_size))

@@ -1,5 +1,6 @@
 """DINO: self-distillation of the image token across views (Caron et al., arXiv 2104.14294)."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -35,6 +36,10 @@ class DINO(Objective):
             targets = teacher.heads["image"](teacher.image)  # scores [V or G, B, K]
         predictions = student.heads["image"](student.image)
         return {"image": self.loss(predictions, targets, hp.teacher_temp, views.num_global)}
+
+    def uniform_losses(self, views: Views) -> dict[str, float]:
+        """Return log K of the prototypes."""
+        return {"image": math.log(self.config.num_prototypes)}
 
     @torch.no_grad()
     def meters(self, teacher: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:

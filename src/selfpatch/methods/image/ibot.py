@@ -1,5 +1,6 @@
 """iBOT: DINO, and the teacher's patch distributions behind masks (Zhou et al., arXiv 2111.07832)."""
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -82,6 +83,15 @@ class IBOT(Objective):
         own = self.patch_prototypes if only_here else side.heads.get("masked_patch")
         scores = side.heads["image"](side.tokens_per_resolution[0].patches)
         return scores if own is None else Scores(scores.bottleneck, own())
+
+    def uniform_losses(self, views: Views) -> dict[str, float]:
+        """Return log K of the prototypes; that of patches times the share of views with a mask, as others count 0."""
+        assert views.masks is not None
+        share_masked = views.masks.flatten(2).any(-1).float().mean().item()
+        return {
+            "image": math.log(self.config.num_prototypes),
+            "masked_patch": share_masked * math.log(self.config.patch_prototypes),
+        }
 
     @torch.no_grad()
     def meters(self, teacher: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:

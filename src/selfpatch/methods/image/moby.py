@@ -1,5 +1,6 @@
 """MoBY: MoCo's queues and BYOL's asymmetry (Xie et al., arXiv 2105.04553)."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -58,3 +59,7 @@ class MoBY(Objective):
             key1, key2 = (teacher.heads["projector"](x) for x in teacher.image[:2])
         query1, query2 = (self.predictor(student.heads["projector"](x)) for x in student.image[:2])  # [B, E]
         return {"contrast": self.loss(query1, key2, self.queue2) + self.loss(query2, key1, self.queue1)}
+
+    def uniform_losses(self, views: Views) -> dict[str, float]:
+        """Return the log of the number of keys, the bank's and its own, for both directions."""
+        return {"contrast": 2 * math.log(1 + self.config.queue_size)}

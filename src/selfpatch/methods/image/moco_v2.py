@@ -1,5 +1,6 @@
 """MoCo-v2: contrast against a queue of keys, with a momentum encoder (Chen, Fan, Girshick, He, arXiv 2003.04297)."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -45,3 +46,7 @@ class MoCoV2(Objective):
             keys = teacher.heads["projector"](teacher.image[1])  # [B, E]
         queries = student.heads["projector"](student.image[0])
         return {"contrast": self.loss(queries, keys, self.queue)}
+
+    def uniform_losses(self, views: Views) -> dict[str, float]:
+        """Return the log of the number of keys, the bank's and its own."""
+        return {"contrast": math.log(1 + self.config.queue_size)}

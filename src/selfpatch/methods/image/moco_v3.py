@@ -1,5 +1,6 @@
 """MoCo-v3: contrast within the batch, with a momentum encoder (Chen, Xie, He, arXiv 2104.02057)."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -7,6 +8,7 @@ from pydantic import PositiveInt
 from torch import nn
 
 from selfpatch.config.schema import settings
+from selfpatch.core.distributed import world_size
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Objective, Views
 from selfpatch.losses.info_nce import InfoNCEConfig, InfoNCELoss
 from selfpatch.models.layers.mlp import mlp
@@ -59,3 +61,7 @@ class MoCoV3(Objective):
         # The factor keeps the size of gradients comparable over temperatures, as released.
         scale = 2 * self.config.temp
         return {"contrast": scale * self.loss(query1, key2) + scale * self.loss(query2, key1)}
+
+    def uniform_losses(self, views: Views) -> dict[str, float]:
+        """Return the scaled log of the number of keys in the global batch, for both directions."""
+        return {"contrast": 4 * self.config.temp * math.log(views.batch_size * world_size())}

@@ -1,5 +1,6 @@
 """SwAV: swapped predictions of online cluster assignments (Caron et al., arXiv 2006.09882)."""
 
+import math
 from typing import ClassVar
 
 from torch import nn
@@ -39,3 +40,7 @@ class SwAV(Objective):
         scores = student.heads["prototypes"](student.image)
         use_queues = hp.epoch >= self.config.queue_from_epoch and hp.step >= self.steps_to_fill
         return {"swapped": self.loss(scores, views.num_global, use_queues=use_queues)}
+
+    def uniform_losses(self, views: Views) -> dict[str, float]:
+        """Return log K of the prototypes."""
+        return {"swapped": math.log(self.config.num_prototypes)}

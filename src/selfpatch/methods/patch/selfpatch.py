@@ -1,5 +1,6 @@
 """SelfPatch: a patch learns from the aggregate of its most similar neighbours (CVPR 2022, arXiv 2206.07990)."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -52,6 +53,12 @@ class SelfPatch(Objective):
         heads = student.heads["patch"], teacher.heads["patch"]
         scheduled = {"teacher_temp": hp.teacher_temp, "step": hp.step}
         return {"patch": self.agreement(patches, targets, heads, samples=views.samples, **scheduled)}
+
+    def uniform_losses(self, views: Views) -> dict[str, float]:
+        """Return log K of the prototypes, or of the number of keys (contrast); a cosine has no such value."""
+        choices = {"prototypes": self.config.num_prototypes, "contrast": 1 + self.config.queue_size}
+        count = choices.get(self.config.agreement)
+        return {} if count is None else {"patch": math.log(count)}
 
     def targets(self, tokens: Tokens, pool: PositivePool) -> Tensor:
         """Return the aggregates of each patch's positives, [V*B, N, D]."""

@@ -1,5 +1,6 @@
 """SERE: self-relations of features as what the student learns (Li, Gao, Cheng; TPAMI 2023, arXiv 2206.05184)."""
 
+import math
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -33,6 +34,14 @@ class SERE(Objective):
         (targets,) = tokens_by_view(teacher, views, 1)
         tokens, local = (*tokens_by_view(student, views, 2 if self.loss.has_local else 1), None)[:2]
         return self.loss(tokens, local, targets, views.boxes, (student.heads, teacher.heads))
+
+    def uniform_losses(self, views: Views) -> dict[str, float]:
+        """Return the log of the number of points (mean over the pairs of crops) or of channels that are related."""
+        c, pairs = self.loss.config, views.num_global - 1
+        num_local = 0 if views.local_crops is None else len(views.local_crops)
+        points = pairs * math.log(c.overlap_size**2) + num_local * math.log(c.local_overlap_size**2)
+        values = {"spatial": points / (pairs + num_local), "channel": math.log(self.loss.dim)}
+        return {kind: values[kind] for kind in self.loss.kinds}
 
 
 def tokens_by_view(side: EncoderOutput, views: Views, num_resolutions: int) -> list[Tensor]:
