@@ -215,7 +215,8 @@ OPTIONS = {
         crops.flip crops.jitter
         crops.brightness crops.contrast crops.saturation crops.hue crops.grey crops.blur crops.blur-radius
         crops.solarize
-        masks.kind masks.ratio masks.share-unmasked
+        masks.kind masks.ratio masks.share-unmasked pairs.num-clean pairs.clean-size pairs.clean-scale
+        pairs.num-contained pairs.contained-size pairs.contained-scale
         optimizer.name optimizer.momentum optimizer.base-lr optimizer.min-lr optimizer.warmup-epochs
         optimizer.warmup-start-lr optimizer.warmup-includes-peak optimizer.cosine-over optimizer.lr-delay
         optimizer.update-interval optimizer.weight-decay optimizer.weight-decay-end

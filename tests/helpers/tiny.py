@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ RUN: dict[str, Any] = {
     "batch_size": 4,
     "backbone": {"embed_dim": 16, "depth": 2, "num_heads": 2, "drop_path": 0.0},
     "crops": {"global_size": 16, "local_size": 12, "num_local": 2},
+    "pairs": {"num_clean": 1, "clean_size": 16, "num_contained": 2, "contained_size": 12},
 }
 MODELS: dict[str, dict[str, Any]] = {
     "vit_tiny": {},
@@ -41,6 +43,9 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "densecl": {"out_dim": 8, "queue_size": 8},
     "selfpatch": {"num_prototypes": 12, "hidden_dim": 16, "bottleneck_dim": 8},
     "sere": {},
+    "paka": {"hidden_dim": 16, "bottleneck_dim": 8, "overlap_size": 3},
+    "selfpatch_pairs": {"overlap_size": 3, "k": 2},
+    "sere_pairs": {"overlap_size": 3},
 }
 
 
@@ -48,7 +53,8 @@ def tiny_config(**settings: Any) -> RunConfig:
     """`settings` laid over the smallest ones of the method, the objectives and the model that they name."""
     model = settings.get("model", RUN["model"])
     base = RUN if model == "vit_tiny" else {**RUN, "patch_size": None, "backbone": {"drop_path": 0.0}}
-    crops = {} if model == "vit_tiny" else {"crops": {"global_size": 32, "local_size": 24}}
+    larger = {"crops": {"global_size": 32, "local_size": 24}, "pairs": {"clean_size": 32, "contained_size": 24}}
+    crops = {} if model == "vit_tiny" else larger
     named = {name: settings[name] for name in ("method", "objective", "model") if name in settings}
     config = RunConfig().override(base).override(crops).override(named).override(MODELS.get(model, {}))
     return config.override({name: COMPONENTS[name] for name in config.used if name in COMPONENTS}).override(settings)
@@ -69,6 +75,8 @@ def tiny_student_teacher(**settings: Any) -> StudentTeacher:
 def tiny_views(batch: int, seed: int = 0, *, scale: int = 1) -> Views:
     """Draw two global crops of 4 x 4 patches and two local ones of 3 x 3, masks, and boxes most of which overlap.
 
+    There are also one clean crop and two contained ones, of these sizes.
+
     Args:
         scale: 1 for patches of 4 pixels, 2 for 8.
     """
@@ -83,20 +91,17 @@ def tiny_views(batch: int, seed: int = 0, *, scale: int = 1) -> Views:
     flips = torch.randint(2, (4, batch, 1), generator=generator)
     masks = torch.rand(2, batch, 4, 4, generator=generator) < 0.3
     boxes = torch.cat([corners, sides, flips], -1).float()
-    return Views(global_crops, local_crops, boxes, torch.arange(batch), masks)
+    around, within = boxes[:1], boxes[1:3].clone()
+    within[..., :4] = around[..., :4] * torch.tensor([1, 1, 0.7, 0.7]) + torch.tensor([3.0, 2.0, 0.0, 0.0])
+    pairs = {"clean_crops": crops(1, 16 * scale), "contained_crops": crops(2, 12 * scale)}
+    samples, pair_boxes = torch.arange(batch), torch.cat([around, within])
+    return Views(global_crops, local_crops, boxes, samples, masks, **pairs, pair_boxes=pair_boxes)
 
 
 def part_of(views: Views, images: slice) -> Views:
     """Return the same views of some of the images."""
-    assert views.local_crops is not None
-    assert views.masks is not None
-    return Views(
-        views.global_crops[:, images],
-        views.local_crops[:, images],
-        views.boxes[:, images],
-        views.samples[images],
-        views.masks[:, images],
-    )
+    parts = {name: tensor[:, images] for name, tensor in views.tensors().items() if name != "samples"}
+    return replace(views, samples=views.samples[images], **parts)
 
 
 def hyperparameters(step: int = 0, **values: Any) -> Hyperparameters:

@@ -17,6 +17,8 @@ from selfpatch.core import distributed
 from selfpatch.core.cost import MAX_IMAGES, Cost, measure, measure_batch
 from selfpatch.core.machine import autocast_dtype, device_name
 from selfpatch.core.types import Views
+from selfpatch.data.augment.multicrop import view_groups
+from selfpatch.data.collate import make_views
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.training import factory
 from selfpatch.training.dataset import TrainingData
@@ -194,15 +196,18 @@ def pretraining_report(
 
 def _dummy_views(config: RunConfig, student_teacher: StudentTeacher, images: int) -> Views:
     """Return views of the shapes that the loader makes for some images."""
-    recipes, needs = factory.view_recipes(config, student_teacher.needs), student_teacher.needs
-    global_crops, local_crops = (
-        torch.zeros(len(sizes), images, config.channels, *sizes[:1] * 2, dtype=torch.uint8) if sizes else None
-        for sizes in ([recipe.size for recipe in part] for part in (recipes[:2], recipes[2:]))
-    )
-    assert global_crops is not None
+    needs = student_teacher.needs
+    recipes, pairs = factory.view_recipes(config, needs), factory.pair_recipes(config, needs)
+    groups = view_groups(recipes, min(2, len(recipes)), pairs)
+    crops = {
+        name: torch.zeros(len(group), images, config.channels, *[group[0].size] * 2, dtype=torch.uint8)
+        for name, group in groups.items()
+    }
     grid = config.crops.global_size // student_teacher.student.backbone.patch_size
     masks = torch.zeros(2, images, grid, grid, dtype=torch.bool) if needs.masks else None
-    return Views(global_crops, local_crops, torch.ones(len(recipes), images, 5), torch.zeros(images).long(), masks)
+    boxes, pair_boxes = (torch.ones(len(views), images, 5) for views in (recipes, pairs))
+    others = {"boxes": boxes, "samples": torch.zeros(images).long(), "masks": masks, "pair_boxes": pair_boxes}
+    return make_views(crops, others)
 
 
 def evaluation_report(command: str, encoder: Any, workload: Workload, device: torch.device) -> DryRun:

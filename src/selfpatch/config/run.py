@@ -16,6 +16,9 @@ FROM_INIT = "init"
 PLAIN_VITS = {"vit_tiny", "vit_small", "vit_base", "vit_large"}
 """Models that differ in their sizes only."""
 
+NO_METHOD = "none"
+"""Value of `method` for patch-level objectives alone."""
+
 SAMPLES = "samples"
 """Value of `data` that stands for the built-in sample photographs."""
 
@@ -45,9 +48,9 @@ class RunConfig:
     recipe: str | None = None
     """Name of a built-in recipe, or path of a YAML file; if not given, chosen by the number of images."""
     method: str = "dino"
-    """Image-level method: dino, ibot, moco_v2, moco_v3, moby, swav or densecl."""
+    """Image-level method: dino, ibot, moco_v2, moco_v3, moby, swav, densecl, or `none` for patch objectives alone."""
     objective: str = "selfpatch"
-    """Patch-level objective: selfpatch, sere, both joined by `+`, or `none`."""
+    """Patch-level objective: selfpatch, sere, paka, sere_pairs, selfpatch_pairs, several joined by `+`, or `none`."""
     model: str = "vit_small"
     """Architecture: vit_tiny, vit_small, vit_base, vit_large, swin_tiny, swin_small, swin_base, resnet50, the name of
     any ViT, Swin or ResNet of timm, or `init` for the architecture of those weights."""
@@ -79,6 +82,7 @@ class RunConfig:
     """Weight of each loss by name; if not given, what the method or objective declares, else 1."""
     backbone: sections.BackboneOverrides = sections.BackboneOverrides()
     crops: sections.CropConfig = sections.CropConfig()
+    pairs: sections.PairConfig = sections.PairConfig()
     masks: sections.MaskConfig = sections.MaskConfig()
     optimizer: sections.OptimizerConfig = sections.OptimizerConfig()
     loader: sections.LoaderConfig = sections.LoaderConfig()
@@ -90,6 +94,8 @@ class RunConfig:
         """Check what can be checked without data, model or device."""
         if self.epochs is None and self.minutes is None:
             raise ValueError("neither epochs nor minutes is given; set one of them, e.g. epochs to 100")
+        if not self.used:
+            raise ValueError("method and objective are both 'none', so that there is nothing to learn; name one")
         if len(set(self.used)) < len(self.used):
             raise ValueError(f"objective is {self.objective!r}, which names one twice; name each once")
         if self.batch_size % self.accumulate:
@@ -115,7 +121,7 @@ class RunConfig:
     @property
     def used(self) -> tuple[str, ...]:
         """Names of the method and the objectives, whose settings are read."""
-        return (self.method, *self.objectives)
+        return (*([] if self.method == NO_METHOD else [self.method]), *self.objectives)
 
     def override(self, values: Mapping[str, Any]) -> "RunConfig":
         """Return this configuration with nested `values` in place of its own; other sections belong to components.

@@ -100,11 +100,42 @@ class CropConfig:
 
     def __post_init__(self) -> None:
         """Check that the ranges are ordered."""
-        for name, (low, high) in (("global_scale", self.global_scale), ("local_scale", self.local_scale)):
-            if not 0 < low <= high <= 1:
-                raise ValueError(f"{name} is {[low, high]}; use [low, high] with 0 < low <= high <= 1")
+        check_scales(global_scale=self.global_scale, local_scale=self.local_scale)
         if not 0 <= self.blur_radius[0] <= self.blur_radius[1]:
             raise ValueError(f"blur_radius is {list(self.blur_radius)}; use [low, high] with 0 <= low <= high")
+
+
+@settings
+class PairConfig:
+    """Pairs of crops for objectives that compare them point by point (PaKA, arXiv 2509.05606).
+
+    The teacher sees clean crops, whose colours are unchanged. The student sees contained crops, each inside a clean
+    one, with the augmentation of local crops.
+    """
+
+    num_clean: PositiveInt = 2
+    """Number of clean crops of each image."""
+    clean_size: PositiveInt = 224
+    """Side of a clean crop in pixels."""
+    clean_scale: tuple[float, float] = (0.25, 1.0)
+    """Range of a clean crop's area, as a fraction of the image's."""
+    num_contained: PositiveInt = 8
+    """Number of contained crops of each image; crop i lies inside clean crop i modulo num_clean."""
+    contained_size: PositiveInt = 96
+    """Side of a contained crop in pixels."""
+    contained_scale: tuple[float, float] = (0.05, 0.4)
+    """Range of a contained crop's area, as a fraction of the clean crop's."""
+
+    def __post_init__(self) -> None:
+        """Check that the ranges are ordered."""
+        check_scales(clean_scale=self.clean_scale, contained_scale=self.contained_scale)
+
+
+def check_scales(**scales: tuple[float, float]) -> None:
+    """Raise ValueError unless each range of areas is ordered, within (0, 1]."""
+    for name, (low, high) in scales.items():
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"{name} is {[low, high]}; use [low, high] with 0 < low <= high <= 1")
 
 
 @settings

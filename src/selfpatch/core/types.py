@@ -22,11 +22,14 @@ from torch import Tensor, nn
 class Views:
     """Crops of one batch, and their positions in the images."""
 
-    global_crops: Tensor  # [G, B, C, S, S] uint8 as loaded, float once normalised
+    global_crops: Tensor  # [G, B, C, S, S] uint8 as loaded, float once normalised; G is 0 if nothing needs any
     local_crops: Tensor | None  # [L, B, C, s, s]
     boxes: Tensor  # [V, B, 5] float32 (left, top, width, height, flipped) in pixels of the whole image, globals first
     samples: Tensor  # [B] int64 indices of the images in the data set
     masks: Tensor | None = None  # [G, B, h, w] bool, True where the student sees the mask token, if anything needs it
+    clean_crops: Tensor | None = None  # [P, B, C, S', S'] for the teacher, without changes of colour
+    contained_crops: Tensor | None = None  # [Q, B, C, s', s'] for the student, crop i inside clean crop i mod P
+    pair_boxes: Tensor | None = None  # [P + Q, B, 5] positions of clean and contained crops, as `boxes`
 
     @property
     def num_global(self) -> int:
@@ -36,7 +39,12 @@ class Views:
     @property
     def batch_size(self) -> int:
         """Number of images B."""
-        return self.global_crops.shape[1]
+        return len(self.samples)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the crops."""
+        return self.samples.device
 
     def require_pair(self, method: str) -> None:
         """Raise ValueError unless there are exactly two global crops for `method` to compare."""
@@ -71,13 +79,16 @@ class EncoderOutput:
     tokens_per_resolution: tuple[Tokens, ...]  # global crops [G*B, ...], then local ones [L*B, ...] if encoded
     heads: Mapping[str, nn.Module]
     pool: nn.Module | None
+    pair_tokens: Tokens | None = None  # of contained crops [Q*B, ...] (student) or clean ones [P*B, ...] (teacher)
 
 
 @dataclass(frozen=True)
 class Needs:
     """Inputs that a method or objective requires; the loader and the teacher produce the union of all."""
 
+    global_crops: bool = True
     local_crops: bool = False
+    pairs: bool = False
     masks: bool = False
     teacher_on_local_crops: bool = False
 

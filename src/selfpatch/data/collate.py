@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from selfpatch.core.types import Views
-from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe
+from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe, view_groups
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.ops.images import to_common_dtype
 
@@ -29,23 +29,40 @@ class RenderingCollator:
     `prepare` and `collate` run in workers. Only the result of `prepare` is kept until a part is complete.
     """
 
-    def __init__(self, recipes: Sequence[ViewRecipe], num_global: int, render: Render) -> None:
-        self._recipes, self._num_global, self._render = recipes, num_global, render
+    def __init__(
+        self,
+        recipes: Sequence[ViewRecipe],
+        num_global: int,
+        render: Render,
+        pair_recipes: Sequence[ViewRecipe] = (),
+    ) -> None:
+        self._groups, self._render = view_groups(recipes, num_global, pair_recipes), render
+        self._recipes = [*recipes, *pair_recipes]
 
     def prepare(self, image: Picture, parameters: Sequence[ViewParameters]) -> list[Tensor]:
         """Render the views [V] of an image."""
         return [self._render(image, r.size, p) for r, p in zip(self._recipes, parameters, strict=True)]
 
-    def collate(self, prepared: Sequence[Any], boxes: Tensor, samples: Tensor, masks: Tensor | None) -> Views:
-        """Collate the results [B] of `prepare` to a part of a batch; the other arguments are fields of `Views`."""
-        views = list(zip(*prepared, strict=True))  # [V][B]
-        global_crops, *local = [_stack(g) for g in (views[: self._num_global], views[self._num_global :]) if g]
-        return Views(global_crops, local[0] if local else None, boxes, samples, masks)
+    def collate(self, prepared: Sequence[Any], fields: Mapping[str, Tensor | None]) -> Views:
+        """Collate the results [B] of `prepare` to a part of a batch; `fields` are the other fields of `Views`."""
+        views = iter(zip(*prepared, strict=True))  # [V][B]
+        return make_views({name: _stack([next(views) for _ in group]) for name, group in self._groups.items()}, fields)
 
     def join(self, parts: Sequence[Any], pin_memory: bool) -> Views:
         """Join parts to a batch, in page-locked memory if `pin_memory` is set."""
-        dims = {"global_crops": 1, "local_crops": 1, "boxes": 1, "samples": 0, "masks": 1}
-        return Views(**join_fields(parts, dims, pin_memory))
+        crops = dict.fromkeys(("global_crops", "local_crops", "clean_crops", "contained_crops"), 1)
+        return Views(**join_fields(parts, crops | FIELD_DIMS, pin_memory))
+
+
+FIELD_DIMS = {"boxes": 1, "samples": 0, "masks": 1, "pair_boxes": 1}
+"""Dimension of the images in each field of `Views` that holds no crops."""
+
+
+def make_views(crops: Mapping[str, Tensor], fields: Mapping[str, Tensor | None]) -> Views:
+    """Return `Views` of crops [V, B, C, S, S] by name and of its other fields; without global crops, of 0 of them."""
+    some = next(iter(crops.values()))
+    no_global_crops = {"global_crops": some[:0, ..., :1, :1]}
+    return Views(**{"local_crops": None, **no_global_crops, **crops, **fields})  # type: ignore[arg-type]
 
 
 def _stack(views: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -57,7 +74,7 @@ def _stack(views: Sequence[Sequence[Tensor]]) -> Tensor:
 def stack_boxes(parameters: Sequence[Sequence[ViewParameters]]) -> Tensor:
     """Return the boxes [V, B, 5] of drawn parameters [B][V], as `Views.boxes`."""
     boxes = torch.tensor([[p.box for p in views] for views in parameters], dtype=torch.float32)
-    return boxes.transpose(0, 1).contiguous()
+    return boxes.reshape(len(parameters), -1, 5).transpose(0, 1).contiguous()
 
 
 def join_fields(parts: Sequence[Any], dims: Mapping[str, int], pin_memory: bool) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from selfpatch.config.sections import LoaderConfig
 from selfpatch.core.machine import num_cores
 from selfpatch.data.augment.backends import BACKENDS, RenderBackend, choose_backend
 from selfpatch.data.augment.gpu import DecodingCollator
-from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe, draw_view, generator
+from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe, draw_views, generator
 from selfpatch.data.collate import Batch, RenderingCollator, stack_boxes
 from selfpatch.data.decode.pillow import BadImage, Picture
 from selfpatch.data.sources.index import ImageIndex
@@ -38,6 +40,7 @@ CHECKED_FROM = 100
 _REPLACEMENT_STREAM = 2**32
 _ORDER_STREAM = 2**32 + 1
 _MASK_STREAM = 2**33  # plus the number of the view
+_PAIR_STREAM = 2**34  # plus the number of the crop
 
 _Request = tuple[int, list[int]]
 """Epoch, and the indices of the images of a part."""
@@ -77,6 +80,8 @@ class CropLoader:
     """Seed of the order and of the crops."""
     num_global: int = 2
     """Number of recipes that are global views."""
+    pair_recipes: Sequence[ViewRecipe] = ()
+    """One per clean crop, then one per crop inside them; all of either kind have one size."""
     accumulate: int = 1
     """Micro-batches per step."""
     channels: int = 3
@@ -105,15 +110,14 @@ class CropLoader:
             raise ValueError(
                 f"a batch of {self.batch_size} images is larger than the data, {num_images} images; {advice}"
             )
-        _check_recipes(self.recipes, self.num_global)
         self.read, render = (
             self.backend
             or BACKENDS[choose_backend(self.config.render, device_type=self.device_type, channels=self.channels)]
         )
         self.collator = (
-            RenderingCollator(self.recipes, self.num_global, render)
+            RenderingCollator(self.recipes, self.num_global, render, self.pair_recipes)
             if render is not None
-            else DecodingCollator(self.recipes, self.num_global, self.config.max_pixels)
+            else DecodingCollator(self.recipes, self.num_global, self.config.max_pixels, self.pair_recipes)
         )
         self.indices = np.asarray(self.indices, np.int64)
         self.steps_per_epoch = num_images // self.batch_size
@@ -198,24 +202,26 @@ class _Crops(Dataset[_Part]):
         part = _Part()
         used: list[int] = []  # [B] samples or their replacements
         prepared: list[Any] = []
-        drawn: list[list[ViewParameters]] = []  # [B][V]
+        drawn: list[list[list[ViewParameters]]] = []  # [B], of multi-crop [V] and of pairs [P + Q]
         for sample in samples:
             image = self._read(epoch, sample, part)
             if image is None:
                 return part
             used.append(part.tried[-1])
             parameters = [
-                draw_view(recipe, image.size, generator(loader.seed, epoch, sample, view))
-                for view, recipe in enumerate(loader.recipes)
+                draw_views(recipes, image.size, partial(generator, loader.seed, epoch, sample), first)
+                for recipes, first in ((loader.recipes, 0), (loader.pair_recipes, _PAIR_STREAM))
             ]
-            prepared.append(loader.collator.prepare(image, parameters))
+            prepared.append(loader.collator.prepare(image, [*chain(*parameters)]))
             drawn.append(parameters)
         masks = None
         if loader.draw_mask is not None:
             streams = range(_MASK_STREAM, _MASK_STREAM + loader.num_global)
             by_view = [[loader.draw_mask(generator(loader.seed, epoch, s, view)) for s in samples] for view in streams]
             masks = torch.from_numpy(np.array(by_view))  # [G, B, h, w]
-        part.batch = loader.collator.collate(prepared, stack_boxes(drawn), torch.tensor(used), masks)
+        boxes, pair_boxes = map(stack_boxes, zip(*drawn, strict=True))
+        fields = {"boxes": boxes, "samples": torch.tensor(used), "masks": masks}
+        part.batch = loader.collator.collate(prepared, fields | {"pair_boxes": pair_boxes if len(pair_boxes) else None})
         return part
 
     def _read(self, epoch: int, sample: int, part: _Part) -> Picture | None:
@@ -230,15 +236,6 @@ class _Crops(Dataset[_Part]):
             except BadImage as error:
                 part.bad[error.path] = error.reason
         return None
-
-
-def _check_recipes(recipes: Sequence[ViewRecipe], num_global: int) -> None:
-    sizes = [recipe.size for recipe in recipes]
-    if not 1 <= num_global <= len(recipes):
-        raise ValueError(f"num_global is {num_global}, but there are {len(recipes)} recipes; use 1 to {len(recipes)}")
-    for name, group in [("global", sizes[:num_global]), ("local", sizes[num_global:])]:
-        if len(set(group)) > 1:
-            raise ValueError(f"{name} views of sizes {group} do not fit into one batch; give them one size")
 
 
 def default_workers() -> int:

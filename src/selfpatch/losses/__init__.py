@@ -1,5 +1,6 @@
 """Losses of self-supervised learning as modules on plain tensors, for any training loop."""
 
+from selfpatch.losses.aligned_relations import AlignedRelationConfig, AlignedRelationLoss
 from selfpatch.losses.center import Center
 from selfpatch.losses.depth import SigLoss, gradient_log_loss, sig_loss
 from selfpatch.losses.dino import DINOConfig, DINOLoss
@@ -22,9 +23,10 @@ from selfpatch.losses.swav import SwAVConfig, SwAVHead, SwAVLoss
 from selfpatch.models.heads import PrototypeHead
 
 __all__ = [
-    "Center", "DINOConfig", "DINOLoss", "DenseContrastLoss", "GramConfig", "GramLoss", "IBOTConfig", "IBOTPatchLoss",
-    "ImageSimilarityLoss", "InfoNCELoss", "KoLeoLoss", "MemoryBank", "NeCoConfig", "NeCoLoss", "PaKALoss",
-    "PatchDistillationConfig", "PatchDistillationLoss", "PatchPrototypes", "PatchSimilarityLoss", "PrototypeHead",
-    "SEREChannelLoss", "SEREConfig", "SERELoss", "SERESpatialLoss", "SelfPatchConfig", "SelfPatchLoss", "SigLoss",
-    "SwAVConfig", "SwAVHead", "SwAVLoss", "gradient_log_loss", "sig_loss",
+    "AlignedRelationConfig", "AlignedRelationLoss", "Center", "DINOConfig", "DINOLoss", "DenseContrastLoss",
+    "GramConfig", "GramLoss", "IBOTConfig", "IBOTPatchLoss", "ImageSimilarityLoss", "InfoNCELoss", "KoLeoLoss",
+    "MemoryBank", "NeCoConfig", "NeCoLoss", "PaKALoss", "PatchDistillationConfig", "PatchDistillationLoss",
+    "PatchPrototypes", "PatchSimilarityLoss", "PrototypeHead", "SEREChannelLoss", "SEREConfig", "SERELoss",
+    "SERESpatialLoss", "SelfPatchConfig", "SelfPatchLoss", "SigLoss", "SwAVConfig", "SwAVHead", "SwAVLoss",
+    "gradient_log_loss", "sig_loss",
 ]  # fmt: skip

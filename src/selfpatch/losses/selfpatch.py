@@ -17,7 +17,7 @@ from selfpatch.losses.memory_bank import MemoryBank
 from selfpatch.losses.owned_heads import LossWithHeads
 from selfpatch.models.heads import PrototypeHead
 from selfpatch.models.layers.mlp import mlp
-from selfpatch.models.pooling import AveragePool, ClassAttentionPool, PositivePool
+from selfpatch.models.pooling import AveragePool, ClassAttentionPool, PositivePool, mean_of_positives
 from selfpatch.ops.contrast import info_nce, l2_normalize
 from selfpatch.ops.neighbours import neighbour_table, top_positives
 
@@ -78,6 +78,21 @@ def patch_targets(patches: Tensor, grid: Grid, pool: PositivePool, config: SelfP
     """
     table = neighbour_table(*grid, config.window, config.border, patches.device)
     return pool.pool_positives(patches, top_positives(patches, config.k, table))
+
+
+@torch.no_grad()
+def mean_of_neighbours(patches: Tensor, raw_patches: Tensor, config: MatchingConfig) -> Tensor:
+    """Return the mean of each patch's positives, the target without a learned aggregation, [B, h, w, D].
+
+    Args:
+        patches: [B, h, w, D] the teacher's patches, which are averaged.
+        raw_patches: [B, h, w, D] the same before any norm, which are matched.
+        config: matching.
+    """
+    h, w = patches.shape[1:3]
+    table = neighbour_table(h, w, config.window, config.border, patches.device)
+    positives = top_positives(raw_patches.flatten(1, 2), config.k, table)
+    return mean_of_positives(patches.flatten(1, 2), positives).unflatten(1, (h, w))
 
 
 class Agreement(nn.Module):

@@ -10,6 +10,7 @@ from selfpatch.methods.image.moby import MoBY
 from selfpatch.methods.image.moco_v2 import MoCoV2
 from selfpatch.methods.image.moco_v3 import MoCoV3
 from selfpatch.methods.image.swav import SwAV
+from selfpatch.methods.patch.pairs import PaKA, SelfPatchPairs, SEREPairs
 from selfpatch.methods.patch.selfpatch import SelfPatch
 from selfpatch.methods.patch.sere import SERE
 
@@ -27,6 +28,9 @@ METHODS: dict[str, type[Objective]] = {
 OBJECTIVES: dict[str, type[Objective]] = {
     "selfpatch": SelfPatch,
     "sere": SERE,
+    "paka": PaKA,
+    "selfpatch_pairs": SelfPatchPairs,
+    "sere_pairs": SEREPairs,
 }
 """Patch-level objectives, `--objective`."""
 

@@ -31,6 +31,15 @@ def gather_patches(x: Tensor, indices: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device)[:, None, None], indices]
 
 
+def mean_of_positives(patches: Tensor, positives: Positives) -> Tensor:
+    """Return the mean of the positives of each patch of patches [B, N, D], [B, N, D]."""
+    sets = gather_patches(patches, positives.indices)  # [B, N, k, D]
+    if positives.valid is None:
+        return sets.mean(2)
+    weights = positives.valid.to(patches.dtype)  # [B, N, k]
+    return torch.einsum("bnk,bnkd->bnd", weights, sets) / weights.sum(-1, keepdim=True)
+
+
 class _ClassAttention(nn.Module):
     """Attention of a query to [query; patches] with separate layers for q, k and v (CaiT, arXiv 2103.17239)."""
 
@@ -139,8 +148,4 @@ class AveragePool(PositivePool):
 
     def pool_positives(self, patches: Tensor, positives: Positives) -> Tensor:
         """Average the positives of each patch, see `PositivePool`."""
-        sets = gather_patches(patches, positives.indices)  # [B, N, k, D]
-        if positives.valid is None:
-            return self.norm(sets.mean(2))
-        weights = positives.valid.to(patches.dtype)  # [B, N, k]
-        return self.norm(torch.einsum("bnk,bnkd->bnd", weights, sets) / weights.sum(-1, keepdim=True))
+        return self.norm(mean_of_positives(patches, positives))

@@ -13,13 +13,13 @@ from torch import nn
 from selfpatch.checkpoints.load import LoadReport, load_backbone
 from selfpatch.checkpoints.read import TIMM, read_weights
 from selfpatch.config.recipes import choose_recipe, load_recipe
-from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig
+from selfpatch.config.run import FROM_INIT, NO_METHOD, SAMPLES, RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.malloc import keep_freed_memory
 from selfpatch.core.types import Needs, Objective
 from selfpatch.data.augment.backends import choose_backend
 from selfpatch.data.augment.masks import draw_mask
-from selfpatch.data.augment.multicrop import ViewRecipe, dino_views
+from selfpatch.data.augment.multicrop import ViewRecipe, dino_views, pair_views
 from selfpatch.data.loader import CropLoader
 from selfpatch.data.sample_images import sample_index
 from selfpatch.data.sources.index import ImageIndex
@@ -139,7 +139,9 @@ def make_student_teacher(
             method masks patches and the backbone embeds none.
     """
     is_new = architecture is None
-    classes = {config.method: find_objective(METHODS, config.method, "method")}
+    classes: dict[str, type[Objective]] = {}
+    if config.method != NO_METHOD:
+        classes[config.method] = find_objective(METHODS, config.method, "method")
     classes |= {name: find_objective(OBJECTIVES, name, "objective") for name in config.objectives}
     weights = read_weights(config.init) if is_new and config.init is not None else None
     if architecture is None:
@@ -241,19 +243,23 @@ def _loss_weights(config: RunConfig, objectives: Mapping[str, Objective]) -> dic
 
 
 def _check_crops(backbone: Backbone, config: RunConfig, objectives: Mapping[str, Objective]) -> None:
-    sides = [config.crops.global_size]
-    if config.crops.num_local and union_of_needs(objectives).local_crops:
-        sides.append(config.crops.local_size)
-    for side in sides:
+    needs = union_of_needs(objectives)
+    sides = {recipe.size for recipe in (*view_recipes(config, needs), *pair_recipes(config, needs))}
+    for side in sorted(sides, reverse=True):
         backbone.check_size(side, side)
         for objective in objectives.values():
             objective.check_grid(side // backbone.patch_size, side // backbone.patch_size)
 
 
 def view_recipes(config: RunConfig, needs: Needs) -> tuple[ViewRecipe, ...]:
-    """Return the recipe of each view, local ones only if they are needed."""
+    """Return the recipe of each view of multi-crop that is needed."""
     views = dino_views(config.crops)
-    return views if needs.local_crops else views[:2]
+    return (views if needs.local_crops else views[:2]) if needs.global_crops else ()
+
+
+def pair_recipes(config: RunConfig, needs: Needs) -> tuple[ViewRecipe, ...]:
+    """Return the recipes of clean crops and of those inside them, if they are needed."""
+    return pair_views(config.pairs, config.crops) if needs.pairs else ()
 
 
 def with_renderer(config: RunConfig, device: torch.device) -> RunConfig:
@@ -271,11 +277,14 @@ def make_loader(
 ) -> CropLoader:
     """Return the training stream of this process."""
     grid = config.crops.global_size // student_teacher.student.backbone.patch_size
+    recipes = view_recipes(config, student_teacher.needs)
     return CropLoader(
         data.index,
         data.indices,
-        view_recipes(config, student_teacher.needs),
+        recipes,
         config.loader,
+        num_global=min(2, len(recipes)),
+        pair_recipes=pair_recipes(config, student_teacher.needs),
         batch_size=config.batch_size,
         seed=config.seed,
         accumulate=config.accumulate,
@@ -309,7 +318,7 @@ def make_online_evaluator(
     return OnlineEvaluator(
         config.watch,
         data,
-        view_recipes(config, student_teacher.needs),
+        dino_views(config.crops),
         channels=config.channels,
         patch_size=student_teacher.student.backbone.patch_size,
         pictures=pictures,

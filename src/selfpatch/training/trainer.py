@@ -37,7 +37,7 @@ Evaluate = Callable[["StudentTeacher", int], Mapping[str, float]]
 
 def union_of_needs(objectives: Mapping[str, Objective]) -> Needs:
     """Return which views and masks are made for all objectives together, and which views the teacher sees."""
-    return functools.reduce(operator.or_, (objective.needs for objective in objectives.values()), Needs())
+    return functools.reduce(operator.or_, (objective.needs for objective in objectives.values()))
 
 
 class StudentTeacher(nn.Module):
@@ -66,8 +66,9 @@ class StudentTeacher(nn.Module):
         student_crops = self._normalised(views)
         teacher_crops = student_crops if self.needs.teacher_on_local_crops else student_crops[:1]
         with torch.no_grad():
-            teacher = self.teacher(teacher_crops)
-        student = self.student(student_crops, views.masks if self.needs.masks else None)
+            teacher = self.teacher(teacher_crops, pair_crops=self._pair_crops(views.clean_crops))
+        masks = views.masks if self.needs.masks else None
+        student = self.student(student_crops, masks, self._pair_crops(views.contained_crops))
         losses: dict[str, Tensor] = {}
         for objective in self.objectives.values():
             losses |= objective(student, teacher, views, hp)
@@ -75,18 +76,25 @@ class StudentTeacher(nn.Module):
         return {"loss": total, **losses, **(self._meters(teacher, hp) if with_meters else {})}
 
     def _normalised(self, views: Views) -> list[Tensor]:
-        """Return the network's input at each resolution: [G, B, C, S, S], then [L, B, C, s, s] if needed."""
-        backbone, resolutions = self.student.backbone, [views.global_crops]
-        if views.local_crops is not None and self.needs.local_crops:
-            resolutions.append(views.local_crops)
-        return [normalise(crops, backbone.mean, backbone.std) for crops in resolutions]
+        """Return the network's input at each resolution, if needed: [G, B, C, S, S], then [L, B, C, s, s]."""
+        needed = [views.global_crops if self.needs.global_crops else None]
+        needed += [views.local_crops if self.needs.local_crops else None]
+        return [crops for crops in map(self._normalise, needed) if crops is not None]
+
+    def _pair_crops(self, crops: Tensor | None) -> Tensor | None:
+        return self._normalise(crops) if self.needs.pairs else None
+
+    def _normalise(self, crops: Tensor | None) -> Tensor | None:
+        backbone = self.student.backbone
+        return None if crops is None else normalise(crops, backbone.mean, backbone.std)
 
     @torch.no_grad()
     def _meters(self, teacher: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:
-        meters = {
-            "effective_rank": effective_rank(teacher.image.flatten(0, 1)),
-            "patch_rank": effective_rank(teacher.tokens_per_resolution[0].raw_patches.flatten(0, 2)),
-        }
+        tokens = (*teacher.tokens_per_resolution, teacher.pair_tokens)[0]
+        assert tokens is not None
+        meters = {"patch_rank": effective_rank(tokens.raw_patches.flatten(0, 2))}
+        if len(teacher.image):
+            meters["effective_rank"] = effective_rank(teacher.image.flatten(0, 1))
         for objective in self.objectives.values():
             assert isinstance(objective, Objective)
             meters |= objective.meters(teacher, hp)
@@ -173,7 +181,7 @@ def training_step(
     None, enabled on CUDA when the optimizer is a fused AdamW.
     """
     student_teacher: StudentTeacher = model.module if isinstance(model, DistributedDataParallel) else model  # type: ignore[assignment]
-    device_type = micro_batches[0].global_crops.device.type
+    device_type = micro_batches[0].device.type
     optim.set_hyperparameters(optimizer, hp)
     optimizer.zero_grad(set_to_none=True)
     outputs: list[dict[str, Tensor]] = []

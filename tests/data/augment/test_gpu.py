@@ -67,7 +67,7 @@ def collated(
     samples: Sequence[int],
 ) -> DecodedBatch:
     prepared = [collator.prepare(image, parameters) for image, parameters in zip(images, drawn, strict=True)]
-    return collator.collate(prepared, stack_boxes(drawn), torch.tensor(samples), None)
+    return collator.collate(prepared, {"boxes": stack_boxes(drawn), "samples": torch.tensor(samples)})
 
 
 def plain(images: list[Image.Image], size: int, drawn: list[list[ViewParameters]], views: slice) -> Tensor:
@@ -333,7 +333,9 @@ def test_nothing_waits_for_the_device(photographs: list[Image.Image], monkeypatc
     monkeypatch.setattr(views, "MAX_COLOUR_VALUES", 10**5)
     big, small = ViewRecipe(64, (0.25, 1.0), **FULL), ViewRecipe(32, (0.05, 0.25), **FULL)
     batch, _ = batch_of(photographs * 3, [big, big, *[small] * 4])
-    shapes = [tuple(v.shape) for v in views.render_views(batch.pixels.to("meta"), batch.sizes, batch.tables)]
+    shapes = [
+        tuple(v.shape) for v in views.render_views(batch.pixels.to("meta"), batch.sizes, [*batch.tables.values()])
+    ]
     assert shapes == [(2, 12, 3, 64, 64), (4, 12, 3, 32, 32)]
 
 

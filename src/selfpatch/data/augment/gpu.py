@@ -1,7 +1,7 @@
 """Batches of decoded images with drawn parameters, whose views are rendered on the training device."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from selfpatch.core.types import Views
-from selfpatch.data.augment.multicrop import ADJUSTMENTS, ViewParameters, ViewRecipe
-from selfpatch.data.collate import join_fields
+from selfpatch.data.augment.multicrop import ADJUSTMENTS, ViewParameters, ViewRecipe, view_groups
+from selfpatch.data.collate import FIELD_DIMS, join_fields, make_views
 from selfpatch.data.decode.multichannel import Raster
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.ops import colour
@@ -31,20 +31,21 @@ class DecodedBatch:
     """[P, 3] uint8, the pixels of all images, row by row."""
     sizes: Tensor
     """[B, 2] int64, stored (width, height) of each image."""
-    tables: tuple[ViewTable, ...]
-    """Drawn parameters of the global views and, if there are any, of the local ones."""
+    tables: Mapping[str, ViewTable]
+    """Drawn parameters of the views by the name of their crops in `Views`."""
     boxes: Tensor
     """Boxes as `Views` has them, in pixels of the whole image before it was shrunk."""
     samples: Tensor
     masks: Tensor | None = None
+    pair_boxes: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Views:
         """Copy the images to a device and render their views there."""
         with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
             pixels = self.pixels.to(device, non_blocking=non_blocking)
-            global_crops, *local = render_views(pixels, self.sizes, self.tables)
-        views = Views(global_crops, local[0] if local else None, self.boxes, self.samples, self.masks)
-        return views.to(device, non_blocking)
+            rendered = render_views(pixels, self.sizes, list(self.tables.values()))
+        crops = dict(zip(self.tables, rendered, strict=True))
+        return make_views(crops, {name: getattr(self, name) for name in FIELD_DIMS}).to(device, non_blocking)
 
 
 class DecodingCollator:
@@ -53,8 +54,14 @@ class DecodingCollator:
     Images of more than `max_pixels` pixels are shrunk (bicubic, antialiased); 0 shrinks none.
     """
 
-    def __init__(self, recipes: Sequence[ViewRecipe], num_global: int, max_pixels: int) -> None:
-        self._groups = [g for g in (recipes[:num_global], recipes[num_global:]) if g]
+    def __init__(
+        self,
+        recipes: Sequence[ViewRecipe],
+        num_global: int,
+        max_pixels: int,
+        pair_recipes: Sequence[ViewRecipe] = (),
+    ) -> None:
+        self._groups = view_groups(recipes, num_global, pair_recipes)
         self._max_pixels = max_pixels
 
     def prepare(self, image: Picture, parameters: Sequence[ViewParameters]) -> tuple[Tensor, list[list[float]]]:
@@ -67,27 +74,25 @@ class DecodingCollator:
         )
         return pixels, [_row(p, scale) for p in parameters]
 
-    def collate(self, prepared: Sequence[Any], boxes: Tensor, samples: Tensor, masks: Tensor | None) -> DecodedBatch:
-        """Put the pixels of prepared images one after the other."""
+    def collate(self, prepared: Sequence[Any], fields: Mapping[str, Any]) -> DecodedBatch:
+        """Put the pixels of prepared images one after the other; `fields` are those of `Views` besides the crops."""
         pixels, rows = zip(*prepared, strict=True)
         values = torch.tensor(rows, dtype=torch.float32).transpose(0, 1)  # [V, B, 16]
-        by_group = zip(self._groups, values.split([len(group) for group in self._groups]), strict=True)
+        by_group = zip(self._groups.items(), values.split([*map(len, self._groups.values())]), strict=True)
         return DecodedBatch(
             pixels=torch.cat([image.flatten(0, 1) for image in pixels]),
             sizes=torch.tensor([[image.shape[1], image.shape[0]] for image in pixels]),
-            tables=tuple(ViewTable(group[0].size, v.contiguous(), group[0].resampling) for group, v in by_group),
-            boxes=boxes,
-            samples=samples,
-            masks=masks,
+            tables={name: ViewTable(g[0].size, v.contiguous(), g[0].resampling) for (name, g), v in by_group},
+            **fields,
         )
 
     def join(self, parts: Sequence[Any], pin_memory: bool) -> DecodedBatch:
         """Join parts to a batch; sizes and tables, which are read on the CPU, are never page-locked."""
-        by_group = zip(*(part.tables for part in parts), strict=True)
+        tables = {name: [part.tables[name] for part in parts] for name in parts[0].tables}
         return DecodedBatch(
             sizes=torch.cat([part.sizes for part in parts]),
-            tables=tuple(replace(g[0], values=torch.cat([t.values for t in g], 1)) for g in by_group),
-            **join_fields(parts, {"pixels": 0, "boxes": 1, "samples": 0, "masks": 1}, pin_memory),
+            tables={n: replace(t[0], values=torch.cat([x.values for x in t], 1)) for n, t in tables.items()},
+            **join_fields(parts, {"pixels": 0} | FIELD_DIMS, pin_memory),
         )
 
 

@@ -5,12 +5,13 @@ processes, and in a run that is resumed.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
-from selfpatch.config.sections import CropConfig, Resampling
+from selfpatch.config.sections import CropConfig, PairConfig, Resampling
 
 ADJUSTMENTS = ("brightness", "contrast", "saturation", "hue")
 BOX_TRIES = 10
@@ -33,6 +34,7 @@ class ViewRecipe:
     solarize: float = 0.0  # probability of solarization
     resampling: Resampling = "bicubic"  # filter that resizes the crop
     colour: CropConfig = NO_COLOUR  # colour jitter, grey and the radius of blur; its other fields are not used
+    inside: int | None = None  # number of an earlier view of the same image, whose box is cropped instead of the image
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -93,6 +95,51 @@ def dino_views(crops: CropConfig) -> tuple[ViewRecipe, ...]:
     return first, second, *[local] * crops.num_local
 
 
+def pair_views(pairs: PairConfig, crops: CropConfig) -> tuple[ViewRecipe, ...]:
+    """Return the recipes of clean crops, then of the crops inside them.
+
+    Clean crops are cropped and flipped only. Contained ones are augmented as local crops.
+    """
+    clean = ViewRecipe(pairs.clean_size, pairs.clean_scale, flip=crops.flip, resampling=crops.resampling)
+    contained = replace(
+        dino_views(replace(crops, num_local=1))[2], size=pairs.contained_size, scale=pairs.contained_scale
+    )
+    return (
+        *[clean] * pairs.num_clean,
+        *(replace(contained, inside=i % pairs.num_clean) for i in range(pairs.num_contained)),
+    )
+
+
+def view_groups(
+    recipes: Sequence[ViewRecipe], num_global: int, pair_recipes: Sequence[ViewRecipe] = ()
+) -> dict[str, list[ViewRecipe]]:
+    """Return the recipes of the views of one size each, by the name of their crops in `Views`, if there are any.
+
+    Args:
+        recipes: recipes of multi-crop, global views first.
+        num_global: number of global views.
+        pair_recipes: recipes of clean crops, then of those inside them.
+
+    Raises:
+        ValueError: there is no view, or the views of a group differ in size.
+    """
+    if num_global > len(recipes) or not (num_global or pair_recipes):
+        raise ValueError(f"num_global is {num_global}, but there are {len(recipes)} recipes; use 1 to {len(recipes)}")
+    groups = {
+        "global_crops": [*recipes[:num_global]],
+        "local_crops": [*recipes[num_global:]],
+        "clean_crops": [recipe for recipe in pair_recipes if recipe.inside is None],
+        "contained_crops": [recipe for recipe in pair_recipes if recipe.inside is not None],
+    }
+    for name, group in groups.items():
+        sizes = [recipe.size for recipe in group]
+        if len(set(sizes)) > 1:
+            raise ValueError(
+                f"{name.removesuffix('_crops')} views of sizes {sizes} do not fit into one batch; give them one size"
+            )
+    return {name: group for name, group in groups.items() if group}
+
+
 class _Key(ISeedSequence):
     """Pass the key directly: seeding `Philox(seed)` from entropy is 4x slower."""
 
@@ -131,6 +178,24 @@ def draw_view(recipe: ViewRecipe, image_size: tuple[int, int], rng: np.random.Ge
         solarize=solarize < recipe.solarize,
         resampling=recipe.resampling,
     )
+
+
+def draw_views(
+    recipes: Sequence[ViewRecipe],
+    image_size: tuple[int, int],
+    stream: Callable[[int], np.random.Generator],
+    first_stream: int = 0,
+) -> list[ViewParameters]:
+    """Draw the parameters of the views of an image, view i from `stream(first_stream + i)`."""
+    drawn: list[ViewParameters] = []
+    for number, recipe in enumerate(recipes, start=first_stream):
+        if recipe.inside is None:
+            drawn.append(draw_view(recipe, image_size, stream(number)))
+        else:
+            around = drawn[recipe.inside]
+            view = draw_view(recipe, (around.width, around.height), stream(number))
+            drawn.append(replace(view, left=view.left + around.left, top=view.top + around.top))
+    return drawn
 
 
 def _draw_box(

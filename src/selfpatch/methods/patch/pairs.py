@@ -1,0 +1,140 @@
+"""Objectives that compare a contained crop with the clean crop around it, point by point, without prototypes."""
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from annotated_types import Ge
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from selfpatch.config.matching import MatchingConfig
+from selfpatch.config.schema import settings
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Tokens, Views
+from selfpatch.losses.aligned_relations import AlignedRelationConfig, AlignedRelationLoss
+from selfpatch.losses.paka import PaKALoss
+from selfpatch.losses.selfpatch import mean_of_neighbours
+from selfpatch.models.layers.mlp import mlp
+from selfpatch.ops.roi_align import align_overlap
+
+
+@settings
+class PairGrid:
+    """Grid on which the crops of a pair are compared."""
+
+    overlap_size: Annotated[int, Ge(2)] = 7
+    """Side of the grid of points on which two crops are compared, in points."""
+
+
+@settings
+class PaKAConfig(PairGrid):
+    """Settings of PaKA."""
+
+    head: bool = True
+    """Compare the outputs of a head, as published; otherwise the patches themselves."""
+    hidden_dim: PositiveInt = 2048
+    """Width of the head's two hidden layers."""
+    bottleneck_dim: PositiveInt = 256
+    """Width of the head's output."""
+
+
+@settings
+class SEREPairsConfig(AlignedRelationConfig, PairGrid):
+    """Settings of SERE's relations on pairs."""
+
+
+@settings
+class SelfPatchPairsConfig(MatchingConfig, AlignedRelationConfig, PairGrid):
+    """Settings of SelfPatch's targets on pairs."""
+
+    border: Literal["wrap", "clip"] = "clip"
+    """Neighbourhood at the border of the crop: `clip` to the crop, or `wrap` to the opposite side."""
+
+
+class PairObjective(Objective):
+    """Base of objectives on pairs: a contained crop of the student, and the clean crop of the teacher around it.
+
+        for each contained crop i:
+            s, t = the student's map of crop i, the teacher's map of clean crop i mod P
+            loss += compare(s, t RoIAligned to one grid over the region that both show)
+
+    The patches are those after the final norm, which evaluations see.
+    """
+
+    needs: ClassVar[Needs] = Needs(global_crops=False, pairs=True)
+    name: ClassVar[str]
+    """Name of the loss."""
+
+    def __init__(self, config: PairGrid, criterion: nn.Module) -> None:
+        super().__init__()
+        self.size, self.criterion = (config.overlap_size, config.overlap_size), criterion
+
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
+        """Return the loss by its name."""
+        assert student.pair_tokens is not None
+        assert teacher.pair_tokens is not None
+        assert views.pair_boxes is not None
+        maps = student.pair_tokens.patches.unflatten(0, (-1, views.batch_size))  # [Q, B, h, w, D]
+        clean_maps = self.targets(teacher.pair_tokens).unflatten(0, (-1, views.batch_size))  # [P, B, h', w', D]
+        clean_boxes, boxes = views.pair_boxes.split([len(clean_maps), len(maps)])
+        around = torch.arange(len(maps), device=boxes.device) % len(clean_maps)
+        clean_maps, clean_boxes = clean_maps[around], clean_boxes[around]
+        s, t, overlaps = align_overlap(  # [Q*B, N, D]
+            maps.flatten(0, 1), clean_maps.flatten(0, 1), boxes.flatten(0, 1), clean_boxes.flatten(0, 1), self.size
+        )
+        if self.name in student.heads:
+            s, t = student.heads[self.name](s), teacher.heads[self.name](t).detach()
+        return {self.name: self.criterion(s, t, ~overlaps[:, None].expand(-1, s.shape[1]))}
+
+    def targets(self, tokens: Tokens) -> Tensor:
+        """Return the teacher's map [P*B, h, w, D] that the student's is compared with."""
+        return tokens.patches
+
+
+class PaKA(PairObjective):
+    """Align the kernels of student and teacher (PaKA, arXiv 2509.05606): `PaKALoss`, after a head or without."""
+
+    Config = PaKAConfig
+    loss_weights: ClassVar = {"paka": 1.0}
+    name = "paka"
+
+    def __init__(self, dim: int, config: PaKAConfig) -> None:
+        super().__init__(config, PaKALoss())
+        self.dim, self.config = dim, config
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Return the head D - hidden - hidden - bottleneck, if there is one."""
+        c = self.config
+        widths = [self.dim, c.hidden_dim, c.hidden_dim, c.bottleneck_dim]
+        return {self.name: mlp(widths, norm=False, gelu=True)} if c.head else {}
+
+
+class SEREPairs(PairObjective):
+    """Align SERE's spatial relations of the patches themselves (arXiv 2206.05184): `AlignedRelationLoss`."""
+
+    Config = SEREPairsConfig
+    loss_weights: ClassVar = {"relations": 1.0}
+    name = "relations"
+
+    def __init__(self, config: SEREPairsConfig) -> None:
+        super().__init__(config, AlignedRelationLoss(config))
+
+
+class SelfPatchPairs(PairObjective):
+    """Align the relations of patches with those of SelfPatch's targets (arXiv 2206.07990).
+
+    The target of a patch is the mean of its most similar neighbours in the teacher's clean crop. Departures from
+    SelfPatch: the mean replaces the learned aggregation, and `AlignedRelationLoss` replaces prototypes, so that nothing
+    has to be learned before the targets are good.
+    """
+
+    Config = SelfPatchPairsConfig
+    loss_weights: ClassVar = {"neighbours": 1.0}
+    name = "neighbours"
+
+    def __init__(self, config: SelfPatchPairsConfig) -> None:
+        super().__init__(config, AlignedRelationLoss(config))
+        self.config = config
+
+    def targets(self, tokens: Tokens) -> Tensor:
+        """Return the mean of each patch's positives, [P*B, h, w, D]."""
+        return mean_of_neighbours(tokens.patches, tokens.raw_patches, self.config)
