@@ -74,7 +74,7 @@ def test_each_contained_crop_is_compared_with_its_clean_crop(name: str) -> None:
     objective, criterion = {
         "paka": (PaKA(D, PaKAConfig(head=False, overlap_size=5)), PaKALoss()),
         "relations": (SEREPairs(SEREPairsConfig(overlap_size=5)), AlignedRelationLoss()),
-        "neighbours": (SelfPatchPairs(SelfPatchPairsConfig(overlap_size=5)), AlignedRelationLoss()),
+        "neighbours": (SelfPatchPairs(SelfPatchPairsConfig(overlap_size=5)), PaKALoss()),
     }[name]
     student, teacher, contained, clean = sides(objective)
     losses = objective(student, teacher, views(), hyperparameters())

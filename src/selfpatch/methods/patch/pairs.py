@@ -43,7 +43,7 @@ class SEREPairsConfig(AlignedRelationConfig, PairGrid):
 
 
 @settings
-class SelfPatchPairsConfig(MatchingConfig, AlignedRelationConfig, PairGrid):
+class SelfPatchPairsConfig(MatchingConfig, PairGrid):
     """Settings of SelfPatch's targets on pairs."""
 
     border: Literal["wrap", "clip"] = "clip"
@@ -120,11 +120,11 @@ class SEREPairs(PairObjective):
 
 
 class SelfPatchPairs(PairObjective):
-    """Align the relations of patches with those of SelfPatch's targets (arXiv 2206.07990).
+    """Align the kernel of the patches with that of SelfPatch's targets (arXiv 2206.07990).
 
     The target of a patch is the mean of its most similar neighbours in the teacher's clean crop. Departures from
-    SelfPatch: the mean replaces the learned aggregation, and `AlignedRelationLoss` replaces prototypes, so that nothing
-    has to be learned before the targets are good.
+    SelfPatch: the mean replaces the learned aggregation, and `PaKALoss` replaces prototypes, so that nothing has to be
+    learned before the targets are good.
     """
 
     Config = SelfPatchPairsConfig
@@ -132,7 +132,7 @@ class SelfPatchPairs(PairObjective):
     name = "neighbours"
 
     def __init__(self, config: SelfPatchPairsConfig) -> None:
-        super().__init__(config, AlignedRelationLoss(config))
+        super().__init__(config, PaKALoss())
         self.config = config
 
     def targets(self, tokens: Tokens) -> Tensor:
