@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from selfpatch.experiments.jobs import WorkerSlot, is_done, jobs_of, run_job
+from selfpatch.experiments.jobs import WorkerSlot, is_done, jobs_of, run_job, training_data
 from selfpatch.experiments.spec import read_study
-from tests.helpers.tiny_study import PLAN, write_study
+from tests.helpers.tiny_study import FROM_WEIGHTS, PLAN, write_study, write_weights
 
 
 def test_the_jobs(tmp_path: Path) -> None:
@@ -35,6 +35,45 @@ def test_each_architecture_has_an_untrained_baseline_of_its_own(tmp_path: Path) 
     ]  # fmt: skip
 
 
+def test_arms_with_their_own_seeds(tmp_path: Path) -> None:
+    """All arms of the first seed come first; an architecture stays untrained with the seeds of its arms."""
+    arms = {
+        "A": {"objective": "none", "seeds": [7]},
+        "B": {},
+        "deep": {"objective": "none", "backbone": {"depth": 3}, "seeds": [1]},
+    }
+    jobs = jobs_of(read_study(write_study(tmp_path, arms=arms, baselines=["untrained"]), tmp_path), {})
+    assert [job.name for job in jobs] == [
+        "untrained, as of A, seed 7", "untrained, as of A, seed 0", "untrained, as of A, seed 1",
+        "untrained, as of deep, seed 1", "A, seed 7", "B, seed 0", "B, seed 1", "deep, seed 1",
+    ]  # fmt: skip
+
+
+def test_weights_stay_the_same_where_their_file_moves(tmp_path: Path) -> None:
+    """The request of a job holds the content of the weights, not their path."""
+    file, out = Path(write_weights(tmp_path)), tmp_path / "out"
+    path = write_study(tmp_path, **{**FROM_WEIGHTS, "over_time": None})
+    study = read_study(path, tmp_path, weights=str(file))
+    as_is = jobs_of(study, {})[0]
+    assert (as_is.name, as_is.baseline, as_is.folder) == ("as is", str(file), "as-is")
+    assert run_job(as_is, study, out, WorkerSlot("cpu", 1)) == []
+    moved = file.rename(tmp_path / "moved.safetensors")
+    study = read_study(path, tmp_path, weights=str(moved))
+    assert is_done(jobs_of(study, {})[0], study, out)
+    study = read_study(path, tmp_path, weights=write_weights(tmp_path, seed=1))
+    assert not is_done(jobs_of(study, {})[0], study, out)
+    with pytest.raises(ValueError, match="was begun with other settings"):
+        run_job(jobs_of(study, {})[0], study, out, WorkerSlot("cpu", 1))
+
+
+def test_several_sources_are_listed_in_a_file(tmp_path: Path) -> None:
+    data = {"photos": tmp_path / "photos", "davis/JPEGImages": tmp_path / "davis"}
+    assert training_data({"photos": tmp_path / "photos"}, tmp_path) == str(tmp_path / "photos")
+    path = Path(training_data(data, tmp_path))
+    assert path == tmp_path / "images-photos-davis-jpegimages.txt"
+    assert path.read_text().splitlines() == [str(tmp_path / "photos"), str(tmp_path / "davis")]
+
+
 @pytest.mark.parametrize(
     ("arms", "baselines"),
     [
@@ -53,7 +92,7 @@ def test_a_metric_that_is_not_there_is_named(tmp_path: Path) -> None:
     evaluations = [{"davis": {"data": "davis", "resolution": 48}, "columns": {"mIoU": "mIoU"}}]
     study = read_study(write_study(tmp_path, evaluations=evaluations), tmp_path)
     job = next(job for job in jobs_of(study, {}) if job.baseline)
-    failures = run_job(job, study, "", tmp_path / "out", WorkerSlot("cpu", 1))
+    failures = run_job(job, study, tmp_path / "out", WorkerSlot("cpu", 1))
     assert failures == ["davis has no metric 'mIoU' to show; its metrics are: " + ", ".join(DAVIS)]
     assert not is_done(job, study, tmp_path / "out")
 

@@ -59,6 +59,13 @@ def test_another_reference(tmp_path: Path) -> None:
     assert table(text, "Difference to b") == {"a": {"x": "+10.0, 1 of 1"}}
 
 
+def test_a_baseline_as_reference(tmp_path: Path) -> None:
+    """The differences of every arm are shown, also of a single one."""
+    baselines = [row("as is", x={None: 0.434}), row("colour", x={None: 0.2})]
+    text = written(study_results([row("a", x=[0.454, 0.474])], baselines, reference="as is"), tmp_path)
+    assert table(text, "Difference to as is") == {"a": {"x": "+3.0 ± 1.4, 2 of 2"}}
+
+
 @pytest.mark.parametrize(
     ("arm", "mark"),
     [(0.5, ""), (0.4004, "†b"), (0.4, "†b"), (0.401, ""), (0.399, "†b"), (0.3, "†ab"), (0.1, "†ab")],

@@ -72,6 +72,12 @@ def test_pairs_of_one_seed_and_of_none() -> None:
     assert paired(ours, theirs, "y") is None
 
 
+def test_pairs_with_a_row_without_randomness() -> None:
+    """Every seed is compared with its one score: .02 and -.04."""
+    ours = row("a", x={0: 0.42, 4: 0.36})
+    assert str(paired(ours, row("as is", x={None: 0.40}), "x")) == "-1.0 ± 4.2, 1 of 2"
+
+
 @given(st.dictionaries(st.integers(0, 5), st.tuples(scores, scores), min_size=1))
 def test_the_mean_of_pairs_is_the_difference_of_means(pairs: dict[int, tuple[float, float]]) -> None:
     ours = row("a", x={seed: pair[0] for seed, pair in pairs.items()})

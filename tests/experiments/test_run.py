@@ -18,15 +18,17 @@ import pytest
 from selfpatch import run_study
 from selfpatch.experiments import collect
 from selfpatch.experiments import run as running
-from selfpatch.experiments.jobs import WorkerSlot, is_done, jobs_of, run_job
+from selfpatch.experiments.jobs import WorkerSlot, is_done, is_trained, jobs_of, run_job
 from selfpatch.experiments.spec import read_study
 from tests.helpers.command_line import command, environment
-from tests.helpers.tiny_study import PLAN, write_study
+from tests.helpers.tiny_study import FROM_WEIGHTS, PLAN, needs_weights, write_study, write_weights
 
 STUDIES = Path(__file__).parents[2] / "studies"
 KILLS = int(os.environ.get("SELFPATCH_KILLS", "3"))
 SIZE = os.environ.get("SELFPATCH_STUDY_SIZE", "test")
 """The size at which the slow tests run the studies of ours: cpu takes hours."""
+WEIGHTS = os.environ.get("SELFPATCH_WEIGHTS")
+"""Weights that our studies start from, in place of tiny ones."""
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def test_what_is_added_is_all_that_is_run(folder: Path, undisturbed: Path) -> No
     assert not is_done(job, study, undisturbed)
     before, own = metrics(undisturbed), undisturbed / job.folder
     written = {path: path.stat().st_mtime_ns for path in (own / "run").rglob("*") if path.is_file()}
-    assert run_job(job, study, str(folder / "photos"), undisturbed, WorkerSlot("cpu", 1)) == []
+    assert run_job(job, study, undisturbed, WorkerSlot("cpu", 1)) == []
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert metrics(undisturbed).keys() - before.keys() == {f"{job.folder}/evaluations/2-davis/result.json"}
     assert {name: metrics(undisturbed)[name] for name in before} == before
@@ -154,6 +156,43 @@ def test_kills_at_any_moment_change_no_number(folder: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_kill_in_the_middle_of_a_training_from_weights_changes_no_number(folder: Path, tmp_path: Path) -> None:
+    """One kill before the first checkpoint of a training, one after it."""
+    settings = {**FROM_WEIGHTS["settings"], "epochs": 20, "checkpoint": {"every_steps": 30, "keep_every_epochs": 10}}
+    arms = {"DINO": {"objective": "none", "seeds": [1]}, "DINO + SelfPatch": {}}
+    path = write_study(folder, **{**FROM_WEIGHTS, "settings": settings, "arms": arms})
+    weights, whole, killed = write_weights(folder), tmp_path / "whole", tmp_path / "killed"
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        arguments = ["study", str(path), "--data", str(folder), "--out", str(out), "--weights", weights]
+        arguments = command(*arguments, "--processes", "1", "--device", "cpu")
+        return subprocess.Popen(arguments, env=environment(tmp_path), stdout=subprocess.DEVNULL)
+
+    assert start(whole).wait(120) == 0
+    for name, steps in (("dino-selfpatch-seed1", 10), ("dino-selfpatch-seed0", 45)):
+        run = killed / name / "run"
+        process = start(killed)
+        wait_until(lambda run=run, steps=steps: num_lines(run / "metrics.jsonl") >= steps)  # type: ignore[misc]
+        process.kill()
+        process.wait()
+        assert not is_trained(run), "the training was not over"
+    assert start(killed).wait(120) == 0
+    assert metrics(killed) == metrics(whole)
+    assert tables(killed)[:-1] == tables(whole)[:-1], "the last line is the command"
+    report = (killed / "report.md").read_text()
+    assert "| as is (baseline a) |" in report
+    assert re.search(r"## Difference to as is\n(.*\n)+?\| DINO \| .*of 1.*\n\| DINO \+ SelfPatch \| .*± .*of 2", report)
+    steps = sorted(path.name for path in (killed / "dino-seed1" / "over_time").iterdir())
+    assert steps == ["00000000", "00000050", "00000100"]
+    as_is = json.loads((killed / "as-is/evaluations/1-davis/result.json").read_text())
+    assert as_is["weights"] == weights
+
+
+def num_lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.mark.slow
 def test_a_signal_saves_and_says_so(folder: Path, tmp_path: Path) -> None:
     write_study(folder, settings={**PLAN["settings"], "epochs": 400})
     out = tmp_path / "stopped"
@@ -191,7 +230,7 @@ def test_other_images_are_not_mixed_in(folder: Path, undisturbed: Path) -> None:
     assert is_done(next(job for job in jobs_of(study, {}) if job.name == trained.name), study, undisturbed)
     assert not is_done(trained, other, undisturbed)
     with pytest.raises(ValueError, match="was begun with other settings"):
-        run_job(trained, other, str(folder / "photos"), undisturbed, WorkerSlot("cpu", 1))
+        run_job(trained, other, undisturbed, WorkerSlot("cpu", 1))
 
 
 @pytest.mark.slow
@@ -203,7 +242,7 @@ def test_a_result_that_is_lost_is_measured_again(folder: Path, undisturbed: Path
     path.unlink()
     assert not is_done(job, study, undisturbed)
     assert collect.collect_results(study, jobs_of(study, {}), undisturbed, [], 1, "", "cpu").baselines[0].numbers == {}
-    assert run_job(job, study, "", undisturbed, WorkerSlot("cpu", 1)) == []
+    assert run_job(job, study, undisturbed, WorkerSlot("cpu", 1)) == []
     assert json.loads(path.read_text())["metrics"] == before
 
 
@@ -248,8 +287,10 @@ def test_two_studies_do_not_share_a_folder(folder: Path, tmp_path: Path, monkeyp
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("[!c]*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_of_ours_run(path: Path, data_dir: Path, tmp_path: Path) -> None:
-    assert run_study(path, data_dir, tmp_path, size=SIZE, notify=lambda line: None) == []
-    lines = (tmp_path / "report.md").read_text().splitlines()
-    for arm in read_study(path, data_dir, SIZE).arms:
+    weights = WEIGHTS or write_weights(tmp_path, patch_size=14) if needs_weights(path) else None
+    out = tmp_path / "out"
+    assert run_study(path, data_dir, out, size=SIZE, weights=weights, notify=lambda line: None) == []
+    lines = (out / "report.md").read_text().splitlines()
+    for arm in read_study(path, data_dir, SIZE, weights).arms:
         results = next(line for line in lines if line.startswith(f"| {arm.name} |"))
         assert "\N{EN DASH}" not in results, "all columns, steps and minutes are filled"

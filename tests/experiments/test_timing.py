@@ -35,7 +35,7 @@ def test_equal_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def time(study: Study, *seconds: float) -> None:
         monkeypatch.setattr(timing, "epoch_seconds", lambda configs, slot: seconds)
         for arm in timing.untimed(study, file):
-            assert timing.time_arm(arm, slot, study=study, data="photos", file=file) == []
+            assert timing.time_arm(arm, slot, study=study, out=tmp_path) == []
 
     two = {name: EQUAL[name] for name in ("DINO", "both")}
     study = read_study(write_study(folder, arms=two), folder)

@@ -7,7 +7,10 @@ from typing import Any
 
 import yaml
 
+from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
+from selfpatch.training.online_eval import teacher_encoder
 from tests.helpers.command_line import write_davis, write_photos
+from tests.helpers.tiny import tiny_student_teacher
 
 PLAN: dict[str, Any] = {
     "title": "tiny",
@@ -37,6 +40,30 @@ PLAN: dict[str, Any] = {
     ],
     "pictures": "photos",
 }
+
+
+FROM_WEIGHTS: dict[str, Any] = {
+    "baselines": ["as is"],
+    "settings": {
+        **PLAN["settings"],
+        "init": "weights",
+        "model": "init",
+        "patch_size": None,
+        "backbone": {"keep_class_token": True},
+    },
+}
+"""Changes that let the arms start from weights."""
+
+
+def write_weights(folder: Path, **settings: Any) -> str:
+    """Write weights.safetensors, a tiny backbone; `settings` as those of a run."""
+    encoder = teacher_encoder(tiny_student_teacher(objective="none", **settings))
+    return str(write_safetensors(folder / "weights.safetensors", *export_state(encoder)))
+
+
+def needs_weights(study: Path) -> bool:
+    """Return whether the arms of a study start from weights that the command names."""
+    return "init: weights" in study.read_text()
 
 
 def write_study(folder: Path, **changes: Any) -> Path:

@@ -93,13 +93,19 @@ def read_weights(source: str, config: LoadConfig = DEFAULTS) -> Weights:
     return replace(weights, config=replace(found, num_heads=num_heads, position_embedding=positions))
 
 
+def weights_file(path: Path) -> Path:
+    """Return the file itself, or the newest checkpoint of a run, or its exported network if there is no checkpoint."""
+    if not path.is_dir():
+        return path
+    run = RunDirectory.open(path)
+    file = run.checkpoints.newest() or run.exported_backbone
+    if not file.is_file():
+        raise ValueError(f"{run.path} has no checkpoint yet; wait for the first one, or start the run again")
+    return file
+
+
 def _read_path(path: Path, side: Side) -> Weights:
-    """Read a file, or the newest checkpoint of a run, or its exported network if there is no checkpoint."""
-    if path.is_dir():
-        run = RunDirectory.open(path)
-        path = run.checkpoints.newest() or run.exported_backbone
-        if not path.is_file():
-            raise ValueError(f"{run.path} has no checkpoint yet; wait for the first one, or start the run again")
+    path = weights_file(path)
     source = str(path)
     content: Any
     content, metadata = _load_safetensors(path) if path.suffix == ".safetensors" else (_load_pickle(path), {})
@@ -116,10 +122,11 @@ def _read_path(path: Path, side: Side) -> Weights:
             config = infer_backbone_config(state, source)
             if isinstance(config, ViTConfig):
                 config = replace(config, num_heads=known_num_heads(tensors, config.embed_dim) or config.num_heads)
-    return Weights(state, config, source, None if in_dry_run() else _sha256(path), left_out)
+    return Weights(state, config, source, None if in_dry_run() else file_sha256(path), left_out)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -27,6 +27,8 @@ class StudyOptions:
     """Folder for runs, results and report; if not given, studies/FILE-SIZE."""
     size: str | None = None
     """Name of one of the sizes that the file defines, e.g. cpu or gpu."""
+    weights: str | None = None
+    """Weights that replace `weights` in the file's `init: weights`: a run directory, a checkpoint or timm:NAME."""
     device: str = "auto"
     """Device to train on; `auto` takes every CUDA device, else MPS, else the CPU."""
     processes: PositiveInt | None = None

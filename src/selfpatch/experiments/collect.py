@@ -18,7 +18,7 @@ from selfpatch.data.images import evenly_spread, load_images
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.experiments.jobs import Job, has_same_request, is_trained, scores
 from selfpatch.experiments.results import Row, Seed, StudyResults
-from selfpatch.experiments.spec import Study
+from selfpatch.experiments.spec import AS_IS, UNTRAINED, Study
 from selfpatch.experiments.timing import TIMING_FILE, stored_ratios
 from selfpatch.training.loggers.metrics import read_metrics
 from selfpatch.visualization.curves import Point, points_of
@@ -125,8 +125,14 @@ def mean_curve(lines: Sequence[Sequence[Point]]) -> list[Point]:
 
 
 def _conditions(study: Study, out: Path, command: str, device: str) -> dict[str, str]:
+    arms_by_data: dict[str, list[str]] = defaultdict(list)
+    for arm in study.arms:
+        arms_by_data[", ".join(arm.pretrain)].append(arm.name)
+    trained_on = (
+        list(arms_by_data) if len(arms_by_data) == 1 else [f"{d} ({'; '.join(a)})" for d, a in arms_by_data.items()]
+    )
     conditions = {
-        "trained on": ", ".join(study.pretrain),
+        "trained on": "; ".join(trained_on),
         "seeds": ", ".join(map(str, study.seeds)),
         "device": device_name(torch.device(device)),
         "versions": ", ".join(f"{name} {version}" for name, version in current_versions().items()),
@@ -139,16 +145,18 @@ def _conditions(study: Study, out: Path, command: str, device: str) -> dict[str,
 
 
 def draw_sheet(study: Study, jobs: Sequence[Job], out: Path, device: str) -> None:
-    """Draw the patch features of each arm's network of the first seed, and of the first arm at initialisation.
+    """Draw the patch features of each arm's network of its first seed, and of the first arm before its training.
 
     Raises:
         ValueError: there are no images, or the networks accept no common image size.
     """
-    first_seed = [job for job in jobs if job.seed == study.seeds[0] and job.trained and has_same_request(job, out)]
-    runs = {job.row: str(out / job.folder / "run") for job in first_seed if is_trained(out / job.folder / "run")}
+    first_seed = {(arm.name, arm.seeds[0]) for arm in study.arms}
+    trained = [job for job in jobs if (job.row, job.seed) in first_seed and has_same_request(job, out)]
+    runs = {job.row: str(out / job.folder / "run") for job in trained if is_trained(out / job.folder / "run")}
     if not runs or study.pictures is None:
         return
-    networks = {"untrained": f"untrained:{next(iter(runs.values()))}", **runs}
+    before = {job.row: job.baseline for job in jobs if job.row == AS_IS}
+    networks = {**(before or {UNTRAINED: f"untrained:{next(iter(runs.values()))}"}), **runs}
     encoders = {name: open_encoder(weights, device)[0] for name, weights in networks.items()}
     unit = math.lcm(*(encoder.patch_size for encoder in encoders.values()))
     side = unit * max(1, round(SHEET_SIDE / unit))

@@ -10,22 +10,26 @@ Files in the folder of a job::
 """
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from selfpatch.api.encoder import open_encoder
+from selfpatch.api.encoder import open_encoder, untrained_encoder
 from selfpatch.api.pretrain import pretrain, resume
+from selfpatch.checkpoints.read import file_sha256, read_weights, weights_file
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
+from selfpatch.core.atomic_io import write_atomically
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.result import Provenance, Result, network_sha256
 from selfpatch.experiments.records import as_json, differences, read_json, write_json
-from selfpatch.experiments.spec import UNTRAINED, Arm, Measurement, Study
+from selfpatch.experiments.spec import AS_IS, UNTRAINED, Arm, Measurement, Study, slug
 from selfpatch.experiments.suite import evaluate_entries, request_of
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.factory import make_student_teacher
 from selfpatch.training.online_eval import teacher_encoder
 
@@ -46,10 +50,10 @@ class Job:
     config: RunConfig | None = None
     """Settings of the network, or None for a baseline without one."""
     baseline: str = ""
-    """Baseline as `selfpatch.load` takes it."""
+    """Baseline or weights, as `selfpatch.load` takes them."""
     trained: bool = False
-    """True if the network is trained; otherwise it stays as initialised."""
-    data: tuple[str, ...] = ()
+    """True if the network is trained; otherwise its weights stay random."""
+    data: Mapping[str, Path] = field(default_factory=dict)
     """Training data, by the study's names."""
 
     @property
@@ -76,24 +80,28 @@ def jobs_of(study: Study, epochs: Mapping[str, float]) -> list[Job]:
     """
     jobs = []
     for baseline in study.baselines:
-        if baseline != UNTRAINED:  # `baseline:mean-colour:8` -> `mean colour, 8 x 8 pixels`
+        if baseline == AS_IS:
+            weights = next(arm.config.init for arm in study.arms if arm.config.init is not None)
+            jobs.append(Job(AS_IS, None, slug(AS_IS), baseline=weights))
+        elif baseline != UNTRAINED:  # `baseline:mean-colour:8` -> `mean colour, 8 x 8 pixels`
             _, name, patch = baseline.split(":")
             row = f"{name.replace('-', ' ')}, {patch} x {patch} pixels"
             jobs.append(Job(row, None, baseline.replace(":", "-"), baseline=baseline))
-    architectures: dict[Any, Arm] = {}  # the first arm of each, without regard to pools and heads
+    architectures: dict[Any, list[Arm]] = {}  # the arms of each, without regard to pools and heads
     for arm in study.arms if UNTRAINED in study.baselines else ():
         c = arm.config
-        architectures.setdefault((c.model, c.patch_size, c.backbone, c.crops.global_size, c.init), arm)
+        architectures.setdefault((c.model, c.patch_size, c.backbone, c.crops.global_size, c.init), []).append(arm)
     for seed in study.seeds:
-        for arm in architectures.values():
-            words = UNTRAINED if arm.config.init is None else "initial weights"
-            row = words if len(architectures) == 1 else f"{words}, as of {arm.name}"
-            jobs.append(Job(row, seed, f"{UNTRAINED}-{arm.slug}-seed{seed}", replace(arm.config, seed=seed)))
+        for first, *others in architectures.values():
+            if any(seed in arm.seeds for arm in (first, *others)):
+                row = UNTRAINED if len(architectures) == 1 else f"{UNTRAINED}, as of {first.name}"
+                jobs.append(Job(row, seed, f"{UNTRAINED}-{first.slug}-seed{seed}", replace(first.config, seed=seed)))
     for seed in study.seeds:
         for arm in study.arms:
-            config = replace(arm.config, seed=seed, epochs=epochs.get(arm.name, arm.config.epochs))
-            folder = f"{arm.slug}-seed{seed}"
-            jobs.append(Job(arm.name, seed, folder, config, trained=True, data=tuple(study.pretrain)))
+            if seed in arm.seeds:
+                config = replace(arm.config, seed=seed, epochs=epochs.get(arm.name, arm.config.epochs))
+                folder = f"{arm.slug}-seed{seed}"
+                jobs.append(Job(arm.name, seed, folder, config, trained=True, data=arm.pretrain))
     folders, names = [job.folder for job in jobs], {arm.name for arm in study.arms}
     for job in jobs:
         if folders.count(job.folder) > 1 or (not job.trained and job.row in names):
@@ -109,10 +117,18 @@ def is_done(job: Job, study: Study, out: Path) -> bool:
     return read_json(folder / "done.json") == _request(job, study) and columns <= found.keys()
 
 
-def run_job(job: Job, study: Study, data: str, out: Path, slot: WorkerSlot) -> list[str]:
-    """Do what is missing of a job, and return a sentence for each evaluation that failed.
+def training_data(data: Mapping[str, Path], out: Path) -> str:
+    """Return training data as `pretrain` takes it: its path, or a list of several ones in the folder `out`."""
+    sources = [str(source.resolve()) for source in data.values()]
+    if len(sources) == 1:
+        return sources[0]
+    path = out / f"images-{slug(' '.join(data))}.txt"
+    write_atomically(path, "".join(f"{source}\n" for source in sources))
+    return str(path)
 
-    `data` is the training data, as `pretrain` takes it, and `out` the folder of the study.
+
+def run_job(job: Job, study: Study, out: Path, slot: WorkerSlot) -> list[str]:
+    """Do what is missing of a job in the folder `out` of the study, and return a sentence for each failed evaluation.
 
     Raises:
         ValueError: the job began with other settings, or settings or data are wrong.
@@ -130,13 +146,14 @@ def run_job(job: Job, study: Study, data: str, out: Path, slot: WorkerSlot) -> l
     if config is None:
         network = open_encoder(job.baseline, slot.device)
     elif job.trained:
-        _train(config, data, run, slot)
+        _train(config, training_data(job.data, out), run, slot)
         network = open_encoder(str(run), slot.device)
     else:
-        network = _untrained(config, slot.device)
+        network = _on_device(_random_encoder(config), UNTRAINED, slot.device)
     failures = _evaluate(study.evaluations, network, folder / "evaluations")
     if config is not None and job.trained and study.over_time:
-        failures += _evaluate(study.over_time, _untrained(config, slot.device), folder / "over_time" / f"{0:08d}")
+        network = _on_device(_encoder_before_training(config), config.init or UNTRAINED, slot.device)
+        failures += _evaluate(study.over_time, network, folder / "over_time" / f"{0:08d}")
         for step, path in RunDirectory.open(run).checkpoints.kept():
             network = open_encoder(str(path), slot.device)
             failures += _evaluate(study.over_time, network, folder / "over_time" / f"{step:08d}")
@@ -185,9 +202,19 @@ def is_trained(run: Path) -> bool:
     return (run / "exported" / "backbone.safetensors").is_file()
 
 
-def _untrained(config: RunConfig, device: str) -> tuple[Encoder, Provenance]:
-    encoder = teacher_encoder(make_student_teacher(config)[0]).eval()
-    return encoder.to(distributed.start(device)), Provenance(UNTRAINED, network_sha256(encoder))
+def _random_encoder(config: RunConfig) -> BranchEncoder:
+    """Return a run's network with random weights, also if the run starts from others."""
+    if config.init is not None:
+        return untrained_encoder(config, read_weights(config.init).config)
+    return _encoder_before_training(config)
+
+
+def _encoder_before_training(config: RunConfig) -> BranchEncoder:
+    return teacher_encoder(make_student_teacher(config)[0]).eval()
+
+
+def _on_device(encoder: BranchEncoder, source: str, device: str) -> tuple[Encoder, Provenance]:
+    return encoder.to(distributed.start(device)), Provenance(source, network_sha256(encoder))
 
 
 def has_same_request(job: Job, out: Path) -> bool:
@@ -213,9 +240,23 @@ def _request(job: Job, study: Study) -> Any:
     return {"settings": _settings(job), "evaluations": [request_of(m.entry) for m in measurements]}
 
 
+def _identity(weights: str | None) -> str | None:
+    """Return a name of weights or of a baseline that does not depend on where a file is."""
+    if weights is None or not Path(weights).exists():
+        return weights
+    file = weights_file(Path(weights))
+    return _file_identity(file, file.stat().st_mtime_ns)
+
+
+@functools.cache
+def _file_identity(file: Path, modified: int) -> str:
+    return f"sha256 {file_sha256(file)}"
+
+
 def _settings(job: Job) -> Any:
     if job.config is None:
-        return {"baseline": job.baseline}
+        return {"baseline": _identity(job.baseline)}
     settings = {key: value for key, value in job.config.to_dict().items() if key not in MACHINE_SETTINGS}
+    settings["init"] = _identity(job.config.init)
     settings["loader"] = {key: value for key, value in settings["loader"].items() if key != "workers"}
-    return as_json({"trained": job.trained, "data": job.data, "run": settings})
+    return as_json({"trained": job.trained, "data": list(job.data), "run": settings})

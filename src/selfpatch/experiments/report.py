@@ -74,7 +74,7 @@ def _sections(results: StudyResults, figures: Mapping[str, html.Block]) -> list[
         Section("Results", [_results(results), *map(Text, _notes(results))]),
     ]
     reference = results.compared_with
-    if reference is not None and len(results.arms) > 1:
+    if reference is not None and any(arm is not reference for arm in results.arms):
         sections.append(_differences(results, reference))
     if results.failures:
         sections.append(Section("Failures", [Text(sentence) for sentence in results.failures]))

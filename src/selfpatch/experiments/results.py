@@ -68,7 +68,7 @@ class StudyResults:
     """Content of a report.
 
     Raises:
-        ValueError: a name occurs twice, there are over 26 baselines, the reference is no arm, or a column is unknown.
+        ValueError: a name occurs twice, there are over 26 baselines, the reference is no row, or a column is unknown.
     """
 
     title: str
@@ -90,10 +90,10 @@ class StudyResults:
     num_unfinished: int = 0
     """Number of jobs that have not run yet."""
     reference: str | None = None
-    """Arm that the others are compared with. If None, the first one."""
+    """Arm or baseline that the arms are compared with. If None, the first arm."""
 
     def __post_init__(self) -> None:
-        rows, arms = [*self.baselines, *self.arms], [arm.name for arm in self.arms]
+        rows = [*self.arms, *self.baselines]
         for names in (list(self.columns), [row.name for row in rows]):
             if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
                 raise ValueError(f"{', '.join(twice)}: named more than once; give every column and row its own name")
@@ -102,8 +102,10 @@ class StudyResults:
         for row in rows:
             if unknown := [column for column in row.numbers if column not in self.columns]:
                 raise ValueError(f"{row.name} has {', '.join(unknown)}; the columns are {', '.join(self.columns)}")
-        if self.reference not in (None, *arms):
-            raise ValueError(f"the reference {self.reference} is no arm; choose one of: {', '.join(arms)}")
+        if self.reference not in (None, *(row.name for row in rows)):
+            raise ValueError(
+                f"the reference {self.reference} is no arm; choose one of: {', '.join(r.name for r in rows)}"
+            )
 
     @property
     def seeds(self) -> list[int]:
@@ -112,8 +114,9 @@ class StudyResults:
 
     @property
     def compared_with(self) -> Row | None:
-        """The reference arm, or None if there is no arm."""
-        return next((arm for arm in self.arms if self.reference in (None, arm.name)), None)
+        """The reference, or None if there is no arm."""
+        rows = [*self.arms, *self.baselines] if self.arms else []
+        return next((row for row in rows if self.reference in (None, row.name)), None)
 
     def best(self, column: str) -> set[str]:
         """Return the arms with the highest printed mean, or none if fewer than two arms have a score."""
@@ -134,9 +137,11 @@ def spread(values: Iterable[float]) -> Spread | None:
 
 
 def paired(arm: Row, reference: Row, column: str) -> Difference | None:
-    """Return arm minus reference, seed by seed, or None if they share no seed."""
+    """Return arm minus reference, seed by seed, or None if they share no seed; without randomness it has one score."""
     values, reference_values = arm.values(column), reference.values(column)
-    differences = [values[seed] - reference_values[seed] for seed in values if seed in reference_values]
+    same = reference_values.get(None)
+    pairs = [(value, reference_values.get(seed, same)) for seed, value in values.items()]
+    differences = [value - other for value, other in pairs if other is not None]
     total = spread(differences)
     return None if total is None else Difference(**vars(total), positive=sum(d > 0 for d in differences))
 

@@ -6,7 +6,7 @@ Files in the folder of a study::
     report.md, report.html          report, written anew after each job
     figures/                        figures of report.md
     timing.json                     ratios of step times, for arms with equal training time
-    images.txt                      training data, if there is more than one source
+    images-photos-scans.txt         training data of arms with more than one source
     logs/                           output of the worker processes
 """
 
@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 
 from selfpatch.api.interrupted import Interrupted
-from selfpatch.core.atomic_io import make_folder, write_atomically
+from selfpatch.core.atomic_io import make_folder
 from selfpatch.core.distributed import find_device
 from selfpatch.core.machine import num_cores
 from selfpatch.core.torchrun import announced_world_size
 from selfpatch.experiments.collect import collect_results, draw_sheet
-from selfpatch.experiments.jobs import Job, WorkerSlot, is_done, jobs_of, run_job
+from selfpatch.experiments.jobs import Job, WorkerSlot, is_done, jobs_of, run_job, training_data
 from selfpatch.experiments.report import write_study_report
 from selfpatch.experiments.spec import Study, read_study
 from selfpatch.experiments.timing import TIMING_FILE, equal_time_epochs, time_arm, untimed
@@ -43,6 +43,7 @@ def run_study(
     out: str | Path | None = None,
     *,
     size: str | None = None,
+    weights: str | None = None,
     device: str = "auto",
     processes: int | None = None,
     command: str = "",
@@ -57,6 +58,7 @@ def run_study(
         data: data folder, which the paths in the file are relative to.
         out: folder of the study. If None, studies/NAME or studies/NAME-SIZE.
         size: one of the sizes in the file.
+        weights: weights of the arms with `init: weights`, as `selfpatch.load` takes them.
         device: one device, as torch names it, or `auto` for every CUDA device, else MPS, else the CPU.
         processes: number of jobs that run at once, spread over the devices. If None, one for each CUDA device; on a
             CPU one for each core, at most four. For small networks one core each is fastest.
@@ -67,11 +69,11 @@ def run_study(
         A sentence for each failure, as in the report.
 
     Raises:
-        ValueError: the file, the data or the folder are invalid, or another process runs the study.
+        ValueError: the file, the data, the weights or the folder are invalid, or another process runs the study.
     """
     if announced_world_size() > 1:
         raise ValueError("a study starts its own processes, one for each device; call it without torchrun")
-    study = read_study(path, data, size)
+    study = read_study(path, data, size, weights)
     slots = _slots(device, processes)
     name = Path(path).stem if size is None else f"{Path(path).stem}-{size}"
     folder = Path(out) if out is not None else Path("studies") / name
@@ -84,13 +86,8 @@ def _run(
     study: Study, out: Path, slots: Sequence[WorkerSlot], command: str, notify: Callable[[str], None]
 ) -> list[str]:
     jobs_of(study, {})  # checks the study before anything runs
-    sources = [str(source.resolve()) for source in study.pretrain.values()]
-    data = sources[0]
-    if len(sources) > 1:
-        data = str(out / "images.txt")
-        write_atomically(Path(data), "".join(f"{source}\n" for source in sources))
-    _check_arms(study, data)
-    _time_arms(study, data, out, slots[0], notify)
+    _check_arms(study, out)
+    _time_arms(study, out, slots[0], notify)
     jobs = jobs_of(study, equal_time_epochs(study, out / TIMING_FILE))
     missing = [job for job in jobs if not is_done(job, study, out)]
     notify(f"{study.title}: {len(jobs)} jobs, {len(jobs) - len(missing)} done before")
@@ -100,7 +97,7 @@ def _run(
         device = slots[0].device
         return write_study_report(collect_results(study, jobs, out, failures, len(missing), command, device), out)
 
-    execute = functools.partial(_execute, study=study, data=data, out=out)
+    execute = functools.partial(_execute, study=study, out=out)
     ended = run_jobs(missing, execute, slots, out / "logs", lambda job, slot: notify(f"{job.name}: on {slot.device}"))
     with contextlib.closing(ended):
         for job, sentences in ended:
@@ -117,30 +114,30 @@ def _run(
     return failures
 
 
-def _check_arms(study: Study, data: str) -> None:
+def _check_arms(study: Study, out: Path) -> None:
     """Build each arm's network and loader, so that a wrong recipe is found before hours have passed."""
     for arm in study.arms:
         try:
-            images = open_training_data(replace(arm.config, data=data))
+            images = open_training_data(replace(arm.config, data=training_data(arm.pretrain, out)))
             make_loader(arm.config, make_student_teacher(arm.config)[0], images, torch.device("cpu"))
         except ValueError as error:
             raise ValueError(f"arm {arm.name!r}: {error}") from None
 
 
-def _time_arms(study: Study, data: str, out: Path, slot: WorkerSlot, notify: Callable[[str], None]) -> None:
+def _time_arms(study: Study, out: Path, slot: WorkerSlot, notify: Callable[[str], None]) -> None:
     """Time the arms in a separate process, which frees all device memory at its end."""
     file = out / TIMING_FILE
-    execute = functools.partial(time_arm, study=study, data=data, file=file)
+    execute = functools.partial(time_arm, study=study, out=out)
     for arm, failures in run_jobs(untimed(study, file), execute, [slot], out / "logs"):
         if failures:
             raise ValueError(f"arm {arm.name!r} cannot be timed: {failures[0]}")
         notify(f"{arm.name}: {equal_time_epochs(study, file)[arm.name]:g} epochs take as long as {arm.equal_time}")
 
 
-def _execute(job: Job, slot: WorkerSlot, *, study: Study, data: str, out: Path) -> list[str]:
+def _execute(job: Job, slot: WorkerSlot, *, study: Study, out: Path) -> list[str]:
     torch.set_num_threads(slot.threads)
     try:
-        return run_job(job, study, data, out, slot)
+        return run_job(job, study, out, slot)
     except Interrupted as stopped:  # the job is saved, and the whole study is being stopped
         raise SystemExit(128 + stopped.signal_number) from None
     finally:

@@ -5,8 +5,8 @@
     extends: common.yaml            # inherits from another file
     title: DINO against DINO + SelfPatch
     question: Does SelfPatch help?
-    pretrain: [photos]              # folders, shards or lists, used together
-    seeds: [0, 1, 2]
+    pretrain: [photos]              # folders, shards or lists, used together; an arm may name its own
+    seeds: [0, 1, 2]                # an arm may name its own
     settings: {recipe: samples, epochs: 30}         # as in a recipe, for all arms
     arms:
       DINO: {objective: none}
@@ -24,6 +24,9 @@
       cpu: {seeds: [0], settings: {epochs: 2}}
 
 Mappings override one another key by key, lists as a whole. Paths are relative to the data folder.
+
+Arms with `init` start from weights: a path, timm:NAME, or `weights` for those that the command names with `--weights`.
+The baseline `as is` stands for these weights before any training. The arms are then compared with it.
 """
 
 import re
@@ -36,6 +39,7 @@ from annotated_types import MinLen
 from pydantic import NonNegativeInt, StrictStr
 
 from selfpatch.api.encoder import BASELINES
+from selfpatch.checkpoints.read import TIMM
 from selfpatch.config.parsing import parse_yaml
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
@@ -44,7 +48,11 @@ from selfpatch.experiments.suite import Entry, read_entry
 from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
 
 UNTRAINED = "untrained"
-"""Baseline that stands for the networks of the arms at initialisation."""
+"""Baseline that stands for the networks of the arms with random weights."""
+AS_IS = "as is"
+"""Baseline that stands for the weights that the arms start from."""
+FROM_OPTION = "weights"
+"""Value of an arm's `init` that stands for the weights that the command names."""
 Values = dict[StrictStr, Any]
 
 
@@ -56,13 +64,21 @@ class Arm:
     """Name in the tables."""
     config: RunConfig
     """Settings of its run, without data, seed, device and folder, which the study sets."""
+    pretrain: dict[str, Path]
+    """Training data by the names that the file gives."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1)] = (0,)
     equal_time: str | None = None
     """Name of another arm, whose training time this arm gets."""
+
+    def __post_init__(self) -> None:
+        """Check that no seed occurs twice."""
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds is {list(self.seeds)}; name each once")
 
     @property
     def slug(self) -> str:
         """Name for folders: `DINO + SelfPatch, k = 2` -> `dino-selfpatch-k-2`."""
-        return "-".join(re.findall(r"\w+", self.name.lower()))
+        return slug(self.name)
 
 
 @settings
@@ -79,14 +95,11 @@ class Study:
 
     title: str
     question: str = ""
-    pretrain: dict[str, Path]
-    """Training data by the names that the file gives."""
-    seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1)] = (0,)
     arms: tuple[Arm, ...]
     reference: str
-    """Name of the arm that the others are compared with."""
+    """Name of the arm that the others are compared with, or AS_IS."""
     baselines: tuple[str, ...] = ()
-    """UNTRAINED, or baselines as `selfpatch.load` takes them."""
+    """UNTRAINED, AS_IS, or baselines as `selfpatch.load` takes them."""
     evaluations: tuple[Measurement, ...]
     """Evaluations of every network."""
     over_time: tuple[Measurement, ...] = ()
@@ -96,8 +109,6 @@ class Study:
 
     def __post_init__(self) -> None:
         """Check what several values decide together."""
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds is {list(self.seeds)}; name each once")
         names, slugs = [arm.name for arm in self.arms], [arm.slug for arm in self.arms]
         with_epochs = [arm.name for arm in self.arms if arm.equal_time is None]
         for arm in self.arms:
@@ -105,13 +116,19 @@ class Study:
                 raise ValueError(f"the arm {arm.name!r} needs a name that differs from the others in its words")
             if arm.equal_time not in (None, *with_epochs):
                 raise ValueError(f"arm {arm.name!r} has equal_time {arm.equal_time!r}, which is no arm with epochs")
-        if self.reference not in names:
-            raise ValueError(f"reference is {self.reference!r}, which is no arm; use one of: {', '.join(names)}")
-        known = re.compile(rf"{UNTRAINED}|baseline:({'|'.join(BASELINES)}):[1-9]\d*")
+        known = re.compile(rf"{UNTRAINED}|{AS_IS}|baseline:({'|'.join(BASELINES)}):[1-9]\d*")
         for baseline in self.baselines:
             if not known.fullmatch(baseline) or self.baselines.count(baseline) > 1:
-                known_names = ", ".join([UNTRAINED, *(f"baseline:{name}:P" for name in BASELINES)])
+                known_names = ", ".join([UNTRAINED, AS_IS, *(f"baseline:{name}:P" for name in BASELINES)])
                 raise ValueError(f"the baseline {baseline!r} is unknown or there twice; use {known_names}")
+        if AS_IS in self.baselines and len(initial := {arm.config.init for arm in self.arms} - {None}) != 1:
+            raise ValueError(
+                f"the baseline {AS_IS!r} is for arms that start from the same weights, but they start from "
+                f"{len(initial)} different ones; set init, or leave the baseline out"
+            )
+        references = [*names, *({AS_IS} & set(self.baselines))]
+        if self.reference not in references:
+            raise ValueError(f"reference is {self.reference!r}, which is no arm; use one of: {', '.join(references)}")
         for measurements in (self.evaluations, self.over_time):
             columns = [column for m in measurements for column in m.columns.values()]
             for column in columns:
@@ -120,28 +137,40 @@ class Study:
         if self.over_time and not any(arm.config.checkpoint.keep_every_epochs for arm in self.arms):
             raise ValueError("over_time evaluates kept checkpoints; set checkpoint.keep_every_epochs")
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of all arms, in the order of the arms."""
+        return tuple(dict.fromkeys(seed for arm in self.arms for seed in arm.seeds))
+
     def timed_against(self, arm: Arm) -> Arm:
         """Return the arm whose training time an arm with `equal_time` gets."""
         return next(other for other in self.arms if other.name == arm.equal_time)
 
 
-def read_study(path: str | Path, data: str | Path, size: str | None = None) -> Study:
+def slug(name: str) -> str:
+    """Return the words of a name, in lower case and joined by hyphens."""
+    return "-".join(re.findall(r"\w+", name.lower()))
+
+
+def read_study(path: str | Path, data: str | Path, size: str | None = None, weights: str | None = None) -> Study:
     """Return the study of a file, after checking all of it.
 
     Args:
         path: the file.
         data: folder that its paths are relative to.
         size: one of its `sizes`. If None, no size is applied.
+        weights: weights of the arms with `init: weights`, as `selfpatch.load` takes them.
 
     Raises:
-        ValueError: the file, the size or the data do not exist, or the file holds something unknown.
+        ValueError: the file, the size, the data or the weights do not exist, or the file holds something unknown.
     """
     spec = _read(Path(path).expanduser(), ())
     try:
         sizes = checked(spec.pop("sizes", None) or {}, dict[StrictStr, Values], "sizes")
         if size is not None and size not in sizes:
             raise ValueError(f"there is no size {size!r}; use one of: {', '.join(sizes) or '(there is none)'}")
-        return _study(_laid_over(spec, sizes[size] if size is not None else {}), Path(data).expanduser())
+        chosen = _laid_over(spec, sizes[size] if size is not None else {})
+        return _study(chosen, Path(data).expanduser(), weights)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -168,18 +197,23 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
     return both
 
 
-def _study(spec: Mapping[str, Any], data: Path) -> Study:
+def _study(spec: Mapping[str, Any], data: Path, weights: str | None) -> Study:
     spec = {str(key): value for key, value in spec.items() if value is not None}
-    for key in ("title", "pretrain", "arms", "evaluations"):
+    for key in ("title", "arms", "evaluations"):
         if not spec.get(key):
             raise ValueError(f"the study has no {key}; a study needs title, pretrain, arms and evaluations")
     common = checked(spec.pop("settings", {}), Values, "settings")
     arms = checked(spec["arms"], dict[StrictStr, Values], "arms")
-    spec["arms"] = [_arm(name, values, common) for name, values in arms.items()]
-    spec.setdefault("reference", spec["arms"][0].name)
+    defaults = {key: spec.pop(key) for key in ("pretrain", "seeds") if key in spec}
+    spec["arms"] = [_arm(name, defaults | values, common, data, weights) for name, values in arms.items()]
+    if weights is not None and _initial_weights(FROM_OPTION, data, weights) not in {
+        a.config.init for a in spec["arms"]
+    }:
+        raise ValueError(f"weights is {weights!r}, but no arm starts from them; set `init: weights`, or leave them out")
+    baselines = spec.setdefault("baselines", [])
+    from_weights = isinstance(baselines, list) and AS_IS in baselines
+    spec.setdefault("reference", AS_IS if from_weights else spec["arms"][0].name)
     spec["question"] = " ".join(str(spec.get("question", "")).split())
-    sources = spec["pretrain"] if isinstance(spec["pretrain"], list) else [spec["pretrain"]]
-    spec["pretrain"] = {str(source): _existing(data, source, "pretrain") for source in sources}
     if "pictures" in spec:
         spec["pictures"] = _existing(data, spec["pictures"], "pictures")
     for key in {"evaluations", "over_time"} & spec.keys():
@@ -195,7 +229,29 @@ def _existing(data: Path, name: Any, where: str) -> Path:
     return path
 
 
-def _arm(name: str, values: Mapping[str, Any], common: Mapping[str, Any]) -> Arm:
+def _initial_weights(init: str, data: Path, weights: str | None) -> str:
+    """Return the weights that an arm's `init` stands for."""
+    if init == FROM_OPTION:
+        if weights is None:
+            raise ValueError(
+                "init is 'weights', the weights that the command names, but none are named; give --weights"
+            )
+        init, data = weights, Path()
+    if init.startswith(TIMM):
+        return init
+    path = data / Path(init).expanduser()
+    if not path.exists():
+        raise ValueError(f"there are no weights at {path}; name a file, a run directory or {TIMM}NAME")
+    return str(path.resolve())
+
+
+def _arm(name: str, values: Mapping[str, Any], common: Mapping[str, Any], data: Path, weights: str | None) -> Arm:
+    values = dict(values)
+    seeds, sources = values.pop("seeds", (0,)), values.pop("pretrain", None) or []
+    if not sources:
+        raise ValueError(f"arm {name!r} has no training data; set pretrain in the study or in the arm")
+    sources = sources if isinstance(sources, list) else [sources]
+    pretrain = {str(source): _existing(data, source, "pretrain") for source in sources}
     merged = _laid_over(common, values)
     equal_time, recipe = merged.pop("equal_time", None), merged.pop("recipe", None)
     if taken := merged.keys() & {"data", "out", "seed", "device"}:
@@ -212,7 +268,9 @@ def _arm(name: str, values: Mapping[str, Any], common: Mapping[str, Any]) -> Arm
         # The common settings may include methods that this arm does not use.
         unused = {*METHODS, *OBJECTIVES} - {*base.used, *values}
         config = base.override({key: value for key, value in merged.items() if key not in unused})
-        return Arm(name=name, config=replace(config, minutes=None), equal_time=equal_time)
+        init = config.init and _initial_weights(config.init, data, weights)
+        config = replace(config, init=init, minutes=None)
+        return Arm(name=name, config=config, pretrain=pretrain, seeds=seeds, equal_time=equal_time)
     except ValueError as error:
         raise ValueError(f"arm {name!r}: {error}") from None
 

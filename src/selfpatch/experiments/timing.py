@@ -12,7 +12,7 @@ import torch
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.machine import autocast_dtype
-from selfpatch.experiments.jobs import WorkerSlot, loader_workers
+from selfpatch.experiments.jobs import WorkerSlot, loader_workers, training_data
 from selfpatch.experiments.records import read_json, write_json
 from selfpatch.experiments.spec import Arm, Study
 from selfpatch.training import factory
@@ -47,13 +47,14 @@ def stored_ratios(study: Study, file: Path) -> dict[str, float]:
     return ratios
 
 
-def time_arm(arm: Arm, slot: WorkerSlot, *, study: Study, data: str, file: Path) -> list[str]:
+def time_arm(arm: Arm, slot: WorkerSlot, *, study: Study, out: Path) -> list[str]:
     """Time an arm against its other arm and store the ratio.
 
     A study that continues must not time arms again, or its numbers would depend on where it was stopped.
     """
     torch.set_num_threads(slot.threads)
-    configs = [replace(each.config, data=data) for each in (arm, study.timed_against(arm))]
+    arms, file = (arm, study.timed_against(arm)), out / TIMING_FILE
+    configs = [replace(each.config, data=training_data(each.pretrain, out)) for each in arms]
     seconds, other_seconds = epoch_seconds(configs, slot)
     entry = {"timed": _timed(study, arm), "ratio": other_seconds / seconds}
     write_json(file, {**_entries(file), arm.name: entry})
