@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from selfpatch.experiments.jobs import WorkerSlot, is_done, jobs_of, run_job, training_data
+from selfpatch.experiments.jobs import WorkerSlot, has_same_request, is_done, jobs_of, run_job, training_data
+from selfpatch.experiments.records import as_json, write_json
 from selfpatch.experiments.spec import read_study
 from tests.helpers.tiny_study import FROM_WEIGHTS, PLAN, write_study, write_weights
 
@@ -64,6 +65,23 @@ def test_weights_stay_the_same_where_their_file_moves(tmp_path: Path) -> None:
     assert not is_done(jobs_of(study, {})[0], study, out)
     with pytest.raises(ValueError, match="was begun with other settings"):
         run_job(jobs_of(study, {})[0], study, out, WorkerSlot("cpu", 1))
+
+
+def test_a_setting_that_is_newer_than_a_study_does_not_end_it(tmp_path: Path) -> None:
+    study = read_study(write_study(tmp_path), tmp_path)
+    job, out = jobs_of(study, {})[-1], tmp_path / "out"
+    stored = {"trained": True, "data": ["photos"], "run": job.config.to_dict()}
+    del stored["run"]["optimizer"]["layer_decay"]
+    write_json(out / job.folder / "request.json", as_json(stored))
+    assert has_same_request(job, out)
+    stored["run"]["optimizer"]["clip"] = 1.0
+    write_json(out / job.folder / "request.json", as_json(stored))
+    assert not has_same_request(job, out)
+    del stored["run"]["optimizer"]["clip"]
+    stored["run"]["optimizer"]["forgotten"] = 1
+    write_json(out / job.folder / "request.json", as_json(stored))
+    with pytest.raises(ValueError, match=r"begun with other settings \(run.optimizer.layer_decay is None there"):
+        run_job(job, study, out, WorkerSlot("cpu", 1))
 
 
 def test_several_sources_are_listed_in_a_file(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def is_done(job: Job, study: Study, out: Path) -> bool:
     folder = out / job.folder
     columns = {column for m in study.evaluations for column in m.columns.values()}
     found = scores(study.evaluations, folder / "evaluations")
-    return read_json(folder / "done.json") == _request(job, study) and columns <= found.keys()
+    return _stored(folder / "done.json") == _request(job, study) and columns <= found.keys()
 
 
 def training_data(data: Mapping[str, Path], out: Path) -> str:
@@ -135,7 +135,7 @@ def run_job(job: Job, study: Study, out: Path, slot: WorkerSlot) -> list[str]:
         Interrupted: a signal stopped the training after a checkpoint.
     """
     folder, run = out / job.folder, out / job.folder / "run"
-    before, now = read_json(folder / "request.json"), _settings(job)
+    before, now = _stored(folder / "request.json"), _settings(job)
     if before is None:
         write_json(folder / "request.json", now)
     elif different := differences(before, now):
@@ -219,7 +219,7 @@ def _on_device(encoder: BranchEncoder, source: str, device: str) -> tuple[Encode
 
 def has_same_request(job: Job, out: Path) -> bool:
     """Return whether the folder of a job was begun with the job's present settings."""
-    return read_json(out / job.folder / "request.json") == _settings(job)
+    return _stored(out / job.folder / "request.json") == _settings(job)
 
 
 def scores(measurements: Sequence[Measurement], out: Path) -> dict[str, float]:
@@ -256,7 +256,21 @@ def _file_identity(file: Path, modified: int) -> str:
 def _settings(job: Job) -> Any:
     if job.config is None:
         return {"baseline": _identity(job.baseline)}
-    settings = {key: value for key, value in job.config.to_dict().items() if key not in MACHINE_SETTINGS}
-    settings["init"] = _identity(job.config.init)
-    settings["loader"] = {key: value for key, value in settings["loader"].items() if key != "workers"}
-    return as_json({"trained": job.trained, "data": list(job.data), "run": settings})
+    run = _run_settings(job.config) | {"init": _identity(job.config.init)}
+    return as_json({"trained": job.trained, "data": list(job.data), "run": run})
+
+
+def _run_settings(config: RunConfig) -> dict[str, Any]:
+    run = {key: value for key, value in config.to_dict().items() if key not in MACHINE_SETTINGS}
+    run["loader"] = {key: value for key, value in run["loader"].items() if key != "workers"}
+    return run
+
+
+def _stored(path: Path) -> Any:
+    """Return a stored request or job settings; settings of the run that are newer than the file have their defaults."""
+    stored = read_json(path)
+    settings = stored.get("settings", stored) if isinstance(stored, dict) else {}
+    if "run" in settings:
+        with contextlib.suppress(ValueError):  # a setting no longer exists, which is reported as a difference
+            settings["run"] = as_json(_run_settings(RunConfig.from_saved(settings["run"], path)))
+    return stored
