@@ -140,7 +140,16 @@ def test_curves_lie_beside_the_markdown_and_in_the_page(tmp_path: Path) -> None:
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     legends = [set(legend(svg.decode())) for _, svg in page.images()]
     assert legends == [{"DINO", WRAP}, {"DINO"}, {"DINO", WRAP}, {"DINO", WRAP}]
-    assert page.words.count(WRAP) == 2  # a row of each table
+    assert page.words.count(WRAP) == 3  # a row of each table
+
+
+def test_the_ends_of_every_curve_are_in_a_table(tmp_path: Path) -> None:
+    curves = {"loss": CURVES, "matched, %": {"DINO": [(0.0, 25.04), (50.0, 40.0), (100.0, 29.0)]}, "J": {"DINO": []}}
+    text = written(study_results([row("DINO"), row(WRAP)], curves=curves), tmp_path)
+    assert table(text, "First and last values") == {
+        "DINO": {"loss": "6 to 4", "matched, %": "25 to 29"},
+        WRAP: {"loss": "6.5 to 3.5", "matched, %": "–"},
+    }
 
 
 def test_an_arm_has_its_colour_in_every_figure(tmp_path: Path) -> None:

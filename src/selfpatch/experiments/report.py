@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from string import ascii_lowercase
@@ -10,7 +10,7 @@ from string import ascii_lowercase
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.experiments.results import Row, Spread, StudyResults, paired
 from selfpatch.visualization import report as html
-from selfpatch.visualization.curves import curves_svg, finite
+from selfpatch.visualization.curves import Point, curves_svg, finite
 from selfpatch.visualization.markdown import markdown_page
 from selfpatch.visualization.report import FormattedNumber, Picture, Section, Table, Text
 
@@ -76,6 +76,8 @@ def _sections(results: StudyResults, figures: Mapping[str, html.Block]) -> list[
     reference = results.compared_with
     if reference is not None and any(arm is not reference for arm in results.arms):
         sections.append(_differences(results, reference))
+    if any(results.curves.values()):
+        sections.append(_first_and_last(results))
     if results.failures:
         sections.append(Section("Failures", [Text(sentence) for sentence in results.failures]))
     sections += [Section(heading, [figure]) for heading, figure in figures.items()]
@@ -144,3 +146,19 @@ def _differences(results: StudyResults, reference: Row) -> Section:
     others = [arm for arm in results.arms if arm is not reference]
     rows = [[arm.name, *(_number(paired(arm, reference, c)) for c in results.columns)] for arm in others]
     return Section(f"Difference to {reference.name}", [Table(("", *results.columns), rows), Text(ABOUT_DIFFERENCES)])
+
+
+def _first_and_last(results: StudyResults) -> Section:
+    """Return the ends of every curve: the network before its training, and at its end."""
+    curves = {heading: {n: finite(points) for n, points in lines.items()} for heading, lines in results.curves.items()}
+    headings = [heading for heading, lines in curves.items() if any(lines.values())]
+    names = dict.fromkeys(name for heading in headings for name, points in curves[heading].items() if points)
+    rows = [[name, *(_ends(curves[heading].get(name, ())) for heading in headings)] for name in names]
+    return Section("First and last values", [Table(("", *headings), rows)])
+
+
+def _ends(points: Sequence[Point]) -> FormattedNumber | None:
+    if not points:
+        return None
+    (_, first), (_, last) = points[0], points[-1]
+    return FormattedNumber(f"{first:.3g} to {last:.3g}")
