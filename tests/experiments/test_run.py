@@ -285,7 +285,9 @@ def test_two_studies_do_not_share_a_folder(folder: Path, tmp_path: Path, monkeyp
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("[!c]*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_of_ours_run(path: Path, data_dir: Path, tmp_path: Path) -> None:
-    weights = WEIGHTS or write_weights(tmp_path, patch_size=14) if needs_weights(path) else None
+    weights = None
+    if needs_weights(path):
+        weights = WEIGHTS or write_weights(tmp_path, patch_size=14, crops={"global_size": 28, "local_size": 14})
     out = tmp_path / "out"
     assert run_study(path, data_dir, out, size=SIZE, weights=weights, notify=lambda line: None) == []
     lines = (out / "report.md").read_text().splitlines()

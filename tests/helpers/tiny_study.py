@@ -63,7 +63,10 @@ def write_weights(folder: Path, **settings: Any) -> str:
 
 def needs_weights(study: Path) -> bool:
     """Return whether the arms of a study start from weights that the command names."""
-    return "init: weights" in study.read_text()
+    spec = yaml.safe_load(study.read_text())
+    extends = spec.get("extends")
+    from_option = spec.get("settings", {}).get("init") == "weights"
+    return from_option or (extends is not None and needs_weights(study.parent / extends))
 
 
 def write_study(folder: Path, **changes: Any) -> Path:
