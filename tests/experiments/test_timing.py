@@ -70,3 +70,9 @@ def test_times_of_epochs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = timing.epoch_seconds([small, replace(small, batch_size=8)], WorkerSlot("cpu", 1))
     assert sizes == [4, 8] * (step_timing.WARM_UP + timing.STEPS)
     assert seconds == [20 // 4, 20 // 8], "every step takes one second of this clock"
+
+
+def test_a_training_of_fewer_steps_than_are_timed(folder: Path) -> None:
+    config = replace(read_study(write_study(folder), folder).arms[0].config, data=str(folder / "photos"))
+    short = replace(config, epochs=0.4, optimizer=replace(config.optimizer, warmup_epochs=0.4))  # two steps of warm-up
+    assert timing.epoch_seconds([short], WorkerSlot("cpu", 1))[0] > 0

@@ -41,7 +41,8 @@ def timed_steps(
             views = next(batches)
             if not with_loading:
                 started = time.perf_counter()
-            training_step(model, views, optimizer, schedule(step), schedule.config, autocast=autocast)
+            hp = schedule(min(step, schedule.total_steps - 1))  # the training may be shorter
+            training_step(model, views, optimizer, hp, schedule.config, autocast=autocast)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             yield time.perf_counter() - started
