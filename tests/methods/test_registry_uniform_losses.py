@@ -12,7 +12,10 @@ import torch
 from selfpatch.methods.registry import METHODS, OBJECTIVES
 from tests.helpers.tiny import COMPONENTS, hyperparameters, tiny_student_teacher, tiny_views
 
-COMBINATIONS = [(name, "none") for name in METHODS] + [("dino", name) for name in OBJECTIVES]
+WITHOUT = ("paka", "selfpatch_pairs", "sere_pairs")
+"""Objectives whose losses have no such value: kernel alignment, and a divergence that depends on the teacher."""
+COMBINATIONS = [(name, "none") for name in METHODS]
+COMBINATIONS += [("dino", name) for name in OBJECTIVES if name not in WITHOUT]
 BOTTLENECK = {"hidden_dim": 16, "bottleneck_dim": 8, "num_prototypes": 4096}
 """Settings of agreements other than with prototypes, which refuse a number of them other than the default."""
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -49,6 +52,13 @@ def test_the_loss_of_uniform_predictions_is_as_announced(settings: dict[str, Any
     for name in student_teacher.loss_weights:
         torch.testing.assert_close(found[name], announced[f"uniform_{name}"], rtol=1e-5, atol=0.0)
         assert found[name] > 0.1
+
+
+@pytest.mark.parametrize("objective", WITHOUT)
+def test_other_losses_have_no_value_of_uniform_predictions(objective: str) -> None:
+    student_teacher = tiny_student_teacher(objective=objective)
+    assert set(student_teacher.uniform_losses([tiny_views(2)])) == {"uniform_image"}
+    assert tiny_student_teacher(method="none", objective=objective).uniform_losses([tiny_views(2)]) == {}
 
 
 def test_a_cosine_has_no_value_of_uniform_predictions() -> None:

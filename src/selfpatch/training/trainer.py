@@ -108,7 +108,7 @@ class StudentTeacher(nn.Module):
             for views in micro_batches:
                 for name, value in objective.uniform_losses(views).items():
                     values.setdefault(UNIFORM + name, []).append(value)
-        device = micro_batches[0].global_crops.device
+        device = micro_batches[0].device
         return {name: torch.tensor(of_batches, device=device).mean() for name, of_batches in values.items()}
 
     def finish_step(self, teacher_momentum: float, ok: Tensor | None = None) -> None:
