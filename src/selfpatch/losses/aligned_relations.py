@@ -1,5 +1,7 @@
 """Relations between the patches of a region, aligned between two views of it, without heads."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from pydantic import PositiveFloat
@@ -15,6 +17,8 @@ HIDDEN = -1e4
 class AlignedRelationConfig:
     """Settings of aligned relations."""
 
+    anchors: Literal["teacher", "own"] = "teacher"
+    """Patches that the student's are related to: the teacher's, or its own (SERE)."""
     student_temp: PositiveFloat = 0.1
     """Softmax temperature of the student's relations."""
     teacher_temp: PositiveFloat = 0.05
@@ -25,14 +29,18 @@ class AlignedRelationLoss(nn.Module):
     """Divergence of the student's relations between the patches of a region from the teacher's.
 
         for each image, over its patches that are not left out:
-            z_s, z_t = patches minus their mean patch, each of length 1
-            P, Q = softmax(z_t z_t^T / teacher_temp), softmax(z_s z_s^T / student_temp), row by row
+            m = the teacher's mean patch
+            s, t, y = student, teacher, targets minus m, each patch of length 1
+            P, Q = softmax(y t^T / teacher_temp), softmax(s t^T / student_temp), row by row
             loss += mean over rows of KL(P || Q)
 
-    It is SERE's spatial relation (arXiv 2206.05184, section 3.2) of the backbone's own patches. Departures from SERE:
-    there are no heads, whose training takes more steps than strong weights need; one relation spans all channels, not
-    those of each attention head; patches are centred and of length 1; both views show one region on one grid, see
-    `ops.roi_align.align_overlap`; KL divergence replaces cross-entropy, which has the same gradient.
+    The targets y are the teacher's patches themselves, which gives SERE's spatial relation (arXiv 2206.05184, section
+    3.2), or other patches in their place, such as SelfPatch's aggregates. Departures from SERE: there are no heads,
+    which strong weights would have to wait for; the student's patches are related to the teacher's and not to one
+    another, which also keeps them where they were (`anchors="own"` relates s to s, centred by its own mean); one
+    relation spans all channels, not those of each attention head; patches are centred and of length 1; both views show
+    one region on one grid, see `ops.roi_align.align_overlap`; KL divergence replaces cross-entropy, which has the same
+    gradient.
 
     Example:
         >>> criterion = AlignedRelationLoss()
@@ -40,36 +48,45 @@ class AlignedRelationLoss(nn.Module):
         >>> loss = criterion(student, teacher, ignored=~overlaps[:, None].expand(-1, 49))
 
     Args:
-        config: temperatures of student and teacher.
+        config: anchors, and temperatures of student and teacher.
     """
 
     def __init__(self, config: AlignedRelationConfig = AlignedRelationConfig()) -> None:
         super().__init__()
         self.config = config
 
-    def forward(self, student: Tensor, teacher: Tensor, ignored: Tensor | None = None) -> Tensor:
+    def forward(
+        self, student: Tensor, teacher: Tensor, ignored: Tensor | None = None, *, targets: Tensor | None = None
+    ) -> Tensor:
         """Return the loss, a scalar: the mean over the images that have two or more patches; 0 if there is none.
 
         Args:
             student: [B, N, D] patches.
-            teacher: [B, N, D'] patches at the same positions, which take no gradient.
+            teacher: [B, N, D] patches at the same positions, which take no gradient.
             ignored: [B, N] bool, True where a patch is left out.
+            targets: [B, N, D] patches whose relations to the teacher's the student learns; defaults to the teacher's.
         """
         kept = torch.ones_like(student[..., 0], dtype=torch.bool) if ignored is None else ~ignored  # [B, N]
         counted = kept & (kept.sum(1, keepdim=True) >= 2)
-        c = self.config
         with torch.autocast(student.device.type, enabled=False):
-            target = _log_relations(teacher.detach().float(), kept, c.teacher_temp)
-            divergence = F.kl_div(
-                _log_relations(student.float(), kept, c.student_temp), target, log_target=True, reduction="none"
-            )  # [B, N, N]
-        of_images = (divergence.sum(-1) * counted).sum(1) / counted.sum(1).clamp(min=1)
+            student, teacher = student.float(), teacher.detach().float()
+            mean = _mean(teacher, kept)
+            own_mean = mean if self.config.anchors == "teacher" else _mean(student, kept)
+            t, s = F.normalize(teacher - mean, dim=-1), F.normalize(student - own_mean, dim=-1)
+            y = t if targets is None else F.normalize(targets.detach().float() - mean, dim=-1)
+            target = _log_relations(y, t, kept, self.config.teacher_temp)
+            relation = _log_relations(s, t if self.config.anchors == "teacher" else s, kept, self.config.student_temp)
+            divergence = F.kl_div(relation, target, log_target=True, reduction="none").sum(-1)  # [B, N]
+        of_images = (divergence * counted).sum(1) / counted.sum(1).clamp(min=1)
         return of_images.sum() / counted.any(1).sum().clamp(min=1)
 
 
-def _log_relations(patches: Tensor, kept: Tensor, temp: float) -> Tensor:
-    """Return the logarithms of the relations [B, N, N] of patches [B, N, D]; patches that are left out have none."""
+def _mean(patches: Tensor, kept: Tensor) -> Tensor:
+    """Return the mean [B, 1, D] of those of patches [B, N, D] that are kept."""
     weights = kept.to(patches.dtype)
-    mean = torch.einsum("bn,bnd->bd", weights, patches) / weights.sum(1, keepdim=True).clamp(min=1)
-    z = F.normalize(patches - mean[:, None], dim=-1)
-    return (z @ z.mT / temp).masked_fill(~kept[:, None], HIDDEN).log_softmax(-1)
+    return torch.einsum("bn,bnd->bd", weights, patches)[:, None] / weights.sum(1).clamp(min=1)[:, None, None]
+
+
+def _log_relations(patches: Tensor, anchors: Tensor, kept: Tensor, temp: float) -> Tensor:
+    """Return the logarithms of the relations [B, N, N] of patches [B, N, D] to the anchors [B, N, D] that are kept."""
+    return (patches @ anchors.mT / temp).masked_fill(~kept[:, None], HIDDEN).log_softmax(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -69,25 +71,40 @@ def mean_of_four(teacher: Tensor) -> Tensor:
     return result
 
 
-@pytest.mark.parametrize("name", ["paka", "relations", "neighbours"])
-def test_each_contained_crop_is_compared_with_its_clean_crop(name: str) -> None:
-    objective, criterion = {
-        "paka": (PaKA(D, PaKAConfig(head=False, overlap_size=5)), PaKALoss()),
-        "relations": (SEREPairs(SEREPairsConfig(overlap_size=5)), AlignedRelationLoss()),
-        "neighbours": (SelfPatchPairs(SelfPatchPairsConfig(overlap_size=5)), PaKALoss()),
-    }[name]
+PLAIN = PaKAConfig(head=False, overlap_size=5)
+KERNEL = SelfPatchPairsConfig(overlap_size=5, agreement="kernel")
+
+
+@pytest.mark.parametrize(
+    ("objective", "name", "criterion"),
+    [
+        (PaKA(D, PLAIN), "paka", lambda s, t, _: PaKALoss()(s, t)),
+        (SEREPairs(SEREPairsConfig(overlap_size=5)), "relations", lambda s, t, _: AlignedRelationLoss()(s, t)),
+        (
+            SelfPatchPairs(SelfPatchPairsConfig(overlap_size=5)),
+            "neighbours",
+            lambda s, t, y: AlignedRelationLoss()(s, t, targets=y),
+        ),
+        (SelfPatchPairs(KERNEL), "neighbours", lambda s, _, y: PaKALoss()(s, y)),
+    ],
+    ids=["paka", "sere", "selfpatch", "selfpatch, kernel"],
+)
+def test_each_contained_crop_is_compared_with_its_clean_crop(
+    objective: Objective, name: str, criterion: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> None:
     student, teacher, contained, clean = sides(objective)
     losses = objective(student, teacher, views(), hyperparameters())
     assert losses.keys() == {name} == objective.loss_weights.keys()
-    targets = mean_of_four(clean) if name == "neighbours" else clean
+    targets = mean_of_four(clean)
     pairs = []
     for i in range(Q):
         for b in range(B):
             one = slice(i * B + b, i * B + b + 1)
             other = slice(i % P * B + b, i % P * B + b + 1)
             box, other_box = boxes()[P + i, b : b + 1], boxes()[i % P, b : b + 1]
-            s, t, _ = align_overlap(contained[one], targets[other], box, other_box, (5, 5))
-            pairs.append(criterion(s, t))
+            s, t, _ = align_overlap(contained[one], clean[other], box, other_box, (5, 5))
+            _, y, _ = align_overlap(contained[one], targets[other], box, other_box, (5, 5))
+            pairs.append(criterion(s, t, y))
     expected = torch.stack(pairs).mean()
     torch.testing.assert_close(losses[name], expected)
     gradients = [torch.autograd.grad(loss, contained)[0] for loss in (losses[name], expected)]

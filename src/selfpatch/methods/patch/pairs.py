@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from selfpatch.config.matching import MatchingConfig
 from selfpatch.config.schema import settings
-from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Tokens, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
 from selfpatch.losses.aligned_relations import AlignedRelationConfig, AlignedRelationLoss
 from selfpatch.losses.paka import PaKALoss
 from selfpatch.losses.selfpatch import mean_of_neighbours
@@ -43,9 +43,11 @@ class SEREPairsConfig(AlignedRelationConfig, PairGrid):
 
 
 @settings
-class SelfPatchPairsConfig(MatchingConfig, PairGrid):
+class SelfPatchPairsConfig(MatchingConfig, AlignedRelationConfig, PairGrid):
     """Settings of SelfPatch's targets on pairs."""
 
+    agreement: Literal["relations", "kernel"] = "relations"
+    """Loss between patches and targets: their `relations` to the teacher's patches, or their `kernel` (PaKA)."""
     border: Literal["wrap", "clip"] = "clip"
     """Neighbourhood at the border of the crop: `clip` to the crop, or `wrap` to the opposite side."""
 
@@ -61,33 +63,34 @@ class PairObjective(Objective):
     """
 
     needs: ClassVar[Needs] = Needs(global_crops=False, pairs=True)
-    name: ClassVar[str]
-    """Name of the loss."""
 
-    def __init__(self, config: PairGrid, criterion: nn.Module) -> None:
+    def __init__(self, config: PairGrid) -> None:
         super().__init__()
-        self.size, self.criterion = (config.overlap_size, config.overlap_size), criterion
+        self.size = config.overlap_size, config.overlap_size
 
-    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
-        """Return the loss by its name."""
+    def aligned(self, student: EncoderOutput, clean_maps: Tensor, views: Views) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the patches of each pair on its grid.
+
+        Args:
+            student: the student's output.
+            clean_maps: [P*B, h, w, D] the teacher's maps of the clean crops.
+            views: positions of the crops.
+
+        Returns:
+            Patches [Q*B, N, D] of the student and of the teacher, and [Q*B, N] bool, True where the region is so small
+            that they do not count.
+        """
         assert student.pair_tokens is not None
-        assert teacher.pair_tokens is not None
         assert views.pair_boxes is not None
-        maps = student.pair_tokens.patches.unflatten(0, (-1, views.batch_size))  # [Q, B, h, w, D]
-        clean_maps = self.targets(teacher.pair_tokens).unflatten(0, (-1, views.batch_size))  # [P, B, h', w', D]
+        maps = student.pair_tokens.patches.unflatten(0, (-1, views.batch_size))  # [Q, B, h', w', D]
+        clean_maps = clean_maps.unflatten(0, (-1, views.batch_size))  # [P, B, h, w, D]
         clean_boxes, boxes = views.pair_boxes.split([len(clean_maps), len(maps)])
         around = torch.arange(len(maps), device=boxes.device) % len(clean_maps)
         clean_maps, clean_boxes = clean_maps[around], clean_boxes[around]
-        s, t, overlaps = align_overlap(  # [Q*B, N, D]
+        s, t, overlaps = align_overlap(
             maps.flatten(0, 1), clean_maps.flatten(0, 1), boxes.flatten(0, 1), clean_boxes.flatten(0, 1), self.size
         )
-        if self.name in student.heads:
-            s, t = student.heads[self.name](s), teacher.heads[self.name](t).detach()
-        return {self.name: self.criterion(s, t, ~overlaps[:, None].expand(-1, s.shape[1]))}
-
-    def targets(self, tokens: Tokens) -> Tensor:
-        """Return the teacher's map [P*B, h, w, D] that the student's is compared with."""
-        return tokens.patches
+        return s, t, ~overlaps[:, None].expand(-1, s.shape[1])
 
 
 class PaKA(PairObjective):
@@ -95,17 +98,24 @@ class PaKA(PairObjective):
 
     Config = PaKAConfig
     loss_weights: ClassVar = {"paka": 1.0}
-    name = "paka"
 
     def __init__(self, dim: int, config: PaKAConfig) -> None:
-        super().__init__(config, PaKALoss())
-        self.dim, self.config = dim, config
+        super().__init__(config)
+        self.dim, self.config, self.loss = dim, config, PaKALoss()
 
     def heads(self) -> dict[str, nn.Module]:
         """Return the head D - hidden - hidden - bottleneck, if there is one."""
         c = self.config
         widths = [self.dim, c.hidden_dim, c.hidden_dim, c.bottleneck_dim]
-        return {self.name: mlp(widths, norm=False, gelu=True)} if c.head else {}
+        return {"paka": mlp(widths, norm=False, gelu=True)} if c.head else {}
+
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
+        """Return `{"paka": loss}`."""
+        assert teacher.pair_tokens is not None
+        s, t, ignored = self.aligned(student, teacher.pair_tokens.patches, views)
+        if self.config.head:
+            s, t = student.heads["paka"](s), teacher.heads["paka"](t).detach()
+        return {"paka": self.loss(s, t, ignored)}
 
 
 class SEREPairs(PairObjective):
@@ -113,28 +123,41 @@ class SEREPairs(PairObjective):
 
     Config = SEREPairsConfig
     loss_weights: ClassVar = {"relations": 1.0}
-    name = "relations"
 
     def __init__(self, config: SEREPairsConfig) -> None:
-        super().__init__(config, AlignedRelationLoss(config))
+        super().__init__(config)
+        self.loss = AlignedRelationLoss(config)
+
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
+        """Return `{"relations": loss}`."""
+        assert teacher.pair_tokens is not None
+        return {"relations": self.loss(*self.aligned(student, teacher.pair_tokens.patches, views))}
 
 
 class SelfPatchPairs(PairObjective):
-    """Align the kernel of the patches with that of SelfPatch's targets (arXiv 2206.07990).
+    """Learn the relations that SelfPatch's targets have to the teacher's patches (arXiv 2206.07990).
 
     The target of a patch is the mean of its most similar neighbours in the teacher's clean crop. Departures from
-    SelfPatch: the mean replaces the learned aggregation, and `PaKALoss` replaces prototypes, so that nothing has to be
-    learned before the targets are good.
+    SelfPatch: the mean replaces the learned aggregation, and `AlignedRelationLoss` (or `PaKALoss` between patches and
+    targets, for `agreement="kernel"`) replaces prototypes, so that nothing has to be learned before the targets are
+    good.
     """
 
     Config = SelfPatchPairsConfig
     loss_weights: ClassVar = {"neighbours": 1.0}
-    name = "neighbours"
 
     def __init__(self, config: SelfPatchPairsConfig) -> None:
-        super().__init__(config, PaKALoss())
+        super().__init__(config)
         self.config = config
+        self.loss = AlignedRelationLoss(config) if config.agreement == "relations" else PaKALoss()
 
-    def targets(self, tokens: Tokens) -> Tensor:
-        """Return the mean of each patch's positives, [P*B, h, w, D]."""
-        return mean_of_neighbours(tokens.patches, tokens.raw_patches, self.config)
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
+        """Return `{"neighbours": loss}`."""
+        assert teacher.pair_tokens is not None
+        patches, raw_patches = teacher.pair_tokens.patches, teacher.pair_tokens.raw_patches
+        targets = mean_of_neighbours(patches, raw_patches, self.config)
+        s, both, ignored = self.aligned(student, torch.cat([patches, targets], -1), views)
+        t, y = both.chunk(2, -1)
+        if self.config.agreement == "relations":
+            return {"neighbours": self.loss(s, t, ignored, targets=y)}
+        return {"neighbours": self.loss(s, y, ignored)}
