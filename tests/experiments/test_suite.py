@@ -21,6 +21,8 @@ from tests.helpers.command_line import write_davis
 from tests.helpers.labelled_images import coloured_folder
 from tests.helpers.workers import WorkerPool
 
+SUITES = Path(__file__).parents[2] / "suites"
+
 WEIGHTS = {"sha256": "abc", "side": "teacher"}
 
 
@@ -105,6 +107,14 @@ def test_every_evaluation_can_be_listed(tmp_path: Path, name: str) -> None:
 def test_files_that_are_no_suite(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         suite(tmp_path, text)
+
+
+@pytest.mark.parametrize("file", sorted(SUITES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_suites_of_ours_name_data_below_the_current_folder(file: Path, data_dir: Path) -> None:
+    entries = read_suite(file)
+    requests = [(entry.evaluation, entry.data, str(entry.settings)) for entry in entries]
+    assert len(set(requests)) == len(entries) > 1, "no evaluation is listed twice"
+    assert all((data_dir / entry.data).is_dir() for entry in entries)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
