@@ -37,8 +37,9 @@ class BackboneOverrides:
     """Initial weights of a ViT's linear layers: normal with a deviation of 0.02 (DINO), or Xavier-uniform (MoCo-v3)."""
     freeze_patch_embed: bool = False
     """Keep the patch projection as initialised, or as `init` has it (MoCo-v3)."""
-    frozen_blocks: NonNegativeInt = 0
-    """Number of first blocks that stay frozen, together with the patch embedding; 0 trains everything."""
+    frozen_blocks: int = 0
+    """Number of first blocks that stay frozen, together with the patch embedding; 0 trains everything. A negative
+    number is that of the last blocks that are trained: -3 freezes all others."""
     keep_class_token: bool | None = None
     """Keep a ViT's CLS token although a pool makes the image token. Defaults to true for `init` weights that have one,
     whose patches attend to it, else to false."""

@@ -123,6 +123,16 @@ def test_frozen_blocks_get_no_gradient_and_the_others_do(config: AnyBackboneConf
             assert parameter.grad is None
     with pytest.raises(ValueError, match=r"backbone.frozen_blocks is 9, but the network has \d blocks; use at most \d"):
         backbone.freeze_first(9)
+    with pytest.raises(ValueError, match=r"backbone.frozen_blocks is -9, .*, or at least -\d to train the last ones"):
+        backbone.freeze_first(-9)
+
+
+@FAMILIES
+def test_a_negative_number_of_frozen_blocks_counts_those_that_are_trained(config: AnyBackboneConfig) -> None:
+    ours, expected = build_backbone(config), build_backbone(config)
+    ours.freeze_first(-1)
+    expected.freeze_first(expected.num_layers - 1)
+    assert [p.requires_grad for p in ours.parameters()] == [p.requires_grad for p in expected.parameters()]
 
 
 def test_the_patch_projection_alone_may_be_frozen() -> None:

@@ -128,16 +128,19 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def freeze_first(self, layers: int) -> None:
-        """Freeze the embedding and the first `layers` layers.
+        """Freeze the embedding and the first `layers` layers, or all but the last ones if the number is negative.
 
         Raises:
-            ValueError: nothing would be left to train.
+            ValueError: nothing would be left to train, or nothing frozen.
         """
-        if layers >= self.num_layers:
+        if not -self.num_layers < layers < self.num_layers:
+            most = self.num_layers - 1
             raise ValueError(
-                f"backbone.frozen_blocks is {layers}, but the network has {self.num_layers} blocks; "
-                f"use at most {self.num_layers - 1}"
+                f"backbone.frozen_blocks is {layers}, but the network has {self.num_layers} blocks; use at most {most}"
+                f", or at least -{most} to train the last ones"
             )
+        if layers < 0:
+            layers += self.num_layers
         for name, parameter in self.named_parameters():
             if name != "mask_token" and self.layer_of(name) <= layers:
                 parameter.requires_grad_(False)
