@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import tyro
-from annotated_types import Gt
+from annotated_types import Gt, MinLen
 from pydantic import PositiveInt
 
 from selfpatch.config.schema import settings
 
-PARTS = ("loader", "step", "ops", "davis", "scaling")
+PARTS = ("loader", "step", "end_to_end", "ops", "davis", "scaling")
 """Names of the benchmarks, in the order in which they run."""
 
 
@@ -22,14 +22,22 @@ class BenchConfig:
     """
 
     parts: tyro.conf.Positional[tuple[str, ...]] = PARTS
-    """Benchmarks to run, some of loader, step, ops, davis and scaling. All of them take some ten minutes on two
-    cores."""
+    """Benchmarks to run, some of loader, step, end_to_end, ops, davis and scaling. All of them take some ten minutes on
+    two cores."""
     data: str | None = None
-    """Folder of photographs for the loader; if not given, the built-in samples, which are small."""
-    model: str = "vit_small"
-    """Model of the step."""
+    """Folder of photographs for loader and end_to_end; if not given, the built-in samples, which are small."""
+    model: Annotated[tuple[str, ...], MinLen(1)] = ("vit_small",)
+    """Models of step and end_to_end; davis takes the first one."""
     batch_size: PositiveInt = 4
-    """Number of images in the step."""
+    """Number of images in a step."""
+    global_size: PositiveInt = 224
+    """Side of the two global crops of step and end_to_end in pixels."""
+    local_size: PositiveInt = 96
+    """Side of their eight local crops in pixels."""
+    num_prototypes: PositiveInt = 65536
+    """Number of their image prototypes."""
+    memory: bool = True
+    """Measure the peak memory of a step too; on a CPU each variant then runs in a process of its own."""
     seconds: Annotated[float, Gt(0)] = 4.0
     """Approximate time for each case in seconds; each variant is timed at least three times."""
     device: str = "auto"

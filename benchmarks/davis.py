@@ -22,10 +22,10 @@ HEIGHT, WIDTH = 480, 854
 OBJECTS = 3
 
 
-def cases(device: torch.device) -> Iterator[Case]:
+def cases(device: torch.device, model: str = "vit_small") -> Iterator[Case]:
     """Yield the cases of this benchmark."""
     yield propagation(30, 53, device)
-    yield whole_frame(device)
+    yield whole_frame(device, model=model)
 
 
 def propagation(h: int, w: int, device: torch.device, *, dim: int = 384) -> Case:

@@ -1,26 +1,15 @@
 #!/usr/bin/env bash
-# Time the step with its peak memory, the loader with device rendering, and DAVIS on a CUDA machine, within 8 minutes.
-# Writes one JSON file per benchmark to $OUT (default: ./benchmark-results). Photographs come from $DATA (default: the
-# built-in samples, which need scikit-image). Runs from any folder of a checkout with selfpatch's dependencies.
-set -uo pipefail
+# Run the tests that need CUDA, the benchmarks of training and, if given, a study, on a machine with a GPU and without
+# network: within 9 minutes on one H200 with 16 cores. Works from a checkout with the packages of pyproject.toml.
+#
+#   benchmarks/gpu.sh                                         JSON files in $OUT (default: benchmark-results)
+#   benchmarks/gpu.sh --study STUDY.yaml --data FOLDER        and a study in the time that is left
+#   DEVICE=cpu SIZE=tiny benchmarks/gpu.sh                    try the script itself in about a minute
+set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${OUT:-benchmark-results}
-mkdir -p "$out"
-export PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}"
-
-status=0
-run() {  # run SECONDS_AT_MOST NAME OPTION...
-    local limit=$1 name=$2
-    shift 2
-    echo "== $name"
-    timeout "$limit" python -m "benchmarks.$name" --device cuda --out "$out/$name.json" "$@" || {
-        echo "benchmarks.$name failed or took more than $limit s" >&2
-        status=1
-    }
-}
-
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || true
-run 210 step --batch-size 64 --seconds 30
-run 150 loader --seconds 2 ${DATA:+--data "$DATA"}
-run 100 davis --seconds 10
-exit $status
+export PYTHONPATH="src:.${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+if command -v nvidia-smi > /dev/null; then
+    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || true
+fi
+exec "${PYTHON:-python3}" -m benchmarks.gpu \
+    --device "${DEVICE:-cuda}" --size "${SIZE:-full}" --out "${OUT:-benchmark-results}" "$@"

@@ -105,7 +105,7 @@ def main() -> None:
     torch.set_num_threads(1)
     timings: list[Timing] = [time_case(loader_case(config.data), seconds=config.seconds)]
     torch.set_num_threads(threads)
-    cases = step_cases(config.model, config.batch_size, device)
+    cases = [case for model in config.model for case in step_cases(model, config.batch_size, device)]
     timings += [time_case(case, seconds=config.seconds) for case in cases]
     report = Report(timings, {}, describe_machine(device))
     console.print(*report.tables())

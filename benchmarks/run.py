@@ -10,12 +10,13 @@ import torch
 import tyro
 from rich.console import Console
 
-from benchmarks import davis, loader, ops, scaling, step
+from benchmarks import davis, end_to_end, loader, ops, scaling, step
 from benchmarks.ceiling import matrix_ceiling
 from benchmarks.config import BenchConfig
 from benchmarks.report import Report, describe_machine
 from benchmarks.timing import Case, Timing, time_case
 from selfpatch.core.distributed import start
+from selfpatch.data.sample_images import sample_photographs
 
 
 def main(*parts: str) -> None:
@@ -48,6 +49,8 @@ def run_benchmarks(config: BenchConfig) -> Report:
         for timing in _timings(part, config, device):
             timings.append(timing)
             console.print(*Report([timing], ceilings, machine).tables())
+            if config.out is not None:  # what is known is kept if a limit of time ends the process
+                Report(timings, ceilings, machine, costs).save(Path(config.out))
     report = Report(timings, ceilings, machine, costs)
     if config.out is not None:
         report.save(Path(config.out))
@@ -55,8 +58,15 @@ def run_benchmarks(config: BenchConfig) -> Report:
 
 
 def _timings(part: str, config: BenchConfig, device: torch.device) -> Iterator[Timing]:
-    if part == "step":
-        yield step.time_steps(step.published_step(config.model, config.batch_size), device, seconds=config.seconds)
+    for model in config.model if part in ("step", "end_to_end") else ():
+        crops = {"global_size": config.global_size, "local_size": config.local_size}
+        changes = {"crops": crops, "dino": {"num_prototypes": config.num_prototypes}}
+        run = step.published_step(model, config.batch_size).override(changes)
+        if part == "step":
+            yield step.time_steps(run, device, seconds=config.seconds, memory=config.memory)
+        else:
+            data = str(sample_photographs() / "training") if config.data is None else config.data
+            yield from end_to_end.timings(run.override({"data": data}), device, seconds=config.seconds)
     for case in _cases(part, config, device):
         yield time_case(case, seconds=config.seconds)
 
@@ -67,4 +77,4 @@ def _cases(part: str, config: BenchConfig, device: torch.device) -> Iterator[Cas
     elif part == "ops":
         yield from ops.cases(device)
     elif part == "davis":
-        yield from davis.cases(device)
+        yield from davis.cases(device, config.model[0])

@@ -15,6 +15,7 @@ from benchmarks.memory import peak_memory
 from benchmarks.timing import Case, Timing, count_flops, time_case
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
+from selfpatch.config.sections import CropConfig
 from selfpatch.core.distributed import is_distributed
 from selfpatch.core.malloc import keep_freed_memory, return_freed_memory
 from selfpatch.core.reference import use_references
@@ -34,6 +35,11 @@ VARIANTS = {
 def published_step(model: str = "vit_small", batch_size: int = 4) -> RunConfig:
     """Return DINO + SelfPatch as the paper trains it, for another model and batch size."""
     return load_recipe("selfpatch-dino-vits16").for_model(model).override({"batch_size": batch_size})
+
+
+def crops_of(crops: CropConfig) -> str:
+    """Return the number and sizes of crops in words."""
+    return f"2 x {crops.global_size} + {crops.num_local} x {crops.local_size} pixels"
 
 
 def random_views(config: RunConfig, student_teacher: StudentTeacher, device: torch.device) -> Views:
@@ -110,12 +116,16 @@ def step_of(config: RunConfig, variant: str, device: torch.device) -> Callable[[
     return two_steps
 
 
-def time_steps(config: RunConfig, device: torch.device, *, seconds: float) -> Timing:
-    """Time all variants in turn, and measure the peak memory of each."""
-    crops = f"2 x {config.crops.global_size} + {config.crops.num_local} x {config.crops.local_size} pixels"
-    name = f"step of {config.method} + {config.objective}, {config.model}, {crops}, batch {config.batch_size}"
+def time_steps(config: RunConfig, device: torch.device, *, seconds: float, memory: bool = True) -> Timing:
+    """Time all variants in turn, and measure the peak memory of each if `memory`."""
+    name = (
+        f"step of {config.method} + {config.objective}, {config.model}, {crops_of(config.crops)}, "
+        f"batch {config.batch_size}"
+    )
     timing = time_case(StepBench(config, device).case(name), seconds=seconds)
     return_freed_memory()  # the default, for the benchmarks that follow
+    if not memory:
+        return timing
     peaks = {variant: peak_memory(step_of, config, variant, device, device=device) for variant in VARIANTS}
     return replace(timing, peak_memory=peaks)
 

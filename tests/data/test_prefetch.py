@@ -19,6 +19,7 @@ from selfpatch.data.loader import CropLoader
 from selfpatch.data.prefetch import in_background, prefetched
 from selfpatch.data.sources.index import ImageIndex
 from tests.helpers.command_line import write_photos
+from tests.helpers.devices import DEVICES
 from tests.helpers.tiny import tiny_views
 
 
@@ -99,9 +100,6 @@ def test_loader_processes_start_from_the_thread(tmp_path: Path) -> None:
     next(stream)
     stream.close()
     assert alive() == []
-
-
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.mark.parametrize("device", DEVICES)

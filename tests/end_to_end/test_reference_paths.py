@@ -16,9 +16,9 @@ from selfpatch.training.factory import make_optimizer, make_schedule
 from selfpatch.training.optim import clip_gradients
 from selfpatch.training.trainer import StudentTeacher, training_step
 from tests.helpers.curves import METHODS, OBJECTIVES
+from tests.helpers.devices import DEVICES
 from tests.helpers.tiny import hyperparameters, tiny_config, tiny_student_teacher, tiny_views
 
-DEVICES = ["cpu", *["cuda"] * torch.cuda.is_available()]
 MODELS = ("vit_tiny", pytest.param("swin_tiny", marks=pytest.mark.slow))
 
 

@@ -24,6 +24,7 @@ from selfpatch.training.checkpointing import NonFiniteError
 from selfpatch.training.factory import make_schedule
 from selfpatch.training.optim import can_step_if_finite, make_optimizer
 from selfpatch.training.trainer import StepOutcome, StudentTeacher, train, training_step
+from tests.helpers.devices import DEVICES, NEEDS_CUDA
 from tests.helpers.tiny import hyperparameters, not_finite, part_of, tiny_config, tiny_student_teacher, tiny_views
 
 Settings = dict[str, Any]
@@ -34,7 +35,6 @@ CHOICES: list[Settings] = [
     {"method": "moby", "objective": "none", "model": "swin_tiny"},
 ]
 ids = [f"{c['method']}-{c.get('model', c['objective'])}" for c in CHOICES]
-DEVICES = ["cpu", *["cuda"] * torch.cuda.is_available()]
 HOST = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2")
 
 
@@ -120,10 +120,10 @@ def test_nothing_is_read_on_the_host(settings: Settings, bad: int | None) -> Non
         training.step(1, deferred=False)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA alone says when it is waited for")
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=NEEDS_CUDA)])  # it alone says when it is waited for
 @pytest.mark.parametrize("settings", CHOICES, ids=ids)
-def test_cuda_is_not_waited_for(settings: Settings) -> None:
-    training = Training(settings, "cuda")
+def test_cuda_is_not_waited_for(settings: Settings, device: str) -> None:
+    training = Training(settings, device)
     training.step(0, deferred=None, parts=2)  # constants come to the device once
     torch.cuda.set_sync_debug_mode("error")
     try:

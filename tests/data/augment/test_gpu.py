@@ -22,17 +22,9 @@ from selfpatch.data.collate import stack_boxes
 from selfpatch.data.decode.multichannel import Raster
 from selfpatch.ops import blur, colour, views
 from selfpatch.ops.resampling import crop_resize, num_taps, resize_weights
+from tests.helpers.devices import DEVICES
 
-DEVICES = [
-    torch.device(name)
-    for name, there in [
-        ("cpu", True),
-        ("cuda", torch.cuda.is_available()),
-        ("mps", torch.backends.mps.is_available()),
-    ]
-    if there
-]
-every_device = pytest.mark.parametrize("device", DEVICES, ids=str)
+every_device = pytest.mark.parametrize("device", [*DEVICES, *["mps"] * torch.backends.mps.is_available()])
 
 FULL: dict[str, Any] = {"flip": 0.5, "blur": 0.5, "solarize": 0.2, "colour": CropConfig()}
 
@@ -45,7 +37,7 @@ def photographs() -> list[Image.Image]:
     return [Image.fromarray(source).crop(box) for source, box in zip(sources, boxes, strict=True)]
 
 
-def levels_of(images: list[Image.Image], size: int, device: torch.device) -> Tensor:
+def levels_of(images: list[Image.Image], size: int, device: str) -> Tensor:
     return torch.stack([tvf.pil_to_tensor(image.resize((size, size))) for image in images]).float().to(device)
 
 
@@ -89,7 +81,7 @@ def test_crops_are_pillows_but_for_rounding(
     size: int,
     scale: tuple[float, float],
     resampling: Literal["bicubic", "bilinear"],
-    device: torch.device,
+    device: str,
 ) -> None:
     recipes = [ViewRecipe(size, scale, flip=0.5, resampling=resampling)] * 3
     batch, drawn = batch_of(photographs, recipes)
@@ -118,7 +110,7 @@ def test_no_pixel_from_outside_the_box_enters() -> None:
 
 
 @every_device
-def test_a_box_may_lie_between_pixels(device: torch.device) -> None:
+def test_a_box_may_lie_between_pixels(device: str) -> None:
     """Pillow's resize takes such boxes too, but looks beyond them: in the interior both are the same."""
     image = Image.fromarray(data.astronaut()).crop((0, 0, 128, 128))
     pixels = tvf.pil_to_tensor(image).float()[None].to(device)
@@ -150,7 +142,7 @@ def test_half_precision_is_precise_enough(photographs: list[Image.Image], monkey
     ids=["brightness", "contrast", "saturation"],
 )
 def test_blends_are_pillows(
-    photographs: list[Image.Image], number: int, strengths: tuple[float, ...], adjust: Any, device: torch.device
+    photographs: list[Image.Image], number: int, strengths: tuple[float, ...], adjust: Any, device: str
 ) -> None:
     levels = levels_of(photographs, 48, device)
     order = torch.full((4, 4), colour.NOTHING)
@@ -164,7 +156,7 @@ def test_blends_are_pillows(
 
 @every_device
 @pytest.mark.parametrize("turns", [0.0, 0.1, -0.1, 0.5, -0.5, 0.33])
-def test_hue_is_torchvisions(photographs: list[Image.Image], turns: float, device: torch.device) -> None:
+def test_hue_is_torchvisions(photographs: list[Image.Image], turns: float, device: str) -> None:
     levels = levels_of(photographs, 48, device)
     shift = torch.full((4,), float(int(turns * 255) % 256), device=device)
     theirs = [tvf.adjust_hue(image.resize((48, 48)), turns) for image in photographs]
@@ -174,7 +166,7 @@ def test_hue_is_torchvisions(photographs: list[Image.Image], turns: float, devic
 
 
 @every_device
-def test_hue_of_every_colour_is_torchvisions(device: torch.device) -> None:
+def test_hue_of_every_colour_is_torchvisions(device: str) -> None:
     steps = torch.arange(0, 256, 15, dtype=torch.uint8)
     colours = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij")).flatten(2)  # [3, 18, 324]
     image = tvf.to_pil_image(colours)
@@ -185,7 +177,7 @@ def test_hue_of_every_colour_is_torchvisions(device: torch.device) -> None:
 
 
 @every_device
-def test_grey_and_solarize_are_pillows_to_the_bit(photographs: list[Image.Image], device: torch.device) -> None:
+def test_grey_and_solarize_are_pillows_to_the_bit(photographs: list[Image.Image], device: str) -> None:
     levels = levels_of(photographs, 48, device)
     small = [image.resize((48, 48)) for image in photographs]
     greys = torch.stack([tvf.pil_to_tensor(image.convert("L")) for image in small])
@@ -199,9 +191,7 @@ def test_grey_and_solarize_are_pillows_to_the_bit(photographs: list[Image.Image]
 @every_device
 @pytest.mark.parametrize("size", [16, 97])
 @pytest.mark.parametrize("radii", [(0.0, 0.1, 0.5, 1.0), (1.5, 2.0, 3.3, 20.0)], ids=["small", "large"])
-def test_blur_is_pillows(
-    photographs: list[Image.Image], size: int, radii: tuple[float, ...], device: torch.device
-) -> None:
+def test_blur_is_pillows(photographs: list[Image.Image], size: int, radii: tuple[float, ...], device: str) -> None:
     levels = levels_of(photographs, size, device)
     ours = blur.gaussian_blur(levels, torch.tensor(radii, device=device))
     theirs = [
@@ -222,7 +212,7 @@ def test_blur_keeps_even_areas_and_their_mean() -> None:
 
 
 @every_device
-def test_each_view_has_its_own_order(photographs: list[Image.Image], device: torch.device) -> None:
+def test_each_view_has_its_own_order(photographs: list[Image.Image], device: str) -> None:
     vivid = CropConfig(jitter=1.0, brightness=0.9, contrast=0.9, saturation=0.9, hue=0.2, grey=0.0)
     recipes = [ViewRecipe(32, (0.5, 1.0), colour=vivid)] * 6
     batch, drawn = batch_of(photographs, recipes, num_global=6)
@@ -234,7 +224,7 @@ def test_each_view_has_its_own_order(photographs: list[Image.Image], device: tor
 @every_device
 @pytest.mark.parametrize("at_once", [None, 30_000], ids=["whole", "in-parts"])
 def test_whole_pipelines_agree_with_the_plain_renderer(
-    photographs: list[Image.Image], at_once: int | None, device: torch.device, monkeypatch: pytest.MonkeyPatch
+    photographs: list[Image.Image], at_once: int | None, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if at_once is not None:
         monkeypatch.setattr(views, "MAX_CROP_VALUES", at_once * 30)
@@ -245,7 +235,7 @@ def test_whole_pipelines_agree_with_the_plain_renderer(
     rendered = batch.to(device)
     assert rendered.local_crops is not None
     assert (rendered.global_crops.shape, rendered.local_crops.shape) == ((2, 12, 3, 64, 64), (4, 12, 3, 32, 32))
-    assert (rendered.global_crops.dtype, rendered.global_crops.device.type) == (torch.uint8, device.type)
+    assert (rendered.global_crops.dtype, rendered.global_crops.device.type) == (torch.uint8, device)
     torch.testing.assert_close(rendered.boxes.cpu(), stack_boxes(drawn), rtol=0, atol=0)
     for ours, size, which in [(rendered.global_crops, 64, slice(2)), (rendered.local_crops, 32, slice(2, 6))]:
         off = difference(ours, plain(images, size, drawn, which))
@@ -254,7 +244,7 @@ def test_whole_pipelines_agree_with_the_plain_renderer(
 
 
 @every_device
-def test_a_batch_is_the_same_each_time(photographs: list[Image.Image], device: torch.device) -> None:
+def test_a_batch_is_the_same_each_time(photographs: list[Image.Image], device: str) -> None:
     batch, _ = batch_of(photographs, [ViewRecipe(32, (0.25, 1.0), **FULL)] * 2)
     assert torch.equal(batch.to(device).global_crops, batch.to(device).global_crops)
 
