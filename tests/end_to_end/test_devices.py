@@ -1,4 +1,4 @@
-"""Whole runs on each device: training, resuming, loading and evaluating give there what they give on a CPU."""
+"""Whole runs on each device: training, resuming and loading give there what they give on a CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 
 import selfpatch
 from selfpatch.training.loggers.metrics import read_metrics
-from tests.helpers.block_images import write_blocks
 from tests.helpers.command_line import write_photos
 from tests.helpers.devices import DEVICES
 from tests.helpers.tiny import tiny_config
@@ -57,16 +56,3 @@ def test_losses_and_features_are_those_of_a_cpu(photos: Path, tmp_path: Path, de
     for feature in ("patches", "image"):
         ours = getattr(found, feature)(images.to(device)).cpu()
         torch.testing.assert_close(ours, getattr(expected, feature)(images), rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("method", ["knn", "linear"])
-def test_an_evaluation_gives_the_numbers_of_a_cpu(photos: Path, tmp_path: Path, method: str, device: str) -> None:
-    run = trained(photos, tmp_path / "run", "cpu")
-    data = write_blocks(tmp_path / "blocks")
-    options: dict[str, Any] = {"max_pictures": 0} | ({"steps": 5, "batch_size": 2} if method == "linear" else {})
-    found, expected = (
-        selfpatch.evaluate("segment", run, data, method=method, device=name, **options).metrics["mIoU"]
-        for name in (device, "cpu")
-    )
-    assert found == pytest.approx(expected, abs=0.02)
