@@ -220,7 +220,7 @@ def test_the_rate_of_heads_is_that_of_the_backbone_unless_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "model"), [("continue-pretraining", m) for m in MODELS] + [("post-train-patches", "vit_tiny")]
+    ("name", "model"), [(name, model) for name in ("continue-pretraining", "post-train-patches") for model in MODELS]
 )
 def test_the_recipes_go_on_from_any_family_that_their_header_names(tmp_path: Path, name: str, model: str) -> None:
     backbone = {"backbone": {"depth": 7}} if model == "vit_tiny" else {}
@@ -229,17 +229,27 @@ def test_the_recipes_go_on_from_any_family_that_their_header_names(tmp_path: Pat
     method = {"method": "dino"} if model == "resnet50" else {}
     config = load_recipe(name).override({"init": file, **method})
     config = config.override({"crops": {"global_size": 16 * scale, "local_size": 12 * scale, "num_local": 2}})
-    config = config.override({config.method: {"num_prototypes": 16, "hidden_dim": 8, "bottleneck_dim": 4}})
+    config = config.override({"pairs": {"clean_size": 16 * scale, "contained_size": 12 * scale}})
+    if name == "post-train-patches":
+        config = config.override({"backbone": {"frozen_blocks": -1}})
+    else:
+        config = config.override({config.method: {"num_prototypes": 16, "hidden_dim": 8, "bottleneck_dim": 4}})
     student_teacher, report = make_student_teacher(config)
     assert report is not None
     assert not report.missing
     optimizer = make_optimizer(config, student_teacher)
     for step in (0, 1):
-        hp = hyperparameters(step, lr=1e-3, freeze_backbone=step == 0)
+        hp = hyperparameters(step, lr=1e-3, freeze_backbone=step < config.optimizer.freeze_backbone_epochs)
         outcome = training_step(
             student_teacher, [tiny_views(2, scale=scale)], optimizer, hp, OptimizerConfig(clip=0.3, clip_mode="tensor")
         )
         assert outcome.taken
+
+
+def test_a_backbone_without_heads_is_not_frozen() -> None:
+    settings = {"method": "none", "objective": "sere_pairs", "optimizer": {"freeze_backbone_epochs": 0.5}}
+    with pytest.raises(ValueError, match=r"is 0.5, but sere_pairs trains nothing outside the backbone; leave it out"):
+        make_optimizer(tiny_config(**settings), tiny_student_teacher(**settings))
 
 
 def test_sincos_positions_are_not_laid_over_weights(tmp_path: Path) -> None:

@@ -302,8 +302,18 @@ def make_schedule(config: RunConfig, steps_per_epoch: int) -> Schedule:
 
 
 def make_optimizer(config: RunConfig, student_teacher: StudentTeacher) -> torch.optim.Optimizer:
-    """Return the optimizer of a run, with layer-wise learning rates of the backbone and a rate of everything else."""
+    """Return the optimizer of a run, with layer-wise learning rates of the backbone and a rate of everything else.
+
+    Raises:
+        ValueError: the backbone would be frozen at first, and nothing else is trained.
+    """
     student, c = student_teacher.student, config.optimizer
+    outside = (name for name, p in student_teacher.named_parameters() if p.requires_grad)
+    if c.freeze_backbone_epochs and all(name.startswith("student.backbone.trunk.") for name in outside):
+        raise ValueError(
+            f"optimizer.freeze_backbone_epochs is {c.freeze_backbone_epochs:g}, but {config.objective} trains nothing "
+            "outside the backbone; leave it out"
+        )
     lr_scales = {
         **layer_lr_scales(student.backbone, c.layer_decay),
         **head_lr_scales(student_teacher, student.backbone, student.pool, c.head_lr_scale),
