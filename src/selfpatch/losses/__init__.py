@@ -1,5 +1,6 @@
 """Losses of self-supervised learning as modules on plain tensors, for any training loop."""
 
+from selfpatch.losses.aligned_contrast import AlignedContrastLoss
 from selfpatch.losses.aligned_relations import AlignedRelationConfig, AlignedRelationLoss
 from selfpatch.losses.center import Center
 from selfpatch.losses.depth import SigLoss, gradient_log_loss, sig_loss
@@ -23,9 +24,9 @@ from selfpatch.losses.swav import SwAVConfig, SwAVHead, SwAVLoss
 from selfpatch.models.heads import PrototypeHead
 
 __all__ = [
-    "AlignedRelationConfig", "AlignedRelationLoss", "Center", "DINOConfig", "DINOLoss", "DenseContrastLoss",
-    "GramConfig", "GramLoss", "IBOTConfig", "IBOTPatchLoss", "ImageSimilarityLoss", "InfoNCELoss", "KoLeoLoss",
-    "MemoryBank", "NeCoConfig", "NeCoLoss", "PaKALoss", "PatchDistillationConfig", "PatchDistillationLoss",
+    "AlignedContrastLoss", "AlignedRelationConfig", "AlignedRelationLoss", "Center", "DINOConfig", "DINOLoss",
+    "DenseContrastLoss", "GramConfig", "GramLoss", "IBOTConfig", "IBOTPatchLoss", "ImageSimilarityLoss", "InfoNCELoss",
+    "KoLeoLoss", "MemoryBank", "NeCoConfig", "NeCoLoss", "PaKALoss", "PatchDistillationConfig", "PatchDistillationLoss",
     "PatchPrototypes", "PatchSimilarityLoss", "PrototypeHead", "SEREChannelLoss", "SEREConfig", "SERELoss",
     "SERESpatialLoss", "SelfPatchConfig", "SelfPatchLoss", "SigLoss", "SwAVConfig", "SwAVHead", "SwAVLoss",
     "gradient_log_loss", "sig_loss",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from selfpatch.core.types import EncoderOutput, Needs, Objective, Tokens, Views
-from selfpatch.losses import AlignedRelationLoss, PaKALoss
+from selfpatch.losses import AlignedContrastLoss, AlignedRelationLoss, PaKALoss
 from selfpatch.methods.patch.pairs import (
     PaKA,
     PaKAConfig,
@@ -73,6 +73,7 @@ def mean_of_four(teacher: Tensor) -> Tensor:
 
 PLAIN = PaKAConfig(head=False, overlap_size=5)
 KERNEL = SelfPatchPairsConfig(overlap_size=5, agreement="kernel")
+CONTRAST = SelfPatchPairsConfig(overlap_size=5, agreement="contrast", student_temp=0.2)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +87,9 @@ KERNEL = SelfPatchPairsConfig(overlap_size=5, agreement="kernel")
             lambda s, t, y: AlignedRelationLoss()(s, t, targets=y),
         ),
         (SelfPatchPairs(KERNEL), "neighbours", lambda s, _, y: PaKALoss()(s, y)),
+        (SelfPatchPairs(CONTRAST), "neighbours", lambda s, _, y: AlignedContrastLoss(temp=0.2)(s, y)),
     ],
-    ids=["paka", "sere", "selfpatch", "selfpatch, kernel"],
+    ids=["paka", "sere", "selfpatch", "selfpatch, kernel", "selfpatch, contrast"],
 )
 def test_each_contained_crop_is_compared_with_its_clean_crop(
     objective: Objective, name: str, criterion: Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from selfpatch.config.matching import MatchingConfig
 from selfpatch.config.schema import settings
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
+from selfpatch.losses.aligned_contrast import AlignedContrastLoss
 from selfpatch.losses.aligned_relations import AlignedRelationConfig, AlignedRelationLoss
 from selfpatch.losses.paka import PaKALoss
 from selfpatch.losses.selfpatch import mean_of_neighbours
@@ -46,8 +47,9 @@ class SEREPairsConfig(AlignedRelationConfig, PairGrid):
 class SelfPatchPairsConfig(MatchingConfig, AlignedRelationConfig, PairGrid):
     """Settings of SelfPatch's targets on pairs."""
 
-    agreement: Literal["relations", "kernel"] = "relations"
-    """Loss between patches and targets: their `relations` to the teacher's patches, or their `kernel` (PaKA)."""
+    agreement: Literal["relations", "kernel", "contrast"] = "relations"
+    """Loss between patches and targets: their `relations` to the teacher's patches, their `kernel` (PaKA), or the
+    `contrast` of a patch's own target with those of the crop's other patches, at `student_temp`."""
     border: Literal["wrap", "clip"] = "clip"
     """Neighbourhood at the border of the crop: `clip` to the crop, or `wrap` to the opposite side."""
 
@@ -140,7 +142,7 @@ class SelfPatchPairs(PairObjective):
     The target of a patch is the mean of its most similar neighbours in the teacher's clean crop. Departures from
     SelfPatch: the mean replaces the learned aggregation, and `AlignedRelationLoss` (or `PaKALoss` between patches and
     targets, for `agreement="kernel"`) replaces prototypes, so that nothing has to be learned before the targets are
-    good.
+    good. `AlignedContrastLoss`, for `agreement="contrast"`, trains a network from scratch.
     """
 
     Config = SelfPatchPairsConfig
@@ -149,7 +151,11 @@ class SelfPatchPairs(PairObjective):
     def __init__(self, config: SelfPatchPairsConfig) -> None:
         super().__init__(config)
         self.config = config
-        self.loss = AlignedRelationLoss(config) if config.agreement == "relations" else PaKALoss()
+        self.loss: nn.Module = {
+            "relations": AlignedRelationLoss(config),
+            "kernel": PaKALoss(),
+            "contrast": AlignedContrastLoss(config.student_temp),
+        }[config.agreement]
 
     def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
         """Return `{"neighbours": loss}`."""
