@@ -53,7 +53,7 @@ def test_what_pretrain_says(capsys: pytest.CaptureFixture[str], photos: Path, tm
     assert main(["pretrain", *TINY, "--data", str(photos), "--out", str(out), "--epochs", "1"]) == 0
     said = capsys.readouterr().out
     parts = [
-        "22 images to train on, 2 held out", "recipe samples: dino + selfpatch", "batch 4, 5 steps an epoch",
+        "22 images to train on, 2 held out", "recipe small-cpu: dino + selfpatch", "batch 4, 5 steps an epoch",
         "mean patch colour", "untrained", "trained", "patches matched across views", "k-NN top-1",
         f"picture    {out}/pictures/before-and-after.png", f"report     {out}/report.html",
         f"weights    {out}/exported/backbone.safetensors", f"selfpatch show --weights {out} {photos}",

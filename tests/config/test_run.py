@@ -135,7 +135,9 @@ def test_saved_settings_that_cannot_be_read_are_named(settings: dict) -> None:
 
 
 def test_plain_values_come_back_the_same() -> None:
-    config = load_recipe("samples").override({"data": "photos", "selfpatch": {"k": 2}, "loss_weights": {"patch": 0.2}})
+    config = load_recipe("small-cpu").override(
+        {"data": "photos", "selfpatch": {"k": 2}, "loss_weights": {"patch": 0.2}}
+    )
     text = yaml.safe_dump(config.to_dict())
     assert RunConfig().override(yaml.safe_load(text)) == config
 

@@ -26,7 +26,7 @@ def test_a_file(tmp_path: Path) -> None:
     dino, both = (arm.config for arm in study.arms)
     assert both.components["selfpatch"]["num_prototypes"] == 32
     assert both.components["dino"] == dino.components["dino"]
-    assert dino.crops.hue == load_recipe("samples").crops.hue != 0.1, "what is not given is the recipe's"
+    assert dino.crops.hue == load_recipe("small-cpu").crops.hue != 0.1, "what is not given is the recipe's"
     (measured,) = study.evaluations
     assert measured.columns == {"J&F-Mean": "J&F", "J-Mean": "J"}
     assert (measured.entry.data, measured.entry.settings["resolution"]) == (str(tmp_path / "davis"), 48)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 TINY = (
-    "--recipe samples --model vit_tiny --patch-size 4 --backbone.embed-dim 24 --backbone.depth 2 "
+    "--recipe small-cpu --model vit_tiny --patch-size 4 --backbone.embed-dim 24 --backbone.depth 2 "
     "--backbone.num-heads 3 --crops.global-size 32 --crops.local-size 16 --dino.num-prototypes 64 --dino.hidden-dim 32 "
     "--dino.bottleneck-dim 16 --selfpatch.num-prototypes 32 --selfpatch.hidden-dim 32 --selfpatch.bottleneck-dim 16 "
     "--batch-size 4 --optimizer.base-lr 0.05 --watch.evaluate-every 0 --watch.picture-images 2 --watch.log-every 1 "

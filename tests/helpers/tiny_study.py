@@ -18,7 +18,7 @@ PLAN: dict[str, Any] = {
     "pretrain": "photos",
     "seeds": [0, 1],
     "settings": {
-        "recipe": "samples",
+        "recipe": "small-cpu",
         "epochs": 4,
         "patch_size": 4,
         "batch_size": 4,

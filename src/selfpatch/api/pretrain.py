@@ -126,7 +126,7 @@ def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
 
 
 def _free_folder(config: RunConfig) -> Path:
-    name = "-".join([Path(config.data).resolve().stem or "images", config.method, *config.objectives])
+    name = "-".join([Path(config.data).resolve().stem or "images", *config.used])
     names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
     return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
 
@@ -192,7 +192,7 @@ def _summary(
     channels = "" if config.channels == 3 else f", {config.channels} channels normalised by their own statistics"
     return [
         f"{len(data.indices)} images to train on, {len(data.held_out_indices)} held out ({config.data}){channels}",
-        f"recipe {config.recipe or '(none)'}: {' + '.join([config.method, *config.objectives])}",
+        f"recipe {config.recipe or '(none)'}: {' + '.join(config.used)}",
         f"{model} of width {backbone.dim}, patch {backbone.patch_size}, {parameters / 1e6:.1f} M parameters",
         f"batch {config.batch_size}, {schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} steps "
         f"in {schedule.epochs:g} epochs, peak lr {schedule.peak_lr:.2e} ({config.optimizer.base_lr:g} x batch / 256)",

@@ -7,7 +7,7 @@
     question: Does SelfPatch help?
     pretrain: [photos]              # folders, shards or lists, used together; an arm may name its own
     seeds: [0, 1, 2]                # an arm may name its own
-    settings: {recipe: samples, epochs: 30}         # as in a recipe, for all arms
+    settings: {recipe: small-cpu, epochs: 30}       # as in a recipe, for all arms
     arms:
       DINO: {objective: none}
       DINO + SelfPatch: {objective: selfpatch}
