@@ -205,7 +205,8 @@ def _dummy_views(config: RunConfig, student_teacher: StudentTeacher, images: int
     }
     grid = config.crops.global_size // student_teacher.student.backbone.patch_size
     masks = torch.zeros(2, images, grid, grid, dtype=torch.bool) if needs.masks else None
-    boxes, pair_boxes = (torch.ones(len(views), images, 5) for views in (recipes, pairs))
+    boxes = torch.ones(len(recipes), images, 5)
+    pair_boxes = torch.ones(len(pairs), images, 5) if pairs else None
     others = {"boxes": boxes, "samples": torch.zeros(images).long(), "masks": masks, "pair_boxes": pair_boxes}
     return make_views(crops, others)
 
