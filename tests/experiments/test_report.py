@@ -144,11 +144,12 @@ def test_curves_lie_beside_the_markdown_and_in_the_page(tmp_path: Path) -> None:
 
 
 def test_the_ends_of_every_curve_are_in_a_table(tmp_path: Path) -> None:
-    curves = {"loss": CURVES, "matched, %": {"DINO": [(0.0, 25.04), (50.0, 40.0), (100.0, 29.0)]}, "J": {"DINO": []}}
+    curves = {"loss": CURVES, "matched, %": {"DINO": [(0.0, 25.04), (50.0, 40.0), (100.0, 29.0)], WRAP: [(100.0, 31.2)]}}
+    curves["J"] = {"DINO": []}
     text = written(study_results([row("DINO"), row(WRAP)], curves=curves), tmp_path)
     assert table(text, "First and last values") == {
         "DINO": {"loss": "6 to 4", "matched, %": "25 to 29"},
-        WRAP: {"loss": "6.5 to 3.5", "matched, %": "–"},
+        WRAP: {"loss": "6.5 to 3.5", "matched, %": "31.2"},
     }
 
 

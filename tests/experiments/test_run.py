@@ -158,7 +158,10 @@ def test_kills_at_any_moment_change_no_number(folder: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_training_from_weights_changes_no_number(folder: Path, tmp_path: Path) -> None:
     settings = {**FROM_WEIGHTS["settings"], "epochs": 20, "checkpoint": {"every_steps": 30, "keep_every_epochs": 10}}
-    arms = {"DINO": {"objective": "none", "seeds": [1]}, "DINO + SelfPatch": {}}
+    arms = {
+        "DINO": {"objective": "none", "seeds": [1]},
+        "DINO + SelfPatch": {"pretrain": ["photos", "davis/JPEGImages"]},
+    }
     path = write_study(folder, **{**FROM_WEIGHTS, "settings": settings, "arms": arms})
     weights, whole, killed = write_weights(folder), tmp_path / "whole", tmp_path / "killed"
     two = {"weights": weights, "processes": 2, "device": "cpu", "notify": lambda line: None}

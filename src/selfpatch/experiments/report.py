@@ -161,4 +161,4 @@ def _ends(points: Sequence[Point]) -> FormattedNumber | None:
     if not points:
         return None
     (_, first), (_, last) = points[0], points[-1]
-    return FormattedNumber(f"{first:.3g} to {last:.3g}")
+    return FormattedNumber(f"{first:.3g}" if len(points) == 1 else f"{first:.3g} to {last:.3g}")
