@@ -105,7 +105,7 @@ def test_a_study_that_has_barely_begun(tmp_path: Path) -> None:
     assert written(study_results([], columns=[]), tmp_path).startswith("# T\n")
 
 
-@settings(max_examples=30)  # each writes a whole report
+@settings(max_examples=30, deadline=None)  # each writes a whole report
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12),
@@ -144,7 +144,10 @@ def test_curves_lie_beside_the_markdown_and_in_the_page(tmp_path: Path) -> None:
 
 
 def test_the_ends_of_every_curve_are_in_a_table(tmp_path: Path) -> None:
-    curves = {"loss": CURVES, "matched, %": {"DINO": [(0.0, 25.04), (50.0, 40.0), (100.0, 29.0)], WRAP: [(100.0, 31.2)]}}
+    curves = {
+        "loss": CURVES,
+        "matched, %": {"DINO": [(0.0, 25.04), (50.0, 40.0), (100.0, 29.0)], WRAP: [(100.0, 31.2)]},
+    }
     curves["J"] = {"DINO": []}
     text = written(study_results([row("DINO"), row(WRAP)], curves=curves), tmp_path)
     assert table(text, "First and last values") == {
