@@ -142,8 +142,11 @@ class Objective(nn.Module):
     def start_teacher(self, heads: Mapping[str, nn.Module]) -> None:
         """Change the heads of a new teacher, which start as copies of the student's; called before the first step."""
 
-    def check_grid(self, h: int, w: int) -> None:
-        """Raise ValueError if views of h x w patches are too small to learn from; called before the first step."""
+    def check_grid(self, crops: str, h: int, w: int) -> None:
+        """Raise ValueError if crops of h x w patches are too small to learn from; called before the first step.
+
+        `crops` is the name of these crops in `Views`; only those that the objective needs are checked.
+        """
 
     def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
         """Return the unweighted losses by name."""

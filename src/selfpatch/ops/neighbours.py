@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfpatch.config.matching import Border, Window, check_matching
+from selfpatch.config.matching import Border, MatchingConfig, Window, check_matching
 from selfpatch.core.constants import cached_constant
 from selfpatch.core.reference import fast_path_of
 
@@ -73,6 +73,16 @@ def _table(h: int, w: int, window: Window, border: Border, device: torch.device 
     flat = flat.masked_fill(again, h * w).sort(dim=1).values
     valid = flat < h * w
     return NeighbourTable(torch.where(valid, flat, patch[:, None]), valid, int(valid.sum(1).min()))
+
+
+def check_neighbours(h: int, w: int, config: MatchingConfig) -> None:
+    """Raise ValueError if an h x w grid has fewer than k neighbours for each patch."""
+    count = neighbour_table(h, w, config.window, config.border).indices.shape[1]
+    if config.k > count:
+        raise ValueError(
+            f"k is {config.k}, but in a view of {h} x {w} patches a patch has {count} neighbours; lower k, or use "
+            "larger crops"
+        )
 
 
 def neighbour_similarity_reference(features: Tensor, table: NeighbourTable) -> Tensor:

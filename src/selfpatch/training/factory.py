@@ -19,7 +19,7 @@ from selfpatch.core.malloc import keep_freed_memory
 from selfpatch.core.types import Needs, Objective
 from selfpatch.data.augment.backends import choose_backend
 from selfpatch.data.augment.masks import draw_mask
-from selfpatch.data.augment.multicrop import ViewRecipe, dino_views, pair_views
+from selfpatch.data.augment.multicrop import ViewRecipe, dino_views, pair_views, view_groups
 from selfpatch.data.loader import CropLoader
 from selfpatch.data.sample_images import sample_index
 from selfpatch.data.sources.index import ImageIndex
@@ -37,7 +37,7 @@ from selfpatch.training.components import all_heads, make_component, only_pool
 from selfpatch.training.dataset import TrainingData
 from selfpatch.training.online_eval import OnlineEvaluator
 from selfpatch.training.optim import Schedule
-from selfpatch.training.trainer import StudentTeacher, union_of_needs
+from selfpatch.training.trainer import StudentTeacher
 
 
 def recipe_for(data: str) -> RunConfig:
@@ -243,12 +243,12 @@ def _loss_weights(config: RunConfig, objectives: Mapping[str, Objective]) -> dic
 
 
 def _check_crops(backbone: Backbone, config: RunConfig, objectives: Mapping[str, Objective]) -> None:
-    needs = union_of_needs(objectives)
-    sides = {recipe.size for recipe in (*view_recipes(config, needs), *pair_recipes(config, needs))}
-    for side in sorted(sides, reverse=True):
-        backbone.check_size(side, side)
-        for objective in objectives.values():
-            objective.check_grid(side // backbone.patch_size, side // backbone.patch_size)
+    for objective in objectives.values():
+        recipes = view_recipes(config, objective.needs)
+        groups = view_groups(recipes, min(2, len(recipes)), pair_recipes(config, objective.needs))
+        for crops, (recipe, *_) in groups.items():
+            backbone.check_size(recipe.size, recipe.size)
+            objective.check_grid(crops, recipe.size // backbone.patch_size, recipe.size // backbone.patch_size)
 
 
 def view_recipes(config: RunConfig, needs: Needs) -> tuple[ViewRecipe, ...]:

@@ -15,6 +15,7 @@ from selfpatch.losses.aligned_relations import AlignedRelationConfig, AlignedRel
 from selfpatch.losses.paka import PaKALoss
 from selfpatch.losses.selfpatch import mean_of_neighbours
 from selfpatch.models.layers.mlp import mlp
+from selfpatch.ops.neighbours import check_neighbours
 from selfpatch.ops.roi_align import align_overlap
 
 
@@ -69,6 +70,12 @@ class PairObjective(Objective):
     def __init__(self, config: PairGrid) -> None:
         super().__init__()
         self.size = config.overlap_size, config.overlap_size
+
+    def check_grid(self, crops: str, h: int, w: int) -> None:
+        """Raise ValueError if crops are a single patch, whose points are all alike."""
+        if h * w < 2:
+            size = crops.replace("_crops", "_size")
+            raise ValueError(f"pairs.{size} is one patch only, which leaves nothing to compare; use a larger size")
 
     def aligned(self, student: EncoderOutput, clean_maps: Tensor, views: Views) -> tuple[Tensor, Tensor, Tensor]:
         """Return the patches of each pair on its grid.
@@ -156,6 +163,12 @@ class SelfPatchPairs(PairObjective):
             "kernel": PaKALoss(),
             "contrast": AlignedContrastLoss(config.student_temp),
         }[config.agreement]
+
+    def check_grid(self, crops: str, h: int, w: int) -> None:
+        """Raise ValueError if crops are a single patch, or a patch of clean ones has fewer than k neighbours."""
+        super().check_grid(crops, h, w)
+        if crops == "clean_crops":
+            check_neighbours(h, w, self.config)
 
     def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
         """Return `{"neighbours": loss}`."""

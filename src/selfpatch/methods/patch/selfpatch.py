@@ -3,13 +3,12 @@
 import math
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Tokens, Views
 from selfpatch.losses.selfpatch import Agreement, SelfPatchConfig, make_pool, patch_targets
 from selfpatch.models.pooling import PositivePool
-from selfpatch.ops.neighbours import neighbour_table
+from selfpatch.ops.neighbours import check_neighbours
 
 
 class SelfPatch(Objective):
@@ -35,15 +34,9 @@ class SelfPatch(Objective):
         """Return the pool that aggregates positives and makes the image token."""
         return make_pool(self.dim, self.num_heads, self.config)
 
-    def check_grid(self, h: int, w: int) -> None:
-        """Raise ValueError if a patch in views of h x w patches has fewer than k neighbours."""
-        table = neighbour_table(h, w, self.config.window, self.config.border, torch.device("cpu"))
-        num_neighbours = table.indices.shape[1]
-        if self.config.k > num_neighbours:
-            raise ValueError(
-                f"k is {self.config.k}, but in views of {h} x {w} patches a patch has {num_neighbours} neighbours; "
-                "lower selfpatch.k, or raise crops.global_size or crops.local_size"
-            )
+    def check_grid(self, crops: str, h: int, w: int) -> None:
+        """Raise ValueError if a patch in crops of h x w patches has fewer than k neighbours."""
+        check_neighbours(h, w, self.config)
 
     def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
         """Return `{"patch": loss}`."""
