@@ -65,6 +65,20 @@ def test_epochs_are_the_limit_where_they_fit(photos: Path, tmp_path: Path, capsy
     assert final_state(out)["step"] == 2
 
 
+def test_no_more_steps_are_measured_than_the_epochs_have(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+
+    def timed_steps(*arguments: Any, count: int, **options: Any) -> Any:
+        counts.append(count)
+        return step_timing.timed_steps(*arguments, count=count, **options)
+
+    monkeypatch.setattr(fit_epochs, "timed_steps", timed_steps)
+    pretrain(config(photos, tmp_path / "run", minutes=525_600, epochs=0.6))
+    assert counts == [3]
+
+
 @pytest.mark.usefixtures("clock")
 def test_too_little_time_is_refused_before_anything_is_made(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"minutes is 0.1, in which no step fits: .* a step 2.0 s"):

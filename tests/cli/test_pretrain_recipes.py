@@ -57,3 +57,12 @@ def test_the_variants_are_found() -> None:
     assert len(list(commands("dino-vits16"))) == 1 + 3
     assert list(commands("densecl-resnet50"))[1].endswith("--optimizer.base-lr 0.3")
     assert load_recipe("densecl-resnet50").optimizer.base_lr == 0.03
+
+
+def test_limits_of_a_recipe_can_be_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = load_recipe("samples")
+    without_minutes, without_epochs = (
+        parsed(f"--recipe samples --{name} None", monkeypatch) for name in ("minutes", "epochs")
+    )
+    assert (without_minutes.epochs, without_minutes.minutes) == (both.epochs, None)
+    assert (without_epochs.epochs, without_epochs.minutes) == (None, both.minutes)

@@ -16,5 +16,5 @@ def test_every_name_leads_to_an_objective_with_settings(table: dict[str, type[Ob
         found = find_objective(table, name, kind)
         assert issubclass(found, Objective)
         assert dataclasses.is_dataclass(found.Config())
-    with pytest.raises(ValueError, match=f"unknown {kind} 'nothing'; use one of: {', '.join(sorted(table))}"):
+    with pytest.raises(ValueError, match=f"unknown {kind} 'nothing'; use one of: {', '.join(sorted(table))}, none"):
         find_objective(table, "nothing", kind)

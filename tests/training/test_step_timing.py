@@ -34,6 +34,7 @@ def test_the_steps_that_fit_are_the_most_that_do(seconds: float, num_evaluations
         return 1 + n * 0.5 + 0.25 * num_evaluations(n)
 
     assert steps == max((n for n in range(1, 500) if cost(n) <= seconds), default=0)
+    assert steps_that_fit(seconds, speed, evaluation, num_evaluations, most=7) == min(steps, 7)
 
 
 def test_steps_at_which_a_training_is_evaluated() -> None:

@@ -14,6 +14,7 @@ from selfpatch.core import distributed
 from selfpatch.core.machine import autocast_dtype
 from selfpatch.training import factory
 from selfpatch.training.dataset import TrainingData
+from selfpatch.training.optim import Schedule
 from selfpatch.training.step_timing import Speed, measure_speed, steps_that_fit, timed_steps
 from selfpatch.training.trainer import StudentTeacher, evaluation_steps
 
@@ -23,6 +24,8 @@ MEASURED = 0.03
 """Share of the time in which steps are measured."""
 MAX_MEASURED = 1000
 """Largest number of steps that are measured."""
+MAX_MEASURED_SECONDS = 60.0
+"""Time after which more steps would tell little more."""
 
 
 def fit_epochs(
@@ -45,14 +48,16 @@ def fit_epochs(
     """
     assert config.minutes is not None
     seconds = 60 * config.minutes
-    evaluation, speed, per_epoch = _measure(config, copy.deepcopy(student_teacher), data, device, MEASURED * seconds)
+    limit = min(MEASURED * seconds, MAX_MEASURED_SECONDS)
+    evaluation, speed, schedule = _measure(config, copy.deepcopy(student_teacher), data, device, limit)
+    per_epoch, most = schedule.steps_per_epoch, None if config.epochs is None else schedule.total_steps
 
     def num_evaluations(steps: int) -> int:
         # The images are read once more, and the sheet of before and after has two networks.
         return len(evaluation_steps(config.watch, per_epoch, steps)) + 2
 
     left = (1 - SPARE) * seconds - (time.monotonic() - started)
-    steps = steps_that_fit(left, speed, evaluation, num_evaluations)
+    steps = steps_that_fit(left, speed, evaluation, num_evaluations, most)
     steps = int(distributed.broadcast_from_main(str(steps)))
     if steps < 1:
         raise ValueError(
@@ -60,7 +65,7 @@ def fit_epochs(
             f"{speed.per_step:.1f} s, and {seconds - left:.0f} s are gone or kept in reserve; allow more minutes"
         )
     rate = f"{config.batch_size / speed.per_step:.3g} images/s"
-    if config.epochs is not None and steps >= round(config.epochs * per_epoch):
+    if steps == most:
         return replace(config, minutes=None), [
             f"all {config.epochs:g} epochs fit into {config.minutes:g} minutes at {rate}"
         ]
@@ -70,10 +75,11 @@ def fit_epochs(
 
 def _measure(
     config: RunConfig, student_teacher: StudentTeacher, data: TrainingData, device: torch.device, limit: float
-) -> tuple[float, Speed, int]:
-    """Return the seconds of an evaluation, the speed of steps, and the number of steps in an epoch."""
+) -> tuple[float, Speed, Schedule]:
+    """Return the seconds of an evaluation, the speed of steps, and the schedule up to the largest number of epochs."""
     factory.move_to_device(config, student_teacher, device)
     loader = factory.make_loader(config, student_teacher, data, device)
+    schedule = factory.make_schedule(config, loader.steps_per_epoch)
     evaluation = 0.0
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         if distributed.is_main_process():
@@ -85,14 +91,14 @@ def _measure(
         steps = timed_steps(
             student_teacher,
             loader,
-            factory.make_schedule(config, loader.steps_per_epoch),
+            schedule,
             factory.make_optimizer(config, student_teacher),
             device=device,
             autocast=autocast_dtype(config.precision, device),
-            count=MAX_MEASURED,
+            count=MAX_MEASURED if config.epochs is None else min(MAX_MEASURED, max(2, schedule.total_steps)),
         )
         with contextlib.closing(steps):
-            return evaluation, measure_speed(steps, limit), loader.steps_per_epoch
+            return evaluation, measure_speed(steps, limit), schedule
 
 
 def _advice(config: RunConfig) -> list[str]:

@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Gt, Le
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from selfpatch.config import sections
@@ -62,10 +63,11 @@ class RunConfig:
     """Accept `init` weights that leave parts of the backbone as initialised."""
     epochs: PositiveFloat | None = 300
     """Length of the training in epochs; with `minutes`, its largest length."""
-    minutes: PositiveFloat | None = None
-    """Time of the whole run in minutes, with online evaluations. The number of epochs that fits into it follows from
-    the speed of the first steps, which are measured before the run begins, and is recorded in config.yaml. An option or
-    argument `minutes` replaces a recipe's `epochs`, and the other way round; both together set both limits."""
+    minutes: Annotated[float, Gt(0), Le(525_600)] | None = None
+    """Time of the whole run in minutes, at most a year, with online evaluations. The number of epochs that fits into it
+    follows from the speed of the first steps, which are measured before the run begins, and is recorded in config.yaml.
+    An option or argument `minutes` replaces a recipe's `epochs`, and the other way round; both together set both
+    limits."""
     batch_size: PositiveInt = 1024
     """Number of images in a step, over all processes and accumulated micro-batches."""
     accumulate: PositiveInt = 1

@@ -38,5 +38,5 @@ OBJECTIVES: dict[str, type[Objective]] = {
 def find_objective(table: Mapping[str, type[Objective]], name: str, kind: str) -> type[Objective]:
     """Return the class behind a name of a table; raise ValueError if it has none."""
     if name not in table:
-        raise ValueError(f"unknown {kind} {name!r}; use one of: {', '.join(sorted(table))}")
+        raise ValueError(f"unknown {kind} {name!r}; use one of: {', '.join(sorted(table))}, none")
     return table[name]

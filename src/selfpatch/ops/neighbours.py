@@ -77,7 +77,7 @@ def _table(h: int, w: int, window: Window, border: Border, device: torch.device 
 
 def check_neighbours(h: int, w: int, config: MatchingConfig) -> None:
     """Raise ValueError if an h x w grid has fewer than k neighbours for each patch."""
-    count = neighbour_table(h, w, config.window, config.border).indices.shape[1]
+    count = neighbour_table(h, w, config.window, config.border, torch.device("cpu")).indices.shape[1]
     if config.k > count:
         raise ValueError(
             f"k is {config.k}, but in a view of {h} x {w} patches a patch has {count} neighbours; lower k, or use "

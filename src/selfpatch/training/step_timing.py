@@ -75,8 +75,14 @@ def measure_speed(seconds: Iterable[float], limit: float) -> Speed:
     return Speed(max(0.0, sum(first) - num_first * per_step), per_step)
 
 
-def steps_that_fit(seconds: float, speed: Speed, evaluation: float, num_evaluations: Callable[[int], int]) -> int:
-    """Return the largest number of steps that fits into a time together with evaluations, or 0.
+def steps_that_fit(
+    seconds: float,
+    speed: Speed,
+    evaluation: float,
+    num_evaluations: Callable[[int], int],
+    most: int | None = None,
+) -> int:
+    """Return the largest number of steps, up to `most`, that fits into a time together with evaluations, or 0.
 
     An evaluation takes `evaluation` seconds, and a training of n steps has `num_evaluations(n)` of them, which must not
     decrease with n.
@@ -86,4 +92,4 @@ def steps_that_fit(seconds: float, speed: Speed, evaluation: float, num_evaluati
         return speed.start_up + steps * speed.per_step + evaluation * num_evaluations(steps)
 
     largest = max(0, int(seconds / speed.per_step))
-    return bisect.bisect_right(range(1, largest + 1), seconds, key=cost)
+    return bisect.bisect_right(range(1, (largest if most is None else min(most, largest)) + 1), seconds, key=cost)

@@ -134,10 +134,10 @@ class Backbone(nn.Module):
             ValueError: nothing would be left to train, or nothing frozen.
         """
         if not -self.num_layers < layers < self.num_layers:
-            most = self.num_layers - 1
+            count, most = self.num_layers, self.num_layers - 1
             raise ValueError(
-                f"backbone.frozen_blocks is {layers}, but the network has {self.num_layers} blocks; use at most {most}"
-                f", or at least -{most} to train the last ones"
+                f"backbone.frozen_blocks is {layers}, but the network has {count} block{'s' if most else ''}; "
+                + (f"use at most {most}, or at least -{most} to train the last ones" if most else "leave it out")
             )
         if layers < 0:
             layers += self.num_layers
