@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from selfpatch.experiments.jobs import WorkerSlot
 from selfpatch.experiments.spec import Study, read_study
 from selfpatch.training import step_timing
 from selfpatch.training.trainer import training_step
-from tests.helpers.tiny_study import PLAN, write_study
+from tests.helpers.tiny_study import FROM_WEIGHTS, PLAN, write_study, write_weights
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,26 @@ def test_equal_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     time(study, 8.0, 2.0)
     assert timing.equal_time_epochs(study, file) == {"both": pytest.approx(8 * 2 / 3, abs=1e-3), "large": 2.0}
     study = read_study(write_study(folder, arms={**two, "both": {**two["both"], "selfpatch": {"k": 2}}}), folder)
+    assert [arm.name for arm in timing.untimed(study, file)] == ["both"]
+
+
+def test_moved_weights_and_newer_settings_are_not_timed_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The epochs of a study that continues stay, or its jobs would be refused."""
+    weights, file = Path(write_weights(tmp_path)), tmp_path / "timing.json"
+    path = write_study(folder, **FROM_WEIGHTS, arms={name: EQUAL[name] for name in ("DINO", "both")})
+    monkeypatch.setattr(timing, "epoch_seconds", lambda configs, slot: (3.0, 2.0))
+    study = read_study(path, folder, weights=str(weights))
+    timing.time_arm(study.arms[1], WorkerSlot("cpu", 1), study=study, out=tmp_path)
+    moved = weights.rename(tmp_path / "moved.safetensors")
+    study = read_study(path, folder, weights=str(moved))
+    entries = json.loads(file.read_text())
+    for run in entries["both"]["timed"]:
+        del run["optimizer"]["head_lr_scale"]
+    file.write_text(json.dumps(entries))
+    assert timing.untimed(study, file) == []
+    moved.write_bytes(moved.read_bytes() + b"other")
     assert [arm.name for arm in timing.untimed(study, file)] == ["both"]
 
 

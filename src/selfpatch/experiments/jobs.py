@@ -256,14 +256,22 @@ def _file_identity(file: Path, modified: int) -> str:
 def _settings(job: Job) -> Any:
     if job.config is None:
         return {"baseline": _identity(job.baseline)}
-    run = _run_settings(job.config) | {"init": _identity(job.config.init)}
-    return as_json({"trained": job.trained, "data": list(job.data), "run": run})
+    return as_json({"trained": job.trained, "data": list(job.data), "run": run_settings(job.config)})
 
 
-def _run_settings(config: RunConfig) -> dict[str, Any]:
+def run_settings(config: RunConfig) -> Any:
+    """Return the settings that decide a run's numbers, as JSON gives them back; weights by their content."""
     run = {key: value for key, value in config.to_dict().items() if key not in MACHINE_SETTINGS}
     run["loader"] = {key: value for key, value in run["loader"].items() if key != "workers"}
-    return run
+    return as_json(run | {"init": _identity(config.init)})
+
+
+def stored_run_settings(stored: Any, file: Path) -> Any:
+    """Return the `run_settings` that a file holds; those that are newer than the file have their defaults."""
+    if isinstance(stored, dict):
+        with contextlib.suppress(ValueError):  # a setting no longer exists, which is reported as a difference
+            return run_settings(RunConfig.from_saved(stored, file))
+    return stored
 
 
 def _stored(path: Path) -> Any:
@@ -271,6 +279,5 @@ def _stored(path: Path) -> Any:
     stored = read_json(path)
     settings = stored.get("settings", stored) if isinstance(stored, dict) else {}
     if "run" in settings:
-        with contextlib.suppress(ValueError):  # a setting no longer exists, which is reported as a difference
-            settings["run"] = as_json(_run_settings(RunConfig.from_saved(settings["run"], path)))
+        settings["run"] = stored_run_settings(settings["run"], path)
     return stored

@@ -12,7 +12,7 @@ import torch
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.machine import autocast_dtype
-from selfpatch.experiments.jobs import WorkerSlot, loader_workers, training_data
+from selfpatch.experiments.jobs import WorkerSlot, loader_workers, run_settings, stored_run_settings, training_data
 from selfpatch.experiments.records import read_json, write_json
 from selfpatch.experiments.spec import Arm, Study
 from selfpatch.training import factory
@@ -42,7 +42,10 @@ def stored_ratios(study: Study, file: Path) -> dict[str, float]:
     entries, ratios = _entries(file), {}
     for arm in study.arms:
         entry = entries.get(arm.name)
-        if arm.equal_time is not None and isinstance(entry, dict) and entry.get("timed") == _timed(study, arm):
+        if arm.equal_time is None or not isinstance(entry, dict) or not isinstance(entry.get("timed"), list):
+            continue
+        timed = [stored_run_settings(each, file) for each in entry["timed"]]
+        if _without_epochs(timed) == _timed(study, arm):
             ratios[arm.name] = float(entry["ratio"])
     return ratios
 
@@ -63,8 +66,11 @@ def time_arm(arm: Arm, slot: WorkerSlot, *, study: Study, out: Path) -> list[str
 
 def _timed(study: Study, arm: Arm) -> Any:
     """Return the settings that decide the time of an epoch, as JSON gives them back."""
-    configs = (arm.config, study.timed_against(arm).config)
-    return [{k: v for k, v in config.to_dict().items() if k != "epochs"} for config in configs]
+    return _without_epochs([run_settings(arm.config), run_settings(study.timed_against(arm).config)])
+
+
+def _without_epochs(runs: Sequence[Any]) -> list[Any]:
+    return [{k: v for k, v in run.items() if k != "epochs"} if isinstance(run, Mapping) else run for run in runs]
 
 
 def _entries(file: Path) -> Mapping[str, Any]:
