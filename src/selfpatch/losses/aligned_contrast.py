@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfpatch.losses.kept_patches import kept_patches, mean_over_images, mean_over_kept
+
 
 class AlignedContrastLoss(nn.Module):
     """InfoNCE of each patch with the teacher's patch at its position, against those at the other positions.
@@ -36,13 +38,11 @@ class AlignedContrastLoss(nn.Module):
             teacher: [B, N, D] patches at the same positions, which take no gradient.
             ignored: [B, N] bool, True where a patch is left out.
         """
-        kept = torch.ones_like(student[..., 0], dtype=torch.bool) if ignored is None else ~ignored  # [B, N]
-        counted = kept & (kept.sum(1, keepdim=True) >= 2)
+        kept = kept_patches(student, ignored)
         with torch.autocast(student.device.type, enabled=False):
             z_s, z_t = (F.normalize(x.float(), dim=-1) for x in (student, teacher.detach()))
             logits = (z_s @ z_t.mT / self.temp).masked_fill(~kept[:, None], float("-inf"))  # [B, N, N]
             # A patch that is left out has no similarity with itself; its row does not count.
             logits = logits.masked_fill(~kept[..., None], 0.0)
             contrast = -logits.log_softmax(-1).diagonal(dim1=1, dim2=2)  # [B, N]
-        of_images = (contrast * counted).sum(1) / counted.sum(1).clamp(min=1)
-        return of_images.sum() / counted.any(1).sum().clamp(min=1)
+        return mean_over_images(mean_over_kept(contrast, kept), kept)

@@ -8,6 +8,7 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from selfpatch.config.schema import settings
+from selfpatch.losses.kept_patches import kept_patches, mean_over_images, mean_over_kept, mean_patch
 
 HIDDEN = -1e4
 """Logarithm of the relation to a patch that is left out: finite, so that none is NaN."""
@@ -66,25 +67,17 @@ class AlignedRelationLoss(nn.Module):
             ignored: [B, N] bool, True where a patch is left out.
             targets: [B, N, D] patches whose relations to the teacher's the student learns; defaults to the teacher's.
         """
-        kept = torch.ones_like(student[..., 0], dtype=torch.bool) if ignored is None else ~ignored  # [B, N]
-        counted = kept & (kept.sum(1, keepdim=True) >= 2)
+        kept = kept_patches(student, ignored)
         with torch.autocast(student.device.type, enabled=False):
             student, teacher = student.float(), teacher.detach().float()
-            mean = _mean(teacher, kept)
-            own_mean = mean if self.config.anchors == "teacher" else _mean(student, kept)
+            mean = mean_patch(teacher, kept)
+            own_mean = mean if self.config.anchors == "teacher" else mean_patch(student, kept)
             t, s = F.normalize(teacher - mean, dim=-1), F.normalize(student - own_mean, dim=-1)
             y = t if targets is None else F.normalize(targets.detach().float() - mean, dim=-1)
             target = _log_relations(y, t, kept, self.config.teacher_temp)
             relation = _log_relations(s, t if self.config.anchors == "teacher" else s, kept, self.config.student_temp)
             divergence = F.kl_div(relation, target, log_target=True, reduction="none").sum(-1)  # [B, N]
-        of_images = (divergence * counted).sum(1) / counted.sum(1).clamp(min=1)
-        return of_images.sum() / counted.any(1).sum().clamp(min=1)
-
-
-def _mean(patches: Tensor, kept: Tensor) -> Tensor:
-    """Return the mean [B, 1, D] of those of patches [B, N, D] that are kept."""
-    weights = kept.to(patches.dtype)
-    return torch.einsum("bn,bnd->bd", weights, patches)[:, None] / weights.sum(1).clamp(min=1)[:, None, None]
+        return mean_over_images(mean_over_kept(divergence, kept), kept)
 
 
 def _log_relations(patches: Tensor, anchors: Tensor, kept: Tensor, temp: float) -> Tensor:

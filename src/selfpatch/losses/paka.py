@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from selfpatch.losses.kept_patches import kept_patches, mean_over_images, mean_patch
+
 MIN_NORM = 1e-6
 """Smallest squared norm of a kernel that is divided by."""
 
@@ -32,20 +34,12 @@ class PaKALoss(nn.Module):
             teacher: [B, N, D'] patches at the same positions, which take no gradient.
             ignored: [B, N] bool, True where a patch is left out.
         """
-        kept = torch.ones_like(student[..., 0]) if ignored is None else (~ignored).to(student.dtype)  # [B, N]
+        kept = kept_patches(student, ignored)
         with torch.autocast(student.device.type, enabled=False):
-            z_s, z_t = (_centred(x.float(), kept.float()) for x in (student, teacher.detach()))
+            z_s, z_t = ((x - mean_patch(x, kept)) * kept[..., None] for x in (student.float(), teacher.detach().float()))
             product, *squares = _kernel_products(z_s, z_t)
             norm_s, norm_t = (square.clamp(min=MIN_NORM).sqrt() for square in squares)
-            loss = 1 - product / (norm_s * norm_t)  # [B]
-        counted = (kept.sum(1) >= 2).float()
-        return (loss * counted).sum() / counted.sum().clamp(min=1)
-
-
-def _centred(x: Tensor, kept: Tensor) -> Tensor:
-    """Return patches [B, N, D] minus the mean of those that are kept, and 0 where they are not."""
-    mean = torch.einsum("bn,bnd->bd", kept, x) / kept.sum(1, keepdim=True).clamp(min=1)
-    return (x - mean[:, None]) * kept[..., None]
+            return mean_over_images(1 - product / (norm_s * norm_t), kept)
 
 
 def _kernel_products(a: Tensor, b: Tensor) -> list[Tensor]:
