@@ -184,10 +184,8 @@ def run_all(config: GPUConfig) -> Mapping[str, Outcome]:
     out.mkdir(parents=True, exist_ok=True)
     outcomes: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        photographs, study_out = (
-            Path(temporary) / "photographs",
-            Path(config.study_out or f"{temporary}/study").resolve(),
-        )
+        photographs = Path(temporary) / "photographs"
+        study_out = Path(config.study_out or f"{temporary}/study").resolve()
         if config.photographs is None:
             write_photographs(photographs, NUM_PHOTOGRAPHS[config.size])
         else:

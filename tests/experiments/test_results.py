@@ -107,7 +107,12 @@ def test_what_is_not_finite_is_missing() -> None:
         ([row("a")], [row("a")], {}, "a: named more than once"),
         ([row("a")], [], {"columns": ["x", "x"]}, "x: named more than once"),
         ([row("a", x=[1])], [], {"columns": ["y"]}, "a has x; the columns are y"),
-        ([row("a"), row("b")], [], {"reference": "c"}, "the reference c is no arm; choose one of: a, b"),
+        (
+            [row("a"), row("b")],
+            [],
+            {"reference": "c"},
+            "the reference c is neither arm nor baseline; choose one of: a, b",
+        ),
         ([row("a")], [row(f"baseline {i}") for i in range(27)], {}, "27 baselines"),
     ],
 )

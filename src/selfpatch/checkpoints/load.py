@@ -28,7 +28,7 @@ class LoadReport:
     sha256: str | None = None
     """Hash of the file."""
     notes: tuple[str, ...] = ()
-    """What else changes or keeps the features."""
+    """Notes on the pool and its norm, for runs with initial weights."""
 
     def __str__(self) -> str:
         parts = [f"{self.source}: {len(self.matched)} keys matched"]
@@ -78,7 +78,7 @@ def load_backbone(
 
 
 def _notes_on_pool(backbone: Backbone, pool: nn.Module | None, *, is_new: bool) -> Iterator[str]:
-    """Yield what a person must know of the pool of a run with initial weights."""
+    """Yield notes on the pool: whether it is untrained, and where its norm comes from."""
     if pool is not None and is_new:
         yield "the pool is new, so that image features start untrained"
     if isinstance(pool, PositivePool) and backbone.final_norm is not None:

@@ -250,6 +250,7 @@ def _identity(weights: str | None) -> str | None:
 
 @functools.cache
 def _file_identity(file: Path, modified: int) -> str:
+    """Return the hash of a file, read once for each time of modification."""
     return f"sha256 {file_sha256(file)}"
 
 

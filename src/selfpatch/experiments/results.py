@@ -103,9 +103,8 @@ class StudyResults:
             if unknown := [column for column in row.numbers if column not in self.columns]:
                 raise ValueError(f"{row.name} has {', '.join(unknown)}; the columns are {', '.join(self.columns)}")
         if self.reference not in (None, *(row.name for row in rows)):
-            raise ValueError(
-                f"the reference {self.reference} is no arm; choose one of: {', '.join(r.name for r in rows)}"
-            )
+            names = ", ".join(row.name for row in rows)
+            raise ValueError(f"the reference {self.reference} is neither arm nor baseline; choose one of: {names}")
 
     @property
     def seeds(self) -> list[int]:
@@ -137,7 +136,10 @@ def spread(values: Iterable[float]) -> Spread | None:
 
 
 def paired(arm: Row, reference: Row, column: str) -> Difference | None:
-    """Return arm minus reference, seed by seed, or None if they share no seed; without randomness it has one score."""
+    """Return arm minus reference, seed by seed, or None if they share no seed.
+
+    A reference without randomness has one score, which every seed of the arm is compared with.
+    """
     values, reference_values = arm.values(column), reference.values(column)
     same = reference_values.get(None)
     pairs = [(value, reference_values.get(seed, same)) for seed, value in values.items()]

@@ -206,9 +206,8 @@ def _study(spec: Mapping[str, Any], data: Path, weights: str | None) -> Study:
     arms = checked(spec["arms"], dict[StrictStr, Values], "arms")
     defaults = {key: spec.pop(key) for key in ("pretrain", "seeds") if key in spec}
     spec["arms"] = [_arm(name, defaults | values, common, data, weights) for name, values in arms.items()]
-    if weights is not None and _initial_weights(FROM_OPTION, data, weights) not in {
-        a.config.init for a in spec["arms"]
-    }:
+    initial = {arm.config.init for arm in spec["arms"]}
+    if weights is not None and _initial_weights(FROM_OPTION, data, weights) not in initial:
         raise ValueError(f"weights is {weights!r}, but no arm starts from them; set `init: weights`, or leave them out")
     baselines = spec.setdefault("baselines", [])
     from_weights = isinstance(baselines, list) and AS_IS in baselines

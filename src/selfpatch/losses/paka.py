@@ -36,7 +36,9 @@ class PaKALoss(nn.Module):
         """
         kept = kept_patches(student, ignored)
         with torch.autocast(student.device.type, enabled=False):
-            z_s, z_t = ((x - mean_patch(x, kept)) * kept[..., None] for x in (student.float(), teacher.detach().float()))
+            z_s, z_t = (
+                (x - mean_patch(x, kept)) * kept[..., None] for x in (student.float(), teacher.detach().float())
+            )
             product, *squares = _kernel_products(z_s, z_t)
             norm_s, norm_t = (square.clamp(min=MIN_NORM).sqrt() for square in squares)
             return mean_over_images(1 - product / (norm_s * norm_t), kept)

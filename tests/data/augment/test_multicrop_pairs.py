@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfpatch.config.sections import CropConfig, PairConfig
-from selfpatch.data.augment.multicrop import draw_view, draw_views, generator, pair_views, view_groups
+from selfpatch.data.augment.multicrop import ViewRecipe, draw_view, draw_views, generator, pair_views, view_groups
 
 PAIRS = PairConfig(num_clean=2, clean_size=32, clean_scale=(0.3, 0.9), num_contained=3, contained_size=16)
 
@@ -58,4 +58,4 @@ def test_groups_without_views_are_left_out() -> None:
     with pytest.raises(ValueError, match="num_global is 0, but there are 0 recipes"):
         view_groups((), 0)
     with pytest.raises(ValueError, match=r"contained views of sizes \[16, 16, 32\] do not fit into one batch"):
-        view_groups((), 0, (*pairs[:4], pairs[4].__class__(32, (0.1, 0.2), inside=0)))
+        view_groups((), 0, (*pairs[:4], ViewRecipe(32, (0.1, 0.2), inside=0)))

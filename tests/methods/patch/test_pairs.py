@@ -113,6 +113,16 @@ def test_each_contained_crop_is_compared_with_its_clean_crop(
     torch.testing.assert_close(*gradients)
 
 
+def test_the_contrast_of_uniform_predictions_is_as_announced() -> None:
+    objective = SelfPatchPairs(CONTRAST)
+    student, teacher, contained, _ = sides(objective)
+    with torch.no_grad():
+        contained.zero_()
+    expected = objective.uniform_losses(views())
+    loss = objective(student, teacher, views(), hyperparameters())["neighbours"]
+    assert loss.item() == pytest.approx(expected["neighbours"])
+
+
 def test_heads_follow_the_alignment_and_the_teachers_takes_no_gradient() -> None:
     objective = PaKA(D, PaKAConfig(hidden_dim=16, bottleneck_dim=4, overlap_size=5))
     student, teacher, contained, clean = sides(objective)

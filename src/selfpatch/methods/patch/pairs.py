@@ -1,5 +1,6 @@
 """Objectives that compare a contained crop with the clean crop around it, point by point, without prototypes."""
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -180,3 +181,7 @@ class SelfPatchPairs(PairObjective):
         if self.config.agreement == "relations":
             return {"neighbours": self.loss(s, t, ignored, targets=y)}
         return {"neighbours": self.loss(s, y, ignored)}
+
+    def uniform_losses(self, views: Views) -> dict[str, float]:
+        """Return the log of the number of points (contrast); relations and kernels have no such value."""
+        return {"neighbours": math.log(math.prod(self.size))} if self.config.agreement == "contrast" else {}
