@@ -103,8 +103,8 @@ class StudyResults:
             if unknown := [column for column in row.numbers if column not in self.columns]:
                 raise ValueError(f"{row.name} has {', '.join(unknown)}; the columns are {', '.join(self.columns)}")
         if self.reference not in (None, *(row.name for row in rows)):
-            names = ", ".join(row.name for row in rows)
-            raise ValueError(f"the reference {self.reference} is neither arm nor baseline; choose one of: {names}")
+            choices = ", ".join(row.name for row in rows)
+            raise ValueError(f"the reference {self.reference} is neither arm nor baseline; choose one of: {choices}")
 
     @property
     def seeds(self) -> list[int]:
