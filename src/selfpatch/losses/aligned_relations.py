@@ -36,12 +36,14 @@ class AlignedRelationLoss(nn.Module):
             loss += mean over rows of KL(P || Q)
 
     The targets y are the teacher's patches themselves, which gives SERE's spatial relation (arXiv 2206.05184, section
-    3.2), or other patches in their place, such as SelfPatch's aggregates. Departures from SERE: there are no heads,
-    which strong weights would have to wait for; the student's patches are related to the teacher's and not to one
-    another, which also keeps them where they were (`anchors="own"` relates s to s, centred by its own mean); one
-    relation spans all channels, not those of each attention head; patches are centred and of length 1; both views show
-    one region on one grid, see `ops.roi_align.align_overlap`; KL divergence replaces cross-entropy, which has the same
-    gradient.
+    3.2), or other patches in their place, such as SelfPatch's aggregates. Departures from SERE:
+
+    - There are no heads, which would have to be trained before strong weights can learn from them.
+    - The student's patches are related to the teacher's, as images are in ReSSL (arXiv 2107.09282), and not to one
+      another. This also keeps features from drifting. `anchors="own"` relates s to s, centred by its own mean.
+    - One relation spans all channels, not those of each attention head. Patches are centred and of length 1.
+    - Both views show one region on one grid, see `ops.roi_align.align_overlap`.
+    - KL divergence replaces cross-entropy, which has the same gradient.
 
     Example:
         >>> criterion = AlignedRelationLoss()
