@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.helpers.workers import WorkerPool
 
@@ -17,6 +18,8 @@ SHARED = HERE.parent.parent / "shared"
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # beside other jobs, spinning threads make tiny steps crawl
+    settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+    settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,7 @@ def test_dark_16_bit_grey_keeps_all_its_levels(tmp_path: Path) -> None:
 @given(
     width=st.integers(1, 90), height=st.integers(1, 90), size=st.integers(8, 48), seed=st.integers(0, 2**32),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_crops_agree_with_the_plain_renderer(width: int, height: int, size: int, seed: int) -> None:
     # Away from black and white: there, what bicubic overshoots is cut off after one pass by both, but not the same one.
     pixels = np.random.default_rng(seed).integers(64, 192, (height, width, 3), dtype=np.uint8)

@@ -105,7 +105,7 @@ def test_a_study_that_has_barely_begun(tmp_path: Path) -> None:
     assert written(study_results([], columns=[]), tmp_path).startswith("# T\n")
 
 
-@settings(max_examples=30, deadline=None)  # each writes a whole report
+@settings(max_examples=30)  # each writes a whole report
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12),

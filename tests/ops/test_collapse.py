@@ -67,7 +67,7 @@ class TestDistributionMeters:
         torch.testing.assert_close(meters(logits, 0.1), meters(logits.float(), 0.1))
 
     @given(n=st.integers(1, 40), k=st.integers(1, 40), seed=st.integers(0, 10**6))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def test_entropies_keep_their_bounds(self, n: int, k: int, seed: int) -> None:
         got = meters(3 * torch.randn(n, k, generator=torch.Generator().manual_seed(seed)))
         tolerance = 1e-4
@@ -77,7 +77,7 @@ class TestDistributionMeters:
 
 class TestEffectiveRank:
     @given(n=st.integers(1, 30), d=st.integers(1, 30), seed=st.integers(0, 10**6))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def test_orthogonal_rows_or_columns_have_full_rank(self, n: int, d: int, seed: int) -> None:
         tall = torch.randn(max(n, d), min(n, d), generator=torch.Generator().manual_seed(seed))
         basis = torch.linalg.qr(tall).Q

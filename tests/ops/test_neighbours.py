@@ -37,7 +37,7 @@ def neighbours_by_loop(h: int, w: int, window: Window, border: Border) -> list[l
     return found
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     h=st.integers(1, 7),
     w=st.integers(2, 7),

@@ -20,7 +20,7 @@ from tests.helpers.largest_tensor import LargestTensor
 BOTH = pytest.mark.parametrize("propagate", [propagate_labels, propagate_labels_reference])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     h=st.integers(1, 21),
     w=st.integers(1, 21),

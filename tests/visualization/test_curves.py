@@ -115,7 +115,7 @@ def test_a_figure_is_the_same_every_time() -> None:
     assert curves_svg(CURVES, title="loss") == curves_svg(CURVES, title="loss")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.text(max_size=120), min_size=1, max_size=20, unique=True), st.text(max_size=120))
 def test_any_names_make_a_file_whose_legend_overlaps_nowhere(names: list[str], title: str) -> None:
     svg = curves_svg({name: [(0, 1.0), (1, 2.0)] for name in names}, title=title, x_label=title)

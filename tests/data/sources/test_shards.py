@@ -51,7 +51,7 @@ names = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     members=st.lists(st.tuples(names, st.binary(max_size=1500)), max_size=12),
     again=st.lists(st.integers(0, 11), max_size=3),

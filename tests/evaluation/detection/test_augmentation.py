@@ -39,7 +39,7 @@ def instance(category: int, box: tuple[float, float, float, float], label: int =
     return Instance(label, box, outlines, crowd=False)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32),
     kind=st.sampled_from(KINDS),

@@ -33,7 +33,7 @@ def test_boundary_of_a_square_and_of_the_border() -> None:
     assert mask_boundary(mask).astype(int).tolist() == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(h=st.integers(2, 40), w=st.integers(2, 200), seed=st.integers(0, 1000), density=st.floats(0.001, 0.3))
 def test_boundary_f_equals_dilation(h: int, w: int, seed: int, density: float) -> None:
     rng = np.random.default_rng(seed)
