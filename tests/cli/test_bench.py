@@ -50,4 +50,7 @@ def test_a_package_installed_in_place_finds_them_from_any_folder(
 
 def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "speed"]) == 2
-    assert "there is no benchmark 'speed'; use some of: loader, step, ops, davis, scaling" in capsys.readouterr().err
+    assert (
+        "there is no benchmark 'speed'; use some of: loader, step, end_to_end, ops, davis, scaling"
+        in capsys.readouterr().err
+    )

@@ -91,6 +91,7 @@ def tiny_views(batch: int, seed: int = 0, *, scale: int = 1) -> Views:
     flips = torch.randint(2, (4, batch, 1), generator=generator)
     masks = torch.rand(2, batch, 4, 4, generator=generator) < 0.3
     boxes = torch.cat([corners, sides, flips], -1).float()
+    generator = torch.Generator().manual_seed(seed)  # the global one goes on as it would without pairs
     around, within = boxes[:1], boxes[1:3].clone()
     within[..., :4] = around[..., :4] * torch.tensor([1, 1, 0.7, 0.7]) + torch.tensor([3.0, 2.0, 0.0, 0.0])
     pairs = {"clean_crops": crops(1, 16 * scale), "contained_crops": crops(2, 12 * scale)}

@@ -238,7 +238,7 @@ MUTATIONS: dict[str, tuple[tuple[str, str], Plant]] = {
     ),
     "patches without their mean": (
         ("newer/paka", "paka"),
-        constant(paka, "_centred", lambda x, kept: x * kept[..., None]),
+        constant(paka, "mean_patch", lambda x, kept: torch.zeros_like(x[:, :1])),
     ),
     "map of a flipped crop": (("newer/paka", "paka"), constant(roi_align, "_unflipped", lambda maps, _: maps)),
     "kernels of any norm": (("newer/paka", "paka"), constant(paka, "MIN_NORM", 1e-30)),

@@ -1,5 +1,6 @@
 """`selfpatch pretrain`: train a network on images without labels."""
 
+import contextlib
 import difflib
 from dataclasses import fields, replace
 from typing import Any
@@ -37,7 +38,8 @@ def run(arguments: list[str]) -> int:
         with dry_running(enabled={"--dry-run", "--dry_run"} & {*arguments} != set()):
             base = recipe_for(chosen.get("data", SAMPLES))
     lengths = {name: chosen[name] for name in LENGTHS if name in chosen}
-    base = base.override({name: None if value == "None" else value for name, value in lengths.items()})
+    with contextlib.suppress(ValueError):  # the parser refuses a wrong value with the option's name
+        base = base.override({name: None if value == "None" else value for name, value in lengths.items()})
     default = replace(base.for_model(chosen.get("model", base.model)), components={}, loss_weights={})
     # tyro leaves over settings of components and names of losses, which it cannot parse.
     options, others = read_options(
