@@ -22,7 +22,7 @@ PAIRS = pair_views(
     PairConfig(num_clean=2, clean_size=16, num_contained=4, contained_size=8, contained_scale=(0.2, 0.6)),
     CropConfig(jitter=0.0, grey=0.0, blur=(0.0, 0.0, 0.0), solarize=(0.0, 0.0, 0.0)),
 )
-ALONE: dict[str, Any] = {"recipes": (), "num_global": 0, "pair_recipes": PAIRS}
+ALONE: dict[str, Any] = {"recipes": (), "pair_recipes": PAIRS}
 
 
 def assert_all_equal(ours: Views, theirs: Views) -> None:

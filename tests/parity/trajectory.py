@@ -203,7 +203,7 @@ class Trajectory:
     def encode(self, step: int) -> tuple[EncoderOutput, EncoderOutput]:
         """Encode the views of a step with the current weights."""
         views = self.views(step)
-        crops = self.student_teacher._normalised(views)
+        crops = [*self.student_teacher._needed_crops(views).values()]
         everything = self.student_teacher.needs.teacher_on_local_crops
         with torch.no_grad():
             teacher = self.student_teacher.teacher(crops if everything else crops[:1])

@@ -198,7 +198,7 @@ def _dummy_views(config: RunConfig, student_teacher: StudentTeacher, images: int
     """Return views of the shapes that the loader makes for some images."""
     needs = student_teacher.needs
     recipes, pairs = factory.view_recipes(config, needs), factory.pair_recipes(config, needs)
-    groups = view_groups(recipes, min(2, len(recipes)), pairs)
+    groups = view_groups(recipes, pair_recipes=pairs)
     crops = {
         name: torch.zeros(len(group), images, config.channels, *[group[0].size] * 2, dtype=torch.uint8)
         for name, group in groups.items()

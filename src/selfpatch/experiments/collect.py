@@ -128,9 +128,10 @@ def _conditions(study: Study, out: Path, command: str, device: str) -> dict[str,
     arms_by_data: dict[str, list[str]] = defaultdict(list)
     for arm in study.arms:
         arms_by_data[", ".join(arm.pretrain)].append(arm.name)
-    trained_on = (
-        list(arms_by_data) if len(arms_by_data) == 1 else [f"{d} ({'; '.join(a)})" for d, a in arms_by_data.items()]
-    )
+    if len(arms_by_data) == 1:
+        trained_on = list(arms_by_data)
+    else:
+        trained_on = [f"{data} ({'; '.join(arms)})" for data, arms in arms_by_data.items()]
     conditions = {
         "trained on": "; ".join(trained_on),
         "seeds": ", ".join(map(str, study.seeds)),

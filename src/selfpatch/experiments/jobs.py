@@ -99,7 +99,7 @@ def jobs_of(study: Study, epochs: Mapping[str, float]) -> list[Job]:
     for seed in study.seeds:
         for arm in study.arms:
             if seed in arm.seeds:
-                config = replace(arm.config, seed=seed, epochs=epochs.get(arm.name, arm.config.epochs))
+                config = replace(arm.config, seed=seed, epochs=epochs.get(arm.name, arm.epochs))
                 folder = f"{arm.slug}-seed{seed}"
                 jobs.append(Job(arm.name, seed, folder, config, trained=True, data=arm.pretrain))
     folders, names = [job.folder for job in jobs], {arm.name for arm in study.arms}

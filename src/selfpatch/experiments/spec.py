@@ -80,6 +80,12 @@ class Arm:
         """Name for folders: `DINO + SelfPatch, k = 2` -> `dino-selfpatch-k-2`."""
         return slug(self.name)
 
+    @property
+    def epochs(self) -> float:
+        """Length of its training, which no arm limits by time."""
+        assert self.config.epochs is not None
+        return self.config.epochs
+
 
 @settings
 class Measurement:

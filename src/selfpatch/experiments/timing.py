@@ -28,7 +28,7 @@ def equal_time_epochs(study: Study, file: Path) -> dict[str, float]:
     """Return the epochs of the arms with equal training time, by name, as far as they are timed."""
     ratios = stored_ratios(study, file)
     timed = [arm for arm in study.arms if arm.name in ratios]
-    return {arm.name: round((study.timed_against(arm).config.epochs or 0) * ratios[arm.name], 3) for arm in timed}
+    return {arm.name: round(study.timed_against(arm).epochs * ratios[arm.name], 3) for arm in timed}
 
 
 def untimed(study: Study, file: Path) -> list[Arm]:

@@ -245,7 +245,7 @@ def _loss_weights(config: RunConfig, objectives: Mapping[str, Objective]) -> dic
 def _check_crops(backbone: Backbone, config: RunConfig, objectives: Mapping[str, Objective]) -> None:
     for objective in objectives.values():
         recipes = view_recipes(config, objective.needs)
-        groups = view_groups(recipes, min(2, len(recipes)), pair_recipes(config, objective.needs))
+        groups = view_groups(recipes, pair_recipes=pair_recipes(config, objective.needs))
         for crops, (recipe, *_) in groups.items():
             backbone.check_size(recipe.size, recipe.size)
             objective.check_grid(crops, recipe.size // backbone.patch_size, recipe.size // backbone.patch_size)
@@ -277,13 +277,11 @@ def make_loader(
 ) -> CropLoader:
     """Return the training stream of this process."""
     grid = config.crops.global_size // student_teacher.student.backbone.patch_size
-    recipes = view_recipes(config, student_teacher.needs)
     return CropLoader(
         data.index,
         data.indices,
-        recipes,
+        view_recipes(config, student_teacher.needs),
         config.loader,
-        num_global=min(2, len(recipes)),
         pair_recipes=pair_recipes(config, student_teacher.needs),
         batch_size=config.batch_size,
         seed=config.seed,

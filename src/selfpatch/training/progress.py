@@ -74,6 +74,12 @@ class ProgressBar:
         if self._enabled:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def warn(self, *warnings: str | None) -> None:
+        """Print the warnings that are not None, a line each."""
+        for warning in warnings:
+            if warning is not None:
+                self.say(f"warning: {warning}")
+
 
 class Throughput:
     """Images per second over the last `window` steps, without pauses; compilation leaves it after as many steps."""

@@ -63,30 +63,30 @@ class StudentTeacher(nn.Module):
 
     def forward(self, views: Views, hp: Hyperparameters, with_meters: bool = False) -> dict[str, Tensor]:
         """Return the weighted sum of the losses as `loss`, each unweighted loss, and the meters if `with_meters`."""
-        student_crops = self._normalised(views)
+        crops = self._needed_crops(views)
+        student_crops = [crops[name] for name in ("global_crops", "local_crops") if name in crops]
         teacher_crops = student_crops if self.needs.teacher_on_local_crops else student_crops[:1]
         with torch.no_grad():
-            teacher = self.teacher(teacher_crops, pair_crops=self._pair_crops(views.clean_crops))
+            teacher = self.teacher(teacher_crops, pair_crops=crops.get("clean_crops"))
         masks = views.masks if self.needs.masks else None
-        student = self.student(student_crops, masks, self._pair_crops(views.contained_crops))
+        student = self.student(student_crops, masks, crops.get("contained_crops"))
         losses: dict[str, Tensor] = {}
         for objective in self.objectives.values():
             losses |= objective(student, teacher, views, hp)
         total = torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
         return {"loss": total, **losses, **(self._meters(teacher, hp) if with_meters else {})}
 
-    def _normalised(self, views: Views) -> list[Tensor]:
-        """Return the network's input at each resolution, if needed: [G, B, C, S, S], then [L, B, C, s, s]."""
-        needed = [views.global_crops if self.needs.global_crops else None]
-        needed += [views.local_crops if self.needs.local_crops else None]
-        return [crops for crops in map(self._normalise, needed) if crops is not None]
-
-    def _pair_crops(self, crops: Tensor | None) -> Tensor | None:
-        return self._normalise(crops) if self.needs.pairs else None
-
-    def _normalise(self, crops: Tensor | None) -> Tensor | None:
-        backbone = self.student.backbone
-        return None if crops is None else normalise(crops, backbone.mean, backbone.std)
+    def _needed_crops(self, views: Views) -> dict[str, Tensor]:
+        """Return the crops [V, B, C, S, S] that are needed and there, normalised, by their names in `Views`."""
+        backbone, needs = self.student.backbone, self.needs
+        needed = {
+            "global_crops": needs.global_crops,
+            "local_crops": needs.local_crops,
+            "clean_crops": needs.pairs,
+            "contained_crops": needs.pairs,
+        }
+        there = {name: crops for name, crops in views.tensors().items() if needed.get(name)}
+        return {name: normalise(crops, backbone.mean, backbone.std) for name, crops in there.items()}
 
     @torch.no_grad()
     def _meters(self, teacher: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:
@@ -252,11 +252,8 @@ def train(
     total = schedule.total_steps
     evaluated_at = evaluation_steps(watch, per_epoch, total)
     nonfinite = NonFiniteCounter(checkpoint.max_nonfinite)
-    collapse = CollapseDetector(first_step=min(total // 10, per_epoch))
-    uniform = UniformLossDetector(first_step=total // 2)
-    # Losses are recorded in rows of their own.
-    is_evaluated = any(row["step"] == first and "loss" not in row for row in log.rows())
-    if evaluate and first in evaluated_at and not is_evaluated:
+    detectors = (CollapseDetector(first_step=min(total // 10, per_epoch)), UniformLossDetector(first_step=total // 2))
+    if evaluate and first in evaluated_at and not _is_evaluated(log, first):
         _evaluate(evaluate, student_teacher, log, first)  # new, or stopped before this evaluation
     throughput = Throughput()
     with (
@@ -281,22 +278,24 @@ def train(
                 numbers = _log(log, hp, outcome.values | student_teacher.uniform_losses(batches), speed, done)
                 losses = {name: numbers[name] for name in ("loss", *student_teacher.loss_weights)}
                 bar.update(done, epoch=hp.epoch + 1, images_per_second=speed, losses=losses, lr=hp.lr)
-                for detector in (collapse, uniform):
-                    if warning := detector.check(done, numbers):
-                        bar.say(f"warning: {warning}")
+                bar.warn(*(detector.check(done, numbers) for detector in detectors))
             run.note_skipped(loader.bad)
             with throughput.pause():
                 if evaluate and done in evaluated_at and not outcome.stop:
                     metrics = _evaluate(evaluate, student_teacher, log, done)
                     at_start = next((row for row in log.rows() if row["step"] == 0), {})
                     bar.say(describe_metrics(metrics, at_start, "at first" if pretrained else "untrained", done))
-                    if pretrained and (warning := regression_warning(metrics, at_start)):
-                        bar.say(f"warning: {warning}")
+                    bar.warn(regression_warning(metrics, at_start) if pretrained else None)
                 checkpointer.save_if_due(done, force=outcome.stop or done == total)
             if outcome.stop and done < total:
                 return signals.requested or signal.SIGTERM
     distributed.barrier()
     return 0
+
+
+def _is_evaluated(log: MetricsLogger, step: int) -> bool:
+    """Return whether the metrics after a step are recorded; losses are in rows of their own."""
+    return any(row["step"] == step and "loss" not in row for row in log.rows())
 
 
 def _evaluate(

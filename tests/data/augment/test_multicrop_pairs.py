@@ -53,9 +53,9 @@ def test_each_view_is_drawn_from_its_own_stream() -> None:
 
 def test_groups_without_views_are_left_out() -> None:
     pairs = pair_views(PAIRS, CropConfig())
-    groups = view_groups((), 0, pairs)
+    groups = view_groups((), pair_recipes=pairs)
     assert {name: len(group) for name, group in groups.items()} == {"clean_crops": 2, "contained_crops": 3}
     with pytest.raises(ValueError, match="num_global is 0, but there are 0 recipes"):
         view_groups((), 0)
     with pytest.raises(ValueError, match=r"contained views of sizes \[16, 16, 32\] do not fit into one batch"):
-        view_groups((), 0, (*pairs[:4], ViewRecipe(32, (0.1, 0.2), inside=0)))
+        view_groups((), pair_recipes=(*pairs[:4], ViewRecipe(32, (0.1, 0.2), inside=0)))

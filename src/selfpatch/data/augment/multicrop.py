@@ -111,19 +111,19 @@ def pair_views(pairs: PairConfig, crops: CropConfig) -> tuple[ViewRecipe, ...]:
 
 
 def view_groups(
-    recipes: Sequence[ViewRecipe], num_global: int, pair_recipes: Sequence[ViewRecipe] = ()
+    recipes: Sequence[ViewRecipe], num_global: int = 2, pair_recipes: Sequence[ViewRecipe] = ()
 ) -> dict[str, list[ViewRecipe]]:
     """Return the recipes of the views of one size each, by the name of their crops in `Views`, if there are any.
 
     Args:
-        recipes: recipes of multi-crop, global views first.
-        num_global: number of global views.
+        recipes: recipes of multi-crop, global views first; empty if there are pairs alone.
+        num_global: number of global views among them.
         pair_recipes: recipes of clean crops, then of those inside them.
 
     Raises:
         ValueError: there is no view, or the views of a group differ in size.
     """
-    if num_global > len(recipes) or not (num_global or pair_recipes):
+    if (recipes or not pair_recipes) and not 1 <= num_global <= len(recipes):
         raise ValueError(f"num_global is {num_global}, but there are {len(recipes)} recipes; use 1 to {len(recipes)}")
     groups = {
         "global_crops": [*recipes[:num_global]],
