@@ -103,6 +103,7 @@ def test_weights_that_cannot_be(tmp_path: Path, changes: dict[str, Any], weights
         ({"arm": {}}, "arm is not a setting; did you mean 'arms'?"),
         ({"arms": [1]}, r"arms is \[1\]; use a mapping of names to values"),
         ({"arms": {"A": 3}}, "arms.A is 3; use a mapping of names to values"),
+        ({"arms": {"A": None}}, "every arm of the study is null"),
         ({"arms": {3: {}}}, r"arms\[3\] is 3; use text"),
         ({"arms": {"A": {"channels": 4}}}, "arm 'A' has channels 4"),
         ({"arms": {"A": {"components": 5}}}, "arm 'A': components is no mapping"),
@@ -155,6 +156,12 @@ def test_a_part_that_is_no_text(tmp_path: Path) -> None:
     path.write_text(path.read_text() + "5: 1\n")
     with pytest.raises(ValueError, match="5 is not a setting"):
         read_study(path, tmp_path)
+
+
+def test_a_size_leaves_out_an_arm_that_is_null(tmp_path: Path) -> None:
+    study = read_study(write_study(tmp_path, sizes={"cpu": {"arms": {"DINO": None}}}), tmp_path, "cpu")
+    assert "DINO" not in [arm.name for arm in study.arms]
+    assert "DINO" in [arm.name for arm in read_study(write_study(tmp_path), tmp_path).arms]
 
 
 def test_a_size_that_is_not_there(tmp_path: Path) -> None:

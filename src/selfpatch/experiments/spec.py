@@ -20,8 +20,8 @@
       - davis: {data: davis, resolution: 160}
         columns: {J&F-Mean: DAVIS J&F}
     pictures: davis/JPEGImages                      # images for the sheet of patch features
-    sizes:                                          # overrides selected by --size
-      cpu: {seeds: [0], settings: {epochs: 2}}
+    sizes:                                          # overrides selected by --size; an arm that is null is left out
+      cpu: {seeds: [0], settings: {epochs: 2}, arms: {"DINO, equal time": null}}
 
 Mappings override one another key by key, lists as a whole. Paths are relative to the data folder.
 
@@ -209,7 +209,10 @@ def _study(spec: Mapping[str, Any], data: Path, weights: str | None) -> Study:
         if not spec.get(key):
             raise ValueError(f"the study has no {key}; a study needs title, pretrain, arms and evaluations")
     common = checked(spec.pop("settings", {}), Values, "settings")
-    arms = checked(spec["arms"], dict[StrictStr, Values], "arms")
+    named = checked(spec["arms"], dict[StrictStr, Values | None], "arms")
+    arms = {name: values for name, values in named.items() if values is not None}
+    if not arms:
+        raise ValueError("every arm of the study is null, which leaves it out; give one settings or {}")
     defaults = {key: spec.pop(key) for key in ("pretrain", "seeds") if key in spec}
     spec["arms"] = [_arm(name, defaults | values, common, data, weights) for name, values in arms.items()]
     initial = {arm.config.init for arm in spec["arms"]}
