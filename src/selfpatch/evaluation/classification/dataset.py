@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfpatch.core.distributed import gather, gather_rows
-from selfpatch.core.lines import read_lines
+from selfpatch.core.text_files import read_lines
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.data.decode.pillow import BadImage, Picture, read_picture

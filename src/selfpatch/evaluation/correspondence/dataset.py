@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from selfpatch.core.lines import read_lines
+from selfpatch.core.text_files import read_lines
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
 
 

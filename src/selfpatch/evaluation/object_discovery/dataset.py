@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from selfpatch.core.lines import read_lines
+from selfpatch.core.text_files import read_lines
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 
 Box = tuple[float, float, float, float]

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from scipy.io import loadmat
 
-from selfpatch.core.lines import read_lines
+from selfpatch.core.text_files import read_lines
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.result import Progress

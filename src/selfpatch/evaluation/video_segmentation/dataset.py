@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from selfpatch.core.lines import read_lines
+from selfpatch.core.text_files import read_lines
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig, Year
 
 IMAGE_SETS: dict[Year, tuple[str, ...]] = {2017: ("2017/val.txt",), 2016: ("2016/val.txt", "480p/val.txt")}
