@@ -199,7 +199,7 @@ def test_a_refused_run_does_not_block_the_next_try(capsys: pytest.CaptureFixture
     assert main([*usual, "--loader.max-bad", "0.5"]) == 0
     skipped = (out / "skipped.txt").read_text().splitlines()
     assert skipped
-    assert all("partly-corrupt" in line and "cannot identify image file" in line for line in skipped)
+    assert all("partly-corrupt" in line and "it is empty, damaged, or no image" in line for line in skipped)
 
 
 def test_a_run_that_diverges_keeps_what_led_to_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ REFUSED = [
         "cannot write to file (File exists); name another folder with --out",
     ),
     ("show --weights run nowhere.png", "cannot read nowhere.png: No such file"),
-    ("show --weights run file", "cannot read file: cannot identify image file"),
+    ("show --weights run file", "cannot read file: it is empty, damaged, or no image"),
 ]
 
 

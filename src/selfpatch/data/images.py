@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import functional as tvf
 
 from selfpatch.data.augment.pillow import resize_picture, to_tensor
-from selfpatch.data.decode.pillow import BadImage, Picture, read_picture
+from selfpatch.data.decode.pillow import BadImage, Picture, as_bad_image, read_picture
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.ops.images import to_common_dtype
 
@@ -49,8 +49,10 @@ def read_each(
     """
 
     def read(i: int) -> tuple[int, T] | BadImage:
+        file = index.file(i)
         try:
-            return i, convert(read_picture(index.file(i), channels))
+            with as_bad_image(file):
+                return i, convert(read_picture(file, channels))
         except BadImage as error:
             return error
 

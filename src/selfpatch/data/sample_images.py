@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from selfpatch.core.dry_run import in_dry_run
+from selfpatch.data.decode.opening import open_image
 from selfpatch.data.sources.cache import default_cache_dir
 from selfpatch.data.sources.index import ImageIndex
 
@@ -76,7 +77,7 @@ def sample_index(part: str) -> ImageIndex:
         return ImageIndex.open(sample_photographs() / part)
     names: list[bytes] = []
     for name in {"training": TRAINING, "held_out": HELD_OUT}[part]:
-        with Image.open(source_folder() / name) as photograph:  # reads the header alone
+        with open_image(source_folder() / name) as photograph:  # reads the header alone
             names += [_tile_name(name, number).encode() for number, _ in enumerate(_tile_corners(photograph.size))]
     return ImageIndex(folder / part, sorted(names))
 
@@ -94,7 +95,7 @@ def source_folder() -> Path:
 def _write_tiles(source: Path, folder: Path) -> None:
     if not source.is_file():
         raise ValueError(f"scikit-image has no photograph {source}; run `pip install --force-reinstall scikit-image`")
-    with Image.open(source) as photograph:
+    with open_image(source) as photograph:
         for number, tile in enumerate(_tiles(photograph)):
             tile.save(folder / _tile_name(source.name, number), quality=95, subsampling=0)
 

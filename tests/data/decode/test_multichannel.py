@@ -13,6 +13,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from selfpatch.data.decode.multichannel import Raster
+from selfpatch.data.decode.opening import LIMIT_VARIABLE
 from selfpatch.data.decode.orientation import upright
 from selfpatch.data.decode.pillow import BadImage, read_image, read_picture
 from tests.helpers.raster_files import bands, write_png16, write_tiff
@@ -205,10 +206,17 @@ def test_damage_is_always_a_bad_image(tmp_path: Path, options: dict) -> None:
 
 
 def test_gigantic_images_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    write_tiff(tmp_path / "a.tif", bands(13))
+    monkeypatch.setenv(LIMIT_VARIABLE, "200")
+    write_tiff(tmp_path / "a.tif", bands(1))
     write_png16(tmp_path / "a.png", bands(2))
-    with pytest.raises(BadImage, match="24 x 20 pixels, more than 200; cut it into tiles"):
-        read_picture(tmp_path / "a.tif", 13)
-    with pytest.raises(BadImage, match="exceeds limit of 200 pixels"):
+    with pytest.raises(BadImage, match=r"24 x 20 pixels, more than 200 in all .* cut it into tiles"):
+        read_picture(tmp_path / "a.tif", 1)
+    with pytest.raises(BadImage, match=r"24 x 20 pixels, more than 200 in all .* cut it into tiles"):
         read_picture(tmp_path / "a.png", 2)
+    monkeypatch.setenv(LIMIT_VARIABLE, "480")
+    assert len(pixels_of(tmp_path / "a.png", 2)) == 20
+    write_tiff(tmp_path / "a.tif", bands(13))
+    with pytest.raises(BadImage, match="24 x 20 pixels of 13 channels, more than 480 in all"):
+        read_picture(tmp_path / "a.tif", 13)
+    monkeypatch.setenv(LIMIT_VARIABLE, str(480 * 13 // 4))
+    assert len(pixels_of(tmp_path / "a.tif", 13)) == 20

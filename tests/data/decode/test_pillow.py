@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from selfpatch.data.decode.opening import LIMIT_VARIABLE
 from selfpatch.data.decode.pillow import BadImage, read_image
 
 RAMP = np.linspace(0, 1, 64 * 48).reshape(48, 64)
@@ -191,7 +192,13 @@ def test_noise_in_the_middle_of_a_file_is_a_picture_or_a_bad_image(tmp_path: Pat
 
 def test_a_decompression_bomb_is_a_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("L", (100, 100)).save(tmp_path / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4999)
+    monkeypatch.setenv(LIMIT_VARIABLE, "10000")
+    assert read_image(tmp_path / "bomb.png").size == (100, 100)
+    monkeypatch.setenv(LIMIT_VARIABLE, "9999")
+    with pytest.raises(BadImage, match="it has 100 x 100 pixels, more than 9999 in all"):
+        read_image(tmp_path / "bomb.png")
+    monkeypatch.delenv(LIMIT_VARIABLE)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4999)  # a program that lowered Pillow's own limit keeps it
     with pytest.raises(BadImage, match="decompression bomb"):
         read_image(tmp_path / "bomb.png")
 

@@ -161,7 +161,9 @@ def test_bad_members_are_replaced_and_named(tmp_path: Path) -> None:
         index, np.arange(21), RECIPES, LoaderConfig(workers=2, max_bad=0.2, render="plain"), batch_size=7, seed=0
     )
     list(loader.steps(0, 3))
-    assert loader.bad == {f"{shard}/bad.jpg": f"cannot identify image file '{shard}/bad.jpg'"}
+    (bad,) = loader.bad.items()
+    assert bad[0] == f"{shard}/bad.jpg"
+    assert bad[1].startswith("it is empty, damaged, or no image of a format that is read (JPEG, PNG, ")
 
 
 @pytest.mark.parametrize("read", [read_picture, read_fast])

@@ -11,6 +11,7 @@ from torchvision.transforms.functional import InterpolationMode
 from selfpatch.data.augment.multichannel import render_raster, resize_raster
 from selfpatch.data.augment.multicrop import ViewParameters
 from selfpatch.data.decode.multichannel import Raster
+from selfpatch.data.decode.opening import max_pixels
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.ops.colour import SOLARIZE_THRESHOLD
 
@@ -49,7 +50,16 @@ def render(image: Picture, size: int, parameters: ViewParameters) -> Tensor:
 def resize_picture(
     picture: Picture, width: int, height: int, *, resampling: Image.Resampling = Image.Resampling.BICUBIC
 ) -> Picture:
-    """Resize the whole picture (antialiased); a raster always bicubic."""
+    """Resize the whole picture (antialiased); a raster always bicubic.
+
+    Raises:
+        ValueError: the result would be too large, as that of a very long image whose shorter side is enlarged.
+    """
+    if width * height > (limit := max_pixels()):
+        raise ValueError(
+            f"an image of {picture.size[0]} x {picture.size[1]} pixels, resized to {width} x {height}, would have more "
+            f"than {limit} pixels; use images whose sides differ less, or a lower resolution"
+        )
     if isinstance(picture, Raster):
         return Raster(resize_raster(picture, width, height))
     return picture.resize((width, height), resampling)

@@ -8,12 +8,12 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image
 
 from selfpatch.data.decode.multichannel import Raster
+from selfpatch.data.decode.opening import open_image, open_stream
 from selfpatch.data.decode.orientation import ORIENTATION_TAG, upright
-from selfpatch.data.decode.pillow import Picture, read_image, read_picture
-from selfpatch.data.sources.image_files import ImageFile, opened
+from selfpatch.data.decode.pillow import Picture, as_bad_image, read_image, read_picture
+from selfpatch.data.sources.image_files import ImageFile
 
 try:
     import simplejpeg
@@ -30,7 +30,11 @@ def read_fast(file: ImageFile, channels: int = 3) -> Picture:
     """
     if channels != 3:
         return read_picture(file, channels)
-    return _decode_jpeg(file) or Raster.of(read_image(file))
+    if (raster := _decode_jpeg(file)) is not None:
+        return raster
+    image = read_image(file)
+    with as_bad_image(file):  # a large image may not fit twice into the memory
+        return Raster.of(image)
 
 
 def _decode_jpeg(file: ImageFile) -> Raster | None:
@@ -38,13 +42,13 @@ def _decode_jpeg(file: ImageFile) -> Raster | None:
     if simplejpeg is None:
         return None
     try:
-        with opened(file) as stream:
+        with open_stream(file) as stream:
             if stream.read(len(JPEG_BEGINNING)) != JPEG_BEGINNING:
                 return None
             stream.seek(0)
             content = stream.read()
-        # Pillow reads the header alone: its limit on pixels, its notion of a file's colours and orientation.
-        with Image.open(io.BytesIO(content)) as image:
+        # Pillow reads the header alone: the limit on pixels, its notion of a file's colours and orientation.
+        with open_image(io.BytesIO(content)) as image:
             if image.mode != "RGB":
                 return None
             orientation = 1

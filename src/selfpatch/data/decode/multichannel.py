@@ -6,23 +6,22 @@ import logging
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from selfpatch.data.decode.deep_png import BEGINNING, is_deep_png, read_deep_png
+from selfpatch.data.decode.opening import check_size, open_image, open_stream
 from selfpatch.data.decode.orientation import ORIENTATION_TAG, turn_upright, upright
-from selfpatch.data.sources.image_files import ImageFile, openable, opened
+from selfpatch.data.sources.image_files import ImageFile
 
 if TYPE_CHECKING:
     from tifffile import TiffFile
 
 TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-PNG_BEGINNING = b"\x89PNG\r\n\x1a\n"
-PNG_DEPTH = 24
-"""Offset of the bits per channel in a PNG file."""
 INSTALL = "run `pip install 'selfpatch[tiff]'`"
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # BadImage reports the error; keep stderr clean
@@ -75,14 +74,15 @@ def decode_raster(file: ImageFile, channels: int) -> Raster:
 
     ValueError is raised for another number of channels and for a missing package; damaged files raise anything.
     """
-    with opened(file) as stream:
-        beginning = stream.read(PNG_DEPTH + 1)
-    if beginning.startswith(TIFF_BEGINNINGS):
-        pixels = _read_tiff(file, channels)
-    elif beginning.startswith(PNG_BEGINNING) and beginning[PNG_DEPTH:] == b"\x10":
-        pixels = _read_deep_png(file)
-    else:
-        pixels = _read_with_pillow(file)
+    with open_stream(file) as stream:
+        beginning = stream.read(BEGINNING)
+        stream.seek(0)
+        if beginning.startswith(TIFF_BEGINNINGS):
+            pixels = _read_tiff(stream, channels)
+        elif is_deep_png(beginning):
+            pixels = read_deep_png(stream)
+        else:
+            pixels = _read_with_pillow(stream)
     if channels == 1 and pixels.shape[2] == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., :1]
     if (got := pixels.shape[2]) != channels:
@@ -104,9 +104,10 @@ def _to_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.require(planes, requirements=["C", "W"]))
 
 
-def _read_with_pillow(file: ImageFile) -> np.ndarray:
+def _read_with_pillow(stream: BinaryIO) -> np.ndarray:
     """Return upright pixels [h, w, C]."""
-    with Image.open(openable(file)) as stored:
+    stream.seek(0)
+    with open_image(stream) as stored:
         stored.load()
         turn_upright(stored)
         image: Image.Image = stored
@@ -120,33 +121,21 @@ def _read_with_pillow(file: ImageFile) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _read_deep_png(file: ImageFile) -> np.ndarray:
-    """Return upright pixels [h, w, C] uint16."""
-    from torchvision.io import ImageReadMode, decode_png
-
-    with Image.open(openable(file)):  # refuses decompression bombs
-        pass
-    with opened(file) as stream:
-        content = torch.frombuffer(bytearray(stream.read()), dtype=torch.uint8)
-    planes = decode_png(content, ImageReadMode.UNCHANGED, apply_exif_orientation=True)
-    return planes.permute(1, 2, 0).numpy()
-
-
-def _read_tiff(file: ImageFile, channels: int) -> np.ndarray:
+def _read_tiff(stream: BinaryIO, channels: int) -> np.ndarray:
     """Return upright pixels [h, w, C]."""
     try:
         from tifffile import PHOTOMETRIC, TiffFile
     except ImportError:
         raise ValueError(f"it is a TIFF file, and tifffile, which reads those, is not installed; {INSTALL}") from None
-    with TiffFile(openable(file)) as tiff:
-        page, limit = tiff.pages.first, 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
-        # Pillow's limit; tifffile has none, so that a damaged header could take all memory.
-        if page.imagewidth * page.imagelength > limit:
-            raise ValueError(
-                f"it has {page.imagewidth} x {page.imagelength} pixels, more than {limit}; cut it into tiles first"
-            )
+    with TiffFile(stream) as tiff:
+        page = tiff.pages.first
+        width, height = page.imagewidth, page.imagelength
+        check_size(width, height)
+        check_size(width, height, math.prod(tiff.series[0].shape) // (width * height))
+        if page.is_tiled:
+            check_size(page.tilewidth, page.tilelength)
         if page.photometric in (PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR):
-            return _read_with_pillow(file)
+            return _read_with_pillow(stream)
         try:
             pixels = _channels_last(tiff, channels)
         except ValueError as error:
@@ -155,7 +144,7 @@ def _read_tiff(file: ImageFile, channels: int) -> np.ndarray:
             # Pillow has every codec, but fewer pixel types than tifffile: these it reads in full.
             deepest = 16 if page.samplesperpixel == 1 else 8
             if len(tiff.pages) == 1 and page.sampleformat == 1 and page.bitspersample <= deepest:
-                return _read_with_pillow(file)
+                return _read_with_pillow(stream)
             raise ValueError(f"{error}; {INSTALL}") from None
         if page.photometric == PHOTOMETRIC.MINISWHITE and pixels.dtype.kind in "bu":
             pixels = np.invert(pixels)

@@ -15,6 +15,14 @@ def turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return the (width, height) that `turn_upright` would leave, from the header of an open JPEG image."""
+    with contextlib.suppress(Exception):  # broken EXIF is no reason to lose the picture
+        if image.getexif().get(ORIENTATION_TAG, 1) in (5, 6, 7, 8):
+            return image.height, image.width
+    return image.size
+
+
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Turn stored pixels [h, w, ...] upright; orientations other than 1 to 8 leave them as they are."""
     if orientation in (5, 6, 7, 8):

@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image
 
 from selfpatch.data.decode.multichannel import Raster, decode_raster
+from selfpatch.data.decode.opening import open_image
 from selfpatch.data.decode.orientation import turn_upright
-from selfpatch.data.sources.image_files import ImageFile, openable
+from selfpatch.data.sources.image_files import ImageFile
 
 Picture = Image.Image | Raster
 """An RGB image, or a raster of any number of channels."""
@@ -20,16 +21,21 @@ WIDE_GREY = ("I", "F")
 """First letters of the Pillow modes with more than 8 bits per pixel: I, I;16, I;16B, ..., F."""
 
 
+BLOCK = 2**20
+"""Pixels of more than 8 bits that are scaled at once."""
+
+
 class BadImage(ValueError):
     """An image file that is missing, empty, truncated, no image, or too large to be decoded safely."""
 
-    def __init__(self, file: ImageFile, reason: str) -> None:
-        super().__init__(str(file), reason)  # both, so that it survives pickling
+    def __init__(self, file: ImageFile, reason: str, what: str = "") -> None:
+        super().__init__(str(file), reason, what)  # all, so that it survives pickling
         self.path = str(file)
         self.reason = reason
+        self.what = what  # e.g. `the labels`
 
     def __str__(self) -> str:
-        return f"cannot read {self.path}: {self.reason}"
+        return f"cannot read {f'{self.what} ' if self.what else ''}{self.path}: {self.reason}"
 
 
 def read_image(file: ImageFile) -> Image.Image:
@@ -42,14 +48,24 @@ def read_image(file: ImageFile) -> Image.Image:
       floats outside [0, 1], have no agreed white: the image's own range is stretched to [0, 255].
 
     Raises:
-        BadImage: the file is missing, empty, truncated or no image, or has more pixels than Pillow decodes
-            (twice `PIL.Image.MAX_IMAGE_PIXELS`: a decompression bomb, or a picture to be tiled first).
+        BadImage: the file is missing, no regular file, empty, truncated or no image, or has more pixels than
+            `opening.max_pixels`: a decompression bomb, or a picture to be tiled first.
     """
-    with _as_bad_image(file), Image.open(openable(file)) as image:
+    with as_bad_image(file), open_image(file) as image:
         _refuse_pages(image)
         image.load()
         turn_upright(image)
         return _rgb(image)
+
+
+@contextlib.contextmanager
+def stored_image(file: ImageFile, what: str = "") -> Iterator[Image.Image]:
+    """Open an image whose values are no colours, such as labels and depths: neither turned nor converted.
+
+    Any error inside, such as one of decoding, is raised as BadImage, which says `what` the file holds.
+    """
+    with as_bad_image(file, what), open_image(file) as image:
+        yield image
 
 
 def read_picture(file: ImageFile, channels: int = 3) -> Picture:
@@ -59,18 +75,22 @@ def read_picture(file: ImageFile, channels: int = 3) -> Picture:
     """
     if channels == 3:
         return read_image(file)
-    with _as_bad_image(file):
+    with as_bad_image(file):
         return decode_raster(file, channels)
 
 
 @contextlib.contextmanager
-def _as_bad_image(file: ImageFile) -> Iterator[None]:
+def as_bad_image(file: ImageFile, what: str = "") -> Iterator[None]:
     """Raise any error as BadImage: on damaged files decoders raise nearly anything."""
     try:
         yield
+    except BadImage:
+        raise
+    except MemoryError as error:
+        raise BadImage(file, "there is not enough memory for it", what) from error
     except Exception as error:  # OSError, SyntaxError, struct.error, ...
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise BadImage(file, reason) from error
+        raise BadImage(file, reason, what) from error
 
 
 def _refuse_pages(image: Image.Image) -> None:
@@ -96,10 +116,17 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
     """Scale wide integers or floats [h, w] to uint8."""
-    wide = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = wide.min(), wide.max()
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return np.rint(np.arange(65536) * (255 / 65535)).astype(np.uint8)[values]
+
+    def finite(rows: np.ndarray) -> np.ndarray:
+        return np.nan_to_num(rows.astype(np.float64), posinf=0.0, neginf=0.0)
+
+    # In blocks of rows: eight bytes a pixel would be much for a large image.
+    blocks = np.array_split(values, min(len(values), 1 + values.size // BLOCK))
+    low, high = min(finite(rows).min() for rows in blocks), max(finite(rows).max() for rows in blocks)
     white = 1.0 if np.issubdtype(values.dtype, np.floating) else 65535.0
     if low >= 0 and high <= white:
         low, high = 0.0, white
     span = high - low if high > low else 1.0
-    return np.rint((wide - low) * (255.0 / span)).astype(np.uint8)
+    return np.concatenate([np.rint((finite(rows) - low) * (255.0 / span)).astype(np.uint8) for rows in blocks])

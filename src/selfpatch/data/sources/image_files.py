@@ -1,6 +1,8 @@
 """Image files to read: a plain file, or a member of a tar shard."""
 
 import io
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -44,10 +46,24 @@ class _Content(io.BytesIO):
 
 
 def opened(file: ImageFile) -> BinaryIO:
-    """Open an image file for reading bytes."""
-    return _Content(file) if isinstance(file, ShardMember) else open(file, "rb")
+    """Open an image file for reading bytes; raise OSError if it is missing, unreadable or no regular file.
+
+    A named pipe would be waited for, and a device could be endless, or do something when it is opened.
+    """
+    return _Content(file) if isinstance(file, ShardMember) else open(file, "rb", opener=_open_regular)
 
 
-def openable(file: ImageFile) -> str | Path | BinaryIO:
-    """Return what Pillow and tifffile open best: the path itself, which they can map, or an open shard member."""
-    return _Content(file) if isinstance(file, ShardMember) else file
+def _open_regular(path: str, flags: int) -> int:
+    _require_regular(os.stat(path).st_mode)
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # it may have been replaced by a pipe just now
+    try:
+        _require_regular(os.fstat(descriptor).st_mode)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_regular(mode: int) -> None:
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # `open` refuses a folder
+        raise OSError("it is no regular file, but a named pipe, a socket or a device")

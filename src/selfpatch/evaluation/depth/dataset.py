@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from selfpatch.data.decode.pillow import read_image
+from selfpatch.data.decode.pillow import read_image, stored_image
 from selfpatch.data.images import evenly_spread
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -46,11 +46,8 @@ class DepthSet:
             ValueError: a file cannot be read, or the two differ in size.
         """
         image, path = read_image(self.images[i]), self.depths[i]
-        try:
-            with Image.open(path) as file:
-                values = np.asarray(file)
-        except Exception as error:  # decoders raise nearly anything on damaged files
-            raise ValueError(f"cannot read the depths {path}: {error}") from error
+        with stored_image(path, "the depths") as file:
+            values = np.asarray(file)
         if values.shape != (image.height, image.width):
             raise ValueError(
                 f"{self.images[i]} is {image.width} x {image.height} pixels and its depths {path} are "

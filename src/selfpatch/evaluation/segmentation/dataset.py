@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,8 +13,9 @@ from PIL import Image
 from scipy.io import loadmat
 
 from selfpatch.core.text_files import read_lines
-from selfpatch.data.decode.pillow import read_image
+from selfpatch.data.decode.pillow import as_bad_image, read_image, stored_image
 from selfpatch.data.images import evenly_spread
+from selfpatch.data.sources.image_files import opened
 from selfpatch.evaluation.result import Progress
 from selfpatch.evaluation.segmentation.base_config import Kind
 from selfpatch.evaluation.sharding import share_of
@@ -85,7 +85,7 @@ class SegmentationSet:
         if self.labels[i].suffix == MATRIX:
             height, width = _read_values(self.labels[i]).shape
             return height, width
-        with _naming_damage(self.labels[i]), Image.open(self.labels[i]) as header:
+        with stored_image(self.labels[i], "the labels") as header:
             return header.height, header.width
 
     def limited(self, num_images: int | None) -> "SegmentationSet":
@@ -111,20 +111,11 @@ class SegmentationSet:
 def _read_values(path: Path) -> np.ndarray:
     """Read a label file as int64 [h, w]; the value of a colour (ImageNet-S) is red + 256 green."""
     if path.suffix == MATRIX:
-        with _naming_damage(path):
-            return loadmat(path, variable_names=["S"])["S"].astype(np.int64)
-    with _naming_damage(path), Image.open(path) as image:
-        image.load()
+        with as_bad_image(path, "the labels"), opened(path) as stream:
+            return loadmat(stream, variable_names=["S"])["S"].astype(np.int64)
+    with stored_image(path, "the labels") as image:
         values = np.asarray(image.convert("RGB") if image.mode == "RGBA" else image).astype(np.int64)
     return values if values.ndim == 2 else values[..., 0] + 256 * values[..., 1]
-
-
-@contextmanager
-def _naming_damage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # decoders raise nearly anything on damaged files
-        raise ValueError(f"cannot read the labels {path}: {error}") from error
 
 
 @cache

@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 from selfpatch.core.text_files import read_lines
+from selfpatch.data.decode.orientation import upright_size
+from selfpatch.data.decode.pillow import read_image, stored_image
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig, Year
 
 IMAGE_SETS: dict[Year, tuple[str, ...]] = {2017: ("2017/val.txt",), 2016: ("2016/val.txt", "480p/val.txt")}
@@ -37,7 +39,7 @@ class Clip:
 
     def image(self, frame: int) -> Image.Image:
         """Return the frame of this index as an RGB image."""
-        return Image.open(self.frames_dir / f"{self.frames[frame]}.jpg").convert("RGB")
+        return read_image(self.frames_dir / f"{self.frames[frame]}.jpg")
 
     def mask(self, frame: int) -> np.ndarray:
         """Return the true mask of the frame of this index."""
@@ -71,12 +73,13 @@ class Clip:
         """Raise ValueError if an image has another size than the first mask."""
         height, width = self.mask(0).shape
         for frame in self.frames:
-            with Image.open(self.frames_dir / f"{frame}.jpg") as image:
-                if image.size != (width, height):
-                    raise ValueError(
-                        f"frame {frame} of {self.name} is {image.width} x {image.height} and its first mask {width} x "
-                        f"{height}; use frames and masks of one resolution"
-                    )
+            with stored_image(self.frames_dir / f"{frame}.jpg") as image:
+                size = upright_size(image)
+            if size != (width, height):
+                raise ValueError(
+                    f"frame {frame} of {self.name} is {size[0]} x {size[1]} and its first mask {width} x {height}; "
+                    "use frames and masks of one resolution"
+                )
 
 
 def open_clips(data: str | Path, config: DAVISConfig) -> list[Clip]:
@@ -124,13 +127,11 @@ def read_mask(path: Path, year: Year) -> np.ndarray:
     Raises:
         ValueError: the file is missing, or is a colour picture where object numbers are needed.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            bands = image.mode
-            values = np.asarray(image.convert("L") if year == 2016 and bands != "P" else image)
-    except FileNotFoundError:
-        raise ValueError(f"no mask {path}; every scored frame needs one") from None
+    if not path.exists():
+        raise ValueError(f"no mask {path}; every scored frame needs one")
+    with stored_image(path, "the mask") as image:
+        bands = image.mode
+        values = np.asarray(image.convert("L") if year == 2016 and bands != "P" else image)
     if values.ndim != 2:
         raise ValueError(f"{path} is a picture of mode {bands}; masks are palette or grey PNGs of object numbers")
     if year == 2016 or values.dtype == bool or (bands == "L" and np.isin(values, (0, VOID)).all()):

@@ -1,0 +1,88 @@
+"""Opening of image files: wanted formats and regular files only, and sizes checked before anything is decoded."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+from selfpatch.data.sources.image_files import ImageFile, opened
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "TGA")
+"""Pillow's names of the formats that are read. Others are never tried, whatever a file is called: the decoder of EPS
+starts Ghostscript, and rare ones are rarely tested."""
+LIMIT_VARIABLE = "SELFPATCH_MAX_PIXELS"
+"""Environment variable with the largest number of pixels of an image; one place for all commands and processes."""
+DEFAULT_LIMIT = 100_000_000
+VALUES_PER_PIXEL = 4
+"""Channels that the limit allows for; images of more may have fewer pixels."""
+BYTES_PER_VALUE = 4
+BYTES_OF_HEADERS = 2**16
+"""Bytes that a file may have besides its values."""
+
+# `check_size` refuses what Pillow would warn of.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def max_pixels() -> int:
+    """Return the largest number of pixels that is decoded: `SELFPATCH_MAX_PIXELS`, or 100 million.
+
+    Raises:
+        ValueError: the variable holds no positive whole number.
+    """
+    value = os.environ.get(LIMIT_VARIABLE)
+    if not value:
+        return DEFAULT_LIMIT
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError(f"{LIMIT_VARIABLE} is {value!r}; set it to a number of pixels, e.g. {DEFAULT_LIMIT}")
+    if Image.MAX_IMAGE_PIXELS is not None:  # Pillow refuses twice as many
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, int(value))
+    return int(value)
+
+
+def check_size(width: int, height: int, channels: int = 1) -> None:
+    """Raise ValueError for an image of too many pixels, channels or bytes to be decoded safely, or of an extreme side.
+
+    A file of some kilobytes can claim any size, and an image that is one pixel high has no size that could be resized.
+    """
+    limit = max_pixels()
+    longest = max(65_535, limit // 100)
+    if width * height * max(1, channels / VALUES_PER_PIXEL) > limit or max(width, height) > longest:
+        of = f" of {channels} channels" if channels > VALUES_PER_PIXEL else ""
+        raise ValueError(
+            f"it has {width} x {height} pixels{of}, more than {limit} in all or {longest} along a side; "
+            f"cut it into tiles, or set {LIMIT_VARIABLE}"
+        )
+
+
+@contextlib.contextmanager
+def open_stream(file: ImageFile) -> Iterator[BinaryIO]:
+    """Open an image file for reading bytes; raise OSError or ValueError if it is not regular or too long."""
+    with opened(file) as stream:
+        length = stream.seek(0, os.SEEK_END)
+        if length > (limit := max_pixels() * VALUES_PER_PIXEL * BYTES_PER_VALUE + BYTES_OF_HEADERS):
+            raise ValueError(f"it has {length} bytes, more than {limit}; cut it into tiles, or set {LIMIT_VARIABLE}")
+        stream.seek(0)
+        yield stream
+
+
+@contextlib.contextmanager
+def open_image(file: ImageFile | BinaryIO) -> Iterator[Image.Image]:
+    """Open an image file, or an open one at its beginning, by Pillow: its header is read, its size checked.
+
+    Raises:
+        ValueError: it is no image of a wanted format, or too large.
+        OSError: it cannot be opened, or is damaged; damaged files may raise anything.
+    """
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(open_stream(file)) if isinstance(file, ImageFile) else file
+        try:
+            image = stack.enter_context(Image.open(stream, formats=FORMATS))
+        except UnidentifiedImageError:
+            raise ValueError(
+                f"it is empty, damaged, or no image of a format that is read ({', '.join(FORMATS)})"
+            ) from None
+        check_size(*image.size)
+        yield image
