@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -137,6 +138,9 @@ def _train(
     factory.move_to_device(config, student_teacher, device)
     loader = factory.make_loader(config, student_teacher, data, device)
     evaluator = factory.make_online_evaluator(config, student_teacher, data, run.pictures)
+    if distributed.is_main_process():
+        run.note_skipped(evaluator.bad)
+        _print(*(f"warning: {warning}" for warning in evaluator.warnings))
     signal_number = train(
         student_teacher,
         loader,
@@ -156,13 +160,19 @@ def _train(
     if distributed.is_main_process():
         student_teacher.eval()
         untrained = untrained_encoder(config, student_teacher.student.backbone.config).to(device)
-        _finish(run, data, student_teacher, evaluator.before_and_after(student_teacher, untrained))
+        _finish(run, data, student_teacher, evaluator.before_and_after(student_teacher, untrained), evaluator.bad)
     distributed.stop()
     return run.path
 
 
-def _finish(run: RunDirectory, data: TrainingData, student_teacher: StudentTeacher, picture: Path | None) -> None:
-    """Export the teacher, write the report, and print the measurements and the next command."""
+def _finish(
+    run: RunDirectory,
+    data: TrainingData,
+    student_teacher: StudentTeacher,
+    picture: Path | None,
+    bad: Collection[str],
+) -> None:
+    """Export the teacher, write the report, and print the measurements and the next command; `bad` are unreadable."""
     exported = write_safetensors(run.exported_backbone, *export_state(teacher_encoder(student_teacher)))
     table = measured_table(run)
     if table is not None:
@@ -172,13 +182,15 @@ def _finish(run: RunDirectory, data: TrainingData, student_teacher: StudentTeach
     lines += [f"report     {report}", f"weights    {exported}"]
     if (run.path / "skipped.txt").is_file():
         lines.append(f"unreadable images are listed in {run.path / 'skipped.txt'}")
-    example = data.held_out_index.file(int(data.held_out_indices[0])) if len(data.held_out_indices) else None
-    image = example if isinstance(example, Path) else "IMAGE"  # `show` does not read members of shards
+    images = (data.held_out_index.file(int(i)) for i in data.held_out_indices)
+    # `show` does not read members of shards
+    image = next((file for file in images if isinstance(file, Path) and str(file) not in bad), "IMAGE")
     _print(*lines, f"next       selfpatch show --weights {run.path} {image}")
 
 
 def _print(*lines: str) -> None:
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    if lines:
+        console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _summary(

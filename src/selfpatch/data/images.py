@@ -17,6 +17,8 @@ from selfpatch.data.sources.index import ImageIndex
 from selfpatch.ops.images import to_common_dtype
 
 T = TypeVar("T")
+OnBad = Callable[[BadImage], None]
+"""Function that is told of each unreadable image that is left out."""
 
 
 class NoneReadable(ValueError):
@@ -41,11 +43,16 @@ def evenly_spread(indices: np.ndarray, count: int) -> np.ndarray:
 
 
 def read_each(
-    index: ImageIndex, indices: Sequence[int] | np.ndarray, channels: int, convert: Callable[[Picture], T]
+    index: ImageIndex,
+    indices: Sequence[int] | np.ndarray,
+    channels: int,
+    convert: Callable[[Picture], T],
+    on_bad: OnBad | None = None,
 ) -> tuple[list[int], list[T]]:
     """Return the indices of the readable images in the given order, and what `convert` made of each image.
 
-    Threads read them; at most as many images as threads are held at once. NoneReadable is raised if none can be read.
+    Threads read them; at most as many images as threads are held at once. `on_bad` is called for the others, in order.
+    NoneReadable is raised if none can be read.
     """
 
     def read(i: int) -> tuple[int, T] | BadImage:
@@ -60,6 +67,9 @@ def read_each(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         outcomes = list(pool.map(read, map(int, indices)))
     converted = [outcome for outcome in outcomes if not isinstance(outcome, BadImage)]
+    for outcome in outcomes:
+        if on_bad is not None and isinstance(outcome, BadImage):
+            on_bad(outcome)
     if not converted:
         raise NoneReadable(len(outcomes), next(iter(outcomes), None))
     return [i for i, _ in converted], [value for _, value in converted]
@@ -73,8 +83,9 @@ def load_images(
     resize: int | None = None,
     channels: int = 3,
     resampling: Image.Resampling = Image.Resampling.BICUBIC,
+    on_bad: OnBad | None = None,
 ) -> LoadedImages:
-    """Load centre crops of `size` pixels; unreadable images are left out.
+    """Load centre crops of `size` pixels; unreadable images are left out, and `on_bad` is told of each.
 
     The shorter side becomes `resize` pixels (default: `size`; antialiased), then the middle is cut out. DINO's k-NN
     protocol has size 224, resize 256. NoneReadable is raised if none can be read.
@@ -89,5 +100,5 @@ def load_images(
         width, height = (int(shorter * side / min(picture.size)) for side in picture.size)
         return tvf.center_crop(to_tensor(resize_picture(picture, width, height, resampling=resampling)), [size, size])
 
-    readable, crops = read_each(index, indices, channels, centre_crop)
+    readable, crops = read_each(index, indices, channels, centre_crop, on_bad)
     return LoadedImages(torch.stack(to_common_dtype(crops)), np.array(readable, np.int64))

@@ -1,6 +1,5 @@
 """Evaluation of the teacher during training: view matching, k-NN and picture sheets."""
 
-import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch import Tensor
 from selfpatch.config.sections import WatchConfig
 from selfpatch.data.augment.multicrop import ViewRecipe
 from selfpatch.data.decode.pillow import BadImage, read_picture
-from selfpatch.data.images import LoadedImages, evenly_spread, load_images
+from selfpatch.data.images import LoadedImages, NoneReadable, evenly_spread, load_images
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.view_matching import ViewPairs, make_view_pairs, view_matching
@@ -34,8 +33,13 @@ class OnlineEvaluator:
 
     The sub-folders of the training images are their classes. `recipes` augment the two global views of the view pairs,
     which `seed` draws. Sheets are written into `pictures`. `patch_knn` adds k-NN of mean patch features
-    (pool-independent).
+    (pool-independent). Unreadable images are left out.
     """
+
+    bad: dict[str, str]
+    """Reason by path for each unreadable image."""
+    warnings: list[str]
+    """What is measured on fewer images than there are, or not at all, in a sentence each."""
 
     def __init__(
         self,
@@ -51,12 +55,20 @@ class OnlineEvaluator:
     ) -> None:
         self._patch_knn, self._pictures = patch_knn, pictures
         self._patch_size, self._channels = patch_size, channels
+        self.bad, self.warnings = {}, []
         held_out, indices = data.held_out_index, data.held_out_indices
         self._pairs, self._baseline = self._make_pairs(held_out, indices, recipes, seed)
         sheet_images = self._load(held_out, indices, config.picture_images, SHEET_PATCHES * patch_size)
         self._sheet_images = None if sheet_images is None else sheet_images.images
+        self._warn_of_unreadable("held-out images", len(indices), "view matching and pictures are left out")
         self._labelled: tuple[Tensor, Tensor] | None = None
-        if data.index.classes and (loaded := self._load(data.index, data.indices, config.knn_images, recipes[0].size)):
+        loaded = None
+        if data.index.classes:
+            num_bad = len(self.bad)
+            loaded = self._load(data.index, data.indices, config.knn_images, recipes[0].size)
+            num_images = min(config.knn_images, len(data.indices))
+            self._warn_of_unreadable("images for k-NN", num_images, "k-NN is left out", first=num_bad)
+        if loaded is not None:
             labels = torch.tensor([data.index.label(int(i)) for i in loaded.indices])
             alone = labels.bincount()[labels] == 1
             if alone.float().mean() <= 0.5:  # most classes have more than a single image
@@ -68,24 +80,42 @@ class OnlineEvaluator:
         """Return the view pairs and the score of mean patch colour, or None and 0 if no two views overlap."""
         images = []
         for i in indices:
-            with contextlib.suppress(BadImage):  # the loader reports unreadable images
+            try:
                 images.append(read_picture(index.file(int(i)), self._channels))
+            except BadImage as error:
+                self._note_bad(error)
         if not images:
             return None, 0.0
         pairs = make_view_pairs(images, (recipes[0], recipes[1]), seed=seed)
         try:
             return pairs, view_matching(MeanColour(self._patch_size, self._channels), *pairs)
         except ValueError:  # there are so few images that no two views of one overlap
+            self.warnings.append(
+                f"no two views of any of the {len(images)} held-out images overlap; view matching is left out"
+            )
             return None, 0.0
 
     def _load(self, index: ImageIndex, indices: np.ndarray, max_images: int, size: int) -> LoadedImages | None:
         """Return at most `max_images` images, evenly spread, or None if there are none or none can be read."""
         if not max_images or not len(indices):
             return None
+        chosen = evenly_spread(indices, max_images)
         try:
-            return load_images(index, evenly_spread(indices, max_images), size, channels=self._channels)
-        except ValueError:  # the loader decides how many unreadable images end the run
+            return load_images(index, chosen, size, channels=self._channels, on_bad=self._note_bad)
+        except NoneReadable:  # the loader decides how many unreadable images end the run
             return None
+
+    def _note_bad(self, error: BadImage) -> None:
+        self.bad[error.path] = error.reason
+
+    def _warn_of_unreadable(self, what: str, count: int, loss: str, first: int = 0) -> None:
+        """Add a warning if images are unreadable, from the number `first` of `bad` on; `loss` is said if all are."""
+        bad = list(self.bad.items())[first:]
+        if bad:
+            (path, reason), none = bad[0], len(bad) == count
+            found = f"none of the {count} {what} can" if none else f"{len(bad)} of the {count} {what} cannot"
+            rest = loss if none else "it is measured on the others"
+            self.warnings.append(f"{found} be read, e.g. {path}: {reason}; {rest}")
 
     def __call__(self, student_teacher: StudentTeacher, step: int) -> dict[str, float]:
         """Return the metrics after `step` steps; at step 0 also the baseline, which is mean patch colour."""
