@@ -3,7 +3,7 @@
 import os
 import posixpath
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 LITTER = frozenset(
@@ -34,6 +34,13 @@ def subfolders(folder: Path) -> list[Path]:
     return [path for path in visible_entries(folder) if path.is_dir()]
 
 
+def stems_in(folder: Path, suffix: str) -> list[str]:
+    """Return the sorted names, without their suffix, of the visible files with it in a folder; none without folder."""
+    if not folder.is_dir():
+        return []
+    return [path.stem for path in visible_entries(folder) if path.suffix == suffix]
+
+
 def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """Return the visible files at any depth below a folder that have one of the suffixes (in lower case), sorted.
 
@@ -51,7 +58,8 @@ def walk(root: str) -> Iterator[tuple[str, os.stat_result, list[str]]]:
     """Yield each visible folder at and below a root: its path below the root, its state, and its visible files, sorted.
 
     Links to folders are followed, each folder once; real folders come first, so that one that a link leads to as well
-    keeps its own name. The root's own path is empty. Everything that is no folder counts as a file.
+    keeps its own name. The root's own path is empty. Regular files count, and links that lead nowhere, so that whoever
+    reads one can tell; pipes, sockets and devices do not. A folder that is removed meanwhile is passed over.
 
     Raises:
         OSError: a folder cannot be read.
@@ -60,25 +68,32 @@ def walk(root: str) -> Iterator[tuple[str, os.stat_result, list[str]]]:
     real, linked = deque([""]), deque[str]()
     while real or linked:
         folder = (real or linked).popleft()
-        status = os.stat(path := os.path.join(root, folder) if folder else root)
+        path = os.path.join(root, folder) if folder else root
+        try:
+            status = os.stat(path)
+            with os.scandir(path) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            if folder:
+                continue
+            raise
         if (status.st_dev, status.st_ino) in seen:  # a second link to it, or a cycle
             continue
         seen.add((status.st_dev, status.st_ino))
         files = []
-        with os.scandir(path) as scanned:
-            entries = sorted(scanned, key=lambda entry: entry.name)
         for entry in entries:
             if is_hidden(entry.name):
                 continue
-            if _is_folder(entry):
+            if _is(entry.is_dir):
                 (linked if entry.is_symlink() else real).append(posixpath.join(folder, entry.name))
-            else:
+            elif _is(entry.is_file) or (entry.is_symlink() and not os.path.exists(entry.path)):
                 files.append(entry.name)
         yield folder, status, files
 
 
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
+def _is(question: Callable[[], bool]) -> bool:
+    """Ask an entry whether it is a folder or a file; a link that leads to itself is neither."""
     try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
+        return question()
+    except OSError:
         return False

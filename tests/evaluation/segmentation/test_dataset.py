@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,37 @@ def test_classes_without_numbers_count_from_zero(tmp_path: Path) -> None:
     write(tmp_path, "images/x.jpg", "labels/x.png", np.array([[0, 1, 2]], np.uint8))
     (tmp_path / "classes.txt").write_text("sky\nroad\nvoid\n")
     assert open_dataset(tmp_path, "val").read(0)[1].tolist() == [[0, 1, IGNORE]]
+
+
+def test_lines_of_a_list_are_whole_names(tmp_path: Path) -> None:
+    names = ["img (1)", "img 2", "deep er/img.3", "img 4"]
+    for name in names:
+        write(tmp_path, f"images/{name}.jpg", f"labels/{name}.png")
+    (tmp_path / "classes.txt").write_text("\n".join(f"c{i}" for i in range(12)))
+    (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbfimg (1)\r\n./img 2.jpg \r\ndeep er/img.3\r\n\r\nimg (1).jpg\r\n")
+    assert open_dataset(tmp_path, "val").names == names[:3]
+    for line in ("name", "img", "img 4 labels", "../images/img 4", "/img 4"):
+        (tmp_path / "val.txt").write_text(f"img 2\n{line}\n")
+        with pytest.raises(ValueError, match=rf"line 2 of .*val.txt is '{re.escape(line)}', and .*images has no image"):
+            open_dataset(tmp_path, "val")
+
+
+def test_litter_is_neither_image_nor_label_nor_split(tmp_path: Path) -> None:
+    root = a_folder(tmp_path)
+    for litter in ("._x.jpg", ".ipynb_checkpoints/x-checkpoint.jpg", "__MACOSX/x.jpg", "Thumbs.db", "desktop.ini"):
+        for folder in ("images", "images/val", "labels/val"):
+            (root / folder / litter).parent.mkdir(exist_ok=True)
+            (root / folder / litter).write_bytes(b"\0\5\x16\7")
+    assert open_dataset(root, "val").names == ["x"]
+    with pytest.raises(ValueError, match=r"no split 'test'; use one of: val$"):
+        open_dataset(root, "test")
+
+
+def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
+    root = a_folder(tmp_path)
+    write(root, "images/val/x.png", "labels/val/x.png")
+    with pytest.raises(ValueError, match=r"x\.jpg and x\.png have one name"):
+        open_dataset(root, "val")
 
 
 def a_folder(root: Path) -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 from selfpatch.core.atomic_io import replacing
 from selfpatch.core.dry_run import in_dry_run
 
-CACHE_FORMAT = 3
+CACHE_FORMAT = 4
 SETTLED_NS = 2_000_000_000
 """Age in ns below which a source is not cached: a coarse clock could give the next change the same time."""
 

@@ -5,9 +5,9 @@ A shard counts as a folder of its members.
 
 import os
 import posixpath
-from collections import deque
 from pathlib import Path
 
+from selfpatch.core.folders import walk
 from selfpatch.data.sources.cache import ImageEntry, Listing, SourceStamp
 from selfpatch.data.sources.shards import SHARD, is_compressed_shard, is_shard, refuse_compressed, shard_images
 
@@ -87,30 +87,18 @@ class _Search:
         return [ImageEntry(os.fsencode(f"{name}/{member}"), length, *extent) for member, extent in members.items()]
 
     def folder(self, start: str) -> list[ImageEntry]:
-        """Skip hidden files and folders; follow links to folders, each folder once."""
+        """Return the images in a folder and below it, in any order."""
         images: list[ImageEntry] = []
-        seen: set[tuple[int, int]] = set()
-        real, linked = deque([start]), deque[str]()
-        while real or linked:  # real folders first: one that a link leads to as well keeps its own name
-            folder = (real or linked).popleft()
-            status = os.stat(self.path(folder))
-            if (status.st_dev, status.st_ino) in seen:  # a second link to it, or a cycle
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            self.stamps.append(SourceStamp.of(folder, status))
-            with os.scandir(self.path(folder)) as scanned:
-                entries = sorted(scanned, key=lambda entry: entry.name)
-            for entry in entries:
-                name = posixpath.join(folder, entry.name)
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    (linked if entry.is_symlink() else real).append(name)
-                elif _is_image(entry.name):
+        for folder, status, files in walk(self.path(start)):
+            below = posixpath.join(start, folder) if folder else start
+            self.stamps.append(SourceStamp.of(below, status))
+            for file in files:
+                name = posixpath.join(below, file)
+                if _is_image(file):
                     images.append(ImageEntry(os.fsencode(name)))
-                elif is_shard(entry.name):
+                elif is_shard(file):
                     images += self.shard(name)
-                elif is_compressed_shard(entry.name):
+                elif is_compressed_shard(file):
                     self.compressed = self.path(name)
         return images
 

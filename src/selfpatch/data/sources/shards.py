@@ -4,6 +4,8 @@ import posixpath
 import tarfile
 from collections.abc import Callable, Iterator
 
+from selfpatch.core.folders import is_hidden
+
 SHARD = ".tar"
 COMPRESSED = tuple(".tar.gz .tgz .tar.bz2 .tbz .tbz2 .tar.xz .txz .tar.zst .tzst .tar.lz4 .tar.z".split())
 """Endings, in lower case, of tars that can be read only from the beginning."""
@@ -35,7 +37,7 @@ def shard_images(path: str, is_image: Callable[[str], bool]) -> dict[str, Extent
     """Return the images in a shard by name, as unpacking it into a folder would leave them.
 
     Of members with one name the last one counts, and a hard link is the file that it leads to. Hidden files and files
-    in hidden folders (such as macOS's `._photo.jpg`) are left out, as in a folder. Symbolic links are not followed.
+    in hidden folders (`core.folders.is_hidden`) are left out, as in a folder. Symbolic links are not followed.
 
     Raises:
         ValueError: it is no tar, or a compressed, truncated or damaged one, or an image in it is stored sparsely.
@@ -50,7 +52,9 @@ def shard_images(path: str, is_image: Callable[[str], bool]) -> dict[str, Extent
             extents[name] = member.offset_data, member.size
         elif member.islnk() and (target := extents.get(_normal(member.linkname))) is not None:
             extents[name] = target
-    return {name: extent for name, extent in extents.items() if is_image(name) and "/." not in f"/{name}"}
+    return {
+        name: extent for name, extent in extents.items() if is_image(name) and not any(map(is_hidden, name.split("/")))
+    }
 
 
 def _normal(name: str) -> str:

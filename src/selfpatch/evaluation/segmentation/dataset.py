@@ -12,12 +12,14 @@ import yaml
 from PIL import Image
 from scipy.io import loadmat
 
-from selfpatch.core.text_files import read_lines
+from selfpatch.core.folders import files_below, stems_in, subfolders
+from selfpatch.core.text_files import numbered_lines
 from selfpatch.data.decode.pillow import as_bad_image, read_image, stored_image
 from selfpatch.data.images import evenly_spread
 from selfpatch.data.sources.image_files import opened
 from selfpatch.evaluation.result import Progress
 from selfpatch.evaluation.segmentation.base_config import Kind
+from selfpatch.evaluation.segmentation.class_file import FORM, read_class_file
 from selfpatch.evaluation.sharding import share_of
 
 IGNORE = 255
@@ -26,7 +28,6 @@ UNKNOWN = -1
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MATRIX = ".mat"
 """Ending of Matlab's files, in which COCO-Stuff 10k has its labels."""
-VOID_NAMES = ("void", "unlabelled", "unlabeled", "ignore")
 
 Classes = tuple[tuple[str, ...], np.ndarray]
 """Names in the order of the class numbers, and a table of the values in label files, as `SegmentationSet` has them."""
@@ -130,7 +131,8 @@ def open_dataset(root: str | Path, split: str, kind: Kind | None = None) -> Segm
     Args:
         root: its folder, as downloaded; `datasets.yaml` lists the folders of each kind. A `folder` has images/SPLIT and
             labels/SPLIT, or images and labels with SPLIT.txt of names, or these alone (every split then has all
-            images); its classes.txt has a line `name` or `number name` per class, `void` among them.
+            images); `class_file` explains its classes.txt. A line of a list is the name of an image, spaces included.
+            Hidden files, and what operating systems leave in folders, are passed over everywhere.
         split: `train`, `val`, `test`, or another that the set has.
         kind: kind of the set; if None, it is found from the layout (the COCO sets as 171 classes).
 
@@ -159,19 +161,19 @@ def _kind_of(root: Path) -> Kind:
 
 
 def _open_published(root: Path, split: str, kind: Kind) -> SegmentationSet:
-    layout, names = published_layouts()[kind], None
+    layout, listed = published_layouts()[kind], None
     folder = layout.get("splits", {}).get(split, split)
     if kind == "voc":
         root = _voc_year(root)
-        names = _listed(root / "ImageSets" / "Segmentation" / f"{split}.txt")
+        listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     images = _folder(root, *layout["images"], split=folder)
     labels = _folder(root, *layout.get(f"labels_of_{split}", layout["labels"]), split=folder)
     if "list" in layout:
-        names = _listed(root / layout["list"].format(split=folder))
+        listed = root / layout["list"].format(split=folder)
     if "curated" in layout and (curated := root / layout["curated"].format(split=folder)).is_file():
-        names = _listed(curated)
+        listed = curated
     classes = _imagenet_s_classes(images) if kind == "imagenet_s" else published_classes(kind)
-    return _paired(classes, images, labels, names, layout.get("endings", ("", ".png")))
+    return _paired(classes, images, labels, listed, layout.get("endings", ("", ".png")))
 
 
 def published_classes(kind: Kind) -> Classes:
@@ -201,7 +203,7 @@ def _split_names(names: str) -> list[str]:
 
 def _imagenet_s_classes(images: Path) -> Classes:
     """Return `other` and the folders of the classes; number 255 is skipped, because it is void here."""
-    classes = ["other", *sorted(path.name for path in images.iterdir() if path.is_dir())]
+    classes = ["other", *(path.name for path in subfolders(images))]
     numbers = {value: value + (value >= IGNORE) for value in range(len(classes))}
     if len(classes) > IGNORE:
         classes.insert(IGNORE, "(void)")
@@ -231,31 +233,23 @@ def _folder(root: Path, *choices: str, split: str = "") -> Path:
     raise ValueError(f"{root} has no folder {' or '.join(folders)}; check the split, or complete the download")
 
 
-def _listed(path: Path) -> list[str]:
-    if not path.is_file():
-        splits = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
-        raise ValueError(f"there is no list of images {path}; use one of the splits: {splits}")
-    return [line.split()[0] for line in read_lines(path)]
-
-
 def _paired(
     classes: Classes,
     images: Path,
     labels: Path,
-    names: Sequence[str] | None = None,
+    listed: Path | None = None,
     endings: Sequence[str] = ("", ".png"),
 ) -> SegmentationSet:
-    """Pair the images below a folder, or those named, with the label files of the same paths below another."""
-    files = {
-        path.relative_to(images).with_suffix("").as_posix(): path
-        for path in sorted(images.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    }
-    label_of = {name: name.removesuffix(endings[0]) + endings[1] for name in (files if names is None else names)}
-    existing = {path.relative_to(labels).as_posix() for path in labels.rglob(f"*{endings[1]}")}
+    """Pair the images below a folder, or those in a list, with the label files of the same paths below another."""
+    files: dict[str, Path] = {}
+    for path in files_below(images, IMAGE_SUFFIXES):
+        other = files.setdefault(path.relative_to(images).with_suffix("").as_posix(), path)
+        if other != path:
+            raise ValueError(f"{other} and {path.name} have one name, so that their labels cannot be told; rename one")
+    suffix = endings[1][endings[1].rindex(".") :]
+    label_of = {name: name.removesuffix(endings[0]) + endings[1] for name in _listed(listed, images, files)}
+    existing = {path.relative_to(labels).as_posix() for path in files_below(labels, (suffix,))}
     for name, label in label_of.items():
-        if name not in files:
-            raise ValueError(f"{images} lacks the listed image {name!r}; complete the download")
         if label not in existing:
             raise ValueError(f"{files[name]} has no labels {labels / label}; each image needs them")
     chosen = [files[name] for name in label_of]
@@ -264,14 +258,34 @@ def _paired(
     )
 
 
+def _listed(path: Path | None, images: Path, files: Mapping[str, Path]) -> list[str]:
+    """Return the names in a list, each the name of a file with or without its suffix, or all names without a list."""
+    if path is None:
+        return list(files)
+    if not path.is_file():
+        splits = ", ".join(stems_in(path.parent, ".txt")) or "none"
+        raise ValueError(f"there is no list of images {path}; use one of the splits: {splits}")
+    names = []
+    for number, line in numbered_lines(path):
+        name = line.removeprefix("./")
+        known = next((n for n in (name, name.removesuffix(Path(name).suffix)) if n in files), None)
+        if known is None:
+            raise ValueError(
+                f"line {number} of {path} is {line!r}, and {images} has no image of this name; write one name per "
+                "line, without a header, or complete the download"
+            )
+        names.append(known)
+    return names
+
+
 def _open_folder(root: Path, split: str) -> SegmentationSet:
     classes, listed = _read_classes(root), root / f"{split}.txt"
     images, labels = _folder(root, "images"), _folder(root, "labels")
     if (images / split).is_dir():
         return _paired(classes, images / split, _folder(labels, split))
     if listed.is_file():
-        return _paired(classes, images, labels, _listed(listed))
-    splits = sorted(path.name for path in images.iterdir() if path.is_dir())
+        return _paired(classes, images, labels, listed)
+    splits = [path.name for path in subfolders(images)]
     splits = splits or [name for name in ("train", "val", "test") if (root / f"{name}.txt").is_file()]
     if splits:
         raise ValueError(f"{root} has no split {split!r}; use one of: {', '.join(splits)}")
@@ -282,13 +296,6 @@ def _read_classes(root: Path) -> Classes:
     """Read classes.txt or class_names.txt."""
     path = next((p for p in (root / "classes.txt", root / "class_names.txt") if p.is_file()), None)
     if path is None:
-        raise ValueError(f"{root} has no classes.txt; write one with a line `number name` per class")
-    lines = read_lines(path)
-    entries = list(enumerate(lines))
-    if all(line.split()[0].isdecimal() for line in lines):
-        entries = [(int(number), name.strip()) for number, _, name in (line.partition(" ") for line in lines)]
-    void = [value for value, name in entries if name.lower() in VOID_NAMES]
-    named = {value: name for value, name in entries if name.lower() not in VOID_NAMES}
-    if not named or len(named) + len(void) < len(entries) or len(named) > IGNORE:
-        raise ValueError(f"{path} lists {len(named)} classes, some twice or too many; use 1 to {IGNORE} numbers")
-    return tuple(named.values()), _table({value: number for number, value in enumerate(named)}, void)
+        raise ValueError(f"{root} has no classes.txt; {FORM}")
+    found = read_class_file(path)
+    return tuple(found.classes.values()), _table({value: n for n, value in enumerate(found.classes)}, found.void)
