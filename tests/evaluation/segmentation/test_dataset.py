@@ -101,6 +101,10 @@ def test_coco_stuff_10k_is_read_from_matrices(tmp_path: Path) -> None:
     assert train.read(0)[1].ravel().tolist() == list(range(80, 92))
     assert test.read(0)[1].ravel().tolist() == [IGNORE, *[170] * 11]
     assert test.size(0) == (3, 4)
+    for wrong in (VALUES + 0.5, VALUES.astype(np.int16) - 1, np.stack([VALUES, VALUES])):
+        savemat(tmp_path / "annotations" / "b.mat", {"S": wrong})
+        with pytest.raises(ValueError, match=r"labels .*b\.mat: its matrix S is no map of whole numbers"):
+            test.read(0)
     (tmp_path / "annotations" / "b.mat").write_bytes(b"no matrix")
     with pytest.raises(ValueError, match=r"cannot read the labels .*b\.mat"):
         test.read(0)
@@ -241,6 +245,9 @@ def test_labels_that_do_not_fit_are_named(tmp_path: Path) -> None:
         write(root, "images/val/x.jpg", "labels/val/x.png", bad, size=(4, 3))
         with pytest.raises(ValueError, match=rf"has the label {bad[0, 0]}, which is none of the 12"):
             open_dataset(root, "val").read(0)
+    write(root, "images/val/x.jpg", "labels/val/x.png", np.full((3, 4, 3), (128, 0, 9), np.uint8), size=(4, 3))
+    with pytest.raises(ValueError, match=r"cannot read the labels .*x\.png: it is a picture of mode RGB"):
+        open_dataset(root, "val").read(0)
     (root / "labels" / "val" / "x.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="cannot read the labels"):
         open_dataset(root, "val").read(0)

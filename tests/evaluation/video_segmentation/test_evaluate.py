@@ -17,7 +17,7 @@ from selfpatch.api.evaluate import measure
 from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.result import Output, Provenance, Result
 from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
-from selfpatch.evaluation.video_segmentation.dataset import read_mask, write_mask
+from selfpatch.evaluation.video_segmentation.dataset import write_mask
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate
 from selfpatch.models.backbones.build import build_backbone, named_backbone_config
 from selfpatch.models.backbones.config import ResNetConfig, SwinConfig, ViTConfig
@@ -47,8 +47,8 @@ def test_mean_colour_on_a_real_clip(data_dir: Path, tmp_path: Path) -> None:
     assert Result.load(tmp_path / "out" / "result.json") == result
     mask = Image.open(tmp_path / "out" / "results" / "dog" / "00003.png")
     assert (mask.mode, mask.size, mask.getpalette()[3:9]) == ("P", (854, 480), [128, 0, 0, 0, 128, 0])
-    first = read_mask(tmp_path / "out" / "results" / "dog" / "00000.png", 2017)
-    assert np.array_equal(first, read_mask(tree / "Annotations" / "480p" / "dog" / "00000.png", 2017))
+    first = Image.open(tmp_path / "out" / "results" / "dog" / "00000.png")
+    assert np.array_equal(first, Image.open(tree / "Annotations" / "480p" / "dog" / "00000.png"))
     assert Image.open(tmp_path / "out" / result.pictures[0]).size == (5 * 427, 240)
 
 

@@ -17,6 +17,7 @@ from selfpatch.core.text_files import numbered_lines
 from selfpatch.data.decode.pillow import as_bad_image, read_image, stored_image
 from selfpatch.data.images import evenly_spread
 from selfpatch.data.sources.image_files import opened
+from selfpatch.evaluation.label_maps import read_label_map
 from selfpatch.evaluation.result import Progress
 from selfpatch.evaluation.segmentation.base_config import Kind
 from selfpatch.evaluation.segmentation.class_file import FORM, read_class_file
@@ -56,7 +57,7 @@ class SegmentationSet:
         Raises:
             ValueError: a file cannot be read, the two differ in size, or a label is not among the classes.
         """
-        image, values = read_image(self.images[i]), _read_values(self.labels[i])
+        image, values = read_image(self.images[i]), _read_values(self.labels[i], self.kind)
         if (image.height, image.width) != values.shape:
             raise ValueError(
                 f"{self.images[i]} is {image.width} x {image.height} pixels and its labels {self.labels[i]} "
@@ -84,7 +85,7 @@ class SegmentationSet:
     def size(self, i: int) -> tuple[int, int]:
         """Return (height, width) of the i-th image, from the header of its label file; ValueError if it is damaged."""
         if self.labels[i].suffix == MATRIX:
-            height, width = _read_values(self.labels[i]).shape
+            height, width = _read_values(self.labels[i], self.kind).shape
             return height, width
         with stored_image(self.labels[i], "the labels") as header:
             return header.height, header.width
@@ -109,14 +110,20 @@ class SegmentationSet:
         return digest.hexdigest()
 
 
-def _read_values(path: Path) -> np.ndarray:
-    """Read a label file as int64 [h, w]; the value of a colour (ImageNet-S) is red + 256 green."""
+def _read_values(path: Path, kind: Kind) -> np.ndarray:
+    """Read a label file as int64 [h, w]; the value of a colour of ImageNet-S is red + 256 green."""
     if path.suffix == MATRIX:
         with as_bad_image(path, "the labels"), opened(path) as stream:
-            return loadmat(stream, variable_names=["S"])["S"].astype(np.int64)
+            stored = loadmat(stream, variable_names=["S"])["S"]
+            values = stored.astype(np.int64)
+            if values.ndim != 2 or (values != stored).any() or values.min(initial=0) < 0:
+                raise ValueError("its matrix S is no map of whole numbers from 0; download it again")
+            return values
+    if kind != "imagenet_s":
+        return read_label_map(path, "the labels").values
     with stored_image(path, "the labels") as image:
-        values = np.asarray(image.convert("RGB") if image.mode == "RGBA" else image).astype(np.int64)
-    return values if values.ndim == 2 else values[..., 0] + 256 * values[..., 1]
+        colours = np.asarray(image.convert("RGB")).astype(np.int64)
+    return colours[..., 0] + 256 * colours[..., 1]
 
 
 @cache

@@ -9,23 +9,35 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
-from selfpatch.core.text_files import read_lines
+from selfpatch.core.folders import stems_in
+from selfpatch.core.safe_paths import path_below
+from selfpatch.core.text_files import numbered_lines
 from selfpatch.data.decode.orientation import upright_size
 from selfpatch.data.decode.pillow import read_image, stored_image
+from selfpatch.evaluation.label_maps import LabelMap, read_label_map
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig, Year
 
 IMAGE_SETS: dict[Year, tuple[str, ...]] = {2017: ("2017/val.txt",), 2016: ("2016/val.txt", "480p/val.txt")}
-VOID = 255
+VOID = MAX_VALUE = 255
+MAX_SHADES = 32
+"""Largest number of objects whose values have gaps; more are no objects, but shades of smoothed outlines."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One sequence; masks are read as uint8 [H, W] object numbers, 0 being the background."""
+    """One sequence; masks are read as uint8 [H, W] object numbers 1 to N, 0 being the background.
+
+    The first mask says which objects there are, and which values they have in the files. In 2016, every non-black pixel
+    is the one object (some masks are RGB files), and so it is in 2017 if the first mask is grey with 0 and 255 alone.
+    Otherwise, pixels are palette indices or grey values, and void (255) is background. The values may have gaps, as 38
+    and 75 that a conversion of DAVIS' colours to grey leaves: objects are those that exist. Objects that appear later
+    are not scored.
+    """
 
     name: str
     frames_dir: Path
@@ -35,7 +47,7 @@ class Clip:
     @cached_property
     def frames(self) -> tuple[str, ...]:
         """Stems of all images and masks, in order: `00000`, `00001`, ..."""
-        return tuple(sorted({path.stem for path in (*self.frames_dir.glob("*.jpg"), *self.masks_dir.glob("*.png"))}))
+        return tuple(sorted({*stems_in(self.frames_dir, ".jpg"), *stems_in(self.masks_dir, ".png")}))
 
     def image(self, frame: int) -> Image.Image:
         """Return the frame of this index as an RGB image."""
@@ -43,12 +55,68 @@ class Clip:
 
     def mask(self, frame: int) -> np.ndarray:
         """Return the true mask of the frame of this index."""
-        return read_mask(self.masks_dir / f"{self.frames[frame]}.png", self.year)
+        return self._numbered(self._values(self._mask_file(frame)).values)
+
+    def read_result(self, folder: Path, frame: int) -> np.ndarray:
+        """Return the mask of a frame from a folder of results; raise ValueError if it has an object of its own."""
+        values, grey = self._values(folder / f"{self.frames[frame]}.png")
+        binary = self._found[1] or (self.num_objects == 1 and _is_black_and_white(values, grey))
+        if binary:
+            return (values > 0).astype(np.uint8)
+        foreign = np.setdiff1d(values, (0, *self.objects, *(() if _is_black_and_white(values, grey) else (VOID,))))
+        if len(foreign):
+            where, known = f"frame {self.frames[frame]} of {self.name}", ", ".join(map(str, self.objects))
+            raise ValueError(f"the mask of {where} has object {foreign[0]}; the clip has {known}")
+        return self._numbered(values)
+
+    def stored(self, mask: np.ndarray) -> np.ndarray:
+        """Return object numbers, uint8 [H, W], as the values that the objects have in the files."""
+        return np.array((0, *self.objects), np.uint8)[mask]
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        """Value of each object in the files, ascending; object n of a mask is the n-th."""
+        return self._found[0]
+
+    @property
+    def num_objects(self) -> int:
+        """Number of the objects in the first mask."""
+        return len(self.objects)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether the objects have other values than 1, 2, ..., N."""
+        return self.objects != tuple(range(1, len(self.objects) + 1))
 
     @cached_property
-    def num_objects(self) -> int:
-        """Highest object number in the first mask; objects that appear later are not scored."""
-        return int(self.mask(0).max())
+    def _found(self) -> tuple[tuple[int, ...], bool]:
+        """Return `objects`, and whether every value but 0 is the one object."""
+        values, grey = self._values(self._mask_file(0))
+        if self.year == 2016 or _is_black_and_white(values, grey):
+            return ((1,) if values.any() else ()), True
+        return tuple(np.setdiff1d(values, (0, VOID)).tolist()), False
+
+    def _mask_file(self, frame: int) -> Path:
+        return self.masks_dir / f"{self.frames[frame]}.png"
+
+    def _numbered(self, values: np.ndarray) -> np.ndarray:
+        if self._found[1]:
+            return (values > 0).astype(np.uint8)
+        numbers = np.zeros(MAX_VALUE + 1, np.uint8)
+        numbers[list(self.objects)] = np.arange(1, len(self.objects) + 1)
+        return numbers[values]
+
+    def _values(self, path: Path) -> LabelMap:
+        if not path.exists():
+            raise ValueError(f"no mask {path}; every scored frame needs one")
+        if self.year == 2016:
+            with stored_image(path, "the mask") as image:
+                grey = image.mode != "P"
+                return LabelMap(np.asarray(image.convert("L") if grey else image).astype(np.int64), grey)
+        found = read_label_map(path, "the mask")
+        if (largest := found.values.max(initial=0)) > MAX_VALUE:
+            raise ValueError(f"{path} has the value {largest}; objects have numbers up to {VOID - 1}")
+        return found
 
     def require_files(self, *, frames: bool) -> None:
         """Raise ValueError if a mask that is needed is missing, or, with `frames`, the image of a frame.
@@ -65,9 +133,14 @@ class Clip:
                 raise ValueError(f"{self.name} has no image {path}; every frame of a clip needs one")
 
     def require_masks(self) -> None:
-        """Raise ValueError if the first mask is empty."""
+        """Raise ValueError if the first mask is empty, or holds shades rather than objects."""
         if self.num_objects == 0:
             raise ValueError(f"the first mask of {self.name} holds no object; there is nothing to propagate")
+        if self.has_gaps and self.num_objects > MAX_SHADES:
+            raise ValueError(
+                f"{self._mask_file(0)} has {self.num_objects} values with gaps between them, e.g. {self.objects[-1]}; "
+                "these look like shades (of smoothed outlines, or of a photograph), not like objects"
+            )
 
     def require_frames(self) -> None:
         """Raise ValueError if an image has another size than the first mask."""
@@ -98,45 +171,36 @@ def open_clips(data: str | Path, config: DAVISConfig) -> list[Clip]:
         if image_set is None:
             looked_for = " or ".join(str(path.relative_to(root)) for _, path in candidates)
             raise ValueError(f"the DAVIS at {root} has no {looked_for}; add it, or name the sequences")
-        sequences = tuple(_read_image_set(image_set))
+        named = _read_image_set(image_set)
+    else:
+        named = [("the setting `sequences`", name) for name in sequences]
     frames, masks = root / "JPEGImages" / "480p", root / "Annotations" / "480p"
-    clips = [Clip(name, frames / name, masks / name, year) for name in dict.fromkeys(sequences)]
+    clips: dict[str, Clip] = {}
+    for named_by, name in named:
+        # The name is that of a folder of results too.
+        clip = Clip(name, frames / name, path_below(masks, name, named_by, nested=False), year)
+        if not clip.masks_dir.is_dir():
+            raise ValueError(f"sequence {name!r} has no folder {clip.masks_dir}; check {named_by}, or the download")
+        clips[name] = clip
     if not clips:
         raise ValueError(f"no sequences to evaluate in {root}; the image set is empty")
-    for clip in clips:
-        if not clip.masks_dir.is_dir():
-            raise ValueError(f"sequence {clip.name!r} has no folder {clip.masks_dir}; check the name or the download")
-    return clips
+    return list(clips.values())
 
 
-def _read_image_set(path: Path) -> list[str]:
-    """Return the names of an image set.
+def _read_image_set(path: Path) -> list[tuple[str, str]]:
+    """Return the names of an image set, each behind the line that it stands in.
 
     A line is a name or, in the 2016 download, a frame: `/JPEGImages/480p/<name>/00000.jpg /Annotations/...`.
     """
-    first_words = [line.split()[0] for line in read_lines(path)]
-    return [Path(word).parent.name if word.endswith(".jpg") else word for word in first_words]
+    found = []
+    for number, line in numbered_lines(path):
+        frame = PurePosixPath(line.split()[0])
+        found.append((f"line {number} of {path}", frame.parent.name if frame.suffix == ".jpg" else line))
+    return found
 
 
-def read_mask(path: Path, year: Year) -> np.ndarray:
-    """Return a mask as uint8 [H, W] object numbers, 0 being the background.
-
-    In 2016, every non-black pixel is object 1 (some masks are RGB files). In 2017, pixels are palette indices, and void
-    (255) is background; a grey file of 0 and 255 alone is a mask of one object, as in 2016.
-
-    Raises:
-        ValueError: the file is missing, or is a colour picture where object numbers are needed.
-    """
-    if not path.exists():
-        raise ValueError(f"no mask {path}; every scored frame needs one")
-    with stored_image(path, "the mask") as image:
-        bands = image.mode
-        values = np.asarray(image.convert("L") if year == 2016 and bands != "P" else image)
-    if values.ndim != 2:
-        raise ValueError(f"{path} is a picture of mode {bands}; masks are palette or grey PNGs of object numbers")
-    if year == 2016 or values.dtype == bool or (bands == "L" and np.isin(values, (0, VOID)).all()):
-        return (values > 0).astype(np.uint8)
-    return np.where(values == VOID, 0, values).astype(np.uint8)
+def _is_black_and_white(values: np.ndarray, grey: bool) -> bool:
+    return grey and bool(np.isin(values, (0, VOID)).all())
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:

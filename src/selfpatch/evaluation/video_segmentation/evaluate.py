@@ -12,7 +12,7 @@ from selfpatch.evaluation.pictures import save_picture, side_by_side
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.video_segmentation.config import DEFAULT_STRIDE, DAVISConfig
-from selfpatch.evaluation.video_segmentation.dataset import Clip, open_clips, read_mask, write_mask
+from selfpatch.evaluation.video_segmentation.dataset import Clip, open_clips, write_mask
 from selfpatch.evaluation.video_segmentation.metrics import frame_scores, means_over_objects, object_rows, scored_frames
 from selfpatch.evaluation.video_segmentation.propagation import Stopwatch, network_size, propagate_first_mask
 from selfpatch.evaluation.video_segmentation.visualize import panel, shown_frames
@@ -69,7 +69,7 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
             if frame in scored_frames(clip):
                 scores.append(frame_scores(clip, frame, mask))
             if output.folder is not None:
-                write_mask(output.folder / "results" / clip.name / f"{clip.frames[frame]}.png", mask)
+                write_mask(output.folder / "results" / clip.name / f"{clip.frames[frame]}.png", clip.stored(mask))
                 if frame in shown_frames(len(clip.frames)):
                     panels.append(panel(clip.image(frame), mask))
             done += 1
@@ -81,13 +81,19 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     frames, seconds = sum(gather([clock.frames])), max(gather([clock.seconds]))
     costs = {"frames/s": frames / seconds} if frames else {}
     if encoder is None or layer is None:
-        return _result(rows, {"baseline": "repeat first mask", **used}, pictures=pictures)
+        return _result(rows, {"baseline": "repeat first mask", **used}, pictures=pictures, notes=_gaps(clips))
     settings = {**config.recorded(), "patch_size": encoder.patch_size, **layer.recorded()}
     settings |= {"grid": _grids(clips, layer, config), **used}
     del settings["results"]
     note = f"features of stage {layer.layer}, stride {layer.patch_size}: {settings['grid']}"
-    notes = [note] if layer.is_staged else []
+    notes = [*([note] if layer.is_staged else []), *_gaps(clips)]
     return _result(rows, settings, pictures=pictures, costs=costs, notes=notes)
+
+
+def _gaps(clips: Sequence[Clip]) -> list[str]:
+    """Return a note for each clip whose objects are not numbered 1, 2, ..., N in the files."""
+    gaps = [clip for clip in clips if clip.has_gaps]
+    return [f"{clip.name} has {clip.num_objects} objects: {', '.join(map(str, clip.objects))}" for clip in gaps]
 
 
 def _grids(clips: Sequence[Clip], layer: LayerEncoder, config: DAVISConfig) -> str:
@@ -126,13 +132,13 @@ def _score_results(results: str, clips: list[Clip], used: dict[str, Any], output
     rows: dict[str, Rows] = {}
     for clip in [clips[i] for i in share_of(len(clips))]:
         clip.require_masks()
-        paths = [Path(results) / clip.name / f"{frame}.png" for frame in clip.frames]
-        scores = [frame_scores(clip, frame, read_mask(paths[frame], clip.year)) for frame in scored_frames(clip)]
+        folder = Path(results) / clip.name
+        scores = [frame_scores(clip, frame, clip.read_result(folder, frame)) for frame in scored_frames(clip)]
         rows[clip.name] = object_rows(clip, scores)
     rows = dict(gather([*rows.items()]))
     if not any(rows.values()):
         raise ValueError(f"no sequence of {', '.join(rows)} has 3 frames: the first and the last are not scored")
-    return _result(rows, {"results": results, **used})
+    return _result(rows, {"results": results, **used}, notes=_gaps(clips))
 
 
 def _result(rows: dict[str, Rows], settings: dict[str, Any], **others: Any) -> Result:

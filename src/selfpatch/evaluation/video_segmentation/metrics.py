@@ -92,13 +92,11 @@ def frame_scores(clip: Clip, frame: int, prediction: np.ndarray) -> np.ndarray:
     """Return J and F of each object in one frame, float64 [2, objects], for predicted object numbers, uint8 [H, W].
 
     Raises:
-        ValueError: the prediction has another size than the truth, or more objects than the clip.
+        ValueError: the prediction has another size than the truth.
     """
     truth, where = clip.mask(frame), f"frame {clip.frames[frame]} of {clip.name}"
     if prediction.shape != truth.shape:
         raise ValueError(f"the mask of {where} has shape {prediction.shape}; the truth has {truth.shape}")
-    if prediction.max() > clip.num_objects:
-        raise ValueError(f"the mask of {where} has object {prediction.max()}; the clip has {clip.num_objects}")
     numbers = np.arange(1, clip.num_objects + 1)[:, None, None]
     objects = truth == numbers, prediction == numbers
     return np.stack([region_similarity(*objects), boundary_f(*objects)])
@@ -110,11 +108,14 @@ def scored_frames(clip: Clip) -> range:
 
 
 def object_rows(clip: Clip, scores: list[np.ndarray]) -> list[dict[str, Cell]]:
-    """Return one row per object from the scores [2, objects] of each frame; no row without a scored frame."""
+    """Return one row per object, named by its value in the files, from the scores [2, objects] of each frame.
+
+    Without a scored frame there is no row.
+    """
     rows: list[dict[str, Cell]] = []
     if not scores:
         return rows
-    for number, (j, f) in enumerate(np.stack(scores, axis=-1).swapaxes(0, 1), start=1):
+    for number, (j, f) in zip(clip.objects, np.stack(scores, axis=-1).swapaxes(0, 1), strict=True):
         row: dict[str, Cell] = {"sequence": clip.name, "object": number}
         for name, values in [("J", j), ("F", f)]:
             row |= {f"{name}-{field.title()}": value for field, value in clip_statistics(values)._asdict().items()}
