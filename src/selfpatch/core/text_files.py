@@ -13,6 +13,22 @@ _WIDE_MARKS = {
 }  # fmt: skip
 
 
+def read_bytes(path: Path, if_missing: str = "check the name") -> bytes:
+    """Return the content of a file; `read_text` explains the arguments.
+
+    Raises:
+        ValueError: there is no such file, it is no regular file (a folder, a pipe), or it cannot be opened.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
+            raise ValueError(f"{path} is a {'folder' if path.is_dir() else 'pipe or device'}; give a file")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {path}; {if_missing}") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+
+
 def read_text(path: Path, if_missing: str = "check the name") -> str:
     r"""Return the text of a UTF-8 file, whatever the locale is, without a byte order mark, its lines ended by `\n`.
 
@@ -21,17 +37,9 @@ def read_text(path: Path, if_missing: str = "check the name") -> str:
         if_missing: what to do if there is no such file; the end of that error.
 
     Raises:
-        ValueError: there is no such file, it is no regular file (a folder, a pipe), it cannot be opened, or it is not
-            UTF-8 text.
+        ValueError: the file cannot be read (`read_bytes`), or is not UTF-8 text.
     """
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
-            raise ValueError(f"{path} is a {'folder' if path.is_dir() else 'pipe or device'}; give a file")
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"there is no file {path}; {if_missing}") from None
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+    content = read_bytes(path, if_missing)
     wide = next((name for mark, name in _WIDE_MARKS.items() if content.startswith(mark)), None)
     if wide is not None:
         raise ValueError(f"{path} is {wide} text; save it as UTF-8, e.g. by `iconv -f {wide} -t UTF-8`")

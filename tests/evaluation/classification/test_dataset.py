@@ -52,12 +52,24 @@ def test_labels_may_be_listed(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lists no images; write one name per line"):
         with_labels(train, str(listed), seed=0)
     listed.write_text("red_3.png\nzebra.png\n")
-    with pytest.raises(ValueError, match=r"lists 'zebra.png', which no training image is called \(1 of 2 names do not"):
+    with pytest.raises(ValueError, match=r"line 2 of .* is 'zebra.png', which no training .* \(1 of 2 names do not"):
         with_labels(train, str(listed), seed=0)
     with pytest.raises(ValueError, match="'1 percent', neither a share such as 1% or 10% nor a text file"):
         with_labels(train, "1 percent", seed=0)
     with pytest.raises(ValueError, match="labels is '0%'; use more than 0%"):
         with_labels(train, "0%", seed=0)
+
+
+def test_litter_is_neither_class_nor_image(tmp_path: Path) -> None:
+    root = coloured_folder(tmp_path, train=2, test=1)
+    picture = (root / "train" / "red" / "red_0.png").read_bytes()
+    for litter in ("__MACOSX/a.png", ".ipynb_checkpoints/a.png", "@eaDir/a.png", "red/._red_0.png", "red/Thumbs.db"):
+        for split in ("train", "val"):
+            (root / split / litter).parent.mkdir(exist_ok=True)
+            (root / split / litter).write_bytes(picture)
+    train, test = open_splits(root)
+    assert train.classes == ("blue", "green", "red")
+    assert (len(train), len(test)) == (6, 3)
 
 
 def test_labels_are_those_of_the_training_set(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no annotation file of iNaturalist"):
         open_splits(tmp_path)
     test.write_text("{")
-    with pytest.raises(ValueError, match=r"cannot read .*val2019.json"):
+    with pytest.raises(ValueError, match=r"val2019.json is not valid JSON \(.*: line 1, column 2\)"):
         open_splits(tmp_path)
     test.write_text(json.dumps({"images": [], "annotations": []}))
     with pytest.raises(ValueError, match="has a split without images"):
@@ -102,6 +102,31 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lists 'train_val2019/.*', which is not there; complete the download"):
         open_splits(tmp_path)
     assert train.is_file()
+
+
+def test_a_byte_order_mark_and_hidden_files_do_not_matter(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        file = inaturalist(tmp_path) / f"{split}2019.json"
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    for litter in ("._train2020.json", "._val2020.json"):
+        (tmp_path / litter).write_bytes(b"\0")
+    assert len(open_splits(tmp_path)[1]) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["../a.jpg", "b.jpg"], r"val2019.json names '\.\./a\.jpg', which leads out of its folder"),
+        (["/etc/hosts", "b.jpg"], "names '/etc/hosts', which is an absolute path"),
+        ([7, "b.jpg"], "names 7, which is no text"),
+        (["b.jpg", "b.jpg"], "it needs images with .*, each once"),
+    ],
+)
+def test_names_of_images_stay_in_the_folder(tmp_path: Path, names: list[Any], words: str) -> None:
+    file = inaturalist(tmp_path) / "val2019.json"
+    change(file, images=[{"id": 100 - number, "file_name": name} for number, name in enumerate(names)])
+    with pytest.raises(ValueError, match=words):
+        open_splits(tmp_path)
 
 
 def write_image(path: Path) -> None:

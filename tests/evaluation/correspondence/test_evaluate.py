@@ -228,6 +228,8 @@ def test_layout_large_comes_first(spair: Path) -> None:
     (spair / "Layout" / "large").mkdir()
     (spair / "Layout" / "large" / "test.txt").write_text("000001-a-b:dog\n")
     assert len(open_pairs(spair, CorrespondenceConfig())) == 1
+    (spair / "Layout" / "large" / "test.txt").write_bytes(b"\xef\xbb\xbf000001-a-b:dog \r\n\r\n000001-a-b:dog")
+    assert len(open_pairs(spair, CorrespondenceConfig())) == 1
     assert len(open_pairs(spair, CorrespondenceConfig(layout="small", categories=("dog",)))) == 2
 
 
@@ -246,7 +248,13 @@ def break_pair(root: Path, **values: Any) -> None:
         ({"trg_bndbox": [5, 5, 5, 5]}, "the target box of .* is empty"),
         ({"trg_kps": None}, "cannot be read as a pair"),
         ({"src_kps": [[1, 2, 3]]}, "cannot be read as a pair"),
+        ({"src_kps": [[1e999, 10**400]]}, "cannot be read as a pair"),
+        ({"src_bndbox": [0, 0, 9, float("nan")]}, "has a box that is not of numbers"),
         ({"trg_imname": "z.png"}, r"there is no image .*z\.png"),
+        ({"trg_imname": "../dog/a.png"}, r"a-b:dog\.json names '../dog/a\.png', which leads out of its folder"),
+        ({"trg_imname": "/etc/hosts"}, "which is an absolute path"),
+        ({"trg_imname": 7}, "names 7, which is no text"),
+        ({"category": ".."}, r"names '\.\.', which leads out of its folder"),
     ],
 )
 def test_words_for_a_bad_pair(spair: Path, values: dict[str, Any], words: str) -> None:
@@ -270,7 +278,10 @@ def test_words_for_bad_folders_and_settings(spair: Path, tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"cannot read .*a\.png"):
         evaluate(Colour(8), spair, CorrespondenceConfig())
     (spair / "PairAnnotation" / "test" / "000000-a-b:cat.json").unlink()
-    with pytest.raises(ValueError, match="there is no annotation"):
+    with pytest.raises(ValueError, match=r"there is no file .*cat\.json; the layout names it"):
+        evaluate(Colour(8), spair, CorrespondenceConfig())
+    (spair / "Layout" / "small" / "test.txt").write_text("000001-a-b:dog\n../test/000001-a-b:dog\n")
+    with pytest.raises(ValueError, match=r"line 2 of .*test\.txt names '../test/.*, which leads out"):
         evaluate(Colour(8), spair, CorrespondenceConfig())
     (spair / "Layout" / "small" / "test.txt").write_text("")
     with pytest.raises(ValueError, match="is empty"):

@@ -42,10 +42,25 @@ def test_the_fingerprint_depends_on_the_files(tmp_path: Path) -> None:
     assert open_depth_splits(data, 1000.0)[0].fingerprint() != before
 
 
+def test_lists_with_marks_and_tabs_and_folders_with_litter(tmp_path: Path) -> None:
+    nyu = write_nyu(tmp_path / "nyu")
+    (nyu / "kitchen").rename(nyu / "my kitchen")
+    for name in ("nyu_train.txt", "nyu_test.txt"):
+        text = (nyu / name).read_text().replace(" ", "\t").replace("kitchen", "my kitchen").replace("\n", "\r\n")
+        (nyu / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert open_depth_splits(nyu, 1000.0)[0].names[0] == "my kitchen/train_rgb_0.png"
+    pairs = write_depth(tmp_path / "pairs")
+    for litter in ("._0.png", ".ipynb_checkpoints/0-checkpoint.png", "Thumbs.db"):
+        (pairs / "train" / "rgb" / litter).parent.mkdir(exist_ok=True)
+        (pairs / "train" / "rgb" / litter).write_bytes(b"\0")
+    assert len(open_depth_splits(pairs, 1000.0)[0]) == 6
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("kitchen/lost.png kitchen/train_depth_0.png 5", "there is no file .*lost.png, which line 1 of"),
+        ("../a.png kitchen/b.png 5", "line 1 of .* names '../a.png', which leads out of its folder"),
         ("one two three four", "line 1 of .* is 'one two three four'; write `rgb depth focal`"),
         ("kitchen/lost.png None 5", "names no pair"),
     ],
@@ -65,6 +80,10 @@ def test_bad_folders_and_files_are_refused(tmp_path: Path) -> None:
     Image.new("I;16", (3, 3)).save(data / "test" / "depth" / "0.png")
     with pytest.raises(ValueError, match="use images and grey depth maps of one size"):
         test.read(0)
+    for mode, file_format in (("P", "PNG"), ("L", "JPEG")):
+        Image.new(mode, (64, 64)).save(data / "test" / "depth" / "0.png", file_format)
+        with pytest.raises(ValueError, match=f"the depths .*0.png: it is a {file_format} file of mode {mode}; depths"):
+            test.read(0)
     (data / "test" / "depth" / "0.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="cannot read the depths"):
         test.read(0)

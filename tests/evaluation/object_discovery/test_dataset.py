@@ -21,6 +21,31 @@ def test_voc_boxes_begin_at_zero(voc: Path) -> None:
     assert open_images(voc.parent, ObjectDiscoveryConfig())[0].path == images["met"].path, "the folder above serves too"
 
 
+def test_names_with_spaces_flags_and_marks(voc: Path) -> None:
+    for folder, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+        (voc / folder / f"met.{suffix}").rename(voc / folder / f"met 1.{suffix}")
+    splits = voc / "ImageSets" / "Main"
+    (splits / "mine.txt").write_bytes(b"\xef\xbb\xbfmet 1\r\nsecond  1\r\nmissed -1\r\nsecond\r\n")
+    names = [image.name for image in open_images(voc, ObjectDiscoveryConfig(split="mine"))]
+    assert names == ["met 1", "second", "missed"]
+    (splits / "._mine.txt").write_bytes(b"\0")
+    with pytest.raises(ValueError, match=r"the splits of .* are: mine, trainval$"):
+        open_images(voc, ObjectDiscoveryConfig(split="test"))
+    for line in ("../Annotations/second", "/etc/hosts"):
+        (splits / "mine.txt").write_text(f"second\n{line}\n")
+        with pytest.raises(ValueError, match=r"line 2 of .*mine\.txt names .*, which (leads out|is an absolute)"):
+            open_images(voc, ObjectDiscoveryConfig(split="mine"))
+
+
+@pytest.mark.parametrize("side", ["inf", "nan", "1e999", "", "left"])
+def test_sides_of_boxes_that_are_no_numbers(voc: Path, side: str) -> None:
+    path = voc / "Annotations" / "second.xml"
+    sides = "".join(f"<{name}>{side}</{name}>" for name in ("xmin", "ymin", "xmax", "ymax"))
+    path.write_text(f"<annotation><object><bndbox>{sides}</bndbox></object></annotation>")
+    with pytest.raises(ValueError, match=r"second\.xml cannot be read as VOC's boxes"):
+        open_images(voc, ObjectDiscoveryConfig())
+
+
 def write_coco(root: Path, names: list[str], split: str = "train2014") -> Path:
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     (root / split).mkdir()
@@ -59,10 +84,12 @@ def test_coco_and_a_list_of_its_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is empty; it should name one image per line"):
         open_images(coco, ObjectDiscoveryConfig(image_list=str(listed)))
     listed.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="is no text file"):
+    with pytest.raises(ValueError, match="is UTF-16 text; save it as UTF-8"):
         open_images(coco, ObjectDiscoveryConfig(image_list=str(listed)))
     listed.write_text("COCO_train2014_000000000026.jpg\n")
-    with pytest.raises(ValueError, match=r"names 1 images that the data set does not have, e\.g\. COCO_train2014_0+26"):
+    with pytest.raises(
+        ValueError, match=r"names 1 images that the data set does not have, e\.g\. line 1 is 'COCO_train2014_0+26"
+    ):
         open_images(coco, ObjectDiscoveryConfig(image_list=str(listed)))
     write_coco(coco, ["a.jpg"], split="val2014")
     assert len(open_images(coco, ObjectDiscoveryConfig())) == 2, "train2014 where there are several"
@@ -79,7 +106,7 @@ def test_words_for_data_that_are_not_as_they_should_be(voc: Path, tmp_path: Path
     with pytest.raises(ValueError, match=r"met\.xml cannot be read as VOC's boxes"):
         evaluate(encoder, voc, ObjectDiscoveryConfig())
     (voc / "Annotations" / "met.xml").unlink()
-    with pytest.raises(ValueError, match=r"there is no .*met\.xml"):
+    with pytest.raises(ValueError, match=r"there is no file .*met\.xml; line \d of .*trainval\.txt names it"):
         evaluate(encoder, voc, ObjectDiscoveryConfig())
     (voc / "ImageSets" / "Main" / "trainval.txt").write_text("none\n")
     with pytest.raises(ValueError, match=r"none of the 1 images .* has a box"):

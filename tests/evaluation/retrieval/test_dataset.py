@@ -48,7 +48,7 @@ def test_the_documented_command_converts_the_published_file(tmp_path: Path) -> N
     [
         (
             {"imlist": [*(f"image_{i}" for i in range(5)), "lost"]},
-            "there is no image .*lost.jpg, which the JSON file names",
+            "there is no image .*lost.jpg, which .*gnd_tiny.json names",
         ),
         ({"qimlist": ["query_0"]}, "has 6 images, 1 queries and 2 entries in gnd"),
         ({"imlist": []}, "has 0 images, 2 queries"),
@@ -58,6 +58,11 @@ def test_the_documented_command_converts_the_published_file(tmp_path: Path) -> N
         ({"gnd": [{"easy": [0]}, TRUTHS[1]]}, "cannot be read as imlist, qimlist and gnd"),
         ({"gnd": [{**TRUTHS[0], "bbx": [9, 9, 9, 20]}, TRUTHS[1]]}, "cannot be read as imlist, qimlist and gnd"),
         ({"gnd": 3}, "cannot be read as imlist, qimlist and gnd"),
+        ({"gnd": [{**TRUTHS[0], "easy": [0.5]}, TRUTHS[1]]}, "cannot be read as imlist, qimlist and gnd"),
+        ({"gnd": [{**TRUTHS[0], "bbx": [0, 0, 1e999, 9]}, TRUTHS[1]]}, "cannot be read as imlist, qimlist and gnd"),
+        ({"qimlist": ["query_0", "../query_1"]}, r"gnd_tiny.json names '../query_1', which leads out of its folder"),
+        ({"imlist": ["/etc/hosts"] * 6}, "gnd_tiny.json names '/etc/hosts', which is an absolute path"),
+        ({"imlist": [None] * 6}, "gnd_tiny.json names None, which is no text"),
     ],
 )
 def test_bad_data_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -77,5 +82,13 @@ def test_no_json_or_several_are_refused(tmp_path: Path) -> None:
         open_retrieval(data)
     (data / "more.json").unlink()
     (data / "gnd_tiny.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be read as imlist"):
+    with pytest.raises(ValueError, match=r"gnd_tiny.json is not valid JSON"):
         open_retrieval(data)
+
+
+def test_a_byte_order_mark_and_hidden_files_do_not_matter(tmp_path: Path) -> None:
+    data = write_retrieval(tmp_path)
+    file = data / "gnd_tiny.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    (data / "._gnd_tiny.json").write_bytes(b"\0")
+    assert len(open_retrieval(data).queries) == 2

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfpatch.core.distributed import gather, gather_rows
-from selfpatch.core.text_files import read_lines
+from selfpatch.core.text_files import numbered_lines
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.data.decode.pillow import BadImage, Picture, read_picture
@@ -162,9 +162,9 @@ def _first_of_each_class(images: LabelledImages, seed: int, stream: int, count_o
 
 def _listed(images: LabelledImages, file: Path) -> LabelledImages:
     root = Path(images.index.root)
-    lines = (line.removeprefix("./") for line in read_lines(file))
-    wanted = dict.fromkeys(line.removeprefix(f"{root.name}/") for line in lines)
-    wanted.pop("", None)
+    wanted: dict[str, int] = {}
+    for number, line in numbered_lines(file):
+        wanted.setdefault(line.removeprefix("./").removeprefix(f"{root.name}/"), number)
     positions: dict[str, list[int]] = {}
     for i in range(len(images)):
         name = images.name(i)
@@ -173,8 +173,8 @@ def _listed(images: LabelledImages, file: Path) -> LabelledImages:
     if wrong := [name for name in wanted if len(positions.get(name, ())) != 1]:
         found = "several training images are" if wrong[0] in positions else "no training image is"
         raise ValueError(
-            f"{file} lists {wrong[0]!r}, which {found} called ({len(wrong)} of {len(wanted)} names do not fit); list "
-            f"paths below {root}"
+            f"line {wanted[wrong[0]]} of {file} is {wrong[0]!r}, which {found} called ({len(wrong)} of {len(wanted)} "
+            f"names do not fit); list paths below {root}, without a header"
         )
     if not wanted:
         raise ValueError(f"{file} lists no images; write one name per line")

@@ -1,12 +1,16 @@
 """Labelled sets as published, with the classes of the images in files: iNaturalist, Oxford Flowers, Stanford Cars."""
 
-import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.io import loadmat
+
+from selfpatch.core.folders import stems_in
+from selfpatch.core.safe_paths import path_below
+from selfpatch.core.text_files import read_json
 
 INATURALIST = "images with `id` and `file_name`, and annotations with `image_id` and `category_id`"
 Categories = dict[str, int]
@@ -48,7 +52,7 @@ def read_published(root: Path) -> PublishedSet | None:
 
 
 def _inaturalist(root: Path) -> PublishedSet | None:
-    years = sorted(path.stem.removeprefix("train") for path in root.glob("train20[0-9][0-9].json"))
+    years = [stem.removeprefix("train") for stem in stems_in(root, ".json") if re.fullmatch("train20[0-9]{2}", stem)]
     year = next((year for year in reversed(years) if (root / f"val{year}.json").is_file()), None)
     if year is None:
         return None
@@ -58,16 +62,17 @@ def _inaturalist(root: Path) -> PublishedSet | None:
 
 def _read_annotations(file: Path) -> tuple[Categories, dict[int, str]]:
     """Return the images of an annotation file of iNaturalist, and the names of its categories."""
+    content = read_json(file)
     try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {file}: {error}") from None
-    try:
-        files = {image["id"]: str(image["file_name"]) for image in content["images"]}
+        files = {image["id"]: image["file_name"] for image in content["images"]}
+        if not len({*files.values()}) == len(files) == len(content["images"]):
+            raise ValueError("two images with one id or name")
         pairs = [(entry["image_id"], int(entry["category_id"])) for entry in content["annotations"]]
         names = {int(entry["id"]): str(entry["name"]) for entry in content.get("categories", ())}
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{file} is no annotation file of iNaturalist; it needs {INATURALIST}") from None
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ValueError(f"{file} is no annotation file of iNaturalist; it needs {INATURALIST}, each once") from None
+    for name in files.values():
+        path_below(file.parent, name, file)
     category_of = dict(pairs)
     if len(pairs) != len(category_of) or category_of.keys() != files.keys():
         raise ValueError(
@@ -105,6 +110,8 @@ def _cars(root: Path) -> PublishedSet | None:
             splits[int(entry["test"].item())][str(entry["relative_im_path"].item())] = int(entry["class"].item())
     except (IndexError, TypeError, ValueError):
         raise ValueError(f"{file} is no annotation file of Stanford Cars; complete the download") from None
+    for name in (*splits[0], *splits[1]):
+        path_below(root, name, file)
     return PublishedSet(*splits, {number: str(name.item()) for number, name in enumerate(names.ravel(), start=1)})
 
 

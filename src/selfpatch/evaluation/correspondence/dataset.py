@@ -7,14 +7,13 @@
     JPEGImages/<category>/<image>.jpg
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from selfpatch.core.text_files import read_lines
+from selfpatch.core.safe_paths import path_below
+from selfpatch.core.text_files import numbered_lines, read_json
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
 
 
@@ -43,7 +42,10 @@ def open_pairs(data: str | Path, config: CorrespondenceConfig) -> list[Pair]:
     """
     root = Path(data).expanduser()
     folder = root / "PairAnnotation" / config.split
-    pairs = [_read_pair(root, folder / f"{name}.json") for name in _names(root, config)]
+    pairs = [
+        _read_pair(root, path_below(folder, f"{name}.json", where, nested=False))
+        for where, name in _names(root, config)
+    ]
     if config.categories is not None:
         missing = sorted(set(config.categories) - {pair.category for pair in pairs})
         if missing:
@@ -56,35 +58,31 @@ def open_pairs(data: str | Path, config: CorrespondenceConfig) -> list[Pair]:
     return sorted(pairs, key=lambda pair: (pair.category, pair.name))
 
 
-def _names(root: Path, config: CorrespondenceConfig) -> list[str]:
+def _names(root: Path, config: CorrespondenceConfig) -> list[tuple[str, str]]:
+    """Return the names of the pairs, each behind the line that it stands in."""
     sizes = [config.layout] if config.layout else ["large", "small"]
     candidates = [root / "Layout" / size / f"{config.split}.txt" for size in sizes]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         missing = " or ".join(str(path.relative_to(root)) for path in candidates)
         raise ValueError(f"no SPair-71k at {root}: it has no {missing}; give the folder that holds Layout/")
-    names = list(dict.fromkeys(word for line in read_lines(path) for word in line.split()))
-    if not names:
+    lines = {line: f"line {number} of {path}" for number, line in reversed(numbered_lines(path))}
+    if not lines:
         raise ValueError(f"{path} is empty; it should name one pair per line")
-    return names
+    return [(where, name) for name, where in reversed(lines.items())]
 
 
 def _read_pair(root: Path, path: Path) -> Pair:
+    values = read_json(path, "the layout names it; check the download")
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        images = root / "JPEGImages" / values["category"]
-        pair = Pair(
-            path.stem,
-            values["category"],
-            images / values["src_imname"],
-            images / values["trg_imname"],
-            *(np.array(values[name], np.float64).reshape(-1, 2) for name in ("src_kps", "trg_kps")),
-            *(np.array(values[name], np.float64).reshape(4) for name in ("src_bndbox", "trg_bndbox")),
-        )
-    except FileNotFoundError:
-        raise ValueError(f"there is no annotation {path}, which the layout names; check the download") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+        category, *names = (values[name] for name in ("category", "src_imname", "trg_imname"))
+        points = [np.array(values[name], np.float64).reshape(-1, 2) for name in ("src_kps", "trg_kps")]
+        boxes = [np.array(values[name], np.float64).reshape(4) for name in ("src_bndbox", "trg_bndbox")]
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(f"{path} cannot be read as a pair of SPair-71k; download it again") from None
+    images = path_below(root / "JPEGImages", category, path, nested=False)
+    source, target = (path_below(images, name, path, nested=False) for name in names)
+    pair = Pair(path.stem, category, source, target, *points, *boxes)
     counts = len(pair.source_points), len(pair.target_points)
     if counts[0] != counts[1]:
         raise ValueError(f"{path} has {counts[0]} keypoints in the source and {counts[1]} in the target; pair them")
@@ -92,6 +90,8 @@ def _read_pair(root: Path, path: Path) -> Pair:
         raise ValueError(f"{path} has no keypoints; leave the pair out of the layout")
     if not np.isfinite(np.concatenate([pair.source_points, pair.target_points])).all():
         raise ValueError(f"{path} has a keypoint that is not a number; leave it out on both sides")
+    if not np.isfinite(np.concatenate(boxes)).all():
+        raise ValueError(f"{path} has a box that is not of numbers; download it again")
     if not (pair.target_box[2:] - pair.target_box[:2]).max() > 0:
         raise ValueError(f"the target box of {path} is empty; PCK is measured by its longer side")
     return pair

@@ -2,7 +2,8 @@
 
 ::
 
-    nyu_train.txt, nyu_test.txt      one pair per line: rgb depth focal; paths below the folder
+    nyu_train.txt, nyu_test.txt      one pair per line: rgb depth focal, with spaces or tabs between; paths below
+                                     the folder
 
     train/rgb/<name>.jpg             any images
     train/depth/<name>.png           whole numbers, `depth_scale` to a metre; 0 where the depth is not known
@@ -16,6 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from selfpatch.core.folders import files_below
+from selfpatch.core.safe_paths import path_below
+from selfpatch.core.text_files import numbered_lines
 from selfpatch.data.decode.pillow import read_image, stored_image
 from selfpatch.data.images import evenly_spread
 
@@ -48,6 +52,10 @@ class DepthSet:
         image, path = read_image(self.images[i]), self.depths[i]
         with stored_image(path, "the depths") as file:
             values = np.asarray(file)
+            if file.mode in ("P", "1") or file.format == "JPEG":
+                raise ValueError(
+                    f"it is a {file.format} file of mode {file.mode}; depths are grey values, as in 16-bit PNG"
+                )
         if values.shape != (image.height, image.width):
             raise ValueError(
                 f"{self.images[i]} is {image.width} x {image.height} pixels and its depths {path} are "
@@ -93,16 +101,17 @@ def open_depth_splits(data: str | Path, scale: float) -> tuple[DepthSet, DepthSe
 
 def _listed(root: Path, file: Path, scale: float) -> DepthSet:
     names, images, depths = [], [], []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        words = line.split()
-        if not words or words[1:2] == ["None"]:
+    for number, line in numbered_lines(file):
+        where = f"line {number} of {file}"
+        words = [word.strip() for word in line.split("\t")] if "\t" in line else line.split()
+        if words[1:2] == ["None"]:
             continue
         if len(words) not in (2, 3):
-            raise ValueError(f"line {number} of {file} is {line!r}; write `rgb depth focal`, paths without spaces")
-        image, depth = (root / word.lstrip("/") for word in words[:2])
+            raise ValueError(f"{where} is {line!r}; write `rgb depth focal`, paths without spaces, or tabs in between")
+        image, depth = (path_below(root, word.lstrip("/"), where) for word in words[:2])
         for path in (image, depth):
             if not path.is_file():
-                raise ValueError(f"there is no file {path}, which line {number} of {file} names; check the download")
+                raise ValueError(f"there is no file {path}, which {where} names; check the download")
         names.append(words[0].lstrip("/"))
         images.append(image)
         depths.append(depth)
@@ -112,7 +121,7 @@ def _listed(root: Path, file: Path, scale: float) -> DepthSet:
 
 
 def _pairs(root: Path, folder: Path, scale: float) -> DepthSet:
-    images = sorted(path for path in (folder / "rgb").rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = files_below(folder / "rgb", IMAGE_SUFFIXES)
     depths = [folder / "depth" / path.relative_to(folder / "rgb").with_suffix(DEPTH_SUFFIX) for path in images]
     if not images:
         raise ValueError(f"{folder / 'rgb'} has no images; it should have JPEG or PNG files")

@@ -7,13 +7,16 @@
 """
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-from selfpatch.core.text_files import read_lines
+from selfpatch.core.folders import stems_in
+from selfpatch.core.safe_paths import path_below
+from selfpatch.core.text_files import numbered_lines, read_bytes
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 
 Box = tuple[float, float, float, float]
@@ -40,7 +43,8 @@ def open_images(data: str | Path, config: ObjectDiscoveryConfig) -> list[Labelle
         ValueError: the folder has neither layout, or a file of it is missing or cannot be read.
     """
     root = Path(data).expanduser()
-    tables = sorted((root / "annotations").glob("instances_*.json"))
+    stems = [stem for stem in stems_in(root / "annotations", ".json") if stem.startswith("instances_")]
+    tables = [root / "annotations" / f"{stem}.json" for stem in stems]
     voc = _voc_root(root)
     if voc is not None:
         images = list(_voc_images(voc, config.split or "trainval", config.hard))
@@ -73,25 +77,32 @@ def _voc_root(root: Path) -> Path | None:
 def _voc_images(root: Path, split: str, hard: bool) -> Iterator[LabelledImage]:
     path = root / "ImageSets" / "Main" / f"{split}.txt"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
+        known = ", ".join(stems_in(path.parent, ".txt")) or "none"
         raise ValueError(f"there is no {path}; the splits of {root} are: {known}")
-    for name in dict.fromkeys(line.split()[0] for line in read_lines(path)):
-        boxes = tuple(_voc_boxes(root / "Annotations" / f"{name}.xml", hard))
-        yield LabelledImage(name, root / "JPEGImages" / f"{name}.jpg", boxes)
+    listed: set[str] = set()
+    for number, line in numbered_lines(path):
+        where = f"line {number} of {path}"
+        name, annotations = line, path_below(root / "Annotations", f"{line}.xml", where)
+        # The lists of one class have a flag behind the name: 1, 0 or -1.
+        if not annotations.is_file() and (flagged := re.fullmatch(r"(.*\S)\s+(?:-1|0|1)", line)) is not None:
+            name, annotations = flagged[1], path_below(root / "Annotations", f"{flagged[1]}.xml", where)
+        if name not in listed:
+            listed.add(name)
+            image = path_below(root / "JPEGImages", f"{name}.jpg", where)
+            yield LabelledImage(name, image, tuple(_voc_boxes(annotations, hard, where)))
 
 
-def _voc_boxes(path: Path, hard: bool) -> Iterator[Box]:
+def _voc_boxes(path: Path, hard: bool, named_by: str) -> Iterator[Box]:
     """Yield the boxes of an annotation file; VOC counts pixels from 1 and includes the last, so left and top move."""
+    content = read_bytes(path, f"{named_by} names it, and every image of the split needs its boxes")
     try:
-        for thing in ElementTree.parse(path).getroot().findall("object"):
+        for thing in ElementTree.fromstring(content).findall("object"):
             if hard or not any(thing.findtext(mark) == "1" for mark in ("difficult", "truncated")):
                 # Some files of VOC2012 have fractions, which are truncated as LOST does.
                 sides = [thing.findtext(f"bndbox/{side}") or "" for side in ("xmin", "ymin", "xmax", "ymax")]
                 left, top, right, bottom = (int(float(side)) for side in sides)
                 yield left - 1, top - 1, right, bottom
-    except FileNotFoundError:
-        raise ValueError(f"there is no {path}; every image of the split needs its boxes") from None
-    except (ElementTree.ParseError, ValueError):
+    except (ElementTree.ParseError, ValueError, OverflowError, LookupError):  # also sides and encodings unheard of
         raise ValueError(f"{path} cannot be read as VOC's boxes; download it again") from None
 
 
@@ -125,13 +136,17 @@ def _listed(images: list[LabelledImage], path: Path) -> list[LabelledImage]:
         raise ValueError(f"there is no list of images {path}; give a text file with one name per line")
     by_name = {image.name: image for image in images}
     by_name |= {image.coco_id: image for image in images if image.coco_id is not None}
-    names = [Path(line).stem for line in read_lines(path)]
-    names = [name.lstrip("0") if name.isdecimal() and name not in by_name else name for name in names]
-    if not names:
-        raise ValueError(f"{path} is empty; it should name one image per line")
-    unknown = [name for name in names if name not in by_name]
+    chosen, unknown = {}, []
+    for number, line in numbered_lines(path):
+        names = line, PurePosixPath(line).name, PurePosixPath(line).stem, PurePosixPath(line).stem.lstrip("0")
+        known = next((by_name[name] for name in names if name in by_name), None)
+        if known is None:
+            unknown.append(f"line {number} is {line!r}")
+        else:
+            chosen[known.name] = known
     if unknown:
         have = f"{len(unknown)} images that the data set does not have, e.g. {unknown[0]}"
-        raise ValueError(f"{path} names {have}; use the list of this split")
-    chosen = {by_name[name].name: by_name[name] for name in names}
+        raise ValueError(f"{path} names {have}; use the list of this split, without a header")
+    if not chosen:
+        raise ValueError(f"{path} is empty; it should name one image per line")
     return list(chosen.values())

@@ -12,12 +12,15 @@
 Nothing is unpickled, because a pickle can run any code.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from selfpatch.core.folders import stems_in
+from selfpatch.core.safe_paths import path_below
+from selfpatch.core.text_files import read_json
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels."""
@@ -52,18 +55,18 @@ def open_retrieval(data: str | Path) -> RetrievalSet:
         ValueError: there is not one JSON file, it is invalid, or an image is missing.
     """
     root = Path(data).expanduser()
-    files = sorted(root.glob("*.json")) if root.is_dir() else []
+    files = [root / f"{stem}.json" for stem in stems_in(root, ".json")]
     if len(files) != 1:
         raise ValueError(
             f"{root} has {len(files)} JSON files, but revisited Oxford and Paris have one, made from gnd_*.pkl; give "
             "the folder that holds it and jpg/"
         )
+    values = read_json(files[0])
     try:
-        values: dict[str, Any] = json.loads(files[0].read_text(encoding="utf-8"))
         names, query_names, truths = (list(values[key]) for key in ("imlist", "qimlist", "gnd"))
         boxes = [_box(truth) for truth in truths]
-        kinds = [[np.array(truth[kind], np.int64).reshape(-1) for kind in ("easy", "hard", "junk")] for truth in truths]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+        kinds = [[_numbers(truth[kind]) for kind in ("easy", "hard", "junk")] for truth in truths]
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(f"{files[0]} cannot be read as imlist, qimlist and gnd; convert gnd_*.pkl again") from None
     if not names or not query_names or len(query_names) != len(truths):
         raise ValueError(
@@ -72,12 +75,12 @@ def open_retrieval(data: str | Path) -> RetrievalSet:
         )
     for name, numbers in zip(query_names, kinds, strict=True):
         _check_numbers(files[0], str(name), np.concatenate(numbers), len(names))
-    images = [_image(root, str(name)) for name in query_names]
+    images = [_image(root, name, files[0]) for name in query_names]
     queries = [
         Query(str(name), image, box, *numbers)
         for name, image, box, numbers in zip(query_names, images, boxes, kinds, strict=True)
     ]
-    return RetrievalSet([_image(root, str(name)) for name in names], queries)
+    return RetrievalSet([_image(root, name, files[0]) for name in names], queries)
 
 
 def _box(truth: dict[str, Any]) -> Box | None:
@@ -89,6 +92,13 @@ def _box(truth: dict[str, Any]) -> Box | None:
     return left, top, right, bottom
 
 
+def _numbers(values: Any) -> np.ndarray:
+    numbers = np.array(values)
+    if numbers.size and numbers.dtype.kind not in "iu":
+        raise ValueError("numbers of images that are not whole")
+    return numbers.astype(np.int64).reshape(-1)
+
+
 def _check_numbers(file: Path, name: str, numbers: np.ndarray, count: int) -> None:
     if len(numbers) and not (numbers.min() >= 0 and numbers.max() < count):
         raise ValueError(f"{file} gives {name} an image outside of 0 to {count - 1}, the numbers of its imlist")
@@ -96,10 +106,11 @@ def _check_numbers(file: Path, name: str, numbers: np.ndarray, count: int) -> No
         raise ValueError(f"{file} gives {name} an image twice; it is either easy, hard or junk")
 
 
-def _image(root: Path, name: str) -> Path:
+def _image(root: Path, name: Any, named_by: Path) -> Path:
     """Return the file of a name, with or without its suffix, in jpg/ or in the folder itself."""
     for folder in (root / "jpg", root):
+        path = path_below(folder, name, named_by)
         for suffix in ("", *SUFFIXES):
-            if (path := folder / f"{name}{suffix}").is_file():
-                return path
-    raise ValueError(f"there is no image {root / 'jpg' / name}.jpg, which the JSON file names; check the download")
+            if (file := path.with_name(path.name + suffix)).is_file():
+                return file
+    raise ValueError(f"there is no image {root / 'jpg' / name}.jpg, which {named_by} names; check the download")
