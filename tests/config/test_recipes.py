@@ -74,3 +74,39 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ValueError, match=r"no recipe 'nothing'; use the path of a .yaml file or one of: .*dino-vits16, "
     ):
         load_recipe("nothing")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: 1\nepochs: 2", r"r\.yaml gives 'epochs' twice, in lines 1 and 2"),
+        ("epochs: 1e300", "epochs is '1e300'; use 1e[+]06 or less"),
+        ("epochs: .nan", "epochs is nan; use a finite number"),
+        ("seed: 99999999999999999999", "seed is 99999999999999999999; use a number below"),
+        ("loss_weights: {image: .nan}", "loss_weights.image is nan; use a finite number"),
+        ("loss_weights: {image: .inf}", "loss_weights.image is inf; use a finite number"),
+        ("loss_weights: {image: -1}", "loss_weights.image is -1; use 0 or more"),
+        ("loss_weights: {image: true}", "loss_weights is {'image': True}; use a number"),
+        ("loss_weights: {1: 1}", "loss_weights"),
+        ("crops: {global_scale: [.nan, 1]}", r"crops.global_scale\[0\] is nan; use a finite number"),
+        ("recipe: small-1k", r"r\.yaml names the recipe 'small-1k', but cannot extend it; copy its settings"),
+        ("optimizer: {layer_decay: 0}", "optimizer.layer_decay is 0; use a number above 0"),
+        ("pears: {x: 1}", "nothing reads the settings of 'pears': .* did you mean 'pairs'"),
+        ("objective: selfpatch+none", r"objective is 'selfpatch\+none'; join names of objectives by '\+'"),
+        ("objective: selfpatch+", r"objective is 'selfpatch\+'; join names"),
+        ("data: ''", "data is ''; name something, or leave it out"),
+        ("loader: {workers: 100000}", "loader.workers is 100000; use 1024 or less"),
+        ("epochs: !!bool perhaps", r"r\.yaml is not valid YAML: a value does not fit its type"),
+    ],
+)
+def test_recipes_that_could_only_fail_later_are_refused_at_once(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_recipe(str(tmp_path / "r.yaml"))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_numbers_of_a_component_are_checked_when_the_network_is_made(value: float) -> None:
+    config = load_recipe("small-cpu").override({"dino": {"student_temp": value}})
+    with pytest.raises(ValueError, match="dino.student_temp is (nan|inf|-1.0); use a "):
+        make_student_teacher(config)

@@ -150,7 +150,7 @@ def test_plain_values_come_back_the_same() -> None:
         ({"objective": "patchself"}, "unknown objective 'patchself'; use one of: "),
         (
             {"selfpach": {"k": 2}},
-            "nothing reads the settings of 'selfpach': the run's method and objectives are dino, selfpatch; leave",
+            "nothing reads the settings of 'selfpach': .* are dino, selfpatch; did you mean 'selfpatch'",
         ),
         ({"objective": "none", "selfpatch": {"k": 2}}, "nothing reads the settings of 'selfpatch'"),
         ({"model": "swin_tiny", "patch_size": 8}, "patch_size is 8, but the model 'swin_tiny' has no such setting"),

@@ -101,7 +101,7 @@ def test_every_evaluation_can_be_listed(tmp_path: Path, name: str) -> None:
         ("- {davis: {data: d}, knn: {data: d}}", "one evaluation with its settings is needed"),
         ("davis: {data: d}", "holds no list of evaluations"),
         ("", "holds no list of evaluations"),
-        ("- {", "is no YAML"),
+        ("- {", "is not valid YAML"),
     ],
 )
 def test_files_that_are_no_suite(tmp_path: Path, text: str, message: str) -> None:

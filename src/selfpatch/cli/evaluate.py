@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from selfpatch.cli.parsing import DryRunOptions, Flat, NetworkOptions, peek, print_report, read_options
-from selfpatch.config.schema import settings
+from selfpatch.config.schema import Name, settings
 from selfpatch.core.torchrun import announced_rank
 from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.registry import EVALUATIONS
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 class EvaluateOptions(DryRunOptions, NetworkOptions):
     """Network, data set and settings of one evaluation; `options_class` adds `data` and `config`."""
 
-    out: str | None = None
+    out: Name | None = None
     """Folder for result.json and pictures; if not given, nothing is written."""
 
 
 def options_class(config: EvaluationConfig) -> type[EvaluateOptions]:
     """Return the options of an evaluation whose settings have the defaults of `config`."""
-    data = Annotated[str, tyro.conf.arg(help=config.data_help)]
+    data = Annotated[Name, tyro.conf.arg(help=config.data_help)]
     types = {"data": data, "config": Annotated[type(config), Flat]}
     return settings(type("Options", (EvaluateOptions,), {"__annotations__": types, "config": config}))
 
@@ -45,10 +45,10 @@ class SuiteOptions(DryRunOptions, NetworkOptions):
     A suite that was stopped continues when it is called again. If one evaluation fails, the others still run.
     """
 
-    suite: str
+    suite: Name
     """YAML file with one evaluation on each line: `- davis: {data: DAVIS, resolution: 240}`. Settings are those that
     `selfpatch evaluate NAME --help` lists, with underscores."""
-    out: str | None = None
+    out: Name | None = None
     """Folder for report.html, report.md and one folder for each evaluation; if not given, evaluations/SUITE-WEIGHTS."""
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from selfpatch.cli.parsing import WeightsOptions, read_options
-from selfpatch.config.schema import plain, settings
+from selfpatch.config.schema import Name, plain, settings
 
 
 @settings
@@ -14,7 +14,7 @@ class ExportOptions(WeightsOptions):
 
     to: Literal["timm", "safetensors", "hf", "onnx"]
     """Format."""
-    out: str
+    out: Name
     """Folder for the files, new or empty."""
     size: PositiveInt | None = None
     """Side of the images in pixels (onnx only); defaults to any size, or to the one that a Swin's windows fit."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from selfpatch.checkpoints.config import LoadConfig
-from selfpatch.config.schema import plain, settings
+from selfpatch.config.schema import Name, plain, settings
 from selfpatch.core.torchrun import announced_rank
 
 Flat = tyro.conf.arg(name="")
@@ -20,7 +20,7 @@ Flat = tyro.conf.arg(name="")
 class WeightsOptions:
     """Weights, and how they are read."""
 
-    weights: str | None = None
+    weights: Name | None = None
     """Run directory, released checkpoint, .safetensors file, or timm:NAME. Evaluations and `show` also take baselines:
     untrained:WEIGHTS, baseline:mean-colour:P and baseline:raw-patch:P, P being the side of a patch in pixels."""
     load: Annotated[LoadConfig, Flat] = LoadConfig()
@@ -36,7 +36,7 @@ class WeightsOptions:
 class NetworkOptions(WeightsOptions):
     """Weights, how they are read, and the device they run on."""
 
-    device: str = "auto"
+    device: Name = "auto"
     """Device to run on: `auto` (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps."""
 
     def loading(self) -> dict[str, Any]:

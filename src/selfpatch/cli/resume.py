@@ -3,10 +3,9 @@
 from typing import Annotated
 
 import tyro
-from pydantic import NonNegativeInt
 
 from selfpatch.cli.parsing import read_options
-from selfpatch.config.schema import settings
+from selfpatch.config.schema import Workers, settings
 
 
 @settings
@@ -17,7 +16,7 @@ class ResumeOptions:
     """Run directory."""
     device: str | None = None
     """Device to train on; defaults to the run's."""
-    workers: NonNegativeInt | None = None
+    workers: Workers | None = None
     """Loader processes per training process; defaults to the run's."""
 
 

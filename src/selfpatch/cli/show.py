@@ -5,7 +5,7 @@ from typing import Annotated
 import tyro
 
 from selfpatch.cli.parsing import Flat, NetworkOptions, read_options
-from selfpatch.config.schema import settings
+from selfpatch.config.schema import Name, settings
 from selfpatch.visualization.config import ShowConfig
 
 
@@ -15,7 +15,7 @@ class ShowOptions(NetworkOptions):
 
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files."""
-    out: str = "pictures"
+    out: Name = "pictures"
     """Folder for the pictures."""
     config: Annotated[ShowConfig, Flat] = ShowConfig()
 

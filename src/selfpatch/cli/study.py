@@ -5,10 +5,10 @@ from functools import partial
 from typing import Annotated
 
 import tyro
-from pydantic import PositiveInt
+from annotated_types import Interval
 
 from selfpatch.cli.parsing import read_options
-from selfpatch.config.schema import plain, settings
+from selfpatch.config.schema import Name, plain, settings
 
 
 @settings
@@ -21,17 +21,17 @@ class StudyOptions:
 
     file: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FILE")]]
     """YAML file with the arms, the seeds and the evaluations."""
-    data: str
+    data: Name
     """Folder of all data; the file's paths are relative to it."""
-    out: str | None = None
+    out: Name | None = None
     """Folder for runs, results and report; if not given, studies/FILE-SIZE."""
-    size: str | None = None
+    size: Name | None = None
     """Name of one of the sizes that the file defines, e.g. cpu or gpu."""
-    weights: str | None = None
+    weights: Name | None = None
     """Weights that replace `weights` in the file's `init: weights`: a run directory, a checkpoint or timm:NAME."""
     device: str = "auto"
     """Device to train on; `auto` takes every CUDA device, else MPS, else the CPU."""
-    processes: PositiveInt | None = None
+    processes: Annotated[int, Interval(ge=1, le=1024)] | None = None
     """Number of networks trained at once, spread over the devices; if not given, one for each CUDA device, and on a CPU
     one for each core, at most four."""
 

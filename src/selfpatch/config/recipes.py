@@ -28,7 +28,10 @@ def load_recipe(name: str) -> RunConfig:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ValueError(f"{name} is not UTF-8 text; give a YAML file") from None
-    return RunConfig().override(parse_yaml(text, name) | {"recipe": name})
+    values = parse_yaml(text, name)
+    if "recipe" in values:
+        raise ValueError(f"{name} names the recipe {values['recipe']!r}, but cannot extend it; copy its settings")
+    return RunConfig().override(values | {"recipe": name})
 
 
 def choose_recipe(num_images: int, data: str) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Gt, Le
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 
 from selfpatch.config import sections
-from selfpatch.config.schema import override, plain, settings, unknown_name
+from selfpatch.config.schema import Name, Seed, close_match, override, plain, settings, unknown_name
 
 FROM_INIT = "init"
 """Value of `model` for the architecture of the weights of `init`."""
@@ -19,6 +19,9 @@ PLAIN_VITS = {"vit_tiny", "vit_small", "vit_base", "vit_large"}
 
 NO_METHOD = "none"
 """Value of `method` for patch-level objectives alone."""
+
+NO_OBJECTIVE = "none"
+"""Value of `objective` for a method alone."""
 
 SAMPLES = "samples"
 """Value of `data` that stands for the built-in sample photographs."""
@@ -38,30 +41,30 @@ class RunConfig:
     `selfpatch: {k: 2}`, as an option `--selfpatch.k 2`.
     """
 
-    data: str = SAMPLES
+    data: Name = SAMPLES
     """Folder of images and uncompressed .tar shards (any nesting), one shard, a text file that lists images, folders
     and shards, or `samples` for the built-in photographs."""
-    out: str | None = None
+    out: Name | None = None
     """Run directory, new or empty; if not given, runs/<data>-<method>-<objective>."""
     channels: PositiveInt = 3
     """Number of channels of the images. 3 reads any file as RGB; any other number must match the files, whose mean and
     deviation are measured at the start."""
-    recipe: str | None = None
+    recipe: Name | None = None
     """Name of a built-in recipe, or path of a YAML file; if not given, chosen by the number of images."""
-    method: str = "dino"
+    method: Name = "dino"
     """Image-level method: dino, ibot, moco_v2, moco_v3, moby, swav, densecl, or `none` for patch objectives alone."""
-    objective: str = "selfpatch"
+    objective: Name = "selfpatch"
     """Patch-level objective: selfpatch, sere, paka, sere_pairs, selfpatch_pairs, several joined by `+`, or `none`."""
-    model: str = "vit_small"
+    model: Name = "vit_small"
     """Architecture: vit_tiny, vit_small, vit_base, vit_large, swin_tiny, swin_small, swin_base, resnet50, the name of
     any ViT, Swin or ResNet of timm, or `init` for the architecture of those weights."""
     patch_size: PositiveInt | None = None
     """Side of a patch in pixels; defaults to 16, or to the timm model's."""
-    init: str | None = None
+    init: Name | None = None
     """Weights to start the backbone from: a run directory, a released checkpoint, a .safetensors file or timm:NAME."""
     allow_partial: bool = False
     """Accept `init` weights that leave parts of the backbone as initialised."""
-    epochs: PositiveFloat | None = 300
+    epochs: Annotated[float, Gt(0), Le(1_000_000)] | None = 300
     """Length of the training in epochs; with `minutes`, its largest length."""
     minutes: Annotated[float, Gt(0), Le(525_600)] | None = None
     """Time of the whole run in minutes, at most a year, with online evaluations. The number of epochs that fits into it
@@ -72,15 +75,15 @@ class RunConfig:
     """Number of images in a step, over all processes and accumulated micro-batches."""
     accumulate: PositiveInt = 1
     """Micro-batches per step. Equivalent to one large batch, except for batch norm and MoCo-v3's in-batch negatives."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of every random draw."""
-    device: str = "auto"
+    device: Name = "auto"
     """Device to train on: `auto` (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the matrix products; `auto` uses bf16 where the device computes it in hardware."""
     compile: bool = False
     """Run the blocks of a ViT through torch.compile: some minutes at the start, then faster; no gain on a CPU."""
-    loss_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    loss_weights: Mapping[str, NonNegativeFloat] = dataclasses.field(default_factory=dict)
     """Weight of each loss by name; if not given, what the method or objective declares, else 1."""
     backbone: sections.BackboneOverrides = sections.BackboneOverrides()
     crops: sections.CropConfig = sections.CropConfig()
@@ -98,6 +101,10 @@ class RunConfig:
             raise ValueError("neither epochs nor minutes is given; set one of them, e.g. epochs to 100")
         if not self.used:
             raise ValueError("method and objective are both 'none', so that there is nothing to learn; name one")
+        if self.objective != NO_OBJECTIVE and {"", NO_OBJECTIVE} & {*self.objective.split("+")}:
+            raise ValueError(
+                f"objective is {self.objective!r}; join names of objectives by '+', or use {NO_OBJECTIVE!r} alone"
+            )
         if len(set(self.used)) < len(self.used):
             raise ValueError(f"objective is {self.objective!r}, which names one twice; name each once")
         if self.batch_size % self.accumulate:
@@ -118,7 +125,7 @@ class RunConfig:
     @property
     def objectives(self) -> tuple[str, ...]:
         """Names of the patch-level objectives."""
-        return tuple(name for name in self.objective.split("+") if name not in ("", "none"))
+        return () if self.objective == NO_OBJECTIVE else tuple(self.objective.split("+"))
 
     @property
     def used(self) -> tuple[str, ...]:
@@ -151,9 +158,11 @@ class RunConfig:
         config = override(self, {**values, "components": merged})
         for name in given:
             if name not in config.used:
+                meant = close_match(name, [*known, *config.used])
                 raise ValueError(
                     f"nothing reads the settings of {name!r}: the run's method and objectives are "
-                    f"{', '.join(config.used)}; leave them out, or name it with --method or --objective"
+                    f"{', '.join(config.used)}; {f'did you mean {meant!r}? Else ' if meant else ''}leave them out, or "
+                    "name it with --method or --objective"
                 )
         return config
 

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, Lt, MinLen
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 T = TypeVar("T")
@@ -28,6 +28,15 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 
 SPEED_ONLY = "speed only"
 """Metadata of a field that changes speed or memory but no number: `Annotated[int, Gt(0), SPEED_ONLY]`."""
+
+Seed = Annotated[int, Ge(0), Lt(2**63)]
+"""Seed of random draws, as torch takes it."""
+
+Workers = Annotated[int, Ge(0), Le(1024), SPEED_ONLY]
+"""Number of loader processes; thousands would bring the machine down before anything could be said."""
+
+Name = Annotated[str, MinLen(1)]
+"""Text that names something. An empty one, as from an unset variable of a shell, would stand for this folder."""
 
 _RULES = pydantic.ConfigDict(allow_inf_nan=False, coerce_numbers_to_str=True, use_attribute_docstrings=True)
 _ADVICE = {
@@ -44,6 +53,7 @@ _ADVICE = {
     "tuple_type": "use a list of values",
     "too_short": "use {min_length} values or more",
     "too_long": "use {max_length} values",
+    "string_too_short": "name something, or leave it out",
 }
 """Advice for each of pydantic's types of error, filled in with its context."""
 
@@ -73,7 +83,11 @@ def settings(cls: Cls) -> Cls:
 
 def _refuse_mixed_booleans(name: str, given: Any, kept: Any) -> None:
     """Raise ValueError where pydantic made a number from a boolean, or a boolean from anything else."""
-    pairs = zip(given, kept, strict=True) if isinstance(given, list | tuple) else [(given, kept)]
+    if isinstance(given, list | tuple):
+        pairs = list(zip(given, kept, strict=True))
+    else:
+        is_mapping = isinstance(given, Mapping) and isinstance(kept, Mapping)
+        pairs = list(zip(given.values(), kept.values(), strict=True)) if is_mapping else [(given, kept)]
     for old, new in pairs:
         if isinstance(old, bool) != isinstance(new, bool):
             raise ValueError(f"{name} is {given!r}; use {'true or false' if isinstance(new, bool) else 'a number'}")
@@ -109,9 +123,14 @@ def override(record: T, values: Mapping[str, Any], where: str = "") -> T:
 def unknown_name(path: str, name: str, known: Iterable[str]) -> str:
     """Return the sentence for an unknown setting, with the nearest known name or all of them."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
+    meant = close_match(name, known)
+    hint = f"did you mean {meant!r}?" if meant else f"known are: {', '.join(known)}"
     return f"{path} is not a setting; {hint}"
+
+
+def close_match(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a mistyped one most resembles, or None if it resembles none."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
 def checked(value: Any, kind: Any, name: str) -> Any:

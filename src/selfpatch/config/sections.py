@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval, MinLen
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from selfpatch.config.schema import SPEED_ONLY, Fraction, settings
+from selfpatch.config.schema import Fraction, Workers, settings
 
 Resampling = Literal["bicubic", "bilinear"]
 """Filter of a resize, antialiased."""
@@ -172,7 +172,7 @@ class OptimizerConfig:
     weight_decay_on: Literal["matrices", "matrices_but_positions", "matrices_and_biases", "all"] = "matrices"
     """Decayed parameters: those of two or more dimensions (DINO, SelfPatch, iBOT, MoBY), the same without CLS token,
     position embeddings and relative position biases, the same with biases (SERE's code), or all (MoCo)."""
-    layer_decay: Fraction = 1.0
+    layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0
     """Layer-wise learning-rate decay factor of the backbone; 1 gives all layers the same rate."""
     head_lr_scale: PositiveFloat = 1.0
     """Factor on the learning rate of everything outside the backbone: heads, predictors, and the pool except its norm.
@@ -209,7 +209,7 @@ class OptimizerConfig:
 class LoaderConfig:
     """Reading and rendering of images."""
 
-    workers: Annotated[NonNegativeInt | None, SPEED_ONLY] = None
+    workers: Workers | None = None
     """Loader processes per training process. Defaults to one fewer than the process's share of the cores."""
     render: Literal["auto", "plain", "fast", "device"] = "auto"
     """Renderer of the drawn crops: Pillow, OpenCV (`pip install 'selfpatch[fast]'`), or the training device, so that

@@ -36,14 +36,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import MinLen
-from pydantic import NonNegativeInt, StrictStr
+from pydantic import StrictStr
 
 from selfpatch.api.encoder import BASELINES
 from selfpatch.checkpoints.read import TIMM
 from selfpatch.config.parsing import parse_yaml
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
-from selfpatch.config.schema import checked, settings
+from selfpatch.config.schema import Seed, checked, settings
 from selfpatch.experiments.suite import Entry, read_entry
 from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
 
@@ -66,7 +66,7 @@ class Arm:
     """Settings of its run, without data, seed, device and folder, which the study sets."""
     pretrain: dict[str, Path]
     """Training data by the names that the file gives."""
-    seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], MinLen(1)] = (0,)
     equal_time: str | None = None
     """Name of another arm, whose training time this arm gets."""
 

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor, nn
 
 from selfpatch.api.dry_run import DryRun
 from selfpatch.api.encoder import open_network_or_baseline
 from selfpatch.api.evaluate import evaluate, measure
 from selfpatch.checkpoints.config import LoadConfig
+from selfpatch.config.parsing import yaml_values
 from selfpatch.config.schema import plain
 from selfpatch.core import distributed
 from selfpatch.core.atomic_io import make_folder, write_atomically
@@ -171,11 +171,12 @@ def read_suite(path: str | Path) -> list[Entry]:
         ValueError: the file is missing or no list of evaluations, or an evaluation or a setting is unknown.
     """
     try:
-        items = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+        text = Path(path).expanduser().read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot read the suite {path} ({error.strerror}); give a YAML file like {EXAMPLE}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text in UTF-8; give a YAML file like {EXAMPLE}") from None
+    items = yaml_values(text, str(path))
     if not isinstance(items, list) or not items:
         raise ValueError(f"{path} holds no list of evaluations; write one a line, like {EXAMPLE}")
     return [read_entry(number, item, f"entry {number} of {path}") for number, item in enumerate(items, start=1)]

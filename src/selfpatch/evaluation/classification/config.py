@@ -2,9 +2,9 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 
-from selfpatch.config.schema import SPEED_ONLY, settings
+from selfpatch.config.schema import SPEED_ONLY, Seed, Workers, settings
 from selfpatch.evaluation.config import EvaluationConfig, Precision
 
 
@@ -43,9 +43,9 @@ class TrainedClassificationConfig(ClassificationConfig):
     """Images per step, capped at the number of training images."""
     precision: Precision = "float32"
     """Precision of the network; bf16 uses autocast, with float32 parameters and loss."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Random seed of the head, the order, the crops and the subset of labels."""
     per_class: Annotated[bool, SPEED_ONLY] = False
     """Show one row per class."""
-    workers: Annotated[NonNegativeInt, SPEED_ONLY] = 4
+    workers: Workers = 4
     """Number of processes that load training images; changes speed only."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from selfpatch.config.schema import SPEED_ONLY, settings
+from selfpatch.config.schema import SPEED_ONLY, Seed, Workers, settings
 from selfpatch.evaluation.config import FrozenConfig
 
 
@@ -86,9 +86,9 @@ class DepthConfig(FrozenConfig):
     """Fit scale and shift of each prediction to the truth before it is scored."""
     limit: PositiveInt | None = None
     """Number of images per split, evenly spread; defaults to all."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Random seed of the head, the order and the crops."""
-    workers: Annotated[NonNegativeInt, SPEED_ONLY] = 4
+    workers: Workers = 4
     """Number of processes that load training images; changes speed only."""
     max_pictures: Annotated[NonNegativeInt, SPEED_ONLY] = 8
     """Number of test images to draw, evenly spread, each with its depth and the prediction."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from selfpatch.config.schema import SPEED_ONLY, settings
+from selfpatch.config.schema import SPEED_ONLY, Seed, Workers, settings
 from selfpatch.evaluation.config import EvaluationConfig, Precision
 
 DATA_SETTINGS = ("preset", "train_split", "test_split", "limit", "negatives")
@@ -135,7 +135,7 @@ class DetectionConfig(EvaluationConfig):
     """Weight decay."""
     weight_decay_on: Literal["all_but_norms", "matrices"] = "all_but_norms"
     """Parameters that decay: all but norms, tokens and position embeddings, or those of two or more dimensions."""
-    layer_decay: PositiveFloat = 1.0
+    layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
     """Layer-wise learning-rate decay factor."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.05
     """Stochastic depth rate of the last block; it rises linearly from 0."""
@@ -143,9 +143,9 @@ class DetectionConfig(EvaluationConfig):
     """Largest norm of the gradient; 0 turns clipping off."""
     precision: Precision = "float32"
     """Precision of the forward pass; bf16 uses autocast."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Seed = 0
     """Random seed of initialisation, order and augmentation."""
-    workers: Annotated[int, Ge(0), SPEED_ONLY] = 0
+    workers: Workers = 0
     """Number of processes that load images; changes speed only."""
     max_pictures: Annotated[int, Ge(0), SPEED_ONLY] = 4
     """Number of images of the scored split to draw with their detections."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from selfpatch.config.schema import SPEED_ONLY, settings
+from selfpatch.config.schema import SPEED_ONLY, Seed, Workers, settings
 from selfpatch.evaluation.config import EvaluationConfig, FrozenConfig
 
 Method = Literal["knn", "linear", "logistic", "kmeans", "finetune", "fpn", "upernet"]
@@ -36,7 +36,7 @@ class SegmentationConfig(EvaluationConfig):
     """Name of the split to score."""
     limit: PositiveInt | None = None
     """Number of images per split, evenly spread; defaults to all."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Random seed of everything that is drawn."""
     max_pictures: Annotated[NonNegativeInt, SPEED_ONLY] = 4
     """Number of images in pictures/segments.png, each with labels and prediction."""
@@ -74,7 +74,7 @@ class TrainedConfig(SupervisedConfig):
     """Side of the training crops, and of the test windows, in pixels."""
     weight_decay: NonNegativeFloat = 1e-4
     """Weight decay of the optimizer."""
-    workers: Annotated[NonNegativeInt, SPEED_ONLY] = 0
+    workers: Workers = 0
     """Number of processes that load training images; changes speed only."""
 
     def learned(self) -> dict[str, Any]:
