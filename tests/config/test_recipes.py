@@ -87,7 +87,6 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("loss_weights: {image: .inf}", "loss_weights.image is inf; use a finite number"),
         ("loss_weights: {image: -1}", "loss_weights.image is -1; use 0 or more"),
         ("loss_weights: {image: true}", "loss_weights is {'image': True}; use a number"),
-        ("loss_weights: {1: 1}", "loss_weights"),
         ("crops: {global_scale: [.nan, 1]}", r"crops.global_scale\[0\] is nan; use a finite number"),
         ("recipe: small-1k", r"r\.yaml names the recipe 'small-1k', but cannot extend it; copy its settings"),
         ("optimizer: {layer_decay: 0}", "optimizer.layer_decay is 0; use a number above 0"),
@@ -108,5 +107,5 @@ def test_recipes_that_could_only_fail_later_are_refused_at_once(tmp_path: Path, 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 def test_numbers_of_a_component_are_checked_when_the_network_is_made(value: float) -> None:
     config = load_recipe("small-cpu").override({"dino": {"student_temp": value}})
-    with pytest.raises(ValueError, match="dino.student_temp is (nan|inf|-1.0); use a "):
+    with pytest.raises(ValueError, match=r"dino\.student_temp is (nan|inf|-1\.0); use a "):
         make_student_teacher(config)

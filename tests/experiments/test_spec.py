@@ -140,7 +140,7 @@ def test_weights_that_cannot_be(tmp_path: Path, changes: dict[str, Any], weights
         ({"evaluations": [{"davis": {"data": "davis"}, "columns": {"J": None}}]}, "columns.J is None; use text"),
         ({"settings": {**PLAN["settings"], "checkpoint": {}}}, "over_time evaluates kept checkpoints"),
         ({"extends": "tiny.yaml"}, "extends itself"),
-        ({"extends": "none.yaml"}, r"cannot read the study .*none.yaml \(No such file"),
+        ({"extends": "none.yaml"}, r"there is no file .*none.yaml; give the YAML file of a study"),
         ({"sizes": {"cpu": 3}}, "sizes.cpu is 3; use a mapping of names to values"),
         ({"sizes": [1]}, r"sizes is \[1\]; use a mapping"),
     ],

@@ -118,7 +118,7 @@ def test_the_suites_of_ours_name_data_below_the_current_folder(file: Path, data_
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cannot read the suite .*none.yaml \(No such file"):
+    with pytest.raises(ValueError, match=r"there is no file .*none.yaml; give a YAML file like `- davis"):
         read_suite(tmp_path / "none.yaml")
 
 

@@ -26,6 +26,7 @@ from selfpatch.config.parsing import parse_yaml
 from selfpatch.core.atomic_io import clear_error, require_writable, write_atomically
 from selfpatch.core.distributed import is_distributed, is_main_process, rank
 from selfpatch.core.dry_run import in_dry_run
+from selfpatch.core.text_files import read_text
 from selfpatch.core.types import Views
 
 
@@ -101,8 +102,8 @@ class RunDirectory:
         if not file.is_file():
             raise ValueError(f"{path} is no run: it has no config.yaml; name the --out of a `selfpatch pretrain`")
         try:
-            run.settings = parse_yaml(file.read_text(encoding="utf-8"), str(file))
-        except (OSError, ValueError) as error:
+            run.settings = parse_yaml(read_text(file), str(file))
+        except ValueError as error:
             raise ValueError(f"the settings in {file} cannot be read: {error}") from None
         return run
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from selfpatch.config.parsing import parse_yaml
 from selfpatch.config.run import SAMPLES, RunConfig
+from selfpatch.core.text_files import read_text
 
 
 def recipe_names() -> list[str]:
@@ -24,11 +25,7 @@ def load_recipe(name: str) -> RunConfig:
         file = Path(name)
         if file.suffix not in (".yaml", ".yml") or not file.is_file():
             raise ValueError(f"no recipe {name!r}; use the path of a .yaml file or one of: {', '.join(recipe_names())}")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{name} is not UTF-8 text; give a YAML file") from None
-    values = parse_yaml(text, name)
+    values = parse_yaml(read_text(Path(str(file))), name)
     if "recipe" in values:
         raise ValueError(f"{name} names the recipe {values['recipe']!r}, but cannot extend it; copy its settings")
     return RunConfig().override(values | {"recipe": name})

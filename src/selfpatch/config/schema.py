@@ -50,7 +50,7 @@ _ADVICE = {
     **dict.fromkeys(["bool_type", "bool_parsing"], "use true or false"),
     **dict.fromkeys(["mapping_type", "dict_type", "dataclass_type"], "use a mapping of names to values"),
     "string_type": "use text",
-    "tuple_type": "use a list of values",
+    **dict.fromkeys(["tuple_type", "list_type"], "use a list of values"),
     "too_short": "use {min_length} values or more",
     "too_long": "use {max_length} values",
     "string_too_short": "name something, or leave it out",
@@ -169,11 +169,12 @@ def _sentence(error: pydantic.ValidationError, given: Any, known: Iterable[str] 
     if problem == "missing":  # a tuple that is too short lacks one value in each problem
         return f"{name} is {list(first['input'])!r}; use {len(first['input']) + len(problems)} values"
     # A union complains once for each of its members, behind the same location.
-    same = [_advice(other) for other in problems if other["loc"][: len(path)] == location[: len(path)]]
+    same = [advice(other) for other in problems if other["loc"][: len(path)] == location[: len(path)]]
     return f"{name} is {first['input']!r}; {' or '.join(dict.fromkeys(same))}"
 
 
-def _advice(problem: Any) -> str:
+def advice(problem: Any) -> str:
+    """Return what to do about one of pydantic's problems."""
     context = problem.get("ctx", {})
     if problem["type"] == "literal_error":
         return f"use one of: {context['expected']}".replace(" or ", ", ").replace("'", "")

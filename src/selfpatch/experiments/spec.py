@@ -44,6 +44,7 @@ from selfpatch.config.parsing import parse_yaml
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
 from selfpatch.config.schema import Seed, checked, settings
+from selfpatch.core.text_files import read_text
 from selfpatch.experiments.suite import Entry, read_entry
 from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
 
@@ -185,11 +186,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """Return the content of a file, laid over the files that it extends."""
     if path.resolve() in above:
         raise ValueError(f"{path} extends itself, through {above[-1]}; leave one `extends` out")
-    try:
-        spec = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ValueError(f"cannot read the study {path} ({reason}); give a YAML file") from None
+    spec = parse_yaml(read_text(path, "give the YAML file of a study"), str(path))
     below = spec.pop("extends", None)
     return spec if below is None else _laid_over(_read(path.parent / str(below), (*above, path.resolve())), spec)
 

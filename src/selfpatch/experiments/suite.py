@@ -32,6 +32,7 @@ from selfpatch.core import distributed
 from selfpatch.core.atomic_io import make_folder, write_atomically
 from selfpatch.core.dry_run import dry_run
 from selfpatch.core.failures import sentence_of
+from selfpatch.core.text_files import read_text
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.registry import EVALUATIONS
 from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256
@@ -170,13 +171,7 @@ def read_suite(path: str | Path) -> list[Entry]:
     Raises:
         ValueError: the file is missing or no list of evaluations, or an evaluation or a setting is unknown.
     """
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"cannot read the suite {path} ({error.strerror}); give a YAML file like {EXAMPLE}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is no text in UTF-8; give a YAML file like {EXAMPLE}") from None
-    items = yaml_values(text, str(path))
+    items = yaml_values(read_text(Path(path).expanduser(), f"give a YAML file like {EXAMPLE}"), str(path))
     if not isinstance(items, list) or not items:
         raise ValueError(f"{path} holds no list of evaluations; write one a line, like {EXAMPLE}")
     return [read_entry(number, item, f"entry {number} of {path}") for number, item in enumerate(items, start=1)]

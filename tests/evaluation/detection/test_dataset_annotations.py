@@ -60,12 +60,18 @@ def test_what_is_missing_is_filled_in(data: Path, fields: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"bbox": None}, "annotation 1 of .*instances_val.json has the bbox None; give"),
-        ({"bbox": [1, 2, 3]}, r"annotation 1 of .*instances_val.json has the bbox \[1, 2, 3\]; give"),
-        ({"bbox": [1, 2, -3, 4]}, "has the bbox"),
-        ({"bbox": [1, 2, float("nan"), 4]}, "has the bbox"),
-        ({"area": "large"}, "annotation 1 of .* has the area 'large'"),
-        ({"segmentation": [1, 2, 3, 4, 5, 6]}, "annotation 1 of .* neither polygons"),
+        (
+            {"bbox": None},
+            r"annotation 1 \('0{12}\.png'\) of .*_val\.json has the bbox null; use a list of values",
+        ),
+        (
+            {"bbox": [1, 2, 3]},
+            r"annotation 1 \('0{12}\.png'\) of .*_val\.json has the bbox \[1, 2, 3\]; use 4",
+        ),
+        ({"bbox": [1, 2, -3, 4]}, r"annotation 1 .* has the bbox \[1.0, 2.0, -3.0, 4.0\]; give"),
+        ({"bbox": [1, 2, float("nan"), 4]}, r"annotation 1 .* has the bbox\[2\] nan; use a finite number"),
+        ({"area": "large"}, "annotation 1 .* of .* has the area 'large'; use a number"),
+        ({"segmentation": [1, 2, 3, 4, 5, 6]}, "annotation 1 .* of .* neither polygons"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "neither polygons"),
         ({"segmentation": {"size": [4, 4], "counts": [16]}}, "has run lengths of size"),
         ({"segmentation": {"size": [48, 64], "counts": [16]}}, "has run lengths of 16 pixels; its image has 3072"),
@@ -85,7 +91,7 @@ def test_two_images_of_one_id_are_told(data: Path) -> None:
     content = read_json(data, "val")
     content["images"].append(content["images"][0])
     write_json(data, "val", content)
-    with pytest.raises(ValueError, match=r"two images of .* have the id 100"):
+    with pytest.raises(ValueError, match=r"image id 100 is listed twice in .*instances_val\.json"):
         open_split(data, "val")
 
 
@@ -95,7 +101,7 @@ def test_two_images_of_one_id_are_told(data: Path) -> None:
         (lambda c: c["annotations"].clear(), "holds no annotation"),
         (lambda c: c.pop("categories"), "has no 'categories'"),
         (lambda c: c["annotations"][0].pop("segmentation"), "has no 'segmentation'"),
-        (lambda c: c["images"][0].pop("width"), "one of the images of .* has no 'width'"),
+        (lambda c: c["images"][0].pop("width"), r"image 100 \('0{12}\.png'\) of .* has no 'width'"),
         (lambda c: c["annotations"][0].update(category_id=5), "category_id 5, which is not listed"),
         (lambda c: c["annotations"][0].update(image_id=5), "image_id 5, which is not listed"),
         (

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import math
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,17 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from selfpatch.core.safe_paths import path_below
 from selfpatch.data.decode.pillow import read_image
+from selfpatch.evaluation.coco import read_instances
 from selfpatch.evaluation.detection.masks import Polygons, Rle
 
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels; the right side of the whole image is its width, without any offset."""
-NEEDED = {
-    "images": ("id", "file_name", "width", "height"),
-    "categories": ("id", "name"),
-    "annotations": ("image_id", "category_id", "bbox", "segmentation"),
-}
-"""Required fields of the entries of each list of an annotation file."""
+LAYOUT = "a COCO data set has annotations/instances_SPLIT.json and a folder SPLIT of images"
 
 
 @dataclass(frozen=True)
@@ -113,11 +108,13 @@ def open_split(root: str | Path, split: str) -> Split:
     """Read the annotations of one split, and check that its images exist.
 
     Raises:
-        ValueError: images or the file are missing, or the file cannot be used (`read_annotations`).
+        ValueError: images or the file are missing, or the file has no object or cannot be used (`read_instances`).
     """
     root = Path(root).expanduser()
     path = root / "annotations" / f"instances_{split}.json"
-    content = read_annotations(path)
+    content = read_instances(path, LAYOUT)
+    if not content["annotations"]:
+        raise ValueError(f"{path} holds no annotation; detection needs boxes and masks")
     categories = sorted(content["categories"], key=lambda category: category["id"])
     labels = {category["id"]: label for label, category in enumerate(categories, start=1)}
     instances: defaultdict[int, list[Instance]] = defaultdict(list)
@@ -132,14 +129,14 @@ def open_split(root: str | Path, split: str) -> Split:
     images = []
     for entry in content["images"]:
         name, objects = entry["file_name"], tuple(instances[entry["id"]])
-        image_path = root / split / name
+        image_path = path_below(root / split, name, f"image {entry['id']} of {path}")
         images.append(AnnotatedImage(entry["id"], name, image_path, entry["width"], entry["height"], objects))
     # Listing each folder once: over a network, checking each of a hundred thousand files would take minutes.
     listed = cache(_names)
     missing = [image.path for image in images if image.path.name not in listed(image.path.parent)]
     if missing:
         raise ValueError(f"{len(missing)} of the annotated images are missing, e.g. {missing[0]}; download them again")
-    return Split(path, tuple(images), tuple(labels), tuple(str(category["name"]) for category in categories))
+    return Split(path, tuple(images), tuple(labels), tuple(category["name"] for category in categories))
 
 
 def _names(folder: Path) -> set[str]:
@@ -148,88 +145,3 @@ def _names(folder: Path) -> set[str]:
     except OSError:
         advice = "a COCO data set keeps the images of a split in a folder of the same name"
         raise ValueError(f"no folder {folder}; {advice}") from None
-
-
-def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the images, categories and annotations of an instance annotation file.
-
-    Annotations have a uniform format. `id` is the position counted from 1 (pycocotools treats an object with id 0 as
-    not found). `iscrowd` is 0 or 1. `area` is a number, or None if the file has none. `segmentation` is a list of
-    polygons of 3 or more points, or run lengths; it is an empty list if the object has a box only.
-
-    Raises:
-        ValueError: the file is missing, holds no instance annotation, or has an invalid entry.
-    """
-    content = _read(path)
-    if not content["annotations"]:
-        raise ValueError(f"{path} holds no annotation; detection needs boxes and masks")
-    sizes: dict[Any, list[int]] = {}
-    for image in content["images"]:
-        if image["id"] in sizes:
-            raise ValueError(f"two images of {path} have the id {image['id']}; each needs its own")
-        sizes[image["id"]] = [image["height"], image["width"]]
-    known = {"image_id": sizes.keys(), "category_id": {category["id"] for category in content["categories"]}}
-    rows = []
-    for number, row in enumerate(content["annotations"], start=1):
-        name = f"annotation {row.get('id', f'number {number}')} of {path}"
-        for field, ids in known.items():
-            if row[field] not in ids:
-                raise ValueError(f"{name} is for {field} {row[field]}, which is not listed; add it")
-        box, area = row["bbox"], row.get("area")
-        if not _numbers(box) or len(box) != 4 or min(box[2:]) < 0:
-            raise ValueError(f"{name} has the bbox {box}; give [left, top, width, height] in pixels")
-        if area is not None and not _numbers([area]):
-            raise ValueError(f"{name} has the area {area!r}; give a number of pixels, or leave it out")
-        segmentation = _segmentation(row["segmentation"], sizes[row["image_id"]], name)
-        rows.append({
-            "id": number, "image_id": row["image_id"], "category_id": row["category_id"], "bbox": box, "area": area,
-            "iscrowd": int(bool(row.get("iscrowd"))), "segmentation": segmentation,
-        })  # fmt: skip
-    return {"images": content["images"], "categories": content["categories"], "annotations": rows}
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        advice = "a COCO data set has annotations/instances_SPLIT.json and a folder SPLIT of images"
-        raise ValueError(f"no file {path}; {advice}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); download it again") from None
-    missing = [name for name in NEEDED if not isinstance(content, dict) or not isinstance(content.get(name), list)]
-    if missing:
-        raise ValueError(f"{path} has no {missing[0]!r}; an instance annotation file has lists of {', '.join(NEEDED)}")
-    for kind, fields in NEEDED.items():
-        for number, entry in enumerate(content[kind], start=1):
-            values = entry if isinstance(entry, dict) else {}
-            lacking = [field for field in fields if field not in values]
-            if lacking:
-                name = values.get("id", f"number {number}")
-                raise ValueError(
-                    f"one of the {kind} of {path} has no {lacking[0]!r} ({name}); each needs {', '.join(fields)}"
-                )
-    return content
-
-
-def _segmentation(value: Any, size: list[int], name: str) -> list[list[float]] | dict[str, Any]:
-    if isinstance(value, dict):
-        counts: Any = value.get("counts")
-        if value.get("size") != size or not (isinstance(counts, str) or _numbers(counts)):
-            raise ValueError(
-                f"{name} has run lengths of size {value.get('size')}; give counts, and its image's size, {size}"
-            )
-        if not isinstance(counts, str) and (sum(counts) != size[0] * size[1] or min(counts) < 0):
-            raise ValueError(f"{name} has run lengths of {sum(counts)} pixels; its image has {size[0] * size[1]}")
-        return value
-    polygons = [] if value is None else value
-    if not isinstance(polygons, list) or not all(_numbers(p) and len(p) % 2 == 0 for p in polygons):
-        raise ValueError(
-            f"{name} has a segmentation that is neither polygons [[x, y, x, y, ...], ...] nor run lengths; give one of "
-            "them, or [] if there is no mask"
-        )
-    return [polygon for polygon in polygons if len(polygon) >= 6]  # fewer than 3 points enclose nothing
-
-
-def _numbers(values: Any) -> bool:
-    """Return whether the value is a sequence of finite numbers."""
-    return isinstance(values, Sequence) and all(isinstance(v, int | float) and math.isfinite(v) for v in values)

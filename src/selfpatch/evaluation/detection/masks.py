@@ -26,6 +26,8 @@ def pycocotools(module: str) -> Any:
         return importlib.import_module(f"pycocotools.{module}")
     except ImportError:
         raise ValueError("detection needs pycocotools; install it with: pip install 'selfpatch[detect]'") from None
+    except ValueError as error:  # compiled for another numpy
+        raise ValueError(f"pycocotools cannot be loaded ({error}); install it again, for this numpy") from None
 
 
 def packed(segmentation: Polygons | Rle, height: int, width: int) -> Rle:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torchvision.ops import box_convert, box_iou
 
-from selfpatch.evaluation.detection.dataset import Split, read_annotations
+from selfpatch.evaluation.coco import read_instances
+from selfpatch.evaluation.detection.dataset import Split
 from selfpatch.evaluation.detection.masks import packed, pycocotools
 from selfpatch.evaluation.detection.predictions import Row, rows_by_image
 from selfpatch.evaluation.result import Cell
@@ -39,7 +40,7 @@ class GroundTruth:
     """
 
     def __init__(self, annotations: Path, images: Sequence[int]) -> None:
-        content = read_annotations(annotations)
+        content = read_instances(annotations)
         sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
         rows = [{**row, "area": _area(row, *sizes[row["image_id"]])} for row in content["annotations"]]
         self._coco = _indexed({**content, "annotations": rows})
@@ -89,11 +90,11 @@ def average_precision(
     return metrics, rows
 
 
-def _area(row: Row, height: int, width: int) -> float:
+def _area(row: Mapping[str, Any], height: int, width: int) -> float:
     """Return the annotated area, else the mask's as in COCO, else the box's."""
     segmentation: Any = row["segmentation"]
     if row["area"] is not None:
-        return row["area"]
+        return float(row["area"])
     if not segmentation:
         return float(row["bbox"][2] * row["bbox"][3])
     if not isinstance(segmentation, dict):
