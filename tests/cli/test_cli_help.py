@@ -226,11 +226,11 @@ OPTIONS = {
         optimizer.teacher-temp optimizer.warmup-teacher-temp optimizer.teacher-patch-temp
         optimizer.warmup-teacher-patch-temp optimizer.warmup-teacher-temp-epochs
         optimizer.teacher-temp-interval
-        loader.workers loader.render loader.max-pixels loader.max-bad loader.held-out
+        loader.workers loader.render loader.max-pixels loader.max-bad loader.held-out loader.fingerprint
         watch.log-every watch.evaluate-every watch.knn-images watch.picture-images
         checkpoint.every-minutes checkpoint.every-steps checkpoint.keep checkpoint.keep-every-epochs
         checkpoint.max-nonfinite""",
-    "resume": "device workers",
+    "resume": "device workers refuse-changed",
     "evaluate davis": f"""{NETWORK} data out block stage output-stride dilate results resolution radius window
         topk context-frames temperature upsampling std precision max-memory year sequences""",
     "evaluate knn": f"{NETWORK} data out ks temperature resize crop precision encode-batch",

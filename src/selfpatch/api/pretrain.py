@@ -24,6 +24,7 @@ from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.machine import autocast_dtype
 from selfpatch.models.backbones.config import backbone_config_from_dict
 from selfpatch.training import factory
+from selfpatch.training.changed_images import changed_images, record_images
 from selfpatch.training.dataset import TrainingData, check_data, measure_channels, record_data
 from selfpatch.training.online_eval import teacher_encoder
 from selfpatch.training.optim import Schedule
@@ -86,16 +87,20 @@ def pretrain(config: RunConfig | None = None, *, dry_run: bool = False, **settin
         raise
 
 
-def resume(path: str | Path, *, device: str | None = None, workers: int | None = None) -> Path:
+def resume(
+    path: str | Path, *, device: str | None = None, workers: int | None = None, refuse_changed: bool = False
+) -> Path:
     """Continue a run exactly where its newest checkpoint is.
 
     Args:
         path: the run directory, which is returned.
         device: device to train on; defaults to the run's.
         workers: number of loader processes; defaults to the run's.
+        refuse_changed: refuse to go on if images have changed since the run began (`loader.fingerprint`); otherwise it
+            says so.
 
     Raises:
-        ValueError: there is no run, or its images have changed.
+        ValueError: there is no run, images were added or removed, or have changed and `refuse_changed` is set.
         Interrupted: a signal stopped the run again.
     """
     run = RunDirectory.open(path)
@@ -105,6 +110,8 @@ def resume(path: str | Path, *, device: str | None = None, workers: int | None =
     started = distributed.start(config.device)
     data = factory.open_training_data(config)
     check_data(run, data)
+    if distributed.is_main_process() and (warning := changed_images(run, data.index, refuse=refuse_changed)):
+        _print(f"warning: {warning}")
     checkpoint = run.checkpoints.load_newest()  # None if it was killed before the first one
     if checkpoint is None:
         student_teacher, _ = factory.make_student_teacher(config, statistics=measure_channels(data, config.channels))
@@ -121,7 +128,10 @@ def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
     if in_dry_run():
         return RunDirectory.create(out, settings)
     if distributed.is_main_process():
-        record_data(RunDirectory.create(out, settings), data)
+        run = RunDirectory.create(out, settings)
+        record_data(run, data)
+        if config.data != SAMPLES:  # which are made anew where the cache is gone
+            record_images(run, data.index, config.loader.fingerprint)
     distributed.barrier()
     return RunDirectory.open(out)
 

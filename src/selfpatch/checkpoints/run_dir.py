@@ -2,6 +2,7 @@
 
 config.yaml       the resolved settings
 data.json         the images that the run trains on
+images.npz        size and modification time of each image
 metrics.jsonl     one line a record, each with its "step"
 tensorboard/      the same numbers as TensorBoard events
 checkpoints/      see `CheckpointStore`
@@ -9,6 +10,7 @@ exported/         backbones as safetensors
 pictures/         sheets of patch features
 report.html       measurements and curves
 skipped.txt       unreadable images, one `path TAB reason` a line
+changed.txt       images that had changed when the run was last resumed, one `path TAB what` a line
 failed/           batch and state of steps whose loss was not finite
 """
 
@@ -130,8 +132,13 @@ class RunDirectory:
         self._noted |= new
         old = self._skipped.read_bytes().decode("utf-8", "surrogateescape") if self._skipped.exists() else ""
         known = {line.partition("\t")[0] for line in old.split("\n")}
-        escaped = {path.translate({9: "\\t", 10: "\\n", 13: "\\r"}): bad[path] for path in bad if path in new}
-        lines = [f"{path}\t{' '.join(reason.split())}\n" for path, reason in escaped.items() if path not in known]
+        reasons = {escaped(path): bad[path] for path in bad if path in new}
+        lines = [f"{path}\t{' '.join(reason.split())}\n" for path, reason in reasons.items() if path not in known]
         # All lines are appended by one write, since other processes append too.
         with clear_error(self._skipped), open(self._skipped, "a", encoding="utf-8", errors="surrogateescape") as file:
             file.write("".join(lines))
+
+
+def escaped(path: str) -> str:
+    r"""Return a path as a field of a line, with tabs and line ends written as \t, \n and \r."""
+    return path.translate({9: "\\t", 10: "\\n", 13: "\\r"})

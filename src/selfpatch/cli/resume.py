@@ -18,6 +18,8 @@ class ResumeOptions:
     """Device to train on; defaults to the run's."""
     workers: Workers | None = None
     """Loader processes per training process; defaults to the run's."""
+    refuse_changed: bool = False
+    """Refuse to continue if images have changed since the run began; otherwise a warning names them."""
 
 
 def run(arguments: list[str]) -> int:
@@ -25,5 +27,5 @@ def run(arguments: list[str]) -> int:
     options = read_options(ResumeOptions, "resume", arguments)
     from selfpatch.api.pretrain import resume
 
-    resume(options.run, device=options.device, workers=options.workers)
+    resume(options.run, device=options.device, workers=options.workers, refuse_changed=options.refuse_changed)
     return 0

@@ -7,6 +7,8 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from selfpatch.config.schema import Fraction, Workers, settings
 
+Fingerprint = Literal["size_and_time", "content", "none"]
+"""What is recorded of each image, to tell whether it has changed."""
 Resampling = Literal["bicubic", "bilinear"]
 """Filter of a resize, antialiased."""
 
@@ -221,6 +223,9 @@ class LoaderConfig:
     """Largest fraction of unreadable images among those that were read; the run stops above it."""
     held_out: NonNegativeInt = 32
     """Number of images kept out of training to measure on, at most a tenth of the data; 0 keeps none."""
+    fingerprint: Fingerprint = "size_and_time"
+    """Record of each image, from which a resumed run tells which have changed: size and modification time, or a hash of
+    the content, for which all files are read at the start and at each resume."""
 
 
 @settings

@@ -209,14 +209,14 @@ def test_gigantic_images_are_refused_unread(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv(LIMIT_VARIABLE, "200")
     write_tiff(tmp_path / "a.tif", bands(1))
     write_png16(tmp_path / "a.png", bands(2))
-    with pytest.raises(BadImage, match=r"24 x 20 pixels, more than 200 in all .* cut it into tiles"):
+    with pytest.raises(BadImage, match=r"24 x 20 pixels, more than 200 of 4 bytes in all .* cut it into tiles"):
         read_picture(tmp_path / "a.tif", 1)
-    with pytest.raises(BadImage, match=r"24 x 20 pixels, more than 200 in all .* cut it into tiles"):
+    with pytest.raises(BadImage, match=r"24 x 20 pixels of 8 bytes, more than 200 of 4 .* cut it into tiles"):
         read_picture(tmp_path / "a.png", 2)
-    monkeypatch.setenv(LIMIT_VARIABLE, "480")
+    monkeypatch.setenv(LIMIT_VARIABLE, "960")
     assert len(pixels_of(tmp_path / "a.png", 2)) == 20
     write_tiff(tmp_path / "a.tif", bands(13))
-    with pytest.raises(BadImage, match="24 x 20 pixels of 13 channels, more than 480 in all"):
+    with pytest.raises(BadImage, match="24 x 20 pixels of 52 bytes, more than 960 of 4"):
         read_picture(tmp_path / "a.tif", 13)
-    monkeypatch.setenv(LIMIT_VARIABLE, str(480 * 13 // 4))
+    monkeypatch.setenv(LIMIT_VARIABLE, str(480 * 13))
     assert len(pixels_of(tmp_path / "a.tif", 13)) == 20

@@ -22,12 +22,12 @@ BEGINNING = 33
 
 _GREY, _RGB, _GREY_ALPHA, _RGBA = 0, 2, 4, 6
 _LAYOUTS = {
-    _GREY: ("I;16", ("I;16B",)),
-    _GREY_ALPHA: ("RGBA", ("RGBA",)),  # four bytes a pixel, in the order of the file
-    _RGB: ("RGB", ("RGB;16B", "RGB;16L")),
-    _RGBA: ("RGBA", ("RGBA;16B", "RGBA;16L")),
+    _GREY: ("I;16", ("I;16B",), 1),
+    _GREY_ALPHA: ("RGBA", ("RGBA",), 2),  # four bytes a pixel, in the order of the file
+    _RGB: ("RGB", ("RGB;16B", "RGB;16L"), 3),
+    _RGBA: ("RGBA", ("RGBA;16B", "RGBA;16L"), 4),
 }
-"""Pillow's mode, and its names of the layouts of a row, by the colour type of the file."""
+"""Pillow's mode, its names of the layouts of a row, and the number of channels, by the colour type of the file."""
 
 
 def is_deep_png(beginning: bytes) -> bool:
@@ -45,14 +45,14 @@ def read_deep_png(stream: BinaryIO) -> np.ndarray:
     width, height, _, colour, *methods, interlaced = struct.unpack(">IIBBBBB", content[16:29])
     if colour not in _LAYOUTS or any(methods) or interlaced > 1 or not width or not height:
         raise ValueError("it is a PNG file with a damaged header")
-    check_size(width, height)
+    mode, layouts, channels = _LAYOUTS[colour]
+    check_size(width, height, 4 * channels)  # which become float32
     orientation, parts = 1, []
     for name, data in _chunks(memoryview(content)):
         if name == b"IDAT":
             parts.append(data)
         elif name == b"eXIf":
             orientation = _orientation(bytes(data))
-    mode, layouts = _LAYOUTS[colour]
     deflated, size = b"".join(parts), (width, height)
     planes = [np.asarray(Image.frombytes(mode, size, deflated, "zip", layout, interlaced)) for layout in layouts]
     if colour == _GREY:

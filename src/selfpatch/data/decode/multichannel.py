@@ -85,11 +85,15 @@ def decode_raster(file: ImageFile, channels: int) -> Raster:
             pixels = _read_with_pillow(stream)
     if channels == 1 and pixels.shape[2] == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., :1]
-    if (got := pixels.shape[2]) != channels:
+    _require_channels(pixels.shape[2], channels)
+    return Raster(_to_tensor(pixels))
+
+
+def _require_channels(got: int, channels: int) -> None:
+    if got != channels:
         raise ValueError(
             f"its number of channels is {got}, not {channels}; use images of {channels}, or --channels {got}"
         )
-    return Raster(_to_tensor(pixels))
 
 
 def _to_tensor(pixels: np.ndarray) -> Tensor:
@@ -98,9 +102,11 @@ def _to_tensor(pixels: np.ndarray) -> Tensor:
     if planes.dtype == np.bool_:
         planes = planes * np.uint8(255)
     elif planes.dtype.kind == "u" and planes.dtype.itemsize == 2:  # of either byte order
-        planes = planes.astype(np.float32) / np.float32(65535)
+        planes = planes.astype(np.float32, order="C")
+        planes /= np.float32(65535)
     elif planes.dtype != np.uint8:
-        planes = np.nan_to_num(planes.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        planes = planes.astype(np.float32, order="C")
+        np.nan_to_num(planes, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     return torch.from_numpy(np.require(planes, requirements=["C", "W"]))
 
 
@@ -131,11 +137,15 @@ def _read_tiff(stream: BinaryIO, channels: int) -> np.ndarray:
         page = tiff.pages.first
         width, height = page.imagewidth, page.imagelength
         check_size(width, height)
-        check_size(width, height, math.prod(tiff.series[0].shape) // (width * height))
+        stored_channels = math.prod(tiff.series[0].shape) // (width * height)
+        bytes_per_pixel = stored_channels * (4 if page.bitspersample > 8 else 1)  # as in `_to_tensor`
+        check_size(width, height, bytes_per_pixel)
         if page.is_tiled:
-            check_size(page.tilewidth, page.tilelength)
+            check_size(page.tilewidth, page.tilelength, bytes_per_pixel)
         if page.photometric in (PHOTOMETRIC.PALETTE, PHOTOMETRIC.YCBCR):
             return _read_with_pillow(stream)
+        if width != channels and (stored_channels, channels) != (3, 1):  # otherwise its pixels must be seen
+            _require_channels(stored_channels, channels)
         try:
             pixels = _channels_last(tiff, channels)
         except ValueError as error:

@@ -16,9 +16,10 @@ starts Ghostscript, and rare ones are rarely tested."""
 LIMIT_VARIABLE = "SELFPATCH_MAX_PIXELS"
 """Environment variable with the largest number of pixels of an image; one place for all commands and processes."""
 DEFAULT_LIMIT = 100_000_000
-VALUES_PER_PIXEL = 4
-"""Channels that the limit allows for; images of more may have fewer pixels."""
-BYTES_PER_VALUE = 4
+BYTES_PER_PIXEL = 4
+"""Bytes of a decoded pixel that the limit allows for; images whose pixels take more may have fewer of them."""
+LARGEST_VALUES = 4
+"""Bytes of a stored value by those of a decoded one: complex numbers become single precision."""
 BYTES_OF_HEADERS = 2**16
 """Bytes that a file may have besides its values."""
 
@@ -42,18 +43,18 @@ def max_pixels() -> int:
     return int(value)
 
 
-def check_size(width: int, height: int, channels: int = 1) -> None:
-    """Raise ValueError for an image of too many pixels, channels or bytes to be decoded safely, or of an extreme side.
+def check_size(width: int, height: int, bytes_per_pixel: int = BYTES_PER_PIXEL) -> None:
+    """Raise ValueError for an image that would take too much memory once decoded, or has an extreme side.
 
     A file of some kilobytes can claim any size, and an image that is one pixel high has no size that could be resized.
     """
     limit = max_pixels()
     longest = max(65_535, limit // 100)
-    if width * height * max(1, channels / VALUES_PER_PIXEL) > limit or max(width, height) > longest:
-        of = f" of {channels} channels" if channels > VALUES_PER_PIXEL else ""
+    if width * height * max(1, bytes_per_pixel / BYTES_PER_PIXEL) > limit or max(width, height) > longest:
+        of = f" of {bytes_per_pixel} bytes" if bytes_per_pixel > BYTES_PER_PIXEL else ""
         raise ValueError(
-            f"it has {width} x {height} pixels{of}, more than {limit} in all or {longest} along a side; "
-            f"cut it into tiles, or set {LIMIT_VARIABLE}"
+            f"it has {width} x {height} pixels{of}, more than {limit} of {BYTES_PER_PIXEL} bytes in all or {longest} "
+            f"along a side; cut it into tiles, or set {LIMIT_VARIABLE}"
         )
 
 
@@ -62,7 +63,7 @@ def open_stream(file: ImageFile) -> Iterator[BinaryIO]:
     """Open an image file for reading bytes; raise OSError or ValueError if it is not regular or too long."""
     with opened(file) as stream:
         length = stream.seek(0, os.SEEK_END)
-        if length > (limit := max_pixels() * VALUES_PER_PIXEL * BYTES_PER_VALUE + BYTES_OF_HEADERS):
+        if length > (limit := max_pixels() * BYTES_PER_PIXEL * LARGEST_VALUES + BYTES_OF_HEADERS):
             raise ValueError(f"it has {length} bytes, more than {limit}; cut it into tiles, or set {LIMIT_VARIABLE}")
         stream.seek(0)
         yield stream

@@ -14,6 +14,7 @@ import numpy as np
 from selfpatch.data.sources.cache import Listing, cached
 from selfpatch.data.sources.image_files import ShardMember
 from selfpatch.data.sources.scan import search
+from selfpatch.data.sources.stamps import image_stamps
 
 
 class ImageIndex:
@@ -91,6 +92,10 @@ class ImageIndex:
         digest = hashlib.sha256(self._images.offsets.astype("<i8").tobytes())
         digest.update(self._images.characters.tobytes())
         return digest.hexdigest()[:32]
+
+    def stamps(self, *, content: bool = False) -> np.ndarray:
+        """Return size and time, or a hash of the content, of each image, as `stamps.image_stamps` does."""
+        return image_stamps(self.root, self._images, content=content)
 
     def split(self, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return training indices and `held_out` random held-out ones, at most a tenth of the images.
