@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import torch
 from selfpatch.checkpoints.checkpoint_store import CheckpointStore
 from selfpatch.checkpoints.run_dir import RunDirectory
 from tests.helpers.disk import files_below, largest_file
+from tests.helpers.warm_fork import warm_server
 
 
 @pytest.fixture
@@ -120,32 +119,35 @@ def test_a_full_disk_leaves_the_earlier_ones(store: CheckpointStore) -> None:
     assert saved_step(store) == 1
 
 
+def save_for_ever(out: str, moment: str) -> None:
+    """Save one checkpoint after another, and announce each; perhaps die before the seventh gets its name."""
+    store = RunDirectory.create(out, {}).checkpoints
+    replace = os.replace
+
+    def die_before(source: Path, target: Path) -> None:
+        if "step-00000007" in str(target):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    if moment == "before the renaming":
+        os.replace = die_before  # type: ignore[assignment]
+    for step in range(1, 100_000):
+        store.save({"step": step, "weights": torch.full((500_000,), float(step))}, step=step, keep=2)
+        print(step, flush=True)
+
+
+def num_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n")
+
+
 @pytest.mark.parametrize("moment", ["any", "before the renaming"])
 def test_a_kill_leaves_the_newest_one_intact(tmp_path: Path, moment: str) -> None:
-    script = """
-import os, signal, sys, torch
-from selfpatch.checkpoints.run_dir import RunDirectory
-store = RunDirectory.create(sys.argv[1], {}).checkpoints
-replace = os.replace
-def kill_before(source, target):
-    if "step-00000007" in str(target):
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
-if sys.argv[2] == "before the renaming":
-    os.replace = kill_before
-for step in range(1, 100_000):
-    store.save({"step": step, "weights": torch.full((500_000,), float(step))}, step=step, keep=2)
-    print(step, flush=True)
-"""
-    child = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path / "run"), moment], stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout is not None
-    announced = 0
-    for line in child.stdout:
-        announced = int(line)
-        if announced == 20:
-            os.kill(child.pid, signal.SIGKILL)
+    with open(tmp_path / "announced", "wb") as announced_file:
+        child = warm_server().start(save_for_ever, str(tmp_path / "run"), moment, stdout=announced_file)
+    announced = tmp_path / "announced"
+    while child.poll() is None:
+        if num_lines(announced) >= 20:
+            child.kill()
     assert child.wait() == -signal.SIGKILL
     run = RunDirectory.open(tmp_path / "run")
     store = run.checkpoints
@@ -153,7 +155,7 @@ for step in range(1, 100_000):
         warnings.simplefilter("error")
         state = store.load_newest()
     assert state is not None
-    assert state["step"] == 6 if moment != "any" else state["step"] >= announced >= 20
+    assert state["step"] == 6 if moment != "any" else state["step"] >= num_lines(announced) >= 20
     assert torch.equal(state["weights"], torch.full((500_000,), float(state["step"])))
     strays = list(store.folder.glob(".*"))
     assert strays or moment == "any"

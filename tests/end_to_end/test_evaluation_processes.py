@@ -21,7 +21,7 @@ from tests.evaluation.depth.conftest import write_depth
 from tests.evaluation.object_discovery.conftest import square, write_voc
 from tests.evaluation.retrieval.conftest import write_retrieval
 from tests.helpers.block_images import write_blocks
-from tests.helpers.command_line import run, write_davis
+from tests.helpers.command_line import run, run_cold, write_davis
 from tests.helpers.labelled_images import coloured_folder, tiny_encoder
 from tests.helpers.workers import WorkerPool
 
@@ -217,7 +217,7 @@ def test_an_error_on_one_process_ends_all_with_one_sentence(tmp_path: Path) -> N
     train, _ = open_splits(data)
     damaged = data / "train" / train.name(next(iter(order.steps(0, 1)))[-1])
     damaged.write_bytes(b"no image")
-    done = run(tmp_path, *LINEAR, "--data", str(data), "--epochs", "2", processes=2, timeout=100)
+    done = run_cold(tmp_path, *LINEAR, "--data", str(data), "--epochs", "2", processes=2)
     (sentence,) = (line for line in done.stderr.splitlines() if line.startswith("selfpatch: "))
     assert f"cannot read {damaged}" in sentence
     assert re.search(r"exitcode *: 2 ", done.stderr), done.stderr

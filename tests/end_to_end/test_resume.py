@@ -20,13 +20,16 @@ from selfpatch.api.interrupted import Interrupted
 from selfpatch.api.pretrain import pretrain, resume
 from selfpatch.training import trainer
 from selfpatch.training.trainer import StepOutcome, training_step
-from tests.helpers.command_line import TINY, command, differences, environment, final_state, run, write_photos
+from tests.helpers.command_line import TINY, differences, final_state, run, run_cold, start, write_photos
 from tests.helpers.tiny import tiny_config
+from tests.helpers.warm_fork import WarmProcess
 
 pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("SELFPATCH_KILLS", "3"))
-STEPS = ("--epochs", "8", "--checkpoint.every-steps", "3", "--loader.workers", "1", "--backbone.drop-path", "0.2")
+STEPS = (
+    "--epochs 5 --checkpoint.every-steps 3 --loader.workers 1 --backbone.drop-path 0.2 --watch.picture-images 0".split()
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +45,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(photos: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    done = run(cache, "pretrain", "--data", str(photos), "--out", str(out), *TINY, *STEPS)
+    done = run_cold(cache, "pretrain", "--data", str(photos), "--out", str(out), *TINY, *STEPS)
     assert done.returncode == 0, done.stderr
     return out
-
-
-def start(cache: Path, *arguments: str, processes: int = 1) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command(*arguments, processes=processes),
-        env=environment(cache),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
 
 
 def steps_done(out: Path) -> int:
@@ -62,7 +55,7 @@ def steps_done(out: Path) -> int:
     return metrics.read_text().count("\n") if metrics.exists() else 0
 
 
-def wait_for_steps(process: subprocess.Popen[bytes], out: Path, count: int) -> None:
+def wait_for_steps(process: WarmProcess, out: Path, count: int) -> None:
     """Until so many more lines of metrics are there, or the run is over."""
     target, limit = steps_done(out) + count, time.monotonic() + 120
     while process.poll() is None and steps_done(out) < target and time.monotonic() < limit:
@@ -75,7 +68,7 @@ def test_kill_at_random_moments_changes_no_bit(photos: Path, cache: Path, undist
     kills = 0
     while kills < KILLS:
         process = start(cache, *arguments)
-        wait_for_steps(process, out, rng.randint(1, max(2, 80 // KILLS)))
+        wait_for_steps(process, out, rng.randint(1, max(2, 50 // KILLS)))
         time.sleep(rng.uniform(0, 0.1))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -117,7 +110,7 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(
     send(process.pid, number)
     assert process.wait(60) == 128 + number
     stopped_at = final_state(out)["step"]
-    assert 10 <= stopped_at < 80
+    assert 10 <= stopped_at < 50
     resumed = run(cache, "resume", str(out), "--workers", "0")
     assert resumed.returncode == 0, resumed.stderr
     assert differences(final_state(out), final_state(undisturbed)) == []
@@ -184,7 +177,7 @@ def test_two_processes_equal_one_and_resume_exactly(photos: Path, cache: Path, t
     assert losses(out) == losses(two)
 
 
-def kill_all(process: subprocess.Popen[bytes]) -> None:
+def kill_all(process: WarmProcess) -> None:
     """torchrun's processes have sessions of their own, so that the group is not enough."""
     family = [process.pid]
     for parent in family:  # grows as it is walked

@@ -7,7 +7,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +19,9 @@ from selfpatch.experiments import collect
 from selfpatch.experiments import run as running
 from selfpatch.experiments.jobs import WorkerSlot, is_done, is_trained, jobs_of, run_job
 from selfpatch.experiments.spec import read_study
-from tests.helpers.command_line import command, environment
+from tests.helpers.command_line import start
 from tests.helpers.tiny_study import FROM_WEIGHTS, PLAN, needs_weights, write_study, write_weights
+from tests.helpers.warm_fork import WarmProcess
 
 STUDIES = Path(__file__).parents[2] / "studies"
 KILLS = int(os.environ.get("SELFPATCH_KILLS", "3"))
@@ -131,18 +131,16 @@ def test_kills_at_any_moment_change_no_number(folder: Path, tmp_path: Path) -> N
     write_study(folder)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 
-    def start(out: Path) -> subprocess.Popen[bytes]:
-        arguments = command("study", str(folder / "tiny.yaml"), "--data", str(folder), "--out", str(out))
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        place = ["--processes", "2", "--device", "cpu"]
-        return subprocess.Popen([*arguments, *place], env=environment(tmp_path), **quiet)  # type: ignore[call-overload,no-any-return]
+    def begin(out: Path) -> WarmProcess:
+        words = ["study", str(folder / "tiny.yaml"), "--data", str(folder), "--out", str(out)]
+        return start(tmp_path, *words, "--processes", "2", "--device", "cpu")
 
     began = time.monotonic()
-    assert start(whole).wait(400) == 0
+    assert begin(whole).wait(400) == 0
     took, rng = time.monotonic() - began, random.Random(1)
     kills = 0
     while kills < KILLS:
-        process = start(killed)
+        process = begin(killed)
         time.sleep(rng.uniform(0.35, 0.8) * took)
         if process.poll() is not None:
             break
@@ -150,7 +148,7 @@ def test_kills_at_any_moment_change_no_number(folder: Path, tmp_path: Path) -> N
         process.wait()
         kills += 1
     assert kills > 0
-    assert start(killed).wait(400) == 0
+    assert begin(killed).wait(400) == 0
     assert metrics(killed) == metrics(whole)
     assert tables(killed)[:-1] == tables(whole)[:-1], "the last line is the command"
 
@@ -168,8 +166,7 @@ def test_a_kill_in_the_middle_of_a_training_from_weights_changes_no_number(folde
 
     assert run_study(path, folder, whole, **two) == []
     arguments = ["study", str(path), "--data", str(folder), "--out", str(killed), "--weights", weights]
-    arguments = command(*arguments, "--processes", "2", "--device", "cpu")
-    process = subprocess.Popen(arguments, env=environment(tmp_path), stdout=subprocess.DEVNULL)
+    process = start(tmp_path, *arguments, "--processes", "2", "--device", "cpu")
     run = killed / "dino-selfpatch-seed1" / "run"
     wait_until(lambda: num_lines(run / "metrics.jsonl") >= 45, 300)
     process.kill()
@@ -197,16 +194,15 @@ def num_lines(path: Path) -> int:
 def test_a_signal_saves_and_says_so(folder: Path, tmp_path: Path) -> None:
     write_study(folder, settings={**PLAN["settings"], "epochs": 400})
     out = tmp_path / "stopped"
-    arguments = command(
-        "study", str(folder / "tiny.yaml"), "--data", str(folder), "--out", str(out), "--processes", "1"
-    )
-    process = subprocess.Popen(arguments, env=environment(tmp_path), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    arguments = ["study", str(folder / "tiny.yaml"), "--data", str(folder), "--out", str(out), "--processes", "1"]
+    with open(tmp_path / "stderr", "wb") as stderr:
+        process = start(tmp_path, *arguments, stderr=stderr)
     run = out / "dino-seed0" / "run"
     wait_until(lambda: (run / "metrics.jsonl").exists())
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stderr.decode().strip()) == (130, "selfpatch: interrupted")
+    assert process.wait(60) == 130
+    assert (tmp_path / "stderr").read_text().strip() == "selfpatch: interrupted"
     assert list((run / "checkpoints").glob("*.pt"))
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from PIL import Image
+
+from tests.helpers.warm_fork import WarmProcess, warm_server
 
 TINY = (
     "--recipe small-cpu --model vit_tiny --patch-size 4 --backbone.embed-dim 24 --backbone.depth 2 "
@@ -51,7 +57,7 @@ def write_davis(root: Path, sequences: tuple[str, ...] = ("first", "second"), fr
 
 
 def command(*arguments: str, processes: int = 1) -> list[str]:
-    """Return the command line of a call, under torchrun if there are several processes."""
+    """Return the words by which a user calls the program, under torchrun if there are several processes."""
     if processes == 1:
         return [sys.executable, "-m", "selfpatch", *arguments]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -63,15 +69,57 @@ def environment(cache: Path) -> dict[str, str]:
     return os.environ | {"XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1"}
 
 
+def start(cache: Path, *arguments: str, processes: int = 1, stderr: IO[Any] | None = None) -> WarmProcess:
+    """Start the program in a process that is forked from a warm one; output goes to /dev/null."""
+    words = ("torchrun", str(processes), *arguments) if processes > 1 else arguments
+    return warm_server().start(program, words, environment=environment(cache), stderr=stderr)
+
+
 def run(cache: Path, *arguments: str, processes: int = 1, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run the program in a process of its own, or several."""
-    return subprocess.run(
-        command(*arguments, processes=processes),
-        env=environment(cache),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    """Run the program to its end as `start` does."""
+    words = ("torchrun", str(processes), *arguments) if processes > 1 else arguments
+    return warm_server().run(program, words, environment=environment(cache), timeout=timeout)
+
+
+def run_cold(cache: Path, *arguments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user does, which takes seconds more than `run`."""
+    words = command(*arguments, processes=processes)
+    return subprocess.run(words, env=environment(cache), capture_output=True, text=True, timeout=300)
+
+
+def program(arguments: Sequence[str]) -> int:
+    """Run the command line in this process; `torchrun N ...` runs N processes that train together."""
+    from selfpatch.cli.main import main
+
+    if arguments[0] != "torchrun":
+        sys.argv = ["selfpatch", *arguments]
+        return main()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    world_size, ranks = int(arguments[1]), list[int]()
+    for rank in range(world_size):
+        ranks.append(os.fork())
+        if ranks[-1] == 0:
+            numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+            os.environ |= {name: str(value) for name, value in {**numbers, "MASTER_PORT": port}.items()}
+            os.environ["MASTER_ADDR"] = "127.0.0.1"
+            return program(arguments[2:])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: _send(ranks, number))
+    codes = [0]
+    while ranks:
+        pid, status = os.wait()
+        ranks.remove(pid)
+        codes.append(abs(os.waitstatus_to_exitcode(status)))
+        if codes[-1]:
+            _send(ranks, signal.SIGTERM)
+    return max(codes)
+
+
+def _send(pids: Sequence[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def final_state(out: Path) -> dict[str, Any]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+
+from tests.helpers.warm_fork import warm_server
 
 PATIENCE = 240
 """Seconds for an answer, the start of the processes among them, on cores that do other work."""
@@ -20,21 +22,19 @@ PATIENCE = 240
 class WorkerPool:
     """Runs one function on every process of a group at once.
 
-    Each is started anew, not forked, and meets the others through a file, so that no port need be free.
+    Each is forked from a warm process and meets the others through a file, so that no port need be free.
     """
 
     def __init__(self, world_size: int = 2) -> None:
-        context = mp.get_context("spawn")
         self._folder = tempfile.TemporaryDirectory()
-        meeting = f"file://{Path(self._folder.name) / 'meeting'}"
+        folder = Path(self._folder.name)
         self._pipes: list[Connection] = []
         self._processes = []
         for rank in range(world_size):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, meeting, rank, world_size), daemon=True)
-            process.start()
-            self._pipes.append(ours)
-            self._processes.append(process)
+            with Listener(str(folder / f"rank{rank}"), "AF_UNIX") as listener:
+                here = (str(listener.address), f"file://{folder / 'meeting'}", rank, world_size)
+                self._processes.append(warm_server().start(_serve, *here, stderr=sys.stderr))
+                self._pipes.append(listener.accept())
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         """`function(rank, *args)` on every process; what each returns, by rank.
@@ -56,12 +56,13 @@ class WorkerPool:
 
     def close(self) -> None:
         for process in self._processes:
-            process.terminate()
-            process.join()
+            process.kill()
+            process.wait()
         self._folder.cleanup()
 
 
-def _serve(pipe: Connection, meeting: str, rank: int, world_size: int) -> None:
+def _serve(address: str, meeting: str, rank: int, world_size: int) -> None:
+    pipe = Client(address, "AF_UNIX")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
     while True:
