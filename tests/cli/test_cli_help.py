@@ -249,6 +249,8 @@ OPTIONS = {
         workers""",
     "evaluate linear": f"""{NETWORK} data out preset labels blocks mean-patch crops lrs epochs batch-size
         held-out resize crop precision seed per-class encode-batch workers""",
+    "evaluate match": f"""{NETWORK} data out resolution global-scale resampling flip jitter brightness contrast
+        saturation hue grey blur blur-radius solarize limit seed precision encode-batch max-pictures""",
     "evaluate segment": f"""{NETWORK} data out method preset kind train-split test-split limit seed max-pictures
         workers steps batch-size crop short-side lr weight-decay weight-decay-on warmup layer-decay drop-path
         blocks rescale normed channels auxiliary-channels test stride precision augmentation batch-norm epochs mask-side

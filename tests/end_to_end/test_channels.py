@@ -23,7 +23,8 @@ from selfpatch.data.sample_images import HELD_OUT, source_folder
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.data.statistics import SMALLEST_STD, channel_statistics
 from selfpatch.evaluation.encoders import MeanColour, RawPatch
-from selfpatch.evaluation.view_matching import make_view_pairs, view_matching
+from selfpatch.evaluation.view_matching.dataset import load_pairs
+from selfpatch.evaluation.view_matching.evaluate import view_matching
 from selfpatch.models.features import patch_features
 from selfpatch.ops.images import normalise, to_common_dtype
 from selfpatch.visualization.config import ShowConfig
@@ -227,13 +228,12 @@ def test_whole_images_as_a_batch(tiles: Path, tmp_path: Path, photo: Image.Image
 
 
 @pytest.mark.parametrize("baseline", [MeanColour, RawPatch])
-def test_the_dense_meter_matches_views_of_13_bands(tiles: Path, baseline: type[MeanColour]) -> None:
-    pictures = [read_picture(tiles / f"{i}.tif", 13) for i in range(4)]
+def test_the_dense_meter_matches_views_of_13_bands(tiles: Path, tmp_path: Path, baseline: type[MeanColour]) -> None:
     whole = ViewRecipe(48, (1.0, 1.0), (1.0, 1.0))
-    pairs = make_view_pairs(pictures, (whole, whole))
+    _, pairs = load_pairs(ImageIndex.open(tiles, tmp_path / "cache"), np.arange(4), (whole, whole), channels=13)
     encoder = baseline(6, 13)
     assert patch_features(encoder, pairs.views_a).shape == (4, 8, 8, encoder.dim)
-    assert view_matching(encoder, *pairs) == 1.0
+    assert view_matching(encoder, pairs) == 1.0
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 13])

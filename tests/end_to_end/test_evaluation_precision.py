@@ -16,6 +16,7 @@ from tests.evaluation.correspondence.test_evaluate import write_spair
 from tests.evaluation.depth.conftest import write_depth
 from tests.evaluation.object_discovery.conftest import square, write_voc
 from tests.evaluation.retrieval.conftest import write_retrieval
+from tests.evaluation.view_matching.conftest import write_pictures
 from tests.helpers.block_images import write_blocks
 from tests.helpers.command_line import write_davis
 from tests.helpers.labelled_images import coloured_folder
@@ -66,6 +67,7 @@ BLOCKS = {"resolution": 32, "memory_patches": 60}
         ("correspond", write_pair, {"facet": "token", "resolution": 64}),
         ("depth", write_depth, {"region": "whole", "crop": (32, 48), "batch_size": 2, "steps": 1, "workers": 0}),
         ("retrieval", write_retrieval, {}),
+        ("match", write_pictures, {"resolution": 32}),
         ("discover", write_object, {"methods": ("lost", "tokencut")}),
     ],
     ids=lambda value: str(value.get("method", "")) + str(value.get("test", "")) if isinstance(value, dict) else None,

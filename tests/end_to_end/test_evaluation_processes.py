@@ -20,6 +20,7 @@ from tests.evaluation.correspondence.test_evaluate import write_spair
 from tests.evaluation.depth.conftest import write_depth
 from tests.evaluation.object_discovery.conftest import square, write_voc
 from tests.evaluation.retrieval.conftest import write_retrieval
+from tests.evaluation.view_matching.conftest import write_pictures
 from tests.helpers.block_images import write_blocks
 from tests.helpers.command_line import run, run_cold, write_davis
 from tests.helpers.labelled_images import coloured_folder, tiny_encoder
@@ -120,6 +121,16 @@ def test_depth(pool: WorkerPool, tmp_path: Path) -> None:
 
 def test_retrieval(pool: WorkerPool, tmp_path: Path) -> None:
     same_as_one(pool, "retrieval", write_retrieval(tmp_path / "data"), tmp_path, crop_queries=True, max_pictures=2)
+
+
+def test_match(pool: WorkerPool, tmp_path: Path) -> None:
+    """Each process notes an image that cannot be read."""
+    data = write_pictures(tmp_path / "data")
+    for name in ("1.png", "4.png"):
+        (data / name).write_bytes(b"no image")
+    settings = {"resolution": 32, "global_scale": (0.6, 1.0), "encode_batch": 1, "max_pictures": 3}
+    result = same_as_one(pool, "match", data, tmp_path, **settings)
+    assert (result.settings["unreadable"], len(result.per_image)) == (2, 4)
 
 
 @pytest.mark.parametrize("num_images", [3, 1])

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from selfpatch.api.evaluate import evaluate
 from selfpatch.api.pretrain import pretrain
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.training.dataset import TrainingData
 from selfpatch.training.factory import make_online_evaluator
-from selfpatch.training.online_eval import OnlineEvaluator
+from selfpatch.training.online_eval import OnlineEvaluator, teacher_encoder
 from tests.helpers.command_line import write_photos
 from tests.helpers.tiny import tiny_config, tiny_student_teacher
 
@@ -58,6 +59,18 @@ def test_unreadable_images_for_knn_are_named(tmp_path: Path, unreadable: list[in
     found = "none of the 8 images for k-NN can" if len(unreadable) == 8 else "1 of the 8 images for k-NN cannot"
     assert made.warnings[0].startswith(f"{found} be read, e.g. {tmp_path / 'photos'}")
     assert len(made.warnings) == 1
+
+
+def test_view_matching_is_that_of_the_evaluation(tmp_path: Path) -> None:
+    photos, student_teacher = write_photos(tmp_path / "photos", 10, size=32), tiny_student_teacher()
+    metrics = evaluator(photos, [*range(10)], [])(student_teacher, 0)
+    networks = {
+        "view_matching": teacher_encoder(student_teacher),
+        "view_matching_mean_colour": "baseline:mean-colour:4",
+    }
+    for name, network in networks.items():
+        result = evaluate("match", network, photos, resolution=16)
+        assert metrics[name] == pytest.approx(result.metrics["matched"])
 
 
 def test_no_held_out_images_are_no_warning(tmp_path: Path) -> None:

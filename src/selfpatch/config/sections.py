@@ -65,19 +65,11 @@ class MaskConfig:
 
 
 @settings
-class CropConfig:
-    """Multi-crop and its augmentation (DINO, arXiv 2104.14294, appendix; SelfPatch uses the same)."""
+class GlobalCropConfig:
+    """Augmentation of global crops (DINO, arXiv 2104.14294, appendix) but for the settings that each view has."""
 
-    global_size: PositiveInt = 224
-    """Side of a global crop in pixels."""
     global_scale: tuple[float, float] = (0.25, 1.0)
     """Range of a global crop's area, as a fraction of the image's."""
-    num_local: NonNegativeInt = 8
-    """Number of local crops of each image; 0 makes none."""
-    local_size: PositiveInt = 96
-    """Side of a local crop in pixels."""
-    local_scale: tuple[float, float] = (0.05, 0.25)
-    """Range of a local crop's area, as a fraction of the image's."""
     resampling: Resampling = "bicubic"
     """Filter that resizes crops: bicubic (DINO), or bilinear (MoCo, MoBY, SwAV, DenseCL); both are antialiased."""
     flip: Fraction = 0.5
@@ -94,18 +86,37 @@ class CropConfig:
     """Largest shift of hue in colour jitter, as a fraction of the colour circle."""
     grey: Fraction = 0.2
     """Probability of conversion to grey."""
-    blur: tuple[Fraction, Fraction, Fraction] = (1.0, 0.1, 0.5)
-    """Probabilities of blur in global crop 1, in global crop 2 and in each local crop."""
     blur_radius: tuple[float, float] = (0.1, 2.0)
     """Range of the Gaussian's standard deviation, in pixels of the crop."""
+
+    def __post_init__(self) -> None:
+        """Check that the ranges are ordered."""
+        check_scales(global_scale=self.global_scale)
+        if not 0 <= self.blur_radius[0] <= self.blur_radius[1]:
+            raise ValueError(f"blur_radius is {list(self.blur_radius)}; use [low, high] with 0 <= low <= high")
+
+
+@settings
+class CropConfig(GlobalCropConfig):
+    """Multi-crop and its augmentation (DINO, arXiv 2104.14294, appendix; SelfPatch uses the same)."""
+
+    global_size: PositiveInt = 224
+    """Side of a global crop in pixels."""
+    num_local: NonNegativeInt = 8
+    """Number of local crops of each image; 0 makes none."""
+    local_size: PositiveInt = 96
+    """Side of a local crop in pixels."""
+    local_scale: tuple[float, float] = (0.05, 0.25)
+    """Range of a local crop's area, as a fraction of the image's."""
+    blur: tuple[Fraction, Fraction, Fraction] = (1.0, 0.1, 0.5)
+    """Probabilities of blur in global crop 1, in global crop 2 and in each local crop."""
     solarize: tuple[Fraction, Fraction, Fraction] = (0.0, 0.2, 0.0)
     """Probabilities of solarization in global crop 1, in global crop 2 and in each local crop."""
 
     def __post_init__(self) -> None:
         """Check that the ranges are ordered."""
-        check_scales(global_scale=self.global_scale, local_scale=self.local_scale)
-        if not 0 <= self.blur_radius[0] <= self.blur_radius[1]:
-            raise ValueError(f"blur_radius is {list(self.blur_radius)}; use [low, high] with 0 <= low <= high")
+        super().__post_init__()
+        check_scales(local_scale=self.local_scale)
 
 
 @settings

@@ -46,26 +46,27 @@ def read_each(
     index: ImageIndex,
     indices: Sequence[int] | np.ndarray,
     channels: int,
-    convert: Callable[[Picture], T],
+    convert: Callable[[Picture, int], T],
     on_bad: OnBad | None = None,
 ) -> tuple[list[int], list[T]]:
     """Return the indices of the readable images in the given order, and what `convert` made of each image.
 
-    Threads read them; at most as many images as threads are held at once. `on_bad` is called for the others, in order.
-    NoneReadable is raised if none can be read.
+    `convert` takes an image and its position in `indices`. Threads read images and convert them; at most as many images
+    as threads are held at once. `on_bad` is called for the unreadable ones, in order. NoneReadable is raised if there
+    are no others.
     """
 
-    def read(i: int) -> tuple[int, T] | BadImage:
+    def read(position: int, i: int) -> tuple[int, T] | BadImage:
         file = index.file(i)
         try:
             with as_bad_image(file):
-                return i, convert(read_picture(file, channels))
+                return i, convert(read_picture(file, channels), position)
         except BadImage as error:
             return error
 
     # Pillow and torch release the interpreter's lock while they decode and compute.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        outcomes = list(pool.map(read, map(int, indices)))
+        outcomes = list(pool.map(read, range(len(indices)), map(int, indices)))
     converted = [outcome for outcome in outcomes if not isinstance(outcome, BadImage)]
     for outcome in outcomes:
         if on_bad is not None and isinstance(outcome, BadImage):
@@ -96,7 +97,7 @@ def load_images(
             f"crops of {size} pixels cannot be cut out of images resized to {shorter}; let resize be {size} or more"
         )
 
-    def centre_crop(picture: Picture) -> Tensor:
+    def centre_crop(picture: Picture, _: int) -> Tensor:
         width, height = (int(shorter * side / min(picture.size)) for side in picture.size)
         return tvf.center_crop(to_tensor(resize_picture(picture, width, height, resampling=resampling)), [size, size])
 

@@ -40,7 +40,7 @@ def channel_statistics(
     if there are no others. The result is the same on every process.
     """
 
-    def moments(picture: Picture) -> np.ndarray:  # [2, C] about zero
+    def moments(picture: Picture, _: int) -> np.ndarray:  # [2, C] about zero
         pixels = to_unit_range(to_tensor(picture)).flatten(1)
         # In float64 the difference of the two moments keeps ten digits where the mean is a thousand deviations off.
         return torch.stack([pixels.mean(1, dtype=torch.float64), pixels.double().square().mean(1)]).numpy()

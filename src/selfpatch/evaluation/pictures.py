@@ -1,10 +1,15 @@
-"""Pictures that evaluations draw: images side by side, and the files they are written to."""
+"""Pictures that evaluations draw: images side by side, matches between them, and the files they are written to."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
+
+CORRECT, WRONG, WHITE, BLACK = (0, 158, 115), (230, 75, 53), (255, 255, 255), (0, 0, 0)
+"""Bluish green and vermilion, told apart with any kind of colour vision, white and black."""
+RADIUS = 4
+"""Radius of the disks at the ends of a match, in pixels."""
 
 
 def side_by_side(panels: Sequence[Image.Image]) -> Image.Image:
@@ -15,6 +20,25 @@ def side_by_side(panels: Sequence[Image.Image]) -> Image.Image:
 def scaled_to_height(image: Image.Image, height: int) -> Image.Image:
     """Resize an image (bicubic) to a height in pixels, its shape kept up to rounding."""
     return image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BICUBIC)
+
+
+def draw_match(
+    draw: ImageDraw.ImageDraw, start: np.ndarray, end: np.ndarray, truth: np.ndarray, *, correct: bool
+) -> None:
+    """Draw a line between two points (x, y), green if the match is correct, and a white ring at the true point.
+
+    A black rim keeps the ring visible on white.
+    """
+    colour = CORRECT if correct else WRONG
+    draw.line([*start, *end], colour, width=2)
+    draw.ellipse(_disk(start), fill=colour)
+    draw.ellipse(_disk(end), fill=colour)
+    draw.ellipse(_disk(truth, RADIUS + 1), outline=BLACK, width=4)
+    draw.ellipse(_disk(truth), outline=WHITE, width=2)
+
+
+def _disk(centre: np.ndarray, radius: int = RADIUS) -> list[float]:
+    return [*(centre - radius), *(centre + radius)]
 
 
 def save_picture(out: Path, name: str, picture: Image.Image) -> str:

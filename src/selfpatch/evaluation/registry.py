@@ -17,6 +17,7 @@ from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.retrieval.config import RetrievalConfig
 from selfpatch.evaluation.segmentation.config import SegmentationConfig
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
+from selfpatch.evaluation.view_matching.config import ViewMatchingConfig
 
 if TYPE_CHECKING:
     from selfpatch.core.types import Encoder
@@ -45,6 +46,7 @@ EVALUATIONS: dict[str, type[EvaluationConfig]] = {
     "finetune": FinetuneConfig,
     "knn": KNNConfig,
     "linear": LinearConfig,
+    "match": ViewMatchingConfig,
     "retrieval": RetrievalConfig,
     "segment": SegmentationConfig,
 }

@@ -19,6 +19,8 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation.workload import DryRunEnds, Workload
 
 Cell = str | int | float
+NUM_NAMED = 5
+"""Number of unreadable images that a note names."""
 Progress = Callable[[str, int, int], None]
 """Callback of an evaluation: called with a description, the number of items done and the number of all items."""
 
@@ -156,3 +158,10 @@ class Result:
         for row in rows:
             table.add_row(*[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row.values()])
         return table
+
+
+def unreadable_note(names: list[str]) -> list[str]:
+    """Return the note on unreadable images for `Result.notes`; it is empty where there are none."""
+    shown = ", ".join(names[:NUM_NAMED]) + (", ..." if len(names) > NUM_NAMED else "")
+    count = "1 image" if len(names) == 1 else f"{len(names)} images"
+    return [f"{count} could not be read, left out: {shown}"] if names else []

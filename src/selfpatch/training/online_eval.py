@@ -8,11 +8,12 @@ from torch import Tensor
 
 from selfpatch.config.sections import WatchConfig
 from selfpatch.data.augment.multicrop import ViewRecipe
-from selfpatch.data.decode.pillow import BadImage, read_picture
+from selfpatch.data.decode.pillow import BadImage
 from selfpatch.data.images import LoadedImages, NoneReadable, evenly_spread, load_images
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.evaluation.encoders import MeanColour
-from selfpatch.evaluation.view_matching import ViewPairs, make_view_pairs, view_matching
+from selfpatch.evaluation.view_matching.dataset import ViewPairs, load_pairs
+from selfpatch.evaluation.view_matching.evaluate import view_matching
 from selfpatch.models.branch import Branch
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.features import image_features, mean_patch_features
@@ -78,20 +79,16 @@ class OnlineEvaluator:
         self, index: ImageIndex, indices: np.ndarray, recipes: tuple[ViewRecipe, ...], seed: int
     ) -> tuple[ViewPairs | None, float]:
         """Return the view pairs and the score of mean patch colour, or None and 0 if no two views overlap."""
-        images = []
-        for i in indices:
-            try:
-                images.append(read_picture(index.file(int(i)), self._channels))
-            except BadImage as error:
-                self._note_bad(error)
-        if not images:
-            return None, 0.0
-        pairs = make_view_pairs(images, (recipes[0], recipes[1]), seed=seed)
+        views = recipes[0], recipes[1]
         try:
-            return pairs, view_matching(MeanColour(self._patch_size, self._channels), *pairs)
+            read, pairs = load_pairs(index, indices, views, seed=seed, channels=self._channels, on_bad=self._note_bad)
+        except NoneReadable:
+            return None, 0.0
+        try:
+            return pairs, view_matching(MeanColour(self._patch_size, self._channels), pairs)
         except ValueError:  # there are so few images that no two views of one overlap
             self.warnings.append(
-                f"no two views of any of the {len(images)} held-out images overlap; view matching is left out"
+                f"no two views of any of the {len(read)} held-out images overlap; view matching is left out"
             )
             return None, 0.0
 
@@ -122,7 +119,7 @@ class OnlineEvaluator:
         encoder = teacher_encoder(student_teacher)
         metrics: dict[str, float] = {}
         if self._pairs is not None:
-            metrics["view_matching"] = view_matching(encoder, *self._pairs)
+            metrics["view_matching"] = view_matching(encoder, self._pairs)
             if step == 0:
                 metrics["view_matching_mean_colour"] = self._baseline
         if self._labelled is not None:

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
-from selfpatch.config.sections import CropConfig, PairConfig, Resampling
+from selfpatch.config.sections import CropConfig, GlobalCropConfig, PairConfig, Resampling
 
 ADJUSTMENTS = ("brightness", "contrast", "saturation", "hue")
 BOX_TRIES = 10
 """Number of boxes that are tried before the centre of the image is taken, as in torchvision's RandomResizedCrop."""
 _DRAWS = 2 * BOX_TRIES + 2 + 6 + 2 * len(ADJUSTMENTS)
 """Random numbers per view: tries and position of its box, six choices, factors of the adjustments and their order."""
-NO_COLOUR = CropConfig(jitter=0.0, grey=0.0)
+NO_COLOUR = GlobalCropConfig(jitter=0.0, grey=0.0)
 """Settings that leave the colours as they are."""
 
 
@@ -33,7 +33,7 @@ class ViewRecipe:
     blur: float = 0.0  # probability of blur
     solarize: float = 0.0  # probability of solarization
     resampling: Resampling = "bicubic"  # filter that resizes the crop
-    colour: CropConfig = NO_COLOUR  # colour jitter, grey and the radius of blur; its other fields are not used
+    colour: GlobalCropConfig = NO_COLOUR  # colour jitter, grey and the radius of blur; its other fields are not used
     inside: int | None = None  # number of an earlier view of the same image, whose box is cropped instead of the image
 
     def __post_init__(self) -> None:
@@ -215,7 +215,7 @@ def _draw_box(
     return (image_width - width) // 2, (image_height - height) // 2, width, height
 
 
-def _draw_jitter(colour: CropConfig, factors: list[float], ranks: list[float]) -> ColourJitter:
+def _draw_jitter(colour: GlobalCropConfig, factors: list[float], ranks: list[float]) -> ColourJitter:
     strengths = (colour.brightness, colour.contrast, colour.saturation)
     brightness, contrast, saturation = (
         _between((max(0.0, 1 - x), 1 + x), u) for x, u in zip(strengths, factors[:3], strict=True)

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from selfpatch.evaluation.classification.dataset import CropValues, LabelledImages
-from selfpatch.evaluation.result import Cell, Result
+from selfpatch.evaluation.result import Cell, Result, unreadable_note
 
 _SCORED_AT_ONCE = 4096
-_NUM_NAMED = 5
-"""Number of unreadable images that a note names."""
 
 
 def top_hits(scores: Tensor, labels: Tensor) -> Tensor:
@@ -38,13 +36,6 @@ def unreadable(images: LabelledImages, read: list[str]) -> list[str]:
     kept = set(read)
     names = (images.name(i) for i in range(len(images)))
     return [f"{Path(images.index.root).name}/{name}" for name in names if name not in kept]
-
-
-def unreadable_note(names: list[str]) -> list[str]:
-    """Return the note on unreadable images for `Result.notes`; it is empty where there are none."""
-    shown = ", ".join(names[:_NUM_NAMED]) + (", ..." if len(names) > _NUM_NAMED else "")
-    count = "1 image" if len(names) == 1 else f"{len(names)} images"
-    return [f"{count} could not be read, left out: {shown}"] if names else []
 
 
 def trained_result(

@@ -6,14 +6,11 @@ from PIL import Image, ImageDraw
 from selfpatch.data.augment.pillow import to_tensor
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.evaluation.correspondence.dataset import Pair
-from selfpatch.evaluation.pictures import scaled_to_height, side_by_side
+from selfpatch.evaluation.pictures import draw_match, scaled_to_height, side_by_side
 from selfpatch.visualization.layout import to_image
 
-CORRECT, WRONG, TRUTH = (0, 158, 115), (230, 75, 53), (255, 255, 255)
-"""Bluish green and vermilion, told apart with any kind of colour vision, and white."""
 HEIGHT = 240
 """Height that both images are resized to, in pixels."""
-RADIUS = 4
 
 
 def draw_matches(source: Picture, target: Picture, pair: Pair, found: np.ndarray, correct: np.ndarray) -> Image.Image:
@@ -30,13 +27,5 @@ def draw_matches(source: Picture, target: Picture, pair: Pair, found: np.ndarray
     ends, truths = ((points + 0.5) * scales[1] + offset for points in (found, pair.target_points))
     draw = ImageDraw.Draw(sheet)
     for start, end, truth, hit in zip(starts, ends, truths, correct, strict=True):
-        colour = CORRECT if hit else WRONG
-        draw.line([*start, *end], colour, width=2)
-        draw.ellipse(_disk(start), fill=colour)
-        draw.ellipse(_disk(end), fill=colour)
-        draw.ellipse(_disk(truth), outline=TRUTH, width=2)
+        draw_match(draw, start, end, truth, correct=bool(hit))
     return sheet
-
-
-def _disk(centre: np.ndarray) -> list[float]:
-    return [*(centre - RADIUS), *(centre + RADIUS)]

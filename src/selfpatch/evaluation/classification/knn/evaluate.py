@@ -8,9 +8,9 @@ from selfpatch.core.distributed import gather_rows
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.classification.dataset import map_centre_crops, open_splits, split_sizes
 from selfpatch.evaluation.classification.knn.config import KNNConfig
-from selfpatch.evaluation.classification.metrics import accuracies, top_hits, unreadable, unreadable_note
+from selfpatch.evaluation.classification.metrics import accuracies, top_hits, unreadable
 from selfpatch.evaluation.encoders import in_precision
-from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
+from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result, unreadable_note
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.workload import Workload
 from selfpatch.models.features import image_features

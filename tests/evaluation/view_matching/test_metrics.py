@@ -1,16 +1,13 @@
-"""Matching views: geometry by hand, chance for noise, certainty for identical views."""
+"""Matches between views: geometry by hand, chance for noise, certainty for identical views."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
-from selfpatch.data.augment.multicrop import ViewRecipe
-from selfpatch.evaluation.encoders import RawPatch
-from selfpatch.evaluation.view_matching import make_view_pairs, matching_hits, view_matching
+from selfpatch.evaluation.view_matching import metrics
+from selfpatch.evaluation.view_matching.metrics import MatchCounts, count_matches, match_patches, total_counts
 
 
 def boxes(*rows: tuple[float, float, float, float, int]) -> Tensor:
@@ -22,15 +19,15 @@ def distinct(h: int, w: int) -> Tensor:
 
 
 def share(features_a: Tensor, features_b: Tensor, a: Tensor, b: Tensor) -> float:
-    correct, inside = matching_hits(features_a, features_b, a, b)
-    return float(correct.sum() / inside.sum())
+    total = total_counts(count_matches(match_patches(features_a, features_b, a, b)))
+    return total.correct / total.inside
 
 
 WHOLE = boxes((0, 0, 60, 40, 0))
 
 
 def test_identical_views() -> None:
-    correct, inside = matching_hits(distinct(4, 6), distinct(4, 6), WHOLE, WHOLE)
+    correct, inside, *_ = match_patches(distinct(4, 6), distinct(4, 6), WHOLE, WHOLE)
     assert inside.all()
     assert correct.all()
 
@@ -49,7 +46,7 @@ def test_a_shifted_view() -> None:
     shifted = boxes((20, 10, 60, 40, 0))
     features = distinct(4, 6)
     moved = features.roll((-1, -2), dims=(1, 2))
-    correct, inside = matching_hits(features, moved, WHOLE, shifted)
+    correct, inside, *_ = match_patches(features, moved, WHOLE, shifted)
     expected = torch.zeros(4, 6, dtype=torch.bool)
     expected[1:, 2:] = True
     assert torch.equal(inside.view(4, 6), expected)
@@ -61,7 +58,7 @@ def test_one_patch_off_is_near_enough(off: int, right: bool) -> None:
     features = distinct(5, 5)
     image = boxes((3, 7, 35, 35, 0))
     for dim in (1, 2):
-        correct, _ = matching_hits(features, features.roll(off, dim), image, image)
+        correct, *_ = match_patches(features, features.roll(off, dim), image, image)
         inner = correct.view(5, 5).movedim(dim - 1, 0)[: 5 - off]  # the others came in on the far side
         assert bool(inner.all()) is right
         assert bool(inner.any()) is right
@@ -73,7 +70,7 @@ def test_a_magnified_view() -> None:
     whole = boxes((0, 0, 40, 40, 0))
     a, b = torch.randn(1, 4, 4, 8), torch.randn(1, 4, 4, 8)
     a[0, 1, 0] = b[0, 3, 1] * 5  # true place of patch (1, 0): row 3, column 1 of b's grid, counted in edges
-    correct, inside = matching_hits(a, b, whole, quarter)
+    correct, inside, *_ = match_patches(a, b, whole, quarter)
     assert inside.view(4, 4).nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert correct.view(4, 4)[1, 0]
 
@@ -87,24 +84,38 @@ def test_noise_is_near_chance() -> None:
     assert found == pytest.approx(chance, rel=0.15)
 
 
-def test_pairs_from_images() -> None:
-    """Noise images cropped without resizing: raw patches find themselves only where the grids fall together."""
-    rng = np.random.default_rng(0)
-    images = [Image.fromarray(rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)) for _ in range(3)]
-    whole = ViewRecipe(size=32, scale=(1.0, 1.0), ratio=(1.5, 1.5))
-    pairs = make_view_pairs(images, (whole, whole), seed=3)
-    assert pairs.views_a.shape == (3, 3, 32, 32)
-    assert pairs.boxes_b.tolist() == [[0, 0, 48, 32, 0]] * 3
-    assert view_matching(RawPatch(8), *pairs) == 1.0
-    crops = ViewRecipe(size=32, scale=(0.3, 0.8), flip=0.5)
-    drawn = make_view_pairs(images, (crops, crops), seed=3)
-    assert not torch.equal(drawn.boxes_a, drawn.boxes_b)
-    again = make_view_pairs(images, (crops, crops), seed=3)
-    assert all(torch.equal(x, y) for x, y in zip(drawn, again, strict=True))
-    assert view_matching(RawPatch(8), *drawn, batch=1) == pytest.approx(view_matching(RawPatch(8), *drawn))
+def test_chance_is_the_share_that_random_matches_reach() -> None:
+    torch.manual_seed(0)
+    a, b = boxes((0, 0, 60, 40, 0)).expand(60, 5), boxes((13, 7, 50, 45, 1)).expand(60, 5)
+    matches = match_patches(torch.randn(60, 8, 8, 16), torch.randn(60, 6, 9, 16), a, b)
+    total = total_counts(count_matches(matches))
+    assert 0 < total.inside < 60 * 64
+    assert total.by_chance / total.inside == pytest.approx(total.correct / total.inside, rel=0.15)
 
 
-def test_views_that_do_not_meet() -> None:
-    views = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="none of the 1 pairs of views overlap"):
-        view_matching(RawPatch(8), views, views, boxes((0, 0, 16, 16, 0)), boxes((100, 0, 16, 16, 0)))
+def test_chance_by_hand() -> None:
+    """A patch has itself and its neighbours in reach: 9 of 20 in the middle, 6 at the sides, 4 in the corners."""
+    image = boxes((0, 0, 50, 40, 0))
+    near = match_patches(distinct(4, 5), distinct(4, 5), image, image).chance.view(4, 5) * 20
+    assert near.tolist() == [[4, 6, 6, 6, 4], [6, 9, 9, 9, 6], [6, 9, 9, 9, 6], [4, 6, 6, 6, 4]]
+
+
+def test_blocks_of_similarities_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    features, image = torch.randn(2, 5, 4, 4, 8), boxes((0, 0, 40, 40, 0)).expand(5, 5)
+    whole = match_patches(*features, image, image)
+    monkeypatch.setattr(metrics, "rows_at_once", lambda columns: 2)
+    for expected, found in zip(whole, match_patches(*features, image, image), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_counts() -> None:
+    image = boxes((0, 0, 40, 40, 0), (0, 0, 40, 40, 0))
+    beside = boxes((20, 0, 40, 40, 0), (100, 0, 40, 40, 0))
+    features = distinct(4, 4).expand(2, 4, 4, 16)
+    first, second = count_matches(match_patches(features, features, image, beside))
+    assert (first.correct, first.inside) == (0, 8)
+    assert second == MatchCounts(0, 0, 0.0)
+    assert total_counts([first, second]) == first
+    with pytest.raises(ValueError, match="none of the 1 pairs of views overlap; use more images or larger crops"):
+        total_counts([second])
