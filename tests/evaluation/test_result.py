@@ -119,13 +119,28 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"name": "x", "weights": None, "colour": 1})])
+MINIMAL = {"name": "x", "metrics": {"J": 0.5}, "weights": None}
+WRONG = [
+    json.dumps({**MINIMAL, **wrong})
+    for wrong in ({"colour": 1}, {"metrics": [1]}, {"metrics": {"J": "good"}}, {"rows": [1]}, {"per_image": {"a": 2}})
+]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, *WRONG])
 def test_what_is_no_result(tmp_path: Path, text: str) -> None:
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(ValueError, match="is not a result"):
         Result.load(tmp_path / "result.json")
     with pytest.raises(ValueError, match="no result at"):
         Result.load(tmp_path / "other.json")
+
+
+def test_pictures_of_a_result_lie_in_its_folder(tmp_path: Path) -> None:
+    """A report shows them, so that a result of somebody else could bring any file into it."""
+    for picture in ("/etc/hosts", "../x.png", 7):
+        (tmp_path / "result.json").write_text(json.dumps({**MINIMAL, "pictures": [picture]}))
+        with pytest.raises(ValueError, match=r"result\.json names .*, which (is an absolute|leads out|is no text)"):
+            Result.load(tmp_path / "result.json")
 
 
 def test_table() -> None:

@@ -27,5 +27,5 @@ def run(arguments: list[str]) -> int:
     from selfpatch.api.export import export
 
     files = export(weights, options.to, options.out, size=options.size, **plain(options.load))
-    print(*files, files[-1].read_text(), sep="\n", end="")
+    print(*files, files[-1].read_text(encoding="utf-8"), sep="\n", end="")
     return 0

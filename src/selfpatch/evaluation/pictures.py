@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from selfpatch.core.safe_paths import path_below
+
 CORRECT, WRONG, WHITE, BLACK = (0, 158, 115), (230, 75, 53), (255, 255, 255), (0, 0, 0)
 """Bluish green and vermilion, told apart with any kind of colour vision, white and black."""
 RADIUS = 4
@@ -42,8 +44,8 @@ def _disk(centre: np.ndarray, radius: int = RADIUS) -> list[float]:
 
 
 def save_picture(out: Path, name: str, picture: Image.Image) -> str:
-    """Write a picture as out/pictures/NAME.jpg, and return its path relative to `out`."""
-    relative = f"pictures/{name}.jpg"
-    (out / "pictures").mkdir(parents=True, exist_ok=True)
+    """Write a picture as out/pictures/NAME.jpg, where the name may have folders; return its path relative to `out`."""
+    relative = path_below(Path("pictures"), f"{name}.jpg", "the data set").as_posix()
+    (out / relative).parent.mkdir(parents=True, exist_ok=True)
     picture.save(out / relative, quality=90)
     return relative

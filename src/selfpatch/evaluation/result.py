@@ -15,6 +15,8 @@ from torch import nn
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.machine import current_versions
+from selfpatch.core.safe_paths import path_below
+from selfpatch.core.text_files import read_json
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.workload import DryRunEnds, Workload
 
@@ -134,14 +136,22 @@ class Result:
         Raises:
             ValueError: the file is missing or is not a result.
         """
+        if not Path(path).exists():
+            raise ValueError(f"no result at {path}; give the path of a result.json")
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = read_json(Path(path))
             weights = values.pop("weights")
-            return cls(**values, weights=None if weights is None else Provenance(**weights))
-        except FileNotFoundError:
-            raise ValueError(f"no result at {path}; give the path of a result.json") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+            found = cls(**values, weights=None if weights is None else Provenance(**weights))
+            if not all(isinstance(value, int | float) for value in found.metrics.values()):
+                raise TypeError("a metric that is no number")
+            if not all(isinstance(row, dict) for row in (*found.rows, *found.per_image.values())):
+                raise TypeError("a row that is none")
+            pictures = list(found.pictures)
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{path} is not a result; give a result.json that an evaluation wrote") from None
+        for picture in pictures:
+            path_below(Path(path).parent, picture, path)
+        return found
 
     def table(self) -> Table:
         """Return a table for the terminal: the rows, with metrics, costs and notes as caption.

@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from selfpatch.core import text_files
 from selfpatch.core.atomic_io import write_atomically
 
 
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file, or None if it is missing or cut off."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return text_files.read_json(path)
+    except ValueError:
         return None
 
 

@@ -196,7 +196,7 @@ def read_features(folder: Path, images: Tensor) -> Features:
     """
     import transformers  # takes a second
 
-    name = json.loads((folder / "config.json").read_text())["architectures"][0]
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     options = {"add_pooling_layer": False} if name in ("ViTModel", "IJepaModel") else {}
     logging = transformers.utils.logging
     shown = logging.is_progress_bar_enabled()
