@@ -158,6 +158,7 @@ def test_processes_and_micro_batches_share_the_memory(
         {"data": "nowhere"},
         {"out": "{photos}"},
         {"out": "{photos}/cat/000.png"},
+        {"out": "{photos}/runs/new"},
         {"out": "{run}"},
         {"device": "cuda:9"},
     ],
@@ -176,6 +177,9 @@ def test_what_a_run_refuses_is_refused_alike(change: dict[str, Any], photos: Pat
         sentences.append(str(refused.value))
     assert sentences[0] == sentences[1]
     assert not (tmp_path / "r").exists()
+    assert not (photos / "runs").exists()
+    if "runs/new" in str(change):
+        assert "lies inside the images" in sentences[0]
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,13 @@ def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
     """Make the run directory; in a dry run, only check that it can be made."""
     out = distributed.broadcast_from_main(config.out or str(_free_folder(config)))
     source = config.data if config.data == SAMPLES else str(Path(config.data).expanduser().resolve())
-    settings = replace(config, data=source, out=str(Path(out).expanduser().resolve())).to_dict()
+    folder = Path(out).expanduser().resolve()
+    if config.data != SAMPLES and Path(source).is_dir() and Path(source) in folder.parents:
+        raise ValueError(
+            f"--out {out} lies inside the images, {config.data}, and the pictures of the run would count as some of "
+            "them; name a folder elsewhere with --out"
+        )
+    settings = replace(config, data=source, out=str(folder)).to_dict()
     if in_dry_run():
         return RunDirectory.create(out, settings)
     if distributed.is_main_process():

@@ -345,3 +345,13 @@ def test_real_shards(data_dir: Path, cache: Path) -> None:
                 stored = tar.extractfile(member.name)
                 assert stored is not None
                 assert member.read() == stored.read()
+
+
+def test_a_shard_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "s.tar")
+    (tmp_path / "list.txt").write_text("s.tar\n")
+    for source in (tmp_path / "list.txt", tmp_path / "s.tar", tmp_path):
+        with pytest.raises(ValueError, match=r"no regular file|no folder or file|no images in"):
+            ImageIndex.open(source, tmp_path / "cache")
+    with pytest.raises(OSError, match="no regular file"):
+        ShardMember(str(tmp_path / "s.tar"), "a.jpg", 0, 1).read()

@@ -1,5 +1,6 @@
 """Image files to read: a plain file, or a member of a tar shard."""
 
+import errno
 import io
 import os
 import stat
@@ -22,7 +23,7 @@ class ShardMember:
 
     def read(self) -> bytes:
         """Return the bytes of the image; raise OSError if the tar is missing, unreadable, or ends too early."""
-        with open(self.shard, "rb") as shard:  # opened each time: no handle is shared by threads, forks and pickles
+        with open_regular(self.shard) as shard:  # opened each time: no handle is shared by threads, forks and pickles
             shard.seek(self.offset)
             content = shard.read(self.size)
         if len(content) < self.size:
@@ -46,24 +47,29 @@ class _Content(io.BytesIO):
 
 
 def opened(file: ImageFile) -> BinaryIO:
-    """Open an image file for reading bytes; raise OSError if it is missing, unreadable or no regular file.
+    """Open an image file for reading bytes; raise OSError if it is missing, unreadable or no regular file."""
+    return _Content(file) if isinstance(file, ShardMember) else open_regular(file)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file for reading bytes; raise OSError if it is missing, unreadable or no regular file.
 
     A named pipe would be waited for, and a device could be endless, or do something when it is opened.
     """
-    return _Content(file) if isinstance(file, ShardMember) else open(file, "rb", opener=_open_regular)
+    return open(path, "rb", opener=_descriptor)
 
 
-def _open_regular(path: str, flags: int) -> int:
-    _require_regular(os.stat(path).st_mode)
+def _descriptor(path: str, flags: int) -> int:
+    _require_regular(path, os.stat(path).st_mode)
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # it may have been replaced by a pipe just now
     try:
-        _require_regular(os.fstat(descriptor).st_mode)
+        _require_regular(path, os.fstat(descriptor).st_mode)
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _require_regular(mode: int) -> None:
+def _require_regular(path: str, mode: int) -> None:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # `open` refuses a folder
-        raise OSError("it is no regular file, but a named pipe, a socket or a device")
+        raise OSError(errno.EINVAL, "it is no regular file, but a named pipe, a socket or a device", path)

@@ -5,6 +5,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 
 from selfpatch.core.folders import is_hidden
+from selfpatch.data.sources.image_files import open_regular
 
 SHARD = ".tar"
 COMPRESSED = tuple(".tar.gz .tgz .tar.bz2 .tbz .tbz2 .tar.xz .txz .tar.zst .tzst .tar.lz4 .tar.z".split())
@@ -64,7 +65,7 @@ def _normal(name: str) -> str:
 
 def _members(path: str) -> Iterator[tarfile.TarInfo]:
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_regular(path) as file, tarfile.open(path, "r:", file) as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep a kilobyte of each
                 if member.size < 0:  # a damaged header that would lead back, without end
