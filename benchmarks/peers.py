@@ -31,6 +31,7 @@ from benchmarks.timing import Case, Timing, time_case
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.sections import CropConfig
 from selfpatch.core.distributed import start
+from selfpatch.core.machine import emulates
 from selfpatch.data.augment.backends import BACKENDS, choose_backend
 from selfpatch.data.augment.multicrop import dino_views
 from selfpatch.data.decode.pillow import read_image
@@ -74,6 +75,8 @@ def step_cases(model: str, batch_size: int, device: torch.device) -> Iterator[Ca
     config = load_recipe("dino-vits16").for_model(model).override({"batch_size": batch_size})
     ours = StepBench(config, device)
     for name, dtype in (("float32", None), ("bfloat16", torch.bfloat16)):
+        if dtype is not None and emulates(dtype, device):
+            continue
         variants: dict[str, Callable[[], object]] = {
             f"lightly {name}": LightlyStep(model, batch_size, device, dtype),
             f"selfpatch {name}": partial(ours.step, f"fast {name}"),

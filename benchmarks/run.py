@@ -16,6 +16,7 @@ from benchmarks.config import BenchConfig
 from benchmarks.report import Report, describe_machine
 from benchmarks.timing import Case, Timing, time_case
 from selfpatch.core.distributed import start
+from selfpatch.core.machine import slowdown
 from selfpatch.data.sample_images import sample_photographs
 
 
@@ -35,11 +36,15 @@ def run_benchmarks(config: BenchConfig) -> Report:
         ValueError: the folder of photographs holds no images, or the device does not exist.
     """
     device, console = start(config.device), Console()
-    ceilings = {name: matrix_ceiling(device, getattr(torch, name)) for name in ("float32", "bfloat16")}
+    measured = {name: matrix_ceiling(device, getattr(torch, name)) for name in ("float32", "bfloat16")}
+    ceilings = {name: rate for name, rate in measured.items() if rate is not None}
     machine = describe_machine(device)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
     rates = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in ceilings.items())
     console.print(f"matrix products: {rates}")
+    for name in measured.keys() - ceilings.keys():
+        times = slowdown(getattr(torch, name), device)
+        console.print(f"{name} is left out: this device emulates it, {times:.0f} times slower than float32")
     timings: list[Timing] = []
     costs: list[scaling.Cost] = []
     for part in config.parts:

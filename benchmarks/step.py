@@ -17,6 +17,7 @@ from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
 from selfpatch.config.sections import CropConfig
 from selfpatch.core.distributed import is_distributed
+from selfpatch.core.machine import emulates
 from selfpatch.core.malloc import keep_freed_memory, return_freed_memory
 from selfpatch.core.reference import use_references
 from selfpatch.core.types import Views
@@ -30,6 +31,11 @@ VARIANTS = {
     "fast bfloat16": (False, torch.bfloat16),
 }
 """Whether references replace the fast paths, and the type of autocast, by name."""
+
+
+def usable_variants(device: torch.device) -> tuple[str, ...]:
+    """Return the variants without those of a type that the device emulates, whose steps would take minutes."""
+    return tuple(name for name, (_, dtype) in VARIANTS.items() if dtype is None or not emulates(dtype, device))
 
 
 def published_step(model: str = "vit_small", batch_size: int = 4) -> RunConfig:
@@ -94,9 +100,10 @@ class StepBench:
                 autocast=autocast,
             )
 
-    def case(self, name: str, variants: Sequence[str] = tuple(VARIANTS)) -> Case:
-        """Return the case of some variants."""
-        calls = {variant: partial(self.step, variant) for variant in variants}
+    def case(self, name: str, variants: Sequence[str] | None = None) -> Case:
+        """Return the case of some variants, by default of all that the device suits."""
+        chosen = usable_variants(self.device) if variants is None else variants
+        calls = {variant: partial(self.step, variant) for variant in chosen}
         second_of_two = self.device.type == "cpu" and len(calls) > 1
         return Case(name, calls, self.config.batch_size, flops=self.flops(), second_of_two=second_of_two)
 
@@ -126,7 +133,7 @@ def time_steps(config: RunConfig, device: torch.device, *, seconds: float, memor
     return_freed_memory()  # the default, for the benchmarks that follow
     if not memory:
         return timing
-    peaks = {variant: peak_memory(step_of, config, variant, device, device=device) for variant in VARIANTS}
+    peaks = {variant: peak_memory(step_of, config, variant, device, device=device) for variant in timing.seconds}
     return replace(timing, peak_memory=peaks)
 
 

@@ -18,6 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from selfpatch.core.reference import use_references
 
 MIN_ROUNDS, MAX_ROUNDS = 3, 200
+PATIENCE = 10
+"""Factor on the time of a case, but at least on `SHORTEST` seconds, after which even one round suffices."""
+SHORTEST = 6.0
 
 
 @dataclass(frozen=True)
@@ -97,18 +100,22 @@ class Timing:
     def speedup(self, variant: str) -> tuple[float, float, float]:
         """Return the speed-up over the reference: the median over rounds, and the quartiles."""
         ratios = [a / b for a, b in zip(self.seconds[self.plain], self.seconds[variant], strict=True)]
-        low, _, high = quantiles(ratios, n=4, method="inclusive")
+        low, _, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
         return median(ratios), low, high
 
 
 def time_case(case: Case, *, seconds: float = 4.0) -> Timing:
-    """Run all variants in turn, round after round, for about `seconds`; the first round only warms up."""
+    """Run all variants in turn, round after round, for about `seconds`; the first round only warms up.
+
+    There are at least `MIN_ROUNDS` rounds, unless these take much longer.
+    """
     taken: dict[str, list[float]] = {variant: [] for variant in case.variants}
     for call in case.variants.values():
         _seconds_of(call)
     started = perf_counter()
     for done in range(MAX_ROUNDS):
-        if done >= MIN_ROUNDS and perf_counter() - started > seconds:
+        limit = seconds if done >= MIN_ROUNDS else PATIENCE * max(seconds, SHORTEST)
+        if done and perf_counter() - started > limit:
             break
         for variant, call in case.variants.items():
             if case.second_of_two:

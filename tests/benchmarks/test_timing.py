@@ -25,6 +25,18 @@ def test_variants_take_turns_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) ->
     assert (result.rate("fast"), result.speedup("fast")) == (6.0, (3.0, 3.0, 3.0))
 
 
+def test_a_slow_case_ends_after_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(timing, "perf_counter", lambda: clock[0])
+
+    def slow() -> None:
+        clock[0] += 100.0
+
+    result = time_case(Case("a case", {"plain": slow, "fast": slow}), seconds=4.0)
+    assert result.seconds == {"plain": [100.0], "fast": [100.0]}
+    assert result.speedup("fast") == (1.0, 1.0, 1.0)
+
+
 def test_the_second_of_two_calls_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = [0.0], {"plain": 0, "fast": 0}
     monkeypatch.setattr(timing, "perf_counter", lambda: clock[0])

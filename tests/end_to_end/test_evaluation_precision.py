@@ -47,31 +47,36 @@ def write_object(root: Path) -> Path:
 BLOCKS = {"resolution": 32, "memory_patches": 60}
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize(
-    ("name", "write", "settings"),
-    [
-        ("knn", coloured_folder, {"resize": 16, "crop": 16, "ks": (1,)}),
-        ("segment", write_blocks, {"method": "knn", "k": 3, **BLOCKS}),
-        ("segment", write_blocks, {"method": "logistic", **BLOCKS}),
-        ("segment", write_blocks, {"method": "kmeans", **BLOCKS}),
-        *[
-            (
-                "segment",
-                write_blocks,
-                {"method": "linear", "preset": "small", "crop": 32, "steps": 1, "batch_size": 2, "test": test},
-            )
-            for test in ("whole", "square", "slide")
-        ],
-        ("davis", write_davis, {"resolution": 48}),
-        ("correspond", write_pair, {"facet": "token", "resolution": 64}),
-        ("depth", write_depth, {"region": "whole", "crop": (32, 48), "batch_size": 2, "steps": 1, "workers": 0}),
-        ("retrieval", write_retrieval, {}),
-        ("match", write_pictures, {"resolution": 32}),
-        ("discover", write_object, {"methods": ("lost", "tokencut")}),
+CASES: list[tuple[str, Any, dict[str, Any]]] = [
+    ("knn", coloured_folder, {"resize": 16, "crop": 16, "ks": (1,)}),
+    ("segment", write_blocks, {"method": "knn", "k": 3, **BLOCKS}),
+    ("segment", write_blocks, {"method": "logistic", **BLOCKS}),
+    ("segment", write_blocks, {"method": "kmeans", **BLOCKS}),
+    *[
+        (
+            "segment",
+            write_blocks,
+            {"method": "linear", "preset": "small", "crop": 32, "steps": 1, "batch_size": 2, "test": test},
+        )
+        for test in ("whole", "square", "slide")
     ],
-    ids=lambda value: str(value.get("method", "")) + str(value.get("test", "")) if isinstance(value, dict) else None,
-)
+    ("davis", write_davis, {"resolution": 48}),
+    ("correspond", write_pair, {"facet": "token", "resolution": 64}),
+    ("depth", write_depth, {"region": "whole", "crop": (32, 48), "batch_size": 2, "steps": 1, "workers": 0}),
+    ("retrieval", write_retrieval, {}),
+    ("match", write_pictures, {"resolution": 32}),
+    ("discover", write_object, {"methods": ("lost", "tokencut")}),
+]
+"""Name, data and settings of each evaluation of a frozen encoder."""
+
+
+def name_of(value: Any) -> str | None:
+    """Return the part of a test's name that settings give."""
+    return str(value.get("method", "")) + str(value.get("test", "")) if isinstance(value, dict) else None
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(("name", "write", "settings"), CASES, ids=name_of)
 def test_the_encoder_runs_in_the_precision(
     tmp_path: Path, name: str, write: Any, settings: dict[str, Any], precision: str
 ) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from selfpatch.checkpoints.config import LoadConfig
+from selfpatch.checkpoints.folders import is_run
 from selfpatch.checkpoints.load import initialised_encoder, load_encoder
 from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.run_dir import RunDirectory
@@ -92,7 +93,7 @@ def open_encoder(
 def _untrained(source: str, config: LoadConfig) -> BranchEncoder:
     """Return the network of a run, or of other weights, as it was before training."""
     weights = read_weights(source, config)
-    if not Path(source).is_dir():
+    if not is_run(Path(source)):
         return initialised_encoder(weights)
     run = RunDirectory.open(source)
     return untrained_encoder(RunConfig.from_saved(run.settings, run.settings_file), weights.config)

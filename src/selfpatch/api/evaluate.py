@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from selfpatch.config.schema import override
 from selfpatch.core import distributed
 from selfpatch.core.atomic_io import make_folder
 from selfpatch.core.dry_run import dry_run as dry_running
-from selfpatch.core.machine import device_name
+from selfpatch.core.machine import device_name, precision_warning
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry
 from selfpatch.evaluation.compare import compare
@@ -24,6 +25,7 @@ from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.result import Output, Progress, Provenance, Result, silent
 from selfpatch.evaluation.workload import DryRunEnds
 from selfpatch.models.features import evaluating
+from selfpatch.models.finite_features import requiring_finite_features
 
 __all__ = ["compare", "evaluate", "measure", "presets"]
 
@@ -130,11 +132,19 @@ def measure(
         ValueError: the name or a setting is unknown, or data do not fit.
     """
     started = time.perf_counter()
-    with evaluating(encoder) if encoder is not None else contextlib.nullcontext():
+    source = record.source if record is not None else f"the {type(encoder).__name__}"
+    with contextlib.ExitStack() as running:
+        if encoder is not None:
+            running.enter_context(evaluating(encoder))
+            running.enter_context(requiring_finite_features(source))
         config = _config(name, config, settings)
+        if encoder is not None:
+            warning = precision_warning(getattr(config, "precision", "float32"), encoder.device)
+            if warning is not None and distributed.is_main_process():
+                warnings.warn(warning, stacklevel=2)
         if encoder is None and config.needs_encoder and (record is None or record.source not in config.baselines):
-            source = "no weights" if record is None else record.source
-            raise ValueError(f"{name} measures a network, but {source} was named; name e.g. a run or timm:NAME")
+            named = "no weights" if record is None else source
+            raise ValueError(f"{name} measures a network, but {named} was named; name e.g. a run or timm:NAME")
         reported = progress if progress is not None and distributed.is_main_process() else silent
         output = Output(None if out is None else Path(out), reported)
         result = registry.load_evaluation(name)(encoder, data, config, output)  # type: ignore[arg-type]

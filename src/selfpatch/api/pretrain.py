@@ -21,7 +21,7 @@ from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.dry_run import dry_run as dry_running
 from selfpatch.core.dry_run import in_dry_run
-from selfpatch.core.machine import autocast_dtype
+from selfpatch.core.machine import autocast_dtype, precision_warning
 from selfpatch.models.backbones.config import backbone_config_from_dict
 from selfpatch.training import factory
 from selfpatch.training.changed_images import changed_images, record_images
@@ -151,6 +151,9 @@ def _free_folder(config: RunConfig) -> Path:
 def _train(
     run: RunDirectory, config: RunConfig, data: TrainingData, student_teacher: StudentTeacher, device: torch.device
 ) -> Path:
+    warning = precision_warning(config.precision, device)
+    if warning is not None and distributed.is_main_process():
+        _print(f"warning: {warning}")
     factory.move_to_device(config, student_teacher, device)
     loader = factory.make_loader(config, student_teacher, data, device)
     evaluator = factory.make_online_evaluator(config, student_teacher, data, run.pictures)

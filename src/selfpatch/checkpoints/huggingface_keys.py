@@ -110,10 +110,18 @@ def to_huggingface(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dic
     return result
 
 
-def from_huggingface(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def is_huggingface_key(key: str) -> bool:
+    """Return whether a key is of the first layer of a model of transformers."""
+    return key.endswith((*_FIRST_LAYERS, _DINOV3_FIRST_LAYER))
+
+
+def from_huggingface(raw: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """Return the tensors under the keys of DINO, DINOv2 and timm, with queries, keys and values joined.
 
     State dicts of other models stay as they are, and so do keys that are not in the tables.
+
+    Raises:
+        ValueError: two keys of `source` are the same tensor.
     """
     tables: tuple[dict[str, str], ...] = (VIT, DINOV2, DINOV2_SWIGLU, SWIN, RESNET)
     dinov3 = any(key.endswith(_DINOV3_FIRST_LAYER) for key in raw)
@@ -124,7 +132,12 @@ def from_huggingface(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
     elif not any(key.endswith(_FIRST_LAYERS) for key in raw):
         return dict(raw)
     names = [(theirs, ours) for table in tables for ours, theirs in table.items()]
-    state = {_renamed(key, names, r"\b") or key: tensor for key, tensor in raw.items()}
+    state: dict[str, Tensor] = {}
+    for key, tensor in raw.items():
+        renamed = _renamed(key, names, r"\b") or key
+        if renamed in state:
+            raise ValueError(f"{source} holds {renamed!r} twice, once as {key!r}; save the tensors of one network")
+        state[renamed] = tensor
     for query in [key for key in state if ".attn.query." in key]:
         parts = [state.pop(query.replace("query", part), None) for part in _QKV]
         if dinov3 and query.endswith(".bias") and parts[0] is not None:
@@ -136,7 +149,7 @@ def from_huggingface(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _renamed(key: str, names: Iterable[tuple[str, str]], start: str) -> str | None:
     """Return a key with the first name that it holds replaced, or None; `start` is the pattern before a name."""
     for old, new in names:
-        pattern = r"(\d+)".join(map(re.escape, _NUMBER.split(old))) + ("" if old.endswith(".") else "$")
+        pattern = r"(\d{1,9})".join(map(re.escape, _NUMBER.split(old))) + ("" if old.endswith(".") else "$")
         match = re.search(start + pattern, key)
         if match is not None:
             marks = zip(match.groups(), _NUMBER.findall(old), _NUMBER.findall(new), strict=True)

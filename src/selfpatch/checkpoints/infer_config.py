@@ -10,8 +10,26 @@ from typing import Any
 from torch import Tensor
 
 from selfpatch.checkpoints.key_mapping import TRUNK
-from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.backbones.config import (
+    AnyBackboneConfig,
+    ResNetConfig,
+    SwinConfig,
+    ViTConfig,
+    backbone_config_from_dict,
+)
 from selfpatch.models.backbones.dinov3_keys import is_dinov3
+
+_AXES = {
+    "patch_embed.proj.weight": 4,
+    "pos_embed": 3,
+    "rope.periods": 1,
+    "blocks.0.mlp.fc1.weight": 2,
+    "blocks.0.mlp.fc2.weight": 2,
+    "layers.0.blocks.0.attn.relative_position_bias_table": 2,
+    "conv1.weight": 4,
+    **{f"layer1.0.conv{i}.weight": 4 for i in (1, 2, 3)},
+}
+"""Number of axes of the tensors that tell of the architecture."""
 
 
 def infer_backbone_config(state: Mapping[str, Tensor], source: str) -> AnyBackboneConfig:
@@ -21,15 +39,30 @@ def infer_backbone_config(state: Mapping[str, Tensor], source: str) -> AnyBackbo
         ValueError: it is not a plain ViT, a Swin or a ResNet of bottlenecks.
     """
     trunk = {k.removeprefix(TRUNK): v for k, v in state.items() if k.startswith(TRUNK)}
+    _require_shapes(trunk, source)
+    return backbone_config_from_dict(_config(trunk, state, source).to_dict())  # checks ranges
+
+
+def _require_shapes(trunk: Mapping[str, Tensor], source: str) -> None:
+    """Raise ValueError if a tensor that tells of the architecture has another number of axes, or is empty."""
+    for key, axes in _AXES.items():
+        if key in trunk and (trunk[key].ndim != axes or not trunk[key].numel()):
+            raise ValueError(
+                f"{source} holds no plain ViT, Swin or ResNet: {key} has the shape {list(trunk[key].shape)}, and "
+                f"{axes} axes are needed"
+            )
+
+
+def _config(trunk: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> AnyBackboneConfig:
     embedding = trunk.get("patch_embed.proj.weight")
     if "layer1.0.conv1.weight" in trunk:
         return _resnet_config(trunk, source)
-    if embedding is not None and embedding.ndim == 4:
+    if embedding is not None:
         if "layers.0.blocks.0.attn.qkv.weight" in trunk:
             return _swin_config(trunk, embedding, source)
         if is_dinov3(trunk) and "blocks.0.mlp.fc2.weight" in trunk:
             return _dinov3_config(trunk, embedding)
-        if "pos_embed" in trunk and trunk["pos_embed"].ndim == 3:
+        if "pos_embed" in trunk:
             return _vit_config(trunk, embedding, source)
     raise ValueError(f"{source} holds no plain ViT, Swin or ResNet; its keys are {first_few(tuple(state))}")
 
@@ -122,7 +155,7 @@ def _resnet_config(trunk: Mapping[str, Tensor], source: str) -> ResNetConfig:
 
 def _count(trunk: Mapping[str, Tensor], prefix: str) -> int:
     """Return one more than the highest number N in keys `<prefix>.N.*`."""
-    pattern = re.compile(rf"{re.escape(prefix)}\.(\d+)\.")
+    pattern = re.compile(rf"{re.escape(prefix)}\.(\d{{1,9}})\.")
     return 1 + max((int(match[1]) for match in map(pattern.match, trunk) if match), default=-1)
 
 

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from selfpatch.checkpoints.config import Side
-from selfpatch.checkpoints.huggingface_keys import from_huggingface
+from selfpatch.checkpoints.huggingface_keys import from_huggingface, is_huggingface_key
 from selfpatch.models.backbones import dinov3_keys
 
 SIDES: dict[Side, str] = {
-    "teacher": r"(^|\.)(teacher|momentum_encoder|encoder_k|target_encoder|target_network|ema)\.",
-    "student": r"(^|\.)(student|base_encoder|encoder_q|encoder|online_encoder|online_network)\.",
+    "teacher": r"(^|\.)(teacher(_\w+)?|momentum_\w+|\w+_momentum|encoder_k|target_\w+|ema(_\w+)?|\w+_ema)\.",
+    "student": r"(^|\.)(student(_\w+)?|base_encoder|encoder_q|encoder|online_\w+)\.",
 }
 """Prefixes of a trunk's keys where one state dict holds both sides: MoCo-v3, MoCo-v2, ReSim, MoBY, mmselfsup, DINOv2,
-Leopart (whose student is under `model.` and counts as the unnamed side)."""
+lightly, Leopart (whose student is under `model.` and counts as the unnamed side)."""
 
 TRUNK = "backbone.trunk."
 
@@ -51,7 +51,10 @@ LEFT_OUT = [
     r"(encoder_[qk]|teacher|student)\..+",  # parts of such a network after the trunk
     r"(prototypes\w*\..+|prototypes|queue\w*|centers?)",  # SwAV, Leopart; MoCo, MoBY, DenseCL
     r"fpn_\w+\..+",  # ReSim
-    r"\w+_loss\..+",  # centres of DINOv2
+    r"(student|teacher|online|target|momentum)_\w*(head|project|predict)\w*\..+",  # heads beside a `teacher_backbone`
+    r"(projection|prediction)_head_momentum\..+",  # lightly
+    r"(\w+_)?(loss|criterion)\..+",  # centres of DINOv2 and lightly
+    r"n_averaged",  # torch's AveragedModel
     r"local_cls_norm\..+",  # norm of the class tokens of local crops in training (DINOv3's 7B)
     r"(.+\.)?(relative_position_index|attn_mask)",  # tables that Swin computes
 ]
@@ -67,7 +70,7 @@ SPELLINGS = [
 ]
 """Parts of our keys that others name differently; all apply."""
 
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_FIRST_LAYERS = re.compile(r"((?:.+\.)?)(patch_embed\.proj|layer1\.0\.conv1)\.weight")
 
 
 def map_keys(raw: Mapping[str, Tensor], side: Side, source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -78,7 +81,7 @@ def map_keys(raw: Mapping[str, Tensor], side: Side, source: str) -> tuple[dict[s
     Raises:
         ValueError: several networks have ambiguous names.
     """
-    raw = from_huggingface(raw)
+    raw = from_huggingface(raw, source)
     keys, left_out = _new_keys(raw, side, source)
     statistics = [
         key for key in keys if re.fullmatch(r"heads\..+\.(running_mean|running_var|num_batches_tracked)", key)
@@ -104,7 +107,8 @@ def _new_keys(keys: Collection[str], side: Side, source: str) -> tuple[dict[str,
     trunk = _choose_trunk(trunks, side, source) if trunks else ""
     own = _with_parents(trunk)
     prefixes = {*own, *(prefix for other in trunks for prefix in _with_parents(other))}
-    mapped, left_out = {}, []
+    mapped: dict[str, str] = {}
+    left_out = []
     for key in keys:
         prefix = max(filter(key.startswith, prefixes), key=len)
         if prefix not in own:
@@ -119,14 +123,23 @@ def _new_keys(keys: Collection[str], side: Side, source: str) -> tuple[dict[str,
         if new is not None:
             for pattern, spelling in SPELLINGS:
                 new = re.sub(pattern, spelling, new)
-        mapped[new or key] = key
+        twin = mapped.setdefault(new or key, key)
+        if twin != key:
+            raise ValueError(
+                f"{source} holds {new} twice, as {twin!r} and {key!r}; save the names and tensors of one network"
+            )
     return mapped, left_out
 
 
 def _trunk_prefixes(keys: Collection[str]) -> list[str]:
     """Return the key prefix of each trunk, found by its patch embedding (ViT, Swin) or first layers (ResNet)."""
-    found = [re.fullmatch(r"((?:.+\.)?)(patch_embed\.proj|layer1\.0\.conv1)\.weight", key) for key in keys]
+    found = [_FIRST_LAYERS.fullmatch(key) for key in keys]
     return [m[1] for m in found if m and (m[2] == "patch_embed.proj" or f"{m[1]}conv1.weight" in keys)]
+
+
+def is_trunk_key(key: str) -> bool:
+    """Return whether a key is of the first layers that a trunk is found by."""
+    return _FIRST_LAYERS.fullmatch(key) is not None or is_huggingface_key(key)
 
 
 def _choose_trunk(trunks: Iterable[str], side: Side, source: str) -> str:

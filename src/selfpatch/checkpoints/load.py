@@ -29,10 +29,14 @@ class LoadReport:
     """Hash of the file."""
     notes: tuple[str, ...] = ()
     """Notes on the pool and its norm, for runs with initial weights."""
+    is_own: bool = False
+    """True for files of this package; their heads are left out without a word."""
 
     def __str__(self) -> str:
         parts = [f"{self.source}: {len(self.matched)} keys matched"]
-        for word, keys in [("missing", self.missing), ("unexpected", self.unexpected), ("left out", self.left_out)]:
+        heads = ("heads.", "backbone.mask_token") if self.is_own else ()
+        left_out = tuple(key for key in self.left_out if not key.startswith(heads))
+        for word, keys in [("missing", self.missing), ("unexpected", self.unexpected), ("left out", left_out)]:
             if keys:
                 parts.append(f"{len(keys)} {word} ({first_few(keys)})")
         return "; ".join([", ".join(parts), *self.notes])
@@ -102,14 +106,21 @@ def load_strictly(
     """Load the tensors of `state`, except those that are left out, and report on the keys.
 
     Raises:
-        ValueError: a tensor has another shape, or, unless `allow_partial`, a key is missing or unexpected.
+        ValueError: a tensor has another shape or type, or values that are not finite, or, unless `allow_partial`, a key
+            is missing or unexpected.
     """
     state = {key: tensor for key, tensor in state.items() if key not in left_out}
     current = module.state_dict()
     # Files of transformers and timm leave the periods of rotary positions out; both compute the same.
     state |= {key: current[key] for key in current if key.endswith(".rope.periods") and key not in state}
     for key in current:
-        if key in state and current[key].shape != state[key].shape:
+        if key not in state:
+            continue
+        if current[key].is_floating_point() != state[key].is_floating_point():
+            raise ValueError(
+                f"{weights.source}: {key} is {state[key].dtype}, and {current[key].dtype} is needed; save it as such"
+            )
+        if current[key].shape != state[key].shape:
             raise ValueError(
                 f"{weights.source} is of another architecture: {key} is {list(state[key].shape)} there "
                 f"and {list(current[key].shape)} here; name its architecture with --model and --patch-size"
@@ -121,11 +132,25 @@ def load_strictly(
         unexpected=tuple(key for key in state if key not in current),
         left_out=(*left_out, *weights.left_out),
         sha256=weights.sha256,
+        is_own=weights.is_own,
     )
     if (report.missing or report.unexpected) and not allow_partial:
         raise ValueError(f"{report}; give --allow-partial to load what matches, or --model init for its architecture")
     module.load_state_dict({key: state[key] for key in report.matched}, strict=False)
+    _require_finite(module, report)
     return report
+
+
+def _require_finite(module: nn.Module, report: LoadReport) -> None:
+    """Raise ValueError if loaded values are not finite: no feature, and no gradient, would be."""
+    loaded = set(report.matched)
+    tensors = {key: x for key, x in module.state_dict().items() if key in loaded and x.is_floating_point()}
+    bad = tuple(key for key, tensor in tensors.items() if not tensor.is_meta and not tensor.isfinite().all())
+    if bad:
+        raise ValueError(
+            f"{report.source} holds values that are not finite in {len(bad)} of {len(tensors)} tensors "
+            f"({first_few(bad)}), so that its features are not finite; use an earlier checkpoint, or download it again"
+        )
 
 
 def load_encoder(

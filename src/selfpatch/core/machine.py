@@ -3,11 +3,17 @@
 import importlib.metadata
 import os
 import platform
+from functools import lru_cache
+from time import perf_counter
 
 import torch
 
 PACKAGES = ("selfpatch", "torch", "torchvision", "timm")
 """Packages whose version a result may depend on."""
+PROBE = 192
+"""Side of the matrices that tell whether a type is emulated."""
+EMULATED = 5.0
+"""Slowdown above which a type counts as emulated."""
 
 
 def current_versions() -> dict[str, str]:
@@ -59,3 +65,36 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     elif precision == "auto" and device.type == "cpu":
         fast = "avx512_bf16" in processor_flags()
     return torch.bfloat16 if fast else None
+
+
+@lru_cache
+def slowdown(dtype: torch.dtype, device: torch.device) -> float:
+    """Return how many times slower than float32 a device computes a small matrix product of a type; measured once.
+
+    A CPU without units for bfloat16 emulates it, some 30 times slower; one with them is faster than in float32.
+    """
+    times = {kind: _seconds_of_product(kind, device) for kind in (torch.float32, dtype)}
+    return times[dtype] / times[torch.float32]
+
+
+def emulates(dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether a CPU has no fast products of a type; other devices are not measured."""
+    return device.type == "cpu" and slowdown(dtype, device) > EMULATED
+
+
+def precision_warning(precision: str, device: torch.device) -> str | None:
+    """Return a warning if `bf16` is asked of a CPU that emulates it, or None."""
+    if precision != "bf16" or not emulates(torch.bfloat16, device):
+        return None
+    times = slowdown(torch.bfloat16, device)
+    return f"this CPU computes bf16 {times:.0f} times slower than float32; leave --precision at its default here"
+
+
+def _seconds_of_product(dtype: torch.dtype, device: torch.device) -> float:
+    a, b = (torch.ones(PROBE, PROBE, device=device).to(dtype) for _ in range(2))
+    times = []
+    for _ in range(5):  # the first ones prepare kernels, and others may be interrupted
+        started = perf_counter()
+        a @ b
+        times.append(perf_counter() - started)
+    return max(min(times), 1e-9)

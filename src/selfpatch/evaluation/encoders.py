@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.config import Precision
+from selfpatch.models.finite_features import checked_features
 from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD
 
 PROBE = 224
@@ -69,7 +70,7 @@ class FunctionEncoder:
 
     def patches(self, images: Tensor) -> Tensor:
         """Return patch features, float32 [B, D, h, w], of normalised images [B, C, H, W]."""
-        features = self._map(images)
+        features = checked_features(self._map(images), images)
         if features.shape[1] != self.dim:
             raise ValueError(f"the function returned features of width {features.shape[1]}, but dim is {self.dim}")
         return features.float()

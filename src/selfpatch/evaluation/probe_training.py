@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from selfpatch.core import distributed
 from selfpatch.core.atomic_io import replacing
+from selfpatch.core.deferred_flag import DeferredFlag
 from selfpatch.core.schedules import Factor
 from selfpatch.core.seeds import step_seed
 from selfpatch.evaluation.config import Precision
@@ -98,15 +99,18 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         first = int(state["step"])
     losses: deque[Tensor] = deque(maxlen=MAX_LOSSES)
+    pending: tuple[DeferredFlag, Tensor, int] | None = None
     saved_at, loss_of_batch = time.monotonic(), data_parallel(trained, loss)
     for step, batch in enumerate(batches.steps(first, plan.steps), start=first):
         losses.append(_step(trained, loss_of_batch, batch, optimizer, plan, step))
+        _require_finite(pending)
+        pending = DeferredFlag(losses[-1].isfinite()), losses[-1], step
         output.progress("training", step + 1, plan.steps)
         (due,) = distributed.any_rank(time.monotonic() - saved_at >= plan.save_every)
         if not due and step + 1 < plan.steps:
             continue
         last = float(distributed.all_reduce_mean(losses[-1]))
-        if not math.isfinite(last):  # judged rarely, because it synchronises with the device
+        if not math.isfinite(last):  # on any process, before anything is saved
             raise ValueError(f"the loss is {last} at step {step}; use a lower learning rate")
         if checkpoint is not None and distributed.is_main_process():
             state = {"step": step + 1, "settings": wanted, "trained": trained.state_dict()}
@@ -114,6 +118,12 @@ def fit(
                 torch.save({**state, "optimizer": optimizer.state_dict()}, file)
         saved_at = time.monotonic()
     return distributed.all_reduce_mean(torch.stack(list(losses))).tolist() if losses else []
+
+
+def _require_finite(pending: tuple[DeferredFlag, Tensor, int] | None) -> None:
+    """Raise ValueError if the loss of an earlier step, which the device has computed by now, is not finite."""
+    if pending is not None and not pending[0]:
+        raise ValueError(f"the loss is {float(pending[1])} at step {pending[2]}; use a lower learning rate")
 
 
 def _step(

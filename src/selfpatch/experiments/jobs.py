@@ -19,7 +19,9 @@ from typing import Any
 
 from selfpatch.api.encoder import open_encoder, untrained_encoder
 from selfpatch.api.pretrain import pretrain, resume
-from selfpatch.checkpoints.read import file_sha256, read_weights, weights_file
+from selfpatch.checkpoints.folders import weights_file
+from selfpatch.checkpoints.read import file_sha256, read_weights
+from selfpatch.checkpoints.read_file import files_of
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
@@ -244,14 +246,14 @@ def _identity(weights: str | None) -> str | None:
     """Return a name of weights or of a baseline that does not depend on where a file is."""
     if weights is None or not Path(weights).exists():
         return weights
-    file = weights_file(Path(weights))
-    return _file_identity(file, file.stat().st_mtime_ns)
+    files = files_of(weights_file(Path(weights)))
+    return _file_identity(files, tuple(file.stat().st_mtime_ns for file in files))
 
 
 @functools.cache
-def _file_identity(file: Path, modified: int) -> str:
-    """Return the hash of a file, read once for each time of modification."""
-    return f"sha256 {file_sha256(file)}"
+def _file_identity(files: tuple[Path, ...], modified: tuple[int, ...]) -> str:
+    """Return the hash of files, read once for each time of modification."""
+    return f"sha256 {file_sha256(*files)}"
 
 
 def _settings(job: Job) -> Any:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from selfpatch.core.types import Tokens
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.vit import ViT
+from selfpatch.models.finite_features import checked_features
 from selfpatch.models.pooling import PositivePool
 
 
@@ -60,18 +61,38 @@ class BranchEncoder(nn.Module):
 
     @torch.no_grad()
     def patches(self, images: Tensor) -> Tensor:
-        """Return patch features [B, D, h, w] of normalised images [B, C, H, W]."""
-        tokens = self.backbone(images)
-        return (tokens.patches if self.normed_patches else tokens.raw_patches).permute(0, 3, 1, 2).float()
+        """Return patch features [B, D, h, w] of normalised images [B, C, H, W].
+
+        Raises:
+            ValueError: images have another shape or type, or the patch size does not divide their sides; within
+                `requiring_finite_features`, features are not finite. `image` and `image_tokens` raise the same.
+        """
+        tokens = self.backbone(self._checked(images))
+        patches = tokens.patches if self.normed_patches else tokens.raw_patches
+        return checked_features(patches.permute(0, 3, 1, 2).float(), images)
 
     @torch.no_grad()
     def image(self, images: Tensor) -> Tensor:
         """Return image features [B, D] of normalised images [B, C, H, W]."""
-        return image_token(self.backbone(images), self.pool).float()
+        return checked_features(image_token(self.backbone(self._checked(images)), self.pool).float(), images)
 
     @torch.no_grad()
     def image_tokens(self, images: Tensor, blocks: int) -> Tensor:
         """Return the image tokens of a ViT's last blocks, [B, blocks, D]; a pool is applied to each."""
         if not isinstance(self.backbone, ViT):
             raise ValueError(f"a {self.backbone.config.family} has one image token; blocks is {blocks}, use 1")
-        return torch.stack([image_token(t, self.pool) for t in self.backbone.last_tokens(images, blocks)], 1).float()
+        tokens = self.backbone.last_tokens(self._checked(images), blocks)
+        return checked_features(torch.stack([image_token(t, self.pool) for t in tokens], 1).float(), images)
+
+    def _checked(self, images: Tensor) -> Tensor:
+        """Return the images, or raise ValueError if they are no batch of normalised images on the network's device."""
+        if not isinstance(images, Tensor):
+            raise ValueError(f"images are a {type(images).__name__}; give a tensor [B, {len(self.mean)}, H, W]")
+        if images.ndim != 4 or images.shape[1] != len(self.mean) or not images.is_floating_point():
+            raise ValueError(
+                f"images are {images.dtype} {list(images.shape)}; give a batch of normalised images, "
+                f"float32 [B, {len(self.mean)}, H, W]"
+            )
+        if images.device != self.device:
+            raise ValueError(f"images are on {images.device}, and the network on {self.device}; move them there")
+        return images

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.core.types import Encoder
+from selfpatch.models.finite_features import checked_features
 from selfpatch.ops.images import normalise
 
 
@@ -41,7 +42,7 @@ def patch_features(encoder: Encoder, images: Tensor, *, std: Sequence[float] | N
             "use sides that are multiples of it"
         )
     batch = normalise(images.to(encoder.device), encoder.mean, encoder.std if std is None else std)
-    return encoder.patches(batch).float().movedim(1, -1)
+    return checked_features(encoder.patches(batch), batch).float().movedim(1, -1)
 
 
 @torch.no_grad()
@@ -59,5 +60,5 @@ def image_features(encoder: Encoder, batches: Iterable[Tensor]) -> Tensor:
         batches: at least one batch, each [b, C, H, W] as `normalise` takes it.
     """
     inputs = (normalise(batch.to(encoder.device), encoder.mean, encoder.std) for batch in batches)
-    parts = [encoder.image(batch) for batch in inputs]  # the device is waited for once
+    parts = [checked_features(encoder.image(batch), batch) for batch in inputs]  # the device is waited for once
     return torch.cat([part.float().cpu() for part in parts])

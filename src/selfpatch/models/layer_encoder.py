@@ -10,6 +10,7 @@ from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.resnet import ResNet
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.finite_features import checked_features
 
 Facet = Literal["token", "key", "query", "value"]
 
@@ -85,10 +86,11 @@ class LayerEncoder:
         if self.facet != "token":
             assert isinstance(self.backbone, ViT)
             assert self.layer is not None
-            return self.backbone.facet(images, self.facet, self.layer - 1).movedim(-1, 1).float()
+            facet = self.backbone.facet(images, self.facet, self.layer - 1)
+            return checked_features(facet.movedim(-1, 1).float(), images)
         if self.backbone is None or self.layer in (None, len(self.backbone.map_dims)):
-            return self.encoder.patches(images)
-        return self.backbone.maps(images, [self.layer])[0].movedim(-1, 1).float()
+            return checked_features(self.encoder.patches(images), images)
+        return checked_features(self.backbone.maps(images, [self.layer])[0].movedim(-1, 1).float(), images)
 
     def image(self, images: Tensor) -> Tensor:
         """Return the other encoder's image features [B, D] of normalised images [B, C, H, W]."""

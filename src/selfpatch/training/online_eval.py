@@ -1,5 +1,8 @@
 """Evaluation of the teacher during training: view matching, k-NN and picture sheets."""
 
+import contextlib
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from selfpatch.evaluation.view_matching.evaluate import view_matching
 from selfpatch.models.branch import Branch
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.features import image_features, mean_patch_features
+from selfpatch.models.finite_features import NonFiniteFeatures, requiring_finite_features
 from selfpatch.ops.knn import leave_one_out
 from selfpatch.training.dataset import TrainingData
 from selfpatch.training.trainer import StudentTeacher
@@ -119,15 +123,18 @@ class OnlineEvaluator:
         encoder = teacher_encoder(student_teacher)
         metrics: dict[str, float] = {}
         if self._pairs is not None:
-            metrics["view_matching"] = view_matching(encoder, self._pairs)
+            with nan_if_not_finite(metrics, "view_matching"):
+                metrics["view_matching"] = view_matching(encoder, self._pairs)
             if step == 0:
                 metrics["view_matching_mean_colour"] = self._baseline
         if self._labelled is not None:
             images, labels = self._labelled
             batches, k = images.split(BATCH_SIZE), min(K_NEIGHBOURS, len(labels) - 1)
-            metrics["knn_top1"] = leave_one_out(image_features(encoder, batches), labels, k)
+            with nan_if_not_finite(metrics, "knn_top1"):
+                metrics["knn_top1"] = leave_one_out(image_features(encoder, batches), labels, k)
             if self._patch_knn:
-                metrics["patch_knn_top1"] = leave_one_out(mean_patch_features(encoder, batches), labels, k)
+                with nan_if_not_finite(metrics, "patch_knn_top1"):
+                    metrics["patch_knn_top1"] = leave_one_out(mean_patch_features(encoder, batches), labels, k)
         if self._sheet_images is not None:
             path = self._pictures / f"step-{step:08d}.png"
             picture_sheet({"patch features": encoder}, self._sheet_images, path, title=f"after {step} steps")
@@ -140,6 +147,14 @@ class OnlineEvaluator:
         path = self._pictures / "before-and-after.png"
         networks = {"patch features": teacher_encoder(trained), "patch features, untrained": untrained}
         return picture_sheet(networks, self._sheet_images, path, title="before and after")
+
+
+@contextlib.contextmanager
+def nan_if_not_finite(metrics: dict[str, float], name: str) -> Iterator[None]:
+    """Leave a metric NaN if features are not finite; a measurement must not end a run, but a score would be wrong."""
+    metrics[name] = math.nan
+    with contextlib.suppress(NonFiniteFeatures), requiring_finite_features("the teacher"):
+        yield
 
 
 def teacher_encoder(student_teacher: StudentTeacher) -> BranchEncoder:

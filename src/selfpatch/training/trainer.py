@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.sections import CheckpointConfig, OptimizerConfig, WatchConfig
 from selfpatch.core import distributed
+from selfpatch.core.deferred_flag import DeferredFlag
 from selfpatch.core.seeds import step_seed
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Views
 from selfpatch.data.loader import CropLoader
@@ -27,7 +28,7 @@ from selfpatch.training import optim
 from selfpatch.training.checkpointing import Checkpointer
 from selfpatch.training.collapse import UNIFORM, CollapseDetector, UniformLossDetector, regression_warning
 from selfpatch.training.loggers.metrics import MetricsLogger
-from selfpatch.training.nonfinite import DeferredFlag, NonFiniteCounter
+from selfpatch.training.nonfinite import NonFiniteCounter
 from selfpatch.training.progress import ProgressBar, Throughput, describe_metrics
 from selfpatch.training.signals import StopSignals
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from selfpatch.checkpoints import huggingface_keys as keys
 from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
-from selfpatch.checkpoints.export.safetensors import write_safetensors
+from selfpatch.checkpoints.export.safetensors import metadata_of, write_safetensors
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.backbones.dinov3_keys import check_periods
@@ -48,7 +49,10 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSumma
     tensors = keys.to_huggingface(state, names)
     if name == "DINOv3ViTModel":  # its keys have no bias
         tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(".k_proj.bias")}
-    write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    described: AnyBackboneConfig = config
+    if isinstance(config, ViTConfig) and "blocks.0.ls1.gamma" in state:
+        described = replace(config, layer_scale=True)
+    write_safetensors(folder / "model.safetensors", tensors, metadata_of(described))
     settings = {"architectures": [name], "model_type": model_type, "num_channels": config.in_channels, **settings}
     write_atomically(folder / "config.json", json.dumps(settings, indent=2))
     if config.in_channels == 3:

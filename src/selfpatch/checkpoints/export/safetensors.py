@@ -11,6 +11,7 @@ from torch import Tensor
 from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.core.atomic_io import write_atomically
+from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.encoder import BranchEncoder
 
 LIBRARIES = ()
@@ -31,7 +32,12 @@ def export_state(encoder: BranchEncoder) -> tuple[dict[str, Tensor], dict[str, s
     The trunk's keys are timm's, so that timm loads them without renaming; the pool's begin with `pool.`.
     """
     state = {key.removeprefix("backbone.trunk."): tensor for key, tensor in encoder.state_dict().items()}
-    return state, {"format": "pt", "shape": json.dumps(encoder.backbone.config.to_dict())}
+    return state, metadata_of(encoder.backbone.config)
+
+
+def metadata_of(config: AnyBackboneConfig) -> dict[str, str]:
+    """Return the metadata from which `selfpatch` loads exactly this network; other libraries pass them over."""
+    return {"format": "pt", "shape": json.dumps(config.to_dict())}
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
-from selfpatch.checkpoints.export.safetensors import write_safetensors
+from selfpatch.checkpoints.export.safetensors import metadata_of, write_safetensors
 from selfpatch.checkpoints.key_mapping import move_patch_merging
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones import dinov3_keys
@@ -53,7 +53,7 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSumma
         state = dinov3_keys.to_timm(state)
     else:
         notes.append("transformers opens this folder too: AutoModel.from_pretrained(FOLDER).")
-    write_safetensors(folder / "model.safetensors", state, {"format": "pt"})
+    write_safetensors(folder / "model.safetensors", state, metadata_of(config))
     same_pooling = encoder.pool is None and config.timm_model is None
     return ExportSummary(USAGE, ((side, side),), tuple(notes), has_image=same_pooling)
 

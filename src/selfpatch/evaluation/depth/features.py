@@ -9,6 +9,7 @@ from selfpatch.evaluation.depth.config import DepthConfig
 from selfpatch.evaluation.depth.head import DepthHead
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.finite_features import checked_features
 from selfpatch.ops.images import normalise
 
 
@@ -45,7 +46,7 @@ class DepthFeatures:
         device = self.encoder.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             if self.blocks is None:
-                return self.encoder.patches(images).float()
+                return checked_features(self.encoder.patches(images), images).float()
             assert isinstance(self.encoder, BranchEncoder)
             assert isinstance(self.encoder.backbone, ViT)
             parts = []
@@ -54,7 +55,7 @@ class DepthFeatures:
                 if self.cls_token:
                     assert cls is not None
                     parts.append(cls[:, None, None].expand_as(patches))
-            return torch.cat(parts, -1).movedim(-1, 1).float()
+            return checked_features(torch.cat(parts, -1).movedim(-1, 1).float(), images)
 
 
 def predict_depth(head: DepthHead, features: DepthFeatures, pixels: Tensor) -> Tensor:

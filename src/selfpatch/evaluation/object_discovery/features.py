@@ -9,6 +9,7 @@ from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.finite_features import checked_features
 from selfpatch.models.layer_encoder import LayerEncoder
 from selfpatch.ops.images import normalise
 from selfpatch.ops.rope import rotate_patches
@@ -70,6 +71,7 @@ class PatchView:
         if rotation is not None:
             key = rotate_patches(key, rotation)  # the class token's own query stays
         weights = (query[:, 0, None] * query.shape[-1] ** -0.5 @ key.mT).softmax(-1)[:, 0]
+        checked_features(weights, padded)
         return weights[:, vit.trunk.num_prefix_tokens :].unflatten(1, grid)
 
     def class_token_vit(self) -> ViT:

@@ -23,6 +23,7 @@ from selfpatch.evaluation.retrieval.metrics import mean_scores, rank_database, r
 from selfpatch.evaluation.retrieval.visualize import draw_ranking
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.workload import Workload
+from selfpatch.models.finite_features import checked_features
 from selfpatch.ops.images import normalise
 
 SCALES = (1.0, 2**-0.5, 0.5)
@@ -128,7 +129,8 @@ def image_feature(encoder: Encoder, image: Image.Image, config: RetrievalConfig)
     features = []
     for scale in SCALES if config.multiscale else SCALES[:1]:
         scaled = pixels if scale == 1 else F.interpolate(pixels, scale_factor=scale, mode="bilinear")
-        features.append(encoder.image(trimmed(scaled, encoder.patch_size, centre=config.trim == "centre"))[0].float())
+        trimmed_image = trimmed(scaled, encoder.patch_size, centre=config.trim == "centre")
+        features.append(checked_features(encoder.image(trimmed_image), trimmed_image)[0].float())
     return torch.stack(features).mean(0)
 
 

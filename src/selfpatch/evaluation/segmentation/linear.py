@@ -28,6 +28,7 @@ from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at
 from selfpatch.evaluation.segmentation.patches import whole_features
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.features import patch_features
+from selfpatch.models.finite_features import checked_features
 
 SLIDE = 2 / 3
 """Distance of test windows over their side (341 pixels for 512)."""
@@ -137,7 +138,7 @@ def _fitted(encoder: Encoder, head: LinearHead, config: LinearSegmentationConfig
         return classes_at(head(whole_features(encoder, image, crop)[None]), (image.height, image.width))
 
     def window_logits(window: Tensor) -> Tensor:
-        return head(encoder.patches(window).float().movedim(1, -1))
+        return head(checked_features(encoder.patches(window), window).float().movedim(1, -1))
 
     if config.test == "square":
         return FittedMethod(square, config, reduce_labels=reduce_labels)

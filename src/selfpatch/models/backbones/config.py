@@ -1,9 +1,12 @@
 """Architecture of a backbone: plain values that decide its parameters, saved with its weights."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
+from annotated_types import Ge, Gt, Le, Len
+
+from selfpatch.config.schema import checked, unknown_name
 from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -192,10 +195,43 @@ class ResNetConfig(StagedConfig):
 
 FAMILIES = {cls.family: cls for cls in (ViTConfig, SwinConfig, ResNetConfig)}
 
+MAX_SIZE = 100_000
+"""Largest width or number of anything in a configuration; a guard against damaged files."""
+MAX_STAGES = 8
+
 AnyBackboneConfig = ViTConfig | SwinConfig | ResNetConfig
 
 
 def backbone_config_from_dict(values: Mapping[str, Any]) -> AnyBackboneConfig:
-    """Return the configuration that `BackboneConfig.to_dict` gave; lists become tuples, as JSON has only lists."""
-    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return FAMILIES[plain.pop("family", "vit")](**plain)
+    """Return the configuration that `BackboneConfig.to_dict` gave; lists become tuples, as JSON has only lists.
+
+    Raises:
+        ValueError: the values are of no known family, or one of them is unknown, missing or out of range.
+    """
+    plain = dict(checked(values, dict[str, Any], "the architecture"))
+    family = plain.pop("family", "vit")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise ValueError(f"family is {family!r}; use one of: {', '.join(FAMILIES)}")
+    cls = FAMILIES[family]
+    kinds, known = get_type_hints(cls), {field.name: field for field in fields(cls)}
+    unknown = next((name for name in plain if name not in known), None)
+    if unknown is not None:
+        raise ValueError(unknown_name(unknown, unknown, known))
+    missing = [name for name, field in known.items() if field.default is MISSING and name not in plain]
+    if missing:
+        raise ValueError(f"{missing[0]} is not given; it has no default")
+    plain = {name: checked(value, _in_range(name, kinds[name]), name) for name, value in plain.items()}
+    config: AnyBackboneConfig = cls(**plain)
+    if not len(config.mean) == len(config.std) == config.in_channels:
+        raise ValueError(
+            f"{config.in_channels} channels have {len(config.mean)} means and {len(config.std)} standard deviations; "
+            "one of each is needed for a channel"
+        )
+    return config
+
+
+def _in_range(name: str, kind: Any) -> Any:
+    """Return the type of a field with the range that every network is in."""
+    size = Annotated[int, Ge(0 if name == "num_registers" else 1), Le(MAX_SIZE)]
+    ranges = {int: size, int | None: size | None, tuple[int, ...]: Annotated[tuple[size, ...], Len(1, MAX_STAGES)]}
+    return Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1)] if name == "std" else ranges.get(kind, kind)

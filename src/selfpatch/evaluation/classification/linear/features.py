@@ -22,6 +22,7 @@ from selfpatch.evaluation.result import Progress, silent
 from selfpatch.evaluation.sharding import share_of_batch
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder, image_token
+from selfpatch.models.finite_features import checked_features
 from selfpatch.models.pooling import PositivePool
 from selfpatch.ops.images import normalise
 
@@ -61,7 +62,7 @@ class FrozenFeatures:
         batch = normalise(images.to(device, non_blocking=True), self.encoder.mean, self.encoder.std)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             parts = self._parts(batch)
-        return torch.cat([part.float() for part in parts], dim=1)
+            return checked_features(torch.cat([part.float() for part in parts], dim=1), batch)
 
     def _parts(self, batch: Tensor) -> list[Tensor]:
         if self._vit is None:

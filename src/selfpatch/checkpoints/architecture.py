@@ -1,0 +1,37 @@
+"""Agreement of a described network with the tensors of its file, judged before the network takes any memory."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from selfpatch.models.backbones.build import build_backbone
+from selfpatch.models.backbones.config import AnyBackboneConfig
+
+_ADVICE = "download it again, or give other weights"
+
+
+def check_architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor], source: str) -> None:
+    """Raise ValueError unless a configuration describes the tensors of a state dict with our keys.
+
+    A network is built on torch's meta device, where sizes cost nothing. Tensors that a loader may leave out or adapt
+    may be missing, but not most of them.
+    """
+    if config.num_layers > len(state):
+        raise ValueError(f"{source} describes {config.num_layers} layers, but it holds {len(state)} tensors; {_ADVICE}")
+    try:
+        with torch.device("meta"):
+            expected = build_backbone(config).state_dict()
+    except (AssertionError, RuntimeError, TypeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{source} describes a network that cannot be built ({reason}); {_ADVICE}") from None
+    shapes = {f"backbone.{key}": tensor.shape for key, tensor in expected.items()}
+    for key, shape in shapes.items():
+        if key in state and state[key].shape != shape:
+            raise ValueError(
+                f"{source} does not hold the network that it describes: {key} is {list(state[key].shape)}, and "
+                f"{list(shape)} is needed; {_ADVICE}"
+            )
+    found = sum(key in state for key in shapes)
+    if 2 * found < len(shapes):
+        raise ValueError(f"{source} holds {found} of the {len(shapes)} tensors of its network; {_ADVICE}")
