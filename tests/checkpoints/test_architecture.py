@@ -20,24 +20,27 @@ from tests.helpers.released_forms import SWIN, VIT, prefixed, random_backbone, t
     ("change", "message"),
     [
         ({"embed_dim": 10**7}, "embed_dim is 10000000; use 100000 or less"),
-        ({"embed_dim": 10**5}, r"does not hold the network that it describes: .* is \[.*\], and \[.*100000.*\]"),
+        (
+            {"embed_dim": 10**5},
+            r"is of another architecture than is described: .* is \[.*\] there and \[.*100000.*\] here",
+        ),
         ({"depth": 10**5}, "describes 100000 layers, but it holds"),
         ({"depth": 24}, r"holds \d+ of the \d+ tensors of its network"),
         ({"patch_size": 0}, "patch_size is 0; use 1 or more"),
         ({"patch_size": "four"}, "patch_size is 'four'; use a whole number"),
         ({"patch_size": True}, "patch_size is True; use a number"),
         ({"patch_size": [4]}, r"patch_size is \(4,\)|patch_size is \[4\]"),
-        ({"grid": 10**5}, r"pos_embed is \[1, 10, 128\], and \[1, 10000000001, 128\] is needed"),
+        ({"grid": 10**5}, r"pos_embed is \[1, 10, 128\] there and \[1, 10000000001, 128\] here"),
         ({"num_heads": 0}, "num_heads is 0; use 1 or more"),
         ({"num_heads": 7}, "cannot be split into 7 heads"),
         ({"num_registers": -1}, "num_registers is -1; use 0 or more"),
-        ({"mean": [0.5]}, "3 channels have 1 means and 3 standard deviations"),
+        ({"mean": [0.5]}, "mean has 1 values and std 3; one of each"),
         ({"std": [0, 0, 0]}, "std.* is 0; use a number above 0"),
         ({"mean": ["a", "b", "c"]}, "mean.* is 'a'; use a number"),
         ({"mlp": "relu"}, "mlp is 'relu'; use one of: gelu, swiglu"),
         ({"family": ["vit"]}, "family is"),
         ({"wings": 2}, "wings is not a setting"),
-        ({"timm_model": "vit_giant_patch14_dinov2"}, "does not hold the network that it describes"),
+        ({"timm_model": "vit_giant_patch14_dinov2"}, "is of another architecture than is described"),
         ({"timm_model": "nothing"}, "unknown model 'nothing'"),
     ],
 )
@@ -67,7 +70,7 @@ def test_another_meaning_of_shape_does_no_harm(tmp_path: Path, shape: str) -> No
         ({"patch_embed.proj.weight": torch.zeros(128)}, "holds no plain ViT, Swin or ResNet: patch_embed.proj.weight"),
         ({"pos_embed": torch.zeros(())}, "holds no plain ViT, Swin or ResNet: pos_embed"),
         ({"blocks.0.mlp.fc1.weight": torch.zeros(3)}, "holds no plain ViT, Swin or ResNet: blocks.0.mlp.fc1.weight"),
-        ({"norm.weight": torch.zeros(3)}, r"norm.weight is \[3\], and \[128\] is needed"),
+        ({"norm.weight": torch.zeros(3)}, r"norm.weight is \[3\] there and \[128\] here"),
         ({"rope.periods": torch.zeros(0), "pos_embed": None}, "rope.periods has the shape"),
         ({"layer1.0.conv1.weight": torch.zeros(1), "conv1.weight": torch.zeros(1)}, "holds"),
     ],
@@ -84,5 +87,5 @@ def test_a_window_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     state = trunk_state(random_backbone(SWIN))
     shape = SWIN.to_dict() | {"window": 500}
     torch.save({"pretrainer": prefixed("teacher.backbone.trunk.", state), "shape": shape}, tmp_path / "w.pt")
-    with pytest.raises(ValueError, match=r"relative_position_bias_table is \[9, 2\], and \[998001, 2\] is needed"):
+    with pytest.raises(ValueError, match=r"relative_position_bias_table is \[9, 2\] there and \[998001, 2\] here"):
         load_encoder(str(tmp_path / "w.pt"))

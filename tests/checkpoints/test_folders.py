@@ -128,8 +128,11 @@ def test_a_lone_file_in_a_folder_counts(tmp_path: Path) -> None:
         ({"config.json": b'{"num_attention_heads": "many"}', "model.safetensors": None}, "'many'; use a whole number"),
         ({"preprocessor_config.json": b'{"image_mean": [0.5], "image_std": [0.5]}', "model.safetensors": None}, "1 ch"),
         ({"preprocessor_config.json": b'{"image_mean": 3, "image_std": [0]}', "model.safetensors": None}, "the mean"),
-        ({"m.safetensors.index.json": b'{"weight_map": {"a": "../b.bin"}}'}, "shards lie beside their index"),
-        ({"m.safetensors.index.json": b'{"weight_map": {"a": 3}}'}, "names the shard 3"),
+        (
+            {"m.safetensors.index.json": b'{"weight_map": {"a": "../b.bin"}}'},
+            "names '../b.bin', which leads out of its folder",
+        ),
+        ({"m.safetensors.index.json": b'{"weight_map": {"a": 3}}'}, "names 3, which is no text"),
         ({"m.safetensors.index.json": b'{"weight_map": {"a": "b.bin"}}'}, "index of 1 shards, and b.bin is missing"),
         ({"m.safetensors.index.json": b'{"weight_map": [1]}'}, "an index of shards that names none"),
         ({"m.json": b'{"weight_map": {"a": "m.json"}}'}, "names another index as a shard"),

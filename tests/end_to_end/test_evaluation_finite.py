@@ -59,7 +59,11 @@ def test_no_evaluation_scores_a_network_of_them(
     ("name", "write", "settings"),
     [
         ("linear", coloured_folder, {"resize": 16, "crop": 16, "lrs": (0.5,), "epochs": 1, "workers": 0}),
-        ("segment", write_blocks, {"method": "finetune", "preset": "small", "crop": 32, "epochs": 1, "batch_size": 2}),
+        (
+            "segment",
+            write_blocks,
+            {"method": "finetune", "preset": "small", "crop": 32, "epochs": 1, "warmup_epochs": 0, "batch_size": 2},
+        ),
         ("segment", write_blocks, {"method": "fpn", "preset": "small", "crop": 32, "steps": 3, "batch_size": 2}),
     ],
     ids=name_of,

@@ -29,8 +29,8 @@ def check_architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor], s
     for key, shape in shapes.items():
         if key in state and state[key].shape != shape:
             raise ValueError(
-                f"{source} does not hold the network that it describes: {key} is {list(state[key].shape)}, and "
-                f"{list(shape)} is needed; {_ADVICE}"
+                f"{source} is of another architecture than is described: {key} is {list(state[key].shape)} there and "
+                f"{list(shape)} here; {_ADVICE}"
             )
     found = sum(key in state for key in shapes)
     if 2 * found < len(shapes):

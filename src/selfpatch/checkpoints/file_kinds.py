@@ -1,9 +1,10 @@
 """Kind of a file, told from its first bytes whatever its name, and what to do with one that is no checkpoint."""
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any, Literal
+
+from selfpatch.core.text_files import read_json
 
 Kind = Literal["torch", "safetensors", "index"]
 """A file of torch.save, one of safetensors, or Hugging Face's index of several such files."""
@@ -122,7 +123,7 @@ def _text_kind(path: Path, head: bytes, size: int) -> Kind:
         advice = "download the file by its direct link, signed in if it needs that"
         raise _refusal(path, "it is a web page", advice)
     if text[0] in "{[":
-        content = read_json(path)
+        content = small_json(path)
         if isinstance(content, dict) and "weight_map" in content:
             return "index"
         if isinstance(content, dict) and content.keys() & {"architectures", "model_type", "architecture"}:
@@ -133,11 +134,11 @@ def _text_kind(path: Path, head: bytes, size: int) -> Kind:
     )
 
 
-def read_json(path: Path) -> Any:
+def small_json(path: Path) -> Any:
     """Return the content of a JSON file, or None if it is none or too large."""
     if path.stat().st_size > MAX_JSON:
         return None
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (ValueError, RecursionError):
+        return read_json(path)
+    except ValueError:
         return None

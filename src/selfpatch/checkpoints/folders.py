@@ -7,9 +7,10 @@ from typing import Annotated, Any, TypeVar
 
 from annotated_types import Gt
 
-from selfpatch.checkpoints.file_kinds import read_json
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.schema import checked
+from selfpatch.core.folders import visible_entries
+from selfpatch.core.text_files import read_json
 from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig
 
 Config = TypeVar("Config", bound=AnyBackboneConfig)
@@ -47,7 +48,7 @@ def weights_file(path: Path) -> Path:
             raise ValueError(f"{run.path} has no checkpoint yet; wait for the first one, or start the run again")
         return file
     found = [path / name for name in FILES if (path / name).is_file()][:1]
-    found = found or sorted(file for file in path.iterdir() if file.name.endswith(_ENDINGS) and file.is_file())
+    found = found or [file for file in visible_entries(path) if file.name.endswith(_ENDINGS) and file.is_file()]
     if len(found) == 1:
         return found[0]
     if found:
@@ -101,7 +102,9 @@ def described(config: Config, folder: Path) -> Config:
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-    content = read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    content = read_json(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} does not describe a network in JSON; download it again, or name the file of weights")
     return content

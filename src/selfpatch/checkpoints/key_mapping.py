@@ -29,6 +29,9 @@ lightly, Leopart (whose student is under `model.` and counts as the unnamed side
 
 TRUNK = "backbone.trunk."
 
+WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""Parts of keys that DDP, torch.compile, FSDP and checkpointed activations add."""
+
 RENAMES = [
     (r"(?:backbone\.)?(?:masked_embed|mask_token)", "backbone.mask_token"),  # iBOT and SERE; DINOv2; ours
     (r"(?:head|c_head|dino_head)\.(mlp|last_layer)\.(.+)", r"heads.image.\1.\2"),  # DINO and iBOT; SelfPatch; DINOv2
@@ -79,9 +82,10 @@ def map_keys(raw: Mapping[str, Tensor], side: Side, source: str) -> tuple[dict[s
     Unknown keys stay as they are.
 
     Raises:
-        ValueError: several networks have ambiguous names.
+        ValueError: several networks have ambiguous names, or two keys are the same tensor of a network.
     """
-    raw = from_huggingface(raw, source)
+    originals = _unwrapped(raw, source)
+    raw = from_huggingface({key: raw[original] for key, original in originals.items()}, source)
     keys, left_out = _new_keys(raw, side, source)
     statistics = [
         key for key in keys if re.fullmatch(r"heads\..+\.(running_mean|running_var|num_batches_tracked)", key)
@@ -98,7 +102,22 @@ def map_keys(raw: Mapping[str, Tensor], side: Side, source: str) -> tuple[dict[s
     for key in [key for key in state if key.startswith(TRUNK) and key.endswith(".running_mean")]:
         # Older checkpoints lack the batch counts of batch norms; nothing depends on their values.
         state.setdefault(key.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
-    return state, tuple(left_out)
+    return state, tuple(originals.get(key, key) for key in left_out)
+
+
+def _unwrapped(keys: Iterable[str], source: str) -> dict[str, str]:
+    """Return {key without what DDP and torch.compile add: key}.
+
+    Raises:
+        ValueError: two keys are then the same.
+    """
+    found: dict[str, str] = {}
+    for key in keys:
+        short = WRAPPERS.sub("", key)
+        if short in found:
+            raise ValueError(f"{source} holds {short!r} twice, once as {key!r}; save the state dict of one network")
+        found[short] = key
+    return found
 
 
 def _new_keys(keys: Collection[str], side: Side, source: str) -> tuple[dict[str, str], list[str]]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from selfpatch.checkpoints.config import DEFAULTS, LoadConfig
 from selfpatch.checkpoints.infer_config import first_few
 from selfpatch.checkpoints.read import Weights, read_weights
+from selfpatch.core.dry_run import in_dry_run
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.encoder import BranchEncoder
@@ -116,7 +117,7 @@ def load_strictly(
     for key in current:
         if key not in state:
             continue
-        if current[key].is_floating_point() != state[key].is_floating_point():
+        if current[key].is_floating_point() != state[key].is_floating_point() and not in_dry_run():
             raise ValueError(
                 f"{weights.source}: {key} is {state[key].dtype}, and {current[key].dtype} is needed; save it as such"
             )

@@ -15,8 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from selfpatch.checkpoints.file_kinds import checkpoint_kind, read_json
+from selfpatch.checkpoints.file_kinds import checkpoint_kind, small_json
 from selfpatch.core.dry_run import in_dry_run
+from selfpatch.core.safe_paths import path_below
 
 _SAFE_CLASSES: list[Any] = [
     # DINO and its descendants save their argparse options with the tensors; a Namespace holds only attributes.
@@ -65,12 +66,11 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 def _weight_map(path: Path) -> dict[str, str]:
     """Return the file of each tensor in an index."""
-    weight_map = read_json(path)["weight_map"]
+    weight_map = small_json(path)["weight_map"]
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{path} is no checkpoint: it is an index of shards that names none; download it again")
     for name in weight_map.values():
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ValueError(f"{path} names the shard {name!r}; shards lie beside their index, without a folder")
+        path_below(path.parent, name, path, nested=False)
     return weight_map
 
 

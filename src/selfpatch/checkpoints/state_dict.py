@@ -1,6 +1,5 @@
 """The state dict of one network inside the content of a checkpoint, its tensors checked for size and type."""
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,9 +23,6 @@ _WRAPPERS = (
     *("classy_state_dict", "base_model", "trunk", "backbone", "encoder"),
 )
 """Entries that may hold the state dict, apart from the sides' own names; three of the last are VISSL's."""
-_WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""Parts of keys that DDP, torch.compile, FSDP and checkpointed activations add."""
-
 MAX_DEPTH = 8
 """Largest number of entries inside one another."""
 MAX_TENSORS = 20_000
@@ -38,11 +34,9 @@ MAX_REPEATS = 4
 def find_state_dict(content: Any, side: Side, source: str) -> dict[str, Tensor]:
     """Return the tensors of one network, or of both sides, from inside the entries that wrap them.
 
-    Keys are without what DDP and torch.compile add to them.
-
     Raises:
-        ValueError: there is no state dict, or there are several without a known name; it has keys that are no text or
-            are the same, too many tensors, or tensors of an unusual kind.
+        ValueError: there is no state dict, or there are several without a known name; it has keys that are no text, too
+            many tensors, or tensors of an unusual kind.
     """
     found = _unwrap(content, side, source)
     odd = next((key for key, value in found.items() if isinstance(value, Tensor) and not isinstance(key, str)), None)
@@ -53,16 +47,9 @@ def find_state_dict(content: Any, side: Side, source: str) -> dict[str, Tensor]:
     tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
     if len(tensors) > MAX_TENSORS:
         raise ValueError(f"{source} holds {len(tensors):,} tensors; save the state dict of one network alone")
-    plain: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         _require_plain(key, tensor, source)
-        short = _WRAPPED.sub("", key)
-        if short in plain:
-            raise ValueError(
-                f"{source} holds {short!r} twice, once as {key!r}; save the state dict of one network alone"
-            )
-        plain[short] = tensor
-    return plain
+    return tensors
 
 
 def check_size(tensors: Mapping[str, Tensor], size: int, source: str) -> None:

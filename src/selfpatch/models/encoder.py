@@ -86,12 +86,13 @@ class BranchEncoder(nn.Module):
 
     def _checked(self, images: Tensor) -> Tensor:
         """Return the images, or raise ValueError if they are no batch of normalised images on the network's device."""
+        channels = self.backbone.config.in_channels
         if not isinstance(images, Tensor):
-            raise ValueError(f"images are a {type(images).__name__}; give a tensor [B, {len(self.mean)}, H, W]")
-        if images.ndim != 4 or images.shape[1] != len(self.mean) or not images.is_floating_point():
+            raise ValueError(f"images are a {type(images).__name__}; give a tensor [B, {channels}, H, W]")
+        if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
             raise ValueError(
                 f"images are {images.dtype} {list(images.shape)}; give a batch of normalised images, "
-                f"float32 [B, {len(self.mean)}, H, W]"
+                f"float32 [B, {channels}, H, W]"
             )
         if images.device != self.device:
             raise ValueError(f"images are on {images.device}, and the network on {self.device}; move them there")

@@ -222,10 +222,9 @@ def backbone_config_from_dict(values: Mapping[str, Any]) -> AnyBackboneConfig:
         raise ValueError(f"{missing[0]} is not given; it has no default")
     plain = {name: checked(value, _in_range(name, kinds[name]), name) for name, value in plain.items()}
     config: AnyBackboneConfig = cls(**plain)
-    if not len(config.mean) == len(config.std) == config.in_channels:
+    if len(config.mean) != len(config.std):
         raise ValueError(
-            f"{config.in_channels} channels have {len(config.mean)} means and {len(config.std)} standard deviations; "
-            "one of each is needed for a channel"
+            f"mean has {len(config.mean)} values and std {len(config.std)}; one of each is needed for a channel"
         )
     return config
 
