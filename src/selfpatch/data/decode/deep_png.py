@@ -1,7 +1,8 @@
 """Decoding of PNG files with 16 bits per channel, of which Pillow's own reader keeps 8 in all but grey images.
 
-Pillow's inflating decoder does the work, which takes the pixels of a row in any layout: read once as big-endian numbers
-it gives their high bytes, read as little-endian ones their low bytes. It checks all sizes, and survives damaged files.
+Pillow's decoder of filtered rows does the work, which takes the pixels of a row in any layout: read once as big-endian
+numbers it gives their high bytes, read as little-endian ones their low bytes. It checks all sizes, and survives damaged
+files.
 """
 
 import contextlib
@@ -29,6 +30,10 @@ _LAYOUTS = {
 }
 """Pillow's mode, its names of the layouts of a row, and the number of channels, by the colour type of the file."""
 
+_WHOLE = ((0, 0, 1, 1),)
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column and row of the images that an interlaced one is divided into, and the steps across and down."""
+
 
 def is_deep_png(beginning: bytes) -> bool:
     """Return whether a file that begins with these `BEGINNING` bytes is a PNG with 16 bits per channel."""
@@ -53,8 +58,9 @@ def read_deep_png(stream: BinaryIO) -> np.ndarray:
             parts.append(data)
         elif name == b"eXIf":
             orientation = _orientation(bytes(data))
-    deflated, size = b"".join(parts), (width, height)
-    planes = [np.asarray(Image.frombytes(mode, size, deflated, "zip", layout, interlaced)) for layout in layouts]
+    rows = _inflated(b"".join(parts), _length(width, height, 2 * channels, interlaced))
+    size = width, height
+    planes = [np.asarray(Image.frombytes(mode, size, rows, "zip", layout, interlaced)) for layout in layouts]
     if colour == _GREY:
         pixels = planes[0][..., None]
     elif colour == _GREY_ALPHA:
@@ -62,6 +68,23 @@ def read_deep_png(stream: BinaryIO) -> np.ndarray:
     else:
         pixels = planes[0].astype(np.uint16) << 8 | planes[1]
     return upright(pixels, orientation)
+
+
+def _inflated(deflated: bytes, length: int) -> bytes:
+    """Return the filtered rows as a stream that is stored, not compressed, so that decoding it twice costs little.
+
+    ValueError is raised if there are fewer than `length` bytes: Pillow would leave the rest of the pixels as it is.
+    """
+    rows = zlib.decompressobj().decompress(deflated, length)
+    if len(rows) < length:
+        raise ValueError(f"it is truncated: its pixels have {len(rows)} bytes, not {length}")
+    return zlib.compress(rows, 0)
+
+
+def _length(width: int, height: int, bytes_per_pixel: int, interlaced: int) -> int:
+    """Return the number of bytes of all rows, each with that of its filter; Adam7 divides an image into seven."""
+    parts = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in (_ADAM7 if interlaced else _WHOLE)]
+    return sum(rows * (1 + columns * bytes_per_pixel) for columns, rows in parts if columns > 0 and rows > 0)
 
 
 def _chunks(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
