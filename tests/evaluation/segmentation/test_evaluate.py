@@ -147,6 +147,26 @@ def test_knn_takes_no_more_memory_at_once_than_allowed(blocks: Path, monkeypatch
         run(MeanColour(4), blocks, **settings, max_memory=0)
 
 
+def test_fewer_patches_than_voters_all_vote(blocks: Path) -> None:
+    few = run(MeanColour(4), blocks, method="knn", resolution=32, k=40, memory_patches=30)
+    all_of_them = run(MeanColour(4), blocks, method="knn", resolution=32, k=30, memory_patches=30)
+    assert few.settings["k"] == few.settings["remembered"] == 30
+    assert few.notes == ["k is 40, but only 30 patches are remembered: all of them vote"]
+    assert (few.metrics, all_of_them.notes) == (all_of_them.metrics, [])
+
+
+def test_files_of_any_editor_and_litter_change_no_score(blocks: Path) -> None:
+    """A byte order mark once made void a scored class, and hidden files broke the set."""
+    plain = run(MeanColour(4), blocks, method="knn", resolution=32, k=3)
+    classes = blocks / "classes.txt"
+    classes.write_bytes(b"\xef\xbb\xbf" + classes.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    for folder in ("images/train", "images/val", "labels/val", "images"):
+        for litter in ("._0.png", ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/0.png", "Thumbs.db"):
+            (blocks / folder / litter).parent.mkdir(exist_ok=True)
+            (blocks / folder / litter).write_bytes(b"\0")
+    assert run(MeanColour(4), blocks, method="knn", resolution=32, k=3) == plain
+
+
 def test_the_memory_is_bounded_and_deterministic(blocks: Path) -> None:
     small = run(MeanColour(4), blocks, method="knn", resolution=32, k=3, memory_patches=30)
     assert small.settings["remembered"] == 30

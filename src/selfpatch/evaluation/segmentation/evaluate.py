@@ -80,7 +80,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
     scores = Scores.of(counts)
     metrics = {**scores.metrics(), "mIoU baseline": Scores.of(constant_prediction(counts)).miou}
     pictures = gather(save_rows(rows, output.folder) if is_main_process() else [])
-    return Result("segment", metrics, scores.rows(test.classes), settings, pictures=pictures, per_image=per_image)
+    rows_of_classes, notes = scores.rows(test.classes), list(method.notes)
+    return Result("segment", metrics, rows_of_classes, settings, pictures=pictures, per_image=per_image, notes=notes)
 
 
 def _workload(encoder: Encoder, train: SegmentationSet, test: SegmentationSet, config: PatchConfig) -> Workload:

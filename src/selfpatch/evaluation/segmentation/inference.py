@@ -1,6 +1,6 @@
 """Classes of images of any size, from a function that gives logits for whole images or windows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -36,6 +36,8 @@ class FittedMethod:
     """Further values to record."""
     reduce_labels: Callable[[np.ndarray], np.ndarray] | None = None
     """Change of labels before they are compared, where a protocol scores at another size."""
+    notes: Sequence[str] = ()
+    """Caveats for the result."""
 
 
 def image_predictor(

@@ -4,6 +4,8 @@ Source: Balazevic et al., "Towards In-Context Scene Understanding" (arXiv 2306.0
 remembered patches follow its open re-implementation.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -62,10 +64,17 @@ class PatchMemory:
 
 
 def fit_knn(encoder: Encoder, train: SegmentationSet, config: KNNSegmentationConfig, output: Output) -> FittedMethod:
-    """Remember labelled patches of the training images; nothing is written."""
+    """Remember labelled patches of the training images; nothing is written.
+
+    All patches vote if there are fewer than `k`; the result says so.
+    """
     encoder = in_precision(encoder, config.precision)
     limit = config.max_memory * 2**20 // BYTES_PER_SIMILARITY
     features, labels = labelled_patches(encoder, train, config, output.progress, unit=True)
+    notes = []
+    if len(features) < config.k:
+        notes = [f"k is {config.k}, but only {len(features)} patches are remembered: all of them vote"]
+        config = replace(config, k=len(features))
     memory = PatchMemory(features, labels, k=config.k, temperature=config.temperature, max_similarities=limit)
     predict = patch_predictor(encoder, config.resolution, memory.votes, max_logits=limit)
-    return FittedMethod(predict, config, {"remembered": len(features)})
+    return FittedMethod(predict, config, {"remembered": len(features)}, notes=notes)
