@@ -136,6 +136,27 @@ def test_patches_beyond_the_radius_do_not_count(propagate) -> None:
     assert found == {2: 0.0, 3: 1.0}
 
 
+@BOTH
+def test_of_equal_patches_no_more_than_topk_are_kept(propagate) -> None:
+    """The released script keeps all of them, here four."""
+    features, places = torch.ones(2, 2, 1), torch.eye(4).view(1, 4, 2, 2)
+    out = propagate(features, features[None], places, radius=2, topk=3, temperature=0.1)
+    assert sorted(out[:, 0, 0].tolist()) == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3])
+
+
+def test_low_temperatures_stay_finite() -> None:
+    """The released script takes exp(cosine / temperature), which float32 cannot hold below a temperature of 0.012."""
+    query, features, labels = drawn(2, 4, 5)
+    out = propagate_labels(query, features, labels, radius=4, topk=1, temperature=0.005)
+    expected = propagate_labels(query, features, labels, radius=4, topk=1, temperature=0.1)
+    torch.testing.assert_close(out, expected)  # a single patch has all of the weight at any temperature
+    assert (
+        not propagate_labels_reference(query, query[None], labels[:1], radius=4, topk=1, temperature=0.005)
+        .isfinite()
+        .all()
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

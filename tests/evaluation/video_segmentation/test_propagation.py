@@ -47,7 +47,7 @@ def test_what_the_encoder_sees(tree: Tree, std: str, red: float) -> None:
         ((480, 854), 16, (480, 832)),
         ((480, 910), 8, (480, 896)),
         ((854, 480), 16, (832, 480)),
-        ((480, 480), 16, (480, 448)),  # as released: the long side is baselineed though it is no longer then
+        ((480, 480), 16, (480, 448)),  # as released: the long side is rounded down though it is no longer then
         ((480, 854), 14, (476, 854 // 14 * 14)),
     ],
 )
@@ -65,6 +65,18 @@ def test_released_masks_from_soft_labels(golden_dir: Path) -> None:
     tensors = load_file(golden_dir / "pieces" / "tensors.safetensors")
     for labels, mask in zip(tensors["vos.soft_labels"], tensors["vos.masks_x16"], strict=True):
         assert np.array_equal(to_mask(labels, 16, tuple(mask.shape)), mask.numpy())
+
+
+@pytest.mark.parametrize(
+    ("values", "released", "here"), [((0.2, 0.5, 0.3), 0, 1), ((0.0, 1.0, 0.0), 1, 1), ((0.0, 0.0, 0.0), 0, 0)]
+)
+def test_constant_channels_keep_their_values(values: tuple[float, ...], released: int, here: int) -> None:
+    """The released script subtracts the smallest value of a channel that is above 0 somewhere, and divides by what is
+    then the largest: 0 / 0 where the channel is constant, and not a number counts as the largest of all."""
+    labels = torch.tensor(values)[:, None, None].expand(3, 2, 2)
+    normed = [(c - c.min()) / (c - c.min()).max() if c.max() > 0 else c for c in labels]
+    assert torch.stack(normed).max(0).indices.unique().tolist() == [released]
+    assert np.unique(to_mask(labels, 4, (8, 8))).tolist() == [here]
 
 
 class Witness(RawPatch):

@@ -130,7 +130,9 @@ def to_mask(labels: Tensor, patch_size: int, size: tuple[int, ...], upsampling: 
     """Return object numbers, uint8 [H, W] of `size`, from soft labels [C, h, w]."""
     soft = F.interpolate(labels[None], scale_factor=patch_size, mode=upsampling)[0]
     low, high = soft.amin((1, 2), keepdim=True), soft.amax((1, 2), keepdim=True)
-    # A constant channel has no range; it stays as it is, so that an object that fills the frame is kept.
-    soft = torch.where(high > low, (soft - low) / (high - low), soft)
+    # A channel that is constant up to rounding has no range; it stays as it is, so that an object that fills the frame
+    # is kept.
+    rounding = 4 * torch.finfo(soft.dtype).eps * high
+    soft = torch.where(high - low > rounding, (soft - low) / (high - low), soft)
     mask = soft.max(0).indices.to(torch.uint8).cpu().numpy()  # argmax is five times as slow on the CPU
     return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
