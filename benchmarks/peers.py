@@ -20,7 +20,6 @@ from lightly.loss import DINOLoss
 from lightly.models.modules import DINOProjectionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
 from lightly.transforms import DINOTransform
-from rich.console import Console
 from torch import Tensor, nn
 
 from benchmarks.config import BenchConfig
@@ -30,6 +29,7 @@ from benchmarks.step import StepBench
 from benchmarks.timing import Case, Timing, time_case
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.sections import CropConfig
+from selfpatch.core.console import console
 from selfpatch.core.distributed import start
 from selfpatch.core.machine import emulates
 from selfpatch.data.augment.backends import BACKENDS, choose_backend
@@ -102,7 +102,7 @@ def loader_case(data: str | None) -> Case:
 def main() -> None:
     """Run the comparison with the options of the command line."""
     config = tyro.cli(BenchConfig, default=BenchConfig(seconds=20.0), description=__doc__)
-    console, device = Console(), start(config.device)
+    device = start(config.device)
     console.print(describe_machine(device))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 import tyro
-from rich.console import Console
 
 from benchmarks import davis, end_to_end, loader, ops, scaling, step
 from benchmarks.ceiling import matrix_ceiling
 from benchmarks.config import BenchConfig
 from benchmarks.report import Report, describe_machine
 from benchmarks.timing import Case, Timing, time_case
+from selfpatch.core.console import console
 from selfpatch.core.distributed import start
 from selfpatch.core.machine import slowdown
 from selfpatch.data.sample_images import sample_photographs
@@ -35,7 +35,7 @@ def run_benchmarks(config: BenchConfig) -> Report:
     Raises:
         ValueError: the folder of photographs holds no images, or the device does not exist.
     """
-    device, console = start(config.device), Console()
+    device = start(config.device)
     measured = {name: matrix_ceiling(device, getattr(torch, name)) for name in ("float32", "bfloat16")}
     ceilings = {name: rate for name, rate in measured.items() if rate is not None}
     machine = describe_machine(device)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,3 +101,51 @@ def test_skipped_files_are_noted_once(run: RunDirectory) -> None:
     assert skipped.read_bytes() == (
         b"a.jpg\ttruncated file\ntab\\there.jpg\tempty\nb\xff.jpg\tno image\nc.jpg\tempty\n"
     )
+
+
+@pytest.mark.parametrize("existed", [False, True], ids=["new", "empty"])
+def test_a_discarded_run_blocks_no_next_try(tmp_path: Path, existed: bool) -> None:
+    folder = tmp_path / "run"
+    if existed:
+        (tmp_path / "real").mkdir()
+        folder.symlink_to("real")
+    run = RunDirectory.create(folder, {"seed": 1})
+    assert not run.can_be_resumed
+    run.discard()
+    assert folder.is_symlink() == folder.exists() == existed
+    RunDirectory.create(folder, {"seed": 2})
+
+
+def test_a_run_in_the_present_folder_is_discarded_but_not_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    RunDirectory.create(".", {}).discard()
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_run_that_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir = Path.mkdir
+
+    def full(path: Path, *args: Any, **options: Any) -> None:
+        if path.name == "checkpoints":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        mkdir(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(ValueError, match="No space left on device"):
+        RunDirectory.create(tmp_path / "run", {})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_written_by_one_process(run: RunDirectory) -> None:
+    refused = pytest.raises(ValueError, match=r"another process \(pid .*\) writes to .*; wait until it ends")
+    with run.held(), refused, run.held():
+        pass
+    assert not (run.path / ".lock").exists()
+
+
+def test_names_that_a_shell_would_split_are_quoted(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path / "my run", {})
+    with pytest.raises(ValueError, match=r"use `selfpatch resume '.*/my run'`, or name another --out"):
+        RunDirectory.create(tmp_path / "my run", {})

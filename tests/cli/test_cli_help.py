@@ -82,7 +82,7 @@ def problems(option: Option) -> Iterator[str]:
         yield f"{where} is a number without a default"
 
 
-class _Captured(Exception):
+class _Captured(BaseException):
     """Carries what a command would have shown help of."""
 
 
@@ -226,7 +226,7 @@ OPTIONS = {
         optimizer.teacher-temp optimizer.warmup-teacher-temp optimizer.teacher-patch-temp
         optimizer.warmup-teacher-patch-temp optimizer.warmup-teacher-temp-epochs
         optimizer.teacher-temp-interval
-        loader.workers loader.render loader.max-pixels loader.max-bad loader.held-out loader.fingerprint
+        loader.workers loader.render loader.max-pixels loader.max-bad loader.timeout loader.held-out loader.fingerprint
         watch.log-every watch.evaluate-every watch.knn-images watch.picture-images
         checkpoint.every-minutes checkpoint.every-steps checkpoint.keep checkpoint.keep-every-epochs
         checkpoint.max-nonfinite""",

@@ -125,8 +125,8 @@ def test_a_stop_loses_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyP
     steps = itertools.count(1)
 
     def stopped(*args: Any, **options: Any) -> StepOutcome:
-        if next(steps) == 9:
-            os.kill(os.getpid(), signal.SIGTERM)  # seen at the next step
+        if next(steps) == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
         return training_step(*args, **options)
 
     monkeypatch.setattr(trainer, "training_step", stopped)

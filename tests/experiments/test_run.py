@@ -273,7 +273,10 @@ def test_every_device_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_studies_do_not_share_a_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def within(*_: object) -> list[str]:
-        with pytest.raises(ValueError, match="another process is at the study in"):
+        with pytest.raises(
+            ValueError,
+            match=r"another process \(pid \d+ on .*\) writes to .*; wait until it ends",
+        ):
             again(folder, tmp_path)
         return ["ran"]
 

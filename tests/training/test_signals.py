@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 
+from selfpatch.core.signals import REPEATED_AFTER, Terminated
 from selfpatch.training.signals import StopSignals
 
 CHILD = """
@@ -63,6 +65,40 @@ class TestStopSignals:
             assert stop.requested == signal.SIGINT
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGINT)
+
+    def test_a_terminate_counts_once_more_after_a_while(self) -> None:
+        """A launcher passes on what the system sends to all processes: one request arrives twice."""
+        times = iter([100.0, 100.1, 100.0 + REPEATED_AFTER, 100.1 + REPEATED_AFTER])
+        with StopSignals(clock=lambda: next(times)) as stop:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested == signal.SIGTERM
+            with pytest.raises(Terminated):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_wait_for_the_next_item_is_abandoned(self, number: signal.Signals) -> None:
+        def items() -> Iterator[int]:
+            yield 1
+            os.kill(os.getpid(), number)
+            pytest.fail("it is not waited for")
+
+        with StopSignals() as stop:
+            assert list(stop.until_requested(items())) == [1]
+            assert stop.requested == number
+            assert list(stop.until_requested(items())) == [], "requested before"
+
+    def test_a_request_between_items_waits_for_none(self) -> None:
+        with StopSignals() as stop:
+            for item in stop.until_requested(iter(range(5))):
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert item == 0
+
+    def test_one_of_several_processes_waits_for_its_step(self) -> None:
+        with StopSignals(alone=False) as stop:
+            items = (os.kill(os.getpid(), signal.SIGTERM) or number for number in range(3))
+            assert list(stop.until_requested(items)) == [0, 1, 2]
+            assert stop.requested == signal.SIGTERM
 
     def test_handlers_come_back(self) -> None:
         before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
+from selfpatch.core.console import literal
 from selfpatch.core.cost import MAX_IMAGES, Cost, measure, measure_batch
 from selfpatch.core.machine import autocast_dtype, device_name
 from selfpatch.core.types import Views
@@ -62,7 +63,7 @@ class DryRun:
         """Return what the command prints."""
         used = {name: value for name, value in self.settings.items() if value is not None and value != {}}
         text = yaml.safe_dump(used, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-        title = f"{self.command} on {self.device}, {self.precision}"
+        title = literal(f"{self.command} on {self.device}, {self.precision}", "table.title")
         table = Table(title=title, title_justify="left", show_header=False)
         for justify in ("left", "left", "right"):
             table.add_column(justify=justify)
@@ -78,7 +79,7 @@ class DryRun:
         for number, (group, count) in enumerate(self._groups_by_decay()):
             table.add_row("" if number else "optimizer", group, count)
         settings = Syntax(text.rstrip(), "yaml", theme="ansi_dark", background_color="default", word_wrap=True)
-        return Group(settings, table, *self.notes, "Nothing was written.")
+        return Group(settings, table, *map(literal, self.notes), "Nothing was written.")
 
     def _groups_by_decay(self) -> Iterator[tuple[str, str]]:
         """Yield a line for the groups of each weight decay; layer-wise learning rates make dozens of groups."""

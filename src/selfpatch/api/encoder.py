@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from selfpatch.checkpoints.config import LoadConfig
@@ -17,6 +16,7 @@ from selfpatch.checkpoints.read import read_weights
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
+from selfpatch.core.console import console
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry
@@ -32,8 +32,6 @@ Network = str | Path | Encoder | Callable[[Tensor], Any]
 
 BASELINES = {"mean-colour": MeanColour, "raw-patch": RawPatch}
 """Encoders without a network by name, made for a patch size."""
-
-console = Console()
 
 
 def load(weights: str | Path, *, device: str = "auto", normed_patches: bool = True, **options: Any) -> Encoder:
@@ -86,7 +84,7 @@ def open_encoder(
         return _on_device(untrained, network_device), Provenance(weights, network_sha256(untrained))
     encoder, report = load_encoder(weights, load_config, normed_patches=normed_patches)
     if distributed.is_main_process():
-        console.print(str(report), highlight=False, soft_wrap=True)
+        console.say(str(report))
     return _on_device(encoder, network_device), Provenance(report.source, report.sha256 or network_sha256(encoder))
 
 

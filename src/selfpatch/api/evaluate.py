@@ -17,6 +17,7 @@ from selfpatch.config.schema import override
 from selfpatch.core import distributed
 from selfpatch.core.atomic_io import make_folder
 from selfpatch.core.dry_run import dry_run as dry_running
+from selfpatch.core.lock import locked_by_main
 from selfpatch.core.machine import device_name, precision_warning
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry
@@ -85,12 +86,13 @@ def evaluate(
     with dry_running(enabled=dry_run), distributed.process_group(device):
         if out is not None:
             make_folder(out)
-        encoder, record = None, None
-        if config.needs_encoder:
-            encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
-        if dry_run:
-            return _report(name, encoder, record, data, config, distributed.find_device(device))
-        return measure(name, encoder, record, data, config, out=out, progress=progress)
+        with locked_by_main(out):
+            encoder, record = None, None
+            if config.needs_encoder:
+                encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
+            if dry_run:
+                return _report(name, encoder, record, data, config, distributed.find_device(device))
+            return measure(name, encoder, record, data, config, out=out, progress=progress)
 
 
 def _report(

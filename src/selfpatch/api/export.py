@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from selfpatch.api.encoder import console
 from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.checkpoints.export.export import export as export_encoder
 from selfpatch.checkpoints.load import load_encoder
+from selfpatch.core.console import console
 from selfpatch.models.encoder import BranchEncoder
 
 
@@ -27,5 +27,5 @@ def export(
     """
     if isinstance(weights, str | Path):
         weights, report = load_encoder(str(weights), LoadConfig(**load_options))
-        console.print(str(report), highlight=False, soft_wrap=True)
+        console.say(str(report))
     return export_encoder(weights, to, out, size=size)

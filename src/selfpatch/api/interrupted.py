@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+from selfpatch.core.failures import Stopped
+from selfpatch.core.text import shell
 
-class Interrupted(Exception):
+
+class Interrupted(Stopped):
     """A signal stopped the run after a checkpoint."""
 
     def __init__(self, run: Path, signal_number: int) -> None:
-        super().__init__(f"stopped and saved; resume with: selfpatch resume {run}")
+        super().__init__(f"stopped and saved; resume with: {shell('selfpatch', 'resume', run)}")
         self.signal_number = signal_number

@@ -1,7 +1,7 @@
 """Train a network, or continue a run."""
 
+import contextlib
 import itertools
-import shutil
 import time
 from collections.abc import Collection
 from dataclasses import replace
@@ -11,7 +11,7 @@ from typing import Any, Literal, overload
 import torch
 
 from selfpatch.api.dry_run import DryRun, pretraining_report
-from selfpatch.api.encoder import console, untrained_encoder
+from selfpatch.api.encoder import untrained_encoder
 from selfpatch.api.fit_epochs import fit_epochs
 from selfpatch.api.interrupted import Interrupted
 from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
@@ -19,9 +19,11 @@ from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig
 from selfpatch.core import distributed
+from selfpatch.core.console import console
 from selfpatch.core.dry_run import dry_run as dry_running
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.machine import autocast_dtype, precision_warning
+from selfpatch.core.text import shell
 from selfpatch.models.backbones.config import backbone_config_from_dict
 from selfpatch.training import factory
 from selfpatch.training.changed_images import changed_images, record_images
@@ -57,33 +59,37 @@ def pretrain(config: RunConfig | None = None, *, dry_run: bool = False, **settin
             recipe = settings.get("recipe")
             config = load_recipe(recipe) if recipe else factory.recipe_for(str(settings.get("data", SAMPLES)))
         config = config.override(settings)
-        device = distributed.start(config.device)
-        data = factory.open_training_data(config)
-        statistics = None if dry_run else measure_channels(data, config.channels)
-        student_teacher, report = factory.make_student_teacher(config, statistics=statistics)
-        # The run records the weight of every loss and the renderer, also where the defaults hold.
-        config = factory.with_renderer(replace(config, loss_weights=student_teacher.loss_weights), device)
-        # Settings that do not fit together are refused before the run directory is made.
-        steps_per_epoch = factory.make_loader(config, student_teacher, data, device).steps_per_epoch
-        lines: list[str] = []
-        if config.minutes is not None and not dry_run:
-            with dry_running():  # refuses the folder before anything is measured
-                _new_run(config, data)
-            config, lines = fit_epochs(config, student_teacher, data, device, started)
-        schedule = factory.make_schedule(config, steps_per_epoch)
-        run = _new_run(config, data)
+        with distributed.process_group(config.device):
+            return _pretrain(config, started)
+
+
+def _pretrain(config: RunConfig, started: float) -> Path | DryRun:
+    device = distributed.start(config.device)
+    data = factory.open_training_data(config)
+    statistics = None if in_dry_run() else measure_channels(data, config.channels)
+    student_teacher, report = factory.make_student_teacher(config, statistics=statistics)
+    # The run records the weight of every loss and the renderer, also where the defaults hold.
+    config = factory.with_renderer(replace(config, loss_weights=student_teacher.loss_weights), device)
+    # Settings that do not fit together are refused before the run directory is made.
+    steps_per_epoch = factory.make_loader(config, student_teacher, data, device).steps_per_epoch
+    lines: list[str] = []
+    if config.minutes is not None and not in_dry_run():
+        with dry_running():  # refuses the folder before anything is measured
+            _new_run(config, data)
+        config, lines = fit_epochs(config, student_teacher, data, device, started)
+    schedule = factory.make_schedule(config, steps_per_epoch)
+    run = _new_run(config, data)
+    try:
         if distributed.is_main_process():
             lines = [*_summary(config, data, student_teacher, schedule, device), *lines]
-            _print(*lines, *([] if report is None else [str(report)]))
-        if dry_run:
+            console.say(*lines, *([] if report is None else [str(report)]))
+        if in_dry_run():
             return pretraining_report(config, run.settings, data, student_teacher, schedule, device)
-    try:
         return _train(run, config, data, student_teacher, device)
-    except ValueError:
-        # A run without a checkpoint cannot be resumed and would block the next try. A failed step is kept for replay.
-        saved = any(run.checkpoints.folder.iterdir()) or (run.path / "failed").exists()
-        if distributed.is_main_process() and not saved:
-            shutil.rmtree(run.path)
+    except BaseException:
+        # A run without a checkpoint would block the next try.
+        if distributed.is_main_process() and not in_dry_run() and not run.can_be_resumed:
+            run.discard()
         raise
 
 
@@ -107,17 +113,19 @@ def resume(
     config = RunConfig.from_saved(run.settings, run.settings_file)
     config = config.override({} if device is None else {"device": device})
     config = config.override({} if workers is None else {"loader": {"workers": workers}})
-    started = distributed.start(config.device)
-    data = factory.open_training_data(config)
-    check_data(run, data)
-    if distributed.is_main_process() and (warning := changed_images(run, data.index, refuse=refuse_changed)):
-        _print(f"warning: {warning}")
-    checkpoint = run.checkpoints.load_newest()  # None if it was killed before the first one
-    if checkpoint is None:
-        student_teacher, _ = factory.make_student_teacher(config, statistics=measure_channels(data, config.channels))
-    else:
-        student_teacher, _ = factory.make_student_teacher(config, backbone_config_from_dict(checkpoint["shape"]))
-    return _train(run, config, data, student_teacher, started)
+    with distributed.process_group(config.device):
+        started = distributed.start(config.device)
+        data = factory.open_training_data(config)
+        check_data(run, data)
+        if distributed.is_main_process() and (warning := changed_images(run, data.index, refuse=refuse_changed)):
+            console.say(f"warning: {warning}")
+        checkpoint = run.checkpoints.load_newest()  # None if it was killed before the first one
+        if checkpoint is None:
+            statistics = measure_channels(data, config.channels)
+            student_teacher, _ = factory.make_student_teacher(config, statistics=statistics)
+        else:
+            student_teacher, _ = factory.make_student_teacher(config, backbone_config_from_dict(checkpoint["shape"]))
+        return _train(run, config, data, student_teacher, started)
 
 
 def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
@@ -133,13 +141,19 @@ def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
     settings = replace(config, data=source, out=str(folder)).to_dict()
     if in_dry_run():
         return RunDirectory.create(out, settings)
-    if distributed.is_main_process():
-        run = RunDirectory.create(out, settings)
+    if not distributed.is_main_process():
+        distributed.barrier()
+        return RunDirectory.open(out)
+    run = RunDirectory.create(out, settings)
+    try:
         record_data(run, data)
         if config.data != SAMPLES:  # which are made anew where the cache is gone
             record_images(run, data.index, config.loader.fingerprint)
-    distributed.barrier()
-    return RunDirectory.open(out)
+        distributed.barrier()
+    except BaseException:
+        run.discard()
+        raise
+    return run
 
 
 def _free_folder(config: RunConfig) -> Path:
@@ -153,13 +167,20 @@ def _train(
 ) -> Path:
     warning = precision_warning(config.precision, device)
     if warning is not None and distributed.is_main_process():
-        _print(f"warning: {warning}")
+        console.say(f"warning: {warning}")
+    with run.held() if distributed.is_main_process() else contextlib.nullcontext():
+        return _train_held(run, config, data, student_teacher, device)
+
+
+def _train_held(
+    run: RunDirectory, config: RunConfig, data: TrainingData, student_teacher: StudentTeacher, device: torch.device
+) -> Path:
     factory.move_to_device(config, student_teacher, device)
     loader = factory.make_loader(config, student_teacher, data, device)
     evaluator = factory.make_online_evaluator(config, student_teacher, data, run.pictures)
     if distributed.is_main_process():
         run.note_skipped(evaluator.bad)
-        _print(*(f"warning: {warning}" for warning in evaluator.warnings))
+        console.say(*(f"warning: {warning}" for warning in evaluator.warnings))
     signal_number = train(
         student_teacher,
         loader,
@@ -204,12 +225,7 @@ def _finish(
     images = (data.held_out_index.file(int(i)) for i in data.held_out_indices)
     # `show` does not read members of shards
     image = next((file for file in images if isinstance(file, Path) and str(file) not in bad), "IMAGE")
-    _print(*lines, f"next       selfpatch show --weights {run.path} {image}")
-
-
-def _print(*lines: str) -> None:
-    if lines:
-        console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    console.say(*lines, f"next       {shell('selfpatch', 'show', '--weights', run.path, image)}")
 
 
 def _summary(

@@ -16,6 +16,7 @@ failed/           batch and state of steps whose loss was not finite
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -28,6 +29,9 @@ from selfpatch.config.parsing import parse_yaml
 from selfpatch.core.atomic_io import clear_error, require_writable, write_atomically
 from selfpatch.core.distributed import is_distributed, is_main_process, rank
 from selfpatch.core.dry_run import in_dry_run
+from selfpatch.core.lock import FILE as LOCK_FILE
+from selfpatch.core.lock import locked
+from selfpatch.core.text import shell
 from selfpatch.core.text_files import read_text
 from selfpatch.core.types import Views
 
@@ -45,6 +49,7 @@ class RunDirectory:
         self.checkpoints = CheckpointStore(path / "checkpoints")
         self.pictures = path / "pictures"
         self.exported_backbone = path / "exported" / "backbone.safetensors"
+        self._made_folder = False
         self._skipped = path / "skipped.txt"
         self._noted: set[str] = set()
 
@@ -65,20 +70,52 @@ class RunDirectory:
             if in_dry_run():
                 run._require_new()
                 return run
+            run._made_folder = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
-            run._require_new()
-            write_atomically(run.settings_file, content)
-            for folder in (run.checkpoints.folder, run.exported_backbone.parent, run.pictures):
-                folder.mkdir()
+            with run.held():  # two processes may begin at once
+                run._require_new()
+                try:
+                    write_atomically(run.settings_file, content)
+                    for folder in (run.checkpoints.folder, run.exported_backbone.parent, run.pictures):
+                        folder.mkdir()
+                except BaseException:
+                    run.discard()
+                    raise
         return run
+
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other processes from writing to the run inside the context.
+
+        Raises:
+            ValueError: another process writes to it.
+        """
+        return locked(self.path, "wait until it ends, or stop it")
+
+    @property
+    def can_be_resumed(self) -> bool:
+        """True if there is something to keep: a checkpoint, or a failed step for replay."""
+        return any(self.checkpoints.folder.glob("step-*.pt")) or (self.path / "failed").exists()
+
+    def discard(self) -> None:
+        """Remove the files of a run that failed at its start, which would block the next try.
+
+        The folder itself stays if it was there before. Nothing is raised: why the run failed is more important.
+        """
+        with contextlib.suppress(OSError):
+            for path in self.path.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+            if self._made_folder:
+                self.path.rmdir()
 
     def _require_new(self) -> None:
         if self.settings_file.exists():
-            raise ValueError(
-                f"{self.path} already holds a run; use `selfpatch resume {self.path}`, or name another --out"
-            )
+            command = shell("selfpatch", "resume", self.path)
+            raise ValueError(f"{self.path} already holds a run; use `{command}`, or name another --out")
         require_writable(self.path)
-        if self.path.exists() and any(self.path.iterdir()):
+        if self.path.exists() and any(path.name != LOCK_FILE for path in self.path.iterdir()):
             raise ValueError(f"{self.path} already has files in it; name another folder with --out")
 
     @contextlib.contextmanager

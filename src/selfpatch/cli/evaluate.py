@@ -12,13 +12,12 @@ import tyro
 
 from selfpatch.cli.parsing import DryRunOptions, Flat, NetworkOptions, peek, print_report, read_options
 from selfpatch.config.schema import Name, settings
+from selfpatch.core.text import visible
 from selfpatch.core.torchrun import announced_rank
 from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.registry import EVALUATIONS
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as ProgressBar
-
     from selfpatch.evaluation.result import Progress
     from selfpatch.experiments.suite import Outcome
 
@@ -112,17 +111,18 @@ def _evaluate(name: str, arguments: list[str]) -> int:
     options = read_options(options_class(defaults), command, arguments, description=inspect.getdoc(kind))
     weights = options.named_weights() if options.config.needs_encoder else None
     from selfpatch.api.evaluate import evaluate
+    from selfpatch.core.console import console
 
     how = {"out": options.out, **options.loading()}
     if options.dry_run:
         print_report(evaluate(name, weights, options.data, options.config, dry_run=True, **how))
         return 0
-    with _progress_bar(name) as (bar, progress):
+    with _progress_bar(name) as progress:
         result = evaluate(name, weights, options.data, options.config, **how, progress=progress)
     if announced_rank() == 0:
-        bar.console.print(result.table())
+        console.print(result.table())
         if options.out is not None:
-            print(f"written to {options.out}")
+            console.say(f"written to {options.out}")
     return 0
 
 
@@ -131,23 +131,24 @@ def _evaluate_all(arguments: list[str]) -> int:
     weights = options.named_weights()
     if options.dry_run:
         return _dry_run_all(options, weights)
+    from selfpatch.core.console import console
     from selfpatch.experiments.suite import evaluate_suite
 
-    with _progress_bar("suite") as (bar, progress):
+    with _progress_bar("suite") as progress:
 
         def notify(outcome: Outcome) -> None:
             name = f"{outcome.entry.number}. {outcome.entry.evaluation} on {outcome.entry.data}"
             state = "failed" if outcome.error else "was done before" if outcome.was_done else "done"
-            bar.console.print(f"{name}: {state}", highlight=False, markup=False, soft_wrap=True)
+            console.say(f"{name}: {state}")
             if outcome.result is not None:
-                bar.console.print(outcome.result.table())
+                console.print(outcome.result.table())
 
         outcomes = evaluate_suite(
             options.suite, weights, options.out, **options.loading(), notify=notify, progress=progress
         )
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     for outcome in failed:
-        print(f"selfpatch: {outcome.entry.folder}: {outcome.error}", file=sys.stderr)
+        print(f"selfpatch: {outcome.entry.folder}: {visible(str(outcome.error))}", file=sys.stderr)
     return 2 if failed else 0
 
 
@@ -157,7 +158,7 @@ def _dry_run_all(options: SuiteOptions, weights: str) -> int:
     code = 0
     for entry, report in dry_run_suite(options.suite, weights, options.out, **options.loading()):
         if isinstance(report, ValueError):
-            print(f"selfpatch: {entry.folder}: {report}", file=sys.stderr)
+            print(f"selfpatch: {entry.folder}: {visible(str(report))}", file=sys.stderr)
             code = 2
         else:
             print_report(report)
@@ -166,23 +167,27 @@ def _dry_run_all(options: SuiteOptions, weights: str) -> int:
 
 def _compare(arguments: list[str]) -> int:
     options = read_options(CompareOptions, "evaluate", arguments)
-    from rich.console import Console
-
     from selfpatch.api.evaluate import compare
+    from selfpatch.core.console import console
 
-    Console().print(compare(options.compare, allow_different=options.allow_different).table())
+    console.print(compare(options.compare, allow_different=options.allow_different).table())
     return 0
 
 
 @contextlib.contextmanager
-def _progress_bar(name: str) -> Iterator[tuple[ProgressBar, Progress]]:
-    """Show a bar, moved by the function that is given out with it."""
+def _progress_bar(name: str) -> Iterator[Progress]:
+    """Show a bar, moved by the function that is given out."""
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar
 
-    with ProgressBar(transient=True, disable=announced_rank() != 0) as bar:
+    from selfpatch.core.console import console
+
+    named = TextColumn("{task.description}", markup=False)
+    columns = named, BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with ProgressBar(*columns, console=console, transient=True, disable=announced_rank() != 0) as bar:
         task = bar.add_task(name, total=None)
 
         def progress(description: str, done: int, total: int) -> None:
-            bar.update(task, description=description, completed=done, total=total)
+            bar.update(task, description=visible(description), completed=done, total=total)
 
-        yield bar, progress
+        yield progress

@@ -6,6 +6,7 @@ from pydantic import PositiveInt
 
 from selfpatch.cli.parsing import WeightsOptions, read_options
 from selfpatch.config.schema import Name, plain, settings
+from selfpatch.core.text import visible
 
 
 @settings
@@ -27,5 +28,5 @@ def run(arguments: list[str]) -> int:
     from selfpatch.api.export import export
 
     files = export(weights, options.to, options.out, size=options.size, **plain(options.load))
-    print(*files, files[-1].read_text(encoding="utf-8"), sep="\n", end="")
+    print(*(visible(str(file)) for file in files), files[-1].read_text(encoding="utf-8"), sep="\n", end="")
     return 0

@@ -1,14 +1,21 @@
 """Entry point of the command line: finds the command, and turns errors into one sentence and an exit code."""
 
+import contextlib
 import importlib
 import os
 import sys
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from selfpatch.api.interrupted import Interrupted
-from selfpatch.core.failures import FailedElsewhere, FailedHere, sentence_of
-from selfpatch.core.torchrun import announced_rank
+from selfpatch.cli.failure_log import write_failure_log
+from selfpatch.core.console import forgiving_output
+from selfpatch.core.failures import FailedElsewhere, FailedHere, is_unknown_home, sentence_of
+from selfpatch.core.signals import Terminated, raising_signals
+from selfpatch.core.text import visible
+from selfpatch.core.torchrun import announced_rank, announced_world_size
 from selfpatch.core.version import VERSION
 
 COMMANDS = ("pretrain", "resume", "evaluate", "show", "export", "study", "bench")
@@ -28,17 +35,27 @@ USAGE = """selfpatch {version}: self-supervised pre-training for good patch feat
   selfpatch bench [loader|step|ops|davis|scaling]  time the fast paths against their plain references
 
 `selfpatch COMMAND --help` lists the options of a command. Weights are a run directory, a released checkpoint (DINO,
-iBOT, SelfPatch, SERE, MoCo, MoBY, DINOv2 and more), a .safetensors file, or timm:NAME.
+iBOT, SelfPatch, SERE, MoCo, MoBY, DINOv2 and more), a .safetensors file, or timm:NAME. Errors are one sentence;
+`--debug`, or SELFPATCH_DEBUG=1, adds the traceback.
 """
+
+ISSUES = "https://github.com/selfpatch/selfpatch/issues"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments, by default those of this process, name.
 
     Returns:
-        The exit code: 0 if the command succeeded, 2 if the input was wrong, 128 + n if signal n stopped it.
+        The exit code: 0 if the command succeeded, 2 if the input was wrong or the machine failed, 128 + n if signal n
+        stopped it, 1 after an unexpected error.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments or os.environ.get("SELFPATCH_DEBUG", "0") not in ("", "0")
+    with forgiving_output(), _plain_warnings():
+        return _run([argument for argument in arguments if argument != "--debug"], debug=debug)
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         from selfpatch.evaluation.registry import EVALUATIONS
 
@@ -51,24 +68,75 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"there is no command {arguments[0]!r}; the commands are: {', '.join(COMMANDS)}")
     # Threads that spin while they wait take the cores that the loader's processes need. torch reads it on import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # torch and timm warn of changes about which a user of this program can do nothing.
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    _give_a_home()
     try:
-        return int(importlib.import_module(f"selfpatch.cli.{arguments[0]}").run(arguments[1:]))
+        with raising_signals(), _shown_traceback(shown=debug):
+            return int(importlib.import_module(f"selfpatch.cli.{arguments[0]}").run(arguments[1:]))
     except FailedElsewhere:
         return 2
     except FailedHere as error:
         return _complain(str(error), everywhere=True)
     except (ValueError, OSError) as error:
-        return _complain(sentence_of(error))
+        return _complain(sentence_of(error), everywhere=announced_world_size() > 1 and _fails_first())
     except Interrupted as stopped:
         return _complain(str(stopped), 128 + stopped.signal_number)
+    except Terminated:
+        return _complain("ended by SIGTERM", 143)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
+    except Exception as error:
+        if is_unknown_home(error):
+            return _complain("a path begins with `~` or `~NAME`, whose home folder is unknown; write the path in full")
+        log = write_failure_log(arguments, error)
+        where = "the traceback is above" if log is None else f"the traceback is in {log}"
+        first_line = next(iter(str(error).splitlines()), "").rstrip(".")
+        return _complain(
+            f"{arguments[0]} failed unexpectedly ({type(error).__name__}: {first_line}); {where}; "
+            f"please report it at {ISSUES}",
+            code=1,
+            everywhere=True,
+        )
+
+
+def _fails_first() -> bool:
+    """Return whether no other process of the group has said why it fails."""
+    from selfpatch.core.distributed import fails_first
+
+    return fails_first()
 
 
 def _complain(sentence: str, code: int = 2, *, everywhere: bool = False) -> int:
     """Print a sentence, on the main process unless `everywhere`, and return the exit code."""
     if everywhere or announced_rank() == 0:
-        print(f"selfpatch: {sentence}", file=sys.stderr)
+        print(f"selfpatch: {visible(sentence)}", file=sys.stderr)
     return code
+
+
+@contextlib.contextmanager
+def _shown_traceback(*, shown: bool) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if shown:
+            traceback.print_exc()
+        raise
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print a warning as one line, and none of changes about which a user of this program can do nothing."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"selfpatch: warning: {visible(str(message))}\n"
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of torch and timm
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _give_a_home() -> None:
+    """Name a home folder that holds nothing if this user has none; libraries fail without one, but cope with this."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = os.devnull

@@ -98,6 +98,6 @@ def peek(arguments: list[str], *names: str) -> dict[str, str]:
 def print_report(report: Any) -> None:
     """Print the report of a dry run, on the main process alone."""
     if announced_rank() == 0:
-        from rich.console import Console
+        from selfpatch.core.console import console
 
-        Console().print(report)
+        console.print(report)

@@ -6,6 +6,7 @@ import tyro
 
 from selfpatch.cli.parsing import Flat, NetworkOptions, read_options
 from selfpatch.config.schema import Name, settings
+from selfpatch.core.text import visible
 from selfpatch.visualization.config import ShowConfig
 
 
@@ -28,5 +29,6 @@ def run(arguments: list[str]) -> int:
     weights = options.named_weights()
     from selfpatch.api.show import show
 
-    print(*show(weights, options.images, options.out, options.config, **options.loading()), sep="\n")
+    for picture in show(weights, options.images, options.out, options.config, **options.loading()):
+        print(visible(str(picture)))
     return 0

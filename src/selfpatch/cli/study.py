@@ -1,7 +1,5 @@
 """`selfpatch study`: train and measure a grid of recipes over seeds."""
 
-import shlex
-from functools import partial
 from typing import Annotated
 
 import tyro
@@ -9,6 +7,7 @@ from annotated_types import Interval
 
 from selfpatch.cli.parsing import read_options
 from selfpatch.config.schema import Name, plain, settings
+from selfpatch.core.text import shell, visible
 
 
 @settings
@@ -41,8 +40,11 @@ def run(arguments: list[str]) -> int:
     options = read_options(StudyOptions, "study", arguments)
     from selfpatch.experiments.run import run_study
 
-    notify = partial(print, flush=True)  # hours may go by before a pipe's buffer is full
-    command = shlex.join(["selfpatch", "study", *arguments])
+    command = shell("selfpatch", "study", *arguments)
     values = plain(options)
-    failures = run_study(values.pop("file"), values.pop("data"), **values, command=command, notify=notify)
+    failures = run_study(values.pop("file"), values.pop("data"), **values, command=command, notify=_notify)
     return 2 if failures else 0
+
+
+def _notify(lines: str) -> None:
+    print(visible(lines, keep="\n"), flush=True)  # hours may go by before a pipe's buffer is full

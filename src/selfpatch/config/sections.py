@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval, MinLen
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from selfpatch.config.schema import Fraction, Workers, settings
+from selfpatch.config.schema import SPEED_ONLY, Fraction, Workers, settings
 
 Fingerprint = Literal["size_and_time", "content", "none"]
 """What is recorded of each image, to tell whether it has changed."""
@@ -232,6 +232,8 @@ class LoaderConfig:
     """Largest number of pixels of an image sent to a rendering device; larger ones are shrunk first, unless it is 0."""
     max_bad: Fraction = 0.01
     """Largest fraction of unreadable images among those that were read; the run stops above it."""
+    timeout: Annotated[NonNegativeFloat, SPEED_ONLY] = 600
+    """Seconds to wait for a loader process; then the run is saved and ends. 0 waits for ever."""
     held_out: NonNegativeInt = 32
     """Number of images kept out of training to measure on, at most a tenth of the data; 0 keeps none."""
     fingerprint: Fingerprint = "size_and_time"

@@ -13,7 +13,8 @@ from selfpatch.core.dry_run import in_dry_run
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write `content` to `path` atomically, in a folder made if necessary; after an OSError the old file is intact."""
     with replacing(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        # Bytes of file names that are not UTF-8 become `\udce9`, which JSON reads as it was.
+        file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager

@@ -11,12 +11,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from selfpatch.core.dry_run import in_dry_run
-from selfpatch.core.failures import FailedElsewhere, FailedHere, sentence_of
+from selfpatch.core.failures import FailedElsewhere, FailedHere, Stopped, sentence_of
 from selfpatch.core.torchrun import announced_rank, announced_world_size
 
 T = TypeVar("T")
 _stores: list[dist.Store] = []
 """Store of the group that `start` joined: processes exchange a few bytes in it without waiting for one another."""
+_failed_first: list[bool] = []
+"""Whether this process was the first to fail, once it has failed."""
+MEETING = datetime.timedelta(seconds=10)
+"""Time in which a process that fails finds the store of a group that it has not joined."""
 
 
 def is_distributed() -> bool:
@@ -71,6 +75,7 @@ def stop() -> None:
     if is_distributed():
         dist.destroy_process_group()
     _stores.clear()
+    _failed_first.clear()
 
 
 @contextlib.contextmanager
@@ -83,11 +88,14 @@ def process_group(device: str) -> Iterator[None]:
     """
     joins = announced_world_size() > 1 and not is_distributed() and not in_dry_run()
     if joins:
+        _failed_first.clear()
         start(device)
     try:
         yield
+    except Stopped:
+        raise
     except Exception as error:
-        if joins and not _fails_first():
+        if joins and not fails_first():
             raise FailedElsewhere from error
         if joins and not is_main_process() and isinstance(error, ValueError | OSError):
             raise FailedHere(sentence_of(error)) from error
@@ -96,11 +104,27 @@ def process_group(device: str) -> Iterator[None]:
         stop()
 
 
-def _fails_first() -> bool:
+def fails_first() -> bool:
+    """Return whether this process, which fails, is the first of its group to do so, and has to say why.
+
+    A process that fails before it joined the group asks the store all the same.
+    """
+    if not _failed_first:
+        if announced_world_size() == 1:
+            return True
+        store = _stores[0] if _stores else _store_of_group(MEETING)
+        try:
+            _failed_first.append(store is None or store.add("failures", 1) == 1)
+        except RuntimeError:  # the process that held the store has failed
+            _failed_first.append(False)
+    return _failed_first[0]
+
+
+def _store_of_group(timeout: datetime.timedelta) -> dist.Store | None:
     try:
-        return _stores[0].add("failures", 1) == 1
-    except RuntimeError:  # the process that held the store has failed
-        return False
+        return next(iter(dist.rendezvous("env://", timeout=timeout)))[0]
+    except (RuntimeError, ValueError):  # nobody holds it
+        return None
 
 
 def find_device(name: str) -> torch.device:

@@ -39,6 +39,10 @@ class RenderingCollator:
         self._groups, self._render = view_groups(recipes, num_global, pair_recipes), render
         self._recipes = [*recipes, *pair_recipes]
 
+    def max_bytes(self, channels: int) -> int:
+        """Return the number of bytes of an image's views, of 8 bits if they are RGB, else of 32."""
+        return channels * (1 if channels == 3 else 4) * sum(recipe.size**2 for recipe in self._recipes)
+
     def prepare(self, image: Picture, parameters: Sequence[ViewParameters]) -> list[Tensor]:
         """Render the views [V] of an image."""
         return [self._render(image, r.size, p) for r, p in zip(self._recipes, parameters, strict=True)]

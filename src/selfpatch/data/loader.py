@@ -4,8 +4,9 @@ Everything derives from (seed, epoch, sample, view): the stream is the same for 
 over any number of processes, and starts at any step without replaying the steps before.
 """
 
+import contextlib
 import os
-import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
@@ -14,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from selfpatch.config.sections import LoaderConfig
 from selfpatch.core.machine import num_cores
@@ -24,6 +24,7 @@ from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe, draw_vi
 from selfpatch.data.collate import Batch, RenderingCollator, stack_boxes
 from selfpatch.data.decode.pillow import BadImage, Picture
 from selfpatch.data.sources.index import ImageIndex
+from selfpatch.data.workers import AHEAD, SHARED_MEMORY, computed_ahead, free_shared_memory
 
 DrawMask = Callable[[np.random.Generator], np.ndarray]
 """Function that draws a mask [h, w] bool of one global crop."""
@@ -142,20 +143,38 @@ class CropLoader:
         `to(device)` makes Views in uint8 of them. ValueError is raised once more than `max_bad` of the images are
         unreadable, or if no readable replacement is found.
         """
-        loader = DataLoader(
-            _Crops(self),
-            batch_size=None,  # one request is one part already
-            sampler=self._requests(first, last),
-            num_workers=default_workers() if self.config.workers is None else self.config.workers,
-            worker_init_fn=_leave_signals_to_the_trainer,
-            generator=torch.Generator(),  # otherwise it would draw from, and change, the training's random state
+        parts = computed_ahead(
+            _Crops(self).load,
+            self._requests(first, last),
+            self._num_workers(),
+            patience=self.config.timeout,
+            option="--loader.workers 0 (`resume --workers 0`)",
         )
-        parts = iter(loader)
-        for _ in range(first, last):
-            micro_batches = [self._gather(parts) for _ in range(self.accumulate)]
-            self._steps_given += 1
-            self._check_bad()
-            yield micro_batches
+        with contextlib.closing(parts):
+            for _ in range(first, last):
+                micro_batches = [self._gather(parts) for _ in range(self.accumulate)]
+                self._steps_given += 1
+                self._check_bad()
+                yield micro_batches
+
+    def _num_workers(self) -> int:
+        """Return the number of loader processes; the default one is no larger than the shared memory allows."""
+        workers = default_workers() if self.config.workers is None else self.config.workers
+        free = free_shared_memory()
+        part = min(self._share, PART_SIZE) * self.collator.max_bytes(self.channels)
+        if not part or free is None:
+            return workers
+        fitting = free // (local_processes() * AHEAD * part)
+        if fitting >= workers:
+            return workers
+        chosen = int(fitting) if self.config.workers is None else workers
+        warnings.warn(
+            f"{SHARED_MEMORY} has {free / 2**20:.0f} MB free, and {workers} loader processes hand over "
+            f"up to {workers * AHEAD * part / 2**20:.0f} MB: {chosen} are used; allow more shared memory, e.g. with "
+            "`docker run --shm-size 8g`, or set --loader.workers",
+            stacklevel=2,
+        )
+        return chosen
 
     def _requests(self, first: int, last: int) -> Iterator[_Request]:
         for step in range(first, last):
@@ -191,13 +210,13 @@ class CropLoader:
             )
 
 
-class _Crops(Dataset[_Part]):
-    """Data set that runs in the workers: reads the images of a request, draws their views and collates them."""
+class _Crops:
+    """What runs in the workers: reads the images of a request, draws their views and collates them."""
 
     def __init__(self, loader: CropLoader) -> None:
         self.loader = loader
 
-    def __getitem__(self, request: _Request) -> _Part:
+    def load(self, request: _Request) -> _Part:
         loader, (epoch, samples) = self.loader, request
         part = _Part()
         used: list[int] = []  # [B] samples or their replacements
@@ -238,13 +257,11 @@ class _Crops(Dataset[_Part]):
         return None
 
 
+def local_processes() -> int:
+    """Return the number of training processes on this machine, which torchrun sets."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def default_workers() -> int:
     """Return one fewer than this process's share of the cores, at most 16."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # number on this machine, set by torchrun
-    return min(MAX_WORKERS, max(0, num_cores() // processes - 1))
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach every process of a job: the trainer needs batches until it has saved."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    return min(MAX_WORKERS, max(0, num_cores() // local_processes() - 1))

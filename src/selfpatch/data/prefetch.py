@@ -3,6 +3,7 @@
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import TypeVar
 
@@ -12,6 +13,9 @@ from selfpatch.core.types import Views
 from selfpatch.data.collate import Batch
 
 T = TypeVar("T")
+
+CLOSING_SECONDS = 10.0
+"""Time in which the thread may end."""
 
 
 def prefetched(steps: Iterator[Sequence[Batch]], device: torch.device) -> Generator[list[Views]]:
@@ -47,7 +51,8 @@ def _on_own_stream(
 def in_background(items: Iterator[T]) -> Generator[T]:
     """Yield the items of an iterator while a thread makes the next one.
 
-    An error of the iterator is raised here, after the items before it. Closing the generator ends thread and iterator.
+    An error of the iterator is raised here, after the items before it. Closing the generator ends thread and iterator;
+    if the iterator hangs, both are left behind.
     """
     ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(maxsize=1)  # an item, or the error or the end
     stopped = threading.Event()
@@ -75,6 +80,7 @@ def in_background(items: Iterator[T]) -> Generator[T]:
             raise item
     finally:
         stopped.set()
-        while thread.is_alive():
+        patience = time.monotonic() + CLOSING_SECONDS
+        while thread.is_alive() and time.monotonic() < patience:
             with contextlib.suppress(queue.Empty):
                 ready.get(timeout=0.05)

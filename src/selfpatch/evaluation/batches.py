@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import default_collate
 
 from selfpatch.data.augment.multicrop import generator
+from selfpatch.data.workers import computed_ahead
 from selfpatch.evaluation.sharding import share_of_batch
 
 _ORDER_STREAM = 2**32 + 1
 
 
-class Batches(Dataset[Any]):
+class Batches:
     """Shuffled batches of a training set; the incomplete last batch of an epoch is dropped.
 
     Each of several processes loads its part of every batch.
@@ -62,18 +62,9 @@ class Batches(Dataset[Any]):
 
         Raises:
             ValueError: a sample cannot be loaded.
+            LoaderError: a loader process fails or hangs.
         """
-        batches = DataLoader(
-            self,
-            batch_size=None,
-            sampler=self._requests(first, last),
-            num_workers=self._workers,
-            generator=torch.Generator(),  # else it would draw from, and so change, the random state of the training
-        )
-        for batch in batches:
-            if isinstance(batch, ValueError):
-                raise batch
-            yield batch
+        return computed_ahead(self._load_batch, self._requests(first, last), self._workers)
 
     def _requests(self, first: int, last: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
         """Yield (epoch, [(sample, copy), ...]) of each step.
@@ -87,16 +78,9 @@ class Batches(Dataset[Any]):
                 copies = [(int(order[row // self._repeats]), row % self._repeats) for row in rows]
                 yield epoch, sorted(copies, key=lambda pair: pair[1])[self._share]
 
-    def __getitem__(self, request: tuple[int, list[tuple[int, int]]]) -> Any:
-        """Load a batch, in a loader process if there are any; return the error if the data are wrong.
-
-        A raised error would reach this process with a traceback as its text.
-        """
+    def _load_batch(self, request: tuple[int, list[tuple[int, int]]]) -> Any:
         epoch, copies = request
-        try:
-            return self._collate([self._load(i, generator(self._seed, epoch, i, copy)) for i, copy in copies])
-        except ValueError as error:
-            return error
+        return self._collate([self._load(i, generator(self._seed, epoch, i, copy)) for i, copy in copies])
 
 
 def epochs_of(first: int, last: int, steps_per_epoch: int) -> Iterator[tuple[int, range]]:

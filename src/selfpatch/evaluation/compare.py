@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.markup import escape
 from rich.table import Table
 
 from selfpatch.config.schema import plain
+from selfpatch.core.console import literal
+from selfpatch.core.text import visible
 from selfpatch.evaluation.registry import EVALUATIONS
 from selfpatch.evaluation.result import Result
 
@@ -79,12 +80,12 @@ class Comparison:
         """Return a table for the terminal: a row for each metric, a column for each result, intervals below numbers."""
         caption = [f"[low, high]: {CONFIDENCE:.0%} bootstrap intervals over the images that all results have"]
         caption += [*self.differing, *self.network_differences]
-        table = Table(title="comparison", caption=escape("\n".join(caption)))
+        table = Table(title="comparison", caption=literal("\n".join(map(visible, caption)), "table.caption"))
         table.add_column("metric")
         for column in self.columns:
-            table.add_column(escape(column), justify="right", overflow="fold")
+            table.add_column(literal(column), justify="right", overflow="fold")
         for row in self.rows:
-            table.add_row(escape(row.title), *[escape(row.cell(i)) for i in range(len(self.columns))])
+            table.add_row(literal(row.title), *[literal(row.cell(i)) for i in range(len(self.columns))])
         return table
 
 

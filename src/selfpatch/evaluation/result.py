@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
 from selfpatch.core.atomic_io import write_atomically
+from selfpatch.core.console import literal
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.machine import current_versions
 from selfpatch.core.safe_paths import path_below
+from selfpatch.core.text import visible
 from selfpatch.core.text_files import read_json
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.workload import DryRunEnds, Workload
@@ -161,12 +162,14 @@ class Result:
         metrics = "   ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
         costs = "   ".join(f"{value:.4g} {unit}" for unit, value in self.costs.items())
         rows = self.rows or [{"metric": name, "value": value} for name, value in self.metrics.items()]
-        caption = "\n".join(line for line in (metrics if self.rows else "", costs, *self.notes) if line)
-        table = Table(title=self.name, caption=escape(caption) or None)
+        caption = "\n".join(visible(line) for line in (metrics if self.rows else "", costs, *self.notes) if line)
+        table = Table(title=literal(self.name, "table.title"))
+        table.caption = literal(caption, "table.caption") if caption else None
         for column in rows[0] if rows else ():
-            table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+            table.add_column(literal(column), justify="left" if isinstance(rows[0][column], str) else "right")
         for row in rows:
-            table.add_row(*[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row.values()])
+            cells = [f"{cell:.4f}" if isinstance(cell, float) else visible(str(cell)) for cell in row.values()]
+            table.add_row(*map(literal, cells))
         return table
 
 

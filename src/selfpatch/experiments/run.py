@@ -11,10 +11,9 @@ Files in the folder of a study::
 """
 
 import contextlib
-import fcntl
 import functools
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,14 +22,16 @@ import torch
 from selfpatch.api.interrupted import Interrupted
 from selfpatch.core.atomic_io import make_folder
 from selfpatch.core.distributed import find_device
+from selfpatch.core.lock import locked
 from selfpatch.core.machine import num_cores
+from selfpatch.core.signals import raising_signals
 from selfpatch.core.torchrun import announced_world_size
 from selfpatch.experiments.collect import collect_results, draw_sheet
 from selfpatch.experiments.jobs import Job, WorkerSlot, is_done, jobs_of, run_job, training_data
 from selfpatch.experiments.report import write_study_report
 from selfpatch.experiments.spec import Study, read_study
 from selfpatch.experiments.timing import TIMING_FILE, equal_time_epochs, time_arm, untimed
-from selfpatch.experiments.worker_pool import run_jobs, stopped_by_sigterm
+from selfpatch.experiments.worker_pool import run_jobs
 from selfpatch.training.factory import make_loader, make_student_teacher, open_training_data
 
 MAX_CPU_PROCESSES = 4
@@ -78,7 +79,7 @@ def run_study(
     name = Path(path).stem if size is None else f"{Path(path).stem}-{size}"
     folder = Path(out) if out is not None else Path("studies") / name
     make_folder(folder)
-    with _locked(folder), stopped_by_sigterm():
+    with locked(folder), raising_signals():
         return _run(study, folder.resolve(), slots, command, notify)
 
 
@@ -159,14 +160,3 @@ def _slots(device: str, processes: int | None) -> list[WorkerSlot]:
     cores = num_cores()
     count = processes or (min(cores, MAX_CPU_PROCESSES) if devices == ["cpu"] else len(devices))
     return [WorkerSlot(devices[i % len(devices)], max(1, cores // count)) for i in range(count)]
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from running a study in this folder; the system releases the lock of a killed process."""
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process is at the study in {folder}; wait, or name another --out") from None
-        yield

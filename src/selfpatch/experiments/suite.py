@@ -32,6 +32,7 @@ from selfpatch.core import distributed
 from selfpatch.core.atomic_io import make_folder, write_atomically
 from selfpatch.core.dry_run import dry_run
 from selfpatch.core.failures import sentence_of
+from selfpatch.core.lock import locked_by_main
 from selfpatch.core.text_files import read_text
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.registry import EVALUATIONS
@@ -118,10 +119,12 @@ def evaluate_suite(
             {**plain(LoadConfig()), "normed_patches": True, **(load_options or {})} if isinstance(weights, str) else {}
         )
         outcomes = []
-        for outcome in evaluate_entries(entries, encoder, record, Path(out), loading, progress):
-            outcomes.append(outcome)
-            if notify is not None and distributed.is_main_process():
-                notify(outcome)
+        make_folder(out)
+        with locked_by_main(out):
+            for outcome in evaluate_entries(entries, encoder, record, Path(out), loading, progress):
+                outcomes.append(outcome)
+                if notify is not None and distributed.is_main_process():
+                    notify(outcome)
         return outcomes
 
 

@@ -7,12 +7,11 @@ moment, so that a study can be started again at once.
 import contextlib
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -134,16 +133,3 @@ def _print_to(log: Path) -> None:
         os.dup2(file.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # keeps the last lines before a kill
     print(time.strftime("--- %Y-%m-%d %H:%M:%S"), flush=True)
-
-
-@contextlib.contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM inside the context, so that it stops a study as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

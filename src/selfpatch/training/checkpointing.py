@@ -1,8 +1,8 @@
 """Saving all that a run needs to continue exactly, and restoring it."""
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -10,8 +10,12 @@ from torch import nn
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.sections import CheckpointConfig
 from selfpatch.core.distributed import is_main_process
+from selfpatch.core.text import shell
 from selfpatch.core.types import Views
+from selfpatch.data.workers import LoaderError
 from selfpatch.models.backbones.base import Backbone
+
+T = TypeVar("T")
 
 
 class NonFiniteError(ValueError):
@@ -61,6 +65,24 @@ class Checkpointer:
         if is_main_process() and (force or keep_forever or due_by_steps or due_by_time):
             self._run.checkpoints.save(self._state(done), step=done, keep=config.keep, keep_forever=keep_forever)
             self._saved_at = time.monotonic()
+
+    def saved_if_loading_fails(self, steps: Iterator[T], first: int) -> Iterator[T]:
+        """Yield what the steps from `first` on are made of; if a loader process fails, save the steps taken.
+
+        Raises:
+            LoaderError: with the command that continues the run.
+        """
+        done = first
+        try:
+            for item in steps:
+                yield item
+                done += 1
+        except LoaderError as error:
+            if done == 0:
+                raise
+            if done > first:
+                self.save_if_due(done, force=True)
+            raise LoaderError(f"{error}; continue with: {shell('selfpatch', 'resume', self._run.path)}") from error
 
     def dump_failed_step(self, batches: Sequence[Views], done: int) -> NonFiniteError:
         """Save the last batch and the state for replay, and return the error to raise."""

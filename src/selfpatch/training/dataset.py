@@ -7,6 +7,7 @@ import numpy as np
 
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.core.atomic_io import write_atomically
+from selfpatch.core.text import shell
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.data.statistics import ChannelStatistics, channel_statistics
 
@@ -43,7 +44,7 @@ def check_data(run: RunDirectory, data: TrainingData) -> None:
         raise ValueError(
             f"the images in {run.settings['data']} are no longer those that {run.path} was begun with "
             f"({begun_with['images']} then, {len(data.index)} now); "
-            f"put them back, or begin a new run from its weights with --init {run.path}"
+            f"put them back, or begin a new run from its weights with {shell('--init', run.path)}"
         )
 
 

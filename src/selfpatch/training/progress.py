@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from selfpatch.core.console import PlainConsole
+from selfpatch.core.text import visible
+
 
 class ProgressBar:
     """A bar on a terminal, and a plain line every `plain_every` seconds elsewhere.
@@ -30,7 +33,7 @@ class ProgressBar:
     ) -> None:
         self._total_steps, self._batch_size = total_steps, batch_size
         self._enabled, self._plain_every = enabled, plain_every
-        self._console, self._clock = console or Console(), clock
+        self._console, self._clock = console or PlainConsole(), clock
         self._printed_at = -math.inf
         self._live = enabled and self._console.is_terminal
         columns = (
@@ -72,7 +75,7 @@ class ProgressBar:
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
         if self._enabled:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, *warnings: str | None) -> None:
         """Print the warnings that are not None, a line each."""

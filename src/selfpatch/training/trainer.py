@@ -258,12 +258,14 @@ def train(
         _evaluate(evaluate, student_teacher, log, first)  # new, or stopped before this evaluation
     throughput = Throughput()
     with (
-        StopSignals() as signals,
+        StopSignals(alone=not distributed.is_distributed()) as signals,
         ProgressBar(total, loader.batch_size, enabled=distributed.is_main_process()) as bar,
         contextlib.closing(log),
         contextlib.closing(prefetched(loader.steps(first, total), device)) as stream,
     ):
-        for step, batches in enumerate(stream, start=first):
+        done = first
+        awaited = checkpointer.saved_if_loading_fails(signals.until_requested(stream), first)
+        for step, batches in enumerate(awaited, start=first):
             hp, done = schedule(step), step + 1
             log_now = done % watch.log_every == 0 or done == total
             torch.manual_seed(step_seed(seed, step, distributed.rank()))
@@ -281,15 +283,19 @@ def train(
                 bar.update(done, epoch=hp.epoch + 1, images_per_second=speed, losses=losses, lr=hp.lr)
                 bar.warn(*(detector.check(done, numbers) for detector in detectors))
             run.note_skipped(loader.bad)
+            stop = done < total and (outcome.stop or signals.leaves_now)
             with throughput.pause():
-                if evaluate and done in evaluated_at and not outcome.stop:
+                if evaluate and done in evaluated_at and not stop:
                     metrics = _evaluate(evaluate, student_teacher, log, done)
                     at_start = next((row for row in log.rows() if row["step"] == 0), {})
                     bar.say(describe_metrics(metrics, at_start, "at first" if pretrained else "untrained", done))
                     bar.warn(regression_warning(metrics, at_start) if pretrained else None)
-                checkpointer.save_if_due(done, force=outcome.stop or done == total)
-            if outcome.stop and done < total:
+                checkpointer.save_if_due(done, force=stop or done == total)
+            if stop:
                 return signals.requested or signal.SIGTERM
+        if done < total:  # stopped while a batch was awaited
+            checkpointer.save_if_due(done, force=True)
+            return signals.requested or signal.SIGTERM
     distributed.barrier()
     return 0
 

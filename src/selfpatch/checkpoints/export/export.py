@@ -4,6 +4,7 @@ A new format is a module with `LIBRARIES`, `write` and `read_features`, and its 
 """
 
 import copy
+import errno
 import importlib.util
 import os
 import shutil
@@ -82,9 +83,18 @@ def _appearing_folder(out: Path) -> Iterator[Path]:
         filling.mkdir(parents=True)
         try:
             yield filling
-            os.replace(filling, out)  # an empty folder may be there already
+            _rename(filling, out)
         finally:
             shutil.rmtree(filling, ignore_errors=True)
+
+
+def _rename(filling: Path, out: Path) -> None:
+    try:
+        os.replace(filling, out)  # an empty folder may be there already
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise ValueError(f"another process filled {out} meanwhile; name another folder with --out") from None
 
 
 @torch.no_grad()

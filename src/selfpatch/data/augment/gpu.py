@@ -64,6 +64,10 @@ class DecodingCollator:
         self._groups = view_groups(recipes, num_global, pair_recipes)
         self._max_pixels = max_pixels
 
+    def max_bytes(self, channels: int) -> int:
+        """Return the largest number of bytes of an image, or 0 if it is unlimited."""
+        return channels * self._max_pixels
+
     def prepare(self, image: Picture, parameters: Sequence[ViewParameters]) -> tuple[Tensor, list[list[float]]]:
         """Return the pixels [h, w, 3] of an image, shrunk if it is large, and the rows [V][16] of its `ViewTable`."""
         stored = shrink(image, self._max_pixels)

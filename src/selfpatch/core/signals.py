@@ -1,0 +1,58 @@
+"""What SIGTERM and Ctrl-C do to a command: they raise, so that files are closed; the second one ends it in any case."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+REPEATED_AFTER = 2.0
+"""Seconds after which the same signal is a second one: a launcher passes on what the system sends to all processes."""
+END_AFTER = 10.0
+"""Seconds that a process has left after the second signal."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM asks the process to end, as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def raising_signals() -> Iterator[None]:
+    """Raise Terminated on SIGTERM inside, and KeyboardInterrupt on Ctrl-C; outside the main thread, do nothing.
+
+    A process that waits within a library runs no Python code, so that nothing is raised: it ends `END_AFTER` seconds
+    after the second signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_end_after_second, args=(reader,), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        os.close(writer)  # ends the thread
+
+
+def _raise_terminated(*_: object) -> None:
+    raise Terminated
+
+
+def _end_after_second(reader: int) -> None:
+    """Read the numbers of signals as they arrive; the system writes them, whatever Python does."""
+    received: dict[int, float] = {}
+    with os.fdopen(reader, "rb", buffering=0) as numbers:
+        while byte := numbers.read(1):
+            number, now = byte[0], time.monotonic()
+            if number not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            if now - received.setdefault(number, now) > (REPEATED_AFTER if number == signal.SIGTERM else 0):
+                ending = threading.Timer(END_AFTER, os._exit, args=(128 + number,))
+                ending.daemon = True
+                ending.start()

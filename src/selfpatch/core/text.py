@@ -1,0 +1,40 @@
+"""Text for people: names from disk with what cannot be shown escaped, and commands that can be pasted."""
+
+import os
+import shlex
+from pathlib import Path
+
+JOINERS = "\u200c\u200d"
+"""Format characters that scripts and emoji need, and that change nothing around them."""
+
+
+def visible(text: str, keep: str = "") -> str:
+    r"""Return a text in which every character that shows nothing, or changes what is shown, is escaped.
+
+    Terminal escapes, line ends, marks of writing direction: as `\x1b`, `\n` and `\u202e`. Bytes of a file name that are
+    not UTF-8: as `\xe9`. Characters in `keep` stay.
+    """
+    return "".join(c if c.isprintable() or c in JOINERS or c in keep else _escaped(c) for c in text)
+
+
+def shell(*words: str | Path) -> str:
+    r"""Return a command that bash and zsh read as these words; `$'caf\xe9'` for what cannot be shown."""
+    return " ".join(map(_quoted, map(str, words)))
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # os.fsdecode of a byte
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def _quoted(word: str) -> str:
+    if visible(word) == word:
+        return shlex.quote(word)
+    return "$'" + "".join(_in_quotes(character) for character in word) + "'"
+
+
+def _in_quotes(character: str) -> str:
+    if character in "'\\":
+        return f"\\{character}"
+    return character if visible(character) == character else "".join(f"\\x{b:02x}" for b in os.fsencode(character))

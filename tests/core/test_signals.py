@@ -1,0 +1,88 @@
+"""SIGTERM and Ctrl-C in a command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from selfpatch.core import signals
+from selfpatch.core.signals import Terminated, raising_signals
+
+
+def test_sigterm_raises_and_the_handler_before_comes_back() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.set_wakeup_fd(-1)
+    with pytest.raises(Terminated), raising_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert (signal.getsignal(signal.SIGTERM), signal.set_wakeup_fd(-1)) == before
+    assert issubclass(Terminated, KeyboardInterrupt)
+
+
+def test_outside_the_main_thread_it_does_nothing() -> None:
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work() -> None:
+        with raising_signals():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "ended"),
+    [
+        ([signal.SIGINT], []),
+        ([signal.SIGINT, signal.SIGINT], [130]),
+        ([signal.SIGTERM, signal.SIGTERM], []),  # within the same moment: passed on by a launcher
+        ([signal.SIGCHLD, signal.SIGCHLD], []),
+    ],
+)
+def test_a_second_signal_ends_a_process_that_waits(
+    numbers: list[int], ended: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: list[int] = []
+    done = threading.Event()
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        done.set()
+
+    monkeypatch.setattr(signals, "END_AFTER", 0.0)
+    monkeypatch.setattr(os, "_exit", leave)
+    reader, writer = os.pipe()
+    os.write(writer, bytes(numbers))
+    os.close(writer)
+    signals._end_after_second(reader)
+    if ended:
+        assert done.wait(10)
+    assert codes == ended
+
+
+CHILD = """
+import ctypes, selfpatch.core.signals as signals
+signals.END_AFTER = 0.1
+signals.REPEATED_AFTER = 0.0
+with signals.raising_signals():
+    print("ready", flush=True)
+    while True:
+        ctypes.CDLL(None).sleep(60)  # a library that waits again after each signal
+        ctypes.CDLL(None).sleep(60)
+        ctypes.CDLL(None).sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_runs_no_python_ends_all_the_same() -> None:
+    with subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGTERM)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(30) in (143, 1)
