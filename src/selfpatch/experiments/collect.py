@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -145,8 +145,10 @@ def _conditions(study: Study, out: Path, command: str, device: str) -> dict[str,
     return conditions | ({"command": command} if command else {})
 
 
-def draw_sheet(study: Study, jobs: Sequence[Job], out: Path, device: str) -> None:
+def draw_sheet(study: Study, jobs: Sequence[Job], out: Path, device: str, notify: Callable[[str], None]) -> None:
     """Draw the patch features of each arm's network of its first seed, and of the first arm before its training.
+
+    `notify` is called with a line for each unreadable image, which is left out.
 
     Raises:
         ValueError: there are no images, or the networks accept no common image size.
@@ -162,6 +164,7 @@ def draw_sheet(study: Study, jobs: Sequence[Job], out: Path, device: str) -> Non
     unit = math.lcm(*(encoder.patch_size for encoder in encoders.values()))
     side = unit * max(1, round(SHEET_SIDE / unit))
     index = ImageIndex.open(study.pictures)
-    images = load_images(index, evenly_spread(np.arange(len(index)), SHEET_IMAGES), side).images
+    chosen = evenly_spread(np.arange(len(index)), SHEET_IMAGES)
+    images = load_images(index, chosen, side, on_bad=lambda error: notify(f"{error}; it is not on the sheet")).images
     (out / SHEET).parent.mkdir(exist_ok=True)
     picture_sheet(encoders, images, out / SHEET, title=study.title)

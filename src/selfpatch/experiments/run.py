@@ -108,7 +108,7 @@ def _run(
             notify("\n".join(job_failures) or f"{job.name}: done, {len(missing)} left")
             write_report()
     try:
-        draw_sheet(study, jobs, out, slots[0].device)
+        draw_sheet(study, jobs, out, slots[0].device, notify)
     except ValueError as error:
         failures.append(f"the sheet of patch features cannot be drawn: {error}")
     notify(f"report     {write_report()}")

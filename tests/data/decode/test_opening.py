@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
 import zlib
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import selfpatch
 from selfpatch.data.decode import fast
 from selfpatch.data.decode.fast import read_fast
 from selfpatch.data.decode.opening import DEFAULT_LIMIT, LIMIT_VARIABLE, check_size, max_pixels
@@ -172,3 +174,12 @@ def test_too_little_memory_makes_a_bad_image(
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", refuse)
     with pytest.raises(BadImage, match=r"a\.png: there is not enough memory for it"):
         read(tmp_path / "a.png", 3)
+
+
+def test_images_are_opened_in_one_place() -> None:
+    """Other functions of Pillow, torchvision and OpenCV try any format, open pipes, and have other limits or none."""
+    package = Path(selfpatch.__file__).parent
+    opener = re.compile(r"\bImage\.open\(|torchvision\.io|\bimread\(|\bimdecode\(|\bdecode_(png|jpeg|image)\(")
+    found = {file.relative_to(package).as_posix() for file in package.rglob("*.py") if opener.search(file.read_text())}
+    # `fast` passes on what `open_image` has checked.
+    assert found == {"data/decode/opening.py", "data/decode/fast.py"}

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from selfpatch.data.decode.fast import read_fast
+from selfpatch.data.decode.multichannel import Raster
+from selfpatch.data.decode.pillow import BadImage, read_image, read_picture
 from tests.helpers.damaged_images import READERS, damaged, originals, read_all, run
 
 FORMATS = tuple(originals())
@@ -19,6 +26,31 @@ def test_undamaged_files_of_every_encoding_are_read(tmp_path: Path, name: str) -
     for content in originals()[name]:
         (tmp_path / "image").write_bytes(content)
         assert "read" in dict(read_all(tmp_path / "image")).values()
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "tiff of 13 channels"])
+def test_all_readers_agree(tmp_path: Path, name: str) -> None:
+    """Grey, colour, CMYK, palettes, alpha, 1 and 16 bits, animations and turned images have the same pixels in each."""
+    for content in originals()[name]:
+        (tmp_path / "image").write_bytes(content)
+        plain = read_image(tmp_path / "image")
+        fast = read_fast(tmp_path / "image")
+        assert isinstance(fast, Raster)
+        colours = fast.pixels.permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(colours, np.asarray(plain))
+        for channels in (1, 2, 4):
+            with contextlib.suppress(BadImage):  # it has another number
+                raster = read_picture(tmp_path / "image", channels)
+                assert isinstance(raster, Raster)
+                assert raster.size == plain.size
+                if raster.pixels.dtype == torch.uint8 and plain_mode(content) != "CMYK":
+                    shown = raster.pixels[: 1 if channels < 3 else 3].permute(1, 2, 0).numpy()
+                    np.testing.assert_array_equal(shown, colours[..., : shown.shape[2]])
+
+
+def plain_mode(content: bytes) -> str:
+    with Image.open(io.BytesIO(content)) as image:
+        return image.mode
 
 
 @pytest.mark.parametrize("name", FORMATS)
