@@ -6,7 +6,6 @@
     annotations/instances_<split>.json   <split>/<file>   or images/<split>/<file>
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from xml.etree import ElementTree
 from selfpatch.core.folders import stems_in
 from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text_files import numbered_lines, read_bytes
+from selfpatch.evaluation.coco import read_boxes
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 
 Box = tuple[float, float, float, float]
@@ -112,22 +112,19 @@ def _coco_images(root: Path, tables: list[Path], split: str | None) -> Iterator[
     if chosen not in names or (split is None and chosen != "train2014" and len(names) > 1):
         raise ValueError(f"split is {split!r}, and {root} has: {', '.join(names)}; name one of them")
     path = tables[names.index(chosen)]
+    table = read_boxes(path)
     boxes: defaultdict[int, list[Box]] = defaultdict(list)
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        for annotation in table["annotations"]:
-            if not annotation.get("iscrowd", 0):
-                left, top, width, height = annotation["bbox"]
-                corners = round(left), round(top), round(left + width), round(top + height)  # as LOST does
-                boxes[int(annotation["image_id"])].append(corners)
-        files = [(int(image["id"]), str(image["file_name"])) for image in table["images"]]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError):
-        raise ValueError(f"{path} cannot be read as COCO's instances; download it again") from None
+    for row in table["annotations"]:
+        if not row["iscrowd"]:
+            left, top, width, height = row["bbox"]
+            corners = round(left), round(top), round(left + width), round(top + height)  # as LOST does
+            boxes[row["image_id"]].append(corners)
     folders = [folder for folder in (root / chosen, root / "images" / chosen, root / "images") if folder.is_dir()]
     if not folders:
         raise ValueError(f"{root} has no folder {chosen}/ or images/{chosen}/ with the images of {path.name}; add it")
-    for number, file in files:
-        yield LabelledImage(Path(file).stem, folders[0] / file, tuple(boxes[number]), str(number))
+    for image in table["images"]:
+        number, file = image["id"], path_below(folders[0], image["file_name"], f"image {image['id']} of {path}")
+        yield LabelledImage(file.stem, file, tuple(boxes[number]), str(number))
 
 
 def _listed(images: list[LabelledImage], path: Path) -> list[LabelledImage]:
