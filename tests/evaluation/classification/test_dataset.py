@@ -38,6 +38,14 @@ def test_a_share_of_the_labels_is_balanced_and_reproducible(folder: Path) -> Non
     assert few.fingerprint != more.fingerprint
 
 
+def test_a_replaced_image_changes_the_fingerprint(folder: Path) -> None:
+    before = open_splits(folder)[0].fingerprint
+    assert open_splits(folder)[0].fingerprint == before
+    file = open_splits(folder)[0].index.path(3)
+    file.write_bytes(file.read_bytes() + b"more")
+    assert open_splits(folder)[0].fingerprint != before
+
+
 def test_labels_may_be_listed(folder: Path, tmp_path: Path) -> None:
     train, _ = open_splits(folder)
     listed = tmp_path / "some.txt"

@@ -48,3 +48,11 @@ def test_a_missing_split_is_told(tmp_path: Path) -> None:
     (tmp_path / "annotations" / "instances_val.json").write_text("{")
     with pytest.raises(ValueError, match="is not valid JSON"):
         open_split(tmp_path, "val")
+
+
+def test_a_replaced_image_changes_the_fingerprint_and_another_folder_does_not(tmp_path: Path) -> None:
+    first, second = (open_split(write_split(tmp_path / name, "train"), "train") for name in ("a", "b"))
+    assert first.fingerprint() == second.fingerprint()
+    path = second.images[1].path
+    path.write_bytes(path.read_bytes() + b"more")
+    assert first.fingerprint() != second.fingerprint()

@@ -62,8 +62,8 @@ class LabelledImages:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the images and their labels."""
-        digest = hashlib.sha256(self.index.fingerprint.encode())
+        """Hash of the names of the images, the sizes of their files, and their labels."""
+        digest = hashlib.sha256(self.index.fingerprint.encode() + self.index.stamps()[:, 0].astype("<i8").tobytes())
         digest.update(self.indices.astype("<i8").tobytes() + self.labels.astype("<i8").tobytes())
         return digest.hexdigest()[:32]
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from selfpatch.core.safe_paths import path_below
 from selfpatch.data.decode.pillow import read_image
+from selfpatch.data.sources.index import ImageIndex
 from selfpatch.evaluation.coco import read_instances
 from selfpatch.evaluation.detection.masks import Polygons, Rle
 
@@ -91,11 +92,13 @@ class Split:
         return replace(self, images=images)
 
     def fingerprint(self) -> str:
-        """Return a hash of the category ids and of the name, size and objects of each image.
+        """Return a hash of the category ids and of the name, size, objects and length of the file of each image.
 
         It depends neither on the folder of the data set nor on the pixels.
         """
         digest = hashlib.sha256(json.dumps(self.category_ids).encode())
+        files = ImageIndex("/", [os.fsencode(image.path.absolute()) for image in self.images])
+        digest.update(files.stamps()[:, 0].astype("<i8").tobytes())
         for image in self.images:
             digest.update(json.dumps([image.name, image.width, image.height, len(image.instances)]).encode())
             for one in image.instances:
