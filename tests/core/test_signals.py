@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -59,10 +60,29 @@ def test_a_second_signal_ends_a_process_that_waits(
     reader, writer = os.pipe()
     os.write(writer, bytes(numbers))
     os.close(writer)
-    signals._end_after_second(reader)
+    signals._end_if_stuck(reader)
     if ended:
         assert done.wait(10)
     assert codes == ended
+
+
+@pytest.mark.parametrize("reacts", [False, True])
+def test_a_sigterm_that_raises_nothing_ends_the_process(reacts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: list[int] = []
+    timers: list[Any] = []
+    monkeypatch.setattr(signals, "_in_a_while", lambda end, code: timers.append((end, code)))
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with raising_signals():
+        reader, writer = os.pipe()
+        os.write(writer, bytes([signal.SIGTERM]))
+        os.close(writer)
+        signals._end_if_stuck(reader)
+        if reacts:
+            with pytest.raises(Terminated):
+                os.kill(os.getpid(), signal.SIGTERM)
+        ((end, code),) = timers[:1]
+        end(code)
+    assert codes == ([] if reacts else [143])
 
 
 CHILD = """

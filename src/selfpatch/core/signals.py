@@ -5,12 +5,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 REPEATED_AFTER = 2.0
 """Seconds after which the same signal is a second one: a launcher passes on what the system sends to all processes."""
 END_AFTER = 10.0
-"""Seconds that a process has left after the second signal."""
+"""Seconds that a process has left to react."""
+_reacted = threading.Event()
+"""Set once SIGTERM has raised Terminated."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -21,17 +23,18 @@ class Terminated(KeyboardInterrupt):
 def raising_signals() -> Iterator[None]:
     """Raise Terminated on SIGTERM inside, and KeyboardInterrupt on Ctrl-C; outside the main thread, do nothing.
 
-    A process that waits within a library runs no Python code, so that nothing is raised: it ends `END_AFTER` seconds
-    after the second signal.
+    A process that waits within a library, e.g. for another process, runs no Python code, so that nothing is raised: it
+    ends `END_AFTER` seconds after the SIGTERM that raised nothing, or after any second signal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _reacted.clear()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     before = signal.signal(signal.SIGTERM, _raise_terminated)
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_end_after_second, args=(reader,), daemon=True).start()
+    threading.Thread(target=_end_if_stuck, args=(reader,), daemon=True).start()
     try:
         yield
     finally:
@@ -41,10 +44,11 @@ def raising_signals() -> Iterator[None]:
 
 
 def _raise_terminated(*_: object) -> None:
+    _reacted.set()
     raise Terminated
 
 
-def _end_after_second(reader: int) -> None:
+def _end_if_stuck(reader: int) -> None:
     """Read the numbers of signals as they arrive; the system writes them, whatever Python does."""
     received: dict[int, float] = {}
     with os.fdopen(reader, "rb", buffering=0) as numbers:
@@ -53,6 +57,17 @@ def _end_after_second(reader: int) -> None:
             if number not in (signal.SIGINT, signal.SIGTERM):
                 continue
             if now - received.setdefault(number, now) > (REPEATED_AFTER if number == signal.SIGTERM else 0):
-                ending = threading.Timer(END_AFTER, os._exit, args=(128 + number,))
-                ending.daemon = True
-                ending.start()
+                _in_a_while(os._exit, 128 + number)
+            elif signal.getsignal(number) is _raise_terminated:  # not that of a training, which finishes its step
+                _in_a_while(_end_unless_reacted, 128 + number)
+
+
+def _in_a_while(end: Callable[[int], object], code: int) -> None:
+    timer = threading.Timer(END_AFTER, end, args=(code,))
+    timer.daemon = True
+    timer.start()
+
+
+def _end_unless_reacted(code: int) -> None:
+    if not _reacted.is_set():
+        os._exit(code)
