@@ -15,6 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from selfpatch.core.atomic_io import clear_error
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.data.decode.opening import open_image
 from selfpatch.data.sources.cache import default_cache_dir
@@ -97,7 +98,9 @@ def _write_tiles(source: Path, folder: Path) -> None:
         raise ValueError(f"scikit-image has no photograph {source}; run `pip install --force-reinstall scikit-image`")
     with open_image(source) as photograph:
         for number, tile in enumerate(_tiles(photograph)):
-            tile.save(folder / _tile_name(source.name, number), quality=95, subsampling=0)
+            file = folder / _tile_name(source.name, number)
+            with clear_error(file):
+                tile.save(file, quality=95, subsampling=0)
 
 
 def _tile_name(photograph: str, number: int) -> str:

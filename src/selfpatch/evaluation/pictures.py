@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from selfpatch.core.atomic_io import clear_error
 from selfpatch.core.safe_paths import path_below
 
 CORRECT, WRONG, WHITE, BLACK = (0, 158, 115), (230, 75, 53), (255, 255, 255), (0, 0, 0)
@@ -46,6 +47,7 @@ def _disk(centre: np.ndarray, radius: int = RADIUS) -> list[float]:
 def save_picture(out: Path, name: str, picture: Image.Image) -> str:
     """Write a picture as out/pictures/NAME.jpg, where the name may have folders; return its path relative to `out`."""
     relative = path_below(Path("pictures"), f"{name}.jpg", "the data set").as_posix()
-    (out / relative).parent.mkdir(parents=True, exist_ok=True)
-    picture.save(out / relative, quality=90)
+    with clear_error(out / relative):
+        (out / relative).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(out / relative, quality=90)
     return relative

@@ -168,6 +168,16 @@ def test_a_list_keeps_its_order_and_resolves_against_its_own_folder(tmp_path: Pa
     assert index.classes == ()
 
 
+def test_a_list_of_other_editors_and_with_a_column_of_labels(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa b.jpg \r\n\r\n\xef\xbb\xbfc.png\r\n")
+    index = ImageIndex.open(tmp_path / "list.txt", cache)
+    assert [index.name(i) for i in range(len(index))] == ["a b.jpg", "c.png"]
+    for line in ("b.jpg 1", "b.jpg\tcat", "b.jpg, 3"):
+        (tmp_path / "list.txt").write_text(f"a.jpg\n{line}\n")
+        with pytest.raises(ValueError, match=r"the list names 'b\.jpg.*', and there is no such file; write one path a"):
+            ImageIndex.open(tmp_path / "list.txt", cache)
+
+
 def test_classes_are_the_folders_below_the_root(tmp_path: Path, cache: Path) -> None:
     index = ImageIndex.open(touch(tmp_path / "p", "dog/1.jpg", "cat/deep/2.jpg", "cat/3.jpg", "empty/note.txt"), cache)
     assert index.classes == ("cat", "dog")

@@ -5,6 +5,8 @@ A shard counts as a folder of its members.
 
 import os
 import posixpath
+import re
+from codecs import BOM_UTF8
 from pathlib import Path
 
 from selfpatch.core.folders import walk
@@ -63,6 +65,8 @@ class _Search:
             if is_shard(name) or os.path.isdir(self.path(name)):
                 return self.images(name)
             refuse_compressed(self.path(name))
+            if _has_columns(line) and not os.path.exists(self.path(name)):
+                raise ValueError(f"the list names {name!r}, and there is no such file; write one path a line, no label")
         return [ImageEntry(line)]
 
     def images(self, name: str) -> list[ImageEntry]:
@@ -112,6 +116,11 @@ def _is_image_line(line: bytes) -> bool:
     return line[line.rfind(b".") :].lower() in _ENCODED_EXTENSIONS
 
 
+def _has_columns(line: bytes) -> bool:
+    """Return whether a line is the name of an image with something behind it, e.g. `a.jpg 3` or `a.jpg,cat`."""
+    return any(_is_image_line(line[: mark.start()]) for mark in re.finditer(rb"[\s,;]", line))
+
+
 def _lines(path: Path) -> list[bytes]:
     text = path.read_bytes()
     if b"\0" in text:
@@ -119,7 +128,7 @@ def _lines(path: Path) -> list[bytes]:
             f"{path} is not a text file; give a folder of images, or a text file with one path a line, "
             f"or a {SHARD} shard"
         )
-    lines = (line.strip() for line in text.removeprefix(b"\xef\xbb\xbf").splitlines())
+    lines = (line.removeprefix(BOM_UTF8).strip() for line in text.splitlines())  # joined files have marks inside
     paths = [line for line in lines if line and not line.startswith(b"#")]
     if not paths:
         raise ValueError(f"{path} names no images; write one path a line")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from selfpatch.core.atomic_io import clear_error
 from selfpatch.evaluation.segmentation.dataset import IGNORE
 
 WIDTH, GAP, OPACITY = 320, 8, 0.6
@@ -46,8 +47,9 @@ def save_rows(rows: Sequence[Sequence[Image.Image]], out: Path | None) -> list[s
         for column, panel in enumerate(row):
             sheet.paste(panel, (column * (WIDTH + GAP), top))
         top += height + GAP
-    (out / FILE).parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out / FILE)
+    with clear_error(out / FILE):
+        (out / FILE).parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(out / FILE)
     return [FILE]
 
 

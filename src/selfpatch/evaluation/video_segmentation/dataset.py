@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from selfpatch.core.atomic_io import clear_error
 from selfpatch.core.folders import stems_in
 from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text_files import numbered_lines
@@ -205,10 +206,11 @@ def _is_black_and_white(values: np.ndarray, grey: bool) -> bool:
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
     """Write uint8 [H, W] object numbers as a palette PNG in DAVIS' colours."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(mask)
     image.putpalette(PALETTE.flatten().tolist())
-    image.save(path)
+    with clear_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
 
 
 def _palette() -> np.ndarray:
