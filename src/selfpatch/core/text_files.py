@@ -57,6 +57,11 @@ def _line(content: bytes, position: int) -> int:
     return content.count(b"\n", 0, position) + 1
 
 
+def stripped_lines(path: Path, if_missing: str = "check the name") -> list[str]:
+    """Return all lines of a text file, also empty ones, without the spaces and byte order marks around them."""
+    return [line.strip().strip(BOM).strip() for line in read_text(path, if_missing).split("\n")]
+
+
 def numbered_lines(path: Path, if_missing: str = "check the name") -> list[tuple[int, str]]:
     """Return the lines of a text file that are not empty, without spaces around them, and their numbers from 1.
 
@@ -65,8 +70,8 @@ def numbered_lines(path: Path, if_missing: str = "check the name") -> list[tuple
     Raises:
         ValueError: the file cannot be read (`read_text`).
     """
-    lines = (line.removeprefix(BOM).strip() for line in read_text(path, if_missing).split("\n"))
-    return [(number, line) for number, line in enumerate(lines, start=1) if line]
+    lines = enumerate(stripped_lines(path, if_missing), start=1)
+    return [(number, line) for number, line in lines if line]
 
 
 def read_lines(path: Path, if_missing: str = "check the name") -> list[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from selfpatch.evaluation.segmentation.class_file import read_class_file
 
@@ -67,3 +70,38 @@ def test_what_could_be_meant_in_two_ways_is_refused(tmp_path: Path, content: str
     with pytest.raises(ValueError, match=complaint) as caught:
         read_class_file(tmp_path / "classes.txt")
     assert len(str(caught.value)) < 500
+
+
+ENDS, ENCODINGS = ["\n", "\r\n", "\r"], ["utf-8", "utf-16", "latin-1"]
+LINES = st.text(st.sampled_from("0129-: ,;=\t.)#avoidroad\ufeff\u0663\0\ud800\x85"), max_size=12)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(LINES, max_size=8), st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from(["utf-8", "utf-16", "latin-1"])
+)
+def test_any_file_is_read_or_refused_in_one_sentence(lines: list[str], end: str, encoding: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "classes.txt"
+        content = end.join(lines).encode(encoding, "replace")
+        path.write_bytes(content)
+        found = refusal = None
+        try:
+            found = read_class_file(path)
+        except ValueError as error:
+            refusal = str(error)
+    if found is None:
+        assert refusal is not None
+        assert str(path) in refusal
+        assert "\n" not in refusal
+        return
+    written = content.decode().split(end)
+    numbers = [*found.classes, *found.void]
+    assert (
+        len(set(numbers))
+        == len(numbers)
+        == sum(any(character not in " \t\x85\ufeff" for character in line) for line in written)
+    )
+    assert all(0 <= number <= 65535 for number in numbers)
+    assert all(found.classes.values())
+    assert len(set(found.classes.values())) == len(found.classes)

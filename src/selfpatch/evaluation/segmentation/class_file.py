@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from selfpatch.core.text_files import BOM, read_text
+from selfpatch.core.text_files import stripped_lines
 
 VOID_NAMES = ("void", "unlabelled", "unlabeled", "ignore")
 MAX_CLASSES = 255
@@ -42,7 +42,7 @@ def read_class_file(path: Path) -> ClassFile:
         ValueError: the file is no text, only some lines have a number, or all have two, a number or a name is there
             twice, a number is no value of a pixel, or there is no class or more than 255.
     """
-    lines = [line.removeprefix(BOM).strip() for line in read_text(path).rstrip().split("\n")]
+    lines = stripped_lines(path)
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line]
     if not numbered:
         raise ValueError(f"{path} lists no class; {FORM}")
@@ -52,7 +52,7 @@ def read_class_file(path: Path) -> ClassFile:
         if all(_NUMBERED.match(entry.name) for entry in entries):
             _refuse(path, entries[0].line, numbered[0][1], "begins with two numbers, as all lines do; leave one")
     else:
-        _refuse_doubtful_names(path, lines)
+        _refuse_doubtful_names(path, lines[: numbered[-1][0]])
         entries = [_Entry(number, value, line) for value, (number, line) in enumerate(numbered)]
     _refuse_repeated(path, entries)
     void = tuple(entry.value for entry in entries if entry.name.lower() in VOID_NAMES)
