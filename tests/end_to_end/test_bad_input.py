@@ -265,7 +265,7 @@ REFUSED = [
         "has no ImageSets/2017/val.txt ... or name the sequences",
     ),
     ("evaluate davis --weights run --data davis-without-a-mask", "second has no mask ... 00002.png; every frame"),
-    ("evaluate davis --weights run --data davis --sequences third", "'third' has no folder ... check the name"),
+    ("evaluate davis --weights run --data davis --sequences third", "'third' has no folder ... check the setting"),
     (
         "evaluate davis --weights run --data davis --resolution 2",
         "resolution 2 is too small for patches of 4; use e.g. 480",
@@ -286,7 +286,7 @@ REFUSED = [
     ("evaluate all --suite photos/000.png", "no weights were named; give --weights with a run directory"),
     (
         "evaluate all --suite nowhere.yaml --weights run",
-        "cannot read the suite nowhere.yaml (No such file or directory",
+        "there is no file nowhere.yaml; give a YAML file like",
     ),
     ("evaluate all --suite file --weights run --out out", "file holds no list of evaluations; write one a line, like"),
     ("evaluate --compare", "a comparison needs two or more results; 0 named"),
