@@ -1,18 +1,32 @@
 """Opening of image files: wanted formats and regular files only, and sizes checked before anything is decoded."""
 
 import contextlib
+import importlib
 import os
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
 from selfpatch.data.sources.image_files import ImageFile, opened
 
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "TGA")
-"""Pillow's names of the formats that are read. Others are never tried, whatever a file is called: the decoder of EPS
-starts Ghostscript, and rare ones are rarely tested."""
+FORMATS = {
+    "JPEG": "JpegImagePlugin",
+    "PNG": "PngImagePlugin",
+    "WEBP": "WebPImagePlugin",
+    "AVIF": "AvifImagePlugin",
+    "BMP": "BmpImagePlugin",
+    "DIB": "BmpImagePlugin",
+    "GIF": "GifImagePlugin",
+    "TIFF": "TiffImagePlugin",
+    "PPM": "PpmImagePlugin",
+    "JPEG2000": "Jpeg2KImagePlugin",
+    "TGA": "TgaImagePlugin",
+}
+"""Pillow's names of the formats that are read, and the modules that register them. Others are never tried, whatever a
+file is called: the decoder of EPS starts Ghostscript, and rare ones are rarely tested."""
 LIMIT_VARIABLE = "SELFPATCH_MAX_PIXELS"
 """Environment variable with the largest number of pixels of an image; one place for all commands and processes."""
 DEFAULT_LIMIT = 100_000_000
@@ -58,6 +72,17 @@ def check_size(width: int, height: int, bytes_per_pixel: int = BYTES_PER_PIXEL) 
         )
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return the formats that the installed Pillow has; `Image.open` would load the modules of all others too."""
+    found = []
+    for name, module in FORMATS.items():
+        with contextlib.suppress(ImportError):  # AVIF came with Pillow 11.3
+            importlib.import_module(f"PIL.{module}")
+            found.append(name)
+    return tuple(found)
+
+
 @contextlib.contextmanager
 def open_stream(file: ImageFile) -> Iterator[BinaryIO]:
     """Open an image file for reading bytes; raise OSError or ValueError if it is not regular or too long."""
@@ -80,10 +105,9 @@ def open_image(file: ImageFile | BinaryIO) -> Iterator[Image.Image]:
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(open_stream(file)) if isinstance(file, ImageFile) else file
         try:
-            image = stack.enter_context(Image.open(stream, formats=FORMATS))
+            image = stack.enter_context(Image.open(stream, formats=_formats()))
         except UnidentifiedImageError:
-            raise ValueError(
-                f"it is empty, damaged, or no image of a format that is read ({', '.join(FORMATS)})"
-            ) from None
+            formats = ", ".join(_formats())
+            raise ValueError(f"it is empty, damaged, or no image of a format that is read ({formats})") from None
         check_size(*image.size)
         yield image
