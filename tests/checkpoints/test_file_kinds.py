@@ -112,10 +112,13 @@ def test_checkpoints_are_known_under_any_name(tmp_path: Path) -> None:
 
 
 def test_a_large_pickle_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save({str(i): torch.zeros(1) for i in range(50)}, tmp_path / "many.pth")
-    monkeypatch.setattr("selfpatch.checkpoints.file_kinds.MAX_PICKLE", 1000)
-    with pytest.raises(ValueError, match=r"its names and settings take .* bytes \(at most 1,000 are read\)"):
-        checkpoint_kind(tmp_path / "many.pth")
+    many = {str(i): torch.zeros(1) for i in range(50)}
+    torch.save(many, tmp_path / "many.pth")
+    (tmp_path / "many.safetensors").write_bytes(save(many))
+    monkeypatch.setattr("selfpatch.checkpoints.file_kinds.MAX_HEADER", 1000)
+    for name in ("many.pth", "many.safetensors"):
+        with pytest.raises(ValueError, match=r"its names and shapes take .* bytes \(at most 1,000 are read\)"):
+            checkpoint_kind(tmp_path / name)
 
 
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:

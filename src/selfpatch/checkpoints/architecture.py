@@ -22,7 +22,7 @@ def check_architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor], s
     try:
         with torch.device("meta"):
             expected = build_backbone(config).state_dict()
-    except (AssertionError, RuntimeError, TypeError, OverflowError) as error:
+    except (ValueError, AssertionError, RuntimeError, TypeError, OverflowError, IndexError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{source} describes a network that cannot be built ({reason}); {_ADVICE}") from None
     shapes = {f"backbone.{key}": tensor.shape for key, tensor in expected.items()}

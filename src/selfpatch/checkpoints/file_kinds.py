@@ -9,12 +9,13 @@ from selfpatch.core.text_files import read_json
 Kind = Literal["torch", "safetensors", "index"]
 """A file of torch.save, one of safetensors, or Hugging Face's index of several such files."""
 
-MAX_HEADER = 100_000_000
-"""Largest header of a safetensors file in bytes; the library itself refuses larger ones."""
+MAX_HEADER = 8 << 20
+"""Largest header of a safetensors file, and largest pickle of a zip file, in bytes.
+
+They hold names and shapes, some 150 bytes for a tensor. A million of them would take minutes.
+"""
 MAX_JSON = 64 << 20
 """Largest JSON file in bytes that is parsed."""
-MAX_PICKLE = 32 << 20
-"""Largest pickle of a checkpoint in bytes, without the values of its tensors: a million of them would take minutes."""
 
 _HEAD = 512
 _TORCH_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
@@ -69,7 +70,8 @@ def checkpoint_kind(path: Path) -> Kind:
         raise _refusal(path, "it is an ONNX graph", "give the weights that it was exported from")
     if head[8:9] == b"{":
         header = int.from_bytes(head[:8], "little")
-        if header <= MAX_HEADER and header + 8 <= size:
+        if header + 8 <= size:
+            _check_header(path, header)
             return "safetensors"
         claimed = f"its safetensors header claims {header:,} bytes, and the whole file has {size:,}"
         raise ValueError(f"{path} is no checkpoint, or a damaged one: {claimed}; {_AGAIN}")
@@ -100,10 +102,14 @@ def _zip_kind(path: Path, size: int) -> Kind:
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         advice = "unpack it, and zip its files without compression (zip -0)"
         raise _refusal(path, "it was zipped again, with compression", advice)
-    if pickles[0].file_size > MAX_PICKLE:
-        what = f"its names and settings take {pickles[0].file_size:,} bytes (at most {MAX_PICKLE:,} are read)"
-        raise _refusal(path, what, "save the state dict of one network alone")
+    _check_header(path, pickles[0].file_size)
     return "torch"
+
+
+def _check_header(path: Path, size: int) -> None:
+    if size > MAX_HEADER:
+        what = f"its names and shapes take {size:,} bytes (at most {MAX_HEADER:,} are read)"
+        raise _refusal(path, what, "save the state dict of one network alone")
 
 
 def _text_kind(path: Path, head: bytes, size: int) -> Kind:

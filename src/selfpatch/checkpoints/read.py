@@ -130,7 +130,8 @@ def _own_config(shape: Any, source: str) -> AnyBackboneConfig:
     try:
         return backbone_config_from_dict(shape)
     except ValueError as error:
-        raise ValueError(f"{source} does not describe its network as it should: {error}") from None
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{source} does not describe its network as it should: {reason}") from None
 
 
 def _own_shape(metadata: Mapping[str, str]) -> Any:

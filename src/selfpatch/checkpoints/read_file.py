@@ -97,7 +97,7 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except PermissionError:
         raise
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
-        reason = _missing_bytes(path) or f"it is not a readable safetensors file ({error})"
+        reason = _missing_bytes(path) or f"it is not a readable safetensors file ({' '.join(str(error).split())[:200]})"
         advice = "download or copy it again"
         raise ValueError(f"{path} is no checkpoint, or a damaged one: {reason}; {advice}") from None
 

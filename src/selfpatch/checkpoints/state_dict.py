@@ -39,11 +39,10 @@ def find_state_dict(content: Any, side: Side, source: str) -> dict[str, Tensor]:
             many tensors, or tensors of an unusual kind.
     """
     found = _unwrap(content, side, source)
-    odd = next((key for key, value in found.items() if isinstance(value, Tensor) and not isinstance(key, str)), None)
-    if odd is not None:
-        raise ValueError(
-            f"{source} has a tensor under a {type(odd).__name__}, which is no text; save tensors by their names"
-        )
+    odd = [key for key, value in found.items() if isinstance(value, Tensor) and not isinstance(key, str)]
+    if odd:
+        kind = type(odd[0]).__name__
+        raise ValueError(f"{source} has a tensor under a {kind}, which is no text; save tensors by their names")
     tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
     if len(tensors) > MAX_TENSORS:
         raise ValueError(f"{source} holds {len(tensors):,} tensors; save the state dict of one network alone")

@@ -198,6 +198,7 @@ FAMILIES = {cls.family: cls for cls in (ViTConfig, SwinConfig, ResNetConfig)}
 MAX_SIZE = 100_000
 """Largest width or number of anything in a configuration; a guard against damaged files."""
 MAX_STAGES = 8
+MAX_FIELDS = 100
 
 AnyBackboneConfig = ViTConfig | SwinConfig | ResNetConfig
 
@@ -208,7 +209,14 @@ def backbone_config_from_dict(values: Mapping[str, Any]) -> AnyBackboneConfig:
     Raises:
         ValueError: the values are of no known family, or one of them is unknown, missing or out of range.
     """
-    plain = dict(checked(values, dict[str, Any], "the architecture"))
+    if not isinstance(values, Mapping) or len(values) > MAX_FIELDS:
+        raise ValueError(f"the architecture is a {type(values).__name__}; use a mapping of names to values")
+    plain = dict(values)
+    odd = [name for name, value in plain.items() if not (isinstance(name, str) and _is_plain(value))]
+    if odd:
+        name = odd[0] if isinstance(odd[0], str) else "a name"
+        kind = type(plain[odd[0]]).__name__
+        raise ValueError(f"{name[:40]} is an unusual {kind}; use a number, a short text or a short list of numbers")
     family = plain.pop("family", "vit")
     if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(f"family is {family!r}; use one of: {', '.join(FAMILIES)}")
@@ -227,6 +235,15 @@ def backbone_config_from_dict(values: Mapping[str, Any]) -> AnyBackboneConfig:
             f"mean has {len(config.mean)} values and std {len(config.std)}; one of each is needed for a channel"
         )
     return config
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value is a number, a text or a list of a length that a configuration may hold."""
+    if isinstance(value, list | tuple):
+        return len(value) <= MAX_FIELDS and all(_is_plain(x) and not isinstance(x, list | tuple) for x in value)
+    if isinstance(value, str):
+        return len(value) <= MAX_FIELDS
+    return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**MAX_FIELDS)
 
 
 def _in_range(name: str, kind: Any) -> Any:

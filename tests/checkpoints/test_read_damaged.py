@@ -1,0 +1,33 @@
+"""Damaged and hostile checkpoints load or are refused by one sentence, in bounded time and memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from selfpatch.checkpoints.load import load_encoder
+from tests.helpers.damaged_checkpoints import Damage
+
+COUNT = int(os.environ.get("SELFPATCH_FUZZ", "300"))
+PARTS = 3
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_damage_is_refused_in_one_sentence(tmp_path: Path, part: int) -> None:
+    damage, refused = Damage(), 0
+    for seed in range(part, COUNT, PARTS):
+        path = damage.write(seed, tmp_path)
+        try:
+            load_encoder(str(path))
+        except ValueError as error:
+            sentence = str(error)
+            refused += 1
+            assert str(path) in sentence, f"seed {seed}: {sentence}"
+            assert "\n" not in sentence, f"seed {seed}: {sentence}"
+            assert len(sentence) < 800, f"seed {seed}: {sentence}"
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {error!r}") from error
+        path.unlink()
+    assert refused > COUNT / PARTS / 3, "most damage matters"
