@@ -8,7 +8,8 @@ import random
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,9 +285,20 @@ def test_two_studies_do_not_share_a_folder(folder: Path, tmp_path: Path, monkeyp
     assert again(folder, tmp_path)[0] == ["ran"]
 
 
+def in_this_process(
+    jobs: Sequence[Any], execute: Any, slots: Sequence[WorkerSlot], logs: Path, started: Any = lambda *_: None
+) -> Iterator[tuple[Any, list[str]]]:
+    for job in tuple(jobs):
+        started(job, slots[0])
+        yield job, execute(job, replace(slots[0], threads=1))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("[!c]*.yaml")), ids=lambda path: path.stem)
-def test_the_studies_of_ours_run(path: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_the_studies_of_ours_run(path: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs run in this process where they take seconds: others test the pool, whose processes take longer to start."""
+    if SIZE == "test":
+        monkeypatch.setattr(running, "run_jobs", in_this_process)
     weights = None
     if needs_weights(path):
         weights = WEIGHTS or write_weights(tmp_path, patch_size=14, crops={"global_size": 28, "local_size": 14})
