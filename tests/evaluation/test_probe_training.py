@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,19 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds a training with other settings \(rate 0.1 there, 0.2 now\); give an"):
         train(tmp_path, rate=0.2)
     assert (tmp_path / CHECKPOINT).is_file()
+
+
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99], ids=["empty", "half", "all but the end"])
+def test_a_checkpoint_that_is_cut_off_is_passed_over(kept: float, tmp_path: Path) -> None:
+    whole, losses = train(None)
+    with pytest.raises(Stop):
+        train(tmp_path, stop_at=5)
+    path = tmp_path / CHECKPOINT
+    os.truncate(path, int(kept * path.stat().st_size))
+    with pytest.warns(UserWarning, match=r"fitting.pt cannot be read, and the training starts again"):
+        resumed, again = train(tmp_path)
+    assert same(whole, resumed)
+    assert again == losses
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:

@@ -68,17 +68,10 @@ class CheckpointStore:
         paths = self._newest_first()
         for _, path in paths:
             try:
-                with zipfile.ZipFile(path) as archive:
-                    # torch.load does not notice damaged tensors, and mapped ones would fail only when touched.
-                    if not in_dry_run() and (damaged := archive.testzip()) is not None:
-                        raise zipfile.BadZipFile(f"{damaged} is damaged")
-                torch.load(path, map_location="meta" if in_dry_run() else "cpu", weights_only=True, mmap=True)
+                read_whole(path)
                 return path
-            except (MemoryError, torch.OutOfMemoryError):
-                raise  # not a fault of the file
-            except Exception as error:  # damaged bytes make the readers fail in many ways
-                reason = str(error).partition("\n")[0]
-                warnings.warn(f"checkpoint {path} cannot be read and is skipped: {reason}", stacklevel=2)
+            except ValueError as error:
+                warnings.warn(f"checkpoint {path} cannot be read and is skipped: {error}", stacklevel=2)
         if paths:
             raise ValueError(
                 f"none of the {len(paths)} checkpoints in {self.folder} can be read; start again with another --out"
@@ -89,6 +82,24 @@ class CheckpointStore:
         """Load the checkpoint that `newest` returns, with tensors mapped from the file."""
         path = self.newest()
         return None if path is None else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def read_whole(path: Path) -> Any:
+    """Load a file of `save_atomically`, with tensors mapped from it; in a dry run, only their shapes.
+
+    Raises:
+        ValueError: bytes are missing or damaged, or it is another file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch.load does not notice damaged tensors, and mapped ones would fail only when touched.
+            if not in_dry_run() and (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{damaged} is damaged")
+        return torch.load(path, map_location="meta" if in_dry_run() else "cpu", weights_only=True, mmap=True)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # not a fault of the file
+    except Exception as error:  # damaged bytes make the readers fail in many ways
+        raise ValueError(str(error).partition("\n")[0]) from error
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:

@@ -3,16 +3,18 @@
 import json
 import math
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from selfpatch.checkpoints.checkpoint_store import read_whole, save_atomically
 from selfpatch.core import distributed
-from selfpatch.core.atomic_io import replacing
 from selfpatch.core.deferred_flag import DeferredFlag
 from selfpatch.core.schedules import Factor
 from selfpatch.core.seeds import step_seed
@@ -87,14 +89,8 @@ def fit(
         group.setdefault("initial_lr", group["lr"])
     checkpoint = None if output.folder is None else output.folder / CHECKPOINT
     wanted, first = json.dumps(dict(settings), sort_keys=True, default=str), 0
-    if checkpoint is not None and checkpoint.is_file():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if state["settings"] != wanted:
-            raise ValueError(
-                f"{checkpoint.parent} holds a training with other settings "
-                f"({_changed(json.loads(state['settings']), json.loads(wanted))}); give another folder with --out, or "
-                f"remove {checkpoint}"
-            )
+    state = None if checkpoint is None else _saved(checkpoint, wanted)
+    if state is not None:
         trained.load_state_dict(state["trained"])
         optimizer.load_state_dict(state["optimizer"])
         first = int(state["step"])
@@ -114,8 +110,7 @@ def fit(
             raise ValueError(f"the loss is {last} at step {step}; use a lower learning rate")
         if checkpoint is not None and distributed.is_main_process():
             state = {"step": step + 1, "settings": wanted, "trained": trained.state_dict()}
-            with replacing(checkpoint) as file:
-                torch.save({**state, "optimizer": optimizer.state_dict()}, file)
+            save_atomically({**state, "optimizer": optimizer.state_dict()}, checkpoint)
         saved_at = time.monotonic()
     return distributed.all_reduce_mean(torch.stack(list(losses))).tolist() if losses else []
 
@@ -124,6 +119,26 @@ def _require_finite(pending: tuple[DeferredFlag, Tensor, int] | None) -> None:
     """Raise ValueError if the loss of an earlier step, which the device has computed by now, is not finite."""
     if pending is not None and not pending[0]:
         raise ValueError(f"the loss is {float(pending[1])} at step {pending[2]}; use a lower learning rate")
+
+
+def _saved(checkpoint: Path, wanted: str) -> dict[str, Any] | None:
+    """Return the state of a training with the wanted settings, or None if there is none that can be read."""
+    if not checkpoint.is_file():
+        return None
+    try:
+        state = read_whole(checkpoint)
+        if not (isinstance(state, dict) and state.keys() == {"step", "settings", "trained", "optimizer"}):
+            raise ValueError("it is not of this training")
+        settings = json.loads(state["settings"])
+    except (TypeError, ValueError) as error:
+        warnings.warn(f"{checkpoint} cannot be read, and the training starts again: {error}", stacklevel=3)
+        return None
+    if state["settings"] != wanted:
+        raise ValueError(
+            f"{checkpoint.parent} holds a training with other settings ({_changed(settings, json.loads(wanted))}); "
+            f"give another folder with --out, or remove {checkpoint}"
+        )
+    return state
 
 
 def _step(
