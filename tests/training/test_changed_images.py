@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from selfpatch.api.pretrain import pretrain, resume
@@ -102,6 +103,20 @@ def test_damaged_stamps_say_nothing_and_are_refused_if_asked(tmp_path: Path, pho
     assert changed_images(run, index) is None
     with pytest.raises(ValueError, match=r"no readable images\.npz, so that changed images cannot be told"):
         changed_images(run, index, refuse=True)
+
+
+def test_any_damage_of_the_stamps_is_survived(tmp_path: Path, photos: Path) -> None:
+    run, index = begun(tmp_path, photos, "size_and_time")
+    file, rng = run.path / "images.npz", np.random.default_rng(0)
+    whole = file.read_bytes()
+    outcomes = set()
+    for _ in range(200):
+        noisy = bytearray(whole)
+        for position in rng.integers(len(noisy), size=4):
+            noisy[position] = rng.integers(256)
+        file.write_bytes(noisy)
+        outcomes.add(changed_images(run, index) is None)
+    assert True in outcomes
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Images that have changed since a run began: their stamps are recorded then, and compared when it is resumed."""
 
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +77,6 @@ def _load(run: RunDirectory, count: int) -> _Recorded | None:
     try:
         with np.load(run.path / STAMPS, allow_pickle=False) as stored:
             recorded = _Recorded(bool(stored["content"]), stored["stamps"])
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):  # not recorded, or damaged
+    except Exception:  # not recorded, or damaged, on which NumPy raises nearly anything
         return None
-    return recorded if recorded.stamps.shape == (count, 2) else None
+    return recorded if (recorded.stamps.shape, recorded.stamps.dtype) == ((count, 2), np.int64) else None
