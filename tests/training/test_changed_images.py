@@ -110,7 +110,7 @@ def test_any_damage_of_the_stamps_is_survived(tmp_path: Path, photos: Path) -> N
     file, rng = run.path / "images.npz", np.random.default_rng(0)
     whole = file.read_bytes()
     outcomes = set()
-    for _ in range(200):
+    for _ in range(100):
         noisy = bytearray(whole)
         for position in rng.integers(len(noisy), size=4):
             noisy[position] = rng.integers(256)

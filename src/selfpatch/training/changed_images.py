@@ -79,4 +79,4 @@ def _load(run: RunDirectory, count: int) -> _Recorded | None:
             recorded = _Recorded(bool(stored["content"]), stored["stamps"])
     except Exception:  # not recorded, or damaged, on which NumPy raises nearly anything
         return None
-    return recorded if (recorded.stamps.shape, recorded.stamps.dtype) == ((count, 2), np.int64) else None
+    return recorded if recorded.stamps.shape == (count, 2) and recorded.stamps.dtype == np.int64 else None
