@@ -122,11 +122,21 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
 MINIMAL = {"name": "x", "metrics": {"J": 0.5}, "weights": None}
 WRONG = [
     json.dumps({**MINIMAL, **wrong})
-    for wrong in ({"colour": 1}, {"metrics": [1]}, {"metrics": {"J": "good"}}, {"rows": [1]}, {"per_image": {"a": 2}})
+    for wrong in (
+        {"colour": 1},
+        {"metrics": [1]},
+        {"metrics": {"J": "good"}},
+        {"rows": [1]},
+        {"per_image": {"a": 2}},
+        {"weights": {"source": 3}},
+        {"weights": 5},
+        {"costs": {"seconds": None}},
+        {"notes": "x"},
+    )
 ]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, *WRONG])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "5", '{"a": 1, "a": 2}', "[" * 100_000, *WRONG])
 def test_what_is_no_result(tmp_path: Path, text: str) -> None:
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(ValueError, match="is not a result"):
@@ -150,3 +160,11 @@ def test_table() -> None:
     text = console.export_text()
     assert all(part in text for part in ("dog", "0.2500", "cow", "0.7500", "J&F-Mean 0.5000", "top-1", "0.1250"))
     assert "2 seconds" in text
+
+
+def test_a_result_of_a_later_version_is_told(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("\ufeff" + json.dumps({**MINIMAL, "later": 1}))
+    with pytest.raises(ValueError, match=r"the later 1; it is of another version of selfpatch"):
+        Result.load(tmp_path / "result.json")
+    (tmp_path / "result.json").write_text("\ufeff" + json.dumps(MINIMAL))
+    assert Result.load(tmp_path / "result.json").metrics == {"J": 0.5}

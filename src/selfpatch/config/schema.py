@@ -50,6 +50,7 @@ _ADVICE = {
     **dict.fromkeys(["bool_type", "bool_parsing"], "use true or false"),
     **dict.fromkeys(["mapping_type", "dict_type", "dataclass_type"], "use a mapping of names to values"),
     "string_type": "use text",
+    "extra_forbidden": "it is of another version of selfpatch",
     **dict.fromkeys(["tuple_type", "list_type"], "use a list of values"),
     "too_short": "use {min_length} values or more",
     "too_long": "use {max_length} values",

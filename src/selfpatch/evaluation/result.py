@@ -5,12 +5,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
+import pydantic
 import torch
 from rich.table import Table
 from torch import nn
+from typing_extensions import TypedDict
 
+from selfpatch.config.json_schema import check_json
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.core.console import literal
 from selfpatch.core.dry_run import in_dry_run
@@ -95,6 +98,29 @@ def encoder_identity(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
+class _StoredProvenance(TypedDict):
+    source: str
+    sha256: NotRequired[str | None]
+
+
+class _StoredResult(TypedDict):
+    """The fields of `Result` in a file."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    name: str
+    metrics: dict[str, float]
+    rows: NotRequired[list[dict[str, Cell]]]
+    settings: NotRequired[dict[str, Any]]
+    weights: _StoredProvenance | None
+    versions: NotRequired[dict[str, str]]
+    pictures: NotRequired[list[str]]
+    per_image: NotRequired[dict[str, dict[str, float]]]
+    notes: NotRequired[list[str]]
+    device: NotRequired[str | None]
+    costs: NotRequired[dict[str, float]]
+
+
 @dataclass(frozen=True)
 class Result:
     """Outcome of one evaluation.
@@ -140,19 +166,13 @@ class Result:
         if not Path(path).exists():
             raise ValueError(f"no result at {path}; give the path of a result.json")
         try:
-            values = read_json(Path(path))
-            weights = values.pop("weights")
-            found = cls(**values, weights=None if weights is None else Provenance(**weights))
-            if not all(isinstance(value, int | float) for value in found.metrics.values()):
-                raise TypeError("a metric that is no number")
-            if not all(isinstance(row, dict) for row in (*found.rows, *found.per_image.values())):
-                raise TypeError("a row that is none")
-            pictures = list(found.pictures)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{path} is not a result; give a result.json that an evaluation wrote") from None
-        for picture in pictures:
+            values = check_json(read_json(Path(path)), _StoredResult, str(path))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a result; give a result.json that an evaluation wrote ({error})") from None
+        for picture in values.get("pictures", ()):
             path_below(Path(path).parent, picture, path)
-        return found
+        weights = values.pop("weights")
+        return cls(**values, weights=None if weights is None else Provenance(**weights))
 
     def table(self) -> Table:
         """Return a table for the terminal: the rows, with metrics, costs and notes as caption.

@@ -13,6 +13,7 @@ import torch
 
 from selfpatch.api.encoder import open_encoder
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.config.run import RunConfig
 from selfpatch.core.machine import current_versions, device_name
 from selfpatch.data.images import evenly_spread, load_images
 from selfpatch.data.sources.index import ImageIndex
@@ -20,7 +21,7 @@ from selfpatch.experiments.jobs import Job, has_same_request, is_trained, scores
 from selfpatch.experiments.results import Row, Seed, StudyResults
 from selfpatch.experiments.spec import AS_IS, UNTRAINED, Study
 from selfpatch.experiments.timing import TIMING_FILE, stored_ratios
-from selfpatch.training.loggers.metrics import read_metrics
+from selfpatch.training.loggers.metrics import read_numbers
 from selfpatch.visualization.curves import Point, points_of
 from selfpatch.visualization.sheet import picture_sheet
 
@@ -81,9 +82,9 @@ def _row(name: str, jobs: Sequence[Job], study: Study, out: Path) -> Row:
             numbers[column][job.seed] = value
         if job.trained and job.seed is not None and is_trained(out / job.folder / "run"):
             run = RunDirectory.open(out / job.folder / "run")
-            rows = read_metrics(run.path)
+            rows = read_numbers(run.path)
             steps = max((row["step"] for row in rows), default=None)
-            minutes[job.seed] = training_minutes(rows, run.settings["batch_size"])
+            minutes[job.seed] = training_minutes(rows, RunConfig.from_saved(run.settings, run.settings_file).batch_size)
     return Row(name, numbers, steps, minutes)
 
 
@@ -101,7 +102,7 @@ def _curves(study: Study, jobs: Sequence[Job], out: Path) -> dict[str, dict[str,
     for job in jobs:
         folder = out / job.folder
         if job.trained and is_trained(folder / "run"):
-            rows = read_metrics(folder / "run")
+            rows = read_numbers(folder / "run")
             for meter, (heading, factor) in METERS.items():
                 curves[heading][job.row].append([(x, factor * y) for x, y in points_of(rows, meter)])
             lines: dict[str, list[Point]] = defaultdict(list)

@@ -230,7 +230,7 @@ def scores(measurements: Sequence[Measurement], out: Path) -> dict[str, float]:
     for measurement in measurements:
         folder = out / measurement.entry.folder
         request, before = request_of(measurement.entry), read_json(folder / "entry.json")
-        if before is not None and {key: before.get(key) for key in request} == request:
+        if isinstance(before, dict) and {key: before.get(key) for key in request} == request:
             with contextlib.suppress(ValueError):  # a result that cannot be read is measured again
                 metrics = Result.load(folder / "result.json").metrics
                 found |= {column: metrics[name] for name, column in measurement.columns.items() if name in metrics}
@@ -281,6 +281,6 @@ def _stored(path: Path) -> Any:
     """Return a stored request or job settings; settings of the run that are newer than the file have their defaults."""
     stored = read_json(path)
     settings = stored.get("settings", stored) if isinstance(stored, dict) else {}
-    if "run" in settings:
+    if isinstance(settings, dict) and "run" in settings:
         settings["run"] = stored_run_settings(settings["run"], path)
     return stored

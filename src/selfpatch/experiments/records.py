@@ -9,7 +9,7 @@ from selfpatch.core.atomic_io import write_atomically
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, or None if it is missing or cut off."""
+    """Return the content of a JSON file, or None if it is missing, cut off or none."""
     try:
         return text_files.read_json(path)
     except ValueError:

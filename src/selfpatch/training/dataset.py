@@ -4,12 +4,22 @@ import json
 from dataclasses import dataclass
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.config.json_schema import check_json
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.core.text import shell
+from selfpatch.core.text_files import read_json
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.data.statistics import ChannelStatistics, channel_statistics
+
+
+class DataRecord(TypedDict):
+    """Content of `data.json`."""
+
+    images: int
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -39,10 +49,13 @@ def check_data(run: RunDirectory, data: TrainingData) -> None:
     record = run.path / "data.json"
     if not record.is_file():  # the run was killed before it was written
         record_data(run, data)
-    begun_with = json.loads(record.read_text())
+    try:
+        begun_with = check_json(read_json(record), DataRecord, str(record))
+    except ValueError as error:
+        raise ValueError(f"the record of the run's images is damaged: {error}; remove it to trust the images") from None
     if begun_with["fingerprint"] != data.index.fingerprint:
         raise ValueError(
-            f"the images in {run.settings['data']} are no longer those that {run.path} was begun with "
+            f"the images in {run.settings.get('data')} are no longer those that {run.path} was begun with "
             f"({begun_with['images']} then, {len(data.index)} now); "
             f"put them back, or begin a new run from its weights with {shell('--init', run.path)}"
         )
@@ -50,5 +63,5 @@ def check_data(run: RunDirectory, data: TrainingData) -> None:
 
 def record_data(run: RunDirectory, data: TrainingData) -> None:
     """Write `data.json`, which identifies the images of the run."""
-    record = {"source": run.settings["data"], "images": len(data.index), "fingerprint": data.index.fingerprint}
+    record = {"source": run.settings.get("data"), "images": len(data.index), "fingerprint": data.index.fingerprint}
     write_atomically(run.path / "data.json", json.dumps(record, indent=1) + "\n")

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.training.collapse import describe_uniform, losses_at_uniform
-from selfpatch.training.loggers.metrics import read_metrics
+from selfpatch.training.loggers.metrics import read_numbers
 from selfpatch.visualization import report as html
 from selfpatch.visualization.curves import points_of
 
@@ -49,7 +49,7 @@ def _columns(run: RunDirectory) -> tuple[str, ...]:
 def measured_table(run: RunDirectory) -> Table | None:
     """Return `measured` for the terminal, or None if nothing was measured."""
     table = Table(*_columns(run), title="measured, in percent; matching on held-out images")
-    for line in measured(read_metrics(run.path)):
+    for line in measured(read_numbers(run.path)):
         table.add_row(*line)
     return table if table.rows else None
 
@@ -59,7 +59,7 @@ def write_run_report(run: RunDirectory, losses: Sequence[str]) -> Path:
 
     `losses` names the losses in the metrics.
     """
-    rows = read_metrics(run.path)
+    rows = read_numbers(run.path)
     sections = []
     if lines := measured(rows):
         sections.append(html.Section("Measured", [html.Table(_columns(run), lines)]))

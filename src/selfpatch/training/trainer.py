@@ -27,7 +27,7 @@ from selfpatch.ops.images import normalise
 from selfpatch.training import optim
 from selfpatch.training.checkpointing import Checkpointer
 from selfpatch.training.collapse import UNIFORM, CollapseDetector, UniformLossDetector, regression_warning
-from selfpatch.training.loggers.metrics import MetricsLogger
+from selfpatch.training.loggers.metrics import MetricsLogger, read_numbers
 from selfpatch.training.nonfinite import NonFiniteCounter
 from selfpatch.training.progress import ProgressBar, Throughput, describe_metrics
 from selfpatch.training.signals import StopSignals
@@ -287,7 +287,7 @@ def train(
             with throughput.pause():
                 if evaluate and done in evaluated_at and not stop:
                     metrics = _evaluate(evaluate, student_teacher, log, done)
-                    at_start = next((row for row in log.rows() if row["step"] == 0), {})
+                    at_start = next((row for row in read_numbers(run.path) if row["step"] == 0), {})
                     bar.say(describe_metrics(metrics, at_start, "at first" if pretrained else "untrained", done))
                     bar.warn(regression_warning(metrics, at_start) if pretrained else None)
                 checkpointer.save_if_due(done, force=stop or done == total)

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,42 @@ def test_a_cache_of_another_format_is_made_anew(photos: Path, cache: Path) -> No
     with np.load(file) as stored:
         other = {**stored, "format": np.array(1), "characters": stored["characters"] + 1}
     np.savez(file, **other)
+    assert relative(ImageIndex.open(photos, cache)) == expected
+
+
+def _change(**arrays: object) -> Callable[[Path], None]:
+    def change(file: Path) -> None:
+        with np.load(file) as stored:
+            np.savez(file, **{**stored, **arrays})
+
+    return change
+
+
+def _as_array(file: Path) -> None:
+    with open(file, "wb") as stream:
+        np.save(stream, np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _as_array,
+        _change(offsets=np.array([0, 10**9])),
+        _change(offsets=np.array([0, -5, 3])),
+        _change(offsets=np.array([0.0, 3.0])),
+        _change(characters=np.zeros((2, 2), np.uint8)),
+        _change(extents=np.zeros((1, 3), np.int64)),
+        _change(extents=np.zeros(3, np.int64)),
+        _change(stamps=np.frombuffer(b"[]", np.uint8)),
+        _change(stamps=np.frombuffer(b"5", np.uint8)),
+        _change(format=np.array("x")),
+    ],
+)
+def test_a_foreign_cache_is_made_anew(photos: Path, cache: Path, damage: Callable[[Path], None]) -> None:
+    settle(photos)
+    expected = relative(ImageIndex.open(photos, cache))
+    (file,) = cache.iterdir()
+    damage(file)
     assert relative(ImageIndex.open(photos, cache)) == expected
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from selfpatch.training.loggers.metrics import MetricsLogger
+from selfpatch.training.loggers.metrics import MetricsLogger, read_metrics, read_numbers
 
 
 @pytest.fixture
@@ -45,3 +45,17 @@ def test_rewind_drops_what_comes_again(log: MetricsLogger, tmp_path: Path) -> No
     resumed.close()
     assert resumed.rows() == [{"step": 0, "loss": 1 / 3}, {"step": 10, "loss": 1 / 13}, {"step": 20, "loss": 5.0}]
     assert (tmp_path / "metrics.jsonl").read_text().endswith("}\n")
+
+
+def test_lines_that_are_no_records_are_skipped(tmp_path: Path) -> None:
+    lines = [
+        '{"step": 1, "loss": 2.5}', "", "garbage", '{"loss": 1}', "[1]", "5", '{"step": "2"}', '{"step": true}',
+        '{"step": 1.5}', '{"step": NaN}', "[" * 5000, '{"step": 3, "loss": NaN, "lr": "x", "n": [1], "big": 1e999}',
+        '{"step": 4, "lo',
+    ]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\xff\xfe")
+    assert read_metrics(tmp_path) == [
+        {"step": 1, "loss": 2.5},
+        {"step": 3, "loss": None, "lr": "x", "n": None, "big": None},
+    ]
+    assert read_numbers(tmp_path)[1]["lr"] is None

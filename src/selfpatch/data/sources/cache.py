@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +69,19 @@ class Listing:
         in_shards = any(entry.shard for entry in entries)
         return Listing.of_files([entry.path for entry in entries], [e[1:] for e in entries] if in_shards else ())
 
+    def is_sound(self) -> bool:
+        """Return whether the arrays have the types and shapes above, and lead nowhere outside one another."""
+        kinds = [(a.dtype, a.ndim) for a in (self.characters, self.offsets, self.extents)]
+        return (
+            kinds == [(np.dtype(np.uint8), 1), (np.dtype(np.int64), 1), (np.dtype(np.int64), 2)]
+            and len(self.offsets) > 1
+            and self.offsets[0] == 0
+            and self.offsets[-1] == len(self.characters)
+            and bool((np.diff(self.offsets) > 0).all())
+            and self.extents.shape in ((0, 3), (len(self), 3))
+            and bool((self.extents >= 0).all())
+        )
+
     def path(self, i: int) -> bytes:
         """Return the path of image `i`."""
         return self.characters[self.offsets[i] : self.offsets[i + 1]].tobytes()
@@ -124,6 +136,7 @@ def _load(file: Path, root: Path) -> Listing | None:
             for path, time_and_size in json.loads(cache["stamps"].tobytes()).items():
                 if list(SourceStamp.of(path, os.stat(os.path.join(root, path)))[1:]) != time_and_size:
                     return None
-            return Listing(cache["characters"], cache["offsets"], cache["extents"])
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-        return None  # no cache, a damaged one, or a source is gone
+            listing = Listing(cache["characters"], cache["offsets"], cache["extents"])
+            return listing if listing.is_sound() else None
+    except Exception:  # no cache, a source is gone, or a damaged or foreign file, on which readers fail in many ways
+        return None

@@ -6,6 +6,7 @@ A shard counts as a folder of its members.
 import os
 import posixpath
 import re
+import stat
 from codecs import BOM_UTF8
 from pathlib import Path
 
@@ -86,7 +87,10 @@ class _Search:
         return sorted(images)
 
     def shard(self, name: str) -> list[ImageEntry]:
-        self.stamps.append(SourceStamp.of(name, os.stat(self.path(name))))
+        status = os.stat(self.path(name))
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
+            raise ValueError(f"{self.path(name)} is no regular file; give a tar, or take it out")
+        self.stamps.append(SourceStamp.of(name, status))
         members, length = shard_images(self.path(name), _is_image), len(os.fsencode(name))
         return [ImageEntry(os.fsencode(f"{name}/{member}"), length, *extent) for member, extent in members.items()]
 

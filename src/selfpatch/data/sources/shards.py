@@ -80,7 +80,9 @@ def _members(path: str) -> Iterator[tarfile.TarInfo]:
                 raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
             if len(block) < tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("it is truncated, for the empty blocks that close a tar are missing")
-    except (tarfile.TarError, ValueError, ArithmeticError, MemoryError) as error:
+    except RecursionError:  # each header of a long name announces another header
+        raise ValueError(f"cannot read {path} as an uncompressed tar: its headers never end; write it again") from None
+    except (tarfile.TarError, ValueError, ArithmeticError, MemoryError, LookupError) as error:
         # Damaged numbers raise more than TarError.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(

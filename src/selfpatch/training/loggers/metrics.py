@@ -76,11 +76,25 @@ class MetricsLogger:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run directory; a line that a kill left half-written is skipped."""
+    """Return the records of a run directory.
+
+    Lines that are no record, such as one that a kill left half-written, are skipped. None stands for values that are
+    neither text nor finite numbers.
+    """
     path, rows = folder / FILE, []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
-            if isinstance(row, dict) and "step" in row:
-                rows.append(row)
+            if isinstance(row, dict) and _is_number(row.get("step")) and isinstance(row["step"], int):
+                rows.append({name: x if _is_number(x) or isinstance(x, str) else None for name, x in row.items()})
     return rows
+
+
+def read_numbers(folder: Path) -> list[dict[str, Any]]:
+    """Return the records that `read_metrics` returns, with None for text too."""
+    return [{name: None if isinstance(x, str) else x for name, x in row.items()} for row in read_metrics(folder)]
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number that can be drawn."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
