@@ -162,3 +162,18 @@ def test_a_kill_leaves_the_newest_one_intact(tmp_path: Path, moment: str) -> Non
     run.remove_partial_files()
     assert not list(store.folder.glob(".*"))
     assert saved_step(store) == state["step"]
+
+
+def test_readable_files_that_are_no_checkpoint_of_the_run_are_passed_over(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, ["step", "pretrainer"])
+    store.save({"step": 1, "pretrainer": {}}, step=1, keep=9)
+    torch.save({"state_dict": {"a": torch.zeros(2)}}, tmp_path / "step-00000009.pt")
+    torch.save([1, 2], tmp_path / "step-00000008.pt")
+    torch.save({"step": 3, "pretrainer": {}}, tmp_path / "step-00000007.pt")  # an earlier one under another name
+    with pytest.warns(UserWarning, match=r"(it is no checkpoint of a run|it is of step 3, unlike its name)") as told:
+        assert store.newest() == tmp_path / "step-00000001.pt"
+    assert len(told) == 3
+    with pytest.warns(UserWarning, match=r"step-00000001\.pt is of another run and is skipped: another width"):
+        store.pass_over(tmp_path / "step-00000001.pt", "another width")
+    with pytest.raises(ValueError, match=r"none of the 4 checkpoints"), warnings.catch_warnings(action="ignore"):
+        store.newest()

@@ -14,6 +14,7 @@ from selfpatch.api.dry_run import DryRun, pretraining_report
 from selfpatch.api.encoder import untrained_encoder
 from selfpatch.api.fit_epochs import fit_epochs
 from selfpatch.api.interrupted import Interrupted
+from selfpatch.checkpoints.checkpoint_store import load_checkpoint
 from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.recipes import load_recipe
@@ -27,6 +28,7 @@ from selfpatch.core.text import shell
 from selfpatch.models.backbones.config import backbone_config_from_dict
 from selfpatch.training import factory
 from selfpatch.training.changed_images import changed_images, record_images
+from selfpatch.training.checkpointing import first_difference
 from selfpatch.training.dataset import TrainingData, check_data, measure_channels, record_data
 from selfpatch.training.online_eval import teacher_encoder
 from selfpatch.training.optim import Schedule
@@ -119,13 +121,25 @@ def resume(
         check_data(run, data)
         if distributed.is_main_process() and (warning := changed_images(run, data.index, refuse=refuse_changed)):
             console.say(f"warning: {warning}")
-        checkpoint = run.checkpoints.load_newest()  # None if it was killed before the first one
-        if checkpoint is None:
+        student_teacher = _network_of_newest(run, config)
+        if student_teacher is None:  # it was killed before the first one
             statistics = measure_channels(data, config.channels)
             student_teacher, _ = factory.make_student_teacher(config, statistics=statistics)
-        else:
-            student_teacher, _ = factory.make_student_teacher(config, backbone_config_from_dict(checkpoint["shape"]))
         return _train(run, config, data, student_teacher, started)
+
+
+def _network_of_newest(run: RunDirectory, config: RunConfig) -> StudentTeacher | None:
+    """Return a new network of the form of the newest checkpoint that is of this run, or None without checkpoints."""
+    while (path := run.checkpoints.newest()) is not None:
+        state = load_checkpoint(path)
+        try:
+            student_teacher, _ = factory.make_student_teacher(config, backbone_config_from_dict(state["shape"]))
+            if difference := first_difference(student_teacher, state["pretrainer"]):
+                raise ValueError(difference)
+            return student_teacher
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            run.checkpoints.pass_over(path, str(error))
+    return None
 
 
 def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:

@@ -3,6 +3,7 @@
 import re
 import warnings
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ class CheckpointStore:
     A checkpoint "at step s" has s steps behind it: the next step to take is s.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, entries: Iterable[str] = ()) -> None:
+        """Open the store in a folder; a file without one of the `entries`, or of another step, is passed over."""
         self.folder = folder
+        self._entries = frozenset(entries)
+        self._foreign: set[Path] = set()
 
     def save(self, state: dict[str, Any], *, step: int, keep: int, keep_forever: bool = False) -> Path:
         """Write a checkpoint, then remove all but the most recent ones.
@@ -60,28 +64,47 @@ class CheckpointStore:
     def newest(self) -> Path | None:
         """Return the newest checkpoint that reads completely, or None if none was ever written.
 
-        A checkpoint that does not read is skipped with a warning.
+        A checkpoint that does not read, or is none of a run, is skipped with a warning.
 
         Raises:
             ValueError: there are checkpoints, and none of them reads.
         """
-        paths = self._newest_first()
-        for _, path in paths:
+        paths = [(step, path) for step, path in self._newest_first() if path not in self._foreign]
+        for step, path in paths:
             try:
-                read_whole(path)
+                self._require_own(read_whole(path), step)
                 return path
             except ValueError as error:
                 warnings.warn(f"checkpoint {path} cannot be read and is skipped: {error}", stacklevel=2)
-        if paths:
+        if count := len(paths) + len(self._foreign):
             raise ValueError(
-                f"none of the {len(paths)} checkpoints in {self.folder} can be read; start again with another --out"
+                f"none of the {count} checkpoints in {self.folder} can be read; start again with another --out"
             )
         return None
+
+    def _require_own(self, state: Any, step: int) -> None:
+        if not self._entries:
+            return
+        if not isinstance(state, dict) or not self._entries <= state.keys():
+            raise ValueError("it is no checkpoint of a run")
+        if state["step"] != step:
+            raise ValueError(f"it is of step {state['step']}, unlike its name")
+
+    def pass_over(self, path: Path, reason: str) -> None:
+        """Leave a checkpoint out from now on, because it does not fit the run."""
+        warnings.warn(f"checkpoint {path} is of another run and is skipped: {reason}", stacklevel=2)
+        self._foreign.add(path)
 
     def load_newest(self) -> dict[str, Any] | None:
         """Load the checkpoint that `newest` returns, with tensors mapped from the file."""
         path = self.newest()
-        return None if path is None else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return None if path is None else load_checkpoint(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint, with tensors mapped from the file."""
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return state
 
 
 def read_whole(path: Path) -> Any:

@@ -35,6 +35,9 @@ from selfpatch.core.text import shell
 from selfpatch.core.text_files import read_text
 from selfpatch.core.types import Views
 
+CHECKPOINT_ENTRIES = ("step", "pretrainer", "optimizer", "shape")
+"""What a checkpoint of a run holds: `training.checkpointing` writes it."""
+
 
 class RunDirectory:
     """One run on disk, made by `create` or `open`.
@@ -46,7 +49,7 @@ class RunDirectory:
         self.path = path
         self.settings = settings
         self.settings_file = path / "config.yaml"
-        self.checkpoints = CheckpointStore(path / "checkpoints")
+        self.checkpoints = CheckpointStore(path / "checkpoints", CHECKPOINT_ENTRIES)
         self.pictures = path / "pictures"
         self.exported_backbone = path / "exported" / "backbone.safetensors"
         self._made_folder = False

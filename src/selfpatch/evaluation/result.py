@@ -114,7 +114,7 @@ class _StoredResult(TypedDict):
     settings: NotRequired[dict[str, Any]]
     weights: _StoredProvenance | None
     versions: NotRequired[dict[str, str]]
-    pictures: NotRequired[list[str]]
+    pictures: NotRequired[list[Any]]
     per_image: NotRequired[dict[str, dict[str, float]]]
     notes: NotRequired[list[str]]
     device: NotRequired[str | None]

@@ -1,11 +1,11 @@
 """Saving all that a run needs to continue exactly, and restoring it."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.sections import CheckpointConfig
@@ -16,6 +16,18 @@ from selfpatch.data.workers import LoaderError
 from selfpatch.models.backbones.base import Backbone
 
 T = TypeVar("T")
+
+
+def first_difference(module: nn.Module, state: Any) -> str | None:
+    """Return a phrase on the first tensor in which a module and saved tensors differ by name or shape, if any."""
+    if not isinstance(state, Mapping):
+        return "it holds no tensors"
+    expected = module.state_dict()
+    for name in dict.fromkeys([*expected, *state]):
+        here, there = (list(t.shape) if isinstance(t := of.get(name), Tensor) else None for of in (expected, state))
+        if here != there:
+            return f"{name} is {there or 'missing'} there and {here or 'missing'} here"
+    return None
 
 
 class NonFiniteError(ValueError):
@@ -48,8 +60,15 @@ class Checkpointer:
         state = self._run.checkpoints.load_newest()
         step = 0
         if state is not None:
-            self._student_teacher.load_state_dict(state["pretrainer"])
-            self._optimizer.load_state_dict(state["optimizer"])
+            try:
+                self._student_teacher.load_state_dict(state["pretrainer"])
+                self._optimizer.load_state_dict(state["optimizer"])
+            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                reason = str(error).partition("\n")[0]
+                raise ValueError(
+                    f"the newest checkpoint in {self._run.checkpoints.folder} does not fit this run ({reason}); "
+                    "move it away, and the run goes on from the one before"
+                ) from None
             step = int(state["step"])
         if is_main_process():
             self._run.remove_partial_files()
