@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -109,6 +110,19 @@ REFUSED_RUNS = [
     ("--recipe typo.yaml", "epoch is not a setting; did you mean 'epochs'?"),
     ("--recipe broken.yaml", "broken.yaml is not valid YAML"),
     ("--selfpatch.kk 3", "selfpatch.kk is not a setting; did you mean 'k'?"),
+    ("--pears.x 1", "nothing reads the settings of 'pears': ... did you mean 'pairs'?"),
+    (
+        "--objective selfpatch+none",
+        "objective is 'selfpatch+none'; join names of objectives by '+', or use 'none' alone",
+    ),
+    ("--epochs 1e300", "epochs is ... use 1e+06 or less"),
+    ("--seed 99999999999999999999", "seed is 99999999999999999999; use a number below 9.22"),
+    ("--dino.student-temp .nan", "dino.student_temp is nan; use a finite number"),
+    ("--loss-weights.patch .nan", "loss_weights.patch is nan; use a finite number"),
+    ("--loss-weights.patch -1", "loss_weights.patch is -1"),
+    ("--optimizer.layer-decay 0", "optimizer.layer_decay is 0"),
+    ("--loader.workers 100000", "workers is 100000; use 1024 or less"),
+    ("--data=", "data is ''; name something, or leave it out"),
     ("--selfpach.k 3", "nothing reads the settings of 'selfpach': the run's method and objectives are dino, selfpatch"),
     ("--recipe unread.yaml", "nothing reads the settings of 'moby': the run's method and objectives are dino, self"),
     ("--crops.num-locals 3", "crops.num_locals is not a setting; did you mean 'num_local'?"),
@@ -281,6 +295,7 @@ REFUSED = [
     ),
     ("evaluate knn --weights run --data knn", "knn has no train/ and val/ (or test/); this evaluation needs both"),
     ("evaluate nn --weights run --data knn", "there is no evaluation 'nn'; use one of: correspond, davis, depth"),
+    ("evaluate knn --weights= --data knn", "weights is ''; name something, or leave it out"),
     # suites and comparisons
     ("evaluate all --weights run", "selfpatch evaluate all ... --suite ... `selfpatch evaluate all --help`"),
     ("evaluate all --suite photos/000.png", "no weights were named; give --weights with a run directory"),
@@ -327,3 +342,42 @@ def test_images_that_changed_since_the_run_began(capsys: pytest.CaptureFixture[s
     assert_words(f"(24 then, 23 now); put them back, or ... --init {run}", complaint(capsys, "resume", run))
     shutil.rmtree(photos)
     assert_words("no folder or file", complaint(capsys, "resume", run))
+
+
+def test_a_checkpoint_of_another_run_is_passed_over(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    shutil.copytree("run", tmp_path / "run")
+    shutil.copytree("photos", tmp_path / "photos")
+    own = max((tmp_path / "run" / "checkpoints").iterdir())
+    state = torch.load(own, weights_only=True)
+    name = next(iter(state["pretrainer"]))
+    state["step"] += 1
+    state["pretrainer"][name] = torch.zeros(3, 3)
+    torch.save(state, own.with_name(f"step-{state['step']:08d}.pt"))
+    with pytest.warns(UserWarning, match=rf"is of another run and is skipped: {re.escape(name)} is \[3, 3\] there"):
+        assert main(["resume", str(tmp_path / "run")]) == 0
+    assert "report" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("data.json", "{", "record of the run's images is damaged: ... data.json is not valid JSON"),
+        ("data.json", "[]", "data.json holds []; use a mapping of names to values; remove it"),
+        ("data.json", '{"images": "3", "fingerprint": 1}', "has the images '3'; use a whole number"),
+        (
+            "config.yaml",
+            "epochs: 1\nepochs: 2",
+            "config.yaml cannot be read: ... gives 'epochs' twice, in lines 1 and 2",
+        ),
+        ("config.yaml", "a: &a [*a]", "config.yaml cannot be read: ... has an alias of what contains it"),
+        ("config.yaml", "[1]", "config.yaml cannot be read: ... holds a list; write a mapping"),
+        ("config.yaml", "epochs: .nan", "config.yaml cannot be read: epochs is nan; use a finite number"),
+        ("config.yaml", "optimizer: 3", "config.yaml cannot be read: optimizer is 3; give a mapping of settings"),
+    ],
+)
+def test_a_run_directory_changed_by_hand(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str, content: str, words: str
+) -> None:
+    shutil.copytree("run", tmp_path / "run")
+    (tmp_path / "run" / file).write_text(content)
+    assert_words(words, complaint(capsys, "resume", str(tmp_path / "run")))
