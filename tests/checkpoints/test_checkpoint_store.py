@@ -132,7 +132,8 @@ def save_for_ever(out: str, moment: str) -> None:
     if moment == "before the renaming":
         os.replace = die_before  # type: ignore[assignment]
     for step in range(1, 100_000):
-        store.save({"step": step, "weights": torch.full((500_000,), float(step))}, step=step, keep=2)
+        state = {"step": step, "pretrainer": {}, "shape": {}, "weights": torch.full((500_000,), float(step))}
+        store.save(state, step=step, keep=2)
         print(step, flush=True)
 
 

@@ -134,6 +134,8 @@ def _network_of_newest(run: RunDirectory, config: RunConfig) -> StudentTeacher |
         state = load_checkpoint(path)
         try:
             student_teacher, _ = factory.make_student_teacher(config, backbone_config_from_dict(state["shape"]))
+            if not {"step", "optimizer"} <= state.keys():
+                raise ValueError("it holds the network alone")
             if difference := first_difference(student_teacher, state["pretrainer"]):
                 raise ValueError(difference)
             return student_teacher

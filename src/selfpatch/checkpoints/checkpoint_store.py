@@ -87,7 +87,7 @@ class CheckpointStore:
             return
         if not isinstance(state, dict) or not self._entries <= state.keys():
             raise ValueError("it is no checkpoint of a run")
-        if state["step"] != step:
+        if state.get("step", step) != step:
             raise ValueError(f"it is of step {state['step']}, unlike its name")
 
     def pass_over(self, path: Path, reason: str) -> None:

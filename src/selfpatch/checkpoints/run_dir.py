@@ -35,8 +35,8 @@ from selfpatch.core.text import shell
 from selfpatch.core.text_files import read_text
 from selfpatch.core.types import Views
 
-CHECKPOINT_ENTRIES = ("step", "pretrainer", "optimizer", "shape")
-"""What a checkpoint of a run holds: `training.checkpointing` writes it."""
+CHECKPOINT_ENTRIES = ("pretrainer", "shape")
+"""Entries of a checkpoint that hold the network and its form; without them, a file is no checkpoint of a run."""
 
 
 class RunDirectory:
