@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from selfpatch.core.text_files import numbered_lines, read_json, read_lines, read_text
+from selfpatch.core.text_files import numbered_lines, read_json, read_text
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from selfpatch.core.text_files import numbered_lines, read_json, read_lines, rea
 )
 def test_lines_of_any_editor_are_read(tmp_path: Path, content: bytes, lines: list[str]) -> None:
     (tmp_path / "list.txt").write_bytes(content)
-    assert read_lines(tmp_path / "list.txt") == lines
+    assert [line for _, line in numbered_lines(tmp_path / "list.txt")] == lines
 
 
 def test_lines_are_numbered_as_an_editor_shows_them(tmp_path: Path) -> None:

@@ -74,11 +74,6 @@ def numbered_lines(path: Path, if_missing: str = "check the name") -> list[tuple
     return [(number, line) for number, line in lines if line]
 
 
-def read_lines(path: Path, if_missing: str = "check the name") -> list[str]:
-    """Return the lines that `numbered_lines` returns, without their numbers."""
-    return [line for _, line in numbered_lines(path, if_missing)]
-
-
 def read_json(path: Path, if_missing: str = "check the name") -> Any:
     """Return the content of a JSON file.
 
