@@ -31,6 +31,10 @@ TIMM = (
 LOSSES_BUILD_ON = ("ops", "models.layers", "models.heads", "models.pooling", "config", "core", "losses")
 """Packages that a loss may import, so that it works in any training loop."""
 
+READ_DATA_SETS = ("evaluation", "data", "visualization")
+SECOND_READERS = {"read_text", "iterdir", "glob", "rglob", "listdir", "scandir", "walk"}
+"""Attributes of paths and of `os` that read files and folders of a data set past the one reader."""
+
 MAX_LINES = 350
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}
 CROSS_PACKAGE_TESTS = {"end_to_end", "parity", "benchmarks", "examples"}
@@ -166,6 +170,16 @@ def empty_names(tree: Tree) -> Iterator[str]:
             yield f"{name}: name the file by what it holds"
 
 
+def second_readers(tree: Tree) -> Iterator[str]:
+    """Data sets are read by `core.text_files` and `core.folders` alone, which treat marks, locales and litter alike."""
+    for name, path in tree.files.items():
+        if top_package(name) not in READ_DATA_SETS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in SECOND_READERS:
+                yield f"{name}:{node.lineno} calls {node.attr}; use core.text_files or core.folders"
+
+
 def mirrors_without_a_source(tree: Tree) -> Iterator[str]:
     """`tests/ops/test_knn.py` and `tests/ops/test_knn_chunks.py` mirror `ops/knn.py`."""
     for path in sorted(tree.tests.rglob("test_*.py")):
@@ -191,7 +205,7 @@ RULES: Mapping[str, Callable[[Tree], Iterator[str]]] = {
     rule.__name__: rule
     for rule in (
         unknown_packages, imports_upwards, cycles, imports_between_siblings, misplaced_imports,
-        long_files, empty_names, mirrors_without_a_source, sources_without_a_test,
+        long_files, empty_names, second_readers, mirrors_without_a_source, sources_without_a_test,
     )
 }  # fmt: skip
 
@@ -258,6 +272,7 @@ PLANTED = [
     ),
     ("long_files", {"src/selfpatch/ops/x.py": "x = 1\n" * (MAX_LINES + 1)}, f"ops.x has {MAX_LINES + 1} lines"),
     ("empty_names", {"src/selfpatch/ops/utils.py": ""}, "ops.utils"),
+    ("second_readers", {"src/selfpatch/data/x.py": "names = path.iterdir()"}, "data.x:1 calls iterdir"),
     ("mirrors_without_a_source", {"tests/ops/test_nothing.py": ""}, "tests/ops/test_nothing.py mirrors no module"),
     (
         "sources_without_a_test",

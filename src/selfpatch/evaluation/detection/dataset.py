@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from selfpatch.core.folders import visible_entries
 from selfpatch.core.safe_paths import path_below
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.sources.index import ImageIndex
@@ -143,8 +144,7 @@ def open_split(root: str | Path, split: str) -> Split:
 
 
 def _names(folder: Path) -> set[str]:
-    try:
-        return set(os.listdir(folder))
-    except OSError:
+    if not folder.is_dir():
         advice = "a COCO data set keeps the images of a split in a folder of the same name"
-        raise ValueError(f"no folder {folder}; {advice}") from None
+        raise ValueError(f"no folder {folder}; {advice}")
+    return {path.name for path in visible_entries(folder)}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-from selfpatch.core.folders import stems_in
+from selfpatch.core.folders import stems_in, subfolders
 from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text_files import numbered_lines, read_bytes
 from selfpatch.evaluation.coco import read_boxes
@@ -67,8 +67,9 @@ def open_images(data: str | Path, config: ObjectDiscoveryConfig) -> list[Labelle
 
 def _voc_root(root: Path) -> Path | None:
     """Return the folder of one year, at `root` or below it, or None if there is none."""
-    folders = [root, *sorted(root.glob("VOC2*")), *sorted(root.glob("VOCdevkit/VOC2*"))]
-    found = [f for f in folders if (f / "Annotations").is_dir() and (f / "JPEGImages").is_dir()]
+    above = [folder for folder in (root, root / "VOCdevkit") if folder.is_dir()]
+    years = [path for folder in above for path in subfolders(folder) if path.name.startswith("VOC2")]
+    found = [f for f in (root, *years) if (f / "Annotations").is_dir() and (f / "JPEGImages").is_dir()]
     if len(found) > 1:
         raise ValueError(f"{root} holds {' and '.join(f.name for f in found)}; give the folder of one of them")
     return found[0] if found else None

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import loadmat
 
 from selfpatch.core.folders import files_below, stems_in, subfolders
-from selfpatch.core.text_files import numbered_lines
+from selfpatch.core.text_files import numbered_lines, read_text
 from selfpatch.data.decode.pillow import as_bad_image, read_image, stored_image
 from selfpatch.data.images import evenly_spread
 from selfpatch.data.sources.image_files import opened
@@ -129,7 +129,7 @@ def _read_values(path: Path, kind: Kind) -> np.ndarray:
 @cache
 def published_layouts() -> Mapping[Kind, Mapping[str, Any]]:
     """Return folders and classes of each kind of set, as `datasets.yaml` next to this module explains them."""
-    return yaml.safe_load(Path(__file__).with_name("datasets.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(read_text(Path(__file__).with_name("datasets.yaml")))
 
 
 def open_dataset(root: str | Path, split: str, kind: Kind | None = None) -> SegmentationSet:
@@ -227,8 +227,12 @@ def _table(classes: Mapping[int, int], void: Sequence[int] = ()) -> np.ndarray:
 
 def _voc_year(root: Path) -> Path:
     """Return the folder of the latest year that VOCdevkit has, at or below `root`."""
-    years = [root, root / "VOC2012", *sorted((root / "VOCdevkit").glob("VOC*"), reverse=True)]
-    return next((year for year in years if (year / "ImageSets" / "Segmentation").is_dir()), root)
+    above = root / "VOCdevkit"
+    years = [path for path in subfolders(above) if path.name.startswith("VOC")] if above.is_dir() else []
+    return next(
+        (year for year in (root, root / "VOC2012", *reversed(years)) if (year / "ImageSets" / "Segmentation").is_dir()),
+        root,
+    )
 
 
 def _folder(root: Path, *choices: str, split: str = "") -> Path:
