@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -76,7 +77,7 @@ ENDS, ENCODINGS = ["\n", "\r\n", "\r"], ["utf-8", "utf-16", "latin-1"]
 LINES = st.text(st.sampled_from("0129-: ,;=\t.)#avoidroad\ufeff\u0663\0\ud800\x85"), max_size=12)
 
 
-@settings(max_examples=300)
+@settings(max_examples=int(os.environ.get("SELFPATCH_FUZZ", "300")))
 @given(
     st.lists(LINES, max_size=8), st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from(["utf-8", "utf-16", "latin-1"])
 )
