@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, field
@@ -11,7 +12,7 @@ import pytest
 from annotated_types import Gt, MinLen
 from pydantic import PositiveInt
 
-from selfpatch.config.schema import Fraction, checked, override, plain, settings
+from selfpatch.config.schema import DataName, Fraction, Name, checked, override, plain, settings
 
 
 @settings
@@ -110,3 +111,22 @@ def test_single_values_are_checked_by_the_same_rules() -> None:
         checked([0, "x"], tuple[int, ...], "seeds")
     with pytest.raises(ValueError, match=r"^seeds is True; use a number$"):
         checked(True, int, "seeds")
+
+
+@settings
+class Names:
+    """Names of files."""
+
+    data: DataName = "photos"
+    out: Name = "run"
+
+
+def test_a_name_that_is_not_utf8_is_read_but_not_written() -> None:
+    raw = os.fsdecode(b"caf\xe9")
+    assert Names(data=raw).data == raw
+    assert override(Names(), {"data": raw}).data == raw
+    with pytest.raises(ValueError, match=r"^out is 'caf\\udce9'; use a name in UTF-8, i.e. rename it$"):
+        Names(out=raw)
+    for name in ("data", "out"):
+        with pytest.raises(ValueError, match=f"^{name} is ''; name something"):
+            Names(**{name: ""})

@@ -168,3 +168,18 @@ def test_a_result_of_a_later_version_is_told(tmp_path: Path) -> None:
         Result.load(tmp_path / "result.json")
     (tmp_path / "result.json").write_text("\ufeff" + json.dumps(MINIMAL))
     assert Result.load(tmp_path / "result.json").metrics == {"J": 0.5}
+
+
+def test_names_of_a_table_are_no_markup() -> None:
+    rows = [{"class": name, "IoU": 0.5} for name in ("road [wet]", "car [/parked]", "two\nlines", "caf\udce9")]
+    out = io.StringIO()
+    Console(file=out, width=80).print(Result("segment", {"mIoU": 0.5}, rows, notes=["a [/note]\x1b[31m"]).table())
+    for shown in ("road [wet]", "car [/parked]", "two\\nlines", "caf\\xe9", "a [/note]\\x1b[31m"):
+        assert shown in out.getvalue()
+
+
+def test_names_that_are_not_utf8_come_back(tmp_path: Path) -> None:
+    result = Result("knn", {"top-1": 0.5}, per_image={"caf\udce9.png": {"top-1": 1.0}, "caf\u00e9.png": {"top-1": 0.0}})
+    result.save(tmp_path / "result.json")
+    assert Result.load(tmp_path / "result.json").per_image == result.per_image
+    assert "caf\u00e9.png" in (tmp_path / "result.json").read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from selfpatch.visualization.markdown import plain
 from selfpatch.visualization.report import Curves, FormattedNumber, Picture, Section, Table, Text, write_report
 from tests.helpers.html_page import Page
 from tests.helpers.svg_curves import legend, words
@@ -83,3 +84,13 @@ def test_report_says_what_is_wrong(tmp_path: Path) -> None:
         with pytest.raises(error, match=message):
             write_report(tmp_path / "r.html", "t", [Section("s", [block])])
     assert not (tmp_path / "r.html").exists()
+
+
+def test_names_that_would_change_the_page_are_escaped(tmp_path: Path) -> None:
+    name = "caf\udce9 \u202e\x1b[31m <b>"
+    shown = "caf\\xe9 \\u202e\\x1b[31m &lt;b&gt;"
+    sections = [Section(name, [Text(name), Table((name,), [(name,)]), Curves({name: [(0, 1), (1, 2)]})])]
+    page = write_report(tmp_path / "report.html", name, sections).read_text(encoding="utf-8")
+    assert page.count(shown) >= 6
+    assert not {"\u202e", "\x1b"} & set(page)
+    assert plain(name) == "caf\\\\xe9 \\\\u202e\\\\x1b\\[31m \\<b\\>"

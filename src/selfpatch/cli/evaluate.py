@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from selfpatch.cli.parsing import DryRunOptions, Flat, NetworkOptions, peek, print_report, read_options
-from selfpatch.config.schema import Name, settings
+from selfpatch.config.schema import DataName, Name, settings
 from selfpatch.core.text import visible
 from selfpatch.core.torchrun import announced_rank
 from selfpatch.evaluation.config import EvaluationConfig, preset_tables
@@ -32,7 +32,7 @@ class EvaluateOptions(DryRunOptions, NetworkOptions):
 
 def options_class(config: EvaluationConfig) -> type[EvaluateOptions]:
     """Return the options of an evaluation whose settings have the defaults of `config`."""
-    data = Annotated[Name, tyro.conf.arg(help=config.data_help)]
+    data = Annotated[DataName, tyro.conf.arg(help=config.data_help)]
     types = {"data": data, "config": Annotated[type(config), Flat]}
     return settings(type("Options", (EvaluateOptions,), {"__annotations__": types, "config": config}))
 
@@ -44,7 +44,7 @@ class SuiteOptions(DryRunOptions, NetworkOptions):
     A suite that was stopped continues when it is called again. If one evaluation fails, the others still run.
     """
 
-    suite: Name
+    suite: DataName
     """YAML file with one evaluation on each line: `- davis: {data: DAVIS, resolution: 240}`. Settings are those that
     `selfpatch evaluate NAME --help` lists, with underscores."""
     out: Name | None = None
@@ -58,7 +58,7 @@ class CompareOptions:
     Intervals are given where results hold the values of single images.
     """
 
-    compare: tuple[str, ...]
+    compare: tuple[DataName, ...]
     """Two or more result.json files."""
     allow_different: bool = False
     """Compare results of other data, settings or evaluations too."""

@@ -28,5 +28,6 @@ def run(arguments: list[str]) -> int:
     from selfpatch.api.export import export
 
     files = export(weights, options.to, options.out, size=options.size, **plain(options.load))
-    print(*(visible(str(file)) for file in files), files[-1].read_text(encoding="utf-8"), sep="\n", end="")
+    readme = visible(files[-1].read_text(encoding="utf-8"), keep="\n")
+    print(*(visible(str(file)) for file in files), readme, sep="\n", end="")
     return 0

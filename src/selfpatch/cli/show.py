@@ -5,7 +5,7 @@ from typing import Annotated
 import tyro
 
 from selfpatch.cli.parsing import Flat, NetworkOptions, read_options
-from selfpatch.config.schema import Name, settings
+from selfpatch.config.schema import DataName, Name, settings
 from selfpatch.core.text import visible
 from selfpatch.visualization.config import ShowConfig
 
@@ -14,7 +14,7 @@ from selfpatch.visualization.config import ShowConfig
 class ShowOptions(NetworkOptions):
     """Draw each image's patch features, and for some patches the similar ones and the positives that are picked."""
 
-    images: tyro.conf.Positional[tuple[str, ...]]
+    images: tyro.conf.Positional[tuple[DataName, ...]]
     """Image files."""
     out: Name = "pictures"
     """Folder for the pictures."""

@@ -6,7 +6,7 @@ import tyro
 from annotated_types import Interval
 
 from selfpatch.cli.parsing import read_options
-from selfpatch.config.schema import Name, plain, settings
+from selfpatch.config.schema import DataName, Name, plain, settings
 from selfpatch.core.text import shell, visible
 
 
@@ -20,7 +20,7 @@ class StudyOptions:
 
     file: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FILE")]]
     """YAML file with the arms, the seeds and the evaluations."""
-    data: Name
+    data: DataName
     """Folder of all data; the file's paths are relative to it."""
     out: Name | None = None
     """Folder for runs, results and report; if not given, studies/FILE-SIZE."""

@@ -9,7 +9,7 @@ from annotated_types import Gt, Le
 from pydantic import NonNegativeFloat, PositiveInt
 
 from selfpatch.config import sections
-from selfpatch.config.schema import Name, Seed, close_match, override, plain, settings, unknown_name
+from selfpatch.config.schema import DataName, Name, Seed, close_match, override, plain, settings, unknown_name
 
 FROM_INIT = "init"
 """Value of `model` for the architecture of the weights of `init`."""
@@ -41,7 +41,7 @@ class RunConfig:
     `selfpatch: {k: 2}`, as an option `--selfpatch.k 2`.
     """
 
-    data: Name = SAMPLES
+    data: DataName = SAMPLES
     """Folder of images and uncompressed .tar shards (any nesting), one shard, a text file that lists images, folders
     and shards, or `samples` for the built-in photographs."""
     out: Name | None = None

@@ -35,8 +35,21 @@ Seed = Annotated[int, Ge(0), Lt(2**63)]
 Workers = Annotated[int, Ge(0), Le(1024), SPEED_ONLY]
 """Number of loader processes; thousands would bring the machine down before anything could be said."""
 
+
+def _in_any_encoding(value: Any, check: pydantic.ValidatorFunctionWrapHandler) -> Any:
+    try:
+        if isinstance(value, str):
+            value.encode()
+    except UnicodeEncodeError:  # the bytes of a file name, which need not be UTF-8; pydantic's texts have to be
+        return value
+    return check(value)
+
+
 Name = Annotated[str, MinLen(1)]
 """Text that names something. An empty one, as from an unset variable of a shell, would stand for this folder."""
+
+DataName = Annotated[Name, pydantic.WrapValidator(_in_any_encoding)]
+"""Name of a file or folder that is only read by this program; torch and safetensors take names in UTF-8 alone."""
 
 _RULES = pydantic.ConfigDict(allow_inf_nan=False, coerce_numbers_to_str=True, use_attribute_docstrings=True)
 _ADVICE = {
@@ -51,6 +64,7 @@ _ADVICE = {
     **dict.fromkeys(["mapping_type", "dict_type", "dataclass_type"], "use a mapping of names to values"),
     "string_type": "use text",
     "extra_forbidden": "it is of another version of selfpatch",
+    "string_unicode": "use a name in UTF-8, i.e. rename it",
     **dict.fromkeys(["tuple_type", "list_type"], "use a list of values"),
     "too_short": "use {min_length} values or more",
     "too_long": "use {max_length} values",

@@ -14,6 +14,8 @@ def visible(text: str, keep: str = "") -> str:
     Terminal escapes, line ends, marks of writing direction: as `\x1b`, `\n` and `\u202e`. Bytes of a file name that are
     not UTF-8: as `\xe9`. Characters in `keep` stay.
     """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in JOINERS or c in keep else _escaped(c) for c in text)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfpatch.core.atomic_io import replacing
+from selfpatch.core.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,6 @@ TITLE_HEIGHT, SUBTITLE_HEIGHT, HEADING_HEIGHT, CAPTION_HEIGHT = 44, 22, 32, 32
 MARKER_RADIUS = 12
 SCALE_BAR = (56, 10)
 """Width and height of the colour bar below a similarity map, in pixels."""
-UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,8 @@ def _text(
 
 
 def printable(text: str) -> str:
-    """Return the text on one line, with a replacement sign for what no typeface and no XML file can hold."""
-    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
+    """Return the text on one line, with what no typeface and no XML file can hold escaped."""
+    return visible(" ".join(text.split()))
 
 
 @cache

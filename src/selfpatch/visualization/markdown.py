@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from selfpatch.core.text import visible
 from selfpatch.visualization.report import Block, Cell, FormattedNumber, Picture, Section, Table, Text
 
 MARKUP = re.compile(r"[\\|<>*`\[\]~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
@@ -28,7 +29,7 @@ def markdown_page(title: str, sections: Sequence[Section], folder: Path) -> str:
 
 def plain(text: str) -> str:
     """Return the text on one line, with everything escaped that would be markup."""
-    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+    return MARKUP.sub(r"\\\g<0>", visible(" ".join(text.split())))
 
 
 def _block(block: Block, folder: Path) -> str:

@@ -4,9 +4,10 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from selfpatch.core.atomic_io import write_atomically
+from selfpatch.core.text import visible
 from selfpatch.visualization.curves import Point, curves_svg, finite
 
 MIME = {f".{suffix}": f"image/{suffix}" for suffix in ("png", "jpeg", "gif", "webp")}
@@ -114,11 +115,18 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section]) -> P
     import jinja2
 
     loader = jinja2.PackageLoader("selfpatch.visualization")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
+    )
     page = environment.get_template("report.html.jinja").render(title=title, sections=sections)
     path = Path(path)
     write_atomically(path, page + "\n")
     return path
+
+
+def _shown(value: Any) -> Any:
+    """Escape what would change the page's text around it; markup, which has a class of its own, holds nothing such."""
+    return visible(value, keep="\n") if type(value) is str else value
 
 
 def _data_uri(data: bytes, suffix: str) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from selfpatch.checkpoints.export import huggingface, onnx, safetensors, timm
 from selfpatch.checkpoints.export.formats import ExportSummary, Features
 from selfpatch.core.atomic_io import clear_error, write_atomically
+from selfpatch.core.text import visible
 from selfpatch.models.encoder import BranchEncoder, image_token
 
 FORMATS: dict[str, ModuleType] = {"timm": timm, "safetensors": safetensors, "hf": huggingface, "onnx": onnx}
@@ -125,7 +126,7 @@ def _readme(encoder: BranchEncoder, to: str, summary: ExportSummary, out: Path) 
         f"Network: {described}.",
         "",
         f"Load it ({to}):",
-        textwrap.indent(summary.usage.format(folder=out), "    "),
+        textwrap.indent(summary.usage.format(folder=visible(str(out))), "    "),
         "",
         f"Images are {kind}, less the mean {list(config.mean)}, over the standard deviation {list(config.std)}.",
         f"Its features were compared with the trained network's on images of {sizes} pixels.",

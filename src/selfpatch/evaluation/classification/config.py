@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import PositiveInt
 
-from selfpatch.config.schema import SPEED_ONLY, Seed, Workers, settings
+from selfpatch.config.schema import SPEED_ONLY, DataName, Seed, Workers, settings
 from selfpatch.evaluation.config import EvaluationConfig, Precision
 
 
@@ -35,7 +35,7 @@ class ClassificationConfig(EvaluationConfig):
 class TrainedClassificationConfig(ClassificationConfig):
     """A protocol that trains on labelled images."""
 
-    labels: str | None = None
+    labels: DataName | None = None
     """Labels to train on: a share of the images such as 1% or 10%, or a text file of image names; defaults to all."""
     epochs: PositiveInt = 100
     """Number of passes over the training images."""

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from selfpatch.config.schema import SPEED_ONLY, settings
+from selfpatch.config.schema import SPEED_ONLY, DataName, Name, settings
 from selfpatch.evaluation.config import LayerConfig
 
 Method = Literal["lost", "tokencut", "attention"]
@@ -38,9 +38,9 @@ class ObjectDiscoveryConfig(LayerConfig):
     """Share of the attention that attention boxes keep."""
     head: Annotated[int, Ge(0)] | None = None
     """Attention head, counted from 0; the mean of all heads if not given. LOST's comparison with DINO uses 4."""
-    split: str | None = None
+    split: Name | None = None
     """Split to use; if not given, trainval of VOC; of COCO its only split, or train2014."""
-    image_list: str | None = None
+    image_list: DataName | None = None
     """Text file with the images to use, one file name or COCO id per line; LOST's coco_20k_filenames.txt, 19,817 images
     of train2014, makes COCO-20k."""
     hard: bool = True

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-from selfpatch.config.schema import SPEED_ONLY, settings
+from selfpatch.config.schema import SPEED_ONLY, DataName, settings
 from selfpatch.evaluation.config import LayerConfig
 
 Year = Literal[2016, 2017]
@@ -25,7 +25,7 @@ class DAVISConfig(LayerConfig):
     baselines: ClassVar[tuple[str, ...]] = (FIRST_MASK,)
     network_settings: ClassVar[frozenset[str]] = LayerConfig.network_settings | {"grid"}
 
-    results: str | None = None
+    results: DataName | None = None
     """Folder of ready-made masks, <sequence>/00000.png, to score instead of a network; needs no weights."""
     stage: Annotated[int, Gt(0)] | None = None
     """Number of the stage of a Swin or ResNet to take features from, counted from 1; if not given, the one whose stride
