@@ -183,13 +183,22 @@ def test_progress(tree: Tree) -> None:
             lambda root: write_mask(root / "Annotations/480p/toy/00000.png", np.zeros((128, 192), np.uint8)),
             "holds no object",
         ),
+        (
+            lambda root: write_mask(root / "Annotations/480p/toy/00003.png", np.zeros((64, 64), np.uint8)),
+            r"the mask .*00003\.png is 64 x 64 and the first one of toy 192 x 128",
+        ),
+        (
+            lambda root: Image.new("RGB", (192, 128), (9, 0, 0)).save(root / "Annotations/480p/toy/00004.png"),
+            r"cannot read the mask .*00004\.png: it is a picture of mode RGB",
+        ),
     ],
 )
 def test_trees_that_cannot_be_evaluated(tree: Tree, spoil: Callable[[Path], object], message: str) -> None:
     root = tree()
     spoil(root)
     with pytest.raises(ValueError, match=message):
-        evaluate(MeanColour(16), root, DAVISConfig(resolution=128))
+        evaluate(MeanColour(16), root, DAVISConfig(resolution=128), Output(root / "out"))
+    assert not (root / "out").exists(), "before any frame is processed"
 
 
 def test_settings_that_cannot_be(tree: Tree) -> None:

@@ -134,7 +134,10 @@ class Clip:
                 raise ValueError(f"{self.name} has no image {path}; every frame of a clip needs one")
 
     def require_masks(self) -> None:
-        """Raise ValueError if the first mask is empty, or holds shades rather than objects."""
+        """Raise ValueError if the first mask is empty, or holds shades rather than objects, or a later one is unusable.
+
+        All are read, because a propagation takes minutes, and would be for nothing if one of them cannot be scored.
+        """
         if self.num_objects == 0:
             raise ValueError(f"the first mask of {self.name} holds no object; there is nothing to propagate")
         if self.has_gaps and self.num_objects > MAX_SHADES:
@@ -142,6 +145,13 @@ class Clip:
                 f"{self._mask_file(0)} has {self.num_objects} values with gaps between them, e.g. {self.objects[-1]}; "
                 "these look like shades (of smoothed outlines, or of a photograph), not like objects"
             )
+        height, width = self.mask(0).shape
+        for frame in range(1, len(self.frames) if len(self.frames) > 2 else 1):
+            if (shape := self.mask(frame).shape) != (height, width):
+                raise ValueError(
+                    f"the mask {self._mask_file(frame)} is {shape[1]} x {shape[0]} and the first one of {self.name} "
+                    f"{width} x {height}; use masks of one size"
+                )
 
     def require_frames(self) -> None:
         """Raise ValueError if an image has another size than the first mask."""

@@ -50,13 +50,13 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     if config.results is not None:
         return _score_results(config.results, clips, used, output)
     output.announce(_workload(layer, clips, config, used))
-    for clip in clips:
+    mine = [clips[i] for i in share_of(len(clips))]
+    for clip in mine:
         clip.require_masks()
         clip.require_frames()
     clock = Stopwatch()
     rows: dict[str, Rows] = {}
     pictures: list[str] = []
-    mine = [clips[i] for i in share_of(len(clips))]
     total, done = sum(len(clip.frames) for clip in mine), 0
     for clip in mine:
         scores, panels = [], []
