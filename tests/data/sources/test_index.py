@@ -39,7 +39,18 @@ def relative(index: ImageIndex) -> list[str]:
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     return touch(
-        tmp_path / "photos", "b/2.JPG", "b/10.jpeg", "a/deep/er/x.png", "a.webp", "notes.txt", ".hidden/y.jpg", ".z.jpg"
+        tmp_path / "photos",
+        "b/2.JPG",
+        "b/10.jpeg",
+        "a/deep/er/x.png",
+        "a.webp",
+        "notes.txt",
+        ".hidden/y.jpg",
+        ".z.jpg",
+        "__MACOSX/b/2.JPG",
+        "a/@eaDir/x.png/thumb.jpg",
+        "b/.ipynb_checkpoints/2-checkpoint.jpg",
+        "b/Thumbs.db",
     )
 
 

@@ -45,7 +45,7 @@ def cache(tmp_path: Path) -> Path:
 stems = st.text("aZ0 _é画-", min_size=1, max_size=90).filter(lambda s: s.strip() == s)
 names = st.builds(
     lambda folders, stem, ending: "/".join([*folders, stem + ending]),
-    st.lists(st.one_of(stems, stems.map(lambda s: f".{s}")), max_size=3),
+    st.lists(st.one_of(stems, stems.map(lambda s: f".{s}"), st.sampled_from(["__MACOSX", "@eaDir"])), max_size=3),
     st.one_of(stems, stems.map(lambda s: f"._{s}")),
     st.sampled_from([".jpg", ".JPEG", ".png", ".json", ".cls", ".jpg.txt", ""]),
 )
