@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from selfpatch.data.decode.pillow import stored_image
 
@@ -13,6 +14,12 @@ class LabelMap(NamedTuple):
 
     values: np.ndarray
     grey: bool
+
+
+def refuse_jpeg(image: Image.Image) -> None:
+    """Raise ValueError if an image is stored as a JPEG file."""
+    if image.format == "JPEG":
+        raise ValueError("it is a JPEG file, which blurs numbers, whatever it is called; save it as PNG")
 
 
 def read_label_map(path: Path, what: str) -> LabelMap:
@@ -29,8 +36,7 @@ def read_label_map(path: Path, what: str) -> LabelMap:
         ValueError: the file cannot be read, has colours or transparent pixels, or is a JPEG, which blurs numbers.
     """
     with stored_image(path, what) as image:
-        if image.format == "JPEG":
-            raise ValueError("it is a JPEG file, which blurs numbers, whatever it is called; save it as PNG")
+        refuse_jpeg(image)
         bands, values, mode = image.getbands(), np.asarray(image), f"it is a picture of mode {image.mode}"
         if len(bands) in (2, 4) and bands[-1].upper() == "A":
             if (values[..., -1] != 255).any():

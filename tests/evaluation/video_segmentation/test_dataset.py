@@ -119,6 +119,13 @@ def test_masks_that_hold_no_object_numbers(tmp_path: Path, mask: Any, complaint:
         clip.require_masks()
 
 
+def test_masks_of_2016_are_no_jpeg_either(tmp_path: Path) -> None:
+    clip = clip_of(tmp_path / "toy", grey(0, 255), year=2016)
+    jpeg_called_png(tmp_path / "toy")
+    with pytest.raises(ValueError, match=r"00000.png: it is a JPEG file, which blurs numbers"):
+        clip.require_masks()
+
+
 def test_grey_values_with_gaps_are_scored_as_the_objects_that_exist(tree: Tree, tmp_path: Path) -> None:
     """Two objects in DAVIS' colours, made grey: the scores of the two, and the result says which they are."""
     root = tree()

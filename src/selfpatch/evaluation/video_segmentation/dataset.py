@@ -20,7 +20,7 @@ from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text_files import numbered_lines
 from selfpatch.data.decode.orientation import upright_size
 from selfpatch.data.decode.pillow import read_image, stored_image
-from selfpatch.evaluation.label_maps import LabelMap, read_label_map
+from selfpatch.evaluation.label_maps import LabelMap, read_label_map, refuse_jpeg
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig, Year
 
 IMAGE_SETS: dict[Year, tuple[str, ...]] = {2017: ("2017/val.txt",), 2016: ("2016/val.txt", "480p/val.txt")}
@@ -112,6 +112,7 @@ class Clip:
             raise ValueError(f"no mask {path}; every scored frame needs one")
         if self.year == 2016:
             with stored_image(path, "the mask") as image:
+                refuse_jpeg(image)
                 grey = image.mode != "P"
                 return LabelMap(np.asarray(image.convert("L") if grey else image).astype(np.int64), grey)
         found = read_label_map(path, "the mask")
