@@ -38,7 +38,8 @@ def load(weights: str | Path, *, device: str = "auto", normed_patches: bool = Tr
     """Load a network: `encoder.patches(images) -> [B, D, h, w]`, `encoder.image(images) -> [B, D]`.
 
     Args:
-        weights: a run directory, a released checkpoint, a .safetensors file, or timm:NAME. To compare with:
+        weights: a run directory, a released checkpoint, a .safetensors file, a folder that `selfpatch export`,
+            transformers or timm wrote, or timm:NAME. To compare with:
             `untrained:WEIGHTS`, the same network freshly initialised, and `baseline:mean-colour:P` or
             `baseline:raw-patch:P`, which encode a patch of P pixels without any network.
         device: `auto` (CUDA, then MPS, then CPU), or a torch device.
@@ -59,7 +60,7 @@ def open_encoder(
     A function needs a `patch_size` in pixels, and takes options of `FunctionEncoder` instead of `load`.
 
     Raises:
-        ValueError: there are no such weights, or a patch size is missing or given without need.
+        ValueError: these are no weights, there are none of the name, or a patch size is missing or given without need.
     """
     options = dict(load_options or {})
     if callable(weights) and not isinstance(weights, Encoder):
@@ -69,8 +70,13 @@ def open_encoder(
         return FunctionEncoder(weights, patch_size, device=function_device, **options), None
     if patch_size is not None:
         raise ValueError(f"patch_size is {patch_size}, but only a function of images needs one; leave it out")
-    if not isinstance(weights, str | Path):
+    if isinstance(weights, Encoder):
         return weights, None
+    if not isinstance(weights, str | Path) or not str(weights):
+        raise ValueError(
+            f"weights are {_shown(weights)}; name a run directory, a checkpoint or timm:NAME, or give an encoder or a "
+            "function of images"
+        )
     weights = str(weights)
     normed_patches = options.pop("normed_patches", True)
     load_config = LoadConfig(**options)
@@ -86,6 +92,12 @@ def open_encoder(
     if distributed.is_main_process():
         console.say(str(report))
     return _on_device(encoder, network_device), Provenance(report.source, report.sha256 or network_sha256(encoder))
+
+
+def _shown(value: Any) -> str:
+    """Return a value in a few words."""
+    text = repr(value) if isinstance(value, bool | int | float | str | bytes | None) else f"a {type(value).__name__}"
+    return text if len(text) < 80 else f"{text[:80]}..."
 
 
 def _untrained(source: str, config: LoadConfig) -> BranchEncoder:

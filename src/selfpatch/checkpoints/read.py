@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,8 +56,8 @@ def read_weights(source: str, config: LoadConfig = DEFAULTS) -> Weights:
             raise ValueError(f"num_heads is {config.num_heads}, but {source} has its own; leave it out")
         backbone = build_timm(source.removeprefix(TIMM), pretrained=not in_dry_run())
         weights = Weights({f"backbone.{k}": v for k, v in backbone.state_dict().items()}, backbone.config, source, None)
-    elif (path := Path(source)).exists():
-        weights = replace(_read_path(path, config.side), source=source)
+    elif os.path.exists(source):  # unlike Path.exists, False for names that no file can have
+        weights = replace(_read_path(Path(source), config.side), source=source)
     else:
         raise ValueError(
             f"no weights at {source!r}; use a run directory, a checkpoint file, a .safetensors file or {TIMM}NAME"

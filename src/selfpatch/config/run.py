@@ -61,7 +61,8 @@ class RunConfig:
     patch_size: PositiveInt | None = None
     """Side of a patch in pixels; defaults to 16, or to the timm model's."""
     init: Name | None = None
-    """Weights to start the backbone from: a run directory, a released checkpoint, a .safetensors file or timm:NAME."""
+    """Weights to start the backbone from: a run directory, a released checkpoint, a .safetensors file, a folder of
+    Hugging Face or timm, or timm:NAME."""
     allow_partial: bool = False
     """Accept `init` weights that leave parts of the backbone as initialised."""
     epochs: Annotated[float, Gt(0), Le(1_000_000)] | None = 300
