@@ -52,7 +52,7 @@ def test_voc_reads_the_list_and_the_augmented_labels(tmp_path: Path) -> None:
     lists = year / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
     (lists / "val.txt").write_text("a\n")
-    (lists / "trainaug.txt").write_text("b\n")
+    (lists / "trainaug.txt").write_text("/JPEGImages/b.jpg /SegmentationClassAug/b.png\n")
     for root in (tmp_path, tmp_path / "VOCdevkit", year):
         assert open_dataset(root, "val").read(0)[1].tolist() == [[0, 20, IGNORE]]
     assert open_dataset(tmp_path, "trainaug").read(0)[1].tolist() == [[1, 2, IGNORE]]

@@ -1,6 +1,7 @@
 """Labelled images of semantic segmentation, one class number per pixel, as the published sets lie on disk."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -270,7 +271,11 @@ def _paired(
 
 
 def _listed(path: Path | None, images: Path, files: Mapping[str, Path]) -> list[str]:
-    """Return the names in a list, each the name of a file with or without its suffix, or all names without a list."""
+    """Return the names in a list, or all names without a list.
+
+    A line is the name of a file, with or without its suffix, or a pair as in DeepLab's list of VOC:
+    `/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png`.
+    """
     if path is None:
         return list(files)
     if not path.is_file():
@@ -278,7 +283,8 @@ def _listed(path: Path | None, images: Path, files: Mapping[str, Path]) -> list[
         raise ValueError(f"there is no list of images {path}; use one of the splits: {splits}")
     names = []
     for number, line in numbered_lines(path):
-        name = line.removeprefix("./")
+        pair = re.fullmatch(r"/?JPEGImages/(\S+)\.jpg\s+\S+\.png", line)
+        name = line.removeprefix("./") if pair is None else pair[1]
         known = next((n for n in (name, name.removesuffix(Path(name).suffix)) if n in files), None)
         if known is None:
             raise ValueError(
