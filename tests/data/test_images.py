@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from selfpatch.data.decode.opening import LIMIT_VARIABLE
+from selfpatch.data.decode.pillow import BadImage
 from selfpatch.data.images import load_images
 from selfpatch.data.sources.index import ImageIndex
 
@@ -38,6 +40,16 @@ def test_unreadable_images_are_left_out(index: ImageIndex) -> None:
     images, kept = load_images(index, np.array([0, 4, 1]), 16)
     assert images.shape == (2, 3, 16, 16)
     assert kept.tolist() == [0, 1]
+
+
+def test_a_line_that_no_resize_could_hold_is_left_out(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (4000, 1)).save(index.path(1))
+    monkeypatch.setenv(LIMIT_VARIABLE, "10000")
+    bad: list[BadImage] = []
+    _, kept = load_images(index, [0, 1, 4], 16, on_bad=bad.append)
+    assert kept.tolist() == [0]
+    assert [error.path for error in bad] == [str(index.path(1)), str(index.path(4))]
+    assert bad[0].reason.startswith("an image of 4000 x 1 pixels, resized to 64000 x 16, would have more than 10000")
 
 
 def test_unusable_input_is_refused(index: ImageIndex) -> None:

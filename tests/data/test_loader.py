@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from functools import partial
@@ -201,6 +202,17 @@ def test_a_bad_file_is_counted_once(index: ImageIndex) -> None:
     list(loader.steps(0, 15))  # three epochs; 2 of 40 is no more than 5 %
     assert set(loader.bad) == {str(index.path(7)), str(index.path(21))}
     assert "No such file" in loader.bad[str(index.path(21))]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_that_become_pipes_or_devices_are_not_waited_for(index: ImageIndex, workers: int) -> None:
+    for i, make_special in {7: os.mkfifo, 21: lambda path: path.symlink_to("/dev/zero")}.items():
+        index.path(i).unlink()
+        make_special(index.path(i))
+    loader = make(index, max_bad=0.05, workers=workers)
+    list(loader.steps(0, 5))
+    assert set(loader.bad) == {str(index.path(7)), str(index.path(21))}
+    assert all(reason.startswith("it is no regular file") for reason in loader.bad.values())
 
 
 def test_too_many_bad_images_stop_the_run_at_the_end_of_the_first_epoch(index: ImageIndex) -> None:
