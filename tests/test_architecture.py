@@ -37,7 +37,7 @@ SECOND_READERS = {"read_text", "iterdir", "glob", "rglob", "listdir", "scandir",
 
 MAX_LINES = 350
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}
-CROSS_PACKAGE_TESTS = {"end_to_end", "parity", "benchmarks", "examples"}
+CROSS_PACKAGE_TESTS = {"end_to_end", "parity", "benchmarks", "examples", "fuzz"}
 """Folders of tests/ that belong to no package."""
 
 
