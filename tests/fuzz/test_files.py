@@ -55,13 +55,16 @@ INPUTS = int(os.environ.get("SELFPATCH_FUZZ", 0))
 MAX_SECONDS, MAX_MEMORY = 20, 300_000_000
 """Largest time of one input, far above what any takes, and growth of the memory over all inputs of a kind, in bytes."""
 
-fuzzed = settings(
-    max_examples=INPUTS or 200,
-    derandomize=not INPUTS,  # the suite tries the same inputs each time
-    database=None,
-    phases=[Phase.generate, Phase.shrink],
-    suppress_health_check=list(HealthCheck),
-)
+
+def fuzzed(inputs: int) -> settings:
+    """Return how a kind is fuzzed: the suite tries the same inputs each time."""
+    return settings(
+        max_examples=INPUTS or inputs,
+        derandomize=not INPUTS,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 def read(function: Callable[[], Any]) -> Any:
@@ -126,7 +129,7 @@ COCO: dict[str, Any] = {
 }  # fmt: skip
 
 
-@fuzzed
+@fuzzed(200)
 @given(content=damaged_json(COCO))
 def test_annotations_of_coco(folder: Path, content: bytes) -> None:
     (folder / "annotations" / "instances_x.json").write_bytes(content)
@@ -146,7 +149,7 @@ def test_annotations_of_coco(folder: Path, content: bytes) -> None:
             split.fingerprint()
 
 
-@fuzzed
+@fuzzed(200)
 @given(content=damaged_json(COCO))
 def test_annotations_of_coco_for_discovery(folder: Path, content: bytes) -> None:
     root = folder / "only-coco"
@@ -164,7 +167,7 @@ VOC = (
 )
 
 
-@fuzzed
+@fuzzed(200)
 @given(content=damaged_bytes(VOC), names=damaged_bytes(b"a\n"))
 def test_annotations_of_voc(folder: Path, content: bytes, names: bytes) -> None:
     (folder / "Annotations" / "a.xml").write_bytes(content)
@@ -179,7 +182,7 @@ SPAIR: dict[str, Any] = {
 }  # fmt: skip
 
 
-@fuzzed
+@fuzzed(200)
 @given(content=damaged_json(SPAIR), names=damaged_bytes(b"1-a-b:cat\n"))
 def test_annotations_of_spair(folder: Path, content: bytes, names: bytes) -> None:
     (folder / "PairAnnotation" / "test" / "1-a-b:cat.json").write_bytes(content)
@@ -195,7 +198,7 @@ RETRIEVAL: dict[str, Any] = {
 }  # fmt: skip
 
 
-@fuzzed
+@fuzzed(200)
 @given(content=damaged_json(RETRIEVAL))
 def test_ground_truth_of_retrieval(folder: Path, content: bytes) -> None:
     (folder / "gnd.json").write_bytes(content)
@@ -213,7 +216,7 @@ INATURALIST: dict[str, Any] = {
 }  # fmt: skip
 
 
-@fuzzed
+@fuzzed(200)
 @given(train=damaged_json(INATURALIST), test=damaged_json(INATURALIST))
 def test_annotations_of_inaturalist(folder: Path, train: bytes, test: bytes) -> None:
     (folder / "train2019.json").write_bytes(train)
@@ -225,7 +228,7 @@ def test_annotations_of_inaturalist(folder: Path, train: bytes, test: bytes) -> 
         assert all((folder / name).is_file() for name in split)
 
 
-@fuzzed
+@fuzzed(200)
 @given(
     train=damaged_bytes(b"rgb.jpg depth.png 518.8\n/rgb.jpg None 518.8\n"), test=damaged_bytes(b"rgb.jpg depth.png 1\n")
 )
@@ -236,7 +239,7 @@ def test_lists_of_depth(folder: Path, train: bytes, test: bytes) -> None:
         split.fingerprint()
 
 
-@fuzzed
+@fuzzed(200)
 @given(content=damaged_bytes("0: void\n1: road sign\n255 - unlabelled\n2: Größe\n".encode()))
 def test_class_files(folder: Path, content: bytes) -> None:
     (folder / "classes.txt").write_bytes(content)
@@ -274,7 +277,7 @@ def _dumped(value: Any) -> str:
         return repr(value)[:1000]
 
 
-@fuzzed
+@fuzzed(200)
 @given(content=as_yaml(damaged_values(RECIPE)))
 def test_recipes(folder: Path, content: bytes) -> None:
     (folder / "r.yaml").write_bytes(content)
@@ -289,14 +292,14 @@ def test_recipes(folder: Path, content: bytes) -> None:
             )
 
 
-@fuzzed
+@fuzzed(200)
 @given(content=as_yaml(damaged_values(SUITE)))
 def test_suites(folder: Path, content: bytes) -> None:
     (folder / "s.yaml").write_bytes(content)
     read(lambda: read_suite(folder / "s.yaml"))
 
 
-@fuzzed
+@fuzzed(200)
 @given(content=as_yaml(damaged_values(STUDY)))
 def test_studies(folder: Path, content: bytes) -> None:
     (folder / "study.yaml").write_bytes(content)
@@ -322,7 +325,7 @@ def _training_data(folder: Path) -> TrainingData:
     return TrainingData(index, np.arange(2), index, np.arange(0))
 
 
-@fuzzed
+@fuzzed(60)
 @given(data=st.data())
 def test_run_directories(folder: Path, run_files: dict[str, bytes], data: st.DataObject) -> None:
     damaged = data.draw(st.sampled_from(sorted(run_files)))
@@ -351,7 +354,7 @@ RESULT: dict[str, Any] = {
 }  # fmt: skip
 
 
-@fuzzed
+@fuzzed(200)
 @given(first=damaged_json(RESULT), second=damaged_json(RESULT))
 def test_results(folder: Path, first: bytes, second: bytes) -> None:
     files = [folder / "1.json", folder / "2.json"]
@@ -362,7 +365,7 @@ def test_results(folder: Path, first: bytes, second: bytes) -> None:
     read(lambda: compare(files, draws=2, allow_different=True).table())
 
 
-@fuzzed
+@fuzzed(60)
 @given(data=st.data())
 def test_index_caches(folder: Path, data: st.DataObject) -> None:
     source, cache = folder / "photos", folder / "damaged-cache"
@@ -374,7 +377,7 @@ def test_index_caches(folder: Path, data: st.DataObject) -> None:
     assert [ImageIndex.open(source, cache).name(i) for i in range(2)] == expected
 
 
-@fuzzed
+@fuzzed(200)
 @given(data=st.data())
 def test_tar_shards(folder: Path, shard: bytes, data: st.DataObject) -> None:
     (folder / "s.tar").write_bytes(data.draw(damaged_bytes(shard)))

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 ODD_VALUES: list[Any] = [
     None, True, False, 0, -1, 1, 7, 2**31, 2**63, 10**30, 10**400, 0.5, -0.0, 1e-300, 1e300, math.nan, math.inf,
-    -math.inf, "", " ", "0", "1e5", "NaN", "é", "\ud800", "\0", "a\nb", "[/red]", "../x", "/etc/passwd", "x" * 5000, [], [[]], {},
-    [0], [1, 2, 3], ["x"], {"a": 1}, {"counts": [], "size": [0, 0]},
+    -math.inf, "", " ", "0", "1e5", "NaN", "é", "\ud800", "\0", "a\nb", "[/red]", "../x", "/etc/passwd", "x" * 5000, [],
+    [[]], {}, [0], [1, 2, 3], ["x"], {"a": 1}, {"counts": [], "size": [0, 0]},
 ]  # fmt: skip
 ODD_BYTES = [
-    b"", b"\0", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe", b"\n", b"\r", b"\t", b"-", b"9" * 30, b"{", b"[" * 400, b'"', b":",
-    b"*a", b"&a ",
+    b"", b"\0", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe", b"\n", b"\r", b"\t", b"-", b"9" * 30, b"{", b"[" * 400, b'"',
+    b":", b"*a", b"&a ",
 ]  # fmt: skip
 """Among them a byte order mark, the start of UTF-16, and signs of JSON, YAML and XML."""
 
@@ -33,7 +33,7 @@ def damaged_values(draw: st.DrawFn, value: Any) -> Any:
             parent, key = current, draw(st.sampled_from(keys))
             current = parent[key]
         if parent is None:
-            return draw(st.sampled_from(ODD_VALUES))
+            return copy.deepcopy(draw(st.sampled_from(ODD_VALUES)))
         match draw(st.integers(0, 5)):
             case 0:
                 del parent[key]
@@ -44,7 +44,7 @@ def damaged_values(draw: st.DrawFn, value: Any) -> Any:
             case 3:
                 parent[key] = [copy.deepcopy(parent[key])]
             case _:
-                parent[key] = draw(st.sampled_from(ODD_VALUES))
+                parent[key] = copy.deepcopy(draw(st.sampled_from(ODD_VALUES)))
     return value
 
 

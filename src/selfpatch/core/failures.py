@@ -13,11 +13,18 @@ class Stopped(Exception):
     """All processes of a group end together, as they were asked to."""
 
 
+MAX_SENTENCE = 1500
+"""Largest length of what a user is told; a file may hold values of any length, which errors quote."""
+
+
 def sentence_of(error: ValueError | OSError) -> str:
-    """Return what a user is told of an error in the input."""
+    """Return what a user is told of an error in the input, without the middle of one that is too long."""
+    sentence = str(error)
     if isinstance(error, OSError):
-        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-    return str(error)
+        sentence = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    if len(sentence) > MAX_SENTENCE:
+        return f"{sentence[: MAX_SENTENCE // 2]} [...] {sentence[-MAX_SENTENCE // 3 :]}"
+    return sentence
 
 
 def is_unknown_home(error: Exception) -> bool:

@@ -118,7 +118,7 @@ def test_a_byte_order_mark_and_hidden_files_do_not_matter(tmp_path: Path) -> Non
     [
         (["../a.jpg", "b.jpg"], r"val2019.json names '\.\./a\.jpg', which leads out of its folder"),
         (["/etc/hosts", "b.jpg"], "names '/etc/hosts', which is an absolute path"),
-        ([7, "b.jpg"], "names 7, which is no text"),
+        ([7, "b.jpg"], r"json has the images\[0\].file_name 7; use text"),
         (["b.jpg", "b.jpg"], "it needs images with .*, each once"),
     ],
 )

@@ -62,7 +62,7 @@ def test_the_documented_command_converts_the_published_file(tmp_path: Path) -> N
         ({"gnd": [{**TRUTHS[0], "bbx": [0, 0, 1e999, 9]}, TRUTHS[1]]}, "cannot be read as imlist, qimlist and gnd"),
         ({"qimlist": ["query_0", "../query_1"]}, r"gnd_tiny.json names '../query_1', which leads out of its folder"),
         ({"imlist": ["/etc/hosts"] * 6}, "gnd_tiny.json names '/etc/hosts', which is an absolute path"),
-        ({"imlist": [None] * 6}, "gnd_tiny.json names None, which is no text"),
+        ({"imlist": [None] * 6}, r"gnd_tiny.json has the imlist\[0\] null; use text"),
     ],
 )
 def test_bad_data_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:

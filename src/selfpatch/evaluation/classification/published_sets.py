@@ -3,11 +3,13 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired
 
 import numpy as np
 from scipy.io import loadmat
+from typing_extensions import TypedDict
 
+from selfpatch.config.json_schema import Id, LongList, check_json
 from selfpatch.core.folders import stems_in
 from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text_files import read_json
@@ -15,6 +17,27 @@ from selfpatch.core.text_files import read_json
 INATURALIST = "images with `id` and `file_name`, and annotations with `image_id` and `category_id`"
 Categories = dict[str, int]
 """Category of each image by its path below the folder of the data set."""
+
+
+class _Image(TypedDict):
+    id: Id
+    file_name: str
+
+
+class _Category(TypedDict):
+    id: Id
+    name: str
+
+
+class _Annotation(TypedDict):
+    image_id: Id
+    category_id: Id
+
+
+class _INaturalist(TypedDict):
+    images: LongList[_Image]
+    annotations: LongList[_Annotation]
+    categories: NotRequired[LongList[_Category]]
 
 
 class PublishedSet(NamedTuple):
@@ -62,15 +85,17 @@ def _inaturalist(root: Path) -> PublishedSet | None:
 
 def _read_annotations(file: Path) -> tuple[Categories, dict[int, str]]:
     """Return the images of an annotation file of iNaturalist, and the names of its categories."""
-    content = read_json(file)
     try:
+        content = check_json(read_json(file), _INaturalist, str(file))
         files = {image["id"]: image["file_name"] for image in content["images"]}
         if not len({*files.values()}) == len(files) == len(content["images"]):
-            raise ValueError("two images with one id or name")
-        pairs = [(entry["image_id"], int(entry["category_id"])) for entry in content["annotations"]]
-        names = {int(entry["id"]): str(entry["name"]) for entry in content.get("categories", ())}
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise ValueError(f"{file} is no annotation file of iNaturalist; it needs {INATURALIST}, each once") from None
+            raise ValueError("two images have one id or name")
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is no annotation file of iNaturalist; it needs {INATURALIST}, each once ({error})"
+        ) from None
+    pairs = [(entry["image_id"], entry["category_id"]) for entry in content["annotations"]]
+    names = {entry["id"]: entry["name"] for entry in content.get("categories", ())}
     for name in files.values():
         path_below(file.parent, name, file)
     category_of = dict(pairs)

@@ -14,10 +14,12 @@ Nothing is unpickled, because a pickle can run any code.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
+from selfpatch.config.json_schema import FourCoordinates, Id, LongList, check_json
 from selfpatch.core.folders import stems_in
 from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text_files import read_json
@@ -25,6 +27,19 @@ from selfpatch.core.text_files import read_json
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels."""
 SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class _Truth(TypedDict):
+    bbx: NotRequired[FourCoordinates | None]
+    easy: list[Id]
+    hard: list[Id]
+    junk: list[Id]
+
+
+class _GroundTruth(TypedDict):
+    imlist: LongList[str]
+    qimlist: LongList[str]
+    gnd: LongList[_Truth]
 
 
 @dataclass(frozen=True)
@@ -61,13 +76,15 @@ def open_retrieval(data: str | Path) -> RetrievalSet:
             f"{root} has {len(files)} JSON files, but revisited Oxford and Paris have one, made from gnd_*.pkl; give "
             "the folder that holds it and jpg/"
         )
-    values = read_json(files[0])
     try:
-        names, query_names, truths = (list(values[key]) for key in ("imlist", "qimlist", "gnd"))
-        boxes = [_box(truth) for truth in truths]
-        kinds = [[_numbers(truth[kind]) for kind in ("easy", "hard", "junk")] for truth in truths]
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise ValueError(f"{files[0]} cannot be read as imlist, qimlist and gnd; convert gnd_*.pkl again") from None
+        values = check_json(read_json(files[0]), _GroundTruth, str(files[0]))
+        names, query_names, truths = (values[key] for key in ("imlist", "qimlist", "gnd"))
+        boxes = [_box(truth.get("bbx")) for truth in truths]
+    except ValueError as error:
+        raise ValueError(
+            f"{files[0]} cannot be read as imlist, qimlist and gnd; convert gnd_*.pkl again ({error})"
+        ) from None
+    kinds = [[np.array(truth[kind], np.int64) for kind in ("easy", "hard", "junk")] for truth in truths]
     if not names or not query_names or len(query_names) != len(truths):
         raise ValueError(
             f"{files[0]} has {len(names)} images, {len(query_names)} queries and {len(truths)} entries in gnd; it "
@@ -83,20 +100,13 @@ def open_retrieval(data: str | Path) -> RetrievalSet:
     return RetrievalSet([_image(root, name, files[0]) for name in names], queries)
 
 
-def _box(truth: dict[str, Any]) -> Box | None:
-    if truth.get("bbx") is None:
+def _box(sides: list[float] | None) -> Box | None:
+    if sides is None:
         return None
-    left, top, right, bottom = map(float, truth["bbx"])
+    left, top, right, bottom = map(float, sides)
     if not (round(right) > round(left) and round(bottom) > round(top)):
-        raise ValueError("an empty box")
+        raise ValueError(f"the box {sides} of a query is empty")
     return left, top, right, bottom
-
-
-def _numbers(values: Any) -> np.ndarray:
-    numbers = np.array(values)
-    if numbers.size and numbers.dtype.kind not in "iu":
-        raise ValueError("numbers of images that are not whole")
-    return numbers.astype(np.int64).reshape(-1)
 
 
 def _check_numbers(file: Path, name: str, numbers: np.ndarray, count: int) -> None:
