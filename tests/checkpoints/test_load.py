@@ -358,3 +358,30 @@ def test_the_projection_head_comes_with_the_encoder(golden_dir: Path, tmp_path: 
     assert all(torch.equal(loaded[key], head[key]) for key in head)
     untrained = teacher_encoder(student_teacher).projection
     assert all(torch.equal(untrained[key], head[key]) for key in head)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_are_not_finite_are_refused(golden_dir: Path, tmp_path: Path, value: float) -> None:
+    state = plainly_named(golden(golden_dir, "dino")["teacher"])
+    state["blocks.1.norm1.weight"][3] = value
+    state["head.mlp.0.weight"] = torch.full((2, 2), value)  # a head, which nothing here uses
+    torch.save(state, tmp_path / "broken.pth")
+    config = LoadConfig(num_heads=HEADS)
+    message = (
+        r"broken.pth holds values that are not finite in 1 of \d+ tensors \(backbone.trunk.blocks.1.norm1.weight\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_encoder(str(tmp_path / "broken.pth"), config)
+    weights = read_weights(str(tmp_path / "broken.pth"), config)
+    with pytest.raises(ValueError, match=message):
+        load_backbone(build_backbone(weights.config), weights)
+
+
+def test_a_run_is_loaded_without_a_word_on_its_heads(tmp_path: Path) -> None:
+    student_teacher = tiny_student_teacher()
+    run = RunDirectory.create(tmp_path / "run", tiny_config().to_dict())
+    config = student_teacher.student.backbone.config.to_dict()
+    run.checkpoints.save({"pretrainer": snapshot(student_teacher), "shape": config}, step=1, keep=1)
+    _, report = load_encoder(str(run.path))
+    assert any(key.startswith("heads.") for key in report.left_out)
+    assert str(report) == f"{run.path}: {len(report.matched)} keys matched"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from selfpatch.api.evaluate import evaluate
 from selfpatch.api.pretrain import pretrain
@@ -95,3 +96,17 @@ def test_a_run_says_that_nothing_is_measured(tmp_path: Path, capsys: pytest.Capt
     assert [line.partition("\t")[0] for line in skipped] == [*map(str, held_out)]
     assert "show --weights" in said
     assert f"{run} {held_out[0]}" not in said
+
+
+def test_features_that_are_not_finite_have_no_score(tmp_path: Path) -> None:
+    """Matches and neighbours of NaN would be numbers like any others."""
+    for name in ("a", "b"):
+        write_photos(tmp_path / "photos" / name, 5, size=32)
+    made = evaluator(tmp_path / "photos", [0, 1], [])
+    student_teacher = tiny_student_teacher()
+    assert all(np.isfinite(value) for value in made(student_teacher, 0).values())
+    with torch.no_grad():
+        next(student_teacher.teacher.backbone.parameters()).fill_(torch.nan)
+    metrics = made(student_teacher, 1)
+    assert set(metrics) >= {"view_matching", "knn_top1"}
+    assert all(np.isnan(value) for value in metrics.values())
