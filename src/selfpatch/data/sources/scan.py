@@ -126,6 +126,7 @@ def _has_columns(line: bytes) -> bool:
 
 
 def _lines(path: Path) -> list[bytes]:
+    """Return the paths that a list names, as bytes: unlike the names of a data set, they may be of any encoding."""
     text = path.read_bytes()
     if b"\0" in text:
         raise ValueError(
