@@ -135,6 +135,10 @@ class Damage:
         state, metadata = export_state(BranchEncoder(random_backbone(SMALL), None))
         self._whole.append(save(state, metadata))
         self._kinds: tuple[Callable[[random.Random], bytes], ...] = (self._bytes, self._retyped, _safetensors)
+        self._folder = {
+            "config.json": {"model_type": "vit", "num_attention_heads": 2, "hidden_act": "gelu"},
+            "preprocessor_config.json": {"image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+        }
 
     def _bytes(self, rng: random.Random) -> bytes:
         return _flipped(rng.choice(self._whole), rng)
@@ -144,9 +148,28 @@ class Damage:
         return _torch_file(content, zipped=rng.random() < 0.7)
 
     def write(self, seed: int, folder: Path) -> Path:
-        """Write the file of a seed, of a name that may not be that of its format."""
-        rng = random.Random(seed)
-        content = self._kinds[seed % len(self._kinds)](rng)
+        """Write the file of a seed, of a name that may not be that of its format, or its folder of Hugging Face."""
+        rng, kind = random.Random(seed), seed % (len(self._kinds) + 1)
+        if kind == len(self._kinds):
+            self._write_folder(folder / "hf", rng)
+            return folder / "hf"
         path = folder / f"w{rng.choice(['.pth', '.safetensors', '.bin', ''])}"
-        path.write_bytes(content)
+        path.write_bytes(self._kinds[kind](rng))
         return path
+
+    def _write_folder(self, folder: Path, rng: random.Random) -> None:
+        """Write two shards, their index and two descriptions, one of which is changed."""
+        folder.mkdir()
+        state = {key: tensor.contiguous() for key, tensor in self._contents["hugging face"].items()}
+        names, keys = ("a.safetensors", "b.safetensors"), sorted(state)
+        for i, name in enumerate(names):
+            (folder / name).write_bytes(save({key: state[key] for key in keys[i::2]}))
+        index: dict[str, Any] = {"weight_map": {key: names[i % 2] for i, key in enumerate(keys)}}
+        files = {"model.safetensors.index.json": index, **copy.deepcopy(self._folder)}
+        chosen = rng.choice(list(files))
+        target = files[chosen]["weight_map"] if chosen.startswith("model") and rng.random() < 0.8 else files[chosen]
+        for _ in range(rng.randint(1, 3)):
+            target[rng.choice([*target, "extra"])] = rng.choice((*ODD_VALUES, *names, "/etc/passwd", "a.safetensors/"))
+        for name, content in files.items():
+            text = json.dumps(content).encode()
+            (folder / name).write_bytes(_flipped(text, rng) if name == chosen and rng.random() < 0.3 else text)
