@@ -105,7 +105,9 @@ def _refuse_mixed_booleans(name: str, given: Any, kept: Any) -> None:
         pairs = list(zip(given.values(), kept.values(), strict=True)) if is_mapping else [(given, kept)]
     for old, new in pairs:
         if isinstance(old, bool) != isinstance(new, bool):
-            raise ValueError(f"{name} is {given!r}; use {'true or false' if isinstance(new, bool) else 'a number'}")
+            raise ValueError(
+                f"{name} is {_shown(given)}; use {'true or false' if isinstance(new, bool) else 'a number'}"
+            )
 
 
 def override(record: T, values: Mapping[str, Any], where: str = "") -> T:
@@ -124,7 +126,7 @@ def override(record: T, values: Mapping[str, Any], where: str = "") -> T:
         current = getattr(record, name)
         if dataclasses.is_dataclass(current):
             if not isinstance(value, Mapping):
-                raise ValueError(f"{path} is {value!r}; give a mapping of settings")
+                raise ValueError(f"{path} is {_shown(value)}; give a mapping of settings")
             value = override(current, value, path)
         elif isinstance(current, Mapping) and isinstance(value, Mapping):
             value = {**current, **value}
@@ -182,10 +184,10 @@ def _sentence(error: pydantic.ValidationError, given: Any, known: Iterable[str] 
             path.append(part)
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     if problem == "missing":  # a tuple that is too short lacks one value in each problem
-        return f"{name} is {list(first['input'])!r}; use {len(first['input']) + len(problems)} values"
+        return f"{name} is {_shown(list(first['input']))}; use {len(first['input']) + len(problems)} values"
     # A union complains once for each of its members, behind the same location.
     same = [advice(other) for other in problems if other["loc"][: len(path)] == location[: len(path)]]
-    return f"{name} is {first['input']!r}; {' or '.join(dict.fromkeys(same))}"
+    return f"{name} is {_shown(first['input'])}; {' or '.join(dict.fromkeys(same))}"
 
 
 def advice(problem: Any) -> str:
@@ -196,6 +198,12 @@ def advice(problem: Any) -> str:
     if problem["type"] in _ADVICE:
         return _ADVICE[problem["type"]].format(**context)
     return str(problem["msg"][0].lower() + problem["msg"][1:]).replace("input should be", "it must be")
+
+
+def _shown(value: Any) -> str:
+    """Return a value, cut to a length that fits into a sentence."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def plain(record: Any) -> Any:
