@@ -49,6 +49,11 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match=r"pipe is a pipe or device; give a file"):
         read_text(tmp_path / "pipe")
+    with open(tmp_path / "film.txt", "wb") as file:
+        file.truncate(2**40)  # takes no room on the disk
+    for read, limit in ((read_text, 2**28), (numbered_lines, 2**28), (read_json, 2**33)):
+        with pytest.raises(ValueError, match=rf"film.txt has {2**40} bytes, more than {limit}; give the right file"):
+            read(tmp_path / "film.txt")
     with pytest.raises(ValueError, match=r"is a folder; give a file"):
         read_text(tmp_path)
     with pytest.raises(ValueError, match=r"there is no file .*none.txt; name another"):

@@ -8,20 +8,25 @@ from typing import Any
 
 BOM = "\ufeff"
 """Byte order mark, which editors on Windows put in front of a text, and joining such files into the middle of one."""
+MAX_TEXT, MAX_JSON = 2**28, 2**33
+"""Longest texts that are read, in bytes; the largest annotation files of published sets have several gigabytes."""
 _WIDE_MARKS = {
     b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
 }  # fmt: skip
 
 
-def read_bytes(path: Path, if_missing: str = "check the name") -> bytes:
+def read_bytes(path: Path, if_missing: str = "check the name", max_bytes: int = MAX_TEXT) -> bytes:
     """Return the content of a file; `read_text` explains the arguments.
 
     Raises:
-        ValueError: there is no such file, it is no regular file (a folder, a pipe), or it cannot be opened.
+        ValueError: there is no such file, it is no regular file (a folder, a pipe), is too long, or cannot be opened.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
             raise ValueError(f"{path} is a {'folder' if path.is_dir() else 'pipe or device'}; give a file")
+        if status.st_size > max_bytes:
+            raise ValueError(f"{path} has {status.st_size} bytes, more than {max_bytes}; give the right file")
         return path.read_bytes()
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}; {if_missing}") from None
@@ -29,17 +34,18 @@ def read_bytes(path: Path, if_missing: str = "check the name") -> bytes:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def read_text(path: Path, if_missing: str = "check the name") -> str:
+def read_text(path: Path, if_missing: str = "check the name", max_bytes: int = MAX_TEXT) -> str:
     r"""Return the text of a UTF-8 file, whatever the locale is, without a byte order mark, its lines ended by `\n`.
 
     Args:
         path: a file.
         if_missing: what to do if there is no such file; the end of that error.
+        max_bytes: longest file that is read, so that a wrong one does not take all memory.
 
     Raises:
         ValueError: the file cannot be read (`read_bytes`), or is not UTF-8 text.
     """
-    content = read_bytes(path, if_missing)
+    content = read_bytes(path, if_missing, max_bytes)
     wide = next((name for mark, name in _WIDE_MARKS.items() if content.startswith(mark)), None)
     if wide is not None:
         raise ValueError(f"{path} is {wide} text; save it as UTF-8, e.g. by `iconv -f {wide} -t UTF-8`")
@@ -80,7 +86,7 @@ def read_json(path: Path, if_missing: str = "check the name") -> Any:
     Raises:
         ValueError: the file cannot be read (`read_text`) or parsed (`parse_json`).
     """
-    return parse_json(read_text(path, if_missing), str(path))
+    return parse_json(read_text(path, if_missing, MAX_JSON), str(path))
 
 
 def parse_json(text: str, name: str) -> Any:

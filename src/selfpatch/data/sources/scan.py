@@ -127,7 +127,10 @@ def _has_columns(line: bytes) -> bool:
 
 def _lines(path: Path) -> list[bytes]:
     """Return the paths that a list names, as bytes: unlike the names of a data set, they may be of any encoding."""
-    text = path.read_bytes()
+    with open(path, "rb") as file:
+        text = file.read(2**16)
+        if b"\0" not in text:  # a film, say, is not read any further
+            text += file.read()
     if b"\0" in text:
         raise ValueError(
             f"{path} is not a text file; give a folder of images, or a text file with one path a line, "
