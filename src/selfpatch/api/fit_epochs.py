@@ -70,7 +70,7 @@ def fit_epochs(
             f"all {config.epochs:g} epochs fit into {config.minutes:g} minutes at {rate}"
         ]
     fitted = replace(config, epochs=steps / per_epoch, minutes=None)
-    return fitted, [f"{steps} steps fit into {config.minutes:g} minutes at {rate}", *_advice(fitted)]
+    return fitted, [f"{steps} steps fit into {config.minutes:g} minutes at {rate}", *long_warmup(fitted)]
 
 
 def _measure(
@@ -101,7 +101,8 @@ def _measure(
             return evaluation, measure_speed(steps, limit), schedule
 
 
-def _advice(config: RunConfig) -> list[str]:
+def long_warmup(config: RunConfig) -> list[str]:
+    """Return a line if the learning rate rises for more than half of the training."""
     warmup, epochs = config.optimizer.warmup_epochs, config.epochs
     if epochs is None or warmup <= epochs / 2:
         return []

@@ -12,7 +12,7 @@ import torch
 
 from selfpatch.api.dry_run import DryRun, pretraining_report
 from selfpatch.api.encoder import untrained_encoder
-from selfpatch.api.fit_epochs import fit_epochs
+from selfpatch.api.fit_epochs import fit_epochs, long_warmup
 from selfpatch.api.interrupted import Interrupted
 from selfpatch.checkpoints.checkpoint_store import load_checkpoint
 from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
@@ -83,7 +83,7 @@ def _pretrain(config: RunConfig, started: float) -> Path | DryRun:
     run = _new_run(config, data)
     try:
         if distributed.is_main_process():
-            lines = [*_summary(config, data, student_teacher, schedule, device), *lines]
+            lines = [*_summary(config, data, student_teacher, schedule, device), *(lines or long_warmup(config))]
             console.say(*lines, *([] if report is None else [str(report)]))
         if in_dry_run():
             return pretraining_report(config, run.settings, data, student_teacher, schedule, device)
