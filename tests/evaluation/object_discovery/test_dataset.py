@@ -117,3 +117,31 @@ def test_words_for_data_that_are_not_as_they_should_be(voc: Path, tmp_path: Path
     (voc / "ImageSets" / "Main" / "trainval.txt").write_text("")
     with pytest.raises(ValueError, match="names no image"):
         evaluate(encoder, voc, ObjectDiscoveryConfig())
+
+
+@pytest.mark.parametrize(
+    "sides", [(1, 1, 1e300, 20), (30, 1, 20, 20), (1, 1, "inf", 20), (1, 1, "nan", 20), (-5, 1, 20, 20)]
+)
+def test_boxes_of_voc_that_no_image_holds_are_refused(voc: Path, sides: tuple[object, ...]) -> None:
+    values = "".join(f"<{s}>{v}</{s}>" for s, v in zip(("xmin", "ymin", "xmax", "ymax"), sides, strict=True))
+    (voc / "Annotations" / "met.xml").write_text(f"<annotation><object><bndbox>{values}</bndbox></object></annotation>")
+    with pytest.raises(ValueError, match=r"met\.xml cannot be read as VOC's boxes; download it again"):
+        open_images(voc, ObjectDiscoveryConfig())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"bbox": [1, 2, 1e300, 4]}, r"annotation number 1 \('a.jpg'\) of .* has the bbox\[2\] 1e\+300; use"),
+        ({"bbox": [1, 2, -3, 4]}, r"annotation number 1 \('a.jpg'\) of .* has the bbox \[1.0, 2.0, -3.0, 4.0\]; give"),
+        ({"iscrowd": "0"}, r"annotation number 1 \('a.jpg'\) of .* has the iscrowd '0'; use 0 or 1"),
+        ({"image_id": 99}, r"annotation number 1 of .* is for image_id 99, which is not listed"),
+    ],
+)
+def test_annotations_of_coco_are_checked(tmp_path: Path, fields: dict[str, object], message: str) -> None:
+    file = write_coco(tmp_path, ["a.jpg"]) / "annotations" / "instances_train2014.json"
+    table = json.loads(file.read_text())
+    table["annotations"][0] |= fields
+    file.write_text(json.dumps(table))
+    with pytest.raises(ValueError, match=message):
+        open_images(tmp_path, ObjectDiscoveryConfig())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from selfpatch.config.json_schema import MAX_COORDINATE
 from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text_files import numbered_lines, read_json
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
@@ -88,9 +89,9 @@ def _read_pair(root: Path, path: Path) -> Pair:
         raise ValueError(f"{path} has {counts[0]} keypoints in the source and {counts[1]} in the target; pair them")
     if not counts[0]:
         raise ValueError(f"{path} has no keypoints; leave the pair out of the layout")
-    if not np.isfinite(np.concatenate([pair.source_points, pair.target_points])).all():
+    if not (np.abs(np.concatenate([pair.source_points, pair.target_points])) <= MAX_COORDINATE).all():
         raise ValueError(f"{path} has a keypoint that is not a number; leave it out on both sides")
-    if not np.isfinite(np.concatenate(boxes)).all():
+    if not (np.abs(np.concatenate(boxes)) <= MAX_COORDINATE).all():
         raise ValueError(f"{path} has a box that is not of numbers; download it again")
     if not (pair.target_box[2:] - pair.target_box[:2]).max() > 0:
         raise ValueError(f"the target box of {path} is empty; PCK is measured by its longer side")

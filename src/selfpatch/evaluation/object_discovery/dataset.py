@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
+from selfpatch.config.json_schema import MAX_COORDINATE
 from selfpatch.core.folders import stems_in, subfolders
 from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text_files import numbered_lines, read_bytes
@@ -102,6 +103,8 @@ def _voc_boxes(path: Path, hard: bool, named_by: str) -> Iterator[Box]:
                 # Some files of VOC2012 have fractions, which are truncated as LOST does.
                 sides = [thing.findtext(f"bndbox/{side}") or "" for side in ("xmin", "ymin", "xmax", "ymax")]
                 left, top, right, bottom = (int(float(side)) for side in sides)
+                if not (left <= right <= MAX_COORDINATE and top <= bottom <= MAX_COORDINATE and min(left, top) >= 0):
+                    raise ValueError("a box that ends before it begins, or is outside of every image")
                 yield left - 1, top - 1, right, bottom
     except (ElementTree.ParseError, ValueError, OverflowError, LookupError):  # also sides and encodings unheard of
         raise ValueError(f"{path} cannot be read as VOC's boxes; download it again") from None
