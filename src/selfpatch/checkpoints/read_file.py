@@ -1,6 +1,7 @@
 """Content of checkpoint files, unpickling nothing that could run code."""
 
 import argparse
+import io
 import json
 import pickle
 import warnings
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from selfpatch.checkpoints.file_kinds import checkpoint_kind, small_json
+from selfpatch.checkpoints.pickle_cost import has_costly_tuples
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.safe_paths import path_below
 
@@ -121,7 +123,25 @@ def _empty(file: Any, name: str) -> Tensor:
     return torch.empty(file.get_slice(name).get_shape(), device="meta")
 
 
+def _has_costly_tuples(path: Path) -> bool:
+    """Return whether a pickle of the file makes tuples that take too long to hash."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
+            return any(has_costly_tuples(io.BytesIO(archive.read(name))) for name in names)
+    with path.open("rb") as file:  # magic number, protocol, system, content
+        return any(has_costly_tuples(file) for _ in range(4))
+
+
 def _load_pickle(path: Path) -> Any:
+    try:
+        costly = _has_costly_tuples(path)
+    except PermissionError:
+        raise
+    except Exception:  # it is damaged, which the unpickler finds too
+        costly = False
+    if costly:
+        raise ValueError(f"{path} is no checkpoint: it holds a huge nest of tuples; save the state dict of one network")
     try:
         with torch.serialization.safe_globals(_SAFE_CLASSES), warnings.catch_warnings(action="ignore"):
             # Mapping a file spares the reading of its optimizer state; only files of the newer format can be mapped.
