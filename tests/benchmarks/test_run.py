@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.config import PARTS
+from benchmarks import run, step
+from benchmarks.config import PARTS, BenchConfig
 from benchmarks.run import main as run_module
 from selfpatch.cli.main import main
 from tests.helpers.command_line import write_photos
@@ -22,6 +24,19 @@ def test_wrong_input_is_refused_in_one_sentence(capsys: pytest.CaptureFixture[st
     ]:
         assert main(["bench", *arguments, "--device", "cpu"]) == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_an_emulated_type_is_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = {torch.float32: 2e9, torch.bfloat16: None}
+    monkeypatch.setattr(run, "matrix_ceiling", lambda device, dtype: rates[dtype])
+    monkeypatch.setattr(run, "slowdown", lambda dtype, device: 27.0)
+    monkeypatch.setattr(step, "emulates", lambda dtype, device: dtype is torch.bfloat16)
+    report = run.run_benchmarks(BenchConfig(parts=(), device="cpu"))
+    assert report.ceilings == {"float32": 2e9}
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "matrix products: float32 2 GFLOP/s" in printed
+    assert "bfloat16 is left out: this device emulates it, 27 times slower than float32" in printed
+    assert step.usable_variants(torch.device("cpu")) == ("plain float32", "fast float32")
 
 
 @pytest.mark.slow
