@@ -72,6 +72,7 @@ def test_harmless_aliases_are_read() -> None:
     ("options", "message"),
     [
         ([("a.b", "1"), ("a.b.c", "2")], "--a.b.c is below 'b', which is given a value itself"),
+        ([("a.b.c", "2"), ("a.b", "1")], "--a.b is a value, but others are below it"),
         ([("a.b", "[1")], r"--a.b is '\[1', which cannot be read .* put text in quotes"),
         ([("a.b", "&a [*a]")], "--a.b has an alias of what contains it"),
     ],

@@ -109,3 +109,12 @@ def test_numbers_of_a_component_are_checked_when_the_network_is_made(value: floa
     config = load_recipe("small-cpu").override({"dino": {"student_temp": value}})
     with pytest.raises(ValueError, match=r"dino\.student_temp is (nan|inf|-1\.0); use a "):
         make_student_teacher(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("3: {x: 1}", "nothing reads the settings of 3"), ("3: 1", "3 is not a")]
+)
+def test_names_that_are_no_text_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_recipe(str(tmp_path / "r.yaml"))

@@ -367,14 +367,21 @@ def test_results(folder: Path, first: bytes, second: bytes) -> None:
 
 @fuzzed(60)
 @given(data=st.data())
-def test_index_caches(folder: Path, data: st.DataObject) -> None:
-    source, cache = folder / "photos", folder / "damaged-cache"
-    for path in (source, *source.iterdir()):
-        os.utime(path, (10**9, 10**9))
-    expected = [ImageIndex.open(source, cache).name(i) for i in range(2)]
-    (file,) = cache.glob("*.npz")
-    file.write_bytes(data.draw(damaged_bytes(file.read_bytes())))
-    assert [ImageIndex.open(source, cache).name(i) for i in range(2)] == expected
+def test_index_caches(folder: Path, index_cache: tuple[Path, bytes], data: st.DataObject) -> None:
+    file, content = index_cache
+    file.write_bytes(data.draw(damaged_bytes(content)))
+    index = ImageIndex.open(folder / "photos", file.parent)
+    assert [index.name(i) for i in range(len(index))] == ["a.png", "b.png"]
+
+
+@pytest.fixture(scope="module")
+def index_cache(folder: Path) -> tuple[Path, bytes]:
+    """The cache file of the index of two photographs, and its content."""
+    for path in (folder / "photos", *(folder / "photos").iterdir()):
+        os.utime(path, (10**9, 10**9))  # what has just changed is not cached
+    ImageIndex.open(folder / "photos", folder / "damaged-cache")
+    (file,) = (folder / "damaged-cache").glob("*.npz")
+    return file, file.read_bytes()
 
 
 @fuzzed(200)

@@ -5,14 +5,14 @@ from typing import Annotated
 import tyro
 
 from selfpatch.cli.parsing import read_options
-from selfpatch.config.schema import Workers, settings
+from selfpatch.config.schema import Name, Workers, settings
 
 
 @settings
 class ResumeOptions:
     """Continue a run exactly where its newest checkpoint is."""
 
-    run: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="DIR")]]
+    run: tyro.conf.Positional[Annotated[Name, tyro.conf.arg(metavar="DIR")]]
     """Run directory."""
     device: str | None = None
     """Device to train on; defaults to the run's."""

@@ -18,7 +18,7 @@ class StudyOptions:
     continues when it is called again.
     """
 
-    file: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FILE")]]
+    file: tyro.conf.Positional[Annotated[Name, tyro.conf.arg(metavar="FILE")]]
     """YAML file with the arms, the seeds and the evaluations."""
     data: DataName
     """Folder of all data; the file's paths are relative to it."""

@@ -115,6 +115,8 @@ def nested(options: Iterable[tuple[str, str]]) -> dict[str, Any]:
             section_values = section_values.setdefault(section, {})
             if not isinstance(section_values, dict):
                 raise ValueError(f"--{path} is below {section!r}, which is given a value itself; leave one of them out")
+        if isinstance(section_values.get(key), dict):
+            raise ValueError(f"--{path} is a value, but others are below it; leave one of them out")
         try:
             section_values[key] = yaml_values(text, f"--{path}")
         except ValueError as error:

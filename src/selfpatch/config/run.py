@@ -159,7 +159,7 @@ class RunConfig:
         config = override(self, {**values, "components": merged})
         for name in given:
             if name not in config.used:
-                meant = close_match(name, [*known, *config.used])
+                meant = close_match(str(name), [*known, *config.used])
                 raise ValueError(
                     f"nothing reads the settings of {name!r}: the run's method and objectives are "
                     f"{', '.join(config.used)}; {f'did you mean {meant!r}? Else ' if meant else ''}leave them out, or "

@@ -51,7 +51,7 @@ class EvaluationConfig:
         """
         chosen = cls.variant(values)
         preset = values.get("preset", getattr(chosen, "preset", None))
-        if chosen.presets and preset not in chosen.presets:
+        if chosen.presets and (not isinstance(preset, str) or preset not in chosen.presets):
             raise ValueError(f"{f'{where}.preset'.lstrip('.')} is {preset!r}; use one of: {', '.join(chosen.presets)}")
         named: dict[str, Any] = {"preset": preset, **chosen.presets[preset]} if chosen.presets else {}
         return override(chosen(**named), values, where)  # type: ignore[return-value]
@@ -63,7 +63,7 @@ class EvaluationConfig:
             return cls
         name, classes = cls.variants
         value = values.get(name, getattr(cls, name, next(iter(classes))))
-        if value not in classes:
+        if not isinstance(value, str) or value not in classes:
             raise ValueError(f"{name} is {value!r}; use one of: {', '.join(classes)}")
         return classes[value]
 
