@@ -19,6 +19,8 @@ from selfpatch import run_study
 from selfpatch.experiments import collect
 from selfpatch.experiments import run as running
 from selfpatch.experiments.jobs import WorkerSlot, is_done, is_trained, jobs_of, run_job
+from selfpatch.experiments.report import write_study_report
+from selfpatch.experiments.results import StudyResults
 from selfpatch.experiments.spec import read_study
 from tests.helpers.command_line import start
 from tests.helpers.tiny_study import FROM_WEIGHTS, PLAN, needs_weights, write_study, write_weights
@@ -293,12 +295,17 @@ def in_this_process(
         yield job, execute(job, replace(slots[0], threads=1))
 
 
+def report_at_the_end(results: StudyResults, out: Path) -> Path:
+    return out / "report.md" if results.num_unfinished else write_study_report(results, out)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("[!c]*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_of_ours_run(path: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs run in this process where they take seconds: others test the pool, whose processes take longer to start."""
+    """Where jobs take a second, they run in this process and with one report: other tests are of the pool."""
     if SIZE == "test":
         monkeypatch.setattr(running, "run_jobs", in_this_process)
+        monkeypatch.setattr(running, "write_study_report", report_at_the_end)
     weights = None
     if needs_weights(path):
         weights = WEIGHTS or write_weights(tmp_path, patch_size=14, crops={"global_size": 28, "local_size": 14})

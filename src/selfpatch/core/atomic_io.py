@@ -60,6 +60,7 @@ def make_folder(out: str | Path) -> None:
             require_writable(Path(out))
             return
         Path(out).mkdir(parents=True, exist_ok=True)
+        require_writable(Path(out))
     except OSError as error:
         raise ValueError(f"cannot write to {out} ({error.strerror}); name another folder with --out") from None
 
@@ -72,4 +73,5 @@ def require_writable(folder: Path) -> None:
         kind = FileExistsError if existing == folder else NotADirectoryError
         raise kind(number, os.strerror(number), str(folder))
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        number = errno.EROFS if os.statvfs(existing).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(number, os.strerror(number), str(folder))

@@ -169,8 +169,8 @@ class CropLoader:
             return workers
         chosen = int(fitting) if self.config.workers is None else workers
         warnings.warn(
-            f"{SHARED_MEMORY} has {free / 2**20:.0f} MB free, and {workers} loader processes hand over "
-            f"up to {workers * AHEAD * part / 2**20:.0f} MB: {chosen} are used; allow more shared memory, e.g. with "
+            f"{SHARED_MEMORY} has {free / 2**20:.3g} MB free, but loader processes hand over up to "
+            f"{AHEAD * part / 2**20:.3g} MB each; {chosen} of {workers} are used; allow more shared memory, e.g. with "
             "`docker run --shm-size 8g`, or set --loader.workers",
             stacklevel=2,
         )

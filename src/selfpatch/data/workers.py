@@ -197,7 +197,7 @@ def _end(workers: list[_Worker]) -> None:
 
 def _no_shared_memory() -> str:
     free = free_shared_memory()
-    rest = "" if free is None else f" ({SHARED_MEMORY} has {free / 2**20:.0f} MB free)"
+    rest = "" if free is None else f" ({SHARED_MEMORY} has {free / 2**20:.3g} MB free)"
     return f"the loader processes have no shared memory left{rest}; allow more, e.g. with `docker run --shm-size 8g`"
 
 
