@@ -72,7 +72,7 @@ class RunConfig:
     follows from the speed of the first steps, which are measured before the run begins, and is recorded in config.yaml.
     An option or argument `minutes` replaces a recipe's `epochs`, and the other way round; both together set both
     limits."""
-    batch_size: Annotated[int, Gt(0), Le(2**31)] = 1024
+    batch_size: Annotated[int, Gt(0), Le(1_000_000_000)] = 1024
     """Number of images in a step, over all processes and accumulated micro-batches."""
     accumulate: PositiveInt = 1
     """Micro-batches per step. Equivalent to one large batch, except for batch norm and MoCo-v3's in-batch negatives."""
