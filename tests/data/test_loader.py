@@ -329,6 +329,22 @@ def test_default_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> Non
         assert default_workers() == expected
 
 
+@pytest.mark.parametrize(("workers", "used"), [(None, 1), (5, 5), (1, 1)])
+def test_no_more_processes_than_shared_memory(
+    index: ImageIndex, workers: int | None, used: int, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    loader = make(index, workers=workers)
+    part = 8 * 3 * (2 * 16**2 + 3 * 8**2)  # bytes of the views of a batch
+    monkeypatch.setattr(loader_module, "default_workers", lambda: 4)
+    monkeypatch.setattr(loader_module, "free_shared_memory", lambda: 2 * loader_module.AHEAD * part - 1)
+    assert loader._num_workers() == used
+    said = [str(warning.message) for warning in recwarn if "/dev/shm" in str(warning.message)]
+    assert len(said) == (workers != 1)
+    assert all(f"{used} of {workers or 4} are used" in sentence for sentence in said)
+    monkeypatch.setattr(loader_module, "free_shared_memory", lambda: None)
+    assert loader._num_workers() == (4 if workers is None else workers)
+
+
 def test_real_photographs(data_dir: Path, tmp_path: Path) -> None:
     index = ImageIndex.open(data_dir / "imagenet_sample_256", tmp_path)
     recipes = (replace(GLOBAL, size=64), replace(GLOBAL, size=64), *[replace(LOCAL, size=32)] * 2)
