@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from selfpatch.checkpoints.export.safetensors import export_state
+from selfpatch.checkpoints.infer_config import infer_backbone_config
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.models.encoder import BranchEncoder
-from tests.helpers.released_forms import SWIN, VIT, prefixed, random_backbone, trunk_state
+from tests.helpers.released_forms import RESNET, SWIN, VIT, prefixed, random_backbone, trunk_state
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,13 @@ def test_tensors_of_odd_shapes_are_refused(tmp_path: Path, change: dict[str, Any
     with pytest.raises(ValueError, match=message) as refused:
         load_encoder(str(tmp_path / "w.pth"))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["layer1.0.conv2.weight", "conv1.weight"])
+def test_a_resnet_without_its_first_layers_is_refused(name: str) -> None:
+    state = {f"backbone.trunk.{key}": x for key, x in trunk_state(random_backbone(RESNET)).items() if key != name}
+    with pytest.raises(ValueError, match=f"w holds a ResNet without {name}"):
+        infer_backbone_config(state, "w")
 
 
 def test_a_window_that_does_not_fit_is_refused(tmp_path: Path) -> None:

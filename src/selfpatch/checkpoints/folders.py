@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from annotated_types import Gt
 
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.config.json_schema import shown
 from selfpatch.config.schema import checked
 from selfpatch.core.folders import visible_entries
 from selfpatch.core.text_files import read_json
@@ -80,7 +81,7 @@ def described(config: Config, folder: Path) -> Config:
     activation = content.get("hidden_act", _ACTIVATIONS[0])
     if activation not in _ACTIVATIONS:
         raise ValueError(
-            f"{folder} holds a network with the activation {activation!r}, which is not built here; give another one"
+            f"{folder} holds a network with the activation {shown(activation)}, which is not built here; give another"
         )
     arguments, pretrained = (content.get(name) for name in ("model_args", "pretrained_cfg"))
     arguments, pretrained = (x if isinstance(x, Mapping) else {} for x in (arguments, pretrained))

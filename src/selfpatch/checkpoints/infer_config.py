@@ -142,6 +142,9 @@ def _resnet_config(trunk: Mapping[str, Tensor], source: str) -> ResNetConfig:
             f"{source} holds a ResNet of basic blocks, such as ResNet-18 or -34; one of bottlenecks is needed, "
             "such as ResNet-50"
         )
+    missing = [key for key in ("conv1.weight", "layer1.0.conv2.weight") if key not in trunk]
+    if missing:
+        raise ValueError(f"{source} holds a ResNet without {missing[0]}; give other weights, or download them again")
     width = trunk["layer1.0.conv1.weight"].shape[0]
     if trunk["layer1.0.conv2.weight"].shape[1] != width or trunk["layer1.0.conv3.weight"].shape[0] != 4 * width:
         raise ValueError(f"{source} holds a wide ResNet or a ResNeXt; a plain one is needed, such as ResNet-50")
