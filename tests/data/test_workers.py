@@ -122,6 +122,23 @@ def test_a_process_that_hangs_does_not_outlive_the_iteration() -> None:
     assert not multiprocessing.active_children()
 
 
+def freeze(number: int) -> Tensor:
+    """The first process is slow, so that meanwhile the second one answers and then freezes."""
+    if number == 0:
+        time.sleep(0.3)
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return squares(number)
+
+
+def test_a_process_that_freezes_with_results_on_their_way_ends_the_iteration() -> None:
+    results = computed_ahead(freeze, range(4), 2, patience=1)
+    assert int(next(results)[0, 0]) == 0
+    with pytest.raises(LoaderError, match=r"gave nothing for 1 s"):
+        list(results)
+    assert not multiprocessing.active_children()
+
+
 def test_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")

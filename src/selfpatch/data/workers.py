@@ -14,6 +14,7 @@ import errno
 import itertools
 import os
 import signal
+import threading
 import time
 import traceback
 from collections import deque
@@ -136,24 +137,41 @@ class _Worker:
             self.connection.send(request)
 
     def receive(self, patience: float) -> Any:
-        limit = patience or None
-        if not connection.wait([self.connection, self.process.sentinel], limit):
-            raise LoaderError(
-                f"a loader process gave nothing for {patience:g} s: reading hangs, e.g. on a network drive, or is very "
-                f"slow; check the drive, or use {self._option}"
-            )
+        if not connection.wait([self.connection, self.process.sentinel], patience or None):
+            raise LoaderError(self._silence(patience))
+        # A process that is frozen may have sent a result, but not give out the memory that it lies in: its end does.
+        silent = threading.Event()
+
+        def give_up() -> None:
+            silent.set()
+            self.process.kill()
+
+        watchdog = threading.Timer(patience, give_up)
+        watchdog.daemon = True
+        if patience:
+            watchdog.start()
         try:
             failure, result = self.connection.recv()
-        except OSError as error:  # of this process, which opens the shared memory
-            if error.errno in _LACKS:
-                raise LoaderError(self._lack(error.errno)) from None
-            raise LoaderError(self._death()) from None
-        except (EOFError, RuntimeError) as error:
-            lack = errno.EMFILE if "ancillary data" in str(error) else None  # files that are sent cannot be opened
-            raise LoaderError(self._lack(lack) if lack else self._death()) from None
+        except (OSError, EOFError, RuntimeError) as error:
+            raise LoaderError(self._silence(patience) if silent.is_set() else self._broken(error)) from None
+        finally:
+            watchdog.cancel()
         if failure is not None:
             raise self._error(*failure)
         return result
+
+    def _silence(self, patience: float) -> str:
+        return (
+            f"a loader process gave nothing for {patience:g} s: reading hangs, e.g. on a network drive, or is very "
+            f"slow; check the drive, or use {self._option}"
+        )
+
+    def _broken(self, error: Exception) -> str:
+        """Return why a result could not be received: this process lacks something, or the other one is dead."""
+        number = getattr(error, "errno", None)
+        if "ancillary data" in str(error):  # files that are sent cannot be opened
+            number = errno.EMFILE
+        return self._lack(number) if number in _LACKS else self._death()
 
     def _error(self, kind: str, sentence: str, number: int | None, details: str) -> Exception:
         if kind == "input":
