@@ -95,6 +95,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("objective: selfpatch+", r"objective is 'selfpatch\+'; join names"),
         ("data: ''", "data is ''; name something, or leave it out"),
         (f"batch_size: 1{'0' * 30}", r"batch_size is 10+; use 1e\+09 or less"),
+        (f"watch: {{log_every: 1{'0' * 30}}}", "log_every is 10+.*; use a number of at most 18 digits"),
         ("loader: {workers: 100000}", "loader.workers is 100000; use 1024 or less"),
         ("epochs: !!bool perhaps", r"r\.yaml is not valid YAML: a value does not fit its type"),
     ],

@@ -90,14 +90,14 @@ def settings(cls: Cls) -> Cls:
         except pydantic.ValidationError as error:
             raise ValueError(_sentence(error, kwargs, [field.name for field in fields]).lstrip(".")) from None
         for name, value in kwargs.items():
-            _refuse_mixed_booleans(name, value, getattr(self, name))
+            _refuse_misread(name, value, getattr(self, name))
 
     made.__init__ = init_in_a_sentence  # type: ignore[method-assign]
     return made  # type: ignore[return-value]
 
 
-def _refuse_mixed_booleans(name: str, given: Any, kept: Any) -> None:
-    """Raise ValueError where pydantic made a number from a boolean, or a boolean from anything else."""
+def _refuse_misread(name: str, given: Any, kept: Any) -> None:
+    """Raise ValueError for a number read from a boolean, a boolean read from anything else, and beyond int64."""
     if isinstance(given, list | tuple):
         pairs = list(zip(given, kept, strict=True))
     else:
@@ -108,6 +108,8 @@ def _refuse_mixed_booleans(name: str, given: Any, kept: Any) -> None:
             raise ValueError(
                 f"{name} is {_shown(given)}; use {'true or false' if isinstance(new, bool) else 'a number'}"
             )
+        if isinstance(new, int) and abs(new) >= 2**63:
+            raise ValueError(f"{name} is {_shown(given)}; use a number of at most 18 digits")
 
 
 def override(record: T, values: Mapping[str, Any], where: str = "") -> T:
@@ -160,7 +162,7 @@ def checked(value: Any, kind: Any, name: str) -> Any:
         kept = pydantic.TypeAdapter(kind, config=_RULES).validate_python(value)
     except pydantic.ValidationError as error:
         raise ValueError(name + _sentence(error, value)) from None
-    _refuse_mixed_booleans(name, value, kept)
+    _refuse_misread(name, value, kept)
     return kept
 
 
