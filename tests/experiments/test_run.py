@@ -204,8 +204,8 @@ def test_a_signal_saves_and_says_so(folder: Path, tmp_path: Path) -> None:
     wait_until(lambda: (run / "metrics.jsonl").exists())
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 130
-    assert (tmp_path / "stderr").read_text().strip() == "selfpatch: interrupted"
+    assert process.wait(60) == 143
+    assert (tmp_path / "stderr").read_text().strip() == "selfpatch: ended by SIGTERM"
     assert list((run / "checkpoints").glob("*.pt"))
 
 

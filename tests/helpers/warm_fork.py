@@ -161,6 +161,7 @@ def _serve(requests: socket.socket) -> NoReturn:
             os.close(descriptor)
     requests.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     *streams, status = descriptors
     (cwd, environment), call = pickle.loads(request)
     child = os.fork()

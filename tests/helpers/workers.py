@@ -6,6 +6,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from multiprocessing import current_process
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ class WorkerPool:
         for rank in range(world_size):
             with Listener(str(folder / f"rank{rank}"), "AF_UNIX") as listener:
                 here = (str(listener.address), f"file://{folder / 'meeting'}", rank, world_size)
-                self._processes.append(warm_server().start(_serve, *here, stderr=sys.stderr))
+                key = bytes(current_process().authkey)  # to open the shared memory of each other's tensors
+                self._processes.append(warm_server().start(_serve, key, *here, stderr=sys.stderr))
                 self._pipes.append(listener.accept())
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
@@ -61,7 +63,8 @@ class WorkerPool:
         self._folder.cleanup()
 
 
-def _serve(address: str, meeting: str, rank: int, world_size: int) -> None:
+def _serve(key: bytes, address: str, meeting: str, rank: int, world_size: int) -> None:
+    current_process().authkey = key
     pipe = Client(address, "AF_UNIX")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
