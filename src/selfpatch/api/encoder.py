@@ -18,6 +18,7 @@ from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.console import console
 from selfpatch.core.dry_run import in_dry_run
+from selfpatch.core.text import shown
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry
 from selfpatch.evaluation.encoders import FunctionEncoder, MeanColour, RawPatch
@@ -73,8 +74,11 @@ def open_encoder(
     if isinstance(weights, Encoder):
         return weights, None
     if not isinstance(weights, str | Path) or not str(weights):
+        kind = (
+            shown(weights) if isinstance(weights, int | float | str | bytes | None) else f"a {type(weights).__name__}"
+        )
         raise ValueError(
-            f"weights are {_shown(weights)}; name a run directory, a checkpoint or timm:NAME, or give an encoder or a "
+            f"weights are {kind}; name a run directory, a checkpoint or timm:NAME, or give an encoder or a "
             "function of images"
         )
     weights = str(weights)
@@ -92,12 +96,6 @@ def open_encoder(
     if distributed.is_main_process():
         console.say(str(report))
     return _on_device(encoder, network_device), Provenance(report.source, report.sha256 or network_sha256(encoder))
-
-
-def _shown(value: Any) -> str:
-    """Return a value in a few words."""
-    text = repr(value) if isinstance(value, bool | int | float | str | bytes | None) else f"a {type(value).__name__}"
-    return text if len(text) < 80 else f"{text[:80]}..."
 
 
 def _untrained(source: str, config: LoadConfig) -> BranchEncoder:

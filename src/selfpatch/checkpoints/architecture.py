@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from selfpatch.core.text import one_line
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import AnyBackboneConfig
 
@@ -23,8 +24,7 @@ def check_architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor], s
         with torch.device("meta"):
             expected = build_backbone(config).state_dict()
     except (ValueError, AssertionError, RuntimeError, TypeError, OverflowError, IndexError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{source} describes a network that cannot be built ({reason}); {_ADVICE}") from None
+        raise ValueError(f"{source} describes a network that cannot be built ({one_line(error)}); {_ADVICE}") from None
     shapes = {f"backbone.{key}": tensor.shape for key, tensor in expected.items()}
     for key, shape in shapes.items():
         if key in state and state[key].shape != shape:

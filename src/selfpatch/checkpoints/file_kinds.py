@@ -14,8 +14,8 @@ MAX_HEADER = 8 << 20
 
 They hold names and shapes, some 150 bytes for a tensor. A million of them would take minutes.
 """
-MAX_JSON = 64 << 20
-"""Largest JSON file in bytes that is parsed."""
+MAX_INDEX = 64 << 20
+"""Largest JSON file in bytes that is parsed, to tell whether it is an index."""
 
 _HEAD = 512
 _TORCH_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
@@ -142,9 +142,7 @@ def _text_kind(path: Path, head: bytes, size: int) -> Kind:
 
 def small_json(path: Path) -> Any:
     """Return the content of a JSON file, or None if it is none or too large."""
-    if path.stat().st_size > MAX_JSON:
-        return None
     try:
-        return read_json(path)
+        return read_json(path, max_bytes=MAX_INDEX)
     except ValueError:
         return None

@@ -18,6 +18,7 @@ from selfpatch.checkpoints.key_mapping import known_num_heads, map_keys
 from selfpatch.checkpoints.read_file import files_of, read_file
 from selfpatch.checkpoints.state_dict import check_size, find_state_dict
 from selfpatch.core.dry_run import in_dry_run
+from selfpatch.core.text import one_line
 from selfpatch.models.backbones.build import build_timm
 from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig, backbone_config_from_dict
 
@@ -85,36 +86,28 @@ def _checked(weights: Weights) -> Weights:
 
 def _read_path(given: Path, side: Side) -> Weights:
     path = weights_file(given)
-    source, own = str(path), False
+    source, files = str(path), files_of(path)
     content, metadata = read_file(path)
+    of_run = isinstance(content, Mapping) and {"pretrainer", "shape"} <= content.keys()
+    tensors = find_state_dict({"state_dict": content["pretrainer"]} if of_run else content, side, source)
+    check_size(tensors, sum(file.stat().st_size for file in files), source)
     left_out: tuple[str, ...] = ()
-    size = sum(file.stat().st_size for file in files_of(path))
-    if isinstance(content, Mapping) and {"pretrainer", "shape"} <= content.keys():  # a checkpoint of a run
-        own = True
-        tensors = find_state_dict({"state_dict": content["pretrainer"]}, side, source)
-        check_size(tensors, size, source)
+    if of_run:
         state = {k.removeprefix(f"{side}."): v for k, v in tensors.items() if k.startswith(f"{side}.")}
-        config = _own_config(content["shape"], source)
+        shape = content["shape"]
     else:
-        tensors = find_state_dict(content, side, source)
-        check_size(tensors, size, source)
-        try:
-            state, left_out = map_keys(tensors, side, source)
-        except (RuntimeError, IndexError) as error:  # parts of one tensor that cannot be joined
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"{source} has tensors of other shapes than its format ({reason}); download it again"
-            ) from None
+        state, left_out = _mapped(tensors, side, source)
         shape = _own_shape(metadata)
-        if shape is not None:
-            own, config = True, _own_config(shape, source)
-        else:
-            config = infer_backbone_config(state, source)
-            if isinstance(config, ViTConfig):
-                config = replace(config, num_heads=known_num_heads(tensors, config.embed_dim) or config.num_heads)
-            if given.is_dir() or len(files_of(path)) > 1:
-                config = described(config, path.parent)
-    return Weights(state, config, source, None if in_dry_run() else file_sha256(*files_of(path)), left_out, own)
+    is_own = of_run or shape is not None
+    if is_own:
+        config = _own_config(shape, source)
+    else:
+        config = infer_backbone_config(state, source)
+        if isinstance(config, ViTConfig):
+            config = replace(config, num_heads=known_num_heads(tensors, config.embed_dim) or config.num_heads)
+        if given.is_dir() or len(files) > 1:
+            config = described(config, path.parent)
+    return Weights(state, config, source, None if in_dry_run() else file_sha256(*files), left_out, is_own)
 
 
 def file_sha256(*paths: Path) -> str:
@@ -122,17 +115,24 @@ def file_sha256(*paths: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
+
+
+def _mapped(tensors: Mapping[str, Tensor], side: Side, source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    try:
+        return map_keys(tensors, side, source)
+    except (RuntimeError, IndexError) as error:  # parts of one tensor that cannot be joined
+        raise ValueError(
+            f"{source} has tensors of other shapes than its format ({one_line(error)}); download it again"
+        ) from None
 
 
 def _own_config(shape: Any, source: str) -> AnyBackboneConfig:
     try:
         return backbone_config_from_dict(shape)
     except ValueError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{source} does not describe its network as it should: {reason}") from None
+        raise ValueError(f"{source} does not describe its network as it should: {one_line(error, 300)}") from None
 
 
 def _own_shape(metadata: Mapping[str, str]) -> Any:

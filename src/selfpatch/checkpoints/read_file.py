@@ -20,6 +20,7 @@ from selfpatch.checkpoints.file_kinds import checkpoint_kind, small_json
 from selfpatch.checkpoints.pickle_cost import has_costly_tuples
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.safe_paths import path_below
+from selfpatch.core.text import one_line
 
 _SAFE_CLASSES: list[Any] = [
     # DINO and its descendants save their argparse options with the tensors; a Namespace holds only attributes.
@@ -99,7 +100,7 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except PermissionError:
         raise
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
-        reason = _missing_bytes(path) or f"it is not a readable safetensors file ({' '.join(str(error).split())[:200]})"
+        reason = _missing_bytes(path) or f"it is not a readable safetensors file ({one_line(error)})"
         advice = "download or copy it again"
         raise ValueError(f"{path} is no checkpoint, or a damaged one: {reason}; {advice}") from None
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from selfpatch.core.text import shown
+
 MAX_CHARACTERS = 200_000
 """Largest length of a YAML text; recipes, suites and studies have a few thousand characters."""
 MAX_VALUES = 50_000
@@ -121,11 +123,6 @@ def nested(options: Iterable[tuple[str, str]]) -> dict[str, Any]:
             section_values[key] = yaml_values(text, f"--{path}")
         except ValueError as error:
             raise ValueError(
-                f"--{path} is {shortened(text)}, which cannot be read ({error}); put text in quotes"
+                f"--{path} is {shown(text, 60)}, which cannot be read ({error}); put text in quotes"
             ) from None
     return values
-
-
-def shortened(text: str, length: int = 60) -> str:
-    """Return the representation of a text, cut to a length that fits into a sentence."""
-    return repr(text) if len(text) <= length else f"{text[:length]!r}..."

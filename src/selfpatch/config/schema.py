@@ -20,6 +20,8 @@ import pydantic
 from annotated_types import Ge, Le, Lt, MinLen
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
+from selfpatch.core.text import shown
+
 T = TypeVar("T")
 Cls = TypeVar("Cls", bound=type)
 
@@ -106,10 +108,10 @@ def _refuse_misread(name: str, given: Any, kept: Any) -> None:
     for old, new in pairs:
         if isinstance(old, bool) != isinstance(new, bool):
             raise ValueError(
-                f"{name} is {_shown(given)}; use {'true or false' if isinstance(new, bool) else 'a number'}"
+                f"{name} is {shown(given)}; use {'true or false' if isinstance(new, bool) else 'a number'}"
             )
         if isinstance(new, int) and abs(new) >= 2**63:
-            raise ValueError(f"{name} is {_shown(given)}; use a number of at most 18 digits")
+            raise ValueError(f"{name} is {shown(given)}; use a number of at most 18 digits")
 
 
 def override(record: T, values: Mapping[str, Any], where: str = "") -> T:
@@ -128,7 +130,7 @@ def override(record: T, values: Mapping[str, Any], where: str = "") -> T:
         current = getattr(record, name)
         if dataclasses.is_dataclass(current):
             if not isinstance(value, Mapping):
-                raise ValueError(f"{path} is {_shown(value)}; give a mapping of settings")
+                raise ValueError(f"{path} is {shown(value)}; give a mapping of settings")
             value = override(current, value, path)
         elif isinstance(current, Mapping) and isinstance(value, Mapping):
             value = {**current, **value}
@@ -186,10 +188,10 @@ def _sentence(error: pydantic.ValidationError, given: Any, known: Iterable[str] 
             path.append(part)
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     if problem == "missing":  # a tuple that is too short lacks one value in each problem
-        return f"{name} is {_shown(list(first['input']))}; use {len(first['input']) + len(problems)} values"
+        return f"{name} is {shown(list(first['input']))}; use {len(first['input']) + len(problems)} values"
     # A union complains once for each of its members, behind the same location.
     same = [advice(other) for other in problems if other["loc"][: len(path)] == location[: len(path)]]
-    return f"{name} is {_shown(first['input'])}; {' or '.join(dict.fromkeys(same))}"
+    return f"{name} is {shown(first['input'])}; {' or '.join(dict.fromkeys(same))}"
 
 
 def advice(problem: Any) -> str:
@@ -200,12 +202,6 @@ def advice(problem: Any) -> str:
     if problem["type"] in _ADVICE:
         return _ADVICE[problem["type"]].format(**context)
     return str(problem["msg"][0].lower() + problem["msg"][1:]).replace("input should be", "it must be")
-
-
-def _shown(value: Any) -> str:
-    """Return a value, cut to a length that fits into a sentence."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def plain(record: Any) -> Any:

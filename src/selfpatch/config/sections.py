@@ -8,7 +8,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from selfpatch.config.schema import SPEED_ONLY, Fraction, Workers, settings
 
 Fingerprint = Literal["size_and_time", "content", "none"]
-"""What is recorded of each image, to tell whether it has changed."""
+"""Record of each image, from which a resumed run tells whether it has changed."""
 Resampling = Literal["bicubic", "bilinear"]
 """Filter of a resize, antialiased."""
 

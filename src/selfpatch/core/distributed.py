@@ -18,7 +18,7 @@ T = TypeVar("T")
 _stores: list[dist.Store] = []
 """Store of the group that `start` joined: processes exchange a few bytes in it without waiting for one another."""
 _failed_first: list[bool] = []
-"""Whether this process was the first to fail, once it has failed."""
+"""One item once this process has failed: True if it was the first of its group."""
 MEETING = datetime.timedelta(seconds=10)
 """Time in which a process that fails finds the store of a group that it has not joined."""
 

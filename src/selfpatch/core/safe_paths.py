@@ -5,6 +5,8 @@ import re
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from selfpatch.core.text import shown
+
 MAX_NAME_BYTES = 255
 """Longest name of one file on every common file system, in bytes."""
 
@@ -27,9 +29,8 @@ def path_below(folder: Path, name: Any, named_by: object, *, nested: bool = True
     reason = _fault(name, nested)
     if reason is None:
         return folder / name
-    shown = repr(name) if len(repr(name)) <= 100 else f"{repr(name)[:100]}..."
     form = "a path below" if nested else "the name of one entry of"
-    raise ValueError(f"{named_by} names {shown}, which {reason}; it should be {form} {folder}")
+    raise ValueError(f"{named_by} names {shown(name, 100)}, which {reason}; it should be {form} {folder}")
 
 
 def _fault(name: Any, nested: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""What SIGTERM and Ctrl-C do to a command: they raise, so that files are closed; the second one ends it in any case."""
+"""Handling of SIGTERM and Ctrl-C: they raise, so that files are closed; a second one ends the process in any case."""
 
 import contextlib
 import os

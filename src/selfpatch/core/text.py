@@ -19,6 +19,19 @@ def visible(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in JOINERS or c in keep else _escaped(c) for c in text)
 
 
+def shown(value: object, length: int = 80) -> str:
+    """Return the representation of a value, cut to a length that fits into a sentence."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= length else f"{value[:length]!r}..."
+    text = repr(value)
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def one_line(error: BaseException, length: int = 200) -> str:
+    """Return the message of an error of a library on one line, cut to a length that fits into a sentence."""
+    return " ".join(str(error).split())[:length]
+
+
 def shell(*words: str | Path) -> str:
     r"""Return a command that bash and zsh read as these words; `$'caf\xe9'` for what cannot be shown."""
     return " ".join(map(_quoted, map(str, words)))

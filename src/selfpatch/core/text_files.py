@@ -80,13 +80,13 @@ def numbered_lines(path: Path, if_missing: str = "check the name") -> list[tuple
     return [(number, line) for number, line in lines if line]
 
 
-def read_json(path: Path, if_missing: str = "check the name") -> Any:
-    """Return the content of a JSON file.
+def read_json(path: Path, if_missing: str = "check the name", max_bytes: int = MAX_JSON) -> Any:
+    """Return the content of a JSON file; `read_text` explains the arguments.
 
     Raises:
         ValueError: the file cannot be read (`read_text`) or parsed (`parse_json`).
     """
-    return parse_json(read_text(path, if_missing, MAX_JSON), str(path))
+    return parse_json(read_text(path, if_missing, max_bytes), str(path))
 
 
 def parse_json(text: str, name: str) -> Any:

@@ -211,7 +211,7 @@ class CropLoader:
 
 
 class _Crops:
-    """What runs in the workers: reads the images of a request, draws their views and collates them."""
+    """Work of the loader processes: read the images of a request, draw their views and collate them."""
 
     def __init__(self, loader: CropLoader) -> None:
         self.loader = loader

@@ -28,6 +28,7 @@ import torch
 from torch import multiprocessing
 
 from selfpatch.core.failures import sentence_of
+from selfpatch.core.text import one_line
 
 Request = TypeVar("Request")
 T = TypeVar("T")
@@ -225,7 +226,7 @@ _LACKS: dict[int | None, Callable[[], str]] = {
     errno.EMFILE: lambda: "a loader process has too many open files; allow more with `ulimit -n`",
     errno.ENFILE: lambda: "the system has too many open files; close other programs",
 }
-"""What to say of a resource that is used up, by the number of the system's error."""
+"""Sentence on each resource that may be used up, by the number of the system's error."""
 
 
 def _work(end: Any, load: Callable[[Any], Any], parent: int) -> None:
@@ -261,5 +262,4 @@ def _told(error: Exception) -> tuple[str, str, int | None, str]:
         return "input", str(error), None, ""
     if isinstance(error, OSError):
         return "system", sentence_of(error), number, ""
-    first_line = next(iter(str(error).splitlines()), "")
-    return "bug", f"{type(error).__name__}: {first_line}", number, traceback.format_exc()
+    return "bug", f"{type(error).__name__}: {one_line(error)}", number, traceback.format_exc()

@@ -44,7 +44,7 @@ class OnlineEvaluator:
     bad: dict[str, str]
     """Reason by path for each unreadable image."""
     warnings: list[str]
-    """What is measured on fewer images than there are, or not at all, in a sentence each."""
+    """A sentence on each metric that is measured on fewer images than there are, or not at all."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class OnlineEvaluator:
         self.bad[error.path] = error.reason
 
     def _warn_of_unreadable(self, what: str, count: int, loss: str, first: int = 0) -> None:
-        """Add a warning if images are unreadable, from the number `first` of `bad` on; `loss` is said if all are."""
+        """Add a warning on the entries of `bad` from the number `first` on; `loss` ends it if no image can be read."""
         bad = list(self.bad.items())[first:]
         if bad:
             (path, reason), none = bad[0], len(bad) == count

@@ -283,17 +283,16 @@ def train(
                 bar.update(done, epoch=hp.epoch + 1, images_per_second=speed, losses=losses, lr=hp.lr)
                 bar.warn(*(detector.check(done, numbers) for detector in detectors))
             run.note_skipped(loader.bad)
-            stop = done < total and (outcome.stop or signals.leaves_now)
+            if done < total and (outcome.stop or signals.leaves_now):
+                break
             with throughput.pause():
-                if evaluate and done in evaluated_at and not stop:
+                if evaluate and done in evaluated_at:
                     metrics = _evaluate(evaluate, student_teacher, log, done)
                     at_start = next((row for row in read_numbers(run.path) if row["step"] == 0), {})
                     bar.say(describe_metrics(metrics, at_start, "at first" if pretrained else "untrained", done))
                     bar.warn(regression_warning(metrics, at_start) if pretrained else None)
-                checkpointer.save_if_due(done, force=stop or done == total)
-            if stop:
-                return signals.requested or signal.SIGTERM
-        if done < total:  # stopped while a batch was awaited
+                checkpointer.save_if_due(done, force=done == total)
+        if done < total:  # stopped after a step, or while a batch was awaited
             checkpointer.save_if_due(done, force=True)
             return signals.requested or signal.SIGTERM
     distributed.barrier()

@@ -14,7 +14,7 @@ import numpy as np
 from selfpatch.data.sources.cache import Listing, cached
 from selfpatch.data.sources.image_files import ShardMember
 from selfpatch.data.sources.scan import search
-from selfpatch.data.sources.stamps import image_stamps
+from selfpatch.data.sources.stamps import content_stamps, time_stamps
 
 
 class ImageIndex:
@@ -94,8 +94,8 @@ class ImageIndex:
         return digest.hexdigest()[:32]
 
     def stamps(self, *, content: bool = False) -> np.ndarray:
-        """Return size and time, or a hash of the content, of each image, as `stamps.image_stamps` does."""
-        return image_stamps(self.root, self._images, content=content)
+        """Return size and modification time, or a hash of the content, of each image, [n, 2] (`stamps.py`)."""
+        return content_stamps(self.file, len(self)) if content else time_stamps(self.root, self._images)
 
     def split(self, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return training indices and `held_out` random held-out ones, at most a tenth of the images.

@@ -2,15 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
 from selfpatch.data.sources.cache import Listing
-from selfpatch.data.sources.image_files import ShardMember, opened
+from selfpatch.data.sources.image_files import ImageFile, opened
 
 MISSING = -1
 THREADS = 8
@@ -21,27 +20,28 @@ BLOCK = 2**20
 """Bytes that are hashed at once."""
 
 
-def image_stamps(root: str, listing: Listing, *, content: bool = False) -> np.ndarray:
-    """Return size and modification time of each image.
+def time_stamps(root: str, listing: Listing) -> np.ndarray:
+    """Return size in bytes and modification time in ns of each image, [n, 2] int64; both are MISSING if a file is.
 
-    Args:
-        root: folder that the paths in the listing are relative to.
-        listing: images.
-        content: read every file, and return a hash of its bytes in place of the time.
-
-    Returns:
-        [n, 2] int64: size in bytes, and the time in ns or the hash; both are MISSING if a file is. The time of an image
-        in a shard is that of the shard.
+    The paths in the listing are relative to `root`. The time of an image in a shard is that of the shard.
     """
-    stamps = np.empty((len(listing), 2), np.int64)
-    stamp_of = _content_stamps if content else _time_stamps
+    return _stamps(len(listing), lambda chunk: _time_stamps(os.fsencode(root), listing, chunk))
+
+
+def content_stamps(file_of: Callable[[int], ImageFile], count: int) -> np.ndarray:
+    """Return size in bytes and a hash of the content of each image, as `time_stamps` does; every file is read."""
+    return _stamps(count, lambda chunk: map(_content_stamp, map(file_of, chunk)))
+
+
+def _stamps(count: int, of_chunk: Callable[[range], Iterator[tuple[int, int]]]) -> np.ndarray:
+    stamps = np.empty((count, 2), np.int64)
 
     def fill(first: int) -> None:
-        chunk = range(first, min(first + CHUNK, len(listing)))
-        stamps[first : first + CHUNK] = [*stamp_of(os.fsencode(root), listing, chunk)]
+        chunk = range(first, min(first + CHUNK, count))
+        stamps[first : first + CHUNK] = [*of_chunk(chunk)]
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for _ in pool.map(fill, range(0, len(listing), CHUNK)):
+        for _ in pool.map(fill, range(0, count, CHUNK)):
             pass
     return stamps
 
@@ -63,16 +63,12 @@ def _time_stamps(root: bytes, listing: Listing, chunk: range) -> Iterator[tuple[
             yield MISSING, MISSING
 
 
-def _content_stamps(root: bytes, listing: Listing, chunk: range) -> Iterator[tuple[int, int]]:
-    for i in chunk:
-        path, length, offset, size = listing.entry(i)
-        name = os.fsdecode(os.path.join(root, path))
-        shard = os.fsdecode(os.path.join(root, path[:length]))
-        try:
-            with opened(ShardMember(shard, name, offset, size) if length else Path(name)) as stream:
-                digest = hashlib.blake2b(digest_size=8)
-                while block := stream.read(BLOCK):
-                    digest.update(block)
-                yield stream.tell(), int.from_bytes(digest.digest(), "little", signed=True)
-        except OSError:
-            yield MISSING, MISSING
+def _content_stamp(file: ImageFile) -> tuple[int, int]:
+    digest = hashlib.blake2b(digest_size=8)
+    try:
+        with opened(file) as stream:
+            while block := stream.read(BLOCK):
+                digest.update(block)
+            return stream.tell(), int.from_bytes(digest.digest(), "little", signed=True)
+    except OSError:
+        return MISSING, MISSING

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from selfpatch.core.text import shown
 from selfpatch.core.text_files import stripped_lines
 
 VOID_NAMES = ("void", "unlabelled", "unlabeled", "ignore")
@@ -97,5 +98,4 @@ def _refuse_repeated(path: Path, entries: Sequence[_Entry]) -> None:
 
 
 def _refuse(path: Path, number: int, line: str, reason: str) -> NoReturn:
-    shown = repr(line) if len(line) <= 80 else f"{line[:80]!r}..."
-    raise ValueError(f"line {number} of {path} is {shown}, which {reason}; {FORM}")
+    raise ValueError(f"line {number} of {path} is {shown(line)}, which {reason}; {FORM}")

@@ -10,6 +10,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,6 +28,13 @@ IMAGE_SETS: dict[Year, tuple[str, ...]] = {2017: ("2017/val.txt",), 2016: ("2016
 VOID = MAX_VALUE = 255
 MAX_SHADES = 32
 """Largest number of objects whose values have gaps; more are no objects, but shades of smoothed outlines."""
+
+
+class _Objects(NamedTuple):
+    """Values of the objects in the files; `binary` if every value but 0 is the one object."""
+
+    values: tuple[int, ...]
+    binary: bool
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Clip:
     def read_result(self, folder: Path, frame: int) -> np.ndarray:
         """Return the mask of a frame from a folder of results; raise ValueError if it has an object of its own."""
         values, grey = self._values(folder / f"{self.frames[frame]}.png")
-        binary = self._found[1] or (self.num_objects == 1 and _is_black_and_white(values, grey))
+        binary = self._found.binary or (self.num_objects == 1 and _is_black_and_white(values, grey))
         if binary:
             return (values > 0).astype(np.uint8)
         foreign = np.setdiff1d(values, (0, *self.objects, *(() if _is_black_and_white(values, grey) else (VOID,))))
@@ -77,7 +85,7 @@ class Clip:
     @property
     def objects(self) -> tuple[int, ...]:
         """Value of each object in the files, ascending; object n of a mask is the n-th."""
-        return self._found[0]
+        return self._found.values
 
     @property
     def num_objects(self) -> int:
@@ -86,22 +94,22 @@ class Clip:
 
     @property
     def has_gaps(self) -> bool:
-        """Whether the objects have other values than 1, 2, ..., N."""
+        """True if the objects have other values than 1, 2, ..., N."""
         return self.objects != tuple(range(1, len(self.objects) + 1))
 
     @cached_property
-    def _found(self) -> tuple[tuple[int, ...], bool]:
-        """Return `objects`, and whether every value but 0 is the one object."""
+    def _found(self) -> "_Objects":
+        """Objects of the first mask."""
         values, grey = self._values(self._mask_file(0))
         if self.year == 2016 or _is_black_and_white(values, grey):
-            return ((1,) if values.any() else ()), True
-        return tuple(np.setdiff1d(values, (0, VOID)).tolist()), False
+            return _Objects((1,) if values.any() else (), binary=True)
+        return _Objects(tuple(np.setdiff1d(values, (0, VOID)).tolist()), binary=False)
 
     def _mask_file(self, frame: int) -> Path:
         return self.masks_dir / f"{self.frames[frame]}.png"
 
     def _numbered(self, values: np.ndarray) -> np.ndarray:
-        if self._found[1]:
+        if self._found.binary:
             return (values > 0).astype(np.uint8)
         numbers = np.zeros(MAX_VALUE + 1, np.uint8)
         numbers[list(self.objects)] = np.arange(1, len(self.objects) + 1)

@@ -17,6 +17,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from selfpatch.core.text import one_line
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.backbones.dinov3_keys import from_timm
@@ -178,8 +179,9 @@ def _create(name: str, pretrained: bool, drop_path: float, config: AnyBackboneCo
             "check the connection, or give a file"
         ) from error
     except (TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"timm cannot make {name!r} as a ViT, Swin or ResNet of any image size: {reason}") from error
+        raise ValueError(
+            f"timm cannot make {name!r} as a ViT, Swin or ResNet of any image size: {one_line(error)}"
+        ) from error
     if issubclass(type(trunk), VisionTransformer):
         if not isinstance(trunk.fc_norm, nn.Identity):  # a ViT that averages its tokens has its final norm after that
             trunk.norm, trunk.fc_norm = trunk.fc_norm, nn.Identity()
