@@ -265,9 +265,9 @@ def check(done: subprocess.CompletedProcess[str], fault: str) -> None:
 def between(fault: str, call: Call) -> None:
     """Do what happens between a kill and the command that goes on."""
     if fault == "truncated checkpoint":
-        states = sorted(
-            [*call.out.rglob("step-*.pt"), *call.out.rglob("fitting.pt")], key=lambda p: p.stat().st_mtime_ns
-        )
+        exported = "exported/backbone.safetensors"  # of a run that has ended, whose checkpoints nothing reads
+        unfinished = [path for path in call.out.rglob("step-*.pt") if not (path.parents[1] / exported).exists()]
+        states = sorted([*unfinished, *call.out.rglob("fitting.pt")], key=lambda p: p.stat().st_mtime_ns)
         for path in states[-1:]:
             os.truncate(path, path.stat().st_size // 2)
     if fault == "changed image":

@@ -228,13 +228,14 @@ def _finish(
     picture: Path | None,
     bad: Collection[str],
 ) -> None:
-    """Export the teacher, write the report, and print the measurements and the next command; `bad` are unreadable."""
-    exported = write_safetensors(run.exported_backbone, *export_state(teacher_encoder(student_teacher)))
+    """Write the report, export the teacher, and print the measurements and the next command; `bad` are unreadable."""
     table = measured_table(run)
     if table is not None:
         console.print(table)
     lines = [f"picture    {picture}"] if picture is not None else []
     report = write_run_report(run, losses=("loss", *student_teacher.loss_weights))
+    # The exported network comes last: a study takes it for the mark of a run that has ended.
+    exported = write_safetensors(run.exported_backbone, *export_state(teacher_encoder(student_teacher)))
     lines += [f"report     {report}", f"weights    {exported}"]
     if (run.path / "skipped.txt").is_file():
         lines.append(f"unreadable images are listed in {run.path / 'skipped.txt'}")

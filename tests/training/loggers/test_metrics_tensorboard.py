@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -41,3 +42,25 @@ def test_training_goes_on_without_tensorboard(
         log.record({"step": 2, "loss": 1.0})
         log.close()
     assert len(log.rows()) == 2
+
+
+def test_errors_in_the_thread_of_tensorboard_print_no_traceback(
+    log: MetricsLogger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next call of the writer raises them, which a warning tells; other threads are none of its business."""
+    printed: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failed: printed.append(type(failed.thread).__name__))
+    log.record({"step": 1, "loss": 1.0})
+    log.close()
+
+    def fail() -> None:
+        raise OSError("no space left")
+
+    class Writer(threading.Thread):
+        __module__ = "tensorboard.summary.writer"
+
+    for kind in (Writer, threading.Thread):
+        thread = kind(target=fail)
+        thread.start()
+        thread.join()
+    assert printed == ["Thread"]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,6 +45,7 @@ class MetricsLogger:
                 from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
                 folder = str(self._folder / "tensorboard")
+                _leave_errors_of_events_to_the_writer()
                 self._events = SummaryWriter(folder, purge_step=self._purge_step, flush_secs=30)
             for name, value in row.items():
                 if name != "step" and isinstance(value, int | float):
@@ -73,6 +75,18 @@ class MetricsLogger:
         except Exception as error:  # a missing package, a version that clashes, a full disk
             self._tensorboard_failed, self._events = True, None
             warnings.warn(f"no TensorBoard events ({error}); metrics.jsonl holds every number", stacklevel=4)
+
+
+def _leave_errors_of_events_to_the_writer() -> None:
+    """Print no traceback of TensorBoard's thread on a full disk: the next call of the writer raises the error."""
+    others = threading.excepthook
+
+    def report(failed: threading.ExceptHookArgs) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            others(failed)
+
+    if others.__module__ != __name__:
+        threading.excepthook = report
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
