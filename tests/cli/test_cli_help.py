@@ -208,8 +208,8 @@ OPTIONS = {
     "pretrain": """
         data out channels recipe method objective model patch-size init allow-partial epochs minutes batch-size
         accumulate seed device precision compile loss-weights
-        backbone.embed-dim backbone.depth backbone.depths backbone.num-heads backbone.drop-path
-        backbone.position-embedding backbone.positions backbone.rope-rescale backbone.initialisation
+        backbone.embed-dim backbone.depth backbone.depths backbone.num-heads backbone.rope backbone.registers
+        backbone.drop-path backbone.position-embedding backbone.positions backbone.rope-rescale backbone.initialisation
         backbone.freeze-patch-embed backbone.frozen-blocks backbone.keep-class-token
         crops.global-size crops.global-scale crops.num-local crops.local-size crops.local-scale crops.resampling
         crops.flip crops.jitter

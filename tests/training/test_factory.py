@@ -12,7 +12,7 @@ from selfpatch.checkpoints.export.safetensors import export_state
 from selfpatch.config.run import RunConfig
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.factory import (
-    backbone_config,
+    backbone_request,
     make_schedule,
     make_student_teacher,
 )
@@ -24,7 +24,7 @@ from tests.helpers.tiny import tiny_config
     [("vit_tiny", 16, (192, 12, 3, 14)), ("vit_small", 8, (384, 12, 6, 28)), ("vit_base", None, (768, 12, 12, 14))],
 )
 def test_models_by_name(model: str, patch: int | None, expected: tuple[int, ...]) -> None:
-    shape = backbone_config(RunConfig(model=model, patch_size=patch))
+    shape = backbone_request(RunConfig(model=model, patch_size=patch)).named()
     assert (shape.embed_dim, shape.depth, shape.num_heads, shape.grid) == expected
     assert shape.patch_size == (patch or 16)
 

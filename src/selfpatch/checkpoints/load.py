@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from selfpatch.checkpoints.config import DEFAULTS, LoadConfig
 from selfpatch.checkpoints.infer_config import first_few
+from selfpatch.checkpoints.key_mapping import TRUNK
 from selfpatch.checkpoints.read import Weights, read_weights
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.models.backbones.base import Backbone
@@ -49,7 +50,8 @@ def load_backbone(
     """Copy weights into a backbone, and into a pool if the weights hold one of the same form.
 
     A trunk without CLS token, registers or final norm leaves these and the CLS token's position out. If the weights
-    have no mask token, it stays as initialised. The first layer is adapted to the trunk's number of channels.
+    have no mask token or no registers, these stay as initialised. The first layer is adapted to the trunk's number of
+    channels.
 
     Raises:
         ValueError: the family or a shape differs, or, unless `allow_partial`, a key is missing or unexpected.
@@ -65,21 +67,32 @@ def load_backbone(
         if shapes == {key: tensor.shape for key, tensor in state.items() if key.startswith("pool.")}:
             parts["pool"] = pool
     current = parts.state_dict()
-    for key in ("backbone.trunk.patch_embed.proj.weight", "backbone.trunk.conv1.weight"):
+    for key in (f"{TRUNK}patch_embed.proj.weight", f"{TRUNK}conv1.weight"):
         if key in state and key in current and state[key].shape[1] == 3 != current[key].shape[1]:
             state[key] = kernel_for_channels(state[key], current[key].shape[1])
-    optional = ["backbone.trunk.norm.weight", "backbone.trunk.norm.bias", "backbone.mask_token"]
+    optional = [f"{TRUNK}norm.weight", f"{TRUNK}norm.bias", "backbone.mask_token"]
+    new_registers = f"{TRUNK}reg_token" in current and f"{TRUNK}reg_token" not in state
     if not backbone.has_class_token:
-        optional += ["backbone.trunk.cls_token", "backbone.trunk.reg_token"]
-        has_position = "backbone.trunk.pos_embed" in state and "backbone.trunk.reg_token" not in state
-        if "backbone.trunk.cls_token" in state and has_position:
-            state["backbone.trunk.pos_embed"] = state["backbone.trunk.pos_embed"][:, 1:]
+        optional += [f"{TRUNK}cls_token", f"{TRUNK}reg_token"]
+    if new_registers or not backbone.has_class_token:
+        _take_position_of_cls(state)
+    if new_registers:
+        state[f"{TRUNK}reg_token"] = current[f"{TRUNK}reg_token"]
     if "backbone.mask_token" in current:
         state.setdefault("backbone.mask_token", current["backbone.mask_token"])  # most weights have none
     not_wanted = ("heads.",) if "pool" in parts else ("heads.", "pool.")
     left_out = [key for key in state if key.startswith(not_wanted) or (key in optional and key not in current)]
     report = load_strictly(parts, state, weights, left_out, allow_partial=allow_partial)
-    return replace(report, notes=tuple(_notes_on_pool(backbone, pool, is_new="pool" not in parts)))
+    notes = ["the register tokens are new"] if new_registers else []
+    return replace(report, notes=(*notes, *_notes_on_pool(backbone, pool, is_new="pool" not in parts)))
+
+
+def _take_position_of_cls(state: dict[str, Tensor]) -> None:
+    """Add the CLS token's position, which a ViT with registers or without CLS token does not have, to the token."""
+    token, positions = f"{TRUNK}cls_token", f"{TRUNK}pos_embed"
+    if {token, positions} <= state.keys() and f"{TRUNK}reg_token" not in state:
+        state[token] = state[token] + state[positions][:, :1]
+        state[positions] = state[positions][:, 1:]
 
 
 def _notes_on_pool(backbone: Backbone, pool: nn.Module | None, *, is_new: bool) -> Iterator[str]:

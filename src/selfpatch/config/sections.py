@@ -1,6 +1,6 @@
 """Sections of a run's settings: each is read by one component and declared here once."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval, MinLen
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -25,6 +25,10 @@ class BackboneOverrides:
     """Number of blocks in each stage (Swin and ResNet only)."""
     num_heads: PositiveInt | None = None
     """Number of attention heads (ViT), or of the first stage (Swin)."""
+    rope: bool | None = None
+    """Rotary in place of learned positions, as DINOv3 has them: for any grid, without interpolation (ViT only)."""
+    registers: NonNegativeInt | None = None
+    """Number of register tokens, which attend with the patches and are no output (ViT only; arXiv 2309.16588)."""
     drop_path: Fraction = 0.1
     """Stochastic depth rate of the student; the teacher drops nothing."""
     position_embedding: Literal["released", "size"] | None = None
@@ -45,6 +49,11 @@ class BackboneOverrides:
     keep_class_token: bool | None = None
     """Keep a ViT's CLS token although a pool makes the image token. Defaults to true for `init` weights that have one,
     whose patches attend to it, else to false."""
+
+    def architecture(self) -> dict[str, Any]:
+        """Return the settings that replace a value of the model's configuration, by name; None keeps the model's."""
+        names = ("embed_dim", "depth", "depths", "num_heads", "rope", "registers")
+        return {name: getattr(self, name) for name in names}
 
 
 @settings

@@ -4,16 +4,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from selfpatch.checkpoints.load import LoadReport, load_backbone
-from selfpatch.checkpoints.read import TIMM, read_weights
+from selfpatch.checkpoints.read import read_weights
 from selfpatch.config.recipes import choose_recipe, load_recipe
-from selfpatch.config.run import FROM_INIT, NO_METHOD, SAMPLES, RunConfig
+from selfpatch.config.run import NO_METHOD, SAMPLES, RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.malloc import keep_freed_memory
 from selfpatch.core.types import Needs, Objective
@@ -26,13 +24,11 @@ from selfpatch.data.sources.index import ImageIndex
 from selfpatch.data.statistics import ChannelStatistics
 from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
 from selfpatch.models.backbones.base import Backbone
-from selfpatch.models.backbones.build import MODELS, build_backbone, build_timm, check_heads, named_backbone_config
-from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, ViTConfig
-from selfpatch.models.backbones.vit import ViT
+from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.branch import Branch
 from selfpatch.models.param_groups import head_lr_scales, layer_lr_scales
-from selfpatch.models.pooling import PositivePool
 from selfpatch.training import optim
+from selfpatch.training.architecture import BackboneRequest
 from selfpatch.training.components import all_heads, make_component, only_pool
 from selfpatch.training.dataset import TrainingData
 from selfpatch.training.online_eval import OnlineEvaluator
@@ -68,60 +64,9 @@ def open_training_data(config: RunConfig) -> TrainingData:
     return TrainingData(index, indices, index, held_out_indices)
 
 
-def backbone_config(config: RunConfig) -> AnyBackboneConfig:
-    """Return the architecture that a configuration names.
-
-    Raises:
-        ValueError: the model is unknown, or a setting does not apply to it.
-    """
-    b = config.backbone
-    if config.model == FROM_INIT:
-        raise ValueError("model is 'init', the architecture of the weights of init, but none are named; give --init")
-    if config.model in MODELS:
-        grid = max(1, config.crops.global_size // (config.patch_size or 16))
-        positions = b.position_embedding or "released"
-        sizes = {"patch_size": config.patch_size, "embed_dim": b.embed_dim, "depth": b.depth, "num_heads": b.num_heads}
-        return named_backbone_config(config.model, grid=grid, position_embedding=positions, depths=b.depths, **sizes)
-    architecture = build_timm(config.model.removeprefix(TIMM)).config
-    _refuse_sizes(config, f"the timm model {config.model!r} has its own", num_heads=b.num_heads)
-    if b.position_embedding not in (None, "size"):
-        raise ValueError(
-            "backbone.position_embedding is 'released', but a timm model interpolates by 'size'; leave it out"
-        )
-    if isinstance(architecture, ViTConfig):
-        return replace(architecture, grid=max(1, config.crops.global_size // architecture.patch_size))
-    return architecture
-
-
-def _refuse_sizes(config: RunConfig, reason: str, **others: Any) -> None:
-    """Raise ValueError if the configuration sets a size of the network that is decided elsewhere."""
-    b = config.backbone
-    sizes = {"embed_dim": b.embed_dim, "depth": b.depth, "depths": b.depths, **others}
-    for name, value in {"patch_size": config.patch_size, **{f"backbone.{k}": v for k, v in sizes.items()}}.items():
-        if value is not None:
-            raise ValueError(f"{name} is {value}, but {reason}; leave it out")
-
-
-def _config_for_weights(weights: AnyBackboneConfig, config: RunConfig) -> AnyBackboneConfig:
-    """Return the architecture that weights are loaded into.
-
-    The weights or the configuration decide it; position grid and image normalisation always come from the weights.
-    """
-    b = config.backbone
-    if config.model == FROM_INIT:
-        _refuse_sizes(config, f"model 'init' is as the weights in {config.init}")
-        architecture = weights
-    else:
-        architecture = backbone_config(config)
-        architecture = replace(architecture, mean=weights.mean, std=weights.std, in_channels=weights.in_channels)
-    if not (isinstance(architecture, ViTConfig) and isinstance(weights, ViTConfig)):
-        return architecture
-    if b.num_heads is not None and config.model == FROM_INIT:
-        check_heads(architecture.embed_dim, b.num_heads)
-    guessed = weights.num_heads == max(1, weights.embed_dim // 64)  # most files do not show the number of heads
-    heads = b.num_heads or (architecture.num_heads if guessed else weights.num_heads)
-    positions = b.position_embedding or weights.position_embedding
-    return replace(architecture, grid=weights.grid, num_heads=heads, position_embedding=positions)
+def backbone_request(config: RunConfig) -> BackboneRequest:
+    """Return what a configuration says about its backbone."""
+    return BackboneRequest(config.model, config.patch_size, config.backbone, config.init, config.crops.global_size)
 
 
 def make_student_teacher(
@@ -138,14 +83,14 @@ def make_student_teacher(
         ValueError: a name or setting is unknown, the patch size does not divide a crop, the weights do not fit, or a
             method masks patches and the backbone embeds none.
     """
-    is_new = architecture is None
+    is_new, request = architecture is None, backbone_request(config)
     classes: dict[str, type[Objective]] = {}
     if config.method != NO_METHOD:
         classes[config.method] = find_objective(METHODS, config.method, "method")
     classes |= {name: find_objective(OBJECTIVES, name, "objective") for name in config.objectives}
     weights = read_weights(config.init) if is_new and config.init is not None else None
     if architecture is None:
-        architecture = backbone_config(config) if weights is None else _config_for_weights(weights.config, config)
+        architecture = request.named() if weights is None else request.for_weights(weights.config)
         channels = config.channels
         of_weights = weights is not None and channels == weights.config.in_channels  # and so are mean and deviation
         if channels != architecture.in_channels or (statistics is not None and not of_weights):
@@ -159,8 +104,8 @@ def make_student_teacher(
     }
     pool = only_pool(objectives)
     if pool is not None and is_new:
-        architecture = _below_pool(config, architecture, None if weights is None else weights.config, pool)
-    backbone = _make_backbone(config, architecture)
+        architecture = request.below_pool(architecture, None if weights is None else weights.config, pool)
+    backbone = request.build(architecture)
     _check_crops(backbone, config, objectives)
     masking = [name for name, objective in objectives.items() if objective.needs.masks]
     if masking and not backbone.maskable:
@@ -175,56 +120,6 @@ def make_student_teacher(
         backbone.freeze_first(config.backbone.frozen_blocks)
     student = Branch(backbone, pool, all_heads(objectives))
     return StudentTeacher(student, objectives, _loss_weights(config, objectives)), report
-
-
-def _below_pool(
-    config: RunConfig, architecture: AnyBackboneConfig, weights: AnyBackboneConfig | None, pool: nn.Module
-) -> AnyBackboneConfig:
-    """Return the trunk of a new run below a pool.
-
-    It has neither CLS token nor final norm, unless its initial weights do: without either, patches would be others than
-    those that the weights were trained to give, before the first step.
-    """
-    below = architecture.for_pool()
-    if isinstance(below, ViTConfig) and isinstance(architecture, ViTConfig):
-        keep = config.backbone.keep_class_token
-        if keep or (keep is None and isinstance(weights, ViTConfig) and weights.class_token):
-            below = replace(below, class_token=architecture.class_token)
-    # Only a positive pool goes on with the trunk's norm; another one would leave it without gradient.
-    if (
-        not isinstance(pool, PositivePool)
-        or isinstance(below, ResNetConfig)
-        or isinstance(weights, ResNetConfig | None)
-    ):
-        return below
-    return replace(below, final_norm=weights.final_norm)
-
-
-def _make_backbone(config: RunConfig, architecture: AnyBackboneConfig) -> Backbone:
-    """Return the freshly initialised backbone."""
-    backbone = build_backbone(architecture, drop_path=config.backbone.drop_path)
-    if config.backbone.initialisation == "xavier":
-        if not isinstance(backbone, ViT):
-            raise ValueError(
-                f"backbone.initialisation 'xavier' is for a ViT, but the model is {config.model}; leave it out"
-            )
-        backbone.draw_xavier_weights()
-    if config.backbone.positions == "sincos":
-        if config.init is not None:
-            raise ValueError("backbone.positions is 'sincos', but the weights of init bring their own; leave it out")
-        if not isinstance(backbone, ViT) or backbone.config.rope:
-            raise ValueError(f"backbone.positions is 'sincos', but {config.model} has no position embeddings to fix")
-        backbone.fix_positions()
-    if config.backbone.rope_rescale != 1:
-        if not isinstance(backbone, ViT):
-            raise ValueError(
-                f"backbone.rope_rescale is for a ViT with rotary positions, but the model is {config.model}; "
-                "leave it out"
-            )
-        backbone.rescale_rope(config.backbone.rope_rescale)
-    if config.backbone.freeze_patch_embed:
-        backbone.freeze_embedding()
-    return backbone
 
 
 def _loss_weights(config: RunConfig, objectives: Mapping[str, Objective]) -> dict[str, float]:

@@ -52,7 +52,11 @@ _FAMILIES: dict[str, tuple[type[Backbone], Callable[..., Backbone]]] = {
     "swin": (Swin, build_swin),
     "resnet": (ResNet, build_resnet),
 }
-_FIELDS = {("swin", "num_heads"): "first_heads", ("resnet", "embed_dim"): "width"}
+_FIELDS = {
+    ("vit", "registers"): "num_registers",
+    ("swin", "num_heads"): "first_heads",
+    ("resnet", "embed_dim"): "width",
+}
 """Fields of a family that have another name than the setting of `BackboneOverrides`."""
 
 
