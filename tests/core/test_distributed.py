@@ -18,6 +18,7 @@ def test_every_function_is_the_identity_on_one_process() -> None:
     assert not mean.requires_grad
     assert torch.equal(distributed.all_gather(x), x.detach()[None])
     assert distributed.all_reduce_sum_with_gradient(x) is x
+    assert torch.equal(distributed.all_gather_with_gradient(x), x[None])
     assert distributed.any_rank(True, False) == (True, False)
     assert distributed.all_ranks(torch.tensor(True)).item() is True
     assert distributed.broadcast_from_main("runs/a") == "runs/a"

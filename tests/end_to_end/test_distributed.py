@@ -18,7 +18,7 @@ from selfpatch.methods.registry import METHODS
 from selfpatch.models.layers.batch_norm import BatchNorm
 from selfpatch.training.optim import make_optimizer
 from selfpatch.training.trainer import StudentTeacher, training_step
-from tests.helpers.curves import PAIR_OBJECTIVES
+from tests.helpers.curves import TOGETHER
 from tests.helpers.tiny import (
     hyperparameters,
     movement_error,
@@ -85,7 +85,10 @@ HEADS = {"dino": {"head_norm": True}, "selfpatch": {"head_norm": True}}
         (HEADS, 1),
         ({"dino": {"norm_last_layer": False}}, 1),
         *[({"method": method, "objective": "selfpatch+sere"}, 1) for method in METHODS],
-        ({"method": "none", "objective": PAIR_OBJECTIVES}, 2),
+        ({"method": "none", "objective": TOGETHER[0]}, 2),
+        *[({"method": "none", "objective": objectives}, 1) for objectives in TOGETHER[1:]],
+        ({"method": "none", "objective": "neco", "neco": {"queue_size": 0}}, 1),
+        ({"objective": "koleo", "koleo": {"group_size": 2}}, 1),
         ({"method": "moby", "selfpatch": CONTRAST}, 1),
         ({"method": "swav", "swav": {"queue_size": 8, "queue_from_epoch": 0}}, 1),
         ({"method": "densecl", "objective": "none", "model": "resnet50"}, 1),

@@ -19,7 +19,8 @@ from tests.helpers.tiny import tiny_config, tiny_student_teacher, tiny_views
 FILE = Path(__file__).parents[1] / "golden" / "curves.json"
 METHODS = ("dino", "ibot", "moby", "moco_v3", "moco_v2", "swav", "densecl")
 OBJECTIVES = ("none", "selfpatch", "sere", "selfpatch+sere")
-PAIR_OBJECTIVES = "paka+selfpatch_pairs+sere_pairs"
+TOGETHER = ("paka+selfpatch_pairs+sere_pairs", "neco+koleo")
+"""Objectives that are combined with the methods together, rather than each with all of them."""
 MODELS = ("vit_tiny", "swin_tiny", "resnet50")
 STEPS, BATCH = 3, 4
 
@@ -40,10 +41,11 @@ def combinations() -> Iterator[Combination]:
             for model in MODELS:
                 if (method, model) != ("ibot", "resnet50"):
                     yield Combination(method, objective, model)
-    for method in ("none", *METHODS):
-        yield Combination(method, PAIR_OBJECTIVES, "vit_tiny")
-    for model in MODELS[1:]:
-        yield Combination("none", PAIR_OBJECTIVES, model)
+    for objectives in TOGETHER:
+        for method in ("none", *METHODS):
+            yield Combination(method, objectives, "vit_tiny")
+        for model in MODELS[1:]:
+            yield Combination("none", objectives, model)
 
 
 class Training:

@@ -46,6 +46,15 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "paka": {"hidden_dim": 16, "bottleneck_dim": 8, "overlap_size": 3},
     "selfpatch_pairs": {"overlap_size": 3, "k": 2},
     "sere_pairs": {"overlap_size": 3},
+    "neco": {
+        "hidden_dim": 16,
+        "bottleneck_dim": 8,
+        "overlap_size": 2,
+        "steepness": 10.0,
+        "queue_size": 24,
+        "tokens_per_image": 3,
+    },
+    "koleo": {},
 }
 
 

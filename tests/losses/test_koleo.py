@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from selfpatch.losses import KoLeoLoss
+from selfpatch.losses import KoLeoConfig, KoLeoLoss
 
 
 def features(views: int = 2, images: int = 7) -> torch.Tensor:
@@ -22,6 +22,14 @@ def test_the_loss_is_that_of_the_loop() -> None:
             expected -= (y[i] - y[j]).norm().log() / len(y)
     torch.testing.assert_close(KoLeoLoss()(x), expected)
     torch.testing.assert_close(KoLeoLoss()(x[0]) + KoLeoLoss()(x[1]), expected)
+
+
+def test_groups_are_batches_of_their_own() -> None:
+    x, criterion = features(images=6), KoLeoLoss(KoLeoConfig(group_size=2))
+    expected = torch.stack([KoLeoLoss()(x[:, i : i + 2]) for i in (0, 2, 4)]).mean()
+    torch.testing.assert_close(criterion(x), expected)
+    with pytest.raises(ValueError, match=r"koleo\.group_size is 2, which does not divide the 7 images"):
+        criterion(features())
 
 
 def test_features_move_apart() -> None:

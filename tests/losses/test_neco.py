@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selfpatch.losses import NeCoConfig, NeCoLoss
 from selfpatch.losses.feature_queue import FeatureQueue
-from selfpatch.losses.neco import order_loss, soft_order
+from selfpatch.losses.neco import order_loss, soft_order, total_order_loss, total_order_loss_reference
 from selfpatch.ops.contrast import l2_normalize
 from selfpatch.ops.roi_align import align_overlap
 from selfpatch.ops.soft_sort import soft_sort
@@ -92,7 +92,9 @@ class CountedReferences(NeCoLoss):
 
     num_drawn = 0
 
-    def draw_references(self, aligned: Tensor, queue: tuple[Tensor, Tensor] | None) -> Tensor:
+    def draw_references(
+        self, aligned: Tensor, queue: tuple[Tensor, Tensor] | None, generator: torch.Generator | None = None
+    ) -> Tensor:
         self.num_drawn += 1
         return draw(*aligned.shape[:2], seed=100 + self.num_drawn)
 
@@ -111,6 +113,24 @@ def test_the_loss_is_the_mean_over_pairs_of_crops() -> None:
             expected.append(losses[[0, 2]].mean() if v == 2 else losses.mean())
     loss = CountedReferences(D, config=SMALL)(student, local, teacher, boxes)
     torch.testing.assert_close(loss, torch.stack(expected).mean())
+
+
+def test_references_of_a_batch_larger_than_the_queue_repeat() -> None:
+    aligned, rows = draw(B, 16), draw(40)
+    references = NeCoLoss(D, config=SMALL).draw_references(aligned, (rows, torch.tensor(40)), torch.Generator())
+    found = (references.flatten(0, 1) @ rows.T).argmax(1)
+    assert set(found.bincount(minlength=40).tolist()) == {1, 2}
+
+
+def test_gradients_at_once_are_those_of_the_reference() -> None:
+    student, teacher, references = draw(2, 4).requires_grad_(), draw(2, 4, seed=1), draw(2, 4, seed=2)
+    given = student, teacher, references, torch.tensor([0.5, 2.0]), 20.0, "bitonic"
+    losses = [total(*given) for total in (total_order_loss, total_order_loss_reference)]
+    torch.testing.assert_close(*losses)
+    gradients = [torch.autograd.grad(3 * loss, student)[0] for loss in losses]
+    torch.testing.assert_close(*gradients)
+    with torch.no_grad():
+        torch.testing.assert_close(total_order_loss(*given), losses[0])
 
 
 def test_crops_apart_cost_nothing_and_have_finite_gradients() -> None:

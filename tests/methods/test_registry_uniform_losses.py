@@ -12,8 +12,9 @@ import torch
 from selfpatch.methods.registry import METHODS, OBJECTIVES
 from tests.helpers.tiny import COMPONENTS, hyperparameters, tiny_student_teacher, tiny_views
 
-WITHOUT = ("paka", "selfpatch_pairs", "sere_pairs")
-"""Objectives whose losses have no such value by default: of kernels, and divergences that depend on the teacher."""
+WITHOUT = ("paka", "selfpatch_pairs", "sere_pairs", "neco", "koleo")
+"""Objectives whose losses have no such value by default: of kernels, orders and distances, and divergences that depend
+on the teacher."""
 COMBINATIONS = [(name, "none") for name in METHODS]
 COMBINATIONS += [("dino", name) for name in OBJECTIVES if name not in WITHOUT]
 BOTTLENECK = {"hidden_dim": 16, "bottleneck_dim": 8, "num_prototypes": 4096}

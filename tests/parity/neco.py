@@ -29,7 +29,9 @@ class RecordedReferences(NeCoLoss):
         self.references = torch.cat([of_crop[of_crop_rows] for of_crop, of_crop_rows in zip(queue, rows, strict=True)])
         self.num_drawn = 0
 
-    def draw_references(self, aligned: Tensor, queue: tuple[Tensor, Tensor] | None) -> Tensor:
+    def draw_references(
+        self, aligned: Tensor, queue: tuple[Tensor, Tensor] | None, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Return the references [B, N, D] of the next pair."""
         self.num_drawn += 1
         return self.references[self.num_drawn - 1].view_as(aligned)

@@ -274,6 +274,15 @@ def all_reduce_sum_with_gradient(x: Tensor) -> Tensor:
     return _AllReduceSum.apply(x) if is_distributed() else x
 
 
+def all_gather_with_gradient(x: Tensor) -> Tensor:
+    """Return the tensors of all processes, which have one shape, as [processes, ...]; gradients flow back to each."""
+    if not is_distributed():
+        return x.unsqueeze(0)
+    padded = x.new_zeros(world_size(), *x.shape)
+    padded[rank()] = x
+    return all_reduce_sum_with_gradient(padded)
+
+
 def broadcast_from_main(value: str) -> str:
     """Return the main process's value on every process."""
     values = [value]

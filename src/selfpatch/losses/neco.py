@@ -8,9 +8,12 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from selfpatch.config.schema import settings
+from selfpatch.core.distributed import all_gather, all_reduce_sum, rows_of_global_draw, world_size
+from selfpatch.core.reference import fast_path_of
 from selfpatch.losses.feature_queue import FeatureQueue
 from selfpatch.ops.contrast import l2_normalize
-from selfpatch.ops.roi_align import align_overlap, overlap_rois
+from selfpatch.ops.cross_entropy import attach_gradients
+from selfpatch.ops.roi_align import align_overlap
 from selfpatch.ops.soft_sort import Network, comparators, soft_sort
 
 
@@ -42,11 +45,17 @@ class NeCoLoss(nn.Module):
                     P, Q = soft_sort(cos(s_i, r_1), ..., cos(s_i, r_K)), soft_sort(cos(t_i, r_1), ..., cos(t_i, r_K))
                     loss += - mean over references j of sum over ranks k of Q[j, k] log P[j, k]
 
-    It is the mean over points, images, crops v, and crops c. Both crops overlap in every image of the released code,
-    which draws crops until they do; here, images without overlap are left out. Regions are in cells of the map: the
-    released code divides pixels by the patch size, which differs if that does not divide the crop (98 pixels, 16).
-    Processes share one queue, where the released code has one each.
-    At the released settings, each pair of crops keeps about 10 MB per image for the backward pass.
+    It is the mean over points, images, crops v, and crops c. Departures from the released code:
+
+    - Both crops overlap in every image there, as crops are drawn until they do; here, images without overlap are left
+      out, those of all processes together.
+    - Regions are in cells of the map. Pixels are divided by the patch size there, which differs if that does not divide
+      the crop (98 pixels, 16).
+    - Processes share one queue and one draw of references, instead of one each, so that their number does not matter.
+    - As many patches of each image enter the queue, instead of as many of the batch.
+
+    Gradients are computed in the forward pass, one pair of crops after the other: at the released settings a pair takes
+    about 10 MB per image, which it gives back. The loss can be differentiated once.
 
     Example:
         >>> criterion = NeCoLoss(dim=256)
@@ -68,14 +77,23 @@ class NeCoLoss(nn.Module):
         comparators(config.overlap_size**2, config.network)
         self.queues = nn.ModuleList(FeatureQueue(config.queue_size, dim) for _ in range(num_global))
 
-    def forward(self, student: Tensor, local: Tensor | None, teacher: Tensor, boxes: Tensor) -> Tensor:
-        """Return the loss, a scalar.
+    def forward(
+        self,
+        student: Tensor,
+        local: Tensor | None,
+        teacher: Tensor,
+        boxes: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the loss, a scalar: this process's part if there are several, whose mean is the loss.
 
         Args:
             student: [G, B, h, w, D] the student's embeddings of the global crops, of length 1.
             local: [L, B, h', w', D] of the local crops, if any.
             teacher: [G, B, h, w, D] the teacher's embeddings of the global crops, of length 1; they take no gradient.
             boxes: [G + L, B, 5] (left, top, width, height, flipped) of each crop in pixels of the image.
+            generator: source of the random patches and references, on the tensors' device and in the same state on all
+                processes. If None, torch's own.
 
         Raises:
             ValueError: the numbers of crops and boxes do not fit, there is no pair of crops, or the queue is smaller
@@ -84,13 +102,15 @@ class NeCoLoss(nn.Module):
         views = [view.float() for view in (*student, *(() if local is None else local))]
         self._check(views, teacher, boxes)
         teacher = teacher.detach().float()
+        pairs = [(c, v) for c in range(len(teacher)) for v in range(len(views)) if v != c]
+        weights = _mean_where(torch.stack([_overlap(boxes[v], boxes[c]) for c, v in pairs])) / len(pairs)  # [pairs, B]
+        queues = [self._take_in(c, target, generator) for c, target in enumerate(teacher)]
         losses = []
-        for c, target in enumerate(teacher):
-            queue = self._take_in(c, target)
-            for v, view in enumerate(views):
-                if v != c:
-                    losses.append(self._loss_of_pair(view, target, boxes[v], boxes[c], queue))
-        return torch.stack(losses).mean()
+        for weight, (c, v) in zip(weights, pairs, strict=True):
+            s, t, _ = align_overlap(views[v], teacher[c], boxes[v], boxes[c], (self.config.overlap_size,) * 2)
+            references = self.draw_references(t, queues[c], generator)
+            losses.append(total_order_loss(s, t, references, weight, self.config.steepness, self.config.network))
+        return torch.stack(losses).sum()
 
     def update(self) -> None:
         """Finish a step: the queues keep what they took in."""
@@ -98,36 +118,34 @@ class NeCoLoss(nn.Module):
             assert isinstance(queue, FeatureQueue)
             queue.update()
 
-    def draw_references(self, aligned: Tensor, queue: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Draw references [B, N, D] at random: rows of a queue and its length or, without, of the points [B, N, D]."""
-        B, N, _ = aligned.shape
-        if queue is None:
-            rows = aligned.flatten(0, 1)
-            return rows[torch.randperm(B * N, device=rows.device)].unflatten(0, (B, N))
-        rows, num_filled = queue
-        # While the queue fills up, rows repeat, as in the released code.
-        drawn = torch.randperm(len(rows), device=rows.device)[: B * N] % num_filled
-        return rows[drawn].unflatten(0, (B, N))
+    def draw_references(
+        self, aligned: Tensor, queue: tuple[Tensor, Tensor] | None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw references [B, N, D] at random: rows of a queue and its length or, without, of the points [B, N, D].
 
-    def _take_in(self, crop: int, target: Tensor) -> tuple[Tensor, Tensor] | None:
+        The rows of the batch of all processes differ, as long as there are enough in the queue.
+        """
+        B, N, _ = aligned.shape
+        rows, num_filled = (all_gather(aligned).flatten(0, 2), None) if queue is None else queue
+
+        def draw(count: int) -> Tensor:
+            order = torch.randperm(max(len(rows), count), generator=generator, device=rows.device)
+            return order[:count] % len(rows)
+
+        drawn = rows_of_global_draw(draw, B * N)
+        # While the queue fills up, rows repeat, as in the released code.
+        return rows[drawn if num_filled is None else drawn % num_filled].unflatten(0, (B, N))
+
+    def _take_in(self, crop: int, target: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor] | None:
         """Push random patches of the teacher's [B, h, w, D] and return the queue's rows and their number."""
-        queue = self.queues[crop]
+        queue, patches = self.queues[crop], target.flatten(1, 2)
         assert isinstance(queue, FeatureQueue)
         if self.config.queue_size == 0:
             return None
-        patches = target.flatten(0, 2)
-        chosen = torch.randperm(len(patches), device=patches.device)[: len(target) * self.config.tokens_per_image]
-        return queue.push(patches[chosen])
-
-    def _loss_of_pair(
-        self, view: Tensor, target: Tensor, box: Tensor, target_box: Tensor, queue: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
-        side = self.config.overlap_size
-        s, t, _ = align_overlap(view, target, box, target_box, (side, side))  # [B, N, D]
-        loss = order_loss(s, t, self.draw_references(t, queue), self.config.steepness, self.config.network)
-        rois = overlap_rois(box, target_box, view)
-        counted = (rois[:, 2:] > rois[:, :2]).all(1).to(loss.dtype)  # [B]
-        return (loss * counted).sum() / counted.sum().clamp(min=1)
+        B, N, _ = patches.shape
+        ranks = rows_of_global_draw(lambda rows: torch.rand(rows, N, generator=generator, device=patches.device), B)
+        chosen = ranks.topk(min(self.config.tokens_per_image, N)).indices  # [B, tokens_per_image]
+        return queue.push(patches.take_along_dim(chosen.unsqueeze(-1), 1).flatten(0, 1))
 
     def _check(self, views: list[Tensor], teacher: Tensor, boxes: Tensor) -> None:
         if len(teacher) != len(self.queues) or len(boxes) != len(views) or len(views) < 2:
@@ -141,6 +159,19 @@ class NeCoLoss(nn.Module):
                 f"a batch of {teacher.shape[1]} images draws {needed} references, but queue_size is {size}; "
                 f"use {needed} or more, or 0 to do without a queue"
             )
+
+
+def _overlap(box: Tensor, other_box: Tensor) -> Tensor:
+    """Return whether crops [B, 5] of the same images overlap, [B] bool."""
+    begin = torch.maximum(box[:, :2], other_box[:, :2])
+    end = torch.minimum(box[:, :2] + box[:, 2:4], other_box[:, :2] + other_box[:, 2:4])
+    return (end > begin).all(1)
+
+
+def _mean_where(counted: Tensor) -> Tensor:
+    """Return the weight of each entry in the means over those of all processes that are counted, [..., B] both."""
+    counted = counted.float()
+    return counted * world_size() / all_reduce_sum(counted.sum(-1, keepdim=True)).clamp(min=1)
 
 
 def soft_order(patches: Tensor, references: Tensor, steepness: float, network: Network = "bitonic") -> Tensor:
@@ -173,3 +204,22 @@ def order_loss(
     # The released code has no smallest number; this one is reached only where a share would round to 0.
     log_predicted = predicted.clamp(min=torch.finfo(predicted.dtype).tiny).log()
     return -(target * log_predicted).sum(-1).mean((1, 2))
+
+
+def total_order_loss_reference(
+    student: Tensor, teacher: Tensor, references: Tensor, weights: Tensor, steepness: float, network: Network
+) -> Tensor:
+    """Compute the sum over images of `order_loss` times the weights [B], a scalar."""
+    return (order_loss(student, teacher, references, steepness, network) * weights).sum()
+
+
+@fast_path_of(total_order_loss_reference)
+def total_order_loss(
+    student: Tensor, teacher: Tensor, references: Tensor, weights: Tensor, steepness: float, network: Network
+) -> Tensor:
+    """See `total_order_loss_reference`; gradients are computed at once, so that no permutations are kept for later."""
+    needs_gradient = torch.is_grad_enabled() and student.requires_grad
+    given = student.detach().requires_grad_(needs_gradient)
+    loss = total_order_loss_reference(given, teacher, references, weights, steepness, network)
+    gradient = torch.autograd.grad(loss, given)[0] if needs_gradient else None
+    return attach_gradients(loss.detach(), (student,), (gradient,))

@@ -10,6 +10,8 @@ from selfpatch.methods.image.moby import MoBY
 from selfpatch.methods.image.moco_v2 import MoCoV2
 from selfpatch.methods.image.moco_v3 import MoCoV3
 from selfpatch.methods.image.swav import SwAV
+from selfpatch.methods.patch.koleo import KoLeo
+from selfpatch.methods.patch.neco import NeCo
 from selfpatch.methods.patch.pairs import PaKA, SelfPatchPairs, SEREPairs
 from selfpatch.methods.patch.selfpatch import SelfPatch
 from selfpatch.methods.patch.sere import SERE
@@ -31,6 +33,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "paka": PaKA,
     "selfpatch_pairs": SelfPatchPairs,
     "sere_pairs": SEREPairs,
+    "neco": NeCo,
+    "koleo": KoLeo,
 }
 """Patch-level objectives, `--objective`."""
 

@@ -1,0 +1,59 @@
+"""NeCo: patches order the same references alike in two crops (Pariza, Salehi et al., arXiv 2408.11054)."""
+
+from typing import ClassVar
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from selfpatch.config.schema import settings
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
+from selfpatch.losses.neco import NeCoConfig, NeCoLoss
+from selfpatch.models.layers.mlp import mlp
+from selfpatch.ops.contrast import l2_normalize
+
+
+@settings
+class NeCoObjectiveConfig(NeCoConfig):
+    """Settings of NeCo: its head and its loss."""
+
+    hidden_dim: PositiveInt = 2048
+    """Width of the head's two hidden layers."""
+    bottleneck_dim: PositiveInt = 256
+    """Width of the head's output."""
+
+
+class NeCo(Objective):
+    """Apply `NeCoLoss` to the patches of every crop after the final norm and a head.
+
+    If the method masks crops, the student's patches are those of masked crops. Patches and references are drawn from
+    the number of the step, alike on every process.
+    """
+
+    Config = NeCoObjectiveConfig
+    needs = Needs(local_crops=True)
+    loss_weights: ClassVar = {"order": 1.0}
+
+    def __init__(self, dim: int, config: NeCoObjectiveConfig) -> None:
+        super().__init__()
+        self.dim, self.config = dim, config
+        self.loss = NeCoLoss(config.bottleneck_dim, config=config)
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Return the head D - hidden - hidden - bottleneck."""
+        c = self.config
+        return {"neco": mlp([self.dim, c.hidden_dim, c.hidden_dim, c.bottleneck_dim], norm=False, gelu=True)}
+
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
+        """Return `{"order": loss}`."""
+        crops = [self._embed(student, i, views) for i in range(len(student.tokens_per_resolution))]
+        with torch.no_grad():
+            targets = self._embed(teacher, 0, views)
+        local = crops[1] if len(crops) > 1 else None
+        generator = torch.Generator(views.device).manual_seed(hp.step)
+        return {"order": self.loss(crops[0], local, targets, views.boxes, generator)}
+
+    def _embed(self, side: EncoderOutput, resolution: int, views: Views) -> Tensor:
+        """Return unit embeddings [V, B, h, w, E] of the crops of a resolution."""
+        patches = side.tokens_per_resolution[resolution].patches.unflatten(0, (-1, views.batch_size))
+        return l2_normalize(side.heads["neco"](patches))
