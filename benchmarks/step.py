@@ -15,12 +15,14 @@ from benchmarks.memory import peak_memory
 from benchmarks.timing import Case, Timing, count_flops, time_case
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
+from selfpatch.config.schema import Size, height_and_width, size_text
 from selfpatch.config.sections import CropConfig
 from selfpatch.core.distributed import is_distributed
 from selfpatch.core.machine import emulates
 from selfpatch.core.malloc import keep_freed_memory, return_freed_memory
 from selfpatch.core.reference import use_references
 from selfpatch.core.types import Views
+from selfpatch.data.augment.multicrop import grid_of
 from selfpatch.training.factory import make_optimizer, make_schedule, make_student_teacher
 from selfpatch.training.trainer import StudentTeacher, training_step
 
@@ -45,22 +47,22 @@ def published_step(model: str = "vit_small", batch_size: int = 4) -> RunConfig:
 
 def crops_of(crops: CropConfig) -> str:
     """Return the number and sizes of crops in words."""
-    return f"2 x {crops.global_size} + {crops.num_local} x {crops.local_size} pixels"
+    return f"2 x {size_text(crops.global_size)} + {crops.num_local} x {size_text(crops.local_size)} pixels"
 
 
 def random_views(config: RunConfig, student_teacher: StudentTeacher, device: torch.device) -> Views:
     """Return a batch of noise in the configured crops; all boxes are the whole image."""
     crops, batch, generator = config.crops, config.batch_size, torch.Generator().manual_seed(0)
 
-    def noise(views: int, size: int) -> Tensor:
-        shape = (views, batch, config.channels, size, size)
+    def noise(views: int, size: Size) -> Tensor:
+        shape = (views, batch, config.channels, *height_and_width(size))
         return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
 
     local = crops.num_local if student_teacher.needs.local_crops else 0
     masks = None
     if student_teacher.needs.masks:
-        side = crops.global_size // student_teacher.student.backbone.patch_size
-        masks = torch.rand(2, batch, side, side, generator=generator) < 0.3
+        grid = grid_of(crops.global_size, student_teacher.student.backbone.patch_size)
+        masks = torch.rand(2, batch, *grid, generator=generator) < 0.3
     return Views(
         global_crops=noise(2, crops.global_size),
         local_crops=noise(local, crops.local_size) if local else None,

@@ -12,7 +12,18 @@ import pytest
 from annotated_types import Gt, MinLen
 from pydantic import PositiveInt
 
-from selfpatch.config.schema import DataName, Fraction, Name, checked, override, plain, settings
+from selfpatch.config.schema import (
+    DataName,
+    Fraction,
+    Name,
+    Size,
+    checked,
+    height_and_width,
+    override,
+    plain,
+    settings,
+    size_text,
+)
 
 
 @settings
@@ -35,12 +46,21 @@ class Outer:
     window: PositiveInt | Literal["all"] = 3
     limit: PositiveInt | None = None
     pair: tuple[float, float] = (0.0, 1.0)
+    crop: Size = 224
     weights: Mapping[str, float] = field(default_factory=dict)
     inner: Inner = Inner()
 
     def __post_init__(self) -> None:
         if self.pair[0] > self.pair[1]:
             raise ValueError(f"pair is {list(self.pair)}; use [low, high]")
+
+
+def test_a_size_is_one_number_or_height_and_width() -> None:
+    square, wide = Outer(crop="96"), Outer(crop=[96, 192])  # type: ignore[arg-type]
+    assert (square.crop, wide.crop, plain(wide)["crop"]) == (96, (96, 192), [96, 192])
+    assert override(square, {"crop": plain(wide)["crop"]}) == wide
+    assert [height_and_width(outer.crop) for outer in (square, wide)] == [(96, 96), (96, 192)]
+    assert [size_text(size) for size in (96, (96, 96), (96, 192))] == ["96", "96", "96 x 192"]
 
 
 def test_values_are_converted_and_frozen() -> None:
@@ -56,6 +76,10 @@ def test_values_are_converted_and_frozen() -> None:
         ({"steps": 0}, "steps is 0; use a number above 0"),
         ({"steps": 2.5}, "steps is 2.5; use a whole number"),
         ({"steps": True}, "steps is True; use a number"),
+        ({"crop": 0}, "crop is 0; use one whole number above 0, or two: height and width"),
+        ({"crop": [224, 0]}, "crop is [224, 0]; use one whole number above 0, or two: height and width"),
+        ({"crop": [224]}, "crop is [224]; use one whole number above 0, or two: height and width"),
+        ({"crop": [True, 3]}, "crop is [True, 3]; use a number"),
         ({"lr": "fast"}, "lr is 'fast'; use a number"),
         ({"lr": float("nan")}, "lr is nan; use a finite number"),
         ({"name": None}, "name is None; use text"),

@@ -259,7 +259,7 @@ def test_the_renderer_can_be_swapped(index: ImageIndex) -> None:
 @pytest.mark.parametrize("renderer", RENDERERS[1:])
 def test_draws_do_not_depend_on_the_renderer(index: ImageIndex, renderer: Name) -> None:
     spoil(index, [4, 9])
-    settings: dict[str, Any] = {"max_bad": 1.0, "accumulate": 2, "draw_mask": partial(draw_mask, MaskConfig(), 4)}
+    settings: dict[str, Any] = {"max_bad": 1.0, "accumulate": 2, "draw_mask": partial(draw_mask, MaskConfig(), (4, 4))}
     settings |= {"max_pixels": 600}  # of 400 to 1600
     reference, loader = make(index, **settings), make(index, **(settings | {"render": renderer}))
     for ours, theirs in zip(rendered(loader.steps(2, 8)), rendered(reference.steps(2, 8)), strict=True):

@@ -52,7 +52,7 @@ def _settings(name: str) -> tuple[int, MaskConfig]:
 
 
 def _draw(config: MaskConfig, grid: int, count: int) -> np.ndarray:
-    return np.stack([masks.draw_mask(config, grid, generator(0, 0, i, 0)) for i in range(count)])
+    return np.stack([masks.draw_mask(config, (grid, grid), generator(0, 0, i, 0)) for i in range(count)])
 
 
 def _statistics(name: str, drawn: np.ndarray, expected: dict[str, Any]) -> Iterator[Check]:
@@ -102,7 +102,7 @@ def _drawn_blocks(name: str, expected: dict[str, Any]) -> Iterator[Check]:
     with patch.object(masks, "_draw_block", recorded):
         for image in range(images):
             blocks.append([])
-            masks.draw_mask(MaskConfig(), grid, generator(0, 0, image, 0))
+            masks.draw_mask(MaskConfig(), (grid, grid), generator(0, 0, image, 0))
     heights, widths = np.array([size for sizes in blocks for size in sizes]).T
     for quantity, values in (("height", heights), ("width", widths), ("area", heights * widths)):
         yield from compare_draws(f"{name}: {quantity}", values, expected[quantity])

@@ -77,7 +77,7 @@ def with_colour(**changes: Any) -> Plant:
 def with_masks(**changes: Any) -> Plant:
     """Plant other settings of masks where both are drawn from a range."""
 
-    def draw_mask(config: Any, grid: int, rng: np.random.Generator) -> np.ndarray:
+    def draw_mask(config: Any, grid: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         varied = config.share_unmasked > 0
         return drawn_mask(replace(config, **changes) if varied else config, grid, rng)
 

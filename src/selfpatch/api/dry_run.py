@@ -13,12 +13,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from selfpatch.config.run import RunConfig
+from selfpatch.config.schema import height_and_width, size_text
 from selfpatch.core import distributed
 from selfpatch.core.console import literal
 from selfpatch.core.cost import MAX_IMAGES, Cost, measure, measure_batch
 from selfpatch.core.machine import autocast_dtype, device_name
 from selfpatch.core.types import Views
-from selfpatch.data.augment.multicrop import view_groups
+from selfpatch.data.augment.multicrop import grid_of, view_groups
 from selfpatch.data.collate import make_views
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.training import factory
@@ -172,11 +173,13 @@ def pretraining_report(
     )
     memory["activations"] = step.activation_bytes
     memory["total"] = sum(memory.values())
-    shape = 1, config.channels, config.crops.global_size, config.crops.global_size
+    sides = height_and_width(config.crops.global_size)
     with torch.no_grad():
-        one = measure(lambda: student.backbone(torch.zeros(shape)), [student_teacher], device, autocast)
+        one = measure(
+            lambda: student.backbone(torch.zeros(1, config.channels, *sides)), [student_teacher], device, autocast
+        )
     per_step = step.flops * (config.batch_size // images)
-    flops = {f"backbone, one image of {shape[-1]} pixels": one.forward_flops}
+    flops = {f"backbone, one image of {size_text(sides)} pixels": one.forward_flops}
     flops |= {"forward passes of an image's views": step.forward_flops // images, "step": per_step}
     flops |= {"whole training": per_step * schedule.total_steps}
     sizes = {"training images": len(data.indices), "held-out images": len(data.held_out_indices)}
@@ -201,11 +204,11 @@ def _dummy_views(config: RunConfig, student_teacher: StudentTeacher, images: int
     recipes, pairs = factory.view_recipes(config, needs), factory.pair_recipes(config, needs)
     groups = view_groups(recipes, pair_recipes=pairs)
     crops = {
-        name: torch.zeros(len(group), images, config.channels, *[group[0].size] * 2, dtype=torch.uint8)
+        name: torch.zeros(len(group), images, config.channels, *group[0].sides, dtype=torch.uint8)
         for name, group in groups.items()
     }
-    grid = config.crops.global_size // student_teacher.student.backbone.patch_size
-    masks = torch.zeros(2, images, grid, grid, dtype=torch.bool) if needs.masks else None
+    grid = grid_of(config.crops.global_size, student_teacher.student.backbone.patch_size)
+    masks = torch.zeros(2, images, *grid, dtype=torch.bool) if needs.masks else None
     boxes = torch.ones(len(recipes), images, 5)
     pair_boxes = torch.ones(len(pairs), images, 5) if pairs else None
     others = {"boxes": boxes, "samples": torch.zeros(images).long(), "masks": masks, "pair_boxes": pair_boxes}

@@ -19,6 +19,7 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 import pydantic
 from annotated_types import Ge, Le, Lt, MinLen
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic_core import PydanticCustomError
 
 from selfpatch.core.text import shown
 
@@ -52,6 +53,30 @@ Name = Annotated[str, MinLen(1)]
 
 DataName = Annotated[Name, pydantic.WrapValidator(_in_any_encoding)]
 """Name of a file or folder that is only read by this program; torch and safetensors take names in UTF-8 alone."""
+
+
+def _as_size(value: Any, check: pydantic.ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return check(value)
+    except pydantic.ValidationError:  # a union would complain once for each of its members
+        raise PydanticCustomError("size", "use one whole number above 0, or two: height and width") from None
+
+
+Size = Annotated[
+    pydantic.PositiveInt | tuple[pydantic.PositiveInt, pydantic.PositiveInt], pydantic.WrapValidator(_as_size)
+]
+"""Size of an image or a crop in pixels: the side of a square, or height and width."""
+
+
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Return a size as (height, width)."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def size_text(size: Size) -> str:
+    """Return a size as `224`, or as `224 x 448` if height and width differ."""
+    return " x ".join(map(str, dict.fromkeys(height_and_width(size))))
+
 
 _RULES = pydantic.ConfigDict(allow_inf_nan=False, coerce_numbers_to_str=True, use_attribute_docstrings=True)
 _ADVICE = {

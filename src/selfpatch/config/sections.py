@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Interval, MinLen
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from selfpatch.config.schema import SPEED_ONLY, Fraction, Workers, settings
+from selfpatch.config.schema import SPEED_ONLY, Fraction, Size, Workers, settings
 
 Fingerprint = Literal["size_and_time", "content", "none"]
 """Record of each image, from which a resumed run tells whether it has changed."""
@@ -109,12 +109,13 @@ class GlobalCropConfig:
 class CropConfig(GlobalCropConfig):
     """Multi-crop and its augmentation (DINO, arXiv 2104.14294, appendix; SelfPatch uses the same)."""
 
-    global_size: PositiveInt = 224
-    """Side of a global crop in pixels."""
+    global_size: Size = 224
+    """Side of a global crop in pixels, or height and width: 224 448 suits images that are about twice as wide as high.
+    Boxes are drawn around the crop's own width / height, so that no other size is squeezed more than a square."""
     num_local: NonNegativeInt = 8
     """Number of local crops of each image; 0 makes none."""
-    local_size: PositiveInt = 96
-    """Side of a local crop in pixels."""
+    local_size: Size = 96
+    """Side of a local crop in pixels, or height and width."""
     local_scale: tuple[float, float] = (0.05, 0.25)
     """Range of a local crop's area, as a fraction of the image's."""
     blur: tuple[Fraction, Fraction, Fraction] = (1.0, 0.1, 0.5)
@@ -138,14 +139,14 @@ class PairConfig:
 
     num_clean: PositiveInt = 2
     """Number of clean crops of each image."""
-    clean_size: PositiveInt = 224
-    """Side of a clean crop in pixels."""
+    clean_size: Size = 224
+    """Side of a clean crop in pixels, or height and width."""
     clean_scale: tuple[float, float] = (0.25, 1.0)
     """Range of a clean crop's area, as a fraction of the image's."""
     num_contained: PositiveInt = 8
     """Number of contained crops of each image; crop i lies inside clean crop i modulo num_clean."""
-    contained_size: PositiveInt = 96
-    """Side of a contained crop in pixels."""
+    contained_size: Size = 96
+    """Side of a contained crop in pixels, or height and width."""
     contained_scale: tuple[float, float] = (0.05, 0.4)
     """Range of a contained crop's area, as a fraction of the clean crop's."""
 

@@ -3,7 +3,7 @@
 One legend of letters for the whole project:
 
 - B images of a batch; V views of an image, of them G global and L local crops
-- C channels; H x W pixels of an image; S, s sides of global and local crops
+- C channels; H x W pixels of an image; S x S', s x s' pixels of global and local crops
 - h x w patches of an image, N = h * w; D width of the tokens
 - K prototypes; H heads
 
@@ -22,13 +22,13 @@ from torch import Tensor, nn
 class Views:
     """Crops of one batch, and their positions in the images."""
 
-    global_crops: Tensor  # [G, B, C, S, S] uint8 as loaded, float once normalised; G is 0 if nothing needs any
-    local_crops: Tensor | None  # [L, B, C, s, s]
+    global_crops: Tensor  # [G, B, C, S, S'] uint8 as loaded, float once normalised; G is 0 if nothing needs any
+    local_crops: Tensor | None  # [L, B, C, s, s']
     boxes: Tensor  # [V, B, 5] float32 (left, top, width, height, flipped) in pixels of the whole image, globals first
     samples: Tensor  # [B] int64 indices of the images in the data set
     masks: Tensor | None = None  # [G, B, h, w] bool, True where the student sees the mask token, if anything needs it
-    clean_crops: Tensor | None = None  # [P, B, C, S', S'] for the teacher, without changes of colour
-    contained_crops: Tensor | None = None  # [Q, B, C, s', s'] for the student, crop i inside clean crop i mod P
+    clean_crops: Tensor | None = None  # [P, B, C, S, S'] for the teacher, without changes of colour
+    contained_crops: Tensor | None = None  # [Q, B, C, s, s'] for the student, crop i inside clean crop i mod P
     pair_boxes: Tensor | None = None  # [P + Q, B, 5] positions of clean and contained crops, as `boxes`
 
     @property

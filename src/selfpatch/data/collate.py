@@ -1,18 +1,20 @@
 """Collation of images into batches: prepared one by one in workers, collated to parts, joined to batches."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from selfpatch.config.schema import Size
 from selfpatch.core.types import Views
 from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe, view_groups
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.ops.images import to_common_dtype
 
-Render = Callable[[Picture, int, ViewParameters], Tensor]
-"""(upright image, side of the view, parameters) -> [C, side, side], uint8, or float32 in [0, 1] for deeper images."""
+Render = Callable[[Picture, Size, ViewParameters], Tensor]
+"""(upright image, size of the view, parameters) -> [C, S, S'], uint8, or float32 in [0, 1] for deeper images."""
 
 
 class Batch(Protocol):
@@ -41,7 +43,7 @@ class RenderingCollator:
 
     def max_bytes(self, channels: int) -> int:
         """Return the number of bytes of an image's views, of 8 bits if they are RGB, else of 32."""
-        return channels * (1 if channels == 3 else 4) * sum(recipe.size**2 for recipe in self._recipes)
+        return channels * (1 if channels == 3 else 4) * sum(math.prod(recipe.sides) for recipe in self._recipes)
 
     def prepare(self, image: Picture, parameters: Sequence[ViewParameters]) -> list[Tensor]:
         """Render the views [V] of an image."""
@@ -63,14 +65,14 @@ FIELD_DIMS = {"boxes": 1, "samples": 0, "masks": 1, "pair_boxes": 1}
 
 
 def make_views(crops: Mapping[str, Tensor], fields: Mapping[str, Tensor | None]) -> Views:
-    """Return `Views` of crops [V, B, C, S, S] by name and of its other fields; without global crops, of 0 of them."""
+    """Return `Views` of crops [V, B, C, S, S'] by name and of its other fields; without global crops, of 0 of them."""
     some = next(iter(crops.values()))
     no_global_crops = {"global_crops": some[:0, ..., :1, :1]}
     return Views(**{"local_crops": None, **no_global_crops, **crops, **fields})  # type: ignore[arg-type]
 
 
 def _stack(views: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Stack crops [V][B] of one size to [V, B, C, S, S] with a single copy."""
+    """Stack crops [V][B] of one size to [V, B, C, S, S'] with a single copy."""
     crops = to_common_dtype([crop for view in views for crop in view])
     return torch.stack(crops).unflatten(0, (len(views), -1))
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as tvf
 
+from selfpatch.config.schema import Size, height_and_width, size_text
 from selfpatch.data.augment.pillow import resize_picture, to_tensor
 from selfpatch.data.decode.pillow import BadImage, Picture, as_bad_image, read_picture
 from selfpatch.data.sources.index import ImageIndex
@@ -79,7 +80,7 @@ def read_each(
 def load_images(
     index: ImageIndex,
     indices: Sequence[int] | np.ndarray,
-    size: int,
+    size: Size,
     *,
     resize: int | None = None,
     channels: int = 3,
@@ -88,18 +89,21 @@ def load_images(
 ) -> LoadedImages:
     """Load centre crops of `size` pixels; unreadable images are left out, and `on_bad` is told of each.
 
-    The shorter side becomes `resize` pixels (default: `size`; antialiased), then the middle is cut out. DINO's k-NN
-    protocol has size 224, resize 256. NoneReadable is raised if none can be read.
+    The image is made as small as `resize` x `resize` pixels, or the crop (default), allow (antialiased), then the
+    middle is cut out. DINO's k-NN protocol has size 224, resize 256. NoneReadable is raised if none can be read.
     """
-    shorter = size if resize is None else resize
-    if shorter < size:
+    sides = height_and_width(size)
+    covered = sides if resize is None else (resize, resize)
+    if resize is not None and resize < max(sides):
         raise ValueError(
-            f"crops of {size} pixels cannot be cut out of images resized to {shorter}; let resize be {size} or more"
+            f"crops of {size_text(size)} pixels cannot be cut out of images resized to {resize}; let resize be "
+            f"{max(sides)} or more"
         )
 
     def centre_crop(picture: Picture, _: int) -> Tensor:
-        width, height = (int(shorter * side / min(picture.size)) for side in picture.size)
-        return tvf.center_crop(to_tensor(resize_picture(picture, width, height, resampling=resampling)), [size, size])
+        least, side = max(zip(covered[::-1], picture.size, strict=True), key=lambda pair: pair[0] / pair[1])
+        width, height = (int(least * other / side) for other in picture.size)
+        return tvf.center_crop(to_tensor(resize_picture(picture, width, height, resampling=resampling)), [*sides])
 
     readable, crops = read_each(index, indices, channels, centre_crop, on_bad)
     return LoadedImages(torch.stack(to_common_dtype(crops)), np.array(readable, np.int64))

@@ -28,9 +28,9 @@ class Branch(nn.Module):
         """Encode the views, one batch per resolution.
 
         Args:
-            crops: normalised [V, B, C, S, S] for each resolution, the global crops first.
+            crops: normalised [V, B, C, S, S'] for each resolution, the global crops first.
             masks: [G, B, h, w] bool, True where a patch of a global crop is hidden.
-            pair_crops: normalised [V, B, C, S, S], the clean crops (teacher) or the contained ones (student).
+            pair_crops: normalised [V, B, C, S, S'], the clean crops (teacher) or the contained ones (student).
         """
         grids, images = [], []
         for resolution, views in enumerate(crops):
@@ -43,7 +43,7 @@ class Branch(nn.Module):
         return EncoderOutput(image, tuple(grids), dict(self.heads.items()), self.pool, pair_tokens)
 
     def _tokens(self, views: Tensor, mask: Tensor | None = None) -> Tokens:
-        """Return the tokens [V*B, ...] of views [V, B, C, S, S]."""
+        """Return the tokens [V*B, ...] of views [V, B, C, S, S']."""
         tokens = self.backbone(views.flatten(0, 1), mask)
         # The norm of a positive pool replaces the final norm; a trunk that has one has used it already.
         if isinstance(self.pool, PositivePool) and self.backbone.final_norm is None:

@@ -7,16 +7,23 @@ PASSES = 3
 
 
 def gaussian_blur(levels: Tensor, radius: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Blur images; for each image and channel: round(blurring @ round(image @ blurring.T)).
+    """Blur images; for each image and channel: round(down @ round(image @ across.T)).
 
     Pillow rounds after each of its six box blurs, this function after three.
 
-    Levels are [N, C, S, S] of whole numbers in [0, 255], radii [N] float32 deviations in pixels; products use `dtype`.
+    Levels are [N, C, H, W] of whole numbers in [0, 255], radii [N] float32 deviations in pixels; products use `dtype`.
     """
-    box = box_blurring(box_radius(radius), levels.shape[-1])
-    blurring = (box @ box @ box).to(dtype)[:, None]  # [N, 1, S, S]
-    narrow = (levels.to(dtype) @ blurring.mT).add_(0.5).floor_()
-    return (blurring @ narrow).add_(0.5).floor_().clamp_(0, 255).to(levels.dtype)
+    height, width = levels.shape[-2:]
+    across = _blurring(radius, width, dtype)
+    down = across if height == width else _blurring(radius, height, dtype)
+    narrow = (levels.to(dtype) @ across.mT).add_(0.5).floor_()
+    return (down @ narrow).add_(0.5).floor_().clamp_(0, 255).to(levels.dtype)
+
+
+def _blurring(radius: Tensor, side: int, dtype: torch.dtype) -> Tensor:
+    """Return the matrices [N, 1, side, side] that blur a line by the three passes."""
+    box = box_blurring(box_radius(radius), side)
+    return (box @ box @ box).to(dtype)[:, None]
 
 
 def box_radius(radius: Tensor) -> Tensor:

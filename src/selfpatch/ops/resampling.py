@@ -14,7 +14,7 @@ WEIGHT_BITS = 11
 """Bits of OpenCV's weights of uint8 images: a weight of 1 is 2048."""
 
 
-def crop_resize(images: Tensor, boxes: Tensor, size: int, resampling: Resampling = "bicubic") -> Tensor:
+def crop_resize(images: Tensor, boxes: Tensor, sides: tuple[int, int], resampling: Resampling = "bicubic") -> Tensor:
     """Crop boxes, resize them to one size (antialiased), and mirror some.
 
         for each view v, image b and channel:
@@ -27,21 +27,24 @@ def crop_resize(images: Tensor, boxes: Tensor, size: int, resampling: Resampling
         images: [B, C, H, W] floating, of whole numbers in [0, 255]; products are computed in their type. Images smaller
             than H x W are padded with any finite values.
         boxes: [V, B, 5] float32 on the CPU: (left, top, width, height, mirrored) in (fractions of) pixels.
-        size: side of a view in pixels.
+        sides: height S and width S' of a view in pixels.
         resampling: filter of the resize.
 
     Returns:
-        [V, B, C, size, size] of the images' type, whole numbers in [0, 255].
+        [V, B, C, S, S'] of the images' type, whole numbers in [0, 255].
     """
     num_views, (batch, channels, height, width) = len(boxes), images.shape
-    across, down = (num_taps(boxes[..., side].max().item() / size, resampling) for side in (2, 3))
+    size_y, size_x = sides
+    across, down = (num_taps(boxes[..., i].max().item() / size, resampling) for i, size in ((2, size_x), (3, size_y)))
     boxes = to_device(boxes.transpose(0, 1), images.device)
     left, top, box_width, box_height, mirrored = boxes.unbind(-1)  # [B, V] each
-    columns = resize_weights(left, box_width, size, across, width, mirrored > 0, resampling=resampling)  # [B, V, S, W]
-    rows = resize_weights(top, box_height, size, down, height, resampling=resampling)  # [B, V, S, H]
+    columns = resize_weights(
+        left, box_width, size_x, across, width, mirrored > 0, resampling=resampling
+    )  # [B, V, S', W]
+    rows = resize_weights(top, box_height, size_y, down, height, resampling=resampling)  # [B, V, S, H]
     columns, rows = columns.to(images.dtype), rows.to(images.dtype)
-    narrow = _to_levels(images.flatten(1, 2) @ columns.flatten(1, 2).mT)  # [B, C * H, V * S]
-    narrow = narrow.view(batch, channels, height, num_views, size)
+    narrow = _to_levels(images.flatten(1, 2) @ columns.flatten(1, 2).mT)  # [B, C * H, V * S']
+    narrow = narrow.view(batch, channels, height, num_views, size_x)
     return _to_levels(torch.stack([rows[:, v, None] @ narrow[..., v, :] for v in range(num_views)]))
 
 

@@ -26,8 +26,8 @@ MAX_COLOUR_VALUES = 2**25
 class ViewTable:
     """Draws for the views of one size of a batch, on the CPU."""
 
-    size: int
-    """Side of a view in pixels."""
+    sides: tuple[int, int]
+    """Height and width of a view in pixels."""
     values: Tensor
     """[V, B, 16] float32, with these columns for each view:
 
@@ -56,16 +56,16 @@ def render_views(pixels: Tensor, sizes: Tensor, tables: Sequence[ViewTable]) -> 
         tables: one for each size of views.
 
     Returns:
-        For each table uint8 [V, B, 3, S, S] on the device of the pixels.
+        For each table uint8 [V, B, 3, height, width] on the device of the pixels.
     """
     device, batch = pixels.device, len(sizes)
-    views = [pixels.new_empty((len(t.boxes), batch, 3, t.size, t.size)) for t in tables]
-    widest = max(len(table.boxes) * table.size for table in tables)
+    views = [pixels.new_empty((len(t.boxes), batch, 3, *t.sides)) for t in tables]
+    widest = max(len(table.boxes) * table.sides[1] for table in tables)
     for indices in _batches_of_similar_size(sizes, widest):
         images = _unpack(pixels, sizes, indices).to(product_dtype(device), memory_format=torch.contiguous_format)
         device_indices = to_device(indices, device)
         for table, view in zip(tables, views, strict=True):
-            cropped = crop_resize(images, table.boxes[:, indices], table.size, table.resampling)
+            cropped = crop_resize(images, table.boxes[:, indices], table.sides, table.resampling)
             view.index_copy_(1, device_indices, cropped.to(torch.uint8))
     for table, view in zip(tables, views, strict=True):
         _change_colours(view, table)

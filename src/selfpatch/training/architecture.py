@@ -7,6 +7,7 @@ from torch import nn
 
 from selfpatch.checkpoints.read import TIMM
 from selfpatch.config.run import FROM_INIT
+from selfpatch.config.schema import Size, height_and_width
 from selfpatch.config.sections import BackboneOverrides
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import MODELS, build_backbone, build_timm, check_heads, named_backbone_config
@@ -23,8 +24,8 @@ class BackboneRequest:
     patch_size: int | None
     backbone: BackboneOverrides
     init: str | None
-    global_size: int
-    """Side of a global crop in pixels, for which positions are made."""
+    global_size: Size
+    """Size of a global crop in pixels, for which positions are made."""
 
     def named(self) -> AnyBackboneConfig:
         """Return the architecture that the model's name and the settings decide.
@@ -38,7 +39,7 @@ class BackboneRequest:
                 "model is 'init', the architecture of the weights of init, but none are named; give --init"
             )
         if self.model in MODELS:
-            grid = max(1, self.global_size // (self.patch_size or 16))
+            grid = self._grid(self.patch_size or 16)
             positions = b.position_embedding or "released"
             return named_backbone_config(
                 self.model, grid=grid, position_embedding=positions, patch_size=self.patch_size, **b.architecture()
@@ -50,8 +51,17 @@ class BackboneRequest:
                 "backbone.position_embedding is 'released', but a timm model interpolates by 'size'; leave it out"
             )
         if isinstance(architecture, ViTConfig):
-            return replace(architecture, grid=max(1, self.global_size // architecture.patch_size))
+            return replace(architecture, grid=self._grid(architecture.patch_size))
         return architecture
+
+    def _grid(self, patch_size: int) -> int:
+        """Return the side of the grid of positions that are learned, in patches.
+
+        It is the shorter side of a global crop, and the positions of other crops are interpolated. It is square because
+        the formats of DINO's family, of Hugging Face and of timm know no other grid. It is not the longer side, because
+        interpolating to fewer rows would leave some directions of the stored positions as they were initialised.
+        """
+        return max(1, min(height_and_width(self.global_size)) // patch_size)
 
     def for_weights(self, weights: AnyBackboneConfig) -> AnyBackboneConfig:
         """Return the architecture that weights are loaded into.

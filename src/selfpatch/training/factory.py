@@ -17,7 +17,7 @@ from selfpatch.core.malloc import keep_freed_memory
 from selfpatch.core.types import Needs, Objective
 from selfpatch.data.augment.backends import choose_backend
 from selfpatch.data.augment.masks import draw_mask
-from selfpatch.data.augment.multicrop import ViewRecipe, dino_views, pair_views, view_groups
+from selfpatch.data.augment.multicrop import ViewRecipe, dino_views, grid_of, pair_views, view_groups
 from selfpatch.data.loader import CropLoader
 from selfpatch.data.sample_images import sample_index
 from selfpatch.data.sources.index import ImageIndex
@@ -142,8 +142,8 @@ def _check_crops(backbone: Backbone, config: RunConfig, objectives: Mapping[str,
         recipes = view_recipes(config, objective.needs)
         groups = view_groups(recipes, pair_recipes=pair_recipes(config, objective.needs))
         for crops, (recipe, *_) in groups.items():
-            backbone.check_size(recipe.size, recipe.size)
-            objective.check_grid(crops, recipe.size // backbone.patch_size, recipe.size // backbone.patch_size)
+            backbone.check_size(*recipe.sides)
+            objective.check_grid(crops, *grid_of(recipe.size, backbone.patch_size))
 
 
 def view_recipes(config: RunConfig, needs: Needs) -> tuple[ViewRecipe, ...]:
@@ -171,7 +171,7 @@ def make_loader(
     config: RunConfig, student_teacher: StudentTeacher, data: TrainingData, device: torch.device
 ) -> CropLoader:
     """Return the training stream of this process."""
-    grid = config.crops.global_size // student_teacher.student.backbone.patch_size
+    grid = grid_of(config.crops.global_size, student_teacher.student.backbone.patch_size)
     return CropLoader(
         data.index,
         data.indices,

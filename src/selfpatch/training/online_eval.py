@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selfpatch.config.schema import Size
 from selfpatch.config.sections import WatchConfig
 from selfpatch.data.augment.multicrop import ViewRecipe
 from selfpatch.data.decode.pillow import BadImage
@@ -27,7 +28,7 @@ from selfpatch.training.trainer import StudentTeacher
 from selfpatch.visualization.sheet import picture_sheet
 
 SHEET_PATCHES = 28
-"""Patches along a side of the images on the picture sheets."""
+"""Patches along a side of the images on the picture sheets, if crops are square; else as many patches in all."""
 K_NEIGHBOURS = 20
 """k of the k-NN metric, as DINO reports it."""
 BATCH_SIZE = 64
@@ -63,7 +64,7 @@ class OnlineEvaluator:
         self.bad, self.warnings = {}, []
         held_out, indices = data.held_out_index, data.held_out_indices
         self._pairs, self._baseline = self._make_pairs(held_out, indices, recipes, seed)
-        sheet_images = self._load(held_out, indices, config.picture_images, SHEET_PATCHES * patch_size)
+        sheet_images = self._load(held_out, indices, config.picture_images, sheet_size(recipes[0], patch_size))
         self._sheet_images = None if sheet_images is None else sheet_images.images
         self._warn_of_unreadable("held-out images", len(indices), "view matching and pictures are left out")
         self._labelled: tuple[Tensor, Tensor] | None = None
@@ -96,7 +97,7 @@ class OnlineEvaluator:
             )
             return None, 0.0
 
-    def _load(self, index: ImageIndex, indices: np.ndarray, max_images: int, size: int) -> LoadedImages | None:
+    def _load(self, index: ImageIndex, indices: np.ndarray, max_images: int, size: Size) -> LoadedImages | None:
         """Return at most `max_images` images, evenly spread, or None if there are none or none can be read."""
         if not max_images or not len(indices):
             return None
@@ -155,6 +156,14 @@ def nan_if_not_finite(metrics: dict[str, float], name: str) -> Iterator[None]:
     metrics[name] = math.nan
     with contextlib.suppress(NonFiniteFeatures), requiring_finite_features("the teacher"):
         yield
+
+
+def sheet_size(recipe: ViewRecipe, patch_size: int) -> tuple[int, int]:
+    """Return height and width of the images on a picture sheet, in pixels; their shape is that of global crops."""
+    height, width = recipe.sides
+    stretch = math.sqrt(width / height)
+    rows, columns = (max(1, round(SHEET_PATCHES * factor)) for factor in (1 / stretch, stretch))
+    return rows * patch_size, columns * patch_size
 
 
 def teacher_encoder(student_teacher: StudentTeacher) -> BranchEncoder:

@@ -78,7 +78,7 @@ class StudentTeacher(nn.Module):
         return {"loss": total, **losses, **(self._meters(teacher, hp) if with_meters else {})}
 
     def _needed_crops(self, views: Views) -> dict[str, Tensor]:
-        """Return the crops [V, B, C, S, S] that are needed and there, normalised, by their names in `Views`."""
+        """Return the crops [V, B, C, S, S'] that are needed and there, normalised, by their names in `Views`."""
         backbone, needs = self.student.backbone, self.needs
         needed = {
             "global_crops": needs.global_crops,

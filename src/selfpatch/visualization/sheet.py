@@ -12,14 +12,14 @@ from selfpatch.visualization.colours import patch_map, pca_colours, unit_patch_f
 from selfpatch.visualization.layout import Panel, Row, lay_out, save_png, to_image
 
 TILE = 224
-"""Side of an image on the sheet, in pixels."""
+"""Side of a square image on the sheet, in pixels; others have as many pixels."""
 COLUMNS = 8
 SUBTITLE = "Colour of a patch: the first three principal components of its features over all these images."
 ONE_BASIS_PER_ROW = " Each network has its own: colours compare within a row only."
 
 
 def picture_sheet(networks: Mapping[str, Encoder], images: Tensor, path: str | Path, *, title: str) -> Path:
-    """Draw images [n, C, S, S] above the principal components of their patch features, and write the sheet as a PNG.
+    """Draw images [n, C, H, W] above the principal components of their patch features, and write the sheet as a PNG.
 
     Each network, named by its row's heading, has its own components: colours compare within a row only.
 
@@ -37,7 +37,8 @@ def picture_sheet(networks: Mapping[str, Encoder], images: Tensor, path: str | P
                 f"images of {width} x {height} pixels cannot be cut into patches of {side} for {name}; "
                 f"use sides that are multiples of {math.lcm(*sides.values())}"
             )
-    size = (TILE, TILE)
+    stretch = math.sqrt(width / height)
+    size = round(TILE * stretch), max(1, round(TILE / stretch))
     rows = [("images", [to_image(image).resize(size, Image.Resampling.LANCZOS) for image in images])]
     for name, network in networks.items():
         colours = pca_colours(unit_patch_features(network, images))

@@ -106,7 +106,7 @@ def test_no_pixel_from_outside_the_box_enters() -> None:
     images = torch.full((1, 3, 20, 30), 255.0)
     images[:, :, 4:14, 6:21] = 100.0
     boxes = torch.tensor([[[6.0, 4.0, 15.0, 10.0, 0.0]], [[6.5, 4.25, 14.0, 9.5, 1.0]]])
-    assert (crop_resize(images, boxes, 8) == 100).all()
+    assert (crop_resize(images, boxes, (8, 8)) == 100).all()
 
 
 @every_device
@@ -115,7 +115,7 @@ def test_a_box_may_lie_between_pixels(device: str) -> None:
     image = Image.fromarray(data.astronaut()).crop((0, 0, 128, 128))
     pixels = tvf.pil_to_tensor(image).float()[None].to(device)
     theirs = image.resize((32, 32), Image.Resampling.BICUBIC, box=(10.25, 20.5, 90.75, 110.125))
-    ours = crop_resize(pixels, torch.tensor([[[10.25, 20.5, 80.5, 89.625, 0.0]]]), 32)[0, 0]
+    ours = crop_resize(pixels, torch.tensor([[[10.25, 20.5, 80.5, 89.625, 0.0]]]), (32, 32))[0, 0]
     assert difference(ours, tvf.pil_to_tensor(theirs))[:, 1:-1, 1:-1].max() <= 1
 
 
@@ -308,7 +308,7 @@ def test_operations_are_one_graph_each() -> None:
     levels, ones = torch.randint(0, 256, (2, 3, 8, 8)).float(), torch.ones(2)
     boxes = torch.tensor([[[0.0, 1.0, 6.0, 5.0, 1.0], [0.0, 0.0, 8.0, 8.0, 0.0]]])
     for operation, inputs in [
-        (crop_resize, (levels, boxes, 4)),
+        (crop_resize, (levels, boxes, (4, 4))),
         (blur.gaussian_blur, (levels, ones)),
         (colour.shift_hue, (levels, ones)),
         (colour.solarize, (levels,)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,25 +14,26 @@ from selfpatch.data.augment.masks import draw_mask
 from selfpatch.data.augment.multicrop import generator
 
 
-def masks(config: MaskConfig, grid: int, count: int = 400) -> np.ndarray:
-    return np.array([draw_mask(config, grid, generator(0, 0, sample, 0)) for sample in range(count)])
+def masks(config: MaskConfig, grid: int | tuple[int, int], count: int = 400) -> np.ndarray:
+    h, w = (grid, grid) if isinstance(grid, int) else grid
+    return np.array([draw_mask(config, (h, w), generator(0, 0, sample, 0)) for sample in range(count)])
 
 
 @given(
-    grid=st.integers(2, 20),
+    grid=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     kind=st.sampled_from(["block", "random"]),
     low=st.floats(0, 1),
     high=st.floats(0, 1),
     sample=st.integers(0, 1000),
 )
 def test_never_more_is_hidden_than_the_ratio_allows(
-    grid: int, kind: Literal["block", "random"], low: float, high: float, sample: int
+    grid: tuple[int, int], kind: Literal["block", "random"], low: float, high: float, sample: int
 ) -> None:
     low, high = sorted((low, high))
     mask = draw_mask(MaskConfig(kind=kind, ratio=(low, high), share_unmasked=0.0), grid, generator(3, 1, sample, 0))
-    assert mask.shape == (grid, grid)
+    assert mask.shape == grid
     assert mask.dtype == bool
-    assert mask.sum() <= high * grid**2 + 1e-6
+    assert mask.sum() <= high * mask.size + 1e-6
 
 
 def test_random_masks_hide_exactly_their_share() -> None:
@@ -39,11 +41,19 @@ def test_random_masks_hide_exactly_their_share() -> None:
     assert set(hidden) == {30}
 
 
-def test_blocks_come_close_to_their_share() -> None:
-    hidden = masks(MaskConfig(kind="block", ratio=(0.1, 0.5), share_unmasked=0.0), 14).mean((1, 2))
+@pytest.mark.parametrize("grid", [14, (10, 20), (20, 10)])
+def test_blocks_come_close_to_their_share(grid: int | tuple[int, int]) -> None:
+    hidden = masks(MaskConfig(kind="block", ratio=(0.1, 0.5), share_unmasked=0.0), grid).mean((1, 2))
     assert 0.24 < hidden.mean() < 0.33
     assert hidden.min() > 0.03
     assert hidden.max() <= 0.5
+
+
+def test_masks_hide_every_part_of_a_wide_grid_alike() -> None:
+    hidden = masks(MaskConfig(kind="block", ratio=(0.3, 0.3), share_unmasked=0.0), (6, 18), count=1500).mean(0)
+    left, middle, right = hidden.reshape(6, 3, 6).mean((0, 2))
+    assert left == pytest.approx(right, rel=0.1)
+    assert middle >= 0.9 * max(left, right)  # more blocks fit around the middle
 
 
 def test_blocks_hang_together_and_random_masks_do_not() -> None:

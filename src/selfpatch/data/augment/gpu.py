@@ -86,7 +86,7 @@ class DecodingCollator:
         return DecodedBatch(
             pixels=torch.cat([image.flatten(0, 1) for image in pixels]),
             sizes=torch.tensor([[image.shape[1], image.shape[0]] for image in pixels]),
-            tables={name: ViewTable(g[0].size, v.contiguous(), g[0].resampling) for (name, g), v in by_group},
+            tables={name: ViewTable(g[0].sides, v.contiguous(), g[0].resampling) for (name, g), v in by_group},
             **fields,
         )
 

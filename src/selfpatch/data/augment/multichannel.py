@@ -11,20 +11,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from selfpatch.config.schema import Size, height_and_width
 from selfpatch.config.sections import Resampling
 from selfpatch.data.augment.multicrop import ViewParameters
 from selfpatch.data.decode.multichannel import Raster
 
 
-def render_raster(raster: Raster, size: int, parameters: ViewParameters) -> Tensor:
-    """Render a view [C, size, size] in the raster's type, uint8 or float32; floats stay in [0, 1] if they begin there.
+def render_raster(raster: Raster, size: Size, parameters: ViewParameters) -> Tensor:
+    """Render a view [C, h, w] in the raster's type, uint8 or float32; floats stay in [0, 1] if they begin there.
 
     On 8 bits it agrees with the plain renderer to about a level, and by more where bicubic overshoots black or white,
     which Pillow cuts off half way. Contrast agrees on grey pictures only, as Pillow takes the mean of the luminance.
     Pillow's blur is three box blurs, this is the Gaussian: they differ by half a level on average, more at edges.
     """
     p = parameters
-    view = resize_raster(raster, size, size, box=(p.left, p.top, p.width, p.height), resampling=p.resampling)
+    height, width = height_and_width(size)
+    view = resize_raster(raster, width, height, box=(p.left, p.top, p.width, p.height), resampling=p.resampling)
     if p.flip:
         view = view.flip(-1)
     for name in p.jitter.order if p.jitter is not None else ():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
+from selfpatch.config.schema import Size, height_and_width, size_text
 from selfpatch.config.sections import CropConfig, GlobalCropConfig, PairConfig, Resampling
 
 ADJUSTMENTS = ("brightness", "contrast", "saturation", "hue")
@@ -26,9 +27,9 @@ NO_COLOUR = GlobalCropConfig(jitter=0.0, grey=0.0)
 class ViewRecipe:
     """Distribution of one view; by default it is cropped only."""
 
-    size: int  # side of the view in pixels
+    size: Size  # side of the view in pixels, or (height, width)
     scale: tuple[float, float]  # range of the crop's area, as a fraction of the image's
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of the crop's width / height, log-uniform
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of the crop's width / height over the view's own, log-uniform
     flip: float = 0.0  # probability of a horizontal flip
     blur: float = 0.0  # probability of blur
     solarize: float = 0.0  # probability of solarization
@@ -37,12 +38,23 @@ class ViewRecipe:
     inside: int | None = None  # number of an earlier view of the same image, whose box is cropped instead of the image
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"a view of {self.size} pixels cannot be made; use a size of 1 or more")
+        if min(self.sides) < 1:
+            raise ValueError(f"a view of {size_text(self.size)} pixels cannot be made; use sides of 1 or more")
         for name in ("scale", "ratio"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} is ({low}, {high}); use (low, high) with 0 < low <= high")
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the view in pixels."""
+        return height_and_width(self.size)
+
+    @property
+    def aspects(self) -> tuple[float, float]:
+        """Range of width / height of the box, which lies around the view's own: neither axis is squeezed by more."""
+        height, width = self.sides
+        return self.ratio[0] * (width / height), self.ratio[1] * (width / height)
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,12 @@ class ViewParameters:
     def box(self) -> tuple[int, int, int, int, bool]:
         """Row of `Views.boxes`: (left, top, width, height, flipped)."""
         return self.left, self.top, self.width, self.height, self.flip
+
+
+def grid_of(size: Size, patch_size: int) -> tuple[int, int]:
+    """Return the rows and columns of patches of a view."""
+    height, width = height_and_width(size)
+    return height // patch_size, width // patch_size
 
 
 def dino_views(crops: CropConfig) -> tuple[ViewRecipe, ...]:
@@ -132,8 +150,8 @@ def view_groups(
         "contained_crops": [recipe for recipe in pair_recipes if recipe.inside is not None],
     }
     for name, group in groups.items():
-        sizes = [recipe.size for recipe in group]
-        if len(set(sizes)) > 1:
+        if len({recipe.sides for recipe in group}) > 1:
+            sizes = [recipe.size for recipe in group]
             raise ValueError(
                 f"{name.removesuffix('_crops')} views of sizes {sizes} do not fit into one batch; give them one size"
             )
@@ -201,17 +219,21 @@ def draw_views(
 def _draw_box(
     recipe: ViewRecipe, image_size: tuple[int, int], tries: list[float], x: float, y: float
 ) -> tuple[int, int, int, int]:
-    """Return the first box that fits, at (x, y) of the room left, or the largest one in the centre if none fits."""
+    """Return the first box that fits, at (x, y) of the room left, or the largest one in the centre if none fits.
+
+    Large areas do not fit where the view is wider than the image, or higher: such boxes are drawn again, as those of a
+    square view are in a wide image (torchvision's RandomResizedCrop does the same).
+    """
     image_width, image_height = image_size
-    log_ratio = (math.log(recipe.ratio[0]), math.log(recipe.ratio[1]))
+    log_ratio = (math.log(recipe.aspects[0]), math.log(recipe.aspects[1]))
     for u_area, u_ratio in zip(tries[::2], tries[1::2], strict=True):
         area = image_width * image_height * _between(recipe.scale, u_area)
         ratio = math.exp(_between(log_ratio, u_ratio))
         width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < width <= image_width and 0 < height <= image_height:
             return int(x * (image_width - width + 1)), int(y * (image_height - height + 1)), width, height
-    width = min(image_width, max(1, round(image_height * recipe.ratio[1])))
-    height = min(image_height, max(1, round(image_width / recipe.ratio[0])))
+    width = min(image_width, max(1, round(image_height * recipe.aspects[1])))
+    height = min(image_height, max(1, round(image_width / recipe.aspects[0])))
     return (image_width - width) // 2, (image_height - height) // 2, width, height
 
 

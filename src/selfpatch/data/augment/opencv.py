@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selfpatch.config.schema import Size, height_and_width
 from selfpatch.data.augment.multichannel import render_raster
 from selfpatch.data.augment.multicrop import ColourJitter, ViewParameters
 from selfpatch.data.decode.multichannel import Raster
@@ -29,7 +30,7 @@ LARGEST_KEPT = 2**24
 """Bytes of the largest buffer that is kept for the next view: a rare huge photograph should not stay in memory."""
 
 
-def render_fast(image: Picture, size: int, parameters: ViewParameters) -> Tensor:
+def render_fast(image: Picture, size: Size, parameters: ViewParameters) -> Tensor:
     """Render a view as `pillow.render` does, with the same arguments; raise ValueError if OpenCV is not installed.
 
     RGB rasters in channels-last memory, as `decode.fast.read_fast` gives them, are the fastest; rasters of other
@@ -38,8 +39,8 @@ def render_fast(image: Picture, size: int, parameters: ViewParameters) -> Tensor
     image = Raster.of(image)
     if len(image.pixels) != 3 or image.pixels.dtype != torch.uint8:
         return render_raster(image, size, parameters)
-    cv2 = opencv()
-    pixels = _change_colours(_resize(image.pixels, size, parameters), parameters.jitter, parameters.grey)
+    cv2, sides = opencv(), height_and_width(size)
+    pixels = _change_colours(_resize(image.pixels, sides, parameters), parameters.jitter, parameters.grey)
     if parameters.blur_radius > 0:
         kernel = _blur_kernel(round(parameters.blur_radius, 2))  # few enough to cache; a 100th pixel is below rounding
         pixels = cv2.sepFilter2D(
@@ -47,7 +48,7 @@ def render_fast(image: Picture, size: int, parameters: ViewParameters) -> Tensor
         )
     if parameters.solarize:  # levels from 128 on are inverted
         cv2.min(pixels, cv2.bitwise_not(pixels, dst=_scratch.other(pixels)), dst=pixels)
-    view = torch.empty(3, size, size, dtype=torch.uint8)
+    view = torch.empty(3, *sides, dtype=torch.uint8)
     cv2.split(pixels, list(view.numpy()))
     return view
 
@@ -94,17 +95,17 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def _resize(pixels: Tensor, size: int, p: ViewParameters) -> np.ndarray:
-    """Return the box as [size, size, 3], mirrored before it is resized, for it must be copied anyway."""
+def _resize(pixels: Tensor, sides: tuple[int, int], p: ViewParameters) -> np.ndarray:
+    """Return the box as [height, width, 3], mirrored before it is resized, for it must be copied anyway."""
     cv2 = opencv()
     box = pixels.permute(1, 2, 0).numpy()[p.top : p.top + p.height, p.left : p.left + p.width]
-    cut, view = _scratch.buffer("cut", p.height, p.width), _scratch.buffer("view", size, size)
+    cut, view = _scratch.buffer("cut", p.height, p.width), _scratch.buffer("view", *sides)
     if p.flip:
         cv2.flip(box, 1, dst=cut)
     else:
         cv2.copyTo(box, None, dst=cut)
     source, target = (torch.from_numpy(x.transpose(2, 0, 1)[None]) for x in (cut, view))  # the same memory
-    _RESAMPLE[p.resampling](source, [size, size], False, None, None, out=target)
+    _RESAMPLE[p.resampling](source, list(sides), False, None, None, out=target)
     return view
 
 

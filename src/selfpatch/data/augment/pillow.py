@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.transforms import functional as tvf
 from torchvision.transforms.functional import InterpolationMode
 
+from selfpatch.config.schema import Size, height_and_width
 from selfpatch.data.augment.multichannel import render_raster, resize_raster
 from selfpatch.data.augment.multicrop import ViewParameters
 from selfpatch.data.decode.multichannel import Raster
@@ -23,17 +24,18 @@ _ADJUST = {
 }
 
 
-def render(image: Picture, size: int, parameters: ViewParameters) -> Tensor:
+def render(image: Picture, size: Size, parameters: ViewParameters) -> Tensor:
     """Crop and resize (antialiased), flip, jitter colours, make grey, blur and solarize a view of an image.
 
-    The parameters are drawn by `draw_view` for the size of the image. The view is [3, size, size] in uint8. A raster is
-    rendered by `multichannel.render_raster` to [C, size, size] in uint8 or float32.
+    The parameters are drawn by `draw_view` for the size of the image. `size` is the side of the view or (height, width)
+    in pixels. The view is [3, height, width] in uint8. A raster is rendered by `multichannel.render_raster` to [C,
+    height, width] in uint8 or float32.
     """
     if isinstance(image, Raster):
         return render_raster(image, size, parameters)
     p = parameters
     box = p.top, p.left, p.height, p.width
-    view = tvf.resized_crop(image, *box, [size, size], InterpolationMode(p.resampling))
+    view = tvf.resized_crop(image, *box, list(height_and_width(size)), InterpolationMode(p.resampling))
     if p.flip:
         view = tvf.hflip(view)
     for name in p.jitter.order if p.jitter is not None else ():
