@@ -17,7 +17,7 @@ from tests.helpers.tiny import tiny_student_teacher
 
 def _marked(combination: Combination) -> Any:
     """Run those with every objective, of which the others are parts, and DINO on a ViT with each; the rest is slow."""
-    method, objective, model = combination
+    method, objective, model, _ = combination
     quick = objective == "selfpatch+sere" or (method, model) == ("dino", "vit_tiny") or method == "none"
     return pytest.param(combination, id=str(combination), marks=() if quick else pytest.mark.slow)
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from selfpatch.training.factory import make_optimizer, make_schedule
 from selfpatch.training.trainer import StudentTeacher, training_step
-from tests.helpers.tiny import tiny_config, tiny_student_teacher, tiny_views
+from tests.helpers.tiny import tiny_config, tiny_student_teacher, tiny_views, wide_crops
 
 FILE = Path(__file__).parents[1] / "golden" / "curves.json"
 METHODS = ("dino", "ibot", "moby", "moco_v3", "moco_v2", "swav", "densecl")
@@ -29,9 +29,11 @@ class Combination(NamedTuple):
     method: str
     objective: str
     model: str
+    wide: bool = False
+    """Whether crops are twice as wide as high."""
 
     def __str__(self) -> str:
-        return " ".join(self)
+        return " ".join([*self[:3], *["wide"] * self.wide])
 
 
 def combinations() -> Iterator[Combination]:
@@ -46,6 +48,11 @@ def combinations() -> Iterator[Combination]:
             yield Combination(method, objectives, "vit_tiny")
         for model in MODELS[1:]:
             yield Combination("none", objectives, model)
+        yield Combination("none", objectives, "vit_tiny", wide=True)
+    for method in METHODS:
+        yield Combination(method, OBJECTIVES[-1], "vit_tiny", wide=True)
+    for method, model in (("moby", "swin_tiny"), ("densecl", "resnet50")):
+        yield Combination(method, OBJECTIVES[-1], model, wide=True)
 
 
 class Training:
@@ -54,6 +61,9 @@ class Training:
     def __init__(self, combination: Combination) -> None:
         optimizer = {"base_lr": 0.5, "warmup_epochs": 0, "freeze_last_layer_epochs": 0}
         settings = {**combination._asdict(), "epochs": STEPS, "optimizer": optimizer}
+        self._wide = settings.pop("wide")
+        if self._wide:
+            settings |= wide_crops(tiny_config(**settings))
         config = tiny_config(**settings)
         self.student_teacher: StudentTeacher = tiny_student_teacher(**settings)
         _settle(self.student_teacher)
@@ -63,7 +73,7 @@ class Training:
 
     def step(self, step: int) -> dict[str, float]:
         """Its losses by name."""
-        views = tiny_views(BATCH, seed=step, scale=self._scale)
+        views = tiny_views(BATCH, seed=step, scale=self._scale, wide=self._wide)
         hp = self._schedule(step)
         outcome = training_step(self.student_teacher, [views], self.optimizer, hp, self._schedule.config)
         assert outcome.taken

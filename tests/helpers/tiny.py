@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.config.run import RunConfig
+from selfpatch.config.schema import plain
 from selfpatch.core.types import Hyperparameters, Views
 from selfpatch.models.param_groups import param_groups
 from selfpatch.training.factory import make_student_teacher
@@ -69,6 +70,16 @@ def tiny_config(**settings: Any) -> RunConfig:
     return config.override({name: COMPONENTS[name] for name in config.used if name in COMPONENTS}).override(settings)
 
 
+def wide_crops(config: RunConfig) -> dict[str, Any]:
+    """Return settings of crops as high as those of a configuration, and twice as wide."""
+    sizes = {"crops": ("global_size", "local_size"), "pairs": ("clean_size", "contained_size")}
+    settings: dict[str, Any] = {}
+    for name, fields in sizes.items():
+        section = plain(getattr(config, name))
+        settings[name] = {field: (section[field], 2 * section[field]) for field in fields}
+    return settings
+
+
 def tiny_student_teacher(**settings: Any) -> StudentTeacher:
     """Return a network in training mode, its weights larger than at initialisation, so that gradients do not vanish."""
     student_teacher, _ = make_student_teacher(tiny_config(**settings))
@@ -81,24 +92,25 @@ def tiny_student_teacher(**settings: Any) -> StudentTeacher:
     return student_teacher.train()
 
 
-def tiny_views(batch: int, seed: int = 0, *, scale: int = 1) -> Views:
+def tiny_views(batch: int, seed: int = 0, *, scale: int = 1, wide: bool = False) -> Views:
     """Draw two global crops of 4 x 4 patches and two local ones of 3 x 3, masks, and boxes most of which overlap.
 
     There are also one clean crop and two contained ones, of these sizes.
 
     Args:
         scale: 1 for patches of 4 pixels, 2 for 8.
+        wide: make all crops twice as wide as high.
     """
     generator = torch.manual_seed(seed)
 
     def crops(views: int, size: int) -> Tensor:
-        return torch.randint(256, (views, batch, 3, size, size), generator=generator, dtype=torch.uint8)
+        return torch.randint(256, (views, batch, 3, size, size * (1 + wide)), generator=generator, dtype=torch.uint8)
 
     global_crops, local_crops = crops(2, 16 * scale), crops(2, 12 * scale)
     corners = torch.randint(30, (4, batch, 2), generator=generator)
     sides = torch.randint(20, 60, (4, batch, 2), generator=generator)
     flips = torch.randint(2, (4, batch, 1), generator=generator)
-    masks = torch.rand(2, batch, 4, 4, generator=generator) < 0.3
+    masks = torch.rand(2, batch, 4, 4 * (1 + wide), generator=generator) < 0.3
     boxes = torch.cat([corners, sides, flips], -1).float()
     generator = torch.Generator().manual_seed(seed)  # the global one goes on as it would without pairs
     around, within = boxes[:1], boxes[1:3].clone()

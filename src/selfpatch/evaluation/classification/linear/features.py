@@ -101,10 +101,10 @@ def _random_crop(
 ) -> tuple[Tensor, int]:
     """Load a training image as DINO's protocol sees it: a random box and flip, bilinear as torchvision's default."""
     picture, label = images.read(i, channels), int(images.labels[i])
-    p, size = draw_view(recipe, picture.size, rng), recipe.size
+    p = draw_view(recipe, picture.size, rng)
     if isinstance(picture, Raster):
-        return render(picture, size, p), label
-    view = tvf.resized_crop(picture, p.top, p.left, p.height, p.width, [size, size])
+        return render(picture, recipe.size, p), label
+    view = tvf.resized_crop(picture, p.top, p.left, p.height, p.width, [*recipe.sides])
     return tvf.pil_to_tensor(tvf.hflip(view) if p.flip else view), label
 
 
