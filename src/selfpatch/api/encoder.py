@@ -40,7 +40,7 @@ def load(weights: str | Path, *, device: str = "auto", normed_patches: bool = Tr
 
     Args:
         weights: a run directory, a released checkpoint, a .safetensors file, a folder that `selfpatch export`,
-            transformers or timm wrote, or timm:NAME. To compare with:
+            transformers or timm wrote, timm:NAME, or hf:OWNER/NAME. To compare with:
             `untrained:WEIGHTS`, the same network freshly initialised, and `baseline:mean-colour:P` or
             `baseline:raw-patch:P`, which encode a patch of P pixels without any network.
         device: `auto` (CUDA, then MPS, then CPU), or a torch device.

@@ -25,8 +25,23 @@ FILES = (
 )
 """Files of weights in a folder, the first that is there counts."""
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
-_ACTIVATIONS = ("gelu", "silu", "relu")
-"""Activations of the networks that are built here, as transformers calls them; each family has one."""
+DESCRIPTIONS = ("config.json", "preprocessor_config.json")
+"""Files of transformers that describe a network and its images; timm's config.json describes both."""
+_VIT_SETTINGS: dict[str, tuple[str, Any]] = {
+    "num_attention_heads": ("num_heads", Annotated[int, Gt(0)]),
+    "layer_norm_eps": ("norm_eps", Annotated[float, Gt(0)]),
+    "rope_theta": ("rope_base", Annotated[float, Gt(1)]),
+}
+"""Settings of a ViT in config.json that no tensor shows: field of `ViTConfig`, and type."""
+_FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
+    "vit, gelu": {"hidden_act": ("gelu",)},
+    "vit, swiglu": {"hidden_act": ("silu", "gelu")},  # DINOv2's config.json names the one of its plain MLP
+    "swin": {"hidden_act": ("gelu",), "layer_norm_eps": (1e-5,)},
+    "resnet": {"hidden_act": ("relu",), "downsample_in_bottleneck": (False,)},
+}
+"""Settings in config.json that cannot be chosen here, by family, and the values that they may have."""
+_TIMM_ARGUMENTS = {"img_size", "dynamic_img_size", "strict_img_size", "in_chans", "num_classes", "global_pool"}
+"""Arguments of timm's models that change no tensor but positions and first layer."""
 
 
 def is_run(path: Path) -> bool:
@@ -72,23 +87,22 @@ def _advice(path: Path) -> str:
 def described(config: Config, folder: Path) -> Config:
     """Return a configuration told from tensors, completed by the JSON files of a folder of transformers or timm.
 
-    These are the number of heads of a ViT, and the normalisation of images.
+    Tensors show the sizes of a network; these files tell what no shape shows: the number of heads, the epsilon of the
+    norms and the base of the rotations of a ViT, and the normalisation of images.
 
     Raises:
         ValueError: the files describe another network than one that is built here.
     """
-    content, preprocessor = (_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
-    activation = content.get("hidden_act", _ACTIVATIONS[0])
-    if activation not in _ACTIVATIONS:
-        raise ValueError(
-            f"{folder} holds a network with the activation {shown(activation)}, which is not built here; give another"
-        )
+    content, preprocessor = (_json(folder / name) for name in DESCRIPTIONS)
+    _check_fixed(config, content, folder)
     arguments, pretrained = (content.get(name) for name in ("model_args", "pretrained_cfg"))
     arguments, pretrained = (x if isinstance(x, Mapping) else {} for x in (arguments, pretrained))
     changes: dict[str, Any] = {}
-    heads = content.get("num_attention_heads", arguments.get("num_heads"))
-    if isinstance(config, ViTConfig) and heads is not None:
-        changes["num_heads"] = checked(heads, Annotated[int, Gt(0)], f"num_attention_heads in {folder / 'config.json'}")
+    if isinstance(config, ViTConfig):
+        for name, (field, kind) in _VIT_SETTINGS.items():
+            value = content.get(name, arguments.get(field))
+            if value is not None:
+                changes[field] = checked(value, kind, f"{name} in {folder / DESCRIPTIONS[0]}")
     mean = preprocessor.get("image_mean", pretrained.get("mean"))
     std = preprocessor.get("image_std", pretrained.get("std"))
     if mean is not None and std is not None:
@@ -100,6 +114,28 @@ def described(config: Config, folder: Path) -> Config:
                 "correct mean and standard deviation there"
             )
     return replace(config, **changes)
+
+
+def _check_fixed(config: AnyBackboneConfig, content: Mapping[str, Any], folder: Path) -> None:
+    """Raise ValueError if a folder describes a variant of a network that is not built here."""
+    family = f"{config.family}, {config.mlp}" if isinstance(config, ViTConfig) else config.family
+    for name, allowed in _FIXED.get(family, {}).items():
+        if content.get(name, allowed[0]) not in allowed:
+            what = "the activation" if name == "hidden_act" else f"{name} being"
+            raise ValueError(
+                f"{folder} holds a network with {what} {shown(content[name])}, which is not built here; give another"
+            )
+
+
+def timm_architecture(folder: Path) -> str | None:
+    """Return the name of timm's model whose weights a folder holds as timm saves them, or None.
+
+    A model with arguments that change its sizes is none of that name; it is told from its tensors.
+    """
+    content = _json(folder / DESCRIPTIONS[0])
+    name, arguments = content.get("architecture"), content.get("model_args")
+    harmless = not arguments or (isinstance(arguments, Mapping) and set(arguments) <= _TIMM_ARGUMENTS)
+    return name if isinstance(name, str) and harmless else None
 
 
 def _json(path: Path) -> Mapping[str, Any]:

@@ -141,7 +141,11 @@ def from_huggingface(raw: Mapping[str, Tensor], source: str) -> dict[str, Tensor
     for query in [key for key in state if ".attn.query." in key]:
         parts = [state.pop(query.replace("query", part), None) for part in _QKV]
         if dinov3 and query.endswith(".bias") and parts[0] is not None:
-            parts[1] = torch.zeros_like(parts[0])  # its keys have no bias
+            if parts[1] is not None:
+                raise ValueError(
+                    f"{source} has a bias of keys, which no ViT with rotary positions has here; use another"
+                )
+            parts[1] = torch.zeros_like(parts[0])
         state[query.replace("query", "qkv")] = torch.cat([part for part in parts if part is not None])
     return state
 

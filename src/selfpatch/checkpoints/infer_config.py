@@ -73,12 +73,13 @@ def _vit_config(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> 
     grid = math.isqrt(patches)
     if grid * grid != patches:
         raise ValueError(f"{source} has position embeddings for {patches} patches, which is no square grid")
-    return ViTConfig(
+    config = ViTConfig(
         num_heads=max(1, embedding.shape[0] // 64),
         grid=grid,
         position_embedding="size" if registers else "released",  # as DINOv2 with registers was trained
         **_shown_in_shapes(trunk, embedding),
     )
+    return _with_mlp_width(config, trunk)
 
 
 def _dinov3_config(trunk: Mapping[str, Tensor], embedding: Tensor) -> ViTConfig:
@@ -90,8 +91,14 @@ def _dinov3_config(trunk: Mapping[str, Tensor], embedding: Tensor) -> ViTConfig:
     head = 4 * len(periods) if periods is not None else 128 if width == 4096 else 64
     common = _shown_in_shapes(trunk, embedding)
     config = ViTConfig(num_heads=max(1, width // head), grid=max(1, 256 // embedding.shape[-1]), rope=True, **common)
-    inner = trunk["blocks.0.mlp.fc2.weight"].shape[1]
-    return config if inner == config.inner_width else replace(config, mlp_width=inner)
+    return _with_mlp_width(config, trunk)
+
+
+def _with_mlp_width(config: ViTConfig, trunk: Mapping[str, Tensor]) -> ViTConfig:
+    """Return the configuration with the inner width of its MLP, if that is not the usual one."""
+    second = trunk.get("blocks.0.mlp.fc2.weight")
+    unusual = second is not None and second.shape[1] != config.inner_width
+    return replace(config, mlp_width=second.shape[1]) if second is not None and unusual else config
 
 
 def _shown_in_shapes(trunk: Mapping[str, Tensor], embedding: Tensor) -> dict[str, Any]:

@@ -54,6 +54,7 @@ LEFT_OUT = [
     r"(encoder_[qk]|teacher|student)\..+",  # parts of such a network after the trunk
     r"(prototypes\w*\..+|prototypes|queue\w*|centers?)",  # SwAV, Leopart; MoCo, MoBY, DenseCL
     r"fpn_\w+\..+",  # ReSim
+    r"decoder\..+",  # MAE
     r"(student|teacher|online|target|momentum)_\w*(head|project|predict)\w*\..+",  # heads beside a `teacher_backbone`
     r"(projection|prediction)_head_momentum\..+",  # lightly
     r"(\w+_)?(loss|criterion)\..+",  # centres of DINOv2 and lightly

@@ -8,17 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from selfpatch.checkpoints.architecture import check_architecture
 from selfpatch.checkpoints.config import DEFAULTS, LoadConfig, Side
-from selfpatch.checkpoints.folders import described, weights_file
+from selfpatch.checkpoints.folders import described, timm_architecture, weights_file
+from selfpatch.checkpoints.hub import HUB, hub_folder
 from selfpatch.checkpoints.infer_config import infer_backbone_config
 from selfpatch.checkpoints.key_mapping import known_num_heads, map_keys
 from selfpatch.checkpoints.read_file import files_of, read_file
-from selfpatch.checkpoints.state_dict import check_size, find_state_dict
+from selfpatch.checkpoints.state_dict import MAX_REPEATS, check_size, find_state_dict
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.text import one_line
+from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_timm
 from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig, backbone_config_from_dict
 
@@ -41,11 +44,14 @@ class Weights:
 
 
 def read_weights(source: str, config: LoadConfig = DEFAULTS) -> Weights:
-    """Read weights; the format is inferred from the keys. A dry run reads the shapes alone, and fetches nothing.
+    """Read weights; the format is inferred from the keys.
+
+    A dry run reads the shapes alone. It fetches nothing of timm's, and of the Hub what is not in the cache.
 
     Args:
         source: a run directory, a checkpoint file of a method in `key_mapping` (full or backbone only), a .safetensors
-            file, an index of shards, a folder that `selfpatch export`, transformers or timm wrote, or timm:NAME.
+            file, an index of shards, a folder that `selfpatch export`, transformers or timm wrote, timm:NAME, or
+            hf:OWNER/NAME, a repository of the Hugging Face Hub that holds such a folder.
         config: which network is read; a file that holds only one gives that one.
 
     Raises:
@@ -53,17 +59,20 @@ def read_weights(source: str, config: LoadConfig = DEFAULTS) -> Weights:
             unpickling it could run code.
     """
     if source.startswith(TIMM):
-        if config.num_heads is not None:
-            raise ValueError(f"num_heads is {config.num_heads}, but {source} has its own; leave it out")
         backbone = build_timm(source.removeprefix(TIMM), pretrained=not in_dry_run())
         weights = Weights({f"backbone.{k}": v for k, v in backbone.state_dict().items()}, backbone.config, source, None)
+    elif source.startswith(HUB):
+        weights = replace(_read_path(hub_folder(source), config.side), source=source)
     elif os.path.exists(source):  # unlike Path.exists, False for names that no file can have
         weights = replace(_read_path(Path(source), config.side), source=source)
     else:
         raise ValueError(
-            f"no weights at {source!r}; use a run directory, a checkpoint file, a .safetensors file or {TIMM}NAME"
+            f"no weights at {source!r}; use a run directory, a checkpoint file, a .safetensors file or {TIMM}NAME, "
+            f"or {HUB}OWNER/NAME"
         )
     found = weights.config
+    if found.timm_model is not None and config.num_heads is not None:
+        raise ValueError(f"num_heads is {config.num_heads}, but {source} has its own; leave it out")
     if not isinstance(found, ViTConfig):
         if config.num_heads is not None:
             raise ValueError(f"num_heads is {config.num_heads}, but {source} is no ViT; leave it out")
@@ -88,9 +97,17 @@ def _read_path(given: Path, side: Side) -> Weights:
     path = weights_file(given)
     source, files = str(path), files_of(path)
     content, metadata = read_file(path)
+    folder = path.parent if given.is_dir() or len(files) > 1 else None
     of_run = isinstance(content, Mapping) and {"pretrainer", "shape"} <= content.keys()
     tensors = find_state_dict({"state_dict": content["pretrainer"]} if of_run else content, side, source)
     check_size(tensors, sum(file.stat().st_size for file in files), source)
+    sha256 = None if in_dry_run() else file_sha256(*files)
+    name = None if folder is None or _own_shape(metadata) is not None else timm_architecture(folder)
+    if folder is not None and name is not None and any(key.startswith("blocks.") for key in tensors):
+        # Shapes do not tell all of timm's variants of a ViT, and its other networks are told from theirs.
+        backbone = _timm_backbone(name, tensors, source)
+        of_timm = {f"backbone.{key}": tensor for key, tensor in backbone.state_dict().items()}
+        return Weights(of_timm, described(backbone.config, folder), source, sha256)
     left_out: tuple[str, ...] = ()
     if of_run:
         state = {k.removeprefix(f"{side}."): v for k, v in tensors.items() if k.startswith(f"{side}.")}
@@ -105,9 +122,20 @@ def _read_path(given: Path, side: Side) -> Weights:
         config = infer_backbone_config(state, source)
         if isinstance(config, ViTConfig):
             config = replace(config, num_heads=known_num_heads(tensors, config.embed_dim) or config.num_heads)
-        if given.is_dir() or len(files) > 1:
-            config = described(config, path.parent)
-    return Weights(state, config, source, None if in_dry_run() else file_sha256(*files), left_out, is_own)
+        if folder is not None:
+            config = described(config, folder)
+    return Weights(state, config, source, sha256, left_out, is_own)
+
+
+def _timm_backbone(name: str, tensors: Mapping[str, Tensor], source: str) -> Backbone:
+    """Return the timm model whose tensors a file holds, as timm loads them; without values in a dry run."""
+    first = tensors.get("patch_embed.proj.weight")
+    channels = 3 if first is None or first.ndim != 4 else first.shape[1]
+    with torch.device("meta"):
+        described_size = sum(x.numel() for x in build_timm(name, in_channels=channels).state_dict().values())
+    if described_size > MAX_REPEATS * sum(tensor.numel() for tensor in tensors.values()):
+        raise ValueError(f"{source} is of another architecture than its config.json names, {name}; download both again")
+    return build_timm(name, state=None if in_dry_run() else tensors, in_channels=channels)
 
 
 def file_sha256(*paths: Path) -> str:

@@ -58,13 +58,22 @@ def files_of(path: Path) -> tuple[Path, ...]:
     """
     if checkpoint_kind(path) != "index":
         return (path,)
-    shards = [path.parent / name for name in sorted(set(_weight_map(path).values()))]
+    shards = shards_of(path)
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise ValueError(
             f"{path} is an index of {len(shards)} shards, and {missing[0]} is missing; download all of them beside it"
         )
     return path, *shards
+
+
+def shards_of(index: Path) -> tuple[Path, ...]:
+    """Return the paths of the shards that an index names, whether or not they are there.
+
+    Raises:
+        ValueError: the index names no shard, or one outside of its folder.
+    """
+    return tuple(index.parent / name for name in sorted(set(_weight_map(index).values())))
 
 
 def _weight_map(path: Path) -> dict[str, str]:

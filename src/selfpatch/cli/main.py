@@ -36,7 +36,7 @@ USAGE = """selfpatch {version}: self-supervised pre-training for good patch feat
 
 `selfpatch COMMAND --help` lists the options of a command. Weights are a run directory, a released checkpoint (DINO,
 iBOT, SelfPatch, SERE, MoCo, MoBY, DINOv2 and more), a .safetensors file, a folder of Hugging Face or timm, or
-timm:NAME. Errors are one sentence; `--debug`, or SELFPATCH_DEBUG=1, adds the traceback.
+timm:NAME or hf:OWNER/NAME. Errors are one sentence; `--debug`, or SELFPATCH_DEBUG=1, adds the traceback.
 """
 
 ISSUES = "https://github.com/selfpatch/selfpatch/issues"

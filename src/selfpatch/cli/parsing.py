@@ -21,9 +21,9 @@ class WeightsOptions:
     """Weights, and how they are read."""
 
     weights: Name | None = None
-    """Run directory, released checkpoint, .safetensors file, folder of Hugging Face or timm, or timm:NAME. Evaluations
-    and `show` also take baselines: untrained:WEIGHTS, baseline:mean-colour:P and baseline:raw-patch:P, P being the side
-    of a patch in pixels."""
+    """Run directory, released checkpoint, .safetensors file, folder of Hugging Face or timm, timm:NAME, or
+    hf:OWNER/NAME. Evaluations and `show` also take baselines: untrained:WEIGHTS, baseline:mean-colour:P and
+    baseline:raw-patch:P, P being the side of a patch in pixels."""
     load: Annotated[LoadConfig, Flat] = LoadConfig()
 
     def named_weights(self) -> str:

@@ -27,7 +27,8 @@ class StudyOptions:
     size: Name | None = None
     """Name of one of the sizes that the file defines, e.g. cpu or gpu."""
     weights: Name | None = None
-    """Weights that replace `weights` in the file's `init: weights`: a run directory, a checkpoint or timm:NAME."""
+    """Weights that replace `weights` in the file's `init: weights`: a run directory, a checkpoint, timm:NAME or
+    hf:OWNER/NAME."""
     device: str = "auto"
     """Device to train on; `auto` takes every CUDA device, else MPS, else the CPU."""
     processes: Annotated[int, Interval(ge=1, le=1024)] | None = None

@@ -63,7 +63,7 @@ class RunConfig:
     """Side of a patch in pixels; defaults to 16, or to the timm model's."""
     init: Name | None = None
     """Weights to start the backbone from: a run directory, a released checkpoint, a .safetensors file, a folder of
-    Hugging Face or timm, or timm:NAME."""
+    Hugging Face or timm, timm:NAME, or hf:OWNER/NAME."""
     allow_partial: bool = False
     """Accept `init` weights that leave parts of the backbone as initialised."""
     epochs: Annotated[float, Gt(0), Le(1_000_000)] | None = 300

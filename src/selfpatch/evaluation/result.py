@@ -57,7 +57,7 @@ class Provenance:
     """Source of the weights that were measured."""
 
     source: str
-    """Name that the user gave: a run directory, a file, or timm:NAME."""
+    """Name that the user gave: a run directory, a file, timm:NAME or hf:OWNER/NAME."""
     sha256: str | None = None
     """Hash of the file, or of the tensors (`network_sha256`) if there is no single file; None without a network."""
 

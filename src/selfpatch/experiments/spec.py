@@ -25,7 +25,8 @@
 
 Mappings override one another key by key, lists as a whole. Paths are relative to the data folder.
 
-Arms with `init` start from weights: a path, timm:NAME, or `weights` for those that the command names with `--weights`.
+Arms with `init` start from weights: a path, timm:NAME, hf:OWNER/NAME, or `weights` for those that the command names
+with `--weights`.
 The baseline `as is` stands for these weights before any training. The arms are then compared with it.
 """
 
@@ -39,6 +40,7 @@ from annotated_types import MinLen
 from pydantic import StrictStr
 
 from selfpatch.api.encoder import BASELINES
+from selfpatch.checkpoints.hub import HUB
 from selfpatch.checkpoints.read import TIMM
 from selfpatch.config.parsing import parse_yaml
 from selfpatch.config.recipes import load_recipe
@@ -242,11 +244,11 @@ def _initial_weights(init: str, data: Path, weights: str | None) -> str:
                 "init is 'weights', the weights that the command names, but none are named; give --weights"
             )
         init, data = weights, Path()
-    if init.startswith(TIMM):
+    if init.startswith((TIMM, HUB)):
         return init
     path = data / Path(init).expanduser()
     if not path.exists():
-        raise ValueError(f"there are no weights at {path}; name a file, a run directory or {TIMM}NAME")
+        raise ValueError(f"there are no weights at {path}; name a file, a run directory, {TIMM}NAME or {HUB}OWNER/NAME")
     return str(path.resolve())
 
 

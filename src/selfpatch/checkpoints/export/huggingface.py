@@ -113,7 +113,7 @@ def _vit(config: ViTConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str,
         "num_attention_heads": config.num_heads,
         "image_size": native_size(config),
         "patch_size": config.patch_size,
-        "layer_norm_eps": 1e-6,
+        "layer_norm_eps": config.eps,
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
         "hidden_act": "gelu",
     }
@@ -136,11 +136,10 @@ def _dinov3(config: ViTConfig, settings: dict[str, Any]) -> dict[str, Any]:
     gated = config.mlp == "swiglu"
     return settings | {
         "intermediate_size": config.inner_width,
-        "layer_norm_eps": 1e-5,
         "num_register_tokens": config.num_registers,
         "use_gated_mlp": gated,
         "hidden_act": "silu" if gated else "gelu",
-        "rope_theta": 100.0,
+        "rope_theta": config.rope_base,
         "query_bias": True,
         "key_bias": False,
         "value_bias": True,
@@ -162,7 +161,7 @@ def _mlp_ratio(config: ViTConfig, hidden: int) -> int:
 def _adapt_vit(state: dict[str, Tensor], config: ViTConfig, name: str) -> None:
     """Add the tensors that a model of transformers has and a network may lack, with values that change nothing."""
     if config.rope:
-        check_periods(state, "transformers")
+        check_periods(state, config.rope_base, "transformers")
         del state["rope.periods"]
     elif config.class_token and state["pos_embed"].shape[1] == config.grid**2:  # the CLS token has no position
         state["pos_embed"] = torch.cat([torch.zeros(1, 1, config.dim), state["pos_embed"]], dim=1)

@@ -49,7 +49,7 @@ def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSumma
         # timm takes any file of a Swin without classifier for one of the original authors, and renames its keys.
         state = {move_patch_merging(key, -1): tensor for key, tensor in state.items()}
     elif isinstance(config, ViTConfig) and config.rope:
-        dinov3_keys.check_periods(state, "timm")
+        dinov3_keys.check_periods(state, config.rope_base, "timm")
         state = dinov3_keys.to_timm(state)
     else:
         notes.append("transformers opens this folder too: AutoModel.from_pretrained(FOLDER).")
@@ -82,6 +82,7 @@ def architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tupl
             "num_reg_tokens": config.num_registers,
             "global_pool": "token" if config.class_token else "avg",
             "use_post_transformer_norm": config.final_norm,
+            "rope_temperature": config.rope_base,
             "init_values": 1e-5 if config.layer_scale else None,
         }
     if isinstance(config, ViTConfig):

@@ -4,7 +4,7 @@ A new family is a `BackboneConfig` in config.py, a module like vit.py, and its b
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from timm.models.resnet import Bottleneck
 from timm.models.resnet import ResNet as TimmResNet
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from selfpatch.core.text import one_line
 from selfpatch.models.backbones.base import Backbone
@@ -111,6 +111,7 @@ def build_timm(
     name: str,
     *,
     pretrained: bool = False,
+    state: Mapping[str, Tensor] | None = None,
     drop_path: float = 0.0,
     config: AnyBackboneConfig | None = None,
     in_channels: int = 3,
@@ -120,6 +121,7 @@ def build_timm(
     Args:
         name: timm's name of the model.
         pretrained: load timm's weights.
+        state: tensors of a file of timm's with weights of the model, to load in their place.
         drop_path: stochastic depth rate.
         config: configuration of an earlier such model, whose grid of positions and final norm to rebuild.
         in_channels: number of channels, if there is no `config`.
@@ -131,7 +133,8 @@ def build_timm(
         close = difflib.get_close_matches(name, timm.list_models(["vit_*", "swin_*", "resnet*"]), n=3)
         hint = f", e.g. {', '.join(close)}" if close else ""
         raise ValueError(f"unknown model {name!r}; use one of {', '.join(MODELS)}, or a name of timm's{hint}")
-    trunk = _create(name, pretrained, drop_path, config, config.in_channels if config is not None else in_channels)
+    channels = config.in_channels if config is not None else in_channels
+    trunk = _create(name, pretrained, drop_path, config, channels, state)
     if isinstance(trunk, Eva) and "_dinov3" in name:
         return _from_eva(trunk, drop_path)
     found = _config_of(trunk, name)
@@ -166,9 +169,18 @@ def _from_eva(trunk: Eva, drop_path: float) -> ViT:
     return vit
 
 
-def _create(name: str, pretrained: bool, drop_path: float, config: AnyBackboneConfig | None, in_channels: int) -> Any:
+def _create(
+    name: str,
+    pretrained: bool,
+    drop_path: float,
+    config: AnyBackboneConfig | None,
+    in_channels: int,
+    state: Mapping[str, Tensor] | None = None,
+) -> Any:
     """Make a timm model that takes any image size and has no pool."""
     options: dict[str, Any] = {"num_classes": 0, "drop_path_rate": drop_path, "in_chans": in_channels}
+    if state is not None:
+        options["pretrained_cfg_overlay"] = {"state_dict": dict(state), "source": "", "file": None}
     if name.startswith("swin"):
         options["strict_img_size"] = False
     elif not name.startswith("resnet"):
@@ -176,7 +188,8 @@ def _create(name: str, pretrained: bool, drop_path: float, config: AnyBackboneCo
         if isinstance(config, ViTConfig):
             options["img_size"] = config.grid * config.patch_size
     try:
-        trunk: Any = timm.create_model(name, pretrained=pretrained, **options)
+        trunk: Any = timm.create_model(name, pretrained=pretrained or state is not None, **options)
+        trunk.pretrained_cfg.pop("state_dict", None)  # it would be kept and copied with the network
     except OSError as error:
         raise ValueError(
             f"the weights of timm's {name!r} cannot be fetched ({type(error).__name__}); "

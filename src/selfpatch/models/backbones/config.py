@@ -57,7 +57,11 @@ class ViTConfig(BackboneConfig):
     mlp_width: int | None = None
     """Inner width of the MLP; if None, four times the tokens' width, or two thirds of that where it is gated."""
     rope: bool = False
-    """Rotary in place of learned positions, layer norms with an eps of 1e-5, and no bias of keys (DINOv3)."""
+    """Rotary in place of learned positions, and no bias of keys (DINOv3)."""
+    rope_base: float = 100.0
+    """Longest period of the rotary positions, in units of the image's half side."""
+    norm_eps: float | None = None
+    """Epsilon of the layer norms; if None, 1e-6, or 1e-5 with rotary positions (DINOv3)."""
     position_embedding: Literal["released", "size"] = "released"
     """Interpolation of position embeddings, see `positions.add_positions`."""
 
@@ -70,6 +74,11 @@ class ViTConfig(BackboneConfig):
     def num_layers(self) -> int:
         """Number of blocks."""
         return self.depth
+
+    @property
+    def eps(self) -> float:
+        """Epsilon of the layer norms."""
+        return self.norm_eps or (1e-5 if self.rope else 1e-6)
 
     @property
     def inner_width(self) -> int:
@@ -249,5 +258,11 @@ def _is_plain(value: Any) -> bool:
 def _in_range(name: str, kind: Any) -> Any:
     """Return the type of a field with the range that every network is in."""
     size = Annotated[int, Ge(0 if name == "num_registers" else 1), Le(MAX_SIZE)]
-    ranges = {int: size, int | None: size | None, tuple[int, ...]: Annotated[tuple[size, ...], Len(1, MAX_STAGES)]}
+    ranges: dict[Any, Any] = {
+        int: size,
+        int | None: size | None,
+        tuple[int, ...]: Annotated[tuple[size, ...], Len(1, MAX_STAGES)],
+    }
+    positive = Annotated[float, Gt(0), Le(MAX_SIZE)]
+    ranges |= {float: positive, float | None: positive | None}
     return Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1)] if name == "std" else ranges.get(kind, kind)

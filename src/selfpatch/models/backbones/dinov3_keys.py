@@ -64,10 +64,10 @@ def is_dinov3(state: Mapping[str, Tensor], trunk: str = "") -> bool:
     return f"{trunk}pos_embed" not in state and (periods or all(f"{trunk}{part}" in state for part in parts))
 
 
-def check_periods(state: Mapping[str, Tensor], library: str) -> None:
+def check_periods(state: Mapping[str, Tensor], base: float, library: str) -> None:
     """Raise ValueError if the periods of our trunk are not the ones that another library computes by itself."""
     periods = state["rope.periods"]
-    if not torch.allclose(periods, rope_periods(4 * len(periods))):
+    if not torch.allclose(periods, rope_periods(4 * len(periods), base)):
         raise ValueError(
             f"the periods of this network's rotary positions are rounded, as in DINOv3's released files, and {library} "
             "computes its own, which gives other features; use --to onnx or safetensors"

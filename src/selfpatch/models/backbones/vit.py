@@ -84,10 +84,10 @@ class Rope(nn.Module):
 
     periods: Tensor
 
-    def __init__(self, head_dim: int) -> None:
+    def __init__(self, head_dim: int, base: float = 100.0) -> None:
         super().__init__()
         self.rescale = 1.0
-        self.register_buffer("periods", rope_periods(head_dim))
+        self.register_buffer("periods", rope_periods(head_dim, base))
 
     def forward(self, h: int, w: int) -> Rotation:
         """Return the rotation of queries and keys on a grid of h x w patches."""
@@ -332,12 +332,12 @@ def build_vit(config: ViTConfig, *, drop_path: float = 0.0) -> ViT:
         act_layer=nn.SiLU if gated else None,  # timm's default, GELU, would reach the gate
         dynamic_img_size=True,
         drop_path_rate=drop_path,
-        norm_layer=partial(nn.LayerNorm, eps=1e-5 if config.rope else 1e-6),
+        norm_layer=partial(nn.LayerNorm, eps=config.eps),
         attn_layer=attention,
         block_fn=_Block,
     )
     if trunk.cls_token is not None:
         nn.init.trunc_normal_(trunk.cls_token, std=0.02)  # timm's 1e-6 is not what DINO starts from
     if config.rope:
-        trunk.add_module("rope", Rope(config.embed_dim // config.num_heads))
+        trunk.add_module("rope", Rope(config.embed_dim // config.num_heads, config.rope_base))
     return ViT(trunk, config)
