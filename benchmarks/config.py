@@ -10,8 +10,9 @@ from pydantic import PositiveInt
 
 from selfpatch.config.schema import settings
 
-PARTS = ("loader", "step", "end_to_end", "ops", "davis", "scaling")
-"""Names of the benchmarks, in the order in which they run."""
+DEFAULT_PARTS = ("loader", "step", "end_to_end", "ops", "davis", "scaling")
+PARTS = (*DEFAULT_PARTS, "objectives")
+"""Names of the benchmarks."""
 
 
 @settings
@@ -21,17 +22,17 @@ class BenchConfig:
     The peak rate is that of matrix products on the same machine.
     """
 
-    parts: tyro.conf.Positional[tuple[str, ...]] = PARTS
-    """Benchmarks to run, some of loader, step, end_to_end, ops, davis and scaling. All of them take some ten minutes on
-    two cores."""
+    parts: tyro.conf.Positional[tuple[str, ...]] = DEFAULT_PARTS
+    """Benchmarks to run, some of loader, step, end_to_end, ops, davis, scaling and objectives. All but the last, which
+    compares the objectives with one another, run by default and take some ten minutes on two cores."""
     data: str | None = None
     """Folder of photographs for loader and end_to_end; if not given, the built-in samples, which are small."""
     model: Annotated[tuple[str, ...], MinLen(1)] = ("vit_small",)
-    """Models of step and end_to_end; davis takes the first one."""
+    """Models of step, end_to_end and objectives; davis takes the first one."""
     batch_size: PositiveInt = 4
     """Number of images in a step."""
     global_size: PositiveInt = 224
-    """Side of the two global crops of step and end_to_end in pixels."""
+    """Side of the two global crops of step, end_to_end and objectives in pixels."""
     local_size: PositiveInt = 96
     """Side of their eight local crops in pixels."""
     num_prototypes: PositiveInt = 65536

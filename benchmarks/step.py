@@ -15,15 +15,21 @@ from benchmarks.memory import peak_memory
 from benchmarks.timing import Case, Timing, count_flops, time_case
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
-from selfpatch.config.schema import Size, height_and_width, size_text
+from selfpatch.config.schema import size_text
 from selfpatch.config.sections import CropConfig
 from selfpatch.core.distributed import is_distributed
 from selfpatch.core.machine import emulates
 from selfpatch.core.malloc import keep_freed_memory, return_freed_memory
 from selfpatch.core.reference import use_references
 from selfpatch.core.types import Views
-from selfpatch.data.augment.multicrop import grid_of
-from selfpatch.training.factory import make_optimizer, make_schedule, make_student_teacher
+from selfpatch.data.augment.multicrop import grid_of, view_groups
+from selfpatch.training.factory import (
+    make_optimizer,
+    make_schedule,
+    make_student_teacher,
+    pair_recipes,
+    view_recipes,
+)
 from selfpatch.training.trainer import StudentTeacher, training_step
 
 VARIANTS = {
@@ -51,24 +57,29 @@ def crops_of(crops: CropConfig) -> str:
 
 
 def random_views(config: RunConfig, student_teacher: StudentTeacher, device: torch.device) -> Views:
-    """Return a batch of noise in the configured crops; all boxes are the whole image."""
-    crops, batch, generator = config.crops, config.batch_size, torch.Generator().manual_seed(0)
+    """Return a batch of noise in the configured crops; each of them is the whole image."""
+    batch, generator, needs = config.batch_size, torch.Generator().manual_seed(0), student_teacher.needs
+    groups = view_groups(view_recipes(config, needs), pair_recipes=pair_recipes(config, needs))
 
-    def noise(views: int, size: Size) -> Tensor:
-        shape = (views, batch, config.channels, *height_and_width(size))
+    def noise(name: str) -> Tensor:
+        recipes = groups.get(name, [])
+        shape = (len(recipes), batch, config.channels, *(recipes[0].sides if recipes else (0, 0)))
         return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
 
-    local = crops.num_local if student_teacher.needs.local_crops else 0
+    crops = {name: noise(name) for name in {*groups, "global_crops"}}
+    num_pairs = sum(len(crops.get(name, ())) for name in ("clean_crops", "contained_crops"))
+    num_views = sum(map(len, crops.values())) - num_pairs
+    whole = torch.tensor([0.0, 0.0, 500.0, 375.0, 0.0])
     masks = None
-    if student_teacher.needs.masks:
-        grid = grid_of(crops.global_size, student_teacher.student.backbone.patch_size)
+    if needs.masks:
+        grid = grid_of(config.crops.global_size, student_teacher.student.backbone.patch_size)
         masks = torch.rand(2, batch, *grid, generator=generator) < 0.3
     return Views(
-        global_crops=noise(2, crops.global_size),
-        local_crops=noise(local, crops.local_size) if local else None,
-        boxes=torch.tensor([0.0, 0.0, 500.0, 375.0, 0.0]).expand(2 + local, batch, 5).contiguous(),
+        **{"local_crops": None, **crops},  # type: ignore[arg-type]
+        boxes=whole.expand(num_views, batch, 5).contiguous(),
         samples=torch.arange(batch),
         masks=masks,
+        pair_boxes=whole.expand(num_pairs, batch, 5).contiguous() if num_pairs else None,
     ).to(device)
 
 

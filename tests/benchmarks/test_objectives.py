@@ -1,0 +1,44 @@
+"""Benchmark of the objectives: each has its three steps, and they train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from benchmarks.objectives import timings
+from benchmarks.step import StepBench
+from benchmarks.timing import Timing
+from selfpatch.methods.registry import OBJECTIVES
+from tests.helpers.tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def measured() -> Iterator[list[Timing]]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in {*OBJECTIVES} - {"sere", "paka"}:
+            patch.delitem(OBJECTIVES, name)
+        yield list(timings(tiny_config(), torch.device("cpu"), seconds=0.01, memory=False))
+
+
+def test_each_objective_is_timed_beside_dino_and_alone(measured: list[Timing]) -> None:
+    assert [list(timing.seconds) for timing in measured] == [
+        ["DINO", f"DINO + {name}", f"{name} alone"] for name in ("sere", "paka")
+    ]
+    assert all(seconds > 0 for timing in measured for times in timing.seconds.values() for seconds in times)
+
+
+@pytest.mark.parametrize("objective", ["sere", "paka"])
+def test_the_crops_are_those_that_the_objective_needs(objective: str) -> None:
+    bench = StepBench(tiny_config(method="none", objective=objective), torch.device("cpu"))
+    views = bench.views
+    pairs = (views.clean_crops, views.contained_crops, views.pair_boxes)
+    if objective == "paka":
+        assert views.num_global == 0
+        assert views.local_crops is None
+        assert [len(crops) for crops in pairs if crops is not None] == [1, 2, 3]
+    else:
+        assert views.num_global == 2
+        assert views.local_crops is not None
+        assert pairs == (None, None, None)
