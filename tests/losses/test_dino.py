@@ -9,6 +9,7 @@ import torch
 
 from selfpatch.losses import DINOConfig, DINOLoss
 from selfpatch.ops.cross_entropy import Scores
+from selfpatch.ops.sinkhorn import sinkhorn
 
 G, V, B, E, K = 2, 4, 3, 5, 7
 CONFIG = DINOConfig(num_prototypes=K, student_temp=0.2, center_momentum=0.75)
@@ -40,6 +41,18 @@ def test_the_centre_is_the_moving_average_of_every_view_that_the_teacher_saw(num
     assert not criterion.center.center.any(), "not before the step is over"
     criterion.update()
     torch.testing.assert_close(criterion.center.center, 0.25 * teacher.logits().mean((0, 1)))
+
+
+def test_sinkhorn_assigns_the_global_views_of_the_batch_together() -> None:
+    config = DINOConfig(num_prototypes=K, student_temp=0.2, centering="sinkhorn", sinkhorn_iterations=2)
+    criterion, student, teacher = DINOLoss(config), scores(V, 1), scores(V, 2)
+    target = sinkhorn(teacher.logits()[:G].flatten(0, 1), 0.07, 2).unflatten(0, (G, B))
+    predicted = (student.logits() / 0.2).log_softmax(-1)
+    pairs = [-(target[t] * predicted[s]).sum(-1).mean() for t in range(G) for s in range(V) if s != t]
+    torch.testing.assert_close(criterion(student, teacher, 0.07, G), torch.stack(pairs).mean())
+    criterion.update()
+    assert not list(criterion.buffers()), "there is no moving average"
+    assert criterion.meters(teacher, 0.07)["entropy"] > 0
 
 
 def test_meters_show_distributions_between_both_ways_of_collapse() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from selfpatch.losses import IBOTConfig, IBOTPatchLoss
 from selfpatch.ops.cross_entropy import Scores
+from selfpatch.ops.sinkhorn import sinkhorn
 
 B, H, W, E, K = 3, 2, 4, 5, 7
 CONFIG = IBOTConfig(num_prototypes=K, student_temp=0.2, center_momentum=0.75)
@@ -36,3 +38,28 @@ def test_the_centre_is_that_of_all_patches() -> None:
     criterion(scores(1), teacher, masks(), 0.07)
     criterion.update()
     torch.testing.assert_close(criterion.center.center, 0.25 * teacher.logits().mean((0, 1, 2)))
+
+
+@pytest.mark.parametrize("on", ["masked", "all"])
+@pytest.mark.parametrize("centering", ["center", "sinkhorn"])
+def test_patches_of_masked_views_learn(on: str, centering: str) -> None:
+    config = IBOTConfig(num_prototypes=K, student_temp=0.2, patch_loss_on=on, centering=centering)
+    criterion, student, teacher = IBOTPatchLoss(config), scores(1), scores(2)
+    counted = masks() if on == "masked" else torch.tensor([True, False, True])[:, None, None].expand(B, H, W)
+    target = (teacher.logits() / 0.07).softmax(-1)
+    if centering == "sinkhorn":
+        target[counted] = sinkhorn(teacher.logits()[counted], 0.07, 3)
+    each = -(target * (student.logits() / 0.2).log_softmax(-1)).sum(-1)
+    per_view = [each[b][counted[b]].mean() if counted[b].any() else torch.zeros(()) for b in range(B)]
+    torch.testing.assert_close(criterion(student, teacher, masks(), 0.07), torch.stack(per_view).mean())
+
+
+def test_a_batch_without_masks_costs_nothing() -> None:
+    criterion, student = IBOTPatchLoss(IBOTConfig(num_prototypes=K, centering="sinkhorn")), scores(1)
+    student.prototypes.requires_grad_()
+    student.bottleneck.requires_grad_()
+    loss = criterion(student, scores(2), torch.zeros(B, H, W, dtype=torch.bool), 0.07)
+    loss.backward()
+    assert loss == 0
+    assert student.prototypes.grad is not None
+    assert not student.prototypes.grad.any()

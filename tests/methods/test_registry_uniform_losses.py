@@ -24,6 +24,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "method": "ibot",
         "ibot": COMPONENTS["ibot"] | {"prototypes": "separate", "num_patch_prototypes": 7},
     },
+    "ibot, on all patches": {"method": "ibot", "ibot": COMPONENTS["ibot"] | {"patch_loss_on": "all"}},
     "selfpatch, contrast": {"selfpatch": {"agreement": "contrast", "queue_size": 20, **BOTTLENECK}},
     "sere, one relation": {
         "objective": "sere",

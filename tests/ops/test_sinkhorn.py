@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfpatch.ops.sinkhorn import sinkhorn, sinkhorn_reference
+from selfpatch.ops import cross_entropy
+from selfpatch.ops import sinkhorn as module
+from selfpatch.ops.cross_entropy import Scores, teacher_distribution
+from selfpatch.ops.sinkhorn import sinkhorn, sinkhorn_center, sinkhorn_center_reference, sinkhorn_reference
 
 
 def scores(samples: int = 12, prototypes: int = 5) -> Tensor:
@@ -71,3 +74,32 @@ def test_codes_are_float32_and_have_no_gradient() -> None:
 def test_invalid_settings_are_refused(epsilon: float, iterations: int) -> None:
     with pytest.raises(ValueError, match=rf"got epsilon {epsilon} and {iterations} iterations; use epsilon > 0"):
         sinkhorn(scores(), epsilon, iterations)
+
+
+def factors(samples: int = 12) -> Scores:
+    generator = torch.manual_seed(3)
+    bottleneck, prototypes = torch.randn(samples, 4, generator=generator), torch.randn(5, 4, generator=generator)
+    return Scores(bottleneck, prototypes)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 5])
+@pytest.mark.parametrize("kept", [0, 2**26])
+def test_a_softmax_with_its_centre_is_the_assignment(
+    iterations: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT_LOGITS", kept)
+    monkeypatch.setattr(cross_entropy, "MIN_CHUNK_ROWS", 5)
+    monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", {"cpu": 1})
+    for center in (sinkhorn_center, sinkhorn_center_reference):
+        found = teacher_distribution(factors(), center(factors(), 0.3, iterations), 0.3)
+        torch.testing.assert_close(found, sinkhorn(factors().logits(), 0.3, iterations), rtol=1e-4, atol=1e-6)
+
+
+def test_a_sharp_centre_neither_overflows_nor_vanishes() -> None:
+    center = sinkhorn_center(factors(), 1e-3, 3)
+    expected = sinkhorn(factors().logits(), 1e-3, 3)
+    torch.testing.assert_close(teacher_distribution(factors(), center, 1e-3), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_centre_without_samples_is_never_used() -> None:
+    assert sinkhorn_center(factors(0), 0.1).shape == (5,)

@@ -76,7 +76,8 @@ class RunConfig:
     batch_size: Annotated[int, Gt(0), Le(1_000_000_000)] = 1024
     """Number of images in a step, over all processes and accumulated micro-batches."""
     accumulate: PositiveInt = 1
-    """Micro-batches per step. Equivalent to one large batch, except for batch norm and MoCo-v3's in-batch negatives."""
+    """Micro-batches per step. Equivalent to one large batch, except for batch norm and for what compares the images of
+    a batch: MoCo-v3's negatives, Sinkhorn-Knopp, KoLeo."""
     seed: Seed = 0
     """Seed of every random draw."""
     device: Name = "auto"

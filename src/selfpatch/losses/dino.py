@@ -1,24 +1,18 @@
 """DINO's loss: cross-view self-distillation over prototypes (Caron et al., arXiv 2104.14294)."""
 
 import torch
-from pydantic import PositiveFloat
 from torch import Tensor
 
-from selfpatch.config.schema import Fraction, settings
-from selfpatch.losses.center import CenteredLoss
+from selfpatch.config.schema import settings
+from selfpatch.losses.center import CenteredLoss, CenteringConfig
 from selfpatch.models.heads import PrototypeHeadConfig
 from selfpatch.ops.collapse import distribution_meters
 from selfpatch.ops.cross_entropy import Scores, prototype_cross_view_loss
 
 
 @settings
-class DINOConfig(PrototypeHeadConfig):
+class DINOConfig(CenteringConfig, PrototypeHeadConfig):
     """Settings of DINO: its head and its loss."""
-
-    student_temp: PositiveFloat = 0.1
-    """Softmax temperature of the student."""
-    center_momentum: Fraction = 0.9
-    """Momentum of the centre, the moving average of the teacher's logits."""
 
 
 class DINOLoss(CenteredLoss):
@@ -28,6 +22,9 @@ class DINOLoss(CenteredLoss):
         p_s = softmax(g_s(x_s) / student_temp)                for each of the student's V views
         loss = mean over t != s and over images of H(p_t, p_s)
         center = moving average of the mean of g_t(x)         in `update`, once per step
+
+    With `centering="sinkhorn"` (DINOv2, arXiv 2304.07193) p_t is the assignment of Sinkhorn-Knopp over all G views of
+    the batch, of all processes.
 
     Example:
         >>> config = DINOConfig(num_prototypes=4096)
@@ -41,7 +38,7 @@ class DINOLoss(CenteredLoss):
     """
 
     def __init__(self, config: DINOConfig = DINOConfig()) -> None:
-        super().__init__(config.num_prototypes, config.student_temp, config.center_momentum)
+        super().__init__(config.num_prototypes, config)
 
     def forward(self, student: Scores, teacher: Scores, teacher_temp: float, num_global: int | None = None) -> Tensor:
         """Return the loss, a scalar.
@@ -53,17 +50,13 @@ class DINOLoss(CenteredLoss):
             teacher_temp: softmax temperature of the teacher.
             num_global: number of the teacher's views that are targets, G. If None, all are.
         """
-        with torch.no_grad():
-            self.center.accumulate(teacher.mean_logits())
-        return prototype_cross_view_loss(
-            student,
-            teacher if num_global is None else teacher.select(num_global),
-            self.center.center,
-            student_temp=self.student_temp,
-            teacher_temp=teacher_temp,
-        )
+        self.accumulate(teacher)
+        targets = teacher if num_global is None else teacher.select(num_global)
+        center = self.center_of(targets, teacher_temp)
+        temps = {"student_temp": self.student_temp, "teacher_temp": teacher_temp}
+        return prototype_cross_view_loss(student, targets, center, **temps)
 
     @torch.no_grad()
     def meters(self, teacher: Scores, teacher_temp: float) -> dict[str, Tensor]:
         """Return entropies of the teacher's distributions, which show both ways of collapse."""
-        return distribution_meters(teacher.logits().flatten(0, -2), teacher_temp, self.center.center)
+        return distribution_meters(teacher.logits().flatten(0, -2), teacher_temp, self.center_of(teacher, teacher_temp))

@@ -117,7 +117,7 @@ class Agreement(nn.Module):
         self.loss: CenteredLoss | None = None
         self.queue: MemoryBank | None = None
         if config.agreement == "prototypes":
-            self.loss = CenteredLoss(config.num_prototypes, config.student_temp, config.center_momentum)
+            self.loss = CenteredLoss(config.num_prototypes, config)
         else:
             self.predictor = mlp([config.bottleneck_dim, config.hidden_dim, config.bottleneck_dim])
         if config.agreement == "contrast":

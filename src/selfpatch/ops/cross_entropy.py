@@ -30,6 +30,10 @@ class Scores(NamedTuple):
         """Return the scores of the first `count` entries of the leading dimension."""
         return Scores(self.bottleneck[:count], self.prototypes)
 
+    def where(self, rows: Tensor) -> "Scores":
+        """Return the scores [n, K] of the entries where `rows`, a bool of the leading dimensions, is True."""
+        return Scores(self.bottleneck[rows], self.prototypes)
+
     def mean_logits(self) -> Tensor:
         """Return the mean [K] over all rows; the mean is linear, so no [..., K] tensor is needed."""
         mean = self.bottleneck.float().flatten(0, -2).mean(0)
@@ -67,10 +71,10 @@ def prototype_loss(
     """See `prototype_loss_reference`; rows come in chunks, so that no [..., K] tensor of all rows ever exists."""
     queries, teacher_rows = (scores.bottleneck.flatten(0, -2) for scores in (student, teacher))
     weights = weights.flatten()
-    keys = _cast_prototypes(teacher_rows, teacher.prototypes)
+    keys = cast_prototypes(teacher_rows, teacher.prototypes)
 
     def targets() -> Iterator[tuple[slice, Tensor, Tensor]]:
-        for rows in _chunks(len(queries), keys):
+        for rows in chunks(len(queries), keys):
             distribution = _sharpened(teacher_rows[rows], keys, center, teacher_temp)
             yield rows, distribution.mul_(weights[rows, None]), weights[rows]
 
@@ -125,13 +129,13 @@ def prototype_cross_view_loss(
     queries, teacher_rows = (  # [B * V, E], [B * G, E]
         scores.bottleneck.transpose(0, 1).flatten(0, 1) for scores in (student, teacher)
     )
-    keys = _cast_prototypes(teacher_rows, teacher.prototypes)
+    keys = cast_prototypes(teacher_rows, teacher.prototypes)
     weight = 1 / (B * G * (V - 1))
     num_targets = torch.full((V,), G, device=teacher_rows.device)  # targets that a view is compared with
     num_targets[:G] -= 1
 
     def targets() -> Iterator[tuple[slice, Tensor, Tensor]]:
-        for images in _chunks(B, keys, rows=V):
+        for images in chunks(B, keys, rows=V):
             rows = teacher_rows[images.start * G : images.stop * G]
             each = _sharpened(rows, keys, center, teacher_temp).mul_(weight).unflatten(0, (-1, G))
             total = each.sum(1, keepdim=True)
@@ -141,7 +145,7 @@ def prototype_cross_view_loss(
     return _sum_of_cross_entropies(queries, student.prototypes, student_temp, targets())
 
 
-def _chunks(count: int, prototypes: Tensor, rows: int = 1) -> Iterator[slice]:
+def chunks(count: int, prototypes: Tensor, rows: int = 1) -> Iterator[slice]:
     """Yield slices of `count` entries, each with `rows` rows of logits."""
     chunk_rows = max(MIN_CHUNK_ROWS, CHUNK_LOGITS.get(prototypes.device.type, 2**24) // len(prototypes))
     size = max(1, chunk_rows // rows)
@@ -149,7 +153,7 @@ def _chunks(count: int, prototypes: Tensor, rows: int = 1) -> Iterator[slice]:
         yield slice(start, min(count, start + size))
 
 
-def _cast_prototypes(rows: Tensor, prototypes: Tensor) -> Tensor:
+def cast_prototypes(rows: Tensor, prototypes: Tensor) -> Tensor:
     """Cast prototypes to autocast's type for a product with `rows`, unless the cast costs more than it saves."""
     device = prototypes.device.type
     if torch.is_autocast_enabled(device) and len(rows) >= MIN_CHUNK_ROWS:
@@ -172,7 +176,7 @@ def _sum_of_cross_entropies(
     as the inputs, while autograd would store several [rows, K] tensors until the backward pass. `targets` yields rows,
     their weighted distributions [r, K] in float32, and the mass [r], the sum of each distribution.
     """
-    keys = _cast_prototypes(bottleneck, prototypes)
+    keys = cast_prototypes(bottleneck, prototypes)
     needs_gradients = torch.is_grad_enabled() and (bottleneck.requires_grad or prototypes.requires_grad)
     to_rows, to_prototypes = torch.empty_like(bottleneck), None
     loss = prototypes.new_zeros(())
@@ -191,6 +195,8 @@ def _sum_of_cross_entropies(
                 to_prototypes.addmm_(slope.T, queries)
             else:
                 to_prototypes += slope.T @ queries
+    if needs_gradients and to_prototypes is None:  # there is no row
+        to_prototypes = torch.zeros_like(prototypes)
     return attach_gradients(loss, (bottleneck, prototypes), (to_rows, to_prototypes))
 
 

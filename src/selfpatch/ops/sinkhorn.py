@@ -7,7 +7,12 @@ which each sample counts as much as any other and each prototype gets as much as
 import torch
 from torch import Tensor
 
-from selfpatch.core.distributed import all_gather
+from selfpatch.core.distributed import all_gather, all_reduce_sum
+from selfpatch.core.reference import fast_path_of
+from selfpatch.ops.cross_entropy import Scores, cast_prototypes, chunks
+
+KEPT_LOGITS = 2**26
+"""Number of logits that are kept between iterations; more are computed anew in each, so that they never all exist."""
 
 
 @torch.no_grad()
@@ -55,3 +60,50 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
         prototypes = -all_gather((scores + samples).logsumexp(0)).logsumexp(0)  # [K] of each prototype's factor
         samples = -(scores + prototypes).logsumexp(1, keepdim=True)
     return (scores + prototypes + samples).exp()
+
+
+@torch.no_grad()
+def sinkhorn_center_reference(scores: Scores, temp: float, iterations: int = 3) -> Tensor:
+    """Compute the centre whose subtraction makes a softmax of Sinkhorn-Knopp (DINOv2, arXiv 2304.07193, section 4).
+
+        softmax((logits - center) / temp) = sinkhorn(logits, temp, iterations)
+
+    The last step of an iteration scales each sample to sum to 1, as a softmax does, so that only the factors of the
+    prototypes are left: center[k] = -temp * log(factor[k]). Losses that take a centre need nothing else.
+
+    Args:
+        scores: [..., K] of this process's samples, which may be none; all samples of all processes are assigned.
+        temp: softmax temperature, epsilon of `sinkhorn`.
+        iterations: number of iterations, 1 or more.
+
+    Returns:
+        Centre [K] in float32, the same on every process.
+    """
+    logits = scores.logits().flatten(0, -2) / temp
+    samples = logits.new_zeros(len(logits), 1)
+    for _ in range(iterations):
+        prototypes = -all_gather((logits + samples).logsumexp(0)).logsumexp(0)
+        samples = -(logits + prototypes).logsumexp(1, keepdim=True)
+    return -temp * prototypes
+
+
+@fast_path_of(sinkhorn_center_reference)
+@torch.no_grad()
+def sinkhorn_center(scores: Scores, temp: float, iterations: int = 3) -> Tensor:
+    """See `sinkhorn_center_reference`; samples come in chunks, so that no [..., K] tensor of all of them exists."""
+    rows = scores.bottleneck.flatten(0, -2) / temp
+    keys = cast_prototypes(rows, scores.prototypes)
+    parts = [rows[chunk].to(keys.dtype) for chunk in chunks(len(rows), keys)]
+    with torch.autocast(rows.device.type, enabled=False):
+        keep = len(rows) * len(keys) <= KEPT_LOGITS
+        kept = [(part @ keys.T).float() for part in parts] if keep else None
+        factors = torch.zeros(len(keys), device=rows.device)  # [K] logarithms
+        for iteration in range(iterations):
+            masses = torch.full_like(factors, 0.0 if iteration else -torch.inf)
+            for logits in ((part @ keys.T).float() for part in parts) if kept is None else kept:
+                if iteration:  # no prototype's mass underflows on all processes: it was 1 before samples were scaled
+                    masses += (logits + factors).softmax(1).sum(0)
+                else:
+                    masses = torch.logaddexp(masses, logits.logsumexp(0))
+            factors = factors - all_reduce_sum(masses).log() if iteration else -all_gather(masses).logsumexp(0)
+    return -temp * factors

@@ -35,8 +35,8 @@ def make(**settings: Any) -> tuple[IBOT, EncoderOutput, EncoderOutput, Views]:
     boxes = torch.zeros(G + L, B, 5)
     views = Views(torch.zeros(G, B, 3, 8, 8), torch.zeros(L, B, 3, 4, 4), boxes, torch.arange(B), masks)
     with torch.no_grad():
-        for center in (method.image_loss.center, method.patch_loss.center):
-            center.center.normal_(generator=generator)
+        for buffer in method.buffers():  # centres
+            buffer.normal_(generator=generator)
     return method, sides[0], sides[1], views
 
 
@@ -87,6 +87,30 @@ def test_centres_follow_image_tokens_and_all_patches() -> None:
         center.update()
         mean = teacher.heads["image"](tokens).logits().flatten(0, -2).mean(0)
         torch.testing.assert_close(center.center, 0.8 * old + 0.2 * mean)
+
+
+@pytest.mark.parametrize("on", ["masked", "all"])
+def test_sinkhorn_assigns_only_patches_that_count(on: str) -> None:
+    method, student, teacher, views = make(centering="sinkhorn", patch_loss_on=on, prototypes="untied")
+    loss = method(student, teacher, views, hyperparameters(teacher_temp=0.05, teacher_patch_temp=0.09))
+    scores = [side.heads["masked_patch"](side.tokens_per_resolution[0].patches) for side in (student, teacher)]
+    torch.testing.assert_close(loss["masked_patch"], method.patch_loss(*scores, views.masks.flatten(0, 1), 0.09))
+    torch.testing.assert_close(
+        loss["image"],
+        method.image_loss(student.heads["image"](student.image), teacher.heads["image"](teacher.image), 0.05),
+    )
+
+
+def test_untied_heads_share_nothing_and_have_sizes_of_their_own() -> None:
+    method, student, teacher, views = make(prototypes="untied", num_patch_prototypes=7, patch_bottleneck_dim=4)
+    method(student, teacher, views, hyperparameters())["masked_patch"].backward()
+    assert student.heads["masked_patch"](torch.zeros(1, D)).prototypes.shape == (7, 4)
+    assert student.heads["image"](torch.zeros(1, D)).prototypes.shape == (10, 5)
+    assert all(p.grad is None for p in student.heads["image"].parameters())
+    trained = [p for p in student.heads["masked_patch"].parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in trained)
+    with pytest.raises(ValueError, match="patch_bottleneck_dim is 4, but patches share the head of width 5; leave it"):
+        IBOTConfig(**SMALL, patch_bottleneck_dim=4)
 
 
 @pytest.mark.parametrize("kind", ["shared", "separate", "shared_by_teacher", "shared_by_student"])

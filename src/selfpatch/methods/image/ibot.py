@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
 from selfpatch.losses.dino import DINOLoss
-from selfpatch.losses.ibot import IBOTConfig, IBOTPatchLoss, PatchPrototypes
+from selfpatch.losses.ibot import IBOTConfig, IBOTPatchLoss, PatchPrototypes, untied_patch_head
 from selfpatch.models.heads import PrototypeHead
 from selfpatch.ops.cross_entropy import Scores
 
@@ -25,6 +25,7 @@ class IBOT(Objective):
     |---|---|---|---|---|
     | `shared` | true | true | the image tokens' prototypes | iBOT ViT-S and Swin-T, SERE ViT-S and ViT-B |
     | `separate` | false | false | prototypes of their own | none known |
+    | `untied` | (DINOv2, arXiv 2304.07193) | | a head and prototypes of their own | DINOv2 ViT-L and ViT-g |
     | `shared_by_teacher` | false | true | student: its own; teacher: its image tokens' | none known |
     | `shared_by_student` | true | false | student: its image tokens'; teacher: its own | none known |
 
@@ -51,6 +52,8 @@ class IBOT(Objective):
         heads: dict[str, nn.Module] = {"image": PrototypeHead(self.dim, self.config)}
         if self.config.prototypes == "separate":
             heads["masked_patch"] = PatchPrototypes(self.config)
+        elif self.config.prototypes == "untied":
+            heads["masked_patch"] = untied_patch_head(self.dim, self.config)
         return heads
 
     def start_teacher(self, heads: Mapping[str, nn.Module]) -> None:
@@ -70,18 +73,25 @@ class IBOT(Objective):
             targets = teacher.heads["image"](teacher.image[: views.num_global])  # scores [G, B, K]
         predictions = student.heads["image"](student.image)  # scores [V, B, K]
         image = self.image_loss(predictions, targets, hp.teacher_temp)
+        patches = [side.tokens_per_resolution[0].patches for side in (student, teacher)]  # [G*B, h, w, D]
+        weights = self.patch_loss.weights(views.masks.flatten(0, 1))  # [G*B, h, w]
+        if self.config.centering == "sinkhorn":  # the heads see no patches that do not count
+            rows = weights > 0
+            patches, weights = [x[rows] for x in patches], weights[rows]
         with torch.no_grad():
-            patch_targets = self.patch_scores(teacher, "teacher")  # [G*B, h, w, K]
-        patch_predictions = self.patch_scores(student, "student")
-        masks = views.masks.flatten(0, 1)  # [G*B, h, w]
-        patch = self.patch_loss(patch_predictions, patch_targets, masks, hp.teacher_patch_temp)
+            patch_targets = self.patch_scores(teacher, patches[1], "teacher")  # [..., K]
+        patch_predictions = self.patch_scores(student, patches[0], "student")
+        patch = self.patch_loss.sum_over_rows(patch_predictions, patch_targets, weights, hp.teacher_patch_temp)
         return {"image": image, "masked_patch": patch}
 
-    def patch_scores(self, side: EncoderOutput, role: Literal["student", "teacher"]) -> Scores:
-        """Return the scores [G*B, h, w, K] of the global crops' patches against the prototypes of this side."""
+    def patch_scores(self, side: EncoderOutput, patches: Tensor, role: Literal["student", "teacher"]) -> Scores:
+        """Return the scores [..., K] of patches [..., D] against the prototypes of this side."""
+        if self.config.prototypes == "untied":
+            scores: Scores = side.heads["masked_patch"](patches)
+            return scores
         only_here = self.config.prototypes == {"student": "shared_by_teacher", "teacher": "shared_by_student"}[role]
         own = self.patch_prototypes if only_here else side.heads.get("masked_patch")
-        scores = side.heads["image"](side.tokens_per_resolution[0].patches)
+        scores = side.heads["image"](patches)
         return scores if own is None else Scores(scores.bottleneck, own())
 
     def uniform_losses(self, views: Views) -> dict[str, float]:
