@@ -158,7 +158,8 @@ def _shares(student_teacher: StudentTeacher, role: str) -> bool:
     """Return whether a side scores patches against the prototypes of image tokens."""
     branch = getattr(student_teacher, role)
     output: EncoderOutput = branch([torch.zeros(2, 1, 3, SIZE, SIZE)])
-    scores = method_of(student_teacher).patch_scores(output, role)  # type: ignore[arg-type]
+    patches = output.tokens_per_resolution[0].patches
+    scores = method_of(student_teacher).patch_scores(output, patches, role)  # type: ignore[arg-type]
     of_images = branch.heads["image"].last_layer()
     return scores.prototypes.shape == of_images.shape and torch.equal(scores.prototypes, of_images)
 

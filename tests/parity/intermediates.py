@@ -87,7 +87,7 @@ def _ibot_intermediates(run: Replayed) -> Iterator[Check]:
     for role, side in (("student", student), ("teacher", teacher)):
         image = side.heads["image"](side.image[:2].flatten(0, 1)).logits()
         yield compare(f"{role} cls_logits", image, t_of(run, f"{role}_cls_logits"), TIGHT)
-        patches = method.patch_scores(side, role).logits().flatten(1, 2)
+        patches = method.patch_scores(side, side.tokens_per_resolution[0].patches, role).logits().flatten(1, 2)
         if f"step0.{role}_patch_logits" in run.tensors:
             yield compare(f"{role} patch_logits", patches, t_of(run, f"{role}_patch_logits"), TIGHT)
         else:
