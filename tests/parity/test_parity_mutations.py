@@ -21,7 +21,7 @@ from selfpatch.evaluation.segmentation.kmeans import Matching, classes_of_cluste
 from selfpatch.evaluation.video_segmentation import propagation
 from selfpatch.losses import depth as depth_losses
 from selfpatch.losses import distill as distillation_losses
-from selfpatch.losses import gram, koleo, neco, paka, selfpatch
+from selfpatch.losses import center, gram, ibot, koleo, neco, paka, selfpatch
 from selfpatch.losses.distill import similarity_divergence as divergence
 from selfpatch.losses.ibot import masked_patch_weights
 from selfpatch.models import pooling
@@ -33,7 +33,7 @@ from selfpatch.ops.debias import remove_position_layers as remove_layers
 from selfpatch.ops.neighbours import top_positives
 from selfpatch.ops.roi_align import align_overlap as align
 from selfpatch.ops.rope import Rotation
-from selfpatch.ops.sinkhorn import sinkhorn
+from selfpatch.ops.sinkhorn import sinkhorn, sinkhorn_center
 from selfpatch.ops.soft_sort import _wiring as wiring
 from tests.parity import (
     debiasing,
@@ -228,9 +228,13 @@ MUTATIONS: dict[str, tuple[tuple[str, str], Plant]] = {
         ("newer/sinkhorn", "sinkhorn"),
         constant(sinkhorn_losses, "sinkhorn", lambda x, epsilon, n: sinkhorn(x, epsilon, n - 1)),
     ),
+    "a centre of an iteration less": (
+        ("newer/sinkhorn", "sinkhorn"),
+        constant(center, "sinkhorn_center", lambda x, temp, n: sinkhorn_center(x, temp, n - 1)),
+    ),
     "masked crops counted alone": (
         ("newer/sinkhorn", "sinkhorn"),
-        constant(sinkhorn_losses, "masked_patch_weights", lambda x: masked_patch_weights(x) * len(x) / (len(x) - 2)),
+        constant(ibot, "masked_patch_weights", lambda x: masked_patch_weights(x) * len(x) / (len(x) - 2)),
     ),
     "circle without its border": (
         ("newer/vos_dinov3", "windows of label propagation"),
