@@ -19,9 +19,9 @@ from selfpatch.evaluation.depth import metrics as depth_errors
 from selfpatch.evaluation.retrieval import metrics as retrieval_metrics
 from selfpatch.evaluation.segmentation.kmeans import Matching, classes_of_clusters
 from selfpatch.evaluation.video_segmentation import propagation
+from selfpatch.losses import center, gram, ibot, koleo, neco, paka, selfpatch
 from selfpatch.losses import depth as depth_losses
 from selfpatch.losses import distill as distillation_losses
-from selfpatch.losses import center, gram, ibot, koleo, neco, paka, selfpatch
 from selfpatch.losses.distill import similarity_divergence as divergence
 from selfpatch.losses.ibot import masked_patch_weights
 from selfpatch.models import pooling
