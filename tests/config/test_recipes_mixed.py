@@ -23,7 +23,8 @@ OTHERS = itertools.cycle(
 def test_options_replace_parts_of_a_recipe(name: str, other: tuple[str, str]) -> None:
     (method, model), objective = other, "selfpatch+sere"
     config = load_recipe(name).override({"method": method, "objective": objective, "model": model})
-    config = config.override({"crops": {"global_size": 224, "local_size": 96}})  # several tokens of 32 pixels
+    local_size = 98 if config.patch_size == 14 else 96
+    config = config.override({"crops": {"global_size": 224, "local_size": local_size}})  # several tokens of 32 pixels
     if method == "densecl":
         config = config.override({"batch_size": 64, "densecl": {"queue_size": 128}})
     with torch.device("meta"):

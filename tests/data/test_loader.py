@@ -20,7 +20,7 @@ from selfpatch.core.types import Views
 from selfpatch.data import loader as loader_module
 from selfpatch.data.augment.backends import Name, RenderBackend
 from selfpatch.data.augment.gpu import DecodedBatch
-from selfpatch.data.augment.masks import draw_mask
+from selfpatch.data.augment.masks import batch_ratios, draw_mask
 from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe, draw_view, generator
 from selfpatch.data.augment.opencv import fast_rendering_available
 from selfpatch.data.augment.pillow import render
@@ -269,6 +269,21 @@ def test_draws_do_not_depend_on_the_renderer(index: ImageIndex, renderer: Name) 
         assert ours.local_crops is not None
         assert ours.local_crops.dtype == torch.uint8
     assert loader.bad == reference.bad != {}
+
+
+def test_masks_of_a_batch_are_those_of_its_parts_on_other_processes(
+    index: ImageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = MaskConfig(schedule="batch")
+    draws = {"draw_mask": partial(draw_mask, masks, (4, 4)), "draw_ratios": partial(batch_ratios, masks)}
+    alone = [views.masks for (views,) in make(index, **draws).steps(0, 3)]
+    monkeypatch.setattr(loader_module, "PART_SIZE", 3)
+    shares = [[v.masks for (v,) in make(index, rank=r, world_size=2, **draws).steps(1, 3)] for r in range(2)]
+    for step, parts in enumerate(zip(*shares, strict=True), start=1):
+        assert torch.equal(torch.cat(parts, 1), alone[step])
+    for of_batch in alone:
+        assert of_batch.flatten(0, 1).flatten(1).any(1).sum() == of_batch[:, :, 0, 0].numel() // 2
+    assert not torch.equal(alone[0].flatten(2).any(2), alone[1].flatten(2).any(2))
 
 
 @every_renderer

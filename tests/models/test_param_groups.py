@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from selfpatch.models.param_groups import param_groups
+from selfpatch.models.param_groups import layer_lr_scales, param_groups
+from tests.helpers.tiny import tiny_student_teacher
 
 
 class Parts(nn.Module):
@@ -46,3 +47,13 @@ def test_moco_decays_everything() -> None:
     parts = Parts()
     (group,) = param_groups(parts, weight_decay_on="all")
     assert {id(p) for p in group["params"]} == {id(p) for p in parts.parameters() if p.requires_grad}
+
+
+def test_the_patch_projection_learns_more_slowly_on_top_of_the_layers_decay() -> None:
+    backbone = tiny_student_teacher(objective="none").student.backbone
+    names = {parameter: name for name, parameter in backbone.named_parameters()}
+    scales = {names[parameter]: scale for parameter, scale in layer_lr_scales(backbone, 0.5, 0.2).items()}
+    assert scales["trunk.patch_embed.proj.weight"] == scales["trunk.patch_embed.proj.bias"] == 0.2 * 0.5**3
+    assert scales["trunk.cls_token"] == 0.5**3
+    assert scales["trunk.blocks.1.attn.qkv.weight"] == 0.5
+    assert scales["trunk.norm.weight"] == 1

@@ -29,6 +29,8 @@ class BackboneOverrides:
     """Rotary in place of learned positions, as DINOv3 has them: for any grid, without interpolation (ViT only)."""
     registers: NonNegativeInt | None = None
     """Number of register tokens, which attend with the patches and are no output (ViT only; arXiv 2309.16588)."""
+    layer_scale: bool | None = None
+    """Learned scale of each channel of what a block adds, 1e-5 at first, as in DINOv2 (ViT only; arXiv 2103.17239)."""
     drop_path: Fraction = 0.1
     """Stochastic depth rate of the student; the teacher drops nothing."""
     position_embedding: Literal["released", "size"] | None = None
@@ -52,7 +54,7 @@ class BackboneOverrides:
 
     def architecture(self) -> dict[str, Any]:
         """Return the settings that replace a value of the model's configuration, by name; None keeps the model's."""
-        names = ("embed_dim", "depth", "depths", "num_heads", "rope", "registers")
+        names = ("embed_dim", "depth", "depths", "num_heads", "rope", "registers", "layer_scale")
         return {name: getattr(self, name) for name in names}
 
 
@@ -65,7 +67,12 @@ class MaskConfig:
     ratio: tuple[Fraction, Fraction] = (0.1, 0.5)
     """Range of the fraction of patches that is hidden."""
     share_unmasked: Fraction = 0.5
-    """Probability that a crop is not masked at all."""
+    """Fraction of crops that are not masked at all."""
+    schedule: Literal["crop", "batch"] = "crop"
+    """Draw of these fractions: each `crop` draws its own (iBOT), or the crops of a `batch` of all processes divide the
+    range evenly among them, in random order (DINOv2)."""
+    smallest_block: PositiveInt | None = None
+    """Number of patches of the smallest block that is drawn; DINOv2 has 4. Defaults to a ninth of the grid (iBOT)."""
 
     def __post_init__(self) -> None:
         """Check that the range is ordered."""
@@ -197,6 +204,8 @@ class OptimizerConfig:
     position embeddings and relative position biases, the same with biases (SERE's code), or all (MoCo)."""
     layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0
     """Layer-wise learning-rate decay factor of the backbone; 1 gives all layers the same rate."""
+    patch_embed_lr_scale: PositiveFloat = 1.0
+    """Factor on the learning rate of the patch projection, on top of `layer_decay`; DINOv2 has 0.2."""
     head_lr_scale: PositiveFloat = 1.0
     """Factor on the learning rate of everything outside the backbone: heads, predictors, and the pool except its norm.
     With `init` weights they are new and learn little at the backbone's rate; NeCo (arXiv 2408.11054) uses 10."""

@@ -26,8 +26,10 @@ from selfpatch.data.decode.pillow import BadImage, Picture
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.data.workers import AHEAD, SHARED_MEMORY, computed_ahead, free_shared_memory
 
-DrawMask = Callable[[np.random.Generator], np.ndarray]
-"""Function that draws a mask [h, w] bool of one global crop."""
+DrawMask = Callable[[np.random.Generator, tuple[float, float] | None], np.ndarray]
+"""Function that draws a mask [h, w] bool of one global crop, given the range of its ratio if a batch decides it."""
+DrawRatios = Callable[[int, np.random.Generator], np.ndarray]
+"""Function that draws the ranges [n, 2] of the ratios of masks of n crops."""
 
 PART_SIZE = 32
 """Images that a worker hands over at once; whole batches would delay the first step and fill the shared memory."""
@@ -40,11 +42,12 @@ CHECKED_FROM = 100
 # Streams of `generator` next to those of the views, which count from 0.
 _REPLACEMENT_STREAM = 2**32
 _ORDER_STREAM = 2**32 + 1
+_RATIO_STREAM = 2**32 + 2
 _MASK_STREAM = 2**33  # plus the number of the view
 _PAIR_STREAM = 2**34  # plus the number of the crop
 
-_Request = tuple[int, list[int]]
-"""Epoch, and the indices of the images of a part."""
+_Request = tuple[int, list[int], np.ndarray | None]
+"""Epoch, the indices of the images [n] of a part, and the ranges [G, n, 2] of their ratios of masks."""
 
 
 @dataclass
@@ -93,6 +96,8 @@ class CropLoader:
     """Type of the training device; `cuda` gathers batches in page-locked memory, for asynchronous copies."""
     draw_mask: DrawMask | None = None
     """Draws a mask of a global view (default: no masks)."""
+    draw_ratios: DrawRatios | None = None
+    """Draws the ranges of ratios for the global views of a micro-batch of all processes (default: each for itself)."""
     backend: RenderBackend | None = None
     """Reader and renderer; defaults to `config.render`."""
     bad: dict[str, str] = field(default_factory=dict, init=False)
@@ -178,9 +183,20 @@ class CropLoader:
 
     def _requests(self, first: int, last: int) -> Iterator[_Request]:
         for step in range(first, last):
-            for samples in self.samples(step).tolist():
+            for number, samples in enumerate(self.samples(step).tolist()):
+                ratios = self._mask_ratios(step * self.accumulate + number, step // self.steps_per_epoch)
                 for start in range(0, self._share, PART_SIZE):
-                    yield step // self.steps_per_epoch, samples[start : start + PART_SIZE]
+                    part = slice(start, start + PART_SIZE)
+                    of_part = None if ratios is None else ratios[:, part]
+                    yield step // self.steps_per_epoch, samples[part], of_part
+
+    def _mask_ratios(self, micro_batch: int, epoch: int) -> np.ndarray | None:
+        """Return the ranges [G, B, 2] of this process's part of a micro-batch, counted through the run, if drawn."""
+        if self.draw_ratios is None:
+            return None
+        rng = generator(self.seed, epoch, micro_batch, _RATIO_STREAM)
+        drawn = self.draw_ratios(self.num_global * self.world_size * self._share, rng)
+        return drawn.reshape(self.num_global, self.world_size, self._share, 2)[:, self.rank]
 
     def _gather(self, parts: Iterator[_Part]) -> Batch:
         """Join the next parts to one micro-batch."""
@@ -217,7 +233,7 @@ class _Crops:
         self.loader = loader
 
     def load(self, request: _Request) -> _Part:
-        loader, (epoch, samples) = self.loader, request
+        loader, (epoch, samples, ratios) = self.loader, request
         part = _Part()
         used: list[int] = []  # [B] samples or their replacements
         prepared: list[Any] = []
@@ -236,7 +252,11 @@ class _Crops:
         masks = None
         if loader.draw_mask is not None:
             streams = range(_MASK_STREAM, _MASK_STREAM + loader.num_global)
-            by_view = [[loader.draw_mask(generator(loader.seed, epoch, s, view)) for s in samples] for view in streams]
+            of_views = [[None] * len(samples)] * loader.num_global if ratios is None else ratios.tolist()
+            by_view = [
+                [loader.draw_mask(generator(loader.seed, epoch, s, view), r) for s, r in zip(samples, of, strict=True)]
+                for view, of in zip(streams, of_views, strict=True)
+            ]
             masks = torch.from_numpy(np.array(by_view))  # [G, B, h, w]
         boxes, pair_boxes = map(stack_boxes, zip(*drawn, strict=True))
         fields = {"boxes": boxes, "samples": torch.tensor(used), "masks": masks}

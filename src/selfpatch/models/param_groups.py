@@ -45,16 +45,18 @@ def is_decayed(name: str, parameter: nn.Parameter, rule: DecayRule, *, in_norm: 
     }[rule]
 
 
-def layer_lr_scales(backbone: Backbone, layer_decay: float) -> LRScales:
+def layer_lr_scales(backbone: Backbone, layer_decay: float, patch_embed_scale: float = 1.0) -> LRScales:
     """Return the factor on the learning rate of each parameter of a backbone.
 
         layer l of the L of the backbone: layer_decay^(L + 1 - l)
 
-    The embedding is layer 0; what comes after the last block is layer L + 1. A mask token is left out.
+    The embedding is layer 0; what comes after the last block is layer L + 1. A mask token is left out. The patch
+    projection has the factor `patch_embed_scale` on top.
     """
     top = backbone.num_layers + 1
     return {
         parameter: layer_decay ** (top - backbone.layer_of(name))
+        * (patch_embed_scale if name.startswith("trunk.patch_embed.") else 1.0)
         for name, parameter in backbone.named_parameters()
         if name != "mask_token"
     }

@@ -16,7 +16,7 @@ from selfpatch.core import distributed
 from selfpatch.core.malloc import keep_freed_memory
 from selfpatch.core.types import Needs, Objective
 from selfpatch.data.augment.backends import choose_backend
-from selfpatch.data.augment.masks import draw_mask
+from selfpatch.data.augment.masks import batch_ratios, draw_mask
 from selfpatch.data.augment.multicrop import ViewRecipe, dino_views, grid_of, pair_views, view_groups
 from selfpatch.data.loader import CropLoader
 from selfpatch.data.sample_images import sample_index
@@ -186,6 +186,7 @@ def make_loader(
         world_size=distributed.world_size(),
         device_type=device.type,
         draw_mask=partial(draw_mask, config.masks, grid) if student_teacher.needs.masks else None,
+        draw_ratios=partial(batch_ratios, config.masks) if config.masks.schedule == "batch" else None,
     )
 
 
@@ -208,7 +209,7 @@ def make_optimizer(config: RunConfig, student_teacher: StudentTeacher) -> torch.
             "outside the backbone; leave it out"
         )
     lr_scales = {
-        **layer_lr_scales(student.backbone, c.layer_decay),
+        **layer_lr_scales(student.backbone, c.layer_decay, c.patch_embed_lr_scale),
         **head_lr_scales(student_teacher, student.backbone, student.pool, c.head_lr_scale),
     }
     return optim.make_optimizer(student_teacher, c, lr_scales)

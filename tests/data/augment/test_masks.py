@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfpatch.config.sections import MaskConfig
-from selfpatch.data.augment.masks import draw_mask
+from selfpatch.data.augment.masks import batch_ratios, draw_mask
 from selfpatch.data.augment.multicrop import generator
 
 
@@ -71,3 +71,26 @@ def test_some_crops_are_not_masked() -> None:
     unmasked = ~masks(MaskConfig(share_unmasked=0.5), 8).any((1, 2))
     assert 0.42 < unmasked.mean() < 0.58
     assert not masks(MaskConfig(share_unmasked=1.0), 8).any()
+
+
+def test_the_crops_of_a_batch_divide_the_range_among_them() -> None:
+    config = MaskConfig(ratio=(0.1, 0.5), share_unmasked=0.4, schedule="batch", smallest_block=4)
+    ranges = batch_ratios(config, 11, generator(0, 0, 0, 0))
+    masked = ranges[ranges[:, 1] > 0]
+    assert len(masked) == 6, "6.6 of 11, rounded down"
+    limits = np.linspace(0.1, 0.5, 7)
+    np.testing.assert_allclose(sorted(masked.tolist()), np.stack([limits[:-1], limits[1:]], 1))
+    assert ranges.tolist() != sorted(ranges.tolist()), "in random order"
+    for kind in ("block", "random"):
+        config = MaskConfig(kind=kind, share_unmasked=0.4, smallest_block=4)
+        drawn = [draw_mask(config, (14, 14), generator(0, 0, i, 0), r) for i, r in enumerate(ranges.tolist())]
+        assert all(mask.sum() <= r[1] * 196 for mask, r in zip(drawn, ranges, strict=True))
+        assert [mask.any() for mask in drawn] == (ranges[:, 1] > 0).tolist()
+
+
+def test_smaller_blocks_come_closer_to_a_small_share() -> None:
+    missing = [
+        0.1 * 196 - masks(MaskConfig(ratio=(0.1, 0.1), share_unmasked=0.0, smallest_block=size), 14).sum((1, 2)).mean()
+        for size in (2, 12)
+    ]
+    assert missing[0] < missing[1]
