@@ -210,14 +210,14 @@ OPTIONS = {
         accumulate seed device precision compile loss-weights
         backbone.embed-dim backbone.depth backbone.depths backbone.num-heads backbone.rope backbone.registers
         backbone.drop-path backbone.position-embedding backbone.positions backbone.rope-rescale backbone.initialisation
-        backbone.freeze-patch-embed backbone.frozen-blocks backbone.keep-class-token
+        backbone.freeze-patch-embed backbone.frozen-blocks backbone.keep-class-token backbone.layer-scale
         crops.global-size crops.global-scale crops.num-local crops.local-size crops.local-scale crops.resampling
         crops.flip crops.jitter
         crops.brightness crops.contrast crops.saturation crops.hue crops.grey crops.blur crops.blur-radius
         crops.solarize
-        masks.kind masks.ratio masks.share-unmasked pairs.num-clean pairs.clean-size pairs.clean-scale
+        masks.kind masks.ratio masks.share-unmasked masks.schedule masks.smallest-block pairs.num-clean pairs.clean-size pairs.clean-scale
         pairs.num-contained pairs.contained-size pairs.contained-scale
-        optimizer.name optimizer.momentum optimizer.base-lr optimizer.min-lr optimizer.warmup-epochs
+        optimizer.patch-embed-lr-scale optimizer.name optimizer.momentum optimizer.base-lr optimizer.min-lr optimizer.warmup-epochs
         optimizer.warmup-start-lr optimizer.warmup-includes-peak optimizer.cosine-over optimizer.lr-delay
         optimizer.update-interval optimizer.weight-decay optimizer.weight-decay-end
         optimizer.weight-decay-on optimizer.layer-decay optimizer.head-lr-scale optimizer.clip optimizer.clip-mode
