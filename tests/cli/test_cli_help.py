@@ -215,12 +215,14 @@ OPTIONS = {
         crops.flip crops.jitter
         crops.brightness crops.contrast crops.saturation crops.hue crops.grey crops.blur crops.blur-radius
         crops.solarize
-        masks.kind masks.ratio masks.share-unmasked masks.schedule masks.smallest-block pairs.num-clean pairs.clean-size pairs.clean-scale
+        masks.kind masks.ratio masks.share-unmasked masks.schedule masks.smallest-block
+        pairs.num-clean pairs.clean-size pairs.clean-scale
         pairs.num-contained pairs.contained-size pairs.contained-scale
-        optimizer.patch-embed-lr-scale optimizer.name optimizer.momentum optimizer.base-lr optimizer.min-lr optimizer.warmup-epochs
+        optimizer.name optimizer.momentum optimizer.base-lr optimizer.min-lr optimizer.warmup-epochs
         optimizer.warmup-start-lr optimizer.warmup-includes-peak optimizer.cosine-over optimizer.lr-delay
         optimizer.update-interval optimizer.weight-decay optimizer.weight-decay-end
-        optimizer.weight-decay-on optimizer.layer-decay optimizer.head-lr-scale optimizer.clip optimizer.clip-mode
+        optimizer.weight-decay-on optimizer.layer-decay optimizer.patch-embed-lr-scale optimizer.head-lr-scale
+        optimizer.clip optimizer.clip-mode
         optimizer.freeze-last-layer-epochs optimizer.freeze-backbone-epochs optimizer.teacher-momentum
         optimizer.teacher-momentum-end optimizer.teacher-moves
         optimizer.teacher-temp optimizer.warmup-teacher-temp optimizer.teacher-patch-temp
