@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 import selfpatch
 from selfpatch.cli.main import main
@@ -133,6 +134,9 @@ def test_debug_shows_the_traceback_too(
         (LoaderError("no shared memory"), 2, "no shared memory"),
         (ValueError("two\nlines \x1b[31m caf\udce9"), 2, "two\\nlines \\x1b[31m caf\\xe9"),
         (RuntimeError("Could not determine home directory."), 2, "a path begins with `~`"),
+        (MemoryError(), 2, "there is not enough memory; use a smaller batch size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "there is not enough memory; use"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), 2, "there is not enough memory; use"),
     ],
 )
 def test_what_ends_a_command_is_one_line(

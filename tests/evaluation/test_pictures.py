@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from selfpatch.evaluation.pictures import save_picture
+from selfpatch.evaluation.pictures import WIDEST, save_picture, scaled_to_height
 
 
 def test_names_with_folders_and_spaces(tmp_path: Path) -> None:
@@ -27,3 +27,9 @@ def test_names_do_not_lead_outside(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="the data set names"):
             save_picture(tmp_path, name, Image.new("RGB", (2, 2)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_strips_are_squeezed() -> None:
+    assert scaled_to_height(Image.new("RGB", (60, 30)), 10).size == (20, 10)
+    assert scaled_to_height(Image.new("RGB", (60_000, 1)), 160).size == (160 * WIDEST, 160)
+    assert scaled_to_height(Image.new("RGB", (1, 60_000)), 160).size == (1, 160)

@@ -16,6 +16,9 @@ class Stopped(Exception):
 MAX_SENTENCE = 1500
 """Largest length of what a user is told; a file may hold values of any length, which errors quote."""
 
+_NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "out of memory")
+"""Parts of torch's messages of the CPU on Linux, of the CPU on Windows, and of CUDA and MPS."""
+
 
 def sentence_of(error: ValueError | OSError) -> str:
     """Return what a user is told of an error in the input, without the middle of one that is too long."""
@@ -30,3 +33,10 @@ def sentence_of(error: ValueError | OSError) -> str:
 def is_unknown_home(error: Exception) -> bool:
     """Return whether an error is Python's that a path with `~` names a home folder that nobody has."""
     return isinstance(error, RuntimeError) and str(error) == "Could not determine home directory."
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error is Python's or torch's that memory could not be allocated, on a CPU or a GPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in _NO_MEMORY)

@@ -20,9 +20,17 @@ def side_by_side(panels: Sequence[Image.Image]) -> Image.Image:
     return Image.fromarray(np.hstack([np.asarray(panel) for panel in panels]))
 
 
+WIDEST = 16
+"""Largest width of an image in a picture, in heights."""
+
+
 def scaled_to_height(image: Image.Image, height: int) -> Image.Image:
-    """Resize an image (bicubic) to a height in pixels, its shape kept up to rounding."""
-    return image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BICUBIC)
+    """Resize an image (bicubic) to a height in pixels, its shape kept up to rounding.
+
+    An image that is wider than `WIDEST` heights is squeezed to that width: a strip would take gigabytes.
+    """
+    width = round(image.width * height / image.height)
+    return image.resize((min(max(1, width), WIDEST * height), height), Image.Resampling.BICUBIC)
 
 
 def draw_match(

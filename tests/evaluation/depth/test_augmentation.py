@@ -77,3 +77,5 @@ def test_small_images_are_refused_or_resized() -> None:
     assert pixels.shape[1:] == metres.shape[1:] == (24, 24)
     assert resized(image, 10).size == (15, 10)
     assert resized(image, None) is image
+    with pytest.raises(ValueError, match=r"an image of 60000 x 1 pixels, resized to 14400000 x 240, would have more"):
+        resized(Image.new("RGB", (60_000, 1)), 240)

@@ -12,7 +12,7 @@ from selfpatch.config.schema import Size, height_and_width
 from selfpatch.data.augment.multichannel import render_raster, resize_raster
 from selfpatch.data.augment.multicrop import ViewParameters
 from selfpatch.data.decode.multichannel import Raster
-from selfpatch.data.decode.opening import max_pixels
+from selfpatch.data.decode.opening import check_resized
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.ops.colour import SOLARIZE_THRESHOLD
 
@@ -57,11 +57,7 @@ def resize_picture(
     Raises:
         ValueError: the result would be too large, as that of a very long image whose shorter side is enlarged.
     """
-    if width * height > (limit := max_pixels()):
-        raise ValueError(
-            f"an image of {picture.size[0]} x {picture.size[1]} pixels, resized to {width} x {height}, would have more "
-            f"than {limit} pixels; use images whose sides differ less, or a lower resolution"
-        )
+    check_resized(picture.size, width, height)
     if isinstance(picture, Raster):
         return Raster(resize_raster(picture, width, height))
     return picture.resize((width, height), resampling)

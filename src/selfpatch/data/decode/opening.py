@@ -57,6 +57,19 @@ def max_pixels() -> int:
     return int(value)
 
 
+def check_resized(size: tuple[int, int], width: int, height: int) -> None:
+    """Check the size that an image of `size` (width, height) is resized to, before it takes memory.
+
+    Raises:
+        ValueError: the result would be too large, as that of a very long image whose shorter side is enlarged.
+    """
+    if width * height > (limit := max_pixels()):
+        raise ValueError(
+            f"an image of {size[0]} x {size[1]} pixels, resized to {width} x {height}, would have more than {limit} "
+            "pixels; use images whose sides differ less, or a lower resolution"
+        )
+
+
 def check_size(width: int, height: int, bytes_per_pixel: int = BYTES_PER_PIXEL) -> None:
     """Raise ValueError for an image that would take too much memory once decoded, or has an extreme side.
 

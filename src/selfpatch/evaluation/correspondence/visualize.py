@@ -19,8 +19,8 @@ def draw_matches(source: Picture, target: Picture, pair: Pair, found: np.ndarray
     `found` [K, 2] holds the matched points in pixels of the target, and `correct` [K] is bool.
     """
     images = [to_image(to_tensor(picture)) for picture in (source, target)]
-    scales = [HEIGHT / image.height for image in images]
     panels = [scaled_to_height(image, HEIGHT) for image in images]
+    scales = [np.divide(panel.size, image.size) for panel, image in zip(panels, images, strict=True)]
     sheet = side_by_side(panels)
     offset = np.array([panels[0].width, 0])
     starts = (pair.source_points + 0.5) * scales[0]

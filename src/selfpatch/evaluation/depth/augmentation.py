@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as tvf
 
+from selfpatch.data.decode.opening import check_resized
 from selfpatch.evaluation.depth.dataset import NYU_SIZE
 
 NYU_BOX = (43, 45, 608, 472)
@@ -16,11 +17,16 @@ GAMMA, BRIGHTNESS, COLOUR = (0.9, 1.1), (0.9, 1.1), (0.9, 1.1)
 
 
 def resized(image: Image.Image, short: int | None) -> Image.Image:
-    """Resize an image to a short side (bilinear), or return it as it is if `short` is None."""
+    """Resize an image to a short side (bilinear), or return it as it is if `short` is None.
+
+    Raises:
+        ValueError: the result would be too large.
+    """
     if short is None:
         return image
-    scale = short / min(image.size)
-    return image.resize(_scaled(image.size, scale), Image.Resampling.BILINEAR)
+    size = _scaled(image.size, short / min(image.size))
+    check_resized(image.size, *size)
+    return image.resize(size, Image.Resampling.BILINEAR)
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:

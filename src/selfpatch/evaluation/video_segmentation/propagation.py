@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
+from selfpatch.data.decode.opening import check_resized
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import Clip
 from selfpatch.models.features import patch_features
@@ -98,6 +99,7 @@ def _frame_features(encoder: Encoder, image: Image.Image, config: DAVISConfig) -
     """Return patch features [h, w, D] of unit length."""
     std = encoder.std if config.std == "encoder" else [RELEASED_STD.get(s, s) for s in encoder.std]
     size = network_size(image.height, image.width, config.resolution, encoder.patch_size)
+    check_resized(image.size, size[1], size[0])
     pixels = torch.from_numpy(np.array(image)).to(encoder.device).movedim(-1, 0)[None]
     pixels = resize_linear(pixels, *size)  # the released script resizes with OpenCV
     return F.normalize(patch_features(encoder, pixels, std=std)[0], dim=-1).contiguous()
