@@ -161,6 +161,8 @@ def pretraining_report(
     parts = {"backbone": student.backbone, "heads": student.heads, "methods": student_teacher.objectives}
     parameters = count_parameters(**parts, **({} if student.pool is None else {"pool": student.pool}))
     parameters["teacher"] = sum(p.numel() for p in student_teacher.teacher.parameters())
+    if student_teacher.anchor is not None:
+        parameters["anchor"] = sum(p.numel() for p in student_teacher.anchor.parameters())
     images = config.batch_size // (config.accumulate * distributed.world_size())
     autocast = autocast_dtype(config.precision, device)
     groups, memory = group_rows(optimizer), memory_of(student_teacher, optimizer, 0)
@@ -202,7 +204,7 @@ def _dummy_views(config: RunConfig, student_teacher: StudentTeacher, images: int
     """Return views of the shapes that the loader makes for some images."""
     needs = student_teacher.needs
     recipes, pairs = factory.view_recipes(config, needs), factory.pair_recipes(config, needs)
-    groups = view_groups(recipes, pair_recipes=pairs)
+    groups = view_groups(recipes, pair_recipes=pairs, anchor_recipes=factory.anchor_recipes(config, student_teacher))
     crops = {
         name: torch.zeros(len(group), images, config.channels, *group[0].sides, dtype=torch.uint8)
         for name, group in groups.items()

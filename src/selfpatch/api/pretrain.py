@@ -25,6 +25,7 @@ from selfpatch.core.dry_run import dry_run as dry_running
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.machine import autocast_dtype, precision_warning
 from selfpatch.core.text import shell
+from selfpatch.models.anchor import Anchor
 from selfpatch.models.backbones.config import backbone_config_from_dict
 from selfpatch.training import factory
 from selfpatch.training.changed_images import changed_images, record_images
@@ -133,7 +134,9 @@ def _network_of_newest(run: RunDirectory, config: RunConfig) -> StudentTeacher |
     while (path := run.checkpoints.newest()) is not None:
         state = load_checkpoint(path)
         try:
-            student_teacher, _ = factory.make_student_teacher(config, backbone_config_from_dict(state["shape"]))
+            student_teacher, _ = factory.make_student_teacher(
+                config, backbone_config_from_dict(state["shape"]), checkpoint=state
+            )
             if not {"step", "optimizer"} <= state.keys():
                 raise ValueError("it holds the network alone")
             if difference := first_difference(student_teacher, state["pretrainer"]):
@@ -258,7 +261,14 @@ def _summary(
         f"{len(data.indices)} images to train on, {len(data.held_out_indices)} held out ({config.data}){channels}",
         f"recipe {config.recipe or '(none)'}: {' + '.join(config.used)}",
         f"{model} of width {backbone.dim}, patch {backbone.patch_size}, {parameters / 1e6:.1f} M parameters",
+        *([] if student_teacher.anchor is None else [_anchor_line(config, student_teacher.anchor)]),
         f"batch {config.batch_size}, {schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} steps "
         f"in {schedule.epochs:g} epochs, peak lr {schedule.peak_lr:.2e} ({config.optimizer.base_lr:g} x batch / 256)",
         f"{precision} on {device}, {distributed.world_size()} process{'es' if distributed.world_size() > 1 else ''}",
     ]
+
+
+def _anchor_line(config: RunConfig, anchor: Anchor) -> str:
+    backbone, named = anchor.branch.backbone, config.teacher or "initial weights"
+    refreshed = f", replaced by the teacher every {anchor.refresh_every} steps" if anchor.refresh_every else ""
+    return f"anchor {named}: {backbone.config.family} of width {backbone.dim}, patch {backbone.patch_size}{refreshed}"

@@ -181,6 +181,13 @@ def load_encoder(
         ValueError: as `read_weights` and `load_strictly`.
     """
     weights = read_weights(source, config)
+    return encoder_of(weights, allow_partial=config.allow_partial, normed_patches=normed_patches)
+
+
+def encoder_of(
+    weights: Weights, *, allow_partial: bool = False, normed_patches: bool = True
+) -> tuple[BranchEncoder, LoadReport]:
+    """Return the network that weights are of, with these weights; arguments and errors are those of `load_encoder`."""
     head = "heads.image."
     encoder = BranchEncoder(
         build_backbone(weights.config),
@@ -189,7 +196,7 @@ def load_encoder(
         projection={key.removeprefix(head): tensor for key, tensor in weights.state.items() if key.startswith(head)},
     )
     left_out = [key for key in weights.state if key.startswith("heads.") or key == "backbone.mask_token"]
-    report = load_strictly(encoder, weights.state, weights, left_out, allow_partial=config.allow_partial)
+    report = load_strictly(encoder, weights.state, weights, left_out, allow_partial=allow_partial)
     return encoder.eval(), report
 
 

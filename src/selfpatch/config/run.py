@@ -54,8 +54,8 @@ class RunConfig:
     method: Name = "dino"
     """Image-level method: dino, ibot, moco_v2, moco_v3, moby, swav, densecl, or `none` for patch objectives alone."""
     objective: Name = "selfpatch"
-    """Patch-level objective: selfpatch, sere, neco, koleo, paka, sere_pairs, selfpatch_pairs, several joined by `+`, or
-    `none`."""
+    """Patch-level objective: selfpatch, sere, neco, koleo, paka, sere_pairs, selfpatch_pairs, gram, retain, distill,
+    several joined by `+`, or `none`."""
     model: Name = "vit_small"
     """Architecture: vit_tiny, vit_small, vit_base, vit_large, swin_tiny, swin_small, swin_base, resnet50, the name of
     any ViT, Swin or ResNet of timm, or `init` for the architecture of those weights."""
@@ -64,6 +64,9 @@ class RunConfig:
     init: Name | None = None
     """Weights to start the backbone from: a run directory, a released checkpoint, a .safetensors file, a folder of
     Hugging Face or timm, timm:NAME, or hf:OWNER/NAME."""
+    teacher: Name | None = None
+    """Frozen encoder, the anchor, that `distill`, `gram` and `retain` compare the student with, as `init` names it; if
+    not given, a copy of the initial weights."""
     allow_partial: bool = False
     """Accept `init` weights that leave parts of the backbone as initialised."""
     epochs: Annotated[float, Gt(0), Le(1_000_000)] | None = 300
@@ -91,6 +94,7 @@ class RunConfig:
     backbone: sections.BackboneOverrides = sections.BackboneOverrides()
     crops: sections.CropConfig = sections.CropConfig()
     pairs: sections.PairConfig = sections.PairConfig()
+    anchor: sections.AnchorConfig = sections.AnchorConfig()
     masks: sections.MaskConfig = sections.MaskConfig()
     optimizer: sections.OptimizerConfig = sections.OptimizerConfig()
     loader: sections.LoaderConfig = sections.LoaderConfig()

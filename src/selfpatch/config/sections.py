@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Interval, MinLen
+from annotated_types import Ge, Interval, Le, MinLen
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, Fraction, Size, Workers, settings
@@ -160,6 +160,24 @@ class PairConfig:
     def __post_init__(self) -> None:
         """Check that the ranges are ordered."""
         check_scales(clean_scale=self.clean_scale, contained_scale=self.contained_scale)
+
+
+@settings
+class AnchorConfig:
+    """Crops of the frozen encoder that `distill`, `gram` and `retain` compare the student with, and its refreshes.
+
+    It sees the global crops of the student, rendered again if they differ.
+    """
+
+    size: Annotated[float, Ge(0.1), Le(10)] = 1.0
+    """Side of its crops, as a factor of the global crops' side, rounded to whole patches of the encoder. DINOv3's Gram
+    anchoring takes 2."""
+    colours: Literal["same", "clean"] = "same"
+    """Colours of its crops: the `same` as in the student's, or `clean` without any change (DINOv3's Gram anchoring)."""
+    refresh_every: NonNegativeInt = 0
+    """Number of steps after which the anchor is replaced by the teacher, again and again; 0 keeps it as it is."""
+    max_refreshes: PositiveInt = 3
+    """Largest number of times that the anchor is replaced."""
 
 
 def check_scales(**scales: tuple[float, float]) -> None:

@@ -30,6 +30,7 @@ class Views:
     clean_crops: Tensor | None = None  # [P, B, C, S, S'] for the teacher, without changes of colour
     contained_crops: Tensor | None = None  # [Q, B, C, s, s'] for the student, crop i inside clean crop i mod P
     pair_boxes: Tensor | None = None  # [P + Q, B, 5] positions of clean and contained crops, as `boxes`
+    anchor_crops: Tensor | None = None  # [G, B, C, S*, S*] the global crops as the anchor sees them, if otherwise
 
     @property
     def num_global(self) -> int:
@@ -91,6 +92,7 @@ class Needs:
     pairs: bool = False
     masks: bool = False
     teacher_on_local_crops: bool = False
+    anchor: bool = False  # the objective's teacher is the frozen anchor, see `Objective.forward`
 
     def __or__(self, other: "Needs") -> "Needs":
         return Needs(**{f.name: getattr(self, f.name) or getattr(other, f.name) for f in fields(self)})
@@ -149,7 +151,10 @@ class Objective(nn.Module):
         """
 
     def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
-        """Return the unweighted losses by name."""
+        """Return the unweighted losses by name.
+
+        `teacher` is the output of the moving average, or of the frozen anchor if the objective `needs` it.
+        """
         raise NotImplementedError
 
     def uniform_losses(self, views: Views) -> dict[str, float]:

@@ -37,9 +37,10 @@ class RenderingCollator:
         num_global: int,
         render: Render,
         pair_recipes: Sequence[ViewRecipe] = (),
+        anchor_recipes: Sequence[ViewRecipe] = (),
     ) -> None:
-        self._groups, self._render = view_groups(recipes, num_global, pair_recipes), render
-        self._recipes = [*recipes, *pair_recipes]
+        self._groups, self._render = view_groups(recipes, num_global, pair_recipes, anchor_recipes), render
+        self._recipes = [*recipes, *pair_recipes, *anchor_recipes]
 
     def max_bytes(self, channels: int) -> int:
         """Return the number of bytes of an image's views, of 8 bits if they are RGB, else of 32."""
@@ -56,7 +57,8 @@ class RenderingCollator:
 
     def join(self, parts: Sequence[Any], pin_memory: bool) -> Views:
         """Join parts to a batch, in page-locked memory if `pin_memory` is set."""
-        crops = dict.fromkeys(("global_crops", "local_crops", "clean_crops", "contained_crops"), 1)
+        names = ("global_crops", "local_crops", "clean_crops", "contained_crops", "anchor_crops")
+        crops = dict.fromkeys(names, 1)
         return Views(**join_fields(parts, crops | FIELD_DIMS, pin_memory))
 
 

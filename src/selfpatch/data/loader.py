@@ -86,6 +86,8 @@ class CropLoader:
     """Number of recipes that are global views."""
     pair_recipes: Sequence[ViewRecipe] = ()
     """One per clean crop, then one per crop inside them; all of either kind have one size."""
+    anchor_recipes: Sequence[ViewRecipe] = ()
+    """One per global view that is rendered again for an anchor, from the same draws."""
     accumulate: int = 1
     """Micro-batches per step."""
     channels: int = 3
@@ -121,9 +123,11 @@ class CropLoader:
             or BACKENDS[choose_backend(self.config.render, device_type=self.device_type, channels=self.channels)]
         )
         self.collator = (
-            RenderingCollator(self.recipes, self.num_global, render, self.pair_recipes)
+            RenderingCollator(self.recipes, self.num_global, render, self.pair_recipes, self.anchor_recipes)
             if render is not None
-            else DecodingCollator(self.recipes, self.num_global, self.config.max_pixels, self.pair_recipes)
+            else DecodingCollator(
+                self.recipes, self.num_global, self.config.max_pixels, self.pair_recipes, self.anchor_recipes
+            )
         )
         self.indices = np.asarray(self.indices, np.int64)
         self.steps_per_epoch = num_images // self.batch_size
@@ -237,7 +241,7 @@ class _Crops:
         part = _Part()
         used: list[int] = []  # [B] samples or their replacements
         prepared: list[Any] = []
-        drawn: list[list[list[ViewParameters]]] = []  # [B], of multi-crop [V] and of pairs [P + Q]
+        drawn: list[list[list[ViewParameters]]] = []  # [B], of multi-crop [V], of pairs [P + Q] and for an anchor [G]
         for sample in samples:
             image = self._read(epoch, sample, part)
             if image is None:
@@ -245,7 +249,11 @@ class _Crops:
             used.append(part.tried[-1])
             parameters = [
                 draw_views(recipes, image.size, partial(generator, loader.seed, epoch, sample), first)
-                for recipes, first in ((loader.recipes, 0), (loader.pair_recipes, _PAIR_STREAM))
+                for recipes, first in (
+                    (loader.recipes, 0),
+                    (loader.pair_recipes, _PAIR_STREAM),
+                    (loader.anchor_recipes, 0),  # the streams of the global crops
+                )
             ]
             prepared.append(loader.collator.prepare(image, [*chain(*parameters)]))
             drawn.append(parameters)
@@ -258,7 +266,7 @@ class _Crops:
                 for view, of in zip(streams, of_views, strict=True)
             ]
             masks = torch.from_numpy(np.array(by_view))  # [G, B, h, w]
-        boxes, pair_boxes = map(stack_boxes, zip(*drawn, strict=True))
+        boxes, pair_boxes, _ = map(stack_boxes, zip(*drawn, strict=True))
         fields = {"boxes": boxes, "samples": torch.tensor(used), "masks": masks}
         part.batch = loader.collator.collate(prepared, fields | {"pair_boxes": pair_boxes if len(pair_boxes) else None})
         return part

@@ -64,17 +64,20 @@ class PatchDistillationLoss(nn.Module):
             student: [B, h, w, D] patches.
             teacher: [B, h', w', D'] patches of the same image, which take no gradient.
         """
-        c, target = self.config, teacher.detach().float()
-        x = resize_bilinear(self.projection(student), target.shape[1:3])
-        loss = x.new_zeros(())
-        if c.cosine:
-            x_rows, target_rows = (m.flatten(1 if c.cosine_over == "image" else -1) for m in (x, target))
-            loss = loss + c.cosine * (1 - F.cosine_similarity(x_rows, target_rows, dim=-1)).mean()
-        if c.smooth_l1:
-            loss = loss + c.smooth_l1 * F.smooth_l1_loss(x, target)
-        if c.mse:
-            loss = loss + c.mse * F.mse_loss(x, target)
-        return loss
+        return patch_distance(resize_bilinear(self.projection(student), teacher.shape[1:3]), teacher, self.config)
+
+
+def patch_distance(x: Tensor, teacher: Tensor, config: PatchDistillationConfig) -> Tensor:
+    """Compute the weighted distance of patches [B, h, w, D] in float32 to the teacher's, which take no gradient."""
+    target, loss = teacher.detach().float(), x.new_zeros(())
+    if config.cosine:
+        x_rows, target_rows = (m.flatten(1 if config.cosine_over == "image" else -1) for m in (x, target))
+        loss = loss + config.cosine * (1 - F.cosine_similarity(x_rows, target_rows, dim=-1)).mean()
+    if config.smooth_l1:
+        loss = loss + config.smooth_l1 * F.smooth_l1_loss(x, target)
+    if config.mse:
+        loss = loss + config.mse * F.mse_loss(x, target)
+    return loss
 
 
 class PatchSimilarityLoss(nn.Module):

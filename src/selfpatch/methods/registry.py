@@ -10,9 +10,12 @@ from selfpatch.methods.image.moby import MoBY
 from selfpatch.methods.image.moco_v2 import MoCoV2
 from selfpatch.methods.image.moco_v3 import MoCoV3
 from selfpatch.methods.image.swav import SwAV
+from selfpatch.methods.patch.distill import Distill
+from selfpatch.methods.patch.gram import Gram
 from selfpatch.methods.patch.koleo import KoLeo
 from selfpatch.methods.patch.neco import NeCo
 from selfpatch.methods.patch.pairs import PaKA, SelfPatchPairs, SEREPairs
+from selfpatch.methods.patch.retain import Retain
 from selfpatch.methods.patch.selfpatch import SelfPatch
 from selfpatch.methods.patch.sere import SERE
 
@@ -35,6 +38,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "sere_pairs": SEREPairs,
     "neco": NeCo,
     "koleo": KoLeo,
+    "gram": Gram,
+    "distill": Distill,
+    "retain": Retain,
 }
 """Patch-level objectives, `--objective`."""
 

@@ -13,7 +13,6 @@ from selfpatch.core.distributed import is_main_process
 from selfpatch.core.text import shell
 from selfpatch.core.types import Views
 from selfpatch.data.workers import LoaderError
-from selfpatch.models.backbones.base import Backbone
 
 T = TypeVar("T")
 
@@ -37,8 +36,15 @@ class NonFiniteError(ValueError):
 class Checkpointer:
     """Saves and restores weights, centres and optimizer.
 
-    No generator's state is saved: every random draw of a step follows from the run's seed and the step's number. The
-    architecture of `backbone`, the student's, is saved too.
+    No generator's state is saved: every random draw of a step follows from the run's seed and the step's number.
+
+    Args:
+        config: times at which checkpoints are written.
+        run: the run directory.
+        student_teacher: the network.
+        shapes: entries that describe its backbones.
+        optimizer: the optimizer.
+        steps_per_epoch: number of steps of an epoch.
     """
 
     def __init__(
@@ -46,12 +52,12 @@ class Checkpointer:
         config: CheckpointConfig,
         run: RunDirectory,
         student_teacher: nn.Module,
-        backbone: Backbone,
+        shapes: Mapping[str, Any],
         optimizer: torch.optim.Optimizer,
         steps_per_epoch: int,
     ) -> None:
         self._config, self._run = config, run
-        self._student_teacher, self._backbone, self._optimizer = student_teacher, backbone, optimizer
+        self._student_teacher, self._shapes, self._optimizer = student_teacher, shapes, optimizer
         self._steps_per_epoch = steps_per_epoch
         self._saved_at = time.monotonic()
 
@@ -119,5 +125,5 @@ class Checkpointer:
             "step": done,
             "pretrainer": self._student_teacher.state_dict(),  # the names of the first version's files
             "optimizer": self._optimizer.state_dict(),
-            "shape": self._backbone.config.to_dict(),
+            **self._shapes,
         }

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from selfpatch.core.malloc import keep_freed_memory
 from selfpatch.core.types import Needs, Objective
 from selfpatch.data.augment.backends import choose_backend
 from selfpatch.data.augment.masks import batch_ratios, draw_mask
-from selfpatch.data.augment.multicrop import ViewRecipe, dino_views, grid_of, pair_views, view_groups
+from selfpatch.data.augment.multicrop import ViewRecipe, anchor_views, dino_views, grid_of, pair_views, view_groups
 from selfpatch.data.loader import CropLoader
 from selfpatch.data.sample_images import sample_index
 from selfpatch.data.sources.index import ImageIndex
@@ -28,6 +29,7 @@ from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.branch import Branch
 from selfpatch.models.param_groups import head_lr_scales, layer_lr_scales
 from selfpatch.training import optim
+from selfpatch.training.anchor import anchor_weights, make_anchor, named_anchor
 from selfpatch.training.architecture import BackboneRequest
 from selfpatch.training.components import all_heads, make_component, only_pool
 from selfpatch.training.dataset import TrainingData
@@ -70,7 +72,11 @@ def backbone_request(config: RunConfig) -> BackboneRequest:
 
 
 def make_student_teacher(
-    config: RunConfig, architecture: AnyBackboneConfig | None = None, *, statistics: ChannelStatistics | None = None
+    config: RunConfig,
+    architecture: AnyBackboneConfig | None = None,
+    *,
+    statistics: ChannelStatistics | None = None,
+    checkpoint: Mapping[str, Any] | None = None,
 ) -> tuple[StudentTeacher, LoadReport | None]:
     """Return the network of a run, initialised from its seed or from `config.init`, and how the latter matched.
 
@@ -78,10 +84,11 @@ def make_student_teacher(
         config: the configuration.
         architecture: backbone of a run that is resumed. If None, it follows from the configuration and `config.init`.
         statistics: normalisation of the images of a new run. If None, the model's own, which is ImageNet's.
+        checkpoint: checkpoint of a run that is resumed, which holds the anchor.
 
     Raises:
-        ValueError: a name or setting is unknown, the patch size does not divide a crop, the weights do not fit, or a
-            method masks patches and the backbone embeds none.
+        ValueError: a name or setting is unknown, the patch size does not divide a crop, the weights do not fit, a
+            method masks patches and the backbone embeds none, or an objective lacks an anchor.
     """
     is_new, request = architecture is None, backbone_request(config)
     classes: dict[str, type[Objective]] = {}
@@ -96,9 +103,13 @@ def make_student_teacher(
         if channels != architecture.in_channels or (statistics is not None and not of_weights):
             mean, std = statistics or ((0.0,) * channels, (1.0,) * channels)  # without statistics they stay in [0, 1]
             architecture = replace(architecture, in_channels=channels, mean=mean, std=std)
+    named = None
+    if teacher := anchor_weights(config.teacher, checkpoint):
+        named = named_anchor(teacher, config.channels)
     torch.manual_seed(config.seed)
     facts = {"dim": architecture.dim, "num_heads": architecture.num_heads}
     facts |= {"num_local": config.crops.num_local, "batch_size": config.batch_size}
+    facts |= {"anchor_dim": architecture.dim if named is None else named.backbone.dim}
     objectives = {
         name: make_component(cls, name, config.components.get(name, {}), facts) for name, cls in classes.items()
     }
@@ -119,7 +130,15 @@ def make_student_teacher(
     if config.backbone.frozen_blocks:
         backbone.freeze_first(config.backbone.frozen_blocks)
     student = Branch(backbone, pool, all_heads(objectives))
-    return StudentTeacher(student, objectives, _loss_weights(config, objectives)), report
+    anchored = {name: objective for name, objective in objectives.items() if objective.needs.anchor}
+    if named is not None and not anchored:
+        raise ValueError(
+            f"teacher is {config.teacher!r}, but {' and '.join(objectives)} compares the student with no frozen "
+            "encoder; leave it out, or name an objective that does, e.g. --objective distill"
+        )
+    trained = config.init is not None
+    anchor = make_anchor(config.anchor, named, student, anchored, trained=trained) if anchored else None
+    return StudentTeacher(student, objectives, _loss_weights(config, objectives), anchor), report
 
 
 def _loss_weights(config: RunConfig, objectives: Mapping[str, Objective]) -> dict[str, float]:
@@ -157,6 +176,12 @@ def pair_recipes(config: RunConfig, needs: Needs) -> tuple[ViewRecipe, ...]:
     return pair_views(config.pairs, config.crops) if needs.pairs else ()
 
 
+def anchor_recipes(config: RunConfig, student_teacher: StudentTeacher) -> tuple[ViewRecipe, ...]:
+    """Return the recipes of the anchor's crops, if there is an anchor and it does not see the global crops."""
+    anchor = student_teacher.anchor
+    return () if anchor is None else anchor_views(config.anchor, config.crops, anchor.branch.backbone.patch_size)
+
+
 def with_renderer(config: RunConfig, device: torch.device) -> RunConfig:
     """Resolve the renderer `auto`, so that a run that is resumed elsewhere keeps its renderer.
 
@@ -178,6 +203,7 @@ def make_loader(
         view_recipes(config, student_teacher.needs),
         config.loader,
         pair_recipes=pair_recipes(config, student_teacher.needs),
+        anchor_recipes=anchor_recipes(config, student_teacher),
         batch_size=config.batch_size,
         seed=config.seed,
         accumulate=config.accumulate,
@@ -237,6 +263,7 @@ def move_to_device(config: RunConfig, student_teacher: StudentTeacher, device: t
     if device.type == "cpu":
         keep_freed_memory()
     if config.compile:
-        for branch in (student_teacher.student, student_teacher.teacher):
+        anchor = student_teacher.anchor
+        for branch in (student_teacher.student, student_teacher.teacher, *([] if anchor is None else [anchor.branch])):
             branch.compile_blocks()
     return student_teacher

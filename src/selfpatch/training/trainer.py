@@ -19,12 +19,14 @@ from selfpatch.core.seeds import step_seed
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Views
 from selfpatch.data.loader import CropLoader
 from selfpatch.data.prefetch import prefetched
+from selfpatch.models.anchor import Anchor
 from selfpatch.models.branch import Branch
 from selfpatch.models.layers.deferred_state import deferred_states
 from selfpatch.models.layers.ema import ema_update
 from selfpatch.ops.collapse import effective_rank
 from selfpatch.ops.images import normalise
 from selfpatch.training import optim
+from selfpatch.training.anchor import shapes
 from selfpatch.training.checkpointing import Checkpointer
 from selfpatch.training.collapse import UNIFORM, CollapseDetector, UniformLossDetector, regression_warning
 from selfpatch.training.loggers.metrics import MetricsLogger, read_numbers
@@ -50,17 +52,26 @@ class StudentTeacher(nn.Module):
         student: backbone, and the pool and heads of the objectives.
         objectives: the image-level method, then the patch-level objectives, by name.
         loss_weights: weight of each loss by its name.
+        anchor: what some objectives compare the student with, instead of the teacher.
     """
 
-    def __init__(self, student: Branch, objectives: Mapping[str, Objective], loss_weights: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        student: Branch,
+        objectives: Mapping[str, Objective],
+        loss_weights: Mapping[str, float],
+        anchor: Anchor | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
         self.teacher = student.make_teacher()
+        self.anchor = anchor
         for objective in objectives.values():
             objective.start_teacher(dict(self.teacher.heads.items()))
         self.objectives = nn.ModuleDict(objectives)
         self.loss_weights = dict(loss_weights)
         self.needs = union_of_needs(objectives)
+        self.asks_teacher = not all(objective.needs.anchor for objective in objectives.values())
 
     def forward(self, views: Views, hp: Hyperparameters, with_meters: bool = False) -> dict[str, Tensor]:
         """Return the weighted sum of the losses as `loss`, each unweighted loss, and the meters if `with_meters`."""
@@ -68,14 +79,20 @@ class StudentTeacher(nn.Module):
         student_crops = [crops[name] for name in ("global_crops", "local_crops") if name in crops]
         teacher_crops = student_crops if self.needs.teacher_on_local_crops else student_crops[:1]
         with torch.no_grad():
-            teacher = self.teacher(teacher_crops, pair_crops=crops.get("clean_crops"))
+            teacher = self.teacher(teacher_crops if self.asks_teacher else [], pair_crops=crops.get("clean_crops"))
+        anchor = self.anchor(views) if self.anchor is not None and hp.step >= self.anchor.first_step else None
         masks = views.masks if self.needs.masks else None
         student = self.student(student_crops, masks, crops.get("contained_crops"))
         losses: dict[str, Tensor] = {}
         for objective in self.objectives.values():
-            losses |= objective(student, teacher, views, hp)
+            assert isinstance(objective, Objective)
+            if objective.needs.anchor and anchor is None:  # before its first refresh
+                losses |= dict.fromkeys(objective.loss_weights, 0 * student.tokens_per_resolution[0].patches.sum())
+            else:
+                losses |= objective(student, anchor if objective.needs.anchor else teacher, views, hp)
         total = torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
-        return {"loss": total, **losses, **(self._meters(teacher, hp) if with_meters else {})}
+        meters = self._meters(teacher if self.asks_teacher else student, hp) if with_meters else {}
+        return {"loss": total, **losses, **meters}
 
     def _needed_crops(self, views: Views) -> dict[str, Tensor]:
         """Return the crops [V, B, C, S, S'] that are needed and there, normalised, by their names in `Views`."""
@@ -90,15 +107,16 @@ class StudentTeacher(nn.Module):
         return {name: normalise(crops, backbone.mean, backbone.std) for name, crops in there.items()}
 
     @torch.no_grad()
-    def _meters(self, teacher: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:
-        tokens = (*teacher.tokens_per_resolution, teacher.pair_tokens)[0]
+    def _meters(self, seen: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:
+        """Return the meters of the teacher's output for a batch, or of the student's if nothing asks the teacher."""
+        tokens = (*seen.tokens_per_resolution, seen.pair_tokens)[0]
         assert tokens is not None
         meters = {"patch_rank": effective_rank(tokens.raw_patches.flatten(0, 2))}
-        if len(teacher.image):
-            meters["effective_rank"] = effective_rank(teacher.image.flatten(0, 1))
+        if len(seen.image):
+            meters["effective_rank"] = effective_rank(seen.image.flatten(0, 1))
         for objective in self.objectives.values():
             assert isinstance(objective, Objective)
-            meters |= objective.meters(teacher, hp)
+            meters |= objective.meters(seen, hp)
         return meters
 
     def uniform_losses(self, micro_batches: Sequence[Views]) -> dict[str, Tensor]:
@@ -213,6 +231,8 @@ def training_step(
         student_teacher.finish_step(hp.teacher_momentum)
     else:
         student_teacher.discard_step()
+    if student_teacher.anchor is not None:
+        student_teacher.anchor.refresh_if_due(student_teacher.teacher, hp.step + 1)
     return StepOutcome(values | {"grad_norm": norm}, finite, stop)
 
 
@@ -243,7 +263,8 @@ def train(
         NonFiniteError: the loss or gradient was not finite `checkpoint.max_nonfinite` steps in a row.
     """
     backbone, per_epoch = student_teacher.student.backbone, schedule.steps_per_epoch
-    checkpointer = Checkpointer(checkpoint, run, student_teacher, backbone, optimizer, per_epoch)
+    described = shapes(backbone, student_teacher.anchor)
+    checkpointer = Checkpointer(checkpoint, run, student_teacher, described, optimizer, per_epoch)
     first, log = checkpointer.restore(), MetricsLogger(run.path)
     if distributed.is_main_process():
         log.rewind(first + 1 if first else 0)  # a record of step s is made after s steps

@@ -60,8 +60,9 @@ class DecodingCollator:
         num_global: int,
         max_pixels: int,
         pair_recipes: Sequence[ViewRecipe] = (),
+        anchor_recipes: Sequence[ViewRecipe] = (),
     ) -> None:
-        self._groups = view_groups(recipes, num_global, pair_recipes)
+        self._groups = view_groups(recipes, num_global, pair_recipes, anchor_recipes)
         self._max_pixels = max_pixels
 
     def max_bytes(self, channels: int) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
 from selfpatch.config.schema import Size, height_and_width, size_text
-from selfpatch.config.sections import CropConfig, GlobalCropConfig, PairConfig, Resampling
+from selfpatch.config.sections import AnchorConfig, CropConfig, GlobalCropConfig, PairConfig, Resampling
 
 ADJUSTMENTS = ("brightness", "contrast", "saturation", "hue")
 BOX_TRIES = 10
@@ -36,6 +36,7 @@ class ViewRecipe:
     resampling: Resampling = "bicubic"  # filter that resizes the crop
     colour: GlobalCropConfig = NO_COLOUR  # colour jitter, grey and the radius of blur; its other fields are not used
     inside: int | None = None  # number of an earlier view of the same image, whose box is cropped instead of the image
+    box_like: Size | None = None  # size of the view whose box this view shows too, if it is another
 
     def __post_init__(self) -> None:
         if min(self.sides) < 1:
@@ -53,7 +54,7 @@ class ViewRecipe:
     @property
     def aspects(self) -> tuple[float, float]:
         """Range of width / height of the box, which lies around the view's own: neither axis is squeezed by more."""
-        height, width = self.sides
+        height, width = height_and_width(self.size if self.box_like is None else self.box_like)
         return self.ratio[0] * (width / height), self.ratio[1] * (width / height)
 
 
@@ -128,8 +129,29 @@ def pair_views(pairs: PairConfig, crops: CropConfig) -> tuple[ViewRecipe, ...]:
     )
 
 
+def anchor_views(anchor: AnchorConfig, crops: CropConfig, patch_size: int) -> tuple[ViewRecipe, ...]:
+    """Return the recipes of the global crops as an anchor of this patch size sees them, or () if it sees the same.
+
+    View i is drawn from the stream of global crop i, so that both have one box. The sides are multiples of the patch
+    size; the blur of colours that stay the same is as wide in the image.
+    """
+    sides = height_and_width(crops.global_size)
+    height, width = (max(1, round(anchor.size * side / patch_size)) * patch_size for side in sides)
+    size = height, width
+    views = [replace(view, size=size, box_like=crops.global_size) for view in dino_views(crops)[:2]]
+    if anchor.colours == "clean":
+        return tuple(replace(view, blur=0.0, solarize=0.0, colour=NO_COLOUR) for view in views)
+    if size == sides:
+        return ()
+    low, high = (radius * height / sides[0] for radius in crops.blur_radius)
+    return tuple(replace(view, colour=replace(crops, blur_radius=(low, high))) for view in views)
+
+
 def view_groups(
-    recipes: Sequence[ViewRecipe], num_global: int = 2, pair_recipes: Sequence[ViewRecipe] = ()
+    recipes: Sequence[ViewRecipe],
+    num_global: int = 2,
+    pair_recipes: Sequence[ViewRecipe] = (),
+    anchor_recipes: Sequence[ViewRecipe] = (),
 ) -> dict[str, list[ViewRecipe]]:
     """Return the recipes of the views of one size each, by the name of their crops in `Views`, if there are any.
 
@@ -137,6 +159,7 @@ def view_groups(
         recipes: recipes of multi-crop, global views first; empty if there are pairs alone.
         num_global: number of global views among them.
         pair_recipes: recipes of clean crops, then of those inside them.
+        anchor_recipes: recipes of the anchor's crops.
 
     Raises:
         ValueError: there is no view, or the views of a group differ in size.
@@ -148,6 +171,7 @@ def view_groups(
         "local_crops": [*recipes[num_global:]],
         "clean_crops": [recipe for recipe in pair_recipes if recipe.inside is None],
         "contained_crops": [recipe for recipe in pair_recipes if recipe.inside is not None],
+        "anchor_crops": [*anchor_recipes],
     }
     for name, group in groups.items():
         if len({recipe.sides for recipe in group}) > 1:
