@@ -206,7 +206,7 @@ WITH_DRY_RUN = {"pretrain", "evaluate all", *(f"evaluate {name}" for name in EVA
 NETWORK = "weights side num-heads position-embedding allow-partial device"
 OPTIONS = {
     "pretrain": """
-        data out channels recipe method objective model patch-size init allow-partial epochs minutes batch-size
+        data out channels recipe method objective model patch-size init teacher allow-partial epochs minutes batch-size
         accumulate seed device precision compile loss-weights
         backbone.embed-dim backbone.depth backbone.depths backbone.num-heads backbone.rope backbone.registers
         backbone.drop-path backbone.position-embedding backbone.positions backbone.rope-rescale backbone.initialisation
@@ -218,6 +218,7 @@ OPTIONS = {
         masks.kind masks.ratio masks.share-unmasked masks.schedule masks.smallest-block
         pairs.num-clean pairs.clean-size pairs.clean-scale
         pairs.num-contained pairs.contained-size pairs.contained-scale
+        anchor.size anchor.colours anchor.refresh-every anchor.max-refreshes
         optimizer.name optimizer.momentum optimizer.base-lr optimizer.min-lr optimizer.warmup-epochs
         optimizer.warmup-start-lr optimizer.warmup-includes-peak optimizer.cosine-over optimizer.lr-delay
         optimizer.update-interval optimizer.weight-decay optimizer.weight-decay-end
