@@ -97,3 +97,16 @@ class TwoGridSides:
         crops = torch.zeros(self.num_global, len(samples), 3, 1, 1)
         boxes = torch.zeros(self.num_global + self.num_local, len(samples), 5)
         return Views(crops, torch.zeros(self.num_local, len(samples), 3, 1, 1), boxes, samples)
+
+
+def grid_outputs(side: int, dim: int, batch: int = 2, seed: int = 0) -> EncoderOutput:
+    """Return the output of one side for two global crops of `side` x `side` patches, with random tokens."""
+    generator = torch.manual_seed(seed)
+    patches = torch.randn(2 * batch, side, side, dim, generator=generator)
+    image = torch.randn(2, batch, dim, generator=generator)
+    return EncoderOutput(image, (Tokens(None, patches, patches),), {}, None)
+
+
+def views_of(batch: int) -> Views:
+    """Return two global crops of a batch whose pixels nothing reads."""
+    return Views(torch.zeros(2, batch, 3, 1, 1), None, torch.zeros(2, batch, 5), torch.arange(batch))

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
 from selfpatch.config.run import RunConfig
 from selfpatch.config.schema import plain
 from selfpatch.core.types import Hyperparameters, Views
+from selfpatch.models.backbones.config import ViTConfig
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.param_groups import param_groups
 from selfpatch.training.factory import make_student_teacher
 from selfpatch.training.trainer import StudentTeacher
+from tests.helpers.released_forms import random_backbone
 
 RUN: dict[str, Any] = {
     "method": "dino",
@@ -47,6 +56,12 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "paka": {"hidden_dim": 16, "bottleneck_dim": 8, "overlap_size": 3},
     "selfpatch_pairs": {"overlap_size": 3, "k": 2},
     "sere_pairs": {"overlap_size": 3},
+    "gram": {},
+    "retain": {},
+    "distill": {
+        "losses": ["patch_features", "image_features", "patch_similarities", "image_similarities"],
+        "queue_size": 8,
+    },
     "neco": {
         "hidden_dim": 16,
         "bottleneck_dim": 8,
@@ -59,6 +74,16 @@ COMPONENTS: dict[str, dict[str, Any]] = {
 }
 
 
+@cache
+def tiny_encoder_file() -> str:
+    """Return the file of a tiny ViT for teacher: 16 channels as all tiny students but other patches, of 8 pixels."""
+    folder = tempfile.mkdtemp(prefix="selfpatch-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    config = ViTConfig(embed_dim=16, depth=1, num_heads=2, patch_size=8, grid=2)
+    encoder = BranchEncoder(random_backbone(config, seed=5), None)
+    return str(write_safetensors(Path(folder) / "encoder.safetensors", *export_state(encoder)))
+
+
 def tiny_config(**settings: Any) -> RunConfig:
     """`settings` laid over the smallest ones of the method, the objectives and the model that they name."""
     model = settings.get("model", RUN["model"])
@@ -66,6 +91,8 @@ def tiny_config(**settings: Any) -> RunConfig:
     larger = {"crops": {"global_size": 32, "local_size": 24}, "pairs": {"clean_size": 32, "contained_size": 24}}
     crops = {} if model == "vit_tiny" else larger
     named = {name: settings[name] for name in ("method", "objective", "model") if name in settings}
+    if {"gram", "retain", "distill"} & {*settings.get("objective", "").split("+")} and "init" not in settings:
+        settings = {"teacher": tiny_encoder_file(), **settings}
     config = RunConfig().override(base).override(crops).override(named).override(MODELS.get(model, {}))
     return config.override({name: COMPONENTS[name] for name in config.used if name in COMPONENTS}).override(settings)
 

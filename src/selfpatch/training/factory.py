@@ -77,6 +77,7 @@ def make_student_teacher(
     *,
     statistics: ChannelStatistics | None = None,
     checkpoint: Mapping[str, Any] | None = None,
+    with_anchor: bool = True,
 ) -> tuple[StudentTeacher, LoadReport | None]:
     """Return the network of a run, initialised from its seed or from `config.init`, and how the latter matched.
 
@@ -85,6 +86,7 @@ def make_student_teacher(
         architecture: backbone of a run that is resumed. If None, it follows from the configuration and `config.init`.
         statistics: normalisation of the images of a new run. If None, the model's own, which is ImageNet's.
         checkpoint: checkpoint of a run that is resumed, which holds the anchor.
+        with_anchor: if False, leave the anchor out, for a network that takes no step.
 
     Raises:
         ValueError: a name or setting is unknown, the patch size does not divide a crop, the weights do not fit, a
@@ -104,7 +106,7 @@ def make_student_teacher(
             mean, std = statistics or ((0.0,) * channels, (1.0,) * channels)  # without statistics they stay in [0, 1]
             architecture = replace(architecture, in_channels=channels, mean=mean, std=std)
     named = None
-    if teacher := anchor_weights(config.teacher, checkpoint):
+    if with_anchor and (teacher := anchor_weights(config.teacher, checkpoint)):
         named = named_anchor(teacher, config.channels)
     torch.manual_seed(config.seed)
     facts = {"dim": architecture.dim, "num_heads": architecture.num_heads}
@@ -137,7 +139,9 @@ def make_student_teacher(
             "encoder; leave it out, or name an objective that does, e.g. --objective distill"
         )
     trained = config.init is not None
-    anchor = make_anchor(config.anchor, named, student, anchored, trained=trained) if anchored else None
+    anchor = None
+    if anchored and with_anchor:
+        anchor = make_anchor(config.anchor, named, student, anchored, trained=trained)
     return StudentTeacher(student, objectives, _loss_weights(config, objectives), anchor), report
 
 
