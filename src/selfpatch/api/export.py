@@ -6,12 +6,13 @@ from typing import Any
 from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.checkpoints.export.export import export as export_encoder
 from selfpatch.checkpoints.load import load_encoder
+from selfpatch.config.schema import Size
 from selfpatch.core.console import console
 from selfpatch.models.encoder import BranchEncoder
 
 
 def export(
-    weights: str | Path | BranchEncoder, to: str, out: str | Path, *, size: int | None = None, **load_options: Any
+    weights: str | Path | BranchEncoder, to: str, out: str | Path, *, size: Size | None = None, **load_options: Any
 ) -> list[Path]:
     """Write a network for timm, transformers or onnxruntime, or as one safetensors file, and check it by loading it.
 
@@ -19,7 +20,7 @@ def export(
         weights: an encoder, or weights as `selfpatch.load` takes them, without baselines and `untrained:`.
         to: timm, safetensors, hf or onnx.
         out: folder for the files, new or empty. Its README.txt explains how to load them.
-        size: side of the images in pixels (onnx only), which then takes no others.
+        size: side of the images in pixels, or (height, width) (onnx only); the graph then takes no others.
         load_options: fields of `checkpoints.config.LoadConfig`, e.g. `side="student"`.
 
     Raises:

@@ -2,10 +2,8 @@
 
 from typing import Literal
 
-from pydantic import PositiveInt
-
 from selfpatch.cli.parsing import WeightsOptions, read_options
-from selfpatch.config.schema import Name, plain, settings
+from selfpatch.config.schema import Name, Size, plain, settings
 from selfpatch.core.text import visible
 
 
@@ -17,8 +15,9 @@ class ExportOptions(WeightsOptions):
     """Format."""
     out: Name
     """Folder for the files, new or empty."""
-    size: PositiveInt | None = None
-    """Side of the images in pixels (onnx only); defaults to any size, or to the one that a Swin's windows fit."""
+    size: Size | None = None
+    """Side of the images in pixels, or height and width (onnx only); defaults to any size, or to the one that a
+    Swin's windows fit."""
 
 
 def run(arguments: list[str]) -> int:

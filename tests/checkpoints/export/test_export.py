@@ -16,6 +16,7 @@ from safetensors import safe_open
 from selfpatch.checkpoints.export.export import FORMATS, export
 from selfpatch.checkpoints.export.timm import read_features as read_timm
 from selfpatch.checkpoints.load import load_encoder
+from selfpatch.config.schema import Size, height_and_width
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder
@@ -210,13 +211,14 @@ def require_onnx() -> None:
     [
         (POOLED, True, None, (16, 28)),
         (VIT, False, 24, None),
+        (VIT, False, (16, 28), None),
         (replace(VIT, rope=True, num_registers=2), False, None, (16, 28)),
         (SWIN, False, None, None),
         (RESNET, False, None, (96, 64)),
     ],
 )
 def test_onnxruntime_gives_the_same_features_of_any_batch(
-    config: AnyBackboneConfig, pool: bool, size: int | None, other_size: tuple[int, int] | None, tmp_path: Path
+    config: AnyBackboneConfig, pool: bool, size: Size | None, other_size: tuple[int, int] | None, tmp_path: Path
 ) -> None:
     require_onnx()
     import onnxruntime
@@ -224,8 +226,8 @@ def test_onnxruntime_gives_the_same_features_of_any_batch(
     encoder = encoder_of(config, pool=pool)
     export(encoder, "onnx", tmp_path / "out", size=size)
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
-    side = size or side_of(config)
-    for height, width in {(side, side), other_size or (side, side)}:
+    sides = height_and_width(size or side_of(config))
+    for height, width in {sides, other_size or sides}:
         for batch in (1, 3):
             images = images_for(config, height, width)[:1].repeat(batch, 1, 1, 1)
             image, patches = (torch.from_numpy(x) for x in session.run(None, {"images": images.numpy()}))
@@ -235,7 +237,7 @@ def test_onnxruntime_gives_the_same_features_of_any_batch(
     assert json.loads(metadata["mean"]) == list(config.mean)
     assert json.loads(metadata["std"]) == list(config.std)
     assert metadata["patch_size"] == str(config.patch_size)
-    assert metadata.get("size") == (None if other_size else str(side))
+    assert metadata.get("size") == (None if other_size else json.dumps(size or side_of(config)))
 
 
 def test_nothing_appears_where_the_other_library_gives_other_features(

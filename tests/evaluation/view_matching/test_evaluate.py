@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from selfpatch.api.evaluate import compare, evaluate
 from selfpatch.cli.main import main
@@ -34,6 +35,20 @@ def test_pinned_numbers(pictures: Path, encoder: MeanColour, share: float) -> No
         assert view_matching(encoder, pairs, batch=batch) == pytest.approx(share)
         result = evaluate("match", encoder, pictures, encode_batch=batch, **SETTINGS)
         assert result.metrics["matched"] == pytest.approx(share)
+
+
+def test_wide_views_are_measured_as_in_a_training_on_wide_crops(pictures: Path, tmp_path: Path) -> None:
+    recipes = dino_views(CropConfig(global_size=(16, 40)))
+    _, pairs = load_pairs(ImageIndex.open(pictures), np.arange(6), (recipes[0], recipes[1]), seed=5)
+    result = evaluate(
+        "match", RawPatch(4), pictures, out=tmp_path / "out", **SETTINGS | {"resolution": [16, 40]}, max_pictures=1
+    )
+    assert result.metrics["matched"] == pytest.approx(view_matching(RawPatch(4), pairs))
+    assert result.settings["resolution"] == [16, 40]
+    with Image.open(tmp_path / "out" / result.pictures[0]) as picture:
+        assert picture.width / picture.height == pytest.approx(2 * 40 / 16, rel=0.01)
+    with pytest.raises(ValueError, match=r"resolution is 16 x 42, .* use e\.g\. 16 x 40"):
+        evaluate("match", RawPatch(4), pictures, resolution=(16, 42))
 
 
 def test_identical_views_are_found(pictures: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from selfpatch.checkpoints.export import huggingface, onnx, safetensors, timm
 from selfpatch.checkpoints.export.formats import ExportSummary, Features
+from selfpatch.config.schema import Size, size_text
 from selfpatch.core.atomic_io import clear_error, write_atomically
 from selfpatch.core.text import visible
 from selfpatch.models.encoder import BranchEncoder, image_token
@@ -34,7 +35,7 @@ TOLERANCE = 1e-4
 """Largest difference of a feature, relative to the largest feature, that passes as rounding."""
 
 
-def export(encoder: BranchEncoder, to: str, out: str | Path, *, size: int | None = None) -> list[Path]:
+def export(encoder: BranchEncoder, to: str, out: str | Path, *, size: Size | None = None) -> list[Path]:
     """Write a network as a folder for another library, load it there and compare the features of random images.
 
     Patch features are those after the trunk's final norm, if it has one. The folder appears once it has passed.
@@ -43,7 +44,8 @@ def export(encoder: BranchEncoder, to: str, out: str | Path, *, size: int | None
         encoder: the network.
         to: one of `FORMATS`.
         out: a folder that is new or empty.
-        size: fixed side of the graph's input images in pixels (onnx only); if None, any size that the family can take.
+        size: fixed side of the graph's input images in pixels, or (height, width) (onnx only); if None,
+            any size that the family can take.
 
     Returns:
         The files; the last one, README.txt, explains how to load the others.
@@ -64,11 +66,11 @@ def export(encoder: BranchEncoder, to: str, out: str | Path, *, size: int | None
     return sorted(Path(out).iterdir(), key=lambda path: (path.name == "README.txt", path.name))
 
 
-def _check_request(to: str, out: Path, size: int | None) -> None:
+def _check_request(to: str, out: Path, size: Size | None) -> None:
     if to not in FORMATS:
         raise ValueError(f"there is no export to {to!r}; use one of {', '.join(FORMATS)}")
     if size is not None and to != "onnx":
-        raise ValueError(f"size is {size}, but an export to {to} takes images of many sizes; leave it out")
+        raise ValueError(f"size is {size_text(size)}, but an export to {to} takes images of many sizes; leave it out")
     missing = [name for name in FORMATS[to].LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"an export to {to} needs {', '.join(missing)}; install with: pip install 'selfpatch[export]'")

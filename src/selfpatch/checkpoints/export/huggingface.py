@@ -12,6 +12,7 @@ from torch import Tensor
 from selfpatch.checkpoints import huggingface_keys as keys
 from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
 from selfpatch.checkpoints.export.safetensors import metadata_of, write_safetensors
+from selfpatch.config.schema import Size
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.backbones.dinov3_keys import check_periods
@@ -33,7 +34,7 @@ MODELS = {
 """Type and names of the keys of each model."""
 
 
-def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSummary:
+def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSummary:
     """Write weights, config.json and preprocessor_config.json; `size` is not used.
 
     Raises:

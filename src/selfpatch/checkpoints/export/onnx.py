@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
+from selfpatch.config.schema import Size, height_and_width
 from selfpatch.models.backbones.config import SwinConfig
 from selfpatch.models.encoder import BranchEncoder, image_token
 
@@ -20,28 +21,28 @@ USAGE = f"""session = onnxruntime.InferenceSession("{{folder}}/{FILE}")
 image, patches = session.run(None, {{{{"images": images}}}})"""
 
 
-def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSummary:
+def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSummary:
     """Write the graph.
 
     Raises:
         ValueError: the patch size does not divide `size`.
     """
     config, p = encoder.backbone.config, encoder.patch_size
-    side = native_size(config) if size is None else size
-    encoder.backbone.check_size(side, side)
+    height, width = height_and_width(native_size(config) if size is None else size)
+    encoder.backbone.check_size(height, width)
     metadata = {"mean": json.dumps(config.mean), "std": json.dumps(config.std), "patch_size": str(p)}
     free: dict[int, object] = {0: torch.export.Dim("batch")}  # dimensions of the images
     if size is not None or isinstance(config, SwinConfig):
-        metadata["size"] = str(side)
-        sizes: tuple[tuple[int, int], ...] = ((side, side),)
-        note = f"Images have to be of {side} x {side} pixels, in batches of any size."
+        metadata["size"] = json.dumps(height if height == width else [height, width])
+        sizes: tuple[tuple[int, int], ...] = ((height, width),)
+        note = f"Images have to be of {height} x {width} pixels, in batches of any size."
     else:
         free |= {2: p * torch.export.Dim("h"), 3: p * torch.export.Dim("w")}
-        sizes = ((side, side), (side + p, side + 2 * p))
+        sizes = ((height, width), (height + p, width + 2 * p))
         note = f"Sides of images have to be multiples of {p}."
     program = torch.onnx.export(
         _Graph(encoder).eval(),
-        (torch.zeros(2, config.in_channels, side, side),),
+        (torch.zeros(2, config.in_channels, height, width),),
         input_names=["images"],
         output_names=["image", "patches"],
         dynamic_shapes={"images": free},

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
 from selfpatch.checkpoints.load import load_encoder
+from selfpatch.config.schema import Size
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.encoder import BranchEncoder
@@ -19,7 +20,7 @@ FILE = "backbone.safetensors"
 USAGE = f'encoder = selfpatch.load("{{folder}}/{FILE}")'
 
 
-def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSummary:
+def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSummary:
     """Write the file that run directories have in exported/; `size` is not used."""
     write_safetensors(folder / FILE, *export_state(encoder))
     side = native_size(encoder.backbone.config)

@@ -15,6 +15,7 @@ from torch import Tensor
 from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
 from selfpatch.checkpoints.export.safetensors import metadata_of, write_safetensors
 from selfpatch.checkpoints.key_mapping import move_patch_merging
+from selfpatch.config.schema import Size
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones import dinov3_keys
 from selfpatch.models.backbones.config import AnyBackboneConfig, SwinConfig, ViTConfig
@@ -28,7 +29,7 @@ _VIT_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
 """Names of timm's ViTs by width; any of them becomes any other by its arguments."""
 
 
-def write(encoder: BranchEncoder, folder: Path, size: int | None) -> ExportSummary:
+def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSummary:
     """Write weights and config.json; `size` is not used.
 
     Raises:

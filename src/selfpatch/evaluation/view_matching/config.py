@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from selfpatch.config.schema import SPEED_ONLY, Fraction, settings
+from selfpatch.config.schema import SPEED_ONLY, Fraction, Size, settings
 from selfpatch.config.sections import GlobalCropConfig
 from selfpatch.evaluation.config import FrozenConfig
 
@@ -20,8 +20,8 @@ class ViewMatchingConfig(FrozenConfig, GlobalCropConfig):
         "Images as pre-training takes them: a folder, a text file with one path a line, or shards."
     )
 
-    resolution: PositiveInt = 224
-    """Side of the views, in pixels; a multiple of the patch size."""
+    resolution: Size = 224
+    """Side of the views in pixels, or height and width; multiples of the patch size."""
     blur: tuple[Fraction, Fraction] = (1.0, 0.1)
     """Probabilities of blur in the first and in the second view."""
     solarize: tuple[Fraction, Fraction] = (0.0, 0.2)

@@ -22,7 +22,7 @@ Recipes = tuple[ViewRecipe, ViewRecipe]
 class ViewPairs(NamedTuple):
     """Two views of each of n images."""
 
-    views_a: Tensor  # [n, C, S, S], uint8 or float32
+    views_a: Tensor  # [n, C, S, S'], uint8 or float32
     views_b: Tensor
     boxes_a: Tensor  # float32 [n, 5] (left, top, width, height, flipped) in pixels of the image
     boxes_b: Tensor

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from selfpatch.config.schema import Size, height_and_width, size_text
 from selfpatch.core.distributed import gather
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import NoneReadable, evenly_spread
@@ -67,7 +68,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: ViewMatchingConfig, out
     chosen = evenly_spread(np.arange(len(index)), config.limit or len(index))
     channels, encoder = len(encoder.mean), in_precision(encoder, config.precision)
     settings = config.recorded() | {"data": str(data), "patch_size": encoder.patch_size}
-    shape = (config.encode_batch, channels, config.resolution, config.resolution)
+    shape = (config.encode_batch, channels, *height_and_width(config.resolution))
     note = "Matching is not in the estimate."
     output.announce(
         Workload(settings, {"images": len(chosen)}, encoder.patches, shape, encoded=2 * len(chosen), notes=(note,))
@@ -113,8 +114,12 @@ def _result(
     return Result("match", metrics, [row], settings, pictures=pictures, per_image=per_image, notes=notes)
 
 
-def _check_resolution(resolution: int, patch_size: int) -> None:
-    """Raise ValueError before an image is read if the patch size does not divide the side of the views."""
-    if resolution % patch_size:
-        nearest = max(patch_size, round(resolution / patch_size) * patch_size)
-        raise ValueError(f"resolution is {resolution}, no multiple of the patch size {patch_size}; use e.g. {nearest}")
+def _check_resolution(resolution: Size, patch_size: int) -> None:
+    """Raise ValueError before an image is read if the patch size does not divide the sides of the views."""
+    sides = height_and_width(resolution)
+    if any(side % patch_size for side in sides):
+        height, width = (max(patch_size, round(side / patch_size) * patch_size) for side in sides)
+        raise ValueError(
+            f"resolution is {size_text(resolution)}, no multiple of the patch size {patch_size}; use e.g. "
+            f"{size_text((height, width))}"
+        )

@@ -3,6 +3,8 @@
 Patches that are not tinted have no true position in the second view and do not count.
 """
 
+import math
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -12,7 +14,7 @@ from selfpatch.evaluation.view_matching.metrics import PatchMatches
 from selfpatch.visualization.layout import to_image
 
 SIDE, NUM_LINES = 448, 12
-"""Side of each view in pixels, and largest number of lines."""
+"""Side of a square view in pixels (others have as many pixels), and largest number of lines."""
 OPACITY = 0.35
 """Opacity of the tint of a patch."""
 
@@ -23,21 +25,23 @@ def draw_matches(pairs: ViewPairs, matches: PatchMatches, number: int, patch_siz
     Lines lead from some of the patches that count to their matches; a white ring marks the true position.
     """
     views = [to_image(views[number]) for views in (pairs.views_a, pairs.views_b)]
-    grid = views[0].width // patch_size
+    rows, columns = views[0].height // patch_size, views[0].width // patch_size
+    stretch = math.sqrt(columns / rows)
+    size = max(1, round(SIDE * stretch)), max(1, round(SIDE / stretch))
     correct, inside, _, match, targets = (values[number].numpy() for values in matches)
-    tinted, plain = (view.resize((SIDE, SIDE), Image.Resampling.BICUBIC) for view in views)
-    colours = np.where(correct[:, None], CORRECT, WRONG).reshape(grid, grid, 3).astype(np.uint8)
-    opacity = (255 * OPACITY * inside).reshape(grid, grid).astype(np.uint8)
-    colour_map, mask = (Image.fromarray(values).resize((SIDE, SIDE), 0) for values in (colours, opacity))
+    tinted, plain = (view.resize(size, Image.Resampling.BICUBIC) for view in views)
+    colours = np.where(correct[:, None], CORRECT, WRONG).reshape(rows, columns, 3).astype(np.uint8)
+    opacity = (255 * OPACITY * inside).reshape(rows, columns).astype(np.uint8)
+    colour_map, mask = (Image.fromarray(values).resize(size, 0) for values in (colours, opacity))
     tinted.paste(colour_map, mask=mask)
     sheet = side_by_side([tinted, plain])
-    draw, offset = ImageDraw.Draw(sheet), np.array([SIDE, 0])
+    draw, offset = ImageDraw.Draw(sheet), np.array([size[0], 0])
     for patch in np.random.default_rng(0).permutation(np.flatnonzero(inside))[:NUM_LINES]:
-        end, truth = _centre(match[patch], grid) + offset, targets[patch] * SIDE + offset
-        draw_match(draw, _centre(patch, grid), end, truth, correct=bool(correct[patch]))
+        end, truth = _centre(match[patch], columns, size[0]) + offset, targets[patch] * size + offset
+        draw_match(draw, _centre(patch, columns, size[0]), end, truth, correct=bool(correct[patch]))
     return sheet
 
 
-def _centre(patch: int, grid: int) -> np.ndarray:
+def _centre(patch: int, columns: int, width: int) -> np.ndarray:
     """Return the centre (x, y) of a patch on the picture of its view."""
-    return (np.array([patch % grid, patch // grid]) + 0.5) * SIDE / grid
+    return (np.array([patch % columns, patch // columns]) + 0.5) * width / columns
