@@ -36,6 +36,18 @@ def test_crops_equal_torchvisions(index: ImageIndex, size: int, resize: int | No
     assert images.dtype == torch.uint8
 
 
+@pytest.mark.parametrize("size", [(24, 48), (48, 24), (30, 31)])
+def test_wide_and_high_crops_are_the_largest_in_the_middle(index: ImageIndex, size: tuple[int, int]) -> None:
+    images, _ = load_images(index, [0, 1, 2, 3], size)
+    assert images.shape == (4, 3, *size)
+    for i, image in enumerate(images):
+        picture = Image.open(index.path(i))
+        scale = max(size[0] / picture.height, size[1] / picture.width)
+        resized = picture.resize((int(scale * picture.width + 1e-6), int(scale * picture.height + 1e-6)))
+        expected = transforms.functional.center_crop(transforms.functional.pil_to_tensor(resized), [*size])
+        torch.testing.assert_close(image, expected)
+
+
 def test_unreadable_images_are_left_out(index: ImageIndex) -> None:
     images, kept = load_images(index, np.array([0, 4, 1]), 16)
     assert images.shape == (2, 3, 16, 16)

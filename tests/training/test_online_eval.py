@@ -10,10 +10,12 @@ import torch
 
 from selfpatch.api.evaluate import evaluate
 from selfpatch.api.pretrain import pretrain
+from selfpatch.config.schema import Size
+from selfpatch.data.augment.multicrop import ViewRecipe
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.training.dataset import TrainingData
 from selfpatch.training.factory import make_online_evaluator
-from selfpatch.training.online_eval import OnlineEvaluator, teacher_encoder
+from selfpatch.training.online_eval import OnlineEvaluator, sheet_size, teacher_encoder
 from tests.helpers.command_line import write_photos
 from tests.helpers.tiny import tiny_config, tiny_student_teacher
 
@@ -72,6 +74,13 @@ def test_view_matching_is_that_of_the_evaluation(tmp_path: Path) -> None:
     for name, network in networks.items():
         result = evaluate("match", network, photos, resolution=16)
         assert metrics[name] == pytest.approx(result.metrics["matched"])
+
+
+@pytest.mark.parametrize(
+    ("crop", "sheet"), [(16, (28 * 4, 28 * 4)), ((16, 32), (20 * 4, 40 * 4)), ((64, 16), (56 * 4, 14 * 4))]
+)
+def test_images_of_a_sheet_have_the_shape_of_global_crops(crop: Size, sheet: tuple[int, int]) -> None:
+    assert sheet_size(ViewRecipe(crop, (0.5, 1.0)), 4) == sheet
 
 
 def test_no_held_out_images_are_no_warning(tmp_path: Path) -> None:

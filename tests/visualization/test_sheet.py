@@ -30,6 +30,15 @@ def test_picture_sheet_has_a_tile_for_each_image(crops: Tensor, tmp_path: Path) 
         assert compared.height > height + TILE
 
 
+def test_wide_images_keep_their_shape(crops: Tensor, tmp_path: Path) -> None:
+    size = crops.shape[-1]
+    path = picture_sheet({"colours": ColourEncoder()}, crops[..., : size // 4, :], tmp_path / "wide.png", title="wide")
+    with Image.open(path) as sheet:
+        assert sheet.width == 2 * MARGIN + 3 * 2 * TILE + 2 * GAP
+        bottom = np.asarray(sheet.convert("RGB"))[-MARGIN - TILE // 2 : -MARGIN, MARGIN : MARGIN + 2 * TILE]
+    assert len(np.unique(bottom.reshape(-1, 3), axis=0)) <= 4  # a row of 4 patches, each of one colour
+
+
 def test_each_network_of_a_sheet_has_a_row_of_its_own_colours(crops: Tensor, tmp_path: Path) -> None:
     """Networks of different patch sizes stand one below the other, each as it is alone."""
     fine, coarse = ColourEncoder(), ColourEncoder()
