@@ -80,7 +80,9 @@ def tiny_encoder_file() -> str:
     folder = tempfile.mkdtemp(prefix="selfpatch-tests-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     config = ViTConfig(embed_dim=16, depth=1, num_heads=2, patch_size=8, grid=2)
-    encoder = BranchEncoder(random_backbone(config, seed=5), None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)  # other processes make the same
+        encoder = BranchEncoder(random_backbone(config, seed=5), None)
     return str(write_safetensors(Path(folder) / "encoder.safetensors", *export_state(encoder)))
 
 

@@ -20,7 +20,7 @@ def test_each_loss_is_that_of_its_tokens(whiten: bool) -> None:
     student, anchor = grid_outputs(3, 5), grid_outputs(4, 7, seed=1)
     found = objective(student, anchor, views_of(2), hyperparameters())
     maps = [out.tokens_per_resolution[0].patches for out in (student, anchor)]
-    images = [out.image.flatten(0, 1) for out in (student, anchor)]
+    images = [out.image.transpose(0, 1).flatten(0, 1) for out in (student, anchor)]
     target_map, target = ((F.layer_norm(x, (7,)) if whiten else x) for x in (maps[1], images[1]))
     x = objective.losses["image_features"].projection(images[0])
     distance = 0.9 * (1 - torch.cosine_similarity(x, target)).mean() + 0.1 * F.smooth_l1_loss(x, target)

@@ -67,8 +67,9 @@ class Distill(Objective):
         for name, criterion in self.losses.items():
             if name.startswith("patch"):
                 x, target = (side.tokens_per_resolution[0].patches for side in (student, teacher))  # [G*B, h, w, D]
-            else:
-                x, target = (side.image[: views.num_global].flatten(0, 1) for side in (student, teacher))  # [G*B, D]
+            else:  # [B*G, D] by image, so that several processes fill the queue as one does
+                sides = (side.image[: views.num_global].transpose(0, 1) for side in (student, teacher))
+                x, target = (image.flatten(0, 1) for image in sides)
             if name == "image_features":
                 x, target = x[:, None, None], target[:, None, None]  # maps of one token
             if self.config.whiten and name.endswith("features"):
