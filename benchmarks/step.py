@@ -24,6 +24,7 @@ from selfpatch.core.reference import use_references
 from selfpatch.core.types import Views
 from selfpatch.data.augment.multicrop import grid_of, view_groups
 from selfpatch.training.factory import (
+    anchor_recipes,
     make_optimizer,
     make_schedule,
     make_student_teacher,
@@ -59,7 +60,11 @@ def crops_of(crops: CropConfig) -> str:
 def random_views(config: RunConfig, student_teacher: StudentTeacher, device: torch.device) -> Views:
     """Return a batch of noise in the configured crops; each of them is the whole image."""
     batch, generator, needs = config.batch_size, torch.Generator().manual_seed(0), student_teacher.needs
-    groups = view_groups(view_recipes(config, needs), pair_recipes=pair_recipes(config, needs))
+    groups = view_groups(
+        view_recipes(config, needs),
+        pair_recipes=pair_recipes(config, needs),
+        anchor_recipes=anchor_recipes(config, student_teacher),
+    )
 
     def noise(name: str) -> Tensor:
         recipes = groups.get(name, [])
@@ -68,7 +73,7 @@ def random_views(config: RunConfig, student_teacher: StudentTeacher, device: tor
 
     crops = {name: noise(name) for name in {*groups, "global_crops"}}
     num_pairs = sum(len(crops.get(name, ())) for name in ("clean_crops", "contained_crops"))
-    num_views = sum(map(len, crops.values())) - num_pairs
+    num_views = len(crops["global_crops"]) + len(crops.get("local_crops", ()))
     whole = torch.tensor([0.0, 0.0, 500.0, 375.0, 0.0])
     masks = None
     if needs.masks:
