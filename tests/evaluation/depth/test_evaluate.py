@@ -76,10 +76,9 @@ def test_the_mirrored_prediction_is_averaged() -> None:
     torch.nn.init.normal_(head.to_bins.weight)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8))
     mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    config = DepthConfig(flip_test=False)
-    features = DepthFeatures(tiny_encoder("vit"), config)
-    alone, other = (predict_image(head, features, x, config) for x in (image, mirrored))
-    both = predict_image(head, features, image, DepthConfig())
+    features = DepthFeatures(tiny_encoder("vit"), DepthConfig())
+    alone, other = (predict_image(head, features, x, x.size, flip_test=False) for x in (image, mirrored))
+    both = predict_image(head, features, image, image.size, flip_test=True)
     assert not torch.allclose(alone, other.flip(-1))
     torch.testing.assert_close(both, (alone + other.flip(-1)) / 2)
 
@@ -147,6 +146,16 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         DepthConfig(cls_token=True)
     with pytest.raises(ValueError, match="takes images of 1 channels"):
         evaluate(MeanColour(8, channels=1), write_depth(tmp_path), DepthConfig())
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_strip_is_refused_by_name_before_it_is_enlarged(tmp_path: Path, split: str) -> None:
+    data = write_depth(tmp_path / "data", train=1, test=1)
+    Image.new("RGB", (4_000, 1)).save(data / split / "rgb" / "0.png")
+    Image.fromarray(np.full((1, 4_000), 1_000, np.uint16)).save(data / split / "depth" / "0.png")
+    message = rf"cannot read .*{split}/rgb/0\.png: an image of 4000 x 1 pixels, resized to 1200000 x 300, would have"
+    with pytest.raises(ValueError, match=message):
+        measure("depth", MeanColour(8), None, data, **{**TINY, "steps": 1, "batch_size": 1, "resolution": 300})
 
 
 def test_a_dry_run_estimates_the_training(tmp_path: Path) -> None:

@@ -201,6 +201,15 @@ def test_trees_that_cannot_be_evaluated(tree: Tree, spoil: Callable[[Path], obje
     assert not (root / "out").exists(), "before any frame is processed"
 
 
+def test_frames_that_would_become_too_large_are_refused_by_name(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree(frames=3)
+    monkeypatch.setenv("SELFPATCH_MAX_PIXELS", "100000")
+    message = r"cannot read .*toy/00000\.jpg: an image of 192 x 128 pixels, resized to 768 x 512, would have more than"
+    with pytest.raises(ValueError, match=message):
+        evaluate(MeanColour(16), root, DAVISConfig(resolution=512), Output(root / "out"))
+    assert not (root / "out").exists(), "before any frame is processed"
+
+
 def test_settings_that_cannot_be(tree: Tree) -> None:
     root = tree(frames=3)
     for settings, message in [

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -60,11 +59,6 @@ def test_network_size_below_64_pixels() -> None:
     assert network_size(100, 100, 50, 8) == (48, 48)
     assert network_size(100, 120, 50, 8) == (48, 56)
     assert network_size(100, 130, 50, 8) == (48, 64)
-
-
-def test_strips_are_refused_before_they_take_memory() -> None:
-    with pytest.raises(ValueError, match=r"an image of 60000 x 1 pixels, resized to 28800000 x 480, would have more"):
-        propagation._frame_features(RawPatch(16), Image.new("RGB", (60_000, 1)), DAVISConfig())
 
 
 def test_released_masks_from_soft_labels(golden_dir: Path) -> None:

@@ -16,6 +16,7 @@ from torchvision.transforms import functional as tvf
 from selfpatch.core.distributed import gather
 from selfpatch.core.schedules import cosine_factor
 from selfpatch.core.types import Encoder
+from selfpatch.data.decode.pillow import as_bad_image
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.depth.augmentation import DepthCrop, resized
@@ -112,7 +113,9 @@ def _train(
 
 
 def _load(images: DepthSet, crop: DepthCrop, i: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    return crop(*images.read(i), rng)
+    image, depth = images.read(i)
+    with as_bad_image(images.images[i]):  # an image that is too small, or too long
+        return crop(image, depth, rng)
 
 
 def _loss(
@@ -144,7 +147,9 @@ def _score(
     share = share_of(len(test))
     for done, i in enumerate(share, start=1):
         image, metres = test.read(i)
-        prediction = predict_image(head, features, image, config)
+        with as_bad_image(test.images[i]):  # one that would become too long
+            small = resized(image, config.resolution)
+        prediction = predict_image(head, features, small, image.size, flip_test=config.flip_test)
         depth = torch.from_numpy(metres)
         mask = eigen_mask(*depth.shape) if config.region == "nyu" else torch.ones(depth.shape, dtype=torch.bool)
         values.append((test.names[i], depth_metrics(prediction, depth, mask, limits=limits, align=config.align)))
@@ -156,10 +161,15 @@ def _score(
 
 
 @torch.no_grad()
-def predict_image(head: DepthHead, features: DepthFeatures, image: Image.Image, config: DepthConfig) -> Tensor:
-    """Return the depth of an RGB image in metres, [h, w] at its size, on the CPU."""
-    pixels = tvf.pil_to_tensor(resized(image, config.resolution))[None]
+def predict_image(
+    head: DepthHead, features: DepthFeatures, image: Image.Image, size: tuple[int, int], *, flip_test: bool
+) -> Tensor:
+    """Return the depth of an RGB image in metres, [h, w] enlarged to `size` (width, height), on the CPU.
+
+    With `flip_test`, it is averaged with that of the mirrored image.
+    """
+    pixels = tvf.pil_to_tensor(image)[None]
     depth = predict_depth(head, features, pixels)
-    if config.flip_test:
+    if flip_test:
         depth = (depth + predict_depth(head, features, pixels.flip(-1)).flip(-1)) / 2
-    return F.interpolate(depth, (image.height, image.width), mode="bilinear")[0, 0].cpu()
+    return F.interpolate(depth, size[::-1], mode="bilinear")[0, 0].cpu()

@@ -60,7 +60,11 @@ class Clip:
 
     def image(self, frame: int) -> Image.Image:
         """Return the frame of this index as an RGB image."""
-        return read_image(self.frames_dir / f"{self.frames[frame]}.jpg")
+        return read_image(self.image_file(frame))
+
+    def image_file(self, frame: int) -> Path:
+        """Return the path of the image of the frame of this index."""
+        return self.frames_dir / f"{self.frames[frame]}.jpg"
 
     def mask(self, frame: int) -> np.ndarray:
         """Return the true mask of the frame of this index."""

@@ -14,7 +14,12 @@ from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.video_segmentation.config import DEFAULT_STRIDE, DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import Clip, open_clips, write_mask
 from selfpatch.evaluation.video_segmentation.metrics import frame_scores, means_over_objects, object_rows, scored_frames
-from selfpatch.evaluation.video_segmentation.propagation import Stopwatch, network_size, propagate_first_mask
+from selfpatch.evaluation.video_segmentation.propagation import (
+    Stopwatch,
+    check_network_size,
+    network_size,
+    propagate_first_mask,
+)
 from selfpatch.evaluation.video_segmentation.visualize import panel, shown_frames
 from selfpatch.evaluation.workload import Workload
 from selfpatch.models.layer_encoder import LayerEncoder
@@ -54,6 +59,8 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     for clip in mine:
         clip.require_masks()
         clip.require_frames()
+        if layer is not None:
+            check_network_size(clip, config, layer.patch_size)
     clock = Stopwatch()
     rows: dict[str, Rows] = {}
     pictures: list[str] = []

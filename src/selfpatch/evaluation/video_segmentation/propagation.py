@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
 from selfpatch.data.decode.opening import check_resized
+from selfpatch.data.decode.pillow import as_bad_image
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import Clip
 from selfpatch.models.features import patch_features
@@ -39,6 +40,14 @@ class Stopwatch:
 
     def __exit__(self, *_: object) -> None:
         self.seconds += perf_counter() - self._started
+
+
+def check_network_size(clip: Clip, config: DAVISConfig, patch_size: int) -> None:
+    """Raise ValueError if the frames of a clip, all as large as its first mask, would be too large for the network."""
+    height, width = clip.mask(0).shape
+    rows, columns = network_size(height, width, config.resolution, patch_size)
+    with as_bad_image(clip.image_file(0)):
+        check_resized((width, height), columns, rows)
 
 
 @torch.no_grad()
@@ -99,7 +108,6 @@ def _frame_features(encoder: Encoder, image: Image.Image, config: DAVISConfig) -
     """Return patch features [h, w, D] of unit length."""
     std = encoder.std if config.std == "encoder" else [RELEASED_STD.get(s, s) for s in encoder.std]
     size = network_size(image.height, image.width, config.resolution, encoder.patch_size)
-    check_resized(image.size, size[1], size[0])
     pixels = torch.from_numpy(np.array(image)).to(encoder.device).movedim(-1, 0)[None]
     pixels = resize_linear(pixels, *size)  # the released script resizes with OpenCV
     return F.normalize(patch_features(encoder, pixels, std=std)[0], dim=-1).contiguous()
