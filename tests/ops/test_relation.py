@@ -65,20 +65,29 @@ def test_channel_relation_is_the_product_of_channels_over_the_patches() -> None:
     torch.testing.assert_close(relation[1, 2, 3], (tokens[1, :, 2] * tokens[1, :, 3]).sum() / 36)
 
 
-@given(box, box, st.integers(2, 6))
-def test_a_point_of_both_grids_is_one_point_of_the_image(a: Tensor, b: Tensor, size: int) -> None:
+@given(box, box, st.tuples(st.integers(2, 6), st.integers(2, 6)))
+def test_a_point_of_both_grids_is_one_point_of_the_image(a: Tensor, b: Tensor, size: tuple[int, int]) -> None:
     begin = torch.maximum(a[:2], b[:2])
     end = torch.minimum(a[:2] + a[2:4], b[:2] + b[2:4])
     assume(bool((begin < end).all()))
     grids = overlap_grids(a, b, size)
     in_image = [
-        crop_to_image((grid.flatten(0, 1) + 1) / 2, view).view(size, size, 2)
+        crop_to_image((grid.flatten(0, 1) + 1) / 2, view).view(*size, 2)
         for grid, view in zip(grids, (a, b), strict=True)
     ]
     torch.testing.assert_close(*in_image)
     torch.testing.assert_close(in_image[0][0, 0], begin)
     torch.testing.assert_close(in_image[0][-1, -1], end)
     assert all(grid.abs().max() <= 1 + 1e-9 for grid in grids)
+
+
+@given(box, st.integers(2, 6), st.integers(2, 6), st.booleans())
+def test_grids_of_one_box_are_alike_but_for_a_flip(a: Tensor, rows: int, columns: int, flipped: bool) -> None:
+    b = torch.cat([a[:4], a[4:].logical_xor(torch.tensor([flipped])).double()])
+    grid_a, grid_b = overlap_grids(a, b, (rows, columns))
+    torch.testing.assert_close(grid_b, grid_a * torch.tensor([-1.0 if flipped else 1.0, 1.0]))
+    if rows == columns:
+        assert torch.equal(overlap_grids(a, b, rows)[0], grid_a)
 
 
 @given(box, box, st.integers(1, 20), st.integers(1, 20))

@@ -14,7 +14,7 @@ import difflib
 import functools
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, LiteralString, TypeVar, dataclass_transform
 
 import pydantic
 from annotated_types import Ge, Le, Lt, MinLen
@@ -55,21 +55,34 @@ DataName = Annotated[Name, pydantic.WrapValidator(_in_any_encoding)]
 """Name of a file or folder that is only read by this program; torch and safetensors take names in UTF-8 alone."""
 
 
-def _as_size(value: Any, check: pydantic.ValidatorFunctionWrapHandler) -> Any:
-    try:
-        return check(value)
-    except pydantic.ValidationError:  # a union would complain once for each of its members
-        raise PydanticCustomError("size", "use one whole number above 0, or two: height and width") from None
+def _advising(advice: LiteralString) -> pydantic.WrapValidator:
+    """Return a validator that gives one piece of advice, where a union would give one for each of its members."""
+
+    def validate(value: Any, check: pydantic.ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(value)
+        except pydantic.ValidationError:
+            raise PydanticCustomError("advice", advice) from None
+
+    return pydantic.WrapValidator(validate)
 
 
 Size = Annotated[
-    pydantic.PositiveInt | tuple[pydantic.PositiveInt, pydantic.PositiveInt], pydantic.WrapValidator(_as_size)
+    pydantic.PositiveInt | tuple[pydantic.PositiveInt, pydantic.PositiveInt],
+    _advising("use one whole number above 0, or two: height and width"),
 ]
 """Size of an image or a crop in pixels: the side of a square, or height and width."""
 
 
+_Points = Annotated[int, Ge(2)]
+PointGrid = Annotated[
+    _Points | tuple[_Points, _Points], _advising("use 2 or more, or two such whole numbers: rows and columns")
+]
+"""Grid of points: its side, or rows and columns."""
+
+
 def height_and_width(size: Size) -> tuple[int, int]:
-    """Return a size as (height, width)."""
+    """Return a size as (height, width), or a grid as (rows, columns)."""
     return (size, size) if isinstance(size, int) else size
 
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from annotated_types import Ge
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
-from selfpatch.config.schema import settings
+from selfpatch.config.schema import PointGrid, settings
 from selfpatch.losses.owned_heads import LossWithHeads
 from selfpatch.models.layers.batch_norm import BatchNorm
 from selfpatch.ops import relation
@@ -25,10 +24,11 @@ class SEREConfig:
     """Softmax temperature of the teacher's spatial relations; the student's is 1."""
     channel_temp: PositiveFloat = 0.1
     """Softmax temperature of the teacher's channel relations; the student's is 1."""
-    overlap_size: Annotated[int, Ge(2)] = 13
-    """Side of the grid of points on which two global crops are compared, in points."""
-    local_overlap_size: Annotated[int, Ge(2)] = 6
-    """Side of the grid of points on which a local and a global crop are compared, in points."""
+    overlap_size: PointGrid = 13
+    """Side of the grid of points on which two global crops are compared, in points, or rows and columns: [13, 26] suits
+    crops that are twice as wide as high."""
+    local_overlap_size: PointGrid = 6
+    """Side of the grid of points on which a local and a global crop are compared, in points, or rows and columns."""
     channel_scale: PositiveFloat = 14.0
     """Divisor of global tokens before channels are related: the grid side at 224 pixels (released constant)."""
     local_channel_scale: PositiveFloat = 6.0

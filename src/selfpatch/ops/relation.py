@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfpatch.config.schema import Size, height_and_width
 from selfpatch.core.reference import fast_path_of
 from selfpatch.ops.cross_entropy import attach_gradients, soft_cross_entropy
 
@@ -36,25 +37,31 @@ def relation_target(relation: Tensor, temp: float) -> Tensor:
     return (relation / temp).softmax(-1)
 
 
-def overlap_grids(boxes_a: Tensor, boxes_b: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def overlap_grids(boxes_a: Tensor, boxes_b: Tensor, size: Size) -> tuple[Tensor, Tensor]:
     """Return the same image points in the coordinates of two crops, flipped or not.
 
-        for y in linspace(upper end of the overlap, lower end, size):
-            for x in linspace(left end of the overlap, right end, size):
+        for y in linspace(upper end of the overlap, lower end, rows):
+            for x in linspace(left end of the overlap, right end, columns):
                 (x, y) in crop a, (x, y) in crop b
 
-    Boxes are [..., 5] (left, top, width, height, flipped) in pixels of the image; leading dimensions broadcast. The two
-    grids are [..., size, size, 2] of (x, y) as `grid_sample` takes them, with -1 and 1 at the edges of the crop. If the
-    crops do not overlap, all points are outside.
+    Boxes are [..., 5] (left, top, width, height, flipped) in pixels of the image; leading dimensions broadcast. `size`
+    is (rows, columns), or one number for both. The two grids are [..., rows, columns, 2] of (x, y) as `grid_sample`
+    takes them, with -1 and 1 at the edges of the crop. If the crops do not overlap, all points are outside.
     """
     boxes_a, boxes_b = torch.broadcast_tensors(boxes_a, boxes_b)
     begin = torch.maximum(boxes_a[..., 0:2], boxes_b[..., 0:2])
     end = torch.minimum(*(boxes[..., 0:2] + boxes[..., 2:4] for boxes in (boxes_a, boxes_b)))
-    steps = torch.linspace(0, 1, size, device=begin.device, dtype=begin.dtype)[:, None]
-    ticks = torch.lerp(begin.unsqueeze(-2), end.unsqueeze(-2), steps)  # [..., s, 2]
+    y, x = (  # [..., rows] and [..., columns]
+        torch.lerp(
+            begin[..., axis, None],
+            end[..., axis, None],
+            torch.linspace(0, 1, n, device=begin.device, dtype=begin.dtype),
+        )
+        for n, axis in zip(height_and_width(size), (1, 0), strict=True)
+    )
     # If crops only touch or lie apart, the ticks may fall on an edge, where a sample is not 0 yet.
     overlap = (end > begin).all(-1)[..., None, None, None]
-    grid_a, grid_b = (_crop_grid(ticks, boxes).where(overlap, OUTSIDE) for boxes in (boxes_a, boxes_b))
+    grid_a, grid_b = (_crop_grid(x, y, boxes).where(overlap, OUTSIDE) for boxes in (boxes_a, boxes_b))
     return grid_a, grid_b
 
 
@@ -180,12 +187,11 @@ def _cross_entropy_of_products(target: Tensor, rows: Tensor) -> Tensor:
     return attach_gradients(loss, [rows], [gradient])
 
 
-def _crop_grid(ticks: Tensor, boxes: Tensor) -> Tensor:
-    """Convert ticks [..., s, 2] along both axes, in pixels of the image, to a grid [..., s, s, 2] of the crop."""
-    rows = boxes.unsqueeze(-2)
-    ticks = 2 * (ticks - rows[..., 0:2]) / rows[..., 2:4] - 1
-    x, y = ticks.unbind(-1)
-    x = torch.where(rows[..., 4] > 0.5, -x, x)
+def _crop_grid(x: Tensor, y: Tensor, boxes: Tensor) -> Tensor:
+    """Convert x [..., c] and y [..., r] in pixels of the image to a grid [..., r, c, 2] of the crop."""
+    left, top, width, height, flipped = boxes.unsqueeze(-2).unbind(-1)
+    x, y = 2 * (x - left) / width - 1, 2 * (y - top) / height - 1
+    x = torch.where(flipped > 0.5, -x, x)
     return torch.stack(torch.broadcast_tensors(x.unsqueeze(-2), y.unsqueeze(-1)), -1)
 
 

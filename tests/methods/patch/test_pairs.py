@@ -113,6 +113,16 @@ def test_each_contained_crop_is_compared_with_its_clean_crop(
     torch.testing.assert_close(*gradients)
 
 
+def test_the_grid_may_have_more_columns_than_rows() -> None:
+    objective = SEREPairs(SEREPairsConfig(overlap_size=(3, 5)))
+    student, _, contained, clean = sides(objective)
+    s, _, ignored = objective.aligned(student, clean, views())
+    assert s.shape == (Q * B, 15, D)
+    assert ignored.shape == (Q * B, 15)
+    expected, _, _ = align_overlap(contained[:B], clean[:B], boxes()[P], boxes()[0], (3, 5))
+    torch.testing.assert_close(s[:B], expected)
+
+
 def test_the_contrast_of_uniform_predictions_is_as_announced() -> None:
     objective = SelfPatchPairs(CONTRAST)
     student, teacher, contained, _ = sides(objective)

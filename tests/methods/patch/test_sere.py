@@ -80,7 +80,7 @@ def heads_of(objective: SERE, seed: int) -> dict[str, nn.Module]:
 def test_every_pair_of_views_counts_the_same() -> None:
     """The plain double loop over views, with three global crops, against the losses that batch their pairs."""
     G, L, B = 3, 2, 4
-    config = SEREConfig(overlap_size=5, local_overlap_size=4, channel_scale=2.0, local_channel_scale=3.0)
+    config = SEREConfig(overlap_size=(5, 7), local_overlap_size=4, channel_scale=2.0, local_channel_scale=3.0)
     objective = SERE(DIM, HEADS, L, config)
     views = views_of(G, L, B)
     student = encoding(views, heads_of(objective, seed=1), seed=1)
@@ -96,7 +96,7 @@ def test_every_pair_of_views_counts_the_same() -> None:
                 if s == t:
                     continue
                 if kind == "spatial":
-                    grids = overlap_grids(views.boxes[s], views.boxes[t], 5 if s < G else 4)
+                    grids = overlap_grids(views.boxes[s], views.boxes[t], (5, 7) if s < G else 4)
                     losses.append(spatial_relation_loss_reference(of_views[s], targets[t], *grids, HEADS, 0.5))
                 else:
                     target = relation_target(channel_relation(targets[t].flatten(1, 2), 2.0), 0.1)
@@ -168,6 +168,7 @@ def test_relations_are_in_float32_under_autocast() -> None:
         ({"relations": "patch"}, "relations is 'patch'; use one of: spatial, channel, both"),
         ({"overlap_size": 1}, "overlap_size is 1; use 2 or more"),
         ({"local_overlap_size": 0}, "local_overlap_size is 0; use 2 or more"),
+        ({"overlap_size": [13, 1]}, "overlap_size is .13, 1.; use 2 or more, or two such whole numbers: rows and"),
         ({"spatial_temp": 0.0}, "spatial_temp is 0.0; use a number above 0"),
         ({"channel_temp": float("nan")}, "channel_temp is nan; use a finite number"),
         ({"channel_scale": 0.0}, "channel_scale is 0.0; use a number above 0"),

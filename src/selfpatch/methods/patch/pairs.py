@@ -1,15 +1,14 @@
 """Objectives that compare a contained crop with the clean crop around it, point by point, without prototypes."""
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from annotated_types import Ge
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from selfpatch.config.matching import MatchingConfig
-from selfpatch.config.schema import settings
+from selfpatch.config.schema import PointGrid, height_and_width, settings
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
 from selfpatch.losses.aligned_contrast import AlignedContrastLoss
 from selfpatch.losses.aligned_relations import AlignedRelationConfig, AlignedRelationLoss
@@ -24,8 +23,9 @@ from selfpatch.ops.roi_align import align_overlap
 class PairGrid:
     """Grid on which the crops of a pair are compared."""
 
-    overlap_size: Annotated[int, Ge(2)] = 7
-    """Side of the grid of points on which two crops are compared, in points."""
+    overlap_size: PointGrid = 7
+    """Side of the grid of points on which two crops are compared, in points, or rows and columns: [6, 12] suits
+    contained crops that are twice as wide as high."""
 
 
 @settings
@@ -70,7 +70,7 @@ class PairObjective(Objective):
 
     def __init__(self, config: PairGrid) -> None:
         super().__init__()
-        self.size = config.overlap_size, config.overlap_size
+        self.size = height_and_width(config.overlap_size)
 
     def check_grid(self, crops: str, h: int, w: int) -> None:
         """Raise ValueError if crops are a single patch, whose points are all alike."""

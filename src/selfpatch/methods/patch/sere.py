@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from selfpatch.config.schema import PointGrid, height_and_width
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
 from selfpatch.losses.sere import RelationLoss, SEREConfig
 
@@ -39,9 +40,13 @@ class SERE(Objective):
         """Return the log of the number of points (mean over the pairs of crops) or of channels that are related."""
         c, pairs = self.loss.config, views.num_global - 1
         num_local = 0 if views.local_crops is None else len(views.local_crops)
-        points = pairs * math.log(c.overlap_size**2) + num_local * math.log(c.local_overlap_size**2)
+        points = pairs * _log_points(c.overlap_size) + num_local * _log_points(c.local_overlap_size)
         values = {"spatial": points / (pairs + num_local), "channel": math.log(self.loss.dim)}
         return {kind: values[kind] for kind in self.loss.kinds}
+
+
+def _log_points(grid: PointGrid) -> float:
+    return math.log(math.prod(height_and_width(grid)))
 
 
 def tokens_by_view(side: EncoderOutput, views: Views, num_resolutions: int) -> list[Tensor]:
