@@ -68,9 +68,15 @@ def test_another_meaning_of_shape_does_no_harm(tmp_path: Path, shape: str) -> No
         ({"blocks.99999.norm1.weight": torch.zeros(128)}, "describes 100000 layers"),
         ({f"blocks.{'9' * 5000}.norm1.weight": torch.zeros(128)}, "unexpected"),
         ({"patch_embed.proj.weight": torch.zeros(128, 3, 0, 0)}, r"patch_embed.proj.weight has the shape"),
-        ({"patch_embed.proj.weight": torch.zeros(128)}, "holds no plain ViT, Swin or ResNet: patch_embed.proj.weight"),
-        ({"pos_embed": torch.zeros(())}, "holds no plain ViT, Swin or ResNet: pos_embed"),
-        ({"blocks.0.mlp.fc1.weight": torch.zeros(3)}, "holds no plain ViT, Swin or ResNet: blocks.0.mlp.fc1.weight"),
+        (
+            {"patch_embed.proj.weight": torch.zeros(128)},
+            "ResNet or ConvNeXt: patch_embed.proj.weight",
+        ),
+        ({"pos_embed": torch.zeros(())}, "holds no plain ViT, Swin, ResNet or ConvNeXt: pos_embed"),
+        (
+            {"blocks.0.mlp.fc1.weight": torch.zeros(3)},
+            "ResNet or ConvNeXt: blocks.0.mlp.fc1.weight",
+        ),
         ({"norm.weight": torch.zeros(3)}, r"norm.weight is \[3\] there and \[128\] here"),
         ({"rope.periods": torch.zeros(0), "pos_embed": None}, "rope.periods has the shape"),
         ({"layer1.0.conv1.weight": torch.zeros(1), "conv1.weight": torch.zeros(1)}, "holds"),

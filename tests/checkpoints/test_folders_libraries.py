@@ -35,11 +35,15 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dinov3 swiglu": ("DINOv3ViTModel", VIT | DINOV3 | {"use_gated_mlp": True, "hidden_act": "silu"}),
     "swin": ("SwinModel", {"embed_dim": 8, "depths": [1, 2, 1, 1], "num_heads": [2, 4, 8, 16], "window_size": 2}),
     "resnet": ("ResNetModel", {"embedding_size": 64, "hidden_sizes": [16, 32, 64, 128], "depths": [1, 2, 1, 1]}),
+    "convnext": ("ConvNextModel", STAGES),
+    "convnext v2": ("ConvNextV2Model", STAGES),
+    "dinov3 convnext": ("DINOv3ConvNextModel", STAGES | {"layer_norm_eps": 1e-3}),
 }
 """Model of transformers and settings, none of which is the default or the usual one."""
 
-TIMM = ("test_vit", "test_vit2", "test_vit3", "test_vit4", "vit_tiny_patch16_dinov3_qkvb")
-"""ViTs of timm: with CLS token, averaging, with registers and other norms, pooled by attention; with rotations."""
+TIMM = ("test_vit", "test_vit2", "test_vit3", "test_vit4", "vit_tiny_patch16_dinov3_qkvb", "convnextv2_atto")
+"""ViTs of timm: with CLS token, averaging, with registers and other norms, pooled by attention; with rotations; and a
+ConvNeXt."""
 
 
 @torch.no_grad()
@@ -72,10 +76,11 @@ def features_of_transformers(model: Any, images: Tensor) -> tuple[Tensor, Tensor
         output = model(images, noise=torch.arange(16.0).expand(len(images), -1))
     else:
         output = model(images)
-    tokens = output.last_hidden_state
-    if tokens.ndim == 4:
-        return output.pooler_output.flatten(1), tokens
-    h = images.shape[-2] // (32 if "Swin" in type(model).__name__ else 8)
+    tokens, name = output.last_hidden_state, type(model).__name__
+    if tokens.ndim == 4:  # those of a ConvNext are not normed, but for the mean
+        norm = model.layernorm if "ConvNext" in name else nn.Identity()
+        return output.pooler_output.flatten(1), norm(tokens.movedim(1, -1)).movedim(-1, 1)
+    h = images.shape[-2] // (32 if "Swin" in name or "ConvNext" in name else 8)
     patches = tokens[:, -h * h :].unflatten(1, (h, h)).movedim(-1, 1)
     return (tokens[:, 0] if tokens.shape[1] > h * h else patches.mean((2, 3))), patches
 
@@ -88,7 +93,8 @@ def assert_features(encoder: BranchEncoder, images: Tensor, image: Tensor, patch
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_transformers_folder_gives_its_features(kind: str, tmp_path: Path) -> None:
     model = saved_by_transformers(kind, tmp_path)
-    images = torch.randn(2, 3, *([224, 224] if kind == "swin" else [32, 32]), generator=torch.manual_seed(1))
+    side = 32 if TRANSFORMERS[kind][1].items() >= VIT.items() else 64
+    images = torch.randn(2, 3, side, side, generator=torch.manual_seed(1))
     encoder, report = load_encoder(str(tmp_path))
     assert not report.missing
     assert not report.unexpected
@@ -120,6 +126,8 @@ def test_variants_that_are_not_built_here_are_refused(case: str, tmp_path: Path)
 def features_of_timm(model: Any, images: Tensor, encoder: BranchEncoder) -> tuple[Tensor, Tensor]:
     """Return image features [B, D] and patch features [B, D, h, w]; the norm of averaging models is for patches too."""
     tokens = model.forward_features(images)
+    if tokens.ndim == 4:
+        return model.forward_head(tokens, pre_logits=True), model.head.norm(tokens)
     grid = tuple(side // encoder.patch_size for side in images.shape[-2:])
     patches = model.fc_norm(tokens[:, model.num_prefix_tokens :])
     image = tokens[:, 0] if model.cls_token is not None else patches.mean(1)
@@ -128,7 +136,9 @@ def features_of_timm(model: Any, images: Tensor, encoder: BranchEncoder) -> tupl
 
 def saved_by_timm(name: str, folder: Path, **arguments: Any) -> Any:
     """Write a model with random weights as timm pushes it to the Hub, and return it; its mean is an unusual one."""
-    model = randomised(timm.create_model(name, dynamic_img_size=True, **arguments))
+    if "convnext" not in name:
+        arguments["dynamic_img_size"] = True
+    model = randomised(timm.create_model(name, **arguments))
     model.pretrained_cfg["mean"] = (0.1, 0.2, 0.3)
     save_for_hf(model, folder, safe_serialization="both")
     return model
@@ -146,7 +156,7 @@ def test_timms_folder_gives_its_features(name: str, tmp_path: Path) -> None:
     assert_features(encoder, images, *features_of_timm(model, images, encoder))
     with dry_run():
         assert load_encoder(str(tmp_path))[0].backbone.config == encoder.backbone.config
-    if "dinov3" not in name:  # of which ours is built, not timm's
+    if name.startswith("test_"):  # of the others ours is built, not timm's
         with pytest.raises(ValueError, match=r"num_heads is 4, but .* has its own"):
             load_encoder(str(tmp_path), LoadConfig(num_heads=4))
 

@@ -179,7 +179,7 @@ def test_files_without_a_checkpoint_are_refused(tmp_path: Path) -> None:
     [
         (
             {"conv1.weight": torch.zeros(8, 3, 7, 7), "fc.bias": torch.zeros(3)},
-            "holds no plain ViT, Swin or ResNet; its keys are conv1.weight, fc.bias",
+            "holds no plain ViT, Swin, ResNet or ConvNeXt; its keys are conv1.weight, fc.bias",
         ),
         (
             {"patch_embed.proj.weight": torch.zeros(8, 3, 4, 4), "pos_embed": torch.zeros(1, 7, 8)},

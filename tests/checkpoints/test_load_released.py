@@ -275,7 +275,7 @@ def test_patch_prototypes_of_their_own_are_kept_as_such() -> None:
             "a ResNet of basic blocks, such as ResNet-18 or -34; one of bottlenecks is needed",
         ),
         (SWIN, r"relative_position_bias_table", "holds another kind of Swin transformer; one of version 1 is needed"),
-        (VIT, r"pos_embed", "holds no plain ViT, Swin or ResNet; its keys are"),
+        (VIT, r"pos_embed", "holds no plain ViT, Swin, ResNet or ConvNeXt; its keys are"),
     ],
 )
 def test_other_networks_are_refused(tmp_path: Path, config: AnyBackboneConfig, change: str, message: str) -> None:

@@ -263,7 +263,7 @@ REFUSED = [
     ("evaluate davis --data davis --weights code.pth", "pickle of another library ... could run code ... .safetensors"),
     (
         "evaluate davis --data davis --weights no-vit.pth",
-        "no-vit.pth holds no plain ViT, Swin or ResNet; its keys are a.weight",
+        "no-vit.pth holds no plain ViT, Swin, ResNet or ConvNeXt; its keys are a.weight",
     ),
     ("evaluate davis --data davis --weights no-tensors.pth", "no-tensors.pth holds no state dict; tensors by name"),
     ("evaluate davis --data davis --weights text.safetensors", "text.safetensors is no checkpoint: it is text that be"),

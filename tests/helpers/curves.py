@@ -22,7 +22,8 @@ OBJECTIVES = ("none", "selfpatch", "sere", "selfpatch+sere")
 ANCHORED = "gram+retain+distill"
 TOGETHER = ("paka+selfpatch_pairs+sere_pairs", "neco+koleo", ANCHORED)
 """Objectives that are combined with the methods together, rather than each with all of them."""
-MODELS = ("vit_tiny", "swin_tiny", "resnet50")
+MODELS = ("vit_tiny", "swin_tiny", "resnet50", "convnext_tiny")
+MASKABLE = ("vit_tiny", "swin_tiny")
 STEPS, BATCH = 3, 4
 
 
@@ -38,11 +39,11 @@ class Combination(NamedTuple):
 
 
 def combinations() -> Iterator[Combination]:
-    """All that have a meaning: a ResNet has no patches to mask."""
+    """All that have a meaning: a ResNet and a ConvNeXt have no patches to mask."""
     for method in METHODS:
         for objective in OBJECTIVES:
             for model in MODELS:
-                if (method, model) != ("ibot", "resnet50"):
+                if method != "ibot" or model in MASKABLE:
                     yield Combination(method, objective, model)
     for objectives in TOGETHER:
         for method in ("none", *METHODS):

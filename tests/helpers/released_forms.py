@@ -14,12 +14,14 @@ from selfpatch.checkpoints.config import Side
 from selfpatch.checkpoints.key_mapping import map_keys
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder
 
 VIT = ViTConfig(embed_dim=128, depth=2, num_heads=2, patch_size=4, grid=3)
 SWIN = SwinConfig(embed_dim=8, depths=(1, 2, 1), first_heads=2, window=2)
 RESNET = ResNetConfig(depths=(1, 2, 1, 1), width=4)
+CONVNEXT = ConvNeXtConfig(embed_dim=4, depths=(1, 2, 1, 1))
+CONVNEXT_V2 = ConvNeXtConfig(embed_dim=4, depths=(1, 2, 1, 1), layer_scale=False, response_norm=True)
 
 State = dict[str, Tensor]
 
@@ -88,6 +90,33 @@ def dinov2_as_released(state: Mapping[str, Tensor], chunks: int = 1) -> State:
         state["cls_token"] = state["cls_token"] - position
         state["pos_embed"] = torch.cat([position, state["pos_embed"]], dim=1)
     return state
+
+
+def convnext_as_released(state: Mapping[str, Tensor]) -> State:
+    """Keys of the original ConvNeXts, of which V2 keeps four axes for its norm of responses."""
+    table = {
+        r"^stem\.": "downsample_layers.0.",
+        r"^stages\.(\d)\.downsample\.": r"downsample_layers.\1.",
+        r"\.blocks\.(\d+)\.": r".\1.",
+        r"\.conv_dw\.": ".dwconv.",
+        r"\.mlp\.fc": ".pwconv",
+        r"\.mlp\.grn\.weight": ".grn.gamma",
+        r"\.mlp\.grn\.bias": ".grn.beta",
+    }
+    released: State = {}
+    for name, tensor in state.items():
+        for ours, theirs in table.items():
+            name = re.sub(ours, theirs, name)
+        released[name] = tensor[None, None, None] if ".grn." in name else tensor
+    return released
+
+
+def convnext_of_timm(state: Mapping[str, Tensor]) -> State:
+    """Keys of timm, of which the smaller networks have convolutions of one pixel for linear layers."""
+    return {
+        re.sub(r"^norm\.", "head.norm.", name): x[..., None, None] if re.search(r"mlp\.fc\d\.weight", name) else x
+        for name, x in state.items()
+    }
 
 
 def _chunked(chunks: int) -> Callable[[re.Match[str]], str]:
@@ -241,6 +270,26 @@ FORMS: dict[str, tuple[AnyBackboneConfig, Callable[[State], Any], list[str]]] = 
         ["head.weight", "head.bias", "layers.1.blocks.1.attn_mask"],
     ),
     "swin, timm": (SWIN, lambda t: {**t, **numbers("head.fc.weight")}, ["head.fc.weight"]),
+    "convnext": (
+        CONVNEXT,
+        lambda t: {"model": {**convnext_as_released(t), **numbers("head.weight", "head.bias")}},
+        ["head.weight", "head.bias"],
+    ),
+    "convnext v2": (CONVNEXT_V2, lambda t: {"model": convnext_as_released(t)}, []),
+    "convnext, dinov3": (
+        CONVNEXT,
+        lambda t: convnext_as_released(t) | {f"norms.3.{name}": t[f"norm.{name}"] for name in ("weight", "bias")},
+        ["norms.3.weight", "norms.3.bias"],
+    ),
+    "convnext, timm": (CONVNEXT, lambda t: {**convnext_of_timm(t), **numbers("head.fc.weight")}, ["head.fc.weight"]),
+    "convnext v2, dino": (
+        CONVNEXT_V2,
+        lambda t: {
+            "student": prefixed("module.backbone.", random_state(CONVNEXT_V2)),
+            "teacher": {**prefixed("backbone.", t), **numbers("head.mlp.0.weight")},
+        },
+        ["heads.image.mlp.0.weight"],
+    ),
     "moco v2": (
         RESNET,
         lambda t: {

@@ -41,8 +41,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "vit_tiny": {},
     "swin_tiny": {"backbone": {"embed_dim": 8, "depths": [1, 1], "num_heads": 1}},
     "resnet50": {"backbone": {"embed_dim": 4, "depths": [1, 1]}},
+    "convnext_tiny": {"backbone": {"embed_dim": 4, "depths": [1, 1]}},
 }
-"""Settings that make a model tiny; the latter two have one token for 8 x 8 pixels."""
+"""Settings that make a model tiny; all but the ViT have one token for 8 x 8 pixels."""
 COMPONENTS: dict[str, dict[str, Any]] = {
     "dino": {"num_prototypes": 24, "hidden_dim": 16, "bottleneck_dim": 8},
     "ibot": {"num_prototypes": 24, "hidden_dim": 16, "bottleneck_dim": 8},

@@ -27,16 +27,21 @@ FILES = (
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
 DESCRIPTIONS = ("config.json", "preprocessor_config.json")
 """Files of transformers that describe a network and its images; timm's config.json describes both."""
-_VIT_SETTINGS: dict[str, tuple[str, Any]] = {
-    "num_attention_heads": ("num_heads", Annotated[int, Gt(0)]),
-    "layer_norm_eps": ("norm_eps", Annotated[float, Gt(0)]),
-    "rope_theta": ("rope_base", Annotated[float, Gt(1)]),
+_EPS = {"layer_norm_eps": ("norm_eps", Annotated[float, Gt(0)])}
+_SETTINGS: dict[str, dict[str, tuple[str, Any]]] = {
+    "vit": {
+        "num_attention_heads": ("num_heads", Annotated[int, Gt(0)]),
+        "rope_theta": ("rope_base", Annotated[float, Gt(1)]),
+        **_EPS,
+    },
+    "convnext": _EPS,
 }
-"""Settings of a ViT in config.json that no tensor shows: field of `ViTConfig`, and type."""
+"""Settings in config.json that no tensor shows, by family: field of its configuration, and type."""
 _FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
     "vit, gelu": {"hidden_act": ("gelu",)},
     "vit, swiglu": {"hidden_act": ("silu", "gelu")},  # DINOv2's config.json names the one of its plain MLP
     "swin": {"hidden_act": ("gelu",), "layer_norm_eps": (1e-5,)},
+    "convnext": {"hidden_act": ("gelu",)},
     "resnet": {"hidden_act": ("relu",), "downsample_in_bottleneck": (False,)},
 }
 """Settings in config.json that cannot be chosen here, by family, and the values that they may have."""
@@ -98,8 +103,9 @@ def described(config: Config, folder: Path) -> Config:
     arguments, pretrained = (content.get(name) for name in ("model_args", "pretrained_cfg"))
     arguments, pretrained = (x if isinstance(x, Mapping) else {} for x in (arguments, pretrained))
     changes: dict[str, Any] = {}
-    if isinstance(config, ViTConfig):
-        for name, (field, kind) in _VIT_SETTINGS.items():
+    # transformers builds the first ConvNeXts with an epsilon of 1e-6 whatever their config.json says.
+    if isinstance(config, ViTConfig) or content.get("model_type") == "dinov3_convnext":
+        for name, (field, kind) in _SETTINGS[config.family].items():
             value = content.get(name, arguments.get(field))
             if value is not None:
                 changes[field] = checked(value, kind, f"{name} in {folder / DESCRIPTIONS[0]}")

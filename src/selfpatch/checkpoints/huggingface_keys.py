@@ -82,9 +82,31 @@ RESNET = {
     "layer#+1.#.downsample.0.": "encoder.stages.#.layers.#.shortcut.convolution.",
     "layer#+1.#.downsample.1.": "encoder.stages.#.layers.#.shortcut.normalization.",
 }
+_CONVNEXT_BLOCK = {
+    "conv_dw.": ("dwconv.", "depthwise_conv."),
+    "norm.": ("layernorm.", "layer_norm."),
+    "mlp.fc#.": ("pwconv#.", "pointwise_conv#."),
+    "gamma": ("layer_scale_parameter", "gamma"),
+    "mlp.grn.": ("grn.", "grn."),
+}
+CONVNEXT = {
+    "stem.0.": "embeddings.patch_embeddings.",
+    "stem.1.": "embeddings.layernorm.",
+    "stages.#.downsample.#.": "encoder.stages.#.downsampling_layer.#.",
+    **{f"stages.#.blocks.#.{ours}": f"encoder.stages.#.layers.#.{name}" for ours, (name, _) in _CONVNEXT_BLOCK.items()},
+    "norm.": "layernorm.",
+}
+DINOV3_CONVNEXT = {
+    "stem.#.": "stages.0.downsample_layers.#.",
+    "stages.#.downsample.#.": "stages.#.downsample_layers.#.",
+    **{f"stages.#.blocks.#.{ours}": f"stages.#.layers.#.{name}" for ours, (_, name) in _CONVNEXT_BLOCK.items()},
+    "norm.": "layer_norm.",
+}
 _FIRST_LAYERS = ("embeddings.patch_embeddings.projection.weight", "embedder.embedder.convolution.weight")
 """Ends of keys that only these models have."""
 _DINOV3_FIRST_LAYER = "embeddings.patch_embeddings.weight"
+_CONVNEXTS = {"embeddings.layernorm.weight": CONVNEXT, "stages.0.downsample_layers.0.weight": DINOV3_CONVNEXT}
+"""End of a key that only such a ConvNeXt has: its table."""
 
 
 def to_huggingface(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -112,7 +134,7 @@ def to_huggingface(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dic
 
 def is_huggingface_key(key: str) -> bool:
     """Return whether a key is of the first layer of a model of transformers."""
-    return key.endswith((*_FIRST_LAYERS, _DINOV3_FIRST_LAYER))
+    return key.endswith((*_FIRST_LAYERS, _DINOV3_FIRST_LAYER, *_CONVNEXTS))
 
 
 def from_huggingface(raw: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -124,10 +146,14 @@ def from_huggingface(raw: Mapping[str, Tensor], source: str) -> dict[str, Tensor
         ValueError: two keys of `source` are the same tensor.
     """
     tables: tuple[dict[str, str], ...] = (VIT, DINOV2, DINOV2_SWIGLU, SWIN, RESNET)
-    dinov3 = any(key.endswith(_DINOV3_FIRST_LAYER) for key in raw)
-    if dinov3:
+    convnext = next((table for end, table in _CONVNEXTS.items() if any(key.endswith(end) for key in raw)), None)
+    dinov3 = convnext is None and any(key.endswith(_DINOV3_FIRST_LAYER) for key in raw)
+    # transformers 5 calls the blocks and stages of DINOv3's models model.layer and model.stages in memory.
+    if convnext is not None:
+        tables = (convnext,)
+        raw = {re.sub(r"\bmodel\.stages\.", "stages.", key): tensor for key, tensor in raw.items()}
+    elif dinov3:
         tables = (DINOV3_SWIGLU,) if any(".mlp.gate_proj." in key for key in raw) else (DINOV3,)
-        # transformers 5 calls the blocks model.layer in memory.
         raw = {re.sub(r"\bmodel\.layer\.", "layer.", key): tensor for key, tensor in raw.items()}
     elif not any(key.endswith(_FIRST_LAYERS) for key in raw):
         return dict(raw)

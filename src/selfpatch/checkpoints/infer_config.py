@@ -12,6 +12,7 @@ from torch import Tensor
 from selfpatch.checkpoints.key_mapping import TRUNK
 from selfpatch.models.backbones.config import (
     AnyBackboneConfig,
+    ConvNeXtConfig,
     ResNetConfig,
     SwinConfig,
     ViTConfig,
@@ -28,6 +29,7 @@ _AXES = {
     "layers.0.blocks.0.attn.relative_position_bias_table": 2,
     "conv1.weight": 4,
     **{f"layer1.0.conv{i}.weight": 4 for i in (1, 2, 3)},
+    "stem.0.weight": 4,
 }
 """Number of axes of the tensors that tell of the architecture."""
 
@@ -36,7 +38,7 @@ def infer_backbone_config(state: Mapping[str, Tensor], source: str) -> AnyBackbo
     """Return the configuration of the backbone in a state dict with our keys.
 
     Raises:
-        ValueError: it is not a plain ViT, a Swin or a ResNet of bottlenecks.
+        ValueError: it is not a plain ViT, a Swin, a ConvNeXt or a ResNet of bottlenecks.
     """
     trunk = {k.removeprefix(TRUNK): v for k, v in state.items() if k.startswith(TRUNK)}
     _require_shapes(trunk, source)
@@ -48,8 +50,8 @@ def _require_shapes(trunk: Mapping[str, Tensor], source: str) -> None:
     for key, axes in _AXES.items():
         if key in trunk and (trunk[key].ndim != axes or not trunk[key].numel()):
             raise ValueError(
-                f"{source} holds no plain ViT, Swin or ResNet: {key} has the shape {list(trunk[key].shape)}, and "
-                f"{axes} axes are needed"
+                f"{source} holds no plain ViT, Swin, ResNet or ConvNeXt: {key} has the shape "
+                f"{list(trunk[key].shape)}, and {axes} axes are needed"
             )
 
 
@@ -57,6 +59,8 @@ def _config(trunk: Mapping[str, Tensor], state: Mapping[str, Tensor], source: st
     embedding = trunk.get("patch_embed.proj.weight")
     if "layer1.0.conv1.weight" in trunk:
         return _resnet_config(trunk, source)
+    if {"stem.0.weight", "stages.0.blocks.0.conv_dw.weight"} <= trunk.keys():
+        return _convnext_config(trunk)
     if embedding is not None:
         if "layers.0.blocks.0.attn.qkv.weight" in trunk:
             return _swin_config(trunk, embedding, source)
@@ -64,7 +68,7 @@ def _config(trunk: Mapping[str, Tensor], state: Mapping[str, Tensor], source: st
             return _dinov3_config(trunk, embedding)
         if "pos_embed" in trunk:
             return _vit_config(trunk, embedding, source)
-    raise ValueError(f"{source} holds no plain ViT, Swin or ResNet; its keys are {first_few(tuple(state))}")
+    raise ValueError(f"{source} holds no plain ViT, Swin, ResNet or ConvNeXt; its keys are {first_few(tuple(state))}")
 
 
 def _vit_config(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> ViTConfig:
@@ -160,6 +164,17 @@ def _resnet_config(trunk: Mapping[str, Tensor], source: str) -> ResNetConfig:
         depths=tuple(_count(trunk, f"layer{stage}") for stage in stages),
         width=width,
         in_channels=trunk["conv1.weight"].shape[1],
+    )
+
+
+def _convnext_config(trunk: Mapping[str, Tensor]) -> ConvNeXtConfig:
+    return ConvNeXtConfig(
+        embed_dim=trunk["stem.0.weight"].shape[0],
+        depths=tuple(_count(trunk, f"stages.{stage}.blocks") for stage in range(_count(trunk, "stages"))),
+        layer_scale="stages.0.blocks.0.gamma" in trunk,
+        response_norm="stages.0.blocks.0.mlp.grn.weight" in trunk,
+        final_norm="norm.weight" in trunk,
+        in_channels=trunk["stem.0.weight"].shape[1],
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from selfpatch.checkpoints.config import Side
 from selfpatch.checkpoints.huggingface_keys import from_huggingface, is_huggingface_key
-from selfpatch.models.backbones import dinov3_keys
+from selfpatch.models.backbones import convnext_keys, dinov3_keys
 
 SIDES: dict[Side, str] = {
     "teacher": r"(^|\.)(teacher(_\w+)?|momentum_\w+|\w+_momentum|encoder_k|target_\w+|ema(_\w+)?|\w+_ema)\.",
@@ -55,6 +55,7 @@ LEFT_OUT = [
     r"(prototypes\w*\..+|prototypes|queue\w*|centers?)",  # SwAV, Leopart; MoCo, MoBY, DenseCL
     r"fpn_\w+\..+",  # ReSim
     r"decoder\..+",  # MAE
+    r"norms\..+",  # DINOv3's ConvNeXt, which saves its final norm twice
     r"(student|teacher|online|target|momentum)_\w*(head|project|predict)\w*\..+",  # heads beside a `teacher_backbone`
     r"(projection|prediction)_head_momentum\..+",  # lightly
     r"(\w+_)?(loss|criterion)\..+",  # centres of DINOv2 and lightly
@@ -74,7 +75,7 @@ SPELLINGS = [
 ]
 """Parts of our keys that others name differently; all apply."""
 
-_FIRST_LAYERS = re.compile(r"((?:.+\.)?)(patch_embed\.proj|layer1\.0\.conv1)\.weight")
+_FIRST_LAYERS = re.compile(r"((?:.+\.)?)(patch_embed\.proj|layer1\.0\.conv1|stem\.0)\.weight")
 
 
 def map_keys(raw: Mapping[str, Tensor], side: Side, source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -87,6 +88,7 @@ def map_keys(raw: Mapping[str, Tensor], side: Side, source: str) -> tuple[dict[s
     """
     originals = _unwrapped(raw, source)
     raw = from_huggingface({key: raw[original] for key, original in originals.items()}, source)
+    raw = convnext_keys.from_any(raw)
     keys, left_out = _new_keys(raw, side, source)
     statistics = [
         key for key in keys if re.fullmatch(r"heads\..+\.(running_mean|running_var|num_batches_tracked)", key)
@@ -152,9 +154,10 @@ def _new_keys(keys: Collection[str], side: Side, source: str) -> tuple[dict[str,
 
 
 def _trunk_prefixes(keys: Collection[str]) -> list[str]:
-    """Return the key prefix of each trunk, found by its patch embedding (ViT, Swin) or first layers (ResNet)."""
+    """Return the key prefix of each trunk, found by the keys of its first layers."""
     found = [_FIRST_LAYERS.fullmatch(key) for key in keys]
-    return [m[1] for m in found if m and (m[2] == "patch_embed.proj" or f"{m[1]}conv1.weight" in keys)]
+    second = {"patch_embed.proj": "", "layer1.0.conv1": "conv1.weight", "stem.0": "stages.0.blocks.0.conv_dw.weight"}
+    return [m[1] for m in found if m and (not second[m[2]] or f"{m[1]}{second[m[2]]}" in keys)]
 
 
 def is_trunk_key(key: str) -> bool:

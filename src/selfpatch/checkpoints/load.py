@@ -67,7 +67,7 @@ def load_backbone(
         if shapes == {key: tensor.shape for key, tensor in state.items() if key.startswith("pool.")}:
             parts["pool"] = pool
     current = parts.state_dict()
-    for key in (f"{TRUNK}patch_embed.proj.weight", f"{TRUNK}conv1.weight"):
+    for key in (f"{TRUNK}patch_embed.proj.weight", f"{TRUNK}conv1.weight", f"{TRUNK}stem.0.weight"):
         if key in state and key in current and state[key].shape[1] == 3 != current[key].shape[1]:
             state[key] = kernel_for_channels(state[key], current[key].shape[1])
     optional = [f"{TRUNK}norm.weight", f"{TRUNK}norm.bias", "backbone.mask_token"]

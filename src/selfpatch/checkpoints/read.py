@@ -55,8 +55,8 @@ def read_weights(source: str, config: LoadConfig = DEFAULTS) -> Weights:
         config: which network is read; a file that holds only one gives that one.
 
     Raises:
-        ValueError: there is no such file, it is no checkpoint or a damaged one, it holds no ViT, Swin or ResNet, or
-            unpickling it could run code.
+        ValueError: there is no such file, it is no checkpoint or a damaged one, it holds no ViT, Swin, ResNet or
+            ConvNeXt, or unpickling it could run code.
     """
     if source.startswith(TIMM):
         backbone = build_timm(source.removeprefix(TIMM), pretrained=not in_dry_run())

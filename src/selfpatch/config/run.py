@@ -57,8 +57,9 @@ class RunConfig:
     """Patch-level objective: selfpatch, sere, neco, koleo, paka, sere_pairs, selfpatch_pairs, gram, retain, distill,
     several joined by `+`, or `none`."""
     model: Name = "vit_small"
-    """Architecture: vit_tiny, vit_small, vit_base, vit_large, swin_tiny, swin_small, swin_base, resnet50, the name of
-    any ViT, Swin or ResNet of timm, or `init` for the architecture of those weights."""
+    """Architecture: vit_tiny, vit_small, vit_base, vit_large, swin_tiny, swin_small, swin_base, resnet50,
+    convnext_tiny, convnext_small, convnext_base, convnext_large, the name of any ViT, Swin, ResNet or ConvNeXt of timm,
+    or `init` for the architecture of those weights."""
     patch_size: PositiveInt | None = None
     """Side of a patch in pixels; defaults to 16, or to the timm model's."""
     init: Name | None = None

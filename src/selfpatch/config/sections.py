@@ -18,11 +18,11 @@ class BackboneOverrides:
     """Architecture settings that the model's name leaves open; those that are not given follow the model."""
 
     embed_dim: PositiveInt | None = None
-    """Width of the tokens (ViT), of the first stage (Swin) or of the first bottlenecks (ResNet)."""
+    """Width of the tokens (ViT), of the first stage (Swin, ConvNeXt) or of the first bottlenecks (ResNet)."""
     depth: PositiveInt | None = None
     """Number of blocks (ViT only)."""
     depths: Annotated[tuple[PositiveInt, ...], MinLen(1)] | None = None
-    """Number of blocks in each stage (Swin and ResNet only)."""
+    """Number of blocks in each stage (Swin, ResNet and ConvNeXt only)."""
     num_heads: PositiveInt | None = None
     """Number of attention heads (ViT), or of the first stage (Swin)."""
     rope: bool | None = None

@@ -97,7 +97,8 @@ class LayerConfig(FrozenConfig):
     """Block of a ViT to take features from, counted from 1; the last if not given. Tokens of an earlier block are
     before any norm."""
     stage: Annotated[int, Gt(0)] | None = None
-    """Number of the stage of a Swin or ResNet to take features from, counted from 1; the last if not given."""
+    """Number of the stage of a Swin, ResNet or ConvNeXt to take features from, counted from 1; the last if not
+    given."""
     output_stride: Literal[8, 16] | None = None
     """Largest stride of a ResNet, in pixels: 16 removes the stride of its last stage, 8 of its last two."""
     dilate: bool = True

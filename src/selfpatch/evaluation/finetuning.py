@@ -18,7 +18,9 @@ from selfpatch.models.param_groups import DecayRule, layer_lr_scales, param_grou
 def require_network(encoder: Encoder) -> BranchEncoder:
     """Return the encoder if it is a network of this package, which alone can be fine-tuned; else raise ValueError."""
     if not isinstance(encoder, BranchEncoder):
-        raise ValueError(f"a {type(encoder).__name__} cannot be fine-tuned; give weights of a ViT, a Swin or a ResNet")
+        raise ValueError(
+            f"a {type(encoder).__name__} cannot be fine-tuned; give weights of a ViT, a Swin, a ResNet or a ConvNeXt"
+        )
     return encoder
 
 

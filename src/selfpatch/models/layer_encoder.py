@@ -1,4 +1,4 @@
-"""Features of one layer of a network: an earlier block of a ViT, a stage of a Swin or ResNet, or keys of attention."""
+"""Features of one layer of a network: an earlier block of a ViT, a stage of another network, or keys of attention."""
 
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ class LayerEncoder:
         encoder: the other encoder.
         facet: features of the layer.
         block: block of a ViT, counted from 1; the last if None.
-        stage: stage of a Swin or ResNet, counted from 1; as `near_stride` says, or the last, if None.
+        stage: stage of a Swin, ResNet or ConvNeXt, counted from 1; as `near_stride` says, or the last, if None.
         depth: layer as a share of all layers, if neither `block` nor `stage` is given.
         near_stride: stride in pixels. If given, the default stage is the one whose stride is nearest, the last of
             several.
@@ -36,7 +36,7 @@ class LayerEncoder:
     Attributes:
         layer: number of the block or stage; None if the encoder is no network of this package.
         is_vit: whether layers are blocks of a ViT.
-        is_staged: whether layers are stages, of a Swin or ResNet.
+        is_staged: whether layers are stages, of another network of this package.
         patch_size: side of a feature's patch in pixels, the stride of the layer.
         dim: width of the features.
 

@@ -18,13 +18,14 @@ from selfpatch.checkpoints.export.timm import read_features as read_timm
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.config.schema import Size, height_and_width
 from selfpatch.models.backbones.build import build_backbone
-from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.pooling import ClassAttentionPool
 
 VIT = ViTConfig(embed_dim=16, depth=2, num_heads=4, patch_size=4, grid=5)
 SWIN = SwinConfig(embed_dim=8, depths=(2, 2, 2), first_heads=2, window=4)
 RESNET = ResNetConfig(depths=(1, 2, 1, 1), width=8)
+CONVNEXT = ConvNeXtConfig(embed_dim=4, depths=(1, 2, 1, 1))
 SHAPES: dict[str, AnyBackboneConfig] = {
     "vit": VIT,
     "vit without CLS token": replace(VIT, class_token=False),
@@ -35,6 +36,8 @@ SHAPES: dict[str, AnyBackboneConfig] = {
     "vit of five channels": replace(VIT, in_channels=5, mean=(0.4,) * 5, std=(0.2,) * 5),
     "swin": SWIN,
     "resnet": RESNET,
+    "convnext": CONVNEXT,
+    "convnext v2": replace(CONVNEXT, layer_scale=False, response_norm=True),
 }
 POOLED = VIT.for_pool()
 """What a run with SelfPatch trains: neither CLS token nor final norm, and a pool."""
@@ -80,7 +83,9 @@ def test_timm_gives_the_same_features(name: str, tmp_path: Path) -> None:
     assert tuple(model.pretrained_cfg["mean"]) == SHAPES[name].mean
 
 
-@pytest.mark.parametrize("config", [replace(VIT, position_embedding="size"), replace(VIT, rope=True), SWIN, RESNET])
+@pytest.mark.parametrize(
+    "config", [replace(VIT, position_embedding="size"), replace(VIT, rope=True), SWIN, RESNET, CONVNEXT]
+)
 def test_timm_agrees_at_other_sizes_where_positions_are_its_own(config: AnyBackboneConfig, tmp_path: Path) -> None:
     encoder, images = encoder_of(config), images_for(config, 128, 96)
     export(encoder, "timm", tmp_path / "out")
@@ -95,7 +100,7 @@ def test_timm_gives_the_patches_of_a_run_with_a_pool_and_the_folder_says_so(tmp_
     assert "At sizes other than 20 x 20 timm interpolates" in readme.read_text()
 
 
-@pytest.mark.parametrize("config", [VIT, SWIN, RESNET])
+@pytest.mark.parametrize("config", [VIT, SWIN, RESNET, CONVNEXT])
 def test_timm_puts_a_classifier_on_what_was_exported(config: AnyBackboneConfig, tmp_path: Path) -> None:
     encoder, images = encoder_of(config), images_for(config)
     export(encoder, "timm", tmp_path / "out")
@@ -127,10 +132,11 @@ MODELS = {
     "vit of five channels": "ViTModel",
     "swin": "SwinModel",
     "resnet": "ResNetModel",
+    "convnext": "DINOv3ConvNextModel",
 }
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", MODELS)
 def test_transformers_gives_the_same_features(name: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     encoder, images = encoder_of(SHAPES[name]), images_for(SHAPES[name])
@@ -151,7 +157,9 @@ def test_transformers_gives_the_same_features(name: str, tmp_path: Path) -> None
         assert tuple(pixels["image_mean"]) == SHAPES[name].mean
 
 
-@pytest.mark.parametrize("config", [SWIN, RESNET, replace(SHAPES["gated vit with rotary positions"], num_heads=1)])
+@pytest.mark.parametrize(
+    "config", [SWIN, RESNET, CONVNEXT, replace(SHAPES["gated vit with rotary positions"], num_heads=1)]
+)
 def test_a_folder_for_transformers_loads_back(config: AnyBackboneConfig, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
     encoder, images = encoder_of(config), images_for(config)
@@ -175,6 +183,9 @@ def test_transformers_opens_what_was_exported_for_timm(tmp_path: Path) -> None:
         (POOLED, "hf", "this ViT has no final norm .* use --to timm, .* or --to onnx"),
         (SWIN.for_pool(), "hf", "this Swin has no final norm.*use --to onnx or safetensors"),
         (SWIN.for_pool(), "timm", "this Swin has no final norm.*use --to onnx or safetensors"),
+        (CONVNEXT.for_pool(), "timm", "this ConvNeXt has no final norm.*use --to onnx or safetensors"),
+        (replace(CONVNEXT, depths=(1, 1, 1)), "timm", "timm's ConvNeXt has 4 stages, and this one 3; use --to onnx"),
+        (SHAPES["convnext v2"], "hf", "no ConvNeXt with patch features that is not as DINOv3's.*use --to timm"),
         (replace(VIT, class_token=False, layer_scale=True), "hf", "no ViT without CLS token.*use --to timm"),
     ],
 )

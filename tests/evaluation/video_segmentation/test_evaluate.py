@@ -20,12 +20,13 @@ from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConf
 from selfpatch.evaluation.video_segmentation.dataset import write_mask
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate
 from selfpatch.models.backbones.build import build_backbone, named_backbone_config
-from selfpatch.models.backbones.config import ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.backbones.config import ConvNeXtConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder
 from tests.evaluation.video_segmentation.conftest import Tree
 from tests.helpers.command_line import write_davis
 
 RESNET = ResNetConfig(depths=(1, 1, 1, 1), width=8)
+CONVNEXT = ConvNeXtConfig(embed_dim=8, depths=(1, 1, 1, 1))
 SWIN = SwinConfig(embed_dim=16, depths=(1, 1, 1, 1), first_heads=1, window=4)
 VIT = ViTConfig(embed_dim=32, depth=3, num_heads=2, patch_size=16, grid=8)
 
@@ -107,6 +108,7 @@ def test_a_frame_of_one_object(tree: Tree) -> None:
         (RESNET, {"output_stride": 16}, (4, None, 16, "8 x 12")),
         (RESNET, {"stage": 3, "output_stride": 8, "dilate": False}, (3, None, 8, "16 x 24")),
         (SWIN, {}, (3, None, 16, "8 x 12")),
+        (CONVNEXT, {}, (3, None, 16, "8 x 12")),
         (SWIN, {"stage": 2}, (2, None, 8, "16 x 24")),
         (VIT, {}, (None, 3, 16, "8 x 12")),
         (VIT, {"block": 1}, (None, 1, 16, "8 x 12")),

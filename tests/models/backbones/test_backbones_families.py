@@ -13,17 +13,22 @@ from selfpatch.core.cost import measure
 from selfpatch.models.backbones.build import build_backbone, build_timm, named_backbone_config
 from selfpatch.models.backbones.config import (
     AnyBackboneConfig,
+    ConvNeXtConfig,
     ResNetConfig,
     SwinConfig,
     ViTConfig,
     backbone_config_from_dict,
 )
+from selfpatch.models.backbones.convnext_keys import to_timm
 from selfpatch.models.backbones.vit import ViT, sincos_positions
 
 VIT = ViTConfig(embed_dim=8, depth=3, num_heads=2, patch_size=8, grid=4)
 SWIN = SwinConfig(embed_dim=8, depths=(1, 2), first_heads=2, window=4)
 RESNET = ResNetConfig(depths=(1, 1, 1, 1), width=4)
-FAMILIES = pytest.mark.parametrize("config", [VIT, SWIN, RESNET], ids=["vit", "swin", "resnet"])
+CONVNEXT = ConvNeXtConfig(embed_dim=4, depths=(1, 2))
+CONVNEXT_V2 = ConvNeXtConfig(embed_dim=4, depths=(1, 2, 1, 1), layer_scale=False, response_norm=True, norm_eps=1e-5)
+CONFIGS = {"vit": VIT, "swin": SWIN, "resnet": RESNET, "convnext": CONVNEXT, "convnext v2": CONVNEXT_V2}
+FAMILIES = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 MASKABLE = pytest.mark.parametrize("config", [VIT, SWIN], ids=["vit", "swin"])
 
 
@@ -37,7 +42,7 @@ def test_tokens_form_a_map_of_the_size_that_the_config_says(config: AnyBackboneC
     backbone = build_backbone(config)
     tokens = backbone(images(config))
     assert tokens.patches.shape == tokens.raw_patches.shape == (2, 2, 3, config.dim)
-    assert (tokens.cls is None) == (config.family != "vit")
+    assert (tokens.cls is None) == (config.family in ("swin", "resnet"))
     assert (backbone.dim, backbone.patch_size, backbone.num_heads) == (config.dim, config.patch_size, config.num_heads)
 
 
@@ -47,7 +52,15 @@ def test_a_config_survives_a_file(config: AnyBackboneConfig) -> None:
 
 
 def test_the_names_stand_for_the_published_sizes() -> None:
-    millions = {"swin_tiny": 27.5, "swin_small": 48.8, "resnet50": 23.5, "vit_small": 21.7, "vit_tiny": 5.5}
+    millions = {
+        "convnext_tiny": 27.8,
+        "convnext_base": 87.6,
+        "swin_tiny": 27.5,
+        "swin_small": 48.8,
+        "resnet50": 23.5,
+        "vit_small": 21.7,
+        "vit_tiny": 5.5,
+    }
     for name, expected in millions.items():
         with torch.device("meta"):
             backbone = build_backbone(named_backbone_config(name))
@@ -61,6 +74,47 @@ def test_a_swin_gives_timms_own_features() -> None:
     below = build_backbone(SWIN.for_pool())
     assert torch.equal(below(x).patches, below(x).raw_patches)
     assert not any(name.startswith("trunk.norm") for name in below.state_dict())
+
+
+@pytest.mark.parametrize("config", [CONVNEXT, CONVNEXT_V2])
+def test_a_convnext_gives_timms_own_features(config: ConvNeXtConfig) -> None:
+    """timm's image feature is the norm of the mean, and not the mean of the normed patches."""
+    from timm.models.convnext import ConvNeXt
+
+    backbone = build_backbone(config).eval()
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    dims, depths = (4, 8, 16, 32), (*config.depths, 1, 1)[:4]
+    scale = 1.0 if config.layer_scale else None
+    theirs = ConvNeXt(num_classes=0, depths=depths, dims=dims, ls_init_value=scale, use_grn=config.response_norm)
+    if len(config.depths) == 2:
+        theirs.prune_intermediate_layers([0, 1], prune_head=False)
+        theirs.head = nn.Identity()
+    state = to_timm(backbone.trunk.state_dict())
+    theirs.load_state_dict(state, strict=len(config.depths) == 4)
+    for part in theirs.modules():
+        if isinstance(part, nn.LayerNorm):
+            part.eps = config.norm_eps
+    x, tokens = images(config), backbone(images(config))
+    torch.testing.assert_close(tokens.raw_patches.movedim(-1, 1), theirs.eval().forward_features(x))
+    if len(config.depths) == 4:
+        torch.testing.assert_close(tokens.cls, theirs(x))
+        torch.testing.assert_close(tokens.patches.movedim(-1, 1), theirs.head.norm(theirs.forward_features(x)))
+    below = build_backbone(config.for_pool())
+    assert torch.equal(below(x).patches, below(x).raw_patches)
+    assert not any(name.startswith("trunk.norm") for name in below.state_dict())
+
+
+def test_a_convnext_of_too_many_stages() -> None:
+    with pytest.raises(ValueError, match="a ConvNeXt has at most 4 stages, not 5; shorten its depths"):
+        build_backbone(ConvNeXtConfig(depths=(1,) * 5))
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny_hnf", "convnext_atto_ols", "convnext_zepto_rms", "test_convnext"])
+def test_other_convnexts_of_timm_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{name}' is a ConvNeXt of another kind than .*; use"):
+        build_timm(name)
 
 
 def test_a_resnet_gives_timms_own_features_in_evaluation() -> None:
@@ -141,6 +195,10 @@ def test_the_patch_projection_alone_may_be_frozen() -> None:
         backbone.freeze_embedding()
         frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
         assert frozen == {"trunk.patch_embed.proj.weight", "trunk.patch_embed.proj.bias"}
+    backbone = build_backbone(CONVNEXT)
+    backbone.freeze_embedding()
+    frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
+    assert frozen == {"trunk.stem.0.weight", "trunk.stem.0.bias"}
     with pytest.raises(ValueError, match="freeze_patch_embed is for a ViT or a Swin; a resnet embeds no patches"):
         build_backbone(RESNET).freeze_embedding()
 
@@ -203,7 +261,7 @@ def test_registers_are_no_patches() -> None:
         torch.testing.assert_close(at_home.flatten(1, 2), backbone.trunk.forward_features(images(config, 4, 4))[:, 4:])
 
 
-@pytest.mark.parametrize("name", ["swin_s3_tiny_224", "resnet26", "test_vit4"])
+@pytest.mark.parametrize("name", ["swin_s3_tiny_224", "resnet26", "test_vit4", "convnextv2_atto"])
 def test_families_of_timm_by_name(name: str) -> None:
     backbone = build_timm(name)
     again = build_backbone(backbone.config)

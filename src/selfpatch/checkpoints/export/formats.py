@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, ViTConfig
+from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, ResNetConfig, ViTConfig
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,6 @@ class Features(NamedTuple):
 
 def native_size(config: AnyBackboneConfig) -> int:
     """Return the image side in pixels that fits a network: its grid of positions, or one window in the last stage."""
-    if isinstance(config, ResNetConfig):
+    if isinstance(config, ResNetConfig | ConvNeXtConfig):
         return 2 * config.patch_size
     return config.patch_size * (config.grid if isinstance(config, ViTConfig) else config.window)

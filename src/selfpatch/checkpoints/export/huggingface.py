@@ -14,7 +14,7 @@ from selfpatch.checkpoints.export.formats import ExportSummary, Features, native
 from selfpatch.checkpoints.export.safetensors import metadata_of, write_safetensors
 from selfpatch.config.schema import Size
 from selfpatch.core.atomic_io import write_atomically
-from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.backbones.dinov3_keys import check_periods
 from selfpatch.models.encoder import BranchEncoder
 
@@ -30,6 +30,7 @@ MODELS = {
     "DINOv3ViTModel": ("dinov3_vit", keys.DINOV3),
     "SwinModel": ("swin", keys.SWIN),
     "ResNetModel": ("resnet", keys.RESNET),
+    "DINOv3ConvNextModel": ("dinov3_convnext", keys.DINOV3_CONVNEXT),
 }
 """Type and names of the keys of each model."""
 
@@ -59,7 +60,7 @@ def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSumm
     if config.in_channels == 3:
         write_atomically(folder / "preprocessor_config.json", json.dumps(_preprocessing(config), indent=2))
     side, notes = native_size(config), []
-    if not isinstance(config, ResNetConfig) and name != "DINOv3ViTModel":
+    if isinstance(config, ViTConfig | SwinConfig) and name != "DINOv3ViTModel":
         action = "cuts windows" if isinstance(config, SwinConfig) else "interpolates positions"
         notes.append(
             f"At other sizes transformers {action} its own way, and features differ from those of the training code."
@@ -86,6 +87,18 @@ def find_model(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tuple[
             "depths": list(config.depths),
             "layer_type": "bottleneck",
             "hidden_act": "relu",
+        }
+    if isinstance(config, ConvNeXtConfig):
+        if config.response_norm or not config.layer_scale or not config.final_norm:
+            raise ValueError(
+                "transformers has no ConvNeXt with patch features that is not as DINOv3's, with layer scale and final "
+                "norm; use --to timm, onnx or safetensors"
+            )
+        return "DINOv3ConvNextModel", {
+            "hidden_sizes": list(config.map_dims),
+            "depths": list(config.depths),
+            "layer_norm_eps": config.norm_eps,
+            "hidden_act": "gelu",
         }
     if not config.final_norm:
         raise ValueError("this Swin has no final norm, and transformers' always has one; use --to onnx or safetensors")
@@ -177,7 +190,7 @@ def _adapt_vit(state: dict[str, Tensor], config: ViTConfig, name: str) -> None:
 
 
 def _preprocessing(config: AnyBackboneConfig) -> dict[str, Any]:
-    side = 224 if isinstance(config, ResNetConfig) else native_size(config)
+    side = 224 if isinstance(config, ResNetConfig | ConvNeXtConfig) else native_size(config)
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
@@ -217,6 +230,9 @@ def read_features(folder: Path, images: Tensor) -> Features:
     if name == "ResNetModel":
         return Features(output.pooler_output.flatten(1), output.last_hidden_state)
     tokens = output.last_hidden_state  # [B, prefix + N, D]
+    if name == "DINOv3ConvNextModel":
+        h, w = (side // (4 << (len(model.config.depths) - 1)) for side in images.shape[-2:])
+        return Features(output.pooler_output, tokens[:, 1:].unflatten(1, (h, w)).movedim(-1, 1))
     stride = model.config.patch_size << (len(model.config.depths) - 1 if name == "SwinModel" else 0)
     h, w = (side // stride for side in images.shape[-2:])
     patches = tokens[:, -h * w :]

@@ -17,8 +17,8 @@ from selfpatch.checkpoints.export.safetensors import metadata_of, write_safetens
 from selfpatch.checkpoints.key_mapping import move_patch_merging
 from selfpatch.config.schema import Size
 from selfpatch.core.atomic_io import write_atomically
-from selfpatch.models.backbones import dinov3_keys
-from selfpatch.models.backbones.config import AnyBackboneConfig, SwinConfig, ViTConfig
+from selfpatch.models.backbones import convnext_keys, dinov3_keys
+from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder
 
 LIBRARIES = ()
@@ -33,11 +33,12 @@ def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSumm
     """Write weights and config.json; `size` is not used.
 
     Raises:
-        ValueError: the network is a Swin without final norm, which timm's always has.
+        ValueError: the network is a Swin or ConvNeXt without final norm, which timm's always has.
     """
     config, state = encoder.backbone.config, encoder.backbone.trunk.state_dict()
-    if isinstance(config, SwinConfig) and not config.final_norm:
-        raise ValueError("this Swin has no final norm, and timm's always has one; use --to onnx or safetensors")
+    if isinstance(config, SwinConfig | ConvNeXtConfig) and not config.final_norm:
+        name = type(config).__name__.removesuffix("Config")
+        raise ValueError(f"this {name} has no final norm, and timm's always has one; use --to onnx or safetensors")
     write_atomically(folder / "config.json", json.dumps(_description(config, state), indent=2))
     side, notes = native_size(config), []
     ours = isinstance(config, ViTConfig) and config.timm_model is None and not config.rope
@@ -52,6 +53,9 @@ def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSumm
     elif isinstance(config, ViTConfig) and config.rope:
         dinov3_keys.check_periods(state, config.rope_base, "timm")
         state = dinov3_keys.to_timm(state)
+    elif isinstance(config, ConvNeXtConfig):
+        state = convnext_keys.to_timm(state)
+        notes.append("forward_features gives the last map before its norm; model.head.norm gives patch features.")
     else:
         notes.append("transformers opens this folder too: AutoModel.from_pretrained(FOLDER).")
     write_safetensors(folder / "model.safetensors", state, metadata_of(config))
@@ -112,6 +116,16 @@ def architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tupl
             "num_heads": list(config.stage_heads),
             "window_size": config.window,
         }
+    if isinstance(config, ConvNeXtConfig):
+        if len(config.depths) != 4:
+            raise ValueError(f"timm's ConvNeXt has 4 stages, and this one {len(config.depths)}; use --to onnx")
+        return "convnext_tiny", arguments | {
+            "depths": list(config.depths),
+            "dims": list(config.map_dims),
+            "ls_init_value": 1e-6 if config.layer_scale else None,
+            "use_grn": config.response_norm,
+            "norm_eps": config.norm_eps,
+        }
     return "resnet50", arguments | {"layers": list(config.depths), "channels": list(config.stage_widths)}
 
 
@@ -147,6 +161,8 @@ def read_features(folder: Path, images: Tensor) -> Features:
     if features.ndim == 3:  # [B, prefix + N, D] of a ViT
         h, w = model.patch_embed.dynamic_feat_size(images.shape[-2:])
         patches = features[:, model.num_prefix_tokens :].unflatten(1, (h, w)).movedim(-1, 1)
+    elif "convnext" in model.pretrained_cfg["architecture"]:
+        patches = model.head.norm(features)
     else:
         patches = features.movedim(-1, 1) if getattr(model, "output_fmt", "NCHW") == "NHWC" else features
     return Features(pooled, patches)

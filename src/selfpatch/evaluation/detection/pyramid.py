@@ -8,12 +8,11 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from selfpatch.evaluation.feature_pyramid import FINEST_STRIDE, LEVELS, FourStrides, doublings, rescaling
 from selfpatch.models.backbones.base import Backbone
-from selfpatch.models.backbones.config import SwinConfig
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.layers.batch_norm import BatchNorm2d
 
 STAGE_STRIDES = tuple(float(FINEST_STRIDE << level) for level in range(LEVELS))
-"""Strides of the stages of a Swin or a ResNet."""
+"""Strides of the stages of a Swin, a ResNet or a ConvNeXt."""
 
 
 class Pyramid(nn.Module):
@@ -54,7 +53,7 @@ class InnerMaps(Pyramid):
 
     - ViT: blocks at a third, a half, two thirds and the end of the depth (4, 6, 8 and 12 of 12), rescaled with batch
       norms (XCiT, arXiv 2106.09681).
-    - Swin: its stages, with a LayerNorm on each (arXiv 2103.14030). ResNet: its stages.
+    - Swin, ConvNeXt: its stages, with a LayerNorm on each (arXiv 2103.14030, 2201.03545). ResNet: its stages.
 
     `blocks` of a ViT count from 1, the finest map's first; as above if None. `norm` follows each convolution of the
     feature pyramid network. Batch norms are over the global batch.
@@ -77,7 +76,7 @@ class InnerMaps(Pyramid):
         strides = rescale.strides if rescale else STAGE_STRIDES
         super().__init__(backbone, strides, width, train_batch_norms=train_batch_norms)
         dims = [backbone.map_dims[number - 1] for number in used]
-        normed = isinstance(backbone.config, SwinConfig)
+        normed = backbone.config.maps_need_norm
         self.blocks = used
         self.norms = nn.ModuleList(nn.LayerNorm(dim) if normed else nn.Identity() for dim in dims)
         self.rescale = rescale

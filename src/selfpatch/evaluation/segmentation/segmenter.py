@@ -13,7 +13,6 @@ from selfpatch.evaluation.segmentation.dataset import IGNORE
 from selfpatch.evaluation.segmentation.decoder_config import DecoderConfig
 from selfpatch.evaluation.segmentation.decoders import FCNHead, Norm, SemanticFPN, UPerNet, norm_layer
 from selfpatch.models.backbones.base import Backbone
-from selfpatch.models.backbones.config import SwinConfig
 from selfpatch.models.backbones.vit import ViT
 
 AUXILIARY_WEIGHT = 0.4
@@ -43,9 +42,9 @@ def default_blocks(backbone: Backbone, method: str) -> tuple[int, ...]:
 class Taps(nn.Module):
     """Maps from inside a backbone, as a decoder reads them.
 
-    Blocks of a ViT, or stages of a Swin or a ResNet, are counted from 1. With `normed`, each map of a ViT goes through
-    the trunk's final norm, where it has one (iBOT's `out_with_norm`). The stages of a Swin have new norms in any case,
-    as in its released code.
+    Blocks of a ViT, or stages of another network, are counted from 1. With `normed`, each map of a ViT goes through
+    the trunk's final norm, where it has one (iBOT's `out_with_norm`). The stages of a Swin or ConvNeXt have new
+    norms in any case, as in their released code.
     """
 
     def __init__(self, backbone: Backbone, blocks: Sequence[int], *, normed: bool) -> None:
@@ -53,8 +52,8 @@ class Taps(nn.Module):
         self.backbone, self.blocks = backbone, tuple(blocks)
         self.shared_norm = normed and isinstance(backbone, ViT)
         self.dims = tuple(backbone.map_dims[block - 1] for block in blocks)
-        is_swin = isinstance(backbone.config, SwinConfig)
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) if is_swin else nn.Identity() for dim in self.dims)
+        normed_anew = backbone.config.maps_need_norm
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) if normed_anew else nn.Identity() for dim in self.dims)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the maps [B, D_i, h_i, w_i] of images, channels last in memory."""

@@ -11,7 +11,7 @@ Year = Literal[2016, 2017]
 FIRST_MASK = "baseline:first-mask"
 """Name, in place of weights, of the baseline that repeats the first mask in every frame."""
 DEFAULT_STRIDE = 16
-"""Stride in pixels that the default stage of a Swin or ResNet is chosen by: that of the ViT-S/16 rows."""
+"""Stride in pixels that the default stage of a network other than a ViT is chosen by: that of the ViT-S/16 rows."""
 
 
 @settings
@@ -28,8 +28,8 @@ class DAVISConfig(LayerConfig):
     results: DataName | None = None
     """Folder of ready-made masks, <sequence>/00000.png, to score instead of a network; needs no weights."""
     stage: Annotated[int, Gt(0)] | None = None
-    """Number of the stage of a Swin or ResNet to take features from, counted from 1; if not given, the one whose stride
-    is nearest to 16 pixels, the last of several."""
+    """Number of the stage of a Swin, ResNet or ConvNeXt to take features from, counted from 1; if not given, the one
+    whose stride is nearest to 16 pixels, the last of several."""
     resolution: Annotated[int, Gt(0)] = 480
     """Short side of the frames in pixels, floored to a multiple of the patch size. The long side is floored to a
     multiple of 64 as in the released script, or of the patch size if that does not divide 64."""

@@ -30,7 +30,7 @@ Rows = list[dict[str, Cell]]
 def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, output: Output = NO_OUTPUT) -> Result:
     """Propagate the first mask of each clip through the encoder's patch features, and score the masks.
 
-    Features are the encoder's own for a ViT. For a Swin or a ResNet, whose last stage has a stride of 32 pixels, they
+    Features are the encoder's own for a ViT. For another network, whose last stage has a stride of 32 pixels, they
     are those of the stage with stride 16 unless `config` names another layer; `settings` record stage, stride and grid.
 
     Clips may have any length and frames any size. The first and the last frame are not scored, so a clip of one or two

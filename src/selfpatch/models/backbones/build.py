@@ -1,4 +1,4 @@
-"""Backbones by name or configuration: our ViTs, Swins and ResNets, and timm's.
+"""Backbones by name or configuration: our ViTs, Swins, ResNets and ConvNeXts, and timm's.
 
 A new family is a `BackboneConfig` in config.py, a module like vit.py, and its branches below.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 from timm.layers import Mlp
+from timm.models.convnext import ConvNeXt as TimmConvNeXt
 from timm.models.eva import Eva
 from timm.models.resnet import Bottleneck
 from timm.models.resnet import ResNet as TimmResNet
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 
 from selfpatch.core.text import one_line
 from selfpatch.models.backbones.base import Backbone
-from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.backbones.convnext import ConvNeXt, build_convnext
+from selfpatch.models.backbones.convnext_keys import from_any
 from selfpatch.models.backbones.dinov3_keys import from_timm
 from selfpatch.models.backbones.resnet import ResNet, build_resnet
 from selfpatch.models.backbones.swin import Swin, build_swin
@@ -40,9 +43,13 @@ MODELS: dict[str, AnyBackboneConfig] = {
     "swin_small": SwinConfig(embed_dim=96, depths=(2, 2, 18, 2), first_heads=3),
     "swin_base": SwinConfig(embed_dim=128, depths=(2, 2, 18, 2), first_heads=4),
     "resnet50": ResNetConfig(depths=(3, 4, 6, 3)),
+    "convnext_tiny": ConvNeXtConfig(embed_dim=96, depths=(3, 3, 9, 3)),
+    "convnext_small": ConvNeXtConfig(embed_dim=96, depths=(3, 3, 27, 3)),
+    "convnext_base": ConvNeXtConfig(embed_dim=128, depths=(3, 3, 27, 3)),
+    "convnext_large": ConvNeXtConfig(embed_dim=192, depths=(3, 3, 27, 3)),
 }
 """Backbones that are built here (DeiT, arXiv 2012.12877; ViT, 2010.11929; Swin, 2103.14030; ResNet, 1512.03385;
-DINOv3, 2508.10104, with rotary positions and four register tokens).
+ConvNeXt, 2201.03545; DINOv3, 2508.10104, with rotary positions and four register tokens).
 
 Any other name is a timm model.
 """
@@ -51,6 +58,7 @@ _FAMILIES: dict[str, tuple[type[Backbone], Callable[..., Backbone]]] = {
     "vit": (ViT, build_vit),
     "swin": (Swin, build_swin),
     "resnet": (ResNet, build_resnet),
+    "convnext": (ConvNeXt, build_convnext),
 }
 _FIELDS = {
     ("vit", "registers"): "num_registers",
@@ -84,7 +92,7 @@ def named_backbone_config(
         if value is not None:
             changes[field] = value
     config = replace(config, **changes)
-    if not isinstance(config, ResNetConfig):
+    if isinstance(config, ViTConfig | SwinConfig):
         check_heads(config.embed_dim, config.num_heads if isinstance(config, ViTConfig) else config.first_heads)
     return config
 
@@ -116,7 +124,7 @@ def build_timm(
     config: AnyBackboneConfig | None = None,
     in_channels: int = 3,
 ) -> Backbone:
-    """Build any ViT, Swin or ResNet of timm, with position embeddings interpolated timm's way.
+    """Build any ViT, Swin, ResNet or ConvNeXt of timm, with position embeddings interpolated timm's way.
 
     Args:
         name: timm's name of the model.
@@ -130,13 +138,15 @@ def build_timm(
         ValueError: timm has no such model, it is of another family, or its weights cannot be fetched.
     """
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(["vit_*", "swin_*", "resnet*"]), n=3)
+        close = difflib.get_close_matches(name, timm.list_models(["vit_*", "swin_*", "resnet*", "convnext*"]), n=3)
         hint = f", e.g. {', '.join(close)}" if close else ""
         raise ValueError(f"unknown model {name!r}; use one of {', '.join(MODELS)}, or a name of timm's{hint}")
     channels = config.in_channels if config is not None else in_channels
     trunk = _create(name, pretrained, drop_path, config, channels, state)
     if isinstance(trunk, Eva) and "_dinov3" in name:
         return _from_eva(trunk, drop_path)
+    if isinstance(trunk, TimmConvNeXt):
+        return _from_convnext(trunk, name, drop_path)
     found = _config_of(trunk, name)
     if config is not None:
         found = replace(found, mean=config.mean, std=config.std)
@@ -169,6 +179,38 @@ def _from_eva(trunk: Eva, drop_path: float) -> ViT:
     return vit
 
 
+def _from_convnext(trunk: TimmConvNeXt, name: str, drop_path: float) -> ConvNeXt:
+    """Return our ConvNeXt with the weights of timm's, whose final norm is part of its head.
+
+    Raises:
+        ValueError: it is none of the published kind, which embeds patches and averages before its final norm.
+    """
+    stem: Any = trunk.stem
+    stages: Any = trunk.stages
+    block = stages[0].blocks[0]
+    config = ConvNeXtConfig(
+        embed_dim=stem[0].out_channels,
+        depths=tuple(len(stage.blocks) for stage in stages),
+        layer_scale=block.gamma is not None,
+        response_norm=hasattr(block.mlp, "grn"),
+        norm_eps=stem[-1].eps,
+        **_common(trunk),
+    )
+    convnext = build_convnext(config, drop_path=drop_path)
+    try:
+        if not isinstance(stem[-1], nn.LayerNorm):
+            raise ValueError("its norms are no layer norms")
+        convnext.trunk.load_state_dict(
+            {k: x for k, x in from_any(trunk.state_dict()).items() if not k.startswith("head.")}
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{name!r} is a ConvNeXt of another kind than the published ones ({one_line(error)}); use e.g. "
+            "convnext_tiny or convnextv2_tiny"
+        ) from None
+    return convnext
+
+
 def _create(
     name: str,
     pretrained: bool,
@@ -183,7 +225,7 @@ def _create(
         options["pretrained_cfg_overlay"] = {"state_dict": dict(state), "source": "", "file": None}
     if name.startswith("swin"):
         options["strict_img_size"] = False
-    elif not name.startswith("resnet"):
+    elif not timm.models.is_model_in_modules(name.partition(".")[0], ("resnet", "convnext")):
         options["dynamic_img_size"] = True
         if isinstance(config, ViTConfig):
             options["img_size"] = config.grid * config.patch_size
@@ -197,7 +239,7 @@ def _create(
         ) from error
     except (TypeError, RuntimeError) as error:
         raise ValueError(
-            f"timm cannot make {name!r} as a ViT, Swin or ResNet of any image size: {one_line(error)}"
+            f"timm cannot make {name!r} as a ViT, Swin, ResNet or ConvNeXt of any image size: {one_line(error)}"
         ) from error
     if issubclass(type(trunk), VisionTransformer):
         if not isinstance(trunk.fc_norm, nn.Identity):  # a ViT that averages its tokens has its final norm after that
@@ -242,5 +284,5 @@ def _config_of(trunk: Any, name: str) -> AnyBackboneConfig:
         stages = (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4)
         return ResNetConfig(depths=tuple(len(stage) for stage in stages), **common)
     raise ValueError(
-        f"{name!r} is a {cls.__name__}; a ViT (vit_*, deit_*), a Swin or a ResNet of bottlenecks is needed"
+        f"{name!r} is a {cls.__name__}; a ViT (vit_*, deit_*), a ConvNeXt, a Swin or a ResNet of bottlenecks is needed"
     )

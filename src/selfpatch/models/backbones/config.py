@@ -20,6 +20,8 @@ class BackboneConfig:
     """
 
     family: ClassVar[str]
+    maps_need_norm: ClassVar[bool] = False
+    """Whether what reads the maps of several layers puts a new norm on each."""
     in_channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -113,9 +115,9 @@ class StagedConfig(BackboneConfig):
     EMBEDDING: ClassVar[int] = 4
     """Side of a token of the first stage, in pixels."""
 
-    def doubled(self, first: int) -> tuple[int, ...]:
-        """Return a value for each stage: `first`, and twice as much in each further stage."""
-        return tuple(first << stage for stage in range(len(self.depths)))
+    def doubled(self, first: int, stages: int | None = None) -> tuple[int, ...]:
+        """Return a value for each stage, by default of this trunk: `first`, and twice as much in each further stage."""
+        return tuple(first << stage for stage in range(len(self.depths) if stages is None else stages))
 
     @property
     def map_dims(self) -> tuple[int, ...]:
@@ -148,6 +150,7 @@ class SwinConfig(StagedConfig):
     """A Swin transformer (arXiv 2103.14030)."""
 
     family: ClassVar[str] = "swin"
+    maps_need_norm: ClassVar[bool] = True
     embed_dim: int = 96
     """Width of the first stage."""
     depths: tuple[int, ...] = (2, 2, 6, 2)
@@ -202,14 +205,46 @@ class ResNetConfig(StagedConfig):
         return max(1, self.dim // 64)
 
 
-FAMILIES = {cls.family: cls for cls in (ViTConfig, SwinConfig, ResNetConfig)}
+@dataclass(frozen=True, kw_only=True)
+class ConvNeXtConfig(StagedConfig):
+    """A ConvNeXt (arXiv 2201.03545) or ConvNeXt V2 (2301.00808)."""
+
+    family: ClassVar[str] = "convnext"
+    maps_need_norm: ClassVar[bool] = True
+    embed_dim: int = 96
+    """Width of the first stage."""
+    depths: tuple[int, ...] = (3, 3, 9, 3)
+    layer_scale: bool = True
+    """Learned scale on each residual branch; V2 has none."""
+    response_norm: bool = False
+    """Normalisation of channels by their response inside each MLP (V2)."""
+    norm_eps: float = 1e-6
+    """Epsilon of the layer norms."""
+    final_norm: bool = True
+
+    @property
+    def map_dims(self) -> tuple[int, ...]:
+        """Width of each stage."""
+        return self.doubled(self.embed_dim)
+
+    @property
+    def num_heads(self) -> int:
+        """Number of heads for modules that attend to the last map or relate it by head; the trunk itself has none."""
+        return max(1, self.dim // 64)
+
+    def for_pool(self) -> Self:
+        """Return the trunk below a pool, without final norm."""
+        return replace(self, final_norm=False)
+
+
+FAMILIES = {cls.family: cls for cls in (ViTConfig, SwinConfig, ResNetConfig, ConvNeXtConfig)}
 
 MAX_SIZE = 100_000
 """Largest width or number of anything in a configuration; a guard against damaged files."""
 MAX_STAGES = 8
 MAX_FIELDS = 100
 
-AnyBackboneConfig = ViTConfig | SwinConfig | ResNetConfig
+AnyBackboneConfig = ViTConfig | SwinConfig | ResNetConfig | ConvNeXtConfig
 
 
 def backbone_config_from_dict(values: Mapping[str, Any]) -> AnyBackboneConfig:
