@@ -41,7 +41,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "vit_tiny": {},
     "swin_tiny": {"backbone": {"embed_dim": 8, "depths": [1, 1], "num_heads": 1}},
     "resnet50": {"backbone": {"embed_dim": 4, "depths": [1, 1]}},
-    "convnext_tiny": {"backbone": {"embed_dim": 4, "depths": [1, 1]}},
+    "convnext_tiny": {"backbone": {"embed_dim": 8, "depths": [1, 1]}},
 }
 """Settings that make a model tiny; all but the ViT have one token for 8 x 8 pixels."""
 COMPONENTS: dict[str, dict[str, Any]] = {
