@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
+from selfpatch.config.schema import height_and_width
 from selfpatch.losses import NeCoConfig, NeCoLoss
 from selfpatch.losses.feature_queue import FeatureQueue
 from selfpatch.losses.neco import order_loss, soft_order, total_order_loss, total_order_loss_reference
@@ -99,7 +102,8 @@ class CountedReferences(NeCoLoss):
         return draw(*aligned.shape[:2], seed=100 + self.num_drawn)
 
 
-def test_the_loss_is_the_mean_over_pairs_of_crops() -> None:
+@pytest.mark.parametrize("grid", [2, (2, 4)])
+def test_the_loss_is_the_mean_over_pairs_of_crops(grid: int | tuple[int, int]) -> None:
     student, local, teacher, boxes = crops()
     boxes = boxes.clone()
     boxes[2, 1] += torch.tensor([200.0, 0, 0, 0, 0])  # the local crop of image 1 overlaps with no global crop
@@ -108,10 +112,10 @@ def test_the_loss_is_the_mean_over_pairs_of_crops() -> None:
     for c in range(2):
         for v in (v for v in range(3) if v != c):
             pair += 1
-            s, t, _ = align_overlap(views[v], teacher[c], boxes[v], boxes[c], (2, 2))
-            losses = order_loss(s, t, draw(B, 4, seed=100 + pair), SMALL.steepness)
+            s, t, _ = align_overlap(views[v], teacher[c], boxes[v], boxes[c], height_and_width(grid))
+            losses = order_loss(s, t, draw(*s.shape[:2], seed=100 + pair), SMALL.steepness)
             expected.append(losses[[0, 2]].mean() if v == 2 else losses.mean())
-    loss = CountedReferences(D, config=SMALL)(student, local, teacher, boxes)
+    loss = CountedReferences(D, config=replace(SMALL, overlap_size=grid))(student, local, teacher, boxes)
     torch.testing.assert_close(loss, torch.stack(expected).mean())
 
 
@@ -212,3 +216,4 @@ def test_grids_that_the_network_does_not_sort_are_refused() -> None:
     with pytest.raises(ValueError, match="a bitonic network on 169 values does not sort them; use odd_even"):
         NeCoLoss(D, config=NeCoConfig(overlap_size=13))
     NeCoLoss(D, config=NeCoConfig(overlap_size=13, network="odd_even"))
+    NeCoLoss(D, config=NeCoConfig(overlap_size=(5, 10)))

@@ -1,13 +1,12 @@
 """NeCo: student and teacher order the same reference patches alike, from dissimilar to similar (arXiv 2408.11054)."""
 
-from typing import Annotated
+import math
 
 import torch
-from annotated_types import Ge
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from selfpatch.config.schema import settings
+from selfpatch.config.schema import PointGrid, height_and_width, settings
 from selfpatch.core.distributed import all_gather, all_reduce_sum, rows_of_global_draw, world_size
 from selfpatch.core.reference import fast_path_of
 from selfpatch.losses.feature_queue import FeatureQueue
@@ -21,8 +20,9 @@ from selfpatch.ops.soft_sort import Network, comparators, soft_sort
 class NeCoConfig:
     """Settings of NeCo; defaults are the released ones."""
 
-    overlap_size: Annotated[int, Ge(2)] = 7
-    """Side of the grid of points on which two crops are compared; each point is compared with its square references."""
+    overlap_size: PointGrid = 7
+    """Side of the grid of points on which two crops are compared, or rows and columns ([5, 10] for wide crops); each
+    point is compared with as many references as there are points."""
     steepness: PositiveFloat = 100.0
     """Steepness of the comparators of the soft sort, of student and teacher."""
     network: Network = "bitonic"
@@ -74,7 +74,8 @@ class NeCoLoss(nn.Module):
     def __init__(self, dim: int, num_global: int = 2, config: NeCoConfig = NeCoConfig()) -> None:
         super().__init__()
         self.config = config
-        comparators(config.overlap_size**2, config.network)
+        self.grid = height_and_width(config.overlap_size)
+        comparators(math.prod(self.grid), config.network)
         self.queues = nn.ModuleList(FeatureQueue(config.queue_size, dim) for _ in range(num_global))
 
     def forward(
@@ -107,7 +108,7 @@ class NeCoLoss(nn.Module):
         queues = [self._take_in(c, target, generator) for c, target in enumerate(teacher)]
         losses = []
         for weight, (c, v) in zip(weights, pairs, strict=True):
-            s, t, _ = align_overlap(views[v], teacher[c], boxes[v], boxes[c], (self.config.overlap_size,) * 2)
+            s, t, _ = align_overlap(views[v], teacher[c], boxes[v], boxes[c], self.grid)
             references = self.draw_references(t, queues[c], generator)
             losses.append(total_order_loss(s, t, references, weight, self.config.steepness, self.config.network))
         return torch.stack(losses).sum()
@@ -153,7 +154,7 @@ class NeCoLoss(nn.Module):
                 f"got {len(teacher)} global crops of the teacher, {len(views)} crops of the student and {len(boxes)} "
                 f"boxes; give {len(self.queues)} (num_global) of the teacher, 2 or more of the student, and their boxes"
             )
-        needed, size = teacher.shape[1] * self.config.overlap_size**2, self.config.queue_size
+        needed, size = teacher.shape[1] * math.prod(self.grid), self.config.queue_size
         if 0 < size < needed:
             raise ValueError(
                 f"a batch of {teacher.shape[1]} images draws {needed} references, but queue_size is {size}; "
