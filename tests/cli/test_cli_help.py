@@ -209,6 +209,7 @@ OPTIONS = {
         data out channels recipe method objective model patch-size init teacher allow-partial epochs minutes batch-size
         accumulate seed device precision compile loss-weights
         backbone.embed-dim backbone.depth backbone.depths backbone.num-heads backbone.rope backbone.registers
+        lora.rank lora.alpha lora.layers lora.last-blocks
         backbone.drop-path backbone.position-embedding backbone.positions backbone.rope-rescale backbone.initialisation
         backbone.freeze-patch-embed backbone.frozen-blocks backbone.keep-class-token backbone.layer-scale
         crops.global-size crops.global-scale crops.num-local crops.local-size crops.local-scale crops.resampling

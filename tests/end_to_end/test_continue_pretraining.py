@@ -280,3 +280,38 @@ def test_the_guard_names_what_fell() -> None:
     assert warning is not None
     assert "knn_top1 from 0.600 to 0.500" in warning
     assert "view_matching" not in warning
+
+
+def test_a_run_with_adapters_resumes_exactly_and_gives_merged_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = weights_of(tmp_path, objective="none")
+    noise = np.random.default_rng(0).integers(256, size=(9, 24, 24, 3), dtype=np.uint8)
+    (tmp_path / "photos").mkdir()
+    for i, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
+    settings: dict[str, Any] = {
+        "data": str(tmp_path / "photos"), "out": str(tmp_path / "run"), "model": "init", "init": file, "epochs": 2,
+        "crops": {"global_size": 16, "local_size": 12, "num_local": 1}, "batch_size": 4, "device": "cpu",
+        "lora": {"rank": 2, "last_blocks": 1}, "checkpoint": {"every_steps": 1}, "precision": "fp32",
+        "loader": {"workers": 0, "held_out": 1}, "objective": "selfpatch", "optimizer": {"warmup_epochs": 0},
+        **COMPONENTS_OF_DINO,
+    }  # fmt: skip
+    report = selfpatch.pretrain(RunConfig(), dry_run=True, **settings)
+    run = RunDirectory.open(selfpatch.pretrain(RunConfig(), **settings))
+    assert "LoRA of rank 2 in 4 layers: " in " ".join(capsys.readouterr().out.split())
+    assert report.memory["gradients"] * 2 == report.memory["optimizer state"]
+    newest = run.checkpoints.newest()
+    assert newest is not None
+    expected = torch.load(newest, weights_only=True)
+    assert any(name.endswith("lora_a") for name in expected["pretrainer"])
+
+    newest.unlink()
+    selfpatch.resume(run.path, device="cpu")
+    again = torch.load(newest, weights_only=True)
+    torch.testing.assert_close(again["pretrainer"], expected["pretrainer"], rtol=0, atol=0)
+    encoders = [selfpatch.load(source, device="cpu") for source in (run.path, run.exported_backbone)]
+    images, trained = torch.randn(2, 3, 16, 24), [encoder.patches for encoder in encoders]
+    torch.testing.assert_close(trained[0](images), trained[1](images), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(trained[0](images), selfpatch.load(file, device="cpu").patches(images))
+    assert selfpatch.load(f"untrained:{run.path}", device="cpu").patches(images).isfinite().all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
 from selfpatch.config.sections import OptimizerConfig
 from selfpatch.core import distributed
 from selfpatch.losses.center import Center
 from selfpatch.methods.registry import METHODS
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.layers.batch_norm import BatchNorm
 from selfpatch.training.optim import make_optimizer
 from selfpatch.training.trainer import StudentTeacher, training_step
@@ -100,6 +103,16 @@ HEADS = {"dino": {"head_norm": True}, "selfpatch": {"head_norm": True}}
     ids=str,
 )
 def test_two_processes_train_as_one(pool: WorkerPool, settings: dict[str, Any], accumulate: int) -> None:
+    assert_two_train_as_one(pool, settings, accumulate)
+
+
+def test_two_processes_train_adapters_as_one(pool: WorkerPool, tmp_path: Path) -> None:
+    donor = BranchEncoder(tiny_student_teacher(objective="none").student.backbone, None)
+    file = write_safetensors(tmp_path / "donor.safetensors", *export_state(donor))
+    assert_two_train_as_one(pool, {"method": "ibot", "init": str(file), "lora": {"rank": 2}}, 2)
+
+
+def assert_two_train_as_one(pool: WorkerPool, settings: dict[str, Any], accumulate: int) -> None:
     alone = tiny_student_teacher(**settings)
     begin = snapshot(alone)
     expected = _train(alone, alone, slice(None), 1, bad=False, scale=scale_of(settings))

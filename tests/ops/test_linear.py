@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfpatch.ops.linear import gelu_linear, gelu_linear_reference, norm_linear, norm_linear_reference
+from selfpatch.ops.linear import (
+    LowRank,
+    gelu_linear,
+    gelu_linear_reference,
+    low_rank_linear,
+    low_rank_linear_reference,
+    norm_linear,
+    norm_linear_reference,
+)
 
 
 def after_norm(dtype: torch.dtype = torch.float64, lead: tuple[int, ...] = (2, 3)) -> tuple[Any, ...]:
@@ -104,3 +112,32 @@ def test_only_needed_tensors_are_stored(kind: str) -> None:
             function(*given)
     assert kept["fast"] == {given[0].data_ptr()}
     assert len(kept["reference"]) == 2
+
+
+def with_update(make: Callable[..., tuple[Any, ...]], dtype: torch.dtype = torch.float64) -> tuple[Any, ...]:
+    """The inputs of `make`, then the two parts of an update of the weight [4, 5] of rank 2."""
+    given, generator = make(dtype), torch.manual_seed(2)
+    return *given, *(0.5 * torch.randn(shape, generator=generator, dtype=dtype) for shape in [(2, 5), (4, 2)])
+
+
+def updated(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *given: function(*given[:-2], LowRank(*given[-2:]))
+
+
+LOW_RANK = PAIRS | {"plain": (low_rank_linear, low_rank_linear_reference, after_gelu)}
+
+
+@pytest.mark.parametrize("frozen", [None, "weight"])
+@pytest.mark.parametrize("kind", LOW_RANK)
+def test_an_update_of_low_rank_has_the_value_and_gradients_of_the_whole_weight(kind: str, frozen: str | None) -> None:
+    fast, reference, make = LOW_RANK[kind]
+    given = with_update(make)
+    place = None if frozen is None else sum(isinstance(g, Tensor) for g in given) - 4
+    results = [value_and_gradients(updated(function), given, place) for function in (fast, reference)]
+    torch.testing.assert_close(*results)
+    assert frozen is None or results[0][1 + (place or 0)] is None
+    half = with_update(make, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        own, theirs = (value_and_gradients(updated(function), half, place) for function in (fast, reference))
+    assert [None if x is None else x.dtype for x in own] == [None if x is None else x.dtype for x in theirs]
+    torch.testing.assert_close(own, theirs, rtol=0.03, atol=0.06)

@@ -26,6 +26,7 @@ from selfpatch.losses.distill import similarity_divergence as divergence
 from selfpatch.losses.ibot import masked_patch_weights
 from selfpatch.models import pooling
 from selfpatch.models.backbones import dinov3_keys, positions, vit
+from selfpatch.models.layers import keyless_bias
 from selfpatch.ops import debias, roi_align, rope, soft_sort
 from selfpatch.ops import propagation as op_propagation
 from selfpatch.ops.contrast import l2_normalize as unit
@@ -118,7 +119,7 @@ def with_key_bias(monkeypatch: pytest.MonkeyPatch) -> None:
         dinov3_keys, "join_parts", lambda state: {k: x for k, x in state.items() if not k.endswith("bias_mask")}
     )
     without_masks(monkeypatch)
-    monkeypatch.setattr(vit._KeylessBias, "used_bias", lambda projection: projection.bias)
+    monkeypatch.setattr(keyless_bias.KeylessBias, "used_bias", lambda projection: projection.bias)
 
 
 def logistic_sort(values: Tensor, steepness: float, network: str = "bitonic") -> tuple[Tensor, Tensor]:

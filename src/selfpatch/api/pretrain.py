@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
+from torch import nn
 
 from selfpatch.api.dry_run import DryRun, pretraining_report
 from selfpatch.api.encoder import untrained_encoder
@@ -27,6 +28,7 @@ from selfpatch.core.machine import autocast_dtype, precision_warning
 from selfpatch.core.text import shell
 from selfpatch.models.anchor import Anchor
 from selfpatch.models.backbones.config import backbone_config_from_dict
+from selfpatch.models.layers.lora import LoraLinear
 from selfpatch.training import factory
 from selfpatch.training.changed_images import changed_images, record_images
 from selfpatch.training.checkpointing import first_difference
@@ -262,6 +264,7 @@ def _summary(
         f"recipe {config.recipe or '(none)'}: {' + '.join(config.used)}",
         f"{model} of width {backbone.dim}, patch {backbone.patch_size}, {parameters / 1e6:.1f} M parameters",
         *([] if student_teacher.anchor is None else [_anchor_line(config, student_teacher.anchor)]),
+        *_adapters(config, backbone),
         f"batch {config.batch_size}, {schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} steps "
         f"in {schedule.epochs:g} epochs, peak lr {schedule.peak_lr:.2e} ({config.optimizer.base_lr:g} x batch / 256)",
         f"{precision} on {device}, {distributed.world_size()} process{'es' if distributed.world_size() > 1 else ''}",
@@ -272,3 +275,18 @@ def _anchor_line(config: RunConfig, anchor: Anchor) -> str:
     backbone, named = anchor.branch.backbone, config.teacher or "initial weights"
     refreshed = f", replaced by the teacher every {anchor.refresh_every} steps" if anchor.refresh_every else ""
     return f"anchor {named}: {backbone.config.family} of width {backbone.dim}, patch {backbone.patch_size}{refreshed}"
+
+
+def _adapters(config: RunConfig, backbone: nn.Module) -> list[str]:
+    """Return a line on low-rank adapters, if the run has them, and what they save."""
+    if not config.lora.rank:
+        return []
+    per_parameter = 4 * (3 if config.optimizer.name == "adamw" else 2)  # gradient and state, in float32
+    total = sum(p.numel() for p in backbone.parameters())
+    trained = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
+    layers = sum(isinstance(part, LoraLinear) for part in backbone.modules())
+    return [
+        f"LoRA of rank {config.lora.rank} in {layers} layers: {trained:,} parameters of the backbone are trained "
+        f"({trained / total:.1%}); gradients and optimizer state take {trained * per_parameter / 1e6:.1f} MB, of all "
+        f"parameters they would take {total * per_parameter / 1e6:.0f} MB; the teacher shares the others"
+    ]

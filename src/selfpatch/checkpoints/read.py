@@ -24,6 +24,7 @@ from selfpatch.core.text import one_line
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_timm
 from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig, backbone_config_from_dict
+from selfpatch.models.layers.lora import merge_adapter_tensors
 
 TIMM = "timm:"
 
@@ -111,6 +112,7 @@ def _read_path(given: Path, side: Side) -> Weights:
     left_out: tuple[str, ...] = ()
     if of_run:
         state = {k.removeprefix(f"{side}."): v for k, v in tensors.items() if k.startswith(f"{side}.")}
+        state = merge_adapter_tensors(state, source)
         shape = content["shape"]
     else:
         state, left_out = _mapped(tensors, side, source)

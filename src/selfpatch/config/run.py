@@ -93,6 +93,7 @@ class RunConfig:
     loss_weights: Mapping[str, NonNegativeFloat] = dataclasses.field(default_factory=dict)
     """Weight of each loss by name; if not given, what the method or objective declares, else 1."""
     backbone: sections.BackboneOverrides = sections.BackboneOverrides()
+    lora: sections.LoraConfig = sections.LoraConfig()
     crops: sections.CropConfig = sections.CropConfig()
     pairs: sections.PairConfig = sections.PairConfig()
     anchor: sections.AnchorConfig = sections.AnchorConfig()

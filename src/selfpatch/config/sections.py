@@ -59,6 +59,24 @@ class BackboneOverrides:
 
 
 @settings
+class LoraConfig:
+    """Low-rank adapters that are trained in place of the blocks' weights of `init` (LoRA, arXiv 2106.09685).
+
+    Beside them learn the norms from the first block with adapters on, and everything outside the trunk: pool, heads and
+    mask token. All else stays frozen.
+    """
+
+    rank: NonNegativeInt = 0
+    """Rank of each layer's update; 0 trains the weights themselves."""
+    alpha: PositiveFloat = 16
+    """Scale of the updates, which are multiplied by alpha / rank."""
+    layers: Annotated[tuple[Literal["qkv", "proj", "fc1", "fc2"], ...], MinLen(1)] = ("qkv", "proj", "fc1", "fc2")
+    """Linear layers of a block with adapters: attention's input and output (qkv, proj) and those of the MLP."""
+    last_blocks: PositiveInt | None = None
+    """Number of last blocks with adapters; defaults to all. Those before are frozen."""
+
+
+@settings
 class MaskConfig:
     """Masks of the student's global crops, where a method asks for them (iBOT, arXiv 2111.07832)."""
 

@@ -58,9 +58,11 @@ class Branch(nn.Module):
     def make_teacher(self) -> "Branch":
         """Return a copy without gradients, drop path or drawn rotations.
 
-        It is in training mode because its heads may hold batch norms.
+        It is in training mode because its heads may hold batch norms. Frozen parameters of the backbone, which never
+        differ, are shared.
         """
-        teacher = copy.deepcopy(self).requires_grad_(False)
+        shared = {id(parameter): parameter for parameter in self.backbone.parameters() if not parameter.requires_grad}
+        teacher = copy.deepcopy(self, dict(shared)).requires_grad_(False)
         disable_drop_path(teacher)
         disable_rope_rescale(teacher)
         return teacher

@@ -90,7 +90,7 @@ def make_student_teacher(
 
     Raises:
         ValueError: a name or setting is unknown, the patch size does not divide a crop, the weights do not fit, a
-            method masks patches and the backbone embeds none, or an objective lacks an anchor.
+            method masks patches and the backbone embeds none, or an objective lacks an anchor; or as `_add_adapters`.
     """
     is_new, request = architecture is None, backbone_request(config)
     classes: dict[str, type[Objective]] = {}
@@ -131,6 +131,8 @@ def make_student_teacher(
     report = None if weights is None else load_backbone(backbone, weights, pool, allow_partial=config.allow_partial)
     if config.backbone.frozen_blocks:
         backbone.freeze_first(config.backbone.frozen_blocks)
+    if config.lora.rank:
+        _add_adapters(backbone, config, report if is_new else None, is_new=is_new)
     student = Branch(backbone, pool, all_heads(objectives))
     anchored = {name: objective for name, objective in objectives.items() if objective.needs.anchor}
     if named is not None and not anchored:
@@ -143,6 +145,30 @@ def make_student_teacher(
     if anchored and with_anchor:
         anchor = make_anchor(config.anchor, named, student, anchored, trained=trained)
     return StudentTeacher(student, objectives, _loss_weights(config, objectives), anchor), report
+
+
+def _add_adapters(backbone: Backbone, config: RunConfig, report: LoadReport | None, *, is_new: bool) -> None:
+    """Add low-rank adapters, beside which everything learns that the weights of `init` do not have.
+
+    Raises:
+        ValueError: there are no weights to adapt, parts of them are missing, or other settings choose what is frozen.
+    """
+    rank, lora = config.lora.rank, config.lora
+    if is_new and report is None:
+        raise ValueError(f"lora.rank is {rank}, but there are no weights to adapt; give --init, or leave lora.rank out")
+    if report is not None and report.missing:
+        raise ValueError(
+            f"lora.rank is {rank}, but {report.source} lacks {len(report.missing)} tensors of the network, which would "
+            "stay frozen as initialised; leave lora.rank out, or give all weights"
+        )
+    if config.backbone.frozen_blocks:
+        raise ValueError(
+            f"backbone.frozen_blocks is {config.backbone.frozen_blocks}, but lora.rank is {rank}, which freezes all "
+            "blocks; use lora.last_blocks to choose those with adapters"
+        )
+    backbone.add_adapters(rank, lora.alpha, lora.layers, lora.last_blocks)
+    if config.backbone.registers:  # they may be new
+        backbone.get_parameter("trunk.reg_token").requires_grad_(True)
 
 
 def _loss_weights(config: RunConfig, objectives: Mapping[str, Objective]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from selfpatch.config.schema import Size, size_text
 from selfpatch.core.atomic_io import clear_error, write_atomically
 from selfpatch.core.text import visible
 from selfpatch.models.encoder import BranchEncoder, image_token
+from selfpatch.models.layers.lora import merge_adapters
 
 FORMATS: dict[str, ModuleType] = {"timm": timm, "safetensors": safetensors, "hf": huggingface, "onnx": onnx}
 
@@ -55,6 +56,7 @@ def export(encoder: BranchEncoder, to: str, out: str | Path, *, size: Size | Non
     """
     _check_request(to, Path(out), size)
     encoder = copy.deepcopy(encoder).cpu().float().eval()
+    merge_adapters(encoder)
     module, channels = FORMATS[to], encoder.backbone.config.in_channels
     with _appearing_folder(Path(out)) as folder:
         summary: ExportSummary = module.write(encoder, folder, size)

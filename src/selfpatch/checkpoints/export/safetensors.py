@@ -14,6 +14,7 @@ from selfpatch.config.schema import Size
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.layers.lora import merge_adapter_tensors
 
 LIBRARIES = ()
 FILE = "backbone.safetensors"
@@ -30,9 +31,11 @@ def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSumm
 def export_state(encoder: BranchEncoder) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and metadata of an exported file.
 
-    The trunk's keys are timm's, so that timm loads them without renaming; the pool's begin with `pool.`.
+    The trunk's keys are timm's, so that timm loads them without renaming; the pool's begin with `pool.`. Adapters are
+    merged.
     """
-    state = {key.removeprefix("backbone.trunk."): tensor for key, tensor in encoder.state_dict().items()}
+    merged = merge_adapter_tensors(encoder.state_dict(), "the encoder")
+    state = {key.removeprefix("backbone.trunk."): tensor for key, tensor in merged.items()}
     return state, metadata_of(encoder.backbone.config)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from selfpatch.core.types import Tokens
 from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.layers.batch_norm import BatchNorm
+from selfpatch.models.layers.lora import LoraLinear
 
 
 class Backbone(nn.Module):
@@ -147,6 +148,46 @@ class Backbone(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, BatchNorm) and self.layer_of(name) <= layers:
                 module.frozen = True
+
+    def add_adapters(self, rank: int, alpha: float, layers: Sequence[str], last_blocks: int | None) -> None:
+        """Freeze the trunk but for new low-rank adapters of linear layers, and the norms from the first of them on.
+
+        Args:
+            rank: rank of each adapter.
+            alpha: see `LoraLinear`.
+            layers: names of the linear layers within a block.
+            last_blocks: number of last blocks with adapters; all of them if None.
+
+        Raises:
+            ValueError: there are no such layers, or not that many blocks.
+        """
+        if last_blocks is not None and last_blocks > self.num_layers:
+            raise ValueError(
+                f"lora.last_blocks is {last_blocks}, but the network has {self.num_layers} blocks; use at most as many"
+            )
+        before = self.num_layers - (last_blocks or self.num_layers)
+        kinds = (nn.Linear, nn.LayerNorm)
+        within = {
+            name: part
+            for name, part in self.named_modules()
+            if isinstance(part, kinds) and self.layer_of(f"{name}.weight") > before
+        }
+        chosen = {
+            name: part
+            for name, part in within.items()
+            if isinstance(part, nn.Linear) and name.rpartition(".")[2] in layers
+        }
+        if not chosen:
+            raise ValueError(
+                f"lora.layers are {', '.join(layers)}, but a {self.config.family} has no linear layers of these names; "
+                "use a ViT or a Swin, or leave lora.rank out"
+            )
+        self.trunk.requires_grad_(False)
+        for part in within.values():
+            if isinstance(part, nn.LayerNorm):
+                part.requires_grad_(True)
+        for name, linear in chosen.items():
+            self.set_submodule(name, LoraLinear(linear, rank, alpha))
 
     def freeze_embedding(self) -> None:
         """Freeze the patch projection, as MoCo-v3 does (arXiv 2104.02057, section 4.2).

@@ -17,6 +17,8 @@ from selfpatch.core.types import Tokens
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.models.backbones.positions import add_positions
+from selfpatch.models.layers.keyless_bias import KeylessBias, used_bias
+from selfpatch.models.layers.lora import base_and_update
 from selfpatch.ops.linear import gelu_linear, norm_linear
 from selfpatch.ops.rope import Rotation, rope_periods, rope_rotation, rotate_patches
 
@@ -50,27 +52,12 @@ class _Attention(Attention):
         return self.proj(attended.transpose(1, 2).flatten(2))
 
 
-class _KeylessBias(nn.Linear):
-    """Projection to queries, keys and values whose key third has no bias (DINOv3); its entries are kept, but unused.
-
-    Without rotation a bias of the keys would change nothing.
-    """
-
-    def used_bias(self) -> Tensor:
-        """Return the bias [3 * D] with zeros for the keys."""
-        query, key, value = self.bias.chunk(3)
-        return torch.cat([query, torch.zeros_like(key), value])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.used_bias())
-
-
 class _RotaryAttention(_Attention):
     """Attention whose queries and keys can be rotated, without bias of keys."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.qkv = _KeylessBias(self.qkv.in_features, self.qkv.out_features)
+        self.qkv = KeylessBias(self.qkv.in_features, self.qkv.out_features)
 
 
 class Rope(nn.Module):
@@ -124,7 +111,8 @@ class _Block(Block):
         x = x + self.drop_path1(self.ls1(attended))
         if isinstance(self.mlp, Mlp):
             inner = _norm_linear(x, self.norm2, self.mlp.fc1)
-            output = gelu_linear(inner, self.mlp.fc2.weight, self.mlp.fc2.bias)
+            fc2, low_rank = base_and_update(self.mlp.fc2)
+            output = gelu_linear(inner, fc2.weight, fc2.bias, low_rank)
         else:
             output = self.mlp(self.norm2(x))
         return x + self.drop_path2(self.ls2(output))
@@ -132,9 +120,8 @@ class _Block(Block):
 
 def _norm_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
     assert isinstance(norm, nn.LayerNorm)
-    assert isinstance(linear, nn.Linear)
-    bias = linear.used_bias() if isinstance(linear, _KeylessBias) else linear.bias
-    return norm_linear(x, norm.weight, norm.bias, norm.eps, linear.weight, bias)
+    base, low_rank = base_and_update(linear)
+    return norm_linear(x, norm.weight, norm.bias, norm.eps, base.weight, used_bias(base), low_rank)
 
 
 def _through(block: nn.Module, x: Tensor, rotation: Rotation | None) -> Tensor:
