@@ -124,7 +124,7 @@ def _backward(
         if wants_a and b is not None:
             to_a = ((rows @ b.to(dtype)).T @ entries).to(b.dtype)
         if wants_b and a is not None:
-            to_b = (rows.T @ (entries @ a.to(dtype).T)).to(a.dtype)
+            to_b = ((entries @ a.to(dtype).T).T @ rows).T.to(a.dtype)  # a narrow right factor is slow on a CPU
     return to_weight, rows.sum(0) if wants_bias else None, to_a, to_b
 
 
