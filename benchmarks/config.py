@@ -8,7 +8,7 @@ import tyro
 from annotated_types import Gt, MinLen
 from pydantic import PositiveInt
 
-from selfpatch.config.schema import settings
+from selfpatch.config.schema import Size, settings
 
 DEFAULT_PARTS = ("loader", "step", "end_to_end", "ops", "davis", "scaling")
 PARTS = (*DEFAULT_PARTS, "objectives")
@@ -31,10 +31,10 @@ class BenchConfig:
     """Models of step, end_to_end and objectives; davis takes the first one."""
     batch_size: PositiveInt = 4
     """Number of images in a step."""
-    global_size: PositiveInt = 224
-    """Side of the two global crops of step, end_to_end and objectives in pixels."""
-    local_size: PositiveInt = 96
-    """Side of their eight local crops in pixels."""
+    global_size: Size = 224
+    """Side of the two global crops of step, end_to_end and objectives in pixels, or height and width."""
+    local_size: Size = 96
+    """Side of their eight local crops in pixels, or height and width."""
     num_prototypes: PositiveInt = 65536
     """Number of their image prototypes."""
     memory: bool = True

@@ -55,7 +55,7 @@ def combinations() -> Iterator[Combination]:
         yield Combination("none", objectives, "vit_tiny", wide=True)
     for method in METHODS:
         yield Combination(method, OBJECTIVES[-1], "vit_tiny", wide=True)
-    for method, model in (("moby", "swin_tiny"), ("densecl", "resnet50")):
+    for method, model in (("moby", "swin_tiny"), ("densecl", "resnet50"), ("dino", "convnext_tiny")):
         yield Combination(method, OBJECTIVES[-1], model, wide=True)
 
 
