@@ -5,10 +5,10 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import MinLen
 from pydantic import PositiveFloat, PositiveInt
 from torch import nn
-from torch.nn import functional as F
 
 from selfpatch.config.schema import settings
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
+from selfpatch.losses.channel_statistics import ChannelStatistics
 from selfpatch.losses.distill import (
     ImageSimilarityLoss,
     PatchDistillationConfig,
@@ -26,8 +26,8 @@ class DistillConfig(PatchDistillationConfig):
     losses: Annotated[tuple[DistillLoss, ...], MinLen(1)] = ("patch_features", "image_features")
     """Losses: matched features of patches (Theia, arXiv 2407.20179) and of the image, or similarities of the patches
     within an image and of the image to a queue of others (lightly-train)."""
-    whiten: bool = False
-    """Give each token of the frozen encoder mean 0 and deviation 1 before features are matched (arXiv 2205.14141)."""
+    standardise: bool = True
+    """Give each channel of the frozen encoder's tokens mean 0 and deviation 1 before features are matched, as Theia."""
     temp: PositiveFloat = 0.07
     """Softmax temperature of similarities."""
     queue_size: PositiveInt = 8192
@@ -60,6 +60,8 @@ class Distill(Objective):
             "image_similarities": lambda: ImageSimilarityLoss(dim, anchor_dim, config.queue_size, config.temp),
         }
         self.losses = nn.ModuleDict({name: made[name]() for name in config.losses})
+        matched = [name for name in config.losses if name.endswith("features") and config.standardise]
+        self.statistics = nn.ModuleDict({name: ChannelStatistics(anchor_dim) for name in matched})
 
     def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
         """Return each loss by name, the mean over global crops and images; `teacher` is the anchor."""
@@ -72,7 +74,7 @@ class Distill(Objective):
                 x, target = (image.flatten(0, 1) for image in sides)
             if name == "image_features":
                 x, target = x[:, None, None], target[:, None, None]  # maps of one token
-            if self.config.whiten and name.endswith("features"):
-                target = F.layer_norm(target.float(), target.shape[-1:])
+            if name in self.statistics:
+                target = self.statistics[name](target)
             losses[name] = criterion(x, target)
         return losses
