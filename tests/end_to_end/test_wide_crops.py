@@ -14,6 +14,7 @@ from PIL import Image
 
 import selfpatch
 from selfpatch.checkpoints.export.timm import read_features
+from selfpatch.config.run import RunConfig
 from selfpatch.models.backbones.positions import add_positions
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.training.factory import make_student_teacher
@@ -46,6 +47,8 @@ def test_a_run_on_wide_crops(photos: Path, tmp_path: Path) -> None:
     out = selfpatch.pretrain(**config.to_dict())
     saved = yaml.safe_load((out / "config.yaml").read_text())
     assert (saved["crops"]["global_size"], saved["pairs"]["contained_size"]) == ([16, 32], [12, 24])
+    resumed = RunConfig.from_saved(saved, out / "config.yaml")
+    assert (resumed.crops, resumed.pairs) == (config.crops, config.pairs)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert any("view_matching" in line for line in lines)
     assert any("knn_top1" in line for line in lines)

@@ -136,7 +136,7 @@ class CropConfig(GlobalCropConfig):
 
     global_size: Size = 224
     """Side of a global crop in pixels, or height and width: 224 448 suits images that are about twice as wide as high.
-    Boxes are drawn around the crop's own width / height, so that no other size is squeezed more than a square."""
+    Boxes are drawn around the width / height of the crop, so that no shape is squeezed more than a square."""
     num_local: NonNegativeInt = 8
     """Number of local crops of each image; 0 makes none."""
     local_size: Size = 96
