@@ -105,7 +105,11 @@ REFUSED_RUNS = [
     # names
     ("--model vit_smal", "unknown model 'vit_smal'; use one of vit_tiny, vit_small"),
     ("--method dinoo", "nothing reads the settings of 'dino': the run's method and objectives are dinoo, selfpatch"),
-    ("--objective selfpatch+sere+x", "unknown objective 'x'; use one of: paka, selfpatch, selfpatch_pairs, sere"),
+    (
+        "--objective selfpatch+sere+x",
+        "unknown objective 'x'; use one of: distill, gram, koleo, leopart, neco, paka, retain, "
+        "selfpatch, selfpatch_pairs, sere, sere_pairs, none",
+    ),
     ("--recipe sampels", "no recipe 'sampels'; use the path of a .yaml file or one of: ... samples"),
     ("--recipe typo.yaml", "epoch is not a setting; did you mean 'epochs'?"),
     ("--recipe broken.yaml", "broken.yaml is not valid YAML"),

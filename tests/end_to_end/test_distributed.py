@@ -90,6 +90,7 @@ HEADS = {"dino": {"head_norm": True}, "selfpatch": {"head_norm": True}}
         *[({"method": method, "objective": "selfpatch+sere"}, 1) for method in METHODS],
         ({"method": "none", "objective": TOGETHER[0]}, 2),
         *[({"method": "none", "objective": objectives}, 1) for objectives in TOGETHER[1:]],
+        ({"method": "none", "objective": "leopart", "leopart": {"queue_size": 0, "foreground": False}}, 1),
         ({"method": "none", "objective": "neco", "neco": {"queue_size": 0}}, 1),
         ({"method": "ibot", "objective": "none", "ibot": {"centering": "sinkhorn", "prototypes": "untied"}}, 1),
         ({"method": "ibot", "objective": "none", "ibot": {"patch_loss_on": "all"}}, 2),

@@ -20,7 +20,7 @@ FILE = Path(__file__).parents[1] / "golden" / "curves.json"
 METHODS = ("dino", "ibot", "moby", "moco_v3", "moco_v2", "swav", "densecl")
 OBJECTIVES = ("none", "selfpatch", "sere", "selfpatch+sere")
 ANCHORED = "gram+retain+distill"
-TOGETHER = ("paka+selfpatch_pairs+sere_pairs", "neco+koleo", ANCHORED)
+TOGETHER = ("paka+selfpatch_pairs+sere_pairs", "neco+koleo+leopart", ANCHORED)
 """Objectives that are combined with the methods together, rather than each with all of them."""
 MODELS = ("vit_tiny", "swin_tiny", "resnet50", "convnext_tiny")
 MASKABLE = ("vit_tiny", "swin_tiny")

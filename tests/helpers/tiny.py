@@ -72,6 +72,14 @@ COMPONENTS: dict[str, dict[str, Any]] = {
         "tokens_per_image": 3,
     },
     "koleo": {},
+    "leopart": {
+        "num_prototypes": 10,
+        "hidden_dim": 16,
+        "bottleneck_dim": 8,
+        "overlap_size": 3,
+        "queue_size": 24,
+        "tokens_per_image": 3,
+    },
 }
 
 
@@ -97,7 +105,10 @@ def tiny_config(**settings: Any) -> RunConfig:
     if {"gram", "retain", "distill"} & {*settings.get("objective", "").split("+")} and "init" not in settings:
         settings = {"teacher": tiny_encoder_file(), **settings}
     config = RunConfig().override(base).override(crops).override(named).override(MODELS.get(model, {}))
-    return config.override({name: COMPONENTS[name] for name in config.used if name in COMPONENTS}).override(settings)
+    config = config.override({name: COMPONENTS[name] for name in config.used if name in COMPONENTS})
+    if "leopart" in config.used and model != "vit_tiny":  # has no CLS token
+        config = config.override({"leopart": {"foreground": False}})
+    return config.override(settings)
 
 
 def wide_crops(config: RunConfig) -> dict[str, Any]:

@@ -101,5 +101,12 @@ def test_a_sharp_centre_neither_overflows_nor_vanishes() -> None:
     torch.testing.assert_close(teacher_distribution(factors(), center, 1e-3), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_samples_of_mass_0_are_left_out() -> None:
+    masses = torch.tensor([1.0, 0, 1, 1, 0, 1, 1, 0, 1, 1, 1, 0])
+    kept = Scores(factors().bottleneck[masses > 0], factors().prototypes)
+    for center in (sinkhorn_center, sinkhorn_center_reference):
+        torch.testing.assert_close(center(factors(), 0.3, 3, masses), sinkhorn_center(kept, 0.3, 3))
+
+
 def test_a_centre_without_samples_is_never_used() -> None:
     assert sinkhorn_center(factors(0), 0.1).shape == (5,)

@@ -54,8 +54,8 @@ class RunConfig:
     method: Name = "dino"
     """Image-level method: dino, ibot, moco_v2, moco_v3, moby, swav, densecl, or `none` for patch objectives alone."""
     objective: Name = "selfpatch"
-    """Patch-level objective: selfpatch, sere, neco, koleo, paka, sere_pairs, selfpatch_pairs, gram, retain, distill,
-    several joined by `+`, or `none`."""
+    """Patch-level objective: selfpatch, sere, neco, leopart, koleo, paka, sere_pairs, selfpatch_pairs, gram,
+    retain, distill, several joined by `+`, or `none`."""
     model: Name = "vit_small"
     """Architecture: vit_tiny, vit_small, vit_base, vit_large, swin_tiny, swin_small, swin_base, resnet50,
     convnext_tiny, convnext_small, convnext_base, convnext_large, the name of any ViT, Swin, ResNet or ConvNeXt of timm,

@@ -70,6 +70,8 @@ class Tokens(NamedTuple):
     patches: Tensor
     """[B, h, w, D] patch tokens after the final norm of the trunk, or of the pool that replaces it, else raw."""
     raw_patches: Tensor  # [B, h, w, D] output of the last block, before any norm
+    class_attention: Tensor | None = None
+    """[B, H, h, w] the CLS token's attention in the last block, if the backbone keeps it."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Needs:
     pairs: bool = False
     masks: bool = False
     teacher_on_local_crops: bool = False
+    class_attention: bool = False  # the teacher's `Tokens.class_attention`
     anchor: bool = False  # the objective's teacher is the frozen anchor, see `Objective.forward`
 
     def __or__(self, other: "Needs") -> "Needs":

@@ -15,6 +15,7 @@ from selfpatch.losses.gram import GramConfig, GramLoss
 from selfpatch.losses.ibot import IBOTConfig, IBOTPatchLoss, PatchPrototypes
 from selfpatch.losses.info_nce import DenseContrastLoss, InfoNCELoss
 from selfpatch.losses.koleo import KoLeoConfig, KoLeoLoss
+from selfpatch.losses.leopart import LeopartConfig, LeopartHead, LeopartLoss
 from selfpatch.losses.memory_bank import MemoryBank
 from selfpatch.losses.neco import NeCoConfig, NeCoLoss
 from selfpatch.losses.paka import PaKALoss
@@ -26,8 +27,8 @@ from selfpatch.models.heads import PrototypeHead
 __all__ = [
     "AlignedContrastLoss", "AlignedRelationConfig", "AlignedRelationLoss", "Center", "DINOConfig", "DINOLoss",
     "DenseContrastLoss", "GramConfig", "GramLoss", "IBOTConfig", "IBOTPatchLoss", "ImageSimilarityLoss", "InfoNCELoss",
-    "KoLeoConfig", "KoLeoLoss", "MemoryBank", "NeCoConfig", "NeCoLoss", "PaKALoss", "PatchDistillationConfig",
-    "PatchDistillationLoss", "PatchPrototypes", "PatchSimilarityLoss", "PrototypeHead", "SEREChannelLoss", "SEREConfig",
-    "SERELoss", "SERESpatialLoss", "SelfPatchConfig", "SelfPatchLoss", "SigLoss", "SwAVConfig", "SwAVHead", "SwAVLoss",
-    "gradient_log_loss", "sig_loss",
+    "KoLeoConfig", "KoLeoLoss", "LeopartConfig", "LeopartHead", "LeopartLoss", "MemoryBank", "NeCoConfig", "NeCoLoss",
+    "PaKALoss", "PatchDistillationConfig", "PatchDistillationLoss", "PatchPrototypes", "PatchSimilarityLoss",
+    "PrototypeHead", "SEREChannelLoss", "SEREConfig", "SERELoss", "SERESpatialLoss", "SelfPatchConfig", "SelfPatchLoss",
+    "SigLoss", "SwAVConfig", "SwAVHead", "SwAVLoss", "gradient_log_loss", "sig_loss",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from selfpatch.core.distributed import all_gather
+from selfpatch.core.distributed import all_gather, rows_of_global_draw
 from selfpatch.models.layers.deferred_state import DeferredState
 
 
@@ -48,3 +48,24 @@ class FeatureQueue(DeferredState):
         rows = torch.cat([*newest, self.features])
         size = len(self.features)
         return rows[:size], (self.num_filled + len(rows) - size).clamp(max=size)
+
+
+def draw_patches(
+    patches: Tensor, count: int, generator: torch.Generator | None = None, preferred: Tensor | None = None
+) -> Tensor:
+    """Draw `count` random patches of each image, [B * count, E]; fewer if the images have fewer.
+
+    Processes draw those of the global batch, from a generator in the same state on each.
+
+    Args:
+        patches: [B, N, E].
+        count: number of patches of an image.
+        generator: source of the draws, on the tensors' device. If None, torch's own.
+        preferred: [B, N] bool, True for patches that are drawn before any others.
+    """
+    B, N, _ = patches.shape
+    ranks = rows_of_global_draw(lambda rows: torch.rand(rows, N, generator=generator, device=patches.device), B)
+    if preferred is not None:
+        ranks = ranks + preferred
+    chosen = ranks.topk(min(count, N)).indices  # [B, count]
+    return patches.take_along_dim(chosen.unsqueeze(-1), 1).flatten(0, 1)

@@ -7,12 +7,13 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from selfpatch.config.schema import PointGrid, height_and_width, settings
-from selfpatch.core.distributed import all_gather, all_reduce_sum, rows_of_global_draw, world_size
+from selfpatch.core.distributed import all_gather, rows_of_global_draw
 from selfpatch.core.reference import fast_path_of
-from selfpatch.losses.feature_queue import FeatureQueue
+from selfpatch.losses.feature_queue import FeatureQueue, draw_patches
+from selfpatch.losses.kept_patches import mean_weights
 from selfpatch.ops.contrast import l2_normalize
 from selfpatch.ops.cross_entropy import attach_gradients
-from selfpatch.ops.roi_align import align_overlap
+from selfpatch.ops.roi_align import align_overlap, overlaps
 from selfpatch.ops.soft_sort import Network, comparators, soft_sort
 
 
@@ -104,7 +105,7 @@ class NeCoLoss(nn.Module):
         self._check(views, teacher, boxes)
         teacher = teacher.detach().float()
         pairs = [(c, v) for c in range(len(teacher)) for v in range(len(views)) if v != c]
-        weights = _mean_where(torch.stack([_overlap(boxes[v], boxes[c]) for c, v in pairs])) / len(pairs)  # [pairs, B]
+        weights = mean_weights(torch.stack([overlaps(boxes[v], boxes[c]) for c, v in pairs])) / len(pairs)  # [pairs, B]
         queues = [self._take_in(c, target, generator) for c, target in enumerate(teacher)]
         losses = []
         for weight, (c, v) in zip(weights, pairs, strict=True):
@@ -139,14 +140,11 @@ class NeCoLoss(nn.Module):
 
     def _take_in(self, crop: int, target: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor] | None:
         """Push random patches of the teacher's [B, h, w, D] and return the queue's rows and their number."""
-        queue, patches = self.queues[crop], target.flatten(1, 2)
+        queue = self.queues[crop]
         assert isinstance(queue, FeatureQueue)
         if self.config.queue_size == 0:
             return None
-        B, N, _ = patches.shape
-        ranks = rows_of_global_draw(lambda rows: torch.rand(rows, N, generator=generator, device=patches.device), B)
-        chosen = ranks.topk(min(self.config.tokens_per_image, N)).indices  # [B, tokens_per_image]
-        return queue.push(patches.take_along_dim(chosen.unsqueeze(-1), 1).flatten(0, 1))
+        return queue.push(draw_patches(target.flatten(1, 2), self.config.tokens_per_image, generator))
 
     def _check(self, views: list[Tensor], teacher: Tensor, boxes: Tensor) -> None:
         if len(teacher) != len(self.queues) or len(boxes) != len(views) or len(views) < 2:
@@ -160,19 +158,6 @@ class NeCoLoss(nn.Module):
                 f"a batch of {teacher.shape[1]} images draws {needed} references, but queue_size is {size}; "
                 f"use {needed} or more, or 0 to do without a queue"
             )
-
-
-def _overlap(box: Tensor, other_box: Tensor) -> Tensor:
-    """Return whether crops [B, 5] of the same images overlap, [B] bool."""
-    begin = torch.maximum(box[:, :2], other_box[:, :2])
-    end = torch.minimum(box[:, :2] + box[:, 2:4], other_box[:, :2] + other_box[:, 2:4])
-    return (end > begin).all(1)
-
-
-def _mean_where(counted: Tensor) -> Tensor:
-    """Return the weight of each entry in the means over those of all processes that are counted, [..., B] both."""
-    counted = counted.float()
-    return counted * world_size() / all_reduce_sum(counted.sum(-1, keepdim=True)).clamp(min=1)
 
 
 def soft_order(patches: Tensor, references: Tensor, steepness: float, network: Network = "bitonic") -> Tensor:

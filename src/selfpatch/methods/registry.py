@@ -13,6 +13,7 @@ from selfpatch.methods.image.swav import SwAV
 from selfpatch.methods.patch.distill import Distill
 from selfpatch.methods.patch.gram import Gram
 from selfpatch.methods.patch.koleo import KoLeo
+from selfpatch.methods.patch.leopart import Leopart
 from selfpatch.methods.patch.neco import NeCo
 from selfpatch.methods.patch.pairs import PaKA, SelfPatchPairs, SEREPairs
 from selfpatch.methods.patch.retain import Retain
@@ -38,6 +39,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "sere_pairs": SEREPairs,
     "neco": NeCo,
     "koleo": KoLeo,
+    "leopart": Leopart,
     "gram": Gram,
     "distill": Distill,
     "retain": Retain,

@@ -78,7 +78,7 @@ def prototype_loss(
             distribution = _sharpened(teacher_rows[rows], keys, center, teacher_temp)
             yield rows, distribution.mul_(weights[rows, None]), weights[rows]
 
-    return _sum_of_cross_entropies(queries, student.prototypes, student_temp, targets())
+    return sum_of_cross_entropies(queries, student.prototypes, student_temp, targets())
 
 
 def cross_view_loss_reference(target: Tensor, logits: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def prototype_cross_view_loss(
             summed = torch.cat([total - each, total.expand(-1, V - G, -1)], 1).flatten(0, 1)
             yield slice(images.start * V, images.stop * V), summed, (num_targets * weight).repeat(len(each))
 
-    return _sum_of_cross_entropies(queries, student.prototypes, student_temp, targets())
+    return sum_of_cross_entropies(queries, student.prototypes, student_temp, targets())
 
 
 def chunks(count: int, prototypes: Tensor, rows: int = 1) -> Iterator[slice]:
@@ -167,7 +167,7 @@ def _sharpened(rows: Tensor, keys: Tensor, center: Tensor, temp: float) -> Tenso
     return torch.sub(logits, center / temp).softmax(-1)  # in float32, as the centre is
 
 
-def _sum_of_cross_entropies(
+def sum_of_cross_entropies(
     bottleneck: Tensor, prototypes: Tensor, temp: float, targets: Iterator[tuple[slice, Tensor, Tensor]]
 ) -> Tensor:
     """Sum H(target_i, softmax(bottleneck_i @ prototypes.T / temp)) over rows i, with gradients computed at once.

@@ -28,12 +28,27 @@ def align_overlap(
         Patches [B, N, D] and [B, N, D'] of the grid's N = rows * columns cells, row by row, and [B] bool, whether the
         region is at least one cell of the first map high and wide. Patches of smaller regions have no meaning.
     """
-    rois, other_rois = overlap_rois(boxes, other_boxes, maps), overlap_rois(other_boxes, boxes, other_maps)
+    rois = overlap_rois(boxes, other_boxes, maps)
     sampled, other_sampled = (
-        _sample(_unflipped(patches, flipped), regions, size)
-        for patches, flipped, regions in ((maps, boxes[:, 4], rois), (other_maps, other_boxes[:, 4], other_rois))
+        sample_overlap(maps, boxes, other_boxes, size),
+        sample_overlap(other_maps, other_boxes, boxes, size),
     )
     return sampled, other_sampled, (rois[:, 2:] - rois[:, :2] >= 1).all(1)
+
+
+def sample_overlap(maps: Tensor, boxes: Tensor, other_boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Sample one crop of each image on a grid over the region that it shares with another, [B, N, D].
+
+    Arguments are as for `align_overlap`.
+    """
+    return _sample(_unflipped(maps, boxes[:, 4]), overlap_rois(boxes, other_boxes, maps), size)
+
+
+def overlaps(boxes: Tensor, other_boxes: Tensor) -> Tensor:
+    """Return whether two crops of each image overlap, [B] bool; boxes [B, 5] are as for `align_overlap`."""
+    begin = torch.maximum(boxes[:, :2], other_boxes[:, :2])
+    end = torch.minimum(boxes[:, :2] + boxes[:, 2:4], other_boxes[:, :2] + other_boxes[:, 2:4])
+    return (end > begin).all(1)
 
 
 def overlap_rois(boxes: Tensor, other_boxes: Tensor, maps: Tensor) -> Tensor:

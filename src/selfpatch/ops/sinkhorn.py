@@ -63,7 +63,7 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
 
 
 @torch.no_grad()
-def sinkhorn_center_reference(scores: Scores, temp: float, iterations: int = 3) -> Tensor:
+def sinkhorn_center_reference(scores: Scores, temp: float, iterations: int = 3, masses: Tensor | None = None) -> Tensor:
     """Compute the centre whose subtraction makes a softmax of Sinkhorn-Knopp (DINOv2, arXiv 2304.07193, section 4).
 
         softmax((logits - center) / temp) = sinkhorn(logits, temp, iterations)
@@ -75,35 +75,39 @@ def sinkhorn_center_reference(scores: Scores, temp: float, iterations: int = 3) 
         scores: [..., K] of this process's samples, which may be none; all samples of all processes are assigned.
         temp: softmax temperature, epsilon of `sinkhorn`.
         iterations: number of iterations, 1 or more.
+        masses: [...] mass of each sample; samples of mass 0 are left out. If None, all have 1.
 
     Returns:
         Centre [K] in float32, the same on every process.
     """
     logits = scores.logits().flatten(0, -2) / temp
-    samples = logits.new_zeros(len(logits), 1)
+    weights = logits.new_zeros(len(logits), 1) if masses is None else masses.flatten()[:, None].float().log()
+    samples = weights
     for _ in range(iterations):
         prototypes = -all_gather((logits + samples).logsumexp(0)).logsumexp(0)
-        samples = -(logits + prototypes).logsumexp(1, keepdim=True)
+        samples = weights - (logits + prototypes).logsumexp(1, keepdim=True)
     return -temp * prototypes
 
 
 @fast_path_of(sinkhorn_center_reference)
 @torch.no_grad()
-def sinkhorn_center(scores: Scores, temp: float, iterations: int = 3) -> Tensor:
+def sinkhorn_center(scores: Scores, temp: float, iterations: int = 3, masses: Tensor | None = None) -> Tensor:
     """See `sinkhorn_center_reference`; samples come in chunks, so that no [..., K] tensor of all of them exists."""
     rows = scores.bottleneck.flatten(0, -2) / temp
+    weights = torch.ones(len(rows), device=rows.device) if masses is None else masses.flatten().float()
     keys = cast_prototypes(rows, scores.prototypes)
-    parts = [rows[chunk].to(keys.dtype) for chunk in chunks(len(rows), keys)]
+    parts = [(rows[chunk].to(keys.dtype), weights[chunk]) for chunk in chunks(len(rows), keys)]
     with torch.autocast(rows.device.type, enabled=False):
         keep = len(rows) * len(keys) <= KEPT_LOGITS
-        kept = [(part @ keys.T).float() for part in parts] if keep else None
+        kept = [(part @ keys.T).float() for part, _ in parts] if keep else None
         factors = torch.zeros(len(keys), device=rows.device)  # [K] logarithms
         for iteration in range(iterations):
-            masses = torch.full_like(factors, 0.0 if iteration else -torch.inf)
-            for logits in ((part @ keys.T).float() for part in parts) if kept is None else kept:
+            totals = torch.full_like(factors, 0.0 if iteration else -torch.inf)  # [K] mass of each prototype
+            for number, (part, weight) in enumerate(parts):
+                logits = (part @ keys.T).float() if kept is None else kept[number]
                 if iteration:  # no prototype's mass underflows on all processes: it was 1 before samples were scaled
-                    masses += (logits + factors).softmax(1).sum(0)
+                    totals += weight @ (logits + factors).softmax(1)
                 else:
-                    masses = torch.logaddexp(masses, logits.logsumexp(0))
-            factors = factors - all_reduce_sum(masses).log() if iteration else -all_gather(masses).logsumexp(0)
+                    totals = torch.logaddexp(totals, (logits + weight.log()[:, None]).logsumexp(0))
+            factors = factors - all_reduce_sum(totals).log() if iteration else -all_gather(totals).logsumexp(0)
     return -temp * factors

@@ -71,6 +71,8 @@ class StudentTeacher(nn.Module):
         self.objectives = nn.ModuleDict(objectives)
         self.loss_weights = dict(loss_weights)
         self.needs = union_of_needs(objectives)
+        if self.needs.class_attention:
+            self.teacher.backbone.keep_class_attention()
         self.asks_teacher = not all(objective.needs.anchor for objective in objectives.values())
 
     def forward(self, views: Views, hp: Hyperparameters, with_meters: bool = False) -> dict[str, Tensor]:

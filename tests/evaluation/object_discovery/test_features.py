@@ -84,6 +84,7 @@ def test_class_attention_sees_rotated_keys() -> None:
         patch.setattr(F, "scaled_dot_product_attention", lambda q, k, v: (seen.append(attend(q, k)), v)[1])
         padded = torch.randn(1, 3, 32, 40, generator=torch.manual_seed(2))
         found = PatchView(encoder, ObjectDiscoveryConfig()).class_attention(padded)
+        encoder.patches(padded)  # all blocks
     assert attention.num_heads == 2
     torch.testing.assert_close(found.flatten(1), seen[-1][0, :, 0, 2:])
 

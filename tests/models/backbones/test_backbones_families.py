@@ -20,7 +20,8 @@ from selfpatch.models.backbones.config import (
     backbone_config_from_dict,
 )
 from selfpatch.models.backbones.convnext_keys import to_timm
-from selfpatch.models.backbones.vit import ViT, sincos_positions
+from selfpatch.models.backbones.positions import sincos_positions
+from selfpatch.models.backbones.vit import ViT
 
 VIT = ViTConfig(embed_dim=8, depth=3, num_heads=2, patch_size=8, grid=4)
 SWIN = SwinConfig(embed_dim=8, depths=(1, 2), first_heads=2, window=4)

@@ -12,7 +12,6 @@ from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.finite_features import checked_features
 from selfpatch.models.layer_encoder import LayerEncoder
 from selfpatch.ops.images import normalise
-from selfpatch.ops.rope import rotate_patches
 
 
 class PatchView:
@@ -56,23 +55,9 @@ class PatchView:
         """Return the class token's attention to each patch, [heads, h, w]; `class_token_vit` raises ValueError."""
         vit, block = self.class_token_vit(), self.layer.layer
         assert block is not None
-        outputs: list[Tensor] = []
-        projection = vit.trunk.get_submodule(f"blocks.{block - 1}.attn.qkv")
-        handle = projection.register_forward_hook(lambda _, __, output: outputs.append(output[0]))
-        try:
-            with torch.autocast(padded.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                vit(padded)
-        finally:
-            handle.remove()
-        patch = self.encoder.patch_size
-        grid = padded.shape[2] // patch, padded.shape[3] // patch
-        query, key, _ = outputs[0].float().unflatten(-1, (3, vit.num_heads, -1)).permute(1, 2, 0, 3)  # [H, n, d]
-        rotation = vit.rotation(*grid)
-        if rotation is not None:
-            key = rotate_patches(key, rotation)  # the class token's own query stays
-        weights = (query[:, 0, None] * query.shape[-1] ** -0.5 @ key.mT).softmax(-1)[:, 0]
-        checked_features(weights, padded)
-        return weights[:, vit.trunk.num_prefix_tokens :].unflatten(1, grid)
+        with torch.autocast(padded.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            (weights,) = vit.class_attention(padded, block - 1)
+        return checked_features(weights, padded)
 
     def class_token_vit(self) -> ViT:
         """Return the ViT.

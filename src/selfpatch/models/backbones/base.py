@@ -49,6 +49,17 @@ class Backbone(nn.Module):
         norm = dict(self.trunk.named_children()).get("norm")
         return norm if isinstance(norm, nn.LayerNorm) else None
 
+    def keep_class_attention(self) -> None:
+        """Return the CLS token's attention with the tokens from now on.
+
+        Raises:
+            ValueError: there is no CLS token.
+        """
+        raise ValueError(
+            f"the foreground is what a CLS token attends to, but this {self.config.family} has none; use a ViT with a "
+            "CLS token, or learn from all patches with --leopart.foreground false"
+        )
+
     def add_mask_token(self) -> None:
         """Add the mask token; only if something masks, since DDP waits for a parameter without gradient."""
         self.mask_token = nn.Parameter(torch.zeros(1, self.embedding_dim))

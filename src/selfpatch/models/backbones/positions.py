@@ -1,9 +1,10 @@
-"""Position embeddings of a ViT at other grids than the stored one, as two matrix products.
+"""Position embeddings of a ViT: fixed ones, and stored ones at other grids, as two matrix products.
 
 torch's bicubic interpolation sums its gradient in a different order at each run on a GPU, and its exporter loses the
 scale factors; a product does neither.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -83,3 +84,21 @@ def _by_size(count: int, side: Tensor, G: int) -> Tensor:
     distance = (centres[:, None] - torch.arange(G, device=side.device) - 0.5).abs()
     taps = cubic(distance / scale.clamp(min=1), -0.5)
     return taps / taps.sum(1, keepdim=True)
+
+
+def sincos_positions(grid: int, dim: int) -> Tensor:
+    """Return fixed 2-D position embeddings [grid * grid, D] (MoCo-v3, arXiv 2104.02057, section 5.1).
+
+    For row y and column x, with w_i = 10000^(-4 i / D) and a quarter of the width for each part:
+
+        (sin(y w_i), cos(y w_i), sin(x w_i), cos(x w_i))
+
+    Raises:
+        ValueError: 4 does not divide the width.
+    """
+    if dim % 4:
+        raise ValueError(f"sin-cos positions need a width that 4 divides, not {dim}; change backbone.embed_dim")
+    frequencies = torch.exp(torch.arange(dim // 4) * (-4 * math.log(10000) / dim))
+    index = torch.arange(grid)
+    rows, columns = (axis.flatten()[:, None] * frequencies for axis in torch.meshgrid(index, index, indexing="ij"))
+    return torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=1)

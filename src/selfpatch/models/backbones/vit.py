@@ -16,9 +16,10 @@ from selfpatch.core.reference import using_references
 from selfpatch.core.types import Tokens
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import ViTConfig
-from selfpatch.models.backbones.positions import add_positions
+from selfpatch.models.backbones.positions import add_positions, sincos_positions
 from selfpatch.models.layers.keyless_bias import KeylessBias, used_bias
 from selfpatch.models.layers.lora import base_and_update
+from selfpatch.ops.foreground import class_attention
 from selfpatch.ops.linear import gelu_linear, norm_linear
 from selfpatch.ops.rope import Rotation, rope_periods, rope_rotation, rotate_patches
 
@@ -140,13 +141,33 @@ class ViT(Backbone):
         super().__init__(trunk, config)
         self.embedding_stride, self.embedding_dim = config.patch_size, config.embed_dim
         self.has_class_token = trunk.cls_token is not None
+        self._keeps_class_attention = False
 
     def encode(self, embedded: Tensor) -> Tokens:
         """Run embedded patches through the blocks and the final norm."""
-        x = self._block_input(embedded)
-        for block, rotation in zip(self.trunk.blocks, self._rotations(embedded), strict=False):
+        x, attention = self._block_input(embedded), None
+        for number, (block, rotation) in enumerate(zip(self.trunk.blocks, self._rotations(embedded), strict=False), 1):
+            if self._keeps_class_attention and number == self.num_layers:
+                attention = self._class_attention(block, x, rotation, embedded)
             x = _through(block, x, rotation)
-        return self._tokens(x, embedded)
+        return self._tokens(x, embedded)._replace(class_attention=attention)
+
+    def keep_class_attention(self) -> None:
+        """Return the CLS token's attention with the tokens from now on; raise ValueError if there is no such token."""
+        if not self.has_class_token:
+            super().keep_class_attention()
+        self._keeps_class_attention = True
+
+    def _class_attention(self, block: nn.Module, x: Tensor, rotation: Rotation | None, embedded: Tensor) -> Tensor:
+        """Return the CLS token's attention to the patches in a block with input x, [B, H, h, w] float32."""
+        qkv = block.get_submodule("attn.qkv")(block.get_submodule("norm1")(x)).unflatten(-1, (3, self.num_heads, -1))
+        return self._map(class_attention(qkv, rotation).mT, embedded).permute(0, 3, 1, 2)
+
+    def class_attention(self, images: Tensor, block: int = -1) -> Tensor:
+        """Return the CLS token's attention to the patches in a block, [B, H, h, w]; arguments are as for `facet`."""
+        embedded, block = self.embed(images), block % self.num_layers
+        x = self._input_of(block, embedded)
+        return self._class_attention(self.trunk.blocks[block], x, self.rotation(*embedded.shape[1:3]), embedded)
 
     def rotation(self, h: int, w: int) -> Rotation | None:
         """Return the rotation of queries and keys on a grid of patches, or None if the network has none."""
@@ -159,6 +180,13 @@ class ViT(Backbone):
         while True:
             yield rotation
             rotation = self.rotation(*embedded.shape[1:3]) if drawn else rotation
+
+    def _input_of(self, block: int, embedded: Tensor) -> Tensor:
+        """Return the input of a block, counted from 0, [B, prefix + N, D]."""
+        x = self._block_input(embedded)
+        for earlier, rotation in zip(self.trunk.blocks[:block], self._rotations(embedded), strict=False):
+            x = _through(earlier, x, rotation)
+        return x
 
     def _block_input(self, embedded: Tensor) -> Tensor:
         """Return the input of the first block, [B, prefix + N, D]."""
@@ -218,10 +246,7 @@ class ViT(Backbone):
         rotation. Blocks below 0 count from the end.
         """
         embedded, block = self.embed(images), block % self.num_layers
-        x = self._block_input(embedded)
-        for earlier, rotation in zip(self.trunk.blocks[:block], self._rotations(embedded), strict=False):
-            x = _through(earlier, x, rotation)
-        last = self.trunk.blocks[block]
+        x, last = self._input_of(block, embedded), self.trunk.blocks[block]
         projected = last.get_submodule("attn.qkv")(last.get_submodule("norm1")(x))
         return self._map(projected.chunk(3, dim=-1)[("query", "key", "value").index(name)], embedded)
 
@@ -273,24 +298,6 @@ class ViT(Backbone):
             self.trunk.pos_embed.zero_()  # nothing is added to the CLS token
             self.trunk.pos_embed[0, -len(positions) :] = positions
         self.trunk.pos_embed.requires_grad_(False)
-
-
-def sincos_positions(grid: int, dim: int) -> Tensor:
-    """Return fixed 2-D position embeddings [grid * grid, D] (MoCo-v3, arXiv 2104.02057, section 5.1).
-
-    For row y and column x, with w_i = 10000^(-4 i / D) and a quarter of the width for each part:
-
-        (sin(y w_i), cos(y w_i), sin(x w_i), cos(x w_i))
-
-    Raises:
-        ValueError: 4 does not divide the width.
-    """
-    if dim % 4:
-        raise ValueError(f"sin-cos positions need a width that 4 divides, not {dim}; change backbone.embed_dim")
-    frequencies = torch.exp(torch.arange(dim // 4) * (-4 * math.log(10000) / dim))
-    index = torch.arange(grid)
-    rows, columns = (axis.flatten()[:, None] * frequencies for axis in torch.meshgrid(index, index, indexing="ij"))
-    return torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=1)
 
 
 def build_vit(config: ViTConfig, *, drop_path: float = 0.0) -> ViT:
