@@ -23,9 +23,9 @@ DistillLoss = Literal["patch_features", "image_features", "patch_similarities", 
 class DistillConfig(PatchDistillationConfig):
     """Settings of distillation; the weights of distances are those of matched features."""
 
-    losses: Annotated[tuple[DistillLoss, ...], MinLen(1)] = ("patch_features", "image_features")
-    """Losses: matched features of patches (Theia, arXiv 2407.20179) and of the image, or similarities of the patches
-    within an image and of the image to a queue of others (lightly-train)."""
+    losses: Annotated[tuple[DistillLoss, ...], MinLen(1)] = ("patch_similarities", "image_similarities")
+    """Losses: similarities of the patches within an image and of the image to a queue of others (lightly-train), or
+    matched features of patches (Theia, arXiv 2407.20179) and of the image. Similarities are learnt in fewer steps."""
     standardise: bool = True
     """Give each channel of the frozen encoder's tokens mean 0 and deviation 1 before features are matched, as Theia."""
     temp: PositiveFloat = 0.07
