@@ -29,8 +29,10 @@ from tests.helpers.tiny import (
     part_of,
     plain_sgd,
     snapshot,
+    tiny_config,
     tiny_student_teacher,
     tiny_views,
+    wide_crops,
 )
 from tests.helpers.workers import WorkerPool
 
@@ -38,13 +40,13 @@ WORLD, BATCH, STEPS = 2, 4, 3
 
 
 def _train(
-    student_teacher: StudentTeacher, model: nn.Module, images: slice, accumulate: int, bad: bool, scale: int = 1
+    student_teacher: StudentTeacher, model: nn.Module, images: slice, accumulate: int, bad: bool, shape: dict[str, Any]
 ) -> dict[str, Any]:
     """Some steps on these images of each batch; `bad`: the second step is not finite here."""
     optimizer = plain_sgd(student_teacher)
     outcomes = []
     for step in range(STEPS):
-        views = part_of(tiny_views(BATCH, seed=step, scale=scale), images)
+        views = part_of(tiny_views(BATCH, seed=step, **shape), images)
         size = views.batch_size // accumulate
         batches = [part_of(views, slice(i * size, (i + 1) * size)) for i in range(accumulate)]
         with not_finite(student_teacher, micro_batch=0) if bad and step == 1 else contextlib.nullcontext():
@@ -67,12 +69,12 @@ def train_on_a_share(
     share = BATCH // WORLD
     model = DistributedDataParallel(student_teacher, broadcast_buffers=False)
     images = slice(rank * share, (rank + 1) * share)
-    return _train(student_teacher, model, images, accumulate, rank == bad_rank, scale_of(settings))
+    return _train(student_teacher, model, images, accumulate, rank == bad_rank, shape_of(settings))
 
 
-def scale_of(settings: dict[str, Any]) -> int:
-    """Return the scale of `tiny_views`: only the tiny ViT has patches of 4 pixels."""
-    return 1 if settings.get("model", "vit_tiny") == "vit_tiny" else 2
+def shape_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `tiny_views`; only the tiny ViT has patches of 4 pixels."""
+    return {"scale": 1 if settings.get("model", "vit_tiny") == "vit_tiny" else 2, "wide": "crops" in settings}
 
 
 CONTRAST = {"agreement": "contrast", "queue_size": 16, "num_prototypes": 4096}  # the latter, its default, is not read
@@ -100,6 +102,7 @@ HEADS = {"dino": {"head_norm": True}, "selfpatch": {"head_norm": True}}
         ({"method": "swav", "swav": {"queue_size": 8, "queue_from_epoch": 0}}, 1),
         ({"method": "densecl", "objective": "none", "model": "resnet50"}, 1),
         ({"method": "ibot", "objective": "none", "model": "swin_tiny"}, 1),
+        ({"method": "ibot", "objective": "sere", **wide_crops(tiny_config())}, 1),
     ],
     ids=str,
 )
@@ -116,7 +119,7 @@ def test_two_processes_train_adapters_as_one(pool: WorkerPool, tmp_path: Path) -
 def assert_two_train_as_one(pool: WorkerPool, settings: dict[str, Any], accumulate: int) -> None:
     alone = tiny_student_teacher(**settings)
     begin = snapshot(alone)
-    expected = _train(alone, alone, slice(None), 1, bad=False, scale=scale_of(settings))
+    expected = _train(alone, alone, slice(None), 1, bad=False, shape=shape_of(settings))
     results = pool.run(train_on_a_share, settings, accumulate)
     for name, tensor in results[0]["state"].items():
         assert torch.equal(tensor, results[1]["state"][name]), f"{name} differs between the processes"
