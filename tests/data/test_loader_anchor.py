@@ -71,7 +71,7 @@ def test_the_same_colours_are_the_same_draws(index: ImageIndex) -> None:
     (views,) = rendered(make(index, **recipes(AnchorConfig(), crops, 5)).steps(0, 1))
     assert views.anchor_crops is not None
     resized = torch.nn.functional.interpolate(views.global_crops.flatten(0, 1).float(), (65, 65), mode="bilinear")
-    assert (resized - views.anchor_crops.flatten(0, 1).float()).abs().mean() < 4  # measured: 1.5; of other draws 60
+    assert (resized - views.anchor_crops.flatten(0, 1).float()).abs().mean() < 4  # measured: 2.6; of other draws 60
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
