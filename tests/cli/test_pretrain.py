@@ -82,3 +82,8 @@ def test_plain_timm_loads_what_was_exported(run: Path) -> None:
 def test_settings_of_components_are_options_too(run: Path) -> None:
     settings = yaml.safe_load((run / "config.yaml").read_text())
     assert settings["selfpatch"] == {"num_prototypes": 32, "hidden_dim": 32, "bottleneck_dim": 16, "head_norm": True}
+
+
+def test_too_many_values_of_an_option_are_told_plainly(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "--crops.global-size", "16", "32", "64"]) == 2
+    assert "--crops.global-size: got 16 32 64; use INT or INT INT; `selfpatch" in capsys.readouterr().err

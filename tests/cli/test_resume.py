@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 from selfpatch.cli.main import main
@@ -16,3 +18,15 @@ def test_resuming_a_finished_run_changes_nothing(run: Path) -> None:
     assert main(["resume", str(run)]) == 0
     assert [path.read_bytes() for path in kept] == before
     assert differences(load_file(run / "exported" / "backbone.safetensors"), weights) == []
+
+
+def test_a_finished_run_without_checkpoints_keeps_its_weights(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    for checkpoint in copy.glob("checkpoints/*"):
+        checkpoint.unlink()
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    assert main(["resume", str(copy)]) == 2
+    assert "copy has ended, but its checkpoints are gone" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before

@@ -18,6 +18,14 @@ def test_text_and_bytes(tmp_path: Path) -> None:
     assert path.read_bytes() == b"\xff"
 
 
+def test_what_is_in_the_way_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    (tmp_path / "text").write_text("hi")
+    for path in (tmp_path / "file", tmp_path / "text" / "below"):
+        with pytest.raises(OSError, match="is intact; move away what is in its place and try again"):
+            write_atomically(path, "new")
+
+
 def test_the_old_file_survives_a_failure(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, "old")

@@ -111,7 +111,8 @@ def resume(
             says so.
 
     Raises:
-        ValueError: there is no run, images were added or removed, or have changed and `refuse_changed` is set.
+        ValueError: there is no run, it has ended and has no checkpoint, images were added or removed, or have changed
+            and `refuse_changed` is set.
         Interrupted: a signal stopped the run again.
     """
     run = RunDirectory.open(path)
@@ -126,6 +127,13 @@ def resume(
             console.say(f"warning: {warning}")
         student_teacher = _network_of_newest(run, config)
         if student_teacher is None:  # it was killed before the first one
+            if run.exported_backbone.is_file():
+                raise ValueError(
+                    f"{run.path} has ended, but its checkpoints are gone, and it would start again and write over its "
+                    f"weights; use {run.exported_backbone}, or train with another --out"
+                )
+            if distributed.is_main_process():
+                console.say(f"warning: {run.path} has no checkpoint; it starts again at step 0")
             statistics = measure_channels(data, config.channels)
             student_teacher, _ = factory.make_student_teacher(config, statistics=statistics)
         return _train(run, config, data, student_teacher, started)

@@ -78,12 +78,25 @@ def _complaint(page: str) -> str:
     if "Missing from" in "".join(paragraph[:1]):  # names the options; the help of each stands further to the right
         missing = re.findall(r"^[\u2502 ] {5}(?!selfpatch )(\S.*?)(?:  .*| )?\u2502?$", page, re.MULTILINE)
         paragraph = [paragraph[0], ", ".join(missing)]
-    sentence = " ".join(paragraph).rstrip(".")
+    sentence = _with_values(" ".join(paragraph).rstrip("."))
     if (found := re.match(r"Error parsing ([\w.-]+): ", sentence)) is None:
         return sentence
     # An option, the section of a field that names itself, or the class of the options.
     prefix = f"{found[1]}: " if found[1].startswith("--") else "" if found[1][0].isupper() else f"{found[1]}."
     return prefix + sentence[found.end() :]
+
+
+def _with_values(sentence: str) -> str:
+    """Return a sentence of tyro on values of which there are too few, too many or others than an option takes, plainly.
+
+    `no type matching INT|{INT INT} could be instantiated from ['1', '2', '3']` becomes `got 1 2 3; use INT or INT INT`.
+    """
+    found = re.search(r"no type matching (\S.*) could be instantiated from \[(.*)\]$", sentence)
+    if found is None:
+        return sentence
+    forms = [form.strip("{}") for form in found[1].split("|")]
+    values = " ".join(value.strip("'\"") for value in found[2].split(", ")) or "no value"
+    return f"{sentence[: found.start()]}got {values}; use {' or '.join(forms)}"
 
 
 def peek(arguments: list[str], *names: str) -> dict[str, str]:

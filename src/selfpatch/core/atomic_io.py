@@ -9,6 +9,14 @@ from typing import BinaryIO
 
 from selfpatch.core.dry_run import in_dry_run
 
+_IN_THE_WAY = "move away what is in its place"
+_NOT_ALLOWED = "allow writing"
+_REMEDIES = {
+    **dict.fromkeys((errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY), _IN_THE_WAY),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _NOT_ALLOWED),
+}
+"""What to do after an error by its number; after all others, such as that of a full disk, make room."""
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write `content` to `path` atomically, in a folder made if necessary; after an OSError the old file is intact."""
@@ -46,7 +54,8 @@ def clear_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "what was written before is intact; make room and try again, a run with `selfpatch resume`"
+        remedy = _REMEDIES.get(error.errno or 0, "make room")
+        advice = f"what was written before is intact; {remedy} and try again, a run with `selfpatch resume`"
         raise OSError(error.errno, f"cannot write {path} ({error.strerror}); {advice}") from error
 
 

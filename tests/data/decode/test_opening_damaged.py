@@ -66,6 +66,16 @@ def test_a_damaged_file_is_read_or_a_bad_image(tmp_path: Path, name: str) -> Non
     assert outcomes["BadImage"]
 
 
+def test_a_damaged_tiff_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.tif", compression="tiff_adobe_deflate")
+    content = (tmp_path / "image.tif").read_bytes()
+    (tmp_path / "image.tif").write_bytes(content[:60] + b"\xff" * 840 + content[900:])
+    with pytest.raises(BadImage):
+        read_image(tmp_path / "image.tif")
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.slow
 def test_no_reader_ends_its_process() -> None:
     for name in FORMATS:

@@ -1,6 +1,7 @@
 """Opening of image files: wanted formats and regular files only, and sizes checked before anything is decoded."""
 
 import contextlib
+import ctypes
 import importlib
 import os
 import warnings
@@ -93,7 +94,17 @@ def _formats() -> tuple[str, ...]:
         with contextlib.suppress(ImportError):  # AVIF came with Pillow 11.3
             importlib.import_module(f"PIL.{module}")
             found.append(name)
+    _quiet_libtiff()
     return tuple(found)
+
+
+def _quiet_libtiff() -> None:
+    """Let libtiff print no errors: those of damaged files are raised by Pillow too, and are told with the file's name.
+
+    Pillow offers no way to it; its module is linked with libtiff, where its symbols are found.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 @contextlib.contextmanager
