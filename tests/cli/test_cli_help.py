@@ -235,35 +235,35 @@ OPTIONS = {
         checkpoint.every-minutes checkpoint.every-steps checkpoint.keep checkpoint.keep-every-epochs
         checkpoint.max-nonfinite""",
     "resume": "device workers refuse-changed",
-    "evaluate davis": f"""{NETWORK} data out block stage output-stride dilate results resolution radius window
+    "evaluate davis": f"""{NETWORK} data out debias block stage output-stride dilate results resolution radius window
         topk context-frames temperature upsampling std precision max-memory year sequences""",
     "evaluate knn": f"{NETWORK} data out ks temperature resize crop precision encode-batch",
-    "evaluate correspond": f"""{NETWORK} data out block stage output-stride dilate preset facet depth stride resolution
-        shape sampling places alphas threshold split layout categories precision max-pictures""",
+    "evaluate correspond": f"""{NETWORK} data out debias block stage output-stride dilate preset facet depth stride
+        resolution shape sampling places alphas threshold split layout categories precision max-pictures""",
     "evaluate detect": f"""{NETWORK} data out preset train-split test-split limit negatives detector pyramid blocks
         heads rpn-depth box-norm mask-norm pyramid-norm train-batch-norms precise-bn width anchor-scale
         min-anchor-iou anchors-inside proposals train-proposals rois rpn-loss box-loss augmentation short-sides
         long-side batch-size epochs decay-at warmup-steps optimizer lr lr-batch weight-decay weight-decay-on layer-decay
         drop-path clip precision seed workers max-pictures""",
-    "evaluate discover": f"""{NETWORK} data out block stage output-stride dilate methods facet centre num-patches tau
-        mass head split image-list hard precision max-pictures""",
+    "evaluate discover": f"""{NETWORK} data out debias block stage output-stride dilate methods facet centre num-patches
+        tau mass head split image-list hard precision max-pictures""",
     "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr
         warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing repeats
         head-layers head-std resampling weight-decay-on schedule resize crop precision seed per-class encode-batch
         workers""",
     "evaluate linear": f"""{NETWORK} data out preset labels blocks mean-patch crops lrs epochs batch-size
         held-out resize crop precision seed per-class encode-batch workers""",
-    "evaluate match": f"""{NETWORK} data out resolution global-scale resampling flip jitter brightness contrast
+    "evaluate match": f"""{NETWORK} data out debias resolution global-scale resampling flip jitter brightness contrast
         saturation hue grey blur blur-radius solarize limit seed precision encode-batch max-pictures""",
-    "evaluate segment": f"""{NETWORK} data out method preset kind train-split test-split limit seed max-pictures
+    "evaluate segment": f"""{NETWORK} data out debias method preset kind train-split test-split limit seed max-pictures
         workers steps batch-size crop short-side lr weight-decay weight-decay-on warmup layer-decay drop-path
         blocks rescale normed channels auxiliary-channels test stride precision augmentation batch-norm epochs mask-side
         optimizer resolution memory-patches k temperature
         max-memory num-clusters matching iterations restarts min-scale max-side min-lr warmup-epochs""",
     "evaluate all": f"{NETWORK} suite out",
     "evaluate --compare": "compare allow-different",
-    "export": "weights side num-heads position-embedding allow-partial to out size",
-    "show": f"{NETWORK} out resolution k window border",
+    "export": "weights side num-heads position-embedding allow-partial to out size debias",
+    "show": f"{NETWORK} out resolution debias k window border",
 }
 """Users write these in their scripts: one that goes or is renamed is a change to announce."""
 

@@ -218,7 +218,7 @@ def test_meters_come_only_when_asked_for_and_change_nothing() -> None:
     )
     without = training_step(plain, [tiny_views(2)], plain_sgd(plain), hyperparameters(), NO_CLIPPING)
     meters = with_meters.values.keys() - without.values.keys()
-    assert meters >= {"effective_rank", "patch_rank", "entropy", "mean_entropy", "max_entropy"}
+    assert meters >= {"effective_rank", "patch_rank", "patch_outliers", "entropy", "mean_entropy", "max_entropy"}
     assert all(torch.equal(snapshot(plain)[name], tensor) for name, tensor in snapshot(watched).items())
 
 

@@ -12,7 +12,13 @@ from selfpatch.models.encoder import BranchEncoder
 
 
 def export(
-    weights: str | Path | BranchEncoder, to: str, out: str | Path, *, size: Size | None = None, **load_options: Any
+    weights: str | Path | BranchEncoder,
+    to: str,
+    out: str | Path,
+    *,
+    size: Size | None = None,
+    debias: int = 0,
+    **load_options: Any,
 ) -> list[Path]:
     """Write a network for timm, transformers or onnxruntime, or as one safetensors file, and check it by loading it.
 
@@ -21,6 +27,7 @@ def export(
         to: timm, safetensors, hf or onnx.
         out: folder for the files, new or empty. Its README.txt explains how to load them.
         size: side of the images in pixels, or (height, width) (onnx only); the graph then takes no others.
+        debias: number of directions of positions to remove from patch features (onnx of a fixed size only).
         load_options: fields of `checkpoints.config.LoadConfig`, e.g. `side="student"`.
 
     Raises:
@@ -29,4 +36,4 @@ def export(
     if isinstance(weights, str | Path):
         weights, report = load_encoder(str(weights), LoadConfig(**load_options))
         console.say(str(report))
-    return export_encoder(weights, to, out, size=size)
+    return export_encoder(weights, to, out, size=size, debias=debias)

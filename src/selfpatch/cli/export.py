@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import NonNegativeInt
+
 from selfpatch.cli.parsing import WeightsOptions, read_options
 from selfpatch.config.schema import Name, Size, plain, settings
 from selfpatch.core.text import visible
@@ -18,6 +20,9 @@ class ExportOptions(WeightsOptions):
     size: Size | None = None
     """Side of the images in pixels, or height and width (onnx only); defaults to any size, or to the one that a
     Swin's windows fit."""
+    debias: NonNegativeInt = 0
+    """Number of directions that tell the position to remove from patch features, see `evaluate`; only with --to onnx
+    and --size, and 0 removes none."""
 
 
 def run(arguments: list[str]) -> int:
@@ -26,7 +31,7 @@ def run(arguments: list[str]) -> int:
     weights = options.named_weights()
     from selfpatch.api.export import export
 
-    files = export(weights, options.to, options.out, size=options.size, **plain(options.load))
+    files = export(weights, options.to, options.out, size=options.size, debias=options.debias, **plain(options.load))
     readme = visible(files[-1].read_text(encoding="utf-8"), keep="\n")
     print(*(visible(str(file)) for file in files), readme, sep="\n", end="")
     return 0

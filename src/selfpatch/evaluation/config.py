@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from annotated_types import Gt
+from pydantic import NonNegativeInt
 
 from selfpatch.config.schema import SPEED_ONLY, override, plain, settings
 
@@ -83,15 +84,26 @@ class FrozenConfig(EvaluationConfig):
 
 
 @settings
-class LayerConfig(FrozenConfig):
+class DenseConfig(FrozenConfig):
+    """Base class of evaluations that read patch features of a frozen encoder."""
+
+    network_settings: ClassVar[frozenset[str]] = frozenset({"debias"})
+
+    debias: NonNegativeInt = 0
+    """Number of directions to remove from patch features: those in which the patches of a black image of the same size
+    differ, which tell the position (INSID3, arXiv 2603.28480); 0 removes none, and 20 was published for a ViT-B."""
+
+
+@settings
+class LayerConfig(DenseConfig):
     """Base class of evaluations that read the patch features of one layer.
 
     `models.layer_encoder.LayerEncoder` takes these settings.
     """
 
-    network_settings: ClassVar[frozenset[str]] = frozenset(
-        {"patch_size", "block", "stage", "stride", "output_stride", "dilate"}
-    )
+    network_settings: ClassVar[frozenset[str]] = DenseConfig.network_settings | {
+        "patch_size", "block", "stage", "stride", "output_stride", "dilate",
+    }  # fmt: skip
 
     block: Annotated[int, Gt(0)] | None = None
     """Block of a ViT to take features from, counted from 1; the last if not given. Tokens of an earlier block are

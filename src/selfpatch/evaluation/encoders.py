@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.config import Precision
+from selfpatch.evaluation.config import DenseConfig, Precision
+from selfpatch.models.debiased import debiased
 from selfpatch.models.finite_features import checked_features
 from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD
 
@@ -142,6 +143,11 @@ class BFloat16Encoder:
 def in_precision(encoder: Encoder, precision: Precision) -> Encoder:
     """Return the encoder itself for `float32`, or a `BFloat16Encoder` around it for `bf16`."""
     return encoder if precision == "float32" else BFloat16Encoder(encoder)
+
+
+def dense_encoder(encoder: Encoder, config: DenseConfig) -> Encoder:
+    """Return the encoder as an evaluation reads its patch features: in its precision, and debiased if it says so."""
+    return debiased(in_precision(encoder, config.precision), config.debias)
 
 
 class _PixelEncoder(ABC):

@@ -69,6 +69,7 @@ def write_run_report(run: RunDirectory, losses: Sequence[str]) -> Path:
         "Losses": losses,
         "Collapse meters": ["entropy", "mean_entropy", "max_entropy"],
         "Feature rank": ["effective_rank", "patch_rank"],
+        "Share of patches of outlying norm": ["patch_outliers"],
         "On held-out images": list(MEASURES),
     })  # fmt: skip
     if (sheet := run.pictures / "before-and-after.png").is_file():

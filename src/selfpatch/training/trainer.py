@@ -23,6 +23,7 @@ from selfpatch.models.anchor import Anchor
 from selfpatch.models.branch import Branch
 from selfpatch.models.layers.deferred_state import deferred_states
 from selfpatch.models.layers.ema import ema_update
+from selfpatch.ops.artefacts import outlier_share
 from selfpatch.ops.collapse import effective_rank
 from selfpatch.ops.images import normalise
 from selfpatch.training import optim
@@ -113,7 +114,8 @@ class StudentTeacher(nn.Module):
         """Return the meters of the teacher's output for a batch, or of the student's if nothing asks the teacher."""
         tokens = (*seen.tokens_per_resolution, seen.pair_tokens)[0]
         assert tokens is not None
-        meters = {"patch_rank": effective_rank(tokens.raw_patches.flatten(0, 2))}
+        patches = tokens.raw_patches
+        meters = {"patch_rank": effective_rank(patches.flatten(0, 2)), "patch_outliers": outlier_share(patches)}
         if len(seen.image):
             meters["effective_rank"] = effective_rank(seen.image.flatten(0, 1))
         for objective in self.objectives.values():

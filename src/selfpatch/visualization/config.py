@@ -1,6 +1,6 @@
 """Settings of `selfpatch show`."""
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from selfpatch.config.matching import MatchingConfig
 from selfpatch.config.schema import settings
@@ -12,3 +12,5 @@ class ShowConfig(MatchingConfig):
 
     resolution: PositiveInt = 480
     """Short side that images are resized to, in pixels; both sides become multiples of the patch size."""
+    debias: NonNegativeInt = 0
+    """Number of directions that tell the position to remove from patch features, see `evaluate`; 0 removes none."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import resize_picture, to_tensor
 from selfpatch.data.decode.pillow import Picture, read_picture
+from selfpatch.models.debiased import debiased
 from selfpatch.visualization import colours
 from selfpatch.visualization.config import ShowConfig
 from selfpatch.visualization.layout import SERIES, Marker, Panel, Row, lay_out, save_png, to_image
@@ -40,7 +41,7 @@ def show(
     config = config or ShowConfig()
     if config.resolution < (side := encoder.patch_size):
         raise ValueError(f"resolution {config.resolution} is below one patch of {side} pixels; use a larger one")
-    targets = _targets(paths, Path(out))
+    targets, encoder = _targets(paths, Path(out)), debiased(encoder, config.debias)
     for path, target in zip(paths, targets, strict=True):
         picture = read_picture(path, channels=len(encoder.mean))
         pixels = to_tensor(resized(picture, config.resolution, encoder.patch_size))

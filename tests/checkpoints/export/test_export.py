@@ -19,6 +19,7 @@ from selfpatch.checkpoints.load import load_encoder
 from selfpatch.config.schema import Size, height_and_width
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, ResNetConfig, SwinConfig, ViTConfig
+from selfpatch.models.debiased import debiased
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.pooling import ClassAttentionPool
 
@@ -251,6 +252,22 @@ def test_onnxruntime_gives_the_same_features_of_any_batch(
     assert metadata.get("size") == (None if other_size else json.dumps(size or side_of(config)))
 
 
+@pytest.mark.slow
+def test_onnxruntime_gives_features_without_positions(tmp_path: Path) -> None:
+    require_onnx()
+    import onnxruntime
+
+    encoder = encoder_of(VIT)
+    *_, readme = export(encoder, "onnx", tmp_path / "out", size=24, debias=3)
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
+    images = images_for(VIT, 24, 24)
+    image, patches = (torch.from_numpy(x) for x in session.run(None, {"images": images.numpy()}))
+    close(image, encoder.image(images))
+    close(patches, debiased(encoder, 3).patches(images))
+    assert session.get_modelmeta().custom_metadata_map["debias"] == "3"
+    assert "Patch features lack 3 directions of positions, and have length 1." in readme.read_text()
+
+
 def test_nothing_appears_where_the_other_library_gives_other_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +309,10 @@ def test_a_request_that_cannot_be_met_is_refused_in_one_sentence(
         export(encoder_of(VIT), "tflite", tmp_path / "out")
     with pytest.raises(ValueError, match="size is 224, but an export to timm takes images of many sizes"):
         export(encoder_of(VIT), "timm", tmp_path / "out", size=224)
+    with pytest.raises(ValueError, match=r"debias is 20, but an export to timm holds the network alone.* --to onnx"):
+        export(encoder_of(VIT), "timm", tmp_path / "out", debias=20)
+    with pytest.raises(ValueError, match="debias is 20, but positions differ between sizes of images; give their"):
+        export(encoder_of(VIT), "onnx", tmp_path / "out", debias=20)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs onnx, onnxscript, onnxruntime; .*pip install 'selfpatch\[export\]'"):
         export(encoder_of(VIT), "onnx", tmp_path / "out")

@@ -166,7 +166,7 @@ def test_pairs_alone_need_no_multi_crop() -> None:
         pair_boxes=pairs_only.pair_boxes,
     )
     ours = alone(pairs_only, hyperparameters(), with_meters=True)
-    assert ours.keys() == {"loss", "relations", "patch_rank"}
+    assert ours.keys() == {"loss", "relations", "patch_rank", "patch_outliers"}
     torch.testing.assert_close(ours["loss"], alone(tiny_views(4), hyperparameters())["loss"])
     both = tiny_student_teacher(method="dino", objective="sere_pairs")
     assert both.needs == Needs(local_crops=True, pairs=True)

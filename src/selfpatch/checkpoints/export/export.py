@@ -36,7 +36,9 @@ TOLERANCE = 1e-4
 """Largest difference of a feature, relative to the largest feature, that passes as rounding."""
 
 
-def export(encoder: BranchEncoder, to: str, out: str | Path, *, size: Size | None = None) -> list[Path]:
+def export(
+    encoder: BranchEncoder, to: str, out: str | Path, *, size: Size | None = None, debias: int = 0
+) -> list[Path]:
     """Write a network as a folder for another library, load it there and compare the features of random images.
 
     Patch features are those after the trunk's final norm, if it has one. The folder appears once it has passed.
@@ -47,6 +49,7 @@ def export(encoder: BranchEncoder, to: str, out: str | Path, *, size: Size | Non
         out: a folder that is new or empty.
         size: fixed side of the graph's input images in pixels, or (height, width) (onnx only); if None,
             any size that the family can take.
+        debias: number of directions of positions to remove from patch features (onnx of a fixed size only).
 
     Returns:
         The files; the last one, README.txt, explains how to load the others.
@@ -54,25 +57,33 @@ def export(encoder: BranchEncoder, to: str, out: str | Path, *, size: Size | Non
     Raises:
         ValueError: the format lacks the architecture, a library is missing, the folder is not empty, or outputs differ.
     """
-    _check_request(to, Path(out), size)
+    _check_request(to, Path(out), size, debias)
     encoder = copy.deepcopy(encoder).cpu().float().eval()
     merge_adapters(encoder)
     module, channels = FORMATS[to], encoder.backbone.config.in_channels
     with _appearing_folder(Path(out)) as folder:
-        summary: ExportSummary = module.write(encoder, folder, size)
+        options = {"debias": debias} if debias else {}
+        summary: ExportSummary = module.write(encoder, folder, size, **options)
         for height, width in summary.sizes:
             images = torch.randn(2, channels, height, width, generator=torch.manual_seed(0))
             exported = module.read_features(folder, images)
-            _compare(exported, encoder, images, to, with_image=summary.has_image)
+            _compare(exported, encoder, images, to, with_image=summary.has_image, debias=debias)
         write_atomically(folder / "README.txt", _readme(encoder, to, summary, Path(out)))
     return sorted(Path(out).iterdir(), key=lambda path: (path.name == "README.txt", path.name))
 
 
-def _check_request(to: str, out: Path, size: Size | None) -> None:
+def _check_request(to: str, out: Path, size: Size | None, debias: int) -> None:
     if to not in FORMATS:
         raise ValueError(f"there is no export to {to!r}; use one of {', '.join(FORMATS)}")
     if size is not None and to != "onnx":
         raise ValueError(f"size is {size_text(size)}, but an export to {to} takes images of many sizes; leave it out")
+    if debias and to != "onnx":
+        raise ValueError(
+            f"debias is {debias}, but an export to {to} holds the network alone, not what follows it; use --to onnx "
+            "with --size, or remove positions where features are read, as `selfpatch evaluate ... --debias` does"
+        )
+    if debias and size is None:
+        raise ValueError(f"debias is {debias}, but positions differ between sizes of images; give their --size too")
     missing = [name for name in FORMATS[to].LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"an export to {to} needs {', '.join(missing)}; install with: pip install 'selfpatch[export]'")
@@ -103,10 +114,13 @@ def _rename(filling: Path, out: Path) -> None:
 
 
 @torch.no_grad()
-def _compare(exported: Features, encoder: BranchEncoder, images: Tensor, to: str, *, with_image: bool) -> None:
+def _compare(
+    exported: Features, encoder: BranchEncoder, images: Tensor, to: str, *, with_image: bool, debias: int
+) -> None:
     """Raise ValueError if the other library's features of normalised images differ from the trained network's."""
     tokens = encoder.backbone(images)
-    pairs = {"patch": (tokens.patches.movedim(-1, 1), exported.patches)}
+    patches = onnx.patches_without_positions(encoder, debias)(images) if debias else tokens.patches.movedim(-1, 1)
+    pairs = {"patch": (patches, exported.patches)}
     if with_image:
         pairs["image"] = image_token(tokens, encoder.pool), exported.image
     others = " or ".join(name for name in ("onnx", "safetensors") if name != to)

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
 from selfpatch.config.schema import Size, height_and_width
 from selfpatch.models.backbones.config import SwinConfig
+from selfpatch.models.debiased import Debiasing
 from selfpatch.models.encoder import BranchEncoder, image_token
+from selfpatch.ops.debias import remove_positions
 
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 FILE = "model.onnx"
@@ -21,11 +23,11 @@ USAGE = f"""session = onnxruntime.InferenceSession("{{folder}}/{FILE}")
 image, patches = session.run(None, {{{{"images": images}}}})"""
 
 
-def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSummary:
-    """Write the graph.
+def write(encoder: BranchEncoder, folder: Path, size: Size | None, *, debias: int = 0) -> ExportSummary:
+    """Write the graph, whose patch features lack `debias` directions of positions.
 
     Raises:
-        ValueError: the patch size does not divide `size`.
+        ValueError: the patch size does not divide `size`, or features do not have `debias` directions.
     """
     config, p = encoder.backbone.config, encoder.patch_size
     height, width = height_and_width(native_size(config) if size is None else size)
@@ -40,9 +42,14 @@ def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSumm
         free |= {2: p * torch.export.Dim("h"), 3: p * torch.export.Dim("w")}
         sizes = ((height, width), (height + p, width + 2 * p))
         note = f"Sides of images have to be multiples of {p}."
+    images, basis = torch.zeros(2, config.in_channels, height, width), None
+    if debias:
+        basis = patches_without_positions(encoder, debias).basis(images)
+        metadata["debias"] = str(debias)
+        note += f" Patch features lack {debias} directions of positions, and have length 1."
     program = torch.onnx.export(
-        _Graph(encoder).eval(),
-        (torch.zeros(2, config.in_channels, height, width),),
+        _Graph(encoder, basis).eval(),
+        (images,),
         input_names=["images"],
         output_names=["image", "patches"],
         dynamic_shapes={"images": free},
@@ -55,16 +62,26 @@ def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSumm
     return ExportSummary(USAGE, sizes, (note,))
 
 
+def patches_without_positions(encoder: BranchEncoder, debias: int) -> Debiasing:
+    """Return the function of patch features [B, D, h, w] that a debiased graph computes."""
+    backbone = encoder.backbone
+    return Debiasing(lambda images: backbone(images).patches.movedim(-1, 1), debias, encoder.mean, encoder.std)
+
+
 class _Graph(nn.Module):
     """The encoder as one pass for both features, without a branch on the size of images."""
 
-    def __init__(self, encoder: BranchEncoder) -> None:
+    basis: Tensor | None
+
+    def __init__(self, encoder: BranchEncoder, basis: Tensor | None) -> None:
         super().__init__()
+        self.register_buffer("basis", basis)
         self.backbone, self.pool = encoder.backbone, encoder.pool
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.backbone(images)
-        return image_token(tokens, self.pool), tokens.patches.movedim(-1, 1)
+        patches = tokens.patches if self.basis is None else remove_positions(tokens.patches, self.basis)
+        return image_token(tokens, self.pool), patches.movedim(-1, 1)
 
 
 def read_features(folder: Path, images: Tensor) -> Features:

@@ -11,7 +11,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import resize_picture, to_tensor
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig, Sampling
-from selfpatch.evaluation.encoders import in_precision
+from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.models.layer_encoder import LayerEncoder
 from selfpatch.ops.images import normalise
 
@@ -103,6 +103,7 @@ class DenseEncoder:
     def __init__(self, encoder: Encoder, config: CorrespondenceConfig) -> None:
         self.encoder = LayerEncoder(encoder, facet=config.facet, depth=config.depth, **config.layer())
         self.config = config
+        self._dense = dense_encoder(self.encoder, config)
         patch = self.encoder.patch_size
         if config.stride is not None and patch % config.stride:
             example = patch // 2 if patch % 2 == 0 else patch
@@ -151,8 +152,7 @@ class DenseEncoder:
 
     def _features(self, image: Tensor) -> Tensor:
         """Return float32 [h, w, D] of an image [1, C, H, W]."""
-        encoder = in_precision(self.encoder, self.config.precision)
-        return encoder.patches(image)[0].movedim(0, -1).float()
+        return self._dense.patches(image)[0].movedim(0, -1).float()
 
 
 def network_size(size: Size, config: CorrespondenceConfig, patch_size: int) -> Size:

@@ -7,11 +7,11 @@ from annotated_types import Ge
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, Seed, Workers, settings
-from selfpatch.evaluation.config import FrozenConfig
+from selfpatch.evaluation.config import DenseConfig
 
 
 @settings
-class DepthConfig(FrozenConfig):
+class DepthConfig(DenseConfig):
     """Monocular depth (NYU Depth v2): a linear layer on frozen patch features, trained to predict bins of depth.
 
     RMSE, absolute relative error, a1 and others are means over test images.
@@ -21,7 +21,7 @@ class DepthConfig(FrozenConfig):
         "NYU Depth v2 with nyu_train.txt and nyu_test.txt (lines: rgb depth focal), or a folder with train/ and test/ "
         "(or val/), each with rgb/ and depth/."
     )
-    network_settings: ClassVar[frozenset[str]] = frozenset({"patch_size", "blocks"})
+    network_settings: ClassVar[frozenset[str]] = DenseConfig.network_settings | {"patch_size", "blocks"}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # DINOv3: not known are its warm-up (here a third of the steps), its weight decay (here the default of its
         # released code) and its changes of colour but brightness (here those of AdaBins).

@@ -8,6 +8,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation.depth.config import DepthConfig
 from selfpatch.evaluation.depth.head import DepthHead
 from selfpatch.models.backbones.vit import ViT
+from selfpatch.models.debiased import Debiasing
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.finite_features import checked_features
 from selfpatch.ops.images import normalise
@@ -27,6 +28,8 @@ class DepthFeatures:
     def __init__(self, encoder: Encoder, config: DepthConfig) -> None:
         self.encoder, self.precision = encoder, config.precision
         self.blocks: tuple[int, ...] | None = None
+        rank, mean, std = config.debias, encoder.mean, encoder.std
+        self._debiased = Debiasing(self._features, rank, mean, std) if rank else None
         self.cls_token, self.dim = config.cls_token, encoder.dim
         if config.blocks is None:
             return
@@ -40,9 +43,12 @@ class DepthFeatures:
         self.blocks = tuple(round(count * (i + 1) / config.blocks) for i in range(config.blocks))
         self.dim = encoder.dim * config.blocks * (2 if config.cls_token else 1)
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Return float32 [B, D, h, w] of normalised images [B, 3, H, W] of whole patches."""
+        return self._features(images) if self._debiased is None else self._debiased(images)
+
+    @torch.no_grad()
+    def _features(self, images: Tensor) -> Tensor:
         device = self.encoder.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             if self.blocks is None:

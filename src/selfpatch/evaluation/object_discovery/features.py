@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.encoders import in_precision
+from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
@@ -31,6 +31,7 @@ class PatchView:
         self.vit = backbone if isinstance(backbone, ViT) else None
         facet = config.facet or ("token" if self.vit is None else "key")
         self.layer = LayerEncoder(encoder, facet=facet, **config.layer())
+        self.dense = dense_encoder(self.layer, config)
         self.description = facet if self.vit is not None else f"{facet}, standardised over the map"
 
     def padded(self, image: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ class PatchView:
     @torch.no_grad()
     def features(self, padded: Tensor) -> Tensor:
         """Return float32 features [h, w, D]."""
-        features = in_precision(self.layer, self.config.precision).patches(padded)[0].movedim(0, -1).float()
+        features = self.dense.patches(padded)[0].movedim(0, -1).float()
         if self.vit is None:
             features = F.layer_norm(features, features.shape)
         return features - features.mean((0, 1)) if self.config.centre else features

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, Seed, Workers, settings
-from selfpatch.evaluation.config import EvaluationConfig, FrozenConfig
+from selfpatch.evaluation.config import DenseConfig, EvaluationConfig
 
 Method = Literal["knn", "linear", "logistic", "kmeans", "finetune", "fpn", "upernet"]
 Kind = Literal[
@@ -26,7 +26,7 @@ class SegmentationConfig(EvaluationConfig):
         "ADE20K, Pascal VOC 2012, COCO-Stuff, Cityscapes, CamVid or ImageNet-S as downloaded, or a folder with "
         "images/, labels/ and classes.txt."
     )
-    network_settings: ClassVar[frozenset[str]] = frozenset({"patch_size", "remembered", "blocks", "channels"})
+    network_settings: ClassVar[frozenset[str]] = frozenset({"patch_size", "remembered", "blocks", "channels", "debias"})
 
     method: Method = "linear"
     """Method of segmentation; it decides which other settings there are."""
@@ -55,7 +55,7 @@ class SupervisedConfig(SegmentationConfig):
 
 
 @settings
-class PatchConfig(FrozenConfig, SegmentationConfig):
+class PatchConfig(DenseConfig, SegmentationConfig):
     """A method that learns from patches of whole images."""
 
     resolution: PositiveInt = 320

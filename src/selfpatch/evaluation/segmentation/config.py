@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, settings
-from selfpatch.evaluation.config import FrozenConfig
+from selfpatch.evaluation.config import DenseConfig
 from selfpatch.evaluation.segmentation.base_config import (
     Method,
     PatchConfig,
@@ -62,7 +62,7 @@ class KMeansSegmentationConfig(PatchConfig):
 
 
 @settings
-class LinearSegmentationConfig(FrozenConfig, TrainedConfig):
+class LinearSegmentationConfig(DenseConfig, TrainedConfig):
     """Linear segmentation: one 1x1 convolution on frozen patch features.
 
     Presets: `leopart`, Ziegler and Asano (arXiv 2204.13101) and their released code; `full`, the linear protocol of

@@ -10,7 +10,7 @@ from PIL import Image
 from selfpatch.core.distributed import all_reduce_sum, gather, is_main_process
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
-from selfpatch.evaluation.encoders import in_precision
+from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.segmentation import decoder_training, finetune, kmeans, knn, linear, logistic
 from selfpatch.evaluation.segmentation.base_config import PatchConfig, SupervisedConfig
@@ -91,7 +91,7 @@ def _workload(encoder: Encoder, train: SegmentationSet, test: SegmentationSet, c
     side = max(1, config.resolution // encoder.patch_size) * encoder.patch_size
     note = f"Images are taken as {side} pixels square; neighbours and clusters are not in the estimate."
     encoded = len(test) + (learned or len(test))
-    forward = in_precision(encoder, config.precision).patches
+    forward = dense_encoder(encoder, config).patches
     return Workload(config.recorded(), sizes, forward, (1, 3, side, side), encoded, notes=(note,))
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from selfpatch.core.distributed import all_reduce_sum, gather_rows
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
-from selfpatch.evaluation.encoders import in_precision
+from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.augmentation import resize_nearest
 from selfpatch.evaluation.segmentation.config import KMeansSegmentationConfig, Matching
@@ -43,7 +43,7 @@ def fit_kmeans(
     """
     num_classes = len(images.classes)
     num_clusters = count_clusters(config, num_classes)
-    encoder = in_precision(encoder, config.precision)
+    encoder = dense_encoder(encoder, config)
     budget = max(1, config.memory_patches // len(images))
     points = []
     for i, image, _ in images.read_all("patches to cluster", output.progress):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.encoders import in_precision
+from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.config import KNNSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
@@ -68,7 +68,7 @@ def fit_knn(encoder: Encoder, train: SegmentationSet, config: KNNSegmentationCon
 
     All patches vote if there are fewer than `k`; the result says so.
     """
-    encoder = in_precision(encoder, config.precision)
+    encoder = dense_encoder(encoder, config)
     limit = config.max_memory * 2**20 // BYTES_PER_SIMILARITY
     features, labels = labelled_patches(encoder, train, config, output.progress, unit=True)
     notes = []

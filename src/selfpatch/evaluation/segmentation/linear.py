@@ -12,7 +12,7 @@ from torchvision.transforms import functional as tvf
 from selfpatch.core.distributed import all_reduce_mean, world_size
 from selfpatch.core.schedules import Factor, polynomial_factor
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.encoders import in_precision
+from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output, encoder_identity
 from selfpatch.evaluation.segmentation.augmentation import (
@@ -64,7 +64,7 @@ def fit_linear(
     assert config.steps is not None  # `in_steps` has filled it in
     head = LinearHead(encoder.dim, len(train.classes), batch_norm=config.batch_norm, seed=config.seed)
     head.to(encoder.device).train()
-    frozen = in_precision(encoder, config.precision)
+    frozen = dense_encoder(encoder, config)
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.encoders import in_precision
+from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.config import LogisticSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
@@ -60,7 +60,7 @@ def fit_logistic(
     encoder: Encoder, train: SegmentationSet, config: LogisticSegmentationConfig, output: Output
 ) -> FittedMethod:
     """Fit logistic regression to patches of the training images; nothing is written."""
-    encoder = in_precision(encoder, config.precision)
+    encoder = dense_encoder(encoder, config)
     features, labels = labelled_patches(encoder, train, config, output.progress, unit=False)
     classifier = solve_logistic(features, labels, weight_decay=config.weight_decay, iterations=config.iterations)
     predict = patch_predictor(encoder, config.resolution, classifier)

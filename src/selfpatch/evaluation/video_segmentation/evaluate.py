@@ -7,7 +7,7 @@ from typing import Any
 
 from selfpatch.core.distributed import gather
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.encoders import in_precision
+from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.pictures import save_picture, side_by_side
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
 from selfpatch.evaluation.sharding import share_of
@@ -61,6 +61,7 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
         clip.require_frames()
         if layer is not None:
             check_network_size(clip, config, layer.patch_size)
+    dense = None if layer is None else dense_encoder(layer, config)
     clock = Stopwatch()
     rows: dict[str, Rows] = {}
     pictures: list[str] = []
@@ -68,8 +69,8 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     for clip in mine:
         scores, panels = [], []
         predicted = (
-            propagate_first_mask(in_precision(layer, config.precision), clip, config, clock)
-            if layer is not None
+            propagate_first_mask(dense, clip, config, clock)
+            if dense is not None
             else repeat(clip.mask(0), len(clip.frames))
         )
         for frame, mask in enumerate(predicted):
@@ -120,7 +121,7 @@ def _workload(layer: LayerEncoder | None, clips: Sequence[Clip], config: DAVISCo
     grid = f"{height // layer.patch_size} x {width // layer.patch_size}"
     note = f"Frames are taken as {width} x {height} pixels, {grid} patches; propagation is not in the estimate."
     settings = {**config.recorded(), **layer.recorded(), **used}
-    forward = in_precision(layer, config.precision).patches
+    forward = dense_encoder(layer, config).patches
     return Workload(settings, sizes, forward, (1, len(layer.mean), height, width), frames, notes=(note,))
 
 

@@ -6,11 +6,11 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, Fraction, Size, settings
 from selfpatch.config.sections import GlobalCropConfig
-from selfpatch.evaluation.config import FrozenConfig
+from selfpatch.evaluation.config import DenseConfig
 
 
 @settings
-class ViewMatchingConfig(FrozenConfig, GlobalCropConfig):
+class ViewMatchingConfig(DenseConfig, GlobalCropConfig):
     """View matching: share of patches that are found in another view of the same image; needs no labels.
 
     Both views are augmented as global crops in pre-training.

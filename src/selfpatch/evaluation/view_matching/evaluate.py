@@ -10,7 +10,7 @@ from selfpatch.core.distributed import gather
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import NoneReadable, evenly_spread
 from selfpatch.data.sources.index import ImageIndex
-from selfpatch.evaluation.encoders import in_precision
+from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result, unreadable_note
 from selfpatch.evaluation.sharding import share_of
@@ -66,7 +66,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: ViewMatchingConfig, out
     _check_resolution(config.resolution, encoder.patch_size)
     index = ImageIndex.open(data)
     chosen = evenly_spread(np.arange(len(index)), config.limit or len(index))
-    channels, encoder = len(encoder.mean), in_precision(encoder, config.precision)
+    channels, encoder = len(encoder.mean), dense_encoder(encoder, config)
     settings = config.recorded() | {"data": str(data), "patch_size": encoder.patch_size}
     shape = (config.encode_batch, channels, *height_and_width(config.resolution))
     note = "Matching is not in the estimate."
