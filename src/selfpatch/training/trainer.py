@@ -23,14 +23,13 @@ from selfpatch.models.anchor import Anchor
 from selfpatch.models.branch import Branch
 from selfpatch.models.layers.deferred_state import deferred_states
 from selfpatch.models.layers.ema import ema_update
-from selfpatch.ops.artefacts import outlier_share
-from selfpatch.ops.collapse import effective_rank
 from selfpatch.ops.images import normalise
 from selfpatch.training import optim
 from selfpatch.training.anchor import shapes
 from selfpatch.training.checkpointing import Checkpointer
 from selfpatch.training.collapse import UNIFORM, CollapseDetector, UniformLossDetector, regression_warning
 from selfpatch.training.loggers.metrics import MetricsLogger, read_numbers
+from selfpatch.training.meters import token_meters
 from selfpatch.training.nonfinite import NonFiniteCounter
 from selfpatch.training.progress import ProgressBar, Throughput, describe_metrics
 from selfpatch.training.signals import StopSignals
@@ -112,12 +111,7 @@ class StudentTeacher(nn.Module):
     @torch.no_grad()
     def _meters(self, seen: EncoderOutput, hp: Hyperparameters) -> dict[str, Tensor]:
         """Return the meters of the teacher's output for a batch, or of the student's if nothing asks the teacher."""
-        tokens = (*seen.tokens_per_resolution, seen.pair_tokens)[0]
-        assert tokens is not None
-        patches = tokens.raw_patches
-        meters = {"patch_rank": effective_rank(patches.flatten(0, 2)), "patch_outliers": outlier_share(patches)}
-        if len(seen.image):
-            meters["effective_rank"] = effective_rank(seen.image.flatten(0, 1))
+        meters = token_meters(seen)
         for objective in self.objectives.values():
             assert isinstance(objective, Objective)
             meters |= objective.meters(seen, hp)
