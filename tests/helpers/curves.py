@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from selfpatch.training.factory import make_optimizer, make_schedule
 from selfpatch.training.trainer import StudentTeacher, training_step
 from tests.helpers.tiny import tiny_config, tiny_student_teacher, tiny_views, wide_crops
+from tests.helpers.tiny_eva import EVA02
 
 FILE = Path(__file__).parents[1] / "golden" / "curves.json"
 METHODS = ("dino", "ibot", "moby", "moco_v3", "moco_v2", "swav", "densecl")
@@ -22,8 +23,8 @@ OBJECTIVES = ("none", "selfpatch", "sere", "selfpatch+sere")
 ANCHORED = "gram+retain+distill"
 TOGETHER = ("paka+selfpatch_pairs+sere_pairs", "neco+koleo+leopart", ANCHORED)
 """Objectives that are combined with the methods together, rather than each with all of them."""
-MODELS = ("vit_tiny", "swin_tiny", "resnet50", "convnext_tiny")
-MASKABLE = ("vit_tiny", "swin_tiny")
+MODELS = ("vit_tiny", "swin_tiny", "resnet50", "convnext_tiny", "vit_small_dinov3", EVA02)
+MASKABLE = ("vit_tiny", "swin_tiny", "vit_small_dinov3", EVA02)
 STEPS, BATCH = 3, 4
 
 

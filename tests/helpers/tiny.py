@@ -25,6 +25,7 @@ from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.param_groups import param_groups
 from selfpatch.training.factory import make_student_teacher
 from selfpatch.training.trainer import StudentTeacher
+from tests.helpers import tiny_eva
 from tests.helpers.released_forms import random_backbone
 
 RUN: dict[str, Any] = {
@@ -42,8 +43,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "swin_tiny": {"backbone": {"embed_dim": 8, "depths": [1, 1], "num_heads": 1}},
     "resnet50": {"backbone": {"embed_dim": 4, "depths": [1, 1]}},
     "convnext_tiny": {"backbone": {"embed_dim": 8, "depths": [1, 1]}},
+    "vit_small_dinov3": {
+        "patch_size": 8,
+        "backbone": {"embed_dim": 16, "depth": 2, "num_heads": 2, "registers": 2},
+    },
+    tiny_eva.EVA02: {},
 }
-"""Settings that make a model tiny; all but the ViT have one token for 8 x 8 pixels."""
+"""Settings that make a model tiny; all but the first have one token for 8 x 8 pixels."""
 COMPONENTS: dict[str, dict[str, Any]] = {
     "dino": {"num_prototypes": 24, "hidden_dim": 16, "bottleneck_dim": 8},
     "ibot": {"num_prototypes": 24, "hidden_dim": 16, "bottleneck_dim": 8},

@@ -9,6 +9,8 @@ from selfpatch.core.text import one_line
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import AnyBackboneConfig
 
+CANNOT_BE_BUILT = (ValueError, AssertionError, RuntimeError, TypeError, OverflowError, IndexError, ArithmeticError)
+"""Errors of building a network from an unusual description."""
 _ADVICE = "download it again, or give other weights"
 
 
@@ -23,7 +25,7 @@ def check_architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor], s
     try:
         with torch.device("meta"):
             expected = build_backbone(config).state_dict()
-    except (ValueError, AssertionError, RuntimeError, TypeError, OverflowError, IndexError, ArithmeticError) as error:
+    except CANNOT_BE_BUILT as error:
         raise ValueError(f"{source} describes a network that cannot be built ({one_line(error)}); {_ADVICE}") from None
     shapes = {f"backbone.{key}": tensor.shape for key, tensor in expected.items()}
     for key, shape in shapes.items():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfpatch.checkpoints.architecture import check_architecture
+from selfpatch.checkpoints.architecture import CANNOT_BE_BUILT, check_architecture
 from selfpatch.checkpoints.config import DEFAULTS, LoadConfig, Side
 from selfpatch.checkpoints.folders import described, timm_architecture, weights_file
 from selfpatch.checkpoints.hub import HUB, hub_folder
 from selfpatch.checkpoints.infer_config import infer_backbone_config
-from selfpatch.checkpoints.key_mapping import known_num_heads, map_keys
+from selfpatch.checkpoints.key_mapping import TRUNK, known_num_heads, map_keys
 from selfpatch.checkpoints.read_file import files_of, read_file
 from selfpatch.checkpoints.state_dict import MAX_REPEATS, check_size, find_state_dict
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.text import one_line
 from selfpatch.models.backbones.base import Backbone
-from selfpatch.models.backbones.build import build_timm
+from selfpatch.models.backbones.build import build_timm, has_timms_keys
 from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig, backbone_config_from_dict
 from selfpatch.models.layers.lora import merge_adapter_tensors
 
@@ -110,17 +111,17 @@ def _read_path(given: Path, side: Side) -> Weights:
         of_timm = {f"backbone.{key}": tensor for key, tensor in backbone.state_dict().items()}
         return Weights(of_timm, described(backbone.config, folder), source, sha256)
     left_out: tuple[str, ...] = ()
+    shape = content["shape"] if of_run else _own_shape(metadata)
+    config = None if shape is None else _own_config(shape, source)
     if of_run:
         state = {k.removeprefix(f"{side}."): v for k, v in tensors.items() if k.startswith(f"{side}.")}
         state = merge_adapter_tensors(state, source)
-        shape = content["shape"]
+    elif config is not None and config.timm_model is not None:
+        state, left_out = _exported_timm(tensors, config, side, source)
     else:
         state, left_out = _mapped(tensors, side, source)
-        shape = _own_shape(metadata)
-    is_own = of_run or shape is not None
-    if is_own:
-        config = _own_config(shape, source)
-    else:
+    is_own = config is not None
+    if config is None:
         config = infer_backbone_config(state, source)
         if isinstance(config, ViTConfig):
             config = replace(config, num_heads=known_num_heads(tensors, config.embed_dim) or config.num_heads)
@@ -156,6 +157,21 @@ def _mapped(tensors: Mapping[str, Tensor], side: Side, source: str) -> tuple[dic
         raise ValueError(
             f"{source} has tensors of other shapes than its format ({one_line(error)}); download it again"
         ) from None
+
+
+def _exported_timm(
+    tensors: Mapping[str, Tensor], config: AnyBackboneConfig, side: Side, source: str
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the state of an exported network of timm's; those that average have their final norm elsewhere in timm."""
+    tensors = {re.sub(r"^fc_norm\.", "norm.", key): tensor for key, tensor in tensors.items()}
+    try:
+        keep = has_timms_keys(config)
+    except CANNOT_BE_BUILT:
+        keep = False  # check_architecture tells what is wrong
+    if not keep:
+        return _mapped(tensors, side, source)
+    ours = ("pool.", "heads.", "backbone.")
+    return {key if key.startswith(ours) else TRUNK + key: tensor for key, tensor in tensors.items()}, ()
 
 
 def _own_config(shape: Any, source: str) -> AnyBackboneConfig:

@@ -135,7 +135,7 @@ class BackboneRequest:
                 raise ValueError(
                     "backbone.positions is 'sincos', but the weights of init bring their own; leave it out"
                 )
-            if not isinstance(backbone, ViT) or backbone.config.rope:
+            if not isinstance(backbone, ViT) or backbone.trunk.pos_embed is None:
                 raise ValueError(f"backbone.positions is 'sincos', but {self.model} has no position embeddings to fix")
             backbone.fix_positions()
         if b.rope_rescale != 1:

@@ -17,11 +17,12 @@ from selfpatch.checkpoints.export.export import FORMATS, export
 from selfpatch.checkpoints.export.timm import read_features as read_timm
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.config.schema import Size, height_and_width
-from selfpatch.models.backbones.build import build_backbone
+from selfpatch.models.backbones.build import build_backbone, build_timm
 from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.debiased import debiased
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.pooling import ClassAttentionPool
+from tests.helpers import tiny_eva
 
 VIT = ViTConfig(embed_dim=16, depth=2, num_heads=4, patch_size=4, grid=5)
 SWIN = SwinConfig(embed_dim=8, depths=(2, 2, 2), first_heads=2, window=4)
@@ -322,3 +323,30 @@ def test_a_size_that_the_patch_does_not_divide_is_refused(tmp_path: Path) -> Non
     require_onnx()
     with pytest.raises(ValueError, match="patch size 4 does not divide the image side 22"):
         export(encoder_of(VIT), "onnx", tmp_path / "out", size=22)
+
+
+@pytest.mark.parametrize("name", [*tiny_eva.__all__, "test_vit2"])
+@pytest.mark.parametrize("to", ["timm", "safetensors"])
+def test_timms_own_vits_keep_their_features(name: str, to: str, tmp_path: Path) -> None:
+    """Networks that average their tokens have their final norm elsewhere in timm."""
+    encoder = encoder_of(build_timm(name).config)
+    images = images_for(encoder.backbone.config, 32, 64)
+    export(encoder, to, tmp_path / "out")
+    loaded, _ = load_encoder(str(tmp_path / "out"))
+    torch.testing.assert_close(loaded.patches(images), encoder.patches(images), rtol=1e-5, atol=1e-5)
+    if to == "timm":
+        close(read_timm(tmp_path / "out", images).patches, encoder.patches(images))
+
+
+def test_transformers_has_no_eva(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    encoder = encoder_of(build_timm(tiny_eva.EVA02).config)
+    with pytest.raises(ValueError, match=r"transformers has no model that is timm's eva02_of_tests; use --to timm"):
+        export(encoder, "hf", tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tiny_eva.__all__)
+def test_onnx_runs_timms_own_vits(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    export(encoder_of(build_timm(name).config), "onnx", tmp_path / "out")

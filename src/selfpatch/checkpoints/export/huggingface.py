@@ -116,6 +116,8 @@ def find_model(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tuple[
 
 
 def _vit(config: ViTConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
+    if config.timm_model is not None and not {"pos_embed", "blocks.0.attn.qkv.bias"} <= state.keys():
+        raise ValueError(f"transformers has no model that is timm's {config.timm_model}; use --to timm or safetensors")
     if not config.final_norm:
         raise ValueError(
             "this ViT has no final norm (a pool made its image token), and every ViT of transformers has one; "

@@ -4,6 +4,7 @@ config.json names one of timm's architectures, with the arguments that rebuild t
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from selfpatch.checkpoints.key_mapping import move_patch_merging
 from selfpatch.config.schema import Size
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones import convnext_keys, dinov3_keys
+from selfpatch.models.backbones.build import has_timms_keys
 from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder
 
@@ -58,9 +60,18 @@ def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSumm
         notes.append("forward_features gives the last map before its norm; model.head.norm gives patch features.")
     else:
         notes.append("transformers opens this folder too: AutoModel.from_pretrained(FOLDER).")
+    if config.timm_model is not None and "fc_norm.weight" in _timm_keys(*architecture(config, state)):
+        notes.append("forward_features gives patches before their norm; model.fc_norm gives patch features.")
+        state = {re.sub(r"^norm\.", "fc_norm.", key): tensor for key, tensor in state.items()}
     write_safetensors(folder / "model.safetensors", state, metadata_of(config))
     same_pooling = encoder.pool is None and config.timm_model is None
     return ExportSummary(USAGE, ((side, side),), tuple(notes), has_image=same_pooling)
+
+
+def _timm_keys(name: str, arguments: Mapping[str, Any]) -> set[str]:
+    """Return the names of the tensors of a timm model."""
+    with torch.device("meta"):
+        return {*timm.create_model(name, num_classes=0, **arguments).state_dict()}
 
 
 def architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
@@ -71,9 +82,13 @@ def architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tupl
     elif isinstance(config, SwinConfig):
         arguments["strict_img_size"] = False
     if config.timm_model is not None:
-        if isinstance(config, ViTConfig) and not config.final_norm and "fc_norm.weight" not in state:
-            arguments["final_norm"] = False
-        return config.timm_model.partition(".")[0], arguments
+        name, is_eva = config.timm_model.partition(".")[0], has_timms_keys(config)
+        if "attn_pool.latent" in _timm_keys(name, arguments):
+            arguments["global_pool"] = "token" if isinstance(config, ViTConfig) and config.class_token else ""
+        if isinstance(config, ViTConfig) and not config.final_norm:
+            arguments["use_post_transformer_norm" if is_eva else "final_norm"] = False
+            arguments["use_fc_norm" if is_eva else "fc_norm"] = False
+        return name, arguments
     if isinstance(config, ViTConfig) and config.rope:
         return "vit_small_patch16_dinov3_qkvb", arguments | {
             "patch_size": config.patch_size,
@@ -160,7 +175,7 @@ def read_features(folder: Path, images: Tensor) -> Features:
     pooled = model.forward_head(features, pre_logits=True)
     if features.ndim == 3:  # [B, prefix + N, D] of a ViT
         h, w = model.patch_embed.dynamic_feat_size(images.shape[-2:])
-        patches = features[:, model.num_prefix_tokens :].unflatten(1, (h, w)).movedim(-1, 1)
+        patches = model.fc_norm(features[:, model.num_prefix_tokens :]).unflatten(1, (h, w)).movedim(-1, 1)
     elif "convnext" in model.pretrained_cfg["architecture"]:
         patches = model.head.norm(features)
     else:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
+from selfpatch.models.backbones.eva import Eva
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.finite_features import checked_features
@@ -69,5 +70,9 @@ class PatchView:
         if self.vit is None or not self.vit.has_class_token:
             raise ValueError(
                 "attention boxes need a ViT with a class token, and this network has none; use lost or tokencut"
+            )
+        if isinstance(self.vit, Eva):
+            raise ValueError(
+                f"attention boxes are not read from timm's {self.vit.config.timm_model}; use lost or tokencut"
             )
         return self.vit

@@ -9,9 +9,10 @@ from dataclasses import fields, replace
 from typing import Any
 
 import timm
+import torch
 from timm.layers import Mlp
 from timm.models.convnext import ConvNeXt as TimmConvNeXt
-from timm.models.eva import Eva
+from timm.models.eva import Eva as TimmEva
 from timm.models.resnet import Bottleneck
 from timm.models.resnet import ResNet as TimmResNet
 from timm.models.swin_transformer import SwinTransformer
@@ -24,6 +25,7 @@ from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig,
 from selfpatch.models.backbones.convnext import ConvNeXt, build_convnext
 from selfpatch.models.backbones.convnext_keys import from_any
 from selfpatch.models.backbones.dinov3_keys import from_timm
+from selfpatch.models.backbones.eva import Eva
 from selfpatch.models.backbones.resnet import ResNet, build_resnet
 from selfpatch.models.backbones.swin import Swin, build_swin
 from selfpatch.models.backbones.vit import ViT, build_vit
@@ -143,7 +145,7 @@ def build_timm(
         raise ValueError(f"unknown model {name!r}; use one of {', '.join(MODELS)}, or a name of timm's{hint}")
     channels = config.in_channels if config is not None else in_channels
     trunk = _create(name, pretrained, drop_path, config, channels, state)
-    if isinstance(trunk, Eva) and "_dinov3" in name:
+    if isinstance(trunk, TimmEva) and "_dinov3" in name:
         return _from_eva(trunk, drop_path)
     if isinstance(trunk, TimmConvNeXt):
         return _from_convnext(trunk, name, drop_path)
@@ -153,11 +155,17 @@ def build_timm(
         if not isinstance(found, ResNetConfig) and not isinstance(config, ResNetConfig) and not config.final_norm:
             trunk.norm = nn.Identity()
             found = replace(found, final_norm=False)
-    backbone_class, _ = _FAMILIES[found.family]
+    backbone_class, _ = (Eva, None) if isinstance(trunk, TimmEva) else _FAMILIES[found.family]
     return backbone_class(trunk, found)
 
 
-def _from_eva(trunk: Eva, drop_path: float) -> ViT:
+def has_timms_keys(config: AnyBackboneConfig) -> bool:
+    """Return whether a network is one of timm's whose tensors have other names than those of our ViTs."""
+    with torch.device("meta"):
+        return config.timm_model is not None and isinstance(build_backbone(config), Eva)
+
+
+def _from_eva(trunk: TimmEva, drop_path: float) -> ViT:
     """Return our ViT with the weights and rotations of a DINOv3 ViT of timm's, whose own class is another."""
     first: Any = trunk.blocks[0]
     state = from_timm(trunk.state_dict()) | {"rope.periods": trunk.get_buffer("rope.periods")}
@@ -222,7 +230,8 @@ def _create(
     """Make a timm model that takes any image size and has no pool."""
     options: dict[str, Any] = {"num_classes": 0, "drop_path_rate": drop_path, "in_chans": in_channels}
     if state is not None:
-        options["pretrained_cfg_overlay"] = {"state_dict": dict(state), "source": "", "file": None}
+        without_head = {key: x for key, x in state.items() if not key.startswith(("head.", "head_dist."))}
+        options["pretrained_cfg_overlay"] = {"state_dict": without_head, "source": "", "file": None}
     if name.startswith("swin"):
         options["strict_img_size"] = False
     elif not timm.models.is_model_in_modules(name.partition(".")[0], ("resnet", "convnext")):
@@ -241,7 +250,7 @@ def _create(
         raise ValueError(
             f"timm cannot make {name!r} as a ViT, Swin, ResNet or ConvNeXt of any image size: {one_line(error)}"
         ) from error
-    if issubclass(type(trunk), VisionTransformer):
+    if issubclass(type(trunk), (VisionTransformer, TimmEva)):
         if not isinstance(trunk.fc_norm, nn.Identity):  # a ViT that averages its tokens has its final norm after that
             trunk.norm, trunk.fc_norm = trunk.fc_norm, nn.Identity()
         trunk.attn_pool = None
@@ -262,7 +271,7 @@ def _config_of(trunk: Any, name: str) -> AnyBackboneConfig:
     """Return the configuration that describes a model of timm's."""
     common = _common(trunk) | {"timm_model": name}
     cls = type(trunk)
-    if issubclass(cls, VisionTransformer):
+    if issubclass(type(trunk), (VisionTransformer, TimmEva)):
         return ViTConfig(
             embed_dim=trunk.embed_dim,
             depth=len(trunk.blocks),
@@ -272,7 +281,7 @@ def _config_of(trunk: Any, name: str) -> AnyBackboneConfig:
             class_token=trunk.cls_token is not None,
             num_registers=0 if trunk.reg_token is None else trunk.reg_token.shape[1],
             final_norm=not isinstance(trunk.norm, nn.Identity),
-            layer_scale=hasattr(trunk.blocks[0].ls1, "gamma"),
+            layer_scale=any("gamma" in parameter for parameter, _ in trunk.blocks[0].named_parameters()),
             position_embedding="size",
             **common,
         )
@@ -284,5 +293,6 @@ def _config_of(trunk: Any, name: str) -> AnyBackboneConfig:
         stages = (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4)
         return ResNetConfig(depths=tuple(len(stage) for stage in stages), **common)
     raise ValueError(
-        f"{name!r} is a {cls.__name__}; a ViT (vit_*, deit_*), a ConvNeXt, a Swin or a ResNet of bottlenecks is needed"
+        f"{name!r} is a {cls.__name__}; a ViT (vit_*, deit_*, eva02_*), a ConvNeXt, a Swin or a ResNet of bottlenecks "
+        "is needed"
     )

@@ -125,12 +125,6 @@ def _norm_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
     return norm_linear(x, norm.weight, norm.bias, norm.eps, base.weight, used_bias(base), low_rank)
 
 
-def _through(block: nn.Module, x: Tensor, rotation: Rotation | None) -> Tensor:
-    """Return a block's output; timm's own blocks know no rotation."""
-    output: Tensor = block(x) if rotation is None else block(x, rotation=rotation)
-    return output
-
-
 class ViT(Backbone):
     """A timm `VisionTransformer` with `dynamic_img_size`."""
 
@@ -149,7 +143,7 @@ class ViT(Backbone):
         for number, (block, rotation) in enumerate(zip(self.trunk.blocks, self._rotations(embedded), strict=False), 1):
             if self._keeps_class_attention and number == self.num_layers:
                 attention = self._class_attention(block, x, rotation, embedded)
-            x = _through(block, x, rotation)
+            x = self._through(block, x, rotation)
         return self._tokens(x, embedded)._replace(class_attention=attention)
 
     def keep_class_attention(self) -> None:
@@ -160,7 +154,7 @@ class ViT(Backbone):
 
     def _class_attention(self, block: nn.Module, x: Tensor, rotation: Rotation | None, embedded: Tensor) -> Tensor:
         """Return the CLS token's attention to the patches in a block with input x, [B, H, h, w] float32."""
-        qkv = block.get_submodule("attn.qkv")(block.get_submodule("norm1")(x)).unflatten(-1, (3, self.num_heads, -1))
+        qkv = self._projected(block, x).unflatten(-1, (3, self.num_heads, -1))
         return self._map(class_attention(qkv, rotation).mT, embedded).permute(0, 3, 1, 2)
 
     def class_attention(self, images: Tensor, block: int = -1) -> Tensor:
@@ -185,8 +179,13 @@ class ViT(Backbone):
         """Return the input of a block, counted from 0, [B, prefix + N, D]."""
         x = self._block_input(embedded)
         for earlier, rotation in zip(self.trunk.blocks[:block], self._rotations(embedded), strict=False):
-            x = _through(earlier, x, rotation)
+            x = self._through(earlier, x, rotation)
         return x
+
+    def _through(self, block: nn.Module, x: Tensor, rotation: Any) -> Tensor:
+        """Return a block's output; timm's own blocks know no rotation."""
+        output: Tensor = block(x) if rotation is None else block(x, rotation=rotation)
+        return output
 
     def _block_input(self, embedded: Tensor) -> Tensor:
         """Return the input of the first block, [B, prefix + N, D]."""
@@ -205,7 +204,7 @@ class ViT(Backbone):
         """Yield the tokens [B, prefix + N, D] after each block up to the block `last`, before any norm."""
         x = self._block_input(embedded)
         for block, rotation in zip(self.trunk.blocks[:last], self._rotations(embedded), strict=False):
-            x = _through(block, x, rotation)
+            x = self._through(block, x, rotation)
             yield x
 
     def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
@@ -246,9 +245,13 @@ class ViT(Backbone):
         rotation. Blocks below 0 count from the end.
         """
         embedded, block = self.embed(images), block % self.num_layers
-        x, last = self._input_of(block, embedded), self.trunk.blocks[block]
-        projected = last.get_submodule("attn.qkv")(last.get_submodule("norm1")(x))
+        projected = self._projected(self.trunk.blocks[block], self._input_of(block, embedded))
         return self._map(projected.chunk(3, dim=-1)[("query", "key", "value").index(name)], embedded)
+
+    def _projected(self, block: nn.Module, x: Tensor) -> Tensor:
+        """Return queries, keys and values [B, N, 3 * D] of a block's attention."""
+        projected: Tensor = block.get_submodule("attn.qkv")(block.get_submodule("norm1")(x))
+        return projected
 
     def layer_of(self, name: str) -> int:
         """Return the number of a parameter's block, 0 for the embedding, `num_layers` + 1 for the final norm."""
