@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from benchmarks.timing import Case, against_reference
 from selfpatch.config.sections import OptimizerConfig
 from selfpatch.core.reference import use_references
+from selfpatch.losses.koleo import KoLeoLoss
+from selfpatch.losses.leopart import assignment_loss
+from selfpatch.losses.neco import total_order_loss
 from selfpatch.models.backbones.build import build_backbone, named_backbone_config
 from selfpatch.models.branch import Branch
 from selfpatch.models.layers.ema import ema_update
@@ -20,12 +23,15 @@ from selfpatch.ops.cross_entropy import Scores, prototype_cross_view_loss, proto
 from selfpatch.ops.linear import gelu_linear, norm_linear
 from selfpatch.ops.neighbours import neighbour_table, top_positives
 from selfpatch.ops.relation import overlap_grids, spatial_relation_loss
+from selfpatch.ops.sinkhorn import sinkhorn_center, sinkhorn_reference
 from selfpatch.ops.soft_sort import soft_sort
 from selfpatch.training.optim import clip_gradients, make_optimizer
 
 BATCH, DIM, HEADS, SIDE = 4, 384, 6, 14
 """Number of images, width and heads of a ViT-S, patches along a side of a global crop."""
 VIEWS = 10
+ROWS = 1024
+"""Number of masked patches of about 17 images: half of the crops of 14 x 14 patches, 30 % of each."""
 
 
 def cases(device: torch.device) -> Iterator[Case]:
@@ -65,6 +71,8 @@ def cases(device: torch.device) -> Iterator[Case]:
     yield from _linear_layers(device, rows)
     yield _relation(device)
     yield _soft_sort(device)
+    yield from _crop_pairs(device)
+    yield from _batch_balance(device)
     yield from _updates(device)
 
 
@@ -104,6 +112,53 @@ def _soft_sort(device: torch.device) -> Case:
     cosines = torch.rand(BATCH, 49, 49, device=device, requires_grad=True)
     return against_reference(
         "soft sort of 49 references", lambda: soft_sort(cosines, 100.0)[1].square().sum().backward(), BATCH
+    )
+
+
+def _crop_pairs(device: torch.device) -> Iterator[Case]:
+    """Yield the cases of a pair of crops of NeCo and of Leopart, at their released settings."""
+    student, teacher, references = (torch.randn(BATCH, 49, 256, device=device) for _ in range(3))
+    weights = torch.full((BATCH,), 1 / BATCH, device=device)
+    student.requires_grad_()
+    yield against_reference(
+        "NeCo's order of 49 references",
+        lambda: total_order_loss(student, teacher, references, weights, 100.0, "bitonic").backward(),
+        BATCH,
+    )
+    points, patches = _scores(device, BATCH, 49, prototypes=300), _scores(device, BATCH, SIDE, SIDE, prototypes=300)
+    box = torch.tensor([0.0, 0.0, 200.0, 200.0, 0.0], device=device).expand(BATCH, 5)
+    other = box + torch.tensor([60.0, 60.0, 0.0, 0.0, 0.0], device=device)
+    center = torch.zeros(300, device=device)
+
+    def clusters() -> Tensor:
+        each = weights[:, None].expand(-1, 49)
+        return assignment_loss(points, patches, center, each, box, other, grid=(7, 7), temp=0.1, epsilon=0.05)
+
+    yield against_reference("Leopart's clusters of 49 points", lambda: _gradients(clusters(), points), BATCH)
+
+
+def _batch_balance(device: torch.device) -> Iterator[Case]:
+    """Yield the cases of what spreads a batch, against the formulas as their papers write them."""
+    masked = _scores(device, ROWS, prototypes=8192)
+    yield Case(
+        f"Sinkhorn-Knopp of {ROWS} tokens, 8,192 prototypes",
+        {
+            "plain": lambda: sinkhorn_reference(masked.logits().detach(), 0.07),
+            "fast": lambda: sinkhorn_center(masked, 0.07),
+        },
+        ROWS,
+        "tokens",
+    )
+    tokens, koleo = torch.randn(2, 256, DIM, device=device, requires_grad=True), KoLeoLoss()
+
+    def pairwise() -> Tensor:
+        distances = torch.cdist(F.normalize(tokens, dim=-1), F.normalize(tokens, dim=-1))
+        return -(distances + 10 * torch.eye(256, device=device)).amin(-1).log().mean(-1).sum()
+
+    yield Case(
+        "KoLeo of two views of 256 images",
+        {"plain": lambda: pairwise().backward(), "fast": lambda: koleo(tokens).backward()},
+        256,
     )
 
 

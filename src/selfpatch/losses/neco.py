@@ -55,8 +55,8 @@ class NeCoLoss(nn.Module):
     - Processes share one queue and one draw of references, instead of one each, so that their number does not matter.
     - As many patches of each image enter the queue, instead of as many of the batch.
 
-    Gradients are computed in the forward pass, one pair of crops after the other: at the released settings a pair takes
-    about 10 MB per image, which it gives back. The loss can be differentiated once.
+    Gradients are computed in the forward pass, one pair of crops after the other: at the released settings with 2 + 4
+    crops of 224 and 96 pixels the loss takes 40 MB per image instead of 222. It can be differentiated once.
 
     Example:
         >>> criterion = NeCoLoss(dim=256)
