@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from selfpatch.checkpoints.load import LoadReport, load_backbone
-from selfpatch.checkpoints.read import read_weights
+from selfpatch.checkpoints.read import Weights, read_weights
 from selfpatch.config.recipes import choose_recipe, load_recipe
 from selfpatch.config.run import NO_METHOD, SAMPLES, RunConfig
 from selfpatch.core import distributed
@@ -24,6 +24,7 @@ from selfpatch.data.sample_images import sample_index
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.data.statistics import ChannelStatistics
 from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
+from selfpatch.models.anchor import Anchor
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.branch import Branch
@@ -93,18 +94,11 @@ def make_student_teacher(
             method masks patches and the backbone embeds none, or an objective lacks an anchor; or as `_add_adapters`.
     """
     is_new, request = architecture is None, backbone_request(config)
-    classes: dict[str, type[Objective]] = {}
-    if config.method != NO_METHOD:
-        classes[config.method] = find_objective(METHODS, config.method, "method")
-    classes |= {name: find_objective(OBJECTIVES, name, "objective") for name in config.objectives}
+    classes = _objective_classes(config)
     weights = read_weights(config.init) if is_new and config.init is not None else None
     if architecture is None:
         architecture = request.named() if weights is None else request.for_weights(weights.config)
-        channels = config.channels
-        of_weights = weights is not None and channels == weights.config.in_channels  # and so are mean and deviation
-        if channels != architecture.in_channels or (statistics is not None and not of_weights):
-            mean, std = statistics or ((0.0,) * channels, (1.0,) * channels)  # without statistics they stay in [0, 1]
-            architecture = replace(architecture, in_channels=channels, mean=mean, std=std)
+        architecture = _with_channels(architecture, config.channels, weights, statistics)
     named = None
     if with_anchor and (teacher := anchor_weights(config.teacher, checkpoint)):
         named = named_anchor(teacher, config.channels)
@@ -120,6 +114,38 @@ def make_student_teacher(
         architecture = request.below_pool(architecture, None if weights is None else weights.config, pool)
     backbone = request.build(architecture)
     _check_crops(backbone, config, objectives)
+    _add_mask_token(backbone, config, objectives)
+    report = None if weights is None else load_backbone(backbone, weights, pool, allow_partial=config.allow_partial)
+    if config.backbone.frozen_blocks:
+        backbone.freeze_first(config.backbone.frozen_blocks)
+    if config.lora.rank:
+        _add_adapters(backbone, config, report if is_new else None, is_new=is_new)
+    student = Branch(backbone, pool, all_heads(objectives))
+    anchor = _anchor(config, named, student, objectives) if with_anchor else None
+    return StudentTeacher(student, objectives, _loss_weights(config, objectives), anchor), report
+
+
+def _objective_classes(config: RunConfig) -> dict[str, type[Objective]]:
+    """Return the classes of the method, if there is one, and of the objectives by name."""
+    classes: dict[str, type[Objective]] = {}
+    if config.method != NO_METHOD:
+        classes[config.method] = find_objective(METHODS, config.method, "method")
+    return classes | {name: find_objective(OBJECTIVES, name, "objective") for name in config.objectives}
+
+
+def _with_channels(
+    architecture: AnyBackboneConfig, channels: int, weights: Weights | None, statistics: ChannelStatistics | None
+) -> AnyBackboneConfig:
+    """Return the architecture for images of a number of channels, with their normalisation."""
+    of_weights = weights is not None and channels == weights.config.in_channels  # and so are mean and deviation
+    if channels == architecture.in_channels and (statistics is None or of_weights):
+        return architecture
+    mean, std = statistics or ((0.0,) * channels, (1.0,) * channels)  # without statistics they stay in [0, 1]
+    return replace(architecture, in_channels=channels, mean=mean, std=std)
+
+
+def _add_mask_token(backbone: Backbone, config: RunConfig, objectives: Mapping[str, Objective]) -> None:
+    """Add a mask token if a method masks patches, or raise ValueError if the backbone embeds none."""
     masking = [name for name, objective in objectives.items() if objective.needs.masks]
     if masking and not backbone.maskable:
         raise ValueError(
@@ -128,23 +154,21 @@ def make_student_teacher(
         )
     if masking:
         backbone.add_mask_token()
-    report = None if weights is None else load_backbone(backbone, weights, pool, allow_partial=config.allow_partial)
-    if config.backbone.frozen_blocks:
-        backbone.freeze_first(config.backbone.frozen_blocks)
-    if config.lora.rank:
-        _add_adapters(backbone, config, report if is_new else None, is_new=is_new)
-    student = Branch(backbone, pool, all_heads(objectives))
+
+
+def _anchor(
+    config: RunConfig, named: Branch | None, student: Branch, objectives: Mapping[str, Objective]
+) -> Anchor | None:
+    """Return the frozen encoder if an objective needs one; raise ValueError if one is named that none needs."""
     anchored = {name: objective for name, objective in objectives.items() if objective.needs.anchor}
-    if named is not None and not anchored:
+    if anchored:
+        return make_anchor(config.anchor, named, student, anchored, trained=config.init is not None)
+    if named is not None:
         raise ValueError(
             f"teacher is {config.teacher!r}, but {' and '.join(objectives)} compares the student with no frozen "
             "encoder; leave it out, or name an objective that does, e.g. --objective distill"
         )
-    trained = config.init is not None
-    anchor = None
-    if anchored and with_anchor:
-        anchor = make_anchor(config.anchor, named, student, anchored, trained=trained)
-    return StudentTeacher(student, objectives, _loss_weights(config, objectives), anchor), report
+    return None
 
 
 def _add_adapters(backbone: Backbone, config: RunConfig, report: LoadReport | None, *, is_new: bool) -> None:
