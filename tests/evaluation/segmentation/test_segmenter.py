@@ -13,8 +13,9 @@ from torch import Tensor
 from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
 from selfpatch.evaluation.segmentation.decoder_config import DecoderConfig, FPNConfig, UPerNetConfig
 from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps, default_blocks, pixel_loss
-from selfpatch.models.backbones.build import build_backbone, named_backbone_config
+from selfpatch.models.backbones.build import build_backbone, build_timm, named_backbone_config
 from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, ResNetConfig, SwinConfig, ViTConfig
+from tests.helpers.tiny_eva import EVA02
 
 CONFIGS: dict[str, type[DecoderConfig]] = {"fpn": FPNConfig, "upernet": UPerNetConfig}
 
@@ -34,6 +35,7 @@ SHAPES = {
     "vit14": vit(14),
     "vit16": vit(16, class_token=False, final_norm=False),
     "swin": SWIN,
+    "eva": build_timm(EVA02).config,
     "resnet": RESNET,
     "convnext": ConvNeXtConfig(embed_dim=8, depths=(1, 1, 1, 1)),
 }

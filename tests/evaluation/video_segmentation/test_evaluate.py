@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from selfpatch.evaluation.result import Output, Provenance, Result
 from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
 from selfpatch.evaluation.video_segmentation.dataset import write_mask
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate
-from selfpatch.models.backbones.build import build_backbone, named_backbone_config
+from selfpatch.models.backbones.build import build_backbone, build_timm, named_backbone_config
 from selfpatch.models.backbones.config import ConvNeXtConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.encoder import BranchEncoder
 from tests.evaluation.video_segmentation.conftest import Tree
 from tests.helpers.command_line import write_davis
+from tests.helpers.tiny_eva import EVA02
 
 RESNET = ResNetConfig(depths=(1, 1, 1, 1), width=8)
 CONVNEXT = ConvNeXtConfig(embed_dim=8, depths=(1, 1, 1, 1))
@@ -111,6 +113,8 @@ def test_a_frame_of_one_object(tree: Tree) -> None:
         (CONVNEXT, {}, (3, None, 16, "8 x 12")),
         (SWIN, {"stage": 2}, (2, None, 8, "16 x 24")),
         (VIT, {}, (None, 3, 16, "8 x 12")),
+        (replace(VIT, rope=True, num_registers=2), {}, (None, 3, 16, "8 x 12")),
+        (build_timm(EVA02).config, {}, (None, 2, 8, "16 x 24")),
         (VIT, {"block": 1}, (None, 1, 16, "8 x 12")),
     ],
 )
