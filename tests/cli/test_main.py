@@ -66,6 +66,18 @@ def test_one_process_of_a_group_says_why_all_end(
     assert capsys.readouterr().err == said
 
 
+def test_a_killed_process_of_a_group_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise RuntimeError("[gloo/pair.cc:545] Read error: Connection reset by peer")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("selfpatch.cli.evaluate.run", fail)
+    assert main(["evaluate", "knn"]) == 2
+    assert capsys.readouterr().err.startswith("selfpatch: another process of the group has ended or was killed")
+
+
 def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(arguments: list[str]) -> int:
         raise error

@@ -12,7 +12,14 @@ from pathlib import Path
 from selfpatch.api.interrupted import Interrupted
 from selfpatch.cli.failure_log import write_failure_log
 from selfpatch.core.console import forgiving_output
-from selfpatch.core.failures import FailedElsewhere, FailedHere, is_out_of_memory, is_unknown_home, sentence_of
+from selfpatch.core.failures import (
+    FailedElsewhere,
+    FailedHere,
+    is_lost_process,
+    is_out_of_memory,
+    is_unknown_home,
+    sentence_of,
+)
 from selfpatch.core.signals import Terminated, raising_signals
 from selfpatch.core.text import visible
 from selfpatch.core.torchrun import announced_rank, announced_world_size
@@ -44,6 +51,11 @@ ISSUES = "https://github.com/selfpatch/selfpatch/issues"
 _OUT_OF_MEMORY = (
     "there is not enough memory; use a smaller batch size, resolution or network, or smaller images "
     "(`--debug` shows what asked for it)"
+)
+
+_LOST_PROCESS = (
+    "another process of the group has ended or was killed, perhaps because memory ran out; call the command again, or "
+    "continue a training with `selfpatch resume`"
 )
 
 
@@ -94,6 +106,8 @@ def _run(arguments: list[str], *, debug: bool) -> int:
             return _complain("a path begins with `~` or `~NAME`, whose home folder is unknown; write the path in full")
         if is_out_of_memory(error):
             return _complain(_OUT_OF_MEMORY, everywhere=True)
+        if announced_world_size() > 1 and is_lost_process(error):
+            return _complain(_LOST_PROCESS, everywhere=True)
         log = write_failure_log(arguments, error)
         where = "the traceback is above" if log is None else f"the traceback is in {log}"
         first_line = next(iter(str(error).splitlines()), "").rstrip(".")

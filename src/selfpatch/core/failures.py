@@ -35,6 +35,13 @@ def is_unknown_home(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and str(error) == "Could not determine home directory."
 
 
+def is_lost_process(error: Exception) -> bool:
+    """Return whether an error is torch's that another process of the group has ended without a word, as if killed."""
+    return isinstance(error, RuntimeError) and any(
+        part in str(error) for part in ("Connection reset by peer", "Connection closed by peer")
+    )
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error is Python's or torch's that memory could not be allocated, on a CPU or a GPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
