@@ -220,7 +220,12 @@ def test_the_rate_of_heads_is_that_of_the_backbone_unless_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "model"), [(name, model) for name in ("continue-pretraining", "post-train-patches") for model in MODELS]
+    ("name", "model"),
+    [
+        *[(name, model) for name in ("continue-pretraining", "post-train-patches") for model in MODELS],
+        ("post-train-lora", "vit_tiny"),
+        ("post-train-lora", "swin_tiny"),
+    ],
 )
 def test_the_recipes_go_on_from_any_family_that_their_header_names(tmp_path: Path, name: str, model: str) -> None:
     backbone = {"backbone": {"depth": 7}} if model == "vit_tiny" else {}
@@ -232,6 +237,8 @@ def test_the_recipes_go_on_from_any_family_that_their_header_names(tmp_path: Pat
     config = config.override({"pairs": {"clean_size": 16 * scale, "contained_size": 12 * scale}})
     if name == "post-train-patches":
         config = config.override({"backbone": {"frozen_blocks": -1}})
+    elif name == "post-train-lora":
+        config = config.override({"lora": {"last_blocks": 2}})
     else:
         config = config.override({config.method: {"num_prototypes": 16, "hidden_dim": 8, "bottleneck_dim": 4}})
     student_teacher, report = make_student_teacher(config)
