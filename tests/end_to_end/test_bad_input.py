@@ -135,7 +135,7 @@ REFUSED_RUNS = [
     ("photos", "unknown option 'photos'; `selfpatch pretrain --help` lists them"),
     ("--loss-weights.patchy 1", "loss_weights names 'patchy', which is no loss here; the losses are: image, patch"),
     # values of the wrong kind
-    ("--epochs abc", "--epochs ... from ['abc']; `selfpatch pretrain --help`"),
+    ("--epochs abc", "--epochs: got abc; use None or FLOAT; `selfpatch pretrain --help`"),
     ("--crops.global-scale 0.5", "--crops.global-scale ... 2 values; `selfpatch pretrain --help`"),
     ("--precision fp64", "'fp64' ... --precision ... fp32 ... bf16"),
     ("--batch-size 2.5", "--batch-size ... '2.5'"),
