@@ -246,7 +246,7 @@ REFUSED = [
     ("resume photos", "photos is no run: it has no config.yaml; name the --out of a `selfpatch pretrain`"),
     ("resume broken-run", "broken-run/config.yaml cannot be read: ... not valid YAML"),
     ("resume run --workers -1", "workers is -1; use 0 or more"),
-    ("resume run --workers many", "--workers ... 'many' ... `selfpatch resume --help`"),
+    ("resume run --workers many", "--workers: got many; use None or INT; `selfpatch resume --help`"),
     ("resume run --device gpu", "unknown device 'gpu'; use auto, cpu, cuda, cuda:N or mps"),
     # weights
     (
@@ -317,7 +317,7 @@ REFUSED = [
     ("show photos/000.png", "no weights were named; give --weights with a run directory"),
     ("show --weights run photos/000.png --k 9", "k is 9, but a 3x3 window has 8 neighbours; lower k or widen"),
     ("show --weights run photos/000.png --window 4", "window is 4; use an odd number from 3 on, or 'all'"),
-    ("show --weights run photos/000.png --window wide", "--window ... INT|{all} ... 'wide'"),
+    ("show --weights run photos/000.png --window wide", "--window: got wide; use INT or all;"),
     (
         "show --weights run photos/000.png --resolution 1",
         "resolution 1 is below one patch of 4 pixels; use a larger one",
