@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from selfpatch.models.backbones.build import build_backbone, build_timm
 from selfpatch.models.backbones.eva import Eva
+from selfpatch.models.layers.lora import LoraLinear, merge_adapters
 from tests.helpers import tiny_eva
 
 NAMES = pytest.mark.parametrize("name", tiny_eva.__all__)
@@ -84,6 +85,25 @@ def test_masks_layers_and_frozen_blocks(name: str) -> None:
     backbone(IMAGES, mask).patches.square().sum().backward()
     for name, parameter in backbone.named_parameters():
         assert (parameter.grad is None) == (name != "mask_token" and backbone.layer_of(name) <= 1), name
+
+
+@NAMES
+def test_adapters_reach_every_linear_layer_and_merge(name: str) -> None:
+    backbone = random_eva(name)
+    expected = backbone(IMAGES).patches.detach()
+    backbone.add_adapters(2, 4.0, ("qkv", "proj", "fc1", "fc2"), last_blocks=None)
+    blocks = backbone.trunk.blocks
+    adapted = {layer for layer, part in blocks.named_modules() if isinstance(part, LoraLinear)}
+    assert adapted == {layer.removesuffix(".base") for layer, m in blocks.named_modules() if isinstance(m, nn.Linear)}
+    torch.testing.assert_close(backbone(IMAGES).patches, expected)
+    backbone(IMAGES).patches.square().sum().backward()
+    assert all(layer.lora_b.grad.any() for layer in blocks.modules() if isinstance(layer, LoraLinear))
+    for layer in adapted:
+        nn.init.normal_(blocks.get_parameter(f"{layer}.lora_b"), std=0.1)
+    learned = backbone(IMAGES).patches.detach()
+    assert not torch.allclose(learned, expected)
+    merge_adapters(backbone)
+    torch.testing.assert_close(backbone(IMAGES).patches.detach(), learned, rtol=1e-4, atol=1e-4)
 
 
 def test_keys_that_heads_share_have_no_facet() -> None:

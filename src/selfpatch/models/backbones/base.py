@@ -12,6 +12,9 @@ from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.layers.batch_norm import BatchNorm
 from selfpatch.models.layers.lora import LoraLinear
 
+LAYER_PARTS = {"qkv": ("q_proj", "k_proj", "v_proj"), "fc1": ("fc1_g", "fc1_x")}
+"""Names of a block's linear layer where it is divided, as in EVA-02: queries, keys and values; gate and input."""
+
 
 class Backbone(nn.Module):
     """A timm model as `images [B, C, H, W] -> Tokens`.
@@ -166,7 +169,7 @@ class Backbone(nn.Module):
         Args:
             rank: rank of each adapter.
             alpha: see `LoraLinear`.
-            layers: names of the linear layers within a block.
+            layers: names of the linear layers within a block; `qkv` and `fc1` also name the parts of separate ones.
             last_blocks: number of last blocks with adapters; all of them if None.
 
         Raises:
@@ -183,10 +186,11 @@ class Backbone(nn.Module):
             for name, part in self.named_modules()
             if isinstance(part, kinds) and self.layer_of(f"{name}.weight") > before
         }
+        names = {name for layer in layers for name in (layer, *LAYER_PARTS.get(layer, ()))}
         chosen = {
             name: part
             for name, part in within.items()
-            if isinstance(part, nn.Linear) and name.rpartition(".")[2] in layers
+            if isinstance(part, nn.Linear) and name.rpartition(".")[2] in names
         }
         if not chosen:
             raise ValueError(

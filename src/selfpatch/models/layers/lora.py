@@ -48,6 +48,11 @@ class LoraLinear(nn.Module):
         """Update of the layer's weight."""
         return LowRank(self.lora_a, self.lora_b * self.lora_scale)
 
+    @property
+    def weight(self) -> Tensor:
+        """Weight [E, D] with the update added, which attention of timm's class `Eva` reads."""
+        return self.base.weight + self.update.b @ self.lora_a
+
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., D] to [..., E]."""
         linear = low_rank_linear_reference if torch.compiler.is_compiling() else low_rank_linear
@@ -56,7 +61,7 @@ class LoraLinear(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """Return the base layer with the update added to its weight."""
-        self.base.weight += self.update.b @ self.lora_a
+        self.base.weight.copy_(self.weight)
         return self.base
 
 
