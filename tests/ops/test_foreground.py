@@ -8,7 +8,8 @@ import torch
 from scipy import ndimage
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from selfpatch.ops.foreground import attended_patches, without_small_components
+from selfpatch.ops.foreground import attended_patches, class_attention, without_small_components
+from selfpatch.ops.rope import rope_periods, rope_rotation
 
 
 def by_labels(mask: np.ndarray) -> np.ndarray:
@@ -43,3 +44,16 @@ def test_small_grids_have_a_foreground_or_none(grid: tuple[int, int]) -> None:
     mask = attended_patches(torch.rand(2, 2, *grid, generator=torch.manual_seed(2)))
     assert mask.shape == (2, *grid)
     assert mask.dtype == torch.bool
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_autocast_changes_neither_attention_nor_foreground(rotated: bool) -> None:
+    generator = torch.manual_seed(2)
+    projected = torch.randn(8, 1 + 14 * 14, 3, 3, 8, generator=generator)
+    rotation = rope_rotation(14, 14, rope_periods(8, 100.0)) if rotated else None
+    attention = class_attention(projected, rotation)
+    maps = attention[..., 1:].unflatten(-1, (14, 14))
+    expected = attended_patches(maps)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(class_attention(projected, rotation), attention)
+        assert torch.equal(attended_patches(maps), expected)

@@ -20,10 +20,11 @@ def class_attention(projected: Tensor, rotation: Rotation | None = None) -> Tens
         projected: [B, n, 3, H, d] queries, keys and values of tokens, patches last.
         rotation: rotation of the patches' keys; the class token has none.
     """
-    query, key, _ = projected.float().transpose(1, 3).unbind(2)  # [B, H, n, d]
-    if rotation is not None:
-        key = rotate_patches(key, rotation)
-    return (query[:, :, :1] * query.shape[-1] ** -0.5 @ key.mT).softmax(-1)[:, :, 0]
+    with torch.autocast(projected.device.type, enabled=False):
+        query, key, _ = projected.float().transpose(1, 3).unbind(2)  # [B, H, n, d]
+        if rotation is not None:
+            key = rotate_patches(key, rotation)
+        return (query[:, :, :1] * query.shape[-1] ** -0.5 @ key.mT).softmax(-1)[:, :, 0]
 
 
 def attended_patches(attention: Tensor, mass: float = 0.6) -> Tensor:
@@ -39,7 +40,8 @@ def attended_patches(attention: Tensor, mass: float = 0.6) -> Tensor:
         attention: [B, H, h, w] attention of the class token of each head, not negative.
         mass: share of the attention that is kept.
     """
-    blurred = _blur(attention.float().mean(1))
+    with torch.autocast(attention.device.type, enabled=False):  # whose convolutions would round the order away
+        blurred = _blur(attention.float().mean(1))
     values, order = blurred.flatten(1).sort(1)
     kept = values.cumsum(1) / values.sum(1, keepdim=True) > 1 - mass
     mask = torch.empty_like(kept).scatter_(1, order, kept).view_as(blurred)
