@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from selfpatch.ops.roi_align import align_overlap, overlap_rois
+from selfpatch.ops.roi_align import align_overlap, overlap_rois, sample_overlap
 
 GRID = 12
 
@@ -40,3 +40,13 @@ def test_regions_are_in_cells_and_crops_apart_have_none() -> None:
     torch.testing.assert_close(rois[0], torch.tensor([6.0, 0.0, 12.0, 12.0]))
     *_, overlaps = align_overlap(maps, maps, boxes, others, (3, 3))
     assert overlaps.tolist() == [True, False, False], "the last two share half a cell"
+
+
+def test_maps_of_bfloat16_are_sampled_from_their_own_image() -> None:
+    """Features of a ResNet are in autocast's type, in which numbers of images above 256 have no exact value."""
+    maps = torch.arange(600.0)[:, None, None, None].remainder(251).expand(-1, 3, 3, 2).bfloat16()  # exact values
+    boxes = torch.tensor([[10.0, 20.0, 60.0, 60.0, 0.0]]).expand(600, -1)
+    others = torch.tensor([[30.0, 10.0, 80.0, 50.0, 1.0]]).expand(600, -1)
+    with torch.autocast("cpu", torch.bfloat16):
+        sampled = sample_overlap(maps, boxes, others, (2, 2))
+    assert torch.equal(sampled.float(), maps.float()[:, :2, :2].flatten(1, 2))

@@ -68,7 +68,11 @@ def _unflipped(maps: Tensor, flipped: Tensor) -> Tensor:
 
 
 def _sample(maps: Tensor, rois: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return RoIAlign of one region of each map [B, h, w, D], [B, N, D]."""
+    """Return RoIAlign of one region of each map [B, h, w, D], [B, N, D], in float32 at least.
+
+    It takes the number of an image as a value of the maps' type, and bfloat16 has no 257.
+    """
     images = torch.arange(len(rois), device=rois.device, dtype=rois.dtype)
-    regions = torch.cat([images[:, None], rois], 1).to(maps.dtype)
-    return roi_align(maps.permute(0, 3, 1, 2), regions, size, aligned=True).flatten(2).mT
+    regions = torch.cat([images[:, None], rois], 1)
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    return roi_align(maps.to(dtype).permute(0, 3, 1, 2), regions.to(dtype), size, aligned=True).flatten(2).mT
