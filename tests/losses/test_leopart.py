@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from selfpatch.core.reference import use_references
-from selfpatch.losses import LeopartConfig, LeopartHead, LeopartLoss
+from selfpatch.losses import LeopartConfig, LeopartHead, LeopartLoss, leopart
 from selfpatch.losses.feature_queue import FeatureQueue
 from selfpatch.ops import cross_entropy
 from selfpatch.ops.cross_entropy import Scores
@@ -92,6 +93,16 @@ def test_earlier_patches_are_assigned_along_once_the_queue_is_full() -> None:
     for c, queue in enumerate(queues):
         inside = teacher.bottleneck[c][foreground[c]]
         assert (queue.features @ inside.T).max(1).values.min() > 1 - 1e-5, "of the foreground of its crop"
+
+
+def test_processes_divide_a_queue_with_fewer_rows_than_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Tensor.chunk` would divide 5 rows among 4 processes as 2, 2 and 1, and leave none for the last one."""
+    student, local, teacher, _ = sides()
+    criterion = LeopartLoss(dataclasses.replace(SMALL, queue_size=5))
+    monkeypatch.setattr(leopart, "world_size", lambda: 4)
+    for rank in range(4):
+        monkeypatch.setattr(leopart, "rank", lambda rank=rank: rank)
+        assert criterion(student, local, teacher, BOXES).isfinite()
 
 
 def test_images_without_foreground_or_overlap_do_not_count() -> None:

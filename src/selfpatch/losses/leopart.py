@@ -160,7 +160,7 @@ class LeopartLoss(nn.Module):
         rows, masses = patches.flatten(0, 2), None
         if self.queues:
             queue = self._queues()[crop]
-            share = queue.features.chunk(world_size())[rank()]
+            share = queue.features.tensor_split(world_size())[rank()]
             is_full = (queue.num_filled == len(queue.features)).float()
             masses = torch.cat([torch.ones_like(rows[:, 0]), is_full.expand(len(share))])
             rows = torch.cat([rows, share])

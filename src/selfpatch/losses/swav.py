@@ -128,7 +128,7 @@ class SwAVLoss(nn.Module):
         """
         if not (self.queues and use_queues):
             return torch.stack([self._assign(view) for view in logits])
-        shares = [queue.keys.chunk(world_size())[rank()] for queue in self._banks()]
+        shares = [queue.keys.tensor_split(world_size())[rank()] for queue in self._banks()]
         joined = [torch.cat([view, share @ prototypes.T]) for view, share in zip(logits, shares, strict=True)]
         return torch.stack([self._assign(rows)[: logits.shape[1]] for rows in joined])
 
