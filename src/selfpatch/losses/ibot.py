@@ -105,8 +105,8 @@ class IBOTPatchLoss(CenteredLoss):
         """
         weights = self.weights(masks)
         if self.center is None:  # Sinkhorn-Knopp assigns the patches that count, and no others
-            rows = weights > 0
-            student, teacher, weights = student.where(rows), teacher.where(rows), weights[rows]
+            rows = weights.nonzero(as_tuple=True)
+            student, teacher, weights = student.at(rows), teacher.at(rows), weights[rows]
         return self.sum_over_rows(student, teacher, weights, teacher_temp)
 
     def weights(self, masks: Tensor) -> Tensor:

@@ -30,9 +30,9 @@ class Scores(NamedTuple):
         """Return the scores of the first `count` entries of the leading dimension."""
         return Scores(self.bottleneck[:count], self.prototypes)
 
-    def where(self, rows: Tensor) -> "Scores":
-        """Return the scores [n, K] of the entries where `rows`, a bool of the leading dimensions, is True."""
-        return Scores(self.bottleneck[rows], self.prototypes)
+    def at(self, indices: tuple[Tensor, ...]) -> "Scores":
+        """Return the scores [n, K] of n entries, given their indices [n] in each leading dimension."""
+        return Scores(self.bottleneck[indices], self.prototypes)
 
     def mean_logits(self) -> Tensor:
         """Return the mean [K] over all rows; the mean is linear, so no [..., K] tensor is needed."""

@@ -76,7 +76,7 @@ class IBOT(Objective):
         patches = [side.tokens_per_resolution[0].patches for side in (student, teacher)]  # [G*B, h, w, D]
         weights = self.patch_loss.weights(views.masks.flatten(0, 1))  # [G*B, h, w]
         if self.config.centering == "sinkhorn":  # the heads see no patches that do not count
-            rows = weights > 0
+            rows = weights.nonzero(as_tuple=True)  # the host waits once; at each use of a mask it would
             patches, weights = [x[rows] for x in patches], weights[rows]
         with torch.no_grad():
             patch_targets = self.patch_scores(teacher, patches[1], "teacher")  # [..., K]
