@@ -199,6 +199,14 @@ def test_costs_are_those_of_what_the_loader_gives(settings: dict[str, Any], tmp_
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.parametrize("prototypes", ["shared", "untied"])
+def test_sinkhorn_over_masked_patches_has_a_dry_run(prototypes: str, photos: Path, tmp_path: Path) -> None:
+    config = tiny_config(method="ibot", objective="koleo", data=str(photos), out=str(tmp_path / "run"))
+    config = config.override({"ibot": {"centering": "sinkhorn", "prototypes": prototypes}})
+    report = selfpatch.pretrain(config, dry_run=True)
+    assert report.memory["activations"] > 0
+
+
 @pytest.mark.slow
 def test_the_samples_need_not_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are counted, and made by the real run."""

@@ -18,6 +18,7 @@ from selfpatch.cli.main import COMMANDS, main
 from selfpatch.config.recipes import recipe_names
 from selfpatch.config.schema import settings
 from selfpatch.evaluation.registry import EVALUATIONS
+from selfpatch.methods.registry import METHODS, OBJECTIVES
 
 BARE_STARTS = {
     "of", "that", "by", "as", "in", "on", "with", "from", "to", "what", "which", "how", "where", "whether", "none",
@@ -113,6 +114,7 @@ def commands() -> list[str]:
     """Every command, every evaluation, and every variant and preset of each."""
     found = [command for command in COMMANDS if command != "evaluate"] + ["evaluate all", "evaluate --compare"]
     found += [f"pretrain --recipe {name}" for name in recipe_names()]
+    found += [f"pretrain --objective {name}" for name in OBJECTIVES] + [f"pretrain --method {name}" for name in METHODS]
     for name, kind in EVALUATIONS.items():
         key, variants = kind.variants or ("", {"": kind})
         for variant, config in variants.items():
@@ -185,6 +187,7 @@ HEAVY = ("torch", "torchvision", "timm", "numpy", "scipy", "skimage", "PIL", "ma
 
 def test_help_imports_nothing_heavy() -> None:
     calls = [[], ["--help"], ["--version"], ["evaluate"], *([*command.split(), "--help"] for command in commands())]
+    calls = [call for call in calls if not {"--objective", "--method"} & {*call} or "pretrain" not in call]
     calls += [["evaluate", name, "--presets"] for name, config in EVALUATIONS.items() if config.presets]
     program = f"""
 import contextlib, io, sys
@@ -272,6 +275,7 @@ OPTIONS = {
 def test_the_options_of_a_command_are_these(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All methods of an evaluation together."""
     pages = [name for name in commands() if "--preset" not in name and (name == command or f"{command} --" in name)]
+    pages = [name for name in pages if not name.startswith(("pretrain --objective", "pretrain --method"))]
     offered = {option.name for name in pages for option in page(name, monkeypatch)[1]}
     listed = {f"--{name}" for name in OPTIONS[command].split()} | ({"--dry-run"} if command in WITH_DRY_RUN else set())
     assert listed == {name for name in offered if name.startswith("--")}

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
 import selfpatch
+from selfpatch.cli import parsing
+from selfpatch.cli import pretrain as pretrain_command
 from selfpatch.cli.main import main
 from tests.helpers.command_line import TINY
 
@@ -87,3 +89,34 @@ def test_settings_of_components_are_options_too(run: Path) -> None:
 def test_too_many_values_of_an_option_are_told_plainly(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrain", "--crops.global-size", "16", "32", "64"]) == 2
     assert "--crops.global-size: got 16 32 64; use INT or INT INT; `selfpatch" in capsys.readouterr().err
+
+
+def test_settings_of_components_take_one_value_or_several() -> None:
+    words = [
+        "--distill.losses",
+        "patch_features",
+        "image_features",
+        "--sere.overlap-size",
+        "[13, 26]",
+        "--neco.temp=10",
+    ]
+    assert pretrain_command._pairs(words) == [
+        ("distill.losses", "[patch_features, image_features]"), ("sere.overlap-size", "[13, 26]"), ("neco.temp", "10"),
+    ]  # fmt: skip
+
+
+def test_help_lists_the_settings_of_the_named_method_and_objectives(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--recipe", "small-cpu", "--objective", "distill+koleo", "--help"])
+    page = capsys.readouterr().out
+    assert all(
+        option in page for option in ("--distill.queue-size INT", "--koleo.group-size", "--dino.num-prototypes INT")
+    )
+    assert "--distill.standardise {True,False}" in page
+
+
+def test_options_of_sections_take_true_and_false_as_recipes_write_them() -> None:
+    words = ["--backbone.rope", "true", "--out", "true", "--backbone.layer-scale=false", "--loader.fingerprint", "none"]
+    assert parsing._python_words(words) == [
+        "--backbone.rope", "True", "--out", "true", "--backbone.layer-scale=False", "--loader.fingerprint", "none",
+    ]  # fmt: skip

@@ -171,7 +171,10 @@ REFUSED_RUNS = [
     ("--backbone.num-heads 5", "width 24 cannot be split into 5 attention heads; change backbone.num_heads"),
     ("--model test_vit", "patch_size is 4, but the timm model 'test_vit' has its own; leave it out"),
     ("--model swin_tiny", "patch_size is 4, but the model 'swin_tiny' has no such setting; leave it out"),
-    ("--model init", "model is 'init', the architecture of the weights of init, but none are named; give --init"),
+    (
+        "--model init",
+        "model is 'init', the architecture of the initial weights, but none are named; add --init WEIGHTS",
+    ),
     ("--masks.ratio 0.5 0.1", "masks.ratio is [0.5, 0.1]; use [low, high] with 0 <= low <= high <= 1"),
     ("--channels 4", "its number of channels is 3, not 4; use images of 4, or --channels 3"),
     # devices
@@ -179,7 +182,7 @@ REFUSED_RUNS = [
     # weights to start from
     (
         "--init nowhere",
-        "no weights at 'nowhere'; use a run directory, a checkpoint file, a .safetensors file or timm:NAME",
+        "no weights at 'nowhere'; use a run directory, a checkpoint file, a .safetensors file, ... or hf:OWNER/NAME",
     ),
     ("--init code.pth", "code.pth is no checkpoint: it is a pickle of another library ... as .safetensors"),
     ("--init timm:nope", "unknown model 'nope'; use one of"),

@@ -62,7 +62,7 @@ def test_the_architecture_may_be_that_of_the_weights(tmp_path: Path, model: str)
     assert student_teacher.student.backbone.config == expected.config
     for name, tensor in expected.state_dict().items():
         assert torch.equal(student_teacher.student.backbone.state_dict()[name], tensor)
-    with pytest.raises(ValueError, match=r"model is 'init', .* but none are named; give --init"):
+    with pytest.raises(ValueError, match=r"model is 'init', .* but none are named; add --init"):
         make_student_teacher(config.override({"init": None}))
 
 

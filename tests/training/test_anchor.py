@@ -88,7 +88,7 @@ def test_without_trained_weights_it_begins_at_the_first_refresh() -> None:
         ({"objective": "retain", "teacher": None}, "retain compares .* --init, or refresh it from the EMA teacher"),
         ({"objective": "distill", "teacher": None, "anchor": {"refresh_every": 1}}, "name one with --teacher"),
         ({"objective": "gram", "anchor": {"refresh_every": 1}}, "refresh_every is 1, but the encoder of teacher is of"),
-        ({"objective": "none", "teacher": tiny_encoder_file()}, "dino compares the student with no frozen encoder"),
+        ({"objective": "none", "teacher": tiny_encoder_file()}, "a run of dino has no use for a frozen encoder"),
         ({"objective": "retain", "backbone": {"embed_dim": 8}}, "these have width 16 and the student's 8; use"),
         ({"objective": "distill", "channels": 4, "data": "photos"}, "images of 3 channels, but channels is 4"),
     ],

@@ -137,7 +137,8 @@ def load_strictly(
         if current[key].shape != state[key].shape:
             raise ValueError(
                 f"{weights.source} is of another architecture: {key} is {list(state[key].shape)} there "
-                f"and {list(current[key].shape)} here; name its architecture with --model and --patch-size"
+                f"and {list(current[key].shape)} here; name its architecture with --model and --patch-size, "
+                "or take it over with --model init"
             )
     report = LoadReport(
         weights.source,

@@ -69,7 +69,7 @@ def read_weights(source: str, config: LoadConfig = DEFAULTS) -> Weights:
         weights = replace(_read_path(Path(source), config.side), source=source)
     else:
         raise ValueError(
-            f"no weights at {source!r}; use a run directory, a checkpoint file, a .safetensors file or {TIMM}NAME, "
+            f"no weights at {source!r}; use a run directory, a checkpoint file, a .safetensors file, {TIMM}NAME "
             f"or {HUB}OWNER/NAME"
         )
     found = weights.config

@@ -63,11 +63,27 @@ def read_options(kind: Any, command: str, arguments: list[str], **tyro_options: 
     page = io.StringIO()
     try:
         with contextlib.redirect_stderr(page):
-            return tyro.cli(kind, prog=f"selfpatch {command}", args=arguments, **tyro_options)
+            return tyro.cli(kind, prog=f"selfpatch {command}", args=_python_words(arguments), **tyro_options)
     except SystemExit as stopped:
         if not stopped.code:  # --help
             raise
         raise ValueError(f"{_complaint(page.getvalue())}; `selfpatch {command} --help` lists the options") from None
+
+
+def _python_words(arguments: list[str]) -> list[str]:
+    """Return the arguments with `true` and `false`, as in recipes, the way tyro reads them: `--backbone.rope true`.
+
+    Only options of a section change, so that a folder may have such a name.
+    """
+    words, python = list(arguments), {"true": "True", "false": "False"}
+    for i, (option, word) in enumerate(itertools.pairwise(arguments), start=1):
+        if option.startswith("--") and "." in option and "=" not in option:
+            words[i] = python.get(word, word)
+    for i, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option.startswith("--") and "." in option and equals:
+            words[i] = f"{option}={python.get(value, value)}"
+    return words
 
 
 def _complaint(page: str) -> str:

@@ -2,8 +2,11 @@
 
 import contextlib
 import difflib
+import itertools
 from dataclasses import fields, replace
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from selfpatch.cli.parsing import DryRunOptions, peek, print_report, read_options
 from selfpatch.config.parsing import nested
@@ -17,6 +20,8 @@ DESCRIPTION = """Pre-train a network on images without labels.
 The defaults shown come from the recipe. Settings of a method or objective are written with its name:
 --dino.num-prototypes 1024 --selfpatch.k 2 --selfpatch.window 5
 
+Name the method or objective to list its settings: selfpatch pretrain --objective distill --help
+
 Weights of losses are written with the name of the loss: --loss-weights.patch 0.2
 
 Several processes train together: torchrun --nproc-per-node N -m selfpatch pretrain ..."""
@@ -29,8 +34,9 @@ class PretrainOptions(DryRunOptions, RunConfig):
 
 def run(arguments: list[str]) -> int:
     """Run the command and return its exit code."""
-    chosen = peek(arguments, "recipe", "data", "model", *LENGTHS)
-    if "recipe" in chosen or {"--help", "-h"} & {*arguments}:
+    chosen = peek(arguments, "recipe", "data", "model", "method", "objective", *LENGTHS)
+    helping = bool({"--help", "-h"} & {*arguments})
+    if "recipe" in chosen or helping:
         base = load_recipe(chosen.get("recipe", SAMPLES))
     else:
         from selfpatch.training.factory import recipe_for
@@ -40,6 +46,8 @@ def run(arguments: list[str]) -> int:
     lengths = {name: chosen[name] for name in LENGTHS if name in chosen}
     with contextlib.suppress(ValueError):  # the parser refuses a wrong value with the option's name
         base = base.override({name: None if value == "None" else value for name, value in lengths.items()})
+    if helping and {"method", "objective"} & chosen.keys():
+        _help_on_components(base, chosen, arguments)
     default = replace(base.for_model(chosen.get("model", base.model)), components={}, loss_weights={})
     # tyro leaves over settings of components and names of losses, which it cannot parse.
     options, others = read_options(
@@ -62,6 +70,22 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def _help_on_components(recipe: RunConfig, chosen: dict[str, str], arguments: list[str]) -> None:
+    """Print the help with the settings of the method and objectives that the command names, and exit.
+
+    Importing them takes seconds, so that other pages list only those that the recipe sets.
+    """
+    from selfpatch.methods.registry import METHODS, OBJECTIVES
+
+    config = recipe.override({name: chosen[name] for name in ("model", "method", "objective") if name in chosen})
+    tables = {**METHODS, **OBJECTIVES}
+    sections = {name: tables[name].Config(**config.components.get(name, {})) for name in config.used if name in tables}
+    annotations = {name: Annotated[type(section), tyro.conf.FlagConversionOff] for name, section in sections.items()}
+    kind = settings(type("PretrainOptions", (PretrainOptions,), {"__annotations__": annotations, **sections}))
+    default = kind(**_values(replace(config, components={}, loss_weights={})), **sections)
+    read_options(kind, "pretrain", arguments, description=DESCRIPTION, default=default)
+
+
 def _values(config: RunConfig) -> dict[str, Any]:
     """Return the settings of a run by name, without options of the command."""
     return {field.name: getattr(config, field.name) for field in fields(RunConfig)}
@@ -76,7 +100,10 @@ def _component_settings(recipe: RunConfig) -> str:
 
 
 def _pairs(words: list[str]) -> list[tuple[str, str]]:
-    """Return the settings of components by name: `["--selfpatch.k", "2"]` -> `[("selfpatch.k", "2")]`."""
+    """Return the settings of components by name: `["--selfpatch.k", "2"]` -> `[("selfpatch.k", "2")]`.
+
+    Several words after a name are a list.
+    """
     pairs, remaining = [], list(words)
     while remaining:
         name, equals, value = remaining.pop(0).partition("=")
@@ -87,7 +114,10 @@ def _pairs(words: list[str]) -> list[tuple[str, str]]:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "`selfpatch pretrain --help` lists them"
             raise ValueError(f"unknown option {name!r}; {hint}")
-        if not equals and not remaining:
+        values = [value] if equals else list(itertools.takewhile(lambda word: not word.startswith("--"), remaining))
+        if not values:
             raise ValueError(f"option {name} lacks a value; write it after the name")
-        pairs.append((name.removeprefix("--"), value if equals else remaining.pop(0)))
+        if not equals:
+            del remaining[: len(values)]
+        pairs.append((name.removeprefix("--"), values[0] if len(values) == 1 else f"[{', '.join(values)}]"))
     return pairs

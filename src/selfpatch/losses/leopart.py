@@ -41,7 +41,7 @@ class LeopartConfig:
     temp: PositiveFloat = 0.1
     """Softmax temperature of the student's predictions."""
     epsilon: PositiveFloat = 0.05
-    """Smoothness of the assignments that Sinkhorn-Knopp finds; smaller is sharper."""
+    """Temperature of the assignments that Sinkhorn-Knopp finds; smaller is sharper."""
     iterations: PositiveInt = 3
     """Number of Sinkhorn-Knopp iterations."""
     queue_size: NonNegativeInt = 8192

@@ -25,7 +25,7 @@ class NeCoConfig:
     """Side of the grid of points on which two crops are compared, or rows and columns ([5, 10] for wide crops); each
     point is compared with as many references as there are points."""
     steepness: PositiveFloat = 100.0
-    """Steepness of the comparators of the soft sort, of student and teacher."""
+    """Steepness of the soft sort, a factor on the differences that it compares; larger is closer to a hard sort."""
     network: Network = "bitonic"
     """Sorting network: `bitonic` or `odd_even`."""
     queue_size: NonNegativeInt = 8192

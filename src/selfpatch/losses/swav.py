@@ -27,7 +27,7 @@ class SwAVConfig:
     temp: PositiveFloat = 0.1
     """Softmax temperature of the predictions."""
     epsilon: PositiveFloat = 0.05
-    """Smoothness of the codes that Sinkhorn-Knopp finds; smaller is sharper."""
+    """Temperature of the codes that Sinkhorn-Knopp finds; smaller is sharper."""
     iterations: PositiveInt = 3
     """Number of Sinkhorn-Knopp iterations."""
     queue_size: PositiveInt | None = None

@@ -36,7 +36,7 @@ class BackboneRequest:
         b = self.backbone
         if self.model == FROM_INIT:
             raise ValueError(
-                "model is 'init', the architecture of the weights of init, but none are named; give --init"
+                "model is 'init', the architecture of the initial weights, but none are named; add --init WEIGHTS"
             )
         if self.model in MODELS:
             grid = self._grid(self.patch_size or 16)

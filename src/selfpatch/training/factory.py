@@ -165,8 +165,8 @@ def _anchor(
         return make_anchor(config.anchor, named, student, anchored, trained=config.init is not None)
     if named is not None:
         raise ValueError(
-            f"teacher is {config.teacher!r}, but {' and '.join(objectives)} compares the student with no frozen "
-            "encoder; leave it out, or name an objective that does, e.g. --objective distill"
+            f"teacher is {config.teacher!r}, but a run of {' and '.join(objectives)} has no use for a frozen encoder; "
+            "leave --teacher out, or add an objective that has, e.g. --objective distill"
         )
     return None
 

@@ -43,6 +43,8 @@ def show(
         raise ValueError(f"resolution {config.resolution} is below one patch of {side} pixels; use a larger one")
     targets, encoder = _targets(paths, Path(out)), debiased(encoder, config.debias)
     for path, target in zip(paths, targets, strict=True):
+        if Path(path).is_dir():
+            raise ValueError(f"{path} is a folder; name image files, e.g. {Path(path) / '*.jpg'}")
         picture = read_picture(path, channels=len(encoder.mean))
         pixels = to_tensor(resized(picture, config.resolution, encoder.patch_size))
         features = colours.unit_patch_features(encoder, pixels[None])[0]  # [h, w, D]

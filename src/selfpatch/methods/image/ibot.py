@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
 from selfpatch.losses.dino import DINOLoss
 from selfpatch.losses.ibot import IBOTConfig, IBOTPatchLoss, PatchPrototypes, untied_patch_head
@@ -76,7 +77,8 @@ class IBOT(Objective):
         patches = [side.tokens_per_resolution[0].patches for side in (student, teacher)]  # [G*B, h, w, D]
         weights = self.patch_loss.weights(views.masks.flatten(0, 1))  # [G*B, h, w]
         if self.config.centering == "sinkhorn":  # the heads see no patches that do not count
-            rows = weights.nonzero(as_tuple=True)  # the host waits once; at each use of a mask it would
+            # The host waits once; at each use of a mask it would. A dry run has no values, and counts all patches.
+            rows = slice(None) if in_dry_run() else weights.nonzero(as_tuple=True)
             patches, weights = [x[rows] for x in patches], weights[rows]
         with torch.no_grad():
             patch_targets = self.patch_scores(teacher, patches[1], "teacher")  # [..., K]
