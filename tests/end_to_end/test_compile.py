@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
 from selfpatch.cli.main import main
+from selfpatch.models.encoder import BranchEncoder
+from selfpatch.training.factory import make_student_teacher, move_to_device
 from selfpatch.training.loggers.metrics import read_metrics
 from tests.helpers.command_line import TINY, write_photos
-from tests.helpers.tiny import hyperparameters, tiny_student_teacher, tiny_views
+from tests.helpers.tiny import hyperparameters, tiny_config, tiny_student_teacher, tiny_views
 
 
 @pytest.mark.slow
@@ -46,6 +49,16 @@ def test_every_block_is_compiled_and_copies_are_not() -> None:
 def test_what_is_no_vit_is_refused(model: str) -> None:
     with pytest.raises(ValueError, match="compile is for a ViT"):
         tiny_student_teacher(model=model).student.compile_blocks("eager")
+
+
+def test_an_anchor_that_is_no_vit_is_not_compiled(tmp_path: Path) -> None:
+    """Nor is a ViT that learns from it refused."""
+    swin = BranchEncoder(tiny_student_teacher(model="swin_tiny").student.backbone, None)
+    file = write_safetensors(tmp_path / "swin.safetensors", *export_state(swin))
+    config = tiny_config(method="none", objective="distill", teacher=str(file), compile=True)
+    student_teacher = move_to_device(config, make_student_teacher(config)[0], torch.device("cpu"))
+    assert all(block._compiled_call_impl for block in student_teacher.student.backbone.repeated_blocks())
+    assert not any(part._compiled_call_impl for part in student_teacher.anchor.modules())
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
 from selfpatch.models.anchor import Anchor
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import AnyBackboneConfig
+from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.branch import Branch
 from selfpatch.models.param_groups import head_lr_scales, layer_lr_scales
 from selfpatch.training import optim
@@ -312,12 +313,14 @@ def make_online_evaluator(
 
 
 def move_to_device(config: RunConfig, student_teacher: StudentTeacher, device: torch.device) -> StudentTeacher:
-    """Move the network to its device and compile its blocks if configured."""
+    """Move the network to its device and compile its blocks if configured; an anchor that is no ViT stays as it is."""
     student_teacher.to(device)
     if device.type == "cpu":
         keep_freed_memory()
     if config.compile:
-        anchor = student_teacher.anchor
-        for branch in (student_teacher.student, student_teacher.teacher, *([] if anchor is None else [anchor.branch])):
+        for branch in (student_teacher.student, student_teacher.teacher):
             branch.compile_blocks()
+        anchor = student_teacher.anchor
+        if anchor is not None and isinstance(anchor.branch.backbone, ViT):
+            anchor.branch.compile_blocks()
     return student_teacher
