@@ -58,16 +58,16 @@ class RunConfig:
     retain, distill, several joined by `+`, or `none`."""
     model: Name = "vit_small"
     """Architecture: vit_tiny, vit_small, vit_base, vit_large, swin_tiny, swin_small, swin_base, resnet50,
-    convnext_tiny, convnext_small, convnext_base, convnext_large, the name of any ViT, Swin, ResNet or ConvNeXt of timm,
-    or `init` for the architecture of those weights."""
+    convnext_tiny, convnext_small, convnext_base, convnext_large, the name of any ViT (also of class Eva), Swin,
+    ResNet or ConvNeXt of timm, or `init` for the architecture of those weights."""
     patch_size: PositiveInt | None = None
     """Side of a patch in pixels; defaults to 16, or to the timm model's."""
     init: Name | None = None
     """Weights to start the backbone from: a run directory, a released checkpoint, a .safetensors file, a folder of
     Hugging Face or timm, timm:NAME, or hf:OWNER/NAME."""
     teacher: Name | None = None
-    """Frozen encoder, the anchor, that `distill`, `gram` and `retain` compare the student with, as `init` names it; if
-    not given, a copy of the initial weights."""
+    """Weights of the anchor, a frozen encoder with which `distill`, `gram` and `retain` compare the student; takes the
+    same names as `init`. If not given, the anchor is a copy of the initial weights."""
     allow_partial: bool = False
     """Accept `init` weights that leave parts of the backbone as initialised."""
     epochs: Annotated[float, Gt(0), Le(1_000_000)] | None = 300

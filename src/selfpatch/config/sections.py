@@ -26,11 +26,12 @@ class BackboneOverrides:
     num_heads: PositiveInt | None = None
     """Number of attention heads (ViT), or of the first stage (Swin)."""
     rope: bool | None = None
-    """Rotary in place of learned positions, as DINOv3 has them: for any grid, without interpolation (ViT only)."""
+    """Rotary positions instead of learned ones, as in DINOv3; they fit any grid without interpolation (ViT only)."""
     registers: NonNegativeInt | None = None
-    """Number of register tokens, which attend with the patches and are no output (ViT only; arXiv 2309.16588)."""
+    """Number of register tokens, which attend with the patches and are not read (ViT only; arXiv 2309.16588)."""
     layer_scale: bool | None = None
-    """Learned scale of each channel of what a block adds, 1e-5 at first, as in DINOv2 (ViT only; arXiv 2103.17239)."""
+    """Learned scale of each channel of a block's output before it is added, 1e-5 at first, as in DINOv2 (ViT only; arXiv
+    2103.17239)."""
     drop_path: Fraction = 0.1
     """Stochastic depth rate of the student; the teacher drops nothing."""
     position_embedding: Literal["released", "size"] | None = None
@@ -62,8 +63,8 @@ class BackboneOverrides:
 class LoraConfig:
     """Low-rank adapters that are trained in place of the blocks' weights of `init` (LoRA, arXiv 2106.09685).
 
-    Beside them learn the norms from the first block with adapters on, and everything outside the trunk: pool, heads and
-    mask token. All else stays frozen.
+    The norms from the first block with adapters on are trained too, and so is everything outside the trunk: pool, heads
+    and mask token. All other weights stay frozen.
     """
 
     rank: NonNegativeInt = 0
