@@ -21,8 +21,8 @@ class ExportOptions(WeightsOptions):
     """Side of the images in pixels, or height and width (onnx only); defaults to any size, or to the one that a
     Swin's windows fit."""
     debias: NonNegativeInt = 0
-    """Number of directions to remove from patch features, those that tell a patch's position (INSID3, arXiv 2603.28480);
-    only with --to onnx and --size. 0 removes none."""
+    """Number of directions to remove from patch features, those that tell the position of a patch (INSID3, arXiv
+    2603.28480); only with --to onnx and --size. 0 removes none."""
 
 
 def run(arguments: list[str]) -> int:

@@ -30,8 +30,8 @@ class BackboneOverrides:
     registers: NonNegativeInt | None = None
     """Number of register tokens, which attend with the patches and are not read (ViT only; arXiv 2309.16588)."""
     layer_scale: bool | None = None
-    """Learned scale of each channel of a block's output before it is added, 1e-5 at first, as in DINOv2 (ViT only; arXiv
-    2103.17239)."""
+    """Learned scale of each channel of a block's output before it is added, 1e-5 at first, as in DINOv2 (ViT only;
+    arXiv 2103.17239)."""
     drop_path: Fraction = 0.1
     """Stochastic depth rate of the student; the teacher drops nothing."""
     position_embedding: Literal["released", "size"] | None = None

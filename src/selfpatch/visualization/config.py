@@ -13,5 +13,5 @@ class ShowConfig(MatchingConfig):
     resolution: PositiveInt = 480
     """Short side that images are resized to, in pixels; both sides become multiples of the patch size."""
     debias: NonNegativeInt = 0
-    """Number of directions to remove from patch features, those that tell a patch's position (INSID3, arXiv 2603.28480);
-    0 removes none."""
+    """Number of directions to remove from patch features, those that tell the position of a patch (INSID3, arXiv
+    2603.28480); 0 removes none."""
