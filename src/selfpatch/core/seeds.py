@@ -1,6 +1,7 @@
 """Seeds of the random numbers that a training step draws."""
 
 import numpy as np
+import torch
 
 
 def step_seed(seed: int, step: int, *rank: int) -> int:
@@ -9,3 +10,8 @@ def step_seed(seed: int, step: int, *rank: int) -> int:
     `seed` is the run's; `rank` is the process's where each draws for itself.
     """
     return int(np.random.SeedSequence((seed, step, *rank)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """Return a generator of what a step draws alike on every process, on their device."""
+    return torch.Generator(device).manual_seed(step_seed(seed, step))

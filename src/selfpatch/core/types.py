@@ -124,7 +124,8 @@ class Objective(nn.Module):
     """Image-level method or patch-level objective.
 
     The constructor takes `config` and any of `dim` (width of the tokens), `num_heads` (of the backbone), `num_local`
-    (local crops per image), `batch_size` (images per step over all processes) and `anchor_dim` (width of the anchor).
+    (local crops per image), `batch_size` (images per step over all processes), `seed` (of the run) and `anchor_dim`
+    (width of the anchor).
 
     Its own parameters, e.g. a predictor's, are trained with the student. Return from `heads()` and `pool()` the modules
     that need an EMA copy in the teacher.

@@ -105,7 +105,7 @@ def make_student_teacher(
         named = named_anchor(teacher, config.channels)
     torch.manual_seed(config.seed)
     facts = {"dim": architecture.dim, "num_heads": architecture.num_heads}
-    facts |= {"num_local": config.crops.num_local, "batch_size": config.batch_size}
+    facts |= {"num_local": config.crops.num_local, "batch_size": config.batch_size, "seed": config.seed}
     facts |= {"anchor_dim": architecture.dim if named is None else named.backbone.dim}
     objectives = {
         name: make_component(cls, name, config.components.get(name, {}), facts) for name, cls in classes.items()

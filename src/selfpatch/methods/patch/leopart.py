@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from selfpatch.config.schema import Fraction, settings
+from selfpatch.core.seeds import step_generator
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
 from selfpatch.losses.leopart import LeopartConfig, LeopartHead, LeopartLoss
 from selfpatch.ops.cross_entropy import Scores
@@ -28,15 +29,15 @@ class Leopart(Objective):
     """Apply `LeopartLoss` to the patches of every crop after the final norm.
 
     If the method masks crops, the student's patches are those of masked crops. The patches that enter the queues are
-    drawn from the number of the step, alike on every process.
+    drawn from the run's seed and the number of the step, alike on every process.
     """
 
     Config = LeopartObjectiveConfig
     loss_weights: ClassVar = {"clusters": 1.0}
 
-    def __init__(self, dim: int, config: LeopartObjectiveConfig) -> None:
+    def __init__(self, dim: int, config: LeopartObjectiveConfig, seed: int = 0) -> None:
         super().__init__()
-        self.dim, self.config = dim, config
+        self.dim, self.config, self.seed = dim, config, seed
         self.loss = LeopartLoss(config)
         self.needs = Needs(local_crops=True, class_attention=config.foreground)  # type: ignore[misc]
 
@@ -53,7 +54,7 @@ class Leopart(Objective):
                 mask = attended_patches(attention, self.config.foreground_mass)
                 foreground = mask.unflatten(0, (-1, views.batch_size))
         local = crops[1] if len(crops) > 1 else None
-        generator = torch.Generator(views.device).manual_seed(hp.step)
+        generator = step_generator(self.seed, hp.step, views.device)
         return {"clusters": self.loss(crops[0], local, targets, views.boxes, foreground, generator)}
 
     def uniform_losses(self, views: Views) -> dict[str, float]:

@@ -7,6 +7,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from selfpatch.config.schema import settings
+from selfpatch.core.seeds import step_generator
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
 from selfpatch.losses.neco import NeCoConfig, NeCoLoss
 from selfpatch.models.layers.mlp import mlp
@@ -27,16 +28,16 @@ class NeCo(Objective):
     """Apply `NeCoLoss` to the patches of every crop after the final norm and a head.
 
     If the method masks crops, the student's patches are those of masked crops. Patches and references are drawn from
-    the number of the step, alike on every process.
+    the run's seed and the number of the step, alike on every process.
     """
 
     Config = NeCoObjectiveConfig
     needs = Needs(local_crops=True)
     loss_weights: ClassVar = {"order": 1.0}
 
-    def __init__(self, dim: int, config: NeCoObjectiveConfig) -> None:
+    def __init__(self, dim: int, config: NeCoObjectiveConfig, seed: int = 0) -> None:
         super().__init__()
-        self.dim, self.config = dim, config
+        self.dim, self.config, self.seed = dim, config, seed
         self.loss = NeCoLoss(config.bottleneck_dim, config=config)
 
     def heads(self) -> dict[str, nn.Module]:
@@ -50,7 +51,7 @@ class NeCo(Objective):
         with torch.no_grad():
             targets = self._embed(teacher, 0, views)
         local = crops[1] if len(crops) > 1 else None
-        generator = torch.Generator(views.device).manual_seed(hp.step)
+        generator = step_generator(self.seed, hp.step, views.device)
         return {"order": self.loss(crops[0], local, targets, views.boxes, generator)}
 
     def _embed(self, side: EncoderOutput, resolution: int, views: Views) -> Tensor:
