@@ -83,6 +83,21 @@ def test_without_trained_weights_it_begins_at_the_first_refresh() -> None:
 
 
 @pytest.mark.parametrize(
+    ("epochs", "end"), [(4, ""), (1, ", but the run ends at step 2; lower --anchor.refresh-every")]
+)
+def test_a_run_says_when_the_losses_on_its_anchor_begin(
+    epochs: int, end: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(write_photos(tmp_path / "photos", 8))
+    anchored: dict[str, Any] = {"objective": "gram", "teacher": None, "anchor": {"refresh_every": 2}}
+    config = tiny_config(
+        **anchored, data=data, out=str(tmp_path / "run"), epochs=epochs, batch_size=4, loader={"held_out": 0}
+    )
+    pretrain(config, dry_run=True)
+    assert f"losses on the anchor are 0 until step 2{end}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"objective": "retain", "teacher": None}, "retain compares .* --init, or refresh it from the EMA teacher"),

@@ -127,7 +127,7 @@ def test_chosen_layers_of_the_last_blocks_have_adapters(tmp_path: Path) -> None:
             {"init": None, "model": "vit_tiny", "patch_size": 4},
             "lora.rank is 2, but there are no weights to adapt; give --init",
         ),
-        ({"backbone": {"frozen_blocks": -1}}, "frozen_blocks is -1, but lora.rank is 2, .* use lora.last_blocks"),
+        ({"backbone": {"frozen_blocks": -1}}, "frozen_blocks is -1, but lora.rank is 2, .* by lora.last_blocks"),
         ({"lora": {"last_blocks": 3}}, "lora.last_blocks is 3, but the network has 2 blocks"),
     ],
 )

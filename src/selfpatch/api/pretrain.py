@@ -271,7 +271,7 @@ def _summary(
         f"{len(data.indices)} images to train on, {len(data.held_out_indices)} held out ({config.data}){channels}",
         f"recipe {config.recipe or '(none)'}: {' + '.join(config.used)}",
         f"{model} of width {backbone.dim}, patch {backbone.patch_size}, {parameters / 1e6:.1f} M parameters",
-        *([] if student_teacher.anchor is None else [_anchor_line(config, student_teacher.anchor)]),
+        *([] if (anchor := student_teacher.anchor) is None else _anchor_lines(config, anchor, schedule.total_steps)),
         *_adapters(config, backbone),
         f"batch {config.batch_size}, {schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} steps "
         f"in {schedule.epochs:g} epochs, peak lr {schedule.peak_lr:.2e} ({config.optimizer.base_lr:g} x batch / 256)",
@@ -279,10 +279,17 @@ def _summary(
     ]
 
 
-def _anchor_line(config: RunConfig, anchor: Anchor) -> str:
+def _anchor_lines(config: RunConfig, anchor: Anchor, num_steps: int) -> list[str]:
+    """Return a line on the anchor, and one if its losses start late or never."""
     backbone, named = anchor.branch.backbone, config.teacher or "initial weights"
     refreshed = f", replaced by the teacher every {anchor.refresh_every} steps" if anchor.refresh_every else ""
-    return f"anchor {named}: {backbone.config.family} of width {backbone.dim}, patch {backbone.patch_size}{refreshed}"
+    shape = f"{backbone.config.family} of width {backbone.dim}, patch {backbone.patch_size}"
+    lines = [f"anchor {named}: {shape}{refreshed}"]
+    if anchor.first_step:
+        never = f", but the run ends at step {num_steps}; lower --anchor.refresh-every"
+        end = never if num_steps <= anchor.first_step else ""
+        lines.append(f"note: losses on the anchor are 0 until step {anchor.first_step}{end}")
+    return lines
 
 
 def _adapters(config: RunConfig, backbone: nn.Module) -> list[str]:

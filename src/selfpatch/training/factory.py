@@ -189,7 +189,7 @@ def _add_adapters(backbone: Backbone, config: RunConfig, report: LoadReport | No
     if config.backbone.frozen_blocks:
         raise ValueError(
             f"backbone.frozen_blocks is {config.backbone.frozen_blocks}, but lora.rank is {rank}, which freezes all "
-            "blocks; use lora.last_blocks to choose those with adapters"
+            "blocks; set backbone.frozen_blocks to 0, and choose the blocks with adapters by lora.last_blocks"
         )
     backbone.add_adapters(rank, lora.alpha, lora.layers, lora.last_blocks)
     if config.backbone.registers:  # they may be new
