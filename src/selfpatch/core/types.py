@@ -30,7 +30,7 @@ class Views:
     clean_crops: Tensor | None = None  # [P, B, C, S, S'] for the teacher, without changes of colour
     contained_crops: Tensor | None = None  # [Q, B, C, s, s'] for the student, crop i inside clean crop i mod P
     pair_boxes: Tensor | None = None  # [P + Q, B, 5] positions of clean and contained crops, as `boxes`
-    anchor_crops: Tensor | None = None  # [G, B, C, S*, S*] the global crops as the anchor sees them, if otherwise
+    anchor_crops: Tensor | None = None  # [G, B, C, S, S'] the global crops as the anchor sees them, if otherwise
 
     @property
     def num_global(self) -> int:

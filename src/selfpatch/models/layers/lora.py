@@ -4,6 +4,8 @@
 
 A network with adapters has the features of the one without before the first step, and once it is trained, those of the
 one whose weights are W + alpha / r * B A, which needs no adapters.
+
+A teacher shares W, and has moving averages of A and B; its update is the product of the two, not a mean of products.
 """
 
 import math
