@@ -13,7 +13,7 @@ from selfpatch.core.reference import fast_path_of
 from selfpatch.losses.feature_queue import FeatureQueue, draw_patches
 from selfpatch.losses.kept_patches import mean_weights
 from selfpatch.losses.swav import UnitPrototypes
-from selfpatch.models.layers.mlp import mlp
+from selfpatch.models.heads import MLPHeadConfig, mlp_head
 from selfpatch.ops.cross_entropy import (
     Scores,
     chunks,
@@ -27,15 +27,11 @@ from selfpatch.ops.sinkhorn import sinkhorn_center
 
 
 @settings
-class LeopartConfig:
+class LeopartConfig(MLPHeadConfig):
     """Settings of Leopart; defaults are the released ones."""
 
     num_prototypes: PositiveInt = 300
     """Number of prototypes, the centres of the clusters."""
-    hidden_dim: PositiveInt = 2048
-    """Width of the head's two hidden layers."""
-    bottleneck_dim: PositiveInt = 256
-    """Width of the head's output."""
     overlap_size: PointGrid = 7
     """Grid of points on which two crops are compared: its side, or rows and columns."""
     temp: PositiveFloat = 0.1
@@ -56,8 +52,7 @@ class LeopartHead(nn.Module):
 
     def __init__(self, dim: int, config: LeopartConfig) -> None:
         super().__init__()
-        widths = [dim, config.hidden_dim, config.hidden_dim, config.bottleneck_dim]
-        self.mlp = mlp(widths, norm=False, gelu=True)
+        self.mlp = mlp_head(dim, config)
         self.last_layer = UnitPrototypes(config.num_prototypes, config.bottleneck_dim)
 
     def forward(self, tokens: Tensor) -> Scores:

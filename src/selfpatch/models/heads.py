@@ -27,6 +27,21 @@ class PrototypeHeadConfig:
     """Fixed norm of 1 for every prototype, instead of a learned one."""
 
 
+@settings
+class MLPHeadConfig:
+    """Settings of a head of patches without prototypes (PaKA, NeCo) or below them (Leopart)."""
+
+    hidden_dim: PositiveInt = 2048
+    """Width of the head's two hidden layers."""
+    bottleneck_dim: PositiveInt = 256
+    """Width of the head's output."""
+
+
+def mlp_head(dim: int, config: MLPHeadConfig) -> nn.Sequential:
+    """Build an MLP D - hidden - hidden - bottleneck with GELU, for tokens of width `dim`."""
+    return mlp([dim, config.hidden_dim, config.hidden_dim, config.bottleneck_dim], norm=False, gelu=True)
+
+
 class Prototypes(nn.Module):
     """K prototypes as the weight-normalised last layer of DINO: w_k = g_k v_k / |v_k|.
 

@@ -3,25 +3,19 @@
 from typing import ClassVar
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from selfpatch.config.schema import settings
 from selfpatch.core.seeds import step_generator
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
 from selfpatch.losses.neco import NeCoConfig, NeCoLoss
-from selfpatch.models.layers.mlp import mlp
+from selfpatch.models.heads import MLPHeadConfig, mlp_head
 from selfpatch.ops.contrast import l2_normalize
 
 
 @settings
-class NeCoObjectiveConfig(NeCoConfig):
+class NeCoObjectiveConfig(NeCoConfig, MLPHeadConfig):
     """Settings of NeCo: its head and its loss."""
-
-    hidden_dim: PositiveInt = 2048
-    """Width of the head's two hidden layers."""
-    bottleneck_dim: PositiveInt = 256
-    """Width of the head's output."""
 
 
 class NeCo(Objective):
@@ -42,8 +36,7 @@ class NeCo(Objective):
 
     def heads(self) -> dict[str, nn.Module]:
         """Return the head D - hidden - hidden - bottleneck."""
-        c = self.config
-        return {"neco": mlp([self.dim, c.hidden_dim, c.hidden_dim, c.bottleneck_dim], norm=False, gelu=True)}
+        return {"neco": mlp_head(self.dim, self.config)}
 
     def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
         """Return `{"order": loss}`."""

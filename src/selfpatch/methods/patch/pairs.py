@@ -4,7 +4,6 @@ import math
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from selfpatch.config.matching import MatchingConfig
@@ -14,7 +13,7 @@ from selfpatch.losses.aligned_contrast import AlignedContrastLoss
 from selfpatch.losses.aligned_relations import AlignedRelationConfig, AlignedRelationLoss
 from selfpatch.losses.paka import PaKALoss
 from selfpatch.losses.selfpatch import mean_of_neighbours
-from selfpatch.models.layers.mlp import mlp
+from selfpatch.models.heads import MLPHeadConfig, mlp_head
 from selfpatch.ops.neighbours import check_neighbours
 from selfpatch.ops.roi_align import align_overlap
 
@@ -29,15 +28,11 @@ class PairGrid:
 
 
 @settings
-class PaKAConfig(PairGrid):
+class PaKAConfig(MLPHeadConfig, PairGrid):
     """Settings of PaKA."""
 
     head: bool = True
     """Compare the outputs of a head, as published; otherwise the patches themselves."""
-    hidden_dim: PositiveInt = 2048
-    """Width of the head's two hidden layers."""
-    bottleneck_dim: PositiveInt = 256
-    """Width of the head's output."""
 
 
 @settings
@@ -115,9 +110,7 @@ class PaKA(PairObjective):
 
     def heads(self) -> dict[str, nn.Module]:
         """Return the head D - hidden - hidden - bottleneck, if there is one."""
-        c = self.config
-        widths = [self.dim, c.hidden_dim, c.hidden_dim, c.bottleneck_dim]
-        return {"paka": mlp(widths, norm=False, gelu=True)} if c.head else {}
+        return {"paka": mlp_head(self.dim, self.config)} if self.config.head else {}
 
     def forward(self, student: EncoderOutput, teacher: EncoderOutput, views: Views, hp: Hyperparameters) -> Losses:
         """Return `{"paka": loss}`."""
