@@ -120,3 +120,8 @@ def test_options_of_sections_take_true_and_false_as_recipes_write_them() -> None
     assert parsing._python_words(words) == [
         "--backbone.rope", "True", "--out", "true", "--backbone.layer-scale=False", "--loader.fingerprint", "none",
     ]  # fmt: skip
+
+
+def test_help_refuses_an_unknown_objective(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "--objective", "distil", "--help"]) == 2
+    assert "unknown objective 'distil'; use one of: distill" in capsys.readouterr().err

@@ -164,8 +164,14 @@ REFUSED_RUNS = [
     ("--selfpatch.student-temp -1", "selfpatch.student_temp is -1; use a number above 0"),
     ("--dino.hidden-dim -5", "dino.hidden_dim is -5; use a number above 0"),
     # what does not go together
-    ("--crops.global-size 30", "patch size 4 does not divide the image side 30; use a multiple of 4, e.g. 32"),
-    ("--crops.local-size 15", "patch size 4 does not divide the image side 15; use a multiple of 4, e.g. 16"),
+    (
+        "--crops.global-size 30",
+        "crops.global_size is 30: patch size 4 does not divide ... use a multiple of 4, e.g. 32",
+    ),
+    (
+        "--crops.local-size 15",
+        "crops.local_size is 15: patch size 4 does not divide ... use a multiple of 4, e.g. 16",
+    ),
     ("--selfpatch.k 9", "k is 9, but a 3x3 window has 8 neighbours; lower k or widen the window"),
     ("--selfpatch.window 4", "window is 4; use an odd number from 3 on, or 'all'"),
     ("--backbone.num-heads 5", "width 24 cannot be split into 5 attention heads; change backbone.num_heads"),

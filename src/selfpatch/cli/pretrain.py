@@ -11,7 +11,7 @@ import tyro
 from selfpatch.cli.parsing import DryRunOptions, peek, print_report, read_options
 from selfpatch.config.parsing import nested
 from selfpatch.config.recipes import load_recipe
-from selfpatch.config.run import LENGTHS, SAMPLES, RunConfig
+from selfpatch.config.run import LENGTHS, NO_METHOD, SAMPLES, RunConfig
 from selfpatch.config.schema import settings
 from selfpatch.core.dry_run import dry_run as dry_running
 
@@ -75,15 +75,16 @@ def _help_on_components(recipe: RunConfig, chosen: dict[str, str], arguments: li
 
     Importing them takes seconds, so that other pages list only those that the recipe sets.
     """
-    from selfpatch.methods.registry import METHODS, OBJECTIVES
+    from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
 
     config = recipe.override({name: chosen[name] for name in ("model", "method", "objective") if name in chosen})
-    tables = {**METHODS, **OBJECTIVES}
-    sections = {name: tables[name].Config(**config.components.get(name, {})) for name in config.used if name in tables}
+    kinds = {} if config.method == NO_METHOD else {config.method: find_objective(METHODS, config.method, "method")}
+    kinds |= {name: find_objective(OBJECTIVES, name, "objective") for name in config.objectives}
+    sections = {name: kind.Config(**config.components.get(name, {})) for name, kind in kinds.items()}
     annotations = {name: Annotated[type(section), tyro.conf.FlagConversionOff] for name, section in sections.items()}
-    kind = settings(type("PretrainOptions", (PretrainOptions,), {"__annotations__": annotations, **sections}))
-    default = kind(**_values(replace(config, components={}, loss_weights={})), **sections)
-    read_options(kind, "pretrain", arguments, description=DESCRIPTION, default=default)
+    options = settings(type("PretrainOptions", (PretrainOptions,), {"__annotations__": annotations, **sections}))
+    default = options(**_values(replace(config, components={}, loss_weights={})), **sections)
+    read_options(options, "pretrain", arguments, description=DESCRIPTION, default=default)
 
 
 def _values(config: RunConfig) -> dict[str, Any]:

@@ -105,7 +105,7 @@ _ADVICE = {
     "string_type": "use text",
     "extra_forbidden": "it is of another version of selfpatch",
     "string_unicode": "use a name in UTF-8, i.e. rename it",
-    **dict.fromkeys(["tuple_type", "list_type"], "use a list of values"),
+    **dict.fromkeys(["tuple_type", "list_type"], "use a list of values, as [a, b]"),
     "too_short": "use {min_length} values or more",
     "too_long": "use {max_length} values",
     "string_too_short": "name something, or leave it out",

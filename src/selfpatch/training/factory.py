@@ -13,6 +13,7 @@ from selfpatch.checkpoints.load import LoadReport, load_backbone
 from selfpatch.checkpoints.read import Weights, read_weights
 from selfpatch.config.recipes import choose_recipe, load_recipe
 from selfpatch.config.run import NO_METHOD, SAMPLES, RunConfig
+from selfpatch.config.schema import size_text
 from selfpatch.core import distributed
 from selfpatch.core.malloc import keep_freed_memory
 from selfpatch.core.types import Needs, Objective
@@ -216,8 +217,13 @@ def _check_crops(backbone: Backbone, config: RunConfig, objectives: Mapping[str,
         recipes = view_recipes(config, objective.needs)
         groups = view_groups(recipes, pair_recipes=pair_recipes(config, objective.needs))
         for crops, (recipe, *_) in groups.items():
-            backbone.check_size(*recipe.sides)
-            objective.check_grid(crops, *grid_of(recipe.size, backbone.patch_size))
+            try:
+                backbone.check_size(*recipe.sides)
+                objective.check_grid(crops, *grid_of(recipe.size, backbone.patch_size))
+            except ValueError as error:
+                section = "crops" if crops in ("global_crops", "local_crops") else "pairs"
+                option = f"{section}.{crops.removesuffix('_crops')}_size"
+                raise ValueError(f"{option} is {size_text(recipe.size)}: {error}") from None
 
 
 def view_recipes(config: RunConfig, needs: Needs) -> tuple[ViewRecipe, ...]:

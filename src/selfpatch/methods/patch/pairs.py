@@ -70,8 +70,7 @@ class PairObjective(Objective):
     def check_grid(self, crops: str, h: int, w: int) -> None:
         """Raise ValueError if crops are a single patch, whose points are all alike."""
         if h * w < 2:
-            size = crops.replace("_crops", "_size")
-            raise ValueError(f"pairs.{size} is one patch only, which leaves nothing to compare; use a larger size")
+            raise ValueError("a crop is one patch only, which leaves nothing to compare; use a larger size")
 
     def aligned(self, student: EncoderOutput, clean_maps: Tensor, views: Views) -> tuple[Tensor, Tensor, Tensor]:
         """Return the patches of each pair on its grid.
