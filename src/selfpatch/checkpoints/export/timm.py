@@ -89,39 +89,9 @@ def architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tupl
             arguments["use_post_transformer_norm" if is_eva else "final_norm"] = False
             arguments["use_fc_norm" if is_eva else "fc_norm"] = False
         return name, arguments
-    if isinstance(config, ViTConfig) and config.rope:
-        return "vit_small_patch16_dinov3_qkvb", arguments | {
-            "patch_size": config.patch_size,
-            "embed_dim": config.embed_dim,
-            "depth": config.depth,
-            "num_heads": config.num_heads,
-            "mlp_ratio": config.inner_width / config.embed_dim,
-            "swiglu_mlp": config.mlp == "swiglu",
-            "swiglu_align_to": 1 if config.mlp == "swiglu" else 0,  # the gate then has a layer of its own
-            "class_token": config.class_token,
-            "num_reg_tokens": config.num_registers,
-            "global_pool": "token" if config.class_token else "avg",
-            "use_post_transformer_norm": config.final_norm,
-            "rope_temperature": config.rope_base,
-            "init_values": 1e-5 if config.layer_scale else None,
-        }
     if isinstance(config, ViTConfig):
-        # JSON cannot name the class of a gated MLP, which this model has.
-        gated, size = config.mlp == "swiglu", _VIT_SIZES.get(config.embed_dim, "small")
-        return "vit_giant_patch14_dinov2" if gated else f"vit_{size}_patch16_224", arguments | {
-            "patch_size": config.patch_size,
-            "embed_dim": config.embed_dim,
-            "depth": config.depth,
-            "num_heads": config.num_heads,
-            "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / config.embed_dim,
-            "class_token": config.class_token,
-            "reg_tokens": config.num_registers,
-            "no_embed_class": config.num_registers > 0,
-            "global_pool": "token" if config.class_token else "avg",
-            "fc_norm": False,
-            "final_norm": config.final_norm,
-            "init_values": 1e-5 if config.layer_scale else 0.0,
-        }
+        name, of_vit = _vit(config, state)
+        return name, arguments | of_vit
     if isinstance(config, SwinConfig):
         return "swin_tiny_patch4_window7_224", arguments | {
             "img_size": native_size(config),
@@ -142,6 +112,38 @@ def architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tupl
             "norm_eps": config.norm_eps,
         }
     return "resnet50", arguments | {"layers": list(config.depths), "channels": list(config.stage_widths)}
+
+
+def _vit(config: ViTConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
+    """Return name and arguments of the timm model that is one of our ViTs, without those of its images."""
+    common = {
+        "patch_size": config.patch_size,
+        "embed_dim": config.embed_dim,
+        "depth": config.depth,
+        "num_heads": config.num_heads,
+        "class_token": config.class_token,
+        "global_pool": "token" if config.class_token else "avg",
+    }
+    if config.rope:
+        return "vit_small_patch16_dinov3_qkvb", common | {
+            "mlp_ratio": config.inner_width / config.embed_dim,
+            "swiglu_mlp": config.mlp == "swiglu",
+            "swiglu_align_to": 1 if config.mlp == "swiglu" else 0,  # the gate then has a layer of its own
+            "num_reg_tokens": config.num_registers,
+            "use_post_transformer_norm": config.final_norm,
+            "rope_temperature": config.rope_base,
+            "init_values": 1e-5 if config.layer_scale else None,
+        }
+    # JSON cannot name the class of a gated MLP, which this model has.
+    gated, size = config.mlp == "swiglu", _VIT_SIZES.get(config.embed_dim, "small")
+    return "vit_giant_patch14_dinov2" if gated else f"vit_{size}_patch16_224", common | {
+        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / config.embed_dim,
+        "reg_tokens": config.num_registers,
+        "no_embed_class": config.num_registers > 0,
+        "fc_norm": False,
+        "final_norm": config.final_norm,
+        "init_values": 1e-5 if config.layer_scale else 0.0,
+    }
 
 
 def _description(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> dict[str, Any]:
