@@ -88,7 +88,7 @@ def test_values_are_converted_and_frozen() -> None:
         ({"mode": "c"}, "mode is 'c'; use one of: a, b"),
         ({"window": 0}, "window is 0; use a number above 0 or use one of: all"),
         ({"limit": "x"}, "limit is 'x'; use a whole number"),
-        ({"pair": 3}, "pair is 3; use a list of values"),
+        ({"pair": 3}, "pair is 3; use a list of values, as [a, b]"),
         ({"pair": [3]}, "pair is [3]; use 2 values"),
         ({"pair": [1, 2, 3]}, "pair is [1, 2, 3]; use 2 values"),
         ({"pair": [0, True]}, "pair is [0, True]; use a number"),
