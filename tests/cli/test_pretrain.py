@@ -92,16 +92,10 @@ def test_too_many_values_of_an_option_are_told_plainly(capsys: pytest.CaptureFix
 
 
 def test_settings_of_components_take_one_value_or_several() -> None:
-    words = [
-        "--distill.losses",
-        "patch_features",
-        "image_features",
-        "--sere.overlap-size",
-        "[13, 26]",
-        "--neco.temp=10",
-    ]
-    assert pretrain_command._pairs(words) == [
-        ("distill.losses", "[patch_features, image_features]"), ("sere.overlap-size", "[13, 26]"), ("neco.temp", "10"),
+    words = "--distill.losses patch_features image_features --crops.global-size 64 32 --neco.temp=10 --sere.k 2".split()
+    assert pretrain_command._with_lists(words) == [
+        "--distill.losses", "[patch_features, image_features]", "--crops.global-size", "64", "32", "--neco.temp=10",
+        "--sere.k", "2",
     ]  # fmt: skip
 
 

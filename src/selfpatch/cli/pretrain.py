@@ -34,6 +34,7 @@ class PretrainOptions(DryRunOptions, RunConfig):
 
 def run(arguments: list[str]) -> int:
     """Run the command and return its exit code."""
+    arguments = _with_lists(arguments)
     chosen = peek(arguments, "recipe", "data", "model", "method", "objective", *LENGTHS)
     helping = bool({"--help", "-h"} & {*arguments})
     if "recipe" in chosen or helping:
@@ -100,11 +101,22 @@ def _component_settings(recipe: RunConfig) -> str:
     return f"\n\nThe recipe also sets {options}" if options else ""
 
 
-def _pairs(words: list[str]) -> list[tuple[str, str]]:
-    """Return the settings of components by name: `["--selfpatch.k", "2"]` -> `[("selfpatch.k", "2")]`.
+def _with_lists(arguments: list[str]) -> list[str]:
+    """Return the arguments with several words after a setting of a component as one list: `a b` becomes `[a, b]`."""
+    sections, words, joined = {field.name for field in fields(RunConfig)}, list(arguments), []
+    while words:
+        joined.append(words.pop(0))
+        section, dot, _ = joined[-1].removeprefix("--").partition(".")
+        if not joined[-1].startswith("--") or not dot or "=" in joined[-1] or section.replace("-", "_") in sections:
+            continue
+        values = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
+        if len(values) > 1:
+            words[: len(values)] = [f"[{', '.join(values)}]"]
+    return joined
 
-    Several words after a name are a list.
-    """
+
+def _pairs(words: list[str]) -> list[tuple[str, str]]:
+    """Return the settings of components by name: `["--selfpatch.k", "2"]` -> `[("selfpatch.k", "2")]`."""
     pairs, remaining = [], list(words)
     while remaining:
         name, equals, value = remaining.pop(0).partition("=")
@@ -115,10 +127,7 @@ def _pairs(words: list[str]) -> list[tuple[str, str]]:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "`selfpatch pretrain --help` lists them"
             raise ValueError(f"unknown option {name!r}; {hint}")
-        values = [value] if equals else list(itertools.takewhile(lambda word: not word.startswith("--"), remaining))
-        if not values:
+        if not equals and not remaining:
             raise ValueError(f"option {name} lacks a value; write it after the name")
-        if not equals:
-            del remaining[: len(values)]
-        pairs.append((name.removeprefix("--"), values[0] if len(values) == 1 else f"[{', '.join(values)}]"))
+        pairs.append((name.removeprefix("--"), value if equals else remaining.pop(0)))
     return pairs
