@@ -235,7 +235,9 @@ def test_settings_that_do_not_fit_are_refused(photos: Path, settings: dict[str, 
 
 
 def test_an_encoder_without_a_network_is_refused(photos: Path) -> None:
-    with pytest.raises(ValueError, match="a MeanColour cannot be fine-tuned; give weights of a ViT, a Swin or a"):
+    with pytest.raises(
+        ValueError, match="a MeanColour cannot be fine-tuned; give weights of a ViT, a Swin, a ResNet or a"
+    ):
         evaluated(MeanColour(8), photos, "fpn")
     four = encoder(ViTConfig(embed_dim=8, depth=1, num_heads=1, in_channels=4, mean=(0.5,) * 4, std=(0.2,) * 4))
     with pytest.raises(ValueError, match="the network takes images of 4 channels; segmentation sets are RGB"):

@@ -147,7 +147,9 @@ def test_the_settings_of_released_command_lines() -> None:
 
 
 def test_bad_settings_are_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match="a MeanColour cannot be fine-tuned; give weights of a ViT, a Swin or a"):
+    with pytest.raises(
+        ValueError, match="a MeanColour cannot be fine-tuned; give weights of a ViT, a Swin, a ResNet or a"
+    ):
         run(MeanColour(8), folder, **SMALL)
     for settings, why in [
         ({"preset": "imagenet"}, "preset is 'imagenet'; use one of: mae, ibot"),
