@@ -21,6 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 def test_functions_train_resume_load_evaluate_and_show(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 24)
     options = [(name.removeprefix("--"), value) for name, value in zip(TINY[::2], TINY[1::2], strict=True)]

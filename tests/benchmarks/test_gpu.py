@@ -58,6 +58,7 @@ def test_a_part_passes_fails_runs_out_of_time_or_does_not_start(monkeypatch: pyt
     assert run(Part("d", waiting, 60), 5).status == "not started"
 
 
+@pytest.mark.slow
 def test_what_a_part_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "SHORTEST", 0.01)
     monkeypatch.setattr(gpu, "KILLED_AFTER", 0.1)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from benchmarks.objectives import timings
 from benchmarks.step import StepBench
-from benchmarks.timing import Timing
 from selfpatch.methods.registry import OBJECTIVES
 from tests.helpers.tiny import tiny_config
 
 
-@pytest.fixture(scope="module")
-def measured() -> Iterator[list[Timing]]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in {*OBJECTIVES} - {"sere", "paka", "gram"}:
-            patch.delitem(OBJECTIVES, name)
-        yield list(timings(tiny_config(), torch.device("cpu"), seconds=0.01, memory=False))
-
-
-def test_each_objective_is_timed_beside_dino_and_alone(measured: list[Timing]) -> None:
+def test_each_objective_is_timed_beside_dino_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in {*OBJECTIVES} - {"sere", "paka", "gram"}:
+        monkeypatch.delitem(OBJECTIVES, name)
+    measured = list(timings(tiny_config(), torch.device("cpu"), seconds=0.01, memory=False))
     assert [list(timing.seconds) for timing in measured] == [
         ["DINO", f"DINO + {name}", f"{name} alone"] for name in ("sere", "paka", "gram")
     ]

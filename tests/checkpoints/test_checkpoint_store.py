@@ -141,6 +141,7 @@ def num_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["any", "before the renaming"])
 def test_a_kill_leaves_the_newest_one_intact(tmp_path: Path, moment: str) -> None:
     with open(tmp_path / "announced", "wb") as announced_file:

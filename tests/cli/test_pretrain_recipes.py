@@ -43,6 +43,7 @@ def parsed(arguments: str, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     return given[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "arguments"), ALL, ids=[f"{name}: {arguments}" for name, arguments in ALL])
 def test_it_is_accepted(name: str, arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = parsed(arguments, monkeypatch)

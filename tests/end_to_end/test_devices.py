@@ -28,6 +28,7 @@ def trained(photos: Path, out: Path, device: str, *, render: str = "auto", **set
     return selfpatch.pretrain(config, data=str(photos), out=str(out), device=device, watch=watch, loader=loader)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_run_is_resumed_to_the_losses_of_a_whole_one(photos: Path, tmp_path: Path, device: str) -> None:
     checkpoint = {"every_steps": 2, "keep": 10}

@@ -81,6 +81,7 @@ CONTRAST = {"agreement": "contrast", "queue_size": 16, "num_prototypes": 4096}  
 HEADS = {"dino": {"head_norm": True}, "selfpatch": {"head_norm": True}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "accumulate"),
     [

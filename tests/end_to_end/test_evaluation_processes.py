@@ -26,6 +26,7 @@ from tests.helpers.command_line import run, run_cold, write_davis
 from tests.helpers.labelled_images import coloured_folder, tiny_encoder
 from tests.helpers.workers import WorkerPool
 
+pytestmark = pytest.mark.slow
 CROPS: dict[str, Any] = {"resize": 16, "crop": 16}
 
 
@@ -207,7 +208,6 @@ def test_a_batch_that_the_processes_do_not_divide_is_refused(pool: WorkerPool, f
 LINEAR = "evaluate linear --weights baseline:mean-colour:8 --resize 16 --crop 16 --workers 0 --batch-size 6".split()
 
 
-@pytest.mark.slow
 def test_torchrun_prints_one_table(tmp_path: Path) -> None:
     data = coloured_folder(tmp_path / "data")
     alone = evaluate("linear", MeanColour(8), data, epochs=2, batch_size=6, workers=0, **CROPS)
@@ -220,7 +220,6 @@ def test_torchrun_prints_one_table(tmp_path: Path) -> None:
     assert result.device.startswith("2 x ")
 
 
-@pytest.mark.slow
 def test_an_error_on_one_process_ends_all_with_one_sentence(tmp_path: Path) -> None:
     """The image is read by the second process alone, while the first one waits for its gradients."""
     data = coloured_folder(tmp_path / "data")

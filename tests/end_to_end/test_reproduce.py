@@ -78,17 +78,12 @@ def first_of_each_kind() -> list[str]:
     return list({kind_of(command): command for command in reversed(commands())}.values())
 
 
-def all_commands() -> list[Any]:
-    """Every command; those that resemble an earlier one count as slow."""
-    firsts = first_of_each_kind()
-    return [pytest.param(one, marks=[] if one in firsts else [pytest.mark.slow], id=name_of(one)) for one in commands()]
-
-
 def name_of(command: str) -> str:
     return value_of(arguments_of(command)[0], "--out").replace("/", "-")
 
 
-@pytest.mark.parametrize("command", all_commands())
+@pytest.mark.slow
+@pytest.mark.parametrize("command", commands(), ids=name_of)
 def test_every_command_is_accepted(
     command: str, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +168,7 @@ def test_every_run_that_is_measured_is_trained_on_the_page() -> None:
     assert {run for run in measured if run.startswith("runs/")} <= trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [

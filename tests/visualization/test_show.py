@@ -15,6 +15,7 @@ from selfpatch.visualization.show import PANEL, TALL_PANEL, resized, show
 from tests.helpers.colour_encoder import ColourEncoder, ConvolutionEncoder
 
 
+@pytest.mark.slow
 def test_show_writes_one_picture_an_image(photos: list[Path], tmp_path: Path) -> None:
     written = show(ColourEncoder(), photos, tmp_path / "out", ShowConfig(resolution=96))
     assert [path.name for path in written] == ["astronaut.png", "astronaut-2.png"]

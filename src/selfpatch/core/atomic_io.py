@@ -15,7 +15,7 @@ _REMEDIES = {
     **dict.fromkeys((errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY), _IN_THE_WAY),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _NOT_ALLOWED),
 }
-"""What to do after an error by its number; after all others, such as that of a full disk, make room."""
+"""Remedy by the number of an error; any other error, such as that of a full disk, asks for room."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

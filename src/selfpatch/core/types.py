@@ -93,6 +93,7 @@ class Needs:
     local_crops: bool = False
     pairs: bool = False
     masks: bool = False
+    teacher_on_global_crops: bool = True
     teacher_on_local_crops: bool = False
     class_attention: bool = False  # the teacher's `Tokens.class_attention`
     anchor: bool = False  # the objective's teacher is the frozen anchor, see `Objective.forward`

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from annotated_types import Gt
-from pydantic import NonNegativeInt
 
+from selfpatch.config.debiasing import DebiasingConfig
 from selfpatch.config.schema import SPEED_ONLY, override, plain, settings
 
 Precision = Literal["float32", "bf16"]
@@ -84,14 +84,10 @@ class FrozenConfig(EvaluationConfig):
 
 
 @settings
-class DenseConfig(FrozenConfig):
+class DenseConfig(DebiasingConfig, FrozenConfig):
     """Base class of evaluations that read patch features of a frozen encoder."""
 
     network_settings: ClassVar[frozenset[str]] = frozenset({"debias"})
-
-    debias: NonNegativeInt = 0
-    """Number of directions to remove from patch features: those in which the patches of a black image of the same size
-    differ, which tell the position (INSID3, arXiv 2603.28480); 0 removes none, and 20 was published for a ViT-B."""
 
 
 @settings

@@ -26,17 +26,19 @@ class FeatureQueue(DeferredState):
         self.register_buffer("num_filled", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
+    def accumulate(self, features: Tensor) -> None:
+        """Collect features [n, E] of one micro-batch of this process; n is the same on every process."""
+        self.accumulated.append(all_gather(features.detach().float()).flatten(0, 1))
+
     def push(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Collect features [n, E] of one micro-batch of this process; n is the same on every process.
+        """Collect features as `accumulate` does.
 
         Returns:
             Features [size, E] and their number, as they will be after the step if no other micro-batch follows.
         """
-        new = all_gather(features.detach().float()).flatten(0, 1)
-        self.accumulated.append(new)
-        return self._with([new])
+        self.accumulate(features)
+        return self._with(self.accumulated[-1:])
 
-    @torch.no_grad()
     def update(self) -> None:
         """Take in the features of the step, the last micro-batch first, and drop the oldest."""
         features, num_filled = self._with(self.accumulated[::-1])
@@ -44,6 +46,7 @@ class FeatureQueue(DeferredState):
         self.num_filled.copy_(num_filled)
         self.discard()
 
+    @torch.no_grad()
     def _with(self, newest: list[Tensor]) -> tuple[Tensor, Tensor]:
         rows = torch.cat([*newest, self.features])
         size = len(self.features)

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from selfpatch.core.distributed import all_reduce_sum, world_size
-
 
 def kept_patches(patches: Tensor, ignored: Tensor | None) -> Tensor:
     """Return [B, N] bool, True for each of patches [B, N, D] that is not `ignored` [B, N]; all of them if None."""
@@ -29,12 +27,3 @@ def mean_over_images(losses: Tensor, kept: Tensor) -> Tensor:
     """
     counted = kept.sum(1) >= 2
     return (losses * counted).sum() / counted.sum().clamp(min=1)
-
-
-def mean_weights(counted: Tensor) -> Tensor:
-    """Return the weights [M, n] of n entries in M means over those that are counted [M, n], on all processes together.
-
-    Sums of the weighted entries are a process's parts, whose mean over the processes is the mean over all entries.
-    """
-    counted = counted.float()
-    return counted * world_size() / all_reduce_sum(counted.sum(-1, keepdim=True)).clamp(min=1)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from selfpatch.config.schema import PointGrid, height_and_width, settings
 from selfpatch.core.distributed import rank, world_size
 from selfpatch.core.reference import fast_path_of
+from selfpatch.losses.crop_pairs import crop_pairs, mean_weights
 from selfpatch.losses.feature_queue import FeatureQueue, draw_patches
-from selfpatch.losses.kept_patches import mean_weights
 from selfpatch.losses.swav import UnitPrototypes
 from selfpatch.models.heads import MLPHeadConfig, mlp_head
 from selfpatch.ops.cross_entropy import (
@@ -122,9 +122,8 @@ class LeopartLoss(nn.Module):
         views = [*student.bottleneck, *(() if local is None else local.bottleneck)]
         targets = teacher.bottleneck.detach()
         prototypes = F.normalize(teacher.prototypes.detach(), dim=1)  # a mean of unit vectors is shorter
-        self._check(views, targets, boxes)
+        pairs = crop_pairs(len(targets), len(views), len(boxes), len(self.queues) or len(targets))
         masks = torch.ones_like(targets[..., 0]) if foreground is None else foreground.float()
-        pairs = [(c, v) for c in range(len(targets)) for v in range(len(views)) if v != c]
         counted = torch.stack([_counted(masks[c], boxes[c], boxes[v], self.grid) for c, v in pairs])  # [pairs, B, N]
         weights = mean_weights(counted.flatten(1)).view_as(counted) / len(pairs)
         centers = [self._center(c, targets[c], prototypes) for c in range(len(targets))]
@@ -139,7 +138,7 @@ class LeopartLoss(nn.Module):
             )  # fmt: skip
         for c, queue in enumerate(self._queues()):
             patches, preferred = targets[c].flatten(1, 2), masks[c].flatten(1) > 0
-            queue.push(draw_patches(patches, self.config.tokens_per_image, generator, preferred))
+            queue.accumulate(draw_patches(patches, self.config.tokens_per_image, generator, preferred))
         return torch.stack(losses).sum()
 
     def update(self) -> None:
@@ -160,14 +159,6 @@ class LeopartLoss(nn.Module):
             masses = torch.cat([torch.ones_like(rows[:, 0]), is_full.expand(len(share))])
             rows = torch.cat([rows, share])
         return sinkhorn_center(Scores(rows, prototypes), self.config.epsilon, self.config.iterations, masses)
-
-    def _check(self, views: list[Tensor], teacher: Tensor, boxes: Tensor) -> None:
-        expected = len(self.queues) or len(teacher)
-        if len(teacher) != expected or len(boxes) != len(views) or len(views) < 2:
-            raise ValueError(
-                f"got {len(teacher)} global crops of the teacher, {len(views)} crops of the student and {len(boxes)} "
-                f"boxes; give {expected} (num_global) of the teacher, 2 or more of the student, and their boxes"
-            )
 
 
 def _counted(masks: Tensor, boxes: Tensor, other_boxes: Tensor, size: tuple[int, int]) -> Tensor:

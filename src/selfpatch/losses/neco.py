@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from selfpatch.config.schema import PointGrid, height_and_width, settings
 from selfpatch.core.distributed import all_gather, rows_of_global_draw
 from selfpatch.core.reference import fast_path_of
+from selfpatch.losses.crop_pairs import crop_pairs, mean_weights
 from selfpatch.losses.feature_queue import FeatureQueue, draw_patches
-from selfpatch.losses.kept_patches import mean_weights
 from selfpatch.ops.contrast import l2_normalize
 from selfpatch.ops.cross_entropy import attach_gradients
 from selfpatch.ops.roi_align import align_overlap, overlaps
@@ -102,9 +102,9 @@ class NeCoLoss(nn.Module):
                 than the references of a batch.
         """
         views = [view.float() for view in (*student, *(() if local is None else local))]
-        self._check(views, teacher, boxes)
+        pairs = crop_pairs(len(teacher), len(views), len(boxes), len(self.queues))
+        self._check_queue(num_images=teacher.shape[1])
         teacher = teacher.detach().float()
-        pairs = [(c, v) for c in range(len(teacher)) for v in range(len(views)) if v != c]
         weights = mean_weights(torch.stack([overlaps(boxes[v], boxes[c]) for c, v in pairs])) / len(pairs)  # [pairs, B]
         queues = [self._take_in(c, target, generator) for c, target in enumerate(teacher)]
         losses = []
@@ -146,16 +146,11 @@ class NeCoLoss(nn.Module):
             return None
         return queue.push(draw_patches(target.flatten(1, 2), self.config.tokens_per_image, generator))
 
-    def _check(self, views: list[Tensor], teacher: Tensor, boxes: Tensor) -> None:
-        if len(teacher) != len(self.queues) or len(boxes) != len(views) or len(views) < 2:
-            raise ValueError(
-                f"got {len(teacher)} global crops of the teacher, {len(views)} crops of the student and {len(boxes)} "
-                f"boxes; give {len(self.queues)} (num_global) of the teacher, 2 or more of the student, and their boxes"
-            )
-        needed, size = teacher.shape[1] * math.prod(self.grid), self.config.queue_size
+    def _check_queue(self, num_images: int) -> None:
+        needed, size = num_images * math.prod(self.grid), self.config.queue_size
         if 0 < size < needed:
             raise ValueError(
-                f"a batch of {teacher.shape[1]} images draws {needed} references, but queue_size is {size}; "
+                f"a batch of {num_images} images draws {needed} references, but queue_size is {size}; "
                 f"use {needed} or more, or 0 to do without a queue"
             )
 

@@ -1,4 +1,4 @@
-"""The anchor: a frozen third encoder beside student and teacher, from which the student shall not stray, or learns."""
+"""The anchor: a frozen third encoder beside student and teacher, which objectives compare the student with."""
 
 import torch
 from torch import nn
@@ -9,10 +9,10 @@ from selfpatch.ops.images import normalise
 
 
 class Anchor(nn.Module):
-    """Frozen encoder of the global crops, with a normalisation, patch size and width of its own.
+    """Frozen encoder of the global crops. Its normalisation, patch size and width may differ from the student's.
 
-    It is always in evaluation mode, takes no gradient, and does not follow the student. It may be replaced by the
-    teacher after every so many steps, as DINOv3's Gram teacher is.
+    It is always in evaluation mode, takes no gradient, and does not follow the student. The teacher may
+    replace it every `refresh_every` steps, as in DINOv3's Gram anchoring.
 
     Args:
         branch: backbone and pool, without heads.

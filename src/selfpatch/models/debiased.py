@@ -48,7 +48,7 @@ class Debiasing:
         size = images.shape[-2:]
         if size not in self._bases:
             self._bases[size] = self._found(images)
-        return self._bases[size]
+        return self._bases[size].to(images.device)  # the encoder may have been moved since
 
     def _found(self, images: Tensor) -> Tensor:
         black = normalise(torch.zeros_like(images[:1]), self._mean, self._std)

@@ -14,6 +14,8 @@ DecayRule = Literal[
 ]  # fmt: skip
 LRScales = Mapping[nn.Parameter, float]
 """Factors on the learning rate by parameter."""
+PATCH_PROJECTION = "trunk.patch_embed."
+"""Beginning of the names of a ViT's or Swin's patch projection in its backbone."""
 POSITIONS = ("pos_embed", "cls_token", "relative_position_bias_table")
 """Name endings of what ViT and Swin exempt from decay where an optimizer asks them; the released MoBY does not ask."""
 TOKENS = (*POSITIONS, "reg_token", "pool.query")
@@ -56,7 +58,7 @@ def layer_lr_scales(backbone: Backbone, layer_decay: float, patch_embed_scale: f
     top = backbone.num_layers + 1
     return {
         parameter: layer_decay ** (top - backbone.layer_of(name))
-        * (patch_embed_scale if name.startswith("trunk.patch_embed.") else 1.0)
+        * (patch_embed_scale if name.startswith(PATCH_PROJECTION) else 1.0)
         for name, parameter in backbone.named_parameters()
         if name != "mask_token"
     }

@@ -9,6 +9,7 @@ without. The gradient of the update needs no gradient of the whole weight, which
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ def low_rank_linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None, lo
 @fast_path_of(low_rank_linear_reference)
 def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, low_rank: LowRank | None) -> Tensor:
     """See `low_rank_linear_reference`; x, the weight and the update are stored for the backward pass."""
-    result: Tensor = _Linear.apply(x, *_product_arguments(weight, bias, low_rank))
+    result: Tensor = _Linear.apply(x, False, *_product_arguments(weight, bias, low_rank))
     return result
 
 
@@ -77,7 +78,7 @@ def gelu_linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None, low_ra
 @fast_path_of(gelu_linear_reference)
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None, low_rank: LowRank | None = None) -> Tensor:
     """See `gelu_linear_reference`; only x is stored for the backward pass."""
-    result: Tensor = _GeluLinear.apply(x, *_product_arguments(weight, bias, low_rank))
+    result: Tensor = _Linear.apply(x, True, *_product_arguments(weight, bias, low_rank))
     return result
 
 
@@ -129,22 +130,35 @@ def _backward(
 
 
 class _Linear(torch.autograd.Function):
+    """Product of x, or of gelu(x), which is computed again in the backward pass."""
+
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor | None, b: Tensor | None, dtype: torch.dtype
+        ctx: Any,
+        x: Tensor,
+        gelu: bool,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor | None,
+        b: Tensor | None,
+        dtype: torch.dtype,
     ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             ctx.save_for_backward(x, weight, a, b)
-            ctx.dtype = dtype
-            return F.linear(x.to(dtype), _updated(weight, a, b, dtype), bias)
+            ctx.gelu, ctx.dtype = gelu, dtype
+            return F.linear((F.gelu(x) if gelu else x).to(dtype), _updated(weight, a, b, dtype), bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, a, b = ctx.saved_tensors
-        wants_x, *wants, _ = ctx.needs_input_grad
+        wants_x, _, *wants, _ = ctx.needs_input_grad
+        inputs = partial(F.gelu, x) if ctx.gelu else lambda: x
+        to_parameters = _backward(gradient, inputs, (weight, a, b), tuple(wants), ctx.dtype)
         to_x = (gradient @ _updated(weight, a, b, ctx.dtype)).to(x.dtype) if wants_x else None
-        return to_x, *_backward(gradient, lambda: x, (weight, a, b), tuple(wants), ctx.dtype), None
+        if to_x is not None and ctx.gelu:
+            to_x = torch.ops.aten.gelu_backward(to_x, x)
+        return to_x, None, *to_parameters, None
 
 
 class _NormLinear(torch.autograd.Function):
@@ -183,25 +197,3 @@ class _NormLinear(torch.autograd.Function):
             to_normed, x, shape, mean, scale, norm_weight, norm_bias, wants_inputs
         )
         return *to_inputs, None, *to_parameters, None
-
-
-class _GeluLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor | None, b: Tensor | None, dtype: torch.dtype
-    ) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            ctx.save_for_backward(x, weight, a, b)
-            ctx.dtype = dtype
-            return F.linear(F.gelu(x).to(dtype), _updated(weight, a, b, dtype), bias)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, a, b = ctx.saved_tensors
-        wants_x, *wants, _ = ctx.needs_input_grad
-        to_parameters = _backward(gradient, lambda: F.gelu(x), (weight, a, b), tuple(wants), ctx.dtype)
-        to_x = None
-        if wants_x:
-            to_x = torch.ops.aten.gelu_backward((gradient @ _updated(weight, a, b, ctx.dtype)).to(x.dtype), x)
-        return to_x, *to_parameters, None

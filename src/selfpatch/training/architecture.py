@@ -18,7 +18,7 @@ from selfpatch.models.pooling import PositivePool
 
 @dataclass(frozen=True)
 class BackboneRequest:
-    """What a run's settings say about its backbone; the fields are those of `RunConfig`."""
+    """Settings of a run that decide its backbone, as in `RunConfig`."""
 
     model: str
     patch_size: int | None

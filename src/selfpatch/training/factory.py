@@ -30,7 +30,7 @@ from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.branch import Branch
-from selfpatch.models.param_groups import head_lr_scales, layer_lr_scales
+from selfpatch.models.param_groups import PATCH_PROJECTION, head_lr_scales, layer_lr_scales
 from selfpatch.training import optim
 from selfpatch.training.anchor import anchor_weights, make_anchor, named_anchor
 from selfpatch.training.architecture import BackboneRequest
@@ -286,7 +286,8 @@ def make_optimizer(config: RunConfig, student_teacher: StudentTeacher) -> torch.
     """Return the optimizer of a run, with layer-wise learning rates of the backbone and a rate of everything else.
 
     Raises:
-        ValueError: the backbone would be frozen at first, and nothing else is trained.
+        ValueError: the backbone would be frozen at first, and nothing else is trained, or it has no patch projection
+            to slow down.
     """
     student, c = student_teacher.student, config.optimizer
     outside = (name for name, p in student_teacher.named_parameters() if p.requires_grad)
@@ -294,6 +295,12 @@ def make_optimizer(config: RunConfig, student_teacher: StudentTeacher) -> torch.
         raise ValueError(
             f"optimizer.freeze_backbone_epochs is {c.freeze_backbone_epochs:g}, but {config.objective} trains nothing "
             "outside the backbone; leave it out"
+        )
+    has_projection = any(name.startswith(PATCH_PROJECTION) for name, _ in student.backbone.named_parameters())
+    if c.patch_embed_lr_scale != 1 and not has_projection:
+        raise ValueError(
+            f"optimizer.patch_embed_lr_scale is {c.patch_embed_lr_scale:g}, but {config.model} has no such projection; "
+            "leave it out"
         )
     lr_scales = {
         **layer_lr_scales(student.backbone, c.layer_decay, c.patch_embed_lr_scale),

@@ -73,15 +73,16 @@ class StudentTeacher(nn.Module):
         self.needs = union_of_needs(objectives)
         if self.needs.class_attention:
             self.teacher.backbone.keep_class_attention()
-        self.asks_teacher = not all(objective.needs.anchor for objective in objectives.values())
 
     def forward(self, views: Views, hp: Hyperparameters, with_meters: bool = False) -> dict[str, Tensor]:
         """Return the weighted sum of the losses as `loss`, each unweighted loss, and the meters if `with_meters`."""
         crops = self._needed_crops(views)
         student_crops = [crops[name] for name in ("global_crops", "local_crops") if name in crops]
-        teacher_crops = student_crops if self.needs.teacher_on_local_crops else student_crops[:1]
+        clean_crops = crops.get("clean_crops")
+        sees = {"global_crops": self.needs.teacher_on_global_crops, "local_crops": self.needs.teacher_on_local_crops}
+        teacher_crops = [crops[name] for name, seen in sees.items() if seen and name in crops]
         with torch.no_grad():
-            teacher = self.teacher(teacher_crops if self.asks_teacher else [], pair_crops=crops.get("clean_crops"))
+            teacher = self.teacher(teacher_crops, pair_crops=clean_crops)
         anchor = self.anchor(views) if self.anchor is not None and hp.step >= self.anchor.first_step else None
         masks = views.masks if self.needs.masks else None
         student = self.student(student_crops, masks, crops.get("contained_crops"))
@@ -93,8 +94,8 @@ class StudentTeacher(nn.Module):
             else:
                 losses |= objective(student, anchor if objective.needs.anchor else teacher, views, hp)
         total = torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
-        meters = self._meters(teacher if self.asks_teacher else student, hp) if with_meters else {}
-        return {"loss": total, **losses, **meters}
+        measured = teacher if teacher_crops or clean_crops is not None else student
+        return {"loss": total, **losses, **(self._meters(measured, hp) if with_meters else {})}
 
     def _needed_crops(self, views: Views) -> dict[str, Tensor]:
         """Return the crops [V, B, C, S, S'] that are needed and there, normalised, by their names in `Views`."""

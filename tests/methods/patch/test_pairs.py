@@ -154,7 +154,7 @@ def test_heads_follow_the_alignment_and_the_teachers_takes_no_gradient() -> None
 
 def test_pairs_alone_need_no_multi_crop() -> None:
     alone = tiny_student_teacher(method="none", objective="sere_pairs")
-    assert alone.needs == Needs(global_crops=False, pairs=True)
+    assert alone.needs == Needs(global_crops=False, teacher_on_global_crops=False, pairs=True)
     pairs_only = tiny_views(4)
     pairs_only = Views(
         pairs_only.global_crops[:0],

@@ -26,7 +26,9 @@ class SegmentationConfig(EvaluationConfig):
         "ADE20K, Pascal VOC 2012, COCO-Stuff, Cityscapes, CamVid or ImageNet-S as downloaded, or a folder with "
         "images/, labels/ and classes.txt."
     )
-    network_settings: ClassVar[frozenset[str]] = frozenset({"patch_size", "remembered", "blocks", "channels", "debias"})
+    network_settings: ClassVar[frozenset[str]] = DenseConfig.network_settings | {
+        "patch_size", "remembered", "blocks", "channels",
+    }  # fmt: skip
 
     method: Method = "linear"
     """Method of segmentation; it decides which other settings there are."""

@@ -47,7 +47,7 @@ class Distill(Objective):
     """
 
     Config = DistillConfig
-    needs: ClassVar[Needs] = Needs(anchor=True)
+    needs: ClassVar[Needs] = Needs(teacher_on_global_crops=False, anchor=True)
 
     def __init__(self, dim: int, anchor_dim: int, config: DistillConfig) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ class Gram(Objective):
     """
 
     Config = GramConfig
-    needs: ClassVar[Needs] = Needs(anchor=True)
+    needs: ClassVar[Needs] = Needs(teacher_on_global_crops=False, anchor=True)
     loss_weights: ClassVar = {"gram": 1.0}
 
     def __init__(self, config: GramConfig) -> None:

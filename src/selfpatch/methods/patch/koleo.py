@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Objective, Views
+from selfpatch.core.types import EncoderOutput, Hyperparameters, Losses, Needs, Objective, Views
 from selfpatch.losses.koleo import KoLeoConfig, KoLeoLoss
 
 
@@ -13,6 +13,7 @@ class KoLeo(Objective):
     """
 
     Config = KoLeoConfig
+    needs: ClassVar[Needs] = Needs(teacher_on_global_crops=False)
     loss_weights: ClassVar = {"koleo": 0.1}
 
     def __init__(self, config: KoLeoConfig) -> None:

@@ -61,7 +61,7 @@ class PairObjective(Objective):
     The patches are those after the final norm, which evaluations see.
     """
 
-    needs: ClassVar[Needs] = Needs(global_crops=False, pairs=True)
+    needs: ClassVar[Needs] = Needs(global_crops=False, teacher_on_global_crops=False, pairs=True)
 
     def __init__(self, config: PairGrid) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ class Retain(Objective):
     """
 
     Config = PatchDistillationConfig
-    needs: ClassVar[Needs] = Needs(anchor=True)
+    needs: ClassVar[Needs] = Needs(teacher_on_global_crops=False, anchor=True)
     loss_weights: ClassVar = {"retain": 1.0}
 
     def __init__(self, dim: int, anchor_dim: int, config: PatchDistillationConfig) -> None:

@@ -21,7 +21,7 @@ class BackboneConfig:
 
     family: ClassVar[str]
     maps_need_norm: ClassVar[bool] = False
-    """Whether what reads the maps of several layers puts a new norm on each."""
+    """True if decoders put a new norm on each map, because the trunk leaves them without one."""
     in_channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -135,6 +135,11 @@ class StagedConfig(BackboneConfig):
         return self.map_dims[-1]
 
     @property
+    def num_heads(self) -> int:
+        """Number of heads for modules that attend to the last map or relate it by head; convolutions have none."""
+        return max(1, self.dim // 64)
+
+    @property
     def patch_size(self) -> int:
         """Side of an output token, in pixels."""
         return self.map_strides[-1]
@@ -199,11 +204,6 @@ class ResNetConfig(StagedConfig):
         """Width of each stage's output."""
         return self.doubled(4 * self.width)
 
-    @property
-    def num_heads(self) -> int:
-        """Number of heads for modules that attend to the last map or relate it by head; the trunk itself has none."""
-        return max(1, self.dim // 64)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ConvNeXtConfig(StagedConfig):
@@ -226,11 +226,6 @@ class ConvNeXtConfig(StagedConfig):
     def map_dims(self) -> tuple[int, ...]:
         """Width of each stage."""
         return self.doubled(self.embed_dim)
-
-    @property
-    def num_heads(self) -> int:
-        """Number of heads for modules that attend to the last map or relate it by head; the trunk itself has none."""
-        return max(1, self.dim // 64)
 
     def for_pool(self) -> Self:
         """Return the trunk below a pool, without final norm."""
