@@ -13,6 +13,7 @@ from selfpatch.config.run import RunConfig
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.factory import (
     backbone_request,
+    make_optimizer,
     make_schedule,
     make_student_teacher,
 )
@@ -89,3 +90,9 @@ def test_xavier_weights_are_for_a_vit() -> None:
     assert not torch.equal(plain.blocks[0].attn.qkv.weight, xavier.blocks[0].attn.qkv.weight)
     with pytest.raises(ValueError, match="'xavier' is for a ViT, but the model is swin_tiny; leave it out"):
         make_student_teacher(tiny_config(model="swin_tiny", backbone={"initialisation": "xavier"}))
+
+
+def test_a_rate_of_the_patch_projection_needs_one() -> None:
+    config = tiny_config(method="moby", model="resnet50", optimizer={"patch_embed_lr_scale": 0.2})
+    with pytest.raises(ValueError, match=r"patch_embed_lr_scale is 0\.2, but resnet50 has no such projection; leave"):
+        make_optimizer(config, make_student_teacher(config)[0])
