@@ -165,6 +165,20 @@ def test_no_result_is_overwritten(tmp_path: Path, text: str, weights: dict, mess
     assert runner.ran == ["1-davis", "2-knn"]
 
 
+def test_a_setting_that_is_newer_than_the_result_has_its_default(tmp_path: Path) -> None:
+    entries, out, runner = suite(tmp_path, TWO), tmp_path / "out", Runner()
+    run(entries, runner, out)
+    path = out / "1-davis" / "entry.json"
+    request = json.loads(path.read_text())
+    del request["settings"]["debias"]
+    path.write_text(json.dumps(request))
+    assert [outcome.was_done for outcome in run(entries, runner, out)] == [True, True]
+    request["settings"]["debias"] = 3
+    path.write_text(json.dumps(request))
+    with pytest.raises(ValueError, match="debias is 3 there and 0 now"):
+        run(entries, runner, out)
+
+
 def test_a_network_that_cannot_be_told_from_others_is_measured_again(tmp_path: Path) -> None:
     runner = Runner()
     for _ in range(2):

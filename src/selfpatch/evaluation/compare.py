@@ -16,7 +16,7 @@ from rich.table import Table
 from selfpatch.config.schema import plain
 from selfpatch.core.console import literal
 from selfpatch.core.text import visible
-from selfpatch.evaluation.registry import EVALUATIONS
+from selfpatch.evaluation.registry import EVALUATIONS, complete_settings
 from selfpatch.evaluation.result import Result
 
 MAX_PATCH = 32
@@ -156,7 +156,7 @@ def _differences(results: Sequence[Result]) -> tuple[list[str], list[str]]:
         if other.name != first.name:
             differing.append(f"the evaluation is {first.name} in result 1 and {other.name} in result {number}")
             continue
-        a, b = plain(first.settings), plain(other.settings)
+        a, b = (complete_settings(result.name, plain(result.settings)) for result in (first, other))
         for name in dict.fromkeys([*a, *b]):
             old, new = ("not given" if values.get(name) is None else values[name] for values in (a, b))
             if old != new:

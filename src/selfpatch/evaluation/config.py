@@ -50,12 +50,21 @@ class EvaluationConfig:
         Raises:
             ValueError: a name is unknown, or a value has the wrong type or is out of range.
         """
+        return override(cls.with_choices(values, where), values, where)
+
+    @classmethod
+    def with_choices(cls, values: Mapping[str, Any], where: str = "") -> Self:
+        """Return the settings of the variant and the preset that `values` name, ignoring the rest of `values`.
+
+        Raises:
+            ValueError: there is no such variant or preset.
+        """
         chosen = cls.variant(values)
         preset = values.get("preset", getattr(chosen, "preset", None))
         if chosen.presets and (not isinstance(preset, str) or preset not in chosen.presets):
             raise ValueError(f"{f'{where}.preset'.lstrip('.')} is {preset!r}; use one of: {', '.join(chosen.presets)}")
         named: dict[str, Any] = {"preset": preset, **chosen.presets[preset]} if chosen.presets else {}
-        return override(chosen(**named), values, where)  # type: ignore[return-value]
+        return chosen(**named)  # type: ignore[return-value]
 
     @classmethod
     def variant(cls, values: Mapping[str, Any]) -> "type[EvaluationConfig]":

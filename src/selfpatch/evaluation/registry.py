@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from selfpatch.config.schema import plain
 from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.linear.config import LinearConfig
@@ -71,3 +73,14 @@ def load_evaluation(name: str) -> Evaluate:
     """Import the module `evaluate` next to the settings, and return its function; torch is imported only now."""
     folder = find_config(name).__module__.rpartition(".")[0]
     return cast("Evaluate", importlib.import_module(f"{folder}.evaluate").evaluate)
+
+
+def complete_settings(name: str, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return stored settings of an evaluation; those that are newer than the file have their defaults."""
+    if name not in EVALUATIONS:
+        return dict(stored)
+    try:
+        defaults = plain(EVALUATIONS[name].with_choices(stored))
+    except ValueError:  # a variant or preset that no longer exists
+        return dict(stored)
+    return defaults | dict(stored)

@@ -30,7 +30,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation.result import Provenance, Result, network_sha256
 from selfpatch.experiments.records import as_json, differences, read_json, write_json
 from selfpatch.experiments.spec import AS_IS, UNTRAINED, Arm, Measurement, Study, slug
-from selfpatch.experiments.suite import evaluate_entries, request_of
+from selfpatch.experiments.suite import evaluate_entries, request_of, stored_request
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.factory import make_student_teacher
 from selfpatch.training.online_eval import teacher_encoder
@@ -229,7 +229,7 @@ def scores(measurements: Sequence[Measurement], out: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     for measurement in measurements:
         folder = out / measurement.entry.folder
-        request, before = request_of(measurement.entry), read_json(folder / "entry.json")
+        request, before = request_of(measurement.entry), stored_request(folder / "entry.json")
         if isinstance(before, dict) and {key: before.get(key) for key in request} == request:
             with contextlib.suppress(ValueError):  # a result that cannot be read is measured again
                 metrics = Result.load(folder / "result.json").metrics

@@ -35,7 +35,7 @@ from selfpatch.core.failures import sentence_of
 from selfpatch.core.lock import locked_by_main
 from selfpatch.core.text_files import read_text
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.registry import EVALUATIONS
+from selfpatch.evaluation.registry import EVALUATIONS, complete_settings
 from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256
 from selfpatch.experiments.records import as_json, differences, read_json, write_json
 from selfpatch.visualization.markdown import markdown_page
@@ -262,10 +262,18 @@ def request_of(entry: Entry) -> dict[str, Any]:
     return as_json({"evaluation": entry.evaluation, "data": entry.data, "settings": entry.settings})
 
 
+def stored_request(path: Path) -> Any:
+    """Return the request in an `entry.json`, with the defaults of newer settings, or None if the file is no JSON."""
+    stored = read_json(path)
+    if isinstance(stored, dict) and isinstance(stored.get("settings"), dict):
+        stored["settings"] = as_json(complete_settings(str(stored.get("evaluation")), stored["settings"]))
+    return stored
+
+
 def _finished_result(entry: Entry, out: Path, weights: Values | None) -> Result | None:
     """Return the result that exists, or None if the entry has to run."""
     folder = out / entry.folder
-    before = read_json(folder / "entry.json")
+    before = stored_request(folder / "entry.json")
     try:
         result = Result.load(folder / "result.json")
     except (OSError, ValueError):  # missing or cut off
