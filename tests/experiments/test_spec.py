@@ -69,6 +69,9 @@ def test_weights_of_the_data_folder_of_the_command_and_of_timm(tmp_path: Path, m
         study = read_study(path, tmp_path, weights=weights)
         assert {arm.config.init for arm in study.arms} == {file}
         assert study.reference == "as is"
+    path = write_study(tmp_path, arms={"A": {"recipe": "distill-vitti16", "teacher": "weights"}}, baselines=["as is"])
+    study = read_study(path, tmp_path, weights=file)
+    assert (study.arms[0].config.init, study.arms[0].config.teacher, study.weights) == (None, file, (file,))
     path = write_study(tmp_path, **FROM_WEIGHTS, reference="DINO")
     study = read_study(path, tmp_path, weights="timm:vit_tiny_patch16_224")
     assert (study.arms[0].config.init, study.reference) == ("timm:vit_tiny_patch16_224", "DINO")

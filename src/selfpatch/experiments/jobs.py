@@ -83,8 +83,7 @@ def jobs_of(study: Study, epochs: Mapping[str, float]) -> list[Job]:
     jobs = []
     for baseline in study.baselines:
         if baseline == AS_IS:
-            weights = next(arm.config.init for arm in study.arms if arm.config.init is not None)
-            jobs.append(Job(AS_IS, None, slug(AS_IS), baseline=weights))
+            jobs.append(Job(AS_IS, None, slug(AS_IS), baseline=study.weights[0]))
         elif baseline != UNTRAINED:  # `baseline:mean-colour:8` -> `mean colour, 8 x 8 pixels`
             _, name, patch = baseline.split(":")
             row = f"{name.replace('-', ' ')}, {patch} x {patch} pixels"
@@ -266,7 +265,7 @@ def run_settings(config: RunConfig) -> Any:
     """Return the settings that decide a run's numbers, as JSON gives them back; weights by their content."""
     run = {key: value for key, value in config.to_dict().items() if key not in MACHINE_SETTINGS}
     run["loader"] = {key: value for key, value in run["loader"].items() if key != "workers"}
-    return as_json(run | {"init": _identity(config.init)})
+    return as_json(run | {"init": _identity(config.init), "teacher": _identity(config.teacher)})
 
 
 def stored_run_settings(stored: Any, file: Path) -> Any:

@@ -25,9 +25,9 @@
 
 Mappings override one another key by key, lists as a whole. Paths are relative to the data folder.
 
-Arms with `init` start from weights: a path, timm:NAME, hf:OWNER/NAME, or `weights` for those that the command names
-with `--weights`.
-The baseline `as is` stands for these weights before any training. The arms are then compared with it.
+Arms with `init` start from weights, and arms with `teacher` learn from them: a path, timm:NAME, hf:OWNER/NAME, or
+`weights` for those that the command names with `--weights`.
+The baseline `as is` stands for these weights. The arms are then compared with it, unless `reference` names an arm.
 """
 
 import re
@@ -53,9 +53,9 @@ from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
 UNTRAINED = "untrained"
 """Baseline that stands for the networks of the arms with random weights."""
 AS_IS = "as is"
-"""Baseline that stands for the weights that the arms start from."""
+"""Baseline that stands for the weights that the arms start from, or learn from as `teacher`."""
 FROM_OPTION = "weights"
-"""Value of an arm's `init` that stands for the weights that the command names."""
+"""Value of an arm's `init` or `teacher` that stands for the weights that the command names."""
 Values = dict[StrictStr, Any]
 
 
@@ -130,10 +130,10 @@ class Study:
             if not known.fullmatch(baseline) or self.baselines.count(baseline) > 1:
                 known_names = ", ".join([UNTRAINED, AS_IS, *(f"baseline:{name}:P" for name in BASELINES)])
                 raise ValueError(f"the baseline {baseline!r} is unknown or there twice; use {known_names}")
-        if AS_IS in self.baselines and len(initial := {arm.config.init for arm in self.arms} - {None}) != 1:
+        if AS_IS in self.baselines and len(self.weights) != 1:
             raise ValueError(
                 f"the baseline {AS_IS!r} is for arms that start from the same weights, but they start from "
-                f"{len(initial)} different ones; set init, or leave the baseline out"
+                f"{len(self.weights)} different ones; set init or teacher, or leave the baseline out"
             )
         references = [*names, *({AS_IS} & set(self.baselines))]
         if self.reference not in references:
@@ -145,6 +145,12 @@ class Study:
                     raise ValueError(f"the column {column!r} is there twice; give each its own heading")
         if self.over_time and not any(arm.config.checkpoint.keep_every_epochs for arm in self.arms):
             raise ValueError("over_time evaluates kept checkpoints; set checkpoint.keep_every_epochs")
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Weights that arms start from or learn from, each once."""
+        named = (weights for arm in self.arms for weights in (arm.config.init, arm.config.teacher))
+        return tuple(dict.fromkeys(weights for weights in named if weights is not None))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -214,9 +220,6 @@ def _study(spec: Mapping[str, Any], data: Path, weights: str | None) -> Study:
         raise ValueError("every arm of the study is null, which leaves it out; give one settings or {}")
     defaults = {key: spec.pop(key) for key in ("pretrain", "seeds") if key in spec}
     spec["arms"] = [_arm(name, defaults | values, common, data, weights) for name, values in arms.items()]
-    initial = {arm.config.init for arm in spec["arms"]}
-    if weights is not None and _initial_weights(FROM_OPTION, data, weights) not in initial:
-        raise ValueError(f"weights is {weights!r}, but no arm starts from them; set `init: weights`, or leave them out")
     baselines = spec.setdefault("baselines", [])
     from_weights = isinstance(baselines, list) and AS_IS in baselines
     spec.setdefault("reference", AS_IS if from_weights else spec["arms"][0].name)
@@ -226,7 +229,10 @@ def _study(spec: Mapping[str, Any], data: Path, weights: str | None) -> Study:
     for key in {"evaluations", "over_time"} & spec.keys():
         items = checked(spec[key], tuple[Values, ...], key)
         spec[key] = [_measurement(i, item, data, f"{key}, entry {i}") for i, item in enumerate(items, start=1)]
-    return Study(**spec)
+    study = Study(**spec)
+    if weights is not None and _named_weights("init", FROM_OPTION, data, weights) not in study.weights:
+        raise ValueError(f"weights is {weights!r}, but no arm starts from them; set `init: weights`, or leave them out")
+    return study
 
 
 def _existing(data: Path, name: Any, where: str) -> Path:
@@ -236,17 +242,19 @@ def _existing(data: Path, name: Any, where: str) -> Path:
     return path
 
 
-def _initial_weights(init: str, data: Path, weights: str | None) -> str:
-    """Return the weights that an arm's `init` stands for."""
-    if init == FROM_OPTION:
+def _named_weights(setting: str, name: str | None, data: Path, weights: str | None) -> str | None:
+    """Return the weights that the value of an arm's `init` or `teacher` stands for."""
+    if name is None:
+        return None
+    if name == FROM_OPTION:
         if weights is None:
             raise ValueError(
-                "init is 'weights', the weights that the command names, but none are named; give --weights"
+                f"{setting} is 'weights', the weights that the command names, but none are named; give --weights"
             )
-        init, data = weights, Path()
-    if init.startswith((TIMM, HUB)):
-        return init
-    path = data / Path(init).expanduser()
+        name, data = weights, Path()
+    if name.startswith((TIMM, HUB)):
+        return name
+    path = data / Path(name).expanduser()
     if not path.exists():
         raise ValueError(f"there are no weights at {path}; name a file, a run directory, {TIMM}NAME or {HUB}OWNER/NAME")
     return str(path.resolve())
@@ -275,8 +283,9 @@ def _arm(name: str, values: Mapping[str, Any], common: Mapping[str, Any], data: 
         # The common settings may include methods that this arm does not use.
         unused = {*METHODS, *OBJECTIVES} - {*base.used, *values}
         config = base.override({key: value for key, value in merged.items() if key not in unused})
-        init = config.init and _initial_weights(config.init, data, weights)
-        config = replace(config, init=init, minutes=None)
+        init = _named_weights("init", config.init, data, weights)
+        teacher = _named_weights("teacher", config.teacher, data, weights)
+        config = replace(config, init=init, teacher=teacher, minutes=None)
         return Arm(name=name, config=config, pretrain=pretrain, seeds=seeds, equal_time=equal_time)
     except ValueError as error:
         raise ValueError(f"arm {name!r}: {error}") from None
