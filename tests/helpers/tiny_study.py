@@ -62,10 +62,10 @@ def write_weights(folder: Path, **settings: Any) -> str:
 
 
 def needs_weights(study: Path) -> bool:
-    """Return whether the arms of a study start from weights that the command names."""
+    """Return whether the arms of a study start from, or learn from, weights that the command names."""
     spec = yaml.safe_load(study.read_text())
     extends = spec.get("extends")
-    from_option = spec.get("settings", {}).get("init") == "weights"
+    from_option = "weights" in {spec.get("settings", {}).get(name) for name in ("init", "teacher")}
     return from_option or (extends is not None and needs_weights(study.parent / extends))
 
 
