@@ -23,6 +23,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry
 from selfpatch.evaluation.compare import compare
 from selfpatch.evaluation.config import EvaluationConfig, preset_tables
+from selfpatch.evaluation.degenerate import collecting_degenerate
 from selfpatch.evaluation.result import Output, Progress, Provenance, Result, silent
 from selfpatch.evaluation.workload import DryRunEnds
 from selfpatch.models.features import evaluating
@@ -125,10 +126,11 @@ def measure(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Result:
-    """Run one evaluation of an open encoder as `evaluate` does; the result records the device and the seconds.
+    """Run one evaluation of an open encoder as `evaluate` does.
 
-    `record` names the encoder's source. The encoder is None if ready-made results are scored or `record` names a
-    baseline. The folder `out` exists. All processes of a group call this together.
+    The result records the device, the seconds and what was degenerate in the input. `record` names the encoder's
+    source. The encoder is None if ready-made results are scored or `record` names a baseline. The folder `out` exists.
+    All processes of a group call this together.
 
     Raises:
         ValueError: the name or a setting is unknown, or data do not fit.
@@ -149,8 +151,10 @@ def measure(
             raise ValueError(f"{name} measures a network, but {named} was named; name e.g. a run or timm:NAME")
         reported = progress if progress is not None and distributed.is_main_process() else silent
         output = Output(None if out is None else Path(out), reported)
-        result = registry.load_evaluation(name)(encoder, data, config, output)  # type: ignore[arg-type]
-    result = replace(result, costs={"seconds": time.perf_counter() - started, **result.costs})
+        with collecting_degenerate() as collector:
+            result = registry.load_evaluation(name)(encoder, data, config, output)  # type: ignore[arg-type]
+    costs = {"seconds": time.perf_counter() - started, **result.costs}
+    result = replace(result, costs=costs, degenerate=[*result.degenerate, *collector.gathered()])
     if encoder is not None and config.needs_encoder:
         processes = "" if distributed.world_size() == 1 else f"{distributed.world_size()} x "
         result = replace(result, weights=record, device=processes + device_name(encoder.device))

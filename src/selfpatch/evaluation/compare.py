@@ -75,11 +75,13 @@ class Comparison:
     """Sentences on settings that decide the numbers and differ; empty unless that was allowed."""
     network_differences: Sequence[str] = ()
     """Sentences on settings that differ because the networks do, see `EvaluationConfig.network_settings`."""
+    warnings: Sequence[str] = ()
+    """Sentences on degenerate inputs of the results."""
 
     def table(self) -> Table:
         """Return a table for the terminal: a row for each metric, a column for each result, intervals below numbers."""
         caption = [f"[low, high]: {CONFIDENCE:.0%} bootstrap intervals over the images that all results have"]
-        caption += [*self.differing, *self.network_differences]
+        caption += [*self.differing, *self.network_differences, *self.warnings]
         table = Table(title="comparison", caption=literal("\n".join(map(visible, caption)), "table.caption"))
         table.add_column("metric")
         for column in self.columns:
@@ -131,7 +133,10 @@ def compare(
     for name in dict.fromkeys(name for result in loaded for name in result.metrics):
         quoted = _quoted_row(name, [result.metrics.get(name) for result in loaded])
         rows.append(means.pop(name) if name in means and _equal(quoted, means[name]) else quoted)
-    return Comparison(_columns(results, loaded), [*rows, *means.values()], differing, network_differences)
+    columns = _columns(results, loaded)
+    named = zip(columns, loaded, strict=True)
+    warnings = [f"{column}: {warning}" for column, result in named for warning in result.warnings]
+    return Comparison(columns, [*rows, *means.values()], differing, network_differences, warnings)
 
 
 def paired_bootstrap(values: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text import visible
 from selfpatch.core.text_files import read_json
 from selfpatch.core.types import Encoder
+from selfpatch.evaluation.degenerate import Degenerate
 from selfpatch.evaluation.workload import DryRunEnds, Workload
 
 Cell = str | int | float
@@ -103,6 +104,13 @@ class _StoredProvenance(TypedDict):
     sha256: NotRequired[str | None]
 
 
+class _StoredDegenerate(TypedDict):
+    what: str
+    count: int
+    total: int
+    items: list[str]
+
+
 class _StoredResult(TypedDict):
     """The fields of `Result` in a file."""
 
@@ -117,6 +125,7 @@ class _StoredResult(TypedDict):
     pictures: NotRequired[list[Any]]
     per_image: NotRequired[dict[str, dict[str, float]]]
     notes: NotRequired[list[str]]
+    degenerate: NotRequired[list[_StoredDegenerate]]
     device: NotRequired[str | None]
     costs: NotRequired[dict[str, float]]
 
@@ -135,6 +144,7 @@ class Result:
         pictures: paths of the written pictures, relative to the result's folder.
         per_image: metrics of each image or sequence by its name, for the intervals of `compare`.
         notes: caveats, e.g. unreadable images.
+        degenerate: inputs that make the numbers meaningless, e.g. constant features.
         device: name of the device that computed the numbers.
         costs: costs by unit, `seconds` or `frames/s`. Results that differ in costs or device only are equal.
     """
@@ -148,6 +158,7 @@ class Result:
     pictures: Sequence[str] = ()
     per_image: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: Sequence[str] = field(default_factory=list)
+    degenerate: Sequence[Degenerate] = field(default_factory=list)
     device: str | None = field(default=None, compare=False)
     costs: Mapping[str, float] = field(default_factory=dict, compare=False)
 
@@ -171,18 +182,28 @@ class Result:
             raise ValueError(f"{path} is not a result; give a result.json that an evaluation wrote ({error})") from None
         for picture in values.get("pictures", ()):
             path_below(Path(path).parent, picture, path)
-        weights = values.pop("weights")
-        return cls(**values, weights=None if weights is None else Provenance(**weights))
+        weights, degenerate = values.pop("weights"), values.pop("degenerate", [])
+        return cls(
+            **values,
+            weights=None if weights is None else Provenance(**weights),
+            degenerate=[Degenerate(**one) for one in degenerate],
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on degenerate inputs."""
+        return [f"Warning: {one}." for one in self.degenerate]
 
     def table(self) -> Table:
-        """Return a table for the terminal: the rows, with metrics, costs and notes as caption.
+        """Return a table for the terminal: the rows, with metrics, costs, notes and warnings as caption.
 
         Without rows, the metrics are the rows.
         """
         metrics = "   ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
         costs = "   ".join(f"{value:.4g} {unit}" for unit, value in self.costs.items())
         rows = self.rows or [{"metric": name, "value": value} for name, value in self.metrics.items()]
-        caption = "\n".join(visible(line) for line in (metrics if self.rows else "", costs, *self.notes) if line)
+        lines = [metrics if self.rows else "", costs, *self.notes, *self.warnings]
+        caption = "\n".join(visible(line) for line in lines if line)
         table = Table(title=literal(self.name, "table.title"))
         table.caption = literal(caption, "table.caption") if caption else None
         for column in rows[0] if rows else ():

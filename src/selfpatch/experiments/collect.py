@@ -17,7 +17,7 @@ from selfpatch.config.run import RunConfig
 from selfpatch.core.machine import current_versions, device_name
 from selfpatch.data.images import evenly_spread, load_images
 from selfpatch.data.sources.index import ImageIndex
-from selfpatch.experiments.jobs import Job, has_same_request, is_trained, scores
+from selfpatch.experiments.jobs import Job, degenerate_inputs, has_same_request, is_trained, scores
 from selfpatch.experiments.results import Row, Seed, StudyResults
 from selfpatch.experiments.spec import AS_IS, UNTRAINED, Study
 from selfpatch.experiments.timing import TIMING_FILE, stored_ratios
@@ -67,6 +67,11 @@ def collect_results(
         curves=_curves(study, begun, out),
         sheets=[sheet] if sheet.is_file() else [],
         failures=failures,
+        warnings=[
+            f"{job.name}, {warning}"
+            for job in begun
+            for warning in degenerate_inputs(study.evaluations, out / job.folder / "evaluations")
+        ],
         conditions=_conditions(study, out, command, device),
         num_unfinished=num_unfinished,
         reference=study.reference,

@@ -12,7 +12,7 @@ Files in the folder of a job::
 import contextlib
 import functools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -225,15 +225,28 @@ def has_same_request(job: Job, out: Path) -> bool:
 
 def scores(measurements: Sequence[Measurement], out: Path) -> dict[str, float]:
     """Return the scores of the results in a folder by column, without results of other settings."""
-    found: dict[str, float] = {}
+    return {
+        column: result.metrics[name]
+        for measurement, result in _results(measurements, out)
+        for name, column in measurement.columns.items()
+        if name in result.metrics
+    }
+
+
+def degenerate_inputs(measurements: Sequence[Measurement], out: Path) -> list[str]:
+    """Return a sentence for each kind of degenerate input in the results of a folder, with the evaluation."""
+    found = _results(measurements, out)
+    return [f"{m.entry.folder}: {warning}" for m, result in found for warning in result.warnings]
+
+
+def _results(measurements: Sequence[Measurement], out: Path) -> Iterator[tuple[Measurement, Result]]:
+    """Yield the results in a folder, without those of other settings."""
     for measurement in measurements:
         folder = out / measurement.entry.folder
         request, before = request_of(measurement.entry), stored_request(folder / "entry.json")
         if isinstance(before, dict) and {key: before.get(key) for key in request} == request:
             with contextlib.suppress(ValueError):  # a result that cannot be read is measured again
-                metrics = Result.load(folder / "result.json").metrics
-                found |= {column: metrics[name] for name, column in measurement.columns.items() if name in metrics}
-    return found
+                yield measurement, Result.load(folder / "result.json")
 
 
 def _request(job: Job, study: Study) -> Any:

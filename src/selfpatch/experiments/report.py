@@ -68,6 +68,8 @@ def _sections(results: StudyResults, figures: Mapping[str, html.Block]) -> list[
         progress.append(f"Not finished: {n} {'job is' if n == 1 else 'jobs are'} yet to be run.")
     if n := len(results.failures):
         progress.append(f"{n} {'failure' if n == 1 else 'failures'}: see below.")
+    if n := len(results.warnings):
+        progress.append(f"{n} {'warning' if n == 1 else 'warnings'} on degenerate inputs: see below.")
     question = [results.question, " ".join(progress)] if progress else [results.question]
     sections = [
         Section("Question", [Text(sentence) for sentence in question]),
@@ -80,6 +82,8 @@ def _sections(results: StudyResults, figures: Mapping[str, html.Block]) -> list[
         sections.append(_first_and_last(results))
     if results.failures:
         sections.append(Section("Failures", [Text(sentence) for sentence in results.failures]))
+    if results.warnings:
+        sections.append(Section("Degenerate inputs", [Text(sentence) for sentence in results.warnings]))
     sections += [Section(heading, [figure]) for heading, figure in figures.items()]
     sheets = [path for path in results.sheets if path.suffix.lower() in html.MIME and path.is_file()]
     if sheets:

@@ -85,6 +85,8 @@ class StudyResults:
     sheets: Sequence[Path] = ()
     """PNGs of patch features."""
     failures: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    """Sentences on degenerate inputs of evaluations."""
     conditions: Mapping[str, str] = field(default_factory=dict)
     """Device, versions, command and the like."""
     num_unfinished: int = 0

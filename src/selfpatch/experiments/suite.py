@@ -296,10 +296,16 @@ def write_reports(outcomes: Sequence[Outcome], out: Path, title: str) -> None:
             rows.append((name, "failed" if outcome.error else "not run yet", None))
         else:
             rows += [(name, metric, float(value)) for metric, value in outcome.result.metrics.items()]
-    summary = Section("Summary", [Table(("evaluation", "metric", "value"), rows)])
+    summary = Section("Summary", [Table(("evaluation", "metric", "value"), rows), *map(Text, _warnings(outcomes))])
     sections = [summary, *(_section(outcome, out) for outcome in outcomes)]
     write_report(out / "report.html", title, sections)
     write_atomically(out / "report.md", markdown_page(title, sections, out))
+
+
+def _warnings(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return sentences on degenerate inputs, with the evaluations that met them."""
+    found = [(outcome.entry.folder, outcome.result) for outcome in outcomes]
+    return [f"{folder}: {warning}" for folder, result in found if result is not None for warning in result.warnings]
 
 
 def _section(outcome: Outcome, out: Path) -> Section:
@@ -313,6 +319,7 @@ def _section(outcome: Outcome, out: Path) -> Section:
         blocks.append(Table(columns, [[row.get(column) for column in columns] for row in result.rows]))
     if result.metrics:
         blocks.append(Table(("metric", "value"), [(name, float(value)) for name, value in result.metrics.items()]))
+    blocks += map(Text, [*result.notes, *result.warnings])
     weights = result.weights
     origins: dict[str, Values] = {
         "Settings": result.settings,

@@ -9,6 +9,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation.classification.dataset import map_centre_crops, open_splits, split_sizes
 from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.metrics import accuracies, top_hits, unreadable
+from selfpatch.evaluation.degenerate import check_images
 from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result, unreadable_note
 from selfpatch.evaluation.sharding import share_of
@@ -46,6 +47,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
         )
         for split, images in (("train", train), ("test", test))
     )
+    check_images(keys)
     usable = [k for k in usable if k <= len(keys)]  # unreadable images are left out
     if not usable:
         raise ValueError(
