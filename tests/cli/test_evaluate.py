@@ -113,5 +113,6 @@ def test_results_side_by_side(capsys: pytest.CaptureFixture[str], run: Path, tmp
     assert main(f"evaluate davis --results {tmp_path}/a/results --data {davis} --out {tmp_path}/c".split()) == 0
     other = [*files, str(tmp_path / "c" / "result.json")]
     assert main(["evaluate", "--compare", *other]) == 2
-    assert "precision is float32 in result 1 and not given in result 3; allow it with --all" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"results is not given in result 1 and {tmp_path}/a/results in result 3; allow it with --all" in error
     assert main(["evaluate", "--compare", *other, "--allow-different"]) == 0

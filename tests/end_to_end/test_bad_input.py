@@ -131,8 +131,8 @@ REFUSED_RUNS = [
     ("--recipe unread.yaml", "nothing reads the settings of 'moby': the run's method and objectives are dino, self"),
     ("--crops.num-locals 3", "crops.num_locals is not a setting; did you mean 'num_local'?"),
     ("--bath-size 3", "unknown option '--bath-size'; did you mean --batch-size?"),
-    ("--zzz", "unknown option '--zzz'; `selfpatch pretrain --help` lists them"),
-    ("photos", "unknown option 'photos'; `selfpatch pretrain --help` lists them"),
+    ("--zzz", "unknown option '--zzz'; `selfpatch pretrain --help` lists the options"),
+    ("photos", "unexpected word 'photos'; write --data photos"),
     ("--loss-weights.patchy 1", "loss_weights names 'patchy', which is no loss here; the losses are: image, patch"),
     # values of the wrong kind
     ("--epochs abc", "--epochs: got abc; use None or FLOAT; `selfpatch pretrain --help`"),
@@ -248,7 +248,7 @@ REFUSED = [
         "moby.queue_size is 64, which the batch of 6 images does not divide; use a multiple, e.g. 66",
     ),
     ("pretrain --channels 4", "channels is 4, but the sample photographs have 3; give your own images with --data"),
-    ("pretend", "there is no command 'pretend'; the commands are: pretrain, resume, evaluate, show"),
+    ("pretend", "there is no command 'pretend'; did you mean `selfpatch pretrain`?"),
     # resume
     ("resume", "selfpatch resume: DIR; `selfpatch resume --help`"),
     ("resume nowhere", "nowhere is no run: it has no config.yaml; name the --out of a `selfpatch pretrain`"),
@@ -298,7 +298,7 @@ REFUSED = [
         "resolution 2 is too small for patches of 4; use e.g. 480",
     ),
     ("evaluate davis --weights run --data davis --resolution 48 --topk 0", "topk is 0; use a number above 0"),
-    ("evaluate davis --weights run --data davis --colour red", "--colour ... `selfpatch evaluate davis --help`"),
+    ("evaluate davis --weights run --data davis --colour red", "--colour ... only other evaluations have it: depth"),
     ("evaluate davis --weights run --data davis --out file", "cannot write to file (File exists); name another folder"),
     ("evaluate davis --results nowhere --data davis", "nowhere has no results for first, second; add them, or name"),
     # k-NN

@@ -82,7 +82,9 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         print(VERSION)
         return 0
     if arguments[0] not in COMMANDS:
-        return _complain(f"there is no command {arguments[0]!r}; the commands are: {', '.join(COMMANDS)}")
+        from selfpatch.cli import suggestions
+
+        return _complain(f"there is no command {arguments[0]!r}; {suggestions.for_command(arguments[0], COMMANDS)}")
     # Threads that spin while they wait take the cores that the loader's processes need. torch reads it on import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _give_a_home()

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from selfpatch.checkpoints.config import LoadConfig
+from selfpatch.cli import suggestions
 from selfpatch.config.schema import Name, plain, settings
 from selfpatch.core.torchrun import announced_rank
 
@@ -67,7 +68,15 @@ def read_options(kind: Any, command: str, arguments: list[str], **tyro_options: 
     except SystemExit as stopped:
         if not stopped.code:  # --help
             raise
+        if unknown := re.search(r"Unrecognized options:[\s\u2502]*([^\s,]+)", page.getvalue()):
+            raise unknown_option(unknown[1], kind, command) from None
         raise ValueError(f"{_complaint(page.getvalue())}; `selfpatch {command} --help` lists the options") from None
+
+
+def unknown_option(word: str, kind: type, command: str) -> ValueError:
+    """Return the error on a word that is no option of a command."""
+    what = "unknown option" if word.startswith("-") else "unexpected word"
+    return ValueError(f"{what} {word!r}; {suggestions.for_option(word, kind, command)}")
 
 
 def _python_words(arguments: list[str]) -> list[str]:

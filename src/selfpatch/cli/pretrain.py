@@ -1,14 +1,14 @@
 """`selfpatch pretrain`: train a network on images without labels."""
 
 import contextlib
-import difflib
 import itertools
 from dataclasses import fields, replace
 from typing import Annotated, Any
 
 import tyro
 
-from selfpatch.cli.parsing import DryRunOptions, peek, print_report, read_options
+from selfpatch.cli import suggestions
+from selfpatch.cli.parsing import DryRunOptions, peek, print_report, read_options, unknown_option
 from selfpatch.config.parsing import nested
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import LENGTHS, NO_METHOD, SAMPLES, RunConfig
@@ -34,6 +34,7 @@ class PretrainOptions(DryRunOptions, RunConfig):
 
 def run(arguments: list[str]) -> int:
     """Run the command and return its exit code."""
+    _refuse_unknown(arguments)
     arguments = _with_lists(arguments)
     chosen = peek(arguments, "recipe", "data", "model", "method", "objective", *LENGTHS)
     helping = bool({"--help", "-h"} & {*arguments})
@@ -69,6 +70,16 @@ def run(arguments: list[str]) -> int:
     else:
         pretrain(config)
     return 0
+
+
+def _refuse_unknown(arguments: list[str]) -> None:
+    """Raise ValueError for an unknown option before the images are counted; those with a dot are checked later."""
+    known = {"help", *suggestions.option_names(PretrainOptions)}
+    known |= {f"no-{name}" for name in known}
+    for word in arguments:
+        name = word.partition("=")[0].removeprefix("--").replace("_", "-")
+        if word.startswith("--") and "." not in name and name not in known and name != "loss-weights":
+            raise unknown_option(word.partition("=")[0], PretrainOptions, "pretrain")
 
 
 def _help_on_components(recipe: RunConfig, chosen: dict[str, str], arguments: list[str]) -> None:
@@ -123,10 +134,7 @@ def _pairs(words: list[str]) -> list[tuple[str, str]]:
         if name == "--loss-weights":
             raise ValueError("--loss-weights needs the name of a loss; write e.g. --loss-weights.patch 0.2")
         if not name.startswith("--") or "." not in name:
-            known = [f"--{field.name.replace('_', '-')}" for field in fields(RunConfig)]
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else "`selfpatch pretrain --help` lists them"
-            raise ValueError(f"unknown option {name!r}; {hint}")
+            raise unknown_option(name, PretrainOptions, "pretrain")
         if not equals and not remaining:
             raise ValueError(f"option {name} lacks a value; write it after the name")
         pairs.append((name.removeprefix("--"), value if equals else remaining.pop(0)))

@@ -1,0 +1,73 @@
+"""Suggestions for unknown words: by meaning, by spelling, and where an option exists."""
+
+import pytest
+
+from selfpatch.cli import suggestions
+from selfpatch.cli.evaluate import options_class
+from selfpatch.cli.export import ExportOptions
+from selfpatch.cli.main import COMMANDS
+from selfpatch.cli.pretrain import PretrainOptions
+from selfpatch.evaluation.registry import EVALUATIONS
+
+
+@pytest.mark.parametrize(
+    ("word", "end"),
+    [
+        ("--lr", "did you mean --optimizer.base-lr?"),
+        ("--batch", "did you mean --batch-size?"),
+        ("--arch", "did you mean --model?"),
+        ("--image-size", "did you mean --crops.global-size?"),
+        ("--num_workers", "did you mean --loader.workers?"),
+        ("--pretrained", "did you mean --init?"),
+        ("--weight-decay", "did you mean --optimizer.weight-decay?"),
+        ("--bath-size", "did you mean --batch-size?"),
+        ("--glbal-size", "did you mean --crops.global-size?"),
+        ("--resume", "a run is continued by `selfpatch resume DIR`"),
+        ("--gpus", "use torchrun --nproc-per-node N -m selfpatch pretrain ..."),
+        ("photos", "write --data photos, or an option before it"),
+        ("--xyzzy", "`selfpatch pretrain --help` lists the options"),
+        ("-x", "`selfpatch pretrain --help` lists the options"),
+    ],
+)
+def test_options_of_a_training(word: str, end: str) -> None:
+    assert suggestions.for_option(word, PretrainOptions, "pretrain").endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "word", "end"),
+    [
+        ("knn", "--ckpt", "did you mean --weights?"),
+        ("knn", "--output", "did you mean --out?"),
+        ("davis", "--image-size", "did you mean --resolution?"),
+        ("knn", "--debias", "only other evaluations have it: correspond, davis, depth, discover, match, segment"),
+        ("segment", "--temperature", "it goes with --method knn"),
+        ("segment", "--tau", "only other evaluations have it: discover"),
+    ],
+)
+def test_options_of_an_evaluation(evaluation: str, word: str, end: str) -> None:
+    options = options_class(EVALUATIONS[evaluation].from_settings({}))
+    assert suggestions.for_option(word, options, f"evaluate {evaluation}").endswith(end)
+
+
+def test_a_word_where_no_data_belong() -> None:
+    assert suggestions.for_option("photos", ExportOptions, "export") == "`selfpatch export --help` lists the options"
+
+
+@pytest.mark.parametrize(
+    ("word", "end"),
+    [
+        ("train", "did you mean `selfpatch pretrain`?"),
+        ("davis", "did you mean `selfpatch evaluate davis`?"),
+        ("resum", "did you mean `selfpatch resume`?"),
+        ("xyzzy", "the commands are: pretrain, resume, evaluate"),
+    ],
+)
+def test_commands(word: str, end: str) -> None:
+    assert suggestions.for_command(word, COMMANDS).startswith(end)
+
+
+def test_every_meaning_is_an_option_of_some_command() -> None:
+    commands = [PretrainOptions, *(options_class(config.from_settings({})) for config in EVALUATIONS.values())]
+    known = {name for kind in commands for name in suggestions.option_names(kind)}
+    meant = {option for options in suggestions.MEANINGS.values() for option in options.split()}
+    assert meant <= known
