@@ -3,15 +3,14 @@
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 import selfpatch
-from selfpatch.models.features import image_features, patch_features
 
 
+@torch.no_grad()
 def main(folder: str, weights: str, side: int = 224) -> dict[str, Tensor]:
     """Return the features of the images in a folder.
 
@@ -21,13 +20,12 @@ def main(folder: str, weights: str, side: int = 224) -> dict[str, Tensor]:
         side: images are resized to side x side pixels.
     """
     encoder = selfpatch.load(weights)
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
-    images = []
-    for file in files:
-        picture = Image.open(file).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-        images.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None])  # [1, 3, side, side] uint8
-    patches = torch.cat([patch_features(encoder, image).cpu() for image in images])
-    return {"patches": patches, "images": image_features(encoder, images)}
+    features = []
+    for file in sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"}):
+        images = encoder.transform(Image.open(file), size=(side, side))  # [1, 3, side, side]
+        features.append(encoder(images.to(encoder.device)))
+    cls, patches = (torch.cat(parts).cpu() for parts in zip(*features, strict=True))
+    return {"patches": patches.movedim(1, -1), "images": cls}
 
 
 if __name__ == "__main__":

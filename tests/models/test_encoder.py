@@ -36,3 +36,28 @@ def test_other_images_are_refused(images: Any, message: str) -> None:
 
 def test_no_images_have_no_features() -> None:
     assert tiny_encoder("vit").patches(torch.zeros(0, 3, 32, 32)).shape[0] == 0
+
+
+def test_a_call_has_gradients() -> None:
+    encoder = tiny_encoder("vit").train()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    features = encoder(images)
+    assert features.patches.shape[:2] == features.cls.shape == (2, encoder.dim)
+    (features.patches.square().mean() + features.cls.square().mean()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters() if p.requires_grad)
+    encoder.eval()
+    assert not encoder.patches(images).requires_grad
+    torch.testing.assert_close(encoder(images).patches, encoder.patches(images), rtol=0, atol=0)
+    torch.testing.assert_close(encoder(images).cls, encoder.image(images), rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_pixels_in_place_of_normalised_images_are_noticed_once() -> None:
+    pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    encoder = tiny_encoder("vit")
+    with pytest.warns(UserWarning, match=r"look like pixels; normalise them, e.g. by encoder.transform\(images\)"):
+        encoder.patches(pixels)
+    encoder.patches(pixels)
+    normalised = tiny_encoder("vit")
+    normalised.patches(normalised.transform(pixels))
+    tiny_encoder("vit").patches(torch.zeros(1, 3, 32, 32))  # the image of position debiasing

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.text import shown
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry
-from selfpatch.evaluation.encoders import FunctionEncoder, MeanColour, RawPatch
+from selfpatch.evaluation.encoders import FunctionEncoder, MeanColour, PixelEncoder, RawPatch
 from selfpatch.evaluation.result import Provenance, network_sha256
 from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.encoder import BranchEncoder
@@ -35,8 +35,14 @@ BASELINES = {"mean-colour": MeanColour, "raw-patch": RawPatch}
 """Encoders without a network by name, made for a patch size."""
 
 
-def load(weights: str | Path, *, device: str = "auto", normed_patches: bool = True, **options: Any) -> Encoder:
-    """Load a network: `encoder.patches(images) -> [B, D, h, w]`, `encoder.image(images) -> [B, D]`.
+def load(
+    weights: str | Path, *, device: str = "auto", normed_patches: bool = True, **options: Any
+) -> BranchEncoder | PixelEncoder:
+    """Load a network: `cls, patches = encoder(encoder.transform(images, size=224))`, [B, D] and [B, D, h, w].
+
+    The encoder is an `nn.Module` in evaluation mode, whose call has gradients; `encoder.patches(images)` and
+    `encoder.image(images)` give one of the features without. `encoder.transform` resizes and normalises PIL images,
+    arrays and tensors.
 
     Args:
         weights: a run directory, a released checkpoint, a .safetensors file, a folder that `selfpatch export`,
@@ -50,7 +56,8 @@ def load(weights: str | Path, *, device: str = "auto", normed_patches: bool = Tr
     Raises:
         ValueError: there are no such weights, or they do not fit.
     """
-    return open_encoder(weights, device, load_options={"normed_patches": normed_patches, **options})[0]
+    encoder, _ = open_encoder(weights, device, load_options={"normed_patches": normed_patches, **options})
+    return cast("BranchEncoder | PixelEncoder", encoder)
 
 
 def open_encoder(

@@ -20,6 +20,7 @@ from selfpatch.checkpoints.export.safetensors import export_state, write_safeten
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig
+from selfpatch.config.signature import signature_with_settings
 from selfpatch.core import distributed
 from selfpatch.core.console import console
 from selfpatch.core.dry_run import dry_run as dry_running
@@ -66,6 +67,9 @@ def pretrain(config: RunConfig | None = None, *, dry_run: bool = False, **settin
         config = config.override(settings)
         with distributed.process_group(config.device):
             return _pretrain(config, started)
+
+
+pretrain.__signature__ = signature_with_settings(pretrain, RunConfig)  # type: ignore[attr-defined]
 
 
 def _pretrain(config: RunConfig, started: float) -> Path | DryRun:

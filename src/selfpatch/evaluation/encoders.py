@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.config import DenseConfig, Precision
 from selfpatch.models.debiased import debiased
+from selfpatch.models.encoder import Features
 from selfpatch.models.finite_features import checked_features
+from selfpatch.models.image_transform import ImageTransform
 from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD
 
 PROBE = 224
@@ -150,7 +152,7 @@ def dense_encoder(encoder: Encoder, config: DenseConfig) -> Encoder:
     return debiased(in_precision(encoder, config.precision), config.debias)
 
 
-class _PixelEncoder(ABC):
+class PixelEncoder(ABC):
     """Encoder of images in [0, 1] without normalisation; the image feature is the mean patch."""
 
     def __init__(self, patch_size: int, channels: int, dim: int) -> None:
@@ -158,16 +160,22 @@ class _PixelEncoder(ABC):
             raise ValueError(f"patch_size is {patch_size}; use 1 or more")
         self.mean, self.std = (0.0,) * channels, (1.0,) * channels
         self.patch_size, self.dim, self.device = patch_size, dim, torch.device("cpu")
+        self.transform = ImageTransform(self.mean, self.std, patch_size)
 
     @abstractmethod
-    def patches(self, images: Tensor) -> Tensor: ...
+    def patches(self, images: Tensor) -> Tensor:
+        """Return patch features [B, D, h, w] of images [B, C, H, W]."""
+
+    def __call__(self, images: Tensor) -> Features:
+        """Return image and patch features of images [B, C, H, W]."""
+        return Features(self.image(images), self.patches(images))
 
     def image(self, images: Tensor) -> Tensor:
         """Return the mean patch [B, D] of images [B, C, H, W]."""
         return self.patches(images).mean(dim=(2, 3))
 
 
-class MeanColour(_PixelEncoder):
+class MeanColour(PixelEncoder):
     """Encoder whose patch feature is the mean colour: D = C."""
 
     def __init__(self, patch_size: int, channels: int = 3) -> None:
@@ -178,7 +186,7 @@ class MeanColour(_PixelEncoder):
         return F.avg_pool2d(images, self.patch_size)
 
 
-class RawPatch(_PixelEncoder):
+class RawPatch(PixelEncoder):
     """Encoder whose patch feature is its pixels: D = C * patch_size**2, channel by channel."""
 
     def __init__(self, patch_size: int, channels: int = 3) -> None:

@@ -1,6 +1,8 @@
 """Trained backbone and pool as evaluations see them."""
 
+import warnings
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,17 @@ from selfpatch.core.types import Tokens
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.finite_features import checked_features
+from selfpatch.models.image_transform import ImageTransform
 from selfpatch.models.pooling import PositivePool
+
+
+class Features(NamedTuple):
+    """Features of a batch of images."""
+
+    cls: Tensor  # [B, D]
+    """Image features: the pool's token if there is a pool, else the CLS token, else the mean of the patches."""
+    patches: Tensor  # [B, D, h, w]
+    """Patch features."""
 
 
 def image_token(tokens: Tokens, pool: nn.Module | None) -> Tensor:
@@ -30,7 +42,10 @@ def share_final_norm(backbone: Backbone, pool: nn.Module | None) -> None:
 
 
 class BranchEncoder(nn.Module):
-    """Trained backbone and pool as an `Encoder`, for evaluations and pictures.
+    """Trained backbone and pool, as `selfpatch.load` returns them.
+
+    `encoder(images)` gives both features with gradients, `patches` and `image` give one of them without. Images are
+    normalised; `transform` makes them of pictures. The network is in evaluation mode until `train()`.
 
     Args:
         normed_patches: return patch features after the trunk's final norm (DINO) instead of the last block's output
@@ -53,27 +68,38 @@ class BranchEncoder(nn.Module):
         self.projection = projection or {}
         self.dim, self.patch_size = backbone.dim, backbone.patch_size
         self.mean, self.std = backbone.mean, backbone.std
+        self._has_seen_images = False
 
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
         return next(self.parameters()).device
 
-    @torch.no_grad()
-    def patches(self, images: Tensor) -> Tensor:
-        """Return patch features [B, D, h, w] of normalised images [B, C, H, W].
+    @property
+    def transform(self) -> ImageTransform:
+        """Function that makes a normalised batch of PIL images, arrays or tensors: `transform(images, size=224)`."""
+        return ImageTransform(self.mean, self.std, self.patch_size)
+
+    def forward(self, images: Tensor) -> Features:
+        """Return image and patch features of normalised images [B, C, H, W], with gradients.
 
         Raises:
             ValueError: images have another shape or type, or the patch size does not divide their sides; within
-                `requiring_finite_features`, features are not finite. `image` and `image_tokens` raise the same.
+                `requiring_finite_features`, features are not finite. `patches`, `image` and `image_tokens` raise the
+                same.
         """
         tokens = self.backbone(self._checked(images))
-        patches = tokens.patches if self.normed_patches else tokens.raw_patches
-        return checked_features(patches.permute(0, 3, 1, 2).float(), images)
+        cls = checked_features(image_token(tokens, self.pool).float(), images)
+        return Features(cls, checked_features(self._patches(tokens), images))
+
+    @torch.no_grad()
+    def patches(self, images: Tensor) -> Tensor:
+        """Return patch features [B, D, h, w] of normalised images [B, C, H, W], without gradient."""
+        return checked_features(self._patches(self.backbone(self._checked(images))), images)
 
     @torch.no_grad()
     def image(self, images: Tensor) -> Tensor:
-        """Return image features [B, D] of normalised images [B, C, H, W]."""
+        """Return image features [B, D] of normalised images [B, C, H, W], without gradient."""
         return checked_features(image_token(self.backbone(self._checked(images)), self.pool).float(), images)
 
     @torch.no_grad()
@@ -83,6 +109,10 @@ class BranchEncoder(nn.Module):
             raise ValueError(f"a {self.backbone.config.family} has one image token; blocks is {blocks}, use 1")
         tokens = self.backbone.last_tokens(self._checked(images), blocks)
         return checked_features(torch.stack([image_token(t, self.pool) for t in tokens], 1).float(), images)
+
+    def _patches(self, tokens: Tokens) -> Tensor:
+        patches = tokens.patches if self.normed_patches else tokens.raw_patches
+        return patches.permute(0, 3, 1, 2).float()
 
     def _checked(self, images: Tensor) -> Tensor:
         """Return the images, or raise ValueError if they are no batch of normalised images on the network's device."""
@@ -96,4 +126,20 @@ class BranchEncoder(nn.Module):
             )
         if images.device != self.device:
             raise ValueError(f"images are on {images.device}, and the network on {self.device}; move them there")
+        if not self._has_seen_images:
+            self._has_seen_images = True
+            _warn_of_pixels(images)
         return images
+
+
+def _warn_of_pixels(images: Tensor) -> None:
+    """Warn if values look like those of pictures before normalisation."""
+    if type(images) is not Tensor or images.is_meta or not images.numel() or torch.compiler.is_compiling():
+        return  # no values, as in a dry run, or none that may be waited for
+    low, high = (float(value) for value in images.detach().aminmax())
+    if low >= 0 and low < high:
+        warnings.warn(
+            f"the images have values from {low:.3g} to {high:.3g}, which look like pixels; "
+            "normalise them, e.g. by encoder.transform(images)",
+            stacklevel=2,
+        )
