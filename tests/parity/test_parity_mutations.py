@@ -17,7 +17,8 @@ from selfpatch.data.augment import masks, multicrop
 from selfpatch.evaluation.depth import head as depth_head
 from selfpatch.evaluation.depth import metrics as depth_errors
 from selfpatch.evaluation.retrieval import metrics as retrieval_metrics
-from selfpatch.evaluation.segmentation.kmeans import Matching, classes_of_clusters
+from selfpatch.evaluation.segmentation.config import Matching
+from selfpatch.evaluation.segmentation.matching import classes_of_clusters
 from selfpatch.evaluation.video_segmentation import propagation
 from selfpatch.losses import center, gram, ibot, koleo, neco, paka, selfpatch
 from selfpatch.losses import depth as depth_losses

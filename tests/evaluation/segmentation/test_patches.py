@@ -9,7 +9,7 @@ from PIL import Image
 
 from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.segmentation.dataset import IGNORE
-from selfpatch.evaluation.segmentation.patches import choose_patches, grid_of, soft_labels, whole_features
+from selfpatch.evaluation.segmentation.patches import PatchView, choose_patches, soft_labels
 
 
 def test_rare_classes_are_remembered_first_and_void_never() -> None:
@@ -31,7 +31,7 @@ def test_soft_labels_are_shares_of_the_labelled_pixels() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (3000, 40), (7, 100)])
 def test_images_of_any_shape_become_patches(size: tuple[int, int]) -> None:
     image = Image.new("RGB", size, (255, 0, 0))
-    features = whole_features(MeanColour(8), image, 32)
-    assert tuple(features.shape[:2]) == grid_of(image.height, image.width, 32, 8)
+    features = PatchView(32).features(MeanColour(8), image)
+    assert tuple(features.shape[:2]) == PatchView(32).grid(image.height, image.width, 8)
     assert max(features.shape[:2]) <= 4 * 32 / 8
     torch.testing.assert_close(features[0, 0], torch.tensor([1.0, 0.0, 0.0]))

@@ -28,6 +28,7 @@ LONG_OVER_SHORT = 4
 """Largest ratio of the long to the short side of a resized image, as in mmsegmentation's (2048, 512)."""
 SIMCLR_COLOUR = CropConfig(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
 """SimCLR's colours at full strength: jitter with a probability of 0.8, grey with 0.2."""
+MEMORY_JITTER = 0.1
 Crop = Callable[[Image.Image, np.ndarray, np.random.Generator], tuple[Tensor, Tensor]]
 """Function of an image, its labels and a random generator that makes a crop of both, as `TrainCrop` does."""
 Window = tuple[slice, slice]
@@ -133,6 +134,35 @@ class SimCLRCrop:
         box = label[p.top : p.top + p.height, p.left : p.left + p.width].astype(np.int32)
         classes = np.array(Image.fromarray(box).resize((self.size, self.size), Image.Resampling.NEAREST), np.int64)
         return render(image, self.size, p), torch.from_numpy(classes[:, ::-1].copy() if p.flip else classes)
+
+
+@dataclass(frozen=True)
+class MemoryCrop:
+    """A random box made square, from an image of other colours, as open-hummingbird-eval fills its memory.
+
+    ::
+
+        brightness, contrast, saturation, hue of the image, in this order: each half of the time, by up to 0.1
+        a box of 0.5 to 2 times the image's area, drawn again until it fits (RandomResizedCrop)
+        resized to the size (bilinear, antialiased; labels nearest)
+
+    Its pixels are float32 in [0, 1]: they are not rounded after resizing.
+    """
+
+    size: int
+
+    def __call__(self, image: Image.Image, label: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Make a crop, float32 [3, size, size], and int64 [size, size] of its labels, as `TrainCrop` does."""
+        applied, strength = rng.random(4) < 0.5, rng.uniform(-MEMORY_JITTER, MEMORY_JITTER, 4)
+        adjust = (tvf.adjust_brightness, tvf.adjust_contrast, tvf.adjust_saturation)
+        for function, chosen, amount in zip(adjust, applied, strength, strict=False):
+            image = function(image, 1 + amount) if chosen else image
+        image = tvf.adjust_hue(image, strength[3]) if applied[3] else image
+        p = draw_view(ViewRecipe(self.size, scale=(0.5, 2.0)), image.size, rng)
+        box = (slice(p.top, p.top + p.height), slice(p.left, p.left + p.width))
+        pixels = tvf.pil_to_tensor(image)[:, *box] / 255
+        view = tvf.resize(pixels, [self.size, self.size], tvf.InterpolationMode.BILINEAR, antialias=True)
+        return view, torch.from_numpy(resize_nearest(label[box], (self.size, self.size)))
 
 
 def training_batches(images: SegmentationSet, crop: Crop, config: TrainedConfig) -> Batches:

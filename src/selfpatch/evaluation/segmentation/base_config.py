@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from selfpatch.config.schema import SPEED_ONLY, Seed, Workers, settings
+from selfpatch.config.schema import SPEED_ONLY, DataName, Seed, Workers, settings
 from selfpatch.evaluation.config import DenseConfig, EvaluationConfig
 
 Method = Literal["knn", "linear", "logistic", "kmeans", "finetune", "fpn", "upernet"]
@@ -40,6 +40,9 @@ class SegmentationConfig(EvaluationConfig):
     """Number of images per split, evenly spread; defaults to all."""
     seed: Seed = 0
     """Random seed of everything that is drawn."""
+    absent_as_zero: bool = False
+    """Count classes that neither the labels nor the predictions have as an IoU of 0 in the mean, as Leopart's code
+    does; else they are left out."""
     max_pictures: Annotated[NonNegativeInt, SPEED_ONLY] = 4
     """Number of images in pictures/segments.png, each with labels and prediction."""
 
@@ -54,6 +57,9 @@ class SupervisedConfig(SegmentationConfig):
 
     train_split: str = "train"
     """Name of the split to learn from; published numbers on VOC train on trainaug."""
+    train_part: DataName | None = None
+    """Part of the training images: a share such as 1/128 or 5%, drawn by the seed, or a text file of their names, one a
+    line; defaults to all."""
 
 
 @settings
@@ -61,9 +67,22 @@ class PatchConfig(DenseConfig, SegmentationConfig):
     """A method that learns from patches of whole images."""
 
     resolution: PositiveInt = 320
-    """Short side of whole images, in pixels."""
-    memory_patches: PositiveInt = 1_000_000
-    """Largest number of patches to learn from, equally many per image."""
+    """Short side of whole images, or side of square ones, in pixels; rounded to patches."""
+    shape: Literal["whole", "square"] = "whole"
+    """Shape of images: `whole` keeps the sides' ratio and scores at the size of the labels; `square` squeezes images
+    (antialiased) to a side that is rounded down to patches, and scores at this size."""
+    mask_side: PositiveInt | None = None
+    """Side in pixels at which square images are scored; defaults to their own."""
+    memory_patches: PositiveInt | None = 1_000_000
+    """Largest number of patches to learn from, equally many per image; all if None."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask_side is not None and self.shape != "square":
+            raise ValueError(
+                f"mask_side is {self.mask_side}, but whole images are scored at the size of their labels; leave it "
+                "out, or set shape to square"
+            )
 
 
 @settings
@@ -81,5 +100,8 @@ class TrainedConfig(SupervisedConfig):
 
     def learned(self) -> dict[str, Any]:
         """Return the settings that decide the trained weights: neither how they are tested nor where the data lie."""
-        testing = ("preset", "kind", "train_split", "test_split", "limit", "test", "stride", "epochs")
+        testing = {
+            "preset", "kind", "train_split", "train_part", "test_split", "limit", "test", "stride", "epochs",
+            "absent_as_zero",
+        }  # fmt: skip
         return {name: value for name, value in self.recorded().items() if name not in testing}

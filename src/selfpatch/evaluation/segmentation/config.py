@@ -16,22 +16,56 @@ from selfpatch.evaluation.segmentation.base_config import (
 )
 from selfpatch.evaluation.segmentation.decoder_config import FinetuneSegmentationConfig, FPNConfig, UPerNetConfig
 
-Matching = Literal["one_to_one", "precision", "iou"]
+Matching = Literal["one_to_one", "one_to_one_iou", "precision", "iou"]
 
 
 @settings
 class KNNSegmentationConfig(SupervisedConfig, PatchConfig):
-    """Retrieval: patches take the labels of the most similar training patches."""
+    """Retrieval: patches take the labels of the most similar training patches.
+
+    Presets: `whole`, ours, whole images as they are; `hummingbird`, in-context scene understanding (arXiv 2306.01667)
+    as open-hummingbird-eval measures it, version 2.
+    """
+
+    # hummingbird: settings of its README's table, which has memories of 102,400, 1,024,000 and 10,240,000 patches. Its
+    # exact search stands in for ScaNN and FAISS. Not known: the passes and memories of published shares of the data.
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "whole": {},
+        "hummingbird": {
+            "shape": "square", "passes": 2, "augment": True, "memory_patches": 10_240_000, "void_as_background": True,
+            "std": "released", "hungarian": True, "absent_as_zero": True,
+        },
+    }  # fmt: skip
 
     method: Method = "knn"
+    preset: Literal["whole", "hummingbird"] = "whole"
+    """Protocol whose settings are the defaults."""
     resolution: PositiveInt = 512
     k: PositiveInt = 30
     """Number of patches that vote."""
     temperature: PositiveFloat = 0.02
     """Softmax temperature of the votes."""
+    passes: PositiveInt = 1
+    """Number of times that each training image is seen to fill the memory, which is divided among the passes."""
+    augment: bool = False
+    """Remember random crops of other colours in place of the images; square only."""
+    void_as_background: bool = False
+    """Remember void pixels as a class, as if they had the number 0: of VOC the background, of ADE20K a class of its
+    own, which is never right. Otherwise they have no label."""
+    std: Literal["encoder", "released"] = "encoder"
+    """Standard deviation that images are normalised by: `encoder` uses the encoder's own; `released` that of
+    open-hummingbird-eval, (0.229, 0.224, 0.255), in place of ImageNet's."""
+    hungarian: bool = False
+    """Match predicted to true classes one to one by IoU before scoring, as open-hummingbird-eval does; this hides
+    classes that are taken for each other."""
     max_memory: Annotated[PositiveInt, SPEED_ONLY] = 128
     """Memory limit in MB for the similarities of patches, and for the logits of an image; changes speed and memory
     only. The remembered patches and the encoder's own memory come on top."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.augment and self.shape != "square":
+            raise ValueError("augment is True, but its crops are square; set shape to square too")
 
 
 @settings

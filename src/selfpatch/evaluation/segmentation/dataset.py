@@ -95,9 +95,27 @@ class SegmentationSet:
         """Return at most `num_images` of the images, evenly spread; all of them if it is None."""
         if num_images is None or num_images >= len(self):
             return self
-        chosen = evenly_spread(np.arange(len(self)), num_images)
+        return self.chosen(evenly_spread(np.arange(len(self)), num_images))
+
+    def chosen(self, chosen: np.ndarray) -> "SegmentationSet":
+        """Return the images of these positions."""
         names, images, labels = ([part[i] for i in chosen] for part in (self.names, self.images, self.labels))
         return replace(self, names=names, images=images, labels=labels)
+
+    def with_void_class(self, *, labelled: bool) -> "SegmentationSet":
+        """Return the set as if void were the class number 0, and the other classes one number higher if 0 is void.
+
+        ::
+
+            0 is a class (VOC):  void becomes class 0 if `labelled`
+            0 is void (ADE20K):  classes are (void), then the others; void becomes class 0 if `labelled`
+
+        Void pixels stay void if not `labelled`.
+        """
+        void, named = self.table == IGNORE, self.table >= 0
+        shift = int(void[0])
+        table = np.where(void, 0 if labelled else IGNORE, np.where(named, self.table + shift, self.table))
+        return replace(self, classes=(*["(void)"] * shift, *self.classes), table=table)
 
     def fingerprint(self) -> str:
         """Return a hash of what a training on the set depends on, wherever the set lies.

@@ -1,11 +1,13 @@
 """Semantic segmentation with patch features: by retrieval, a linear head, clusters, or a trained decoder."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from selfpatch.core.distributed import all_reduce_sum, gather, is_main_process
 from selfpatch.core.types import Encoder
@@ -14,10 +16,16 @@ from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.segmentation import decoder_training, finetune, kmeans, knn, linear, logistic
 from selfpatch.evaluation.segmentation.base_config import PatchConfig, SupervisedConfig
-from selfpatch.evaluation.segmentation.config import KMeansSegmentationConfig, SegmentationConfig
+from selfpatch.evaluation.segmentation.config import (
+    KMeansSegmentationConfig,
+    KNNSegmentationConfig,
+    SegmentationConfig,
+)
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet, open_dataset
 from selfpatch.evaluation.segmentation.inference import FittedMethod
-from selfpatch.evaluation.segmentation.metrics import Scores, confusion, constant_prediction
+from selfpatch.evaluation.segmentation.matching import classes_of_clusters
+from selfpatch.evaluation.segmentation.metrics import Scores, confusion, constant_prediction, mean_scores
+from selfpatch.evaluation.segmentation.training_part import training_part
 from selfpatch.evaluation.segmentation.visualize import overlay_row, save_rows
 from selfpatch.evaluation.workload import Workload
 
@@ -42,7 +50,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
         IoU of a class = counts[c, c] / (counts[c, :] + counts[:, c] - counts[c, c])
 
     `registry.Evaluate` explains the arguments. `finetune`, `fpn` and `upernet` train a copy of the encoder, which must
-    be a network of this package. `mIoU baseline` predicts the most frequent class everywhere.
+    be a network of this package. `mIoU baseline` predicts the most frequent class everywhere, `mIoU std` is the
+    standard deviation over several clusterings, and `mIoU unmatched` the mIoU before classes are matched.
 
     Raises:
         ValueError: data cannot be read, settings or the encoder do not fit, or the folder holds another training.
@@ -55,33 +64,54 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
     if isinstance(config, PatchConfig):
         output.announce(_workload(encoder, train, test, config))
     method = METHODS[config.method](encoder, train, config, output)
+    counts, per_image, pictures = _scored(method, test, config, output)
+    score = partial(Scores.of, absent_as_zero=config.absent_as_zero)
+    extra = {"mIoU baseline": score(constant_prediction(counts[0])).miou}
+    if isinstance(config, KNNSegmentationConfig) and config.hungarian:
+        extra["mIoU unmatched"] = score(counts[0]).miou
+        counts = torch.stack([_matched(of_run) for of_run in counts])
+    of_runs = [score(of_run) for of_run in counts]
+    if len(of_runs) > 1:
+        extra["mIoU std"] = float(np.std([run.miou for run in of_runs]))
+    scores = mean_scores(of_runs)
+    settings = method.config.recorded() | {"data": str(data), "kind": test.kind, **method.facts}
+    settings |= {"test_images": len(test), "classes": len(test.classes)}
+    if isinstance(config, SupervisedConfig):
+        settings |= {"train_images": len(train)}
+    metrics, rows, notes = scores.metrics() | extra, scores.rows(test.classes), list(method.notes)
+    return Result("segment", metrics, rows, settings, pictures=pictures, per_image=per_image, notes=notes)
+
+
+def _scored(
+    method: FittedMethod, test: SegmentationSet, config: SegmentationConfig, output: Output
+) -> tuple[Tensor, dict[str, dict[str, float]], list[str]]:
+    """Return the counts [R, C, C] of R runs, the mean mIoU of each image over runs, and pictures of the first run."""
     num_classes = len(test.classes)
-    counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    counts = torch.zeros(method.runs, num_classes, num_classes, dtype=torch.int64)
     per_image: dict[str, dict[str, float]] = {}
     shown = evenly_spread(np.arange(len(test)), 0 if output.folder is None else config.max_pictures)
     rows: list[list[Image.Image]] = []
     for i, image, labels in test.read_all("scoring", output.progress):
         if method.reduce_labels is not None:
             labels = method.reduce_labels(labels)
-        prediction = method.predict(image).cpu()
-        counts_of_image = confusion(prediction, labels, num_classes)
-        counts += counts_of_image
-        if counts_of_image.any():
-            per_image[test.names[i]] = {"miou_image": Scores.of(counts_of_image).miou}
+        predictions = method.predict(image).cpu().expand(method.runs, *labels.shape)  # [R, h, w]
+        of_image = torch.stack([confusion(prediction, labels, num_classes) for prediction in predictions])
+        counts += of_image
+        if of_image.any():
+            per_image[test.names[i]] = {"miou_image": float(np.mean([Scores.of(of_run).miou for of_run in of_image]))}
         if i in shown:
-            rows.append(overlay_row(image, labels, prediction.numpy()))
+            rows.append(overlay_row(image, labels, predictions[0].numpy()))
     counts, per_image, rows = all_reduce_sum(counts), dict(gather([*per_image.items()])), gather(rows)
     if not counts.any():
         raise ValueError(f"all labels of {test.labels[0].parent} are void; there is nothing to score")
-    settings = method.config.recorded() | {"data": str(data), "kind": test.kind, **method.facts}
-    settings |= {"test_images": len(test), "classes": num_classes}
-    if isinstance(config, SupervisedConfig):
-        settings |= {"train_images": len(train)}
-    scores = Scores.of(counts)
-    metrics = {**scores.metrics(), "mIoU baseline": Scores.of(constant_prediction(counts)).miou}
     pictures = gather(save_rows(rows, output.folder) if is_main_process() else [])
-    rows_of_classes, notes = scores.rows(test.classes), list(method.notes)
-    return Result("segment", metrics, rows_of_classes, settings, pictures=pictures, per_image=per_image, notes=notes)
+    return counts, per_image, pictures
+
+
+def _matched(counts: Tensor) -> Tensor:
+    """Return counts [C, C] whose predicted classes are matched one to one to the classes by IoU."""
+    class_of = torch.from_numpy(classes_of_clusters(counts.numpy(), "one_to_one_iou"))
+    return torch.zeros_like(counts).index_add_(1, class_of, counts)
 
 
 def _workload(encoder: Encoder, train: SegmentationSet, test: SegmentationSet, config: PatchConfig) -> Workload:
@@ -90,7 +120,8 @@ def _workload(encoder: Encoder, train: SegmentationSet, test: SegmentationSet, c
     sizes = {"training images": learned, "test images": len(test), "classes": len(test.classes)}
     side = max(1, config.resolution // encoder.patch_size) * encoder.patch_size
     note = f"Images are taken as {side} pixels square; neighbours and clusters are not in the estimate."
-    encoded = len(test) + (learned or len(test))
+    passes = config.passes if isinstance(config, KNNSegmentationConfig) else 1
+    encoded = len(test) + (learned * passes or len(test))
     forward = dense_encoder(encoder, config).patches
     return Workload(config.recorded(), sizes, forward, (1, 3, side, side), encoded, notes=(note,))
 
@@ -111,4 +142,7 @@ def _open_splits(data: str | Path, config: SegmentationConfig) -> tuple[Segmenta
         raise ValueError(
             f"{config.train_split} and {config.test_split} of {data} have different classes; use splits of one set"
         )
+    train = training_part(train, config.train_part, config.seed)
+    if isinstance(config, KNNSegmentationConfig) and config.void_as_background:
+        train, test = train.with_void_class(labelled=True), test.with_void_class(labelled=False)
     return train.limited(config.limit), test.limited(config.limit)

@@ -17,7 +17,8 @@ from selfpatch.evaluation.segmentation.config import SegmentationConfig
 from selfpatch.ops.images import normalise
 
 Predict = Callable[[Image.Image], Tensor]
-"""Function of an RGB image that returns its class numbers, int64 [h, w], at the size of its labels."""
+"""Function of an RGB image that returns its class numbers, int64 [h, w], or [R, h, w] of R runs, at the size of its
+labels."""
 LogitsFunction = Callable[[Tensor], Tensor]
 """Function of normalised images [1, 3, H, W] that returns logits [1, C, H', W'] of any resolution."""
 
@@ -38,6 +39,8 @@ class FittedMethod:
     """Change of labels before they are compared, where a protocol scores at another size."""
     notes: Sequence[str] = ()
     """Caveats for the result."""
+    runs: int = 1
+    """Number of predictions for each image, whose scores are averaged."""
 
 
 def image_predictor(

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,11 +18,12 @@ from selfpatch.data.augment.multicrop import generator
 from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.augmentation import resize_nearest
-from selfpatch.evaluation.segmentation.config import KMeansSegmentationConfig, Matching
+from selfpatch.evaluation.segmentation.config import KMeansSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod
+from selfpatch.evaluation.segmentation.matching import classes_of_clusters
 from selfpatch.evaluation.segmentation.metrics import confusion
-from selfpatch.evaluation.segmentation.patches import whole_features
+from selfpatch.evaluation.segmentation.patches import PatchView
 
 _KMEANS_STREAM, _SAMPLE_STREAM = 2**32 + 2, 2**32 + 3
 MAX_DISTANCES = 2**24
@@ -44,7 +44,7 @@ def fit_kmeans(
     num_classes = len(images.classes)
     num_clusters = count_clusters(config, num_classes)
     encoder = dense_encoder(encoder, config)
-    budget = max(1, config.memory_patches // len(images))
+    budget = None if config.memory_patches is None else max(1, config.memory_patches // len(images))
     points = []
     for i, image, _ in images.read_all("patches to cluster", output.progress):
         features = _unit_features(encoder, image, config).flatten(0, 1)
@@ -86,30 +86,7 @@ def count_clusters(config: KMeansSegmentationConfig, num_classes: int) -> int:
 
 
 def _unit_features(encoder: Encoder, image: Image.Image, config: KMeansSegmentationConfig) -> Tensor:
-    return F.normalize(whole_features(encoder, image, config.resolution), dim=-1)
-
-
-def classes_of_clusters(counts: np.ndarray, matching: Matching) -> np.ndarray:
-    """Return the class of each cluster, [K] int64, by its pixels of each class, `counts` [C, K].
-
-    Ties go to the class of lowest number. A cluster without labelled pixels is of class 0 unless matched one to one.
-    """
-    if matching == "one_to_one":
-        return match_clusters(counts)
-    of_class, of_cluster = counts.sum(1, keepdims=True), counts.sum(0, keepdims=True)
-    whole = of_cluster if matching == "precision" else of_class + of_cluster - counts
-    return (counts / np.maximum(whole, 1)).argmax(0)
-
-
-def match_clusters(counts: np.ndarray) -> np.ndarray:
-    """Return the class of each cluster as [C] int64, one to one, so that as many pixels as possible are right.
-
-    `counts` are the [C, C] pixels of each (class, cluster).
-    """
-    classes, clusters = linear_sum_assignment(counts, maximize=True)
-    matched = np.empty(counts.shape[1], np.int64)
-    matched[clusters] = classes
-    return matched
+    return F.normalize(PatchView.of(config).features(encoder, image), dim=-1)
 
 
 class Clusters(NamedTuple):

@@ -1,7 +1,7 @@
 """Segmentation by retrieval: patches take the labels of the training patches that resemble them.
 
-Source: Balazevic et al., "Towards In-Context Scene Understanding" (arXiv 2306.01667); k, temperature and the choice of
-remembered patches follow its open re-implementation.
+Source: Balazevic et al., "Towards In-Context Scene Understanding" (arXiv 2306.01667), which calls it Hummingbird; k,
+temperature, augmentation and the choice of remembered patches follow open-hummingbird-eval, version 2.
 """
 
 from dataclasses import replace
@@ -12,14 +12,17 @@ from torch import Tensor
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.result import Output
+from selfpatch.evaluation.segmentation.augmentation import MemoryCrop
 from selfpatch.evaluation.segmentation.config import KNNSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod
-from selfpatch.evaluation.segmentation.patches import labelled_patches, patch_predictor
+from selfpatch.evaluation.segmentation.patches import PatchView, fitted_patches, labelled_patches
 from selfpatch.ops.knn import check_temperature, nearest_neighbours, soft_class_votes
 
 BYTES_PER_SIMILARITY = 8
 """Bytes per similarity: four for itself, and four for values derived from it."""
+RELEASED_STD = {0.225: 0.255}
+"""Standard deviation of open-hummingbird-eval in place of ImageNet's, a slip that is part of its numbers."""
 MAX_QUERIES = 1024
 """Queries per block; the memory is read once for each block."""
 
@@ -69,12 +72,17 @@ def fit_knn(encoder: Encoder, train: SegmentationSet, config: KNNSegmentationCon
     All patches vote if there are fewer than `k`; the result says so.
     """
     encoder = dense_encoder(encoder, config)
+    std = [RELEASED_STD.get(s, s) for s in encoder.std] if config.std == "released" else None
+    view = PatchView.of(config, std)
+    crop = MemoryCrop(view.side(encoder.patch_size)) if config.augment else None
     limit = config.max_memory * 2**20 // BYTES_PER_SIMILARITY
-    features, labels = labelled_patches(encoder, train, config, output.progress, unit=True)
+    features, labels = labelled_patches(
+        encoder, train, view, config, output.progress, unit=True, passes=config.passes, crop=crop
+    )
     notes = []
     if len(features) < config.k:
         notes = [f"k is {config.k}, but only {len(features)} patches are remembered: all of them vote"]
         config = replace(config, k=len(features))
     memory = PatchMemory(features, labels, k=config.k, temperature=config.temperature, max_similarities=limit)
-    predict = patch_predictor(encoder, config.resolution, memory.votes, max_logits=limit)
-    return FittedMethod(predict, config, {"remembered": len(features)}, notes=notes)
+    facts = {"remembered": len(features)}
+    return fitted_patches(encoder, view, memory.votes, config, max_logits=limit, facts=facts, notes=notes)

@@ -19,13 +19,12 @@ from selfpatch.evaluation.segmentation.augmentation import (
     SquareCrop,
     TrainCrop,
     dummy_batch,
-    resize_nearest,
     training_batches,
 )
 from selfpatch.evaluation.segmentation.config import LinearSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at, image_predictor
-from selfpatch.evaluation.segmentation.patches import whole_features
+from selfpatch.evaluation.segmentation.patches import PatchView, square_labels
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.features import patch_features
 from selfpatch.models.finite_features import checked_features
@@ -131,11 +130,11 @@ def _fitted(encoder: Encoder, head: LinearHead, config: LinearSegmentationConfig
         return classes_at(logits, (side, side))
 
     def reduce_labels(label: np.ndarray) -> np.ndarray:
-        return resize_nearest(resize_nearest(label, (crop, crop)), (side, side))
+        return square_labels(label, crop, side)
 
     @torch.no_grad()
     def whole(image: Image.Image) -> Tensor:
-        return classes_at(head(whole_features(encoder, image, crop)[None]), (image.height, image.width))
+        return classes_at(head(PatchView(crop).features(encoder, image)[None]), (image.height, image.width))
 
     def window_logits(window: Tensor) -> Tensor:
         return head(checked_features(encoder.patches(window), window).float().movedim(1, -1))

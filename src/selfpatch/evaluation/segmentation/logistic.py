@@ -16,7 +16,7 @@ from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.config import LogisticSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod
-from selfpatch.evaluation.segmentation.patches import labelled_patches, patch_predictor
+from selfpatch.evaluation.segmentation.patches import PatchView, fitted_patches, labelled_patches
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def fit_logistic(
 ) -> FittedMethod:
     """Fit logistic regression to patches of the training images; nothing is written."""
     encoder = dense_encoder(encoder, config)
-    features, labels = labelled_patches(encoder, train, config, output.progress, unit=False)
+    view = PatchView.of(config)
+    features, labels = labelled_patches(encoder, train, view, config, output.progress, unit=False)
     classifier = solve_logistic(features, labels, weight_decay=config.weight_decay, iterations=config.iterations)
-    predict = patch_predictor(encoder, config.resolution, classifier)
-    return FittedMethod(predict, config, {"remembered": len(features)})
+    return fitted_patches(encoder, view, classifier, config, facts={"remembered": len(features)})

@@ -42,7 +42,7 @@ class Scores:
     """Scores of a confusion matrix.
 
     Attributes:
-        miou: mean of `iou` over the classes that the truth or the prediction has.
+        miou: mean of `iou` over the classes that the truth or the prediction has, or over all if `absent_as_zero`.
         aacc: share of correct pixels.
         macc: mean of `acc` over the classes that the truth has.
         iou: [C] float64 intersection over union; nan where neither truth nor prediction has the class.
@@ -56,15 +56,19 @@ class Scores:
     acc: np.ndarray
 
     @classmethod
-    def of(cls, counts: Tensor | np.ndarray) -> "Scores":
-        """Return the scores of [C, C] counts of (truth, prediction); all are nan where there is no pixel."""
+    def of(cls, counts: Tensor | np.ndarray, *, absent_as_zero: bool = False) -> "Scores":
+        """Return the scores of [C, C] counts of (truth, prediction); all are nan where there is no pixel.
+
+        With `absent_as_zero`, classes that neither has count as 0 in `miou`.
+        """
         matrix = torch.as_tensor(counts).cpu().numpy().astype(np.float64)
         correct, of_truth, of_prediction = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
         with np.errstate(invalid="ignore"):  # 0 / 0 is nan, as it should be
             iou = correct / (of_truth + of_prediction - correct)
             acc = correct / of_truth
             aacc = float(correct.sum() / matrix.sum())
-        return cls(_mean(iou), aacc, _mean(acc), iou, acc)
+        miou = _mean(np.nan_to_num(iou)) if absent_as_zero and matrix.any() else _mean(iou)
+        return cls(miou, aacc, _mean(acc), iou, acc)
 
     def metrics(self) -> dict[str, float]:
         """Return the numbers to quote."""
@@ -77,6 +81,15 @@ class Scores:
             for name, iou, acc in zip(classes, self.iou, self.acc, strict=True)
             if not np.isnan(iou)
         ]
+
+
+def mean_scores(runs: Sequence[Scores]) -> Scores:
+    """Return the mean of the scores of several runs; of a class, over the runs in which they are defined."""
+    if len(runs) == 1:
+        return runs[0]
+    miou, aacc, macc = (float(np.mean([getattr(run, name) for run in runs])) for name in ("miou", "aacc", "macc"))
+    iou, acc = (np.ma.masked_invalid([getattr(run, name) for run in runs]).mean(0) for name in ("iou", "acc"))
+    return Scores(miou, aacc, macc, iou.filled(np.nan), acc.filled(np.nan))
 
 
 def constant_prediction(counts: Tensor) -> Tensor:

@@ -1,6 +1,9 @@
-"""Whole images as patches: their features, their shares of classes, and a bounded sample of labelled ones."""
+"""Images as patches: their features, their shares of classes, and a bounded sample of labelled ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,38 +15,96 @@ from selfpatch.core.distributed import gather_rows
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.evaluation.result import Progress
-from selfpatch.evaluation.segmentation.augmentation import fitted_size, resize_bilinear, resize_nearest
+from selfpatch.evaluation.segmentation.augmentation import Crop, fitted_size, resize_bilinear, resize_nearest
 from selfpatch.evaluation.segmentation.base_config import PatchConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
-from selfpatch.evaluation.segmentation.inference import MAX_LOGITS, Predict, classes_at
+from selfpatch.evaluation.segmentation.inference import MAX_LOGITS, FittedMethod, classes_at
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.models.features import patch_features
 
-
-def grid_of(height: int, width: int, resolution: int, patch_size: int) -> tuple[int, int]:
-    """Return (h, w) in patches of an image whose short side is resized to about `resolution` pixels."""
-    height, width = fitted_size(height, width, resolution)
-    return max(1, round(height / patch_size)), max(1, round(width / patch_size))
+_CROP_STREAM = 1
 
 
-def whole_features(encoder: Encoder, image: Image.Image, resolution: int) -> Tensor:
-    """Return the features [h, w, D] of an image, float32 on the encoder's device; `grid_of` gives h and w."""
-    h, w = grid_of(image.height, image.width, resolution, encoder.patch_size)
-    pixels = torch.from_numpy(resize_bilinear(np.asarray(image), (h * encoder.patch_size, w * encoder.patch_size)))
-    return patch_features(encoder, pixels.permute(2, 0, 1)[None])[0]
+@dataclass(frozen=True)
+class PatchView:
+    """How a method sees an image as patches, and at which size it is scored; see `PatchConfig` for the fields."""
+
+    resolution: int
+    shape: Literal["whole", "square"] = "whole"
+    mask_side: int | None = None
+    std: Sequence[float] | None = None
+    """Standard deviation that images are normalised by; the encoder's own if None."""
+
+    @classmethod
+    def of(cls, config: PatchConfig, std: Sequence[float] | None = None) -> "PatchView":
+        """Return the view that settings describe."""
+        return cls(config.resolution, config.shape, config.mask_side, std)
+
+    def grid(self, height: int, width: int, patch_size: int) -> tuple[int, int]:
+        """Return (h, w) in patches of an image.
+
+        Raises:
+            ValueError: a square image would have no patch.
+        """
+        if self.shape == "square":
+            return (self.side(patch_size) // patch_size,) * 2
+        height, width = fitted_size(height, width, self.resolution)
+        return max(1, round(height / patch_size)), max(1, round(width / patch_size))
+
+    def side(self, patch_size: int) -> int:
+        """Return the side of a square image in pixels; ValueError if it has no patch."""
+        if self.resolution < patch_size:
+            raise ValueError(f"resolution is {self.resolution} pixels for patches of {patch_size}; use more")
+        return self.resolution // patch_size * patch_size
+
+    def features(self, encoder: Encoder, image: Image.Image) -> Tensor:
+        """Return the features [h, w, D] of an image, float32 on the encoder's device; `grid` gives h and w."""
+        h, w = self.grid(image.height, image.width, encoder.patch_size)
+        height, width = h * encoder.patch_size, w * encoder.patch_size
+        if self.shape == "square":
+            pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+        else:
+            pixels = resize_bilinear(np.asarray(image), (height, width))
+        batch = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
+        return patch_features(encoder, batch, std=self.std)[0]
+
+    def scored_size(self, height: int, width: int, patch_size: int) -> tuple[int, int]:
+        """Return the (height, width) at which an image of this size is scored."""
+        return (height, width) if self.shape == "whole" else (self.mask_side or self.side(patch_size),) * 2
+
+    def reduced_labels(self, label: np.ndarray, patch_size: int) -> np.ndarray:
+        """Return labels [H, W] at the size at which they are scored (nearest)."""
+        if self.shape == "whole":
+            return label
+        return square_labels(label, self.side(patch_size), self.mask_side)
 
 
-def patch_predictor(
-    encoder: Encoder, resolution: int, scores_of: Callable[[Tensor], Tensor], *, max_logits: int = MAX_LOGITS
-) -> Predict:
-    """Return a function that segments an image by the scores [n, C] that `scores_of` gives its patches [n, D]."""
+def square_labels(label: np.ndarray, side: int, mask_side: int | None) -> np.ndarray:
+    """Return labels [H, W] squeezed to a square, which is then reduced if there is a `mask_side` (nearest)."""
+    square = resize_nearest(label, (side, side))
+    return square if mask_side is None else resize_nearest(square, (mask_side, mask_side))
+
+
+def fitted_patches(
+    encoder: Encoder,
+    view: PatchView,
+    scores_of: Callable[[Tensor], Tensor],
+    config: PatchConfig,
+    *,
+    max_logits: int = MAX_LOGITS,
+    facts: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> FittedMethod:
+    """Return a method that segments an image by the scores [n, C] that `scores_of` gives its patches [n, D]."""
 
     def predict(image: Image.Image) -> Tensor:
-        features = whole_features(encoder, image, resolution)
+        features = view.features(encoder, image)
         scores = scores_of(features.flatten(0, 1)).unflatten(0, features.shape[:2])
-        return classes_at(scores.permute(2, 0, 1)[None], (image.height, image.width), max_logits=max_logits)
+        size = view.scored_size(image.height, image.width, encoder.patch_size)
+        return classes_at(scores.permute(2, 0, 1)[None], size, max_logits=max_logits)
 
-    return predict
+    reduce_labels = partial(view.reduced_labels, patch_size=encoder.patch_size)
+    return FittedMethod(predict, config, facts or {}, reduce_labels, notes)
 
 
 def soft_labels(label: np.ndarray, grid: tuple[int, int], patch_size: int, num_classes: int) -> Tensor:
@@ -85,36 +146,64 @@ def choose_patches(labels: Tensor, count: int, draws: Tensor) -> Tensor:
 
 
 def labelled_patches(
-    encoder: Encoder, images: SegmentationSet, config: PatchConfig, progress: Progress, *, unit: bool
+    encoder: Encoder,
+    images: SegmentationSet,
+    view: PatchView,
+    config: PatchConfig,
+    progress: Progress,
+    *,
+    unit: bool,
+    passes: int = 1,
+    crop: Crop | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return features [M, D] and shares of classes [M, C] of at most `memory_patches` patches, equally many per image.
 
-    With `unit`, features have a norm of 1. Each of several processes encodes its share, and all receive all patches.
+    Each of several processes encodes its share, and all receive all patches.
+
+    Args:
+        encoder: the network.
+        images: the images to learn from.
+        view: how images become patches.
+        config: settings; `memory_patches` and `seed` are read.
+        progress: called after each image.
+        unit: scale features to a norm of 1.
+        passes: number of times that each image is seen; the patches are divided among them.
+        crop: random crop, drawn anew in each pass, that is seen in place of the image; its side is the view's.
 
     Raises:
         ValueError: fewer patches than images, or no patch has a label.
     """
-    budget = config.memory_patches // len(images)
+    patch, num_classes = encoder.patch_size, len(images.classes)
+    share = share_of(len(images))
+    sizes = [h * w for h, w in (view.grid(*images.size(i), patch) for i in share)]
+    budget = max(sizes, default=1)
+    if config.memory_patches is not None:
+        budget = config.memory_patches // (len(images) * passes)
     if budget < 1:
         raise ValueError(
-            f"memory_patches is {config.memory_patches} for {len(images)} training images; use one per image or more"
+            f"memory_patches is {config.memory_patches} for {len(images)} training images"
+            f"{f' in {passes} passes' if passes > 1 else ''}; use one per image or more"
         )
-    grids = (grid_of(*images.size(i), config.resolution, encoder.patch_size) for i in share_of(len(images)))
-    capacity = sum(min(budget, h * w) for h, w in grids)
+    capacity = passes * sum(min(budget, size) for size in sizes)
     features = torch.empty(capacity, encoder.dim, device=encoder.device)
-    labels = torch.empty(capacity, len(images.classes), device=encoder.device)
+    labels = torch.empty(capacity, num_classes, device=encoder.device)
     filled = 0
-    for i, image, label in images.read_all("memory", progress):
-        of_image = whole_features(encoder, image, config.resolution)
-        h, w, _ = of_image.shape
-        soft = soft_labels(label, (h, w), encoder.patch_size, len(images.classes)).flatten(0, 1)
-        draws = torch.from_numpy(generator(config.seed, 0, i, 0).random(h * w))
-        chosen = choose_patches(soft, budget, draws.float())
-        rows = slice(filled, filled + len(chosen))
-        of_chosen = of_image.flatten(0, 1)[chosen.to(of_image.device)]
-        features[rows] = F.normalize(of_chosen, dim=1) if unit else of_chosen
-        labels[rows] = soft[chosen].to(labels.device)
-        filled += len(chosen)
+    for number in range(passes):
+        for i, image, label in images.read_all("memory", progress):
+            if crop is None:
+                of_image = view.features(encoder, image)
+            else:
+                pixels, classes = crop(image, label, generator(config.seed, number, i, _CROP_STREAM))
+                of_image, label = patch_features(encoder, pixels[None], std=view.std)[0], classes.numpy()
+            h, w, _ = of_image.shape
+            soft = soft_labels(label, (h, w), patch, num_classes).flatten(0, 1)
+            draws = torch.from_numpy(generator(config.seed, number, i, 0).random(h * w))
+            chosen = choose_patches(soft, budget, draws.float())
+            rows = slice(filled, filled + len(chosen))
+            of_chosen = of_image.flatten(0, 1)[chosen.to(of_image.device)]
+            features[rows] = F.normalize(of_chosen, dim=1) if unit else of_chosen
+            labels[rows] = soft[chosen].to(labels.device)
+            filled += len(chosen)
     # Patches without a label leave rows empty. On one process these are views, no copies.
     features, labels = gather_rows([features[:filled]]), gather_rows([labels[:filled]])
     if not len(features):

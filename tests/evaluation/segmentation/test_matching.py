@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from selfpatch.evaluation.segmentation.kmeans import Matching, classes_of_clusters, match_clusters
+from selfpatch.evaluation.segmentation.config import Matching
+from selfpatch.evaluation.segmentation.matching import classes_of_clusters
 
 
 def test_matching_makes_the_most_pixels_correct() -> None:
     counts = np.random.default_rng(0).integers(0, 100, (5, 5))
-    matched = match_clusters(counts)
+    matched = classes_of_clusters(counts, "one_to_one")
     assert sorted(matched) == [*range(5)]
     best = counts[linear_sum_assignment(counts, maximize=True)].sum()
     assert sum(counts[matched[cluster], cluster] for cluster in range(5)) == best
