@@ -238,8 +238,9 @@ OPTIONS = {
         checkpoint.every-minutes checkpoint.every-steps checkpoint.keep checkpoint.keep-every-epochs
         checkpoint.max-nonfinite""",
     "resume": "device workers refuse-changed",
-    "evaluate davis": f"""{NETWORK} data out debias block stage output-stride dilate results resolution radius window
-        topk context-frames temperature upsampling std precision max-memory year sequences""",
+    "evaluate davis": f"""{NETWORK} data out debias block stage output-stride dilate preset results resolution
+        rounding resampling radius window topk context-frames temperature upsampling upsample-to std precision
+        max-memory year sequences""",
     "evaluate knn": f"{NETWORK} data out ks temperature resize crop precision encode-batch",
     "evaluate correspond": f"""{NETWORK} data out debias block stage output-stride dilate preset facet depth stride
         resolution shape sampling places alphas threshold split layout categories precision max-pictures""",
