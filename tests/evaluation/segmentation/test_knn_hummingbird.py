@@ -29,25 +29,6 @@ def pooled(images: Tensor) -> Tensor:
 ENCODER = FunctionEncoder(pooled, PATCH)
 
 
-@pytest.fixture(scope="module")
-def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images and labels that have little to do with each other, so that any change of a step changes the score."""
-    root, rng = tmp_path_factory.mktemp("noise"), np.random.default_rng(3)
-    for split, count in (("train", 4), ("val", 3)):
-        for folder in ("images", "labels"):
-            (root / folder / split).mkdir(parents=True)
-        for i in range(count):
-            label = rng.integers(0, CLASSES, (4, 5)).repeat(8, 0).repeat(8, 1)
-            pixels = (40, 120, 200) * (label[..., None] == (0, 1, 2)) + rng.integers(0, 55, (*label.shape, 3))
-            if split == "val":  # taken for each other, which the matching hides
-                label = np.array([0, 2, 1])[label]
-            label[rng.random(label.shape) < 0.2] = 255
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "images" / split / f"{i}.png")
-            Image.fromarray(label.astype(np.uint8)).save(root / "labels" / split / f"{i}.png")
-    (root / "classes.txt").write_text("background\na\nb\n")
-    return root
-
-
 def hummingbird_reference(data: Path, memory_per_image: int | None = None) -> dict[str, float]:
     def load(split: str, i: int) -> tuple[Tensor, Tensor]:
         image = Image.open(data / "images" / split / f"{i}.png").convert("RGB").resize((SIDE, SIDE), 2)
@@ -160,7 +141,7 @@ def test_settings_that_do_not_fit_are_refused(noise: Path) -> None:
         run(noise, resolution=7)
 
 
-@pytest.mark.parametrize("method", ["knn", "logistic"])
+@pytest.mark.parametrize("method", ["knn", "logistic", "kmeans"])
 def test_square_images_are_scored_at_their_side(noise: Path, method: str) -> None:
     settings = {"method": method, "shape": "square", "resolution": SIDE}
     results = [

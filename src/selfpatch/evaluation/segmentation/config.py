@@ -79,20 +79,52 @@ class LogisticSegmentationConfig(SupervisedConfig, PatchConfig):
     """Largest number of L-BFGS iterations."""
 
 
+_OVERCLUSTERING: Mapping[str, Any] = {
+    "resolution": 448, "shape": "square", "mask_side": 100, "memory_patches": None, "features": "standardised",
+    "components": 50, "init": "random", "points_per_cluster": 256, "iterations": 100, "restarts": 5, "seeds": 5,
+    "absent_as_zero": True,
+}  # fmt: skip
+
+
 @settings
 class KMeansSegmentationConfig(PatchConfig):
-    """Clusters of the test images' patches, matched to classes, without training."""
+    """Clusters of the test images' patches, matched to classes, without training.
+
+    Presets: `whole`, ours, one cluster for each class; `overclustering`, the protocol of Leopart's (arXiv 2204.13101)
+    and NeCo's tables with 500 clusters; `clustering`, the same with a cluster for each class.
+    """
+
+    # overclustering, clustering: NeCo's released eval_overcluster.py, and the defaults of FAISS that it relies on (256
+    # points for each cluster, centres drawn from the points). FAISS splits a large cluster in place of an empty one.
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "whole": {},
+        "overclustering": {**_OVERCLUSTERING, "num_clusters": 500, "matching": "precision"},
+        "clustering": {**_OVERCLUSTERING, "matching": "one_to_one_iou"},
+    }
 
     method: Method = "kmeans"
-    memory_patches: PositiveInt = 200_000
+    preset: Literal["whole", "overclustering", "clustering"] = "whole"
+    """Protocol whose settings are the defaults."""
+    memory_patches: PositiveInt | None = 200_000
     num_clusters: PositiveInt | None = None
     """Number of clusters; defaults to the number of classes. More of them need another `matching` (overclustering)."""
     matching: Matching = "one_to_one"
-    """Class of a cluster: `one_to_one` so that most pixels are right, or that of its highest `precision` or `iou`."""
+    """Class of a cluster: `one_to_one` so that most pixels are right, `one_to_one_iou` so that the sum of IoUs is
+    largest, or that of its highest `precision` or `iou`."""
+    features: Literal["unit", "standardised"] = "unit"
+    """Features that are clustered: of length 1, or with mean 0 and standard deviation 1 in each dimension."""
+    components: PositiveInt | None = None
+    """Number of principal components that features are reduced to; they stay as they are if None."""
+    init: Literal["plus_plus", "random"] = "plus_plus"
+    """First centres: by k-means++, or points drawn at random."""
+    points_per_cluster: PositiveInt | None = None
+    """Largest number of patches for each cluster that k-means learns from; all of them if None."""
     iterations: PositiveInt = 50
     """Largest number of iterations per run of k-means."""
     restarts: PositiveInt = 3
     """Number of runs of k-means, of which the best is taken."""
+    seeds: PositiveInt = 1
+    """Number of clusterings, with seeds from `seed` on; scores are means, and `mIoU std` is their spread."""
 
 
 @settings

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfpatch.evaluation.segmentation.kmeans import cluster_means, kmeans, nearest_centre
+from selfpatch.evaluation.segmentation.lloyd import cluster_means, kmeans, nearest_centre
 
 
 def test_clusters_are_found_and_restarts_keep_the_best() -> None:

@@ -1,0 +1,115 @@
+"""k-means by Lloyd's algorithm, in blocks of bounded memory."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MAX_DISTANCES = 2**24
+"""Distances that exist at once: 64 MB."""
+
+
+class Clusters(NamedTuple):
+    """Centres of the clusters, and how well they fit."""
+
+    centres: Tensor  # [k, D]
+    inertia: float  # sum of the squared distances to the nearest centre
+
+
+def kmeans(
+    points: Tensor,
+    k: int,
+    *,
+    iterations: int,
+    restarts: int,
+    rng: np.random.Generator,
+    init: Literal["plus_plus", "random"] = "plus_plus",
+) -> Clusters:
+    """Return the best of several runs of Lloyd's algorithm.
+
+        centres by k-means++, or points drawn at random without replacement
+        until no point changes its cluster, at most `iterations` times:
+            each point joins its nearest centre
+            each centre becomes the mean of its points; one without points becomes the point farthest from its centre
+
+    Args:
+        points: [n, D] float32.
+        k: number of clusters.
+        iterations: largest number of iterations per run.
+        restarts: number of runs, at least 1; the one with the smallest inertia is kept.
+        rng: generator of all random numbers.
+        init: choice of the first centres; FAISS draws them at random.
+
+    Raises:
+        ValueError: there are fewer points than clusters.
+    """
+    if not 1 <= k <= len(points):
+        raise ValueError(
+            f"{k} clusters cannot be made of {len(points)} patches; use more images or a larger resolution"
+        )
+    runs = []
+    for _ in range(restarts):
+        first = plus_plus(points, k, rng) if init == "plus_plus" else points[rng.permutation(len(points))[:k]]
+        runs.append(_lloyd(points, first, iterations))
+    return min(runs, key=lambda run: run.inertia)
+
+
+def _lloyd(points: Tensor, centres: Tensor, iterations: int) -> Clusters:
+    cluster, distance = nearest_centre(points, centres)
+    for _ in range(iterations):
+        centres = cluster_means(points, cluster, distance, len(centres))
+        before = cluster
+        cluster, distance = nearest_centre(points, centres)
+        if torch.equal(cluster, before):
+            break
+    # Moved to the CPU first, because MPS has no float64.
+    return Clusters(centres, float(distance.cpu().double().sum()))
+
+
+def cluster_means(points: Tensor, cluster: Tensor, distance: Tensor, k: int) -> Tensor:
+    """Return the means [k, D] of the points [n, D] of each cluster; an empty one gets a point farthest from its centre.
+
+    `cluster` is the [n] int64 cluster of each point, `distance` its [n] squared distance to the centre.
+    """
+    # One-hot products instead of atomic adds, whose order and therefore rounding changes from run to run on a GPU.
+    count = torch.bincount(cluster, minlength=k)
+    total = points.new_zeros(k, points.shape[1])
+    step = max(1, MAX_DISTANCES // k)
+    for part, numbers in zip(points.split(step), cluster.split(step), strict=True):
+        total += F.one_hot(numbers, k).to(part.dtype).T @ part
+    empty = (count == 0).nonzero().flatten()
+    means = total / count.clamp_min(1)[:, None]
+    if len(empty):
+        means[empty] = points[distance.topk(len(empty)).indices]
+    return means
+
+
+def nearest_centre(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the [n] int64 nearest of the [k, D] centres, and the [n] squared distances to them."""
+    step = max(1, MAX_DISTANCES // len(centres))
+    norms = centres.square().sum(1)
+    parts = []
+    for part in points.split(step):
+        closest = (norms - 2 * part @ centres.T).min(1)
+        parts.append((closest.indices, (closest.values + part.square().sum(1)).clamp_min(0)))
+    cluster, distance = (torch.cat(found) for found in zip(*parts, strict=True))
+    return cluster, distance
+
+
+def plus_plus(points: Tensor, k: int, rng: np.random.Generator) -> Tensor:
+    """Return initial centres [k, D] by k-means++ (Arthur and Vassilvitskii, 2007).
+
+    Draw points in turn, with probability proportional to the squared distance to the nearest centre.
+    """
+    chosen = [int(rng.integers(len(points)))]
+    distance = (points - points[chosen[0]]).square().sum(1)
+    for _ in range(k - 1):
+        mass = distance.cpu().double().numpy().cumsum()
+        # If all points coincide with centres there is no mass, and any point will do.
+        at_random = int(rng.integers(len(points)))
+        index = int(np.searchsorted(mass, rng.random() * mass[-1], side="right")) if mass[-1] > 0 else at_random
+        chosen.append(min(index, len(points) - 1))
+        distance = torch.minimum(distance, (points - points[chosen[-1]]).square().sum(1))
+    return points[chosen]
