@@ -265,7 +265,7 @@ OPTIONS = {
         optimizer resolution memory-patches k temperature
         max-memory num-clusters matching iterations restarts min-scale max-side min-lr warmup-epochs
         train-part absent-as-zero shape passes augment void-as-background std hungarian
-        features components init points-per-cluster seeds""",
+        features components init points-per-cluster seeds schedule clip dropout antialias""",
     "evaluate all": f"{NETWORK} suite out",
     "evaluate --compare": "compare allow-different",
     "export": "weights side num-heads position-embedding allow-partial to out size debias",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from timm.scheduler import CosineLRScheduler
 
-from selfpatch.core.schedules import cosine, cosine_factor, epoch_factor, polynomial_factor
+from selfpatch.core.schedules import cosine, cosine_factor, epoch_factor, one_cycle_factor, polynomial_factor
 
 
 def test_cosine_at_both_ends_and_halfway() -> None:
@@ -37,3 +39,18 @@ def test_the_factor_by_epoch_is_that_of_deits_loop(peak: float, warmup: int) -> 
         for step in range(4 * epoch, 4 * epoch + 4):
             assert peak * ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), epoch
         theirs.step(epoch)
+
+
+def test_one_cycle_is_that_of_dinov3s_loop() -> None:
+    """The released loop steps its schedule after every step but the first."""
+    warmup, total, rates, count = 6, 40, list[float](), 0
+    for step in range(total):
+        if count < warmup:
+            rates.append((1 - (1 - count / warmup) * (1 - 1e-6)) * (1 - count / total))
+        else:
+            rates.append((1 + math.cos(math.pi * (count + 1) / total)) / 2)
+        count += step > 0
+    factor = one_cycle_factor(total, warmup=warmup)
+    assert [factor(step) for step in range(total)] == pytest.approx(rates)
+    assert rates[0] == rates[1] == pytest.approx(1e-6)
+    assert max(rates) < 0.95

@@ -55,3 +55,21 @@ def polynomial_factor(
         return decayed * (1 - (1 - step / warmup) * (1 - start)) if step < warmup else decayed
 
     return factor
+
+
+def one_cycle_factor(num_steps: int, *, warmup: int = 0, start: float = 1e-6) -> Factor:
+    """Return the factor of DINOv3's linear segmentation: a warm-up, then half a cosine that began with the first step.
+
+        t = max(0, step - 1), because the released loop does not move on after its first step
+        t < warmup:  the factor of `polynomial_factor`
+        else:        cosine from 1 to 0, at t + 1 of all steps
+
+    The peak of 1 is never reached.
+    """
+    rising = polynomial_factor(num_steps, warmup=warmup, start=start)
+
+    def factor(step: int) -> float:
+        t = max(0, step - 1)
+        return rising(t) if t < warmup else cosine(t + 1, num_steps, 1.0, 0.0)
+
+    return factor

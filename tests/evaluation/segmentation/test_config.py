@@ -35,7 +35,7 @@ def test_linear_is_the_default_method() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"preset": "huge"}, "preset is 'huge'; use one of: leopart, full, small"),
+        ({"preset": "huge"}, "preset is 'huge'; use one of: leopart, neco, full, dinov3, small"),
         ({"preset": "small", "steps": 0}, "steps is 0; use a number above 0"),
         ({"warmup": 5}, "warmup is 5, but sgd trains without; leave it out"),
         ({"preset": "full", "warmup": -1}, "warmup is -1; use 0 or more"),

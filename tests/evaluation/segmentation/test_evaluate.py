@@ -212,7 +212,7 @@ def test_every_view_of_test_images_works(blocks: Path, test: str) -> None:
 
 
 def test_the_published_presets_run(blocks: Path) -> None:
-    for preset in ("leopart", "full"):
+    for preset in ("leopart", "neco", "full", "dinov3"):
         result = run(MeanColour(8), blocks, preset=preset, crop=24, steps=12, batch_size=3, lr=0.1)
         assert 0 <= result.metrics["mIoU"] <= 1
         assert result.settings["steps"] == 12

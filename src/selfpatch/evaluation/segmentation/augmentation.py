@@ -56,6 +56,8 @@ class TrainCrop:
     flip: float = 0.5
     colour: bool = True
     fill: tuple[int, int, int] = MEAN_COLOUR
+    antialias: bool = False
+    """Resize as torchvision does, antialiased, instead of as OpenCV."""
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 0 < self.scale_range[0] <= self.scale_range[1]:
@@ -72,7 +74,10 @@ class TrainCrop:
         top, left = self._corner(label, whole, rng)
         window = (slice(top, min(top + self.size, whole[0])), slice(left, min(left + self.size, whole[1])))
         classes = resize_nearest(label, whole, window)
-        pixels = resize_bilinear(np.asarray(image), whole, window)
+        if self.antialias:
+            pixels = resize_antialiased(image, whole)[window]
+        else:
+            pixels = resize_bilinear(np.asarray(image), whole, window)
         if rng.random() < self.flip:
             pixels, classes = pixels[:, ::-1], classes[:, ::-1]
         if self.colour:
@@ -193,6 +198,11 @@ def resize_nearest(label: np.ndarray, size: tuple[int, int], window: Window = WH
         for old, new, part in zip(label.shape, size, window, strict=True)
     )
     return label[rows[:, None], columns]
+
+
+def resize_antialiased(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """Return the pixels, uint8 [h, w, 3], of an RGB image resized to (height, width), as torchvision resizes."""
+    return np.array(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def resize_bilinear(pixels: np.ndarray, size: tuple[int, int], window: Window = WHOLE) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+from annotated_types import Ge, Lt
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, settings
@@ -131,15 +132,27 @@ class KMeansSegmentationConfig(PatchConfig):
 class LinearSegmentationConfig(DenseConfig, TrainedConfig):
     """Linear segmentation: one 1x1 convolution on frozen patch features.
 
-    Presets: `leopart`, Ziegler and Asano (arXiv 2204.13101) and their released code; `full`, the linear protocol of
-    DINOv2 (arXiv 2304.07193) on mmsegmentation; `small`, ours, for a minute or two on a CPU.
+    Presets: `leopart`, Ziegler and Asano (arXiv 2204.13101) and their released code; `neco`, the same with NeCo's
+    batches (arXiv 2408.11054); `full`, the linear protocol of DINOv2 (arXiv 2304.07193) on mmsegmentation; `dinov3`,
+    that of DINOv3 (arXiv 2508.10104); `small`, ours, for a minute or two on a CPU.
     """
 
+    # neco: its configurations of VOC, 25 epochs with a tenth of the rate after 20. It quotes the best epoch on the test
+    # set; here the last one counts.
+    # dinov3: published numbers are the best of learning rates 1e-4, 3e-4, 1e-3 and weight decays 1e-4, 1e-3; the
+    # preset takes the largest of both.
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "leopart": {},
+        "neco": {"batch_size": 128, "absent_as_zero": True},
         "full": {
             "crop": 512, "augmentation": "scale_crop", "optimizer": "adamw", "lr": 1e-3, "batch_size": 16,
             "steps": 40_000, "epochs": None, "warmup": 1500, "batch_norm": True, "mask_side": None, "test": "slide",
+        },
+        "dinov3": {
+            "crop": 512, "augmentation": "scale_crop", "antialias": True, "optimizer": "adamw", "lr": 1e-3,
+            "weight_decay": 1e-3, "batch_size": 16, "steps": 40_000, "epochs": None, "warmup": 1500,
+            "schedule": "one_cycle", "clip": 35.0, "dropout": 0.1, "batch_norm": True, "mask_side": None,
+            "test": "slide",
         },
         "small": {
             "crop": 160, "augmentation": "scale_crop", "optimizer": "adamw", "lr": 5e-3, "batch_size": 8,
@@ -148,15 +161,20 @@ class LinearSegmentationConfig(DenseConfig, TrainedConfig):
     }  # fmt: skip
 
     method: Method = "linear"
-    preset: Literal["leopart", "full", "small"] = "leopart"
+    preset: Literal["leopart", "neco", "full", "dinov3", "small"] = "leopart"
     """Published protocol whose settings are the defaults."""
     crop: PositiveInt = 448
     """Side of the training and test images, in pixels, rounded down to a multiple of the patch size."""
     augmentation: Literal["resized_crop", "scale_crop"] = "resized_crop"
     """Training crops: resized_crop makes a box of 80 to 100 % of the image square; scale_crop draws a scale of 0.5 to
     2 and a crop, and distorts colours. Both flip."""
+    antialias: bool = False
+    """Resize images of scale_crop and slide as torchvision does, antialiased; else as OpenCV, which is not."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """Optimizer: sgd (momentum 0.9, rate / 10 after 4/5 of the steps), or adamw (warm-up, linear decay)."""
+    """Optimizer: sgd (momentum 0.9) or adamw."""
+    schedule: Literal["step", "polynomial", "one_cycle"] | None = None
+    """Learning rate: step (a tenth after 4/5 of the steps), polynomial (warm-up, linear decay) or one_cycle (DINOv3's
+    warm-up and cosine); defaults to step for sgd and polynomial for adamw."""
     lr: PositiveFloat = 0.01
     """Peak learning rate."""
     batch_size: PositiveInt = 60
@@ -165,7 +183,11 @@ class LinearSegmentationConfig(DenseConfig, TrainedConfig):
     epochs: PositiveInt | None = 25
     """Number of passes over the training images; ignored if steps is given."""
     warmup: NonNegativeInt = 0
-    """Steps over which the learning rate rises, at most a tenth of all; adamw only."""
+    """Steps over which the learning rate rises, at most a tenth of all; not with schedule step."""
+    clip: NonNegativeFloat = 0.0
+    """Largest norm of the gradient; 0 turns clipping off."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of the channels of an image that are dropped before the batch norm in training."""
     batch_norm: bool = False
     """Normalise features by a batch norm before the convolution."""
     mask_side: PositiveInt | None = 100
@@ -176,7 +198,7 @@ class LinearSegmentationConfig(DenseConfig, TrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.optimizer == "sgd" and self.warmup:
+        if self.warmup and self.optimizer == "sgd" and self.schedule in (None, "step"):
             raise ValueError(f"warmup is {self.warmup}, but sgd trains without; leave it out, or use preset full")
         if self.steps is None and self.epochs is None:
             raise ValueError("steps and epochs are None; use a number for one of them")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.segmentation.augmentation import fitted_size, resize_bilinear
+from selfpatch.evaluation.segmentation.augmentation import fitted_size, resize_antialiased, resize_bilinear
 from selfpatch.evaluation.segmentation.config import SegmentationConfig
 from selfpatch.ops.images import normalise
 
@@ -44,13 +44,20 @@ class FittedMethod:
 
 
 def image_predictor(
-    logits_fn: LogitsFunction, encoder: Encoder, num_classes: int, *, short: int, size: int, stride: int | None
+    logits_fn: LogitsFunction,
+    encoder: Encoder,
+    num_classes: int,
+    *,
+    short: int,
+    size: int,
+    stride: int | None,
+    antialias: bool = False,
 ) -> Predict:
     """Return a function that segments an image of short side `short`, in windows of `size` if there is a stride."""
 
     @torch.no_grad()
     def predict(image: Image.Image) -> Tensor:
-        normalised = load_normalised(encoder, image, short)
+        normalised = load_normalised(encoder, image, short, antialias=antialias)
         if stride is None:
             logits = logits_fn(normalised)
         else:
@@ -60,9 +67,10 @@ def image_predictor(
     return predict
 
 
-def load_normalised(encoder: Encoder, image: Image.Image, short: int) -> Tensor:
+def load_normalised(encoder: Encoder, image: Image.Image, short: int, *, antialias: bool = False) -> Tensor:
     """Return an RGB image, resized by `fitted_size` and normalised, as [1, 3, H, W] on the encoder's device."""
-    pixels = resize_bilinear(np.asarray(image), fitted_size(image.height, image.width, short))
+    size = fitted_size(image.height, image.width, short)
+    pixels = resize_antialiased(image, size) if antialias else resize_bilinear(np.asarray(image), size)
     batch = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()[None]
     return normalise(batch.to(encoder.device), encoder.mean, encoder.std)
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision.transforms import functional as tvf
 
 from selfpatch.core.distributed import all_reduce_mean, world_size
-from selfpatch.core.schedules import Factor, polynomial_factor
+from selfpatch.core.schedules import Factor, one_cycle_factor, polynomial_factor
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
@@ -34,10 +34,14 @@ SLIDE = 2 / 3
 
 
 class LinearHead(nn.Module):
-    """1x1 convolution from D features to C classes, optionally after a batch norm; the seed is of its weights."""
+    """1x1 convolution from D features to C classes, optionally after dropout and a batch norm.
 
-    def __init__(self, dim: int, num_classes: int, *, batch_norm: bool, seed: int) -> None:
+    Dropout sets whole channels of an image to 0. The seed is of the weights.
+    """
+
+    def __init__(self, dim: int, num_classes: int, *, batch_norm: bool, seed: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = nn.Dropout2d(dropout) if dropout else nn.Identity()
         self.norm = nn.BatchNorm2d(dim) if batch_norm else nn.Identity()
         self.classify = nn.Conv2d(dim, num_classes, 1)
         nn.init.normal_(self.classify.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
@@ -46,7 +50,7 @@ class LinearHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits [B, C, h, w] of patch features [B, h, w, D]."""
-        return self.classify(self.norm(features.movedim(-1, 1)))
+        return self.classify(self.norm(self.dropout(features.movedim(-1, 1))))
 
 
 def fit_linear(
@@ -57,11 +61,14 @@ def fit_linear(
     if config.crop < patch:
         raise ValueError(f"crop is {config.crop} pixels for patches of {patch}; use {patch} or more")
     config = replace(config, crop=config.crop // patch * patch)
-    crop = TrainCrop(config.crop) if config.augmentation == "scale_crop" else SquareCrop(config.crop)
+    scaled = TrainCrop(config.crop, antialias=config.antialias)
+    crop = scaled if config.augmentation == "scale_crop" else SquareCrop(config.crop)
     batches = training_batches(train, crop, config)
     config = in_steps(config, batches.steps_per_epoch)
     assert config.steps is not None  # `in_steps` has filled it in
-    head = LinearHead(encoder.dim, len(train.classes), batch_norm=config.batch_norm, seed=config.seed)
+    head = LinearHead(
+        encoder.dim, len(train.classes), batch_norm=config.batch_norm, seed=config.seed, dropout=config.dropout
+    )
     head.to(encoder.device).train()
     frozen = dense_encoder(encoder, config)
 
@@ -75,11 +82,9 @@ def fit_linear(
     optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":
         optimizer = torch.optim.SGD(head.parameters(), config.lr, momentum=0.9, weight_decay=config.weight_decay)
-        factor = step_decay(config.steps)
     else:
         optimizer = torch.optim.AdamW(head.parameters(), config.lr, weight_decay=config.weight_decay)
-        factor = polynomial_factor(config.steps, warmup=config.warmup)
-    plan = TrainingPlan(config.steps, factor, seed=config.seed)
+    plan = TrainingPlan(config.steps, learning_rate_factor(config), seed=config.seed, clip=config.clip)
 
     def dummy_loss(num_images: int) -> Tensor:
         images, labels = dummy_batch(num_images, config.crop)
@@ -93,10 +98,20 @@ def fit_linear(
 
 
 def in_steps(config: LinearSegmentationConfig, steps_per_epoch: int) -> LinearSegmentationConfig:
-    """Return the settings with epochs converted to steps, and the warm-up cut to a tenth of them."""
+    """Return the settings with epochs converted to steps, the warm-up cut to a tenth of them, and a schedule."""
     steps = config.steps or (config.epochs or 0) * steps_per_epoch
     epochs = config.epochs if config.steps is None else None
-    return replace(config, steps=steps, epochs=epochs, warmup=min(config.warmup, steps // 10))
+    schedule = config.schedule or ("step" if config.optimizer == "sgd" else "polynomial")
+    return replace(config, steps=steps, epochs=epochs, warmup=min(config.warmup, steps // 10), schedule=schedule)
+
+
+def learning_rate_factor(config: LinearSegmentationConfig) -> Factor:
+    """Return the schedule that settings name, once `in_steps` has completed them."""
+    assert config.steps is not None
+    if config.schedule == "step":
+        return step_decay(config.steps)
+    factor = one_cycle_factor if config.schedule == "one_cycle" else polynomial_factor
+    return factor(config.steps, warmup=config.warmup)
 
 
 def step_decay(steps: int) -> Factor:
@@ -144,6 +159,7 @@ def _fitted(encoder: Encoder, head: LinearHead, config: LinearSegmentationConfig
     if config.test == "whole":
         return FittedMethod(whole, config)
     stride = max(1, int(SLIDE * crop))
-    return FittedMethod(
-        image_predictor(window_logits, encoder, num_classes, short=crop, size=crop, stride=stride), config
+    predict = image_predictor(
+        window_logits, encoder, num_classes, short=crop, size=crop, stride=stride, antialias=config.antialias
     )
+    return FittedMethod(predict, config)

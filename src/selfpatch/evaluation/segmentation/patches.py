@@ -15,7 +15,13 @@ from selfpatch.core.distributed import gather_rows
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.evaluation.result import Progress
-from selfpatch.evaluation.segmentation.augmentation import Crop, fitted_size, resize_bilinear, resize_nearest
+from selfpatch.evaluation.segmentation.augmentation import (
+    Crop,
+    fitted_size,
+    resize_antialiased,
+    resize_bilinear,
+    resize_nearest,
+)
 from selfpatch.evaluation.segmentation.base_config import PatchConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.evaluation.segmentation.inference import MAX_LOGITS, FittedMethod, classes_at
@@ -62,10 +68,10 @@ class PatchView:
         h, w = self.grid(image.height, image.width, encoder.patch_size)
         height, width = h * encoder.patch_size, w * encoder.patch_size
         if self.shape == "square":
-            pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+            pixels = resize_antialiased(image, (height, width))
         else:
             pixels = resize_bilinear(np.asarray(image), (height, width))
-        batch = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
+        batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         return patch_features(encoder, batch, std=self.std)[0]
 
     def scored_size(self, height: int, width: int, patch_size: int) -> tuple[int, int]:
