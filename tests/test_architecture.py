@@ -12,8 +12,8 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 PACKAGES = (
-    "cli", "experiments", "api", "training", "evaluation", "methods", "checkpoints", "visualization", "data", "losses",
-    "models", "ops", "config", "core",
+    "cli", "experiments", "api", "embedding", "training", "evaluation", "methods", "checkpoints", "visualization",
+    "data", "losses", "models", "ops", "config", "core",
 )  # fmt: skip
 """From top to bottom: a package imports only packages further right."""
 

@@ -8,24 +8,40 @@ from typing import TYPE_CHECKING, Any
 from selfpatch.core.version import VERSION
 
 __version__ = VERSION
-__all__ = ["compare", "evaluate", "evaluate_suite", "export", "load", "pretrain", "resume", "run_study", "show"]
+__all__ = [
+    "compare",
+    "embed",
+    "evaluate",
+    "evaluate_suite",
+    "export",
+    "load",
+    "pretrain",
+    "read_embeddings",
+    "resume",
+    "run_study",
+    "show",
+]
 
 if TYPE_CHECKING:
+    from selfpatch.api.embed import embed
     from selfpatch.api.encoder import load
     from selfpatch.api.evaluate import compare, evaluate
     from selfpatch.api.export import export
     from selfpatch.api.pretrain import pretrain, resume
     from selfpatch.api.show import show
+    from selfpatch.embedding.read import read_embeddings
     from selfpatch.experiments.run import run_study
     from selfpatch.experiments.suite import evaluate_suite
 
 _MODULES = {
     "compare": "selfpatch.api.evaluate",
+    "embed": "selfpatch.api.embed",
     "evaluate": "selfpatch.api.evaluate",
     "evaluate_suite": "selfpatch.experiments.suite",
     "export": "selfpatch.api.export",
     "load": "selfpatch.api.encoder",
     "pretrain": "selfpatch.api.pretrain",
+    "read_embeddings": "selfpatch.embedding.read",
     "resume": "selfpatch.api.pretrain",
     "run_study": "selfpatch.experiments.run",
     "show": "selfpatch.api.show",

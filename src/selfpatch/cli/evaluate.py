@@ -117,7 +117,7 @@ def _evaluate(name: str, arguments: list[str]) -> int:
     if options.dry_run:
         print_report(evaluate(name, weights, options.data, options.config, dry_run=True, **how))
         return 0
-    with _progress_bar(name) as progress:
+    with progress_bar(name) as progress:
         result = evaluate(name, weights, options.data, options.config, **how, progress=progress)
     if announced_rank() == 0:
         console.print(result.table())
@@ -134,7 +134,7 @@ def _evaluate_all(arguments: list[str]) -> int:
     from selfpatch.core.console import console
     from selfpatch.experiments.suite import evaluate_suite
 
-    with _progress_bar("suite") as progress:
+    with progress_bar("suite") as progress:
 
         def notify(outcome: Outcome) -> None:
             name = f"{outcome.entry.number}. {outcome.entry.evaluation} on {outcome.entry.data}"
@@ -175,7 +175,7 @@ def _compare(arguments: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _progress_bar(name: str) -> Iterator[Progress]:
+def progress_bar(name: str) -> Iterator[Progress]:
     """Show a bar, moved by the function that is given out."""
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar

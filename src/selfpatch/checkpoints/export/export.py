@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from selfpatch.checkpoints.export import huggingface, onnx, safetensors, timm
-from selfpatch.checkpoints.export.formats import ExportSummary, Features
+from selfpatch.checkpoints.export.formats import ExportSummary
 from selfpatch.config.schema import Size, size_text
 from selfpatch.core.atomic_io import clear_error, write_atomically
 from selfpatch.core.text import visible
-from selfpatch.models.encoder import BranchEncoder, image_token
+from selfpatch.models.encoder import BranchEncoder, Features, image_token
 from selfpatch.models.layers.lora import merge_adapters
 
 FORMATS: dict[str, ModuleType] = {"timm": timm, "safetensors": safetensors, "hf": huggingface, "onnx": onnx}
@@ -122,7 +122,7 @@ def _compare(
     patches = onnx.patches_without_positions(encoder, debias)(images) if debias else tokens.patches.movedim(-1, 1)
     pairs = {"patch": (patches, exported.patches)}
     if with_image:
-        pairs["image"] = image_token(tokens, encoder.pool), exported.image
+        pairs["image"] = image_token(tokens, encoder.pool), exported.cls
     others = " or ".join(name for name in ("onnx", "safetensors") if name != to)
     advice = f"it does not have exactly this network, and nothing was written; use --to {others}"
     for kind, (expected, found) in pairs.items():

@@ -1,9 +1,6 @@
 """Records and rules that all export formats share."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-from torch import Tensor
 
 from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, ResNetConfig, ViTConfig
 
@@ -20,13 +17,6 @@ class ExportSummary:
     """Caveats for the user."""
     has_image: bool = True
     """True if the exported model's image feature is the trained network's."""
-
-
-class Features(NamedTuple):
-    """Features of images in another library: image [B, D] and patches [B, D, h, w]."""
-
-    image: Tensor
-    patches: Tensor
 
 
 def native_size(config: AnyBackboneConfig) -> int:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from selfpatch.checkpoints import huggingface_keys as keys
-from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
+from selfpatch.checkpoints.export.formats import ExportSummary, native_size
 from selfpatch.checkpoints.export.safetensors import metadata_of, write_safetensors
 from selfpatch.config.schema import Size
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, ResNetConfig, SwinConfig, ViTConfig
 from selfpatch.models.backbones.dinov3_keys import check_periods
-from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.encoder import BranchEncoder, Features
 
 LIBRARIES = ("transformers",)
 USAGE = """model = transformers.AutoModel.from_pretrained("{folder}")

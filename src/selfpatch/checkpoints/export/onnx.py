@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
+from selfpatch.checkpoints.export.formats import ExportSummary, native_size
 from selfpatch.config.schema import Size, height_and_width
 from selfpatch.models.backbones.config import SwinConfig
 from selfpatch.models.debiased import Debiasing
-from selfpatch.models.encoder import BranchEncoder, image_token
+from selfpatch.models.encoder import BranchEncoder, Features, image_token
 from selfpatch.ops.debias import remove_positions
 
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
+from selfpatch.checkpoints.export.formats import ExportSummary, native_size
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.config.schema import Size
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones.config import AnyBackboneConfig
-from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.encoder import BranchEncoder, Features
 from selfpatch.models.layers.lora import merge_adapter_tensors
 
 LIBRARIES = ()
@@ -55,4 +55,4 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping
 def read_features(folder: Path, images: Tensor) -> Features:
     """Return the features of images [B, C, H, W] after loading the file."""
     encoder, _ = load_encoder(str(folder / FILE))
-    return Features(encoder.image(images), encoder.patches(images))
+    return encoder(images)

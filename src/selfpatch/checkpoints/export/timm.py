@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import Tensor
 
-from selfpatch.checkpoints.export.formats import ExportSummary, Features, native_size
+from selfpatch.checkpoints.export.formats import ExportSummary, native_size
 from selfpatch.checkpoints.export.safetensors import metadata_of, write_safetensors
 from selfpatch.checkpoints.key_mapping import move_patch_merging
 from selfpatch.config.schema import Size
@@ -21,7 +21,7 @@ from selfpatch.core.atomic_io import write_atomically
 from selfpatch.models.backbones import convnext_keys, dinov3_keys
 from selfpatch.models.backbones.build import has_timms_keys
 from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, SwinConfig, ViTConfig
-from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.encoder import BranchEncoder, Features
 
 LIBRARIES = ()
 USAGE = """model = timm.create_model("local-dir:{folder}", pretrained=True)

@@ -1,0 +1,38 @@
+"""`selfpatch embed`: write features of many images to a file."""
+
+from typing import Annotated
+
+from selfpatch.cli.evaluate import progress_bar
+from selfpatch.cli.parsing import Flat, NetworkOptions, read_options
+from selfpatch.config.schema import DataName, Name, settings
+from selfpatch.core.text import visible
+from selfpatch.core.torchrun import announced_rank
+from selfpatch.embedding.config import EmbedConfig
+
+
+@settings
+class EmbedOptions(NetworkOptions):
+    """Write image and patch features of all images of a source to a file, in bounded memory.
+
+    A call that was stopped continues when it is called again. Several processes share the images:
+    torchrun --nproc-per-node N -m selfpatch embed ...
+    """
+
+    data: DataName
+    """Folder of images, tar shard, or text file that lists images, folders and shards."""
+    out: Name
+    """File to write; its suffix chooses the format: .safetensors, .npz, .parquet or .zarr."""
+    config: Annotated[EmbedConfig, Flat] = EmbedConfig()
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command and return its exit code."""
+    options = read_options(EmbedOptions, "embed", arguments)
+    weights = options.named_weights()
+    from selfpatch.api.embed import embed
+
+    with progress_bar("embed") as progress:
+        path = embed(weights, options.data, options.out, options.config, **options.loading(), progress=progress)
+    if announced_rank() == 0:
+        print(f"written to {visible(str(path))}")
+    return 0

@@ -1,0 +1,1 @@
+"""Features of many images in one file: encoding that can be resumed, the formats, and a reader."""

@@ -1,0 +1,90 @@
+"""Features of a source in a file: the same after a stop, on two processes, and without unreadable images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import selfpatch
+from selfpatch.embedding import encode
+from selfpatch.evaluation.encoders import MeanColour
+from tests.helpers.command_line import write_photos
+from tests.helpers.labelled_images import tiny_encoder
+from tests.helpers.workers import WorkerPool
+
+SETTINGS = {"features": ("image", "patches"), "resolution": (16, 24), "batch_size": 2, "workers": 0, "device": "cpu"}
+
+
+def same_arrays(a: Path, b: Path) -> bool:
+    one, other = selfpatch.read_embeddings(a), selfpatch.read_embeddings(b)
+    equal = all(np.array_equal(one.arrays[name], other.arrays[name]) for name in one.arrays)
+    return equal and one.names == other.names and one.arrays.keys() == other.arrays.keys()
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    photos, encoder = write_photos(tmp_path / "photos", 5), tiny_encoder("vit")
+    path = selfpatch.embed(encoder, photos, tmp_path / "f.safetensors", **SETTINGS, dtype="float32")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["f.safetensors", "photos"]
+    embeddings = selfpatch.read_embeddings(path)
+    assert embeddings.names == sorted(file.name for file in photos.iterdir())
+    assert embeddings.arrays["size"].tolist() == [[48, 48]] * 5
+    assert embeddings.arrays["patches"].shape == (5, 2, 3, encoder.dim)
+    assert embeddings.metadata["resolution"] == "[16, 24]"
+    assert np.ptp(embeddings.vectors("image"), axis=0).max() > 0
+
+
+def test_a_stopped_call_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, encoder = write_photos(tmp_path / "photos", 6), MeanColour(8)
+    whole = selfpatch.embed(encoder, photos, tmp_path / "whole.npz", **SETTINGS)
+    out, features_of, batches = tmp_path / "out.npz", encode.features_of, list[int]()
+
+    def stopping(encoder: MeanColour, images: torch.Tensor, config: object) -> dict[str, torch.Tensor]:
+        batches.append(len(images))
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return features_of(encoder, images, config)
+
+    monkeypatch.setattr(encode, "features_of", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        selfpatch.embed(encoder, photos, out, **SETTINGS)
+    assert (tmp_path / "out.npz.partial").is_dir()
+    with pytest.raises(ValueError, match=r"another request \(dtype was 'float16' and is 'int8'\)"):
+        selfpatch.embed(encoder, photos, out, **SETTINGS, dtype="int8")
+    selfpatch.embed(encoder, photos, out, **SETTINGS)
+    assert batches == [2, 2, 2, 2]
+    assert same_arrays(whole, out)
+    with pytest.raises(ValueError, match="exists; remove it, or name another --out"):
+        selfpatch.embed(encoder, photos, out, **SETTINGS)
+
+
+def test_unreadable_images_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = write_photos(tmp_path / "photos", 3)
+    good = selfpatch.embed(MeanColour(8), photos, tmp_path / "good.npz", **SETTINGS)
+    (photos / "00000-bad.jpg").write_bytes(b"bad")
+    out = selfpatch.embed(MeanColour(8), photos, tmp_path / "out.npz", **SETTINGS)
+    assert same_arrays(good, out)
+    assert "1 images could not be read and are left out" in capsys.readouterr().out
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.jpg").write_bytes(b"bad")
+    with pytest.raises(ValueError, match=r"none of 1 images can be read, e\.g\. cannot read .*a\.jpg"):
+        selfpatch.embed(MeanColour(8), tmp_path / "bad", tmp_path / "none.npz", **SETTINGS)
+
+
+def test_a_size_below_a_patch(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 1)
+    with pytest.raises(ValueError, match="resolution is 24 x 7; use sides of at least a patch, 8 pixels"):
+        selfpatch.embed(MeanColour(8), photos, tmp_path / "f.npz", **{**SETTINGS, "resolution": (7, 24)})
+
+
+def embed_together(rank: int, photos: str, out: str) -> None:
+    selfpatch.embed(MeanColour(8), photos, out, **SETTINGS)
+
+
+def test_processes_share_the_images(pool: WorkerPool, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 5)
+    alone = selfpatch.embed(MeanColour(8), photos, tmp_path / "alone.npz", **SETTINGS)
+    pool.run(embed_together, str(photos), str(tmp_path / "both.npz"))
+    assert same_arrays(alone, tmp_path / "both.npz")
