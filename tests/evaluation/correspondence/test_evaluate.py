@@ -25,6 +25,7 @@ from selfpatch.evaluation.correspondence.metrics import (
     points_by_position,
     within_threshold,
 )
+from selfpatch.evaluation.degenerate import PATCHES_EQUAL, Degenerate
 from selfpatch.evaluation.encoders import MeanColour, RawPatch
 from selfpatch.evaluation.result import Result
 
@@ -286,3 +287,9 @@ def test_words_for_bad_folders_and_settings(spair: Path, tmp_path: Path) -> None
     (spair / "Layout" / "small" / "test.txt").write_text("")
     with pytest.raises(ValueError, match="is empty"):
         evaluate(Colour(8), spair, CorrespondenceConfig())
+
+
+def test_pairs_whose_target_has_no_contrast_are_named(spair: Path) -> None:
+    Image.fromarray(np.full((64, 96, 3), 90, np.uint8)).save(spair / "JPEGImages" / "cat" / "b.png")
+    result = measure("correspond", Colour(8), None, spair, resolution=96, shape="keep")
+    assert result.degenerate == [Degenerate(PATCHES_EQUAL, 1, 3, ["000000-a-b:cat"])]

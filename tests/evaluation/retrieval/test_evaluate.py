@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selfpatch.api.evaluate import evaluate as api_evaluate
 from selfpatch.api.evaluate import measure
+from selfpatch.evaluation.degenerate import IMAGES_EQUAL, Degenerate
 from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.result import Result
 from selfpatch.evaluation.retrieval.config import RetrievalConfig
@@ -125,3 +126,13 @@ def test_a_dry_run_counts_all_images(tmp_path: Path) -> None:
 def test_an_encoder_of_other_channels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="takes images of 1 channels"):
         evaluate(MeanColour(8, channels=1), write_retrieval(tmp_path / "data"), RetrievalConfig())
+
+
+def test_constant_features_are_said(tmp_path: Path) -> None:
+    class Constant(Watched):
+        def image(self, images: Tensor) -> Tensor:
+            return torch.ones_like(super().image(images))
+
+    data = write_retrieval(tmp_path / "data")
+    assert measure("retrieval", Constant(), None, data).degenerate == [Degenerate(IMAGES_EQUAL)]
+    assert measure("retrieval", Watched(), None, data).degenerate == []

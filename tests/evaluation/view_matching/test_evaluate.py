@@ -14,6 +14,7 @@ from selfpatch.cli.main import main
 from selfpatch.config.sections import CropConfig
 from selfpatch.data.augment.multicrop import ViewRecipe, dino_views
 from selfpatch.data.sources.index import ImageIndex
+from selfpatch.evaluation.degenerate import PATCHES_EQUAL, Degenerate
 from selfpatch.evaluation.encoders import MeanColour, RawPatch
 from selfpatch.evaluation.result import Result
 from selfpatch.evaluation.view_matching.dataset import load_pairs
@@ -149,3 +150,10 @@ def test_grey_pictures_of_another_number_of_channels(tmp_path: Path) -> None:
     result = evaluate("match", RawPatch(8, 1), folder, out=tmp_path / "out", **SETTINGS)
     assert result.metrics["matched"] > result.metrics["baseline:chance"]
     assert (tmp_path / "out" / result.pictures[0]).is_file()
+
+
+def test_images_without_contrast_are_named(pictures: Path) -> None:
+    Image.new("RGB", (90, 80), (90, 80, 70)).save(pictures / "3.png")
+    plain = {"jitter": 0.0, "blur": (0.0, 0.0), "solarize": (0.0, 0.0)}
+    result = evaluate("match", RawPatch(4), pictures, **SETTINGS, **plain)
+    assert result.degenerate == [Degenerate(PATCHES_EQUAL, 1, 6, ["3.png"])]

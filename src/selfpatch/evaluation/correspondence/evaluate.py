@@ -25,6 +25,7 @@ from selfpatch.evaluation.correspondence.metrics import (
     within_threshold,
 )
 from selfpatch.evaluation.correspondence.visualize import draw_matches
+from selfpatch.evaluation.degenerate import check_patches
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.sharding import share_of
@@ -112,6 +113,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: CorrespondenceConfig, o
     for done, number in enumerate(share, start=1):
         pair = pairs[number]
         source, target = cache[pair.source], cache[pair.target]
+        check_patches(target.features, pair.name)
         points = torch.from_numpy(pair.source_points)
         found = transfer_keypoints(source, target, points, config.sampling, config.places).numpy()
         box = pair.target_box

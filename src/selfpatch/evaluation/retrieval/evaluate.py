@@ -14,6 +14,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import to_tensor
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.images import evenly_spread
+from selfpatch.evaluation.degenerate import check_images
 from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
@@ -60,6 +61,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: RetrievalConfig, output
     database = _features(encoder, images.database, [None] * len(images.database), config, "database", output)
     boxes = [query.box if config.crop_queries else None for query in images.queries]
     queries = _features(encoder, [query.image for query in images.queries], boxes, config, "queries", output)
+    check_images(database)
     rankings = rank_database(queries, database)
     scores = score_levels(rankings, images.queries, config.ks)
     metrics: dict[str, float] = {}

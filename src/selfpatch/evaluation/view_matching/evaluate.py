@@ -1,5 +1,6 @@
 """View matching: the share of patches whose nearest neighbour in another view of the image lies where it should."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from selfpatch.core.distributed import gather
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import NoneReadable, evenly_spread
 from selfpatch.data.sources.index import ImageIndex
+from selfpatch.evaluation.degenerate import check_patches
 from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result, unreadable_note
@@ -30,9 +32,11 @@ from selfpatch.models.features import patch_features
 BASELINE = "baseline:chance"
 
 
-def match_views(encoder: Encoder, pairs: ViewPairs) -> PatchMatches:
-    """Encode both views of each pair at once, and match their patches."""
+def match_views(encoder: Encoder, pairs: ViewPairs, names: Sequence[str] = ()) -> PatchMatches:
+    """Encode both views of each pair at once, and match their patches; `names` of the images stand in warnings."""
     features_a, features_b = (patch_features(encoder, views) for views in (pairs.views_a, pairs.views_b))
+    for features, name in zip(features_b, names, strict=False):
+        check_patches(features, name)
     return match_patches(features_a, features_b, pairs.boxes_a, pairs.boxes_b)
 
 
@@ -85,7 +89,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: ViewMatchingConfig, out
         except NoneReadable as error:
             errors.append(str(error.example))
         else:
-            matches = match_views(encoder, pairs)
+            names = [index.name(int(i)) for i in chosen[batch[read]]]
+            matches = match_views(encoder, pairs, names)
             counts_of += zip(batch[read].tolist(), count_matches(matches), strict=True)
             for i, image in enumerate(batch[read].tolist()):
                 if output.folder is not None and image in drawn:

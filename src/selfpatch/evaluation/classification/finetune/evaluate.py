@@ -29,6 +29,7 @@ from selfpatch.evaluation.classification.dataset import (
     split_sizes,
     with_labels,
 )
+from selfpatch.evaluation.classification.degenerate import check_classes, check_scores
 from selfpatch.evaluation.classification.finetune.augmentation import AugmentedImages, Mixing
 from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.classification.finetune.network import Classifier
@@ -79,9 +80,11 @@ def evaluate(encoder: Encoder, data: str | Path, config: FinetuneConfig, output:
         normal = normalise(crops.to(encoder.device), encoder.mean, encoder.std)
         with torch.autocast(encoder.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             logits = classifier(normal)
+        check_scores(logits)
         return top_hits(logits.float().cpu(), labels)
 
     classifier.eval()
+    check_classes(train, test)
     resampling = Image.Resampling[config.resampling.upper()]
     tested, of_train = (
         map_centre_crops(hits, images, config, len(encoder.mean), what, output.progress, resampling=resampling)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from selfpatch.core.distributed import gather_rows
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.classification.dataset import map_centre_crops, open_splits, split_sizes
+from selfpatch.evaluation.classification.degenerate import check_classes
 from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.metrics import accuracies, top_hits, unreadable
 from selfpatch.evaluation.degenerate import check_images
@@ -47,6 +48,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
         )
         for split, images in (("train", train), ("test", test))
     )
+    check_classes(train, test)
     check_images(keys)
     usable = [k for k in usable if k <= len(keys)]  # unreadable images are left out
     if not usable:

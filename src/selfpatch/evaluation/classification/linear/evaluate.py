@@ -28,6 +28,7 @@ from selfpatch.evaluation.classification.dataset import (
     split_sizes,
     with_labels,
 )
+from selfpatch.evaluation.classification.degenerate import check_classes
 from selfpatch.evaluation.classification.linear.config import LinearConfig
 from selfpatch.evaluation.classification.linear.features import (
     CachedFeatures,
@@ -38,6 +39,7 @@ from selfpatch.evaluation.classification.linear.features import (
 )
 from selfpatch.evaluation.classification.linear.heads import LinearHeads
 from selfpatch.evaluation.classification.metrics import top_hits, trained_result
+from selfpatch.evaluation.degenerate import check_images
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result, encoder_identity
 from selfpatch.evaluation.sharding import share_of_batch
@@ -76,6 +78,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: LinearConfig, output: O
         positions = np.arange(len(train))
         heads = training.train(positions, [lr], "final")
         encoded, truth, names = crops.encode(test, "test images")
+        check_classes(train, test)
+        check_images(encoded[:, 0])
         tested = CropValues(_hits(heads, source.standardised(encoded[:, 0]), truth)[0], truth, names)
         train_hits = _hits(heads, *source.centre(evenly_spread(positions, len(test))))[0]
     settings |= {"lr": lr, "data": str(data)}
