@@ -24,7 +24,8 @@ from selfpatch.evaluation.degenerate import (
 )
 from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.result import Result
-from selfpatch.experiments.suite import Entry, Outcome, write_reports
+from selfpatch.experiments.entries import Entry, Outcome
+from selfpatch.experiments.suite_report import write_reports
 from tests.helpers.labelled_images import coloured_folder
 from tests.helpers.workers import WorkerPool
 

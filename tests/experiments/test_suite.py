@@ -16,7 +16,8 @@ from selfpatch.evaluation.registry import EVALUATIONS
 from selfpatch.evaluation.result import Provenance, Result, network_sha256
 from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate as evaluate_davis
-from selfpatch.experiments.suite import Entry, Outcome, evaluate_suite, identity, read_suite, run_suite
+from selfpatch.experiments.entries import Entry, Outcome, read_suite
+from selfpatch.experiments.suite import evaluate_suite, identity, run_suite
 from tests.helpers.command_line import write_davis
 from tests.helpers.labelled_images import coloured_folder
 from tests.helpers.workers import WorkerPool

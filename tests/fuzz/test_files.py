@@ -42,8 +42,8 @@ from selfpatch.evaluation.object_discovery.dataset import open_images
 from selfpatch.evaluation.result import Result
 from selfpatch.evaluation.retrieval.dataset import open_retrieval
 from selfpatch.evaluation.segmentation.class_file import read_class_file
+from selfpatch.experiments.entries import read_suite
 from selfpatch.experiments.spec import read_study
-from selfpatch.experiments.suite import read_suite
 from selfpatch.training.changed_images import changed_images, record_images
 from selfpatch.training.dataset import TrainingData, check_data, record_data
 from selfpatch.training.factory import make_schedule

@@ -14,12 +14,13 @@ from selfpatch.cli.parsing import DryRunOptions, Flat, NetworkOptions, peek, pri
 from selfpatch.config.schema import DataName, Name, settings
 from selfpatch.core.text import visible
 from selfpatch.core.torchrun import announced_rank
+from selfpatch.evaluation.cache_config import CacheConfig
 from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.registry import EVALUATIONS
 
 if TYPE_CHECKING:
     from selfpatch.evaluation.result import Progress
-    from selfpatch.experiments.suite import Outcome
+    from selfpatch.experiments.entries import Outcome
 
 
 @settings
@@ -38,7 +39,7 @@ def options_class(config: EvaluationConfig) -> type[EvaluateOptions]:
 
 
 @settings
-class SuiteOptions(DryRunOptions, NetworkOptions):
+class SuiteOptions(DryRunOptions, NetworkOptions, CacheConfig):
     """Run every evaluation that a file lists, and write one report of all.
 
     A suite that was stopped continues when it is called again. If one evaluation fails, the others still run.
@@ -144,7 +145,13 @@ def _evaluate_all(arguments: list[str]) -> int:
                 console.print(outcome.result.table())
 
         outcomes = evaluate_suite(
-            options.suite, weights, options.out, **options.loading(), notify=notify, progress=progress
+            options.suite,
+            weights,
+            options.out,
+            **options.loading(),
+            notify=notify,
+            progress=progress,
+            cache=CacheConfig(cache_gb=options.cache_gb, keep_cache=options.keep_cache),
         )
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     for outcome in failed:

@@ -47,7 +47,7 @@ from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
 from selfpatch.config.schema import Seed, checked, settings
 from selfpatch.core.text_files import read_text
-from selfpatch.experiments.suite import Entry, read_entry
+from selfpatch.experiments.entries import Entry, read_entry
 from selfpatch.methods.registry import METHODS, OBJECTIVES, find_objective
 
 UNTRAINED = "untrained"

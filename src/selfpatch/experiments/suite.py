@@ -11,12 +11,12 @@ Settings and paths are as in `selfpatch evaluate davis --data DAVIS --resolution
     1-davis/result.json     the result, next to pictures and other files of the evaluation
     1-davis/entry.json      the request, written once it is finished
     report.html, report.md  all tables, written anew after each evaluation
+    features/               features of images, removed at the end
 """
 
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,57 +26,25 @@ from selfpatch.api.dry_run import DryRun
 from selfpatch.api.encoder import open_network_or_baseline
 from selfpatch.api.evaluate import evaluate, measure
 from selfpatch.checkpoints.config import LoadConfig
-from selfpatch.config.parsing import yaml_values
 from selfpatch.config.schema import plain
 from selfpatch.core import distributed
 from selfpatch.core.atomic_io import make_folder, write_atomically
 from selfpatch.core.dry_run import dry_run
 from selfpatch.core.failures import sentence_of
 from selfpatch.core.lock import locked_by_main
-from selfpatch.core.text_files import read_text
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.registry import EVALUATIONS, complete_settings
+from selfpatch.evaluation.cache_config import CacheConfig
+from selfpatch.evaluation.feature_cache import caching_features
+from selfpatch.evaluation.registry import complete_settings
 from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256
+from selfpatch.experiments.entries import Entry, Outcome, Values, read_suite
 from selfpatch.experiments.records import as_json, differences, read_json, write_json
-from selfpatch.visualization.markdown import markdown_page
-from selfpatch.visualization.report import MIME, Picture, Section, Table, Text, write_report
+from selfpatch.experiments.suite_report import write_reports
 
-Values = Mapping[str, Any]
 EVALUATIONS_FOLDER = Path("evaluations")
-MAX_PICTURES = 12
-"""Number of pictures of one evaluation that the report shows."""
-EXAMPLE = "`- davis: {data: DAVIS, resolution: 240}`"
+CACHE_FOLDER, DEFAULT_CACHE = "features", CacheConfig()
 RunEvaluation = Callable[[str, str, Path, Values], Result]
 """Runs an evaluation, given its name, data, folder and settings."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One evaluation of a suite."""
-
-    number: int
-    """Position in the list, from 1."""
-    evaluation: str
-    data: str
-    settings: Values
-    """All settings of the evaluation, those not given at their defaults."""
-
-    @property
-    def folder(self) -> str:
-        """Name of the folder of its results."""
-        return f"{self.number}-{self.evaluation}"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """State of an entry: a result, an error, or neither if it was not run yet."""
-
-    entry: Entry
-    result: Result | None = None
-    error: str | None = None
-    """Reason why there is no result."""
-    was_done: bool = False
-    """True if an earlier run of the suite produced the result."""
 
 
 def evaluate_suite(
@@ -89,6 +57,7 @@ def evaluate_suite(
     load_options: Values | None = None,
     notify: Callable[[Outcome], None] | None = None,
     progress: Progress | None = None,
+    cache: CacheConfig = DEFAULT_CACHE,
 ) -> list[Outcome]:
     """Run every evaluation that a file lists on one network; a second call continues where the first was stopped.
 
@@ -101,6 +70,7 @@ def evaluate_suite(
         load_options: how the weights are read.
         notify: called with each outcome.
         progress: called by the evaluations with their progress.
+        cache: features on disk by which the evaluations encode each image once.
 
     Returns:
         The outcomes; an evaluation that fails does not stop the others, unless several processes run the suite.
@@ -121,7 +91,7 @@ def evaluate_suite(
         outcomes = []
         make_folder(out)
         with locked_by_main(out):
-            for outcome in evaluate_entries(entries, encoder, record, Path(out), loading, progress):
+            for outcome in evaluate_entries(entries, encoder, record, Path(out), loading, progress, cache):
                 outcomes.append(outcome)
                 if notify is not None and distributed.is_main_process():
                     notify(outcome)
@@ -154,8 +124,9 @@ def evaluate_entries(
     out: Path,
     loading: Values,
     progress: Progress | None = None,
+    cache: CacheConfig = DEFAULT_CACHE,
 ) -> Iterator[Outcome]:
-    """Run the evaluations of a suite on an open network, as `run_suite` does.
+    """Run the evaluations of a suite on an open network, as `run_suite` does; features are kept in a cache meanwhile.
 
     The encoder is None for a baseline that needs none. `record` is its source, if known, and `loading` tells how the
     weights were read, which identifies results as the weights do.
@@ -165,37 +136,12 @@ def evaluate_entries(
         return measure(name, encoder, record, data, out=folder, progress=progress, **settings)
 
     title = f"Evaluation of {'encoder' if record is None else record.source}"
-    return run_suite(entries, run, out, weights=identity(encoder, record, loading), title=title)
-
-
-def read_suite(path: str | Path) -> list[Entry]:
-    """Return the evaluations that a suite file lists, after checking every name and value.
-
-    Raises:
-        ValueError: the file is missing or no list of evaluations, or an evaluation or a setting is unknown.
-    """
-    items = yaml_values(read_text(Path(path).expanduser(), f"give a YAML file like {EXAMPLE}"), str(path))
-    if not isinstance(items, list) or not items:
-        raise ValueError(f"{path} holds no list of evaluations; write one a line, like {EXAMPLE}")
-    return [read_entry(number, item, f"entry {number} of {path}") for number, item in enumerate(items, start=1)]
-
-
-def read_entry(number: int, item: Any, where: str) -> Entry:
-    """Return the evaluation `{davis: {data: DAVIS}}`, entry `number` of a list, after checking every name and value.
-
-    Raises:
-        ValueError: it is no evaluation, or a setting is unknown or has a wrong value. The sentence begins with `where`.
-    """
-    if not (isinstance(item, dict) and len(item) == 1 and all(isinstance(v, dict) for v in item.values())):
-        raise ValueError(f"{where} is {item!r}; one evaluation with its settings is needed, like {EXAMPLE}")
-    ((name, values),) = item.items()
-    if name not in EVALUATIONS:
-        raise ValueError(f"{where}: there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}")
-    data = values.get("data")
-    if not isinstance(data, str):
-        raise ValueError(f"{where}: {name} needs data, the path of its data set, like {EXAMPLE}")
-    settings = {key: value for key, value in values.items() if key != "data"}
-    return Entry(number, name, data, plain(EVALUATIONS[name].from_settings(settings, f"{where}: {name}")))
+    outcomes = run_suite(entries, run, out, weights=identity(encoder, record, loading), title=title)
+    if encoder is None or not cache.cache_gb:
+        yield from outcomes
+        return
+    with caching_features(out / CACHE_FOLDER, encoder, int(cache.cache_gb * 10**9), keep=cache.keep_cache):
+        yield from outcomes
 
 
 def identity(encoder: Encoder | None, record: Provenance | None, loading: Values) -> dict[str, Any] | None:
@@ -285,52 +231,3 @@ def _finished_result(entry: Entry, out: Path, weights: Values | None) -> Result 
             f"{folder} holds another result ({different[0]}); name another folder with --out, or remove that one"
         )
     return result
-
-
-def write_reports(outcomes: Sequence[Outcome], out: Path, title: str) -> None:
-    """Write `report.html`, a page that needs no other file, and `report.md`, which links the pictures."""
-    rows: list[tuple[str, str, float | None]] = []
-    for outcome in outcomes:
-        name = outcome.entry.folder
-        if outcome.result is None:
-            rows.append((name, "failed" if outcome.error else "not run yet", None))
-        else:
-            rows += [(name, metric, float(value)) for metric, value in outcome.result.metrics.items()]
-    summary = Section("Summary", [Table(("evaluation", "metric", "value"), rows), *map(Text, _warnings(outcomes))])
-    sections = [summary, *(_section(outcome, out) for outcome in outcomes)]
-    write_report(out / "report.html", title, sections)
-    write_atomically(out / "report.md", markdown_page(title, sections, out))
-
-
-def _warnings(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return sentences on degenerate inputs, with the evaluations that met them."""
-    found = [(outcome.entry.folder, outcome.result) for outcome in outcomes]
-    return [f"{folder}: {warning}" for folder, result in found if result is not None for warning in result.warnings]
-
-
-def _section(outcome: Outcome, out: Path) -> Section:
-    entry, result = outcome.entry, outcome.result
-    heading = f"{entry.number}. {entry.evaluation} on {entry.data}"
-    if result is None:
-        return Section(heading, [Text(f"Failed: {outcome.error}" if outcome.error else "Not run yet.")])
-    blocks: list[Text | Table | Picture] = []
-    if result.rows:
-        columns = list(result.rows[0])
-        blocks.append(Table(columns, [[row.get(column) for column in columns] for row in result.rows]))
-    if result.metrics:
-        blocks.append(Table(("metric", "value"), [(name, float(value)) for name, value in result.metrics.items()]))
-    blocks += map(Text, [*result.notes, *result.warnings])
-    weights = result.weights
-    origins: dict[str, Values] = {
-        "Settings": result.settings,
-        "Weights": {} if weights is None else {"from": weights.source, "sha256": weights.sha256},
-        "Versions": {**result.versions, "device": result.device},
-        "Took": {unit: f"{value:.4g}" for unit, value in result.costs.items()},
-    }
-    blocks += [Text(f"{name}: {', '.join(f'{k} {v}' for k, v in of.items())}") for name, of in origins.items() if of]
-    paths = [out / entry.folder / name for name in result.pictures]
-    shown = [path for path in paths if path.suffix.lower() in MIME and path.is_file()][:MAX_PICTURES]
-    blocks += [Picture(path, path.stem) for path in shown]
-    if len(shown) < len(paths):
-        blocks.append(Text(f"{len(shown)} of {len(paths)} pictures; all are in {entry.folder}."))
-    return Section(heading, blocks)

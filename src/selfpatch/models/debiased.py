@@ -74,7 +74,7 @@ class DebiasedEncoder:
 
     def __init__(self, encoder: Encoder, rank: int) -> None:
         self.encoder, self.dim, self.patch_size = encoder, encoder.dim, encoder.patch_size
-        self.mean, self.std = encoder.mean, encoder.std
+        self.mean, self.std, self.rank = encoder.mean, encoder.std, rank
         self.patches = Debiasing(encoder.patches, rank, encoder.mean, encoder.std)
 
     @property

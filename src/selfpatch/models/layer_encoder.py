@@ -58,7 +58,7 @@ class LayerEncoder:
     ) -> None:
         if output_stride is not None:
             encoder = _with_output_stride(encoder, output_stride, dilate)
-        self.encoder, self.facet = encoder, facet
+        self.encoder, self.facet, self.dilate = encoder, facet, dilate
         self.mean, self.std = encoder.mean, encoder.std
         backbone = encoder.backbone if isinstance(encoder, BranchEncoder) else None
         self.backbone = backbone

@@ -12,6 +12,7 @@ from selfpatch.data.augment.pillow import resize_picture, to_tensor
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig, Sampling
 from selfpatch.evaluation.encoders import dense_encoder
+from selfpatch.evaluation.feature_cache import cached
 from selfpatch.models.layer_encoder import LayerEncoder
 from selfpatch.ops.images import normalise
 
@@ -152,7 +153,8 @@ class DenseEncoder:
 
     def _features(self, image: Tensor) -> Tensor:
         """Return float32 [h, w, D] of an image [1, C, H, W]."""
-        return self._dense.patches(image)[0].movedim(0, -1).float()
+        pixels = image.cpu().numpy()
+        return cached(self._dense, pixels, "whole", lambda: self._dense.patches(image)[0].movedim(0, -1).float())
 
 
 def network_size(size: Size, config: CorrespondenceConfig, patch_size: int) -> Size:

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import dense_encoder
+from selfpatch.evaluation.feature_cache import cached
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.models.backbones.eva import Eva
 from selfpatch.models.backbones.vit import ViT
@@ -47,7 +48,8 @@ class PatchView:
     @torch.no_grad()
     def features(self, padded: Tensor) -> Tensor:
         """Return float32 features [h, w, D]."""
-        features = self.dense.patches(padded)[0].movedim(0, -1).float()
+        pixels = padded.cpu().numpy()
+        features = cached(self.dense, pixels, "whole", lambda: self.dense.patches(padded)[0].movedim(0, -1).float())
         if self.vit is None:
             features = F.layer_norm(features, features.shape)
         return features - features.mean((0, 1)) if self.config.centre else features

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from selfpatch.core.distributed import gather_rows
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
+from selfpatch.evaluation.feature_cache import cached
 from selfpatch.evaluation.result import Progress
 from selfpatch.evaluation.segmentation.augmentation import (
     Crop,
@@ -67,12 +68,16 @@ class PatchView:
         """Return the features [h, w, D] of an image, float32 on the encoder's device; `grid` gives h and w."""
         h, w = self.grid(image.height, image.width, encoder.patch_size)
         height, width = h * encoder.patch_size, w * encoder.patch_size
-        if self.shape == "square":
-            pixels = resize_antialiased(image, (height, width))
-        else:
-            pixels = resize_bilinear(np.asarray(image), (height, width))
-        batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-        return patch_features(encoder, batch, std=self.std)[0]
+
+        def encode() -> Tensor:
+            if self.shape == "square":
+                pixels = resize_antialiased(image, (height, width))
+            else:
+                pixels = resize_bilinear(np.asarray(image), (height, width))
+            batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+            return patch_features(encoder, batch, std=self.std)[0]
+
+        return cached(encoder, np.asarray(image), (self.shape, h, w, self.std), encode)
 
     def scored_size(self, height: int, width: int, patch_size: int) -> tuple[int, int]:
         """Return the (height, width) at which an image of this size is scored."""

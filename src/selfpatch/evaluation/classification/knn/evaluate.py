@@ -12,6 +12,7 @@ from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.metrics import accuracies, top_hits, unreadable
 from selfpatch.evaluation.degenerate import check_images
 from selfpatch.evaluation.encoders import in_precision
+from selfpatch.evaluation.feature_cache import cached
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result, unreadable_note
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.workload import Workload
@@ -44,7 +45,12 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
     )
     (keys, key_labels, key_names), (queries, labels, names) = (
         map_centre_crops(
-            lambda crops, _: image_features(encoder, [crops]), images, config, channels, split, output.progress
+            lambda crops, _: cached(encoder, crops.numpy(), "image", lambda: image_features(encoder, [crops])),
+            images,
+            config,
+            channels,
+            split,
+            output.progress,
         )
         for split, images in (("train", train), ("test", test))
     )

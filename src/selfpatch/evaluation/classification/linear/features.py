@@ -18,6 +18,7 @@ from selfpatch.evaluation.classification.dataset import CropValues, LabelledImag
 from selfpatch.evaluation.classification.linear.config import LinearConfig
 from selfpatch.evaluation.classification.metrics import unreadable
 from selfpatch.evaluation.config import Precision
+from selfpatch.evaluation.feature_cache import cached
 from selfpatch.evaluation.result import Progress, silent
 from selfpatch.evaluation.sharding import share_of_batch
 from selfpatch.models.backbones.vit import ViT
@@ -91,9 +92,15 @@ class CentreCrops:
 
         def encode(crops: Tensor, _: Tensor) -> Tensor:
             views = [crops, crops.flip(-1)] if flips else [crops]
-            return torch.stack([self.features(view).cpu() for view in views], dim=1)
+            return torch.stack([self._cached(view).cpu() for view in views], dim=1)
 
         return map_centre_crops(encode, images, self.config, len(self.features.encoder.mean), what, self.progress)
+
+    def _cached(self, crops: Tensor) -> Tensor:
+        """Return the features of crops, from the cache of a suite if they are there."""
+        features = self.features
+        settings = "image", features.blocks, features.mean_patch, features.precision
+        return cached(features.encoder, crops.numpy(), settings, lambda: features(crops))
 
 
 def _random_crop(

@@ -1,0 +1,146 @@
+"""Features of frozen encoders on disk, so that the evaluations of one suite encode each image once.
+
+::
+
+    with caching_features(folder, encoder, max_bytes):          around several evaluations
+        features = cached(encode, pixels, settings, compute)    in a protocol, instead of compute()
+
+A key is a hash of everything that decides features: the encoder (`function_identity`), the pixels and the settings of
+the protocol. Other weights, data or settings therefore never meet the features of others. Each entry is one
+memory-mapped file, renamed into place once it is complete, so that processes that share a folder may meet. Nothing is
+evicted: protocols read all images in turn, in which case the least recently used entry is the next one to be needed.
+Once the folder is full, features are computed as without it.
+
+Protocols use this for whole images and centre crops alone. Random crops would fill the disk and never return, and an
+encoder that is being trained changes.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from selfpatch.core import distributed
+from selfpatch.core.folders import files_below, subfolders
+from selfpatch.core.machine import current_versions
+from selfpatch.core.types import Encoder
+from selfpatch.evaluation.encoders import BFloat16Encoder
+from selfpatch.evaluation.result import encoder_identity
+from selfpatch.models.debiased import DebiasedEncoder
+from selfpatch.models.layer_encoder import LayerEncoder
+
+WRAPPERS = (BFloat16Encoder, DebiasedEncoder, LayerEncoder)
+"""Encoders around another one, as `.encoder`; their plain attributes say what they change."""
+
+
+@torch.no_grad()
+def function_identity(encoder: Encoder) -> str:
+    """Return what identifies the function that an encoder without wrappers computes on its device.
+
+    That is the hash of its tensors, its features of a small image of noise, which settings without tensors change too,
+    its type of device, and the versions of the software.
+    """
+    parts = [encoder_identity(encoder), encoder.device.type, str(current_versions())]
+    if isinstance(encoder, nn.Module):
+        shape = (1, len(encoder.mean), 4 * encoder.patch_size, 4 * encoder.patch_size)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(encoder.device)
+        parts += [hashlib.sha256(encoder.patches(noise).float().cpu().numpy().tobytes()).hexdigest()]
+    return " ".join(parts)
+
+
+class FeatureCache:
+    """Features in the files of a folder.
+
+    Args:
+        folder: folder of features, made when the first ones are written. Those of other encoders are removed.
+        encoder: encoder whose features are kept, also those within wrappers.
+        max_bytes: largest size of the files. Each of several processes writes its share of that.
+    """
+
+    def __init__(self, folder: Path, encoder: Encoder, max_bytes: int) -> None:
+        self._identities: dict[int, tuple[Encoder, str]] = {}  # by id, which is its own while the encoder is kept
+        self.folder = folder / hashlib.sha256(self._identity(encoder).encode()).hexdigest()[:16]
+        for other in subfolders(folder) if folder.is_dir() and distributed.is_main_process() else ():
+            if other != self.folder:
+                shutil.rmtree(other, ignore_errors=True)
+        distributed.barrier()
+        stored = sum(file.stat().st_size for file in files_below(self.folder, (".npy",))) if self.folder.is_dir() else 0
+        self._left = (max_bytes - stored) // distributed.world_size()
+
+    def get(self, encoder: Encoder, pixels: np.ndarray, settings: Any, compute: Callable[[], Tensor]) -> Tensor:
+        """Return the features that `compute` returns, float32 on the encoder's device, from the disk if they are there.
+
+        Args:
+            encoder: encoder that `compute` calls.
+            pixels: pixels of the images, before or after resizing.
+            settings: values that decide the features besides the encoder and the pixels; their `repr` is hashed.
+            compute: function that encodes the images.
+        """
+        path = self.folder / f"{self._key(encoder, pixels, settings)}.npy"
+        with contextlib.suppress(OSError, ValueError, EOFError):  # missing, or cut off by a power cut
+            stored = torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write, as tensors have no read-only mode
+            return stored.to(encoder.device)
+        features = compute()
+        self._write(path, features)
+        return features
+
+    def _key(self, encoder: Encoder, pixels: np.ndarray, settings: Any) -> str:
+        digest = hashlib.sha256(f"{self._identity(encoder)} {settings!r} {pixels.dtype} {pixels.shape}\n".encode())
+        digest.update(np.ascontiguousarray(pixels).data)
+        return digest.hexdigest()
+
+    def _identity(self, encoder: Encoder) -> str:
+        if isinstance(encoder, WRAPPERS):
+            plain = {k: v for k, v in vars(encoder).items() if isinstance(v, str | int | float | tuple | None)}
+            return f"{type(encoder).__name__} {plain} of {self._identity(encoder.encoder)}"
+        if id(encoder) not in self._identities:
+            self._identities[id(encoder)] = encoder, function_identity(encoder)
+        return self._identities[id(encoder)][1]
+
+    def _write(self, path: Path, features: Tensor) -> None:
+        """Write features unless there is no room; an error of the disk ends the writing, not the evaluation."""
+        values = features.float().cpu().numpy()
+        if values.nbytes > self._left:
+            return
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                np.save(file, values)
+            os.replace(temporary, path)
+            self._left -= path.stat().st_size
+        except OSError:
+            self._left = 0
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+_active: FeatureCache | None = None
+
+
+@contextlib.contextmanager
+def caching_features(folder: Path, encoder: Encoder, max_bytes: int, *, keep: bool = False) -> Iterator[FeatureCache]:
+    """Cache features inside in a folder, which is removed afterwards unless it is kept.
+
+    A process that is killed leaves the folder, and the next one uses it. Arguments are those of `FeatureCache`.
+    """
+    global _active
+    before, _active = _active, FeatureCache(folder, encoder, max_bytes)
+    try:
+        yield _active
+    finally:
+        _active = before
+        if not keep and distributed.is_main_process():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def cached(encoder: Encoder, pixels: np.ndarray, settings: Any, compute: Callable[[], Tensor]) -> Tensor:
+    """Return the features that `compute` returns, from the cache if there is one; arguments as `FeatureCache.get`."""
+    return compute() if _active is None else _active.get(encoder, pixels, settings, compute)
