@@ -12,10 +12,12 @@ from torch import Tensor
 from selfpatch.core.distributed import all_reduce_sum, gather, is_main_process
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
+from selfpatch.evaluation.config import DenseConfig
+from selfpatch.evaluation.degenerate import check_degenerate, check_patches
 from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.segmentation import decoder_training, finetune, kmeans, knn, linear, logistic
-from selfpatch.evaluation.segmentation.base_config import PatchConfig, SupervisedConfig
+from selfpatch.evaluation.segmentation.base_config import PatchConfig, SupervisedConfig, TrainedConfig
 from selfpatch.evaluation.segmentation.config import (
     KMeansSegmentationConfig,
     KNNSegmentationConfig,
@@ -25,10 +27,22 @@ from selfpatch.evaluation.segmentation.dataset import SegmentationSet, open_data
 from selfpatch.evaluation.segmentation.inference import FittedMethod
 from selfpatch.evaluation.segmentation.matching import classes_of_clusters
 from selfpatch.evaluation.segmentation.metrics import Scores, confusion, constant_prediction, mean_scores
+from selfpatch.evaluation.segmentation.patches import PatchView
 from selfpatch.evaluation.segmentation.training_part import training_part
 from selfpatch.evaluation.segmentation.visualize import overlay_row, save_rows
+from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.workload import Workload
 
+ONE_CLASS_PREDICTED = (
+    "every pixel is predicted as one class although the labels have several, so that the scores tell nothing about "
+    "patches; check the weights, and train longer or with other rates if the method trains"
+)
+ONE_CLASS_LABELLED = (
+    "the labels of the test images have one class only, so that predicting it everywhere is perfect; score images of "
+    "several classes"
+)
+NUM_CHECKED = 8
+"""Number of training images whose features are checked where a method trains on random crops."""
 METHODS: dict[str, Callable[..., FittedMethod]] = {
     "knn": knn.fit_knn,
     "linear": linear.fit_linear,
@@ -64,7 +78,12 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
     if isinstance(config, PatchConfig):
         output.announce(_workload(encoder, train, test, config))
     method = METHODS[config.method](encoder, train, config, output)
+    if isinstance(config, TrainedConfig):
+        _check_features(encoder, train, config)
     counts, per_image, pictures = _scored(method, test, config, output)
+    several = (counts[0].sum(1) > 0).sum() > 1
+    check_degenerate(ONE_CLASS_LABELLED, ~several)
+    check_degenerate(ONE_CLASS_PREDICTED, several & ((counts.sum(1) > 0).sum(1) == 1).any())
     score = partial(Scores.of, absent_as_zero=config.absent_as_zero)
     extra = {"mIoU baseline": score(constant_prediction(counts[0])).miou}
     if isinstance(config, KNNSegmentationConfig) and config.hungarian:
@@ -106,6 +125,16 @@ def _scored(
         raise ValueError(f"all labels of {test.labels[0].parent} are void; there is nothing to score")
     pictures = gather(save_rows(rows, output.folder) if is_main_process() else [])
     return counts, per_image, pictures
+
+
+def _check_features(encoder: Encoder, images: SegmentationSet, config: TrainedConfig) -> None:
+    """Report some of the training images whose patch features are degenerate before anything is trained."""
+    if isinstance(config, DenseConfig):
+        encoder = dense_encoder(encoder, config)
+    chosen = evenly_spread(np.arange(len(images)), NUM_CHECKED)
+    for number in share_of(len(chosen)):
+        i = int(chosen[number])
+        check_patches(PatchView(config.crop, "square").features(encoder, images.read(i)[0]), images.names[i])
 
 
 def _matched(counts: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from selfpatch.core.distributed import all_reduce_sum, gather_rows
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
+from selfpatch.evaluation.degenerate import check_degenerate, check_patches
 from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.augmentation import resize_nearest
@@ -28,6 +29,14 @@ from selfpatch.evaluation.segmentation.metrics import confusion
 from selfpatch.evaluation.segmentation.patches import PatchView
 from selfpatch.evaluation.segmentation.projection import fit_projection
 
+EMPTY_CLUSTERS = (
+    "clusters have no patch, as if fewer patches differed than there are clusters; use fewer clusters or more images, "
+    "and check the weights"
+)
+FEW_DIRECTIONS = (
+    "features vary in fewer directions than they are reduced to, so that some components are constant; use fewer "
+    "components or more images, and check the weights"
+)
 _KMEANS_STREAM, _SAMPLE_STREAM, _SUBSET_STREAM = 2**32 + 2, 2**32 + 3, 2**32 + 4
 
 
@@ -55,7 +64,9 @@ def fit_kmeans(
     budget = None if config.memory_patches is None else max(1, config.memory_patches // len(images))
     sampled, kept = list[Tensor](), list[Tensor]()
     for i, image, _ in images.read_all("patches to cluster", output.progress):
-        features = transform(view.features(encoder, image))  # [h, w, d]
+        raw = view.features(encoder, image)
+        check_patches(raw, images.names[i])
+        features = transform(raw)  # [h, w, d]
         points, draws = features.flatten(0, 1), generator(config.seed, 0, i, _SAMPLE_STREAM).random
         few = budget is None or len(points) <= budget
         sampled.append(points if few else points[np.sort(np.argsort(draws(len(points)), kind="stable")[:budget])])
@@ -65,15 +76,18 @@ def fit_kmeans(
     del sampled
     grids = []  # [R, h, w] int64 cluster of each patch, of each of R clusterings
     counts = torch.zeros(config.seeds, num_classes, num_clusters, dtype=torch.int64)
+    patches = torch.zeros(config.seeds, num_clusters, dtype=torch.int64)
     for number, (_, image, labels) in enumerate(images.read_all("clusters", output.progress)):
         features = kept[number] if kept else transform(view.features(encoder, image))
         cluster = torch.stack([nearest_centre(features.flatten(0, 1), of_run)[0] for of_run in centres])
+        patches += torch.stack([torch.bincount(of_run, minlength=num_clusters) for of_run in cluster.cpu()])
         grids.append(cluster.unflatten(1, features.shape[:2]).cpu().numpy())
         labels = view.reduced_labels(labels, encoder.patch_size)
         counts += torch.stack(
             [confusion(resize_nearest(grid, labels.shape), labels, num_classes, num_clusters) for grid in grids[-1]]
         )
-    counts = all_reduce_sum(counts)
+    counts, patches = all_reduce_sum(counts), all_reduce_sum(patches)
+    check_degenerate(EMPTY_CLUSTERS, (patches == 0).any())
     class_of = [classes_of_clusters(of_run.numpy(), config.matching) for of_run in counts]
     remaining = iter(grids)
 
@@ -128,6 +142,7 @@ def _transform(
         for _, image, _ in images.read_all("statistics of features", output.progress)
     )
     projection = fit_projection(blocks, encoder.dim, components, standardise=config.features == "standardised")
+    check_degenerate(FEW_DIRECTIONS, projection.rank < (components or 0))
     return lambda features: projection(raw(features))
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from selfpatch.core.distributed import gather_rows
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
+from selfpatch.evaluation.degenerate import check_degenerate, check_patches
 from selfpatch.evaluation.feature_cache import cached
 from selfpatch.evaluation.result import Progress
 from selfpatch.evaluation.segmentation.augmentation import (
@@ -30,6 +31,9 @@ from selfpatch.evaluation.sharding import share_of
 from selfpatch.models.features import patch_features
 
 _CROP_STREAM = 1
+ONE_CLASS_LEARNED = (
+    "the labels to learn from have one class only, which is predicted everywhere; use more or other training images"
+)
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,8 @@ def labelled_patches(
             else:
                 pixels, classes = crop(image, label, generator(config.seed, number, i, _CROP_STREAM))
                 of_image, label = patch_features(encoder, pixels[None], std=view.std)[0], classes.numpy()
+            if number == 0:
+                check_patches(of_image, images.names[i])
             h, w, _ = of_image.shape
             soft = soft_labels(label, (h, w), patch, num_classes).flatten(0, 1)
             draws = torch.from_numpy(generator(config.seed, number, i, 0).random(h * w))
@@ -219,4 +225,5 @@ def labelled_patches(
     features, labels = gather_rows([features[:filled]]), gather_rows([labels[:filled]])
     if not len(features):
         raise ValueError(f"all labels of {images.labels[0].parent} are void; there is nothing to learn from")
+    check_degenerate(ONE_CLASS_LEARNED, (labels > 0).any(0).sum() == 1)
     return features, labels
