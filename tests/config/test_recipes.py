@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,18 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         load_recipe("nothing")
 
 
+def test_a_recipe_extends_another(tmp_path: Path) -> None:
+    (tmp_path / "middle.yaml").write_text("extends: small-cpu\nepochs: 3\nselfpatch: {k: 1}\ncrops: {num_local: 1}\n")
+    (tmp_path / "mine.yaml").write_text("extends: middle.yaml\nselfpatch: {window: 5}\n")
+    config, base = load_recipe(str(tmp_path / "mine.yaml")), load_recipe("small-cpu")
+    assert config.components["selfpatch"] == {**base.components["selfpatch"], "k": 1, "window": 5}
+    assert config.recipe == str(tmp_path / "mine.yaml")
+    assert config.crops == replace(base.crops, num_local=1)
+    assert replace(config, recipe=base.recipe, components=base.components, epochs=base.epochs, crops=base.crops) == base
+    (tmp_path / "mine.yaml").write_text("extends: middle.yaml\nobjective: none\n")
+    assert load_recipe(str(tmp_path / "mine.yaml")).components.keys() == {"dino"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -88,7 +101,11 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("loss_weights: {image: -1}", "loss_weights.image is -1; use 0 or more"),
         ("loss_weights: {image: true}", "loss_weights is {'image': True}; use a number"),
         ("crops: {global_scale: [.nan, 1]}", r"crops.global_scale\[0\] is nan; use a finite number"),
-        ("recipe: small-1k", r"r\.yaml names the recipe 'small-1k', but cannot extend it; copy its settings"),
+        ("recipe: small-1k", r"r\.yaml names the recipe 'small-1k'; to build on it, write `extends` for `recipe`"),
+        ("extends: 3", r"extends in .*r\.yaml is 3; name a recipe or a \.yaml file"),
+        ("extends: small-2k", "no recipe 'small-2k'; use the path"),
+        ("extends: r.yaml", r"the recipe .*r\.yaml extends itself by way of .*r\.yaml; leave one extends out"),
+        ("extends: small-cpu\nobjective: none\nselfpatch: {k: 1}", "nothing reads the settings of 'selfpatch'"),
         ("optimizer: {layer_decay: 0}", "optimizer.layer_decay is 0; use a number above 0"),
         ("pears: {x: 1}", "nothing reads the settings of 'pears': .* did you mean 'pairs'"),
         ("objective: selfpatch+none", r"objective is 'selfpatch\+none'; join names of objectives by '\+'"),

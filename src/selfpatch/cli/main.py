@@ -25,12 +25,13 @@ from selfpatch.core.text import visible
 from selfpatch.core.torchrun import announced_rank, announced_world_size
 from selfpatch.core.version import VERSION
 
-COMMANDS = ("pretrain", "resume", "evaluate", "show", "embed", "export", "study", "bench")
+COMMANDS = ("pretrain", "recipes", "resume", "evaluate", "show", "embed", "export", "study", "bench")
 """Modules of this package, imported when called; `run` takes the arguments after the name and returns the exit code."""
 
 USAGE = """selfpatch {version}: self-supervised pre-training for good patch features, and evaluations of them
 
   selfpatch pretrain [--data PHOTOS]               train on a folder of images, or on built-in sample photographs
+  selfpatch recipes [NAME]                         list the built-in recipes, or print one
   selfpatch resume DIR                             continue a run exactly where it stopped
   selfpatch evaluate NAME --weights W --data D     measure weights by a published protocol:
                                                    {evaluations}

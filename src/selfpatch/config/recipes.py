@@ -1,11 +1,14 @@
 """Built-in recipes and recipe files."""
 
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 from selfpatch.config.parsing import parse_yaml
 from selfpatch.config.run import SAMPLES, RunConfig
 from selfpatch.core.text_files import read_text
+
+SUFFIXES = (".yaml", ".yml")
 
 
 def recipe_names() -> list[str]:
@@ -17,18 +20,48 @@ def recipe_names() -> list[str]:
 def load_recipe(name: str) -> RunConfig:
     """Load a built-in recipe by name, or a YAML file by path, in place of the defaults.
 
+    A recipe may begin with `extends: NAME`, another recipe or a file next to it, whose settings its own override.
+
     Raises:
-        ValueError: there is no such recipe, it is not YAML, or it has an unknown setting or a value out of range.
+        ValueError: there is no such recipe, it is not YAML, it extends itself, or it has an unknown setting or a value
+            out of range.
     """
-    file = resources.files("selfpatch") / "recipes" / f"{name}.yaml"
-    if not file.is_file():
-        file = Path(name)
-        if file.suffix not in (".yaml", ".yml") or not file.is_file():
-            raise ValueError(f"no recipe {name!r}; use the path of a .yaml file or one of: {', '.join(recipe_names())}")
-    values = parse_yaml(read_text(Path(str(file))), name)
+    return replace(_load(name, ()), recipe=name)
+
+
+def _load(name: str, extending: tuple[str, ...]) -> RunConfig:
+    """Return a recipe's settings; `extending` are the recipes that led here."""
+    if name in extending:
+        raise ValueError(f"the recipe {name} extends itself by way of {' and '.join(extending)}; leave one extends out")
+    file = _file(name)
+    values = parse_yaml(read_text(file), name)
     if "recipe" in values:
-        raise ValueError(f"{name} names the recipe {values['recipe']!r}, but cannot extend it; copy its settings")
-    return RunConfig().override(values | {"recipe": name})
+        raise ValueError(f"{name} names the recipe {values['recipe']!r}; to build on it, write `extends` for `recipe`")
+    base, below = RunConfig(), values.pop("extends", None)
+    if below is not None:
+        if not isinstance(below, str):
+            raise ValueError(f"extends in {name} is {below!r}; name a recipe or a .yaml file")
+        base = _load(str(file.parent / below) if below.endswith(SUFFIXES) else below, (*extending, name))
+    config = base.override(values)
+    components = {section: given for section, given in config.components.items() if section in config.used}
+    return replace(config, components=components)
+
+
+def _file(name: str) -> Path:
+    builtin = Path(str(resources.files("selfpatch") / "recipes" / f"{name}.yaml"))
+    file = builtin if builtin.is_file() else Path(name)
+    if file != builtin and (file.suffix not in SUFFIXES or not file.is_file()):
+        raise ValueError(f"no recipe {name!r}; use the path of a .yaml file or one of: {', '.join(recipe_names())}")
+    return file
+
+
+def recipe_text(name: str) -> str:
+    """Return the text of a recipe; its first line says what it is for.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    return read_text(_file(name))
 
 
 def choose_recipe(num_images: int, data: str) -> str:
