@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfpatch.evaluation.segmentation.lloyd import cluster_means, kmeans, nearest_centre
+from selfpatch.core.reference import use_references
+from selfpatch.evaluation.segmentation.lloyd import cluster_means, cluster_sums, kmeans, nearest_centre
 
 
 def test_clusters_are_found_and_restarts_keep_the_best() -> None:
@@ -54,3 +55,15 @@ def test_float64_is_used_on_the_cpu_only(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Tensor, "double", double)
     kmeans(torch.randn(20, 2), 3, iterations=5, restarts=2, rng=np.random.default_rng(0))
     assert moved
+
+
+def test_sums_of_clusters_equal_the_reference() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(500, 7, generator=generator)
+    cluster = torch.randint(40, (500,), generator=generator) // 3 * 3  # two of three clusters are empty
+    sums = cluster_sums(points, cluster, 41)
+    with use_references():
+        torch.testing.assert_close(cluster_sums(points, cluster, 41), sums)
+    for number in range(41):
+        expected = points[cluster == number].double().sum(0)
+        torch.testing.assert_close(sums[number].double(), expected, rtol=0, atol=1e-5)

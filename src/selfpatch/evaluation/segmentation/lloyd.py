@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from selfpatch.core.reference import fast_path_of
+
 MAX_DISTANCES = 2**24
 """Distances that exist at once: 64 MB."""
 
@@ -73,17 +75,32 @@ def cluster_means(points: Tensor, cluster: Tensor, distance: Tensor, k: int) -> 
 
     `cluster` is the [n] int64 cluster of each point, `distance` its [n] squared distance to the centre.
     """
-    # One-hot products instead of atomic adds, whose order and therefore rounding changes from run to run on a GPU.
     count = torch.bincount(cluster, minlength=k)
+    empty = (count == 0).nonzero().flatten()
+    means = cluster_sums(points, cluster, k) / count.clamp_min(1)[:, None]
+    if len(empty):
+        means[empty] = points[distance.topk(len(empty)).indices]
+    return means
+
+
+def cluster_sums_reference(points: Tensor, cluster: Tensor, k: int) -> Tensor:
+    """Return the sum [k, D] of the points [n, D] of each cluster, by products with one-hot rows.
+
+    On a GPU, the order and therefore the rounding of atomic adds would change from run to run.
+    """
     total = points.new_zeros(k, points.shape[1])
     step = max(1, MAX_DISTANCES // k)
     for part, numbers in zip(points.split(step), cluster.split(step), strict=True):
         total += F.one_hot(numbers, k).to(part.dtype).T @ part
-    empty = (count == 0).nonzero().flatten()
-    means = total / count.clamp_min(1)[:, None]
-    if len(empty):
-        means[empty] = points[distance.topk(len(empty)).indices]
-    return means
+    return total
+
+
+@fast_path_of(cluster_sums_reference)
+def cluster_sums(points: Tensor, cluster: Tensor, k: int) -> Tensor:
+    """Return what `cluster_sums_reference` does; a CPU adds each point once, in their order."""
+    if points.device.type != "cpu":
+        return cluster_sums_reference(points, cluster, k)
+    return points.new_zeros(k, points.shape[1]).index_add_(0, cluster, points)
 
 
 def nearest_centre(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +109,7 @@ def nearest_centre(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     norms = centres.square().sum(1)
     parts = []
     for part in points.split(step):
-        closest = (norms - 2 * part @ centres.T).min(1)
+        closest = torch.addmm(norms, part, centres.T, alpha=-2).min(1)
         parts.append((closest.indices, (closest.values + part.square().sum(1)).clamp_min(0)))
     cluster, distance = (torch.cat(found) for found in zip(*parts, strict=True))
     return cluster, distance

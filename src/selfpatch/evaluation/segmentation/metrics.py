@@ -32,9 +32,9 @@ def confusion(
         raise ValueError(
             f"the prediction has shape {list(prediction.shape)}, the truth {list(truth.shape)}; give two of one shape"
         )
-    kept = truth != IGNORE
-    pairs = truth[kept].long() * num_predicted + prediction[kept].long()
-    return torch.bincount(pairs, minlength=num_classes * num_predicted).view(num_classes, num_predicted)
+    cells = num_classes * num_predicted
+    pairs = torch.where(truth == IGNORE, cells, truth.long() * num_predicted + prediction.long())  # the last is dropped
+    return torch.bincount(pairs.flatten(), minlength=cells + 1)[:cells].view(num_classes, num_predicted)
 
 
 @dataclass(frozen=True)
