@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from benchmarks.timing import Case, against_reference
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
-from selfpatch.evaluation.video_segmentation.propagation import ContextFrame, network_size, propagate_frame, to_mask
+from selfpatch.evaluation.video_segmentation.propagation import ContextFrame, frame_mask, network_size, propagate_frame
 from selfpatch.models.backbones.build import build_backbone, named_backbone_config
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.propagation import propagate_labels
@@ -64,7 +64,7 @@ def whole_frame(
 
     def frame() -> np.ndarray:
         _, labels = propagate_frame(encoder, image, context, config)
-        return to_mask(labels, patch_size, (HEIGHT, WIDTH))
+        return frame_mask(labels, patch_size, (HEIGHT, WIDTH), config)
 
     name = f"DAVIS frame, {model}/{patch_size} at {width} x {height}"
     return against_reference(name, frame, unit="frames", with_flops=True)

@@ -238,8 +238,9 @@ OPTIONS = {
         checkpoint.every-minutes checkpoint.every-steps checkpoint.keep checkpoint.keep-every-epochs
         checkpoint.max-nonfinite""",
     "resume": "device workers refuse-changed",
-    "evaluate davis": f"""{NETWORK} data out debias block stage output-stride dilate results resolution radius window
-        topk context-frames temperature upsampling std precision max-memory year sequences""",
+    "evaluate davis": f"""{NETWORK} data out debias block stage output-stride dilate preset results resolution
+        rounding resampling radius window topk context-frames temperature upsampling upsample-to std precision
+        max-memory year sequences""",
     "evaluate knn": f"{NETWORK} data out ks temperature resize crop precision encode-batch",
     "evaluate correspond": f"""{NETWORK} data out debias block stage output-stride dilate preset facet depth stride
         resolution shape sampling places alphas threshold split layout categories precision max-pictures""",
@@ -249,7 +250,7 @@ OPTIONS = {
         long-side batch-size epochs decay-at warmup-steps optimizer lr lr-batch weight-decay weight-decay-on layer-decay
         drop-path clip precision seed workers max-pictures""",
     "evaluate discover": f"""{NETWORK} data out debias block stage output-stride dilate methods facet centre num-patches
-        tau mass head split image-list hard precision max-pictures""",
+        tau tau-quantile mass head split image-list hard precision max-pictures""",
     "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr
         warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing repeats
         head-layers head-std resampling weight-decay-on schedule resize crop precision seed per-class encode-batch

@@ -30,6 +30,7 @@ def test_only_what_differs_is_told() -> None:
         ("detect", ["selfpatch", "vitdet-simple", "large-scale-jitter"]),
         ("linear", ["dino", "sweep"]),
         ("finetune", ["mae", "ibot", "cifar", "inaturalist"]),
+        ("davis", ["dino", "dinov3", "dinov3_notebook"]),
         ("depth", ["dinov3", "dinov2", "small"]),
         ("retrieval", ["dino", "dinov3"]),
         ("correspond", ["patch", "dense_keys", "small"]),

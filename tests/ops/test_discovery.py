@@ -22,6 +22,7 @@ from selfpatch.ops.discovery import (
     normalised_cut,
     normalised_cut_reference,
     pixel_box,
+    tau_of_quantile,
     tokencut,
 )
 from tests.helpers.largest_tensor import LargestTensor
@@ -122,7 +123,7 @@ def test_lanczos_alone_finds_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without ever falling back on the whole decomposition; and that is what decides where it does not settle."""
     features = smooth_features(3).flatten(0, 1)
     reference = normalised_cut_reference(features)
-    monkeypatch.setattr(discovery, "normalised_cut_reference", lambda *_, **__: torch.zeros(1))
+    monkeypatch.setattr(discovery, "_cut_reference", lambda *_: torch.zeros(1))
     cut = normalised_cut(features)
     assert cut.shape == reference.shape
     monkeypatch.setattr(discovery, "LANCZOS_STEPS", 2)
@@ -204,3 +205,59 @@ def test_impossible_requests_are_refused() -> None:
         lost(torch.randn(2, 2, 3), num_patches=0)
     with pytest.raises(ValueError, match=r"mass is 0.0; use more than 0"):
         attended(torch.rand(2, 2), mass=0.0)
+
+
+def biased(offset: float) -> Tensor:
+    """The object on ground with a constant in a direction of its own added to all features, as DINOv2's keys have."""
+    return object_on_ground()[0] + offset * torch.eye(8)[7]
+
+
+def test_graphs_without_contrast_are_told_from_others() -> None:
+    """A constant makes all pairs similar and hides the object from both methods, until it is subtracted."""
+    features, shifted, (_, mask) = object_on_ground()[0], biased(5.0), object_on_ground()
+    assert (lost(features).flaw, tokencut(features).flaw) == (None, None)
+    for method in (lost, lost_reference, tokencut):
+        assert method(shifted).flaw == "complete"
+    assert lost(shifted).mask.all()
+    assert not torch.equal(tokencut(shifted).mask, mask)
+    centred = shifted - shifted.mean((0, 1))
+    for found in (lost(centred), tokencut(centred)):
+        assert found.flaw is None
+        assert torch.equal(found.mask, mask)
+    orthogonal = torch.eye(12).view(3, 4, 12)
+    assert (lost(orthogonal).flaw, tokencut(orthogonal).flaw) == ("sparse", "sparse")
+    assert tokencut(features, tau=1.0).flaw == "sparse"
+
+
+def test_constant_and_single_patches() -> None:
+    for constant in (torch.ones(3, 4, 5), torch.zeros(3, 4, 5)):
+        flaw = "complete" if constant.any() else "sparse"
+        assert (lost(constant).flaw, tokencut(constant).flaw) == (flaw, flaw)
+    assert lost(torch.ones(1, 1, 5)).flaw is None, "nothing to compare"
+    assert tokencut(torch.ones(1, 1, 5)).flaw is None
+
+
+def test_attention_to_all_patches_alike_or_to_one() -> None:
+    assert attended(torch.full((4, 5), 0.05)).flaw == "uniform"
+    one = torch.full((4, 5), 0.01)
+    one[2, 3] = 1
+    assert attended(one).flaw == "single"
+    one[2, 4] = 1
+    assert attended(one).flaw is None
+    assert attended(torch.ones(1, 1)).flaw is None
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_quantile_is_that_of_all_pairs_and_ignores_a_constant(monkeypatch: pytest.MonkeyPatch, parts: bool) -> None:
+    """In parts, five of 99 patches stand for all."""
+    features = smooth_features(0).flatten(0, 1)
+    unit = F.normalize(features, dim=1).numpy()
+    cosines = (unit @ unit.T)[~np.eye(len(unit), dtype=bool)]
+    if parts:
+        monkeypatch.setattr(discovery, "MAX_PRODUCTS", 500)
+    for quantile in (0.1, 0.5, 0.9):
+        tau = tau_of_quantile(features, quantile)
+        assert (cosines > tau).mean() == pytest.approx(1 - quantile, abs=0.15 if parts else 3e-4)
+    assert tau_of_quantile(features[:1], 0.5) == np.inf, "one patch has no pair"
+    shifted, mask = biased(5.0), object_on_ground()[1]
+    assert torch.equal(tokencut(shifted, tau=tau_of_quantile(shifted.flatten(0, 1), 0.5)).mask, mask)

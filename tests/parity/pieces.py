@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -47,10 +46,8 @@ def _label_propagation(settings: dict[str, Any], t: dict[str, Tensor]) -> Iterat
             temperature=settings["temperature"],
         )
         yield compare(f"vos soft labels of frame {frame}", soft, t["vos.soft_labels"][frame - 1], 1e-5)
-        mask = to_mask(soft, 16, t["vos.masks_x16"].shape[1:])
-        yield compare_exactly(
-            f"vos mask of frame {frame}", torch.from_numpy(np.array(mask)), t["vos.masks_x16"][frame - 1]
-        )
+        mask = to_mask(soft, t["vos.masks_x16"].shape[1:])
+        yield compare_exactly(f"vos mask of frame {frame}", torch.from_numpy(mask), t["vos.masks_x16"][frame - 1])
         labels.append(soft)
 
 

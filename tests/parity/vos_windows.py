@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
@@ -38,9 +37,9 @@ def replay_vos_windows(bundle: Path) -> Iterator[Check]:
                 window=window,
             )
             yield compare(f"{window}: soft labels of frame {frame}", soft, recorded[frame - 1], TIGHT)
-            size = tuple(PATCH_SIZE * side for side in soft.shape[1:])
+            size = PATCH_SIZE * soft.shape[1], PATCH_SIZE * soft.shape[2]
             for upsampling in ("nearest", "bilinear"):
-                mask = torch.from_numpy(np.array(to_mask(soft, PATCH_SIZE, size, upsampling)))[::SHOWN, ::SHOWN]
+                mask = torch.from_numpy(to_mask(soft, size, upsampling))[::SHOWN, ::SHOWN]
                 expected = t[f"{window}.masks_{upsampling}"][frame - 1]
                 yield compare_exactly(f"{window}: {upsampling} mask of frame {frame}", mask, expected)
             labels.append(soft)

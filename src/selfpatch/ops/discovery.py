@@ -1,7 +1,8 @@
 """Discovery of one object in an image's patch features: LOST, TokenCut, and the patches that a CLS token attends to."""
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from scipy import ndimage
@@ -14,8 +15,17 @@ MAX_PRODUCTS = 2**25
 """Number of products of patches held at once: 128 MB of float32, 256 MB of float64."""
 EDGE_EPS = 1e-5
 """Weight of an edge between dissimilar patches, which keeps the graph connected (TokenCut, arXiv 2202.11539, eq. 4)."""
+MAX_EDGES = 0.99
+"""Share of similar pairs above which a graph of patches is degenerate: cutting off an object that is unlike all other
+patches removes more than 1 % of the pairs if it has 0.5 % of the patches."""
 LANCZOS_STEPS = 400
 LANCZOS_TOLERANCE = 1e-9
+
+
+Flaw = Literal["complete", "sparse", "uniform", "single"]
+"""Reason why an object is arbitrary. complete: more than `MAX_EDGES` of the pairs of patches are similar; sparse:
+patches have less than one similar patch on average; uniform: all patches have the same attention; single: one patch has
+all of the attention that is kept."""
 
 
 class DiscoveredObject(NamedTuple):
@@ -25,6 +35,8 @@ class DiscoveredObject(NamedTuple):
     """Index of the patch it grew from, in row order."""
     mask: Tensor
     """[h, w] bool, on the CPU."""
+    flaw: Flaw | None = None
+    """Reason why the object is arbitrary; None if it is not."""
 
 
 def lost(features: Tensor, *, num_patches: int = 100) -> DiscoveredObject:
@@ -54,17 +66,18 @@ def lost(features: Tensor, *, num_patches: int = 100) -> DiscoveredObject:
     seed = lowest[0]
     similar = lowest[flat[lowest] @ flat[seed] > 0]
     total = flat @ flat[similar].sum(0)  # the sum of their rows is the row of their sum
-    return _component(int(seed), total.view(features.shape[:2]) > 0)
+    return _component(int(seed), total.view(features.shape[:2]) > 0, _flaw_of_graph(degree))
 
 
 def lost_reference(features: Tensor, *, num_patches: int = 100) -> DiscoveredObject:
     """Find the object as `lost` does, with all of A at once."""
     flat = features.flatten(0, 1)
     products = flat @ flat.T  # [N, N]
-    lowest = (products > 0).sum(1).argsort(stable=True)[:num_patches]
+    degree = (products > 0).sum(1)
+    lowest = degree.argsort(stable=True)[:num_patches]
     similar = [patch for patch in lowest if products[lowest[0], patch] > 0]
     total = sum((products[patch] for patch in similar), products.new_zeros(len(flat)))
-    return _component(int(lowest[0]), total.view(features.shape[:2]) > 0)
+    return _component(int(lowest[0]), total.view(features.shape[:2]) > 0, _flaw_of_graph(degree))
 
 
 def tokencut(features: Tensor, *, tau: float = 0.2) -> DiscoveredObject:
@@ -77,10 +90,26 @@ def tokencut(features: Tensor, *, tau: float = 0.2) -> DiscoveredObject:
         side = v > mean of v, or the other side, whichever holds the seed
         object = component of the seed in that side
     """
-    vector = normalised_cut(features.flatten(0, 1), tau=tau)
+    graph = _similarity_graph(features.flatten(0, 1), tau)
+    vector = _cut(*graph)
     seed = int(vector.abs().argmax())
     side = vector > vector.mean()
-    return _component(seed, (side == side[seed]).view(features.shape[:2]))
+    return _component(seed, (side == side[seed]).view(features.shape[:2]), _flaw_of_graph(graph[0].sum(1)))
+
+
+def tau_of_quantile(features: Tensor, quantile: float) -> float:
+    """Return the quantile of the cosines of pairs of different patches, for `tau` of `tokencut`.
+
+    A graph of this tau has 1 - quantile of all pairs, whatever the cosines of a network are, and all pairs that are
+    equal to the last of them up to rounding. If not all cosines of features [N, D] fit in memory, those of some
+    patches, evenly spread, with all others are taken.
+    """
+    unit = F.normalize(features, dim=1)
+    rows = torch.linspace(0, len(unit) - 1, min(len(unit), max(1, MAX_PRODUCTS // len(unit)))).round().long()
+    cosines = unit[rows] @ unit.T
+    cosines[torch.arange(len(rows)), rows] = torch.inf  # above all others, whose ranks do not change
+    rank = math.ceil(quantile * len(rows) * (len(unit) - 1))
+    return float(cosines.flatten().kthvalue(max(1, rank)).values) - 1e-6
 
 
 def normalised_cut(features: Tensor, *, tau: float = 0.2) -> Tensor:
@@ -102,7 +131,11 @@ def normalised_cut(features: Tensor, *, tau: float = 0.2) -> Tensor:
     Raises:
         ValueError: there are more than `MAX_PATCHES` patches.
     """
-    similar, root = _similarity_graph(features, tau)
+    return _cut(*_similarity_graph(features, tau))
+
+
+def _cut(similar: Tensor, root: Tensor) -> Tensor:
+    """Return the vector of `normalised_cut` of a graph, as `_similarity_graph` returns it."""
     trivial = (root / root.norm())[None]
     fits = similar.numel() <= MAX_PRODUCTS
     weights = similar.double() if fits else similar
@@ -116,12 +149,15 @@ def normalised_cut(features: Tensor, *, tau: float = 0.2) -> Tensor:
     start = torch.randn(len(root), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(root.device)
     steps = min(len(root) - 1, LANCZOS_STEPS)
     vector, converged = _largest_eigenvector(weigh, _orthogonalise(start, trivial), steps)
-    return vector / root if converged or not fits else normalised_cut_reference(features, tau=tau)
+    return vector / root if converged or not fits else _cut_reference(similar, root)
 
 
 def normalised_cut_reference(features: Tensor, *, tau: float = 0.2) -> Tensor:
     """Return the vector of `normalised_cut` from all eigenvectors of the graph."""
-    similar, root = _similarity_graph(features, tau)
+    return _cut_reference(*_similarity_graph(features, tau))
+
+
+def _cut_reference(similar: Tensor, root: Tensor) -> Tensor:
     weights = EDGE_EPS + (1 - EDGE_EPS) * similar.double()
     _, vectors = torch.linalg.eigh(weights / (root[:, None] * root))  # in ascending order
     return vectors[:, max(0, len(root) - 2)] / root
@@ -139,6 +175,15 @@ def _similarity_graph(features: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     unit = F.normalize(features, dim=1)
     similar = torch.cat([rows @ unit.T > tau for rows in _row_chunks(unit)])
     return similar, (EDGE_EPS * len(similar) + (1 - EDGE_EPS) * similar.sum(1).double()).sqrt()
+
+
+def _flaw_of_graph(degree: Tensor) -> Flaw | None:
+    """Return what is wrong with a graph, from the number of similar patches [N] of each patch, itself included."""
+    others = len(degree) - 1
+    mean = (float(degree.double().mean()) - 1) / max(1, others)
+    if others and mean > MAX_EDGES:
+        return "complete"
+    return "sparse" if others and mean * others < 1 else None
 
 
 def _row_chunks(matrix: Tensor) -> tuple[Tensor, ...]:
@@ -192,19 +237,22 @@ def attended(attention: Tensor, *, mass: float = 0.6) -> DiscoveredObject:
     values, order = attention.flatten().double().cpu().sort()
     kept = torch.empty(len(values), dtype=torch.bool)
     kept[order] = values.cumsum(0) / values.sum() > 1 - mass
+    flaw: Flaw | None = None
+    if len(values) > 1:
+        flaw = "uniform" if values[-1] < 1.01 * values.mean() else "single" if kept.sum() == 1 else None
     labels = torch.from_numpy(ndimage.label(kept.view(attention.shape).numpy())[0])
     sizes = labels.flatten().bincount()
     sizes[0] = 0  # removed patches
     mask = labels == sizes.argmax()
-    return DiscoveredObject(int(attention.cpu().masked_fill(~mask, -1).argmax()), mask)
+    return DiscoveredObject(int(attention.cpu().masked_fill(~mask, -1).argmax()), mask, flaw)
 
 
-def _component(seed: int, mask: Tensor) -> DiscoveredObject:
+def _component(seed: int, mask: Tensor, flaw: Flaw | None) -> DiscoveredObject:
     """Return the 4-connected component of the seed, or the seed alone if it is not in the mask (a patch of zeros)."""
     labels = torch.from_numpy(ndimage.label(mask.cpu().numpy())[0])
     component = mask.cpu() & (labels == labels.flatten()[seed])
     component.view(-1)[seed] = True
-    return DiscoveredObject(seed, component)
+    return DiscoveredObject(seed, component, flaw)
 
 
 def pixel_box(mask: Tensor, cell: tuple[float, float], size: tuple[int, int]) -> tuple[float, float, float, float]:

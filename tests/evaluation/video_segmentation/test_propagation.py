@@ -13,7 +13,7 @@ from torch import Tensor
 
 from selfpatch.evaluation.encoders import MeanColour, RawPatch
 from selfpatch.evaluation.video_segmentation import propagation
-from selfpatch.evaluation.video_segmentation.config import DAVISConfig
+from selfpatch.evaluation.video_segmentation.config import DAVISConfig, Rounding
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate
 from selfpatch.evaluation.video_segmentation.propagation import network_size, to_mask
 from tests.evaluation.video_segmentation.conftest import Tree
@@ -55,6 +55,24 @@ def test_network_size(frame: tuple[int, int], patch_size: int, expected: tuple[i
     assert network_size(*frame, 480, patch_size) == expected
 
 
+@pytest.mark.parametrize(
+    ("rounding", "frame", "patch_size", "expected"),
+    [
+        ("nearest", (480, 854), 16, (960, 1712)),  # footnote 2 of DINOv3's appendix D.5
+        ("nearest", (480, 854), 14, (966, 1708)),
+        ("nearest", (854, 480), 16, (1712, 960)),
+        ("up", (480, 854), 16, (960, 1712)),
+        ("up", (480, 854), 14, (966, 1722)),  # 966 * 854 / 480 = 1718.7
+        ("up", (481, 854), 16, (960, 1712)),
+        ("up", (470, 854), 16, (960, 1760)),
+    ],
+)
+def test_network_size_of_dinov3(
+    rounding: Rounding, frame: tuple[int, int], patch_size: int, expected: tuple[int, int]
+) -> None:
+    assert network_size(*frame, 960, patch_size, rounding) == expected
+
+
 def test_network_size_below_64_pixels() -> None:
     assert network_size(100, 100, 50, 8) == (48, 48)
     assert network_size(100, 120, 50, 8) == (48, 56)
@@ -64,7 +82,7 @@ def test_network_size_below_64_pixels() -> None:
 def test_released_masks_from_soft_labels(golden_dir: Path) -> None:
     tensors = load_file(golden_dir / "pieces" / "tensors.safetensors")
     for labels, mask in zip(tensors["vos.soft_labels"], tensors["vos.masks_x16"], strict=True):
-        assert np.array_equal(to_mask(labels, 16, tuple(mask.shape)), mask.numpy())
+        assert np.array_equal(to_mask(labels, tuple(mask.shape)), mask.numpy())
 
 
 @pytest.mark.parametrize(
@@ -76,7 +94,7 @@ def test_constant_channels_keep_their_values(values: tuple[float, ...], released
     labels = torch.tensor(values)[:, None, None].expand(3, 2, 2)
     normed = [(c - c.min()) / (c - c.min()).max() if c.max() > 0 else c for c in labels]
     assert torch.stack(normed).max(0).indices.unique().tolist() == [released]
-    assert np.unique(to_mask(labels, 4, (8, 8))).tolist() == [here]
+    assert np.unique(to_mask(labels, (8, 8))).tolist() == [here]
 
 
 class Witness(RawPatch):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from selfpatch.config.schema import SPEED_ONLY, DataName, Name, settings
 from selfpatch.evaluation.config import LayerConfig
@@ -34,6 +34,9 @@ class ObjectDiscoveryConfig(LayerConfig):
     """Number of patches of lowest degree from which LOST expands its seed."""
     tau: Annotated[float, Ge(-1), Le(1)] = 0.2
     """Cosine similarity above which TokenCut connects two patches."""
+    tau_quantile: Annotated[float, Gt(0), Lt(1)] | None = None
+    """Quantile of the cosines between an image's patches that replaces tau: 0.5 connects the more similar half of all
+    pairs, whatever the network. Not part of TokenCut."""
     mass: Annotated[float, Gt(0), Le(1)] = 0.6
     """Share of the attention that attention boxes keep."""
     head: Annotated[int, Ge(0)] | None = None

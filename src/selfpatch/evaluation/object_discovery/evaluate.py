@@ -8,8 +8,10 @@ from selfpatch.core.distributed import gather
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import to_tensor
 from selfpatch.data.decode.pillow import read_picture
+from selfpatch.evaluation.degenerate import check_patches
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.object_discovery.dataset import Box, LabelledImage, open_images
+from selfpatch.evaluation.object_discovery.degenerate import check_object
 from selfpatch.evaluation.object_discovery.features import PatchView
 from selfpatch.evaluation.object_discovery.metrics import MIN_IOU, best_iou, centre_box, method_rows, whole_image
 from selfpatch.evaluation.object_discovery.visualize import draw_boxes
@@ -17,15 +19,17 @@ from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.workload import Workload
-from selfpatch.ops.discovery import attended, lost, pixel_box, tokencut
+from selfpatch.ops.discovery import attended, lost, pixel_box, tau_of_quantile, tokencut
 
 BASELINES = {"baseline:whole-image": whole_image, "baseline:centre": centre_box}
 
 
-def find_boxes(view: PatchView, image: Tensor) -> dict[str, Box]:
-    """Return the box of each method in an image [C, H, W], uint8 or float32."""
+def find_boxes(view: PatchView, image: Tensor, name: str = "") -> dict[str, Box]:
+    """Return the box of each method in an image [C, H, W], uint8 or float32; `name` stands in warnings."""
     config, padded = view.config, view.padded(image)
     features = view.features(padded) if {"lost", "tokencut"} & {*config.methods} else None
+    if features is not None:
+        check_patches(features, name)
     boxes: dict[str, Box] = {}
     for method in config.methods:
         if features is None or method == "attention":
@@ -33,10 +37,15 @@ def find_boxes(view: PatchView, image: Tensor) -> dict[str, Box]:
         elif method == "lost":
             found = lost(features, num_patches=config.num_patches)
         else:
-            found = tokencut(features, tau=config.tau)
+            found = tokencut(features, tau=_tau(features, config))
+        check_object(method, found, name)
         cell = padded.shape[2] / found.mask.shape[0], padded.shape[3] / found.mask.shape[1]
         boxes[method] = pixel_box(found.mask, cell, (image.shape[1], image.shape[2]))
     return boxes
+
+
+def _tau(features: Tensor, config: ObjectDiscoveryConfig) -> float:
+    return config.tau if config.tau_quantile is None else tau_of_quantile(features.flatten(0, 1), config.tau_quantile)
 
 
 def _attention(view: PatchView, padded: Tensor, head: int | None) -> Tensor:
@@ -91,7 +100,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
     for done, number in enumerate(share, start=1):
         image = images[number]
         pixels = to_tensor(read_picture(image.path, len(encoder.mean)))
-        found = find_boxes(view, pixels)
+        found = find_boxes(view, pixels, image.name)
         baselines = {name: baseline(*pixels.shape[1:]) for name, baseline in BASELINES.items()}
         best = {name: best_iou(box, image.boxes) for name, box in {**found, **baselines}.items()}
         ious_of_images.append(best)

@@ -107,7 +107,9 @@ def _gaps(clips: Sequence[Clip]) -> list[str]:
 def _grids(clips: Sequence[Clip], layer: LayerEncoder, config: DAVISConfig) -> str:
     """Return the sizes of the feature maps in rows x columns, e.g. `30 x 52`, each once."""
     shapes = [clip.mask(0).shape for clip in clips]
-    sizes = [network_size(height, width, config.resolution, layer.patch_size) for height, width in shapes]
+    sizes = [
+        network_size(height, width, config.resolution, layer.patch_size, config.rounding) for height, width in shapes
+    ]
     return ", ".join(dict.fromkeys(" x ".join(str(side // layer.patch_size) for side in size) for size in sizes))
 
 
@@ -117,7 +119,7 @@ def _workload(layer: LayerEncoder | None, clips: Sequence[Clip], config: DAVISCo
     sizes = {"sequences": len(clips), "frames": frames}
     if layer is None:
         return Workload(used, sizes)
-    height, width = network_size(9, 16, config.resolution, layer.patch_size)
+    height, width = network_size(9, 16, config.resolution, layer.patch_size, config.rounding)
     grid = f"{height // layer.patch_size} x {width // layer.patch_size}"
     note = f"Frames are taken as {width} x {height} pixels, {grid} patches; propagation is not in the estimate."
     settings = {**config.recorded(), **layer.recorded(), **used}

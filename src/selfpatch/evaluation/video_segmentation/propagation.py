@@ -1,5 +1,6 @@
 """Masks of a whole clip from its first mask, by label propagation (DINO, arXiv 2104.14294, section 4.2.2)."""
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from time import perf_counter
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from selfpatch.core.types import Encoder
 from selfpatch.data.decode.opening import check_resized
 from selfpatch.data.decode.pillow import as_bad_image
-from selfpatch.evaluation.video_segmentation.config import DAVISConfig
+from selfpatch.evaluation.video_segmentation.config import DAVISConfig, Rounding
 from selfpatch.evaluation.video_segmentation.dataset import Clip
 from selfpatch.models.features import patch_features
 from selfpatch.ops.propagation import propagate_labels
@@ -45,7 +46,7 @@ class Stopwatch:
 def check_network_size(clip: Clip, config: DAVISConfig, patch_size: int) -> None:
     """Raise ValueError if the frames of a clip, all as large as its first mask, would be too large for the network."""
     height, width = clip.mask(0).shape
-    rows, columns = network_size(height, width, config.resolution, patch_size)
+    rows, columns = network_size(height, width, config.resolution, patch_size, config.rounding)
     with as_bad_image(clip.image_file(0)):
         check_resized((width, height), columns, rows)
 
@@ -77,7 +78,7 @@ def propagate_first_mask(encoder: Encoder, clip: Clip, config: DAVISConfig, cloc
         image = clip.image(frame)
         with clock:
             current = propagate_frame(encoder, image, [first, *recent], config)
-            mask = to_mask(current[1], encoder.patch_size, first_mask.shape, config.upsampling)  # waits for the device
+            mask = frame_mask(current[1], encoder.patch_size, first_mask.shape, config)  # waits for the device
         recent.append(current)  # soft labels, so that errors are not hardened
         del current  # otherwise it would stay in memory next to the context while the next frame is processed
         clock.frames += 1
@@ -107,24 +108,35 @@ def propagate_frame(
 def _frame_features(encoder: Encoder, image: Image.Image, config: DAVISConfig) -> Tensor:
     """Return patch features [h, w, D] of unit length."""
     std = encoder.std if config.std == "encoder" else [RELEASED_STD.get(s, s) for s in encoder.std]
-    size = network_size(image.height, image.width, config.resolution, encoder.patch_size)
+    height, width = network_size(image.height, image.width, config.resolution, encoder.patch_size, config.rounding)
+    if config.resampling == "bicubic":
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(image)).to(encoder.device).movedim(-1, 0)[None]
-    pixels = resize_linear(pixels, *size)  # the released script resizes with OpenCV
+    if config.resampling == "opencv":
+        pixels = resize_linear(pixels, height, width)
     return F.normalize(patch_features(encoder, pixels, std=std)[0], dim=-1).contiguous()
 
 
-def network_size(height: int, width: int, resolution: int, patch_size: int) -> tuple[int, int]:
-    """Return the (height, width) that frames are resized to; see `DAVISConfig.resolution`.
+def network_size(
+    height: int, width: int, resolution: int, patch_size: int, rounding: Rounding = "released"
+) -> tuple[int, int]:
+    """Return the (height, width) that frames are resized to; see `DAVISConfig.rounding`.
 
-    A long side below 64 is floored to a multiple of the patch size.
+    As released, a long side below 64 is floored to a multiple of the patch size.
 
     Raises:
         ValueError: the resized frame would have no patch.
     """
-    multiple = LONG_SIDE_MULTIPLE if LONG_SIDE_MULTIPLE % patch_size == 0 else patch_size
-    short = resolution // patch_size * patch_size
-    exact = int(resolution * max(height, width) / min(height, width))
-    long = exact // multiple * multiple or exact // patch_size * patch_size
+    exact = resolution * max(height, width) / min(height, width)
+    if rounding == "released":
+        multiple = LONG_SIDE_MULTIPLE if LONG_SIDE_MULTIPLE % patch_size == 0 else patch_size
+        short = resolution // patch_size * patch_size
+        long = int(exact) // multiple * multiple or int(exact) // patch_size * patch_size
+    elif rounding == "nearest":
+        short, long = (round(side / patch_size) * patch_size for side in (resolution, exact))
+    else:
+        short = math.ceil(resolution / patch_size) * patch_size
+        long = math.ceil(max(height, width) * short / min(height, width) / patch_size) * patch_size
     if short == 0 or long == 0:
         raise ValueError(f"resolution {resolution} is too small for patches of {patch_size}; use e.g. 480")
     return (short, long) if height <= width else (long, short)
@@ -136,13 +148,22 @@ def _one_hot(mask: np.ndarray, grid: Sequence[int], channels: int) -> Tensor:
     return F.one_hot(torch.from_numpy(small.astype(np.int64)), channels).movedim(-1, 0).float()
 
 
-def to_mask(labels: Tensor, patch_size: int, size: tuple[int, ...], upsampling: str = "bilinear") -> np.ndarray:
+def frame_mask(labels: Tensor, patch_size: int, size: tuple[int, ...], config: DAVISConfig) -> np.ndarray:
     """Return object numbers, uint8 [H, W] of `size`, from soft labels [C, h, w]."""
-    soft = F.interpolate(labels[None], scale_factor=patch_size, mode=upsampling)[0]
+    height, width = size if config.upsample_to == "frame" else (patch_size * side for side in labels.shape[1:])
+    mask = to_mask(labels, (height, width), config.upsampling)
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def to_mask(labels: Tensor, size: tuple[int, int], upsampling: str = "bilinear") -> np.ndarray:
+    """Return object numbers, uint8 [H, W] of `size`, where soft labels [C, h, w] are largest.
+
+    Labels are interpolated, and those of each object scaled to [0, 1].
+    """
+    soft = F.interpolate(labels[None], size, mode=upsampling)[0]
     low, high = soft.amin((1, 2), keepdim=True), soft.amax((1, 2), keepdim=True)
     # A channel that is constant up to rounding has no range; it stays as it is, so that an object that fills the frame
     # is kept.
     rounding = 4 * torch.finfo(soft.dtype).eps * high
     soft = torch.where(high - low > rounding, (soft - low) / (high - low), soft)
-    mask = soft.max(0).indices.to(torch.uint8).cpu().numpy()  # argmax is five times as slow on the CPU
-    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    return soft.max(0).indices.to(torch.uint8).cpu().numpy()  # argmax is five times as slow on the CPU
