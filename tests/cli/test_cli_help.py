@@ -243,7 +243,8 @@ OPTIONS = {
         max-memory year sequences""",
     "evaluate knn": f"{NETWORK} data out ks temperature resize crop precision encode-batch",
     "evaluate correspond": f"""{NETWORK} data out debias block stage output-stride dilate preset facet depth stride
-        resolution shape sampling places alphas threshold split layout categories precision max-pictures""",
+        resolution shape sampling places interpolated alignment alphas threshold split layout categories
+        pairs-per-category precision max-pictures""",
     "evaluate detect": f"""{NETWORK} data out preset train-split test-split limit negatives detector pyramid blocks
         heads rpn-depth box-norm mask-norm pyramid-norm train-batch-norms precise-bn width anchor-scale
         min-anchor-iou anchors-inside proposals train-proposals rois rpn-loss box-loss augmentation short-sides

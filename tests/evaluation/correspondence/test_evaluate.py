@@ -21,6 +21,8 @@ from selfpatch.evaluation.correspondence.evaluate import evaluate
 from selfpatch.evaluation.correspondence.metrics import (
     ScoredPair,
     category_rows,
+    means_by_viewpoint,
+    means_over_all,
     means_over_categories,
     points_by_position,
     within_threshold,
@@ -148,11 +150,26 @@ def scored(category: str, *right: bool) -> ScoredPair:
 def test_means_by_image_by_point_and_over_categories() -> None:
     pairs = [scored("a", True), scored("a", True, False, False, False), scored("b", False, False)]
     rows = category_rows(pairs, [0.1])
+    assert means_over_all(pairs, [0.1]) == pytest.approx(
+        {"PCK@0.1 all pairs": (1 + 0.25 + 0) / 3, "PCK@0.1 all points": 2 / 7}
+    )
     assert rows[0] == {
         "category": "a", "pairs": 2, "points": 5,
         "PCK@0.1 per image": (1 + 0.25) / 2, "PCK@0.1 per point": 2 / 5,
     }  # fmt: skip
     assert means_over_categories(rows) == pytest.approx({"PCK@0.1 per image": 0.3125, "PCK@0.1 per point": 0.2})
+
+
+def test_means_by_viewpoint() -> None:
+    """Category b has no pair of viewpoint 2; pairs without a viewpoint are left out."""
+    pairs = [scored("a", True), scored("a", True, False), scored("b", False), scored("b", True)]
+    pairs = [
+        one._replace(pair=replace(one.pair, viewpoint=viewpoint))
+        for one, viewpoint in zip(pairs, (0, 2, 0, None), strict=True)
+    ]
+    assert means_by_viewpoint(pairs, [0.1]) == {
+        "PCK@0.1 per point, viewpoint 0": (1 + 0) / 2, "PCK@0.1 per point, viewpoint 2": 1 / 2,
+    }  # fmt: skip
 
 
 def test_position_in_the_box() -> None:
@@ -209,15 +226,15 @@ def test_presets_fill_in_what_is_left_open(spair: Path) -> None:
     assert settings["preset"] == "small"
     assert (settings["resolution"], settings["stride"], settings["shape"]) == (96, 8, "square")
     assert "depth" not in settings
-    with pytest.raises(ValueError, match="preset is 'big'; use one of: patch, dense_keys, small"):
+    with pytest.raises(ValueError, match="preset is 'big'; use one of: patch, dense_keys, dift"):
         from_settings({"preset": "big"})
 
 
 def test_the_presets_say_how_they_differ() -> None:
     lines = [line.split() for line in presets("correspond").splitlines()]
-    assert lines[0] == ["patch", "dense_keys", "small"]
-    assert ["resolution", "512", "304", "224"] in lines
-    assert ["stride", "None", "4", "None"] in lines
+    assert lines[0] == ["patch", "dense_keys", "dift", "probe3d", "dinov3", "small"]
+    assert ["resolution", "512", "304", "768", "800", "1024", "224"] in lines
+    assert ["stride", "None", "4", "None", "None", "None", "None"] in lines
 
 
 def test_layout_large_comes_first(spair: Path) -> None:
@@ -232,6 +249,23 @@ def test_layout_large_comes_first(spair: Path) -> None:
     (spair / "Layout" / "large" / "test.txt").write_bytes(b"\xef\xbb\xbf000001-a-b:dog \r\n\r\n000001-a-b:dog")
     assert len(open_pairs(spair, CorrespondenceConfig())) == 1
     assert len(open_pairs(spair, CorrespondenceConfig(layout="small", categories=("dog",)))) == 2
+
+
+def test_some_pairs_of_each_category(spair: Path) -> None:
+    """The same ones in each run, in their order, and not always the first."""
+    lines = [f"{i:06d}-a-b:{'cat' if i % 3 else 'dog'}" for i in range(30)]
+    for name in lines:
+        record = (spair / "PairAnnotation" / "test" / "000001-a-b:dog.json").read_text()
+        values = json.loads(record) | {"category": name.partition(":")[2]}
+        (spair / "PairAnnotation" / "test" / f"{name}.json").write_text(json.dumps(values))
+    (spair / "Layout" / "small" / "test.txt").write_text("\n".join(lines))
+    everything = [pair.name for pair in open_pairs(spair, CorrespondenceConfig())]
+    drawn = [pair.name for pair in open_pairs(spair, CorrespondenceConfig(pairs_per_category=8))]
+    assert drawn == [pair.name for pair in open_pairs(spair, CorrespondenceConfig(pairs_per_category=8))]
+    assert drawn == [name for name in everything if name in drawn]
+    assert [sum(name.endswith(category) for name in drawn) for category in ("cat", "dog")] == [8, 8]
+    assert drawn != everything[:8] + everything[20:28]
+    assert len(open_pairs(spair, CorrespondenceConfig(pairs_per_category=15))) == 25
 
 
 def break_pair(root: Path, **values: Any) -> None:
@@ -255,6 +289,7 @@ def break_pair(root: Path, **values: Any) -> None:
         ({"trg_imname": "../dog/a.png"}, r"a-b:dog\.json names '../dog/a\.png', which leads out of its folder"),
         ({"trg_imname": "/etc/hosts"}, "which is an absolute path"),
         ({"trg_imname": 7}, "names 7, which is no text"),
+        ({"viewpoint_variation": 3}, "has the viewpoint_variation 3; SPair-71k has 0, 1 and 2"),
         ({"category": ".."}, r"names '\.\.', which leads out of its folder"),
     ],
 )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, settings
 from selfpatch.evaluation.config import LayerConfig
@@ -26,13 +27,21 @@ class CorrespondenceConfig(LayerConfig):
         "dense_keys": {
             "facet": "key", "depth": 5 / 6, "stride": 4, "resolution": 304, "shape": "keep", "sampling": "nearest",
         },
+        # The released code of DIFT (arXiv 2306.03881) with an encoder in place of the diffusion network.
+        "dift": {"resolution": 768, "places": "pixels", "interpolated": "raw"},
+        # The released code of Probe3D (arXiv 2404.08636). It also rounds keypoints down to pixels of the resized image,
+        # pads images whose side is no multiple of the patch size (here the nearest multiple is taken), and reads tokens
+        # before the final norm. Its 200 pairs depend on the order of files on its disk.
+        "probe3d": {"resolution": 800, "shape": "pad", "alignment": "corner", "pairs_per_category": 200},
+        # DINOv3 (arXiv 2508.10104) states the size. That the rest is Probe3D's, with all pairs, is an assumption.
+        "dinov3": {"resolution": 1024, "shape": "pad", "alignment": "corner"},
         "small": {"resolution": 224},
     }  # fmt: skip
 
-    preset: Literal["patch", "dense_keys", "small"] = "patch"
+    preset: Literal["patch", "dense_keys", "dift", "probe3d", "dinov3", "small"] = "patch"
     """Preset that the other settings start from. patch: the encoder's patch features, images 512 pixels square.
-    dense_keys: keys of the tenth of twelve blocks every 4 pixels, longer side 304. small: patch at 224 pixels, for
-    CPUs."""
+    dense_keys: keys of the tenth of twelve blocks every 4 pixels, longer side 304. dift, probe3d, dinov3: the protocols
+    of these papers. small: patch at 224 pixels, for CPUs."""
     facet: Literal["token", "key", "query", "value"] = "token"
     """Features to match: patch tokens, or keys, queries or values of an attention block (ViT only)."""
     depth: Annotated[float, Gt(0), Le(1)] | None = None
@@ -42,13 +51,19 @@ class CorrespondenceConfig(LayerConfig):
     given."""
     resolution: Annotated[int, Ge(1)] = 512
     """Longer side of the images, in pixels."""
-    shape: Literal["square", "keep"] = "square"
-    """Shape of resized images: square, or their aspect ratio, rounded to whole patches."""
+    shape: Literal["square", "keep", "pad"] = "square"
+    """Shape of resized images: square, their aspect ratio, rounded to whole patches, or a square that white pixels at
+    the right and below complete (Probe3D)."""
     sampling: Sampling = "bilinear"
     """Source feature at a keypoint: interpolated between the patches around it, or the nearest one."""
     places: Places = "patches"
     """Locations in the target that keypoints may be matched to: centres of patches, or all pixels, to which features
     are upsampled bilinearly (DIFT, arXiv 2306.03881)."""
+    interpolated: Literal["unit", "raw"] = "unit"
+    """Features that are interpolated between patches: of unit length, or as the encoder gives them (DIFT)."""
+    alignment: Literal["centre", "corner"] = "centre"
+    """Position in the image that a patch stands for: its centre, or, as in Probe3D, its upper left corner in the target
+    and the corners of the image for the outermost patches of the source."""
     alphas: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (0.05, 0.1, 0.15)
     """Shares of the longer side within which a keypoint is correct; 0.1 is the standard threshold."""
     threshold: Literal["box", "image"] = "box"
@@ -59,6 +74,8 @@ class CorrespondenceConfig(LayerConfig):
     """List of pairs to use; if not given, large if the data set has it, else small."""
     categories: Annotated[tuple[str, ...], MinLen(1)] | None = None
     """Categories to evaluate; all if not given."""
+    pairs_per_category: PositiveInt | None = None
+    """Number of pairs of each category, drawn at random, the same in each run; all if not given."""
     max_pictures: Annotated[int, Ge(0), SPEED_ONLY] = 8
     """Number of pairs to draw, evenly spread; matches are green if correct at the middle one of the alphas."""
 

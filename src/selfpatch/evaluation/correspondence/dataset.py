@@ -7,6 +7,7 @@
     JPEGImages/<category>/<image>.jpg
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class Pair:
     source_box: np.ndarray
     """Box of the object, float64 [4] (left, top, right, bottom), including its outermost pixels."""
     target_box: np.ndarray
+    viewpoint: int | None = None
+    """Difference of viewpoints as SPair-71k counts it: 0, 1 or 2; None if it is not given."""
 
 
 def open_pairs(data: str | Path, config: CorrespondenceConfig) -> list[Pair]:
@@ -56,7 +59,19 @@ def open_pairs(data: str | Path, config: CorrespondenceConfig) -> list[Pair]:
     for path in {path for pair in pairs for path in (pair.source, pair.target)}:
         if not path.is_file():
             raise ValueError(f"there is no image {path}, which a pair names; add it or check the download")
-    return sorted(pairs, key=lambda pair: (pair.category, pair.name))
+    pairs.sort(key=lambda pair: (pair.category, pair.name))
+    return pairs if config.pairs_per_category is None else _drawn(pairs, config.pairs_per_category)
+
+
+def _drawn(pairs: list[Pair], count: int) -> list[Pair]:
+    """Return at most `count` pairs of each category, drawn at random but the same in each run, in their order."""
+    ranks, seen = np.random.default_rng(0).permutation(len(pairs)), Counter[str]()
+    chosen = []
+    for i in np.argsort(ranks):
+        seen[pairs[i].category] += 1
+        if seen[pairs[i].category] <= count:
+            chosen.append(int(i))
+    return [pairs[i] for i in sorted(chosen)]
 
 
 def _names(root: Path, config: CorrespondenceConfig) -> list[tuple[str, str]]:
@@ -83,7 +98,10 @@ def _read_pair(root: Path, path: Path) -> Pair:
         raise ValueError(f"{path} cannot be read as a pair of SPair-71k; download it again") from None
     images = path_below(root / "JPEGImages", category, path, nested=False)
     source, target = (path_below(images, name, path, nested=False) for name in names)
-    pair = Pair(path.stem, category, source, target, *points, *boxes)
+    viewpoint = values.get("viewpoint_variation")
+    if viewpoint is not None and viewpoint not in (0, 1, 2):
+        raise ValueError(f"{path} has the viewpoint_variation {viewpoint!r}; SPair-71k has 0, 1 and 2")
+    pair = Pair(path.stem, category, source, target, points[0], points[1], boxes[0], boxes[1], viewpoint)
     counts = len(pair.source_points), len(pair.target_points)
     if counts[0] != counts[1]:
         raise ValueError(f"{path} has {counts[0]} keypoints in the source and {counts[1]} in the target; pair them")

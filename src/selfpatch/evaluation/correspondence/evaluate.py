@@ -18,6 +18,8 @@ from selfpatch.evaluation.correspondence.feature_maps import DenseEncoder, Featu
 from selfpatch.evaluation.correspondence.metrics import (
     ScoredPair,
     category_rows,
+    means_by_viewpoint,
+    means_over_all,
     means_over_categories,
     pair_pck,
     points_by_position,
@@ -93,7 +95,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: CorrespondenceConfig, o
     """Measure the PCK of keypoints that are transferred to the nearest patch feature, averaged over categories.
 
     PCK per image is the mean over pairs of the pair's share of correct keypoints; PCK per point is the share of all
-    keypoints. Papers quote either. `baseline:position` keeps the relative position in the box.
+    keypoints. Papers quote either. PCK of all pairs and of all points do not average over categories first.
+    `baseline:position` keeps the relative position in the box.
 
     `registry.Evaluate` explains the arguments.
 
@@ -129,7 +132,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: CorrespondenceConfig, o
         output.progress(pair.category, done, len(share))
     scored, baseline, pictures = gather(scored), gather(baseline), gather(pictures)
     rows, baseline_rows = (category_rows(some, config.alphas) for some in (scored, baseline))
-    metrics = means_over_categories(rows)
+    metrics = means_over_categories(rows) | means_over_all(scored, config.alphas)
+    metrics |= means_by_viewpoint(scored, config.alphas)
     metrics |= {f"{BASELINE} {name}": value for name, value in means_over_categories(baseline_rows).items()}
     table = table_rows(rows, baseline_rows, config.alphas)
     per_image = {one.pair.name: pair_pck(one, config.alphas) for one in scored}

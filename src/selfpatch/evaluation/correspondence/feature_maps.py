@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import resize_picture, to_tensor
+from selfpatch.data.decode.opening import check_resized
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig, Sampling
 from selfpatch.evaluation.encoders import dense_encoder
@@ -25,7 +27,7 @@ class FeatureMap:
     """Features of one image."""
 
     features: Tensor
-    """Features [h, w, D] of unit length."""
+    """Features [h, w, D], of unit length unless they are raw."""
     first: float
     """Pixels from the corner of the resized image to the centre of the first feature's patch."""
     step: float
@@ -33,18 +35,31 @@ class FeatureMap:
     resized: Size
     """Size of the image that was encoded."""
     original: Size
-    """Size of the image itself, in whose pixels keypoints are given."""
+    """Size of the image itself, in whose pixels keypoints are given, with what it is padded by."""
+    raw: bool = False
+    """True if features have the encoder's length."""
+    corner: bool = False
+    """True if positions are those of Probe3D, see `cells` and `points`."""
 
     def cells(self, points: Tensor) -> Tensor:
         """Return the coordinates of keypoints [K, 2] (x, y) on the map, (0, 0) being the first feature.
 
-        A pixel's centre lies half a pixel from its corner, before and after resizing.
+        A pixel's centre lies half a pixel from its corner, before and after resizing. With `corner`, 0 is at the left
+        border of the image and w - 1 at its right one.
         """
+        if self.corner:
+            return points / points.new_tensor(self.original) * (self._count(points) - 1)
         return ((points + 0.5) * self._scale(points) - self.first) / self.step
 
     def points(self, cells: Tensor) -> Tensor:
-        """Return the keypoints of coordinates on the map; the inverse of `cells`."""
+        """Return the keypoints of coordinates on the map: the inverse of `cells`; with `corner`, corners of patches."""
+        if self.corner:
+            return cells / self._count(cells) * cells.new_tensor(self.original)
         return (cells * self.step + self.first) / self._scale(cells) - 0.5
+
+    def _count(self, like: Tensor) -> Tensor:
+        height, width, _ = self.features.shape
+        return like.new_tensor((width, height))
 
     def _scale(self, like: Tensor) -> Tensor:
         return like.new_tensor(self.resized) / like.new_tensor(self.original)
@@ -65,15 +80,19 @@ class FeatureMap:
 
     def cosines(self, features: Tensor) -> Tensor:
         """Return the cosines [K, h, w] between unit features [K, D] and the map."""
+        products = self._products(features)
+        return products / self.features.norm(dim=-1).clamp(min=1e-12) if self.raw else products
+
+    def _products(self, features: Tensor) -> Tensor:
         return torch.einsum("kd,hwd->khw", features, self.features)
 
     def pixel_cosines(self, features: Tensor) -> Tensor:
         """Return the cosines [K, H, W] of features [K, D] of unit length with the map upsampled to the image's pixels.
 
-        Dot products are linear: cosines are upsampled, then divided by the norms of the upsampled features.
+        Products are linear: they are upsampled, then divided by the norms of the upsampled features.
         """
         rows, columns = self._upsampling
-        return torch.einsum("yh,khw,xw->kyx", rows, self.cosines(features), columns) / self._lengths
+        return torch.einsum("yh,khw,xw->kyx", rows, self._products(features), columns) / self._lengths
 
     @cached_property
     def _upsampling(self) -> tuple[Tensor, Tensor]:
@@ -114,10 +133,15 @@ class DenseEncoder:
     def __call__(self, picture: Picture) -> FeatureMap:
         """Return the features of a picture."""
         patch, stride = self.encoder.patch_size, self.config.stride
+        if self.config.shape == "pad":
+            picture = padded_to_square(picture)
         size = network_size(picture.size, self.config, patch)
         pixels = to_tensor(resize_picture(picture, *size))[None].to(self.encoder.device)
         image = normalise(pixels, self.encoder.mean, self.encoder.std)
-        return FeatureMap(F.normalize(self.features(image), dim=-1), patch / 2, stride or patch, size, picture.size)
+        raw, corner = self.config.interpolated == "raw", self.config.alignment == "corner"
+        features = self.features(image)
+        features = features if raw else F.normalize(features, dim=-1)
+        return FeatureMap(features, patch / 2, stride or patch, size, picture.size, raw, corner)
 
     @torch.no_grad()
     def features(self, image: Tensor) -> Tensor:
@@ -160,9 +184,24 @@ class DenseEncoder:
 def network_size(size: Size, config: CorrespondenceConfig, patch_size: int) -> Size:
     """Return the size that an image is resized to: whole patches, at least one."""
     longer = max(size)
-    sides = (longer, longer) if config.shape == "square" else size
+    sides = size if config.shape == "keep" else (longer, longer)
     width, height = (max(1, round(side * config.resolution / longer / patch_size)) * patch_size for side in sides)
     return width, height
+
+
+def padded_to_square(picture: Picture) -> Picture:
+    """Return an image with white pixels at its right or below, so that it is square; it may be huge if it is a strip.
+
+    Raises:
+        ValueError: the image is not RGB, or its square would be too large.
+    """
+    if not isinstance(picture, Image.Image):
+        raise ValueError("shape is 'pad', but only RGB images are padded with white; use square or keep")
+    side = max(picture.size)
+    check_resized(picture.size, side, side)
+    square = Image.new("RGB", (side, side), (255, 255, 255))
+    square.paste(picture)
+    return square
 
 
 def _bilinear_weights(cells: Tensor, count: int) -> Tensor:

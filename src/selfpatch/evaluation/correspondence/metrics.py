@@ -72,6 +72,28 @@ def table_rows(
     ]
 
 
+def means_over_all(scored: Sequence[ScoredPair], alphas: Sequence[float]) -> dict[str, float]:
+    """Return the means over all pairs and all points, whatever their categories (DIFT's averages)."""
+    of_pairs = np.mean([one.correct.mean(1) for one in scored], axis=0)
+    of_points = np.concatenate([one.correct for one in scored], axis=1).mean(1)
+    return {f"PCK@{alpha:g} all pairs": float(value) for alpha, value in zip(alphas, of_pairs, strict=True)} | {
+        f"PCK@{alpha:g} all points": float(value) for alpha, value in zip(alphas, of_points, strict=True)
+    }
+
+
+def means_by_viewpoint(scored: Sequence[ScoredPair], alphas: Sequence[float]) -> dict[str, float]:
+    """Return the PCK per point, averaged over categories, of the pairs of each difference of viewpoints (Probe3D)."""
+    means: dict[str, float] = {}
+    for viewpoint in sorted({one.pair.viewpoint for one in scored if one.pair.viewpoint is not None}):
+        of_viewpoint = [one for one in scored if one.pair.viewpoint == viewpoint]
+        of_categories = means_over_categories(category_rows(of_viewpoint, alphas))
+        means |= {
+            f"PCK@{alpha:g} per point, viewpoint {viewpoint}": of_categories[f"PCK@{alpha:g} per point"]
+            for alpha in alphas
+        }
+    return means
+
+
 def means_over_categories(rows: Sequence[dict[str, Cell]]) -> dict[str, float]:
     """Return the means over categories, each of which weighs the same, however many pairs it has."""
     names = [name for name in rows[0] if name.startswith("PCK")]
