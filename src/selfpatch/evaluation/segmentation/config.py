@@ -59,6 +59,9 @@ class KNNSegmentationConfig(SupervisedConfig, PatchConfig):
     hungarian: bool = False
     """Match predicted to true classes one to one by IoU before scoring, as open-hummingbird-eval does; this hides
     classes that are taken for each other."""
+    search: Literal["exact", "faiss"] = "exact"
+    """Search for neighbours: `exact` compares all patches; `faiss` searches 32 of 512 lists, on the CPU (`pip install
+    'selfpatch[faiss]'`)."""
     max_memory: Annotated[PositiveInt, SPEED_ONLY] = 128
     """Memory limit in MB for the similarities of patches, and for the logits of an image; changes speed and memory
     only. The remembered patches and the encoder's own memory come on top."""

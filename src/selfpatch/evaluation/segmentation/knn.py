@@ -16,6 +16,7 @@ from selfpatch.evaluation.segmentation.augmentation import MemoryCrop
 from selfpatch.evaluation.segmentation.config import KNNSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod
+from selfpatch.evaluation.segmentation.inverted_file import InvertedFile, load_faiss
 from selfpatch.evaluation.segmentation.patches import PatchView, fitted_patches, labelled_patches
 from selfpatch.ops.knn import check_temperature, nearest_neighbours, soft_class_votes
 
@@ -40,28 +41,40 @@ class PatchMemory:
         k: number of patches that vote.
         temperature: temperature of the softmax.
         max_similarities: similarities, and shares of the voters' labels, that exist at once; defaults to 64 MB.
+        approximate: search by FAISS, which may miss neighbours, instead of comparing all.
 
     Raises:
         ValueError: k is not between 1 and M, or the temperature is not above 0.
     """
 
     def __init__(
-        self, features: Tensor, labels: Tensor, *, k: int, temperature: float, max_similarities: int = 2**24
+        self,
+        features: Tensor,
+        labels: Tensor,
+        *,
+        k: int,
+        temperature: float,
+        max_similarities: int = 2**24,
+        approximate: bool = False,
     ) -> None:
         if not 1 <= k <= len(features):
             raise ValueError(f"k is {k} for {len(features)} remembered patches; use 1 to {len(features)}")
         check_temperature(temperature)
         self.features, self.labels = features, labels
         self.k, self.temperature, self.max_similarities = k, temperature, max_similarities
+        self.inverted_file = InvertedFile(features) if approximate else None
 
     def votes(self, queries: Tensor) -> Tensor:
         """Return the votes [n, C] for queries [n, D] of any norm."""
         rows = max(1, min(MAX_QUERIES, self.max_similarities // (self.k * self.labels.shape[1])))
         votes = []
         for block in queries.split(rows):
-            similarity, index = nearest_neighbours(
-                block, self.features, self.k, rows=rows, max_similarities=self.max_similarities
-            )
+            if self.inverted_file is not None:
+                similarity, index = self.inverted_file.nearest(block, self.k)
+            else:
+                similarity, index = nearest_neighbours(
+                    block, self.features, self.k, rows=rows, max_similarities=self.max_similarities
+                )
             votes.append(soft_class_votes(similarity, self.labels[index], temperature=self.temperature))
         return torch.cat(votes)
 
@@ -71,6 +84,8 @@ def fit_knn(encoder: Encoder, train: SegmentationSet, config: KNNSegmentationCon
 
     All patches vote if there are fewer than `k`; the result says so.
     """
+    if config.search == "faiss":  # refused before images are encoded
+        load_faiss()
     encoder = dense_encoder(encoder, config)
     std = [RELEASED_STD.get(s, s) for s in encoder.std] if config.std == "released" else None
     view = PatchView.of(config, std)
@@ -83,6 +98,13 @@ def fit_knn(encoder: Encoder, train: SegmentationSet, config: KNNSegmentationCon
     if len(features) < config.k:
         notes = [f"k is {config.k}, but only {len(features)} patches are remembered: all of them vote"]
         config = replace(config, k=len(features))
-    memory = PatchMemory(features, labels, k=config.k, temperature=config.temperature, max_similarities=limit)
+    memory = PatchMemory(
+        features,
+        labels,
+        k=config.k,
+        temperature=config.temperature,
+        max_similarities=limit,
+        approximate=config.search == "faiss",
+    )
     facts = {"remembered": len(features)}
     return fitted_patches(encoder, view, memory.votes, config, max_logits=limit, facts=facts, notes=notes)
