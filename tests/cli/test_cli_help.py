@@ -240,7 +240,7 @@ OPTIONS = {
     "resume": "device workers refuse-changed",
     "evaluate davis": f"""{NETWORK} data out debias block stage output-stride dilate preset results resolution
         rounding resampling radius window topk context-frames temperature upsampling upsample-to std precision
-        max-memory year sequences""",
+        max-memory year sequences sequence-list late-objects""",
     "evaluate knn": f"{NETWORK} data out ks temperature resize crop precision encode-batch",
     "evaluate correspond": f"""{NETWORK} data out debias block stage output-stride dilate preset facet depth stride
         resolution shape sampling places interpolated alignment alphas threshold split layout categories

@@ -20,6 +20,7 @@ from tests.evaluation.correspondence.test_evaluate import write_spair
 from tests.evaluation.depth.conftest import write_depth
 from tests.evaluation.object_discovery.conftest import square, write_voc
 from tests.evaluation.retrieval.conftest import write_retrieval
+from tests.evaluation.video_segmentation.conftest import write_videos
 from tests.evaluation.view_matching.conftest import write_pictures
 from tests.helpers.block_images import write_blocks
 from tests.helpers.command_line import run, run_cold, write_davis
@@ -99,6 +100,14 @@ def test_finetune(pool: WorkerPool, folder: Path, tmp_path: Path, settings: dict
 def test_davis(pool: WorkerPool, tmp_path: Path) -> None:
     data = write_davis(tmp_path / "data", ("first", "second", "third"))
     same_as_one(pool, "davis", data, tmp_path, resolution=48)
+
+
+def test_videos_with_late_objects(pool: WorkerPool, tmp_path: Path) -> None:
+    """One of them has no masks to score with."""
+    data = write_videos(tmp_path / "data") / "valid"
+    (data / "Annotations" / "other" / "00010.png").unlink()
+    result = same_as_one(pool, "davis", data, tmp_path, resolution=48)
+    assert "1 (other)" in result.notes[0]
 
 
 def test_correspond(pool: WorkerPool, tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ from selfpatch.evaluation.object_discovery.dataset import open_images
 from selfpatch.evaluation.result import Result
 from selfpatch.evaluation.retrieval.dataset import open_retrieval
 from selfpatch.evaluation.segmentation.class_file import read_class_file
+from selfpatch.evaluation.video_segmentation.config import DAVISConfig
+from selfpatch.evaluation.video_segmentation.dataset import open_clips
 from selfpatch.experiments.entries import read_suite
 from selfpatch.experiments.spec import read_study
 from selfpatch.training.changed_images import changed_images, record_images
@@ -237,6 +239,28 @@ def test_lists_of_depth(folder: Path, train: bytes, test: bytes) -> None:
     (folder / "nyu_test.txt").write_bytes(test)
     for split in read(lambda: open_depth_splits(folder, 1000.0)) or ():
         split.fingerprint()
+
+
+YOUTUBE_VOS: dict[str, Any] = {
+    "videos": {
+        "x": {"objects": {"1": {"category": "cat", "frames": ["a", "b"]}, "12": {"category": "dog", "frames": ["b"]}}},
+        "cat": {"objects": {"3": {"frames": ["a"]}}},
+    }
+}
+
+
+@fuzzed(200)
+@given(content=damaged_json(YOUTUBE_VOS))
+def test_objects_of_videos(folder: Path, content: bytes) -> None:
+    root = folder / "videos"
+    for name in ("x", "cat"):
+        for kind, suffix in (("JPEGImages", "jpg"), ("Annotations", "png")):
+            (root / kind / name).mkdir(parents=True, exist_ok=True)
+            (root / kind / name / f"a.{suffix}").touch()
+    (root / "meta.json").write_bytes(content)
+    for clip in read(lambda: open_clips(root, DAVISConfig())) or ():
+        assert clip.masks_dir.parent == root / "Annotations"
+        read(lambda clip=clip: clip.require_files(frames=True))
 
 
 @fuzzed(200)

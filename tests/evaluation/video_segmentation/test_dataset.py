@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from selfpatch.evaluation.result import Output
+from selfpatch.evaluation.video_segmentation.clip import PALETTE, Clip, write_mask
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig, Year
-from selfpatch.evaluation.video_segmentation.dataset import PALETTE, Clip, open_clips, write_mask
+from selfpatch.evaluation.video_segmentation.dataset import open_clips
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate
 from tests.evaluation.video_segmentation.conftest import Tree
 

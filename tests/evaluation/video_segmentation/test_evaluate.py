@@ -17,8 +17,8 @@ import selfpatch
 from selfpatch.api.evaluate import measure
 from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.result import Output, Provenance, Result
+from selfpatch.evaluation.video_segmentation.clip import write_mask
 from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
-from selfpatch.evaluation.video_segmentation.dataset import write_mask
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate
 from selfpatch.models.backbones.build import build_backbone, build_timm, named_backbone_config
 from selfpatch.models.backbones.config import ConvNeXtConfig, ResNetConfig, SwinConfig, ViTConfig

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from selfpatch.evaluation.video_segmentation.clip import write_mask
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
-from selfpatch.evaluation.video_segmentation.dataset import write_mask
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate
 from tests.evaluation.video_segmentation.conftest import Tree
 from tests.helpers.command_line import write_davis

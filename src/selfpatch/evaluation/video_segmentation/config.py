@@ -1,4 +1,4 @@
-"""Settings of video object segmentation on DAVIS."""
+"""Settings of video object segmentation."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,18 +17,21 @@ DEFAULT_STRIDE = 16
 
 _DINOV3: dict[str, Any] = {
     "resolution": 960, "resampling": "bicubic", "window": "circle", "temperature": 0.2, "upsample_to": "frame",
-    "std": "encoder",
+    "std": "encoder", "late_objects": False,
 }  # fmt: skip
 
 
 @settings
 class DAVISConfig(LayerConfig):
-    """DAVIS video object segmentation: first mask of each clip propagated through patch features, scored by J and F.
+    """Video object segmentation (DAVIS, YouTube-VOS, MOSE): masks propagated by patch features, scored by J and F.
 
     `--weights baseline:first-mask` measures the baseline that repeats the first mask.
     """
 
-    data_help: ClassVar[str] = "DAVIS-2016 or -2017 tree, with JPEGImages/, Annotations/ and ImageSets/."
+    data_help: ClassVar[str] = (
+        "DAVIS-2016 or -2017 tree, with JPEGImages/, Annotations/ and ImageSets/; or a split of YouTube-VOS or MOSE, "
+        "with JPEGImages/, Annotations/ and perhaps meta.json."
+    )
     baselines: ClassVar[tuple[str, ...]] = (FIRST_MASK,)
     network_settings: ClassVar[frozenset[str]] = LayerConfig.network_settings | {"grid"}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -80,11 +83,22 @@ class DAVISConfig(LayerConfig):
     script's (0.228, 0.224, 0.225) in place of ImageNet's."""
     max_memory: Annotated[int, Ge(1), SPEED_ONLY] = 512
     """Memory limit in MB for the similarities of patches; changes speed and memory only. Features of the context
-    frames, one mask per object and the encoder's own memory come on top; none of these grows with the clip."""
+    frames and of those in which objects start, one mask per object and the encoder's own memory come on top; none of
+    these grows with the clip."""
     year: Year | None = None
-    """Image set and mask format: one object per clip (2016), or several (2017). Defaults to 2017 if the tree has it."""
+    """DAVIS' image set and mask format: one object per clip (2016), or several (2017). Defaults to 2017 if the tree
+    has it."""
     sequences: tuple[str, ...] | None = None
-    """Sequences to evaluate; defaults to the tree's val.txt."""
+    """Sequences to evaluate; defaults to DAVIS' val.txt, or to all videos."""
+    sequence_list: DataName | None = None
+    """Text file with the sequences to evaluate, one a line, e.g. a part of YouTube-VOS' training set."""
+    late_objects: bool = True
+    """Follow objects that start after the first one too (YouTube-VOS and MOSE); DINOv3 ignores them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sequences is not None and self.sequence_list is not None:
+            raise ValueError("both sequences and sequence_list name sequences; give one of them")
 
     @property
     def needs_encoder(self) -> bool:

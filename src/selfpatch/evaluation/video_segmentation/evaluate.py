@@ -1,7 +1,6 @@
 """DAVIS scores of an encoder, of ready-made masks, and of the baseline that repeats the first mask."""
 
 from collections.abc import Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +8,23 @@ from selfpatch.core.distributed import gather
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.pictures import save_picture, side_by_side
-from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
+from selfpatch.evaluation.result import NO_OUTPUT, NUM_NAMED, Cell, Output, Result
 from selfpatch.evaluation.sharding import share_of
+from selfpatch.evaluation.video_segmentation.clip import Clip, write_mask
 from selfpatch.evaluation.video_segmentation.config import DEFAULT_STRIDE, DAVISConfig
-from selfpatch.evaluation.video_segmentation.dataset import Clip, open_clips, write_mask
-from selfpatch.evaluation.video_segmentation.metrics import frame_scores, means_over_objects, object_rows, scored_frames
+from selfpatch.evaluation.video_segmentation.dataset import open_clips
+from selfpatch.evaluation.video_segmentation.metrics import (
+    frame_scores,
+    means_over_objects,
+    object_rows,
+    seen_and_unseen,
+)
 from selfpatch.evaluation.video_segmentation.propagation import (
     Stopwatch,
     check_network_size,
     network_size,
-    propagate_first_mask,
+    propagate_masks,
+    repeat_given_masks,
 )
 from selfpatch.evaluation.video_segmentation.visualize import panel, shown_frames
 from selfpatch.evaluation.workload import Workload
@@ -28,16 +34,17 @@ Rows = list[dict[str, Cell]]
 
 
 def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, output: Output = NO_OUTPUT) -> Result:
-    """Propagate the first mask of each clip through the encoder's patch features, and score the masks.
+    """Propagate the first mask of each object through the encoder's patch features, and score the masks.
 
     Features are the encoder's own for a ViT. For another network, whose last stage has a stride of 32 pixels, they
     are those of the stage with stride 16 unless `config` names another layer; `settings` record stage, stride and grid.
 
-    Clips may have any length and frames any size. The first and the last frame are not scored, so a clip of one or two
-    frames has masks but no scores. `per_image` holds the means over the objects of each sequence. `costs` holds the
-    throughput of propagation in `frames/s`, which excludes reading pictures, and writing and scoring masks.
+    Clips may have any length and frames any size. DAVIS' first and last frames are not scored, so a clip of one or two
+    frames has masks but no scores, and so has a video whose truth is secret. `per_image` holds the means over the
+    objects of each sequence. `costs` holds the throughput of propagation in `frames/s`, which excludes reading
+    pictures, and writing and scoring masks.
 
-    `registry.Evaluate` explains the arguments. Without an encoder, the baseline repeats the first mask in every frame.
+    `registry.Evaluate` explains the arguments. Without an encoder, the baseline repeats the given masks in every frame.
     The folder receives results/<sequence>/00000.png and pictures/<sequence>.jpg. Each of several processes has a share
     of the clips, and writes their masks.
 
@@ -49,7 +56,7 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     if encoder is not None and config.results is None:
         layer = LayerEncoder(encoder, near_stride=DEFAULT_STRIDE, **config.layer())
     clips = open_clips(data, config)
-    used = {"data": str(data), "year": clips[0].year, "sequences": [clip.name for clip in clips]}
+    used: dict[str, Any] = {"data": str(data), **clips[0].layout(), "sequences": [clip.name for clip in clips]}
     for clip in clips:
         clip.require_files(frames=config.results is None)
     if config.results is not None:
@@ -61,6 +68,8 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
         clip.require_frames()
         if layer is not None:
             check_network_size(clip, config, layer.patch_size)
+    if output.folder is None and not any(gather([clip.has_truth for clip in mine])):
+        raise ValueError(f"{data} has no masks to score with; name a folder (--out) for the masks that a server scores")
     dense = None if layer is None else dense_encoder(layer, config)
     clock = Stopwatch()
     rows: dict[str, Rows] = {}
@@ -68,16 +77,13 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     total, done = sum(len(clip.frames) for clip in mine), 0
     for clip in mine:
         scores, panels = [], []
-        predicted = (
-            propagate_first_mask(dense, clip, config, clock)
-            if dense is not None
-            else repeat(clip.mask(0), len(clip.frames))
-        )
+        predicted = propagate_masks(dense, clip, config, clock) if dense is not None else repeat_given_masks(clip)
         for frame, mask in enumerate(predicted):
-            if frame in scored_frames(clip):
+            if clip.scored_objects(frame):
                 scores.append(frame_scores(clip, frame, mask))
             if output.folder is not None:
-                write_mask(output.folder / "results" / clip.name / f"{clip.frames[frame]}.png", clip.stored(mask))
+                if clip.is_written(frame):
+                    write_mask(output.folder / "results" / clip.name / f"{clip.frames[frame]}.png", clip.stored(mask))
                 if frame in shown_frames(len(clip.frames)):
                     panels.append(panel(clip.image(frame), mask))
             done += 1
@@ -88,25 +94,39 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     rows, pictures = dict(gather([*rows.items()])), gather(pictures)
     frames, seconds = sum(gather([clock.frames])), max(gather([clock.seconds]))
     costs = {"frames/s": frames / seconds} if frames else {}
+    notes = _notes(mine)
     if encoder is None or layer is None:
-        return _result(rows, {"baseline": "repeat first mask", **used}, pictures=pictures, notes=_gaps(clips))
+        return _result(rows, {"baseline": "repeat first mask", **used}, pictures=pictures, notes=notes)
     settings = {**config.recorded(), "patch_size": encoder.patch_size, **layer.recorded()}
-    settings |= {"grid": _grids(clips, layer, config), **used}
+    settings |= {"grid": _grids(mine, layer, config), **used}
     del settings["results"]
     note = f"features of stage {layer.layer}, stride {layer.patch_size}: {settings['grid']}"
-    notes = [*([note] if layer.is_staged else []), *_gaps(clips)]
+    notes = [*([note] if layer.is_staged else []), *notes]
     return _result(rows, settings, pictures=pictures, costs=costs, notes=notes)
 
 
-def _gaps(clips: Sequence[Clip]) -> list[str]:
-    """Return a note for each clip whose objects are not numbered 1, 2, ..., N in the files."""
-    gaps = [clip for clip in clips if clip.has_gaps]
-    return [f"{clip.name} has {clip.num_objects} objects: {', '.join(map(str, clip.objects))}" for clip in gaps]
+def _notes(clips: Sequence[Clip]) -> list[str]:
+    """Return what the clips of all processes have that a reader of the numbers should know."""
+    notes = [
+        f"{clip.name} has {clip.num_objects} objects: {', '.join(map(str, clip.objects))}"
+        for clip in clips
+        if clip.has_gaps
+    ]
+    notes += [
+        f"{clip.name} has {clip.num_missing} listed objects that are in none of its masks; left out"
+        for clip in clips
+        if clip.num_missing
+    ]
+    notes, unscored = gather(notes), gather([clip.name for clip in clips if not clip.has_truth])
+    if unscored:
+        shown = ", ".join(unscored[:NUM_NAMED]) + (", ..." if len(unscored) > NUM_NAMED else "")
+        notes.append(f"sequences without masks to score with, which are not in the numbers: {len(unscored)} ({shown})")
+    return notes
 
 
 def _grids(clips: Sequence[Clip], layer: LayerEncoder, config: DAVISConfig) -> str:
     """Return the sizes of the feature maps in rows x columns, e.g. `30 x 52`, each once."""
-    shapes = [clip.mask(0).shape for clip in clips]
+    shapes = gather([clip.size for clip in clips])
     sizes = [
         network_size(height, width, config.resolution, layer.patch_size, config.rounding) for height, width in shapes
     ]
@@ -115,7 +135,7 @@ def _grids(clips: Sequence[Clip], layer: LayerEncoder, config: DAVISConfig) -> s
 
 def _workload(layer: LayerEncoder | None, clips: Sequence[Clip], config: DAVISConfig, used: dict[str, Any]) -> Workload:
     """Return the workload of encoding each frame once; frames are taken as 16:9, as most of DAVIS' are."""
-    frames = sum(len(clip.frames) for clip in clips)
+    frames = sum(len(clip.frames) for clip in clips)  # those before the first object are not encoded
     sizes = {"sequences": len(clips), "frames": frames}
     if layer is None:
         return Workload(used, sizes)
@@ -127,7 +147,7 @@ def _workload(layer: LayerEncoder | None, clips: Sequence[Clip], config: DAVISCo
     return Workload(settings, sizes, forward, (1, len(layer.mean), height, width), frames, notes=(note,))
 
 
-def _score_results(results: str, clips: list[Clip], used: dict[str, Any], output: Output) -> Result:
+def _score_results(results: str, clips: Sequence[Clip], used: dict[str, Any], output: Output) -> Result:
     """Score a folder of ready-made masks, <sequence>/00000.png, from any method.
 
     Masks of the first and the last frame are not needed, nor are the images of the DAVIS tree.
@@ -140,15 +160,18 @@ def _score_results(results: str, clips: list[Clip], used: dict[str, Any], output
         raise ValueError(f"{results} has no results for {', '.join(missing)}; add them, or name the sequences to score")
     output.announce(Workload({"results": results, **used}, {"sequences": len(clips)}))
     rows: dict[str, Rows] = {}
-    for clip in [clips[i] for i in share_of(len(clips))]:
+    mine = [clips[i] for i in share_of(len(clips))]
+    for clip in mine:
         clip.require_masks()
-        folder = Path(results) / clip.name
-        scores = [frame_scores(clip, frame, clip.read_result(folder, frame)) for frame in scored_frames(clip)]
-        rows[clip.name] = object_rows(clip, scores)
-    rows = dict(gather([*rows.items()]))
+        folder, frames = Path(results) / clip.name, [i for i in range(len(clip.frames)) if clip.scored_objects(i)]
+        rows[clip.name] = object_rows(
+            clip, [frame_scores(clip, frame, clip.read_result(folder, frame)) for frame in frames]
+        )
+    rows, scorable = dict(gather([*rows.items()])), any(gather([clip.has_truth for clip in mine]))
     if not any(rows.values()):
-        raise ValueError(f"no sequence of {', '.join(rows)} has 3 frames: the first and the last are not scored")
-    return _result(rows, {"results": results, **used}, notes=_gaps(clips))
+        reason = "has 3 frames: the first and the last are not scored" if scorable else "has masks to score with"
+        raise ValueError(f"no sequence of {', '.join(rows)} {reason}")
+    return _result(rows, {"results": results, **used}, notes=_notes(mine))
 
 
 def _result(rows: dict[str, Rows], settings: dict[str, Any], **others: Any) -> Result:
@@ -158,5 +181,5 @@ def _result(rows: dict[str, Rows], settings: dict[str, Any], **others: Any) -> R
     """
     per_sequence = {name: means_over_objects(objects) for name, objects in rows.items() if objects}
     all_rows = [row for objects in rows.values() for row in objects]
-    metrics = means_over_objects(all_rows) if all_rows else {}
+    metrics = {**seen_and_unseen(all_rows), **means_over_objects(all_rows)} if all_rows else {}
     return Result("davis", metrics, all_rows, settings, per_image=per_sequence, **others)

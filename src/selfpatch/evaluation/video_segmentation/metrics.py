@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from selfpatch.evaluation.result import Cell
-from selfpatch.evaluation.video_segmentation.dataset import Clip
+from selfpatch.evaluation.video_segmentation.clip import Clip
 
 BOUNDARY_TOLERANCE = 0.008
 """Largest distance of two matching boundary pixels, as a share of the image's diagonal."""
@@ -89,7 +89,12 @@ def clip_statistics(values: np.ndarray) -> Statistics:
 
 
 def frame_scores(clip: Clip, frame: int, prediction: np.ndarray) -> np.ndarray:
-    """Return J and F of each object in one frame, float64 [2, objects], for predicted object numbers, uint8 [H, W].
+    """Return J and F of each object in one frame, float64 [2, objects]; NaN for those that are not scored in it.
+
+    Args:
+        clip: the clip.
+        frame: index of the frame.
+        prediction: predicted object numbers, uint8 [H, W].
 
     Raises:
         ValueError: the prediction has another size than the truth.
@@ -97,26 +102,28 @@ def frame_scores(clip: Clip, frame: int, prediction: np.ndarray) -> np.ndarray:
     truth, where = clip.mask(frame), f"frame {clip.frames[frame]} of {clip.name}"
     if prediction.shape != truth.shape:
         raise ValueError(f"the mask of {where} has shape {prediction.shape}; the truth has {truth.shape}")
-    numbers = np.arange(1, clip.num_objects + 1)[:, None, None]
-    objects = truth == numbers, prediction == numbers
-    return np.stack([region_similarity(*objects), boundary_f(*objects)])
-
-
-def scored_frames(clip: Clip) -> range:
-    """Return the indices of all frames but the first, which is given, and the last."""
-    return range(1, len(clip.frames) - 1)
+    scores = np.full((2, clip.num_objects), np.nan)
+    numbers = np.array(clip.scored_objects(frame))
+    objects = truth == numbers[:, None, None], prediction == numbers[:, None, None]
+    scores[:, numbers - 1] = region_similarity(*objects), boundary_f(*objects)
+    return scores
 
 
 def object_rows(clip: Clip, scores: list[np.ndarray]) -> list[dict[str, Cell]]:
     """Return one row per object, named by its value in the files, from the scores [2, objects] of each frame.
 
-    Without a scored frame there is no row.
+    An object without a scored frame has no row.
     """
     rows: list[dict[str, Cell]] = []
     if not scores:
         return rows
-    for number, (j, f) in zip(clip.objects, np.stack(scores, axis=-1).swapaxes(0, 1), strict=True):
-        row: dict[str, Cell] = {"sequence": clip.name, "object": number}
+    for index, (value, of_object) in enumerate(
+        zip(clip.objects, np.stack(scores, axis=-1).swapaxes(0, 1), strict=True)
+    ):
+        j, f = of_object[:, ~np.isnan(of_object[0])]
+        if not len(j):
+            continue
+        row: dict[str, Cell] = {"sequence": clip.name, "object": value, **clip.columns(index + 1)}
         for name, values in [("J", j), ("F", f)]:
             row |= {f"{name}-{field.title()}": value for field, value in clip_statistics(values)._asdict().items()}
         rows.append(row)
@@ -125,6 +132,19 @@ def object_rows(clip: Clip, scores: list[np.ndarray]) -> list[dict[str, Cell]]:
 
 def means_over_objects(rows: list[dict[str, Cell]]) -> dict[str, float]:
     """Return means over objects, not over sequences, in the official scorer's order and names."""
-    names = [name for name in rows[0] if name not in ("sequence", "object")]
+    names = [name for name, value in rows[0].items() if isinstance(value, float)]
     means = {name: float(np.mean([float(row[name]) for row in rows])) for name in names}
     return {"J&F-Mean": (means["J-Mean"] + means["F-Mean"]) / 2, **means}
+
+
+def seen_and_unseen(rows: list[dict[str, Cell]]) -> dict[str, float]:
+    """Return YouTube-VOS' J and F over objects of seen and of unseen classes, and their mean G.
+
+    G needs objects of both; nothing is returned if it is not known which classes are seen.
+    """
+    means: dict[str, float] = {}
+    for classes in ("seen", "unseen"):
+        found = [row for row in rows if row.get("classes") == classes]
+        for name in ("J", "F") if found else ():
+            means[f"{name}-{classes}"] = float(np.mean([float(row[f"{name}-Mean"]) for row in found]))
+    return {"G": float(np.mean([*means.values()])), **means} if len(means) == 4 else means

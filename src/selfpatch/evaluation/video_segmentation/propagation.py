@@ -1,4 +1,4 @@
-"""Masks of a whole clip from its first mask, by label propagation (DINO, arXiv 2104.14294, section 4.2.2)."""
+"""Masks of a whole clip from its given masks, by label propagation (DINO, arXiv 2104.14294, section 4.2.2)."""
 
 import math
 from collections import deque
@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from selfpatch.core.types import Encoder
 from selfpatch.data.decode.opening import check_resized
 from selfpatch.data.decode.pillow import as_bad_image
+from selfpatch.evaluation.degenerate import check_degenerate, check_patches
+from selfpatch.evaluation.video_segmentation.clip import Clip
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig, Rounding
-from selfpatch.evaluation.video_segmentation.dataset import Clip
 from selfpatch.models.features import patch_features
 from selfpatch.ops.propagation import propagate_labels
 from selfpatch.ops.resampling import resize_linear
@@ -26,6 +27,15 @@ RELEASED_STD = {0.229: 0.228}
 BYTES_PER_COSINE = 8
 """Bytes per cosine: four for the value, four for masks and intermediate results."""
 
+NO_PATCH = (
+    "a given object is too small or thin for any patch to have its label, so that it is lost whatever the features "
+    "are; use a larger --resolution"
+)
+NO_BACKGROUND = "the given mask fills the whole frame, so that any features keep it; leave the sequence out"
+NOTHING_FOUND = (
+    "no mask but the given ones has an object, so that J and F say nothing of the features; check the weights, or use "
+    "a larger --resolution"
+)
 ContextFrame = tuple[Tensor, Tensor]
 """Features [h, w, D] of a frame, each of unit length, and its soft labels [C, h, w]."""
 
@@ -45,44 +55,86 @@ class Stopwatch:
 
 def check_network_size(clip: Clip, config: DAVISConfig, patch_size: int) -> None:
     """Raise ValueError if the frames of a clip, all as large as its first mask, would be too large for the network."""
-    height, width = clip.mask(0).shape
+    height, width = clip.size
     rows, columns = network_size(height, width, config.resolution, patch_size, config.rounding)
     with as_bad_image(clip.image_file(0)):
         check_resized((width, height), columns, rows)
 
 
 @torch.no_grad()
-def propagate_first_mask(encoder: Encoder, clip: Clip, config: DAVISConfig, clock: Stopwatch) -> Iterator[np.ndarray]:
-    """Yield the mask of each frame, uint8 [H, W] in the clip's resolution, the given first one included.
+def propagate_masks(encoder: Encoder, clip: Clip, config: DAVISConfig, clock: Stopwatch) -> Iterator[np.ndarray]:
+    """Yield the mask of each frame, uint8 [H, W] in the clip's resolution, from those that are given.
 
     ::
 
-        for each frame after the first:
-            context = the first frame and the `context_frames` frames before this one
+        for each frame:
+            context = the frames with a given mask before this one, and the other `context_frames` frames before it
             labels  = propagate_labels(features of this frame, features and soft labels of the context)
             mask    = argmax over objects of the upsampled labels
+            where objects are given in this frame, they replace mask and labels
 
-    Only the context is kept in memory, however long the clip is. `clock` runs from picture to mask.
+    In DAVIS, a mask is given in the first frame alone. No paper says how objects that start late take part; here all
+    of them share one context. Frames before the first object have empty masks, and are not encoded. Only the context is
+    kept in memory, however long the clip is. `clock` runs from picture to mask.
     """
-    first_mask = clip.mask(0)
-    yield first_mask
-    if len(clip.frames) == 1:
+    first = min(clip.starts)
+    for _ in range(first):
+        yield np.zeros(clip.size, np.uint8)
+    given = clip.given(first)
+    assert given is not None
+    yield given
+    if len(clip.frames) == first + 1:
         return
-    image = clip.image(0)
+    image = clip.image(first)
     with clock:
         features = _frame_features(encoder, image, config)
-        labels = _one_hot(first_mask, features.shape[:2], clip.num_objects + 1).to(features.device)
-    first = features, labels
+        fixed: list[ContextFrame] = [(features, _given_labels(clip, first, given, features))]
+    check_patches(features, f"{clip.name}/{clip.frames[first]}")
+    check_degenerate(NO_BACKGROUND, bool(given.all()), clip.name)
+    del features
+    found = False
     recent: deque[ContextFrame] = deque(maxlen=config.context_frames)
-    for frame in range(1, len(clip.frames)):
-        image = clip.image(frame)
+    for frame in range(first + 1, len(clip.frames)):
+        image, given = clip.image(frame), clip.given(frame)
         with clock:
-            current = propagate_frame(encoder, image, [first, *recent], config)
-            mask = frame_mask(current[1], encoder.patch_size, first_mask.shape, config)  # waits for the device
-        recent.append(current)  # soft labels, so that errors are not hardened
+            current = propagate_frame(encoder, image, [*fixed, *recent], config)
+            mask = frame_mask(current[1], encoder.patch_size, clip.size, config)  # waits for the device
+        check_patches(current[0], f"{clip.name}/{clip.frames[frame]}")
+        if given is None:
+            found = found or bool(mask.any())
+            recent.append(current)  # soft labels, so that errors are not hardened
+        else:
+            mask = np.where(given > 0, given, mask)
+            fixed.append(_with_given(current, _given_labels(clip, frame, given, current[0])))
         del current  # otherwise it would stay in memory next to the context while the next frame is processed
         clock.frames += 1
         yield mask
+    check_degenerate(NOTHING_FOUND, not found, clip.name)
+
+
+def repeat_given_masks(clip: Clip) -> Iterator[np.ndarray]:
+    """Yield for each frame the masks that have been given so far, uint8 [H, W]: the baseline without features."""
+    mask = np.zeros(clip.size, np.uint8)
+    for frame in range(len(clip.frames)):
+        given = clip.given(frame)
+        if given is not None:
+            mask = np.where(given > 0, given, mask)
+        yield mask
+
+
+def _given_labels(clip: Clip, frame: int, given: np.ndarray, features: Tensor) -> Tensor:
+    """Return the one-hot labels [C, h, w] of a given mask, on the grid and the device of features [h, w, D]."""
+    labels = _one_hot(given, features.shape[:2], clip.num_objects + 1)
+    for number in np.flatnonzero(np.array(clip.starts) == frame) + 1:
+        object_name = f"object {clip.objects[number - 1]} of {clip.name}"
+        check_degenerate(NO_PATCH, not labels[number].any(), object_name)
+    return labels.to(features.device)
+
+
+def _with_given(current: ContextFrame, given: Tensor) -> ContextFrame:
+    """Return a frame whose patches on new objects have the given labels [C, h, w] instead."""
+    features, labels = current
+    return features, torch.where(given[1:].sum(0) > 0, given, labels)
 
 
 @torch.no_grad()

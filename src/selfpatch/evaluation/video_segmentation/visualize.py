@@ -5,7 +5,7 @@ from PIL import Image
 
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.pictures import scaled_to_height
-from selfpatch.evaluation.video_segmentation.dataset import PALETTE
+from selfpatch.evaluation.video_segmentation.clip import PALETTE
 
 HEIGHT = 240
 """Height of the strip, in pixels."""
