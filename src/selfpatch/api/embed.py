@@ -65,6 +65,7 @@ def embed(
         encoder, record = open_encoder(weights, device, patch_size, load_options)
         sides = _whole_patches(height_and_width(config.resolution), encoder.patch_size)
         index = ImageIndex.open(data)
+        index.require_files()
         indices = np.arange(len(index)) if config.limit is None else evenly_spread(np.arange(len(index)), config.limit)
         unfinished = path.with_name(f"{path.name}.partial")
         store = FeatureStore(unfinished, columns_of(config, encoder, sides), len(indices))

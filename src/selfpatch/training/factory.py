@@ -65,6 +65,7 @@ def open_training_data(config: RunConfig) -> TrainingData:
         index, held_out = sample_index("training"), sample_index("held_out")
         return TrainingData(index, np.arange(len(index)), held_out, np.arange(len(held_out)))
     index = ImageIndex.open(config.data)
+    index.require_files()
     indices, held_out_indices = index.split(config.loader.held_out, config.seed)
     return TrainingData(index, indices, index, held_out_indices)
 

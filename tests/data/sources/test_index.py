@@ -306,3 +306,25 @@ def test_names_are_paths_below_the_root(photos: Path, tmp_path: Path, cache: Pat
         assert index.name(i) == index.path(i).relative_to(photos).as_posix()
     absolute = ImageIndex(tmp_path, [str(tmp_path / "a" / "b.jpg").encode()])
     assert absolute.name(0) == "a/b.jpg"
+
+
+def test_missing_files_are_noticed_before_any_is_read(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{i}.jpg" for i in range(60)))
+    paths = [f"{i}.jpg" for i in range(120)]
+    (tmp_path / "list.txt").write_text("\n".join(paths[:100]))
+    ImageIndex.open(tmp_path / "list.txt").require_files()
+    (tmp_path / "list.txt").write_text("\n".join(paths))
+    with pytest.raises(ValueError, match=r"25 of 50 images that were looked for do not exist, e\.g\. .*/60\.jpg; list"):
+        ImageIndex.open(tmp_path / "list.txt").require_files()
+    (tmp_path / "list.txt").write_text("away.jpg")
+    with pytest.raises(ValueError, match="1 of 1 images that were looked for"):
+        ImageIndex.open(tmp_path / "list.txt").require_files()
+
+
+def test_a_heading_is_no_image(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg", "without_ending")
+    (tmp_path / "list.csv").write_text("path\na.jpg\nb.jpg\n")
+    with pytest.raises(ValueError, match=r"the list names 'path', and there is no such file; write .* no heading"):
+        ImageIndex.open(tmp_path / "list.csv")
+    (tmp_path / "list.csv").write_text("without_ending\na.jpg\n")
+    assert len(ImageIndex.open(tmp_path / "list.csv")) == 2

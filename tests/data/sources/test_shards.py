@@ -135,6 +135,7 @@ def test_a_list_mixes_images_folders_and_shards(tmp_path: Path, cache: Path) -> 
     file = tmp_path / "lists" / "all.txt"
     file.parent.mkdir()
     absolute = tmp_path / "shards" / "s.tar"
+    (file.parent / "strange").touch()
     file.write_text(
         f"../missing.jpg\n../shards/s.tar\n# note\n../folder/\n../v1.tar\nstrange\n{absolute}\n../missing.jpg\n"
     )

@@ -16,6 +16,9 @@ from selfpatch.data.sources.image_files import ShardMember
 from selfpatch.data.sources.scan import search
 from selfpatch.data.sources.stamps import content_stamps, time_stamps
 
+TRIED = 50
+"""Number of files that are looked for before any is read."""
+
 
 class ImageIndex:
     """Images of one source in a fixed order, addressed by their indices 0, 1, 2, ..."""
@@ -49,6 +52,17 @@ class ImageIndex:
             f"no folder or file {str(source)!r}; give a folder of images, or a text file with one path a line, "
             "or a .tar shard"
         )
+
+    def require_files(self) -> None:
+        """Raise ValueError if half or more of some images, evenly spread, are missing, as those of a misspelt list."""
+        count = min(TRIED, len(self))
+        tried = [self.file(i * (len(self) - 1) // max(1, count - 1)) for i in range(count)]
+        missing = [file for file in tried if isinstance(file, Path) and not os.path.lexists(file)]
+        if 2 * len(missing) >= count:
+            raise ValueError(
+                f"{len(missing)} of {count} images that were looked for do not exist, e.g. {missing[0]}; "
+                "list paths relative to the list's folder, or absolute ones"
+            )
 
     def __len__(self) -> int:
         return len(self._images)

@@ -66,8 +66,9 @@ class _Search:
             if is_shard(name) or os.path.isdir(self.path(name)):
                 return self.images(name)
             refuse_compressed(self.path(name))
-            if _has_columns(line) and not os.path.exists(self.path(name)):
-                raise ValueError(f"the list names {name!r}, and there is no such file; write one path a line, no label")
+            if not os.path.exists(self.path(name)):
+                advice = "no label" if _has_columns(line) else "no heading"
+                raise ValueError(f"the list names {name!r}, and there is no such file; write one path a line, {advice}")
         return [ImageEntry(line)]
 
     def images(self, name: str) -> list[ImageEntry]:

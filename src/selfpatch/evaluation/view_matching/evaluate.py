@@ -69,6 +69,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: ViewMatchingConfig, out
     """
     _check_resolution(config.resolution, encoder.patch_size)
     index = ImageIndex.open(data)
+    index.require_files()
     chosen = evenly_spread(np.arange(len(index)), config.limit or len(index))
     channels, encoder = len(encoder.mean), dense_encoder(encoder, config)
     settings = config.recorded() | {"data": str(data), "patch_size": encoder.patch_size}
