@@ -16,7 +16,7 @@ from selfpatch.evaluation.registry import EVALUATIONS
 from selfpatch.evaluation.result import Provenance, Result, network_sha256
 from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate as evaluate_davis
-from selfpatch.experiments.entries import Entry, Outcome, read_suite
+from selfpatch.experiments.entries import Entry, Outcome, read_suite, suite_names
 from selfpatch.experiments.suite import evaluate_suite, identity, run_suite
 from tests.helpers.command_line import write_davis
 from tests.helpers.labelled_images import coloured_folder
@@ -118,8 +118,45 @@ def test_the_suites_of_ours_name_data_below_the_current_folder(file: Path, data_
     assert all((data_dir / entry.data).is_dir() for entry in entries)
 
 
+@pytest.mark.parametrize("name", ["dense", "classification", "papers"])
+def test_built_in_suites(name: str) -> None:
+    entries = read_suite(name)
+    requests = [(entry.evaluation, entry.data, str(entry.settings)) for entry in entries]
+    assert len(set(requests)) == len(entries) > 5
+    assert [Path("sets", entry.data) for entry in entries] == [Path(e.data) for e in read_suite(name, "sets")]
+    assert suite_names() == ["classification", "dense", "papers"]
+
+
+def test_what_is_refused_is_told_before_anything_runs(tmp_path: Path) -> None:
+    """Missing data, settings that do not fit the network: known at once; the others run, and the report says so."""
+    write_davis(tmp_path / "davis")
+    lines = (
+        "davis: {data: davis, resolution: 48}",
+        "knn: {data: pets}",
+        "davis: {data: davis, block: 3}",
+        "knn: {data: /pets}",
+    )
+    (tmp_path / "suite.yaml").write_text("".join(f"- {line}\n" for line in lines))
+    told: list[Outcome] = []
+    outcomes = evaluate_suite(
+        tmp_path / "suite.yaml", MeanColour(8), tmp_path / "out", notify=told.append, data_root=tmp_path
+    )
+    assert [outcome.entry.number for outcome in told] == [2, 3, 4, 1]
+    assert [outcome.was_refused for outcome in outcomes] == [False, True, True, True]
+    assert outcomes[0].result is not None
+    for outcome, reason in zip(outcomes[1:], (f"{tmp_path}/pets", "block is 3", " /pets"), strict=True):
+        assert reason in f" {outcome.error}"
+        assert not (tmp_path / "out" / outcome.entry.folder).exists()
+    assert (tmp_path / "out" / "report.md").read_text().count("Left out: ") == 3
+    (tmp_path / "suite.yaml").write_text("- knn: {data: pets}\n- davis: {data: pets}")
+    with pytest.raises(ValueError, match=r"no evaluation can run: 1-knn: .*pets.*; 2-davis: no DAVIS at"):
+        evaluate_suite(tmp_path / "suite.yaml", MeanColour(8), tmp_path / "other", data_root=tmp_path)
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no file .*none.yaml; give a YAML file like `- davis"):
+    with pytest.raises(
+        ValueError, match=r"there is no file .*none.yaml; use a built-in suite .* or a YAML file like `- davis"
+    ):
         read_suite(tmp_path / "none.yaml")
 
 

@@ -1,5 +1,6 @@
 """Open a trained network, an untrained one or a baseline as an encoder."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -122,9 +123,12 @@ def _on_device(encoder: BranchEncoder, device: torch.device) -> BranchEncoder:
 def without_values(encoder: Encoder) -> Encoder:
     """Return a copy of an encoder on the meta device, where a dry run builds what is trained on top of it."""
     if isinstance(encoder, nn.Module):
-        return copy.deepcopy(encoder).to("meta")
+        known: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in encoder.parameters()}
+        known |= {id(buffer): buffer.to("meta") for buffer in encoder.buffers()}
+        return copy.deepcopy(encoder, known)  # which takes what it knows, so that no values are copied
     encoder = copy.copy(encoder)
-    encoder.device = torch.device("meta")  # type: ignore[misc]
+    with contextlib.suppress(AttributeError):  # a property that cannot be set
+        encoder.device = torch.device("meta")  # type: ignore[misc]
     return encoder
 
 

@@ -29,7 +29,7 @@ from selfpatch.evaluation.workload import DryRunEnds
 from selfpatch.models.features import evaluating
 from selfpatch.models.finite_features import requiring_finite_features
 
-__all__ = ["compare", "evaluate", "measure", "presets"]
+__all__ = ["check", "compare", "evaluate", "measure", "presets"]
 
 
 @overload
@@ -161,6 +161,18 @@ def measure(
     if out is not None and distributed.is_main_process():
         result.save(Path(out) / "result.json")
     return result
+
+
+def check(name: str, encoder: Encoder | None, record: Provenance | None, data: str | Path, **settings: Any) -> None:
+    """Check an evaluation as far as that needs no image, as a dry run does.
+
+    Arguments are those of `measure`; the encoder has no values, see `without_values`.
+
+    Raises:
+        ValueError: the evaluation would be refused.
+    """
+    with dry_running(), contextlib.suppress(DryRunEnds):
+        measure(name, encoder, record, data, **settings)
 
 
 def presets(name: str) -> str:

@@ -40,14 +40,17 @@ def options_class(config: EvaluationConfig) -> type[EvaluateOptions]:
 
 @settings
 class SuiteOptions(DryRunOptions, NetworkOptions, CacheConfig):
-    """Run every evaluation that a file lists, and write one report of all.
+    """Run every evaluation of a suite, and write one report of all.
 
-    A suite that was stopped continues when it is called again. If one evaluation fails, the others still run.
+    Data and settings of all evaluations are checked first. What is refused or fails does not keep the others from
+    running; a built-in suite leaves out data sets that are missing. A stopped suite continues when called again.
     """
 
     suite: DataName
-    """YAML file with one evaluation on each line: `- davis: {data: DAVIS, resolution: 240}`. Settings are those that
-    `selfpatch evaluate NAME --help` lists, with underscores."""
+    """Built-in suite (dense, classification, papers), or a YAML file with one evaluation on each line: `- davis: {data:
+    DAVIS, resolution: 240}`. Settings are those that `selfpatch evaluate NAME --help` lists, with underscores."""
+    data_root: DataName | None = None
+    """Folder that the suite's relative paths of data start from; the current folder if not given."""
     out: Name | None = None
     """Folder for report.html, report.md and one folder for each evaluation; if not given, evaluations/SUITE-WEIGHTS."""
 
@@ -133,6 +136,7 @@ def _evaluate_all(arguments: list[str]) -> int:
     if options.dry_run:
         return _dry_run_all(options, weights)
     from selfpatch.core.console import console
+    from selfpatch.experiments.entries import is_built_in
     from selfpatch.experiments.suite import evaluate_suite
 
     with progress_bar("suite") as progress:
@@ -140,7 +144,7 @@ def _evaluate_all(arguments: list[str]) -> int:
         def notify(outcome: Outcome) -> None:
             name = f"{outcome.entry.number}. {outcome.entry.evaluation} on {outcome.entry.data}"
             state = "failed" if outcome.error else "was done before" if outcome.was_done else "done"
-            console.say(f"{name}: {state}")
+            console.say(f"{name}: left out, {outcome.error}" if outcome.was_refused else f"{name}: {state}")
             if outcome.result is not None:
                 console.print(outcome.result.table())
 
@@ -152,8 +156,10 @@ def _evaluate_all(arguments: list[str]) -> int:
             notify=notify,
             progress=progress,
             cache=CacheConfig(cache_gb=options.cache_gb, keep_cache=options.keep_cache),
+            data_root=options.data_root,
         )
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    optional = is_built_in(options.suite)
+    failed = [outcome for outcome in outcomes if outcome.error is not None and not (optional and outcome.was_refused)]
     for outcome in failed:
         print(f"selfpatch: {outcome.entry.folder}: {visible(str(outcome.error))}", file=sys.stderr)
     return 2 if failed else 0
@@ -163,7 +169,9 @@ def _dry_run_all(options: SuiteOptions, weights: str) -> int:
     from selfpatch.experiments.suite import dry_run_suite
 
     code = 0
-    for entry, report in dry_run_suite(options.suite, weights, options.out, **options.loading()):
+    for entry, report in dry_run_suite(
+        options.suite, weights, options.out, data_root=options.data_root, **options.loading()
+    ):
         if isinstance(report, ValueError):
             print(f"selfpatch: {entry.folder}: {visible(str(report))}", file=sys.stderr)
             code = 2

@@ -1,17 +1,20 @@
 """Entries of a suite: what a file lists, and the outcome of each."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from selfpatch.config.parsing import yaml_values
 from selfpatch.config.schema import plain
+from selfpatch.core.folders import files_below
 from selfpatch.core.text_files import read_text
 from selfpatch.evaluation.registry import EVALUATIONS
 from selfpatch.evaluation.result import Result
 
 Values = Mapping[str, Any]
+BUILT_IN = Path(str(resources.files("selfpatch") / "suites"))
 EXAMPLE = "`- davis: {data: DAVIS, resolution: 240}`"
 
 
@@ -42,18 +45,39 @@ class Outcome:
     """Reason why there is no result."""
     was_done: bool = False
     """True if an earlier run of the suite produced the result."""
+    was_refused: bool = False
+    """True if the entry cannot run, e.g. because its data are missing, which was found before any other ran."""
 
 
-def read_suite(path: str | Path) -> list[Entry]:
-    """Return the evaluations that a suite file lists, after checking every name and value.
+def suite_names() -> list[str]:
+    """Return the names of the built-in suites."""
+    return sorted(path.stem for path in files_below(BUILT_IN, (".yaml",)))
+
+
+def is_built_in(suite: str | Path) -> bool:
+    """Return whether a suite is a built-in one by its name."""
+    return str(suite) in suite_names()
+
+
+def read_suite(suite: str | Path, data_root: str | Path | None = None) -> list[Entry]:
+    """Return the evaluations of a suite, after checking every name and value.
+
+    Args:
+        suite: name of a built-in suite, or path of a YAML file.
+        data_root: folder that relative paths of data start from; the current folder if None.
 
     Raises:
         ValueError: the file is missing or no list of evaluations, or an evaluation or a setting is unknown.
     """
-    items = yaml_values(read_text(Path(path).expanduser(), f"give a YAML file like {EXAMPLE}"), str(path))
+    path = BUILT_IN / f"{suite}.yaml" if is_built_in(suite) else Path(suite).expanduser()
+    hint = f"use a built-in suite ({', '.join(suite_names())}) or a YAML file like {EXAMPLE}"
+    items = yaml_values(read_text(path, hint), str(suite))
     if not isinstance(items, list) or not items:
-        raise ValueError(f"{path} holds no list of evaluations; write one a line, like {EXAMPLE}")
-    return [read_entry(number, item, f"entry {number} of {path}") for number, item in enumerate(items, start=1)]
+        raise ValueError(f"{suite} holds no list of evaluations; write one a line, like {EXAMPLE}")
+    entries = [read_entry(number, item, f"entry {number} of {suite}") for number, item in enumerate(items, start=1)]
+    if data_root is None:
+        return entries
+    return [replace(entry, data=str(Path(data_root).expanduser() / entry.data)) for entry in entries]
 
 
 def read_entry(number: int, item: Any, where: str) -> Entry:

@@ -23,8 +23,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from selfpatch.api.dry_run import DryRun
-from selfpatch.api.encoder import open_network_or_baseline
-from selfpatch.api.evaluate import evaluate, measure
+from selfpatch.api.encoder import open_network_or_baseline, without_values
+from selfpatch.api.evaluate import check, evaluate, measure
 from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.config.schema import plain
 from selfpatch.core import distributed
@@ -43,6 +43,8 @@ from selfpatch.experiments.suite_report import write_reports
 
 EVALUATIONS_FOLDER = Path("evaluations")
 CACHE_FOLDER, DEFAULT_CACHE = "features", CacheConfig()
+MAX_REASONS = 3
+"""Number of refused evaluations that a sentence gives the reason of."""
 RunEvaluation = Callable[[str, str, Path, Values], Result]
 """Runs an evaluation, given its name, data, folder and settings."""
 
@@ -58,11 +60,15 @@ def evaluate_suite(
     notify: Callable[[Outcome], None] | None = None,
     progress: Progress | None = None,
     cache: CacheConfig = DEFAULT_CACHE,
+    data_root: str | Path | None = None,
 ) -> list[Outcome]:
-    """Run every evaluation that a file lists on one network; a second call continues where the first was stopped.
+    """Run every evaluation of a suite on one network; a second call continues where the first was stopped.
+
+    All evaluations are checked before the first one runs: data, settings and weights, as far as that needs no image.
+    Those that are refused are told at once, and the others run.
 
     Args:
-        suite: the YAML file, see the module.
+        suite: name of a built-in suite (`dense`, `classification`, `papers`), or a YAML file, see the module.
         weights: network or baseline, as `api.evaluate.evaluate` takes it.
         out: folder. If None, evaluations/SUITE-WEIGHTS.
         device: device of the network.
@@ -71,14 +77,16 @@ def evaluate_suite(
         notify: called with each outcome.
         progress: called by the evaluations with their progress.
         cache: features on disk by which the evaluations encode each image once.
+        data_root: folder that relative paths of data start from; the current folder if None.
 
     Returns:
         The outcomes; an evaluation that fails does not stop the others, unless several processes run the suite.
 
     Raises:
-        ValueError: the file or the weights are invalid, or the folder holds results of other settings or weights.
+        ValueError: the file or the weights are invalid, every evaluation is refused, or the folder holds results of
+            other settings or weights.
     """
-    entries = read_suite(suite)
+    entries = read_suite(suite, data_root)
     with distributed.process_group(device):
         encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
         if out is None:  # `runs/photos` -> `photos`, `timm:vit_small` -> `timm-vit_small`
@@ -95,11 +103,16 @@ def evaluate_suite(
                 outcomes.append(outcome)
                 if notify is not None and distributed.is_main_process():
                     notify(outcome)
-        return outcomes
+        return sorted(outcomes, key=lambda outcome: outcome.entry.number)
 
 
 def dry_run_suite(
-    suite: str | Path, weights: str, out: str | Path | None = None, **loading: Any
+    suite: str | Path,
+    weights: str,
+    out: str | Path | None = None,
+    *,
+    data_root: str | Path | None = None,
+    **loading: Any,
 ) -> Iterator[tuple[Entry, DryRun | ValueError]]:
     """Yield the report of each evaluation of a suite, or why it is refused, which does not stop the others.
 
@@ -110,7 +123,7 @@ def dry_run_suite(
     """
     with dry_run():
         make_folder(out or EVALUATIONS_FOLDER)
-    for entry in read_suite(suite):
+    for entry in read_suite(suite, data_root):
         try:
             yield entry, evaluate(entry.evaluation, weights, entry.data, dry_run=True, **loading, **entry.settings)
         except ValueError as error:
@@ -135,8 +148,15 @@ def evaluate_entries(
     def run(name: str, data: str, folder: Path, settings: Values) -> Result:
         return measure(name, encoder, record, data, out=folder, progress=progress, **settings)
 
+    shape = None if encoder is None else without_values(encoder)
+
+    def check_entry(entry: Entry) -> None:
+        check(entry.evaluation, shape, record, entry.data, **entry.settings)
+
     title = f"Evaluation of {'encoder' if record is None else record.source}"
-    outcomes = run_suite(entries, run, out, weights=identity(encoder, record, loading), title=title)
+    outcomes = run_suite(
+        entries, run, out, weights=identity(encoder, record, loading), title=title, check_entry=check_entry
+    )
     if encoder is None or not cache.cache_gb:
         yield from outcomes
         return
@@ -154,25 +174,48 @@ def identity(encoder: Encoder | None, record: Provenance | None, loading: Values
 
 
 def run_suite(
-    entries: Sequence[Entry], run: RunEvaluation, out: Path, *, weights: Values | None, title: str = "Evaluations"
+    entries: Sequence[Entry],
+    run: RunEvaluation,
+    out: Path,
+    *,
+    weights: Values | None,
+    title: str = "Evaluations",
+    check_entry: Callable[[Entry], None] = lambda entry: None,
 ) -> Iterator[Outcome]:
     """Run the evaluations that are not finished, and yield the outcome of each entry.
 
-        for each entry:
-            if it is finished with the same settings, data and weights, take its result
+        for each entry that is not finished with the same settings, data and weights:
+            check it; if it is refused, this is its outcome
+        for each other entry:
+            if it is finished, take its result
             else run it; an error is its outcome, and the next entry follows
             write the report
 
-    All entries are checked first. `weights` identifies the network, see `identity`; if None, everything runs again.
+    `weights` identifies the network, see `identity`; if None, everything runs again. `check_entry` raises ValueError if
+    it refuses an entry.
 
     Raises:
-        ValueError: the folder holds a result of an entry with other settings, data or weights; it is not overwritten.
+        ValueError: every entry is refused, or the folder holds a result of an entry with other settings, data or
+            weights; it is not overwritten.
     """
     finished = [_finished_result(entry, out, weights) for entry in entries]
+    outcomes = [Outcome(entry) for entry in entries]
+    for i, (entry, earlier) in enumerate(zip(entries, finished, strict=True)):
+        if earlier is None:
+            try:
+                check_entry(entry)
+            except (ValueError, OSError) as error:
+                outcomes[i] = Outcome(entry, error=sentence_of(error), was_refused=True)
+    refused = [outcome for outcome in outcomes if outcome.was_refused]
+    if len(refused) == len(entries):
+        reasons = "; ".join(f"{outcome.entry.folder}: {outcome.error}" for outcome in refused[:MAX_REASONS])
+        raise ValueError(f"no evaluation can run: {reasons}{'; ...' * (len(refused) > MAX_REASONS)}")
 
     def run_missing() -> Iterator[Outcome]:
-        outcomes = [Outcome(entry) for entry in entries]
+        yield from refused
         for i, (entry, earlier) in enumerate(zip(entries, finished, strict=True)):
+            if outcomes[i].was_refused:
+                continue
             distributed.barrier()  # the main process has written and shown the last one, should this one end all
             outcomes[i] = _run(entry, run, out, weights) if earlier is None else Outcome(entry, earlier, was_done=True)
             if distributed.is_main_process():

@@ -18,7 +18,8 @@ def write_reports(outcomes: Sequence[Outcome], out: Path, title: str) -> None:
     for outcome in outcomes:
         name = outcome.entry.folder
         if outcome.result is None:
-            rows.append((name, "failed" if outcome.error else "not run yet", None))
+            state = "left out" if outcome.was_refused else "failed" if outcome.error else "not run yet"
+            rows.append((name, state, None))
         else:
             rows += [(name, metric, float(value)) for metric, value in outcome.result.metrics.items()]
     summary = Section("Summary", [Table(("evaluation", "metric", "value"), rows), *map(Text, _warnings(outcomes))])
@@ -37,7 +38,8 @@ def _section(outcome: Outcome, out: Path) -> Section:
     entry, result = outcome.entry, outcome.result
     heading = f"{entry.number}. {entry.evaluation} on {entry.data}"
     if result is None:
-        return Section(heading, [Text(f"Failed: {outcome.error}" if outcome.error else "Not run yet.")])
+        reason = f"{'Left out' if outcome.was_refused else 'Failed'}: {outcome.error}"
+        return Section(heading, [Text(reason if outcome.error else "Not run yet.")])
     blocks: list[Text | Table | Picture] = []
     if result.rows:
         columns = list(result.rows[0])
