@@ -183,3 +183,11 @@ def test_names_that_are_not_utf8_come_back(tmp_path: Path) -> None:
     result.save(tmp_path / "result.json")
     assert Result.load(tmp_path / "result.json").per_image == result.per_image
     assert "caf\u00e9.png" in (tmp_path / "result.json").read_text(encoding="utf-8")
+
+
+def test_a_table_says_that_positions_were_removed() -> None:
+    page = Console(file=io.StringIO(), width=100)
+    for settings in ({}, {"debias": 0}, {"debias": 20}):
+        page.print(replace(RESULT, settings=settings).table())
+    shown = page.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.count("positions removed") == shown.count("davis, positions removed (debias 20)") == 1

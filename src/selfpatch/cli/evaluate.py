@@ -125,8 +125,7 @@ def _evaluate(name: str, arguments: list[str]) -> int:
         result = evaluate(name, weights, options.data, options.config, **how, progress=progress)
     if announced_rank() == 0:
         console.print(result.table())
-        if options.out is not None:
-            console.say(f"written to {options.out}")
+        console.say("not saved; name a folder with --out" if options.out is None else f"written to {options.out}")
     return 0
 
 

@@ -204,7 +204,9 @@ class Result:
         rows = self.rows or [{"metric": name, "value": value} for name, value in self.metrics.items()]
         lines = [metrics if self.rows else "", costs, *self.notes, *self.warnings]
         caption = "\n".join(visible(line) for line in lines if line)
-        table = Table(title=literal(self.name, "table.title"))
+        debias = self.settings.get("debias")
+        title = self.name + (f", positions removed (debias {debias})" if debias else "")
+        table = Table(title=literal(title, "table.title"))
         table.caption = literal(caption, "table.caption") if caption else None
         for column in rows[0] if rows else ():
             table.add_column(literal(column), justify="left" if isinstance(rows[0][column], str) else "right")
