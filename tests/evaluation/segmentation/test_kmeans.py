@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.data.augment.multicrop import generator
-from selfpatch.evaluation.encoders import FunctionEncoder
+from selfpatch.evaluation.encoders import FunctionEncoder, RawPatch
 from selfpatch.evaluation.result import Result
 from selfpatch.evaluation.segmentation.config import KMeansSegmentationConfig, SegmentationConfig
 from selfpatch.evaluation.segmentation.evaluate import evaluate
 from selfpatch.evaluation.segmentation.kmeans import _KMEANS_STREAM, _SUBSET_STREAM
+from tests.helpers.largest_tensor import LargestTensor
 
 SIDE, PATCH, CLASSES, MASK, K = 24, 4, 4, 10, 7
 
@@ -129,3 +130,14 @@ def test_features_that_are_narrower_than_the_components_are_kept_whole(noise: Pa
 def test_features_are_clustered_alike_if_they_are_kept_or_computed_again(noise: Path) -> None:
     kept, again = (run(noise, components=components) for components in (6, None))
     assert again.metrics["mIoU"] == pytest.approx(kept.metrics["mIoU"], abs=1e-6)  # a rotation changes no distance
+
+
+def test_no_more_than_the_reduced_features_of_all_images_is_kept(noise: Path) -> None:
+    encoder, side = RawPatch(8), 128
+    settings = {**SMALL, "resolution": side, "num_clusters": 3, "seeds": 1, "max_pictures": 0}
+    patches = 3 * (side // 8) ** 2
+    with LargestTensor() as largest:
+        result = evaluate(encoder, noise, SegmentationConfig.from_settings(settings))
+    assert result.settings["clusters"] == 3
+    of_one_image, covariance = patches // 3 * encoder.dim * 8, encoder.dim**2 * 8  # in float64
+    assert largest.bytes <= max(of_one_image, covariance) < patches * encoder.dim * 4
