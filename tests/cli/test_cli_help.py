@@ -235,6 +235,7 @@ OPTIONS = {
         optimizer.teacher-temp-interval
         loader.workers loader.render loader.max-pixels loader.max-bad loader.timeout loader.held-out loader.fingerprint
         watch.log-every watch.evaluate-every watch.knn-images watch.picture-images
+        logging.loggers logging.project
         checkpoint.every-minutes checkpoint.every-steps checkpoint.keep checkpoint.keep-every-epochs
         checkpoint.max-nonfinite""",
     "resume": "device workers refuse-changed",

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.config.logging import LoggingConfig
 from selfpatch.config.sections import CheckpointConfig, OptimizerConfig, WatchConfig
 from selfpatch.core.reference import use_references
 from selfpatch.core.types import Hyperparameters, Views
@@ -212,6 +213,7 @@ def test_training_gives_up_at_the_step_that_was_one_too_many(
             seed=0,
             watch=WatchConfig(),
             checkpoint=CheckpointConfig(max_nonfinite=3),
+            logging=LoggingConfig(loggers=()),
         )
     (file,) = (tmp_path / "run" / "failed").iterdir()
     saved = torch.load(file, weights_only=True)

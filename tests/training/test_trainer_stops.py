@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.config.logging import LoggingConfig
 from selfpatch.config.sections import CheckpointConfig, OptimizerConfig, WatchConfig
 from selfpatch.data.workers import LoaderError
 from selfpatch.training.factory import make_schedule
@@ -52,6 +53,7 @@ def trained(run: RunDirectory, loader: Batches) -> tuple[int, StudentTeacher]:
         student_teacher, loader, make_schedule(config, steps_per_epoch=3),
         make_optimizer(student_teacher, OptimizerConfig()), run,
         device=torch.device("cpu"), seed=0, watch=WatchConfig(), checkpoint=CheckpointConfig(),
+        logging=LoggingConfig(loggers=()),
     )  # fmt: skip
     return code, student_teacher
 

@@ -34,6 +34,7 @@ from selfpatch.training import factory
 from selfpatch.training.changed_images import changed_images, record_images
 from selfpatch.training.checkpointing import first_difference
 from selfpatch.training.dataset import TrainingData, check_data, measure_channels, record_data
+from selfpatch.training.loggers.registry import require_loggers
 from selfpatch.training.online_eval import teacher_encoder
 from selfpatch.training.optim import Schedule
 from selfpatch.training.report import measured_table, write_run_report
@@ -74,6 +75,7 @@ pretrain.__signature__ = signature_with_settings(pretrain, RunConfig)  # type: i
 
 def _pretrain(config: RunConfig, started: float) -> Path | DryRun:
     device = distributed.start(config.device)
+    require_loggers(config.logging)
     data = factory.open_training_data(config)
     statistics = None if in_dry_run() else measure_channels(data, config.channels)
     student_teacher, report = factory.make_student_teacher(config, statistics=statistics)
@@ -222,6 +224,7 @@ def _train_held(
         run,
         watch=config.watch,
         checkpoint=config.checkpoint,
+        logging=config.logging,
         device=device,
         seed=config.seed,
         autocast=autocast_dtype(config.precision, device),

@@ -4,7 +4,9 @@ config.yaml       the resolved settings
 data.json         the images that the run trains on
 images.npz        size and modification time of each image
 metrics.jsonl     one line a record, each with its "step"
-tensorboard/      the same numbers as TensorBoard events
+tensorboard/      the same numbers, pictures and settings as TensorBoard events
+wandb/, mlruns/   the same for Weights & Biases and MLflow, where `logging.loggers` names them
+loggers.json      identifiers that W&B and MLflow gave the run
 checkpoints/      see `CheckpointStore`
 exported/         backbones as safetensors
 pictures/         sheets of patch features
@@ -177,6 +179,11 @@ class RunDirectory:
         # All lines are appended by one write, since other processes append too.
         with clear_error(self._skipped), open(self._skipped, "a", encoding="utf-8", errors="surrogateescape") as file:
             file.write("".join(lines))
+
+
+def sheet_of(pictures: Path, step: int) -> Path:
+    """Return the file, in a folder of pictures, of the sheet of patch features after a number of steps."""
+    return pictures / f"step-{step:08d}.png"
 
 
 def escaped(path: str) -> str:

@@ -9,6 +9,7 @@ from annotated_types import Gt, Le
 from pydantic import NonNegativeFloat, PositiveInt
 
 from selfpatch.config import sections
+from selfpatch.config.logging import LoggingConfig
 from selfpatch.config.schema import DataName, Name, Seed, close_match, override, plain, settings, unknown_name
 
 FROM_INIT = "init"
@@ -101,6 +102,7 @@ class RunConfig:
     optimizer: sections.OptimizerConfig = sections.OptimizerConfig()
     loader: sections.LoaderConfig = sections.LoaderConfig()
     watch: sections.WatchConfig = sections.WatchConfig()
+    logging: LoggingConfig = LoggingConfig()
     checkpoint: sections.CheckpointConfig = sections.CheckpointConfig()
     components: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selfpatch.checkpoints.run_dir import sheet_of
 from selfpatch.config.schema import Size
 from selfpatch.config.sections import WatchConfig
 from selfpatch.data.augment.multicrop import ViewRecipe
@@ -137,7 +138,7 @@ class OnlineEvaluator:
                 with nan_if_not_finite(metrics, "patch_knn_top1"):
                     metrics["patch_knn_top1"] = leave_one_out(mean_patch_features(encoder, batches), labels, k)
         if self._sheet_images is not None:
-            path = self._pictures / f"step-{step:08d}.png"
+            path = sheet_of(self._pictures, step)
             picture_sheet({"patch features": encoder}, self._sheet_images, path, title=f"after {step} steps")
         return metrics
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.checkpoints.run_dir import RunDirectory, sheet_of
+from selfpatch.config.logging import LoggingConfig
 from selfpatch.config.sections import CheckpointConfig, OptimizerConfig, WatchConfig
 from selfpatch.core import distributed
 from selfpatch.core.deferred_flag import DeferredFlag
@@ -36,6 +37,8 @@ from selfpatch.training.signals import StopSignals
 
 Evaluate = Callable[["StudentTeacher", int], Mapping[str, float]]
 """Measures the teacher after a number of steps."""
+SCHEDULED = ("epoch", "lr", "weight_decay", "teacher_momentum", "teacher_temp")
+"""Hyperparameters that are recorded."""
 
 
 def union_of_needs(objectives: Mapping[str, Objective]) -> Needs:
@@ -244,6 +247,7 @@ def train(
     *,
     watch: WatchConfig,
     checkpoint: CheckpointConfig,
+    logging: LoggingConfig,
     device: torch.device,
     seed: int,
     autocast: torch.dtype | None = None,
@@ -264,18 +268,18 @@ def train(
     backbone, per_epoch = student_teacher.student.backbone, schedule.steps_per_epoch
     described = shapes(backbone, student_teacher.anchor)
     checkpointer = Checkpointer(checkpoint, run, student_teacher, described, optimizer, per_epoch)
-    first, log = checkpointer.restore(), MetricsLogger(run.path)
+    first, log = checkpointer.restore(), MetricsLogger(run, logging)
     if distributed.is_main_process():
         log.rewind(first + 1 if first else 0)  # a record of step s is made after s steps
     else:
         evaluate = None
-    model = data_parallel(student_teacher.train())
+    model, losses = data_parallel(student_teacher.train()), ("loss", *student_teacher.loss_weights)
     total = schedule.total_steps
     evaluated_at = evaluation_steps(watch, per_epoch, total)
     nonfinite = NonFiniteCounter(checkpoint.max_nonfinite)
     detectors = (CollapseDetector(first_step=min(total // 10, per_epoch)), UniformLossDetector(first_step=total // 2))
-    if evaluate and first in evaluated_at and not _is_evaluated(log, first):
-        _evaluate(evaluate, student_teacher, log, first)  # new, or stopped before this evaluation
+    if evaluate and first in evaluated_at and not log.has_evaluation(first):
+        _evaluate(evaluate, student_teacher, run, log, first)  # new, or stopped before this evaluation
     throughput = Throughput()
     with (
         StopSignals(alone=not distributed.is_distributed()) as signals,
@@ -298,16 +302,17 @@ def train(
                 raise checkpointer.dump_failed_step([views.to("cpu") for views in batches], done)
             if log_now:
                 speed = throughput.images_per_second
-                numbers = _log(log, hp, outcome.values | student_teacher.uniform_losses(batches), speed, done)
-                losses = {name: numbers[name] for name in ("loss", *student_teacher.loss_weights)}
-                bar.update(done, epoch=hp.epoch + 1, images_per_second=speed, losses=losses, lr=hp.lr)
+                values = outcome.values | student_teacher.uniform_losses(batches)
+                numbers = _log(log, hp, values, losses, speed)
+                shown = {name: numbers[name] for name in losses}
+                bar.update(done, epoch=hp.epoch + 1, images_per_second=speed, losses=shown, lr=hp.lr)
                 bar.warn(*(detector.check(done, numbers) for detector in detectors))
             run.note_skipped(loader.bad)
             if done < total and (outcome.stop or signals.leaves_now):
                 break
             with throughput.pause():
                 if evaluate and done in evaluated_at:
-                    metrics = _evaluate(evaluate, student_teacher, log, done)
+                    metrics = _evaluate(evaluate, student_teacher, run, log, done)
                     at_start = next((row for row in read_numbers(run.path) if row["step"] == 0), {})
                     bar.say(describe_metrics(metrics, at_start, "at first" if pretrained else "untrained", done))
                     bar.warn(regression_warning(metrics, at_start) if pretrained else None)
@@ -319,29 +324,27 @@ def train(
     return 0
 
 
-def _is_evaluated(log: MetricsLogger, step: int) -> bool:
-    """Return whether the metrics after a step are recorded; losses are in rows of their own."""
-    return any(row["step"] == step and "loss" not in row for row in log.rows())
-
-
 def _evaluate(
-    evaluate: Evaluate, student_teacher: StudentTeacher, log: MetricsLogger, done: int
+    evaluate: Evaluate, student_teacher: StudentTeacher, run: RunDirectory, log: MetricsLogger, done: int
 ) -> Mapping[str, float]:
     """Measure the network in evaluation mode, in which batch norms use running statistics, and record the metrics."""
     student_teacher.eval()
     metrics = evaluate(student_teacher, done)
     student_teacher.train()
-    log.record({"step": done, **metrics})
+    sheet = sheet_of(run.pictures, done)
+    log.record(done, eval=metrics, pictures={"pictures/patch_features": sheet} if sheet.is_file() else {})
     return metrics
 
 
 def _log(
-    log: MetricsLogger, hp: Hyperparameters, values: Mapping[str, Tensor], images_per_second: float, done: int
+    log: MetricsLogger, hp: Hyperparameters, values: Mapping[str, Tensor], losses: Sequence[str], speed: float
 ) -> dict[str, float]:
-    """Record the means over the processes of losses and meters after `done` steps, and return them."""
+    """Record the means over the processes of losses and meters of a step, and return them."""
     means = distributed.all_reduce_mean(torch.stack([value.float() for value in values.values()])).tolist()
     numbers = dict(zip(values, means, strict=True))
     if distributed.is_main_process():
-        scheduled = {name: getattr(hp, name) for name in ("lr", "weight_decay", "teacher_momentum", "teacher_temp")}
-        log.record({"step": done, "epoch": hp.epoch, **numbers, **scheduled, "images_per_second": images_per_second})
+        of_losses = {name: value for name, value in numbers.items() if name.removeprefix(UNIFORM) in losses}
+        meters = {name: value for name, value in numbers.items() if name not in of_losses}
+        scheduled = {name: getattr(hp, name) for name in SCHEDULED}
+        log.record(hp.step + 1, schedule=scheduled, loss=of_losses, meters=meters, speed={"images_per_second": speed})
     return numbers

@@ -8,17 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.config.logging import LoggingConfig
 from selfpatch.training.loggers.metrics import MetricsLogger, read_metrics, read_numbers
+
+
+def new_log(folder: Path) -> MetricsLogger:
+    return MetricsLogger(RunDirectory(folder, {}), LoggingConfig(loggers=()))
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> MetricsLogger:
-    return MetricsLogger(tmp_path)
+    return new_log(tmp_path)
 
 
 def test_rows_come_back_as_valid_json(log: MetricsLogger, tmp_path: Path) -> None:
-    log.record({"step": 1, "loss": 0.1, "lr": 1e-9, "note": "größer"})
-    log.record({"step": 2, "loss": math.nan, "grad_norm": -math.inf})
+    log.record(1, loss={"loss": 0.1}, schedule={"lr": 1e-9, "größer": 2})
+    log.record(2, loss={"loss": math.nan}, meters={"grad_norm": -math.inf})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
 
     def refuse(constant: str) -> None:
@@ -26,7 +32,7 @@ def test_rows_come_back_as_valid_json(log: MetricsLogger, tmp_path: Path) -> Non
 
     assert [json.loads(line, parse_constant=refuse) for line in lines] == log.rows()
     assert log.rows() == [
-        {"step": 1, "loss": 0.1, "lr": 1e-9, "note": "größer"},
+        {"step": 1, "loss": 0.1, "lr": 1e-9, "größer": 2},
         {"step": 2, "loss": None, "grad_norm": None},
     ]
 
@@ -34,14 +40,14 @@ def test_rows_come_back_as_valid_json(log: MetricsLogger, tmp_path: Path) -> Non
 def test_rewind_drops_what_comes_again(log: MetricsLogger, tmp_path: Path) -> None:
     assert log.rows() == []
     for step in (0, 10, 20, 20, 30):
-        log.record({"step": step, "loss": 1 / (step + 3)})
+        log.record(step, loss={"loss": 1 / (step + 3)})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 35, "lo')
     log.close()
-    resumed = MetricsLogger(tmp_path)
+    resumed = new_log(tmp_path)
     assert [row["step"] for row in resumed.rows()] == [0, 10, 20, 20, 30]
     resumed.rewind(20)
-    resumed.record({"step": 20, "loss": 5.0})
+    resumed.record(20, loss={"loss": 5.0})
     resumed.close()
     assert resumed.rows() == [{"step": 0, "loss": 1 / 3}, {"step": 10, "loss": 1 / 13}, {"step": 20, "loss": 5.0}]
     assert (tmp_path / "metrics.jsonl").read_text().endswith("}\n")

@@ -8,27 +8,43 @@ import warnings
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.config.logging import LoggingConfig
 from selfpatch.training.loggers.metrics import MetricsLogger
+
+
+def new_log(folder: Path) -> MetricsLogger:
+    return MetricsLogger(RunDirectory(folder, {"seed": 3, "crops": {"num_local": 2}}), LoggingConfig())
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> MetricsLogger:
-    return MetricsLogger(tmp_path)
+    return new_log(tmp_path)
 
 
 def test_tensorboard_shows_the_rewound_run(log: MetricsLogger, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    sheet = tmp_path / "sheet.png"
+    Image.new("RGB", (5, 4)).save(sheet)
     for step in (10, 20, 30):
-        log.record({"step": step, "loss": float(step), "note": "text", "missing": None})
+        log.record(step, loss={"loss": float(step)}, pictures={"pictures/patch_features": sheet})
     log.close()
-    resumed = MetricsLogger(tmp_path)
+    resumed = new_log(tmp_path)
     resumed.rewind(20)
-    resumed.record({"step": 20, "loss": 7.0})
+    resumed.record(20, loss={"loss": 7.0})
     resumed.close()
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert events.Tags()["scalars"] == ["loss"]
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(10, 10.0), (20, 7.0)]
+    assert events.Tags()["scalars"] == ["loss/loss"]
+    assert [(event.step, event.value) for event in events.Scalars("loss/loss")] == [(10, 10.0), (20, 7.0)]
+    (image,) = events.Images("pictures/patch_features")
+    assert (image.step, image.width, image.height) == (10, 5, 4)
+    (settings,) = events.Tensors("settings/text_summary")
+    assert b"num_local: 2" in settings.tensor_proto.string_val[0]
+    start = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"crops.num_local" in start, "the tab of hyperparameters lists the settings"
+    assert b"eval/view_matching" in events.SummaryMetadata("_hparams_/experiment").plugin_data.content
 
 
 def test_training_goes_on_without_tensorboard(
@@ -36,10 +52,10 @@ def test_training_goes_on_without_tensorboard(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.warns(UserWarning, match="no TensorBoard events"):
-        log.record({"step": 1, "loss": 1.0})
+        log.record(1, loss={"loss": 1.0})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        log.record({"step": 2, "loss": 1.0})
+        log.record(2, loss={"loss": 1.0})
         log.close()
     assert len(log.rows()) == 2
 
@@ -50,7 +66,7 @@ def test_errors_in_the_thread_of_tensorboard_print_no_traceback(
     """The next call of the writer raises them, which a warning tells; other threads are none of its business."""
     printed: list[str] = []
     monkeypatch.setattr(threading, "excepthook", lambda failed: printed.append(type(failed.thread).__name__))
-    log.record({"step": 1, "loss": 1.0})
+    log.record(1, loss={"loss": 1.0})
     log.close()
 
     def fail() -> None:

@@ -1,92 +1,112 @@
-"""The metrics log of a run: metrics.jsonl, and the same numbers as TensorBoard events."""
+"""The metrics log of a run: metrics.jsonl, and loggers that show the same numbers."""
 
 import contextlib
 import json
 import math
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.config.json_schema import check_json
+from selfpatch.config.logging import LoggingConfig
 from selfpatch.core.atomic_io import clear_error, write_atomically
+from selfpatch.core.text_files import read_json
+from selfpatch.training.loggers.protocol import LoggedRun, Logger
+from selfpatch.training.loggers.registry import make_loggers
 
 FILE = "metrics.jsonl"
+IDS = "loggers.json"
+"""File of the identifiers that loggers gave the run, by the logger's name."""
 
-Row = Mapping[str, float | int | str | None]
-"""One record: plain Python values by name, "step" among them."""
+Numbers = Mapping[str, float]
 
 
 class MetricsLogger:
-    """Writer of metrics.jsonl and tensorboard/ in a run directory, on the main process only.
+    """Writer of metrics.jsonl in a run directory, which hands every record to the loggers; on the main process only.
 
-    The event file opens at the first record. Training continues without it if TensorBoard is missing or fails.
+    Loggers start at the first record. Training continues without one whose package is missing, or that fails.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._file = folder, folder / FILE
-        self._events: Any = None
-        self._purge_step: int | None = None  # TensorBoard hides events of earlier runs from this step on
-        self._tensorboard_failed = False
+    def __init__(self, run: RunDirectory, config: LoggingConfig) -> None:
+        self._run, self._file, self._project = run, run.path / FILE, config.project
+        self._waiting: dict[str, Logger] = make_loggers(config)
+        self._started: dict[str, Logger] = {}
+        self._step = 0
+        self._repeated: set[tuple[int, frozenset[str]]] = set()  # records that loggers which do not rewind have already
 
-    def record(self, row: Row) -> None:
-        """Append one line to metrics.jsonl and its numbers to TensorBoard.
+    def record(self, step: int, *, pictures: Mapping[str, Path] = MappingProxyType({}), **groups: Numbers) -> None:
+        """Append one line to metrics.jsonl: the step, and the numbers of all groups by name.
 
-        In metrics.jsonl, NaN and infinities become null, as JSON requires; TensorBoard shows them.
+        Loggers get pictures too, and names with their group, `loss/patch` for `loss={"patch": 1.5}`. In metrics.jsonl,
+        NaN and infinities become null, as JSON requires; loggers show them.
         """
-        assert "step" in row, "a record without its step cannot be rewound"
-        finite = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in row.items()}
+        row: dict[str, float | None] = {"step": step}
+        for numbers in groups.values():
+            row |= {name: x if math.isfinite(x) else None for name, x in numbers.items()}
         with clear_error(self._file), open(self._file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(finite, allow_nan=False) + "\n")
-        if self._tensorboard_failed:
-            return
-        with self._without_tensorboard_after_errors():
-            if self._events is None:
-                from torch.utils.tensorboard import SummaryWriter  # takes a second to import
-
-                folder = str(self._folder / "tensorboard")
-                _leave_errors_of_events_to_the_writer()
-                self._events = SummaryWriter(folder, purge_step=self._purge_step, flush_secs=30)
-            for name, value in row.items():
-                if name != "step" and isinstance(value, int | float):
-                    self._events.add_scalar(name, value, global_step=row["step"])
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._start_loggers()
+        tagged = {f"{group}/{name}": x for group, numbers in groups.items() for name, x in numbers.items()}
+        repeated = (step, frozenset(row)) in self._repeated
+        for name, logger in list(self._started.items()):
+            if logger.rewinds or not repeated:
+                with self._left_out_after_errors(name, logger):
+                    logger.log(step, tagged, pictures)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return all records, as `read_metrics` does."""
-        return read_metrics(self._folder)
+        return read_metrics(self._run.path)
+
+    def has_evaluation(self, step: int) -> bool:
+        """Return whether the metrics after a step are recorded; losses are in rows of their own."""
+        return any(row["step"] == step and "loss" not in row for row in self.rows())
 
     def rewind(self, step: int) -> None:
-        """Drop the records of `step` and later ones, in TensorBoard too, before a run is resumed."""
-        kept = [row for row in self.rows() if row["step"] < step]
+        """Drop the records of `step` and later ones before a run is resumed, in loggers too that can."""
+        rows = self.rows()
+        kept = [row for row in rows if row["step"] < step]
         write_atomically(self._file, "".join(json.dumps(row) + "\n" for row in kept))
-        self._purge_step = step
+        self._step, self._repeated = step, {(row["step"], frozenset(row)) for row in rows if row["step"] >= step}
 
     def close(self) -> None:
-        """Write the TensorBoard events that are still in memory."""
-        if self._events is not None:
-            with self._without_tensorboard_after_errors():
-                self._events.close()
-            self._events = None
+        """Write what the loggers have in memory."""
+        for name, logger in self._started.items():
+            with self._left_out_after_errors(name, logger):
+                logger.close()
+        self._started = {}
+
+    def _start_loggers(self) -> None:
+        while self._waiting:
+            name, logger = self._waiting.popitem()
+            with self._left_out_after_errors(name, logger):
+                ids = _read_ids(self._run.path)
+                known = ids.get(name)
+                new = logger.start(LoggedRun(self._run.path, self._project, self._run.settings, self._step, known))
+                self._started[name] = logger
+                if new is not None and new != known:
+                    write_atomically(self._run.path / IDS, json.dumps({**ids, name: new}) + "\n")
 
     @contextlib.contextmanager
-    def _without_tensorboard_after_errors(self) -> Iterator[None]:
+    def _left_out_after_errors(self, name: str, logger: Logger) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # a missing package, a version that clashes, a full disk
-            self._tensorboard_failed, self._events = True, None
-            warnings.warn(f"no TensorBoard events ({error}); metrics.jsonl holds every number", stacklevel=4)
+        except Exception as error:  # a missing package, a version that clashes, a full disk, a server that is gone
+            self._started.pop(name, None)
+            warnings.warn(f"no {logger.records} ({error}); metrics.jsonl holds every number", stacklevel=4)
 
 
-def _leave_errors_of_events_to_the_writer() -> None:
-    """Print no traceback of TensorBoard's thread on a full disk: the next call of the writer raises the error."""
-    others = threading.excepthook
-
-    def report(failed: threading.ExceptHookArgs) -> None:
-        if not type(failed.thread).__module__.startswith("tensorboard."):
-            others(failed)
-
-    if others.__module__ != __name__:
-        threading.excepthook = report
+def _read_ids(folder: Path) -> dict[str, str]:
+    """Return the identifiers that loggers gave a run; none if the file is damaged."""
+    path = folder / IDS
+    if not path.exists():
+        return {}
+    try:
+        return check_json(read_json(path), dict[str, str], str(path))
+    except ValueError:
+        return {}
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
