@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.davis import propagation, whole_frame
+from benchmarks.davis import propagation, whole_evaluation, whole_frame
+from selfpatch.evaluation.encoders import MeanColour
+from selfpatch.evaluation.result import Result
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig
 
 CPU = torch.device("cpu")
@@ -27,3 +29,18 @@ def test_a_frame_is_the_same_with_both_variants() -> None:
     assert fast.shape == (480, 854)
     assert len(np.unique(fast)) > 1
     assert (fast == plain).mean() > 0.999
+
+
+def test_an_evaluation_encodes_each_frame_as_often_as_the_passes_alone() -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    class Recorder(MeanColour):
+        def patches(self, images: torch.Tensor) -> torch.Tensor:
+            shapes.append(tuple(images.shape))
+            return super().patches(images)
+
+    case = whole_evaluation(Recorder(16), resolution=48, frames=4)
+    _, result = (variant() for variant in case.variants.values())
+    assert shapes == 8 * [(1, 3, 48, 64)]
+    assert isinstance(result, Result)
+    assert 0 < result.metrics["J-Mean"] < 1

@@ -12,11 +12,12 @@ from PIL import Image
 
 from selfpatch.api.evaluate import evaluate as api_evaluate
 from selfpatch.api.evaluate import measure
+from selfpatch.evaluation.degenerate import PATCHES_EQUAL
 from selfpatch.evaluation.depth.config import DepthConfig
-from selfpatch.evaluation.depth.evaluate import evaluate, predict_image
+from selfpatch.evaluation.depth.evaluate import FLAT_PREDICTION, NO_DEPTHS, evaluate, predict_image
 from selfpatch.evaluation.depth.features import DepthFeatures
 from selfpatch.evaluation.depth.head import DepthHead
-from selfpatch.evaluation.encoders import MeanColour
+from selfpatch.evaluation.encoders import FunctionEncoder, MeanColour
 from selfpatch.evaluation.result import Result
 from tests.evaluation.depth.conftest import write_depth, write_nyu
 from tests.helpers.labelled_images import tiny_encoder
@@ -39,6 +40,19 @@ def test_depth_that_colours_tell_is_learned(tmp_path: Path) -> None:
     assert list(result.per_image) == ["test/rgb/0.png", "test/rgb/1.png", "test/rgb/2.png"]
     means = np.mean([scores["rmse"] for scores in result.per_image.values()])
     assert result.metrics["rmse"] == pytest.approx(means)
+
+
+def test_no_more_images_are_encoded_at_once_than_a_batch_has(tmp_path: Path) -> None:
+    """Memory does not grow with the number of images."""
+    encoded: list[int] = []
+
+    class Recorder(MeanColour):
+        def patches(self, images: torch.Tensor) -> torch.Tensor:
+            encoded.append(len(images))
+            return super().patches(images)
+
+    measure("depth", Recorder(8), None, write_depth(tmp_path, train=9, test=5), **{**TINY, "steps": 3})
+    assert encoded == [4] * 3 + [1] * 10
 
 
 def test_wrong_depths_are_noticed(tmp_path: Path) -> None:
@@ -125,11 +139,33 @@ def test_test_images_without_a_depth_are_left_out(tmp_path: Path) -> None:
 
 
 def test_training_without_any_depth_changes_nothing_and_is_finite(tmp_path: Path) -> None:
+    """The result names it; a single crop with a depth is enough to learn from."""
     data = write_depth(tmp_path / "data")
-    for file in (data / "train" / "depth").iterdir():
+    files = list((data / "train" / "depth").iterdir())
+    for file in files:
         Image.fromarray(np.zeros((48, 64), np.uint16)).save(file)
     result = measure("depth", MeanColour(8), None, data, **{**TINY, "steps": 2})
     assert all(np.isfinite(value) for value in result.metrics.values())
+    assert [str(one) for one in result.degenerate] == [NO_DEPTHS]
+    Image.fromarray(np.full((48, 64), 3000, np.uint16)).save(files[0])
+    assert measure("depth", MeanColour(8), None, data, **{**TINY, "steps": 2}).degenerate == []
+
+
+@pytest.mark.parametrize("constant", ["features", "one image"])
+def test_images_without_any_difference_are_named(tmp_path: Path, constant: str) -> None:
+    data = write_depth(tmp_path / "data")
+    encoder: Any = MeanColour(8)
+    if constant == "features":
+        encoder = FunctionEncoder(lambda x: torch.ones(len(x), 4, x.shape[2] // 8, x.shape[3] // 8), 8)
+    else:
+        Image.new("RGB", (64, 48), (90, 90, 90)).save(data / "test" / "rgb" / "1.png")
+    names = [f"test/rgb/{i}.png" for i in range(3)] if constant == "features" else ["test/rgb/1.png"]
+    result = measure("depth", encoder, None, data, **{**TINY, "steps": 2})
+    assert [(one.what, list(one.items)) for one in result.degenerate] == [
+        (PATCHES_EQUAL, names),
+        (FLAT_PREDICTION, names),
+    ]
+    assert [one.total for one in result.degenerate] == [3, 3]
 
 
 def test_presets_hold_what_is_known() -> None:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import functional as tvf
 
-from selfpatch.core.distributed import gather
+from selfpatch.core.distributed import all_reduce_sum, gather
 from selfpatch.core.schedules import cosine_factor
 from selfpatch.core.types import Encoder
 from selfpatch.data.decode.pillow import as_bad_image
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.batches import Batches
+from selfpatch.evaluation.degenerate import check_degenerate
 from selfpatch.evaluation.depth.augmentation import DepthCrop, resized
 from selfpatch.evaluation.depth.config import DepthConfig
 from selfpatch.evaluation.depth.dataset import DepthSet, open_depth_splits
@@ -32,6 +33,17 @@ from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, encoder_ident
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.losses.depth import SigLoss, gradient_log_loss
+
+FLAT = 1e-4
+"""Relative range of a predicted depth map that counts as flat."""
+FLAT_PREDICTION = (
+    "the predicted depth is the same in the whole image, so that its errors are those of a constant; check the "
+    "weights, or train longer"
+)
+NO_DEPTHS = (
+    "no pixel of the training crops has a depth up to max_depth, so that nothing was learned; check the depth maps and "
+    "--depth-scale"
+)
 
 
 def evaluate(encoder: Encoder, data: str | Path, config: DepthConfig, output: Output = NO_OUTPUT) -> Result:
@@ -89,7 +101,8 @@ def _train(
         features.dim, config.bins, limits, batch_norm=config.batch_norm, upsample=config.upsample, seed=config.seed
     )
     trained = nn.ModuleDict({"head": head, "criterion": SigLoss()}).to(encoder.device).train()
-    loss = _loss(trained, features, config)
+    known = _KnownDepths()
+    loss = _loss(trained, features, config, known)
     optimizer = torch.optim.AdamW(trained.parameters(), config.lr, weight_decay=config.weight_decay)
 
     def dummy_loss(num_images: int) -> Tensor:
@@ -109,7 +122,20 @@ def _train(
     factor = cosine_factor(config.steps, warmup=config.warmup)
     plan = TrainingPlan(config.steps, factor, seed=config.seed, clip=config.clip)
     fit(trained, loss, batches, optimizer, plan, settings=learned, output=output)
+    if known.any is not None:  # otherwise the training was finished before
+        check_degenerate(NO_DEPTHS, all_reduce_sum(known.any.float()) == 0)
     return head.eval()
+
+
+class _KnownDepths:
+    """Whether any pixel of the batches had a depth to learn from; None before the first batch."""
+
+    def __init__(self) -> None:
+        self.any: Tensor | None = None
+
+    def add(self, valid: Tensor) -> None:
+        """Take in the pixels of a batch, bool."""
+        self.any = valid.any() if self.any is None else self.any | valid.any()
 
 
 def _load(images: DepthSet, crop: DepthCrop, i: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -119,7 +145,7 @@ def _load(images: DepthSet, crop: DepthCrop, i: int, rng: np.random.Generator) -
 
 
 def _loss(
-    trained: nn.ModuleDict, features: DepthFeatures, config: DepthConfig
+    trained: nn.ModuleDict, features: DepthFeatures, config: DepthConfig, known: _KnownDepths
 ) -> Callable[[tuple[Tensor, Tensor]], Tensor]:
     """Return the loss of a batch of images, uint8 [B, 3, H, W], and depths in metres [B, 1, H, W]."""
     head, criterion = trained["head"], trained["criterion"]
@@ -128,6 +154,7 @@ def _loss(
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
         pixels, depth = batch[0], batch[1].to(features.encoder.device, non_blocking=True)
         prediction, valid = predict_depth(head, features, pixels), (depth > 0) & (depth <= config.max_depth)
+        known.add(valid)
         value = criterion(prediction, depth, valid)
         if config.gradient_weight:
             value = value + config.gradient_weight * gradient_log_loss(prediction, depth, valid)
@@ -149,7 +176,8 @@ def _score(
         image, metres = test.read(i)
         with as_bad_image(test.images[i]):  # one that would become too long
             small = resized(image, config.resolution)
-        prediction = predict_image(head, features, small, image.size, flip_test=config.flip_test)
+        prediction = predict_image(head, features, small, image.size, flip_test=config.flip_test, name=test.names[i])
+        check_degenerate(FLAT_PREDICTION, prediction.max() - prediction.min() < FLAT * prediction.max(), test.names[i])
         depth = torch.from_numpy(metres)
         mask = eigen_mask(*depth.shape) if config.region == "nyu" else torch.ones(depth.shape, dtype=torch.bool)
         values.append((test.names[i], depth_metrics(prediction, depth, mask, limits=limits, align=config.align)))
@@ -162,14 +190,20 @@ def _score(
 
 @torch.no_grad()
 def predict_image(
-    head: DepthHead, features: DepthFeatures, image: Image.Image, size: tuple[int, int], *, flip_test: bool
+    head: DepthHead,
+    features: DepthFeatures,
+    image: Image.Image,
+    size: tuple[int, int],
+    *,
+    flip_test: bool,
+    name: str = "",
 ) -> Tensor:
     """Return the depth of an RGB image in metres, [h, w] enlarged to `size` (width, height), on the CPU.
 
-    With `flip_test`, it is averaged with that of the mirrored image.
+    With `flip_test`, it is averaged with that of the mirrored image. `name` is for `predict_depth`.
     """
     pixels = tvf.pil_to_tensor(image)[None]
-    depth = predict_depth(head, features, pixels)
+    depth = predict_depth(head, features, pixels, name)
     if flip_test:
         depth = (depth + predict_depth(head, features, pixels.flip(-1)).flip(-1)) / 2
     return F.interpolate(depth, size[::-1], mode="bilinear")[0, 0].cpu()

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
+from selfpatch.evaluation.degenerate import check_patches
 from selfpatch.evaluation.depth.config import DepthConfig
 from selfpatch.evaluation.depth.head import DepthHead
 from selfpatch.models.backbones.vit import ViT
@@ -64,12 +65,14 @@ class DepthFeatures:
             return checked_features(torch.cat(parts, -1).movedim(-1, 1).float(), images)
 
 
-def predict_depth(head: DepthHead, features: DepthFeatures, pixels: Tensor) -> Tensor:
+def predict_depth(head: DepthHead, features: DepthFeatures, pixels: Tensor, name: str = "") -> Tensor:
     """Return the depth [B, 1, H, W] in metres of images [B, 3, H, W] in uint8, of any size.
 
-    pad with the mean colour to whole patches, as much on both sides
-    depth = head(features), enlarged to the padded images (bilinear)
-    cut off the padding
+        pad with the mean colour to whole patches, as much on both sides
+        depth = head(features), enlarged to the padded images (bilinear)
+        cut off the padding
+
+    Equal features of a single image are reported if it has a name.
     """
     encoder = features.encoder
     images = normalise(pixels.to(encoder.device, non_blocking=True), encoder.mean, encoder.std)
@@ -77,5 +80,8 @@ def predict_depth(head: DepthHead, features: DepthFeatures, pixels: Tensor) -> T
     spare_rows, spare_columns = -height % patch, -width % patch
     top, left = spare_rows // 2, spare_columns // 2
     padded = F.pad(images, (left, spare_columns - left, top, spare_rows - top))
-    depth = F.interpolate(head(features(padded)), padded.shape[-2:], mode="bilinear")
+    maps = features(padded)
+    if name:
+        check_patches(maps[0].movedim(0, -1), name)
+    depth = F.interpolate(head(maps), padded.shape[-2:], mode="bilinear")
     return depth[..., top : top + height, left : left + width]
