@@ -24,6 +24,9 @@ def test_no_command_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
     assert "selfpatch pretrain" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"{selfpatch.__version__}\n"
+    assert main(["--version", "--verbose"]) == 0
+    names = [line.partition("  ")[0].strip() for line in capsys.readouterr().out.splitlines()]
+    assert names[:6] == ["python", "selfpatch", "torch", "torchvision", "timm", "device"]
 
 
 def test_the_program_ends_with_the_exit_code() -> None:

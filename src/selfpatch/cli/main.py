@@ -43,9 +43,10 @@ USAGE = """selfpatch {version}: self-supervised pre-training for good patch feat
   selfpatch study FILE --data D                    train and measure a grid of recipes over seeds, with one report
   selfpatch bench [loader|step|ops|davis|scaling]  time the fast paths against their plain references
 
-`selfpatch COMMAND --help` lists the options of a command. Weights are a run directory, a released checkpoint (DINO,
-iBOT, SelfPatch, SERE, MoCo, MoBY, DINOv2 and more), a .safetensors file, a folder of Hugging Face or timm, or
-timm:NAME or hf:OWNER/NAME. Errors are one sentence; `--debug`, or SELFPATCH_DEBUG=1, adds the traceback.
+`selfpatch COMMAND --help` lists the options of a command, `selfpatch --version --verbose` what is installed. Weights are
+a run directory, a released checkpoint (DINO, iBOT, SelfPatch, SERE, MoCo, MoBY, DINOv2 and more), a .safetensors file, a
+folder of Hugging Face or timm, or timm:NAME or hf:OWNER/NAME. Errors are one sentence; `--debug`, or SELFPATCH_DEBUG=1,
+adds the traceback.
 """
 
 ISSUES = "https://github.com/selfpatch/selfpatch/issues"
@@ -81,7 +82,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         print(USAGE.format(version=VERSION, evaluations=", ".join(EVALUATIONS)))
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        print(VERSION)
+        print(_all_versions() if "--verbose" in arguments else VERSION)
         return 0
     if arguments[0] not in COMMANDS:
         from selfpatch.cli import suggestions
@@ -121,6 +122,18 @@ def _run(arguments: list[str], *, debug: bool) -> int:
             code=1,
             everywhere=True,
         )
+
+
+def _all_versions() -> str:
+    """Return the versions of the software, the device, and which extras are installed."""
+    from selfpatch.core.distributed import find_device
+    from selfpatch.core.machine import current_versions, device_name, installed_extras
+
+    device = find_device("auto")
+    lines = {**current_versions(), "device": f"{device.type} ({device_name(device)})"}
+    lines |= {f"extra {name}": state for name, state in installed_extras().items()}
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
 
 
 def _fails_first() -> bool:

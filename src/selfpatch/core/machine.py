@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 from functools import lru_cache
 from time import perf_counter
 
@@ -10,6 +11,7 @@ import torch
 
 PACKAGES = ("selfpatch", "torch", "torchvision", "timm")
 """Packages whose version a result may depend on."""
+NOT_INSTALLED = "not installed"
 PROBE = 192
 """Side of the matrices that tell whether a type is emulated."""
 EMULATED = 5.0
@@ -41,11 +43,29 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
+def installed_extras() -> dict[str, str]:
+    """Return for each extra of the package `installed`, or the packages that it lacks."""
+    missing: dict[str, list[str]] = {}
+    try:
+        requirements = importlib.metadata.requires("selfpatch") or []
+    except importlib.metadata.PackageNotFoundError:  # a checkout on the path
+        return {}
+    for requirement in requirements:
+        name = re.match(r"[\w.-]+", requirement)
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
+        if name is None or extra is None or name[0] == "selfpatch":
+            continue
+        lacking = missing.setdefault(extra[1], [])
+        if _version(name[0]) == NOT_INSTALLED:
+            lacking.append(name[0])
+    return {extra: f"lacks {', '.join(lacking)}" if lacking else "installed" for extra, lacking in missing.items()}
+
+
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return NOT_INSTALLED
 
 
 def _cpu_info(field: str) -> str:
