@@ -43,10 +43,10 @@ USAGE = """selfpatch {version}: self-supervised pre-training for good patch feat
   selfpatch study FILE --data D                    train and measure a grid of recipes over seeds, with one report
   selfpatch bench [loader|step|ops|davis|scaling]  time the fast paths against their plain references
 
-`selfpatch COMMAND --help` lists the options of a command, `selfpatch --version --verbose` what is installed. Weights are
-a run directory, a released checkpoint (DINO, iBOT, SelfPatch, SERE, MoCo, MoBY, DINOv2 and more), a .safetensors file, a
-folder of Hugging Face or timm, or timm:NAME or hf:OWNER/NAME. Errors are one sentence; `--debug`, or SELFPATCH_DEBUG=1,
-adds the traceback.
+`selfpatch COMMAND --help` lists the options of a command, `selfpatch --version --verbose` what is installed. Weights
+are a run directory, a released checkpoint (DINO, iBOT, SelfPatch, SERE, MoCo, MoBY, DINOv2 and more), a .safetensors
+file, a folder of Hugging Face or timm, or timm:NAME or hf:OWNER/NAME. Errors are one sentence; `--debug`, or
+SELFPATCH_DEBUG=1, adds the traceback.
 """
 
 ISSUES = "https://github.com/selfpatch/selfpatch/issues"
