@@ -118,7 +118,9 @@ def test_folders_without_a_list(tmp_path: Path) -> None:
 def test_listed_objects_without_a_mask_are_left_out(tmp_path: Path) -> None:
     data = write_videos(tmp_path / "vos") / "valid"
     _edit(data / "meta.json", lambda meta: meta["videos"]["toy"]["objects"].update({"9": {"frames": ["00010"]}}))
+    _edit(data / "meta.json", lambda meta: meta["videos"]["toy"]["objects"]["1"].pop("category"))
     result = evaluate(MeanColour(8), data, CONFIG)
+    assert [(row["class"], row["classes"]) for row in result.rows] == [("", ""), ("ape", "unseen"), ("dog", "seen")]
     assert result.notes == ["toy has 1 listed objects that are in none of its masks; left out"]
 
 

@@ -102,9 +102,8 @@ class Clip:
         binary = self._found.binary or (self.num_objects == 1 and _is_black_and_white(values, grey))
         if binary:
             return (values > 0).astype(np.uint8)
-        foreign = np.setdiff1d(
-            values, (0, *self._known_values, *(() if _is_black_and_white(values, grey) else (VOID,)))
-        )
+        background = (0,) if _is_black_and_white(values, grey) else (0, VOID)
+        foreign = np.setdiff1d(values, (*background, *self._known_values))
         if len(foreign):
             where, known = f"frame {self.frames[frame]} of {self.name}", ", ".join(map(str, self._known_values))
             raise ValueError(f"the mask of {where} has object {foreign[0]}; the clip has {known}")

@@ -99,7 +99,7 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
         return _result(rows, {"baseline": "repeat first mask", **used}, pictures=pictures, notes=notes)
     settings = {**config.recorded(), "patch_size": encoder.patch_size, **layer.recorded()}
     settings |= {"grid": _grids(mine, layer, config), **used}
-    del settings["results"]
+    del settings["results"], settings["sequence_list"]
     note = f"features of stage {layer.layer}, stride {layer.patch_size}: {settings['grid']}"
     notes = [*([note] if layer.is_staged else []), *notes]
     return _result(rows, settings, pictures=pictures, costs=costs, notes=notes)

@@ -62,7 +62,8 @@ class VideoClip(Clip):
 
     def layout(self) -> dict[str, int | str]:
         """Return what a result records of the layout."""
-        return {"layout": "folders" if self.listed is None else "folders with meta.json"}
+        layout = "folders" if self.listed is None else "folders with meta.json"
+        return {"layout": layout, "late_objects": self.late_objects}
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
@@ -95,10 +96,12 @@ class VideoClip(Clip):
 
     def columns(self, number: int) -> dict[str, Cell]:
         """Return what the row of an object says in addition."""
-        if self.listed is None or not (category := self.listed[self.objects[number - 1]].get("category")):
+        if self.listed is None:
             return {}
-        known = {} if self.seen is None else {"classes": "seen" if category in self.seen else "unseen"}
-        return {"class": category, **known}
+        category = self.listed[self.objects[number - 1]].get("category", "")
+        if self.seen is None:
+            return {"class": category}
+        return {"class": category, "classes": category and ("seen" if category in self.seen else "unseen")}
 
     @property
     def has_gaps(self) -> bool:
