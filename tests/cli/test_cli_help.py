@@ -268,8 +268,8 @@ OPTIONS = {
         max-memory num-clusters matching iterations restarts min-scale max-side min-lr warmup-epochs
         train-part absent-as-zero shape passes augment void-as-background std hungarian
         features components init points-per-cluster seeds schedule clip dropout antialias search""",
-    "evaluate all": f"{NETWORK} suite data-root out cache-gb keep-cache",
-    "evaluate --compare": "compare allow-different",
+    "evaluate all": f"{NETWORK} suite data-root against out cache-gb keep-cache",
+    "evaluate --compare": "compare out allow-different",
     "export": "weights side num-heads position-embedding allow-partial to out size debias",
     "show": f"{NETWORK} out resolution debias k window border",
 }

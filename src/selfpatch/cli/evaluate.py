@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -51,8 +52,11 @@ class SuiteOptions(DryRunOptions, NetworkOptions, CacheConfig):
     DAVIS, resolution: 240}`. Settings are those that `selfpatch evaluate NAME --help` lists, with underscores."""
     data_root: DataName | None = None
     """Folder that the suite's relative paths of data start from; the current folder if not given."""
+    against: tuple[DataName, ...] = ()
+    """Folders of suites of other networks, which the scorecard shows next to this one."""
     out: Name | None = None
-    """Folder for report.html, report.md and one folder for each evaluation; if not given, evaluations/SUITE-WEIGHTS."""
+    """Folder for report.html, scorecard.html and one folder for each evaluation; if not given,
+    evaluations/SUITE-WEIGHTS."""
 
 
 @settings
@@ -63,7 +67,9 @@ class CompareOptions:
     """
 
     compare: tuple[DataName, ...]
-    """Two or more result.json files."""
+    """Two or more result.json files, or folders of suites, whose scorecards are laid side by side."""
+    out: Name | None = None
+    """Folder for the scorecard of folders of suites: a page, a radar, LaTeX, Markdown, CSV and JSON."""
     allow_different: bool = False
     """Compare results of other data, settings or evaluations too."""
 
@@ -156,6 +162,7 @@ def _evaluate_all(arguments: list[str]) -> int:
             progress=progress,
             cache=CacheConfig(cache_gb=options.cache_gb, keep_cache=options.keep_cache),
             data_root=options.data_root,
+            against=options.against,
         )
     optional = is_built_in(options.suite)
     failed = [outcome for outcome in outcomes if outcome.error is not None and not (optional and outcome.was_refused)]
@@ -181,8 +188,22 @@ def _dry_run_all(options: SuiteOptions, weights: str) -> int:
 
 def _compare(arguments: list[str]) -> int:
     options = read_options(CompareOptions, "evaluate", arguments)
-    from selfpatch.api.evaluate import compare
     from selfpatch.core.console import console
+
+    if options.out is not None:
+        from selfpatch.core.atomic_io import make_folder
+        from selfpatch.experiments.scorecard import make_scorecard, read_network
+        from selfpatch.experiments.scorecard_files import write_scorecard
+
+        card = make_scorecard([read_network(folder) for folder in options.compare])
+        make_folder(options.out)
+        console.say(f"written to {write_scorecard(card, Path(options.out))}")
+        return 0
+    if folders := [path for path in options.compare if Path(path).is_dir()]:
+        raise ValueError(
+            f"{folders[0]} is a folder; name a folder for the scorecard with --out, or give result.json files"
+        )
+    from selfpatch.api.evaluate import compare
 
     console.print(compare(options.compare, allow_different=options.allow_different).table())
     return 0

@@ -6,7 +6,7 @@ chapter 13) over images, with the same images drawn for all results (paired).
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,15 +128,30 @@ def compare(
     differing, network_differences = _differences(loaded)
     if differing and not allow_different:
         raise ValueError(f"the results cannot be compared: {differing[0]}; allow it with --allow-different")
-    means = {row.name: row for row in _mean_rows(loaded, draws, seed)}
-    rows = []
-    for name in dict.fromkeys(name for result in loaded for name in result.metrics):
-        quoted = _quoted_row(name, [result.metrics.get(name) for result in loaded])
-        rows.append(means.pop(name) if name in means and _equal(quoted, means[name]) else quoted)
+    rows = rows_of(loaded, draws, seed)
     columns = _columns(results, loaded)
     named = zip(columns, loaded, strict=True)
     warnings = [f"{column}: {warning}" for column, result in named for warning in result.warnings]
-    return Comparison(columns, [*rows, *means.values()], differing, network_differences, warnings)
+    return Comparison(columns, rows, differing, network_differences, warnings)
+
+
+def rows_of(results: Sequence[Result], draws: int = DRAWS, seed: int = 0) -> list[Row]:
+    """Return the quoted metrics of one or more results, then the means over images, as `compare` explains them."""
+    means = {row.name: row for row in _mean_rows(results, draws, seed)}
+    rows = []
+    for name in dict.fromkeys(name for result in results for name in result.metrics):
+        quoted = _quoted_row(name, [result.metrics.get(name) for result in results])
+        rows.append(means.pop(name) if name in means and _equal(quoted, means[name]) else quoted)
+    return [*rows, *means.values()]
+
+
+def are_comparable(a: Result, b: Result) -> bool:
+    """Return whether two results are of one evaluation, with the same settings and a data set of the same name."""
+    return not _differences([_with_name_of_data(a), _with_name_of_data(b)])[0]
+
+
+def _with_name_of_data(result: Result) -> Result:
+    return replace(result, settings={**result.settings, "data": Path(str(result.settings.get("data"))).name})
 
 
 def paired_bootstrap(values: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ Settings and paths are as in `selfpatch evaluate davis --data DAVIS --resolution
     1-davis/result.json     the result, next to pictures and other files of the evaluation
     1-davis/entry.json      the request, written once it is finished
     report.html, report.md  all tables, written anew after each evaluation
+    scorecard.*             the numbers that papers quote, next to those of other networks
     features/               features of images, removed at the end
 """
 
@@ -39,6 +40,8 @@ from selfpatch.evaluation.registry import complete_settings
 from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256
 from selfpatch.experiments.entries import Entry, Outcome, Values, read_suite
 from selfpatch.experiments.records import as_json, differences, read_json, write_json
+from selfpatch.experiments.scorecard import make_scorecard, read_network
+from selfpatch.experiments.scorecard_files import write_scorecard
 from selfpatch.experiments.suite_report import write_reports
 
 EVALUATIONS_FOLDER = Path("evaluations")
@@ -61,6 +64,7 @@ def evaluate_suite(
     progress: Progress | None = None,
     cache: CacheConfig = DEFAULT_CACHE,
     data_root: str | Path | None = None,
+    against: Sequence[str | Path] = (),
 ) -> list[Outcome]:
     """Run every evaluation of a suite on one network; a second call continues where the first was stopped.
 
@@ -78,6 +82,7 @@ def evaluate_suite(
         progress: called by the evaluations with their progress.
         cache: features on disk by which the evaluations encode each image once.
         data_root: folder that relative paths of data start from; the current folder if None.
+        against: folders of suites of other networks, which the scorecard shows next to this one.
 
     Returns:
         The outcomes; an evaluation that fails does not stop the others, unless several processes run the suite.
@@ -86,7 +91,7 @@ def evaluate_suite(
         ValueError: the file or the weights are invalid, every evaluation is refused, or the folder holds results of
             other settings or weights.
     """
-    entries = read_suite(suite, data_root)
+    entries, others = read_suite(suite, data_root), [read_network(folder) for folder in against]
     with distributed.process_group(device):
         encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
         if out is None:  # `runs/photos` -> `photos`, `timm:vit_small` -> `timm-vit_small`
@@ -103,6 +108,8 @@ def evaluate_suite(
                 outcomes.append(outcome)
                 if notify is not None and distributed.is_main_process():
                     notify(outcome)
+            if distributed.is_main_process() and any(outcome.result is not None for outcome in outcomes):
+                write_scorecard(make_scorecard([read_network(out), *others]), Path(out))
         return sorted(outcomes, key=lambda outcome: outcome.entry.number)
 
 

@@ -1,0 +1,167 @@
+"""Scorecard: the results of suites of one or more networks, one benchmark a line, with bootstrap intervals."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfpatch.core.folders import subfolders
+from selfpatch.evaluation.compare import Interval, Row, are_comparable, rows_of
+from selfpatch.evaluation.headlines import RADAR, headline_of
+from selfpatch.evaluation.result import Result
+
+DRAWS = 2000
+"""Number of bootstrap draws for each benchmark."""
+SHOWN_SETTINGS = ("preset", "methods", "matching", "facet", "kind", "resolution", "limit")
+"""Settings by which benchmarks of one evaluation and data set are told apart before others are."""
+
+
+@dataclass(frozen=True)
+class NetworkResults:
+    """The results of one network."""
+
+    name: str
+    results: Sequence[Result]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One evaluation with its settings on one data set; the lists hold one value for each network, or None."""
+
+    title: str
+    """Name of the evaluation and of the data, and what distinguishes it from others."""
+    metric: str
+    """The quoted metric."""
+    higher_is_better: bool
+    results: Sequence[Result | None]
+    quoted: Row
+    """Quoted metric, with intervals if it is a mean over images."""
+    of_images: Row | None
+    """Mean over images, with intervals, if the quoted metric is no such mean."""
+
+    @property
+    def best(self) -> int | None:
+        """Number of the network with the best value, or None if fewer than two have one."""
+        values = {i: value for i, value in enumerate(self.quoted.values) if value is not None}
+        choose = max if self.higher_is_better else min
+        return choose(values, key=lambda i: values[i]) if len(values) > 1 else None
+
+    @property
+    def radar_scores(self) -> list[float | None]:
+        """Scores from 0 to 1, the higher the better."""
+        metric = next((RADAR[result.name] for result in self.results if result and result.name in RADAR), None)
+        if metric is None:
+            return list(self.quoted.values)
+        return [None if result is None else result.metrics.get(metric) for result in self.results]
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """Benchmarks of several networks; differences are to the first one."""
+
+    networks: Sequence[NetworkResults]
+    benchmarks: Sequence[Benchmark]
+
+    @property
+    def names(self) -> list[str]:
+        """Distinct names of the networks."""
+        names = [network.name for network in self.networks]
+        return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, start=1)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on degenerate inputs."""
+        named = zip(self.names, self.networks, strict=True)
+        return [f"{name}, {r.name}: {line}" for name, network in named for r in network.results for line in r.warnings]
+
+
+def read_network(folder: str | Path) -> NetworkResults:
+    """Return the results in the folder of a suite, or a single result of a file or in the folder of an evaluation.
+
+    Raises:
+        ValueError: there is no result, or one cannot be read.
+    """
+    path = Path(folder).expanduser()
+    files = [path] if path.is_file() else [path / "result.json"] if (path / "result.json").is_file() else []
+    if not files and path.is_dir():
+        entries = [entry for entry in subfolders(path) if re.match(r"\d+-", entry.name)]
+        entries.sort(key=lambda entry: int(entry.name.partition("-")[0]))
+        files = [entry / "result.json" for entry in entries if (entry / "result.json").is_file()]
+    if not files:
+        raise ValueError(f"{path} holds no results; give a folder that `selfpatch evaluate` wrote, or a result.json")
+    results = [Result.load(file) for file in files]
+    sources = [result.weights.source for result in results if result.weights is not None]
+    return NetworkResults(sources[0] if sources else path.name, results)
+
+
+def make_scorecard(networks: Sequence[NetworkResults], draws: int = DRAWS) -> Scorecard:
+    """Lay the results of networks side by side.
+
+        for each result of each network:
+            it joins the benchmark with the same evaluation, settings and name of the data, or begins a new one
+        for each benchmark: the metric to quote, and bootstrap intervals over the images that all its networks have
+
+    Networks may have other patch sizes or layers, see `EvaluationConfig.network_settings`. Results without a metric to
+    quote are left out.
+    """
+    groups: list[dict[int, Result]] = []
+    for number, network in enumerate(networks):
+        for result in network.results:
+            fitting = (g for g in groups if number not in g and are_comparable(next(iter(g.values())), result))
+            group = next(fitting, None)
+            if group is None:
+                groups.append(group := {})
+            group[number] = result
+    quotable = [group for group in groups if headline_of(next(iter(group.values()))) is not None]
+    titles = _titles([next(iter(group.values())) for group in quotable])
+    benchmarks = [_benchmark(t, g, len(networks), draws) for t, g in zip(titles, quotable, strict=True)]
+    return Scorecard(networks, benchmarks)
+
+
+def _benchmark(title: str, group: Mapping[int, Result], num_networks: int, draws: int) -> Benchmark:
+    results = list(group.values())
+    headline = headline_of(results[0])
+    assert headline is not None
+    rows = rows_of(results, draws)
+    quoted = next(row for row in rows if row.name == headline[0])
+    means = [row for row in rows if row.num_images is not None]
+    of_images = means[0] if quoted.num_images is None and means else None
+    columns = [list(group).index(i) if i in group else None for i in range(num_networks)]
+    spread = [None if row is None else _spread(row, columns) for row in (quoted, of_images)]
+    assert spread[0] is not None
+    return Benchmark(title, *headline, [group.get(i) for i in range(num_networks)], spread[0], spread[1])
+
+
+def _spread(row: Row, columns: Sequence[int | None]) -> Row:
+    """Return a row with the columns of all networks; those without a result hold None."""
+
+    def spread(values: Sequence[float | None]) -> list[float | None]:
+        return [None if column is None else values[column] for column in columns]
+
+    def spread_intervals(values: Sequence[Interval | None]) -> list[Interval | None]:
+        return [None if column is None else values[column] for column in columns]
+
+    first = columns[0] is not None  # differences are to the first network
+    return Row(
+        row.name, row.num_images, spread(row.values),
+        spread(row.differences) if first else [None] * len(columns),
+        spread_intervals(row.intervals),
+        spread_intervals(row.difference_intervals) if first else [None] * len(columns),
+    )  # fmt: skip
+
+
+def _titles(results: Sequence[Result]) -> list[str]:
+    """Return a distinct title of each benchmark: evaluation and data, then as many settings as needed."""
+    kinds = [f"{result.name} {result.settings.get('method', '')}".rstrip() for result in results]
+    data = [Path(str(result.settings.get("data", ""))).name for result in results]
+    titles = [", ".join(part for part in pair if part) for pair in zip(kinds, data, strict=True)]
+    others = [name for result in results for name in result.settings if name != "data"]
+    for setting in dict.fromkeys([*SHOWN_SETTINGS, *others]):
+        for title in {title for title in titles if titles.count(title) > 1}:
+            alike = [i for i, other in enumerate(titles) if other == title]
+            values = {i: results[i].settings.get(setting) for i in alike}
+            if len({str(value) for value in values.values()}) > 1:
+                for i, value in values.items():
+                    text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+                    titles[i] += f", {text if isinstance(value, str | list | tuple) else f'{setting} {text}'}"
+    return [f"{t} ({i})" if titles.count(t) > 1 else t for i, t in enumerate(titles, start=1)]

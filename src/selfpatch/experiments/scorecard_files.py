@@ -1,0 +1,168 @@
+"""Files of a scorecard: a page, a radar, tables for papers, and one JSON line for each network."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from selfpatch.core.atomic_io import write_atomically
+from selfpatch.core.text import visible
+from selfpatch.evaluation.compare import CONFIDENCE, Interval, Row
+from selfpatch.experiments.scorecard import DRAWS, Benchmark, Scorecard
+from selfpatch.visualization.markdown import markdown_page
+from selfpatch.visualization.radar import MIN_SPOKES, draw_radar
+from selfpatch.visualization.report import FormattedNumber, Picture, Section, Table, Text, write_report
+
+TITLE = "Scorecard"
+SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+ABOUT = (
+    f"In percent, except errors (rmse, lower is better). [low, high]: {CONFIDENCE:.0%} bootstrap intervals over the "
+    f"images that all networks have, {DRAWS} draws; they do not cover the seed of a training. Differences are to the "
+    "first network, paired by image. A metric that is no mean over images has no interval; the line below it then "
+    "gives the mean over images."
+)
+
+
+def write_scorecard(card: Scorecard, out: Path) -> Path:
+    """Write scorecard.html, .md, .tex, .csv, .jsonl and, for three benchmarks or more, .png; return the page's path.
+
+    Raises:
+        ValueError: no network has a result with a metric to quote.
+        OSError: the disk is full or cannot be written to.
+    """
+    if not card.benchmarks:
+        raise ValueError("no result has a metric that a scorecard quotes; give results of evaluations")
+    picture = []
+    if len(card.benchmarks) >= MIN_SPOKES:
+        spokes = [benchmark.title.replace(", ", "\n", 1) for benchmark in card.benchmarks]
+        columns = zip(*(benchmark.radar_scores for benchmark in card.benchmarks), strict=True)
+        draw_radar(out / "scorecard.png", spokes, dict(zip(card.names, columns, strict=True)), TITLE)
+        picture = [Picture(out / "scorecard.png", "Scores of each benchmark; depth is shown by a1")]
+    sections = [
+        Section("Scores", [_table(card), Text(ABOUT), *map(Text, card.warnings), *picture]),
+        Section("Networks", [_networks(card)]),
+    ]
+    write_report(out / "scorecard.html", TITLE, sections)
+    write_atomically(out / "scorecard.md", markdown_page(TITLE, sections, out))
+    write_atomically(out / "scorecard.tex", latex_table(card))
+    write_atomically(out / "scorecard.csv", csv_table(card))
+    write_atomically(out / "scorecard.jsonl", "".join(json.dumps(line) + "\n" for line in json_lines(card)))
+    return out / "scorecard.html"
+
+
+def _table(card: Scorecard) -> Table:
+    rows = []
+    for benchmark in card.benchmarks:
+        cells = [_cell(benchmark, benchmark.quoted, i, strong=benchmark.best == i) for i in range(len(card.networks))]
+        rows.append([benchmark.title, benchmark.metric, *cells])
+        if benchmark.of_images is not None:
+            of_images = benchmark.of_images
+            cells = [_cell(benchmark, of_images, i) for i in range(len(card.networks))]
+            rows.append(["", f"{of_images.name}, mean of {of_images.num_images}", *cells])
+    return Table(("benchmark", "metric", *card.names), rows)
+
+
+def _cell(benchmark: Benchmark, row: Row, number: int, *, strong: bool = False) -> FormattedNumber | None:
+    value, difference = row.values[number], row.differences[number]
+    if value is None:
+        return None
+    text = _number(benchmark, value) + _interval(benchmark, row.intervals[number])
+    if number and difference is not None:
+        text += f"; {_number(benchmark, difference, '+')}{_interval(benchmark, row.difference_intervals[number], '+')}"
+    return FormattedNumber(text, strong)
+
+
+def _number(benchmark: Benchmark, value: float, sign: str = "") -> str:
+    return f"{100 * value:{sign}.1f}" if benchmark.higher_is_better else f"{value:{sign}.3f}"
+
+
+def _interval(benchmark: Benchmark, interval: Interval | None, sign: str = "") -> str:
+    if interval is None:
+        return ""
+    return f" [{_number(benchmark, interval.low, sign)}, {_number(benchmark, interval.high, sign)}]"
+
+
+def _networks(card: Scorecard) -> Table:
+    """Return the table of sources: weights, device, versions and the time of all evaluations."""
+    rows = []
+    for name, network in zip(card.names, card.networks, strict=True):
+        first = network.results[0]
+        sha256 = next((r.weights.sha256 for r in network.results if r.weights is not None and r.weights.sha256), "")
+        seconds = sum(result.costs.get("seconds", 0.0) for result in network.results)
+        versions = ", ".join(f"{package} {version}" for package, version in first.versions.items())
+        rows.append([name, sha256[:16], str(first.device or ""), versions, f"{seconds:.0f} s"])
+    return Table(("network", "sha256", "device", "versions", "evaluations took"), rows)
+
+
+def latex_table(card: Scorecard) -> str:
+    """Return a table for a paper, with booktabs; the best of several networks is bold."""
+    lines = [
+        "% needs \\usepackage{booktabs}; in percent, except errors",
+        rf"\begin{{tabular}}{{ll{'r' * len(card.networks)}}}",
+        r"\toprule",
+        " & ".join(["Benchmark", "Metric", *map(_latex, card.names)]) + r" \\",
+        r"\midrule",
+    ]
+    for benchmark in card.benchmarks:
+        cells = []
+        for i, value in enumerate(benchmark.quoted.values):
+            number = "--" if value is None else _number(benchmark, value)
+            half = _half_width(benchmark, benchmark.quoted.intervals[i])
+            number = rf"\textbf{{{number}}}" if benchmark.best == i else number
+            cells.append(number + (rf" {{\scriptsize$\pm${half}}}" if half else ""))
+        lines.append(" & ".join([_latex(benchmark.title), _latex(benchmark.metric), *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _half_width(benchmark: Benchmark, interval: Interval | None) -> str:
+    return "" if interval is None else _number(benchmark, (interval.high - interval.low) / 2)
+
+
+def _latex(text: str) -> str:
+    """Return the text with everything escaped that LaTeX would read."""
+    return re.sub(r"[\\~^&%$#_{}]", lambda found: SPECIAL.get(found[0], f"\\{found[0]}"), visible(text))
+
+
+def csv_table(card: Scorecard) -> str:
+    """Return one line for each number: fractions and errors as they are measured, with their intervals."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    names = ("value", "low", "high", "difference", "difference low", "difference high")
+    writer.writerow(("network", "benchmark", "metric", "images", *names))
+    for i, name in enumerate(card.names):
+        for benchmark in card.benchmarks:
+            for row in filter(None, (benchmark.quoted, benchmark.of_images)):
+                if row.values[i] is not None:
+                    numbers = row.values[i], *_ends(row.intervals[i]), row.differences[i] if i else None
+                    differences = _ends(row.difference_intervals[i])
+                    writer.writerow((name, benchmark.title, row.name, row.num_images, *numbers, *differences))
+    return file.getvalue()
+
+
+def _ends(interval: Interval | None) -> Sequence[float | None]:
+    return (None, None) if interval is None else interval
+
+
+def json_lines(card: Scorecard) -> list[dict[str, Any]]:
+    """Return one record for each network: its source, and every quoted number with its settings and interval."""
+    lines = []
+    for i, network in enumerate(card.networks):
+        scores = []
+        for benchmark in card.benchmarks:
+            result = benchmark.results[i]
+            if result is not None:
+                interval = benchmark.quoted.intervals[i]
+                scores.append({
+                    "benchmark": benchmark.title, "evaluation": result.name, "metric": benchmark.metric,
+                    "value": benchmark.quoted.values[i], "interval": None if interval is None else list(interval),
+                    "higher_is_better": benchmark.higher_is_better, "metrics": dict(result.metrics),
+                    "settings": dict(result.settings), "warnings": list(result.warnings),
+                })  # fmt: skip
+        first = network.results[0]
+        sha256 = next((r.weights.sha256 for r in network.results if r.weights is not None), None)
+        source = {"network": card.names[i], "sha256": sha256, "device": first.device, "versions": dict(first.versions)}
+        lines.append(source | {"scores": scores})
+    return lines

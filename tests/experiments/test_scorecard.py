@@ -1,0 +1,115 @@
+"""Scorecards: which results are laid side by side, intervals against a plain bootstrap, and every file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from selfpatch.cli.main import main
+from selfpatch.evaluation.result import Provenance, Result
+from selfpatch.experiments.scorecard import NetworkResults, make_scorecard, read_network
+from selfpatch.experiments.scorecard_files import csv_table, json_lines, latex_table, write_scorecard
+
+RNG = np.random.default_rng(0)
+HITS = {name: {f"{i}.jpg": float(RNG.random() < share) for i in range(40)} for name, share in (("a", 0.8), ("b", 0.5))}
+
+
+def knn(network: str, data: str = "pets", **settings: int) -> Result:
+    per_image = {image: {"top-1 k=20": hit} for image, hit in HITS[network].items()}
+    top1 = float(np.mean([*HITS[network].values()]))
+    metrics = {"top-1 k=10": 0.1, "top-1 k=20": top1}
+    return Result("knn", metrics, (), {"data": data, "resize": 256, **settings}, Provenance(network, f"hash {network}"),
+                  per_image=per_image)  # fmt: skip
+
+
+def segment(network: str, method: str, miou: float, **settings: str) -> Result:
+    per_image = {f"{i}": {"miou_image": miou + 0.01 * i} for i in range(5)}
+    settings = {"data": f"/{network}/camvid", "method": method, **settings}
+    return Result("segment", {"mIoU": miou, "aAcc": 0.9}, (), settings, Provenance(network), per_image=per_image)
+
+
+def depth(network: str, rmse: float) -> Result:
+    return Result("depth", {"a1": 0.7, "rmse": rmse}, (), {"data": "NYU"}, Provenance(network))
+
+
+A = NetworkResults("a", [knn("a"), segment("a", "knn", 0.5), segment("a", "kmeans", 0.25), depth("a", 0.4)])
+B = NetworkResults("b", [depth("b", 0.5), segment("b", "knn", 0.6), knn("b"), knn("b", "pets", resize=64)])
+
+
+def test_results_meet_by_evaluation_settings_and_name_of_data() -> None:
+    card = make_scorecard([A, B], draws=50)
+    assert [b.title for b in card.benchmarks] == [
+        "knn, pets, resize 256", "segment knn, camvid", "segment kmeans, camvid", "depth, NYU", "knn, pets, resize 64"
+    ]  # fmt: skip
+    values = {b.title: (b.metric, *b.quoted.values, b.best) for b in card.benchmarks}
+    assert values["segment knn, camvid"] == ("mIoU", 0.5, 0.6, 1)
+    assert values["segment kmeans, camvid"] == ("mIoU", 0.25, None, None)
+    assert values["depth, NYU"] == ("rmse", 0.4, 0.5, 0), "the lower, the better"
+    assert card.benchmarks[3].radar_scores == [0.7, 0.7]
+    assert sum(b.quoted.values[0] is None for b in card.benchmarks) == 1, "a benchmark that only the other one has"
+
+
+def test_intervals_are_those_of_a_plain_bootstrap() -> None:
+    card = make_scorecard([A, B], draws=2000)
+    row = card.benchmarks[0].quoted
+    a, b = (np.array([*HITS[name].values()]) for name in "ab")
+    drawn = np.random.default_rng(1).integers(40, size=(20_000, 40))
+    for interval, values in (
+        (row.intervals[0], a), (row.intervals[1], b), (row.difference_intervals[1], b - a)
+    ):  # fmt: skip
+        assert interval is not None
+        expected = np.quantile(values[drawn].mean(1), (0.025, 0.975))
+        np.testing.assert_allclose(interval, expected, atol=0.03)
+    assert row.differences[1] == pytest.approx((b - a).mean())
+    of_images = card.benchmarks[1].of_images
+    assert of_images is not None
+    assert of_images.values == pytest.approx([0.52, 0.62])
+    assert of_images.intervals[0] is not None
+
+
+def test_files(tmp_path: Path) -> None:
+    card = make_scorecard([A, B], draws=50)
+    page = write_scorecard(card, tmp_path)
+    names = {f"scorecard.{suffix}" for suffix in ("html", "md", "tex", "csv", "jsonl", "png")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert "data:image/png;base64," in page.read_text()
+    lines = [json.loads(line) for line in (tmp_path / "scorecard.jsonl").read_text().splitlines()]
+    assert [line["network"] for line in lines] == ["a", "b"] == [line["network"] for line in json_lines(card)]
+    assert lines[0]["sha256"] == "hash a"
+    assert [score["value"] for score in lines[0]["scores"]][1:] == [0.5, 0.25, 0.4]
+    rows = [*csv.DictReader((tmp_path / "scorecard.csv").open())]
+    assert csv_table(card).count("\n") == len(rows) + 1
+    (row,) = [row for row in rows if (row["network"], row["metric"], row["benchmark"]) == ("b", "rmse", "depth, NYU")]
+    assert (row["value"], row["difference"]) == ("0.5", "0.09999999999999998")
+    table = latex_table(card)
+    assert r"segment knn, camvid & mIoU & 50.0 & \textbf{60.0} \\" in table
+    assert r"depth, NYU & rmse & \textbf{0.400} & 0.500 \\" in table
+    assert r"segment kmeans, camvid & mIoU & 25.0 & -- \\" in table
+    assert r"{\scriptsize$\pm$" in table
+    assert "**60.0; +10.0**" in (tmp_path / "scorecard.md").read_text()
+
+
+def test_latex_is_escaped() -> None:
+    result = Result("knn", {"top-1 k=20": 0.5}, (), {"data": r"a_b%\x"}, Provenance("w_1&{}"))
+    table = latex_table(make_scorecard([NetworkResults("w_1&{}", [result])], draws=5))
+    assert r"w\_1\&\{\}" in table
+    assert r"a\_b\%\textbackslash{}x" in table
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for network in (A, B):
+        for number, result in enumerate(network.results, start=1):
+            result.save(tmp_path / network.name / f"{number}-{result.name}" / "result.json")
+    folders = [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert [result.metrics for result in read_network(folders[0]).results] == [result.metrics for result in A.results]
+    assert main(["evaluate", "--compare", *folders, "--out", str(tmp_path / "card")]) == 0
+    assert (tmp_path / "card" / "scorecard.html").is_file()
+    assert main(["evaluate", "--compare", *folders]) == 2
+    assert "is a folder; name a folder for the scorecard with --out" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["evaluate", "--compare", folders[0], str(tmp_path / "empty"), "--out", str(tmp_path / "card")]) == 2
+    assert "empty holds no results" in capsys.readouterr().err
