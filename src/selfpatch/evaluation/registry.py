@@ -15,6 +15,7 @@ from selfpatch.evaluation.config import EvaluationConfig
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
 from selfpatch.evaluation.depth.config import DepthConfig
 from selfpatch.evaluation.detection.config import DetectionConfig
+from selfpatch.evaluation.geometric_correspondence.config import NAVIConfig
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.retrieval.config import RetrievalConfig
 from selfpatch.evaluation.segmentation.config import SegmentationConfig
@@ -49,6 +50,7 @@ EVALUATIONS: dict[str, type[EvaluationConfig]] = {
     "knn": KNNConfig,
     "linear": LinearConfig,
     "match": ViewMatchingConfig,
+    "navi": NAVIConfig,
     "retrieval": RetrievalConfig,
     "segment": SegmentationConfig,
 }

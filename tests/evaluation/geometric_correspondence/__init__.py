@@ -1,0 +1,1 @@
+"""Geometric correspondence on a synthetic sphere of known geometry."""
