@@ -261,6 +261,8 @@ OPTIONS = {
         held-out resize crop precision seed per-class encode-batch workers""",
     "evaluate match": f"""{NETWORK} data out debias resolution global-scale resampling flip jitter brightness contrast
         saturation hue grey blur blur-radius solarize limit seed precision encode-batch max-pictures""",
+    "evaluate navi": f"""{NETWORK} data out debias block stage output-stride dilate preset resolution every max-angle
+        num-matches selection centimetres pixels objects seed precision max-pictures""",
     "evaluate segment": f"""{NETWORK} data out debias method preset kind train-split test-split limit seed max-pictures
         workers steps batch-size crop short-side lr weight-decay weight-decay-on warmup layer-decay drop-path
         blocks rescale normed channels auxiliary-channels test stride precision augmentation batch-norm epochs mask-side

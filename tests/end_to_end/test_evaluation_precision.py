@@ -14,6 +14,7 @@ from selfpatch.api.evaluate import evaluate
 from selfpatch.evaluation.encoders import MeanColour
 from tests.evaluation.correspondence.test_evaluate import write_spair
 from tests.evaluation.depth.conftest import write_depth
+from tests.evaluation.geometric_correspondence.conftest import write_navi
 from tests.evaluation.object_discovery.conftest import square, write_voc
 from tests.evaluation.retrieval.conftest import write_retrieval
 from tests.evaluation.view_matching.conftest import write_pictures
@@ -64,6 +65,7 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("correspond", write_pair, {"facet": "token", "resolution": 64}),
     ("depth", write_depth, {"region": "whole", "crop": (32, 48), "batch_size": 2, "steps": 1, "workers": 0}),
     ("retrieval", write_retrieval, {}),
+    ("navi", write_navi, {"resolution": 64, "every": 2, "num_matches": 20}),
     ("match", write_pictures, {"resolution": 32}),
     ("discover", write_object, {"methods": ("lost", "tokencut")}),
 ]

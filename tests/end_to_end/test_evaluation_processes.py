@@ -18,6 +18,7 @@ from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Result
 from tests.evaluation.correspondence.test_evaluate import write_spair
 from tests.evaluation.depth.conftest import write_depth
+from tests.evaluation.geometric_correspondence.conftest import write_navi
 from tests.evaluation.object_discovery.conftest import square, write_voc
 from tests.evaluation.retrieval.conftest import write_retrieval
 from tests.evaluation.video_segmentation.conftest import write_videos
@@ -131,6 +132,11 @@ def test_depth(pool: WorkerPool, tmp_path: Path) -> None:
 
 def test_retrieval(pool: WorkerPool, tmp_path: Path) -> None:
     same_as_one(pool, "retrieval", write_retrieval(tmp_path / "data"), tmp_path, crop_queries=True, max_pictures=2)
+
+
+def test_navi(pool: WorkerPool, tmp_path: Path) -> None:
+    settings = {"resolution": 64, "every": 1, "num_matches": 20, "max_pictures": 2}
+    same_as_one(pool, "navi", write_navi(tmp_path / "data", ("ball", "globe")), tmp_path, **settings)
 
 
 def test_match(pool: WorkerPool, tmp_path: Path) -> None:

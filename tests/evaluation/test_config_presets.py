@@ -33,7 +33,8 @@ def test_only_what_differs_is_told() -> None:
         ("davis", ["dino", "dinov3", "dinov3_notebook"]),
         ("depth", ["dinov3", "dinov2", "small"]),
         ("retrieval", ["dino", "dinov3"]),
-        ("correspond", ["patch", "dense_keys", "small"]),
+        ("correspond", ["patch", "dense_keys", "dift", "probe3d", "dinov3", "small"]),
+        ("navi", ["probe3d", "dinov3", "small"]),
     ],
 )
 def test_a_command_prints_them(capsys: pytest.CaptureFixture[str], name: str, words: list[str]) -> None:

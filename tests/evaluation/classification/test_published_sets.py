@@ -14,6 +14,7 @@ from scipy.io import savemat
 from selfpatch.evaluation.classification.dataset import open_splits, with_labels
 from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.knn.evaluate import evaluate
+from selfpatch.evaluation.encoders import MeanColour
 from tests.helpers.labelled_images import tiny_encoder
 
 CATEGORIES = {7: "Quercus alba", 2: "Ardea alba", 11: "Morchella"}
@@ -173,4 +174,56 @@ def test_cars_have_a_flag_for_the_test_set(tmp_path: Path) -> None:
     assert [(test.name(i), int(test.labels[i])) for i in range(len(test))] == [("car_ims/000003.jpg", 1)]
     savemat(tmp_path / "cars_annos.mat", {"annotations": [1, 2], "class_names": names})
     with pytest.raises(ValueError, match="is no annotation file of Stanford Cars"):
+        open_splits(tmp_path)
+
+
+def write_cub(root: Path) -> dict[str, Path]:
+    """Four images of two birds, as CUB-200-2011 has them, below CUB_200_2011/."""
+    folder = root / "CUB_200_2011"
+    names = ["002.Laysan/b 1.jpg", "001.Albatross/a.jpg", "002.Laysan/c.jpg", "001.Albatross/d.jpg"]
+    for name in names:
+        write_image(folder / "images" / name)
+    tables = {
+        "images": names, "image_class_labels": [2, 1, 2, 1], "train_test_split": [1, 0, 0, 1],
+        "classes": ["001.Albatross", "002.Laysan"],
+    }  # fmt: skip
+    for name, values in tables.items():
+        (folder / f"{name}.txt").write_text("".join(f"{i} {value}\n" for i, value in enumerate(values, start=1)))
+    return {name: folder / f"{name}.txt" for name in tables}
+
+
+def test_cub_is_read_as_distributed(tmp_path: Path) -> None:
+    write_cub(tmp_path)
+    for root in (tmp_path, tmp_path / "CUB_200_2011"):
+        train, test = open_splits(root)
+        assert train.classes == ("001.Albatross", "002.Laysan")
+        assert [train.name(i).rpartition("images/")[2] for i in range(2)] == [
+            "001.Albatross/d.jpg",
+            "002.Laysan/b 1.jpg",
+        ]
+        assert train.labels.tolist() == [0, 1]
+        assert [test.name(i).rpartition("images/")[2] for i in range(2)] == ["001.Albatross/a.jpg", "002.Laysan/c.jpg"]
+        assert test.labels.tolist() == [0, 1]
+    result = evaluate(MeanColour(4), tmp_path, KNNConfig(ks=(1,), resize=16, crop=16))
+    assert (result.settings["train_images"], result.settings["test_images"], result.settings["classes"]) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("train_test_split", "1 1\n2 0\n3 0\n", "of other images, or a split that is neither 0 nor 1"),
+        ("train_test_split", "1 1\n2 0\n3 0\n4 2\n", "of other images, or a split that is neither 0 nor 1"),
+        ("train_test_split", "1 1\n2 1\n3 1\n4 1\n", "has a split without images"),
+        ("train_test_split", "1 1\n2 0\n3 0\n4 0\n", "have categories that no training image has"),
+        ("image_class_labels", "1 two\n2 1\n3 2\n4 1\n", "has the class 'two'"),
+        ("images", "1 ../a.jpg\n2 b\n3 c\n4 d\n", "names '../a.jpg', which leads out of its folder"),
+        ("images", "1 a.jpg\n1 b.jpg\n", r"line 2 of .*images\.txt is '1 b\.jpg'; CUB has `number value`"),
+        ("images", "a.jpg\n", r"line 1 of .*images\.txt is 'a\.jpg'"),
+        ("images", None, r"there is no file .*images\.txt, which CUB has"),
+    ],
+)
+def test_words_for_files_of_cub(tmp_path: Path, file: str, content: str | None, words: str) -> None:
+    path = write_cub(tmp_path)[file]
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(ValueError, match=words):
         open_splits(tmp_path)

@@ -13,8 +13,8 @@ class ClassificationConfig(EvaluationConfig):
     """Centre crops of labelled images."""
 
     data_help: ClassVar[str] = (
-        "Folder with train/ and val/ (or test/), each with one sub-folder per class, or iNaturalist, Oxford Flowers or "
-        "Stanford Cars as downloaded."
+        "Folder with train/ and val/ (or test/), each with one sub-folder per class, or iNaturalist, Oxford Flowers, "
+        "Stanford Cars or CUB-200-2011 as downloaded."
     )
 
     resize: PositiveInt = 256

@@ -83,7 +83,7 @@ def open_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
             return _from_published(root, found)
         raise ValueError(
             f"{root} has no train/ and val/ (or test/); this evaluation needs both, with one sub-folder per class, or "
-            "iNaturalist, Oxford Flowers or Stanford Cars as downloaded"
+            "iNaturalist, Oxford Flowers, Stanford Cars or CUB-200-2011 as downloaded"
         )
     splits = ImageIndex.open(root / "train"), ImageIndex.open(test)
     for index in splits:

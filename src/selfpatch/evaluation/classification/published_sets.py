@@ -1,4 +1,4 @@
-"""Labelled sets as published, with the classes of the images in files: iNaturalist, Oxford Flowers, Stanford Cars."""
+"""Labelled sets as published, with the classes of the images in files: iNaturalist, Flowers, Cars, CUB."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from selfpatch.config.json_schema import Id, LongList, check_json
 from selfpatch.core.folders import stems_in
 from selfpatch.core.safe_paths import path_below
-from selfpatch.core.text_files import read_json
+from selfpatch.core.text_files import numbered_lines, read_json
 
 INATURALIST = "images with `id` and `file_name`, and annotations with `image_id` and `category_id`"
 Categories = dict[str, int]
@@ -54,12 +54,13 @@ def read_published(root: Path) -> PublishedSet | None:
 
     iNaturalist has `trainYEAR.json` and `valYEAR.json`, of which the latest year is taken. Flowers has `setid.mat`,
     `imagelabels.mat` and `jpg/`; training and validation images are the training set, as in the released fine-tuning of
-    iBOT. Cars has `cars_annos.mat` and `car_ims/`.
+    iBOT. Cars has `cars_annos.mat` and `car_ims/`. CUB has `images.txt`, `image_class_labels.txt`,
+    `train_test_split.txt` and `images/`, perhaps in `CUB_200_2011/`.
 
     Raises:
         ValueError: a file is not as published, images are missing, or the test set has a category of its own.
     """
-    found = _inaturalist(root) or _flowers(root) or _cars(root)
+    found = _inaturalist(root) or _flowers(root) or _cars(root) or _cub(root)
     if found is None:
         return None
     for split in (found.train, found.test):
@@ -138,6 +139,45 @@ def _cars(root: Path) -> PublishedSet | None:
     for name in (*splits[0], *splits[1]):
         path_below(root, name, file)
     return PublishedSet(*splits, {number: str(name.item()) for number, name in enumerate(names.ravel(), start=1)})
+
+
+def _cub(root: Path) -> PublishedSet | None:
+    """Read CUB-200-2011, whose files have a line `number value` for each image or class."""
+    folder = next((f for f in (root, root / "CUB_200_2011") if (f / "train_test_split.txt").is_file()), None)
+    if folder is None:
+        return None
+    tables = [_numbered(folder / f"{name}.txt") for name in ("images", "image_class_labels", "train_test_split")]
+    images, labels, trained = tables
+    if not images.keys() == labels.keys() == trained.keys() or not {*trained.values()} <= {"0", "1"}:
+        raise ValueError(
+            f"{folder} has images.txt, image_class_labels.txt and train_test_split.txt of other images, or a split "
+            "that is neither 0 nor 1; complete the download"
+        )
+    splits: tuple[Categories, Categories] = ({}, {})
+    for number, name in images.items():
+        path = path_below(folder / "images", name, folder / "images.txt").relative_to(root).as_posix()
+        splits[trained[number] == "0"][path] = _class_number(labels[number], folder)
+    names = _numbered(folder / "classes.txt") if (folder / "classes.txt").is_file() else {}
+    return PublishedSet(*splits, {_class_number(number, folder): name for number, name in names.items()})
+
+
+def _class_number(word: str, folder: Path) -> int:
+    if not word.isdecimal():
+        raise ValueError(f"{folder} has the class {word!r}; CUB numbers its classes from 1")
+    return int(word)
+
+
+def _numbered(file: Path) -> dict[str, str]:
+    """Return the values of the lines `number value` of a file, by number."""
+    if not file.is_file():
+        raise ValueError(f"there is no file {file}, which CUB has; complete the download")
+    values: dict[str, str] = {}
+    for line_number, line in numbered_lines(file):
+        number, _, value = line.partition(" ")
+        if not value or number in values:
+            raise ValueError(f"line {line_number} of {file} is {line!r}; CUB has `number value`, each number once")
+        values[number] = value.strip()
+    return values
 
 
 def _matlab(file: Path, *names: str) -> list[np.ndarray]:
