@@ -33,6 +33,7 @@ UNITS = {
     "blocks", "head", "heads", "layers", "class", "classes", "index", "level", "levels", "channels", "proposals",
     # what is measured
     "side", "sides", "size", "width", "depth", "length", "radius", "resolution", "area", "memory",
+    "degrees", "centimetres",
     # numbers without a unit
     "factor", "factors", "rate", "rates", "probability", "probabilities", "fraction", "share", "ratio", "temperature",
     "temperatures", "momentum", "decay", "deviation", "weight", "weights", "seed", "norm", "threshold", "thresholds",

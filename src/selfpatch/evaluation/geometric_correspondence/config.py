@@ -37,7 +37,7 @@ class NAVIConfig(LayerConfig):
     resolution: Annotated[int, Ge(8)] = 512
     """Side of the square around the object, in pixels; the network sees the nearest multiple of its patch size."""
     every: PositiveInt = 4
-    """Take every n-th view as the first of a pair."""
+    """Number of views of which one is the first of a pair, in the order of their names."""
     max_angle: Annotated[float, Gt(0), Le(180)] = 120.0
     """Largest angle between the two views of a pair, in degrees."""
     num_matches: PositiveInt = 1000
@@ -46,7 +46,7 @@ class NAVIConfig(LayerConfig):
     """Matches that count: those of the clearest nearest neighbour (smallest ratio of its cosine distance to that of the
     second), or of the largest cosine."""
     centimetres: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (1.0, 2.0, 5.0)
-    """Distances within which a match is correct."""
+    """Distances in centimetres within which a match is correct."""
     pixels: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (5.0, 25.0, 50.0)
     """Distances in the second view within which a match is correct, for the recalls in pixels."""
     objects: Annotated[tuple[str, ...], MinLen(1)] | None = None
