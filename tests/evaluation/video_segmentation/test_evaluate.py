@@ -243,6 +243,21 @@ def test_a_clip_too_short_to_be_scored(tree: Tree, tmp_path: Path, frames: int) 
         evaluate(None, root, DAVISConfig(results=str(root / "Annotations" / "480p")))
 
 
+def test_masks_of_a_test_set_are_written_and_not_scored(tree: Tree, tmp_path: Path) -> None:
+    """DAVIS' test-dev has the first mask of each clip alone."""
+    root = tree(frames=4)
+    for path in (root / "Annotations/480p/toy").glob("0000[1-3].png"):
+        path.unlink()
+    (tmp_path / "test-dev.txt").write_text("toy\n")
+    config = DAVISConfig(resolution=128, sequence_list=str(tmp_path / "test-dev.txt"))
+    result = evaluate(MeanColour(16), root, config, Output(tmp_path / "out"))
+    assert len(list((tmp_path / "out" / "results" / "toy").iterdir())) == 4
+    assert result.metrics == {}
+    assert result.notes == ["sequences without masks to score with, which are not in the numbers: 1 (toy)"]
+    with pytest.raises(ValueError, match="no masks to score with"):
+        evaluate(MeanColour(16), root, config)
+
+
 def test_a_short_clip_leaves_the_others_their_scores(tmp_path: Path) -> None:
     root = write_davis(tmp_path / "davis", ("first", "second"))
     for i in (1, 2, 3):

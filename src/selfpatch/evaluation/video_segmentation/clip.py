@@ -69,10 +69,10 @@ class Clip:
         """Return what a result records of the layout."""
         return {"year": self.year}
 
-    @property
+    @cached_property
     def has_truth(self) -> bool:
-        """True if there are masks to score with."""
-        return True
+        """True if there are masks to score with; False if there is the first one alone, as in DAVIS' test sets."""
+        return len(self.frames) < 3 or tuple(stems_in(self.masks_dir, ".png")) != self.frames[:1]
 
     @property
     def num_missing(self) -> int:
@@ -86,7 +86,8 @@ class Clip:
 
     def scored_objects(self, frame: int) -> tuple[int, ...]:
         """Return the numbers of the objects that are scored in a frame: all, but none in the first and last frame."""
-        return tuple(range(1, self.num_objects + 1)) if 0 < frame < len(self.frames) - 1 else ()
+        is_scored = self.has_truth and 0 < frame < len(self.frames) - 1
+        return tuple(range(1, self.num_objects + 1)) if is_scored else ()
 
     def is_written(self, frame: int) -> bool:
         """Return whether the mask of a frame belongs to the results."""
@@ -173,11 +174,12 @@ class Clip:
     def require_files(self, *, frames: bool) -> None:
         """Raise ValueError if a mask that is needed is missing, or, with `frames`, the image of a frame.
 
-        The first mask is needed, and all masks if the clip has frames besides the first and the last, which are scored.
+        The first mask is needed, and all masks if the clip has frames besides the first and the last, which are scored,
+        unless the first mask is the only one.
         """
         if not self.frames:
             raise ValueError(f"{self.name} has no frames: no .jpg in {self.frames_dir} and no .png in {self.masks_dir}")
-        for frame in self.frames if len(self.frames) > 2 else self.frames[:1]:
+        for frame in self.frames if len(self.frames) > 2 and self.has_truth else self.frames[:1]:
             if not (path := self.masks_dir / f"{frame}.png").is_file():
                 raise ValueError(f"{self.name} has no mask {path}; every frame of a clip that is scored needs one")
         for frame in self.frames if frames else ():
@@ -196,7 +198,7 @@ class Clip:
                 f"{self._mask_file(0)} has {self.num_objects} values with gaps between them, e.g. {self.objects[-1]}; "
                 "these look like shades (of smoothed outlines, or of a photograph), not like objects"
             )
-        for frame in range(1, len(self.frames) if len(self.frames) > 2 else 1):
+        for frame in range(1, len(self.frames) if len(self.frames) > 2 and self.has_truth else 1):
             self.require_size(frame)
 
     def require_size(self, frame: int) -> None:
