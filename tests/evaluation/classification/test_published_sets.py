@@ -77,7 +77,7 @@ def test_the_latest_year_with_both_files_is_taken(tmp_path: Path) -> None:
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no train/ and val/ \(or test/\).* or iNaturalist, Oxford Flowers or"):
+    with pytest.raises(ValueError, match=r"has no train/ and val/ \(or test/\).* or iNaturalist, Oxford Flowers,"):
         open_splits(tmp_path)
     train, test = (inaturalist(tmp_path) / f"{split}2019.json" for split in ("train", "val"))
     change(test, annotations=[{"image_id": 100, "category_id": 5}, {"image_id": 99, "category_id": 7}])
