@@ -13,6 +13,7 @@ __all__ = [
     "embed",
     "evaluate",
     "evaluate_suite",
+    "explore",
     "export",
     "load",
     "pretrain",
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from selfpatch.api.embed import embed
     from selfpatch.api.encoder import load
     from selfpatch.api.evaluate import compare, evaluate
+    from selfpatch.api.explore import explore
     from selfpatch.api.export import export
     from selfpatch.api.pretrain import pretrain, resume
     from selfpatch.api.show import show
@@ -38,6 +40,7 @@ _MODULES = {
     "embed": "selfpatch.api.embed",
     "evaluate": "selfpatch.api.evaluate",
     "evaluate_suite": "selfpatch.experiments.suite",
+    "explore": "selfpatch.api.explore",
     "export": "selfpatch.api.export",
     "load": "selfpatch.api.encoder",
     "pretrain": "selfpatch.api.pretrain",

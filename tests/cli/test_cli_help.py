@@ -273,6 +273,7 @@ OPTIONS = {
         features components init points-per-cluster seeds schedule clip dropout antialias search""",
     "evaluate all": f"{NETWORK} suite data-root against out cache-gb keep-cache",
     "evaluate --compare": "compare out allow-different",
+    "explore": f"{NETWORK} out resolution limit components megabytes debias k window border",
     "export": "weights side num-heads position-embedding allow-partial to out size debias",
     "show": f"{NETWORK} out resolution debias k window border",
 }

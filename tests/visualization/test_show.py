@@ -11,7 +11,7 @@ from torch import nn
 
 from selfpatch.visualization.config import ShowConfig
 from selfpatch.visualization.layout import GAP, MARGIN, SERIES
-from selfpatch.visualization.show import PANEL, TALL_PANEL, resized, show
+from selfpatch.visualization.show import PANEL, TALL_PANEL, show
 from tests.helpers.colour_encoder import ColourEncoder, ConvolutionEncoder
 
 
@@ -87,16 +87,3 @@ def test_show_says_what_is_wrong(photos: list[Path], tmp_path: Path) -> None:
     nn.init.constant_(diverged.convolution.weight, float("nan"))
     with pytest.raises(ValueError, match="not finite"):
         show(diverged, photos, tmp_path, ShowConfig(resolution=64))
-
-
-@pytest.mark.parametrize(
-    ("size", "resolution", "expected"),
-    [
-        ((854, 480), 480, (848, 480)),
-        ((480, 854), 240, (240, 432)),
-        ((100, 1000), 50, (48, 496)),
-        ((3, 3), 20, (16, 16)),
-    ],
-)
-def test_resized_sides_are_multiples_of_the_patch(size, resolution: int, expected) -> None:
-    assert resized(Image.new("RGB", size), resolution, 16).size == expected

@@ -57,9 +57,13 @@ class CheckpointStore:
         matches = [(_NAME.fullmatch(path.name), path) for path in self.folder.glob("step-*.pt")]
         return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
+    def all(self) -> list[tuple[int, Path]]:
+        """Return (step, path) of all checkpoints, the earliest first."""
+        return self._newest_first()[::-1]
+
     def kept(self) -> list[tuple[int, Path]]:
         """Return (step, path) of the checkpoints that are never pruned, the earliest first."""
-        return [(step, path) for step, path in reversed(self._newest_first()) if path.stem.endswith("-kept")]
+        return [(step, path) for step, path in self.all() if path.stem.endswith("-kept")]
 
     def newest(self) -> Path | None:
         """Return the newest checkpoint that reads completely, or None if none was ever written.

@@ -35,11 +35,16 @@ class WeightsOptions:
 
 
 @settings
-class NetworkOptions(WeightsOptions):
-    """Weights, how they are read, and the device they run on."""
+class DeviceOptions:
+    """Device that a network runs on."""
 
     device: Name = "auto"
     """Device to run on: `auto` (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps."""
+
+
+@settings
+class NetworkOptions(DeviceOptions, WeightsOptions):
+    """Weights, how they are read, and the device they run on."""
 
     def loading(self) -> dict[str, Any]:
         """Return the arguments `device` and `load_options` of the Python functions."""

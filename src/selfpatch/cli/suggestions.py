@@ -16,6 +16,7 @@ OTHER_COMMANDS = {
     "test": "evaluate",
     "visualize": "show",
     "plot": "show",
+    "browse": "explore",
     "convert": "export",
     "continue": "resume",
     "benchmark": "bench",

@@ -7,11 +7,10 @@ from PIL import Image
 from torch import Tensor
 
 from selfpatch.core.types import Encoder
-from selfpatch.data.augment.pillow import resize_picture, to_tensor
-from selfpatch.data.decode.pillow import Picture, read_picture
 from selfpatch.models.debiased import debiased
 from selfpatch.visualization import colours
 from selfpatch.visualization.config import ShowConfig
+from selfpatch.visualization.encoded import check_resolution, encode_picture, read_file
 from selfpatch.visualization.layout import SERIES, Marker, Panel, Row, lay_out, save_png, to_image
 from selfpatch.visualization.queries import CONTEXT, Match, find_positives, patches_at, salient_patches, zoom
 
@@ -39,29 +38,16 @@ def show(
             encoder gives non-finite features.
     """
     config = config or ShowConfig()
-    if config.resolution < (side := encoder.patch_size):
-        raise ValueError(f"resolution {config.resolution} is below one patch of {side} pixels; use a larger one")
+    check_resolution(encoder, config.resolution)
     targets, encoder = _targets(paths, Path(out)), debiased(encoder, config.debias)
     for path, target in zip(paths, targets, strict=True):
-        if Path(path).is_dir():
-            raise ValueError(f"{path} is a folder; name image files, e.g. {Path(path) / '*.jpg'}")
-        picture = read_picture(path, channels=len(encoder.mean))
-        pixels = to_tensor(resized(picture, config.resolution, encoder.patch_size))
-        features = colours.unit_patch_features(encoder, pixels[None])[0]  # [h, w, D]
-        if not features.isfinite().all():
-            raise ValueError(f"the encoder gives features of {path} that are not finite; use an earlier checkpoint")
+        encoded = encode_picture(encoder, read_file(encoder, path), config.resolution, path)
+        features = encoded.features
         h, w, _ = features.shape
         chosen = salient_patches(features, NUM_AUTOMATIC_QUERIES) if queries is None else patches_at(queries, (h, w))
         matches = find_positives(features, chosen, config.k, config.window, config.border)
-        save_png(draw(to_image(pixels), features, matches, config, title=Path(path).name), target)
+        save_png(draw(to_image(encoded.pixels), features, matches, config, title=Path(path).name), target)
     return targets
-
-
-def resized(picture: Picture, resolution: int, patch_size: int) -> Picture:
-    """Resize a picture to a short side near `resolution`, both sides rounded to multiples of the patch size."""
-    scale = resolution / min(picture.size)
-    width, height = (max(1, round(side * scale / patch_size)) * patch_size for side in picture.size)
-    return resize_picture(picture, width, height)
 
 
 def draw(
