@@ -150,3 +150,14 @@ def test_more_curves_than_colours_differ_by_their_strokes() -> None:
 def test_a_name_is_shown_as_it_stands(name: str) -> None:
     (shown,) = legend(curves_svg({name: [(0, 1.0)]}))
     assert shown == {"a\nb": "a b", "\x07": "\\x07"}.get(name, name)
+
+
+def test_baselines_are_level_lines_with_a_name_inside_the_range() -> None:
+    svg = curves_svg({"score": [(0, 0.4), (10, 0.5)]}, y_label="fraction <of 1>", baselines={"mean colour": 0.1})
+    assert {"fraction <of 1>", "mean colour"} <= {*words(svg)}
+    (curve,) = (stroke for stroke in curves(svg) if stroke.dashes is None)
+    (level,) = (stroke for stroke in curves(svg) if stroke.dashes is not None)
+    (left, y), (right, same) = level.points
+    assert (left, right, y) == (LEFT, WIDTH - RIGHT, pytest.approx(same))
+    below = [point[1] for point in curve.points]
+    assert (y - below[0]) / (below[0] - below[1]) == pytest.approx(3, abs=0.05)

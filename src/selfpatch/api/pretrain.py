@@ -34,6 +34,7 @@ from selfpatch.training import factory
 from selfpatch.training.changed_images import changed_images, record_images
 from selfpatch.training.checkpointing import first_difference
 from selfpatch.training.dataset import TrainingData, check_data, measure_channels, record_data
+from selfpatch.training.history import record_end, record_start
 from selfpatch.training.loggers.registry import require_loggers
 from selfpatch.training.online_eval import teacher_encoder
 from selfpatch.training.optim import Schedule
@@ -214,6 +215,7 @@ def _train_held(
     loader = factory.make_loader(config, student_teacher, data, device)
     evaluator = factory.make_online_evaluator(config, student_teacher, data, run.pictures)
     if distributed.is_main_process():
+        record_start(run.path, device)
         run.note_skipped(evaluator.bad)
         console.say(*(f"warning: {warning}" for warning in evaluator.warnings))
     signal_number = train(
@@ -231,6 +233,8 @@ def _train_held(
         pretrained=config.init is not None,
         evaluate=evaluator,
     )
+    if distributed.is_main_process():
+        record_end(run.path)
     if signal_number:
         raise Interrupted(run.path, signal_number)
     if distributed.is_main_process():

@@ -1,6 +1,7 @@
 """The run directory: the files of a run, written so that a kill at any moment loses nothing.
 
 config.yaml       the resolved settings
+history.json      command, times, machine and versions of the start and of each resume
 data.json         the images that the run trains on
 images.npz        size and modification time of each image
 metrics.jsonl     one line a record, each with its "step"

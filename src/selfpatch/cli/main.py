@@ -11,6 +11,7 @@ from pathlib import Path
 
 from selfpatch.api.interrupted import Interrupted
 from selfpatch.cli.failure_log import write_failure_log
+from selfpatch.core.command_line import running
 from selfpatch.core.console import forgiving_output
 from selfpatch.core.failures import (
     FailedElsewhere,
@@ -93,7 +94,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _give_a_home()
     try:
-        with raising_signals(), _shown_traceback(shown=debug):
+        with raising_signals(), running(arguments), _shown_traceback(shown=debug):
             return int(importlib.import_module(f"selfpatch.cli.{arguments[0]}").run(arguments[1:]))
     except FailedElsewhere:
         return 2

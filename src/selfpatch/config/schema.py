@@ -249,3 +249,11 @@ def plain(record: Any) -> Any:
     if isinstance(record, Mapping):
         return {str(key): plain(value) for key, value in record.items()}
     return [plain(value) for value in record] if isinstance(record, list | tuple) else record
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by names such as `crops.global_size`; an empty mapping is a value."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {f"{prefix}{name}": value}
+    return found

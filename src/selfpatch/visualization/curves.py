@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ Point = tuple[float, float]
 
 DASHES = ("-", (0, (5, 3)), (0, (1, 2.5)))
 """Strokes. Extra curves reuse colours, dashed, then dotted."""
-WIDTH, PLOT_HEIGHT, TITLE_HEIGHT, LEGEND_LINE, SIZE = 720, 242, 28, 20, 12
+WIDTH, PLOT_HEIGHT, TITLE_HEIGHT, LABEL_HEIGHT, LEGEND_LINE, SIZE = 720, 242, 28, 20, 20, 12
 LEFT, RIGHT, TOP, BOTTOM = 64, 28, 14, 44
 """Room around the plot, for the numbers at its axes, in pixels."""
 MAX_POINTS = 400
@@ -45,8 +46,18 @@ def finite(points: Iterable[tuple[Any, Any]]) -> list[Point]:
     return [(float(x), float(y)) for x, y in points if _is_finite(x) and _is_finite(y)]
 
 
-def curves_svg(curves: Mapping[str, Sequence[Point]], *, title: str = "", x_label: str = "step") -> str:
+def curves_svg(
+    curves: Mapping[str, Sequence[Point]],
+    *,
+    title: str = "",
+    x_label: str = "step",
+    y_label: str = "",
+    baselines: Mapping[str, float] = MappingProxyType({}),
+) -> str:
     """Draw each curve by its name, with a legend below the plot; curves without points keep their colours reserved.
+
+    `y_label`, the quantity and its unit, is written above the vertical axis. Baselines are values that curves are
+    compared with: a thin level line each, named at its end.
 
     Raises:
         ValueError: no curve has a point.
@@ -62,14 +73,21 @@ def curves_svg(curves: Mapping[str, Sequence[Point]], *, title: str = "", x_labe
     widths = [layout.text_width_of(name, SIZE) + 58 for name in names]
     columns = len(names) if sum(widths) <= room else max(1, int(room / max(widths)))
     below = BOTTOM + LEGEND_LINE * math.ceil(len(names) / columns) + 8
-    above = TOP + (TITLE_HEIGHT if title else 0)
+    above = TOP + (TITLE_HEIGHT if title else 0) + (LABEL_HEIGHT if y_label else 0)
     height = above + PLOT_HEIGHT + below
     with layout.house_style():
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor=PAPER)
         box = (LEFT / WIDTH, below / height, room / WIDTH, PLOT_HEIGHT / height)
         axes = figure.add_axes(box, facecolor="none")
         lines = [_plot(axes, index, points) for index, _, points in drawn]
-        axes.margins(x=0, y=0.03)
+        for name, value in baselines.items():
+            axes.axhline(value, color=MUTED, lw=1, ls=(0, (4, 4)))
+            label = fitted(printable(name), SIZE - 1, room - 20)
+            axes.annotate(
+                label, (1, value), (0, 4), ha="right", size=SIZE - 1, color=MUTED,
+                xycoords=axes.get_yaxis_transform(), textcoords="offset points",
+            )  # fmt: skip
+        axes.margins(x=0, y=0.06 if baselines else 0.03)
         axes.spines[:].set_visible(False)
         axes.grid(axis="y", color=LINE, lw=1)
         axes.tick_params(length=0, pad=8, labelsize=SIZE, labelcolor=MUTED)
@@ -77,6 +95,9 @@ def curves_svg(curves: Mapping[str, Sequence[Point]], *, title: str = "", x_labe
             axis.set_major_formatter("{x:.6g}")
         axes.locator_params(nbins=5, steps=[1, 2, 5, 10])
         axes.set_xlabel(printable(x_label), size=SIZE, color=MUTED)
+        if y_label:
+            label = fitted(printable(y_label), SIZE, room)
+            figure.text(12 / WIDTH, (below + PLOT_HEIGHT + 14) / height, label, size=SIZE, color=MUTED)
         if title:
             heading = fitted(printable(title), SIZE + 3, room)
             figure.text(LEFT / WIDTH, 1 - 26 / height, heading, size=SIZE + 3, color=INK)

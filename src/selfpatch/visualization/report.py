@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,6 +42,8 @@ class Table:
     kind: ClassVar = "table"
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    folded: str = ""
+    """Line that a click opens the table below; if empty, the table is open."""
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -83,6 +85,10 @@ class Curves:
     curves: Mapping[str, Sequence[Point]]
     caption: str = ""
     x_label: str = "step"
+    y_label: str = ""
+    """Quantity and unit of the values."""
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    """Values to compare the curves with, by name."""
 
     @property
     def alt(self) -> str:
@@ -91,7 +97,8 @@ class Curves:
 
     def data_uri(self) -> str:
         """Return the drawing as a data URI."""
-        return _data_uri(curves_svg(self.curves, x_label=self.x_label).encode(), ".svg")
+        svg = curves_svg(self.curves, x_label=self.x_label, y_label=self.y_label, baselines=self.baselines)
+        return _data_uri(svg.encode(), ".svg")
 
 
 Block = Text | Table | Picture | Curves

@@ -120,7 +120,7 @@ class Failing:
     calls: ClassVar[list[int]] = []
 
     def start(self, run: Any) -> None:
-        assert run.flat_settings()["crops.num_local"] == 2
+        assert run.settings == SETTINGS
 
     def log(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
         self.calls.append(step)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from selfpatch.config.schema import flat
 from selfpatch.training.loggers.protocol import LoggedRun
 
 FOLDER = "mlruns"
@@ -43,7 +44,7 @@ class MlflowLogger:
         experiment = self._client.get_experiment_by_name(run.project)
         experiment_id = self._client.create_experiment(run.project) if experiment is None else experiment.experiment_id
         self._id = str(self._client.create_run(experiment_id, run_name=run.folder.name).info.run_id)
-        params = [Param(name, str(value)[:MAX_LENGTH]) for name, value in run.flat_settings().items()]
+        params = [Param(name, str(value)[:MAX_LENGTH]) for name, value in flat(run.settings).items()]
         for first in range(0, len(params), BATCH):
             self._client.log_batch(self._id, params=params[first : first + BATCH])
         return self._id

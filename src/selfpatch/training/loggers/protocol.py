@@ -1,6 +1,6 @@
 """The protocol of a logger, and the run that it shows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -20,10 +20,6 @@ class LoggedRun:
     """Step that the records continue from; 0 for a new run."""
     id: str | None = None
     """Identifier that the logger returned when the run began; None for a new run."""
-
-    def flat_settings(self) -> dict[str, Any]:
-        """Return all settings by names such as `crops.global_size`; None, and lists, are values too."""
-        return dict(_flat(self.settings))
 
 
 class Logger(Protocol):
@@ -46,11 +42,3 @@ class Logger(Protocol):
 
     def close(self) -> None:
         """Write what is still in memory; `start` has been called before."""
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

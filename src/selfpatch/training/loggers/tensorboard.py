@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from selfpatch.config.schema import flat
 from selfpatch.training.loggers.protocol import LoggedRun
 
 FOLDER = "tensorboard"
@@ -32,7 +33,7 @@ class TensorBoardLogger:
         if run.step == 0:
             text = yaml.safe_dump(dict(run.settings), sort_keys=False, allow_unicode=True)
             self._writer.add_text("settings", "\n".join(f"    {line}" for line in text.splitlines()), global_step=0)
-            self._add_hyperparameters(run.flat_settings())
+            self._add_hyperparameters(flat(run.settings))
 
     def _add_hyperparameters(self, settings: Mapping[str, Any]) -> None:
         """Fill the tab HPARAMS, without the second event file that `SummaryWriter.add_hparams` makes for it."""
