@@ -138,6 +138,9 @@ def test_products_held_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     with LargestTensor() as largest:
         lost(features, num_patches=1000)
     assert largest.elements == features.numel()
+    with LargestTensor() as largest:
+        tau_of_quantile(features.flatten(0, 1), 0.5)
+    assert largest.elements == features.numel()
     for steps in (400, 2):
         monkeypatch.setattr(discovery, "LANCZOS_STEPS", steps)
         with LargestTensor() as largest:
