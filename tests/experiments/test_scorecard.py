@@ -46,9 +46,10 @@ def test_results_meet_by_evaluation_settings_and_name_of_data() -> None:
         "knn, pets, resize 256", "segment knn, camvid", "segment kmeans, camvid", "depth, NYU", "knn, pets, resize 64"
     ]  # fmt: skip
     values = {b.title: (b.metric, *b.quoted.values, b.best) for b in card.benchmarks}
-    assert values["segment knn, camvid"] == ("mIoU", 0.5, 0.6, 1)
-    assert values["segment kmeans, camvid"] == ("mIoU", 0.25, None, None)
-    assert values["depth, NYU"] == ("rmse", 0.4, 0.5, 0), "the lower, the better"
+    assert values["segment knn, camvid"] == ("mIoU", 0.5, 0.6, {1})
+    assert values["segment kmeans, camvid"] == ("mIoU", 0.25, None, set())
+    assert values["depth, NYU"] == ("rmse", 0.4, 0.5, {0}), "the lower, the better"
+    assert make_scorecard([A, A], draws=5).benchmarks[0].best == {0, 1}, "equal numbers are both the best"
     assert card.benchmarks[3].radar_scores == [0.7, 0.7]
     assert sum(b.quoted.values[0] is None for b in card.benchmarks) == 1, "a benchmark that only the other one has"
 

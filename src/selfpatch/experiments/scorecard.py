@@ -10,6 +10,8 @@ from selfpatch.evaluation.compare import Interval, Row, are_comparable, rows_of
 from selfpatch.evaluation.headlines import RADAR, headline_of
 from selfpatch.evaluation.result import Result
 
+SPLITS = ("train", "val", "test")
+"""Names of folders that say nothing without the name of the folder above."""
 DRAWS = 2000
 """Number of bootstrap draws for each benchmark."""
 SHOWN_SETTINGS = ("preset", "methods", "matching", "facet", "kind", "resolution", "limit")
@@ -40,11 +42,15 @@ class Benchmark:
     """Mean over images, with intervals, if the quoted metric is no such mean."""
 
     @property
-    def best(self) -> int | None:
-        """Number of the network with the best value, or None if fewer than two have one."""
-        values = {i: value for i, value in enumerate(self.quoted.values) if value is not None}
-        choose = max if self.higher_is_better else min
-        return choose(values, key=lambda i: values[i]) if len(values) > 1 else None
+    def best(self) -> set[int]:
+        """Numbers of the networks with the best value, as it is printed; empty if fewer than two have a value."""
+        values = {i: self.printed(value) for i, value in enumerate(self.quoted.values) if value is not None}
+        best = (max if self.higher_is_better else min)(values.values(), key=float)
+        return {i for i, value in values.items() if value == best} if len(values) > 1 else set()
+
+    def printed(self, value: float, sign: str = "") -> str:
+        """Return a number of this benchmark for a table: in percent, but errors as they are."""
+        return f"{100 * value:{sign}.1f}" if self.higher_is_better else f"{value:{sign}.3f}"
 
     @property
     def radar_scores(self) -> list[float | None]:
@@ -125,6 +131,7 @@ def _benchmark(title: str, group: Mapping[int, Result], num_networks: int, draws
     rows = rows_of(results, draws)
     quoted = next(row for row in rows if row.name == headline[0])
     means = [row for row in rows if row.num_images is not None]
+    means.sort(key=lambda row: row.name not in headline[0])  # `PCK@0.1` for `PCK@0.1 per image`
     of_images = means[0] if quoted.num_images is None and means else None
     columns = [list(group).index(i) if i in group else None for i in range(num_networks)]
     spread = [None if row is None else _spread(row, columns) for row in (quoted, of_images)]
@@ -153,7 +160,8 @@ def _spread(row: Row, columns: Sequence[int | None]) -> Row:
 def _titles(results: Sequence[Result]) -> list[str]:
     """Return a distinct title of each benchmark: evaluation and data, then as many settings as needed."""
     kinds = [f"{result.name} {result.settings.get('method', '')}".rstrip() for result in results]
-    data = [Path(str(result.settings.get("data", ""))).name for result in results]
+    paths = [Path(str(result.settings.get("data", ""))) for result in results]
+    data = [f"{path.parent.name}/{path.name}" if path.name in SPLITS else path.name for path in paths]
     titles = [", ".join(part for part in pair if part) for pair in zip(kinds, data, strict=True)]
     others = [name for result in results for name in result.settings if name != "data"]
     for setting in dict.fromkeys([*SHOWN_SETTINGS, *others]):

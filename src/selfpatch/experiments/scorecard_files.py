@@ -56,7 +56,7 @@ def write_scorecard(card: Scorecard, out: Path) -> Path:
 def _table(card: Scorecard) -> Table:
     rows = []
     for benchmark in card.benchmarks:
-        cells = [_cell(benchmark, benchmark.quoted, i, strong=benchmark.best == i) for i in range(len(card.networks))]
+        cells = [_cell(benchmark, benchmark.quoted, i, strong=i in benchmark.best) for i in range(len(card.networks))]
         rows.append([benchmark.title, benchmark.metric, *cells])
         if benchmark.of_images is not None:
             of_images = benchmark.of_images
@@ -69,20 +69,16 @@ def _cell(benchmark: Benchmark, row: Row, number: int, *, strong: bool = False) 
     value, difference = row.values[number], row.differences[number]
     if value is None:
         return None
-    text = _number(benchmark, value) + _interval(benchmark, row.intervals[number])
+    text = benchmark.printed(value) + _interval(benchmark, row.intervals[number])
     if number and difference is not None:
-        text += f"; {_number(benchmark, difference, '+')}{_interval(benchmark, row.difference_intervals[number], '+')}"
+        text += f"; {benchmark.printed(difference, '+')}{_interval(benchmark, row.difference_intervals[number], '+')}"
     return FormattedNumber(text, strong)
-
-
-def _number(benchmark: Benchmark, value: float, sign: str = "") -> str:
-    return f"{100 * value:{sign}.1f}" if benchmark.higher_is_better else f"{value:{sign}.3f}"
 
 
 def _interval(benchmark: Benchmark, interval: Interval | None, sign: str = "") -> str:
     if interval is None:
         return ""
-    return f" [{_number(benchmark, interval.low, sign)}, {_number(benchmark, interval.high, sign)}]"
+    return f" [{benchmark.printed(interval.low, sign)}, {benchmark.printed(interval.high, sign)}]"
 
 
 def _networks(card: Scorecard) -> Table:
@@ -109,16 +105,16 @@ def latex_table(card: Scorecard) -> str:
     for benchmark in card.benchmarks:
         cells = []
         for i, value in enumerate(benchmark.quoted.values):
-            number = "--" if value is None else _number(benchmark, value)
+            number = "--" if value is None else benchmark.printed(value)
             half = _half_width(benchmark, benchmark.quoted.intervals[i])
-            number = rf"\textbf{{{number}}}" if benchmark.best == i else number
+            number = rf"\textbf{{{number}}}" if i in benchmark.best else number
             cells.append(number + (rf" {{\scriptsize$\pm${half}}}" if half else ""))
         lines.append(" & ".join([_latex(benchmark.title), _latex(benchmark.metric), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def _half_width(benchmark: Benchmark, interval: Interval | None) -> str:
-    return "" if interval is None else _number(benchmark, (interval.high - interval.low) / 2)
+    return "" if interval is None else benchmark.printed((interval.high - interval.low) / 2)
 
 
 def _latex(text: str) -> str:
