@@ -25,6 +25,7 @@ HEADLINES: dict[str, Sequence[Headline]] = {
     "knn": [Headline("top-1 k=20"), Headline("top-1 *")],
     "linear": [Headline("top-1")],
     "match": [Headline("matched")],
+    "navi": [Headline("recall"), Headline("recall@*")],
     "retrieval": [Headline("mAP hard"), Headline("mAP *")],
     "segment": [Headline("mIoU")],
 }
