@@ -59,11 +59,13 @@ def test_what_pretrain_says(capsys: pytest.CaptureFixture[str], photos: Path, tm
         "22 images to train on, 2 held out", "recipe small-cpu: dino + selfpatch", "batch 4, 5 steps an epoch",
         "note: the learning rate rises for 2 of 1 epochs; shorten --optimizer.warmup-epochs",
         "mean patch colour", "untrained", "trained", "patches matched across views", "k-NN top-1",
-        f"picture    {out}/pictures/before-and-after.png", f"report     {out}/report.html",
+        f"picture    {out}/pictures/before-and-after.png", f"explore    {out}/explore.html",
+        f"report     {out}/report.html",
         f"weights    {out}/exported/backbone.safetensors", f"selfpatch show --weights {out} {photos}",
     ]  # fmt: skip
     for part in parts:
         assert part in said
+    assert 'href="explore.html"' in (out / "report.html").read_text()
 
 
 def test_plain_timm_loads_what_was_exported(run: Path) -> None:

@@ -119,3 +119,15 @@ def test_features_that_are_not_finite_have_no_score(tmp_path: Path) -> None:
     metrics = made(student_teacher, 1)
     assert set(metrics) >= {"view_matching", "knn_top1"}
     assert all(np.isnan(value) for value in metrics.values())
+    untrained = teacher_encoder(tiny_student_teacher())
+    assert made.write_explorer(tmp_path / "explore.html", student_teacher, untrained) is None
+
+
+def test_the_page_of_before_and_after_shows_the_images_of_the_sheet(tmp_path: Path) -> None:
+    made = evaluator(write_photos(tmp_path / "photos", 4, size=32), [0, 1], [1], picture_images=2)
+    untrained, path = teacher_encoder(tiny_student_teacher()), tmp_path / "explore.html"
+    assert made.write_explorer(path, tiny_student_teacher(), untrained) == path
+    text = path.read_text()
+    assert text.count("data:image/jpeg;base64,") == 1, "the other one is unreadable"
+    assert '"name": "untrained"' in text
+    assert '"name": "trained"' in text

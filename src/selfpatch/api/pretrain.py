@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -240,7 +240,11 @@ def _train_held(
     if distributed.is_main_process():
         student_teacher.eval()
         untrained = untrained_encoder(config, student_teacher.student.backbone.config).to(device)
-        _finish(run, data, student_teacher, evaluator.before_and_after(student_teacher, untrained), evaluator.bad)
+        pictures = {
+            "picture": evaluator.before_and_after(student_teacher, untrained),
+            "explore": evaluator.write_explorer(run.explorer, student_teacher, untrained),
+        }
+        _finish(run, data, student_teacher, pictures, evaluator.bad)
     distributed.stop()
     return run.path
 
@@ -249,14 +253,14 @@ def _finish(
     run: RunDirectory,
     data: TrainingData,
     student_teacher: StudentTeacher,
-    picture: Path | None,
+    pictures: Mapping[str, Path | None],
     bad: Collection[str],
 ) -> None:
     """Write the report, export the teacher, and print the measurements and the next command; `bad` are unreadable."""
     table = measured_table(run)
     if table is not None:
         console.print(table)
-    lines = [f"picture    {picture}"] if picture is not None else []
+    lines = [f"{kind:<10} {file}" for kind, file in pictures.items() if file is not None]
     report = write_run_report(run, losses=("loss", *student_teacher.loss_weights))
     # The exported network comes last: a study takes it for the mark of a run that has ended.
     exported = write_safetensors(run.exported_backbone, *export_state(teacher_encoder(student_teacher)))

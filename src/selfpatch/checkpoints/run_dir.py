@@ -12,6 +12,7 @@ checkpoints/      see `CheckpointStore`
 exported/         backbones as safetensors
 pictures/         sheets of patch features
 report.html       measurements and curves
+explore.html      page that compares patches before and after training
 skipped.txt       unreadable images, one `path TAB reason` a line
 changed.txt       images that had changed when the run was last resumed, one `path TAB what` a line
 failed/           batch and state of steps whose loss was not finite
@@ -54,6 +55,7 @@ class RunDirectory:
         self.settings_file = path / "config.yaml"
         self.checkpoints = CheckpointStore(path / "checkpoints", CHECKPOINT_ENTRIES)
         self.pictures = path / "pictures"
+        self.explorer = path / "explore.html"
         self.exported_backbone = path / "exported" / "backbone.safetensors"
         self._made_folder = False
         self._skipped = path / "skipped.txt"

@@ -26,6 +26,8 @@ from selfpatch.models.finite_features import NonFiniteFeatures, requiring_finite
 from selfpatch.ops.knn import leave_one_out
 from selfpatch.training.dataset import TrainingData
 from selfpatch.training.trainer import StudentTeacher
+from selfpatch.visualization.encoded import encode_pixels
+from selfpatch.visualization.explorer.page import write_explorer
 from selfpatch.visualization.sheet import picture_sheet
 
 SHEET_PATCHES = 28
@@ -67,6 +69,7 @@ class OnlineEvaluator:
         self._pairs, self._baseline = self._make_pairs(held_out, indices, recipes, seed)
         sheet_images = self._load(held_out, indices, config.picture_images, sheet_size(recipes[0], patch_size))
         self._sheet_images = None if sheet_images is None else sheet_images.images
+        self._sheet_names = [] if sheet_images is None else [held_out.name(int(i)) for i in sheet_images.indices]
         self._warn_of_unreadable("held-out images", len(indices), "view matching and pictures are left out")
         self._labelled: tuple[Tensor, Tensor] | None = None
         loaded = None
@@ -149,6 +152,24 @@ class OnlineEvaluator:
         path = self._pictures / "before-and-after.png"
         networks = {"patch features": teacher_encoder(trained), "patch features, untrained": untrained}
         return picture_sheet(networks, self._sheet_images, path, title="before and after")
+
+    def write_explorer(self, path: Path, trained: StudentTeacher, untrained: BranchEncoder) -> Path | None:
+        """Write a page that compares patches of the images of the sheet before and after training.
+
+        Return its path, or None if there are no images, or features that are not finite.
+        """
+        if self._sheet_images is None:
+            return None
+        named = list(zip(self._sheet_names, self._sheet_images, strict=True))
+        networks = {"untrained": untrained, "trained": teacher_encoder(trained)}
+        try:
+            encoded = {
+                network: [encode_pixels(encoder, pixels, name) for name, pixels in named]
+                for network, encoder in networks.items()
+            }
+        except ValueError:  # of a network that has diverged; the run and its report are worth more than this page
+            return None
+        return write_explorer(path, "Patch features before and after training", self._sheet_names, encoded)
 
 
 @contextlib.contextmanager

@@ -112,7 +112,9 @@ def _sheets(run: RunDirectory) -> list[html.Section]:
     """Return the sheet of before and after, and sheets of some evaluations between, evenly spread over the run."""
     sections = []
     if (sheet := run.pictures / "before-and-after.png").is_file():
-        sections.append(html.Section("Patch features", [html.Picture(sheet)]))
+        page = [html.Link("Compare patches before and after training", run.explorer.name)]
+        blocks = [html.Picture(sheet), *(page if run.explorer.is_file() else [])]
+        sections.append(html.Section("Patch features", blocks))
     sheets = sorted(run.pictures.glob("step-*.png"))
     if len(sheets) > 1:
         chosen = [sheets[i] for i in evenly_spread(np.arange(len(sheets)), MAX_SHEETS)]

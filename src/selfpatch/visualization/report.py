@@ -23,6 +23,15 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A link to a file next to the page."""
+
+    kind: ClassVar = "link"
+    text: str
+    file: str
+
+
+@dataclass(frozen=True)
 class FormattedNumber:
     """A number as it is to be read, such as `43.4 ± 0.3`."""
 
@@ -101,7 +110,7 @@ class Curves:
         return _data_uri(svg.encode(), ".svg")
 
 
-Block = Text | Table | Picture | Curves
+Block = Text | Link | Table | Picture | Curves
 
 
 @dataclass(frozen=True)
