@@ -112,8 +112,9 @@ def _sheets(run: RunDirectory) -> list[html.Section]:
     """Return the sheet of before and after, and sheets of some evaluations between, evenly spread over the run."""
     sections = []
     if (sheet := run.pictures / "before-and-after.png").is_file():
-        page = [html.Link("Compare patches before and after training", run.explorer.name)]
-        blocks = [html.Picture(sheet), *(page if run.explorer.is_file() else [])]
+        blocks: list[html.Block] = [html.Picture(sheet)]
+        if run.explorer.is_file():
+            blocks.append(html.Link("Compare patches before and after training", run.explorer.name))
         sections.append(html.Section("Patch features", blocks))
     sheets = sorted(run.pictures.glob("step-*.png"))
     if len(sheets) > 1:
