@@ -12,6 +12,8 @@ from selfpatch.visualization.layout import INK, LINE, MUTED, PAPER, SERIES, fitt
 
 SIDE, DPI, SIZE = 8.0, 110, 11
 """Side of the picture in inches, pixels per inch, and size of the words in points."""
+ROOM = 120
+"""Width of a label in points."""
 MIN_SPOKES = 3
 
 
@@ -44,7 +46,8 @@ def draw_radar(path: Path, spokes: Sequence[str], scores: Mapping[str, Sequence[
         axes.set_ylim(0, 1)
         rings = [0.2, 0.4, 0.6, 0.8, 1.0]
         axes.set_yticks(rings, [f"{ring:.0%}" for ring in rings], size=SIZE - 3, color=MUTED)
-        axes.set_xticks(angles, ["\n".join(map(printable, spoke.split("\n"))) for spoke in spokes])
+        labels = ["\n".join(fitted(printable(line), SIZE, ROOM) for line in spoke.split("\n")) for spoke in spokes]
+        axes.set_xticks(angles, labels)
         for label, angle in zip(axes.get_xticklabels(), angles, strict=True):
             sine = np.sin(angle)
             label.set(size=SIZE, color=INK, ha="center" if abs(sine) < 0.1 else "left" if sine > 0 else "right")
