@@ -17,6 +17,7 @@ exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = "selfpatch"
+html_extra_path = ["explore-live.html"]  # written by `selfpatch explore`
 
 
 SECTIONS = {"Args", "Attributes", "Raises", "Returns", "Yields"}

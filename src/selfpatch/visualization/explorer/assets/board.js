@@ -103,10 +103,10 @@ class Board {
     if (!query || !this.matches.length) return this.lines.replaceChildren();
     const origin = this.gallery.getBoundingClientRect();
     const middle = query.from.map((value, i) => (value + query.to[i]) / 2);
-    const start = this.tiles[query.image].positionOf(middle, origin);
+    const start = this.tiles[query.image].pixelOf(middle, origin);
     const ends = this.matches.map(({ image, patch }) => {
       const tile = this.tiles[image];
-      return tile.positionOf(centreOf(tile.boxAt(patch).top, tile.boxAt(patch).left, tile.grid), origin);
+      return tile.pixelOf(centreOf(tile.boxAt(patch).top, tile.boxAt(patch).left, tile.grid), origin);
     });
     const curves = ends.map((end) => curveBetween(start, end));
     this.lines.replaceChildren(

@@ -62,8 +62,8 @@ class Tile {
     return [(event.clientX - left) / width, (event.clientY - top) / height];
   }
 
-  // Middle of a point [x, y] in pixels, relative to another element.
-  positionOf([x, y], origin) {
+  // Point [x, y], in fractions of the image, in pixels relative to another element.
+  pixelOf([x, y], origin) {
     const { left, top, width, height } = this.panel.getBoundingClientRect();
     return [left - origin.left + x * width, top - origin.top + y * height];
   }
