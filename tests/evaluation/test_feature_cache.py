@@ -211,3 +211,15 @@ def test_measuring_alone_needs_no_cache(tmp_path: Path) -> None:
     encoder = Counted()
     measure("knn", encoder, None, coloured_folder(tmp_path), resize=24, crop=24, ks=(3,))
     assert encoder.num_images == 36
+
+
+def test_random_crops_are_not_cached(tmp_path: Path) -> None:
+    """A linear layer learns from random crops; only whole images stay, so that more steps add nothing."""
+    data, encoder = write_blocks(tmp_path / "data"), tiny_encoder("vit")
+    settings = {"method": "linear", "preset": "small", "crop": 32, "batch_size": 2, "max_pictures": 0}
+    with caching_features(tmp_path / "features", encoder, LIMIT) as cache:
+        measure("segment", encoder, None, data, steps=1, **settings)
+        stored = {*cache.folder.iterdir()}
+        assert len(stored) <= 9, "six training images and three test images"
+        measure("segment", encoder, None, data, steps=6, **settings)
+        assert {*cache.folder.iterdir()} == stored
