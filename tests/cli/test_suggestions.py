@@ -39,7 +39,7 @@ def test_options_of_a_training(word: str, end: str) -> None:
         ("knn", "--ckpt", "did you mean --weights?"),
         ("knn", "--output", "did you mean --out?"),
         ("davis", "--image-size", "did you mean --resolution?"),
-        ("knn", "--debias", "only other evaluations have it: correspond, davis, depth, discover, match, segment"),
+        ("knn", "--debias", "only other evaluations have it: correspond, davis, depth, discover, match, navi, segment"),
         ("segment", "--temperature", "it goes with --method knn"),
         ("segment", "--tau", "only other evaluations have it: discover"),
     ],
@@ -59,7 +59,7 @@ def test_a_word_where_no_data_belong() -> None:
         ("train", "did you mean `selfpatch pretrain`?"),
         ("davis", "did you mean `selfpatch evaluate davis`?"),
         ("resum", "did you mean `selfpatch resume`?"),
-        ("xyzzy", "the commands are: pretrain, resume, evaluate"),
+        ("xyzzy", "the commands are: pretrain, recipes, resume, evaluate"),
     ],
 )
 def test_commands(word: str, end: str) -> None:
