@@ -1,13 +1,15 @@
 """Pictures that evaluations draw: images side by side, matches between them, and the files they are written to."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from selfpatch.core.atomic_io import clear_error
 from selfpatch.core.safe_paths import path_below
+from selfpatch.core.text import visible
 
 CORRECT, WRONG, WHITE, BLACK = (0, 158, 115), (230, 75, 53), (255, 255, 255), (0, 0, 0)
 """Bluish green and vermilion, told apart with any kind of colour vision, white and black."""
@@ -46,6 +48,44 @@ def draw_match(
     draw.ellipse(_disk(end), fill=colour)
     draw.ellipse(_disk(truth, RADIUS + 1), outline=BLACK, width=4)
     draw.ellipse(_disk(truth), outline=WHITE, width=2)
+
+
+TEXT_SIZE, LINE_HEIGHT = 14, 24
+"""Size of texts, and height of a line, in pixels."""
+
+
+@functools.cache
+def typeface() -> ImageFont.FreeTypeFont:
+    """Return the typeface of texts on pictures, which matplotlib includes."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", TEXT_SIZE)
+
+
+def captioned(image: Image.Image, caption: str) -> Image.Image:
+    """Return an RGB image below a line of text, whose end is cut off where it is too wide."""
+    framed = Image.new("RGB", (image.width, image.height + LINE_HEIGHT), WHITE)
+    framed.paste(image, (0, LINE_HEIGHT))
+    text = ImageDraw.Draw(framed)
+    text.text((4, LINE_HEIGHT // 2), visible(caption), BLACK, typeface(), anchor="lm")
+    return framed
+
+
+def legend(entries: Mapping[str, tuple[int, ...]], width: int) -> Image.Image:
+    """Return an RGB image of a width with a swatch of its colour before each name, on as many lines as they need."""
+    places, x, line = [], 0, 0
+    for name, colour in entries.items():
+        needed = LINE_HEIGHT + round(typeface().getlength(visible(name))) + 18
+        if x and x + needed > width:
+            x, line = 0, line + 1
+        places.append((x, line * LINE_HEIGHT, visible(name), colour))
+        x += needed
+    image = Image.new("RGB", (width, (line + 1) * LINE_HEIGHT), WHITE)
+    draw = ImageDraw.Draw(image)
+    for left, top, name, colour in places:
+        draw.rectangle((left, top + 4, left + 16, top + LINE_HEIGHT - 5), colour, BLACK)
+        draw.text((left + LINE_HEIGHT, top + LINE_HEIGHT // 2), name, BLACK, typeface(), anchor="lm")
+    return image
 
 
 def _disk(centre: np.ndarray, radius: int = RADIUS) -> list[float]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from selfpatch.core.distributed import all_reduce_sum, gather, is_main_process
@@ -29,7 +28,7 @@ from selfpatch.evaluation.segmentation.matching import classes_of_clusters
 from selfpatch.evaluation.segmentation.metrics import Scores, confusion, constant_prediction, mean_scores
 from selfpatch.evaluation.segmentation.patches import PatchView
 from selfpatch.evaluation.segmentation.training_part import training_part
-from selfpatch.evaluation.segmentation.visualize import overlay_row, save_rows
+from selfpatch.evaluation.segmentation.visualize import OverlayRow, overlay_row, save_rows
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.workload import Workload
 
@@ -109,7 +108,7 @@ def _scored(
     counts = torch.zeros(method.runs, num_classes, num_classes, dtype=torch.int64)
     per_image: dict[str, dict[str, float]] = {}
     shown = evenly_spread(np.arange(len(test)), 0 if output.folder is None else config.max_pictures)
-    rows: list[list[Image.Image]] = []
+    rows: list[OverlayRow] = []
     for i, image, labels in test.read_all("scoring", output.progress):
         if method.reduce_labels is not None:
             labels = method.reduce_labels(labels)
@@ -123,7 +122,7 @@ def _scored(
     counts, per_image, rows = all_reduce_sum(counts), dict(gather([*per_image.items()])), gather(rows)
     if not counts.any():
         raise ValueError(f"all labels of {test.labels[0].parent} are void; there is nothing to score")
-    pictures = gather(save_rows(rows, output.folder) if is_main_process() else [])
+    pictures = gather(save_rows(rows, test.classes, output.folder) if is_main_process() else [])
     return counts, per_image, pictures
 
 

@@ -1,17 +1,21 @@
-"""Pictures of segmentations: image, labels and prediction side by side, one row for each image."""
+"""Pictures of segmentations: image, labels and prediction side by side, one row for each image, and a legend."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from selfpatch.core.atomic_io import clear_error
+from selfpatch.evaluation.pictures import captioned, legend
 from selfpatch.evaluation.segmentation.dataset import IGNORE
 
 WIDTH, GAP, OPACITY = 320, 8, 0.6
 MAX_HEIGHT = 480
 FILE = "pictures/segments.png"
+SHEET_WIDTH = 3 * WIDTH + 2 * GAP
+CAPTIONS = ("image", "labels", "prediction")
 
 
 def _palette() -> np.ndarray:
@@ -26,35 +30,62 @@ def _palette() -> np.ndarray:
 PALETTE = _palette()
 
 
-def overlay_row(image: Image.Image, truth: np.ndarray, prediction: np.ndarray) -> list[Image.Image]:
+class OverlayRow(NamedTuple):
+    """An image, the image with its labels and with its prediction over it, and the class numbers that they show."""
+
+    panels: list[Image.Image]
+    classes: set[int]
+
+
+def overlay_row(image: Image.Image, truth: np.ndarray, prediction: np.ndarray) -> OverlayRow:
     """Return an RGB image, and the image with its labels and its prediction over it, in small.
 
     Both are [h, w] class numbers of one size, which need not be the image's. Void stays void in the prediction.
     """
     size = WIDTH, min(MAX_HEIGHT, max(1, round(image.height * WIDTH / image.width)))
     small = image.resize(size, Image.Resampling.BICUBIC)
-    return [small, _overlay(small, truth), _overlay(small, np.where(truth == IGNORE, IGNORE, prediction))]
+    shown = np.where(truth == IGNORE, IGNORE, prediction)
+    return OverlayRow([small, _overlay(small, truth), _overlay(small, shown)], {*np.unique([truth, shown]).tolist()})
 
 
-def save_rows(rows: Sequence[Sequence[Image.Image]], out: Path | None) -> list[str]:
-    """Write rows of `overlay_row` as one picture below a folder, and return its path there, if there is any row."""
+def save_rows(rows: Sequence[OverlayRow], names: Sequence[str], out: Path | None) -> list[str]:
+    """Write rows as one picture below a folder, with a legend of the classes that they show, if there is any row.
+
+    `names` holds the name of each class. Returns the path of the picture in the folder.
+    """
     if out is None or not rows:
         return []
-    heights = [row[0].height for row in rows]
-    sheet = Image.new("RGB", (3 * WIDTH + 2 * GAP, sum(heights) + GAP * (len(heights) - 1)), (255, 255, 255))
+    heads = [[captioned(panel, text) for panel, text in zip(rows[0].panels, CAPTIONS, strict=True)]]
+    panels = [*heads, *(row.panels for row in rows[1:])]
+    shown = sorted(set.union(*(row.classes for row in rows)), key=lambda number: (number == IGNORE, number))
+    key = legend(
+        {_name(number, names): tuple(PALETTE[_colour(np.array(number))].tolist()) for number in shown}, SHEET_WIDTH
+    )
+    heights = [row[0].height for row in panels]
+    sheet = Image.new("RGB", (SHEET_WIDTH, sum(heights) + GAP * len(heights) + key.height), (255, 255, 255))
     top = 0
-    for row, height in zip(rows, heights, strict=True):
+    for row, height in zip(panels, heights, strict=True):
         for column, panel in enumerate(row):
             sheet.paste(panel, (column * (WIDTH + GAP), top))
         top += height + GAP
+    sheet.paste(key, (0, top))
     with clear_error(out / FILE):
         (out / FILE).parent.mkdir(parents=True, exist_ok=True)
         sheet.save(out / FILE)
     return [FILE]
 
 
+def _name(number: int, names: Sequence[str]) -> str:
+    """Return the name of a class; clusters may be more than classes."""
+    return "void" if number == IGNORE else names[number] if number < len(names) else f"cluster {number}"
+
+
+def _colour(classes: np.ndarray) -> np.ndarray:
+    """Return the place in the palette of class numbers: above 255 colours repeat; the number of void keeps its own."""
+    return np.where(classes > IGNORE, classes % IGNORE, classes).astype(np.uint8)
+
+
 def _overlay(image: Image.Image, classes: np.ndarray) -> Image.Image:
-    # Above 255 classes the colours repeat; the number of void keeps its own.
-    numbers = np.where(classes > IGNORE, classes % IGNORE, classes).astype(np.uint8)
-    colours = PALETTE[np.asarray(Image.fromarray(numbers).resize(image.size, Image.Resampling.NEAREST))]
+    numbers = Image.fromarray(_colour(classes)).resize(image.size, Image.Resampling.NEAREST)
+    colours = PALETTE[np.asarray(numbers)]
     return Image.fromarray((OPACITY * colours + (1 - OPACITY) * np.asarray(image)).round().astype(np.uint8))

@@ -7,7 +7,7 @@ from typing import Any
 from selfpatch.core.distributed import gather
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import dense_encoder
-from selfpatch.evaluation.pictures import save_picture, side_by_side
+from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, NUM_NAMED, Cell, Output, Result
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.video_segmentation.clip import Clip, write_mask
@@ -26,7 +26,7 @@ from selfpatch.evaluation.video_segmentation.propagation import (
     propagate_masks,
     repeat_given_masks,
 )
-from selfpatch.evaluation.video_segmentation.visualize import panel, shown_frames
+from selfpatch.evaluation.video_segmentation.visualize import Frame, shown_frames, strip
 from selfpatch.evaluation.workload import Workload
 from selfpatch.models.layer_encoder import LayerEncoder
 
@@ -76,7 +76,7 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     pictures: list[str] = []
     total, done = sum(len(clip.frames) for clip in mine), 0
     for clip in mine:
-        scores, panels = [], []
+        scores, shown = [], list[Frame]()
         predicted = propagate_masks(dense, clip, config, clock) if dense is not None else repeat_given_masks(clip)
         for frame, mask in enumerate(predicted):
             if clip.scored_objects(frame):
@@ -85,12 +85,14 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
                 if clip.is_written(frame):
                     write_mask(output.folder / "results" / clip.name / f"{clip.frames[frame]}.png", clip.stored(mask))
                 if frame in shown_frames(len(clip.frames)):
-                    panels.append(panel(clip.image(frame), mask))
+                    shown.append(
+                        Frame(f"frame {clip.frames[frame]}" + " (given)" * (frame == 0), clip.image(frame), mask)
+                    )
             done += 1
             output.progress(clip.name, done, total)
         rows[clip.name] = object_rows(clip, scores)
         if output.folder is not None:
-            pictures.append(save_picture(output.folder, clip.name, side_by_side(panels)))
+            pictures.append(save_picture(output.folder, clip.name, strip(shown)))
     rows, pictures = dict(gather([*rows.items()])), gather(pictures)
     frames, seconds = sum(gather([clock.frames])), max(gather([clock.seconds]))
     costs = {"frames/s": frames / seconds} if frames else {}
