@@ -14,6 +14,7 @@ from rich.table import Table
 from benchmarks.scaling import Cost
 from benchmarks.timing import Timing
 from selfpatch.core.atomic_io import write_atomically
+from selfpatch.core.console import plain_table
 from selfpatch.core.machine import current_versions, device_name, num_cores, processor_name
 
 
@@ -52,12 +53,12 @@ class Report:
         return [self._table(timing) for timing in self.timings]
 
     def _table(self, timing: Timing) -> Table:
-        table = Table(title=timing.name, title_justify="left")
+        table = plain_table(title=timing.name, title_justify="left")
         counted, measured = timing.flops is not None, bool(timing.peak_memory)
         columns = ["", "time", f"{timing.unit} / s", f"x {timing.plain}", "quartiles"]
         columns += ["GFLOP / s", "of ceiling"] * counted + ["peak memory"] * measured
         for column in columns:
-            table.add_column(column, justify="right" if column else "left")
+            table.add_column(column, justify="right" if column else "left", overflow="fold")
         for variant in timing.seconds:
             middle, low, high = timing.speedup(variant)
             row = [

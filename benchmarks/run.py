@@ -47,7 +47,8 @@ def run_benchmarks(config: BenchConfig) -> Report:
         console.print(f"{name} is left out: this device emulates it, {times:.0f} times slower than float32")
     timings: list[Timing] = []
     costs: list[scaling.Cost] = []
-    for part in config.parts:
+    for number, part in enumerate(config.parts, start=1):
+        console.print(f"part {number} of {len(config.parts)}: {part}")
         if part == "scaling":
             costs = list(scaling.costs(device))
             console.print(scaling.table(costs))

@@ -14,6 +14,7 @@ from benchmarks.processes import costs_of_processes
 from benchmarks.step import StepBench, step_of
 from benchmarks.timing import time_case
 from selfpatch.config.run import RunConfig
+from selfpatch.core.console import plain_table
 
 BASE: dict[str, Any] = {
     "method": "dino",
@@ -61,7 +62,7 @@ def costs(device: torch.device) -> Iterator[Cost]:
 def table(measured: Sequence[Cost]) -> Table:
     """Return a table of costs, absolute and relative to the first one."""
     base, *_ = measured
-    shown = Table(title="cost of a step as one setting grows", title_justify="left")
+    shown = plain_table(title="cost of a step as one setting grows", title_justify="left")
     for column in ("", "time", "x", "GFLOP", "x", "peak memory", "x"):
         shown.add_column(column, justify="right" if column else "left")
     for cost in measured:

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from selfpatch.core.console import ForgivingStream, PlainConsole, forgiving_output, literal
+from selfpatch.core.console import WIDTH, ForgivingStream, PlainConsole, forgiving_output, in_lines, literal
 
 NAMES = ["road [wet]", "car [/parked]", ":smile:", "\x1b[31mred", "two\nlines", os.fsdecode(b"caf\xe9"), "gpj.\u202e"]
 SHOWN = ["road [wet]", "car [/parked]", ":smile:", "\\x1b[31mred", "two\\nlines", "caf\\xe9", "gpj.\\u202e"]
@@ -109,3 +109,12 @@ def test_the_program_runs_to_its_end_whoever_reads(redirection: str, tmp_path) -
     assert ("No space left on device" in done.stderr) == (redirection == "> /dev/full")
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+def test_items_stay_whole_on_lines_that_fit() -> None:
+    items = [f"number {i} 0.5000" for i in range(9)] + ["x" * 100]
+    lines = in_lines(items)
+    assert [item for line in lines for item in line.split("   ")] == items
+    assert max(map(len, lines[:-1])) <= WIDTH
+    assert len(lines) == 4
+    assert in_lines([]) == []

@@ -191,3 +191,15 @@ def test_a_table_says_that_positions_were_removed() -> None:
         page.print(replace(RESULT, settings=settings).table())
     shown = " ".join(page.file.getvalue().split())  # type: ignore[attr-defined]
     assert shown.count("positions removed") == shown.count("davis, positions removed (debias 20)") == 1
+
+
+def test_a_table_fits_80_columns_with_whole_names_and_numbers() -> None:
+    metrics = {f"{letter}-{kind}": 0.5 for letter in "JF" for kind in ("Mean", "Recall", "Decay")}
+    rows = [{"sequence": "horsejump-high", "object": 1, **metrics}]
+    out = io.StringIO()
+    Console(file=out, width=80).print(Result("davis", {"J&F-Mean": 0.5, **metrics}, rows).table())
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert all(name in " ".join(lines[1].split()) for name in rows[0])
+    assert sum(line.startswith("horsejump-high ") for line in lines) == 1
+    assert all(any(f"{name} 0.5000" in line for line in lines) for name in metrics)
+    assert max(map(len, lines)) <= 80

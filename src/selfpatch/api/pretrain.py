@@ -239,6 +239,7 @@ def _train_held(
         raise Interrupted(run.path, signal_number)
     if distributed.is_main_process():
         student_teacher.eval()
+        console.say("draws the patch features before and after, and writes report and weights")
         untrained = untrained_encoder(config, student_teacher.student.backbone.config).to(device)
         pictures = {
             "picture": evaluator.before_and_after(student_teacher, untrained),

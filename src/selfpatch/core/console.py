@@ -4,10 +4,12 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from selfpatch.core.text import visible
@@ -91,6 +93,26 @@ console = PlainConsole()
 def literal(text: str, style: str = "") -> Text:
     """Return a text for tables, which any console prints as it is."""
     return Text(visible(text, keep="\n"), style)
+
+
+WIDTH = 80
+"""Number of columns of a terminal that tables fit."""
+
+
+def plain_table(**options: Any) -> Table:
+    """Return a table of rich without lines between its columns, so that more of them fit side by side."""
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, caption_justify="left", **options)
+
+
+def in_lines(items: Iterable[str]) -> list[str]:
+    """Return items joined to lines of at most `WIDTH` columns, none of them broken unless it alone is longer."""
+    lines: list[str] = []
+    for item in items:
+        if lines and len(lines[-1]) + 3 + len(item) <= WIDTH:
+            lines[-1] += f"   {item}"
+        else:
+            lines.append(item)
+    return lines
 
 
 @contextlib.contextmanager

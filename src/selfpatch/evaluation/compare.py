@@ -14,7 +14,7 @@ import numpy as np
 from rich.table import Table
 
 from selfpatch.config.schema import plain
-from selfpatch.core.console import literal
+from selfpatch.core.console import literal, plain_table
 from selfpatch.core.text import visible
 from selfpatch.evaluation.registry import EVALUATIONS, complete_settings
 from selfpatch.evaluation.result import Result
@@ -82,8 +82,8 @@ class Comparison:
         """Return a table for the terminal: a row for each metric, a column for each result, intervals below numbers."""
         caption = [f"[low, high]: {CONFIDENCE:.0%} bootstrap intervals over the images that all results have"]
         caption += [*self.differing, *self.network_differences, *self.warnings]
-        table = Table(title="comparison", caption=literal("\n".join(map(visible, caption)), "table.caption"))
-        table.add_column("metric")
+        table = plain_table(title="comparison", caption=literal("\n".join(map(visible, caption)), "table.caption"))
+        table.add_column("metric", overflow="fold")
         for column in self.columns:
             table.add_column(literal(column), justify="right", overflow="fold")
         for row in self.rows:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, Literal, NotRequired
 
 import pydantic
 import torch
@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from selfpatch.config.json_schema import check_json
 from selfpatch.core.atomic_io import write_atomically
-from selfpatch.core.console import literal
+from selfpatch.core.console import in_lines, literal, plain_table
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.machine import current_versions
 from selfpatch.core.safe_paths import path_below
@@ -199,17 +199,18 @@ class Result:
 
         Without rows, the metrics are the rows.
         """
-        metrics = "   ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
-        costs = "   ".join(f"{value:.4g} {unit}" for unit, value in self.costs.items())
         rows = self.rows or [{"metric": name, "value": value} for name, value in self.metrics.items()]
-        lines = [metrics if self.rows else "", costs, *self.notes, *self.warnings]
-        caption = "\n".join(visible(line) for line in lines if line)
+        numbers = in_lines(f"{name} {value:.4f}" for name, value in self.metrics.items()) if self.rows else []
+        numbers += in_lines(f"{value:.4g} {unit}" for unit, value in self.costs.items())
+        caption = "\n".join(visible(line) for line in [*numbers, *self.notes, *self.warnings])
         debias = self.settings.get("debias")
         title = self.name + (f", positions removed (debias {debias})" if debias else "")
-        table = Table(title=literal(title, "table.title"))
-        table.caption = literal(caption, "table.caption") if caption else None
+        # A caption is as wide as its table, and is broken at any space where it is wider.
+        table = plain_table(title=literal(title, "table.title"), min_width=max(map(len, numbers), default=0))
+        table.caption = literal(f"\n{caption}", "table.caption") if caption else None
         for column in rows[0] if rows else ():
-            table.add_column(literal(column), justify="left" if isinstance(rows[0][column], str) else "right")
+            justify: Literal["left", "right"] = "left" if isinstance(rows[0][column], str) else "right"
+            table.add_column(literal(column), justify=justify, overflow="fold")
         for row in rows:
             cells = [f"{cell:.4f}" if isinstance(cell, float) else visible(str(cell)) for cell in row.values()]
             table.add_row(*map(literal, cells))

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.schema import flat
+from selfpatch.core.console import plain_table
 from selfpatch.data.images import evenly_spread
 from selfpatch.training.collapse import UNIFORM, describe_uniform, losses_at_uniform
 from selfpatch.training.history import read_history
@@ -57,7 +58,9 @@ def _columns(run: RunDirectory) -> tuple[str, ...]:
 
 def measured_table(run: RunDirectory) -> Table | None:
     """Return `measured` for the terminal, or None if nothing was measured."""
-    table = Table(*_columns(run), title="measured, in percent; matching on held-out images")
+    table = plain_table(title="measured, in percent; matching on held-out images")
+    for column in _columns(run):
+        table.add_column(column, justify="right" if column else "left", overflow="fold")
     for line in measured(read_numbers(run.path)):
         table.add_row(*line)
     return table if table.rows else None

@@ -99,8 +99,8 @@ def test_results_are_json_and_pictures_are_written(blocks: Path, tmp_path: Path,
     result = run(MeanColour(4), blocks, method=method, out=out, max_pictures=2, limit=4, **settings_of(method))
     json.dumps(asdict(result), allow_nan=False)
     sheet = np.asarray(Image.open(out / result.pictures[0]))
-    assert sheet.shape == (2 * 256 + 8, 3 * 320 + 16, 3)
-    assert not np.array_equal(sheet[:256, :320], sheet[:256, 328:648])
+    assert sheet.shape == (24 + 256 + 8 + 256 + 8 + 24, 3 * 320 + 16, 3), "captions, two rows, a legend of one line"
+    assert not np.array_equal(sheet[24:280, :320], sheet[24:280, 328:648])
 
 
 class LargeStorages(TorchDispatchMode):
