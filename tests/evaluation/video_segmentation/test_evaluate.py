@@ -52,7 +52,7 @@ def test_mean_colour_on_a_real_clip(data_dir: Path, tmp_path: Path) -> None:
     assert (mask.mode, mask.size, mask.getpalette()[3:9]) == ("P", (854, 480), [128, 0, 0, 0, 128, 0])
     first = Image.open(tmp_path / "out" / "results" / "dog" / "00000.png")
     assert np.array_equal(first, Image.open(tree / "Annotations" / "480p" / "dog" / "00000.png"))
-    assert Image.open(tmp_path / "out" / result.pictures[0]).size == (5 * 427, 240)
+    assert Image.open(tmp_path / "out" / result.pictures[0]).size == (5 * 427, 240 + 24)
 
 
 def _copy_frames(source: Path, target: Path, name: str, count: int) -> Path:
