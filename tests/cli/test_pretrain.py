@@ -26,7 +26,7 @@ def test_a_run_directory_holds_all_that_it_promises(run: Path) -> None:
     events = {name for name in found if name.startswith("tensorboard/")}
     assert len(events) == 1
     assert found - events == {
-        "config.yaml", "data.json", "history.json", "images.npz", "metrics.jsonl", "report.html",
+        "config.yaml", "data.json", "history.json", "images.npz", "metrics.jsonl", "report.html", "explore.html",
         "exported/backbone.safetensors",
         f"checkpoints/step-{NUM_STEPS:08d}.pt", "pictures/step-00000000.png", f"pictures/step-{NUM_STEPS:08d}.png",
         "pictures/before-and-after.png",
