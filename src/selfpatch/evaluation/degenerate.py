@@ -125,6 +125,11 @@ def collecting_degenerate() -> Iterator[Collector]:
         _active = before
 
 
+def is_collecting() -> bool:
+    """Return whether checks are collected, so that features that only they read have to be computed."""
+    return _active is not None
+
+
 def check_degenerate(what: str, is_degenerate: Tensor | bool, item: str = "") -> None:
     """Report that an input is degenerate.
 

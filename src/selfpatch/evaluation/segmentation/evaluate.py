@@ -12,7 +12,7 @@ from selfpatch.core.distributed import all_reduce_sum, gather, is_main_process
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.config import DenseConfig
-from selfpatch.evaluation.degenerate import check_degenerate, check_patches
+from selfpatch.evaluation.degenerate import check_degenerate, check_patches, is_collecting
 from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.segmentation import decoder_training, finetune, kmeans, knn, linear, logistic
@@ -31,6 +31,7 @@ from selfpatch.evaluation.segmentation.training_part import training_part
 from selfpatch.evaluation.segmentation.visualize import OverlayRow, overlay_row, save_rows
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.workload import Workload
+from selfpatch.models.features import evaluating
 
 ONE_CLASS_PREDICTED = (
     "every pixel is predicted as one class although the labels have several, so that the scores tell nothing about "
@@ -127,13 +128,15 @@ def _scored(
 
 
 def _check_features(encoder: Encoder, images: SegmentationSet, config: TrainedConfig) -> None:
-    """Report some of the training images whose patch features are degenerate before anything is trained."""
-    if isinstance(config, DenseConfig):
-        encoder = dense_encoder(encoder, config)
+    """Report those of some training images whose patch features are degenerate."""
+    if not is_collecting():
+        return
     chosen = evenly_spread(np.arange(len(images)), NUM_CHECKED)
-    for number in share_of(len(chosen)):
-        i = int(chosen[number])
-        check_patches(PatchView(config.crop, "square").features(encoder, images.read(i)[0]), images.names[i])
+    with evaluating(encoder):
+        frozen = dense_encoder(encoder, config) if isinstance(config, DenseConfig) else encoder
+        for number in share_of(len(chosen)):
+            i = int(chosen[number])
+            check_patches(PatchView(config.crop, "square").features(frozen, images.read(i)[0]), images.names[i])
 
 
 def _matched(counts: Tensor) -> Tensor:
