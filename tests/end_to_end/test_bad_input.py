@@ -311,7 +311,7 @@ REFUSED = [
     ("evaluate all --suite photos/000.png", "no weights were named; give --weights with a run directory"),
     (
         "evaluate all --suite nowhere.yaml --weights run",
-        "there is no file nowhere.yaml; give a YAML file like",
+        "there is no file nowhere.yaml; use a built-in suite (classification, dense, papers) or a YAML file like",
     ),
     ("evaluate all --suite file --weights run --out out", "file holds no list of evaluations; write one a line, like"),
     ("evaluate --compare", "a comparison needs two or more results; 0 named"),

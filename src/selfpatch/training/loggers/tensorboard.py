@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import yaml
-from PIL import Image
 
 from selfpatch.config.schema import flat
+from selfpatch.data.decode.pillow import read_image
 from selfpatch.training.loggers.protocol import LoggedRun
 
 FOLDER = "tensorboard"
@@ -52,8 +52,7 @@ class TensorBoardLogger:
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, global_step=step)
         for name, path in pictures.items():
-            with Image.open(path) as image:
-                self._writer.add_image(name, np.asarray(image.convert("RGB")), global_step=step, dataformats="HWC")
+            self._writer.add_image(name, np.asarray(read_image(path)), global_step=step, dataformats="HWC")
 
     def close(self) -> None:
         """Write the events that are still in memory."""
