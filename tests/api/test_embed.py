@@ -30,6 +30,8 @@ def test_a_folder(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["f.safetensors", "photos"]
     embeddings = selfpatch.read_embeddings(path)
     assert embeddings.names == sorted(file.name for file in photos.iterdir())
+    assert repr(embeddings).startswith(f"Embeddings of 5 images of {photos}: ")
+    assert "size [5, 2]" in repr(embeddings)
     assert embeddings.arrays["size"].tolist() == [[48, 48]] * 5
     assert embeddings.arrays["patches"].shape == (5, 2, 3, encoder.dim)
     assert embeddings.metadata["resolution"] == "[16, 24]"

@@ -57,6 +57,7 @@ def test_a_word_where_no_data_belong() -> None:
     ("word", "end"),
     [
         ("train", "did you mean `selfpatch pretrain`?"),
+        ("extract", "did you mean `selfpatch embed`?"),
         ("davis", "did you mean `selfpatch evaluate davis`?"),
         ("resum", "did you mean `selfpatch resume`?"),
         ("xyzzy", "the commands are: pretrain, recipes, resume, evaluate"),

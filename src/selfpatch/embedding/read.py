@@ -25,6 +25,10 @@ class Embeddings:
     safetensors."""
     metadata: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        held = (f"{name} {list(array.shape)} {array.dtype}" for name, array in self.arrays.items())
+        return f"Embeddings of {len(self.names)} images of {self.metadata.get('data')}: {', '.join(held)}"
+
     def vectors(self, name: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         """Return rows of `image` or `patches` as float32, multiplied by their scale if they are int8.
 

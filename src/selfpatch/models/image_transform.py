@@ -71,7 +71,7 @@ class ImageTransform:
         if len(image) != channels:
             raise ValueError(f"an image has {len(image)} channels; the encoder takes {channels}")
         if image.dtype != torch.uint8:
-            low, high = (value.item() for value in image.aminmax())
+            low, high = (value.item() for value in image.float().aminmax())  # uint16 has none
             if not image.is_floating_point() or not 0 <= low <= high <= 1:
                 raise ValueError(
                     f"an image has values of type {image.dtype} from {low:g} to {high:g}; use uint8, or floats in "

@@ -326,5 +326,8 @@ def test_a_heading_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path\na.jpg\nb.jpg\n")
     with pytest.raises(ValueError, match=r"the list names 'path', and there is no such file; write .* no heading"):
         ImageIndex.open(tmp_path / "list.csv")
+    (tmp_path / "list.csv").write_text("a.jpg\nphots/beach\n")
+    with pytest.raises(ValueError, match=r"the list names 'phots/beach', .* one path a line, relative to .*"):
+        ImageIndex.open(tmp_path / "list.csv")
     (tmp_path / "list.csv").write_text("without_ending\na.jpg\n")
     assert len(ImageIndex.open(tmp_path / "list.csv")) == 2

@@ -67,7 +67,8 @@ class _Search:
                 return self.images(name)
             refuse_compressed(self.path(name))
             if not os.path.exists(self.path(name)):
-                advice = "no label" if _has_columns(line) else "no heading"
+                is_path = b"/" in line  # no heading
+                advice = "no label" if _has_columns(line) else f"relative to {self.root}" if is_path else "no heading"
                 raise ValueError(f"the list names {name!r}, and there is no such file; write one path a line, {advice}")
         return [ImageEntry(line)]
 
