@@ -55,6 +55,10 @@ def test_a_stopped_call_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "out.npz.partial").is_dir()
     with pytest.raises(ValueError, match=r"another request \(dtype was 'float16' and is 'int8'\)"):
         selfpatch.embed(encoder, photos, out, **SETTINGS, dtype="int8")
+    other = MeanColour(8)
+    monkeypatch.setattr(other, "patches", lambda images: 2 * encoder.patches(images))
+    with pytest.raises(ValueError, match=r"another request \(encoder was "):
+        selfpatch.embed(other, photos, out, **SETTINGS)
     selfpatch.embed(encoder, photos, out, **SETTINGS)
     assert batches == [2, 2, 2, 2]
     assert same_arrays(whole, out)
@@ -73,6 +77,8 @@ def test_unreadable_images_are_left_out(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "bad" / "a.jpg").write_bytes(b"bad")
     with pytest.raises(ValueError, match=r"none of 1 images can be read, e\.g\. cannot read .*a\.jpg"):
         selfpatch.embed(MeanColour(8), tmp_path / "bad", tmp_path / "none.npz", **SETTINGS)
+    (tmp_path / "bad" / "a.jpg").write_bytes(next(photos.glob("*1*")).read_bytes())
+    assert selfpatch.embed(MeanColour(8), tmp_path / "bad", tmp_path / "none.npz", **SETTINGS).is_file()
 
 
 def test_a_size_below_a_patch(tmp_path: Path) -> None:

@@ -77,6 +77,12 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         load_recipe("nothing")
 
 
+def test_a_recipe_extends_itself_by_another_path(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(f"extends: ../{tmp_path.name}/r.yaml\n")
+    with pytest.raises(ValueError, match=r"r\.yaml extends itself by way of .*r\.yaml; leave one extends out"):
+        load_recipe(str(tmp_path / "r.yaml"))
+
+
 def test_a_recipe_extends_another(tmp_path: Path) -> None:
     (tmp_path / "middle.yaml").write_text("extends: small-cpu\nepochs: 3\nselfpatch: {k: 1}\ncrops: {num_local: 1}\n")
     (tmp_path / "mine.yaml").write_text("extends: middle.yaml\nselfpatch: {window: 5}\n")

@@ -16,7 +16,7 @@ from selfpatch.api.evaluate import measure
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.cache_config import CacheConfig
 from selfpatch.evaluation.encoders import BFloat16Encoder
-from selfpatch.evaluation.feature_cache import FeatureCache, cached, caching_features
+from selfpatch.evaluation.feature_cache import FeatureCache, cached, caching_features, function_identity
 from selfpatch.experiments.suite import evaluate_suite
 from selfpatch.models.debiased import debiased
 from selfpatch.models.encoder import BranchEncoder
@@ -140,6 +140,33 @@ def test_features_of_other_networks_are_removed(tmp_path: Path) -> None:
     assert len([*tmp_path.iterdir()]) == 1
 
 
+def test_other_files_in_the_folder_stay(tmp_path: Path) -> None:
+    names = ["photos.npz", "0123456789abcdef/mine.npy", f"cats/{'0' * 64}.npy"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with caching_features(tmp_path, tiny_encoder("vit"), LIMIT) as cache:
+        assert get(cache, tiny_encoder("vit"))
+    assert all((tmp_path / name).exists() for name in names)
+    assert not cache.folder.exists()
+
+
+def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, tiny_encoder("vit"), LIMIT)
+    assert get(cache, tiny_encoder("vit"))
+    (complete,) = cache.folder.iterdir()
+    complete.with_suffix(".77.tmp").write_bytes(bytes(1000))
+    FeatureCache(tmp_path, tiny_encoder("vit"), LIMIT)
+    assert [*cache.folder.iterdir()] == [complete]
+
+
+def test_another_image_feature_is_another_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    vit = tiny_encoder("vit")
+    before = function_identity(vit)
+    monkeypatch.setattr(vit, "image", lambda images: vit.patches(images).mean((2, 3)))
+    assert function_identity(vit) != before
+
+
 def _fill(rank: int, folder: Path) -> tuple[list[bool], int]:
     encoder = tiny_encoder("vit")
     with caching_features(folder, encoder, LIMIT, keep=True) as cache:
@@ -198,7 +225,7 @@ def test_a_suite_encodes_each_image_once(tmp_path: Path, suite: str) -> None:
         )
         results[gigabytes] = [replace(outcome.result, weights=None) for outcome in outcomes if outcome.result]
         if gigabytes:
-            probes = 1  # a small image of noise, which identifies the network
+            probes = 2  # a small image of noise for patches and image feature, which identify the network
             assert encoder.num_images == num_images + probes
         else:
             assert encoder.num_images >= 2 * num_images

@@ -21,6 +21,8 @@ def test_every_evaluation_has_a_headline() -> None:
         ("retrieval", ["mAP easy", "mAP hard"], ("mAP hard", True)),
         ("depth", ["a1", "rmse_log", "rmse"], ("rmse", False)),
         ("segment", ["aAcc", "mIoU", "mIoU baseline"], ("mIoU", True)),
+        ("davis", ["G", "J-seen", "J&F-Mean"], ("G", True)),
+        ("davis", ["J-seen", "J&F-Mean"], ("J&F-Mean", True)),
         ("segment", ["aAcc"], None),
     ],
 )

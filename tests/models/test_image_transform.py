@@ -77,6 +77,8 @@ def test_sizes() -> None:
         (torch.full((3, 16, 16), 5), "values of type torch.int64 from 5 to 5"),
         (np.full((16, 16, 3), 9, np.uint16), "values of type torch.uint16 from 9 to 9"),
         (torch.full((3, 16, 16), float("nan")), "from nan to nan"),
+        (Image.fromarray(np.full((16, 16), 400, np.uint16)), "values of type torch.uint16 from 400 to 400"),
+        (torch.zeros(3, 0, 16), r"an image is a Tensor \[3, 0, 16\]; give"),
         ([PIXELS, PIXELS[:30]], "images are of 48 x 40 and 48 x 24 pixels; give a size, e.g. size=224"),
         (torch.zeros(3, 7, 30), "an image would be 30 x 7 pixels, and a patch has 8; use a larger size"),
     ],

@@ -21,7 +21,7 @@ from selfpatch.embedding.config import EmbedConfig
 from selfpatch.embedding.encode import columns_of, encode
 from selfpatch.embedding.formats import Array, FeatureTable, writer_of
 from selfpatch.embedding.store import DONE, FeatureStore
-from selfpatch.evaluation.result import Progress, silent
+from selfpatch.evaluation.result import Progress, encoder_identity, silent
 from selfpatch.models.features import evaluating
 
 
@@ -39,8 +39,9 @@ def embed(
 ) -> Path:
     """Write image and patch features of all images of a source to a file: `embed("run", "photos", "photos.npz")`.
 
-    A call that was stopped continues when it is called again; until the file is complete, features are in
-    `OUT.partial`. Memory does not grow with the number of images. Under torchrun the processes share the images.
+    A call that was stopped continues when it is called again, and encodes images that have changed since anew; until
+    the file is complete, features are in `OUT.partial`. Memory does not grow with the number of images. Under torchrun
+    the processes share the images.
 
     Args:
         weights: weights as `selfpatch.load` takes them, an encoder, or a function of normalised images.
@@ -77,7 +78,7 @@ def embed(
         make_folder(unfinished)
         with locked_by_main(unfinished):
             if distributed.is_main_process():
-                store.begin(request)
+                store.begin({**request, "encoder": encoder_identity(encoder)}, index.stamps()[indices])
             distributed.barrier()
             with evaluating(encoder):
                 skipped = encode(encoder, index, indices, config, sides, store, progress or silent)

@@ -31,9 +31,9 @@ def load_recipe(name: str) -> RunConfig:
 
 def _load(name: str, extending: tuple[str, ...]) -> RunConfig:
     """Return a recipe's settings; `extending` are the recipes that led here."""
-    if name in extending:
-        raise ValueError(f"the recipe {name} extends itself by way of {' and '.join(extending)}; leave one extends out")
     file = _file(name)
+    if file.resolve() in (_file(other).resolve() for other in extending):
+        raise ValueError(f"the recipe {name} extends itself by way of {' and '.join(extending)}; leave one extends out")
     values = parse_yaml(read_text(file), name)
     if "recipe" in values:
         raise ValueError(f"{name} names the recipe {values['recipe']!r}; to build on it, write `extends` for `recipe`")

@@ -1,7 +1,6 @@
 """Reading of feature files."""
 
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,14 +56,28 @@ def read_embeddings(path: str | Path) -> Embeddings:
             f"{path} is no safetensors or npz file; read Parquet with pandas or pyarrow, and zarr with zarr.open"
         )
     try:
-        return read(path)
-    except (KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        return _checked(read(path))
+    except OSError:
+        raise
+    except Exception as error:  # the parsers of damaged files raise errors of many types
         raise ValueError(f"{path} is no file of `selfpatch embed` ({error}); write it again") from None
+
+
+def _checked(found: Embeddings) -> Embeddings:
+    """Return the features, or raise ValueError if they have not one row for each name."""
+    if not isinstance(found.metadata, dict):
+        raise ValueError("the metadata are no mapping")
+    for name, array in found.arrays.items():
+        if array.shape[:1] != (len(found.names),):
+            raise ValueError(f"{name} has shape {list(array.shape)} for {len(found.names)} names")
+    return found
 
 
 def _read_safetensors(path: Path) -> Embeddings:
     with open(path, "rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
+        if start > path.stat().st_size:
+            raise ValueError("the header is cut off")
         header = json.loads(file.read(start - 8))
     metadata = header.pop("__metadata__")
     arrays = {

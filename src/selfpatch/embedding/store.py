@@ -5,6 +5,7 @@
     OUT.partial/request.json     weights, images and settings, which must be the same when the work continues
     OUT.partial/image.raw        [n, D], row by row; other columns likewise
     OUT.partial/state.raw        [n] uint8: MISSING, DONE or UNREADABLE
+    OUT.partial/stamp.raw        [n, 2] int64: size and time of each image, by which changed ones are encoded again
 
 A row is written before its state, so that the images of a killed process are encoded again. Processes write different
 rows.
@@ -45,8 +46,10 @@ class FeatureStore:
     def __init__(self, folder: Path, columns: Mapping[str, Column], num_rows: int) -> None:
         self.folder, self.columns, self.num_rows = folder, dict(columns), num_rows
 
-    def begin(self, request: Mapping[str, Any]) -> None:
+    def begin(self, request: Mapping[str, Any], stamps: np.ndarray) -> None:
         """Make the files, or check that those of an earlier, unfinished call are of the same request.
+
+        Rows whose `stamps`, int64 [n, 2], are not those of the earlier call become MISSING.
 
         Raises:
             ValueError: the folder holds features of another request.
@@ -61,12 +64,17 @@ class FeatureStore:
                     f"{self.folder} holds unfinished features of another request ({different[0]} was "
                     f"{known.get(different[0])!r} and is {request[different[0]]!r}); remove it, or name another --out"
                 )
+            before = np.fromfile(self._file("stamp"), np.int64).reshape(-1, 2)
+            changed = np.flatnonzero((before != stamps).any(1))
+            self.write("state", changed, np.full(len(changed), MISSING))
+            self.write("stamp", np.arange(len(stamps)), stamps)
             return
         with clear_error(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             for name, column in self._all_columns().items():
                 with open(self._file(name), "wb") as file:
                     file.truncate(self.num_rows * _bytes_of(column))
+        self.write("stamp", np.arange(len(stamps)), stamps)
         write_atomically(path, json.dumps(request, indent=1) + "\n")
 
     def write(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
@@ -99,13 +107,14 @@ class FeatureStore:
         shutil.rmtree(self.folder)
 
     def _all_columns(self) -> dict[str, Column]:
-        return {**self.columns, "state": _STATE}
+        return {**self.columns, "state": _STATE, "stamp": _STAMP}
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.raw"
 
 
 _STATE = Column("uint8", ())
+_STAMP = Column("int64", (2,))
 
 
 def _bytes_of(column: Column) -> int:

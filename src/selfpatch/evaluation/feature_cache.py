@@ -18,7 +18,7 @@ encoder that is being trained changes.
 import contextlib
 import hashlib
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.core import distributed
-from selfpatch.core.folders import files_below, subfolders
+from selfpatch.core.folders import files_below, subfolders, visible_entries
 from selfpatch.core.machine import current_versions
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import BFloat16Encoder
@@ -51,7 +51,8 @@ def function_identity(encoder: Encoder) -> str:
     if isinstance(encoder, nn.Module):
         shape = (1, len(encoder.mean), 4 * encoder.patch_size, 4 * encoder.patch_size)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(encoder.device)
-        parts += [hashlib.sha256(encoder.patches(noise).float().cpu().numpy().tobytes()).hexdigest()]
+        both = (encoder.patches(noise), encoder.image(noise))
+        parts += [hashlib.sha256(features.float().cpu().numpy().tobytes()).hexdigest() for features in both]
     return " ".join(parts)
 
 
@@ -59,7 +60,8 @@ class FeatureCache:
     """Features in the files of a folder.
 
     Args:
-        folder: folder of features, made when the first ones are written. Those of other encoders are removed.
+        folder: folder of features, made when the first ones are written. Those of other encoders are removed; what
+            else lies there stays.
         encoder: encoder whose features are kept, also those within wrappers.
         max_bytes: largest size of the files. Each of several processes writes its share of that.
     """
@@ -67,9 +69,8 @@ class FeatureCache:
     def __init__(self, folder: Path, encoder: Encoder, max_bytes: int) -> None:
         self._identities: dict[int, tuple[Encoder, str]] = {}  # by id, which is its own while the encoder is kept
         self.folder = folder / hashlib.sha256(self._identity(encoder).encode()).hexdigest()[:16]
-        for other in subfolders(folder) if folder.is_dir() and distributed.is_main_process() else ():
-            if other != self.folder:
-                shutil.rmtree(other, ignore_errors=True)
+        if distributed.is_main_process():
+            _remove_features(folder, keep=self.folder)
         distributed.barrier()
         stored = sum(file.stat().st_size for file in files_below(self.folder, (".npy",))) if self.folder.is_dir() else 0
         self._left = (max_bytes - stored) // distributed.world_size()
@@ -122,12 +123,30 @@ class FeatureCache:
                 temporary.unlink(missing_ok=True)
 
 
+def _remove_features(folder: Path, keep: Path | None = None) -> None:
+    """Remove all features in a folder but those in `keep`, whose entries stay, and then the folder if it is empty."""
+    for of_encoder in subfolders(folder) if folder.is_dir() else ():
+        if re.fullmatch("[0-9a-f]{16}", of_encoder.name):
+            for file in visible_entries(of_encoder):
+                is_entry = re.fullmatch(r"[0-9a-f]{64}(\.npy|\.\d+\.tmp)", file.name)
+                if is_entry and (of_encoder != keep or file.suffix == ".tmp"):  # left by a process that was killed
+                    with contextlib.suppress(OSError):
+                        file.unlink()
+            _remove_if_empty(of_encoder)
+    _remove_if_empty(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 _active: FeatureCache | None = None
 
 
 @contextlib.contextmanager
 def caching_features(folder: Path, encoder: Encoder, max_bytes: int, *, keep: bool = False) -> Iterator[FeatureCache]:
-    """Cache features inside in a folder, which is removed afterwards unless it is kept.
+    """Cache features inside in a folder, from which they are removed afterwards unless they are kept.
 
     A process that is killed leaves the folder, and the next one uses it. Arguments are those of `FeatureCache`.
     """
@@ -138,7 +157,7 @@ def caching_features(folder: Path, encoder: Encoder, max_bytes: int, *, keep: bo
     finally:
         _active = before
         if not keep and distributed.is_main_process():
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove_features(folder)
 
 
 def cached(encoder: Encoder, pixels: np.ndarray, settings: Any, compute: Callable[[], Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ class Headline(NamedTuple):
 
 HEADLINES: dict[str, Sequence[Headline]] = {
     "correspond": [Headline("PCK@0.1 per image"), Headline("PCK@* per image")],
-    "davis": [Headline("J&F-Mean"), Headline("G"), Headline("*")],
+    "davis": [Headline("G"), Headline("J&F-Mean"), Headline("*")],  # G: YouTube-VOS with seen and unseen classes
     "depth": [Headline("rmse", higher_is_better=False)],
     "detect": [Headline("box AP")],
     "discover": [Headline("CorLoc *")],

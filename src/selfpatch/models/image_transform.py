@@ -60,10 +60,11 @@ class ImageTransform:
         """Return an image as floats in [0, 1], [C, H, W]."""
         channels = len(self.mean)
         if isinstance(image, Image.Image):
-            image = np.array(image.convert("RGB") if channels == 3 else image)
+            is_wide = image.mode.startswith(("I", "F"))  # `convert` would clip 16 bits and floats to 8 bits
+            image = np.array(image.convert("RGB") if channels == 3 and not is_wide else image)
         if isinstance(image, np.ndarray) and image.ndim in (2, 3):
             image = pixels.to_image(np.array(image)).as_subclass(Tensor)  # a copy, as arrays of files are read-only
-        if not isinstance(image, Tensor) or image.ndim != 3:
+        if not isinstance(image, Tensor) or image.ndim != 3 or not image.numel():
             shape = f" {list(image.shape)}" if hasattr(image, "shape") else ""
             raise ValueError(f"an image is a {type(image).__name__}{shape}; give {KINDS}")
         if len(image) == 1:

@@ -160,6 +160,10 @@ def _meta(change: Callable[[Any], object]) -> Callable[[Path], object]:
             "the object 'x' of toy; objects have numbers from 1 to 254",
         ),
         (
+            _meta(lambda videos: videos["toy"]["objects"].update({"01": {"frames": ["00000"]}})),
+            "the object '01' of toy; objects have numbers from 1 to 254",
+        ),
+        (
             _meta(lambda videos: videos["toy"]["objects"]["1"].update(frames=[])),
             r"meta\.json has the videos\.toy\.objects\.1\.frames",
         ),

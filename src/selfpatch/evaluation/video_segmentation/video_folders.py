@@ -10,6 +10,7 @@
 Source: Xu et al., "YouTube-VOS" (arXiv 1809.03327); Ding et al., "MOSE" (arXiv 2302.01872).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -233,7 +234,7 @@ def _read_meta(path: Path) -> dict[str, dict[int, Listed]] | None:
     videos = check_json(read_json(path), _Meta, str(path))["videos"]
     for name, video in videos.items():
         for number in video["objects"]:
-            if not (number.isdecimal() and number.isascii() and 0 < int(number) < VOID):
+            if not (re.fullmatch("[1-9][0-9]{0,2}", number) and int(number) < VOID):
                 raise ValueError(
                     f"{path} has the object {number!r} of {name}; objects have numbers from 1 to {VOID - 1}"
                 )
