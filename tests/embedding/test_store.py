@@ -39,5 +39,6 @@ def test_another_request_is_refused(tmp_path: Path) -> None:
     assert store.rows(DONE).tolist() == [1], "a changed image is encoded again"
     with pytest.raises(ValueError, match=r"another request \(weights was 'a' and is 'b'\); remove it, or name another"):
         store.begin({"weights": "b", "resolution": (1, 2)}, stamps)
+    (store.folder / "mine.txt").touch()
     store.remove()
-    assert not store.folder.exists()
+    assert [path.name for path in store.folder.iterdir()] == ["mine.txt"]

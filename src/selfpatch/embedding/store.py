@@ -11,8 +11,8 @@ A row is written before its state, so that the images of a killed process are en
 rows.
 """
 
+import contextlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,8 +103,11 @@ class FeatureStore:
             yield block.reshape(count, *column.shape)[chosen - chosen[0]]
 
     def remove(self) -> None:
-        """Remove the files."""
-        shutil.rmtree(self.folder)
+        """Remove the files, and the folder unless it holds others."""
+        for path in (self.folder / "request.json", *map(self._file, self._all_columns())):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def _all_columns(self) -> dict[str, Column]:
         return {**self.columns, "state": _STATE, "stamp": _STAMP}

@@ -47,6 +47,8 @@ class ImageTransform:
             ValueError: images are of another kind, values are outside of [0, 1], the number of channels is not the
                 encoder's, or sizes differ and `size` is None.
         """
+        if isinstance(size, np.integer):
+            size = int(size)
         several = isinstance(images, list | tuple) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 4)
         batch = [self._fitted(self._tensor(image), size) for image in (images if several else [images])]
         if not batch:
@@ -82,6 +84,8 @@ class ImageTransform:
 
     def _fitted(self, image: Tensor, size: int | tuple[int, int] | None) -> Tensor:
         """Return an image whose sides are multiples of the patch size."""
+        if size is not None and not isinstance(size, int) and len(size) != 2:
+            raise ValueError(f"size is {size}; use a number of pixels, or height and width")
         height, width = (size, size) if isinstance(size, int) else size or image.shape[-2:]
         target = [side // self.patch_size * self.patch_size for side in (height, width)]
         if min(target) < 1:
