@@ -22,6 +22,7 @@ from selfpatch.training.factory import make_loader, make_optimizer, make_student
 from selfpatch.training.optim import Schedule
 from tests.helpers.block_images import write_blocks
 from tests.helpers.command_line import TINY, write_davis, write_photos
+from tests.helpers.reproduction import write_spair
 from tests.helpers.tiny import tiny_config
 
 OPTIONS = nested((name.removeprefix("--"), value) for name, value in zip(TINY[::2], TINY[1::2], strict=True))
@@ -270,6 +271,12 @@ def test_functions_and_baselines_have_dry_runs_too(tmp_path: Path) -> None:
         report = selfpatch.evaluate("davis", weights, davis, dry_run=True, device="cpu", resolution=48, **how)
         assert report.data == {"sequences": 2, "frames": 8}
     assert selfpatch.evaluate("davis", "baseline:first-mask", davis, dry_run=True).flops == {}
+
+
+def test_cached_features_have_dry_runs(run: Path, tmp_path: Path) -> None:
+    """A dry run encodes images without values, which no cache could look up."""
+    write_spair(tmp_path)
+    assert selfpatch.evaluate("correspond", str(run), tmp_path, dry_run=True, resolution=32).flops
 
 
 @pytest.mark.parametrize("kind", ["function", "baseline", "network"])

@@ -160,6 +160,11 @@ def caching_features(folder: Path, encoder: Encoder, max_bytes: int, *, keep: bo
             _remove_features(folder)
 
 
-def cached(encoder: Encoder, pixels: np.ndarray, settings: Any, compute: Callable[[], Tensor]) -> Tensor:
-    """Return the features that `compute` returns, from the cache if there is one; arguments as `FeatureCache.get`."""
-    return compute() if _active is None else _active.get(encoder, pixels, settings, compute)
+def cached(encoder: Encoder, pixels: np.ndarray | Tensor, settings: Any, compute: Callable[[], Tensor]) -> Tensor:
+    """Return the features that `compute` returns, from the cache if there is one; arguments as `FeatureCache.get`.
+
+    Without a cache the pixels are not read, as estimates of a cost have none.
+    """
+    if _active is None:
+        return compute()
+    return _active.get(encoder, pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels, settings, compute)

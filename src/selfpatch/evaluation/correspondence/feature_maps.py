@@ -177,8 +177,7 @@ class DenseEncoder:
 
     def _features(self, image: Tensor) -> Tensor:
         """Return float32 [h, w, D] of an image [1, C, H, W]."""
-        pixels = image.cpu().numpy()
-        return cached(self._dense, pixels, "whole", lambda: self._dense.patches(image)[0].movedim(0, -1).float())
+        return cached(self._dense, image, "whole", lambda: self._dense.patches(image)[0].movedim(0, -1).float())
 
 
 def network_size(size: Size, config: CorrespondenceConfig, patch_size: int) -> Size:

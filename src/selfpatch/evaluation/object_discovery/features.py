@@ -48,8 +48,7 @@ class PatchView:
     @torch.no_grad()
     def features(self, padded: Tensor) -> Tensor:
         """Return float32 features [h, w, D]."""
-        pixels = padded.cpu().numpy()
-        features = cached(self.dense, pixels, "whole", lambda: self.dense.patches(padded)[0].movedim(0, -1).float())
+        features = cached(self.dense, padded, "whole", lambda: self.dense.patches(padded)[0].movedim(0, -1).float())
         if self.vit is None:
             features = F.layer_norm(features, features.shape)
         return features - features.mean((0, 1)) if self.config.centre else features
