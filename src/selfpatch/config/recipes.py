@@ -6,6 +6,7 @@ from pathlib import Path
 
 from selfpatch.config.parsing import parse_yaml
 from selfpatch.config.run import SAMPLES, RunConfig
+from selfpatch.config.schema import close_match
 from selfpatch.core.text_files import read_text
 
 SUFFIXES = (".yaml", ".yml")
@@ -51,7 +52,10 @@ def _file(name: str) -> Path:
     builtin = Path(str(resources.files("selfpatch") / "recipes" / f"{name}.yaml"))
     file = builtin if builtin.is_file() else Path(name)
     if file != builtin and (file.suffix not in SUFFIXES or not file.is_file()):
-        raise ValueError(f"no recipe {name!r}; use the path of a .yaml file or one of: {', '.join(recipe_names())}")
+        names = recipe_names()
+        meant = close_match(name, names)
+        hint = f"did you mean {meant}? Else " if meant else ""
+        raise ValueError(f"no recipe {name!r}; {hint}use the path of a .yaml file or one of: {', '.join(names)}")
     return file
 
 

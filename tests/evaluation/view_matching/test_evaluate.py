@@ -157,3 +157,11 @@ def test_images_without_contrast_are_named(pictures: Path) -> None:
     plain = {"jitter": 0.0, "blur": (0.0, 0.0), "solarize": (0.0, 0.0)}
     result = evaluate("match", RawPatch(4), pictures, **SETTINGS, **plain)
     assert result.degenerate == [Degenerate(PATCHES_EQUAL, 1, 6, ["3.png"])]
+
+
+def test_images_whose_views_lie_apart_are_told_of(pictures: Path) -> None:
+    result = evaluate("match", RawPatch(8), pictures, resolution=16, global_scale=(0.05, 0.06), seed=1)
+    overlapping = result.rows[0]["images"]
+    assert isinstance(overlapping, int)
+    assert 0 < overlapping < 6
+    assert f"views of {6 - overlapping} of 6 images share no patch and count for nothing" in result.notes

@@ -117,6 +117,8 @@ def _result(
     settings |= {"images": len(counts), "unreadable": len(missing)}
     per_image = {names[i]: {"matched": count.correct / count.inside} for i, count in counts.items() if count.inside}
     notes = unreadable_note(missing)
+    if apart := len(counts) - overlapping:
+        notes.append(f"views of {apart} of {len(counts)} images share no patch and count for nothing")
     return Result("match", metrics, [row], settings, pictures=pictures, per_image=per_image, notes=notes)
 
 
