@@ -107,7 +107,10 @@ REFUSED_RUNS = [
         "unknown objective 'x'; use one of: distill, gram, koleo, leopart, neco, paka, retain, "
         "selfpatch, selfpatch_pairs, sere, sere_pairs, none",
     ),
-    ("--recipe sampels", "no recipe 'sampels'; use the path of a .yaml file or one of: ... samples"),
+    (
+        "--recipe sampels",
+        "no recipe 'sampels'; did you mean samples? Else use the path of a .yaml file or one of: ... samples",
+    ),
     ("--recipe typo.yaml", "epoch is not a setting; did you mean 'epochs'?"),
     ("--recipe broken.yaml", "broken.yaml is not valid YAML"),
     ("--selfpatch.kk 3", "selfpatch.kk is not a setting; did you mean 'k'?"),
