@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from selfpatch.api.encoder import Network, open_encoder
-from selfpatch.config.schema import height_and_width, override, plain
+from selfpatch.config.schema import height_and_width, override, recorded
 from selfpatch.core import distributed
 from selfpatch.core.atomic_io import make_folder
 from selfpatch.core.console import console
@@ -67,13 +67,13 @@ def embed(
         sides = _whole_patches(height_and_width(config.resolution), encoder.patch_size)
         index = ImageIndex.open(data)
         index.require_files()
-        indices = np.arange(len(index)) if config.limit is None else evenly_spread(np.arange(len(index)), config.limit)
+        indices = evenly_spread(np.arange(len(index)), config.limit or len(index))
         unfinished = path.with_name(f"{path.name}.partial")
         store = FeatureStore(unfinished, columns_of(config, encoder, sides), len(indices))
         source = record.source if record is not None else type(encoder).__name__
         request = {
             "weights": source, "sha256": getattr(record, "sha256", None), "data": str(data),
-            "images": len(index), "fingerprint": index.fingerprint, **_deciding(config),
+            "images": len(index), "fingerprint": index.fingerprint, **recorded(config),
         }  # fmt: skip
         make_folder(unfinished)
         with locked_by_main(unfinished):
@@ -101,11 +101,6 @@ def _whole_patches(sides: tuple[int, int], patch_size: int) -> tuple[int, int]:
     if not height or not width:
         raise ValueError(f"resolution is {sides[1]} x {sides[0]}; use sides of at least a patch, {patch_size} pixels")
     return height, width
-
-
-def _deciding(config: EmbedConfig) -> dict[str, Any]:
-    """Return the settings that decide the content of the file."""
-    return {key: value for key, value in plain(config).items() if key not in ("batch_size", "workers")}
 
 
 def _table(

@@ -2,8 +2,8 @@
 
 from typing import Annotated
 
-from selfpatch.cli.evaluate import progress_bar
 from selfpatch.cli.parsing import Flat, NetworkOptions, read_options
+from selfpatch.cli.progress_bar import progress_bar
 from selfpatch.config.schema import DataName, Name, settings
 from selfpatch.core.text import visible
 from selfpatch.core.torchrun import announced_rank

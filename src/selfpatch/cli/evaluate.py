@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from selfpatch.cli.parsing import DryRunOptions, Flat, NetworkOptions, peek, print_report, read_options
+from selfpatch.cli.progress_bar import progress_bar
 from selfpatch.config.schema import DataName, Name, settings
 from selfpatch.core.text import visible
 from selfpatch.core.torchrun import announced_rank
@@ -20,7 +19,6 @@ from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.registry import EVALUATIONS
 
 if TYPE_CHECKING:
-    from selfpatch.evaluation.result import Progress
     from selfpatch.experiments.entries import Outcome
 
 
@@ -207,22 +205,3 @@ def _compare(arguments: list[str]) -> int:
 
     console.print(compare(options.compare, allow_different=options.allow_different).table())
     return 0
-
-
-@contextlib.contextmanager
-def progress_bar(name: str) -> Iterator[Progress]:
-    """Show a bar, moved by the function that is given out."""
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as ProgressBar
-
-    from selfpatch.core.console import console
-
-    named = TextColumn("{task.description}", markup=False)
-    columns = named, BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with ProgressBar(*columns, console=console, transient=True, disable=announced_rank() != 0) as bar:
-        task = bar.add_task(name, total=None)
-
-        def progress(description: str, done: int, total: int) -> None:
-            bar.update(task, description=visible(description), completed=done, total=total)
-
-        yield progress

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from selfpatch.config.schema import close_match
 from selfpatch.evaluation.config import EvaluationConfig
 from selfpatch.evaluation.registry import EVALUATIONS
 
@@ -53,7 +54,7 @@ _PROCESSES = ("gpus", "num-gpus", "ngpus", "devices", "nproc", "nproc-per-node",
 
 def for_command(word: str, commands: Sequence[str]) -> str:
     """Return the end of a sentence on a word that is no command: the one meant, or all of them."""
-    meant = OTHER_COMMANDS.get(word) or next(iter(difflib.get_close_matches(word, commands, n=1)), None)
+    meant = OTHER_COMMANDS.get(word) or close_match(word, commands)
     return f"did you mean `selfpatch {meant}`?" if meant else f"the commands are: {', '.join(commands)}"
 
 
@@ -119,7 +120,7 @@ def _section(hint: Any) -> tuple[type | None, bool]:
 
 
 def _by_last_word(name: str, known: Sequence[str]) -> str | None:
-    """`base-lr` -> `--optimizer.base-lr`, if one section alone has it."""
+    """Return the option of the one section that has a setting of this name: `base-lr` -> `--optimizer.base-lr`."""
     found = [option for option in known if option.rpartition(".")[2] == name]
     return f"--{found[0]}" if len(found) == 1 else None
 

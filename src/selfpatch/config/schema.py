@@ -14,7 +14,7 @@ import difflib
 import functools
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, LiteralString, TypeVar, dataclass_transform
+from typing import Annotated, Any, LiteralString, TypeVar, dataclass_transform, get_type_hints
 
 import pydantic
 from annotated_types import Ge, Le, Lt, MinLen
@@ -185,6 +185,13 @@ def unknown_name(path: str, name: str, known: Iterable[str]) -> str:
     meant = close_match(name, known)
     hint = f"did you mean {meant!r}?" if meant else f"known are: {', '.join(known)}"
     return f"{path} is not a setting; {hint}"
+
+
+def recorded(config: Any) -> dict[str, Any]:
+    """Return the settings that decide numbers, as plain values: all but those marked SPEED_ONLY."""
+    hints = get_type_hints(type(config), include_extras=True)
+    speed_only = {name for name, hint in hints.items() if SPEED_ONLY in getattr(hint, "__metadata__", ())}
+    return {name: value for name, value in plain(config).items() if name not in speed_only}
 
 
 def close_match(name: str, known: Iterable[str]) -> str | None:

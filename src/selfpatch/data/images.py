@@ -100,10 +100,29 @@ def load_images(
             f"{max(sides)} or more"
         )
 
-    def centre_crop(picture: Picture, _: int) -> Tensor:
-        least, side = max(zip(covered[::-1], picture.size, strict=True), key=lambda pair: pair[0] / pair[1])
-        width, height = (int(least * other / side) for other in picture.size)
-        return tvf.center_crop(to_tensor(resize_picture(picture, width, height, resampling=resampling)), [*sides])
+    def cropped(picture: Picture, _: int) -> Tensor:
+        return centre_crop(picture, sides, covered, resampling=resampling)
 
-    readable, crops = read_each(index, indices, channels, centre_crop, on_bad)
+    readable, crops = read_each(index, indices, channels, cropped, on_bad)
     return LoadedImages(torch.stack(to_common_dtype(crops)), np.array(readable, np.int64))
+
+
+def centre_crop(
+    picture: Picture,
+    sides: tuple[int, int],
+    covered: tuple[int, int] | None = None,
+    *,
+    resampling: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Tensor:
+    """Return the middle [C, h, w] of a picture made as small as it can be to cover a size.
+
+    Args:
+        picture: the picture.
+        sides: height h and width w of the result in pixels.
+        covered: height and width that the whole resized picture covers; defaults to `sides`.
+        resampling: interpolation of the resize, which is antialiased.
+    """
+    target = (covered or sides)[::-1]
+    least, side = max(zip(target, picture.size, strict=True), key=lambda pair: pair[0] / pair[1])
+    width, height = (int(least * other / side) for other in picture.size)
+    return tvf.center_crop(to_tensor(resize_picture(picture, width, height, resampling=resampling)), [*sides])

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import functional as tvf
 
 from selfpatch.core.distributed import barrier
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import resize_picture, to_tensor
 from selfpatch.data.decode.pillow import BadImage, Picture, as_bad_image, read_picture
+from selfpatch.data.images import centre_crop
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.data.workers import computed_ahead
 from selfpatch.embedding.config import EmbedConfig
@@ -74,7 +74,8 @@ def encode(
     """
     missing = store.rows(MISSING)
     barrier()  # all have read the states before any changes
-    mine = missing[share_of(len(missing)).start : share_of(len(missing)).stop]
+    share = share_of(len(missing))
+    mine = missing[share.start : share.stop]
     batches = [mine[first : first + config.batch_size] for first in range(0, len(mine), config.batch_size)]
     load = partial(_load, index, indices, sides, config.fit, len(encoder.mean))
     unreadable, done, started = list[str](), 0, time.perf_counter()
@@ -154,8 +155,4 @@ def _load(
 def fitted(picture: Picture, sides: tuple[int, int], fit: str) -> Tensor:
     """Return the pixels [C, H, W] of a picture resized to `sides`: stretched, or covering them and centre-cropped."""
     height, width = sides
-    if fit == "stretch":
-        return to_tensor(resize_picture(picture, width, height))
-    scale = max(width / picture.size[0], height / picture.size[1])
-    covering = max(width, round(picture.size[0] * scale)), max(height, round(picture.size[1] * scale))
-    return tvf.center_crop(to_tensor(resize_picture(picture, *covering)), [height, width])
+    return to_tensor(resize_picture(picture, width, height)) if fit == "stretch" else centre_crop(picture, sides)

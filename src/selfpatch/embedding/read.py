@@ -1,4 +1,4 @@
-"""Reading of feature files."""
+"""Reader of feature files."""
 
 import json
 from collections.abc import Mapping

@@ -34,6 +34,10 @@ class Column(NamedTuple):
     shape: tuple[int, ...]
 
 
+OWN_COLUMNS = {"state": Column("uint8", ()), "stamp": Column("int64", (2,))}
+"""Columns of the store itself."""
+
+
 class FeatureStore:
     """Columns of numbers with a row for each image.
 
@@ -64,8 +68,8 @@ class FeatureStore:
                     f"{self.folder} holds unfinished features of another request ({different[0]} was "
                     f"{known.get(different[0])!r} and is {request[different[0]]!r}); remove it, or name another --out"
                 )
-            before = np.fromfile(self._file("stamp"), np.int64).reshape(-1, 2)
-            changed = np.flatnonzero((before != stamps).any(1))
+            stored = np.fromfile(self._file("stamp"), np.int64).reshape(-1, 2)
+            changed = np.flatnonzero((stored != stamps).any(1))
             self.write("state", changed, np.full(len(changed), MISSING))
             self.write("stamp", np.arange(len(stamps)), stamps)
             return
@@ -110,14 +114,10 @@ class FeatureStore:
             self.folder.rmdir()
 
     def _all_columns(self) -> dict[str, Column]:
-        return {**self.columns, "state": _STATE, "stamp": _STAMP}
+        return {**self.columns, **OWN_COLUMNS}
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.raw"
-
-
-_STATE = Column("uint8", ())
-_STAMP = Column("int64", (2,))
 
 
 def _bytes_of(column: Column) -> int:

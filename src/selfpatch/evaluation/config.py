@@ -5,12 +5,12 @@ A module that defines such settings imports nothing heavy, so that the command l
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import Gt
 
 from selfpatch.config.debiasing import DebiasingConfig
-from selfpatch.config.schema import SPEED_ONLY, override, plain, settings
+from selfpatch.config.schema import override, recorded, settings
 
 Precision = Literal["float32", "bf16"]
 """Precision of a forward pass; bf16 uses autocast, with float32 parameters."""
@@ -78,10 +78,8 @@ class EvaluationConfig:
         return classes[value]
 
     def recorded(self) -> dict[str, Any]:
-        """Return the settings that decide the numbers, as plain values: all but those marked SPEED_ONLY."""
-        hints = get_type_hints(type(self), include_extras=True)
-        speed_only = {name for name, hint in hints.items() if SPEED_ONLY in getattr(hint, "__metadata__", ())}
-        return {name: value for name, value in plain(self).items() if name not in speed_only}
+        """Return the settings that decide the numbers, see `config.schema.recorded`."""
+        return recorded(self)
 
 
 @settings

@@ -1,4 +1,4 @@
-"""Images of any kind as the normalised batch that an encoder takes."""
+"""Normalised batches of images of any kind, as an encoder takes them."""
 
 from collections.abc import Sequence
 from typing import Any
