@@ -1,11 +1,11 @@
 # selfpatch with all that it reads and writes.
 #   docker build -t selfpatch .                            CUDA
-#   docker build -t selfpatch --build-arg VARIANT=cpu .    CPU only, a quarter of the size
+#   docker build -t selfpatch --build-arg VARIANT=cpu .    CPU only
 #   docker run --gpus all --shm-size 8g -v $PWD:/data -w /data selfpatch pretrain --data photos
 FROM python:3.12-slim
 ARG VARIANT=cuda
 WORKDIR /opt/selfpatch
-COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY pyproject.toml README.md LICENSE ./
 COPY src src
 # PyPI's torch for Linux is the CUDA build.
 RUN if [ "$VARIANT" = cpu ]; then \
