@@ -92,6 +92,13 @@ def test_a_dead_network_that_is_trained_is_reported(blocks: Path, method: str) -
     assert (ONE_CLASS_PREDICTED in found) == (method == "finetune")  # a decoder sees the borders of an image
 
 
+def test_crops_smaller_than_a_patch_are_checked_too(blocks: Path) -> None:
+    """A decoder pads them; the check of the features follows the training, and must not fail it."""
+    network = tiny_encoder("vit")
+    found = degenerate(network, blocks, **{**SETTINGS["fpn"], "crop": network.patch_size // 2})
+    assert PATCHES_EQUAL not in found  # a single patch has nothing to compare
+
+
 @pytest.mark.parametrize("method", ["knn", "logistic", "kmeans", "linear"])
 def test_features_that_tell_the_classes_are_not_reported(blocks: Path, method: str) -> None:
     settings = {**SETTINGS[method], **({"steps": 40, "batch_size": 4} if method == "linear" else {})}

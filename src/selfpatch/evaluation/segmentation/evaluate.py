@@ -14,7 +14,7 @@ from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.config import DenseConfig
 from selfpatch.evaluation.degenerate import check_degenerate, check_patches, is_collecting
 from selfpatch.evaluation.encoders import dense_encoder
-from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
+from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, silent
 from selfpatch.evaluation.segmentation import decoder_training, finetune, kmeans, knn, linear, logistic
 from selfpatch.evaluation.segmentation.base_config import PatchConfig, SupervisedConfig, TrainedConfig
 from selfpatch.evaluation.segmentation.config import (
@@ -29,7 +29,6 @@ from selfpatch.evaluation.segmentation.metrics import Scores, confusion, constan
 from selfpatch.evaluation.segmentation.patches import PatchView
 from selfpatch.evaluation.segmentation.training_part import training_part
 from selfpatch.evaluation.segmentation.visualize import OverlayRow, overlay_row, save_rows
-from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.workload import Workload
 from selfpatch.models.features import evaluating
 
@@ -128,15 +127,15 @@ def _scored(
 
 
 def _check_features(encoder: Encoder, images: SegmentationSet, config: TrainedConfig) -> None:
-    """Report those of some training images whose patch features are degenerate."""
+    """Report those of `NUM_CHECKED` training images whose patch features, before any training, are degenerate."""
     if not is_collecting():
         return
-    chosen = evenly_spread(np.arange(len(images)), NUM_CHECKED)
+    images = images.limited(NUM_CHECKED)
+    view = PatchView(max(config.crop, encoder.patch_size), "square")  # decoders pad a crop smaller than a patch
     with evaluating(encoder):
         frozen = dense_encoder(encoder, config) if isinstance(config, DenseConfig) else encoder
-        for number in share_of(len(chosen)):
-            i = int(chosen[number])
-            check_patches(PatchView(config.crop, "square").features(frozen, images.read(i)[0]), images.names[i])
+        for i, image, _ in images.read_all("features", silent):
+            check_patches(view.features(frozen, image), images.names[i])
 
 
 def _matched(counts: Tensor) -> Tensor:
