@@ -128,7 +128,7 @@ def _train(
 
 
 class _KnownDepths:
-    """Whether any pixel of the batches had a depth to learn from; None before the first batch."""
+    """Record of whether any pixel of the batches had a depth to learn from; None before the first batch."""
 
     def __init__(self) -> None:
         self.any: Tensor | None = None

@@ -29,6 +29,7 @@ LONG_OVER_SHORT = 4
 SIMCLR_COLOUR = CropConfig(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
 """SimCLR's colours at full strength: jitter with a probability of 0.8, grey with 0.2."""
 MEMORY_JITTER = 0.1
+"""Largest change of brightness, contrast and saturation as a factor, and of hue in turns, as `MemoryCrop` draws it."""
 Crop = Callable[[Image.Image, np.ndarray, np.random.Generator], tuple[Tensor, Tensor]]
 """Function of an image, its labels and a random generator that makes a crop of both, as `TrainCrop` does."""
 Window = tuple[slice, slice]

@@ -38,7 +38,7 @@ ONE_CLASS_LEARNED = (
 
 @dataclass(frozen=True)
 class PatchView:
-    """How a method sees an image as patches, and at which size it is scored; see `PatchConfig` for the fields."""
+    """View of an image as patches, and the size at which it is scored; see `PatchConfig` for the fields."""
 
     resolution: int
     shape: Literal["whole", "square"] = "whole"

@@ -40,7 +40,7 @@ def fit_projection(features: Iterable[Tensor], dim: int, components: int | None,
         components: width d, at most D; all dimensions are kept as they are if None.
         standardise: divide by standard deviations first.
     """
-    count, total, products = torch.zeros(1), torch.zeros(dim).double(), torch.zeros(dim, dim).double()
+    count, total, products = (torch.zeros(shape, dtype=torch.float64) for shape in ((1,), (dim,), (dim, dim)))
     device = torch.device("cpu")
     for block in features:
         device = block.device
@@ -48,7 +48,7 @@ def fit_projection(features: Iterable[Tensor], dim: int, components: int | None,
         count += len(x)
         total += x.sum(0)
         products += x.T @ x
-    count, total, products = (all_reduce_sum(value) for value in (count.double(), total, products))
+    count, total, products = (all_reduce_sum(value) for value in (count, total, products))
     mean = total / count
     covariance = products / count - torch.outer(mean, mean)
     variance = covariance.diagonal().clamp_min(0)

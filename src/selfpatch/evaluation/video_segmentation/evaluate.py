@@ -1,8 +1,10 @@
 """DAVIS scores of an encoder, of ready-made masks, and of the baseline that repeats the first mask."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from selfpatch.core.distributed import gather
 from selfpatch.core.types import Encoder
@@ -76,35 +78,56 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     pictures: list[str] = []
     total, done = sum(len(clip.frames) for clip in mine), 0
     for clip in mine:
-        scores, shown = [], list[Frame]()
         predicted = propagate_masks(dense, clip, config, clock) if dense is not None else repeat_given_masks(clip)
-        for frame, mask in enumerate(predicted):
-            if clip.scored_objects(frame):
-                scores.append(frame_scores(clip, frame, mask))
-            if output.folder is not None:
-                if clip.is_written(frame):
-                    write_mask(output.folder / "results" / clip.name / f"{clip.frames[frame]}.png", clip.stored(mask))
-                if frame in shown_frames(len(clip.frames)):
-                    shown.append(
-                        Frame(f"frame {clip.frames[frame]}" + " (given)" * (frame == 0), clip.image(frame), mask)
-                    )
-            done += 1
-            output.progress(clip.name, done, total)
-        rows[clip.name] = object_rows(clip, scores)
-        if output.folder is not None:
-            pictures.append(save_picture(output.folder, clip.name, strip(shown)))
+        rows[clip.name], of_clip = _score_clip(clip, predicted, output, done, total)
+        pictures += of_clip
+        done += len(clip.frames)
     rows, pictures = dict(gather([*rows.items()])), gather(pictures)
     frames, seconds = sum(gather([clock.frames])), max(gather([clock.seconds]))
     costs = {"frames/s": frames / seconds} if frames else {}
     notes = _notes(mine)
     if encoder is None or layer is None:
         return _result(rows, {"baseline": "repeat first mask", **used}, pictures=pictures, notes=notes)
-    settings = {**config.recorded(), "patch_size": encoder.patch_size, **layer.recorded()}
-    settings |= {"grid": _grids(mine, layer, config), **used}
+    grids = _grids(mine, layer, config)
+    settings = {**config.recorded(), "patch_size": encoder.patch_size, **layer.recorded(), "grid": grids, **used}
     del settings["results"], settings["sequence_list"]
-    note = f"features of stage {layer.layer}, stride {layer.patch_size}: {settings['grid']}"
-    notes = [*([note] if layer.is_staged else []), *notes]
+    if layer.is_staged:
+        notes = [f"features of stage {layer.layer}, stride {layer.patch_size}: {grids}", *notes]
     return _result(rows, settings, pictures=pictures, costs=costs, notes=notes)
+
+
+def _score_clip(
+    clip: Clip, predicted: Iterable[np.ndarray], output: Output, done: int, total: int
+) -> tuple[Rows, list[str]]:
+    """Score the masks of a clip, and write them and a strip of a few frames if there is a folder.
+
+    Args:
+        clip: the clip.
+        predicted: object numbers of each frame in turn, uint8 [H, W].
+        output: folder, and progress that is told after each frame.
+        done: number of frames of this process's earlier clips.
+        total: number of frames of all of this process's clips.
+
+    Returns:
+        the rows of the objects, and the paths of the pictures in the folder.
+
+    Raises:
+        ValueError: a mask has another size than the truth.
+        OSError: a file cannot be written.
+    """
+    scores, shown = list[np.ndarray](), list[Frame]()
+    of_strip = shown_frames(len(clip.frames))
+    for frame, mask in enumerate(predicted):
+        name = clip.frames[frame]
+        if clip.scored_objects(frame):
+            scores.append(frame_scores(clip, frame, mask))
+        if output.folder is not None and clip.is_written(frame):
+            write_mask(output.folder / "results" / clip.name / f"{name}.png", clip.stored(mask))
+        if output.folder is not None and frame in of_strip:
+            shown.append(Frame(f"frame {name}" + " (given)" * (frame == 0), clip.image(frame), mask))
+        output.progress(clip.name, done + frame + 1, total)
+    pictures = [] if output.folder is None else [save_picture(output.folder, clip.name, strip(shown))]
+    return object_rows(clip, scores), pictures
 
 
 def _notes(clips: Sequence[Clip]) -> list[str]:
