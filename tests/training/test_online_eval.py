@@ -16,6 +16,7 @@ from selfpatch.data.sources.index import ImageIndex
 from selfpatch.training.dataset import TrainingData
 from selfpatch.training.factory import make_online_evaluator
 from selfpatch.training.online_eval import OnlineEvaluator, sheet_size, teacher_encoder
+from selfpatch.visualization.explorer import page
 from tests.helpers.command_line import write_photos
 from tests.helpers.tiny import tiny_config, tiny_student_teacher
 
@@ -131,3 +132,14 @@ def test_the_page_of_before_and_after_shows_the_images_of_the_sheet(tmp_path: Pa
     assert text.count("data:image/jpeg;base64,") == 1, "the other one is unreadable"
     assert '"name": "untrained"' in text
     assert '"name": "trained"' in text
+
+
+def test_a_page_that_would_be_too_large_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = evaluator(write_photos(tmp_path / "photos", 4, size=32), [0, 1], [1], picture_images=2)
+    untrained, path = teacher_encoder(tiny_student_teacher()), tmp_path / "explore.html"
+    monkeypatch.setattr(page, "MEGABYTE", 1)
+    assert made.write_explorer(path, tiny_student_teacher(), untrained) is None
+    assert "warning: explore.html is left out: a page of 1 images" in capsys.readouterr().out
+    assert not path.exists()

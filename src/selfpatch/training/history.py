@@ -50,8 +50,6 @@ def record_end(folder: Path) -> None:
 def read_history(folder: Path) -> list[Session]:
     """Return the sessions of a run, the first one first; none if the file is missing or damaged."""
     path = folder / FILE
-    if not path.exists():
-        return []
     try:
         return check_json(read_json(path), list[Session], str(path))
     except ValueError:

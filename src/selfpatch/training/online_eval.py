@@ -12,6 +12,7 @@ from torch import Tensor
 from selfpatch.checkpoints.run_dir import sheet_of
 from selfpatch.config.schema import Size
 from selfpatch.config.sections import WatchConfig
+from selfpatch.core.console import console
 from selfpatch.data.augment.multicrop import ViewRecipe
 from selfpatch.data.decode.pillow import BadImage
 from selfpatch.data.images import LoadedImages, NoneReadable, evenly_spread, load_images
@@ -156,7 +157,8 @@ class OnlineEvaluator:
     def write_explorer(self, path: Path, trained: StudentTeacher, untrained: BranchEncoder) -> Path | None:
         """Write a page that compares patches of the images of the sheet before and after training.
 
-        Return its path, or None if there are no images, or features that are not finite.
+        Return its path, or None if there are no images; also None, after a warning, if features are not finite or the
+        page would be too large.
         """
         if self._sheet_images is None:
             return None
@@ -167,9 +169,10 @@ class OnlineEvaluator:
                 network: [encode_pixels(encoder, pixels, name) for name, pixels in named]
                 for network, encoder in networks.items()
             }
-        except ValueError:  # of a network that has diverged; the run and its report are worth more than this page
+            return write_explorer(path, "Patch features before and after training", self._sheet_names, encoded)
+        except ValueError as error:  # the weights and the report, which are still to be written, matter more
+            console.say(f"warning: {path.name} is left out: {error}")
             return None
-        return write_explorer(path, "Patch features before and after training", self._sheet_names, encoded)
 
 
 @contextlib.contextmanager

@@ -143,6 +143,24 @@ def test_a_run_goes_on_without_a_logger_that_fails(tmp_path: Path, monkeypatch: 
     assert [row["step"] for row in log.rows()] == [1, 2, 3]
 
 
+def test_a_logger_that_fails_to_close_leaves_the_others_to_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closing(Failing):
+        closed: ClassVar[list[str]] = []
+
+        def close(self) -> None:
+            self.closed.append("mlflow")
+
+    monkeypatch.setitem(LOGGERS, "wandb", Failing)
+    monkeypatch.setitem(LOGGERS, "mlflow", Closing)
+    log = MetricsLogger(RunDirectory(tmp_path, SETTINGS), LoggingConfig(loggers=("mlflow", "wandb")))
+    log.record(1, loss={"loss": 1.0})
+    with pytest.warns(UserWarning, match="no records of a server"):
+        log.close()
+    assert Closing.closed == ["mlflow"]
+
+
 def test_damaged_identifiers_begin_a_new_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Named(Failing):
         def start(self, run: Any) -> str:

@@ -73,7 +73,7 @@ class MetricsLogger:
 
     def close(self) -> None:
         """Write what the loggers have in memory."""
-        for name, logger in self._started.items():
+        for name, logger in list(self._started.items()):
             with self._left_out_after_errors(name, logger):
                 logger.close()
         self._started = {}
@@ -99,10 +99,8 @@ class MetricsLogger:
 
 
 def _read_ids(folder: Path) -> dict[str, str]:
-    """Return the identifiers that loggers gave a run; none if the file is damaged."""
+    """Return the identifiers that loggers gave a run; none if the file is missing or damaged."""
     path = folder / IDS
-    if not path.exists():
-        return {}
     try:
         return check_json(read_json(path), dict[str, str], str(path))
     except ValueError:
