@@ -58,11 +58,11 @@ def explore(
     if Path(out).is_dir():
         raise ValueError(f"{out} is a folder; name an HTML file with --out, e.g. {Path(out) / 'explore.html'}")
     make_folder(Path(out).parent)
-    run = images if isinstance(images, str | Path) and is_run(Path(images)) else None
+    run = RunDirectory.open(images) if isinstance(images, str | Path) and is_run(Path(images)) else None
     if weights is None:
         if run is None:
             raise ValueError("no weights were named; give --weights, or a run directory in place of images")
-        weights = _first_and_last(Path(run))
+        weights = _first_and_last(run)
     options = {"device": device, **(load_options or {})}
     encoders = {
         name: debiased(load(network, **options) if isinstance(network, str | Path) else network, config.debias)
@@ -71,22 +71,22 @@ def explore(
     for encoder in encoders.values():
         check_resolution(encoder, config.resolution)
     if run is not None:
-        title = f"Held-out images of {Path(run).resolve().name}"
-        names, encoded = _encode_run(RunDirectory.open(run), encoders, config)
+        title = f"Held-out images of {run.path.resolve().name}"
+        names, encoded = _encode_run(run, encoders, config)
     else:
         title, files = "Patch features", [images] if isinstance(images, str | Path) else list(images)
         names, encoded = _encode_files(files, encoders, config)
     return write_explorer(out, title, names, encoded, config)
 
 
-def _first_and_last(path: Path) -> dict[str, Weights]:
+def _first_and_last(run: RunDirectory) -> dict[str, Weights]:
     """Return the weights at the beginning and at the end of a run, by their names on the page."""
-    last, run = weights_file(path), RunDirectory.open(path)
+    last = weights_file(run.path)
     steps = {file: step for step, file in run.checkpoints.all()}
     first = next((file for file, step in steps.items() if last in steps and step <= EARLY * steps[last]), None)
     name = f"step {steps[last]}" if last in steps else "trained"
     if first is None:
-        return {"untrained": f"untrained:{path}", name: str(last)}
+        return {"untrained": f"untrained:{run.path}", name: str(last)}
     return {f"step {steps[first]}": str(first), name: str(last)}
 
 

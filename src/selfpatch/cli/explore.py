@@ -37,7 +37,9 @@ def run(arguments: list[str]) -> int:
     images = options.images[0] if len(options.images) == 1 else options.images
     from selfpatch.api.explore import explore
 
-    settings = {"device": options.device, "load_options": plain(options.load)}
-    page = explore(options.weights or None, images, options.out, options.config, **settings)
+    page = explore(
+        options.weights or None, images, options.out, options.config,
+        device=options.device, load_options=plain(options.load),
+    )  # fmt: skip
     print(visible(str(page)))
     return 0

@@ -16,9 +16,9 @@ class EncodedPicture:
     """Pixels that a network was given, and its patch features."""
 
     pixels: Tensor
-    """[C, H, W]; both sides are multiples of the patch size."""
+    """Pixels [C, H, W]; both sides are multiples of the patch size."""
     features: Tensor
-    """[h, w, D] float32 on the CPU, each of length 1."""
+    """Features [h, w, D], float32 on the CPU, each of length 1."""
 
 
 def check_resolution(encoder: Encoder, resolution: int) -> None:

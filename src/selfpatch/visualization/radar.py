@@ -18,7 +18,7 @@ MIN_SPOKES = 3
 
 
 def draw_radar(path: Path, spokes: Sequence[str], scores: Mapping[str, Sequence[float | None]], title: str) -> Path:
-    """Write a PNG, and return its path.
+    """Draw the scores of networks as a PNG, and return its path.
 
     A network without a score of a benchmark has a gap there. Rings are 20 % apart.
 

@@ -30,7 +30,7 @@ class Logger(Protocol):
     """
 
     records: ClassVar[str]
-    """What it writes, for a warning, e.g. `TensorBoard events`."""
+    """Name of the records in warnings, e.g. `TensorBoard events`."""
     rewinds: ClassVar[bool]
     """True if records from `LoggedRun.step` on disappear when a run is resumed; otherwise none is given twice."""
 

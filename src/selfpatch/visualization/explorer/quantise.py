@@ -26,13 +26,13 @@ class QuantisedFeatures:
     """
 
     codes: Tensor
-    """[M, m] int8, components in descending order of variance."""
+    """Codes [M, m], int8, components in descending order of variance."""
     scales: Tensor
-    """[M] float32."""
+    """Value of code 1 of each patch, [M] float32."""
     offsets: Tensor
-    """[M] float32, mu . r of each patch."""
+    """Product mu . r of each patch, [M] float32."""
     mean_square: float
-    """|mu|^2."""
+    """Squared length of the mean, |mu|^2."""
     rms_error: float
     """Root mean square of the difference between cosines and exact ones."""
     max_error: float
