@@ -25,6 +25,11 @@ class NetworkResults:
     name: str
     results: Sequence[Result]
 
+    @property
+    def sha256(self) -> str | None:
+        """Hash of the weights; None if no result knows it."""
+        return next((r.weights.sha256 for r in self.results if r.weights is not None and r.weights.sha256), None)
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -134,9 +139,9 @@ def _benchmark(title: str, group: Mapping[int, Result], num_networks: int, draws
     means.sort(key=lambda row: row.name not in headline[0])  # `PCK@0.1` for `PCK@0.1 per image`
     of_images = means[0] if quoted.num_images is None and means else None
     columns = [list(group).index(i) if i in group else None for i in range(num_networks)]
-    spread = [None if row is None else _spread(row, columns) for row in (quoted, of_images)]
-    assert spread[0] is not None
-    return Benchmark(title, *headline, [group.get(i) for i in range(num_networks)], spread[0], spread[1])
+    spread_means = None if of_images is None else _spread(of_images, columns)
+    by_network = [group.get(i) for i in range(num_networks)]
+    return Benchmark(title, *headline, by_network, _spread(quoted, columns), spread_means)
 
 
 def _spread(row: Row, columns: Sequence[int | None]) -> Row:

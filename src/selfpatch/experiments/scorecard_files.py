@@ -86,10 +86,9 @@ def _networks(card: Scorecard) -> Table:
     rows = []
     for name, network in zip(card.names, card.networks, strict=True):
         first = network.results[0]
-        sha256 = next((r.weights.sha256 for r in network.results if r.weights is not None and r.weights.sha256), "")
         seconds = sum(result.costs.get("seconds", 0.0) for result in network.results)
         versions = ", ".join(f"{package} {version}" for package, version in first.versions.items())
-        rows.append([name, sha256[:16], str(first.device or ""), versions, f"{seconds:.0f} s"])
+        rows.append([name, (network.sha256 or "")[:16], str(first.device or ""), versions, f"{seconds:.0f} s"])
     return Table(("network", "sha256", "device", "versions", "evaluations took"), rows)
 
 
@@ -158,7 +157,8 @@ def json_lines(card: Scorecard) -> list[dict[str, Any]]:
                     "settings": dict(result.settings), "warnings": list(result.warnings),
                 })  # fmt: skip
         first = network.results[0]
-        sha256 = next((r.weights.sha256 for r in network.results if r.weights is not None), None)
-        source = {"network": card.names[i], "sha256": sha256, "device": first.device, "versions": dict(first.versions)}
-        lines.append(source | {"scores": scores})
+        lines.append({
+            "network": card.names[i], "sha256": network.sha256, "device": first.device,
+            "versions": dict(first.versions), "scores": scores,
+        })  # fmt: skip
     return lines

@@ -180,10 +180,10 @@ def _similarity_graph(features: Tensor, tau: float) -> tuple[Tensor, Tensor]:
 def _flaw_of_graph(degree: Tensor) -> Flaw | None:
     """Return what is wrong with a graph, from the number of similar patches [N] of each patch, itself included."""
     others = len(degree) - 1
-    mean = (float(degree.double().mean()) - 1) / max(1, others)
-    if others and mean > MAX_EDGES:
-        return "complete"
-    return "sparse" if others and mean * others < 1 else None
+    if not others:
+        return None
+    share = (float(degree.double().mean()) - 1) / others
+    return "complete" if share > MAX_EDGES else "sparse" if share * others < 1 else None
 
 
 def _row_chunks(matrix: Tensor) -> tuple[Tensor, ...]:

@@ -65,9 +65,7 @@ def both(navi: Path) -> tuple[Pair, tuple[Surface, Surface]]:
 def test_recalls_equal_distances_on_the_sphere(navi: Path) -> None:
     """An error is the distance of two points of the object, whatever the cameras."""
     pair, surfaces = both(navi)
-    points = [
-        object_points(surface.points[surface.points[..., 2] > 0], ANGLES[i]) for i, surface in enumerate(surfaces)
-    ]
+    points = [object_points(surface.points[surface.mask], ANGLES[i]) for i, surface in enumerate(surfaces)]
     rng = np.random.default_rng(0)
     near = [int(np.linalg.norm(points[1] - p, axis=1).argmin()) for p in points[0][:100]]
     second = [j if i % 2 else int(rng.integers(len(points[1]))) for i, j in enumerate(near)]
@@ -84,7 +82,7 @@ def test_recalls_equal_distances_on_the_sphere(navi: Path) -> None:
 def test_positions_are_matched_to_the_nearest(navi: Path) -> None:
     _, surfaces = both(navi)
     found = match_positions(*surfaces, count=50)
-    cells = [(surface.points[..., 2] > 0).nonzero().numpy() for surface in surfaces]
+    cells = [surface.mask.nonzero().numpy() for surface in surfaces]
     assert len(found.first) == 50
     for i, j in zip(found.first.tolist(), found.second.tolist(), strict=True):
         distances = np.linalg.norm(cells[1] - cells[0][i], axis=1)

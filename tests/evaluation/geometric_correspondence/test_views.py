@@ -29,7 +29,7 @@ def surface_of(view: View) -> Surface:
 
 
 def distance_from_the_sphere(surface: Surface, angle: float) -> float:
-    points = object_points(surface.points[surface.points[..., 2] > 0], angle)
+    points = object_points(surface.points[surface.mask], angle)
     return float(np.abs(np.linalg.norm(points, axis=1) - RADIUS).mean())
 
 
@@ -37,7 +37,7 @@ def distance_from_the_sphere(surface: Surface, angle: float) -> float:
 def test_points_lie_on_the_sphere_and_have_its_colour(navi: Path, number: int) -> None:
     surface, angle = surface_of(view_of(navi, number)), ANGLES[number]
     assert distance_from_the_sphere(surface, angle) < 1.5, "millimetres; a pixel is 2 mm wide"
-    shown = surface.points[..., 2] > 0
+    shown = surface.mask
     assert shown.float().mean() > 0.7, "the square is as large as the sphere"
     points = object_points(surface.points[shown], angle)
     pixels = surface.pixels[:, ::4, ::4].movedim(0, -1)[shown].double().numpy()
@@ -47,7 +47,7 @@ def test_points_lie_on_the_sphere_and_have_its_colour(navi: Path, number: int) -
 
 def test_projected_points_are_at_their_pixels(navi: Path) -> None:
     surface = surface_of(view_of(navi, 1))
-    shown = surface.points[..., 2] > 0
+    shown = surface.mask
     rows_and_columns = shown.nonzero().flip(1).double() * 4
     error = surface.project(surface.points[shown].double()) - rows_and_columns
     assert error.abs().max() < 5, "pixels of 256; the image has 96"
@@ -60,8 +60,8 @@ def test_a_wrong_camera_is_noticed(navi: Path, mistake: str) -> None:
         assert distance_from_the_sphere(surface_of(replace(view, focal=1.5 * view.focal)), ANGLES[1]) > 5
     else:
         surface = surface_of(view)
-        points = object_points(surface.points[surface.points[..., 2] > 0], -ANGLES[1])
-        pixels = surface.pixels[:, ::4, ::4].movedim(0, -1)[surface.points[..., 2] > 0].double().numpy()
+        points = object_points(surface.points[surface.mask], -ANGLES[1])
+        pixels = surface.pixels[:, ::4, ::4].movedim(0, -1)[surface.mask].double().numpy()
         assert np.median(np.abs(pixels - colour_of(points)).max(1)) > 20
 
 
@@ -85,3 +85,15 @@ def test_a_view_without_depth_and_one_of_another_shape(navi: Path, tmp_path: Pat
     Image.new("I;16", (96, 128)).save(tmp_path / "turned.png")
     with pytest.raises(ValueError, match=r"has 128 x 96 pixels and .*turned\.png 96 x 128; use images and depths of"):
         load_surface(replace(view, depth=tmp_path / "turned.png"), 64, 8)
+
+
+@pytest.mark.parametrize(("thickness", "is_shown"), [(1, False), (4, True)])
+def test_a_thin_object_may_lie_between_the_kept_points(
+    navi: Path, tmp_path: Path, thickness: int, is_shown: bool
+) -> None:
+    """Of 87 rows, 39 and 43 are kept, but not 41, in which a thin object lies."""
+    depth = np.zeros((96, 128), np.uint16)
+    depth[41 : 41 + thickness, 20:108] = 1638
+    Image.fromarray(depth).save(tmp_path / "line.png")
+    surface = load_surface(replace(view_of(navi, 0), depth=tmp_path / "line.png"), 96, 8)
+    assert (surface is not None) == is_shown

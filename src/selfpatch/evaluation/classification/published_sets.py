@@ -146,8 +146,9 @@ def _cub(root: Path) -> PublishedSet | None:
     folder = next((f for f in (root, root / "CUB_200_2011") if (f / "train_test_split.txt").is_file()), None)
     if folder is None:
         return None
-    tables = [_numbered(folder / f"{name}.txt") for name in ("images", "image_class_labels", "train_test_split")]
-    images, labels, trained = tables
+    images, labels, trained = (
+        _numbered(folder / f"{name}.txt") for name in ("images", "image_class_labels", "train_test_split")
+    )
     if not images.keys() == labels.keys() == trained.keys() or not {*trained.values()} <= {"0", "1"}:
         raise ValueError(
             f"{folder} has images.txt, image_class_labels.txt and train_test_split.txt of other images, or a split "

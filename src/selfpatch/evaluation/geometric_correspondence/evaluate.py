@@ -57,7 +57,7 @@ class _DensePoints:
         image = normalise(surface.pixels[None].to(self.layer.device), self.layer.mean, self.layer.std)
         side = len(surface.points)
         features = F.interpolate(self.patches(image).float(), (side, side), mode="bicubic")[0].movedim(0, -1)
-        return features[(surface.points[..., 2] > 0).to(features.device)]
+        return features[surface.mask.to(features.device)]
 
 
 def evaluate(encoder: Encoder, data: str | Path, config: NAVIConfig, output: Output = NO_OUTPUT) -> Result:
@@ -95,7 +95,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: NAVIConfig, output: Out
         first, second = pair = pairs[number]
         name = f"{first.subject}/{first.name}-{second.name}"
         loaded = [load_surface(view, config.resolution, encode.layer.patch_size) for view in pair]
-        surfaces = [surface for surface in loaded if surface is not None and (surface.points[..., 2] > 0).any()]
+        surfaces = [surface for surface in loaded if surface is not None]
         check_degenerate(NO_SURFACE, len(surfaces) < 2, name)
         if len(surfaces) == 2:
             both = surfaces[0], surfaces[1]

@@ -57,7 +57,7 @@ def match_features(first: Tensor, second: Tensor, *, count: int, selection: Sele
 
 def match_positions(first: Surface, second: Surface, *, count: int) -> Matches:
     """Match points evenly spread over the first view to the nearest position in the square of the second."""
-    cells_a, cells_b = ((surface.points[..., 2] > 0).nonzero().double() for surface in (first, second))
+    cells_a, cells_b = (surface.mask.nonzero().double() for surface in (first, second))
     kept = torch.linspace(0, len(cells_a) - 1, min(count, len(cells_a))).round().long()
     return Matches(kept, torch.cat([torch.cdist(block, cells_b).argmin(1) for block in cells_a[kept].split(256)]))
 
@@ -80,10 +80,7 @@ def recalls(matches: Matches, surfaces: tuple[Surface, Surface], pair: Pair, con
 
 def matched_points(matches: Matches, surfaces: tuple[Surface, Surface], pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
     """Return matched points [m, 3] of both views in their cameras, and those of the first in the second's camera."""
-    p, q = (
-        surface.points[surface.points[..., 2] > 0][index.cpu()]
-        for surface, index in zip(surfaces, matches, strict=True)
-    )
+    p, q = (surface.points[surface.mask][index.cpu()] for surface, index in zip(surfaces, matches, strict=True))
     first, second = pair
     rotation = second.rotation @ first.rotation.T
     translation = second.translation - rotation @ first.translation

@@ -33,6 +33,11 @@ class Surface:
     corner: tuple[float, float]
     """Upper left corner (x, y) of that square, from the principal point."""
 
+    @property
+    def mask(self) -> Tensor:
+        """Points of the object, bool [n, n]."""
+        return self.points[..., 2] > 0
+
     def project(self, points: Tensor) -> Tensor:
         """Return the pixels [m, 2] (x, y) of points [m, 3] in the square of `resolution`."""
         return self.focal * points[:, :2] / points[:, 2:].clamp(min=1e-9) - points.new_tensor(self.corner)
@@ -78,9 +83,9 @@ def load_surface(view: View, resolution: int, patch_size: int) -> Surface | None
     cells = np.arange(0, resolution, CELL) * side // resolution
     scale = resolution / side
     corner = scale * (left - resolution / 2), scale * (top - resolution / 2)
-    return Surface(
-        to_tensor(Image.fromarray(crop)), torch.from_numpy(points[cells[:, None], cells]).float(), focal * scale, corner
-    )
+    kept = torch.from_numpy(points[cells[:, None], cells]).float()
+    surface = Surface(to_tensor(Image.fromarray(crop)), kept, focal * scale, corner)
+    return surface if surface.mask.any() else None  # a thin object may lie between the kept points
 
 
 def _resized(values: np.ndarray, height: int, width: int, *, offset: float = 0.0) -> np.ndarray:

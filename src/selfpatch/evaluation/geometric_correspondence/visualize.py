@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.geometric_correspondence.views import Surface
 from selfpatch.evaluation.pictures import draw_match, scaled_to_height, side_by_side
 from selfpatch.visualization.layout import to_image
@@ -25,6 +26,6 @@ def draw_matches(
         surface.project(of_view).numpy() * scale
         for surface, of_view in zip((surfaces[0], surfaces[1], surfaces[1]), points, strict=True)
     )
-    for i in np.linspace(0, len(correct) - 1, min(NUM_LINES, len(correct))).round().astype(int):
+    for i in evenly_spread(np.arange(len(correct)), NUM_LINES):
         draw_match(draw, first[i], second[i] + offset, truth[i] + offset, correct=bool(correct[i]))
     return sheet
