@@ -16,6 +16,7 @@ __all__ = [
     "explore",
     "export",
     "load",
+    "prepare",
     "pretrain",
     "read_embeddings",
     "resume",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from selfpatch.api.evaluate import compare, evaluate
     from selfpatch.api.explore import explore
     from selfpatch.api.export import export
+    from selfpatch.api.prepare import prepare
     from selfpatch.api.pretrain import pretrain, resume
     from selfpatch.api.show import show
     from selfpatch.embedding.read import read_embeddings
@@ -43,6 +45,7 @@ _MODULES = {
     "explore": "selfpatch.api.explore",
     "export": "selfpatch.api.export",
     "load": "selfpatch.api.encoder",
+    "prepare": "selfpatch.api.prepare",
     "pretrain": "selfpatch.api.pretrain",
     "read_embeddings": "selfpatch.embedding.read",
     "resume": "selfpatch.api.pretrain",

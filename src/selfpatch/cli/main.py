@@ -26,7 +26,9 @@ from selfpatch.core.text import visible
 from selfpatch.core.torchrun import announced_rank, announced_world_size
 from selfpatch.core.version import VERSION
 
-COMMANDS = ("pretrain", "recipes", "resume", "evaluate", "show", "explore", "embed", "export", "study", "bench")
+COMMANDS = (
+    "pretrain", "recipes", "resume", "evaluate", "show", "explore", "embed", "prepare", "export", "study", "bench",
+)  # fmt: skip
 """Modules of this package, imported when called; `run` takes the arguments after the name and returns the exit code."""
 
 USAGE = """selfpatch {version}: self-supervised pre-training for good patch features, and evaluations of them
@@ -41,6 +43,7 @@ USAGE = """selfpatch {version}: self-supervised pre-training for good patch feat
   selfpatch show --weights W IMAGE...              draw the patch features of images
   selfpatch embed --weights W --data D --out F     write the features of many images to a file
   selfpatch explore --weights W IMAGE...           write a page to compare patches in a browser; or: explore RUN
+  selfpatch prepare --data D --out SHARDS          make images smaller once, in tar shards that train faster
   selfpatch export --weights W --to timm --out DIR write weights for timm, transformers or onnxruntime
   selfpatch study FILE --data D                    train and measure a grid of recipes over seeds, with one report
   selfpatch bench [loader|step|ops|davis|scaling]  time the fast paths against their plain references

@@ -1,16 +1,40 @@
-"""Image files to read: a plain file, or a member of a tar shard."""
+"""Image files to read: a plain file, or an image that lies elsewhere, such as a member of a tar shard."""
 
 import errno
 import io
 import os
 import stat
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 
+class StoredImage(ABC):
+    """An encoded image that is no file of its own; `str()` gives its name."""
+
+    @abstractmethod
+    def read(self) -> bytes:
+        """Return the bytes of the image; raise OSError if they cannot be read."""
+
+
 @dataclass(frozen=True)
-class ShardMember:
+class LoadedImage(StoredImage):
+    """An encoded image in memory."""
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read(self) -> bytes:
+        """Return the bytes of the image."""
+        return self.content
+
+
+@dataclass(frozen=True)
+class ShardMember(StoredImage):
     """An image in an uncompressed tar, read in place; `str()` gives `shard.tar/member.jpg`."""
 
     shard: str  # path of the tar
@@ -31,16 +55,16 @@ class ShardMember:
         return content
 
 
-ImageFile = str | Path | ShardMember
+ImageFile = str | Path | StoredImage
 """Input of every image reader."""
 
 
 class _Content(io.BytesIO):
-    """Bytes of a member, under its name: decoders quote the `repr` of their input in errors."""
+    """Bytes of a stored image, under its name: decoders quote the `repr` of their input in errors."""
 
-    def __init__(self, member: ShardMember) -> None:
-        super().__init__(member.read())
-        self._name = str(member)
+    def __init__(self, image: StoredImage) -> None:
+        super().__init__(image.read())
+        self._name = str(image)
 
     def __repr__(self) -> str:
         return repr(self._name)
@@ -48,7 +72,7 @@ class _Content(io.BytesIO):
 
 def opened(file: ImageFile) -> BinaryIO:
     """Open an image file for reading bytes; raise OSError if it is missing, unreadable or no regular file."""
-    return _Content(file) if isinstance(file, ShardMember) else open_regular(file)
+    return _Content(file) if isinstance(file, StoredImage) else open_regular(file)
 
 
 def open_regular(path: str | Path) -> BinaryIO:
