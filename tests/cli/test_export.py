@@ -18,5 +18,5 @@ def test_export(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -
     assert f"local-dir:{out}" in shown
     assert main(f"export --weights {run} --to timm --out {out}".split()) == 2
     assert "is no empty folder; name another one with --out" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="there is no export to 'tf'; use one of timm, safetensors, hf, onnx"):
+    with pytest.raises(ValueError, match="there is no export to 'tf'; use one of timm, safetensors, hf, onnx, torch"):
         selfpatch.export(str(run), "tf", tmp_path / "other")

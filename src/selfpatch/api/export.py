@@ -20,14 +20,14 @@ def export(
     debias: int = 0,
     **load_options: Any,
 ) -> list[Path]:
-    """Write a network for timm, transformers or onnxruntime, or as one safetensors file, and check it by loading it.
+    """Write a network for another library, or as one safetensors file, and check it by loading it there.
 
     Args:
         weights: an encoder, or weights as `selfpatch.load` takes them, without baselines and `untrained:`.
-        to: timm, safetensors, hf or onnx.
+        to: timm, safetensors, hf (transformers), onnx or torch (torch.export).
         out: folder for the files, new or empty. Its README.txt explains how to load them.
-        size: side of the images in pixels, or (height, width) (onnx only); the graph then takes no others.
-        debias: number of directions of positions to remove from patch features (onnx of a fixed size only).
+        size: side of the images in pixels, or (height, width) (onnx and torch only); the graph then takes no others.
+        debias: number of directions of positions to remove from patch features (onnx and torch of a fixed size only).
         load_options: fields of `checkpoints.config.LoadConfig`, e.g. `side="student"`.
 
     Raises:

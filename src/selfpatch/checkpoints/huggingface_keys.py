@@ -40,6 +40,12 @@ DINOV2_SWIGLU = DINOV2 | {
     "blocks.#.mlp.fc1.": "encoder.layer.#.mlp.weights_in.",
     "blocks.#.mlp.fc2.": "encoder.layer.#.mlp.weights_out.",
 }
+VITDET = {
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj.": "embeddings.projection.",
+    **{f"blocks.#.{part}.": f"encoder.layer.#.{part}." for part in ("norm1", "norm2", "mlp.fc1", "mlp.fc2")},
+    **{f"blocks.#.attn.{part}.": f"encoder.layer.#.attention.{part}." for part in ("qkv", "proj")},
+}
 _DINOV3 = {
     "cls_token": "embeddings.cls_token",
     "mask_token": "embeddings.mask_token",
@@ -105,19 +111,20 @@ DINOV3_CONVNEXT = {
 _FIRST_LAYERS = ("embeddings.patch_embeddings.projection.weight", "embedder.embedder.convolution.weight")
 """Ends of keys that only these models have."""
 _DINOV3_FIRST_LAYER = "embeddings.patch_embeddings.weight"
+_VITDET_FIRST_LAYER = re.compile(r"(?:.*\.)?embeddings\.projection\.weight")
 _CONVNEXTS = {"embeddings.layernorm.weight": CONVNEXT, "stages.0.downsample_layers.0.weight": DINOV3_CONVNEXT}
 """End of a key that only such a ConvNeXt has: its table."""
 
 
 def to_huggingface(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return the tensors under transformers' keys, with each qkv [3 * D, ...] split.
+    """Return the tensors under transformers' keys, with each qkv [3 * D, ...] split, unless the table joins them.
 
     Raises:
         ValueError: a key is not in the table.
     """
     split: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        if ".attn.qkv." in key:
+        if ".attn.qkv." in key and "blocks.#.attn.qkv." not in names:
             split |= {key.replace(".qkv.", f".{part}."): x for part, x in zip(_QKV, tensor.chunk(3), strict=True)}
         elif ".mlp.fc1." in key and "blocks.#.mlp.gate." in names:
             split |= {key.replace(".fc1.", f".{part}."): x for part, x in zip(_GATED, tensor.chunk(2), strict=True)}
@@ -134,7 +141,8 @@ def to_huggingface(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dic
 
 def is_huggingface_key(key: str) -> bool:
     """Return whether a key is of the first layer of a model of transformers."""
-    return key.endswith((*_FIRST_LAYERS, _DINOV3_FIRST_LAYER, *_CONVNEXTS))
+    ends = (*_FIRST_LAYERS, _DINOV3_FIRST_LAYER, *_CONVNEXTS)
+    return key.endswith(ends) or _VITDET_FIRST_LAYER.fullmatch(key) is not None
 
 
 def from_huggingface(raw: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -148,6 +156,7 @@ def from_huggingface(raw: Mapping[str, Tensor], source: str) -> dict[str, Tensor
     tables: tuple[dict[str, str], ...] = (VIT, DINOV2, DINOV2_SWIGLU, SWIN, RESNET)
     convnext = next((table for end, table in _CONVNEXTS.items() if any(key.endswith(end) for key in raw)), None)
     dinov3 = convnext is None and any(key.endswith(_DINOV3_FIRST_LAYER) for key in raw)
+    vitdet = any(map(_VITDET_FIRST_LAYER.fullmatch, raw))
     # transformers 5 calls the blocks and stages of DINOv3's models model.layer and model.stages in memory.
     if convnext is not None:
         tables = (convnext,)
@@ -155,6 +164,8 @@ def from_huggingface(raw: Mapping[str, Tensor], source: str) -> dict[str, Tensor
     elif dinov3:
         tables = (DINOV3_SWIGLU,) if any(".mlp.gate_proj." in key for key in raw) else (DINOV3,)
         raw = {re.sub(r"\bmodel\.layer\.", "layer.", key): tensor for key, tensor in raw.items()}
+    elif vitdet:
+        tables = (VITDET,)
     elif not any(key.endswith(_FIRST_LAYERS) for key in raw):
         return dict(raw)
     names = [(theirs, ours) for table in tables for ours, theirs in table.items()]
@@ -164,6 +175,8 @@ def from_huggingface(raw: Mapping[str, Tensor], source: str) -> dict[str, Tensor
         if renamed in state:
             raise ValueError(f"{source} holds {renamed!r} twice, once as {key!r}; save the tensors of one network")
         state[renamed] = tensor
+    if vitdet and "pos_embed" in state:
+        state["pos_embed"] = state["pos_embed"][:, 1:]  # the first is of a CLS token, which it has not
     for query in [key for key in state if ".attn.query." in key]:
         parts = [state.pop(query.replace("query", part), None) for part in _QKV]
         if dinov3 and query.endswith(".bias") and parts[0] is not None:

@@ -196,7 +196,8 @@ def encoder_of(
         normed_patches=normed_patches,
         projection={key.removeprefix(head): tensor for key, tensor in weights.state.items() if key.startswith(head)},
     )
-    left_out = [key for key in weights.state if key.startswith("heads.") or key == "backbone.mask_token"]
+    unused = {"backbone.mask_token", f"{TRUNK}norm.weight", f"{TRUNK}norm.bias"} - encoder.state_dict().keys()
+    left_out = [key for key in weights.state if key.startswith("heads.") or key in unused]
     report = load_strictly(encoder, weights.state, weights, left_out, allow_partial=allow_partial)
     return encoder.eval(), report
 

@@ -11,18 +11,21 @@ from selfpatch.core.text import visible
 
 @settings
 class ExportOptions(WeightsOptions):
-    """Write a network for timm, transformers (hf) or onnxruntime, or as one safetensors file, and compare features."""
+    """Write a network for timm, transformers (hf), onnxruntime or torch.export, or as one safetensors file.
 
-    to: Literal["timm", "safetensors", "hf", "onnx"]
-    """Format."""
+    The files are loaded by that library, and their features compared with the network's.
+    """
+
+    to: Literal["timm", "safetensors", "hf", "onnx", "torch"]
+    """Format; torch is a program of torch.export (.pt2)."""
     out: Name
     """Folder for the files, new or empty."""
     size: Size | None = None
-    """Side of the images in pixels, or height and width (onnx only); defaults to any size, or to the one that a
-    Swin's windows fit."""
+    """Side of the images in pixels, or height and width (onnx and torch only); defaults to any size, or to
+    the one that a Swin's windows fit."""
     debias: NonNegativeInt = 0
     """Number of directions to remove from patch features, those that tell the position of a patch (INSID3, arXiv
-    2603.28480); only with --to onnx and --size. 0 removes none."""
+    2603.28480); only with --to onnx or torch, and --size. 0 removes none."""
 
 
 def run(arguments: list[str]) -> int:

@@ -124,6 +124,13 @@ def test_our_own_file_loads_back_with_its_pool(pool: bool, tmp_path: Path) -> No
         assert json.loads(opened.metadata()["shape"])["num_heads"] == 4
 
 
+BELOW_A_POOL: dict[str, AnyBackboneConfig] = {
+    "vit below a pool": POOLED,
+    "scaled vit below a pool": replace(POOLED, layer_scale=True),
+    "swin below a pool": SWIN.for_pool(),
+    "convnext below a pool": CONVNEXT.for_pool(),
+    "convnext v2 below a pool": SHAPES["convnext v2"].for_pool(),
+}
 MODELS = {
     "vit": "ViTModel",
     "vit without CLS token": "IJepaModel",
@@ -135,14 +142,21 @@ MODELS = {
     "swin": "SwinModel",
     "resnet": "ResNetModel",
     "convnext": "DINOv3ConvNextModel",
+    "vit below a pool": "VitDetModel",
+    "scaled vit below a pool": "VitDetModel",
+    "swin below a pool": "DonutSwinModel",
+    "convnext below a pool": "ConvNextModel",
+    "convnext v2 below a pool": "ConvNextV2Model",
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_transformers_gives_the_same_features(name: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    encoder, images = encoder_of(SHAPES[name]), images_for(SHAPES[name])
-    export(encoder, "hf", tmp_path / "out")
+    config, has_pool = {**SHAPES, **BELOW_A_POOL}[name], name in BELOW_A_POOL
+    encoder, images = encoder_of(config, pool=has_pool), images_for(config)
+    *_, readme = export(encoder, "hf", tmp_path / "out")
+    assert ("a pool's, which is not in this folder" in readme.read_text()) == has_pool
     model = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
     assert type(model).__name__ == MODELS[name]
     with torch.no_grad():
@@ -154,20 +168,24 @@ def test_transformers_gives_the_same_features(name: str, tmp_path: Path) -> None
             close(last[:, 0], encoder.image(images))
         last = last[:, -patches.shape[1] :]
     close(last, patches)
-    if SHAPES[name].in_channels == 3:
+    if config.in_channels == 3:
         pixels = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
-        assert tuple(pixels["image_mean"]) == SHAPES[name].mean
+        assert tuple(pixels["image_mean"]) == config.mean
 
 
 @pytest.mark.parametrize(
-    "config", [SWIN, RESNET, CONVNEXT, replace(SHAPES["gated vit with rotary positions"], num_heads=1)]
+    "config",
+    [SWIN, RESNET, CONVNEXT, replace(SHAPES["gated vit with rotary positions"], num_heads=1), *BELOW_A_POOL.values()],
 )
 def test_a_folder_for_transformers_loads_back(config: AnyBackboneConfig, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
     encoder, images = encoder_of(config), images_for(config)
     export(encoder, "hf", tmp_path / "out")
     loaded, _ = load_encoder(str(tmp_path / "out" / "model.safetensors"))
-    assert torch.equal(loaded.patches(images), encoder.patches(images))
+    if getattr(config, "layer_scale", False) and loaded.backbone.config != config:  # folded into other weights
+        close(loaded.patches(images), encoder.patches(images))
+    else:
+        assert torch.equal(loaded.patches(images), encoder.patches(images))
 
 
 def test_transformers_opens_what_was_exported_for_timm(tmp_path: Path) -> None:
@@ -182,12 +200,13 @@ def test_transformers_opens_what_was_exported_for_timm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "to", "sentence"),
     [
-        (POOLED, "hf", "this ViT has no final norm .* use --to timm, .* or --to onnx"),
-        (SWIN.for_pool(), "hf", "this Swin has no final norm.*use --to onnx or safetensors"),
+        (replace(VIT, final_norm=False), "hf", "this ViT has no final norm, .* use --to timm, .* or --to onnx"),
+        (replace(POOLED, rope=True), "hf", "this ViT has no final norm, .* without CLS token, registers, rotary"),
         (SWIN.for_pool(), "timm", "this Swin has no final norm.*use --to onnx or safetensors"),
         (CONVNEXT.for_pool(), "timm", "this ConvNeXt has no final norm.*use --to onnx or safetensors"),
         (replace(CONVNEXT, depths=(1, 1, 1)), "timm", "timm's ConvNeXt has 4 stages, and this one 3; use --to onnx"),
-        (SHAPES["convnext v2"], "hf", "no ConvNeXt with patch features that is not as DINOv3's.*use --to timm"),
+        (SHAPES["convnext v2"], "hf", "no ConvNeXt with patch features that has all of this one; use --to timm"),
+        (replace(CONVNEXT.for_pool(), norm_eps=1e-5), "hf", "no ConvNeXt with patch features that has all of this"),
         (replace(VIT, class_token=False, layer_scale=True), "hf", "no ViT without CLS token.*use --to timm"),
     ],
 )
@@ -254,6 +273,25 @@ def test_onnxruntime_gives_the_same_features_of_any_batch(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("config", "pool"), [(POOLED, True), (RESNET, False)])
+def test_torch_runs_the_exported_program_at_any_size(config: AnyBackboneConfig, pool: bool, tmp_path: Path) -> None:
+    encoder = encoder_of(config, pool=pool)
+    file, readme = export(encoder, "torch", tmp_path / "out")
+    metadata = {"mean": "", "std": "", "patch_size": ""}
+    network = torch.export.load(file, extra_files=metadata).module()
+    p = config.patch_size
+    for height, width in ((2 * p, 2 * p), (3 * p, 7 * p)):
+        for batch in (1, 3):
+            images = images_for(config, height, width)[:1].repeat(batch, 1, 1, 1)
+            image, patches = network(images)
+            close(image, encoder.image(images))
+            close(patches, encoder.patches(images))
+    assert json.loads(metadata["mean"]) == list(config.mean)
+    assert json.loads(metadata["patch_size"]) == p
+    assert f"multiples of {p}, from {2 * p} on" in readme.read_text()
+
+
+@pytest.mark.slow
 def test_onnxruntime_gives_features_without_positions(tmp_path: Path) -> None:
     require_onnx()
     import onnxruntime
@@ -306,7 +344,7 @@ def test_the_encoder_is_as_it_was(tmp_path: Path) -> None:
 def test_a_request_that_cannot_be_met_is_refused_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="no export to 'tflite'; use one of timm, safetensors, hf, onnx"):
+    with pytest.raises(ValueError, match="no export to 'tflite'; use one of timm, safetensors, hf, onnx, torch"):
         export(encoder_of(VIT), "tflite", tmp_path / "out")
     with pytest.raises(ValueError, match="size is 224, but an export to timm takes images of many sizes"):
         export(encoder_of(VIT), "timm", tmp_path / "out", size=224)

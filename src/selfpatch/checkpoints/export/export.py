@@ -6,6 +6,7 @@ A new format is a module with `LIBRARIES`, `write` and `read_features`, and its 
 import copy
 import errno
 import importlib.util
+import itertools
 import os
 import shutil
 import textwrap
@@ -17,19 +18,24 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from selfpatch.checkpoints.export import huggingface, onnx, safetensors, timm
+from selfpatch.checkpoints.export import huggingface, onnx, safetensors, timm, torch_program
 from selfpatch.checkpoints.export.formats import ExportSummary
+from selfpatch.checkpoints.export.graph import patches_without_positions
 from selfpatch.config.schema import Size, size_text
 from selfpatch.core.atomic_io import clear_error, write_atomically
 from selfpatch.core.text import visible
 from selfpatch.models.encoder import BranchEncoder, Features, image_token
 from selfpatch.models.layers.lora import merge_adapters
 
-FORMATS: dict[str, ModuleType] = {"timm": timm, "safetensors": safetensors, "hf": huggingface, "onnx": onnx}
+FORMATS: dict[str, ModuleType] = {
+    "timm": timm, "safetensors": safetensors, "hf": huggingface, "onnx": onnx, "torch": torch_program,
+}  # fmt: skip
+GRAPHS = ("onnx", "torch")
+"""Formats that hold all that is computed, for any size of images or for a fixed one."""
 
 POOL_IS_LEFT_OUT = (
     "Patch features are the trained network's. Its image feature was a pool's, which is not in this folder: "
-    "--to onnx and --to safetensors keep it."
+    "--to onnx, torch and safetensors keep it."
 )
 
 TOLERANCE = 1e-4
@@ -47,9 +53,9 @@ def export(
         encoder: the network.
         to: one of `FORMATS`.
         out: a folder that is new or empty.
-        size: fixed side of the graph's input images in pixels, or (height, width) (onnx only); if None,
-            any size that the family can take.
-        debias: number of directions of positions to remove from patch features (onnx of a fixed size only).
+        size: fixed side of the graph's input images in pixels, or (height, width) (onnx and torch only); if
+            None, any size that the family can take.
+        debias: number of directions of positions to remove from patch features (onnx and torch of a fixed size only).
 
     Returns:
         The files; the last one, README.txt, explains how to load the others.
@@ -64,8 +70,8 @@ def export(
     with _appearing_folder(Path(out)) as folder:
         options = {"debias": debias} if debias else {}
         summary: ExportSummary = module.write(encoder, folder, size, **options)
-        for height, width in summary.sizes:
-            images = torch.randn(2, channels, height, width, generator=torch.manual_seed(0))
+        for batch, (height, width) in zip(itertools.cycle((2, 1, 3)), summary.sizes, strict=False):
+            images = torch.randn(batch, channels, height, width, generator=torch.manual_seed(0))
             exported = module.read_features(folder, images)
             _compare(exported, encoder, images, to, with_image=summary.has_image, debias=debias)
         write_atomically(folder / "README.txt", _readme(encoder, to, summary, Path(out)))
@@ -75,12 +81,12 @@ def export(
 def _check_request(to: str, out: Path, size: Size | None, debias: int) -> None:
     if to not in FORMATS:
         raise ValueError(f"there is no export to {to!r}; use one of {', '.join(FORMATS)}")
-    if size is not None and to != "onnx":
+    if size is not None and to not in GRAPHS:
         raise ValueError(f"size is {size_text(size)}, but an export to {to} takes images of many sizes; leave it out")
-    if debias and to != "onnx":
+    if debias and to not in GRAPHS:
         raise ValueError(
             f"debias is {debias}, but an export to {to} holds the network alone, not what follows it; use --to onnx "
-            "with --size, or remove positions where features are read, as `selfpatch evaluate ... --debias` does"
+            "or torch with --size, or remove positions where features are read, as `selfpatch evaluate --debias` does"
         )
     if debias and size is None:
         raise ValueError(f"debias is {debias}, but positions differ between sizes of images; give their --size too")
@@ -119,11 +125,11 @@ def _compare(
 ) -> None:
     """Raise ValueError if the other library's features of normalised images differ from the trained network's."""
     tokens = encoder.backbone(images)
-    patches = onnx.patches_without_positions(encoder, debias)(images) if debias else tokens.patches.movedim(-1, 1)
+    patches = patches_without_positions(encoder, debias)(images) if debias else tokens.patches.movedim(-1, 1)
     pairs = {"patch": (patches, exported.patches)}
     if with_image:
         pairs["image"] = image_token(tokens, encoder.pool), exported.cls
-    others = " or ".join(name for name in ("onnx", "safetensors") if name != to)
+    others = " or ".join(name for name in (*GRAPHS, "safetensors") if name != to)
     advice = f"it does not have exactly this network, and nothing was written; use --to {others}"
     for kind, (expected, found) in pairs.items():
         if expected.shape != found.shape:

@@ -1,4 +1,8 @@
-"""Export for Hugging Face's transformers: `AutoModel.from_pretrained("FOLDER")`."""
+"""Export for Hugging Face's transformers: `AutoModel.from_pretrained("FOLDER")`.
+
+A trunk below a pool has no final norm, and becomes the one model of its family in transformers that has none before
+its last hidden state: VitDet without windows, Donut's Swin, ConvNeXt.
+"""
 
 import json
 from collections.abc import Mapping
@@ -28,9 +32,13 @@ MODELS = {
     "Dinov2Model": ("dinov2", keys.DINOV2),
     "Dinov2WithRegistersModel": ("dinov2_with_registers", keys.DINOV2),
     "DINOv3ViTModel": ("dinov3_vit", keys.DINOV3),
+    "VitDetModel": ("vitdet", keys.VITDET),
     "SwinModel": ("swin", keys.SWIN),
+    "DonutSwinModel": ("donut-swin", keys.SWIN),
     "ResNetModel": ("resnet", keys.RESNET),
     "DINOv3ConvNextModel": ("dinov3_convnext", keys.DINOV3_CONVNEXT),
+    "ConvNextModel": ("convnext", keys.CONVNEXT),
+    "ConvNextV2Model": ("convnextv2", keys.CONVNEXT),
 }
 """Type and names of the keys of each model."""
 
@@ -48,12 +56,17 @@ def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSumm
         _adapt_vit(state, config, name)
         if config.mlp == "swiglu":
             names = keys.DINOV3_SWIGLU if config.rope else keys.DINOV2_SWIGLU
+    elif isinstance(config, ConvNeXtConfig):
+        _adapt_convnext(state, config)
+    elif name == "DonutSwinModel":  # whose files hold the tables that timm computes
+        tables = dict(encoder.backbone.trunk.named_buffers())
+        state |= {key: table for key, table in tables.items() if key.endswith(".relative_position_index")}
     tensors = keys.to_huggingface(state, names)
     if name == "DINOv3ViTModel":  # its keys have no bias
         tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(".k_proj.bias")}
     described: AnyBackboneConfig = config
-    if isinstance(config, ViTConfig) and "blocks.0.ls1.gamma" in state:
-        described = replace(config, layer_scale=True)
+    if isinstance(config, ViTConfig):
+        described = replace(config, layer_scale="blocks.0.ls1.gamma" in state)
     write_safetensors(folder / "model.safetensors", tensors, metadata_of(described))
     settings = {"architectures": [name], "model_type": model_type, "num_channels": config.in_channels, **settings}
     write_atomically(folder / "config.json", json.dumps(settings, indent=2))
@@ -67,7 +80,10 @@ def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSumm
         )
     if name == "ViTModel":
         notes.append("The `pooler` that ViTModel adds is untrained; add_pooling_layer=False leaves it out.")
-    return ExportSummary(USAGE, ((side, side),), tuple(notes), has_image=encoder.pool is None)
+    if name in ("ConvNextModel", "ConvNextV2Model"):
+        notes.append("The `pooler_output` of transformers has an untrained norm; patch features have none.")
+    has_image = encoder.pool is None and name not in ("ConvNextModel", "ConvNextV2Model")
+    return ExportSummary(USAGE, ((side, side),), tuple(notes), has_image=has_image)
 
 
 def find_model(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
@@ -89,20 +105,15 @@ def find_model(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tuple[
             "hidden_act": "relu",
         }
     if isinstance(config, ConvNeXtConfig):
-        if config.response_norm or not config.layer_scale or not config.final_norm:
-            raise ValueError(
-                "transformers has no ConvNeXt with patch features that is not as DINOv3's, with layer scale and final "
-                "norm; use --to timm, onnx or safetensors"
-            )
-        return "DINOv3ConvNextModel", {
+        name = _convnext(config)
+        stages = {} if name == "DINOv3ConvNextModel" else {"num_stages": len(config.depths)}
+        return name, stages | {
             "hidden_sizes": list(config.map_dims),
             "depths": list(config.depths),
             "layer_norm_eps": config.norm_eps,
             "hidden_act": "gelu",
         }
-    if not config.final_norm:
-        raise ValueError("this Swin has no final norm, and transformers' always has one; use --to onnx or safetensors")
-    return "SwinModel", {
+    return "SwinModel" if config.final_norm else "DonutSwinModel", {
         "image_size": native_size(config),
         "patch_size": config.EMBEDDING,
         "embed_dim": config.embed_dim,
@@ -115,14 +126,22 @@ def find_model(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> tuple[
     }
 
 
+def _convnext(config: ConvNeXtConfig) -> str:
+    """Return the model of transformers that is a ConvNeXt; only DINOv3's puts its final norm on every patch."""
+    if config.final_norm and config.layer_scale and not config.response_norm:
+        return "DINOv3ConvNextModel"
+    # The other two compute with an epsilon of 1e-6 whatever their config.json says.
+    if config.final_norm or config.layer_scale == config.response_norm or config.norm_eps != 1e-6:
+        raise ValueError(
+            "transformers has no ConvNeXt with patch features that has all of this one; use --to timm, onnx or "
+            "safetensors"
+        )
+    return "ConvNextV2Model" if config.response_norm else "ConvNextModel"
+
+
 def _vit(config: ViTConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
     if config.timm_model is not None and not {"pos_embed", "blocks.0.attn.qkv.bias"} <= state.keys():
         raise ValueError(f"transformers has no model that is timm's {config.timm_model}; use --to timm or safetensors")
-    if not config.final_norm:
-        raise ValueError(
-            "this ViT has no final norm (a pool made its image token), and every ViT of transformers has one; "
-            "use --to timm, whose folder transformers' AutoModel opens where timm is installed, or --to onnx"
-        )
     settings = {
         "hidden_size": config.embed_dim,
         "num_hidden_layers": config.depth,
@@ -133,9 +152,18 @@ def _vit(config: ViTConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str,
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
         "hidden_act": "gelu",
     }
+    gated, hidden = config.mlp == "swiglu", state["blocks.0.mlp.fc2.weight"].shape[1]
+    if not config.final_norm:
+        if config.class_token or config.num_registers or config.rope or gated:
+            raise ValueError(
+                "this ViT has no final norm, and transformers has such a one only without CLS token, registers, rotary "
+                "positions and gated MLP; use --to timm, whose folder transformers' AutoModel opens where timm is "
+                "installed, or --to onnx"
+            )
+        settings |= {"pretrain_image_size": native_size(config), "mlp_ratio": _mlp_ratio(config, hidden)}
+        return "VitDetModel", settings
     if config.rope:
         return "DINOv3ViTModel", _dinov3(config, settings)
-    gated, hidden = config.mlp == "swiglu", state["blocks.0.mlp.fc2.weight"].shape[1]
     if not (config.num_registers or gated or "blocks.0.ls1.gamma" in state):
         return "ViTModel" if config.class_token else "IJepaModel", settings | {"intermediate_size": hidden}
     if not config.class_token:
@@ -176,7 +204,10 @@ def _mlp_ratio(config: ViTConfig, hidden: int) -> int:
 
 def _adapt_vit(state: dict[str, Tensor], config: ViTConfig, name: str) -> None:
     """Add the tensors that a model of transformers has and a network may lack, with values that change nothing."""
-    if config.rope:
+    if name == "VitDetModel":
+        state["pos_embed"] = torch.cat([torch.zeros(1, 1, config.dim), state["pos_embed"]], dim=1)
+        _fold_layer_scale(state, config.depth)
+    elif config.rope:
         check_periods(state, config.rope_base, "transformers")
         del state["rope.periods"]
     elif config.class_token and state["pos_embed"].shape[1] == config.grid**2:  # the CLS token has no position
@@ -189,6 +220,23 @@ def _adapt_vit(state: dict[str, Tensor], config: ViTConfig, name: str) -> None:
         state["mask_token"] = torch.zeros(1, 1, config.dim) if config.rope else torch.zeros(1, config.dim)
         for scale in (f"blocks.{i}.ls{j}.gamma" for i in range(config.depth) for j in (1, 2)):
             state.setdefault(scale, torch.ones(config.dim))
+
+
+def _fold_layer_scale(state: dict[str, Tensor], depth: int) -> None:
+    """Multiply the scale of each residual branch into the layer before it: g * (W x + b) = (g W) x + g b."""
+    for i in range(depth):
+        for scale, layer in (("ls1", "attn.proj"), ("ls2", "mlp.fc2")):
+            gamma = state.pop(f"blocks.{i}.{scale}.gamma", None)
+            if gamma is not None:
+                state[f"blocks.{i}.{layer}.weight"] = gamma[:, None] * state[f"blocks.{i}.{layer}.weight"]
+                state[f"blocks.{i}.{layer}.bias"] = gamma * state[f"blocks.{i}.{layer}.bias"]
+
+
+def _adapt_convnext(state: dict[str, Tensor], config: ConvNeXtConfig) -> None:
+    if not config.final_norm:  # transformers normalises the mean of the patches, and no patch
+        state |= {"norm.weight": torch.ones(config.dim), "norm.bias": torch.zeros(config.dim)}
+    for key in [key for key in state if ".mlp.grn." in key]:
+        state[key] = state[key][None, None, None]
 
 
 def _preprocessing(config: AnyBackboneConfig) -> dict[str, Any]:
@@ -229,13 +277,15 @@ def read_features(folder: Path, images: Tensor) -> Features:
     if wrong:
         raise ValueError(f"transformers' {name} has a tensor too few or too many, {wrong[0]!r}; use --to timm or onnx")
     output = model.eval()(images)
-    if name == "ResNetModel":
+    if name in ("ResNetModel", "ConvNextModel", "ConvNextV2Model"):
         return Features(output.pooler_output.flatten(1), output.last_hidden_state)
+    if name == "VitDetModel":
+        return Features(output.last_hidden_state.mean((2, 3)), output.last_hidden_state)
     tokens = output.last_hidden_state  # [B, prefix + N, D]
     if name == "DINOv3ConvNextModel":
         h, w = (side // (4 << (len(model.config.depths) - 1)) for side in images.shape[-2:])
         return Features(output.pooler_output, tokens[:, 1:].unflatten(1, (h, w)).movedim(-1, 1))
-    stride = model.config.patch_size << (len(model.config.depths) - 1 if name == "SwinModel" else 0)
+    stride = model.config.patch_size << (len(model.config.depths) - 1 if name in ("SwinModel", "DonutSwinModel") else 0)
     h, w = (side // stride for side in images.shape[-2:])
     patches = tokens[:, -h * w :]
     image = tokens[:, 0] if tokens.shape[1] > h * w else patches.mean(1)
