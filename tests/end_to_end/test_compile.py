@@ -36,6 +36,24 @@ def test_a_compiled_step_is_the_step() -> None:
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "objective"),
+    [("dino", "selfpatch+sere"), ("ibot", "gram+retain"), ("swav", "distill+koleo"), ("densecl", "paka+selfpatch_pairs")],
+)
+def test_a_whole_step_is_one_graph(method: str, objective: str) -> None:
+    """Nothing in the networks or the losses waits for the device. NeCo and Leopart draw from a generator, and break."""
+    backbone = {"embed_dim": 16, "depth": 1, "num_heads": 2}
+    student_teacher = tiny_student_teacher(method=method, objective=objective, backbone=backbone)
+    arguments = tiny_views(2), hyperparameters()
+    expected = student_teacher(*arguments)
+    student_teacher.discard_step()
+    torch._dynamo.reset()
+    found = torch.compile(student_teacher, backend="eager", fullgraph=True)(*arguments)
+    assert found.keys() == expected.keys()
+    torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-5, atol=1e-5)
+
+
 def test_every_block_is_compiled_and_copies_are_not() -> None:
     student_teacher = tiny_student_teacher()
     student_teacher.student.compile_blocks("eager")

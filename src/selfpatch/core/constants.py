@@ -15,13 +15,17 @@ def cached_constant(function: Callable[P, R]) -> Callable[P, R]:
     """Cache the last 64 results of a function of hashable arguments that returns tensors.
 
     The tensors are real ones that can take part in a later backward pass, also if the first call is made in inference
-    mode or while costs are measured (`core.cost`).
+    mode or while costs are measured (`core.cost`). A compiler traces the function instead, as its arguments may be
+    symbols.
     """
 
     @lru_cache(maxsize=64)
-    @wraps(function)
-    def constant(*args: P.args, **kwargs: P.kwargs) -> R:
+    def real(*args: P.args, **kwargs: P.kwargs) -> R:
         with torch.inference_mode(False), unset_fake_temporarily():
             return function(*args, **kwargs)
 
-    return constant  # type: ignore[return-value]
+    @wraps(function)
+    def constant(*args: P.args, **kwargs: P.kwargs) -> R:
+        return function(*args, **kwargs) if torch.compiler.is_compiling() else real(*args, **kwargs)
+
+    return constant

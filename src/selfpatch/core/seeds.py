@@ -9,7 +9,7 @@ def step_seed(seed: int, step: int, *rank: int) -> int:
 
     `seed` is the run's; `rank` is the process's where each draws for itself.
     """
-    return int(np.random.SeedSequence((seed, step, *rank)).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence((seed, step, *rank)).generate_state(1, np.uint64)[0]) >> 1
 
 
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:

@@ -57,22 +57,23 @@ def neighbour_table(
 
 @cached_constant
 def _table(h: int, w: int, window: Window, border: Border, device: torch.device | None) -> NeighbourTable:
-    patch = torch.arange(h * w, device=device)
+    patch = torch.arange(h * w, device=device)[:, None]
     if window == "all":
-        others = patch.expand(h * w, -1)[patch[:, None] != patch].view(h * w, h * w - 1)
-        return NeighbourTable(others, torch.ones_like(others, dtype=torch.bool), h * w - 1)
-    offsets = torch.arange(window, device=device) - window // 2
-    dy, dx = (o.flatten() for o in torch.meshgrid(offsets, offsets, indexing="ij"))
-    elsewhere = (dy != 0) | (dx != 0)
-    y = patch[:, None] // w + dy[elsewhere]  # [N, M]
-    x = patch[:, None] % w + dx[elsewhere]
+        others = torch.arange(h * w - 1, device=device)
+        indices = others + (others >= patch).long()  # without the patch itself
+        return NeighbourTable(indices, torch.ones_like(indices, dtype=torch.bool), h * w - 1)
+    reach = range(-(window // 2), window // 2 + 1)
+    offsets = [(dy, dx) for dy in reach for dx in reach if (dy, dx) != (0, 0)]
+    dy, dx = torch.tensor(offsets, device=device).view(-1, 2).unbind(1)
+    y, x = patch // w + dy, patch % w + dx  # [N, M]
     inside = torch.ones_like(y, dtype=torch.bool) if border == "wrap" else (y >= 0) & (y < h) & (x >= 0) & (x < w)
     flat = (y % h) * w + x % w
-    flat = torch.where(inside & (flat != patch[:, None]), flat, h * w).sort(dim=1).values  # N stands for "no neighbour"
+    flat = torch.where(inside & (flat != patch), flat, h * w).sort(dim=1).values  # N stands for "no neighbour"
     again = F.pad(flat[:, 1:] == flat[:, :-1], (1, 0))
     flat = flat.masked_fill(again, h * w).sort(dim=1).values
     valid = flat < h * w
-    return NeighbourTable(torch.where(valid, flat, patch[:, None]), valid, int(valid.sum(1).min()))
+    seen = window if border == "wrap" else window // 2 + 1  # of rows and of columns, by a patch in a corner
+    return NeighbourTable(torch.where(valid, flat, patch), valid, min(seen, h) * min(seen, w) - 1)
 
 
 def check_neighbours(h: int, w: int, config: MatchingConfig) -> None:

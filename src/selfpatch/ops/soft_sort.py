@@ -140,10 +140,9 @@ def _wiring(n: int, network: Network, device: torch.device) -> tuple[Tensor, Ten
     Without comparator, the sign means nothing.
     """
     layers = comparators(n, network)
-    partners = torch.arange(n).repeat(len(layers), 1)
-    signs = torch.ones(len(layers), n)
+    partners, signs = [list(range(n)) for _ in layers], [[1.0] * n for _ in layers]
     for k, layer in enumerate(layers):
         for low, high in layer:
-            partners[k, low], partners[k, high] = high, low
-            signs[k, high] = -1
-    return partners.to(device), signs.to(device)
+            partners[k][low], partners[k][high] = high, low
+            signs[k][high] = -1.0
+    return torch.tensor(partners, device=device), torch.tensor(signs, device=device)

@@ -41,12 +41,9 @@ def _interpolate(stored: Tensor, h: int, w: int, kind: Interpolation) -> Tensor:
     """Interpolate stored positions: [G * G, D] -> [h * w, D]."""
     G = int(stored.shape[0] ** 0.5)
     square = stored.view(G, G, -1)
-    if torch.compiler.is_compiling():  # h and w may be symbols, and the weights must not be cached
-        rows, columns = interpolation_weights(h, w, G, kind, stored.device)
-    elif (h, w) == (G, G):
+    if not torch.compiler.is_compiling() and (h, w) == (G, G):  # a compiler may see symbols, which it must not compare
         return stored
-    else:
-        rows, columns = _cached_weights(h, w, G, kind, stored.device)
+    rows, columns = interpolation_weights(h, w, G, kind, stored.device)
     if stored.is_meta:  # a dry run needs the shape alone, and there is no autocast on the meta device
         return stored.new_empty(h * w, stored.shape[1])
     with torch.autocast(stored.device.type, enabled=False):
@@ -54,10 +51,6 @@ def _interpolate(stored: Tensor, h: int, w: int, kind: Interpolation) -> Tensor:
 
 
 @cached_constant
-def _cached_weights(h: int, w: int, G: int, kind: Interpolation, device: torch.device) -> tuple[Tensor, Tensor]:
-    return interpolation_weights(h, w, G, kind, device)
-
-
 def interpolation_weights(h: int, w: int, G: int, kind: Interpolation, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the weights of G stored rows and columns in each of h rows and w columns, [h, G] and [w, G]."""
     height, width = (torch.ones(side, device=device).sum() for side in (h, w))  # tensors, so that a graph compares
