@@ -159,7 +159,9 @@ MUTATIONS: dict[str, tuple[tuple[str, str], Plant]] = {
     ),
     "interpolation by size": (
         ("released/position_embeddings", "position embeddings"),
-        constant(positions, "interpolation_weights", lambda h, w, G, _, device: resized_weights(h, w, G, "size", device)),
+        constant(
+            positions, "interpolation_weights", lambda h, w, G, _, device: resized_weights(h, w, G, "size", device)
+        ),
     ),
     "sines and cosines swapped": (
         ("released/schedules", "fixed positions"),
@@ -182,7 +184,9 @@ MUTATIONS: dict[str, tuple[tuple[str, str], Plant]] = {
     ),
     "positions by scale factor": (
         ("newer/dinov2reg_tiny", "DINOv2 ViT"),
-        constant(positions, "interpolation_weights", lambda h, w, G, _, device: resized_weights(h, w, G, "released", device)),
+        constant(
+            positions, "interpolation_weights", lambda h, w, G, _, device: resized_weights(h, w, G, "released", device)
+        ),
     ),
     "pairs of neighbouring channels": (
         ("newer/rope", "rope"),

@@ -26,6 +26,8 @@ def cached_constant(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def constant(*args: P.args, **kwargs: P.kwargs) -> R:
-        return function(*args, **kwargs) if torch.compiler.is_compiling() else real(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        return real(*args, **kwargs)  # type: ignore[arg-type]
 
     return constant
