@@ -30,6 +30,9 @@ class Hub:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
+                if self.path == "/":  # whether there is a hub
+                    self.send_response(200)
+                    return self.end_headers()
                 owner, _, _, revision, file = self.path.strip("/").split("/")
                 hub.asked += [file] if self.command == "GET" else []
                 status, code = REFUSALS.get(owner, (200, ""))
@@ -115,9 +118,16 @@ def test_what_the_hub_does_not_give_is_said_in_one_sentence(hub: Hub, source: st
     assert "\n" not in str(refused.value)
 
 
-def test_without_a_connection(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("offline", [True, False])
+def test_without_a_connection_nothing_is_waited_for(hub: Hub, monkeypatch: pytest.MonkeyPatch, offline: bool) -> None:
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"hf:someone/vit is not in the cache, .* cannot be reached; .*hf download"):
+    def wait(seconds: float) -> None:
+        raise AssertionError("the library tries again")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("time.sleep", wait)
+    if not offline:
+        hub.stop()
+    with pytest.raises(ValueError, match=r"hf:someone/vit is not in the cache, .* cannot be reached \(.*hf download"):
         read_weights("hf:someone/vit")

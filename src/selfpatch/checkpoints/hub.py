@@ -4,6 +4,7 @@ Only the files that are read are fetched: the first of `folders.FILES` that the 
 and the JSON files beside them. They stay in the cache of the Hub, from which they are read without a connection.
 """
 
+import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,12 +49,34 @@ def _file(repository: str, name: str, revision: str) -> Path | None:
     cached = try_to_load_from_cache(repository, name, revision=revision)
     if cached is not None:
         return Path(cached) if isinstance(cached, str) else None
+    require_connection()
     try:
         return Path(hf_hub_download(repository, name, revision=revision))
     except LocalEntryNotFoundError:
         raise  # there is no connection
     except EntryNotFoundError:
         return None
+
+
+def require_connection() -> None:
+    """Raise LocalEntryNotFoundError if the Hub does not answer one request.
+
+    The library tries six times to fetch a file, each time longer: 24 s without a network, minutes behind a firewall.
+    """
+    from huggingface_hub import constants
+
+    _require_answer(constants.ENDPOINT, constants.HF_HUB_ETAG_TIMEOUT)
+
+
+@functools.cache
+def _require_answer(endpoint: str, seconds: float) -> None:
+    from huggingface_hub import get_session
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        get_session().head(endpoint, timeout=seconds)
+    except Exception as error:  # of the library's HTTP client, which differs between its versions
+        raise LocalEntryNotFoundError("the Hub does not answer") from error
 
 
 @contextmanager
@@ -81,9 +104,10 @@ def _errors_in_one_sentence(source: str) -> Iterator[None]:
         raise ValueError(
             f"there is no {source} on the Hugging Face Hub, or it is private; check the name, or {log_in}"
         ) from None
-    except errors.LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError as error:
         raise ValueError(
-            f"{source} is not in the cache, and the Hugging Face Hub cannot be reached; connect, or run {by_hand}"
+            f"{source} is not in the cache, and the Hugging Face Hub cannot be reached "
+            f"({one_line(error.__cause__ or error)}); connect, or run {by_hand}"
         ) from None
     except OSError as error:
         raise ValueError(f"{source} cannot be fetched ({one_line(error)}); try again, or run {by_hand}") from None

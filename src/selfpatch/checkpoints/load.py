@@ -32,12 +32,11 @@ class LoadReport:
     notes: tuple[str, ...] = ()
     """Notes on the pool and its norm, for runs with initial weights."""
     is_own: bool = False
-    """True for files of this package; their heads are left out without a word."""
+    """True for files of this package; what they hold for training alone is left out without a word."""
 
     def __str__(self) -> str:
         parts = [f"{self.source}: {len(self.matched)} keys matched"]
-        heads = ("heads.", "backbone.mask_token") if self.is_own else ()
-        left_out = tuple(key for key in self.left_out if not key.startswith(heads))
+        left_out = () if self.is_own else self.left_out
         for word, keys in [("missing", self.missing), ("unexpected", self.unexpected), ("left out", left_out)]:
             if keys:
                 parts.append(f"{len(keys)} {word} ({first_few(keys)})")
