@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import selfpatch
-from selfpatch.cli.main import main
+from selfpatch.cli.main import ONE_PROCESS, main
 from selfpatch.core.failures import FailedElsewhere, FailedHere
 from selfpatch.core.signals import Terminated
 from selfpatch.data.sources.index import ImageIndex
@@ -79,6 +79,18 @@ def test_a_killed_process_of_a_group_is_told(
     monkeypatch.setattr("selfpatch.cli.evaluate.run", fail)
     assert main(["evaluate", "knn"]) == 2
     assert capsys.readouterr().err.startswith("selfpatch: another process of the group has ended or was killed")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_command_of_one_process_is_refused_once(
+    rank: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(rank))
+    for command in ONE_PROCESS:
+        assert main([command]) == 2
+        said = f"selfpatch: `selfpatch {command}` runs in one process; call it without torchrun\n"
+        assert capsys.readouterr().err == (said if rank == 0 else "")
 
 
 def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:

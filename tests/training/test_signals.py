@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from selfpatch.core.signals import REPEATED_AFTER, Terminated
+from selfpatch.core.signals import PREEMPTION, REPEATED_AFTER, Terminated
 from selfpatch.training.signals import StopSignals
 
 CHILD = """
@@ -75,6 +75,14 @@ class TestStopSignals:
             assert stop.requested == signal.SIGTERM
             with pytest.raises(Terminated):
                 os.kill(os.getpid(), signal.SIGTERM)
+
+    @pytest.mark.parametrize("number", PREEMPTION)
+    def test_a_pre_emption_may_be_announced_twice(self, number: signal.Signals) -> None:
+        times = iter([100.0, 101.0 + REPEATED_AFTER])
+        with StopSignals(clock=lambda: next(times)) as stop:
+            for _ in range(2):
+                os.kill(os.getpid(), number)
+            assert stop.requested == number
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_a_wait_for_the_next_item_is_abandoned(self, number: signal.Signals) -> None:

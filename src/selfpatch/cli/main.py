@@ -27,9 +27,13 @@ from selfpatch.core.torchrun import announced_rank, announced_world_size
 from selfpatch.core.version import VERSION
 
 COMMANDS = (
-    "pretrain", "recipes", "resume", "evaluate", "show", "explore", "embed", "prepare", "export", "study", "bench",
+    "pretrain", "recipes", "resume", "evaluate", "show", "explore", "embed", "prepare", "export", "study", "launch",
+    "bench",
 )  # fmt: skip
 """Modules of this package, imported when called; `run` takes the arguments after the name and returns the exit code."""
+
+ONE_PROCESS = ("recipes", "show", "explore", "export", "prepare", "launch", "bench")
+"""Commands that processes of torchrun cannot share; a study starts its own ones and says so."""
 
 USAGE = """selfpatch {version}: self-supervised pre-training for good patch features, and evaluations of them
 
@@ -46,6 +50,7 @@ USAGE = """selfpatch {version}: self-supervised pre-training for good patch feat
   selfpatch prepare --data D --out SHARDS          make images smaller once, in tar shards that train faster
   selfpatch export --weights W --to timm --out DIR write weights for timm, transformers or onnxruntime
   selfpatch study FILE --data D                    train and measure a grid of recipes over seeds, with one report
+  selfpatch launch --nodes N -- pretrain ...       run a command on many GPUs, by Slurm or on this machine
   selfpatch bench [loader|step|ops|davis|scaling]  time the fast paths against their plain references
 
 `selfpatch COMMAND --help` lists the options of a command, `selfpatch --version --verbose` what is installed. Weights
@@ -93,6 +98,8 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         from selfpatch.cli import suggestions
 
         return _complain(f"there is no command {arguments[0]!r}; {suggestions.for_command(arguments[0], COMMANDS)}")
+    if announced_world_size() > 1 and arguments[0] in ONE_PROCESS:
+        return _complain(f"`selfpatch {arguments[0]}` runs in one process; call it without torchrun")
     # Threads that spin while they wait take the cores that the loader's processes need. torch reads it on import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _give_a_home()

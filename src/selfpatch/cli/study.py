@@ -1,11 +1,12 @@
 """`selfpatch study`: train and measure a grid of recipes over seeds."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from annotated_types import Interval
 
-from selfpatch.cli.parsing import read_options
+from selfpatch.api.launch import JobConfig
+from selfpatch.cli.parsing import Flat, read_options
 from selfpatch.config.schema import DataName, Name, plain, settings
 from selfpatch.core.text import shell, visible
 
@@ -34,6 +35,14 @@ class StudyOptions:
     processes: Annotated[int, Interval(ge=1, le=1024)] | None = None
     """Number of networks trained at once, spread over the devices; if not given, one for each CUDA device, and on a CPU
     one for each core, at most four."""
+    executor: Literal["processes", "slurm"] = "processes"
+    """Place to run: processes of this machine, or slurm, which runs each network in a job of its own. This command
+    waits for the jobs; if it is stopped, they stay in the queue, and the next call waits for them."""
+    queue: Annotated[JobConfig, Flat] = JobConfig()
+
+    def __post_init__(self) -> None:
+        if self.executor == "processes" and self.queue != JobConfig():
+            raise ValueError("minutes, cpus_per_process and the options of slurm need --executor slurm")
 
 
 def run(arguments: list[str]) -> int:
@@ -42,7 +51,8 @@ def run(arguments: list[str]) -> int:
     from selfpatch.experiments.run import run_study
 
     command = shell("selfpatch", "study", *arguments)
-    values = plain(options)
+    values = plain(options) | {"queue": options.queue if options.executor == "slurm" else None}
+    del values["executor"]
     failures = run_study(values.pop("file"), values.pop("data"), **values, command=command, notify=_notify)
     return 2 if failures else 0
 

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+PREEMPTION = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+"""Signals by which the scheduler of a cluster asks a job to save before it ends it; Windows has none."""
 REPEATED_AFTER = 2.0
 """Seconds after which the same signal is a second one: a launcher passes on what the system sends to all processes."""
 END_AFTER = 10.0

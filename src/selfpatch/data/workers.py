@@ -28,6 +28,7 @@ import torch
 from torch import multiprocessing
 
 from selfpatch.core.failures import sentence_of
+from selfpatch.core.signals import PREEMPTION
 from selfpatch.core.text import one_line
 
 Request = TypeVar("Request")
@@ -231,8 +232,8 @@ _LACKS: dict[int | None, Callable[[], str]] = {
 
 def _work(end: Any, load: Callable[[Any], Any], parent: int) -> None:
     """Answer requests until None arrives or the parent is gone."""
-    # Ctrl-C and SIGTERM reach every process of a job, but the trainer needs batches until it has saved.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # These signals reach every process of a job, but the trainer needs batches until it has saved.
+    for number in (signal.SIGINT, signal.SIGTERM, *PREEMPTION):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     while True:

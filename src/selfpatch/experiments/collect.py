@@ -49,7 +49,7 @@ def collect_results(
     """Return all results so far, except from jobs with other settings.
 
     The report states the sentences in `failures`, the number of jobs that have not run yet, the command that was called
-    (empty if it is not known) and the device of the jobs.
+    (empty if it is not known) and the device of the jobs (empty if a cluster chose it).
     """
     jobs_by_row: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
@@ -141,7 +141,7 @@ def _conditions(study: Study, out: Path, command: str, device: str) -> dict[str,
     conditions = {
         "trained on": "; ".join(trained_on),
         "seeds": ", ".join(map(str, study.seeds)),
-        "device": device_name(torch.device(device)),
+        **({"device": device_name(torch.device(device))} if device else {}),
         "versions": ", ".join(f"{name} {version}" for name, version in current_versions().items()),
     }
     ratios = stored_ratios(study, out / TIMING_FILE)

@@ -16,10 +16,12 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from selfpatch.api.interrupted import Interrupted
+from selfpatch.api.launch import JobConfig
 from selfpatch.core.atomic_io import make_folder
 from selfpatch.core.distributed import find_device
 from selfpatch.core.lock import locked
@@ -27,6 +29,7 @@ from selfpatch.core.machine import num_cores
 from selfpatch.core.signals import raising_signals
 from selfpatch.core.torchrun import announced_world_size
 from selfpatch.experiments.collect import collect_results, draw_sheet
+from selfpatch.experiments.job_queue import queue_jobs
 from selfpatch.experiments.jobs import Job, WorkerSlot, is_done, jobs_of, run_job, training_data
 from selfpatch.experiments.report import write_study_report
 from selfpatch.experiments.spec import Study, read_study
@@ -47,6 +50,7 @@ def run_study(
     weights: str | None = None,
     device: str = "auto",
     processes: int | None = None,
+    queue: JobConfig | None = None,
     command: str = "",
     notify: Callable[[str], None] = print,
 ) -> list[str]:
@@ -63,6 +67,8 @@ def run_study(
         device: one device, as torch names it, or `auto` for every CUDA device, else MPS, else the CPU.
         processes: number of jobs that run at once, spread over the devices. If None, one for each CUDA device; on a
             CPU one for each core, at most four. For small networks one core each is fastest.
+        queue: time, cores and options of Slurm, which then runs each network in a job of its own. If None, processes
+            of this machine run them.
         command: command that the report names.
         notify: called with a line for each event.
 
@@ -75,31 +81,40 @@ def run_study(
     if announced_world_size() > 1:
         raise ValueError("a study starts its own processes, one for each device; call it without torchrun")
     study = read_study(path, data, size, weights)
-    slots = _slots(device, processes)
+    if queue is not None and processes is not None:
+        raise ValueError(f"processes is {processes}, but Slurm decides how many jobs run at once; leave it out")
+    slots = _slots(device, processes) if queue is None else [WorkerSlot(device, queue.cpus_per_process or 1)]
     name = Path(path).stem if size is None else f"{Path(path).stem}-{size}"
     folder = Path(out) if out is not None else Path("studies") / name
     make_folder(folder)
     with locked(folder), raising_signals():
-        return _run(study, folder.resolve(), slots, command, notify)
+        return _run(study, folder.resolve(), slots, queue, command, notify)
 
 
 def _run(
-    study: Study, out: Path, slots: Sequence[WorkerSlot], command: str, notify: Callable[[str], None]
+    study: Study,
+    out: Path,
+    slots: Sequence[WorkerSlot],
+    queue: JobConfig | None,
+    command: str,
+    notify: Callable[[str], None],
 ) -> list[str]:
     jobs_of(study, {})  # checks the study before anything runs
     _check_arms(study, out)
-    _time_arms(study, out, slots[0], notify)
+    _time_arms(study, out, slots[0], queue, notify)
     jobs = jobs_of(study, equal_time_epochs(study, out / TIMING_FILE))
     missing = [job for job in jobs if not is_done(job, study, out)]
     notify(f"{study.title}: {len(jobs)} jobs, {len(jobs) - len(missing)} done before")
     failures: list[str] = []
 
     def write_report() -> Path:
-        device = slots[0].device
+        device = slots[0].device if queue is None else ""
         return write_study_report(collect_results(study, jobs, out, failures, len(missing), command, device), out)
 
     execute = functools.partial(_execute, study=study, out=out)
-    ended = run_jobs(missing, execute, slots, out / "logs", lambda job, slot: notify(f"{job.name}: on {slot.device}"))
+    ended = _runner(queue, slots[0], lambda job: job.folder)(
+        missing, execute, slots, out / "logs", lambda job, slot: notify(f"{job.name}: on {slot.device}")
+    )
     with contextlib.closing(ended):
         for job, sentences in ended:
             job_failures = [f"{job.name}: {sentence}" for sentence in sentences]
@@ -108,7 +123,7 @@ def _run(
             notify("\n".join(job_failures) or f"{job.name}: done, {len(missing)} left")
             write_report()
     try:
-        draw_sheet(study, jobs, out, slots[0].device, notify)
+        draw_sheet(study, jobs, out, slots[0].device if queue is None else "cpu", notify)
     except ValueError as error:
         failures.append(f"the sheet of patch features cannot be drawn: {error}")
     notify(f"report     {write_report()}")
@@ -125,11 +140,22 @@ def _check_arms(study: Study, out: Path) -> None:
             raise ValueError(f"arm {arm.name!r}: {error}") from None
 
 
-def _time_arms(study: Study, out: Path, slot: WorkerSlot, notify: Callable[[str], None]) -> None:
+def _runner(queue: JobConfig | None, slot: WorkerSlot, name_of: Callable[[Any], str]) -> Any:
+    """Return what runs jobs: the worker pool, or the queue of a cluster."""
+    if queue is None:
+        return run_jobs
+    num_gpus = 0 if slot.device == "cpu" else 1
+    return functools.partial(queue_jobs, config=queue, num_gpus=num_gpus, name_of=name_of)
+
+
+def _time_arms(
+    study: Study, out: Path, slot: WorkerSlot, queue: JobConfig | None, notify: Callable[[str], None]
+) -> None:
     """Time the arms in a separate process, which frees all device memory at its end."""
     file = out / TIMING_FILE
     execute = functools.partial(time_arm, study=study, out=out)
-    for arm, failures in run_jobs(untimed(study, file), execute, [slot], out / "logs"):
+    run = _runner(queue, slot, lambda arm: f"timing-{arm.slug}")
+    for arm, failures in run(untimed(study, file), execute, [slot], out / "logs"):
         if failures:
             raise ValueError(f"arm {arm.name!r} cannot be timed: {failures[0]}")
         notify(f"{arm.name}: {equal_time_epochs(study, file)[arm.name]:g} epochs take as long as {arm.equal_time}")

@@ -109,14 +109,19 @@ def _work(connection: Connection, execute: Execute[J, S], slot: S, log: Path) ->
             job = connection.recv()
         except EOFError:
             return
-        try:
-            failures = execute(job, slot)
-        except (ValueError, OSError) as error:
-            failures = [str(error)]
-        except Exception as error:  # a bug rather than wrong input; the log has the traceback
-            traceback.print_exc()
-            failures, usable = [f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"], False
+        failures, usable = outcome_of(execute, job, slot)
         connection.send((failures, usable))
+
+
+def outcome_of(execute: Execute[J, S], job: J, slot: S) -> tuple[list[str], bool]:
+    """Run a job; return a sentence for each failure, and whether the process can go on."""
+    try:
+        return execute(job, slot), True
+    except (ValueError, OSError) as error:
+        return [str(error)], True
+    except Exception as error:  # a bug rather than wrong input; the log has the traceback
+        traceback.print_exc()
+        return [f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"], False
 
 
 def _end_with_parent() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
-from selfpatch.core.signals import REPEATED_AFTER, Terminated
+from selfpatch.core.signals import PREEMPTION, REPEATED_AFTER, Terminated
 
 T = TypeVar("T")
 
@@ -17,11 +17,14 @@ class _WaitAbandoned(BaseException):
 
 
 class StopSignals:
-    """Context in which SIGTERM and SIGINT (Ctrl-C) only set `requested`, so that the loop can save and leave.
+    """Context in which signals to stop only set `requested`, so that the loop can save and leave.
+
+    These are SIGTERM, SIGINT (Ctrl-C), and SIGUSR1 and SIGUSR2, by which schedulers announce a pre-emption.
 
     A second SIGINT raises KeyboardInterrupt at once, and so does a second SIGTERM, unless it comes within
-    `REPEATED_AFTER` seconds: launchers pass on what the system sends to every process. The previous handlers are
-    restored at the end. Outside the main thread, where Python allows no handlers, the context does nothing.
+    `REPEATED_AFTER` seconds: launchers pass on what the system sends to every process. A pre-emption may be announced
+    several times. The previous handlers are restored at the end. Outside the main thread, where Python allows no
+    handlers, the context does nothing.
 
     Args:
         alone: whether this is the only training process; several agree in their next step to stop.
@@ -40,7 +43,7 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, *PREEMPTION):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -74,7 +77,7 @@ class StopSignals:
         now = self._clock()
         if number == self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if number == self.requested and now - self._requested_at > REPEATED_AFTER:
+        if number == self.requested == signal.SIGTERM and now - self._requested_at > REPEATED_AFTER:
             raise Terminated
         if number != self.requested:
             self.requested, self._requested_at = number, now
