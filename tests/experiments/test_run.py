@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from selfpatch import run_study
+from selfpatch.api.launch import JobConfig
+from selfpatch.cli.study import StudyOptions
 from selfpatch.experiments import collect
 from selfpatch.experiments import run as running
 from selfpatch.experiments.jobs import WorkerSlot, is_done, is_trained, jobs_of, run_job
@@ -260,6 +262,30 @@ def test_devices_and_processes_that_cannot_be(folder: Path, monkeypatch: pytest.
     with pytest.raises(ValueError, match="call it without torchrun"):
         run_study(study, folder, folder / "never")
     assert not (folder / "never").exists()
+
+
+def test_a_cluster_gets_a_job_for_each_network(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queued: list[tuple[str, int, WorkerSlot]] = []
+
+    def queue_jobs(
+        jobs: Any, execute: Any, slots: Any, logs: Path, started: Any = None, **options: Any
+    ) -> Iterator[Any]:
+        for job in tuple(jobs):
+            assert options["config"] == JobConfig(cpus_per_process=3)
+            queued.append((options["name_of"](job), options["num_gpus"], slots[0]))
+            yield job, ["it was not run"]
+
+    monkeypatch.setattr(running, "queue_jobs", queue_jobs)
+    path, arguments = write_study(folder, seeds=[0]), {"queue": JobConfig(cpus_per_process=3), "notify": lambda _: None}
+    failures = run_study(path, folder, tmp_path / "out", **arguments)
+    names = ["baseline-mean-colour-4", "untrained-dino-seed0", "dino-seed0", "dino-selfpatch-seed0"]
+    assert queued == [(name, 1, WorkerSlot("auto", 3)) for name in names]
+    assert failures[:2] == ["mean colour, 4 x 4 pixels: it was not run", "untrained, seed 0: it was not run"]
+    assert "| device |" not in (tmp_path / "out" / "report.md").read_text(), "this machine ran nothing"
+    with pytest.raises(ValueError, match="processes is 2, but Slurm decides"):
+        run_study(path, folder, tmp_path / "never", processes=2, **arguments)
+    with pytest.raises(ValueError, match="need --executor slurm"):
+        StudyOptions(file="study.yaml", data=".", queue=JobConfig(minutes=3))
 
 
 def test_every_device_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
