@@ -100,8 +100,8 @@ REFUSED_RUNS = [
     ("--out file", "file is a file; name a folder with --out"),
     ("--out file/below", "cannot write to file/below (Not a directory); name another folder with --out"),
     # names
-    ("--model vit_smal", "unknown model 'vit_smal'; use one of vit_tiny, vit_small"),
-    ("--method dinoo", "nothing reads the settings of 'dino': the run's method and objectives are dinoo, selfpatch"),
+    ("--model vit_smal", "unknown model 'vit_smal'; did you mean vit_small? Else use one of: vit_tiny, vit_small"),
+    ("--method dinoo", "unknown method 'dinoo'; did you mean dino? Else use one of: densecl, dino, ibot, "),
     (
         "--objective selfpatch+sere+x",
         "unknown objective 'x'; use one of: distill, gram, koleo, leopart, neco, paka, retain, "

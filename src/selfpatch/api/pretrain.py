@@ -13,12 +13,12 @@ from torch import nn
 
 from selfpatch.api.dry_run import DryRun, pretraining_report
 from selfpatch.api.encoder import untrained_encoder
+from selfpatch.api.first_checks import batch_note, recipe_for
 from selfpatch.api.fit_epochs import fit_epochs, long_warmup
 from selfpatch.api.interrupted import Interrupted
 from selfpatch.checkpoints.checkpoint_store import load_checkpoint
 from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
 from selfpatch.checkpoints.run_dir import RunDirectory
-from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig
 from selfpatch.config.signature import signature_with_settings
 from selfpatch.core import distributed
@@ -64,8 +64,8 @@ def pretrain(config: RunConfig | None = None, *, dry_run: bool = False, **settin
     started = time.monotonic()
     with dry_running(enabled=dry_run):
         if config is None:
-            recipe = settings.get("recipe")
-            config = load_recipe(recipe) if recipe else factory.recipe_for(str(settings.get("data", SAMPLES)))
+            data, recipe = settings.get("data"), settings.get("recipe")
+            config = recipe_for(None if data is None else str(data), None if recipe is None else str(recipe))
         config = config.override(settings)
         with distributed.process_group(config.device):
             return _pretrain(config, started)
@@ -291,6 +291,7 @@ def _summary(
         *_adapters(config, backbone),
         f"batch {config.batch_size}, {schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} steps "
         f"in {schedule.epochs:g} epochs, peak lr {schedule.peak_lr:.2e} ({config.optimizer.base_lr:g} x batch / 256)",
+        *batch_note(config, len(data.indices)),
         f"{precision} on {device}, {distributed.world_size()} process{'es' if distributed.world_size() > 1 else ''}",
     ]
 

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from selfpatch.checkpoints.folders import DESCRIPTIONS, FILES
+from selfpatch.checkpoints.names import HUB
 from selfpatch.checkpoints.read_file import shards_of
 from selfpatch.core.text import one_line
-
-HUB = "hf:"
 
 
 def hub_folder(source: str) -> Path:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,9 +14,10 @@ from torch import Tensor
 from selfpatch.checkpoints.architecture import CANNOT_BE_BUILT, check_architecture
 from selfpatch.checkpoints.config import DEFAULTS, LoadConfig, Side
 from selfpatch.checkpoints.folders import described, timm_architecture, weights_file
-from selfpatch.checkpoints.hub import HUB, hub_folder
+from selfpatch.checkpoints.hub import hub_folder
 from selfpatch.checkpoints.infer_config import infer_backbone_config
 from selfpatch.checkpoints.key_mapping import TRUNK, known_num_heads, map_keys
+from selfpatch.checkpoints.names import HUB, TIMM, require_weights
 from selfpatch.checkpoints.read_file import files_of, read_file
 from selfpatch.checkpoints.state_dict import MAX_REPEATS, check_size, find_state_dict
 from selfpatch.core.dry_run import in_dry_run
@@ -26,8 +26,6 @@ from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_timm, has_timms_keys
 from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig, backbone_config_from_dict
 from selfpatch.models.layers.lora import merge_adapter_tensors
-
-TIMM = "timm:"
 
 
 @dataclass(frozen=True)
@@ -60,18 +58,14 @@ def read_weights(source: str, config: LoadConfig = DEFAULTS) -> Weights:
         ValueError: there is no such file, it is no checkpoint or a damaged one, it holds no ViT, Swin, ResNet or
             ConvNeXt, or unpickling it could run code.
     """
+    require_weights(source)
     if source.startswith(TIMM):
         backbone = build_timm(source.removeprefix(TIMM), pretrained=not in_dry_run())
         weights = Weights({f"backbone.{k}": v for k, v in backbone.state_dict().items()}, backbone.config, source, None)
     elif source.startswith(HUB):
         weights = replace(_read_path(hub_folder(source), config.side), source=source)
-    elif os.path.exists(source):  # unlike Path.exists, False for names that no file can have
-        weights = replace(_read_path(Path(source), config.side), source=source)
     else:
-        raise ValueError(
-            f"no weights at {source!r}; use a run directory, a checkpoint file, a .safetensors file, {TIMM}NAME "
-            f"or {HUB}OWNER/NAME"
-        )
+        weights = replace(_read_path(Path(source), config.side), source=source)
     found = weights.config
     if found.timm_model is not None and config.num_heads is not None:
         raise ValueError(f"num_heads is {config.num_heads}, but {source} has its own; leave it out")

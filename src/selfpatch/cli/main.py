@@ -28,11 +28,11 @@ from selfpatch.core.version import VERSION
 
 COMMANDS = (
     "pretrain", "recipes", "resume", "evaluate", "show", "explore", "embed", "prepare", "export", "study", "launch",
-    "bench",
+    "bench", "completion",
 )  # fmt: skip
 """Modules of this package, imported when called; `run` takes the arguments after the name and returns the exit code."""
 
-ONE_PROCESS = ("recipes", "show", "explore", "export", "prepare", "launch", "bench")
+ONE_PROCESS = ("recipes", "show", "explore", "export", "prepare", "launch", "bench", "completion")
 """Commands that processes of torchrun cannot share; a study starts its own ones and says so."""
 
 USAGE = """selfpatch {version}: self-supervised pre-training for good patch features, and evaluations of them
@@ -52,6 +52,7 @@ USAGE = """selfpatch {version}: self-supervised pre-training for good patch feat
   selfpatch study FILE --data D                    train and measure a grid of recipes over seeds, with one report
   selfpatch launch --nodes N -- pretrain ...       run a command on many GPUs, by Slurm or on this machine
   selfpatch bench [loader|step|ops|davis|scaling]  time the fast paths against their plain references
+  selfpatch completion bash|zsh                    print a script that completes commands with the Tab key
 
 `selfpatch COMMAND --help` lists the options of a command, `selfpatch --version --verbose` what is installed. Weights
 are a run directory, a released checkpoint (DINO, iBOT, SelfPatch, SERE, MoCo, MoBY, DINOv2 and more), a .safetensors

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from selfpatch.checkpoints.config import LoadConfig
+from selfpatch.checkpoints.names import require_weights
 from selfpatch.cli import suggestions
 from selfpatch.config.schema import Name, plain, settings
 from selfpatch.core.torchrun import announced_rank
@@ -31,6 +32,8 @@ class WeightsOptions:
         """Return the weights, or raise ValueError if none are named."""
         if self.weights is None:
             raise ValueError("no weights were named; give --weights with a run directory, a checkpoint or timm:NAME")
+        if not self.weights.startswith("baseline:"):
+            require_weights(self.weights.removeprefix("untrained:"))
         return self.weights
 
 

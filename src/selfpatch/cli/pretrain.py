@@ -38,13 +38,14 @@ def run(arguments: list[str]) -> int:
     arguments = _with_lists(arguments)
     chosen = peek(arguments, "recipe", "data", "model", "method", "objective", *LENGTHS)
     helping = bool({"--help", "-h"} & {*arguments})
-    if "recipe" in chosen or helping:
+    if helping:
         base = load_recipe(chosen.get("recipe", SAMPLES))
     else:
-        from selfpatch.training.factory import recipe_for
+        from selfpatch.api.first_checks import check_names, recipe_for
 
+        check_names(**{name: chosen[name] for name in ("model", "method", "objective") if name in chosen})
         with dry_running(enabled={"--dry-run", "--dry_run"} & {*arguments} != set()):
-            base = recipe_for(chosen.get("data", SAMPLES))
+            base = recipe_for(chosen.get("data"), chosen.get("recipe"))
     lengths = {name: chosen[name] for name in LENGTHS if name in chosen}
     with contextlib.suppress(ValueError):  # the parser refuses a wrong value with the option's name
         base = base.override({name: None if value == "None" else value for name, value in lengths.items()})
@@ -63,6 +64,10 @@ def run(arguments: list[str]) -> int:
     weights = {**base.loss_weights, **options.loss_weights}
     config = RunConfig(**_values(options) | {"components": base.components, "loss_weights": weights})
     config = config.override(nested(_pairs(others)))
+    from selfpatch.api.first_checks import check_run
+
+    with dry_running(enabled=options.dry_run):
+        check_run(config)
     from selfpatch.api.pretrain import pretrain
 
     if options.dry_run:

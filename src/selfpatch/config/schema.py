@@ -86,6 +86,17 @@ def height_and_width(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
+def check_sides(size: Size, patch_size: int) -> None:
+    """Raise ValueError if a patch size does not divide the sides of an image."""
+    for side in height_and_width(size):
+        if side % patch_size or side < patch_size:
+            nearest = max(patch_size, round(side / patch_size) * patch_size)
+            raise ValueError(
+                f"patch size {patch_size} does not divide the image side {side}; use a multiple of {patch_size}, "
+                f"e.g. {nearest}"
+            )
+
+
 def size_text(size: Size) -> str:
     """Return a size as `224`, or as `224 x 448` if height and width differ."""
     return " x ".join(map(str, dict.fromkeys(height_and_width(size))))

@@ -21,6 +21,7 @@ from selfpatch.core.machine import num_cores
 from selfpatch.data.augment.backends import BACKENDS, RenderBackend, choose_backend
 from selfpatch.data.augment.gpu import DecodingCollator
 from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe, draw_views, generator
+from selfpatch.data.batch_size import check_batch_size
 from selfpatch.data.collate import Batch, RenderingCollator, stack_boxes
 from selfpatch.data.decode.pillow import BadImage, Picture
 from selfpatch.data.sources.index import ImageIndex
@@ -106,18 +107,8 @@ class CropLoader:
     """Reason by path for each unreadable file that this process met."""
 
     def __post_init__(self) -> None:
-        shares, num_images = self.world_size * self.accumulate, len(self.indices)
-        if self.batch_size < 1 or self.batch_size % shares:
-            raise ValueError(
-                f"a batch of {self.batch_size} images cannot be shared out over {self.world_size} processes x "
-                f"{self.accumulate} micro-batches; use a multiple of {shares}"
-            )
-        if self.batch_size > num_images:
-            largest = num_images // shares * shares
-            advice = f"use --batch-size {largest} or less, or more images" if largest else "use more images"
-            raise ValueError(
-                f"a batch of {self.batch_size} images is larger than the data, {num_images} images; {advice}"
-            )
+        num_images = len(self.indices)
+        check_batch_size(self.batch_size, num_images, world_size=self.world_size, accumulate=self.accumulate)
         self.read, render = (
             self.backend
             or BACKENDS[choose_backend(self.config.render, device_type=self.device_type, channels=self.channels)]
@@ -131,7 +122,7 @@ class CropLoader:
         )
         self.indices = np.asarray(self.indices, np.int64)
         self.steps_per_epoch = num_images // self.batch_size
-        self._share = self.batch_size // shares  # images of one micro-batch on this process
+        self._share = self.batch_size // (self.world_size * self.accumulate)  # images of a micro-batch here
         self._order: tuple[int, np.ndarray] | None = None
         self._tried = np.zeros(len(self.index), bool)
         self._steps_given = 0

@@ -40,8 +40,7 @@ from annotated_types import MinLen
 from pydantic import StrictStr
 
 from selfpatch.api.encoder import BASELINES
-from selfpatch.checkpoints.hub import HUB
-from selfpatch.checkpoints.read import TIMM
+from selfpatch.checkpoints.names import HUB, TIMM
 from selfpatch.config.parsing import parse_yaml
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from selfpatch.checkpoints.read import TIMM
+from selfpatch.checkpoints.names import TIMM
 from selfpatch.config.run import FROM_INIT
 from selfpatch.config.schema import Size, height_and_width
 from selfpatch.config.sections import BackboneOverrides

@@ -11,7 +11,7 @@ import torch
 
 from selfpatch.checkpoints.load import LoadReport, load_backbone
 from selfpatch.checkpoints.read import Weights, read_weights
-from selfpatch.config.recipes import choose_recipe, load_recipe
+from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import NO_METHOD, SAMPLES, RunConfig
 from selfpatch.config.schema import size_text
 from selfpatch.core import distributed
@@ -39,20 +39,6 @@ from selfpatch.training.dataset import TrainingData
 from selfpatch.training.online_eval import OnlineEvaluator
 from selfpatch.training.optim import Schedule
 from selfpatch.training.trainer import StudentTeacher
-
-
-def recipe_for(data: str) -> RunConfig:
-    """Return the recipe for the number of images, with a batch size that gives at least eight steps an epoch.
-
-    Raises:
-        ValueError: there are no images.
-    """
-    if data == SAMPLES:
-        return load_recipe(SAMPLES)
-    num_images = len(ImageIndex.open(data))
-    recipe = load_recipe(choose_recipe(num_images, data))
-    max_batch_size = 1 << max(0, (num_images // 8).bit_length() - 1)  # a power of two
-    return replace(recipe, batch_size=min(recipe.batch_size, max_batch_size))
 
 
 def open_training_data(config: RunConfig) -> TrainingData:

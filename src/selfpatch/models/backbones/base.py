@@ -7,6 +7,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from selfpatch.config.schema import check_sides
 from selfpatch.core.types import Tokens
 from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.layers.batch_norm import BatchNorm
@@ -69,13 +70,7 @@ class Backbone(nn.Module):
 
     def check_size(self, height: int, width: int, patch_size: int | None = None) -> None:
         """Raise ValueError if a patch size, by default that of the tokens, does not divide the image."""
-        p = self.patch_size if patch_size is None else patch_size
-        for side in (height, width):
-            if side % p or side < p:
-                nearest = max(p, round(side / p) * p)
-                raise ValueError(
-                    f"patch size {p} does not divide the image side {side}; use a multiple of {p}, e.g. {nearest}"
-                )
+        check_sides((height, width), self.patch_size if patch_size is None else patch_size)
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Tokens:
         """Encode normalised images [B, C, H, W]; the mask token replaces embedded patches where mask [B, h, w] is True.

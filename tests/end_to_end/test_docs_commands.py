@@ -1,0 +1,98 @@
+"""Every command of the documentation is one that the command line takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from selfpatch.cli.main import main
+from selfpatch.config.recipes import load_recipe
+from selfpatch.config.run import RunConfig
+from selfpatch.config.schema import override
+from selfpatch.methods.registry import METHODS, OBJECTIVES
+from tests.helpers.docs_commands import PAGES, REPOSITORY, commands_of, concrete
+from tests.helpers.reproduction import arguments_of
+
+WORK = (
+    "selfpatch.api.pretrain.pretrain",
+    "selfpatch.api.pretrain.resume",
+    "selfpatch.api.evaluate.evaluate",
+    "selfpatch.api.evaluate.compare",
+    "selfpatch.api.show.show",
+    "selfpatch.api.embed.embed",
+    "selfpatch.api.explore.explore",
+    "selfpatch.api.export.export",
+    "selfpatch.data.prepare.prepare",
+    "selfpatch.experiments.suite.evaluate_suite",
+    "selfpatch.experiments.scorecard.read_network",
+    "selfpatch.experiments.run.run_study",
+    "benchmarks.run.run_benchmarks",
+)
+"""Functions that the commands call once they have read their options."""
+
+
+INCOMPLETE = r"selfpatch: (Missing from|no image was named)"
+"""Complaint about a command of which prose names the beginning alone, e.g. `selfpatch evaluate finetune`."""
+
+
+class Accepted(BaseException):
+    """End of a command that has read its options."""
+
+
+def accept(*arguments: Any, **_: Any) -> NoReturn:
+    """Check the settings of methods and objectives, which the command line leaves to them."""
+    if arguments and isinstance(config := arguments[0], RunConfig):
+        for name in config.used:
+            override(({**METHODS, **OBJECTIVES})[name].Config(), config.components.get(name, {}), name)
+    raise Accepted
+
+
+@pytest.fixture
+def only_parsing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for function in WORK:
+        monkeypatch.setattr(function, accept)
+    monkeypatch.setattr("selfpatch.api.first_checks.recipe_for", lambda data, recipe: load_recipe(recipe or "small-1k"))
+    monkeypatch.setattr("selfpatch.api.first_checks.check_run", lambda config: None)
+    monkeypatch.setattr("selfpatch.cli.parsing.require_weights", lambda weights: None)
+    monkeypatch.syspath_prepend(REPOSITORY)
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("extends: small-1k\nepochs: 50\n")
+
+
+def complaint(command: str, capsys: pytest.CaptureFixture[str]) -> str | None:
+    """Return what the command line says against a command, or None if it takes it or lacks only further options."""
+    arguments, _ = arguments_of(concrete(command))
+    try:
+        code = main(arguments)
+    except (Accepted, SystemExit) as end:  # tyro exits after --help
+        code = getattr(end, "code", None) or 0
+    said = capsys.readouterr().err
+    return f"{command}: {said}" if code and not re.match(INCOMPLETE, said) else None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("only_parsing")
+def test_every_command_parses(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = {command for page in PAGES if page.name != "reproduce.md" for command in commands_of(page)}
+    assert len(commands) > 150
+    assert [wrong for command in sorted(commands) if (wrong := complaint(command, capsys))] == []
+
+
+@pytest.mark.usefixtures("only_parsing")
+@pytest.mark.parametrize("command", ["selfpatch pretrain --lr 1", "selfpatch evaluate nothing", "selfpatch show --k x"])
+def test_a_wrong_command_would_be_found(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaint(command, capsys)
+
+
+def test_files_of_the_repository_that_commands_name_exist() -> None:
+    named = {
+        file
+        for page in PAGES
+        for command in commands_of(page)
+        for file in re.findall(r"\b((?:studies|suites|examples|tests)/\w+\.\w+)", command)
+    }
+    assert len(named) > 5
+    assert [file for file in sorted(named) if not (REPOSITORY / file).is_file()] == []
