@@ -30,7 +30,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("words", "completions"),
     [
-        ("pre", {"pretrain"}),
+        ("pre", {"pretrain", "prepare"}),
         ("evaluate kn", {"knn"}),
         ("pretrain --recipe small-se", {"small-sere-ibot", "small-selfpatch-moby-swin"}),
         ("pretrain --optimizer.base", {"--optimizer.base-lr"}),

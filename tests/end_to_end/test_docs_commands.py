@@ -25,7 +25,7 @@ WORK = (
     "selfpatch.api.embed.embed",
     "selfpatch.api.explore.explore",
     "selfpatch.api.export.export",
-    "selfpatch.data.prepare.prepare",
+    "selfpatch.api.prepare.prepare",
     "selfpatch.experiments.suite.evaluate_suite",
     "selfpatch.experiments.scorecard.read_network",
     "selfpatch.experiments.run.run_study",

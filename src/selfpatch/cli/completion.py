@@ -56,8 +56,8 @@ def run(arguments: list[str]) -> int:
     """Run the command and return its exit code."""
     shell = read_options(CompletionOptions, "completion", arguments).shell
     evaluations = {name: options_class(kind.from_settings({})) for name, kind in EVALUATIONS.items()}
-    named = Annotated[_any_of({**evaluations, "all": SuiteOptions}), Flat]
-    evaluate = make_dataclass("Evaluate", [("name", named)])
+    names: Any = _any_of({**evaluations, "all": SuiteOptions})
+    evaluate = make_dataclass("Evaluate", [("name", Annotated[names, Flat])])
     kinds = {"pretrain": _pretrain_options(), "evaluate": evaluate, **COMMANDS}
     script = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(script):
@@ -82,6 +82,6 @@ def _pretrain_options() -> type:
         "objective": (*OBJECTIVES, NO_OBJECTIVE),
         "model": (*MODELS, FROM_INIT),
     }
-    annotations = {field: Literal[choices] | None for field, choices in names.items()}  # type: ignore[valid-type]
+    annotations = {field: Literal[choices] | None for field, choices in names.items()}
     defaults = dict.fromkeys(names)
     return settings(type("PretrainOptions", (PretrainOptions,), {"__annotations__": annotations, **defaults}))
