@@ -29,12 +29,13 @@ WORK = (
     "selfpatch.experiments.suite.evaluate_suite",
     "selfpatch.experiments.scorecard.read_network",
     "selfpatch.experiments.run.run_study",
+    "selfpatch.cli.launch.submit",
     "benchmarks.run.run_benchmarks",
 )
 """Functions that the commands call once they have read their options."""
 
 
-INCOMPLETE = r"selfpatch: (Missing from|no image was named)"
+INCOMPLETE = r"selfpatch: (Missing from|no image was named|there is no command to launch|/runs/photos is no run)"
 """Complaint about a command of which prose names the beginning alone, e.g. `selfpatch evaluate finetune`."""
 
 

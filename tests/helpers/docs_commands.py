@@ -17,6 +17,7 @@ PAGES = (
 """Files whose commands are tested here; recipes and `docs/reproduce.md` have tests of their own."""
 
 PLACEHOLDERS = {
+    "selfpatch COMMAND": "selfpatch evaluate",
     "evaluate NAME": "evaluate davis",
     "--preset P": "--preset dinov3",
     "--objective NAME": "--objective sere",
@@ -40,7 +41,7 @@ def commands_of(page: Path) -> list[str]:
         found = re.findall(rf"{start}({_PROGRAM}(?: .*)?)$", fenced.replace("\\\n", " "), re.MULTILINE)
         plain = re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
         found += re.findall(rf"`({_PROGRAM}\s[^`]+)`", plain)
-    return list(dict.fromkeys(" ".join(re.split(r" [#(]|;|&&", command)[0].split()) for command in found))
+    return list(dict.fromkeys(" ".join(re.split(r" [#(>]|;|&&", command)[0].split()) for command in found))
 
 
 def concrete(command: str) -> str:

@@ -11,6 +11,7 @@ from selfpatch.cli.embed import EmbedOptions
 from selfpatch.cli.evaluate import SuiteOptions, options_class
 from selfpatch.cli.explore import ExploreOptions
 from selfpatch.cli.export import ExportOptions
+from selfpatch.cli.launch import LaunchOptions
 from selfpatch.cli.parsing import Flat, read_options
 from selfpatch.cli.prepare import PrepareOptions
 from selfpatch.cli.pretrain import PretrainOptions
@@ -33,6 +34,7 @@ COMMANDS = {
     "prepare": PrepareOptions,
     "export": ExportOptions,
     "study": StudyOptions,
+    "launch": LaunchOptions,
 }
 """Options of the commands that need no preparation."""
 
