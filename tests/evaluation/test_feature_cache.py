@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from selfpatch.api.evaluate import measure
@@ -17,6 +19,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation.cache_config import CacheConfig
 from selfpatch.evaluation.encoders import BFloat16Encoder
 from selfpatch.evaluation.feature_cache import FeatureCache, cached, caching_features, function_identity
+from selfpatch.evaluation.stored_image import StoredImage
 from selfpatch.experiments.suite import evaluate_suite
 from selfpatch.models.debiased import debiased
 from selfpatch.models.encoder import BranchEncoder
@@ -250,3 +253,24 @@ def test_random_crops_are_not_cached(tmp_path: Path) -> None:
         assert len(stored) <= 9, "six training images and three test images"
         measure("segment", encoder, None, data, steps=6, **settings)
         assert {*cache.folder.iterdir()} == stored
+
+
+def test_a_file_is_decoded_once_unless_it_changes(tmp_path: Path) -> None:
+    encoder, path, events = tiny_encoder("vit"), tmp_path / "photo.bmp", list[str]()
+    cache = FeatureCache(tmp_path / "features", encoder, LIMIT)
+
+    def decode() -> Image.Image:
+        events.append("decoded")
+        return Image.open(path)
+
+    def compute() -> Tensor:
+        events.append("computed")
+        return torch.ones(2)
+
+    for changed in (PIXELS, None, PIXELS ^ np.uint8(1), None):
+        if changed is not None:
+            path.unlink(missing_ok=True)
+            Image.fromarray(changed).save(path)
+            os.utime(path, ns=(0, len(events)))  # the clock of a disk is too coarse for a test
+        cache.get(encoder, StoredImage(path, 40, 48, decode), "", compute)
+    assert events == ["decoded", "computed"] * 2

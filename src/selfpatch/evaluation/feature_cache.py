@@ -2,11 +2,12 @@
 
 ::
 
-    with caching_features(folder, encoder, max_bytes):          around several evaluations
-        features = cached(encode, pixels, settings, compute)    in a protocol, instead of compute()
+    with caching_features(folder, encoder, max_bytes):           around several evaluations
+        features = cached(encoder, image, settings, compute)     in a protocol, instead of compute()
 
 A key is a hash of everything that decides features: the encoder (`function_identity`), the pixels and the settings of
-the protocol. Other weights, data or settings therefore never meet the features of others. Each entry is one
+the protocol. Other weights, data or settings therefore never meet the features of others. A file is decoded for its
+hash only when the process meets it for the first time, or if it was changed since (`StoredImage`). Each entry is one
 memory-mapped file, renamed into place once it is complete, so that processes that share a folder may meet. Nothing is
 evicted: protocols read all images in turn, in which case the least recently used entry is the next one to be needed.
 Once the folder is full, features are computed as without it.
@@ -33,6 +34,7 @@ from selfpatch.core.machine import current_versions
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import BFloat16Encoder
 from selfpatch.evaluation.result import encoder_identity
+from selfpatch.evaluation.stored_image import StoredImage
 from selfpatch.models.debiased import DebiasedEncoder
 from selfpatch.models.layer_encoder import LayerEncoder
 
@@ -67,6 +69,7 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, encoder: Encoder, max_bytes: int) -> None:
+        self._digests: dict[tuple[str, int, int], str] = {}  # of pixels, by the stamp of their file
         self._identities: dict[int, tuple[Encoder, str]] = {}  # by id, which is its own while the encoder is kept
         self.folder = folder / hashlib.sha256(self._identity(encoder).encode()).hexdigest()[:16]
         if distributed.is_main_process():
@@ -75,16 +78,19 @@ class FeatureCache:
         stored = sum(file.stat().st_size for file in files_below(self.folder, (".npy",))) if self.folder.is_dir() else 0
         self._left = (max_bytes - stored) // distributed.world_size()
 
-    def get(self, encoder: Encoder, pixels: np.ndarray, settings: Any, compute: Callable[[], Tensor]) -> Tensor:
+    def get(
+        self, encoder: Encoder, image: np.ndarray | StoredImage, settings: Any, compute: Callable[[], Tensor]
+    ) -> Tensor:
         """Return the features that `compute` returns, float32 on the encoder's device, from the disk if they are there.
 
         Args:
             encoder: encoder that `compute` calls.
-            pixels: pixels of the images, before or after resizing.
+            image: pixels of the images, before or after resizing, or a file.
             settings: values that decide the features besides the encoder and the pixels; their `repr` is hashed.
             compute: function that encodes the images.
         """
-        path = self.folder / f"{self._key(encoder, pixels, settings)}.npy"
+        key = f"{self._identity(encoder)} {settings!r} {self._digest(image)}"
+        path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.npy"
         with contextlib.suppress(OSError, ValueError, EOFError):  # missing, or cut off by a power cut
             stored = torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write, as tensors have no read-only mode
             return stored.to(encoder.device)
@@ -92,10 +98,13 @@ class FeatureCache:
         self._write(path, features)
         return features
 
-    def _key(self, encoder: Encoder, pixels: np.ndarray, settings: Any) -> str:
-        digest = hashlib.sha256(f"{self._identity(encoder)} {settings!r} {pixels.dtype} {pixels.shape}\n".encode())
-        digest.update(np.ascontiguousarray(pixels).data)
-        return digest.hexdigest()
+    def _digest(self, image: np.ndarray | StoredImage) -> str:
+        if isinstance(image, np.ndarray):
+            return _pixel_digest(image)
+        stamp = image.stamp()
+        if stamp not in self._digests:
+            self._digests[stamp] = _pixel_digest(image.pixels)
+        return self._digests[stamp]
 
     def _identity(self, encoder: Encoder) -> str:
         if isinstance(encoder, WRAPPERS):
@@ -121,6 +130,12 @@ class FeatureCache:
             self._left = 0
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _pixel_digest(pixels: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{pixels.dtype} {pixels.shape}\n".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
 
 
 def _remove_features(folder: Path, keep: Path | None = None) -> None:
@@ -160,11 +175,13 @@ def caching_features(folder: Path, encoder: Encoder, max_bytes: int, *, keep: bo
             _remove_features(folder)
 
 
-def cached(encoder: Encoder, pixels: np.ndarray | Tensor, settings: Any, compute: Callable[[], Tensor]) -> Tensor:
+def cached(
+    encoder: Encoder, image: np.ndarray | Tensor | StoredImage, settings: Any, compute: Callable[[], Tensor]
+) -> Tensor:
     """Return the features that `compute` returns, from the cache if there is one; arguments as `FeatureCache.get`.
 
-    Without a cache the pixels are not read, as estimates of a cost have none.
+    Without a cache the image is not read, as estimates of a cost have none.
     """
     if _active is None:
         return compute()
-    return _active.get(encoder, pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels, settings, compute)
+    return _active.get(encoder, image.cpu().numpy() if isinstance(image, Tensor) else image, settings, compute)

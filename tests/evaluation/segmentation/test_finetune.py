@@ -208,8 +208,8 @@ def test_test_images_are_resized_and_seen_whole(imagenet_s: Path, monkeypatch: p
     config = FinetuneSegmentationConfig.from_settings({**SMALL, "short_side": 37})
     fitted = fit_network(encoder, open_dataset(imagenet_s, "train"), config, Output())
     seen[0].classify.weight.data.normal_()
-    image, _ = open_dataset(imagenet_s, "val").read(0)
-    small = image.resize((int(37 * 48 / 40), 37), Image.Resampling.BILINEAR)
+    image = open_dataset(imagenet_s, "val").image(0)
+    small = image.rgb.resize((int(37 * 48 / 40), 37), Image.Resampling.BILINEAR)
     mean, std = (torch.tensor(values)[:, None, None] for values in (encoder.mean, encoder.std))
     normal = (tvf.pil_to_tensor(small)[None] / 255 - mean) / std
     logits = seen[0](normal[..., :32, :40])

@@ -11,25 +11,22 @@ from typing import Any, get_args
 import numpy as np
 import yaml
 from PIL import Image
-from scipy.io import loadmat
 
 from selfpatch.core.folders import files_below, stems_in, subfolders
 from selfpatch.core.text_files import numbered_lines, read_text
-from selfpatch.data.decode.pillow import as_bad_image, read_image, stored_image
+from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.images import evenly_spread
-from selfpatch.data.sources.image_files import opened
-from selfpatch.evaluation.label_maps import read_label_map
 from selfpatch.evaluation.result import Progress
 from selfpatch.evaluation.segmentation.base_config import Kind
 from selfpatch.evaluation.segmentation.class_file import FORM, read_class_file
+from selfpatch.evaluation.segmentation.label_files import label_size, read_label_values
 from selfpatch.evaluation.sharding import share_of
+from selfpatch.evaluation.stored_image import StoredImage
 
 IGNORE = 255
 """Class number of void pixels, which are neither trained on nor scored."""
 UNKNOWN = -1
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-MATRIX = ".mat"
-"""Ending of Matlab's files, in which COCO-Stuff 10k has its labels."""
 
 Classes = tuple[tuple[str, ...], np.ndarray]
 """Names in the order of the class numbers, and a table of the values in label files, as `SegmentationSet` has them."""
@@ -58,12 +55,31 @@ class SegmentationSet:
         Raises:
             ValueError: a file cannot be read, the two differ in size, or a label is not among the classes.
         """
-        image, values = read_image(self.images[i]), _read_values(self.labels[i], self.kind)
-        if (image.height, image.width) != values.shape:
+        image, classes = read_image(self.images[i]), self.read_labels(i)
+        self._check_size(i, image, *classes.shape)
+        return image, classes
+
+    def image(self, i: int) -> StoredImage:
+        """Return the i-th image, which is decoded only if its pixels are needed, and then as by `read`."""
+        height, width = self.size(i)
+
+        def read() -> Image.Image:
+            image = read_image(self.images[i])
+            self._check_size(i, image, height, width)
+            return image
+
+        return StoredImage(self.images[i], height, width, read)
+
+    def _check_size(self, i: int, image: Image.Image, height: int, width: int) -> None:
+        if (image.height, image.width) != (height, width):
             raise ValueError(
                 f"{self.images[i]} is {image.width} x {image.height} pixels and its labels {self.labels[i]} "
-                f"{values.shape[1]} x {values.shape[0]}; use images and labels of one size"
+                f"{width} x {height}; use images and labels of one size"
             )
+
+    def read_labels(self, i: int) -> np.ndarray:
+        """Read the classes [h, w] int64 of the i-th image, as `read` does."""
+        values = read_label_values(self.labels[i], self.kind)
         classes = self.table[np.minimum(values, len(self.table) - 1)]
         unknown = (classes == UNKNOWN) | (values >= len(self.table))
         if unknown.any():
@@ -71,25 +87,26 @@ class SegmentationSet:
                 f"{self.labels[i]} has the label {values[unknown][0]}, which is none of the {len(self.classes)} "
                 "classes nor void; check the classes or the kind of the data"
             )
-        return image, classes
+        return classes
 
-    def read_all(self, what: str, progress: Progress) -> Iterator[tuple[int, Image.Image, np.ndarray]]:
-        """Yield each index of this process's share of the images with what `read` returns.
+    def share(self, what: str, progress: Progress) -> Iterator[tuple[int, StoredImage]]:
+        """Yield each index of this process's share of the images, and the image.
 
         `progress` is called with `what` once an image has been used.
         """
         share = share_of(len(self))
         for done, i in enumerate(share, start=1):
-            yield (i, *self.read(i))
+            yield i, self.image(i)
             progress(what, done, len(share))
+
+    def labelled_share(self, what: str, progress: Progress) -> Iterator[tuple[int, StoredImage, np.ndarray]]:
+        """Yield what `share` does, and the classes of each image."""
+        for i, image in self.share(what, progress):
+            yield i, image, self.read_labels(i)
 
     def size(self, i: int) -> tuple[int, int]:
         """Return (height, width) of the i-th image, from the header of its label file; ValueError if it is damaged."""
-        if self.labels[i].suffix == MATRIX:
-            height, width = _read_values(self.labels[i], self.kind).shape
-            return height, width
-        with stored_image(self.labels[i], "the labels") as header:
-            return header.height, header.width
+        return label_size(self.labels[i], self.kind)
 
     def limited(self, num_images: int | None) -> "SegmentationSet":
         """Return at most `num_images` of the images, evenly spread; all of them if it is None."""
@@ -127,22 +144,6 @@ class SegmentationSet:
             digest.update(f"{name!r} {image.stat().st_size} {label.stat().st_size}\n".encode())
             digest.update(label.read_bytes())
         return digest.hexdigest()
-
-
-def _read_values(path: Path, kind: Kind) -> np.ndarray:
-    """Read a label file as int64 [h, w]; the value of a colour of ImageNet-S is red + 256 green."""
-    if path.suffix == MATRIX:
-        with as_bad_image(path, "the labels"), opened(path) as stream:
-            stored = loadmat(stream, variable_names=["S"])["S"]
-            values = stored.astype(np.int64)
-            if values.ndim != 2 or (values != stored).any() or values.min(initial=0) < 0:
-                raise ValueError("its matrix S is no map of whole numbers from 0; download it again")
-            return values
-    if kind != "imagenet_s":
-        return read_label_map(path, "the labels").values
-    with stored_image(path, "the labels") as image:
-        colours = np.asarray(image.convert("RGB")).astype(np.int64)
-    return colours[..., 0] + 256 * colours[..., 1]
 
 
 @cache

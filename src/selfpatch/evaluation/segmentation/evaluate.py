@@ -109,7 +109,7 @@ def _scored(
     per_image: dict[str, dict[str, float]] = {}
     shown = evenly_spread(np.arange(len(test)), 0 if output.folder is None else config.max_pictures)
     rows: list[OverlayRow] = []
-    for i, image, labels in test.read_all("scoring", output.progress):
+    for i, image, labels in test.labelled_share("scoring", output.progress):
         if method.reduce_labels is not None:
             labels = method.reduce_labels(labels)
         predictions = method.predict(image).cpu().expand(method.runs, *labels.shape)  # [R, h, w]
@@ -118,7 +118,7 @@ def _scored(
         if of_image.any():
             per_image[test.names[i]] = {"miou_image": float(np.mean([Scores.of(of_run).miou for of_run in of_image]))}
         if i in shown:
-            rows.append(overlay_row(image, labels, predictions[0].numpy()))
+            rows.append(overlay_row(image.rgb, labels, predictions[0].numpy()))
     counts, per_image, rows = all_reduce_sum(counts), dict(gather([*per_image.items()])), gather(rows)
     if not counts.any():
         raise ValueError(f"all labels of {test.labels[0].parent} are void; there is nothing to score")
@@ -134,7 +134,7 @@ def _check_features(encoder: Encoder, images: SegmentationSet, config: TrainedCo
     view = PatchView(max(config.crop, encoder.patch_size), "square")  # decoders pad a crop smaller than a patch
     with evaluating(encoder):
         frozen = dense_encoder(encoder, config) if isinstance(config, DenseConfig) else encoder
-        for i, image, _ in images.read_all("features", silent):
+        for i, image in images.share("features", silent):
             check_patches(view.features(frozen, image), images.names[i])
 
 

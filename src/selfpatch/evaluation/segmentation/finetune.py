@@ -12,7 +12,6 @@ epoch.
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import functional as tvf
@@ -28,6 +27,7 @@ from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.decoder_config import FinetuneSegmentationConfig
 from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at
 from selfpatch.evaluation.segmentation.linear import segmentation_loss
+from selfpatch.evaluation.stored_image import StoredImage
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.encoder import BranchEncoder
@@ -123,8 +123,8 @@ def _train(
 
 def _fitted(network: PatchSegmenter, encoder: BranchEncoder, config: FinetuneSegmentationConfig) -> FittedMethod:
     @torch.no_grad()
-    def predict(image: Image.Image) -> Tensor:
-        small = tvf.resize(image, [config.short_side])  # bilinear, antialiased
+    def predict(image: StoredImage) -> Tensor:
+        small = tvf.resize(image.rgb, [config.short_side])  # bilinear, antialiased
         pixels = tvf.pil_to_tensor(small)[None].to(encoder.device)
         logits = network(normalise(pixels, encoder.mean, encoder.std)).float()
         return _classes(logits, (image.height, image.width), config.max_side)

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.segmentation.augmentation import fitted_size, resize_antialiased, resize_bilinear
 from selfpatch.evaluation.segmentation.config import SegmentationConfig
+from selfpatch.evaluation.stored_image import StoredImage
 from selfpatch.ops.images import normalise
 
-Predict = Callable[[Image.Image], Tensor]
-"""Function of an RGB image that returns its class numbers, int64 [h, w], or [R, h, w] of R runs, at the size of its
+Predict = Callable[[StoredImage], Tensor]
+"""Function of an image that returns its class numbers, int64 [h, w], or [R, h, w] of R runs, at the size of its
 labels."""
 LogitsFunction = Callable[[Tensor], Tensor]
 """Function of normalised images [1, 3, H, W] that returns logits [1, C, H', W'] of any resolution."""
@@ -56,8 +57,8 @@ def image_predictor(
     """Return a function that segments an image of short side `short`, in windows of `size` if there is a stride."""
 
     @torch.no_grad()
-    def predict(image: Image.Image) -> Tensor:
-        normalised = load_normalised(encoder, image, short, antialias=antialias)
+    def predict(image: StoredImage) -> Tensor:
+        normalised = load_normalised(encoder, image.rgb, short, antialias=antialias)
         if stride is None:
             logits = logits_fn(normalised)
         else:

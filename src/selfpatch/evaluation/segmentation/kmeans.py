@@ -5,11 +5,11 @@ Overclustering, as in Leopart (arXiv 2204.13101) and NeCo (arXiv 2408.11054): mo
 class that it fits best.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +28,7 @@ from selfpatch.evaluation.segmentation.matching import classes_of_clusters
 from selfpatch.evaluation.segmentation.metrics import confusion
 from selfpatch.evaluation.segmentation.patches import PatchView
 from selfpatch.evaluation.segmentation.projection import fit_projection
+from selfpatch.evaluation.stored_image import StoredImage
 
 EMPTY_CLUSTERS = (
     "clusters have no patch, as if fewer patches differed than there are clusters; use fewer clusters or more images, "
@@ -63,7 +64,7 @@ def fit_kmeans(
     transform = _transform(encoder, view, images, config, output, notes)
     budget = None if config.memory_patches is None else max(1, config.memory_patches // len(images))
     sampled, kept = list[Tensor](), list[Tensor]()
-    for i, image, _ in images.read_all("patches to cluster", output.progress):
+    for i, image in images.share("patches to cluster", output.progress):
         raw = view.features(encoder, image)
         check_patches(raw, images.names[i])
         features = transform(raw)  # [h, w, d]
@@ -77,21 +78,21 @@ def fit_kmeans(
     grids = []  # [R, h, w] int64 cluster of each patch, of each of R clusterings
     counts = torch.zeros(config.seeds, num_classes, num_clusters, dtype=torch.int64)
     patches = torch.zeros(config.seeds, num_clusters, dtype=torch.int64)
-    for number, (_, image, labels) in enumerate(images.read_all("clusters", output.progress)):
+    for number, (_, image, labels) in enumerate(images.labelled_share("clusters", output.progress)):
         features = kept[number] if kept else transform(view.features(encoder, image))
         cluster = torch.stack([nearest_centre(features.flatten(0, 1), of_run)[0] for of_run in centres])
         patches += torch.stack([torch.bincount(of_run, minlength=num_clusters) for of_run in cluster.cpu()])
         grids.append(cluster.unflatten(1, features.shape[:2]).cpu().numpy())
         labels = view.reduced_labels(labels, encoder.patch_size)
-        counts += torch.stack(
-            [confusion(resize_nearest(grid, labels.shape), labels, num_classes, num_clusters) for grid in grids[-1]]
-        )
+        of_patches = pixels_of_patches(labels, features.shape[:2], num_classes)
+        for of_run, found in zip(counts, cluster.cpu(), strict=True):
+            of_run.index_add_(1, found, of_patches)
     counts, patches = all_reduce_sum(counts), all_reduce_sum(patches)
     check_degenerate(EMPTY_CLUSTERS, (patches == 0).any())
     class_of = [classes_of_clusters(of_run.numpy(), config.matching) for of_run in counts]
     remaining = iter(grids)
 
-    def predict(image: Image.Image) -> Tensor:
+    def predict(image: StoredImage) -> Tensor:
         size = view.scored_size(image.height, image.width, encoder.patch_size)
         pairs = zip(class_of, next(remaining), strict=True)
         return torch.from_numpy(np.stack([classes[resize_nearest(grid, size)] for classes, grid in pairs]))
@@ -101,6 +102,17 @@ def fit_kmeans(
 
     facts = {"clusters": num_clusters}
     return FittedMethod(predict, config, facts, reduce_labels, notes, runs=config.seeds)
+
+
+def pixels_of_patches(labels: np.ndarray, grid: Sequence[int], num_classes: int) -> Tensor:
+    """Return the number of pixels of each class in each patch, int64 [C, h*w].
+
+    Patches of a grid (h, w) are enlarged to the labels [H, W] by `resize_nearest`, so that clusters of patches have the
+    counts of enlarged clusters.
+    """
+    num_patches = math.prod(grid)
+    patches = resize_nearest(np.arange(num_patches).reshape(*grid), labels.shape)
+    return confusion(patches, labels, num_classes, num_patches)
 
 
 def count_clusters(config: KMeansSegmentationConfig, num_classes: int) -> int:
@@ -139,7 +151,7 @@ def _transform(
 
     blocks = (
         raw(view.features(encoder, image)).flatten(0, 1)
-        for _, image, _ in images.read_all("statistics of features", output.progress)
+        for _, image in images.share("statistics of features", output.progress)
     )
     projection = fit_projection(blocks, encoder.dim, components, standardise=config.features == "standardised")
     check_degenerate(FEW_DIRECTIONS, projection.rank < (components or 0))

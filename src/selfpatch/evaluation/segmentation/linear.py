@@ -25,6 +25,7 @@ from selfpatch.evaluation.segmentation.config import LinearSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at, image_predictor
 from selfpatch.evaluation.segmentation.patches import PatchView, square_labels
+from selfpatch.evaluation.stored_image import StoredImage
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.features import patch_features
 from selfpatch.models.finite_features import checked_features
@@ -139,8 +140,8 @@ def _fitted(encoder: Encoder, head: LinearHead, config: LinearSegmentationConfig
     crop, side = config.crop, config.mask_side or config.crop
 
     @torch.no_grad()
-    def square(image: Image.Image) -> Tensor:
-        small = image.resize((crop, crop), Image.Resampling.BILINEAR)
+    def square(image: StoredImage) -> Tensor:
+        small = image.rgb.resize((crop, crop), Image.Resampling.BILINEAR)
         logits = head(patch_features(encoder, tvf.pil_to_tensor(small)[None]))
         return classes_at(logits, (side, side))
 
@@ -148,7 +149,7 @@ def _fitted(encoder: Encoder, head: LinearHead, config: LinearSegmentationConfig
         return square_labels(label, crop, side)
 
     @torch.no_grad()
-    def whole(image: Image.Image) -> Tensor:
+    def whole(image: StoredImage) -> Tensor:
         return classes_at(head(PatchView(crop).features(encoder, image)[None]), (image.height, image.width))
 
     def window_logits(window: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from selfpatch.core.reference import fast_path_of
 
 MAX_DISTANCES = 2**24
 """Distances that exist at once: 64 MB."""
+MAX_DISTANCES_CPU = 2**19
+"""Distances that exist at once on a CPU: 2 MB, which its caches hold until they are reduced."""
 
 
 class Clusters(NamedTuple):
@@ -59,11 +61,12 @@ def kmeans(
 
 
 def _lloyd(points: Tensor, centres: Tensor, iterations: int) -> Clusters:
-    cluster, distance = nearest_centre(points, centres)
+    lengths = squared_distance(points, torch.zeros_like(centres[0]))
+    cluster, distance = nearest_centre(points, centres, lengths)
     for _ in range(iterations):
         centres = cluster_means(points, cluster, distance, len(centres))
         before = cluster
-        cluster, distance = nearest_centre(points, centres)
+        cluster, distance = nearest_centre(points, centres, lengths)
         if torch.equal(cluster, before):
             break
     # Moved to the CPU first, because MPS has no float64.
@@ -103,16 +106,27 @@ def cluster_sums(points: Tensor, cluster: Tensor, k: int) -> Tensor:
     return points.new_zeros(k, points.shape[1]).index_add_(0, cluster, points)
 
 
-def nearest_centre(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the [n] int64 nearest of the [k, D] centres, and the [n] squared distances to them."""
-    step = max(1, MAX_DISTANCES // len(centres))
+def nearest_centre(points: Tensor, centres: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the [n] int64 nearest of the [k, D] centres, and the [n] squared distances to them.
+
+    `lengths` are the [n] squared lengths of the points, if they are known.
+    """
+    lengths = squared_distance(points, torch.zeros_like(centres[0])) if lengths is None else lengths
     norms = centres.square().sum(1)
-    parts = []
-    for part in points.split(step):
-        closest = torch.addmm(norms, part, centres.T, alpha=-2).min(1)
-        parts.append((closest.indices, (closest.values + part.square().sum(1)).clamp_min(0)))
-    cluster, distance = (torch.cat(found) for found in zip(*parts, strict=True))
-    return cluster, distance
+    parts = points.split(_rows_at_once(points, len(centres)))
+    found = [torch.addmm(norms, part, centres.T, alpha=-2).min(1) for part in parts]
+    distance = torch.cat([closest.values for closest in found]) + lengths
+    return torch.cat([closest.indices for closest in found]), distance.clamp_min(0)
+
+
+def squared_distance(points: Tensor, centre: Tensor) -> Tensor:
+    """Return the squared distances [n] of points [n, D] to one centre [D]."""
+    parts = points.split(_rows_at_once(points, points.shape[1]))
+    return torch.cat([(part - centre).square().sum(1) for part in parts])
+
+
+def _rows_at_once(points: Tensor, columns: int) -> int:
+    return max(1, (MAX_DISTANCES_CPU if points.device.type == "cpu" else MAX_DISTANCES) // columns)
 
 
 def plus_plus(points: Tensor, k: int, rng: np.random.Generator) -> Tensor:
@@ -121,12 +135,12 @@ def plus_plus(points: Tensor, k: int, rng: np.random.Generator) -> Tensor:
     Draw points in turn, with probability proportional to the squared distance to the nearest centre.
     """
     chosen = [int(rng.integers(len(points)))]
-    distance = (points - points[chosen[0]]).square().sum(1)
+    distance = squared_distance(points, points[chosen[0]])
     for _ in range(k - 1):
         mass = distance.cpu().double().numpy().cumsum()
         # If all points coincide with centres there is no mass, and any point will do.
         at_random = int(rng.integers(len(points)))
         index = int(np.searchsorted(mass, rng.random() * mass[-1], side="right")) if mass[-1] > 0 else at_random
         chosen.append(min(index, len(points) - 1))
-        distance = torch.minimum(distance, (points - points[chosen[-1]]).square().sum(1))
+        distance = torch.minimum(distance, squared_distance(points, points[chosen[-1]]))
     return points[chosen]

@@ -1,7 +1,6 @@
 """Clusters, or predicted classes, matched to classes by the pixels that they share."""
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from selfpatch.evaluation.segmentation.config import Matching
 
@@ -27,6 +26,8 @@ def classes_of_clusters(counts: np.ndarray, matching: Matching) -> np.ndarray:
 
 def _matched(scores: np.ndarray) -> np.ndarray:
     """Return the class of each cluster as [C] int64, one to one, of the largest sum of `scores` [class, cluster]."""
+    from scipy.optimize import linear_sum_assignment  # slow to import, and most methods match nothing
+
     classes, clusters = linear_sum_assignment(scores, maximize=True)
     matched = np.empty(scores.shape[1], np.int64)
     matched[clusters] = classes

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +27,7 @@ from selfpatch.evaluation.segmentation.base_config import PatchConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.evaluation.segmentation.inference import MAX_LOGITS, FittedMethod, classes_at
 from selfpatch.evaluation.sharding import share_of
+from selfpatch.evaluation.stored_image import StoredImage
 from selfpatch.models.features import patch_features
 
 _CROP_STREAM = 1
@@ -68,20 +68,20 @@ class PatchView:
             raise ValueError(f"resolution is {self.resolution} pixels for patches of {patch_size}; use more")
         return self.resolution // patch_size * patch_size
 
-    def features(self, encoder: Encoder, image: Image.Image) -> Tensor:
+    def features(self, encoder: Encoder, image: StoredImage) -> Tensor:
         """Return the features [h, w, D] of an image, float32 on the encoder's device; `grid` gives h and w."""
         h, w = self.grid(image.height, image.width, encoder.patch_size)
         height, width = h * encoder.patch_size, w * encoder.patch_size
 
         def encode() -> Tensor:
             if self.shape == "square":
-                pixels = resize_antialiased(image, (height, width))
+                pixels = resize_antialiased(image.rgb, (height, width))
             else:
-                pixels = resize_bilinear(np.asarray(image), (height, width))
+                pixels = resize_bilinear(image.pixels, (height, width))
             batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
             return patch_features(encoder, batch, std=self.std)[0]
 
-        return cached(encoder, np.asarray(image), (self.shape, h, w, self.std), encode)
+        return cached(encoder, image, (self.shape, h, w, self.std), encode)
 
     def scored_size(self, height: int, width: int, patch_size: int) -> tuple[int, int]:
         """Return the (height, width) at which an image of this size is scored."""
@@ -112,7 +112,7 @@ def fitted_patches(
 ) -> FittedMethod:
     """Return a method that segments an image by the scores [n, C] that `scores_of` gives its patches [n, D]."""
 
-    def predict(image: Image.Image) -> Tensor:
+    def predict(image: StoredImage) -> Tensor:
         features = view.features(encoder, image)
         scores = scores_of(features.flatten(0, 1)).unflatten(0, features.shape[:2])
         size = view.scored_size(image.height, image.width, encoder.patch_size)
@@ -204,11 +204,11 @@ def labelled_patches(
     labels = torch.empty(capacity, num_classes, device=encoder.device)
     filled = 0
     for number in range(passes):
-        for i, image, label in images.read_all("memory", progress):
+        for i, image, label in images.labelled_share("memory", progress):
             if crop is None:
                 of_image = view.features(encoder, image)
             else:
-                pixels, classes = crop(image, label, generator(config.seed, number, i, _CROP_STREAM))
+                pixels, classes = crop(image.rgb, label, generator(config.seed, number, i, _CROP_STREAM))
                 of_image, label = patch_features(encoder, pixels[None], std=view.std)[0], classes.numpy()
             if number == 0:
                 check_patches(of_image, images.names[i])
