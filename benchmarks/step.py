@@ -31,7 +31,8 @@ from selfpatch.training.factory import (
     pair_recipes,
     view_recipes,
 )
-from selfpatch.training.trainer import StudentTeacher, training_step
+from selfpatch.training.student_teacher import StudentTeacher
+from selfpatch.training.trainer import training_step
 
 VARIANTS = {
     "plain float32": (True, None),

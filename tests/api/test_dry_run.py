@@ -142,6 +142,12 @@ def test_processes_and_micro_batches_share_the_memory(
     assert [one.data["images per forward pass"] for one in (whole, split, shared)] == [4, 2, 1]
     assert whole.memory["activations"] > split.memory["activations"] > shared.memory["activations"]
     assert whole.memory["optimizer state"] == shared.memory["optimizer state"]
+    assert shared.memory["buckets of gradients"] == shared.memory["gradients"]
+    sharded = selfpatch.pretrain(**how, parallel="fsdp", activation_checkpointing=True)
+    assert sharded.memory["optimizer state"] == shared.memory["optimizer state"] // 4
+    assert sharded.memory["parameters and buffers"] < shared.memory["parameters and buffers"] / 3
+    assert sharded.memory["activations"] < 0.9 * shared.memory["activations"]
+    assert "With --parallel ddp, each of the 4 processes takes" in " ".join(sharded.notes)
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="a batch of 4 images cannot be shared out over 3 processes"):
         selfpatch.pretrain(**how)

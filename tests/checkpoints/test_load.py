@@ -356,7 +356,7 @@ def test_the_projection_head_comes_with_the_encoder(golden_dir: Path, tmp_path: 
     loaded = load_encoder(str(run.path))[0].projection
     assert loaded.keys() == head.keys()
     assert all(torch.equal(loaded[key], head[key]) for key in head)
-    untrained = teacher_encoder(student_teacher).projection
+    untrained = teacher_encoder(student_teacher.teacher).projection
     assert all(torch.equal(untrained[key], head[key]) for key in head)
 
 

@@ -211,7 +211,7 @@ NETWORK = "weights side num-heads position-embedding allow-partial device"
 OPTIONS = {
     "pretrain": """
         data out channels recipe method objective model patch-size init teacher allow-partial epochs minutes batch-size
-        accumulate seed device precision compile loss-weights
+        accumulate seed device precision compile parallel activation-checkpointing loss-weights
         backbone.embed-dim backbone.depth backbone.depths backbone.num-heads backbone.rope backbone.registers
         lora.rank lora.alpha lora.layers lora.last-blocks
         backbone.drop-path backbone.position-embedding backbone.positions backbone.rope-rescale backbone.initialisation
@@ -237,9 +237,9 @@ OPTIONS = {
         loader.workers loader.render loader.max-pixels loader.max-bad loader.timeout loader.held-out loader.fingerprint
         watch.log-every watch.evaluate-every watch.knn-images watch.picture-images
         logging.loggers logging.project
-        checkpoint.every-minutes checkpoint.every-steps checkpoint.keep checkpoint.keep-every-epochs
+        checkpoint.every-minutes checkpoint.every-steps checkpoint.keep checkpoint.keep-every-epochs checkpoint.format
         checkpoint.max-nonfinite""",
-    "resume": "device workers refuse-changed",
+    "resume": "device workers parallel refuse-changed",
     "evaluate davis": f"""{NETWORK} data out debias block stage output-stride dilate preset results resolution
         rounding resampling radius window topk context-frames temperature upsampling upsample-to std precision
         max-memory year sequences sequence-list late-objects""",

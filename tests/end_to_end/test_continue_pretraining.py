@@ -86,7 +86,7 @@ def test_a_new_pool_leaves_the_patches_of_the_weights_as_they_are(tmp_path: Path
     config = RunConfig().override({"model": "init", "init": file, "objective": objective, "crops": CROPS})
     student_teacher, report = make_student_teacher(config.override(COMPONENTS_OF_DINO))
     images, expected = torch.randn(2, 3, 32, 48, generator=torch.manual_seed(0)), load_encoder(file)[0]
-    assert torch.equal(teacher_encoder(student_teacher).eval().patches(images), expected.patches(images))
+    assert torch.equal(teacher_encoder(student_teacher.teacher).eval().patches(images), expected.patches(images))
     for branch in (student_teacher.student, student_teacher.teacher):
         (tokens,) = branch.eval()([images[None]]).tokens_per_resolution
         if model != "resnet50":  # its weights have no final norm
@@ -128,13 +128,13 @@ def test_a_run_of_no_change_gives_the_features_of_its_initial_weights(tmp_path: 
     )
     assert report is not None
     assert "pool.query" in report.matched
-    assert torch.equal(teacher_encoder(again).eval().image(images), encoders[0].image(images))
+    assert torch.equal(teacher_encoder(again.teacher).eval().image(images), encoders[0].image(images))
     checkpoint = RunDirectory.open(run).checkpoints.load_newest()
     assert checkpoint is not None
     config = RunConfig.from_saved(RunDirectory.open(run).settings, run / "config.yaml")
     resumed, _ = make_student_teacher(config, backbone_config_from_dict(checkpoint["shape"]))
     resumed.load_state_dict(checkpoint["pretrainer"])
-    assert torch.equal(teacher_encoder(resumed).eval().patches(images), expected.patches(images))
+    assert torch.equal(teacher_encoder(resumed.teacher).eval().patches(images), expected.patches(images))
 
 
 def test_a_run_without_initial_weights_has_no_norm_below_its_pool() -> None:

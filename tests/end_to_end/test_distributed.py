@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
@@ -20,7 +21,9 @@ from selfpatch.methods.registry import METHODS
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.layers.batch_norm import BatchNorm
 from selfpatch.training.optim import make_optimizer
-from selfpatch.training.trainer import StudentTeacher, training_step
+from selfpatch.training.parallel import data_parallel, shard
+from selfpatch.training.student_teacher import StudentTeacher
+from selfpatch.training.trainer import training_step
 from tests.helpers.curves import TOGETHER
 from tests.helpers.tiny import (
     hyperparameters,
@@ -56,18 +59,29 @@ def _train(
                 )
             )
     return {
-        "state": snapshot(student_teacher),
+        "state": whole_state(student_teacher),
         "taken": [outcome.taken for outcome in outcomes],
         "losses": torch.stack([outcome.values["loss"] for outcome in outcomes]),
     }
 
 
+def whole_state(student_teacher: StudentTeacher) -> dict[str, Tensor]:
+    return {
+        name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone()
+        for name, tensor in student_teacher.state_dict().items()
+    }
+
+
 def train_on_a_share(
-    rank: int, settings: dict[str, Any], accumulate: int = 1, bad_rank: int | None = None
+    rank: int, settings: dict[str, Any], accumulate: int = 1, bad_rank: int | None = None, parallel: str = "ddp"
 ) -> dict[str, Any]:
     student_teacher = tiny_student_teacher(**settings)
     share = BATCH // WORLD
-    model = DistributedDataParallel(student_teacher, broadcast_buffers=False)
+    if parallel == "fsdp":
+        shard(student_teacher, torch.device("cpu"), None)
+        assert all(isinstance(parameter, DTensor) for parameter in student_teacher.parameters())
+    model = data_parallel(student_teacher)
+    assert isinstance(model, DistributedDataParallel) == (parallel == "ddp")
     images = slice(rank * share, (rank + 1) * share)
     return _train(student_teacher, model, images, accumulate, rank == bad_rank, shape_of(settings))
 
@@ -121,7 +135,13 @@ def assert_two_train_as_one(pool: WorkerPool, settings: dict[str, Any], accumula
     alone = tiny_student_teacher(**settings)
     begin = snapshot(alone)
     expected = _train(alone, alone, slice(None), 1, bad=False, shape=shape_of(settings))
-    results = pool.run(train_on_a_share, settings, accumulate)
+    for parallel in ("ddp", "fsdp"):
+        assert_equal(pool.run(train_on_a_share, settings, accumulate, None, parallel), begin, expected, alone)
+
+
+def assert_equal(
+    results: list[dict[str, Any]], begin: dict[str, Tensor], expected: dict[str, Any], alone: StudentTeacher
+) -> None:
     for name, tensor in results[0]["state"].items():
         assert torch.equal(tensor, results[1]["state"][name]), f"{name} differs between the processes"
     torch.testing.assert_close(sum(r["losses"] for r in results) / WORLD, expected["losses"], rtol=1e-4, atol=1e-6)
@@ -131,22 +151,21 @@ def assert_two_train_as_one(pool: WorkerPool, settings: dict[str, Any], accumula
     assert movement_error(begin, results[0]["state"], learned) < tolerance
 
 
-@pytest.mark.parametrize("bad_rank", [0, 1])
-def test_no_process_takes_a_step_that_is_not_finite_on_one(pool: WorkerPool, bad_rank: int) -> None:
-    results = pool.run(train_on_a_share, {}, 1, bad_rank)
+@pytest.mark.parametrize(("bad_rank", "parallel"), [(0, "ddp"), (1, "fsdp")])
+def test_no_process_takes_a_step_that_is_not_finite_on_one(pool: WorkerPool, bad_rank: int, parallel: str) -> None:
+    results = pool.run(train_on_a_share, {}, 1, bad_rank, parallel)
     assert [result["taken"] for result in results] == [[True, False, True]] * WORLD
     for name, tensor in results[0]["state"].items():
         assert tensor.isfinite().all()
         assert torch.equal(tensor, results[1]["state"][name])
 
 
-def defer_on_a_share(rank: int, bad_rank: int) -> tuple[list[bool], list[dict[str, Tensor]]]:
+def defer_on_a_share(rank: int, bad_rank: int, parallel: str) -> tuple[list[bool], list[dict[str, Tensor]]]:
     """A step of the device's own judgement that is finite, one that is not on one process, one that is."""
     student_teacher = tiny_student_teacher(method="moby")
-    model, optimizer = (
-        DistributedDataParallel(student_teacher, broadcast_buffers=False),
-        make_optimizer(student_teacher, OptimizerConfig()),
-    )
+    if parallel == "fsdp":
+        shard(student_teacher, torch.device("cpu"), None)
+    model, optimizer = data_parallel(student_teacher), make_optimizer(student_teacher, OptimizerConfig())
     outcomes, states = [], []
     for step in range(STEPS):
         views, hp = part_of(tiny_views(BATCH, seed=step), slice(2 * rank, 2 * rank + 2)), hyperparameters(step, lr=1e-3)
@@ -154,13 +173,13 @@ def defer_on_a_share(rank: int, bad_rank: int) -> tuple[list[bool], list[dict[st
             outcomes.append(
                 training_step(model, [views], optimizer, hp, OptimizerConfig(clip=0, clip_mode="tensor"), deferred=True)
             )
-        states.append(snapshot(student_teacher))
+        states.append(whole_state(student_teacher))
     return [outcome.taken for outcome in outcomes], states
 
 
-@pytest.mark.parametrize("bad_rank", [0, 1])
-def test_the_devices_agree_on_whether_a_step_is_taken(pool: WorkerPool, bad_rank: int) -> None:
-    for (taken, states), (_, others) in itertools.permutations(pool.run(defer_on_a_share, bad_rank)):
+@pytest.mark.parametrize(("bad_rank", "parallel"), [(0, "ddp"), (1, "fsdp")])
+def test_the_devices_agree_on_whether_a_step_is_taken(pool: WorkerPool, bad_rank: int, parallel: str) -> None:
+    for (taken, states), (_, others) in itertools.permutations(pool.run(defer_on_a_share, bad_rank, parallel)):
         assert taken == [True, False, True]
         for name, (first, second, third) in {n: [state[n] for state in states] for n in states[0]}.items():
             assert torch.equal(first, second), f"{name} took the failed step in"

@@ -14,7 +14,8 @@ from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.training.factory import make_optimizer, make_schedule
 from selfpatch.training.optim import clip_gradients
-from selfpatch.training.trainer import StudentTeacher, training_step
+from selfpatch.training.student_teacher import StudentTeacher
+from selfpatch.training.trainer import training_step
 from tests.helpers.curves import METHODS, OBJECTIVES
 from tests.helpers.devices import DEVICES
 from tests.helpers.tiny import hyperparameters, tiny_config, tiny_student_teacher, tiny_views

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from selfpatch.training.factory import make_optimizer, make_schedule
-from selfpatch.training.trainer import StudentTeacher, training_step
+from selfpatch.training.student_teacher import StudentTeacher
+from selfpatch.training.trainer import training_step
 from tests.helpers.tiny import tiny_config, tiny_student_teacher, tiny_views, wide_crops
 from tests.helpers.tiny_eva import EVA02
 

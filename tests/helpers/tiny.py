@@ -24,7 +24,7 @@ from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.param_groups import param_groups
 from selfpatch.training.factory import make_student_teacher
-from selfpatch.training.trainer import StudentTeacher
+from selfpatch.training.student_teacher import StudentTeacher
 from tests.helpers import tiny_eva
 from tests.helpers.released_forms import random_backbone
 

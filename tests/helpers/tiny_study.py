@@ -57,7 +57,7 @@ FROM_WEIGHTS: dict[str, Any] = {
 
 def write_weights(folder: Path, **settings: Any) -> str:
     """Write weights.safetensors, a tiny backbone; `settings` as those of a run."""
-    encoder = teacher_encoder(tiny_student_teacher(objective="none", **settings))
+    encoder = teacher_encoder(tiny_student_teacher(objective="none", **settings).teacher)
     return str(write_safetensors(folder / "weights.safetensors", *export_state(encoder)))
 
 

@@ -16,7 +16,8 @@ from selfpatch.losses import SelfPatchConfig, SelfPatchLoss
 from selfpatch.losses.owned_heads import LossWithHeads
 from selfpatch.losses.selfpatch import make_pool, patch_targets
 from selfpatch.ops.images import normalise
-from selfpatch.training.trainer import StudentTeacher, training_step
+from selfpatch.training.student_teacher import StudentTeacher
+from selfpatch.training.trainer import training_step
 from tests.helpers.tiny import COMPONENTS, hyperparameters, plain_sgd, tiny_student_teacher, tiny_views
 
 SMALL = SelfPatchConfig(num_prototypes=7, hidden_dim=8, bottleneck_dim=4)

@@ -15,7 +15,7 @@ from selfpatch.config.run import RunConfig
 from selfpatch.core.types import EncoderOutput
 from selfpatch.methods.image.ibot import IBOT
 from selfpatch.training.factory import make_student_teacher
-from selfpatch.training.trainer import StudentTeacher
+from selfpatch.training.student_teacher import StudentTeacher
 from tests.parity.check import Check
 
 PROTOTYPES = {

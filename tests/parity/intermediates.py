@@ -18,7 +18,7 @@ from selfpatch.ops.relation import (
     sample_patches_reference,
     spatial_relation,
 )
-from selfpatch.training.trainer import StudentTeacher
+from selfpatch.training.student_teacher import StudentTeacher
 from tests.parity.check import TIGHT, Check, compare, compare_exactly
 
 RELEASED_OUTSIDE = -2.0

@@ -17,7 +17,7 @@ from selfpatch.config.run import RunConfig
 from selfpatch.models.layers.batch_norm import BatchNorm
 from selfpatch.training.factory import make_optimizer, make_schedule, make_student_teacher
 from selfpatch.training.optim import freeze_gradients, set_hyperparameters
-from selfpatch.training.trainer import StudentTeacher
+from selfpatch.training.student_teacher import StudentTeacher
 from tests.helpers.released_forms import to_branch_keys
 from tests.parity.check import Check
 from tests.parity.contrastive import RELEASED_MLP

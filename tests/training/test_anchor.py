@@ -14,7 +14,8 @@ from selfpatch.checkpoints.checkpoint_store import load_checkpoint
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.config.sections import OptimizerConfig
 from selfpatch.training.factory import make_student_teacher
-from selfpatch.training.trainer import StudentTeacher, training_step
+from selfpatch.training.student_teacher import StudentTeacher
+from selfpatch.training.trainer import training_step
 from tests.helpers.command_line import write_photos
 from tests.helpers.tiny import (
     hyperparameters,

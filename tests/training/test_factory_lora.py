@@ -21,7 +21,8 @@ from selfpatch.models.layers.lora import LoraLinear
 from selfpatch.training.factory import make_optimizer, make_student_teacher
 from selfpatch.training.online_eval import teacher_encoder
 from selfpatch.training.optim import set_hyperparameters
-from selfpatch.training.trainer import StudentTeacher, training_step
+from selfpatch.training.student_teacher import StudentTeacher
+from selfpatch.training.trainer import training_step
 from tests.helpers.tiny import COMPONENTS, MODELS, hyperparameters, tiny_student_teacher, tiny_views
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -58,7 +59,9 @@ def test_adapters_learn_and_end_up_in_the_weights(tmp_path: Path, model: str) ->
     student_teacher, _ = make_student_teacher(config)
     images = torch.randn(2, 3, 32, 48, generator=torch.manual_seed(0))
     before = load_encoder(config.init or "")[0].patches(images)
-    assert torch.equal(teacher_encoder(student_teacher).eval().patches(images), before), "nothing changes at step 0"
+    assert torch.equal(teacher_encoder(student_teacher.teacher).eval().patches(images), before), (
+        "nothing changes at step 0"
+    )
 
     backbone = student_teacher.student.backbone
     trained = {name for name, p in backbone.named_parameters() if p.requires_grad}
@@ -90,7 +93,7 @@ def test_adapters_learn_and_end_up_in_the_weights(tmp_path: Path, model: str) ->
     torch.testing.assert_close(resumed.state_dict(), student_teacher.state_dict(), rtol=0, atol=0)
 
     save_atomically(checkpoint | {"pretrainer": resumed.state_dict()}, tmp_path / "step.pt")
-    encoder = teacher_encoder(resumed).eval()
+    encoder = teacher_encoder(resumed.teacher).eval()
     expected = encoder.patches(images)
     assert not torch.allclose(expected, before, atol=1e-3)
     state, metadata = export_state(encoder)

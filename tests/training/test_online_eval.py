@@ -36,7 +36,7 @@ def evaluator(folder: Path, held_out: list[int], unreadable: list[int], **watch:
 def test_unreadable_held_out_images_are_named(tmp_path: Path, unreadable: list[int]) -> None:
     photos = write_photos(tmp_path / "photos", 10, size=32)
     made = evaluator(photos, [0, 1, 2], unreadable)
-    metrics = made(tiny_student_teacher(), 0)
+    metrics = made(tiny_student_teacher().teacher, 0)
     assert list(made.bad) == [str(photos / f"{i:03d}.png") for i in unreadable]
     assert all(reason.startswith("it is empty, damaged, or no image") for reason in made.bad.values())
     path = photos / "001.png" if unreadable == [1] else photos / "000.png"
@@ -57,7 +57,7 @@ def test_unreadable_images_for_knn_are_named(tmp_path: Path, unreadable: list[in
     for name in ("a", "b"):
         write_photos(tmp_path / "photos" / name, 5, size=32)
     made = evaluator(tmp_path / "photos", [0, 1], unreadable)
-    metrics = made(tiny_student_teacher(), 0)
+    metrics = made(tiny_student_teacher().teacher, 0)
     assert ("knn_top1" in metrics) == (len(unreadable) == 1)
     assert len(made.bad) == len(unreadable)
     found = "none of the 8 images for k-NN can" if len(unreadable) == 8 else "1 of the 8 images for k-NN cannot"
@@ -67,9 +67,9 @@ def test_unreadable_images_for_knn_are_named(tmp_path: Path, unreadable: list[in
 
 def test_view_matching_is_that_of_the_evaluation(tmp_path: Path) -> None:
     photos, student_teacher = write_photos(tmp_path / "photos", 10, size=32), tiny_student_teacher()
-    metrics = evaluator(photos, [*range(10)], [])(student_teacher, 0)
+    metrics = evaluator(photos, [*range(10)], [])(student_teacher.teacher, 0)
     networks = {
-        "view_matching": teacher_encoder(student_teacher),
+        "view_matching": teacher_encoder(student_teacher.teacher),
         "view_matching_mean_colour": "baseline:mean-colour:4",
     }
     for name, network in networks.items():
@@ -87,7 +87,7 @@ def test_images_of_a_sheet_have_the_shape_of_global_crops(crop: Size, sheet: tup
 def test_no_held_out_images_are_no_warning(tmp_path: Path) -> None:
     made = evaluator(write_photos(tmp_path / "photos", 4, size=32), [], [])
     assert (made.bad, made.warnings) == ({}, [])
-    assert made(tiny_student_teacher(), 0) == {}
+    assert made(tiny_student_teacher().teacher, 0) == {}
 
 
 @pytest.mark.slow
@@ -114,20 +114,20 @@ def test_features_that_are_not_finite_have_no_score(tmp_path: Path) -> None:
         write_photos(tmp_path / "photos" / name, 5, size=32)
     made = evaluator(tmp_path / "photos", [0, 1], [])
     student_teacher = tiny_student_teacher()
-    assert all(np.isfinite(value) for value in made(student_teacher, 0).values())
+    assert all(np.isfinite(value) for value in made(student_teacher.teacher, 0).values())
     with torch.no_grad():
         next(student_teacher.teacher.backbone.parameters()).fill_(torch.nan)
-    metrics = made(student_teacher, 1)
+    metrics = made(student_teacher.teacher, 1)
     assert set(metrics) >= {"view_matching", "knn_top1"}
     assert all(np.isnan(value) for value in metrics.values())
-    untrained = teacher_encoder(tiny_student_teacher())
-    assert made.write_explorer(tmp_path / "explore.html", student_teacher, untrained) is None
+    untrained = teacher_encoder(tiny_student_teacher().teacher)
+    assert made.write_explorer(tmp_path / "explore.html", student_teacher.teacher, untrained) is None
 
 
 def test_the_page_of_before_and_after_shows_the_images_of_the_sheet(tmp_path: Path) -> None:
     made = evaluator(write_photos(tmp_path / "photos", 4, size=32), [0, 1], [1], picture_images=2)
-    untrained, path = teacher_encoder(tiny_student_teacher()), tmp_path / "explore.html"
-    assert made.write_explorer(path, tiny_student_teacher(), untrained) == path
+    untrained, path = teacher_encoder(tiny_student_teacher().teacher), tmp_path / "explore.html"
+    assert made.write_explorer(path, tiny_student_teacher().teacher, untrained) == path
     text = path.read_text()
     assert text.count("data:image/jpeg;base64,") == 1, "the other one is unreadable"
     assert '"name": "untrained"' in text
@@ -138,8 +138,8 @@ def test_a_page_that_would_be_too_large_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = evaluator(write_photos(tmp_path / "photos", 4, size=32), [0, 1], [1], picture_images=2)
-    untrained, path = teacher_encoder(tiny_student_teacher()), tmp_path / "explore.html"
+    untrained, path = teacher_encoder(tiny_student_teacher().teacher), tmp_path / "explore.html"
     monkeypatch.setattr(page, "MEGABYTE", 1)
-    assert made.write_explorer(path, tiny_student_teacher(), untrained) is None
+    assert made.write_explorer(path, tiny_student_teacher().teacher, untrained) is None
     assert "warning: explore.html is left out: a page of 1 images" in capsys.readouterr().out
     assert not path.exists()

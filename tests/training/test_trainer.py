@@ -16,7 +16,8 @@ from selfpatch.config.sections import OptimizerConfig
 from selfpatch.core.types import Views
 from selfpatch.training.loggers.metrics import read_metrics
 from selfpatch.training.optim import make_optimizer
-from selfpatch.training.trainer import StepOutcome, StudentTeacher, training_step
+from selfpatch.training.student_teacher import StudentTeacher
+from selfpatch.training.trainer import StepOutcome, training_step
 from tests.helpers.command_line import write_photos
 from tests.helpers.tiny import (
     COMPONENTS,

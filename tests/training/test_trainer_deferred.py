@@ -24,7 +24,8 @@ from selfpatch.training import trainer as trainer
 from selfpatch.training.checkpointing import NonFiniteError
 from selfpatch.training.factory import make_schedule
 from selfpatch.training.optim import can_step_if_finite, make_optimizer
-from selfpatch.training.trainer import StepOutcome, StudentTeacher, train, training_step
+from selfpatch.training.student_teacher import StudentTeacher
+from selfpatch.training.trainer import StepOutcome, train, training_step
 from tests.helpers.devices import DEVICES, NEEDS_CUDA
 from tests.helpers.tiny import hyperparameters, not_finite, part_of, tiny_config, tiny_student_teacher, tiny_views
 

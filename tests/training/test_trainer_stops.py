@@ -17,7 +17,8 @@ from selfpatch.config.sections import CheckpointConfig, OptimizerConfig, WatchCo
 from selfpatch.data.workers import LoaderError
 from selfpatch.training.factory import make_schedule
 from selfpatch.training.optim import make_optimizer
-from selfpatch.training.trainer import StudentTeacher, train
+from selfpatch.training.student_teacher import StudentTeacher
+from selfpatch.training.trainer import train
 from tests.helpers.tiny import tiny_config, tiny_student_teacher, tiny_views
 
 

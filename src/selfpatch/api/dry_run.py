@@ -25,7 +25,8 @@ from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.training import factory
 from selfpatch.training.dataset import TrainingData
 from selfpatch.training.optim import Schedule, set_hyperparameters
-from selfpatch.training.trainer import StudentTeacher
+from selfpatch.training.parallel import memory_when_shared, recompute_activations
+from selfpatch.training.student_teacher import StudentTeacher
 
 STATES_PER_PARAMETER = {"AdamW": 2, "SGD": 1, "Lars": 1}
 """Numbers that each optimizer keeps for a trained parameter; momentum is assumed."""
@@ -155,6 +156,8 @@ def pretraining_report(
     student = student_teacher.student
     if config.compile:
         student.backbone.repeated_blocks()
+    if config.activation_checkpointing:
+        recompute_activations(student)
     optimizer = factory.make_optimizer(config, student_teacher)
     hp = schedule(0)
     set_hyperparameters(optimizer, replace(hp, lr=schedule.peak_lr))
@@ -165,7 +168,11 @@ def pretraining_report(
         parameters["anchor"] = sum(p.numel() for p in student_teacher.anchor.parameters())
     images = config.batch_size // (config.accumulate * distributed.world_size())
     autocast = autocast_dtype(config.precision, device)
-    groups, memory = group_rows(optimizer), memory_of(student_teacher, optimizer, 0)
+    groups, states = group_rows(optimizer), STATES_PER_PARAMETER[type(optimizer).__name__]
+    by_kind = {
+        kind: memory_when_shared(student_teacher, kind, distributed.world_size(), autocast, states)
+        for kind in ("ddp", "fsdp")
+    }
     step = measure_batch(
         lambda count: student_teacher(_dummy_views(config, student_teacher, count), hp)["loss"],
         images,
@@ -173,7 +180,7 @@ def pretraining_report(
         device,
         autocast,
     )
-    memory["activations"] = step.activation_bytes
+    memory = by_kind[config.parallel] | {"activations": step.activation_bytes}
     memory["total"] = sum(memory.values())
     sides = height_and_width(config.crops.global_size)
     with torch.no_grad():
@@ -188,6 +195,10 @@ def pretraining_report(
     sizes |= {"steps per epoch": schedule.steps_per_epoch, "steps": schedule.total_steps}
     sizes |= {"processes": distributed.world_size(), "images per forward pass": images}
     notes = [estimate_note(device)]
+    if distributed.world_size() > 1:
+        other = "fsdp" if config.parallel == "ddp" else "ddp"
+        total = _readable(sum(by_kind[other].values()) + step.activation_bytes, "B")
+        notes.append(f"With --parallel {other}, each of the {distributed.world_size()} processes takes {total}.")
     if config.minutes is not None:
         limit = "" if config.epochs is None else f", at most {config.epochs:g}"
         notes.append(

@@ -164,4 +164,4 @@ def open_network_or_baseline(
 def untrained_encoder(config: RunConfig, backbone: AnyBackboneConfig) -> BranchEncoder:
     """Return the freshly initialised network of a run, without the weights of `init` and `teacher` that may be gone."""
     student_teacher, _ = make_student_teacher(replace(config, init=None), backbone, with_anchor=False)
-    return teacher_encoder(student_teacher).eval()
+    return teacher_encoder(student_teacher.teacher).eval()

@@ -15,8 +15,10 @@ from selfpatch.core.machine import autocast_dtype
 from selfpatch.training import factory
 from selfpatch.training.dataset import TrainingData
 from selfpatch.training.optim import Schedule
+from selfpatch.training.parallel import whole_teacher
 from selfpatch.training.step_timing import Speed, measure_speed, steps_that_fit, timed_steps
-from selfpatch.training.trainer import StudentTeacher, evaluation_steps
+from selfpatch.training.student_teacher import StudentTeacher
+from selfpatch.training.trainer import evaluation_steps
 
 SPARE = 0.07
 """Share of the time that is kept for the start of Python, the report, and steps that are slower than those measured."""
@@ -82,11 +84,11 @@ def _measure(
     schedule = factory.make_schedule(config, loader.steps_per_epoch)
     evaluation = 0.0
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        if distributed.is_main_process():
-            before = time.monotonic()
+        before, teacher = time.monotonic(), whole_teacher(student_teacher)
+        if teacher is not None:
             with tempfile.TemporaryDirectory() as pictures:
                 evaluate = factory.make_online_evaluator(config, student_teacher, data, Path(pictures))
-                evaluate(student_teacher.eval(), 0)
+                evaluate(teacher.eval(), 0)
             evaluation = time.monotonic() - before
         steps = timed_steps(
             student_teacher,

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -16,6 +16,7 @@ from selfpatch.api.encoder import untrained_encoder
 from selfpatch.api.first_checks import batch_note, recipe_for
 from selfpatch.api.fit_epochs import fit_epochs, long_warmup
 from selfpatch.api.interrupted import Interrupted
+from selfpatch.api.restarted import begun_run
 from selfpatch.checkpoints.checkpoint_store import load_checkpoint
 from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
 from selfpatch.checkpoints.run_dir import RunDirectory
@@ -29,6 +30,7 @@ from selfpatch.core.machine import autocast_dtype, precision_warning
 from selfpatch.core.text import shell
 from selfpatch.models.anchor import Anchor
 from selfpatch.models.backbones.config import backbone_config_from_dict
+from selfpatch.models.branch import Branch
 from selfpatch.models.layers.lora import LoraLinear
 from selfpatch.training import factory
 from selfpatch.training.changed_images import changed_images, record_images
@@ -38,8 +40,10 @@ from selfpatch.training.history import record_end, record_start
 from selfpatch.training.loggers.registry import require_loggers
 from selfpatch.training.online_eval import teacher_encoder
 from selfpatch.training.optim import Schedule
+from selfpatch.training.parallel import whole_teacher
 from selfpatch.training.report import measured_table, write_run_report
-from selfpatch.training.trainer import StudentTeacher, train
+from selfpatch.training.student_teacher import StudentTeacher
+from selfpatch.training.trainer import train
 
 
 @overload
@@ -68,6 +72,9 @@ def pretrain(config: RunConfig | None = None, *, dry_run: bool = False, **settin
             config = recipe_for(None if data is None else str(data), None if recipe is None else str(recipe))
         config = config.override(settings)
         with distributed.process_group(config.device):
+            begun = None if in_dry_run() else begun_run(config)
+            if begun is not None:
+                return _resume(*begun)
             return _pretrain(config, started)
 
 
@@ -106,7 +113,12 @@ def _pretrain(config: RunConfig, started: float) -> Path | DryRun:
 
 
 def resume(
-    path: str | Path, *, device: str | None = None, workers: int | None = None, refuse_changed: bool = False
+    path: str | Path,
+    *,
+    device: str | None = None,
+    workers: int | None = None,
+    parallel: str | None = None,
+    refuse_changed: bool = False,
 ) -> Path:
     """Continue a run exactly where its newest checkpoint is.
 
@@ -114,6 +126,8 @@ def resume(
         path: the run directory, which is returned.
         device: device to train on; defaults to the run's.
         workers: number of loader processes; defaults to the run's.
+        parallel: how several processes share the network, `ddp` or `fsdp`; defaults to the run's. Their number may
+            differ from before, if it divides the batch.
         refuse_changed: refuse to go on if images have changed since the run began (`loader.fingerprint`); otherwise it
             says so.
 
@@ -124,8 +138,13 @@ def resume(
     """
     run = RunDirectory.open(path)
     config = RunConfig.from_saved(run.settings, run.settings_file)
-    config = config.override({} if device is None else {"device": device})
+    given = {"device": device, "parallel": parallel}
+    config = config.override({name: value for name, value in given.items() if value is not None})
     config = config.override({} if workers is None else {"loader": {"workers": workers}})
+    return _resume(run, config, refuse_changed)
+
+
+def _resume(run: RunDirectory, config: RunConfig, refuse_changed: bool = False) -> Path:
     with distributed.process_group(config.device):
         started = distributed.start(config.device)
         data = factory.open_training_data(config)
@@ -237,15 +256,16 @@ def _train_held(
         record_end(run.path)
     if signal_number:
         raise Interrupted(run.path, signal_number)
-    if distributed.is_main_process():
-        student_teacher.eval()
+    teacher = whole_teacher(student_teacher)
+    if teacher is not None:
+        teacher.eval()
         console.say("draws the patch features before and after, and writes report and weights")
         untrained = untrained_encoder(config, student_teacher.student.backbone.config).to(device)
         pictures = {
-            "picture": evaluator.before_and_after(student_teacher, untrained),
-            "explore": evaluator.write_explorer(run.explorer, student_teacher, untrained),
+            "picture": evaluator.before_and_after(teacher, untrained),
+            "explore": evaluator.write_explorer(run.explorer, teacher, untrained),
         }
-        _finish(run, data, student_teacher, pictures, evaluator.bad)
+        _finish(run, data, teacher, ("loss", *student_teacher.loss_weights), pictures, evaluator.bad)
     distributed.stop()
     return run.path
 
@@ -253,7 +273,8 @@ def _train_held(
 def _finish(
     run: RunDirectory,
     data: TrainingData,
-    student_teacher: StudentTeacher,
+    teacher: Branch,
+    losses: Sequence[str],
     pictures: Mapping[str, Path | None],
     bad: Collection[str],
 ) -> None:
@@ -262,9 +283,9 @@ def _finish(
     if table is not None:
         console.print(table)
     lines = [f"{kind:<10} {file}" for kind, file in pictures.items() if file is not None]
-    report = write_run_report(run, losses=("loss", *student_teacher.loss_weights))
+    report = write_run_report(run, losses=losses)
     # The exported network comes last: a study takes it for the mark of a run that has ended.
-    exported = write_safetensors(run.exported_backbone, *export_state(teacher_encoder(student_teacher)))
+    exported = write_safetensors(run.exported_backbone, *export_state(teacher_encoder(teacher)))
     lines += [f"report     {report}", f"weights    {exported}"]
     if (run.path / "skipped.txt").is_file():
         lines.append(f"unreadable images are listed in {run.path / 'skipped.txt'}")

@@ -1,22 +1,30 @@
-"""The checkpoints of a run: a folder of step-*.pt files, of which the most recent are kept."""
+"""The checkpoints of a run: files step-*.pt, or folders step-* of shards, of which the most recent are kept."""
 
 import re
 import warnings
 import zipfile
 from collections.abc import Iterable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from selfpatch.checkpoints.sharded import read_sharded, remove, write_sharded
 from selfpatch.core.atomic_io import replacing
 from selfpatch.core.dry_run import in_dry_run
 
-_NAME = re.compile(r"step-(\d+)(-kept)?\.pt")
+_NAME = re.compile(r"step-(\d+)(-kept)?(\.pt)?")
+
+
+def _name(step: int, keep_forever: bool) -> str:
+    return f"step-{step:08d}{'-kept' if keep_forever else ''}"
 
 
 class CheckpointStore:
     """The folder `checkpoints/` of a run: step-00001234.pt, and step-00001234-kept.pt for those that are never pruned.
+
+    Those that all processes write together are folders of these names without the ending, see `sharded`.
 
     A checkpoint "at step s" has s steps behind it: the next step to take is s.
     """
@@ -42,19 +50,33 @@ class CheckpointStore:
             OSError: the disk is full or cannot be written to; earlier checkpoints are as they were.
         """
         assert keep >= 1, "a run without a checkpoint cannot be resumed"
-        path = self.folder / f"step-{step:08d}{'-kept' if keep_forever else ''}.pt"
+        path = self.folder / f"{_name(step, keep_forever)}.pt"
         save_atomically(state, path)
+        self._prune(step, keep)
+        return path
+
+    def save_sharded(
+        self, state: dict[str, Any], *, step: int, keep: int, keep_forever: bool, group: Any
+    ) -> "Future[object]":
+        """Begin to write a checkpoint with all processes; `sharded.finish_writing` waits for it.
+
+        Arguments are as for `save`, and `group` as for `sharded.write_sharded`.
+        """
+        path = self.folder / _name(step, keep_forever)
+        return write_sharded(state, path, group, lambda: self._prune(step, keep))
+
+    def _prune(self, step: int, keep: int) -> None:
+        """Remove all checkpoints but the most recent ones up to the one that has just been saved at a step."""
         # A checkpoint later than the one just saved could not be read when the run was resumed. Were it counted among
         # the most recent, it would push out a good one.
         saved = self._newest_first()
         unreadable = [old for saved_at, old in saved if saved_at > step]
         prunable = [old for saved_at, old in saved if saved_at <= step and not old.stem.endswith("-kept")]
         for old in unreadable + prunable[keep:]:
-            old.unlink(missing_ok=True)
-        return path
+            remove(old) if old.is_dir() else old.unlink(missing_ok=True)
 
     def _newest_first(self) -> list[tuple[int, Path]]:
-        matches = [(_NAME.fullmatch(path.name), path) for path in self.folder.glob("step-*.pt")]
+        matches = [(_NAME.fullmatch(path.name), path) for path in self.folder.glob("step-*")]
         return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
     def all(self) -> list[tuple[int, Path]]:
@@ -106,7 +128,12 @@ class CheckpointStore:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint, with tensors mapped from the file."""
+    """Load a checkpoint, with tensors mapped from the file, or read from shards when they are used.
+
+    The moments of the optimizer are left out of the latter; `sharded.load_sharded` loads them.
+    """
+    if path.is_dir():
+        return read_sharded(path)
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return state
 
@@ -117,6 +144,8 @@ def read_whole(path: Path) -> Any:
     Raises:
         ValueError: bytes are missing or damaged, or it is another file.
     """
+    if path.is_dir():
+        return read_sharded(path)
     try:
         with zipfile.ZipFile(path) as archive:
             # torch.load does not notice damaged tensors, and mapped ones would fail only when touched.

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from annotated_types import Gt
 
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.checkpoints.sharded import is_sharded_checkpoint
 from selfpatch.config.json_schema import shown
 from selfpatch.config.schema import checked
 from selfpatch.core.folders import visible_entries
@@ -60,12 +61,12 @@ def weights_file(path: Path) -> Path:
     Raises:
         ValueError: a run has no checkpoint yet, or the folder holds no weights, or several.
     """
-    if not path.is_dir():
+    if not path.is_dir() or is_sharded_checkpoint(path):
         return path
     if is_run(path):
         run = RunDirectory.open(path)
         file = run.checkpoints.newest() or run.exported_backbone
-        if not file.is_file():
+        if not file.exists():
             raise ValueError(f"{run.path} has no checkpoint yet; wait for the first one, or start the run again")
         return file
     found = [path / name for name in FILES if (path / name).is_file()][:1]

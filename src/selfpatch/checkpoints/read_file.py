@@ -18,6 +18,7 @@ from torch import Tensor
 
 from selfpatch.checkpoints.file_kinds import checkpoint_kind, small_json
 from selfpatch.checkpoints.pickle_cost import has_costly_tuples
+from selfpatch.checkpoints.sharded import is_sharded_checkpoint, read_sharded
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text import one_line
@@ -44,6 +45,9 @@ def read_file(path: Path) -> tuple[Any, Mapping[str, str]]:
     Raises:
         ValueError: the file is no checkpoint, is damaged, or unpickling it could run code.
     """
+    if is_sharded_checkpoint(path):
+        content = read_sharded(path)
+        return {**content, "pretrainer": dict(content["pretrainer"])}, {}
     kind = checkpoint_kind(path)
     if kind == "safetensors":
         return _load_safetensors(path)
@@ -51,11 +55,13 @@ def read_file(path: Path) -> tuple[Any, Mapping[str, str]]:
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """Return a checkpoint file, or an index and its shards, which lie beside it.
+    """Return a checkpoint file, or an index and its shards, which lie beside it, or the files of a folder of shards.
 
     Raises:
         ValueError: the index names no shard, one outside of its folder, or one that is missing.
     """
+    if is_sharded_checkpoint(path):
+        return tuple(sorted(path.iterdir()))
     if checkpoint_kind(path) != "index":
         return (path,)
     shards = shards_of(path)

@@ -102,7 +102,7 @@ class RunDirectory:
     @property
     def can_be_resumed(self) -> bool:
         """True if there is something to keep: a checkpoint, or a failed step for replay."""
-        return any(self.checkpoints.folder.glob("step-*.pt")) or (self.path / "failed").exists()
+        return any(self.checkpoints.folder.glob("step-*")) or (self.path / "failed").exists()
 
     def discard(self) -> None:
         """Remove the files of a run that failed at its start, which would block the next try.
@@ -156,8 +156,11 @@ class RunDirectory:
 
     def remove_partial_files(self) -> None:
         """Remove files that a kill left half-written; on the main process, before it writes anything else."""
-        for partial in self.path.rglob(".*.tmp"):
-            partial.unlink(missing_ok=True)
+        for partial in list(self.path.rglob(".*.tmp")):
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
 
     def save_failed_step(self, batches: Sequence[Views], state: dict[str, Any], message: str, *, step: int) -> Path:
         """Save the micro-batches and the state of a failed step, one file a process; `Views(**batch)` restores each."""

@@ -1,6 +1,6 @@
 """`selfpatch resume`: continue a run."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -18,6 +18,8 @@ class ResumeOptions:
     """Device to train on; defaults to the run's."""
     workers: Workers | None = None
     """Loader processes per training process; defaults to the run's."""
+    parallel: Literal["ddp", "fsdp"] | None = None
+    """Sharing of the network by several processes; defaults to the run's."""
     refuse_changed: bool = False
     """Refuse to continue if images have changed since the run began; otherwise a warning names them."""
 
@@ -27,5 +29,8 @@ def run(arguments: list[str]) -> int:
     options = read_options(ResumeOptions, "resume", arguments)
     from selfpatch.api.pretrain import resume
 
-    resume(options.run, device=options.device, workers=options.workers, refuse_changed=options.refuse_changed)
+    resume(
+        options.run, device=options.device, workers=options.workers, parallel=options.parallel,
+        refuse_changed=options.refuse_changed,
+    )  # fmt: skip
     return 0

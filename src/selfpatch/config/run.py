@@ -15,7 +15,7 @@ from selfpatch.config.schema import DataName, Name, Seed, close_match, override,
 FROM_INIT = "init"
 """Value of `model` for the architecture of the weights of `init`."""
 
-PLAIN_VITS = {"vit_tiny", "vit_small", "vit_base", "vit_large"}
+PLAIN_VITS = {"vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"}
 """Models that differ in their sizes only."""
 
 NO_METHOD = "none"
@@ -58,9 +58,9 @@ class RunConfig:
     """Patch-level objective: selfpatch, sere, neco, leopart, koleo, paka, sere_pairs, selfpatch_pairs, gram,
     retain, distill, several joined by `+`, or `none`."""
     model: Name = "vit_small"
-    """Architecture: vit_tiny, vit_small, vit_base, vit_large, swin_tiny, swin_small, swin_base, resnet50,
-    convnext_tiny, convnext_small, convnext_base, convnext_large, the name of any ViT (also of class Eva), Swin,
-    ResNet or ConvNeXt of timm, or `init` for the architecture of those weights."""
+    """Architecture: vit_tiny, vit_small, vit_base, vit_large, vit_huge, vit_giant, swin_tiny, swin_small,
+    swin_base, resnet50, convnext_tiny, convnext_small, convnext_base, convnext_large, the name of any ViT (also of
+    class Eva), Swin, ResNet or ConvNeXt of timm, or `init` for the architecture of those weights."""
     patch_size: PositiveInt | None = None
     """Side of a patch in pixels; defaults to 16, or to the timm model's."""
     init: Name | None = None
@@ -91,6 +91,12 @@ class RunConfig:
     """Precision of the matrix products; `auto` uses bf16 where the device computes it in hardware."""
     compile: bool = False
     """Run the blocks of a ViT through torch.compile: some minutes at the start, then faster; no gain on a CPU."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Training on several processes: each holds the whole network (ddp), or a part of every parameter, gradient and
+    optimizer state (fsdp), for a network that does not fit one device."""
+    activation_checkpointing: bool = False
+    """Recompute the activations inside each of the student's blocks in the backward pass: less memory, about a third
+    more computation."""
     loss_weights: Mapping[str, NonNegativeFloat] = dataclasses.field(default_factory=dict)
     """Weight of each loss by name; if not given, what the method or objective declares, else 1."""
     backbone: sections.BackboneOverrides = sections.BackboneOverrides()

@@ -321,6 +321,9 @@ class CheckpointConfig:
     """Number of steps between checkpoints; 0 saves by time only."""
     keep: PositiveInt = 2
     """Number of most recent checkpoints that are kept."""
+    format: Literal["auto", "file", "sharded"] = "auto"
+    """One `file` that the main process writes while training waits, or `sharded`: a folder that all processes write in
+    the background; `auto` is sharded where parameters are (--parallel fsdp)."""
     keep_every_epochs: NonNegativeInt = 0
     """Number of epochs between two checkpoints that are kept for good; 0 keeps none."""
     max_nonfinite: PositiveInt = 5

@@ -150,6 +150,11 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def background_group() -> Any:
+    """Return a new group of all processes on the CPU, for work next to the training; None for one process."""
+    return dist.new_group(backend="gloo") if is_distributed() else None
+
+
 def barrier() -> None:
     """Wait for all processes."""
     if is_distributed():
@@ -252,6 +257,20 @@ def all_ranks(flag: Tensor) -> Tensor:
     set_everywhere = flag.to(torch.int32)
     dist.all_reduce(set_everywhere, op=dist.ReduceOp.MIN)
     return set_everywhere.bool()
+
+
+def local_shard(x: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor (FSDP2), or the tensor itself if it is not sharded."""
+    return x.to_local() if is_sharded(x) else x  # type: ignore[attr-defined]
+
+
+def is_sharded(x: Tensor) -> bool:
+    """Return whether a tensor is a DTensor, of which each process holds a part."""
+    if type(x) in (Tensor, torch.nn.Parameter):
+        return False
+    from torch.distributed.tensor import DTensor  # whose import takes as long as a small command
+
+    return isinstance(x, DTensor)
 
 
 class _AllReduceSum(torch.autograd.Function):

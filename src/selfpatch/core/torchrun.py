@@ -11,3 +11,8 @@ def announced_rank() -> int:
 def announced_world_size() -> int:
     """Return the number of processes; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def max_restarts() -> int:
+    """Return how often torchrun starts all processes again when one fails (its `--max-restarts`); 0 without it."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))

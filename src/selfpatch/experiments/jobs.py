@@ -211,7 +211,7 @@ def _random_encoder(config: RunConfig) -> BranchEncoder:
 
 
 def _encoder_before_training(config: RunConfig) -> BranchEncoder:
-    return teacher_encoder(make_student_teacher(config)[0]).eval()
+    return teacher_encoder(make_student_teacher(config)[0].teacher).eval()
 
 
 def _on_device(encoder: BranchEncoder, source: str, device: str) -> tuple[Encoder, Provenance]:

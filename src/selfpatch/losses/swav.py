@@ -6,7 +6,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from selfpatch.config.schema import settings
-from selfpatch.core.distributed import rank, world_size
+from selfpatch.core.distributed import local_shard, rank, world_size
 from selfpatch.losses.memory_bank import MemoryBank
 from selfpatch.models.layers.deferred_state import DeferredState
 from selfpatch.models.layers.mlp import mlp
@@ -56,11 +56,12 @@ class UnitPrototypes(DeferredState):
     @torch.no_grad()
     def update(self) -> None:
         """Normalise the prototypes to length 1."""
-        self.weight.copy_(F.normalize(self.weight, dim=1))
+        rows = local_shard(self.weight)
+        rows.copy_(F.normalize(rows, dim=1))
 
     def changing(self) -> list[Tensor]:
         """Return the prototypes."""
-        return [self.weight]
+        return [local_shard(self.weight)]
 
 
 class SwAVHead(nn.Module):

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from selfpatch.core.distributed import local_shard
 from selfpatch.core.types import EncoderOutput, Views
 from selfpatch.models.branch import Branch
 from selfpatch.ops.images import normalise
@@ -46,4 +47,4 @@ class Anchor(nn.Module):
         if n and num_steps % n == 0 and num_steps // n <= self.max_refreshes:
             newer = teacher.state_dict()
             for name, tensor in self.branch.state_dict().items():
-                tensor.copy_(newer[name])
+                local_shard(tensor).copy_(local_shard(newer[name]))

@@ -2,17 +2,23 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
+from selfpatch.checkpoints.checkpoint_store import load_checkpoint
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.checkpoints.sharded import finish_writing, load_sharded
 from selfpatch.config.sections import CheckpointConfig
-from selfpatch.core.distributed import is_main_process
+from selfpatch.core.distributed import any_rank, background_group, is_main_process, is_sharded, local_shard
 from selfpatch.core.text import shell
 from selfpatch.core.types import Views
 from selfpatch.data.workers import LoaderError
+from selfpatch.training.parallel import gathered, load_whole
 
 T = TypeVar("T")
 
@@ -60,25 +66,39 @@ class Checkpointer:
         self._student_teacher, self._shapes, self._optimizer = student_teacher, shapes, optimizer
         self._steps_per_epoch = steps_per_epoch
         self._saved_at = time.monotonic()
+        network_sharded = any(map(is_sharded, student_teacher.parameters()))
+        self._sharded = config.format == "sharded" or (config.format == "auto" and network_sharded)
+        self._together = self._sharded or network_sharded
+        self._group = background_group() if self._sharded else None
+        self._pending: Future[object] | None = None
 
     def restore(self) -> int:
         """Load the newest checkpoint, if there is one, and return the next step to take."""
-        state = self._run.checkpoints.load_newest()
+        path = self._run.checkpoints.newest()
         step = 0
-        if state is not None:
+        if path is not None:
             try:
-                self._student_teacher.load_state_dict(state["pretrainer"])
-                self._optimizer.load_state_dict(state["optimizer"])
+                step = self._load(path)
             except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
                 reason = str(error).partition("\n")[0]
                 raise ValueError(
                     f"the newest checkpoint in {self._run.checkpoints.folder} does not fit this run ({reason}); "
                     "move it away, and the run goes on from the one before"
                 ) from None
-            step = int(state["step"])
         if is_main_process():
             self._run.remove_partial_files()
         return step
+
+    def _load(self, path: Path) -> int:
+        """Load a checkpoint, in whatever format and by however many processes it was written, and return its step."""
+        state = load_checkpoint(path)
+        if path.is_dir():
+            parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+            moments = load_sharded(path, self._student_teacher.state_dict(), parameters)
+            self._optimizer.load_state_dict(moments)
+        else:
+            load_whole(self._student_teacher, state["pretrainer"], self._optimizer, state["optimizer"])
+        return int(state["step"])
 
     def save_if_due(self, done: int, *, force: bool) -> None:
         """Save a checkpoint after `done` steps if one is due by time, steps or epoch, or if `force`."""
@@ -87,9 +107,33 @@ class Checkpointer:
         keep_forever = bool(kept_interval) and done % kept_interval == 0
         due_by_steps = bool(config.every_steps) and done % config.every_steps == 0
         due_by_time = time.monotonic() - self._saved_at >= 60 * config.every_minutes
-        if is_main_process() and (force or keep_forever or due_by_steps or due_by_time):
-            self._run.checkpoints.save(self._state(done), step=done, keep=config.keep, keep_forever=keep_forever)
+        due = force or keep_forever or due_by_steps or (is_main_process() and due_by_time)
+        if self._together:
+            (due,) = any_rank(due)
+        if self._pending is not None and (due or self._pending.done()):
+            self._finish()
+        if due:
+            self._save(done, keep_forever)
             self._saved_at = time.monotonic()
+        if force:
+            self._finish()
+
+    def _save(self, done: int, keep_forever: bool) -> None:
+        state, store, keep = self._state(done), self._run.checkpoints, self._config.keep
+        if self._sharded:
+            self._pending = store.save_sharded(
+                state, step=done, keep=keep, keep_forever=keep_forever, group=self._group
+            )
+            return
+        state = gathered(state)
+        if is_main_process():
+            store.save(state, step=done, keep=keep, keep_forever=keep_forever)
+
+    def _finish(self) -> None:
+        """Wait for the checkpoint that is being written in the background, if there is one."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            finish_writing(pending, self._run.checkpoints.folder)
 
     def saved_if_loading_fails(self, steps: Iterator[T], first: int) -> Iterator[T]:
         """Yield what the steps from `first` on are made of; if a loader process fails, save the steps taken.
@@ -114,7 +158,8 @@ class Checkpointer:
         message = (
             f"the loss or gradient was not finite for {self._config.max_nonfinite} steps in a row, up to step {done}"
         )
-        path = self._run.save_failed_step(batches, self._state(done), message, step=done)
+        parts = tree_map(lambda x: local_shard(x) if isinstance(x, Tensor) else x, self._state(done))
+        path = self._run.save_failed_step(batches, parts, message, step=done)
         return NonFiniteError(
             f"{message}; batch and state are in {path}; the newest checkpoint is from before. "
             "Try a lower optimizer.base_lr, a smaller optimizer.clip, more optimizer.warmup_epochs, or --precision fp32"

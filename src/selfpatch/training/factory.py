@@ -15,6 +15,7 @@ from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import NO_METHOD, SAMPLES, RunConfig
 from selfpatch.config.schema import size_text
 from selfpatch.core import distributed
+from selfpatch.core.machine import autocast_dtype
 from selfpatch.core.malloc import keep_freed_memory
 from selfpatch.core.types import Needs, Objective
 from selfpatch.data.augment.backends import choose_backend
@@ -38,7 +39,8 @@ from selfpatch.training.components import all_heads, make_component, only_pool
 from selfpatch.training.dataset import TrainingData
 from selfpatch.training.online_eval import OnlineEvaluator
 from selfpatch.training.optim import Schedule
-from selfpatch.training.trainer import StudentTeacher
+from selfpatch.training.parallel import recompute_activations, shard
+from selfpatch.training.student_teacher import StudentTeacher
 
 
 def open_training_data(config: RunConfig) -> TrainingData:
@@ -313,14 +315,21 @@ def make_online_evaluator(
 
 
 def move_to_device(config: RunConfig, student_teacher: StudentTeacher, device: torch.device) -> StudentTeacher:
-    """Move the network to its device and compile its blocks if configured; an anchor that is no ViT stays as it is."""
+    """Move the network to its device; checkpoint, compile and shard its blocks if configured.
+
+    An anchor that is no ViT is not compiled.
+    """
     student_teacher.to(device)
     if device.type == "cpu":
         keep_freed_memory()
+    if config.activation_checkpointing:
+        recompute_activations(student_teacher.student)
     if config.compile:
         for branch in (student_teacher.student, student_teacher.teacher):
             branch.compile_blocks()
         anchor = student_teacher.anchor
         if anchor is not None and isinstance(anchor.branch.backbone, ViT):
             anchor.branch.compile_blocks()
+    if config.parallel == "fsdp":
+        shard(student_teacher, device, autocast_dtype(config.precision, device))
     return student_teacher

@@ -26,7 +26,6 @@ from selfpatch.models.features import image_features, mean_patch_features
 from selfpatch.models.finite_features import NonFiniteFeatures, requiring_finite_features
 from selfpatch.ops.knn import leave_one_out
 from selfpatch.training.dataset import TrainingData
-from selfpatch.training.trainer import StudentTeacher
 from selfpatch.visualization.encoded import encode_pixels
 from selfpatch.visualization.explorer.page import write_explorer
 from selfpatch.visualization.sheet import picture_sheet
@@ -124,9 +123,9 @@ class OnlineEvaluator:
             rest = loss if none else "it is measured on the others"
             self.warnings.append(f"{found} be read, e.g. {path}: {reason}; {rest}")
 
-    def __call__(self, student_teacher: StudentTeacher, step: int) -> dict[str, float]:
+    def __call__(self, teacher: Branch, step: int) -> dict[str, float]:
         """Return the metrics after `step` steps; at step 0 also the baseline, which is mean patch colour."""
-        encoder = teacher_encoder(student_teacher)
+        encoder = teacher_encoder(teacher)
         metrics: dict[str, float] = {}
         if self._pairs is not None:
             with nan_if_not_finite(metrics, "view_matching"):
@@ -146,7 +145,7 @@ class OnlineEvaluator:
             picture_sheet({"patch features": encoder}, self._sheet_images, path, title=f"after {step} steps")
         return metrics
 
-    def before_and_after(self, trained: StudentTeacher, untrained: BranchEncoder) -> Path | None:
+    def before_and_after(self, trained: Branch, untrained: BranchEncoder) -> Path | None:
         """Draw a sheet of the teacher and an untrained network; return its path, or None if there are no images."""
         if self._sheet_images is None:
             return None
@@ -154,7 +153,7 @@ class OnlineEvaluator:
         networks = {"patch features": teacher_encoder(trained), "patch features, untrained": untrained}
         return picture_sheet(networks, self._sheet_images, path, title="before and after")
 
-    def write_explorer(self, path: Path, trained: StudentTeacher, untrained: BranchEncoder) -> Path | None:
+    def write_explorer(self, path: Path, trained: Branch, untrained: BranchEncoder) -> Path | None:
         """Write a page that compares patches of the images of the sheet before and after training.
 
         Return its path, or None if there are no images; also None, after a warning, if features are not finite or the
@@ -191,8 +190,7 @@ def sheet_size(recipe: ViewRecipe, patch_size: int) -> tuple[int, int]:
     return rows * patch_size, columns * patch_size
 
 
-def teacher_encoder(student_teacher: StudentTeacher) -> BranchEncoder:
+def teacher_encoder(teacher: Branch) -> BranchEncoder:
     """Return the teacher's backbone, pool and projection head as an encoder, which shares their weights."""
-    teacher: Branch = student_teacher.teacher
     projection = teacher.heads["image"].state_dict() if "image" in teacher.heads else None
     return BranchEncoder(teacher.backbone, teacher.pool, projection=projection)

@@ -9,6 +9,7 @@ from timm.optim import Lars
 from torch import Tensor, nn
 
 from selfpatch.config.sections import OptimizerConfig
+from selfpatch.core.distributed import all_reduce_sum, is_sharded, local_shard
 from selfpatch.core.reference import fast_path_of, using_references
 from selfpatch.core.schedules import cosine
 from selfpatch.core.types import Hyperparameters
@@ -132,9 +133,9 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, hp: Hyperparameters) -
 @torch.no_grad()
 def clip_gradients_reference(parameters: Iterable[nn.Parameter], max_norm: float, mode: ClipMode) -> Tensor:
     """Compute `clip_gradients`, one parameter after the other."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = [gradient.norm() for gradient in gradients]
-    total = torch.stack(norms).norm()
+    gradients, sharded = _local_gradients(parameters)
+    norms = _whole_norms(torch.stack([gradient.norm() for gradient in gradients]), sharded)
+    total = norms.norm()
     for gradient, norm in zip(gradients, norms, strict=True):
         if max_norm > 0:
             gradient.mul_((max_norm / ((norm if mode == "tensor" else total) + 1e-6)).clamp(max=1.0))
@@ -149,13 +150,24 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, mode: Cl
     0 clips nothing. The mode `tensor` clips each parameter's gradient, as DINO's released code does; `global` all
     together.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch.stack(torch._foreach_norm(gradients))
+    gradients, sharded = _local_gradients(parameters)
+    norms = _whole_norms(torch.stack(torch._foreach_norm(gradients)), sharded)
     total = norms.norm()
     if max_norm > 0:
         scales = (max_norm / ((norms if mode == "tensor" else total.expand_as(norms)) + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(gradients, list(scales.unbind()))
     return total
+
+
+def _local_gradients(parameters: Iterable[nn.Parameter]) -> tuple[list[Tensor], bool]:
+    """Return the gradients, or this process's parts of them, and whether they are sharded."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return [local_shard(gradient) for gradient in gradients], any(map(is_sharded, gradients))
+
+
+def _whole_norms(norms: Tensor, sharded: bool) -> Tensor:
+    """Return the norms of whole gradients, given those of this process's parts if they are sharded."""
+    return all_reduce_sum(norms.square()).sqrt() if sharded else norms
 
 
 def freeze_gradients(module: nn.Module, part: str) -> None:

@@ -12,7 +12,9 @@ from selfpatch.core import distributed
 from selfpatch.data.loader import CropLoader
 from selfpatch.data.prefetch import prefetched
 from selfpatch.training.optim import Schedule
-from selfpatch.training.trainer import StudentTeacher, data_parallel, training_step
+from selfpatch.training.parallel import data_parallel
+from selfpatch.training.student_teacher import StudentTeacher
+from selfpatch.training.trainer import training_step
 
 WARM_UP = 3
 """Number of first steps that start workers, fill caches and compile, so that they do not tell the speed."""

@@ -29,7 +29,7 @@ from selfpatch.ops.relation import (
     spatial_relation,
     spatial_relation_loss_reference,
 )
-from selfpatch.training.trainer import StudentTeacher
+from selfpatch.training.student_teacher import StudentTeacher
 from tests.helpers.released_forms import to_branch_keys
 from tests.helpers.tiny import hyperparameters
 

@@ -1,5 +1,6 @@
 """The base class of all backbones: images in, `Tokens` out, with patches masked in between."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
@@ -15,6 +16,8 @@ from selfpatch.models.layers.lora import LoraLinear
 
 LAYER_PARTS = {"qkv": ("q_proj", "k_proj", "v_proj"), "fc1": ("fc1_g", "fc1_x")}
 """Names of a block's linear layer where it is divided, as in EVA-02: queries, keys and values; gate and input."""
+_BLOCK = re.compile(r"(?:.+\.)?(?:blocks|layer[1-4])\.\d+")
+"""Names of timm's blocks: those of ViTs, Swins and ConvNeXts, and of ResNets."""
 
 
 class Backbone(nn.Module):
@@ -121,6 +124,10 @@ class Backbone(nn.Module):
     def _maps(self, embedded: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
         """Yield (layer, map) up to the layer `last`."""
         raise NotImplementedError
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the residual blocks, which hold most parameters and activations, in their order."""
+        return [module for name, module in self.trunk.named_modules() if _BLOCK.fullmatch(name)]
 
     def repeated_blocks(self) -> Sequence[nn.Module]:
         """Return blocks that are all alike, so that compiling one of them serves all.

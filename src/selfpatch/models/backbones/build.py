@@ -38,6 +38,8 @@ MODELS: dict[str, AnyBackboneConfig] = {
     "vit_small": ViTConfig(embed_dim=384, depth=12, num_heads=6),
     "vit_base": ViTConfig(embed_dim=768, depth=12, num_heads=12),
     "vit_large": ViTConfig(embed_dim=1024, depth=24, num_heads=16),
+    "vit_huge": ViTConfig(embed_dim=1280, depth=32, num_heads=16),
+    "vit_giant": ViTConfig(embed_dim=1536, depth=40, num_heads=24, mlp="swiglu", layer_scale=True),
     "vit_small_dinov3": ViTConfig(embed_dim=384, depth=12, num_heads=6, **_DINOV3),
     "vit_base_dinov3": ViTConfig(embed_dim=768, depth=12, num_heads=12, **_DINOV3),
     "vit_large_dinov3": ViTConfig(embed_dim=1024, depth=24, num_heads=16, **_DINOV3),
@@ -50,8 +52,9 @@ MODELS: dict[str, AnyBackboneConfig] = {
     "convnext_base": ConvNeXtConfig(embed_dim=128, depths=(3, 3, 27, 3)),
     "convnext_large": ConvNeXtConfig(embed_dim=192, depths=(3, 3, 27, 3)),
 }
-"""Backbones that are built here (DeiT, arXiv 2012.12877; ViT, 2010.11929; Swin, 2103.14030; ResNet, 1512.03385;
-ConvNeXt, 2201.03545; DINOv3, 2508.10104, with rotary positions and four register tokens).
+"""Backbones that are built here (DeiT, arXiv 2012.12877; ViT, 2010.11929, table 1; ViT-g of DINOv2, 2304.07193; Swin,
+2103.14030; ResNet, 1512.03385; ConvNeXt, 2201.03545; DINOv3, 2508.10104, with rotary positions and four register
+tokens).
 
 Any other name is a timm model.
 """

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from selfpatch.core.distributed import local_shard
 from selfpatch.core.reference import fast_path_of
 
 
@@ -38,6 +39,6 @@ def ema_update(average: nn.Module, source: nn.Module, momentum: float, ok: Tenso
 
 
 def _unshared(average: nn.Module, source: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Return the pairs of parameters that are not one and the same."""
+    """Return the pairs of parameters that are not one and the same; of sharded ones, this process's parts."""
     pairs = zip(average.parameters(), source.parameters(), strict=True)
-    return [(mean, new) for mean, new in pairs if mean is not new]
+    return [(local_shard(mean), local_shard(new)) for mean, new in pairs if mean is not new]

@@ -1,0 +1,182 @@
+"""Training of one network by several processes: DDP, or FSDP2, which shards it. Both are applied from outside a model.
+
+The order in which a network is prepared follows from what wraps what (`factory.move_to_device`):
+
+    activation checkpointing    recomputes the forward pass of a block
+    torch.compile               compiles that forward pass, one block for all
+    FSDP2                       gathers a block's parameters before its forward and backward pass, and frees them after
+"""
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
+
+from selfpatch.core.distributed import is_distributed, is_main_process, is_sharded, world_size
+from selfpatch.models.branch import Branch
+from selfpatch.models.layers.batch_norm import BatchNorm
+from selfpatch.training.student_teacher import StudentTeacher
+
+
+def recompute_activations(branch: Branch) -> None:
+    """Recompute the activations inside each block in the backward pass, instead of storing them, in place."""
+    for block in branch.backbone.blocks():
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def shard(student_teacher: StudentTeacher, device: torch.device, precision: torch.dtype | None) -> None:
+    """Shard parameters, gradients and optimizer state over the processes, in place, if there are several (FSDP2).
+
+    Every process keeps 1 / N of each parameter of student, teacher and anchor:
+
+        for block in blocks of each branch: gathered for its forward pass, and again for its backward pass
+        everything else, from embeddings to heads and predictors: gathered once a step
+
+    Buffers, such as centres, queues and running statistics, stay whole. If `precision` is given, the blocks' parameters
+    are gathered in it; gradients are reduced in float32.
+    """
+    if not is_distributed():
+        return
+    # Their import takes as long as a small command.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    anchor, known = student_teacher.anchor, {id(p) for p in student_teacher.student.parameters()}
+    for branch in (student_teacher.teacher, *([] if anchor is None else [anchor.branch])):
+        _unshare(branch, known)
+    student_teacher.teacher_form = (_without_values(student_teacher.teacher),)
+    mesh = init_device_mesh(device.type, (world_size(),))
+    exact = MixedPrecisionPolicy(cast_forward_inputs=False)
+    low = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for branch in (student_teacher.student, student_teacher.teacher, *([] if anchor is None else [anchor.branch])):
+        blocks = branch.backbone.blocks()
+        if branch is student_teacher.teacher and student_teacher.needs.class_attention:
+            blocks = blocks[:-1]  # whose parts are called one by one
+        for block in blocks:
+            has_norms = any(isinstance(part, BatchNorm) for part in block.modules())
+            fully_shard(block, mesh=mesh, mp_policy=exact if has_norms else low)
+    fully_shard(student_teacher, mesh=mesh, mp_policy=exact)
+
+
+def memory_when_shared(
+    student_teacher: StudentTeacher, parallel: str, processes: int, precision: torch.dtype | None, states: int
+) -> dict[str, int]:
+    """Return bytes by purpose that a process holds of a network and its optimizer, without activations.
+
+    What is gathered at once when it is sharded: everything outside the blocks with its gradients, and two blocks, of
+    which one is computed and the next one fetched, with the gradients of one.
+
+    Args:
+        student_teacher: the network, not sharded.
+        parallel: `ddp` or `fsdp`.
+        processes: number of processes.
+        precision: type in which blocks are gathered; if None, float32.
+        states: numbers that the optimizer keeps for a trained parameter.
+    """
+    parameters = {id(p): p for p in student_teacher.parameters()}.values()
+    stored, trained = (4 * sum(p.numel() for p in parameters if p.requires_grad or whole) for whole in (True, False))
+    buffers = sum(b.numel() * b.element_size() for b in student_teacher.buffers())
+    if parallel == "ddp" or processes == 1:
+        memory = {"parameters and buffers": stored + buffers, "gradients": trained, "optimizer state": states * trained}
+        return memory | ({"buckets of gradients": trained} if processes > 1 else {})
+    anchor = student_teacher.anchor
+    branches = (student_teacher.student, student_teacher.teacher, *([] if anchor is None else [anchor.branch]))
+    blocks = [[*block.parameters()] for branch in branches for block in branch.backbone.blocks()]
+    within = {id(p): p for block in blocks for p in block}
+    outside = [p for p in parameters if id(p) not in within]
+    whole = 4 * sum(p.numel() for p in outside) + 4 * sum(p.numel() for p in outside if p.requires_grad)
+    bytes_each = 4 if precision is None else precision.itemsize
+    of_blocks = 3 * bytes_each * max((sum(p.numel() for p in block) for block in blocks), default=0)
+    return {
+        "parameters and buffers": stored // processes + buffers,
+        "gradients": trained // processes,
+        "optimizer state": states * trained // processes,
+        "gathered parameters and gradients": whole + of_blocks,
+    }
+
+
+def data_parallel(student_teacher: StudentTeacher) -> nn.Module:
+    """Return the network within DDP if there are several processes and it is not sharded, else itself."""
+    if is_distributed() and not student_teacher.teacher_form:
+        return DistributedDataParallel(student_teacher, broadcast_buffers=False)
+    return student_teacher
+
+
+def whole_teacher(student_teacher: StudentTeacher) -> Branch | None:
+    """Return the teacher on the main process, and None on the others.
+
+    All processes call it: the parameters of a sharded teacher are gathered into a copy.
+    """
+    teacher = student_teacher.teacher
+    if not student_teacher.teacher_form:
+        return teacher if is_main_process() else None
+    state = gathered(teacher.state_dict(), keep_device=True)
+    if not is_main_process():
+        return None
+    teacher = copy.deepcopy(student_teacher.teacher_form[0])
+    teacher.load_state_dict(state, assign=True)
+    return teacher
+
+
+def gathered(state: Any, *, keep_device: bool = False) -> Any:
+    """Return nested values with whole tensors in place of sharded ones, on the main process.
+
+    All processes call it, and the others get None in place of sharded tensors. Whole ones are moved to the CPU, unless
+    `keep_device`.
+    """
+
+    def whole(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not is_sharded(value):
+            return value
+        full = value.full_tensor()  # type: ignore[attr-defined]
+        return (full if keep_device else full.cpu()) if is_main_process() else None
+
+    return tree_map(whole, state)
+
+
+def sharded_like(whole: Tensor, like: Tensor) -> Tensor:
+    """Return a whole tensor, which every process holds, sharded as another tensor of its shape."""
+    if not is_sharded(like):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
+    return distribute_tensor(whole.to(like.device), mesh, placements, src_data_rank=None)
+
+
+def load_whole(
+    student_teacher: nn.Module, network: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    """Load whole tensors, which every process holds, into a network and its optimizer, sharded or not."""
+    targets = student_teacher.state_dict()
+    student_teacher.load_state_dict(
+        {name: sharded_like(tensor, targets[name]) if name in targets else tensor for name, tensor in network.items()}
+    )
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def of_parameter(number: int, values: Mapping[str, Any]) -> dict[str, Any]:
+        own = parameters[number]
+        return {k: sharded_like(v, own) if getattr(v, "shape", None) == own.shape else v for k, v in values.items()}
+
+    moments = {number: of_parameter(number, values) for number, values in state["state"].items()}
+    optimizer.load_state_dict({**state, "state": moments})
+
+
+def _unshare(branch: Branch, known: set[int]) -> None:
+    """Give a branch its own copies of parameters that are `known`, since FSDP2 gathers each in one place."""
+    for module in branch.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in known:
+                module.register_parameter(name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+
+
+def _without_values(branch: Branch) -> Branch:
+    """Return a copy of a branch whose parameters are on the meta device."""
+    known: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in branch.parameters()}
+    return copy.deepcopy(branch, known)  # which takes what it knows, so that no values are copied

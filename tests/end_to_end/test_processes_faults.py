@@ -1,0 +1,146 @@
+"""Trainings on one and two processes, whole and sharded, go on after a fault: {ddp, fsdp} x processes x fault."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import resource
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from tests.helpers.command_line import TINY, environment, run, start, write_photos
+from tests.helpers.elastic import agent, children
+from tests.helpers.warm_fork import WarmProcess, warm_server
+
+STEPS = 6
+OPTIONS = [*TINY, "--epochs", "3", "--backbone.drop-path", "0", "--loader.workers", "0", "--checkpoint.every-steps", "1"]
+CELLS = list(itertools.product(("ddp", "fsdp"), (1, 2), ("same", "other"), ("kill", "terminate", "preempt", "full")))
+SOME = [
+    ("fsdp", 2, "other", "kill"),
+    ("fsdp", 2, "same", "preempt"),
+    ("fsdp", 2, "same", "full"),
+]
+"""Cells that the test suite tries; SELFPATCH_FAULTS=all tries all of them."""
+BOUND = 30
+"""Seconds in which all processes end after a fault, on cores that do other work; the tests print the true ones."""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", 10)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def expected(photos: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """The losses of a run on one process that nothing disturbs."""
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    done = run(cache, "pretrain", "--data", str(photos), "--out", str(out), *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    return losses(out)
+
+
+def losses(out: Path) -> list[float]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    found = {row["step"]: row["loss"] for row in rows if "loss" in row}
+    assert [*found] == [*range(1, STEPS + 1)]
+    return [*found.values()]
+
+
+def wait_for_checkpoint(process: WarmProcess, out: Path, step: int = 2) -> None:
+    limit = time.monotonic() + 120
+    while not any(name.startswith(f"step-{step:08d}") for name in names(out / "checkpoints")):
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def names(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []
+
+
+def strike(process: WarmProcess, processes: int, fault: str) -> None:
+    """Let a fault happen to the last rank; a launcher passes signals on to all."""
+    ranks = children(process.pid) if processes > 1 else [process.pid]
+    if fault == "kill":
+        os.kill(ranks[-1], signal.SIGKILL)
+    elif fault == "terminate":
+        os.kill(process.pid, signal.SIGTERM)
+    elif fault == "preempt":
+        for pid in ranks:
+            os.kill(pid, signal.SIGUSR1)
+    else:  # no file can become larger, as on a disk with that much room
+        for pid in ranks:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+def text_of(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parallel", "processes", "then", "fault"), CELLS if os.environ.get("SELFPATCH_FAULTS") == "all" else SOME
+)
+def test_a_run_goes_on_after_a_fault(
+    photos: Path, cache: Path, expected: list[float], tmp_path: Path, parallel: str, processes: int, then: str, fault: str
+) -> None:
+    out = tmp_path / "run"
+    with tempfile.TemporaryFile() as stderr:
+        process = start(
+            cache, "pretrain", "--data", str(photos), "--out", str(out), "--parallel", parallel, *OPTIONS,
+            processes=processes, stderr=stderr,
+        )  # fmt: skip
+        wait_for_checkpoint(process, out)
+        began = time.monotonic()
+        strike(process, processes, fault)
+        code = process.wait(120)
+        took, said = time.monotonic() - began, text_of(stderr)
+    print(f"{parallel}, {processes}, {then}, {fault}: ended after {took:.2f} s with code {code}")
+    assert took < BOUND
+    if fault == "kill":
+        assert code in (2, 9, -9)
+        assert processes == 1 or "another process of the group has ended or was killed" in said
+    else:
+        assert code == {"terminate": 143, "preempt": 138, "full": 2}[fault]
+        assert ("cannot write" if fault == "full" else "stopped and saved; resume with") in said
+    others = processes if then == "same" else 3 - processes
+    done = run(cache, "resume", str(out), processes=others)
+    assert done.returncode == 0, done.stderr
+    assert losses(out) == pytest.approx(expected, rel=1e-3)
+    assert (out / "exported" / "backbone.safetensors").is_file()
+    assert not [name for name in names(out / "checkpoints") if not re.fullmatch(r"step-\d+(\.pt)?", name)]
+
+
+def launch(cache: Path, words: list[Any], nodes: str = "1", endpoint: str = "127.0.0.1:0", each: int = 2) -> WarmProcess:
+    return warm_server().start(agent, each, nodes, endpoint, [str(word) for word in words], environment=environment(cache))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["fsdp"])
+def test_torchrun_restarts_a_run_by_itself(
+    photos: Path, cache: Path, expected: list[float], tmp_path: Path, parallel: str
+) -> None:
+    """A rank is killed twice; the same command goes on from the newest checkpoint each time."""
+    out = tmp_path / "run"
+    words = ["pretrain", "--data", photos, "--out", out, "--parallel", parallel, *OPTIONS]
+    process = launch(cache, words)
+    for step in (2, 4):
+        wait_for_checkpoint(process, out, step)
+        os.kill(children(process.pid)[-1], signal.SIGKILL)
+    assert process.wait(120) == 0
+    assert losses(out) == pytest.approx(expected, rel=1e-3)
+    starts = json.loads((out / "history.json").read_text())
+    assert len(starts) == 3
