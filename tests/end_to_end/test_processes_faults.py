@@ -20,7 +20,7 @@ from tests.helpers.elastic import agent, children
 from tests.helpers.warm_fork import WarmProcess, warm_server
 
 STEPS = 6
-OPTIONS = [*TINY, "--epochs", "3", "--backbone.drop-path", "0", "--loader.workers", "0", "--checkpoint.every-steps", "1"]
+OPTIONS = [*TINY, *"--epochs 3 --backbone.drop-path 0 --loader.workers 0 --checkpoint.every-steps 1".split()]
 CELLS = list(itertools.product(("ddp", "fsdp"), (1, 2), ("same", "other"), ("kill", "terminate", "preempt", "full")))
 SOME = [
     ("fsdp", 2, "other", "kill"),
@@ -91,13 +91,11 @@ def text_of(file: IO[bytes]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("parallel", "processes", "then", "fault"), CELLS if os.environ.get("SELFPATCH_FAULTS") == "all" else SOME
-)
+@pytest.mark.parametrize("cell", CELLS if os.environ.get("SELFPATCH_FAULTS") == "all" else SOME, ids=str)
 def test_a_run_goes_on_after_a_fault(
-    photos: Path, cache: Path, expected: list[float], tmp_path: Path, parallel: str, processes: int, then: str, fault: str
+    photos: Path, cache: Path, expected: list[float], tmp_path: Path, cell: tuple[str, int, str, str]
 ) -> None:
-    out = tmp_path / "run"
+    (parallel, processes, then, fault), out = cell, tmp_path / "run"
     with tempfile.TemporaryFile() as stderr:
         process = start(
             cache, "pretrain", "--data", str(photos), "--out", str(out), "--parallel", parallel, *OPTIONS,
@@ -124,8 +122,11 @@ def test_a_run_goes_on_after_a_fault(
     assert not [name for name in names(out / "checkpoints") if not re.fullmatch(r"step-\d+(\.pt)?", name)]
 
 
-def launch(cache: Path, words: list[Any], nodes: str = "1", endpoint: str = "127.0.0.1:0", each: int = 2) -> WarmProcess:
-    return warm_server().start(agent, each, nodes, endpoint, [str(word) for word in words], environment=environment(cache))
+def launch(
+    cache: Path, words: list[Any], nodes: str = "1", endpoint: str = "127.0.0.1:0", each: int = 2
+) -> WarmProcess:
+    arguments = (each, nodes, endpoint, [str(word) for word in words])
+    return warm_server().start(agent, *arguments, environment=environment(cache))
 
 
 @pytest.mark.slow

@@ -66,7 +66,8 @@ def norm_linear(
 ) -> Tensor:
     """See `norm_linear_reference`; only x and each token's mean and deviation are stored for the backward pass."""
     arguments = _product_arguments(weight, bias, low_rank)
-    result: Tensor = _NormLinear.apply(x, norm_weight, norm_bias, eps, *arguments)
+    # A norm computes in the type of its input, also where its parameters are gathered in a lower one.
+    result: Tensor = _NormLinear.apply(x, norm_weight.to(x.dtype), norm_bias.to(x.dtype), eps, *arguments)
     return result
 
 

@@ -13,14 +13,16 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from selfpatch.core.distributed import is_distributed, is_main_process, is_sharded, world_size
+from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.branch import Branch
-from selfpatch.models.layers.batch_norm import BatchNorm
+from selfpatch.models.layers.lora import LoraLinear
 from selfpatch.training.student_teacher import StudentTeacher
 
 
@@ -38,8 +40,8 @@ def shard(student_teacher: StudentTeacher, device: torch.device, precision: torc
         for block in blocks of each branch: gathered for its forward pass, and again for its backward pass
         everything else, from embeddings to heads and predictors: gathered once a step
 
-    Buffers, such as centres, queues and running statistics, stay whole. If `precision` is given, the blocks' parameters
-    are gathered in it; gradients are reduced in float32.
+    Buffers, such as centres, queues and running statistics, stay whole. If `precision` is given, the blocks of a ViT
+    without adapters, whose updates it would round off, are gathered in it; gradients are reduced in float32.
     """
     if not is_distributed():
         return
@@ -58,9 +60,12 @@ def shard(student_teacher: StudentTeacher, device: torch.device, precision: torc
         blocks = branch.backbone.blocks()
         if branch is student_teacher.teacher and student_teacher.needs.class_attention:
             blocks = blocks[:-1]  # whose parts are called one by one
+        adapted = any(isinstance(part, LoraLinear) for part in branch.modules())
+        gathered_low = precision is not None and isinstance(branch.backbone, ViT) and not adapted
         for block in blocks:
-            has_norms = any(isinstance(part, BatchNorm) for part in block.modules())
-            fully_shard(block, mesh=mesh, mp_policy=exact if has_norms else low)
+            if gathered_low:
+                _norm_in_type_of_input(block)
+            fully_shard(block, mesh=mesh, mp_policy=low if gathered_low else exact)
     fully_shard(student_teacher, mesh=mesh, mp_policy=exact)
 
 
@@ -166,6 +171,20 @@ def load_whole(
 
     moments = {number: of_parameter(number, values) for number, values in state["state"].items()}
     optimizer.load_state_dict({**state, "state": moments})
+
+
+class _LayerNorm(nn.LayerNorm):
+    """Layer norm that computes in the type of its input, whatever that of its parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+def _norm_in_type_of_input(module: nn.Module) -> None:
+    """Exchange the layer norms below a module in place; parameters and names stay."""
+    for part in module.modules():
+        if type(part) is nn.LayerNorm and part.bias is not None:
+            part.__class__ = _LayerNorm
 
 
 def _unshare(branch: Branch, known: set[int]) -> None:
