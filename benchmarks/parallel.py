@@ -11,7 +11,6 @@ import gc
 import json
 import os
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -54,6 +53,9 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+Saving = Literal["none", "file", "sharded"]
+
+
 @settings
 class ParallelConfig:
     """Time steps and checkpoints under DDP and FSDP2, on as many processes as torchrun starts."""
@@ -77,7 +79,7 @@ class Row:
     """Figures of one kind, of the main process."""
 
     kind: str
-    saving: str
+    saving: Saving
     """`none`, `file` or `sharded`, which is written in the background; the latter two after every other step."""
     step_seconds: float
     """Median of the steps."""
@@ -90,14 +92,15 @@ class Row:
 def rows(config: ParallelConfig, run: RunConfig, device: torch.device, folder: Path) -> Iterator[Row]:
     """Yield the figures of each kind, first without saving."""
     for kind, changes in KINDS.items():
-        for saving in ("none", "file", "sharded") if "checkpointing" not in kind else ("none",):
+        savings: tuple[Saving, ...] = ("none",) if "checkpointing" in kind else ("none", "file", "sharded")
+        for saving in savings:
             yield _measure(kind, run.override(changes), device, config.steps, saving, folder)
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
 
-def _measure(kind: str, run: RunConfig, device: torch.device, steps: int, saving: str, folder: Path) -> Row:
+def _measure(kind: str, run: RunConfig, device: torch.device, steps: int, saving: Saving, folder: Path) -> Row:
     torch.manual_seed(0)
     student_teacher = move_to_device(run, make_student_teacher(run)[0], device)
     model, optimizer = data_parallel(student_teacher.train()), make_optimizer(run, student_teacher)
@@ -105,6 +108,7 @@ def _measure(kind: str, run: RunConfig, device: torch.device, steps: int, saving
     views, hp = random_views(own, student_teacher, device), make_schedule(run, steps_per_epoch=1000)(5000)
     autocast = autocast_dtype(run.precision, device)
     form = "auto" if saving == "none" else saving
+    form: Literal["auto", "file", "sharded"] = "auto" if saving == "none" else saving
     checkpoint = CheckpointConfig(every_steps=2, keep=1, every_minutes=1e6, format=form)
     backbone = student_teacher.student.backbone
     directory = RunDirectory(folder / f"{kind}-{saving}", {})
@@ -160,4 +164,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -51,10 +52,10 @@ def expected(photos: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
     return losses(out)
 
 
-def losses(out: Path) -> list[float]:
+def losses(out: Path, steps: int = STEPS) -> list[float]:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     found = {row["step"]: row["loss"] for row in rows if "loss" in row}
-    assert [*found] == [*range(1, STEPS + 1)]
+    assert [*found] == [*range(1, steps + 1)]
     return [*found.values()]
 
 
@@ -145,3 +146,29 @@ def test_torchrun_restarts_a_run_by_itself(
     assert losses(out) == pytest.approx(expected, rel=1e-3)
     starts = json.loads((out / "history.json").read_text())
     assert len(starts) == 3
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("SELFPATCH_FAULTS") != "all", reason="takes a minute; SELFPATCH_FAULTS=all runs it")
+def test_a_machine_that_is_lost_comes_back(photos: Path, cache: Path, tmp_path: Path) -> None:
+    """Two agents, as on two machines, meet over c10d; one is killed with its process, and a new one joins."""
+    longer = [*OPTIONS, "--epochs", "20"]
+    whole, out, endpoint = tmp_path / "whole", tmp_path / "run", f"127.0.0.1:{free_port()}"
+    assert run(cache, "pretrain", "--data", str(photos), "--out", str(whole), *longer).returncode == 0
+    words = ["pretrain", "--data", photos, "--out", out, "--parallel", "fsdp", *longer]
+    stays, leaves = (launch(cache, words, "1:2", endpoint, each=1) for _ in range(2))
+    wait_for_checkpoint(stays, out, 4)
+    os.killpg(leaves.pid, signal.SIGKILL)
+    wait_for_checkpoint(stays, out, 12)
+    returns = launch(cache, words, "1:2", endpoint, each=1)
+    assert stays.wait(240) == 0
+    assert returns.wait(60) == 0
+    assert losses(out, 40) == pytest.approx(losses(whole, 40), rel=2e-2)
+    processes = [one["processes"] for one in json.loads((out / "history.json").read_text())]
+    assert processes[-1] == 2
+    assert 1 in processes

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.failures import FailedElsewhere, FailedHere, Stopped, sentence_of
+from selfpatch.core.rendezvous import meet
 from selfpatch.core.torchrun import announced_rank, announced_world_size
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ def start(device: str) -> torch.device:
         # Both backends at once: tensors reduce over nccl on CUDA, and the stop flag over gloo without a host sync.
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
         patience = datetime.timedelta(minutes=30)
-        store, number, size = next(iter(dist.rendezvous("env://", timeout=patience)))
+        store, number, size = meet(patience)
         dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=patience)
         _stores[:] = [store]
     return chosen
@@ -122,7 +123,7 @@ def fails_first() -> bool:
 
 def _store_of_group(timeout: datetime.timedelta) -> dist.Store | None:
     try:
-        return next(iter(dist.rendezvous("env://", timeout=timeout)))[0]
+        return meet(timeout)[0]
     except (RuntimeError, ValueError):  # nobody holds it
         return None
 

@@ -80,7 +80,8 @@ class StudentTeacher(nn.Module):
                 losses |= objective(student, anchor if objective.needs.anchor else teacher, views, hp)
         total = torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
         measured = teacher if teacher_crops or clean_crops is not None else student
-        return {"loss": total, **losses, **(self._meters(measured, hp) if with_meters else {})}
+        values = {name: loss.detach() for name, loss in losses.items()}  # only the total is differentiated
+        return {"loss": total, **values, **(self._meters(measured, hp) if with_meters else {})}
 
     def _needed_crops(self, views: Views) -> dict[str, Tensor]:
         """Return the crops [V, B, C, S, S'] that are needed and there, normalised, by their names in `Views`."""
