@@ -107,7 +107,6 @@ def _measure(kind: str, run: RunConfig, device: torch.device, steps: int, saving
     own = replace(run, batch_size=run.batch_size // distributed.world_size())
     views, hp = random_views(own, student_teacher, device), make_schedule(run, steps_per_epoch=1000)(5000)
     autocast = autocast_dtype(run.precision, device)
-    form = "auto" if saving == "none" else saving
     form: Literal["auto", "file", "sharded"] = "auto" if saving == "none" else saving
     checkpoint = CheckpointConfig(every_steps=2, keep=1, every_minutes=1e6, format=form)
     backbone = student_teacher.student.backbone
