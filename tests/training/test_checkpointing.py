@@ -100,7 +100,7 @@ def test_a_training_goes_on_with_other_processes_and_formats(
     pool: WorkerPool, run: RunDirectory, undisturbed: dict[str, Any], before: Any, after: Any
 ) -> None:
     for (processes, parallel, form), fails_at in ((before, STEPS // 2), (after, None)):
-        state = train_with(pool, processes, run.path, parallel, {"format": form}, fails_at)
+        state = train_with(pool, processes, run.path, parallel, {"format": form, "every_steps": 1}, fails_at)
         newest = run.checkpoints.newest()
         assert newest is not None
         assert newest.is_dir() == (form == "sharded" or (form == "auto" and parallel == "fsdp"))

@@ -128,9 +128,9 @@ def _writer(path: Path, description: Mapping[str, Any], published: Callable[[], 
             files = {name: present[name] for name in names}
             write_atomically(folder / DESCRIPTION, json.dumps({**description, "files": files}))
             if path.exists():
-                remove_existing = path.with_name(f".{path.name}.old.tmp")
-                os.replace(path, remove_existing)
-                shutil.rmtree(remove_existing, ignore_errors=True)
+                older = path.with_name(f".{path.name}.old.tmp")
+                os.replace(path, older)
+                shutil.rmtree(older, ignore_errors=True)
             os.replace(folder, path)
             _sync_folder(path.parent)
             published()

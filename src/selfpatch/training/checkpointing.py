@@ -14,7 +14,14 @@ from selfpatch.checkpoints.checkpoint_store import load_checkpoint
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.checkpoints.sharded import finish_writing, load_sharded
 from selfpatch.config.sections import CheckpointConfig
-from selfpatch.core.distributed import any_rank, background_group, is_main_process, is_sharded, local_shard
+from selfpatch.core.distributed import (
+    any_rank,
+    background_group,
+    is_distributed,
+    is_main_process,
+    is_sharded,
+    local_shard,
+)
 from selfpatch.core.text import shell
 from selfpatch.core.types import Views
 from selfpatch.data.workers import LoaderError
@@ -138,6 +145,8 @@ class Checkpointer:
     def saved_if_loading_fails(self, steps: Iterator[T], first: int) -> Iterator[T]:
         """Yield what the steps from `first` on are made of; if a loader process fails, save the steps taken.
 
+        What all processes save together stays as of the newest checkpoint.
+
         Raises:
             LoaderError: with the command that continues the run.
         """
@@ -149,7 +158,9 @@ class Checkpointer:
         except LoaderError as error:
             if done == 0:
                 raise
-            if done > first:
+            if self._together and is_distributed():
+                self._finish()  # the others wait for this process in the middle of a step, and cannot save with it
+            elif done > first:
                 self.save_if_due(done, force=True)
             raise LoaderError(f"{error}; continue with: {shell('selfpatch', 'resume', self._run.path)}") from error
 

@@ -64,9 +64,6 @@ class Monitor:
             CollapseDetector(first_step=min(total // 10, schedule.steps_per_epoch)),
             UniformLossDetector(first_step=total // 2),
         )
-        (missing,) = distributed.any_rank(distributed.is_main_process() and not self._log.has_evaluation(first))
-        if missing and first in evaluated_at:
-            self._measure(first)  # new, or stopped before this evaluation
         self._throughput = Throughput()
 
     @contextlib.contextmanager
@@ -97,6 +94,12 @@ class Monitor:
         shown = {name: numbers[name] for name in self._losses}
         self._bar.update(hp.step + 1, epoch=hp.epoch + 1, images_per_second=speed, losses=shown, lr=hp.lr)
         self._bar.warn(*(detector.check(hp.step + 1, numbers) for detector in self._detectors))
+
+    def evaluate_at_start(self, first: int) -> None:
+        """Measure the teacher of a run that is new, or was stopped before the evaluation after `first` steps."""
+        (missing,) = distributed.any_rank(distributed.is_main_process() and not self._log.has_evaluation(first))
+        if missing and first in self._evaluated_at:
+            self._measure(first)
 
     def evaluate_if_due(self, done: int) -> None:
         """Measure the teacher after `done` steps if it is due, and show the metrics next to those at the start."""
