@@ -13,8 +13,8 @@ OBJECTIVES = (
 """Patch-level objectives."""
 
 MODELS = (
-    "vit_tiny", "vit_small", "vit_base", "vit_large", "vit_small_dinov3", "vit_base_dinov3", "vit_large_dinov3",
-    "swin_tiny", "swin_small", "swin_base", "resnet50", "convnext_tiny", "convnext_small", "convnext_base",
-    "convnext_large",
+    "vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge", "vit_giant", "vit_small_dinov3", "vit_base_dinov3",
+    "vit_large_dinov3", "swin_tiny", "swin_small", "swin_base", "resnet50", "convnext_tiny", "convnext_small",
+    "convnext_base", "convnext_large",
 )  # fmt: skip
 """Models that are built here; other names are models of timm."""
