@@ -58,7 +58,7 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def wait_until(what: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(what: Callable[[], bool], seconds: float = 240) -> None:
     limit = time.monotonic() + seconds
     while not what() and time.monotonic() < limit:
         time.sleep(0.02)

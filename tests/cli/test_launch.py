@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from selfpatch.api.launch import output_of
 from selfpatch.cli.launch import run_command
 from selfpatch.cli.main import main
 from tests.api.test_launch import children, wait_until
 from tests.helpers.command_line import TINY, differences, final_state, start
 from tests.helpers.command_line import run as run_warm
+from tests.helpers.launched_jobs import fail, save_the_run
 
 STUB = """#!/bin/sh
 cat "$1" > {queue}
@@ -96,6 +100,41 @@ def test_a_dry_run_prints_the_script(photos: Path, tmp_path: Path, capsys: pytes
     assert list(tmp_path.iterdir()) == []
 
 
+LOCAL = "--executor local --gpus-per-node 0 --processes-per-node 2".split()
+
+
+@pytest.mark.slow
+def test_a_stopped_command_stops_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("selfpatch.cli.launch.run_command", save_the_run)
+    (tmp_path / "config.yaml").write_text("{}")
+    marks, presses = [tmp_path / str(rank) for rank in range(2)], [KeyboardInterrupt()]
+
+    def interrupted(job: Any) -> Iterator[str]:
+        wait_until(lambda: all(mark.exists() for mark in marks))
+        if presses:
+            raise presses.pop()
+        return output_of(job)
+
+    monkeypatch.setattr("selfpatch.cli.launch.output_of", interrupted)
+    assert main(["launch", *LOCAL, "--folder", str(tmp_path / "job"), "--", "resume", str(tmp_path)]) == 130
+    assert [mark.read_text() for mark in marks] == ["saved"] * 2
+    assert "exit code 143" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_failed_job_says_how_it_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("selfpatch.cli.launch.run_command", fail)
+    (tmp_path / "config.yaml").write_text("{}")
+    words = ["launch", *LOCAL, "--folder", str(tmp_path / "job"), "--", "resume", str(tmp_path)]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert f"2 of 2 processes failed, as {tmp_path}/job tells; to continue: selfpatch {' '.join(words)}\n" in error
+
+
 def steps_done(out: Path) -> int:
     metrics = out / "metrics.jsonl"
     return metrics.read_text().count("\n") if metrics.exists() else 0
@@ -110,8 +149,7 @@ def test_a_pre_empted_training_goes_on_exactly(photos: Path, tmp_path: Path) -> 
     done = run_warm(tmp_path, *words, str(whole), processes=2)
     assert done.returncode == 0, done.stderr
 
-    two = "--executor local --gpus-per-node 0 --processes-per-node 2".split()
-    process = start(tmp_path, "launch", *two, "--", *words, str(out))
+    process = start(tmp_path, "launch", *LOCAL, "--", *words, str(out))
     wait_until(lambda: steps_done(out) >= 3 or process.poll() is not None)
     (controller,) = children(process.pid)
     for pid in children(controller):

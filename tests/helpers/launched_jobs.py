@@ -22,18 +22,27 @@ def save_when_told(folder: str) -> None:
     if mark.exists():
         mark.write_text("saved, done")
         return
+    _wait(mark, signal.SIGUSR2)
+
+
+def save_the_run(command: tuple[str, ...]) -> None:
+    """Wait for SIGTERM, as `resume RUN` does."""
+    _wait(Path(command[1]) / os.environ["RANK"], signal.SIGTERM)
+
+
+def _wait(mark: Path, expected: signal.Signals) -> None:
     told: list[int] = []
-    before = signal.signal(signal.SIGUSR2, lambda number, _: told.append(number))
+    before = signal.signal(expected, lambda number, _: told.append(number))
     mark.write_text("")
     limit = time.monotonic() + 60
     while not told and time.monotonic() < limit:
         time.sleep(0.01)
     mark.write_text("saved")
-    signal.signal(signal.SIGUSR2, before)
+    signal.signal(expected, before)
     raise SystemExit(128 + told[0])
 
 
-def fail(folder: str) -> None:
+def fail(argument: object) -> None:
     """End with an exit code in the second process; the first one is killed, as by lack of memory."""
     if os.environ["RANK"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
