@@ -117,7 +117,7 @@ def parts(config: GPUConfig, photographs: Path, study_out: Path) -> Iterator[Par
     yield benchmark("end_to_end", 155, *images, *(TRAINED if full else TINY))
     yield benchmark("step", 95, *(FULL if full else TINY))
     sharded = ("--size", "tiny", "--model", "vit_tiny", "--batch-size", "2", "--steps", "2")
-    yield benchmark("parallel", 60, *(() if full else sharded))
+    yield benchmark("parallel", 55, *(() if full else sharded))
     yield benchmark("loader", 60, *images, "--seconds", "1" if full else "0.01")
     if config.study is not None and config.data is not None:
         files = (config.study, "--data", config.data, "--out", str(study_out), "--device", config.device)

@@ -22,7 +22,7 @@ PYTHON = sys.executable
 
 def test_the_limits_add_up_to_less_than_nine_minutes(tmp_path: Path) -> None:
     found = list(parts(GPUConfig(out=str(tmp_path)), tmp_path, tmp_path))
-    assert [part.name for part in found] == ["tests", "end_to_end", "step", "loader", "davis"]
+    assert [part.name for part in found] == ["tests", "end_to_end", "step", "parallel", "loader", "davis"]
     assert sum(part.limit + gpu.KILLED_AFTER for part in found) < 540
     assert GPUConfig().seconds + gpu.KILLED_AFTER < 540
 
@@ -116,9 +116,12 @@ def test_the_script_runs_on_a_cpu(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert {name: part["status"] for name, part in summary.items()} == dict.fromkeys(
-        ["tests", "end_to_end", "step", "loader", "davis"], "passed"
+        ["tests", "end_to_end", "step", "parallel", "loader", "davis"], "passed"
     )
     assert json.loads((tmp_path / "tests.json").read_text())["tests"] > 50
+    rows = json.loads((tmp_path / "parallel.json").read_text())["rows"]
+    assert [(row["kind"], row["saving"]) for row in rows[:2]] == [("ddp", "none"), ("ddp", "file")]
+    assert all(row["step_seconds"] > row["saving_seconds"] for row in rows)
     for name in ("end_to_end", "step", "loader", "davis"):
         cases = json.loads((tmp_path / f"{name}.json").read_text())["cases"]
         assert all(way["items_per_second"] > 0 for case in cases for way in case["ways"].values())
