@@ -59,7 +59,7 @@ def test_what_pretrain_says(capsys: pytest.CaptureFixture[str], photos: Path, tm
         "22 images to train on, 2 held out", "recipe small-cpu: dino + selfpatch", "batch 4, 5 steps an epoch",
         "note: the learning rate rises for 2 of 1 epochs; shorten --optimizer.warmup-epochs",
         "draws the patch features before and after",
-        "mean patch colour", "untrained", "trained", "patches matched across views", "k-NN top-1",
+        "mean patch colour", "untrained", "trained", "view matching", "k-NN top-1",
         f"picture    {out}/pictures/before-and-after.png", f"explore    {out}/explore.html",
         f"report     {out}/report.html",
         f"weights    {out}/exported/backbone.safetensors", f"selfpatch show --weights {out} {photos}",

@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 def test_metrics_are_in_percent_beside_their_baselines() -> None:
-    assert measured(ROWS) == [("patches matched across views", "12.5", "25.0", "50.0")]
+    assert measured(ROWS) == [("view matching", "12.5", "25.0", "50.0")]
     assert measured(ROWS[1:3]) == []
 
 
@@ -53,12 +53,12 @@ def test_the_page_holds_table_curves_sheet_and_settings(run: RunDirectory) -> No
     assert drawn == [
         {"loss", "patch"},
         {"effective_rank"},
-        {"patches matched across views"},
+        {"view matching"},
         {"lr"},
         {"images_per_second"},
     ]
-    held_out = next(image.decode() for _, image in page.images() if b"patches matched" in image)
-    assert {"fraction", "step", "patches matched across views, mean patch colour"} <= {*words(held_out)}
+    held_out = next(image.decode() for _, image in page.images() if b"view matching" in image)
+    assert {"fraction", "step", "view matching, mean patch colour"} <= {*words(held_out)}
     sheets = [name for name in re.findall('alt="(.*?)"', text) if name.startswith("step-")]
     assert sheets == [f"step-{step:08d}" for step in (0, 2, 4, 6, 8)], "evenly spread"
     assert f"torch {torch.__version__.partition('+')[0]}" in text

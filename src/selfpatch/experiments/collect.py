@@ -27,7 +27,7 @@ from selfpatch.visualization.sheet import picture_sheet
 
 METERS = {
     "loss": ("loss", 1),
-    "view_matching": ("patches matched across views, %", 100),
+    "view_matching": ("view matching, %", 100),
     "entropy": ("entropy of the teacher's distributions, nats", 1),
     "patch_rank": ("effective rank of the patch features", 1),
 }

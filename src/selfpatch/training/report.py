@@ -18,7 +18,7 @@ from selfpatch.visualization import report as html
 from selfpatch.visualization.curves import points_of
 
 MEASURES = {
-    "view_matching": "patches matched across views",
+    "view_matching": "view matching",
     "knn_top1": "k-NN top-1, leave one out",
     "patch_knn_top1": "k-NN top-1 of the mean patch",
 }
