@@ -29,7 +29,7 @@ SOME = [
     ("fsdp", 2, "same", "full"),
 ]
 """Cells that the test suite tries; SELFPATCH_FAULTS=all tries all of them."""
-BOUND = 30
+BOUND = 60
 """Seconds in which all processes end after a fault, on cores that do other work; the tests print the true ones."""
 
 
@@ -110,8 +110,10 @@ def test_a_run_goes_on_after_a_fault(
     print(f"{parallel}, {processes}, {then}, {fault}: ended after {took:.2f} s with code {code}")
     assert took < BOUND
     if fault == "kill":
-        assert code in (2, 9, -9)
-        assert processes == 1 or "another process of the group has ended or was killed" in said
+        # The launcher sends SIGTERM to the others at once, which may arrive before they notice.
+        assert code in (2, 9, 143, -9)
+        sentences = ("another process of the group has ended or was killed", "ended by SIGTERM")
+        assert processes == 1 or any(sentence in said for sentence in sentences)
     else:
         assert code == {"terminate": 143, "preempt": 138, "full": 2}[fault]
         assert ("cannot write" if fault == "full" else "stopped and saved; resume with") in said
