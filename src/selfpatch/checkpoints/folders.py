@@ -55,6 +55,11 @@ def is_run(path: Path) -> bool:
     return (path / "config.yaml").is_file()
 
 
+def run_of(path: Path) -> RunDirectory | None:
+    """Return the run that a path of weights belongs to: its folder, one of its checkpoints or its export."""
+    return next((RunDirectory.open(folder) for folder in (path, path.parent.parent) if is_run(folder)), None)
+
+
 def weights_file(path: Path) -> Path:
     """Return the file itself, or the one that a folder holds: the newest checkpoint of a run, else its export.
 

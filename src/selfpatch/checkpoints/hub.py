@@ -16,6 +16,14 @@ from selfpatch.checkpoints.read_file import shards_of
 from selfpatch.core.text import one_line
 
 
+def hub_name(source: str) -> str | None:
+    """Return the name on the Hub of weights that are given as `hf:OWNER/NAME` or `timm:NAME.TAG`, else None."""
+    kind, _, name = source.partition(":")
+    if kind == "hf":
+        return name.partition("@")[0]
+    return f"timm/{name}" if kind == "timm" and "." in name else None
+
+
 def hub_folder(source: str) -> Path:
     """Return the folder of the cache that holds the weights of a repository, fetched if they are not there yet.
 

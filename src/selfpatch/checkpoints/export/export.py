@@ -10,7 +10,7 @@ import itertools
 import os
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -43,7 +43,13 @@ TOLERANCE = 1e-4
 
 
 def export(
-    encoder: BranchEncoder, to: str, out: str | Path, *, size: Size | None = None, debias: int = 0
+    encoder: BranchEncoder,
+    to: str,
+    out: str | Path,
+    *,
+    size: Size | None = None,
+    debias: int = 0,
+    card: Callable[[tuple[str, ...]], str] | None = None,
 ) -> list[Path]:
     """Write a network as a folder for another library, load it there and compare the features of random images.
 
@@ -56,6 +62,7 @@ def export(
         size: fixed side of the graph's input images in pixels, or (height, width) (onnx and torch only); if
             None, any size that the family can take.
         debias: number of directions of positions to remove from patch features (onnx and torch of a fixed size only).
+        card: makes the text of README.md, the model card, of sentences on images and caveats; if None, there is none.
 
     Returns:
         The files; the last one, README.txt, explains how to load the others.
@@ -63,7 +70,7 @@ def export(
     Raises:
         ValueError: the format lacks the architecture, a library is missing, the folder is not empty, or outputs differ.
     """
-    _check_request(to, Path(out), size, debias)
+    check_request(to, Path(out), size, debias)
     encoder = copy.deepcopy(encoder).cpu().float().eval()
     merge_adapters(encoder)
     module, channels = FORMATS[to], encoder.backbone.config.in_channels
@@ -74,11 +81,15 @@ def export(
             images = torch.randn(batch, channels, height, width, generator=torch.manual_seed(0))
             exported = module.read_features(folder, images)
             _compare(exported, encoder, images, to, with_image=summary.has_image, debias=debias)
-        write_atomically(folder / "README.txt", _readme(encoder, to, summary, Path(out)))
+        about = _about(encoder, summary)
+        write_atomically(folder / "README.txt", _readme(encoder, to, summary.usage, about, Path(out)))
+        if card is not None:
+            write_atomically(folder / "README.md", card(about))
     return sorted(Path(out).iterdir(), key=lambda path: (path.name == "README.txt", path.name))
 
 
-def _check_request(to: str, out: Path, size: Size | None, debias: int) -> None:
+def check_request(to: str, out: Path, size: Size | None, debias: int) -> None:
+    """Raise ValueError if an export to a folder cannot be made, as far as that is known before the network is read."""
     if to not in FORMATS:
         raise ValueError(f"there is no export to {to!r}; use one of {', '.join(FORMATS)}")
     if size is not None and to not in GRAPHS:
@@ -139,22 +150,22 @@ def _compare(
             raise ValueError(f"{to} gives {kind} features that differ by {difference:.1e} of the largest; {advice}")
 
 
-def _readme(encoder: BranchEncoder, to: str, summary: ExportSummary, out: Path) -> str:
+def _about(encoder: BranchEncoder, summary: ExportSummary) -> tuple[str, ...]:
+    """Return sentences on the images that the exported network takes, how it was checked, and what it lacks."""
     config = encoder.backbone.config
-    values = {name: value for name, value in config.to_dict().items() if value is not None}
-    described = ", ".join(f"{name} {value}" for name, value in values.items() if name not in ("mean", "std"))
     kind = "RGB in [0, 1]" if config.in_channels == 3 else f"of {config.in_channels} channels"
     sizes = " and ".join(f"{height} x {width}" for height, width in summary.sizes)
     pool = [] if encoder.pool is None or summary.has_image else [POOL_IS_LEFT_OUT]
-    lines = [
-        f"Network: {described}.",
-        "",
-        f"Load it ({to}):",
-        textwrap.indent(summary.usage.format(folder=visible(str(out))), "    "),
-        "",
+    return (
         f"Images are {kind}, less the mean {list(config.mean)}, over the standard deviation {list(config.std)}.",
         f"Its features were compared with the trained network's on images of {sizes} pixels.",
         *pool,
         *summary.notes,
-    ]
-    return "\n".join(lines) + "\n"
+    )
+
+
+def _readme(encoder: BranchEncoder, to: str, usage: str, about: tuple[str, ...], out: Path) -> str:
+    values = {name: value for name, value in encoder.backbone.config.to_dict().items() if value is not None}
+    described = ", ".join(f"{name} {value}" for name, value in values.items() if name not in ("mean", "std"))
+    load = textwrap.indent(usage.format(folder=visible(str(out))), "    ")
+    return "\n".join([f"Network: {described}.", "", f"Load it ({to}):", load, "", *about]) + "\n"

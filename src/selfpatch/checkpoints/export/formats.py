@@ -19,6 +19,16 @@ class ExportSummary:
     """True if the exported model's image feature is the trained network's."""
 
 
+@dataclass(frozen=True)
+class OnHub:
+    """Use of a format's files from the Hugging Face Hub."""
+
+    library: str
+    """Name of the library there."""
+    usage: str
+    """Lines of code that load them, with `{repository}` in place of the repository's name."""
+
+
 def native_size(config: AnyBackboneConfig) -> int:
     """Return the image side in pixels that fits a network: its grid of positions, or one window in the last stage."""
     if isinstance(config, ResNetConfig | ConvNeXtConfig):

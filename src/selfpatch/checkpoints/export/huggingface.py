@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from selfpatch.checkpoints import huggingface_keys as keys
-from selfpatch.checkpoints.export.formats import ExportSummary, native_size
+from selfpatch.checkpoints.export.formats import ExportSummary, OnHub, native_size
 from selfpatch.checkpoints.export.safetensors import metadata_of, write_safetensors
 from selfpatch.config.schema import Size
 from selfpatch.core.atomic_io import write_atomically
@@ -25,6 +25,13 @@ from selfpatch.models.encoder import BranchEncoder, Features
 LIBRARIES = ("transformers",)
 USAGE = """model = transformers.AutoModel.from_pretrained("{folder}")
 tokens = model(images).last_hidden_state"""
+ON_HUB = OnHub(
+    "transformers",
+    """from transformers import AutoModel
+
+model = AutoModel.from_pretrained("{repository}")
+tokens = model(images).last_hidden_state""",
+)
 
 MODELS = {
     "ViTModel": ("vit", keys.VIT),

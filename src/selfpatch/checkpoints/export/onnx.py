@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from selfpatch.checkpoints.export.formats import ExportSummary
+from selfpatch.checkpoints.export.formats import ExportSummary, OnHub
 from selfpatch.checkpoints.export.graph import graph_of
 from selfpatch.config.schema import Size
 from selfpatch.models.encoder import BranchEncoder, Features
@@ -14,6 +14,14 @@ LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 FILE = "model.onnx"
 USAGE = f"""session = onnxruntime.InferenceSession("{{folder}}/{FILE}")
 image, patches = session.run(None, {{{{"images": images}}}})"""
+ON_HUB = OnHub(
+    "onnx",
+    f"""import onnxruntime
+from huggingface_hub import hf_hub_download
+
+session = onnxruntime.InferenceSession(hf_hub_download("{{repository}}", "{FILE}"))
+image, patches = session.run(None, {{{{"images": images}}}})""",
+)
 
 
 def write(encoder: BranchEncoder, folder: Path, size: Size | None, *, debias: int = 0) -> ExportSummary:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from selfpatch.checkpoints.export.formats import ExportSummary, native_size
+from selfpatch.checkpoints.export.formats import ExportSummary, OnHub, native_size
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.config.schema import Size
 from selfpatch.core.atomic_io import write_atomically
@@ -19,6 +19,13 @@ from selfpatch.models.layers.lora import merge_adapter_tensors
 LIBRARIES = ()
 FILE = "backbone.safetensors"
 USAGE = f'encoder = selfpatch.load("{{folder}}/{FILE}")'
+ON_HUB = OnHub(
+    "selfpatch",
+    """import selfpatch
+
+encoder = selfpatch.load("hf:{repository}")
+image, patches = encoder(encoder.transform(pictures, size=224))""",
+)
 
 
 def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSummary:

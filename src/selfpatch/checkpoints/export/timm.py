@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import Tensor
 
-from selfpatch.checkpoints.export.formats import ExportSummary, native_size
+from selfpatch.checkpoints.export.formats import ExportSummary, OnHub, native_size
 from selfpatch.checkpoints.export.safetensors import metadata_of, write_safetensors
 from selfpatch.checkpoints.key_mapping import move_patch_merging
 from selfpatch.config.schema import Size
@@ -26,6 +26,13 @@ from selfpatch.models.encoder import BranchEncoder, Features
 LIBRARIES = ()
 USAGE = """model = timm.create_model("local-dir:{folder}", pretrained=True)
 features = model.forward_features(images)"""
+ON_HUB = OnHub(
+    "timm",
+    """import timm
+
+model = timm.create_model("hf-hub:{repository}", pretrained=True).eval()
+features = model.forward_features(images)""",
+)
 
 _VIT_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
 """Names of timm's ViTs by width; any of them becomes any other by its arguments."""

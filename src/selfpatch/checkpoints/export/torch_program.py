@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from selfpatch.checkpoints.export.formats import ExportSummary
+from selfpatch.checkpoints.export.formats import ExportSummary, OnHub
 from selfpatch.checkpoints.export.graph import graph_of
 from selfpatch.config.schema import Size
 from selfpatch.models.encoder import BranchEncoder, Features
@@ -17,6 +17,14 @@ LIBRARIES = ()
 FILE = "model.pt2"
 USAGE = f"""network = torch.export.load("{{folder}}/{FILE}").module()
 image, patches = network(images)"""
+ON_HUB = OnHub(
+    "pytorch",
+    f"""import torch
+from huggingface_hub import hf_hub_download
+
+network = torch.export.load(hf_hub_download("{{repository}}", "{FILE}")).module()
+image, patches = network(images)""",
+)
 
 
 def write(encoder: BranchEncoder, folder: Path, size: Size | None, *, debias: int = 0) -> ExportSummary:
