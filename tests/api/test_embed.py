@@ -81,6 +81,40 @@ def test_unreadable_images_are_left_out(tmp_path: Path, capsys: pytest.CaptureFi
     assert selfpatch.embed(MeanColour(8), tmp_path / "bad", tmp_path / "none.npz", **SETTINGS).is_file()
 
 
+def test_frames_of_videos(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="PyAV is not installed")
+    from tests.embedding.test_videos import write_video
+
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    write_video(clips / "a.mp4")
+    write_video(clips / "b.mkv")
+    encoder = MeanColour(8)
+    alone = selfpatch.embed(encoder, clips, tmp_path / "alone.npz", **SETTINGS, every=4)
+    shared = selfpatch.embed(encoder, clips, tmp_path / "shared.npz", **{**SETTINGS, "workers": 2}, every=4)
+    assert same_arrays(alone, shared)
+    found = selfpatch.read_embeddings(alone)
+    assert found.names[:2] == ["a.mp4#t=0.000", "a.mp4#t=0.400"]
+    assert len(found.names) == 14
+    assert found.arrays["size"].tolist() == [[64, 48]] * 14
+    one = selfpatch.read_embeddings(selfpatch.embed(encoder, clips / "b.mkv", tmp_path / "one.npz", **SETTINGS))
+    assert one.names == ["b.mkv#t=0.000", "b.mkv#t=1.000", "b.mkv#t=2.000"]
+    with pytest.raises(ValueError, match=r"no images in .*clips, but 2 videos; give --fps 1 to take their frames"):
+        selfpatch.embed(encoder, clips, tmp_path / "none.npz", **SETTINGS)
+    with pytest.raises(ValueError, match="fps is 2 and every is 3; give one of them"):
+        selfpatch.embed(encoder, clips, tmp_path / "none.npz", **SETTINGS, fps=2, every=3)
+
+
+def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path) -> None:
+    photos, encoder = write_photos(tmp_path / "photos", 5), tiny_encoder("vit")
+    report = selfpatch.embed(encoder, photos, tmp_path / "f.npz", **SETTINGS, limit=4, dry_run=True)
+    per_image = 2 * 4 + 2 * encoder.dim * (1 + 2 * 3)  # size in int32, an image feature and 2 x 3 patches in float16
+    assert report.data == {"images": 4, "bytes of the features": 4 * per_image}
+    assert report.memory["activations"] > 0
+    assert report.flops["encoding all images"] == 4 * report.flops["forward pass of one image"]
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
 def test_a_size_below_a_patch(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 1)
     with pytest.raises(ValueError, match="resolution is 24 x 7; use sides of at least a patch, 8 pixels"):

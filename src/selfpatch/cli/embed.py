@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from selfpatch.cli.parsing import Flat, NetworkOptions, read_options
+from selfpatch.cli.parsing import DryRunOptions, Flat, NetworkOptions, print_report, read_options
 from selfpatch.cli.progress_bar import progress_bar
 from selfpatch.config.schema import DataName, Name, settings
 from selfpatch.core.text import visible
@@ -11,7 +11,7 @@ from selfpatch.embedding.config import EmbedConfig
 
 
 @settings
-class EmbedOptions(NetworkOptions):
+class EmbedOptions(DryRunOptions, NetworkOptions):
     """Write image and patch features of all images of a source to a file, in bounded memory.
 
     A call that was stopped continues when it is called again. Several processes share the images:
@@ -19,7 +19,8 @@ class EmbedOptions(NetworkOptions):
     """
 
     data: DataName
-    """Folder of images, tar shard, or text file that lists images, folders and shards."""
+    """Folder of images, tar shard, or text file that lists images, folders and shards; or a video, or a folder of
+    videos, with --fps or --every."""
     out: Name
     """File to write; its suffix chooses the format: .safetensors, .npz, .parquet or .zarr."""
     config: Annotated[EmbedConfig, Flat] = EmbedConfig()
@@ -31,6 +32,9 @@ def run(arguments: list[str]) -> int:
     weights = options.named_weights()
     from selfpatch.api.embed import embed
 
+    if options.dry_run:
+        print_report(embed(weights, options.data, options.out, options.config, dry_run=True, **options.loading()))
+        return 0
     with progress_bar("embed") as progress:
         path = embed(weights, options.data, options.out, options.config, **options.loading(), progress=progress)
     if announced_rank() == 0:

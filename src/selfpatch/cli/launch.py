@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from selfpatch.api.launch import LaunchConfig, batch_script, failed_processes, output_of, submit
-from selfpatch.cli.embed import EmbedOptions
 from selfpatch.cli.parsing import peek, read_options
 from selfpatch.cli.resume import ResumeOptions
 from selfpatch.config.schema import Name, settings
@@ -110,9 +109,7 @@ def _output(command: Sequence[str]) -> str:
 def _check(command: Sequence[str], options: LaunchOptions) -> None:
     """Raise the error that the command would end with; with `--dry-run`, print its dry run."""
     name, *words = command
-    if name == "embed":
-        read_options(EmbedOptions, name, words)
-    elif name == "resume":
+    if name == "resume":
         from selfpatch.checkpoints.run_dir import RunDirectory
 
         RunDirectory.open(_output(command))

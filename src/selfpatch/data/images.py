@@ -23,11 +23,11 @@ OnBad = Callable[[BadImage], None]
 
 
 class NoneReadable(ValueError):
-    """None of several images can be read; `example` is the error of one of them."""
+    """None of several images, or videos, can be read; `example` is the error of one of them."""
 
-    def __init__(self, count: int, example: object = None) -> None:
+    def __init__(self, count: int, example: object = None, what: str = "images") -> None:
         reason = f", e.g. {example}" if example is not None else ""
-        super().__init__(f"none of {count} images can be read{reason}; give images that can be read")
+        super().__init__(f"none of {count} {what} can be read{reason}; give {what} that can be read")
         self.example = example
 
 

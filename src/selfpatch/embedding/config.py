@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from annotated_types import MinLen
+from annotated_types import Gt, MinLen
 from pydantic import PositiveInt
 
 from selfpatch.config.debiasing import DebiasingConfig
@@ -26,8 +26,13 @@ class EmbedConfig(DebiasingConfig):
     scale."""
     precision: Literal["float32", "bf16"] = "float32"
     """Precision of the encoder; bf16 uses autocast."""
+    fps: Annotated[float, Gt(0)] | None = None
+    """Take frames of the videos of the source, this many for each second, in place of its images (1 if the source is a
+    video)."""
+    every: PositiveInt | None = None
+    """Take each Nth frame of the videos of the source in place of its images."""
     limit: PositiveInt | None = None
-    """Number of images, evenly spread; all if not given."""
+    """Number of images or frames, evenly spread; all if not given."""
     batch_size: Annotated[PositiveInt, SPEED_ONLY] = 32
     """Number of images encoded at once."""
     workers: Workers = 2
@@ -36,3 +41,5 @@ class EmbedConfig(DebiasingConfig):
     def __post_init__(self) -> None:
         if len(set(self.features)) < len(self.features):
             raise ValueError(f"features are {list(self.features)}; name each once")
+        if self.fps is not None and self.every is not None:
+            raise ValueError(f"fps is {self.fps:g} and every is {self.every}; give one of them")

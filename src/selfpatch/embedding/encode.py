@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from selfpatch.core.distributed import barrier
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import resize_picture, to_tensor
-from selfpatch.data.decode.pillow import BadImage, Picture, as_bad_image, read_picture
+from selfpatch.data.decode.pillow import BadImage, Picture, as_bad_image
 from selfpatch.data.images import centre_crop
-from selfpatch.data.sources.index import ImageIndex
 from selfpatch.data.workers import computed_ahead
 from selfpatch.embedding.config import EmbedConfig
+from selfpatch.embedding.rows import Rows
 from selfpatch.embedding.store import DONE, MISSING, UNREADABLE, Column, FeatureStore
 from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.result import Progress
@@ -52,8 +52,7 @@ def columns_of(config: EmbedConfig, encoder: Encoder, sides: tuple[int, int]) ->
 
 def encode(
     encoder: Encoder,
-    index: ImageIndex,
-    indices: np.ndarray,
+    source: Rows,
     config: EmbedConfig,
     sides: tuple[int, int],
     store: FeatureStore,
@@ -65,8 +64,7 @@ def encode(
 
     Args:
         encoder: the network.
-        index: the source of the images.
-        indices: [n] index of the image of each row.
+        source: the images, a row each.
         config: the settings.
         sides: height and width of the images in pixels.
         store: where the features go.
@@ -76,10 +74,11 @@ def encode(
     barrier()  # all have read the states before any changes
     share = share_of(len(missing))
     mine = missing[share.start : share.stop]
-    batches = [mine[first : first + config.batch_size] for first in range(0, len(mine), config.batch_size)]
-    load = partial(_load, index, indices, sides, config.fit, len(encoder.mean))
+    workers = min(config.workers, -(-len(mine) // config.batch_size))
+    batches = source.batches(mine, config.batch_size, workers)
+    load = partial(_load, source, sides, config.fit, len(encoder.mean))
     unreadable, done, started = list[str](), 0, time.perf_counter()
-    for batch in computed_ahead(load, batches, min(config.workers, len(batches))):
+    for batch in computed_ahead(load, batches, workers):
         if len(batch.rows):
             store.write("size", batch.rows, batch.sizes)
             for name, values in features_of(encoder, batch.images, config).items():
@@ -133,15 +132,12 @@ def _as_stored(name: str, features: Tensor, dtype: str) -> dict[str, Tensor]:
     return {name: features}
 
 
-def _load(
-    index: ImageIndex, indices: np.ndarray, sides: tuple[int, int], fit: str, channels: int, rows: np.ndarray
-) -> Loaded:
+def _load(source: Rows, sides: tuple[int, int], fit: str, channels: int, rows: np.ndarray) -> Loaded:
     images, kept, sizes, unreadable = list[Tensor](), list[int](), list[tuple[int, ...]](), list[tuple[int, str]]()
     for row in map(int, rows):
-        file = index.file(int(indices[row]))
         try:
-            with as_bad_image(file):
-                picture = read_picture(file, channels)
+            with as_bad_image(source.path(row)):
+                picture = source.picture(row, channels)
                 images.append(fitted(picture, sides, fit))
         except BadImage as error:
             unreadable.append((row, str(error)))

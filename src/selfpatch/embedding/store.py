@@ -50,6 +50,11 @@ class FeatureStore:
     def __init__(self, folder: Path, columns: Mapping[str, Column], num_rows: int) -> None:
         self.folder, self.columns, self.num_rows = folder, dict(columns), num_rows
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the columns, without those of the store itself."""
+        return self.num_rows * sum(map(_bytes_of, self.columns.values()))
+
     def begin(self, request: Mapping[str, Any], stamps: np.ndarray) -> None:
         """Make the files, or check that those of an earlier, unfinished call are of the same request.
 
