@@ -114,6 +114,8 @@ HEADS = {"dino": {"head_norm": True}, "selfpatch": {"head_norm": True}}
         ({"dino": {"centering": "sinkhorn"}, "selfpatch": {"centering": "sinkhorn"}}, 1),
         ({"objective": "koleo", "koleo": {"group_size": 2}}, 1),
         ({"method": "moby", "selfpatch": CONTRAST}, 1),
+        ({"backbone": {"frozen_blocks": 1}}, 1),
+        ({"objective": "gram", "teacher": None, "anchor": {"refresh_every": 2}}, 1),
         ({"method": "swav", "swav": {"queue_size": 8, "queue_from_epoch": 0}}, 1),
         ({"method": "densecl", "objective": "none", "model": "resnet50"}, 1),
         ({"method": "ibot", "objective": "none", "model": "swin_tiny"}, 1),
