@@ -28,8 +28,8 @@ def test_processes_have_the_variables_of_torchrun(tmp_path: Path, monkeypatch: p
     _, failed = launch(launched_jobs.leave_mark, tmp_path)
     assert failed == []
     marks = [(tmp_path / str(rank)).read_text() for rank in range(2)]
-    assert marks[0].startswith("0 2 0 2 1  "), "one thread, no GPU"
-    assert marks[1].startswith("1 2 1 2 1  ")
+    assert marks[0].startswith("0 2 0 2 1 1000 "), "one thread; a run is continued"
+    assert marks[1].startswith("1 2 1 2 1 1000 ")
     assert marks[0].split()[-1] == marks[1].split()[-1], "both know where to meet"
 
 

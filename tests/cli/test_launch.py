@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from selfpatch.api.launch import output_of
-from selfpatch.cli.launch import run_command
 from selfpatch.cli.main import main
 from tests.api.test_launch import children, wait_until
 from tests.helpers.command_line import TINY, differences, final_state, start
@@ -66,6 +65,7 @@ def test_a_job_is_queued(photos: Path, tmp_path: Path, queue: Path, capsys: pyte
         ("pretrain --recipe small-cpu --out {new} --batch-size 7", "cannot be shared out over 2 processes"),
         ("pretrain --recipe small-cpu --out {run}", "already holds a run"),
         ("evaluate knn --weights {run} --data nowhere --out {new}", "nowhere"),
+        ("evaluate all --suite {suite} --weights {run} --out {new}", "nowhere"),
         ("embed --weights {run} --data . --out {new} --limit x", "limit"),
         ("resume {new}", "is no run"),
     ],
@@ -73,7 +73,8 @@ def test_a_job_is_queued(photos: Path, tmp_path: Path, queue: Path, capsys: pyte
 def test_a_wrong_command_is_not_queued(
     command: str, sentence: str, run: Path, tmp_path: Path, queue: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = command.format(new=tmp_path / "new", run=run).split()
+    (tmp_path / "suite.yaml").write_text("- knn: {data: nowhere}")
+    words = command.format(new=tmp_path / "new", run=run, suite=tmp_path / "suite.yaml").split()
     assert launch(*words) == 2
     error = capsys.readouterr().err
     assert sentence in error
@@ -159,18 +160,3 @@ def test_a_pre_empted_training_goes_on_exactly(photos: Path, tmp_path: Path) -> 
     assert f"Requeued job {controller}" in log
     assert "stopped and saved" in log
     assert differences(final_state(out), final_state(whole)) == []
-
-
-def test_a_job_that_starts_again_resumes_its_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[list[str]] = []
-    monkeypatch.setattr("selfpatch.cli.main.main", lambda words: called.append(list(words)) or 0)
-    for out in (run, run.parent / "new"):
-        run_command(("pretrain", "--data", "photos", "--out", str(out)))
-    monkeypatch.setattr("selfpatch.cli.main.main", lambda words: called.append(list(words)) or 3)
-    with pytest.raises(SystemExit, match="3"):
-        run_command(("evaluate", "knn", "--out", str(run)))
-    assert called == [
-        ["resume", str(run)],
-        ["pretrain", "--data", "photos", "--out", str(run.parent / "new")],
-        ["evaluate", "knn", "--out", str(run)],
-    ]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 def leave_mark(folder: str) -> None:
     """Note the rank, and that it was called."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "TORCHELASTIC_MAX_RESTARTS")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
     values = " ".join(os.environ[name] for name in names)
     with open(Path(folder) / os.environ["RANK"], "a") as file:
         file.write(f"{values} {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}\n")

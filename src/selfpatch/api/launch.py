@@ -110,6 +110,7 @@ class Continued:
         from submitit import JobEnvironment
         from submitit.helpers import TorchDistributedEnvironment
 
+        os.environ["TORCHELASTIC_MAX_RESTARTS"] = str(MAX_TIMEOUTS)  # a training continues the run that it has begun
         # Each process selects its GPU by LOCAL_RANK.
         group = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         if group.local_world_size > 1 and JobEnvironment().cluster == "local":

@@ -170,15 +170,16 @@ def _evaluate_all(arguments: list[str]) -> int:
 
 
 def _dry_run_all(options: SuiteOptions, weights: str) -> int:
+    from selfpatch.experiments.entries import is_built_in
     from selfpatch.experiments.suite import dry_run_suite
 
-    code = 0
+    code, optional = 0, is_built_in(options.suite)
     for entry, report in dry_run_suite(
         options.suite, weights, options.out, data_root=options.data_root, **options.loading()
     ):
         if isinstance(report, ValueError):
             print(f"selfpatch: {entry.folder}: {visible(str(report))}", file=sys.stderr)
-            code = 2
+            code = 0 if optional else 2
         else:
             print_report(report)
     return code

@@ -39,7 +39,8 @@ def run(arguments: list[str]) -> int:
     out = _output(command)
     folder, name = Path(options.folder or f"{out}.job").expanduser(), f"selfpatch-{Path(out).stem}"
     script = batch_script(options, folder, name)
-    _check(command, options)
+    if code := _check(command, options):
+        return code
     if options.dry_run:
         print(script)
         return 0
@@ -63,18 +64,13 @@ def run(arguments: list[str]) -> int:
 
 
 def run_command(command: tuple[str, ...]) -> None:
-    """Run a command in a process of a job; a training that has begun is resumed.
-
-    All processes see the same folder here, because they meet before one of them makes the run directory.
+    """Run a command in a process of a job.
 
     Raises:
         SystemExit: the exit code of the command, if it is not 0.
     """
-    from selfpatch.checkpoints.folders import is_run
     from selfpatch.cli.main import main
 
-    if command[0] == "pretrain" and is_run(Path(_output(command)).expanduser()):
-        command = ("resume", _output(command))
     if code := main(command):
         raise SystemExit(code)
 
@@ -97,17 +93,17 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _output(command: Sequence[str]) -> str:
-    """Return the output of a command, which names its job, and by which a training finds its checkpoints again."""
+    """Return the output of a command, which names its job, and in which a job that starts again finds its files."""
     if command[0] == "resume":
         return str(read_options(ResumeOptions, "resume", list(command[1:])).run)
     out = peek(list(command), "out").get("out")
     if not out:
-        raise ValueError(f"launch needs the --out of `{command[0]}`, by which a job that starts again finds its files")
+        raise ValueError(f"launch needs the --out of `{command[0]}`, in which a job that starts again finds its files")
     return out
 
 
-def _check(command: Sequence[str], options: LaunchOptions) -> None:
-    """Raise the error that the command would end with; with `--dry-run`, print its dry run."""
+def _check(command: Sequence[str], options: LaunchOptions) -> int:
+    """Raise the error that the command would end with, or return its exit code; with `--dry-run`, print its dry run."""
     name, *words = command
     if name == "resume":
         from selfpatch.checkpoints.run_dir import RunDirectory
@@ -118,7 +114,8 @@ def _check(command: Sequence[str], options: LaunchOptions) -> None:
         device = ("--device", "cpu") if options.executor == "slurm" and peek(words, "device") else ()
         shown = contextlib.nullcontext() if options.dry_run else contextlib.redirect_stdout(io.StringIO())
         with _announced(options.num_processes), shown:
-            importlib.import_module(f"selfpatch.cli.{name}").run([*words, *device, "--dry-run"])
+            return int(importlib.import_module(f"selfpatch.cli.{name}").run([*words, *device, "--dry-run"]))
+    return 0
 
 
 @contextlib.contextmanager
