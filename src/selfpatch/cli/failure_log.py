@@ -36,7 +36,7 @@ def write_failure_log(arguments: Sequence[str], error: Exception) -> Path | None
 
 
 def _folders() -> Iterator[Path]:
-    from selfpatch.data.sources.cache import default_cache_dir
+    from selfpatch.core.cache_folder import default_cache_dir
 
     yield default_cache_dir() / "errors"
     with contextlib.suppress(OSError):  # there is no temporary folder

@@ -24,7 +24,9 @@ from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe, draw_vi
 from selfpatch.data.batch_size import check_batch_size
 from selfpatch.data.collate import Batch, RenderingCollator, stack_boxes
 from selfpatch.data.decode.pillow import BadImage, Picture
+from selfpatch.data.sources.image_files import ImageFile
 from selfpatch.data.sources.index import ImageIndex
+from selfpatch.data.sources.read_ahead import read_ahead
 from selfpatch.data.workers import AHEAD, SHARED_MEMORY, computed_ahead, free_shared_memory
 
 DrawMask = Callable[[np.random.Generator, tuple[float, float] | None], np.ndarray]
@@ -233,8 +235,9 @@ class _Crops:
         used: list[int] = []  # [B] samples or their replacements
         prepared: list[Any] = []
         drawn: list[list[list[ViewParameters]]] = []  # [B], of multi-crop [V], of pairs [P + Q] and for an anchor [G]
-        for sample in samples:
-            image = self._read(epoch, sample, part)
+        files = read_ahead([loader.index.file(sample) for sample in samples])
+        for sample, file in zip(samples, files, strict=True):
+            image = self._read(epoch, sample, file, part)
             if image is None:
                 return part
             used.append(part.tried[-1])
@@ -262,7 +265,7 @@ class _Crops:
         part.batch = loader.collator.collate(prepared, fields | {"pair_boxes": pair_boxes if len(pair_boxes) else None})
         return part
 
-    def _read(self, epoch: int, sample: int, part: _Part) -> Picture | None:
+    def _read(self, epoch: int, sample: int, file: ImageFile, part: _Part) -> Picture | None:
         """Read the image of a sample, or a replacement if it is unreadable; return None if those are unreadable too."""
         loader = self.loader
         draws = generator(loader.seed, epoch, sample, _REPLACEMENT_STREAM).random(REPLACEMENTS)
@@ -270,7 +273,7 @@ class _Crops:
         for i in [sample, *replacements.tolist()]:
             part.tried.append(i)
             try:
-                return loader.read(loader.index.file(i), loader.channels)
+                return loader.read(file if i == sample else loader.index.file(i), loader.channels)
             except BadImage as error:
                 part.bad[error.path] = error.reason
         return None

@@ -16,9 +16,9 @@ from pathlib import Path
 from PIL import Image
 
 from selfpatch.core.atomic_io import clear_error
+from selfpatch.core.cache_folder import default_cache_dir
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.data.decode.opening import open_image
-from selfpatch.data.sources.cache import default_cache_dir
 from selfpatch.data.sources.index import ImageIndex
 
 TRAINING = tuple(

@@ -16,8 +16,9 @@ from PIL import Image
 import selfpatch
 from selfpatch.data.decode import fast
 from selfpatch.data.decode.fast import read_fast
-from selfpatch.data.decode.opening import DEFAULT_LIMIT, LIMIT_VARIABLE, check_size, max_pixels
+from selfpatch.data.decode.opening import LIMIT_VARIABLE, check_size, max_pixels
 from selfpatch.data.decode.pillow import BadImage, read_picture, stored_image
+from selfpatch.data.sources.limits import DEFAULT_LIMIT
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
 WMF = b"\xd7\xcd\xc6\x9a\0\0\0\0\0\0\x40\0\x40\0\x60\0\0\0\0\0\0\0\x01\0\x09\0"

@@ -14,6 +14,7 @@ from selfpatch.data.decode.opening import open_image, open_stream
 from selfpatch.data.decode.orientation import ORIENTATION_TAG, upright
 from selfpatch.data.decode.pillow import Picture, as_bad_image, read_image, read_picture
 from selfpatch.data.sources.image_files import ImageFile
+from selfpatch.data.sources.remote import RemoteError
 
 try:
     import simplejpeg
@@ -56,5 +57,7 @@ def _decode_jpeg(file: ImageFile) -> Raster | None:
                 orientation = image.getexif().get(ORIENTATION_TAG, 1)
         pixels = np.ascontiguousarray(upright(simplejpeg.decode_jpeg(content), orientation))
         return Raster(torch.from_numpy(pixels).permute(2, 0, 1))
+    except RemoteError:
+        raise
     except Exception:  # decoders raise nearly anything on damaged files
         return None

@@ -11,7 +11,9 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from selfpatch.data.sources import limits
 from selfpatch.data.sources.image_files import ImageFile, opened
+from selfpatch.data.sources.limits import BYTES_PER_PIXEL, LIMIT_VARIABLE
 
 FORMATS = {
     "JPEG": "JpegImagePlugin",
@@ -28,34 +30,17 @@ FORMATS = {
 }
 """Pillow's names of the formats that are read, and the modules that register them. Others are never tried, whatever a
 file is called: the decoder of EPS starts Ghostscript, and rare ones are rarely tested."""
-LIMIT_VARIABLE = "SELFPATCH_MAX_PIXELS"
-"""Environment variable with the largest number of pixels of an image; one place for all commands and processes."""
-DEFAULT_LIMIT = 100_000_000
-BYTES_PER_PIXEL = 4
-"""Bytes of a decoded pixel that the limit allows for; images whose pixels take more may have fewer of them."""
-LARGEST_VALUES = 4
-"""Bytes of a stored value by those of a decoded one: complex numbers become single precision."""
-BYTES_OF_HEADERS = 2**16
-"""Bytes that a file may have besides its values."""
 
 # `check_size` refuses what Pillow would warn of.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def max_pixels() -> int:
-    """Return the largest number of pixels that is decoded: `SELFPATCH_MAX_PIXELS`, or 100 million.
-
-    Raises:
-        ValueError: the variable holds no positive whole number.
-    """
-    value = os.environ.get(LIMIT_VARIABLE)
-    if not value:
-        return DEFAULT_LIMIT
-    if not value.isdecimal() or int(value) < 1:
-        raise ValueError(f"{LIMIT_VARIABLE} is {value!r}; set it to a number of pixels, e.g. {DEFAULT_LIMIT}")
-    if Image.MAX_IMAGE_PIXELS is not None:  # Pillow refuses twice as many
-        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, int(value))
-    return int(value)
+    """Return `limits.max_pixels`; if the environment sets it, Pillow's own limit is raised to it."""
+    limit = limits.max_pixels()
+    if os.environ.get(LIMIT_VARIABLE) and Image.MAX_IMAGE_PIXELS is not None:  # Pillow refuses twice as many
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limit)
+    return limit
 
 
 def check_resized(size: tuple[int, int], width: int, height: int) -> None:
@@ -112,7 +97,8 @@ def open_stream(file: ImageFile) -> Iterator[BinaryIO]:
     """Open an image file for reading bytes; raise OSError or ValueError if it is not regular or too long."""
     with opened(file) as stream:
         length = stream.seek(0, os.SEEK_END)
-        if length > (limit := max_pixels() * BYTES_PER_PIXEL * LARGEST_VALUES + BYTES_OF_HEADERS):
+        max_pixels()
+        if length > (limit := limits.max_file_bytes()):
             raise ValueError(f"it has {length} bytes, more than {limit}; cut it into tiles, or set {LIMIT_VARIABLE}")
         stream.seek(0)
         yield stream

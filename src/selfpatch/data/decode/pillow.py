@@ -11,6 +11,7 @@ from selfpatch.data.decode.multichannel import Raster, decode_raster
 from selfpatch.data.decode.opening import open_image
 from selfpatch.data.decode.orientation import turn_upright
 from selfpatch.data.sources.image_files import ImageFile
+from selfpatch.data.sources.remote import RemoteError
 
 Picture = Image.Image | Raster
 """An RGB image, or a raster of any number of channels."""
@@ -90,10 +91,13 @@ def read_picture(file: ImageFile, channels: int = 3) -> Picture:
 
 @contextlib.contextmanager
 def as_bad_image(file: ImageFile, what: str = "") -> Iterator[None]:
-    """Raise any error as BadImage: on damaged files decoders raise nearly anything."""
+    """Raise any error as BadImage: on damaged files decoders raise nearly anything.
+
+    A server that cannot be reached says nothing of the image, so that its RemoteError stays as it is.
+    """
     try:
         yield
-    except BadImage:
+    except (BadImage, RemoteError):
         raise
     except MemoryError as error:
         raise BadImage(file, "there is not enough memory for it", what) from error

@@ -1,4 +1,4 @@
-"""Files next to prepared shards: checksums, damaged images, near-duplicates, and what was prepared how."""
+"""Files next to prepared shards: an index, checksums, damaged images, near-duplicates, and what was prepared how."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +12,8 @@ from selfpatch.core.text import visible
 from selfpatch.core.version import VERSION
 from selfpatch.data.prepare.near_duplicates import near_pairs
 from selfpatch.data.prepare.shards import ShardRecord, shard_name
+from selfpatch.data.sources.published import publish
+from selfpatch.data.sources.scan import search
 
 CHECKSUMS, DAMAGED, NEAR_DUPLICATES, SUMMARY = "SHA256SUMS", "damaged.tsv", "near-duplicates.tsv", "prepared.json"
 
@@ -38,6 +40,7 @@ def write_summary(
 
     - `SHA256SUMS`: `sha256sum -c SHA256SUMS` checks the shards.
     - `damaged.tsv`: name in the source and reason of each image that could not be read.
+    - `selfpatch-index.npz`: place of each image in the shards, read in place of their headers, also over a network.
     - `near-duplicates.tsv`: image, the most similar earlier image, both by their names in the shards, and the distance
       of their hashes.
     """
@@ -49,6 +52,7 @@ def write_summary(
     write_atomically(folder / DAMAGED, _table(["image", "reason"], damaged))
     near = ((names[later], names[earlier], str(distance)) for later, earlier, distance in zip(*pairs, strict=True))
     write_atomically(folder / NEAR_DUPLICATES, _table(["image", "resembles", "distance"], near))
+    publish(folder, search(folder)[0], {shard_name(number): record.size for number, record in enumerate(records)})
     megabytes = sum(record.size for record in records) / 1e6
     resized = sum(record.resized for record in records)
     outcome = Prepared(folder, len(names), resized, len(damaged), len(pairs.later), len(records), round(megabytes, 1))

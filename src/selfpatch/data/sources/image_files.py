@@ -1,17 +1,23 @@
 """Image files to read: a plain file, or an image that lies elsewhere, such as a member of a tar shard."""
 
-import errno
 import io
-import os
-import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from selfpatch.data.sources.ranges import read_range, read_whole
+from selfpatch.data.sources.regular import open_regular
+from selfpatch.data.sources.remote import is_url
+
 
 class StoredImage(ABC):
     """An encoded image that is no file of its own; `str()` gives its name."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Return whether reading the image waits for another machine."""
+        return False
 
     @abstractmethod
     def read(self) -> bytes:
@@ -37,22 +43,44 @@ class LoadedImage(StoredImage):
 class ShardMember(StoredImage):
     """An image in an uncompressed tar, read in place; `str()` gives `shard.tar/member.jpg`."""
 
-    shard: str  # path of the tar
+    shard: str  # path or URL of the tar
     name: str  # path of the image in the tar
     offset: int  # first byte of the image in the tar
     size: int  # bytes of the image
+    version: int = 0  # changes with the content behind a URL
 
     def __str__(self) -> str:
         return f"{self.shard}/{self.name}"
 
+    @property
+    def is_remote(self) -> bool:
+        """Return whether the tar lies on another machine."""
+        return is_url(self.shard)
+
     def read(self) -> bytes:
         """Return the bytes of the image; raise OSError if the tar is missing, unreadable, or ends too early."""
-        with open_regular(self.shard) as shard:  # opened each time: no handle is shared by threads, forks and pickles
-            shard.seek(self.offset)
-            content = shard.read(self.size)
-        if len(content) < self.size:
-            raise OSError(f"the shard ends after {len(content)} of its {self.size} bytes")
-        return content
+        return read_range(self.shard, self.offset, self.size, self.version)
+
+
+@dataclass(frozen=True)
+class RemoteImage(StoredImage):
+    """An image file behind a URL."""
+
+    url: str
+    size: int = 0  # bytes, 0 if unknown
+    version: int = 0  # changes with the content
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def is_remote(self) -> bool:
+        """Return True."""
+        return True
+
+    def read(self) -> bytes:
+        """Return the bytes of the image; raise OSError if they cannot be read."""
+        return read_whole(self.url, self.size, self.version)
 
 
 ImageFile = str | Path | StoredImage
@@ -73,27 +101,3 @@ class _Content(io.BytesIO):
 def opened(file: ImageFile) -> BinaryIO:
     """Open an image file for reading bytes; raise OSError if it is missing, unreadable or no regular file."""
     return _Content(file) if isinstance(file, StoredImage) else open_regular(file)
-
-
-def open_regular(path: str | Path) -> BinaryIO:
-    """Open a file for reading bytes; raise OSError if it is missing, unreadable or no regular file.
-
-    A named pipe would be waited for, and a device could be endless, or do something when it is opened.
-    """
-    return open(path, "rb", opener=_descriptor)
-
-
-def _descriptor(path: str, flags: int) -> int:
-    _require_regular(path, os.stat(path).st_mode)
-    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # it may have been replaced by a pipe just now
-    try:
-        _require_regular(path, os.fstat(descriptor).st_mode)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _require_regular(path: str, mode: int) -> None:
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # `open` refuses a folder
-        raise OSError(errno.EINVAL, "it is no regular file, but a named pipe, a socket or a device", path)

@@ -5,17 +5,25 @@ Only numpy is imported, so that the command line can count the images before any
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from selfpatch.data.sources.cache import Listing, cached
-from selfpatch.data.sources.image_files import ShardMember
+from selfpatch.core.safe_paths import path_below
+from selfpatch.data.sources import published
+from selfpatch.data.sources.cache import cached, cached_remote
+from selfpatch.data.sources.containers import stored_image
+from selfpatch.data.sources.image_files import RemoteImage, StoredImage
+from selfpatch.data.sources.listing import Listing
+from selfpatch.data.sources.remote import is_url
+from selfpatch.data.sources.remote_scan import look, url_below
 from selfpatch.data.sources.scan import search
-from selfpatch.data.sources.stamps import content_stamps, time_stamps
+from selfpatch.data.sources.stamps import content_stamps, remote_stamps, time_stamps
 
+BLOCK = 2**22
+"""Numbers that are hashed at once."""
 TRIED = 50
 """Number of files that are looked for before any is read."""
 
@@ -23,18 +31,29 @@ TRIED = 50
 class ImageIndex:
     """Images of one source in a fixed order, addressed by their indices 0, 1, 2, ..."""
 
-    def __init__(self, root: str | Path, images: Sequence[bytes] | Listing) -> None:
-        """Index given images, by absolute paths or paths relative to `root`."""
-        self.root = os.path.abspath(root)
+    def __init__(
+        self, root: str | Path, images: Sequence[bytes] | Listing, versions: Mapping[str, int] | None = None
+    ) -> None:
+        """Index given images, by absolute paths or paths relative to `root`.
+
+        `root` may be a URL; then `versions` holds a number for each container that changes with its content.
+        """
+        self.is_remote = is_url(str(root))
+        self.root = str(root) if self.is_remote else os.path.abspath(root)
         self._images = images if isinstance(images, Listing) else Listing.of_files(images)
+        self._versions = versions or {}
+        self._containers: dict[bytes, str] = {}
 
     @classmethod
     def open(cls, source: str | Path, cache_dir: Path | None = None) -> "ImageIndex":
-        """Index the images under a folder or in a tar shard, sorted, or those listed in a text file, in its order.
+        """Index the images under a folder or in a container, sorted, or those listed in a text file, in its order.
 
         In a folder, hidden files and folders are skipped; links to folders are followed, each folder once. Tar shards
         (uncompressed `.tar` files) count as folders: their images are named `shard.tar/member.jpg`, and other members
-        are ignored. The headers of shards are read now, the images later and in place.
+        are ignored. The headers of shards are read now, the images later and in place. Zip archives and Parquet files
+        count too in a folder without image files and tar shards.
+
+        A URL that fsspec reads (http, s3, gs, hf, ...) may stand for any of these, see `remote_scan`.
 
         A text file lists one image, folder or shard per line, relative to its own folder. Folders and shards stand for
         all images in them, sorted. Blank lines and lines that begin with # are ignored. Files are checked when read.
@@ -43,6 +62,10 @@ class ImageIndex:
         folder's modification time, and no shard's or list's time and size, changes. ValueError is raised for a source
         that is missing or without images, and for a compressed or damaged shard.
         """
+        if is_url(str(source)):
+            found = look(str(source))
+            listing = cached_remote(found.read, str(source), found.stamps, cache_dir)
+            return cls(found.root, listing, found.versions)
         path = Path(source).expanduser()
         if path.is_dir():
             return cls(path, cached(search, Path(os.path.realpath(path)), cache_dir))
@@ -76,15 +99,30 @@ class ImageIndex:
         name = os.fsdecode(self._images.path(index))
         return os.path.relpath(name, self.root) if os.path.isabs(name) else name
 
-    def file(self, index: int) -> Path | ShardMember:
+    def file(self, index: int) -> Path | StoredImage:
         """Return an image as readers take it; raise IndexError if the index is negative or too large."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is out of range; use 0 to {len(self) - 1}")
-        path, length, offset, size = self._images.entry(index)
+        path, length, first, second = self._images.entry(index)
+        if not length and self.is_remote:
+            return RemoteImage(url_below(self.root, os.fsdecode(path)), second)
         if not length:
             return Path(self.root, os.fsdecode(path))
-        shard, name = path[:length], path[length + 1 :]
-        return ShardMember(os.path.join(self.root, os.fsdecode(shard)), os.fsdecode(name), offset, size)
+        container, name = path[:length], path[length + 1 :]
+        return stored_image(self._container(container), os.fsdecode(name), first, second, self._version(container))
+
+    def _container(self, name: bytes) -> str:
+        """Return the path or URL of a container."""
+        if name not in self._containers:
+            text = os.fsdecode(name)
+            if self._images.confined and not self.is_remote:
+                path_below(Path(self.root), text, f"the index of {self.root}")
+            joined = url_below(self.root, text) if self.is_remote else os.path.join(self.root, text)
+            self._containers[name] = joined
+        return self._containers[name]
+
+    def _version(self, container: bytes) -> int:
+        return self._versions.get(os.fsdecode(container), self._versions.get(published.NAME, 0))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -103,13 +141,17 @@ class ImageIndex:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the relative paths: independent of the root, different once an image is added or removed."""
-        digest = hashlib.sha256(self._images.offsets.astype("<i8").tobytes())
-        digest.update(self._images.characters.tobytes())
+        digest = hashlib.sha256()
+        for array, kind in ((self._images.offsets, "<i8"), (self._images.characters, "u1")):
+            for start in range(0, len(array), BLOCK):  # a memory-mapped index is not copied as a whole
+                digest.update(np.ascontiguousarray(array[start : start + BLOCK], kind).data)
         return digest.hexdigest()[:32]
 
     def stamps(self, *, content: bool = False) -> np.ndarray:
         """Return size and modification time, or a hash of the content, of each image, [n, 2] (`stamps.py`)."""
-        return content_stamps(self.file, len(self)) if content else time_stamps(self.root, self._images)
+        if content:
+            return content_stamps(self.file, len(self))
+        return remote_stamps(self._images, self._version) if self.is_remote else time_stamps(self.root, self._images)
 
     def split(self, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return training indices and `held_out` random held-out ones, at most a tenth of the images.
@@ -125,13 +167,19 @@ class ImageIndex:
 
     @cached_property
     def _labels(self) -> tuple[tuple[str, ...], np.ndarray]:
-        shards = self._images.extents[:, 0].tolist() or [0] * len(self)
-        parts = [_unpacked(self._images.path(i), shard).partition(b"/") for i, shard in enumerate(shards)]
-        names = sorted({name for name, *_ in parts})
-        if len(names) < 2 or not all(rest for *_, rest in parts) or not {b"", b".", b".."}.isdisjoint(names):
+        numbers: dict[bytes, int] = {}
+        labels = np.empty(len(self), np.int32)
+        for i, (path, container) in enumerate(self._images.paths()):
+            name, _, rest = _unpacked(path, container).partition(b"/")
+            if not rest or name in (b"", b".", b".."):
+                return (), np.zeros(0, np.int32)
+            labels[i] = numbers.setdefault(name, len(numbers))
+        if len(numbers) < 2:
             return (), np.zeros(0, np.int32)
-        numbers = {name: number for number, name in enumerate(names)}
-        return tuple(map(os.fsdecode, names)), np.array([numbers[name] for name, _, _ in parts], np.int32)
+        names = sorted(numbers)
+        ranks = np.empty(len(names), np.int32)
+        ranks[[numbers[name] for name in names]] = np.arange(len(names))
+        return tuple(map(os.fsdecode, names)), ranks[labels]
 
 
 def _unpacked(path: bytes, shard: int) -> bytes:

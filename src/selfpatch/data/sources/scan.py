@@ -1,6 +1,6 @@
-"""Search for images in folders of any nesting, in tar shards, and in text files that list images, folders and shards.
+"""Search for images in folders of any nesting, in containers, and in text files that list images, folders and those.
 
-A shard counts as a folder of its members.
+A container, which is a tar shard, a zip archive or a Parquet file, counts as a folder of its images.
 """
 
 import os
@@ -8,11 +8,15 @@ import posixpath
 import re
 import stat
 from codecs import BOM_UTF8
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from selfpatch.core.folders import walk
-from selfpatch.data.sources.cache import ImageEntry, Listing, SourceStamp
-from selfpatch.data.sources.shards import SHARD, is_compressed_shard, is_shard, refuse_compressed, shard_images
+from selfpatch.data.sources.cache import SourceStamp
+from selfpatch.data.sources.containers import ENDINGS, images_in, is_container
+from selfpatch.data.sources.listing import Listing
+from selfpatch.data.sources.published import read_local
+from selfpatch.data.sources.shards import SHARD, is_compressed_shard, is_shard, refuse_compressed
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
@@ -24,32 +28,38 @@ _ENCODED_EXTENSIONS = frozenset(map(os.fsencode, EXTENSIONS))
 
 
 def search(source: Path) -> tuple[Listing, list[SourceStamp]]:
-    """Find the images under a folder or in a shard, sorted, or those that a text file lists, in its order.
+    """Find the images under a folder or in a container, sorted, or those that a text file lists, in its order.
 
     Returns:
         The images, whose paths are relative to the folder, or to the file's folder unless listed as absolute, and the
         stamps of everything that was searched (none if a text file lists image files only).
 
     Raises:
-        ValueError: there are no images, a folder or shard cannot be read, or a file is neither a shard nor a text.
+        ValueError: there are no images, a folder or container cannot be read, or a file is neither one nor a text.
     """
     if source.is_dir():
         found = _Search(str(source))
-        return Listing.of_entries(found.images("")), found.stamps
+        if (published := read_local(source)) is not None:
+            return published
+        return Listing.joined(found.images("")), found.stamps
     refuse_compressed(str(source))
     found = _Search(str(source.parent))
-    if is_shard(source.name):
-        return Listing.of_entries(found.images(source.name)), found.stamps
+    if is_container(source.name):
+        return Listing.joined(found.images(source.name)), found.stamps
     status = os.stat(source)
     lines = _lines(source)
-    if all(map(_is_image_line, lines)):
+    if all(map(is_image_line, lines)):
         return Listing.of_files(lines), []
-    images = [image for line in lines for image in found.line(line)]
-    return Listing.of_entries(images), [SourceStamp.of(source.name, status), *found.stamps] if found.stamps else []
+    parts = [part for line in lines for part in found.line(line)]
+    return Listing.joined(parts), [SourceStamp.of(source.name, status), *found.stamps] if found.stamps else []
+
+
+Part = bytes | Listing
+"""Path of an image file, or the images in a container."""
 
 
 class _Search:
-    """Search through folders and shards, whose paths are absolute or relative to a root."""
+    """Search through folders and containers, whose paths are absolute or relative to a root."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -59,72 +69,87 @@ class _Search:
     def path(self, name: str) -> str:
         return os.path.join(self.root, name) if name else self.root
 
-    def line(self, line: bytes) -> list[ImageEntry]:
+    def line(self, line: bytes) -> list[Part]:
         """Return the images that one line of a text file stands for."""
         name = os.fsdecode(line)
-        if not _is_image_line(line):
-            if is_shard(name) or os.path.isdir(self.path(name)):
+        if not is_image_line(line):
+            if is_container(name) or os.path.isdir(self.path(name)):
                 return self.images(name)
             refuse_compressed(self.path(name))
             if not os.path.exists(self.path(name)):
                 is_path = b"/" in line  # no heading
                 advice = "no label" if _has_columns(line) else f"relative to {self.root}" if is_path else "no heading"
                 raise ValueError(f"the list names {name!r}, and there is no such file; write one path a line, {advice}")
-        return [ImageEntry(line)]
+        return [line]
 
-    def images(self, name: str) -> list[ImageEntry]:
-        """Return the images of a shard, or of a folder and all folders below it, sorted."""
+    def images(self, name: str) -> list[Part]:
+        """Return the images in a container, or in a folder and all folders below it, sorted."""
         try:
-            images = self.folder(name) if os.path.isdir(self.path(name)) else self.shard(name)
+            parts = self.folder(name) if os.path.isdir(self.path(name)) else [self.container(name)]
         except OSError as error:
             raise ValueError(
                 f"cannot look through {error.filename}: {error.strerror}; make it readable, or list other images"
             ) from None
-        if not images:
+        parts = [part for part in parts if len(part)]
+        if not parts:
             refuse_compressed(self.compressed)
-            raise ValueError(
-                f"no images in {self.path(name)}; files with these endings are read: {' '.join(EXTENSIONS)}, "
-                f"also in {SHARD} shards"
-            )
-        return sorted(images)
+            raise ValueError(no_images_in(self.path(name)))
+        return parts
 
-    def shard(self, name: str) -> list[ImageEntry]:
+    def container(self, name: str) -> Listing:
+        """Return the images in a container, sorted."""
         status = os.stat(self.path(name))
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
-            raise ValueError(f"{self.path(name)} is no regular file; give a tar, or take it out")
+            raise ValueError(f"{self.path(name)} is no regular file; give a file that holds images, or take it out")
         self.stamps.append(SourceStamp.of(name, status))
-        members, length = shard_images(self.path(name), _is_image), len(os.fsencode(name))
-        return [ImageEntry(os.fsencode(f"{name}/{member}"), length, *extent) for member, extent in members.items()]
+        return Listing.of_container(name, images_in(self.path(name), is_image))
 
-    def folder(self, start: str) -> list[ImageEntry]:
-        """Return the images in a folder and below it, in any order."""
-        images: list[ImageEntry] = []
-        for folder, status, files in walk(self.path(start)):
+    def folder(self, start: str) -> list[Part]:
+        """Return the images in a folder and below it, sorted."""
+        files: list[str] = []
+        for folder, status, names in walk(self.path(start)):
             below = posixpath.join(start, folder) if folder else start
             self.stamps.append(SourceStamp.of(below, status))
-            for file in files:
-                name = posixpath.join(below, file)
-                if _is_image(file):
-                    images.append(ImageEntry(os.fsencode(name)))
-                elif is_shard(file):
-                    images += self.shard(name)
-                elif is_compressed_shard(file):
-                    self.compressed = self.path(name)
-        return images
+            files += [posixpath.join(below, name) for name in names if is_image(name) or is_container(name)]
+            for name in filter(is_compressed_shard, names):
+                self.compressed = self.path(posixpath.join(below, name))
+        return sorted_parts(files, self.container)
 
 
-def _is_image(name: str) -> bool:
+def sorted_parts(files: Iterable[str], container: Callable[[str], Listing]) -> list[Part]:
+    """Return images and the content of containers among the files of a folder, sorted by path.
+
+    Zip archives and Parquet files count if there are neither image files nor tar shards: next to those they hold the
+    same images, as downloaded.
+    """
+    chosen = [file for file in files if is_image(file) or is_container(file)]
+    plain = [file for file in chosen if is_image(file) or is_shard(file)]
+    # The paths in a container all begin with its own and a slash, so that no other path lies between them.
+    keys = sorted((os.fsencode(f if is_image(f) else f"{f}/"), f) for f in plain or chosen)
+    return [os.fsencode(file) if is_image(file) else container(file) for _, file in keys]
+
+
+def no_images_in(source: str) -> str:
+    """Return the sentence on a source without images."""
+    return (
+        f"no images in {source}; files with these endings are read: {' '.join(EXTENSIONS)}, also in "
+        f"{', '.join(ENDINGS)} files"
+    )
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file name has the ending of an image."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
-def _is_image_line(line: bytes) -> bool:
+def is_image_line(line: bytes) -> bool:
     """Judge a line by its ending alone: looking at a million files would take minutes on a network drive."""
     return line[line.rfind(b".") :].lower() in _ENCODED_EXTENSIONS
 
 
 def _has_columns(line: bytes) -> bool:
     """Return whether a line is the name of an image with something behind it, e.g. `a.jpg 3` or `a.jpg,cat`."""
-    return any(_is_image_line(line[: mark.start()]) for mark in re.finditer(rb"[\s,;]", line))
+    return any(is_image_line(line[: mark.start()]) for mark in re.finditer(rb"[\s,;]", line))
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -138,8 +163,13 @@ def _lines(path: Path) -> list[bytes]:
             f"{path} is not a text file; give a folder of images, or a text file with one path a line, "
             f"or a {SHARD} shard"
         )
+    return paths_in(text, str(path))
+
+
+def paths_in(text: bytes, name: str) -> list[bytes]:
+    """Return the paths that the text of a list names; raise ValueError if there are none."""
     lines = (line.removeprefix(BOM_UTF8).strip() for line in text.splitlines())  # joined files have marks inside
     paths = [line for line in lines if line and not line.startswith(b"#")]
     if not paths:
-        raise ValueError(f"{path} names no images; write one path a line")
+        raise ValueError(f"{name} names no images; write one path a line")
     return paths

@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 
 from selfpatch.core.folders import is_hidden
-from selfpatch.data.sources.image_files import open_regular
+from selfpatch.data.sources.ranges import open_location
 
 SHARD = ".tar"
 COMPRESSED = tuple(".tar.gz .tgz .tar.bz2 .tbz .tbz2 .tar.xz .txz .tar.zst .tzst .tar.lz4 .tar.z".split())
@@ -46,26 +46,26 @@ def shard_images(path: str, is_image: Callable[[str], bool]) -> dict[str, Extent
     """
     extents: dict[str, Extent] = {}
     for member in _members(path):
-        name = _normal(member.name)
+        name = normal_name(member.name)
         if member.issparse() and is_image(name):
             raise ValueError(f"{member.name} in the shard {path} is stored sparsely; write it again without --sparse")
         if member.isreg():
             extents[name] = member.offset_data, member.size
-        elif member.islnk() and (target := extents.get(_normal(member.linkname))) is not None:
+        elif member.islnk() and (target := extents.get(normal_name(member.linkname))) is not None:
             extents[name] = target
     return {
         name: extent for name, extent in extents.items() if is_image(name) and not any(map(is_hidden, name.split("/")))
     }
 
 
-def _normal(name: str) -> str:
+def normal_name(name: str) -> str:
     """Return a member's path below the shard: `./a//b.jpg` and `/a/b.jpg` become `a/b.jpg`."""
     return posixpath.normpath(f"/{name.lstrip('/')}").lstrip("/")
 
 
 def _members(path: str) -> Iterator[tarfile.TarInfo]:
     try:
-        with open_regular(path) as file, tarfile.open(path, "r:", file) as tar:
+        with open_location(path) as file, tarfile.open(path, "r:", file) as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep a kilobyte of each
                 if member.size < 0:  # a damaged header that would lead back, without end

@@ -8,8 +8,9 @@ from functools import cache
 
 import numpy as np
 
-from selfpatch.data.sources.cache import Listing
 from selfpatch.data.sources.image_files import ImageFile, opened
+from selfpatch.data.sources.listing import Listing
+from selfpatch.data.sources.remote import RemoteError
 
 MISSING = -1
 THREADS = 8
@@ -26,6 +27,20 @@ def time_stamps(root: str, listing: Listing) -> np.ndarray:
     The paths in the listing are relative to `root`. The time of an image in a shard is that of the shard.
     """
     return _stamps(len(listing), lambda chunk: _time_stamps(os.fsencode(root), listing, chunk))
+
+
+def remote_stamps(listing: Listing, version: Callable[[bytes], int]) -> np.ndarray:
+    """Return size and version of each image, as `time_stamps` does; those of a container are the container's.
+
+    Image files that are no part of a container have no version: asking a server for each would take hours.
+    """
+
+    def of_chunk(chunk: range) -> Iterator[tuple[int, int]]:
+        for i in chunk:
+            path, length, _, size = listing.entry(i)
+            yield size, version(path[:length]) if length else 0
+
+    return _stamps(len(listing), of_chunk)
 
 
 def content_stamps(file_of: Callable[[int], ImageFile], count: int) -> np.ndarray:
@@ -70,5 +85,7 @@ def _content_stamp(file: ImageFile) -> tuple[int, int]:
             while block := stream.read(BLOCK):
                 digest.update(block)
             return stream.tell(), int.from_bytes(digest.digest(), "little", signed=True)
+    except RemoteError:
+        raise
     except OSError:
         return MISSING, MISSING
