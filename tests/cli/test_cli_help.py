@@ -274,7 +274,8 @@ OPTIONS = {
     "evaluate all": f"{NETWORK} suite data-root against out cache-gb keep-cache",
     "evaluate --compare": "compare out allow-different",
     "explore": f"{NETWORK} out resolution limit components megabytes debias k window border",
-    "export": "weights side num-heads position-embedding allow-partial to out size debias push-to-hub private license dry-run",
+    "export": "weights side num-heads position-embedding allow-partial to out size debias push-to-hub private license "
+    "dry-run",
     "show": f"{NETWORK} out resolution debias k window border",
 }
 """Users write these in their scripts: one that goes or is renamed is a change to announce."""

@@ -49,6 +49,9 @@ MODELS = {
 }
 """Type and names of the keys of each model."""
 
+MAPS = ("VitDetModel", "ResNetModel", "ConvNextModel", "ConvNextV2Model")
+"""Models that give patches as a map; the others as a row of tokens."""
+
 
 def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSummary:
     """Write weights, config.json and preprocessor_config.json; `size` is not used.
@@ -89,6 +92,8 @@ def write(encoder: BranchEncoder, folder: Path, size: Size | None) -> ExportSumm
         notes.append("The `pooler` that ViTModel adds is untrained; add_pooling_layer=False leaves it out.")
     if name in ("ConvNextModel", "ConvNextV2Model"):
         notes.append("The `pooler_output` of transformers has an untrained norm; patch features have none.")
+    if name in MAPS:
+        notes.append(f"`last_hidden_state` is a map of patches, [B, {config.dim}, h, w].")
     has_image = encoder.pool is None and name not in ("ConvNextModel", "ConvNextV2Model")
     return ExportSummary(USAGE, ((side, side),), tuple(notes), has_image=has_image)
 
@@ -284,10 +289,9 @@ def read_features(folder: Path, images: Tensor) -> Features:
     if wrong:
         raise ValueError(f"transformers' {name} has a tensor too few or too many, {wrong[0]!r}; use --to timm or onnx")
     output = model.eval()(images)
-    if name in ("ResNetModel", "ConvNextModel", "ConvNextV2Model"):
-        return Features(output.pooler_output.flatten(1), output.last_hidden_state)
-    if name == "VitDetModel":
-        return Features(output.last_hidden_state.mean((2, 3)), output.last_hidden_state)
+    if name in MAPS:
+        patches = output.last_hidden_state
+        return Features(patches.mean((2, 3)) if name == "VitDetModel" else output.pooler_output.flatten(1), patches)
     tokens = output.last_hidden_state  # [B, prefix + N, D]
     if name == "DINOv3ConvNextModel":
         h, w = (side // (4 << (len(model.config.depths) - 1)) for side in images.shape[-2:])
