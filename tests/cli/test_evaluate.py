@@ -116,3 +116,16 @@ def test_results_side_by_side(capsys: pytest.CaptureFixture[str], run: Path, tmp
     error = capsys.readouterr().err
     assert f"results is not given in result 1 and {tmp_path}/a/results in result 3; allow it with --all" in error
     assert main(["evaluate", "--compare", *other, "--allow-different"]) == 0
+
+
+def test_a_dry_run_of_a_built_in_suite_lists_what_is_missing(
+    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
+) -> None:
+    command = f"evaluate all --suite papers --data-root {tmp_path} --weights {run} --device cpu --dry-run".split()
+    assert main(command) == 2, "nothing can run"
+    write_davis(tmp_path / "DAVIS")
+    capsys.readouterr()
+    assert main(command) == 0
+    shown = capsys.readouterr()
+    assert f"2-correspond on {tmp_path}/SPair-71k: would be left out, " in shown.out
+    assert shown.err.count("selfpatch:") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (tmp_path / "empty").mkdir()
     assert main(["evaluate", "--compare", folders[0], str(tmp_path / "empty"), "--out", str(tmp_path / "card")]) == 2
     assert "empty holds no results" in capsys.readouterr().err
+
+
+def test_lines_are_strict_json(tmp_path: Path) -> None:
+    result = Result("knn", {"top-1 k=20": 0.5, "other": math.nan}, (), {"shares": (math.inf, 1.0)}, Provenance("w"))
+    write_scorecard(make_scorecard([NetworkResults("w", [result])], draws=5), tmp_path)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    (score,) = json.loads((tmp_path / "scorecard.jsonl").read_text(), parse_constant=refuse)["scores"]
+    assert score["metrics"] == {"top-1 k=20": 0.5, "other": None}
+    assert score["settings"] == {"shares": [None, 1.0]}

@@ -127,6 +127,17 @@ def test_built_in_suites(name: str) -> None:
     assert suite_names() == ["classification", "dense", "papers"]
 
 
+def test_lists_are_looked_for_below_the_root_of_the_data_first(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    for name in ("mine.txt", "elsewhere.txt"):
+        (tmp_path / "suite.yaml").write_text(
+            f"- discover: {{data: VOC, image_list: {name}}}\n- linear: {{data: photos, labels: 1%}}\n"
+        )
+        discover, linear = read_suite(tmp_path / "suite.yaml", tmp_path)
+        assert discover.settings["image_list"] == (str(tmp_path / name) if name == "mine.txt" else name)
+        assert linear.settings["labels"] == "1%"
+
+
 def test_what_is_refused_is_told_before_anything_runs(tmp_path: Path) -> None:
     """Missing data, settings that do not fit the network: known at once; the others run, and the report says so."""
     write_davis(tmp_path / "davis")

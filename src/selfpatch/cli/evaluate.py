@@ -49,7 +49,8 @@ class SuiteOptions(DryRunOptions, NetworkOptions, CacheConfig):
     """Built-in suite (dense, classification, papers), or a YAML file with one evaluation on each line: `- davis: {data:
     DAVIS, resolution: 240}`. Settings are those that `selfpatch evaluate NAME --help` lists, with underscores."""
     data_root: DataName | None = None
-    """Folder that the suite's relative paths of data start from; the current folder if not given."""
+    """Folder that the suite's relative paths of data start from, and those of image lists that lie there; the current
+    folder if not given."""
     against: tuple[DataName, ...] = ()
     """Folders of suites of other networks, which the scorecard shows next to this one."""
     out: Name | None = None
@@ -173,16 +174,19 @@ def _dry_run_all(options: SuiteOptions, weights: str) -> int:
     from selfpatch.experiments.entries import is_built_in
     from selfpatch.experiments.suite import dry_run_suite
 
-    code, optional = 0, is_built_in(options.suite)
+    num_reports, refused = 0, False
     for entry, report in dry_run_suite(
         options.suite, weights, options.out, data_root=options.data_root, **options.loading()
     ):
-        if isinstance(report, ValueError):
-            print(f"selfpatch: {entry.folder}: {visible(str(report))}", file=sys.stderr)
-            code = 0 if optional else 2
-        else:
+        if not isinstance(report, ValueError):
+            num_reports += 1
             print_report(report)
-    return code
+        elif is_built_in(options.suite):
+            print(f"{entry.folder} on {entry.data}: would be left out, {visible(str(report))}")
+        else:
+            refused = True
+            print(f"selfpatch: {entry.folder}: {visible(str(report))}", file=sys.stderr)
+    return 2 if refused or not num_reports else 0
 
 
 def _compare(arguments: list[str]) -> int:

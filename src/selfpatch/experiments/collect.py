@@ -17,9 +17,10 @@ from selfpatch.config.run import RunConfig
 from selfpatch.core.machine import current_versions, device_name
 from selfpatch.data.images import evenly_spread, load_images
 from selfpatch.data.sources.index import ImageIndex
-from selfpatch.experiments.jobs import Job, degenerate_inputs, has_same_request, is_trained, scores
+from selfpatch.evaluation.result import Result
+from selfpatch.experiments.jobs import Job, degenerate_inputs, has_same_request, is_trained, scores, stored_results
 from selfpatch.experiments.results import Row, Seed, StudyResults
-from selfpatch.experiments.spec import AS_IS, UNTRAINED, Study
+from selfpatch.experiments.spec import AS_IS, UNTRAINED, Measurement, Study
 from selfpatch.experiments.timing import TIMING_FILE, stored_ratios
 from selfpatch.training.loggers.metrics import read_numbers
 from selfpatch.visualization.curves import Point, points_of
@@ -55,7 +56,8 @@ def collect_results(
     for job in jobs:
         jobs_by_row[job.row].append(job)
     begun = [job for job in jobs if has_same_request(job, out)]
-    rows = [_row(name, [job for job in members if job in begun], study, out) for name, members in jobs_by_row.items()]
+    found = {job.name: [*stored_results(study.evaluations, out / job.folder / "evaluations")] for job in begun}
+    rows = [_row(name, [job for job in members if job in begun], found, out) for name, members in jobs_by_row.items()]
     trained = {job.row for job in jobs if job.trained}
     sheet = out / SHEET
     return StudyResults(
@@ -67,23 +69,19 @@ def collect_results(
         curves=_curves(study, begun, out),
         sheets=[sheet] if sheet.is_file() else [],
         failures=failures,
-        warnings=[
-            f"{job.name}, {warning}"
-            for job in begun
-            for warning in degenerate_inputs(study.evaluations, out / job.folder / "evaluations")
-        ],
+        warnings=[f"{job.name}, {warning}" for job in begun for warning in degenerate_inputs(found[job.name])],
         conditions=_conditions(study, out, command, device),
         num_unfinished=num_unfinished,
         reference=study.reference,
     )
 
 
-def _row(name: str, jobs: Sequence[Job], study: Study, out: Path) -> Row:
+def _row(name: str, jobs: Sequence[Job], found: Mapping[str, Sequence[tuple[Measurement, Result]]], out: Path) -> Row:
     numbers: dict[str, dict[Seed, float]] = defaultdict(dict)
     minutes: dict[int, float] = {}
     steps = None
     for job in jobs:
-        for column, value in scores(study.evaluations, out / job.folder / "evaluations").items():
+        for column, value in scores(found[job.name]).items():
             numbers[column][job.seed] = value
         if job.trained and job.seed is not None and is_trained(out / job.folder / "run"):
             run = RunDirectory.open(out / job.folder / "run")
@@ -112,7 +110,7 @@ def _curves(study: Study, jobs: Sequence[Job], out: Path) -> dict[str, dict[str,
                 curves[heading][job.row].append([(x, factor * y) for x, y in points_of(rows, meter)])
             lines: dict[str, list[Point]] = defaultdict(list)
             for checkpoint in sorted(folder.glob("over_time/*")):
-                for column, value in scores(study.over_time, checkpoint).items():
+                for column, value in scores(stored_results(study.over_time, checkpoint)).items():
                     lines[f"{column}, %"].append((float(checkpoint.name), 100 * value))
             for heading, line in lines.items():
                 curves[heading][job.row].append(line)

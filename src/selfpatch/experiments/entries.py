@@ -14,6 +14,8 @@ from selfpatch.evaluation.registry import EVALUATIONS
 from selfpatch.evaluation.result import Result
 
 Values = Mapping[str, Any]
+LISTS = ("image_list", "labels", "results", "sequence_list", "train_part")
+"""Settings that may be the path of a file or folder, which is looked for below the root of the data first."""
 BUILT_IN = Path(str(resources.files("selfpatch") / "suites"))
 EXAMPLE = "`- davis: {data: DAVIS, resolution: 240}`"
 
@@ -64,7 +66,8 @@ def read_suite(suite: str | Path, data_root: str | Path | None = None) -> list[E
 
     Args:
         suite: name of a built-in suite, or path of a YAML file.
-        data_root: folder that relative paths of data start from; the current folder if None.
+        data_root: folder that relative paths of data start from, and those of lists of images that lie there; the
+            current folder if None.
 
     Raises:
         ValueError: the file is missing or no list of evaluations, or an evaluation or a setting is unknown.
@@ -77,7 +80,14 @@ def read_suite(suite: str | Path, data_root: str | Path | None = None) -> list[E
     entries = [read_entry(number, item, f"entry {number} of {suite}") for number, item in enumerate(items, start=1)]
     if data_root is None:
         return entries
-    return [replace(entry, data=str(Path(data_root).expanduser() / entry.data)) for entry in entries]
+    root = Path(data_root).expanduser()
+    return [replace(e, data=str(root / e.data), settings=_with_lists(e.settings, root)) for e in entries]
+
+
+def _with_lists(settings: Values, root: Path) -> dict[str, Any]:
+    """Return settings with the paths of the lists that lie below a folder; others may be shares such as 1%."""
+    given = {name: settings[name] for name in LISTS if settings.get(name) is not None}
+    return {**settings, **{name: str(root / value) for name, value in given.items() if (root / value).exists()}}
 
 
 def read_entry(number: int, item: Any, where: str) -> Entry:

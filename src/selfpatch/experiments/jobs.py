@@ -12,7 +12,7 @@ Files in the folder of a job::
 import contextlib
 import functools
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def is_done(job: Job, study: Study, out: Path) -> bool:
     """Return whether the job finished with its present request and all of its results exist."""
     folder = out / job.folder
     columns = {column for m in study.evaluations for column in m.columns.values()}
-    found = scores(study.evaluations, folder / "evaluations")
+    found = scores(stored_results(study.evaluations, folder / "evaluations"))
     return _stored(folder / "done.json") == _request(job, study) and columns <= found.keys()
 
 
@@ -223,23 +223,22 @@ def has_same_request(job: Job, out: Path) -> bool:
     return _stored(out / job.folder / "request.json") == _settings(job)
 
 
-def scores(measurements: Sequence[Measurement], out: Path) -> dict[str, float]:
-    """Return the scores of the results in a folder by column, without results of other settings."""
+def scores(results: Iterable[tuple[Measurement, Result]]) -> dict[str, float]:
+    """Return the scores of results by column."""
     return {
         column: result.metrics[name]
-        for measurement, result in _results(measurements, out)
+        for measurement, result in results
         for name, column in measurement.columns.items()
         if name in result.metrics
     }
 
 
-def degenerate_inputs(measurements: Sequence[Measurement], out: Path) -> list[str]:
-    """Return a sentence for each kind of degenerate input in the results of a folder, with the evaluation."""
-    found = _results(measurements, out)
-    return [f"{m.entry.folder}: {warning}" for m, result in found for warning in result.warnings]
+def degenerate_inputs(results: Iterable[tuple[Measurement, Result]]) -> list[str]:
+    """Return a sentence for each kind of degenerate input in results, with the evaluation."""
+    return [f"{m.entry.folder}: {warning}" for m, result in results for warning in result.warnings]
 
 
-def _results(measurements: Sequence[Measurement], out: Path) -> Iterator[tuple[Measurement, Result]]:
+def stored_results(measurements: Sequence[Measurement], out: Path) -> Iterator[tuple[Measurement, Result]]:
     """Yield the results in a folder, without those of other settings."""
     for measurement in measurements:
         folder = out / measurement.entry.folder

@@ -1,6 +1,7 @@
 """JSON records of requests, to decide whether finished work can be kept."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
     write_atomically(path, json.dumps(value, indent=1) + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """Return a nested plain value with None in place of numbers that strict JSON has not: nan and infinities."""
+    if isinstance(value, dict):
+        return {key: without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_json(value: Any) -> Any:

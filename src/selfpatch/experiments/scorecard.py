@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfpatch.core.folders import subfolders
-from selfpatch.evaluation.compare import Interval, Row, are_comparable, rows_of
+from selfpatch.evaluation.compare import DRAWS, Interval, Row, are_comparable, rows_of
 from selfpatch.evaluation.headlines import RADAR, headline_of
 from selfpatch.evaluation.result import Result
 
 SPLITS = ("train", "val", "test")
 """Names of folders that say nothing without the name of the folder above."""
-DRAWS = 2000
-"""Number of bootstrap draws for each benchmark."""
 SHOWN_SETTINGS = ("preset", "methods", "matching", "facet", "kind", "resolution", "limit")
 """Settings by which benchmarks of one evaluation and data set are told apart before others are."""
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.core.text import visible
-from selfpatch.evaluation.compare import CONFIDENCE, Interval, Row
-from selfpatch.experiments.scorecard import DRAWS, Benchmark, Scorecard
+from selfpatch.evaluation.compare import CONFIDENCE, DRAWS, Interval, Row
+from selfpatch.evaluation.headlines import RADAR
+from selfpatch.experiments.records import without_nan
+from selfpatch.experiments.scorecard import Benchmark, Scorecard
 from selfpatch.visualization.markdown import markdown_page
 from selfpatch.visualization.radar import MIN_SPOKES, draw_radar
 from selfpatch.visualization.report import FormattedNumber, Picture, Section, Table, Text, write_report
@@ -20,7 +22,7 @@ TITLE = "Scorecard"
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 ABOUT = (
     f"In percent, except errors (rmse, lower is better). [low, high]: {CONFIDENCE:.0%} bootstrap intervals over the "
-    f"images that all networks have, {DRAWS} draws; they do not cover the seed of a training. Differences are to the "
+    f"images that all networks have, {DRAWS:,} draws; they do not cover the seed of a training. Differences are to the "
     "first network, paired by image. A metric that is no mean over images has no interval; the line below it then "
     "gives the mean over images."
 )
@@ -40,7 +42,9 @@ def write_scorecard(card: Scorecard, out: Path) -> Path:
         spokes = [benchmark.title.replace(", ", "\n", 1) for benchmark in card.benchmarks]
         columns = zip(*(benchmark.radar_scores for benchmark in card.benchmarks), strict=True)
         draw_radar(out / "scorecard.png", spokes, dict(zip(card.names, columns, strict=True)), TITLE)
-        picture = [Picture(out / "scorecard.png", "Scores of each benchmark; depth is shown by a1")]
+        evaluations = {result.name for network in card.networks for result in network.results}
+        others = "".join(f"; {name} is shown by {metric}" for name, metric in RADAR.items() if name in evaluations)
+        picture = [Picture(out / "scorecard.png", f"Scores of each benchmark{others}")]
     sections = [
         Section("Scores", [_table(card), Text(ABOUT), *map(Text, card.warnings), *picture]),
         Section("Networks", [_networks(card)]),
@@ -49,7 +53,8 @@ def write_scorecard(card: Scorecard, out: Path) -> Path:
     write_atomically(out / "scorecard.md", markdown_page(TITLE, sections, out))
     write_atomically(out / "scorecard.tex", latex_table(card))
     write_atomically(out / "scorecard.csv", csv_table(card))
-    write_atomically(out / "scorecard.jsonl", "".join(json.dumps(line) + "\n" for line in json_lines(card)))
+    lines = (json.dumps(without_nan(line), allow_nan=False) + "\n" for line in json_lines(card))
+    write_atomically(out / "scorecard.jsonl", "".join(lines))
     return out / "scorecard.html"
 
 

@@ -37,7 +37,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation.cache_config import CacheConfig
 from selfpatch.evaluation.feature_cache import caching_features
 from selfpatch.evaluation.registry import complete_settings
-from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256
+from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256, silent
 from selfpatch.experiments.entries import Entry, Outcome, Values, read_suite
 from selfpatch.experiments.records import as_json, differences, read_json, write_json
 from selfpatch.experiments.scorecard import make_scorecard, read_network
@@ -162,7 +162,13 @@ def evaluate_entries(
 
     title = f"Evaluation of {'encoder' if record is None else record.source}"
     outcomes = run_suite(
-        entries, run, out, weights=identity(encoder, record, loading), title=title, check_entry=check_entry
+        entries,
+        run,
+        out,
+        weights=identity(encoder, record, loading),
+        title=title,
+        check_entry=check_entry,
+        progress=progress if progress is not None and distributed.is_main_process() else silent,
     )
     if encoder is None or not cache.cache_gb:
         yield from outcomes
@@ -188,6 +194,7 @@ def run_suite(
     weights: Values | None,
     title: str = "Evaluations",
     check_entry: Callable[[Entry], None] = lambda entry: None,
+    progress: Progress = silent,
 ) -> Iterator[Outcome]:
     """Run the evaluations that are not finished, and yield the outcome of each entry.
 
@@ -199,7 +206,7 @@ def run_suite(
             write the report
 
     `weights` identifies the network, see `identity`; if None, everything runs again. `check_entry` raises ValueError if
-    it refuses an entry.
+    it refuses an entry, and `progress` is told of each check.
 
     Raises:
         ValueError: every entry is refused, or the folder holds a result of an entry with other settings, data or
@@ -213,6 +220,7 @@ def run_suite(
                 check_entry(entry)
             except (ValueError, OSError) as error:
                 outcomes[i] = Outcome(entry, error=sentence_of(error), was_refused=True)
+        progress("checks", i + 1, len(entries))
     refused = [outcome for outcome in outcomes if outcome.was_refused]
     if len(refused) == len(entries):
         reasons = "; ".join(f"{outcome.entry.folder}: {outcome.error}" for outcome in refused[:MAX_REASONS])

@@ -45,6 +45,8 @@ def test_objects_are_chosen_by_name(navi: Path, tmp_path: Path) -> None:
     assert all(a.subject == b.subject for a, b in open_pairs(tmp_path, NAVIConfig(every=1)))
     with pytest.raises(ValueError, match="has no object fish; the objects are: ball, cube"):
         open_pairs(tmp_path, NAVIConfig(objects=("fish",)))
+    with pytest.raises(ValueError, match="nowhere is no folder; give the one of NAVI"):
+        open_pairs(tmp_path / "nowhere", NAVIConfig())
     with pytest.raises(ValueError, match="has no OBJECT/wild_set/ as NAVI has"):
         open_pairs(tmp_path / "custom_splits", NAVIConfig())
 

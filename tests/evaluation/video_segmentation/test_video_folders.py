@@ -193,3 +193,31 @@ def test_settings_that_do_not_fit(tmp_path: Path) -> None:
         open_clips(root / "valid", DAVISConfig(sequences=("cow",)))
     with pytest.raises(ValueError, match="both sequences and sequence_list"):
         DAVISConfig(sequences=("toy",), sequence_list="list.txt")
+
+
+def write_video(root: Path, *, start: int, value: int) -> Path:
+    """Write four frames of a rectangle that moves, and its masks from one frame on."""
+    for frame in range(4):
+        shape = np.zeros((64, 96), np.uint8)
+        shape[16:32, 8 + 8 * frame : 40 + 8 * frame] = 1
+        for folder, pixels in (("JPEGImages", 255 * shape), ("Annotations", value * shape * (frame >= start))):
+            path = root / folder / "toy" / f"{frame:05}.{'jpg' if folder == 'JPEGImages' else 'png'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return root
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_black_and_white_masks_have_one_object(tmp_path: Path, start: int) -> None:
+    """Many tools write an object in white; in masks that have numbers, 255 is void."""
+    white, one = (write_video(tmp_path / f"{value}", start=start, value=value) for value in (255, 1))
+    (clip,) = open_clips(white, CONFIG)
+    assert (clip.objects, clip.starts) == ((1,), (start,))
+    scores = [evaluate(MeanColour(8), root, CONFIG, Output(root / "out")).metrics for root in (white, one)]
+    assert scores[0] == scores[1]
+    assert scores[0]["J-Mean"] > 0.3
+    numbered = np.full((64, 96), 255, np.uint8)
+    numbered[0, 0] = 1
+    Image.fromarray(numbered).save(white / "Annotations" / "toy" / "00003.png")
+    (clip,) = open_clips(white, CONFIG)
+    assert (clip.objects, clip.starts) == ((1,), (3,))

@@ -71,6 +71,8 @@ def open_pairs(data: str | Path, config: NAVIConfig) -> list[Pair]:
         ValueError: the folder holds no object or none that is named, a file is missing or invalid, or no pair is left.
     """
     root = Path(data).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"{root} is no folder; give the one of NAVI that holds the objects")
     found = {folder.name: folder / SCENE for folder in subfolders(root) if (folder / SCENE).is_dir()}
     if not found:
         raise ValueError(f"{root} has no OBJECT/{SCENE}/ as NAVI has; give the folder that holds the objects")

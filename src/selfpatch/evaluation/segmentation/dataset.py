@@ -247,8 +247,8 @@ def _table(classes: Mapping[int, int], void: Sequence[int] = ()) -> np.ndarray:
 
 def _voc_year(root: Path) -> Path:
     """Return the folder of the latest year that VOCdevkit has, at or below `root`."""
-    above = root / "VOCdevkit"
-    years = [path for path in subfolders(above) if path.name.startswith("VOC")] if above.is_dir() else []
+    above = [folder for folder in (root / "VOCdevkit", root) if folder.is_dir()]
+    years = [path for folder in above for path in subfolders(folder) if path.name.startswith("VOC2")]
     return next(
         (year for year in (root, root / "VOC2012", *reversed(years)) if (year / "ImageSets" / "Segmentation").is_dir()),
         root,

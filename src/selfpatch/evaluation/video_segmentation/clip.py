@@ -100,10 +100,10 @@ class Clip:
     def read_result(self, folder: Path, frame: int) -> np.ndarray:
         """Return the mask of a frame from a folder of results; raise ValueError if it has an object of its own."""
         values, grey = self._values(folder / f"{self.frames[frame]}.png")
-        binary = self._found.binary or (self.num_objects == 1 and _is_black_and_white(values, grey))
+        binary = self._found.binary or (self.num_objects == 1 and is_black_and_white(values, grey))
         if binary:
             return (values > 0).astype(np.uint8)
-        background = (0,) if _is_black_and_white(values, grey) else (0, VOID)
+        background = (0,) if is_black_and_white(values, grey) else (0, VOID)
         foreign = np.setdiff1d(values, (*background, *self._known_values))
         if len(foreign):
             where, known = f"frame {self.frames[frame]} of {self.name}", ", ".join(map(str, self._known_values))
@@ -144,7 +144,7 @@ class Clip:
     def _found(self) -> ObjectValues:
         """Objects of the first mask."""
         values, grey = self._values(self._mask_file(0))
-        if self.year == 2016 or _is_black_and_white(values, grey):
+        if self.year == 2016 or is_black_and_white(values, grey):
             return ObjectValues((1,) if values.any() else (), binary=True)
         return ObjectValues(tuple(np.setdiff1d(values, (0, VOID)).tolist()), binary=False)
 
@@ -223,7 +223,8 @@ class Clip:
                 )
 
 
-def _is_black_and_white(values: np.ndarray, grey: bool) -> bool:
+def is_black_and_white(values: np.ndarray, grey: bool) -> bool:
+    """Return whether a mask holds nothing but 0 and 255 as shades of grey, so that white is its object."""
     return grey and bool(np.isin(values, (0, VOID)).all())
 
 

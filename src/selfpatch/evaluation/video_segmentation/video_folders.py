@@ -26,7 +26,7 @@ from selfpatch.core.folders import stems_in, subfolders
 from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text_files import read_json
 from selfpatch.evaluation.result import Cell
-from selfpatch.evaluation.video_segmentation.clip import MAX_SHADES, VOID, Clip, ObjectValues
+from selfpatch.evaluation.video_segmentation.clip import MAX_SHADES, VOID, Clip, ObjectValues, is_black_and_white
 
 
 class Listed(TypedDict):
@@ -114,10 +114,16 @@ class VideoClip(Clip):
         """Number of listed objects that no mask of their frames holds."""
         return len(self.listed) - len(self._all_starts) if self.listed is not None and self.late_objects else 0
 
-    @cached_property
+    @property
     def _all_starts(self) -> dict[int, int]:
         """Index of the first frame whose mask holds each object, by the object's value, ascending."""
+        return self._starts_and_binary[0]
+
+    @cached_property
+    def _starts_and_binary(self) -> tuple[dict[int, int], bool]:
+        """What `_all_starts` says, and whether the masks are black and white: then white is the object 1."""
         starts: dict[int, int] = {}
+        first_white: int | None = None
         for frame, name in enumerate(self.frames):
             waiting = (
                 None
@@ -126,12 +132,17 @@ class VideoClip(Clip):
             )
             if name not in self._masked or waiting == set():
                 continue
-            held = np.unique(self._values(self._mask_file(frame)).values).tolist()
+            values, grey = self._values(self._mask_file(frame))
+            held = np.unique(values).tolist()
+            if first_white is None and self.listed is None and VOID in held and is_black_and_white(values, grey):
+                first_white = frame
             found = set(held) - {0, VOID} if waiting is None else waiting & set(held)
             starts |= {value: frame for value in found if value not in starts}
             if starts and not self.late_objects:
                 break
-        return dict(sorted(starts.items()))
+        if not starts and first_white is not None:
+            return {1: first_white}, True
+        return dict(sorted(starts.items())), False
 
     @cached_property
     def _starts_by_value(self) -> dict[int, int]:
@@ -162,7 +173,7 @@ class VideoClip(Clip):
 
     @cached_property
     def _found(self) -> ObjectValues:
-        return ObjectValues(tuple(self._starts_by_value), binary=False)
+        return ObjectValues(tuple(self._starts_by_value), binary=self._starts_and_binary[1])
 
     @property
     def _known_values(self) -> tuple[int, ...]:
@@ -188,7 +199,9 @@ class VideoClip(Clip):
     def require_masks(self) -> None:
         """Raise ValueError if no object is given, or one of the masks that are needed is unusable."""
         if self.num_objects == 0:
-            raise ValueError(f"no mask of {self.name} holds an object; there is nothing to propagate")
+            raise ValueError(
+                f"no mask of {self.name} holds an object, a number from 1 to {VOID - 1}; there is nothing to propagate"
+            )
         if self.listed is None and self.num_objects > MAX_SHADES and super().has_gaps:
             raise ValueError(
                 f"the masks of {self.name} have {self.num_objects} values with gaps between them; these look like "
