@@ -122,9 +122,9 @@ def test_a_dry_run_of_a_built_in_suite_lists_what_is_missing(
     capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
 ) -> None:
     command = f"evaluate all --suite papers --data-root {tmp_path} --weights {run} --device cpu --dry-run".split()
-    assert main(command) == 2, "nothing can run"
+    assert main(command) == 2
+    assert "selfpatch: no evaluation can run; name the folder of the data" in capsys.readouterr().err
     write_davis(tmp_path / "DAVIS")
-    capsys.readouterr()
     assert main(command) == 0
     shown = capsys.readouterr()
     assert f"2-correspond on {tmp_path}/SPair-71k: would be left out, " in shown.out

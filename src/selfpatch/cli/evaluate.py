@@ -186,6 +186,8 @@ def _dry_run_all(options: SuiteOptions, weights: str) -> int:
         else:
             refused = True
             print(f"selfpatch: {entry.folder}: {visible(str(report))}", file=sys.stderr)
+    if not (num_reports or refused):
+        print("selfpatch: no evaluation can run; name the folder of the data with --data-root", file=sys.stderr)
     return 2 if refused or not num_reports else 0
 
 
