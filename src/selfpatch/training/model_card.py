@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from selfpatch.checkpoints.export.export import POOL_IS_LEFT_OUT
 from selfpatch.checkpoints.hub import hub_name
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.json_schema import check_json
@@ -57,7 +58,7 @@ class ModelCard:
         sections = [
             f"---\n{self._front_matter(settings)}\n---",
             f"# {self.repository.partition('/')[2]}",
-            _summary(encoder, settings),
+            _summary(encoder, settings, has_pool=POOL_IS_LEFT_OUT not in self.about),
             f"## Use\n\n```python\n{self.usage}\n```",
             "\n".join(self.about),
         ]
@@ -92,9 +93,9 @@ def _public(value: Any) -> Any:
     return visible(PurePath(value.replace("\\", "/")).name) if is_path else value
 
 
-def _summary(encoder: BranchEncoder, settings: Mapping[str, Any]) -> str:
-    parameters, p = sum(x.numel() for x in encoder.parameters()), encoder.patch_size
-    pool = "" if encoder.pool is None else ", with the pool that makes its image feature"
+def _summary(encoder: BranchEncoder, settings: Mapping[str, Any], *, has_pool: bool) -> str:
+    parameters, p = sum(x.numel() for x in (encoder if has_pool else encoder.backbone).parameters()), encoder.patch_size
+    pool = ", with the pool that makes its image feature" if has_pool and encoder.pool is not None else ""
     network = f"{FAMILIES[encoder.backbone.config.family]} of {parameters / 1e6:.3g} M parameters{pool}"
     tool = f"[selfpatch]({PROJECT}) {VERSION}"
     if not settings:

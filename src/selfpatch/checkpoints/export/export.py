@@ -35,7 +35,7 @@ GRAPHS = ("onnx", "torch")
 
 POOL_IS_LEFT_OUT = (
     "Patch features are the trained network's. Its image feature was a pool's, which is not in this folder: "
-    "--to onnx, torch and safetensors keep it."
+    "exports to onnx, torch and safetensors keep it."
 )
 
 TOLERANCE = 1e-4
