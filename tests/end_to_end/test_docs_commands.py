@@ -88,6 +88,31 @@ def test_a_wrong_command_would_be_found(command: str, capsys: pytest.CaptureFixt
     assert complaint(command, capsys)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "options", "files"),
+    [
+        ("selfpatch show --weights W IMAGE...", "--resolution 32 --out seen", ("seen/*.png",)),
+        ("selfpatch explore --weights W [--weights W2] IMAGE...", "--resolution 32", ("explore.html",)),
+        ("selfpatch embed --weights W --data PHOTOS --out photos.safetensors", "--resolution 32 --workers 0 --limit 4",
+         ("photos.safetensors",)),
+        ("selfpatch evaluate match --weights W --data PHOTOS", "--resolution 32 --limit 4 --out m", ("m/result.json",)),
+    ],
+)  # fmt: skip
+def test_commands_of_the_task_page_do_what_they_say(
+    command: str, options: str, files: tuple[str, ...], data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On real data, with options that make the work small, and pixels in place of a network."""
+    assert command in commands_of(REPOSITORY / "docs" / "tasks.md")
+    monkeypatch.chdir(tmp_path)
+    photos = data_dir / "tiny_imagenet" / "val"
+    image = next(photos.rglob("*.JPEG"))
+    words = {"W": "baseline:raw-patch:8", "W2": "baseline:mean-colour:8", "IMAGE": str(image), "PHOTOS": str(photos)}
+    arguments = [words.get(word, word) for word in arguments_of(concrete(command))[0]]
+    assert main([*arguments, *options.split()]) == 0
+    assert all(list(tmp_path.glob(pattern)) for pattern in files)
+
+
 def test_files_of_the_repository_that_commands_name_exist() -> None:
     named = {
         file
