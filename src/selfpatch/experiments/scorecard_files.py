@@ -39,7 +39,7 @@ def write_scorecard(card: Scorecard, out: Path) -> Path:
         raise ValueError("no result has a metric that a scorecard quotes; give results of evaluations")
     picture = []
     if len(card.benchmarks) >= MIN_SPOKES:
-        spokes = [benchmark.title.replace(", ", "\n", 1) for benchmark in card.benchmarks]
+        spokes = [benchmark.title.replace(", ", "\n") for benchmark in card.benchmarks]
         columns = zip(*(benchmark.radar_scores for benchmark in card.benchmarks), strict=True)
         draw_radar(out / "scorecard.png", spokes, dict(zip(card.names, columns, strict=True)), TITLE)
         evaluations = {result.name for network in card.networks for result in network.results}
@@ -76,7 +76,7 @@ def _cell(benchmark: Benchmark, row: Row, number: int, *, strong: bool = False) 
         return None
     text = benchmark.printed(value) + _interval(benchmark, row.intervals[number])
     if number and difference is not None:
-        text += f"; {benchmark.printed(difference, '+')}{_interval(benchmark, row.difference_intervals[number], '+')}"
+        text += f";\n{benchmark.printed(difference, '+')}{_interval(benchmark, row.difference_intervals[number], '+')}"
     return FormattedNumber(text, strong)
 
 

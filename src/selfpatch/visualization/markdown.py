@@ -49,6 +49,6 @@ def _cell(value: Cell) -> str:
     if value is None:
         return "–"
     if isinstance(value, FormattedNumber):
-        text = plain(value.text)
+        text = plain(value.text.replace("\n", " "))
         return (f"**{text}**" if value.strong else text) + (f" {plain(value.mark)}" if value.mark else "")
     return f"{value:.4f}" if isinstance(value, float) else plain(str(value))

@@ -12,7 +12,7 @@ from selfpatch.visualization.layout import INK, LINE, MUTED, PAPER, SERIES, fitt
 
 SIDE, DPI, SIZE = 8.0, 110, 11
 """Side of the picture in inches, pixels per inch, and size of the words in points."""
-ROOM = 120
+ROOM = 105
 """Width of a label in points."""
 MIN_SPOKES = 3
 

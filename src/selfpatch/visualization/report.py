@@ -33,7 +33,7 @@ class Link:
 
 @dataclass(frozen=True)
 class FormattedNumber:
-    """A number as it is to be read, such as `43.4 ± 0.3`."""
+    """A number as it is to be read, such as `43.4 ± 0.3`; a line break keeps long ones narrow."""
 
     text: str
     strong: bool = False
