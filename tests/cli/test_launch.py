@@ -143,7 +143,7 @@ def steps_done(out: Path) -> int:
 
 @pytest.mark.slow
 def test_a_pre_empted_training_goes_on_exactly(photos: Path, tmp_path: Path) -> None:
-    """Two processes are told to save, start again and end as two that were not disturbed."""
+    """One of two processes is told to save; both start again and end as two that were not disturbed."""
     steps = "--epochs 6 --loader.workers 1 --watch.picture-images 0".split()
     words = ["pretrain", *TINY, *steps, "--data", str(photos), "--out"]
     whole, out = tmp_path / "whole", tmp_path / "launched"
@@ -153,8 +153,7 @@ def test_a_pre_empted_training_goes_on_exactly(photos: Path, tmp_path: Path) -> 
     process = start(tmp_path, "launch", *LOCAL, "--", *words, str(out))
     wait_until(lambda: steps_done(out) >= 3 or process.poll() is not None)
     (controller,) = children(process.pid)
-    for pid in children(controller):
-        os.kill(pid, signal.SIGUSR2)
+    os.kill(children(controller)[1], signal.SIGUSR2)
     assert process.wait() == 0
     log = next(Path(f"{out}.job").glob("*_0_log.out")).read_text()
     assert f"Requeued job {controller}" in log

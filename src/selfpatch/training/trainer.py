@@ -175,6 +175,7 @@ def train(
                 checkpointer.save_if_due(done, force=done == total)
         if done < total:  # stopped after a step, or while a batch was awaited
             checkpointer.save_if_due(done, force=True)
-            return signals.requested or signal.SIGTERM
+            # One rank may leave before the signal reaches it; a scheduler must learn the same reason from all of them.
+            return next((n for n in distributed.gather([signals.requested]) if n is not None), signal.SIGTERM)
     distributed.barrier()
     return 0
