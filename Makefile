@@ -1,4 +1,4 @@
-.PHONY: help test test-fast lint format docs
+.PHONY: help test test-fast lint format docs notebooks
 
 help:  ## list the tasks
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,9 @@ lint:  ## check style, spelling and types
 format:  ## format the code and fix what ruff can fix
 	ruff check --fix
 	ruff format
+
+notebooks:  ## run the notebooks of the documentation and store their outputs
+	python -m tests.helpers.notebooks
 
 docs:  ## build the documentation into docs/_build
 	sphinx-build -W --keep-going -q docs docs/_build
