@@ -81,7 +81,7 @@ def test_unreadable_images_are_left_out(tmp_path: Path, capsys: pytest.CaptureFi
     assert selfpatch.embed(MeanColour(8), tmp_path / "bad", tmp_path / "none.npz", **SETTINGS).is_file()
 
 
-def test_frames_of_videos(tmp_path: Path) -> None:
+def test_frames_of_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("av", reason="PyAV is not installed")
     from tests.embedding.test_videos import write_video
 
@@ -103,6 +103,11 @@ def test_frames_of_videos(tmp_path: Path) -> None:
         selfpatch.embed(encoder, clips, tmp_path / "none.npz", **SETTINGS)
     with pytest.raises(ValueError, match="fps is 2 and every is 3; give one of them"):
         selfpatch.embed(encoder, clips, tmp_path / "none.npz", **SETTINGS, fps=2, every=3)
+    with pytest.raises(ValueError, match="no folder or file 'nowhere'; give a video"):
+        selfpatch.embed(encoder, "nowhere", tmp_path / "none.npz", **SETTINGS, fps=2)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"need PyAV; install it with `pip install 'selfpatch\[video\]'`"):
+        selfpatch.embed(encoder, clips, tmp_path / "none.npz", **SETTINGS, fps=2)
 
 
 def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path) -> None:

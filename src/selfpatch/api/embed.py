@@ -143,8 +143,8 @@ def open_rows(data: str | Path, config: EmbedConfig) -> Rows:
         try:
             return ImageRows(data, config.limit)
         except ValueError as error:
-            videos = find_videos(data)
-            if not videos or not str(error).startswith("no images in "):
+            videos = find_videos(data) if str(error).startswith("no images in ") else []
+            if not videos:
                 raise
             raise ValueError(
                 f"no images in {data}, but {len(videos)} videos; give --fps 1 to take their frames"

@@ -54,8 +54,14 @@ class Video:
 
 
 def find_videos(source: str | Path) -> list[Path]:
-    """Return the videos below a folder, sorted, or the one file."""
+    """Return the videos below a folder, sorted, or the one file.
+
+    Raises:
+        ValueError: there is no such folder or file.
+    """
     path = Path(source).expanduser()
+    if not path.exists():
+        raise ValueError(f"no folder or file {str(source)!r}; give a video, or a folder of videos")
     return files_below(path, SUFFIXES) if path.is_dir() else [path] if is_video(path) else []
 
 
