@@ -127,8 +127,10 @@ def test_a_run_goes_on_after_a_fault(
 def launch(
     cache: Path, words: list[Any], nodes: str = "1", endpoint: str = "127.0.0.1:0", each: int = 2
 ) -> WarmProcess:
+    # The store that torch's agents share by default is not renewed when another machine becomes the first one.
+    variables = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} if ":" in nodes else {}
     arguments = (each, nodes, endpoint, [str(word) for word in words])
-    return warm_server().start(agent, *arguments, environment=environment(cache))
+    return warm_server().start(agent, *arguments, environment=environment(cache) | variables)
 
 
 @pytest.mark.slow

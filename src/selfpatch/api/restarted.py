@@ -11,8 +11,9 @@ from selfpatch.core.torchrun import max_restarts
 
 RESOLVED = ("data", "out", "epochs", "minutes", "loss_weights", "loader.render")
 """Settings that a run records in another form than the command gives them."""
-FREE = ("device", "precision", "compile", "parallel", "activation_checkpointing", "checkpoint", "logging", "loader")
-"""Settings and sections that another start may change, as they decide neither samples nor schedule."""
+FREE = ("device", "precision", "compile", "parallel", "activation_checkpointing", "checkpoint", "logging")
+"""Settings and sections that another start may change, as they decide neither samples nor schedule; so is the number of
+loader processes."""
 
 
 def begun_run(config: RunConfig) -> tuple[RunDirectory, RunConfig] | None:
@@ -44,8 +45,8 @@ def begun_run(config: RunConfig) -> tuple[RunDirectory, RunConfig] | None:
             f"{config.out} already holds a run, with {name} {there.get(name)!r} and not {here.get(name)!r}; name "
             "another folder with --out, or give the settings of that run to continue it"
         )
-    chosen = {name: getattr(config, name) for name in FREE if name != "loader"}
-    return run, replace(saved, **chosen, loader=replace(config.loader, render=saved.loader.render))
+    chosen = {name: getattr(config, name) for name in FREE}
+    return run, replace(saved, **chosen, loader=replace(saved.loader, workers=config.loader.workers))
 
 
 def _deciding(config: RunConfig) -> dict[str, Any]:
@@ -61,5 +62,6 @@ def _deciding(config: RunConfig) -> dict[str, Any]:
             flat[prefix] = value
 
     add("", config.to_dict())
-    kept = {k: v for k, v in flat.items() if k not in RESOLVED and k.partition(".")[0] not in (*FREE, *RESOLVED)}
+    left_out = {*FREE, *RESOLVED, "loader.workers"}
+    kept = {name: value for name, value in flat.items() if not {name, name.partition(".")[0]} & left_out}
     return kept | {"data": data}
