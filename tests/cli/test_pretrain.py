@@ -57,7 +57,7 @@ def test_what_pretrain_says(capsys: pytest.CaptureFixture[str], photos: Path, tm
     said = capsys.readouterr().out
     parts = [
         "22 images to train on, 2 held out", "recipe small-cpu: dino + selfpatch", "batch 4, 5 steps an epoch",
-        "note: the learning rate rises for 2 of 1 epochs; shorten --optimizer.warmup-epochs",
+        "note: the learning rate rises for 2 of 1 epochs; shorten this, e.g. with --optimizer.warmup-epochs 0.1",
         "draws the patch features before and after",
         "mean patch colour", "untrained", "trained", "view matching", "k-NN top-1",
         f"picture    {out}/pictures/before-and-after.png", f"explore    {out}/explore.html",

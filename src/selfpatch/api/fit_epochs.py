@@ -108,4 +108,5 @@ def long_warmup(config: RunConfig) -> list[str]:
     warmup, epochs = config.optimizer.warmup_epochs, config.epochs
     if epochs is None or warmup <= epochs / 2:
         return []
-    return [f"note: the learning rate rises for {warmup:g} of {epochs:.3g} epochs; shorten --optimizer.warmup-epochs"]
+    shorter = f"--optimizer.warmup-epochs {epochs / 10:.2g}"
+    return [f"note: the learning rate rises for {warmup:g} of {epochs:.3g} epochs; shorten this, e.g. with {shorter}"]
