@@ -94,6 +94,12 @@ def test_what_is_no_video_is_left_out(tmp_path: Path, content: bytes) -> None:
         FrameRows(tmp_path / "a.mp4", EmbedConfig())
 
 
+def test_a_length_of_years_is_refused(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4")
+    with pytest.raises(BadImage, match=r"it claims to last 2\.5 s; give it a right length, fewer --fps"):
+        examine(path, "a.mp4", EmbedConfig(fps=1e7))
+
+
 def test_sound_alone(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")

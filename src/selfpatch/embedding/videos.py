@@ -39,6 +39,9 @@ CONTAINERS = "mov,matroska,avi,mpeg,mpegts,ogg,asf,flv"
 ROUNDING = 1e-4
 """Seconds by which times of frames may differ: half of the shortest distance of frames that anybody records."""
 
+MAX_MOMENTS = 10_000_000
+"""Largest number of moments of one video: days at every frame."""
+
 
 @dataclass(frozen=True)
 class Video:
@@ -81,10 +84,7 @@ def examine(path: Path, name: str, config: EmbedConfig) -> Video:
         if config.every is not None:
             times = _frame_times(container, stream)[:: config.every]
         else:
-            duration = _duration(container, stream)
-            if duration is None:
-                duration = float(_frame_times(container, stream)[-1])
-            times = np.arange(int(duration * (config.fps or 1.0) - 1e-6) + 1) / (config.fps or 1.0)
+            times = _moments(_duration(container, stream), config.fps or 1.0)
         return Video(path, name, times, (status.st_size, status.st_mtime_ns))
 
 
@@ -106,13 +106,25 @@ def opened_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]
         yield container, stream
 
 
-def _duration(container: "InputContainer", stream: "VideoStream") -> float | None:
-    """Return the length of a video in seconds as its file states it, or None where that is an estimate."""
-    if container.format.name.startswith("mpeg"):
-        return None
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    return container.duration / 1e6 if container.duration else None
+def _duration(container: "InputContainer", stream: "VideoStream") -> float:
+    """Return the length of a video in seconds as its file states it, or the time of its last frame."""
+    if not container.format.name.startswith("mpeg"):  # which state an estimate
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        if container.duration:
+            return container.duration / 1e6
+    return float(_frame_times(container, stream)[-1])
+
+
+def _moments(duration: float, fps: float) -> np.ndarray:
+    """Return the times [n] in seconds at which a video is looked at.
+
+    Raises:
+        ValueError: there are too many, as in a damaged file that states a length of years.
+    """
+    if not 0 <= duration * fps < MAX_MOMENTS:
+        raise ValueError(f"it claims to last {duration:.3g} s; give it a right length, fewer --fps, or use --every")
+    return np.arange(int(duration * fps - 1e-6) + 1) / fps
 
 
 def _frame_times(container: "InputContainer", stream: "VideoStream") -> np.ndarray:
@@ -161,7 +173,7 @@ class FrameReader:
 
     def _must_seek(self, gap: float) -> bool:
         """Return whether a key frame lies between here and `gap` seconds later, as far as key frames were seen."""
-        return gap < -ROUNDING or 0 < self._interval < gap
+        return gap < -ROUNDING or (self._next is not None and 0 < self._interval < gap)
 
     def _seek(self, time: float) -> None:
         """Go to the last key frame before a time, or to the beginning if the file does not tell where that is."""
