@@ -24,6 +24,7 @@ class RangeServer(http.server.ThreadingHTTPServer):
     """Server with the requests that it has answered, and what it does to them."""
 
     daemon_threads = True
+    request_queue_size = 256  # connections that wait to be accepted; above it, the system delays them by a second
 
     def __init__(self, folder: Path, latency: float, fault: Fault | None) -> None:
         super().__init__(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))

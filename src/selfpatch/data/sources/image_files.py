@@ -19,6 +19,15 @@ class StoredImage(ABC):
         """Return whether reading the image waits for another machine."""
         return False
 
+    @property
+    def byte_range(self) -> tuple[str, int, int, int] | None:
+        """Arguments of `ranges.read_range` that give the image, or None if it is read in another way."""
+        return None
+
+    def content_of(self, span: bytes) -> bytes:
+        """Return the bytes of the image from those in its range; raise OSError if they are damaged."""
+        return span
+
     @abstractmethod
     def read(self) -> bytes:
         """Return the bytes of the image; raise OSError if they cannot be read."""
@@ -57,9 +66,14 @@ class ShardMember(StoredImage):
         """Return whether the tar lies on another machine."""
         return is_url(self.shard)
 
+    @property
+    def byte_range(self) -> tuple[str, int, int, int]:
+        """Place of the image in the tar."""
+        return self.shard, self.offset, self.size, self.version
+
     def read(self) -> bytes:
         """Return the bytes of the image; raise OSError if the tar is missing, unreadable, or ends too early."""
-        return read_range(self.shard, self.offset, self.size, self.version)
+        return read_range(*self.byte_range)
 
 
 @dataclass(frozen=True)

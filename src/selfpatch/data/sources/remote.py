@@ -9,7 +9,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -63,6 +63,26 @@ def read(url: str, offset: int, size: int) -> bytes:
         return content
 
     return retrying(url, attempt) if size else b""
+
+
+def read_several(ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
+    """Return bytes of several ranges (URL, offset, size), all asked for at once; None for those to be read singly.
+
+    One crossing into fsspec's thread for all of them costs a third of the CPU time of one for each.
+    """
+    nothing: list[bytes | None] = [None] * len(ranges)
+    try:
+        files, _ = _file_system(ranges[0][0])
+        if not files.async_impl:
+            return nothing
+        paths = [files._strip_protocol(url) for url, _, _ in ranges]
+        starts, ends = [start for _, start, _ in ranges], [start + size for _, start, size in ranges]
+        seconds = min(ATTEMPT, patience())
+        found = _call(files, "cat_ranges", seconds, paths, starts=starts, ends=ends, on_error="return")
+    except Exception:  # the single reads tell what is wrong
+        return nothing
+    sizes = [size for _, _, size in ranges]
+    return [c if isinstance(c, bytes) and len(c) == size else None for c, size in zip(found, sizes, strict=True)]
 
 
 def read_all(url: str) -> bytes:
@@ -205,7 +225,7 @@ def _file_system(url: str) -> tuple[Any, str]:
         raise _Refused(str(error)) from None
 
 
-def _call(files: Any, name: str, seconds: float, path: str, **options: Any) -> Any:
+def _call(files: Any, name: str, seconds: float, path: str | list[str], **options: Any) -> Any:
     """Call a method of a file system, in bounded time where it is asynchronous."""
     if not files.async_impl:
         return getattr(files, name)(path, **options)

@@ -42,7 +42,16 @@ class ZipMember(StoredImage):
 
     def read(self) -> bytes:
         """Return the bytes of the image; raise OSError if they are damaged or too many."""
-        return _content(read_range(self.archive, self.offset, self.size, self.version))
+        return _content(read_range(*self.byte_range))
+
+    @property
+    def byte_range(self) -> tuple[str, int, int, int]:
+        """Place of the member in the archive, with its header."""
+        return self.archive, self.offset, self.size, self.version
+
+    def content_of(self, span: bytes) -> bytes:
+        """Return the content of the member; raise OSError if it is damaged or too large."""
+        return _content(span)
 
 
 def zip_images(stream: BinaryIO, name: str, is_image: Callable[[str], bool]) -> dict[str, Extent]:
