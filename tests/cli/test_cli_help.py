@@ -240,30 +240,30 @@ OPTIONS = {
         checkpoint.every-minutes checkpoint.every-steps checkpoint.keep checkpoint.keep-every-epochs checkpoint.format
         checkpoint.max-nonfinite""",
     "resume": "device workers parallel refuse-changed",
-    "evaluate davis": f"""{NETWORK} data out debias block stage output-stride dilate preset results resolution
+    "evaluate davis": f"""{NETWORK} data out limit debias block stage output-stride dilate preset results resolution
         rounding resampling radius window topk context-frames temperature upsampling upsample-to std precision
         max-memory year sequences sequence-list late-objects""",
-    "evaluate knn": f"{NETWORK} data out ks temperature resize crop precision encode-batch",
-    "evaluate correspond": f"""{NETWORK} data out debias block stage output-stride dilate preset facet depth stride
-        resolution shape sampling places interpolated alignment alphas threshold split layout categories
+    "evaluate knn": f"{NETWORK} data out limit ks temperature resize crop precision encode-batch",
+    "evaluate correspond": f"""{NETWORK} data out limit debias block stage output-stride dilate preset facet depth
+        stride resolution shape sampling places interpolated alignment alphas threshold split layout categories
         pairs-per-category precision max-pictures""",
     "evaluate detect": f"""{NETWORK} data out preset train-split test-split limit negatives detector pyramid blocks
         heads rpn-depth box-norm mask-norm pyramid-norm train-batch-norms precise-bn width anchor-scale
         min-anchor-iou anchors-inside proposals train-proposals rois rpn-loss box-loss augmentation short-sides
         long-side batch-size epochs decay-at warmup-steps optimizer lr lr-batch weight-decay weight-decay-on layer-decay
         drop-path clip precision seed workers max-pictures""",
-    "evaluate discover": f"""{NETWORK} data out debias block stage output-stride dilate methods facet centre num-patches
-        tau tau-quantile mass head split image-list hard precision max-pictures""",
-    "evaluate finetune": f"""{NETWORK} data out preset labels token epochs batch-size lr min-lr
+    "evaluate discover": f"""{NETWORK} data out limit debias block stage output-stride dilate methods facet centre
+        num-patches tau tau-quantile mass head split image-list hard precision max-pictures""",
+    "evaluate finetune": f"""{NETWORK} data out limit preset labels token epochs batch-size lr min-lr
         warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing repeats
         head-layers head-std resampling weight-decay-on schedule resize crop precision seed per-class encode-batch
         workers""",
-    "evaluate linear": f"""{NETWORK} data out preset labels blocks mean-patch crops lrs epochs batch-size
+    "evaluate linear": f"""{NETWORK} data out limit preset labels blocks mean-patch crops lrs epochs batch-size
         held-out resize crop precision seed per-class encode-batch workers""",
     "evaluate match": f"""{NETWORK} data out debias resolution global-scale resampling flip jitter brightness contrast
         saturation hue grey blur blur-radius solarize limit seed precision encode-batch max-pictures""",
-    "evaluate navi": f"""{NETWORK} data out debias block stage output-stride dilate preset resolution every max-angle
-        num-matches selection centimetres pixels objects seed precision max-pictures""",
+    "evaluate navi": f"""{NETWORK} data out limit debias block stage output-stride dilate preset resolution every
+        max-angle num-matches selection centimetres pixels objects seed precision max-pictures""",
     "evaluate segment": f"""{NETWORK} data out debias method preset kind train-split test-split limit seed max-pictures
         workers steps batch-size crop short-side lr weight-decay weight-decay-on warmup layer-decay drop-path
         blocks rescale normed channels auxiliary-channels test stride precision augmentation batch-norm epochs mask-side

@@ -12,7 +12,7 @@ from torchvision import transforms
 
 from selfpatch.data.decode.opening import LIMIT_VARIABLE
 from selfpatch.data.decode.pillow import BadImage
-from selfpatch.data.images import load_images
+from selfpatch.data.images import limited, load_images
 from selfpatch.data.sources.index import ImageIndex
 
 
@@ -78,3 +78,8 @@ def test_real_photographs(data_dir: Path, tmp_path: Path) -> None:
     assert len(kept) == 100
     first = torch.from_numpy(np.array(Image.open(index.path(0)))).permute(2, 0, 1)
     torch.testing.assert_close(images[0], first)  # already 32 x 32: not touched
+
+
+def test_a_part_is_evenly_spread() -> None:
+    assert limited("abcdefg", None) == "abcdefg"
+    assert [limited("abcdefg", count) for count in (1, 2, 3, 99)] == [["a"], ["a", "g"], ["a", "d", "g"], [*"abcdefg"]]

@@ -43,6 +43,11 @@ def evenly_spread(indices: np.ndarray, count: int) -> np.ndarray:
     return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)]
 
 
+def limited(items: Sequence[T], count: int | None) -> Sequence[T]:
+    """Return at most `count` evenly spread items; all of them if it is None."""
+    return items if count is None else [items[i] for i in evenly_spread(np.arange(len(items)), count)]
+
+
 def read_each(
     index: ImageIndex,
     indices: Sequence[int] | np.ndarray,

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import Gt
+from pydantic import PositiveInt
 
 from selfpatch.config.debiasing import DebiasingConfig
 from selfpatch.config.schema import override, recorded, settings
@@ -80,6 +81,17 @@ class EvaluationConfig:
     def recorded(self) -> dict[str, Any]:
         """Return the settings that decide the numbers, see `config.schema.recorded`."""
         return recorded(self)
+
+
+@settings
+class LimitConfig(EvaluationConfig):
+    """Base class of evaluations that may use a part of the images, for a quick look; `data.images.limited` chooses it.
+
+    Evaluations of something else than single images declare the field again, to say of what.
+    """
+
+    limit: PositiveInt | None = None
+    """Number of images per split, evenly spread; defaults to all."""
 
 
 @settings

@@ -95,3 +95,11 @@ def test_a_name_of_two_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("blue_0.png\n")
     with pytest.raises(ValueError, match=r"'blue_0.png', which several training images are called \(1 of 1 names"):
         with_labels(open_splits(root)[0], str(tmp_path / "list.txt"), seed=0)
+
+
+def test_a_part_of_both_splits(tmp_path: Path) -> None:
+    root = coloured_folder(tmp_path)
+    whole, part = open_splits(root), open_splits(root, 4)
+    assert [len(images) for images in part] == [4, 4] != [len(images) for images in whole]
+    assert part[0].classes == whole[0].classes
+    assert {*part[0].labels.tolist()} == {*whole[0].labels.tolist()}

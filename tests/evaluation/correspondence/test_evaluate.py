@@ -329,3 +329,9 @@ def test_pairs_whose_target_has_no_contrast_are_named(spair: Path) -> None:
     Image.fromarray(np.full((64, 96, 3), 90, np.uint8)).save(spair / "JPEGImages" / "cat" / "b.png")
     result = measure("correspond", Colour(8), None, spair, resolution=96, shape="keep")
     assert result.degenerate == [Degenerate(PATCHES_EQUAL, 1, 3, ["000000-a-b:cat"])]
+
+
+def test_a_part_of_the_pairs(spair: Path) -> None:
+    pairs = open_pairs(spair, CorrespondenceConfig())
+    assert [pair.name for pair in open_pairs(spair, CorrespondenceConfig(limit=1))] == [pairs[0].name]
+    assert len(pairs) > 1

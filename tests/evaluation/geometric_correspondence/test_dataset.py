@@ -80,3 +80,8 @@ def test_words_for_bad_annotations(navi: Path, tmp_path: Path, values: dict[str,
     file.unlink()
     with pytest.raises(ValueError, match=r"there is no file .*annotations\.json; every object of NAVI has it"):
         open_pairs(tmp_path, NAVIConfig())
+
+
+def test_a_part_of_the_pairs(navi: Path) -> None:
+    whole, part = (open_pairs(navi, NAVIConfig(every=1, limit=limit)) for limit in (None, 2))
+    assert [first.name for first, _ in part] == [whole[0][0].name, whole[-1][0].name]

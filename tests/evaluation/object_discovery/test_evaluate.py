@@ -91,3 +91,9 @@ def test_real_images(data_dir: Path) -> None:
     coco = open_images(data_dir / "coco_mini", ObjectDiscoveryConfig(split="val2017"))
     assert len(coco) == 30
     assert sum(len(image.boxes) for image in coco) == 414 - 7, "all but the crowds"
+
+
+def test_a_part_of_the_images_with_objects(voc: Path) -> None:
+    result = evaluate(ColourAgainstGround(8), voc, ObjectDiscoveryConfig(limit=2, methods=("lost",)))
+    assert list(result.per_image) == ["met", "second"]
+    assert (result.settings["images"], result.settings["images_without_boxes"]) == (2, 1)

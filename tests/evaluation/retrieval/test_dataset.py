@@ -92,3 +92,11 @@ def test_a_byte_order_mark_and_hidden_files_do_not_matter(tmp_path: Path) -> Non
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     (data / "._gnd_tiny.json").write_bytes(b"\0")
     assert len(open_retrieval(data).queries) == 2
+
+
+def test_a_part_of_the_database(tmp_path: Path) -> None:
+    images = open_retrieval(write_retrieval(tmp_path)).limited(3)
+    assert [path.name for path in images.database] == ["image_0.png", "image_2.png", "image_5.png"]
+    first, second = images.queries
+    assert (first.easy.tolist(), first.hard.tolist(), first.junk.tolist()) == ([0], [], [2])
+    assert second.easy.tolist() == [1]

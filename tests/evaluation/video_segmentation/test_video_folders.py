@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,8 @@ def test_black_and_white_masks_have_one_object(tmp_path: Path, start: int) -> No
     Image.fromarray(numbered).save(white / "Annotations" / "toy" / "00003.png")
     (clip,) = open_clips(white, CONFIG)
     assert (clip.objects, clip.starts) == ((1,), (3,))
+
+
+def test_a_part_of_the_videos(tmp_path: Path) -> None:
+    root = write_videos(tmp_path / "vos") / "valid"
+    assert [clip.name for clip in open_clips(root, replace(CONFIG, limit=1))] == ["toy"]

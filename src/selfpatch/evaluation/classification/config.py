@@ -5,11 +5,11 @@ from typing import Annotated, ClassVar
 from pydantic import PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, DataName, Seed, Workers, settings
-from selfpatch.evaluation.config import EvaluationConfig, Precision
+from selfpatch.evaluation.config import LimitConfig, Precision
 
 
 @settings
-class ClassificationConfig(EvaluationConfig):
+class ClassificationConfig(LimitConfig):
     """Centre crops of labelled images."""
 
     data_help: ClassVar[str] = (

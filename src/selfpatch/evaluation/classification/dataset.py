@@ -68,8 +68,8 @@ class LabelledImages:
         return digest.hexdigest()[:32]
 
 
-def open_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
-    """Open the training and the test images of a data set.
+def open_splits(root: Path, limit: int | None = None) -> tuple[LabelledImages, LabelledImages]:
+    """Open the training and the test images of a data set, at most `limit` of each.
 
     They are those of train/ and of val/ (or test/), with one sub-folder per class in each, or those that
     `read_published` finds.
@@ -77,6 +77,11 @@ def open_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
     Raises:
         ValueError: a split or its classes are missing, or the test set has a class that the training set lacks.
     """
+    train, test = _open_splits(root)
+    return (train, test) if limit is None else (train.limited(limit), test.limited(limit))
+
+
+def _open_splits(root: Path) -> tuple[LabelledImages, LabelledImages]:
     test = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
     if test is None or not (root / "train").is_dir():
         if (found := read_published(root)) is not None:

@@ -7,14 +7,14 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, settings
-from selfpatch.evaluation.config import LayerConfig
+from selfpatch.evaluation.config import LayerConfig, LimitConfig
 
 Sampling = Literal["bilinear", "nearest"]
 Places = Literal["patches", "pixels"]
 
 
 @settings
-class CorrespondenceConfig(LayerConfig):
+class CorrespondenceConfig(LayerConfig, LimitConfig):
     """Semantic correspondence (SPair-71k): keypoints transferred to the nearest patch feature of another image.
 
     PCK is given per image and per point, averaged over categories.
@@ -76,6 +76,8 @@ class CorrespondenceConfig(LayerConfig):
     """Categories to evaluate; all if not given."""
     pairs_per_category: PositiveInt | None = None
     """Number of pairs of each category, drawn at random, the same in each run; all if not given."""
+    limit: PositiveInt | None = None
+    """Number of pairs, evenly spread; defaults to all."""
     max_pictures: Annotated[int, Ge(0), SPEED_ONLY] = 8
     """Number of pairs to draw, evenly spread; matches are green if correct at the middle one of the alphas."""
 

@@ -16,6 +16,7 @@ import numpy as np
 from selfpatch.config.json_schema import MAX_COORDINATE
 from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text_files import numbered_lines, read_json
+from selfpatch.data.images import limited
 from selfpatch.evaluation.correspondence.config import CorrespondenceConfig
 
 
@@ -60,7 +61,8 @@ def open_pairs(data: str | Path, config: CorrespondenceConfig) -> list[Pair]:
         if not path.is_file():
             raise ValueError(f"there is no image {path}, which a pair names; add it or check the download")
     pairs.sort(key=lambda pair: (pair.category, pair.name))
-    return pairs if config.pairs_per_category is None else _drawn(pairs, config.pairs_per_category)
+    drawn = pairs if config.pairs_per_category is None else _drawn(pairs, config.pairs_per_category)
+    return list(limited(drawn, config.limit))
 
 
 def _drawn(pairs: list[Pair], count: int) -> list[Pair]:

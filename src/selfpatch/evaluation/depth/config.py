@@ -7,11 +7,11 @@ from annotated_types import Ge
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, Seed, Workers, settings
-from selfpatch.evaluation.config import DenseConfig
+from selfpatch.evaluation.config import DenseConfig, LimitConfig
 
 
 @settings
-class DepthConfig(DenseConfig):
+class DepthConfig(DenseConfig, LimitConfig):
     """Monocular depth (NYU Depth v2): a linear layer on frozen patch features, trained to predict bins of depth.
 
     RMSE, absolute relative error, a1 and others are means over test images.
@@ -84,8 +84,6 @@ class DepthConfig(DenseConfig):
     """Average the prediction with that of the mirrored image."""
     align: bool = False
     """Fit scale and shift of each prediction to the truth before it is scored."""
-    limit: PositiveInt | None = None
-    """Number of images per split, evenly spread; defaults to all."""
     seed: Seed = 0
     """Random seed of the head, the order and the crops."""
     workers: Workers = 4

@@ -7,13 +7,13 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, Seed, settings
-from selfpatch.evaluation.config import LayerConfig
+from selfpatch.evaluation.config import LayerConfig, LimitConfig
 
 Selection = Literal["ratio", "cosine"]
 
 
 @settings
-class NAVIConfig(LayerConfig):
+class NAVIConfig(LayerConfig, LimitConfig):
     """Geometric correspondence (NAVI): points of an object matched between two views by nearest features.
 
     Recall is the share of matches whose points lie within 1, 2 or 5 cm of each other.
@@ -51,6 +51,8 @@ class NAVIConfig(LayerConfig):
     """Distances in the second view within which a match is correct, for the recalls in pixels."""
     objects: Annotated[tuple[str, ...], MinLen(1)] | None = None
     """Objects to evaluate; all if not given."""
+    limit: PositiveInt | None = None
+    """Number of pairs, evenly spread; defaults to all."""
     seed: Seed = 8
     """Random seed of the pairs."""
     max_pictures: Annotated[int, Ge(0), SPEED_ONLY] = 8

@@ -20,6 +20,7 @@ from selfpatch.config.json_schema import check_json
 from selfpatch.core.folders import subfolders
 from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text_files import read_json
+from selfpatch.data.images import limited
 from selfpatch.evaluation.geometric_correspondence.config import NAVIConfig
 
 SCENE = "wild_set"
@@ -90,7 +91,7 @@ def open_pairs(data: str | Path, config: NAVIConfig) -> list[Pair]:
     kept = [pair for pair in pairs[:: config.every] if pair is not None]
     if not kept:
         raise ValueError(f"no two views of {root} are within {config.max_angle:g} degrees; use a larger max_angle")
-    return kept
+    return list(limited(kept, config.limit))
 
 
 def _read_views(subject: str, scene: Path) -> list[View]:

@@ -5,13 +5,13 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from selfpatch.config.schema import SPEED_ONLY, DataName, Name, settings
-from selfpatch.evaluation.config import LayerConfig
+from selfpatch.evaluation.config import LayerConfig, LimitConfig
 
 Method = Literal["lost", "tokencut", "attention"]
 
 
 @settings
-class ObjectDiscoveryConfig(LayerConfig):
+class ObjectDiscoveryConfig(LayerConfig, LimitConfig):
     """Unsupervised object discovery: one box per image from patch features, by LOST and TokenCut, scored by CorLoc.
 
     CorLoc is the share of images whose box has an IoU of at least 0.5 with the box of any object.

@@ -1,5 +1,6 @@
 """One object box per image, without labels, and CorLoc: LOST (arXiv 2109.14279), TokenCut (arXiv 2202.11539)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -8,6 +9,7 @@ from selfpatch.core.distributed import gather
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import to_tensor
 from selfpatch.data.decode.pillow import read_picture
+from selfpatch.data.images import limited
 from selfpatch.evaluation.degenerate import check_patches
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.object_discovery.dataset import Box, LabelledImage, open_images
@@ -57,7 +59,7 @@ def _attention(view: PatchView, padded: Tensor, head: int | None) -> Tensor:
     return heads[head]
 
 
-def _workload(view: PatchView, images: list[LabelledImage], config: ObjectDiscoveryConfig, data: str) -> Workload:
+def _workload(view: PatchView, images: Sequence[LabelledImage], config: ObjectDiscoveryConfig, data: str) -> Workload:
     """Return the workload of encoding each image; images, which keep their size, are taken as 500 x 375 pixels."""
     layer = view.layer
     height, width = (-(-side // layer.patch_size) * layer.patch_size for side in (375, 500))
@@ -89,9 +91,11 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
     if "attention" in config.methods:
         view.class_token_vit()
     all_images = open_images(data, config)
-    images = [image for image in all_images if image.boxes]
+    images: Sequence[LabelledImage] = [image for image in all_images if image.boxes]
+    num_without = len(all_images) - len(images)
     if not images:
         raise ValueError(f"none of the {len(all_images)} images of {data} has a box; there is nothing to score")
+    images = limited(images, config.limit)
     output.announce(_workload(view, images, config, str(data)))
     per_image: dict[str, dict[str, float]] = {}
     ious_of_images: list[dict[str, float]] = []
@@ -114,7 +118,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
     settings = config.recorded() | view.layer.recorded() | {
         "features": view.description,
         "head": "mean" if config.head is None else config.head, "patch_size": encoder.patch_size, "data": str(data),
-        "images": len(images), "images_without_boxes": len(all_images) - len(images),
+        "images": len(images), "images_without_boxes": num_without,
     }  # fmt: skip
     del settings["facet"]  # recorded as `features`
     return Result("discover", metrics, rows, settings, pictures=pictures, per_image=per_image)

@@ -7,11 +7,11 @@ from annotated_types import Ge, MinLen
 from pydantic import PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, settings
-from selfpatch.evaluation.config import FrozenConfig
+from selfpatch.evaluation.config import FrozenConfig, LimitConfig
 
 
 @settings
-class RetrievalConfig(FrozenConfig):
+class RetrievalConfig(FrozenConfig, LimitConfig):
     """Image retrieval (revisited Oxford and Paris): database images ranked by the cosine of image features.
 
     mAP and mean precision are given for easy, medium and hard.
@@ -40,6 +40,8 @@ class RetrievalConfig(FrozenConfig):
     """Crop queries to their boxes, as revisited Oxford and Paris define them; DINO's released code does not."""
     resampling: Literal["lanczos", "bicubic"] = "lanczos"
     """Interpolation of the resize."""
+    limit: PositiveInt | None = None
+    """Number of database images, evenly spread; defaults to all. Queries keep those of their images that are left."""
     multiscale: bool = False
     """Average the features at scales 1, 0.71 and 0.5, as DINO's released code can."""
     ks: Annotated[tuple[PositiveInt, ...], MinLen(1)] = (1, 5, 10)

@@ -12,7 +12,7 @@
 Nothing is unpickled, because a pickle can run any code.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -23,6 +23,7 @@ from selfpatch.config.json_schema import FourCoordinates, Id, LongList, check_js
 from selfpatch.core.folders import stems_in
 from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text_files import read_json
+from selfpatch.data.images import evenly_spread
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in pixels."""
@@ -61,6 +62,21 @@ class RetrievalSet:
 
     database: list[Path]
     queries: list[Query]
+
+    def limited(self, num_images: int | None) -> "RetrievalSet":
+        """Return at most `num_images` of the database, evenly spread, and what is left of each query's images."""
+        if num_images is None:
+            return self
+        kept = evenly_spread(np.arange(len(self.database)), num_images)
+        new = np.full(len(self.database), -1)
+        new[kept] = np.arange(len(kept))
+
+        def left(numbers: np.ndarray) -> np.ndarray:
+            found = new[numbers]
+            return found[found >= 0]
+
+        queries = [replace(q, easy=left(q.easy), hard=left(q.hard), junk=left(q.junk)) for q in self.queries]
+        return RetrievalSet([self.database[i] for i in kept], queries)
 
 
 def open_retrieval(data: str | Path) -> RetrievalSet:

@@ -52,7 +52,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: RetrievalConfig, output
     """
     if len(encoder.mean) != 3:
         raise ValueError(f"the encoder takes images of {len(encoder.mean)} channels; retrieval needs one of RGB images")
-    images = open_retrieval(data)
+    images = open_retrieval(data).limited(config.limit)
     if config.crop_queries and any(query.box is None for query in images.queries):
         raise ValueError(f"{data} has queries without bbx; give --no-crop-queries, or add their boxes to gnd")
     settings = config.recorded() | {"data": str(data), "images": len(images.database), "queries": len(images.queries)}

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, DataName, Seed, Workers, settings
-from selfpatch.evaluation.config import DenseConfig, EvaluationConfig
+from selfpatch.evaluation.config import DenseConfig, LimitConfig
 
 Method = Literal["knn", "linear", "logistic", "kmeans", "finetune", "fpn", "upernet"]
 Kind = Literal[
@@ -14,7 +14,7 @@ Kind = Literal[
 
 
 @settings
-class SegmentationConfig(EvaluationConfig):
+class SegmentationConfig(LimitConfig):
     """Semantic segmentation with patch features: mIoU, aAcc, mAcc.
 
     Methods: knn (patches take the labels of the most similar training patches), linear (a 1x1 convolution on frozen
@@ -36,8 +36,6 @@ class SegmentationConfig(EvaluationConfig):
     """Kind of the data set; if not given, it is found from the layout of the folder."""
     test_split: str = "val"
     """Name of the split to score."""
-    limit: PositiveInt | None = None
-    """Number of images per split, evenly spread; defaults to all."""
     seed: Seed = 0
     """Random seed of everything that is drawn."""
     absent_as_zero: bool = False

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
+from pydantic import PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, DataName, settings
-from selfpatch.evaluation.config import LayerConfig
+from selfpatch.evaluation.config import LayerConfig, LimitConfig
 
 Year = Literal[2016, 2017]
 Rounding = Literal["released", "nearest", "up"]
@@ -22,7 +23,7 @@ _DINOV3: dict[str, Any] = {
 
 
 @settings
-class DAVISConfig(LayerConfig):
+class DAVISConfig(LayerConfig, LimitConfig):
     """Video object segmentation (DAVIS, YouTube-VOS, MOSE): masks propagated by patch features, scored by J and F.
 
     `--weights baseline:first-mask` measures the baseline that repeats the first mask.
@@ -92,6 +93,8 @@ class DAVISConfig(LayerConfig):
     """Sequences to evaluate; defaults to DAVIS' val.txt, or to all videos."""
     sequence_list: DataName | None = None
     """Text file with the sequences to evaluate, one a line, e.g. a part of YouTube-VOS' training set."""
+    limit: PositiveInt | None = None
+    """Number of sequences, evenly spread; defaults to all. `sequences` names them."""
     late_objects: bool = True
     """Follow objects that start after the first one too (YouTube-VOS and MOSE); DINOv3 ignores them."""
 

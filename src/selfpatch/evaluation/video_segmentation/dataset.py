@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text_files import numbered_lines
+from selfpatch.data.images import limited
 from selfpatch.evaluation.video_segmentation.clip import Clip
 from selfpatch.evaluation.video_segmentation.config import DAVISConfig, Year
 from selfpatch.evaluation.video_segmentation.video_folders import open_video_folders
@@ -41,7 +42,7 @@ def open_clips(data: str | Path, config: DAVISConfig) -> Sequence[Clip]:
         )
     if not clips:
         raise ValueError(f"no sequences to evaluate in {root}; the image set is empty")
-    return list({clip.name: clip for clip in clips}.values())
+    return limited([*{clip.name: clip for clip in clips}.values()], config.limit)
 
 
 def _named(config: DAVISConfig) -> list[tuple[str, str]] | None:

@@ -6,11 +6,11 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from selfpatch.config.schema import SPEED_ONLY, Fraction, Size, settings
 from selfpatch.config.sections import GlobalCropConfig
-from selfpatch.evaluation.config import DenseConfig
+from selfpatch.evaluation.config import DenseConfig, LimitConfig
 
 
 @settings
-class ViewMatchingConfig(DenseConfig, GlobalCropConfig):
+class ViewMatchingConfig(DenseConfig, LimitConfig, GlobalCropConfig):
     """View matching: share of patches that are found in another view of the same image; needs no labels.
 
     Both views are augmented as global crops in pre-training.
@@ -26,8 +26,6 @@ class ViewMatchingConfig(DenseConfig, GlobalCropConfig):
     """Probabilities of blur in the first and in the second view."""
     solarize: tuple[Fraction, Fraction] = (0.0, 0.2)
     """Probabilities of solarization in the first and in the second view."""
-    limit: PositiveInt | None = None
-    """Number of images, evenly spread; defaults to all."""
     seed: NonNegativeInt = 0
     """Random seed of the views."""
     encode_batch: Annotated[PositiveInt, SPEED_ONLY] = 64

@@ -60,13 +60,14 @@ def evaluate(encoder: Encoder, data: str | Path, config: FinetuneConfig, output:
     if config.rand_augment and len(encoder.mean) != 3:
         raise ValueError(f"RandAugment is for 3 channels, not {len(encoder.mean)}; set rand_augment to 0")
     check_crop(encoder, config)
-    train, test = open_splits(Path(data).expanduser())
+    train, test = open_splits(Path(data).expanduser(), config.limit)
     train = with_labels(train, config.labels, config.seed)
     config = replace(config, batch_size=min(config.batch_size, len(train)))
     settings = config.recorded()
     recorded = settings | {"data": str(data)}
     classifier = Classifier(encoder, len(train.classes), config).to(encoder.device)
     learned = {**settings, "train": train.fingerprint, "network": encoder_identity(encoder)}
+    del learned["limit"]  # told by the fingerprint, so that trainings of versions without the setting go on
     if config.head_layers:
         learned["projection"] = network_sha256(classifier.head)
     shape = (config.encode_batch, len(encoder.mean), config.crop, config.crop)

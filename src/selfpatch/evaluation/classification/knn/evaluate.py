@@ -26,7 +26,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
     Raises:
         ValueError: a split or class is missing, a test class has no training images, or every k exceeds their number.
     """
-    train, test = open_splits(Path(data).expanduser())
+    train, test = open_splits(Path(data).expanduser(), config.limit)
     usable = [k for k in config.ks if k <= len(train)]
     if not usable:
         raise ValueError(

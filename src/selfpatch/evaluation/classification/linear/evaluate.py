@@ -56,7 +56,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: LinearConfig, output: O
         ValueError: data or settings do not fit, a training image cannot be read, or the folder holds another training.
     """
     check_crop(encoder, config)
-    train, test = open_splits(Path(data).expanduser())
+    train, test = open_splits(Path(data).expanduser(), config.limit)
     train = with_labels(train, config.labels, config.seed)
     features = FrozenFeatures(encoder, blocks=config.blocks, mean_patch=config.mean_patch, precision=config.precision)
     batch_size = min(config.batch_size, len(train))
@@ -72,6 +72,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: LinearConfig, output: O
     with evaluating(encoder):
         source = (RandomCropFeatures if config.crops == "random" else CachedFeatures)(train, crops)
         learned = {**settings, "train": train.fingerprint, "network": encoder_identity(encoder)}
+        del learned["limit"]  # told by the fingerprint, so that trainings of versions without the setting go on
         training = _HeadTraining(source, features, len(train.classes), config, learned, output)
         rows = training.compare_lrs(train) if len(config.lrs) > 1 else []
         lr = float(max(rows, key=lambda row: row["held-out top-1"])["lr"]) if rows else config.lrs[0]
