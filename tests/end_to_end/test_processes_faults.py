@@ -23,11 +23,7 @@ from tests.helpers.warm_fork import WarmProcess, warm_server
 STEPS = 6
 OPTIONS = [*TINY, *"--epochs 3 --backbone.drop-path 0 --loader.workers 0 --checkpoint.every-steps 1".split()]
 CELLS = list(itertools.product(("ddp", "fsdp"), (1, 2), ("same", "other"), ("kill", "terminate", "preempt", "full")))
-SOME = [
-    ("fsdp", 2, "other", "kill"),
-    ("fsdp", 2, "same", "preempt"),
-    ("fsdp", 2, "same", "full"),
-]
+SOME = [("fsdp", 2, "other", "kill"), ("fsdp", 2, "same", "full")]
 """Cells that the test suite tries; SELFPATCH_FAULTS=all tries all of them."""
 BOUND = 60
 """Seconds in which all processes end after a fault, on cores that do other work; the tests print the true ones."""
@@ -134,21 +130,17 @@ def launch(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["fsdp"])
-def test_torchrun_restarts_a_run_by_itself(
-    photos: Path, cache: Path, expected: list[float], tmp_path: Path, parallel: str
-) -> None:
-    """A rank is killed twice; the same command goes on from the newest checkpoint each time."""
+def test_torchrun_restarts_a_run_by_itself(photos: Path, cache: Path, expected: list[float], tmp_path: Path) -> None:
+    """A rank is killed; the same command goes on from the newest checkpoint."""
     out = tmp_path / "run"
-    words = ["pretrain", "--data", photos, "--out", out, "--parallel", parallel, *OPTIONS]
+    words = ["pretrain", "--data", photos, "--out", out, "--parallel", "fsdp", *OPTIONS]
     process = launch(cache, words)
-    for step in (2, 4):
-        wait_for_checkpoint(process, out, step)
-        os.kill(children(process.pid)[-1], signal.SIGKILL)
+    wait_for_checkpoint(process, out)
+    os.kill(children(process.pid)[-1], signal.SIGKILL)
     assert process.wait(120) == 0
     assert losses(out) == pytest.approx(expected, rel=1e-3)
     starts = json.loads((out / "history.json").read_text())
-    assert len(starts) == 3
+    assert len(starts) == 2
 
 
 def free_port() -> int:
