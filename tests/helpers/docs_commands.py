@@ -21,6 +21,7 @@ PLACEHOLDERS = {
     "evaluate NAME": "evaluate davis",
     "--preset P": "--preset dinov3",
     "--objective NAME": "--objective sere",
+    "--recipe NAME": "--recipe small-1k",
     "recipes NAME": "recipes samples",
     "--crops.*": "",
     "...": "",
