@@ -10,6 +10,7 @@ import yaml
 import selfpatch
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.cli.main import main
+from selfpatch.training.report import MEASURES
 from tests.helpers.upload_hub import TOKEN, UploadHub
 
 
@@ -51,7 +52,7 @@ def test_push_to_hub(
     assert {"selfpatch", "dino"} <= {*fields["tags"]}
     assert 'timm.create_model("hf-hub:someone/net", pretrained=True)' in body
     assert "| training images | 24 |" in body
-    assert "| patches matched across views | " in body
+    assert f"| {MEASURES['view_matching']} | " in body
     assert str(run.parent) not in card
     assert not any(TOKEN.encode() in content for content in hub.files.values())
     assert TOKEN not in shown + printed
