@@ -24,6 +24,7 @@ from selfpatch.experiments.suite import evaluate_suite
 from selfpatch.models.debiased import debiased
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.layer_encoder import LayerEncoder
+from tests.evaluation.retrieval.conftest import write_retrieval
 from tests.helpers.block_images import write_blocks
 from tests.helpers.labelled_images import coloured_folder, tiny_encoder
 from tests.helpers.workers import WorkerPool
@@ -210,10 +211,18 @@ CLASSIFY = """
 """
 
 
-@pytest.mark.parametrize("suite", [SEGMENT, CLASSIFY])
+RETRIEVE = """
+- retrieval: {data: %s, resolution: 48, ks: [1], max_pictures: 0}
+- retrieval: {data: %s, resolution: 48, ks: [2], max_pictures: 0}
+"""
+
+
+@pytest.mark.parametrize("suite", [SEGMENT, CLASSIFY, RETRIEVE])
 def test_a_suite_encodes_each_image_once(tmp_path: Path, suite: str) -> None:
     data = tmp_path / "data"
-    if suite == SEGMENT:
+    if suite == RETRIEVE:
+        num_images = len([*(write_retrieval(data) / "jpg").iterdir()])
+    elif suite == SEGMENT:
         write_blocks(data)
         num_images = len([*(data / "images").rglob("*.png")])
     else:

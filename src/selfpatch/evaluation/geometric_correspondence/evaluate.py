@@ -13,6 +13,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.degenerate import check_degenerate, check_patches
 from selfpatch.evaluation.encoders import dense_encoder
+from selfpatch.evaluation.feature_cache import cached
 from selfpatch.evaluation.geometric_correspondence.config import NAVIConfig
 from selfpatch.evaluation.geometric_correspondence.dataset import Pair, open_pairs
 from selfpatch.evaluation.geometric_correspondence.metrics import (
@@ -56,7 +57,8 @@ class _DensePoints:
         """Return the features [m, D] of the object's points: patch features interpolated (bicubic) to all points."""
         image = normalise(surface.pixels[None].to(self.layer.device), self.layer.mean, self.layer.std)
         side = len(surface.points)
-        features = F.interpolate(self.patches(image).float(), (side, side), mode="bicubic")[0].movedim(0, -1)
+        patches = cached(self.dense, image, "whole", lambda: self.patches(image)[0].movedim(0, -1).float())  # [h, w, D]
+        features = F.interpolate(patches.movedim(-1, 0)[None], (side, side), mode="bicubic")[0].movedim(0, -1)
         return features[surface.mask.to(features.device)]
 
 

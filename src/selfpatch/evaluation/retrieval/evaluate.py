@@ -1,6 +1,7 @@
 """Image retrieval on revisited Oxford and Paris (arXiv 1803.11285), as in DINO's released code."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.degenerate import check_images
 from selfpatch.evaluation.encoders import in_precision
+from selfpatch.evaluation.feature_cache import cached
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
 from selfpatch.evaluation.retrieval.config import RetrievalConfig
@@ -131,9 +133,13 @@ def image_feature(encoder: Encoder, image: Image.Image, config: RetrievalConfig)
     features = []
     for scale in SCALES if config.multiscale else SCALES[:1]:
         scaled = pixels if scale == 1 else F.interpolate(pixels, scale_factor=scale, mode="bilinear")
-        trimmed_image = trimmed(scaled, encoder.patch_size, centre=config.trim == "centre")
-        features.append(checked_features(encoder.image(trimmed_image), trimmed_image)[0].float())
+        whole = trimmed(scaled, encoder.patch_size, centre=config.trim == "centre")
+        features.append(cached(encoder, whole, "image feature", partial(_encoded, encoder, whole)))
     return torch.stack(features).mean(0)
+
+
+def _encoded(encoder: Encoder, image: Tensor) -> Tensor:
+    return checked_features(encoder.image(image), image)[0].float()
 
 
 def trimmed(pixels: Tensor, patch: int, *, centre: bool) -> Tensor:
