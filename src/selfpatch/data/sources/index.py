@@ -72,8 +72,8 @@ class ImageIndex:
         if path.is_file():
             return cls(path.absolute().parent, cached(search, path.absolute(), cache_dir))
         raise ValueError(
-            f"no folder or file {str(source)!r}; give a folder of images, a text file with one path a line, "
-            "a .tar, .zip or .parquet file, or a URL"
+            f"no folder or file {str(source)!r}; give a folder of images, or a text file with one path a line, "
+            "or a .tar shard, a .zip or .parquet file, or a URL"
         )
 
     def require_files(self) -> None:
