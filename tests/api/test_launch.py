@@ -1,4 +1,4 @@
-"""Jobs by submitit: the variables of their processes, a pre-empted job that goes on, failures, the script for Slurm."""
+"""Jobs by submitit: the variables of their processes, a pre-empted job that goes on, the script for Slurm."""
 
 from __future__ import annotations
 
@@ -12,21 +12,17 @@ import pytest
 
 from selfpatch.api.launch import LaunchConfig, SlurmConfig, batch_script, failed_processes, output_of, submit
 from tests.helpers import launched_jobs
+from tests.helpers.elastic import children
 
 TWO = LaunchConfig(executor="local", gpus_per_node=0, processes_per_node=2)
-
-
-def launch(function: Callable[[str], None], tmp_path: Path) -> tuple[str, list[int]]:
-    """Run a job of two processes to its end; what the first wrote, and which failed."""
-    job = submit(function, str(tmp_path), TWO, tmp_path / "job", "test")
-    return "".join(output_of(job, 0.02)), list(failed_processes(job))
 
 
 @pytest.mark.slow
 def test_processes_have_the_variables_of_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    _, failed = launch(launched_jobs.leave_mark, tmp_path)
-    assert failed == []
+    job = submit(launched_jobs.leave_mark, str(tmp_path), TWO, tmp_path / "job", "test")
+    assert list(output_of(job, 0.02))
+    assert failed_processes(job) == []
     marks = [(tmp_path / str(rank)).read_text() for rank in range(2)]
     assert marks[0].startswith("0 2 0 2 1 1000 "), "one thread; a run is continued"
     assert marks[1].startswith("1 2 1 2 1 1000 ")
@@ -44,18 +40,6 @@ def test_a_pre_empted_job_goes_on(tmp_path: Path) -> None:
     assert "Requeued job" in text
     assert [mark.read_text() for mark in marks] == ["saved, done"] * 2
     assert failed_processes(job) == []
-
-
-@pytest.mark.slow
-def test_every_failure_is_noticed(tmp_path: Path) -> None:
-    _, failed = launch(launched_jobs.fail, tmp_path)
-    assert failed == [0, 1]
-    assert "no such image" in next(path for path in (tmp_path / "job").glob("*_1_log.out")).read_text()
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has started, on Linux."""
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def wait_until(what: Callable[[], bool], seconds: float = 240) -> None:

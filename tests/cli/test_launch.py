@@ -12,10 +12,13 @@ import pytest
 
 from selfpatch.api.launch import output_of
 from selfpatch.cli.main import main
-from tests.api.test_launch import children, wait_until
-from tests.helpers.command_line import TINY, differences, final_state, start
+from tests.api.test_launch import wait_until
+from tests.helpers import forked_launch
+from tests.helpers.command_line import TINY, differences, environment, final_state
 from tests.helpers.command_line import run as run_warm
+from tests.helpers.elastic import children
 from tests.helpers.launched_jobs import fail, save_the_run
+from tests.helpers.warm_fork import warm_server
 
 STUB = """#!/bin/sh
 cat "$1" > {queue}
@@ -134,6 +137,7 @@ def test_a_failed_job_says_how_it_continues(
     assert main(words) == 2
     error = capsys.readouterr().err
     assert f"2 of 2 processes failed, as {tmp_path}/job tells; to continue: selfpatch {' '.join(words)}\n" in error
+    assert "no such image" in next((tmp_path / "job").glob("*_1_log.out")).read_text()
 
 
 def steps_done(out: Path) -> int:
@@ -150,7 +154,8 @@ def test_a_pre_empted_training_goes_on_exactly(photos: Path, tmp_path: Path) -> 
     done = run_warm(tmp_path, *words, str(whole), processes=2)
     assert done.returncode == 0, done.stderr
 
-    process = start(tmp_path, "launch", *LOCAL, "--", *words, str(out))
+    arguments = (*LOCAL, "--", *words, str(out))
+    process = warm_server().start(forked_launch.launch, arguments, environment=environment(tmp_path))
     wait_until(lambda: steps_done(out) >= 3 or process.poll() is not None)
     (controller,) = children(process.pid)
     os.kill(children(controller)[1], signal.SIGUSR2)

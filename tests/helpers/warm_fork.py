@@ -170,11 +170,25 @@ def _serve(requests: socket.socket) -> NoReturn:
     os.close(status)
     os.setsid()
     os.chdir(cwd)
+    function, args = pickle.loads(call)
+    become(environment, streams, function, *args)
+
+
+def become(
+    environment: Mapping[str, str], streams: Sequence[int], function: Callable[..., int | None], *args: Any
+) -> NoReturn:
+    """Run `function(*args)` as a process of its own would, and end with its exit code.
+
+    Args:
+        environment: environment of the process.
+        streams: descriptors of its standard streams, which are closed.
+        function: returns the exit code; None is 0.
+        args: its arguments.
+    """
     os.environ.clear()
     os.environ.update(environment)
     _replace_streams(streams)
     try:
-        function, args = pickle.loads(call)
         code = int(function(*args) or 0)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)

@@ -186,11 +186,9 @@ def batch_script(config: LaunchConfig, folder: Path, name: str) -> str:
 def _require_gpus(number: int) -> None:
     import torch
 
-    if 0 < torch.cuda.device_count() < number:
-        raise ValueError(
-            f"gpus_per_node is {number}, but this machine has {torch.cuda.device_count()}; use --gpus-per-node "
-            f"{torch.cuda.device_count()}"
-        )
+    present = torch.cuda.device_count()
+    if 0 < present < number:
+        raise ValueError(f"gpus_per_node is {number}, but this machine has {present}; use --gpus-per-node {present}")
 
 
 def _executor(config: LaunchConfig, folder: Path, name: str, *, dry_run: bool = False) -> Any:

@@ -16,7 +16,7 @@ from selfpatch.api.encoder import untrained_encoder
 from selfpatch.api.first_checks import batch_note, recipe_for
 from selfpatch.api.fit_epochs import fit_epochs, long_warmup
 from selfpatch.api.interrupted import Interrupted
-from selfpatch.api.restarted import begun_run
+from selfpatch.api.restarted import begun_run, resolved_data
 from selfpatch.checkpoints.checkpoint_store import load_checkpoint
 from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
 from selfpatch.checkpoints.run_dir import RunDirectory
@@ -28,7 +28,6 @@ from selfpatch.core.dry_run import dry_run as dry_running
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.machine import autocast_dtype, precision_warning
 from selfpatch.core.text import shell
-from selfpatch.data.sources.remote import is_url
 from selfpatch.models.anchor import Anchor
 from selfpatch.models.backbones.config import backbone_config_from_dict
 from selfpatch.models.branch import Branch
@@ -187,8 +186,7 @@ def _network_of_newest(run: RunDirectory, config: RunConfig) -> StudentTeacher |
 def _new_run(config: RunConfig, data: TrainingData) -> RunDirectory:
     """Make the run directory; in a dry run, only check that it can be made."""
     out = distributed.broadcast_from_main(config.out or str(_free_folder(config)))
-    is_name = config.data == SAMPLES or is_url(config.data)
-    source = config.data if is_name else str(Path(config.data).expanduser().resolve())
+    source = resolved_data(config.data)
     folder = Path(out).expanduser().resolve()
     if config.data != SAMPLES and Path(source).is_dir() and Path(source) in folder.parents:
         raise ValueError(

@@ -6,8 +6,10 @@ from typing import Any
 
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.run import SAMPLES, RunConfig
+from selfpatch.config.schema import flat
 from selfpatch.core import distributed
 from selfpatch.core.torchrun import max_restarts
+from selfpatch.data.sources.remote import is_url
 
 RESOLVED = ("data", "out", "epochs", "minutes", "loss_weights", "loader.render")
 """Settings that a run records in another form than the command gives them."""
@@ -49,19 +51,15 @@ def begun_run(config: RunConfig) -> tuple[RunDirectory, RunConfig] | None:
     return run, replace(saved, **chosen, loader=replace(saved.loader, workers=config.loader.workers))
 
 
+def resolved_data(data: str) -> str:
+    """Return data as a run records them: a path in full, samples and URLs by their names."""
+    is_name = data == SAMPLES or is_url(data)
+    return data if is_name else str(Path(data).expanduser().resolve())
+
+
 def _deciding(config: RunConfig) -> dict[str, Any]:
     """Return the settings that decide a training, by dotted name."""
-    data = config.data if config.data == SAMPLES else str(Path(config.data).expanduser().resolve())
-    flat: dict[str, Any] = {}
-
-    def add(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for name, part in value.items():
-                add(f"{prefix}.{name}" if prefix else str(name), part)
-        else:
-            flat[prefix] = value
-
-    add("", config.to_dict())
     left_out = {*FREE, *RESOLVED, "loader.workers"}
-    kept = {name: value for name, value in flat.items() if not {name, name.partition(".")[0]} & left_out}
-    return kept | {"data": data}
+    values = flat(config.to_dict())
+    kept = {name: value for name, value in values.items() if not {name, name.partition(".")[0]} & left_out}
+    return kept | {"data": resolved_data(config.data)}

@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from selfpatch.core.atomic_io import clear_error, write_atomically
+from selfpatch.core.atomic_io import clear_error, sync_folder, write_atomically
 from selfpatch.core.distributed import is_distributed
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.text_files import read_text
@@ -132,24 +132,10 @@ def _writer(path: Path, description: Mapping[str, Any], published: Callable[[], 
                 os.replace(path, older)
                 shutil.rmtree(older, ignore_errors=True)
             os.replace(folder, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
             published()
 
     return Writer(str(temporary(path)), save_distributed=True)
-
-
-def _sync_folder(path: Path) -> None:
-    """Make a renaming survive a power cut, if the file system can."""
-    try:
-        folder = os.open(path, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(folder)
-    except OSError:
-        pass
-    finally:
-        os.close(folder)
 
 
 def description_of(path: Path) -> dict[str, Any]:

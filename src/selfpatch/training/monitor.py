@@ -1,4 +1,4 @@
-"""What a training tells of itself: records of losses and metrics, the progress bar, and warnings."""
+"""Records of losses and metrics of a training, its progress bar, and its warnings."""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping

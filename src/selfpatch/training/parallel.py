@@ -49,14 +49,15 @@ def shard(student_teacher: StudentTeacher, device: torch.device, precision: torc
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    anchor, known = student_teacher.anchor, {id(p) for p in student_teacher.student.parameters()}
-    for branch in (student_teacher.teacher, *([] if anchor is None else [anchor.branch])):
+    student, *others = _branches(student_teacher)
+    known = {id(p) for p in student.parameters()}
+    for branch in others:
         _unshare(branch, known)
     student_teacher.teacher_form = (_without_values(student_teacher.teacher),)
     mesh = init_device_mesh(device.type, (world_size(),))
     exact = MixedPrecisionPolicy(cast_forward_inputs=False)
     low = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for branch in (student_teacher.student, student_teacher.teacher, *([] if anchor is None else [anchor.branch])):
+    for branch in (student, *others):
         blocks = branch.backbone.blocks()
         if branch is student_teacher.teacher and student_teacher.needs.class_attention:
             blocks = blocks[:-1]  # whose parts are called one by one
@@ -90,9 +91,7 @@ def memory_when_shared(
     if parallel == "ddp" or processes == 1:
         memory = {"parameters and buffers": stored + buffers, "gradients": trained, "optimizer state": states * trained}
         return memory | ({"buckets of gradients": trained} if processes > 1 else {})
-    anchor = student_teacher.anchor
-    branches = (student_teacher.student, student_teacher.teacher, *([] if anchor is None else [anchor.branch]))
-    blocks = [[*block.parameters()] for branch in branches for block in branch.backbone.blocks()]
+    blocks = [[*block.parameters()] for branch in _branches(student_teacher) for block in branch.backbone.blocks()]
     within = {id(p): p for block in blocks for p in block}
     outside = [p for p in parameters if id(p) not in within]
     whole = 4 * sum(p.numel() for p in outside) + 4 * sum(p.numel() for p in outside if p.requires_grad)
@@ -185,6 +184,12 @@ def _norm_in_type_of_input(module: nn.Module) -> None:
     for part in module.modules():
         if type(part) is nn.LayerNorm and part.bias is not None:
             part.__class__ = _LayerNorm
+
+
+def _branches(student_teacher: StudentTeacher) -> list[Branch]:
+    """Return student, teacher and, if there is one, the anchor."""
+    anchor = student_teacher.anchor
+    return [student_teacher.student, student_teacher.teacher, *([] if anchor is None else [anchor.branch])]
 
 
 def _unshare(branch: Branch, known: set[int]) -> None:
