@@ -82,7 +82,7 @@ class Row:
     saving: Saving
     """`none`, `file` or `sharded`, which is written in the background; the latter two after every other step."""
     step_seconds: float
-    """Median of the steps."""
+    """Median of all steps, with those waits for a checkpoint that follow them."""
     saving_seconds: float
     """Median time that the loop spends in a step after which a checkpoint is due; 0 without."""
     peak_memory: int | None
@@ -151,8 +151,8 @@ def main() -> None:
             if distributed.is_main_process():
                 memory = "" if row.peak_memory is None else f", {row.peak_memory / 1e9:.1f} GB"
                 console.print(
-                    f"{row.kind}, saving {row.saving}: {row.step_seconds:.3f} s a step, of which "
-                    f"{row.saving_seconds:.3f} s wait for a checkpoint{memory}"
+                    f"{row.kind}, saving {row.saving}: {row.step_seconds:.3f} s a step, "
+                    f"{row.saving_seconds:.3f} s wait for each checkpoint{memory}"
                 )
                 if config.out is not None:  # what is known is kept if a limit of time ends the process
                     content = {"machine": describe_machine(device), "processes": distributed.world_size()}
