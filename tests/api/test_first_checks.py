@@ -25,7 +25,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["small-sere-ibot", "small-selfpatch-moby-swin", "selfpatch-dino-vits16", None])
 def test_a_batch_fits_sixty_photographs(name: str | None, photos: Path) -> None:
     config = recipe_for(str(photos), name).override({"data": str(photos)})
-    assert config.recipe == (name or "small-1k")
+    assert config.recipe == (name or "small-pairs")
     assert config.batch_size == 16
     check_run(config)
     usual = load_recipe(config.recipe).batch_size

@@ -55,12 +55,12 @@ def accept(*arguments: Any, **_: Any) -> NoReturn:
 def only_parsing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for function in WORK:
         monkeypatch.setattr(function, accept)
-    monkeypatch.setattr("selfpatch.api.first_checks.recipe_for", lambda data, recipe: load_recipe(recipe or "small-1k"))
+    monkeypatch.setattr("selfpatch.api.first_checks.recipe_for", lambda data, recipe: load_recipe(recipe or "small-pairs"))
     monkeypatch.setattr("selfpatch.api.first_checks.check_run", lambda config: None)
     monkeypatch.setattr("selfpatch.cli.parsing.require_weights", lambda weights: None)
     monkeypatch.syspath_prepend(REPOSITORY)
     monkeypatch.chdir(tmp_path)
-    Path("mine.yaml").write_text("extends: small-1k\nepochs: 50\n")
+    Path("mine.yaml").write_text("extends: small-pairs\nepochs: 50\n")
 
 
 def complaint(command: str, capsys: pytest.CaptureFixture[str]) -> str | None:

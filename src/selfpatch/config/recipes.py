@@ -72,5 +72,5 @@ def choose_recipe(num_images: int, data: str) -> str:
     """Return the name of the recipe for a data set of `num_images` images, where none was named."""
     if data == SAMPLES:
         return "samples"
-    sizes = {3_000: "small-1k", 30_000: "small-10k", 500_000: "small-100k"}
+    sizes = {3_000: "small-pairs", 30_000: "small-10k", 500_000: "small-100k"}
     return next((name for limit, name in sizes.items() if num_images <= limit), "selfpatch-dino-vits16")
