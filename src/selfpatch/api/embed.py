@@ -73,8 +73,8 @@ def embed(
 
     Args:
         weights: weights as `selfpatch.load` takes them, an encoder, or a function of normalised images.
-        data: folder of images, tar shard, or text file that lists images, folders and shards; or a video; or a folder
-            of videos, with `fps` or `every`.
+        data: folder of images, tar shard, zip archive, Parquet file, text file that lists any of these, or URL of one;
+            or a video; or a folder of videos, with `fps` or `every`.
         out: file whose suffix chooses the format: .safetensors, .npz, .parquet or .zarr, see `embedding.formats`.
         config: settings; if None, the defaults.
         device: as `selfpatch.load` takes it.

@@ -178,7 +178,7 @@ def batch_script(config: LaunchConfig, folder: Path, name: str) -> str:
     """Return the script that `submit` would give to sbatch, or without Slurm a sentence; nothing is written."""
     if config.executor == "local":
         _require_gpus(config.gpus_per_node)
-        return f"{config.num_processes} processes start on this machine"
+        return f"processes that start on this machine: {config.num_processes}"
     executor = _executor(config, folder, name, dry_run=True)
     return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
 

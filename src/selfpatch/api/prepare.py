@@ -45,7 +45,7 @@ def prepare(
     again, and gives the same files. Images keep the order of the source. Damaged ones are left out and listed.
 
     Args:
-        data: folder of images, tar shard, or text file that lists images, folders and shards.
+        data: folder of images, tar shard, zip archive, Parquet file, text file that lists any of these, or URL of one.
         out: folder for the shards, and for the files that `data.prepare.summary` documents.
         config: settings; if None, the defaults.
         progress: called with a description, the number of images done, and the total.

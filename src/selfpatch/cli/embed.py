@@ -19,8 +19,8 @@ class EmbedOptions(DryRunOptions, NetworkOptions):
     """
 
     data: DataName
-    """Folder of images, tar shard, or text file that lists images, folders and shards; or a video, or a folder of
-    videos, with --fps or --every."""
+    """Folder of images, tar shard, zip archive, Parquet file, text file that lists any of these, or URL of one; or a
+    video; or a folder of videos, with --fps or --every."""
     out: Name
     """File to write; its suffix chooses the format: .safetensors, .npz, .parquet or .zarr."""
     config: Annotated[EmbedConfig, Flat] = EmbedConfig()

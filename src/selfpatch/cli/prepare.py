@@ -17,7 +17,7 @@ class PrepareOptions:
     """
 
     data: DataName
-    """Folder of images, tar shard, or text file that lists images, folders and shards."""
+    """Folder of images, tar shard, zip archive, Parquet file, text file that lists any of these, or URL of one."""
     out: Name
     """Folder for the shards, new or empty, or that of a call that was stopped."""
     config: Annotated[PrepareConfig, Flat] = PrepareConfig()

@@ -43,8 +43,8 @@ class RunConfig:
     """
 
     data: DataName = SAMPLES
-    """Folder of images and uncompressed .tar shards (any nesting), one shard, a text file that lists images, folders
-    and shards, or `samples` for the built-in photographs."""
+    """Folder of images and uncompressed .tar shards (any nesting), one shard, zip archive or Parquet file, a text file
+    that lists any of these, a URL of one, or `samples` for the built-in photographs."""
     out: Name | None = None
     """Run directory, new or empty; if not given, runs/<data>-<method>-<objective>."""
     channels: PositiveInt = 3

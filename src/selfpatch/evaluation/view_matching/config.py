@@ -17,7 +17,7 @@ class ViewMatchingConfig(DenseConfig, LimitConfig, GlobalCropConfig):
     """
 
     data_help: ClassVar[str] = (
-        "Images as pre-training takes them: a folder, a text file with one path a line, or shards."
+        "Images as pre-training takes them: a folder, shards, archives, a text file that lists any of these, or a URL."
     )
 
     resolution: Size = 224
