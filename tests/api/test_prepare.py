@@ -117,3 +117,17 @@ def test_a_source_without_readable_images_is_refused(tmp_path: Path) -> None:
 def test_the_summary(shards: Path) -> None:
     summary = json.loads((shards / "prepared.json").read_text())
     assert (summary["images"], summary["resized"], summary["request"]["max_side"]) == (12, 11, 32)
+
+
+@pytest.mark.parametrize("left", [".lock", ".records"])
+def test_what_a_killed_process_or_a_full_disk_left_is_no_other_file(photos: Path, tmp_path: Path, left: str) -> None:
+    (tmp_path / left).touch() if left == ".lock" else (tmp_path / left).mkdir()
+    assert selfpatch.prepare(photos, tmp_path, max_side=32, workers=0, limit=1).images == 1
+
+
+def test_small_images_of_a_parquet_file_get_an_ending(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"image": [photo(0, "png", (20, 20)), photo(1, "jpg", (20, 20))]}), tmp_path / "a.parquet")
+    selfpatch.prepare(tmp_path / "a.parquet", tmp_path / "out", workers=0)
+    index = ImageIndex.open(tmp_path / "out", tmp_path / "cache")
+    assert [index.name(i) for i in range(2)] == ["00000.tar/000000000.png", "00000.tar/000000001.jpg"]

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 Fault = Callable[[str, int], str | None]
-"""(path, number of the request) -> "500", "404", "429", "truncated", "cut", "hang" or None."""
+"""(path, number of the request) -> "500", "404", "429", "truncated", "cut", "hang", "redirect", "page" or None."""
 
 
 class RangeServer(http.server.ThreadingHTTPServer):
@@ -62,6 +62,14 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             self.send_response(int(fault))
             self.send_header("Content-Length", "0")
             self.end_headers()
+            return
+        if fault in ("redirect", "page"):
+            body = b'<a href="b/">b</a>' if fault == "page" and self.command == "GET" else b""
+            self.send_response(302 if fault == "redirect" else 200)
+            self.send_header("Location", self.path)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
             return
         if fault == "hang":
             time.sleep(3)

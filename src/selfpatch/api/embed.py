@@ -21,6 +21,7 @@ from selfpatch.core.lock import locked_by_main
 from selfpatch.core.types import Encoder
 from selfpatch.core.version import VERSION
 from selfpatch.data.images import NoneReadable
+from selfpatch.data.sources.remote import is_url
 from selfpatch.embedding.config import EmbedConfig
 from selfpatch.embedding.encode import columns_of, encode
 from selfpatch.embedding.formats import Array, FeatureTable, writer_of
@@ -143,7 +144,7 @@ def open_rows(data: str | Path, config: EmbedConfig) -> Rows:
         try:
             return ImageRows(data, config.limit)
         except ValueError as error:
-            videos = find_videos(data) if str(error).startswith("no images in ") else []
+            videos = find_videos(data) if str(error).startswith("no images in ") and not is_url(str(data)) else []
             if not videos:
                 raise
             raise ValueError(

@@ -12,6 +12,7 @@ import numpy as np
 
 from selfpatch.config.schema import override, recorded
 from selfpatch.core.atomic_io import make_folder, write_atomically
+from selfpatch.core.lock import FILE as LOCK
 from selfpatch.core.lock import locked
 from selfpatch.core.machine import num_cores
 from selfpatch.core.text_files import read_json
@@ -132,10 +133,13 @@ def _outcome(index: ImageIndex, i: int, config: PrepareConfig) -> _Outcome:
 
 def _require_own_folder(folder: Path, request: Mapping[str, Any]) -> None:
     """Raise ValueError for a folder that holds anything but the same preparation, complete or not."""
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir():
+        return
+    unfinished = folder / RECORDS / REQUEST
+    # A killed process leaves its lock, and a full disk the folder of the records.
+    if not unfinished.is_file() and {path.name for path in folder.iterdir()} <= {LOCK, RECORDS}:
         return
     complete = read_summary(folder)
-    unfinished = folder / RECORDS / REQUEST
     before = complete[0] if complete else read_json(unfinished) if unfinished.is_file() else None
     if before is None:
         raise ValueError(f"{folder} is not empty; give a new folder with --out")

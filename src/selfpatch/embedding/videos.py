@@ -21,7 +21,8 @@ from selfpatch.core.folders import files_below
 from selfpatch.data.decode.opening import check_size
 from selfpatch.data.decode.pillow import BadImage, Picture, as_bad_image
 from selfpatch.data.images import NoneReadable, evenly_spread
-from selfpatch.data.sources.image_files import open_regular
+from selfpatch.data.sources.regular import open_regular
+from selfpatch.data.sources.remote import is_url
 from selfpatch.embedding.config import EmbedConfig
 from selfpatch.embedding.rows import in_batches
 
@@ -60,8 +61,10 @@ def find_videos(source: str | Path) -> list[Path]:
     """Return the videos below a folder, sorted, or the one file.
 
     Raises:
-        ValueError: there is no such folder or file.
+        ValueError: there is no such folder or file, or it lies behind a URL.
     """
+    if is_url(str(source)):
+        raise ValueError(f"videos are not read over a network; copy {source} to this machine")
     path = Path(source).expanduser()
     if not path.exists():
         raise ValueError(f"no folder or file {str(source)!r}; give a video, or a folder of videos")

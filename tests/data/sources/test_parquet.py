@@ -91,3 +91,26 @@ def test_a_file_without_images_or_no_parquet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(ValueError, match=r"cannot read .*b\.parquet as Parquet: .*; fetch it again, or take it out"):
         ImageIndex.open(tmp_path / "b.parquet")
+
+
+def test_damage_behind_the_footer_names_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.parquet", {"image": IMAGES, "label": ["a", "b", "a", "b", "a", "b", "a"]})
+    content = bytearray(file.read_bytes())
+    footer = 8 + int.from_bytes(content[-8:-4], "little")
+    content[4:-footer] = bytes(len(content) - footer - 4)
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot read .*a\.parquet as Parquet: .*; fetch it again, or take it out"):
+        ImageIndex.open(file)
+
+
+def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array([b"1"]), pa.array([b"2"])], names=["image", "image"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"has several columns of one name \(image, image\); rename them"):
+        ImageIndex.open(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("features", [[1, 2], {"image": 3}, None])
+def test_metadata_of_any_form_is_passed_over(tmp_path: Path, features: Any) -> None:
+    file = write(tmp_path / "a.parquet", {"image": [b"1"]}, {} if features is None else features)
+    assert [*read(ImageIndex.open(file)).values()] == [b"1"]

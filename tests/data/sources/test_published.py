@@ -64,3 +64,20 @@ def test_shards_outside_of_the_folder_are_never_opened(folder: Path, tmp_path: P
     index = ImageIndex.open(folder, tmp_path / "cache2")
     with pytest.raises(ValueError, match=r"which leads out of its folder"):
         index.file(0)
+
+
+@pytest.mark.parametrize(
+    "extents", [np.zeros((0, 3), np.int64), np.zeros((12, 3), np.int64), np.full((12, 3), 99, np.int64)]
+)
+def test_images_outside_of_the_shards_are_refused(folder: Path, extents: np.ndarray) -> None:
+    """Plain files may have any path, also an absolute one."""
+    with np.load(folder / NAME) as stored:
+        arrays = dict(stored)
+    np.savez(folder / NAME, **arrays | {"extents": extents})
+    with pytest.raises(ValueError, match="an image lies in no shard; make it again"):
+        parse((folder / NAME).read_bytes(), NAME)
+
+
+def test_a_page_in_place_of_an_index() -> None:
+    with pytest.raises(ValueError, match=r"cannot read .*npz: it is no index; make it again"):
+        parse(b"<html>log in</html>", NAME)

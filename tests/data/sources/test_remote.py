@@ -10,6 +10,7 @@ import pytest
 
 from selfpatch.data.sources import remote
 from selfpatch.data.sources.remote import PATIENCE_VARIABLE, RemoteError, RemoteFile, is_url, read, read_all
+from selfpatch.data.sources.zips import zip_images
 from tests.helpers.range_server import RangeServer, serving
 
 pytest.importorskip("aiohttp")
@@ -103,3 +104,27 @@ def test_a_wrong_patience_is_refused(monkeypatch: pytest.MonkeyPatch, value: str
     monkeypatch.setenv(PATIENCE_VARIABLE, value)
     with pytest.raises(ValueError, match=f"SELFPATCH_REMOTE_SECONDS is '{value}'; set it to a number of seconds"):
         remote.patience()
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("redirect", "the server redirects without end"), ("hang", "the server does not answer in time")],
+)
+def test_servers_without_an_answer(server: RangeServer, fault: str, reason: str) -> None:
+    server.fault = lambda path, number: fault
+    with pytest.raises(RemoteError, match=rf"cannot read .*a\.bin: {reason}"):
+        read_all(f"{server.url}/a.bin")
+    assert len(server.requests) <= 20
+
+
+def test_a_page_that_links_to_itself_ends(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.fault = lambda path, number: "page"
+    monkeypatch.setattr(remote, "MAX_DEPTH", 3)
+    with pytest.raises(ValueError, match=r"/loop/b/b/b/b is more than 3 folders deep; give a URL further down"):
+        remote.list_below(f"{server.url}/loop")
+
+
+def test_an_archive_on_a_server_that_fails_is_not_called_damaged(server: RangeServer) -> None:
+    server.fault = lambda path, number: None if number == 1 else "500"
+    with RemoteFile(f"{server.url}/a.bin") as file, pytest.raises(RemoteError, match=r"cannot read .*500"):
+        zip_images(io.BufferedReader(file), "a.zip", bool)

@@ -110,3 +110,13 @@ def test_a_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     file = ImageIndex.open(tmp_path / "a.zip", tmp_path / "cache").file(0)
     with pytest.raises(OSError, match=r"has more than 225536 bytes \(see SELFPATCH_MAX_PIXELS\)"):
         file.read()  # type: ignore[union-attr]
+
+
+def test_an_image_outside_of_the_archive_is_refused(tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "a.zip", zipfile.ZIP_STORED)
+    content = bytearray(archive.read_bytes())
+    entry = content.find(b"PK\1\2")
+    content[entry + 42 : entry + 46] = (10**6).to_bytes(4, "little")
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match=r"b/2\.jpg lies outside of it; fetch it again"):
+        ImageIndex.open(archive, tmp_path / "cache")

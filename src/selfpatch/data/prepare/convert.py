@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from selfpatch.data.decode.opening import open_stream
+from selfpatch.data.decode.opening import open_image, open_stream
 from selfpatch.data.decode.pillow import as_bad_image, read_image
 from selfpatch.data.prepare.near_duplicates import perceptual_hash
 from selfpatch.data.sources.image_files import ImageFile, LoadedImage
@@ -42,3 +42,9 @@ def prepared(file: ImageFile, max_side: int, quality: int) -> PreparedImage:
     encoded = io.BytesIO()
     small.save(encoded, "JPEG", quality=quality, optimize=True)
     return PreparedImage(encoded.getvalue(), True, perceptual_hash(small))
+
+
+def ending_of(content: bytes) -> str:
+    """Return the ending of the files of an image's format, e.g. `.png`."""
+    with open_image(io.BytesIO(content)) as image:
+        return {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2"}.get(image.format or "", f".{image.format}".lower())

@@ -16,7 +16,8 @@ import numpy as np
 
 from selfpatch.core.atomic_io import replacing
 from selfpatch.core.folders import LITTER
-from selfpatch.data.prepare.convert import PreparedImage
+from selfpatch.data.prepare.convert import PreparedImage, ending_of
+from selfpatch.data.sources.scan import is_image
 
 RECORDS = ".records"
 """Folder of the records, below the one of the shards."""
@@ -63,6 +64,8 @@ class ShardWriter:
     def add(self, index: int, name: str, image: PreparedImage) -> None:
         """Add the image of an index and name in the source; the index becomes part of a name that is taken."""
         name = member_name(name, jpeg=image.resized)
+        if not is_image(name):  # a row of a Parquet file
+            name += ending_of(image.content)
         stem, ending = posixpath.splitext(name)
         numbers = itertools.count(index)
         while name in self._names:

@@ -14,7 +14,7 @@ from typing import Any
 from selfpatch.core.disk_cache import keep, lookup
 from selfpatch.data.sources.image_files import StoredImage
 from selfpatch.data.sources.ranges import open_location
-from selfpatch.data.sources.remote import is_url
+from selfpatch.data.sources.remote import RemoteError, is_url
 from selfpatch.data.sources.shards import Extent
 
 PARQUET = ".parquet"
@@ -111,7 +111,9 @@ def _opened(location: str) -> Iterator[Any]:
     with open_location(location) as stream:
         try:
             yield ParquetFile(stream)
-        except ArrowException as error:
+        except RemoteError:
+            raise
+        except (ArrowException, OSError) as error:  # damaged pages raise plain OSError
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"cannot read {location} as Parquet: {reason}; fetch it again, or take it out") from None
 
@@ -122,10 +124,13 @@ def _columns(parquet: Any, location: str) -> tuple[str, str | None, list[str] | 
     Columns have the form that Hugging Face's `datasets` writes, a record of `bytes` and `path`, or are bytes.
     """
     schema = parquet.schema_arrow
+    if len({*schema.names}) < len(schema.names):
+        raise ValueError(f"{location} has several columns of one name ({', '.join(schema.names)[:300]}); rename them")
     features: dict[str, Any] = {}
     with contextlib.suppress(Exception):  # metadata of any form
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-    kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
+        described = json.loads(schema.metadata[b"huggingface"])["info"]["features"].items()
+        features = {name: feature for name, feature in described if isinstance(feature, dict)}
+    kinds = {name: feature.get("_type") for name, feature in features.items()}
     by_kind = [name for name in schema.names if kinds.get(name) == "Image" and _holds_bytes(schema.field(name).type)]
     records = [f.name for f in schema if hasattr(f.type, "num_fields") and _is_record(f.type)]
     named = [name for name in COLUMNS if name in schema.names and _holds_bytes(schema.field(name).type)]

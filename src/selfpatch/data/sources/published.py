@@ -52,6 +52,8 @@ def parse(content: bytes, name: str) -> tuple[Listing, dict[str, int]]:
         ValueError: it is damaged, of another version, or names other files than those in its folder.
     """
     try:
+        if not content.startswith(b"PK"):  # NumPy would take it for a pickle, and advise to trust it
+            raise ValueError("it is no index")
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             if any(info.file_size > MAX_BYTES for info in stored.zip.infolist()):
                 raise ValueError("it is too large")
@@ -62,6 +64,9 @@ def parse(content: bytes, name: str) -> tuple[Listing, dict[str, int]]:
             listing = Listing(stored["characters"], offsets, stored["extents"], confined=True)
         if not listing.is_sound():
             raise ValueError("its arrays do not fit together")
+        lengths = listing.extents[:, 0]  # of the names of shards
+        if not len(lengths) or not ((lengths > 0) & (lengths < np.diff(listing.offsets))).all():
+            raise ValueError("an image lies in no shard")
         if any(shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard for shard in shards):
             raise ValueError("a shard lies outside of its folder")
     except Exception as error:  # a damaged or foreign file, on which readers fail in many ways

@@ -22,6 +22,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 """Seconds before the first try again, doubled for each further one, up to the longest."""
 THREADS = 16
 """Folders that are listed at once."""
+MAX_DEPTH = 12
+"""Largest depth of nested folders of a web server, for one that answers anything with one page has no end."""
 ATTEMPT = 30.0
 """Seconds that one try may take."""
 RETRIED = (408, 425, 429)
@@ -104,7 +106,7 @@ def list_below(url: str) -> tuple[str, dict[str, dict[str, Any]]]:
     if not url.lower().startswith(("http://", "https://")):
         return retrying(url, lambda files, path, seconds: (path, files.find(path, detail=True)))
     found: dict[str, dict[str, Any]] = {}
-    seen, folders = {url}, [url]
+    seen, folders, depth = {url}, [url], 0
     with ThreadPoolExecutor(THREADS) as pool:
         while folders:
             entries = [entry for page in pool.map(_page, folders) for entry in page]
@@ -112,6 +114,11 @@ def list_below(url: str) -> tuple[str, dict[str, dict[str, Any]]]:
             found |= {entry["name"]: entry for entry in below if entry["type"] == "file"}
             folders = sorted({entry["name"].rstrip("/") for entry in below if entry["type"] == "directory"} - seen)
             seen.update(folders)
+            depth += 1
+            if folders and depth > MAX_DEPTH:
+                raise ValueError(
+                    f"{folders[0]} is more than {MAX_DEPTH} folders deep; give a URL further down, or a list of images"
+                )
     return url, found
 
 
@@ -156,7 +163,7 @@ def retrying(url: str, attempt: Callable[[Any, str, float], T]) -> T:
             error = _told_apart(raised)
             if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from None
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = " ".join(str(error).split())[:300] or _unnamed(error)
             if not _may_pass(error):
                 raise RemoteError(f"cannot read {url}: {reason}") from error
             left = patience() - (time.monotonic() - began)
@@ -236,6 +243,8 @@ def _call(files: Any, name: str, seconds: float, path: str | list[str], **option
 
 def _told_apart(error: Exception) -> Exception:
     """Return the cause of an error that fsspec takes for a missing file, whatever it was, unless a file is missing."""
+    if type(error).__name__ == "TooManyRedirects":  # of aiohttp and requests alike; aiohttp gives it no text
+        return _Refused("the server redirects without end; check the URL")
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and _status(cause) not in (404, 410):
         return cause
@@ -247,6 +256,10 @@ def _may_pass(error: Exception) -> bool:
         return False
     status = _status(error)
     return status is None or not 400 <= status < 500 or status in RETRIED
+
+
+def _unnamed(error: Exception) -> str:
+    return "the server does not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
 
 
 def _status(error: Exception) -> int | None:

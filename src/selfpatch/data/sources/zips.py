@@ -12,7 +12,7 @@ from selfpatch.core.folders import is_hidden
 from selfpatch.data.sources.image_files import StoredImage
 from selfpatch.data.sources.limits import LIMIT_VARIABLE, max_file_bytes
 from selfpatch.data.sources.ranges import read_range
-from selfpatch.data.sources.remote import is_url
+from selfpatch.data.sources.remote import RemoteError, is_url
 from selfpatch.data.sources.shards import Extent, normal_name
 
 ZIP = ".zip"
@@ -66,6 +66,8 @@ def zip_images(stream: BinaryIO, name: str, is_image: Callable[[str], bool]) -> 
         with zipfile.ZipFile(stream) as archive:
             members, end = archive.infolist(), int(archive.start_dir)
     except Exception as error:  # damaged directories raise more than BadZipFile
+        if isinstance(error.__context__, RemoteError):  # zipfile takes any failed read for the end of the file
+            raise error.__context__ from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"cannot read {name} as a zip archive: {reason}; fetch it again, or take it out") from None
     starts = sorted({*(member.header_offset for member in members), end})
@@ -78,8 +80,11 @@ def zip_images(stream: BinaryIO, name: str, is_image: Callable[[str], bool]) -> 
         if member.flag_bits & ENCRYPTED or member.compress_type not in (STORED, DEFLATED):
             how = "encrypted" if member.flag_bits & ENCRYPTED else "compressed by a method that is not read"
             raise ValueError(f"{member.filename} in {name} is {how}; unpack the archive, and give the folder")
-        if 0 <= member.header_offset < end:
-            found[path] = member.header_offset, ends[member.header_offset] - member.header_offset
+        if not 0 <= member.header_offset < end:
+            raise ValueError(
+                f"cannot read {name} as a zip archive: {path} lies outside of it; fetch it again, or take it out"
+            )
+        found[path] = member.header_offset, ends[member.header_offset] - member.header_offset
     return found
 
 
