@@ -9,7 +9,7 @@ import pytest
 
 from selfpatch.data.decode.pillow import BadImage
 from selfpatch.embedding.config import EmbedConfig
-from selfpatch.embedding.videos import FrameReader, FrameRows, examine
+from selfpatch.embedding.videos import FrameReader, FrameRows, examine, find_videos
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
@@ -116,3 +116,8 @@ def test_a_truncated_video_keeps_its_beginning(tmp_path: Path) -> None:
     rows = FrameRows(path, EmbedConfig(every=1))
     assert 5 < len(rows) < 25
     assert [number_of(rows.picture(row, 3)) for row in range(5)] == [0, 1, 2, 3, 4]
+
+
+def test_a_video_behind_a_url_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"videos are not read over a network; copy http://host/a\.mp4 to this"):
+        find_videos("http://host/a.mp4")

@@ -114,7 +114,9 @@ def test_servers_without_an_answer(server: RangeServer, fault: str, reason: str)
     server.fault = lambda path, number: fault
     with pytest.raises(RemoteError, match=rf"cannot read .*a\.bin: {reason}"):
         read_all(f"{server.url}/a.bin")
-    assert len(server.requests) <= 20
+    with pytest.raises(RemoteError, match=rf"cannot read .*a\.bin: {reason}"):
+        RemoteFile(f"{server.url}/a.bin")
+    assert len(server.requests) <= 40
 
 
 def test_a_page_that_links_to_itself_ends(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,11 +243,11 @@ def _call(files: Any, name: str, seconds: float, path: str | list[str], **option
 
 def _told_apart(error: Exception) -> Exception:
     """Return the cause of an error that fsspec takes for a missing file, whatever it was, unless a file is missing."""
-    if type(error).__name__ == "TooManyRedirects":  # of aiohttp and requests alike; aiohttp gives it no text
-        return _Refused("the server redirects without end; check the URL")
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and _status(cause) not in (404, 410):
-        return cause
+        error = cause
+    if type(error).__name__ == "TooManyRedirects":  # of aiohttp and requests alike; aiohttp gives it no text
+        return _Refused("the server redirects without end; check the URL")
     return error
 
 
