@@ -55,7 +55,9 @@ def accept(*arguments: Any, **_: Any) -> NoReturn:
 def only_parsing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for function in WORK:
         monkeypatch.setattr(function, accept)
-    monkeypatch.setattr("selfpatch.api.first_checks.recipe_for", lambda data, recipe: load_recipe(recipe or "small-pairs"))
+    monkeypatch.setattr(
+        "selfpatch.api.first_checks.recipe_for", lambda data, recipe: load_recipe(recipe or "small-pairs")
+    )
     monkeypatch.setattr("selfpatch.api.first_checks.check_run", lambda config: None)
     monkeypatch.setattr("selfpatch.cli.parsing.require_weights", lambda weights: None)
     monkeypatch.syspath_prepend(REPOSITORY)
