@@ -40,7 +40,9 @@ def parsed(arguments: str, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     given: list[RunConfig] = []
     monkeypatch.setattr(selfpatch.api.pretrain, "pretrain", given.append)
     monkeypatch.setattr("selfpatch.api.first_checks.check_run", lambda config: None)  # PHOTOS and WEIGHTS do not exist
-    monkeypatch.setattr("selfpatch.api.first_checks.recipe_for", lambda data, recipe: load_recipe(recipe or "samples"))
+    monkeypatch.setattr(
+        "selfpatch.api.first_checks.recipe_for", lambda data, recipe, composed: load_recipe(recipe or "samples")
+    )
     assert run(shlex.split(arguments)) == 0
     return given[0]
 

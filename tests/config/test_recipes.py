@@ -63,6 +63,7 @@ def test_the_recipe_grows_with_the_data() -> None:
     chosen = [choose_recipe(n, "photos") for n in (10, 3_000, 3_001, 30_000, 400_000, 1_281_167)]
     assert chosen == ["small-pairs", "small-pairs", "small-10k", "small-10k", "small-100k", "selfpatch-dino-vits16"]
     assert choose_recipe(1_000_000, SAMPLES) == "samples"
+    assert choose_recipe(3_000, "photos", composed=True) == "small-1k"
     assert set(chosen) | {"samples"} <= set(recipe_names())
 
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import pytest
 
 from selfpatch.cli.main import main
-from selfpatch.config.recipes import load_recipe
+from selfpatch.config.recipes import choose_recipe, load_recipe
 from selfpatch.config.run import RunConfig
 from selfpatch.config.schema import override
 from selfpatch.methods.registry import METHODS, OBJECTIVES
@@ -56,7 +56,8 @@ def only_parsing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for function in WORK:
         monkeypatch.setattr(function, accept)
     monkeypatch.setattr(
-        "selfpatch.api.first_checks.recipe_for", lambda data, recipe: load_recipe(recipe or "small-pairs")
+        "selfpatch.api.first_checks.recipe_for",
+        lambda data, recipe, composed: load_recipe(recipe or choose_recipe(1000, "photos", composed=composed)),
     )
     monkeypatch.setattr("selfpatch.api.first_checks.check_run", lambda config: None)
     monkeypatch.setattr("selfpatch.cli.parsing.require_weights", lambda weights: None)

@@ -15,11 +15,12 @@ from selfpatch.models.backbones.timm_names import may_be_timms
 DEFAULT_PATCH = 16
 
 
-def recipe_for(data: str | None = None, recipe: str | None = None) -> RunConfig:
+def recipe_for(data: str | None = None, recipe: str | None = None, *, composed: bool = False) -> RunConfig:
     """Return a recipe, by default the one for the number of images, with a batch that fits the images.
 
     The batch of a recipe that was not named leaves at least eight steps an epoch, or is 16. That of a named one changes
-    only if there are fewer images. `data` defaults to the recipe's, and that to the sample photographs.
+    only if there are fewer images. `data` defaults to the recipe's, and that to the sample photographs. A run is
+    `composed` if its method or objectives are named.
 
     Raises:
         ValueError: there is no such recipe, or there are no images.
@@ -29,7 +30,7 @@ def recipe_for(data: str | None = None, recipe: str | None = None) -> RunConfig:
     if data == SAMPLES:
         return named or load_recipe(SAMPLES)
     index = ImageIndex.open(data)
-    config = named or load_recipe(choose_recipe(len(index), data))
+    config = named or load_recipe(choose_recipe(len(index), data, composed=composed))
     num_images = _num_training(index, config)
     if named is not None and named.batch_size <= num_images:
         return named

@@ -20,7 +20,7 @@ from selfpatch.api.restarted import begun_run, resolved_data
 from selfpatch.checkpoints.checkpoint_store import load_checkpoint
 from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
 from selfpatch.checkpoints.run_dir import RunDirectory
-from selfpatch.config.run import FROM_INIT, SAMPLES, RunConfig
+from selfpatch.config.run import COMPOSITION, FROM_INIT, SAMPLES, RunConfig
 from selfpatch.config.signature import signature_with_settings
 from selfpatch.core import distributed
 from selfpatch.core.console import console
@@ -69,7 +69,8 @@ def pretrain(config: RunConfig | None = None, *, dry_run: bool = False, **settin
     with dry_running(enabled=dry_run):
         if config is None:
             data, recipe = settings.get("data"), settings.get("recipe")
-            config = recipe_for(None if data is None else str(data), None if recipe is None else str(recipe))
+            names = (None if name is None else str(name) for name in (data, recipe))
+            config = recipe_for(*names, composed=bool(COMPOSITION & settings.keys()))
         config = config.override(settings)
         with distributed.process_group(config.device):
             begun = None if in_dry_run() else begun_run(config)

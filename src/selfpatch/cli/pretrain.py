@@ -11,7 +11,7 @@ from selfpatch.cli import suggestions
 from selfpatch.cli.parsing import DryRunOptions, peek, print_report, read_options, unknown_option
 from selfpatch.config.parsing import nested
 from selfpatch.config.recipes import load_recipe
-from selfpatch.config.run import LENGTHS, NO_METHOD, SAMPLES, RunConfig
+from selfpatch.config.run import COMPOSITION, LENGTHS, NO_METHOD, SAMPLES, RunConfig
 from selfpatch.config.schema import settings
 from selfpatch.core.dry_run import dry_run as dry_running
 
@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> int:
     """Run the command and return its exit code."""
     _refuse_unknown(arguments)
     arguments = _with_lists(arguments)
-    chosen = peek(arguments, "recipe", "data", "model", "method", "objective", *LENGTHS)
+    chosen = peek(arguments, "recipe", "data", "model", *COMPOSITION, *LENGTHS)
     helping = bool({"--help", "-h"} & {*arguments})
     if helping:
         base = load_recipe(chosen.get("recipe", SAMPLES))
@@ -45,11 +45,12 @@ def run(arguments: list[str]) -> int:
 
         check_names(**{name: chosen[name] for name in ("model", "method", "objective") if name in chosen})
         with dry_running(enabled={"--dry-run", "--dry_run"} & {*arguments} != set()):
-            base = recipe_for(chosen.get("data"), chosen.get("recipe"))
+            composed = bool(COMPOSITION & chosen.keys())
+            base = recipe_for(chosen.get("data"), chosen.get("recipe"), composed=composed)
     lengths = {name: chosen[name] for name in LENGTHS if name in chosen}
     with contextlib.suppress(ValueError):  # the parser refuses a wrong value with the option's name
         base = base.override({name: None if value == "None" else value for name, value in lengths.items()})
-    if helping and {"method", "objective"} & chosen.keys():
+    if helping and COMPOSITION & chosen.keys():
         _help_on_components(base, chosen, arguments)
     default = replace(base.for_model(chosen.get("model", base.model)), components={}, loss_weights={})
     # tyro leaves over settings of components and names of losses, which it cannot parse.

@@ -68,9 +68,12 @@ def recipe_text(name: str) -> str:
     return read_text(_file(name))
 
 
-def choose_recipe(num_images: int, data: str) -> str:
-    """Return the name of the recipe for a data set of `num_images` images, where none was named."""
+def choose_recipe(num_images: int, data: str, *, composed: bool = False) -> str:
+    """Return the name of the recipe for a data set of `num_images` images, where none was named.
+
+    If a run is `composed` of a method or objectives of the user's choice, the recipe has settings for DINO + SelfPatch.
+    """
     if data == SAMPLES:
         return "samples"
-    sizes = {3_000: "small-pairs", 30_000: "small-10k", 500_000: "small-100k"}
+    sizes = {3_000: "small-1k" if composed else "small-pairs", 30_000: "small-10k", 500_000: "small-100k"}
     return next((name for limit, name in sizes.items() if num_images <= limit), "selfpatch-dino-vits16")

@@ -24,6 +24,9 @@ NO_METHOD = "none"
 NO_OBJECTIVE = "none"
 """Value of `objective` for a method alone."""
 
+COMPOSITION = frozenset({"method", "objective"})
+"""Settings that say what a run learns."""
+
 SAMPLES = "samples"
 """Value of `data` that stands for the built-in sample photographs."""
 
