@@ -64,7 +64,7 @@ def test_the_version_is_that_of_the_package() -> None:
     [
         ({"config": ShowConfig()}, "config is a ShowConfig; davis takes a DAVISConfig"),
         ({"radius": -1}, "davis.radius is -1; use 0 or more"),
-        ({"zoom": 1}, "davis.zoom is not a setting; known are: precision, debias, block"),
+        ({"zoom": 1}, "davis.zoom is not a setting; known are: limit, precision, debias, block"),
     ],
 )
 def test_wrong_settings_of_an_evaluation_are_refused(change: dict[str, Any], message: str) -> None:

@@ -25,9 +25,9 @@ def refusing(function: Any, rank: str) -> Any:
 
 
 def refuse_before_the_group(arguments: Sequence[str], rank: str) -> int:
-    from selfpatch.cli import pretrain
+    from selfpatch.api import first_checks
 
-    pretrain.load_recipe = refusing(pretrain.load_recipe, rank)
+    first_checks.load_recipe = refusing(first_checks.load_recipe, rank)
     return program(arguments)
 
 
