@@ -61,6 +61,7 @@ def only_parsing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr("selfpatch.api.first_checks.check_run", lambda config: None)
     monkeypatch.setattr("selfpatch.cli.parsing.require_weights", lambda weights: None)
+    monkeypatch.setattr("selfpatch.cli.bench._find_benchmarks", lambda: None)
     monkeypatch.syspath_prepend(REPOSITORY)
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text("extends: small-pairs\nepochs: 50\n")

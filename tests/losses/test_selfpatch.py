@@ -109,7 +109,7 @@ def test_crops_of_two_resolutions_and_every_agreement_give_the_loss_of_the_frame
     criterion = criterion_of(reference, **settings)
     views = views_of(0, num_local=2)
     hp = hyperparameters()
-    expected = reference(views, hp)["patch"]
+    expected = reference(views, hp)["loss"]  # the patch loss alone has weight
     crops = [
         normalise(group.flatten(0, 1), *statistics(reference)) for group in (views.global_crops, views.local_crops)
     ]

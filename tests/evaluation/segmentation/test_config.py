@@ -42,7 +42,7 @@ def test_linear_is_the_default_method() -> None:
         ({"preset": "full", "lr": 0}, "lr is 0; use a number above 0"),
         ({"preset": "full", "test": "half"}, "test is 'half'; use one of: square, whole, slide"),
         ({"epochs": None}, "steps and epochs are None; use a number for one of them"),
-        ({"method": "knn", "crop": 32}, "crop is not a setting; known are: method, kind"),
+        ({"method": "knn", "crop": 32}, "crop is not a setting; known are: limit, method, kind"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], sentence: str) -> None:
