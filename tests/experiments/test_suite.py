@@ -87,7 +87,7 @@ def test_every_evaluation_can_be_listed(tmp_path: Path, name: str) -> None:
         ("- flight: {data: d}", r"entry 1 of .*suite.yaml: there is no evaluation 'flight'; use one of: .*davis"),
         (
             "- knn: {data: d}\n- davis: {data: d, colour: 1}",
-            r"entry 2 of .*: davis.colour is not a setting; known are: limit, precision, debias, block, .*results, resolution",
+            r"entry 2 of .*: davis.colour is not a setting; known are: limit, precision, debias, .*results, resolution",
         ),
         ("- davis: {data: d, out: there}", r"davis\.out is not a setting"),
         ("- davis: {data: d, weights: other}", r"davis\.weights is not a setting"),
