@@ -48,7 +48,7 @@ def test_no_recipe_is_refused_by_its_names_or_sizes(name: str) -> None:
     ("settings", "complaint"),
     [
         ({"method": "dinoo"}, r"unknown method 'dinoo'; did you mean dino\? Else use one of: densecl, dino, .*, none"),
-        ({"objective": "selfpatch+ser"}, r"unknown objective 'ser'; did you mean sere\?"),
+        ({"objective": "selfpatch+seree"}, r"unknown objective 'seree'; did you mean sere\?"),
         ({"model": "vit_smal"}, r"unknown model 'vit_smal'; did you mean vit_small\? .* or a name of timm's"),
         ({"init": "nowhere.pth"}, "no weights at 'nowhere.pth'; use a run directory"),
         ({"teacher": "nowhere.pth"}, "no weights at 'nowhere.pth'"),

@@ -1,4 +1,4 @@
-"""Jobs by submitit: the variables of their processes, a pre-empted job that goes on, the script for Slurm."""
+"""Jobs by submitit: the variables of their processes, a preempted job that goes on, the script for Slurm."""
 
 from __future__ import annotations
 

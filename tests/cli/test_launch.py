@@ -1,4 +1,4 @@
-"""`selfpatch launch`: what is checked before a job is queued, and a training that is pre-empted and goes on."""
+"""`selfpatch launch`: what is checked before a job is queued, and a training that is preempted and goes on."""
 
 from __future__ import annotations
 

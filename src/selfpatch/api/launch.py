@@ -1,4 +1,4 @@
-"""Jobs of several processes on a cluster or on this machine, by submitit; a job that is pre-empted goes on by itself.
+"""Jobs of several processes on a cluster or on this machine, by submitit; a job that is preempted goes on by itself.
 
     job = submit(function, arguments, LaunchConfig(executor="local", processes_per_node=2), folder)
 
@@ -96,10 +96,10 @@ class LaunchConfig(JobConfig):
 
 
 class Continued:
-    """Function that submitit calls in each process of a job, and calls again when the job was pre-empted.
+    """Function that submitit calls in each process of a job, and calls again when the job was preempted.
 
     The function continues from what is on disk. If signal n stops it, it saves and raises SystemExit(128 + n). After a
-    signal of pre-emption, the main process queues the job again.
+    signal of preemption, the main process queues the job again.
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:

@@ -22,7 +22,7 @@ COMMANDS = ("pretrain", "resume", "evaluate", "embed")
 class LaunchOptions(LaunchConfig):
     """Run a command on several GPUs or machines, by Slurm or on this machine: selfpatch launch ... -- pretrain ...
 
-    The command is checked before it is queued. One process runs on each GPU. A job that is pre-empted, or whose time is
+    The command is checked before it is queued. One process runs on each GPU. A job that is preempted, or whose time is
     over, saves, queues again and continues exactly where it was.
     """
 

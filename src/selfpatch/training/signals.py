@@ -19,10 +19,10 @@ class _WaitAbandoned(BaseException):
 class StopSignals:
     """Context in which signals to stop only set `requested`, so that the loop can save and leave.
 
-    These are SIGTERM, SIGINT (Ctrl-C), and SIGUSR1 and SIGUSR2, by which schedulers announce a pre-emption.
+    These are SIGTERM, SIGINT (Ctrl-C), and SIGUSR1 and SIGUSR2, by which schedulers announce a preemption.
 
     A second SIGINT raises KeyboardInterrupt at once, and so does a second SIGTERM, unless it comes within
-    `REPEATED_AFTER` seconds: launchers pass on what the system sends to every process. A pre-emption may be announced
+    `REPEATED_AFTER` seconds: launchers pass on what the system sends to every process. A preemption may be announced
     several times. The previous handlers are restored at the end. Outside the main thread, where Python allows no
     handlers, the context does nothing.
 
