@@ -14,7 +14,7 @@ nb_execution_mode = "off"  # the stored outputs are shown; a test runs the noteb
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 napoleon_google_docstring = True
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]
 
 html_theme = "furo"
 html_title = "selfpatch"
