@@ -19,7 +19,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.evaluation.cache_config import CacheConfig
 from selfpatch.evaluation.encoders import BFloat16Encoder
 from selfpatch.evaluation.feature_cache import FeatureCache, cached, caching_features, function_identity
-from selfpatch.evaluation.stored_image import StoredImage
+from selfpatch.evaluation.lazy_image import LazyImage
 from selfpatch.experiments.suite import evaluate_suite
 from selfpatch.models.debiased import debiased
 from selfpatch.models.encoder import BranchEncoder
@@ -281,5 +281,5 @@ def test_a_file_is_decoded_once_unless_it_changes(tmp_path: Path) -> None:
             path.unlink(missing_ok=True)
             Image.fromarray(changed).save(path)
             os.utime(path, ns=(0, len(events)))  # the clock of a disk is too coarse for a test
-        cache.get(encoder, StoredImage(path, 40, 48, decode), "", compute)
+        cache.get(encoder, LazyImage(path, 40, 48, decode), "", compute)
     assert events == ["decoded", "computed"] * 2

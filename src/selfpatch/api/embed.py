@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -115,16 +115,21 @@ def embed(
                 skipped = encode(encoder, rows, config, sides, store, progress or silent)
             skipped = [sentence for sentences in distributed.gather([skipped]) for sentence in sentences]
             if distributed.is_main_process():
-                done = store.rows(DONE)
-                if not len(done):
-                    raise NoneReadable(len(rows), next(iter(skipped), None))
-                write(_table(store, done, rows, request), path)
-                if missing := len(rows) - len(done):
-                    console.say(*skipped[:3], f"{missing} images could not be read and are left out")
+                write(_readable_rows(store, rows, request, skipped), path)
         if distributed.is_main_process():
             store.remove()
         distributed.barrier()
     return path
+
+
+def _readable_rows(store: FeatureStore, rows: Rows, request: Mapping[str, Any], skipped: Sequence[str]) -> FeatureTable:
+    """Return the rows that could be encoded, and say how many could not."""
+    done = store.rows(DONE)
+    if not len(done):
+        raise NoneReadable(len(rows), next(iter(skipped), None))
+    if missing := len(rows) - len(done):
+        console.say(*skipped[:3], f"{missing} images could not be read and are left out")
+    return _table(store, done, rows, request)
 
 
 def _whole_patches(sides: tuple[int, int], patch_size: int) -> tuple[int, int]:

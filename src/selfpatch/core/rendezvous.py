@@ -1,4 +1,4 @@
-"""How the processes that torchrun starts find one another."""
+"""Store in which the processes that torchrun starts meet."""
 
 import datetime
 import os

@@ -7,7 +7,7 @@
 
 A key is a hash of everything that decides features: the encoder (`function_identity`), the pixels and the settings of
 the protocol. Other weights, data or settings therefore never meet the features of others. A file is decoded for its
-hash only when the process meets it for the first time, or if it was changed since (`StoredImage`). Each entry is one
+hash only when the process meets it for the first time, or if it was changed since (`LazyImage`). Each entry is one
 memory-mapped file, renamed into place once it is complete, so that processes that share a folder may meet. Nothing is
 evicted: protocols read all images in turn, in which case the least recently used entry is the next one to be needed.
 Once the folder is full, features are computed as without it.
@@ -33,8 +33,8 @@ from selfpatch.core.folders import files_below, subfolders, visible_entries
 from selfpatch.core.machine import current_versions
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import BFloat16Encoder
+from selfpatch.evaluation.lazy_image import LazyImage
 from selfpatch.evaluation.result import encoder_identity
-from selfpatch.evaluation.stored_image import StoredImage
 from selfpatch.models.debiased import DebiasedEncoder
 from selfpatch.models.layer_encoder import LayerEncoder
 
@@ -79,7 +79,7 @@ class FeatureCache:
         self._left = (max_bytes - stored) // distributed.world_size()
 
     def get(
-        self, encoder: Encoder, image: np.ndarray | StoredImage, settings: Any, compute: Callable[[], Tensor]
+        self, encoder: Encoder, image: np.ndarray | LazyImage, settings: Any, compute: Callable[[], Tensor]
     ) -> Tensor:
         """Return the features that `compute` returns, float32 on the encoder's device, from the disk if they are there.
 
@@ -98,7 +98,7 @@ class FeatureCache:
         self._write(path, features)
         return features
 
-    def _digest(self, image: np.ndarray | StoredImage) -> str:
+    def _digest(self, image: np.ndarray | LazyImage) -> str:
         if isinstance(image, np.ndarray):
             return _pixel_digest(image)
         stamp = image.stamp()
@@ -176,7 +176,7 @@ def caching_features(folder: Path, encoder: Encoder, max_bytes: int, *, keep: bo
 
 
 def cached(
-    encoder: Encoder, image: np.ndarray | Tensor | StoredImage, settings: Any, compute: Callable[[], Tensor]
+    encoder: Encoder, image: np.ndarray | Tensor | LazyImage, settings: Any, compute: Callable[[], Tensor]
 ) -> Tensor:
     """Return the features that `compute` returns, from the cache if there is one; arguments as `FeatureCache.get`.
 

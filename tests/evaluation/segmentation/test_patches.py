@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from selfpatch.evaluation.encoders import MeanColour
+from selfpatch.evaluation.lazy_image import LazyImage
 from selfpatch.evaluation.segmentation.dataset import IGNORE
 from selfpatch.evaluation.segmentation.patches import PatchView, choose_patches, soft_labels
-from selfpatch.evaluation.stored_image import StoredImage
 
 
 def test_rare_classes_are_remembered_first_and_void_never() -> None:
@@ -33,7 +33,7 @@ def test_soft_labels_are_shares_of_the_labelled_pixels() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 40), (7, 100)])
 def test_images_of_any_shape_become_patches(size: tuple[int, int]) -> None:
-    image = StoredImage(Path("red.png"), size[1], size[0], lambda: Image.new("RGB", size, (255, 0, 0)))
+    image = LazyImage(Path("red.png"), size[1], size[0], lambda: Image.new("RGB", size, (255, 0, 0)))
     features = PatchView(32).features(MeanColour(8), image)
     assert tuple(features.shape[:2]) == PatchView(32).grid(image.height, image.width, 8)
     assert max(features.shape[:2]) <= 4 * 32 / 8

@@ -49,27 +49,33 @@ class LoadedImage(StoredImage):
 
 
 @dataclass(frozen=True)
-class ShardMember(StoredImage):
+class ContainedImage(StoredImage):
+    """An image in a file that holds many; `str()` gives `file/name`."""
+
+    file: str  # path or URL of the file
+    name: str  # path of the image in the file
+
+    def __str__(self) -> str:
+        return f"{self.file}/{self.name}"
+
+    @property
+    def is_remote(self) -> bool:
+        """Return whether the file lies on another machine."""
+        return is_url(self.file)
+
+
+@dataclass(frozen=True)
+class ShardMember(ContainedImage):
     """An image in an uncompressed tar, read in place; `str()` gives `shard.tar/member.jpg`."""
 
-    shard: str  # path or URL of the tar
-    name: str  # path of the image in the tar
     offset: int  # first byte of the image in the tar
     size: int  # bytes of the image
     version: int = 0  # changes with the content behind a URL
 
-    def __str__(self) -> str:
-        return f"{self.shard}/{self.name}"
-
-    @property
-    def is_remote(self) -> bool:
-        """Return whether the tar lies on another machine."""
-        return is_url(self.shard)
-
     @property
     def byte_range(self) -> tuple[str, int, int, int]:
         """Place of the image in the tar."""
-        return self.shard, self.offset, self.size, self.version
+        return self.file, self.offset, self.size, self.version
 
     def read(self) -> bytes:
         """Return the bytes of the image; raise OSError if the tar is missing, unreadable, or ends too early."""

@@ -35,7 +35,7 @@ class Listing:
     extents: np.ndarray
     """[images, 3] int64, the other fields of `ImageEntry`; [0, 3] if they are 0 for all images."""
     confined: bool = False
-    """Whether the names of containers come from a file that anybody may have written, and must stay below the root."""
+    """True if the names of containers come from a file of unknown origin, and must stay below the root."""
 
     @staticmethod
     def of_files(paths: Sequence[bytes], extents: Sequence[tuple[int, int, int]] = ()) -> "Listing":

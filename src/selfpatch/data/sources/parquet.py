@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfpatch.core.disk_cache import keep, lookup
-from selfpatch.data.sources.image_files import StoredImage
+from selfpatch.data.sources.image_files import ContainedImage
 from selfpatch.data.sources.ranges import open_location
-from selfpatch.data.sources.remote import RemoteError, is_url
+from selfpatch.data.sources.remote import RemoteError
 from selfpatch.data.sources.shards import Extent
 
 PARQUET = ".parquet"
@@ -26,22 +26,12 @@ INSTALL = "run `pip install 'selfpatch[parquet]'`"
 
 
 @dataclass(frozen=True)
-class ParquetImage(StoredImage):
+class ParquetImage(ContainedImage):
     """An image in one row of a Parquet file; `str()` gives `file.parquet/class/row`."""
 
-    file: str  # path or URL
-    name: str
     group: int  # row group
     row: int  # row in the group
     version: int = 0  # changes with the content of the file
-
-    def __str__(self) -> str:
-        return f"{self.file}/{self.name}"
-
-    @property
-    def is_remote(self) -> bool:
-        """Return whether the file lies on another machine."""
-        return is_url(self.file)
 
     def read(self) -> bytes:
         """Return the bytes of the image; raise OSError if there are none."""

@@ -32,7 +32,7 @@ THREADS = 16
 
 
 class RemoteSource(NamedTuple):
-    """What is known of a source before its containers are looked at."""
+    """Source on another machine whose containers have not been read yet."""
 
     root: str
     """URL that all names are relative to."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from selfpatch.core.folders import is_hidden
-from selfpatch.data.sources.image_files import StoredImage
+from selfpatch.data.sources.image_files import ContainedImage
 from selfpatch.data.sources.limits import LIMIT_VARIABLE, max_file_bytes
 from selfpatch.data.sources.ranges import read_range
-from selfpatch.data.sources.remote import RemoteError, is_url
+from selfpatch.data.sources.remote import RemoteError
 from selfpatch.data.sources.shards import Extent, normal_name
 
 ZIP = ".zip"
@@ -23,22 +23,12 @@ _HEADER = struct.Struct("<4s5H3L2H")
 
 
 @dataclass(frozen=True)
-class ZipMember(StoredImage):
+class ZipMember(ContainedImage):
     """An image in a zip archive, stored or deflated; `str()` gives `archive.zip/member.jpg`."""
 
-    archive: str  # path or URL of the archive
-    name: str  # path of the image in the archive
     offset: int  # first byte of the member's header in the archive
     size: int  # bytes up to the next member
     version: int = 0  # changes with the content behind a URL
-
-    def __str__(self) -> str:
-        return f"{self.archive}/{self.name}"
-
-    @property
-    def is_remote(self) -> bool:
-        """Return whether the file lies on another machine."""
-        return is_url(self.archive)
 
     def read(self) -> bytes:
         """Return the bytes of the image; raise OSError if they are damaged or too many."""
@@ -47,7 +37,7 @@ class ZipMember(StoredImage):
     @property
     def byte_range(self) -> tuple[str, int, int, int]:
         """Place of the member in the archive, with its header."""
-        return self.archive, self.offset, self.size, self.version
+        return self.file, self.offset, self.size, self.version
 
     def content_of(self, span: bytes) -> bytes:
         """Return the content of the member; raise OSError if it is damaged or too large."""

@@ -16,12 +16,12 @@ from selfpatch.core.folders import files_below, stems_in, subfolders
 from selfpatch.core.text_files import numbered_lines, read_text
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.images import evenly_spread
+from selfpatch.evaluation.lazy_image import LazyImage
 from selfpatch.evaluation.result import Progress
 from selfpatch.evaluation.segmentation.base_config import Kind
 from selfpatch.evaluation.segmentation.class_file import FORM, read_class_file
 from selfpatch.evaluation.segmentation.label_files import label_size, read_label_values
 from selfpatch.evaluation.sharding import share_of
-from selfpatch.evaluation.stored_image import StoredImage
 
 IGNORE = 255
 """Class number of void pixels, which are neither trained on nor scored."""
@@ -59,7 +59,7 @@ class SegmentationSet:
         self._check_size(i, image, *classes.shape)
         return image, classes
 
-    def image(self, i: int) -> StoredImage:
+    def image(self, i: int) -> LazyImage:
         """Return the i-th image, which is decoded only if its pixels are needed, and then as by `read`."""
         height, width = self.size(i)
 
@@ -68,7 +68,7 @@ class SegmentationSet:
             self._check_size(i, image, height, width)
             return image
 
-        return StoredImage(self.images[i], height, width, read)
+        return LazyImage(self.images[i], height, width, read)
 
     def _check_size(self, i: int, image: Image.Image, height: int, width: int) -> None:
         if (image.height, image.width) != (height, width):
@@ -89,7 +89,7 @@ class SegmentationSet:
             )
         return classes
 
-    def share(self, what: str, progress: Progress) -> Iterator[tuple[int, StoredImage]]:
+    def share(self, what: str, progress: Progress) -> Iterator[tuple[int, LazyImage]]:
         """Yield each index of this process's share of the images, and the image.
 
         `progress` is called with `what` once an image has been used.
@@ -99,7 +99,7 @@ class SegmentationSet:
             yield i, self.image(i)
             progress(what, done, len(share))
 
-    def labelled_share(self, what: str, progress: Progress) -> Iterator[tuple[int, StoredImage, np.ndarray]]:
+    def labelled_share(self, what: str, progress: Progress) -> Iterator[tuple[int, LazyImage, np.ndarray]]:
         """Yield what `share` does, and the classes of each image."""
         for i, image in self.share(what, progress):
             yield i, image, self.read_labels(i)

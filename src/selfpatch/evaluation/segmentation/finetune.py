@@ -20,6 +20,7 @@ from selfpatch.core.schedules import cosine_factor
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.finetuning import layer_groups, require_network, trainable_copy
+from selfpatch.evaluation.lazy_image import LazyImage
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output, network_sha256
 from selfpatch.evaluation.segmentation.augmentation import SimCLRCrop, dummy_batch, training_batches
@@ -27,7 +28,6 @@ from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.decoder_config import FinetuneSegmentationConfig
 from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at
 from selfpatch.evaluation.segmentation.linear import segmentation_loss
-from selfpatch.evaluation.stored_image import StoredImage
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.encoder import BranchEncoder
@@ -123,7 +123,7 @@ def _train(
 
 def _fitted(network: PatchSegmenter, encoder: BranchEncoder, config: FinetuneSegmentationConfig) -> FittedMethod:
     @torch.no_grad()
-    def predict(image: StoredImage) -> Tensor:
+    def predict(image: LazyImage) -> Tensor:
         small = tvf.resize(image.rgb, [config.short_side])  # bilinear, antialiased
         pixels = tvf.pil_to_tensor(small)[None].to(encoder.device)
         logits = network(normalise(pixels, encoder.mean, encoder.std)).float()

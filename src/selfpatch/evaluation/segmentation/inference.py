@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
+from selfpatch.evaluation.lazy_image import LazyImage
 from selfpatch.evaluation.segmentation.augmentation import fitted_size, resize_antialiased, resize_bilinear
 from selfpatch.evaluation.segmentation.config import SegmentationConfig
-from selfpatch.evaluation.stored_image import StoredImage
 from selfpatch.ops.images import normalise
 
-Predict = Callable[[StoredImage], Tensor]
+Predict = Callable[[LazyImage], Tensor]
 """Function of an image that returns its class numbers, int64 [h, w], or [R, h, w] of R runs, at the size of its
 labels."""
 LogitsFunction = Callable[[Tensor], Tensor]
@@ -57,7 +57,7 @@ def image_predictor(
     """Return a function that segments an image of short side `short`, in windows of `size` if there is a stride."""
 
     @torch.no_grad()
-    def predict(image: StoredImage) -> Tensor:
+    def predict(image: LazyImage) -> Tensor:
         normalised = load_normalised(encoder, image.rgb, short, antialias=antialias)
         if stride is None:
             logits = logits_fn(normalised)

@@ -18,6 +18,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.evaluation.degenerate import check_degenerate, check_patches
 from selfpatch.evaluation.encoders import dense_encoder
+from selfpatch.evaluation.lazy_image import LazyImage
 from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.augmentation import resize_nearest
 from selfpatch.evaluation.segmentation.config import KMeansSegmentationConfig
@@ -28,7 +29,6 @@ from selfpatch.evaluation.segmentation.matching import classes_of_clusters
 from selfpatch.evaluation.segmentation.metrics import confusion
 from selfpatch.evaluation.segmentation.patches import PatchView
 from selfpatch.evaluation.segmentation.projection import fit_projection
-from selfpatch.evaluation.stored_image import StoredImage
 
 EMPTY_CLUSTERS = (
     "clusters have no patch, as if fewer patches differed than there are clusters; use fewer clusters or more images, "
@@ -92,7 +92,7 @@ def fit_kmeans(
     class_of = [classes_of_clusters(of_run.numpy(), config.matching) for of_run in counts]
     remaining = iter(grids)
 
-    def predict(image: StoredImage) -> Tensor:
+    def predict(image: LazyImage) -> Tensor:
         size = view.scored_size(image.height, image.width, encoder.patch_size)
         pairs = zip(class_of, next(remaining), strict=True)
         return torch.from_numpy(np.stack([classes[resize_nearest(grid, size)] for classes, grid in pairs]))

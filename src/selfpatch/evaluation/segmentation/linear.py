@@ -13,6 +13,7 @@ from selfpatch.core.distributed import all_reduce_mean, world_size
 from selfpatch.core.schedules import Factor, one_cycle_factor, polynomial_factor
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import dense_encoder
+from selfpatch.evaluation.lazy_image import LazyImage
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output, encoder_identity
 from selfpatch.evaluation.segmentation.augmentation import (
@@ -25,7 +26,6 @@ from selfpatch.evaluation.segmentation.config import LinearSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at, image_predictor
 from selfpatch.evaluation.segmentation.patches import PatchView, square_labels
-from selfpatch.evaluation.stored_image import StoredImage
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.features import patch_features
 from selfpatch.models.finite_features import checked_features
@@ -140,7 +140,7 @@ def _fitted(encoder: Encoder, head: LinearHead, config: LinearSegmentationConfig
     crop, side = config.crop, config.mask_side or config.crop
 
     @torch.no_grad()
-    def square(image: StoredImage) -> Tensor:
+    def square(image: LazyImage) -> Tensor:
         small = image.rgb.resize((crop, crop), Image.Resampling.BILINEAR)
         logits = head(patch_features(encoder, tvf.pil_to_tensor(small)[None]))
         return classes_at(logits, (side, side))
@@ -149,7 +149,7 @@ def _fitted(encoder: Encoder, head: LinearHead, config: LinearSegmentationConfig
         return square_labels(label, crop, side)
 
     @torch.no_grad()
-    def whole(image: StoredImage) -> Tensor:
+    def whole(image: LazyImage) -> Tensor:
         return classes_at(head(PatchView(crop).features(encoder, image)[None]), (image.height, image.width))
 
     def window_logits(window: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.evaluation.degenerate import check_degenerate, check_patches
 from selfpatch.evaluation.feature_cache import cached
+from selfpatch.evaluation.lazy_image import LazyImage
 from selfpatch.evaluation.result import Progress
 from selfpatch.evaluation.segmentation.augmentation import (
     Crop,
@@ -27,7 +28,6 @@ from selfpatch.evaluation.segmentation.base_config import PatchConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.evaluation.segmentation.inference import MAX_LOGITS, FittedMethod, classes_at
 from selfpatch.evaluation.sharding import share_of
-from selfpatch.evaluation.stored_image import StoredImage
 from selfpatch.models.features import patch_features
 
 _CROP_STREAM = 1
@@ -68,7 +68,7 @@ class PatchView:
             raise ValueError(f"resolution is {self.resolution} pixels for patches of {patch_size}; use more")
         return self.resolution // patch_size * patch_size
 
-    def features(self, encoder: Encoder, image: StoredImage) -> Tensor:
+    def features(self, encoder: Encoder, image: LazyImage) -> Tensor:
         """Return the features [h, w, D] of an image, float32 on the encoder's device; `grid` gives h and w."""
         h, w = self.grid(image.height, image.width, encoder.patch_size)
         height, width = h * encoder.patch_size, w * encoder.patch_size
@@ -112,7 +112,7 @@ def fitted_patches(
 ) -> FittedMethod:
     """Return a method that segments an image by the scores [n, C] that `scores_of` gives its patches [n, D]."""
 
-    def predict(image: StoredImage) -> Tensor:
+    def predict(image: LazyImage) -> Tensor:
         features = view.features(encoder, image)
         scores = scores_of(features.flatten(0, 1)).unflatten(0, features.shape[:2])
         size = view.scored_size(image.height, image.width, encoder.patch_size)

@@ -121,7 +121,7 @@ class VideoClip(Clip):
 
     @cached_property
     def _starts_and_binary(self) -> tuple[dict[int, int], bool]:
-        """What `_all_starts` says, and whether the masks are black and white: then white is the object 1."""
+        """Frames of `_all_starts`, and True if the masks are black and white, so that white is the object 1."""
         starts: dict[int, int] = {}
         first_white: int | None = None
         for frame, name in enumerate(self.frames):

@@ -10,7 +10,7 @@ from PIL import Image
 
 
 @dataclass(frozen=True)
-class StoredImage:
+class LazyImage:
     """An RGB image of known size."""
 
     path: Path
