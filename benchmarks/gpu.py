@@ -46,9 +46,11 @@ class GPUConfig:
     device: str = "cuda"
     """Device to measure: cuda, cuda:N, or cpu to try the script."""
     size: Literal["full", "tiny"] = "full"
-    """Size of the benchmarks: `full` for a GPU, `tiny` to try the script in about a minute."""
+    """Size of the benchmarks: `full` for a GPU, `tiny` to try the script in two minutes."""
     seconds: PositiveFloat = 520.0
     """Limit for all parts together, in seconds."""
+    only: tuple[Literal["tests", "end_to_end", "step", "parallel", "loader", "study", "davis"], ...] = ()
+    """Parts to run; all if not given."""
     photographs: str | None = None
     """Folder of photographs for loader and training; if not given, some of ImageNet's size are made of the samples."""
     study: str | None = None
@@ -193,6 +195,8 @@ def run_all(config: GPUConfig) -> Mapping[str, Outcome]:
         else:
             photographs = Path(config.photographs).resolve()
         for part in parts(config, photographs, study_out):
+            if config.only and part.name not in config.only:
+                continue
             outcome = run(part, config.seconds - (monotonic() - started))
             if part.may_run_out and outcome.status == "out of time":
                 outcome = Outcome("passed", outcome.seconds)

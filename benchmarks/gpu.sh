@@ -4,7 +4,8 @@
 #
 #   benchmarks/gpu.sh                                         JSON files in $OUT (default: benchmark-results)
 #   benchmarks/gpu.sh --study STUDY.yaml --data FOLDER        and a study in the time that is left
-#   DEVICE=cpu SIZE=tiny benchmarks/gpu.sh                    try the script itself in about a minute
+#   DEVICE=cpu SIZE=tiny benchmarks/gpu.sh                    try the script itself in two minutes
+#   benchmarks/gpu.sh --only step loader                      these parts alone
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH="src:.${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1

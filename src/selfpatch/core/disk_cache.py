@@ -1,6 +1,6 @@
 """Cache on disk of what was read over a network or unpacked, limited in size; shared by all processes.
 
-    folder/7f/<hash of the key>     content and its CRC-32, 4 bytes
+    folder/07/<hash of the key>     content and its CRC-32, 4 bytes
 
 Each of the 64 folders has an equal share of the limit. A process that has added some of that share removes those files
 of the folder that were not used for longest. The limit may be exceeded for moments by what the processes add meanwhile.

@@ -174,7 +174,7 @@ def test_a_shard_that_has_been_cut_short_or_gone_since(tmp_path: Path, read) -> 
     assert isinstance(member, ShardMember)
     shard.write_bytes(shard.read_bytes()[: member.offset + 100])
     assert outcome(read, index.file(0), 3).shape[-1] in (3, 48)
-    assert outcome(read, member, 3) == f"cannot read FILE: the shard ends after 100 of its {member.size} bytes"
+    assert outcome(read, member, 3) == f"cannot read FILE: the file ends after 100 of its {member.size} bytes"
     shard.unlink()
     assert outcome(read, member, 3) == "cannot read FILE: No such file or directory"
 

@@ -30,7 +30,7 @@ def read_range(location: str, offset: int, size: int, version: int = 0) -> bytes
         file.seek(offset)
         content = file.read(size)
     if len(content) < size:
-        raise OSError(f"the shard ends after {len(content)} of its {size} bytes")
+        raise OSError(f"the file ends after {len(content)} of its {size} bytes")
     return content
 
 
