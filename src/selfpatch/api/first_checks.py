@@ -10,7 +10,7 @@ from selfpatch.config.schema import check_sides, close_match, size_text
 from selfpatch.core.torchrun import announced_world_size
 from selfpatch.data.batch_size import check_batch_size, fitting_batch_size
 from selfpatch.data.sources.index import ImageIndex
-from selfpatch.models.backbones.timm_names import may_be_timms
+from selfpatch.models.backbones.timm_names import may_be_timm_model
 
 DEFAULT_PATCH = 16
 
@@ -55,7 +55,7 @@ def check_names(*, model: str | None = None, method: str | None = None, objectiv
     for name in filter(None, (objective or NO_OBJECTIVE).split("+")):
         if name not in (*OBJECTIVES, NO_OBJECTIVE):
             raise ValueError(f"unknown objective {name!r}; {_hint(name, sorted(OBJECTIVES))}, none")
-    if model is not None and model not in (*MODELS, FROM_INIT) and not may_be_timms(model.removeprefix(TIMM)):
+    if model is not None and model not in (*MODELS, FROM_INIT) and not may_be_timm_model(model.removeprefix(TIMM)):
         raise ValueError(f"unknown model {model!r}; {_hint(model, MODELS)}, or a name of timm's")
 
 

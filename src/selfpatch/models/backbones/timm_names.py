@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 
-def may_be_timms(name: str) -> bool:
+def may_be_timm_model(name: str) -> bool:
     """Return whether timm's source holds a name without its tag, which follows a dot.
 
     If not, timm has no such model. If so, it may be the name of something else.
