@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,6 +221,15 @@ def test_rule_holds(tree: Tree, rule: str) -> None:
     assert len(tree.files) > 150, "the sources were not found"
     broken = list(RULES[rule](tree))
     assert not broken, "\n".join(broken)
+
+
+def test_no_ignored_file_is_tracked() -> None:
+    command = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    try:
+        tracked = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a checkout of git")
+    assert tracked.split("\n") == [""]
 
 
 def test_there_are_at_most_16_packages() -> None:
