@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from selfpatch.core.text import shell, visible
+from selfpatch.core.text import format_number, shell, visible
 
 RAW = b"caf\xe9"  # Latin-1, as Linux allows
 
@@ -33,6 +33,17 @@ def test_what_cannot_be_shown_is_escaped(text: str, shown: str) -> None:
 
 def test_line_ends_can_be_kept() -> None:
     assert visible("a\nb\tc", keep="\n") == "a\nb\\tc"
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "shown"),
+    [
+        (-0.0, ".4f", "0.0000"), (-1e-9, ".1f", "0.0"), (-1e-9, "+.1f", "+0.0"), (-0.0, ".4g", "0"),
+        (-0.25, "+.3f", "-0.250"), (0.5, "+.1f", "+0.5"), (1e-9, ".4g", "1e-09"), (float("nan"), ".4f", "–"),
+    ],
+)  # fmt: skip
+def test_numbers_have_no_negative_zero_and_nan_is_a_dash(value: float, form: str, shown: str) -> None:
+    assert format_number(value, form) == shown
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

@@ -28,7 +28,7 @@ def knn(network: str, data: str = "pets", **settings: int) -> Result:
 
 
 def segment(network: str, method: str, miou: float, **settings: str) -> Result:
-    per_image = {f"{i}": {"miou_image": miou + 0.01 * i} for i in range(5)}
+    per_image = {f"{i}": {"mIoU per image": miou + 0.01 * i} for i in range(5)}
     settings = {"data": f"/{network}/camvid", "method": method, **settings}
     return Result("segment", {"mIoU": miou, "aAcc": 0.9}, (), settings, Provenance(network), per_image=per_image)
 
@@ -93,6 +93,27 @@ def test_files(tmp_path: Path) -> None:
     assert r"segment kmeans, camvid & mIoU & 25.0 & -- \\" in table
     assert r"{\scriptsize$\pm$" in table
     assert "**60.0; +10.0**" in (tmp_path / "scorecard.md").read_text()
+
+
+def test_no_negative_zero_and_no_nan_is_printed(tmp_path: Path) -> None:
+    """In no number, difference or interval; a value that is not a number is no best one."""
+    hits = {str(i): float(i % 2) for i in range(9)}
+    results = [
+        Result("knn", {"top-1 k=20": float(np.mean([*hits.values()]))}, (), {"data": "pets"}, Provenance(name),
+               per_image={image: {"top-1 k=20": hit - shift} for image, hit in hits.items()})
+        for name, shift in (("a", 0.0), ("b", 1e-7))
+    ]  # fmt: skip
+    other = [Result("detect", {"box AP": value}, (), {"data": "coco"}) for value in (math.nan, -1e-9)]
+    card = make_scorecard(
+        [NetworkResults(n, pair) for n, pair in zip("ab", zip(results, other, strict=True), strict=True)], draws=20
+    )
+    assert card.benchmarks[1].best == set()
+    write_scorecard(card, tmp_path)
+    for suffix in ("html", "md", "tex"):
+        text = (tmp_path / f"scorecard.{suffix}").read_text()
+        assert "-0.0" not in text
+        assert "nan" not in text
+    assert "+0.0" in (tmp_path / "scorecard.md").read_text()
 
 
 def test_latex_is_escaped() -> None:

@@ -159,6 +159,9 @@ def test_what_is_refused_is_told_before_anything_runs(tmp_path: Path) -> None:
         assert reason in f" {outcome.error}"
         assert not (tmp_path / "out" / outcome.entry.folder).exists()
     assert (tmp_path / "out" / "report.md").read_text().count("Left out: ") == 3
+    scorecard = (tmp_path / "out" / "scorecard.md").read_text()
+    assert [scorecard.count(f"| – | {state} |") for state in ("data missing", "refused")] == [2, 1]
+    assert "refused: block is 3" in scorecard
     (tmp_path / "suite.yaml").write_text("- knn: {data: pets}\n- davis: {data: pets}")
     with pytest.raises(ValueError, match=r"no evaluation can run: 1-knn: .*pets.*; 2-davis: no DAVIS at"):
         evaluate_suite(tmp_path / "suite.yaml", MeanColour(8), tmp_path / "other", data_root=tmp_path)

@@ -1,5 +1,6 @@
 """Text for people: names from disk with what cannot be shown escaped, and commands that can be pasted."""
 
+import math
 import os
 import shlex
 from pathlib import Path
@@ -30,6 +31,11 @@ def shown(value: object, length: int = 80) -> str:
 def one_line(error: BaseException, length: int = 200) -> str:
     """Return the message of an error of a library on one line, cut to a length that fits into a sentence."""
     return " ".join(str(error).split())[:length]
+
+
+def format_number(value: float, form: str) -> str:
+    """Return a number as tables show it, e.g. in the form `+.4f`: never as `-0.0`, and a dash for NaN."""
+    return "\N{EN DASH}" if math.isnan(value) else format(value, form.replace(".", "z.", 1))
 
 
 def shell(*words: str | Path) -> str:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from selfpatch.config.schema import plain
 from selfpatch.core.console import literal, plain_table
-from selfpatch.core.text import visible
+from selfpatch.core.text import format_number, visible
 from selfpatch.evaluation.registry import EVALUATIONS, complete_settings
 from selfpatch.evaluation.result import Result
 
@@ -57,9 +57,9 @@ class Row(NamedTuple):
             (self.differences[column] if column else None, self.difference_intervals[column], "+.4f"),
         ):
             if value is not None:
-                lines.append(format(value, form))
+                lines.append(format_number(value, form))
             if interval is not None:
-                lines.append(f"[{interval.low:{form}}, {interval.high:{form}}]")
+                lines.append(f"[{format_number(interval.low, form)}, {format_number(interval.high, form)}]")
         return "\n".join(lines) or "\N{EN DASH}"
 
 

@@ -19,7 +19,7 @@ from selfpatch.core.console import in_lines, literal, plain_table
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.machine import current_versions
 from selfpatch.core.safe_paths import path_below
-from selfpatch.core.text import visible
+from selfpatch.core.text import format_number, visible
 from selfpatch.core.text_files import read_json
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.degenerate import Degenerate
@@ -200,7 +200,11 @@ class Result:
         Without rows, the metrics are the rows.
         """
         rows = self.rows or [{"metric": name, "value": value} for name, value in self.metrics.items()]
-        numbers = in_lines(f"{name} {value:.4f}" for name, value in self.metrics.items()) if self.rows else []
+        numbers = (
+            in_lines(f"{name} {format_number(value, '.4f')}" for name, value in self.metrics.items())
+            if self.rows
+            else []
+        )
         numbers += in_lines(f"{value:.4g} {unit}" for unit, value in self.costs.items())
         caption = "\n".join(visible(line) for line in [*numbers, *self.notes, *self.warnings])
         debias = self.settings.get("debias")
@@ -212,7 +216,9 @@ class Result:
             justify: Literal["left", "right"] = "left" if isinstance(rows[0][column], str) else "right"
             table.add_column(literal(column), justify=justify, overflow="fold")
         for row in rows:
-            cells = [f"{cell:.4f}" if isinstance(cell, float) else visible(str(cell)) for cell in row.values()]
+            cells = [
+                format_number(cell, ".4f") if isinstance(cell, float) else visible(str(cell)) for cell in row.values()
+            ]
             table.add_row(*map(literal, cells))
         return table
 

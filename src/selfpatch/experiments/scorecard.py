@@ -1,14 +1,18 @@
 """Scorecard: the results of suites of one or more networks, one benchmark a line, with bootstrap intervals."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from selfpatch.core.folders import subfolders
+from selfpatch.core.text import format_number
 from selfpatch.evaluation.compare import DRAWS, Interval, Row, are_comparable, rows_of
 from selfpatch.evaluation.headlines import RADAR, headline_of
 from selfpatch.evaluation.result import Result
+from selfpatch.experiments.left_out import LeftOut, read_left_out
 
 SPLITS = ("train", "val", "test")
 """Names of folders that say nothing without the name of the folder above."""
@@ -22,6 +26,8 @@ class NetworkResults:
 
     name: str
     results: Sequence[Result]
+    left_out: Sequence[LeftOut] = ()
+    """Evaluations of the suite that have no result."""
 
     @property
     def sha256(self) -> str | None:
@@ -31,7 +37,10 @@ class NetworkResults:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One evaluation with its settings on one data set; the lists hold one value for each network, or None."""
+    """One evaluation with its settings on one data set; the lists hold one value for each network, or None.
+
+    Without a result of any network, there is no metric, and all values are None.
+    """
 
     title: str
     """Name of the evaluation and of the data, and what distinguishes it from others."""
@@ -43,17 +52,27 @@ class Benchmark:
     """Quoted metric, with intervals if it is a mean over images."""
     of_images: Row | None
     """Mean over images, with intervals, if the quoted metric is no such mean."""
+    left_out: Sequence[LeftOut | None]
+    """Reasons of the networks that have no result."""
 
     @property
     def best(self) -> set[int]:
         """Numbers of the networks with the best value, as it is printed; empty if fewer than two have a value."""
-        values = {i: self.printed(value) for i, value in enumerate(self.quoted.values) if value is not None}
+        found = [(i, value) for i, value in enumerate(self.quoted.values) if value is not None]
+        values = {i: self.printed(value) for i, value in found if not math.isnan(value)}
+        if len(values) < 2:
+            return set()
         best = (max if self.higher_is_better else min)(values.values(), key=float)
-        return {i for i, value in values.items() if value == best} if len(values) > 1 else set()
+        return {i for i, value in values.items() if value == best}
 
     def printed(self, value: float, sign: str = "") -> str:
         """Return a number of this benchmark for a table: in percent, but errors as they are."""
-        return f"{100 * value:{sign}.1f}" if self.higher_is_better else f"{value:{sign}.3f}"
+        return format_number(100 * value, f"{sign}.1f") if self.higher_is_better else format_number(value, f"{sign}.3f")
+
+    @property
+    def is_measured(self) -> bool:
+        """True if a network has a result."""
+        return any(result is not None for result in self.results)
 
     @property
     def radar_scores(self) -> list[float | None]:
@@ -80,27 +99,37 @@ class Scorecard:
     @property
     def warnings(self) -> list[str]:
         """Sentences on degenerate inputs."""
-        named = zip(self.names, self.networks, strict=True)
-        return [f"{name}, {r.name}: {line}" for name, network in named for r in network.results for line in r.warnings]
+        return [
+            f"{name}, {benchmark.title}: {line}"
+            for i, name in enumerate(self.names)
+            for benchmark in self.benchmarks
+            if (result := benchmark.results[i]) is not None
+            for line in result.warnings
+        ]
 
 
 def read_network(folder: str | Path) -> NetworkResults:
     """Return the results in the folder of a suite, or a single result of a file or in the folder of an evaluation.
+
+    What the suite left out has no result, even if an earlier run left a file.
 
     Raises:
         ValueError: there is no result, or one cannot be read.
     """
     path = Path(folder).expanduser()
     files = [path] if path.is_file() else [path / "result.json"] if (path / "result.json").is_file() else []
+    left_out = list[LeftOut]()
     if not files and path.is_dir():
-        entries = [entry for entry in subfolders(path) if re.match(r"\d+-", entry.name)]
+        left_out = read_left_out(path)
+        without = {one.folder for one in left_out}
+        entries = [e for e in subfolders(path) if re.match(r"\d+-", e.name) and e.name not in without]
         entries.sort(key=lambda entry: int(entry.name.partition("-")[0]))
         files = [entry / "result.json" for entry in entries if (entry / "result.json").is_file()]
     if not files:
         raise ValueError(f"{path} holds no results; give a folder that `selfpatch evaluate` wrote, or a result.json")
     results = [Result.load(file) for file in files]
     sources = [result.weights.source for result in results if result.weights is not None]
-    return NetworkResults(sources[0] if sources else path.name, results)
+    return NetworkResults(sources[0] if sources else path.name, results, left_out)
 
 
 def make_scorecard(networks: Sequence[NetworkResults], draws: int = DRAWS) -> Scorecard:
@@ -108,6 +137,7 @@ def make_scorecard(networks: Sequence[NetworkResults], draws: int = DRAWS) -> Sc
 
         for each result of each network:
             it joins the benchmark with the same evaluation, settings and name of the data, or begins a new one
+        for each evaluation that a network's suite left out: the same
         for each benchmark: the metric to quote, and bootstrap intervals over the images that all its networks have
 
     Networks may have other patch sizes or layers, see `EvaluationConfig.network_settings`. Results without a metric to
@@ -121,25 +151,54 @@ def make_scorecard(networks: Sequence[NetworkResults], draws: int = DRAWS) -> Sc
             if group is None:
                 groups.append(group := {})
             group[number] = result
-    quotable = [group for group in groups if headline_of(next(iter(group.values()))) is not None]
-    titles = _titles([next(iter(group.values())) for group in quotable])
-    benchmarks = [_benchmark(t, g, len(networks), draws) for t, g in zip(titles, quotable, strict=True)]
-    return Scorecard(networks, benchmarks)
+    groups = [group for group in groups if headline_of(next(iter(group.values()))) is not None]
+    reasons = _left_out(networks, groups)
+    firsts = [next(iter(group.values()), None) for group in groups]
+    titles = _titles([
+        next(iter(left_out.values())).request if first is None else first
+        for first, left_out in zip(firsts, reasons, strict=True)
+    ])  # fmt: skip
+    columns = zip(titles, groups, reasons, strict=True)
+    return Scorecard(networks, [_benchmark(*column, len(networks), draws) for column in columns])
 
 
-def _benchmark(title: str, group: Mapping[int, Result], num_networks: int, draws: int) -> Benchmark:
-    results = list(group.values())
+def _left_out(networks: Sequence[NetworkResults], groups: list[dict[int, Result]]) -> list[dict[int, LeftOut]]:
+    """Return what is left out of each group by network, and append an empty group for each that no network has."""
+    found: list[dict[int, LeftOut]] = [{} for _ in groups]
+    for number, network in enumerate(networks):
+        for one in network.left_out:
+            for group, left_out in zip(groups, found, strict=True):
+                answered = any(one.is_answered_by(result) for result in group.values())
+                alike = any(are_comparable(one.request, other.request) for other in left_out.values())
+                if number not in {*group, *left_out} and (answered or alike):
+                    left_out[number] = one
+                    break
+            else:
+                groups.append({})
+                found.append({number: one})
+    return found
+
+
+def _benchmark(
+    title: str, group: Mapping[int, Result], left_out: Mapping[int, LeftOut], num_networks: int, draws: int
+) -> Benchmark:
+    results, reasons = list(group.values()), [left_out.get(i) for i in range(num_networks)]
+    nothing = [None] * num_networks
+    if not results:
+        empty = Row("", None, nothing, nothing, nothing, nothing)
+        return Benchmark(title, "", True, nothing, empty, None, reasons)
     headline = headline_of(results[0])
     assert headline is not None
     rows = rows_of(results, draws)
     quoted = next(row for row in rows if row.name == headline[0])
     means = [row for row in rows if row.num_images is not None]
-    means.sort(key=lambda row: row.name not in headline[0])  # `PCK@0.1` for `PCK@0.1 per image`
+    # `PCK@0.1` for `PCK@0.1 per image`, `mIoU per image` for `mIoU`.
+    means.sort(key=lambda row: row.name not in headline[0] and headline[0] not in row.name)
     of_images = means[0] if quoted.num_images is None and means else None
     columns = [list(group).index(i) if i in group else None for i in range(num_networks)]
     spread_means = None if of_images is None else _spread(of_images, columns)
     by_network = [group.get(i) for i in range(num_networks)]
-    return Benchmark(title, *headline, by_network, _spread(quoted, columns), spread_means)
+    return Benchmark(title, *headline, by_network, _spread(quoted, columns), spread_means, reasons)
 
 
 def _spread(row: Row, columns: Sequence[int | None]) -> Row:
@@ -173,6 +232,13 @@ def _titles(results: Sequence[Result]) -> list[str]:
             values = {i: results[i].settings.get(setting) for i in alike}
             if len({str(value) for value in values.values()}) > 1:
                 for i, value in values.items():
-                    text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-                    titles[i] += f", {text if isinstance(value, str | list | tuple) else f'{setting} {text}'}"
+                    titles[i] += f", {_shown_setting(setting, value)}"
     return [f"{t} ({i})" if titles.count(t) > 1 else t for i, t in enumerate(titles, start=1)]
+
+
+def _shown_setting(name: str, value: Any) -> str:
+    if value is None:
+        return f"default {name}"
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return value if isinstance(value, str) else f"{name} {value}"

@@ -35,18 +35,22 @@ def write_scorecard(card: Scorecard, out: Path) -> Path:
         ValueError: no network has a result with a metric to quote.
         OSError: the disk is full or cannot be written to.
     """
-    if not card.benchmarks:
+    measured = [benchmark for benchmark in card.benchmarks if benchmark.is_measured]
+    if not measured:
         raise ValueError("no result has a metric that a scorecard quotes; give results of evaluations")
     picture = []
-    if len(card.benchmarks) >= MIN_SPOKES:
-        spokes = [benchmark.title.replace(", ", "\n") for benchmark in card.benchmarks]
-        columns = zip(*(benchmark.radar_scores for benchmark in card.benchmarks), strict=True)
-        draw_radar(out / "scorecard.png", spokes, dict(zip(card.names, columns, strict=True)), TITLE)
+    if len(measured) >= MIN_SPOKES:
+        spokes = [benchmark.title.replace(", ", "\n") for benchmark in measured]
+        columns = zip(*(benchmark.radar_scores for benchmark in measured), strict=True)
+        scores, missing = dict(zip(card.names, columns, strict=True)), _names_of_missing(card)
+        draw_radar(out / "scorecard.png", spokes, scores, TITLE, f"Left out: {missing}" if missing else "")
         evaluations = {result.name for network in card.networks for result in network.results}
         others = "".join(f"; {name} is shown by {metric}" for name, metric in RADAR.items() if name in evaluations)
         picture = [Picture(out / "scorecard.png", f"Scores of each benchmark{others}")]
+    left_out = _left_out_rows(card)
     sections = [
         Section("Scores", [_table(card), Text(ABOUT), *map(Text, card.warnings), *picture]),
+        *([Section("Left out", [Table(("network", "benchmark", "reason"), left_out)])] if left_out else []),
         Section("Networks", [_networks(card)]),
     ]
     write_report(out / "scorecard.html", TITLE, sections)
@@ -62,7 +66,7 @@ def _table(card: Scorecard) -> Table:
     rows = []
     for benchmark in card.benchmarks:
         cells = [_cell(benchmark, benchmark.quoted, i, strong=i in benchmark.best) for i in range(len(card.networks))]
-        rows.append([benchmark.title, benchmark.metric, *cells])
+        rows.append([benchmark.title, benchmark.metric or None, *cells])
         if benchmark.of_images is not None:
             of_images = benchmark.of_images
             cells = [_cell(benchmark, of_images, i) for i in range(len(card.networks))]
@@ -73,7 +77,8 @@ def _table(card: Scorecard) -> Table:
 def _cell(benchmark: Benchmark, row: Row, number: int, *, strong: bool = False) -> FormattedNumber | None:
     value, difference = row.values[number], row.differences[number]
     if value is None:
-        return None
+        reason = benchmark.left_out[number]
+        return None if reason is None or row is not benchmark.quoted else FormattedNumber(reason.state)
     text = benchmark.printed(value) + _interval(benchmark, row.intervals[number])
     if number and difference is not None:
         text += f";\n{benchmark.printed(difference, '+')}{_interval(benchmark, row.difference_intervals[number], '+')}"
@@ -84,6 +89,22 @@ def _interval(benchmark: Benchmark, interval: Interval | None, sign: str = "") -
     if interval is None:
         return ""
     return f" [{benchmark.printed(interval.low, sign)}, {benchmark.printed(interval.high, sign)}]"
+
+
+def _left_out_rows(card: Scorecard) -> list[tuple[str, str, str]]:
+    """Return network, benchmark and reason of every evaluation that a network's suite left out."""
+    return [
+        (name, benchmark.title, reason.phrase)
+        for i, name in enumerate(card.names)
+        for benchmark in card.benchmarks
+        if (reason := benchmark.left_out[i]) is not None
+    ]
+
+
+def _names_of_missing(card: Scorecard) -> str:
+    """Return the benchmarks that no network has a result of, and why, for one line."""
+    missing = [(b.title, next(filter(None, b.left_out)).state) for b in card.benchmarks if not b.is_measured]
+    return "; ".join(f"{title} ({state})" for title, state in missing)
 
 
 def _networks(card: Scorecard) -> Table:
@@ -109,11 +130,13 @@ def latex_table(card: Scorecard) -> str:
     for benchmark in card.benchmarks:
         cells = []
         for i, value in enumerate(benchmark.quoted.values):
-            number = "--" if value is None else benchmark.printed(value)
+            reason = benchmark.left_out[i]
+            missing = "--" if reason is None else rf"\textit{{{reason.state}}}"
+            number = missing if value is None else benchmark.printed(value)
             half = _half_width(benchmark, benchmark.quoted.intervals[i])
             number = rf"\textbf{{{number}}}" if i in benchmark.best else number
             cells.append(number + (rf" {{\scriptsize$\pm${half}}}" if half else ""))
-        lines.append(" & ".join([_latex(benchmark.title), _latex(benchmark.metric), *cells]) + r" \\")
+        lines.append(" & ".join([_latex(benchmark.title), _latex(benchmark.metric) or "--", *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
@@ -127,18 +150,23 @@ def _latex(text: str) -> str:
 
 
 def csv_table(card: Scorecard) -> str:
-    """Return one line for each number: fractions and errors as they are measured, with their intervals."""
+    """Return one line for each number: fractions and errors as they are measured, with their intervals.
+
+    An evaluation that was left out has a line without a number, and the reason in the last column.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     names = ("value", "low", "high", "difference", "difference low", "difference high")
-    writer.writerow(("network", "benchmark", "metric", "images", *names))
+    writer.writerow(("network", "benchmark", "metric", "images", *names, "left out"))
     for i, name in enumerate(card.names):
         for benchmark in card.benchmarks:
             for row in filter(None, (benchmark.quoted, benchmark.of_images)):
                 if row.values[i] is not None:
                     numbers = row.values[i], *_ends(row.intervals[i]), row.differences[i] if i else None
                     differences = _ends(row.difference_intervals[i])
-                    writer.writerow((name, benchmark.title, row.name, row.num_images, *numbers, *differences))
+                    writer.writerow((name, benchmark.title, row.name, row.num_images, *numbers, *differences, None))
+            if (reason := benchmark.left_out[i]) is not None:
+                writer.writerow((name, benchmark.title, benchmark.metric, *[None] * (1 + len(names)), reason.phrase))
     return file.getvalue()
 
 
@@ -147,7 +175,7 @@ def _ends(interval: Interval | None) -> Sequence[float | None]:
 
 
 def json_lines(card: Scorecard) -> list[dict[str, Any]]:
-    """Return one record for each network: its source, and every quoted number with its settings and interval."""
+    """Return one record for each network: its source, every quoted number with its settings, and what is left out."""
     lines = []
     for i, network in enumerate(card.networks):
         scores = []
@@ -165,5 +193,10 @@ def json_lines(card: Scorecard) -> list[dict[str, Any]]:
         lines.append({
             "network": card.names[i], "sha256": network.sha256, "device": first.device,
             "versions": dict(first.versions), "scores": scores,
+            "left_out": [
+                {"benchmark": benchmark.title, "evaluation": reason.evaluation, "reason": reason.phrase,
+                 "settings": dict(reason.settings)}
+                for benchmark in card.benchmarks if (reason := benchmark.left_out[i]) is not None
+            ],
         })  # fmt: skip
     return lines

@@ -12,6 +12,7 @@ Settings and paths are as in `selfpatch evaluate davis --data DAVIS --resolution
     1-davis/entry.json      the request, written once it is finished
     report.html, report.md  all tables, written anew after each evaluation
     scorecard.*             the numbers that papers quote, next to those of other networks
+    left_out.json           evaluations without a result, and why, for the scorecard
     features/               features of images, removed at the end
 """
 
@@ -39,6 +40,7 @@ from selfpatch.evaluation.feature_cache import caching_features
 from selfpatch.evaluation.registry import complete_settings
 from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256, silent
 from selfpatch.experiments.entries import Entry, Outcome, Values, read_suite
+from selfpatch.experiments.left_out import write_left_out
 from selfpatch.experiments.records import as_json, differences, read_json, write_json
 from selfpatch.experiments.scorecard import make_scorecard, read_network
 from selfpatch.experiments.scorecard_files import write_scorecard
@@ -235,6 +237,7 @@ def run_suite(
             outcomes[i] = _run(entry, run, out, weights) if earlier is None else Outcome(entry, earlier, was_done=True)
             if distributed.is_main_process():
                 write_reports(outcomes, out, title)
+                write_left_out(outcomes, out)
             yield outcomes[i]
 
     return run_missing()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from selfpatch.core.text import visible
+from selfpatch.core.text import format_number, visible
 from selfpatch.visualization.report import Block, Cell, FormattedNumber, Picture, Section, Table, Text
 
 MARKUP = re.compile(r"[\\|<>*`\[\]~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
@@ -51,4 +51,4 @@ def _cell(value: Cell) -> str:
     if isinstance(value, FormattedNumber):
         text = plain(value.text.replace("\n", " "))
         return (f"**{text}**" if value.strong else text) + (f" {plain(value.mark)}" if value.mark else "")
-    return f"{value:.4f}" if isinstance(value, float) else plain(str(value))
+    return format_number(value, ".4f") if isinstance(value, float) else plain(str(value))

@@ -12,12 +12,14 @@ from selfpatch.visualization.layout import INK, LINE, MUTED, PAPER, SERIES, fitt
 
 SIDE, DPI, SIZE = 8.0, 110, 11
 """Side of the picture in inches, pixels per inch, and size of the words in points."""
-ROOM = 105
+ROOM = 96
 """Width of a label in points."""
 MIN_SPOKES = 3
 
 
-def draw_radar(path: Path, spokes: Sequence[str], scores: Mapping[str, Sequence[float | None]], title: str) -> Path:
+def draw_radar(
+    path: Path, spokes: Sequence[str], scores: Mapping[str, Sequence[float | None]], title: str, note: str = ""
+) -> Path:
     """Draw the scores of networks as a PNG, and return its path.
 
     A network without a score of a benchmark has a gap there. Rings are 20 % apart.
@@ -27,6 +29,7 @@ def draw_radar(path: Path, spokes: Sequence[str], scores: Mapping[str, Sequence[
         spokes: names of the benchmarks, at least `MIN_SPOKES`; a line break separates two lines.
         scores: score of each benchmark by network, in [0, 1].
         title: heading of the picture.
+        note: text below the heading, e.g. what the picture does not show; the end of a long one is cut off.
     """
     from matplotlib.figure import Figure
 
@@ -49,11 +52,14 @@ def draw_radar(path: Path, spokes: Sequence[str], scores: Mapping[str, Sequence[
         labels = ["\n".join(fitted(printable(line), SIZE, ROOM) for line in spoke.split("\n")) for spoke in spokes]
         axes.set_xticks(angles, labels)
         for label, angle in zip(axes.get_xticklabels(), angles, strict=True):
-            sine = np.sin(angle)
-            label.set(size=SIZE, color=INK, ha="center" if abs(sine) < 0.1 else "left" if sine > 0 else "right")
+            sine, cosine = np.sin(angle), np.cos(angle)
+            ha = "center" if abs(sine) < 0.1 else "left" if sine > 0 else "right"
+            va = "center" if abs(cosine) < 0.9 else "bottom" if cosine > 0 else "top"  # long ones grow outwards
+            label.set(size=SIZE, color=INK, ha=ha, va=va)
         axes.grid(color=LINE, lw=1)
         axes.spines["polar"].set_color(LINE)
         figure.text(0.05, 0.95, fitted(printable(title), SIZE + 5, 0.9 * SIDE * 72), size=SIZE + 5, color=INK)
+        figure.text(0.05, 0.92, fitted(printable(note), SIZE - 2, 0.9 * SIDE * 72), size=SIZE - 2, color=MUTED)
         names = [fitted(printable(name), SIZE, 0.8 * SIDE * 72) for name in scores]
         legend = figure.legend(
             axes.get_lines(), names, loc="lower left", bbox_to_anchor=(0.04, 0.01), frameon=False, fontsize=SIZE

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from selfpatch.core.atomic_io import write_atomically
-from selfpatch.core.text import visible
+from selfpatch.core.text import format_number, visible
 from selfpatch.visualization.curves import Point, curves_svg, finite
 
 MIME = {f".{suffix}": f"image/{suffix}" for suffix in ("png", "jpeg", "gif", "webp")}
@@ -134,6 +134,7 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section]) -> P
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
+    environment.filters["number"] = format_number
     page = environment.get_template("report.html.jinja").render(title=title, sections=sections)
     path = Path(path)
     write_atomically(path, page + "\n")

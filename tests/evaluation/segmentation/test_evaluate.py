@@ -70,7 +70,7 @@ def test_colours_that_are_the_classes_are_found(blocks: Path, method: Method, en
     assert result.metrics["mIoU"] > result.metrics["mIoU baseline"] + 0.4
     assert [row["class"] for row in result.rows] == ["red", "green", "blue"]
     assert set(result.per_image) == {"0", "1", "2"}
-    assert all(value["miou_image"] > 0.7 for value in result.per_image.values())
+    assert all(value["mIoU per image"] > 0.7 for value in result.per_image.values())
     assert result.settings["method"] == method
 
 

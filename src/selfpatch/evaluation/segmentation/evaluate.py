@@ -116,7 +116,8 @@ def _scored(
         of_image = torch.stack([confusion(prediction, labels, num_classes) for prediction in predictions])
         counts += of_image
         if of_image.any():
-            per_image[test.names[i]] = {"miou_image": float(np.mean([Scores.of(of_run).miou for of_run in of_image]))}
+            mean = float(np.mean([Scores.of(of_run).miou for of_run in of_image]))
+            per_image[test.names[i]] = {"mIoU per image": mean}
         if i in shown:
             rows.append(overlay_row(image.rgb, labels, predictions[0].numpy()))
     counts, per_image, rows = all_reduce_sum(counts), dict(gather([*per_image.items()])), gather(rows)
