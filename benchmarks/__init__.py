@@ -1,7 +1,7 @@
 """Benchmarks of every fast path against its plain reference, side by side in one process.
 
 python -m benchmarks                    all of them
-python -m benchmarks.step --seconds 20  one: step, loader, end_to_end, ops, davis or scaling
+python -m benchmarks step --seconds 20  one: step, loader, end_to_end, ops, davis, scaling or objectives
 python -m benchmarks.peers              selfpatch against lightly
 benchmarks/gpu.sh                       CUDA tests, training, step and loader on a GPU machine, within 9 minutes
 """

@@ -1,4 +1,4 @@
-"""Run all benchmarks: `python -m benchmarks`."""
+"""Run benchmarks: `python -m benchmarks [PART...]`."""
 
 from benchmarks.run import main
 

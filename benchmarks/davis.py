@@ -131,9 +131,3 @@ def noise_frames(
     features = F.normalize(torch.randn(count, h, w, dim, generator=generator), dim=-1).to(device)
     labels = torch.rand(count, 1 + OBJECTS, h, w, generator=generator).to(device)
     return list(zip(features, labels, strict=True))
-
-
-if __name__ == "__main__":
-    from benchmarks.run import main
-
-    main("davis")

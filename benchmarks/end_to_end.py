@@ -94,9 +94,3 @@ def seconds_per_step(config: RunConfig, device: torch.device, *, seconds: float)
         for _ in range(WARM_UP):
             steps_within(0)
         return [steps_within(seconds / ROUNDS) for _ in range(ROUNDS)]
-
-
-if __name__ == "__main__":
-    from benchmarks.run import main
-
-    main("end_to_end")

@@ -169,9 +169,3 @@ def _load(index: ImageIndex, indices: np.ndarray, recipes: Recipes, renderer: Na
 
 def _files_to_views(load: Callable[[Name], Batch], renderer: Name, device: torch.device) -> Views:
     return load(renderer).to(device)
-
-
-if __name__ == "__main__":
-    from benchmarks.run import main
-
-    main("loader")

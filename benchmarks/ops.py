@@ -191,9 +191,3 @@ def _scores(device: torch.device, *rows: int, prototypes: int, width: int = 256)
 
 def _gradients(loss: Tensor, scores: Scores) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loss, scores)
-
-
-if __name__ == "__main__":
-    from benchmarks.run import main
-
-    main("ops")

@@ -20,11 +20,10 @@ from selfpatch.core.machine import slowdown
 from selfpatch.data.sample_images import sample_photographs
 
 
-def main(*parts: str) -> None:
-    """Run benchmarks with the options of the command line; `parts` are those that run if none are given."""
-    defaults = BenchConfig(parts=parts) if parts else BenchConfig()
+def main() -> None:
+    """Run benchmarks with the options of the command line."""
     try:
-        run_benchmarks(tyro.cli(BenchConfig, default=defaults))
+        run_benchmarks(tyro.cli(BenchConfig))
     except ValueError as error:
         sys.exit(f"benchmarks: {error}")
 

@@ -76,9 +76,3 @@ def table(measured: Sequence[Cost]) -> Table:
             f"{cost.peak_bytes / base.peak_bytes:.2f}",
         )
     return shown
-
-
-if __name__ == "__main__":
-    from benchmarks.run import main
-
-    main("scaling")

@@ -154,9 +154,3 @@ def time_steps(config: RunConfig, device: torch.device, *, seconds: float, memor
         return timing
     peaks = {variant: peak_memory(step_of, config, variant, device, device=device) for variant in timing.seconds}
     return replace(timing, peak_memory=peaks)
-
-
-if __name__ == "__main__":
-    from benchmarks.run import main
-
-    main("step")

@@ -56,8 +56,8 @@ class Import:
 class Tree:
     """The sources and tests of a checkout, as text."""
 
-    def __init__(self, repository: Path) -> None:
-        self.source, self.tests = repository / "src" / "selfpatch", repository / "tests"
+    def __init__(self, repository: Path, source: str = "src/selfpatch") -> None:
+        self.source, self.tests = repository / source, repository / "tests"
         self.files = {self._dotted(path): path for path in sorted(self.source.rglob("*.py"))}
         self.packages = {name for name, path in self.files.items() if path.name == "__init__.py"}
         self.imports = [found for name in self.files for found in self._imports_of(name)]
@@ -68,6 +68,7 @@ class Tree:
 
     def _imports_of(self, importer: str) -> Iterator[Import]:
         """Return every import of a module, inside functions and under TYPE_CHECKING too."""
+        root = self.source.name
         for node in ast.walk(ast.parse(self.files[importer].read_text())):
             if isinstance(node, ast.Import):
                 pairs = [(alias.name, "") for alias in node.names]
@@ -77,12 +78,12 @@ class Tree:
             else:
                 continue
             for module, name in pairs:
-                inside = module == "selfpatch" or module.startswith("selfpatch.")
-                below = module.removeprefix("selfpatch").lstrip(".")
+                inside = is_within(module, (root,))
+                below = module.removeprefix(root).lstrip(".") if inside else module
                 submodule = f"{below}.{name}".lstrip(".")
                 if inside and submodule in self.files:
                     below, name = submodule, ""
-                yield Import(importer, below if inside else module, name, node.lineno, inside)
+                yield Import(importer, below, name, node.lineno, inside)
 
 
 def top_package(module: str) -> str:
@@ -221,6 +222,13 @@ def test_rule_holds(tree: Tree, rule: str) -> None:
     assert len(tree.files) > 150, "the sources were not found"
     broken = list(RULES[rule](tree))
     assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize("rule", [cycles, long_files, empty_names])
+def test_rule_holds_for_the_benchmarks(rule: Callable[[Tree], Iterator[str]]) -> None:
+    benchmarks = Tree(REPOSITORY, "benchmarks")
+    assert len(benchmarks.files) > 15
+    assert not list(rule(benchmarks))
 
 
 def test_no_ignored_file_is_tracked() -> None:

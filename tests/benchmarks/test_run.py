@@ -11,7 +11,6 @@ import torch
 
 from benchmarks import run, step
 from benchmarks.config import PARTS, BenchConfig
-from benchmarks.run import main as run_module
 from selfpatch.cli.main import main
 from tests.helpers.command_line import write_photos
 
@@ -50,10 +49,11 @@ def test_the_command_reports_every_case(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_module_runs_its_benchmark_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_runs_one_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "davis.json"
-    monkeypatch.setattr(sys, "argv", ["davis", "--seconds", "0.05", "--device", "cpu", "--out", str(out)])
-    run_module("davis")
+    arguments = ["davis", "--seconds", "0.05", "--device", "cpu", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    run.main()
     names = [case["name"] for case in json.loads(out.read_text())["cases"]]
     assert len(names) == 3
     assert all("30 x 53" in name or "DAVIS" in name or "evaluation of" in name for name in names)
