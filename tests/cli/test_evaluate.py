@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 import selfpatch
+from selfpatch.checkpoints.load import load_encoder
 from selfpatch.cli.main import main
 from tests.helpers.command_line import write_davis
 
@@ -81,7 +83,16 @@ def test_a_suite(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) 
     assert "holds another result (weights.side is teacher there and student now)" in capsys.readouterr().err
 
 
-def test_a_suite_has_a_dry_run(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+def test_a_suite_has_a_dry_run(
+    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def opening(*args: Any, **options: Any) -> Any:
+        opened.append(args)
+        return load_encoder(*args, **options)
+
+    monkeypatch.setattr("selfpatch.api.encoder.load_encoder", opening)
     davis = write_davis(tmp_path / "davis")
     lines = [f"- davis: {{data: {davis}, resolution: 48}}", "- knn: {data: nowhere}"]
     (tmp_path / "suite.yaml").write_text("\n".join(lines))
@@ -90,6 +101,7 @@ def test_a_suite_has_a_dry_run(capsys: pytest.CaptureFixture[str], run: Path, tm
     shown = capsys.readouterr()
     assert "encoding all images" in shown.out
     assert "selfpatch: 2-knn: nowhere has no train/" in shown.err
+    assert len(opened) == 1, "one network for all entries"
     assert not (tmp_path / "out").exists()
     (tmp_path / "suite.yaml").write_text(lines[0])
     assert main(command) == 0

@@ -16,7 +16,7 @@ from selfpatch.evaluation.registry import EVALUATIONS
 from selfpatch.evaluation.result import Provenance, Result, network_sha256
 from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate as evaluate_davis
-from selfpatch.experiments.entries import Entry, Outcome, read_suite, suite_names
+from selfpatch.experiments.entries import Entry, Outcome, limited, read_suite, suite_names
 from selfpatch.experiments.suite import evaluate_suite, identity, run_suite
 from tests.helpers.command_line import write_davis
 from tests.helpers.labelled_images import coloured_folder
@@ -165,6 +165,28 @@ def test_what_is_refused_is_told_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text("- knn: {data: pets}\n- davis: {data: pets}")
     with pytest.raises(ValueError, match=r"no evaluation can run: 1-knn: .*pets.*; 2-davis: no DAVIS at"):
         evaluate_suite(tmp_path / "suite.yaml", MeanColour(8), tmp_path / "other", data_root=tmp_path)
+
+
+def test_a_limit_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smaller one counts where an entry has a limit too; a quick look does not stand in the way of a full run."""
+    entries = suite(tmp_path, "- davis: {data: a}\n- knn: {data: b, limit: 3}\n- segment: {data: c, limit: 50}")
+    assert [limited(entry, 8).settings["limit"] for entry in entries] == [8, 3, 8]
+    with pytest.raises(ValueError, match=r"1-davis with a limit of 0\.limit is 0"):
+        limited(entries[0], 0)
+    monkeypatch.chdir(tmp_path)
+    write_davis(tmp_path / "davis")
+    (tmp_path / "suite.yaml").write_text("- davis: {data: davis, resolution: 48}")
+    for limit, sequences in ((1, 1), (None, 2)):
+        (outcome,) = evaluate_suite("suite.yaml", MeanColour(8), limit=limit)
+        assert outcome.result is not None
+        assert len(outcome.result.per_image) == sequences
+    assert {path.name for path in (tmp_path / "evaluations").iterdir()} == {"suite-encoder", "suite-encoder-limit-1"}
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_every_evaluation_has_a_limit(name: str) -> None:
+    kind = EVALUATIONS[name]
+    assert all(hasattr(one, "limit") for one in ([kind] if kind.variants is None else kind.variants[1].values()))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

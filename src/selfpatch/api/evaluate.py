@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import torch
 from torch import nn
 
 from selfpatch.api.dry_run import DryRun, evaluation_report
@@ -29,7 +28,7 @@ from selfpatch.evaluation.workload import DryRunEnds
 from selfpatch.models.features import evaluating
 from selfpatch.models.finite_features import requiring_finite_features
 
-__all__ = ["check", "compare", "evaluate", "measure", "presets"]
+__all__ = ["check", "compare", "evaluate", "measure", "presets", "report"]
 
 
 @overload
@@ -92,26 +91,34 @@ def evaluate(
             if config.needs_encoder:
                 encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
             if dry_run:
-                return _report(name, encoder, record, data, config, distributed.find_device(device))
+                return report(name, encoder, record, data, config, device=device)
             return measure(name, encoder, record, data, config, out=out, progress=progress)
 
 
-def _report(
+def report(
     name: str,
     encoder: Encoder | None,
     record: Provenance | None,
     data: str | Path,
-    config: EvaluationConfig,
-    device: torch.device,
+    config: EvaluationConfig | None = None,
+    *,
+    device: str = "auto",
+    **settings: Any,
 ) -> DryRun:
-    encoder = None if encoder is None else without_values(encoder)
-    try:
-        measure(name, encoder, record, data, config)
-    except DryRunEnds as ready:
-        if encoder is not None and not isinstance(encoder, nn.Module):
-            encoder.device = device  # type: ignore[misc]
-        with evaluating(encoder) if encoder is not None else contextlib.nullcontext():
-            return evaluation_report(f"evaluate {name}", encoder, ready.workload, device)
+    """Return the report of the dry run of one evaluation of an open encoder, which `measure` would run.
+
+    Raises:
+        ValueError: the evaluation would be refused.
+    """
+    encoder, used = None if encoder is None else without_values(encoder), distributed.find_device(device)
+    with dry_running():
+        try:
+            measure(name, encoder, record, data, config, **settings)
+        except DryRunEnds as ready:
+            if encoder is not None and not isinstance(encoder, nn.Module):
+                encoder.device = used  # type: ignore[misc]
+            with evaluating(encoder) if encoder is not None else contextlib.nullcontext():
+                return evaluation_report(f"evaluate {name}", encoder, ready.workload, used)
     raise AssertionError(f"{name} did not call Output.announce before its first image")
 
 

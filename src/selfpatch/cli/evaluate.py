@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from pydantic import PositiveInt
 
 from selfpatch.cli.parsing import DryRunOptions, Flat, NetworkOptions, peek, print_report, read_options
 from selfpatch.cli.progress_bar import progress_bar
@@ -51,6 +52,9 @@ class SuiteOptions(DryRunOptions, NetworkOptions, CacheConfig):
     data_root: DataName | None = None
     """Folder that the suite's relative paths of data start from, and those of image lists that lie there; the current
     folder if not given."""
+    limit: PositiveInt | None = None
+    """Largest number of images per split of each evaluation (pairs of correspond and navi, sequences of davis), for a
+    quick look; defaults to what the suite says."""
     against: tuple[DataName, ...] = ()
     """Folders of suites of other networks, which the scorecard shows next to this one."""
     out: Name | None = None
@@ -161,6 +165,7 @@ def _evaluate_all(arguments: list[str]) -> int:
             progress=progress,
             cache=CacheConfig(cache_gb=options.cache_gb, keep_cache=options.keep_cache),
             data_root=options.data_root,
+            limit=options.limit,
             against=options.against,
         )
     optional = is_built_in(options.suite)
@@ -176,7 +181,7 @@ def _dry_run_all(options: SuiteOptions, weights: str) -> int:
 
     num_reports, refused = 0, False
     for entry, report in dry_run_suite(
-        options.suite, weights, options.out, data_root=options.data_root, **options.loading()
+        options.suite, weights, options.out, data_root=options.data_root, limit=options.limit, **options.loading()
     ):
         if not isinstance(report, ValueError):
             num_reports += 1

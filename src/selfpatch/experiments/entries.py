@@ -61,13 +61,14 @@ def is_built_in(suite: str | Path) -> bool:
     return str(suite) in suite_names()
 
 
-def read_suite(suite: str | Path, data_root: str | Path | None = None) -> list[Entry]:
+def read_suite(suite: str | Path, data_root: str | Path | None = None, limit: int | None = None) -> list[Entry]:
     """Return the evaluations of a suite, after checking every name and value.
 
     Args:
         suite: name of a built-in suite, or path of a YAML file.
         data_root: folder that relative paths of data start from, and those of lists of images that lie there; the
             current folder if None.
+        limit: largest number of images per split, see `limited`; if None, as the file says.
 
     Raises:
         ValueError: the file is missing or no list of evaluations, or an evaluation or a setting is unknown.
@@ -78,10 +79,23 @@ def read_suite(suite: str | Path, data_root: str | Path | None = None) -> list[E
     if not isinstance(items, list) or not items:
         raise ValueError(f"{suite} holds no list of evaluations; write one a line, like {EXAMPLE}")
     entries = [read_entry(number, item, f"entry {number} of {suite}") for number, item in enumerate(items, start=1)]
+    if limit is not None:
+        entries = [limited(entry, limit) for entry in entries]
     if data_root is None:
         return entries
     root = Path(data_root).expanduser()
     return [replace(e, data=str(root / e.data), settings=_with_lists(e.settings, root)) for e in entries]
+
+
+def limited(entry: Entry, limit: int) -> Entry:
+    """Return an entry whose setting `limit`, which every evaluation has, is at most `limit`.
+
+    Raises:
+        ValueError: the limit is less than 1.
+    """
+    settings = {**entry.settings, "limit": min(limit, entry.settings["limit"] or limit)}
+    where = f"{entry.folder} with a limit of {limit}"
+    return replace(entry, settings=plain(EVALUATIONS[entry.evaluation].from_settings(settings, where)))
 
 
 def _with_lists(settings: Values, root: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from selfpatch.api.dry_run import DryRun
 from selfpatch.api.encoder import open_network_or_baseline, without_values
-from selfpatch.api.evaluate import check, evaluate, measure
+from selfpatch.api.evaluate import check, measure, report
 from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.config.schema import plain
 from selfpatch.core import distributed
@@ -66,6 +66,7 @@ def evaluate_suite(
     progress: Progress | None = None,
     cache: CacheConfig = DEFAULT_CACHE,
     data_root: str | Path | None = None,
+    limit: int | None = None,
     against: Sequence[str | Path] = (),
 ) -> list[Outcome]:
     """Run every evaluation of a suite on one network; a second call continues where the first was stopped.
@@ -76,7 +77,7 @@ def evaluate_suite(
     Args:
         suite: name of a built-in suite (`dense`, `classification`, `papers`), or a YAML file, see the module.
         weights: network or baseline, as `api.evaluate.evaluate` takes it.
-        out: folder. If None, evaluations/SUITE-WEIGHTS.
+        out: folder. If None, evaluations/SUITE-WEIGHTS, with the limit if there is one.
         device: device of the network.
         patch_size: side of a patch in pixels, if `weights` is a function.
         load_options: how the weights are read.
@@ -84,6 +85,7 @@ def evaluate_suite(
         progress: called by the evaluations with their progress.
         cache: features on disk by which the evaluations encode each image once.
         data_root: folder that relative paths of data start from; the current folder if None.
+        limit: largest number of images per split of each evaluation, see `entries.limited`; if None, as the suite says.
         against: folders of suites of other networks, which the scorecard shows next to this one.
 
     Returns:
@@ -93,13 +95,14 @@ def evaluate_suite(
         ValueError: the file or the weights are invalid, every evaluation is refused, or the folder holds results of
             other settings or weights.
     """
-    entries, others = read_suite(suite, data_root), [read_network(folder) for folder in against]
+    entries, others = read_suite(suite, data_root, limit), [read_network(folder) for folder in against]
     with distributed.process_group(device):
         encoder, record = open_network_or_baseline(weights, device, patch_size, load_options)
         if out is None:  # `runs/photos` -> `photos`, `timm:vit_small` -> `timm-vit_small`
             source = "encoder" if record is None else record.source
             name = re.sub(r"[^\w.]+", "-", Path(source).name or source).strip("-.") or "encoder"
-            out = EVALUATIONS_FOLDER / f"{Path(suite).stem}-{name}"
+            # A quick look has a folder of its own, so that the whole suite can follow it.
+            out = EVALUATIONS_FOLDER / f"{Path(suite).stem}-{name}{'' if limit is None else f'-limit-{limit}'}"
         loading = (
             {**plain(LoadConfig()), "normed_patches": True, **(load_options or {})} if isinstance(weights, str) else {}
         )
@@ -120,21 +123,25 @@ def dry_run_suite(
     weights: str,
     out: str | Path | None = None,
     *,
+    device: str = "auto",
+    load_options: Values | None = None,
     data_root: str | Path | None = None,
-    **loading: Any,
+    limit: int | None = None,
 ) -> Iterator[tuple[Entry, DryRun | ValueError]]:
     """Yield the report of each evaluation of a suite, or why it is refused, which does not stop the others.
 
-    `loading` are the arguments `device` and `load_options` of `evaluate_suite`.
+    The shapes of the weights are read once. The arguments are those of `evaluate_suite`.
 
     Raises:
-        ValueError: the file is invalid, or the folder cannot be made.
+        ValueError: the file or the weights are invalid, or the folder cannot be made.
     """
+    entries = read_suite(suite, data_root, limit)
     with dry_run():
         make_folder(out or EVALUATIONS_FOLDER)
-    for entry in read_suite(suite, data_root):
+        encoder, record = open_network_or_baseline(weights, device, load_options=load_options)
+    for entry in entries:
         try:
-            yield entry, evaluate(entry.evaluation, weights, entry.data, dry_run=True, **loading, **entry.settings)
+            yield entry, report(entry.evaluation, encoder, record, entry.data, device=device, **entry.settings)
         except ValueError as error:
             yield entry, error
 
