@@ -1,5 +1,7 @@
 """Suggestions for unknown words: by meaning, by spelling, and where an option exists."""
 
+import re
+
 import pytest
 
 from selfpatch.cli import suggestions
@@ -40,12 +42,18 @@ def test_options_of_a_training(word: str, end: str) -> None:
         ("knn", "--output", "did you mean --out?"),
         ("davis", "--image-size", "did you mean --resolution?"),
         ("knn", "--debias", "only other evaluations have it: correspond, davis, depth, discover, match, navi, segment"),
+        ("knn", "--resolution", "did you mean --resize and --crop?"),
+        ("finetune", "--img-size", "did you mean --resize and --crop?"),
+        ("detect", "--resolution", "did you mean --short-sides and --long-side?"),
+        ("segment --method linear", "--resolution", "did you mean --crop?"),
+        ("segment --method fpn", "--resolution", "did you mean --crop and --short-side?"),
         ("segment", "--temperature", "it goes with --method knn"),
         ("segment", "--tau", "only other evaluations have it: discover"),
     ],
 )
 def test_options_of_an_evaluation(evaluation: str, word: str, end: str) -> None:
-    options = options_class(EVALUATIONS[evaluation].from_settings({}))
+    name, _, method = evaluation.partition(" --method ")
+    options = options_class(EVALUATIONS[name].from_settings({"method": method} if method else {}))
     assert suggestions.for_option(word, options, f"evaluate {evaluation}").endswith(end)
 
 
@@ -68,7 +76,10 @@ def test_commands(word: str, end: str) -> None:
 
 
 def test_every_meaning_is_an_option_of_some_command() -> None:
-    commands = [PretrainOptions, *(options_class(config.from_settings({})) for config in EVALUATIONS.values())]
+    kinds = [
+        one for config in EVALUATIONS.values() for one in (config.variants[1].values() if config.variants else [config])
+    ]
+    commands = [PretrainOptions, ExportOptions, *(options_class(kind.from_settings({})) for kind in kinds)]
     known = {name for kind in commands for name in suggestions.option_names(kind)}
-    meant = {option for options in suggestions.MEANINGS.values() for option in options.split()}
+    meant = {option for options in suggestions.MEANINGS.values() for option in re.split(r"[ +]", options)}
     assert meant <= known

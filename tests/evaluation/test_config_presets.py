@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from selfpatch.cli.main import main
-from selfpatch.evaluation.config import describe_presets
+from selfpatch.evaluation.config import describe_presets, preset_tables
+from selfpatch.evaluation.registry import EVALUATIONS
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,33 @@ def test_a_command_prints_them(capsys: pytest.CaptureFixture[str], name: str, wo
     assert main(["evaluate", name, "--presets"]) == 0
     shown = capsys.readouterr().out.split()
     assert all(word in shown for word in words)
+
+
+@pytest.mark.parametrize("method", [["--method", "knn"], ["--method=knn"]])
+def test_a_method_prints_its_own(capsys: pytest.CaptureFixture[str], method: list[str]) -> None:
+    assert main(["evaluate", "segment", "--presets", *method]) == 0
+    shown = capsys.readouterr().out.split()
+    assert shown[:3] == ["knn", "whole", "hummingbird"]
+    assert "leopart" not in shown
+    assert main(["evaluate", "segment", "--method", "logistic", "--presets"]) == 2
+    assert "segment --method logistic has no presets" in capsys.readouterr().err
+    assert main(["evaluate", "segment", "--method", "forest", "--presets"]) == 2
+    assert "method is 'forest'; use one of: knn, linear" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, config in EVALUATIONS.items() if name not in ("discover", "knn", "match")]
+)
+def test_no_line_is_wider_than_a_terminal(name: str) -> None:
+    """Every preset and every setting that differs is still there, below where the line is full."""
+    table = preset_tables(EVALUATIONS[name], name)
+    assert max(map(len, table.splitlines())) <= 80
+    if name == "detect":
+        first, second = table.split("\n\n")
+        assert [line.split()[0] for line in first.splitlines()[1:]] == [
+            line.split()[0] for line in second.splitlines()[1:]
+        ]
+        assert first.split("\n")[0].split() + second.split("\n")[0].split() == list(EVALUATIONS[name].presets)
 
 
 def test_an_evaluation_without_presets_says_so(capsys: pytest.CaptureFixture[str]) -> None:

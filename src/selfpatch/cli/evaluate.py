@@ -114,11 +114,12 @@ def _evaluate(name: str, arguments: list[str]) -> int:
     if name not in EVALUATIONS:
         raise ValueError(f"there is no evaluation {name!r}; use one of: {', '.join(EVALUATIONS)}, all")
     kind = EVALUATIONS[name]
+    variant = () if kind.variants is None else kind.variants[:1]
     if "--presets" in arguments:
-        print(preset_tables(kind, name))
+        print(preset_tables(kind, name, peek(arguments, *variant)))
         return 0
     # The preset and the variant decide the other settings and their defaults.
-    chosen = peek(arguments, "preset", *(() if kind.variants is None else kind.variants[:1]))
+    chosen = peek(arguments, "preset", *variant)
     defaults = kind.from_settings({key: chosen[key] for key in chosen if hasattr(kind.variant(chosen), key)})
     command = f"evaluate {name}" + "".join(f" --{key} {chosen[key]}" for key in chosen if key != "preset")
     options = read_options(options_class(defaults), command, arguments, description=inspect.getdoc(kind))

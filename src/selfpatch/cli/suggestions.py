@@ -34,7 +34,10 @@ MEANINGS = {
     "batch bs batch-size-per-gpu per-gpu-batch-size": "batch-size",
     "checkpoint ckpt pretrained pretrained-weights model backbone": "weights",
     "data-dir data-path dataset images input root train-data": "data",
-    "image-size img-size imgsz input-size crop-size": "crops.global-size resolution crop",
+    "crop-size": "crops.global-size resolution crop",
+    "image-size img-size imgsz input-size resolution size": (
+        "crops.global-size resolution resize+crop crop+short-side crop short-sides+long-side size"
+    ),
     "iterations max-steps num-steps": "steps epochs",
     "learning-rate lr": "optimizer.base-lr lr",
     "local-crops local-crops-number num-crops num-local-crops": "crops.num-local",
@@ -47,7 +50,7 @@ MEANINGS = {
     "pretrained-weights checkpoint ckpt pretrained weights": "init",
     "wd": "optimizer.weight-decay weight-decay",
 }
-"""Options of ours, the first of which a command has, by what other tools call them."""
+"""Options of ours, the first of which a command has, by what other tools call them; `+` joins two that go together."""
 
 _PROCESSES = ("gpus", "num-gpus", "ngpus", "devices", "nproc", "nproc-per-node", "world-size", "nodes")
 
@@ -126,8 +129,9 @@ def _by_last_word(name: str, known: Sequence[str]) -> str | None:
 
 
 def _by_meaning(name: str, known: Sequence[str]) -> str | None:
-    ours = (option for names, options in MEANINGS.items() if name in names.split() for option in options.split())
-    return next((f"--{option}" for option in ours if option in known), None)
+    meant = (option for names, options in MEANINGS.items() if name in names.split() for option in options.split())
+    ours = (option.split("+") for option in meant)
+    return next((" and ".join(f"--{one}" for one in parts) for parts in ours if set(parts) <= set(known)), None)
 
 
 def _by_spelling(name: str, known: Sequence[str]) -> str | None:

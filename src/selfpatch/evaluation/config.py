@@ -3,7 +3,7 @@
 A module that defines such settings imports nothing heavy, so that the command line can list them at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -13,6 +13,8 @@ from pydantic import PositiveInt
 from selfpatch.config.debiasing import DebiasingConfig
 from selfpatch.config.schema import override, recorded, settings
 
+MAX_WIDTH = 80
+"""Largest number of characters of a line of a table of presets."""
 Precision = Literal["float32", "bf16"]
 """Precision of a forward pass; bf16 uses autocast, with float32 parameters."""
 
@@ -140,13 +142,17 @@ class LayerConfig(DenseConfig):
             raise ValueError("dilate is False, but no stage loses its stride; give output_stride 8 or 16 too")
 
 
-def preset_tables(config: type[EvaluationConfig], name: str) -> str:
-    """Return how the presets of an evaluation, or of each of its variants, differ.
+def preset_tables(config: type[EvaluationConfig], name: str, chosen: Mapping[str, Any] | None = None) -> str:
+    """Return how the presets of an evaluation differ: those of the variant that `chosen` names, or of each.
 
     Raises:
-        ValueError: the evaluation has no presets.
+        ValueError: the evaluation or the variant has no presets, or there is no such variant.
     """
-    variants = {"": config} if config.variants is None else config.variants[1]
+    variants: Mapping[str, type[EvaluationConfig]] = {"": config} if config.variants is None else config.variants[1]
+    if config.variants is not None and chosen and config.variants[0] in chosen:
+        config.variant(chosen)  # refuses an unknown one
+        variant = chosen[config.variants[0]]
+        name, variants = f"{name} --{config.variants[0]} {variant}", {variant: variants[variant]}
     tables = []
     for variant, cls in variants.items():
         if cls.presets:
@@ -158,15 +164,32 @@ def preset_tables(config: type[EvaluationConfig], name: str) -> str:
 
 
 def describe_presets(presets: Mapping[str, Any]) -> str:
-    """Return a table with a column for each preset and a line for each setting in which they differ."""
+    """Return a table with a column for each preset and a line for each setting in which they differ.
+
+    Columns that do not fit into `MAX_WIDTH` characters follow below, with the names of the settings again.
+    """
     columns = {name: asdict(preset) for name, preset in presets.items()}
     rows = [["", *columns]]
     for setting in [name for name in next(iter(columns.values())) if name != "preset"]:
         cells = [_cell(column[setting]) for column in columns.values()]
         if len(set(cells)) > 1:
             rows.append([setting, *cells])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    names, *others = zip(*rows, strict=True)
+    blocks = [[names]]
+    for column in others:
+        if len(blocks[-1]) > 1 and sum(2 + _width(one) for one in [*blocks[-1], column]) - 2 > MAX_WIDTH:
+            blocks.append([names])
+        blocks[-1].append(column)
+    return "\n\n".join(map(_aligned, blocks))
+
+
+def _width(column: Sequence[str]) -> int:
+    return max(map(len, column))
+
+
+def _aligned(columns: Sequence[Sequence[str]]) -> str:
+    widths = [_width(column) for column in columns]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in zip(*columns, strict=True))
 
 
 def _cell(value: Any) -> str:
