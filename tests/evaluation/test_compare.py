@@ -44,6 +44,15 @@ def test_the_bootstrap_is_the_plain_one() -> None:
         np.testing.assert_allclose(mine, plain, atol=1e-12)
 
 
+def test_progress_ends_where_all_is_drawn() -> None:
+    """Of every metric, one after the other; a metric without intervals is skipped."""
+    images = {str(i): float(i) for i in range(4)}
+    a, b = result(images), result(images, "b")
+    told: list[tuple[str, int, int]] = []
+    compare([a, b], draws=1200, progress=lambda *report: told.append(report))
+    assert told == [("intervals", done, 1200) for done in (0, 500, 1000, 1200)]
+
+
 def test_the_intervals_are_those_of_many_images() -> None:
     """For many images a bootstrap interval is mean +- 1.96 standard errors, and the pairs' own for a difference."""
     rng = np.random.default_rng(0)

@@ -73,6 +73,13 @@ def test_intervals_are_those_of_a_plain_bootstrap() -> None:
     assert of_images.intervals[0] is not None
 
 
+def test_progress_names_the_benchmark() -> None:
+    told: list[tuple[str, int, int]] = []
+    make_scorecard([A, B], draws=50, progress=lambda *report: told.append(report))
+    # Depth has no values of single images, and a k-means that one network lacks those of the other.
+    assert {what for what, _, _ in told} == {f"intervals, benchmark {i} of 5" for i in (1, 2, 3, 5)}
+
+
 def test_files(tmp_path: Path) -> None:
     card = make_scorecard([A, B], draws=50)
     page = write_scorecard(card, tmp_path)

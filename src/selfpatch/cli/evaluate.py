@@ -206,7 +206,9 @@ def _compare(arguments: list[str]) -> int:
         from selfpatch.experiments.scorecard import make_scorecard, read_network
         from selfpatch.experiments.scorecard_files import write_scorecard
 
-        card = make_scorecard([read_network(folder) for folder in options.compare])
+        networks = [read_network(folder) for folder in options.compare]
+        with progress_bar("scorecard") as progress:
+            card = make_scorecard(networks, progress=progress)
         make_folder(options.out)
         console.say(f"written to {write_scorecard(card, Path(options.out))}")
         return 0
@@ -216,5 +218,7 @@ def _compare(arguments: list[str]) -> int:
         )
     from selfpatch.api.evaluate import compare
 
-    console.print(compare(options.compare, allow_different=options.allow_different).table())
+    with progress_bar("compare") as progress:
+        comparison = compare(options.compare, allow_different=options.allow_different, progress=progress)
+    console.print(comparison.table())
     return 0

@@ -5,7 +5,7 @@ chapter 13) over images, with the same images drawn for all results (paired).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +17,14 @@ from selfpatch.config.schema import plain
 from selfpatch.core.console import literal, plain_table
 from selfpatch.core.text import format_number, visible
 from selfpatch.evaluation.registry import EVALUATIONS, complete_settings
-from selfpatch.evaluation.result import Result
+from selfpatch.evaluation.result import Progress, Result, silent
 
 MAX_PATCH = 32
 """`segment` rounds the crop of a linear layer down to a multiple of the patch size; smaller differences are ignored."""
 CONFIDENCE = 0.95
 DRAWS = 10_000
+DRAWS_BETWEEN = 500
+"""Number of draws between two reports of progress."""
 
 
 class Interval(NamedTuple):
@@ -92,7 +94,12 @@ class Comparison:
 
 
 def compare(
-    results: Sequence[Result | str | Path], *, allow_different: bool = False, draws: int = DRAWS, seed: int = 0
+    results: Sequence[Result | str | Path],
+    *,
+    allow_different: bool = False,
+    draws: int = DRAWS,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> Comparison:
     """Compare results of one evaluation.
 
@@ -116,6 +123,7 @@ def compare(
         allow_different: compare results of different settings, data or evaluations too.
         draws: number of bootstrap draws.
         seed: random seed of the draws; the intervals do not depend on the order of images.
+        progress: called with a description, the number of draws done and the total.
 
     Raises:
         ValueError: there are fewer than two results, one cannot be read, or evaluation, data or settings differ.
@@ -128,16 +136,16 @@ def compare(
     differing, network_differences = _differences(loaded)
     if differing and not allow_different:
         raise ValueError(f"the results cannot be compared: {differing[0]}; allow it with --allow-different")
-    rows = rows_of(loaded, draws, seed)
+    rows = rows_of(loaded, draws, seed, progress)
     columns = _columns(results, loaded)
     named = zip(columns, loaded, strict=True)
     warnings = [f"{column}: {warning}" for column, result in named for warning in result.warnings]
     return Comparison(columns, rows, differing, network_differences, warnings)
 
 
-def rows_of(results: Sequence[Result], draws: int = DRAWS, seed: int = 0) -> list[Row]:
+def rows_of(results: Sequence[Result], draws: int = DRAWS, seed: int = 0, progress: Progress = silent) -> list[Row]:
     """Return the quoted metrics of one or more results, then the means over images, as `compare` explains them."""
-    means = {row.name: row for row in _mean_rows(results, draws, seed)}
+    means = {row.name: row for row in _mean_rows(results, draws, seed, progress)}
     rows = []
     for name in dict.fromkeys(name for result in results for name in result.metrics):
         quoted = _quoted_row(name, [result.metrics.get(name) for result in results])
@@ -154,16 +162,23 @@ def _with_name_of_data(result: Result) -> Result:
     return replace(result, settings={**result.settings, "data": Path(str(result.settings.get("data"))).name})
 
 
-def paired_bootstrap(values: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def paired_bootstrap(
+    values: np.ndarray, *, draws: int = DRAWS, seed: int = 0, on_draw: Callable[[int], None] = lambda done: None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return intervals of means and of their differences to the first one.
 
     `values` are [n, R] of n >= 2 images and R results. Each of the `draws` takes n images with replacement, the same
-    ones for every result. Both intervals are [R, 2], low and high end.
+    ones for every result. Both intervals are [R, 2], low and high end. `on_draw` is called with the number of draws
+    done, now and then.
     """
     rng = np.random.default_rng(seed)
-    n = len(values)
-    # A product with the number of times that each image is drawn is faster than gathering the drawn images.
-    means = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ values for _ in range(draws)]) / n
+    n, means = len(values), np.empty((draws, values.shape[1]))
+    for i in range(draws):
+        # A product with the number of times that each image is drawn is faster than gathering the drawn images.
+        means[i] = np.bincount(rng.integers(n, size=n), minlength=n) @ values / n
+        if i % DRAWS_BETWEEN == 0:
+            on_draw(i)
+    on_draw(draws)
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     return np.quantile(means, tails, axis=0).T, np.quantile(means - means[:, :1], tails, axis=0).T
 
@@ -206,20 +221,25 @@ def _quoted_row(name: str, values: list[float | None]) -> Row:
     return Row(name, None, values, differences, nothing, nothing)
 
 
-def _mean_rows(results: Sequence[Result], draws: int, seed: int) -> list[Row]:
+def _mean_rows(results: Sequence[Result], draws: int, seed: int, progress: Progress) -> list[Row]:
     """Return the means of each metric over the images that all results have."""
     shared = sorted(set.intersection(*(set(result.per_image) for result in results)))
     rows = []
-    for name in dict.fromkeys(name for image in shared for name in results[0].per_image[image]):
+    names = list(dict.fromkeys(name for image in shared for name in results[0].per_image[image]))
+    for number, name in enumerate(names):
         table = [[result.per_image[image].get(name, math.nan) for result in results] for image in shared]
         values = np.array(table, np.float64)
         values = values[np.isfinite(values).all(axis=1)]  # [n, R]
         if len(values) < 2:
             continue  # one image allows no interval
         means = values.mean(axis=0)
+
+        def tell(done: int, before: int = number * draws) -> None:
+            progress("intervals", before + done, len(names) * draws)
+
         of_means, of_differences = (
             [Interval(*pair) for pair in intervals.tolist()]
-            for intervals in paired_bootstrap(values, draws=draws, seed=seed)
+            for intervals in paired_bootstrap(values, draws=draws, seed=seed, on_draw=tell)
         )
         differences = (means - means[0]).tolist()
         rows.append(Row(name, len(values), means.tolist(), differences, of_means, [None, *of_differences[1:]]))

@@ -11,7 +11,7 @@ from selfpatch.core.folders import subfolders
 from selfpatch.core.text import format_number
 from selfpatch.evaluation.compare import DRAWS, Interval, Row, are_comparable, rows_of
 from selfpatch.evaluation.headlines import RADAR, headline_of
-from selfpatch.evaluation.result import Result
+from selfpatch.evaluation.result import Progress, Result, silent
 from selfpatch.experiments.left_out import LeftOut, read_left_out
 
 SPLITS = ("train", "val", "test")
@@ -132,7 +132,7 @@ def read_network(folder: str | Path) -> NetworkResults:
     return NetworkResults(sources[0] if sources else path.name, results, left_out)
 
 
-def make_scorecard(networks: Sequence[NetworkResults], draws: int = DRAWS) -> Scorecard:
+def make_scorecard(networks: Sequence[NetworkResults], draws: int = DRAWS, progress: Progress = silent) -> Scorecard:
     """Lay the results of networks side by side.
 
         for each result of each network:
@@ -158,8 +158,14 @@ def make_scorecard(networks: Sequence[NetworkResults], draws: int = DRAWS) -> Sc
         next(iter(left_out.values())).request if first is None else first
         for first, left_out in zip(firsts, reasons, strict=True)
     ])  # fmt: skip
-    columns = zip(titles, groups, reasons, strict=True)
-    return Scorecard(networks, [_benchmark(*column, len(networks), draws) for column in columns])
+    benchmarks = []
+    for number, (title, group, left_out) in enumerate(zip(titles, groups, reasons, strict=True), start=1):
+
+        def tell(what: str, done: int, total: int, where: str = f"benchmark {number} of {len(titles)}") -> None:
+            progress(f"{what}, {where}", done, total)
+
+        benchmarks.append(_benchmark(title, group, left_out, len(networks), draws, tell))
+    return Scorecard(networks, benchmarks)
 
 
 def _left_out(networks: Sequence[NetworkResults], groups: list[dict[int, Result]]) -> list[dict[int, LeftOut]]:
@@ -180,7 +186,12 @@ def _left_out(networks: Sequence[NetworkResults], groups: list[dict[int, Result]
 
 
 def _benchmark(
-    title: str, group: Mapping[int, Result], left_out: Mapping[int, LeftOut], num_networks: int, draws: int
+    title: str,
+    group: Mapping[int, Result],
+    left_out: Mapping[int, LeftOut],
+    num_networks: int,
+    draws: int,
+    progress: Progress,
 ) -> Benchmark:
     results, reasons = list(group.values()), [left_out.get(i) for i in range(num_networks)]
     nothing = [None] * num_networks
@@ -189,7 +200,7 @@ def _benchmark(
         return Benchmark(title, "", True, nothing, empty, None, reasons)
     headline = headline_of(results[0])
     assert headline is not None
-    rows = rows_of(results, draws)
+    rows = rows_of(results, draws, progress=progress)
     quoted = next(row for row in rows if row.name == headline[0])
     means = [row for row in rows if row.num_images is not None]
     # `PCK@0.1` for `PCK@0.1 per image`, `mIoU per image` for `mIoU`.

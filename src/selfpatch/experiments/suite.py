@@ -114,7 +114,8 @@ def evaluate_suite(
                 if notify is not None and distributed.is_main_process():
                     notify(outcome)
             if distributed.is_main_process() and any(outcome.result is not None for outcome in outcomes):
-                write_scorecard(make_scorecard([read_network(out), *others]), Path(out))
+                card = make_scorecard([read_network(out), *others], progress=progress or silent)
+                write_scorecard(card, Path(out))
         return sorted(outcomes, key=lambda outcome: outcome.entry.number)
 
 

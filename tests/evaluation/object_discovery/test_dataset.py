@@ -21,6 +21,15 @@ def test_voc_boxes_begin_at_zero(voc: Path) -> None:
     assert open_images(voc.parent, ObjectDiscoveryConfig())[0].path == images["met"].path, "the folder above serves too"
 
 
+def test_progress_counts_the_annotations(voc: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    images = open_images(voc, ObjectDiscoveryConfig(), lambda *report: told.append(report))
+    assert told == [("annotations", i + 1, len(images)) for i in range(len(images))]
+    coco = write_coco(tmp_path / "coco", ["a.jpg"])
+    open_images(coco, ObjectDiscoveryConfig(), lambda *report: told.append(report))
+    assert told[-1] == ("annotations", 0, 1), "one file, told before it is read"
+
+
 def test_names_with_spaces_flags_and_marks(voc: Path) -> None:
     for folder, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
         (voc / folder / f"met.{suffix}").rename(voc / folder / f"met 1.{suffix}")

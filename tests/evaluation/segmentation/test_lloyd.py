@@ -25,6 +25,16 @@ def test_clusters_are_found_and_restarts_keep_the_best() -> None:
         torch.testing.assert_close(found.centres[i], points[cluster == i].mean(0), rtol=1e-4, atol=1e-4)
 
 
+def test_progress_counts_the_iterations_of_all_runs() -> None:
+    done: list[int] = []
+    points = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    kmeans(points, 4, iterations=30, restarts=2, rng=np.random.default_rng(0), on_iteration=done.append)
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 60)
+    assert {30, 31} <= {*done}
+    assert len(done) < 60, "a run that converges is done"
+
+
 def test_a_cluster_without_points_gets_the_farthest_one() -> None:
     points, cluster = torch.tensor([[0.0], [1.0], [10.0]]), torch.tensor([0, 0, 0])
     means = cluster_means(points, cluster, torch.tensor([0.0, 1.0, 100.0]), 2)

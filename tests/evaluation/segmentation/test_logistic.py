@@ -31,3 +31,12 @@ def test_logistic_regression_is_the_minimum() -> None:
     assert loss(ours) == pytest.approx(minimize(loss, np.zeros(18), tol=1e-10).fun, abs=1e-6)
     logits = classify(torch.tensor(features)).numpy()
     assert_allclose(logits, standard @ ours[:15].reshape(3, 5).T + ours[15:], atol=1e-8)
+
+
+def test_progress_counts_iterations() -> None:
+    rng = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(30, 4, generator=rng), torch.rand(30, 3, generator=rng).softmax(1)
+    told: list[tuple[str, int, int]] = []
+    solve_logistic(features, labels, weight_decay=0.01, iterations=5, progress=lambda *report: told.append(report))
+    assert {(what, total) for what, _, total in told} == {("L-BFGS", 5)}
+    assert sorted({done for _, done, _ in told})[:3] == [0, 1, 2]

@@ -19,6 +19,7 @@ from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text_files import numbered_lines, read_bytes
 from selfpatch.evaluation.coco import read_boxes
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
+from selfpatch.evaluation.result import Progress, silent
 
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels from the image's corner; the whole image is (0, 0, width, height)."""
@@ -35,7 +36,7 @@ class LabelledImage:
     """Number of the image in COCO, in decimal digits without leading zeros."""
 
 
-def open_images(data: str | Path, config: ObjectDiscoveryConfig) -> list[LabelledImage]:
+def open_images(data: str | Path, config: ObjectDiscoveryConfig, progress: Progress = silent) -> list[LabelledImage]:
     """Return the images of a folder in the layout of VOC or COCO, including those without a box.
 
     Folders and endings of the names in `config.image_list` are ignored. An image of COCO may be named by its id alone.
@@ -48,8 +49,9 @@ def open_images(data: str | Path, config: ObjectDiscoveryConfig) -> list[Labelle
     tables = [root / "annotations" / f"{stem}.json" for stem in stems]
     voc = _voc_root(root)
     if voc is not None:
-        images = list(_voc_images(voc, config.split or "trainval", config.hard))
+        images = list(_voc_images(voc, config.split or "trainval", config.hard, progress))
     elif tables:
+        progress("annotations", 0, 1)  # one file, which is read at once
         images = list(_coco_images(root, tables, config.split))
     else:
         raise ValueError(
@@ -76,13 +78,15 @@ def _voc_root(root: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _voc_images(root: Path, split: str, hard: bool) -> Iterator[LabelledImage]:
+def _voc_images(root: Path, split: str, hard: bool, progress: Progress) -> Iterator[LabelledImage]:
     path = root / "ImageSets" / "Main" / f"{split}.txt"
     if not path.is_file():
         known = ", ".join(stems_in(path.parent, ".txt")) or "none"
         raise ValueError(f"there is no {path}; the splits of {root} are: {known}")
     listed: set[str] = set()
-    for number, line in numbered_lines(path):
+    lines = list(numbered_lines(path))
+    for done, (number, line) in enumerate(lines, start=1):
+        progress("annotations", done, len(lines))
         where = f"line {number} of {path}"
         name, annotations = line, path_below(root / "Annotations", f"{line}.xml", where)
         # The lists of one class have a flag behind the name: 1, 0 or -1.

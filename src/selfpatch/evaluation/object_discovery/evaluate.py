@@ -90,7 +90,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
     view = PatchView(encoder, config)
     if "attention" in config.methods:
         view.class_token_vit()
-    all_images = open_images(data, config)
+    all_images = open_images(data, config, output.progress)
     images: Sequence[LabelledImage] = [image for image in all_images if image.boxes]
     num_without = len(all_images) - len(images)
     if not images:

@@ -166,10 +166,14 @@ def _centres(points: Tensor, num_clusters: int, config: KMeansSegmentationConfig
         if config.points_per_cluster is not None and len(points) > config.points_per_cluster * num_clusters:
             order = generator(seed, 0, 0, _SUBSET_STREAM).permutation(len(points))
             subset = points[order[: config.points_per_cluster * num_clusters]]
-        rng = generator(seed, 0, 0, _KMEANS_STREAM)
+        rng, each = generator(seed, 0, 0, _KMEANS_STREAM), config.restarts * config.iterations
+
+        def tell(done: int, before: int = number * each, total: int = config.seeds * each) -> None:
+            output.progress("k-means", before + done, total)
+
         found = kmeans(
-            subset, num_clusters, iterations=config.iterations, restarts=config.restarts, rng=rng, init=config.init
-        )
+            subset, num_clusters, iterations=config.iterations, restarts=config.restarts, rng=rng, init=config.init,
+            on_iteration=tell,
+        )  # fmt: skip
         centres.append(found.centres)
-        output.progress("clusterings", number + 1, config.seeds)
     return centres

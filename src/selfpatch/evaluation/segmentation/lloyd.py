@@ -1,5 +1,6 @@
 """k-means by Lloyd's algorithm, in blocks of bounded memory."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ def kmeans(
     restarts: int,
     rng: np.random.Generator,
     init: Literal["plus_plus", "random"] = "plus_plus",
+    on_iteration: Callable[[int], None] = lambda done: None,
 ) -> Clusters:
     """Return the best of several runs of Lloyd's algorithm.
 
@@ -45,6 +47,8 @@ def kmeans(
         restarts: number of runs, at least 1; the one with the smallest inertia is kept.
         rng: generator of all random numbers.
         init: choice of the first centres; FAISS draws them at random.
+        on_iteration: called with the number of iterations done, of `restarts * iterations`; those that a run does not
+            need, because it has converged, count as done.
 
     Raises:
         ValueError: there are fewer points than clusters.
@@ -54,21 +58,27 @@ def kmeans(
             f"{k} clusters cannot be made of {len(points)} patches; use more images or a larger resolution"
         )
     runs = []
-    for _ in range(restarts):
+    for number in range(restarts):
         first = plus_plus(points, k, rng) if init == "plus_plus" else points[rng.permutation(len(points))[:k]]
-        runs.append(_lloyd(points, first, iterations))
+
+        def tell(done: int, before: int = number * iterations) -> None:
+            on_iteration(before + done)
+
+        runs.append(_lloyd(points, first, iterations, tell))
     return min(runs, key=lambda run: run.inertia)
 
 
-def _lloyd(points: Tensor, centres: Tensor, iterations: int) -> Clusters:
+def _lloyd(points: Tensor, centres: Tensor, iterations: int, on_iteration: Callable[[int], None]) -> Clusters:
     lengths = squared_distance(points, torch.zeros_like(centres[0]))
     cluster, distance = nearest_centre(points, centres, lengths)
-    for _ in range(iterations):
+    for done in range(iterations):
+        on_iteration(done)
         centres = cluster_means(points, cluster, distance, len(centres))
         before = cluster
         cluster, distance = nearest_centre(points, centres, lengths)
         if torch.equal(cluster, before):
             break
+    on_iteration(iterations)
     # Moved to the CPU first, because MPS has no float64.
     return Clusters(centres, float(distance.cpu().double().sum()))
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import dense_encoder
-from selfpatch.evaluation.result import Output
+from selfpatch.evaluation.result import Output, Progress, silent
 from selfpatch.evaluation.segmentation.config import LogisticSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod
@@ -34,7 +34,9 @@ class LogisticClassifier:
 
 
 @torch.enable_grad()
-def solve_logistic(features: Tensor, labels: Tensor, *, weight_decay: float, iterations: int) -> LogisticClassifier:
+def solve_logistic(
+    features: Tensor, labels: Tensor, *, weight_decay: float, iterations: int, progress: Progress = silent
+) -> LogisticClassifier:
     """Minimise mean cross-entropy + weight_decay * |weight|^2 / 2 on standardised features, by L-BFGS.
 
     Features are [n, D], labels [n, C] shares of the classes, which sum to 1.
@@ -47,6 +49,8 @@ def solve_logistic(features: Tensor, labels: Tensor, *, weight_decay: float, ite
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=iterations, history_size=10, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
+        # L-BFGS has no callback; it computes the loss at least once per iteration.
+        progress("L-BFGS", optimizer.state[weight].get("n_iter", 0), iterations)
         optimizer.zero_grad()
         value = F.cross_entropy(F.linear(standard, weight, bias), labels) + weight_decay / 2 * weight.square().sum()
         value.backward()
@@ -63,5 +67,7 @@ def fit_logistic(
     encoder = dense_encoder(encoder, config)
     view = PatchView.of(config)
     features, labels = labelled_patches(encoder, train, view, config, output.progress, unit=False)
-    classifier = solve_logistic(features, labels, weight_decay=config.weight_decay, iterations=config.iterations)
+    classifier = solve_logistic(
+        features, labels, weight_decay=config.weight_decay, iterations=config.iterations, progress=output.progress
+    )
     return fitted_patches(encoder, view, classifier, config, facts={"remembered": len(features)})
