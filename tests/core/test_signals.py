@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -60,29 +61,48 @@ def test_a_second_signal_ends_a_process_that_waits(
     reader, writer = os.pipe()
     os.write(writer, bytes(numbers))
     os.close(writer)
-    signals._end_if_stuck(reader)
+    signals._Watch().end_if_stuck(reader)
     if ended:
         assert done.wait(10)
     assert codes == ended
 
 
+def timers_of_a_sigterm(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Let the watch of the present context see a SIGTERM, and return the (function, exit code) that it would call."""
+    timers: list[Any] = []
+    monkeypatch.setattr(signals, "_in_a_while", lambda end, code: timers.append((end, code)))
+    reader, writer = os.pipe()
+    os.write(writer, bytes([signal.SIGTERM]))
+    os.close(writer)
+    signal.getsignal(signal.SIGTERM).__self__.end_if_stuck(reader)  # type: ignore[union-attr]
+    return timers
+
+
 @pytest.mark.parametrize("reacts", [False, True])
 def test_a_sigterm_that_raises_nothing_ends_the_process(reacts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     codes: list[int] = []
-    timers: list[Any] = []
-    monkeypatch.setattr(signals, "_in_a_while", lambda end, code: timers.append((end, code)))
     monkeypatch.setattr(os, "_exit", codes.append)
     with raising_signals():
-        reader, writer = os.pipe()
-        os.write(writer, bytes([signal.SIGTERM]))
-        os.close(writer)
-        signals._end_if_stuck(reader)
+        ((end, code),) = timers_of_a_sigterm(monkeypatch)
         if reacts:
             with pytest.raises(Terminated):
                 os.kill(os.getpid(), signal.SIGTERM)
-        ((end, code),) = timers[:1]
         end(code)
     assert codes == ([] if reacts else [143])
+
+
+@pytest.mark.parametrize("terminated", [False, True])
+def test_a_sigterm_ends_no_later_command_of_the_process(terminated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may call `main` again within the seconds that the first call had to react."""
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with contextlib.suppress(Terminated), raising_signals():
+        ((end, code),) = timers_of_a_sigterm(monkeypatch)
+        if terminated:
+            os.kill(os.getpid(), signal.SIGTERM)
+    with raising_signals():
+        end(code)
+    assert codes == []
 
 
 CHILD = """

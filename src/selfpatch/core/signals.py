@@ -13,8 +13,6 @@ REPEATED_AFTER = 2.0
 """Seconds after which the same signal is a second one: a launcher passes on what the system sends to all processes."""
 END_AFTER = 10.0
 """Seconds that a process has left to react."""
-_reacted = threading.Event()
-"""Set once SIGTERM has raised Terminated."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -31,45 +29,55 @@ def raising_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _reacted.clear()
+    watch = _Watch()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    before = signal.signal(signal.SIGTERM, watch.raise_terminated)
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_end_if_stuck, args=(reader,), daemon=True).start()
+    threading.Thread(target=watch.end_if_stuck, args=(reader,), daemon=True).start()
     try:
         yield
     finally:
+        watch.reacted.set()
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
         os.close(writer)  # ends the thread
 
 
-def _raise_terminated(*_: object) -> None:
-    _reacted.set()
-    raise Terminated
+class _Watch:
+    """What one context knows of the signals that arrive in it; a context that is entered later has its own.
 
+    Attributes:
+        reacted: set once SIGTERM has raised Terminated, or the context is left.
+    """
 
-def _end_if_stuck(reader: int) -> None:
-    """Read the numbers of signals as they arrive; the system writes them, whatever Python does."""
-    received: dict[int, float] = {}
-    with os.fdopen(reader, "rb", buffering=0) as numbers:
-        while byte := numbers.read(1):
-            number, now = byte[0], time.monotonic()
-            if number not in (signal.SIGINT, signal.SIGTERM):
-                continue
-            if now - received.setdefault(number, now) > (REPEATED_AFTER if number == signal.SIGTERM else 0):
-                _in_a_while(os._exit, 128 + number)
-            elif signal.getsignal(number) is _raise_terminated:  # not that of a training, which finishes its step
-                _in_a_while(_end_unless_reacted, 128 + number)
+    def __init__(self) -> None:
+        self.reacted = threading.Event()
+
+    def raise_terminated(self, *_: object) -> None:
+        """Handle SIGTERM."""
+        self.reacted.set()
+        raise Terminated
+
+    def end_if_stuck(self, reader: int) -> None:
+        """Read the numbers of signals as they arrive; the system writes them, whatever Python does."""
+        received: dict[int, float] = {}
+        with os.fdopen(reader, "rb", buffering=0) as numbers:
+            while byte := numbers.read(1):
+                number, now = byte[0], time.monotonic()
+                if number not in (signal.SIGINT, signal.SIGTERM):
+                    continue
+                if now - received.setdefault(number, now) > (REPEATED_AFTER if number == signal.SIGTERM else 0):
+                    _in_a_while(os._exit, 128 + number)
+                elif signal.getsignal(number) == self.raise_terminated:  # not that of a training, which ends its step
+                    _in_a_while(self._end_unless_reacted, 128 + number)
+
+    def _end_unless_reacted(self, code: int) -> None:
+        if not self.reacted.is_set():
+            os._exit(code)
 
 
 def _in_a_while(end: Callable[[int], object], code: int) -> None:
     timer = threading.Timer(END_AFTER, end, args=(code,))
     timer.daemon = True
     timer.start()
-
-
-def _end_unless_reacted(code: int) -> None:
-    if not _reacted.is_set():
-        os._exit(code)
