@@ -8,9 +8,23 @@ import subprocess
 
 import pytest
 
-from selfpatch.core.text import format_number, shell, visible
+from selfpatch.core.text import counted, format_number, shell, visible
 
 RAW = b"caf\xe9"  # Latin-1, as Linux allows
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "form", "expected"),
+    [
+        (1, "step", "", "1 step"), (1.0, "epoch", "g", "1 epoch"), (1.04, "epoch", ".3g", "1.04 epochs"),
+        (0, "image", "", "0 images"), (1234, "image", ",", "1,234 images"), (2, "patch", "", "2 patches"),
+        (3, "class", "", "3 classes"), (2, "entry", "", "2 entries"), (2, "key", "", "2 keys"),
+        (2, "epoch", "", "2 epochs"),
+        (1, "process", "", "1 process"), (5, "test image", "", "5 test images"),
+    ],
+)  # fmt: skip
+def test_a_number_has_its_noun(number: float, noun: str, form: str, expected: str) -> None:
+    assert counted(number, noun, form) == expected
 
 
 @pytest.mark.parametrize(

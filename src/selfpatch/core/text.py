@@ -38,9 +38,27 @@ def format_number(value: float, form: str) -> str:
     return "\N{EN DASH}" if math.isnan(value) else format(value, form.replace(".", "z.", 1))
 
 
+def counted(number: float, noun: str, form: str = "") -> str:
+    """Return a number and its noun: `1 image`, `1,000 images`, `2 patches`, `0 entries`.
+
+    Args:
+        number: what is counted.
+        noun: its singular, with an adjective if there is one.
+        form: format of the number, e.g. `,` or `g`.
+    """
+    text = format(number, form)
+    return f"{text} {noun if text == '1' else _plural(noun)}"
+
+
 def shell(*words: str | Path) -> str:
     r"""Return a command that bash and zsh read as these words; `$'caf\xe9'` for what cannot be shown."""
     return " ".join(map(_quoted, map(str, words)))
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("s", "x", "sh", "tch", "nch")) else f"{noun}s"
 
 
 def _escaped(character: str) -> str:
