@@ -9,7 +9,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.memory import peak_memory
 from benchmarks.timing import Case, Timing, count_flops, time_case
@@ -17,7 +16,7 @@ from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
 from selfpatch.config.schema import size_text
 from selfpatch.config.sections import CropConfig
-from selfpatch.core.distributed import is_distributed
+from selfpatch.core.distributed import averaging_gradients, is_distributed
 from selfpatch.core.machine import emulates
 from selfpatch.core.malloc import keep_freed_memory, return_freed_memory
 from selfpatch.core.reference import use_references
@@ -97,8 +96,9 @@ class StepBench:
         torch.manual_seed(0)
         student_teacher, _ = make_student_teacher(config)
         self.student_teacher = student_teacher.to(device).train()
-        wrap = partial(DistributedDataParallel, broadcast_buffers=False)
-        self._model: nn.Module = wrap(self.student_teacher) if is_distributed() else self.student_teacher
+        self._model: nn.Module = self.student_teacher
+        if is_distributed():
+            self._model = averaging_gradients(self.student_teacher)
         self.views = random_views(config, self.student_teacher, device)
         self._hp = replace(make_schedule(config, steps_per_epoch=1000)(5000), freeze_last_layer=False)
         self._optimizers: dict[bool, torch.optim.Optimizer] = {}

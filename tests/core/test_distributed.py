@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+from unittest.mock import create_autospec
+
 import pytest
 import torch
 
@@ -90,3 +93,24 @@ def test_a_group_that_exists_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     with pytest.raises(KeyError), distributed.process_group("cpu"):
         raise KeyError
+
+
+def of_torch_2_11(module: Any, *, static_graph: bool, broadcast_buffers: bool = True) -> None: ...
+
+
+def of_torch_2_15(
+    module: Any, *, static_graph: bool, broadcast_buffers: bool | None = None, forward_sync_buffers: bool | None = None
+) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("signature", "expected"), [(of_torch_2_11, "broadcast_buffers"), (of_torch_2_15, "forward_sync_buffers")]
+)
+def test_buffers_stay_as_they_are_in_every_version_of_torch(
+    signature: Any, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrap = create_autospec(signature)
+    monkeypatch.setattr(distributed, "DistributedDataParallel", wrap)
+    module = torch.nn.Linear(1, 1)
+    distributed.averaging_gradients(module)
+    wrap.assert_called_once_with(module, static_graph=False, **{expected: False})

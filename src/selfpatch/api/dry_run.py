@@ -10,7 +10,7 @@ import yaml
 from rich.console import Group, RenderableType
 from rich.syntax import Syntax
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from selfpatch.config.run import RunConfig
 from selfpatch.config.schema import height_and_width, size_text
@@ -18,18 +18,17 @@ from selfpatch.core import distributed
 from selfpatch.core.console import literal
 from selfpatch.core.cost import MAX_IMAGES, Cost, measure, measure_batch
 from selfpatch.core.machine import autocast_dtype, device_name
+from selfpatch.core.text import counted
 from selfpatch.core.types import Views
 from selfpatch.data.augment.multicrop import grid_of, view_groups
 from selfpatch.data.collate import make_views
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.training import factory
 from selfpatch.training.dataset import TrainingData
+from selfpatch.training.memory import memory_of, memory_when_shared
 from selfpatch.training.optim import Schedule, set_hyperparameters
-from selfpatch.training.parallel import memory_when_shared, recompute_activations
+from selfpatch.training.parallel import recompute_activations
 from selfpatch.training.student_teacher import StudentTeacher
-
-STATES_PER_PARAMETER = {"AdamW": 2, "SGD": 1, "Lars": 1}
-"""Numbers that each optimizer keeps for a trained parameter; momentum is assumed."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class DryRun:
             rates = sorted({group["lr"] for group in groups})
             tensors, parameters = (sum(group[name] for group in groups) for name in ("tensors", "parameters"))
             spread = f"{rates[0]:.3g}" + (f" to {rates[-1]:.3g}" if len(rates) > 1 else "")
-            yield f"{tensors} tensors, weight decay {decay:g}, learning rate {spread}", f"{parameters:,}"
+            yield f"{counted(tensors, 'tensor')}, weight decay {decay:g}, learning rate {spread}", f"{parameters:,}"
 
 
 def _readable(value: float, unit: str) -> str:
@@ -99,20 +98,6 @@ def _readable(value: float, unit: str) -> str:
         return f"{value:,}"
     prefix = min(5, int(math.log10(max(value, 1))) // 3)
     return f"{value / 1000**prefix:.3g} {' kMGTP'[prefix].strip()}{unit}" if prefix < 5 else f"{value:.3g} {unit}"
-
-
-def memory_of(network: nn.Module, optimizer: torch.optim.Optimizer | None, activation_bytes: int) -> dict[str, int]:
-    """Return bytes by purpose: what is stored for good, what training adds, and the tensors of a forward pass."""
-    stored = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    memory = {"parameters and buffers": sum(map(_bytes, stored.values()))}
-    if optimizer is not None:
-        trained = sum(_bytes(p) for group in optimizer.param_groups for p in group["params"])
-        memory |= {"gradients": trained, "optimizer state": trained * STATES_PER_PARAMETER[type(optimizer).__name__]}
-    return memory | {"activations": activation_bytes}
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def count_parameters(**parts: nn.Module) -> dict[str, int]:
@@ -168,9 +153,9 @@ def pretraining_report(
         parameters["anchor"] = sum(p.numel() for p in student_teacher.anchor.parameters())
     images = config.batch_size // (config.accumulate * distributed.world_size())
     autocast = autocast_dtype(config.precision, device)
-    groups, states = group_rows(optimizer), STATES_PER_PARAMETER[type(optimizer).__name__]
+    groups = group_rows(optimizer)
     by_kind = {
-        kind: memory_when_shared(student_teacher, kind, distributed.world_size(), autocast, states)
+        kind: memory_when_shared(student_teacher, optimizer, kind, distributed.world_size(), autocast)
         for kind in ("ddp", "fsdp")
     }
     step = measure_batch(
@@ -239,9 +224,9 @@ def evaluation_report(command: str, encoder: Any, workload: Workload, device: to
     if training is not None:
         parameters |= count_parameters(trained=training.network)
         groups = group_rows(training.optimizer)
-        memory = memory_of(nn.ModuleList([*networks, training.network]), training.optimizer, 0)
+        memory = memory_of(nn.ModuleList([*networks, training.network]), training.optimizer) | {"activations": 0}
     elif networks:
-        memory = memory_of(encoder, None, 0)
+        memory = memory_of(encoder) | {"activations": 0}
     if workload.forward is not None:
         forward = _test_cost(workload, networks, training, device)
         images = workload.shape[0]

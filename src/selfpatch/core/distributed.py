@@ -2,13 +2,15 @@
 
 import contextlib
 import datetime
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.failures import FailedElsewhere, FailedHere, Stopped, sentence_of
@@ -309,3 +311,15 @@ def broadcast_from_main(value: str) -> str:
     if is_distributed():
         dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def averaging_gradients(module: nn.Module, *, static_graph: bool = False) -> DistributedDataParallel:
+    """Return a module whose gradients are averaged over the processes, in place of those of this process (DDP).
+
+    Its buffers are not exchanged in a forward pass: those here are equal on all processes, or belong to one.
+    `static_graph` is for a module of which some parameters have no gradient, the same ones at every step.
+    """
+    # `forward_sync_buffers` replaces `broadcast_buffers` from torch 2.13 on; it also makes buffers equal at the start.
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return DistributedDataParallel(module, static_graph=static_graph, **{name: False})

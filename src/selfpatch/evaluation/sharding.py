@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from selfpatch.core.distributed import is_distributed, rank, world_size
+from selfpatch.core.distributed import averaging_gradients, is_distributed, rank, world_size
+from selfpatch.core.text import counted
 from selfpatch.models.backbones.global_batch import use_global_batch
 
 
@@ -39,8 +39,8 @@ def share_of_batch(batch_size: int) -> slice:
     if left:
         multiple = max(1, size) * world_size()
         raise ValueError(
-            f"a batch of {batch_size} images cannot be divided among {world_size()} processes; use a multiple of "
-            f"{world_size()} such as {multiple}, or another number of processes"
+            f"a batch of {counted(batch_size, 'image')} cannot be divided among {world_size()} processes; use a "
+            f"multiple of {world_size()} such as {multiple}, or another number of processes"
         )
     return slice(size * rank(), size * (rank() + 1))
 
@@ -55,7 +55,7 @@ def data_parallel(trained: nn.Module, loss: Callable[[Any], Tensor]) -> Callable
         return loss
     use_global_batch(trained)
     # A decoder need not read every layer of its backbone, e.g. not the last norm; the first step shows which.
-    return DistributedDataParallel(_Loss(trained, loss), broadcast_buffers=False, static_graph=True)
+    return averaging_gradients(_Loss(trained, loss), static_graph=True)
 
 
 class _Loss(nn.Module):

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
-from selfpatch.core.distributed import is_distributed, is_main_process, is_sharded, world_size
+from selfpatch.core.distributed import averaging_gradients, is_distributed, is_main_process, is_sharded, world_size
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.branch import Branch
 from selfpatch.models.layers.lora import LoraLinear
@@ -49,7 +48,7 @@ def shard(student_teacher: StudentTeacher, device: torch.device, precision: torc
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    student, *others = _branches(student_teacher)
+    student, *others = branches_of(student_teacher)
     known = {id(p) for p in student.parameters()}
     for branch in others:
         _unshare(branch, known)
@@ -70,45 +69,10 @@ def shard(student_teacher: StudentTeacher, device: torch.device, precision: torc
     fully_shard(student_teacher, mesh=mesh, mp_policy=exact)
 
 
-def memory_when_shared(
-    student_teacher: StudentTeacher, parallel: str, processes: int, precision: torch.dtype | None, states: int
-) -> dict[str, int]:
-    """Return bytes by purpose that a process holds of a network and its optimizer, without activations.
-
-    What is gathered at once when it is sharded: everything outside the blocks with its gradients, and two blocks, of
-    which one is computed and the next one fetched, with the gradients of one.
-
-    Args:
-        student_teacher: the network, not sharded.
-        parallel: `ddp` or `fsdp`.
-        processes: number of processes.
-        precision: type in which blocks are gathered; if None, float32.
-        states: numbers that the optimizer keeps for a trained parameter.
-    """
-    parameters = {id(p): p for p in student_teacher.parameters()}.values()
-    stored, trained = (4 * sum(p.numel() for p in parameters if p.requires_grad or whole) for whole in (True, False))
-    buffers = sum(b.numel() * b.element_size() for b in student_teacher.buffers())
-    if parallel == "ddp" or processes == 1:
-        memory = {"parameters and buffers": stored + buffers, "gradients": trained, "optimizer state": states * trained}
-        return memory | ({"buckets of gradients": trained} if processes > 1 else {})
-    blocks = [[*block.parameters()] for branch in _branches(student_teacher) for block in branch.backbone.blocks()]
-    within = {id(p): p for block in blocks for p in block}
-    outside = [p for p in parameters if id(p) not in within]
-    whole = 4 * sum(p.numel() for p in outside) + 4 * sum(p.numel() for p in outside if p.requires_grad)
-    bytes_each = 4 if precision is None else precision.itemsize
-    of_blocks = 3 * bytes_each * max((sum(p.numel() for p in block) for block in blocks), default=0)
-    return {
-        "parameters and buffers": stored // processes + buffers,
-        "gradients": trained // processes,
-        "optimizer state": states * trained // processes,
-        "gathered parameters and gradients": whole + of_blocks,
-    }
-
-
 def data_parallel(student_teacher: StudentTeacher) -> nn.Module:
     """Return the network within DDP if there are several processes and it is not sharded, else itself."""
     if is_distributed() and not student_teacher.teacher_form:
-        return DistributedDataParallel(student_teacher, broadcast_buffers=False)
+        return averaging_gradients(student_teacher)
     return student_teacher
 
 
@@ -186,7 +150,7 @@ def _norm_in_type_of_input(module: nn.Module) -> None:
             part.__class__ = _LayerNorm
 
 
-def _branches(student_teacher: StudentTeacher) -> list[Branch]:
+def branches_of(student_teacher: StudentTeacher) -> list[Branch]:
     """Return student, teacher and, if there is one, the anchor."""
     anchor = student_teacher.anchor
     return [student_teacher.student, student_teacher.teacher, *([] if anchor is None else [anchor.branch])]
