@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import selfpatch
+from selfpatch.checkpoints.checkpoint_store import load_checkpoint
 from selfpatch.checkpoints.export.safetensors import export_state
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.checkpoints.run_dir import RunDirectory
@@ -129,8 +130,9 @@ def test_a_run_of_no_change_gives_the_features_of_its_initial_weights(tmp_path: 
     assert report is not None
     assert "pool.query" in report.matched
     assert torch.equal(teacher_encoder(again.teacher).eval().image(images), encoders[0].image(images))
-    checkpoint = RunDirectory.open(run).checkpoints.load_newest()
-    assert checkpoint is not None
+    newest = RunDirectory.open(run).checkpoints.newest()
+    assert newest is not None
+    checkpoint = load_checkpoint(newest)
     config = RunConfig.from_saved(RunDirectory.open(run).settings, run / "config.yaml")
     resumed, _ = make_student_teacher(config, backbone_config_from_dict(checkpoint["shape"]))
     resumed.load_state_dict(checkpoint["pretrainer"])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from selfpatch.checkpoints.checkpoint_store import load_checkpoint
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.logging import LoggingConfig
 from selfpatch.config.sections import CheckpointConfig, OptimizerConfig, WatchConfig
@@ -67,9 +68,9 @@ def run(tmp_path: Path) -> RunDirectory:
 def test_a_loader_that_fails_loses_no_step(run: RunDirectory) -> None:
     with pytest.raises(LoaderError, match=r"SIGKILL; continue with: selfpatch resume '.*/run \[a\]'$"):
         trained(run, Batches(2, fail))
-    state = run.checkpoints.load_newest()
-    assert state is not None
-    assert state["step"] == 2
+    newest = run.checkpoints.newest()
+    assert newest is not None
+    assert load_checkpoint(newest)["step"] == 2
     # A resumed run that fails before its first step has nothing new to save.
     with pytest.raises(LoaderError, match="; continue with: "):
         trained(run, Batches(2, fail))
@@ -83,12 +84,12 @@ def test_a_loader_that_fails_loses_no_step(run: RunDirectory) -> None:
 def test_a_loader_that_fails_at_once_leaves_no_checkpoint(run: RunDirectory) -> None:
     with pytest.raises(LoaderError, match=r"^a loader process was ended by SIGKILL$"):
         trained(run, Batches(0, fail))
-    assert run.checkpoints.load_newest() is None
+    assert run.checkpoints.newest() is None
 
 
 @pytest.mark.parametrize("num_good", [0, 4])
 def test_a_signal_while_a_batch_is_awaited_saves_and_stops(run: RunDirectory, num_good: int) -> None:
     assert trained(run, Batches(num_good, interrupt))[0] == signal.SIGTERM
-    state = run.checkpoints.load_newest()
-    assert state is not None
-    assert state["step"] == num_good
+    newest = run.checkpoints.newest()
+    assert newest is not None
+    assert load_checkpoint(newest)["step"] == num_good

@@ -18,10 +18,12 @@ from selfpatch.core.atomic_io import make_folder
 from selfpatch.core.console import console
 from selfpatch.core.dry_run import dry_run as dry_running
 from selfpatch.core.lock import locked_by_main
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.core.version import VERSION
 from selfpatch.data.images import NoneReadable
 from selfpatch.data.sources.remote import is_url
+from selfpatch.data.sources.scan import NoImagesError
 from selfpatch.embedding.config import EmbedConfig
 from selfpatch.embedding.encode import columns_of, encode
 from selfpatch.embedding.formats import Array, FeatureTable, writer_of
@@ -128,7 +130,7 @@ def _readable_rows(store: FeatureStore, rows: Rows, request: Mapping[str, Any], 
     if not len(done):
         raise NoneReadable(len(rows), next(iter(skipped), None))
     if missing := len(rows) - len(done):
-        console.say(*skipped[:3], f"{missing} images could not be read and are left out")
+        console.say(*skipped[:3], f"left out: {counted(missing, 'image')} that could not be read")
     return _table(store, done, rows, request)
 
 
@@ -148,18 +150,20 @@ def open_rows(data: str | Path, config: EmbedConfig) -> Rows:
     if config.fps is None and config.every is None and not is_video(Path(data).expanduser()):
         try:
             return ImageRows(data, config.limit)
-        except ValueError as error:
-            videos = find_videos(data) if str(error).startswith("no images in ") and not is_url(str(data)) else []
+        except NoImagesError:
+            videos = [] if is_url(str(data)) else find_videos(data)
             if not videos:
                 raise
             raise ValueError(
-                f"no images in {data}, but {len(videos)} videos; give --fps 1 to take their frames"
+                f"no images in {data}, but {counted(len(videos), 'video')}; give --fps 1 to take their frames"
             ) from None
     if importlib.util.find_spec("av") is None:
         raise ValueError("frames of videos need PyAV; install it with `pip install 'selfpatch[video]'`")
     rows = FrameRows(data, config)
     if rows.unreadable and distributed.is_main_process():
-        console.say(*map(str, rows.unreadable[:3]), f"{len(rows.unreadable)} videos could not be read and are left out")
+        console.say(
+            *map(str, rows.unreadable[:3]), f"left out: {counted(len(rows.unreadable), 'video')} that could not be read"
+        )
     return rows
 
 

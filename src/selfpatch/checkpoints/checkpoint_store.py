@@ -41,7 +41,7 @@ class CheckpointStore:
         The new file is complete and on disk before an old one is removed, so the disk holds `keep` + 1 for a moment.
 
         Args:
-            state: tensors, numbers, strings and containers of them; `load_newest` unpickles nothing else.
+            state: tensors, numbers, strings and containers of them; `load_checkpoint` unpickles nothing else.
             step: number of steps taken.
             keep: number of most recent checkpoints to keep; those kept forever neither count nor go.
             keep_forever: never prune this checkpoint.
@@ -104,7 +104,7 @@ class CheckpointStore:
                 warnings.warn(f"checkpoint {path} cannot be read and is skipped: {error}", stacklevel=2)
         if count := len(paths) + len(self._foreign):
             raise ValueError(
-                f"none of the {count} checkpoints in {self.folder} can be read; start again with another --out"
+                f"no checkpoint in {self.folder} can be read ({count} there); start again with another --out"
             )
         return None
 
@@ -120,11 +120,6 @@ class CheckpointStore:
         """Leave a checkpoint out from now on, because it does not fit the run."""
         warnings.warn(f"checkpoint {path} is of another run and is skipped: {reason}", stacklevel=2)
         self._foreign.add(path)
-
-    def load_newest(self) -> dict[str, Any] | None:
-        """Load the checkpoint that `newest` returns, with tensors mapped from the file."""
-        path = self.newest()
-        return None if path is None else load_checkpoint(path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

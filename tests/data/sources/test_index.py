@@ -15,7 +15,7 @@ from PIL import Image
 
 from selfpatch.data.sources.cache import default_cache_dir
 from selfpatch.data.sources.index import ImageIndex
-from selfpatch.data.sources.scan import EXTENSIONS
+from selfpatch.data.sources.scan import EXTENSIONS, NoImagesError
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -271,7 +271,7 @@ def test_split_shares_none_misses_none_and_is_seeded(tmp_path: Path) -> None:
 def test_errors_say_what_to_do(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(ValueError, match=r"no folder or file '.*nowhere'; give a folder of images, or a text file"):
         ImageIndex.open(tmp_path / "nowhere", cache)
-    with pytest.raises(ValueError, match=r"no images in .*\.jpg"):
+    with pytest.raises(NoImagesError, match=r"no images in .*\.jpg"):
         ImageIndex.open(touch(tmp_path / "p", "note.txt"), cache)
     (tmp_path / "list.txt").write_text("# nothing\n\n")
     with pytest.raises(ValueError, match="names no images"):
@@ -314,10 +314,10 @@ def test_missing_files_are_noticed_before_any_is_read(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("\n".join(paths[:100]))
     ImageIndex.open(tmp_path / "list.txt").require_files()
     (tmp_path / "list.txt").write_text("\n".join(paths))
-    with pytest.raises(ValueError, match=r"25 of 50 images that were looked for do not exist, e\.g\. .*/60\.jpg; list"):
+    with pytest.raises(ValueError, match=r"25 of 50 image files .* cannot be found, e\.g\. .*/60\.jpg; list"):
         ImageIndex.open(tmp_path / "list.txt").require_files()
     (tmp_path / "list.txt").write_text("away.jpg")
-    with pytest.raises(ValueError, match="1 of 1 images that were looked for"):
+    with pytest.raises(ValueError, match="1 of 1 image files that were tried cannot be found"):
         ImageIndex.open(tmp_path / "list.txt").require_files()
 
 

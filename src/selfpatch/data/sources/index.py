@@ -83,7 +83,7 @@ class ImageIndex:
         missing = [file for file in tried if isinstance(file, Path) and not os.path.lexists(file)]
         if 2 * len(missing) >= count:
             raise ValueError(
-                f"{len(missing)} of {count} images that were looked for do not exist, e.g. {missing[0]}; "
+                f"{len(missing)} of {count} image files that were tried cannot be found, e.g. {missing[0]}; "
                 "list paths relative to the list's folder, or absolute ones"
             )
 

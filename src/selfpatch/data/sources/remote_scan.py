@@ -22,7 +22,7 @@ from selfpatch.data.sources import published, remote
 from selfpatch.data.sources.cache import SourceStamp
 from selfpatch.data.sources.containers import images_in, is_container
 from selfpatch.data.sources.listing import Listing
-from selfpatch.data.sources.scan import Part, is_image, is_image_line, no_images_in, paths_in, sorted_parts
+from selfpatch.data.sources.scan import NoImagesError, Part, is_image, is_image_line, paths_in, sorted_parts
 from selfpatch.data.sources.shards import refuse_compressed
 
 LISTS = (".txt", ".lst", ".list")
@@ -118,7 +118,7 @@ def _files(root: str, files: Mapping[str, Mapping[str, Any]]) -> RemoteSource:
         found = _listings(root, described)
         parts: list[Part] = [part for part in sorted_parts(files, found.__getitem__) if len(part)]
         if not parts:
-            raise ValueError(no_images_in(root))
+            raise NoImagesError(root)
         return Listing.joined(parts)
 
     names = "\n".join(sorted(files)).encode("utf-8", "surrogateescape")
@@ -149,7 +149,7 @@ def _names_below(url: str) -> dict[str, Mapping[str, Any]]:
         if not any(map(is_hidden, name.split("/"))):
             found[name] = description
     if not found:
-        raise ValueError(no_images_in(url))
+        raise NoImagesError(url)
     return found
 
 

@@ -93,7 +93,7 @@ class _Search:
         parts = [part for part in parts if len(part)]
         if not parts:
             refuse_compressed(self.compressed)
-            raise ValueError(no_images_in(self.path(name)))
+            raise NoImagesError(self.path(name))
         return parts
 
     def container(self, name: str) -> Listing:
@@ -129,12 +129,14 @@ def sorted_parts(files: Iterable[str], container: Callable[[str], Listing]) -> l
     return [os.fsencode(file) if is_image(file) else container(file) for _, file in keys]
 
 
-def no_images_in(source: str) -> str:
-    """Return the sentence on a source without images."""
-    return (
-        f"no images in {source}; files with these endings are read: {' '.join(EXTENSIONS)}, also in "
-        f"{', '.join(ENDINGS)} files"
-    )
+class NoImagesError(ValueError):
+    """A source holds no images."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(
+            f"no images in {source}; files with these endings are read: {' '.join(EXTENSIONS)}, also in "
+            f"{', '.join(ENDINGS)} files"
+        )
 
 
 def is_image(name: str) -> bool:
