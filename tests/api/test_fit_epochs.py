@@ -95,14 +95,6 @@ def test_a_folder_that_is_taken_is_refused_before_anything_is_measured(
         pretrain(config(photos, tmp_path, minutes=1))
 
 
-def test_a_warm_up_that_takes_most_of_the_time_is_told(photos: Path, tmp_path: Path) -> None:
-    warm = config(photos, tmp_path, epochs=3.0, optimizer={"warmup_epochs": 2})
-    assert fit_epochs.long_warmup(warm) == [
-        "note: the learning rate rises for 2 of 3 epochs; shorten this, e.g. with --optimizer.warmup-epochs 0.3"
-    ]
-    assert fit_epochs.long_warmup(config(photos, tmp_path, epochs=4.0, optimizer={"warmup_epochs": 2})) == []
-
-
 @pytest.mark.slow
 def test_processes_agree_on_the_epochs(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"

@@ -12,6 +12,7 @@ import torch
 from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.machine import autocast_dtype
+from selfpatch.core.text import counted
 from selfpatch.training import factory
 from selfpatch.training.dataset import TrainingData
 from selfpatch.training.optim import Schedule
@@ -69,10 +70,10 @@ def fit_epochs(
     rate = f"{config.batch_size / speed.per_step:.3g} images/s"
     if steps == most:
         return replace(config, minutes=None), [
-            f"all {config.epochs:g} epochs fit into {config.minutes:g} minutes at {rate}"
+            f"all {counted(config.epochs, 'epoch', 'g')} fit into {counted(config.minutes, 'minute', 'g')} at {rate}"
         ]
     fitted = replace(config, epochs=steps / per_epoch, minutes=None)
-    return fitted, [f"{steps} steps fit into {config.minutes:g} minutes at {rate}", *long_warmup(fitted)]
+    return fitted, [f"{counted(steps, 'step')} fit into {counted(config.minutes, 'minute', 'g')} at {rate}"]
 
 
 def _measure(
@@ -101,12 +102,3 @@ def _measure(
         )
         with contextlib.closing(steps):
             return evaluation, measure_speed(steps, limit), schedule
-
-
-def long_warmup(config: RunConfig) -> list[str]:
-    """Return a line if the learning rate rises for more than half of the training."""
-    warmup, epochs = config.optimizer.warmup_epochs, config.epochs
-    if epochs is None or warmup <= epochs / 2:
-        return []
-    shorter = f"--optimizer.warmup-epochs {epochs / 10:.2g}"
-    return [f"note: the learning rate rises for {warmup:g} of {epochs:.3g} epochs; shorten this, e.g. with {shorter}"]

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
-from torch import nn
 
 from selfpatch.api.dry_run import DryRun, pretraining_report
 from selfpatch.api.encoder import untrained_encoder
-from selfpatch.api.first_checks import batch_note, recipe_for
-from selfpatch.api.fit_epochs import fit_epochs, long_warmup
+from selfpatch.api.first_checks import recipe_for
+from selfpatch.api.fit_epochs import fit_epochs
 from selfpatch.api.interrupted import Interrupted
 from selfpatch.api.restarted import begun_run, resolved_data
+from selfpatch.api.run_summary import run_summary
+from selfpatch.api.short_runs import fit_schedules
 from selfpatch.checkpoints.checkpoint_store import load_checkpoint
 from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
 from selfpatch.checkpoints.run_dir import RunDirectory
-from selfpatch.config.run import COMPOSITION, FROM_INIT, SAMPLES, RunConfig
+from selfpatch.config.run import COMPOSITION, SAMPLES, RunConfig
 from selfpatch.config.signature import signature_with_settings
 from selfpatch.core import distributed
 from selfpatch.core.console import console
@@ -28,10 +29,8 @@ from selfpatch.core.dry_run import dry_run as dry_running
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.machine import autocast_dtype, precision_warning
 from selfpatch.core.text import shell
-from selfpatch.models.anchor import Anchor
 from selfpatch.models.backbones.config import backbone_config_from_dict
 from selfpatch.models.branch import Branch
-from selfpatch.models.layers.lora import LoraLinear
 from selfpatch.training import factory
 from selfpatch.training.changed_images import changed_images, record_images
 from selfpatch.training.checkpointing import first_difference
@@ -39,7 +38,6 @@ from selfpatch.training.dataset import TrainingData, check_data, measure_channel
 from selfpatch.training.history import record_end, record_start
 from selfpatch.training.loggers.registry import require_loggers
 from selfpatch.training.online_eval import teacher_encoder
-from selfpatch.training.optim import Schedule
 from selfpatch.training.parallel import whole_teacher
 from selfpatch.training.report import measured_table, write_run_report
 from selfpatch.training.student_teacher import StudentTeacher
@@ -97,11 +95,12 @@ def _pretrain(config: RunConfig, started: float) -> Path | DryRun:
         with dry_running():  # refuses the folder before anything is measured
             _new_run(config, data)
         config, lines = fit_epochs(config, student_teacher, data, device, started)
+    config, notes = fit_schedules(config)
     schedule = factory.make_schedule(config, steps_per_epoch)
     run = _new_run(config, data)
     try:
         if distributed.is_main_process():
-            lines = [*_summary(config, data, student_teacher, schedule, device), *(lines or long_warmup(config))]
+            lines = [*run_summary(config, data, student_teacher, schedule, device), *lines, *notes]
             console.say(*lines, *([] if report is None else [str(report)]))
         if in_dry_run():
             return pretraining_report(config, run.settings, data, student_teacher, schedule, device)
@@ -260,7 +259,7 @@ def _train_held(
     teacher = whole_teacher(student_teacher)
     if teacher is not None:
         teacher.eval()
-        console.say("draws the patch features before and after, and writes report and weights")
+        console.say("drawing patch features before and after training, writing report and weights")
         untrained = untrained_encoder(config, student_teacher.student.backbone.config).to(device)
         pictures = {
             "picture": evaluator.before_and_after(teacher, untrained),
@@ -294,53 +293,3 @@ def _finish(
     # `show` does not read members of shards
     image = next((file for file in images if isinstance(file, Path) and str(file) not in bad), "IMAGE")
     console.say(*lines, f"next       {shell('selfpatch', 'show', '--weights', run.path, image)}")
-
-
-def _summary(
-    config: RunConfig, data: TrainingData, student_teacher: StudentTeacher, schedule: Schedule, device: torch.device
-) -> list[str]:
-    """Return the lines that describe a new run."""
-    backbone = student_teacher.student.backbone
-    model = config.model if config.model != FROM_INIT else backbone.config.family
-    parameters = sum(p.numel() for p in backbone.parameters())
-    precision = "bf16 autocast" if autocast_dtype(config.precision, device) else "fp32"
-    channels = "" if config.channels == 3 else f", {config.channels} channels normalised by their own statistics"
-    return [
-        f"{len(data.indices)} images to train on, {len(data.held_out_indices)} held out ({config.data}){channels}",
-        f"recipe {config.recipe or '(none)'}: {' + '.join(config.used)}",
-        f"{model} of width {backbone.dim}, patch {backbone.patch_size}, {parameters / 1e6:.1f} M parameters",
-        *([] if (anchor := student_teacher.anchor) is None else _anchor_lines(config, anchor, schedule.total_steps)),
-        *_adapters(config, backbone),
-        f"batch {config.batch_size}, {schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} steps "
-        f"in {schedule.epochs:g} epochs, peak lr {schedule.peak_lr:.2e} ({config.optimizer.base_lr:g} x batch / 256)",
-        *batch_note(config, len(data.indices)),
-        f"{precision} on {device}, {distributed.world_size()} process{'es' if distributed.world_size() > 1 else ''}",
-    ]
-
-
-def _anchor_lines(config: RunConfig, anchor: Anchor, num_steps: int) -> list[str]:
-    """Return a line on the anchor, and one if its losses start late or never."""
-    backbone, named = anchor.branch.backbone, config.teacher or "initial weights"
-    refreshed = f", replaced by the teacher every {anchor.refresh_every} steps" if anchor.refresh_every else ""
-    shape = f"{backbone.config.family} of width {backbone.dim}, patch {backbone.patch_size}"
-    lines = [f"anchor {named}: {shape}{refreshed}"]
-    if anchor.first_step:
-        never = f", but the run ends at step {num_steps}; lower --anchor.refresh-every"
-        end = never if num_steps <= anchor.first_step else ""
-        lines.append(f"note: losses on the anchor are 0 until step {anchor.first_step}{end}")
-    return lines
-
-
-def _adapters(config: RunConfig, backbone: nn.Module) -> list[str]:
-    """Return a line on low-rank adapters, if the run has them, and what they save."""
-    if not config.lora.rank:
-        return []
-    per_parameter = 4 * (3 if config.optimizer.name == "adamw" else 2)  # gradient and state, in float32
-    total = sum(p.numel() for p in backbone.parameters())
-    trained = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
-    layers = sum(isinstance(part, LoraLinear) for part in backbone.modules())
-    return [
-        f"LoRA of rank {config.lora.rank} in {layers} layers: {trained:,} parameters of the backbone are trained "
-        f"({trained / total:.1%}); gradients and optimizer state take {trained * per_parameter / 1e6:.1f} MB, of all "
-        f"parameters they would take {total * per_parameter / 1e6:.0f} MB; the teacher shares the others"
-    ]

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from selfpatch.api.short_runs import PHASES
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.run import SAMPLES, RunConfig
 from selfpatch.config.schema import flat
@@ -11,7 +12,9 @@ from selfpatch.core import distributed
 from selfpatch.core.torchrun import max_restarts
 from selfpatch.data.sources.remote import is_url
 
-RESOLVED = ("data", "out", "epochs", "minutes", "loss_weights", "loader.render")
+RESOLVED = (
+    "data", "out", "epochs", "minutes", "loss_weights", "loader.render", *(f"optimizer.{name}" for name in PHASES),
+)  # fmt: skip
 """Settings that a run records in another form than the command gives them."""
 FREE = ("device", "precision", "compile", "parallel", "activation_checkpointing", "checkpoint", "logging")
 """Settings and sections that another start may change, as they decide neither samples nor schedule; so is the number of

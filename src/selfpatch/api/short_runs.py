@@ -1,0 +1,70 @@
+"""Schedules of a run that is much shorter than its recipe: warm-ups and frozen epochs take the same share of both."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from selfpatch.config.recipes import load_recipe
+from selfpatch.config.run import RunConfig
+from selfpatch.core.text import counted
+
+LONGEST_SHARE = 0.5
+"""Share of the training from which on a warm-up is too long: the rate falls in less time than it rises."""
+USUAL_SHARE = 0.1
+"""Share of the training that a note advises."""
+
+
+class _Phase(NamedTuple):
+    """What happens at the start of a training for some epochs."""
+
+    noun: str
+    verb: str
+
+
+PHASES = {
+    "warmup_epochs": _Phase("warm-up of the learning rate", "the learning rate rises"),
+    "warmup_teacher_temp_epochs": _Phase("warm-up of the teacher's temperature", "the teacher's temperature rises"),
+    "freeze_last_layer_epochs": _Phase("frozen last layer", "the last layer is frozen"),
+    "freeze_backbone_epochs": _Phase("frozen backbone", "the backbone is frozen"),
+}
+"""Settings of the optimizer that are lengths in epochs."""
+
+
+def fit_schedules(config: RunConfig) -> tuple[RunConfig, list[str]]:
+    """Return the settings with phases that fit their epochs, and lines that say what was shortened or is too long.
+
+    A phase that is longer than half of the training gets its share in the recipe, or in the defaults without one. If
+    the recipe has another length for it, it was asked for: it stays, with a note.
+    """
+    if config.epochs is None:
+        return config, []
+    usual = RunConfig() if config.recipe is None else load_recipe(config.recipe)
+    shortened, lines, changes = {}, [], []
+    for name, (noun, verb) in PHASES.items():
+        length = getattr(config.optimizer, name)
+        if length <= LONGEST_SHARE * config.epochs or not _has_effect(config, name):
+            continue
+        planned, its_epochs = getattr(usual.optimizer, name), usual.epochs
+        if length == planned and its_epochs is not None and planned <= LONGEST_SHARE * its_epochs:
+            shortened[name] = length * config.epochs / its_epochs
+            changes.append(f"{noun} from {length:g} to {shortened[name]:.2g}")
+        else:
+            option = f"--optimizer.{name.replace('_', '-')} {USUAL_SHARE * config.epochs:.2g}"
+            lines.append(f"note: {verb} for {length:g} of {_epochs(config)}; shorten this, e.g. with {option}")
+    if changes:
+        made_for = counted(usual.epochs or 0, "epoch", "g")
+        lines.insert(0, f"note: shortened for {_epochs(config)} in place of {made_for}: {', '.join(changes)}")
+    return replace(config, optimizer=replace(config.optimizer, **shortened)), lines
+
+
+def _epochs(config: RunConfig) -> str:
+    return counted(config.epochs or 0, "epoch", ".3g")
+
+
+def _has_effect(config: RunConfig, name: str) -> bool:
+    """Return whether a phase changes anything; temperatures of a warm-up may be equal."""
+    c = config.optimizer
+    if name != "warmup_teacher_temp_epochs":
+        return True
+    last = c.teacher_temp if c.teacher_patch_temp is None else c.teacher_patch_temp
+    first = c.warmup_teacher_temp if c.warmup_teacher_patch_temp is None else c.warmup_teacher_patch_temp
+    return (c.warmup_teacher_temp, first) != (c.teacher_temp, last)
