@@ -72,10 +72,10 @@ def test_unreadable_images_are_left_out(tmp_path: Path, capsys: pytest.CaptureFi
     (photos / "00000-bad.jpg").write_bytes(b"bad")
     out = selfpatch.embed(MeanColour(8), photos, tmp_path / "out.npz", **SETTINGS)
     assert same_arrays(good, out)
-    assert "1 images could not be read and are left out" in capsys.readouterr().out
+    assert "left out: 1 image that could not be read" in capsys.readouterr().out
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.jpg").write_bytes(b"bad")
-    with pytest.raises(ValueError, match=r"none of 1 images can be read, e\.g\. cannot read .*a\.jpg"):
+    with pytest.raises(ValueError, match=r"no image can be read \(1 tried\), e\.g\. cannot read .*a\.jpg"):
         selfpatch.embed(MeanColour(8), tmp_path / "bad", tmp_path / "none.npz", **SETTINGS)
     (tmp_path / "bad" / "a.jpg").write_bytes(next(photos.glob("*1*")).read_bytes())
     assert selfpatch.embed(MeanColour(8), tmp_path / "bad", tmp_path / "none.npz", **SETTINGS).is_file()

@@ -69,7 +69,7 @@ def test_a_batch_larger_than_the_data(photos: Path) -> None:
 def test_a_list_of_misspelt_paths(tmp_path: Path) -> None:
     listed = tmp_path / "list.txt"
     listed.write_text("".join(f"{i}.jpg\n" for i in range(20)))
-    with pytest.raises(ValueError, match="20 of 20 images that were looked for do not exist"):
+    with pytest.raises(ValueError, match="20 of 20 image files that were tried cannot be found"):
         check_run(RunConfig(data=str(listed), batch_size=4))
 
 

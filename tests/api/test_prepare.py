@@ -110,7 +110,7 @@ def test_a_folder_with_other_files_is_refused(photos: Path, tmp_path: Path) -> N
 def test_a_source_without_readable_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
-    with pytest.raises(ValueError, match=r"none of 1 images can be read, e\.g\. a\.jpg: it is empty"):
+    with pytest.raises(ValueError, match=r"no image can be read \(1 tried\), e\.g\. a\.jpg: it is empty"):
         selfpatch.prepare(tmp_path / "photos", tmp_path / "out", workers=0)
 
 

@@ -65,7 +65,7 @@ OTHERS = {
     "bzip2": (bz2.compress(torch_bytes()), "compressed with bzip2; unpack it first"),
     "xz": (lzma.compress(torch_bytes()), "compressed with xz; unpack it first"),
     "tar": (tar_bytes(), "it is a tar archive; unpack it first"),
-    "zip": (zip_bytes({"weights/dino.pth": b"x"}), r"zip archive of 1 other files, e.g. 'weights/dino.pth'; unpack it"),
+    "zip": (zip_bytes({"weights/dino.pth": b"x"}), r"zip archive of 1 other file, e.g. 'weights/dino.pth'; unpack it"),
     "empty zip": (zip_bytes({}), "zip archive of 0 other files"),
     "npz": (array_bytes(np.savez), "arrays of NumPy"),
     "npy": (array_bytes(np.save), "an array of NumPy"),

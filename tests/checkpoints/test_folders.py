@@ -133,7 +133,7 @@ def test_a_lone_file_in_a_folder_counts(tmp_path: Path) -> None:
             "names '../b.bin', which leads out of its folder",
         ),
         ({"m.safetensors.index.json": b'{"weight_map": {"a": 3}}'}, "names 3, which is no text"),
-        ({"m.safetensors.index.json": b'{"weight_map": {"a": "b.bin"}}'}, "index of 1 shards, and b.bin is missing"),
+        ({"m.safetensors.index.json": b'{"weight_map": {"a": "b.bin"}}'}, "index of 1 shard, and b.bin is missing"),
         ({"m.safetensors.index.json": b'{"weight_map": [1]}'}, "an index of shards that names none"),
         ({"m.json": b'{"weight_map": {"a": "m.json"}}'}, "names another index as a shard"),
         ({"m.json": b'{"weight_map": {"none": "w.safetensors"}}', "w.safetensors": None}, "has no tensor 'none'"),

@@ -56,10 +56,11 @@ def test_what_pretrain_says(capsys: pytest.CaptureFixture[str], photos: Path, tm
     assert main(["pretrain", *TINY, "--data", str(photos), "--out", str(out), "--epochs", "1"]) == 0
     said = capsys.readouterr().out
     parts = [
-        "22 images to train on, 2 held out", "recipe small-cpu: dino + selfpatch", "batch 4, 5 steps an epoch",
-        "note: the learning rate rises for 2 of 1 epochs; shorten this, e.g. with --optimizer.warmup-epochs 0.1",
-        "draws the patch features before and after",
-        "mean patch colour", "untrained", "trained", "view matching", "k-NN top-1",
+        "22 images to train on, 2 held out", "recipe small-cpu: dino + selfpatch",
+        "5 steps of 4 images, in 1 epoch of 5 steps",
+        "note: shortened for 1 epoch in place of 26 epochs: warm-up of the learning rate from 2 to 0.077",
+        "drawing patch features before and after training",
+        "View matching: ", "mean patch colour", "untrained", "trained", "view matching", "k-NN top-1",
         f"picture    {out}/pictures/before-and-after.png", f"explore    {out}/explore.html",
         f"report     {out}/report.html",
         f"weights    {out}/exported/backbone.safetensors", f"selfpatch show --weights {out} {photos}",

@@ -97,7 +97,7 @@ def test_values_are_converted_and_frozen() -> None:
         ({"weights": 3}, "weights is 3; use a mapping of names to values"),
         ({"inner": {"rate": 2}}, "inner.rate is 2; use 1 or less"),
         ({"inner": {"sides": [1, 0]}}, "inner.sides[1] is 0; use a number above 0"),
-        ({"inner": {"sides": []}}, "inner.sides is []; use 1 values or more"),
+        ({"inner": {"sides": []}}, "inner.sides is []; use 1 or more values"),
         ({"inner": 3}, "inner is 3; give a mapping of settings"),
         ({"step": 3}, "step is not a setting; did you mean 'steps'?"),
         ({"inner": {"zzz": 3}}, "inner.zzz is not a setting; known are: rate, sides"),

@@ -221,7 +221,7 @@ def test_too_many_bad_images_stop_the_run_at_the_end_of_the_first_epoch(index: I
     stream = loader.steps(0, 15)
     for _ in range(4):
         next(stream)
-    with pytest.raises(ValueError, match=r"3 of the 40 images read so far are unreadable.*\.png.*--loader\.max-bad"):
+    with pytest.raises(ValueError, match=r"cannot read 3 of 40 images so far.*\.png.*--loader\.max-bad"):
         next(stream)
 
 

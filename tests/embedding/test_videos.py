@@ -90,7 +90,7 @@ def test_what_is_no_video_is_left_out(tmp_path: Path, content: bytes) -> None:
     rows = FrameRows(tmp_path, EmbedConfig())
     assert len(rows.unreadable) == 1
     assert rows.name(0) == "other.ts#t=0.000"
-    with pytest.raises(ValueError, match=r"none of 1 videos can be read, e\.g\. cannot read .*a\.mp4"):
+    with pytest.raises(ValueError, match=r"no video can be read \(1 tried\), e\.g\. cannot read .*a\.mp4"):
         FrameRows(tmp_path / "a.mp4", EmbedConfig())
 
 

@@ -88,7 +88,7 @@ REFUSED_RUNS = [
     # data
     ("--data nowhere", "no folder or file 'nowhere'; give a folder of images, or a text file with one path a line"),
     ("--data empty", "no images in ... empty; files with these endings are read: .jpg"),
-    ("--data list", "20 of 20 images that were looked for do not exist, e.g. ... away.png; list paths relative to"),
+    ("--data list", "20 of 20 image files that were tried cannot be found, e.g. ... away.png; list paths relative to"),
     ("--data corrupt", "unreadable, e.g. ... corrupt ... give a folder or a list of images that can be read"),
     ("--data corrupt --loader.max-bad 1", "unreadable, e.g. ... that can be read"),
     ("--data partly-corrupt", "a share of 0.01, e.g. ... partly-corrupt ... allow more with --loader.max-bad"),

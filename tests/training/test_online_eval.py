@@ -141,5 +141,5 @@ def test_a_page_that_would_be_too_large_does_not_end_the_run(
     untrained, path = teacher_encoder(tiny_student_teacher().teacher), tmp_path / "explore.html"
     monkeypatch.setattr(page, "MEGABYTE", 1)
     assert made.write_explorer(path, tiny_student_teacher().teacher, untrained) is None
-    assert "warning: explore.html is left out: a page of 1 images" in capsys.readouterr().out
+    assert "warning: explore.html is left out: a page of 1 image with" in capsys.readouterr().out
     assert not path.exists()

@@ -103,4 +103,4 @@ class TestThroughput:
 def test_an_evaluation_is_described_with_its_baselines() -> None:
     at_start = {"step": 0, "view_matching": 0.2, "view_matching_mean_colour": 0.15}
     line = describe_metrics({"view_matching": 0.25, "knn_top1": 0.5}, at_start, "untrained", 30)
-    assert line == "step 30: view matching 0.2500 (untrained 0.2000, mean colour 0.1500)  knn top1 0.5000"
+    assert line == "step 30: view matching 25.0 % (untrained 20.0, mean colour 15.0)  knn top1 50.0 %"

@@ -7,6 +7,7 @@ from selfpatch.config.names import METHODS, MODELS, OBJECTIVES
 from selfpatch.config.recipes import choose_recipe, load_recipe
 from selfpatch.config.run import FROM_INIT, NO_METHOD, NO_OBJECTIVE, SAMPLES, RunConfig
 from selfpatch.config.schema import check_sides, close_match, size_text
+from selfpatch.core.text import counted
 from selfpatch.core.torchrun import announced_world_size
 from selfpatch.data.batch_size import check_batch_size, fitting_batch_size
 from selfpatch.data.sources.index import ImageIndex
@@ -45,7 +46,7 @@ def batch_note(config: RunConfig, num_images: int) -> list[str]:
     usual = load_recipe(config.recipe).batch_size
     if usual <= config.batch_size:
         return []
-    return [f"note: batch {config.batch_size} in place of the recipe's {usual}, for {num_images} images"]
+    return [f"note: batch {config.batch_size} in place of the recipe's {usual}, for {counted(num_images, 'image')}"]
 
 
 def check_names(*, model: str | None = None, method: str | None = None, objective: str | None = None) -> None:

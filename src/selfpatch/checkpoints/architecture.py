@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from selfpatch.core.text import one_line
+from selfpatch.core.text import counted, one_line
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import AnyBackboneConfig
 
@@ -21,7 +21,10 @@ def check_architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor], s
     may be missing, but not most of them.
     """
     if config.num_layers > len(state):
-        raise ValueError(f"{source} describes {config.num_layers} layers, but it holds {len(state)} tensors; {_ADVICE}")
+        raise ValueError(
+            f"{source} describes {counted(config.num_layers, 'layer')}, but it holds {counted(len(state), 'tensor')}; "
+            f"{_ADVICE}"
+        )
     try:
         with torch.device("meta"):
             expected = build_backbone(config).state_dict()
@@ -36,4 +39,4 @@ def check_architecture(config: AnyBackboneConfig, state: Mapping[str, Tensor], s
             )
     found = sum(key in state for key in shapes)
     if 2 * found < len(shapes):
-        raise ValueError(f"{source} holds {found} of the {len(shapes)} tensors of its network; {_ADVICE}")
+        raise ValueError(f"{source} holds {found} of {counted(len(shapes), 'tensor')} of its network; {_ADVICE}")

@@ -4,6 +4,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
+from selfpatch.core.text import counted
 from selfpatch.core.text_files import read_json
 
 Kind = Literal["torch", "safetensors", "index"]
@@ -97,7 +98,8 @@ def _zip_kind(path: Path, size: int) -> Kind:
     if not pickles:
         if names and all(name.endswith(".npy") for name in names):
             raise _refusal(path, "it holds arrays of NumPy (.npz)", "save them as .safetensors")
-        inside = f"it is a zip archive of {len(names)} other files" + (f", e.g. {names[0]!r}" if names else "")
+        example = f", e.g. {names[0]!r}" if names else ""
+        inside = f"it is a zip archive of {counted(len(names), 'other file')}{example}"
         raise _refusal(path, inside, f"{_UNPACK}, and name the weights in it")
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         advice = "unpack it, and zip its files without compression (zip -0)"

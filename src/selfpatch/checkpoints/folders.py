@@ -12,6 +12,7 @@ from selfpatch.checkpoints.sharded import is_sharded_checkpoint
 from selfpatch.config.json_schema import shown
 from selfpatch.config.schema import checked
 from selfpatch.core.folders import visible_entries
+from selfpatch.core.text import counted
 from selfpatch.core.text_files import read_json
 from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig
 
@@ -80,7 +81,9 @@ def weights_file(path: Path) -> Path:
         return found[0]
     if found:
         names = f"{found[0].name} and {found[1].name}" + " and others" * (len(found) > 2)
-        raise ValueError(f"{path} is no run, and holds {len(found)} files of weights, {names}; name one of them")
+        raise ValueError(
+            f"{path} is no run, and holds {counted(len(found), 'file')} of weights, {names}; name one of them"
+        )
     snapshots = sorted(path.glob("snapshots/*/"))  # the cache of Hugging Face
     if len(snapshots) == 1:
         return weights_file(snapshots[0])
@@ -122,8 +125,8 @@ def described(config: Config, folder: Path) -> Config:
         changes["std"] = checked(std, tuple[Annotated[float, Gt(0)], ...], f"the standard deviation in {folder}")
         if not len(changes["mean"]) == len(changes["std"]) == config.in_channels:
             raise ValueError(
-                f"{folder} describes {len(changes['mean'])} channels, but its network takes {config.in_channels}; "
-                "correct mean and standard deviation there"
+                f"{folder} describes {counted(len(changes['mean']), 'channel')}, but its network takes "
+                f"{config.in_channels}; correct mean and standard deviation there"
             )
     return replace(config, **changes)
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from selfpatch.checkpoints.key_mapping import TRUNK
+from selfpatch.core.text import counted
 from selfpatch.models.backbones.config import (
     AnyBackboneConfig,
     ConvNeXtConfig,
@@ -76,7 +77,7 @@ def _vit_config(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> 
     patches = trunk["pos_embed"].shape[1] - (class_token and not registers)  # with registers, CLS has no position
     grid = math.isqrt(patches)
     if grid * grid != patches:
-        raise ValueError(f"{source} has position embeddings for {patches} patches, which is no square grid")
+        raise ValueError(f"{source} has position embeddings for {counted(patches, 'patch')}, which is no square grid")
     config = ViTConfig(
         num_heads=max(1, embedding.shape[0] // 64),
         grid=grid,

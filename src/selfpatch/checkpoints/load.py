@@ -11,6 +11,7 @@ from selfpatch.checkpoints.infer_config import first_few
 from selfpatch.checkpoints.key_mapping import TRUNK
 from selfpatch.checkpoints.read import Weights, read_weights
 from selfpatch.core.dry_run import in_dry_run
+from selfpatch.core.text import counted
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.encoder import BranchEncoder
@@ -35,7 +36,7 @@ class LoadReport:
     """True for files of this package; what they hold for training alone is left out without a word."""
 
     def __str__(self) -> str:
-        parts = [f"{self.source}: {len(self.matched)} keys matched"]
+        parts = [f"{self.source}: {counted(len(self.matched), 'key')} matched"]
         left_out = () if self.is_own else self.left_out
         for word, keys in [("missing", self.missing), ("unexpected", self.unexpected), ("left out", left_out)]:
             if keys:

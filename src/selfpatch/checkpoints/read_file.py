@@ -21,7 +21,7 @@ from selfpatch.checkpoints.pickle_cost import has_costly_tuples
 from selfpatch.checkpoints.sharded import is_sharded_checkpoint, read_sharded
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.safe_paths import path_below
-from selfpatch.core.text import one_line
+from selfpatch.core.text import counted, one_line
 
 _SAFE_CLASSES: list[Any] = [
     # DINO and its descendants save their argparse options with the tensors; a Namespace holds only attributes.
@@ -68,7 +68,8 @@ def files_of(path: Path) -> tuple[Path, ...]:
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise ValueError(
-            f"{path} is an index of {len(shards)} shards, and {missing[0]} is missing; download all of them beside it"
+            f"{path} is an index of {counted(len(shards), 'shard')}, and {missing[0]} is missing; download all of them "
+            "beside it"
         )
     return path, *shards
 

@@ -12,7 +12,7 @@ from selfpatch.api.launch import LaunchConfig, batch_script, failed_processes, o
 from selfpatch.cli.parsing import peek, read_options
 from selfpatch.cli.resume import ResumeOptions
 from selfpatch.config.schema import Name, settings
-from selfpatch.core.text import shell, visible
+from selfpatch.core.text import counted, shell, visible
 
 COMMANDS = ("pretrain", "resume", "evaluate", "embed")
 """Commands that several processes share."""
@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
         return 0
     job = submit(run_command, tuple(command), options, folder, name)
     log = visible(str(job.task(0).paths.stdout))
-    print(f"job {job.job_id}: {options.num_processes} processes; the first one writes to {log}", flush=True)
+    print(f"job {job.job_id}: {counted(options.num_processes, 'process')}; the first one writes to {log}", flush=True)
     if options.executor == "slurm":
         return 0
     try:
@@ -58,7 +58,8 @@ def run(arguments: list[str]) -> int:
     if failed := failed_processes(job):
         again = shell("selfpatch", "launch", *own, "--", *(("resume", out) if command[0] == "pretrain" else command))
         raise ValueError(
-            f"{len(failed)} of {job.num_tasks} processes failed, as {visible(str(folder))} tells; to continue: {again}"
+            f"{len(failed)} of {counted(job.num_tasks, 'process')} failed, as {visible(str(folder))} tells; to "
+            f"continue: {again}"
         )
     return 0
 

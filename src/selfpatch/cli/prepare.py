@@ -5,7 +5,7 @@ from typing import Annotated
 from selfpatch.cli.parsing import Flat, read_options
 from selfpatch.cli.progress_bar import progress_bar
 from selfpatch.config.schema import DataName, Name, settings
-from selfpatch.core.text import visible
+from selfpatch.core.text import counted, visible
 from selfpatch.data.prepare.config import PrepareConfig
 
 
@@ -31,8 +31,8 @@ def run(arguments: list[str]) -> int:
     with progress_bar("prepare") as progress:
         outcome = prepare(options.data, options.out, options.config, progress=progress)
     print(
-        f"{outcome.images} images in {outcome.shards} shards ({outcome.megabytes:g} MB) in "
+        f"{counted(outcome.images, 'image')} in {counted(outcome.shards, 'shard')} ({outcome.megabytes:g} MB) in "
         f"{visible(str(outcome.folder))}: {outcome.resized} resized, {outcome.damaged} damaged and left out, "
-        f"{outcome.near_duplicates} near-duplicates"
+        f"{counted(outcome.near_duplicates, 'near-duplicate')}"
     )
     return 0

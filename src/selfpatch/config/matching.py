@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from selfpatch.config.schema import settings
+from selfpatch.core.text import counted
 
 Window = int | Literal["all"]
 Border = Literal["wrap", "clip"]
@@ -35,5 +36,6 @@ def check_matching(k: int, window: Window, border: Border) -> None:
         raise ValueError(f"k is {k}; at least 1 positive is needed")
     if window != "all" and k > (neighbours := window * window - 1):
         raise ValueError(
-            f"k is {k}, but a {window}x{window} window has {neighbours} neighbours; lower k or widen the window"
+            f"k is {k}, but a {window}x{window} window has {counted(neighbours, 'neighbour')}; lower k or widen the "
+            "window"
         )

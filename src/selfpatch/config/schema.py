@@ -117,7 +117,7 @@ _ADVICE = {
     "extra_forbidden": "it is of another version of selfpatch",
     "string_unicode": "use a name in UTF-8, i.e. rename it",
     **dict.fromkeys(["tuple_type", "list_type"], "use a list of values, as [a, b]"),
-    "too_short": "use {min_length} values or more",
+    "too_short": "use {min_length} or more values",
     "too_long": "use {max_length} values",
     "string_too_short": "name something, or leave it out",
 }

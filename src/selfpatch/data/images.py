@@ -25,9 +25,9 @@ OnBad = Callable[[BadImage], None]
 class NoneReadable(ValueError):
     """None of several images, or videos, can be read; `example` is the error of one of them."""
 
-    def __init__(self, count: int, example: object = None, what: str = "images") -> None:
+    def __init__(self, count: int, example: object = None, noun: str = "image") -> None:
         reason = f", e.g. {example}" if example is not None else ""
-        super().__init__(f"none of {count} {what} can be read{reason}; give {what} that can be read")
+        super().__init__(f"no {noun} can be read ({count} tried){reason}; give {noun}s that can be read")
         self.example = example
 
 

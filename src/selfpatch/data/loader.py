@@ -18,6 +18,7 @@ import torch
 
 from selfpatch.config.sections import LoaderConfig
 from selfpatch.core.machine import num_cores
+from selfpatch.core.text import counted
 from selfpatch.data.augment.backends import BACKENDS, RenderBackend, choose_backend
 from selfpatch.data.augment.gpu import DecodingCollator
 from selfpatch.data.augment.multicrop import ViewParameters, ViewRecipe, draw_views, generator
@@ -218,7 +219,7 @@ class CropLoader:
         if enough and len(self.bad) > self.config.max_bad * num_tried:
             path, reason = next(iter(self.bad.items()))
             raise ValueError(
-                f"{len(self.bad)} of the {num_tried} images read so far are unreadable, more than a share of "
+                f"cannot read {len(self.bad)} of {counted(num_tried, 'image')} so far, more than a share of "
                 f"{self.config.max_bad:g}, e.g. {path}: {reason}; remove them, or allow more with --loader.max-bad"
             )
 

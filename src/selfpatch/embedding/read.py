@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from selfpatch.core.text import counted
 from selfpatch.embedding.encode import SCALE
 from selfpatch.embedding.formats import SAFETENSORS_TYPES
 
@@ -26,7 +27,7 @@ class Embeddings:
 
     def __repr__(self) -> str:
         held = (f"{name} {list(array.shape)} {array.dtype}" for name, array in self.arrays.items())
-        return f"Embeddings of {len(self.names)} images of {self.metadata.get('data')}: {', '.join(held)}"
+        return f"Embeddings of {counted(len(self.names), 'image')} of {self.metadata.get('data')}: {', '.join(held)}"
 
     def vectors(self, name: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         """Return rows of `image` or `patches` as float32, multiplied by their scale if they are int8.
@@ -69,7 +70,7 @@ def _checked(found: Embeddings) -> Embeddings:
         raise ValueError("the metadata are no mapping")
     for name, array in found.arrays.items():
         if array.shape[:1] != (len(found.names),):
-            raise ValueError(f"{name} has shape {list(array.shape)} for {len(found.names)} names")
+            raise ValueError(f"{name} has shape {list(array.shape)} for {counted(len(found.names), 'name')}")
     return found
 
 

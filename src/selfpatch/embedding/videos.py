@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from selfpatch.core.folders import files_below
+from selfpatch.core.text import counted
 from selfpatch.data.decode.opening import check_size
 from selfpatch.data.decode.pillow import BadImage, Picture, as_bad_image
 from selfpatch.data.images import NoneReadable, evenly_spread
@@ -233,7 +234,7 @@ class FrameRows:
         if not paths:
             raise ValueError(f"no videos in {data}; files with these endings are read: {' '.join(SUFFIXES)}")
         if not self.videos:
-            raise NoneReadable(len(paths), self.unreadable[0], "videos")
+            raise NoneReadable(len(paths), self.unreadable[0], "video")
         counts = [len(video.times) for video in self.videos]
         chosen = evenly_spread(np.arange(sum(counts)), config.limit or sum(counts))
         self._video = np.repeat(np.arange(len(counts), dtype=np.int32), counts)[chosen]
@@ -275,7 +276,7 @@ class FrameRows:
             ValueError: the network does not take RGB; errors of PyAV for damaged files.
         """
         if channels != 3:
-            raise ValueError(f"the network takes {channels} channels, and videos have 3; use another")
+            raise ValueError(f"the network takes {counted(channels, 'channel')}, and videos have 3; use another")
         number = int(self._video[row])
         if self._reader is None or self._reader[0] != number:
             self._close()

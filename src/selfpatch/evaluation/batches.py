@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import default_collate
 
+from selfpatch.core.text import counted
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.data.workers import computed_ahead
 from selfpatch.evaluation.sharding import share_of_batch
@@ -47,8 +48,8 @@ class Batches:
     ) -> None:
         if not 1 <= batch_size <= num_samples:
             raise ValueError(
-                f"a batch of {batch_size} cannot be drawn from {num_samples} training samples; use a batch of 1 to "
-                f"{num_samples}"
+                f"a batch of {batch_size} cannot be drawn from {counted(num_samples, 'training sample')}; use a batch "
+                f"of 1 to {num_samples}"
             )
         if workers < 0:
             raise ValueError(f"workers is {workers}; use 0 or more")

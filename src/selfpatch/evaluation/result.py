@@ -19,7 +19,7 @@ from selfpatch.core.console import in_lines, literal, plain_table
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.machine import current_versions
 from selfpatch.core.safe_paths import path_below
-from selfpatch.core.text import format_number, visible
+from selfpatch.core.text import counted, format_number, visible
 from selfpatch.core.text_files import read_json
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.degenerate import Degenerate
@@ -226,5 +226,4 @@ class Result:
 def unreadable_note(names: list[str]) -> list[str]:
     """Return the note on unreadable images for `Result.notes`; it is empty where there are none."""
     shown = ", ".join(names[:NUM_NAMED]) + (", ..." if len(names) > NUM_NAMED else "")
-    count = "1 image" if len(names) == 1 else f"{len(names)} images"
-    return [f"{count} could not be read, left out: {shown}"] if names else []
+    return [f"{counted(len(names), 'image')} could not be read, left out: {shown}"] if names else []

@@ -8,6 +8,7 @@ from statistics import fmean
 from string import ascii_lowercase
 
 from selfpatch.core.atomic_io import write_atomically
+from selfpatch.core.text import counted
 from selfpatch.experiments.results import Row, Spread, StudyResults, paired
 from selfpatch.visualization import report as html
 from selfpatch.visualization.curves import Point, curves_svg, finite
@@ -65,11 +66,11 @@ def _sections(results: StudyResults, figures: Mapping[str, html.Block]) -> list[
     # What is missing or failed stands first because it qualifies the tables below.
     progress = []
     if n := results.num_unfinished:
-        progress.append(f"Not finished: {n} {'job is' if n == 1 else 'jobs are'} yet to be run.")
+        progress.append(f"Not finished: {counted(n, 'job')} yet to be run.")
     if n := len(results.failures):
-        progress.append(f"{n} {'failure' if n == 1 else 'failures'}: see below.")
+        progress.append(f"{counted(n, 'failure')}: see below.")
     if n := len(results.warnings):
-        progress.append(f"{n} {'warning' if n == 1 else 'warnings'} on degenerate inputs: see below.")
+        progress.append(f"{counted(n, 'warning')} on degenerate inputs: see below.")
     question = [results.question, " ".join(progress)] if progress else [results.question]
     sections = [
         Section("Question", [Text(sentence) for sentence in question]),

@@ -27,6 +27,7 @@ from selfpatch.core.distributed import find_device
 from selfpatch.core.lock import locked
 from selfpatch.core.machine import num_cores
 from selfpatch.core.signals import raising_signals
+from selfpatch.core.text import counted
 from selfpatch.core.torchrun import announced_world_size
 from selfpatch.experiments.collect import collect_results, draw_sheet
 from selfpatch.experiments.job_queue import queue_jobs
@@ -104,7 +105,7 @@ def _run(
     _time_arms(study, out, slots[0], queue, notify)
     jobs = jobs_of(study, equal_time_epochs(study, out / TIMING_FILE))
     missing = [job for job in jobs if not is_done(job, study, out)]
-    notify(f"{study.title}: {len(jobs)} jobs, {len(jobs) - len(missing)} done before")
+    notify(f"{study.title}: {counted(len(jobs), 'job')}, {len(jobs) - len(missing)} done before")
     failures: list[str] = []
 
     def write_report() -> Path:
@@ -158,7 +159,8 @@ def _time_arms(
     for arm, failures in run(untimed(study, file), execute, [slot], out / "logs"):
         if failures:
             raise ValueError(f"arm {arm.name!r} cannot be timed: {failures[0]}")
-        notify(f"{arm.name}: {equal_time_epochs(study, file)[arm.name]:g} epochs take as long as {arm.equal_time}")
+        epochs = counted(equal_time_epochs(study, file)[arm.name], "epoch", "g")
+        notify(f"{arm.name}: {epochs} in the time of {arm.equal_time}")
 
 
 def _execute(job: Job, slot: WorkerSlot, *, study: Study, out: Path) -> list[str]:

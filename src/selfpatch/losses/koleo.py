@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from selfpatch.config.schema import settings
 from selfpatch.core.distributed import all_gather_with_gradient
+from selfpatch.core.text import counted
 
 EPSILON = 1e-8
 """Added to norms, differences and distances, as in DINOv2's released code."""
@@ -63,8 +64,8 @@ class KoLeoLoss(nn.Module):
         if (size := self.config.group_size) is not None:
             if y.shape[-2] % size:
                 raise ValueError(
-                    f"koleo.group_size is {size}, which does not divide the {y.shape[-2]} images of a process and "
-                    "micro-batch; use a divisor, or leave it out"
+                    f"koleo.group_size is {size}, which does not divide the {counted(y.shape[-2], 'image')} of a "
+                    "process and micro-batch; use a divisor, or leave it out"
                 )
             return y.unflatten(-2, (-1, size))
         y = all_gather_with_gradient(y).movedim(0, -3).flatten(-3, -2).unsqueeze(-3)

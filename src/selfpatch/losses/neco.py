@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from selfpatch.config.schema import PointGrid, height_and_width, settings
 from selfpatch.core.distributed import all_gather, rows_of_global_draw
 from selfpatch.core.reference import fast_path_of
+from selfpatch.core.text import counted
 from selfpatch.losses.crop_pairs import crop_pairs, mean_weights
 from selfpatch.losses.feature_queue import FeatureQueue, draw_patches
 from selfpatch.ops.contrast import l2_normalize
@@ -150,7 +151,7 @@ class NeCoLoss(nn.Module):
         needed, size = num_images * math.prod(self.grid), self.config.queue_size
         if 0 < size < needed:
             raise ValueError(
-                f"a batch of {num_images} images draws {needed} references, but queue_size is {size}; "
+                f"a batch of {counted(num_images, 'image')} draws {needed} references, but queue_size is {size}; "
                 f"use {needed} or more, or 0 to do without a queue"
             )
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from selfpatch.config.matching import MatchingConfig
 from selfpatch.config.schema import settings
+from selfpatch.core.text import counted
 from selfpatch.losses.center import CenteredLoss
 from selfpatch.losses.dino import DINOConfig
 from selfpatch.losses.memory_bank import MemoryBank
@@ -195,7 +196,7 @@ def key_patches(samples: Tensor, step: int | Tensor, num_patches: int, num_keys:
         ValueError: there are fewer patches than keys.
     """
     if num_keys > num_patches:
-        raise ValueError(f"keys_per_view is {num_keys}, but a view has {num_patches} patches; use fewer keys")
+        raise ValueError(f"keys_per_view is {num_keys}, but a view has {counted(num_patches, 'patch')}; use fewer keys")
     spread = torch.arange(num_keys, device=samples.device) * num_patches // num_keys
     return (samples[:, None] + step + spread) % num_patches
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from selfpatch.core.dry_run import in_dry_run
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.models.finite_features import NonFiniteFeatures, checked_features
 from selfpatch.ops.debias import position_basis, remove_positions
@@ -58,7 +59,7 @@ class Debiasing:
         if self._rank > most:
             raise ValueError(
                 f"debias is {self._rank}, but {h} x {w} patches of width {dim} (images of {width} x {height} pixels) "
-                f"have {most} directions; use fewer, or larger images"
+                f"have {counted(most, 'direction')}; use fewer, or larger images"
             )
         if not in_dry_run() and not features.isfinite().all():
             raise NonFiniteFeatures(

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as pixels
 
+from selfpatch.core.text import counted
 from selfpatch.ops.images import normalise, to_unit_range
 
 KINDS = "a PIL image, an array [H, W, C], a tensor [C, H, W], a batch [B, C, H, W], or a list of images"
@@ -72,7 +73,7 @@ class ImageTransform:
         if len(image) == 1:
             image = image.expand(channels, -1, -1)
         if len(image) != channels:
-            raise ValueError(f"an image has {len(image)} channels; the encoder takes {channels}")
+            raise ValueError(f"an image has {counted(len(image), 'channel')}; the encoder takes {channels}")
         if image.dtype != torch.uint8:
             low, high = (value.item() for value in image.float().aminmax())  # uint16 has none
             if not image.is_floating_point() or not 0 <= low <= high <= 1:

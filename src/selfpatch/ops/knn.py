@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from selfpatch.core.text import counted
+
 MAX_SIMILARITIES = 2**26
 """Similarities, or votes, that exist at once: 256 MB."""
 
@@ -88,7 +90,7 @@ def knn_predict(
         ValueError: k is not between 1 and n, or the temperature is not above 0.
     """
     if not 1 <= k <= len(train):
-        raise ValueError(f"k is {k} for {len(train)} training features; use 1 to {len(train)}")
+        raise ValueError(f"k is {k} for {counted(len(train), 'training feature')}; use 1 to {len(train)}")
     similarity, index = nearest_neighbours(test, F.normalize(train, dim=1), k)
     return class_votes(similarity, train_labels[index], temperature=temperature, num_classes=num_classes)
 
@@ -104,7 +106,9 @@ def leave_one_out(features: Tensor, labels: Tensor, k: int, *, temperature: floa
     """
     check_temperature(temperature)
     if not 1 <= k < len(features):
-        raise ValueError(f"k is {k} for {len(features)} features; leaving one out, use 1 to {len(features) - 1}")
+        raise ValueError(
+            f"k is {k} for {counted(len(features), 'feature')}; leaving one out, use 1 to {len(features) - 1}"
+        )
     unit, num_classes = F.normalize(features, dim=1), int(labels.max()) + 1
     predicted = []
     for rows in torch.arange(len(unit), device=unit.device).split(rows_at_once(len(unit))):

@@ -9,6 +9,7 @@ from torch import Tensor
 from selfpatch.config.matching import Border, MatchingConfig, Window, check_matching
 from selfpatch.core.constants import cached_constant
 from selfpatch.core.reference import fast_path_of
+from selfpatch.core.text import counted
 
 
 class NeighbourTable(NamedTuple):
@@ -81,8 +82,8 @@ def check_neighbours(h: int, w: int, config: MatchingConfig) -> None:
     count = neighbour_table(h, w, config.window, config.border, torch.device("cpu")).indices.shape[1]
     if config.k > count:
         raise ValueError(
-            f"k is {config.k}, but in a view of {h} x {w} patches a patch has {count} neighbours; lower k, or use "
-            "larger crops"
+            f"k is {config.k}, but in a view of {h} x {w} patches a patch has {counted(count, 'neighbour')}; lower k, "
+            "or use larger crops"
         )
 
 
@@ -118,7 +119,9 @@ def top_positives(features: Tensor, k: int, table: NeighbourTable) -> Positives:
         ValueError: k exceeds the number of neighbours.
     """
     if k > table.indices.shape[1]:
-        raise ValueError(f"k is {k}, but a patch has {table.indices.shape[1]} neighbours; lower k or widen the window")
+        raise ValueError(
+            f"k is {k}, but a patch has {counted(table.indices.shape[1], 'neighbour')}; lower k or widen the window"
+        )
     similarity, index = neighbour_similarity(features, table).topk(k, dim=-1)
     indices = table.indices.expand(len(features), -1, -1).gather(2, index)
     return Positives(indices, None if k <= table.min_neighbours else similarity > float("-inf"))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from selfpatch.core.distributed import all_gather, all_reduce_sum
 from selfpatch.core.reference import fast_path_of
+from selfpatch.core.text import counted
 from selfpatch.ops.cross_entropy import Scores, cast_prototypes, chunks
 
 KEPT_LOGITS = 2**26
@@ -52,7 +53,7 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
     """
     if epsilon <= 0 or iterations < 1:
         raise ValueError(
-            f"got epsilon {epsilon} and {iterations} iterations; use epsilon > 0, e.g. 0.05, and 1 or more"
+            f"got epsilon {epsilon} and {counted(iterations, 'iteration')}; use epsilon > 0, e.g. 0.05, and 1 or more"
         )
     scores = scores.float() / epsilon
     samples = scores.new_zeros(len(scores), 1)  # [b, 1] logarithm of each sample's factor

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from selfpatch.core.constants import cached_constant
 from selfpatch.core.reference import fast_path_of
+from selfpatch.core.text import counted
 
 Network = Literal["bitonic", "odd_even"]
 
@@ -26,7 +27,7 @@ def comparators(n: int, network: Network = "bitonic") -> list[Layer]:
         ValueError: there is no value, or the bitonic network without those wires does not sort. diffsort accepts it.
     """
     if n < 1:
-        raise ValueError(f"got {n} values to sort; give at least 1")
+        raise ValueError(f"got {counted(n, 'value')} to sort; give at least 1")
     if network == "odd_even":
         return [[(i, i + 1) for i in range(layer % 2, n - 1, 2)] for layer in range(n)]
     if not _bitonic_sorts(n):

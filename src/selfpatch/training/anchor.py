@@ -8,6 +8,7 @@ from torch import nn
 from selfpatch.checkpoints.load import encoder_of
 from selfpatch.checkpoints.read import Weights, read_weights
 from selfpatch.config.sections import AnchorConfig
+from selfpatch.core.text import counted
 from selfpatch.models.anchor import Anchor
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import backbone_config_from_dict
@@ -31,7 +32,7 @@ def named_anchor(source: Weights, channels: int) -> Branch:
     """
     if source.config.in_channels != channels:
         raise ValueError(
-            f"teacher {source.source} takes images of {source.config.in_channels} channels, but channels is "
+            f"teacher {source.source} takes images of {counted(source.config.in_channels, 'channel')}, but channels is "
             f"{channels}; name a teacher of such images"
         )
     encoder, _ = encoder_of(source)

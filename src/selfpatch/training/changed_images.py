@@ -7,6 +7,7 @@ import numpy as np
 from selfpatch.checkpoints.run_dir import RunDirectory, escaped
 from selfpatch.config.sections import Fingerprint
 from selfpatch.core.atomic_io import replacing, write_atomically
+from selfpatch.core.text import counted
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.data.sources.stamps import MISSING
 
@@ -59,7 +60,7 @@ def changed_images(run: RunDirectory, index: ImageIndex, *, refuse: bool = False
     write_atomically(run.path / CHANGED, "".join(lines).encode("utf-8", "surrogateescape"))
     counts = ", ".join(f"{(kinds == kind).sum()} {said}" for kind, said in _SAID.items() if (kinds == kind).any())
     examples = ", ".join(names[:NUM_NAMED]) + (", ..." if len(names) > NUM_NAMED else "")
-    sentence = f"{len(names)} of the {len(index)} images have changed since {run.path} began ({counts}): {examples}"
+    sentence = f"{len(names)} of {counted(len(index), 'image')} changed after {run.path} began ({counts}): {examples}"
     if refuse:
         raise ValueError(f"{sentence}; put them back, or resume without --refuse-changed; {CHANGED} there lists all")
     return f"{sentence}; the run goes on with them, and {CHANGED} there lists all"

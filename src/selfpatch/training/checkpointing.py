@@ -22,7 +22,7 @@ from selfpatch.core.distributed import (
     is_sharded,
     local_shard,
 )
-from selfpatch.core.text import shell
+from selfpatch.core.text import counted, shell
 from selfpatch.core.types import Views
 from selfpatch.data.workers import LoaderError
 from selfpatch.training.parallel import gathered, load_whole
@@ -166,9 +166,8 @@ class Checkpointer:
 
     def dump_failed_step(self, batches: Sequence[Views], done: int) -> NonFiniteError:
         """Save the last batch and the state for replay, and return the error to raise."""
-        message = (
-            f"the loss or gradient was not finite for {self._config.max_nonfinite} steps in a row, up to step {done}"
-        )
+        steps = counted(self._config.max_nonfinite, "step")
+        message = f"the loss or gradient was not finite for {steps} in a row, up to step {done}"
         parts = tree_map(lambda x: local_shard(x) if isinstance(x, Tensor) else x, self._state(done))
         path = self._run.save_failed_step(batches, parts, message, step=done)
         return NonFiniteError(

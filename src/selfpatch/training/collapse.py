@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping
 
+from selfpatch.core.text import counted
+
 WARNINGS = {
     "uniform": (
         "The teacher has collapsed to uniform distributions (entropy {entropy:.2f} of {max_entropy:.2f} nats) and "
@@ -102,7 +104,7 @@ class UniformLossDetector:
             return None
         self._warned = True
         return (
-            f"Predictions are still uniform after {step} steps, so that the loss teaches nothing: "
+            f"Predictions are still uniform after {counted(step, 'step')}, so that the loss teaches nothing: "
             f"{describe_uniform(due)}. Raise optimizer.head_lr_scale (heads learn at the backbone's rate unless it is "
             "above 1) or optimizer.base_lr, train for more epochs, or use fewer prototypes."
         )

@@ -17,6 +17,7 @@ from selfpatch.config.schema import size_text
 from selfpatch.core import distributed
 from selfpatch.core.machine import autocast_dtype
 from selfpatch.core.malloc import keep_freed_memory
+from selfpatch.core.text import counted
 from selfpatch.core.types import Needs, Objective
 from selfpatch.data.augment.backends import choose_backend
 from selfpatch.data.augment.masks import batch_ratios, draw_mask
@@ -173,8 +174,8 @@ def _add_adapters(backbone: Backbone, config: RunConfig, report: LoadReport | No
         raise ValueError(f"lora.rank is {rank}, but there are no weights to adapt; give --init, or leave lora.rank out")
     if report is not None and report.missing:
         raise ValueError(
-            f"lora.rank is {rank}, but {report.source} lacks {len(report.missing)} tensors of the network, which would "
-            "stay frozen as initialised; leave lora.rank out, or give all weights"
+            f"lora.rank is {rank}, but {report.source} lacks {counted(len(report.missing), 'tensor')} of the network, "
+            "which would stay frozen as initialised; leave lora.rank out, or give all weights"
         )
     if config.backbone.frozen_blocks:
         raise ValueError(

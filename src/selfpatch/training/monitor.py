@@ -91,7 +91,8 @@ class Monitor:
             scheduled = {name: getattr(hp, name) for name in SCHEDULED}
             speeds = {"images_per_second": speed}
             self._log.record(hp.step + 1, schedule=scheduled, loss=of_losses, meters=meters, speed=speeds)
-        shown = {name: numbers[name] for name in self._losses}
+        # A single loss is the total.
+        shown = {name: numbers[name] for name in (self._losses if len(self._losses) > 2 else ("loss",))}
         self._bar.update(hp.step + 1, epoch=hp.epoch + 1, images_per_second=speed, losses=shown, lr=hp.lr)
         self._bar.warn(*(detector.check(hp.step + 1, numbers) for detector in self._detectors))
 

@@ -13,6 +13,7 @@ from selfpatch.checkpoints.run_dir import sheet_of
 from selfpatch.config.schema import Size
 from selfpatch.config.sections import WatchConfig
 from selfpatch.core.console import console
+from selfpatch.core.text import counted
 from selfpatch.data.augment.multicrop import ViewRecipe
 from selfpatch.data.decode.pillow import BadImage
 from selfpatch.data.images import LoadedImages, NoneReadable, evenly_spread, load_images
@@ -142,7 +143,7 @@ class OnlineEvaluator:
                     metrics["patch_knn_top1"] = leave_one_out(mean_patch_features(encoder, batches), labels, k)
         if self._sheet_images is not None:
             path = sheet_of(self._pictures, step)
-            picture_sheet({"patch features": encoder}, self._sheet_images, path, title=f"after {step} steps")
+            picture_sheet({"patch features": encoder}, self._sheet_images, path, title=f"after {counted(step, 'step')}")
         return metrics
 
     def before_and_after(self, trained: Branch, untrained: BranchEncoder) -> Path | None:

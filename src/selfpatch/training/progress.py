@@ -119,13 +119,13 @@ class Throughput:
 
 
 def describe_metrics(metrics: Mapping[str, float], at_start: Mapping[str, float], start: str, done: int) -> str:
-    """Return one line with each metric after `done` steps, in brackets its value at step 0 and its baselines.
+    """Return one line with each metric after `done` steps in percent, in brackets its value at step 0 and baselines.
 
     `at_start` is the record of step 0, `start` names the network then. Names of baselines begin with their metric's.
     """
     parts = []
     for name, value in metrics.items():
         earlier = {key.removeprefix(name).strip("_") or start: v for key, v in at_start.items() if key.startswith(name)}
-        baselines = ", ".join(f"{words.replace('_', ' ')} {baseline:.4f}" for words, baseline in earlier.items())
-        parts.append(f"{name.replace('_', ' ')} {value:.4f}" + (f" ({baselines})" if baselines else ""))
+        baselines = ", ".join(f"{words.replace('_', ' ')} {100 * share:.1f}" for words, share in earlier.items())
+        parts.append(f"{name.replace('_', ' ')} {100 * value:.1f} %" + (f" ({baselines})" if baselines else ""))
     return f"step {done}: {'  '.join(parts)}"

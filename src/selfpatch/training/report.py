@@ -10,6 +10,7 @@ from rich.table import Table
 from selfpatch.checkpoints.run_dir import RunDirectory
 from selfpatch.config.schema import flat
 from selfpatch.core.console import plain_table
+from selfpatch.core.text import counted
 from selfpatch.data.images import evenly_spread
 from selfpatch.training.collapse import UNIFORM, describe_uniform, losses_at_uniform
 from selfpatch.training.history import read_history
@@ -17,12 +18,19 @@ from selfpatch.training.loggers.metrics import read_numbers
 from selfpatch.visualization import report as html
 from selfpatch.visualization.curves import points_of
 
+_KNN = "k-NN: share of training images whose nearest neighbours name their class."
 MEASURES = {
     "view_matching": "view matching",
     "knn_top1": "k-NN top-1, leave one out",
     "patch_knn_top1": "k-NN top-1 of the mean patch",
 }
 """Metrics of `online_eval.OnlineEvaluator` in words."""
+ABOUT = {
+    "view_matching": "View matching: share of patches found again in another view of held-out images.",
+    "knn_top1": _KNN,
+    "patch_knn_top1": _KNN,
+}
+"""What the metrics say."""
 SETTINGS = ("data", "recipe", "method", "objective", "model", "patch_size", "init", "epochs", "batch_size", "seed")
 """Settings that the page shows at first sight."""
 MAX_SHEETS = 5
@@ -58,12 +66,19 @@ def _columns(run: RunDirectory) -> tuple[str, ...]:
 
 def measured_table(run: RunDirectory) -> Table | None:
     """Return `measured` for the terminal, or None if nothing was measured."""
-    table = plain_table(title="measured, in percent; matching on held-out images")
+    lines = measured(read_numbers(run.path))
+    table = plain_table(title="Features before and after training, in percent", caption=_about(lines))
     for column in _columns(run):
         table.add_column(column, justify="right" if column else "left", overflow="fold")
-    for line in measured(read_numbers(run.path)):
+    for line in lines:
         table.add_row(*line)
     return table if table.rows else None
+
+
+def _about(lines: Sequence[tuple[str, ...]]) -> str:
+    """Return the sentences that explain the metrics of these lines."""
+    words = {line[0] for line in lines}
+    return "\n".join(dict.fromkeys(text for name, text in ABOUT.items() if MEASURES[name] in words))
 
 
 def write_run_report(run: RunDirectory, losses: Sequence[str]) -> Path:
@@ -74,7 +89,7 @@ def write_run_report(run: RunDirectory, losses: Sequence[str]) -> Path:
     rows = read_numbers(run.path)
     sections = []
     if lines := measured(rows):
-        about = html.Text("In percent. View matching is measured on held-out images, k-NN on training images.")
+        about = html.Text(f"In percent. {_about(lines)}")
         sections.append(html.Section("Measured", [html.Table(_columns(run), lines), about]))
     if line := losses_without_progress(rows):
         sections.append(html.Section("Warning", [html.Text(line)]))
@@ -133,7 +148,7 @@ def _history(run: RunDirectory) -> list[html.Section]:
         return []
     times = [(_minute(s["started"]), _minute(s["ended"] or "–"), s["command"]) for s in history]
     software = [", ".join(f"{name} {version}" for name, version in s["versions"].items()) for s in history]
-    machines = [f"{s['device']}, {s['processes']} process{'es' * (s['processes'] > 1)}" for s in history]
+    machines = [f"{s['device']}, {counted(s['processes'], 'process')}" for s in history]
     blocks: list[html.Block] = [
         html.Table(("started", "ended", "command"), times),
         *(html.Text(f"Run with {text}.") for text in dict.fromkeys(software)),

@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.models.debiased import debiased
 from selfpatch.visualization import colours
@@ -71,8 +72,10 @@ def draw(
         above.append(Panel(colours.similarity_over(small, similarity, scale), "cosine", marker, scale, [marker]))
         surroundings = zoom(image, match, (h, w), size, extent=extent, wrap=wrap, colour=marker.colour)
         cosines = similarity.flatten()[match.picked]
-        caption = f"{len(cosines)} positives, cosine {cosines.min():.2f} to {cosines.max():.2f}" if len(cosines) else ""
-        below.append(Panel(surroundings, caption or "no positives", marker))
+        caption = "no positives"
+        if len(cosines):
+            caption = f"{counted(len(cosines), 'positive')}, cosine {cosines.min():.2f} to {cosines.max():.2f}"
+        below.append(Panel(surroundings, caption, marker))
     marked = Panel(small, "image and query patches" if matches else "image", markers=markers)
     components = Panel(colours.patch_map(colours.pca_colours(features[None])[0], size), "principal components")
     subtitle = f"{w} × {h} patches of {image.width // w} pixels, {dim} features each"

@@ -84,7 +84,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"have categories that no training image has, e\.g\. 5"):
         open_splits(tmp_path)
     change(test, annotations=[{"image_id": 100, "category_id": 2}] * 2)
-    with pytest.raises(ValueError, match=r"2 annotations of 1 images for its 2 images; each image needs one category"):
+    with pytest.raises(ValueError, match=r"2 annotations of 1 image for its 2 images; each image needs one category"):
         open_splits(tmp_path)
     change(test, annotations=[{"image": 100}])
     with pytest.raises(ValueError, match="is no annotation file of iNaturalist; it needs images with"):

@@ -131,7 +131,7 @@ def test_test_images_without_a_depth_are_left_out(tmp_path: Path) -> None:
     nothing.save(data / "test" / "depth" / "1.png")
     result = measure("depth", MeanColour(8), None, data, **settings)
     assert list(result.per_image) == ["test/rgb/0.png", "test/rgb/2.png"]
-    assert result.notes == ["1 test images without a valid depth are left out, e.g. test/rgb/1.png."]
+    assert result.notes == ["Left out: 1 test image without a valid depth, e.g. test/rgb/1.png."]
     for i in (0, 2):
         nothing.save(data / "test" / "depth" / f"{i}.png")
     with pytest.raises(ValueError, match=r"no test image of .* has a depth between 0.001 and 10 m"):
@@ -180,7 +180,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         DepthConfig(min_depth=3, max_depth=2)
     with pytest.raises(ValueError, match="cls_token needs the tokens of blocks"):
         DepthConfig(cls_token=True)
-    with pytest.raises(ValueError, match="takes images of 1 channels"):
+    with pytest.raises(ValueError, match="takes images of 1 channel;"):
         evaluate(MeanColour(8, channels=1), write_depth(tmp_path), DepthConfig())
 
 

@@ -106,7 +106,7 @@ def test_two_images_of_one_id_are_told(data: Path) -> None:
         (lambda c: c["annotations"][0].update(image_id=5), "image_id 5, which is not listed"),
         (
             lambda c: c["images"][0].update(file_name="gone.png"),
-            "1 of the annotated images are missing, e.g. .*gone.png",
+            "1 annotated image cannot be found, e.g. .*gone.png",
         ),
         (lambda c: c.update(annotations=c["annotations"][-1:]), "no object in the images used"),
     ],

@@ -50,7 +50,7 @@ def test_the_documented_command_converts_the_published_file(tmp_path: Path) -> N
             {"imlist": [*(f"image_{i}" for i in range(5)), "lost"]},
             "there is no image .*lost.jpg, which .*gnd_tiny.json names",
         ),
-        ({"qimlist": ["query_0"]}, "has 6 images, 1 queries and 2 entries in gnd"),
+        ({"qimlist": ["query_0"]}, "has 6 images, 1 query and 2 entries in gnd"),
         ({"imlist": []}, "has 0 images, 2 queries"),
         ({"gnd": [{**TRUTHS[0], "easy": [6]}, TRUTHS[1]]}, "gives query_0 an image outside of 0 to 5"),
         ({"gnd": [{**TRUTHS[0], "easy": [-1]}, TRUTHS[1]]}, "gives query_0 an image outside of 0 to 5"),

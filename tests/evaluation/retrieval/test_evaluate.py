@@ -124,7 +124,7 @@ def test_a_dry_run_counts_all_images(tmp_path: Path) -> None:
 
 
 def test_an_encoder_of_other_channels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="takes images of 1 channels"):
+    with pytest.raises(ValueError, match="takes images of 1 channel;"):
         evaluate(MeanColour(8, channels=1), write_retrieval(tmp_path / "data"), RetrievalConfig())
 
 

@@ -151,7 +151,7 @@ def test_fewer_patches_than_voters_all_vote(blocks: Path) -> None:
     few = run(MeanColour(4), blocks, method="knn", resolution=32, k=40, memory_patches=30)
     all_of_them = run(MeanColour(4), blocks, method="knn", resolution=32, k=30, memory_patches=30)
     assert few.settings["k"] == few.settings["remembered"] == 30
-    assert few.notes == ["k is 40, but only 30 patches are remembered: all of them vote"]
+    assert few.notes == ["k is 40, but the memory has 30 patches: all of them vote"]
     assert (few.metrics, all_of_them.notes) == (all_of_them.metrics, [])
 
 
@@ -291,9 +291,9 @@ def test_data_and_settings_that_do_not_fit_are_refused(blocks: Path) -> None:
         run(colour, blocks, method="svm")
     with pytest.raises(ValueError, match="crop is not a setting"):
         run(colour, blocks, method="knn", crop=32, steps=3)
-    with pytest.raises(ValueError, match="images of 1 channels"):
+    with pytest.raises(ValueError, match="images of 1 channel;"):
         run(MeanColour(4, channels=1), blocks, method="knn")
-    with pytest.raises(ValueError, match="3 images of 'val' are in 'val' too"):
+    with pytest.raises(ValueError, match="'val' shares 3 images with 'val'"):
         run(colour, blocks, method="knn", train_split="val")
     for path in (blocks / "labels" / "val").iterdir():
         Image.new("L", (40, 32), IGNORE).save(path)

@@ -122,7 +122,7 @@ def test_listed_objects_without_a_mask_are_left_out(tmp_path: Path) -> None:
     _edit(data / "meta.json", lambda meta: meta["videos"]["toy"]["objects"]["1"].pop("category"))
     result = evaluate(MeanColour(8), data, CONFIG)
     assert [(row["class"], row["classes"]) for row in result.rows] == [("", ""), ("ape", "unseen"), ("dog", "seen")]
-    assert result.notes == ["toy has 1 listed objects that are in none of its masks; left out"]
+    assert result.notes == ["left out: 1 object that toy lists and none of its masks shows"]
 
 
 @pytest.mark.slow

@@ -45,5 +45,5 @@ def test_only_the_chosen_losses_are_computed() -> None:
     objective = Distill(5, 7, DistillConfig(losses=("patch_similarities",)))
     found = objective(grid_outputs(3, 5), grid_outputs(4, 7), views_of(2), hyperparameters())
     assert found.keys() == objective.loss_weights.keys() == {"patch_similarities"}
-    with pytest.raises(ValueError, match=r"losses is .* use 1 values or more"):
+    with pytest.raises(ValueError, match=r"losses is .* use 1 or more values"):
         DistillConfig(losses=())

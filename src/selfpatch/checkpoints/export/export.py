@@ -23,7 +23,7 @@ from selfpatch.checkpoints.export.formats import ExportSummary
 from selfpatch.checkpoints.export.graph import patches_without_positions
 from selfpatch.config.schema import Size, size_text
 from selfpatch.core.atomic_io import clear_error, write_atomically
-from selfpatch.core.text import visible
+from selfpatch.core.text import counted, visible
 from selfpatch.models.encoder import BranchEncoder, Features, image_token
 from selfpatch.models.layers.lora import merge_adapters
 
@@ -153,7 +153,7 @@ def _compare(
 def _about(encoder: BranchEncoder, summary: ExportSummary) -> tuple[str, ...]:
     """Return sentences on the images that the exported network takes, how it was checked, and what it lacks."""
     config = encoder.backbone.config
-    kind = "RGB in [0, 1]" if config.in_channels == 3 else f"of {config.in_channels} channels"
+    kind = "RGB in [0, 1]" if config.in_channels == 3 else f"of {counted(config.in_channels, 'channel')}"
     sizes = " and ".join(f"{height} x {width}" for height, width in summary.sizes)
     pool = [] if encoder.pool is None or summary.has_image else [POOL_IS_LEFT_OUT]
     return (

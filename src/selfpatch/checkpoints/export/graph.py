@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from selfpatch.checkpoints.export.formats import native_size
 from selfpatch.config.schema import Size, height_and_width
+from selfpatch.core.text import counted
 from selfpatch.models.backbones.config import SwinConfig
 from selfpatch.models.debiased import Debiasing
 from selfpatch.models.encoder import BranchEncoder, image_token
@@ -64,7 +65,7 @@ def graph_of(encoder: BranchEncoder, size: Size | None, debias: int) -> Graph:
     if debias:
         basis = patches_without_positions(encoder, debias).basis(images)
         metadata["debias"] = str(debias)
-        note += f" Patch features lack {debias} directions of positions, and have length 1."
+        note += f" Patch features lack {counted(debias, 'direction')} of positions, and have length 1."
     module = _FeatureGraph(encoder, basis).eval()
     return Graph(module, images, {"images": free}, sizes, metadata, note)
 

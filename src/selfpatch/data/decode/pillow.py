@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
+from selfpatch.core.text import counted
 from selfpatch.data.decode.multichannel import Raster, decode_raster
 from selfpatch.data.decode.opening import open_image
 from selfpatch.data.decode.orientation import turn_upright
@@ -113,7 +114,9 @@ def _refuse_pages(image: Image.Image) -> None:
         first = image.size
         image.seek(1)
         if image.size == first:
-            raise ValueError(f"it holds {pages} pages of one size; if they are its channels, give --channels {pages}")
+            raise ValueError(
+                f"it holds {counted(pages, 'page')} of one size; if they are its channels, give --channels {pages}"
+            )
         image.seek(0)
 
 

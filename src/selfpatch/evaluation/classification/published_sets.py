@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from selfpatch.config.json_schema import Id, LongList, check_json
 from selfpatch.core.folders import stems_in
 from selfpatch.core.safe_paths import path_below
+from selfpatch.core.text import counted
 from selfpatch.core.text_files import numbered_lines, read_json
 
 INATURALIST = "images with `id` and `file_name`, and annotations with `image_id` and `category_id`"
@@ -102,8 +103,8 @@ def _read_annotations(file: Path) -> tuple[Categories, dict[int, str]]:
     category_of = dict(pairs)
     if len(pairs) != len(category_of) or category_of.keys() != files.keys():
         raise ValueError(
-            f"{file} has {len(pairs)} annotations of {len(category_of)} images for its {len(files)} images; each image "
-            "needs one category"
+            f"{file} has {counted(len(pairs), 'annotation')} of {counted(len(category_of), 'image')} for its "
+            f"{counted(len(files), 'image')}; each image needs one category"
         )
     return {files[number]: category for number, category in category_of.items()}, names
 

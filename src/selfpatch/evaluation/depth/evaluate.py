@@ -15,6 +15,7 @@ from torchvision.transforms import functional as tvf
 
 from selfpatch.core.distributed import all_reduce_sum, gather
 from selfpatch.core.schedules import cosine_factor
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.data.decode.pillow import as_bad_image
 from selfpatch.data.images import evenly_spread
@@ -64,7 +65,9 @@ def evaluate(encoder: Encoder, data: str | Path, config: DepthConfig, output: Ou
         ValueError: the data cannot be used, settings or the encoder do not fit, or the folder holds another training.
     """
     if len(encoder.mean) != 3:
-        raise ValueError(f"the encoder takes images of {len(encoder.mean)} channels; depth needs one of RGB images")
+        raise ValueError(
+            f"the encoder takes images of {counted(len(encoder.mean), 'channel')}; depth needs one of RGB images"
+        )
     config = replace(config, warmup=min(config.warmup, config.steps // 3))
     features = DepthFeatures(encoder, config)
     train, test = (split.limited(config.limit) for split in open_depth_splits(data, config.depth_scale))
@@ -79,7 +82,9 @@ def evaluate(encoder: Encoder, data: str | Path, config: DepthConfig, output: Ou
     if not scored:
         raise ValueError(f"no test image of {data} has a depth between {config.min_depth:g} and {config.max_depth:g} m")
     metrics = mean_metrics([scores for _, scores in scored])
-    notes = [f"{len(unscored)} test images without a valid depth are left out, e.g. {unscored[0]}."] if unscored else []
+    notes = []
+    if unscored:
+        notes.append(f"Left out: {counted(len(unscored), 'test image')} without a valid depth, e.g. {unscored[0]}.")
     per_image = {name: {metric: scores[metric] for metric in METRICS} for name, scores in scored}
     return Result(
         "depth", {name: metrics[name] for name in METRICS}, [], settings,

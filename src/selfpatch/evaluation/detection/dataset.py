@@ -14,6 +14,7 @@ from PIL import Image
 
 from selfpatch.core.folders import visible_entries
 from selfpatch.core.safe_paths import path_below
+from selfpatch.core.text import counted
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.evaluation.coco import read_instances
@@ -139,7 +140,9 @@ def open_split(root: str | Path, split: str) -> Split:
     listed = cache(_names)
     missing = [image.path for image in images if image.path.name not in listed(image.path.parent)]
     if missing:
-        raise ValueError(f"{len(missing)} of the annotated images are missing, e.g. {missing[0]}; download them again")
+        raise ValueError(
+            f"{counted(len(missing), 'annotated image')} cannot be found, e.g. {missing[0]}; download them again"
+        )
     return Split(path, tuple(images), tuple(labels), tuple(category["name"] for category in categories))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.detection.augmentation import Target, draw, render
@@ -38,7 +39,9 @@ def build_network(encoder: Encoder, num_classes: int, config: DetectionConfig) -
     encoder = require_network(encoder)
     channels = encoder.backbone.config.in_channels
     if channels != 3:
-        raise ValueError(f"detection reads RGB images, but the network takes {channels} channels; give weights for 3")
+        raise ValueError(
+            f"detection reads RGB images, but the network takes {counted(channels, 'channel')}; give weights for 3"
+        )
     if config.blocks is not None and config.pyramid == "last-map":
         raise ValueError("blocks are for pyramid inner-maps; the simple pyramid takes the last map, leave them out")
     if config.pyramid_norm != "none" and config.pyramid == "last-map":

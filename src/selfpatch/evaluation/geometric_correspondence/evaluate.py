@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.distributed import gather
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.degenerate import check_degenerate, check_patches
@@ -82,7 +83,9 @@ def evaluate(encoder: Encoder, data: str | Path, config: NAVIConfig, output: Out
         ValueError: the encoder is not one of RGB images or has no such layer, or the data cannot be used.
     """
     if len(encoder.mean) != 3:
-        raise ValueError(f"the encoder takes images of {len(encoder.mean)} channels; navi needs one of RGB images")
+        raise ValueError(
+            f"the encoder takes images of {counted(len(encoder.mean), 'channel')}; navi needs one of RGB images"
+        )
     encode = _DensePoints(encoder, config)
     pairs = open_pairs(data, config)
     subjects = len({first.subject for first, _ in pairs})

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 from selfpatch.config.json_schema import MAX_COORDINATE
 from selfpatch.core.folders import stems_in, subfolders
 from selfpatch.core.safe_paths import path_below
+from selfpatch.core.text import counted
 from selfpatch.core.text_files import numbered_lines, read_bytes
 from selfpatch.evaluation.coco import read_boxes
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
@@ -150,7 +151,7 @@ def _listed(images: list[LabelledImage], path: Path) -> list[LabelledImage]:
         else:
             chosen[known.name] = known
     if unknown:
-        have = f"{len(unknown)} images that the data set does not have, e.g. {unknown[0]}"
+        have = f"{counted(len(unknown), 'image')} that the data set does not have, e.g. {unknown[0]}"
         raise ValueError(f"{path} names {have}; use the list of this split, without a header")
     if not chosen:
         raise ValueError(f"{path} is empty; it should name one image per line")

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from selfpatch.core.distributed import gather
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import to_tensor
 from selfpatch.data.decode.pillow import read_picture
@@ -55,7 +56,9 @@ def _attention(view: PatchView, padded: Tensor, head: int | None) -> Tensor:
     if head is None:
         return heads.mean(0)
     if head >= len(heads):
-        raise ValueError(f"head is {head}, but the network has {len(heads)} heads; use 0 to {len(heads) - 1}")
+        raise ValueError(
+            f"head is {head}, but the network has {counted(len(heads), 'head')}; use 0 to {len(heads) - 1}"
+        )
     return heads[head]
 
 
@@ -94,7 +97,9 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
     images: Sequence[LabelledImage] = [image for image in all_images if image.boxes]
     num_without = len(all_images) - len(images)
     if not images:
-        raise ValueError(f"none of the {len(all_images)} images of {data} has a box; there is nothing to score")
+        raise ValueError(
+            f"no image of {data} has a box ({counted(len(all_images), 'image')} read); there is nothing to score"
+        )
     images = limited(images, config.limit)
     output.announce(_workload(view, images, config, str(data)))
     per_image: dict[str, dict[str, float]] = {}

@@ -22,6 +22,7 @@ from typing_extensions import TypedDict
 from selfpatch.config.json_schema import FourCoordinates, Id, LongList, check_json
 from selfpatch.core.folders import stems_in
 from selfpatch.core.safe_paths import path_below
+from selfpatch.core.text import counted
 from selfpatch.core.text_files import read_json
 from selfpatch.data.images import evenly_spread
 
@@ -103,8 +104,8 @@ def open_retrieval(data: str | Path) -> RetrievalSet:
     kinds = [[np.array(truth[kind], np.int64) for kind in ("easy", "hard", "junk")] for truth in truths]
     if not names or not query_names or len(query_names) != len(truths):
         raise ValueError(
-            f"{files[0]} has {len(names)} images, {len(query_names)} queries and {len(truths)} entries in gnd; it "
-            "needs one image and one query at least, and an entry per query"
+            f"{files[0]} has {counted(len(names), 'image')}, {counted(len(query_names), 'query')} and "
+            f"{counted(len(truths), 'entry')} in gnd; it needs one image and one query at least, and an entry per query"
         )
     for name, numbers in zip(query_names, kinds, strict=True):
         _check_numbers(files[0], str(name), np.concatenate(numbers), len(names))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.distributed import gather, gather_rows
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import to_tensor
 from selfpatch.data.decode.pillow import read_image
@@ -53,7 +54,9 @@ def evaluate(encoder: Encoder, data: str | Path, config: RetrievalConfig, output
         ValueError: the encoder is not one of RGB images, or the data cannot be used.
     """
     if len(encoder.mean) != 3:
-        raise ValueError(f"the encoder takes images of {len(encoder.mean)} channels; retrieval needs one of RGB images")
+        raise ValueError(
+            f"the encoder takes images of {counted(len(encoder.mean), 'channel')}; retrieval needs one of RGB images"
+        )
     images = open_retrieval(data).limited(config.limit)
     if config.crop_queries and any(query.box is None for query in images.queries):
         raise ValueError(f"{data} has queries without bbx; give --no-crop-queries, or add their boxes to gnd")

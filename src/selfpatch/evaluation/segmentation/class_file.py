@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from selfpatch.core.text import shown
+from selfpatch.core.text import counted, shown
 from selfpatch.core.text_files import stripped_lines
 
 VOID_NAMES = ("void", "unlabelled", "unlabeled", "ignore")
@@ -59,7 +59,7 @@ def read_class_file(path: Path) -> ClassFile:
     void = tuple(entry.value for entry in entries if entry.name.lower() in VOID_NAMES)
     classes = {entry.value: entry.name for entry in entries if entry.value not in void}
     if not 1 <= len(classes) <= MAX_CLASSES:
-        raise ValueError(f"{path} lists {len(classes)} classes besides void; use 1 to {MAX_CLASSES}")
+        raise ValueError(f"{path} lists {counted(len(classes), 'class')} besides void; use 1 to {MAX_CLASSES}")
     return ClassFile(classes, void)
 
 

@@ -7,6 +7,7 @@ from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from selfpatch.config.schema import settings
+from selfpatch.core.text import counted
 from selfpatch.evaluation.config import Precision
 from selfpatch.evaluation.segmentation.base_config import Method, TrainedConfig
 
@@ -72,7 +73,9 @@ class FinetuneSegmentationConfig(TrainedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs:g} of {self.epochs} epochs; use fewer, e.g. 0")
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs:g} of {counted(self.epochs, 'epoch')}; use fewer, e.g. 0"
+            )
 
     def learned(self) -> dict[str, Any]:
         """Return the settings that decide the trained weights, the number of epochs among them."""

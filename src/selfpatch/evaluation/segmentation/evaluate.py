@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from selfpatch.core.distributed import all_reduce_sum, gather, is_main_process
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.config import DenseConfig
@@ -70,7 +71,9 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
         ValueError: data cannot be read, settings or the encoder do not fit, or the folder holds another training.
     """
     if len(encoder.mean) != 3:
-        raise ValueError(f"the network takes images of {len(encoder.mean)} channels; segmentation sets are RGB, use 3")
+        raise ValueError(
+            f"the network takes images of {counted(len(encoder.mean), 'channel')}; segmentation sets are RGB, use 3"
+        )
     train, test = _open_splits(data, config)
     if isinstance(config, KMeansSegmentationConfig):  # refused before images are encoded
         kmeans.count_clusters(config, len(test.classes))
@@ -166,8 +169,8 @@ def _open_splits(data: str | Path, config: SegmentationConfig) -> tuple[Segmenta
     shared = set(train.images) & set(test.images)
     if shared:
         raise ValueError(
-            f"{len(shared)} images of {config.test_split!r} are in {config.train_split!r} too, e.g. {min(shared)}; "
-            "give two splits"
+            f"{config.test_split!r} shares {counted(len(shared), 'image')} with {config.train_split!r}, e.g. "
+            f"{min(shared)}; give two splits"
         )
     if train.classes != test.classes:
         raise ValueError(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.distributed import all_reduce_sum, gather_rows
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.evaluation.degenerate import check_degenerate, check_patches
@@ -124,8 +125,8 @@ def count_clusters(config: KMeansSegmentationConfig, num_classes: int) -> int:
     num_clusters = config.num_clusters or num_classes
     if config.matching.startswith("one_to_one") and num_clusters != num_classes:
         raise ValueError(
-            f"num_clusters is {num_clusters} for {num_classes} classes, but matching {config.matching} needs as many; "
-            "leave it out, or set matching to precision"
+            f"num_clusters is {num_clusters} for {counted(num_classes, 'class')}, but matching {config.matching} needs "
+            "as many; leave it out, or set matching to precision"
         )
     return num_clusters
 
@@ -143,7 +144,7 @@ def _transform(
         return lambda features: F.normalize(features, dim=-1)
     components = config.components
     if components is not None and components > encoder.dim:
-        notes.append(f"components is {components}, but features have {encoder.dim} dimensions: all are kept")
+        notes.append(f"components is {components}, but features have {counted(encoder.dim, 'dimension')}: all are kept")
         components = encoder.dim
 
     def raw(features: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.result import Output
@@ -58,7 +59,7 @@ class PatchMemory:
         approximate: bool = False,
     ) -> None:
         if not 1 <= k <= len(features):
-            raise ValueError(f"k is {k} for {len(features)} remembered patches; use 1 to {len(features)}")
+            raise ValueError(f"k is {k} for {counted(len(features), 'remembered patch')}; use 1 to {len(features)}")
         check_temperature(temperature)
         self.features, self.labels = features, labels
         self.k, self.temperature, self.max_similarities = k, temperature, max_similarities
@@ -96,7 +97,7 @@ def fit_knn(encoder: Encoder, train: SegmentationSet, config: KNNSegmentationCon
     )
     notes = []
     if len(features) < config.k:
-        notes = [f"k is {config.k}, but only {len(features)} patches are remembered: all of them vote"]
+        notes = [f"k is {config.k}, but the memory has {counted(len(features), 'patch')}: all of them vote"]
         config = replace(config, k=len(features))
     memory = PatchMemory(
         features,

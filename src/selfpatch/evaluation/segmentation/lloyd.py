@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.reference import fast_path_of
+from selfpatch.core.text import counted
 
 MAX_DISTANCES = 2**24
 """Distances that exist at once: 64 MB."""
@@ -55,7 +56,8 @@ def kmeans(
     """
     if not 1 <= k <= len(points):
         raise ValueError(
-            f"{k} clusters cannot be made of {len(points)} patches; use more images or a larger resolution"
+            f"{counted(k, 'cluster')} cannot be made of {counted(len(points), 'patch')}; use more images or a larger "
+            "resolution"
         )
     runs = []
     for number in range(restarts):

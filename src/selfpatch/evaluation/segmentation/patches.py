@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.distributed import gather_rows
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.evaluation.degenerate import check_degenerate, check_patches
@@ -196,7 +197,7 @@ def labelled_patches(
         budget = config.memory_patches // (len(images) * passes)
     if budget < 1:
         raise ValueError(
-            f"memory_patches is {config.memory_patches} for {len(images)} training images"
+            f"memory_patches is {config.memory_patches} for {counted(len(images), 'training image')}"
             f"{f' in {passes} passes' if passes > 1 else ''}; use one per image or more"
         )
     capacity = passes * sum(min(budget, size) for size in sizes)

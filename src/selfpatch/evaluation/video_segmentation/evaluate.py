@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from selfpatch.core.distributed import gather
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.pictures import save_picture
@@ -133,12 +134,12 @@ def _score_clip(
 def _notes(clips: Sequence[Clip]) -> list[str]:
     """Return what the clips of all processes have that a reader of the numbers should know."""
     notes = [
-        f"{clip.name} has {clip.num_objects} objects: {', '.join(map(str, clip.objects))}"
+        f"{clip.name} has {counted(clip.num_objects, 'object')}: {', '.join(map(str, clip.objects))}"
         for clip in clips
         if clip.has_gaps
     ]
     notes += [
-        f"{clip.name} has {clip.num_missing} listed objects that are in none of its masks; left out"
+        f"left out: {counted(clip.num_missing, 'object')} that {clip.name} lists and none of its masks shows"
         for clip in clips
         if clip.num_missing
     ]

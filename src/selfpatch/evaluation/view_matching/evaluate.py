@@ -8,6 +8,7 @@ import numpy as np
 
 from selfpatch.config.schema import Size, height_and_width, size_text
 from selfpatch.core.distributed import gather
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import NoneReadable, evenly_spread
 from selfpatch.data.sources.index import ImageIndex
@@ -118,7 +119,7 @@ def _result(
     per_image = {names[i]: {"matched": count.correct / count.inside} for i, count in counts.items() if count.inside}
     notes = unreadable_note(missing)
     if apart := len(counts) - overlapping:
-        notes.append(f"views of {apart} of {len(counts)} images share no patch and count for nothing")
+        notes.append(f"not counted: {apart} of {counted(len(counts), 'image')}, whose views share no patch")
     return Result("match", metrics, [row], settings, pictures=pictures, per_image=per_image, notes=notes)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from selfpatch.core.text import counted
 from selfpatch.data.augment.geometry import crop_to_image, image_to_crop
 from selfpatch.ops.knn import rows_at_once
 
@@ -101,5 +102,7 @@ def total_counts(counts: list[MatchCounts]) -> MatchCounts:
     """
     total = MatchCounts(*(sum(values) for values in zip(*counts, strict=True)))
     if not total.inside:
-        raise ValueError(f"none of the {len(counts)} pairs of views overlap; use more images or larger crops")
+        raise ValueError(
+            f"no two views of an image overlap ({counted(len(counts), 'pair')}); use more images or larger crops"
+        )
     return total

@@ -9,6 +9,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from selfpatch.config.schema import check_sides
+from selfpatch.core.text import counted
 from selfpatch.core.types import Tokens
 from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.layers.batch_norm import BatchNorm
@@ -153,7 +154,7 @@ class Backbone(nn.Module):
         if not -self.num_layers < layers < self.num_layers:
             count, most = self.num_layers, self.num_layers - 1
             raise ValueError(
-                f"backbone.frozen_blocks is {layers}, but the network has {count} block{'s' if most else ''}; "
+                f"backbone.frozen_blocks is {layers}, but the network has {counted(count, 'block')}; "
                 + (f"use at most {most}, or at least -{most} to train the last ones" if most else "leave it out")
             )
         if layers < 0:
@@ -179,7 +180,8 @@ class Backbone(nn.Module):
         """
         if last_blocks is not None and last_blocks > self.num_layers:
             raise ValueError(
-                f"lora.last_blocks is {last_blocks}, but the network has {self.num_layers} blocks; use at most as many"
+                f"lora.last_blocks is {last_blocks}, but the network has {counted(self.num_layers, 'block')}; use at "
+                "most as many"
             )
         before = self.num_layers - (last_blocks or self.num_layers)
         kinds = (nn.Linear, nn.LayerNorm)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 from annotated_types import Ge, Gt, Le, Len
 
 from selfpatch.config.schema import checked, unknown_name
+from selfpatch.core.text import counted
 from selfpatch.ops.images import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -271,7 +272,7 @@ def backbone_config_from_dict(values: Mapping[str, Any]) -> AnyBackboneConfig:
     config: AnyBackboneConfig = cls(**plain)
     if len(config.mean) != len(config.std):
         raise ValueError(
-            f"mean has {len(config.mean)} values and std {len(config.std)}; one of each is needed for a channel"
+            f"mean has {counted(len(config.mean), 'value')} and std {len(config.std)}; give one of each per channel"
         )
     return config
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from selfpatch.config.matching import MatchingConfig
 from selfpatch.core.atomic_io import write_atomically
-from selfpatch.core.text import visible
+from selfpatch.core.text import counted, visible
 from selfpatch.ops.neighbours import check_neighbours, neighbour_table, top_positives
 from selfpatch.visualization.colours import pca_colours
 from selfpatch.visualization.encoded import EncodedPicture
@@ -86,8 +86,8 @@ def _fitting_components(
     if fitting < FEWEST_COMPONENTS:
         needed = (rest + BASE64 * num_patches * FEWEST_COMPONENTS) / MEGABYTE
         raise ValueError(
-            f"a page of {len(images)} images with {num_patches} patches needs {needed:.1f} MB at least, and megabytes "
-            f"is {config.megabytes:g}; raise it, lower resolution, or name fewer images"
+            f"a page of {counted(len(images), 'image')} with {counted(num_patches, 'patch')} needs {needed:.1f} MB at "
+            f"least, and megabytes is {config.megabytes:g}; raise it, lower resolution, or name fewer images"
         )
     return min(config.components, fitting)
 

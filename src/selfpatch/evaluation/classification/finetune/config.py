@@ -8,6 +8,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from selfpatch.config.schema import Fraction, settings
 from selfpatch.config.sections import Resampling
+from selfpatch.core.text import counted
 from selfpatch.evaluation.classification.config import TrainedClassificationConfig
 
 _IBOT = {"token": "image", "lr": 1e-3, "warmup_epochs": 20.0, "resampling": "bilinear"}
@@ -103,7 +104,7 @@ class FinetuneConfig(TrainedClassificationConfig):
         super().__post_init__()
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs:g} of {self.epochs} epochs; use 0 or more, but fewer"
+                f"warmup_epochs is {self.warmup_epochs:g} of {counted(self.epochs, 'epoch')}; use 0 or more, but fewer"
             )
         if self.head_layers and self.token != "image":
             raise ValueError(

@@ -5,6 +5,7 @@ from pathlib import Path
 from torch.nn import functional as F
 
 from selfpatch.core.distributed import gather_rows
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.classification.dataset import map_centre_crops, open_splits, split_sizes
 from selfpatch.evaluation.classification.degenerate import check_classes
@@ -30,7 +31,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
     usable = [k for k in config.ks if k <= len(train)]
     if not usable:
         raise ValueError(
-            f"ks are {list(config.ks)} for {len(train)} training images; use at least one of 1 to that many"
+            f"ks are {list(config.ks)} for {counted(len(train), 'training image')}; use at least one of 1 to that many"
         )
     device, channels = encoder.device, len(encoder.mean)
     encoder = in_precision(encoder, config.precision)
@@ -59,7 +60,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
     usable = [k for k in usable if k <= len(keys)]  # unreadable images are left out
     if not usable:
         raise ValueError(
-            f"ks are {list(config.ks)}, but only {len(keys)} training images can be read; use at most that many"
+            f"ks are {list(config.ks)}, but only {counted(len(keys), 'training image')} can be read; use at most that "
+            "many"
         )
     missing = [*unreadable(train, key_names), *unreadable(test, names)]
     share = share_of(len(queries))

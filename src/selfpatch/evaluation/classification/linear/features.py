@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional as tvf
 
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import ViewRecipe, draw_view, generator
 from selfpatch.data.augment.pillow import render
@@ -50,7 +51,7 @@ class FrozenFeatures:
         if blocks is None:
             blocks = min(4, vit.num_layers) if vit is not None and vit.dim < WIDE else 1
         if not 1 <= blocks <= (1 if vit is None else vit.num_layers):
-            available = "one image feature" if vit is None else f"{vit.num_layers} blocks"
+            available = "one image feature" if vit is None else counted(vit.num_layers, "block")
             raise ValueError(f"blocks is {blocks}, but this network has {available}; use fewer")
         self.encoder, self.blocks, self._vit, self.precision = encoder, blocks, vit, precision
         self.mean_patch = (vit is not None and vit.dim >= WIDE) if mean_patch is None else mean_patch
@@ -158,7 +159,8 @@ class CachedFeatures:
         self._device = crops.features.encoder.device
         if missing := unreadable(images, names):
             raise ValueError(
-                f"{len(missing)} training images cannot be read, e.g. {missing[0]}; remove them from the data"
+                f"{counted(len(missing), 'training image')} cannot be read, e.g. {missing[0]}; remove them from the "
+                "data"
             )
 
     def batches(self, positions: np.ndarray, *, batch_size: int, seed: int) -> "_CachedBatches":
