@@ -322,4 +322,5 @@ def averaging_gradients(module: nn.Module, *, static_graph: bool = False) -> Dis
     # `forward_sync_buffers` replaces `broadcast_buffers` from torch 2.13 on; it also makes buffers equal at the start.
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    return DistributedDataParallel(module, static_graph=static_graph, **{name: False})
+    without_exchange: dict[str, Any] = {name: False}
+    return DistributedDataParallel(module, static_graph=static_graph, **without_exchange)
