@@ -68,7 +68,7 @@ def fit_epochs(
             f"{speed.per_step:.1f} s, and {seconds - left:.0f} s are gone or kept in reserve; allow more minutes"
         )
     rate = f"{config.batch_size / speed.per_step:.3g} images/s"
-    if steps == most:
+    if config.epochs is not None and steps == most:
         return replace(config, minutes=None), [
             f"all {counted(config.epochs, 'epoch', 'g')} fit into {counted(config.minutes, 'minute', 'g')} at {rate}"
         ]
