@@ -55,6 +55,15 @@ def test_paths_are_left_to_the_shell(script: Path, capsys: pytest.CaptureFixture
     assert 'if [[ -z "$completions" || "$completions" == __TYRO_* ]]; then\n    _files\n' in zsh
 
 
+@pytest.mark.parametrize("shell", ["tcsh", "fish"])
+def test_other_shells_are_refused(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "bash" in said.err
+    assert len(said.err.splitlines()) == 1
+
+
 def test_every_command_is_completed(script: Path) -> None:
     text = script.read_text()
     assert all(f'"{command}"' in text or f"'{command}'" in text for command in {*COMMANDS} - {"bench", "completion"})

@@ -50,8 +50,8 @@ FILES = {
 class CompletionOptions:
     """Print a script that completes commands, options and their values with the Tab key; see docs/start.md."""
 
-    shell: tyro.conf.Positional[Literal["bash", "zsh", "tcsh"]]
-    """Shell to write the script for."""
+    shell: tyro.conf.Positional[Literal["bash", "zsh"]]
+    """Shell to write the script for; tyro writes none for others without further packages."""
 
 
 def run(arguments: list[str]) -> int:
