@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from selfpatch.evaluation.pictures import WIDEST, save_picture, scaled_to_height
+from selfpatch.evaluation.pictures import LINE_HEIGHT, WIDEST, save_picture, scaled_to_height, with_legend
 
 
 def test_names_with_folders_and_spaces(tmp_path: Path) -> None:
@@ -33,3 +33,11 @@ def test_strips_are_squeezed() -> None:
     assert scaled_to_height(Image.new("RGB", (60, 30)), 10).size == (20, 10)
     assert scaled_to_height(Image.new("RGB", (60_000, 1)), 160).size == (160 * WIDEST, 160)
     assert scaled_to_height(Image.new("RGB", (1, 60_000)), 160).size == (1, 160)
+
+
+def test_a_legend_is_below_and_needs_more_lines_where_it_is_narrow() -> None:
+    image, colours = Image.new("RGB", (300, 20), (1, 2, 3)), {"right": (0, 255, 0), "wrong": (255, 0, 0)}
+    wide, narrow = with_legend(image, colours), with_legend(image.resize((100, 20)), colours)
+    assert (wide.height, narrow.height) == (20 + LINE_HEIGHT, 20 + 2 * LINE_HEIGHT)
+    assert wide.crop((0, 0, 300, 20)).tobytes() == image.tobytes()
+    assert narrow.getpixel((8, 20 + LINE_HEIGHT + LINE_HEIGHT // 2)) == (255, 0, 0)

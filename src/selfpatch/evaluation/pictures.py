@@ -13,6 +13,8 @@ from selfpatch.core.text import visible
 
 CORRECT, WRONG, WHITE, BLACK = (0, 158, 115), (230, 75, 53), (255, 255, 255), (0, 0, 0)
 """Bluish green and vermilion, told apart with any kind of colour vision, white and black."""
+MATCHES = {"right": CORRECT, "wrong": WRONG, "true position (ring)": WHITE}
+"""Legend of pictures of matches."""
 RADIUS = 4
 """Radius of the disks at the ends of a match, in pixels."""
 
@@ -86,6 +88,15 @@ def legend(entries: Mapping[str, tuple[int, ...]], width: int) -> Image.Image:
         draw.rectangle((left, top + 4, left + 16, top + LINE_HEIGHT - 5), colour, BLACK)
         draw.text((left + LINE_HEIGHT, top + LINE_HEIGHT // 2), name, BLACK, typeface(), anchor="lm")
     return image
+
+
+def with_legend(image: Image.Image, entries: Mapping[str, tuple[int, ...]]) -> Image.Image:
+    """Return an RGB image above the legend of its colours."""
+    key = legend(entries, image.width)
+    sheet = Image.new("RGB", (image.width, image.height + key.height), WHITE)
+    sheet.paste(image, (0, 0))
+    sheet.paste(key, (0, image.height))
+    return sheet
 
 
 def _disk(centre: np.ndarray, radius: int = RADIUS) -> list[float]:

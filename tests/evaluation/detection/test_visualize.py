@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import ImageDraw
 
 from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.dataset import open_split
 from selfpatch.evaluation.detection.evaluate import evaluate
-from selfpatch.evaluation.detection.visualize import draw_detections
+from selfpatch.evaluation.detection.visualize import draw_detections, draw_truth
 from selfpatch.evaluation.result import Output
 from tests.helpers.detect_data import (
     QUICK,
@@ -44,3 +45,14 @@ def test_a_picture_shows_box_and_mask_of_what_is_sure(data: Path) -> None:
     assert changed[round(top + height / 2), round(left + width / 2)]
     unsure = draw_detections(image, split, [{**boxes[0], "score": 0.1}], drawn)
     assert np.array_equal(np.array(unsure), np.array(image))
+
+
+def test_annotations_are_drawn_as_detections_are(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda *_, **__: None)
+    split = open_split(data, "val")
+    image, instances = split.images[0].read(), split.images[0].objects()
+    boxes, masks = ([row for row in rows if row["image_id"] == split.images[0].id] for rows in truth_rows(data))
+    found = draw_detections(image, split, boxes, [{**row, "segmentation": rle(row, split)} for row in masks])
+    annotated = draw_truth(image, split, instances)
+    assert np.array_equal(np.array(annotated), np.array(found))
+    assert not np.array_equal(np.array(annotated), np.array(image))

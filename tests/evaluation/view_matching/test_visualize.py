@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from selfpatch.evaluation.pictures import LINE_HEIGHT
 from selfpatch.evaluation.view_matching import visualize
 from selfpatch.evaluation.view_matching.dataset import ViewPairs
 from selfpatch.evaluation.view_matching.metrics import match_patches
@@ -22,7 +23,7 @@ def test_a_wide_view_is_drawn_in_its_shape(monkeypatch: pytest.MonkeyPatch) -> N
     matches = match_patches(features, moved, boxes, boxes)
     grey = torch.full((1, 3, 16, 64), 100, dtype=torch.uint8)
     picture = np.asarray(draw_matches(ViewPairs(grey, grey, boxes, boxes), matches, 0, 8)).astype(int)
-    assert picture.shape == (SIDE // 2, 4 * SIDE, 3)
+    assert picture.shape == (SIDE // 2 + LINE_HEIGHT, 4 * SIDE, 3), "a legend is below"
     side = SIDE // 4
     red, green, _ = np.moveaxis(picture[side // 2 :: side, side // 2 :: side] - 100, -1, 0)
     wrong = np.zeros((2, 8), bool)
@@ -42,7 +43,7 @@ def test_patches_have_the_colour_of_right_and_wrong(monkeypatch: pytest.MonkeyPa
     matches = match_patches(features, moved, boxes_a, boxes_b)
     grey = torch.full((1, 3, 32, 32), 100, dtype=torch.uint8)
     picture = np.asarray(draw_matches(ViewPairs(grey, grey, boxes_a, boxes_b), matches, 0, 8)).astype(int)
-    assert picture.shape == (SIDE, 2 * SIDE, 3)
+    assert picture.shape == (SIDE + LINE_HEIGHT, 2 * SIDE, 3)
     patches = picture[SIDE // 8 :: SIDE // 4, SIDE // 8 :: SIDE // 4]  # the centres of both views' patches
     red, green, _ = np.moveaxis(patches - 100, -1, 0)
     assert (patches[:, [0, 1, 4, 5, 6, 7]] == 100).all()

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image
 
-from selfpatch.evaluation.pictures import scaled_to_height, side_by_side
+from selfpatch.evaluation.pictures import captioned, scaled_to_height, side_by_side
 
 HEIGHT = 240
 COLOURS = "viridis"
@@ -12,7 +12,7 @@ COLOURS = "viridis"
 
 
 def draw_depth(image: Image.Image, depth: np.ndarray, prediction: np.ndarray, low: float, high: float) -> Image.Image:
-    """Draw an RGB image, its depths and the predicted ones [h, w] in metres; black where the truth is not known.
+    """Draw an RGB image, its depths and the predicted ones [h, w] in metres, with captions; black is not known.
 
     Colours span the depths that are known, of those between `low` and `high`.
     """
@@ -24,4 +24,6 @@ def draw_depth(image: Image.Image, depth: np.ndarray, prediction: np.ndarray, lo
         colours = (colormaps[COLOURS](share)[..., :3] * 255).round().astype(np.uint8)
         maps.append(Image.fromarray(np.where(shown[..., None], colours, 0).astype(np.uint8)))
     size = scaled_to_height(image, HEIGHT).size
-    return side_by_side([scaled_to_height(image, HEIGHT), *(m.resize(size, Image.Resampling.NEAREST) for m in maps)])
+    panels = [scaled_to_height(image, HEIGHT), *(m.resize(size, Image.Resampling.NEAREST) for m in maps)]
+    captions = "image", f"truth, {nearest:.1f} m (dark) to {farthest:.1f} m (bright)", "prediction, same colours"
+    return side_by_side([captioned(panel, text) for panel, text in zip(panels, captions, strict=True)])

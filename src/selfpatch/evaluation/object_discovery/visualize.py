@@ -1,4 +1,4 @@
-"""Pictures of discovered objects: the true boxes in white, the box of each method in its colour."""
+"""Pictures of discovered objects: the true boxes in white, the box of each method in its colour, and a legend."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,22 +6,24 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from selfpatch.evaluation.object_discovery.dataset import Box
+from selfpatch.evaluation.object_discovery.metrics import best_iou
+from selfpatch.evaluation.pictures import BLACK, WHITE, with_legend
 from selfpatch.visualization.layout import to_image
 
-TRUTH = (255, 255, 255)
 COLOURS = {"lost": (230, 75, 53), "tokencut": (30, 140, 250), "attention": (250, 190, 20)}
 
 
 def draw_boxes(pixels: Tensor, truth: Sequence[Box], found: Mapping[str, Box]) -> Image.Image:
-    """Draw the boxes over the image [C, H, W], with the names of the methods in the corner in their colours."""
+    """Draw the boxes over the image [C, H, W]; the legend names the methods and their largest IoU with a true box."""
     picture = to_image(pixels)
     draw = ImageDraw.Draw(picture)
     for box in truth:
-        _outline(draw, box, TRUTH, width=1)
-    for line, (method, box) in enumerate(found.items()):
+        _outline(draw, box, BLACK, width=4)
+        _outline(draw, box, WHITE, width=2)
+    for method, box in found.items():
         _outline(draw, box, COLOURS[method], width=3)
-        draw.text((8, 6 + 20 * line), method, COLOURS[method], font_size=16, stroke_width=2, stroke_fill=(0, 0, 0))
-    return picture
+    methods = {f"{method}, IoU {best_iou(box, truth):.2f}": COLOURS[method] for method, box in found.items()}
+    return with_legend(picture, {"annotated": WHITE} | methods)
 
 
 def _outline(draw: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int], width: int) -> None:

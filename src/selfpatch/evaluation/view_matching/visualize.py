@@ -8,7 +8,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from selfpatch.evaluation.pictures import CORRECT, WRONG, draw_match, side_by_side
+from selfpatch.evaluation.pictures import CORRECT, MATCHES, WRONG, draw_match, side_by_side, with_legend
 from selfpatch.evaluation.view_matching.dataset import ViewPairs
 from selfpatch.evaluation.view_matching.metrics import PatchMatches
 from selfpatch.visualization.layout import to_image
@@ -39,7 +39,7 @@ def draw_matches(pairs: ViewPairs, matches: PatchMatches, number: int, patch_siz
     for patch in np.random.default_rng(0).permutation(np.flatnonzero(inside))[:NUM_LINES]:
         end, truth = _centre(match[patch], columns, size[0]) + offset, targets[patch] * size + offset
         draw_match(draw, _centre(patch, columns, size[0]), end, truth, correct=bool(correct[patch]))
-    return sheet
+    return with_legend(sheet, MATCHES)
 
 
 def _centre(patch: int, columns: int, width: int) -> np.ndarray:
