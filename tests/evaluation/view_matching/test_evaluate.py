@@ -16,6 +16,7 @@ from selfpatch.data.augment.multicrop import ViewRecipe, dino_views
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.evaluation.degenerate import PATCHES_EQUAL, Degenerate
 from selfpatch.evaluation.encoders import MeanColour, RawPatch
+from selfpatch.evaluation.pictures import LINE_HEIGHT
 from selfpatch.evaluation.result import Result
 from selfpatch.evaluation.view_matching.dataset import load_pairs
 from selfpatch.evaluation.view_matching.evaluate import view_matching
@@ -47,7 +48,7 @@ def test_wide_views_are_measured_as_in_a_training_on_wide_crops(pictures: Path, 
     assert result.metrics["matched"] == pytest.approx(view_matching(RawPatch(4), pairs))
     assert result.settings["resolution"] == [16, 40]
     with Image.open(tmp_path / "out" / result.pictures[0]) as picture:
-        assert picture.width / picture.height == pytest.approx(2 * 40 / 16, rel=0.01)
+        assert picture.width / (picture.height - LINE_HEIGHT) == pytest.approx(2 * 40 / 16, rel=0.01)
     with pytest.raises(ValueError, match=r"resolution is 16 x 42, .* use e\.g\. 16 x 40"):
         evaluate("match", RawPatch(4), pictures, resolution=(16, 42))
 
