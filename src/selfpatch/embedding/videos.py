@@ -22,6 +22,7 @@ from selfpatch.core.text import counted
 from selfpatch.data.decode.opening import check_size
 from selfpatch.data.decode.pillow import BadImage, Picture, as_bad_image
 from selfpatch.data.images import NoneReadable, evenly_spread
+from selfpatch.data.sources.conversions import VIDEOS
 from selfpatch.data.sources.regular import open_regular
 from selfpatch.data.sources.remote import is_url
 from selfpatch.embedding.config import EmbedConfig
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".ogv", ".wmv", ".flv")
-"""Endings, in lower case, of files that count as videos."""
 CONTAINERS = "mov,matroska,avi,mpeg,mpegts,ogg,asf,flv"
 """FFmpeg's names of the formats that are read, whatever a file is called: playlists would open other files."""
 
@@ -69,12 +68,12 @@ def find_videos(source: str | Path) -> list[Path]:
     path = Path(source).expanduser()
     if not path.exists():
         raise ValueError(f"no folder or file {str(source)!r}; give a video, or a folder of videos")
-    return files_below(path, SUFFIXES) if path.is_dir() else [path] if is_video(path) else []
+    return files_below(path, VIDEOS) if path.is_dir() else [path] if is_video(path) else []
 
 
 def is_video(path: Path) -> bool:
     """Return whether a file is a video by its name."""
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    return path.suffix.lower() in VIDEOS and path.is_file()
 
 
 def examine(path: Path, name: str, config: EmbedConfig) -> Video:
@@ -232,7 +231,7 @@ class FrameRows:
             except BadImage as error:
                 self.unreadable.append(error)
         if not paths:
-            raise ValueError(f"no videos in {data}; files with these endings are read: {' '.join(SUFFIXES)}")
+            raise ValueError(f"no videos in {data}; files with these endings are read: {' '.join(VIDEOS)}")
         if not self.videos:
             raise NoneReadable(len(paths), self.unreadable[0], "video")
         counts = [len(video.times) for video in self.videos]

@@ -227,10 +227,10 @@ def test_a_list_of_other_editors_and_with_a_column_of_labels(tmp_path: Path, cac
 
 
 def test_a_film_is_no_list_and_not_read_to_its_end(tmp_path: Path, cache: Path) -> None:
-    with open(tmp_path / "film.mp4", "wb") as file:
+    with open(tmp_path / "film.bin", "wb") as file:
         file.truncate(2**40)
-    with pytest.raises(ValueError, match=r"film\.mp4 is not a text file"):
-        ImageIndex.open(tmp_path / "film.mp4", cache)
+    with pytest.raises(ValueError, match=r"film\.bin is not a text file"):
+        ImageIndex.open(tmp_path / "film.bin", cache)
 
 
 def test_classes_are_the_folders_below_the_root(tmp_path: Path, cache: Path) -> None:

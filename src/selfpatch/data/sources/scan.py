@@ -14,6 +14,7 @@ from pathlib import Path
 from selfpatch.core.folders import walk
 from selfpatch.data.sources.cache import SourceStamp
 from selfpatch.data.sources.containers import ENDINGS, images_in, is_container
+from selfpatch.data.sources.conversions import conversion_of
 from selfpatch.data.sources.listing import Listing
 from selfpatch.data.sources.published import read_local
 from selfpatch.data.sources.shards import SHARD, is_compressed_shard, is_shard, refuse_compressed
@@ -23,6 +24,9 @@ EXTENSIONS = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".tga"),
 )
 """Endings, in lower case, of files that count as images; Pillow reads them all."""
+
+NUM_OTHERS = 10
+"""Number of files of a folder without images that are looked at for a hint."""
 
 _ENCODED_EXTENSIONS = frozenset(map(os.fsencode, EXTENSIONS))
 
@@ -43,6 +47,8 @@ def search(source: Path) -> tuple[Listing, list[SourceStamp]]:
             return published
         return Listing.joined(found.images("")), found.stamps
     refuse_compressed(str(source))
+    if conversion_of([source.name]) is not None:
+        raise NoImagesError(str(source), [source.name])
     found = _Search(str(source.parent))
     if is_container(source.name):
         return Listing.joined(found.images(source.name)), found.stamps
@@ -65,6 +71,7 @@ class _Search:
         self.root = root
         self.stamps: list[SourceStamp] = []
         self.compressed = ""  # a compressed shard that was skipped
+        self.others: list[str] = []  # some other files, until an image is found
 
     def path(self, name: str) -> str:
         return os.path.join(self.root, name) if name else self.root
@@ -93,7 +100,7 @@ class _Search:
         parts = [part for part in parts if len(part)]
         if not parts:
             refuse_compressed(self.compressed)
-            raise NoImagesError(self.path(name))
+            raise NoImagesError(self.path(name), self.others)
         return parts
 
     def container(self, name: str) -> Listing:
@@ -113,6 +120,8 @@ class _Search:
             files += [posixpath.join(below, name) for name in names if is_image(name) or is_container(name)]
             for name in filter(is_compressed_shard, names):
                 self.compressed = self.path(posixpath.join(below, name))
+            if not files:
+                self.others += names[:NUM_OTHERS]
         return sorted_parts(files, self.container)
 
 
@@ -130,13 +139,14 @@ def sorted_parts(files: Iterable[str], container: Callable[[str], Listing]) -> l
 
 
 class NoImagesError(ValueError):
-    """A source holds no images."""
+    """A source holds no images; `others` are names of files that were found instead."""
 
-    def __init__(self, source: str) -> None:
-        super().__init__(
-            f"no images in {source}; files with these endings are read: {' '.join(EXTENSIONS)}, also in "
-            f"{', '.join(ENDINGS)} files"
-        )
+    def __init__(self, source: str, others: Iterable[str] = ()) -> None:
+        read = f"files with these endings are read: {' '.join(EXTENSIONS)}, also in {', '.join(ENDINGS)} files"
+        if (found := conversion_of(others)) is not None:
+            name, kind, advice = found
+            read = f"{name} is {kind}; {advice}"
+        super().__init__(f"no images in {source}; {read}")
 
 
 def is_image(name: str) -> bool:
