@@ -39,6 +39,16 @@ def test_the_legend_names_the_classes_that_are_shown_in_their_colours(
     assert save_rows([row], ["sky"], None) == []
 
 
+def test_the_background_has_no_colour() -> None:
+    image = Image.new("RGB", (40, 20), (10, 20, 30))
+    truth = np.zeros((20, 40), int)
+    truth[:, 20:] = 1
+    (plain, labels, prediction), shown = overlay_row(image, truth, truth * 0 + 1, ["background", "swan"])
+    assert shown == {1}
+    assert labels.getpixel((40, 80)) == plain.getpixel((40, 80)) == (10, 20, 30)
+    assert labels.getpixel((240, 80)) == prediction.getpixel((40, 80)) != (10, 20, 30)
+
+
 def test_a_legend_takes_as_many_lines_as_its_names_need() -> None:
     names = {f"class number {i}": (i, 0, 0) for i in range(10)}
     drawn = np.asarray(pictures.legend(names, 300))

@@ -122,7 +122,7 @@ def _scored(
             mean = float(np.mean([Scores.of(of_run).miou for of_run in of_image]))
             per_image[test.names[i]] = {"mIoU per image": mean}
         if i in shown:
-            rows.append(overlay_row(image.rgb, labels, predictions[0].numpy()))
+            rows.append(overlay_row(image.rgb, labels, predictions[0].numpy(), test.classes))
     counts, per_image, rows = all_reduce_sum(counts), dict(gather([*per_image.items()])), gather(rows)
     if not counts.any():
         raise ValueError(f"all labels of {test.labels[0].parent} are void; there is nothing to score")

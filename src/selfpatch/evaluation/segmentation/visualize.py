@@ -16,6 +16,8 @@ MAX_HEIGHT = 480
 FILE = "pictures/segments.png"
 SHEET_WIDTH = 3 * WIDTH + 2 * GAP
 CAPTIONS = ("image", "labels", "prediction")
+BACKGROUND = "background"
+"""Name of a class without a colour, as it covers most of many images."""
 
 
 def _palette() -> np.ndarray:
@@ -37,15 +39,18 @@ class OverlayRow(NamedTuple):
     classes: set[int]
 
 
-def overlay_row(image: Image.Image, truth: np.ndarray, prediction: np.ndarray) -> OverlayRow:
+def overlay_row(image: Image.Image, truth: np.ndarray, prediction: np.ndarray, names: Sequence[str] = ()) -> OverlayRow:
     """Return an RGB image, and the image with its labels and its prediction over it, in small.
 
-    Both are [h, w] class numbers of one size, which need not be the image's. Void stays void in the prediction.
+    Both are [h, w] class numbers of one size, which need not be the image's. Void stays void in the prediction. A class
+    that `names`, the name of each class, calls background has no colour.
     """
     size = WIDTH, min(MAX_HEIGHT, max(1, round(image.height * WIDTH / image.width)))
     small = image.resize(size, Image.Resampling.BICUBIC)
     shown = np.where(truth == IGNORE, IGNORE, prediction)
-    return OverlayRow([small, _overlay(small, truth), _overlay(small, shown)], {*np.unique([truth, shown]).tolist()})
+    plain = [number for number, name in enumerate(names) if name == BACKGROUND]
+    panels = [small, *(_overlay(small, classes, plain) for classes in (truth, shown))]
+    return OverlayRow(panels, {*np.unique([truth, shown]).tolist()} - {*plain})
 
 
 def save_rows(rows: Sequence[OverlayRow], names: Sequence[str], out: Path | None) -> list[str]:
@@ -85,7 +90,12 @@ def _colour(classes: np.ndarray) -> np.ndarray:
     return np.where(classes > IGNORE, classes % IGNORE, classes).astype(np.uint8)
 
 
-def _overlay(image: Image.Image, classes: np.ndarray) -> Image.Image:
-    numbers = Image.fromarray(_colour(classes)).resize(image.size, Image.Resampling.NEAREST)
-    colours = PALETTE[np.asarray(numbers)]
-    return Image.fromarray((OPACITY * colours + (1 - OPACITY) * np.asarray(image)).round().astype(np.uint8))
+def _overlay(image: Image.Image, classes: np.ndarray, plain: Sequence[int]) -> Image.Image:
+    """Tint an image by class, and leave out the classes in `plain`."""
+    tinted = Image.fromarray((255 * ~np.isin(classes, plain)).astype(np.uint8))
+    numbers, inside = (
+        np.asarray(values.resize(image.size, Image.Resampling.NEAREST))
+        for values in (Image.fromarray(_colour(classes)), tinted)
+    )
+    opacity = (OPACITY * (inside > 0))[..., None]
+    return Image.fromarray((opacity * PALETTE[numbers] + (1 - opacity) * np.asarray(image)).round().astype(np.uint8))
