@@ -12,7 +12,6 @@ from torch import Tensor
 
 from selfpatch.api.evaluate import evaluate
 from selfpatch.evaluation.encoders import MeanColour
-from tests.evaluation.correspondence.test_evaluate import write_spair
 from tests.evaluation.depth.conftest import write_depth
 from tests.evaluation.geometric_correspondence.conftest import write_navi
 from tests.evaluation.object_discovery.conftest import square, write_voc
@@ -21,6 +20,7 @@ from tests.evaluation.view_matching.conftest import write_pictures
 from tests.helpers.block_images import write_blocks
 from tests.helpers.command_line import write_davis
 from tests.helpers.labelled_images import coloured_folder
+from tests.helpers.spair_data import write_spair
 
 
 class Watched(MeanColour):

@@ -16,7 +16,6 @@ from selfpatch.evaluation.classification.dataset import open_splits
 from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.probe_training import CHECKPOINT
 from selfpatch.evaluation.result import Result
-from tests.evaluation.correspondence.test_evaluate import write_spair
 from tests.evaluation.depth.conftest import write_depth
 from tests.evaluation.geometric_correspondence.conftest import write_navi
 from tests.evaluation.object_discovery.conftest import square, write_voc
@@ -26,6 +25,7 @@ from tests.evaluation.view_matching.conftest import write_pictures
 from tests.helpers.block_images import write_blocks
 from tests.helpers.command_line import run, run_cold, write_davis
 from tests.helpers.labelled_images import coloured_folder, tiny_encoder
+from tests.helpers.spair_data import write_spair
 from tests.helpers.workers import WorkerPool
 
 pytestmark = pytest.mark.slow

@@ -16,6 +16,7 @@ from selfpatch.evaluation.classification.knn.config import KNNConfig
 from selfpatch.evaluation.classification.knn.evaluate import evaluate
 from selfpatch.evaluation.encoders import MeanColour
 from tests.helpers.labelled_images import tiny_encoder
+from tests.helpers.published_sets import write_cub, write_flowers, write_image
 
 CATEGORIES = {7: "Quercus alba", 2: "Ardea alba", 11: "Morchella"}
 
@@ -130,18 +131,9 @@ def test_names_of_images_stay_in_the_folder(tmp_path: Path, names: list[Any], wo
         open_splits(tmp_path)
 
 
-def write_image(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (20, 24), (90, 80, 70)).save(path)
-
-
 def test_flowers_trains_on_both_of_its_first_splits(tmp_path: Path) -> None:
     """Numbers of images and classes count from 1."""
-    labels = [3, 1, 1, 3, 1, 3]
-    for number in range(1, 7):
-        write_image(tmp_path / "jpg" / f"image_{number:05d}.jpg")
-    savemat(tmp_path / "imagelabels.mat", {"labels": np.array([labels], np.uint8)})
-    savemat(tmp_path / "setid.mat", {"trnid": [[6, 2]], "valid": [[1]], "tstid": [[5, 3, 4]]})
+    labels = write_flowers(tmp_path)
     train, test = open_splits(tmp_path)
     assert train.classes == test.classes == ("1", "3")
     for images, numbers in ((train, [1, 2, 6]), (test, [3, 4, 5])):
@@ -175,21 +167,6 @@ def test_cars_have_a_flag_for_the_test_set(tmp_path: Path) -> None:
     savemat(tmp_path / "cars_annos.mat", {"annotations": [1, 2], "class_names": names})
     with pytest.raises(ValueError, match="is no annotation file of Stanford Cars"):
         open_splits(tmp_path)
-
-
-def write_cub(root: Path) -> dict[str, Path]:
-    """Four images of two birds, as CUB-200-2011 has them, below CUB_200_2011/."""
-    folder = root / "CUB_200_2011"
-    names = ["002.Laysan/b 1.jpg", "001.Albatross/a.jpg", "002.Laysan/c.jpg", "001.Albatross/d.jpg"]
-    for name in names:
-        write_image(folder / "images" / name)
-    tables = {
-        "images": names, "image_class_labels": [2, 1, 2, 1], "train_test_split": [1, 0, 0, 1],
-        "classes": ["001.Albatross", "002.Laysan"],
-    }  # fmt: skip
-    for name, values in tables.items():
-        (folder / f"{name}.txt").write_text("".join(f"{i} {value}\n" for i, value in enumerate(values, start=1)))
-    return {name: folder / f"{name}.txt" for name in tables}
 
 
 def test_cub_is_read_as_distributed(tmp_path: Path) -> None:
