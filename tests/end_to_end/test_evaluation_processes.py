@@ -154,7 +154,7 @@ def test_discover(pool: WorkerPool, tmp_path: Path, num_images: int) -> None:
     boxes = [(8 * i, 16, 40 + 8 * i, 48) for i in range(num_images)]
     images = {f"image{i}": (square(*box), [((25, 17, 64, 48), "")]) for i, box in enumerate(boxes)}
     data = write_voc(tmp_path / "data", {**images, "empty": (square(8, 8, 9, 9), [])})
-    same_as_one(pool, "discover", data, tmp_path, methods=("lost", "tokencut"), max_pictures=2)
+    same_as_one(pool, "discover", data, tmp_path, methods=("lost", "tokencut", "maskcut"), max_pictures=2)
 
 
 FROZEN = {"resolution": 32, "memory_patches": 60}

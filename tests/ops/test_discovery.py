@@ -1,4 +1,4 @@
-"""LOST, TokenCut and attention boxes on patch grids: released numbers, SciPy, loops, an object that can be seen."""
+"""LOST, TokenCut, MaskCut and attention boxes: released numbers, SciPy, loops, objects that can be seen."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from selfpatch.ops.discovery import (
     attended,
     lost,
     lost_reference,
+    maskcut,
     normalised_cut,
     normalised_cut_reference,
     pixel_box,
@@ -264,3 +265,100 @@ def test_a_quantile_is_that_of_all_pairs_and_ignores_a_constant(monkeypatch: pyt
     assert tau_of_quantile(features[:1], 0.5) == np.inf, "one patch has no pair"
     shifted, mask = biased(5.0), object_on_ground()[1]
     assert torch.equal(tokencut(shifted, tau=tau_of_quantile(shifted.flatten(0, 1), 0.5)).mask, mask)
+
+
+def objects_on_ground(
+    *boxes: tuple[int, int, int, int], grid: tuple[int, int] = (14, 18)
+) -> tuple[Tensor, list[Tensor]]:
+    """Features with a block for each (top, left, bottom, right), each in a direction of its own, and their masks."""
+    features, masks = torch.eye(8)[0].expand(*grid, 8).clone(), []
+    for number, (top, left, bottom, right) in enumerate(boxes, start=1):
+        masks.append(torch.zeros(grid, dtype=torch.bool))
+        masks[-1][top:bottom, left:right] = True
+        features[masks[-1]] = torch.eye(8)[number]
+    return features + 0.03 * torch.randn(features.shape, generator=torch.manual_seed(0)), masks
+
+
+def maskcut_of_scipy(features: Tensor, tau: float, num: int, *, hides_objects: bool = True) -> list[np.ndarray]:
+    """Return the masks of MaskCut from all pairs, by SciPy's eigenvectors and a walk for each component."""
+    height, width, dim = features.shape
+    left, masks = features.double().numpy().copy(), []
+    for _ in range(num):
+        flat = left.reshape(-1, dim)
+        unit = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+        weights = np.where(unit @ unit.T > tau, 1.0, 1e-5)
+        degree = np.diag(weights.sum(1))
+        vector = scipy.linalg.eigh(degree - weights, degree, subset_by_index=[1, 1])[1][:, 0]
+        side = vector > vector.mean()
+        side = side if side[np.abs(vector).argmax()] else ~side
+        corners = side.reshape(height, width)[[0, 0, -1, -1], [0, -1, 0, -1]].sum()
+        side = side if corners < 3 else ~side
+        seed = int(np.where(side, np.abs(vector - vector.mean()), -1).argmax())
+        walked = component_by_walking(side.reshape(height, width), divmod(seed, width))
+        mask = np.zeros((height, width), bool)
+        mask[tuple(np.array([*walked]).T)] = True
+        overlap = max([(mask & one).sum() / (mask | one).sum() for one in masks], default=0)
+        if masks and (mask.mean() <= 0.01 or overlap > 0.5):
+            break
+        masks.append(mask & ~np.any(masks, axis=0) if masks else mask)
+        if hides_objects:
+            left[masks[-1]] = 0
+    return masks
+
+
+def test_maskcut_finds_every_object_that_can_be_seen() -> None:
+    """Two squares give two masks, though a third is asked for; the larger one, a cheaper cut, need not be first."""
+    features, masks = objects_on_ground((2, 2, 6, 7), (8, 10, 12, 16))
+    found = maskcut(features, tau=0.5)
+    assert len(found) == 2
+    for one in found:
+        mask = next(mask for mask in masks if mask.flatten()[one.seed])
+        assert torch.equal(one.mask, mask)
+        assert one.flaw is None
+    assert not (found[0].mask & found[1].mask).any()
+    assert len(maskcut(features, tau=0.5, max_objects=1)) == 1
+    three, masks = objects_on_ground((1, 1, 5, 5), (8, 2, 12, 8), (3, 11, 9, 16))
+    assert {one.mask.sum().item() for one in maskcut(three, tau=0.5)} == {mask.sum().item() for mask in masks}
+
+
+def test_what_is_too_small_for_a_further_object_ends_maskcut() -> None:
+    """Of 252 patches, two are less than 1 % and three are more."""
+    squares = (2, 2, 6, 7), (8, 10, 12, 16)
+    assert len(maskcut(objects_on_ground(*squares, (12, 1, 13, 3))[0], tau=0.5, max_objects=4)) == 2
+    assert len(maskcut(objects_on_ground(*squares, (12, 1, 13, 4))[0], tau=0.5, max_objects=4)) == 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_maskcut_is_the_plain_program(seed: int) -> None:
+    features = smooth_features(seed, grid=(10, 12), dim=4)
+    expected = maskcut_of_scipy(features, 0.15, 3)
+    found = maskcut(features, tau=0.15)
+    assert [one.mask.tolist() for one in found] == [mask.tolist() for mask in expected]
+
+
+def test_maskcut_that_does_not_hide_objects_is_noticed() -> None:
+    """The plain program finds the same object again, and ends."""
+    features, _ = objects_on_ground((2, 2, 6, 7), (8, 10, 12, 16))
+    assert len(maskcut_of_scipy(features, 0.5, 3)) == 2 == len(maskcut(features, tau=0.5))
+    assert len(maskcut_of_scipy(features, 0.5, 3, hides_objects=False)) == 1
+
+
+def test_a_side_with_three_corners_is_no_object_of_maskcut() -> None:
+    """A frame of another kind around a block: TokenCut may take the frame, MaskCut takes what it surrounds."""
+    features, (mask,) = objects_on_ground((1, 1, 13, 17))
+    (found,) = maskcut(features, tau=0.5, max_objects=1)
+    assert torch.equal(found.mask, mask)
+
+
+def test_degenerate_input_of_maskcut() -> None:
+    assert maskcut(torch.ones(3, 4, 5))[0].flaw == "complete"
+    assert maskcut(torch.zeros(3, 4, 5))[0].flaw == "sparse"
+    (one,) = maskcut(torch.ones(1, 1, 5))
+    assert one.mask.all()
+    assert one.flaw is None
+    for grid in ((1, 2), (1, 40)):
+        found = maskcut(torch.randn(*grid, 4, generator=torch.manual_seed(0)))
+        assert all(one.mask.any() for one in found)
+        assert torch.stack([one.mask for one in found]).sum(0).max() == 1, "no patch belongs to two objects"
+    with pytest.raises(ValueError, match="max_objects is 0; use 1 or more"):
+        maskcut(torch.ones(2, 2, 3), max_objects=0)

@@ -1,7 +1,7 @@
-"""Discovery of one object in an image's patch features: LOST, TokenCut, and the patches that a CLS token attends to."""
+"""Discovery of objects in an image's patch features: LOST, TokenCut, MaskCut, and what a CLS token attends to."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MAX_PATCHES = 60_000
-"""Largest number of patches in TokenCut, 3.6 GB of pairs: nearly 1000 x 1000 pixels at a patch size of 4."""
+"""Largest number of patches in a normalised cut, 3.6 GB of pairs: nearly 1000 x 1000 pixels at a patch size of 4."""
 MAX_PRODUCTS = 2**25
 """Number of products of patches held at once: 128 MB of float32, 256 MB of float64."""
 EDGE_EPS = 1e-5
@@ -18,6 +18,10 @@ EDGE_EPS = 1e-5
 MAX_EDGES = 0.99
 """Share of similar pairs above which a graph of patches is degenerate: cutting off an object that is unlike all other
 patches removes more than 1 % of the pairs if it has 0.5 % of the patches."""
+MAX_CORNERS = 2
+"""Number of corners of the image that a side of MaskCut's cut may have as the object's."""
+MIN_SIZE, MAX_OVERLAP = 0.01, 0.5
+"""Share of the patches that a further object of MaskCut has more than, and its largest IoU with an earlier one."""
 LANCZOS_STEPS = 400
 LANCZOS_TOLERANCE = 1e-9
 
@@ -97,8 +101,61 @@ def tokencut(features: Tensor, *, tau: float = 0.2) -> DiscoveredObject:
     return _component(seed, (side == side[seed]).view(features.shape[:2]), _flaw_of_graph(graph[0].sum(1)))
 
 
+def maskcut(features: Tensor, *, tau: float = 0.15, max_objects: int = 3) -> list[DiscoveredObject]:
+    """Find up to `max_objects` objects in features [h, w, D] by MaskCut (Wang et al., arXiv 2301.11320, section 3.2).
+
+    ::
+
+        A = graph of `normalised_cut`, of the keys of the last block in the paper
+        for each object:
+            v = smallest eigenvector but one of A
+            side = v > mean of v, or the other side, whichever holds the patch of the largest |v|
+            if side has three corners of the image or more: the other side
+            seed = the patch of side that is farthest from the mean of v
+            object = component of the seed in side, without the patches of earlier objects
+            A[i, :] = A[:, i] = EDGE_EPS for each patch i of the object
+
+    The search ends before an object, other than the first, that has at most 1 % of the patches or an IoU of more than
+    0.5 with an earlier one. The paper allows one corner; the released code two, as here. That code tries again after
+    such an object, on the same graph, and smooths masks by a conditional random field.
+
+    The objects are in the order in which they are found, at least one. The flaw is that of the first one's graph.
+
+    Raises:
+        ValueError: max_objects is not positive, or there are more than `MAX_PATCHES` patches.
+    """
+    if max_objects < 1:
+        raise ValueError(f"max_objects is {max_objects}; use 1 or more, 3 as in MaskCut")
+    grid = features.shape[:2]
+    similar, root = _similarity_graph(features.flatten(0, 1), tau)
+    flaw = _flaw_of_graph(similar.sum(1))
+    objects, taken = list[DiscoveredObject](), torch.zeros(grid, dtype=torch.bool)
+    while len(objects) < max_objects:
+        vector = _cut(similar, root)
+        side = vector > vector.mean()
+        side = (side == side[int(vector.abs().argmax())]).view(grid)
+        if int(side[[0, 0, -1, -1], [0, -1, 0, -1]].sum()) > MAX_CORNERS:
+            side = ~side
+        far = (vector - vector.mean()).abs().view(grid).masked_fill(~side, -1)
+        found = _component(int(far.argmax()), side, flaw)
+        mask = found.mask & ~taken
+        if objects and (not mask.any() or _is_no_further_object(found.mask, objects)):
+            break
+        objects.append(found._replace(mask=mask))
+        taken |= mask
+        gone = mask.flatten().to(similar.device)
+        similar[gone], similar[:, gone] = False, False
+        root = _root_degrees(similar)
+    return objects
+
+
+def _is_no_further_object(mask: Tensor, earlier: Sequence[DiscoveredObject]) -> bool:
+    overlaps = [float((mask & one.mask).sum() / (mask | one.mask).sum()) for one in earlier]
+    return float(mask.double().mean()) <= MIN_SIZE or max(overlaps) > MAX_OVERLAP
+
+
 def tau_of_quantile(features: Tensor, quantile: float) -> float:
-    """Return the quantile of the cosines of pairs of different patches, for `tau` of `tokencut`.
+    """Return the quantile of the cosines of pairs of different patches, for `tau` of `tokencut` and `maskcut`.
 
     A graph of this tau has 1 - quantile of all pairs, whatever the cosines of a network are, and all pairs that are
     equal to the last of them up to rounding. If not all cosines of features [N, D] fit in memory, those of some
@@ -167,14 +224,19 @@ def _similarity_graph(features: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     """Return [N, N] bool, whether patches have a cosine above tau, in one byte a pair, and sqrt(d) [N] in float64."""
     if len(features) > MAX_PATCHES:
         raise ValueError(
-            f"TokenCut compares each of {len(features)} patches with every other; at most {MAX_PATCHES} can be: "
+            f"a normalised cut compares each of {len(features)} patches with all others; at most {MAX_PATCHES} can be: "
             "use smaller images, or lost, which keeps no pairs"
         )
     if features.device.type == "mps":  # which has no float64
         features = features.cpu()
     unit = F.normalize(features, dim=1)
     similar = torch.cat([rows @ unit.T > tau for rows in _row_chunks(unit)])
-    return similar, (EDGE_EPS * len(similar) + (1 - EDGE_EPS) * similar.sum(1).double()).sqrt()
+    return similar, _root_degrees(similar)
+
+
+def _root_degrees(similar: Tensor) -> Tensor:
+    """Return sqrt(d) [N] of a graph [N, N], in float64."""
+    return (EDGE_EPS * len(similar) + (1 - EDGE_EPS) * similar.sum(1).double()).sqrt()
 
 
 def _flaw_of_graph(degree: Tensor) -> Flaw | None:

@@ -40,8 +40,11 @@ def test_a_complete_graph_is_said_and_the_remedies_help(voc: Path, tmp_path: Pat
     names = ["met", "missed", "second"]
     tokencut = {"methods": ("tokencut",)}
     shifted = Shifted(8)
-    found = warnings(shifted, voc, **tokencut)
-    assert found == {FLAWS["tokencut"]["complete"]: (3, 3, names)}
+    found = warnings(shifted, voc, methods=("tokencut", "maskcut"))
+    assert found == {FLAWS[method]["complete"]: (3, 3, names) for method in ("tokencut", "maskcut")}
+    sparse = warnings(shifted, voc, methods=("maskcut",), maskcut_tau=1.0)
+    assert sparse == {FLAWS["maskcut"]["sparse"]: (3, 3, names)}
+    assert "use a lower --maskcut-tau or --tau-quantile" in FLAWS["maskcut"]["sparse"]
     for remedy in ({"centre": True}, {"tau_quantile": 0.5}):
         result = measure("discover", shifted, None, voc, **tokencut, **remedy)
         assert result.degenerate == []

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from selfpatch.api.evaluate import measure
+from selfpatch.core.console import console
 from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.object_discovery.dataset import open_images
 from selfpatch.evaluation.object_discovery.evaluate import evaluate
 from selfpatch.evaluation.result import Output, Result
-from tests.evaluation.object_discovery.conftest import ColourAgainstGround, tiny_vit, write_voc
+from tests.evaluation.object_discovery.conftest import ColourAgainstGround, square, tiny_vit, write_voc
 
 
 def test_corloc_counted_by_hand(voc: Path, tmp_path: Path) -> None:
@@ -32,6 +33,36 @@ def test_corloc_counted_by_hand(voc: Path, tmp_path: Path) -> None:
     assert Result.load(out / "result.json") == result
     assert all((out / picture).is_file() for picture in result.pictures)
     assert len(result.pictures) == 3
+
+
+def test_two_objects_of_one_image_give_two_boxes(tmp_path: Path) -> None:
+    """Of distinct colours on a ground: MaskCut finds both, TokenCut one, so that recalls are 1 and 1/2."""
+    pixels = square(16, 16, 40, 40, size=(80, 104))
+    pixels[40:72, 64:96] = (240, 30, 20)
+    boxes = [((17, 17, 40, 40), ""), ((65, 41, 96, 72), "")]
+    voc = write_voc(tmp_path, {"two": (pixels, boxes), "again": (pixels[:, ::-1].copy(), [
+        ((105 - right, top, 105 - left, bottom), mark) for (left, top, right, bottom), mark in boxes
+    ])})  # fmt: skip
+    config = ObjectDiscoveryConfig(methods=("tokencut", "maskcut"))
+    (tmp_path / "out").mkdir()
+    result = evaluate(ColourAgainstGround(8), voc, config, Output(tmp_path / "out"))
+    assert result.degenerate == []
+    of_tokencut, of_maskcut, *baselines = result.rows
+    assert (of_maskcut["boxes"], of_maskcut["AP50"], of_maskcut["AP"], of_maskcut["AR"]) == (4, 1, 1, 1)
+    assert (of_tokencut["boxes"], of_tokencut["AR"]) == (2, 0.5)
+    assert result.metrics["AP50 maskcut"] == 1
+    assert [row["method"] for row in baselines] == ["baseline:whole-image", "baseline:centre"]
+    one = evaluate(ColourAgainstGround(8), voc, ObjectDiscoveryConfig(methods=("maskcut",), max_objects=1))
+    assert one.metrics["AR maskcut"] == 0.5
+    assert len(result.pictures) == 2
+
+
+def test_the_table_fits_a_terminal(voc: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = evaluate(ColourAgainstGround(8), voc, ObjectDiscoveryConfig(methods=("lost", "tokencut", "maskcut")))
+    console.print(result.table())
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.split()[:3] == ["baseline:whole-image", "3", "0.3333"] for line in lines), "nothing is folded"
 
 
 def test_hard_boxes_can_be_left_out(voc: Path) -> None:
@@ -65,7 +96,7 @@ def test_any_size_of_image_and_grey(tmp_path: Path, height: int, width: int) -> 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"methods": ("lots",)}, r"methods\[0\] is 'lots'; use one of: lost, tokencut, attention"),
+        ({"methods": ("lots",)}, r"methods\[0\] is 'lots'; use one of: lost, tokencut, maskcut, attention"),
         ({"methods": ()}, "methods is"),
         ({"methods": ("lost", "lost")}, "name each method once"),
         ({"methods": ("attention",)}, "attention boxes need a ViT with a class token"),
@@ -74,6 +105,7 @@ def test_any_size_of_image_and_grey(tmp_path: Path, height: int, width: int) -> 
         ({"output_stride": 16}, "output_stride is 16, but a ColourAgainstGround cannot be dilated"),
         ({"dilate": False}, "dilate is False, but no stage loses its stride"),
         ({"facet": "keys"}, "facet is 'keys'; use one of: key, query, value, token"),
+        ({"max_objects": 0}, "max_objects is 0"),
         ({"split": "test"}, "the splits of .* are: trainval"),
         ({"image_list": "nowhere.txt"}, "there is no list of images"),
     ],

@@ -16,10 +16,13 @@ def test_boxes_have_the_colours_of_the_legend(monkeypatch: pytest.MonkeyPatch) -
     entries: dict[str, Any] = {}
     monkeypatch.setattr(visualize, "with_legend", lambda picture, given: entries.update(given) or picture)
     grey = torch.full((3, 100, 120), 90, dtype=torch.uint8)
-    picture = draw_boxes(grey, [(10, 10, 50, 90)], {"lost": (60, 20, 110, 80), "tokencut": (10, 10, 50, 50)})
+    picture = draw_boxes(grey, [(10, 10, 50, 90)], {
+        "lost": [(60, 20, 110, 80)], "tokencut": [(10, 10, 50, 50)], "maskcut": [(10, 50, 50, 90), (70, 30, 100, 60)],
+    })  # fmt: skip
     assert entries == {
         "annotated": WHITE, "lost, IoU 0.00": COLOURS["lost"], "tokencut, IoU 0.50": COLOURS["tokencut"],
+        "maskcut, IoU 0.50, 1 more": COLOURS["maskcut"],
     }  # fmt: skip
     assert picture.getpixel((30, 10)) == COLOURS["tokencut"], "above the annotated one"
-    assert picture.getpixel((30, 89)) == WHITE
+    assert picture.getpixel((30, 89)) == picture.getpixel((85, 30)) == COLOURS["maskcut"], "both of its boxes"
     assert picture.getpixel((85, 20)) == COLOURS["lost"]

@@ -7,26 +7,27 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from selfpatch.config.schema import SPEED_ONLY, DataName, Name, settings
 from selfpatch.evaluation.config import LayerConfig, LimitConfig
 
-Method = Literal["lost", "tokencut", "attention"]
+Method = Literal["lost", "tokencut", "maskcut", "attention"]
 
 
 @settings
 class ObjectDiscoveryConfig(LayerConfig, LimitConfig):
-    """Unsupervised object discovery: one box per image from patch features, by LOST and TokenCut, scored by CorLoc.
+    """Unsupervised object discovery: boxes from patch features by LOST, TokenCut and MaskCut, scored by CorLoc and AP.
 
-    CorLoc is the share of images whose box has an IoU of at least 0.5 with the box of any object.
+    CorLoc is the share of images whose box, the first one of MaskCut, has an IoU of at least 0.5 with the box of any
+    object. AP50, AP and AR are those of COCO without classes, over all boxes.
     """
 
     data_help: ClassVar[str] = (
         "VOC (Annotations/, ImageSets/, JPEGImages/, perhaps in VOCdevkit/VOC2007/) or COCO (annotations/, train2014/)."
     )
     methods: Annotated[tuple[Method, ...], MinLen(1)] = ("lost", "tokencut")
-    """Methods to evaluate; attention needs a class token."""
+    """Methods to evaluate; maskcut finds several objects in an image, and attention needs a class token."""
     facet: Literal["key", "query", "value", "token"] | None = None
-    """Features for LOST and TokenCut; if not given, keys of a ViT and patch tokens of any other network."""
+    """Features for all methods but attention; if not given, keys of a ViT and patch tokens of any other network."""
     centre: bool = False
-    """Subtract the image's mean feature for LOST and TokenCut. Attention ignores a constant that is added to all keys;
-    in DINOv2 it is so large that any two patches are similar."""
+    """Subtract the image's mean feature for all methods but attention, which ignores a constant that is added to all
+    keys; in DINOv2 it is so large that any two patches are similar."""
     block: Annotated[int, Gt(0)] | None = None
     """Block of a ViT to take features and attention from, counted from 1; the last if not given. Tokens of an earlier
     block are before any norm."""
@@ -34,9 +35,13 @@ class ObjectDiscoveryConfig(LayerConfig, LimitConfig):
     """Number of patches of lowest degree from which LOST expands its seed."""
     tau: Annotated[float, Ge(-1), Le(1)] = 0.2
     """Cosine similarity above which TokenCut connects two patches."""
+    maskcut_tau: Annotated[float, Ge(-1), Le(1)] = 0.15
+    """Cosine similarity above which MaskCut connects two patches."""
     tau_quantile: Annotated[float, Gt(0), Lt(1)] | None = None
-    """Quantile of the cosines between an image's patches that replaces tau: 0.5 connects the more similar half of all
-    pairs, whatever the network. Not part of TokenCut."""
+    """Quantile of the cosines between an image's patches that replaces both taus: 0.5 connects the more similar half of
+    all pairs, whatever the network. Not part of TokenCut and MaskCut."""
+    max_objects: Annotated[int, Gt(0)] = 3
+    """Largest number of objects that MaskCut finds in an image."""
     mass: Annotated[float, Gt(0), Le(1)] = 0.6
     """Share of the attention that attention boxes keep."""
     head: Annotated[int, Ge(0)] | None = None

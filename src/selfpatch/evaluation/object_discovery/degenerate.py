@@ -4,6 +4,21 @@ from selfpatch.evaluation.degenerate import check_degenerate
 from selfpatch.evaluation.object_discovery.config import Method
 from selfpatch.ops.discovery import DiscoveredObject, Flaw
 
+
+def _of_graph(method: str, tau: str) -> dict[Flaw, str]:
+    """Return the clauses on a graph of patches that a normalised cut cannot cut, for a method and its option."""
+    return {
+        "complete": (
+            f"nearly all pairs of patches have a cosine above tau, so that {method}'s object is arbitrary; use "
+            "--tau-quantile 0.4, --facet token or --centre"
+        ),
+        "sparse": (
+            f"nearly no pair of patches has a cosine above tau, so that {method}'s object is arbitrary; use a lower "
+            f"{tau} or --tau-quantile"
+        ),
+    }
+
+
 FLAWS: dict[Method, dict[Flaw, str]] = {
     "lost": {
         "complete": (
@@ -15,16 +30,8 @@ FLAWS: dict[Method, dict[Flaw, str]] = {
             "arbitrary; use other features, e.g. --facet token"
         ),
     },
-    "tokencut": {
-        "complete": (
-            "nearly all pairs of patches have a cosine above tau, so that TokenCut's object is arbitrary; use "
-            "--tau-quantile 0.4, --facet token or --centre"
-        ),
-        "sparse": (
-            "nearly no pair of patches has a cosine above tau, so that TokenCut's object is arbitrary; use a lower "
-            "--tau or --tau-quantile"
-        ),
-    },
+    "tokencut": _of_graph("TokenCut", "--tau"),
+    "maskcut": _of_graph("MaskCut", "--maskcut-tau"),
     "attention": {
         "uniform": (
             "the class token attends to all patches alike, so that the attention box is arbitrary; use another --block "

@@ -1,4 +1,4 @@
-"""One object box per image, without labels, and CorLoc: LOST (arXiv 2109.14279), TokenCut (arXiv 2202.11539)."""
+"""Objects without labels, CorLoc and AP: LOST (arXiv 2109.14279), TokenCut (2202.11539) and MaskCut (2301.11320)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,39 +16,52 @@ from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.object_discovery.dataset import Box, LabelledImage, open_images
 from selfpatch.evaluation.object_discovery.degenerate import check_object
 from selfpatch.evaluation.object_discovery.features import PatchView
-from selfpatch.evaluation.object_discovery.metrics import MIN_IOU, best_iou, centre_box, method_rows, whole_image
+from selfpatch.evaluation.object_discovery.metrics import (
+    MIN_IOU,
+    best_iou,
+    centre_box,
+    method_row,
+    whole_image,
+)
 from selfpatch.evaluation.object_discovery.visualize import draw_boxes
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.workload import Workload
-from selfpatch.ops.discovery import attended, lost, pixel_box, tau_of_quantile, tokencut
+from selfpatch.ops.discovery import attended, lost, maskcut, pixel_box, tau_of_quantile, tokencut
 
 BASELINES = {"baseline:whole-image": whole_image, "baseline:centre": centre_box}
 
 
-def find_boxes(view: PatchView, image: Tensor, name: str = "") -> dict[str, Box]:
-    """Return the box of each method in an image [C, H, W], uint8 or float32; `name` stands in warnings."""
+def find_boxes(view: PatchView, image: Tensor, name: str = "") -> dict[str, list[Box]]:
+    """Return the boxes of each method in an image [C, H, W], uint8 or float32; `name` stands in warnings.
+
+    There is one box, or more of MaskCut, in the order in which it finds them.
+    """
     config, padded = view.config, view.padded(image)
-    features = view.features(padded) if {"lost", "tokencut"} & {*config.methods} else None
+    features = view.features(padded) if {*config.methods} - {"attention"} else None
     if features is not None:
         check_patches(features, name)
-    boxes: dict[str, Box] = {}
+    boxes: dict[str, list[Box]] = {}
     for method in config.methods:
         if features is None or method == "attention":
-            found = attended(_attention(view, padded, config.head), mass=config.mass)
+            found = [attended(_attention(view, padded, config.head), mass=config.mass)]
         elif method == "lost":
-            found = lost(features, num_patches=config.num_patches)
+            found = [lost(features, num_patches=config.num_patches)]
+        elif method == "tokencut":
+            found = [tokencut(features, tau=_tau(features, config.tau, config))]
         else:
-            found = tokencut(features, tau=_tau(features, config))
-        check_object(method, found, name)
-        cell = padded.shape[2] / found.mask.shape[0], padded.shape[3] / found.mask.shape[1]
-        boxes[method] = pixel_box(found.mask, cell, (image.shape[1], image.shape[2]))
+            tau = _tau(features, config.maskcut_tau, config)
+            found = maskcut(features, tau=tau, max_objects=config.max_objects)
+        check_object(method, found[0], name)
+        size, grid = (image.shape[1], image.shape[2]), found[0].mask.shape
+        cell = padded.shape[2] / grid[0], padded.shape[3] / grid[1]
+        boxes[method] = [pixel_box(one.mask, cell, size) for one in found]
     return boxes
 
 
-def _tau(features: Tensor, config: ObjectDiscoveryConfig) -> float:
-    return config.tau if config.tau_quantile is None else tau_of_quantile(features.flatten(0, 1), config.tau_quantile)
+def _tau(features: Tensor, tau: float, config: ObjectDiscoveryConfig) -> float:
+    return tau if config.tau_quantile is None else tau_of_quantile(features.flatten(0, 1), config.tau_quantile)
 
 
 def _attention(view: PatchView, padded: Tensor, head: int | None) -> Tensor:
@@ -73,14 +86,15 @@ def _workload(view: PatchView, images: Sequence[LabelledImage], config: ObjectDi
 
 
 def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, output: Output = NO_OUTPUT) -> Result:
-    """Measure CorLoc, the share of images whose box has an IoU of at least 0.5 with the box of any object.
+    """Measure CorLoc, the share of images whose box has an IoU of at least 0.5 with the box of any object, and AP.
 
     ::
 
         for each image, in its own resolution, zero-padded to a multiple of the layer's stride:
             for each method:
-                box = the object found in the patch features
-                correct = IoU >= 0.5 with any true box
+                boxes = the objects found in the patch features
+                correct = IoU >= 0.5 of the first box with any true box
+        AP50, AP and AR of all boxes of a method, as `metrics.class_agnostic` says
 
     Images without a box are left out. The baselines `baseline:whole-image` and `baseline:centre` (a box in the middle
     with half the area) are scored on the same images.
@@ -102,24 +116,28 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
         )
     images = limited(images, config.limit)
     output.announce(_workload(view, images, config, str(data)))
-    per_image: dict[str, dict[str, float]] = {}
-    ious_of_images: list[dict[str, float]] = []
+    scored: list[tuple[str, dict[str, list[Box]]]] = []
     pictures: list[str] = []
     share = share_of(len(images))
     for done, number in enumerate(share, start=1):
         image = images[number]
         pixels = to_tensor(read_picture(image.path, len(encoder.mean)))
         found = find_boxes(view, pixels, image.name)
-        baselines = {name: baseline(*pixels.shape[1:]) for name, baseline in BASELINES.items()}
-        best = {name: best_iou(box, image.boxes) for name, box in {**found, **baselines}.items()}
-        ious_of_images.append(best)
-        per_image[image.name] = {f"CorLoc {name}": float(best[name] >= MIN_IOU) for name in config.methods}
+        baselines = {name: [baseline(*pixels.shape[1:])] for name, baseline in BASELINES.items()}
+        scored.append((image.name, {**found, **baselines}))
         if output.folder is not None and number < config.max_pictures:
             pictures.append(save_picture(output.folder, image.name, draw_boxes(pixels, image.boxes, found)))
         output.progress("images", done, len(share))
-    ious_of_images, per_image, pictures = gather(ious_of_images), dict(gather([*per_image.items()])), gather(pictures)
-    rows = method_rows({name: [ious[name] for ious in ious_of_images] for name in (*config.methods, *BASELINES)})
+    scored, pictures = gather(scored), gather(pictures)
+    truth = [image.boxes for image in images]
+    rows = [method_row(name, [found[name] for _, found in scored], truth) for name in (*config.methods, *BASELINES)]
     metrics = {f"CorLoc {row['method']}": float(row["CorLoc"]) for row in rows}
+    for row in rows[: len(config.methods)]:
+        metrics |= {f"{metric} {row['method']}": float(row[metric]) for metric in ("AP50", "AP", "AR")}
+    per_image = {
+        name: {f"CorLoc {method}": float(best_iou(found[method][0], boxes) >= MIN_IOU) for method in config.methods}
+        for (name, found), boxes in zip(scored, truth, strict=True)
+    }
     settings = config.recorded() | view.layer.recorded() | {
         "features": view.description,
         "head": "mean" if config.head is None else config.head, "patch_size": encoder.patch_size, "data": str(data),

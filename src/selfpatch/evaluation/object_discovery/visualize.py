@@ -1,4 +1,4 @@
-"""Pictures of discovered objects: the true boxes in white, the box of each method in its colour, and a legend."""
+"""Pictures of discovered objects: the true boxes in white, the boxes of each method in its colour, and a legend."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,19 +10,26 @@ from selfpatch.evaluation.object_discovery.metrics import best_iou
 from selfpatch.evaluation.pictures import BLACK, WHITE, with_legend
 from selfpatch.visualization.layout import to_image
 
-COLOURS = {"lost": (230, 75, 53), "tokencut": (30, 140, 250), "attention": (250, 190, 20)}
+COLOURS = {"lost": (230, 75, 53), "tokencut": (30, 140, 250), "maskcut": (60, 200, 110), "attention": (250, 190, 20)}
 
 
-def draw_boxes(pixels: Tensor, truth: Sequence[Box], found: Mapping[str, Box]) -> Image.Image:
-    """Draw the boxes over the image [C, H, W]; the legend names the methods and their largest IoU with a true box."""
+def draw_boxes(pixels: Tensor, truth: Sequence[Box], found: Mapping[str, Sequence[Box]]) -> Image.Image:
+    """Draw the boxes over the image [C, H, W]; the legend names the methods and their largest IoU with a true box.
+
+    Of several boxes of a method, the first one is thicker, and the IoU is its.
+    """
     picture = to_image(pixels)
     draw = ImageDraw.Draw(picture)
     for box in truth:
         _outline(draw, box, BLACK, width=4)
         _outline(draw, box, WHITE, width=2)
-    for method, box in found.items():
-        _outline(draw, box, COLOURS[method], width=3)
-    methods = {f"{method}, IoU {best_iou(box, truth):.2f}": COLOURS[method] for method, box in found.items()}
+    methods = {}
+    for method, (first, *others) in found.items():
+        for box in others:
+            _outline(draw, box, COLOURS[method], width=2)
+        _outline(draw, first, COLOURS[method], width=3)
+        more = f", {len(others)} more" if others else ""
+        methods[f"{method}, IoU {best_iou(first, truth):.2f}{more}"] = COLOURS[method]
     return with_legend(picture, {"annotated": WHITE} | methods)
 
 
