@@ -1,13 +1,14 @@
 """Suggestions for unknown words: by meaning, by spelling, and where an option exists."""
 
 import re
+import sys
 
 import pytest
 
 from selfpatch.cli import suggestions
 from selfpatch.cli.evaluate import options_class
 from selfpatch.cli.export import ExportOptions
-from selfpatch.cli.main import COMMANDS
+from selfpatch.cli.main import COMMANDS, main
 from selfpatch.cli.pretrain import PretrainOptions
 from selfpatch.evaluation.registry import EVALUATIONS
 
@@ -83,3 +84,25 @@ def test_every_meaning_is_an_option_of_some_command() -> None:
     known = {name for kind in commands for name in suggestions.option_names(kind)}
     meant = {option for options in suggestions.MEANINGS.values() for option in re.split(r"[ +]", options)}
     assert meant <= known
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("evaluate segment --weights x --data y --resolutoin 3", "unknown option '--resolutoin'; "),
+        ("evaluate knn --weights x --data y --crop x", "--crop"),
+    ],
+)
+def test_a_terminal_gets_the_sentence_of_a_pipe(
+    command: str, sentence: str, terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert main(command.split()) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.startswith("selfpatch: ")
+    assert len(said.splitlines()) == 1
+    assert "\x1b" not in said
+    assert "\\x1b" not in said

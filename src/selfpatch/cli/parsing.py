@@ -76,9 +76,10 @@ def read_options(kind: Any, command: str, arguments: list[str], **tyro_options: 
     except SystemExit as stopped:
         if not stopped.code:  # --help
             raise
-        if unknown := re.search(r"Unrecognized options:[\s\u2502]*([^\s,]+)", page.getvalue()):
+        text = re.sub(r"\x1b\[[\d;]*m", "", page.getvalue())  # tyro colours what a terminal shows
+        if unknown := re.search(r"Unrecognized options:[\s\u2502]*([^\s,]+)", text):
             raise unknown_option(unknown[1], kind, command) from None
-        raise ValueError(f"{_complaint(page.getvalue())}; `selfpatch {command} --help` lists the options") from None
+        raise ValueError(f"{_complaint(text)}; `selfpatch {command} --help` lists the options") from None
 
 
 def unknown_option(word: str, kind: type, command: str) -> ValueError:
