@@ -8,11 +8,16 @@ import math
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import selfpatch
+from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
+from selfpatch.evaluation.object_discovery.dataset import open_images
+from selfpatch.evaluation.segmentation.dataset import open_dataset
 from tests.helpers.command_line import write_photos
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -78,3 +83,21 @@ def test_features_of_a_folder(tmp_path: Path) -> None:
     features = example("features_of_a_folder").main(str(photos), "baseline:raw-patch:16", side=32)
     assert features["patches"].shape == (12, 2, 2, 3 * 16 * 16)
     torch.testing.assert_close(features["images"], features["patches"].mean((1, 2)))
+
+
+def test_davis_becomes_classes_and_boxes(tmp_path: Path) -> None:
+    for number, video in enumerate(("swan", "dog")):
+        photos, masks = (tmp_path / "DAVIS" / kind / "480p" / video for kind in ("JPEGImages", "Annotations"))
+        photos.mkdir(parents=True), masks.mkdir(parents=True)
+        for frame in range(21):
+            mask = np.zeros((20, 30), np.uint8)
+            mask[5:15, 2 + number : 8] = 1
+            Image.fromarray(mask).save(masks / f"{frame:05d}.png")
+            Image.fromarray(255 * mask).convert("RGB").save(photos / f"{frame:05d}.jpg")
+    example("davis_as_classes").main(str(tmp_path / "DAVIS"), str(tmp_path / "out"))
+    train, val = (open_dataset(tmp_path / "out", split, "folder") for split in ("train", "val"))
+    assert train.classes == ("background", "dog", "swan")
+    assert (len(train.images), len(val.images)) == (4, 2)
+    assert np.unique(val.read(0)[1]).tolist() == [0, 1]
+    found = open_images(tmp_path / "out" / "images", ObjectDiscoveryConfig(split="val"))
+    assert [image.boxes for image in found] == [((3.0, 5.0, 8.0, 15.0),), ((2.0, 5.0, 8.0, 15.0),)]
