@@ -28,7 +28,7 @@ class LeftOut:
     state: str
     """`data missing`, `refused`, `failed` or `not run yet`."""
     reason: str = ""
-    """What was wrong, on one line; empty if the state says all."""
+    """What was wrong, on one line; empty if the state explains it."""
 
     @property
     def phrase(self) -> str:
