@@ -11,7 +11,7 @@ from pydantic import PositiveInt
 from selfpatch.config.schema import Size, settings
 
 DEFAULT_PARTS = ("loader", "step", "end_to_end", "ops", "davis", "scaling")
-PARTS = (*DEFAULT_PARTS, "objectives")
+PARTS = (*DEFAULT_PARTS, "objectives", "packing")
 """Names of the benchmarks."""
 
 
@@ -23,16 +23,17 @@ class BenchConfig:
     """
 
     parts: tyro.conf.Positional[tuple[str, ...]] = DEFAULT_PARTS
-    """Benchmarks to run, some of loader, step, end_to_end, ops, davis, scaling and objectives. All but the last, which
-    compares the objectives with one another, run by default and take some ten minutes on two cores."""
+    """Benchmarks to run, some of loader, step, end_to_end, ops, davis, scaling, objectives and packing. All but the
+    last two, which compare objectives with one another, and packed crops with separate passes, run by default and take
+    some ten minutes on two cores."""
     data: str | None = None
     """Folder of photographs for loader and end_to_end; if not given, the built-in samples, which are small."""
     model: Annotated[tuple[str, ...], MinLen(1)] = ("vit_small",)
-    """Models of step, end_to_end and objectives; davis takes the first one."""
+    """Models of step, end_to_end, objectives and packing; davis takes the first one."""
     batch_size: PositiveInt = 4
-    """Number of images in a step."""
+    """Number of images in a step; 16 times as many in that of a small recipe of packing."""
     global_size: Size = 224
-    """Side of the two global crops of step, end_to_end and objectives in pixels, or height and width."""
+    """Side of the two global crops of step, end_to_end, objectives and packing in pixels, or height and width."""
     local_size: Size = 96
     """Side of their eight local crops in pixels, or height and width."""
     num_prototypes: PositiveInt = 65536

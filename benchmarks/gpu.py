@@ -49,7 +49,7 @@ class GPUConfig:
     """Size of the benchmarks: `full` for a GPU, `tiny` to try the script in two minutes."""
     seconds: PositiveFloat = 520.0
     """Limit for all parts together, in seconds."""
-    only: tuple[Literal["tests", "end_to_end", "step", "parallel", "loader", "study", "davis"], ...] = ()
+    only: tuple[Literal["tests", "end_to_end", "step", "packing", "parallel", "loader", "study", "davis"], ...] = ()
     """Parts to run; all if not given."""
     photographs: str | None = None
     """Folder of photographs for loader and training; if not given, some of ImageNet's size are made of the samples."""
@@ -96,6 +96,7 @@ class Outcome:
 
 
 FULL = ("--batch-size", "64", "--seconds", "15", "--model", "vit_small", "vit_base")
+PACKED = ("--batch-size", "64", "--seconds", "2", "--model", "vit_small", "vit_base")
 TRAINED = ("--batch-size", "128", "--seconds", "8", "--model", "vit_small", "vit_base")
 TINY_CROPS = ("--global-size", "64", "--local-size", "48", "--num-prototypes", "64", "--no-memory")
 TINY = ("--batch-size", "2", "--seconds", "0.01", "--model", "vit_tiny", *TINY_CROPS)
@@ -116,16 +117,17 @@ def parts(config: GPUConfig, photographs: Path, study_out: Path) -> Iterator[Par
     found = f"--junitxml={out / 'tests.xml'}"
     yield part("tests", 100, "pytest", "-m", "cuda", found, "-p", "no:cacheprovider", *cuda_tests())
     images = ("--data", str(photographs))
-    yield benchmark("end_to_end", 155, *images, *(TRAINED if full else TINY))
-    yield benchmark("step", 95, *(FULL if full else TINY))
+    yield benchmark("end_to_end", 145, *images, *(TRAINED if full else TINY))
+    yield benchmark("step", 90, *(FULL if full else TINY))
+    yield benchmark("packing", 40, *(PACKED if full else TINY))
     sharded = ("--size", "tiny", "--model", "vit_tiny", "--batch-size", "2", "--steps", "2")
-    yield benchmark("parallel", 55, *(() if full else sharded))
-    yield benchmark("loader", 60, *images, "--seconds", "1" if full else "0.01")
+    yield benchmark("parallel", 50, *(() if full else sharded))
+    yield benchmark("loader", 50, *images, "--seconds", "1" if full else "0.01")
     if config.study is not None and config.data is not None:
         files = (config.study, "--data", config.data, "--out", str(study_out), "--device", config.device)
         words = (python, "-m", "selfpatch", "study", *files, *config.study_options)
         yield Part("study", words, config.seconds, may_run_out=True)
-    yield benchmark("davis", 40, *(("--seconds", "5") if full else TINY))
+    yield benchmark("davis", 30, *(("--seconds", "5") if full else TINY))
 
 
 def cuda_tests() -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from benchmarks import davis, end_to_end, loader, objectives, ops, scaling, step
+from benchmarks import davis, end_to_end, loader, objectives, ops, packing, scaling, step
 from benchmarks.ceiling import matrix_ceiling
 from benchmarks.config import BenchConfig
 from benchmarks.report import Report, describe_machine
@@ -63,7 +63,7 @@ def run_benchmarks(config: BenchConfig) -> Report:
 
 
 def _timings(part: str, config: BenchConfig, device: torch.device) -> Iterator[Timing]:
-    for model in config.model if part in ("step", "end_to_end", "objectives") else ():
+    for model in config.model if part in ("step", "end_to_end", "objectives", "packing") else ():
         crops = {"global_size": config.global_size, "local_size": config.local_size}
         changes = {"crops": crops, "dino": {"num_prototypes": config.num_prototypes}}
         run = step.published_step(model, config.batch_size).override(changes)
@@ -71,9 +71,14 @@ def _timings(part: str, config: BenchConfig, device: torch.device) -> Iterator[T
             yield step.time_steps(run, device, seconds=config.seconds, memory=config.memory)
         elif part == "objectives":
             yield from objectives.timings(run, device, seconds=config.seconds, memory=config.memory)
+        elif part == "packing":
+            yield from packing.timings(run, device, seconds=config.seconds, memory=config.memory)
         else:
             data = str(sample_photographs() / "training") if config.data is None else config.data
             yield from end_to_end.timings(run.override({"data": data}), device, seconds=config.seconds)
+    if part == "packing":
+        small = packing.small_step(16 * config.batch_size)
+        yield from packing.timings(small, device, seconds=config.seconds, memory=config.memory)
     for case in _cases(part, config, device):
         yield time_case(case, seconds=config.seconds)
 

@@ -30,6 +30,7 @@ from selfpatch.training.factory import (
     pair_recipes,
     view_recipes,
 )
+from selfpatch.training.packing import pack_crops
 from selfpatch.training.student_teacher import StudentTeacher
 from selfpatch.training.trainer import training_step
 
@@ -107,6 +108,7 @@ class StepBench:
         """Take one training step."""
         plain, autocast = VARIANTS[variant]
         (return_freed_memory if plain else keep_freed_memory)()
+        pack_crops(self.student_teacher, self.config.packing, self.device, autocast)
         with use_references() if plain else contextlib.nullcontext():
             if plain not in self._optimizers:
                 self._optimizers[plain] = make_optimizer(self.config, self.student_teacher)

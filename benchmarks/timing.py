@@ -10,7 +10,7 @@ import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median, quantiles
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,6 +34,7 @@ class Case:
         unit: name of the items.
         flops: floating-point operations of one plain call, if they are counted; a fast variant may need fewer.
         second_of_two: time the second of two calls in a row, as the variant before leaves memory in another state.
+        cpu_time: measure the time of this process alone, and not that of other programs.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Case:
     unit: str = "images"
     flops: float | None = None
     second_of_two: bool = False
+    cpu_time: bool = False
 
 
 def against_reference(
@@ -111,7 +113,7 @@ def time_case(case: Case, *, seconds: float = 4.0) -> Timing:
     """
     taken: dict[str, list[float]] = {variant: [] for variant in case.variants}
     for call in case.variants.values():
-        _seconds_of(call)
+        _seconds_of(call, case.cpu_time)
     gc.freeze()  # collections leave out all that exists; modules alone take them 0.2 s
     try:
         _take_turns(case, taken, seconds)
@@ -130,16 +132,17 @@ def _take_turns(case: Case, taken: Mapping[str, list[float]], seconds: float) ->
         for variant, call in case.variants.items():
             if case.second_of_two:
                 call()
-            taken[variant].append(_seconds_of(call))
+            taken[variant].append(_seconds_of(call, case.cpu_time))
 
 
-def _seconds_of(call: Callable[[], object]) -> float:
+def _seconds_of(call: Callable[[], object], cpu_time: bool) -> float:
+    clock = process_time if cpu_time else perf_counter
     gc.collect()  # so that it does not run during the call
     wait_for_device()
-    started = perf_counter()
+    started = clock()
     call()
     wait_for_device()
-    return perf_counter() - started
+    return clock() - started
 
 
 def wait_for_device() -> None:

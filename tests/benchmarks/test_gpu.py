@@ -22,7 +22,8 @@ PYTHON = sys.executable
 
 def test_the_limits_add_up_to_less_than_nine_minutes(tmp_path: Path) -> None:
     found = list(parts(GPUConfig(out=str(tmp_path)), tmp_path, tmp_path))
-    assert [part.name for part in found] == ["tests", "end_to_end", "step", "parallel", "loader", "davis"]
+    names = ["tests", "end_to_end", "step", "packing", "parallel", "loader", "davis"]
+    assert [part.name for part in found] == names
     assert sum(part.limit + gpu.KILLED_AFTER for part in found) < 540
     assert GPUConfig().seconds + gpu.KILLED_AFTER < 540
 
@@ -109,7 +110,7 @@ def test_photographs_have_imagenets_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("only", [("tests", "end_to_end", "step"), ("parallel", "loader"), ("davis",)])
+@pytest.mark.parametrize("only", [("tests", "end_to_end", "step"), ("parallel", "loader"), ("packing", "davis")])
 def test_the_script_runs_on_a_cpu(only: tuple[str, ...], tmp_path: Path) -> None:
     environment = {**os.environ, "DEVICE": "cpu", "SIZE": "tiny", "OUT": str(tmp_path), "PYTHON": PYTHON}
     command = [str(ROOT / "benchmarks" / "gpu.sh"), "--seconds", "540", "--only", *only]

@@ -211,7 +211,7 @@ NETWORK = "weights side num-heads position-embedding allow-partial device"
 OPTIONS = {
     "pretrain": """
         data out channels recipe method objective model patch-size init teacher allow-partial epochs minutes batch-size
-        accumulate seed device precision compile parallel activation-checkpointing loss-weights
+        accumulate seed device precision compile packing parallel activation-checkpointing loss-weights
         backbone.embed-dim backbone.depth backbone.depths backbone.num-heads backbone.rope backbone.registers
         lora.rank lora.alpha lora.layers lora.last-blocks
         backbone.drop-path backbone.position-embedding backbone.positions backbone.rope-rescale backbone.initialisation

@@ -14,6 +14,7 @@ from selfpatch.cli.main import main
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.factory import make_student_teacher, move_to_device
 from selfpatch.training.loggers.metrics import read_metrics
+from selfpatch.training.packing import pack_crops
 from tests.helpers.command_line import TINY, write_photos
 from tests.helpers.tiny import hyperparameters, tiny_config, tiny_student_teacher, tiny_views
 
@@ -42,12 +43,16 @@ def test_a_compiled_step_is_the_step() -> None:
     [("dino", "selfpatch+sere"), ("ibot", "gram+retain"), ("densecl", "distill+koleo+paka+selfpatch_pairs")],
 )
 def test_a_whole_step_is_one_graph(method: str, objective: str) -> None:
-    """Nothing in the networks or the losses waits for the device. NeCo and Leopart draw from a generator, and break."""
+    """Nothing in the networks or the losses waits for the device, nor in packed crops.
+
+    NeCo and Leopart draw from a generator, and break.
+    """
     backbone = {"embed_dim": 16, "depth": 1, "num_heads": 2}
     student_teacher = tiny_student_teacher(method=method, objective=objective, backbone=backbone)
     arguments = tiny_views(2), hyperparameters()
     expected = student_teacher(*arguments)
     student_teacher.discard_step()
+    pack_crops(student_teacher, "always", torch.device("cpu"), None)
     torch._dynamo.reset()
     found = torch.compile(student_teacher, backend="eager", fullgraph=True)(*arguments)
     assert found.keys() == expected.keys()

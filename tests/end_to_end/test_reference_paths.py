@@ -14,6 +14,7 @@ from selfpatch.models.backbones.build import build_backbone
 from selfpatch.models.backbones.config import ViTConfig
 from selfpatch.training.factory import make_optimizer, make_schedule
 from selfpatch.training.optim import clip_gradients
+from selfpatch.training.packing import pack_crops
 from selfpatch.training.student_teacher import StudentTeacher
 from selfpatch.training.trainer import training_step
 from tests.helpers.curves import METHODS, OBJECTIVES
@@ -51,6 +52,8 @@ def losses_and_gradients(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return each loss of one step, with drop path and masks, and all gradients as one vector."""
     student_teacher = tiny_student_teacher(**settings).to(device)
+    packable = student_teacher.student.backbone.packable
+    pack_crops(student_teacher, "always" if packable else "never", torch.device(device), autocast)
     scale = 1 if settings["model"] == "vit_tiny" else 2
     torch.manual_seed(11)
     with use_references() if plain else contextlib.nullcontext():

@@ -27,6 +27,7 @@ from selfpatch.training import factory
 from selfpatch.training.dataset import TrainingData
 from selfpatch.training.memory import memory_of, memory_when_shared
 from selfpatch.training.optim import Schedule, set_hyperparameters
+from selfpatch.training.packing import pack_crops
 from selfpatch.training.parallel import recompute_activations
 from selfpatch.training.student_teacher import StudentTeacher
 
@@ -153,6 +154,7 @@ def pretraining_report(
         parameters["anchor"] = sum(p.numel() for p in student_teacher.anchor.parameters())
     images = config.batch_size // (config.accumulate * distributed.world_size())
     autocast = autocast_dtype(config.precision, device)
+    pack_crops(student_teacher, config.packing, device, autocast)
     groups = group_rows(optimizer)
     by_kind = {
         kind: memory_when_shared(student_teacher, optimizer, kind, distributed.world_size(), autocast)

@@ -16,7 +16,9 @@ RESOLVED = (
     "data", "out", "epochs", "minutes", "loss_weights", "loader.render", *(f"optimizer.{name}" for name in PHASES),
 )  # fmt: skip
 """Settings that a run records in another form than the command gives them."""
-FREE = ("device", "precision", "compile", "parallel", "activation_checkpointing", "checkpoint", "logging")
+FREE = (
+    "device", "precision", "compile", "packing", "parallel", "activation_checkpointing", "checkpoint", "logging",
+)  # fmt: skip
 """Settings and sections that another start may change, as they decide neither samples nor schedule; so is the number of
 loader processes."""
 

@@ -7,14 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.core.types import EncoderOutput, Tokens
-from selfpatch.models.backbones.base import Backbone, disable_drop_path
+from selfpatch.models.backbones.base import Backbone, Batch, disable_drop_path
 from selfpatch.models.backbones.vit import disable_rope_rescale
 from selfpatch.models.encoder import image_token, share_final_norm
 from selfpatch.models.pooling import PositivePool
 
 
 class Branch(nn.Module):
-    """One side of the training: `crops -> EncoderOutput`."""
+    """One side of the training: `crops -> EncoderOutput`.
+
+    Attributes:
+        packed: whether crops of all sizes pass the backbone as one sequence of tokens.
+    """
+
+    packed = False
 
     def __init__(self, backbone: Backbone, pool: nn.Module | None, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -25,29 +31,32 @@ class Branch(nn.Module):
     def forward(
         self, crops: Sequence[Tensor], masks: Tensor | None = None, pair_crops: Tensor | None = None
     ) -> EncoderOutput:
-        """Encode the views, one batch per resolution.
+        """Encode the views, one batch per resolution, or all of them at once if they are `packed`.
 
         Args:
             crops: normalised [V, B, C, S, S'] for each resolution, the global crops first.
             masks: [G, B, h, w] bool, True where a patch of a global crop is hidden.
             pair_crops: normalised [V, B, C, S, S'], the clean crops (teacher) or the contained ones (student).
         """
-        grids, images = [], []
-        for resolution, views in enumerate(crops):
-            mask = masks.flatten(0, 1) if masks is not None and resolution == 0 else None
-            tokens = self._tokens(views, mask)
-            grids.append(tokens)
-            images.append(image_token(tokens, self.pool).unflatten(0, views.shape[:2]))  # [V, B, D]
+        batches: list[Batch] = [(views.flatten(0, 1), None) for views in crops]
+        if masks is not None:
+            batches[0] = (batches[0][0], masks.flatten(0, 1))
+        if pair_crops is not None:
+            batches.append((pair_crops.flatten(0, 1), None))
+        at_once = self.packed and len(batches) > 1
+        encode = self.backbone.forward_packed if at_once else self.backbone.forward_each
+        tokens = [self._normed(each) for each in encode(batches)]
+        grids, pair_tokens = tokens[: len(crops)], None if pair_crops is None else tokens[-1]
+        images = [  # [V, B, D] each
+            image_token(each, self.pool).unflatten(0, views.shape[:2]) for each, views in zip(grids, crops, strict=True)
+        ]
         image = torch.cat(images) if images else torch.empty(0, 0, self.backbone.dim)
-        pair_tokens = None if pair_crops is None else self._tokens(pair_crops)
         return EncoderOutput(image, tuple(grids), dict(self.heads.items()), self.pool, pair_tokens)
 
-    def _tokens(self, views: Tensor, mask: Tensor | None = None) -> Tokens:
-        """Return the tokens [V*B, ...] of views [V, B, C, S, S']."""
-        tokens = self.backbone(views.flatten(0, 1), mask)
-        # The norm of a positive pool replaces the final norm; a trunk that has one has used it already.
+    def _normed(self, tokens: Tokens) -> Tokens:
+        """Return the tokens with normed patches; a trunk that has a final norm has used it already."""
         if isinstance(self.pool, PositivePool) and self.backbone.final_norm is None:
-            tokens = tokens._replace(patches=self.pool.norm(tokens.raw_patches))
+            return tokens._replace(patches=self.pool.norm(tokens.raw_patches))
         return tokens
 
     def compile_blocks(self, backend: str = "inductor") -> None:

@@ -40,6 +40,7 @@ from selfpatch.training.components import all_heads, make_component, only_pool
 from selfpatch.training.dataset import TrainingData
 from selfpatch.training.online_eval import OnlineEvaluator
 from selfpatch.training.optim import Schedule
+from selfpatch.training.packing import check_packing, pack_crops
 from selfpatch.training.parallel import recompute_activations, shard
 from selfpatch.training.student_teacher import StudentTeacher
 
@@ -105,6 +106,7 @@ def make_student_teacher(
     if pool is not None and is_new:
         architecture = request.below_pool(architecture, None if weights is None else weights.config, pool)
     backbone = request.build(architecture)
+    check_packing(config.packing, backbone, config.model)
     _check_crops(backbone, config, objectives)
     _add_mask_token(backbone, config, objectives)
     report = None if weights is None else load_backbone(backbone, weights, pool, allow_partial=config.allow_partial)
@@ -316,11 +318,13 @@ def make_online_evaluator(
 
 
 def move_to_device(config: RunConfig, student_teacher: StudentTeacher, device: torch.device) -> StudentTeacher:
-    """Move the network to its device; checkpoint, compile and shard its blocks if configured.
+    """Move the network to its device; pack its crops, and checkpoint, compile and shard its blocks, if configured.
 
     An anchor that is no ViT is not compiled.
     """
     student_teacher.to(device)
+    autocast = autocast_dtype(config.precision, device)
+    pack_crops(student_teacher, config.packing, device, autocast)
     if device.type == "cpu":
         keep_freed_memory()
     if config.activation_checkpointing:
@@ -332,5 +336,5 @@ def move_to_device(config: RunConfig, student_teacher: StudentTeacher, device: t
         if anchor is not None and isinstance(anchor.branch.backbone, ViT):
             anchor.branch.compile_blocks()
     if config.parallel == "fsdp":
-        shard(student_teacher, device, autocast_dtype(config.precision, device))
+        shard(student_teacher, device, autocast)
     return student_teacher

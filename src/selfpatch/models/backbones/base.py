@@ -20,6 +20,9 @@ LAYER_PARTS = {"qkv": ("q_proj", "k_proj", "v_proj"), "fc1": ("fc1_g", "fc1_x")}
 _BLOCK = re.compile(r"(?:.+\.)?(?:blocks|layer[1-4])\.\d+")
 """Names of timm's blocks: those of ViTs, Swins and ConvNeXts, and of ResNets."""
 
+Batch = tuple[Tensor, Tensor | None]
+"""Normalised images [B, C, H, W] and their mask [B, h, w], the arguments of a pass."""
+
 
 class Backbone(nn.Module):
     """A timm model as `images [B, C, H, W] -> Tokens`.
@@ -33,6 +36,7 @@ class Backbone(nn.Module):
         map_dims: width of each map that `maps` can give, the first layer first.
         map_strides: side of a token of each such map, in pixels.
         has_class_token: whether `Tokens.cls` is given.
+        packable: whether `forward_packed` encodes images of several sizes at once.
         mask_token: [1, E] replacement for embedded patches that are hidden from the student, or None.
     """
 
@@ -41,6 +45,7 @@ class Backbone(nn.Module):
     """Side in pixels of the embedded patches, on whose map masks are laid."""
     embedding_dim: int
     has_class_token = False
+    packable = False
 
     def __init__(self, trunk: nn.Module, config: AnyBackboneConfig) -> None:
         super().__init__()
@@ -82,11 +87,21 @@ class Backbone(nn.Module):
         Raises:
             ValueError: the patch size does not divide a side.
         """
+        return self.encode(self.embed_visible(images, mask))
+
+    def forward_each(self, batches: Sequence[Batch]) -> list[Tokens]:
+        """Encode batches of images of several sizes, one batch after the other."""
+        return [self(images, mask) for images, mask in batches]
+
+    def forward_packed(self, batches: Sequence[Batch]) -> list[Tokens]:
+        """Encode batches as `forward_each` does, their tokens in one sequence; only if the backbone is `packable`."""
+        raise NotImplementedError
+
+    def embed_visible(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Embed patches [B, h, w, E], with the mask token where mask [B, h, w] is True; arguments as for `forward`."""
         self.check_size(*images.shape[-2:])
         embedded = self.embed(images)
-        if mask is not None:
-            embedded = self._mask(embedded, mask)
-        return self.encode(embedded)
+        return embedded if mask is None else self._mask(embedded, mask)
 
     def _mask(self, embedded: Tensor, mask: Tensor) -> Tensor:
         assert self.mask_token is not None

@@ -7,58 +7,19 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from timm.layers import Attention, Mlp, SwiGLUPacked
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.layers import Mlp, SwiGLUPacked
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from selfpatch.core.reference import using_references
+from selfpatch.core.reference import fast_path_of
 from selfpatch.core.types import Tokens
-from selfpatch.models.backbones.base import Backbone
+from selfpatch.models.backbones.base import Backbone, Batch
 from selfpatch.models.backbones.config import ViTConfig
+from selfpatch.models.backbones.packing import Draws, Packing, draw_paths
 from selfpatch.models.backbones.positions import add_positions, sincos_positions
-from selfpatch.models.layers.keyless_bias import KeylessBias, used_bias
-from selfpatch.models.layers.lora import base_and_update
+from selfpatch.models.backbones.vit_block import RotaryAttention, ViTAttention, ViTBlock
 from selfpatch.ops.foreground import class_attention
-from selfpatch.ops.linear import gelu_linear, norm_linear
-from selfpatch.ops.rope import Rotation, rope_periods, rope_rotation, rotate_patches
-
-MAX_PAIRED_TOKENS = 1024
-"""Number of tokens of an image up to which the matrix of all pairs is formed if that is faster."""
-
-
-class _Attention(Attention):
-    """timm's attention in two steps, so that a block can compute the projection together with its norm."""
-
-    def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rotation: Rotation | None = None
-    ) -> Tensor:
-        if attn_mask is not None or is_causal:
-            assert rotation is None
-            return super().forward(x, attn_mask, is_causal)
-        return self.attend(self.qkv(x), rotation)
-
-    def attend(self, projected: Tensor, rotation: Rotation | None = None) -> Tensor:
-        """Attend with projected queries, keys and values: [B, N, 3 * D] -> [B, N, D]."""
-        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)  # [B, H, N, d]
-        if rotation is not None:
-            query, key = rotate_patches(query, rotation), rotate_patches(key, rotation)
-        # On a CPU the fused attention is slow in bfloat16, backward above all.
-        slow = projected.device.type == "cpu" and projected.dtype == torch.bfloat16
-        if using_references() or (slow and projected.shape[1] <= MAX_PAIRED_TOKENS):
-            # All pairs [B, H, N, N], as in the released code.
-            attended = (query * self.scale @ key.transpose(-2, -1)).softmax(-1) @ value
-        else:
-            attended = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(attended.transpose(1, 2).flatten(2))
-
-
-class _RotaryAttention(_Attention):
-    """Attention whose queries and keys can be rotated, without bias of keys."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.qkv = KeylessBias(self.qkv.in_features, self.qkv.out_features)
+from selfpatch.ops.rope import Rotation, rope_periods, rope_rotation
 
 
 class Rope(nn.Module):
@@ -93,38 +54,6 @@ def disable_rope_rescale(module: nn.Module) -> None:
             part.rescale = 1.0
 
 
-class _Block(Block):
-    """timm's block, which in training stores no outputs of norms or GELU."""
-
-    def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, rotation: Rotation | None = None
-    ) -> Tensor:
-        if attn_mask is not None or is_causal:
-            assert rotation is None
-            return super().forward(x, attn_mask, is_causal)
-        assert isinstance(self.attn, _Attention)
-        differentiated = self.training and torch.is_grad_enabled()
-        # A compiler decides by itself which tensors it stores.
-        if using_references() or not differentiated or torch.compiler.is_compiling():
-            x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), rotation=rotation)))
-            return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-        attended = self.attn.attend(_norm_linear(x, self.norm1, self.attn.qkv), rotation)
-        x = x + self.drop_path1(self.ls1(attended))
-        if isinstance(self.mlp, Mlp):
-            inner = _norm_linear(x, self.norm2, self.mlp.fc1)
-            fc2, low_rank = base_and_update(self.mlp.fc2)
-            output = gelu_linear(inner, fc2.weight, fc2.bias, low_rank)
-        else:
-            output = self.mlp(self.norm2(x))
-        return x + self.drop_path2(self.ls2(output))
-
-
-def _norm_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
-    assert isinstance(norm, nn.LayerNorm)
-    base, low_rank = base_and_update(linear)
-    return norm_linear(x, norm.weight, norm.bias, norm.eps, base.weight, used_bias(base), low_rank)
-
-
 class ViT(Backbone):
     """A timm `VisionTransformer` with `dynamic_img_size`."""
 
@@ -135,6 +64,7 @@ class ViT(Backbone):
         super().__init__(trunk, config)
         self.embedding_stride, self.embedding_dim = config.patch_size, config.embed_dim
         self.has_class_token = trunk.cls_token is not None
+        self.packable = all(isinstance(block, ViTBlock) for block in trunk.blocks)  # timm's own know one size
         self._keeps_class_attention = False
 
     def encode(self, embedded: Tensor) -> Tokens:
@@ -145,6 +75,31 @@ class ViT(Backbone):
                 attention = self._class_attention(block, x, rotation, embedded)
             x = self._through(block, x, rotation)
         return self._tokens(x, embedded)._replace(class_attention=attention)
+
+    @fast_path_of(Backbone.forward_each)
+    def forward_packed(self, batches: Sequence[Batch]) -> list[Tokens]:
+        """Encode batches of images of several sizes as one sequence of tokens, see `packing`."""
+        embedded = [self.embed_visible(images, mask) for images, mask in batches]
+        inputs = [self._block_input(each) for each in embedded]
+        # A batch draws for all blocks before the next batch does, as in separate passes.
+        draws = [list(self._draws(each)) for each in embedded]
+        packing = Packing(inputs, self.num_heads)
+        x, rotation = packing.pack(inputs), None
+        attention: list[Tensor | None] = [None] * len(batches)
+        for number, (block, drawn) in enumerate(zip(self.trunk.blocks, zip(*draws, strict=True), strict=True), 1):
+            if number == 1 or self._draws_rotations:
+                rotation = packing.rotation([of_batch.rotation for of_batch in drawn])
+            if self._keeps_class_attention and number == self.num_layers:
+                parts = zip(packing.unpack(x), drawn, embedded, strict=True)
+                attention = [self._class_attention(block, part, own.rotation, each) for part, own, each in parts]
+            x = block(x, rotation=rotation, packed=packing.of_block(drawn))
+        outputs = zip(packing.unpack(x), embedded, attention, strict=True)
+        return [self._tokens(raw, each)._replace(class_attention=of_cls) for raw, each, of_cls in outputs]
+
+    def _draws(self, embedded: Tensor) -> Iterator[Draws]:
+        """Yield what is drawn for each block in a pass of embedded patches [B, h, w, D]."""
+        for block, rotation in zip(self.trunk.blocks, self._rotations(embedded), strict=False):
+            yield Draws(rotation, draw_paths(block, len(embedded), embedded.device))
 
     def keep_class_attention(self) -> None:
         """Return the CLS token's attention with the tokens from now on; raise ValueError if there is no such token."""
@@ -167,10 +122,14 @@ class ViT(Backbone):
         """Return the rotation of queries and keys on a grid of patches, or None if the network has none."""
         return self.trunk.get_submodule("rope")(h, w) if self.config.rope else None
 
+    @property
+    def _draws_rotations(self) -> bool:
+        """Whether factors of the coordinates are drawn, so that each block has another rotation."""
+        return self.config.rope and self.training and self.trunk.get_submodule("rope").rescale != 1
+
     def _rotations(self, embedded: Tensor) -> Iterator[Rotation | None]:
         """Yield the rotation of each block, all alike unless factors of the coordinates are drawn."""
-        drawn = self.config.rope and self.training and self.trunk.get_submodule("rope").rescale != 1
-        rotation = self.rotation(*embedded.shape[1:3])
+        drawn, rotation = self._draws_rotations, self.rotation(*embedded.shape[1:3])
         while True:
             yield rotation
             rotation = self.rotation(*embedded.shape[1:3]) if drawn else rotation
@@ -308,7 +267,7 @@ def build_vit(config: ViTConfig, *, drop_path: float = 0.0) -> ViT:
     gated = config.mlp == "swiglu"
     mlp_layer: Any = SwiGLUPacked if gated else Mlp
     first_width = config.inner_width * (2 if gated else 1)  # the first layer of a gated MLP has both halves
-    attention: Any = _RotaryAttention if config.rope else _Attention
+    attention: Any = RotaryAttention if config.rope else ViTAttention
     trunk = VisionTransformer(
         img_size=config.grid * config.patch_size,
         patch_size=config.patch_size,
@@ -331,7 +290,7 @@ def build_vit(config: ViTConfig, *, drop_path: float = 0.0) -> ViT:
         drop_path_rate=drop_path,
         norm_layer=partial(nn.LayerNorm, eps=config.eps),
         attn_layer=attention,
-        block_fn=_Block,
+        block_fn=ViTBlock,
     )
     if trunk.cls_token is not None:
         nn.init.trunc_normal_(trunk.cls_token, std=0.02)  # timm's 1e-6 is not what DINO starts from

@@ -1,0 +1,40 @@
+"""Choice whether crops of all sizes pass the backbones at once (`models.backbones.packing`)."""
+
+from typing import Literal
+
+import torch
+
+from selfpatch.models.backbones.base import Backbone
+from selfpatch.ops.attention import has_varlen_kernel
+from selfpatch.training.student_teacher import StudentTeacher
+
+Packing = Literal["auto", "always", "never"]
+
+
+def check_packing(packing: Packing, backbone: Backbone, model: str) -> None:
+    """Raise ValueError if crops are to be packed for a backbone that cannot."""
+    if packing == "always" and not backbone.packable:
+        raise ValueError(
+            f"packing is 'always', but {model} cannot encode crops of several sizes at once; leave it out, or use one "
+            "of the ViTs vit_tiny, vit_small, vit_base, vit_large, vit_huge and vit_giant"
+        )
+
+
+def pack_crops(
+    student_teacher: StudentTeacher, packing: Packing, device: torch.device, autocast: torch.dtype | None
+) -> None:
+    """Let student and teacher encode crops of all sizes at once or in separate passes, in place.
+
+    Args:
+        student_teacher: the network.
+        packing: the setting of the run. `auto` packs in 16 bits on a CPU, where it is faster than separate passes
+            (docs/performance.md), and on CUDA, where one kernel attends to images of all sizes.
+        device: device that trains.
+        autocast: type of the products of the forward pass; if None, float32.
+    """
+    backbone = student_teacher.student.backbone
+    on_cpu = device.type == "cpu" and autocast is not None
+    faster = on_cpu or has_varlen_kernel(device, autocast, backbone.dim // backbone.num_heads)
+    packed = packing == "always" or (packing == "auto" and backbone.packable and faster)
+    for branch in (student_teacher.student, student_teacher.teacher):
+        branch.packed = packed
