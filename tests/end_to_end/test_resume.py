@@ -28,8 +28,9 @@ pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("SELFPATCH_KILLS", "3"))
 STEPS = (
-    "--epochs 5 --checkpoint.every-steps 3 --loader.workers 1 --backbone.drop-path 0.2 --watch.picture-images 0".split()
-)
+    "--epochs 5 --checkpoint.every-steps 3 --loader.workers 1 --backbone.drop-path 0.2 --packing always "
+    "--watch.picture-images 0"
+).split()
 
 
 @pytest.fixture(scope="module")
