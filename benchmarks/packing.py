@@ -37,9 +37,3 @@ def timings(config: RunConfig, device: torch.device, *, seconds: float, memory: 
         measured = runs if memory else {}
         peaks = {name: peak_memory(step_of, run, variant, device, device=device) for name, run in measured.items()}
         yield replace(timing, peak_memory=peaks)
-
-
-if __name__ == "__main__":
-    from benchmarks.run import main
-
-    main("packing")

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import gpu
+from benchmarks.config import PARTS
 from benchmarks.gpu import GPUConfig, Part, cuda_tests, parts, run, run_all
 from benchmarks.photographs import write_photographs
 
@@ -26,6 +27,15 @@ def test_the_limits_add_up_to_less_than_nine_minutes(tmp_path: Path) -> None:
     assert [part.name for part in found] == names
     assert sum(part.limit + gpu.KILLED_AFTER for part in found) < 540
     assert GPUConfig().seconds + gpu.KILLED_AFTER < 540
+
+
+def test_each_part_is_a_program_that_runs_it(tmp_path: Path) -> None:
+    """A module without a program would end at once, and count as passed."""
+    commands = {part.name: part.command for part in parts(GPUConfig(out=str(tmp_path)), tmp_path, tmp_path)}
+    for name in ("end_to_end", "step", "packing", "loader", "davis"):
+        assert commands[name][1:4] == ("-m", "benchmarks", name)
+        assert name in PARTS
+    assert commands["parallel"][1:3] == ("-m", "benchmarks.parallel")
 
 
 def test_a_study_takes_the_time_that_is_left(tmp_path: Path) -> None:

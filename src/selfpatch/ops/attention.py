@@ -61,8 +61,8 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, groups: Groups, 
     if offsets is None:
         return packed_attention_reference(query, key, value, groups, offsets)
     longest = max(tokens for _, tokens in groups)
-    by_token = [x.transpose(0, 1) for x in (query, key, value)]  # [T, H, d] each
-    attended = varlen_attn(*by_token, offsets, offsets, longest, longest)
+    query, key, value = (x.transpose(0, 1) for x in (query, key, value))  # [T, H, d] each
+    attended = varlen_attn(query, key, value, offsets, offsets, longest, longest)
     assert isinstance(attended, Tensor)
     return attended.transpose(0, 1)
 

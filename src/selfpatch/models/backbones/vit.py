@@ -76,7 +76,11 @@ class ViT(Backbone):
             x = self._through(block, x, rotation)
         return self._tokens(x, embedded)._replace(class_attention=attention)
 
-    @fast_path_of(Backbone.forward_each)
+    def forward_packed_reference(self, batches: Sequence[Batch]) -> list[Tokens]:
+        """Compute `forward_packed` in a pass for each size."""
+        return self.forward_each(batches)
+
+    @fast_path_of(forward_packed_reference)
     def forward_packed(self, batches: Sequence[Batch]) -> list[Tokens]:
         """Encode batches of images of several sizes as one sequence of tokens, see `packing`."""
         embedded = [self.embed_visible(images, mask) for images, mask in batches]
@@ -125,7 +129,7 @@ class ViT(Backbone):
     @property
     def _draws_rotations(self) -> bool:
         """Whether factors of the coordinates are drawn, so that each block has another rotation."""
-        return self.config.rope and self.training and self.trunk.get_submodule("rope").rescale != 1
+        return self.config.rope and self.training and bool(self.trunk.get_submodule("rope").rescale != 1)
 
     def _rotations(self, embedded: Tensor) -> Iterator[Rotation | None]:
         """Yield the rotation of each block, all alike unless factors of the coordinates are drawn."""
