@@ -253,7 +253,7 @@ OPTIONS = {
         long-side batch-size epochs decay-at warmup-steps optimizer lr lr-batch weight-decay weight-decay-on layer-decay
         drop-path clip precision seed workers max-pictures""",
     "evaluate discover": f"""{NETWORK} data out limit debias block stage output-stride dilate methods facet centre
-        num-patches tau tau-quantile mass head split image-list hard precision max-pictures""",
+        num-patches tau tau-quantile maskcut-tau max-objects mass head split image-list hard precision max-pictures""",
     "evaluate finetune": f"""{NETWORK} data out limit preset labels token epochs batch-size lr min-lr
         warmup-epochs weight-decay layer-decay drop-path mixup cutmix smoothing rand-augment erasing repeats
         head-layers head-std resampling weight-decay-on schedule resize crop precision seed per-class encode-batch
@@ -271,7 +271,7 @@ OPTIONS = {
         max-memory num-clusters matching iterations restarts min-scale max-side min-lr warmup-epochs
         train-part absent-as-zero shape passes augment void-as-background std hungarian
         features components init points-per-cluster seeds schedule clip dropout antialias search""",
-    "evaluate all": f"{NETWORK} suite data-root against out cache-gb keep-cache",
+    "evaluate all": f"{NETWORK} suite data-root limit against out cache-gb keep-cache",
     "evaluate --compare": "compare out allow-different",
     "explore": f"{NETWORK} out resolution limit components megabytes debias k window border",
     "export": "weights side num-heads position-embedding allow-partial to out size debias push-to-hub private license "
