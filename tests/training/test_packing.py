@@ -115,7 +115,7 @@ def test_compiled_blocks_pack() -> None:
 
 @pytest.mark.slow
 def test_a_dry_run_counts_the_same_flops() -> None:
-    settings = {"recipe": "small-cpu", "objective": "none", "batch_size": 4, "backbone": {"depth": 1}}
+    settings: dict[str, Any] = {"recipe": "small-cpu", "objective": "none", "batch_size": 4, "backbone": {"depth": 1}}
     always, never = (
         selfpatch.pretrain(**settings, device="cpu", packing=packing, dry_run=True) for packing in ("always", "never")
     )
