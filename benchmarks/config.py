@@ -8,6 +8,7 @@ import tyro
 from annotated_types import Gt, MinLen
 from pydantic import PositiveInt
 
+from benchmarks.timing import Clock
 from selfpatch.config.schema import Size, settings
 
 DEFAULT_PARTS = ("loader", "step", "end_to_end", "ops", "davis", "scaling")
@@ -42,6 +43,9 @@ class BenchConfig:
     """Measure the peak memory of a step too; on a CPU each variant then runs in a process of its own."""
     seconds: Annotated[float, Gt(0)] = 4.0
     """Approximate time for each case in seconds; each variant is timed at least three times."""
+    clock: Clock = "wall"
+    """Time that is counted by loader, step, ops and davis: `wall`, or `cpu`, that of the processor in this process,
+    which other programs hardly change."""
     device: str = "auto"
     """Device to time: `auto` (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps."""
     out: str | None = None

@@ -68,7 +68,7 @@ def _timings(part: str, config: BenchConfig, device: torch.device) -> Iterator[T
         changes = {"crops": crops, "dino": {"num_prototypes": config.num_prototypes}}
         run = step.published_step(model, config.batch_size).override(changes)
         if part == "step":
-            yield step.time_steps(run, device, seconds=config.seconds, memory=config.memory)
+            yield step.time_steps(run, device, seconds=config.seconds, memory=config.memory, clock=config.clock)
         elif part == "objectives":
             yield from objectives.timings(run, device, seconds=config.seconds, memory=config.memory)
         elif part == "packing":
@@ -80,7 +80,7 @@ def _timings(part: str, config: BenchConfig, device: torch.device) -> Iterator[T
         small = packing.small_step(16 * config.batch_size)
         yield from packing.timings(small, device, seconds=config.seconds, memory=config.memory)
     for case in _cases(part, config, device):
-        yield time_case(case, seconds=config.seconds)
+        yield time_case(case, seconds=config.seconds, clock=config.clock)
 
 
 def _cases(part: str, config: BenchConfig, device: torch.device) -> Iterator[Case]:

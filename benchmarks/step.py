@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.memory import peak_memory
-from benchmarks.timing import Case, Timing, count_flops, time_case
+from benchmarks.timing import Case, Clock, Timing, count_flops, time_case
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
 from selfpatch.config.schema import size_text
@@ -144,13 +144,15 @@ def step_of(config: RunConfig, variant: str, device: torch.device) -> Callable[[
     return two_steps
 
 
-def time_steps(config: RunConfig, device: torch.device, *, seconds: float, memory: bool = True) -> Timing:
+def time_steps(
+    config: RunConfig, device: torch.device, *, seconds: float, memory: bool = True, clock: Clock = "wall"
+) -> Timing:
     """Time all variants in turn, and measure the peak memory of each if `memory`."""
     name = (
         f"step of {config.method} + {config.objective}, {config.model}, {crops_of(config.crops)}, "
         f"batch {config.batch_size}"
     )
-    timing = time_case(StepBench(config, device).case(name), seconds=seconds)
+    timing = time_case(StepBench(config, device).case(name), seconds=seconds, clock=clock)
     return_freed_memory()  # the default, for the benchmarks that follow
     if not memory:
         return timing

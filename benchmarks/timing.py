@@ -11,11 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 from time import perf_counter, process_time
+from typing import Literal
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from selfpatch.core.reference import use_references
+
+Clock = Literal["wall", "cpu"]
+"""The time that passes, or that of the processor in all threads of this process."""
 
 MIN_ROUNDS, MAX_ROUNDS = 3, 200
 PATIENCE = 10
@@ -106,23 +110,24 @@ class Timing:
         return median(ratios), low, high
 
 
-def time_case(case: Case, *, seconds: float = 4.0) -> Timing:
+def time_case(case: Case, *, seconds: float = 4.0, clock: Clock = "wall") -> Timing:
     """Run all variants in turn, round after round, for about `seconds`; the first round only warms up.
 
     There are at least `MIN_ROUNDS` rounds, unless these take much longer.
     """
     taken: dict[str, list[float]] = {variant: [] for variant in case.variants}
+    cpu_time = case.cpu_time or clock == "cpu"
     for call in case.variants.values():
-        _seconds_of(call, case.cpu_time)
+        _seconds_of(call, cpu_time)
     gc.freeze()  # collections leave out all that exists; modules alone take them 0.2 s
     try:
-        _take_turns(case, taken, seconds)
+        _take_turns(case, taken, seconds, cpu_time)
     finally:
         gc.unfreeze()
     return Timing(case.name, taken, case.items, case.unit, case.flops)
 
 
-def _take_turns(case: Case, taken: Mapping[str, list[float]], seconds: float) -> None:
+def _take_turns(case: Case, taken: Mapping[str, list[float]], seconds: float, cpu_time: bool) -> None:
     """Append the seconds of a call of each variant to `taken`, round after round."""
     started = perf_counter()
     for done in range(MAX_ROUNDS):
@@ -132,7 +137,7 @@ def _take_turns(case: Case, taken: Mapping[str, list[float]], seconds: float) ->
         for variant, call in case.variants.items():
             if case.second_of_two:
                 call()
-            taken[variant].append(_seconds_of(call, case.cpu_time))
+            taken[variant].append(_seconds_of(call, cpu_time))
 
 
 def _seconds_of(call: Callable[[], object], cpu_time: bool) -> float:

@@ -21,11 +21,10 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks.peers.task import Task
-
-Clock = Literal["wall", "cpu"]
+from benchmarks.timing import Clock
 
 WARM_UP = 2
 """First steps that are not counted: loader processes start, and the optimizer allocates its moments."""

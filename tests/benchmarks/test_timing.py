@@ -54,3 +54,9 @@ def test_speed_is_compared_within_a_round() -> None:
     measured = Timing("a case", {"plain": [4.0, 8.0, 4.0], "fast": [2.0, 2.0, 1.0]}, items=8, unit="images")
     assert measured.speedup("fast") == (4.0, 3.0, 4.0)
     assert measured.rate("plain") == 2.0
+
+
+def test_the_time_of_the_processor_can_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "process_time", iter(range(1000)).__next__)
+    case = Case("a case", {"plain": lambda: None, "fast": lambda: None})
+    assert time_case(case, seconds=0.0, clock="cpu").seconds == {"plain": [1] * MIN_ROUNDS, "fast": [1] * MIN_ROUNDS}
