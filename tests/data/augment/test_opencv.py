@@ -237,7 +237,18 @@ def test_huge_buffers_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast_rendering, "LARGEST_KEPT", 100)
     monkeypatch.setattr(fast_rendering, "_scratch", fast_rendering._Scratch())
     torch.testing.assert_close(render_fast(image, 32, p), expected, rtol=0, atol=0)
-    assert not fast_rendering._scratch._buffers
+    assert fast_rendering._scratch._cut.size == 0
+    assert not fast_rendering._scratch._pairs
+
+
+def test_buffers_of_a_few_sizes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    raster = as_raster(noise(60, 50))
+    p = draw_view(RECIPES[2], raster.size, generator(0, 0, 0, 0))
+    expected = {side: render_fast(raster, side, p) for side in range(20, 31)}
+    monkeypatch.setattr(fast_rendering, "_scratch", fast_rendering._Scratch())
+    for side, view in expected.items():
+        torch.testing.assert_close(render_fast(raster, side, p), view, rtol=0, atol=0)
+        assert len(fast_rendering._scratch._pairs) <= fast_rendering.MOST_KEPT
 
 
 def test_opencv_runs_in_one_thread() -> None:

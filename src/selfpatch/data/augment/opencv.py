@@ -28,6 +28,8 @@ LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R 601-2, as in Pillow)."""
 LARGEST_KEPT = 2**24
 """Bytes of the largest buffer that is kept for the next view: a rare huge photograph should not stay in memory."""
+MOST_KEPT = 8
+"""Number of sizes of views whose buffers are kept."""
 
 
 def render_fast(image: Picture, size: Size, parameters: ViewParameters) -> Tensor:
@@ -37,10 +39,10 @@ def render_fast(image: Picture, size: Size, parameters: ViewParameters) -> Tenso
     channels or of floats go to `multichannel.render_raster`.
     """
     image = Raster.of(image)
-    if len(image.pixels) != 3 or image.pixels.dtype != torch.uint8:
+    if image.rows.shape[2] != 3 or image.rows.dtype != np.uint8:
         return render_raster(image, size, parameters)
     cv2, sides = opencv(), height_and_width(size)
-    pixels = _change_colours(_resize(image.pixels, sides, parameters), parameters.jitter, parameters.grey)
+    pixels = _change_colours(_resize(image.rows, sides, parameters), parameters.jitter, parameters.grey)
     if parameters.blur_radius > 0:
         kernel = _blur_kernel(round(parameters.blur_radius, 2))  # few enough to cache; a 100th pixel is below rounding
         pixels = cv2.sepFilter2D(
@@ -48,9 +50,9 @@ def render_fast(image: Picture, size: Size, parameters: ViewParameters) -> Tenso
         )
     if parameters.solarize:  # levels from 128 on are inverted
         cv2.min(pixels, cv2.bitwise_not(pixels, dst=_scratch.other(pixels)), dst=pixels)
-    view = torch.empty(3, *sides, dtype=torch.uint8)
-    cv2.split(pixels, list(view.numpy()))
-    return view
+    planes = np.empty((3, *sides), np.uint8)
+    cv2.split(pixels, [*planes])
+    return torch.from_numpy(planes)
 
 
 @cache
@@ -72,41 +74,69 @@ def fast_rendering_available() -> bool:
     return False
 
 
+class _Canvas(NamedTuple):
+    """Memory of a view, seen from both libraries."""
+
+    rows: np.ndarray  # [height, width, 3]
+    batch: Tensor  # [1, 3, height, width]
+
+    @staticmethod
+    def of(memory: np.ndarray, height: int, width: int) -> "_Canvas":
+        rows = memory[: height * width * 3].reshape(height, width, 3)
+        return _Canvas(rows, torch.from_numpy(rows.transpose(2, 0, 1)[None]))
+
+
 class _Scratch(threading.local):
     """Buffers of one thread, reused for view after view: fresh memory would have to be mapped first."""
 
     def __init__(self) -> None:
-        self._buffers: dict[str, np.ndarray] = {}
+        self._cut = np.empty(0, np.uint8)
+        self._pairs: dict[tuple[int, int], tuple[_Canvas, _Canvas]] = {}
 
-    def buffer(self, name: str, height: int, width: int) -> np.ndarray:
-        """Return an uninitialised buffer [height, width, 3] in uint8."""
+    def cut(self, height: int, width: int) -> _Canvas:
+        """Return an uninitialised canvas for a box; its content lasts until the next one."""
         count = height * width * 3
         if count > LARGEST_KEPT:
-            return np.empty((height, width, 3), np.uint8)
-        if name not in self._buffers or self._buffers[name].size < count:
-            self._buffers[name] = np.empty(count, np.uint8)
-        return self._buffers[name][:count].reshape(height, width, 3)
+            return _Canvas.of(np.empty(count, np.uint8), height, width)
+        if self._cut.size < count:
+            self._cut = np.empty(count, np.uint8)
+        return _Canvas.of(self._cut, height, width)
 
-    def other(self, view: np.ndarray) -> np.ndarray:
-        """Return a buffer of a view's size that is not the view's own: OpenCV copies what it changes in place."""
-        return self.buffer("view" if view.base is self._buffers.get("spare") else "spare", *view.shape[:2])
+    def pair(self, height: int, width: int) -> tuple[_Canvas, _Canvas]:
+        """Return the two uninitialised canvases for views of one size."""
+        pair = self._pairs.get((height, width))
+        if pair is None:
+            count = height * width * 3
+            pair = (
+                _Canvas.of(np.empty(count, np.uint8), height, width),
+                _Canvas.of(np.empty(count, np.uint8), height, width),
+            )
+            if count <= LARGEST_KEPT:
+                if len(self._pairs) == MOST_KEPT:
+                    self._pairs.clear()
+                self._pairs[height, width] = pair
+        return pair
+
+    def other(self, rows: np.ndarray) -> np.ndarray:
+        """Return memory for a view of the same size as the rows that a canvas holds: OpenCV copies what it changes."""
+        first, second = self.pair(*rows.shape[:2])
+        return second.rows if rows is first.rows else first.rows
 
 
 _scratch = _Scratch()
 
 
-def _resize(pixels: Tensor, sides: tuple[int, int], p: ViewParameters) -> np.ndarray:
+def _resize(rows: np.ndarray, sides: tuple[int, int], p: ViewParameters) -> np.ndarray:
     """Return the box as [height, width, 3], mirrored before it is resized, for it must be copied anyway."""
     cv2 = opencv()
-    box = pixels.permute(1, 2, 0).numpy()[p.top : p.top + p.height, p.left : p.left + p.width]
-    cut, view = _scratch.buffer("cut", p.height, p.width), _scratch.buffer("view", *sides)
+    box = rows[p.top : p.top + p.height, p.left : p.left + p.width]
+    cut, view = _scratch.cut(p.height, p.width), _scratch.pair(*sides)[0]
     if p.flip:
-        cv2.flip(box, 1, dst=cut)
+        cv2.flip(box, 1, dst=cut.rows)
     else:
-        cv2.copyTo(box, None, dst=cut)
-    source, target = (torch.from_numpy(x.transpose(2, 0, 1)[None]) for x in (cut, view))  # the same memory
-    _RESAMPLE[p.resampling](source, list(sides), False, None, None, out=target)
-    return view
+        cv2.copyTo(box, None, dst=cut.rows)
+    _RESAMPLE[p.resampling](cut.batch, sides, False, None, None, out=view.batch)
+    return view.rows
 
 
 _RESAMPLE: dict[str, Callable[..., Tensor]] = {

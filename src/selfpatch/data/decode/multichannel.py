@@ -47,6 +47,11 @@ class Raster:
         return width, height
 
     @cached_property
+    def rows(self) -> np.ndarray:
+        """The same memory as [h, w, C], made once: the views of an image are many."""
+        return self.pixels.permute(1, 2, 0).numpy()
+
+    @cached_property
     def black(self) -> Tensor:
         """Level [C, 1, 1] that counts as black: 0, or the lowest value of a channel that goes below."""
         if self.pixels.dtype == torch.uint8:
