@@ -3,5 +3,6 @@
 python -m benchmarks                    all of them
 python -m benchmarks step --seconds 20  one: step, loader, end_to_end, ops, davis, scaling or objectives
 python -m benchmarks.peers              DINO of selfpatch against that of other packages, from files to steps
+python -m benchmarks.instruction_sets   this CPU against itself without AVX-512
 benchmarks/gpu.sh                       CUDA tests, training, step and loader on a GPU machine, within 9 minutes
 """

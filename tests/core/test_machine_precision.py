@@ -16,6 +16,18 @@ def test_a_precision_names_a_dtype() -> None:
     assert autocast_dtype("auto", torch.device("mps")) is None
 
 
+@pytest.mark.parametrize(
+    ("flags", "factor", "chosen"),
+    [({"avx512_bf16"}, 0.4, torch.bfloat16), ({"avx512_bf16"}, 546.0, None), ({"avx2"}, 0.4, None)],
+)
+def test_bf16_is_chosen_where_the_instructions_exist_and_are_used(
+    flags: set[str], factor: float, chosen: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "processor_flags", lambda: flags)
+    monkeypatch.setattr(machine, "slowdown", lambda dtype, device: factor)
+    assert autocast_dtype("auto", torch.device("cpu")) is chosen
+
+
 def test_float32_is_no_slower_than_itself() -> None:
     assert slowdown(torch.float32, torch.device("cpu")) == 1.0
     assert not emulates(torch.float32, torch.device("cpu"))

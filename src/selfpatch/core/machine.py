@@ -78,12 +78,15 @@ def _cpu_info(field: str) -> str:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return bfloat16 for `bf16`, None for `fp32`, and for `auto` bfloat16 if the device computes it in hardware."""
+    """Return bfloat16 for `bf16`, None for `fp32`, and for `auto` bfloat16 if the device computes it in hardware.
+
+    A CPU that names the instructions may be kept from using them, e.g. by `ONEDNN_MAX_CPU_ISA`: it is measured too.
+    """
     fast = precision == "bf16"
     if precision == "auto" and device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     elif precision == "auto" and device.type == "cpu":
-        fast = "avx512_bf16" in processor_flags()
+        fast = "avx512_bf16" in processor_flags() and not emulates(torch.bfloat16, device)
     return torch.bfloat16 if fast else None
 
 
