@@ -30,8 +30,8 @@ AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-    "OPENCV_CPU_DISABLE": "AVX512_SKX",
-    "NPY_DISABLE_CPU_FEATURES": "AVX512_ICL",
+    "OPENCV_CPU_DISABLE": "AVX512-SKX",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL",
 }
 """Environment in which torch, oneDNN, MKL, OpenCV and NumPy take no instructions beyond AVX2."""
 ENVIRONMENTS: dict[str, dict[str, str]] = {"AVX2": AVX2, "all instructions": {}}
