@@ -13,7 +13,7 @@ import selfpatch
 from selfpatch.cli.main import main
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.training.factory import make_student_teacher, move_to_device
-from selfpatch.training.packing import pack_crops
+from selfpatch.training.packing import Packing, pack_crops
 from selfpatch.training.parallel import data_parallel, recompute_activations, shard
 from selfpatch.training.student_teacher import StudentTeacher
 from tests.helpers.tiny import hyperparameters, part_of, tiny_config, tiny_student_teacher, tiny_views
@@ -21,6 +21,7 @@ from tests.helpers.tiny_eva import EVA02
 from tests.helpers.workers import WorkerPool
 
 CPU = torch.device("cpu")
+BOTH: tuple[Packing, ...] = ("never", "always")
 
 
 def loss_and_gradient(student_teacher: StudentTeacher, model: Any = None, images: slice = slice(None)) -> list[Tensor]:
@@ -38,7 +39,7 @@ def loss_and_gradient(student_teacher: StudentTeacher, model: Any = None, images
 def test_a_packed_step_is_the_step(method: str, objective: str) -> None:
     """With masks, pairs of crops, the class token's attention, a teacher of all views, or one size alone."""
     results = []
-    for packing in ("never", "always"):
+    for packing in BOTH:
         student_teacher = tiny_student_teacher(method=method, objective=objective, backbone={"drop_path": 0.3})
         pack_crops(student_teacher, packing, CPU, None)
         results.append(loss_and_gradient(student_teacher))
@@ -46,7 +47,7 @@ def test_a_packed_step_is_the_step(method: str, objective: str) -> None:
 
 
 @pytest.mark.parametrize("packing", ["never", "always"])
-def test_a_block_runs_once_a_step_for_all_sizes(packing: str) -> None:
+def test_a_block_runs_once_a_step_for_all_sizes(packing: Packing) -> None:
     student_teacher, calls = tiny_student_teacher(method="dino", objective="paka"), []
     pack_crops(student_teacher, packing, CPU, None)
     for branch in (student_teacher.student, student_teacher.teacher):
@@ -84,7 +85,7 @@ def test_auto_packs_in_bfloat16_on_a_cpu_and_where_one_kernel_attends(monkeypatc
     assert packed("auto", torch.device("mps"), torch.bfloat16) == (False, False)
 
 
-def in_a_group(rank: int, packing: str, parallel: str) -> list[Tensor]:
+def in_a_group(rank: int, packing: Packing, parallel: str) -> list[Tensor]:
     student_teacher = tiny_student_teacher(objective="paka")
     pack_crops(student_teacher, packing, CPU, None)
     recompute_activations(student_teacher.student)
@@ -103,7 +104,7 @@ def test_two_processes_pack(pool: WorkerPool, parallel: str) -> None:
 def test_compiled_blocks_pack() -> None:
     """Traced and differentiated ahead of time, but not turned into machine code, which takes a minute."""
     results = []
-    for packing, backend in (("never", None), ("always", "aot_eager")):
+    for packing, backend in zip(BOTH, (None, "aot_eager"), strict=True):
         student_teacher = tiny_student_teacher(method="dino", objective="none", backbone={"drop_path": 0.3})
         pack_crops(student_teacher, packing, CPU, None)
         if backend:
