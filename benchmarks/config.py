@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from annotated_types import Gt, MinLen
 from pydantic import PositiveInt
 
-from benchmarks.timing import Clock
 from selfpatch.config.schema import Size, settings
 
+Clock = Literal["wall", "cpu"]
+"""The time that passes, or that of the processor in all threads of this process."""
 DEFAULT_PARTS = ("loader", "step", "end_to_end", "ops", "davis", "scaling")
 PARTS = (*DEFAULT_PARTS, "objectives", "packing")
 """Names of the benchmarks."""
@@ -44,8 +45,8 @@ class BenchConfig:
     seconds: Annotated[float, Gt(0)] = 4.0
     """Approximate time for each case in seconds; each variant is timed at least three times."""
     clock: Clock = "wall"
-    """Time that is counted by loader, step, ops and davis: `wall`, or `cpu`, that of the processor in this process,
-    which other programs hardly change."""
+    """Time that is counted by loader, step, packing, ops and davis: `wall`, or `cpu`, that of the processor in this
+    process, which other programs hardly change."""
     device: str = "auto"
     """Device to time: `auto` (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps."""
     out: str | None = None

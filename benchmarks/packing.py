@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from benchmarks.config import Clock
 from benchmarks.memory import peak_memory
 from benchmarks.step import StepBench, crops_of, step_of, usable_variants
 from benchmarks.timing import Case, Timing, time_case
@@ -23,17 +24,15 @@ def small_step(batch_size: int) -> RunConfig:
     return load_recipe("small-1k").override({"batch_size": batch_size})
 
 
-def timings(config: RunConfig, device: torch.device, *, seconds: float, memory: bool = True) -> Iterator[Timing]:
-    """Time fast steps of both ways in turn, in float32 and in bfloat16, and measure their peak memory if `memory`.
-
-    On a CPU, time is that of the process alone, since differences are small and other programs may run.
-    """
+def timings(
+    config: RunConfig, device: torch.device, *, seconds: float, memory: bool = True, clock: Clock = "wall"
+) -> Iterator[Timing]:
+    """Time fast steps of both ways in turn, in float32 and in bfloat16, and measure their peak memory if `memory`."""
     runs = {name: config.override({"packing": packing}) for name, packing in WAYS.items()}
     for variant in (name for name in usable_variants(device) if name.startswith("fast")):
         calls = {name: partial(StepBench(run, device).step, variant) for name, run in runs.items()}
         title = f"{variant} step, {config.model}, {crops_of(config.crops)}, batch {config.batch_size}"
-        case = Case(title, calls, config.batch_size, cpu_time=device.type == "cpu")
-        timing = time_case(case, seconds=seconds)
+        timing = time_case(Case(title, calls, config.batch_size), seconds=seconds, clock=clock)
         measured = runs if memory else {}
         peaks = {name: peak_memory(step_of, run, variant, device, device=device) for name, run in measured.items()}
         yield replace(timing, peak_memory=peaks)

@@ -72,13 +72,13 @@ def _timings(part: str, config: BenchConfig, device: torch.device) -> Iterator[T
         elif part == "objectives":
             yield from objectives.timings(run, device, seconds=config.seconds, memory=config.memory)
         elif part == "packing":
-            yield from packing.timings(run, device, seconds=config.seconds, memory=config.memory)
+            yield from packing.timings(run, device, seconds=config.seconds, memory=config.memory, clock=config.clock)
         else:
             data = str(sample_photographs() / "training") if config.data is None else config.data
             yield from end_to_end.timings(run.override({"data": data}), device, seconds=config.seconds)
     if part == "packing":
         small = packing.small_step(16 * config.batch_size)
-        yield from packing.timings(small, device, seconds=config.seconds, memory=config.memory)
+        yield from packing.timings(small, device, seconds=config.seconds, memory=config.memory, clock=config.clock)
     for case in _cases(part, config, device):
         yield time_case(case, seconds=config.seconds, clock=config.clock)
 

@@ -10,8 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from benchmarks.config import Clock
 from benchmarks.memory import peak_memory
-from benchmarks.timing import Case, Clock, Timing, count_flops, time_case
+from benchmarks.timing import Case, Timing, count_flops, time_case
 from selfpatch.config.recipes import load_recipe
 from selfpatch.config.run import RunConfig
 from selfpatch.config.schema import size_text

@@ -11,15 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 from time import perf_counter, process_time
-from typing import Literal
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.config import Clock
 from selfpatch.core.reference import use_references
-
-Clock = Literal["wall", "cpu"]
-"""The time that passes, or that of the processor in all threads of this process."""
 
 MIN_ROUNDS, MAX_ROUNDS = 3, 200
 PATIENCE = 10
@@ -38,7 +35,6 @@ class Case:
         unit: name of the items.
         flops: floating-point operations of one plain call, if they are counted; a fast variant may need fewer.
         second_of_two: time the second of two calls in a row, as the variant before leaves memory in another state.
-        cpu_time: measure the time of this process alone, and not that of other programs.
     """
 
     name: str
@@ -47,7 +43,6 @@ class Case:
     unit: str = "images"
     flops: float | None = None
     second_of_two: bool = False
-    cpu_time: bool = False
 
 
 def against_reference(
@@ -116,18 +111,17 @@ def time_case(case: Case, *, seconds: float = 4.0, clock: Clock = "wall") -> Tim
     There are at least `MIN_ROUNDS` rounds, unless these take much longer.
     """
     taken: dict[str, list[float]] = {variant: [] for variant in case.variants}
-    cpu_time = case.cpu_time or clock == "cpu"
     for call in case.variants.values():
-        _seconds_of(call, cpu_time)
+        _seconds_of(call, clock)
     gc.freeze()  # collections leave out all that exists; modules alone take them 0.2 s
     try:
-        _take_turns(case, taken, seconds, cpu_time)
+        _take_turns(case, taken, seconds, clock)
     finally:
         gc.unfreeze()
     return Timing(case.name, taken, case.items, case.unit, case.flops)
 
 
-def _take_turns(case: Case, taken: Mapping[str, list[float]], seconds: float, cpu_time: bool) -> None:
+def _take_turns(case: Case, taken: Mapping[str, list[float]], seconds: float, clock: Clock) -> None:
     """Append the seconds of a call of each variant to `taken`, round after round."""
     started = perf_counter()
     for done in range(MAX_ROUNDS):
@@ -137,17 +131,17 @@ def _take_turns(case: Case, taken: Mapping[str, list[float]], seconds: float, cp
         for variant, call in case.variants.items():
             if case.second_of_two:
                 call()
-            taken[variant].append(_seconds_of(call, cpu_time))
+            taken[variant].append(_seconds_of(call, clock))
 
 
-def _seconds_of(call: Callable[[], object], cpu_time: bool) -> float:
-    clock = process_time if cpu_time else perf_counter
+def _seconds_of(call: Callable[[], object], clock: Clock) -> float:
+    now = process_time if clock == "cpu" else perf_counter
     gc.collect()  # so that it does not run during the call
     wait_for_device()
-    started = clock()
+    started = now()
     call()
     wait_for_device()
-    return clock() - started
+    return now() - started
 
 
 def wait_for_device() -> None:

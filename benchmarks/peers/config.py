@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Gt, MinLen
 from pydantic import PositiveInt
 
-from benchmarks.timing import Clock
+from benchmarks.config import Clock
 from selfpatch.config.schema import Workers, settings
 
 Peer = Literal["lightly", "lightly-train", "stable-pretraining"]

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.config import Clock
 from benchmarks.peers.task import Task
-from benchmarks.timing import Clock
 
 WARM_UP = 2
 """First steps that are not counted: loader processes start, and the optimizer allocates its moments."""

@@ -5,7 +5,6 @@ from typing import Literal
 import torch
 
 from selfpatch.models.backbones.base import Backbone
-from selfpatch.ops.attention import has_varlen_kernel
 from selfpatch.training.student_teacher import StudentTeacher
 
 Packing = Literal["auto", "always", "never"]
@@ -27,14 +26,13 @@ def pack_crops(
 
     Args:
         student_teacher: the network.
-        packing: the setting of the run. `auto` packs in 16 bits on a CPU, where it is faster than separate passes
-            (docs/performance.md), and on CUDA, where one kernel attends to images of all sizes.
+        packing: the setting of the run. `auto` packs where it was measured to be faster than separate passes: in 16
+            bits on a CPU (docs/performance.md).
         device: device that trains.
         autocast: type of the products of the forward pass; if None, float32.
     """
     backbone = student_teacher.student.backbone
-    on_cpu = device.type == "cpu" and autocast is not None
-    faster = on_cpu or has_varlen_kernel(device, autocast, backbone.dim // backbone.num_heads)
+    faster = device.type == "cpu" and autocast is not None
     packed = packing == "always" or (packing == "auto" and backbone.packable and faster)
     for branch in (student_teacher.student, student_teacher.teacher):
         branch.packed = packed
