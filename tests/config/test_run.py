@@ -118,7 +118,8 @@ def test_saved_settings_come_back() -> None:
 
 
 def test_a_run_from_before_a_setting_does_what_it_did() -> None:
-    assert RunConfig.from_saved({"epochs": 3}, Path("config.yaml")).loader.render == "plain"
+    config = RunConfig.from_saved({"epochs": 3}, Path("config.yaml"))
+    assert (config.loader.render, config.packing) == ("plain", "never")
 
 
 def test_a_moby_run_from_before_the_forms_of_schedules_keeps_its_own() -> None:

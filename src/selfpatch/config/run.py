@@ -33,7 +33,7 @@ SAMPLES = "samples"
 LENGTHS = ("epochs", "minutes")
 """Settings of the length of the training."""
 
-LEGACY_DEFAULTS = {"loader": {"render": "plain"}}
+LEGACY_DEFAULTS = {"loader": {"render": "plain"}, "packing": "never"}
 """Defaults of runs older than the setting."""
 
 
@@ -96,8 +96,7 @@ class RunConfig:
     """Run the blocks of a ViT through torch.compile: some minutes at the start, then faster; no gain on a CPU."""
     packing: Literal["auto", "always", "never"] = "auto"
     """Passes of a ViT for crops of several sizes: one for all of them, whose tokens form one sequence, or one for each
-    size. Both give the same numbers up to rounding. `auto` packs in bf16 on a CPU; elsewhere it
-    was not measured."""
+    size. Both give the same numbers up to rounding. `auto` packs in bf16 on a CPU; elsewhere it was not measured."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Training on several processes: each holds the whole network (ddp), or a part of every parameter, gradient and
     optimizer state (fsdp), for a network that does not fit one device."""

@@ -35,7 +35,7 @@ from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.factory import make_student_teacher
 from selfpatch.training.online_eval import teacher_encoder
 
-MACHINE_SETTINGS = ("data", "out", "device", "recipe")
+MACHINE_SETTINGS = ("data", "out", "device", "packing", "recipe")
 """Settings of a run that may differ when a study continues; the name of a recipe decides nothing by itself."""
 
 
