@@ -73,3 +73,16 @@ def test_a_recipe_that_is_all_warm_up_is_left_alone(tmp_path: Path) -> None:
 def test_a_warm_up_between_equal_temperatures_is_not_told() -> None:
     equal = {"warmup_epochs": 0, "warmup_teacher_temp": 0.04, "teacher_temp": 0.04, "warmup_teacher_temp_epochs": 30}
     assert fit_schedules(RunConfig(epochs=3, optimizer=equal))[1] == []
+
+
+@pytest.mark.parametrize("text", [None, "epochs: no number\n"])
+def test_a_recipe_that_can_no_longer_be_read_ends_no_run(tmp_path: Path, text: str | None) -> None:
+    """The settings of an earlier run name it, and hold all of its values."""
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("extends: small-cpu\n")
+    config = load_recipe(str(recipe))
+    recipe.unlink() if text is None else recipe.write_text(text)
+    assert fit_schedules(config) == (config, [])
+    short = config.override({"epochs": 1})
+    assert fit_schedules(short)[0] == short
+    assert "rises for 2 of 1 epoch" in fit_schedules(short)[1][0]

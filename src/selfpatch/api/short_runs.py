@@ -35,29 +35,41 @@ def fit_schedules(config: RunConfig) -> tuple[RunConfig, list[str]]:
     A phase that is longer than half of the training gets its share in the recipe, or in the defaults without one. If
     the recipe has another length for it, it was asked for: it stays, with a note.
     """
-    if config.epochs is None:
+    too_long = [name for name in PHASES if _is_too_long(config, name)]
+    if config.epochs is None or not too_long:
         return config, []
-    usual = RunConfig() if config.recipe is None else load_recipe(config.recipe)
+    usual = _usual(config.recipe)
     shortened, lines, changes = {}, [], []
-    for name, (noun, verb) in PHASES.items():
-        length = getattr(config.optimizer, name)
-        if length <= LONGEST_SHARE * config.epochs or not _has_effect(config, name):
-            continue
-        planned, its_epochs = getattr(usual.optimizer, name), usual.epochs
+    for name in too_long:
+        (noun, verb), length = PHASES[name], getattr(config.optimizer, name)
+        planned, its_epochs = (None, None) if usual is None else (getattr(usual.optimizer, name), usual.epochs)
         if length == planned and its_epochs is not None and planned <= LONGEST_SHARE * its_epochs:
             shortened[name] = length * config.epochs / its_epochs
             changes.append(f"{noun} from {length:g} to {shortened[name]:.2g}")
         else:
             option = f"--optimizer.{name.replace('_', '-')} {USUAL_SHARE * config.epochs:.2g}"
             lines.append(f"note: {verb} for {length:g} of {_epochs(config)}; shorten this, e.g. with {option}")
-    if changes:
+    if usual is not None and changes:
         made_for = counted(usual.epochs or 0, "epoch", "g")
         lines.insert(0, f"note: shortened for {_epochs(config)} in place of {made_for}: {', '.join(changes)}")
     return replace(config, optimizer=replace(config.optimizer, **shortened)), lines
 
 
+def _usual(recipe: str | None) -> RunConfig | None:
+    """Return the settings of a recipe as it is, or the defaults without one; None if its file is gone."""
+    try:
+        return RunConfig() if recipe is None else load_recipe(recipe)
+    except ValueError:  # settings of an earlier run name it; they hold all of its values
+        return None
+
+
 def _epochs(config: RunConfig) -> str:
     return counted(config.epochs or 0, "epoch", ".3g")
+
+
+def _is_too_long(config: RunConfig, name: str) -> bool:
+    length = getattr(config.optimizer, name)
+    return config.epochs is not None and length > LONGEST_SHARE * config.epochs and _has_effect(config, name)
 
 
 def _has_effect(config: RunConfig, name: str) -> bool:
