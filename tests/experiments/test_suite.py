@@ -17,6 +17,7 @@ from selfpatch.evaluation.result import Provenance, Result, network_sha256
 from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate as evaluate_davis
 from selfpatch.experiments.entries import Entry, Outcome, limited, read_suite, suite_names
+from selfpatch.experiments.scorecard import read_network
 from selfpatch.experiments.suite import evaluate_suite, identity, run_suite
 from tests.helpers.command_line import write_davis
 from tests.helpers.labelled_images import coloured_folder
@@ -208,6 +209,17 @@ def test_a_suite_that_was_stopped_goes_on(tmp_path: Path) -> None:
     assert outcomes[0].result == Result.load(out / "1-davis" / "result.json")
     assert run(entries, runner, out)[1].was_done
     assert len(runner.ran) == 2
+
+
+def test_a_suite_that_is_stopped_again_keeps_what_is_finished(tmp_path: Path) -> None:
+    """Its scorecard would call evaluations after the present one not run yet, and leave out their results."""
+    entries, out, runner = suite(tmp_path, TWO), tmp_path / "out", Runner()
+    run(entries, runner, out)
+    (out / "1-davis" / "entry.json").unlink()
+    next(iter(run_suite(entries, runner, out, weights=WEIGHTS)))
+    assert runner.ran == ["1-davis", "2-knn", "1-davis"]
+    assert [result.name for result in read_network(out).results] == ["davis", "knn"]
+    assert "not run yet" not in (out / "report.md").read_text()
 
 
 @pytest.mark.parametrize("file", ["entry.json", "result.json"])

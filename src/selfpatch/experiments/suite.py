@@ -223,8 +223,10 @@ def run_suite(
             weights; it is not overwritten.
     """
     finished = [_finished_result(entry, out, weights) for entry in entries]
-    outcomes = [Outcome(entry) for entry in entries]
-    for i, (entry, earlier) in enumerate(zip(entries, finished, strict=True)):
+    # The report and `left_out.json` hold finished results from the first, should the suite be stopped again.
+    pairs = list(zip(entries, finished, strict=True))
+    outcomes = [Outcome(entry, earlier, was_done=earlier is not None) for entry, earlier in pairs]
+    for i, (entry, earlier) in enumerate(pairs):
         if earlier is None:
             try:
                 check_entry(entry)
@@ -238,11 +240,12 @@ def run_suite(
 
     def run_missing() -> Iterator[Outcome]:
         yield from refused
-        for i, (entry, earlier) in enumerate(zip(entries, finished, strict=True)):
+        for i, (entry, earlier) in enumerate(pairs):
             if outcomes[i].was_refused:
                 continue
             distributed.barrier()  # the main process has written and shown the last one, should this one end all
-            outcomes[i] = _run(entry, run, out, weights) if earlier is None else Outcome(entry, earlier, was_done=True)
+            if earlier is None:
+                outcomes[i] = _run(entry, run, out, weights)
             if distributed.is_main_process():
                 write_reports(outcomes, out, title)
                 write_left_out(outcomes, out)
