@@ -75,6 +75,20 @@ def test_a_header_without_anything_to_interpret(
     check(file)
 
 
+def test_exif_behind_the_size_turns_the_picture_too(tmp_path: Path, photo: Image.Image) -> None:
+    plain, turned, file = io.BytesIO(), io.BytesIO(), tmp_path / "photo.jpg"
+    photo.save(plain, "JPEG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(turned, "JPEG", exif=exif)
+    start = turned.getvalue().index(b"\xff\xe1")
+    segment = turned.getvalue()[start : start + 2 + int.from_bytes(turned.getvalue()[start + 2 : start + 4])]
+    content, tables = plain.getvalue(), plain.getvalue().index(b"\xff\xc4")
+    assert content.index(b"\xff\xc0") < tables
+    file.write_bytes(content[:tables] + segment + content[tables:])
+    assert check(file).size == (203, 301)
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_the_header_of_other_colours_is_not_plain(mode: str, photo: Image.Image) -> None:
     stream = io.BytesIO()

@@ -25,8 +25,10 @@ except ImportError:
 JPEG_BEGINNING = b"\xff\xd8\xff"
 _FRAMES = {0xC0, 0xC2}
 """Segments with the size of a baseline or a progressive image."""
-_PLAIN_SEGMENTS = _FRAMES | {0xE0, 0xDB, 0xC4, 0xDD, 0xFE}
-"""And those of JFIF, tables, restart intervals and comments."""
+_PLAIN_SEGMENTS = {0xE0, 0xDB, 0xC4, 0xDD, 0xFE}
+"""Segments of JFIF, tables, restart intervals and comments."""
+_SCAN = 0xDA
+"""Segment with which the header ends."""
 
 
 def read_fast(file: ImageFile, channels: int = 3) -> Picture:
@@ -77,10 +79,15 @@ def _plain_size(content: bytes) -> tuple[int, int] | None:
     Such a header has three colours of 8 bits, and only segments that neither turn the image nor change its colours:
     no EXIF, no XMP, no mark of Adobe. Pillow takes ten times as long for it.
     """
-    at = len(JPEG_BEGINNING) - 1
-    while at + 10 <= len(content) and content[at] == 0xFF and content[at + 1] in _PLAIN_SEGMENTS:
-        if content[at + 1] in _FRAMES:
+    at, size = len(JPEG_BEGINNING) - 1, None
+    while at + 10 <= len(content) and content[at] == 0xFF:
+        kind = content[at + 1]
+        if kind == _SCAN:  # only here, as EXIF may follow the size
+            return size
+        if kind in _FRAMES:
             bits, height, width, colours = struct.unpack_from(">BHHB", content, at + 4)
-            return (width, height) if bits == 8 and colours == 3 and height and width else None
+            size = (width, height) if bits == 8 and colours == 3 and height and width else None
+        elif kind not in _PLAIN_SEGMENTS:
+            return None
         at += 2 + int.from_bytes(content[at + 2 : at + 4])
     return None
