@@ -70,6 +70,18 @@ def test_precision_and_recall_are_those_of_pycocotools(seed: int) -> None:
     np.testing.assert_allclose(class_agnostic(found, truth), of_pycocotools(found, truth), atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_of_true_boxes_of_equal_overlap_the_last_is_found_as_by_pycocotools(seed: int) -> None:
+    """The second box of an image overlaps one of the two that the first one overlaps alike."""
+    rng = np.random.default_rng(seed)
+    found, truth = [], []
+    for _ in range(20):
+        left, right = (0.0, 0.0, 12.0, 10.0), (8.0, 0.0, 20.0, 10.0)
+        truth.append([left, right] if rng.random() < 0.5 else [right, left])
+        found.append([(4.0, 0.0, 16.0, 10.0), left if rng.random() < 0.7 else right])
+    np.testing.assert_allclose(class_agnostic(found, truth), of_pycocotools(found, truth), atol=1e-12)
+
+
 def test_precision_by_hand() -> None:
     """One of two objects by the first box, the other by the third: precisions 1 and 2/3 at recalls 1/2 and 1."""
     a, b, nothing = (0.0, 0.0, 10.0, 10.0), (50.0, 50.0, 70.0, 90.0), (200.0, 0.0, 210.0, 10.0)

@@ -58,7 +58,7 @@ def class_agnostic(found: Sequence[Sequence[Box]], truth: Sequence[Sequence[Box]
         all boxes in descending order of score: the first ones of all images, then the second ones, ...
         for each IoU of 0.5, 0.55, ..., 0.95:
             a box is correct if the true box that it overlaps most, of those that no earlier box of the image has,
-            has this IoU with it or more
+            has this IoU with it or more; of equals, the last one
             AP = mean over the recalls 0, 0.01, ..., 1 of the largest precision at this recall or more
             AR = share of the true boxes that are found
         AP and AR = means over the IoUs
@@ -87,7 +87,7 @@ def _correct(found: Sequence[Box], truth: Sequence[Box]) -> np.ndarray:
     for number, threshold in enumerate(THRESHOLDS):
         left = overlaps.copy()
         for box, overlap in enumerate(left):
-            best = int(overlap.argmax())
+            best = int(np.flatnonzero(overlap == overlap.max())[-1])
             if overlap[best] >= min(threshold, 1 - 1e-10):
                 correct[box, number] = True
                 left[:, best] = -1
