@@ -38,3 +38,12 @@ def test_images_beside_them_are_read(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 3)
     (photos / "clip.mp4").write_bytes(b"\0")
     assert len(ImageIndex.open(photos, tmp_path / "cache")) == 3
+
+
+def test_files_of_another_source_of_a_list_are_no_hint(tmp_path: Path) -> None:
+    videos, empty = write_photos(tmp_path / "photos" / "deep", 1).parent, tmp_path / "empty"
+    (videos / "clip.mp4").write_bytes(b"\0")
+    empty.mkdir()
+    (tmp_path / "list.txt").write_text("photos\nempty\n")
+    with pytest.raises(NoImagesError, match=r"no images in .*empty; files with these endings"):
+        ImageIndex.open(tmp_path / "list.txt", tmp_path / "cache")

@@ -71,7 +71,7 @@ class _Search:
         self.root = root
         self.stamps: list[SourceStamp] = []
         self.compressed = ""  # a compressed shard that was skipped
-        self.others: list[str] = []  # some other files, until an image is found
+        self.others: list[str] = []  # some files of the present source, until an image is found
 
     def path(self, name: str) -> str:
         return os.path.join(self.root, name) if name else self.root
@@ -91,6 +91,7 @@ class _Search:
 
     def images(self, name: str) -> list[Part]:
         """Return the images in a container, or in a folder and all folders below it, sorted."""
+        self.others = []
         try:
             parts = self.folder(name) if os.path.isdir(self.path(name)) else [self.container(name)]
         except OSError as error:
