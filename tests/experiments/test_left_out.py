@@ -44,8 +44,16 @@ def test_states_and_reasons(tmp_path: Path) -> None:
     assert left_out_of(tmp_path, Outcome(entry(4, "knn", there), KNN)) == [], "the next run answered all"
 
 
-def test_a_file_of_others_is_refused(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text('{"not": "ours"}')
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"not": "ours"}', "{", "[3]", "[{}]",
+        '[{"folder": "1-knn", "evaluation": "knn", "settings": 5, "state": "failed"}]',
+        '[{"folder": "1-knn", "evaluation": [], "settings": {}, "state": "failed"}]',
+    ],
+)  # fmt: skip
+def test_a_file_of_others_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(text)
     with pytest.raises(ValueError, match="no list that a suite wrote"):
         read_left_out(tmp_path)
 

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from selfpatch.core.text import visible
 from selfpatch.evaluation.registry import EVALUATIONS
 from selfpatch.evaluation.result import Result
@@ -73,8 +75,8 @@ def read_left_out(folder: Path) -> list[LeftOut]:
     if not path.is_file():
         return []
     try:
-        return [LeftOut(**values) for values in read_json(path)]
-    except TypeError:
+        return TypeAdapter(list[LeftOut]).validate_python(read_json(path))
+    except ValidationError:
         raise ValueError(f"{path} is no list that a suite wrote; remove it, or run the suite again") from None
 
 
