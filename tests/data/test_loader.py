@@ -233,7 +233,7 @@ def test_too_many_bad_images_stop_the_run_once_enough_were_read(
     spoil(index, loader.samples(0)[0][:1])
     stream = loader.steps(0, 5)
     next(stream)  # 1 bad of 8 or 9: too few to judge
-    with pytest.raises(ValueError, match=r"1 of the 1[67] images read so far"):
+    with pytest.raises(ValueError, match=r"cannot read 1 of 1[67] images so far"):
         next(stream)
 
 
@@ -333,7 +333,7 @@ def test_impossible_batches_are_refused(index: ImageIndex) -> None:
         make(index, batch_size=8, world_size=2, accumulate=3)
     with pytest.raises(ValueError, match="global views of sizes"):
         make(index, recipes=(GLOBAL, LOCAL))
-    with pytest.raises(ValueError, match="num_global is 2, but there are 1 recipes; use 1 to 1"):
+    with pytest.raises(ValueError, match="num_global is 2; use 1 to 1, the number of recipes"):
         make(index, recipes=(GLOBAL,))
 
 

@@ -100,7 +100,7 @@ def test_a_study_that_has_barely_begun(tmp_path: Path) -> None:
     text = written(found, tmp_path)
     assert table(text, "Results")["a"] == {"x": "–", "steps": "–", "minutes": "–"}
     assert table(text, "Difference to a") == {"b": {"x": "–"}}
-    assert "1 job is yet to be run" in text
+    assert "1 job yet to be run" in text
     assert "## loss" not in text
     assert written(study_results([], columns=[]), tmp_path).startswith("# T\n")
 

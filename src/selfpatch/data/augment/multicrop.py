@@ -13,7 +13,6 @@ from numpy.random.bit_generator import ISeedSequence
 
 from selfpatch.config.schema import Size, height_and_width, size_text
 from selfpatch.config.sections import AnchorConfig, CropConfig, GlobalCropConfig, PairConfig, Resampling
-from selfpatch.core.text import counted
 
 ADJUSTMENTS = ("brightness", "contrast", "saturation", "hue")
 BOX_TRIES = 10
@@ -166,9 +165,7 @@ def view_groups(
         ValueError: there is no view, or the views of a group differ in size.
     """
     if (recipes or not pair_recipes) and not 1 <= num_global <= len(recipes):
-        raise ValueError(
-            f"num_global is {num_global}, but there are {counted(len(recipes), 'recipe')}; use 1 to {len(recipes)}"
-        )
+        raise ValueError(f"num_global is {num_global}; use 1 to {len(recipes)}, the number of recipes")
     groups = {
         "global_crops": [*recipes[:num_global]],
         "local_crops": [*recipes[num_global:]],
