@@ -51,7 +51,7 @@ USAGE = """selfpatch {version}: self-supervised pre-training for good patch feat
   selfpatch export --weights W --to timm --out DIR write weights for timm, transformers or onnxruntime
   selfpatch study FILE --data D                    train and measure a grid of recipes over seeds, with one report
   selfpatch launch --nodes N -- pretrain ...       run a command on many GPUs, by Slurm or on this machine
-  selfpatch bench [loader|step|ops|davis|scaling]  time the fast paths against their plain references
+  selfpatch bench [PART...]                        time the fast paths against their plain references, in a checkout
   selfpatch completion bash|zsh                    print a script that completes commands with the Tab key
 
 `selfpatch COMMAND --help` lists the options of a command, `selfpatch --version --verbose` what is installed. Weights
