@@ -19,11 +19,15 @@ def test_a_system_without_cpuinfo_has_no_flags(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_extras_that_lack_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    requirements = [
-        "torch>=2",
-        "numpy>=2; extra == 'a'",
-        "no-such-package>=1; extra == 'b'",
-        "selfpatch[a]; extra == 'c'",
-    ]
-    monkeypatch.setattr(machine.importlib.metadata, "requires", lambda name: requirements)
-    assert machine.installed_extras() == {"a": "installed", "b": "lacks no-such-package"}
+    requirements = {
+        "selfpatch": [
+            "torch>=2",
+            "numpy>=2; extra == 'a'",
+            "no-such-package>=1; extra == 'b'",
+            "selfpatch[a]; extra == 'c'",
+            "torch[near, far]>=2; extra == 'd'",
+        ],
+        "torch": ["numpy", "not-one>=1; extra == 'near'", "numpy; extra == 'far'", "not-two; extra == 'other'"],
+    }
+    monkeypatch.setattr(machine.importlib.metadata, "requires", requirements.get)
+    assert machine.installed_extras() == {"a": "installed", "b": "lacks no-such-package", "d": "lacks not-one"}

@@ -51,14 +51,31 @@ def installed_extras() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:  # a checkout on the path
         return {}
     for requirement in requirements:
-        name = re.match(r"[\w.-]+", requirement)
-        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
-        if name is None or extra is None or name[0] == "selfpatch":
-            continue
-        lacking = missing.setdefault(extra[1], [])
-        if _version(name[0]) == NOT_INSTALLED:
-            lacking.append(name[0])
+        name, extra = _package_of(requirement), _extra_of(requirement)
+        if extra is not None and name != "selfpatch":
+            missing.setdefault(extra, []).extend(_lacking(requirement))
     return {extra: f"lacks {', '.join(lacking)}" if lacking else "installed" for extra, lacking in missing.items()}
+
+
+def _lacking(requirement: str) -> list[str]:
+    """Return the packages that a requirement lacks: its own, else those of its extras, as in `fsspec[http,s3]`."""
+    name, extras = _package_of(requirement), re.match(r"[\w.-]+\s*\[([^\]]*)\]", requirement)
+    if _version(name) == NOT_INSTALLED:
+        return [name]
+    wanted = set(re.split(r"\s*,\s*", extras[1].strip())) if extras else set()
+    needed = [_package_of(one) for one in importlib.metadata.requires(name) or [] if _extra_of(one) in wanted]
+    return [package for package in needed if _version(package) == NOT_INSTALLED]
+
+
+def _package_of(requirement: str) -> str:
+    """Return the name of the package of a requirement, e.g. `fsspec` of `fsspec[http]>=2024.9; extra == 'remote'`."""
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+
+
+def _extra_of(requirement: str) -> str | None:
+    """Return the extra that a requirement belongs to, or None."""
+    extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
+    return None if extra is None else extra[1]
 
 
 def _version(package: str) -> str:
