@@ -333,7 +333,7 @@ def test_impossible_batches_are_refused(index: ImageIndex) -> None:
         make(index, batch_size=8, world_size=2, accumulate=3)
     with pytest.raises(ValueError, match="global views of sizes"):
         make(index, recipes=(GLOBAL, LOCAL))
-    with pytest.raises(ValueError, match="num_global is 2; use 1 to 1, the number of recipes"):
+    with pytest.raises(ValueError, match="num_global is 2; use 1 or more, at most the number of recipes, 1"):
         make(index, recipes=(GLOBAL,))
 
 

@@ -55,7 +55,7 @@ def test_groups_without_views_are_left_out() -> None:
     pairs = pair_views(PAIRS, CropConfig())
     groups = view_groups((), pair_recipes=pairs)
     assert {name: len(group) for name, group in groups.items()} == {"clean_crops": 2, "contained_crops": 3}
-    with pytest.raises(ValueError, match="num_global is 0, but there are 0 recipes"):
+    with pytest.raises(ValueError, match="num_global is 0; use 1 or more, at most the number of recipes, 0"):
         view_groups((), 0)
     with pytest.raises(ValueError, match=r"contained views of sizes \[16, 16, 32\] do not fit into one batch"):
         view_groups((), pair_recipes=(*pairs[:4], ViewRecipe(32, (0.1, 0.2), inside=0)))

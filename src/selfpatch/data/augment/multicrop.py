@@ -165,7 +165,7 @@ def view_groups(
         ValueError: there is no view, or the views of a group differ in size.
     """
     if (recipes or not pair_recipes) and not 1 <= num_global <= len(recipes):
-        raise ValueError(f"num_global is {num_global}; use 1 to {len(recipes)}, the number of recipes")
+        raise ValueError(f"num_global is {num_global}; use 1 or more, at most the number of recipes, {len(recipes)}")
     groups = {
         "global_crops": [*recipes[:num_global]],
         "local_crops": [*recipes[num_global:]],
