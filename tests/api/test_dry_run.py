@@ -92,6 +92,7 @@ def test_a_time_limit_is_told_and_nothing_is_measured(
     assert f"│ steps │ {steps} │" in said
 
 
+@pytest.mark.slow
 def test_it_reports_what_the_run_records_and_trains(photos: Path, run: Path) -> None:
     """The settings are those of config.yaml, and parameters and optimizer those of the network that was trained."""
     out = run.parent / "other"

@@ -130,6 +130,7 @@ def embed_together(rank: int, photos: str, out: str) -> None:
     selfpatch.embed(MeanColour(8), photos, out, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_processes_share_the_images(pool: WorkerPool, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 5)
     alone = selfpatch.embed(MeanColour(8), photos, tmp_path / "alone.npz", **SETTINGS)

@@ -45,6 +45,7 @@ def config(photos: Path, out: Path, **settings: Any) -> Any:
     return tiny_config(data=str(photos), out=str(out), watch=watch, loader=loader, device="cpu", **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("clock")
 def test_measuring_changes_no_bit(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The run is the one that has its number of epochs from the start, and its config.yaml says so."""

@@ -56,6 +56,7 @@ def test_knn(capsys: pytest.CaptureFixture[str], run: Path, photos: Path, tmp_pa
     assert result["metrics"].keys() == {"top-1 k=1", "top-5 k=1", "top-1 k=3", "top-5 k=3"}
 
 
+@pytest.mark.slow
 def test_a_suite(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
     """One evaluation succeeds and one fails; the second time only what failed is run again."""
     davis, out = write_davis(tmp_path / "davis"), tmp_path / "out"
@@ -110,6 +111,7 @@ def test_a_suite_has_a_dry_run(
     assert "suite.yaml (File exists); name another folder with --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_results_side_by_side(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
     davis = write_davis(tmp_path / "davis")
     for weights, out in [(run, "a"), ("baseline:mean-colour:8", "b")]:

@@ -43,6 +43,7 @@ def launch(*command: str, nodes: int = 1, gpus: int = 2) -> int:
     return main(["launch", *options, "--", *command])
 
 
+@pytest.mark.slow
 def test_a_job_is_queued(photos: Path, tmp_path: Path, queue: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "runs" / "photos"
     words = ["pretrain", *TINY, "--data", str(photos), "--out", str(out), "--device", "cuda"]

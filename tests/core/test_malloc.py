@@ -26,6 +26,7 @@ print(kept, faults())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_kept_memory_is_not_mapped_anew() -> None:
     """In a process of its own, as it is for the life of it."""

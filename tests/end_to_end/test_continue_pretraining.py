@@ -291,6 +291,7 @@ def test_the_guard_names_what_fell() -> None:
     assert "view_matching" not in warning
 
 
+@pytest.mark.slow
 def test_a_run_with_adapters_resumes_exactly_and_gives_merged_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,7 @@ def measure(rank: int, model: str, data: str, out: str, settings: dict[str, Any]
     return evaluate("detect", tiny_encoder(model), data, out=out, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools
 @pytest.mark.parametrize(
     ("model", "settings"),

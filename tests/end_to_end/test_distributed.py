@@ -127,6 +127,7 @@ def test_two_processes_train_as_one(pool: WorkerPool, settings: dict[str, Any], 
     assert_two_train_as_one(pool, settings, accumulate)
 
 
+@pytest.mark.slow
 def test_two_processes_train_adapters_as_one(pool: WorkerPool, tmp_path: Path) -> None:
     donor = BranchEncoder(tiny_student_teacher(objective="none").student.backbone, None)
     file = write_safetensors(tmp_path / "donor.safetensors", *export_state(donor))

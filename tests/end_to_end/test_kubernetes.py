@@ -41,6 +41,7 @@ def test_pods_find_one_another_and_their_numbers_agree(parts: Any) -> None:
     assert (torchrun.module, torchrun.training_script) == (True, "selfpatch")
 
 
+@pytest.mark.slow
 def test_the_command_is_one(parts: Any, tmp_path: Path) -> None:
     words = parts[2]["args"]
     images = write_photos(tmp_path / "images", 4)

@@ -78,6 +78,7 @@ def _on_two_processes(rank: int = 0) -> list[Degenerate]:
     return collector.gathered()
 
 
+@pytest.mark.slow
 def test_two_processes_report_what_one_does(pool: WorkerPool) -> None:
     expected = [Degenerate("per item", 4, 5, ["item 0", "item 2", "item 3", "item 4"]), Degenerate("whole")]
     assert _on_two_processes() == expected

@@ -378,6 +378,7 @@ def evaluate_together(rank: int, file: str, out: str) -> list[Outcome]:
     return outcomes
 
 
+@pytest.mark.slow
 def test_processes_share_a_suite(pool: WorkerPool, tmp_path: Path) -> None:
     davis = write_davis(tmp_path / "davis")
     data = coloured_folder(tmp_path / "folder", train=2, test=2)

@@ -336,6 +336,7 @@ def test_maskcut_is_the_plain_program(seed: int) -> None:
     assert [one.mask.tolist() for one in found] == [mask.tolist() for mask in expected]
 
 
+@pytest.mark.slow
 def test_maskcut_that_does_not_hide_objects_is_noticed() -> None:
     """The plain program finds the same object again, and ends."""
     features, _ = objects_on_ground((2, 2, 6, 7), (8, 10, 12, 16))

@@ -85,6 +85,7 @@ def momentum(state: dict[str, Any]) -> dict[str, Tensor]:
     return {str(number): values["momentum_buffer"] for number, values in state["optimizer"]["state"].items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
     [

@@ -26,6 +26,7 @@ def test_show_writes_one_picture_an_image(photos: list[Path], tmp_path: Path) ->
             assert 2 * height < picture.height < 2 * height + 250
 
 
+@pytest.mark.slow
 def test_show_is_the_same_every_time(photos: list[Path], tmp_path: Path) -> None:
     once, again = (
         show(ColourEncoder(), photos[:1], tmp_path / name, ShowConfig(resolution=96))[0] for name in ("once", "again")
@@ -66,6 +67,7 @@ def test_show_without_queries_shows_image_and_components(photos: list[Path], tmp
         assert picture.width == 2 * MARGIN + PANEL
 
 
+@pytest.mark.slow
 def test_show_on_real_images(data_dir: Path, tmp_path: Path) -> None:
     images = sorted((data_dir / "voc_real3").rglob("*.jpg"))[:2]
     assert images

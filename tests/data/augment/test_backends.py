@@ -52,6 +52,7 @@ def restart(run: Path, out: Path, *, step: int) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_run_records_the_renderer_that_auto_chose(photos: Path, tmp_path: Path) -> None:
     run = pretrain(photos, tmp_path / "run")
     expected = "fast" if fast_rendering_available() else "plain"
@@ -82,6 +83,7 @@ def test_a_run_without_a_recorded_renderer_resumes_with_plain(
     assert differences(final_state(selfpatch.resume(old)), final_state(run)) == []
 
 
+@pytest.mark.slow
 def test_a_run_does_not_resume_without_its_renderer(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -303,6 +303,7 @@ def test_images_of_extreme_sizes_keep_their_colour() -> None:
     assert (batch.to("cpu").global_crops == torch.tensor([10, 200, 30]).view(3, 1, 1)).all()
 
 
+@pytest.mark.slow
 def test_operations_are_one_graph_each() -> None:
     """A graph without breaks can be compiled."""
     levels, ones = torch.randint(0, 256, (2, 3, 8, 8)).float(), torch.ones(2)

@@ -28,6 +28,7 @@ def test_official_scores_of_several_objects(name: str, full_golden_dir: Path) ->
         assert mine == pytest.approx(expected[f"{measure}_per_object"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_official_scores_of_osvos(data_dir: Path) -> None:
     expected = json.loads((data_dir / "davis" / "oracle" / "scores.json").read_text())
     names = [name.removesuffix("_1") for name in expected["sequences"]]
