@@ -14,12 +14,20 @@ from tests.helpers.workers import WorkerPool
 
 HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared"
+SLOW_FOLDERS = ("end_to_end", "fuzz")
+"""Folders whose tests run whole commands, or thousands of cases: seconds each, or minutes together."""
 
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # beside other jobs, spinning threads make tiny steps crawl
     settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
     settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(HERE).parts[0] in SLOW_FOLDERS:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
