@@ -14,7 +14,7 @@ USUAL_SHARE = 0.1
 
 
 class _Phase(NamedTuple):
-    """What happens at the start of a training for some epochs."""
+    """Phase of some epochs at the start of a training, in words."""
 
     noun: str
     verb: str

@@ -45,7 +45,7 @@ def raising_signals() -> Iterator[None]:
 
 
 class _Watch:
-    """What one context knows of the signals that arrive in it; a context that is entered later has its own.
+    """Watch over the signals of one context; a context that is entered later has its own.
 
     Attributes:
         reacted: set once SIGTERM has raised Terminated, or the context is left.

@@ -30,7 +30,7 @@ class LeftOut:
     state: str
     """`data missing`, `refused`, `failed` or `not run yet`."""
     reason: str = ""
-    """What was wrong, on one line; empty if the state explains it."""
+    """Error on one line; empty if the state explains it."""
 
     @property
     def phrase(self) -> str:
@@ -88,7 +88,7 @@ def _left_out(outcome: Outcome) -> LeftOut:
         return LeftOut(entry.folder, entry.evaluation, settings, "not run yet")
     if outcome.was_refused and not Path(entry.data).expanduser().exists():
         return LeftOut(entry.folder, entry.evaluation, settings, "data missing")
-    # A sentence says what was wrong, then what to do about it.
+    # Up to the semicolon an error says what was wrong, then what to do about it.
     reason = visible(" ".join(outcome.error.partition(";")[0].split()))
     reason = reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}..."
     return LeftOut(entry.folder, entry.evaluation, settings, "refused" if outcome.was_refused else "failed", reason)

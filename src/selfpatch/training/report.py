@@ -30,7 +30,7 @@ ABOUT = {
     "knn_top1": _KNN,
     "patch_knn_top1": _KNN,
 }
-"""What the metrics say."""
+"""Definitions of the metrics, one sentence each."""
 SETTINGS = ("data", "recipe", "method", "objective", "model", "patch_size", "init", "epochs", "batch_size", "seed")
 """Settings that the page shows at first sight."""
 MAX_SHEETS = 5

@@ -18,7 +18,7 @@ CONVERSIONS = {
         "convert it to JPEG or PNG",
     ),
 }
-"""By endings in lower case: what a file is, and how to get at its images."""
+"""Kind of a file, and how to get at its images, by its endings in lower case."""
 
 
 def conversion_of(names: Iterable[str]) -> tuple[str, str, str] | None:

@@ -24,7 +24,7 @@ from selfpatch.ops.rope import Rotation
 
 
 class Draws(NamedTuple):
-    """What is drawn for one block and the images of one batch."""
+    """Draws of one block for the images of one batch."""
 
     rotation: Rotation | None
     """Rotation [N, d] of the patches."""

@@ -128,7 +128,7 @@ class ViT(Backbone):
 
     @property
     def _draws_rotations(self) -> bool:
-        """Whether factors of the coordinates are drawn, so that each block has another rotation."""
+        """True if factors of the coordinates are drawn, so that each block has another rotation."""
         return self.config.rope and self.training and bool(self.trunk.get_submodule("rope").rescale != 1)
 
     def _rotations(self, embedded: Tensor) -> Iterator[Rotation | None]:
