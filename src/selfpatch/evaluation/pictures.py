@@ -19,8 +19,10 @@ RADIUS = 4
 """Radius of the disks at the ends of a match, in pixels."""
 
 
-def side_by_side(panels: Sequence[Image.Image]) -> Image.Image:
-    """Join RGB images of equal height to one row without gaps."""
+def side_by_side(panels: Sequence[Image.Image], captions: Sequence[str] = ()) -> Image.Image:
+    """Join RGB images of equal height to one row without gaps, each below its caption if there are captions."""
+    if captions:
+        panels = [captioned(panel, caption) for panel, caption in zip(panels, captions, strict=True)]
     return Image.fromarray(np.hstack([np.asarray(panel) for panel in panels]))
 
 

@@ -55,26 +55,6 @@ def outcome(read, file: Path) -> np.ndarray | str:
     return np.asarray(picture) if isinstance(picture, Image.Image) else picture.pixels.permute(1, 2, 0).numpy()
 
 
-@pytest.mark.parametrize(
-    ("options", "is_plain"),
-    [
-        ({}, True),
-        ({"progressive": True, "comment": b"a comment"}, True),
-        ({"exif": b"Exif\0\0" + b"MM\0*\0\0\0\x08\0\0\0\0\0\0"}, False),
-        ({"icc_profile": b"profile"}, False),
-    ],
-)
-def test_a_header_without_anything_to_interpret(
-    options: dict, is_plain: bool, tmp_path: Path, photo: Image.Image
-) -> None:
-    file = tmp_path / "photo.jpg"
-    photo.save(file, **options)
-    content = file.read_bytes()
-    assert fast_reading._plain_size(content) == (photo.size if is_plain else None)
-    assert {fast_reading._plain_size(content[:length]) for length in range(len(content) // 4)} <= {None, photo.size}
-    check(file)
-
-
 def test_exif_behind_the_size_turns_the_picture_too(tmp_path: Path, photo: Image.Image) -> None:
     plain, turned, file = io.BytesIO(), io.BytesIO(), tmp_path / "photo.jpg"
     photo.save(plain, "JPEG")
@@ -87,13 +67,6 @@ def test_exif_behind_the_size_turns_the_picture_too(tmp_path: Path, photo: Image
     assert content.index(b"\xff\xc0") < tables
     file.write_bytes(content[:tables] + segment + content[tables:])
     assert check(file).size == (203, 301)
-
-
-@pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_the_header_of_other_colours_is_not_plain(mode: str, photo: Image.Image) -> None:
-    stream = io.BytesIO()
-    photo.convert(mode).save(stream, "JPEG")
-    assert fast_reading._plain_size(stream.getvalue()) is None
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])

@@ -5,13 +5,12 @@ simplejpeg and Pillow wrap the same library and give the same pixels; simplejpeg
 
 import contextlib
 import io
-import struct
 
 import numpy as np
 import torch
 
 from selfpatch.data.decode.multichannel import Raster
-from selfpatch.data.decode.opening import check_size, open_image, open_stream
+from selfpatch.data.decode.opening import open_image, open_stream
 from selfpatch.data.decode.orientation import ORIENTATION_TAG, upright
 from selfpatch.data.decode.pillow import Picture, as_bad_image, read_image, read_picture
 from selfpatch.data.sources.image_files import ImageFile
@@ -23,12 +22,6 @@ except ImportError:
     simplejpeg = None
 
 JPEG_BEGINNING = b"\xff\xd8\xff"
-_FRAMES = {0xC0, 0xC2}
-"""Segments with the size of a baseline or a progressive image."""
-_PLAIN_SEGMENTS = {0xE0, 0xDB, 0xC4, 0xDD, 0xFE}
-"""Segments of JFIF, tables, restart intervals and comments."""
-_SCAN = 0xDA
-"""Segment with which the header ends."""
 
 
 def read_fast(file: ImageFile, channels: int = 3) -> Picture:
@@ -55,39 +48,16 @@ def _decode_jpeg(file: ImageFile) -> Raster | None:
                 return None
             stream.seek(0)
             content = stream.read()
-        orientation = 1
-        if (size := _plain_size(content)) is not None:
-            check_size(*size)
-        else:
-            # Pillow reads the header alone: the limit on pixels, its notion of a file's colours and orientation.
-            with open_image(io.BytesIO(content)) as image:
-                if image.mode != "RGB":
-                    return None
-                with contextlib.suppress(Exception):  # broken EXIF is no reason to lose the picture
-                    orientation = image.getexif().get(ORIENTATION_TAG, 1)
+        # Pillow reads the header alone: the limit on pixels, its notion of a file's colours and orientation.
+        with open_image(io.BytesIO(content)) as image:
+            if image.mode != "RGB":
+                return None
+            orientation = 1
+            with contextlib.suppress(Exception):  # broken EXIF is no reason to lose the picture
+                orientation = image.getexif().get(ORIENTATION_TAG, 1)
         pixels = np.ascontiguousarray(upright(simplejpeg.decode_jpeg(content), orientation))
         return Raster(torch.from_numpy(pixels).permute(2, 0, 1))
     except RemoteError:
         raise
     except Exception:  # decoders raise nearly anything on damaged files
         return None
-
-
-def _plain_size(content: bytes) -> tuple[int, int] | None:
-    """Return (width, height) of a JPEG file whose header holds nothing to be interpreted, else None.
-
-    Such a header has three colours of 8 bits, and only segments that neither turn the image nor change its colours:
-    no EXIF, no XMP, no mark of Adobe. Pillow takes ten times as long for it.
-    """
-    at, size = len(JPEG_BEGINNING) - 1, None
-    while at + 10 <= len(content) and content[at] == 0xFF:
-        kind = content[at + 1]
-        if kind == _SCAN:  # only here, as EXIF may follow the size
-            return size
-        if kind in _FRAMES:
-            bits, height, width, colours = struct.unpack_from(">BHHB", content, at + 4)
-            size = (width, height) if bits == 8 and colours == 3 and height and width else None
-        elif kind not in _PLAIN_SEGMENTS:
-            return None
-        at += 2 + int.from_bytes(content[at + 2 : at + 4])
-    return None

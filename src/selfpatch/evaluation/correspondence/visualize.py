@@ -7,15 +7,7 @@ from selfpatch.core.text import counted
 from selfpatch.data.augment.pillow import to_tensor
 from selfpatch.data.decode.pillow import Picture
 from selfpatch.evaluation.correspondence.dataset import Pair
-from selfpatch.evaluation.pictures import (
-    LINE_HEIGHT,
-    MATCHES,
-    captioned,
-    draw_match,
-    scaled_to_height,
-    side_by_side,
-    with_legend,
-)
+from selfpatch.evaluation.pictures import LINE_HEIGHT, MATCHES, draw_match, scaled_to_height, side_by_side, with_legend
 from selfpatch.visualization.layout import to_image
 
 HEIGHT = 240
@@ -31,7 +23,7 @@ def draw_matches(source: Picture, target: Picture, pair: Pair, found: np.ndarray
     panels = [scaled_to_height(image, HEIGHT) for image in images]
     scales = [np.divide(panel.size, image.size) for panel, image in zip(panels, images, strict=True)]
     captions = "source", f"target: {correct.sum()} of {counted(len(correct), 'point')} right"
-    sheet = side_by_side([captioned(panel, text) for panel, text in zip(panels, captions, strict=True)])
+    sheet = side_by_side(panels, captions)
     down, offset = np.array([0, LINE_HEIGHT]), np.array([panels[0].width, LINE_HEIGHT])
     starts = (pair.source_points + 0.5) * scales[0] + down
     ends, truths = ((points + 0.5) * scales[1] + offset for points in (found, pair.target_points))

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image
 
-from selfpatch.evaluation.pictures import captioned, scaled_to_height, side_by_side
+from selfpatch.evaluation.pictures import scaled_to_height, side_by_side
 
 HEIGHT = 240
 COLOURS = "viridis"
@@ -26,4 +26,4 @@ def draw_depth(image: Image.Image, depth: np.ndarray, prediction: np.ndarray, lo
     size = scaled_to_height(image, HEIGHT).size
     panels = [scaled_to_height(image, HEIGHT), *(m.resize(size, Image.Resampling.NEAREST) for m in maps)]
     captions = "image", f"truth, {nearest:.1f} m (dark) to {farthest:.1f} m (bright)", "prediction, same colours"
-    return side_by_side([captioned(panel, text) for panel, text in zip(panels, captions, strict=True)])
+    return side_by_side(panels, captions)

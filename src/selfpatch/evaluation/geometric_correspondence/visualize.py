@@ -7,15 +7,7 @@ from torch import Tensor
 from selfpatch.core.text import counted
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.geometric_correspondence.views import Surface
-from selfpatch.evaluation.pictures import (
-    LINE_HEIGHT,
-    MATCHES,
-    captioned,
-    draw_match,
-    scaled_to_height,
-    side_by_side,
-    with_legend,
-)
+from selfpatch.evaluation.pictures import LINE_HEIGHT, MATCHES, draw_match, scaled_to_height, side_by_side, with_legend
 from selfpatch.visualization.layout import to_image
 
 HEIGHT, NUM_LINES = 320, 16
@@ -30,8 +22,8 @@ def draw_matches(
     Points are those of `metrics.matched_points`, `correct` [m] is bool, and squares have `resolution` pixels.
     """
     captions = "first view", f"second view: {correct.sum()} of {counted(len(correct), 'point')} right"
-    panels = (scaled_to_height(to_image(surface.pixels), HEIGHT) for surface in surfaces)
-    sheet = side_by_side([captioned(panel, text) for panel, text in zip(panels, captions, strict=True)])
+    panels = [scaled_to_height(to_image(surface.pixels), HEIGHT) for surface in surfaces]
+    sheet = side_by_side(panels, captions)
     draw, scale = ImageDraw.Draw(sheet), HEIGHT / resolution
     down, offset = np.array([0, LINE_HEIGHT]), np.array([HEIGHT, LINE_HEIGHT])
     first, second, truth = (

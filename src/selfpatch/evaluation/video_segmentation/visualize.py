@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 from selfpatch.data.images import evenly_spread
-from selfpatch.evaluation.pictures import captioned, scaled_to_height, side_by_side
+from selfpatch.evaluation.pictures import scaled_to_height, side_by_side
 
 HEIGHT = 240
 """Height of the frames on the strip, in pixels."""
@@ -43,8 +43,8 @@ def strip(frames: Sequence[Frame]) -> Image.Image:
         for frame, image in zip(frames, images, strict=True)
     ]
     colours = object_colours([np.asarray(image) for image in images], masks)
-    drawn = (overlay(image, mask, colours) for image, mask in zip(images, masks, strict=True))
-    return side_by_side([captioned(image, frame.caption) for image, frame in zip(drawn, frames, strict=True)])
+    drawn = [overlay(image, mask, colours) for image, mask in zip(images, masks, strict=True)]
+    return side_by_side(drawn, [frame.caption for frame in frames])
 
 
 def object_colours(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> np.ndarray:
