@@ -20,15 +20,7 @@ from benchmarks.peers.task import CLIP, GLOBAL_SCALE, LEARNING_RATE, LOCAL_SCALE
 def batches(task: Task) -> Iterator[list[Tensor]]:
     """Yield batches of normalised views for ever."""
     transform = DINOTransform(global_crop_scale=GLOBAL_SCALE, local_crop_scale=LOCAL_SCALE, n_local_views=NUM_LOCAL)
-    loader = DataLoader(
-        LightlyDataset(task.data, transform=transform),
-        batch_size=task.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=task.workers,
-        persistent_workers=task.workers > 0,
-        pin_memory=task.device == "cuda",
-    )
+    loader = DataLoader(LightlyDataset(task.data, transform=transform), **task.loader_options)
     while True:
         for views, _, _ in loader:
             yield views

@@ -65,15 +65,7 @@ def loader(task: Task) -> DataLoader:
     dataset = spt.data.FromTorchDataset(
         ImageFolder(task.data), names=["image", "label"], transform=transforms.MultiViewTransform(views)
     )
-    return DataLoader(
-        dataset,
-        batch_size=task.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=task.workers,
-        persistent_workers=task.workers > 0,
-        pin_memory=task.device == "cuda",
-    )
+    return DataLoader(dataset, **task.loader_options)
 
 
 def train(task: Task, log: StepLog) -> None:

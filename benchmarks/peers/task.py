@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -55,6 +56,18 @@ class Task:
     device: str
     folder: str
     log: str
+
+    @property
+    def loader_options(self) -> dict[str, Any]:
+        """Arguments of torch's `DataLoader`."""
+        return {
+            "batch_size": self.batch_size,
+            "shuffle": True,
+            "drop_last": True,
+            "num_workers": self.workers,
+            "persistent_workers": self.workers > 0,
+            "pin_memory": self.device == "cuda",
+        }
 
     def to_json(self) -> str:
         """Return the argument for the process that trains."""
