@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from email.message import Message
+
 import pytest
 import torch
 
@@ -29,5 +31,9 @@ def test_extras_that_lack_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
         ],
         "torch": ["numpy", "not-one>=1; extra == 'near'", "numpy; extra == 'far'", "not-two; extra == 'other'"],
     }
+    about = Message()
+    for extra in "abcd":
+        about["Provides-Extra"] = extra
     monkeypatch.setattr(machine.importlib.metadata, "requires", requirements.get)
+    monkeypatch.setattr(machine.importlib.metadata, "metadata", lambda name: about)
     assert machine.installed_extras() == {"a": "installed", "b": "lacks no-such-package", "d": "lacks not-one"}

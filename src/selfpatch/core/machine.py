@@ -3,11 +3,11 @@
 import importlib.metadata
 import os
 import platform
-import re
 from functools import lru_cache
 from time import perf_counter
 
 import torch
+from packaging.requirements import Requirement
 
 PACKAGES = ("selfpatch", "torch", "torchvision", "timm")
 """Packages whose version a result may depend on."""
@@ -45,37 +45,34 @@ def device_name(device: torch.device) -> str:
 
 def installed_extras() -> dict[str, str]:
     """Return for each extra of the package `installed`, or the packages that it lacks."""
-    missing: dict[str, list[str]] = {}
     try:
-        requirements = importlib.metadata.requires("selfpatch") or []
+        extras = importlib.metadata.metadata("selfpatch").get_all("Provides-Extra") or []
     except importlib.metadata.PackageNotFoundError:  # a checkout on the path
         return {}
-    for requirement in requirements:
-        name, extra = _package_of(requirement), _extra_of(requirement)
-        if extra is not None and name != "selfpatch":
-            missing.setdefault(extra, []).extend(_lacking(requirement))
-    return {extra: f"lacks {', '.join(lacking)}" if lacking else "installed" for extra, lacking in missing.items()}
+    states = {}
+    for extra in extras:
+        needed = [requirement for requirement in _requirements("selfpatch", extra) if requirement.name != "selfpatch"]
+        if needed:  # not other extras alone
+            lacking = [package for requirement in needed for package in _lacking(requirement)]
+            states[extra] = f"lacks {', '.join(lacking)}" if lacking else "installed"
+    return states
 
 
-def _lacking(requirement: str) -> list[str]:
+def _requirements(package: str, extra: str) -> list[Requirement]:
+    """Return what an extra of an installed package adds to its requirements, on this machine."""
+    requirements = map(Requirement, importlib.metadata.requires(package) or [])
+    return [
+        one for one in requirements
+        if one.marker and one.marker.evaluate({"extra": extra}) and not one.marker.evaluate({"extra": ""})
+    ]  # fmt: skip
+
+
+def _lacking(requirement: Requirement) -> list[str]:
     """Return the packages that a requirement lacks: its own, else those of its extras, as in `fsspec[http,s3]`."""
-    name, extras = _package_of(requirement), re.match(r"[\w.-]+\s*\[([^\]]*)\]", requirement)
-    if _version(name) == NOT_INSTALLED:
-        return [name]
-    wanted = set(re.split(r"\s*,\s*", extras[1].strip())) if extras else set()
-    needed = [_package_of(one) for one in importlib.metadata.requires(name) or [] if _extra_of(one) in wanted]
+    if _version(requirement.name) == NOT_INSTALLED:
+        return [requirement.name]
+    needed = [one.name for extra in sorted(requirement.extras) for one in _requirements(requirement.name, extra)]
     return [package for package in needed if _version(package) == NOT_INSTALLED]
-
-
-def _package_of(requirement: str) -> str:
-    """Return the name of the package of a requirement, e.g. `fsspec` of `fsspec[http]>=2024.9; extra == 'remote'`."""
-    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
-
-
-def _extra_of(requirement: str) -> str | None:
-    """Return the extra that a requirement belongs to, or None."""
-    extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
-    return None if extra is None else extra[1]
 
 
 def _version(package: str) -> str:

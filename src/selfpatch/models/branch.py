@@ -54,7 +54,8 @@ class Branch(nn.Module):
         return EncoderOutput(image, tuple(grids), dict(self.heads.items()), self.pool, pair_tokens)
 
     def _normed(self, tokens: Tokens) -> Tokens:
-        """Return the tokens with normed patches; a trunk that has a final norm has used it already."""
+        """Return the tokens with normed patches."""
+        # The norm of a positive pool replaces the final norm; a trunk that has one has used it already.
         if isinstance(self.pool, PositivePool) and self.backbone.final_norm is None:
             return tokens._replace(patches=self.pool.norm(tokens.raw_patches))
         return tokens
