@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.core.signals import Terminated, raising_signals
 from selfpatch.core.types import Views
 from tests.helpers.disk import files_below
 
@@ -114,6 +116,20 @@ def test_a_discarded_run_blocks_no_next_try(tmp_path: Path, existed: bool) -> No
     run.discard()
     assert folder.is_symlink() == folder.exists() == existed
     RunDirectory.create(folder, {"seed": 2})
+
+
+def test_a_signal_waits_until_a_run_is_discarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink = Path.unlink
+
+    def signal_and_unlink(path: Path, **options: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        unlink(path, **options)
+
+    run = RunDirectory.create(tmp_path / "run", {})
+    monkeypatch.setattr(Path, "unlink", signal_and_unlink)
+    with raising_signals(), pytest.raises(Terminated):
+        run.discard()
+    assert not run.path.exists()
 
 
 def test_a_run_in_the_present_folder_is_discarded_but_not_the_folder(

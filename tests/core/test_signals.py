@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from selfpatch.core import signals
-from selfpatch.core.signals import Terminated, raising_signals
+from selfpatch.core.signals import Terminated, postponed_signals, raising_signals
 
 
 def test_sigterm_raises_and_the_handler_before_comes_back() -> None:
@@ -24,11 +24,21 @@ def test_sigterm_raises_and_the_handler_before_comes_back() -> None:
     assert issubclass(Terminated, KeyboardInterrupt)
 
 
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_postponed_signal_raises_at_the_end(number: int, error: type[BaseException]) -> None:
+    before, done = signal.getsignal(number), []
+    with raising_signals(), pytest.raises(error), postponed_signals():
+        os.kill(os.getpid(), number)
+        done.append("work")
+    assert done == ["work"]
+    assert signal.getsignal(number) == before
+
+
 def test_outside_the_main_thread_it_does_nothing() -> None:
     before, seen = signal.getsignal(signal.SIGTERM), []
 
     def work() -> None:
-        with raising_signals():
+        with raising_signals(), postponed_signals():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)

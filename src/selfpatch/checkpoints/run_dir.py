@@ -35,6 +35,7 @@ from selfpatch.core.distributed import is_distributed, is_main_process, rank
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.lock import FILE as LOCK_FILE
 from selfpatch.core.lock import locked
+from selfpatch.core.signals import postponed_signals
 from selfpatch.core.text import shell
 from selfpatch.core.text_files import read_text
 from selfpatch.core.types import Views
@@ -107,9 +108,10 @@ class RunDirectory:
     def discard(self) -> None:
         """Remove the files of a run that failed at its start, which would block the next try.
 
-        The folder itself stays if it was there before. Nothing is raised: why the run failed is more important.
+        The folder itself stays if it was there before. Nothing is raised: why the run failed is more important. A
+        signal waits, as the launcher sends SIGTERM to every process once one has failed.
         """
-        with contextlib.suppress(OSError):
+        with postponed_signals(), contextlib.suppress(OSError):
             for path in self.path.iterdir():
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path, ignore_errors=True)

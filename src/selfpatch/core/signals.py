@@ -44,6 +44,29 @@ def raising_signals() -> Iterator[None]:
         os.close(writer)  # ends the thread
 
 
+@contextlib.contextmanager
+def postponed_signals() -> Iterator[None]:
+    """Handle SIGTERM and Ctrl-C at the end of the context, for work that must not be left half done.
+
+    Outside the main thread, which alone handles signals, do nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in received:
+            signal.raise_signal(number)
+
+
 class _Watch:
     """Watch over the signals of one context; a context that is entered later has its own.
 
