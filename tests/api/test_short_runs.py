@@ -56,6 +56,14 @@ def test_what_was_asked_for_stays_with_a_note() -> None:
     ]
 
 
+def test_a_length_that_is_named_stays_where_the_recipe_has_the_same() -> None:
+    config, lines = fit_schedules(of_recipe("dinov2-vits14", epochs=3), named={"warmup_epochs"})
+    assert config.optimizer.warmup_epochs == 10
+    assert config.optimizer.warmup_teacher_temp_epochs == pytest.approx(0.9)
+    assert "the learning rate rises for 10 of 3 epochs; shorten this" in lines[-1]
+    assert "warm-up of the learning rate" not in lines[0]
+
+
 def test_defaults_are_the_measure_without_a_recipe() -> None:
     config, (line,) = fit_schedules(RunConfig(epochs=3))
     assert config.optimizer.warmup_epochs == pytest.approx(0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
 import selfpatch
+from selfpatch.api.short_runs import PHASES
 from selfpatch.cli import parsing
 from selfpatch.cli import pretrain as pretrain_command
 from selfpatch.cli.main import main
+from selfpatch.config.run import RunConfig
 from tests.helpers.command_line import TINY
 
 NUM_EPOCHS, NUM_STEPS = 2, 10  # 24 images, 2 of them held out, in batches of 4
@@ -124,3 +127,18 @@ def test_options_of_sections_take_true_and_false_as_recipes_write_them() -> None
 def test_help_refuses_an_unknown_objective(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrain", "--objective", "distil", "--help"]) == 2
     assert "unknown objective 'distil'; use one of: distill" in capsys.readouterr().err
+
+
+def test_warm_ups_that_the_command_names_stay(monkeypatch: pytest.MonkeyPatch, photos: Path) -> None:
+    """Also where the recipe has the same length."""
+    kept: list[set[str]] = []
+
+    def fit_schedules(config: RunConfig, named: Container[str]) -> None:
+        kept.append({name for name in PHASES if name in named})
+        raise ValueError("seen")
+
+    monkeypatch.setattr("selfpatch.api.pretrain.fit_schedules", fit_schedules)
+    words = "--optimizer.warmup-epochs 2 --optimizer.freeze_last-layer_epochs=0 --optimizer.clip 1".split()
+    assert main(["pretrain", *TINY, "--data", str(photos), "--epochs", "1", *words]) == 2
+    assert main(["pretrain", *TINY, "--data", str(photos), "--epochs", "1"]) == 2
+    assert kept == [{"warmup_epochs", "freeze_last_layer_epochs"}, set()]

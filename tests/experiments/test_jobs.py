@@ -84,6 +84,18 @@ def test_a_setting_that_is_newer_than_a_study_does_not_end_it(tmp_path: Path) ->
         run_job(job, study, out, WorkerSlot("cpu", 1))
 
 
+def test_warm_ups_that_a_study_names_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the recipe has the same length; a size may shorten the training, not the warm-up."""
+    named: list[Any] = []
+    monkeypatch.setattr("selfpatch.experiments.jobs.pretrain", lambda config, **settings: named.append(settings))
+    monkeypatch.setattr("selfpatch.experiments.jobs.open_encoder", lambda *_: pytest.fail("trained"))
+    arms = {"DINO": {"objective": "none", "optimizer": {"freeze_last_layer_epochs": 1}}}
+    study = read_study(write_study(tmp_path, arms=arms), tmp_path)
+    with pytest.raises(pytest.fail.Exception, match="trained"):
+        run_job(jobs_of(study, {})[-1], study, tmp_path / "out", WorkerSlot("cpu", 1))
+    assert named == [{"optimizer": {"warmup_epochs": 1, "freeze_last_layer_epochs": 1}}]
+
+
 def test_several_sources_are_listed_in_a_file(tmp_path: Path) -> None:
     data = {"photos": tmp_path / "photos", "davis/JPEGImages": tmp_path / "davis"}
     assert training_data({"photos": tmp_path / "photos"}, tmp_path) == str(tmp_path / "photos")

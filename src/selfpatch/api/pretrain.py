@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -54,7 +54,8 @@ def pretrain(config: RunConfig | None = None, *, dry_run: bool = False, **settin
     Args:
         config: settings of the run. If None, from the recipe that `recipe` names or that fits the number of images.
         dry_run: check everything and build the network without values; read no image and write nothing.
-        settings: settings by name, sections as mappings; they override `config`.
+        settings: settings by name, sections as mappings; they override `config`. Warm-ups and frozen epochs among them
+            stay as long as they are, however short the run.
 
     Returns:
         The run directory, or the report of a dry run.
@@ -74,13 +75,13 @@ def pretrain(config: RunConfig | None = None, *, dry_run: bool = False, **settin
             begun = None if in_dry_run() else begun_run(config)
             if begun is not None:
                 return _resume(*begun)
-            return _pretrain(config, started)
+            return _pretrain(config, started, named=(settings.get("optimizer") or {}).keys())
 
 
 pretrain.__signature__ = signature_with_settings(pretrain, RunConfig)  # type: ignore[attr-defined]
 
 
-def _pretrain(config: RunConfig, started: float) -> Path | DryRun:
+def _pretrain(config: RunConfig, started: float, named: Container[str]) -> Path | DryRun:
     device = distributed.start(config.device)
     require_loggers(config.logging)
     data = factory.open_training_data(config)
@@ -95,7 +96,7 @@ def _pretrain(config: RunConfig, started: float) -> Path | DryRun:
         with dry_running():  # refuses the folder before anything is measured
             _new_run(config, data)
         config, lines = fit_epochs(config, student_teacher, data, device, started)
-    config, notes = fit_schedules(config)
+    config, notes = fit_schedules(config, named)
     schedule = factory.make_schedule(config, steps_per_epoch)
     run = _new_run(config, data)
     try:

@@ -1,5 +1,6 @@
 """Schedules of a run that is much shorter than its recipe: warm-ups and frozen epochs take the same share of both."""
 
+from collections.abc import Container
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -29,11 +30,11 @@ PHASES = {
 """Settings of the optimizer that are lengths in epochs."""
 
 
-def fit_schedules(config: RunConfig) -> tuple[RunConfig, list[str]]:
+def fit_schedules(config: RunConfig, named: Container[str] = ()) -> tuple[RunConfig, list[str]]:
     """Return the settings with phases that fit their epochs, and lines that say what was shortened or is too long.
 
-    A phase that is longer than half of the training gets its share in the recipe, or in the defaults without one. If
-    the recipe has another length for it, it was asked for: it stays, with a note.
+    A phase that is longer than half of the training gets its share in the recipe, or in the defaults without one. A
+    length that was asked for stays, with a note: one that is `named`, or another than the recipe's.
     """
     too_long = [name for name in PHASES if _is_too_long(config, name)]
     if config.epochs is None or not too_long:
@@ -43,7 +44,8 @@ def fit_schedules(config: RunConfig) -> tuple[RunConfig, list[str]]:
     for name in too_long:
         (noun, verb), length = PHASES[name], getattr(config.optimizer, name)
         planned, its_epochs = (None, None) if usual is None else (getattr(usual.optimizer, name), usual.epochs)
-        if length == planned and its_epochs is not None and planned <= LONGEST_SHARE * its_epochs:
+        of_recipe = name not in named and length == planned
+        if of_recipe and its_epochs is not None and length <= LONGEST_SHARE * its_epochs:
             shortened[name] = length * config.epochs / its_epochs
             changes.append(f"{noun} from {length:g} to {shortened[name]:.2g}")
         else:

@@ -71,10 +71,11 @@ def run(arguments: list[str]) -> int:
         check_run(config)
     from selfpatch.api.pretrain import pretrain
 
+    named = _named_phases(arguments, config)
     if options.dry_run:
-        print_report(pretrain(config, dry_run=True))
+        print_report(pretrain(config, dry_run=True, optimizer=named))
     else:
-        pretrain(config)
+        pretrain(config, optimizer=named)
     return 0
 
 
@@ -86,6 +87,14 @@ def _refuse_unknown(arguments: list[str]) -> None:
         name = word.partition("=")[0].removeprefix("--").replace("_", "-")
         if word.startswith("--") and "." not in name and name not in known and name != "loss-weights":
             raise unknown_option(word.partition("=")[0], PretrainOptions, "pretrain")
+
+
+def _named_phases(arguments: list[str], config: RunConfig) -> dict[str, float]:
+    """Return the phases of the training whose lengths the command names, which need not differ from the recipe's."""
+    from selfpatch.api.short_runs import PHASES
+
+    words = {word.partition("=")[0].replace("-", "_") for word in arguments}
+    return {name: getattr(config.optimizer, name) for name in PHASES if f"__optimizer.{name}" in words}
 
 
 def _help_on_components(recipe: RunConfig, chosen: dict[str, str], arguments: list[str]) -> None:

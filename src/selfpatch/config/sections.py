@@ -220,7 +220,8 @@ class OptimizerConfig:
     """Learning rate at the end of the cosine schedule."""
     warmup_epochs: NonNegativeFloat = 10
     """Length of the linear warm-up of the learning rate, in epochs. In a run so short that the recipe's would take more
-    than half of it, it takes its share in the recipe; so do the warm-up of temperatures and the frozen epochs."""
+    than half of it, it takes its share in the recipe unless you name a length; so do the warm-up of temperatures and
+    the frozen epochs."""
     warmup_start_lr: NonNegativeFloat = 0.0
     """Learning rate at the first step of the warm-up."""
     warmup_includes_peak: bool = True

@@ -57,6 +57,8 @@ class Job:
     """True if the network is trained; otherwise its weights stay random."""
     data: Mapping[str, Path] = field(default_factory=dict)
     """Training data, by the study's names."""
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the optimizer that the study names; they are in `config`, too."""
 
     @property
     def name(self) -> str:
@@ -102,7 +104,8 @@ def jobs_of(study: Study, epochs: Mapping[str, float]) -> list[Job]:
             if seed in arm.seeds:
                 config = replace(arm.config, seed=seed, epochs=epochs.get(arm.name, arm.epochs))
                 folder = f"{arm.slug}-seed{seed}"
-                jobs.append(Job(arm.name, seed, folder, config, trained=True, data=arm.pretrain))
+                job = Job(arm.name, seed, folder, config, trained=True, data=arm.pretrain, optimizer=arm.optimizer)
+                jobs.append(job)
     folders, names = [job.folder for job in jobs], {arm.name for arm in study.arms}
     for job in jobs:
         if folders.count(job.folder) > 1 or (not job.trained and job.row in names):
@@ -147,7 +150,7 @@ def run_job(job: Job, study: Study, out: Path, slot: WorkerSlot) -> list[str]:
     if config is None:
         network = open_encoder(job.baseline, slot.device)
     elif job.trained:
-        _train(config, training_data(job.data, out), run, slot)
+        _train(config, training_data(job.data, out), run, slot, job.optimizer)
         network = open_encoder(str(run), slot.device)
     else:
         network = _on_device(_random_encoder(config), UNTRAINED, slot.device)
@@ -180,7 +183,7 @@ def _evaluate(measurements: Sequence[Measurement], network: tuple[Encoder, Prove
     return failures
 
 
-def _train(config: RunConfig, data: str, run: Path, slot: WorkerSlot) -> None:
+def _train(config: RunConfig, data: str, run: Path, slot: WorkerSlot, optimizer: Mapping[str, Any]) -> None:
     """Begin or resume a training, unless it is finished."""
     if is_trained(run):
         return
@@ -190,7 +193,7 @@ def _train(config: RunConfig, data: str, run: Path, slot: WorkerSlot) -> None:
         return
     shutil.rmtree(run, ignore_errors=True)  # the job was killed while the folder was created
     loader = replace(config.loader, workers=workers)
-    pretrain(replace(config, data=data, out=str(run), device=slot.device, loader=loader))
+    pretrain(replace(config, data=data, out=str(run), device=slot.device, loader=loader), optimizer=optimizer)
 
 
 def loader_workers(config: RunConfig, slot: WorkerSlot) -> int:

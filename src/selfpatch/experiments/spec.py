@@ -32,7 +32,7 @@ The baseline `as is` stands for these weights. The arms are then compared with i
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +69,8 @@ class Arm:
     pretrain: dict[str, Path]
     """Training data by the names that the file gives."""
     seeds: Annotated[tuple[Seed, ...], MinLen(1)] = (0,)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    """Settings of the optimizer that the study names, in place of the recipe's."""
     equal_time: str | None = None
     """Name of another arm, whose training time this arm gets."""
 
@@ -285,7 +287,8 @@ def _arm(name: str, values: Mapping[str, Any], common: Mapping[str, Any], data: 
         init = _named_weights("init", config.init, data, weights)
         teacher = _named_weights("teacher", config.teacher, data, weights)
         config = replace(config, init=init, teacher=teacher, minutes=None)
-        return Arm(name=name, config=config, pretrain=pretrain, seeds=seeds, equal_time=equal_time)
+        named = merged.get("optimizer") or {}
+        return Arm(name=name, config=config, pretrain=pretrain, seeds=seeds, optimizer=named, equal_time=equal_time)
     except ValueError as error:
         raise ValueError(f"arm {name!r}: {error}") from None
 
