@@ -14,8 +14,8 @@ from tests.helpers.workers import WorkerPool
 
 HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared"
-SLOW_FOLDERS = ("end_to_end", "fuzz")
-"""Folders whose tests run whole commands, or thousands of cases: seconds each, or minutes together."""
+SLOW_FOLDERS = ("benchmarks", "end_to_end", "fuzz")
+"""Folders whose tests time or run whole commands, or run thousands of cases: seconds each, or minutes together."""
 
 
 def pytest_configure() -> None:

@@ -65,6 +65,7 @@ def files_below(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blind")
 def test_pretraining_reads_and_writes_nothing(photos: Path, tmp_path: Path) -> None:
     before = files_below(tmp_path)
@@ -154,6 +155,7 @@ def test_processes_and_micro_batches_share_the_memory(
         selfpatch.pretrain(**how)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -234,6 +236,7 @@ def test_init_is_read_as_far_as_its_shapes(photos: Path, run: Path, tmp_path: Pa
         selfpatch.pretrain(**(OPTIONS | how | {"backbone": backbone}))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blind")
 def test_an_evaluation_reads_and_writes_nothing(run: Path, photos: Path, tmp_path: Path) -> None:
     for split in ("train", "val"):

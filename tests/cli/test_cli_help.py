@@ -124,7 +124,11 @@ def commands() -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize(
+    "command",
+    # A recipe changes defaults only.
+    [pytest.param(name, marks=[pytest.mark.slow] if " --recipe " in name else []) for name in commands()],
+)
 def test_every_help_string_is_clear(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     description, options = page(command, monkeypatch)
     assert options
@@ -186,6 +190,7 @@ def test_presets_stand_in_the_help_and_in_a_table(
 HEAVY = ("torch", "torchvision", "timm", "numpy", "scipy", "skimage", "PIL", "matplotlib", "tensorboard", "safetensors")
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_heavy() -> None:
     calls = [[], ["--help"], ["--version"], ["evaluate"], *([*command.split(), "--help"] for command in commands())]
     calls = [call for call in calls if not {"--objective", "--method"} & {*call} or "pretrain" not in call]

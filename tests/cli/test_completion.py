@@ -26,6 +26,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(
     ("words", "completions"),
@@ -47,6 +48,7 @@ def test_bash_completes(words: str, completions: set[str], script: Path) -> None
     assert set(said.stdout.splitlines()) == completions, said.stderr
 
 
+@pytest.mark.slow
 def test_paths_are_left_to_the_shell(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "complete -o default -F _tyro_selfpatch selfpatch\n" in script.read_text()
     assert main(["completion", "zsh"]) == 0

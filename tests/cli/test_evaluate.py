@@ -16,6 +16,7 @@ from selfpatch.cli.main import main
 from tests.helpers.command_line import write_davis
 
 
+@pytest.mark.slow
 def test_davis(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
     davis, out = write_davis(tmp_path / "davis"), tmp_path / "out"
     assert main(f"evaluate davis --weights {run} --data {davis} --out {out} --resolution 48 --device cpu".split()) == 0
@@ -43,6 +44,7 @@ def test_the_truth_scores_one(tmp_path: Path) -> None:
     assert json.loads((out / "result.json").read_text())["metrics"]["J&F-Mean"] == 1
 
 
+@pytest.mark.slow
 def test_knn(capsys: pytest.CaptureFixture[str], run: Path, photos: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()

@@ -10,6 +10,7 @@ from PIL import Image
 from selfpatch.cli.main import main
 
 
+@pytest.mark.slow
 def test_show(capsys: pytest.CaptureFixture[str], run: Path, photos: Path, tmp_path: Path) -> None:
     images = [photos / "cat" / "000.png", photos / "dog" / "000.png"]
     where = f"--out {tmp_path} --resolution 48 --window all --border clip --device cpu"

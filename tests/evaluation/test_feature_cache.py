@@ -177,6 +177,7 @@ def _fill(rank: int, folder: Path) -> tuple[list[bool], int]:
         return [get(cache, encoder, PIXELS ^ np.uint8(i)) for i in range(4)], len([*cache.folder.iterdir()])
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_folder(pool: WorkerPool, tmp_path: Path) -> None:
     pool.run(_fill, tmp_path)
     assert pool.run(_fill, tmp_path) == [([False] * 4, 4)] * 2
@@ -217,6 +218,7 @@ RETRIEVE = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", [SEGMENT, CLASSIFY, RETRIEVE])
 def test_a_suite_encodes_each_image_once(tmp_path: Path, suite: str) -> None:
     data = tmp_path / "data"

@@ -333,6 +333,7 @@ def test_davis_as_it_is_run(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out/1-davis/entry.json").read_text())["settings"]["resolution"] == 48
 
 
+@pytest.mark.slow
 def test_a_baseline_and_ready_made_masks_need_no_network(tmp_path: Path) -> None:
     """A suite of the first mask's baseline: davis runs, what encodes images fails and keeps nothing from running."""
     tree = write_davis(tmp_path / "davis")
@@ -358,6 +359,7 @@ def test_what_tells_networks_apart() -> None:
     assert identity(MeanColour(8), None, {}) is None
 
 
+@pytest.mark.slow
 def test_a_suite_finds_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_davis(Path("davis"))

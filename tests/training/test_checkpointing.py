@@ -112,6 +112,7 @@ def test_a_training_goes_on_with_other_processes_and_formats(
         torch.testing.assert_close(momentum(state)[name], expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_sharded_checkpoint_holds_no_pickle_and_is_read_as_weights(pool: WorkerPool, run: RunDirectory) -> None:
     state = train_with(pool, 2, run.path, "fsdp", {"every_steps": 1, "keep": 2})
     steps = [step for step, _ in run.checkpoints.all()]

@@ -115,6 +115,7 @@ def test_a_figure_is_the_same_every_time() -> None:
     assert curves_svg(CURVES, title="loss") == curves_svg(CURVES, title="loss")
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.lists(st.text(max_size=120), min_size=1, max_size=20, unique=True), st.text(max_size=120))
 def test_any_names_make_a_file_whose_legend_overlaps_nowhere(names: list[str], title: str) -> None:
@@ -132,6 +133,7 @@ def test_any_names_make_a_file_whose_legend_overlaps_nowhere(names: list[str], t
         assert x + 3 * len(text) < min(following, default=WIDTH)
 
 
+@pytest.mark.slow
 def test_a_long_name_is_cut_to_its_room() -> None:
     name = "WIDE NAMES " * 30
     cut = [text for text in words(curves_svg({name: [(0, 1.0)]}, title=name)) if text.startswith("WIDE")]

@@ -28,6 +28,7 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_depth_that_colours_tell_is_learned(tmp_path: Path) -> None:
     data, out = write_depth(tmp_path / "data"), tmp_path / "out"
     result = measure("depth", MeanColour(8), None, data, **TINY, out=out, max_pictures=2)

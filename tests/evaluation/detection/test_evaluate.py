@@ -42,6 +42,7 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_whole_evaluation_is_written_down(coco_data: Path, tmp_path: Path) -> None:
     settings = {**TINY, "epochs": 20.0, "lr": 2e-3}
     result = measure("detect", tiny_encoder(), None, coco_data, out=tmp_path, **settings)

@@ -54,6 +54,7 @@ def run(data: Path, encoder: Any = None, *, out: Path | None = None, progress: A
     return evaluate(encoder or tiny_encoder("vit"), data, config, Output(out, progress or silent))
 
 
+@pytest.mark.slow
 def test_it_learns_from_masks_in_two_channels(imagenet_s: Path) -> None:
     result = run(imagenet_s, epochs=60, lr=1.0, layer_decay=0.9, warmup_epochs=2, min_scale=0.9)
     assert result.settings["kind"] == "imagenet_s"

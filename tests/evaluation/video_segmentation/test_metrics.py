@@ -17,6 +17,7 @@ from tests.evaluation.video_segmentation.conftest import Tree
 from tests.helpers.command_line import write_davis
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["shifted", "swapped"])
 def test_official_scores_of_several_objects(name: str, full_golden_dir: Path) -> None:
     folder = full_golden_dir / "davis_metric"

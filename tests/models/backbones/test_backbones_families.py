@@ -383,6 +383,7 @@ def test_strides_removed_without_dilation() -> None:
         build_timm("resnet26d").with_output_stride(16)
 
 
+@pytest.mark.slow
 def test_a_dilated_resnet_costs_more_and_is_estimated_without_values() -> None:
     """A dry run moves the whole network off the meta device, and the dilated one with it."""
     with torch.device("meta"):
