@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import selfpatch
+from tests.helpers.block_images import write_blocks
 from tests.helpers.command_line import write_davis
 
 
@@ -21,3 +22,10 @@ def test_a_function_is_evaluated(tmp_path: Path) -> None:
         selfpatch.evaluate("davis", pool, davis)
     with pytest.raises(ValueError, match="patch_size is 8, but only a function of images needs one"):
         selfpatch.evaluate("davis", "baseline:mean-colour:8", davis, patch_size=8)
+
+
+def test_a_batch_has_no_more_images_than_there_are_and_the_result_says_so(tmp_path: Path) -> None:
+    settings = {"preset": "small", "crop": 16, "steps": 2, "limit": 2, "device": "cpu"}
+    result = selfpatch.evaluate("segment", "baseline:mean-colour:4", write_blocks(tmp_path / "blocks"), **settings)
+    assert result.settings["batch_size"] == 2
+    assert result.notes == ["A batch has 2 images, all that there are to train on, and not 8."]

@@ -172,6 +172,8 @@ def test_a_limit_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """The smaller one counts where an entry has a limit too; a quick look does not stand in the way of a full run."""
     entries = suite(tmp_path, "- davis: {data: a}\n- knn: {data: b, limit: 3}\n- segment: {data: c, limit: 50}")
     assert [limited(entry, 8).settings["limit"] for entry in entries] == [8, 3, 8]
+    trained = suite(tmp_path, "- depth: {data: a}\n- depth: {data: a, steps: 3}\n- segment: {data: c}")
+    assert [limited(entry, 8).settings["steps"] for entry in trained] == [8, 3, None]
     with pytest.raises(ValueError, match=r"1-davis with a limit of 0\.limit is 0"):
         limited(entries[0], 0)
     monkeypatch.chdir(tmp_path)

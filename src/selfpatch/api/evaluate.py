@@ -20,6 +20,7 @@ from selfpatch.core.lock import locked_by_main
 from selfpatch.core.machine import device_name, precision_warning
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry
+from selfpatch.evaluation.batches import capped_batch_note
 from selfpatch.evaluation.compare import compare
 from selfpatch.evaluation.config import EvaluationConfig, preset_tables
 from selfpatch.evaluation.degenerate import collecting_degenerate
@@ -161,7 +162,8 @@ def measure(
         with collecting_degenerate() as collector:
             result = registry.load_evaluation(name)(encoder, data, config, output)  # type: ignore[arg-type]
     costs = {"seconds": time.perf_counter() - started, **result.costs}
-    result = replace(result, costs=costs, degenerate=[*result.degenerate, *collector.gathered()])
+    notes = [*result.notes, *capped_batch_note(config, result.settings)]
+    result = replace(result, costs=costs, notes=notes, degenerate=[*result.degenerate, *collector.gathered()])
     if encoder is not None and config.needs_encoder:
         processes = "" if distributed.world_size() == 1 else f"{distributed.world_size()} x "
         result = replace(result, weights=record, device=processes + device_name(encoder.device))

@@ -53,8 +53,8 @@ class SuiteOptions(DryRunOptions, NetworkOptions, CacheConfig):
     """Folder that the suite's relative paths of data start from, and those of image lists that lie there; the current
     folder if not given."""
     limit: PositiveInt | None = None
-    """Largest number of images per split of each evaluation (pairs of correspond and navi, sequences of davis), for a
-    quick look; defaults to what the suite says."""
+    """Largest number of images per split of each evaluation (pairs of correspond and navi, sequences of davis), and of
+    its training steps, for a quick look; defaults to what the suite says."""
     against: tuple[DataName, ...] = ()
     """Folders of suites of other networks, which the scorecard shows next to this one."""
     out: Name | None = None

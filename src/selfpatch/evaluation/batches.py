@@ -1,6 +1,6 @@
 """Batches of labelled samples for training in an evaluation, the same for any number of workers and after a stop."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from torch.utils.data import default_collate
 from selfpatch.core.text import counted
 from selfpatch.data.augment.multicrop import generator
 from selfpatch.data.workers import computed_ahead
+from selfpatch.evaluation.config import EvaluationConfig
 from selfpatch.evaluation.sharding import share_of_batch
 
 _ORDER_STREAM = 2**32 + 1
@@ -82,6 +83,17 @@ class Batches:
     def _load_batch(self, request: tuple[int, list[tuple[int, int]]]) -> Any:
         epoch, copies = request
         return self._collate([self._load(i, generator(self._seed, epoch, i, copy)) for i, copy in copies])
+
+
+def capped_batch_note(config: EvaluationConfig, settings: Mapping[str, Any]) -> list[str]:
+    """Return the note of a result that its training had fewer images than a batch; it is empty where it had enough.
+
+    `config` holds the settings that were asked for, `settings` those that the evaluation used.
+    """
+    asked = getattr(config, "batch_size", None)
+    if asked is None or asked == settings["batch_size"]:
+        return []
+    return [f"A batch has {counted(settings['batch_size'], 'image')}, all that there are to train on, and not {asked}."]
 
 
 def epochs_of(first: int, last: int, steps_per_epoch: int) -> Iterator[tuple[int, range]]:

@@ -68,7 +68,7 @@ def read_suite(suite: str | Path, data_root: str | Path | None = None, limit: in
         suite: name of a built-in suite, or path of a YAML file.
         data_root: folder that relative paths of data start from, and those of lists of images that lie there; the
             current folder if None.
-        limit: largest number of images per split, see `limited`; if None, as the file says.
+        limit: largest number of images per split and of training steps, see `limited`; if None, as the file says.
 
     Raises:
         ValueError: the file is missing or no list of evaluations, or an evaluation or a setting is unknown.
@@ -88,12 +88,16 @@ def read_suite(suite: str | Path, data_root: str | Path | None = None, limit: in
 
 
 def limited(entry: Entry, limit: int) -> Entry:
-    """Return an entry whose setting `limit`, which every evaluation has, is at most `limit`.
+    """Return an entry whose setting `limit`, which every evaluation has, is at most `limit`, and so are its `steps`.
+
+    Trainings that are given in epochs become shorter with their images; tens of thousands of steps are no quick look.
 
     Raises:
         ValueError: the limit is less than 1.
     """
     settings = {**entry.settings, "limit": min(limit, entry.settings["limit"] or limit)}
+    if settings.get("steps") is not None:
+        settings["steps"] = min(limit, settings["steps"])
     where = f"{entry.folder} with a limit of {limit}"
     return replace(entry, settings=plain(EVALUATIONS[entry.evaluation].from_settings(settings, where)))
 

@@ -85,7 +85,8 @@ def evaluate_suite(
         progress: called by the evaluations with their progress.
         cache: features on disk by which the evaluations encode each image once.
         data_root: folder that relative paths of data start from; the current folder if None.
-        limit: largest number of images per split of each evaluation, see `entries.limited`; if None, as the suite says.
+        limit: largest number of images per split of each evaluation, and of training steps, see `entries.limited`; if
+            None, as the suite says.
         against: folders of suites of other networks, which the scorecard shows next to this one.
 
     Returns:

@@ -56,6 +56,11 @@ def test_no_more_images_are_encoded_at_once_than_a_batch_has(tmp_path: Path) -> 
     assert encoded == [4] * 3 + [1] * 10
 
 
+def test_a_batch_has_no_more_images_than_there_are(tmp_path: Path) -> None:
+    settings = {**TINY, "steps": 2, "batch_size": 9}
+    assert measure("depth", MeanColour(8), None, write_depth(tmp_path, train=3), **settings).settings["batch_size"] == 3
+
+
 def test_wrong_depths_are_noticed(tmp_path: Path) -> None:
     """Depths of a test image are turned upside down: its error grows, the others' stay."""
     data, out = write_depth(tmp_path / "data"), _made(tmp_path / "out")

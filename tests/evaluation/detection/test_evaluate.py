@@ -12,6 +12,7 @@ from PIL import Image
 
 from selfpatch.api.evaluate import measure
 from selfpatch.cli.main import main
+from selfpatch.core.dry_run import dry_run
 from selfpatch.evaluation.detection import training
 from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.evaluate import evaluate
@@ -19,6 +20,7 @@ from selfpatch.evaluation.detection.predictions import BOXES, MASKS
 from selfpatch.evaluation.encoders import MeanColour
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output, Result
+from selfpatch.evaluation.workload import DryRunEnds
 from tests.helpers.detect_data import (
     QUICK,
     annotation,
@@ -53,6 +55,14 @@ def test_a_whole_evaluation_is_written_down(coco_data: Path, tmp_path: Path) -> 
     assert result.settings["rate"] == 2e-3 * 2 / 4
     assert result.settings["strides"] == [4, 8, 16, 32, 64]
     assert result.settings["epochs"] == 20
+
+
+def test_a_batch_has_no_more_images_than_there_are(coco_data: Path) -> None:
+    """The learning rate follows."""
+    with dry_run(), pytest.raises(DryRunEnds) as ready:
+        evaluate(tiny_encoder(), coco_data, DetectionConfig.from_settings({**TINY, "batch_size": 10**6}))
+    num_images = ready.value.workload.data["training images"]
+    assert ready.value.workload.settings["batch_size"] == num_images < 100
 
 
 class Stop(Exception):

@@ -222,7 +222,6 @@ def test_presets_are_the_published_settings() -> None:
         ({"test": "slide", "crop": 64, "stride": 65}, "windows of 64 pixels, 65 apart, leave gaps"),
         ({"stride": 9}, "stride is 9, but test whole has no windows; leave it out, or use test slide"),
         ({"blocks": (1, 2, 3, 9)}, "blocks are .1, 2, 3, 9.; use four of 1 to 4"),
-        ({"batch_size": 3}, "a batch of 3 cannot be drawn from 2 training samples"),
         ({"test_split": "train"}, "'train' shares 2 images with 'train'"),
     ],
 )

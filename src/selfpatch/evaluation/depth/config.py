@@ -69,7 +69,7 @@ class DepthConfig(DenseConfig, LimitConfig):
     gradient_weight: NonNegativeFloat = 0.0
     """Weight of the gradient loss next to SigLoss."""
     batch_size: PositiveInt = 16
-    """Images per step."""
+    """Images per step, capped at the number of training images."""
     steps: PositiveInt = 38_400
     """Number of optimizer steps."""
     warmup: NonNegativeInt = 12_800

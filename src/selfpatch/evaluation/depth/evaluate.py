@@ -68,9 +68,10 @@ def evaluate(encoder: Encoder, data: str | Path, config: DepthConfig, output: Ou
         raise ValueError(
             f"the encoder takes images of {counted(len(encoder.mean), 'channel')}; depth needs one of RGB images"
         )
-    config = replace(config, warmup=min(config.warmup, config.steps // 3))
-    features = DepthFeatures(encoder, config)
     train, test = (split.limited(config.limit) for split in open_depth_splits(data, config.depth_scale))
+    batch_size, warmup = min(config.batch_size, len(train)), min(config.warmup, config.steps // 3)
+    config = replace(config, batch_size=batch_size, warmup=warmup)
+    features = DepthFeatures(encoder, config)
     settings = config.recorded() | {
         "data": str(data), "train_images": len(train), "test_images": len(test), "patch_size": encoder.patch_size,
         "blocks": features.blocks,

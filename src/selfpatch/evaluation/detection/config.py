@@ -118,7 +118,7 @@ class DetectionConfig(EvaluationConfig):
     long_side: Annotated[int, Ge(1)] = 1333
     """Largest long side of an image, in pixels."""
     batch_size: Annotated[int, Ge(1)] = 8
-    """Images per step; the learning rate is proportional to it."""
+    """Images per step, capped at the number of training images; the learning rate is proportional to it."""
     epochs: PositiveFloat = 12.0
     """Number of passes over the training images."""
     decay_at: tuple[Annotated[float, Gt(0), Le(1)], ...] = (8 / 12, 11 / 12)

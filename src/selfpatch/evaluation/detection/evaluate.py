@@ -7,6 +7,7 @@
     for each image of the other split: boxes, masks -> results files -> pycocotools
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: DetectionConfig, output
     """
     pycocotools("mask")  # a missing package is reported now, not after the training
     train_split, test_split = _open_splits(data, config)
+    config = replace(config, batch_size=min(config.batch_size, len(train_split.images)))
     # Reading the truth now reports its errors before hours of training.
     truth = GroundTruth(test_split.annotations, [image.id for image in test_split.images])
     network = build_network(encoder, len(train_split.category_ids), config)

@@ -88,7 +88,7 @@ class TrainedConfig(SupervisedConfig):
     """A method that trains by gradient descent."""
 
     batch_size: PositiveInt = 16
-    """Images per step; part of the protocol. With a single image, the decoders' batch norms become group norms."""
+    """Images per step, capped at the number of training images; with a single one, decoders have group norms."""
     crop: PositiveInt = 512
     """Side of the training crops, and of the test windows, in pixels."""
     weight_decay: NonNegativeFloat = 1e-4

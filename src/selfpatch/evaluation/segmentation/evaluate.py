@@ -1,6 +1,7 @@
 """Semantic segmentation with patch features: by retrieval, a linear head, clusters, or a trained decoder."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -75,6 +76,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
             f"the network takes images of {counted(len(encoder.mean), 'channel')}; segmentation sets are RGB, use 3"
         )
     train, test = _open_splits(data, config)
+    if isinstance(config, TrainedConfig):
+        config = replace(config, batch_size=min(config.batch_size, len(train)))
     if isinstance(config, KMeansSegmentationConfig):  # refused before images are encoded
         kmeans.count_clusters(config, len(test.classes))
     if isinstance(config, PatchConfig):

@@ -15,7 +15,8 @@ class KNNConfig(FrozenConfig, ClassificationConfig):
     """Weighted k-nearest-neighbour classification of image features; k = 20 is the value that DINO reports."""
 
     ks: Annotated[tuple[PositiveInt, ...], MinLen(1)] = (10, 20, 100, 200)
-    """Numbers of neighbours that vote; those above the number of training images are left out."""
+    """Numbers of neighbours that vote; those above the number of training images are left out, and all images vote if
+    each is."""
     temperature: PositiveFloat = 0.07
     """Softmax temperature of the votes."""
     encode_batch: Annotated[PositiveInt, SPEED_ONLY] = 64

@@ -1,5 +1,6 @@
 """Weighted k-nearest-neighbour classification of image features (Wu et al., arXiv 1805.01978; as in DINO's code)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch.nn import functional as F
@@ -25,19 +26,14 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
     """Measure the k-NN accuracy of image features; `registry.Evaluate` explains the arguments. Nothing is written.
 
     Raises:
-        ValueError: a split or class is missing, a test class has no training images, or every k exceeds their number.
+        ValueError: a split or class is missing, or a test class has no training images.
     """
     train, test = open_splits(Path(data).expanduser(), config.limit)
-    usable = [k for k in config.ks if k <= len(train)]
-    if not usable:
-        raise ValueError(
-            f"ks are {list(config.ks)} for {counted(len(train), 'training image')}; use at least one of 1 to that many"
-        )
     device, channels = encoder.device, len(encoder.mean)
     encoder = in_precision(encoder, config.precision)
     output.announce(
         Workload(
-            config.recorded() | {"ks": usable, "data": str(data)},
+            config.recorded() | {"ks": usable_ks(config.ks, len(train)), "data": str(data)},
             split_sizes(train, test),
             encoder.image,
             (config.encode_batch, channels, config.crop, config.crop),
@@ -57,12 +53,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
     )
     check_classes(train, test)
     check_images(keys)
-    usable = [k for k in usable if k <= len(keys)]  # unreadable images are left out
-    if not usable:
-        raise ValueError(
-            f"ks are {list(config.ks)}, but only {counted(len(keys), 'training image')} can be read; use at most that "
-            "many"
-        )
+    usable = usable_ks(config.ks, len(keys))
     missing = [*unreadable(train, key_names), *unreadable(test, names)]
     share = share_of(len(queries))
     mine = slice(share.start, share.stop)
@@ -84,4 +75,12 @@ def evaluate(encoder: Encoder, data: str | Path, config: KNNConfig, output: Outp
     metrics = {f"{name} k={row['k']}": float(row[name]) for row in rows for name in ("top-1", "top-5")}
     settings = config.recorded() | {"ks": usable, "data": str(data), "train_images": len(keys)}
     settings |= {"test_images": len(queries), "classes": num_classes, "unreadable": len(missing)}
-    return Result("knn", metrics, rows, settings, per_image=per_image, notes=unreadable_note(missing))
+    notes = unreadable_note(missing)
+    if not {*usable} & {*config.ks}:
+        notes.append(f"All {counted(len(keys), 'training image')} vote, as ks are {', '.join(map(str, config.ks))}.")
+    return Result("knn", metrics, rows, settings, per_image=per_image, notes=notes)
+
+
+def usable_ks(ks: Sequence[int], num_images: int) -> list[int]:
+    """Return the numbers of neighbours of at most the number of training images, or that number if all are larger."""
+    return [k for k in ks if k <= num_images] or [num_images]
