@@ -27,9 +27,14 @@ def test_sigterm_raises_and_the_handler_before_comes_back() -> None:
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_postponed_signal_raises_at_the_end(number: int, error: type[BaseException]) -> None:
     before, done = signal.getsignal(number), []
-    with raising_signals(), pytest.raises(error), postponed_signals():
-        os.kill(os.getpid(), number)
-        done.append("work")
+
+    def work() -> None:
+        with raising_signals(), postponed_signals():
+            os.kill(os.getpid(), number)
+            done.append("work")
+
+    with pytest.raises(error):
+        work()
     assert done == ["work"]
     assert signal.getsignal(number) == before
 
