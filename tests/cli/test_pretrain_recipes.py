@@ -38,7 +38,7 @@ ALL = [(name, arguments) for name in recipe_names() for arguments in commands(na
 
 def parsed(arguments: str, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     given: list[RunConfig] = []
-    monkeypatch.setattr(selfpatch.api.pretrain, "pretrain", given.append)
+    monkeypatch.setattr(selfpatch.api.pretrain, "pretrain", lambda config, **_: given.append(config))
     monkeypatch.setattr("selfpatch.api.first_checks.check_run", lambda config: None)  # PHOTOS and WEIGHTS do not exist
     monkeypatch.setattr(
         "selfpatch.api.first_checks.recipe_for", lambda data, recipe, composed: load_recipe(recipe or "samples")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -25,7 +26,11 @@ def test_sigterm_raises_and_the_handler_before_comes_back() -> None:
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
-def test_a_postponed_signal_raises_at_the_end(number: int, error: type[BaseException]) -> None:
+def test_a_postponed_signal_raises_at_the_end(
+    number: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[Any] = []
+    monkeypatch.setattr(signals, "_in_a_while", lambda end, code: ends.append(end))
     before, done = signal.getsignal(number), []
 
     def work() -> None:
@@ -33,9 +38,13 @@ def test_a_postponed_signal_raises_at_the_end(number: int, error: type[BaseExcep
             os.kill(os.getpid(), number)
             done.append("work")
 
+    threads = threading.active_count()
     with pytest.raises(error):
         work()
+    while threading.active_count() > threads:  # the watch has read all signals
+        time.sleep(0.01)
     assert done == ["work"]
+    assert os._exit not in ends, "it was taken for two signals"
     assert signal.getsignal(number) == before
 
 

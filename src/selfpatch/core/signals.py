@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 PREEMPTION = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 """Signals by which the scheduler of a cluster asks a job to save before it ends it; Windows has none."""
@@ -53,18 +54,19 @@ def postponed_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    received: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    received: dict[int, FrameType | None] = {}
+    handlers = {number: signal.signal(number, received.__setitem__) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        for number in received:
-            signal.raise_signal(number)
+        for number, frame in received.items():
+            handler = handlers[number]
+            if callable(handler):
+                handler(number, frame)  # to raise the signal again would count as a second one
+            else:
+                signal.raise_signal(number)
 
 
 class _Watch:
