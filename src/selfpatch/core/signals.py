@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 PREEMPTION = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 """Signals by which the scheduler of a cluster asks a job to save before it ends it; Windows has none."""
@@ -55,7 +56,9 @@ def postponed_signals() -> Iterator[None]:
         yield
         return
     received: dict[int, FrameType | None] = {}
-    handlers = {number: signal.signal(number, received.__setitem__) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers: dict[int, Any] = {
+        number: signal.signal(number, received.__setitem__) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield
     finally:
