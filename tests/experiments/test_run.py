@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -286,6 +287,30 @@ def test_a_cluster_gets_a_job_for_each_network(folder: Path, tmp_path: Path, mon
         run_study(path, folder, tmp_path / "never", processes=2, **arguments)
     with pytest.raises(ValueError, match="need --executor slurm"):
         StudyOptions(file="study.yaml", data=".", queue=JobConfig(minutes=3))
+
+
+def test_a_part_of_the_table_is_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def run_jobs(jobs: Any, *_: Any) -> Iterator[Any]:
+        for job in jobs:
+            ran.append(getattr(job, "folder", f"timing of {job.name}"))
+            yield job, []
+
+    path, told = write_study(folder, arms={**PLAN["arms"], "quick": {"equal_time": "DINO"}}), []
+    monkeypatch.setattr(running, "run_jobs", run_jobs)
+    monkeypatch.setattr(running, "is_done", lambda job, *_: job.folder in ran)
+    run = functools.partial(run_study, path, folder, tmp_path / "out", device="cpu", notify=told.append)
+    run(only=["DINO", "mean colour, 4 x 4 pixels"], seeds=[1])
+    assert ran == ["baseline-mean-colour-4", "dino-seed1"], "and the arm that is not asked for is not timed"
+    assert "9 jobs, 0 done before" in told[0]
+    assert told[-2] == "DINO, seed 1: done, 0 left"
+    run(only=["untrained"])
+    assert ran[2:] == ["untrained-dino-seed0", "untrained-dino-seed1"]
+    with pytest.raises(ValueError, match="no row 'dino'; it has: mean colour, 4 x 4 pixels, untrained, DINO, DINO"):
+        run(only=["dino"])
+    with pytest.raises(ValueError, match="no seed 7; it has: 0, 1"):
+        run(seeds=[7])
 
 
 def test_every_device_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from annotated_types import Interval
 
 from selfpatch.api.launch import JobConfig
 from selfpatch.cli.parsing import Flat, read_options
-from selfpatch.config.schema import DataName, Name, plain, settings
+from selfpatch.config.schema import DataName, Name, Seed, plain, settings
 from selfpatch.core.text import shell, visible
 
 
@@ -30,6 +30,10 @@ class StudyOptions:
     weights: Name | None = None
     """Weights that replace `weights` in the file's `init: weights`: a run directory, a checkpoint, timm:NAME or
     hf:OWNER/NAME."""
+    only: tuple[Name, ...] = ()
+    """Rows of the table to run now, by their names in the report: arms and baselines; if not given, all."""
+    seeds: tuple[Seed, ...] = ()
+    """Seeds to run now; if not given, all."""
     device: str = "auto"
     """Device to train on; `auto` takes every CUDA device, else MPS, else the CPU."""
     processes: Annotated[int, Interval(ge=1, le=1024)] | None = None

@@ -13,7 +13,7 @@ Files in the folder of a study::
 import contextlib
 import functools
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ def run_study(
     *,
     size: str | None = None,
     weights: str | None = None,
+    only: Collection[str] = (),
+    seeds: Collection[int] = (),
     device: str = "auto",
     processes: int | None = None,
     queue: JobConfig | None = None,
@@ -65,6 +67,8 @@ def run_study(
         out: folder of the study. If None, studies/NAME or studies/NAME-SIZE.
         size: one of the sizes in the file.
         weights: weights of the arms with `init: weights`, as `selfpatch.load` takes them.
+        only: rows of the table, arms or baselines, that are run now; the others keep what they have. If empty, all.
+        seeds: seeds that are run now, and what has no seed. If empty, all.
         device: one device, as torch names it, or `auto` for every CUDA device, else MPS, else the CPU.
         processes: number of jobs that run at once, spread over the devices. If None, one for each CUDA device; on a
             CPU one for each core, at most four. For small networks one core each is fastest.
@@ -77,7 +81,8 @@ def run_study(
         A sentence for each failure, as in the report.
 
     Raises:
-        ValueError: the file, the data, the weights or the folder are invalid, or another process runs the study.
+        ValueError: the file, the data, the weights or the folder are invalid, the study has no such row or seed, or
+            another process runs the study.
     """
     if announced_world_size() > 1:
         raise ValueError("a study starts its own processes, one for each device; call it without torchrun")
@@ -85,26 +90,29 @@ def run_study(
     if queue is not None and processes is not None:
         raise ValueError(f"processes is {processes}, but Slurm decides how many jobs run at once; leave it out")
     slots = _slots(device, processes) if queue is None else [WorkerSlot(device, queue.cpus_per_process or 1)]
+    chosen = _choose(jobs_of(study, {}), only, seeds)
     name = Path(path).stem if size is None else f"{Path(path).stem}-{size}"
     folder = Path(out) if out is not None else Path("studies") / name
     make_folder(folder)
     with locked(folder), raising_signals():
-        return _run(study, folder.resolve(), slots, queue, command, notify)
+        return _run(study, chosen, folder.resolve(), slots, queue, command, notify)
 
 
 def _run(
     study: Study,
+    chosen: Sequence[Job],
     out: Path,
     slots: Sequence[WorkerSlot],
     queue: JobConfig | None,
     command: str,
     notify: Callable[[str], None],
 ) -> list[str]:
-    jobs_of(study, {})  # checks the study before anything runs
     _check_arms(study, out)
-    _time_arms(study, out, slots[0], queue, notify)
+    _time_arms(study, {job.row for job in chosen}, out, slots[0], queue, notify)
     jobs = jobs_of(study, equal_time_epochs(study, out / TIMING_FILE))
     missing = [job for job in jobs if not is_done(job, study, out)]
+    folders = {job.folder for job in chosen}
+    due = [job for job in missing if job.folder in folders]
     notify(f"{study.title}: {counted(len(jobs), 'job')}, {len(jobs) - len(missing)} done before")
     failures: list[str] = []
 
@@ -114,14 +122,15 @@ def _run(
 
     execute = functools.partial(_execute, study=study, out=out)
     ended = _runner(queue, slots[0], lambda job: job.folder)(
-        missing, execute, slots, out / "logs", lambda job, slot: notify(f"{job.name}: on {slot.device}")
+        tuple(due), execute, slots, out / "logs", lambda job, slot: notify(f"{job.name}: on {slot.device}")
     )
     with contextlib.closing(ended):
         for job, sentences in ended:
             job_failures = [f"{job.name}: {sentence}" for sentence in sentences]
             failures += job_failures
             missing.remove(job)
-            notify("\n".join(job_failures) or f"{job.name}: done, {len(missing)} left")
+            due.remove(job)
+            notify("\n".join(job_failures) or f"{job.name}: done, {len(due)} left")
             write_report()
     try:
         draw_sheet(study, jobs, out, slots[0].device if queue is None else "cpu", notify)
@@ -129,6 +138,16 @@ def _run(
         failures.append(f"the sheet of patch features cannot be drawn: {error}")
     notify(f"report     {write_report()}")
     return failures
+
+
+def _choose(jobs: Sequence[Job], only: Collection[str], seeds: Collection[int]) -> list[Job]:
+    """Return the jobs of these rows and seeds, and those of the rows that have no seed; an empty choice is all."""
+    for noun, names, known in (("row", only, [job.row for job in jobs]), ("seed", seeds, [job.seed for job in jobs])):
+        for name in names:
+            if name not in known:
+                choices = ", ".join(str(each) for each in dict.fromkeys(known) if each is not None)
+                raise ValueError(f"the study has no {noun} {name!r}; it has: {choices}")
+    return [job for job in jobs if (not only or job.row in only) and (not seeds or job.seed in (None, *seeds))]
 
 
 def _check_arms(study: Study, out: Path) -> None:
@@ -150,13 +169,19 @@ def _runner(queue: JobConfig | None, slot: WorkerSlot, name_of: Callable[[Any], 
 
 
 def _time_arms(
-    study: Study, out: Path, slot: WorkerSlot, queue: JobConfig | None, notify: Callable[[str], None]
+    study: Study,
+    rows: Collection[str],
+    out: Path,
+    slot: WorkerSlot,
+    queue: JobConfig | None,
+    notify: Callable[[str], None],
 ) -> None:
-    """Time the arms in a separate process, which frees all device memory at its end."""
+    """Time the arms of these rows in a separate process, which frees all device memory at its end."""
     file = out / TIMING_FILE
     execute = functools.partial(time_arm, study=study, out=out)
     run = _runner(queue, slot, lambda arm: f"timing-{arm.slug}")
-    for arm, failures in run(untimed(study, file), execute, [slot], out / "logs"):
+    arms = [arm for arm in untimed(study, file) if arm.name in rows]
+    for arm, failures in run(arms, execute, [slot], out / "logs"):
         if failures:
             raise ValueError(f"arm {arm.name!r} cannot be timed: {failures[0]}")
         epochs = counted(equal_time_epochs(study, file)[arm.name], "epoch", "g")
