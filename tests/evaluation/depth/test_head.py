@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from selfpatch.evaluation.depth.head import DepthHead, bins_to_depth
+from tests.helpers.largest_tensor import LargestTensor
 
 
 def test_bins_equal_a_plain_loop() -> None:
@@ -40,3 +42,14 @@ def test_the_head_enlarges_and_depends_on_its_seed() -> None:
     assert depths[0].shape == (2, 1, 12, 16)
     assert torch.equal(depths[0], depths[1])
     assert not torch.equal(depths[0], depths[2])
+
+
+def test_enlarged_logits_are_those_of_enlarged_features() -> None:
+    """DINOv2's head enlarges features, of which there are more."""
+    features = torch.randn(2, 6, 3, 4)
+    head = DepthHead(6, 4, (1.0, 9.0), batch_norm=False, upsample=4, seed=0)
+    enlarged = F.interpolate(features, scale_factor=4, mode="bilinear")
+    torch.testing.assert_close(head(features), bins_to_depth(head.to_bins(enlarged), (1.0, 9.0)))
+    with LargestTensor() as largest:
+        head(features)
+    assert largest.elements == 2 * 4 * 12 * 16

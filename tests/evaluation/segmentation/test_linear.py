@@ -19,7 +19,6 @@ from selfpatch.evaluation.segmentation.linear import (
     segmentation_loss,
     step_decay,
 )
-from tests.helpers.largest_tensor import LargestTensor
 
 COLOURS = np.array([(250, 20, 20), (20, 250, 20), (20, 20, 250)], np.uint8)
 
@@ -38,19 +37,6 @@ def test_loss_equals_the_plain_one_without_void() -> None:
         segmentation_loss(logits, labels, 5), F.cross_entropy(enlarged, reduced, ignore_index=IGNORE)
     )
     assert segmentation_loss(logits, torch.full_like(labels, IGNORE), None) == 0
-
-
-def test_the_loss_enlarges_one_image_at_a_time() -> None:
-    """The gradients are those of the whole batch, whose enlarged logits never exist at once."""
-    torch.manual_seed(0)
-    logits, labels = torch.randn(4, 8, 4, 4, requires_grad=True), torch.randint(0, 8, (4, 16, 16))
-    enlarged = F.interpolate(logits, (16, 16), mode="bilinear")
-    expected = torch.autograd.grad(F.cross_entropy(enlarged, labels), logits)
-    with LargestTensor() as largest:
-        loss = segmentation_loss(logits, labels, None)
-        gradients = torch.autograd.grad(loss, logits)
-    torch.testing.assert_close(gradients, expected)
-    assert largest.elements == enlarged[0].numel()
 
 
 def test_a_head_before_enlarging_equals_one_after_it() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
 from selfpatch.evaluation.segmentation.decoder_config import DecoderConfig, FPNConfig, UPerNetConfig
-from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps, default_blocks, pixel_loss
+from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps, default_blocks
 from selfpatch.models.backbones.build import build_backbone, build_timm, named_backbone_config
 from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, ResNetConfig, SwinConfig, ViTConfig
 from tests.helpers.tiny_eva import EVA02
@@ -116,13 +116,14 @@ def test_maps_are_taken_at_the_published_depths() -> None:
 
 
 def test_the_loss_is_averaged_over_all_pixels_and_ignores_void() -> None:
-    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
-    labels = torch.randint(0, 3, (2, 4, 4))
-    torch.testing.assert_close(pixel_loss(logits, labels), F.cross_entropy(logits, labels))
+    network = segmenter(SHAPES["vit8"], "fpn")
+    logits = torch.randn(2, 3, 8, 8, requires_grad=True)
+    labels = torch.randint(0, 3, (2, 8, 8))
+    torch.testing.assert_close(network._loss(logits, labels), F.cross_entropy(logits, labels))
     labels[0] = 255
-    torch.testing.assert_close(pixel_loss(logits, labels), F.cross_entropy(logits[1:], labels[1:]) / 2)
+    torch.testing.assert_close(network._loss(logits, labels), F.cross_entropy(logits[1:], labels[1:]) / 2)
     labels[:] = 255
-    nothing = pixel_loss(logits, labels)
+    nothing = network._loss(logits, labels)
     nothing.backward()
     assert nothing == 0
     assert logits.grad is not None

@@ -57,7 +57,7 @@ class DepthConfig(DenseConfig, LimitConfig):
     batch_norm: bool = True
     """Normalise features by a batch norm before the convolution."""
     upsample: PositiveInt = 1
-    """Factor by which features are enlarged before the convolution."""
+    """Factor by which features are enlarged."""
     bins: Annotated[int, Ge(2)] = 256
     """Number of depths whose weighted mean is predicted."""
     min_depth: PositiveFloat = 0.001

@@ -42,14 +42,14 @@ def bins_to_depth(
 
 
 class DepthHead(nn.Module):
-    """Optional batch norm, optional upsampling, a 1x1 convolution to bins, and their mean depth.
+    """Optional batch norm, a 1x1 convolution to bins, optional upsampling, and the mean depth.
 
     Args:
         dim: width of the features.
         num_bins: number of depths.
         limits: smallest and largest depth, in metres.
         batch_norm: normalise features first.
-        upsample: factor by which features are enlarged (bilinear) before the convolution.
+        upsample: factor by which logits are enlarged (bilinear), as DINOv2 enlarges features before the convolution.
         seed: seed of the weights.
     """
 
@@ -66,7 +66,7 @@ class DepthHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the depth [B, 1, u*h, u*w] in metres, u = upsample, of features [B, D, h, w]."""
-        x = self.norm(features)
-        if self.upsample > 1:
-            x = F.interpolate(x, scale_factor=self.upsample, mode="bilinear")
-        return bins_to_depth(self.to_bins(x), self.limits)
+        logits = self.to_bins(self.norm(features))
+        if self.upsample > 1:  # a linear map commutes with this; logits are narrower than features
+            logits = F.interpolate(logits, scale_factor=self.upsample, mode="bilinear")
+        return bins_to_depth(logits, self.limits)

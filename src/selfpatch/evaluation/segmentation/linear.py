@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.transforms import functional as tvf
 
 from selfpatch.core.distributed import all_reduce_mean, world_size
@@ -26,6 +25,7 @@ from selfpatch.evaluation.segmentation.config import LinearSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at, image_predictor
 from selfpatch.evaluation.segmentation.patches import PatchView, square_labels
+from selfpatch.evaluation.segmentation.pixel_loss import pixel_loss
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.features import patch_features
 from selfpatch.models.finite_features import checked_features
@@ -123,23 +123,15 @@ def step_decay(steps: int) -> Factor:
 def segmentation_loss(logits: Tensor, labels: Tensor, mask_side: int | None) -> Tensor:
     """Return the mean cross-entropy over the labelled pixels of bilinearly enlarged logits; 0 if all are void.
 
-        for each image: enlarge its logits, and sum the cross-entropy of its labelled pixels
-        divide the sum by the number of labelled pixels
-
-    One image at a time keeps one tensor for the backward pass, the log-probabilities, where the whole batch takes three
-    (16 images of 150 classes at 512 pixels: 2.5 GB each). The mean over processes is that of the global batch.
-
-    Logits are [B, C, h, w], labels int64 [B, S, S] with IGNORE, reduced first (nearest) if there is a `mask_side`.
+    Logits are [B, C, h, w], labels int64 [B, S, S] with IGNORE, reduced first (nearest) if there is a `mask_side`. The
+    mean over processes is that of the global batch.
     """
     if mask_side is not None:
         rows = torch.arange(mask_side, device=labels.device) * labels.shape[-1] // mask_side
         labels = labels[:, rows[:, None], rows]
-    enlarged = (F.interpolate(one[None].float(), labels.shape[-2:], mode="bilinear") for one in logits)  # [1, C, S, S]
-    sums = [
-        F.cross_entropy(one, label[None], ignore_index=IGNORE, reduction="sum")
-        for one, label in zip(enlarged, labels, strict=True)
-    ]
-    return torch.stack(sums).sum() / all_reduce_mean((labels != IGNORE).sum().float()).clamp_min(1 / world_size())
+    num_labelled = all_reduce_mean((labels != IGNORE).sum().float()).clamp_min(1 / world_size())
+    height, width = labels.shape[-2:]
+    return pixel_loss(logits, labels, (height, width)) / num_labelled
 
 
 def _fitted(encoder: Encoder, head: LinearHead, config: LinearSegmentationConfig, num_classes: int) -> FittedMethod:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfpatch.evaluation.feature_pyramid import LEVELS, FourStrides
-from selfpatch.evaluation.segmentation.dataset import IGNORE
 from selfpatch.evaluation.segmentation.decoder_config import DecoderConfig
 from selfpatch.evaluation.segmentation.decoders import FCNHead, Norm, SemanticFPN, UPerNet, norm_layer
+from selfpatch.evaluation.segmentation.pixel_loss import pixel_loss
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.vit import ViT
 
@@ -90,35 +90,31 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits [B, K, H, W] of normalised images [B, C, H, W] of any size."""
-        return _to_pixels(self.decoder(self._maps(images)), images, self.taps.backbone.patch_size)
+        height, width = images.shape[-2:]
+        logits = self.decoder(self._maps(images)).float().contiguous()
+        return F.interpolate(logits, self._padded(images), mode="bilinear")[..., :height, :width]
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the decoder's loss for int64 labels [B, H, W], plus 0.4 of the auxiliary head's if there is one."""
-        maps, patch = self._maps(images), self.taps.backbone.patch_size
-        total = pixel_loss(_to_pixels(self.decoder(maps), images, patch), labels)
+        maps = self._maps(images)
+        total = self._loss(self.decoder(maps), labels)
         if self.auxiliary is None:
             return total
-        coarse = self.auxiliary(maps[AUXILIARY_LEVEL])
-        return total + AUXILIARY_WEIGHT * pixel_loss(_to_pixels(coarse, images, patch), labels)
+        return total + AUXILIARY_WEIGHT * self._loss(self.auxiliary(maps[AUXILIARY_LEVEL]), labels)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy summed over the labelled pixels, divided by the number of all pixels.
+
+        mmsegmentation averages so: a batch that is mostly void weighs little, and one that is only void gives 0.
+        """
+        return pixel_loss(logits, labels, self._padded(labels)) / labels.numel()
 
     def _maps(self, images: Tensor) -> list[Tensor]:
-        (height, width), patch = images.shape[-2:], self.taps.backbone.patch_size
-        maps = self.taps(F.pad(images, (0, -width % patch, 0, -height % patch)))
+        (height, width), (padded_height, padded_width) = images.shape[-2:], self._padded(images)
+        maps = self.taps(F.pad(images, (0, padded_width - width, 0, padded_height - height)))
         return maps if self.pyramid is None else self.pyramid(maps)
 
-
-def _to_pixels(logits: Tensor, images: Tensor, patch: int) -> Tensor:
-    """Enlarge logits [B, K, h, w] to the padded images, and cut them to [B, K, H, W] float32."""
-    height, width = images.shape[-2:]
-    padded = (height + -height % patch, width + -width % patch)
-    # Contiguous logits stay so: softmax over channels-last logits would copy them.
-    return F.interpolate(logits.float().contiguous(), size=padded, mode="bilinear")[..., :height, :width]
-
-
-def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy summed over the labelled pixels, divided by the number of all pixels.
-
-    mmsegmentation averages so: a batch that is mostly void weighs little, and one that is only void gives 0.
-    Logits are [B, K, H, W], labels [B, H, W] int64 in 0, ..., K - 1, or 255.
-    """
-    return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") / labels.numel()
+    def _padded(self, images: Tensor) -> tuple[int, int]:
+        """Return the height and width of images [..., H, W] once they are padded to whole patches."""
+        (height, width), patch = images.shape[-2:], self.taps.backbone.patch_size
+        return height + -height % patch, width + -width % patch
