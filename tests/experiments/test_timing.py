@@ -76,7 +76,8 @@ def test_what_is_no_record_of_times_is_not_read_as_one(folder: Path, tmp_path: P
     assert [arm.name for arm in timing.untimed(study, tmp_path / "timing.json")] == ["both"]
 
 
-def test_times_of_epochs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("threads", "name"), [(1, "process_time"), (2, "perf_counter")])
+def test_times_of_epochs(threads: int, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real steps of both runs take turns, each on batches of its own; an epoch of large batches has fewer of them."""
     sizes: list[int] = []
     clock = iter(range(10_000))
@@ -86,9 +87,9 @@ def test_times_of_epochs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return training_step(model, batches, *rest, **options)
 
     monkeypatch.setattr(step_timing, "training_step", noted)
-    monkeypatch.setattr(step_timing.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(step_timing.time, name, lambda: next(clock))
     small = replace(read_study(write_study(folder), folder).arms[0].config, data=str(folder / "photos"))
-    seconds = timing.epoch_seconds([small, replace(small, batch_size=8)], WorkerSlot("cpu", 1))
+    seconds = timing.epoch_seconds([small, replace(small, batch_size=8)], WorkerSlot("cpu", threads))
     assert sizes == [4, 8] * (step_timing.WARM_UP + timing.STEPS)
     assert seconds == [20 // 4, 20 // 8], "every step takes one second of this clock"
 

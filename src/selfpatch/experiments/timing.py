@@ -1,6 +1,7 @@
 """Timing of arms: how many epochs of one arm take as long as an epoch of another one."""
 
 import contextlib
+import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +82,8 @@ def _entries(file: Path) -> Mapping[str, Any]:
 def epoch_seconds(configs: Sequence[RunConfig], slot: WorkerSlot) -> list[float]:
     """Return the seconds of an epoch of each run, from the median of its steps.
 
-    The runs take turns step by step, so that other load on the machine affects all of them alike.
+    The runs take turns step by step, so that other load on the machine affects all of them alike. On one CPU thread
+    processor time is measured, which other load hardly changes.
     """
     device = distributed.start(slot.device)
     with contextlib.ExitStack() as stack:
@@ -112,4 +114,5 @@ def _steps(config: RunConfig, slot: WorkerSlot, device: torch.device) -> Generat
         autocast=autocast_dtype(config.precision, device),
         count=WARM_UP + STEPS,
         with_loading=not workers,
+        clock=time.process_time if device.type == "cpu" and slot.threads == 1 else None,
     )

@@ -30,24 +30,26 @@ def timed_steps(
     autocast: torch.dtype | None,
     count: int,
     with_loading: bool = True,
+    clock: Callable[[], float] | None = None,
 ) -> Generator[float]:
     """Take the first `count` steps of a training, and yield the seconds of each.
 
     Arguments are as for `trainer.train`. Nothing is logged or saved. The wait for images counts if `with_loading`.
-    Close the generator if it is not read to its end.
+    `clock` returns seconds; None is the wall clock. Close the generator if it is not read to its end.
     """
+    clock = clock or time.perf_counter
     model = data_parallel(student_teacher.train())
     with contextlib.closing(prefetched(loader.steps(0, count), device)) as batches:
         for step in range(count):
-            started = time.perf_counter()
+            started = clock()
             views = next(batches)
             if not with_loading:
-                started = time.perf_counter()
+                started = clock()
             hp = schedule(min(step, schedule.total_steps - 1))  # the training may be shorter
             training_step(model, views, optimizer, hp, schedule.config, autocast=autocast)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            yield time.perf_counter() - started
+            yield clock() - started
 
 
 @dataclass(frozen=True)
