@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def knn(network: str, data: str = "pets", **settings: int) -> Result:
                   per_image=per_image)  # fmt: skip
 
 
-def segment(network: str, method: str, miou: float, **settings: str) -> Result:
+def segment(network: str, method: str, miou: float, **settings: Any) -> Result:
     per_image = {f"{i}": {"mIoU per image": miou + 0.01 * i} for i in range(5)}
     settings = {"data": f"/{network}/camvid", "method": method, **settings}
     return Result("segment", {"mIoU": miou, "aAcc": 0.9}, (), settings, Provenance(network), per_image=per_image)
@@ -53,6 +54,26 @@ def test_results_meet_by_evaluation_settings_and_name_of_data() -> None:
     assert make_scorecard([A, A], draws=5).benchmarks[0].best == {0, 1}, "equal numbers are both the best"
     assert card.benchmarks[3].radar_scores == [0.7, 0.7]
     assert sum(b.quoted.values[0] is None for b in card.benchmarks) == 1, "a benchmark that only the other one has"
+
+
+def test_titles_show_all_settings_that_differ() -> None:
+    """Those that the preset decides are told by it, and what the data decide is shown only where titles are equal."""
+
+    def discover(facet: str, **settings: float) -> Result:
+        return Result("discover", {"CorLoc lost": 0.5}, (), {"data": "VOC2007", "facet": facet, "tau": 0.2, **settings})
+
+    pairs = [discover("key", images=3), discover("query", images=4), discover("query", tau=0.3), discover("token")]
+    rate: dict[str, Any] = {"preset": "full", "lr": 1e-3, "optimizer": "adamw"}
+    linear = [segment("a", "linear", 0.5, **settings) for settings in (
+        {"preset": "leopart", "lr": 0.01, "optimizer": "sgd"}, rate, {**rate, "lr": 1e-4, "schedule": "polynomial"}
+    )]  # fmt: skip
+    assert [b.title for b in make_scorecard([NetworkResults("a", [*pairs, *linear])], draws=5).benchmarks] == [
+        "discover, VOC2007, key, tau 0.2", "discover, VOC2007, query, tau 0.2", "discover, VOC2007, query, tau 0.3",
+        "discover, VOC2007, token, tau 0.2",
+        "segment linear, camvid, leopart",
+        "segment linear, camvid, full, default schedule, lr 0.001",
+        "segment linear, camvid, full, schedule polynomial, lr 0.0001",
+    ]  # fmt: skip
 
 
 def test_intervals_are_those_of_a_plain_bootstrap() -> None:

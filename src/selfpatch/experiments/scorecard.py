@@ -3,21 +3,23 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from selfpatch.core.folders import subfolders
 from selfpatch.core.text import format_number
 from selfpatch.evaluation.compare import DRAWS, Interval, Row, are_comparable, rows_of
+from selfpatch.evaluation.config import EvaluationConfig
 from selfpatch.evaluation.headlines import RADAR, headline_of
+from selfpatch.evaluation.registry import find_config
 from selfpatch.evaluation.result import Progress, Result, silent
 from selfpatch.experiments.left_out import LeftOut, read_left_out
 
 SPLITS = ("train", "val", "test")
 """Names of folders that say nothing without the name of the folder above."""
 SHOWN_SETTINGS = ("preset", "methods", "matching", "facet", "kind", "resolution", "limit")
-"""Settings by which benchmarks of one evaluation and data set are told apart before others are."""
+"""Settings that are shown first, texts among them without their names, where benchmarks of one data set differ."""
 
 
 @dataclass(frozen=True)
@@ -231,25 +233,46 @@ def _spread(row: Row, columns: Sequence[int | None]) -> Row:
 
 
 def _titles(results: Sequence[Result]) -> list[str]:
-    """Return a distinct title of each benchmark: evaluation and data, then as many settings as needed."""
+    """Return a distinct title of each benchmark: evaluation and data, then the settings that differ.
+
+    settings of results of one evaluation and data set are shown, if they differ, in this order:
+        the preset, which decides others
+        of those with one preset, all that can be given
+        of those that are still alike, what the data or the network decided, until they are distinct
+    """
     kinds = [f"{result.name} {result.settings.get('method', '')}".rstrip() for result in results]
     paths = [Path(str(result.settings.get("data", ""))) for result in results]
     data = [f"{path.parent.name}/{path.name}" if path.name in SPLITS else path.name for path in paths]
     titles = [", ".join(part for part in pair if part) for pair in zip(kinds, data, strict=True)]
+    given = [field.name for result in results for field in fields(_config_of(result))]
     others = [name for result in results for name in result.settings if name != "data"]
-    for setting in dict.fromkeys([*SHOWN_SETTINGS, *others]):
-        for title in {title for title in titles if titles.count(title) > 1}:
-            alike = [i for i, other in enumerate(titles) if other == title]
-            values = {i: results[i].settings.get(setting) for i in alike}
-            if len({str(value) for value in values.values()}) > 1:
-                for i, value in values.items():
-                    titles[i] += f", {_shown_setting(setting, value)}"
+    for names in (["preset"], [*SHOWN_SETTINGS, *given], *([name] for name in dict.fromkeys(others))):
+        _distinguish(titles, results, names)
     return [f"{t} ({i})" if titles.count(t) > 1 else t for i, t in enumerate(titles, start=1)]
+
+
+def _config_of(result: Result) -> type[EvaluationConfig]:
+    """Return the class of the settings of a result; the base class, which has none, if there is none any more."""
+    try:
+        return find_config(result.name).variant(result.settings)
+    except ValueError:
+        return EvaluationConfig
+
+
+def _distinguish(titles: list[str], results: Sequence[Result], names: Sequence[str]) -> None:
+    """Append to titles that are equal those of the named settings that differ between their results."""
+    for title in {title for title in titles if titles.count(title) > 1}:
+        alike = [i for i, other in enumerate(titles) if other == title]
+        for name in dict.fromkeys(names):
+            values = [results[i].settings.get(name) for i in alike]
+            if len({str(value) for value in values}) > 1:
+                for i, value in zip(alike, values, strict=True):
+                    titles[i] += f", {_shown_setting(name, value)}"
 
 
 def _shown_setting(name: str, value: Any) -> str:
     if value is None:
         return f"default {name}"
     if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    return value if isinstance(value, str) else f"{name} {value}"
+        value = " ".join(map(str, value))
+    return value if isinstance(value, str) and name in SHOWN_SETTINGS else f"{name} {value}"

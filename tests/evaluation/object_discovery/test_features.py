@@ -100,7 +100,7 @@ def test_features_of_what_is_no_vit(voc: Path) -> None:
     tokens = encoder.patches(padded)[0].movedim(0, -1)
     torch.testing.assert_close(features, (tokens - tokens.mean()) / (tokens.var(correction=0) + 1e-5).sqrt())
     settings = evaluate(encoder, voc, ObjectDiscoveryConfig(methods=("lost",))).settings
-    assert settings["features"] == "token, standardised over the map"
+    assert settings["facet"] == "token"
     tokens_of_a_vit = PatchView(tiny_vit(), ObjectDiscoveryConfig(facet="token")).features(padded)
     torch.testing.assert_close(tokens_of_a_vit, tiny_vit().patches(padded)[0].movedim(0, -1))
     inner = PatchView(tiny_vit(), ObjectDiscoveryConfig(facet="token", block=2)).features(padded)

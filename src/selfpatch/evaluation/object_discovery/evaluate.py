@@ -80,7 +80,7 @@ def _workload(view: PatchView, images: Sequence[LabelledImage], config: ObjectDi
     layer = view.layer
     height, width = (-(-side // layer.patch_size) * layer.patch_size for side in (375, 500))
     note = "Images are taken as 500 x 375 pixels; the search for objects is not in the estimate."
-    settings = config.recorded() | layer.recorded() | {"features": view.description, "data": data}
+    settings = config.recorded() | layer.recorded() | {"facet": view.facet, "data": data}
     shape = (1, len(layer.mean), height, width)
     return Workload(settings, {"images": len(images)}, view.features, shape, encoded=len(images), notes=(note,))
 
@@ -139,9 +139,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
         for (name, found), boxes in zip(scored, truth, strict=True)
     }
     settings = config.recorded() | view.layer.recorded() | {
-        "features": view.description,
+        "facet": view.facet,
         "head": "mean" if config.head is None else config.head, "patch_size": encoder.patch_size, "data": str(data),
         "images": len(images), "images_without_boxes": num_without,
     }  # fmt: skip
-    del settings["facet"]  # recorded as `features`
     return Result("discover", metrics, rows, settings, pictures=pictures, per_image=per_image)

@@ -31,10 +31,9 @@ class PatchView:
         self.encoder, self.config = encoder, config
         backbone = encoder.backbone if isinstance(encoder, BranchEncoder) else None
         self.vit = backbone if isinstance(backbone, ViT) else None
-        facet = config.facet or ("token" if self.vit is None else "key")
-        self.layer = LayerEncoder(encoder, facet=facet, **config.layer())
+        self.facet = config.facet or ("token" if self.vit is None else "key")
+        self.layer = LayerEncoder(encoder, facet=self.facet, **config.layer())
         self.dense = dense_encoder(self.layer, config)
-        self.description = facet if self.vit is not None else f"{facet}, standardised over the map"
 
     def padded(self, image: Tensor) -> Tensor:
         """Return [1, C, H', W'] of an image [C, H, W], uint8 or float32: normalised, with zeros to the right and below.
