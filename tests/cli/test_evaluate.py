@@ -13,6 +13,9 @@ from PIL import Image
 import selfpatch
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.cli.main import main
+from selfpatch.core.signals import Terminated
+from selfpatch.evaluation.result import Result
+from selfpatch.experiments import suite
 from tests.helpers.command_line import write_davis
 
 
@@ -134,12 +137,40 @@ def test_results_side_by_side(capsys: pytest.CaptureFixture[str], run: Path, tmp
     assert main(["evaluate", "--compare", *other, "--allow-different"]) == 0
 
 
+@pytest.mark.slow
+def test_a_suite_that_is_stopped_writes_its_scorecard_and_says_how_it_goes_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(name: str, *arguments: Any, resolution: int, **settings: Any) -> Result:
+        if resolution == 32:
+            raise Terminated
+        return real(name, *arguments, resolution=resolution, **settings)
+
+    write_davis(tmp_path / "davis")
+    (tmp_path / "suite.yaml").write_text("".join(f"- davis: {{data: davis, resolution: {n}}}\n" for n in (24, 32)))
+    monkeypatch.chdir(tmp_path)
+    real = suite.measure
+    monkeypatch.setattr(suite, "measure", measure)
+    words = "evaluate all --suite suite.yaml --weights baseline:mean-colour:8 --out out --device cpu".split()
+    assert main(words) == 143
+    sentence = "stopped after 1 of 2 evaluations, which out/scorecard.html shows; go on with: selfpatch"
+    assert f"selfpatch: {sentence} {' '.join(words)}\n" in capsys.readouterr().err
+    scorecard = (tmp_path / "out" / "scorecard.md").read_text()
+    assert [scorecard.count(state) for state in ("| not run yet |", "J&F-Mean |")] == [2, 1]
+
+
 def test_a_dry_run_of_a_built_in_suite_lists_what_is_missing(
-    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = f"evaluate all --suite papers --data-root {tmp_path} --weights {run} --device cpu --dry-run".split()
     assert main(command) == 2
-    assert "selfpatch: no evaluation can run; name the folder of the data" in capsys.readouterr().err
+    assert f"selfpatch: no evaluation can run; {tmp_path} holds none of their data" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main([*command[:4], *command[6:]]) == 2
+    assert "selfpatch: no evaluation can run; name the folder of the data with --data" in capsys.readouterr().err
+    (tmp_path / "coco").mkdir()
+    assert main(command) == 2
+    assert "selfpatch: no evaluation can run; the lines above say why" in capsys.readouterr().err
     write_davis(tmp_path / "DAVIS")
     assert main(command) == 0
     shown = capsys.readouterr()

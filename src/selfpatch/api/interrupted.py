@@ -1,14 +1,11 @@
-"""Exception of a run that a signal stopped; importing it is cheap."""
-
-from pathlib import Path
+"""Exception of work that a signal stopped; importing it is cheap."""
 
 from selfpatch.core.failures import Stopped
-from selfpatch.core.text import shell
 
 
 class Interrupted(Stopped):
-    """A signal stopped the run after a checkpoint."""
+    """A signal stopped a training after a checkpoint, or a suite of evaluations; the message says how it goes on."""
 
-    def __init__(self, run: Path, signal_number: int) -> None:
-        super().__init__(f"stopped and saved; resume with: {shell('selfpatch', 'resume', run)}")
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
         self.signal_number = signal_number

@@ -256,7 +256,8 @@ def _train_held(
     if distributed.is_main_process():
         record_end(run.path)
     if signal_number:
-        raise Interrupted(run.path, signal_number)
+        command = shell("selfpatch", "resume", run.path)
+        raise Interrupted(f"stopped and saved; resume with: {command}", signal_number)
     teacher = whole_teacher(student_teacher)
     if teacher is not None:
         teacher.eval()

@@ -180,10 +180,11 @@ def _dry_run_all(options: SuiteOptions, weights: str) -> int:
     from selfpatch.experiments.entries import is_built_in
     from selfpatch.experiments.suite import dry_run_suite
 
-    num_reports, refused = 0, False
+    num_reports, refused, has_data = 0, False, False
     for entry, report in dry_run_suite(
         options.suite, weights, options.out, data_root=options.data_root, limit=options.limit, **options.loading()
     ):
+        has_data |= Path(entry.data).expanduser().exists()
         if not isinstance(report, ValueError):
             num_reports += 1
             print_report(report)
@@ -193,8 +194,17 @@ def _dry_run_all(options: SuiteOptions, weights: str) -> int:
             refused = True
             print(f"selfpatch: {entry.folder}: {visible(str(report))}", file=sys.stderr)
     if not (num_reports or refused):
-        print("selfpatch: no evaluation can run; name the folder of the data with --data-root", file=sys.stderr)
+        print(f"selfpatch: no evaluation can run; {_advice(options, has_data)}", file=sys.stderr)
     return 2 if refused or not num_reports else 0
+
+
+def _advice(options: SuiteOptions, has_data: bool) -> str:
+    """Return what to do about a suite whose evaluations are all left out, `has_data` if the data of any exist."""
+    if has_data:
+        return "the lines above say why"
+    if options.data_root is None:
+        return "name the folder of the data with --data-root"
+    return f"{visible(options.data_root)} holds none of their data, so that --data-root has to be another folder"
 
 
 def _compare(arguments: list[str]) -> int:

@@ -17,6 +17,7 @@ Settings and paths are as in `selfpatch evaluate davis --data DAVIS --resolution
 """
 
 import re
+import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,13 +28,17 @@ from torch import Tensor, nn
 from selfpatch.api.dry_run import DryRun
 from selfpatch.api.encoder import open_network_or_baseline, without_values
 from selfpatch.api.evaluate import check, measure, report
+from selfpatch.api.interrupted import Interrupted
 from selfpatch.checkpoints.config import LoadConfig
 from selfpatch.config.schema import plain
 from selfpatch.core import distributed
 from selfpatch.core.atomic_io import make_folder, write_atomically
+from selfpatch.core.command_line import current_command
 from selfpatch.core.dry_run import dry_run
 from selfpatch.core.failures import sentence_of
 from selfpatch.core.lock import locked_by_main
+from selfpatch.core.signals import Terminated, postponed_signals
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.cache_config import CacheConfig
 from selfpatch.evaluation.feature_cache import caching_features
@@ -42,7 +47,7 @@ from selfpatch.evaluation.result import Progress, Provenance, Result, network_sh
 from selfpatch.experiments.entries import Entry, Outcome, Values, read_suite
 from selfpatch.experiments.left_out import write_left_out
 from selfpatch.experiments.records import as_json, differences, read_json, write_json
-from selfpatch.experiments.scorecard import make_scorecard, read_network
+from selfpatch.experiments.scorecard import NetworkResults, make_scorecard, read_network
 from selfpatch.experiments.scorecard_files import write_scorecard
 from selfpatch.experiments.suite_report import write_reports
 
@@ -95,6 +100,7 @@ def evaluate_suite(
     Raises:
         ValueError: the file or the weights are invalid, every evaluation is refused, or the folder holds results of
             other settings or weights.
+        Interrupted: a signal stopped the suite; the scorecard shows what is done.
     """
     entries, others = read_suite(suite, data_root, limit), [read_network(folder) for folder in against]
     with distributed.process_group(device):
@@ -110,14 +116,35 @@ def evaluate_suite(
         outcomes = []
         make_folder(out)
         with locked_by_main(out):
-            for outcome in evaluate_entries(entries, encoder, record, Path(out), loading, progress, cache):
-                outcomes.append(outcome)
-                if notify is not None and distributed.is_main_process():
-                    notify(outcome)
-            if distributed.is_main_process() and any(outcome.result is not None for outcome in outcomes):
-                card = make_scorecard([read_network(out), *others], progress=progress or silent)
-                write_scorecard(card, Path(out))
+            try:
+                for outcome in evaluate_entries(entries, encoder, record, Path(out), loading, progress, cache):
+                    outcomes.append(outcome)
+                    if notify is not None and distributed.is_main_process():
+                        notify(outcome)
+            except KeyboardInterrupt as stopped:
+                with postponed_signals():  # a launcher passes on the signal that all processes get
+                    page = _write_scorecard(outcomes, Path(out), others, silent)
+                raise _interrupted(stopped, outcomes, len(entries), page) from None
+            _write_scorecard(outcomes, Path(out), others, progress or silent)
         return sorted(outcomes, key=lambda outcome: outcome.entry.number)
+
+
+def _write_scorecard(
+    outcomes: Sequence[Outcome], out: Path, others: Sequence[NetworkResults], progress: Progress
+) -> Path | None:
+    """Write the scorecard of a suite on the main process, and return its page; None if there is no result."""
+    if not distributed.is_main_process() or all(outcome.result is None for outcome in outcomes):
+        return None
+    return write_scorecard(make_scorecard([read_network(out), *others], progress=progress), out)
+
+
+def _interrupted(stopped: KeyboardInterrupt, outcomes: Sequence[Outcome], total: int, page: Path | None) -> Interrupted:
+    done = sum(outcome.result is not None for outcome in outcomes)
+    shown = "" if page is None else f", which {page} shows"
+    number = signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT
+    return Interrupted(
+        f"stopped after {done} of {counted(total, 'evaluation')}{shown}; go on with: {current_command()}", number
+    )
 
 
 def dry_run_suite(
