@@ -7,13 +7,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from selfpatch.api import fit_epochs
 from selfpatch.api.pretrain import pretrain
-from selfpatch.training import step_timing
-from tests.helpers.command_line import TINY, differences, final_state, run, write_photos
+from selfpatch.config.run import RunConfig
+from selfpatch.training import factory, step_timing
+from tests.helpers.command_line import differences, final_state, write_photos
 from tests.helpers.tiny import tiny_config
+from tests.helpers.workers import WorkerPool
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +26,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock by which every step takes 2 seconds, an evaluation 1, and nothing else any time."""
+    set_clock(monkeypatch, 2.0)
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, per_step: float) -> None:
+    """Set a clock by which every step takes `per_step` seconds, an evaluation 1, and nothing else any time."""
     now = SimpleNamespace(seconds=0.0, measured=0)
 
     def perf_counter() -> float:
         now.seconds += 1
-        return 2 * now.seconds
+        return per_step * now.seconds
 
     def monotonic() -> float:
         now.measured += 1
@@ -96,11 +103,18 @@ def test_a_folder_that_is_taken_is_refused_before_anything_is_measured(
         pretrain(config(photos, tmp_path, minutes=1))
 
 
-@pytest.mark.slow
-def test_processes_agree_on_the_epochs(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    options = ("--data", str(photos), "--out", str(out), "--minutes", "0.2", "--loader.workers", "0")
-    done = run(tmp_path, "pretrain", *TINY, *options, processes=2)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("steps fit into 0.2 minutes at") == 1
-    assert final_state(out)["step"] == round(yaml.safe_load((out / "config.yaml").read_text())["epochs"] * 5) >= 1
+def test_processes_agree_on_the_epochs(pool: WorkerPool, photos: Path, tmp_path: Path) -> None:
+    """By their own clocks 9 and 6 steps of 2 and 3 seconds would fit; those of the main process count."""
+    fitted = pool.run(_fitted, config(photos, tmp_path / "run", minutes=0.5))
+    assert fitted == 2 * [(9 / 5, None)]
+
+
+def _fitted(rank: int, config: RunConfig) -> tuple[float | None, float | None]:
+    """Return the epochs and minutes that are fitted on a process whose clock depends on its rank."""
+    student_teacher, _ = factory.make_student_teacher(config)
+    with pytest.MonkeyPatch.context() as patched:
+        set_clock(patched, 2.0 + rank)
+        fitted, _ = fit_epochs.fit_epochs(
+            config, student_teacher, factory.open_training_data(config), torch.device("cpu"), started=0
+        )
+    return fitted.epochs, fitted.minutes
