@@ -11,14 +11,14 @@ from torch import nn
 
 from selfpatch.visualization.config import ShowConfig
 from selfpatch.visualization.layout import GAP, MARGIN, SERIES
-from selfpatch.visualization.show import PANEL, TALL_PANEL, show
+from selfpatch.visualization.show import PANEL, TALL_PANEL, _distinct_names, show
 from tests.helpers.colour_encoder import ColourEncoder, ConvolutionEncoder
 
 
 @pytest.mark.slow
 def test_show_writes_one_picture_an_image(photos: list[Path], tmp_path: Path) -> None:
     written = show(ColourEncoder(), photos, tmp_path / "out", ShowConfig(resolution=96))
-    assert [path.name for path in written] == ["astronaut.png", "astronaut-2.png"]
+    assert [path.name for path in written] == ["a-astronaut.png", "b-astronaut.png"]
     sizes = [(PANEL, PANEL // 2), (TALL_PANEL, 2 * TALL_PANEL)]  # 192 x 96, then 96 x 192
     for path, (width, height) in zip(written, sizes, strict=True):
         with Image.open(path) as picture:
@@ -32,6 +32,13 @@ def test_show_is_the_same_every_time(photos: list[Path], tmp_path: Path) -> None
         show(ColourEncoder(), photos[:1], tmp_path / name, ShowConfig(resolution=96))[0] for name in ("once", "again")
     )
     assert once.read_bytes() == again.read_bytes()
+
+
+def test_pictures_of_equal_names_are_told_apart_by_folders_whatever_their_order() -> None:
+    paths = ["dog/480/0.jpg", "cow/480/0.jpg", "dog/720/0.png", "1.jpg", "./x/../1.jpg"]
+    names = [str(Path(*parts)) for parts in (("dog", "480", "0.jpg"), ("cow", "480", "0.jpg"), ("720", "0.png"))]
+    assert [str(name) for name in _distinct_names(paths)] == [*names, "1.jpg", "1.jpg"]
+    assert [str(name) for name in _distinct_names(paths[::-1])] == ["1.jpg", "1.jpg", *names[::-1]]
 
 
 def test_show_overwrites_no_image(photos: list[Path]) -> None:

@@ -1,5 +1,6 @@
 """Pictures of what an encoder sees: its patch features, similarity maps, and the positives that SelfPatch picks."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def show(
 
     It holds the image with its query patches marked, the principal components of its patch features, and for each query
     its cosine similarity to all patches and its k positives in the window around it. Queries are points (x, y) as
-    fractions of width and height; if None, four patches that differ and lie apart. No image of `paths` is overwritten.
+    fractions of width and height; if None, four patches that differ and lie apart. A picture has the name of its image;
+    of images of one name, also those of the folders that differ. No image of `paths` is overwritten.
 
     Raises:
         ValueError: an image cannot be read, the resolution is below one patch, a query lies outside the image, or the
@@ -40,14 +42,15 @@ def show(
     """
     config = config or ShowConfig()
     check_resolution(encoder, config.resolution)
-    targets, encoder = _targets(paths, Path(out)), debiased(encoder, config.debias)
-    for path, target in zip(paths, targets, strict=True):
+    names, encoder = _distinct_names(paths), debiased(encoder, config.debias)
+    targets = _targets(names, paths, Path(out))
+    for path, name, target in zip(paths, names, targets, strict=True):
         encoded = encode_picture(encoder, read_file(encoder, path), config.resolution, path)
         features = encoded.features
         h, w, _ = features.shape
         chosen = salient_patches(features, NUM_AUTOMATIC_QUERIES) if queries is None else patches_at(queries, (h, w))
         matches = find_positives(features, chosen, config.k, config.window, config.border)
-        save_png(draw(to_image(encoded.pixels), features, matches, config, title=Path(path).name), target)
+        save_png(draw(to_image(encoded.pixels), features, matches, config, title=name.as_posix()), target)
     return targets
 
 
@@ -82,14 +85,38 @@ def draw(
     return lay_out([Row([marked, *above]), Row([components, *below])], title=title, subtitle=subtitle)
 
 
-def _targets(paths: Sequence[str | Path], out: Path) -> list[Path]:
-    """Return a file for each picture: named as its image, numbered if the name is taken, also by one of `paths`."""
+def _distinct_names(paths: Sequence[str | Path]) -> list[Path]:
+    """Return the ends of paths that tell each image from those of the same name: `dog/0.jpg`, `cow/0.jpg` and `1.jpg`.
+
+    They do not depend on the order of the images.
+    """
+    absolute = [Path(os.path.abspath(path)) for path in paths]  # as the user names them, through links
+    ends = []
+    for path in absolute:
+        others = {other for other in absolute if other.stem == path.stem and other != path}
+        count = 1
+        while count < len(path.parts) and any(_end(other, count) == _end(path, count) for other in others):
+            count += 1
+        ends.append(Path(*path.parts[-count:]))
+    return ends
+
+
+def _end(path: Path, count: int) -> tuple[str, ...]:
+    return path.with_suffix("").parts[-count:]
+
+
+def _targets(names: Sequence[Path], paths: Sequence[str | Path], out: Path) -> list[Path]:
+    """Return a file for each picture, named as its image, with its folders where `names` has them.
+
+    It is numbered if the name is taken, also by one of `paths`.
+    """
     taken = {Path(path).resolve() for path in paths}
     targets = []
-    for path in paths:
-        target, copy = out / f"{Path(path).stem}.png", 2
+    for name in names:
+        stem = "-".join(name.with_suffix("").parts)
+        target, copy = out / f"{stem}.png", 2
         while target.resolve() in taken:
-            target, copy = out / f"{Path(path).stem}-{copy}.png", copy + 1
+            target, copy = out / f"{stem}-{copy}.png", copy + 1
         taken.add(target.resolve())
         targets.append(target)
     return targets
