@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from selfpatch.evaluation import compare as compare_module
 from selfpatch.evaluation.compare import Comparison, Interval, Row, compare, paired_bootstrap
 from selfpatch.evaluation.result import Provenance, Result
 
@@ -38,14 +39,16 @@ def brute_force(values: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, 
                  for d in (means, differences))  # fmt: skip
 
 
-def test_the_bootstrap_is_the_plain_one() -> None:
+def test_the_bootstrap_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_module, "MAX_DRAWN", 17 * 70)  # the last of five blocks is smaller
     values = np.random.default_rng(3).random((17, 3))
     for mine, plain in zip(paired_bootstrap(values, draws=300, seed=5), brute_force(values, 300, 5), strict=True):
         np.testing.assert_allclose(mine, plain, atol=1e-12)
 
 
-def test_progress_ends_where_all_is_drawn() -> None:
+def test_progress_ends_where_all_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every metric, one after the other; a metric without intervals is skipped."""
+    monkeypatch.setattr(compare_module, "MAX_DRAWN", 4 * 500)
     images = {str(i): float(i) for i in range(4)}
     a, b = result(images), result(images, "b")
     told: list[tuple[str, int, int]] = []

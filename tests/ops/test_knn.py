@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from selfpatch.ops import knn
 from tests.helpers.largest_tensor import LargestTensor
@@ -93,3 +94,13 @@ def test_bad_temperature(temperature: float) -> None:
     ):
         with pytest.raises(ValueError, match=f"temperature is {temperature}; use a number above 0"):
             run()
+
+
+def test_products_in_blocks_of_keys_find_the_neighbours_of_the_whole_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn, "KEYS_AT_ONCE", 16)  # the last of four blocks is smaller
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (20, 50))
+    similarity, index = knn.nearest_neighbours(queries, keys, 7)
+    expected = (queries @ keys.T).topk(7, dim=1)
+    torch.testing.assert_close(similarity, expected.values)
+    assert torch.equal(index, expected.indices)

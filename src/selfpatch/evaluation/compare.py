@@ -23,8 +23,8 @@ MAX_PATCH = 32
 """`segment` rounds the crop of a linear layer down to a multiple of the patch size; smaller differences are ignored."""
 CONFIDENCE = 0.95
 DRAWS = 10_000
-DRAWS_BETWEEN = 500
-"""Number of draws between two reports of progress."""
+MAX_DRAWN = 2**18
+"""Images that are drawn at once: 2 MB of numbers."""
 
 
 class Interval(NamedTuple):
@@ -173,11 +173,13 @@ def paired_bootstrap(
     """
     rng = np.random.default_rng(seed)
     n, means = len(values), np.empty((draws, values.shape[1]))
-    for i in range(draws):
+    for done in range(0, draws, block := max(1, MAX_DRAWN // len(values))):
+        on_draw(done)
         # A product with the number of times that each image is drawn is faster than gathering the drawn images.
-        means[i] = np.bincount(rng.integers(n, size=n), minlength=n) @ values / n
-        if i % DRAWS_BETWEEN == 0:
-            on_draw(i)
+        row = np.arange(min(block, draws - done))[:, None]
+        drawn = row * n + rng.integers(n, size=(len(row), n))
+        times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        means[done : done + block] = times @ values / n
     on_draw(draws)
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     return np.quantile(means, tails, axis=0).T, np.quantile(means - means[:, :1], tails, axis=0).T

@@ -74,7 +74,7 @@ def network_sha256(network: nn.Module) -> str:
         if tensor.is_meta:
             continue
         values = tensor.detach().cpu().contiguous()
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes() if values.numel() else b"")
+        digest.update(values.reshape(-1).view(torch.uint8).numpy() if values.numel() else b"")
     return digest.hexdigest()
 
 

@@ -1,6 +1,7 @@
 """One HTML page of text, tables, pictures and curves that needs no other file and no network."""
 
 import base64
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +129,14 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section]) -> P
         ValueError: a picture has a format that browsers do not show, or no curve has a point.
         OSError: a picture cannot be read, or the page cannot be written.
     """
+    path = Path(path)
+    write_atomically(path, _template().render(title=title, sections=sections) + "\n")
+    return path
+
+
+@functools.cache
+def _template() -> Any:
+    """Return the page's template, compiled once: a suite writes its report after each evaluation."""
     import jinja2
 
     loader = jinja2.PackageLoader("selfpatch.visualization")
@@ -135,10 +144,7 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section]) -> P
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
     environment.filters["number"] = format_number
-    page = environment.get_template("report.html.jinja").render(title=title, sections=sections)
-    path = Path(path)
-    write_atomically(path, page + "\n")
-    return path
+    return environment.get_template("report.html.jinja")
 
 
 def _shown(value: Any) -> Any:

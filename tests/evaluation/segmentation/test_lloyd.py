@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from selfpatch.core.reference import use_references
-from selfpatch.evaluation.segmentation.lloyd import cluster_means, cluster_sums, kmeans, nearest_centre
+from selfpatch.evaluation.segmentation.lloyd import (
+    cluster_means,
+    cluster_sums,
+    kmeans,
+    nearest_centre,
+    reassign,
+)
 
 
 def test_clusters_are_found_and_restarts_keep_the_best() -> None:
@@ -77,3 +83,31 @@ def test_sums_of_clusters_equal_the_reference() -> None:
     for number in range(41):
         expected = points[cluster == number].double().sum(0)
         torch.testing.assert_close(sums[number].double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_moved", [0, 1, 12, 29, 30])
+def test_points_are_reassigned_as_by_comparing_with_all_centres(num_moved: int) -> None:
+    generator = torch.Generator().manual_seed(num_moved)
+    points, old = torch.randn(400, 6, generator=generator), torch.randn(30, 6, generator=generator)
+    new = old.clone()
+    new[torch.randperm(30, generator=generator)[:num_moved]] += 1.0
+    lengths = points.square().sum(1)
+    before = nearest_centre(points, old, lengths)
+    cluster, distance = reassign(points, old, new, *before, lengths)
+    with use_references():
+        expected, distances = reassign(points, old, new, *before, lengths)
+    assert torch.equal(cluster, expected)
+    torch.testing.assert_close(distance, distances)
+    assert bool(num_moved) == (not torch.equal(cluster, before[0]))
+
+
+def test_k_means_equals_the_reference() -> None:
+    """It has to the rounding of sums, by which ties could differ; these points have none."""
+    points = torch.randn(600, 5, generator=torch.Generator().manual_seed(0))
+
+    def found() -> Tensor:
+        return kmeans(points, 60, iterations=30, restarts=2, rng=np.random.default_rng(0), init="random").centres
+
+    fast = found()
+    with use_references():
+        torch.testing.assert_close(found(), fast, rtol=0, atol=1e-5)

@@ -11,7 +11,7 @@ from PIL import Image
 from selfpatch.evaluation import pictures
 from selfpatch.evaluation.segmentation import visualize
 from selfpatch.evaluation.segmentation.dataset import IGNORE
-from selfpatch.evaluation.segmentation.visualize import FILE, PALETTE, SHEET_WIDTH, overlay_row, save_rows
+from selfpatch.evaluation.segmentation.visualize import PALETTE, SHEET_WIDTH, overlay_row, save_rows
 
 
 def test_the_legend_names_the_classes_that_are_shown_in_their_colours(
@@ -28,14 +28,15 @@ def test_the_legend_names_the_classes_that_are_shown_in_their_colours(
     truth[:5] = IGNORE
     prediction = np.where(np.arange(30) < 15, 2, 4)[None].repeat(20, 0)
     row = overlay_row(Image.new("RGB", (30, 20)), truth, prediction)
-    assert save_rows([row, row], ["sky", "car", "tree"], tmp_path) == [FILE]
+    file = "pictures/segments.jpg"
+    assert save_rows([row, row], ["sky", "car", "tree"], tmp_path) == [file]
     assert [*entries] == ["sky", "tree", "cluster 4", "void"], "the car is not shown"
     assert entries["tree"] == tuple(PALETTE[2].tolist())
-    sheet = np.asarray(Image.open(tmp_path / FILE))
+    sheet = np.asarray(Image.open(tmp_path / file)).astype(int)
     assert sheet.shape[1] == SHEET_WIDTH
     for name, colour in entries.items():
-        swatch = (sheet[-pictures.LINE_HEIGHT :] == colour).all(-1).sum()
-        assert swatch > 150, f"the swatch of {name} is drawn"
+        swatch = (np.abs(sheet[-pictures.LINE_HEIGHT :] - colour) < 16).all(-1).sum()  # JPEG blurs its edges
+        assert swatch > 100, f"the swatch of {name} is drawn"
     assert save_rows([row], ["sky"], None) == []
 
 

@@ -42,7 +42,7 @@ class SegmentationConfig(LimitConfig):
     """Count classes that neither the labels nor the predictions have as an IoU of 0 in the mean, as Leopart's code
     does; else they are left out."""
     max_pictures: Annotated[NonNegativeInt, SPEED_ONLY] = 4
-    """Number of images in pictures/segments.png, each with labels and prediction."""
+    """Number of images in pictures/segments.jpg, each with labels and prediction."""
 
     def __post_init__(self) -> None:
         if self.method != (expected := type(self).method):

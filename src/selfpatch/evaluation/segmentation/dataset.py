@@ -80,9 +80,9 @@ class SegmentationSet:
     def read_labels(self, i: int) -> np.ndarray:
         """Read the classes [h, w] int64 of the i-th image, as `read` does."""
         values = read_label_values(self.labels[i], self.kind)
-        classes = self.table[np.minimum(values, len(self.table) - 1)]
-        unknown = (classes == UNKNOWN) | (values >= len(self.table))
-        if unknown.any():
+        classes = self.table.take(values, mode="clip")
+        if classes.min() == UNKNOWN or values.max() >= len(self.table):
+            unknown = (classes == UNKNOWN) | (values >= len(self.table))
             raise ValueError(
                 f"{self.labels[i]} has the label {values[unknown][0]}, which is none of the {len(self.classes)} "
                 "classes nor void; check the classes or the kind of the data"

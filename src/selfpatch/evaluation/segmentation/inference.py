@@ -122,6 +122,7 @@ def classes_at(logits: Tensor, size: tuple[int, int], *, max_logits: int = MAX_L
         part = slice(rows, rows + step)
         lowest, highest = int(before[part][0]), int(after[part][-1]) + 1
         wide = F.interpolate(logits[:, :, lowest:highest], (highest - lowest, width), mode="bilinear")[0]
-        strip = torch.lerp(wide[:, before[part] - lowest], wide[:, after[part] - lowest], share[part])
+        strip, below = (wide.index_select(1, rows[part] - lowest) for rows in (before, after))
+        strip.lerp_(below, share[part])
         strips.append(strip.max(0).indices)  # four times as fast as argmax on a CPU
     return torch.cat(strips)

@@ -71,13 +71,13 @@ def kmeans(
 
 
 def _lloyd(points: Tensor, centres: Tensor, iterations: int, on_iteration: Callable[[int], None]) -> Clusters:
-    lengths = squared_distance(points, torch.zeros_like(centres[0]))
+    lengths = torch.linalg.vector_norm(points, dim=1).square()
     cluster, distance = nearest_centre(points, centres, lengths)
     for done in range(iterations):
         on_iteration(done)
+        old, before = centres, cluster
         centres = cluster_means(points, cluster, distance, len(centres))
-        before = cluster
-        cluster, distance = nearest_centre(points, centres, lengths)
+        cluster, distance = reassign(points, old, centres, cluster, distance, lengths)
         if torch.equal(cluster, before):
             break
     on_iteration(iterations)
@@ -118,12 +118,50 @@ def cluster_sums(points: Tensor, cluster: Tensor, k: int) -> Tensor:
     return points.new_zeros(k, points.shape[1]).index_add_(0, cluster, points)
 
 
+def reassign_reference(
+    points: Tensor, old: Tensor, new: Tensor, cluster: Tensor, distance: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return `nearest_centre` of the new centres [k, D], given what it returned for the old ones."""
+    return nearest_centre(points, new, lengths)
+
+
+@fast_path_of(reassign_reference)
+def reassign(
+    points: Tensor, old: Tensor, new: Tensor, cluster: Tensor, distance: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return what `reassign_reference` does up to ties; a CPU compares fewer pairs (Kaukoranta et al., 2000).
+
+        for each point:
+            closest = the nearest of the centres that moved
+            if closest is no farther than the point's centre was:  no other is nearer
+            else if the point's centre did not move:               it stays the nearest
+            else:                                                  compare with the others too
+
+    After a few iterations most of hundreds of centres stay where they are.
+    """
+    moved = (new != old).any(1)
+    if points.device.type != "cpu" or moved.all():
+        return nearest_centre(points, new, lengths)
+    if not moved.any():
+        return cluster, distance
+    movers, others = moved.nonzero().flatten(), (~moved).nonzero().flatten()
+    nearest, closest = nearest_centre(points, new[movers], lengths)
+    lost = moved[cluster]
+    left = (lost & (closest > distance)).nonzero().flatten()
+    joins = lost | (closest < distance)
+    cluster, distance = torch.where(joins, movers[nearest], cluster), torch.where(joins, closest, distance)
+    nearest, closest = nearest_centre(points[left], new[others], lengths[left])
+    nearer = closest < distance[left]
+    cluster[left[nearer]], distance[left[nearer]] = others[nearest[nearer]], closest[nearer]
+    return cluster, distance
+
+
 def nearest_centre(points: Tensor, centres: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the [n] int64 nearest of the [k, D] centres, and the [n] squared distances to them.
 
     `lengths` are the [n] squared lengths of the points, if they are known.
     """
-    lengths = squared_distance(points, torch.zeros_like(centres[0])) if lengths is None else lengths
+    lengths = torch.linalg.vector_norm(points, dim=1).square() if lengths is None else lengths
     norms = centres.square().sum(1)
     parts = points.split(_rows_at_once(points, len(centres)))
     found = [torch.addmm(norms, part, centres.T, alpha=-2).min(1) for part in parts]
@@ -134,7 +172,7 @@ def nearest_centre(points: Tensor, centres: Tensor, lengths: Tensor | None = Non
 def squared_distance(points: Tensor, centre: Tensor) -> Tensor:
     """Return the squared distances [n] of points [n, D] to one centre [D]."""
     parts = points.split(_rows_at_once(points, points.shape[1]))
-    return torch.cat([(part - centre).square().sum(1) for part in parts])
+    return torch.cat([torch.linalg.vector_norm(part - centre, dim=1).square() for part in parts])
 
 
 def _rows_at_once(points: Tensor, columns: int) -> int:

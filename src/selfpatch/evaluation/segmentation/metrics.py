@@ -33,7 +33,7 @@ def confusion(
             f"the prediction has shape {list(prediction.shape)}, the truth {list(truth.shape)}; give two of one shape"
         )
     cells = num_classes * num_predicted
-    pairs = torch.where(truth == IGNORE, cells, truth.long() * num_predicted + prediction.long())  # the last is dropped
+    pairs = truth.long().mul(num_predicted).add_(prediction).masked_fill_(truth == IGNORE, cells)  # the last is dropped
     return torch.bincount(pairs.flatten(), minlength=cells + 1)[:cells].view(num_classes, num_predicted)
 
 

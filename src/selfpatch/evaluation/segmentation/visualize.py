@@ -7,13 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from selfpatch.core.atomic_io import clear_error
-from selfpatch.evaluation.pictures import captioned, legend
+from selfpatch.evaluation.pictures import captioned, legend, save_picture
 from selfpatch.evaluation.segmentation.dataset import IGNORE
 
-WIDTH, GAP, OPACITY = 320, 8, 0.6
+WIDTH, GAP, OPACITY = 320, 8, 153
+"""Width of an image, pixels between two, and opacity of the colours, of 255."""
 MAX_HEIGHT = 480
-FILE = "pictures/segments.png"
 SHEET_WIDTH = 3 * WIDTH + 2 * GAP
 CAPTIONS = ("image", "labels", "prediction")
 BACKGROUND = "background"
@@ -47,10 +46,12 @@ def overlay_row(image: Image.Image, truth: np.ndarray, prediction: np.ndarray, n
     """
     size = WIDTH, min(MAX_HEIGHT, max(1, round(image.height * WIDTH / image.width)))
     small = image.resize(size, Image.Resampling.BICUBIC)
-    shown = np.where(truth == IGNORE, IGNORE, prediction)
+    maps = [
+        np.asarray(Image.fromarray(classes.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+        for classes in (truth, np.where(truth == IGNORE, IGNORE, prediction))
+    ]
     plain = [number for number, name in enumerate(names) if name == BACKGROUND]
-    panels = [small, *(_overlay(small, classes, plain) for classes in (truth, shown))]
-    return OverlayRow(panels, {*np.unique([truth, shown]).tolist()} - {*plain})
+    return OverlayRow([small, *(_overlay(small, classes, plain) for classes in maps)], {*np.unique(maps)} - {*plain})
 
 
 def save_rows(rows: Sequence[OverlayRow], names: Sequence[str], out: Path | None) -> list[str]:
@@ -74,10 +75,7 @@ def save_rows(rows: Sequence[OverlayRow], names: Sequence[str], out: Path | None
             sheet.paste(panel, (column * (WIDTH + GAP), top))
         top += height + GAP
     sheet.paste(key, (0, top))
-    with clear_error(out / FILE):
-        (out / FILE).parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(out / FILE)
-    return [FILE]
+    return [save_picture(out, "segments", sheet)]
 
 
 def _name(number: int, names: Sequence[str]) -> str:
@@ -91,11 +89,6 @@ def _colour(classes: np.ndarray) -> np.ndarray:
 
 
 def _overlay(image: Image.Image, classes: np.ndarray, plain: Sequence[int]) -> Image.Image:
-    """Tint an image by class, and leave out the classes in `plain`."""
-    tinted = Image.fromarray((255 * ~np.isin(classes, plain)).astype(np.uint8))
-    numbers, inside = (
-        np.asarray(values.resize(image.size, Image.Resampling.NEAREST))
-        for values in (Image.fromarray(_colour(classes)), tinted)
-    )
-    opacity = (OPACITY * (inside > 0))[..., None]
-    return Image.fromarray((opacity * PALETTE[numbers] + (1 - opacity) * np.asarray(image)).round().astype(np.uint8))
+    """Tint an image by the classes of its pixels, and leave out the classes in `plain`."""
+    opacity = Image.fromarray(np.where(np.isin(classes, plain), 0, OPACITY).astype(np.uint8))
+    return Image.composite(Image.fromarray(PALETTE[_colour(classes)]), image, opacity)
