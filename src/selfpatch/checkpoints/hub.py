@@ -4,7 +4,6 @@ Only the files that are read are fetched: the first of `folders.FILES` that the 
 and the JSON files beside them. They stay in the cache of the Hub, from which they are read without a connection.
 """
 
-import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from selfpatch.checkpoints.folders import DESCRIPTIONS, FILES
 from selfpatch.checkpoints.names import HUB
 from selfpatch.checkpoints.read_file import shards_of
+from selfpatch.core.hub_connection import require_connection
 from selfpatch.core.text import one_line
 
 
@@ -63,27 +63,6 @@ def _file(repository: str, name: str, revision: str) -> Path | None:
         raise  # there is no connection
     except EntryNotFoundError:
         return None
-
-
-def require_connection() -> None:
-    """Raise LocalEntryNotFoundError if the Hub does not answer one request.
-
-    The library tries six times to fetch a file, each time longer: 24 s without a network, minutes behind a firewall.
-    """
-    from huggingface_hub import constants
-
-    _require_answer(constants.ENDPOINT, constants.HF_HUB_ETAG_TIMEOUT)
-
-
-@functools.cache
-def _require_answer(endpoint: str, seconds: float) -> None:
-    from huggingface_hub import get_session
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        get_session().head(endpoint, timeout=seconds)
-    except Exception as error:  # of the library's HTTP client, which differs between its versions
-        raise LocalEntryNotFoundError("the Hub does not answer") from error
 
 
 @contextmanager

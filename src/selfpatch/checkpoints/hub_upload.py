@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from selfpatch.checkpoints.hub import require_connection
+from selfpatch.core.hub_connection import require_connection
 from selfpatch.core.text import one_line, shell
 
 LEFT_HERE = ("README.txt",)

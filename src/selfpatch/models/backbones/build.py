@@ -3,6 +3,7 @@
 A new family is a `BackboneConfig` in config.py, a module like vit.py, and its branches below.
 """
 
+import contextlib
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
@@ -19,6 +20,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from selfpatch.core.hub_connection import reading_cache_without_connection
 from selfpatch.core.text import one_line
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, ResNetConfig, SwinConfig, ViTConfig
@@ -242,7 +244,8 @@ def _create(
         if isinstance(config, ViTConfig):
             options["img_size"] = config.grid * config.patch_size
     try:
-        trunk: Any = timm.create_model(name, pretrained=pretrained or state is not None, **options)
+        with reading_cache_without_connection() if pretrained else contextlib.nullcontext():
+            trunk: Any = timm.create_model(name, pretrained=pretrained or state is not None, **options)
         trunk.pretrained_cfg.pop("state_dict", None)  # it would be kept and copied with the network
     except OSError as error:
         raise ValueError(
