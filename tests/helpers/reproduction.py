@@ -142,7 +142,7 @@ def config_of(arguments: list[str]) -> RunConfig:
     """The configuration that a pre-training command trains with."""
     found: list[RunConfig] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("selfpatch.api.pretrain.pretrain", found.append)
+        patch.setattr("selfpatch.api.pretrain.pretrain", lambda config, **_: found.append(config))
         patch.setattr("selfpatch.api.first_checks.check_run", lambda config: None)  # the weights are made from it
         assert main(arguments) == 0
     return found[0]
