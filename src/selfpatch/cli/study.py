@@ -33,7 +33,7 @@ class StudyOptions:
     only: tuple[Name, ...] = ()
     """Rows of the table to run now, by their names in the report: arms and baselines; if not given, all."""
     seeds: tuple[Seed, ...] = ()
-    """Seeds to run now; if not given, all."""
+    """Numbers of the seeds to run now; if not given, all."""
     device: str = "auto"
     """Device to train on; `auto` takes every CUDA device, else MPS, else the CPU."""
     processes: Annotated[int, Interval(ge=1, le=1024)] | None = None
