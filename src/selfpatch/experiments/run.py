@@ -68,7 +68,7 @@ def run_study(
         size: one of the sizes in the file.
         weights: weights of the arms with `init: weights`, as `selfpatch.load` takes them.
         only: rows of the table, arms or baselines, that are run now; the others keep what they have. If empty, all.
-        seeds: seeds that are run now, and what has no seed. If empty, all.
+        seeds: seeds that are run now; rows without seeds are run with any. If empty, all.
         device: one device, as torch names it, or `auto` for every CUDA device, else MPS, else the CPU.
         processes: number of jobs that run at once, spread over the devices. If None, one for each CUDA device; on a
             CPU one for each core, at most four. For small networks one core each is fastest.
@@ -116,27 +116,25 @@ def _run(
     notify(f"{study.title}: {counted(len(jobs), 'job')}, {len(jobs) - len(missing)} done before")
     failures: list[str] = []
 
-    def write_report() -> Path:
-        device = slots[0].device if queue is None else ""
-        return write_study_report(collect_results(study, jobs, out, failures, len(missing), command, device), out)
+    def write_report(num_ended: int) -> Path:
+        device, num_missing = slots[0].device if queue is None else "", len(missing) - num_ended
+        return write_study_report(collect_results(study, jobs, out, failures, num_missing, command, device), out)
 
     execute = functools.partial(_execute, study=study, out=out)
     ended = _runner(queue, slots[0], lambda job: job.folder)(
-        tuple(due), execute, slots, out / "logs", lambda job, slot: notify(f"{job.name}: on {slot.device}")
+        due, execute, slots, out / "logs", lambda job, slot: notify(f"{job.name}: on {slot.device}")
     )
     with contextlib.closing(ended):
-        for job, sentences in ended:
+        for num_ended, (job, sentences) in enumerate(ended, start=1):
             job_failures = [f"{job.name}: {sentence}" for sentence in sentences]
             failures += job_failures
-            missing.remove(job)
-            due.remove(job)
-            notify("\n".join(job_failures) or f"{job.name}: done, {len(due)} left")
-            write_report()
+            notify("\n".join(job_failures) or f"{job.name}: done, {len(due) - num_ended} left")
+            write_report(num_ended)
     try:
         draw_sheet(study, jobs, out, slots[0].device if queue is None else "cpu", notify)
     except ValueError as error:
         failures.append(f"the sheet of patch features cannot be drawn: {error}")
-    notify(f"report     {write_report()}")
+    notify(f"report     {write_report(len(due))}")
     return failures
 
 
