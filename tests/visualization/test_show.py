@@ -11,7 +11,7 @@ from torch import nn
 
 from selfpatch.visualization.config import ShowConfig
 from selfpatch.visualization.layout import GAP, MARGIN, SERIES
-from selfpatch.visualization.show import PANEL, TALL_PANEL, _distinct_names, show
+from selfpatch.visualization.show import PANEL, TALL_PANEL, _distinct_names, _targets, show
 from tests.helpers.colour_encoder import ColourEncoder, ConvolutionEncoder
 
 
@@ -39,6 +39,14 @@ def test_pictures_of_equal_names_are_told_apart_by_folders_whatever_their_order(
     names = [str(Path(*parts)) for parts in (("dog", "480", "0.jpg"), ("cow", "480", "0.jpg"), ("720", "0.png"))]
     assert [str(name) for name in _distinct_names(paths)] == [*names, "1.jpg", "1.jpg"]
     assert [str(name) for name in _distinct_names(paths[::-1])] == ["1.jpg", "1.jpg", *names[::-1]]
+
+
+def test_images_that_differ_in_their_endings_alone_stay_in_the_folder_of_the_pictures(tmp_path: Path) -> None:
+    paths = [tmp_path / "0.jpg", tmp_path / "0.png", Path("/0.jpg")]
+    names = _distinct_names(paths)
+    assert [str(name) for name in names] == [f"{tmp_path.name}/0.jpg", f"{tmp_path.name}/0.png", "0.jpg"]
+    written = _targets(names, paths, tmp_path / "out")
+    assert written == [tmp_path / "out" / f"{name}.png" for name in (f"{tmp_path.name}-0", f"{tmp_path.name}-0-2", "0")]
 
 
 def test_show_overwrites_no_image(photos: list[Path]) -> None:

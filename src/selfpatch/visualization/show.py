@@ -91,9 +91,10 @@ def _distinct_names(paths: Sequence[str | Path]) -> list[Path]:
     They do not depend on the order of the images.
     """
     absolute = [Path(os.path.abspath(path)) for path in paths]  # as the user names them, through links
+    absolute = [path.relative_to(path.anchor) for path in absolute]
     ends = []
     for path in absolute:
-        others = {other for other in absolute if other.stem == path.stem and other != path}
+        others = {other for other in absolute if other.stem == path.stem and other.parent != path.parent}
         count = 1
         while count < len(path.parts) and any(_end(other, count) == _end(path, count) for other in others):
             count += 1
