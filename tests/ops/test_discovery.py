@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from selfpatch.ops import discovery
 from selfpatch.ops.discovery import (
+    DiscoveredObject,
     attended,
     lost,
     lost_reference,
@@ -54,6 +56,29 @@ def component_by_walking(mask: np.ndarray, start: tuple[int, int]) -> set[tuple[
                 seen.add(near)
                 todo.append(near)
     return seen
+
+
+class WithoutFloat64(Tensor):
+    """A tensor that cannot be converted to float64 before it is moved to the CPU, as on MPS."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None) -> Any:
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        if function is Tensor.cpu:
+            return result.as_subclass(Tensor)
+        assert not (isinstance(result, Tensor) and result.dtype == torch.float64), "MPS has no float64"
+        return result
+
+
+def test_a_device_without_float64_finds_the_same_objects() -> None:
+    features, attention = smooth_features(0), smooth_features(1)[..., 0].abs()
+    assert_same_object(lost(features.as_subclass(WithoutFloat64)), lost(features))
+    assert_same_object(attended(attention.as_subclass(WithoutFloat64)), attended(attention))
+
+
+def assert_same_object(found: DiscoveredObject, expected: DiscoveredObject) -> None:
+    assert (found.seed, found.flaw) == (expected.seed, expected.flaw)
+    assert torch.equal(found.mask, expected.mask)
 
 
 def test_released_boxes_of_lost(golden_dir: Path) -> None:

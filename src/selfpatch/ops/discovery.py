@@ -244,7 +244,7 @@ def _flaw_of_graph(degree: Tensor) -> Flaw | None:
     others = len(degree) - 1
     if not others:
         return None
-    share = (float(degree.double().mean()) - 1) / others
+    share = (int(degree.sum()) / len(degree) - 1) / others
     return "complete" if share > MAX_EDGES else "sparse" if share * others < 1 else None
 
 
@@ -296,7 +296,7 @@ def attended(attention: Tensor, *, mass: float = 0.6) -> DiscoveredObject:
     """
     if not 0 < mass <= 1:
         raise ValueError(f"mass is {mass}; use more than 0 and at most 1, 0.6 as in DINO")
-    values, order = attention.flatten().double().cpu().sort()
+    values, order = attention.flatten().cpu().double().sort()  # moved first, because MPS has no float64
     kept = torch.empty(len(values), dtype=torch.bool)
     kept[order] = values.cumsum(0) / values.sum() > 1 - mass
     flaw: Flaw | None = None

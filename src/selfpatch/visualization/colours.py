@@ -65,7 +65,7 @@ def pca_colours(features: Tensor, *, joint: bool = True) -> Tensor:
     if features.ndim != 4:
         raise ValueError(f"features have shape {list(features.shape)}; patch features [n, h, w, D] are needed")
     n, h, w, dim = features.shape
-    groups = features.detach().to("cpu", torch.float64).reshape(1 if joint else n, -1, dim)
+    groups = features.detach().cpu().double().reshape(1 if joint else n, -1, dim)
     return torch.stack([_colours(group) for group in groups]).reshape(n, h, w, 3)
 
 
