@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from selfpatch.api.evaluate import evaluate
 from selfpatch.evaluation.degenerate import PATCHES_EQUAL
@@ -46,3 +47,17 @@ def test_degenerate_inputs_are_named(
     found = [(one.what, one.count, one.total, one.items) for one in result.degenerate]
     assert [one for one in found if one[0] != NOTHING_FOUND or one in expected] == expected
     assert bool(result.warnings) == bool(expected)
+
+
+def test_an_object_that_is_followed_into_a_frame_with_a_given_one_is_found(tmp_path: Path) -> None:
+    for frame in range(2):
+        mask = np.zeros((128, 192), np.uint8)
+        mask[16:64, 16 + 16 * frame : 64 + 16 * frame] = 1
+        mask[64:112, 112:160] = 2 * frame
+        write_mask(tmp_path / f"Annotations/toy/{frame:05d}.png", mask)
+        picture = tmp_path / f"JPEGImages/toy/{frame:05d}.jpg"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(COLOURS[mask]).save(picture, quality=95, subsampling=0)
+    result = evaluate("davis", MeanColour(16), tmp_path, resolution=128)
+    assert result.metrics["J-Mean"] > 0.9
+    assert NOTHING_FOUND not in [one.what for one in result.degenerate]

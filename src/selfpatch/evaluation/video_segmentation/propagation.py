@@ -100,8 +100,8 @@ def propagate_masks(encoder: Encoder, clip: Clip, config: DAVISConfig, clock: St
             current = propagate_frame(encoder, image, [*fixed, *recent], config)
             mask = frame_mask(current[1], encoder.patch_size, clip.size, config)  # waits for the device
         check_patches(current[0], f"{clip.name}/{clip.frames[frame]}")
+        found = found or bool(mask.any())
         if given is None:
-            found = found or bool(mask.any())
             recent.append(current)  # soft labels, so that errors are not hardened
         else:
             mask = np.where(given > 0, given, mask)
