@@ -97,3 +97,11 @@ def test_a_thin_object_may_lie_between_the_kept_points(
     Image.fromarray(depth).save(tmp_path / "line.png")
     surface = load_surface(replace(view_of(navi, 0), depth=tmp_path / "line.png"), 96, 8)
     assert (surface is not None) == is_shown
+
+
+def test_a_strip_that_would_become_huge_is_refused_by_name(navi: Path, tmp_path: Path) -> None:
+    image, depth = tmp_path / "strip.png", tmp_path / "depth.png"
+    Image.new("RGB", (2, 3000)).save(image)
+    Image.fromarray(np.ones((3000, 2), np.uint16)).save(depth)
+    with pytest.raises(ValueError, match=r"strip\.png.*2 x 3000 pixels, resized to 1024 x 1536000"):
+        load_surface(replace(view_of(navi, 1), image=image, depth=depth), RESOLUTION, 4)

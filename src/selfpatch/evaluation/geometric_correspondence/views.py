@@ -8,7 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from selfpatch.data.augment.pillow import to_tensor
-from selfpatch.data.decode.pillow import read_image
+from selfpatch.data.decode.opening import check_resized
+from selfpatch.data.decode.pillow import as_bad_image, read_image
 from selfpatch.evaluation.geometric_correspondence.dataset import View
 from selfpatch.evaluation.label_maps import read_label_map
 
@@ -56,7 +57,7 @@ def load_surface(view: View, resolution: int, patch_size: int) -> Surface | None
     All sizes are changed by taking the nearest pixel, except for the first shrinking of the image.
 
     Raises:
-        ValueError: a file cannot be read, or image and depths differ in shape.
+        ValueError: a file cannot be read, image and depths differ in shape, or their sides differ too much.
     """
     image = read_image(view.image)
     disparity = read_label_map(view.depth, "the depths").values
@@ -66,6 +67,8 @@ def load_surface(view: View, resolution: int, patch_size: int) -> Surface | None
             f"{disparity.shape[1]} x {disparity.shape[0]}; use images and depths of one shape"
         )
     width, height = (int(side * STORED / min(image.size)) for side in image.size)
+    with as_bad_image(view.image):
+        check_resized(image.size, width, height)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
     depth = np.where(disparity > 0, DISPARITY / np.maximum(disparity, 1) / 1000, 0)
     depth = _resized(depth, height, width, offset=0.5)
