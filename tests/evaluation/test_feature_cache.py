@@ -18,7 +18,7 @@ from selfpatch.api.evaluate import measure
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.cache_config import CacheConfig
 from selfpatch.evaluation.encoders import BFloat16Encoder
-from selfpatch.evaluation.feature_cache import FeatureCache, cached, caching_features, function_identity
+from selfpatch.evaluation.feature_cache import FeatureCache, cached, caching_features
 from selfpatch.evaluation.lazy_image import LazyImage
 from selfpatch.experiments.suite import evaluate_suite
 from selfpatch.models.debiased import debiased
@@ -162,13 +162,6 @@ def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     complete.with_suffix(".77.tmp").write_bytes(bytes(1000))
     FeatureCache(tmp_path, tiny_encoder("vit"), LIMIT)
     assert [*cache.folder.iterdir()] == [complete]
-
-
-def test_another_image_feature_is_another_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    vit = tiny_encoder("vit")
-    before = function_identity(vit)
-    monkeypatch.setattr(vit, "image", lambda images: vit.patches(images).mean((2, 3)))
-    assert function_identity(vit) != before
 
 
 def _fill(rank: int, folder: Path) -> tuple[list[bool], int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 from dataclasses import replace
@@ -11,12 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from torch import nn
 
 from selfpatch.core.machine import device_name
-from selfpatch.evaluation.encoders import MeanColour, RawPatch
-from selfpatch.evaluation.result import Provenance, Result, encoder_identity, network_sha256
-from tests.helpers.labelled_images import tiny_encoder
+from selfpatch.evaluation.result import Provenance, Result
 
 RESULT = Result(
     name="davis",
@@ -54,57 +50,6 @@ def test_a_file_from_before_values_of_images(tmp_path: Path) -> None:
     old = Result.load(tmp_path / "result.json")
     assert (old.per_image, old.device, old.costs) == ({}, None, {})
     assert replace(old, per_image=RESULT.per_image) == RESULT
-
-
-def test_the_hash_of_a_network() -> None:
-    """It is that of names and values, wherever they lie; a half-precision, an empty and a single number count too."""
-    network = nn.Linear(3, 2)
-    network.register_buffer("short", torch.ones(2, dtype=torch.bfloat16))
-    network.register_buffer("nothing", torch.zeros(0, 4))
-    network.register_buffer("steps_taken", torch.tensor(7))
-    before = network_sha256(network)
-    assert network_sha256(copy.deepcopy(network)) == before
-    for change in (
-        lambda: network.bias.data.add_(1e-3),
-        lambda: network.steps_taken.add_(1),
-        lambda: network.register_buffer("nothing", torch.zeros(4, 0)),
-    ):
-        change()
-        before, earlier = network_sha256(network), before
-        assert before != earlier
-
-
-class Scaled(MeanColour):
-    scale = 1.0
-
-    def patches(self, images: torch.Tensor) -> torch.Tensor:
-        return super().patches(images) * self.scale
-
-
-def test_encoders_that_compute_other_features_are_told_apart() -> None:
-    plain, twice, other = Scaled(8), Scaled(8), Scaled(8)
-    twice.scale = 2.0
-    other.mean = (0.1, 0.0, 0.0)
-    hashes = [encoder_identity(e) for e in (plain, twice, other, Scaled(4), MeanColour(8), RawPatch(8))]
-    assert len(set(hashes)) == len(hashes)
-    before = torch.get_rng_state()
-    assert encoder_identity(Scaled(8)) == hashes[0]
-    assert torch.equal(before, torch.get_rng_state())
-
-
-def test_a_network_is_told_apart_by_its_tensors_and_how_it_is_used() -> None:
-    network = tiny_encoder("vit")
-    before = encoder_identity(network)
-    assert encoder_identity(tiny_encoder("vit")) == before
-    for change in (
-        lambda: next(network.parameters()).data.add_(1.0),
-        lambda: setattr(network, "mean", (0.1, 0.2, 0.3)),
-        lambda: setattr(network, "std", (0.1, 0.2, 0.3)),
-        lambda: setattr(network, "normed_patches", not network.normed_patches),
-    ):
-        change()
-        before, earlier = encoder_identity(network), before
-        assert before != earlier
 
 
 def test_the_name_of_this_machine() -> None:

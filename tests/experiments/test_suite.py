@@ -12,8 +12,9 @@ from torch import nn
 
 from selfpatch.api.evaluate import measure
 from selfpatch.evaluation.encoders import MeanColour
+from selfpatch.evaluation.identity import network_sha256
 from selfpatch.evaluation.registry import EVALUATIONS
-from selfpatch.evaluation.result import Provenance, Result, network_sha256
+from selfpatch.evaluation.result import Provenance, Result
 from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate as evaluate_davis
 from selfpatch.experiments.entries import Entry, Outcome, limited, read_suite, suite_names

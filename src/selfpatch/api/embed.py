@@ -30,7 +30,8 @@ from selfpatch.embedding.formats import Array, FeatureTable, writer_of
 from selfpatch.embedding.rows import ImageRows, Rows
 from selfpatch.embedding.store import DONE, FeatureStore
 from selfpatch.embedding.videos import FrameRows, find_videos, is_video
-from selfpatch.evaluation.result import Progress, encoder_identity, silent
+from selfpatch.evaluation.identity import encoder_identity
+from selfpatch.evaluation.result import Progress, silent
 from selfpatch.evaluation.workload import Workload
 from selfpatch.models.features import evaluating
 

@@ -23,7 +23,8 @@ from selfpatch.core.text import shown
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation import registry
 from selfpatch.evaluation.encoders import FunctionEncoder, MeanColour, PixelEncoder, RawPatch
-from selfpatch.evaluation.result import Provenance, network_sha256
+from selfpatch.evaluation.identity import network_sha256
+from selfpatch.evaluation.result import Provenance
 from selfpatch.models.backbones.config import AnyBackboneConfig
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.factory import make_student_teacher

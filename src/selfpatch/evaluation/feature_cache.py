@@ -26,36 +26,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfpatch.core import distributed
 from selfpatch.core.folders import files_below, subfolders, visible_entries
-from selfpatch.core.machine import current_versions
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import BFloat16Encoder
+from selfpatch.evaluation.identity import function_identity
 from selfpatch.evaluation.lazy_image import LazyImage
-from selfpatch.evaluation.result import encoder_identity
 from selfpatch.models.debiased import DebiasedEncoder
 from selfpatch.models.layer_encoder import LayerEncoder
 
 WRAPPERS = (BFloat16Encoder, DebiasedEncoder, LayerEncoder)
 """Encoders around another one, as `.encoder`; their plain attributes say what they change."""
-
-
-@torch.no_grad()
-def function_identity(encoder: Encoder) -> str:
-    """Return what identifies the function that an encoder without wrappers computes on its device.
-
-    That is the hash of its tensors, its features of a small image of noise, which settings without tensors change too,
-    its type of device, and the versions of the software.
-    """
-    parts = [encoder_identity(encoder), encoder.device.type, str(current_versions())]
-    if isinstance(encoder, nn.Module):
-        shape = (1, len(encoder.mean), 4 * encoder.patch_size, 4 * encoder.patch_size)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(encoder.device)
-        both = (encoder.patches(noise), encoder.image(noise))
-        parts += [hashlib.sha256(features.float().cpu().numpy().tobytes()).hexdigest() for features in both]
-    return " ".join(parts)
 
 
 class FeatureCache:

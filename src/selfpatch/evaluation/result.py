@@ -1,6 +1,5 @@
 """Result of an evaluation: metrics, a table of rows, and their provenance."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,9 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired
 
 import pydantic
-import torch
 from rich.table import Table
-from torch import nn
 from typing_extensions import TypedDict
 
 from selfpatch.config.json_schema import check_json
@@ -21,7 +18,6 @@ from selfpatch.core.machine import current_versions
 from selfpatch.core.safe_paths import path_below
 from selfpatch.core.text import counted, format_number, visible
 from selfpatch.core.text_files import read_json
-from selfpatch.core.types import Encoder
 from selfpatch.evaluation.degenerate import Degenerate
 from selfpatch.evaluation.workload import DryRunEnds, Workload
 
@@ -61,42 +57,6 @@ class Provenance:
     """Name that the user gave: a run directory, a file, timm:NAME or hf:OWNER/NAME."""
     sha256: str | None = None
     """Hash of the file, or of the tensors (`network_sha256`) if there is no single file; None without a network."""
-
-
-def network_sha256(network: nn.Module) -> str:
-    """Return a hash of a network's parameters and buffers: their sorted names, types, shapes and values.
-
-    In a dry run there are no values.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        if tensor.is_meta:
-            continue
-        values = tensor.detach().cpu().contiguous()
-        digest.update(values.reshape(-1).view(torch.uint8).numpy() if values.numel() else b"")
-    return digest.hexdigest()
-
-
-@torch.no_grad()
-def encoder_identity(encoder: Encoder) -> str:
-    """Return a hash of the function that an encoder computes, to distinguish probes of different encoders.
-
-    For a network, the hash covers its tensors (`network_sha256`), the mean and standard deviation of its input, and
-    whether patches are normed. For any other encoder, it covers its type and its features of a fixed image of noise of
-    4 x 4 patches; their rounding depends on the device.
-    """
-    digest = hashlib.sha256(f"{type(encoder).__name__} {list(encoder.mean)} {list(encoder.std)}\n".encode())
-    if isinstance(encoder, nn.Module):
-        digest.update(f"{getattr(encoder, 'normed_patches', None)} {network_sha256(encoder)}".encode())
-        return digest.hexdigest()
-    shape = (1, len(encoder.mean), 4 * encoder.patch_size, 4 * encoder.patch_size)
-    probe = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(encoder.device)
-    digest.update(f"{encoder.patch_size}\n".encode())
-    for features in (encoder.patches(probe), encoder.image(probe)):
-        digest.update(f"{list(features.shape)}\n".encode())
-        digest.update(features.float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 class _StoredProvenance(TypedDict):

@@ -27,7 +27,8 @@ from selfpatch.config.run import RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.atomic_io import write_atomically
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.result import Provenance, Result, network_sha256
+from selfpatch.evaluation.identity import network_sha256
+from selfpatch.evaluation.result import Provenance, Result
 from selfpatch.experiments.records import as_json, differences, read_json, write_json
 from selfpatch.experiments.spec import AS_IS, UNTRAINED, Arm, Measurement, Study, slug
 from selfpatch.experiments.suite import evaluate_entries, request_of, stored_request

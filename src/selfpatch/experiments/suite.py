@@ -42,8 +42,9 @@ from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.cache_config import CacheConfig
 from selfpatch.evaluation.feature_cache import caching_features
+from selfpatch.evaluation.identity import network_sha256
 from selfpatch.evaluation.registry import complete_settings
-from selfpatch.evaluation.result import Progress, Provenance, Result, network_sha256, silent
+from selfpatch.evaluation.result import Progress, Provenance, Result, silent
 from selfpatch.experiments.entries import Entry, Outcome, Values, read_suite
 from selfpatch.experiments.left_out import write_left_out
 from selfpatch.experiments.records import as_json, differences, read_json, write_json

@@ -28,9 +28,10 @@ from selfpatch.evaluation.depth.features import DepthFeatures, predict_depth
 from selfpatch.evaluation.depth.head import DepthHead
 from selfpatch.evaluation.depth.metrics import METRICS, depth_metrics, eigen_mask, mean_metrics
 from selfpatch.evaluation.depth.visualize import draw_depth
+from selfpatch.evaluation.identity import encoder_identity
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, encoder_identity
+from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.losses.depth import SigLoss, gradient_log_loss

@@ -24,7 +24,8 @@ from selfpatch.evaluation.detection.network import MaskRCNN
 from selfpatch.evaluation.detection.predictions import Detections, Detector, detect_all, save
 from selfpatch.evaluation.detection.training import build_network, train
 from selfpatch.evaluation.detection.visualize import save_pictures
-from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, network_sha256
+from selfpatch.evaluation.identity import encoder_identity
+from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.ops.images import normalise
 
 
@@ -49,8 +50,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: DetectionConfig, output
         "rate": config.scaled_lr,
     }  # fmt: skip
     identity = config.training_settings() | resolved | {
-        "training data": train_split.fingerprint(), "weights": network_sha256(network.pyramid.backbone),
-        "mean": list(encoder.mean), "std": list(encoder.std),
+        "training data": train_split.fingerprint(), "network": encoder_identity(encoder),
     }  # fmt: skip
     train(network, encoder, train_split, config, settings=identity, output=output)
     boxes, masks = detect_all(as_detector(network, encoder, config), test_split, output.progress)

@@ -18,8 +18,9 @@ from selfpatch.core.schedules import polynomial_factor
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.finetuning import layer_groups, require_network, trainable_copy
+from selfpatch.evaluation.identity import encoder_identity
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import NO_OUTPUT, Output, network_sha256
+from selfpatch.evaluation.result import NO_OUTPUT, Output
 from selfpatch.evaluation.segmentation.augmentation import TrainCrop, dummy_batch, training_batches
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.decoder_config import DecoderConfig
@@ -45,8 +46,8 @@ def fit_decoder(encoder: Encoder, train: SegmentationSet, config: DecoderConfig,
     network = build_segmenter(encoder, num_classes, config)
     learned: dict[str, Any] = {}
     if output.folder is not None:
-        identity = {"backbone": network_sha256(encoder.backbone), "mean": encoder.mean, "std": encoder.std}
-        learned = {**config.learned(), "norm": _norm(config), **identity, "training_data": train.fingerprint()}
+        data = {"training_data": train.fingerprint(), "network": encoder_identity(encoder)}
+        learned = {**config.learned(), "norm": _norm(config), **data}
     train_segmenter(network, encoder, batches, config, settings=learned, output=output)
     short = config.short_side or config.crop
     predict = image_predictor(network.eval(), encoder, num_classes, short=short, size=config.crop, stride=config.stride)

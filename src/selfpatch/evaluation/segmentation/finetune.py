@@ -20,9 +20,10 @@ from selfpatch.core.schedules import cosine_factor
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.finetuning import layer_groups, require_network, trainable_copy
+from selfpatch.evaluation.identity import encoder_identity
 from selfpatch.evaluation.lazy_image import LazyImage
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import Output, network_sha256
+from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.augmentation import SimCLRCrop, dummy_batch, training_batches
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.decoder_config import FinetuneSegmentationConfig
@@ -81,8 +82,8 @@ def fit_network(
         network = PatchSegmenter(backbone, len(train.classes), config.seed).to(encoder.device)
     learned: dict[str, Any] = {}
     if output.folder is not None:
-        identity = {"backbone": network_sha256(encoder.backbone), "mean": encoder.mean, "std": encoder.std}
-        learned = {**config.learned(), **identity, "training_data": train.fingerprint()}
+        data = {"training_data": train.fingerprint(), "network": encoder_identity(encoder)}
+        learned = {**config.learned(), **data}
     _train(network, encoder, batches, config, learned, output)
     return _fitted(network.eval(), encoder, config)
 

@@ -12,9 +12,10 @@ from selfpatch.core.distributed import all_reduce_mean, world_size
 from selfpatch.core.schedules import Factor, one_cycle_factor, polynomial_factor
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import dense_encoder
+from selfpatch.evaluation.identity import encoder_identity
 from selfpatch.evaluation.lazy_image import LazyImage
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import Output, encoder_identity
+from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.augmentation import (
     SquareCrop,
     TrainCrop,

@@ -35,8 +35,9 @@ from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.classification.finetune.network import Classifier
 from selfpatch.evaluation.classification.metrics import top_hits, trained_result
 from selfpatch.evaluation.finetuning import layer_groups, require_network
+from selfpatch.evaluation.identity import encoder_identity, network_sha256
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, encoder_identity, network_sha256
+from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.ops.images import normalise

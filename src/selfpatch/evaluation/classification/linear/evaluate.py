@@ -40,8 +40,9 @@ from selfpatch.evaluation.classification.linear.features import (
 from selfpatch.evaluation.classification.linear.heads import LinearHeads
 from selfpatch.evaluation.classification.metrics import top_hits, trained_result
 from selfpatch.evaluation.degenerate import check_images
+from selfpatch.evaluation.identity import encoder_identity
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
-from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result, encoder_identity
+from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
 from selfpatch.evaluation.sharding import share_of_batch
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.features import evaluating
